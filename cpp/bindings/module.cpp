@@ -1,0 +1,19 @@
+#include "bindings/register.hpp"
+#include "core/dispatch.hpp"
+#include "core/threads.hpp"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
+  module.doc() = "The compiled core of vegrad; see _core.pyi.";
+  module.attr("__version__") = VEGRAD_VERSION;
+  try {
+    vegrad::read_thread_environment();
+    if (const char* forced = std::getenv("VEGRAD_ISA")) vegrad::use_instruction_set(forced);
+  } catch (const std::invalid_argument& error) {
+    throw py::import_error(std::string("vegrad cannot start: ") + error.what());
+  }
+  vegrad::register_runtime(module);
+  vegrad::register_kernels(module);
+  vegrad::register_network(module);
+}

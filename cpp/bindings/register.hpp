@@ -1,0 +1,12 @@
+// One register_* function a concept; module.cpp is their table of contents.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace vegrad {
+
+void register_runtime(pybind11::module_& module);
+void register_kernels(pybind11::module_& module);
+void register_network(pybind11::module_& module);
+
+}  // namespace vegrad

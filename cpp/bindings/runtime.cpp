@@ -1,0 +1,53 @@
+// Instruction set and threads.
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "bindings/register.hpp"
+#include "core/dispatch.hpp"
+#include "core/threads.hpp"
+
+namespace py = pybind11;
+
+namespace vegrad {
+namespace {
+
+py::tuple isas() {
+  const auto& sets = supported_instruction_sets();
+  py::tuple names(sets.size());
+  for (std::size_t i = 0; i < sets.size(); ++i) names[i] = py::str(sets[i]->name);
+  return names;
+}
+
+void set_num_threads_checked(const py::object& n) {
+  if (!PyIndex_Check(n.ptr()) || PyBool_Check(n.ptr()))
+    throw py::type_error("n must be an integer, not " +
+                         std::string(py::str(py::type::of(n).attr("__name__"))));
+  const py::int_ number = py::reinterpret_steal<py::int_>(PyNumber_Index(n.ptr()));
+  int overflow = 0;
+  const long value = PyLong_AsLongAndOverflow(number.ptr(), &overflow);
+  if (overflow != 0 || value < 1 || value > kMostThreads)
+    throw py::value_error("n must be from 1 to " + std::to_string(kMostThreads) + ", not " +
+                          std::string(py::str(number)));
+  set_num_threads(int(value));
+}
+
+}  // namespace
+
+void register_runtime(py::module_& module) {
+  module.def(
+      "isa", [] { return std::string(instruction_set().name); },
+      "The instruction set that the kernels run on: baseline, avx2, avx512 or neon.\n\n"
+      "Chosen at import; the environment variable VEGRAD_ISA forces one.");
+  module.def("isas", &isas, "The instruction sets that this machine supports, best first.");
+  module.def("use_isa", &use_instruction_set, py::arg("name"),
+             "Switch the instruction set (for tests); ValueError if this machine lacks it.");
+  module.def("num_threads", &num_threads, "The number of threads that kernels use.");
+  module.def("set_num_threads", &set_num_threads_checked, py::arg("n"),
+             "Set the number of threads that kernels use, from 1 to 1024.\n\n"
+             "Before the first call it is VEGRAD_NUM_THREADS, else OMP_NUM_THREADS, else the\n"
+             "number of cores that this process may use. Results do not depend on it.\n\n"
+             "Raises TypeError if n is no integer and ValueError if it is out of range.");
+}
+
+}  // namespace vegrad

@@ -1,0 +1,283 @@
+// The backward pass: from the loss down, each layer's gradients in one sweep after its product.
+#include "core/far_activations.hpp"
+#include "core/floating_point.hpp"
+#include "core/products.hpp"
+
+namespace vegrad {
+namespace {
+
+// Beyond these the next product is scaled back to about 1.
+constexpr double kScaleBelow = 0x1p-20, kScaleAbove = 0x1p20;
+constexpr double kSaturated = 0.05;    // of the largest derivative
+constexpr double kLowestLog2 = -1022;  // of a normal double
+
+constexpr double kLargestDerivative[] = {
+#define VEGRAD_ROW(name, largest, ...) largest,
+    VEGRAD_ACTIVATIONS(VEGRAD_ROW)
+#undef VEGRAD_ROW
+};
+
+std::int64_t correction(double mean_square) {
+  if (!(mean_square > 0) || !std::isfinite(mean_square)) return 0;
+  if (mean_square >= kScaleBelow && mean_square <= kScaleAbove) return 0;
+  return -std::int64_t(std::lround(std::log2(mean_square) / 2));
+}
+
+double half_log2(double squares, std::int64_t exponent) {
+  return 0.5 * std::log2(squares) + double(exponent);
+}
+
+}  // namespace
+
+double saturation_limit(Activation activation) {
+  return kSaturated * kLargestDerivative[activation];
+}
+
+template <class T>
+T* Network<T>::spare_beside(const Workspace& w, const T* a, const T* b, const T* c) const {
+  for (T* spare : w.spare)
+    if (spare && spare != a && spare != b && spare != c) return spare;
+  return nullptr;
+}
+
+// δ = g φ′ (back through the normalization) of a tile of layer l, with h = φ(y) on the way.
+template <class T>
+void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, T scale, const T* g, T* delta,
+                               T* h, bool flow, TileSums& sums) {
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
+  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]), at = t.row * ld + t.column;
+  BackwardTile<T> tile{};
+  tile.rows = t.rows;
+  tile.columns = t.columns;
+  tile.scale = scale;
+  tile.g = g + at;
+  tile.z = w.z[l] + at;
+  tile.delta = delta + at;
+  tile.h = h ? h + at : nullptr;
+  tile.ldg = tile.ldz = tile.ld_delta = tile.ldh = ld;
+  tile.flow_wanted = flow;
+  tile.saturated_below = T(saturation_limit(shape_.activation_of(l)));
+  tile.column_sums = w.column_sums + t.row_block * ld + t.column;
+  tile.alive = w.alive + t.row_block * ld + t.column;
+  kernels.activation[shape_.activation_of(l)].backward(tile);
+  sums.g_squares = tile.g_squares;
+  sums.delta_squares = tile.delta_squares;
+  sums.saturated = tile.saturated;
+  if (!shape_.has_norm(l)) return;
+  NormTile<T> norm{};
+  norm.rows = t.rows;
+  norm.columns = t.columns;
+  norm.center = shape_.norm == Norm::layer;
+  norm.z = w.z[l] + at;
+  norm.inverse = w.inverse[l] + t.row;
+  norm.delta = delta + at;
+  norm.ldz = norm.ld_delta = ld;
+  norm.column_sums = tile.column_sums;
+  kernels.normalize_backward(norm);
+  sums.delta_squares = norm.delta_squares;
+}
+
+// The loss, δ of the last layer in delta_, and ∂loss/∂h of it in skip_gradient_ if residual.
+template <class T>
+double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t* labels,
+                       bool flow) {
+  const int l = shape_.layers(), O = shape_.sizes[l];
+  const std::ptrdiff_t ld = padded<T>(O);
+  const double scale = loss_scale(B);
+  T* const g = spare_beside(w, out_.data, nullptr, nullptr);
+  T* const delta = shape_.residual ? spare_beside(w, out_.data, g, nullptr) : g;
+  skip_gradient_ = {g, ld, 0, 0};
+  delta_ = {delta, ld, 0, 0};
+  double loss = 0;
+  bool good = false;
+  if (out_.exponent == 0) {
+    // Rows are whole here: a softmax needs all its columns.
+    const Grid grid = make_grid(B, kLossRowStep, O, int(ld));
+    parallel_for(grid.tasks(), [&](int task, int) {
+      const Tile t = grid.tile(task);
+      double sum = 0;
+      for (int i = t.row; i < t.row + t.rows; ++i) {
+        const LossRow<T> row{O, out_.data + i * ld, 0,
+                             values ? values + std::ptrdiff_t(i) * O : nullptr,
+                             labels ? labels[i] : 0};
+        sum += loss_row<T, T>(shape_.loss, row, scale, 0, g + i * ld);
+      }
+      w.losses[task] = sum;
+    });
+    for (int task = 0; task < grid.tasks(); ++task) loss += w.losses[task];
+    loss *= scale;
+    const Grid tiles = row_grid(B, l);
+    parallel_for(tiles.tasks(), [&](int task, int) {
+      w.sums[task] = TileSums();
+      backward_tile(w, l, tiles.tile(task), T(1), g, delta, nullptr, flow, w.sums[task]);
+    });
+    const TileSums sums = add_up(w.sums.data(), tiles.tasks());
+    delta_.mean_square = sums.delta_squares / elements(l, B);
+    skip_gradient_.mean_square = sums.g_squares / elements(l, B);
+    good = within(delta_.mean_square);
+    if (flow && (good || nonfinite_)) note_backward(w, l, B, sums.saturated);
+  }
+  if (!good && !nonfinite_ && !top_far(w, B, values, labels, flow, loss) && flow)
+    note_backward(w, l, B, 0);
+  if (flow)
+    flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * elements(l, B), delta_.exponent);
+  bias_gradient(w, l, B);
+  return loss;
+}
+
+// From δ of layer l + 1 in delta_ to that of layer l, with layer l's output in h_below_.
+template <class T>
+void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
+  const Scaled<T> above = delta_, skip = skip_gradient_;
+  const bool residual = shape_.residual, has_skip = shape_.has_skip(l + 1);
+  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
+  T* const g = spare_beside(w, above.data, residual ? skip.data : nullptr, nullptr);
+  T* const other = spare_beside(w, above.data, g, residual ? skip.data : nullptr);
+  T* const delta = residual ? other : g;
+  T* const h = residual ? nullptr : other;
+  const std::int64_t shift = correction(above.mean_square);
+  const std::int64_t exponent = above.exponent - shift;
+  h_below_ = {residual ? w.h[l] : other, ld, layers_[l].h_exponent, 1};
+  delta_ = {delta, ld, exponent, 0};
+  skip_gradient_ = {g, ld, exponent, 0};
+  const std::int64_t apart = has_skip ? skip.exponent - exponent : 0;
+  const bool near =
+      layers_[l].z_exponent == 0 && layers_[l].inverse_exponent == 0 && std::abs(apart) < 60;
+  TileSums sums;
+  const double n = elements(l, B);
+  bool good = false;
+  if (near || nonfinite_) {
+    const T scale = power_of_two<T>(shift), skip_scale = power_of_two<T>(apart);
+    product_with_transpose(
+        w, l + 1, B, above.data, above.ld, weight(l + 1), g, [&](const Tile& t, int task) {
+          TileSums& own = w.sums[task];
+          own = TileSums();
+          if (!residual) {
+            backward_tile(w, l, t, scale, g, delta, h, flow, own);
+            return;
+          }
+          const std::ptrdiff_t at = t.row * ld + t.column;
+          SkipTile<T> around{
+              t.rows, t.columns, scale, skip_scale, g + at, ld, has_skip ? skip.data + at : nullptr,
+              ld};
+          kernels.add_skip(around);
+          backward_tile(w, l, t, T(1), g, delta, nullptr, flow, own);
+          own.g_squares = around.product_squares;
+          own.h_squares = around.g_squares;
+        });
+    sums = add_up(w.sums.data(), row_grid(B, l).tasks());
+    delta_.mean_square = sums.delta_squares / n;
+    skip_gradient_.mean_square = sums.h_squares / n;
+    good = within(delta_.mean_square) && within(sums.g_squares / n) &&
+           (!residual || within(skip_gradient_.mean_square));
+  }
+  if (!good && !nonfinite_ && backward_far(w, l, B, above, skip, flow)) {
+    // far.cpp has noted the units and the weights' gain
+  } else if (flow) {
+    note_backward(w, l, B, sums.saturated);
+    flow_.weight_gain_log2[l - 1] = half_log2(sums.g_squares, exponent) - flow_.delta_log2[l];
+  }
+  if (flow) {
+    flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * n, delta_.exponent);
+    flow_.activation_gain_log2[l - 1] =
+        flow_.delta_log2[l - 1] - flow_.delta_log2[l] - flow_.weight_gain_log2[l - 1];
+  }
+  bias_gradient(w, l, B);
+}
+
+// Saturated elements, and units whose derivative was zero on the whole batch.
+template <class T>
+void Network<T>::note_backward(Workspace& w, int l, int B, std::int64_t saturated) {
+  const int N = shape_.sizes[l];
+  const std::ptrdiff_t ld = padded<T>(N);
+  const Activation activation = shape_.activation_of(l);
+  const int blocks = row_grid(B, l).row_blocks;
+  int dead = 0;
+  for (int j = 0; j < N; ++j) {
+    bool alive = false;
+    for (int r = 0; r < blocks && !alive; ++r) alive = w.alive[r * ld + j] > 0;
+    // Zero in T can be a number that T cannot hold: ask in double.
+    if (derivative_underflows(activation) && layers_[l].z_exponent == 0)
+      for (int i = 0; i < B && !alive; ++i)
+        alive = derivative_log2(activation, double(w.z[l][i * ld + j])).log2 > kLowestLog2;
+    dead += !alive;
+  }
+  flow_.saturated[l - 1] = double(saturated) / elements(l, B);
+  flow_.dead[l - 1] = double(dead) / N;
+}
+
+// ∂loss/∂b: the sum of the row blocks' column sums, in order.
+template <class T>
+void Network<T>::bias_gradient(Workspace& w, int l, int B) {
+  const int N = shape_.sizes[l];
+  const std::ptrdiff_t ld = padded<T>(N);
+  T* const out = bias_gradient(l);
+  std::memcpy(out, w.column_sums, N * sizeof(T));
+  const int blocks = row_grid(B, l).row_blocks;
+  for (int r = 1; r < blocks; ++r)
+    for (int j = 0; j < N; ++j) out[j] += w.column_sums[r * ld + j];
+  const std::int64_t half = delta_.exponent / 2;
+  const T first = power_of_two<T>(half), second = power_of_two<T>(delta_.exponent - half);
+  for (int j = 0; j < N; ++j) out[j] = out[j] * first * second;
+}
+
+// ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I).
+template <class T>
+void Network<T>::weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta,
+                                 const Scaled<T>& below, bool flow) {
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
+  const int I = shape_.sizes[l - 1];
+  const Grid grid = gradient_grid(l);
+  const std::int64_t exponent = delta.exponent + below.exponent, half = exponent / 2;
+  const T first = power_of_two<T>(half), second = power_of_two<T>(exponent - half);
+  std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
+  parallel_for(grid.tasks(), [&](int task, int thread) {
+    const Tile t = grid.tile(task);
+    const std::ptrdiff_t ldc = padded<T>(t.columns);
+    const RightOperand<T> b = right_operand(kernels, below.data, below.ld, 1, B, t, true,
+                                            w.packed[thread], w.packed_block[thread]);
+    kernels.product(
+        {t.rows, t.columns, B, delta.data + t.row, 1, delta.ld, b, w.tile[thread], ldc});
+    GradientTile<T> tile{t.rows,
+                         t.columns,
+                         w.tile[thread],
+                         ldc,
+                         first,
+                         second,
+                         weight_gradient(l) + std::ptrdiff_t(t.row) * I + t.column,
+                         I};
+    kernels.write_gradient(tile);
+    w.sums[task] = TileSums();
+    w.sums[task].g_squares = tile.squares;
+  });
+  if (flow)
+    flow_.gradient_log2[l - 1] = half_log2(add_up(w.sums.data(), grid.tasks()).g_squares, exponent);
+}
+
+template <class T>
+double Network<T>::backward(const T* x, int B, const T* values, const std::int64_t* labels,
+                            bool flow) {
+  const std::lock_guard<std::mutex> lock(running_);
+  const FlushSubnormals flush;
+  Workspace& w = training_;
+  prepare(w, B, true);
+  forward_pass(w, x, B, flow);
+  const double loss = top(w, B, values, labels, flow);
+  for (int l = shape_.layers() - 1; l >= 1; --l) {
+    const Scaled<T> above = delta_;
+    backward_layer(w, l, B, flow);
+    weight_gradient(w, l + 1, B, above, h_below_, flow);
+  }
+  weight_gradient(w, 1, B, delta_, {w.input, padded<T>(shape_.sizes[0]), 0, 1}, flow);
+  return loss;
+}
+
+template double Network<float>::backward(const float*, int, const float*, const std::int64_t*,
+                                         bool);
+template double Network<double>::backward(const double*, int, const double*, const std::int64_t*,
+                                          bool);
+template void Network<float>::note_backward(Workspace&, int, int, std::int64_t);
+template void Network<double>::note_backward(Workspace&, int, int, std::int64_t);
+
+}  // namespace vegrad

@@ -1,0 +1,74 @@
+// How a matrix is cut into tiles, the tasks of a parallel loop. Tiles follow from the shape alone,
+// so that results do not depend on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/table.hpp"
+
+namespace vegrad {
+
+constexpr int kWideBytes = 1024;  // matrices with longer rows are cut into columns of half of it
+constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kGradientRowStep = 32, kLossRowStep = 32;
+
+struct Tile {
+  int row, rows, column, columns;
+  int row_block, column_block;
+};
+
+struct Grid {
+  int rows, columns;
+  int row_blocks, column_blocks;
+  int column_step;  // a multiple of kPadBytes
+
+  int tasks() const { return row_blocks * column_blocks; }
+
+  // Rows run fastest: neighbouring tasks share a column block, which is packed once a thread.
+  Tile tile(int task) const {
+    const int r = task % row_blocks, c = task / row_blocks;
+    const int begin = int(std::int64_t(rows) * r / row_blocks);
+    const int end = int(std::int64_t(rows) * (r + 1) / row_blocks);
+    const int column = c * column_step;
+    return {begin, end - begin, column, std::min(column_step, columns - column), r, c};
+  }
+};
+
+// Blocks of about row_step rows, all of nearly the same height.
+inline Grid make_grid(int rows, int row_step, int columns, int column_step) {
+  return {rows, columns, (rows + row_step - 1) / row_step,
+          (columns + column_step - 1) / column_step, column_step};
+}
+
+// What the tasks of a loop measured, one entry a tile, added up in order afterwards.
+struct TileSums {
+  double z_squares = 0, h_squares = 0, g_squares = 0, delta_squares = 0;
+  SpreadSums spread;
+  double count = 0;
+  std::int64_t saturated = 0;
+};
+
+// The sums over all tiles; spreads are merged about their common mean (Chan et al. 1983), which
+// then stands in spread.shift, and the squared deviations in spread.sum_of_squares.
+inline TileSums add_up(const TileSums* sums, int n) {
+  TileSums all;
+  for (int i = 0; i < n; ++i) {
+    const TileSums& s = sums[i];
+    all.z_squares += s.z_squares;
+    all.h_squares += s.h_squares;
+    all.g_squares += s.g_squares;
+    all.delta_squares += s.delta_squares;
+    all.saturated += s.saturated;
+    if (s.count == 0) continue;
+    const double mean = s.spread.shift + s.spread.sum / s.count;
+    const double squares = s.spread.sum_of_squares - s.spread.sum * s.spread.sum / s.count;
+    const double count = all.count + s.count, apart = mean - all.spread.shift;
+    all.spread.sum_of_squares += squares + apart * apart * all.count * s.count / count;
+    all.spread.shift += apart * s.count / count;
+    all.count = count;
+  }
+  return all;
+}
+
+}  // namespace vegrad

@@ -1,0 +1,30 @@
+// The losses, one row of the batch at a time, in double.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace vegrad {
+
+enum class Loss : int { mse, cross_entropy, binary_cross_entropy };
+constexpr const char* kLossNames[] = {"mse", "cross_entropy", "binary_cross_entropy"};
+
+// A row of outputs h 2^exponent and its target: `values` for mse and binary_cross_entropy,
+// `label` for cross_entropy.
+template <class T>
+struct LossRow {
+  int columns;
+  const T* h;
+  std::int64_t exponent;
+  const T* values;
+  std::int64_t label;
+};
+
+// Returns the row's sum of losses; writes scale · ∂(that sum)/∂h · 2^-gradient_exponent to
+// gradient (columns), unless it is null. T the network's dtype, G that of the gradient.
+// gradient_exponent other than 0 is for mse, whose gradient can leave the range of a double.
+template <class T, class G>
+double loss_row(Loss loss, const LossRow<T>& row, double scale, std::int64_t gradient_exponent,
+                G* gradient);
+
+}  // namespace vegrad

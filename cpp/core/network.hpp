@@ -1,0 +1,188 @@
+// A multilayer perceptron: its memory, and one fused forward and backward pass over it.
+//
+// Letters as everywhere: B batch, I inputs, O outputs of a layer, L layers. Layers are counted
+// from 1 here, layer 0 is the input. A value of layer l is its matrix times 2^exponent: exponents
+// are zero as long as values are within 2^±40, and the fast path (forward.cpp, backward.cpp) runs;
+// otherwise the layer is done again by the far path (far.cpp), which scales.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/grid.hpp"
+#include "core/loss.hpp"
+#include "core/memory.hpp"
+#include "kernels/table.hpp"
+
+namespace vegrad {
+
+enum class Norm : int { none, layer, rms };
+constexpr const char* kNormNames[] = {"none", "layer", "rms"};
+
+struct NetworkShape {
+  std::vector<int> sizes;
+  Activation activation, output;
+  Loss loss;
+  Norm norm;
+  bool residual;
+
+  int layers() const { return int(sizes.size()) - 1; }
+  Activation activation_of(int l) const { return l == layers() ? output : activation; }
+  bool has_norm(int l) const { return norm != Norm::none && l < layers(); }
+  bool has_skip(int l) const { return residual && sizes[l] == sizes[l - 1]; }
+};
+
+// One entry a layer, first layer first; see Flow in network.py.
+struct FlowColumns {
+  std::vector<double> activation_rms, preactivation_mean, preactivation_std, saturated, dead,
+      delta_log2, gradient_log2, weight_gain_log2, activation_gain_log2;
+  explicit FlowColumns(int layers = 0);
+};
+
+// What a thread has packed, apart from its neighbours' in the cache.
+struct alignas(64) PackedBlock {
+  int block = -1;
+};
+
+// values · 2^exponent
+template <class T>
+struct Scaled {
+  T* data = nullptr;
+  std::ptrdiff_t ld = 0;
+  std::int64_t exponent = 0;
+  double mean_square = 0;  // of the values, without the exponent
+};
+
+template <class T>
+class Network {
+ public:
+  explicit Network(NetworkShape shape);
+
+  const NetworkShape& shape() const { return shape_; }
+  T* weight(int l) const { return parameters_.data() + weight_at_[l]; }
+  T* bias(int l) const { return parameters_.data() + bias_at_[l]; }
+  T* weight_gradient(int l) const { return gradients_.data() + weight_at_[l]; }
+  T* bias_gradient(int l) const { return gradients_.data() + bias_at_[l]; }
+
+  // x (B, I) and out (B, O) without padding. Target: values (B, O), or labels (B).
+  void forward(const T* x, int B, T* out);
+  double loss(const T* x, int B, const T* values, const std::int64_t* labels);
+  double backward(const T* x, int B, const T* values, const std::int64_t* labels, bool flow);
+  const FlowColumns& flow() const { return flow_; }
+  std::size_t workspace_bytes(int B) const;
+
+ private:
+  // What a layer's forward pass leaves for its backward pass.
+  struct Layer {
+    std::int64_t z_exponent = 0;  // not 0: φ is its slopes, at 0 if negative, at ∞ if positive
+    std::int64_t h_exponent = 0;
+    std::int64_t inverse_exponent = 0;  // of the normalization's 1/√(var + ε)
+  };
+
+  // Memory that is kept between calls; grows with the largest batch and number of threads seen.
+  struct Workspace {
+    int rows = 0, threads = 0;
+    Buffer<T> memory;
+    T* input = nullptr;
+    std::vector<T*> z;        // of each layer; one for all of them if not training
+    std::vector<T*> h;        // of each layer if residual and training
+    std::vector<T*> inverse;  // (B) of each normalized layer
+    T* spare[4] = {};         // (B, widest)
+    T* column_sums = nullptr;
+    T* alive = nullptr;
+    std::vector<T*> packed;                 // a thread: the right operand of its product,
+    std::vector<PackedBlock> packed_block;  // and which column block of it
+    std::vector<T*> tile;                   // a thread: of a weight gradient
+    std::vector<TileSums> sums;             // a tile
+    std::vector<double> losses;             // a block of rows
+  };
+
+  std::size_t layout(Workspace& w, int rows, int threads, bool training) const;
+  void prepare(Workspace& w, int rows, bool training);
+  Grid row_grid(int rows, int l) const;
+  Grid gradient_grid(int l) const;
+  double elements(int l, int B) const { return double(B) * shape_.sizes[l]; }
+  // The loss is this times the sum over rows.
+  double loss_scale(int B) const {
+    return 1.0 / (shape_.loss == Loss::cross_entropy ? B : elements(shape_.layers(), B));
+  }
+
+  // products.hpp: tile by tile, then `after(tile, task)` while the tile is in cache.
+  template <class After>
+  void product_with_weights(Workspace& w, int l, int B, const T* in, std::ptrdiff_t ld_in,
+                            const T* weights, T* z, const After& after);
+  template <class After>
+  void product_with_transpose(Workspace& w, int l, int B, const T* delta, std::ptrdiff_t ld_delta,
+                              const T* weights, T* g, const After& after);
+
+  // forward.cpp
+  void forward_pass(Workspace& w, const T* x, int B, bool flow);
+  void forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out, bool flow);
+  void note_forward(int l, const TileSums& sums, std::int64_t z_exponent, double h_mean_square,
+                    std::int64_t h_exponent);
+
+  // backward.cpp
+  double top(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
+  void backward_layer(Workspace& w, int l, int B, bool flow);
+  void backward_tile(Workspace& w, int l, const Tile& t, T scale, const T* g, T* delta, T* h,
+                     bool flow, TileSums& sums);
+  void bias_gradient(Workspace& w, int l, int B);
+  void weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta, const Scaled<T>& below,
+                       bool flow);
+  void note_backward(Workspace& w, int l, int B, std::int64_t saturated);
+  T* spare_beside(const Workspace& w, const T* a, const T* b, const T* c) const;
+
+  // far.cpp: the same layers where values leave 2^±40
+  bool forward_far(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out, bool flow);
+  bool top_far(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow,
+               double& loss);
+  bool backward_far(Workspace& w, int l, int B, const Scaled<T>& above, const Scaled<T>& skip,
+                    bool flow);
+  void delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, bool flow);
+  bool scaled_operand(const T* data, std::ptrdiff_t ld, int rows, int columns, std::vector<T>& copy,
+                      const T*& operand, std::int64_t& exponent);
+
+  NetworkShape shape_;
+  std::vector<std::size_t> weight_at_, bias_at_;
+  Buffer<T> parameters_, gradients_;
+  std::mutex running_;
+  Workspace training_, inference_;
+  FlowColumns flow_;
+
+  // State of the pass that runs.
+  std::vector<Layer> layers_;
+  Scaled<T> out_;            // the output of the forward pass
+  Scaled<T> delta_;          // of the layer last reached by the backward pass
+  Scaled<T> skip_gradient_;  // with respect to that layer's output, if residual
+  Scaled<T> h_below_;        // that layer's output, for the gradient of the weights above it
+  bool nonfinite_ = false;   // inf or NaN were met: no scaling can help
+  std::vector<T> far_left_, far_right_;  // scaled copies for the far path
+  std::vector<double> far_values_, far_outputs_;
+  std::vector<std::int64_t> far_exponents_;
+};
+
+// Mean squares within these need no scaling: no element that matters to a norm is near the ends
+// of the range of float32, nor is a square.
+constexpr double kLowest = 0x1p-80, kHighest = 0x1p80;
+inline bool within(double mean_square) { return mean_square >= kLowest && mean_square <= kHighest; }
+
+// 2^exponent, or the nearest power of two that is a normal number of T.
+template <class T>
+T power_of_two(std::int64_t exponent) {
+  const std::int64_t most = std::numeric_limits<T>::max_exponent - 1;
+  return T(std::ldexp(1.0, int(std::clamp<std::int64_t>(exponent, 1 - most, most))));
+}
+
+// |φ′| below this counts as saturated.
+double saturation_limit(Activation activation);
+
+inline double shifted(double x, std::int64_t exponent) {
+  return std::ldexp(x, int(std::clamp<std::int64_t>(exponent, -100000, 100000)));
+}
+
+}  // namespace vegrad

@@ -1,0 +1,34 @@
+// A parallel loop over tasks, on a pool of threads that sleep when there is nothing to do.
+//
+// The caller works too and never waits for a thread that has taken nothing: when another process
+// holds the other core, the caller does all the work. Which thread runs a task changes no result:
+// tasks write to their own places, and sums over tasks are made afterwards, in order.
+#pragma once
+
+namespace vegrad {
+
+int num_threads();
+void set_num_threads(int n);  // n >= 1
+constexpr int kMostThreads = 1024;
+
+// VEGRAD_NUM_THREADS, else OMP_NUM_THREADS, else the cores this process may use. Throws
+// std::invalid_argument if VEGRAD_NUM_THREADS is no number from 1 to kMostThreads.
+void read_thread_environment();
+
+using TaskFunction = void (*)(void* context, int task, int thread);
+
+// Runs tasks 0 … n-1 with thread numbers below num_threads(); neighbouring tasks tend to run on
+// the same thread. If the pool is busy with another caller's loop, this one runs on its own thread.
+void parallel_tasks(int n, TaskFunction function, void* context);
+
+template <class Body>
+void parallel_for(int n, const Body& body) {
+  parallel_tasks(
+      n,
+      [](void* context, int task, int thread) {
+        (*static_cast<const Body*>(context))(task, thread);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace vegrad

@@ -1,0 +1,160 @@
+// The memory of a network: parameters, gradients, and the workspace of its passes.
+#include <algorithm>
+
+#include "core/network.hpp"
+#include "core/threads.hpp"
+
+namespace vegrad {
+namespace {
+
+template <class T>
+int column_step(int columns) {
+  const int unit = kPadBytes / int(sizeof(T));
+  const int whole = (columns + unit - 1) / unit * unit;
+  return whole * int(sizeof(T)) <= kWideBytes ? whole : kWideBytes / 2 / int(sizeof(T));
+}
+
+// Room for k rows of panels that cover `columns`, for the widest panels of any instruction set.
+template <class T>
+std::size_t packed_size(std::size_t k, int columns) {
+  const std::size_t panel = 2 * kPadBytes / sizeof(T);
+  return k * ((columns + panel - 1) / panel * panel);
+}
+
+}  // namespace
+
+FlowColumns::FlowColumns(int layers)
+    : activation_rms(layers),
+      preactivation_mean(layers),
+      preactivation_std(layers),
+      saturated(layers),
+      dead(layers),
+      delta_log2(layers),
+      gradient_log2(layers),
+      weight_gain_log2(std::max(layers - 1, 0)),
+      activation_gain_log2(std::max(layers - 1, 0)) {}
+
+template <class T>
+Network<T>::Network(NetworkShape shape) : shape_(std::move(shape)) {
+  const std::size_t unit = kPadBytes / sizeof(T);
+  std::size_t size = 0;
+  const auto take = [&](std::size_t n) {
+    const std::size_t at = size;
+    size += (n + unit - 1) / unit * unit;
+    return at;
+  };
+  weight_at_.push_back(0);
+  bias_at_.push_back(0);
+  for (int l = 1; l <= shape_.layers(); ++l) {
+    weight_at_.push_back(take(std::size_t(shape_.sizes[l]) * shape_.sizes[l - 1]));
+    bias_at_.push_back(take(shape_.sizes[l]));
+  }
+  parameters_ = Buffer<T>(size);
+  gradients_ = Buffer<T>(size);
+  flow_ = FlowColumns(shape_.layers());
+  layers_.resize(shape_.layers() + 1);
+}
+
+template <class T>
+Grid Network<T>::row_grid(int rows, int l) const {
+  const int columns = shape_.sizes[l];
+  const int step = column_step<T>(columns);
+  if (shape_.has_norm(l)) return make_grid(rows, kNarrowRowStep, columns, padded<T>(columns));
+  return make_grid(rows, step < columns ? kWideRowStep : kNarrowRowStep, columns, step);
+}
+
+template <class T>
+Grid Network<T>::gradient_grid(int l) const {
+  const int columns = shape_.sizes[l - 1];
+  return make_grid(shape_.sizes[l], kGradientRowStep, columns, column_step<T>(columns));
+}
+
+// Says where everything lies in w.memory; returns the number of elements.
+template <class T>
+std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool training) const {
+  std::size_t size = 0;
+  T* const base = w.memory.data();
+  const auto take = [&](std::size_t n) {
+    T* const at = base ? base + size : nullptr;
+    size += (n + kPadBytes - 1) / kPadBytes * kPadBytes;
+    return at;
+  };
+  const int L = shape_.layers();
+  std::ptrdiff_t widest = 0;
+  std::size_t tasks = 1, packed = 0;
+  int most_row_blocks = 1;
+  for (int l = 0; l <= L; ++l) widest = std::max(widest, padded<T>(shape_.sizes[l]));
+  for (int l = 1; l <= L; ++l) {
+    const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
+    const Grid out = row_grid(rows, l), gradient = gradient_grid(l);
+    tasks = std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient.tasks())});
+    most_row_blocks = std::max(most_row_blocks, out.row_blocks);
+    packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
+    if (!training) continue;
+    packed = std::max(packed, packed_size<T>(rows, std::min(gradient.column_step, I)));
+    if (l == 1) continue;
+    const Grid in = row_grid(rows, l - 1);
+    packed = std::max(packed, packed_size<T>(O, std::min(in.column_step, I)));
+  }
+  w.input = take(rows * padded<T>(shape_.sizes[0]));
+  w.z.assign(L + 1, nullptr);
+  w.h.assign(L + 1, nullptr);
+  w.inverse.assign(L + 1, nullptr);
+  T* const only_z = training ? nullptr : take(rows * widest);
+  T* const only_inverse = training ? nullptr : take(rows);
+  for (int l = 1; l <= L; ++l) {
+    w.z[l] = training ? take(rows * padded<T>(shape_.sizes[l])) : only_z;
+    if (training && shape_.residual) w.h[l] = take(rows * padded<T>(shape_.sizes[l]));
+    if (shape_.has_norm(l)) w.inverse[l] = training ? take(rows) : only_inverse;
+  }
+  const int spares = !training ? 2 : shape_.residual ? 4 : 3;
+  for (int i = 0; i < spares; ++i) w.spare[i] = take(rows * widest);
+  if (training) {
+    w.column_sums = take(most_row_blocks * widest);
+    w.alive = take(most_row_blocks * widest);
+  }
+  w.packed.assign(threads, nullptr);
+  w.tile.assign(threads, nullptr);
+  for (int t = 0; t < threads; ++t) {
+    w.packed[t] = take(packed);
+    if (training) w.tile[t] = take(kGradientRowStep * padded<T>(kWideBytes / sizeof(T)));
+  }
+  if (base) {
+    w.sums.resize(tasks);
+    w.losses.resize((rows + kLossRowStep - 1) / kLossRowStep);
+  }
+  return size;
+}
+
+template <class T>
+void Network<T>::prepare(Workspace& w, int rows, bool training) {
+  const int threads = num_threads();
+  if (rows > w.rows || threads > w.threads) {
+    const int new_rows = std::max(rows, w.rows), new_threads = std::max(threads, w.threads);
+    w = Workspace();  // the old memory goes before the new comes
+    const std::size_t size = layout(w, new_rows, new_threads, training);
+    w.memory = Buffer<T>(size);
+    layout(w, new_rows, new_threads, training);
+    w.rows = new_rows;
+    w.threads = new_threads;
+    w.packed_block.resize(new_threads);
+  }
+}
+
+template <class T>
+std::size_t Network<T>::workspace_bytes(int B) const {
+  Workspace w;
+  return layout(w, B, num_threads(), true) * sizeof(T);
+}
+
+#define VEGRAD_INSTANCE(T)                                  \
+  template Network<T>::Network(NetworkShape);               \
+  template Grid Network<T>::row_grid(int, int) const;       \
+  template Grid Network<T>::gradient_grid(int) const;       \
+  template void Network<T>::prepare(Workspace&, int, bool); \
+  template std::size_t Network<T>::workspace_bytes(int) const;
+VEGRAD_INSTANCE(float)
+VEGRAD_INSTANCE(double)
+#undef VEGRAD_INSTANCE
+
+}  // namespace vegrad

@@ -1,0 +1,19 @@
+// The kernels for baseline: standard headers first, then everything else inside the target region.
+#include "isa/tables.hpp"
+#if defined(__x86_64__) || defined(_M_X64)
+
+#include <cstddef>
+#include <cstdint>
+
+#define VEGRAD_VECTOR_BYTES 16
+#include "kernels/instance.hpp"
+
+namespace vegrad {
+namespace {
+constexpr Kernels<float> kFloat32 = kernels_of_this_instruction_set<float>();
+constexpr Kernels<double> kFloat64 = kernels_of_this_instruction_set<double>();
+}  // namespace
+extern const InstructionSet kBaseline = {"baseline", &kFloat32, &kFloat64};
+}  // namespace vegrad
+
+#endif

@@ -1,0 +1,21 @@
+// The kernels for neon: standard headers first, then everything else inside the target region.
+#include "isa/tables.hpp"
+#if defined(__aarch64__) || defined(_M_ARM64)
+
+#include <arm_neon.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define VEGRAD_VECTOR_BYTES 16
+#include "kernels/instance.hpp"
+
+namespace vegrad {
+namespace {
+constexpr Kernels<float> kFloat32 = kernels_of_this_instruction_set<float>();
+constexpr Kernels<double> kFloat64 = kernels_of_this_instruction_set<double>();
+}  // namespace
+extern const InstructionSet kNeon = {"neon", &kFloat32, &kFloat64};
+}  // namespace vegrad
+
+#endif

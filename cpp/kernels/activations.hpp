@@ -1,0 +1,158 @@
+// φ and φ′ on vectors, one struct an activation. at(z, h, d) gives both, for they share their
+// exponential; a caller that wants one of them pays for no more after inlining.
+#pragma once
+
+#include "kernels/activation_table.hpp"
+#include "simd/math.hpp"
+
+namespace vegrad {
+namespace {
+
+struct identity {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    h = z;
+    d = splat<T>(T(1));
+  }
+};
+
+// With t = exp(-|z|): σ(|z|) = 1/(1 + t), σ(-|z|) = t/(1 + t), σ′ = t/(1 + t)².
+template <class T>
+struct Logistic {
+  Vector<T> t, upper, value, derivative;
+};
+template <class T>
+VEGRAD_INLINE Logistic<T> logistic(Vector<T> z) {
+  const Vector<T> t = exponential<T>(-absolute<T>(z)).exp;
+  const Vector<T> upper = T(1) / (t + T(1));
+  const Vector<T> lower = t * upper;
+  return {t, upper, select<T>(z < Vector<T>{}, lower, upper), lower * upper};
+}
+
+struct sigmoid {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const Logistic<T> s = logistic<T>(z);
+    h = s.value;
+    d = s.derivative;
+  }
+};
+
+// With E = expm1(2|z|): tanh|z| = E/(E + 2), tanh′ = 4 (E + 1)/(E + 2)². From the derivative's
+// own formula and not as 1 - h², which has no digits left where tanh is saturated.
+struct tanh {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const Vector<T> a = absolute<T>(z);
+    const Vector<T> doubled = a + a;
+    const T highest = MathConstants<T>::kExpHighest;
+    const Vector<T> e = exponential<T>(at_most<T>(doubled, highest)).expm1;
+    const Vector<T> q = T(4) / (e + T(2));
+    h = with_sign<T>(e * (q * T(0.25)), z);
+    d = select<T>(doubled > splat<T>(highest), Vector<T>{}, ((e + T(1)) * q) * (q * T(0.25)));
+  }
+};
+
+template <class T>
+VEGRAD_INLINE void slopes(Vector<T> z, T below, T above, Vector<T>& h, Vector<T>& d) {
+  d = select<T>(z > Vector<T>{}, splat<T>(above), splat<T>(below));
+  h = z * d;
+}
+
+struct relu {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const Bits<T> off = z <= Vector<T>{};  // false for NaN, which must come through
+    h = select<T>(off, Vector<T>{}, z);
+    d = select<T>(off, Vector<T>{}, splat<T>(T(1)));
+  }
+};
+
+struct leaky_relu {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    slopes<T>(z, T(kLeakySlope), T(1), h, d);
+  }
+};
+
+struct elu {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const Bits<T> positive = z > Vector<T>{};
+    const Exponential<T> e = exponential<T>(select<T>(positive, Vector<T>{}, z));
+    h = select<T>(positive, z, e.expm1);
+    d = e.exp;  // exp(0) = 1 for the positive ones
+  }
+};
+
+struct selu {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const Bits<T> positive = z > Vector<T>{};
+    const Exponential<T> e = exponential<T>(select<T>(positive, Vector<T>{}, z));
+    const T lower = T(kSeluScale * kSeluAlpha);
+    h = select<T>(positive, z * T(kSeluScale), e.expm1 * lower);
+    d = select<T>(positive, splat<T>(T(kSeluScale)), e.exp * lower);
+  }
+};
+
+// z Φ(z) with Φ(-|z|) = erfc(|z|/√2)/2; derivative Φ + z exp(-z²/2)/√(2π).
+struct gelu {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const T bound = T(sizeof(T) == 4 ? 1e18 : 1e150);  // keeps z² finite
+    const Vector<T> c = at_most<T>(at_least<T>(z, -bound), bound);
+    const Vector<T> e = exponential<T>(c * c * T(-0.5)).exp;
+    const Vector<T> tail = erfc_positive<T>(absolute<T>(c) * T(kSqrtHalf), e) * T(0.5);
+    const Vector<T> phi = select<T>(z < Vector<T>{}, tail, T(1) - tail);
+    h = select<T>(z < Vector<T>{}, c, z) * phi;
+    d = fma(c * e, splat<T>(T(kOneOverSqrtTwoPi)), phi);
+  }
+};
+
+// z σ(z); derivative σ(z) (1 + z σ(-z)).
+struct silu {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const T bound = T(sizeof(T) == 4 ? 1e18 : 1e150);  // keeps ∞ · 0 away
+    const Vector<T> c = at_most<T>(at_least<T>(z, -bound), bound);
+    const Logistic<T> s = logistic<T>(z);
+    const Vector<T> other = select<T>(z < Vector<T>{}, s.upper, s.t * s.upper);
+    h = select<T>(z < Vector<T>{}, c, z) * s.value;
+    d = s.value * fma(c, other, splat<T>(T(1)));
+  }
+};
+
+// max(z, 0) + log(1 + exp(-|z|)); derivative σ(z).
+struct softplus {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const Logistic<T> s = logistic<T>(z);
+    h = select<T>(z < Vector<T>{}, Vector<T>{}, z) + log1p_unit<T>(s.t);
+    d = s.value;
+  }
+};
+
+struct hard_tanh {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    h = at_most<T>(at_least<T>(z, T(-1)), T(1));
+    d = select<T>(absolute<T>(z) >= splat<T>(T(1)), Vector<T>{}, splat<T>(T(1)));
+  }
+};
+
+struct erf {
+  template <class T>
+  static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+    const Vector<T> a = at_most<T>(absolute<T>(z), MathConstants<T>::kErfcFarthest);
+    const Vector<T> a2 = a * a;
+    const Vector<T> e = exponential<T>(-a2).exp;
+    const Vector<T> inner = a * polynomial<T>(at_most<T>(a2, T(1)), MathConstants<T>::kErf);
+    const Vector<T> outer = T(1) - erfc_positive<T>(a, e);
+    h = with_sign<T>(select<T>(a > splat<T>(T(1)), outer, inner), z);
+    d = e * T(kTwoOverSqrtPi);
+  }
+};
+
+}  // namespace
+}  // namespace vegrad

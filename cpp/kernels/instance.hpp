@@ -1,0 +1,29 @@
+// All kernels, compiled for the instruction set of the file that includes this.
+#pragma once
+
+#include "kernels/layer.hpp"
+#include "kernels/product.hpp"
+
+namespace vegrad {
+namespace {
+
+template <class T>
+constexpr Kernels<T> kernels_of_this_instruction_set() {
+  return {kLanes<T>,
+          kPanelColumns<T>,
+          pack<T>,
+          product<T>,
+          product_few_rows<T>,
+          normalize<T>,
+          normalize_backward<T>,
+          add_skip<T>,
+          write_gradient<T>,
+          {
+#define VEGRAD_ROW(name, ...) {forward<T, name>, backward<T, name>, map<T, name>},
+              VEGRAD_ACTIVATIONS(VEGRAD_ROW)
+#undef VEGRAD_ROW
+          }};
+}
+
+}  // namespace
+}  // namespace vegrad

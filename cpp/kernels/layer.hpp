@@ -1,0 +1,232 @@
+// What happens to a tile right after its matrix product, while it is in cache: bias, activation,
+// derivative, and the sums that the flow is made of.
+//
+// Tiles are walked by columns of vectors: what belongs to a unit (bias, column sum, largest
+// derivative) stays in a register, and rows are neighbours in the first-level cache.
+#pragma once
+
+#include "kernels/activations.hpp"
+#include "kernels/table.hpp"
+
+namespace vegrad {
+namespace {
+
+template <class T>
+VEGRAD_INLINE Vector<T> larger(Vector<T> a, Vector<T> b) {
+  return a > b ? a : b;
+}
+
+// A vector of a row that ends at `columns` in memory that is not padded.
+template <class T>
+VEGRAD_INLINE Vector<T> load_padded(const T* row, int j, int columns) {
+  return columns - j < kLanes<T> ? load_first<T>(row + j, columns - j) : load<T>(row + j);
+}
+
+template <class T, class Phi, bool SPREAD>
+VEGRAD_INLINE void forward_columns(ForwardTile<T>& t, int j, Bits<T> exists, Vector<T> shift,
+                                   Vector<T> (&sums)[4]) {
+  const Vector<T> bias = t.bias ? load_padded<T>(t.bias, j, t.columns) : Vector<T>{};
+  for (int i = 0; i < t.rows; ++i) {
+    const Vector<T> z = load<T>(t.z + i * t.ldz + j) + bias;
+    store<T>(t.z + i * t.ldz + j, z);
+    Vector<T> h, d;
+    Phi::template at<T>(z, h, d);
+    if (t.skip) h = h + load<T>(t.skip + i * t.ld_skip + j);
+    h = keep<T>(exists, h);
+    store<T>(t.h + i * t.ldh + j, h);
+    sums[0] = fma(h, h, sums[0]);
+    sums[1] = fma(z, z, sums[1]);
+    if (SPREAD) {
+      const Vector<T> off = keep<T>(exists, z - shift);
+      sums[2] = sums[2] + off;
+      sums[3] = fma(off, off, sums[3]);
+    }
+  }
+}
+
+template <class T, class Phi>
+void forward(ForwardTile<T>& t) {
+  Vector<T> sums[4] = {};
+  const T shift = t.z[0] + (t.bias ? t.bias[0] : T(0));
+  for (int j = 0; j < t.columns; j += kLanes<T>) {
+    const Bits<T> exists = first_lanes<T>(t.columns - j);
+    if (t.spread_wanted)
+      forward_columns<T, Phi, true>(t, j, exists, splat<T>(shift), sums);
+    else
+      forward_columns<T, Phi, false>(t, j, exists, splat<T>(shift), sums);
+  }
+  t.h_squares = sum<T>(sums[0]);
+  t.z_squares = sum<T>(sums[1]);
+  t.spread = {double(shift), sum<T>(sums[2]), sum<T>(sums[3])};
+}
+
+template <class T, class Phi, bool FLOW>
+VEGRAD_INLINE void backward_columns(BackwardTile<T>& t, int j, Bits<T> exists,
+                                    Vector<T> (&squares)[2], Bits<T>& saturated) {
+  const Vector<T> scale = keep<T>(exists, splat<T>(t.scale));
+  Vector<T> column_sum{}, alive{};
+  for (int i = 0; i < t.rows; ++i) {
+    const Vector<T> z = load<T>(t.z + i * t.ldz + j);
+    Vector<T> h, d;
+    Phi::template at<T>(z, h, d);
+    if (t.h) store<T>(t.h + i * t.ldh + j, keep<T>(exists, h));
+    const Vector<T> g = load<T>(t.g + i * t.ldg + j) * scale;
+    const Vector<T> delta = keep<T>(exists, g * d);
+    store<T>(t.delta + i * t.ld_delta + j, delta);
+    column_sum = column_sum + delta;
+    squares[0] = fma(g, g, squares[0]);
+    squares[1] = fma(delta, delta, squares[1]);
+    if (FLOW) {
+      const Vector<T> size = absolute<T>(d);
+      alive = larger<T>(alive, size);
+      saturated = saturated + ((size < splat<T>(t.saturated_below)) & exists);
+    }
+  }
+  store<T>(t.column_sums + j, column_sum);
+  if (FLOW) store<T>(t.alive + j, alive);
+}
+
+template <class T, class Phi>
+void backward(BackwardTile<T>& t) {
+  Vector<T> squares[2] = {};
+  Bits<T> saturated{};
+  for (int j = 0; j < t.columns; j += kLanes<T>) {
+    const Bits<T> exists = first_lanes<T>(t.columns - j);
+    if (t.flow_wanted)
+      backward_columns<T, Phi, true>(t, j, exists, squares, saturated);
+    else
+      backward_columns<T, Phi, false>(t, j, exists, squares, saturated);
+  }
+  t.g_squares = sum<T>(squares[0]);
+  t.delta_squares = sum<T>(squares[1]);
+  t.saturated = count<T>(saturated);
+}
+
+template <class T, class Phi>
+void map(const T* z, T* h, T* derivative, std::size_t n) {
+  for (std::size_t i = 0; i < n; i += kLanes<T>) {
+    const int lanes = n - i < std::size_t(kLanes<T>) ? int(n - i) : kLanes<T>;
+    Vector<T> value, slope;
+    Phi::template at<T>(load_first<T>(z + i, lanes), value, slope);
+    store_first<T>(h + i, value, lanes);
+    store_first<T>(derivative + i, slope, lanes);
+  }
+}
+
+// y = (z - mean) / √(var + ε) over the units of a row, or z / √(mean z² + ε).
+template <class T>
+void normalize(NormTile<T>& t) {
+  const T shift = t.z[0] + t.bias[0];
+  Vector<T> z_squares{}, off_sum{}, off_squares{};
+  for (int i = 0; i < t.rows; ++i) {
+    T* z = t.z + i * t.ldz;
+    Vector<T> row_sum{};
+    for (int j = 0; j < t.columns; j += kLanes<T>) {
+      const Bits<T> exists = first_lanes<T>(t.columns - j);
+      const Vector<T> v = keep<T>(exists, load<T>(z + j) + load_padded<T>(t.bias, j, t.columns));
+      store<T>(z + j, v);
+      row_sum = row_sum + v;
+      z_squares = fma(v, v, z_squares);
+      if (t.spread_wanted) {
+        const Vector<T> off = keep<T>(exists, v - splat<T>(shift));
+        off_sum = off_sum + off;
+        off_squares = fma(off, off, off_squares);
+      }
+    }
+    const T mean = t.center ? T(sum<T>(row_sum) / t.columns) : T(0);
+    Vector<T> squares{};
+    for (int j = 0; j < t.columns; j += kLanes<T>) {
+      const Vector<T> v = keep<T>(first_lanes<T>(t.columns - j), load<T>(z + j) - mean);
+      store<T>(z + j, v);
+      squares = fma(v, v, squares);
+    }
+    const T inverse = T(1 / __builtin_sqrt(sum<T>(squares) / t.columns + kNormEpsilon));
+    for (int j = 0; j < t.columns; j += kLanes<T>) store<T>(z + j, load<T>(z + j) * inverse);
+    t.inverse[i] = inverse;
+  }
+  t.z_squares = sum<T>(z_squares);
+  t.spread = {double(shift), sum<T>(off_sum), sum<T>(off_squares)};
+}
+
+// ∂z: (δ - mean δ - y mean(δ y)) / √(var + ε); without the mean of δ for the root mean square.
+template <class T>
+void normalize_backward(NormTile<T>& t) {
+  Vector<T> delta_squares{};
+  for (int j = 0; j < t.columns; j += kLanes<T>) store<T>(t.column_sums + j, Vector<T>{});
+  for (int i = 0; i < t.rows; ++i) {
+    const T* y = t.z + i * t.ldz;
+    T* delta = t.delta + i * t.ld_delta;
+    Vector<T> sums{}, products{};
+    for (int j = 0; j < t.columns; j += kLanes<T>) {
+      const Vector<T> v = load<T>(delta + j);
+      sums = sums + v;
+      products = fma(v, load<T>(y + j), products);
+    }
+    const T mean = t.center ? T(sum<T>(sums) / t.columns) : T(0);
+    const T mean_product = T(sum<T>(products) / t.columns);
+    for (int j = 0; j < t.columns; j += kLanes<T>) {
+      const Vector<T> raw =
+          ((load<T>(delta + j) - mean) - load<T>(y + j) * mean_product) * t.inverse[i];
+      const Vector<T> v = keep<T>(first_lanes<T>(t.columns - j), raw);
+      store<T>(delta + j, v);
+      store<T>(t.column_sums + j, load<T>(t.column_sums + j) + v);
+      delta_squares = fma(v, v, delta_squares);
+    }
+  }
+  t.delta_squares = sum<T>(delta_squares);
+}
+
+template <class T>
+void add_skip(SkipTile<T>& t) {
+  Vector<T> product_squares{}, squares{};
+  for (int j = 0; j < t.columns; j += kLanes<T>) {
+    const Bits<T> exists = first_lanes<T>(t.columns - j);
+    for (int i = 0; i < t.rows; ++i) {
+      Vector<T> g = keep<T>(exists, load<T>(t.g + i * t.ldg + j) * t.scale);
+      product_squares = fma(g, g, product_squares);
+      if (t.skip)
+        g = keep<T>(exists, fma(load<T>(t.skip + i * t.ld_skip + j), splat<T>(t.skip_scale), g));
+      squares = fma(g, g, squares);
+      store<T>(t.g + i * t.ldg + j, g);
+    }
+  }
+  t.product_squares = sum<T>(product_squares);
+  t.g_squares = sum<T>(squares);
+}
+
+// Σ c² in double, for a tile whose squares leave the range of T.
+template <class T>
+double squares_in_double(const GradientTile<T>& t) {
+  double squares = 0;
+  for (int i = 0; i < t.rows; ++i)
+    for (int j = 0; j < t.columns; ++j) {
+      const double x = double(t.c[i * t.ldc + j]);
+      squares += x * x;
+    }
+  return squares;
+}
+
+template <class T>
+void write_gradient(GradientTile<T>& t) {
+  Vector<T> squares{};
+  for (int i = 0; i < t.rows; ++i) {
+    const T* c = t.c + i * t.ldc;
+    T* out = t.out + i * t.ld_out;
+    int j = 0;
+    for (; j + kLanes<T> <= t.columns; j += kLanes<T>) {
+      const Vector<T> v = load<T>(c + j);
+      squares = fma(v, v, squares);
+      store<T>(out + j, v * t.first * t.second);
+    }
+    if (j < t.columns) {
+      const Vector<T> v = keep<T>(first_lanes<T>(t.columns - j), load<T>(c + j));
+      squares = fma(v, v, squares);
+      store_first<T>(out + j, v * t.first * t.second, t.columns - j);
+    }
+  }
+  t.squares = sum<T>(squares);
+  if (sizeof(T) == 4 && !(t.squares > 1e-25 && t.squares < 1e25)) t.squares = squares_in_double(t);
+}
+
+}  // namespace
+}  // namespace vegrad

@@ -1,0 +1,197 @@
+// Matrix products: one register tile, kept full at every edge by instances of each height.
+#pragma once
+
+#include "kernels/table.hpp"
+#include "simd/vector.hpp"
+
+namespace vegrad {
+namespace {
+
+// Rows of the register tile: with two vectors a row, as many accumulators as the registers hold
+// beside a row of b and a broadcast.
+#if VEGRAD_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int kTileRows = 12;
+#elif VEGRAD_VECTOR_BYTES == 32
+constexpr int kTileRows = 6;
+#else
+constexpr int kTileRows = 4;
+#endif
+constexpr int kTileVectors = 2;
+constexpr int kDepth = 384;  // of a block of k: a tile's rows of `a` stay in the first-level cache
+
+template <class T>
+constexpr int kPanelColumns = kTileVectors * kLanes<T>;
+
+// c (ROWS, VECTORS) (+)= a b over k. A running sum is continued from c, so that cutting k into
+// blocks changes no bit.
+template <class T, int ROWS, int VECTORS>
+void tile(int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_column, const T* b,
+          std::ptrdiff_t b_row, T* c, std::ptrdiff_t ldc, bool continued) {
+  Vector<T> sum[ROWS][VECTORS];
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < VECTORS; ++j)
+      sum[i][j] = continued ? load<T>(c + i * ldc + j * kLanes<T>) : Vector<T>{};
+  for (int p = 0; p < k; ++p) {
+    Vector<T> row[VECTORS];
+#pragma GCC unroll 8
+    for (int j = 0; j < VECTORS; ++j) row[j] = load<T>(b + j * kLanes<T>);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i) {
+      const Vector<T> x = splat<T>(a[i * a_row]);
+#pragma GCC unroll 8
+      for (int j = 0; j < VECTORS; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
+    }
+    a += a_column;
+    b += b_row;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < VECTORS; ++j) store<T>(c + i * ldc + j * kLanes<T>, sum[i][j]);
+}
+
+template <class T>
+using TileFunction = void (*)(int, const T*, std::ptrdiff_t, std::ptrdiff_t, const T*,
+                              std::ptrdiff_t, T*, std::ptrdiff_t, bool);
+
+template <class T, int VECTORS>
+TileFunction<T> tile_of(int rows) {
+  switch (rows) {
+#define VEGRAD_CASE(n) \
+  case n:              \
+    return tile<T, (n <= kTileRows ? n : 1), VECTORS>;
+    VEGRAD_CASE(1)
+    VEGRAD_CASE(2)
+    VEGRAD_CASE(3)
+    VEGRAD_CASE(4)
+    VEGRAD_CASE(5)
+    VEGRAD_CASE(6)
+    VEGRAD_CASE(7)
+    VEGRAD_CASE(8)
+    VEGRAD_CASE(9)
+    VEGRAD_CASE(10)
+    VEGRAD_CASE(11)
+    VEGRAD_CASE(12)
+#undef VEGRAD_CASE
+  }
+  return nullptr;
+}
+
+template <class T>
+void product(const Product<T>& p) {
+  // Rows are cut into tiles of nearly the same height: 32 rows are 11 + 11 + 10, not 12 + 12 + 8.
+  const int tiles = (p.m + kTileRows - 1) / kTileRows;
+  for (int k0 = 0; k0 == 0 || k0 < p.k; k0 += kDepth) {
+    const int depth = p.k - k0 < kDepth ? p.k - k0 : kDepth;
+    int i = 0;
+    for (int t = 0; t < tiles; ++t) {
+      const int rows = (p.m - i + tiles - t - 1) / (tiles - t);
+      const TileFunction<T> wide = tile_of<T, kTileVectors>(rows);
+      const T* a = p.a + i * p.a_row + k0 * p.a_column;
+      const T* b = p.b.data + k0 * p.b.row;
+      T* c = p.c + i * p.ldc;
+      int n = p.n;
+      for (; n > kLanes<T>; n -= kPanelColumns<T>, b += p.b.panel, c += kPanelColumns<T>)
+        wide(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0);
+      if (n > 0) tile_of<T, 1>(rows)(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0);
+      i += rows;
+    }
+  }
+}
+
+// Transposes a block of kLanes rows at stride ld into `out` at stride ld_out, by halving swaps.
+template <class T>
+VEGRAD_INLINE void transpose(const T* in, std::ptrdiff_t ld, T* out, std::ptrdiff_t ld_out) {
+  constexpr int n = kLanes<T>;
+  Vector<T> v[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) v[i] = load<T>(in + i * ld);
+#pragma GCC unroll 4
+  for (int half = n / 2; half > 0; half /= 2) {
+    // Rows i and i + half exchange the lanes whose numbers differ from theirs in the bit `half`.
+    Bits<T> low, high;
+#pragma GCC unroll 16
+    for (int lane = 0; lane < n; ++lane) {
+      low[lane] = (lane & half) ? lane - half + n : lane;
+      high[lane] = (lane & half) ? lane + n : lane + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i)
+      if (!(i & half)) {
+        const Vector<T> a = v[i], b = v[i + half];
+        v[i] = shuffle<T>(a, b, low);
+        v[i + half] = shuffle<T>(a, b, high);
+      }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) store<T>(out + i * ld_out, v[i]);
+}
+
+template <class T>
+void pack(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T* out) {
+  constexpr int width = kPanelColumns<T>;
+  for (int n0 = 0; n0 < n; n0 += width, out += std::ptrdiff_t(k) * width) {
+    const int columns = n - n0 < width ? n - n0 : width;
+    const T* panel = b + n0 * column;
+    int p = 0;
+    if (columns == width && column == 1) {
+      for (; p < k; ++p)
+        for (int j = 0; j < width; j += kLanes<T>)
+          store<T>(out + p * width + j, load<T>(panel + p * row + j));
+    } else if (columns == width && row == 1) {
+      for (; p + kLanes<T> <= k; p += kLanes<T>)
+        for (int j = 0; j < width; j += kLanes<T>)
+          transpose<T>(panel + j * column + p, column, out + p * width + j, width);
+    }
+    for (; p < k; ++p)
+      for (int j = 0; j < width; ++j)
+        out[p * width + j] = j < columns ? panel[p * row + j * column] : T(0);
+  }
+}
+
+// Inner products along k: `a` has ROWS rows, b four.
+template <class T, int ROWS, int COLUMNS>
+void inner_products(int k, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, T* c,
+                    std::ptrdiff_t ldc) {
+  Vector<T> sum_of[ROWS][COLUMNS] = {};
+  int p = 0;
+  for (; p + kLanes<T> <= k; p += kLanes<T>)
+#pragma GCC unroll 4
+    for (int j = 0; j < COLUMNS; ++j) {
+      const Vector<T> y = load<T>(b + j * ldb + p);
+#pragma GCC unroll 4
+      for (int i = 0; i < ROWS; ++i) sum_of[i][j] = fma(load<T>(a + i * lda + p), y, sum_of[i][j]);
+    }
+  if (p < k)
+    for (int j = 0; j < COLUMNS; ++j) {
+      const Vector<T> y = load_first<T>(b + j * ldb + p, k - p);
+      for (int i = 0; i < ROWS; ++i)
+        sum_of[i][j] = fma(load_first<T>(a + i * lda + p, k - p), y, sum_of[i][j]);
+    }
+  for (int i = 0; i < ROWS; ++i)
+    for (int j = 0; j < COLUMNS; ++j) c[i * ldc + j] = total<T>(sum_of[i][j]);
+}
+
+template <class T, int ROWS>
+void product_of_rows(int n, int k, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb,
+                     T* c, std::ptrdiff_t ldc) {
+  int j = 0;
+  for (; j + 4 <= n; j += 4) inner_products<T, ROWS, 4>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+  for (; j < n; ++j) inner_products<T, ROWS, 1>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+}
+
+template <class T>
+void product_few_rows(int m, int n, int k, const T* a, std::ptrdiff_t lda, const T* b,
+                      std::ptrdiff_t ldb, T* c, std::ptrdiff_t ldc) {
+  for (int i = 0; i < m; i += 2) {
+    if (m - i >= 2)
+      product_of_rows<T, 2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+    else
+      product_of_rows<T, 1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  }
+}
+
+}  // namespace
+}  // namespace vegrad

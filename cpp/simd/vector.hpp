@@ -1,0 +1,195 @@
+// The vector vocabulary: the same names at every register width.
+//
+// Included once by each file of isa/, inside its target region, after VEGRAD_VECTOR_BYTES (16, 32
+// or 64) is defined. Built on the vector extensions of GCC and Clang; intrinsics only where these
+// have no word for it. Everything has internal linkage, so that no instance for one instruction
+// set can be picked by the linker for another.
+#pragma once
+
+namespace vegrad {
+namespace {
+
+template <class T>
+struct Lane;
+template <>
+struct Lane<float> {
+  typedef float Vector __attribute__((vector_size(VEGRAD_VECTOR_BYTES)));
+  typedef int32_t Bits __attribute__((vector_size(VEGRAD_VECTOR_BYTES)));
+  typedef int32_t Integer;
+};
+template <>
+struct Lane<double> {
+  typedef double Vector __attribute__((vector_size(VEGRAD_VECTOR_BYTES)));
+  typedef int64_t Bits __attribute__((vector_size(VEGRAD_VECTOR_BYTES)));
+  typedef int64_t Integer;
+};
+
+template <class T>
+using Vector = typename Lane<T>::Vector;
+template <class T>
+using Bits = typename Lane<T>::Bits;
+
+template <class T>
+constexpr int kLanes = VEGRAD_VECTOR_BYTES / int(sizeof(T));
+
+#define VEGRAD_INLINE inline __attribute__((always_inline))
+
+template <class T>
+VEGRAD_INLINE Vector<T> splat(T x) {
+  return x - Vector<T>{};
+}
+
+template <class T>
+VEGRAD_INLINE Vector<T> load(const T* p) {
+  Vector<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+VEGRAD_INLINE void store(T* p, Vector<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// The first n lanes; the others are zero, and not touched in memory.
+template <class T>
+VEGRAD_INLINE Vector<T> load_first(const T* p, int n) {
+  T lanes[kLanes<T>] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load<T>(lanes);
+}
+
+template <class T>
+VEGRAD_INLINE void store_first(T* p, Vector<T> v, int n) {
+  T lanes[kLanes<T>];
+  store<T>(lanes, v);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+// All bits set in the first n lanes.
+template <class T>
+VEGRAD_INLINE Bits<T> first_lanes(int n) {
+  typename Lane<T>::Integer lanes[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) lanes[i] = i < n ? -1 : 0;
+  Bits<T> mask;
+  __builtin_memcpy(&mask, lanes, sizeof mask);
+  return mask;
+}
+
+template <class T>
+VEGRAD_INLINE Vector<T> keep(Bits<T> mask, Vector<T> v) {
+  return (Vector<T>)((Bits<T>)v & mask);
+}
+
+template <class T>
+VEGRAD_INLINE Vector<T> select(Bits<T> mask, Vector<T> yes, Vector<T> no) {
+  return mask ? yes : no;
+}
+
+template <class T>
+VEGRAD_INLINE Vector<T> absolute(Vector<T> v) {
+  const Bits<T> sign = (Bits<T>)splat<T>(T(-0.0));
+  return (Vector<T>)((Bits<T>)v & ~sign);
+}
+
+// |v| with the sign of s.
+template <class T>
+VEGRAD_INLINE Vector<T> with_sign(Vector<T> v, Vector<T> s) {
+  const Bits<T> sign = (Bits<T>)splat<T>(T(-0.0));
+  return (Vector<T>)(((Bits<T>)v & ~sign) | ((Bits<T>)s & sign));
+}
+
+// Clamps that let NaN through.
+template <class T>
+VEGRAD_INLINE Vector<T> at_least(Vector<T> v, T low) {
+  return v < splat<T>(low) ? splat<T>(low) : v;
+}
+template <class T>
+VEGRAD_INLINE Vector<T> at_most(Vector<T> v, T high) {
+  return v > splat<T>(high) ? splat<T>(high) : v;
+}
+
+// a * b + c, rounded once where the instruction set can. GCC has no such operation on its vectors.
+VEGRAD_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (Vector<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+VEGRAD_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return (Vector<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+// The sum of the lanes in double, pairwise.
+template <class T>
+VEGRAD_INLINE double sum(Vector<T> v) {
+  T lanes[kLanes<T>];
+  store<T>(lanes, v);
+  double wide[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) wide[i] = double(lanes[i]);
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) wide[i] += wide[i + half];
+  return wide[0];
+}
+
+// The sum of the lanes in T, pairwise.
+template <class T>
+VEGRAD_INLINE T total(Vector<T> v) {
+  T lanes[kLanes<T>];
+  store<T>(lanes, v);
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+// Lanes of a (numbers below kLanes) and b by a vector of numbers known at compile time.
+#if defined(__clang__)
+template <class T>
+VEGRAD_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b, Bits<T> numbers) {
+  Vector<T> v;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    v[i] = numbers[i] < kLanes<T> ? a[numbers[i]] : b[numbers[i] - kLanes<T>];
+  return v;
+}
+#else
+template <class T>
+VEGRAD_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b, Bits<T> numbers) {
+  return __builtin_shuffle(a, b, numbers);
+}
+#endif
+
+// How many lanes of a comparison are true.
+template <class T>
+VEGRAD_INLINE int count(Bits<T> mask) {
+  typename Lane<T>::Integer lanes[kLanes<T>];
+  __builtin_memcpy(lanes, &mask, sizeof mask);
+  int n = 0;
+  for (int i = 0; i < kLanes<T>; ++i) n -= int(lanes[i]);
+  return n;
+}
+
+// c[0] + c[1] x + … (Horner; the loop is unrolled, its chain overlaps with the next vector's).
+template <class T, int N>
+VEGRAD_INLINE Vector<T> polynomial(Vector<T> x, const T (&c)[N]) {
+  Vector<T> y = splat<T>(c[N - 1]);
+#pragma GCC unroll 32
+  for (int i = N - 2; i >= 0; --i) y = fma(y, x, splat<T>(c[i]));
+  return y;
+}
+
+}  // namespace
+}  // namespace vegrad

@@ -1,0 +1,6 @@
+"""vegrad finds, explains and cures vanishing and exploding gradients."""
+
+from vegrad._core import __version__, isa, num_threads, set_num_threads
+from vegrad.network import MLP, Flow
+
+__all__ = ["MLP", "Flow", "__version__", "isa", "num_threads", "set_num_threads"]
