@@ -9,7 +9,6 @@ namespace {
 // Beyond these the next product is scaled back to about 1.
 constexpr double kScaleBelow = 0x1p-20, kScaleAbove = 0x1p20;
 constexpr double kSaturated = 0.05;    // of the largest derivative
-constexpr double kLowestLog2 = -1022;  // of a normal double
 
 constexpr double kLargestDerivative[] = {
 #define VEGRAD_ROW(name, largest, ...) largest,
@@ -186,22 +185,20 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
   bias_gradient(w, l, B);
 }
 
-// Saturated elements, and units whose derivative was zero on the whole batch.
+// Saturated elements, and units whose derivative was zero on the whole batch: truly zero, not a
+// number that T cannot hold.
 template <class T>
 void Network<T>::note_backward(Workspace& w, int l, int B, std::int64_t saturated) {
   const int N = shape_.sizes[l];
   const std::ptrdiff_t ld = padded<T>(N);
-  const Activation activation = shape_.activation_of(l);
-  const int blocks = row_grid(B, l).row_blocks;
   int dead = 0;
-  for (int j = 0; j < N; ++j) {
-    bool alive = false;
-    for (int r = 0; r < blocks && !alive; ++r) alive = w.alive[r * ld + j] > 0;
-    // Zero in T can be a number that T cannot hold: ask in double.
-    if (derivative_underflows(activation) && layers_[l].z_exponent == 0)
-      for (int i = 0; i < B && !alive; ++i)
-        alive = derivative_log2(activation, double(w.z[l][i * ld + j])).log2 > kLowestLog2;
-    dead += !alive;
+  if (!derivative_underflows(shape_.activation_of(l))) {
+    const int blocks = row_grid(B, l).row_blocks;
+    for (int j = 0; j < N; ++j) {
+      bool alive = false;
+      for (int r = 0; r < blocks && !alive; ++r) alive = w.alive[r * ld + j] > 0;
+      dead += !alive;
+    }
   }
   flow_.saturated[l - 1] = double(saturated) / elements(l, B);
   flow_.dead[l - 1] = double(dead) / N;

@@ -43,7 +43,8 @@ void use_instruction_set(const std::string& name) {
       g_active.store(set, std::memory_order_release);
       return;
     }
-    names += (names.empty() ? "" : ", ") + std::string(set->name);
+    if (!names.empty()) names += ", ";
+    names += set->name;
   }
   throw std::invalid_argument("instruction set must be one of " + names +
                               " on this machine, not '" + name + "'");

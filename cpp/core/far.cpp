@@ -276,7 +276,7 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
           d = tiny.sign * std::exp2(tiny.log2 - double(e));
         }
       }
-      alive[j] |= d != 0 && e >= -1022;
+      alive[j] |= d != 0;
       if (!shape_.residual && h_below_.data && l < shape_.layers())
         h_below_.data[i * ld + j] = T(h);
       x *= d;
@@ -325,7 +325,8 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
   skip_gradient_.mean_square = g_squares / double(g.size());
   if (!flow) return;
   flow_.saturated[l - 1] = double(saturated) / double(g.size());
-  flow_.dead[l - 1] = double(std::count(alive.begin(), alive.end(), 0)) / N;
+  const auto dead = std::count(alive.begin(), alive.end(), 0);
+  flow_.dead[l - 1] = derivative_underflows(activation) ? 0.0 : double(dead) / N;
 }
 
 template bool Network<float>::forward_far(Workspace&, int, int, const Scaled<float>&,
