@@ -8,7 +8,7 @@ namespace {
 
 // Beyond these the next product is scaled back to about 1.
 constexpr double kScaleBelow = 0x1p-20, kScaleAbove = 0x1p20;
-constexpr double kSaturated = 0.05;    // of the largest derivative
+constexpr double kSaturated = 0.05;  // of the largest derivative
 
 constexpr double kLargestDerivative[] = {
 #define VEGRAD_ROW(name, largest, ...) largest,
@@ -39,10 +39,18 @@ T* Network<T>::spare_beside(const Workspace& w, const T* a, const T* b, const T*
   return nullptr;
 }
 
-// δ = g φ′ (back through the normalization) of a tile of layer l, with h = φ(y) on the way.
+// The place of tile t of a matrix of B rows that is stored as panels.
+template <class T>
+PanelTile<T> Network<T>::panels(T* data, int B, const Tile& t) const {
+  const std::ptrdiff_t width = instruction_set().kernels<T>().panel_columns;
+  return {data + t.column * std::ptrdiff_t(B) + t.row * width, B * width};
+}
+
+// δ = g φ′ (back through the normalization) of a tile of layer l, with what the weights' gradients
+// need of δ and h on the way.
 template <class T>
 void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, T scale, const T* g, T* delta,
-                               T* h, bool flow, TileSums& sums) {
+                               bool flow, TileSums& sums) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]), at = t.row * ld + t.column;
   BackwardTile<T> tile{};
@@ -52,8 +60,16 @@ void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, T scale, cons
   tile.g = g + at;
   tile.z = w.z[l] + at;
   tile.delta = delta + at;
-  tile.h = h ? h + at : nullptr;
-  tile.ldg = tile.ldz = tile.ld_delta = tile.ldh = ld;
+  tile.ldg = tile.ldz = tile.ld_delta = ld;
+  const PanelTile<T> delta_panels = panels(w.delta_panels[l % 2], w.rows, t);
+  if (!shape_.has_norm(l)) tile.delta_panels = delta_panels;
+  if (l < shape_.layers()) {  // what the gradient of the weights above will need
+    const PanelTile<T> h_panels = panels(w.h_panels, w.rows, t);
+    if (shape_.residual)
+      kernels.to_panels(w.h[l] + at, ld, t.rows, t.columns, h_panels);
+    else
+      tile.h_panels = h_panels;
+  }
   tile.flow_wanted = flow;
   tile.saturated_below = T(saturation_limit(shape_.activation_of(l)));
   tile.column_sums = w.column_sums + t.row_block * ld + t.column;
@@ -70,6 +86,7 @@ void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, T scale, cons
   norm.z = w.z[l] + at;
   norm.inverse = w.inverse[l] + t.row;
   norm.delta = delta + at;
+  norm.delta_panels = delta_panels;
   norm.ldz = norm.ld_delta = ld;
   norm.column_sums = tile.column_sums;
   kernels.normalize_backward(norm);
@@ -108,7 +125,7 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
     const Grid tiles = row_grid(B, l);
     parallel_for(tiles.tasks(), [&](int task, int) {
       w.sums[task] = TileSums();
-      backward_tile(w, l, tiles.tile(task), T(1), g, delta, nullptr, flow, w.sums[task]);
+      backward_tile(w, l, tiles.tile(task), T(1), g, delta, flow, w.sums[task]);
     });
     const TileSums sums = add_up(w.sums.data(), tiles.tasks());
     delta_.mean_square = sums.delta_squares / elements(l, B);
@@ -124,7 +141,7 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
   return loss;
 }
 
-// From δ of layer l + 1 in delta_ to that of layer l, with layer l's output in h_below_.
+// From δ of layer l + 1 in delta_ to that of layer l.
 template <class T>
 void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
@@ -132,12 +149,9 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
   const bool residual = shape_.residual, has_skip = shape_.has_skip(l + 1);
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
   T* const g = spare_beside(w, above.data, residual ? skip.data : nullptr, nullptr);
-  T* const other = spare_beside(w, above.data, g, residual ? skip.data : nullptr);
-  T* const delta = residual ? other : g;
-  T* const h = residual ? nullptr : other;
+  T* const delta = residual ? spare_beside(w, above.data, skip.data, g) : g;
   const std::int64_t shift = correction(above.mean_square);
   const std::int64_t exponent = above.exponent - shift;
-  h_below_ = {residual ? w.h[l] : other, ld, layers_[l].h_exponent, 1};
   delta_ = {delta, ld, exponent, 0};
   skip_gradient_ = {g, ld, exponent, 0};
   const std::int64_t apart = has_skip ? skip.exponent - exponent : 0;
@@ -153,7 +167,7 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
           TileSums& own = w.sums[task];
           own = TileSums();
           if (!residual) {
-            backward_tile(w, l, t, scale, g, delta, h, flow, own);
+            backward_tile(w, l, t, scale, g, delta, flow, own);
             return;
           }
           const std::ptrdiff_t at = t.row * ld + t.column;
@@ -161,7 +175,7 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
               t.rows, t.columns, scale, skip_scale, g + at, ld, has_skip ? skip.data + at : nullptr,
               ld};
           kernels.add_skip(around);
-          backward_tile(w, l, t, T(1), g, delta, nullptr, flow, own);
+          backward_tile(w, l, t, T(1), g, delta, flow, own);
           own.g_squares = around.product_squares;
           own.h_squares = around.g_squares;
         });
@@ -219,23 +233,21 @@ void Network<T>::bias_gradient(Workspace& w, int l, int B) {
   for (int j = 0; j < N; ++j) out[j] = out[j] * first * second;
 }
 
-// ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I).
+// ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l, both from their panels; times 2^exponent.
 template <class T>
-void Network<T>::weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta,
-                                 const Scaled<T>& below, bool flow) {
+void Network<T>::weight_gradient(Workspace& w, int l, int B, std::int64_t exponent, bool flow) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const int I = shape_.sizes[l - 1];
+  const int I = shape_.sizes[l - 1], width = kernels.panel_columns;
   const Grid grid = gradient_grid(l);
-  const std::int64_t exponent = delta.exponent + below.exponent, half = exponent / 2;
+  const std::int64_t half = exponent / 2;
   const T first = power_of_two<T>(half), second = power_of_two<T>(exponent - half);
-  std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
   parallel_for(grid.tasks(), [&](int task, int thread) {
     const Tile t = grid.tile(task);
     const std::ptrdiff_t ldc = padded<T>(t.columns);
-    const RightOperand<T> b = right_operand(kernels, below.data, below.ld, 1, B, t, true,
-                                            w.packed[thread], w.packed_block[thread]);
+    const T* const delta = panels(w.delta_panels[l % 2], w.rows, {0, 0, t.row, 0, 0, 0}).data;
+    const PanelTile<T> h = panels(w.h_panels, w.rows, {0, 0, t.column, 0, 0, 0});
     kernels.product(
-        {t.rows, t.columns, B, delta.data + t.row, 1, delta.ld, b, w.tile[thread], ldc});
+        {t.rows, t.columns, B, delta, 1, width, {h.data, width, h.panel}, w.tile[thread], ldc});
     GradientTile<T> tile{t.rows,
                          t.columns,
                          w.tile[thread],
@@ -257,24 +269,32 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
                             bool flow) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
   Workspace& w = training_;
   prepare(w, B, true);
   forward_pass(w, x, B, flow);
   const double loss = top(w, B, values, labels, flow);
   for (int l = shape_.layers() - 1; l >= 1; --l) {
-    const Scaled<T> above = delta_;
+    const std::int64_t above = delta_.exponent;
     backward_layer(w, l, B, flow);
-    weight_gradient(w, l + 1, B, above, h_below_, flow);
+    weight_gradient(w, l + 1, B, above + layers_[l].h_exponent, flow);
   }
-  weight_gradient(w, 1, B, delta_, {w.input, padded<T>(shape_.sizes[0]), 0, 1}, flow);
+  const int I = shape_.sizes[0];
+  const Grid rows = make_grid(B, kNarrowRowStep, I, I);
+  parallel_for(rows.tasks(), [&](int task, int) {
+    const Tile t = rows.tile(task);
+    const std::ptrdiff_t ld = padded<T>(I);
+    kernels.to_panels(w.input + t.row * ld, ld, t.rows, I, panels(w.h_panels, w.rows, t));
+  });
+  weight_gradient(w, 1, B, delta_.exponent, flow);
   return loss;
 }
 
-template double Network<float>::backward(const float*, int, const float*, const std::int64_t*,
-                                         bool);
-template double Network<double>::backward(const double*, int, const double*, const std::int64_t*,
-                                          bool);
-template void Network<float>::note_backward(Workspace&, int, int, std::int64_t);
-template void Network<double>::note_backward(Workspace&, int, int, std::int64_t);
+#define VEGRAD_INSTANCE(T)                                                                  \
+  template double Network<T>::backward(const T*, int, const T*, const std::int64_t*, bool); \
+  template PanelTile<T> Network<T>::panels(T*, int, const Tile&) const;
+VEGRAD_INSTANCE(float)
+VEGRAD_INSTANCE(double)
+#undef VEGRAD_INSTANCE
 
 }  // namespace vegrad

@@ -232,7 +232,7 @@ bool Network<T>::backward_far(Workspace& w, int l, int B, const Scaled<T>& above
   return true;
 }
 
-// δ of layer l from g = far_values_ 2^g_exponent, as delta_, with h_below_ and skip_gradient_.
+// δ of layer l from g = far_values_ 2^g_exponent, as delta_, with panels and skip_gradient_.
 template <class T>
 void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, bool flow) {
   const int N = shape_.sizes[l];
@@ -241,7 +241,8 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
   const Layer& layer = layers_[l];
   std::vector<double>& g = far_values_;
   far_exponents_.assign(g.size(), 0);
-  std::vector<T> value(N), derivative(N);
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
+  std::vector<T> value(N), derivative(N), output(ld);
   std::vector<char> alive(N, 0);
   std::int64_t saturated = 0, g_largest = kNoExponent, largest = kNoExponent;
   double below = 0, above = 0, g_squares = 0;
@@ -252,8 +253,7 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
   for (int i = 0; i < B; ++i) {
     const T* const z = w.z[l] + i * ld;
     if (layer.z_exponent == 0)
-      instruction_set().kernels<T>().activation[activation].map(z, value.data(), derivative.data(),
-                                                                N);
+      kernels.activation[activation].map(z, value.data(), derivative.data(), N);
     for (int j = 0; j < N; ++j) {
       double& x = g[std::size_t(i) * N + j];
       std::int64_t& e = far_exponents_[std::size_t(i) * N + j];
@@ -277,11 +277,13 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
         }
       }
       alive[j] |= d != 0;
-      if (!shape_.residual && h_below_.data && l < shape_.layers())
-        h_below_.data[i * ld + j] = T(h);
+      output[j] = T(h);
       x *= d;
       if (x != 0) largest = std::max(largest, exponent_of(x) + e);
     }
+    if (l < shape_.layers())
+      kernels.to_panels(shape_.residual ? w.h[l] + i * ld : output.data(), ld, 1, N,
+                        panels(w.h_panels, w.rows, {i, 1, 0, N, 0, 0}));
   }
   if (largest == kNoExponent) largest = 0;
   for (std::size_t i = 0; i < g.size(); ++i) g[i] = shifted(g[i], far_exponents_[i] - largest);
@@ -319,6 +321,7 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
       delta_.data[i * ld + j] = T(x);
     }
   for (int j = 0; j < N; ++j) w.column_sums[j] = T(column_sums[j]);
+  kernels.to_panels(delta_.data, ld, B, N, panels(w.delta_panels[l % 2], w.rows, {}));
   delta_.exponent = exponent;
   delta_.mean_square = squares / double(g.size());
   skip_gradient_.exponent = g_exponent + g_largest;

@@ -93,6 +93,8 @@ class Network {
     std::vector<T*> h;        // of each layer if residual and training
     std::vector<T*> inverse;  // (B) of each normalized layer
     T* spare[4] = {};         // (B, widest)
+    T* delta_panels[2] = {};  // of even and odd layers
+    T* h_panels = nullptr;    // of the layer below
     T* column_sums = nullptr;
     T* alive = nullptr;
     std::vector<T*> packed;                 // a thread: the right operand of its product,
@@ -129,11 +131,11 @@ class Network {
   // backward.cpp
   double top(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   void backward_layer(Workspace& w, int l, int B, bool flow);
-  void backward_tile(Workspace& w, int l, const Tile& t, T scale, const T* g, T* delta, T* h,
-                     bool flow, TileSums& sums);
+  void backward_tile(Workspace& w, int l, const Tile& t, T scale, const T* g, T* delta, bool flow,
+                     TileSums& sums);
+  PanelTile<T> panels(T* data, int B, const Tile& t) const;
   void bias_gradient(Workspace& w, int l, int B);
-  void weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta, const Scaled<T>& below,
-                       bool flow);
+  void weight_gradient(Workspace& w, int l, int B, std::int64_t exponent, bool flow);
   void note_backward(Workspace& w, int l, int B, std::int64_t saturated);
   T* spare_beside(const Workspace& w, const T* a, const T* b, const T* c) const;
 
@@ -156,11 +158,10 @@ class Network {
 
   // State of the pass that runs.
   std::vector<Layer> layers_;
-  Scaled<T> out_;            // the output of the forward pass
-  Scaled<T> delta_;          // of the layer last reached by the backward pass
-  Scaled<T> skip_gradient_;  // with respect to that layer's output, if residual
-  Scaled<T> h_below_;        // that layer's output, for the gradient of the weights above it
-  bool nonfinite_ = false;   // inf or NaN were met: no scaling can help
+  Scaled<T> out_;                        // the output of the forward pass
+  Scaled<T> delta_;                      // of the layer last reached by the backward pass
+  Scaled<T> skip_gradient_;              // with respect to that layer's output, if residual
+  bool nonfinite_ = false;               // inf or NaN were met: no scaling can help
   std::vector<T> far_left_, far_right_;  // scaled copies for the far path
   std::vector<double> far_values_, far_outputs_;
   std::vector<std::int64_t> far_exponents_;

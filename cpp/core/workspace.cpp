@@ -1,6 +1,7 @@
 // The memory of a network: parameters, gradients, and the workspace of its passes.
 #include <algorithm>
 
+#include "core/dispatch.hpp"
 #include "core/network.hpp"
 #include "core/threads.hpp"
 
@@ -11,13 +12,19 @@ template <class T>
 int column_step(int columns) {
   const int unit = kPadBytes / int(sizeof(T));
   const int whole = (columns + unit - 1) / unit * unit;
-  return whole * int(sizeof(T)) <= kWideBytes ? whole : kWideBytes / 2 / int(sizeof(T));
+  return whole * int(sizeof(T)) <= kWideBytes ? whole : kColumnBytes / int(sizeof(T));
 }
 
-// Room for k rows of panels that cover `columns`, for the widest panels of any instruction set.
+// Columns of a panel for the narrowest and the widest vectors of any instruction set.
+template <class T>
+constexpr int kSmallestPanel = 2 * 16 / int(sizeof(T));
+template <class T>
+constexpr int kLargestPanel = 2 * 64 / int(sizeof(T));
+
+// Room for k rows of panels that cover `columns`.
 template <class T>
 std::size_t packed_size(std::size_t k, int columns) {
-  const std::size_t panel = 2 * kPadBytes / sizeof(T);
+  const std::size_t panel = kLargestPanel<T>;
   return k * ((columns + panel - 1) / panel * panel);
 }
 
@@ -66,7 +73,10 @@ Grid Network<T>::row_grid(int rows, int l) const {
 template <class T>
 Grid Network<T>::gradient_grid(int l) const {
   const int columns = shape_.sizes[l - 1];
-  return make_grid(shape_.sizes[l], kGradientRowStep, columns, column_step<T>(columns));
+  const int width = instruction_set().kernels<T>().panel_columns;
+  Grid grid = make_grid(shape_.sizes[l], width, columns, column_step<T>(columns));
+  grid.row_step = width;  // a task's rows are in one panel of δ
+  return grid;
 }
 
 // Says where everything lies in w.memory; returns the number of elements.
@@ -86,12 +96,12 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   for (int l = 0; l <= L; ++l) widest = std::max(widest, padded<T>(shape_.sizes[l]));
   for (int l = 1; l <= L; ++l) {
     const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
-    const Grid out = row_grid(rows, l), gradient = gradient_grid(l);
+    const Grid out = row_grid(rows, l);
+    const Grid gradient = make_grid(O, kSmallestPanel<T>, I, column_step<T>(I));
     tasks = std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient.tasks())});
     most_row_blocks = std::max(most_row_blocks, out.row_blocks);
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
     if (!training) continue;
-    packed = std::max(packed, packed_size<T>(rows, std::min(gradient.column_step, I)));
     if (l == 1) continue;
     const Grid in = row_grid(rows, l - 1);
     packed = std::max(packed, packed_size<T>(O, std::min(in.column_step, I)));
@@ -107,9 +117,13 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     if (training && shape_.residual) w.h[l] = take(rows * padded<T>(shape_.sizes[l]));
     if (shape_.has_norm(l)) w.inverse[l] = training ? take(rows) : only_inverse;
   }
-  const int spares = !training ? 2 : shape_.residual ? 4 : 3;
+  const int spares = training && shape_.residual ? 4 : 2;
   for (int i = 0; i < spares; ++i) w.spare[i] = take(rows * widest);
   if (training) {
+    const std::size_t panels = packed_size<T>(rows, int(widest));
+    w.delta_panels[0] = take(panels);
+    w.delta_panels[1] = take(panels);
+    w.h_panels = take(panels);
     w.column_sums = take(most_row_blocks * widest);
     w.alive = take(most_row_blocks * widest);
   }
@@ -117,7 +131,7 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   w.tile.assign(threads, nullptr);
   for (int t = 0; t < threads; ++t) {
     w.packed[t] = take(packed);
-    if (training) w.tile[t] = take(kGradientRowStep * padded<T>(kWideBytes / sizeof(T)));
+    if (training) w.tile[t] = take(kLargestPanel<T> * padded<T>(kWideBytes / sizeof(T)));
   }
   if (base) {
     w.sums.resize(tasks);

@@ -48,8 +48,8 @@ struct tanh {
     const T highest = MathConstants<T>::kExpHighest;
     const Vector<T> e = exponential<T>(at_most<T>(doubled, highest)).expm1;
     const Vector<T> q = T(4) / (e + T(2));
-    h = with_sign<T>(e * (q * T(0.25)), z);
-    d = select<T>(doubled > splat<T>(highest), Vector<T>{}, ((e + T(1)) * q) * (q * T(0.25)));
+    h = with_sign<T>((e * q) * T(0.25), z);
+    d = select<T>(doubled > splat<T>(highest), Vector<T>{}, (((e + T(1)) * q) * T(0.25)) * q);
   }
 };
 

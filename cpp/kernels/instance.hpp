@@ -12,6 +12,7 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
   return {kLanes<T>,
           kPanelColumns<T>,
           pack<T>,
+          to_panels<T>,
           product<T>,
           product_few_rows<T>,
           normalize<T>,

@@ -11,6 +11,13 @@
 namespace vegrad {
 namespace {
 
+// The vector at (row, j) of a tile among panels of two vectors a row; padded columns are zero.
+template <class T>
+VEGRAD_INLINE T* in_panels(const PanelTile<T>& tile, int row, int j) {
+  constexpr int width = 2 * kLanes<T>;
+  return tile.data + j / width * tile.panel + row * width + j % width;
+}
+
 template <class T>
 VEGRAD_INLINE Vector<T> larger(Vector<T> a, Vector<T> b) {
   return a > b ? a : b;
@@ -65,14 +72,18 @@ VEGRAD_INLINE void backward_columns(BackwardTile<T>& t, int j, Bits<T> exists,
                                     Vector<T> (&squares)[2], Bits<T>& saturated) {
   const Vector<T> scale = keep<T>(exists, splat<T>(t.scale));
   Vector<T> column_sum{}, alive{};
+  constexpr int width = 2 * kLanes<T>;
+  T* const delta_panel = t.delta_panels.data ? in_panels(t.delta_panels, 0, j) : nullptr;
+  T* const h_panel = t.h_panels.data ? in_panels(t.h_panels, 0, j) : nullptr;
   for (int i = 0; i < t.rows; ++i) {
     const Vector<T> z = load<T>(t.z + i * t.ldz + j);
     Vector<T> h, d;
     Phi::template at<T>(z, h, d);
-    if (t.h) store<T>(t.h + i * t.ldh + j, keep<T>(exists, h));
+    if (h_panel) store<T>(h_panel + i * width, keep<T>(exists, h));
     const Vector<T> g = load<T>(t.g + i * t.ldg + j) * scale;
     const Vector<T> delta = keep<T>(exists, g * d);
     store<T>(t.delta + i * t.ld_delta + j, delta);
+    if (delta_panel) store<T>(delta_panel + i * width, delta);
     column_sum = column_sum + delta;
     squares[0] = fma(g, g, squares[0]);
     squares[1] = fma(delta, delta, squares[1]);
@@ -169,6 +180,7 @@ void normalize_backward(NormTile<T>& t) {
           ((load<T>(delta + j) - mean) - load<T>(y + j) * mean_product) * t.inverse[i];
       const Vector<T> v = keep<T>(first_lanes<T>(t.columns - j), raw);
       store<T>(delta + j, v);
+      if (t.delta_panels.data) store<T>(in_panels(t.delta_panels, i, j), v);
       store<T>(t.column_sums + j, load<T>(t.column_sums + j) + v);
       delta_squares = fma(v, v, delta_squares);
     }
@@ -192,6 +204,14 @@ void add_skip(SkipTile<T>& t) {
   }
   t.product_squares = sum<T>(product_squares);
   t.g_squares = sum<T>(squares);
+}
+
+template <class T>
+void to_panels(const T* rows, std::ptrdiff_t ld, int n_rows, int columns, const PanelTile<T>& out) {
+  for (int i = 0; i < n_rows; ++i)
+    for (int j = 0; j < columns; j += kLanes<T>)
+      store<T>(in_panels(out, i, j),
+               keep<T>(first_lanes<T>(columns - j), load<T>(rows + i * ld + j)));
 }
 
 // Σ c² in double, for a tile whose squares leave the range of T.

@@ -89,7 +89,7 @@ void product(const Product<T>& p) {
     for (int t = 0; t < tiles; ++t) {
       const int rows = (p.m - i + tiles - t - 1) / (tiles - t);
       const TileFunction<T> wide = tile_of<T, kTileVectors>(rows);
-      const T* a = p.a + i * p.a_row + k0 * p.a_column;
+      const T* const a = p.a + i * p.a_row + k0 * p.a_column;
       const T* b = p.b.data + k0 * p.b.row;
       T* c = p.c + i * p.ldc;
       int n = p.n;
@@ -101,30 +101,45 @@ void product(const Product<T>& p) {
   }
 }
 
-// Transposes a block of kLanes rows at stride ld into `out` at stride ld_out, by halving swaps.
+// Lane numbers for the exchange below: rows i and i + half swap the lanes whose numbers differ from
+// theirs in the bit `half`.
+template <class T>
+struct Exchange {
+  static constexpr int n = kLanes<T>;
+  alignas(VEGRAD_VECTOR_BYTES) typename Lane<T>::Integer low[n], high[n];
+  constexpr explicit Exchange(int half) : low(), high() {
+    for (int lane = 0; lane < n; ++lane) {
+      low[lane] = (lane & half) ? lane - half + n : lane;
+      high[lane] = (lane & half) ? lane + n : lane + half;
+    }
+  }
+};
+template <class T, int HALF>
+constexpr Exchange<T> kExchange{HALF};
+
+template <class T, int HALF>
+VEGRAD_INLINE void exchange(Vector<T> (&v)[kLanes<T>]) {
+  Bits<T> low, high;
+  __builtin_memcpy(&low, kExchange<T, HALF>.low, sizeof low);
+  __builtin_memcpy(&high, kExchange<T, HALF>.high, sizeof high);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (!(i & HALF)) {
+      const Vector<T> a = v[i], b = v[i + HALF];
+      v[i] = shuffle<T>(a, b, low);
+      v[i + HALF] = shuffle<T>(a, b, high);
+    }
+  if constexpr (HALF > 1) exchange<T, HALF / 2>(v);
+}
+
+// Transposes a block of kLanes rows at stride ld into `out` at stride ld_out.
 template <class T>
 VEGRAD_INLINE void transpose(const T* in, std::ptrdiff_t ld, T* out, std::ptrdiff_t ld_out) {
   constexpr int n = kLanes<T>;
   Vector<T> v[n];
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i) v[i] = load<T>(in + i * ld);
-#pragma GCC unroll 4
-  for (int half = n / 2; half > 0; half /= 2) {
-    // Rows i and i + half exchange the lanes whose numbers differ from theirs in the bit `half`.
-    Bits<T> low, high;
-#pragma GCC unroll 16
-    for (int lane = 0; lane < n; ++lane) {
-      low[lane] = (lane & half) ? lane - half + n : lane;
-      high[lane] = (lane & half) ? lane + n : lane + half;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i)
-      if (!(i & half)) {
-        const Vector<T> a = v[i], b = v[i + half];
-        v[i] = shuffle<T>(a, b, low);
-        v[i + half] = shuffle<T>(a, b, high);
-      }
-  }
+  exchange<T, n / 2>(v);
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i) store<T>(out + i * ld_out, v[i]);
 }

@@ -49,6 +49,14 @@ struct SpreadSums {
   double shift = 0, sum = 0, sum_of_squares = 0;
 };
 
+// A tile's place in a matrix stored as panels of `panel_columns`: panel after panel, each with all
+// rows. That is how the products of the weights' gradients read δ and h. Null: not wanted.
+template <class T>
+struct PanelTile {
+  T* data = nullptr;
+  std::ptrdiff_t panel = 0;  // from one panel to the next
+};
+
 template <class T>
 struct ForwardTile {
   int rows, columns;
@@ -75,8 +83,8 @@ struct BackwardTile {
   std::ptrdiff_t ldz;
   T* delta;  // out: scale g φ′(z); may be g
   std::ptrdiff_t ld_delta;
-  T* h;  // out: φ(z); null: not wanted
-  std::ptrdiff_t ldh;
+  PanelTile<T> delta_panels;  // out: the same
+  PanelTile<T> h_panels;      // out: φ(z)
   bool flow_wanted;
   T saturated_below;           // in: a derivative smaller than this counts as saturated
   T* column_sums;              // out: Σ over rows of delta, whole vectors
@@ -97,8 +105,9 @@ struct NormTile {
   // backward
   T* delta;  // in: the gradient with respect to y; out: with respect to z
   std::ptrdiff_t ld_delta;
-  T* column_sums;            // out: Σ over rows of delta, whole vectors
-  double delta_squares = 0;  // out
+  PanelTile<T> delta_panels;  // out: the same
+  T* column_sums;             // out: Σ over rows of delta, whole vectors
+  double delta_squares = 0;   // out
   // forward
   bool spread_wanted;
   SpreadSums spread;     // out, if wanted
@@ -143,6 +152,9 @@ struct Kernels {
   int panel_columns;  // of packed right operands
   // Element (p, n) of the operand at b[p * row + n * column]; out holds k * n rounded up to panels.
   void (*pack)(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T* out);
+  // Rows of a matrix into a place among its panels.
+  void (*to_panels)(const T* rows, std::ptrdiff_t ld, int n_rows, int columns,
+                    const PanelTile<T>& out);
   void (*product)(const Product<T>&);
   // c (m, n) = a (m, k) bᵀ for few rows: b (n, k) is read once, as it stands.
   void (*product_few_rows)(int m, int n, int k, const T* a, std::ptrdiff_t lda, const T* b,
