@@ -155,8 +155,9 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
   delta_ = {delta, ld, exponent, 0};
   skip_gradient_ = {g, ld, exponent, 0};
   const std::int64_t apart = has_skip ? skip.exponent - exponent : 0;
-  const bool near =
-      layers_[l].z_exponent == 0 && layers_[l].inverse_exponent == 0 && std::abs(apart) < 60;
+  const Layer& layer = layers_[l];
+  const bool near = layer.z_exponent == 0 && layer.inverse_exponent == 0 &&
+                    (residual || layer.h_exponent == 0) && std::abs(apart) < 60;
   TileSums sums;
   const double n = elements(l, B);
   bool good = false;

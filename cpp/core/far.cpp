@@ -18,6 +18,13 @@ constexpr int kUnscaledExponent = 20;  // operands within it go into a product a
 // x = mantissa 2^exponent with 1 <= |mantissa| < 2; the exponent of 0 is kNoExponent.
 std::int64_t exponent_of(double x) { return x == 0 ? kNoExponent : std::ilogb(x); }
 
+// sign 2^log2 as mantissa (returned) and exponent; a true zero is 0.
+double split(const SignedLog2& x, std::int64_t& exponent) {
+  if (!std::isfinite(x.log2)) return 0;
+  exponent = std::int64_t(std::floor(x.log2));
+  return x.sign * std::exp2(x.log2 - double(exponent));
+}
+
 struct Extent {
   std::int64_t exponent = kNoExponent;  // the largest of any element
   bool finite = true;
@@ -125,17 +132,26 @@ bool Network<T>::forward_far(Workspace& w, int l, int B, const Scaled<T>& in, Sc
   // h = φ(y) + skip, in units of 2^h_exponent.
   std::vector<double>& h = far_outputs_;
   h.resize(y.size());
+  far_exponents_.assign(y.size(), 0);
   std::vector<T> value(N), derivative(N);
+  std::int64_t h_size = kNoExponent;
   for (int i = 0; i < B; ++i) {
     const T* const row = z + i * ld;
     if (!slopes)
       instruction_set().kernels<T>().activation[activation].map(row, value.data(),
                                                                 derivative.data(), N);
-    for (int j = 0; j < N; ++j)
-      h[std::size_t(i) * N + j] =
-          slopes ? double(row[j]) * (row[j] > 0 ? above : below) : double(value[j]);
+    for (int j = 0; j < N; ++j) {
+      double& x = h[std::size_t(i) * N + j];
+      std::int64_t& e = far_exponents_[std::size_t(i) * N + j];
+      x = slopes ? double(row[j]) * (row[j] > 0 ? above : below) : double(value[j]);
+      if (x == 0 && !slopes) x = split(value_log2(activation, double(row[j])), e);
+      if (x != 0) h_size = std::max(h_size, exponent_of(x) + e);
+    }
   }
-  std::int64_t h_exponent = layers_[l].z_exponent;
+  std::int64_t h_exponent = slopes ? size : 0;
+  if (!slopes && h_size < -kFarExponent && h_size != kNoExponent) h_exponent = h_size;
+  for (std::size_t i = 0; i < h.size(); ++i)
+    h[i] = shifted(h[i], far_exponents_[i] - (slopes ? 0 : h_exponent));
   if (shape_.has_skip(l)) {
     std::int64_t phi_size = kNoExponent;
     for (const double x : h) phi_size = std::max(phi_size, exponent_of(x));
@@ -267,14 +283,13 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
       } else {
         d = double(derivative[j]);
         h = double(value[j]);
+        std::int64_t h_shift = 0;
+        if (h == 0 && !shape_.residual) h = split(value_log2(activation, double(z[j])), h_shift);
+        h = shifted(h, h_shift - layer.h_exponent);
       }
       saturated += std::fabs(d) < saturation_limit(activation);
       if (d == 0) {
-        const SignedLog2 tiny = derivative_log2(activation, double(z[j]));
-        if (layer.z_exponent == 0 && std::isfinite(tiny.log2)) {
-          e = std::int64_t(std::floor(tiny.log2));
-          d = tiny.sign * std::exp2(tiny.log2 - double(e));
-        }
+        if (layer.z_exponent == 0) d = split(derivative_log2(activation, double(z[j])), e);
       }
       alive[j] |= d != 0;
       output[j] = T(h);

@@ -54,6 +54,26 @@ SignedLog2 derivative_log2(Activation activation, double z) {
   }
 }
 
+SignedLog2 value_log2(Activation activation, double z) {
+  const double a = std::fabs(z);
+  switch (z < 0 ? activation : kActivation_identity) {
+    case kActivation_sigmoid:
+      return {1, log2_lower(a)};
+    case kActivation_softplus:  // log(1 + exp(z)) = exp(z) for z ≪ 0
+      return {1, z * kLog2e};
+    case kActivation_silu:
+      return {-1, std::log2(a) + log2_lower(a)};
+    case kActivation_gelu:  // -exp(-z²/2)/√(2π), next term 1/z²
+      return {-1, std::log2(kOneOverSqrtTwoPi * (1 - 1 / (a * a))) - a * a * kLog2e / 2};
+    default:
+      return {1, -std::numeric_limits<double>::infinity()};
+  }
+}
+
+bool value_underflows(Activation activation) {
+  return value_log2(activation, -100).log2 > -std::numeric_limits<double>::infinity();
+}
+
 bool derivative_underflows(Activation activation) {
   return derivative_log2(activation, -100).log2 > -std::numeric_limits<double>::infinity();
 }

@@ -15,7 +15,10 @@ struct SignedLog2 {
 };
 SignedLog2 derivative_log2(Activation activation, double z);
 
-// False if a derivative of zero is always truly zero.
+SignedLog2 value_log2(Activation activation, double z);  // likewise φ(z)
+
+// False if a derivative, a value of zero is always truly zero.
 bool derivative_underflows(Activation activation);
+bool value_underflows(Activation activation);
 
 }  // namespace vegrad

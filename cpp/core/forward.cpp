@@ -1,4 +1,5 @@
 // The forward pass: product, bias, normalization, activation and their sums, a tile at a time.
+#include "core/far_activations.hpp"
 #include "core/floating_point.hpp"
 #include "core/products.hpp"
 
@@ -78,7 +79,9 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, 
   const TileSums sums = add_up(w.sums.data(), row_grid(B, l).tasks());
   const double n = elements(l, B);
   out.mean_square = sums.h_squares / n;
-  const bool good = within(sums.z_squares / n) && (within(out.mean_square) || out.mean_square == 0);
+  // All zero is good if it is the truth.
+  const bool zero = out.mean_square == 0 && !value_underflows(shape_.activation_of(l));
+  const bool good = within(sums.z_squares / n) && (within(out.mean_square) || zero);
   if (!good && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
   if (flow) note_forward(l, sums, 0, out.mean_square, 0);
 }

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 def as_array(value: Any, name: str) -> Array:
-    """A NumPy array over `value` (an array, a CPU tensor, nested lists), without a copy if possible.
+    """A NumPy array over `value` (array, CPU tensor, nested lists), without a copy if possible.
 
     Raises TypeError for complex, text and object data and for tensors of another device.
     """

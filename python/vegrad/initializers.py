@@ -7,6 +7,7 @@ generator, so that a seed gives the same network in float32 (rounded) and in flo
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -71,7 +72,7 @@ def draw_parameters(
     """Weight (O, I) and bias (O,) of each layer; sigma_w and sigma_b as in `vegrad.MLP`."""
     rng = np.random.default_rng(seed)
     layers = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         weight = INITIALIZERS[init](rng, outputs, inputs) * (1.0 if sigma_w is None else sigma_w)
         bias = rng.standard_normal(outputs) * sigma_b if sigma_b else np.zeros(outputs)
         layers.append((weight, bias))

@@ -129,9 +129,8 @@ class MLP:
             raise ValueError('init="normal" needs sigma_w, got None')
         c = self.config
         self._dtype = np.dtype(c["dtype"])
-        self._core = _core.Network(
-            c["sizes"], c["activation"], c["output"], c["loss"], c["norm"], c["residual"], c["dtype"]
-        )
+        shape = ("sizes", "activation", "output", "loss", "norm", "residual", "dtype")
+        self._core = _core.Network(**{name: c[name] for name in shape})
         self._parameters = MappingProxyType(self._core.parameters())
         self._gradients = MappingProxyType(self._core.gradients())
         self._flow: Flow | None = None
@@ -144,11 +143,10 @@ class MLP:
     def __repr__(self) -> str:
         shown = {k: v for k, v in self.config.items() if k != "sizes" and v not in (None, False)}
         options = ", ".join(f"{name}={value!r}" for name, value in shown.items())
-        sizes = self.config["sizes"]
-        inner = f"[{', '.join(map(str, sizes))}]" if len(sizes) <= 8 else (
-            f"[{sizes[0]}, {sizes[1]}, … {len(sizes) - 4} more …, {sizes[-2]}, {sizes[-1]}]"
-        )
-        return f"MLP({inner}, {options})"
+        sizes = [str(size) for size in self.config["sizes"]]
+        if len(sizes) > 8:
+            sizes[2:-2] = [f"… {len(sizes) - 4} more …"]
+        return f"MLP([{', '.join(sizes)}], {options})"
 
     @property
     def depth(self) -> int:
@@ -157,7 +155,7 @@ class MLP:
 
     @property
     def parameters(self) -> Mapping[str, Array]:
-        """Views of the network's memory, `layers.0.weight` (O, I), `layers.0.bias` (O,), …
+        """Views of the network's memory: `layers.0.weight` (O, I), `layers.0.bias` (O,) and so on.
 
         Writing to them changes the network.
         """

@@ -1,0 +1,7 @@
+"""`python -m vegrad` is `vegrad`."""
+
+import sys
+
+from vegrad.cli import main
+
+sys.exit(main())

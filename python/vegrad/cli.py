@@ -1,0 +1,278 @@
+"""The command `vegrad`: one function a subcommand, one row of `COMMANDS` each.
+
+Exit codes: 0 healthy, 1 a finding, 2 wrong use (one line on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from vegrad import _core, datasets, report
+from vegrad.diagnosis import Diagnosis, diagnose
+from vegrad.initializers import INITIALIZERS
+from vegrad.network import MLP
+
+DEMO = {
+    "depth": 50, "activation": "sigmoid", "init": "glorot_uniform", "plot": "vegrad-flow.png"
+}  # fmt: skip
+MOST_ROWS = 4096  # that a diagnosis takes by default: more change nothing but the memory it needs
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that begins as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of `COMMANDS`: `run` gets the parsed options and returns the exit code."""
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    options: Callable[[argparse.ArgumentParser], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code and let no exception of a user's making out."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except MemoryError:
+        return _complain("not enough memory for a network or batch of this size")
+    except (ValueError, TypeError, OSError, ImportError, OverflowError) as error:
+        return _complain(_message(error))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a terminal without these letters shows ? instead
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its cache is not the user's concern
+    parser = Parser(prog="vegrad", description="Find, explain and cure sick gradients.")
+    parser.add_argument("--version", action="version", version=f"vegrad {_core.__version__}")
+    commands = parser.add_subparsers(metavar="command", dest="command")
+    for row in COMMANDS:
+        row.options(commands.add_parser(row.name, help=row.help, description=row.help))
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        names = ", ".join(row.name for row in COMMANDS)
+        raise ValueError(f"no command given: one of {names} (see vegrad --help)")
+    return next(row for row in COMMANDS if row.name == options.command).run(options)
+
+
+def _complain(message: str, code: int = 2) -> int:
+    print(f"vegrad: error: {message}", file=sys.stderr)
+    return code
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# Commands --------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    _diagnose(options)
+    return 0
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    with _progress(f"reading {options.data}"):
+        data = datasets.load(options.data, options.target)
+    loss = options.loss or data.loss
+    target, columns = data.target(loss), data.x.shape[1]
+    hidden = [_positive("--width", options.width)] * (_positive("--depth", options.depth) - 1)
+    with _progress(f"building {options.depth} layers"):
+        network = MLP(
+            [columns, *hidden, data.outputs(loss)],
+            activation=options.activation,
+            loss=loss,
+            init=options.init,
+            sigma_w=options.sigma_w,
+            sigma_b=options.sigma_b,
+            norm=options.norm,
+            residual=options.residual,
+            dtype=options.dtype,
+            seed=options.seed,
+        )
+    rows = _rows(data, target, options)
+    with _progress("one forward and one backward pass"):
+        diagnosis = diagnose(network, data.x[rows], target[rows])
+    picture = None
+    if options.plot is not None and diagnosis.flow is not None:
+        with _progress("drawing the picture"):
+            picture = diagnosis.plot(options.plot)
+    if options.json:
+        _print_json(options, data, len(rows), diagnosis, picture)
+    else:
+        _print_text(options, data, len(rows), diagnosis, picture)
+    return 0 if diagnosis.healthy else 1
+
+
+def _rows(data: datasets.Dataset, target: Any, options: argparse.Namespace) -> Any:
+    """Which rows to diagnose: all if a value is not finite (nothing is run then), else a draw."""
+    count = len(data.x)
+    wanted = MOST_ROWS if options.batch is None else _positive("--batch", options.batch)
+    finite = np.isfinite(data.x).all() and np.isfinite(target).all()
+    if wanted >= count or not finite:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(options.seed).choice(count, wanted, replace=False))
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{option} must be at least 1, not {value}")
+    return value
+
+
+# Output ----------------------------------------------------------------------------------------
+
+
+def _print_text(
+    options: argparse.Namespace,
+    data: datasets.Dataset,
+    rows: int,
+    diagnosis: Diagnosis,
+    picture: str | None,
+) -> None:
+    print(f"{data.name}: {rows} rows of {data.x.shape[1]} columns")
+    print(report.measurements(diagnosis, all_layers=options.all_layers), end="\n\n")
+    _print_verdict(report.verdict(diagnosis), diagnosis.healthy)
+    for remark in report.remarks(diagnosis):
+        print(remark)
+    if diagnosis.flow is None and diagnosis.findings[0].message.startswith("x["):
+        place = diagnosis.findings[0].evidence
+        print(f"  → it stands in {data.place(int(place['row']), int(place['column']))}")
+    if picture is not None:
+        print(f"\npicture: {picture}")
+
+
+def _print_verdict(text: str, healthy: bool) -> None:
+    """In colour on a terminal, unless NO_COLOR asks for none."""
+    try:
+        console = importlib.import_module("rich.console").Console()
+        coloured = console.is_terminal and not console.no_color and console.color_system
+    except ImportError:
+        coloured = None
+    if not coloured:
+        print(text)
+        return
+    sys.stdout.flush()
+    style = "bold green" if healthy else "bold red"
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(
+    options: argparse.Namespace,
+    data: datasets.Dataset,
+    rows: int,
+    diagnosis: Diagnosis,
+    picture: str | None,
+) -> None:
+    content = diagnosis.to_dict()
+    content["data"] = {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
+    if diagnosis.flow is None and data.columns:
+        place = diagnosis.findings[0].evidence
+        content["data"]["place"] = data.place(int(place["row"]), int(place["column"]))
+    content["picture"] = picture
+    content["version"] = _core.__version__
+    print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes long, if that is a terminal."""
+    try:
+        console = importlib.import_module("rich.console").Console(stderr=True)
+    except ImportError:
+        console = None
+    if console is None or not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
+# Options ---------------------------------------------------------------------------------------
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `diagnose`, but only the output's can be chosen."""
+    everything = Parser()
+    _diagnose_options(everything)
+    parser.set_defaults(**(vars(everything.parse_args([])) | DEMO))
+    _output_options(parser)
+
+
+def _output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print JSON instead of text")
+    group.add_argument("--all-layers", action="store_true", help="print every layer's row")
+    group.add_argument("--plot", metavar="PATH", help="save a picture (.png, .svg, .pdf)")
+
+
+def _diagnose_options(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    names = ", ".join(datasets.NAMES)
+    data.add_argument("--data", default="digits", help=f"{names}, a .npz or a .csv file")
+    data.add_argument("--target", metavar="COLUMN", help="the column of the .csv file to learn")
+    data.add_argument(
+        "--batch", type=int, metavar="ROWS", help=f"rows to take (at most {MOST_ROWS})"
+    )
+    net = parser.add_argument_group("network")
+    net.add_argument("--depth", type=int, default=10, help="layers with weights (10)")
+    net.add_argument("--width", type=int, default=64, help="units of a hidden layer (64)")
+    net.add_argument("--activation", default="tanh", help=f"{', '.join(_core.ACTIVATIONS)} (tanh)")
+    net.add_argument("--init", default="glorot_uniform", help=f"{', '.join(INITIALIZERS)}")
+    net.add_argument("--sigma-w", type=float, help="of --init normal: weights N(0, sigma²/fan-in)")
+    net.add_argument("--sigma-b", type=float, help="of --init normal: biases N(0, sigma²)")
+    net.add_argument("--loss", help=f"{', '.join(_core.LOSSES)} (as the target wants)")
+    net.add_argument("--residual", action="store_true", help="skip connections")
+    net.add_argument("--norm", help=f"{', '.join(_core.NORMS)}, of the pre-activations")
+    net.add_argument("--dtype", default="float32", help="float32 or float64")
+    net.add_argument("--seed", type=int, default=0, help="of the weights (0)")
+    _output_options(parser)
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "Diagnose a 50-layer sigmoid network on handwritten digits.",
+        _demo,
+        _demo_options,
+    ),
+    Command(
+        "diagnose",
+        "Diagnose a network given by options; exit code 1 if something is wrong with it.",
+        _diagnose,
+        _diagnose_options,
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""From a measured flow to findings: what is wrong with a network's gradients, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from vegrad.buffers import as_array
+from vegrad.measured import DECADE, Measured, Trend, named, power, times
+from vegrad.network import Flow
+from vegrad.rules import RULES, Finding
+
+__all__ = ["RULES", "Diagnosis", "Finding", "Trend", "diagnose", "named", "power", "times"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What one forward and backward pass says; print it, plot it, or take it apart.
+
+    `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
+    are None where nothing was run because the data are not finite; `expected` is kept for theory.
+    `underflowed` and `overflowed` are the layers whose weight gradient the network's dtype lost
+    (to 0 or inf) although the flow knows its size.
+    """
+
+    findings: tuple[Finding, ...]
+    summary: str
+    config: dict[str, Any]
+    loss: float | None = None
+    flow: Flow | None = None
+    trend: Trend | None = None
+    underflowed: tuple[int, ...] = ()
+    overflowed: tuple[int, ...] = ()
+    expected: Flow | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The kind of the first finding, or "healthy"."""
+        return self.findings[0].kind if self.findings else "healthy"
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no finding."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def to_text(self, *, all_layers: bool = False) -> str:
+        """The table of layers, the verdict, findings and advice.
+
+        Middle layers that nothing is said about are left out unless `all_layers`.
+        """
+        from vegrad.report import text
+
+        return text(self, all_layers=all_layers)
+
+    def plot(self, path: str | PathLike[str] = "vegrad-flow.png") -> str:
+        """Draw the flow into a file, whose suffix gives the format, and return its path.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: there is no flow to draw, or the suffix is unknown.
+            OSError: the file cannot be written; nothing half-written is left.
+        """
+        from vegrad.report import plot
+
+        return plot(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON types; numbers that are not finite are None."""
+        names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")
+        content: dict[str, Any] = {name: getattr(self, name) for name in names}
+        content["findings"] = [vars(finding) for finding in self.findings]
+        content["trend"] = self.trend and vars(self.trend)
+        content["flow"] = self.flow and self.flow.to_dict()
+        content["network"] = self.config
+        plain: dict[str, Any] = _plain(content)
+        return plain
+
+
+def diagnose(network: Any, x: Any, target: Any) -> Diagnosis:
+    """Judge the gradients of `network` by one forward and backward pass.
+
+    Args:
+        network: a `vegrad.MLP`, whose `.gradients` and `.flow` are overwritten.
+        x: the inputs (B, I).
+        target: as for `MLP.backward`.
+
+    Raises:
+        TypeError, ValueError: as `MLP.backward`; but NaN and infinity in the data are a finding.
+    """
+    config = dict(network.config)
+    for name, value in (("x", x), ("target", target)):
+        finding = _check_finite(name, value, config)
+        if finding is not None:
+            return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
+    loss = network.backward(x, target)
+    shift = min(abs(rule.warning) for rule in RULES if rule.kind == "vanishing") * DECADE
+    m = Measured(network, loss, network.flow, shift)
+    findings: list[Finding] = []
+    for rule in RULES:
+        findings.extend(rule.find(m, rule, findings))
+        if np.isnan(m.flow.activation_rms).any() or np.isnan(m.flow.delta_log2).any():
+            break  # the first rule has said where; the others cannot compare with NaN
+    findings = _by_cause(findings, m)
+    summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(m)
+    return Diagnosis(
+        tuple(findings), summary, config, loss, m.flow, m.trend, m.underflowed, m.overflowed
+    )
+
+
+def _check_finite(name: str, value: Any, config: dict[str, Any]) -> Finding | None:
+    """What is not finite in the data as the network sees them; `backward` judges the shapes."""
+    array, dtype = as_array(value, name), np.dtype(config["dtype"])
+    if array.dtype.kind in "biu" or array.ndim not in (1, 2):
+        return None
+    if name == "x" and array.shape[-1] != config["sizes"][0]:
+        return None
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(array.astype(dtype))
+    if not bad.any():
+        return None
+    place = tuple(np.argwhere(bad)[0].tolist())
+    row, column = (*place, 0)[:2]
+    count, rows = int(bad.sum()), int(bad.reshape(len(array), -1).any(axis=1).sum())
+    what = "too large for " + dtype.name if isfinite(array[place]) else str(array[place])
+    where = f"{name}[{', '.join(map(str, place))}]"
+    among = f"the only such value in {len(array)} rows"
+    if count > 1:
+        among = f"the first of {count} such values in {rows} of {len(array)} rows"
+    return Finding(
+        "nonfinite",
+        "critical",
+        (),
+        f"{where} is {what}, {among}; nothing was run",
+        f"fill in or remove {'it' if count == 1 else f'these {count} values'} (rows and columns "
+        "are counted from 0), then diagnose again.",
+        {"row": row, "column": column, "count": count, "rows": rows},
+    )
+
+
+def _by_cause(findings: list[Finding], m: Measured) -> list[Finding]:
+    """Causes before effects: the order of the table, with two exceptions."""
+    order = list(dict.fromkeys(rule.kind for rule in RULES))
+    blames = {f.blame for f in findings if f.kind == "vanishing"}
+    saturated = {layer for f in findings if f.kind == "saturated" for layer in f.layers}
+    if blames == {"weights"} and not saturated & m.broken.keys():  # it stops no gradient
+        order.append(order.pop(order.index("saturated")))
+    if np.isfinite(m.flow.delta_log2).all() and isfinite(m.loss):
+        order.append(order.pop(order.index("nonfinite")))  # overflow is the explosion's effect
+    return sorted(findings, key=lambda f: (order.index(f.kind), f.severity))
+
+
+def _healthy(m: Measured) -> str:
+    if m.trend is None:
+        single = len(m.flow.delta_log2) == 1
+        why = "one layer has no chain of gradients" if single else "the gradient is exactly 0"
+        return f"healthy: {why}"
+    low, high = times(m.trend.low), times(m.trend.high)
+    interval = f" (95 % interval {low} to {high})" if m.trend.count > 1 else ""
+    chain = m.flow.chain_log10
+    return (
+        f"healthy: the gradient passes each layer at {times(m.trend.gain)}{interval} and reaches "
+        f"the first layer at {power(chain)} {'times' if chain >= 0 else 'of'} the last"
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if isfinite(value) else None
+    return value

@@ -1,0 +1,233 @@
+"""Data: what is read, what is made of it, and what is said when it cannot be read."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vegrad import datasets
+from vegrad.datasets import load
+
+
+def write(folder: Path, text: str, name: str = "data.csv") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# -------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(("name", "shape", "classes"), [
+    ("digits", (1797, 64), 10), ("breast_cancer", (569, 30), 2), ("wine", (178, 13), 3),
+    ("diabetes", (442, 10), 0),
+])  # fmt: skip
+def test_datasets_by_name(name: str, shape: tuple[int, int], classes: int) -> None:
+    data = load(name)
+    assert data.x.shape == shape
+    assert len(data.labels) == classes
+    assert len(data.columns) == shape[1]
+    assert data.loss == ("cross_entropy" if classes else "mse")
+    assert data.outputs(data.loss) == (classes or 1)
+    assert data.y.shape == ((shape[0],) if classes else (shape[0], 1))
+    assert data.y.dtype == (np.int64 if classes else np.float64)
+
+
+def test_columns_are_standardized() -> None:
+    x = load("digits").x
+    deviation = x.std(axis=0)
+    constant = deviation == 0
+    assert constant.sum() == 3  # corners that no digit touches
+    assert (x[:, constant] == 0).all()
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(deviation[~constant], 1)
+
+
+def test_targets_for_losses() -> None:
+    cancer, wine, diabetes = load("breast_cancer"), load("wine"), load("diabetes")
+    assert cancer.target("binary_cross_entropy").shape == (569, 1)
+    assert wine.target("binary_cross_entropy").shape == (178, 3)
+    assert wine.target("mse").sum() == 178
+    assert wine.outputs("mse") == 3
+    assert diabetes.target("mse").std() == pytest.approx(1)
+    with pytest.raises(ValueError, match="cross_entropy needs classes"):
+        diabetes.target("cross_entropy")
+    with pytest.raises(ValueError, match="loss must be one of"):
+        wine.target("hinge")
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"digits, breast_cancer, .*\.npz or \.csv, not 'iris'"):
+        load("iris")
+    with pytest.raises(ValueError, match=r"goes with a \.csv file"):
+        load("digits", "target")
+
+
+def test_scikit_learn_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r'pip install "vegrad\[cli\]"'):
+        load("digits")
+
+
+# ---------------------------------------------------------------------------------------- csv
+
+
+def test_csv_classes_by_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "\ufeffa, kind ,b\n1,cat,5\n\n2,dog,5\n3,cat,5\n")
+    data = load(path, "kind")
+    assert data.labels == ("cat", "dog")
+    assert data.y.tolist() == [0, 1, 0]
+    assert data.columns == ("a", "b")
+    np.testing.assert_allclose(data.x[:, 0], [-(1.5**0.5), 0, 1.5**0.5])
+    assert (data.x[:, 1] == 0).all()
+    assert data.place(1, 0) == 'line 4, column "a"'
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_delimiters_and_quotes(tmp_path: Path, delimiter: str) -> None:
+    rows = [['"x"', "y"], ["1.5", "0.25"], ['" 2.5"', "0.5"], ["-1e3", "7"]]
+    data = load(write(tmp_path, "\r\n".join(delimiter.join(row) for row in rows)), "y")
+    assert not data.classes
+    assert data.y.shape == (3, 1)
+
+
+def test_csv_whole_numbers_are_classes_unless_many(tmp_path: Path) -> None:
+    few = write(tmp_path, "x,y\n" + "".join(f"{i},{i % 4 + 3}\n" for i in range(60)), "few.csv")
+    many = write(tmp_path, "x,y\n" + "".join(f"{i},{i}\n" for i in range(60)), "many.csv")
+    assert load(few, "y").labels == ("3", "4", "5", "6")
+    assert not load(many, "y").classes
+
+
+def test_missing_values_stay_and_spoil_nothing_else(tmp_path: Path) -> None:
+    data = load(write(tmp_path, "x,z,y\n1,1,a\n,2,b\n3,NA,a\n"), "y")
+    assert np.argwhere(np.isnan(data.x)).tolist() == [[1, 0], [2, 1]]
+    np.testing.assert_allclose(data.x[[0, 2], 0], [-1, 1])
+    infinite = load(write(tmp_path, "x,y\n1,a\ninf,b\n3,a\n"), "y")
+    assert np.isinf(infinite.x[1, 0])
+
+
+BAD_CSV = {
+    "": "is empty",
+    "\n\n": "is empty",
+    "x,y\n": "names but no rows",
+    "1,2\n3,4\n": "must begin with a line of names, not with 1, 2",
+    "x,z\n1,2\n": 'the column "y" is not in .*data.csv, which has x, z',
+    "y,y\n1,2\n": 'the column "y" is twice in',
+    "y\n1\n2\n": "must have columns beside y",
+    "x,city,y\n1,2,0\n3,Paris,1\n": "column \"city\" must be numbers, not 'Paris' as in line 3",
+    "x,y\n1,2\n1,2,3\n": "line 3 has 3 values, not 2 as the first line",
+    "x,y\n1,2\n1\n": "line 3 has 1 values, not 2",
+    "x,y\n1,a\n2,\n": 'target column "y" has no value in line 3',
+    "x,y\n1,7\n2,7\n": "is 7.0 in every row: nothing to learn",
+    'x,y\n1,"7\n2,7\n': "is not a .csv file: unexpected end of data",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CSV.items(), ids=BAD_CSV.values())
+def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        load(write(tmp_path, text), "y")
+    assert "\n" not in str(error.value)
+
+
+def test_csv_needs_a_target(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a target column, one of x, y"):
+        load(write(tmp_path, "x,y\n1,2\n"))
+
+
+def test_csv_must_be_text(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(b"x,y\n\xff\xfe,2\n")
+    with pytest.raises(ValueError, match="must be text in UTF-8"):
+        load(path, "y")
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.npz"):
+        with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+            load(tmp_path / name)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ValueError, match="must be a file"):
+        load(tmp_path / "folder.csv", "y")
+
+
+# ---------------------------------------------------------------------------------------- npz
+
+
+def save(folder: Path, **arrays: Any) -> Path:
+    path = folder / "data.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def test_npz(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (20, 4, 4), dtype=np.uint8), np.arange(20) % 3
+    data = load(save(tmp_path, x=images, y=labels))
+    assert data.x.shape == (20, 16)
+    assert data.labels == ("0", "1", "2")
+    assert data.place(2, 3) == "row 2, column 3"
+    assert load(save(tmp_path, x=images, y=labels == 1)).labels == ("False", "True")
+    assert load(save(tmp_path, x=images, y=labels.astype(float))).labels == ("0", "1", "2")
+    assert load(save(tmp_path, x=images, y=rng.random((20, 2)))).y.shape == (20, 2)
+    assert load(save(tmp_path, x=images, y=np.array(["a", "b"] * 10))).labels == ("a", "b")
+    assert load(save(tmp_path, x=np.arange(20.0), y=labels)).x.shape == (20, 1)
+
+
+def test_huge_and_tiny_columns_are_standardized(tmp_path: Path) -> None:
+    x = np.array([[1e300, 1e-300, 5.0], [-1e300, 3e-300, 5.0]])
+    data = load(save(tmp_path, x=x, y=[0, 1]))
+    np.testing.assert_allclose(data.x, [[1, -1, 0], [-1, 1, 0]])
+
+
+@pytest.mark.parametrize(("arrays", "message"), [
+    ({"x": np.ones(3)}, "must hold x and y, not x"),
+    ({"a": np.ones(3)}, "must hold x and y, not a"),
+    ({"x": np.ones((3, 2)), "y": np.ones(2)}, r"not shapes \(3, 2\) and \(2,\)"),
+    ({"x": np.ones((3, 2)), "y": np.ones((3, 2, 2))}, "as many rows"),
+    ({"x": np.ones((0, 2)), "y": np.ones(0)}, "must not be empty"),
+    ({"x": np.array(["a", "b"]), "y": np.arange(2)}, "x must be numbers, not <U1"),
+    ({"x": np.ones(2) * 1j, "y": np.arange(2)}, "x must be numbers, not complex128"),
+    ({"x": np.ones(2), "y": np.ones(2) * 1j}, "y must be numbers or text"),
+    ({"x": np.ones(2), "y": np.array([{}, {}])}, "must be arrays of numbers, not objects"),
+    ({"x": np.ones((3, 2)), "y": np.ones(3)}, "is 1.0 in every row"),
+])  # fmt: skip
+def test_bad_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(save(tmp_path, **arrays))
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    """Every way to cut a file short or to flip a byte gives one message, never another error."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, x=rng.standard_normal((50, 8)), y=rng.integers(0, 3, 50))
+    whole = path.read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"is empty|not a complete \.npz"):
+            load(path)
+    for place in rng.integers(0, len(whole), 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            data = load(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017  it may also have hit nothing
+        else:
+            assert data.x.shape == (50, 8)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    path.write_bytes(b"\x80\x04\x95")
+    with pytest.raises(ValueError, match="not a complete"):
+        load(path)
+
+
+def test_names_are_those_of_the_losses_of_the_network() -> None:
+    from vegrad import _core
+
+    assert set(datasets.LOSSES) == set(_core.LOSSES)
