@@ -1,0 +1,298 @@
+"""What a run was measured on, and its results as text, markdown, JSON and a picture."""
+
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import peers
+
+COLOURS = {"numpy": "#9aa5b1", "torch": "#e07a5f", "jax": "#e9b44c", "vegrad": "#1f6f8b"}
+
+
+# The machine
+
+
+def cores():
+    """The cores this process may use, one hardware thread of each."""
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count()))
+    chosen = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+        chosen.setdefault(siblings.read_text() if siblings.exists() else core, core)
+    return list(chosen.values())
+
+
+def cpu():
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    fields = dict(reversed([map(str.strip, line.split(":", 1)) for line in lines if ":" in line]))
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    numbers = [fields.get(key, "?") for key in ("cpu family", "model", "stepping")]
+    return "{} (family {}, model {}, stepping {})".format(fields["model name"], *numbers)
+
+
+def caches():
+    """{"L1d": "32K", …} of one core, where the system tells."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((index / n).read_text().strip() for n in ("level", "type", "size"))
+        if kind != "Instruction":
+            found[f"L{level}" + ("d" if kind == "Data" else "")] = size
+    return found
+
+
+def description():
+    """The machine and the day, without names of hosts or folders."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if load is not None and load > 0.5:
+        print(f"warning: other work is running (load {load:.1f}): expect noise", file=sys.stderr)
+    machine = {"cpu": cpu(), "cores": len(cores()), "caches": caches()}
+    machine |= {"system": f"{platform.system()} {platform.machine()}", "load_before": load}
+    return {"format": 1, "date": datetime.date.today().isoformat(), "machine": machine}
+
+
+def versions():
+    """Of Python and every library, in the process that measures, where they are loaded."""
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "torch", "jax", "jaxlib"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    if importlib.util.find_spec("threadpoolctl"):
+        import threadpoolctl
+
+        blas = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+        found["blas"] = [
+            " ".join(str(lib.get(key)) for key in ("internal_api", "version", "architecture"))
+            for lib in blas
+        ]
+    if "torch" in sys.modules:
+        lines = sys.modules["torch"].__config__.show().splitlines()
+        found["torch_math"] = [line.strip(" -") for line in lines if "Math Kernel" in line]
+        found["torch_isa"] = sys.modules["torch"].backends.cpu.get_cpu_capability()
+    if "vegrad" in sys.modules:
+        found["vegrad"] = getattr(sys.modules["vegrad"], "__version__", None)
+        found["isa"] = sys.modules["vegrad"].isa()
+    return found
+
+
+def summary(peer, turns):
+    """What is kept of a peer's durations (seconds, for each turn and call)."""
+    durations = [1e3 * duration for turn in turns for duration in turn]
+    quartiles = statistics.quantiles(durations, method="inclusive")
+    return {
+        "median_ms": quartiles[1],
+        "quartiles_ms": quartiles[::2],
+        "calls": len(durations),
+        "turns": len(turns),
+        "difference": peer.difference,
+        "variant": getattr(peer, "variant", None),
+    }
+
+
+# The table
+
+LEGEND = (
+    "Medians in milliseconds of one forward and backward pass. ×: how many times faster vegrad is."
+    " share: the limit over vegrad's time. flow: what measuring the flow adds to it."
+)
+
+
+def peak(run, row):
+    """The best measured matrix product of at least this row's size: GF/s and whose it is."""
+    size = row["batch"] * row["width"] ** 2
+    products = [entry for limits in run["limits"] for entry in limits["products"]]
+    products = [entry for entry in products if entry["batch"] * entry["width"] ** 2 >= size]
+    return max(products, key=lambda entry: entry["gflops"])
+
+
+def limit_ms(run, row):
+    """The least time the row can take at the measured rates.
+
+    With one data row there is no product of matrices to be fast at: the pass reads the weights
+    twice and writes their gradient once.
+    """
+    if row["batch"] > 1:
+        return 1e-6 * row["flops"] / peak(run, row)["gflops"]
+    size = 4 * row["layers"] * row["width"] ** 2
+    best = {}
+    for entry in (entry for limits in run["limits"] for entry in limits["memory"]):
+        if entry["bytes"] == 2 * size:
+            best[entry["kind"]] = max(entry["gbytes"], best.get(entry["kind"], 0))
+    return 1e-6 * size * (2 / best["read"] + 1 / best["write"])
+
+
+def milliseconds(row, name):
+    return row["peers"].get(name, {}).get("median_ms")
+
+
+def figure(value):
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}" if value >= 1 else f"{value:.2f}"
+
+
+def columns():
+    """(header, function of a run and a row that gives a string, or None for a dash)."""
+
+    def time_of(name):
+        def cell(run, row):
+            value = milliseconds(row, name)
+            return None if value is None else figure(value)
+
+        return cell
+
+    def ratio_over(name):
+        def cell(run, row):
+            theirs, ours = milliseconds(row, name), milliseconds(row, "vegrad")
+            return figure(theirs / ours) if theirs and ours else None
+
+        return cell
+
+    def flow(run, row):
+        return f"{100 * row['flow_cost']:+.1f} %" if "flow_cost" in row else None
+
+    def share(run, row):
+        ours = milliseconds(row, "vegrad")
+        return f"{100 * limit_ms(run, row) / ours:.0f} %" if ours else None
+
+    timed = [peer for peer in peers.PEERS if peer is not peers.VegradWithoutFlow]
+    short = {peer.name: peer.title.split()[-1] for peer in timed}
+    yield from ((short[peer.name], time_of(peer.name)) for peer in timed)
+    yield "limit", lambda run, row: figure(limit_ms(run, row))
+    yield from ((f"×{short[peer.name]}", ratio_over(peer.name)) for peer in timed[:-1])
+    yield "share", share
+    yield "flow", flow
+
+
+def table(runs):
+    """Lists of strings, the header first; a cell has the figures of all runs, in their order."""
+    lines = [["L×N×B", *(row["label"].replace("x", "×") for row in runs[0]["rows"])]]
+    for title, cell in columns():
+        cells = [[cell(run, row) or "–" for row in run["rows"]] for run in runs]
+        if any(text != "–" for texts in cells for text in texts):
+            joined = [
+                " / ".join(texts) if set(texts) != {"–"} else "–"
+                for texts in zip(*cells, strict=True)
+            ]
+            lines.append([title, *joined])
+    return [list(line) for line in zip(*lines, strict=True)]
+
+
+def threads_text(run):
+    return f"{run['threads']} thread" + "s" * (run["threads"] > 1)
+
+
+def limits_text(run):
+    """One sentence on each limit of the machine."""
+    for row in (row for row in run["rows"] if row["batch"] == 1):
+        size = 4e-6 * row["layers"] * row["width"] ** 2
+        yield (
+            f"{row['label']}: reading the weights ({size:.1f} MB) twice and writing their"
+            f" gradient once takes {limit_ms(run, row):.2f} ms"
+        )
+    found = {json.dumps(peak(run, row)): row for row in run["rows"] if row["batch"] > 1}
+    for best in map(json.loads, found):
+        yield (
+            f"matrix product: {best['gflops']:.0f} GF/s"
+            f" ({best['by']}, {best['batch']}×{best['width']} by {best['width']}×{best['width']})"
+        )
+
+
+def text(results):
+    """A table for each number of threads, for a terminal."""
+    parts = ["", LEGEND]
+    for run in results["runs"]:
+        lines = table([run])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        parts += ["", threads_text(run) + "; " + "; ".join(limits_text(run))]
+        for line in lines:
+            parts.append(
+                "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+            )
+    return "\n".join(parts)
+
+
+def markdown(results):
+    """One table for the README; a cell has one figure for each number of threads."""
+    first, *rest = table(results["runs"])
+    lines = [first, ["---"] + ["---:"] * (len(first) - 1), *rest]
+    counts = " / ".join(threads_text(run) for run in results["runs"])
+    machine, used = results["machine"], results["runs"][0]["versions"]
+    names = ("numpy", "torch", "jax", "vegrad")
+    return "\n".join(
+        [
+            f"{LEGEND} {counts}, {machine['cpu']}, {used.get('isa', '?')}, {results['date']},"
+            f" {', '.join(f'{name} {used[name]}' for name in names if used.get(name))}.",
+            "",
+            *("| " + " | ".join(line) + " |" for line in lines),
+        ]
+    )
+
+
+# Files
+
+
+def load(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"no results in {path.name}: {error.__class__.__name__}; run without --markdown")
+
+
+def save(results, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    if importlib.util.find_spec("matplotlib"):
+        picture(results, folder / "results.png")
+    else:
+        print("no picture: matplotlib is not installed")
+
+
+def picture(results, path):
+    """For every row and library, the share of the machine's limit that the pass reaches."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    runs = results["runs"]
+    height = 1.2 + 0.85 * max(len(run["rows"]) for run in runs)
+    sheet, panels = pyplot.subplots(
+        1, len(runs), figsize=(5.2 * len(runs), height), sharey=True, squeeze=False
+    )
+    titles = {peer.name: peer.title for peer in peers.PEERS}
+    for panel, run in zip(panels[0], runs, strict=True):
+        for index, (name, colour) in enumerate(COLOURS.items()):
+            for place, row in enumerate(run["rows"]):
+                value = milliseconds(row, name)
+                if value is None:
+                    continue
+                share, y = 100 * limit_ms(run, row) / value, place + 0.2 * index - 0.3
+                panel.barh(y, share, 0.18, color=colour, label=None if place else titles[name])
+                panel.text(share + 1, y, f"{figure(value)} ms", va="center", fontsize=7)
+        panel.set(title=threads_text(run), xlim=(0, 112), xlabel="% of the machine's limit")
+        panel.set_xticks(range(0, 101, 20))
+        panel.set_yticks(
+            range(len(run["rows"])), [row["label"].replace("x", "×") for row in run["rows"]]
+        )
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0][0].invert_yaxis()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    sheet.legend(handles, labels, ncols=len(labels) or 1, loc="lower center", frameon=False)
+    sheet.suptitle("The same forward and backward pass (layers × width × batch)")
+    sheet.tight_layout(rect=(0, 0.06, 1, 1))
+    sheet.savefig(path, dpi=110)
+    pyplot.close(sheet)

@@ -1,0 +1,299 @@
+"""Times the same forward and backward pass in Python lists, NumPy, PyTorch, JAX and vegrad.
+
+    python bench/run.py                 the table, on one thread and on two
+    python bench/run.py --quick         a smoke run
+    python bench/run.py --markdown      the table of the last complete run, for the README
+
+Every number of threads gets a process of its own, bound to as many cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import peers
+import report
+
+LARGEST_DIFFERENCE = 1e-3  # of a float32 gradient from a float64 pass, after up to 100 layers
+TUNING = ("OPENBLAS_", "MKL_", "OMP_", "GOMP_", "KMP_", "NVPL_", "XLA_", "JAX_", "ONEDNN_")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `layers` weight matrices of `width` by `width`, `batch` rows."""
+
+    layers: int
+    width: int
+    batch: int
+    activation: str = "tanh"  # of the hidden layers; the last layer is the identity
+    init: str = "glorot_uniform"  # or "linear": the default of torch.nn.Linear
+    flushed: bool = False  # also PyTorch with set_flush_denormal(True)
+    more: bool = False  # only with --all
+
+    @property
+    def label(self):
+        shape = f"{self.layers}x{self.width}x{self.batch}"
+        return shape if self.activation == "tanh" else f"{shape}-{self.activation}"
+
+    @property
+    def flops(self):
+        """Additions and multiplications that the matrix products need, and no others.
+
+        Outputs and weight gradients of L layers, input gradients of L - 1.
+        """
+        return (3 * self.layers - 1) * 2 * self.batch * self.width**2
+
+
+ROWS = (
+    Row(50, 64, 64),
+    Row(50, 64, 256),
+    Row(20, 256, 128),
+    Row(10, 1024, 256),
+    Row(100, 128, 1),
+    Row(8, 2048, 512, more=True),
+    Row(50, 64, 64, activation="sigmoid", init="linear", flushed=True, more=True),
+)
+
+
+# Timing
+
+
+def settle(limit=0.3):
+    """Waits until the threads of the last library, which may spin for a while, sleep."""
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(0.002)
+        if time.process_time() - before < 0.0003:
+            return
+
+
+def one_turn(step, seconds):
+    """The duration of each call in one turn, after untimed calls; a slow call is not repeated."""
+    durations, warming = [], 0.0
+    while warming < seconds / 5:
+        start = time.perf_counter()
+        step()
+        warming += time.perf_counter() - start
+    if warming > 1:
+        return [warming]
+    while sum(durations) < seconds:
+        start = time.perf_counter()
+        step()
+        durations.append(time.perf_counter() - start)
+    return durations
+
+
+def interleave(tasks, seconds, turn=0.05):
+    """{name: [[duration of each call] for each turn]}: A, B, C, A, B, C, … of about `seconds` each.
+
+    A task whose call takes over a second has three turns of one call.
+    """
+    turns = {name: [] for name in tasks}
+    end = time.perf_counter() + seconds * len(tasks)
+    going = list(tasks)
+    while going and (time.perf_counter() < end or len(turns[going[0]]) < 3):
+        for name in going:
+            settle()
+            turns[name].append(one_turn(tasks[name], turn))
+        going = [name for name in going if len(turns[name]) < 3 or turns[name][-1][0] < 1]
+    return turns
+
+
+def fastest(tasks, seconds):
+    """(name, median seconds) of the fastest task."""
+    turns = interleave(tasks, seconds, 0.02)
+    medians = {name: median(chain(*durations)) for name, durations in turns.items()}
+    return min(medians.items(), key=lambda item: item[1])
+
+
+# The machine's limits
+
+
+def products(rows, width):
+    """{name: a call} for a rows × width by width × width product in each library."""
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((n, width), np.float32) for n in (rows, width))
+    out, calls = np.empty((rows, width), np.float32), {}
+    for kind, right in (("nn", b), ("nt", b.T)):
+        calls[f"numpy {kind}"] = partial(np.matmul, a, right, out=out)
+        if peers.installed(peers.Torch):
+            import torch
+
+            x, y, z = map(torch.from_numpy, (a, right, out))
+            calls[f"torch {kind}"] = partial(torch.mm, x, y, out=z)
+        if peers.installed(peers.Vegrad):
+            from vegrad import _core
+
+            calls[f"vegrad {kind}"] = partial(_core.matmul, a, b, kind)
+    return calls
+
+
+def memory(size):
+    """{"read": {name: a call}, "write": …} that reads, or writes, `size` bytes once."""
+    a = np.ones(size // 4, np.float32)
+    reads = {"numpy sum": a.sum, "numpy dot": partial(np.dot, a, a)}
+    writes = {"numpy fill": partial(a.fill, 1)}
+    if peers.installed(peers.Torch):
+        import torch
+
+        b = torch.from_numpy(a)
+        reads |= {"torch sum": b.sum, "torch dot": partial(torch.dot, b, b)}
+        writes["torch fill"] = partial(b.fill_, 1)
+    return {"read": reads, "write": writes}
+
+
+def limits(rows, seconds):
+    """The best rate that any library reaches, for each size that a row needs."""
+    found = {"products": [], "memory": []}
+    shapes = {(row.batch, row.width) for row in rows if row.batch > 1}
+    for m, n in sorted(shapes | {(1024, 1024), (2048, 2048)} if shapes else ()):
+        name, best = fastest(products(m, n), seconds)
+        rate = 2e-9 * m * n * n / best
+        found["products"].append({"batch": m, "width": n, "by": name, "gflops": rate})
+    for size in {8 * row.layers * row.width**2 for row in rows if row.batch == 1}:  # W and dW
+        for kind, calls in memory(size).items():
+            name, best = fastest(calls, seconds)
+            rate = 1e-9 * size / best
+            found["memory"].append({"bytes": size, "kind": kind, "by": name, "gbytes": rate})
+    return found
+
+
+# One process, one number of threads
+
+
+def build(row, chosen, lists_seconds):
+    """The peers that take part in a row, after their gradients have been held to each other."""
+    problem = peers.Problem(row)
+    reference = peers.NumPy(problem, np.float64)
+    reference.step()
+    built = {}
+    for peer in chosen:
+        too_slow = peer is peers.Lists and peer.expected_seconds(row) > lists_seconds
+        if too_slow or (peer is peers.TorchFlushed and not row.flushed):
+            continue
+        built[peer.name] = one = peer(problem)
+        one.step()
+        one.difference = peers.largest_difference(one.result(), reference.result())
+        if not one.difference < LARGEST_DIFFERENCE:
+            sys.exit(f"{row.label}: {one.title} is off the float64 pass by {one.difference:.1e}")
+    return built
+
+
+def measure(row, chosen, settings):
+    """One row of the table."""
+    print(f"  {settings['threads']} thread(s): {row.label}", file=sys.stderr, flush=True)
+    built = build(row, chosen, settings["lists_seconds"])
+    turns = interleave({name: peer.step for name, peer in built.items()}, settings["seconds"])
+    entries = {name: report.summary(peer, turns[name]) for name, peer in built.items()}
+    result = {**asdict(row), "label": row.label, "flops": row.flops, "peers": entries}
+    if {"vegrad", "vegrad-noflow"} <= set(turns):
+        pairs = zip(turns["vegrad"], turns["vegrad-noflow"], strict=False)
+        result["flow_cost"] = median(median(a) / median(b) for a, b in pairs) - 1
+    return result
+
+
+def child(settings):
+    """Measures everything in this process, and prints one JSON object."""
+    rows = [row for row in ROWS if row.label in settings["rows"]]
+    chosen = [peer for peer in peers.PEERS if peer.name in settings["peers"]]
+    for peer in filter(peers.installed, peers.PEERS):
+        if hasattr(peer, "prepare"):
+            peer.prepare(settings["threads"])
+    seconds = settings["limit_seconds"]
+    result = {"threads": settings["threads"], "limits": [limits(rows, seconds)]}
+    result["rows"] = [measure(row, chosen, settings) for row in rows]
+    result["limits"].append(limits(rows, seconds))
+    print(json.dumps(result | {"versions": report.versions()}))
+
+
+# The process that the user starts
+
+
+def environment(threads):
+    """The user's, without what changes the speed of a library, and with the number of threads."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(TUNING)}
+    for name in ("OMP", "OPENBLAS", "MKL", "VEGRAD"):
+        kept[f"{name}_NUM_THREADS"] = str(threads)
+    if threads == 1:  # with more, XLA takes as many as the process has cores
+        kept["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    return kept | {"JAX_PLATFORMS": "cpu"}
+
+
+def run(settings):
+    """Starts a process that measures with a number of threads; returns what it found."""
+
+    def bind():
+        os.sched_setaffinity(0, report.cores()[: settings["threads"]])
+
+    command = [sys.executable, __file__, "--child", json.dumps(settings)]
+    surroundings = {"env": environment(settings["threads"])}
+    if hasattr(os, "sched_setaffinity"):
+        surroundings["preexec_fn"] = bind
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **surroundings)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    labels, names = [row.label for row in ROWS], [peer.name for peer in peers.PEERS]
+    add = parser.add_argument
+    add("--rows", nargs="+", choices=labels, help="only these rows")
+    add("--peers", nargs="+", choices=names, help="only these peers")
+    add("--threads", nargs="+", type=int, help="numbers of threads (1 2)")
+    add("--all", action="store_true", help="also the rows that take longer")
+    add("--seconds", type=float, default=4, help="for each peer on each row (%(default)s)")
+    add("--quick", action="store_true", help="a smoke run, too short to be believed")
+    add("--output", type=Path, help="folder for results.json and results.png")
+    add("--markdown", action="store_true", help="print the saved results, run nothing")
+    add("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.complete = not (options.quick or options.rows or options.threads or options.peers)
+    options.peers = options.peers or names
+    return parser, options
+
+
+def main():
+    parser, options = arguments()
+    if options.child:
+        return child(json.loads(options.child))
+    folder = options.output or Path(__file__).resolve().parent
+    if options.markdown:
+        return print(report.markdown(report.load(folder / "results.json")))
+    cores = report.cores()
+    threads = options.threads or range(1, min(2, len(cores)) + 1)
+    if not all(1 <= n <= len(cores) for n in threads):
+        parser.error(f"--threads must be between 1 and the {len(cores)} cores there are")
+    for peer in peers.PEERS:
+        if not peers.installed(peer) and peer.name in options.peers:
+            print(f"{peer.title} is left out: the module {peer.module} is not installed")
+            options.peers.remove(peer.name)
+    if not options.peers:
+        parser.error("nobody is left to run")
+    settings = {
+        "rows": options.rows or [row.label for row in ROWS if options.all or not row.more],
+        "peers": options.peers,
+        "seconds": 0.2 if options.quick else options.seconds,
+        "limit_seconds": 0.03 if options.quick else 0.2,
+        "lists_seconds": 1 if options.quick else 20,  # a row that takes longer gets a dash
+    }
+    results = report.description() | {"settings": settings}
+    results["runs"] = [run(settings | {"threads": n}) for n in threads]
+    print(report.text(results))
+    if options.output or options.complete:
+        report.save(results, folder)
+
+
+if __name__ == "__main__":
+    main()

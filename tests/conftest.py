@@ -1,0 +1,50 @@
+"""What every test shares: each instruction set, several thread counts, hypothesis's settings."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import reference`, whatever the import mode
+
+import vegrad
+from vegrad import _core
+
+settings.register_profile(
+    "vegrad",
+    deadline=None,  # the machine may be busy
+    max_examples=40,
+    derandomize="CI" in os.environ,
+    # The fixtures below set the instruction set or the thread count: the same for every example.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("vegrad")
+
+
+@pytest.fixture(params=_core.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of this machine in turn."""
+    before = vegrad.isa()
+    _core.use_isa(request.param)
+    yield request.param
+    _core.use_isa(before)
+
+
+@pytest.fixture(params=[1, 2, 3, 7])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Fewer threads than cores, as many, more."""
+    before = vegrad.num_threads()
+    vegrad.set_num_threads(request.param)
+    yield request.param
+    vegrad.set_num_threads(before)
+
+
+@pytest.fixture
+def keep_threads() -> Iterator[None]:
+    """For a test that changes the thread count itself."""
+    before = vegrad.num_threads()
+    yield
+    vegrad.set_num_threads(before)
