@@ -198,8 +198,8 @@ def log_phi_prime(name: str, z: np.ndarray) -> np.ndarray:
     match name:
         case "sigmoid":
             return -np.abs(z) - 2.0 * np.log1p(np.exp(-np.abs(z)))
-        case "tanh":
-            return math.log(4.0) - 2.0 * np.abs(z) - 2.0 * np.log1p(np.exp(-2.0 * np.abs(z)))
+        case "tanh":  # 4 σ′(2z)
+            return math.log(4.0) + log_phi_prime("sigmoid", 2.0 * z)
         case "elu":
             return np.minimum(z, 0.0)
         case "selu":
@@ -218,6 +218,19 @@ def log_phi_prime(name: str, z: np.ndarray) -> np.ndarray:
             t = np.minimum(z, -40.0)
             return np.where(z < -40.0, t + np.log(-1.0 - t), np.log(np.abs(phi_prime(name, z))))
     return np.log(np.abs(phi_prime(name, z)))
+
+
+def log_phi(name: str, z: np.ndarray) -> np.ndarray:
+    """log |φ(z)| for z ≪ 0, of the activations that vanish there; their sign is that of φ(-1)."""
+    match name:
+        case "sigmoid" | "softplus":
+            return z
+        case "silu":
+            return z + np.log(-z)
+        case "gelu":  # φ = z·cdf(z), and cdf/pdf has a series at -∞
+            series = 1.0 - 1.0 / z**2 + 3.0 / z**4
+            return -(z**2) / 2.0 - math.log(math.sqrt(2.0 * math.pi)) + np.log(series)
+    return np.full_like(z, -np.inf)
 
 
 # Slope on the negative and on the positive side: at 0 (None: φ(0) is not 0) and at infinity.
@@ -244,14 +257,13 @@ def near_value(y: Scaled) -> np.ndarray:
 
 def activate(name: str, y: Scaled) -> Scaled:
     """φ(y) for y of any size."""
+    z = near_value(y)
     with np.errstate(all="ignore"):
-        plain = phi(name, near_value(y))
-    slopes = None
-    if y.exponent < -FAR:
-        slopes = SLOPES_AT_ZERO[name]
-    elif y.exponent > FAR:
-        slopes = SLOPES_AT_INFINITY[name]
-    if slopes is None:
+        plain = phi(name, z)
+        if np.max(np.abs(plain)) < 2.0**-950 and np.max(z) < -30.0:  # it has underflowed
+            return from_log(np.sign(phi(name, -np.ones_like(z))), log_phi(name, z))
+    slopes = (SLOPES_AT_ZERO if y.exponent < 0 else SLOPES_AT_INFINITY)[name]
+    if abs(y.exponent) <= FAR or slopes is None:
         return scaled(plain)
     slope = np.where(y.mantissa < 0, slopes[0], slopes[1])
     return add(scaled(slope * y.mantissa, y.exponent), scaled(np.where(slope == 0, plain, 0.0)))
@@ -332,15 +344,13 @@ def loss_and_gradient(name: str, h: Scaled, target: Any) -> tuple[float, Scaled]
 def initial_weight_std(init: str, inputs: int, outputs: int, sigma_w: float | None = None) -> float:
     """Standard deviation of one initial weight; biases are 0, or N(0, sigma_b²) for "normal"."""
     variance = {
-        "glorot_uniform": 2.0 / (inputs + outputs),  # a uniform draw spans ±√3 times its deviation
-        "glorot_normal": 2.0 / (inputs + outputs),
-        "he_uniform": 2.0 / inputs,
-        "he_normal": 2.0 / inputs,
-        "lecun_normal": 1.0 / inputs,
+        "glorot": 2.0 / (inputs + outputs),  # a uniform draw spans ±√3 times its deviation
+        "he": 2.0 / inputs,
+        "lecun": 1.0 / inputs,
         "orthogonal": 1.0 / max(inputs, outputs),  # W Wᵀ = 1 or Wᵀ W = 1
         "normal": (sigma_w or 0.0) ** 2 / inputs,
     }
-    return math.sqrt(variance[init])
+    return math.sqrt(variance[init.split("_")[0]])
 
 
 # --------------------------------------------------------------------- forward, backward, flow

@@ -1,8 +1,9 @@
 """Every activation and its derivative, over the whole range of its argument.
 
 At most 4 ulp (float32) or 8 ulp (float64) from the truth; in the cancelling tails of gelu, silu,
-elu and selu an absolute 2^-24 (2^-53) instead. Derivatives: 1e-5 (1e-13) relative. A result whose
-truth is subnormal, or whose argument is, may count as 0.
+elu and selu an absolute 2^-24 (2^-53) instead. Derivatives: 1e-5 (1e-13) relative, above 2^10
+times the smallest normal number. A result whose truth is subnormal, or whose argument is, may
+count as 0.
 """
 
 from collections.abc import Callable
@@ -129,7 +130,9 @@ def derivative_is_right(name: str, z: np.ndarray, got: np.ndarray, want: np.ndar
     relative = DERIVATIVE[z.dtype.name]
     error = np.abs(got.astype(np.float64) - want)
     ok = error <= relative * np.abs(want)
-    ok |= (np.abs(want) < info.tiny) & (error <= float(info.tiny))
+    # Factors of a derivative this close to the end of the range are flushed one by one; there the
+    # flow takes the derivative's logarithm instead (test_flow.py).
+    ok |= (np.abs(want) < 2.0**10 * float(info.tiny)) & (error <= 2.0**10 * float(info.tiny))
     if name in SIGN_CHANGES:
         ok |= (np.abs(z - SIGN_CHANGES[name]) < 0.3) & (error <= relative * 0.1)
     if name in KINKED_AT_ZERO:  # a subnormal argument may count as 0

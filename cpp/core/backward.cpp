@@ -116,7 +116,7 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
         const LossRow<T> row{O, out_.data + i * ld, 0,
                              values ? values + std::ptrdiff_t(i) * O : nullptr,
                              labels ? labels[i] : 0};
-        sum += loss_row<T, T>(shape_.loss, row, scale, 0, g + i * ld);
+        sum += loss_row<T, T>(shape_.loss, row, scale, g + i * ld);
       }
       w.losses[task] = sum;
     });

@@ -11,18 +11,15 @@
 namespace vegrad {
 namespace {
 
-constexpr std::int64_t kNoExponent = std::numeric_limits<std::int64_t>::min() / 4;
-constexpr int kFarExponent = 40;       // beyond it an activation is its slopes
+constexpr int kFarExponent = 40;       // sizes within it are stored as they are,
+constexpr int kFarArgument = 100;      // but large arguments of φ also up to here;
 constexpr int kUnscaledExponent = 20;  // operands within it go into a product as they are
 
-// x = mantissa 2^exponent with 1 <= |mantissa| < 2; the exponent of 0 is kNoExponent.
-std::int64_t exponent_of(double x) { return x == 0 ? kNoExponent : std::ilogb(x); }
+std::int64_t exponent_of(double x) { return FarNumber{x, 0}.size(); }
 
-// sign 2^log2 as mantissa (returned) and exponent; a true zero is 0.
-double split(const SignedLog2& x, std::int64_t& exponent) {
-  if (!std::isfinite(x.log2)) return 0;
-  exponent = std::int64_t(std::floor(x.log2));
-  return x.sign * std::exp2(x.log2 - double(exponent));
+// The exponent to store values beside whose largest has this size.
+std::int64_t stored_exponent(std::int64_t size, int highest = kFarExponent) {
+  return size == kNoExponent || (size >= -kFarExponent && size <= highest) ? 0 : size;
 }
 
 struct Extent {
@@ -121,58 +118,43 @@ bool Network<T>::forward_far(Workspace& w, int l, int B, const Scaled<T>& in, Sc
   for (const double x : y) largest = std::max(largest, exponent_of(x));
   const std::int64_t size = largest == kNoExponent ? 0 : largest + y_exponent;
 
-  double below, above;
-  const bool slopes =
-      std::abs(size) > kFarExponent && far_slopes(activation, double(size), below, above);
-  layers_[l].z_exponent = slopes ? size : 0;
-  const std::int64_t rest = y_exponent - layers_[l].z_exponent;
+  const std::int64_t z_exponent = layers_[l].z_exponent = stored_exponent(size, kFarArgument);
   for (int i = 0; i < B; ++i)
-    for (int j = 0; j < N; ++j) z[i * ld + j] = T(shifted(y[std::size_t(i) * N + j], rest));
+    for (int j = 0; j < N; ++j)
+      z[i * ld + j] = T(shifted(y[std::size_t(i) * N + j], y_exponent - z_exponent));
 
   // h = φ(y) + skip, in units of 2^h_exponent.
-  std::vector<double>& h = far_outputs_;
+  std::vector<FarNumber>& h = far_numbers_;
   h.resize(y.size());
-  far_exponents_.assign(y.size(), 0);
-  std::vector<T> value(N), derivative(N);
-  std::int64_t h_size = kNoExponent;
+  std::vector<T> scratch(3 * N);
+  std::vector<FarNumber> derivative(N);
   for (int i = 0; i < B; ++i) {
-    const T* const row = z + i * ld;
-    if (!slopes)
-      instruction_set().kernels<T>().activation[activation].map(row, value.data(),
-                                                                derivative.data(), N);
+    FarNumber* const row = &h[std::size_t(i) * N];
+    far_activation(instruction_set().kernels<T>(), activation, z + i * ld, z_exponent, N,
+                   scratch.data(), row, derivative.data());
+    if (!shape_.has_skip(l)) continue;
     for (int j = 0; j < N; ++j) {
-      double& x = h[std::size_t(i) * N + j];
-      std::int64_t& e = far_exponents_[std::size_t(i) * N + j];
-      x = slopes ? double(row[j]) * (row[j] > 0 ? above : below) : double(value[j]);
-      if (x == 0 && !slopes) x = split(value_log2(activation, double(row[j])), e);
-      if (x != 0) h_size = std::max(h_size, exponent_of(x) + e);
+      const FarNumber skip{double(in.data[i * in.ld + j]), in.exponent};
+      const std::int64_t unit = std::max(row[j].size(), skip.size());
+      if (unit == kNoExponent) continue;
+      row[j] = {shifted(row[j].mantissa, row[j].exponent - unit) +
+                    shifted(skip.mantissa, skip.exponent - unit),
+                unit};
     }
   }
-  std::int64_t h_exponent = slopes ? size : 0;
-  if (!slopes && h_size < -kFarExponent && h_size != kNoExponent) h_exponent = h_size;
-  for (std::size_t i = 0; i < h.size(); ++i)
-    h[i] = shifted(h[i], far_exponents_[i] - (slopes ? 0 : h_exponent));
-  if (shape_.has_skip(l)) {
-    std::int64_t phi_size = kNoExponent;
-    for (const double x : h) phi_size = std::max(phi_size, exponent_of(x));
-    const Extent skip = extent(in.data, in.ld, B, N);
-    std::int64_t sum_size = std::max(phi_size + h_exponent, skip.exponent + in.exponent);
-    if (std::abs(sum_size) <= kFarExponent || sum_size < kNoExponent / 2) sum_size = 0;
-    for (int i = 0; i < B; ++i)
-      for (int j = 0; j < N; ++j)
-        h[std::size_t(i) * N + j] = shifted(h[std::size_t(i) * N + j], h_exponent - sum_size) +
-                                    shifted(double(in.data[i * in.ld + j]), in.exponent - sum_size);
-    h_exponent = sum_size;
-  }
+  std::int64_t h_size = kNoExponent;
+  for (const FarNumber& x : h) h_size = std::max(h_size, x.size());
+  const std::int64_t h_exponent = stored_exponent(h_size);
   double squares = 0;
   for (int i = 0; i < B; ++i)
     for (int j = 0; j < N; ++j) {
-      const double x = h[std::size_t(i) * N + j];
+      const FarNumber& number = h[std::size_t(i) * N + j];
+      const double x = shifted(number.mantissa, number.exponent - h_exponent);
       squares += x * x;
       out.data[i * ld + j] = T(x);
     }
   out.exponent = h_exponent;
-  out.mean_square = squares / double(h.size());
+  out.mean_square = squares / sums.count;
   if (flow) note_forward(l, sums, exponent, out.mean_square, h_exponent);
   return true;
 }
@@ -187,20 +169,23 @@ bool Network<T>::top_far(Workspace& w, int B, const T* values, const std::int64_
     nonfinite_ = true;
     return false;
   }
-  std::int64_t exponent = 0;
-  if (shape_.loss == Loss::mse) {
-    const std::int64_t size = std::max(output.exponent + out_.exponent, target.exponent);
-    if (std::abs(size) > kFarExponent && size > kNoExponent / 2) exponent = size;
-  }
-  far_values_.resize(std::size_t(B) * O);
+  const double scale = loss_scale(B);
+  std::vector<FarNumber>& g = far_numbers_;
+  g.resize(std::size_t(B) * O);
   loss = 0;
   for (int i = 0; i < B; ++i) {
     const LossRow<T> row{O, out_.data + i * out_.ld, out_.exponent,
                          values ? values + std::ptrdiff_t(i) * O : nullptr, labels ? labels[i] : 0};
-    loss += loss_row<T, double>(shape_.loss, row, loss_scale(B), exponent,
-                                &far_values_[std::size_t(i) * O]);
+    loss += loss_row<T, T>(shape_.loss, row, scale, nullptr);
+    loss_row_far(shape_.loss, row, scale, &g[std::size_t(i) * O]);
   }
-  loss *= loss_scale(B);
+  std::int64_t exponent = kNoExponent;
+  for (const FarNumber& x : g) exponent = std::max(exponent, x.size());
+  if (exponent == kNoExponent) exponent = 0;
+  far_values_.resize(g.size());
+  for (std::size_t i = 0; i < g.size(); ++i)
+    far_values_[i] = shifted(g[i].mantissa, g[i].exponent - exponent);
+  loss *= scale;
   delta_far(w, l, B, exponent, flow);
   return true;
 }
@@ -256,52 +241,40 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
   const Activation activation = shape_.activation_of(l);
   const Layer& layer = layers_[l];
   std::vector<double>& g = far_values_;
-  far_exponents_.assign(g.size(), 0);
   const Kernels<T>& kernels = instruction_set().kernels<T>();
-  std::vector<T> value(N), derivative(N), output(ld);
+  std::vector<FarNumber>& products = far_numbers_;
+  products.resize(g.size());
+  std::vector<T> scratch(3 * N), output(ld);
+  std::vector<FarNumber> value(N), derivative(N);
   std::vector<char> alive(N, 0);
+  const double limit = saturation_limit(activation);
   std::int64_t saturated = 0, g_largest = kNoExponent, largest = kNoExponent;
-  double below = 0, above = 0, g_squares = 0;
-  if (layer.z_exponent != 0) far_slopes(activation, double(layer.z_exponent), below, above);
+  double g_squares = 0;
 
   for (const double x : g) g_largest = std::max(g_largest, exponent_of(x));
   if (g_largest == kNoExponent) g_largest = 0;
   for (int i = 0; i < B; ++i) {
-    const T* const z = w.z[l] + i * ld;
-    if (layer.z_exponent == 0)
-      kernels.activation[activation].map(z, value.data(), derivative.data(), N);
+    far_activation(kernels, activation, w.z[l] + i * ld, layer.z_exponent, N, scratch.data(),
+                   value.data(), derivative.data());
     for (int j = 0; j < N; ++j) {
-      double& x = g[std::size_t(i) * N + j];
-      std::int64_t& e = far_exponents_[std::size_t(i) * N + j];
-      x = shifted(x, -g_largest);
+      const double x = shifted(g[std::size_t(i) * N + j], -g_largest);
+      const FarNumber& d = derivative[j];
       g_squares += x * x;
       if (shape_.residual) skip_gradient_.data[i * ld + j] = T(x);
-      double d, h;
-      if (layer.z_exponent != 0) {
-        d = z[j] > 0 ? above : below;
-        h = double(z[j]) * d;
-      } else {
-        d = double(derivative[j]);
-        h = double(value[j]);
-        std::int64_t h_shift = 0;
-        if (h == 0 && !shape_.residual) h = split(value_log2(activation, double(z[j])), h_shift);
-        h = shifted(h, h_shift - layer.h_exponent);
-      }
-      saturated += std::fabs(d) < saturation_limit(activation);
-      if (d == 0) {
-        if (layer.z_exponent == 0) d = split(derivative_log2(activation, double(z[j])), e);
-      }
-      alive[j] |= d != 0;
-      output[j] = T(h);
-      x *= d;
-      if (x != 0) largest = std::max(largest, exponent_of(x) + e);
+      output[j] = T(shifted(value[j].mantissa, value[j].exponent - layer.h_exponent));
+      saturated += std::fabs(shifted(d.mantissa, d.exponent)) < limit;
+      alive[j] |= d.mantissa != 0;
+      FarNumber& product = products[std::size_t(i) * N + j];
+      product = {x * d.mantissa, d.exponent};
+      largest = std::max(largest, product.size());
     }
     if (l < shape_.layers())
       kernels.to_panels(shape_.residual ? w.h[l] + i * ld : output.data(), ld, 1, N,
                         panels(w.h_panels, w.rows, {i, 1, 0, N, 0, 0}));
   }
   if (largest == kNoExponent) largest = 0;
-  for (std::size_t i = 0; i < g.size(); ++i) g[i] = shifted(g[i], far_exponents_[i] - largest);
+  for (std::size_t i = 0; i < g.size(); ++i)
+    g[i] = shifted(products[i].mantissa, products[i].exponent - largest);
   std::int64_t exponent = g_exponent + g_largest + largest;
   if (shape_.has_norm(l)) {
     for (int i = 0; i < B; ++i) {

@@ -1,24 +1,41 @@
-// Activations and their derivatives where float and double have no numbers left.
+// Activations where float and double have no numbers left.
 #pragma once
+
+#include <cstdint>
 
 #include "kernels/table.hpp"
 
 namespace vegrad {
 
-// The pair of slopes that φ is at arguments below 2^-40 (exponent < 0) or above 2^40; false where
-// φ(0) is not 0, or φ is bounded.
-bool far_slopes(Activation activation, double exponent, double& below, double& above);
+constexpr std::int64_t kNoExponent = INT64_MIN / 4;  // of zero: smaller than any other
 
-// φ′(z) where it is under the normal range: its sign and log2 of its size, -inf for a true zero.
+// mantissa 2^exponent, the mantissa not normalized.
+struct FarNumber {
+  double mantissa = 0;
+  std::int64_t exponent = 0;
+
+  std::int64_t size() const;  // floor(log2 |x|), kNoExponent for 0
+};
+
+// sign 2^log2; log2 is -inf for a true zero.
 struct SignedLog2 {
   double sign, log2;
 };
-SignedLog2 derivative_log2(Activation activation, double z);
+FarNumber far_number(const SignedLog2& x);
 
-SignedLog2 value_log2(Activation activation, double z);  // likewise φ(z)
+// φ(z) and φ′(z) for z far below 0 (the derivatives: or far above), where they are under the
+// normal range.
+SignedLog2 value_log2(Activation activation, double z);
+SignedLog2 derivative_log2(Activation activation, double z);
 
 // False if a derivative, a value of zero is always truly zero.
 bool derivative_underflows(Activation activation);
 bool value_underflows(Activation activation);
+
+// φ and φ′ of z 2^exponent, element by element, whatever its size. `scratch` holds 3 n.
+template <class T>
+void far_activation(const Kernels<T>& kernels, Activation activation, const T* z,
+                    std::int64_t exponent, int n, T* scratch, FarNumber* value,
+                    FarNumber* derivative);
 
 }  // namespace vegrad

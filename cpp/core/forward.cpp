@@ -135,7 +135,7 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
       const std::ptrdiff_t row = begin + i;
       const LossRow<T> one{O, out_.data + i * out_.ld, out_.exponent,
                            values ? values + row * O : nullptr, labels ? labels[row] : 0};
-      sum += loss_row<T, T>(shape_.loss, one, 1.0, 0, nullptr);
+      sum += loss_row<T, T>(shape_.loss, one, 1.0, nullptr);
     }
   }
   return sum * loss_scale(B);

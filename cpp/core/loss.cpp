@@ -6,23 +6,23 @@
 namespace vegrad {
 namespace {
 
-int clamp_exponent(std::int64_t e) { return int(std::clamp<std::int64_t>(e, -100000, 100000)); }
+constexpr double kLog2e = 1.4426950408889634;
 
 double shifted(double x, std::int64_t exponent) {
-  return exponent == 0 ? x : std::ldexp(x, clamp_exponent(exponent));
+  return exponent == 0 ? x
+                       : std::ldexp(x, int(std::clamp<std::int64_t>(exponent, -100000, 100000)));
 }
 
 // (h - t)², gradient 2 (h - t).
 template <class T, class G>
-double mse(const LossRow<T>& row, double scale, std::int64_t out, G* gradient) {
+double mse(const LossRow<T>& row, double scale, G* gradient) {
   double sum = 0;
   for (int j = 0; j < row.columns; ++j) {
-    const double difference =
-        shifted(double(row.h[j]), row.exponent - out) - shifted(double(row.values[j]), -out);
+    const double difference = shifted(double(row.h[j]), row.exponent) - double(row.values[j]);
     sum += difference * difference;
     if (gradient) gradient[j] = G(2 * scale * difference);
   }
-  return shifted(sum, 2 * out);
+  return sum;
 }
 
 // -log softmax(h)[label], gradient softmax(h) - [label]. The label's entry is written as minus the
@@ -67,14 +67,64 @@ double binary_cross_entropy(const LossRow<T>& row, double scale, G* gradient) {
   return sum;
 }
 
+// h - t, in units of the larger one.
+template <class T>
+void mse_far(const LossRow<T>& row, double scale, FarNumber* gradient) {
+  for (int j = 0; j < row.columns; ++j) {
+    const FarNumber h{double(row.h[j]), row.exponent}, t{double(row.values[j]), 0};
+    const std::int64_t unit = std::max(h.size(), t.size());
+    gradient[j] = {};
+    if (unit != kNoExponent)
+      gradient[j] = {
+          2 * scale * (shifted(h.mantissa, h.exponent - unit) - shifted(t.mantissa, -unit)), unit};
+  }
+}
+
+// softmax by its logarithm; the label's entry from the sum of the others'.
+template <class T>
+void cross_entropy_far(const LossRow<T>& row, double scale, FarNumber* gradient) {
+  const int n = row.columns, label = int(row.label);
+  double highest = double(row.h[0]), total = 0;
+  for (int j = 1; j < n; ++j) highest = std::max(highest, double(row.h[j]));
+  const auto logit = [&](int j) { return shifted(double(row.h[j]) - highest, row.exponent); };
+  double highest_other = -HUGE_VAL, others = 0;
+  for (int j = 0; j < n; ++j) {
+    total += std::exp(logit(j));
+    if (j != label) highest_other = std::max(highest_other, logit(j));
+  }
+  for (int j = 0; j < n; ++j)
+    if (j != label && highest_other > -HUGE_VAL) others += std::exp(logit(j) - highest_other);
+  const double base = std::log2(scale) - std::log2(total);
+  for (int j = 0; j < n; ++j) gradient[j] = far_number({1, logit(j) * kLog2e + base});
+  gradient[label] = far_number({-1, highest_other * kLog2e + std::log2(others) + base});
+}
+
+// (1 - t) σ(h) - t σ(-h), the smaller of which has underflowed unless t is 0 or 1.
+template <class T>
+void binary_cross_entropy_far(const LossRow<T>& row, double scale, FarNumber* gradient) {
+  const auto log2_sigmoid = [](double h) {
+    return h < 0 ? value_log2(kActivation_sigmoid, h).log2 : -std::log1p(std::exp(-h)) * kLog2e;
+  };
+  for (int j = 0; j < row.columns; ++j) {
+    const double h = shifted(double(row.h[j]), row.exponent), t = double(row.values[j]);
+    const double on = log2_sigmoid(h), off = log2_sigmoid(-h);
+    const double size = std::log2(scale);
+    if (t == 0)
+      gradient[j] = far_number({1, on + size});
+    else if (t == 1)
+      gradient[j] = far_number({-1, off + size});
+    else
+      gradient[j] = {scale * ((1 - t) * std::exp2(on) - t * std::exp2(off)), 0};
+  }
+}
+
 }  // namespace
 
 template <class T, class G>
-double loss_row(Loss loss, const LossRow<T>& row, double scale, std::int64_t gradient_exponent,
-                G* gradient) {
+double loss_row(Loss loss, const LossRow<T>& row, double scale, G* gradient) {
   switch (loss) {
     case Loss::mse:
-      return mse(row, scale, gradient_exponent, gradient);
+      return mse(row, scale, gradient);
     case Loss::cross_entropy:
       return cross_entropy(row, scale, gradient);
     case Loss::binary_cross_entropy:
@@ -83,9 +133,21 @@ double loss_row(Loss loss, const LossRow<T>& row, double scale, std::int64_t gra
   return 0;
 }
 
-template double loss_row<float, float>(Loss, const LossRow<float>&, double, std::int64_t, float*);
-template double loss_row<float, double>(Loss, const LossRow<float>&, double, std::int64_t, double*);
-template double loss_row<double, double>(Loss, const LossRow<double>&, double, std::int64_t,
-                                         double*);
+template <class T>
+void loss_row_far(Loss loss, const LossRow<T>& row, double scale, FarNumber* gradient) {
+  switch (loss) {
+    case Loss::mse:
+      return mse_far(row, scale, gradient);
+    case Loss::cross_entropy:
+      return cross_entropy_far(row, scale, gradient);
+    case Loss::binary_cross_entropy:
+      return binary_cross_entropy_far(row, scale, gradient);
+  }
+}
+
+template double loss_row(Loss, const LossRow<float>&, double, float*);
+template double loss_row(Loss, const LossRow<double>&, double, double*);
+template void loss_row_far(Loss, const LossRow<float>&, double, FarNumber*);
+template void loss_row_far(Loss, const LossRow<double>&, double, FarNumber*);
 
 }  // namespace vegrad

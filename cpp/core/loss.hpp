@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+
+#include "core/far_activations.hpp"
 
 namespace vegrad {
 
@@ -20,11 +21,13 @@ struct LossRow {
   std::int64_t label;
 };
 
-// Returns the row's sum of losses; writes scale · ∂(that sum)/∂h · 2^-gradient_exponent to
-// gradient (columns), unless it is null. T the network's dtype, G that of the gradient.
-// gradient_exponent other than 0 is for mse, whose gradient can leave the range of a double.
+// Returns the row's sum of losses; writes scale · ∂(that sum)/∂h to gradient (columns), unless it
+// is null. T the network's dtype, G that of the gradient.
 template <class T, class G>
-double loss_row(Loss loss, const LossRow<T>& row, double scale, std::int64_t gradient_exponent,
-                G* gradient);
+double loss_row(Loss loss, const LossRow<T>& row, double scale, G* gradient);
+
+// That gradient where it leaves the range of a double.
+template <class T>
+void loss_row_far(Loss loss, const LossRow<T>& row, double scale, FarNumber* gradient);
 
 }  // namespace vegrad

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "core/far_activations.hpp"
 #include "core/grid.hpp"
 #include "core/loss.hpp"
 #include "core/memory.hpp"
@@ -79,7 +80,7 @@ class Network {
  private:
   // What a layer's forward pass leaves for its backward pass.
   struct Layer {
-    std::int64_t z_exponent = 0;  // not 0: φ is its slopes, at 0 if negative, at ∞ if positive
+    std::int64_t z_exponent = 0;  // not 0: only the far path can use z
     std::int64_t h_exponent = 0;
     std::int64_t inverse_exponent = 0;  // of the normalization's 1/√(var + ε)
   };
@@ -163,8 +164,8 @@ class Network {
   Scaled<T> skip_gradient_;              // with respect to that layer's output, if residual
   bool nonfinite_ = false;               // inf or NaN were met: no scaling can help
   std::vector<T> far_left_, far_right_;  // scaled copies for the far path
-  std::vector<double> far_values_, far_outputs_;
-  std::vector<std::int64_t> far_exponents_;
+  std::vector<double> far_values_;
+  std::vector<FarNumber> far_numbers_;
 };
 
 // Mean squares within these need no scaling: no element that matters to a norm is near the ends

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #define VEGRAD_VECTOR_BYTES 64
 #if defined(__clang__)

@@ -96,15 +96,19 @@ struct selu {
   }
 };
 
-// z Φ(z) with Φ(-|z|) = erfc(|z|/√2)/2; derivative Φ + z exp(-z²/2)/√(2π).
+// z Φ(z), Φ = 1/2 + erf(z/√2)/2 in the middle, erfc(|z|/√2)/2 outside; derivative
+// Φ + z exp(-z²/2)/√(2π).
 struct gelu {
   template <class T>
   static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
     const T bound = T(sizeof(T) == 4 ? 1e18 : 1e150);  // keeps z² finite
     const Vector<T> c = at_most<T>(at_least<T>(z, -bound), bound);
     const Vector<T> e = exponential<T>(c * c * T(-0.5)).exp;
-    const Vector<T> tail = erfc_positive<T>(absolute<T>(c) * T(kSqrtHalf), e) * T(0.5);
-    const Vector<T> phi = select<T>(z < Vector<T>{}, tail, T(1) - tail);
+    const Vector<T> x = c * T(kSqrtHalf);
+    const Vector<T> tail = erfc_positive<T>(absolute<T>(x), e) * T(0.5);
+    const Vector<T> outer = select<T>(z < Vector<T>{}, tail, T(1) - tail);
+    const Vector<T> half_erf = erf_inner<T>(x) * T(0.5);
+    const Vector<T> phi = select<T>(absolute<T>(x) > splat<T>(T(0.5)), outer, half_erf + T(0.5));
     h = select<T>(z < Vector<T>{}, c, z) * phi;
     d = fma(c * e, splat<T>(T(kOneOverSqrtTwoPi)), phi);
   }
@@ -145,9 +149,8 @@ struct erf {
   template <class T>
   static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
     const Vector<T> a = at_most<T>(absolute<T>(z), MathConstants<T>::kErfcFarthest);
-    const Vector<T> a2 = a * a;
-    const Vector<T> e = exponential<T>(-a2).exp;
-    const Vector<T> inner = a * polynomial<T>(at_most<T>(a2, T(1)), MathConstants<T>::kErf);
+    const Vector<T> e = exponential<T>(-(a * a)).exp;
+    const Vector<T> inner = erf_inner<T>(a);
     const Vector<T> outer = T(1) - erfc_positive<T>(a, e);
     h = with_sign<T>(select<T>(a > splat<T>(T(1)), outer, inner), z);
     d = e * T(kTwoOverSqrtPi);

@@ -98,18 +98,25 @@ VEGRAD_INLINE Exponential<T> exponential(Vector<T> x) {
   const Vector<T> q = fma(r * r, polynomial<T>(r, C::kExp), r);
   const Bits<T> exponent = (Bits<T>)shifted << C::kMantissaBits;  // kRound's own bits drop out
   const Vector<T> scale = (Vector<T>)(exponent + (Bits<T>)splat<T>(T(1)));
-  const Vector<T> result = fma(scale, q, scale);
+  const Vector<T> result = scale * (q + T(1));
   const Bits<T> tiny = x < splat<T>(C::kExpLowest);
   return {select<T>(tiny, Vector<T>{}, result),
           select<T>(tiny, splat<T>(T(-1)), fma(scale, q, scale - T(1)))};
 }
 
-// log(1 + t) for t in [0, 1], as 2 atanh(t / (2 + t)).
+// log(1 + t) for t in [0, 1], as 2 atanh(t / (2 + t)), or t itself where halves would be flushed.
 template <class T>
 VEGRAD_INLINE Vector<T> log1p_unit(Vector<T> t) {
   const Vector<T> s = t / (t + T(2));
   const Vector<T> s2 = s * s;
-  return fma(s * s2, polynomial<T>(s2, MathConstants<T>::kAtanh), s + s);
+  const Vector<T> log = fma(s * s2, polynomial<T>(s2, MathConstants<T>::kAtanh), s + s);
+  return select<T>(t < splat<T>(std::numeric_limits<T>::epsilon() / 4), t, log);
+}
+
+// erf(x) for |x| <= 1; something finite elsewhere.
+template <class T>
+VEGRAD_INLINE Vector<T> erf_inner(Vector<T> x) {
+  return x * polynomial<T>(at_most<T>(x * x, T(1)), MathConstants<T>::kErf);
 }
 
 // erfc(x) for x >= 0, given exp(-x^2): Shepherd & Laframboise 1981.
