@@ -223,10 +223,8 @@ def log_phi_prime(name: str, z: np.ndarray) -> np.ndarray:
 def log_phi(name: str, z: np.ndarray) -> np.ndarray:
     """log |φ(z)| for z ≪ 0, of the activations that vanish there; their sign is that of φ(-1)."""
     match name:
-        case "sigmoid" | "softplus":
-            return z
-        case "silu":
-            return z + np.log(-z)
+        case "sigmoid" | "softplus" | "silu":
+            return z + (np.log(-z) if name == "silu" else 0.0)
         case "gelu":  # φ = z·cdf(z), and cdf/pdf has a series at -∞
             series = 1.0 - 1.0 / z**2 + 3.0 / z**4
             return -(z**2) / 2.0 - math.log(math.sqrt(2.0 * math.pi)) + np.log(series)
