@@ -24,7 +24,7 @@ struct Logistic {
 template <class T>
 VEGRAD_INLINE Logistic<T> logistic(Vector<T> z) {
   const Vector<T> t = exponential<T>(-absolute<T>(z)).exp;
-  const Vector<T> upper = T(1) / (t + T(1));
+  const Vector<T> upper = reciprocal<T>(t + T(1));
   const Vector<T> lower = t * upper;
   return {t, upper, select<T>(z < Vector<T>{}, lower, upper), lower * upper};
 }
@@ -46,10 +46,10 @@ struct tanh {
     const Vector<T> a = absolute<T>(z);
     const Vector<T> doubled = a + a;
     const T highest = MathConstants<T>::kExpHighest;
-    const Vector<T> e = exponential<T>(at_most<T>(doubled, highest)).expm1;
-    const Vector<T> q = T(4) / (e + T(2));
-    h = with_sign<T>((e * q) * T(0.25), z);
-    d = select<T>(doubled > splat<T>(highest), Vector<T>{}, (((e + T(1)) * q) * T(0.25)) * q);
+    const Vector<T> e = exponential_inside<T>(at_most<T>(doubled, highest)).expm1;
+    const Vector<T> q = reciprocal<T>(e + T(2));
+    h = with_sign<T>(e * q, z);
+    d = select<T>(doubled > splat<T>(highest), Vector<T>{}, ((e + T(1)) * q) * (q * T(4)));
   }
 };
 

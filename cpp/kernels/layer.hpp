@@ -29,9 +29,21 @@ VEGRAD_INLINE Vector<T> load_padded(const T* row, int j, int columns) {
   return columns - j < kLanes<T> ? load_first<T>(row + j, columns - j) : load<T>(row + j);
 }
 
-template <class T, class Phi, bool SPREAD>
-VEGRAD_INLINE void forward_columns(ForwardTile<T>& t, int j, Bits<T> exists, Vector<T> shift,
-                                   Vector<T> (&sums)[4]) {
+// What exists of the vectors of a column: all of their lanes, or the first few.
+template <class T>
+struct AllLanes {
+  VEGRAD_INLINE Vector<T> operator()(Vector<T> v) const { return v; }
+};
+template <class T>
+struct SomeLanes {
+  Bits<T> mask;
+  VEGRAD_INLINE Vector<T> operator()(Vector<T> v) const { return keep<T>(mask, v); }
+};
+
+// Sums over a tile: Σ h²; Σ z² or, if the spread is wanted, Σ (z - shift) and Σ (z - shift)².
+template <class T, class Phi, bool SPREAD, class Exists>
+VEGRAD_INLINE void forward_columns(const ForwardTile<T>& t, int j, Exists exists, Vector<T> shift,
+                                   Vector<T> (&sums)[3]) {
   const Vector<T> bias = t.bias ? load_padded<T>(t.bias, j, t.columns) : Vector<T>{};
   for (int i = 0; i < t.rows; ++i) {
     const Vector<T> z = load<T>(t.z + i * t.ldz + j) + bias;
@@ -39,78 +51,101 @@ VEGRAD_INLINE void forward_columns(ForwardTile<T>& t, int j, Bits<T> exists, Vec
     Vector<T> h, d;
     Phi::template at<T>(z, h, d);
     if (t.skip) h = h + load<T>(t.skip + i * t.ld_skip + j);
-    h = keep<T>(exists, h);
+    h = exists(h);
     store<T>(t.h + i * t.ldh + j, h);
     sums[0] = fma(h, h, sums[0]);
-    sums[1] = fma(z, z, sums[1]);
-    if (SPREAD) {
-      const Vector<T> off = keep<T>(exists, z - shift);
-      sums[2] = sums[2] + off;
-      sums[3] = fma(off, off, sums[3]);
-    }
+    const Vector<T> off = SPREAD ? exists(z - shift) : z;
+    if (SPREAD) sums[1] = sums[1] + off;
+    sums[2] = fma(off, off, sums[2]);
   }
+}
+
+template <class T, class Phi, bool SPREAD>
+VEGRAD_INLINE void forward_tile(const ForwardTile<T>& t, T shift, Vector<T> (&sums)[3]) {
+  int j = 0;
+  for (; j + kLanes<T> <= t.columns; j += kLanes<T>)
+    forward_columns<T, Phi, SPREAD>(t, j, AllLanes<T>{}, splat<T>(shift), sums);
+  if (j < t.columns)
+    forward_columns<T, Phi, SPREAD>(t, j, SomeLanes<T>{first_lanes<T>(t.columns - j)},
+                                    splat<T>(shift), sums);
 }
 
 template <class T, class Phi>
-void forward(ForwardTile<T>& t) {
-  Vector<T> sums[4] = {};
+void forward(ForwardTile<T>& tile) {
+  const ForwardTile<T> t = tile;  // a copy that nothing can alias stays in registers
   const T shift = t.z[0] + (t.bias ? t.bias[0] : T(0));
-  for (int j = 0; j < t.columns; j += kLanes<T>) {
-    const Bits<T> exists = first_lanes<T>(t.columns - j);
-    if (t.spread_wanted)
-      forward_columns<T, Phi, true>(t, j, exists, splat<T>(shift), sums);
-    else
-      forward_columns<T, Phi, false>(t, j, exists, splat<T>(shift), sums);
-  }
-  t.h_squares = sum<T>(sums[0]);
-  t.z_squares = sum<T>(sums[1]);
-  t.spread = {double(shift), sum<T>(sums[2]), sum<T>(sums[3])};
+  Vector<T> sums[3] = {};
+  if (t.spread_wanted)
+    forward_tile<T, Phi, true>(t, shift, sums);
+  else
+    forward_tile<T, Phi, false>(t, shift, sums);
+  tile.h_squares = sum<T>(sums[0]);
+  tile.z_squares = sum<T>(sums[2]);
+  if (!t.spread_wanted) return;
+  tile.spread = {double(shift), sum<T>(sums[1]), tile.z_squares};
+  const double n = double(t.rows) * t.columns, s = double(shift);
+  tile.z_squares += s * (2 * tile.spread.sum + n * s);
 }
 
-template <class T, class Phi, bool FLOW>
-VEGRAD_INLINE void backward_columns(BackwardTile<T>& t, int j, Bits<T> exists,
-                                    Vector<T> (&squares)[2], Bits<T>& saturated) {
-  const Vector<T> scale = keep<T>(exists, splat<T>(t.scale));
-  Vector<T> column_sum{}, alive{};
+template <class T>
+struct BackwardSums {
+  Vector<T> g_squares{}, delta_squares{};
+  Bits<T> saturated{};
+};
+
+template <class T, class Phi, bool FLOW, class Exists>
+VEGRAD_INLINE void backward_columns(const BackwardTile<T>& t, int j, Exists exists,
+                                    BackwardSums<T>& sums) {
   constexpr int width = 2 * kLanes<T>;
   T* const delta_panel = t.delta_panels.data ? in_panels(t.delta_panels, 0, j) : nullptr;
   T* const h_panel = t.h_panels.data ? in_panels(t.h_panels, 0, j) : nullptr;
+  Vector<T> column_sum{}, alive{};
   for (int i = 0; i < t.rows; ++i) {
-    const Vector<T> z = load<T>(t.z + i * t.ldz + j);
     Vector<T> h, d;
-    Phi::template at<T>(z, h, d);
-    if (h_panel) store<T>(h_panel + i * width, keep<T>(exists, h));
-    const Vector<T> g = load<T>(t.g + i * t.ldg + j) * scale;
-    const Vector<T> delta = keep<T>(exists, g * d);
+    Phi::template at<T>(load<T>(t.z + i * t.ldz + j), h, d);
+    if (h_panel) store<T>(h_panel + i * width, exists(h));
+    const Vector<T> g = exists(load<T>(t.g + i * t.ldg + j) * t.scale);
+    const Vector<T> delta = exists(g * d);
     store<T>(t.delta + i * t.ld_delta + j, delta);
     if (delta_panel) store<T>(delta_panel + i * width, delta);
     column_sum = column_sum + delta;
-    squares[0] = fma(g, g, squares[0]);
-    squares[1] = fma(delta, delta, squares[1]);
+    sums.g_squares = fma(g, g, sums.g_squares);
+    sums.delta_squares = fma(delta, delta, sums.delta_squares);
     if (FLOW) {
       const Vector<T> size = absolute<T>(d);
       alive = larger<T>(alive, size);
-      saturated = saturated + ((size < splat<T>(t.saturated_below)) & exists);
+      sums.saturated = sums.saturated + (size < splat<T>(t.saturated_below));
     }
   }
   store<T>(t.column_sums + j, column_sum);
   if (FLOW) store<T>(t.alive + j, alive);
 }
 
+template <class T, class Phi, bool FLOW>
+VEGRAD_INLINE void backward_tile(const BackwardTile<T>& t, BackwardSums<T>& sums) {
+  int j = 0;
+  for (; j + kLanes<T> <= t.columns; j += kLanes<T>)
+    backward_columns<T, Phi, FLOW>(t, j, AllLanes<T>{}, sums);
+  if (j == t.columns) return;
+  const SomeLanes<T> exists{first_lanes<T>(t.columns - j)};
+  BackwardSums<T> edge = sums;
+  edge.saturated = Bits<T>{};
+  backward_columns<T, Phi, FLOW>(t, j, exists, edge);
+  edge.saturated = sums.saturated + (edge.saturated & exists.mask);
+  sums = edge;
+}
+
 template <class T, class Phi>
-void backward(BackwardTile<T>& t) {
-  Vector<T> squares[2] = {};
-  Bits<T> saturated{};
-  for (int j = 0; j < t.columns; j += kLanes<T>) {
-    const Bits<T> exists = first_lanes<T>(t.columns - j);
-    if (t.flow_wanted)
-      backward_columns<T, Phi, true>(t, j, exists, squares, saturated);
-    else
-      backward_columns<T, Phi, false>(t, j, exists, squares, saturated);
-  }
-  t.g_squares = sum<T>(squares[0]);
-  t.delta_squares = sum<T>(squares[1]);
-  t.saturated = count<T>(saturated);
+void backward(BackwardTile<T>& tile) {
+  const BackwardTile<T> t = tile;  // as in forward()
+  BackwardSums<T> sums;
+  if (t.flow_wanted)
+    backward_tile<T, Phi, true>(t, sums);
+  else
+    backward_tile<T, Phi, false>(t, sums);
+  tile.g_squares = sum<T>(sums.g_squares);
+  tile.delta_squares = sum<T>(sums.delta_squares);
+  tile.saturated = count<T>(sums.saturated);
 }
 
 template <class T, class Phi>

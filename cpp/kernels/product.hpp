@@ -157,8 +157,12 @@ void pack(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T
           store<T>(out + p * width + j, load<T>(panel + p * row + j));
     } else if (columns == width && row == 1) {
       for (; p + kLanes<T> <= k; p += kLanes<T>)
-        for (int j = 0; j < width; j += kLanes<T>)
+        for (int j = 0; j < width; j += kLanes<T>) {
+          // Too many rows for the processor to see that each is read on and on.
+          for (int i = j; i < j + kLanes<T>; ++i)
+            __builtin_prefetch(panel + i * column + p + 4 * kLanes<T>);
           transpose<T>(panel + j * column + p, column, out + p * width + j, width);
+        }
     }
     for (; p < k; ++p)
       for (int j = 0; j < width; ++j)

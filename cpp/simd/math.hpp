@@ -20,7 +20,7 @@ struct MathConstants<float> {
   static constexpr float kLog2e = 1.44269504f;
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // Cody & Waite
   static constexpr float kExpLowest = -87.33654f;  // below it, exp is under the normal range
-  static constexpr float kExpHighest = 88.37f;     // 2^127 is the largest power of two
+  static constexpr float kExpHighest = 87.0f;      // its inverse is still a normal number
   // (expm1(r) - r) / r^2 on |r| <= ln 2 / 2, 8e-9
   static constexpr float kExp[] = {0.5f, 0.1666657628f, 0.04166655373f, 0.008363297327f,
                                    0.001392633133f};
@@ -48,7 +48,7 @@ struct MathConstants<double> {
   static constexpr double kLn2High = 6.93147180369123816490e-01;
   static constexpr double kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kExpLowest = -708.39641853226408;
-  static constexpr double kExpHighest = 709.43;
+  static constexpr double kExpHighest = 708.0;
   // 2e-17
   static constexpr double kExp[] = {0.500000000000000104,     0.166666666666666675,
                                     0.0416666666666234504,    0.00833333333333000973,
@@ -87,27 +87,33 @@ struct Exponential {
 };
 
 // exp(x) and expm1(x) from one reduction x = n ln 2 + r: with q = expm1(r) they are
-// 2^n (1 + q) and 2^n q + (2^n - 1), neither of which cancels. x must be at most kExpHighest.
+// 2^n (1 + q) and 2^n q + (2^n - 1), neither of which cancels. For x between kExpLowest and
+// kExpHighest.
 template <class T>
-VEGRAD_INLINE Exponential<T> exponential(Vector<T> x) {
+VEGRAD_INLINE Exponential<T> exponential_inside(Vector<T> x) {
   using C = MathConstants<T>;
-  const Vector<T> clamped = at_least<T>(x, C::kExpLowest);
-  const Vector<T> shifted = fma(clamped, splat<T>(C::kLog2e), splat<T>(C::kRound));
+  const Vector<T> shifted = fma(x, splat<T>(C::kLog2e), splat<T>(C::kRound));
   const Vector<T> n = shifted - C::kRound;
-  const Vector<T> r = fma(n, splat<T>(-C::kLn2Low), fma(n, splat<T>(-C::kLn2High), clamped));
+  const Vector<T> r = fma(n, splat<T>(-C::kLn2Low), fma(n, splat<T>(-C::kLn2High), x));
   const Vector<T> q = fma(r * r, polynomial<T>(r, C::kExp), r);
   const Bits<T> exponent = (Bits<T>)shifted << C::kMantissaBits;  // kRound's own bits drop out
   const Vector<T> scale = (Vector<T>)(exponent + (Bits<T>)splat<T>(T(1)));
-  const Vector<T> result = scale * (q + T(1));
+  return {scale * (q + T(1)), fma(scale, q, scale - T(1))};
+}
+
+// The same for any x up to kExpHighest.
+template <class T>
+VEGRAD_INLINE Exponential<T> exponential(Vector<T> x) {
+  using C = MathConstants<T>;
+  const Exponential<T> e = exponential_inside<T>(at_least<T>(x, C::kExpLowest));
   const Bits<T> tiny = x < splat<T>(C::kExpLowest);
-  return {select<T>(tiny, Vector<T>{}, result),
-          select<T>(tiny, splat<T>(T(-1)), fma(scale, q, scale - T(1)))};
+  return {select<T>(tiny, Vector<T>{}, e.exp), select<T>(tiny, splat<T>(T(-1)), e.expm1)};
 }
 
 // log(1 + t) for t in [0, 1], as 2 atanh(t / (2 + t)), or t itself where halves would be flushed.
 template <class T>
 VEGRAD_INLINE Vector<T> log1p_unit(Vector<T> t) {
-  const Vector<T> s = t / (t + T(2));
+  const Vector<T> s = t * reciprocal<T>(t + T(2));
   const Vector<T> s2 = s * s;
   const Vector<T> log = fma(s * s2, polynomial<T>(s2, MathConstants<T>::kAtanh), s + s);
   return select<T>(t < splat<T>(std::numeric_limits<T>::epsilon() / 4), t, log);
