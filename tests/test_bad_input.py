@@ -301,3 +301,23 @@ def test_a_nan_target() -> None:
     target[1, 1] = np.nan
     assert np.isnan(net.backward(x, target))
     assert np.isnan(net.flow.delta_log2).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nan_in_the_target_of_a_network_whose_outputs_overflow(dtype: str) -> None:
+    """The outputs are beyond the dtype, so that there is an exponent beside them."""
+    net = vegrad.MLP(
+        [16] * 301, activation="relu", init="normal", sigma_w=16.0, dtype=dtype, seed=7
+    )
+    x = np.random.default_rng(0).standard_normal((10, 16))
+    target = x.copy()
+    target[3, 2] = np.nan
+    assert np.isnan(net.backward(x, target))
+    assert np.isnan(net.gradients["layers.299.weight"][2]).all()
+    assert np.isnan(net.flow.delta_log2).all()
+
+
+def test_sizes_beyond_any_memory() -> None:
+    for sizes in ([2**31 - 1] * 2, [2**31 - 1] * 9):
+        with pytest.raises(MemoryError):
+            vegrad.MLP(sizes, dtype="float64")

@@ -351,3 +351,31 @@ def test_networks_give_their_memory_back() -> None:
     for seed in range(60):
         once(seed)
     assert resident_bytes() - before < 16 * 2**20  # one network holds about 2 MB
+
+
+def test_the_number_of_threads_may_change_during_a_pass() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((256, 192)).astype("float32")
+    want = vegrad.MLP([192] * 5, seed=0)
+    want.backward(x, x)
+    finished = threading.Event()
+
+    def change() -> None:
+        n = 0
+        while not finished.is_set():
+            vegrad.set_num_threads(1 + n % 16)
+            n += 1
+
+    changer = threading.Thread(target=change)
+    before = vegrad.num_threads()
+    changer.start()
+    try:
+        for _ in range(60):
+            net = vegrad.MLP([192] * 5, seed=0)  # its workspace fits the threads of the moment
+            net.backward(x, x)
+            for name, gradient in net.gradients.items():
+                np.testing.assert_array_equal(gradient, want.gradients[name], err_msg=name)
+    finally:
+        finished.set()
+        changer.join()
+        vegrad.set_num_threads(before)

@@ -105,11 +105,12 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
   skip_gradient_ = {g, ld, 0, 0};
   delta_ = {delta, ld, 0, 0};
   double loss = 0;
-  bool good = false;
-  if (out_.exponent == 0) {
+  bool done = out_.exponent != 0 && !nonfinite_ && top_far(w, B, values, labels, flow, loss);
+  if (!done) {
+    loss = 0;
     // Rows are whole here: a softmax needs all its columns.
     const Grid grid = make_grid(B, kLossRowStep, O, int(ld));
-    parallel_for(grid.tasks(), [&](int task, int) {
+    parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int) {
       const Tile t = grid.tile(task);
       double sum = 0;
       for (int i = t.row; i < t.row + t.rows; ++i) {
@@ -123,18 +124,16 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
     for (int task = 0; task < grid.tasks(); ++task) loss += w.losses[task];
     loss *= scale;
     const Grid tiles = row_grid(B, l);
-    parallel_for(tiles.tasks(), [&](int task, int) {
+    parallel_for(tiles.tasks(), w.threads_in_use, [&](int task, int) {
       w.sums[task] = TileSums();
       backward_tile(w, l, tiles.tile(task), T(1), g, delta, flow, w.sums[task]);
     });
     const TileSums sums = add_up(w.sums.data(), tiles.tasks());
     delta_.mean_square = sums.delta_squares / elements(l, B);
     skip_gradient_.mean_square = sums.g_squares / elements(l, B);
-    good = within(delta_.mean_square);
-    if (flow && (good || nonfinite_)) note_backward(w, l, B, sums.saturated);
+    done = !nonfinite_ && !within(delta_.mean_square) && top_far(w, B, values, labels, flow, loss);
+    if (flow && !done) note_backward(w, l, B, sums.saturated);
   }
-  if (!good && !nonfinite_ && !top_far(w, B, values, labels, flow, loss) && flow)
-    note_backward(w, l, B, 0);
   if (flow)
     flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * elements(l, B), delta_.exponent);
   bias_gradient(w, l, B);
@@ -158,10 +157,9 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
   const Layer& layer = layers_[l];
   const bool near = layer.z_exponent == 0 && layer.inverse_exponent == 0 &&
                     (residual || layer.h_exponent == 0) && std::abs(apart) < 60;
-  TileSums sums;
   const double n = elements(l, B);
-  bool good = false;
-  if (near || nonfinite_) {
+  bool done = !near && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
+  if (!done) {
     const T scale = power_of_two<T>(shift), skip_scale = power_of_two<T>(apart);
     product_with_transpose(
         w, l + 1, B, above.data, above.ld, weight(l + 1), g, [&](const Tile& t, int task) {
@@ -180,17 +178,16 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
           own.g_squares = around.product_squares;
           own.h_squares = around.g_squares;
         });
-    sums = add_up(w.sums.data(), row_grid(B, l).tasks());
+    const TileSums sums = add_up(w.sums.data(), row_grid(B, l).tasks());
     delta_.mean_square = sums.delta_squares / n;
     skip_gradient_.mean_square = sums.h_squares / n;
-    good = within(delta_.mean_square) && within(sums.g_squares / n) &&
-           (!residual || within(skip_gradient_.mean_square));
-  }
-  if (!good && !nonfinite_ && backward_far(w, l, B, above, skip, flow)) {
-    // far.cpp has noted the units and the weights' gain
-  } else if (flow) {
-    note_backward(w, l, B, sums.saturated);
-    flow_.weight_gain_log2[l - 1] = half_log2(sums.g_squares, exponent) - flow_.delta_log2[l];
+    const bool good = within(delta_.mean_square) && within(sums.g_squares / n) &&
+                      (!residual || within(skip_gradient_.mean_square));
+    done = !good && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
+    if (flow && !done) {
+      note_backward(w, l, B, sums.saturated);
+      flow_.weight_gain_log2[l - 1] = half_log2(sums.g_squares, exponent) - flow_.delta_log2[l];
+    }
   }
   if (flow) {
     flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * n, delta_.exponent);
@@ -242,7 +239,7 @@ void Network<T>::weight_gradient(Workspace& w, int l, int B, std::int64_t expone
   const Grid grid = gradient_grid(l);
   const std::int64_t half = exponent / 2;
   const T first = power_of_two<T>(half), second = power_of_two<T>(exponent - half);
-  parallel_for(grid.tasks(), [&](int task, int thread) {
+  parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {
     const Tile t = grid.tile(task);
     const std::ptrdiff_t ldc = padded<T>(t.columns);
     const T* const delta = panels(w.delta_panels[l % 2], w.rows, {0, 0, t.row, 0, 0, 0}).data;
@@ -282,7 +279,7 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
   }
   const int I = shape_.sizes[0];
   const Grid rows = make_grid(B, kNarrowRowStep, I, I);
-  parallel_for(rows.tasks(), [&](int task, int) {
+  parallel_for(rows.tasks(), w.threads_in_use, [&](int task, int) {
     const Tile t = rows.tile(task);
     const std::ptrdiff_t ld = padded<T>(I);
     kernels.to_panels(w.input + t.row * ld, ld, t.rows, I, panels(w.h_panels, w.rows, t));

@@ -2,7 +2,8 @@
 //
 // Products run in T on operands scaled to about 1; what is elementwise runs in double, an element
 // at a time. This path is rare and slow, and short: it is the definition once more, with ldexp.
-// Each function returns false, having changed nothing that counts, if it meets inf or NaN.
+// Each function returns false if it meets inf or NaN: then the caller lets the fast path spread
+// them.
 #include <limits>
 
 #include "core/far_activations.hpp"

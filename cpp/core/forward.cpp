@@ -8,13 +8,6 @@ namespace {
 
 constexpr int kInferenceRows = 256;  // forward without backward goes through in pieces of this
 
-template <class T>
-double mean_square_of(const T* x, std::int64_t n) {
-  double squares = 0;
-  for (std::int64_t i = 0; i < n; ++i) squares += double(x[i]) * double(x[i]);
-  return squares / double(n);
-}
-
 }  // namespace
 
 template <class T>
@@ -90,7 +83,7 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, 
 template <class T>
 void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow) {
   const int I = shape_.sizes[0];
-  Scaled<T> in{w.input, padded<T>(I), 0, mean_square_of(x, std::int64_t(B) * I)};
+  Scaled<T> in{w.input, padded<T>(I)};
   for (int i = 0; i < B; ++i)
     std::memcpy(w.input + i * in.ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
   nonfinite_ = false;

@@ -17,7 +17,7 @@ void matmul(int m, int n, int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_
   const std::ptrdiff_t ld = padded<T>(step);
   const Buffer<T> packed_memory(packed * threads), tiles(kWideRowStep * ld * threads);
   std::vector<PackedBlock> blocks(threads);
-  parallel_for(grid.tasks(), [&](int task, int thread) {
+  parallel_for(grid.tasks(), threads, [&](int task, int thread) {
     const Tile t = grid.tile(task);
     T* const tile = tiles.data() + thread * kWideRowStep * ld;
     const RightOperand<T> right =

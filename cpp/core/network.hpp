@@ -87,7 +87,8 @@ class Network {
 
   // Memory that is kept between calls; grows with the largest batch and number of threads seen.
   struct Workspace {
-    int rows = 0, threads = 0;
+    int rows = 0, threads = 0;  // that there is room for
+    int threads_in_use = 1;     // by the pass that runs
     Buffer<T> memory;
     T* input = nullptr;
     std::vector<T*> z;        // of each layer; one for all of them if not training

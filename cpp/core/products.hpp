@@ -38,7 +38,7 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
   const Grid grid = row_grid(B, l);
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  parallel_for(grid.tasks(), [&](int task, int thread) {
+  parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {
     const Tile t = grid.tile(task);
     const T* const a = in + t.row * ld_in;
     T* const c = z + t.row * ld + t.column;
@@ -65,7 +65,7 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
   const std::ptrdiff_t ld = padded<T>(I);
   const Grid grid = row_grid(B, l - 1);
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  parallel_for(grid.tasks(), [&](int task, int thread) {
+  parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {
     const Tile t = grid.tile(task);
     const RightOperand<T> b = right_operand(kernels, weights, I, 1, O, t, false, w.packed[thread],
                                             w.packed_block[thread]);

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -50,7 +51,11 @@ class Pool {
   bool run(int n, TaskFunction function, void* context, int threads) {
     const std::unique_lock<std::mutex> lock(owner_, std::try_to_lock);
     if (!lock) return false;
-    while (int(workers_) < threads - 1) start_worker();
+    try {
+      while (int(workers_) < threads - 1) start_worker();
+    } catch (const std::system_error&) {
+      return false;  // the system has no more threads
+    }
     function_.store(function, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
     threads_.store(threads, std::memory_order_relaxed);
@@ -99,7 +104,7 @@ class Pool {
   }
 
   void start_worker() {
-    const int thread = int(++workers_);
+    const int thread = int(workers_) + 1;
     std::uint32_t seen = loop_.load(std::memory_order_relaxed);
     std::thread([this, thread, seen]() mutable {
       const FlushSubnormals flush;
@@ -113,6 +118,7 @@ class Pool {
         if (thread < threads) work(seen, thread, threads);
       }
     }).detach();
+    ++workers_;
   }
 
   std::mutex owner_;
@@ -182,8 +188,8 @@ void read_thread_environment() {
   set_num_threads(n < kMostThreads ? n : kMostThreads);
 }
 
-void parallel_tasks(int n, TaskFunction function, void* context) {
-  const int threads = num_threads() < n ? num_threads() : n;
+void parallel_tasks(int n, int threads, TaskFunction function, void* context) {
+  if (threads > n) threads = n;
   const bool fits = n < int(kTaskMask);  // more tasks than a share can name: nobody has so many
   if (threads > 1 && fits && pool().run(n, function, context, threads)) return;
   for (int task = 0; task < n; ++task) function(context, task, 0);

@@ -17,14 +17,16 @@ void read_thread_environment();
 
 using TaskFunction = void (*)(void* context, int task, int thread);
 
-// Runs tasks 0 … n-1 with thread numbers below num_threads(); neighbouring tasks tend to run on
-// the same thread. If the pool is busy with another caller's loop, this one runs on its own thread.
-void parallel_tasks(int n, TaskFunction function, void* context);
+// Runs tasks 0 … n-1 with thread numbers below `threads`, which a caller asks of num_threads() once
+// for all loops that share memory a thread: another thread may set it at any time. Neighbouring
+// tasks tend to run on the same thread. If the pool is busy with another caller's loop, or threads
+// cannot be had, this one runs on its own thread.
+void parallel_tasks(int n, int threads, TaskFunction function, void* context);
 
 template <class Body>
-void parallel_for(int n, const Body& body) {
+void parallel_for(int n, int threads, const Body& body) {
   parallel_tasks(
-      n,
+      n, threads,
       [](void* context, int task, int thread) {
         (*static_cast<const Body*>(context))(task, thread);
       },

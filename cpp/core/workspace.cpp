@@ -1,5 +1,6 @@
 // The memory of a network: parameters, gradients, and the workspace of its passes.
 #include <algorithm>
+#include <new>
 
 #include "core/dispatch.hpp"
 #include "core/network.hpp"
@@ -56,6 +57,11 @@ Network<T>::Network(NetworkShape shape) : shape_(std::move(shape)) {
     weight_at_.push_back(take(std::size_t(shape_.sizes[l]) * shape_.sizes[l - 1]));
     bias_at_.push_back(take(shape_.sizes[l]));
   }
+  // Sizes whose products pass what an index can hold are as unlikely to fit as to be meant.
+  double elements = 0;
+  for (int l = 1; l <= shape_.layers(); ++l)
+    elements += (double(shape_.sizes[l - 1]) + 1) * shape_.sizes[l];
+  if (elements > 0x1p56) throw std::bad_alloc();
   parameters_ = Buffer<T>(size);
   gradients_ = Buffer<T>(size);
   flow_ = FlowColumns(shape_.layers());
@@ -101,8 +107,7 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     tasks = std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient.tasks())});
     most_row_blocks = std::max(most_row_blocks, out.row_blocks);
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
-    if (!training) continue;
-    if (l == 1) continue;
+    if (!training || l == 1) continue;
     const Grid in = row_grid(rows, l - 1);
     packed = std::max(packed, packed_size<T>(O, std::min(in.column_step, I)));
   }
@@ -153,6 +158,7 @@ void Network<T>::prepare(Workspace& w, int rows, bool training) {
     w.threads = new_threads;
     w.packed_block.resize(new_threads);
   }
+  w.threads_in_use = threads;
 }
 
 template <class T>
