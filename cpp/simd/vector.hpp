@@ -34,6 +34,13 @@ constexpr int kLanes = VEGRAD_VECTOR_BYTES / int(sizeof(T));
 
 #define VEGRAD_INLINE inline __attribute__((always_inline))
 
+// The same pointer, of which the compiler knows nothing more.
+template <class P>
+VEGRAD_INLINE P* opaque(P* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 template <class T>
 VEGRAD_INLINE Vector<T> splat(T x) {
   return x - Vector<T>{};
