@@ -239,23 +239,20 @@ void Network<T>::weight_gradient(Workspace& w, int l, int B, std::int64_t expone
   const Grid grid = gradient_grid(l);
   const std::int64_t half = exponent / 2;
   const T first = power_of_two<T>(half), second = power_of_two<T>(exponent - half);
+  // Where rows are whole vectors, the product writes the gradient itself.
+  const bool direct = I % kernels.lanes == 0, scaled = exponent != 0;
   parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {
     const Tile t = grid.tile(task);
-    const std::ptrdiff_t ldc = padded<T>(t.columns);
+    T* const out = weight_gradient(l) + std::ptrdiff_t(t.row) * I + t.column;
+    T* const c = direct ? out : w.tile[thread];
+    const std::ptrdiff_t ldc = direct ? I : padded<T>(t.columns);
     const T* const delta = panels(w.delta_panels[l % 2], w.rows, {0, 0, t.row, 0, 0, 0}).data;
     const PanelTile<T> h = panels(w.h_panels, w.rows, {0, 0, t.column, 0, 0, 0});
-    kernels.product(
-        {t.rows, t.columns, B, delta, 1, width, {h.data, width, h.panel}, w.tile[thread], ldc});
-    GradientTile<T> tile{t.rows,
-                         t.columns,
-                         w.tile[thread],
-                         ldc,
-                         first,
-                         second,
-                         weight_gradient(l) + std::ptrdiff_t(t.row) * I + t.column,
-                         I};
-    kernels.write_gradient(tile);
+    kernels.product({t.rows, t.columns, B, delta, 1, width, {h.data, width, h.panel}, c, ldc});
     w.sums[task] = TileSums();
+    if (direct && !scaled && !flow) return;
+    GradientTile<T> tile{t.rows, t.columns, c, ldc, first, second, out, I};
+    kernels.write_gradient(tile);
     w.sums[task].g_squares = tile.squares;
   });
   if (flow)

@@ -263,23 +263,28 @@ double squares_in_double(const GradientTile<T>& t) {
 
 template <class T>
 void write_gradient(GradientTile<T>& t) {
-  Vector<T> squares{};
+  constexpr int kSums = 4;  // in turn: one sum would wait for itself
+  const bool in_place = t.c == t.out && t.first == T(1) && t.second == T(1);
+  Vector<T> squares[kSums] = {};
   for (int i = 0; i < t.rows; ++i) {
     const T* c = t.c + i * t.ldc;
     T* out = t.out + i * t.ld_out;
     int j = 0;
-    for (; j + kLanes<T> <= t.columns; j += kLanes<T>) {
-      const Vector<T> v = load<T>(c + j);
-      squares = fma(v, v, squares);
-      store<T>(out + j, v * t.first * t.second);
-    }
-    if (j < t.columns) {
-      const Vector<T> v = keep<T>(first_lanes<T>(t.columns - j), load<T>(c + j));
-      squares = fma(v, v, squares);
-      store_first<T>(out + j, v * t.first * t.second, t.columns - j);
+    for (; j + kSums * kLanes<T> <= t.columns; j += kSums * kLanes<T>)
+#pragma GCC unroll 4
+      for (int n = 0; n < kSums; ++n) {
+        const Vector<T> v = load<T>(c + j + n * kLanes<T>);
+        squares[n] = fma(v, v, squares[n]);
+        if (!in_place) store<T>(out + j + n * kLanes<T>, v * t.first * t.second);
+      }
+    for (; j < t.columns; j += kLanes<T>) {
+      const int lanes = t.columns - j < kLanes<T> ? t.columns - j : kLanes<T>;
+      const Vector<T> v = keep<T>(first_lanes<T>(lanes), load<T>(c + j));
+      squares[0] = fma(v, v, squares[0]);
+      if (!in_place) store_first<T>(out + j, v * t.first * t.second, lanes);
     }
   }
-  t.squares = sum<T>(squares);
+  t.squares = sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
   if (sizeof(T) == 4 && !(t.squares > 1e-25 && t.squares < 1e25)) t.squares = squares_in_double(t);
 }
 

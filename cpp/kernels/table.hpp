@@ -134,7 +134,7 @@ struct GradientTile {
   const T* c;
   std::ptrdiff_t ldc;
   T first, second;
-  T* out;
+  T* out;  // may be c
   std::ptrdiff_t ld_out;
   double squares = 0;  // out: Σ c²
 };
