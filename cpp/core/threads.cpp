@@ -1,6 +1,7 @@
 #include "core/threads.hpp"
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
@@ -22,8 +23,11 @@
 namespace vegrad {
 namespace {
 
-// About 20 µs: longer than the gap between two loops of a pass, shorter than anybody notices.
-constexpr int kSpins = 600;
+// A thread with nothing to do looks often at first, since the next loop of a pass comes within a
+// microsecond, then about every 25 ns, and sleeps after about 20 µs: longer than the gap between
+// two passes, shorter than anybody notices.
+constexpr int kLooks = 300, kPauses = 800;
+constexpr std::chrono::microseconds kNap{20};
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -33,18 +37,41 @@ inline void pause() {
 #endif
 }
 
-// The tasks that one thread starts with: loop number (24 bits), next task, end (20 bits each), in
-// one word, so that taking a task also proves that its loop is still the one that was read.
-struct alignas(64) Share {
-  std::atomic<std::uint64_t> word{0};
-};
-constexpr int kTaskBits = 20;
-constexpr std::uint64_t kTaskMask = (1u << kTaskBits) - 1;
-
-std::uint64_t share(std::uint32_t loop, int next, int end) {
-  return std::uint64_t(loop) << (2 * kTaskBits) | std::uint64_t(next) << kTaskBits |
-         std::uint64_t(end);
+// Looks at `ready` until it is true or it is time to sleep; returns whether it is true.
+template <class Ready>
+bool spin(const Ready& ready) {
+  for (int i = 0; i < kLooks; ++i)
+    if (ready()) return true;
+  for (int i = 0; i < kPauses; ++i) {
+    pause();
+    if (ready()) return true;
+  }
+  return false;
 }
+
+// A loop's number and a number of tasks in one word, so that changing the word also proves that the
+// loop is still the one that was read.
+constexpr int kTaskBits = 20;
+constexpr std::uint64_t kMostTasks = (1u << kTaskBits) - 1;
+using Word = std::atomic<std::uint64_t>;
+
+// Each on a cache line of its own: what threads write must not take away what others read.
+struct alignas(64) Share {
+  Word next{0};  // the next task of those that this thread starts with, if of the loop
+};
+struct alignas(64) Done {
+  Word tasks{0};  // that this thread has done, if of the loop
+};
+
+// A loop as it is announced: everything that a waiting thread must know, on the line it looks at.
+// The number is odd while the rest is being written.
+struct alignas(64) Announcement {
+  std::atomic<std::uint64_t> loop{0};
+  std::atomic<TaskFunction> function{nullptr};
+  std::atomic<void*> context{nullptr};
+  std::atomic<int> tasks{0}, threads{0};
+  std::atomic<int> sleepers{0};
+};
 
 class Pool {
  public:
@@ -56,66 +83,99 @@ class Pool {
     } catch (const std::system_error&) {
       return false;  // the system has no more threads
     }
-    function_.store(function, std::memory_order_relaxed);
-    context_.store(context, std::memory_order_relaxed);
-    threads_.store(threads, std::memory_order_relaxed);
-    done_.store(0, std::memory_order_relaxed);
-    const std::uint32_t loop = (loop_.load(std::memory_order_relaxed) + 1) & 0xffffff;
-    for (int t = 0; t < threads; ++t) {
-      const int begin = int(std::int64_t(n) * t / threads);
-      const int end = int(std::int64_t(n) * (t + 1) / threads);
-      shares_[t].word.store(share(loop, begin, end), std::memory_order_release);
+    Announcement& a = announced_;
+    const Loop loop{a.loop.load(std::memory_order_relaxed) + 2, n, threads, function, context};
+    // Shares that the last loop did not use may have been left by any loop before.
+    for (; known_shares_ < threads; ++known_shares_)
+      shares_[known_shares_].next.store((loop.number - 2) << kTaskBits, std::memory_order_relaxed);
+    known_shares_ = threads;
+    a.loop.store(loop.number - 1, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);
+    a.function.store(function, std::memory_order_relaxed);
+    a.context.store(context, std::memory_order_relaxed);
+    a.tasks.store(n, std::memory_order_relaxed);
+    a.threads.store(threads, std::memory_order_relaxed);
+    a.loop.store(loop.number, std::memory_order_release);
+    // One that falls asleep at this moment may be missed. It is woken by the next loop: nobody
+    // waits for a thread that has taken no task.
+    if (a.sleepers.load(std::memory_order_relaxed) > 0) {
+      bell_.fetch_add(1, std::memory_order_relaxed);
+      bell_.notify_all();
     }
-    loop_.store(loop, std::memory_order_release);
-    loop_.notify_all();
-    work(loop, 0, threads);
-    for (int spin = 0; done_.load(std::memory_order_acquire) != n; ++spin) {
-      pause();
-      if (spin >= kSpins) {
-        const int seen = done_.load(std::memory_order_acquire);
-        if (seen != n) done_.wait(seen, std::memory_order_acquire);
+    work(loop, 0);
+    const auto done = [&] {
+      std::uint64_t sum = 0;
+      for (int t = 0; t < threads; ++t) {
+        const std::uint64_t word = done_[t].tasks.load(std::memory_order_acquire);
+        if (word >> kTaskBits == loop.number) sum += word & kMostTasks;
       }
-    }
+      return sum == std::uint64_t(n);
+    };
+    // Another process has the core of a thread that holds a task: leave it this one.
+    while (!spin(done)) std::this_thread::sleep_for(kNap);
     return true;
   }
 
  private:
-  // Takes tasks of `loop` from the thread's own share, then from the others'.
-  void work(std::uint32_t loop, int thread, int threads) {
-    for (int turn = 0; turn < threads; ++turn) {
-      Share& from = shares_[(thread + turn) % threads];
-      std::uint64_t word = from.word.load(std::memory_order_acquire);
+  struct Loop {
+    std::uint64_t number;
+    int tasks, threads;
+    TaskFunction function;
+    void* context;
+  };
+
+  // Takes tasks from the thread's own share, then from the others'.
+  void work(const Loop& loop, int thread) {
+    std::uint64_t done = loop.number << kTaskBits;
+    for (int turn = 0; turn < loop.threads; ++turn) {
+      const int t = (thread + turn) % loop.threads;
+      const auto first_of = [&](int i) { return std::int64_t(loop.tasks) * i / loop.threads; };
+      const std::uint64_t begin = first_of(t), end = first_of(t + 1);
+      Word& share = shares_[t].next;
+      std::uint64_t word = share.load(std::memory_order_acquire);
       for (;;) {
-        const int next = int(word >> kTaskBits & kTaskMask), end = int(word & kTaskMask);
-        if (std::uint32_t(word >> (2 * kTaskBits)) != loop || next >= end) break;
-        // Read before the exchange: if it succeeds, the loop was still running.
-        const TaskFunction function = function_.load(std::memory_order_relaxed);
-        void* const context = context_.load(std::memory_order_relaxed);
-        if (thread >= threads_.load(std::memory_order_relaxed)) return;
-        if (!from.word.compare_exchange_weak(word, share(loop, next + 1, end),
-                                             std::memory_order_acq_rel))
+        const std::uint64_t number = word >> kTaskBits;
+        if (number > loop.number) return;  // this loop is over
+        const std::uint64_t task = number == loop.number ? word & kMostTasks : begin;
+        if (task >= end) break;
+        if (!share.compare_exchange_weak(word, loop.number << kTaskBits | (task + 1),
+                                         std::memory_order_acq_rel))
           continue;
-        function(context, next, thread);
-        done_.fetch_add(1, std::memory_order_acq_rel);
-        done_.notify_one();
-        word = from.word.load(std::memory_order_acquire);
+        loop.function(loop.context, int(task), thread);
+        done_[thread].tasks.store(++done, std::memory_order_release);
+        word = share.load(std::memory_order_acquire);
       }
     }
   }
 
+  // The announced loop, once it is another than number `seen` and wholly written.
+  bool read_loop(std::uint64_t seen, Loop& loop) {
+    const Announcement& a = announced_;
+    loop.number = a.loop.load(std::memory_order_acquire);
+    if (loop.number == seen || loop.number % 2) return false;
+    loop.function = a.function.load(std::memory_order_relaxed);
+    loop.context = a.context.load(std::memory_order_relaxed);
+    loop.tasks = a.tasks.load(std::memory_order_relaxed);
+    loop.threads = a.threads.load(std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return a.loop.load(std::memory_order_relaxed) == loop.number;
+  }
+
   void start_worker() {
     const int thread = int(workers_) + 1;
-    std::uint32_t seen = loop_.load(std::memory_order_relaxed);
-    std::thread([this, thread, seen]() mutable {
+    const std::uint64_t before = announced_.loop.load(std::memory_order_relaxed);
+    std::thread([this, thread, before] {
       const FlushSubnormals flush;
-      for (;;) {
-        for (int spin = 0; loop_.load(std::memory_order_acquire) == seen; ++spin) {
-          pause();
-          if (spin >= kSpins) loop_.wait(seen, std::memory_order_acquire);
+      Loop loop{};
+      for (std::uint64_t seen = before;; seen = loop.number) {
+        const auto announced = [&] { return read_loop(seen, loop); };
+        while (!spin(announced)) {
+          const std::uint32_t rung = bell_.load(std::memory_order_relaxed);
+          announced_.sleepers.fetch_add(1, std::memory_order_seq_cst);
+          if (!announced()) bell_.wait(rung, std::memory_order_relaxed);
+          announced_.sleepers.fetch_sub(1, std::memory_order_relaxed);
         }
-        seen = loop_.load(std::memory_order_acquire);
-        const int threads = threads_.load(std::memory_order_relaxed);
-        if (thread < threads) work(seen, thread, threads);
+        if (thread < loop.threads) work(loop, thread);
       }
     }).detach();
     ++workers_;
@@ -123,12 +183,11 @@ class Pool {
 
   std::mutex owner_;
   unsigned workers_ = 0;
+  int known_shares_ = 0;
+  Announcement announced_;
   Share shares_[kMostThreads];
-  alignas(64) std::atomic<std::uint32_t> loop_{0};
-  alignas(64) std::atomic<int> done_{0};
-  std::atomic<TaskFunction> function_{nullptr};
-  std::atomic<void*> context_{nullptr};
-  std::atomic<int> threads_{0};
+  Done done_[kMostThreads];
+  alignas(64) std::atomic<std::uint32_t> bell_{0};
 };
 
 // Never destroyed: its threads sleep until the process ends. A child of fork() has none of them
@@ -190,7 +249,7 @@ void read_thread_environment() {
 
 void parallel_tasks(int n, int threads, TaskFunction function, void* context) {
   if (threads > n) threads = n;
-  const bool fits = n < int(kTaskMask);  // more tasks than a share can name: nobody has so many
+  const bool fits = n < int(kMostTasks);  // more tasks than a word can name: nobody has so many
   if (threads > 1 && fits && pool().run(n, function, context, threads)) return;
   for (int task = 0; task < n; ++task) function(context, task, 0);
 }
