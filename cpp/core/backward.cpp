@@ -39,42 +39,38 @@ T* Network<T>::spare_beside(const Workspace& w, const T* a, const T* b, const T*
   return nullptr;
 }
 
-// The place of tile t of a matrix of B rows that is stored as panels.
+// Where φ(z) of layer l stands once the backward pass has come to it; layer 0 is the input. Unless
+// z or φ(z) are needed further it replaces z, in the memory of this layer and of the thread whose
+// rows they are: a buffer that all layers share would have to be fetched back, line by line, from
+// the threads that read it for the layer before.
 template <class T>
-PanelTile<T> Network<T>::panels(T* data, int B, const Tile& t) const {
-  const std::ptrdiff_t width = instruction_set().kernels<T>().panel_columns;
-  return {data + t.column * std::ptrdiff_t(B) + t.row * width, B * width};
+T* Network<T>::output_of(const Workspace& w, int l) const {
+  if (l == 0) return w.input;
+  if (shape_.residual) return w.h[l];
+  return shape_.has_norm(l) ? w.normalized_h : w.z[l];
 }
 
-// δ = g φ′ (back through the normalization) of a tile of layer l, with what the weights' gradients
-// need of δ and h on the way.
+// δ = g φ′ (back through the normalization) of a tile of layer l, and h for the weights' gradient.
 template <class T>
-void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, T scale, const T* g, T* delta,
-                               bool flow, TileSums& sums) {
+void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, const T* g, T* delta, bool flow,
+                               TileSums& sums) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
+  const Activation activation = shape_.activation_of(l);
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]), at = t.row * ld + t.column;
   BackwardTile<T> tile{};
   tile.rows = t.rows;
   tile.columns = t.columns;
-  tile.scale = scale;
   tile.g = g + at;
   tile.z = w.z[l] + at;
+  tile.kept = layers_[l].kept;
   tile.delta = delta + at;
-  tile.ldg = tile.ldz = tile.ld_delta = ld;
-  const PanelTile<T> delta_panels = panels(w.delta_panels[l % 2], w.rows, t);
-  if (!shape_.has_norm(l)) tile.delta_panels = delta_panels;
-  if (l < shape_.layers()) {  // what the gradient of the weights above will need
-    const PanelTile<T> h_panels = panels(w.h_panels, w.rows, t);
-    if (shape_.residual)
-      kernels.to_panels(w.h[l] + at, ld, t.rows, t.columns, h_panels);
-    else
-      tile.h_panels = h_panels;
-  }
+  if (l < shape_.layers() && !shape_.residual) tile.h = output_of(w, l) + at;
+  tile.ldg = tile.ldz = tile.ld_delta = tile.ldh = ld;
   tile.flow_wanted = flow;
-  tile.saturated_below = T(saturation_limit(shape_.activation_of(l)));
+  tile.saturated_below = T(saturation_limit(activation));
   tile.column_sums = w.column_sums + t.row_block * ld + t.column;
-  tile.alive = w.alive + t.row_block * ld + t.column;
-  kernels.activation[shape_.activation_of(l)].backward(tile);
+  if (!derivative_underflows(activation)) tile.alive = w.alive + t.row_block * ld + t.column;
+  kernels.activation[activation].backward(tile);
   sums.g_squares = tile.g_squares;
   sums.delta_squares = tile.delta_squares;
   sums.saturated = tile.saturated;
@@ -86,7 +82,6 @@ void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, T scale, cons
   norm.z = w.z[l] + at;
   norm.inverse = w.inverse[l] + t.row;
   norm.delta = delta + at;
-  norm.delta_panels = delta_panels;
   norm.ldz = norm.ld_delta = ld;
   norm.column_sums = tile.column_sums;
   kernels.normalize_backward(norm);
@@ -126,7 +121,7 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
     const Grid tiles = row_grid(B, l);
     parallel_for(tiles.tasks(), w.threads_in_use, [&](int task, int) {
       w.sums[task] = TileSums();
-      backward_tile(w, l, tiles.tile(task), T(1), g, delta, flow, w.sums[task]);
+      backward_tile(w, l, tiles.tile(task), g, delta, flow, w.sums[task]);
     });
     const TileSums sums = add_up(w.sums.data(), tiles.tasks());
     delta_.mean_square = sums.delta_squares / elements(l, B);
@@ -154,27 +149,25 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
   delta_ = {delta, ld, exponent, 0};
   skip_gradient_ = {g, ld, exponent, 0};
   const std::int64_t apart = has_skip ? skip.exponent - exponent : 0;
-  const Layer& layer = layers_[l];
+  Layer& layer = layers_[l];
   const bool near = layer.z_exponent == 0 && layer.inverse_exponent == 0 &&
                     (residual || layer.h_exponent == 0) && std::abs(apart) < 60;
   const double n = elements(l, B);
   bool done = !near && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
   if (!done) {
     const T scale = power_of_two<T>(shift), skip_scale = power_of_two<T>(apart);
+    layer.replaced = output_of(w, l) == w.z[l];
     product_with_transpose(
         w, l + 1, B, above.data, above.ld, weight(l + 1), g, [&](const Tile& t, int task) {
           TileSums& own = w.sums[task];
           own = TileSums();
-          if (!residual) {
-            backward_tile(w, l, t, scale, g, delta, flow, own);
-            return;
-          }
           const std::ptrdiff_t at = t.row * ld + t.column;
           SkipTile<T> around{
               t.rows, t.columns, scale, skip_scale, g + at, ld, has_skip ? skip.data + at : nullptr,
               ld};
-          kernels.add_skip(around);
-          backward_tile(w, l, t, T(1), g, delta, flow, own);
+          if (residual || scale != T(1)) kernels.add_skip(around);
+          backward_tile(w, l, t, g, delta, flow, own);
+          if (!residual) return;
           own.g_squares = around.product_squares;
           own.h_squares = around.g_squares;
         });
@@ -231,13 +224,15 @@ void Network<T>::bias_gradient(Workspace& w, int l, int B) {
   for (int j = 0; j < N; ++j) out[j] = out[j] * first * second;
 }
 
-// ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l, both from their panels; times 2^exponent.
+// ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l.
 template <class T>
-void Network<T>::weight_gradient(Workspace& w, int l, int B, std::int64_t exponent, bool flow) {
+void Network<T>::weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta, bool flow) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const int I = shape_.sizes[l - 1], width = kernels.panel_columns;
+  const int I = shape_.sizes[l - 1];
+  const T* const h = output_of(w, l - 1);
+  const std::ptrdiff_t ld_h = padded<T>(I);
   const Grid grid = gradient_grid(l);
-  const std::int64_t half = exponent / 2;
+  const std::int64_t exponent = delta.exponent + layers_[l - 1].h_exponent, half = exponent / 2;
   const T first = power_of_two<T>(half), second = power_of_two<T>(exponent - half);
   // Where rows are whole vectors, the product writes the gradient itself.
   const bool direct = I % kernels.lanes == 0, scaled = exponent != 0;
@@ -246,9 +241,8 @@ void Network<T>::weight_gradient(Workspace& w, int l, int B, std::int64_t expone
     T* const out = weight_gradient(l) + std::ptrdiff_t(t.row) * I + t.column;
     T* const c = direct ? out : w.tile[thread];
     const std::ptrdiff_t ldc = direct ? I : padded<T>(t.columns);
-    const T* const delta = panels(w.delta_panels[l % 2], w.rows, {0, 0, t.row, 0, 0, 0}).data;
-    const PanelTile<T> h = panels(w.h_panels, w.rows, {0, 0, t.column, 0, 0, 0});
-    kernels.product({t.rows, t.columns, B, delta, 1, width, {h.data, width, h.panel}, c, ldc});
+    const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
+    kernels.product({t.rows, t.columns, B, delta.data + t.row, 1, delta.ld, right, c, ldc});
     w.sums[task] = TileSums();
     if (direct && !scaled && !flow) return;
     GradientTile<T> tile{t.rows, t.columns, c, ldc, first, second, out, I};
@@ -264,30 +258,22 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
                             bool flow) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
-  const Kernels<T>& kernels = instruction_set().kernels<T>();
   Workspace& w = training_;
   prepare(w, B, true);
-  forward_pass(w, x, B, flow);
+  forward_pass(w, x, B, flow, true);
   const double loss = top(w, B, values, labels, flow);
   for (int l = shape_.layers() - 1; l >= 1; --l) {
-    const std::int64_t above = delta_.exponent;
+    const Scaled<T> above = delta_;
     backward_layer(w, l, B, flow);
-    weight_gradient(w, l + 1, B, above + layers_[l].h_exponent, flow);
+    weight_gradient(w, l + 1, B, above, flow);
   }
-  const int I = shape_.sizes[0];
-  const Grid rows = make_grid(B, kNarrowRowStep, I, I);
-  parallel_for(rows.tasks(), w.threads_in_use, [&](int task, int) {
-    const Tile t = rows.tile(task);
-    const std::ptrdiff_t ld = padded<T>(I);
-    kernels.to_panels(w.input + t.row * ld, ld, t.rows, I, panels(w.h_panels, w.rows, t));
-  });
-  weight_gradient(w, 1, B, delta_.exponent, flow);
+  weight_gradient(w, 1, B, delta_, flow);
   return loss;
 }
 
 #define VEGRAD_INSTANCE(T)                                                                  \
   template double Network<T>::backward(const T*, int, const T*, const std::int64_t*, bool); \
-  template PanelTile<T> Network<T>::panels(T*, int, const Tile&) const;
+  template T* Network<T>::output_of(const Workspace&, int) const;
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)
 #undef VEGRAD_INSTANCE

@@ -154,10 +154,54 @@ bool Network<T>::forward_far(Workspace& w, int l, int B, const Scaled<T>& in, Sc
       squares += x * x;
       out.data[i * ld + j] = T(x);
     }
-  out.exponent = h_exponent;
+  out.exponent = layers_[l].h_exponent = h_exponent;
   out.mean_square = squares / sums.count;
+  layers_[l].kept = layers_[l].replaced = false;
   if (flow) note_forward(l, sums, exponent, out.mean_square, h_exponent);
   return true;
+}
+
+// φ(z) and φ′(z) of one row of layer l as the forward pass left it, and φ(z) as it is stored.
+template <class T>
+void Network<T>::output_far(Workspace& w, int l, int row, std::vector<FarNumber>& value,
+                            std::vector<FarNumber>& derivative, T* output) {
+  const int N = shape_.sizes[l];
+  const Layer& layer = layers_[l];
+  std::vector<T> scratch(3 * N);
+  value.resize(N);
+  derivative.resize(N);
+  far_activation(instruction_set().kernels<T>(), shape_.activation_of(l),
+                 w.z[l] + row * padded<T>(N), layer.z_exponent, N, scratch.data(), value.data(),
+                 derivative.data());
+  for (int j = 0; j < N; ++j)
+    output[j] = T(shifted(value[j].mantissa, value[j].exponent - layer.h_exponent));
+}
+
+// z of layer l as such, where its kept form or φ(z) has taken its place: the forward pass of the
+// layer once more, from the output of the layer below.
+template <class T>
+void Network<T>::restore_z(Workspace& w, int l, int B, bool flow) {
+  if (!layers_[l].kept && !layers_[l].replaced) return;
+  const int I = shape_.sizes[l - 1];
+  const std::ptrdiff_t ld = padded<T>(I);
+  Scaled<T> in{output_of(w, l - 1), ld, layers_[l - 1].h_exponent}, out;
+  std::vector<T> below, above(B * padded<T>(shape_.sizes[l]));
+  if (l > 1 && !shape_.residual) {
+    below.resize(B * ld);
+    std::vector<FarNumber> value, derivative;
+    std::vector<T> slope(I);
+    const auto map_kept =
+        instruction_set().kernels<T>().activation[shape_.activation_of(l - 1)].map_kept;
+    for (int i = 0; i < B; ++i) {
+      if (layers_[l - 1].kept)
+        map_kept(w.z[l - 1] + i * ld, &below[i * ld], slope.data(), I);
+      else
+        output_far(w, l - 1, i, value, derivative, &below[i * ld]);
+    }
+    in.data = below.data();
+  }
+  out.data = above.data();
+  forward_layer(w, l, B, in, out, flow, false);
 }
 
 template <class T>
@@ -194,6 +238,7 @@ bool Network<T>::top_far(Workspace& w, int B, const T* values, const std::int64_
 template <class T>
 bool Network<T>::backward_far(Workspace& w, int l, int B, const Scaled<T>& above,
                               const Scaled<T>& skip, bool flow) {
+  restore_z(w, l, B, flow);
   const int N = shape_.sizes[l], O = shape_.sizes[l + 1];
   const std::ptrdiff_t ld = padded<T>(N);
   T* const g = skip_gradient_.data;
@@ -234,7 +279,7 @@ bool Network<T>::backward_far(Workspace& w, int l, int B, const Scaled<T>& above
   return true;
 }
 
-// δ of layer l from g = far_values_ 2^g_exponent, as delta_, with panels and skip_gradient_.
+// δ of layer l from g = far_values_ 2^g_exponent, as delta_, with skip_gradient_ and φ(z).
 template <class T>
 void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, bool flow) {
   const int N = shape_.sizes[l];
@@ -242,11 +287,10 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
   const Activation activation = shape_.activation_of(l);
   const Layer& layer = layers_[l];
   std::vector<double>& g = far_values_;
-  const Kernels<T>& kernels = instruction_set().kernels<T>();
   std::vector<FarNumber>& products = far_numbers_;
   products.resize(g.size());
-  std::vector<T> scratch(3 * N), output(ld);
-  std::vector<FarNumber> value(N), derivative(N);
+  std::vector<T> output(N);
+  std::vector<FarNumber> value, derivative;
   std::vector<char> alive(N, 0);
   const double limit = saturation_limit(activation);
   std::int64_t saturated = 0, g_largest = kNoExponent, largest = kNoExponent;
@@ -255,23 +299,20 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
   for (const double x : g) g_largest = std::max(g_largest, exponent_of(x));
   if (g_largest == kNoExponent) g_largest = 0;
   for (int i = 0; i < B; ++i) {
-    far_activation(kernels, activation, w.z[l] + i * ld, layer.z_exponent, N, scratch.data(),
-                   value.data(), derivative.data());
+    output_far(w, l, i, value, derivative, output.data());
     for (int j = 0; j < N; ++j) {
       const double x = shifted(g[std::size_t(i) * N + j], -g_largest);
       const FarNumber& d = derivative[j];
       g_squares += x * x;
       if (shape_.residual) skip_gradient_.data[i * ld + j] = T(x);
-      output[j] = T(shifted(value[j].mantissa, value[j].exponent - layer.h_exponent));
       saturated += std::fabs(shifted(d.mantissa, d.exponent)) < limit;
       alive[j] |= d.mantissa != 0;
       FarNumber& product = products[std::size_t(i) * N + j];
       product = {x * d.mantissa, d.exponent};
       largest = std::max(largest, product.size());
     }
-    if (l < shape_.layers())
-      kernels.to_panels(shape_.residual ? w.h[l] + i * ld : output.data(), ld, 1, N,
-                        panels(w.h_panels, w.rows, {i, 1, 0, N, 0, 0}));
+    if (l < shape_.layers() && !shape_.residual)
+      std::copy(output.begin(), output.end(), output_of(w, l) + i * ld);
   }
   if (largest == kNoExponent) largest = 0;
   for (std::size_t i = 0; i < g.size(); ++i)
@@ -310,7 +351,6 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
       delta_.data[i * ld + j] = T(x);
     }
   for (int j = 0; j < N; ++j) w.column_sums[j] = T(column_sums[j]);
-  kernels.to_panels(delta_.data, ld, B, N, panels(w.delta_panels[l % 2], w.rows, {}));
   delta_.exponent = exponent;
   delta_.mean_square = squares / double(g.size());
   skip_gradient_.exponent = g_exponent + g_largest;

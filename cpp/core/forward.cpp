@@ -21,13 +21,16 @@ void Network<T>::note_forward(int l, const TileSums& sums, std::int64_t z_expone
 
 template <class T>
 void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out,
-                               bool flow) {
+                               bool flow, bool keep) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
+  const Activation activation = shape_.activation_of(l);
   layers_[l] = Layer();
   out.ld = ld;
   out.exponent = 0;
   if (in.exponent != 0 && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
+  keep = keep && !shape_.has_norm(l) && kernels.activation[activation].map_kept;
+  layers_[l].kept = keep;
   product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
     T* const z = w.z[l] + t.row * ld + t.column;
     const T* const b = bias(l) + t.column;
@@ -61,7 +64,8 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, 
     }
     tile.h = out.data + t.row * ld + t.column;
     tile.ldh = ld;
-    kernels.activation[shape_.activation_of(l)].forward(tile);
+    tile.keep = keep;
+    kernels.activation[activation].forward(tile);
     if (!shape_.has_norm(l)) {
       sums.spread = tile.spread;
       sums.z_squares = tile.z_squares;
@@ -73,7 +77,7 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, 
   const double n = elements(l, B);
   out.mean_square = sums.h_squares / n;
   // All zero is good if it is the truth.
-  const bool zero = out.mean_square == 0 && !value_underflows(shape_.activation_of(l));
+  const bool zero = out.mean_square == 0 && !value_underflows(activation);
   const bool good = within(sums.z_squares / n) && (within(out.mean_square) || zero);
   if (!good && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
   if (flow) note_forward(l, sums, 0, out.mean_square, 0);
@@ -81,7 +85,7 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, 
 
 // Leaves z in the workspace and the output in out_.
 template <class T>
-void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow) {
+void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool training) {
   const int I = shape_.sizes[0];
   Scaled<T> in{w.input, padded<T>(I)};
   for (int i = 0; i < B; ++i)
@@ -90,8 +94,7 @@ void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow) {
   for (int l = 1; l <= shape_.layers(); ++l) {
     Scaled<T> out;
     out.data = w.h[l] ? w.h[l] : w.spare[l % 2];
-    forward_layer(w, l, B, in, out, flow);
-    layers_[l].h_exponent = out.exponent;
+    forward_layer(w, l, B, in, out, flow, training && l < shape_.layers());
     in = out;
   }
   out_ = in;
@@ -105,7 +108,7 @@ void Network<T>::forward(const T* x, int B, T* out) {
   prepare(inference_, std::min(B, kInferenceRows), false);
   for (int begin = 0; begin < B; begin += kInferenceRows) {
     const int rows = std::min(kInferenceRows, B - begin);
-    forward_pass(inference_, x + std::ptrdiff_t(begin) * I, rows, false);
+    forward_pass(inference_, x + std::ptrdiff_t(begin) * I, rows, false, false);
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < O; ++j)
         out[std::ptrdiff_t(begin + i) * O + j] =
@@ -123,7 +126,7 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
   double sum = 0;
   for (int begin = 0; begin < B; begin += kInferenceRows) {
     const int rows = std::min(kInferenceRows, B - begin);
-    forward_pass(inference_, x + std::ptrdiff_t(begin) * I, rows, false);
+    forward_pass(inference_, x + std::ptrdiff_t(begin) * I, rows, false, false);
     for (int i = 0; i < rows; ++i) {
       const std::ptrdiff_t row = begin + i;
       const LossRow<T> one{O, out_.data + i * out_.ld, out_.exponent,
@@ -134,11 +137,13 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
   return sum * loss_scale(B);
 }
 
-#define VEGRAD_INSTANCE(T)                                                           \
-  template void Network<T>::note_forward(int, const TileSums&, std::int64_t, double, \
-                                         std::int64_t);                              \
-  template void Network<T>::forward_pass(Workspace&, const T*, int, bool);           \
-  template void Network<T>::forward(const T*, int, T*);                              \
+#define VEGRAD_INSTANCE(T)                                                                    \
+  template void Network<T>::note_forward(int, const TileSums&, std::int64_t, double,          \
+                                         std::int64_t);                                       \
+  template void Network<T>::forward_layer(Workspace&, int, int, const Scaled<T>&, Scaled<T>&, \
+                                          bool, bool);                                        \
+  template void Network<T>::forward_pass(Workspace&, const T*, int, bool, bool);              \
+  template void Network<T>::forward(const T*, int, T*);                                       \
   template double Network<T>::loss(const T*, int, const T*, const std::int64_t*);
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)

@@ -22,17 +22,15 @@ struct Tile {
 struct Grid {
   int rows, columns;
   int row_blocks, column_blocks;
-  int column_step;   // a multiple of kPadBytes
-  int row_step = 0;  // 0: blocks of nearly the same height
+  int column_step;  // a multiple of kPadBytes
 
   int tasks() const { return row_blocks * column_blocks; }
 
   // Rows run fastest: neighbouring tasks share a column block, which is packed once a thread.
   Tile tile(int task) const {
     const int r = task % row_blocks, c = task / row_blocks;
-    const int begin = row_step ? r * row_step : int(std::int64_t(rows) * r / row_blocks);
-    const int end = row_step ? std::min(begin + row_step, rows)
-                             : int(std::int64_t(rows) * (r + 1) / row_blocks);
+    const int begin = int(std::int64_t(rows) * r / row_blocks);
+    const int end = int(std::int64_t(rows) * (r + 1) / row_blocks);
     const int column = c * column_step;
     return {begin, end - begin, column, std::min(column_step, columns - column), r, c};
   }

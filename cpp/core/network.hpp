@@ -83,6 +83,8 @@ class Network {
     std::int64_t z_exponent = 0;  // not 0: only the far path can use z
     std::int64_t h_exponent = 0;
     std::int64_t inverse_exponent = 0;  // of the normalization's 1/√(var + ε)
+    bool kept = false;                  // z is in the activation's kept form
+    bool replaced = false;              // φ(z) stands where z stood
   };
 
   // Memory that is kept between calls; grows with the largest batch and number of threads seen.
@@ -91,12 +93,11 @@ class Network {
     int threads_in_use = 1;     // by the pass that runs
     Buffer<T> memory;
     T* input = nullptr;
-    std::vector<T*> z;        // of each layer; one for all of them if not training
-    std::vector<T*> h;        // of each layer if residual and training
-    std::vector<T*> inverse;  // (B) of each normalized layer
-    T* spare[4] = {};         // (B, widest)
-    T* delta_panels[2] = {};  // of even and odd layers
-    T* h_panels = nullptr;    // of the layer below
+    std::vector<T*> z;          // of each layer; one for all of them if not training
+    std::vector<T*> h;          // of each layer if residual and training
+    std::vector<T*> inverse;    // (B) of each normalized layer
+    T* spare[4] = {};           // (B, widest)
+    T* normalized_h = nullptr;  // of the layer below, if normalized and not residual
     T* column_sums = nullptr;
     T* alive = nullptr;
     std::vector<T*> packed;                 // a thread: the right operand of its product,
@@ -125,19 +126,20 @@ class Network {
                               const T* weights, T* g, const After& after);
 
   // forward.cpp
-  void forward_pass(Workspace& w, const T* x, int B, bool flow);
-  void forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out, bool flow);
+  void forward_pass(Workspace& w, const T* x, int B, bool flow, bool training);
+  void forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out, bool flow,
+                     bool keep);
   void note_forward(int l, const TileSums& sums, std::int64_t z_exponent, double h_mean_square,
                     std::int64_t h_exponent);
 
   // backward.cpp
   double top(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   void backward_layer(Workspace& w, int l, int B, bool flow);
-  void backward_tile(Workspace& w, int l, const Tile& t, T scale, const T* g, T* delta, bool flow,
+  void backward_tile(Workspace& w, int l, const Tile& t, const T* g, T* delta, bool flow,
                      TileSums& sums);
-  PanelTile<T> panels(T* data, int B, const Tile& t) const;
+  T* output_of(const Workspace& w, int l) const;
   void bias_gradient(Workspace& w, int l, int B);
-  void weight_gradient(Workspace& w, int l, int B, std::int64_t exponent, bool flow);
+  void weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta, bool flow);
   void note_backward(Workspace& w, int l, int B, std::int64_t saturated);
   T* spare_beside(const Workspace& w, const T* a, const T* b, const T* c) const;
 
@@ -148,6 +150,9 @@ class Network {
   bool backward_far(Workspace& w, int l, int B, const Scaled<T>& above, const Scaled<T>& skip,
                     bool flow);
   void delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, bool flow);
+  void restore_z(Workspace& w, int l, int B, bool flow);
+  void output_far(Workspace& w, int l, int row, std::vector<FarNumber>& value,
+                  std::vector<FarNumber>& derivative, T* output);
   bool scaled_operand(const T* data, std::ptrdiff_t ld, int rows, int columns, std::vector<T>& copy,
                       const T*& operand, std::int64_t& exponent);
 

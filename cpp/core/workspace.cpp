@@ -16,9 +16,7 @@ int column_step(int columns) {
   return whole * int(sizeof(T)) <= kWideBytes ? whole : kColumnBytes / int(sizeof(T));
 }
 
-// Columns of a panel for the narrowest and the widest vectors of any instruction set.
-template <class T>
-constexpr int kSmallestPanel = 2 * 16 / int(sizeof(T));
+// Columns of a panel for the widest vectors of any instruction set.
 template <class T>
 constexpr int kLargestPanel = 2 * 64 / int(sizeof(T));
 
@@ -79,10 +77,7 @@ Grid Network<T>::row_grid(int rows, int l) const {
 template <class T>
 Grid Network<T>::gradient_grid(int l) const {
   const int columns = shape_.sizes[l - 1];
-  const int width = instruction_set().kernels<T>().panel_columns;
-  Grid grid = make_grid(shape_.sizes[l], width, columns, column_step<T>(columns));
-  grid.row_step = width;  // a task's rows are in one panel of δ
-  return grid;
+  return make_grid(shape_.sizes[l], kNarrowRowStep, columns, column_step<T>(columns));
 }
 
 // Says where everything lies in w.memory; returns the number of elements.
@@ -103,8 +98,7 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   for (int l = 1; l <= L; ++l) {
     const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
     const Grid out = row_grid(rows, l);
-    const Grid gradient = make_grid(O, kSmallestPanel<T>, I, column_step<T>(I));
-    tasks = std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient.tasks())});
+    tasks = std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient_grid(l).tasks())});
     most_row_blocks = std::max(most_row_blocks, out.row_blocks);
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
     if (!training || l == 1) continue;
@@ -125,10 +119,7 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   const int spares = training && shape_.residual ? 4 : 2;
   for (int i = 0; i < spares; ++i) w.spare[i] = take(rows * widest);
   if (training) {
-    const std::size_t panels = packed_size<T>(rows, int(widest));
-    w.delta_panels[0] = take(panels);
-    w.delta_panels[1] = take(panels);
-    w.h_panels = take(panels);
+    if (shape_.norm != Norm::none && !shape_.residual) w.normalized_h = take(rows * widest);
     w.column_sums = take(most_row_blocks * widest);
     w.alive = take(most_row_blocks * widest);
   }
@@ -136,7 +127,7 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   w.tile.assign(threads, nullptr);
   for (int t = 0; t < threads; ++t) {
     w.packed[t] = take(packed);
-    if (training) w.tile[t] = take(kLargestPanel<T> * padded<T>(kWideBytes / sizeof(T)));
+    if (training) w.tile[t] = take(kNarrowRowStep * padded<T>(kWideBytes / sizeof(T)));
   }
   if (base) {
     w.sums.resize(tasks);

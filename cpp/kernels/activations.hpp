@@ -1,5 +1,9 @@
 // φ and φ′ on vectors, one struct an activation. at(z, h, d) gives both, for they share their
 // exponential; a caller that wants one of them pays for no more after inlining.
+//
+// An activation may have a form that the forward pass keeps in place of z, in one number, so that
+// the backward pass has φ and φ′ from it without another exponential, and with all their digits.
+// keep(z, h, kept) makes it, from_kept(kept, h, d) reads it.
 #pragma once
 
 #include "kernels/activation_table.hpp"
@@ -19,14 +23,14 @@ struct identity {
 // With t = exp(-|z|): σ(|z|) = 1/(1 + t), σ(-|z|) = t/(1 + t), σ′ = t/(1 + t)².
 template <class T>
 struct Logistic {
-  Vector<T> t, upper, value, derivative;
+  Vector<T> t, lower, upper, value, derivative;
 };
 template <class T>
 VEGRAD_INLINE Logistic<T> logistic(Vector<T> z) {
   const Vector<T> t = exponential<T>(-absolute<T>(z)).exp;
   const Vector<T> upper = reciprocal<T>(t + T(1));
   const Vector<T> lower = t * upper;
-  return {t, upper, select<T>(z < Vector<T>{}, lower, upper), lower * upper};
+  return {t, lower, upper, select<T>(z < Vector<T>{}, lower, upper), lower * upper};
 }
 
 struct sigmoid {
@@ -36,6 +40,19 @@ struct sigmoid {
     h = s.value;
     d = s.derivative;
   }
+  // σ(-|z|) with the sign of z.
+  template <class T>
+  static VEGRAD_INLINE void keep(Vector<T> z, Vector<T>& h, Vector<T>& kept) {
+    const Logistic<T> s = logistic<T>(z);
+    h = s.value;
+    kept = with_sign<T>(s.lower, z);
+  }
+  template <class T>
+  static VEGRAD_INLINE void from_kept(Vector<T> kept, Vector<T>& h, Vector<T>& d) {
+    const Vector<T> lower = absolute<T>(kept), upper = T(1) - lower;
+    h = select<T>(negative<T>(kept), lower, upper);
+    d = lower * upper;
+  }
 };
 
 // With E = expm1(2|z|): tanh|z| = E/(E + 2), tanh′ = 4 (E + 1)/(E + 2)². From the derivative's
@@ -43,14 +60,46 @@ struct sigmoid {
 struct tanh {
   template <class T>
   static VEGRAD_INLINE void at(Vector<T> z, Vector<T>& h, Vector<T>& d) {
-    const Vector<T> a = absolute<T>(z);
-    const Vector<T> doubled = a + a;
-    const T highest = MathConstants<T>::kExpHighest;
-    const Vector<T> e = exponential_inside<T>(at_most<T>(doubled, highest)).expm1;
-    const Vector<T> q = reciprocal<T>(e + T(2));
-    h = with_sign<T>(e * q, z);
-    d = select<T>(doubled > splat<T>(highest), Vector<T>{}, ((e + T(1)) * q) * (q * T(4)));
+    const Parts<T> p(z);
+    h = with_sign<T>(p.e * p.q, z);
+    d = select<T>(p.beyond, Vector<T>{}, ((p.e + T(1)) * p.q) * (p.q * T(4)));
   }
+
+  // h up to 1/2, beyond it 1 - |h| = 2/(E + 2), scaled to be above 1; with the sign of z. Where
+  // 1 - |h| is no number of T, a code that scales back to zero.
+  template <class T>
+  static VEGRAD_INLINE void keep(Vector<T> z, Vector<T>& h, Vector<T>& kept) {
+    const Parts<T> p(z);
+    const Vector<T> size = p.e * p.q;
+    const Vector<T> rest = select<T>(p.beyond, splat<T>(T(kNoRest)), p.q * (2 * kUp<T>));
+    h = with_sign<T>(size, z);
+    kept = with_sign<T>(select<T>(p.e > splat<T>(T(2)), rest, size), z);
+  }
+  template <class T>
+  static VEGRAD_INLINE void from_kept(Vector<T> kept, Vector<T>& h, Vector<T>& d) {
+    const Vector<T> a = absolute<T>(kept);
+    const Bits<T> is_rest = a > splat<T>(T(kSmallestRest));
+    const Vector<T> rest = select<T>(is_rest, a * (1 / kUp<T>), T(1) - a);
+    h = with_sign<T>(select<T>(is_rest, T(1) - rest, a), kept);
+    d = rest * (T(2) - rest);
+  }
+
+ private:
+  template <class T>
+  struct Parts {
+    Bits<T> beyond;  // the normal range of 1/E
+    Vector<T> e, q;  // E, 1/(E + 2)
+    VEGRAD_INLINE explicit Parts(Vector<T> z) {
+      const Vector<T> a = absolute<T>(z), doubled = a + a;
+      const Vector<T> highest = splat<T>(MathConstants<T>::kExpHighest);
+      beyond = doubled > highest;
+      e = exponential_inside<T>(select<T>(beyond, highest, doubled)).expm1;
+      q = reciprocal<T>(e + T(2));
+    }
+  };
+  template <class T>
+  static constexpr T kUp = sizeof(T) == 4 ? T(0x1p126) : T(0x1p1022);
+  static constexpr double kSmallestRest = 0.75, kNoRest = 0.875;
 };
 
 template <class T>

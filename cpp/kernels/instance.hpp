@@ -12,7 +12,6 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
   return {kLanes<T>,
           kPanelColumns<T>,
           pack<T>,
-          to_panels<T>,
           product<T>,
           product_few_rows<T>,
           normalize<T>,
@@ -20,7 +19,7 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
           add_skip<T>,
           write_gradient<T>,
           {
-#define VEGRAD_ROW(name, ...) {forward<T, name>, backward<T, name>, map<T, name>},
+#define VEGRAD_ROW(name, ...) activation_kernels<T, name>(),
               VEGRAD_ACTIVATIONS(VEGRAD_ROW)
 #undef VEGRAD_ROW
           }};

@@ -11,18 +11,6 @@
 namespace vegrad {
 namespace {
 
-// The vector at (row, j) of a tile among panels of two vectors a row; padded columns are zero.
-template <class T>
-VEGRAD_INLINE T* in_panels(const PanelTile<T>& tile, int row, int j) {
-  constexpr int width = 2 * kLanes<T>;
-  return tile.data + j / width * tile.panel + row * width + j % width;
-}
-
-template <class T>
-VEGRAD_INLINE Vector<T> larger(Vector<T> a, Vector<T> b) {
-  return a > b ? a : b;
-}
-
 // A vector of a row that ends at `columns` in memory that is not padded.
 template <class T>
 VEGRAD_INLINE Vector<T> load_padded(const T* row, int j, int columns) {
@@ -40,16 +28,25 @@ struct SomeLanes {
   VEGRAD_INLINE Vector<T> operator()(Vector<T> v) const { return keep<T>(mask, v); }
 };
 
+// Whether the forward pass may keep something better than z; see activations.hpp.
+template <class Phi>
+constexpr bool kHasKept = requires(Vector<float> v) { Phi::template keep<float>(v, v, v); };
+
 // Sums over a tile: Σ h²; Σ z² or, if the spread is wanted, Σ (z - shift) and Σ (z - shift)².
-template <class T, class Phi, bool SPREAD, class Exists>
+template <class T, class Phi, bool KEEP, bool SPREAD, class Exists>
 VEGRAD_INLINE void forward_columns(const ForwardTile<T>& t, int j, Exists exists, Vector<T> shift,
                                    Vector<T> (&sums)[3]) {
   const Vector<T> bias = t.bias ? load_padded<T>(t.bias, j, t.columns) : Vector<T>{};
   for (int i = 0; i < t.rows; ++i) {
     const Vector<T> z = load<T>(t.z + i * t.ldz + j) + bias;
-    store<T>(t.z + i * t.ldz + j, z);
-    Vector<T> h, d;
-    Phi::template at<T>(z, h, d);
+    Vector<T> h, kept, d;
+    if constexpr (KEEP) {
+      Phi::template keep<T>(z, h, kept);
+    } else {
+      Phi::template at<T>(z, h, d);
+      kept = z;
+    }
+    store<T>(t.z + i * t.ldz + j, kept);
     if (t.skip) h = h + load<T>(t.skip + i * t.ld_skip + j);
     h = exists(h);
     store<T>(t.h + i * t.ldh + j, h);
@@ -60,14 +57,14 @@ VEGRAD_INLINE void forward_columns(const ForwardTile<T>& t, int j, Exists exists
   }
 }
 
-template <class T, class Phi, bool SPREAD>
+template <class T, class Phi, bool KEEP, bool SPREAD>
 VEGRAD_INLINE void forward_tile(const ForwardTile<T>& t, T shift, Vector<T> (&sums)[3]) {
   int j = 0;
   for (; j + kLanes<T> <= t.columns; j += kLanes<T>)
-    forward_columns<T, Phi, SPREAD>(t, j, AllLanes<T>{}, splat<T>(shift), sums);
+    forward_columns<T, Phi, KEEP, SPREAD>(t, j, AllLanes<T>{}, splat<T>(shift), sums);
   if (j < t.columns)
-    forward_columns<T, Phi, SPREAD>(t, j, SomeLanes<T>{first_lanes<T>(t.columns - j)},
-                                    splat<T>(shift), sums);
+    forward_columns<T, Phi, KEEP, SPREAD>(t, j, SomeLanes<T>{first_lanes<T>(t.columns - j)},
+                                          splat<T>(shift), sums);
 }
 
 template <class T, class Phi>
@@ -75,10 +72,16 @@ void forward(ForwardTile<T>& tile) {
   const ForwardTile<T> t = tile;  // a copy that nothing can alias stays in registers
   const T shift = t.z[0] + (t.bias ? t.bias[0] : T(0));
   Vector<T> sums[3] = {};
-  if (t.spread_wanted)
-    forward_tile<T, Phi, true>(t, shift, sums);
-  else
-    forward_tile<T, Phi, false>(t, shift, sums);
+  if (t.keep && kHasKept<Phi>) {
+    if (t.spread_wanted)
+      forward_tile<T, Phi, kHasKept<Phi>, true>(t, shift, sums);
+    else
+      forward_tile<T, Phi, kHasKept<Phi>, false>(t, shift, sums);
+  } else if (t.spread_wanted) {
+    forward_tile<T, Phi, false, true>(t, shift, sums);
+  } else {
+    forward_tile<T, Phi, false, false>(t, shift, sums);
+  }
   tile.h_squares = sum<T>(sums[0]);
   tile.z_squares = sum<T>(sums[2]);
   if (!t.spread_wanted) return;
@@ -93,54 +96,70 @@ struct BackwardSums {
   Bits<T> saturated{};
 };
 
-template <class T, class Phi, bool FLOW, class Exists>
+// What the backward pass looks for beside the gradient.
+enum Watch { kNothing, kSaturated, kSaturatedAndDead };
+
+template <class T, class Phi, bool KEPT>
+VEGRAD_INLINE void value_and_slope(Vector<T> z, Vector<T>& h, Vector<T>& d) {
+  if constexpr (KEPT)
+    Phi::template from_kept<T>(z, h, d);
+  else
+    Phi::template at<T>(z, h, d);
+}
+
+template <class T, class Phi, bool KEPT, Watch WATCH, class Exists>
 VEGRAD_INLINE void backward_columns(const BackwardTile<T>& t, int j, Exists exists,
                                     BackwardSums<T>& sums) {
-  constexpr int width = 2 * kLanes<T>;
-  T* const delta_panel = t.delta_panels.data ? in_panels(t.delta_panels, 0, j) : nullptr;
-  T* const h_panel = t.h_panels.data ? in_panels(t.h_panels, 0, j) : nullptr;
   Vector<T> column_sum{}, alive{};
   for (int i = 0; i < t.rows; ++i) {
     Vector<T> h, d;
-    Phi::template at<T>(load<T>(t.z + i * t.ldz + j), h, d);
-    if (h_panel) store<T>(h_panel + i * width, exists(h));
-    const Vector<T> g = exists(load<T>(t.g + i * t.ldg + j) * t.scale);
+    value_and_slope<T, Phi, KEPT>(load<T>(t.z + i * t.ldz + j), h, d);
+    if (t.h) store<T>(t.h + i * t.ldh + j, h);
+    const Vector<T> g = exists(load<T>(t.g + i * t.ldg + j));
     const Vector<T> delta = exists(g * d);
     store<T>(t.delta + i * t.ld_delta + j, delta);
-    if (delta_panel) store<T>(delta_panel + i * width, delta);
     column_sum = column_sum + delta;
     sums.g_squares = fma(g, g, sums.g_squares);
     sums.delta_squares = fma(delta, delta, sums.delta_squares);
-    if (FLOW) {
-      const Vector<T> size = absolute<T>(d);
-      alive = larger<T>(alive, size);
-      sums.saturated = sums.saturated + (size < splat<T>(t.saturated_below));
-    }
+    if (WATCH == kNothing) continue;
+    const Vector<T> size = absolute<T>(d);
+    sums.saturated = count_in<T>(sums.saturated, size < splat<T>(t.saturated_below));
+    if (WATCH == kSaturatedAndDead) alive = larger(alive, size);
   }
   store<T>(t.column_sums + j, column_sum);
-  if (FLOW) store<T>(t.alive + j, alive);
+  if (WATCH == kSaturatedAndDead) store<T>(t.alive + j, alive);
 }
 
-template <class T, class Phi, bool FLOW>
+template <class T, class Phi, bool KEPT, Watch WATCH>
 VEGRAD_INLINE void backward_tile(const BackwardTile<T>& t, BackwardSums<T>& sums) {
   int j = 0;
   for (; j + kLanes<T> <= t.columns; j += kLanes<T>)
-    backward_columns<T, Phi, FLOW>(t, j, AllLanes<T>{}, sums);
+    backward_columns<T, Phi, KEPT, WATCH>(t, j, AllLanes<T>{}, sums);
   if (j == t.columns) return;
   const SomeLanes<T> exists{first_lanes<T>(t.columns - j)};
   BackwardSums<T> edge = sums;
   edge.saturated = Bits<T>{};
-  backward_columns<T, Phi, FLOW>(t, j, exists, edge);
+  backward_columns<T, Phi, KEPT, WATCH>(t, j, exists, edge);
   edge.saturated = sums.saturated + (edge.saturated & exists.mask);
   sums = edge;
+}
+
+template <class T, class Phi, bool KEPT>
+VEGRAD_INLINE void backward_tile(const BackwardTile<T>& t, BackwardSums<T>& sums) {
+  if (!t.flow_wanted)
+    backward_tile<T, Phi, KEPT, kNothing>(t, sums);
+  else if (!t.alive)
+    backward_tile<T, Phi, KEPT, kSaturated>(t, sums);
+  else
+    backward_tile<T, Phi, KEPT, kSaturatedAndDead>(t, sums);
 }
 
 template <class T, class Phi>
 void backward(BackwardTile<T>& tile) {
   const BackwardTile<T> t = tile;  // as in forward()
   BackwardSums<T> sums;
-  if (t.flow_wanted)
-    backward_tile<T, Phi, true>(t, sums);
+  if (t.kept && kHasKept<Phi>)
+    backward_tile<T, Phi, kHasKept<Phi>>(t, sums);
   else
     backward_tile<T, Phi, false>(t, sums);
   tile.g_squares = sum<T>(sums.g_squares);
@@ -148,15 +167,22 @@ void backward(BackwardTile<T>& tile) {
   tile.saturated = count<T>(sums.saturated);
 }
 
-template <class T, class Phi>
+template <class T, class Phi, bool KEPT>
 void map(const T* z, T* h, T* derivative, std::size_t n) {
   for (std::size_t i = 0; i < n; i += kLanes<T>) {
     const int lanes = n - i < std::size_t(kLanes<T>) ? int(n - i) : kLanes<T>;
     Vector<T> value, slope;
-    Phi::template at<T>(load_first<T>(z + i, lanes), value, slope);
+    value_and_slope<T, Phi, KEPT>(load_first<T>(z + i, lanes), value, slope);
     store_first<T>(h + i, value, lanes);
     store_first<T>(derivative + i, slope, lanes);
   }
+}
+
+template <class T, class Phi>
+constexpr ActivationKernels<T> activation_kernels() {
+  ActivationKernels<T> kernels{forward<T, Phi>, backward<T, Phi>, map<T, Phi, false>, nullptr};
+  if constexpr (kHasKept<Phi>) kernels.map_kept = map<T, Phi, true>;
+  return kernels;
 }
 
 // y = (z - mean) / √(var + ε) over the units of a row, or z / √(mean z² + ε).
@@ -215,7 +241,6 @@ void normalize_backward(NormTile<T>& t) {
           ((load<T>(delta + j) - mean) - load<T>(y + j) * mean_product) * t.inverse[i];
       const Vector<T> v = keep<T>(first_lanes<T>(t.columns - j), raw);
       store<T>(delta + j, v);
-      if (t.delta_panels.data) store<T>(in_panels(t.delta_panels, i, j), v);
       store<T>(t.column_sums + j, load<T>(t.column_sums + j) + v);
       delta_squares = fma(v, v, delta_squares);
     }
@@ -241,51 +266,48 @@ void add_skip(SkipTile<T>& t) {
   t.g_squares = sum<T>(squares);
 }
 
+// Σ c² of a tile.
 template <class T>
-void to_panels(const T* rows, std::ptrdiff_t ld, int n_rows, int columns, const PanelTile<T>& out) {
-  for (int i = 0; i < n_rows; ++i)
-    for (int j = 0; j < columns; j += kLanes<T>)
-      store<T>(in_panels(out, i, j),
-               keep<T>(first_lanes<T>(columns - j), load<T>(rows + i * ld + j)));
-}
-
-// Σ c² in double, for a tile whose squares leave the range of T.
-template <class T>
-double squares_in_double(const GradientTile<T>& t) {
-  double squares = 0;
-  for (int i = 0; i < t.rows; ++i)
-    for (int j = 0; j < t.columns; ++j) {
-      const double x = double(t.c[i * t.ldc + j]);
-      squares += x * x;
-    }
-  return squares;
-}
-
-template <class T>
-void write_gradient(GradientTile<T>& t) {
+double sum_of_squares(const GradientTile<T>& t) {
   constexpr int kSums = 4;  // in turn: one sum would wait for itself
-  const bool in_place = t.c == t.out && t.first == T(1) && t.second == T(1);
   Vector<T> squares[kSums] = {};
   for (int i = 0; i < t.rows; ++i) {
     const T* c = t.c + i * t.ldc;
-    T* out = t.out + i * t.ld_out;
     int j = 0;
     for (; j + kSums * kLanes<T> <= t.columns; j += kSums * kLanes<T>)
 #pragma GCC unroll 4
       for (int n = 0; n < kSums; ++n) {
         const Vector<T> v = load<T>(c + j + n * kLanes<T>);
         squares[n] = fma(v, v, squares[n]);
-        if (!in_place) store<T>(out + j + n * kLanes<T>, v * t.first * t.second);
       }
     for (; j < t.columns; j += kLanes<T>) {
-      const int lanes = t.columns - j < kLanes<T> ? t.columns - j : kLanes<T>;
-      const Vector<T> v = keep<T>(first_lanes<T>(lanes), load<T>(c + j));
+      const Vector<T> v = keep<T>(first_lanes<T>(t.columns - j), load<T>(c + j));
       squares[0] = fma(v, v, squares[0]);
-      if (!in_place) store_first<T>(out + j, v * t.first * t.second, lanes);
     }
   }
-  t.squares = sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
-  if (sizeof(T) == 4 && !(t.squares > 1e-25 && t.squares < 1e25)) t.squares = squares_in_double(t);
+  const double in_t = sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
+  if (sizeof(T) == 8 || (in_t > 1e-25 && in_t < 1e25)) return in_t;
+  double in_double = 0;  // where the squares leave the range of T
+  for (int i = 0; i < t.rows; ++i)
+    for (int j = 0; j < t.columns; ++j) {
+      const double x = double(t.c[i * t.ldc + j]);
+      in_double += x * x;
+    }
+  return in_double;
+}
+
+template <class T>
+void write_gradient(GradientTile<T>& t) {
+  t.squares = sum_of_squares(t);
+  if (t.c == t.out && t.first == T(1) && t.second == T(1)) return;
+  for (int i = 0; i < t.rows; ++i) {
+    const T* c = t.c + i * t.ldc;
+    T* out = t.out + i * t.ld_out;
+    int j = 0;
+    for (; j + kLanes<T> <= t.columns; j += kLanes<T>)
+      store<T>(out + j, load<T>(c + j) * t.first * t.second);
+    if (j < t.columns) store_first<T>(out + j, load<T>(c + j) * t.first * t.second, t.columns - j);
+  }
 }
 
 }  // namespace

@@ -49,24 +49,17 @@ struct SpreadSums {
   double shift = 0, sum = 0, sum_of_squares = 0;
 };
 
-// A tile's place in a matrix stored as panels of `panel_columns`: panel after panel, each with all
-// rows. That is how the products of the weights' gradients read δ and h. Null: not wanted.
-template <class T>
-struct PanelTile {
-  T* data = nullptr;
-  std::ptrdiff_t panel = 0;  // from one panel to the next
-};
-
 template <class T>
 struct ForwardTile {
   int rows, columns;
-  T* z;           // in: h Wᵀ (or y if normalized); out: z = in + bias
+  T* z;           // in: h Wᵀ (or y if normalized); out: z = in + bias, or what is kept of it
   const T* bias;  // null: nothing to add
   std::ptrdiff_t ldz;
   const T* skip;  // residual: added to φ(z); null: none
   std::ptrdiff_t ld_skip;
   T* h;  // out: φ(z) (+ skip)
   std::ptrdiff_t ldh;
+  bool keep;  // whether z may be left in the activation's kept form, if it has one
   bool spread_wanted;
   SpreadSums spread;     // out, if wanted
   double z_squares = 0;  // out: Σ z²
@@ -76,20 +69,21 @@ struct ForwardTile {
 template <class T>
 struct BackwardTile {
   int rows, columns;
-  T scale;     // of g, a power of two
-  const T* g;  // the gradient with respect to h, before scaling
+  const T* g;  // the gradient with respect to h
   std::ptrdiff_t ldg;
   const T* z;
   std::ptrdiff_t ldz;
-  T* delta;  // out: scale g φ′(z); may be g
+  bool kept;  // whether z is in the activation's kept form, if it has one
+  T* delta;   // out: g φ′(z); may be g
   std::ptrdiff_t ld_delta;
-  PanelTile<T> delta_panels;  // out: the same
-  PanelTile<T> h_panels;      // out: φ(z)
+  T* h;  // out: φ(z); may be z; null: not wanted
+  std::ptrdiff_t ldh;
   bool flow_wanted;
   T saturated_below;           // in: a derivative smaller than this counts as saturated
   T* column_sums;              // out: Σ over rows of delta, whole vectors
-  T* alive;                    // out, if flow wanted: largest |φ′| of each column, whole vectors
-  double g_squares = 0;        // out: Σ (scale g)²
+  T* alive;                    // out, if flow wanted: largest |φ′| of each column, whole vectors,
+                               // unless null
+  double g_squares = 0;        // out: Σ g²
   double delta_squares = 0;    // out: Σ delta²
   std::int64_t saturated = 0;  // out, if flow wanted
 };
@@ -105,16 +99,16 @@ struct NormTile {
   // backward
   T* delta;  // in: the gradient with respect to y; out: with respect to z
   std::ptrdiff_t ld_delta;
-  PanelTile<T> delta_panels;  // out: the same
-  T* column_sums;             // out: Σ over rows of delta, whole vectors
-  double delta_squares = 0;   // out
+  T* column_sums;            // out: Σ over rows of delta, whole vectors
+  double delta_squares = 0;  // out
   // forward
   bool spread_wanted;
   SpreadSums spread;     // out, if wanted
   double z_squares = 0;  // out: Σ z², before normalization
 };
 
-// g = scale g + skip_scale skip, the gradient that comes around a residual layer.
+// g = scale g + skip_scale skip: a gradient brought back to about 1, and that which comes around a
+// residual layer.
 template <class T>
 struct SkipTile {
   int rows, columns;
@@ -143,7 +137,9 @@ template <class T>
 struct ActivationKernels {
   void (*forward)(ForwardTile<T>&);
   void (*backward)(BackwardTile<T>&);
-  void (*map)(const T* z, T* h, T* derivative, std::size_t n);  // h and derivative unpadded
+  void (*map)(const T* z, T* h, T* derivative, std::size_t n);  // without padding
+  // The same from the kept form; null if there is none.
+  void (*map_kept)(const T* kept, T* h, T* derivative, std::size_t n);
 };
 
 template <class T>
@@ -152,9 +148,6 @@ struct Kernels {
   int panel_columns;  // of packed right operands
   // Element (p, n) of the operand at b[p * row + n * column]; out holds k * n rounded up to panels.
   void (*pack)(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T* out);
-  // Rows of a matrix into a place among its panels.
-  void (*to_panels)(const T* rows, std::ptrdiff_t ld, int n_rows, int columns,
-                    const PanelTile<T>& out);
   void (*product)(const Product<T>&);
   // c (m, n) = a (m, k) bᵀ for few rows: b (n, k) is read once, as it stands.
   void (*product_few_rows)(int m, int n, int k, const T* a, std::ptrdiff_t lda, const T* b,

@@ -93,6 +93,12 @@ VEGRAD_INLINE Vector<T> select(Bits<T> mask, Vector<T> yes, Vector<T> no) {
   return mask ? yes : no;
 }
 
+// Where the sign bit is set, of a zero or a NaN too.
+template <class T>
+VEGRAD_INLINE Bits<T> negative(Vector<T> v) {
+  return (Bits<T>)v < Bits<T>{};
+}
+
 template <class T>
 VEGRAD_INLINE Vector<T> absolute(Vector<T> v) {
   const Bits<T> sign = (Bits<T>)splat<T>(T(-0.0));
@@ -106,14 +112,52 @@ VEGRAD_INLINE Vector<T> with_sign(Vector<T> v, Vector<T> s) {
   return (Vector<T>)(((Bits<T>)v & ~sign) | ((Bits<T>)s & sign));
 }
 
+// a > b ? a : b and a < b ? a : b: b if either is NaN. One instruction, which GCC does not find.
+VEGRAD_INLINE Vector<float> larger(Vector<float> a, Vector<float> b) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<float>)_mm512_maskz_max_ps(0xffff, a, b);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<float>)_mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+VEGRAD_INLINE Vector<double> larger(Vector<double> a, Vector<double> b) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<double>)_mm512_maskz_max_pd(0xff, a, b);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<double>)_mm256_max_pd(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+VEGRAD_INLINE Vector<float> smaller(Vector<float> a, Vector<float> b) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<float>)_mm512_maskz_min_ps(0xffff, a, b);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<float>)_mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+VEGRAD_INLINE Vector<double> smaller(Vector<double> a, Vector<double> b) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<double>)_mm512_maskz_min_pd(0xff, a, b);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<double>)_mm256_min_pd(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 // Clamps that let NaN through.
 template <class T>
 VEGRAD_INLINE Vector<T> at_least(Vector<T> v, T low) {
-  return v < splat<T>(low) ? splat<T>(low) : v;
+  return larger(splat<T>(low), v);
 }
 template <class T>
 VEGRAD_INLINE Vector<T> at_most(Vector<T> v, T high) {
-  return v > splat<T>(high) ? splat<T>(high) : v;
+  return smaller(splat<T>(high), v);
 }
 
 // a * b + c, rounded once where the instruction set can. GCC has no such operation on its vectors.
@@ -192,7 +236,13 @@ VEGRAD_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b, Bits<T> numbers) {
 }
 #endif
 
-// How many lanes of a comparison are true.
+// `total`, where each true lane counts as -1, with those of a comparison.
+template <class T>
+VEGRAD_INLINE Bits<T> count_in(Bits<T> total, Bits<T> mask) {
+  return mask ? total - 1 : total;
+}
+
+// How many lanes of a comparison are true, or what count_in() has counted up to now.
 template <class T>
 VEGRAD_INLINE int count(Bits<T> mask) {
   typename Lane<T>::Integer lanes[kLanes<T>];
