@@ -25,6 +25,11 @@ KINKED_AT_ZERO = ("relu", "leaky_relu", "elu", "selu")
 
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 every_activation = pytest.mark.parametrize("name", reference.ACTIVATIONS)
+# Also by way of the form that a forward pass keeps, where there is one.
+both_ways = pytest.mark.parametrize(
+    ("name", "kept"),
+    [(n, False) for n in reference.ACTIVATIONS] + [(n, True) for n in _core.KEPT],
+)
 
 
 @cache
@@ -141,10 +146,10 @@ def derivative_is_right(name: str, z: np.ndarray, got: np.ndarray, want: np.ndar
 
 
 @both_dtypes
-@every_activation
-def test_values_over_the_whole_range(isa: str, name: str, dtype: str) -> None:
+@both_ways
+def test_values_over_the_whole_range(isa: str, name: str, kept: bool, dtype: str) -> None:
     z = arguments(dtype)
-    got, _ = _core.activate(name, z)
+    got, _ = _core.activate(name, z, kept)
     want, _ = truth(name, dtype)
     assert got.dtype == z.dtype
     assert got.shape == z.shape
@@ -152,10 +157,10 @@ def test_values_over_the_whole_range(isa: str, name: str, dtype: str) -> None:
 
 
 @both_dtypes
-@every_activation
-def test_derivatives_over_the_whole_range(isa: str, name: str, dtype: str) -> None:
+@both_ways
+def test_derivatives_over_the_whole_range(isa: str, name: str, kept: bool, dtype: str) -> None:
     z = arguments(dtype)
-    _, got = _core.activate(name, z)
+    _, got = _core.activate(name, z, kept)
     _, want = truth(name, dtype)
     assert got.dtype == z.dtype
     assert got.shape == z.shape
@@ -163,8 +168,8 @@ def test_derivatives_over_the_whole_range(isa: str, name: str, dtype: str) -> No
 
 
 @both_dtypes
-@every_activation
-def test_every_length_around_the_lanes(isa: str, name: str, dtype: str) -> None:
+@both_ways
+def test_every_length_around_the_lanes(isa: str, name: str, kept: bool, dtype: str) -> None:
     """In a tail shorter than a register an element is what it is inside a long array."""
     z = np.random.default_rng(1).uniform(-3, 3, 70).astype(dtype)
     with np.errstate(all="ignore"):
@@ -173,7 +178,7 @@ def test_every_length_around_the_lanes(isa: str, name: str, dtype: str) -> None:
             reference.phi_prime(name, z.astype(float)),
         )
     for length in range(1, 71):
-        got, got_slope = _core.activate(name, z[:length].copy())
+        got, got_slope = _core.activate(name, z[:length].copy(), kept)
         assert got.shape == got_slope.shape == (length,)
         check(value_is_right(name, z[:length], got, want[:length]), name, z, got, want)
         ok = derivative_is_right(name, z[:length], got_slope, slope[:length])
@@ -206,11 +211,11 @@ AT_INFINITY = {  # φ(-∞), φ(∞), φ′(-∞), φ′(∞)
 
 
 @both_dtypes
-@every_activation
-def test_infinities_and_nan(isa: str, name: str, dtype: str) -> None:
+@both_ways
+def test_infinities_and_nan(isa: str, name: str, kept: bool, dtype: str) -> None:
     for length in (1, 17, 64):  # in a tail and in whole registers
         ends = np.resize(np.array([-np.inf, np.inf, np.nan], dtype), 3 * length)
-        got, slope = _core.activate(name, ends)
+        got, slope = _core.activate(name, ends, kept)
         want = np.array(AT_INFINITY[name])
         eps = np.finfo(dtype).eps
         np.testing.assert_allclose(got[0::3], want[0], rtol=4 * eps, err_msg=f"{name}(-inf)")

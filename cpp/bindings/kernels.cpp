@@ -10,6 +10,7 @@
 #include "core/dispatch.hpp"
 #include "core/floating_point.hpp"
 #include "core/matmul.hpp"
+#include "core/memory.hpp"
 #include "core/names.hpp"
 
 namespace py = pybind11;
@@ -17,24 +18,50 @@ namespace py = pybind11;
 namespace vegrad {
 namespace {
 
+// The activations that have a form for the backward pass.
+std::vector<std::string> kept_names() {
+  std::vector<std::string> names;
+  for (int i = 0; i < kActivationCount; ++i)
+    if (instruction_set().kernels<float>().activation[i].map_kept)
+      names.push_back(activation_names()[i]);
+  return names;
+}
+
 template <class T>
-py::tuple activate_as(Activation activation, const py::array& z) {
+py::tuple activate_as(Activation activation, const py::array& z, bool kept) {
   const T* const in = data_of<T>(z, "z");
+  const std::size_t n = std::size_t(z.size());
+  if (n > (1u << 30)) throw py::value_error("z must have at most 2^30 elements");
   py::array_t<T> h(z.size()), derivative(z.size());
   T *const h_out = h.mutable_data(), *const d_out = derivative.mutable_data();
-  const std::size_t n = std::size_t(z.size());
   {
     const py::gil_scoped_release release;
     const FlushSubnormals flush;
-    instruction_set().kernels<T>().activation[activation].map(in, h_out, d_out, n);
+    const ActivationKernels<T>& kernels = instruction_set().kernels<T>().activation[activation];
+    if (!kept) {
+      kernels.map(in, h_out, d_out, n);
+    } else if (n > 0) {
+      const Buffer<T> form(padded<T>(n)), output(padded<T>(n));
+      std::memcpy(form.data(), in, n * sizeof(T));
+      ForwardTile<T> tile{};
+      tile.rows = 1;
+      tile.columns = int(n);
+      tile.z = form.data();
+      tile.h = output.data();
+      tile.keep = true;
+      kernels.forward(tile);
+      kernels.map_kept(form.data(), h_out, d_out, n);
+    }
   }
   return py::make_tuple(h, derivative);
 }
 
-py::tuple activate(const std::string& name, const py::array& z) {
+py::tuple activate(const std::string& name, const py::array& z, bool kept) {
   const Activation activation = activation_of(name);
-  return is_contiguous<float>(z) ? activate_as<float>(activation, z)
-                                 : activate_as<double>(activation, z);
+  if (kept && !instruction_set().kernels<float>().activation[activation].map_kept)
+    throw py::value_error(name + " has no form that is kept");
+  return is_contiguous<float>(z) ? activate_as<float>(activation, z, kept)
+                                 : activate_as<double>(activation, z, kept);
 }
 
 template <class T>
@@ -65,8 +92,10 @@ py::array matmul_of(const py::array& a, const py::array& b, const std::string& k
 
 void register_kernels(py::module_& module) {
   module.attr("ACTIVATIONS") = py::tuple(py::cast(activation_names()));
-  module.def("activate", &activate, py::arg("name"), py::arg("z"),
-             "φ(z) and φ′(z) of a contiguous float32 or float64 array, flat.");
+  module.attr("KEPT") = py::tuple(py::cast(kept_names()));
+  module.def("activate", &activate, py::arg("name"), py::arg("z"), py::arg("kept") = false,
+             "φ(z) and φ′(z) of a contiguous float32 or float64 array, flat.\n\n"
+             "kept: from the form in which a forward pass leaves z for the backward pass.");
   module.def("matmul", &matmul_of, py::arg("a"), py::arg("b"), py::arg("kind"),
              "The kernels' matrix product of contiguous arrays (M, N).\n\n"
              "kind nt: a (M, K), b (N, K); nn: a (M, K), b (K, N); tn: a (K, M), b (K, N).");
