@@ -242,7 +242,7 @@ void Network<T>::weight_gradient(Workspace& w, int l, int B, const Scaled<T>& de
     T* const c = direct ? out : w.tile[thread];
     const std::ptrdiff_t ldc = direct ? I : padded<T>(t.columns);
     const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
-    kernels.product({t.rows, t.columns, B, delta.data + t.row, 1, delta.ld, right, c, ldc});
+    kernels.product({t.rows, t.columns, B, delta.data + t.row, 1, delta.ld, right, c, ldc, direct});
     w.sums[task] = TileSums();
     if (direct && !scaled && !flow) return;
     GradientTile<T> tile{t.rows, t.columns, c, ldc, first, second, out, I};

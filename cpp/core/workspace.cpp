@@ -77,7 +77,7 @@ Grid Network<T>::row_grid(int rows, int l) const {
 template <class T>
 Grid Network<T>::gradient_grid(int l) const {
   const int columns = shape_.sizes[l - 1];
-  return make_grid(shape_.sizes[l], kNarrowRowStep, columns, column_step<T>(columns));
+  return make_grid(shape_.sizes[l], kNarrowRowStep, columns, kWideBytes / int(sizeof(T)));
 }
 
 // Says where everything lies in w.memory; returns the number of elements.

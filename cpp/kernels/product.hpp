@@ -17,7 +17,7 @@ constexpr int kTileRows = 6;
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileVectors = 2;
-constexpr int kDepth = 384;  // of a block of k: a tile's rows of `a` stay in the first-level cache
+constexpr int kDepth = 512;  // of a block of k: a tile's rows of `a` stay in the first-level cache
 
 template <class T>
 constexpr int kPanelColumns = kTileVectors * kLanes<T>;
@@ -30,7 +30,7 @@ constexpr int kPanelColumns = kTileVectors * kLanes<T>;
 // beforehand and reload them in the loop, at a tenth of the speed.
 template <class T, int ROWS, int VECTORS>
 void tile(int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_column, const T* b,
-          std::ptrdiff_t b_row, T* c, std::ptrdiff_t ldc, bool continued) {
+          std::ptrdiff_t b_row, T* c, std::ptrdiff_t ldc, bool continued, bool fetch) {
   constexpr int kGroups = (ROWS + 3) / 4;
   Vector<T> sum[ROWS][VECTORS];
 #pragma GCC unroll 16
@@ -38,6 +38,15 @@ void tile(int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_column, cons
 #pragma GCC unroll 8
     for (int j = 0; j < VECTORS; ++j)
       sum[i][j] = continued ? load<T>(c + i * ldc + j * kLanes<T>) : Vector<T>{};
+  if (fetch) {
+    T* out = c;
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(out + j * kLanes<T>);
+      out = opaque(out + ldc);
+    }
+  }
   const T* group[kGroups];
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) group[g] = opaque(a + 4 * g * a_row);
@@ -66,7 +75,7 @@ void tile(int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_column, cons
 
 template <class T>
 using TileFunction = void (*)(int, const T*, std::ptrdiff_t, std::ptrdiff_t, const T*,
-                              std::ptrdiff_t, T*, std::ptrdiff_t, bool);
+                              std::ptrdiff_t, T*, std::ptrdiff_t, bool, bool);
 
 template <class T, int VECTORS>
 TileFunction<T> tile_of(int rows) {
@@ -95,8 +104,10 @@ template <class T>
 void product(const Product<T>& p) {
   // Rows are cut into tiles of nearly the same height: 32 rows are 11 + 11 + 10, not 12 + 12 + 8.
   const int tiles = (p.m + kTileRows - 1) / kTileRows;
-  for (int k0 = 0; k0 == 0 || k0 < p.k; k0 += kDepth) {
-    const int depth = p.k - k0 < kDepth ? p.k - k0 : kDepth;
+  const bool fetch = p.c_elsewhere;
+  const int blocks = (p.k + kDepth - 1) / kDepth;
+  for (int block = 0, k0 = 0; block == 0 || block < blocks; ++block) {
+    const int depth = blocks ? (p.k - k0 + blocks - block - 1) / (blocks - block) : 0;
     int i = 0;
     for (int t = 0; t < tiles; ++t) {
       const int rows = (p.m - i + tiles - t - 1) / (tiles - t);
@@ -106,10 +117,11 @@ void product(const Product<T>& p) {
       T* c = p.c + i * p.ldc;
       int n = p.n;
       for (; n > kLanes<T>; n -= kPanelColumns<T>, b += p.b.panel, c += kPanelColumns<T>)
-        wide(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0);
-      if (n > 0) tile_of<T, 1>(rows)(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0);
+        wide(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0, fetch);
+      if (n > 0) tile_of<T, 1>(rows)(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0, fetch);
       i += rows;
     }
+    k0 += depth;
   }
 }
 

@@ -41,6 +41,7 @@ struct Product {
   RightOperand<T> b;
   T* c;
   std::ptrdiff_t ldc;
+  bool c_elsewhere = false;  // c is in no near cache: fetched while the sums are made
 };
 
 // Sums over a tile of pre-activations, about `shift` so that a small spread around a large mean
