@@ -28,6 +28,41 @@ RightOperand<T> right_operand(const Kernels<T>& kernels, const T* b, std::ptrdif
   return {packed, kernels.panel_columns, std::ptrdiff_t(k) * kernels.panel_columns};
 }
 
+// The weights (O, I) of a layer as the right operand of a product: (I, O) on the way forward, (O,
+// I) on the way back.
+template <class T>
+struct Weights {
+  const T* data;
+  int I, O;
+  bool transposed;  // the way forward
+
+  // The lines of columns begin … begin + columns.
+  Ahead lines_of(int begin, int columns) const {
+    constexpr int kPerLine = 64 / int(sizeof(T));
+    if (transposed)
+      return {data + std::ptrdiff_t(begin) * I, 64, int(std::int64_t(columns) * I / kPerLine), 1};
+    return {data + begin, I * std::ptrdiff_t(sizeof(T)), O, (columns + kPerLine - 1) / kPerLine};
+  }
+};
+
+// What the thread of a task will pack next: the next column block of its share, or its first one of
+// the layer that follows. Only the first task of a column block asks for it.
+template <class T>
+Ahead packed_next(const Grid& grid, const Weights<T>& weights, const Grid& next_grid,
+                  const Weights<T>& next, const Tile& t, int thread, int threads) {
+  if (t.row_block > 0) return {};
+  const int after = (t.column_block + 1) * grid.row_blocks;
+  const Weights<T>* of = &weights;
+  Tile tile{};
+  if (after < first_task(grid.tasks(), thread + 1, threads)) {
+    tile = grid.tile(after);
+  } else {
+    of = &next;
+    tile = next_grid.tile(first_task(next_grid.tasks(), thread, threads));
+  }
+  return of->lines_of(tile.column, tile.columns);
+}
+
 // z (B, O) = in (B, I) Wᵀ of layer l.
 template <class T>
 template <class After>
@@ -37,8 +72,13 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   const int I = shape_.sizes[l - 1];
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
   const Grid grid = row_grid(B, l);
+  const int next = std::min(l + 1, shape_.layers());
+  const Grid next_grid = row_grid(B, next);
+  const Weights<T> own{weights, I, shape_.sizes[l], true},
+      following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], true};
+  const int threads = w.threads_in_use;
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {
+  parallel_for(grid.tasks(), threads, [&](int task, int thread) {
     const Tile t = grid.tile(task);
     const T* const a = in + t.row * ld_in;
     T* const c = z + t.row * ld + t.column;
@@ -48,7 +88,8 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
     } else {
       const RightOperand<T> b = right_operand(kernels, weights, 1, I, I, t, false, w.packed[thread],
                                               w.packed_block[thread]);
-      kernels.product({t.rows, t.columns, I, a, ld_in, 1, b, c, ld});
+      kernels.product({t.rows, t.columns, I, a, ld_in, 1, b, c, ld, false,
+                       packed_next(grid, own, next_grid, following, t, thread, threads)});
     }
     after(t, task);
   });
@@ -64,13 +105,19 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
   const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
   const std::ptrdiff_t ld = padded<T>(I);
   const Grid grid = row_grid(B, l - 1);
+  const int next = std::max(l - 1, 2);
+  const Grid next_grid = row_grid(B, next - 1);
+  const Weights<T> own{weights, I, O, false},
+      following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], false};
+  const int threads = w.threads_in_use;
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {
+  parallel_for(grid.tasks(), threads, [&](int task, int thread) {
     const Tile t = grid.tile(task);
     const RightOperand<T> b = right_operand(kernels, weights, I, 1, O, t, false, w.packed[thread],
                                             w.packed_block[thread]);
     kernels.product({t.rows, t.columns, O, delta + t.row * ld_delta, ld_delta, 1, b,
-                     g + t.row * ld + t.column, ld});
+                     g + t.row * ld + t.column, ld, false,
+                     packed_next(grid, own, next_grid, following, t, thread, threads)});
     after(t, task);
   });
 }

@@ -129,8 +129,8 @@ class Pool {
     std::uint64_t done = loop.number << kTaskBits;
     for (int turn = 0; turn < loop.threads; ++turn) {
       const int t = (thread + turn) % loop.threads;
-      const auto first_of = [&](int i) { return std::int64_t(loop.tasks) * i / loop.threads; };
-      const std::uint64_t begin = first_of(t), end = first_of(t + 1);
+      const std::uint64_t begin = first_task(loop.tasks, t, loop.threads);
+      const std::uint64_t end = first_task(loop.tasks, t + 1, loop.threads);
       Word& share = shares_[t].next;
       std::uint64_t word = share.load(std::memory_order_acquire);
       for (;;) {

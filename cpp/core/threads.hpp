@@ -5,6 +5,8 @@
 // tasks write to their own places, and sums over tasks are made afterwards, in order.
 #pragma once
 
+#include <cstdint>
+
 namespace vegrad {
 
 int num_threads();
@@ -14,6 +16,11 @@ constexpr int kMostThreads = 1024;
 // VEGRAD_NUM_THREADS, else OMP_NUM_THREADS, else the cores this process may use. Throws
 // std::invalid_argument if VEGRAD_NUM_THREADS is no number from 1 to kMostThreads.
 void read_thread_environment();
+
+// The first of n tasks that a thread of a loop starts with; it goes on to the next thread's first.
+inline int first_task(int n, int thread, int threads) {
+  return int(std::int64_t(n) * thread / threads);
+}
 
 using TaskFunction = void (*)(void* context, int task, int thread);
 

@@ -22,35 +22,53 @@ constexpr int kDepth = 512;  // of a block of k: a tile's rows of `a` stay in th
 template <class T>
 constexpr int kPanelColumns = kTileVectors * kLanes<T>;
 
-// c (ROWS, VECTORS) (+)= a b over k. A running sum is continued from c, so that cutting k into
-// blocks changes no bit.
-//
-// The rows of a are reached from one pointer for each four of them, and the addresses of c are made
-// anew where they are needed: with a dozen rows the compiler would otherwise compute all addresses
-// beforehand and reload them in the loop, at a tenth of the speed.
-template <class T, int ROWS, int VECTORS>
-void tile(int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_column, const T* b,
-          std::ptrdiff_t b_row, T* c, std::ptrdiff_t ldc, bool continued, bool fetch) {
-  constexpr int kGroups = (ROWS + 3) / 4;
-  Vector<T> sum[ROWS][VECTORS];
-#pragma GCC unroll 16
-  for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < VECTORS; ++j)
-      sum[i][j] = continued ? load<T>(c + i * ldc + j * kLanes<T>) : Vector<T>{};
-  if (fetch) {
-    T* out = c;
-#pragma GCC unroll 16
-    for (int i = 0; i < ROWS; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(out + j * kLanes<T>);
-      out = opaque(out + ldc);
+// Hands out what is wanted ahead to the register tiles of a product, one after the other.
+class Fetcher {
+ public:
+  VEGRAD_INLINE explicit Fetcher(const Ahead& ahead) : ahead_(ahead) {}
+  // Where a tile of k steps begins to fetch, a line a step; null: nothing is left to fetch.
+  VEGRAD_INLINE const char* next(int k) {
+    if (column_ == ahead_.columns) return nullptr;
+    const char* const line =
+        static_cast<const char*>(ahead_.data) + column_ * 64 + line_ * ahead_.step;
+    line_ += k;
+    if (line_ >= ahead_.lines) {
+      line_ = 0;
+      ++column_;
     }
+    return line;
   }
+
+ private:
+  const Ahead ahead_;
+  int column_ = 0, line_ = 0;
+};
+
+// c (ROWS, VECTORS) (+)= a b over k, one tile of a Product.
+template <class T>
+struct RegisterTile {
+  int k;
+  const T* a;
+  std::ptrdiff_t a_row, a_column;
+  const T* b;
+  std::ptrdiff_t b_row;
+  T* c;
+  std::ptrdiff_t ldc;
+  bool continued, c_elsewhere;
+  const char* fetch;
+  std::ptrdiff_t fetch_step;
+};
+
+template <class T, int ROWS, int VECTORS, bool FETCH>
+VEGRAD_INLINE void accumulate(const RegisterTile<T>& t, Vector<T> (&sum)[ROWS][VECTORS]) {
+  constexpr int kGroups = (ROWS + 3) / 4;
+  const std::ptrdiff_t a_row = t.a_row, a_column = t.a_column, b_row = t.b_row;
+  const T* b = t.b;
+  const char* fetch = t.fetch;
   const T* group[kGroups];
 #pragma GCC unroll 4
-  for (int g = 0; g < kGroups; ++g) group[g] = opaque(a + 4 * g * a_row);
-  for (int p = 0; p < k; ++p) {
+  for (int g = 0; g < kGroups; ++g) group[g] = opaque(t.a + 4 * g * a_row);
+  for (int p = 0; p < t.k; ++p) {
     Vector<T> row[VECTORS];
 #pragma GCC unroll 8
     for (int j = 0; j < VECTORS; ++j) row[j] = load<T>(b + j * kLanes<T>);
@@ -63,19 +81,52 @@ void tile(int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_column, cons
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) group[g] += a_column;
     b += b_row;
+    if (FETCH) {
+      __builtin_prefetch(fetch, 0, 2);
+      fetch += t.fetch_step;
+    }
   }
+}
+
+// A running sum is continued from c, so that cutting k into blocks changes no bit.
+//
+// The rows of a are reached from one pointer for each four of them, and the addresses of c are made
+// anew where they are needed: with a dozen rows the compiler would otherwise compute all addresses
+// beforehand and reload them in the loop, at a tenth of the speed.
+template <class T, int ROWS, int VECTORS>
+void tile(const RegisterTile<T>& tile) {
+  const RegisterTile<T> t = tile;
+  Vector<T> sum[ROWS][VECTORS];
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < VECTORS; ++j)
+      sum[i][j] = t.continued ? load<T>(t.c + i * t.ldc + j * kLanes<T>) : Vector<T>{};
+  T* c = t.c;
+  if (t.c_elsewhere) {
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(c + j * kLanes<T>);
+      c = opaque(c + t.ldc);
+    }
+  }
+  if (t.fetch)
+    accumulate<T, ROWS, VECTORS, true>(t, sum);
+  else
+    accumulate<T, ROWS, VECTORS, false>(t, sum);
+  c = t.c;
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; ++i) {
     c = opaque(c);
 #pragma GCC unroll 8
     for (int j = 0; j < VECTORS; ++j) store<T>(c + j * kLanes<T>, sum[i][j]);
-    c += ldc;
+    c += t.ldc;
   }
 }
 
 template <class T>
-using TileFunction = void (*)(int, const T*, std::ptrdiff_t, std::ptrdiff_t, const T*,
-                              std::ptrdiff_t, T*, std::ptrdiff_t, bool, bool);
+using TileFunction = void (*)(const RegisterTile<T>&);
 
 template <class T, int VECTORS>
 TileFunction<T> tile_of(int rows) {
@@ -104,24 +155,40 @@ template <class T>
 void product(const Product<T>& p) {
   // Rows are cut into tiles of nearly the same height: 32 rows are 11 + 11 + 10, not 12 + 12 + 8.
   const int tiles = (p.m + kTileRows - 1) / kTileRows;
-  const bool fetch = p.c_elsewhere;
-  const int blocks = (p.k + kDepth - 1) / kDepth;
-  for (int block = 0, k0 = 0; block == 0 || block < blocks; ++block) {
-    const int depth = blocks ? (p.k - k0 + blocks - block - 1) / (blocks - block) : 0;
+  const int blocks = p.k > kDepth ? (p.k + kDepth - 1) / kDepth : 1;
+  Fetcher fetcher(p.ahead);
+  RegisterTile<T> t{};
+  t.a_row = p.a_row;
+  t.a_column = p.a_column;
+  t.b_row = p.b.row;
+  t.ldc = p.ldc;
+  t.c_elsewhere = p.c_elsewhere;
+  t.fetch_step = p.ahead.step;
+  int k0 = 0;
+  for (int block = 0; block < blocks; ++block) {
+    t.k = (p.k - k0 + blocks - block - 1) / (blocks - block);
+    t.continued = block > 0;
     int i = 0;
-    for (int t = 0; t < tiles; ++t) {
-      const int rows = (p.m - i + tiles - t - 1) / (tiles - t);
+    for (int n = 0; n < tiles; ++n) {
+      const int rows = (p.m - i + tiles - n - 1) / (tiles - n);
       const TileFunction<T> wide = tile_of<T, kTileVectors>(rows);
-      const T* const a = p.a + i * p.a_row + k0 * p.a_column;
-      const T* b = p.b.data + k0 * p.b.row;
-      T* c = p.c + i * p.ldc;
-      int n = p.n;
-      for (; n > kLanes<T>; n -= kPanelColumns<T>, b += p.b.panel, c += kPanelColumns<T>)
-        wide(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0, fetch);
-      if (n > 0) tile_of<T, 1>(rows)(depth, a, p.a_row, p.a_column, b, p.b.row, c, p.ldc, k0 > 0, fetch);
+      t.a = p.a + i * p.a_row + k0 * p.a_column;
+      t.b = p.b.data + k0 * p.b.row;
+      t.c = p.c + i * p.ldc;
+      int left = p.n;
+      for (; left > kLanes<T>; left -= kPanelColumns<T>) {
+        t.fetch = fetcher.next(t.k);
+        wide(t);
+        t.b += p.b.panel;
+        t.c += kPanelColumns<T>;
+      }
+      if (left > 0) {
+        t.fetch = fetcher.next(t.k);
+        tile_of<T, 1>(rows)(t);
+      }
       i += rows;
     }
-    k0 += depth;
+    k0 += t.k;
   }
 }
 

@@ -30,6 +30,14 @@ struct RightOperand {
   std::ptrdiff_t panel;  // from one panel of `panel_columns` to the next
 };
 
+// Memory that is wanted after a product, fetched while it runs: lines of 64 bytes that are `step`
+// bytes apart, and `columns` - 1 times those that follow them.
+struct Ahead {
+  const void* data = nullptr;
+  std::ptrdiff_t step = 0;
+  int lines = 0, columns = 0;
+};
+
 // c (m, n) = a (m, k) b (k, n), element (i, p) of a at a[i * a_row + p * a_column]. Each element
 // of c is summed over p in order, whatever the tile it falls in: so results do not depend on how
 // the work is cut. Writes whole vectors of c.
@@ -42,6 +50,7 @@ struct Product {
   T* c;
   std::ptrdiff_t ldc;
   bool c_elsewhere = false;  // c is in no near cache: fetched while the sums are made
+  Ahead ahead;
 };
 
 // Sums over a tile of pre-activations, about `shift` so that a small spread around a large mean
