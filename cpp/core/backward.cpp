@@ -231,9 +231,32 @@ void Network<T>::weight_gradient(Workspace& w, int l, int B, const Scaled<T>& de
   const int I = shape_.sizes[l - 1];
   const T* const h = output_of(w, l - 1);
   const std::ptrdiff_t ld_h = padded<T>(I);
-  const Grid grid = gradient_grid(l);
+  const Grid grid = gradient_grid(B, l);
   const std::int64_t exponent = delta.exponent + layers_[l - 1].h_exponent, half = exponent / 2;
   const T first = power_of_two<T>(half), second = power_of_two<T>(exponent - half);
+  if (B <= kFewRows) {
+    parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int) {
+      const Tile t = grid.tile(task);
+      FewRows<T> few{};
+      few.I = I;
+      few.O = t.rows;
+      few.h = h;
+      few.ldh = ld_h;
+      few.delta = delta.data + t.row;
+      few.ld_delta = delta.ld;
+      few.out = weight_gradient(l) + std::ptrdiff_t(t.row) * I;
+      few.ld_out = I;
+      few.first = first;
+      few.second = second;
+      kernels.few_rows.gradient[B - 1](few);
+      w.sums[task] = TileSums();
+      w.sums[task].g_squares = few.squares;
+    });
+    if (flow)
+      flow_.gradient_log2[l - 1] =
+          half_log2(add_up(w.sums.data(), grid.tasks()).g_squares, exponent);
+    return;
+  }
   // Where rows are whole vectors, the product writes the gradient itself.
   const bool direct = I % kernels.lanes == 0, scaled = exponent != 0;
   parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {

@@ -12,7 +12,7 @@ namespace vegrad {
 
 constexpr int kWideBytes = 512;    // matrices with longer rows are cut into columns,
 constexpr int kColumnBytes = 256;  // of this
-constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32;
+constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32, kFewRowsStep = 64;
 
 struct Tile {
   int row, rows, column, columns;

@@ -110,7 +110,7 @@ class Network {
   std::size_t layout(Workspace& w, int rows, int threads, bool training) const;
   void prepare(Workspace& w, int rows, bool training);
   Grid row_grid(int rows, int l) const;
-  Grid gradient_grid(int l) const;
+  Grid gradient_grid(int rows, int l) const;
   double elements(int l, int B) const { return double(B) * shape_.sizes[l]; }
   // The loss is this times the sum over rows.
   double loss_scale(int B) const {

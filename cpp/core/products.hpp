@@ -8,7 +8,6 @@
 
 namespace vegrad {
 
-constexpr int kFewRows = 4;        // up to here a product is bound by reading the weights
 constexpr int kDirectBytes = 512;  // right operands with longer rows are packed
 
 // The right operand of a tile's product: as it stands if its rows are short and whole vectors,
@@ -19,7 +18,7 @@ RightOperand<T> right_operand(const Kernels<T>& kernels, const T* b, std::ptrdif
                               T* packed, PackedBlock& packed_block) {
   const T* const start = b + tile.column * column;
   const bool whole = column == 1 && (padded_rows || tile.columns % kernels.lanes == 0);
-  if (whole && (tile.rows <= kFewRows || row * std::ptrdiff_t(sizeof(T)) <= kDirectBytes))
+  if (whole && row * std::ptrdiff_t(sizeof(T)) <= kDirectBytes)
     return {start, row, kernels.panel_columns};
   if (packed_block.block != tile.column_block) {
     kernels.pack(start, row, column, k, tile.columns, packed);
@@ -63,6 +62,20 @@ Ahead packed_next(const Grid& grid, const Weights<T>& weights, const Grid& next_
   return of->lines_of(tile.column, tile.columns);
 }
 
+// A loop over the tiles of a few rows, each thread with neighbouring ones: `product(begin,
+// columns)` for all of its columns, then `after(tile, task)` for each tile.
+template <class Product, class After>
+void for_few_rows(const Grid& grid, int threads, const Product& product, const After& after) {
+  const int groups = std::min(threads, grid.tasks());
+  parallel_for(groups, threads, [&](int group, int) {
+    const int first = first_task(grid.tasks(), group, groups);
+    const int last = first_task(grid.tasks(), group + 1, groups);
+    const int begin = grid.tile(first).column;
+    product(begin, std::min(last * grid.column_step, grid.columns) - begin);
+    for (int task = first; task < last; ++task) after(grid.tile(task), task);
+  });
+}
+
 // z (B, O) = in (B, I) Wᵀ of layer l.
 template <class T>
 template <class After>
@@ -72,6 +85,22 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   const int I = shape_.sizes[l - 1];
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
   const Grid grid = row_grid(B, l);
+  if (B <= kFewRows) {
+    const auto product = [&](int begin, int columns) {
+      FewRows<T> few{};
+      few.I = I;
+      few.O = columns;
+      few.h = in;
+      few.ldh = ld_in;
+      few.weights = weights + std::ptrdiff_t(begin) * I;
+      few.ldw = I;
+      few.out = z + begin;
+      few.ld_out = ld;
+      kernels.few_rows.forward[B - 1](few);
+    };
+    for_few_rows(grid, w.threads_in_use, product, after);
+    return;
+  }
   const int next = std::min(l + 1, shape_.layers());
   const Grid next_grid = row_grid(B, next);
   const Weights<T> own{weights, I, shape_.sizes[l], true},
@@ -80,17 +109,11 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
   parallel_for(grid.tasks(), threads, [&](int task, int thread) {
     const Tile t = grid.tile(task);
-    const T* const a = in + t.row * ld_in;
-    T* const c = z + t.row * ld + t.column;
-    if (t.rows <= kFewRows) {
-      kernels.product_few_rows(t.rows, t.columns, I, a, ld_in,
-                               weights + std::ptrdiff_t(t.column) * I, I, c, ld);
-    } else {
-      const RightOperand<T> b = right_operand(kernels, weights, 1, I, I, t, false, w.packed[thread],
-                                              w.packed_block[thread]);
-      kernels.product({t.rows, t.columns, I, a, ld_in, 1, b, c, ld, false,
-                       packed_next(grid, own, next_grid, following, t, thread, threads)});
-    }
+    const RightOperand<T> b = right_operand(kernels, weights, 1, I, I, t, false, w.packed[thread],
+                                            w.packed_block[thread]);
+    kernels.product({t.rows, t.columns, I, in + t.row * ld_in, ld_in, 1, b,
+                     z + t.row * ld + t.column, ld, false,
+                     packed_next(grid, own, next_grid, following, t, thread, threads)});
     after(t, task);
   });
 }
@@ -105,6 +128,22 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
   const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
   const std::ptrdiff_t ld = padded<T>(I);
   const Grid grid = row_grid(B, l - 1);
+  if (B <= kFewRows) {
+    const auto product = [&](int begin, int columns) {
+      FewRows<T> few{};
+      few.I = columns;
+      few.O = O;
+      few.delta = delta;
+      few.ld_delta = ld_delta;
+      few.weights = weights + begin;
+      few.ldw = I;
+      few.out = g + begin;
+      few.ld_out = ld;
+      kernels.few_rows.backward[B - 1](few);
+    };
+    for_few_rows(grid, w.threads_in_use, product, after);
+    return;
+  }
   const int next = std::max(l - 1, 2);
   const Grid next_grid = row_grid(B, next - 1);
   const Weights<T> own{weights, I, O, false},

@@ -71,12 +71,14 @@ Grid Network<T>::row_grid(int rows, int l) const {
   const int columns = shape_.sizes[l];
   const int step = column_step<T>(columns);
   if (shape_.has_norm(l)) return make_grid(rows, kNarrowRowStep, columns, padded<T>(columns));
+  if (rows <= kFewRows) return make_grid(rows, kFewRows, columns, kColumnBytes / int(sizeof(T)));
   return make_grid(rows, step < columns ? kWideRowStep : kNarrowRowStep, columns, step);
 }
 
 template <class T>
-Grid Network<T>::gradient_grid(int l) const {
+Grid Network<T>::gradient_grid(int rows, int l) const {
   const int columns = shape_.sizes[l - 1];
+  if (rows <= kFewRows) return make_grid(shape_.sizes[l], kFewRowsStep, columns, columns);
   return make_grid(shape_.sizes[l], kNarrowRowStep, columns, kWideBytes / int(sizeof(T)));
 }
 
@@ -98,7 +100,8 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   for (int l = 1; l <= L; ++l) {
     const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
     const Grid out = row_grid(rows, l);
-    tasks = std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient_grid(l).tasks())});
+    tasks =
+        std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient_grid(rows, l).tasks())});
     most_row_blocks = std::max(most_row_blocks, out.row_blocks);
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
     if (!training || l == 1) continue;
@@ -161,7 +164,7 @@ std::size_t Network<T>::workspace_bytes(int B) const {
 #define VEGRAD_INSTANCE(T)                                  \
   template Network<T>::Network(NetworkShape);               \
   template Grid Network<T>::row_grid(int, int) const;       \
-  template Grid Network<T>::gradient_grid(int) const;       \
+  template Grid Network<T>::gradient_grid(int, int) const;  \
   template void Network<T>::prepare(Workspace&, int, bool); \
   template std::size_t Network<T>::workspace_bytes(int) const;
 VEGRAD_INSTANCE(float)

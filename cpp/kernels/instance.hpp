@@ -1,6 +1,7 @@
 // All kernels, compiled for the instruction set of the file that includes this.
 #pragma once
 
+#include "kernels/few_rows.hpp"
 #include "kernels/layer.hpp"
 #include "kernels/product.hpp"
 
@@ -13,7 +14,7 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
           kPanelColumns<T>,
           pack<T>,
           product<T>,
-          product_few_rows<T>,
+          few_rows_kernels<T>(),
           normalize<T>,
           normalize_backward<T>,
           add_skip<T>,

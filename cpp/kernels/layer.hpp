@@ -11,12 +11,6 @@
 namespace vegrad {
 namespace {
 
-// A vector of a row that ends at `columns` in memory that is not padded.
-template <class T>
-VEGRAD_INLINE Vector<T> load_padded(const T* row, int j, int columns) {
-  return columns - j < kLanes<T> ? load_first<T>(row + j, columns - j) : load<T>(row + j);
-}
-
 // What exists of the vectors of a column: all of their lanes, or the first few.
 template <class T>
 struct AllLanes {

@@ -261,47 +261,5 @@ void pack(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T
   }
 }
 
-// Inner products along k: `a` has ROWS rows, b four.
-template <class T, int ROWS, int COLUMNS>
-void inner_products(int k, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, T* c,
-                    std::ptrdiff_t ldc) {
-  Vector<T> sum_of[ROWS][COLUMNS] = {};
-  int p = 0;
-  for (; p + kLanes<T> <= k; p += kLanes<T>)
-#pragma GCC unroll 4
-    for (int j = 0; j < COLUMNS; ++j) {
-      const Vector<T> y = load<T>(b + j * ldb + p);
-#pragma GCC unroll 4
-      for (int i = 0; i < ROWS; ++i) sum_of[i][j] = fma(load<T>(a + i * lda + p), y, sum_of[i][j]);
-    }
-  if (p < k)
-    for (int j = 0; j < COLUMNS; ++j) {
-      const Vector<T> y = load_first<T>(b + j * ldb + p, k - p);
-      for (int i = 0; i < ROWS; ++i)
-        sum_of[i][j] = fma(load_first<T>(a + i * lda + p, k - p), y, sum_of[i][j]);
-    }
-  for (int i = 0; i < ROWS; ++i)
-    for (int j = 0; j < COLUMNS; ++j) c[i * ldc + j] = total<T>(sum_of[i][j]);
-}
-
-template <class T, int ROWS>
-void product_of_rows(int n, int k, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb,
-                     T* c, std::ptrdiff_t ldc) {
-  int j = 0;
-  for (; j + 4 <= n; j += 4) inner_products<T, ROWS, 4>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
-  for (; j < n; ++j) inner_products<T, ROWS, 1>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
-}
-
-template <class T>
-void product_few_rows(int m, int n, int k, const T* a, std::ptrdiff_t lda, const T* b,
-                      std::ptrdiff_t ldb, T* c, std::ptrdiff_t ldc) {
-  for (int i = 0; i < m; i += 2) {
-    if (m - i >= 2)
-      product_of_rows<T, 2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
-    else
-      product_of_rows<T, 1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
-  }
-}
-
 }  // namespace
 }  // namespace vegrad

@@ -143,6 +143,31 @@ struct GradientTile {
   double squares = 0;  // out: Σ c²
 };
 
+// The products of a layer for a batch of at most kFewRows rows, each from two of the three.
+constexpr int kFewRows = 4;
+
+template <class T>
+struct FewRows {
+  int I, O;
+  const T* h;  // (rows, I)
+  std::ptrdiff_t ldh;
+  const T* weights;  // (O, I)
+  std::ptrdiff_t ldw;
+  const T* delta;  // (rows, O)
+  std::ptrdiff_t ld_delta;
+  T* out;  // h Wᵀ or δ W, whole vectors; or δᵀ h first second
+  std::ptrdiff_t ld_out;
+  T first, second;
+  double squares = 0;  // out, of the last: Σ (δᵀ h)²
+};
+
+template <class T>
+struct FewRowsKernels {                           // by the number of rows, minus 1
+  void (*forward[kFewRows])(const FewRows<T>&);   // h Wᵀ
+  void (*backward[kFewRows])(const FewRows<T>&);  // δ W
+  void (*gradient[kFewRows])(FewRows<T>&);        // δᵀ h
+};
+
 template <class T>
 struct ActivationKernels {
   void (*forward)(ForwardTile<T>&);
@@ -159,9 +184,7 @@ struct Kernels {
   // Element (p, n) of the operand at b[p * row + n * column]; out holds k * n rounded up to panels.
   void (*pack)(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T* out);
   void (*product)(const Product<T>&);
-  // c (m, n) = a (m, k) bᵀ for few rows: b (n, k) is read once, as it stands.
-  void (*product_few_rows)(int m, int n, int k, const T* a, std::ptrdiff_t lda, const T* b,
-                           std::ptrdiff_t ldb, T* c, std::ptrdiff_t ldc);
+  FewRowsKernels<T> few_rows;
   void (*normalize)(NormTile<T>&);
   void (*normalize_backward)(NormTile<T>&);
   void (*add_skip)(SkipTile<T>&);

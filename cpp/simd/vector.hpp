@@ -66,6 +66,12 @@ VEGRAD_INLINE Vector<T> load_first(const T* p, int n) {
   return load<T>(lanes);
 }
 
+// A vector of a row that ends at `columns` in memory that is not padded.
+template <class T>
+VEGRAD_INLINE Vector<T> load_padded(const T* row, int j, int columns) {
+  return columns - j < kLanes<T> ? load_first<T>(row + j, columns - j) : load<T>(row + j);
+}
+
 template <class T>
 VEGRAD_INLINE void store_first(T* p, Vector<T> v, int n) {
   T lanes[kLanes<T>];
