@@ -22,10 +22,6 @@ std::int64_t correction(double mean_square) {
   return -std::int64_t(std::lround(std::log2(mean_square) / 2));
 }
 
-double half_log2(double squares, std::int64_t exponent) {
-  return 0.5 * std::log2(squares) + double(exponent);
-}
-
 }  // namespace
 
 double saturation_limit(Activation activation) {
@@ -33,9 +29,9 @@ double saturation_limit(Activation activation) {
 }
 
 template <class T>
-T* Network<T>::spare_beside(const Workspace& w, const T* a, const T* b, const T* c) const {
+T* Network<T>::spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const {
   for (T* spare : w.spare)
-    if (spare && spare != a && spare != b && spare != c) return spare;
+    if (spare && std::find(taken.begin(), taken.end(), spare) == taken.end()) return spare;
   return nullptr;
 }
 
@@ -47,7 +43,7 @@ template <class T>
 T* Network<T>::output_of(const Workspace& w, int l) const {
   if (l == 0) return w.input;
   if (shape_.residual) return w.h[l];
-  return shape_.has_norm(l) ? w.normalized_h : w.z[l];
+  return shape_.has_norm(l) ? w.normalized_h[l % 2] : w.z[l];
 }
 
 // δ = g φ′ (back through the normalization) of a tile of layer l, and h for the weights' gradient.
@@ -95,8 +91,8 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
   const int l = shape_.layers(), O = shape_.sizes[l];
   const std::ptrdiff_t ld = padded<T>(O);
   const double scale = loss_scale(B);
-  T* const g = spare_beside(w, out_.data, nullptr, nullptr);
-  T* const delta = shape_.residual ? spare_beside(w, out_.data, g, nullptr) : g;
+  T* const g = spare_beside(w, {out_.data});
+  T* const delta = shape_.residual ? spare_beside(w, {out_.data, g}) : g;
   skip_gradient_ = {g, ld, 0, 0};
   delta_ = {delta, ld, 0, 0};
   double loss = 0;
@@ -137,13 +133,15 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
 
 // From δ of layer l + 1 in delta_ to that of layer l.
 template <class T>
-void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
+void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow,
+                                const WeightGradient<T>& pending) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const Scaled<T> above = delta_, skip = skip_gradient_;
   const bool residual = shape_.residual, has_skip = shape_.has_skip(l + 1);
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
-  T* const g = spare_beside(w, above.data, residual ? skip.data : nullptr, nullptr);
-  T* const delta = residual ? spare_beside(w, above.data, skip.data, g) : g;
+  const T* const kept_skip = residual ? skip.data : nullptr;
+  T* const g = spare_beside(w, {above.data, pending.delta.data, kept_skip});
+  T* const delta = residual ? spare_beside(w, {above.data, pending.delta.data, kept_skip, g}) : g;
   const std::int64_t shift = correction(above.mean_square);
   const std::int64_t exponent = above.exponent - shift;
   delta_ = {delta, ld, exponent, 0};
@@ -154,11 +152,13 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow) {
                     (residual || layer.h_exponent == 0) && std::abs(apart) < 60;
   const double n = elements(l, B);
   bool done = !near && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
+  if (done) make_gradients(w, B, flow, pending);
   if (!done) {
     const T scale = power_of_two<T>(shift), skip_scale = power_of_two<T>(apart);
     layer.replaced = output_of(w, l) == w.z[l];
     product_with_transpose(
-        w, l + 1, B, above.data, above.ld, weight(l + 1), g, [&](const Tile& t, int task) {
+        w, l + 1, B, above.data, above.ld, weight(l + 1), g, pending, flow,
+        [&](const Tile& t, int task) {
           TileSums& own = w.sums[task];
           own = TileSums();
           const std::ptrdiff_t at = t.row * ld + t.column;
@@ -224,58 +224,6 @@ void Network<T>::bias_gradient(Workspace& w, int l, int B) {
   for (int j = 0; j < N; ++j) out[j] = out[j] * first * second;
 }
 
-// ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l.
-template <class T>
-void Network<T>::weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta, bool flow) {
-  const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const int I = shape_.sizes[l - 1];
-  const T* const h = output_of(w, l - 1);
-  const std::ptrdiff_t ld_h = padded<T>(I);
-  const Grid grid = gradient_grid(B, l);
-  const std::int64_t exponent = delta.exponent + layers_[l - 1].h_exponent, half = exponent / 2;
-  const T first = power_of_two<T>(half), second = power_of_two<T>(exponent - half);
-  if (B <= kFewRows) {
-    parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int) {
-      const Tile t = grid.tile(task);
-      FewRows<T> few{};
-      few.I = I;
-      few.O = t.rows;
-      few.h = h;
-      few.ldh = ld_h;
-      few.delta = delta.data + t.row;
-      few.ld_delta = delta.ld;
-      few.out = weight_gradient(l) + std::ptrdiff_t(t.row) * I;
-      few.ld_out = I;
-      few.first = first;
-      few.second = second;
-      kernels.few_rows.gradient[B - 1](few);
-      w.sums[task] = TileSums();
-      w.sums[task].g_squares = few.squares;
-    });
-    if (flow)
-      flow_.gradient_log2[l - 1] =
-          half_log2(add_up(w.sums.data(), grid.tasks()).g_squares, exponent);
-    return;
-  }
-  // Where rows are whole vectors, the product writes the gradient itself.
-  const bool direct = I % kernels.lanes == 0, scaled = exponent != 0;
-  parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int thread) {
-    const Tile t = grid.tile(task);
-    T* const out = weight_gradient(l) + std::ptrdiff_t(t.row) * I + t.column;
-    T* const c = direct ? out : w.tile[thread];
-    const std::ptrdiff_t ldc = direct ? I : padded<T>(t.columns);
-    const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
-    kernels.product({t.rows, t.columns, B, delta.data + t.row, 1, delta.ld, right, c, ldc, direct});
-    w.sums[task] = TileSums();
-    if (direct && !scaled && !flow) return;
-    GradientTile<T> tile{t.rows, t.columns, c, ldc, first, second, out, I};
-    kernels.write_gradient(tile);
-    w.sums[task].g_squares = tile.squares;
-  });
-  if (flow)
-    flow_.gradient_log2[l - 1] = half_log2(add_up(w.sums.data(), grid.tasks()).g_squares, exponent);
-}
-
 template <class T>
 double Network<T>::backward(const T* x, int B, const T* values, const std::int64_t* labels,
                             bool flow) {
@@ -285,12 +233,15 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
   prepare(w, B, true);
   forward_pass(w, x, B, flow, true);
   const double loss = top(w, B, values, labels, flow);
+  // A layer's weight gradient needs δ of the layer and h of the one below; it is made beside the
+  // product that comes after both, in one loop.
+  WeightGradient<T> pending;
   for (int l = shape_.layers() - 1; l >= 1; --l) {
     const Scaled<T> above = delta_;
-    backward_layer(w, l, B, flow);
-    weight_gradient(w, l + 1, B, above, flow);
+    backward_layer(w, l, B, flow, pending);
+    pending = weight_gradient(l + 1, B, above);
   }
-  weight_gradient(w, 1, B, delta_, flow);
+  make_gradients(w, B, flow, pending, weight_gradient(1, B, delta_));
   return loss;
 }
 

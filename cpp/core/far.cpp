@@ -249,7 +249,7 @@ bool Network<T>::backward_far(Workspace& w, int l, int B, const Scaled<T>& above
     nonfinite_ = true;
     return false;
   }
-  product_with_transpose(w, l + 1, B, a, above.ld, b, g, [](const Tile&, int) {});
+  product_with_transpose(w, l + 1, B, a, above.ld, b, g, {}, false, [](const Tile&, int) {});
   std::int64_t exponent = above.exponent + a_exponent + b_exponent;
   double squares = 0;
   far_values_.resize(std::size_t(B) * N);

@@ -12,7 +12,8 @@ namespace vegrad {
 
 constexpr int kWideBytes = 512;    // matrices with longer rows are cut into columns,
 constexpr int kColumnBytes = 256;  // of this
-constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32, kFewRowsStep = 64;
+constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32;
+constexpr int kFewRowsStep = 64, kFewRowsBlocks = 16;  // units of a layer, for a few rows
 
 struct Tile {
   int row, rows, column, columns;
@@ -40,6 +41,12 @@ struct Grid {
 inline Grid make_grid(int rows, int row_step, int columns, int column_step) {
   return {rows, columns, (rows + row_step - 1) / row_step,
           (columns + column_step - 1) / column_step, column_step};
+}
+
+// The units of a layer in blocks, for a batch of a few rows: a block's weights lie together.
+inline Grid few_rows_grid(int units) {
+  const int step = std::max(kFewRowsStep, (units + kFewRowsBlocks - 1) / kFewRowsBlocks);
+  return make_grid(units, step, 1, 1);
 }
 
 // What the tasks of a loop measured, one entry a tile, added up in order afterwards.

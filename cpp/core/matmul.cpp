@@ -23,7 +23,8 @@ void matmul(int m, int n, int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_
     const RightOperand<T> right =
         right_operand(kernels, b, b_row, b_column, k, t, false,
                       packed_memory.data() + thread * packed, blocks[thread]);
-    kernels.product({t.rows, t.columns, k, a + t.row * a_row, a_row, a_column, right, tile, ld});
+    kernels.product(
+        {t.rows, t.columns, k, a + t.row * a_row, a_row, a_column, right, tile, ld, false, {}});
     for (int i = 0; i < t.rows; ++i)
       std::memcpy(c + std::ptrdiff_t(t.row + i) * n + t.column, tile + i * ld,
                   t.columns * sizeof(T));

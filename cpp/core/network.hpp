@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <mutex>
 #include <string>
@@ -59,6 +60,17 @@ struct Scaled {
   double mean_square = 0;  // of the values, without the exponent
 };
 
+// The gradient of a layer's weights, still to be made. Layer 0: none.
+template <class T>
+struct WeightGradient {
+  int layer = 0;
+  Grid grid{};
+  Scaled<T> delta;
+  std::int64_t exponent = 0;
+
+  int tasks() const { return layer ? grid.tasks() : 0; }
+};
+
 template <class T>
 class Network {
  public:
@@ -93,11 +105,12 @@ class Network {
     int threads_in_use = 1;     // by the pass that runs
     Buffer<T> memory;
     T* input = nullptr;
-    std::vector<T*> z;          // of each layer; one for all of them if not training
-    std::vector<T*> h;          // of each layer if residual and training
-    std::vector<T*> inverse;    // (B) of each normalized layer
-    T* spare[4] = {};           // (B, widest)
-    T* normalized_h = nullptr;  // of the layer below, if normalized and not residual
+    std::vector<T*> z;        // of each layer; one for all of them if not training
+    std::vector<T*> h;        // of each layer if residual and training
+    std::vector<T*> inverse;  // (B) of each normalized layer
+    T* spare[5] = {};         // (B, widest)
+    T* normalized_h[2] = {};  // of even and odd layers, if normalized and not residual
+    T* partial = nullptr;     // few rows: what each block of units adds to the layer below
     T* column_sums = nullptr;
     T* alive = nullptr;
     std::vector<T*> packed;                 // a thread: the right operand of its product,
@@ -123,7 +136,10 @@ class Network {
                             const T* weights, T* z, const After& after);
   template <class After>
   void product_with_transpose(Workspace& w, int l, int B, const T* delta, std::ptrdiff_t ld_delta,
-                              const T* weights, T* g, const After& after);
+                              const T* weights, T* g, const WeightGradient<T>& beside, bool flow,
+                              const After& after);
+  void few_rows_transposed(Workspace& w, const Grid& blocks, int task, int B, const T* delta,
+                           std::ptrdiff_t ld_delta, const T* weights, int I);
 
   // forward.cpp
   void forward_pass(Workspace& w, const T* x, int B, bool flow, bool training);
@@ -134,14 +150,21 @@ class Network {
 
   // backward.cpp
   double top(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
-  void backward_layer(Workspace& w, int l, int B, bool flow);
+  void backward_layer(Workspace& w, int l, int B, bool flow, const WeightGradient<T>& pending);
   void backward_tile(Workspace& w, int l, const Tile& t, const T* g, T* delta, bool flow,
                      TileSums& sums);
   T* output_of(const Workspace& w, int l) const;
   void bias_gradient(Workspace& w, int l, int B);
-  void weight_gradient(Workspace& w, int l, int B, const Scaled<T>& delta, bool flow);
   void note_backward(Workspace& w, int l, int B, std::int64_t saturated);
-  T* spare_beside(const Workspace& w, const T* a, const T* b, const T* c) const;
+  T* spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const;
+
+  // weight_gradient.cpp
+  WeightGradient<T> weight_gradient(int l, int B, const Scaled<T>& delta) const;
+  void gradient_task(Workspace& w, const WeightGradient<T>& g, int task, int thread, int B,
+                     bool flow, TileSums& sums);
+  void note_gradient(const WeightGradient<T>& g, const TileSums* sums);
+  void make_gradients(Workspace& w, int B, bool flow, const WeightGradient<T>& one,
+                      const WeightGradient<T>& other = {});
 
   // far.cpp: the same layers where values leave 2^±40
   bool forward_far(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out, bool flow);
@@ -184,6 +207,11 @@ template <class T>
 T power_of_two(std::int64_t exponent) {
   const std::int64_t most = std::numeric_limits<T>::max_exponent - 1;
   return T(std::ldexp(1.0, int(std::clamp<std::int64_t>(exponent, 1 - most, most))));
+}
+
+// log2 of the root of `squares` times 4^exponent.
+inline double half_log2(double squares, std::int64_t exponent) {
+  return 0.5 * std::log2(squares) + double(exponent);
 }
 
 // |φ′| below this counts as saturated.

@@ -118,39 +118,48 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   });
 }
 
-// g (B, I) = delta (B, O) W of layer l, the tiles those of layer l - 1.
+// The i-th task of a loop over two kinds, `first` of the one (0 …) and `second` of the other
+// (first …), such that each thread starts with its share of both.
+inline int of_two_kinds(int i, int first, int second, int threads) {
+  const int n = first + second;
+  if (second < threads) return i;
+  int t = int(std::int64_t(i) * threads / n);
+  while (i >= first_task(n, t + 1, threads)) ++t;
+  const int begin = first_task(n, t, threads), own = first_task(first, t, threads);
+  const int place = i - begin, count = first_task(first, t + 1, threads) - own;
+  return place < count ? own + place : first + (begin - own) + (place - count);
+}
+
+// g (B, I) = delta (B, O) W of layer l, the tiles those of layer l - 1; and the gradient `beside`.
 template <class T>
 template <class After>
 void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* delta,
                                         std::ptrdiff_t ld_delta, const T* weights, T* g,
+                                        const WeightGradient<T>& beside, bool flow,
                                         const After& after) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
   const std::ptrdiff_t ld = padded<T>(I);
   const Grid grid = row_grid(B, l - 1);
-  if (B <= kFewRows) {
-    const auto product = [&](int begin, int columns) {
-      FewRows<T> few{};
-      few.I = columns;
-      few.O = O;
-      few.delta = delta;
-      few.ld_delta = ld_delta;
-      few.weights = weights + begin;
-      few.ldw = I;
-      few.out = g + begin;
-      few.ld_out = ld;
-      kernels.few_rows.backward[B - 1](few);
-    };
-    for_few_rows(grid, w.threads_in_use, product, after);
-    return;
-  }
   const int next = std::max(l - 1, 2);
   const Grid next_grid = row_grid(B, next - 1);
   const Weights<T> own{weights, I, O, false},
       following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], false};
-  const int threads = w.threads_in_use;
+  const bool few = B <= kFewRows;
+  const Grid blocks = few ? few_rows_grid(O) : grid;
+  const int threads = w.threads_in_use, first = blocks.tasks(), second = beside.tasks();
+  TileSums* const gradient_sums = w.sums.data() + grid.tasks();
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  parallel_for(grid.tasks(), threads, [&](int task, int thread) {
+  parallel_for(first + second, threads, [&](int i, int thread) {
+    const int task = of_two_kinds(i, first, second, threads);
+    if (task >= first) {
+      gradient_task(w, beside, task - first, thread, B, flow, gradient_sums[task - first]);
+      return;
+    }
+    if (few) {
+      few_rows_transposed(w, blocks, task, B, delta, ld_delta, weights, I);
+      return;
+    }
     const Tile t = grid.tile(task);
     const RightOperand<T> b = right_operand(kernels, weights, I, 1, O, t, false, w.packed[thread],
                                             w.packed_block[thread]);
@@ -159,6 +168,32 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
                      packed_next(grid, own, next_grid, following, t, thread, threads)});
     after(t, task);
   });
+  if (few) {
+    std::copy_n(w.partial, B * ld, g);
+    for (int block = 1; block < first; ++block)
+      for (std::ptrdiff_t i = 0; i < B * ld; ++i) g[i] += w.partial[block * B * ld + i];
+    for (int task = 0; task < grid.tasks(); ++task) after(grid.tile(task), task);
+  }
+  if (flow) note_gradient(beside, gradient_sums);
+}
+
+// What a block of a layer's units adds to the gradient with respect to its input, apart from the
+// others': the weights stream through a thread as they lie, and their gradient beside them.
+template <class T>
+void Network<T>::few_rows_transposed(Workspace& w, const Grid& blocks, int task, int B,
+                                     const T* delta, std::ptrdiff_t ld_delta, const T* weights,
+                                     int I) {
+  const Tile t = blocks.tile(task);
+  FewRows<T> few{};
+  few.I = I;
+  few.O = t.rows;
+  few.delta = delta + t.row;
+  few.ld_delta = ld_delta;
+  few.weights = weights + std::ptrdiff_t(t.row) * I;
+  few.ldw = I;
+  few.ld_out = padded<T>(I);
+  few.out = w.partial + task * B * few.ld_out;
+  instruction_set().kernels<T>().few_rows.backward[B - 1](few);
 }
 
 }  // namespace vegrad

@@ -78,7 +78,11 @@ Grid Network<T>::row_grid(int rows, int l) const {
 template <class T>
 Grid Network<T>::gradient_grid(int rows, int l) const {
   const int columns = shape_.sizes[l - 1];
-  if (rows <= kFewRows) return make_grid(shape_.sizes[l], kFewRowsStep, columns, columns);
+  if (rows <= kFewRows) {
+    Grid grid = few_rows_grid(shape_.sizes[l]);
+    grid.columns = grid.column_step = columns;
+    return grid;
+  }
   return make_grid(shape_.sizes[l], kNarrowRowStep, columns, kWideBytes / int(sizeof(T)));
 }
 
@@ -99,9 +103,12 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   for (int l = 0; l <= L; ++l) widest = std::max(widest, padded<T>(shape_.sizes[l]));
   for (int l = 1; l <= L; ++l) {
     const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
-    const Grid out = row_grid(rows, l);
-    tasks =
-        std::max({tasks, std::size_t(out.tasks()), std::size_t(gradient_grid(rows, l).tasks())});
+    const Grid out = row_grid(rows, l);  // A loop has the tiles of a layer and those of two weight
+                                         // gradients at most. A few rows have
+    // tiles of their own.
+    for (const int r : {rows, std::min(rows, kFewRows)})
+      tasks = std::max(tasks, std::size_t(row_grid(r, l).tasks()) + gradient_grid(r, l).tasks() +
+                                  gradient_grid(r, std::min(l + 1, L)).tasks());
     most_row_blocks = std::max(most_row_blocks, out.row_blocks);
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
     if (!training || l == 1) continue;
@@ -119,10 +126,12 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     if (training && shape_.residual) w.h[l] = take(rows * padded<T>(shape_.sizes[l]));
     if (shape_.has_norm(l)) w.inverse[l] = training ? take(rows) : only_inverse;
   }
-  const int spares = training && shape_.residual ? 4 : 2;
+  const int spares = !training ? 2 : shape_.residual ? 5 : 3;
   for (int i = 0; i < spares; ++i) w.spare[i] = take(rows * widest);
   if (training) {
-    if (shape_.norm != Norm::none && !shape_.residual) w.normalized_h = take(rows * widest);
+    if (shape_.norm != Norm::none && !shape_.residual)
+      for (T*& h : w.normalized_h) h = take(rows * widest);
+    w.partial = take(kFewRowsBlocks * std::min(rows, kFewRows) * widest);
     w.column_sums = take(most_row_blocks * widest);
     w.alive = take(most_row_blocks * widest);
   }

@@ -1,0 +1,86 @@
+// The gradients of the weights: products over the batch, each in tasks of its own.
+#include "core/products.hpp"
+
+namespace vegrad {
+
+// ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l.
+template <class T>
+WeightGradient<T> Network<T>::weight_gradient(int l, int B, const Scaled<T>& delta) const {
+  return {l, gradient_grid(B, l), delta, delta.exponent + layers_[l - 1].h_exponent};
+}
+
+template <class T>
+void Network<T>::gradient_task(Workspace& w, const WeightGradient<T>& g, int task, int thread,
+                               int B, bool flow, TileSums& sums) {
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
+  const int I = shape_.sizes[g.layer - 1];
+  const T* const h = output_of(w, g.layer - 1);
+  const std::ptrdiff_t ld_h = padded<T>(I);
+  const std::int64_t half = g.exponent / 2;
+  const T first = power_of_two<T>(half), second = power_of_two<T>(g.exponent - half);
+  const Tile t = g.grid.tile(task);
+  const T* const delta = g.delta.data + t.row;
+  T* const out = weight_gradient(g.layer) + std::ptrdiff_t(t.row) * I + t.column;
+  sums = TileSums();
+  if (B <= kFewRows) {
+    FewRows<T> few{};
+    few.I = I;
+    few.O = t.rows;
+    few.h = h;
+    few.ldh = ld_h;
+    few.delta = delta;
+    few.ld_delta = g.delta.ld;
+    few.out = out;
+    few.ld_out = I;
+    few.first = first;
+    few.second = second;
+    kernels.few_rows.gradient[B - 1](few);
+    sums.g_squares = few.squares;
+    return;
+  }
+  // Where rows are whole vectors, the product writes the gradient itself.
+  const bool direct = I % kernels.lanes == 0;
+  T* const c = direct ? out : w.tile[thread];
+  const std::ptrdiff_t ldc = direct ? I : padded<T>(t.columns);
+  const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
+  kernels.product({t.rows, t.columns, B, delta, 1, g.delta.ld, right, c, ldc, direct, {}});
+  if (direct && g.exponent == 0 && !flow) return;
+  GradientTile<T> tile{t.rows, t.columns, c, ldc, first, second, out, I};
+  kernels.write_gradient(tile);
+  sums.g_squares = tile.squares;
+}
+
+template <class T>
+void Network<T>::note_gradient(const WeightGradient<T>& g, const TileSums* sums) {
+  if (g.layer == 0) return;
+  const double squares = add_up(sums, g.grid.tasks()).g_squares;
+  flow_.gradient_log2[g.layer - 1] = half_log2(squares, g.exponent);
+}
+
+// One or two of them in a loop of their own.
+template <class T>
+void Network<T>::make_gradients(Workspace& w, int B, bool flow, const WeightGradient<T>& one,
+                                const WeightGradient<T>& other) {
+  const int first = one.tasks(), all = first + other.tasks();
+  parallel_for(all, w.threads_in_use, [&](int task, int thread) {
+    const bool of_one = task < first;
+    gradient_task(w, of_one ? one : other, of_one ? task : task - first, thread, B, flow,
+                  w.sums[task]);
+  });
+  if (!flow) return;
+  note_gradient(one, w.sums.data());
+  note_gradient(other, w.sums.data() + first);
+}
+
+#define VEGRAD_INSTANCE(T)                                                                     \
+  template WeightGradient<T> Network<T>::weight_gradient(int, int, const Scaled<T>&) const;    \
+  template void Network<T>::gradient_task(Workspace&, const WeightGradient<T>&, int, int, int, \
+                                          bool, TileSums&);                                    \
+  template void Network<T>::note_gradient(const WeightGradient<T>&, const TileSums*);          \
+  template void Network<T>::make_gradients(Workspace&, int, bool, const WeightGradient<T>&,    \
+                                           const WeightGradient<T>&);
+VEGRAD_INSTANCE(float)
+VEGRAD_INSTANCE(double)
+#undef VEGRAD_INSTANCE
+
+}  // namespace vegrad
