@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -64,67 +65,68 @@ py::dict views(const py::object& self, bool gradients) {
   });
 }
 
-template <class N>
-int check_batch(const N& network, const py::array& x) {
-  if (x.ndim() != 2 || x.shape(1) != network.shape().sizes.front() || x.shape(0) < 1)
-    throw py::value_error("x must have shape (B, I)");
-  if (x.shape(0) > (1 << 30)) throw py::value_error("x must have at most 2^30 rows");
-  return int(x.shape(0));
-}
-
-// The target of a batch, as the pair of pointers of which the loss wants one.
+// What a pass reads, if the objects are arrays as it needs them: x (B, I) and, unless there is
+// none, the target, (B, O) values or (B) labels, all of them in range.
 template <class T>
-struct Target {
-  const T* values = nullptr;
+struct Batch {
+  int B = 0;
+  const T *x = nullptr, *values = nullptr;
   const std::int64_t* labels = nullptr;
+  bool fits = false;
 
-  Target(const NetworkShape& shape, const py::array& target, int B) {
+  Batch(const NetworkShape& shape, const py::object& inputs, const py::object* target) {
+    x = fitting<T>(inputs, -1, shape.sizes.front());
+    if (!x) return;
+    const py::ssize_t rows = py::reinterpret_borrow<py::array>(inputs).shape(0), most = 1 << 30;
+    if (rows < 1 || rows > most) return;
+    B = int(rows);
+    fits = !target || target_fits(shape, *target);
+  }
+
+ private:
+  bool target_fits(const NetworkShape& shape, const py::object& target) {
     const int O = shape.sizes.back();
     if (shape.loss == Loss::cross_entropy) {
-      labels = data_of<std::int64_t>(target, "target");
-      if (target.ndim() != 1 || target.shape(0) != B) throw py::value_error("target must be (B,)");
-      for (int i = 0; i < B; ++i)
-        if (labels[i] < 0 || labels[i] >= O) throw py::value_error("target out of range");
-    } else {
-      values = data_of<T>(target, "target");
-      if (target.ndim() != 2 || target.shape(0) != B || target.shape(1) != O)
-        throw py::value_error("target must be (B, O)");
+      labels = fitting<std::int64_t>(target, B, -1);
+      return labels &&
+             std::all_of(labels, labels + B, [O](std::int64_t i) { return i >= 0 && i < O; });
     }
+    values = fitting<T>(target, B, O);
+    if (!values || shape.loss != Loss::binary_cross_entropy) return values;
+    return std::all_of(values, values + std::size_t(B) * O,
+                       [](T t) { return !(t < 0 || t > 1); });  // NaN goes on
   }
 };
 
-py::array forward(const AnyNetwork& self, const py::array& x) {
-  return self.visit([&](auto& network) -> py::array {
+py::object forward(const AnyNetwork& self, const py::object& x) {
+  return self.visit([&](auto& network) -> py::object {
     using T = ElementOf<std::decay_t<decltype(network)>>;
-    const int B = check_batch(network, x);
-    const T* const in = data_of<T>(x, "x");
-    py::array_t<T> out({B, network.shape().sizes.back()});
+    const Batch<T> batch(network.shape(), x, nullptr);
+    if (!batch.fits) return py::none();
+    py::array_t<T> out({batch.B, network.shape().sizes.back()});
     T* const to = out.mutable_data();
     const py::gil_scoped_release release;
-    network.forward(in, B, to);
+    network.forward(batch.x, batch.B, to);
     return out;
   });
 }
 
-double loss(const AnyNetwork& self, const py::array& x, const py::array& target) {
-  return self.visit([&](auto& network) {
-    using T = ElementOf<std::decay_t<decltype(network)>>;
-    const int B = check_batch(network, x);
-    const T* const in = data_of<T>(x, "x");
-    const Target<T> to(network.shape(), target, B);
+std::optional<double> loss(const AnyNetwork& self, const py::object& x, const py::object& target) {
+  return self.visit([&](auto& network) -> std::optional<double> {
+    const Batch<ElementOf<std::decay_t<decltype(network)>>> batch(network.shape(), x, &target);
+    if (!batch.fits) return std::nullopt;
     const py::gil_scoped_release release;
-    return network.loss(in, B, to.values, to.labels);
+    return network.loss(batch.x, batch.B, batch.values, batch.labels);
   });
 }
 
-double backward(const AnyNetwork& self, const py::array& x, const py::array& target, bool flow) {
-  return self.visit([&](auto& network) {
-    using T = ElementOf<std::decay_t<decltype(network)>>;
-    const int B = check_batch(network, x);
-    const T* const in = data_of<T>(x, "x");
-    const Target<T> to(network.shape(), target, B);
+std::optional<double> backward(const AnyNetwork& self, const py::object& x,
+                               const py::object& target, bool flow) {
+  return self.visit([&](auto& network) -> std::optional<double> {
+    const Batch<ElementOf<std::decay_t<decltype(network)>>> batch(network.shape(), x, &target);
+    if (!batch.fits) return std::nullopt;
     const py::gil_scoped_release release;
-    return network.backward(in, B, to.values, to.labels, flow);
+    return network.backward(batch.x, batch.B, batch.values, batch.labels, flow);
   });
 }
 
@@ -166,7 +168,11 @@ void register_network(py::module_& module) {
            py::arg("sizes"), py::arg("activation"), py::arg("output"), py::arg("loss"),
            py::arg("norm"), py::arg("residual"), py::arg("dtype"))
       .def("parameters", [](const py::object& self) { return views(self, false); })
-      .def("gradients", [](const py::object& self) { return views(self, true); })
+      .def("gradients",
+           [](const py::object& self) {
+             return views(self, true);
+           })  // These three return None, having done nothing, if an argument is not an array as
+               // they need.
       .def("forward", &forward, py::arg("x"))
       .def("loss", &loss, py::arg("x"), py::arg("target"))
       .def("backward", &backward, py::arg("x"), py::arg("target"), py::arg("flow"))

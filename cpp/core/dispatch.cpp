@@ -1,6 +1,5 @@
 #include "core/dispatch.hpp"
 
-#include <atomic>
 #include <stdexcept>
 
 namespace vegrad {
@@ -22,8 +21,6 @@ std::vector<const InstructionSet*> detect() {
   return found;
 }
 
-std::atomic<const InstructionSet*> g_active{nullptr};
-
 }  // namespace
 
 const std::vector<const InstructionSet*>& supported_instruction_sets() {
@@ -31,16 +28,17 @@ const std::vector<const InstructionSet*>& supported_instruction_sets() {
   return found;
 }
 
-const InstructionSet& instruction_set() {
-  const InstructionSet* active = g_active.load(std::memory_order_acquire);
-  return active ? *active : *supported_instruction_sets().front();
+const InstructionSet& best_instruction_set() {
+  const InstructionSet* none = nullptr;
+  g_instruction_set.compare_exchange_strong(none, supported_instruction_sets().front());
+  return *g_instruction_set.load();
 }
 
 void use_instruction_set(const std::string& name) {
   std::string names;
   for (const InstructionSet* set : supported_instruction_sets()) {
     if (name == set->name) {
-      g_active.store(set, std::memory_order_release);
+      g_instruction_set.store(set, std::memory_order_release);
       return;
     }
     if (!names.empty()) names += ", ";

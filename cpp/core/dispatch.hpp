@@ -1,6 +1,7 @@
 // Which instruction set runs the kernels.
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,13 @@ namespace vegrad {
 // What this machine supports, best first; never empty.
 const std::vector<const InstructionSet*>& supported_instruction_sets();
 
-const InstructionSet& instruction_set();
+inline std::atomic<const InstructionSet*> g_instruction_set{nullptr};  // null until first asked for
+const InstructionSet& best_instruction_set();
+
+inline const InstructionSet& instruction_set() {
+  const InstructionSet* const active = g_instruction_set.load(std::memory_order_acquire);
+  return active ? *active : best_instruction_set();
+}
 
 // Throws std::invalid_argument, with the names to choose from, if unknown or unsupported.
 void use_instruction_set(const std::string& name);

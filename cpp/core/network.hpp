@@ -205,6 +205,7 @@ inline bool within(double mean_square) { return mean_square >= kLowest && mean_s
 // 2^exponent, or the nearest power of two that is a normal number of T.
 template <class T>
 T power_of_two(std::int64_t exponent) {
+  if (exponent == 0) return T(1);
   const std::int64_t most = std::numeric_limits<T>::max_exponent - 1;
   return T(std::ldexp(1.0, int(std::clamp<std::int64_t>(exponent, 1 - most, most))));
 }
@@ -218,6 +219,7 @@ inline double half_log2(double squares, std::int64_t exponent) {
 double saturation_limit(Activation activation);
 
 inline double shifted(double x, std::int64_t exponent) {
+  if (exponent == 0) return x;
   return std::ldexp(x, int(std::clamp<std::int64_t>(exponent, -100000, 100000)));
 }
 

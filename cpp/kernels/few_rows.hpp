@@ -89,7 +89,7 @@ template <class T, int ROWS, int VECTORS, bool WHOLE>
 VEGRAD_INLINE void few_backward_block(const FewRows<T>& t, int begin) {
   const int left = WHOLE ? VECTORS * kLanes<T> : t.I - begin;
   Vector<T> sum[ROWS][VECTORS] = {};
-  for (int o = t.O - 1; o >= 0; --o) {
+  for (int o = 0; o < t.O; ++o) {
     const T* const w = t.weights + o * t.ldw + begin;
     Vector<T> x[ROWS];
 #pragma GCC unroll 4
@@ -121,9 +121,9 @@ VEGRAD_INLINE Vector<T> few_gradient_block(const FewRows<T>& t, int begin) {
     for (int j = 0; j < VECTORS; ++j)
       h[i][j] = WHOLE ? load<T>(t.h + i * t.ldh + begin + j * kLanes<T>)
                       : load_columns<T>(t.h + i * t.ldh + begin, j, left);
-  T* out = t.out + t.O * t.ld_out + begin;
-  for (int o = t.O - 1; o >= 0; --o) {
-    out = opaque(out - t.ld_out);
+  T* out = t.out - t.ld_out + begin;
+  for (int o = 0; o < t.O; ++o) {
+    out = opaque(out + t.ld_out);
     Vector<T> x[ROWS];
 #pragma GCC unroll 4
     for (int i = 0; i < ROWS; ++i) x[i] = splat<T>(t.delta[i * t.ld_delta + o]);

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+_MOST_ROWS = 2**30
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -35,12 +36,14 @@ def as_array(value: Any, name: str) -> Array:
 
 
 def as_batch(value: Any, columns: int, dtype: npt.DTypeLike, name: str = "x") -> Array:
-    """`value` as a C-contiguous (B, columns) array of `dtype`, B at least 1."""
+    """`value` as a C-contiguous (B, columns) array of `dtype`, B from 1 to 2^30."""
     array = as_array(value, name)
     if array.ndim != 2 or array.shape[1] != columns:
         raise ValueError(f"{name} must have shape (B, {columns}), not {array.shape}")
     if array.shape[0] == 0:
         raise ValueError(f"{name} must have at least one row, not shape {array.shape}")
+    if array.shape[0] > _MOST_ROWS:
+        raise ValueError(f"{name} must have at most {_MOST_ROWS} rows, not {array.shape[0]}")
     return _cast(array, dtype)
 
 

@@ -134,6 +134,7 @@ class MLP:
         self._parameters = MappingProxyType(self._core.parameters())
         self._gradients = MappingProxyType(self._core.gradients())
         self._flow: Flow | None = None
+        self._measured = False
         layers = draw_parameters(tuple(c["sizes"]), init, c["sigma_w"], c["sigma_b"], c["seed"])
         with np.errstate(over="ignore"):
             for number, (weight, bias) in enumerate(layers):
@@ -172,24 +173,35 @@ class MLP:
     @property
     def flow(self) -> Flow:
         """What the last `backward` measured; RuntimeError if there was none (or `flow=False`)."""
-        if self._flow is None:
+        if not self._measured:
             raise RuntimeError("no flow yet: call backward(x, target) first, with flow=True")
+        if self._flow is None:
+            self._flow = Flow(**self._core.flow())
         return self._flow
 
     def forward(self, x: Any) -> Array:
         """The output (B, O) for the rows of x (B, I), in the network's dtype."""
-        return self._core.forward(self._batch(x))
+        # Contiguous arrays of the network's dtype go straight in; what has to be converted, or
+        # complained about, comes back as None. So below.
+        output = self._core.forward(x)
+        if output is None:
+            output = self._core.forward(self._batch(x))
+        assert output is not None
+        return output
 
     def loss(self, x: Any, target: Any) -> float:
         """The loss of the rows of x (B, I); target as for `backward`."""
-        batch = self._batch(x)
-        return self._core.loss(batch, self._target(target, len(batch)))
+        loss = self._core.loss(x, target)
+        if loss is None:
+            loss = self._core.loss(*self._checked(x, target))
+        assert loss is not None
+        return loss
 
     def backward(self, x: Any, target: Any, *, flow: bool = True) -> float:
         """One forward and backward pass: returns the loss, fills `.gradients` and `.flow`.
 
         Args:
-            x: (B, I), B at least 1.
+            x: (B, I), B from 1 to 2^30.
             target: (B, O), or (B,) when O = 1; for cross_entropy integer labels (B,).
             flow: False leaves the statistics out.
 
@@ -197,12 +209,11 @@ class MLP:
             TypeError, ValueError: before anything is written. NaN and inf are not errors here:
                 they propagate to the loss, the gradients and the flow.
         """
-        batch = self._batch(x)
-        checked = self._target(target, len(batch))
-        self._flow = None
-        loss = self._core.backward(batch, checked, flow)
-        if flow:
-            self._flow = Flow(**self._core.flow())
+        loss = self._core.backward(x, target, flow)
+        if loss is None:
+            loss = self._core.backward(*self._checked(x, target), flow)
+        assert loss is not None
+        self._flow, self._measured = None, flow
         return loss
 
     def workspace_bytes(self, batch: int) -> int:
@@ -220,8 +231,10 @@ class MLP:
     def _batch(self, x: Any) -> Array:
         return as_batch(x, self.config["sizes"][0], self._dtype)
 
-    def _target(self, target: Any, rows: int) -> Array:
-        return as_target(target, rows, self.config["sizes"][-1], self._dtype, self.config["loss"])
+    def _checked(self, x: Any, target: Any) -> tuple[Array, Array]:
+        c = self.config
+        batch = self._batch(x)
+        return batch, as_target(target, len(batch), c["sizes"][-1], self._dtype, c["loss"])
 
 
 def _check_sizes(sizes: Sequence[int]) -> list[int]:
