@@ -9,6 +9,7 @@ namespace {
 // Beyond these the next product is scaled back to about 1.
 constexpr double kScaleBelow = 0x1p-20, kScaleAbove = 0x1p20;
 constexpr double kSaturated = 0.05;  // of the largest derivative
+constexpr double kLossCycles = 4;    // of an element, at least
 
 constexpr double kLargestDerivative[] = {
 #define VEGRAD_ROW(name, largest, ...) largest,
@@ -101,7 +102,8 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
     loss = 0;
     // Rows are whole here: a softmax needs all its columns.
     const Grid grid = make_grid(B, kLossRowStep, O, int(ld));
-    parallel_for(grid.tasks(), w.threads_in_use, [&](int task, int) {
+    const int threads = team(w, elements(l, B) * kLossCycles);
+    parallel_for(grid.tasks(), threads, [&](int task, int) {
       const Tile t = grid.tile(task);
       double sum = 0;
       for (int i = t.row; i < t.row + t.rows; ++i) {
@@ -115,7 +117,7 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
     for (int task = 0; task < grid.tasks(); ++task) loss += w.losses[task];
     loss *= scale;
     const Grid tiles = row_grid(B, l);
-    parallel_for(tiles.tasks(), w.threads_in_use, [&](int task, int) {
+    parallel_for(tiles.tasks(), threads, [&](int task, int) {
       w.sums[task] = TileSums();
       backward_tile(w, l, tiles.tile(task), g, delta, flow, w.sums[task]);
     });

@@ -71,6 +71,8 @@ struct WeightGradient {
   int tasks() const { return layer ? grid.tasks() : 0; }
 };
 
+constexpr double kCyclesPerThread = 1500;  // starting and ending a loop takes a few hundred
+
 template <class T>
 class Network {
  public:
@@ -124,6 +126,14 @@ class Network {
   void prepare(Workspace& w, int rows, bool training);
   Grid row_grid(int rows, int l) const;
   Grid gradient_grid(int rows, int l) const;
+  // Threads for a loop of so many cycles: each must be worth its start.
+  int team(const Workspace& w, double cycles) const {
+    return int(std::clamp(cycles / kCyclesPerThread, 1.0, double(w.threads_in_use)));
+  }
+  // About what a product of layer l takes: the multiplications, or reading the weights.
+  double product_cycles(int l, int B) const {
+    return double(shape_.sizes[l]) * shape_.sizes[l - 1] * sizeof(T) * (B / 64.0 + 1 / 24.0);
+  }
   double elements(int l, int B) const { return double(B) * shape_.sizes[l]; }
   // The loss is this times the sum over rows.
   double loss_scale(int B) const {

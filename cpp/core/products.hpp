@@ -85,6 +85,7 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   const int I = shape_.sizes[l - 1];
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
   const Grid grid = row_grid(B, l);
+  const int threads = team(w, product_cycles(l, B));
   if (B <= kFewRows) {
     const auto product = [&](int begin, int columns) {
       FewRows<T> few{};
@@ -98,14 +99,13 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
       few.ld_out = ld;
       kernels.few_rows.forward[B - 1](few);
     };
-    for_few_rows(grid, w.threads_in_use, product, after);
+    for_few_rows(grid, threads, product, after);
     return;
   }
   const int next = std::min(l + 1, shape_.layers());
   const Grid next_grid = row_grid(B, next);
   const Weights<T> own{weights, I, shape_.sizes[l], true},
       following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], true};
-  const int threads = w.threads_in_use;
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
   parallel_for(grid.tasks(), threads, [&](int task, int thread) {
     const Tile t = grid.tile(task);
@@ -147,7 +147,9 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
       following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], false};
   const bool few = B <= kFewRows;
   const Grid blocks = few ? few_rows_grid(O) : grid;
-  const int threads = w.threads_in_use, first = blocks.tasks(), second = beside.tasks();
+  const int first = blocks.tasks(), second = beside.tasks();
+  const int threads =
+      team(w, product_cycles(l, B) + (beside.layer ? product_cycles(beside.layer, B) : 0.0));
   TileSums* const gradient_sums = w.sums.data() + grid.tasks();
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
   parallel_for(first + second, threads, [&](int i, int thread) {

@@ -62,7 +62,9 @@ template <class T>
 void Network<T>::make_gradients(Workspace& w, int B, bool flow, const WeightGradient<T>& one,
                                 const WeightGradient<T>& other) {
   const int first = one.tasks(), all = first + other.tasks();
-  parallel_for(all, w.threads_in_use, [&](int task, int thread) {
+  double cycles = 0;
+  for (const int l : {one.layer, other.layer}) cycles += l ? product_cycles(l, B) : 0.0;
+  parallel_for(all, team(w, cycles), [&](int task, int thread) {
     const bool of_one = task < first;
     gradient_task(w, of_one ? one : other, of_one ? task : task - first, thread, B, flow,
                   w.sums[task]);
