@@ -29,13 +29,6 @@ double saturation_limit(Activation activation) {
   return kSaturated * kLargestDerivative[activation];
 }
 
-template <class T>
-T* Network<T>::spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const {
-  for (T* spare : w.spare)
-    if (spare && std::find(taken.begin(), taken.end(), spare) == taken.end()) return spare;
-  return nullptr;
-}
-
 // Where φ(z) of layer l stands once the backward pass has come to it; layer 0 is the input. Unless
 // z or φ(z) are needed further it replaces z, in the memory of this layer and of the thread whose
 // rows they are: a buffer that all layers share would have to be fetched back, line by line, from

@@ -7,7 +7,6 @@ namespace vegrad {
 namespace {
 
 constexpr int kInferenceRows = 256;  // forward without backward goes through in pieces of this
-
 }  // namespace
 
 template <class T>
@@ -19,68 +18,150 @@ void Network<T>::note_forward(int l, const TileSums& sums, std::int64_t z_expone
   flow_.activation_rms[l - 1] = shifted(std::sqrt(h_mean_square), h_exponent);
 }
 
+// What a layer's forward pass begins with, unless the far path takes it.
 template <class T>
-void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out,
-                               bool flow, bool keep) {
-  const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
-  const Activation activation = shape_.activation_of(l);
+void Network<T>::begin_forward(int l, Scaled<T>& out, bool keep) {
+  const ActivationKernels<T>& kernels =
+      instruction_set().kernels<T>().activation[shape_.activation_of(l)];
   layers_[l] = Layer();
-  out.ld = ld;
+  layers_[l].kept = keep && !shape_.has_norm(l) && kernels.map_kept;
+  out.ld = padded<T>(shape_.sizes[l]);
   out.exponent = 0;
-  if (in.exponent != 0 && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
-  keep = keep && !shape_.has_norm(l) && kernels.activation[activation].map_kept;
-  layers_[l].kept = keep;
-  product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
-    T* const z = w.z[l] + t.row * ld + t.column;
-    const T* const b = bias(l) + t.column;
-    TileSums& sums = w.sums[task];
-    sums = TileSums();
-    ForwardTile<T> tile{};
-    if (shape_.has_norm(l)) {
-      NormTile<T> norm{};
-      norm.rows = t.rows;
-      norm.columns = t.columns;
-      norm.center = shape_.norm == Norm::layer;
-      norm.z = z;
-      norm.ldz = ld;
-      norm.bias = b;
-      norm.inverse = w.inverse[l] + t.row;
-      norm.spread_wanted = flow;
-      kernels.normalize(norm);
-      sums.spread = norm.spread;
-      sums.z_squares = norm.z_squares;
-    } else {
-      tile.bias = b;
-      tile.spread_wanted = flow;
-    }
-    tile.rows = t.rows;
-    tile.columns = t.columns;
-    tile.z = z;
-    tile.ldz = ld;
-    if (shape_.has_skip(l)) {
-      tile.skip = in.data + t.row * in.ld + t.column;
-      tile.ld_skip = in.ld;
-    }
-    tile.h = out.data + t.row * ld + t.column;
-    tile.ldh = ld;
-    tile.keep = keep;
-    kernels.activation[activation].forward(tile);
-    if (!shape_.has_norm(l)) {
-      sums.spread = tile.spread;
-      sums.z_squares = tile.z_squares;
-    }
-    sums.h_squares = tile.h_squares;
-    sums.count = double(t.rows) * t.columns;
-  });
-  const TileSums sums = add_up(w.sums.data(), row_grid(B, l).tasks());
+}
+
+// What follows the product of a tile: normalization, activation, skip connection, and their sums.
+template <class T>
+void Network<T>::forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T>& in,
+                              const Scaled<T>& out, bool flow, TileSums& sums) {
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
+  T* const z = w.z[l] + t.row * out.ld + t.column;
+  const T* const b = bias(l) + t.column;
+  sums = TileSums();
+  ForwardTile<T> tile{};
+  if (shape_.has_norm(l)) {
+    NormTile<T> norm{};
+    norm.rows = t.rows;
+    norm.columns = t.columns;
+    norm.center = shape_.norm == Norm::layer;
+    norm.z = z;
+    norm.ldz = out.ld;
+    norm.bias = b;
+    norm.inverse = w.inverse[l] + t.row;
+    norm.spread_wanted = flow;
+    kernels.normalize(norm);
+    sums.spread = norm.spread;
+    sums.z_squares = norm.z_squares;
+  } else {
+    tile.bias = b;
+    tile.spread_wanted = flow;
+  }
+  tile.rows = t.rows;
+  tile.columns = t.columns;
+  tile.z = z;
+  tile.ldz = out.ld;
+  if (shape_.has_skip(l)) {
+    tile.skip = in.data + t.row * in.ld + t.column;
+    tile.ld_skip = in.ld;
+  }
+  tile.h = out.data + t.row * out.ld + t.column;
+  tile.ldh = out.ld;
+  tile.keep = layers_[l].kept;
+  kernels.activation[shape_.activation_of(l)].forward(tile);
+  if (!shape_.has_norm(l)) {
+    sums.spread = tile.spread;
+    sums.z_squares = tile.z_squares;
+  }
+  sums.h_squares = tile.h_squares;
+  sums.count = double(t.rows) * t.columns;
+}
+
+// Whether the fast path was right to take the layer. Notes the flow if so, or if nobody else will.
+template <class T>
+bool Network<T>::end_forward(int l, int B, const TileSums* tiles, Scaled<T>& out, bool flow) {
+  const TileSums sums = add_up(tiles, row_grid(B, l).tasks());
   const double n = elements(l, B);
   out.mean_square = sums.h_squares / n;
   // All zero is good if it is the truth.
-  const bool zero = out.mean_square == 0 && !value_underflows(activation);
+  const bool zero = out.mean_square == 0 && !value_underflows(shape_.activation_of(l));
   const bool good = within(sums.z_squares / n) && (within(out.mean_square) || zero);
-  if (!good && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
+  if (!good && !nonfinite_) return false;
   if (flow) note_forward(l, sums, 0, out.mean_square, 0);
+  return true;
+}
+
+template <class T>
+void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out,
+                               bool flow, bool keep) {
+  begin_forward(l, out, keep);
+  if (in.exponent != 0 && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
+  product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
+    forward_tile(w, l, t, in, out, flow, w.sums[task]);
+  });
+  if (end_forward(l, B, w.sums.data(), out, flow)) return;
+  if (!forward_far(w, l, B, in, out, flow)) end_forward(l, B, w.sums.data(), out, flow);
+}
+
+// The last of the layers from l on that one loop can take: each in one column block, so that a
+// thread can go on with its rows without waiting for the others.
+template <class T>
+int Network<T>::end_of_chain(const Workspace& w, int l, int B) const {
+  if (B <= kFewRows || row_grid(B, l).row_blocks < 2) return l;
+  double cycles = 0;
+  int last = l - 1;
+  for (; last < shape_.layers() && last - l + 1 < kLongestChain; ++last) {
+    if (row_grid(B, last + 1).column_blocks > 1) break;
+    cycles += product_cycles(last + 1, B);
+  }
+  return team(w, cycles) > 1 ? std::max(last, l) : l;
+}
+
+// Layers l … last of the fast path in one loop. False if they are not all fit for it: then nothing
+// is lost but time.
+template <class T>
+bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scaled<T>& in,
+                               Scaled<T>& out, bool flow, bool training) {
+  const Kernels<T>& kernels = instruction_set().kernels<T>();
+  const int blocks = row_grid(B, l).row_blocks, threads = w.threads_in_use;
+  std::vector<Scaled<T>> values(last - l + 2);
+  values[0] = in;
+  for (int k = l; k <= last; ++k) {
+    Scaled<T>& value = values[k - l + 1];
+    begin_forward(k, value, training && k < shape_.layers());
+    // Never over `in`, which is needed once more if the chain fails.
+    value.data = w.h[k] ? w.h[k] : spare_beside(w, {in.data, values[k - l].data});
+  }
+  const int groups = std::min(threads, blocks);
+  parallel_for(groups, threads, [&](int group, int thread) {
+    const int first = first_task(blocks, group, groups),
+              end = first_task(blocks, group + 1, groups);
+    for (int k = l; k <= last; ++k) {
+      const Scaled<T>&from = values[k - l], &to = values[k - l + 1];
+      const int I = shape_.sizes[k - 1];
+      const Grid grid = row_grid(B, k);
+      PackedBlock packed;
+      for (int block = first; block < end; ++block) {
+        const Tile t = grid.tile(block);
+        const RightOperand<T> b =
+            right_operand(kernels, weight(k), 1, I, I, t, false, w.packed[thread], packed);
+        kernels.product({t.rows,
+                         t.columns,
+                         I,
+                         from.data + t.row * from.ld,
+                         from.ld,
+                         1,
+                         b,
+                         w.z[k] + t.row * to.ld,
+                         to.ld,
+                         false,
+                         {}});
+        forward_tile(w, k, t, from, to, flow, w.sums[(k - l) * blocks + block]);
+      }
+    }
+  });
+  for (int k = l; k <= last; ++k)
+    if (!end_forward(k, B, &w.sums[(k - l) * blocks], values[k - l + 1], flow)) return false;
+  out = values.back();
+  return true;
 }
 
 // Leaves z in the workspace and the output in out_.
@@ -91,10 +172,17 @@ void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool t
   for (int i = 0; i < B; ++i)
     std::memcpy(w.input + i * in.ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
   nonfinite_ = false;
-  for (int l = 1; l <= shape_.layers(); ++l) {
+  for (int l = 1, alone = 0; l <= shape_.layers();) {
     Scaled<T> out;
-    out.data = w.h[l] ? w.h[l] : w.spare[l % 2];
-    forward_layer(w, l, B, in, out, flow, training && l < shape_.layers());
+    const int last = in.exponent == 0 && l > alone ? end_of_chain(w, l, B) : l;
+    if (last > l && forward_chain(w, l, last, B, in, out, flow, training)) {
+      l = last + 1;
+    } else {
+      alone = std::max(alone, last);  // up to there, layer by layer
+      out.data = w.h[l] ? w.h[l] : spare_beside(w, {in.data});
+      forward_layer(w, l, B, in, out, flow, training && l < shape_.layers());
+      ++l;
+    }
     in = out;
   }
   out_ = in;

@@ -14,6 +14,7 @@ constexpr int kWideBytes = 512;    // matrices with longer rows are cut into col
 constexpr int kColumnBytes = 256;  // of this
 constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32;
 constexpr int kFewRowsStep = 64, kFewRowsBlocks = 16;  // units of a layer, for a few rows
+constexpr int kLongestChain = 64;                      // of layers in one loop
 
 struct Tile {
   int row, rows, column, columns;

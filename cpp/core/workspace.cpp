@@ -110,6 +110,8 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
       tasks = std::max(tasks, std::size_t(row_grid(r, l).tasks()) + gradient_grid(r, l).tasks() +
                                   gradient_grid(r, std::min(l + 1, L)).tasks());
     most_row_blocks = std::max(most_row_blocks, out.row_blocks);
+    if (out.column_blocks == 1)
+      tasks = std::max(tasks, std::size_t(out.row_blocks) * std::min(L, kLongestChain));
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
     if (!training || l == 1) continue;
     const Grid in = row_grid(rows, l - 1);
@@ -126,7 +128,7 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     if (training && shape_.residual) w.h[l] = take(rows * padded<T>(shape_.sizes[l]));
     if (shape_.has_norm(l)) w.inverse[l] = training ? take(rows) : only_inverse;
   }
-  const int spares = !training ? 2 : shape_.residual ? 5 : 3;
+  const int spares = training && shape_.residual ? 5 : 3;
   for (int i = 0; i < spares; ++i) w.spare[i] = take(rows * widest);
   if (training) {
     if (shape_.norm != Norm::none && !shape_.residual)
@@ -164,17 +166,26 @@ void Network<T>::prepare(Workspace& w, int rows, bool training) {
   w.threads_in_use = threads;
 }
 
+// One of the buffers of (B, widest) that is none of those taken.
+template <class T>
+T* Network<T>::spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const {
+  for (T* spare : w.spare)
+    if (spare && std::find(taken.begin(), taken.end(), spare) == taken.end()) return spare;
+  return nullptr;
+}
+
 template <class T>
 std::size_t Network<T>::workspace_bytes(int B) const {
   Workspace w;
   return layout(w, B, num_threads(), true) * sizeof(T);
 }
 
-#define VEGRAD_INSTANCE(T)                                  \
-  template Network<T>::Network(NetworkShape);               \
-  template Grid Network<T>::row_grid(int, int) const;       \
-  template Grid Network<T>::gradient_grid(int, int) const;  \
-  template void Network<T>::prepare(Workspace&, int, bool); \
+#define VEGRAD_INSTANCE(T)                                                                       \
+  template Network<T>::Network(NetworkShape);                                                    \
+  template Grid Network<T>::row_grid(int, int) const;                                            \
+  template Grid Network<T>::gradient_grid(int, int) const;                                       \
+  template void Network<T>::prepare(Workspace&, int, bool);                                      \
+  template T* Network<T>::spare_beside(const Workspace&, std::initializer_list<const T*>) const; \
   template std::size_t Network<T>::workspace_bytes(int) const;
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)
