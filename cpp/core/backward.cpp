@@ -100,7 +100,7 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
       const Tile t = grid.tile(task);
       double sum = 0;
       for (int i = t.row; i < t.row + t.rows; ++i) {
-        const LossRow<T> row{O, out_.data + i * ld, 0,
+        const LossRow<T> row{O, out_.data + i * out_.ld, 0,
                              values ? values + std::ptrdiff_t(i) * O : nullptr,
                              labels ? labels[i] : 0};
         sum += loss_row<T, T>(shape_.loss, row, scale, g + i * ld);

@@ -32,9 +32,9 @@ void Network<T>::begin_forward(int l, Scaled<T>& out, bool keep) {
 // What follows the product of a tile: normalization, activation, skip connection, and their sums.
 template <class T>
 void Network<T>::forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T>& in,
-                              const Scaled<T>& out, bool flow, TileSums& sums) {
+                              const Scaled<T>& out, T* z, std::ptrdiff_t ldz, bool flow,
+                              TileSums& sums) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
-  T* const z = w.z[l] + t.row * out.ld + t.column;
   const T* const b = bias(l) + t.column;
   sums = TileSums();
   ForwardTile<T> tile{};
@@ -44,7 +44,7 @@ void Network<T>::forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T
     norm.columns = t.columns;
     norm.center = shape_.norm == Norm::layer;
     norm.z = z;
-    norm.ldz = out.ld;
+    norm.ldz = ldz;
     norm.bias = b;
     norm.inverse = w.inverse[l] + t.row;
     norm.spread_wanted = flow;
@@ -58,7 +58,7 @@ void Network<T>::forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T
   tile.rows = t.rows;
   tile.columns = t.columns;
   tile.z = z;
-  tile.ldz = out.ld;
+  tile.ldz = ldz;
   if (shape_.has_skip(l)) {
     tile.skip = in.data + t.row * in.ld + t.column;
     tile.ld_skip = in.ld;
@@ -95,7 +95,8 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, 
   begin_forward(l, out, keep);
   if (in.exponent != 0 && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
   product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
-    forward_tile(w, l, t, in, out, flow, w.sums[task]);
+    T* const z = w.z[l] + t.row * out.ld + t.column;
+    forward_tile(w, l, t, in, out, z, out.ld, flow, w.sums[task]);
   });
   if (end_forward(l, B, w.sums.data(), out, flow)) return;
   if (!forward_far(w, l, B, in, out, flow)) end_forward(l, B, w.sums.data(), out, flow);
@@ -122,6 +123,10 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
                                Scaled<T>& out, bool flow, bool training) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const int blocks = row_grid(B, l).row_blocks, threads = w.threads_in_use;
+  // A buffer that serves several layers has one leading dimension for all of them: or the rows of
+  // one thread would lie where another's are in the next layer.
+  std::ptrdiff_t widest = 0;
+  for (int k = l; k <= last; ++k) widest = std::max(widest, padded<T>(shape_.sizes[k]));
   std::vector<Scaled<T>> values(last - l + 2);
   values[0] = in;
   for (int k = l; k <= last; ++k) {
@@ -129,6 +134,7 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
     begin_forward(k, value, training && k < shape_.layers());
     // Never over `in`, which is needed once more if the chain fails.
     value.data = w.h[k] ? w.h[k] : spare_beside(w, {in.data, values[k - l].data});
+    if (!w.h[k]) value.ld = widest;
   }
   const int groups = std::min(threads, blocks);
   parallel_for(groups, threads, [&](int group, int thread) {
@@ -137,6 +143,7 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
     for (int k = l; k <= last; ++k) {
       const Scaled<T>&from = values[k - l], &to = values[k - l + 1];
       const int I = shape_.sizes[k - 1];
+      const std::ptrdiff_t ldz = training ? padded<T>(shape_.sizes[k]) : widest;
       const Grid grid = row_grid(B, k);
       PackedBlock packed;
       for (int block = first; block < end; ++block) {
@@ -150,11 +157,12 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
                          from.ld,
                          1,
                          b,
-                         w.z[k] + t.row * to.ld,
-                         to.ld,
+                         w.z[k] + t.row * ldz,
+                         ldz,
                          false,
                          {}});
-        forward_tile(w, k, t, from, to, flow, w.sums[(k - l) * blocks + block]);
+        forward_tile(w, k, t, from, to, w.z[k] + t.row * ldz, ldz, flow,
+                     w.sums[(k - l) * blocks + block]);
       }
     }
   });

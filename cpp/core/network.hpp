@@ -157,7 +157,7 @@ class Network {
                      bool keep);
   void begin_forward(int l, Scaled<T>& out, bool keep);
   void forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T>& in, const Scaled<T>& out,
-                    bool flow, TileSums& sums);
+                    T* z, std::ptrdiff_t ldz, bool flow, TileSums& sums);
   bool end_forward(int l, int B, const TileSums* tiles, Scaled<T>& out, bool flow);
   int end_of_chain(const Workspace& w, int l, int B) const;
   bool forward_chain(Workspace& w, int l, int last, int B, const Scaled<T>& in, Scaled<T>& out,
