@@ -66,14 +66,14 @@ struct tanh {
   }
 
   // h up to 1/2, beyond it 1 - |h| = 2/(E + 2), scaled to be above 1; with the sign of z. Where
-  // 1 - |h| is no number of T, a code that scales back to zero.
+  // 1 - |h| is no number of T, something that scales back to zero.
   template <class T>
   static VEGRAD_INLINE void keep(Vector<T> z, Vector<T>& h, Vector<T>& kept) {
     const Parts<T> p(z);
-    const Vector<T> size = p.e * p.q;
-    const Vector<T> rest = select<T>(p.beyond, splat<T>(T(kNoRest)), p.q * (2 * kUp<T>));
-    h = with_sign<T>(size, z);
-    kept = with_sign<T>(select<T>(p.e > splat<T>(T(2)), rest, size), z);
+    const Vector<T> q = with_sign<T>(p.q, z);
+    const Vector<T> rest = q * select<T>(p.beyond, splat<T>(kNoRest<T>), splat<T>(2 * kUp<T>));
+    h = p.e * q;
+    kept = select<T>(p.e > splat<T>(T(2)), rest, h);
   }
   template <class T>
   static VEGRAD_INLINE void from_kept(Vector<T> kept, Vector<T>& h, Vector<T>& d) {
@@ -99,7 +99,10 @@ struct tanh {
   };
   template <class T>
   static constexpr T kUp = sizeof(T) == 4 ? T(0x1p126) : T(0x1p1022);
-  static constexpr double kSmallestRest = 0.75, kNoRest = 0.875;
+  static constexpr double kSmallestRest = 0.75;
+  // Times the q of kExpHighest it is 7/8.
+  template <class T>
+  static constexpr T kNoRest = sizeof(T) == 4 ? T(5.3165e37) : T(2.6455e307);
 };
 
 template <class T>

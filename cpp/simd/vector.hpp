@@ -111,11 +111,11 @@ VEGRAD_INLINE Vector<T> absolute(Vector<T> v) {
   return (Vector<T>)((Bits<T>)v & ~sign);
 }
 
-// |v| with the sign of s.
+// v, which is not negative, with the sign of s.
 template <class T>
 VEGRAD_INLINE Vector<T> with_sign(Vector<T> v, Vector<T> s) {
   const Bits<T> sign = (Bits<T>)splat<T>(T(-0.0));
-  return (Vector<T>)(((Bits<T>)v & ~sign) | ((Bits<T>)s & sign));
+  return (Vector<T>)((Bits<T>)v | ((Bits<T>)s & sign));
 }
 
 // a > b ? a : b and a < b ? a : b: b if either is NaN. One instruction, which GCC does not find.
