@@ -235,30 +235,59 @@ VEGRAD_INLINE void transpose(const T* in, std::ptrdiff_t ld, T* out, std::ptrdif
   for (int i = 0; i < n; ++i) store<T>(out + i * ld_out, v[i]);
 }
 
+// The same of fewer rows, or fewer columns; what does not exist is zero.
+template <class T>
+__attribute__((noinline)) void transpose_edge(const T* in, std::ptrdiff_t ld, int rows, int columns,
+                                              T* out, std::ptrdiff_t ld_out) {
+  constexpr int n = kLanes<T>;
+  Vector<T> v[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) v[i] = i < rows ? load_first<T>(in + i * ld, columns) : Vector<T>{};
+  exchange<T, n / 2>(v);
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i)
+    if (i < columns) store<T>(out + i * ld_out, v[i]);
+}
+
+// Panels of an operand whose columns are neighbours.
+template <class T>
+void pack_rows(const T* b, std::ptrdiff_t row, int k, int n, T* out) {
+  constexpr int width = kPanelColumns<T>, lanes = kLanes<T>;
+  for (; n > 0; n -= width, b += width, out += std::ptrdiff_t(k) * width) {
+    const T* from = b;
+    T* to = out;
+    if (n >= width)
+      for (int p = 0; p < k; ++p, from += row, to += width)
+        for (int j = 0; j < width; j += lanes) store<T>(to + j, load<T>(from + j));
+    else
+      for (int p = 0; p < k; ++p, from += row, to += width)
+        for (int j = 0; j < width; j += lanes)
+          store<T>(to + j, j < n ? load_padded<T>(from, j, n) : Vector<T>{});
+  }
+}
+
+// Panels of an operand whose rows are neighbours.
+template <class T>
+void pack_columns(const T* b, std::ptrdiff_t column, int k, int n, T* out) {
+  constexpr int width = kPanelColumns<T>, lanes = kLanes<T>;
+  for (; n > 0; n -= width, b += width * column, out += std::ptrdiff_t(k) * width)
+    for (int p = 0; p < k; p += lanes)
+      for (int j = 0; j < width; j += lanes) {
+        const T* const from = b + j * column + p;
+        T* const to = out + p * width + j;
+        if (n - j >= lanes && k - p >= lanes)
+          transpose<T>(from, column, to, width);
+        else
+          transpose_edge<T>(from, column, n - j, k - p < lanes ? k - p : lanes, to, width);
+      }
+}
+
 template <class T>
 void pack(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T* out) {
-  constexpr int width = kPanelColumns<T>;
-  for (int n0 = 0; n0 < n; n0 += width, out += std::ptrdiff_t(k) * width) {
-    const int columns = n - n0 < width ? n - n0 : width;
-    const T* panel = b + n0 * column;
-    int p = 0;
-    if (columns == width && column == 1) {
-      for (; p < k; ++p)
-        for (int j = 0; j < width; j += kLanes<T>)
-          store<T>(out + p * width + j, load<T>(panel + p * row + j));
-    } else if (columns == width && row == 1) {
-      for (; p + kLanes<T> <= k; p += kLanes<T>)
-        for (int j = 0; j < width; j += kLanes<T>) {
-          // Too many rows for the processor to see that each is read on and on.
-          for (int i = j; i < j + kLanes<T>; ++i)
-            __builtin_prefetch(panel + i * column + p + 4 * kLanes<T>);
-          transpose<T>(panel + j * column + p, column, out + p * width + j, width);
-        }
-    }
-    for (; p < k; ++p)
-      for (int j = 0; j < width; ++j)
-        out[p * width + j] = j < columns ? panel[p * row + j * column] : T(0);
-  }
+  if (column == 1)
+    pack_rows<T>(b, row, k, n, out);
+  else
+    pack_columns<T>(b, column, k, n, out);
 }
 
 }  // namespace

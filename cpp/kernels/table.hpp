@@ -181,7 +181,8 @@ template <class T>
 struct Kernels {
   int lanes;
   int panel_columns;  // of packed right operands
-  // Element (p, n) of the operand at b[p * row + n * column]; out holds k * n rounded up to panels.
+  // Element (p, n) of the operand at b[p * row + n * column], row or column 1; out holds k * n
+  // rounded up to panels.
   void (*pack)(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T* out);
   void (*product)(const Product<T>&);
   FewRowsKernels<T> few_rows;

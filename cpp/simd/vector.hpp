@@ -58,12 +58,43 @@ VEGRAD_INLINE void store(T* p, Vector<T> v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// The numbers of the lanes.
+template <class T>
+struct LaneNumbers {
+  alignas(VEGRAD_VECTOR_BYTES) typename Lane<T>::Integer number[kLanes<T>];
+  constexpr LaneNumbers() : number() {
+    for (int lane = 0; lane < kLanes<T>; ++lane) number[lane] = lane;
+  }
+};
+template <class T>
+constexpr LaneNumbers<T> kLaneNumbers{};
+
+// All bits set in the first n lanes.
+template <class T>
+VEGRAD_INLINE Bits<T> first_lanes(int n) {
+  Bits<T> numbers;
+  __builtin_memcpy(&numbers, kLaneNumbers<T>.number, sizeof numbers);
+  return numbers < (Bits<T>{} + typename Lane<T>::Integer(n));
+}
+
 // The first n lanes; the others are zero, and not touched in memory.
 template <class T>
 VEGRAD_INLINE Vector<T> load_first(const T* p, int n) {
+#if VEGRAD_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4)
+    return (Vector<T>)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+  else
+    return (Vector<T>)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+#elif VEGRAD_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4)
+    return (Vector<T>)_mm256_maskload_ps(p, (__m256i)first_lanes<T>(n));
+  else
+    return (Vector<T>)_mm256_maskload_pd(p, (__m256i)first_lanes<T>(n));
+#else
   T lanes[kLanes<T>] = {};
   for (int i = 0; i < n; ++i) lanes[i] = p[i];
   return load<T>(lanes);
+#endif
 }
 
 // A vector of a row that ends at `columns` in memory that is not padded.
@@ -74,19 +105,21 @@ VEGRAD_INLINE Vector<T> load_padded(const T* row, int j, int columns) {
 
 template <class T>
 VEGRAD_INLINE void store_first(T* p, Vector<T> v, int n) {
+#if VEGRAD_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#elif VEGRAD_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4)
+    _mm256_maskstore_ps(p, (__m256i)first_lanes<T>(n), (__m256)v);
+  else
+    _mm256_maskstore_pd(p, (__m256i)first_lanes<T>(n), (__m256d)v);
+#else
   T lanes[kLanes<T>];
   store<T>(lanes, v);
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
-}
-
-// All bits set in the first n lanes.
-template <class T>
-VEGRAD_INLINE Bits<T> first_lanes(int n) {
-  typename Lane<T>::Integer lanes[kLanes<T>];
-  for (int i = 0; i < kLanes<T>; ++i) lanes[i] = i < n ? -1 : 0;
-  Bits<T> mask;
-  __builtin_memcpy(&mask, lanes, sizeof mask);
-  return mask;
+#endif
 }
 
 template <class T>
