@@ -95,7 +95,7 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
     loss = 0;
     // Rows are whole here: a softmax needs all its columns.
     const Grid grid = make_grid(B, kLossRowStep, O, int(ld));
-    const int threads = team(w, elements(l, B) * kLossCycles);
+    const int threads = team(w, B, elements(l, B) * kLossCycles);
     parallel_for(grid.tasks(), threads, [&](int task, int) {
       const Tile t = grid.tile(task);
       double sum = 0;

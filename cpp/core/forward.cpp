@@ -113,7 +113,7 @@ int Network<T>::end_of_chain(const Workspace& w, int l, int B) const {
     if (row_grid(B, last + 1).column_blocks > 1) break;
     cycles += product_cycles(last + 1, B);
   }
-  return team(w, cycles) > 1 ? std::max(last, l) : l;
+  return team(w, B, cycles) > 1 ? std::max(last, l) : l;
 }
 
 // Layers l … last of the fast path in one loop. False if they are not all fit for it: then nothing

@@ -71,7 +71,9 @@ struct WeightGradient {
   int tasks() const { return layer ? grid.tasks() : 0; }
 };
 
-constexpr double kCyclesPerThread = 1500;  // starting and ending a loop takes a few hundred
+// What makes a thread worth its start, in cycles: a loop's start and end are a few hundred, but
+// the threads must also fetch what the others made. A few rows are soon fetched.
+constexpr double kWorthwhile = 5000, kWorthwhileFewRows = 1800;
 
 template <class T>
 class Network {
@@ -126,9 +128,10 @@ class Network {
   void prepare(Workspace& w, int rows, bool training);
   Grid row_grid(int rows, int l) const;
   Grid gradient_grid(int rows, int l) const;
-  // Threads for a loop of so many cycles: each must be worth its start.
-  int team(const Workspace& w, double cycles) const {
-    return int(std::clamp(cycles / kCyclesPerThread, 1.0, double(w.threads_in_use)));
+  // Threads for a loop of so many cycles.
+  int team(const Workspace& w, int B, double cycles) const {
+    const double worthwhile = B <= kFewRows ? kWorthwhileFewRows : kWorthwhile;
+    return int(std::clamp(cycles / worthwhile, 1.0, double(w.threads_in_use)));
   }
   // About what a product of layer l takes: the multiplications, or reading the weights.
   double product_cycles(int l, int B) const {

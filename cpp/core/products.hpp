@@ -85,7 +85,7 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   const int I = shape_.sizes[l - 1];
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
   const Grid grid = row_grid(B, l);
-  const int threads = team(w, product_cycles(l, B));
+  const int threads = team(w, B, product_cycles(l, B));
   if (B <= kFewRows) {
     const auto product = [&](int begin, int columns) {
       FewRows<T> few{};
@@ -149,7 +149,7 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
   const Grid blocks = few ? few_rows_grid(O) : grid;
   const int first = blocks.tasks(), second = beside.tasks();
   const int threads =
-      team(w, product_cycles(l, B) + (beside.layer ? product_cycles(beside.layer, B) : 0.0));
+      team(w, B, product_cycles(l, B) + (beside.layer ? product_cycles(beside.layer, B) : 0.0));
   TileSums* const gradient_sums = w.sums.data() + grid.tasks();
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
   parallel_for(first + second, threads, [&](int i, int thread) {
