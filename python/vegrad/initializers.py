@@ -6,7 +6,7 @@ generator, so that a seed gives the same network in float32 (rounded) and in flo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import sqrt
 
@@ -27,7 +27,9 @@ def _uniform(variance: Callable[[int, int], float]) -> Initializer:
 
 def _normal(variance: Callable[[int, int], float]) -> Initializer:
     def draw(rng: np.random.Generator, outputs: int, inputs: int) -> Weight:
-        return rng.standard_normal((outputs, inputs)) * sqrt(variance(outputs, inputs))
+        weight = rng.standard_normal((outputs, inputs))
+        weight *= sqrt(variance(outputs, inputs))
+        return weight
 
     return draw
 
@@ -68,12 +70,15 @@ def draw_parameters(
     sigma_w: float | None,
     sigma_b: float | None,
     seed: int | None,
-) -> list[tuple[Weight, Weight]]:
-    """Weight (O, I) and bias (O,) of each layer; sigma_w and sigma_b as in `vegrad.MLP`."""
+) -> Iterator[tuple[Weight, Weight]]:
+    """Weight (O, I) and bias (O,) of each layer; sigma_w and sigma_b as in `vegrad.MLP`.
+
+    One layer at a time: the values are twice as large as the float32 network's.
+    """
     rng = np.random.default_rng(seed)
-    layers = []
     for inputs, outputs in pairwise(sizes):
-        weight = INITIALIZERS[init](rng, outputs, inputs) * (1.0 if sigma_w is None else sigma_w)
+        weight = INITIALIZERS[init](rng, outputs, inputs)
+        if sigma_w is not None:
+            weight *= sigma_w
         bias = rng.standard_normal(outputs) * sigma_b if sigma_b else np.zeros(outputs)
-        layers.append((weight, bias))
-    return layers
+        yield weight, bias
