@@ -214,9 +214,8 @@ void Network<T>::bias_gradient(Workspace& w, int l, int B) {
   const int blocks = row_grid(B, l).row_blocks;
   for (int r = 1; r < blocks; ++r)
     for (int j = 0; j < N; ++j) out[j] += w.column_sums[r * ld + j];
-  const std::int64_t half = delta_.exponent / 2;
-  const T first = power_of_two<T>(half), second = power_of_two<T>(delta_.exponent - half);
-  for (int j = 0; j < N; ++j) out[j] = out[j] * first * second;
+  const TwoFactors<T> scale(delta_.exponent);
+  for (int j = 0; j < N; ++j) out[j] = out[j] * scale.first * scale.second;
 }
 
 template <class T>

@@ -151,8 +151,8 @@ class Network {
   void product_with_transpose(Workspace& w, int l, int B, const T* delta, std::ptrdiff_t ld_delta,
                               const T* weights, T* g, const WeightGradient<T>& beside, bool flow,
                               const After& after);
-  void few_rows_transposed(Workspace& w, const Grid& blocks, int task, int B, const T* delta,
-                           std::ptrdiff_t ld_delta, const T* weights, int I);
+  void few_rows_transposed(const Tile& t, int B, const T* delta, std::ptrdiff_t ld_delta,
+                           const T* weights, int I, T* out);
 
   // forward.cpp
   void forward_pass(Workspace& w, const T* x, int B, bool flow, bool training);
@@ -234,6 +234,17 @@ T power_of_two(std::int64_t exponent) {
 inline double half_log2(double squares, std::int64_t exponent) {
   return 0.5 * std::log2(squares) + double(exponent);
 }
+
+// 2^exponent as two factors, the second 1 unless it takes both.
+template <class T>
+struct TwoFactors {
+  T first, second = T(1);
+  explicit TwoFactors(std::int64_t exponent) {
+    const bool both = std::abs(exponent) >= std::numeric_limits<T>::max_exponent - 1;
+    first = power_of_two<T>(both ? exponent / 2 : exponent);
+    if (both) second = power_of_two<T>(exponent - exponent / 2);
+  }
+};
 
 // |φ′| below this counts as saturated.
 double saturation_limit(Activation activation);

@@ -159,7 +159,8 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
       return;
     }
     if (few) {
-      few_rows_transposed(w, blocks, task, B, delta, ld_delta, weights, I);
+      few_rows_transposed(blocks.tile(task), B, delta, ld_delta, weights, I,
+                          task == 0 ? g : w.partial + (task - 1) * B * ld);
       return;
     }
     const Tile t = grid.tile(task);
@@ -171,21 +172,20 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
     after(t, task);
   });
   if (few) {
-    std::copy_n(w.partial, B * ld, g);
-    for (int block = 1; block < first; ++block)
-      for (std::ptrdiff_t i = 0; i < B * ld; ++i) g[i] += w.partial[block * B * ld + i];
+    for (int block = 1; block < first; ++block) {
+      const T* const more = w.partial + (block - 1) * B * ld;
+      for (std::ptrdiff_t i = 0; i < B * ld; ++i) g[i] += more[i];
+    }
     for (int task = 0; task < grid.tasks(); ++task) after(grid.tile(task), task);
   }
   if (flow) note_gradient(beside, gradient_sums);
 }
 
-// What a block of a layer's units adds to the gradient with respect to its input, apart from the
-// others': the weights stream through a thread as they lie, and their gradient beside them.
+// What a block t of a layer's units adds to the gradient with respect to its input: the weights
+// stream through a thread as they lie, and their gradient beside them.
 template <class T>
-void Network<T>::few_rows_transposed(Workspace& w, const Grid& blocks, int task, int B,
-                                     const T* delta, std::ptrdiff_t ld_delta, const T* weights,
-                                     int I) {
-  const Tile t = blocks.tile(task);
+void Network<T>::few_rows_transposed(const Tile& t, int B, const T* delta, std::ptrdiff_t ld_delta,
+                                     const T* weights, int I, T* out) {
   FewRows<T> few{};
   few.I = I;
   few.O = t.rows;
@@ -193,8 +193,8 @@ void Network<T>::few_rows_transposed(Workspace& w, const Grid& blocks, int task,
   few.ld_delta = ld_delta;
   few.weights = weights + std::ptrdiff_t(t.row) * I;
   few.ldw = I;
+  few.out = out;
   few.ld_out = padded<T>(I);
-  few.out = w.partial + task * B * few.ld_out;
   instruction_set().kernels<T>().few_rows.backward[B - 1](few);
 }
 

@@ -16,8 +16,7 @@ void Network<T>::gradient_task(Workspace& w, const WeightGradient<T>& g, int tas
   const int I = shape_.sizes[g.layer - 1];
   const T* const h = output_of(w, g.layer - 1);
   const std::ptrdiff_t ld_h = padded<T>(I);
-  const std::int64_t half = g.exponent / 2;
-  const T first = power_of_two<T>(half), second = power_of_two<T>(g.exponent - half);
+  const TwoFactors<T> scale(g.exponent);
   const Tile t = g.grid.tile(task);
   const T* const delta = g.delta.data + t.row;
   T* const out = weight_gradient(g.layer) + std::ptrdiff_t(t.row) * I + t.column;
@@ -32,8 +31,8 @@ void Network<T>::gradient_task(Workspace& w, const WeightGradient<T>& g, int tas
     few.ld_delta = g.delta.ld;
     few.out = out;
     few.ld_out = I;
-    few.first = first;
-    few.second = second;
+    few.first = scale.first;
+    few.second = scale.second;
     kernels.few_rows.gradient[B - 1](few);
     sums.g_squares = few.squares;
     return;
@@ -45,7 +44,7 @@ void Network<T>::gradient_task(Workspace& w, const WeightGradient<T>& g, int tas
   const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
   kernels.product({t.rows, t.columns, B, delta, 1, g.delta.ld, right, c, ldc, direct, {}});
   if (direct && g.exponent == 0 && !flow) return;
-  GradientTile<T> tile{t.rows, t.columns, c, ldc, first, second, out, I};
+  GradientTile<T> tile{t.rows, t.columns, c, ldc, scale.first, scale.second, out, I};
   kernels.write_gradient(tile);
   sums.g_squares = tile.squares;
 }

@@ -109,11 +109,11 @@ VEGRAD_INLINE void few_backward_block(const FewRows<T>& t, int begin) {
         store<T>(t.out + i * t.ld_out + begin + j * kLanes<T>, sum[i][j]);
 }
 
-// out (O, VECTORS) = deltaᵀ (O, ROWS) h (ROWS, VECTORS); returns the sum of squares.
-template <class T, int ROWS, int VECTORS, bool WHOLE>
+// out (O, VECTORS) = deltaᵀ (O, ROWS) h (ROWS, VECTORS), times so many FACTORS. Returns the sum of
+// squares before them, unless there is one row, whose product has the norm of its factors.
+template <class T, int ROWS, int VECTORS, bool WHOLE, int FACTORS>
 VEGRAD_INLINE Vector<T> few_gradient_block(const FewRows<T>& t, int begin) {
   const int left = WHOLE ? VECTORS * kLanes<T> : t.I - begin;
-  const bool scaled = t.first != T(1) || t.second != T(1);
   Vector<T> h[ROWS][VECTORS], squares[VECTORS] = {};
 #pragma GCC unroll 4
   for (int i = 0; i < ROWS; ++i)
@@ -133,8 +133,9 @@ VEGRAD_INLINE Vector<T> few_gradient_block(const FewRows<T>& t, int begin) {
       Vector<T> v = x[0] * h[0][j];
 #pragma GCC unroll 4
       for (int i = 1; i < ROWS; ++i) v = fma(x[i], h[i][j], v);
-      squares[j] = fma(v, v, squares[j]);
-      if (scaled) v = v * t.first * t.second;
+      if (ROWS > 1) squares[j] = fma(v, v, squares[j]);
+      if (FACTORS > 0) v = v * t.first;
+      if (FACTORS > 1) v = v * t.second;
       if (WHOLE || left >= (j + 1) * kLanes<T>)
         store<T>(out + j * kLanes<T>, v);
       else
@@ -160,17 +161,51 @@ void few_backward(const FewRows<T>& t) {
   if (j < t.I) few_backward_block<T, ROWS, vectors, false>(t, j);
 }
 
-template <class T, int ROWS>
-void few_gradient(FewRows<T>& rows) {
-  const FewRows<T> t = rows;  // a copy that nothing can alias stays in registers
+template <class T, int ROWS, int FACTORS>
+double few_gradient_blocks(const FewRows<T>& t) {
   constexpr int vectors = kBlockVectors<ROWS>, width = vectors * kLanes<T>;
   double squares = 0;
   int j = 0;
   for (; j + width <= t.I; j += width)
-    squares += sum<T>(few_gradient_block<T, ROWS, vectors, true>(t, j));
-  if (j < t.I) squares += sum<T>(few_gradient_block<T, ROWS, vectors, false>(t, j));
-  rows.squares = squares;
-  if (sizeof(T) == 8 || (squares > 1e-25 && squares < 1e25)) return;
+    squares += sum<T>(few_gradient_block<T, ROWS, vectors, true, FACTORS>(t, j));
+  if (j < t.I) squares += sum<T>(few_gradient_block<T, ROWS, vectors, false, FACTORS>(t, j));
+  return squares;
+}
+
+template <class T>
+double squares_of(const T* x, int n) {
+  Vector<T> squares{};
+  for (int i = 0; i < n; i += kLanes<T>) {
+    const Vector<T> v = load_padded<T>(x, i, n);
+    squares = fma(v, v, squares);
+  }
+  return sum<T>(squares);
+}
+
+// Whether a sum of squares made in T is as good as one made in double.
+template <class T>
+bool in_range(double squares) {
+  return sizeof(T) == 8 || (squares > 1e-25 && squares < 1e25);
+}
+
+template <class T, int ROWS>
+void few_gradient(FewRows<T>& rows) {
+  const FewRows<T> t = rows;  // a copy that nothing can alias stays in registers
+  double squares;
+  if (t.second != T(1))
+    squares = few_gradient_blocks<T, ROWS, 2>(t);
+  else if (t.first != T(1))
+    squares = few_gradient_blocks<T, ROWS, 1>(t);
+  else
+    squares = few_gradient_blocks<T, ROWS, 0>(t);
+  if constexpr (ROWS == 1) {
+    const double of_delta = squares_of<T>(t.delta, t.O), of_h = squares_of<T>(t.h, t.I);
+    rows.squares = of_delta * of_h;
+    if (in_range<T>(of_delta) && in_range<T>(of_h)) return;
+  } else {
+    rows.squares = squares;
+    if (in_range<T>(squares)) return;
+  }
   rows.squares = 0;  // in double, where the squares leave the range of T
   for (int o = 0; o < t.O; ++o)
     for (int i = 0; i < t.I; ++i) {

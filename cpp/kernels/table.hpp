@@ -131,7 +131,8 @@ struct SkipTile {
   double g_squares = 0;        // out: Σ of the result's squares
 };
 
-// out = c first second: a gradient times a power of two that may need two factors.
+// out = c first second: a gradient times a power of two that may need two factors; else second
+// is 1.
 template <class T>
 struct GradientTile {
   int rows, columns;
