@@ -17,7 +17,7 @@ constexpr int kTileRows = 6;
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileVectors = 2;
-constexpr int kDepth = 512;  // of a block of k: a tile's rows of `a` stay in the first-level cache
+constexpr int kDepth = 1024;  // of a block of k: cut no finer, for each block reads and writes c once more
 
 template <class T>
 constexpr int kPanelColumns = kTileVectors * kLanes<T>;
