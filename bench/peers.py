@@ -248,15 +248,15 @@ class Vegrad:
     """vegrad with the flow of every layer measured in the same pass."""
 
     name, title, module = "vegrad", "vegrad", "vegrad"
-    flow = True
+    flow, dtype = True, "float32"
 
     def __init__(self, problem):
         import vegrad
 
         row = problem.row
         sizes = [row.width] * (row.layers + 1)
-        self.network = vegrad.MLP(sizes, activation=row.activation, seed=0)
-        self.x, self.target = problem.x, problem.target
+        self.network = vegrad.MLP(sizes, activation=row.activation, dtype=self.dtype, seed=0)
+        self.x, self.target = (a.astype(self.dtype) for a in (problem.x, problem.target))
         for index, (weight, bias) in enumerate(problem.layers):
             self.network.parameters[f"layers.{index}.weight"][...] = weight
             self.network.parameters[f"layers.{index}.bias"][...] = bias
@@ -276,7 +276,13 @@ class VegradWithoutFlow(Vegrad):
     name, title, flow = "vegrad-noflow", "vegrad, no flow", False
 
 
-PEERS = (Lists, NumPy, Torch, TorchFlushed, Jax, VegradWithoutFlow, Vegrad)
+class VegradFloat64(Vegrad):
+    """vegrad in float64, with the flow."""
+
+    name, title, dtype = "vegrad-float64", "vegrad float64", "float64"
+
+
+PEERS = (Lists, NumPy, Torch, TorchFlushed, Jax, VegradWithoutFlow, VegradFloat64, Vegrad)
 
 
 def installed(peer):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conditions
 import peers
 
 COLOURS = {"numpy": "#9aa5b1", "torch": "#e07a5f", "jax": "#e9b44c", "vegrad": "#1f6f8b"}
@@ -107,7 +108,8 @@ def summary(peer, turns):
 
 LEGEND = (
     "Medians in milliseconds of one forward and backward pass. ×: how many times faster vegrad is."
-    " share: the limit over vegrad's time. flow: what measuring the flow adds to it."
+    " share: the limit over vegrad's time. flow: what measuring the flow adds to it. float64: the"
+    " rate of the same pass in float64, over that in float32."
 )
 
 
@@ -168,13 +170,19 @@ def columns():
         ours = milliseconds(row, "vegrad")
         return f"{100 * limit_ms(run, row) / ours:.0f} %" if ours else None
 
-    timed = [peer for peer in peers.PEERS if peer is not peers.VegradWithoutFlow]
+    def double(run, row):
+        single, double = milliseconds(row, "vegrad"), milliseconds(row, "vegrad-float64")
+        return figure(single / double) if single and double else None
+
+    own = (peers.VegradWithoutFlow, peers.VegradFloat64)  # in columns of their own
+    timed = [peer for peer in peers.PEERS if peer not in own]
     short = {peer.name: peer.title.split()[-1] for peer in timed}
     yield from ((short[peer.name], time_of(peer.name)) for peer in timed)
     yield "limit", lambda run, row: figure(limit_ms(run, row))
     yield from ((f"×{short[peer.name]}", ratio_over(peer.name)) for peer in timed[:-1])
     yield "share", share
     yield "flow", flow
+    yield "float64", double
 
 
 def table(runs):
@@ -222,6 +230,8 @@ def text(results):
             parts.append(
                 "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
             )
+    if "conditions" in results:
+        parts += ["", *conditions.sentences(results["conditions"])]
     return "\n".join(parts)
 
 
@@ -232,12 +242,15 @@ def markdown(results):
     counts = " / ".join(threads_text(run) for run in results["runs"])
     machine, used = results["machine"], results["runs"][0]["versions"]
     names = ("numpy", "torch", "jax", "vegrad")
+    also = conditions.sentences(results["conditions"]) if "conditions" in results else ()
     return "\n".join(
         [
             f"{LEGEND} {counts}, {machine['cpu']}, {used.get('isa', '?')}, {results['date']},"
             f" {', '.join(f'{name} {used[name]}' for name in names if used.get(name))}.",
             "",
             *("| " + " | ".join(line) + " |" for line in lines),
+            "",
+            " ".join(also),
         ]
     )
 

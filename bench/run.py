@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import conditions
 import numpy as np
 import peers
 import report
@@ -237,6 +238,8 @@ def main():
     }
     results = report.description() | {"settings": settings}
     results["runs"] = [run(settings | {"threads": n}) for n in threads]
+    if options.complete:
+        results["conditions"] = conditions.measure(max(threads), options.seconds)
     print(report.text(results))
     if options.output or options.complete:
         report.save(results, folder)

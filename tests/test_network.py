@@ -161,7 +161,7 @@ widths = st.one_of(
 cases = st.fixed_dictionaries(
     {
         "sizes": st.lists(widths, min_size=2, max_size=6),
-        "rows": widths,
+        "rows": st.one_of(st.integers(1, 4), widths),  # up to four rows go another way
         "activation": st.sampled_from(reference.ACTIVATIONS),
         "output": st.sampled_from(("identity", *reference.ACTIVATIONS)),
         "loss": st.sampled_from(reference.LOSSES),
@@ -189,7 +189,18 @@ def test_every_shape(isa: str, dtype: str, case: dict[str, Any]) -> None:
 
 
 @both_dtypes
-@pytest.mark.parametrize(("sizes", "rows"), [([200, 130, 257, 10], 300), ([64] * 12, 130)])
+@pytest.mark.parametrize(
+    ("sizes", "rows"),
+    [
+        ([200, 130, 257, 10], 300),
+        ([64] * 12, 130),
+        ([64, 40, 100, 33, 128, 17, 9], 200),
+        ([200, 130, 257, 10], 1),
+        ([64, 300, 129, 1], 2),
+        ([300] * 4, 3),
+        ([65, 190, 40], 4),
+    ],
+)
 def test_more_than_one_block(isa: str, sizes: list[int], rows: int, dtype: str) -> None:
     net, x, target = make(sizes, rows=rows, activation="tanh", dtype=dtype, norm="layer")
     assert_agrees(net, x, target, run_reference(net, x, target))

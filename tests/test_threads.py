@@ -14,7 +14,8 @@ import vegrad
 from vegrad import _core
 
 SHAPES = [([8, 8], 1), ([64] * 6, 64), ([512, 512, 512, 10], 300), ([5, 3, 70, 2], 1000),
-          ([200, 1, 200], 37), ([100] * 20, 1), ([16, 1030, 3], 65)]  # fmt: skip
+          ([200, 1, 200], 37), ([100] * 20, 1), ([16, 1030, 3], 65), ([300, 700, 260, 9], 3),
+          ([64, 40, 100, 33, 128, 17, 9], 700)]  # fmt: skip
 
 
 def train(sizes: list[int], rows: int, *, steps: int = 2, **options: Any) -> dict[str, np.ndarray]:

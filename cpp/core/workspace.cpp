@@ -103,9 +103,8 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   for (int l = 0; l <= L; ++l) widest = std::max(widest, padded<T>(shape_.sizes[l]));
   for (int l = 1; l <= L; ++l) {
     const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
-    const Grid out = row_grid(rows, l);  // A loop has the tiles of a layer and those of two weight
-                                         // gradients at most. A few rows have
-    // tiles of their own.
+    const Grid out = row_grid(rows, l);
+    // A loop has the tiles of a layer and of two weight gradients at most; a few rows have others.
     for (const int r : {rows, std::min(rows, kFewRows)})
       tasks = std::max(tasks, std::size_t(row_grid(r, l).tasks()) + gradient_grid(r, l).tasks() +
                                   gradient_grid(r, std::min(l + 1, L)).tasks());

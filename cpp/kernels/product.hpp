@@ -17,7 +17,8 @@ constexpr int kTileRows = 6;
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileVectors = 2;
-constexpr int kDepth = 1024;  // of a block of k: cut no finer, for each block reads and writes c once more
+// Of a block of k. Each block reads and writes c once more, so it is as long as the caches allow.
+constexpr int kDepth = 1024;
 
 template <class T>
 constexpr int kPanelColumns = kTileVectors * kLanes<T>;

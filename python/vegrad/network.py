@@ -219,8 +219,8 @@ class MLP:
     def workspace_bytes(self, batch: int) -> int:
         """Bytes that the network keeps between calls once it has trained on `batch` rows.
 
-        The pre-activations of every layer (and the outputs, if residual), a few row blocks for
-        the gradients in flight, and packing buffers; no further memory is taken from then on.
+        The activations of every layer (twice if residual), a few row blocks for the gradients in
+        flight, and packing buffers; no further memory is taken from then on.
         """
         if not isinstance(batch, Integral) or isinstance(batch, bool):
             raise TypeError(f"batch must be an integer, not {type(batch).__name__}")
