@@ -448,21 +448,3 @@ def test_layers_far_apart_in_size_with_a_skip(isa: str, dtype: str) -> None:
     for size in (2.0**-60, 2.0**60):
         net = network([5] * 31, diagonal(size), activation="identity", residual=True, dtype=dtype)
         measure(net, *data(6, 5, 5))
-
-
-@pytest.mark.parametrize("rows", [1, 40])
-def test_a_flow_stays_that_of_the_last_backward(rows: int) -> None:
-    """It is fetched when it is first asked for, whatever the network did in between."""
-    one, other = (vegrad.MLP([9, 20, 20, 3], seed=1) for _ in range(2))
-    x, target = data(rows, 9, 3)
-    one.backward(x, target)
-    expected = one.flow.to_dict()
-    other.backward(x, target)
-    other.forward(7 * np.ones((5, 9)))
-    other.loss(*data(100, 9, 3))
-    with pytest.raises(ValueError, match="shape"):
-        other.backward(x[:, 1:], target)
-    assert other.flow.to_dict() == expected
-    other.backward(x, target, flow=False)
-    with pytest.raises(RuntimeError, match="no flow"):
-        _ = other.flow
