@@ -105,7 +105,7 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, 
 // The last of the layers from l on that one loop can take: each in one column block, so that a
 // thread can go on with its rows without waiting for the others.
 template <class T>
-int Network<T>::end_of_chain(const Workspace& w, int l, int B) const {
+int Network<T>::end_of_chain(const Workspace& w, int l, int B, bool training) const {
   if (B <= kFewRows || row_grid(B, l).row_blocks < 2) return l;
   double cycles = 0;
   int last = l - 1;
@@ -113,6 +113,9 @@ int Network<T>::end_of_chain(const Workspace& w, int l, int B) const {
     if (row_grid(B, last + 1).column_blocks > 1) break;
     cycles += product_cycles(last + 1, B);
   }
+  // On the way back each layer is a loop of its own. Where that is one thread's, it had better have
+  // made all the values itself.
+  if (training) cycles *= 2.0 / std::max(1, last - l + 1);
   return team(w, B, cycles) > 1 ? std::max(last, l) : l;
 }
 
@@ -182,7 +185,7 @@ void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool t
   nonfinite_ = false;
   for (int l = 1, alone = 0; l <= shape_.layers();) {
     Scaled<T> out;
-    const int last = in.exponent == 0 && l > alone ? end_of_chain(w, l, B) : l;
+    const int last = in.exponent == 0 && l > alone ? end_of_chain(w, l, B, training) : l;
     if (last > l && forward_chain(w, l, last, B, in, out, flow, training)) {
       l = last + 1;
     } else {

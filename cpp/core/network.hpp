@@ -162,7 +162,7 @@ class Network {
   void forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T>& in, const Scaled<T>& out,
                     T* z, std::ptrdiff_t ldz, bool flow, TileSums& sums);
   bool end_forward(int l, int B, const TileSums* tiles, Scaled<T>& out, bool flow);
-  int end_of_chain(const Workspace& w, int l, int B) const;
+  int end_of_chain(const Workspace& w, int l, int B, bool training) const;
   bool forward_chain(Workspace& w, int l, int last, int B, const Scaled<T>& in, Scaled<T>& out,
                      bool flow, bool training);
   void note_forward(int l, const TileSums& sums, std::int64_t z_exponent, double h_mean_square,
