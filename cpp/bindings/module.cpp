@@ -16,4 +16,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   vegrad::register_runtime(module);
   vegrad::register_kernels(module);
   vegrad::register_network(module);
+  vegrad::register_clipping(module);
 }

@@ -22,6 +22,7 @@ namespace vegrad {
 namespace {
 constexpr Kernels<float> kFloat32 = kernels_of_this_instruction_set<float>();
 constexpr Kernels<double> kFloat64 = kernels_of_this_instruction_set<double>();
+constexpr Runs kRuns = runs_of_this_instruction_set();
 }  // namespace
 }  // namespace vegrad
 #if defined(__clang__)
@@ -31,7 +32,7 @@ constexpr Kernels<double> kFloat64 = kernels_of_this_instruction_set<double>();
 #endif
 
 namespace vegrad {
-extern const InstructionSet kAvx512 = {"avx512", &kFloat32, &kFloat64};
+extern const InstructionSet kAvx512 = {"avx512", &kFloat32, &kFloat64, &kRuns};
 }  // namespace vegrad
 
 #endif

@@ -13,8 +13,9 @@ namespace vegrad {
 namespace {
 constexpr Kernels<float> kFloat32 = kernels_of_this_instruction_set<float>();
 constexpr Kernels<double> kFloat64 = kernels_of_this_instruction_set<double>();
+constexpr Runs kRuns = runs_of_this_instruction_set();
 }  // namespace
-extern const InstructionSet kBaseline = {"baseline", &kFloat32, &kFloat64};
+extern const InstructionSet kBaseline = {"baseline", &kFloat32, &kFloat64, &kRuns};
 }  // namespace vegrad
 
 #endif

@@ -4,6 +4,7 @@
 #include "kernels/few_rows.hpp"
 #include "kernels/layer.hpp"
 #include "kernels/product.hpp"
+#include "kernels/run.hpp"
 
 namespace vegrad {
 namespace {
@@ -24,6 +25,11 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
               VEGRAD_ACTIVATIONS(VEGRAD_ROW)
 #undef VEGRAD_ROW
           }};
+}
+
+constexpr Runs runs_of_this_instruction_set() {
+  return {run_kernels<float16>(), run_kernels<bfloat16>(), run_kernels<float>(),
+          run_kernels<double>()};
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/activation_table.hpp"
+#include "kernels/run_table.hpp"
 
 namespace vegrad {
 
@@ -194,10 +195,18 @@ struct Kernels {
   ActivationKernels<T> activation[kActivationCount];
 };
 
+struct Runs {
+  RunKernels<float16> of_float16;
+  RunKernels<bfloat16> of_bfloat16;
+  RunKernels<float> of_float32;
+  RunKernels<double> of_float64;
+};
+
 struct InstructionSet {
   const char* name;
   const Kernels<float>* float32;
   const Kernels<double>* float64;
+  const Runs* all_runs;
 
   template <class T>
   const Kernels<T>& kernels() const {
@@ -206,6 +215,16 @@ struct InstructionSet {
     else
       return *float64;
   }
+
+  template <class E>
+  const RunKernels<E>& runs() const {
+    return runs_of(E{});
+  }
+
+  const RunKernels<float16>& runs_of(float16) const { return all_runs->of_float16; }
+  const RunKernels<bfloat16>& runs_of(bfloat16) const { return all_runs->of_bfloat16; }
+  const RunKernels<float>& runs_of(float) const { return all_runs->of_float32; }
+  const RunKernels<double>& runs_of(double) const { return all_runs->of_float64; }
 };
 
 }  // namespace vegrad

@@ -1,17 +1,41 @@
 """vegrad finds, explains and cures vanishing and exploding gradients."""
 
+from vegrad import clipping
 from vegrad._core import __version__, isa, num_threads, set_num_threads
+from vegrad.clipping import (
+    Clipped,
+    NonFiniteGradientError,
+    adaptive_clip_,
+    clip_by_block_rms_,
+    clip_by_global_norm_,
+    clip_by_norm_,
+    clip_by_value_,
+)
 from vegrad.diagnosis import Diagnosis, Finding, diagnose
+from vegrad.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.network import MLP, Flow
 
 __all__ = [
     "MLP",
+    "Clipped",
     "Diagnosis",
     "Finding",
     "Flow",
+    "Measurement",
+    "NonFiniteGradientError",
+    "Statistics",
     "__version__",
+    "adaptive_clip_",
+    "clip_by_block_rms_",
+    "clip_by_global_norm_",
+    "clip_by_norm_",
+    "clip_by_value_",
+    "clipping",
     "diagnose",
     "isa",
+    "measure",
+    "norm",
+    "norms",
     "num_threads",
     "set_num_threads",
 ]

@@ -5,6 +5,7 @@ Every check on a user's data lives here and runs before anything is written.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 _MOST_ROWS = 2**30
+POLICIES = ("raise", "skip", "zero", "propagate")
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -88,3 +90,50 @@ def _as_labels(array: Array, rows: int, classes: int) -> Array:
 def _cast(array: Array, dtype: npt.DTypeLike) -> Array:
     with np.errstate(over="ignore"):  # beyond the range of `dtype` is inf, and is seen as such
         return np.ascontiguousarray(array, dtype)
+
+
+def as_number(argument: str, value: Any) -> float:
+    """A real number as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
+    return float(value)
+
+
+def as_limit(argument: str, value: Any) -> float:
+    """A number that is at least 0."""
+    number = as_number(argument, value)
+    if not number >= 0:
+        raise ValueError(f"{argument} must be at least 0, not {value}")
+    return number
+
+
+def as_order(value: Any) -> float:
+    """The order of a norm: above 0, or inf."""
+    number = as_number("ord", value)
+    if not number > 0:
+        raise ValueError(f"ord must be above 0, or inf, not {value}")
+    return number
+
+
+def as_fraction(argument: str, value: Any) -> float:
+    """A number from 0 to below 1."""
+    number = as_number(argument, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{argument} must be from 0 to below 1, not {value}")
+    return number
+
+
+def as_count(argument: str, value: Any) -> int:
+    """An integer that is at least 0."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be an integer, not {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{argument} must be at least 0, not {value}")
+    return int(value)
+
+
+def as_policy(value: Any) -> str:
+    """One of POLICIES: what happens to elements that are not finite."""
+    if value not in POLICIES:
+        raise ValueError(f"nonfinite must be one of {', '.join(POLICIES)}, not {value!r}")
+    return str(value)

@@ -1,0 +1,53 @@
+// What users pass as buffers, looked at where it lies: arrays, tensors, lists and mappings of them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "core/buffers.hpp"
+
+namespace vegrad {
+
+class Buffers {
+ public:
+  // `argument`: the name in messages. Throws TypeError and ValueError that give wanted and got.
+  Buffers(const char* argument, const pybind11::object& object, bool writable);
+
+  std::vector<View> views;
+  std::vector<pybind11::object> owners;  // of the views' memory
+
+  std::size_t size() const { return views.size(); }
+  std::string label(std::size_t number) const;     // grads["layers.0.weight"], grads[3] or grads
+  pybind11::object key(std::size_t number) const;  // a name, a position or None
+  pybind11::list keys() const;
+
+  // Those of `other` that belong to these, in this order; ValueError unless names and shapes agree.
+  Buffers matched(const char* argument, const pybind11::object& other) const;
+
+ private:
+  enum class Kind { kOne, kSequence, kMapping };
+
+  Buffers() = default;
+  void add(const pybind11::handle& item, const pybind11::handle& key);
+  bool add_array(const pybind11::handle& item, View& view);
+  bool add_exchanged(const pybind11::handle& item, View& view);
+  bool add_capsule(const pybind11::handle& item, View& view);
+  void take(const void* tensor, View& view);
+  std::string label_of(const pybind11::handle& key, std::int64_t position) const;
+  std::string here() const { return label_of(current_key_, length_); }  // of what is looked at
+
+  const char* argument_ = "";
+  bool writable_ = false;
+  Kind kind_ = Kind::kOne;
+  std::vector<pybind11::object> keys_;   // of a mapping
+  std::vector<std::int64_t> positions_;  // in a sequence or mapping, None counted
+  std::int64_t length_ = 0;              // None counted
+  pybind11::object skipped_;             // a set: the keys of None in a mapping
+  pybind11::handle current_key_;
+  PyTypeObject* last_type_ = nullptr;  // and how its tensors are read
+  const void* last_api_ = nullptr;
+};
+
+}  // namespace vegrad

@@ -1,0 +1,265 @@
+// Norms, measurements and clipping of anyone's buffers.
+#include "core/clipping.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "bindings/buffers.hpp"
+#include "bindings/register.hpp"
+#include "core/statistics.hpp"
+
+namespace py = pybind11;
+
+namespace vegrad {
+namespace {
+
+py::handle g_nonfinite_error;  // the exception's type, which lives as long as the module
+
+py::array_t<double> as_array(const std::vector<double>& values) {
+  return py::array_t<double>(py::ssize_t(values.size()), values.data());
+}
+
+py::tuple index_tuple(const View& view, std::int64_t flat) {
+  return py::tuple(py::cast(index_of(view, flat)));
+}
+
+std::vector<Scaled> sums_of(const Buffers& buffers, Order order) {
+  const py::gil_scoped_release release;
+  return power_sums(buffers.views, cut(buffers.views), order);
+}
+
+double norm(const py::object& object, double p) {
+  const Buffers buffers("buffers", object, false);
+  const Order order{p};
+  return value(order.root(total(sums_of(buffers, order), order)));
+}
+
+py::array_t<double> norms(const py::object& object, double p) {
+  const Buffers buffers("buffers", object, false);
+  const Order order{p};
+  py::array_t<double> out(py::ssize_t(buffers.size()));
+  double* values = out.mutable_data();
+  for (const Scaled& sum : sums_of(buffers, order)) *values++ = value(order.root(sum));
+  return out;
+}
+
+const char* dtype_name(Dtype dtype) {
+  static constexpr const char* kNames[] = {"float16", "bfloat16", "float32", "float64"};
+  return kNames[int(dtype)];
+}
+
+py::dict histogram_of(const std::vector<const Histogram*>& histograms) {
+  py::dict counts;
+  for (int e = Histogram::kLowest; e <= Histogram::kHighest; ++e) {
+    std::int64_t n = 0;
+    for (const Histogram* one : histograms) n += (*one)[e];
+    if (n > 0) counts[py::int_(e)] = n;
+  }
+  return counts;
+}
+
+py::dict described(const Statistics& s) {
+  constexpr Order order{};
+  const double n = double(s.count), missing = std::numeric_limits<double>::quiet_NaN();
+  const Scaled norm = order.root(s.squares);
+  py::dict out;
+  out["count"] = s.count;
+  out["norm"] = value(norm);
+  out["norm_log2"] = log2_of(norm);
+  out["rms"] = s.count ? value({norm.sum / std::sqrt(n), norm.exponent}) : missing;
+  out["mean"] = s.count ? value({s.sum.sum / n, s.sum.exponent}) : missing;
+  out["largest"] = s.largest;
+  out["smallest"] = s.smallest < std::numeric_limits<double>::infinity() ? s.smallest : missing;
+  out["zeros"] = s.zeros;
+  out["subnormals"] = s.subnormals;
+  out["infs"] = s.infs;
+  out["nans"] = s.nans;
+  return out;
+}
+
+// (names, a dictionary for each buffer, one for all)
+py::tuple measure(const py::object& object, bool with_histogram) {
+  const Buffers buffers("buffers", object, false);
+  std::vector<Histogram> histograms(with_histogram ? buffers.size() : 0);
+  std::vector<Statistics> found;
+  std::vector<std::int64_t> first(buffers.size(), -1);
+  {
+    const py::gil_scoped_release release;
+    found = statistics(buffers.views, histograms);
+    double ignored;
+    for (std::size_t b = 0; b < found.size(); ++b)
+      if (found[b].infs + found[b].nans > 0) first[b] = first_nonfinite(buffers.views[b], ignored);
+  }
+  const py::list names = buffers.keys();
+  py::list parts;
+  Statistics all;
+  py::object first_of_all = py::none(), dtype_of_all = py::none();
+  std::vector<const Histogram*> pointers;
+  for (std::size_t b = 0; b < found.size(); ++b) {
+    all = together(all, found[b]);
+    py::dict part = described(found[b]);
+    part["first_nonfinite"] = py::none();
+    if (first[b] >= 0) {
+      const py::tuple index = index_tuple(buffers.views[b], first[b]);
+      part["first_nonfinite"] = index;
+      if (first_of_all.is_none()) first_of_all = py::make_tuple(names[b], index);
+    }
+    const py::str dtype = dtype_name(buffers.views[b].dtype);
+    part["dtype"] = dtype;
+    if (dtype_of_all.is_none())
+      dtype_of_all = dtype;
+    else if (!dtype_of_all.equal(dtype))
+      dtype_of_all = py::str("mixed");
+    part["histogram"] = py::none();
+    if (with_histogram) {
+      part["histogram"] = histogram_of({&histograms[b]});
+      pointers.push_back(&histograms[b]);
+    }
+    parts.append(part);
+  }
+  py::dict joint = described(all);
+  joint["first_nonfinite"] = first_of_all;
+  joint["dtype"] = dtype_of_all.is_none() ? py::object(py::str("")) : dtype_of_all;
+  joint["histogram"] = with_histogram ? py::object(histogram_of(pointers)) : py::none();
+  return py::make_tuple(names, parts, joint);
+}
+
+NonFinite policy_of(const std::string& name) {
+  if (name == "raise") return NonFinite::kRaise;
+  if (name == "skip") return NonFinite::kSkip;
+  if (name == "zero") return NonFinite::kZero;
+  if (name == "propagate") return NonFinite::kPropagate;
+  throw py::value_error("nonfinite must be raise, skip, zero or propagate, not '" + name + "'");
+}
+
+Rule rule_of(const std::string& name) {
+  if (name == "value") return Rule::kValue;
+  if (name == "norm") return Rule::kNorm;
+  if (name == "global_norm") return Rule::kGlobalNorm;
+  if (name == "block_rms") return Rule::kBlockRms;
+  if (name == "limits") return Rule::kLimits;
+  if (name == "adaptive") return Rule::kAdaptive;
+  throw py::value_error("unknown rule '" + name + "'");
+}
+
+[[noreturn]] void raise_nonfinite(const Buffers& grads, const FirstNonFinite& first,
+                                  std::int64_t count) {
+  const py::tuple index = index_tuple(grads.views[first.buffer], first.flat);
+  const std::string value = first.value != first.value ? "nan" : first.value > 0 ? "inf" : "-inf";
+  std::string message = grads.label(first.buffer) + " must be finite, but is " + value;
+  if (index.size() > 0) message += " at " + std::string(py::str(index));
+  if (count > 1) message += ", the first of " + std::to_string(count) + " such elements";
+  const py::object error = g_nonfinite_error(message + "; nothing has been changed");
+  error.attr("name") = grads.key(first.buffer);
+  error.attr("index") = index;
+  PyErr_SetObject(g_nonfinite_error.ptr(), error.ptr());
+  throw py::error_already_set();
+}
+
+void refuse_overlap(const Buffers& grads, const Buffers* parameters) {
+  if (const auto pair = find_overlap(grads.views)) {
+    if (pair->first == pair->second)
+      throw py::value_error(grads.label(pair->first) +
+                            " must not overlap itself: some of its elements are the same memory");
+    throw py::value_error(grads.label(pair->first) + " and " + grads.label(pair->second) +
+                          " must not overlap, but share memory");
+  }
+  if (!parameters) return;
+  if (const auto pair = find_overlap(grads.views, parameters->views))
+    throw py::value_error(grads.label(pair->first) + " and " + parameters->label(pair->second) +
+                          " must not overlap, but share memory");
+}
+
+// `limit`: a number; for global_norm also a function that gives it from the norm, or None for no
+// limit; for limits an array with the largest norm of each buffer.
+Clipped clip_with(const std::string& rule, const py::object& object, const py::object& limit,
+                  double p, const std::string& nonfinite, const py::object& parameters,
+                  double eps) {
+  Buffers grads("grads", object, true);
+  Request request{};
+  request.rule = rule_of(rule);
+  request.order = {p};
+  request.nonfinite = policy_of(nonfinite);
+  request.eps = eps;
+  std::optional<Buffers> matched;
+  if (request.rule == Rule::kAdaptive) {
+    matched.emplace(grads.matched("params", parameters));
+    request.parameters = matched->views.data();
+  }
+  std::vector<double> limits;
+  if (request.rule == Rule::kLimits) {
+    limits = limit.cast<std::vector<double>>();
+    if (limits.size() != grads.size())
+      throw py::value_error("limits must be one a buffer: " + std::to_string(grads.size()) +
+                            ", not " + std::to_string(limits.size()));
+    request.limits = limits.data();
+  } else if (PyCallable_Check(limit.ptr())) {
+    request.choose = [&limit](double norm) {
+      const py::gil_scoped_acquire acquire;
+      const py::object chosen = limit(norm);
+      return chosen.is_none() ? std::numeric_limits<double>::infinity() : chosen.cast<double>();
+    };
+  } else {
+    request.limit =
+        limit.is_none() ? std::numeric_limits<double>::infinity() : limit.cast<double>();
+  }
+  refuse_overlap(grads, matched ? &*matched : nullptr);
+  FirstNonFinite first;
+  Clipped result;
+  {
+    const py::gil_scoped_release release;
+    result = clip(grads.views, request, first);
+  }
+  if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
+  return result;
+}
+
+std::string shown(const Clipped& c) {
+  char text[160];
+  std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ", c.norm,
+                c.norm_after, c.coefficient);
+  return text + std::string("clipped=") + (c.clipped ? "True" : "False") +
+         ", skipped=" + (c.skipped ? "True" : "False") +
+         ", nonfinite=" + std::to_string(c.nonfinite) + ")";
+}
+
+}  // namespace
+
+void register_clipping(py::module_& module) {
+  g_nonfinite_error = PyErr_NewExceptionWithDoc(
+      "vegrad.NonFiniteGradientError",
+      "A gradient has an element that is inf or NaN, and nothing has been changed.\n\n"
+      "name: the buffer's name in a mapping, its position in a sequence, or None.\n"
+      "index: the first such element, a tuple.",
+      PyExc_ValueError, nullptr);
+  if (!g_nonfinite_error) throw py::error_already_set();
+  module.attr("NonFiniteGradientError") = g_nonfinite_error;
+  py::class_<Clipped>(module, "Clipped", "What a clipping function found and did.")
+      .def_readonly("norm", &Clipped::norm, "Joint norm before.")
+      .def_readonly("norm_after", &Clipped::norm_after, "Joint norm of what is there now.")
+      .def_property_readonly(
+          "norms", [](const Clipped& c) { return as_array(c.norms); },
+          "Norm of each buffer before; float64.")
+      .def_readonly("coefficient", &Clipped::coefficient,
+                    "Smallest factor that any element was multiplied by; 1 if nothing was clipped.")
+      .def_readonly("clipped", &Clipped::clipped, "Whether anything was above its limit.")
+      .def_readonly("skipped", &Clipped::skipped,
+                    "Whether nothing was done because an element is not finite.")
+      .def_readonly("nonfinite", &Clipped::nonfinite, "How many elements are not finite.")
+      .def("__repr__", &shown);
+  module.def("norm", &norm, py::arg("buffers"), py::arg("ord"),
+             "The joint norm of buffers; see vegrad.norm.");
+  module.def("norms", &norms, py::arg("buffers"), py::arg("ord"),
+             "The norm of each buffer; see vegrad.norms.");
+  module.def("measure", &measure, py::arg("buffers"), py::arg("histogram"),
+             "Names, statistics of each buffer, and of all; see vegrad.measure.");
+  module.def("clip", &clip_with, py::arg("rule"), py::arg("grads"), py::arg("limit"),
+             py::arg("ord") = 2.0, py::arg("nonfinite") = "raise", py::arg("params") = py::none(),
+             py::arg("eps") = 0.0, "Clip in place; see vegrad.clipping.");
+}
+
+}  // namespace vegrad

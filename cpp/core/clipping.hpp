@@ -1,0 +1,54 @@
+// Clipping in place: what is measured first, what is written then. Formulas: Python's docstrings.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "core/norms.hpp"
+
+namespace vegrad {
+
+enum class NonFinite { kRaise, kSkip, kZero, kPropagate };
+
+// The first element that is not finite, in the order of the list and then of the axes.
+struct FirstNonFinite {
+  std::int64_t buffer = -1, flat = 0;
+  double value = 0;
+};
+
+// The first element of `view` that is not finite in C order, as a flat number; -1 if there is none.
+std::int64_t first_nonfinite(const View& view, double& value);
+
+struct Clipped {
+  double norm = 0, norm_after = 0, coefficient = 1;
+  bool clipped = false, skipped = false;
+  std::int64_t nonfinite = 0;
+  std::vector<double> norms;  // of each buffer, before
+};
+
+enum class Rule { kValue, kNorm, kGlobalNorm, kBlockRms, kLimits, kAdaptive };
+
+struct Request {
+  Rule rule;
+  Order order{};
+  NonFinite nonfinite = NonFinite::kRaise;
+  double limit = std::numeric_limits<double>::infinity();
+  const double* limits = nullptr;        // kLimits: the largest norm of each buffer
+  std::function<double(double)> choose;  // kGlobalNorm: the limit from the norm, unless empty
+  double eps = 0;                        // kAdaptive
+  const View* parameters = nullptr;      // kAdaptive: one a buffer
+};
+
+// Clips the buffers, which must not overlap. With NonFinite::kRaise, where there is an element that
+// is not finite, nothing is written and `first` names it.
+Clipped clip(std::vector<View>& views, const Request& request, FirstNonFinite& first);
+
+// The numbers of two views that share bytes, of which the first is the lower; one view twice if it
+// overlaps itself.
+std::optional<std::pair<std::size_t, std::size_t>> find_overlap(const std::vector<View>& views);
+// One of `views` and one of `others`.
+std::optional<std::pair<std::size_t, std::size_t>> find_overlap(const std::vector<View>& views,
+                                                                const std::vector<View>& others);
+
+}  // namespace vegrad

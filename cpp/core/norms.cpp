@@ -1,0 +1,96 @@
+#include "core/norms.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace vegrad {
+namespace {
+
+// x · 2^exponent; exact where it fits and the exponent is whole.
+double times_power_of_two(double x, double exponent) {
+  if (exponent == 0) return x;
+  const double whole = std::floor(exponent);
+  return std::ldexp(whole == exponent ? x : x * std::exp2(exponent - whole),
+                    int(std::clamp(whole, -5000.0, 5000.0)));
+}
+
+// Any other p: as parts of the largest |x| of the run, so that no power leaves the range.
+template <class E>
+Scaled general_power_sum(const E* run, std::size_t n, double largest, double p) {
+  if (largest == 0) return {};
+  double sum = 0;
+  for (std::size_t i = 0; i < n; ++i) sum += std::pow(std::fabs(to_double(run[i])) / largest, p);
+  return {sum, std::log2(largest) * p};
+}
+
+template <class E>
+Scaled run_power_sum(const RunKernels<E>& kernels, const E* run, std::size_t n, Order order) {
+  if (order.p == 2) return checked_squares(kernels, run, n, kernels.squares(run, n));
+  if (order.p == 1) {
+    const double sum = kernels.magnitudes(run, n, 1);
+    if (sizeof(E) < 8 || is_finite(sum) || !is_finite(kernels.largest(run, n))) return {sum, 0};
+    return {kernels.magnitudes(run, n, 0x1p-64), 64};
+  }
+  const double largest = kernels.largest(run, n);
+  const double magnitudes = kernels.magnitudes(run, n, 0);  // NaN where there is inf or NaN
+  if (magnitudes != magnitudes)
+    return {largest == std::numeric_limits<double>::infinity() &&
+                    std::none_of(run, run + n, [](E x) { return to_double(x) != to_double(x); })
+                ? largest
+                : std::numeric_limits<double>::quiet_NaN(),
+            0};
+  if (order.is_largest()) return {largest, 0};
+  return general_power_sum(run, n, largest, order.p);
+}
+
+}  // namespace
+
+Scaled Order::add(Scaled a, Scaled b) const {
+  if (is_largest()) return a.sum != a.sum || a.sum > b.sum ? a : b;
+  if (a.exponent == b.exponent) return {a.sum + b.sum, a.exponent};
+  if (a.sum == 0) return b;
+  if (b.sum == 0) return a;
+  if (a.exponent < b.exponent) std::swap(a, b);
+  return {a.sum + times_power_of_two(b.sum, b.exponent - a.exponent), a.exponent};
+}
+
+Scaled Order::root(Scaled total) const {
+  if (is_largest() || p == 1) return total;
+  if (p == 2) return {std::sqrt(total.sum), total.exponent / 2};
+  const double exponent = total.exponent / p, whole = std::floor(exponent);
+  return {std::pow(total.sum, 1 / p) * std::exp2(exponent - whole), whole};
+}
+
+double value(Scaled x) { return times_power_of_two(x.sum, x.exponent); }
+
+double log2_of(Scaled x) { return std::log2(x.sum) + x.exponent; }
+
+Scaled power_sum(const View& view, std::int64_t first, std::int64_t count, Order order) {
+  return with_dtype(view.dtype, [&](auto element) {
+    using E = decltype(element);
+    const RunKernels<E>& kernels = instruction_set().runs<E>();
+    Scaled sum;
+    for_runs<false, E>(view, Layout(view), first, count, [&](const E* run, std::size_t n) {
+      sum = order.add(sum, run_power_sum(kernels, run, n, order));
+    });
+    return sum;
+  });
+}
+
+std::vector<Scaled> power_sums(const std::vector<View>& views, const std::vector<Piece>& pieces,
+                               Order order) {
+  return fold<Scaled>(
+      views, pieces, false,
+      [&](std::int64_t buffer, std::int64_t first, std::int64_t count) {
+        return power_sum(views[buffer], first, count, order);
+      },
+      [&](Scaled a, Scaled b) { return order.add(a, b); });
+}
+
+Scaled total(const std::vector<Scaled>& sums, Order order) {
+  Scaled sum;
+  for (const Scaled& one : sums) sum = order.add(sum, one);
+  return sum;
+}
+
+}  // namespace vegrad

@@ -1,0 +1,237 @@
+// The kernels over runs; see run_table.hpp.
+#pragma once
+
+#include <limits>
+
+#include "kernels/element.hpp"
+
+namespace vegrad {
+namespace {
+
+constexpr int kSumVectors = kSumLanes / kWide;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// The lanes' sum, in an order that is the same for every width.
+VEGRAD_INLINE double sum_of_lanes(const Vector<double> (&v)[kSumVectors]) {
+  double lanes[kSumLanes];
+#pragma GCC unroll 8
+  for (int j = 0; j < kSumVectors; ++j) store<double>(lanes + j * kWide, v[j]);
+  for (int half = kSumLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+VEGRAD_INLINE double largest_lane(const Vector<double> (&v)[kSumVectors]) {
+  double largest = 0, lanes[kSumLanes];
+  for (int j = 0; j < kSumVectors; ++j) store<double>(lanes + j * kWide, v[j]);
+  for (double lane : lanes) largest = lane > largest ? lane : largest;
+  return largest;
+}
+
+VEGRAD_INLINE double smallest_lane(const Vector<double> (&v)[kSumVectors]) {
+  double smallest = kInfinity, lanes[kSumLanes];
+  for (int j = 0; j < kSumVectors; ++j) store<double>(lanes + j * kWide, v[j]);
+  for (double lane : lanes) smallest = lane < smallest ? lane : smallest;
+  return smallest;
+}
+
+// x² of every type but double is exact in double, so fused or not is the same.
+template <class E>
+VEGRAD_INLINE Vector<double> add_square(Vector<double> x, Vector<double> total) {
+  if constexpr (sizeof(E) == 8)
+    return total + x * x;
+  else
+    return fma(x, x, total);
+}
+
+// Visits every vector of a run with its place in the sum's lanes, in order; the last elements with
+// zeros behind them.
+template <class E, class Visitor>
+VEGRAD_INLINE void read_run(const E* p, std::size_t n, Visitor& visitor) {
+  std::size_t i = 0;
+  for (; i + kSumLanes <= n; i += kSumLanes) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kSumVectors; ++j) visitor.visit(load_wide(p + i + j * kWide), j);
+  }
+  if (i == n) return;
+  E rest[kSumLanes] = {};
+  __builtin_memcpy(rest, p + i, (n - i) * sizeof(E));
+#pragma GCC unroll 8
+  for (int j = 0; j < kSumVectors; ++j) visitor.visit(load_wide(rest + j * kWide), j);
+}
+
+template <class E>
+struct Squares {
+  Vector<double> total[kSumVectors] = {};
+  VEGRAD_INLINE void visit(Vector<double> x, int j) { total[j] = add_square<E>(x, total[j]); }
+};
+
+template <class E>
+double run_squares(const E* p, std::size_t n) {
+  Squares<E> squares;
+  read_run(p, n, squares);
+  return sum_of_lanes(squares.total);
+}
+
+struct ScaledSquares {
+  double factor;
+  Vector<double> total[kSumVectors] = {};
+  VEGRAD_INLINE void visit(Vector<double> x, int j) {
+    const Vector<double> y = x * factor;
+    total[j] = total[j] + y * y;
+  }
+};
+
+template <class E>
+double run_scaled_squares(const E* p, std::size_t n, double factor) {
+  ScaledSquares squares{factor};
+  read_run(p, n, squares);
+  return sum_of_lanes(squares.total);
+}
+
+struct Magnitudes {
+  double factor;
+  Vector<double> total[kSumVectors] = {};
+  VEGRAD_INLINE void visit(Vector<double> x, int j) {
+    total[j] = total[j] + absolute<double>(x) * factor;
+  }
+};
+
+template <class E>
+double run_magnitudes(const E* p, std::size_t n, double factor) {
+  Magnitudes magnitudes{factor};
+  read_run(p, n, magnitudes);
+  return sum_of_lanes(magnitudes.total);
+}
+
+struct Largest {
+  Vector<double> largest[kSumVectors] = {};
+  VEGRAD_INLINE void visit(Vector<double> x, int j) {
+    largest[j] = larger(absolute<double>(x), largest[j]);
+  }
+};
+
+template <class E>
+double run_largest(const E* p, std::size_t n) {
+  Largest largest;
+  read_run(p, n, largest);
+  return largest_lane(largest.largest);
+}
+
+template <class E>
+struct AllSums {
+  Vector<double> squares[kSumVectors] = {}, total[kSumVectors] = {}, largest[kSumVectors] = {};
+  Vector<double> smallest[kSumVectors];
+  AllSums() {
+    for (auto& v : smallest) v = splat<double>(kInfinity);
+  }
+  VEGRAD_INLINE void visit(Vector<double> x, int j) {
+    squares[j] = add_square<E>(x, squares[j]);
+    total[j] = total[j] + x;
+    const Vector<double> magnitude = absolute<double>(x);
+    largest[j] = larger(magnitude, largest[j]);
+    smallest[j] = smaller(magnitude, smallest[j]);
+  }
+};
+
+template <class E>
+void run_sums(const E* p, std::size_t n, RunSums& out) {
+  AllSums<E> sums;
+  const std::size_t whole = n - n % kSumLanes;
+  read_run(p, whole, sums);
+  out.smallest = smallest_lane(sums.smallest);
+  // The zeros behind the last elements are not the run's: these are looked at one by one.
+  read_run(p + whole, n - whole, sums);
+  E rest[kSumLanes] = {};
+  __builtin_memcpy(rest, p + whole, (n - whole) * sizeof(E));
+  double lanes[kSumLanes];
+  for (int j = 0; j < kSumVectors; ++j)
+    store<double>(lanes + j * kWide, absolute<double>(load_wide(rest + j * kWide)));
+  for (std::size_t i = 0; i < n - whole; ++i)
+    out.smallest = lanes[i] < out.smallest ? lanes[i] : out.smallest;
+  out.squares = sum_of_lanes(sums.squares);
+  out.sum = sum_of_lanes(sums.total);
+  out.largest = largest_lane(sums.largest);
+}
+
+struct Counts {
+  double smallest_normal;
+  Bits<double> zeros = {}, small = {};
+  Vector<double> smallest[kSumVectors];
+  explicit Counts(double least) : smallest_normal(least) {
+    for (auto& v : smallest) v = splat<double>(kInfinity);
+  }
+  VEGRAD_INLINE void visit(Vector<double> x, int j) {
+    const Vector<double> magnitude = absolute<double>(x);
+    const Bits<double> zero = magnitude == 0.0;
+    zeros = count_in<double>(zeros, zero);
+    small = count_in<double>(small, magnitude < smallest_normal);
+    smallest[j] = smaller(select<double>(zero, splat<double>(kInfinity), magnitude), smallest[j]);
+  }
+};
+
+template <class E>
+void run_counts(const E* p, std::size_t n, double smallest_normal, RunCounts& out) {
+  Counts counts(smallest_normal);
+  read_run(p, n, counts);
+  const std::int64_t behind = std::int64_t((kSumLanes - n % kSumLanes) % kSumLanes);
+  const std::int64_t zeros = count<double>(counts.zeros);
+  out.zeros = zeros - behind;
+  out.subnormals = count<double>(counts.small) - zeros;
+  out.smallest = smallest_lane(counts.smallest);
+}
+
+// x = change(x), rounded to E; returns Σ x² of what is stored.
+template <class E, class Change>
+VEGRAD_INLINE double change_run(E* p, std::size_t n, const Change& change) {
+  using Stored = typename Elements<E>::Stored;
+  Vector<double> total[kSumVectors] = {};
+  E rest[kSumLanes] = {};
+  for (std::size_t i = 0; i < n; i += kSumLanes) {
+    const bool last = n - i < kSumLanes;
+    E* const at = last ? rest : p + i;
+    if (last) __builtin_memcpy(rest, p + i, (n - i) * sizeof(E));
+#pragma GCC unroll 8
+    for (int j = 0; j < kSumVectors; ++j) {
+      const Stored stored = Elements<E>::narrow(change(load_wide(at + j * kWide)));
+      __builtin_memcpy(at + j * kWide, &stored, sizeof stored);
+      total[j] = add_square<E>(Elements<E>::widen(stored), total[j]);
+    }
+    if (last) __builtin_memcpy(p + i, rest, (n - i) * sizeof(E));
+  }
+  return sum_of_lanes(total);
+}
+
+template <class E>
+struct Scaling {
+  double first, second;
+  VEGRAD_INLINE Vector<double> operator()(Vector<double> x) const {
+    return sizeof(E) == 8 ? x * first * second : x * first;
+  }
+};
+
+template <class E>
+double run_scale(E* p, std::size_t n, double first, double second) {
+  return change_run(p, n, Scaling<E>{first, second});
+}
+
+struct Clamping {
+  double limit;
+  VEGRAD_INLINE Vector<double> operator()(Vector<double> x) const {
+    return at_most<double>(at_least<double>(x, -limit), limit);
+  }
+};
+
+template <class E>
+double run_clamp(E* p, std::size_t n, double limit) {
+  return change_run(p, n, Clamping{limit});
+}
+
+template <class E>
+constexpr RunKernels<E> run_kernels() {
+  return {run_squares<E>, run_scaled_squares<E>, run_magnitudes<E>, run_largest<E>,
+          run_sums<E>,    run_counts<E>,         run_scale<E>,      run_clamp<E>};
+}
+
+}  // namespace
+}  // namespace vegrad
