@@ -32,11 +32,11 @@ bool on_cpu(dlpack::Device device) {
          device.type == dlpack::kRocmHost;
 }
 
-std::string dtype_name(dlpack::DataType dtype) {
+std::string dtype_name(dlpack::DataType dtype, const py::handle& item) {
   static constexpr const char* kNames[] = {"int", "uint", "float", "handle", "bfloat", "complex"};
   if (dtype.code == dlpack::kBool) return "bool";
-  if (dtype.code > dlpack::kComplex) return "dtype code " + std::to_string(dtype.code);
-  return kNames[dtype.code] + std::to_string(dtype.bits);
+  if (dtype.code <= dlpack::kComplex) return kNames[dtype.code] + std::to_string(dtype.bits);
+  return py::str(item.attr("dtype"));  // newer kinds have many names
 }
 
 // Whether an array's descriptor is one of ours.
@@ -107,7 +107,7 @@ py::list Buffers::keys() const {
   return names;
 }
 
-void Buffers::take(const void* pointer, View& view) {
+void Buffers::take(const void* pointer, const py::handle& item, View& view) {
   const auto& tensor = *static_cast<const dlpack::Tensor*>(pointer);
   if (!on_cpu(tensor.device))
     throw py::type_error(here() + " must be on the CPU, not on " + device_name(tensor.device));
@@ -117,7 +117,8 @@ void Buffers::take(const void* pointer, View& view) {
   else if (code == dlpack::kFloat && (bits == 16 || bits == 32 || bits == 64) && lanes == 1)
     view.dtype = bits == 16 ? Dtype::kFloat16 : bits == 32 ? Dtype::kFloat32 : Dtype::kFloat64;
   else
-    throw py::type_error(here() + " must be " + kDtypes + ", not " + dtype_name(tensor.dtype));
+    throw py::type_error(here() + " must be " + kDtypes + ", not " +
+                         dtype_name(tensor.dtype, item));
   view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   view.shape = tensor.shape;
   view.strides = tensor.strides;
@@ -152,12 +153,25 @@ bool Buffers::add_exchanged(const py::handle& item, View& view) {
   const auto* api = static_cast<const dlpack::ExchangeApi*>(last_api_);
   dlpack::Tensor tensor{};
   if (api->tensor_from_object(item.ptr(), &tensor) != 0) {
-    if (!PyErr_Occurred()) throw py::type_error(here() + " is a tensor that cannot be read");
-    const py::error_already_set error;
-    throw py::type_error(
-        here() + " is a tensor that cannot be read: " + std::string(py::str(error.value())));
+    std::string reason = "it gives no reason";
+    if (PyErr_Occurred()) {
+      const py::error_already_set error;
+      reason = py::str(error.value());
+      reason = reason.substr(0, reason.find('\n'));
+    }
+    if (py::hasattr(item, "device")) {
+      const std::string device = py::str(item.attr("device"));
+      if (device != "cpu") throw py::type_error(here() + " must be on the CPU, not on " + device);
+    }
+    if (py::hasattr(item, "layout")) {
+      const std::string layout = py::str(item.attr("layout"));
+      if (layout != "torch.strided")
+        throw py::type_error(here() + " must be a dense tensor, not " + layout);
+    }
+    throw py::type_error(here() + " must be a tensor that can be read, not one of which " +
+                         type_name(item) + " says: " + reason);
   }
-  take(&tensor, view);
+  take(&tensor, item, view);
   return true;
 }
 
@@ -187,14 +201,14 @@ bool Buffers::add_capsule(const py::handle& item, View& view) {
       throw py::type_error(here() + " speaks DLPack " + std::to_string(managed.version.major) +
                            ", not 1");
     read_only = managed.flags & (dlpack::kReadOnly | dlpack::kCopied);
-    take(&managed.tensor, view);
+    take(&managed.tensor, item, view);
   } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
     // Old producers cannot say so, but JAX's arrays are immutable.
     read_only =
         std::string(py::str(py::type::handle_of(item).attr("__module__"))).rfind("jax", 0) == 0;
     take(&static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))
               ->tensor,
-         view);
+         item, view);
   } else {
     throw py::type_error(here() + " gives no DLPack tensor but " + std::string(py::repr(capsule)));
   }
@@ -220,7 +234,16 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
     throw py::type_error(here() + " must be an array or a CPU tensor, not " + type_name(item));
   if (owners.size() == owned) owners.push_back(py::reinterpret_borrow<py::object>(item));
   view.count = product(view.shape, view.ndim);
+  if (view.count > 0 && !view.data)
+    throw py::value_error(here() + " must have memory, but is a " + type_name(item) +
+                          " without any");
   set_dense(view);
+  // Of the imaginary part of a conjugate, PyTorch only notes that its sign is meant to be the
+  // other.
+  if (!view.dense && !view.strides_in_bytes && py::hasattr(item, "is_neg") &&
+      py::bool_(item.attr("is_neg")()))
+    throw py::type_error(here() + " must be a tensor as it lies in memory, not one with the " +
+                         "negative bit: call resolve_neg() first");
   views.push_back(view);
   positions_.push_back(length_++);
   if (kind_ == Kind::kMapping) keys_.push_back(py::reinterpret_borrow<py::object>(key));

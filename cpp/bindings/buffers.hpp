@@ -34,7 +34,7 @@ class Buffers {
   bool add_array(const pybind11::handle& item, View& view);
   bool add_exchanged(const pybind11::handle& item, View& view);
   bool add_capsule(const pybind11::handle& item, View& view);
-  void take(const void* tensor, View& view);
+  void take(const void* tensor, const pybind11::handle& item, View& view);
   std::string label_of(const pybind11::handle& key, std::int64_t position) const;
   std::string here() const { return label_of(current_key_, length_); }  // of what is looked at
 

@@ -33,12 +33,14 @@ std::vector<Scaled> sums_of(const Buffers& buffers, Order order) {
 }
 
 double norm(const py::object& object, double p) {
+  const KeepSubnormals keep;
   const Buffers buffers("buffers", object, false);
   const Order order{p};
   return value(order.root(total(sums_of(buffers, order), order)));
 }
 
 py::array_t<double> norms(const py::object& object, double p) {
+  const KeepSubnormals keep;
   const Buffers buffers("buffers", object, false);
   const Order order{p};
   py::array_t<double> out(py::ssize_t(buffers.size()));
@@ -83,6 +85,7 @@ py::dict described(const Statistics& s) {
 
 // (names, a dictionary for each buffer, one for all)
 py::tuple measure(const py::object& object, bool with_histogram) {
+  const KeepSubnormals keep;
   const Buffers buffers("buffers", object, false);
   std::vector<Histogram> histograms(with_histogram ? buffers.size() : 0);
   std::vector<Statistics> found;

@@ -45,14 +45,20 @@ Factor ratio(double limit, Scaled norm) {
   const double quotient = std::frexp(limit, &limit_exponent) / std::frexp(norm.sum, &norm_exponent);
   const int exponent = limit_exponent - norm_exponent - int(norm.exponent);
   if (exponent > -1000) return {std::ldexp(quotient, exponent), 1};
-  return {0x1p-1000, std::ldexp(quotient, exponent + 1000)};
+  // A power of two, so that nothing is rounded twice where the result is not next to nothing.
+  const int first = exponent > -2000 ? -1000 : -1074;
+  return {std::ldexp(1.0, first), std::ldexp(quotient, exponent - first)};
 }
 
 // Whether a norm is above the limit by more than the roundings of `count` elements: a norm that was
 // clipped is not, so that clipping again changes nothing.
-bool exceeds(Scaled norm, double limit, const Rounding& rounding, std::int64_t count) {
-  const double most =
-      limit * (1 + rounding.relative) + rounding.absolute * std::sqrt(double(count));
+bool exceeds(Scaled norm, double limit, const Rounding& rounding, std::int64_t count, Order order) {
+  if (limit == 0) return norm.sum > 0;
+  const double n = double(count), p = order.p, relative = limit * (1 + rounding.relative);
+  const double most = p >= 1 ? relative + rounding.absolute * std::pow(n, 1 / p)
+                             : std::pow(std::pow(relative, p) +
+                                            n * (std::exp2(p) - 1) * std::pow(rounding.absolute, p),
+                                        1 / p);
   return norm.sum > std::ldexp(most, -int(norm.exponent));
 }
 
@@ -170,7 +176,7 @@ Written adapt(const Units& gradient, const Units& parameter, const Request& requ
   const double limit = request.limit * std::max(value(weight), request.eps);
   const Scaled squares = squares_of(view, gradient.layout, 0, view.count);
   Scaled norm = kL2.root(squares);
-  if (!exceeds(norm, limit, Rounding(view.dtype), view.count) && norm.sum == norm.sum)
+  if (!exceeds(norm, limit, Rounding(view.dtype), view.count, kL2) && norm.sum == norm.sum)
     return view.cleaned ? leave(view, gradient.layout, 0, view.count) : Written{squares, 1, false};
   if (value(norm) < 1e-6) norm = {1e-6, 0};
   return scale(view, gradient.layout, 0, view.count, ratio(limit, norm));
@@ -222,13 +228,15 @@ class Clipping {
       : views_(views), request_(request), pieces_(cut(views)) {}
 
   Clipped run(FirstNonFinite& first) {
+    const KeepSubnormals keep;
     measure();
     if (!handle_nonfinite(first)) return std::move(out_);
     if (request_.rule == Rule::kGlobalNorm) {
       const double limit = request_.choose ? request_.choose(value(norm_)) : request_.limit;
       Rounding rounding(Dtype::kFloat64);
       for (const View& view : views_) rounding.widen(view.dtype);
-      over_ = exceeds(norm_, limit, rounding, elements_of(views_)) || norm_.sum != norm_.sum;
+      over_ = exceeds(norm_, limit, rounding, elements_of(views_), request_.order) ||
+              norm_.sum != norm_.sum;
       if (limit == kInfinity) over_ = false;
       factor_ = ratio(limit, norm_);
       if (!over_ && !cleaned_) return std::move(out_);
@@ -289,8 +297,8 @@ class Clipping {
     const double limit = request_.limits ? request_.limits[b] : request_.limit;
     // √count elements' roundings in a norm are one element's in their root mean square.
     const std::int64_t count = request_.rule == Rule::kBlockRms ? 1 : view.count;
-    if (limit == kInfinity ||
-        (!exceeds(size, limit, Rounding(view.dtype), count) && size.sum == size.sum))
+    if (limit == kInfinity || (!exceeds(size, limit, Rounding(view.dtype), count, request_.order) &&
+                               size.sum == size.sum))
       return false;
     factor = ratio(limit, size);
     return true;

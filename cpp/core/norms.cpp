@@ -14,13 +14,20 @@ double times_power_of_two(double x, double exponent) {
                     int(std::clamp(whole, -5000.0, 5000.0)));
 }
 
-// Any other p: as parts of the largest |x| of the run, so that no power leaves the range.
+// Any other p: about the largest |x| of the run, so that no power leaves the range.
 template <class E>
 Scaled general_power_sum(const E* run, std::size_t n, double largest, double p) {
   if (largest == 0) return {};
-  double sum = 0;
-  for (std::size_t i = 0; i < n; ++i) sum += std::pow(std::fabs(to_double(run[i])) / largest, p);
-  return {sum, std::log2(largest) * p};
+  const int exponent = std::ilogb(largest);
+  const bool whole = p <= 512;  // else a power of up to 2 is too much
+  double lanes[kSumLanes] = {};
+  for (std::size_t i = 0; i < n; ++i) {
+    const double x = std::fabs(to_double(run[i]));
+    lanes[i % kSumLanes] += std::pow(whole ? std::ldexp(x, -exponent) : x / largest, p);
+  }
+  for (int half = kSumLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return {lanes[0], whole ? exponent : std::log2(largest)};
 }
 
 template <class E>
@@ -47,23 +54,30 @@ Scaled run_power_sum(const RunKernels<E>& kernels, const E* run, std::size_t n, 
 
 Scaled Order::add(Scaled a, Scaled b) const {
   if (is_largest()) return a.sum != a.sum || a.sum > b.sum ? a : b;
-  if (a.exponent == b.exponent) return {a.sum + b.sum, a.exponent};
-  if (a.sum == 0) return b;
-  if (b.sum == 0) return a;
-  if (a.exponent < b.exponent) std::swap(a, b);
-  return {a.sum + times_power_of_two(b.sum, b.exponent - a.exponent), a.exponent};
+  if (a.exponent != b.exponent) {
+    if (a.sum == 0) return b;
+    if (b.sum == 0) return a;
+    if (a.exponent < b.exponent) std::swap(a, b);
+    b.sum = times_power_of_two(b.sum, (b.exponent - a.exponent) * p);
+  }
+  const double sum = a.sum + b.sum;
+  if (!(std::fabs(sum) > 0x1p1000) || !is_finite(a.sum) || !is_finite(b.sum))
+    return {sum, a.exponent};
+  const double units = std::ceil(64 / p);
+  return {times_power_of_two(a.sum, -units * p) + times_power_of_two(b.sum, -units * p),
+          a.exponent + units};
 }
 
 Scaled Order::root(Scaled total) const {
   if (is_largest() || p == 1) return total;
-  if (p == 2) return {std::sqrt(total.sum), total.exponent / 2};
-  const double exponent = total.exponent / p, whole = std::floor(exponent);
-  return {std::pow(total.sum, 1 / p) * std::exp2(exponent - whole), whole};
+  if (p == 2) return {std::sqrt(total.sum), total.exponent};
+  const double whole = std::floor(total.exponent);
+  return {std::pow(total.sum, 1 / p) * std::exp2(total.exponent - whole), whole};
 }
 
-double value(Scaled x) { return times_power_of_two(x.sum, x.exponent); }
+double value(Scaled norm) { return times_power_of_two(norm.sum, norm.exponent); }
 
-double log2_of(Scaled x) { return std::log2(x.sum) + x.exponent; }
+double log2_of(Scaled norm) { return std::log2(norm.sum) + norm.exponent; }
 
 Scaled power_sum(const View& view, std::int64_t first, std::int64_t count, Order order) {
   return with_dtype(view.dtype, [&](auto element) {

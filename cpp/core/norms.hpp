@@ -9,7 +9,8 @@
 
 namespace vegrad {
 
-// sum · 2^exponent. Sums that are added have the same exponent nearly always: 0.
+// A sum of |x|^p in units of (2^exponent)^p, or a norm in units of 2^exponent. Those that are added
+// have the same exponent nearly always: 0.
 struct Scaled {
   double sum = 0, exponent = 0;
 };
@@ -23,8 +24,9 @@ struct Order {
   Scaled root(Scaled total) const;       // the norm, its exponent a whole number
 };
 
-double value(Scaled x);  // 0 or inf where a double ends
-double log2_of(Scaled x);
+// Of a norm.
+double value(Scaled norm);  // 0 or inf where a double ends
+double log2_of(Scaled norm);
 
 // Σ |x|^p of elements `first` to `first + count`, or the largest |x|. NaN if there is one, else inf
 // if there is one.
@@ -42,7 +44,7 @@ Scaled checked_squares(const RunKernels<E>& kernels, const E* run, std::size_t n
       return {squares != squares ? squares : largest, 0};
     const int exponent = std::ilogb(largest);
     const int factor = exponent < -1022 ? 1022 : exponent > 1022 ? -1022 : -exponent;
-    return {kernels.scaled_squares(run, n, std::ldexp(1.0, factor)), -2.0 * factor};
+    return {kernels.scaled_squares(run, n, std::ldexp(1.0, factor)), -1.0 * factor};
   }
 }
 

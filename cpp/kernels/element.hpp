@@ -88,6 +88,10 @@ struct Elements<bfloat16> {
     return to_double((NarrowFloat)(to_bits(v) << 16));
   }
   static VEGRAD_INLINE Stored narrow(Vector<double> x) {
+    // Subnormals of float are rounded to bfloat16's here, by a sum that has no room for less.
+    const Vector<double> magnitude = absolute<double>(x), room = splat<double>(0x1.8p-81);
+    const Vector<double> coarse = with_sign<double>((magnitude + room) - room, x);
+    x = select<double>(magnitude < 0x1p-126, coarse, x);
     const NarrowBits bits = (NarrowBits)to_odd_float(x);
     const NarrowBits rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
     const NarrowBits nan = (NarrowBits)((bits & 0x7fffffffu) > 0x7f800000u);

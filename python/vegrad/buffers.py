@@ -96,7 +96,10 @@ def as_number(argument: str, value: Any) -> float:
     """A real number as a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{argument} must be in the range of a float, not {value}") from None
 
 
 def as_limit(argument: str, value: Any) -> float:

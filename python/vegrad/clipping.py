@@ -17,7 +17,7 @@ it stands).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf, isinf, isnan, sqrt
 from typing import Any, ClassVar, Self
 
@@ -370,7 +370,8 @@ class AdaGC(Rule):
         gamma = np.array([self.averages.get(name, inf) for name in names])
         if self.steps < self.start or not self.averages:
             clipped = clip_by_global_norm_(grads, self.max_norm, nonfinite=self.nonfinite)
-            after = np.minimum(gamma, clipped.norms * clipped.coefficient)
+            with np.errstate(invalid="ignore"):  # inf times 0, which is not learned
+                after = np.minimum(gamma, clipped.norms * clipped.coefficient)
         else:
             limits = self.ratio * gamma
             clipped = _core.clip("limits", grads, limits, 2.0, self.nonfinite)
@@ -397,5 +398,7 @@ def _named(grads: Any) -> tuple[list[str], Any]:
         return [str(name) for name, grad in grads.items() if grad is not None], grads
     if hasattr(grads, "__dlpack__") or not hasattr(grads, "__iter__"):
         return ["0"], grads
-    grads = list(grads)
+    several, grads = grads, list(grads)
+    if not grads and isinstance(several, Iterator):
+        clip_by_global_norm_(several, None)  # complains
     return [str(place) for place, grad in enumerate(grads) if grad is not None], grads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import inf, isnan
+from math import inf, isnan, log2
 from typing import Any
 
 import numpy as np
@@ -72,17 +72,25 @@ class Statistics:
         found = ["nan"] * (self.nans > 0) + ["inf"] * (self.infs > 0)
         if self.count > 0 and self.zeros == self.count:
             return [*found, "all zero"]
-        if 0 < self.rms < 2.0**-60:
+        rms_log2 = self.norm_log2 - log2(max(self.count, 1)) / 2
+        if -inf < rms_log2 < -60:
             found.append("vanishing")
-        if 2.0**60 < self.rms < inf:
+        if 60 < rms_log2 < inf:
             found.append("exploding")
         if self.subnormals > 0.01 * (self.count - self.zeros):
             found.append("subnormal")
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, by name."""
-        return asdict(self) | {"marks": self.marks}
+        """Plain JSON types, by name; exponents of the histogram are strings."""
+        plain = asdict(self) | {"marks": self.marks}
+        if self.first_nonfinite is not None:
+            plain["first_nonfinite"] = [
+                list(part) if isinstance(part, tuple) else part for part in self.first_nonfinite
+            ]
+        if self.histogram is not None:
+            plain["histogram"] = {str(e): n for e, n in self.histogram.items()}
+        return plain
 
 
 class Measurement:

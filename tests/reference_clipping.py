@@ -1,0 +1,448 @@
+"""Norms, clipping and measurements in plain float64 NumPy, written to be read beside the formulas.
+
+Gradients are lists of float64 arrays, each with the name of the dtype it came from. Results are
+not rounded to that dtype: `assert_rounded` compares what the core stored with what it had to round.
+
+    global norm   N = (Σ|g|^p)^(1/p) over all buffers,   g ← g·min(1, M/N)
+    norm          the same, with N of one buffer
+    block RMS     N is the RMS of one buffer
+    adaptive      N_i of one unit, M_i = λ·max(‖W_i‖, ε),   G_i ← G_i·M_i/max(N_i, 1e-6)
+    value         g ← min(max(g, -limit), limit)
+
+A norm is a mantissa and a power of two, so that it can neither overflow nor underflow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import vegrad
+from reference import scaled, shift
+from vegrad import _core
+
+Arrays = Sequence[np.ndarray]
+
+
+class Format(NamedTuple):
+    """A floating-point format: its precision in bits and powers of two of its range."""
+
+    precision: int
+    smallest: int  # the smallest subnormal is 2^smallest
+    overflow: int  # 2^overflow is the first power of two it cannot hold
+    u: float  # how far above its limit a norm may be by the rounding of elements
+
+
+FORMATS = {
+    "float16": Format(11, -24, 16, 2.0**-11),
+    "bfloat16": Format(8, -133, 128, 2.0**-8),
+    "float32": Format(24, -149, 128, 2.0**-24),
+    "float64": Format(53, -1074, 1024, 2.0**-43),  # of the norm itself, whose sums are float64 too
+}
+
+
+def spacing(x: Any, dtype: str) -> np.ndarray:
+    """The distance between neighbours of this dtype at x."""
+    form = FORMATS[dtype]
+    x = np.asarray(x, np.float64)
+    exponent = np.where(x == 0, form.smallest, np.frexp(x)[1] - form.precision)
+    return np.ldexp(1.0, np.maximum(exponent, form.smallest))
+
+
+def rounded(x: float, dtype: str) -> float:
+    """The nearest number of this dtype."""
+    if dtype == "float64" or not math.isfinite(x):
+        return x
+    near = float(np.rint(x / spacing(x, dtype)) * spacing(x, dtype))
+    return math.copysign(math.inf, x) if abs(near) >= 2.0 ** FORMATS[dtype].overflow else near
+
+
+# ---------------------------------------------------------------------------------------- norms
+
+
+class Norm(NamedTuple):
+    """mantissa · 2^exponent."""
+
+    mantissa: float
+    exponent: int
+
+    def __float__(self) -> float:
+        return float(shift(self.mantissa, self.exponent))
+
+    def log2(self) -> float:
+        return -math.inf if self.mantissa == 0 else math.log2(self.mantissa) + self.exponent
+
+    def over(self, divisor: float) -> Norm:
+        return Norm(self.mantissa / divisor, self.exponent)
+
+
+def joined(arrays: Arrays) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *(np.ravel(a) for a in arrays)])
+
+
+def norm(arrays: Arrays, p: float = 2) -> Norm:
+    """(Σ|x|^p)^(1/p) over all the arrays; the largest |x| for p = inf."""
+    x = np.abs(joined(arrays))
+    if np.isnan(x).any():
+        return Norm(math.nan, 0)
+    if np.isinf(x).any():
+        return Norm(math.inf, 0)
+    if not x.any():
+        return Norm(0.0, 0)
+    mantissa, exponent = scaled(x)
+    if math.isinf(p):
+        return Norm(float(np.max(mantissa)), exponent)
+    with np.errstate(under="ignore"):  # beside a term of at least 2^-p
+        return Norm(math.fsum(mantissa**p) ** (1.0 / p), exponent)
+
+
+# ------------------------------------------------------------------------------------- formulas
+# Each takes gradients to what they become and the factors that were applied. A buffer to which
+# none was applied is returned itself, not a copy.
+
+Formula = Callable[[Arrays], tuple[list[np.ndarray], list[float]]]
+
+
+def exceeds(n: Norm, limit: float, count: int, p: float, dtypes: Sequence[str]) -> bool:
+    """N > M by more than the rounding of `count` elements can account for; any N > 0 if M = 0.
+
+    Each is off by u relatively, or by η where it is subnormal (from at least η, or it became 0).
+    """
+    if limit == 0:
+        return not n.mantissa <= 0
+    m = np.float64(limit) * (1 + max(FORMATS[d].u for d in dtypes))
+    eta = max(2.0**-1074, *(math.ldexp(0.5, FORMATS[d].smallest) for d in dtypes))
+    with np.errstate(over="ignore"):
+        if p < 1:  # (x + η)^p ≤ x^p + (2^p - 1) η^p
+            most = (m**p + count * (2**p - 1) * eta**p) ** (1 / p)
+        else:  # ‖x + η‖ ≤ ‖x‖ + ‖η‖
+            most = m + eta * float(count) ** (1 / p)
+    return not n.mantissa <= shift(most, -n.exponent)
+
+
+def factor(limit: float, n: Norm) -> Norm:
+    mantissa, exponent = math.frexp(limit)
+    return Norm(mantissa / n.mantissa, exponent - n.exponent)
+
+
+def times(g: np.ndarray, c: Norm) -> np.ndarray:
+    """g·c, also where c alone is too small for float64."""
+    mantissa, exponent = np.frexp(g)
+    with np.errstate(all="ignore"):
+        return np.ldexp(mantissa * c.mantissa, exponent + max(-4000, c.exponent))
+
+
+def global_norm(max_norm: float | None, p: float = 2, *, dtypes: Sequence[str]) -> Formula:
+    def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
+        n, count = norm(grads, p), sum(g.size for g in grads)
+        if max_norm is None or not exceeds(n, max_norm, count, p, dtypes):
+            return list(grads), []
+        c = factor(max_norm, n)
+        return [times(g, c) for g in grads], [float(c)]
+
+    return formula
+
+
+def by_norm(max_norm: float, p: float = 2, *, dtypes: Sequence[str]) -> Formula:
+    return each([max_norm] * len(dtypes), p, dtypes)
+
+
+def each(limits: Sequence[float], p: float, dtypes: Sequence[str]) -> Formula:
+    """Every buffer by its own norm and limit."""
+
+    def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
+        parts = [
+            global_norm(limit, p, dtypes=[dtype])([g])
+            for g, limit, dtype in zip(grads, limits, dtypes, strict=True)
+        ]
+        return [part[0][0] for part in parts], [c for part in parts for c in part[1]]
+
+    return formula
+
+
+def block_rms(max_rms: float, *, dtypes: Sequence[str]) -> Formula:
+    def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
+        out, factors = list(grads), []
+        for k, (g, dtype) in enumerate(zip(grads, dtypes, strict=True)):
+            rms = norm([g]).over(math.sqrt(max(g.size, 1)))
+            if exceeds(rms, max_rms, 1, 2, [dtype]):  # that of ones is 1
+                c = factor(max_rms, rms)
+                out[k] = times(g, c)
+                factors.append(float(c))
+        return out, factors
+
+    return formula
+
+
+def adaptive(
+    params: Arrays, clipping: float = 0.01, eps: float = 1e-3, *, dtypes: Sequence[str]
+) -> Formula:
+    """A unit is a row of the first axis; all of a buffer of at most one axis."""
+
+    def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
+        out, factors = list(grads), []
+        for k, (G, W, dtype) in enumerate(zip(grads, params, dtypes, strict=True)):
+            rows = [...] if G.ndim <= 1 else range(len(G))
+            for i in rows:
+                M = clipping * max(float(norm([W[i]])), eps)
+                n = norm([G[i]])
+                if exceeds(n, M, G[i].size, 2, [dtype]):
+                    c = factor(M, Norm(1e-6, 0) if float(n) < 1e-6 else n)
+                    out[k] = out[k].copy() if out[k] is G else out[k]
+                    out[k][i] = times(G[i], c)
+                    factors.append(float(c))
+        return out, factors
+
+    return formula
+
+
+def value(limit: float, *, dtypes: Sequence[str]) -> Formula:
+    """The limit is the nearest number of the buffer's dtype."""
+
+    def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
+        out, factors = list(grads), []
+        for k, (g, dtype) in enumerate(zip(grads, dtypes, strict=True)):
+            at = rounded(limit, dtype)
+            above = np.abs(g) > at
+            if above.any():
+                out[k] = np.where(above, np.copysign(at, g), g)
+                factors.append(at / float(np.max(np.abs(g[above]))))
+        return out, factors
+
+    return formula
+
+
+# ------------------------------------------------------------------------- what is not finite
+
+
+class Expected(NamedTuple):
+    """What vegrad.Clipped says, the unrounded gradients, and which of them are written at all."""
+
+    grads: list[np.ndarray]
+    written: list[bool]
+    norm: float
+    norms: list[float]
+    coefficient: float
+    clipped: bool
+    skipped: bool
+    nonfinite: int
+
+
+def clip(formula: Formula, grads: Arrays, *, nonfinite: str = "skip", p: float = 2) -> Expected:
+    """The formula under a policy; "raise" is the test's business."""
+    count = sum(int(np.sum(~np.isfinite(g))) for g in grads)
+    zeroed = [bool(count and nonfinite == "zero" and not np.isfinite(g).all()) for g in grads]
+    before = [np.where(np.isfinite(g), g, 0.0) if z else g for g, z in zip(grads, zeroed)]  # noqa: B905
+    skipped = bool(count) and nonfinite == "skip"
+    after, factors = (list(before), []) if skipped else formula(before)
+    return Expected(
+        grads=after,
+        written=[z or a is not b for z, a, b in zip(zeroed, after, before, strict=True)],
+        norm=float(norm(before, p)),
+        norms=[float(norm([g], p)) for g in before],
+        coefficient=min([1.0, *factors]),
+        clipped=bool(factors),
+        skipped=skipped,
+        nonfinite=count,
+    )
+
+
+# ---------------------------------------------------------------------------- rules with a state
+
+
+class AutoClip:
+    """The limit is a percentile of all norms so far, this one included."""
+
+    def __init__(self, percentile: float = 10) -> None:
+        self.percentile, self.history = percentile, list[float]()
+
+    def __call__(self, grads: Arrays, dtypes: Sequence[str]) -> Formula:
+        self.history.append(float(norm(grads)))
+        return global_norm(float(np.percentile(self.history, self.percentile)), dtypes=dtypes)
+
+
+class ZClip:
+    """Norms more than z_threshold deviations above their running mean are drawn towards it."""
+
+    def __init__(
+        self, alpha: float = 0.97, z_threshold: float = 2.5, warmup: int = 25,
+        max_grad_norm: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.alpha, self.z_threshold = alpha, z_threshold
+        self.warmup, self.max_grad_norm = warmup, max_grad_norm
+        self.history, self.mean, self.variance = list[float](), 0.0, 0.0
+
+    def __call__(self, grads: Arrays, dtypes: Sequence[str]) -> Formula:
+        return global_norm(self.limit(float(norm(grads))), dtypes=dtypes)
+
+    def limit(self, n: float) -> float:
+        if len(self.history) < self.warmup:
+            self.history.append(n)
+            self.mean, self.variance = float(np.mean(self.history)), float(np.var(self.history))
+            return self.max_grad_norm
+        deviation = math.sqrt(self.variance)
+        z = (n - self.mean) / (deviation + 1e-6)
+        spike = z > self.z_threshold
+        if spike:
+            target = self.mean + self.z_threshold * deviation / (z / self.z_threshold)
+            n = min(target, self.max_grad_norm)
+        self.mean = self.alpha * self.mean + (1 - self.alpha) * n
+        self.variance = self.alpha * self.variance + (1 - self.alpha) * (n - self.mean) ** 2
+        return n if spike else math.inf
+
+
+class AdaGC:
+    """Each buffer against a running mean of its own norms after clipping."""
+
+    def __init__(
+        self, ratio: float = 1.04, beta: float = 0.99, start: int = 100, max_norm: float = 1.0
+    ) -> None:
+        self.ratio, self.beta, self.start, self.max_norm = ratio, beta, start, max_norm
+        self.step, self.gamma = 0, list[float]()
+
+    def __call__(self, grads: Arrays, dtypes: Sequence[str]) -> Formula:
+        self.step += 1
+        if self.step <= self.start:
+            formula = global_norm(self.max_norm, dtypes=dtypes)
+            sizes = [float(norm([g])) for g in formula(grads)[0]]
+            self.gamma = [min(pair) for pair in zip(self.gamma or sizes, sizes, strict=True)]
+            return formula
+        limits = [self.ratio * gamma for gamma in self.gamma]
+        for k, g in enumerate(grads):
+            size = min(float(norm([g])), limits[k])
+            self.gamma[k] = self.beta * self.gamma[k] + (1 - self.beta) * size
+        return each(limits, 2, dtypes)
+
+
+# --------------------------------------------------------------------------------- measurements
+
+
+def first_nonfinite(array: np.ndarray) -> tuple[int, ...] | None:
+    bad = np.argwhere(~np.isfinite(array))
+    return tuple(int(i) for i in bad[0]) if len(bad) else None
+
+
+def mean(x: np.ndarray) -> float:
+    if not np.isfinite(x).all():
+        with np.errstate(invalid="ignore"):
+            return float(np.sum(x[~np.isfinite(x)]))
+    mantissa, exponent = scaled(x)
+    return float(shift(math.fsum(mantissa) / x.size, exponent))
+
+
+def statistics(arrays: Arrays, dtypes: Sequence[str]) -> dict[str, Any]:
+    """What vegrad.Statistics says of these arrays together; of one, if there is one."""
+    x = joined(arrays)
+    n = norm(arrays)
+    sizes = np.abs(x[np.isfinite(x) & (x != 0)])
+    exponents, counts = np.unique(np.frexp(sizes)[1] - 1, return_counts=True)
+    subnormals = 0
+    for array, dtype in zip(arrays, dtypes, strict=True):
+        tiny = 2.0 ** (FORMATS[dtype].smallest + FORMATS[dtype].precision - 1)
+        subnormals += int(np.sum((array != 0) & (np.abs(array) < tiny)))
+    return {
+        "count": x.size,
+        "norm": float(n),
+        "norm_log2": n.log2(),
+        "rms": float(n.over(math.sqrt(x.size))),
+        "mean": mean(x),
+        "largest": float(np.max(sizes, initial=0.0)),
+        "smallest": float(np.min(sizes)) if sizes.size else math.nan,
+        "zeros": int(np.sum(x == 0)),
+        "subnormals": subnormals,
+        "infs": int(np.sum(np.isinf(x))),
+        "nans": int(np.sum(np.isnan(x))),
+        "dtype": dtypes[0] if len(set(dtypes)) == 1 else "mixed",
+        "histogram": dict(zip(exponents.tolist(), counts.tolist(), strict=True)),
+    }
+
+
+# ---------------------------------------------------------------------------------- comparisons
+
+NORM_ERROR = 2.0**-44  # else the criterion's 2^-43 of float64 would not stop a second clipping
+
+
+def assert_close(got: float, want: float, floor: float = 2.0**-1074, say: str = "") -> None:
+    """Equal within what float64 sums may be off by."""
+    same = got == want or (math.isnan(got) and math.isnan(want))
+    near = math.isfinite(want) and abs(got - want) <= max(NORM_ERROR * abs(want), floor)
+    assert same or near, f"{say}: {got!r} is not {want!r}, off by {abs(got - want):.3g}"
+
+
+def assert_rounded(got: np.ndarray, want: np.ndarray, dtype: str) -> None:
+    """`got` is `want` rounded to the dtype: half a unit in its last place, and the norm's error."""
+    finite = np.isfinite(want)
+    np.testing.assert_array_equal(got[~finite], want[~finite])
+    got, want = got[finite], want[finite]
+    off = np.abs(got - want)
+    allowed = 0.5 * spacing(want, dtype) + 2 * NORM_ERROR * np.abs(want)
+    if dtype == "float64":  # the product and M/N are rounded as well, the norm's error included
+        allowed += spacing(want, dtype)
+    worst = np.argmax(off - allowed) if off.size else 0
+    assert not (off > allowed).any(), f"{got[worst]!r} is not {want[worst]!r} in {dtype}"
+
+
+# ------------------------------------------------------------------------- data for the tests
+
+KINDS = ("plain", "wide", "huge", "tiny", "sparse")
+LAYOUTS = ("contiguous", "transposed", "stepped", "reversed", "offset")
+
+
+def dtype_of(name: str) -> Any:
+    return pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else np.dtype(name)
+
+
+def to_float64(arrays: Sequence[Any]) -> list[np.ndarray]:
+    return [np.asarray(a).astype(np.float64) for a in arrays]
+
+
+def make(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    """Finite numbers of a kind, or over all the range of the dtype."""
+    form, x = FORMATS[dtype], rng.standard_normal(shape)
+    if kind == "wide":
+        x = np.copysign(2.0 ** rng.uniform(form.smallest, form.overflow - 1, shape), x)
+    elif kind == "huge":
+        x = np.ldexp(np.clip(x / 4, -0.99, 0.99), form.overflow)
+    elif kind == "tiny":
+        x = np.ldexp(np.rint(10 * x), form.smallest)
+    elif kind == "sparse":
+        x = np.where(rng.uniform(size=shape) < 0.1, x, -0.0)
+    return np.asarray(x).astype(dtype_of(dtype))
+
+
+def laid_out(array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """A view with the same elements in this layout, and all the memory that it lies in."""
+    if layout == "contiguous":
+        base = array.copy()
+        return base, base
+    if layout == "transposed":
+        base = np.ascontiguousarray(array.T)
+        return base.T.reshape(array.shape), base
+    if layout == "offset":  # not on the boundary of a vector
+        base = np.ones(array.size + 2, array.dtype)
+        view = base[1:-1].reshape(array.shape)
+    else:
+        base = np.ones([2 * n + 3 for n in array.shape or (1,)], array.dtype)
+        step = slice(1, -2, 2) if layout == "stepped" else slice(-3, 0, -2)
+        view = base[(step,) * base.ndim].reshape(array.shape)
+    view[...] = array
+    return view, base
+
+
+def everywhere(call: Callable[[], bytes]) -> None:
+    """The same bytes on every instruction set with every number of threads."""
+    isa, count, seen = vegrad.isa(), vegrad.num_threads(), {}
+    try:
+        for name in _core.isas():
+            _core.use_isa(name)
+            for threads in (1, 2, 3, 7):
+                vegrad.set_num_threads(threads)
+                seen[name, threads] = call()
+    finally:
+        _core.use_isa(isa)
+        vegrad.set_num_threads(count)
+    first = next(iter(seen.values()))
+    assert [where for where, bits in seen.items() if bits != first] == []
