@@ -291,6 +291,7 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
   views.reserve(length);
   owners.reserve(length);
   positions_.reserve(length);
+  if (length >= 64) wake_threads();
   for (Py_ssize_t i = 0; i < length; ++i) add(PyList_GET_ITEM(items.ptr(), i), {});
 }
 

@@ -131,9 +131,16 @@ std::vector<Piece> cut(const std::vector<View>& views);
 std::int64_t elements_of(const std::vector<View>& views);
 int team_for(std::int64_t elements);  // threads that are worth their start
 
+// The task to do instead of one of n, so that each thread goes through its own from the last: what
+// it read last in a pass before is still in its cache.
+inline int backwards_in_share(int task, int n, int threads) {
+  int share = 0;
+  while (task >= first_task(n, share + 1, threads)) ++share;
+  return first_task(n, share, threads) + first_task(n, share + 1, threads) - 1 - task;
+}
+
 // body(buffer, first, count) for every buffer, in parts if it is large; returns a result for each
-// buffer, the parts' added in order. Backwards: each thread from its last piece, since what it read
-// last in a pass before is still in cache. Subnormal numbers are numbers here.
+// buffer, the parts' added in order. Subnormal numbers are numbers here.
 template <class Result, class Body, class Add>
 std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece>& pieces,
                          bool backwards, const Body& body, const Add& add) {
@@ -141,12 +148,7 @@ std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece
   const int n = int(pieces.size()), threads = std::min(n, team_for(elements_of(views)));
   parallel_for(n, threads, [&](int task, int) {
     const KeepSubnormals keep;
-    int number = task;
-    if (backwards) {
-      int share = 0;  // a thread's own, since it may be in that thread's cache
-      while (task >= first_task(n, share + 1, threads)) ++share;
-      number = first_task(n, share, threads) + first_task(n, share + 1, threads) - 1 - task;
-    }
+    const int number = backwards ? backwards_in_share(task, n, threads) : task;
     const Piece& piece = pieces[number];
     if (piece.part())
       of_part[number] = body(piece.buffer, piece.first, piece.count);

@@ -15,15 +15,21 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 struct Rounding {
   double relative, absolute;
 
-  explicit Rounding(Dtype dtype)
-      : relative(std::ldexp(1.0, dtype == Dtype::kFloat64    ? -43
-                                 : dtype == Dtype::kFloat32  ? -24
-                                 : dtype == Dtype::kBfloat16 ? -8
-                                                             : -11)),
-        absolute(std::ldexp(1.0, dtype == Dtype::kFloat64    ? -1074
-                                 : dtype == Dtype::kFloat32  ? -150
-                                 : dtype == Dtype::kBfloat16 ? -134
-                                                             : -25)) {}
+  explicit Rounding(Dtype dtype) {
+    switch (dtype) {
+      case Dtype::kFloat16:
+        relative = 0x1p-11, absolute = 0x1p-25;
+        break;
+      case Dtype::kBfloat16:
+        relative = 0x1p-8, absolute = 0x1p-134;
+        break;
+      case Dtype::kFloat32:
+        relative = 0x1p-24, absolute = 0x1p-150;
+        break;
+      case Dtype::kFloat64:
+        relative = 0x1p-43, absolute = 0x1p-1074;
+    }
+  }
 
   void widen(Dtype dtype) {
     const Rounding other(dtype);
@@ -54,12 +60,16 @@ Factor ratio(double limit, Scaled norm) {
 // clipped is not, so that clipping again changes nothing.
 bool exceeds(Scaled norm, double limit, const Rounding& rounding, std::int64_t count, Order order) {
   if (limit == 0) return norm.sum > 0;
-  const double n = double(count), p = order.p, relative = limit * (1 + rounding.relative);
-  const double most = p >= 1 ? relative + rounding.absolute * std::pow(n, 1 / p)
-                             : std::pow(std::pow(relative, p) +
-                                            n * (std::exp2(p) - 1) * std::pow(rounding.absolute, p),
-                                        1 / p);
-  return norm.sum > std::ldexp(most, -int(norm.exponent));
+  const double n = double(count), p = order.p, most = limit * (1 + rounding.relative);
+  const double each = rounding.absolute;
+  double reached;
+  if (p == 2)
+    reached = most + each * std::sqrt(n);
+  else if (p >= 1)
+    reached = most + each * std::pow(n, 1 / p);
+  else
+    reached = std::pow(std::pow(most, p) + n * (std::exp2(p) - 1) * std::pow(each, p), 1 / p);
+  return norm.sum > (norm.exponent == 0 ? reached : std::ldexp(reached, -int(norm.exponent)));
 }
 
 // What a pass that writes leaves of a buffer or a part of it.
@@ -363,11 +373,12 @@ class Clipping {
         tasks.push_back({b, first, std::min(step, units - first)});
     }
     std::vector<Written> of_task(tasks.size()), of_buffer(views_.size());
-    const int n = int(tasks.size());
-    parallel_for(n, team_for(2 * elements_of(views_)), [&](int task, int) {
+    const int n = int(tasks.size()), threads = std::min(n, team_for(2 * elements_of(views_)));
+    parallel_for(n, threads, [&](int task, int) {
       const KeepSubnormals keep;
-      const Range& range = tasks[n - 1 - task];
-      Written& result = of_task[n - 1 - task];
+      const int number = backwards_in_share(task, n, threads);
+      const Range& range = tasks[number];
+      Written& result = of_task[number];
       Units gradient(views_[range.buffer]), parameter(request_.parameters[range.buffer]);
       for (std::int64_t i = range.first; i < range.first + range.count; ++i) {
         gradient.go_to(i);

@@ -13,7 +13,9 @@ std::vector<const InstructionSet*> detect() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     found.push_back(&kAvx512);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c"))
+    found.push_back(&kAvx2);
   found.push_back(&kBaseline);
 #elif defined(__aarch64__) || defined(_M_ARM64)
   found.push_back(&kNeon);

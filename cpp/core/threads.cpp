@@ -98,10 +98,7 @@ class Pool {
     a.loop.store(loop.number, std::memory_order_release);
     // One that falls asleep at this moment may be missed. It is woken by the next loop: nobody
     // waits for a thread that has taken no task.
-    if (a.sleepers.load(std::memory_order_relaxed) > 0) {
-      bell_.fetch_add(1, std::memory_order_relaxed);
-      bell_.notify_all();
-    }
+    wake();
     work(loop, 0);
     const auto done = [&] {
       std::uint64_t sum = 0;
@@ -114,6 +111,12 @@ class Pool {
     // Another process has the core of a thread that holds a task: leave it this one.
     while (!spin(done)) std::this_thread::sleep_for(kNap);
     return true;
+  }
+
+  void wake() {
+    if (announced_.sleepers.load(std::memory_order_relaxed) == 0) return;
+    bell_.fetch_add(1, std::memory_order_relaxed);
+    bell_.notify_all();
   }
 
  private:
@@ -245,6 +248,10 @@ void read_thread_environment() {
   }
   if (n == 0) n = available_cores();
   set_num_threads(n < kMostThreads ? n : kMostThreads);
+}
+
+void wake_threads() {
+  if (num_threads() > 1) pool().wake();
 }
 
 void parallel_tasks(int n, int threads, TaskFunction function, void* context) {

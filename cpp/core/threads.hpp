@@ -22,6 +22,9 @@ inline int first_task(int n, int thread, int threads) {
   return int(std::int64_t(n) * thread / threads);
 }
 
+// Wakes sleeping threads for a loop that will come within a few microseconds.
+void wake_threads();
+
 using TaskFunction = void (*)(void* context, int task, int thread);
 
 // Runs tasks 0 … n-1 with thread numbers below `threads`, which a caller asks of num_threads() once

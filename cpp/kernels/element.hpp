@@ -109,6 +109,14 @@ struct Elements<float16> {
   static VEGRAD_INLINE Stored narrow(Vector<double> x) {
     return (Stored)_mm256_maskz_cvtps_ph(0xff, (__m256)to_odd_float(x), _MM_FROUND_TO_NEAREST_INT);
   }
+#elif VEGRAD_VECTOR_BYTES == 32
+  static VEGRAD_INLINE Vector<double> widen(Stored v) {
+    return to_double((NarrowFloat)_mm_cvtph_ps(_mm_cvtsi64_si128((long long)v)));
+  }
+  static VEGRAD_INLINE Stored narrow(Vector<double> x) {
+    const __m128 v = (__m128)to_odd_float(x);
+    return (Stored)_mm_cvtsi128_si64(_mm_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
 #else
   static VEGRAD_INLINE Vector<double> widen(Stored v) {
     // The exponent's bias differs by 112, which a multiplication settles, of subnormals too.
