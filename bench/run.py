@@ -1,6 +1,7 @@
 """Times the same forward and backward pass in Python lists, NumPy, PyTorch, JAX and vegrad.
 
     python bench/run.py                 the table, on one thread and on two
+    python bench/run.py --all           also the rows that take longer, and bench/buffers.py
     python bench/run.py --quick         a smoke run
     python bench/run.py --markdown      the table of the last complete run, for the README
 
@@ -243,6 +244,13 @@ def main():
     print(report.text(results))
     if options.output or options.complete:
         report.save(results, folder)
+    if options.complete and options.all:
+        where = ["--output", str(options.output)] if options.output else []
+        sys.exit(
+            subprocess.run(
+                [sys.executable, Path(__file__).with_name("buffers.py"), *where]
+            ).returncode
+        )
 
 
 if __name__ == "__main__":
