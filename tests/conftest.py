@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import reference`, whatever the import mode
 
-pytest.register_assert_rewrite("flow_checks", "reference_clipping")
-
 import vegrad
 from vegrad import _core
+
+pytest.register_assert_rewrite("flow_checks", "reference_clipping")
 
 settings.register_profile(
     "vegrad",
