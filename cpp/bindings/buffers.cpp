@@ -295,8 +295,8 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
   for (Py_ssize_t i = 0; i < length; ++i) add(PyList_GET_ITEM(items.ptr(), i), {});
 }
 
-Buffers Buffers::matched(const char* argument, const py::object& object) const {
-  Buffers other(argument, object, false), result;
+Buffers Buffers::matched(const char* argument, const py::object& object, bool writable) const {
+  Buffers other(argument, object, writable), result;
   const auto kind = [](const Buffers& buffers) {
     return buffers.kind_ == Kind::kOne       ? "one buffer"
            : buffers.kind_ == Kind::kMapping ? "a mapping"

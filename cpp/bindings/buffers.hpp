@@ -22,9 +22,11 @@ class Buffers {
   std::string label(std::size_t number) const;     // grads["layers.0.weight"], grads[3] or grads
   pybind11::object key(std::size_t number) const;  // a name, a position or None
   pybind11::list keys() const;
+  bool is_mapping() const { return kind_ == Kind::kMapping; }
+  std::int64_t position(std::size_t number) const { return positions_[number]; }
 
   // Those of `other` that belong to these, in this order; ValueError unless names and shapes agree.
-  Buffers matched(const char* argument, const pybind11::object& other) const;
+  Buffers matched(const char* argument, const pybind11::object& other, bool writable) const;
 
  private:
   enum class Kind { kOne, kSequence, kMapping };

@@ -1,5 +1,6 @@
 // Norms, measurements and clipping of anyone's buffers.
-#include "core/clipping.hpp"
+
+#include "bindings/clipping.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -8,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "bindings/buffers.hpp"
 #include "bindings/register.hpp"
 #include "core/statistics.hpp"
 
@@ -140,6 +140,7 @@ NonFinite policy_of(const std::string& name) {
 }
 
 Rule rule_of(const std::string& name) {
+  if (name == "none") return Rule::kNone;
   if (name == "value") return Rule::kValue;
   if (name == "norm") return Rule::kNorm;
   if (name == "global_norm") return Rule::kGlobalNorm;
@@ -163,36 +164,38 @@ Rule rule_of(const std::string& name) {
   throw py::error_already_set();
 }
 
-void refuse_overlap(const Buffers& grads, const Buffers* parameters) {
-  if (const auto pair = find_overlap(grads.views)) {
-    if (pair->first == pair->second)
-      throw py::value_error(grads.label(pair->first) +
-                            " must not overlap itself: some of its elements are the same memory");
-    throw py::value_error(grads.label(pair->first) + " and " + grads.label(pair->second) +
-                          " must not overlap, but share memory");
-  }
-  if (!parameters) return;
-  if (const auto pair = find_overlap(grads.views, parameters->views))
-    throw py::value_error(grads.label(pair->first) + " and " + parameters->label(pair->second) +
-                          " must not overlap, but share memory");
-}
-
-// `limit`: a number; for global_norm also a function that gives it from the norm, or None for no
-// limit; for limits an array with the largest norm of each buffer.
 Clipped clip_with(const std::string& rule, const py::object& object, const py::object& limit,
                   double p, const std::string& nonfinite, const py::object& parameters,
                   double eps) {
   Buffers grads("grads", object, true);
-  Request request{};
-  request.rule = rule_of(rule);
-  request.order = {p};
-  request.nonfinite = policy_of(nonfinite);
-  request.eps = eps;
   std::optional<Buffers> matched;
-  if (request.rule == Rule::kAdaptive) {
-    matched.emplace(grads.matched("params", parameters));
-    request.parameters = matched->views.data();
-  }
+  if (rule == "adaptive") matched.emplace(grads.matched("params", parameters, false));
+  refuse_overlap(grads, matched ? &*matched : nullptr);
+  return clip_buffers(grads, {rule, limit, p, eps, nonfinite}, matched ? &matched->views : nullptr,
+                      nullptr);
+}
+
+std::string shown(const Clipped& c) {
+  char text[160];
+  std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ", c.norm,
+                c.norm_after, c.coefficient);
+  return text + std::string("clipped=") + (c.clipped ? "True" : "False") +
+         ", skipped=" + (c.skipped ? "True" : "False") +
+         ", nonfinite=" + std::to_string(c.nonfinite) + ")";
+}
+
+}  // namespace
+
+Clipped clip_buffers(Buffers& grads, const RuleArguments& arguments,
+                     const std::vector<View>* parameters, Consumer* consumer) {
+  Request request{};
+  request.rule = rule_of(arguments.rule);
+  request.order = {arguments.ord};
+  request.nonfinite = policy_of(arguments.nonfinite);
+  request.eps = arguments.eps;
+  request.consumer = consumer;
+  if (parameters) request.parameters = parameters->data();
+  const py::object& limit = arguments.limit;
   std::vector<double> limits;
   if (request.rule == Rule::kLimits) {
     limits = limit.cast<std::vector<double>>();
@@ -206,11 +209,9 @@ Clipped clip_with(const std::string& rule, const py::object& object, const py::o
       const py::object chosen = limit(norm);
       return chosen.is_none() ? std::numeric_limits<double>::infinity() : chosen.cast<double>();
     };
-  } else {
-    request.limit =
-        limit.is_none() ? std::numeric_limits<double>::infinity() : limit.cast<double>();
+  } else if (!limit.is_none()) {
+    request.limit = limit.cast<double>();
   }
-  refuse_overlap(grads, matched ? &*matched : nullptr);
   FirstNonFinite first;
   Clipped result;
   {
@@ -221,16 +222,18 @@ Clipped clip_with(const std::string& rule, const py::object& object, const py::o
   return result;
 }
 
-std::string shown(const Clipped& c) {
-  char text[160];
-  std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ", c.norm,
-                c.norm_after, c.coefficient);
-  return text + std::string("clipped=") + (c.clipped ? "True" : "False") +
-         ", skipped=" + (c.skipped ? "True" : "False") +
-         ", nonfinite=" + std::to_string(c.nonfinite) + ")";
+void refuse_overlap(const Buffers& written, const Buffers* read) {
+  const auto pair = read ? find_overlap(written.views, read->views) : find_overlap(written.views);
+  if (!pair) return;
+  const auto label = [&](std::size_t number) {
+    return number < written.size() ? written.label(number) : read->label(number - written.size());
+  };
+  if (pair->first == pair->second)
+    throw py::value_error(label(pair->first) +
+                          " must not overlap itself: some of its elements are the same memory");
+  throw py::value_error(label(pair->first) + " and " + label(pair->second) +
+                        " must not overlap, but share memory");
 }
-
-}  // namespace
 
 void register_clipping(py::module_& module) {
   g_nonfinite_error = PyErr_NewExceptionWithDoc(

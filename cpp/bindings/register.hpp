@@ -9,5 +9,6 @@ void register_runtime(pybind11::module_& module);
 void register_kernels(pybind11::module_& module);
 void register_network(pybind11::module_& module);
 void register_clipping(pybind11::module_& module);
+void register_optimizer(pybind11::module_& module);
 
 }  // namespace vegrad

@@ -44,6 +44,20 @@ Layout::Layout(const View& view, int first_axis, std::int64_t offset) : lowest(v
     for (; place > 0 && axes[place - 1].stride < stride; --place) axes[place] = axes[place - 1];
     axes[place] = {size, stride};
   }
+  join();
+}
+
+Layout Layout::in_c_order(const View& view) {
+  if (!view.strides) return Layout(view);
+  Layout layout;
+  layout.lowest = view.data;
+  for (int axis = 0; axis < view.ndim; ++axis)
+    if (view.shape[axis] != 1) layout.axes[layout.ndim++] = {view.shape[axis], view.stride(axis)};
+  layout.join();
+  return layout;
+}
+
+void Layout::join() {
   int kept = 0;
   for (int axis = 0; axis < ndim; ++axis) {
     if (kept > 0 && axes[kept - 1].stride == axes[axis].size * axes[axis].stride)

@@ -61,13 +61,18 @@ struct Layout {
   struct Axis {
     std::int64_t size, stride;  // bytes
   };
-  char* lowest;
+  char* lowest = nullptr;
   int ndim = 0;
   Axis axes[kMostAxes];
 
+  Layout() = default;
   explicit Layout(const View& view);
   Layout(const View& view, int first_axis, std::int64_t offset);  // the later axes alone
-  std::int64_t extent(std::int64_t itemsize) const;               // bytes from lowest to the end
+  static Layout in_c_order(const View& view);        // axes as they are, strides of any sign
+  std::int64_t extent(std::int64_t itemsize) const;  // bytes from lowest to the end
+
+ private:
+  void join();  // neighbouring axes
 };
 
 // Sets the flag. Memory that is not aligned to its elements is not dense.

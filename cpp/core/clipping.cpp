@@ -136,16 +136,24 @@ double rounded_to(Dtype dtype, double x) {
   });
 }
 
+double largest_of(const View& view, std::int64_t first, std::int64_t count) {
+  return with_dtype(view.dtype, [&](auto element) {
+    using E = decltype(element);
+    double largest = 0;
+    for_runs<false, E>(view, Layout(view), first, count, [&](const E* run, std::size_t n) {
+      largest = std::max(largest, instruction_set().runs<E>().largest(run, n));
+    });
+    return largest;
+  });
+}
+
 Written clamp(const View& view, std::int64_t first, std::int64_t count, double limit) {
   const double bound = rounded_to(view.dtype, limit);
   return with_dtype(view.dtype, [&](auto element) {
     using E = decltype(element);
     const RunKernels<E>& kernels = instruction_set().runs<E>();
     const Layout layout(view);
-    double largest = 0;
-    for_runs<false, E>(view, layout, first, count, [&](const E* run, std::size_t n) {
-      largest = std::max(largest, kernels.largest(run, n));
-    });
+    const double largest = largest_of(view, first, count);
     if (!(largest > bound)) return leave(view, layout, first, count);
     Written result{{}, bound / largest, true};
     for_runs<true, E>(view, layout, first, count, [&](E* run, std::size_t n) {
@@ -179,17 +187,25 @@ struct Units {
   void go_to(std::int64_t number) { layout.lowest = first + number * stride; }
 };
 
-Written adapt(const Units& gradient, const Units& parameter, const Request& request) {
+Written adapt(const Units& gradient, const Units& parameter, const Request& request,
+              std::int64_t buffer, std::int64_t unit) {
   const View& view = gradient.view;
   const Scaled weight =
       kL2.root(squares_of(parameter.view, parameter.layout, 0, parameter.view.count));
   const double limit = request.limit * std::max(value(weight), request.eps);
   const Scaled squares = squares_of(view, gradient.layout, 0, view.count);
   Scaled norm = kL2.root(squares);
-  if (!exceeds(norm, limit, Rounding(view.dtype), view.count, kL2) && norm.sum == norm.sum)
-    return view.cleaned ? leave(view, gradient.layout, 0, view.count) : Written{squares, 1, false};
+  const bool clipped =
+      exceeds(norm, limit, Rounding(view.dtype), view.count, kL2) || norm.sum != norm.sum;
   if (value(norm) < 1e-6) norm = {1e-6, 0};
-  return scale(view, gradient.layout, 0, view.count, ratio(limit, norm));
+  const Factor factor = clipped ? ratio(limit, norm) : Factor{};
+  if (request.consumer) {
+    const double c = factor.value();
+    request.consumer->take(buffer, unit * view.count, view.count, c, kInfinity, view.cleaned);
+    return {{squares.sum * c * c, squares.exponent}, c, clipped};
+  }
+  if (clipped) return scale(view, gradient.layout, 0, view.count, factor);
+  return view.cleaned ? leave(view, gradient.layout, 0, view.count) : Written{squares, 1, false};
 }
 
 }  // namespace
@@ -239,8 +255,10 @@ class Clipping {
 
   Clipped run(FirstNonFinite& first) {
     const KeepSubnormals keep;
-    measure();
-    if (!handle_nonfinite(first)) return std::move(out_);
+    if (request_.rule != Rule::kNone) {
+      measure();
+      if (!handle_nonfinite(first)) return std::move(out_);
+    }
     if (request_.rule == Rule::kGlobalNorm) {
       const double limit = request_.choose ? request_.choose(value(norm_)) : request_.limit;
       Rounding rounding(Dtype::kFloat64);
@@ -249,8 +267,10 @@ class Clipping {
               norm_.sum != norm_.sum;
       if (limit == kInfinity) over_ = false;
       factor_ = ratio(limit, norm_);
-      if (!over_ && !cleaned_) return std::move(out_);
+      if (!over_ && !cleaned_ && !request_.consumer) return std::move(out_);
     }
+    if (request_.consumer)
+      for (std::size_t b = 0; b < views_.size(); ++b) request_.consumer->begin(b);
     write();
     return std::move(out_);
   }
@@ -258,6 +278,10 @@ class Clipping {
  private:
   void measure() {
     sums_ = power_sums(views_, pieces_, request_.order);
+    note_sums();
+  }
+
+  void note_sums() {
     norm_ = request_.order.root(total(sums_, request_.order));
     out_.norms.clear();
     for (const Scaled& sum : sums_) out_.norms.push_back(value(request_.order.root(sum)));
@@ -314,7 +338,26 @@ class Clipping {
     return true;
   }
 
+  Written hand_over(std::int64_t b, std::int64_t first, std::int64_t count) const {
+    const View& view = views_[b];
+    Written result;
+    double limit = kInfinity;
+    Factor factor;
+    if (request_.rule == Rule::kValue) {
+      limit = rounded_to(view.dtype, request_.limit);
+      const double largest = largest_of(view, first, count);
+      result.any = largest > limit;
+      result.coefficient = result.any ? limit / largest : 1;
+    } else if (request_.rule != Rule::kNone) {
+      result.any = factor_for(b, factor);
+      result.coefficient = factor.value();
+    }
+    result.squares = request_.consumer->take(b, first, count, factor.value(), limit, view.cleaned);
+    return result;
+  }
+
   Written write_part(std::int64_t b, std::int64_t first, std::int64_t count) const {
+    if (request_.consumer) return hand_over(b, first, count);
     const View& view = views_[b];
     const Written unchanged{first == 0 ? sums_[b] : Scaled{}, 1, false};
     if (request_.rule == Rule::kValue) {
@@ -340,13 +383,28 @@ class Clipping {
                     return write_part(b, first, count);
                   },
                   together);
+    if (request_.rule == Rule::kNone) {
+      sums_.clear();
+      for (const Written& one : written) sums_.push_back(one.squares);
+      return note_sums();
+    }
     Written all;
     for (const Written& one : written) all = together(all, one);
     out_.clipped = all.any;
     if (!all.any && !cleaned_) return;
     out_.coefficient = all.coefficient;
     for (View& view : views_) view.cleaned = false;
-    if (request_.order.p == 2)
+    if (request_.consumer && request_.rule != Rule::kValue && request_.rule != Rule::kAdaptive) {
+      Scaled sum;
+      for (std::size_t b = 0; b < views_.size(); ++b) {
+        Factor factor;
+        factor_for(b, factor);
+        const double c = factor.value(), p = request_.order.p;
+        const double power = request_.order.is_largest() ? c : p == 2 ? c * c : std::pow(c, p);
+        sum = request_.order.add(sum, {sums_[b].sum * power, sums_[b].exponent});
+      }
+      out_.norm_after = value(request_.order.root(sum));
+    } else if (request_.order.p == 2)
       out_.norm_after = value(kL2.root(all.squares));
     else
       out_.norm_after = value(
@@ -383,7 +441,7 @@ class Clipping {
       for (std::int64_t i = range.first; i < range.first + range.count; ++i) {
         gradient.go_to(i);
         parameter.go_to(i);
-        result = together(result, adapt(gradient, parameter, request_));
+        result = together(result, adapt(gradient, parameter, request_, range.buffer, i));
       }
     });
     for (int task = 0; task < n; ++task)

@@ -27,7 +27,18 @@ struct Clipped {
   std::vector<double> norms;  // of each buffer, before
 };
 
-enum class Rule { kValue, kNorm, kGlobalNorm, kBlockRms, kLimits, kAdaptive };
+// Takes the clipped gradient instead of having it written: a step of an optimizer.
+class Consumer {
+ public:
+  virtual ~Consumer() = default;
+  virtual void begin(std::int64_t buffer) = 0;  // before any run of it, on the caller's thread
+  // Elements `first` to `first + count` in C order; the gradient within ±limit, times factor, and
+  // zero where `cleaned` and not finite. Returns Σ of the squares of what was used.
+  virtual Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+                      double limit, bool cleaned) = 0;
+};
+
+enum class Rule { kNone, kValue, kNorm, kGlobalNorm, kBlockRms, kLimits, kAdaptive };
 
 struct Request {
   Rule rule;
@@ -38,17 +49,17 @@ struct Request {
   std::function<double(double)> choose;  // kGlobalNorm: the limit from the norm, unless empty
   double eps = 0;                        // kAdaptive
   const View* parameters = nullptr;      // kAdaptive: one a buffer
+  Consumer* consumer = nullptr;          // nothing is written, but it takes every buffer
 };
 
 // Clips the buffers, which must not overlap. With NonFinite::kRaise, where there is an element that
 // is not finite, nothing is written and `first` names it.
 Clipped clip(std::vector<View>& views, const Request& request, FirstNonFinite& first);
 
-// The numbers of two views that share bytes, of which the first is the lower; one view twice if it
-// overlaps itself.
-std::optional<std::pair<std::size_t, std::size_t>> find_overlap(const std::vector<View>& views);
-// One of `views` and one of `others`.
-std::optional<std::pair<std::size_t, std::size_t>> find_overlap(const std::vector<View>& views,
-                                                                const std::vector<View>& others);
+// The numbers of two views that share bytes, the lower first, of which one at least is among
+// `views` and one may be among `others`, which are numbered from views.size(); one number twice if
+// a view overlaps itself.
+std::optional<std::pair<std::size_t, std::size_t>> find_overlap(
+    const std::vector<View>& views, const std::vector<View>& others = {});
 
 }  // namespace vegrad

@@ -75,9 +75,8 @@ using Pair = std::optional<std::pair<std::size_t, std::size_t>>;
 
 class Search {
  public:
-  // Pairs are looked for between views below and from `others_from`, or among all if it is 0.
-  Search(const std::vector<const View*>& views, std::size_t others_from)
-      : views_(views), others_from_(others_from) {}
+  // Pairs of which one at least is among the first `mine`; both may be.
+  Search(const std::vector<const View*>& views, std::size_t mine) : views_(views), mine_(mine) {}
 
   Pair among_all() {
     std::vector<Entry> entries;
@@ -158,9 +157,7 @@ class Search {
     return {};
   }
 
-  bool of_interest(std::size_t i, std::size_t j) const {
-    return others_from_ == 0 || (i < others_from_) != (j < others_from_);
-  }
+  bool of_interest(std::size_t i, std::size_t j) const { return i < mine_ || j < mine_; }
 
   bool share_bytes(std::size_t i, std::size_t j) const {
     const Layout a(*views_[i]), b(*views_[j]);
@@ -168,7 +165,7 @@ class Search {
   }
 
   const std::vector<const View*>& views_;
-  std::size_t others_from_;
+  std::size_t mine_;
 };
 
 // Whether two indices name the same byte.
@@ -193,23 +190,14 @@ bool overlaps_itself(const View& view) {
 
 }  // namespace
 
-Pair find_overlap(const std::vector<View>& views) {
+Pair find_overlap(const std::vector<View>& views, const std::vector<View>& others) {
   for (std::size_t i = 0; i < views.size(); ++i)
     if (overlaps_itself(views[i])) return std::pair(i, i);
-  std::vector<const View*> all;
-  all.reserve(views.size());
-  for (const View& view : views) all.push_back(&view);
-  return Search(all, 0).among_all();
-}
-
-Pair find_overlap(const std::vector<View>& views, const std::vector<View>& others) {
   std::vector<const View*> all;
   all.reserve(views.size() + others.size());
   for (const View& view : views) all.push_back(&view);
   for (const View& view : others) all.push_back(&view);
-  Pair found = Search(all, views.size()).among_all();
-  if (found) found->second -= views.size();
-  return found;
+  return Search(all, views.size()).among_all();
 }
 
 }  // namespace vegrad

@@ -2,6 +2,8 @@
 #include "isa/tables.hpp"
 #if defined(__x86_64__) || defined(_M_X64)
 
+#include <emmintrin.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <limits>

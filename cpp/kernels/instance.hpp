@@ -5,6 +5,7 @@
 #include "kernels/layer.hpp"
 #include "kernels/product.hpp"
 #include "kernels/run.hpp"
+#include "kernels/step.hpp"
 
 namespace vegrad {
 namespace {
@@ -20,6 +21,7 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
           normalize_backward<T>,
           add_skip<T>,
           write_gradient<T>,
+          step_kernels<T>(),
           {
 #define VEGRAD_ROW(name, ...) activation_kernels<T, name>(),
               VEGRAD_ACTIVATIONS(VEGRAD_ROW)

@@ -9,6 +9,7 @@
 
 #include "kernels/activation_table.hpp"
 #include "kernels/run_table.hpp"
+#include "kernels/step_table.hpp"
 
 namespace vegrad {
 
@@ -192,6 +193,7 @@ struct Kernels {
   void (*normalize_backward)(NormTile<T>&);
   void (*add_skip)(SkipTile<T>&);
   void (*write_gradient)(GradientTile<T>&);
+  StepKernels<T> optimizer;
   ActivationKernels<T> activation[kActivationCount];
 };
 

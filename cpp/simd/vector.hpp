@@ -236,6 +236,29 @@ VEGRAD_INLINE Vector<T> reciprocal(Vector<T> x) {
   return T(1) / x;
 }
 
+VEGRAD_INLINE Vector<float> square_root(Vector<float> x) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<float>)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<float>)_mm256_sqrt_ps((__m256)x);
+#elif defined(__aarch64__)
+  return (Vector<float>)vsqrtq_f32((float32x4_t)x);
+#else
+  return (Vector<float>)_mm_sqrt_ps((__m128)x);
+#endif
+}
+VEGRAD_INLINE Vector<double> square_root(Vector<double> x) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return (Vector<double>)_mm512_maskz_sqrt_pd(0xff, (__m512d)x);
+#elif VEGRAD_VECTOR_BYTES == 32
+  return (Vector<double>)_mm256_sqrt_pd((__m256d)x);
+#elif defined(__aarch64__)
+  return (Vector<double>)vsqrtq_f64((float64x2_t)x);
+#else
+  return (Vector<double>)_mm_sqrt_pd((__m128d)x);
+#endif
+}
+
 // The sum of the lanes in double, pairwise.
 template <class T>
 VEGRAD_INLINE double sum(Vector<T> v) {

@@ -1,6 +1,6 @@
 """vegrad finds, explains and cures vanishing and exploding gradients."""
 
-from vegrad import clipping
+from vegrad import clipping, optim
 from vegrad._core import __version__, isa, num_threads, set_num_threads
 from vegrad.clipping import (
     Clipped,
@@ -14,13 +14,18 @@ from vegrad.clipping import (
 from vegrad.diagnosis import Diagnosis, Finding, diagnose
 from vegrad.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.network import MLP, Flow
+from vegrad.optim import SGD, Adam, AdamW, Lion
 
 __all__ = [
     "MLP",
+    "SGD",
+    "Adam",
+    "AdamW",
     "Clipped",
     "Diagnosis",
     "Finding",
     "Flow",
+    "Lion",
     "Measurement",
     "NonFiniteGradientError",
     "Statistics",
@@ -37,5 +42,6 @@ __all__ = [
     "norm",
     "norms",
     "num_threads",
+    "optim",
     "set_num_threads",
 ]

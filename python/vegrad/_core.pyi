@@ -56,6 +56,36 @@ class Clipped:
     @property
     def nonfinite(self) -> int: ...
 
+class Optimizer:
+    def __init__(
+        self,
+        *,
+        kind: str,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        beta1: float = 0.0,
+        beta2: float = 0.0,
+        eps: float = 0.0,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        amsgrad: bool = False,
+        maximize: bool = False,
+    ) -> None: ...
+    def step(
+        self,
+        params: Any,
+        grads: Any,
+        rate: float,
+        rule: str,
+        limit: Any,
+        ord: float,
+        nonfinite: str,
+        eps: float,
+    ) -> Clipped: ...
+    def state(self) -> dict[str, dict[str, Any]]: ...
+    def load(self, state: dict[str, Any]) -> None: ...
+
 class Network:
     def __init__(
         self,

@@ -96,6 +96,14 @@ def adaptive_clip_(
     return _core.clip("adaptive", grads, ratio, 2.0, as_policy(nonfinite), params, least)
 
 
+# The rule's name, its limit, the order of its norm, the policy, eps: arguments of _core.clip.
+Request = tuple[str, Any, float, str, float]
+
+
+def _nothing(clipped: Clipped) -> None:
+    """A rule without a state has nothing to learn."""
+
+
 class Rule:
     """What an optimizer's `clip` may be: a way to clip, with its arguments and its state.
 
@@ -110,6 +118,16 @@ class Rule:
 
     def apply_(self, grads: Any, params: Any = None) -> Clipped:
         """Clips the gradients in place. Only `Adaptive` looks at the parameters."""
+        grads, (rule, limit, order, nonfinite, eps), learn = self.prepare(grads)
+        clipped = _core.clip(rule, grads, limit, order, nonfinite, params, eps)
+        learn(clipped)
+        return clipped
+
+    def prepare(self, grads: Any) -> tuple[Any, Request, Callable[[Clipped], None]]:
+        """For optimizers: grads to be read, what the core shall do, and what comes after it."""
+        return grads, self._request(), _nothing
+
+    def _request(self) -> Request:
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -151,8 +169,8 @@ class Value(Rule):
         super().__init__(nonfinite)
         self.limit = as_limit("limit", limit)
 
-    def apply_(self, grads: Any, params: Any = None) -> Clipped:  # noqa: D102
-        return clip_by_value_(grads, self.limit, nonfinite=self.nonfinite)
+    def _request(self) -> Request:
+        return "value", self.limit, 2.0, self.nonfinite, 0.0
 
 
 class Norm(Rule):
@@ -164,8 +182,8 @@ class Norm(Rule):
         super().__init__(nonfinite)
         self.max_norm, self.ord = as_limit("max_norm", max_norm), as_order(ord)
 
-    def apply_(self, grads: Any, params: Any = None) -> Clipped:  # noqa: D102
-        return clip_by_norm_(grads, self.max_norm, ord=self.ord, nonfinite=self.nonfinite)
+    def _request(self) -> Request:
+        return "norm", self.max_norm, self.ord, self.nonfinite, 0.0
 
 
 class GlobalNorm(Rule):
@@ -177,8 +195,8 @@ class GlobalNorm(Rule):
         super().__init__(nonfinite)
         self.max_norm, self.ord = as_limit("max_norm", max_norm), as_order(ord)
 
-    def apply_(self, grads: Any, params: Any = None) -> Clipped:  # noqa: D102
-        return clip_by_global_norm_(grads, self.max_norm, ord=self.ord, nonfinite=self.nonfinite)
+    def _request(self) -> Request:
+        return "global_norm", self.max_norm, self.ord, self.nonfinite, 0.0
 
 
 class BlockRMS(Rule):
@@ -190,8 +208,8 @@ class BlockRMS(Rule):
         super().__init__(nonfinite)
         self.max_rms = as_limit("max_rms", max_rms)
 
-    def apply_(self, grads: Any, params: Any = None) -> Clipped:  # noqa: D102
-        return clip_by_block_rms_(grads, self.max_rms, nonfinite=self.nonfinite)
+    def _request(self) -> Request:
+        return "block_rms", self.max_rms, 2.0, self.nonfinite, 0.0
 
 
 class Adaptive(Rule):
@@ -208,13 +226,16 @@ class Adaptive(Rule):
     def apply_(self, grads: Any, params: Any = None) -> Clipped:  # noqa: D102
         if params is None:
             raise TypeError("params must be the buffers that grads belong to, not None")
-        return adaptive_clip_(grads, params, self.clipping, eps=self.eps, nonfinite=self.nonfinite)
+        return super().apply_(grads, params)
+
+    def _request(self) -> Request:
+        return "adaptive", self.clipping, 2.0, self.nonfinite, self.eps
 
 
 class _Learned(Rule):
     """A rule whose limit of the joint norm follows from the norms seen so far."""
 
-    def apply_(self, grads: Any, params: Any = None) -> Clipped:
+    def prepare(self, grads: Any) -> tuple[Any, Request, Callable[[Clipped], None]]:
         learn: Callable[[], None] | None = None
 
         def choose(norm: float) -> float | None:
@@ -224,10 +245,11 @@ class _Learned(Rule):
             limit, learn = self._limit_for(norm)
             return limit
 
-        clipped = _core.clip("global_norm", grads, choose, 2.0, self.nonfinite)
-        if learn is not None:
-            learn()
-        return clipped
+        def after(clipped: Clipped) -> None:
+            if learn is not None:
+                learn()
+
+        return grads, ("global_norm", choose, 2.0, self.nonfinite, 0.0), after
 
     def _limit_for(self, norm: float) -> tuple[float, Callable[[], None]]:
         """The limit for this norm, and what to do once it has been applied."""
@@ -362,24 +384,28 @@ class AdaGC(Rule):
         self.steps = 0
         self.averages: dict[str, float] = {}
 
-    def apply_(self, grads: Any, params: Any = None) -> Clipped:  # noqa: D102
+    def prepare(self, grads: Any) -> tuple[Any, Request, Callable[[Clipped], None]]:  # noqa: D102
         names, grads = _named(grads)
         if self.averages and set(names) != self.averages.keys():
             odd = sorted(self.averages.keys() ^ set(names))
             raise ValueError(f"grads must have the buffers of the steps before, but {odd} differ")
         gamma = np.array([self.averages.get(name, inf) for name in names])
-        if self.steps < self.start or not self.averages:
-            clipped = clip_by_global_norm_(grads, self.max_norm, nonfinite=self.nonfinite)
-            with np.errstate(invalid="ignore"):  # inf times 0, which is not learned
+        starting = self.steps < self.start or not self.averages
+        limits = self.ratio * gamma
+
+        def learn(clipped: Clipped) -> None:
+            if clipped.skipped or not np.isfinite(clipped.norms).all():
+                return
+            if starting:
                 after = np.minimum(gamma, clipped.norms * clipped.coefficient)
-        else:
-            limits = self.ratio * gamma
-            clipped = _core.clip("limits", grads, limits, 2.0, self.nonfinite)
-            after = self.beta * gamma + (1 - self.beta) * np.minimum(clipped.norms, limits)
-        if not clipped.skipped and np.isfinite(clipped.norms).all():
+            else:
+                after = self.beta * gamma + (1 - self.beta) * np.minimum(clipped.norms, limits)
             self.averages = dict(zip(names, after.tolist(), strict=True))
             self.steps += 1
-        return clipped
+
+        if starting:
+            return grads, ("global_norm", self.max_norm, 2.0, self.nonfinite, 0.0), learn
+        return grads, ("limits", limits, 2.0, self.nonfinite, 0.0), learn
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return super().state_dict() | {"steps": self.steps, "averages": dict(self.averages)}

@@ -1,0 +1,69 @@
+// Steps of SGD, Adam, AdamW and Lion over buffers, with the clip inside.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "core/clipping.hpp"
+#include "core/memory.hpp"
+
+namespace vegrad {
+
+struct OptimizerSettings {
+  StepKind kind;
+  double momentum = 0, dampening = 0;
+  bool nesterov = false;
+  double beta1 = 0, beta2 = 0, eps = 0;
+  double weight_decay = 0;
+  bool decoupled = false;  // weight decay apart from the gradient
+  bool amsgrad = false, maximize = false;
+
+  // The names of what is kept of a buffer; empty where a place is not used.
+  std::vector<const char*> state_names() const;
+};
+
+// What is kept of a buffer: in C order, of its dtype.
+struct OptimizerState {
+  Dtype dtype;
+  std::int64_t count;
+  std::int64_t steps = 0;
+  std::vector<Buffer<char>> memory;  // one for each name
+
+  OptimizerState(const OptimizerSettings& settings, Dtype dtype, std::int64_t count);
+};
+
+// Hands the clipped gradients of one step to the kernels.
+class Stepper : public Consumer {
+ public:
+  // States may be null before begin(), which makes them.
+  Stepper(const OptimizerSettings& settings, double rate, bool norm_wanted,
+          const std::vector<View>& parameters, const std::vector<View>& gradients,
+          std::vector<std::unique_ptr<OptimizerState>*> states);
+
+  void begin(std::int64_t buffer) override;
+  Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+              double limit, bool cleaned) override;
+
+ private:
+  struct Numbers {
+    StepNumbers<float> of_float;
+    StepNumbers<double> of_double;
+  };
+
+  const Numbers& numbers_after(std::int64_t steps);
+  template <class T, class E>
+  Scaled take_as(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+                 double limit, bool cleaned);
+
+  const OptimizerSettings& settings_;
+  double rate_;
+  bool norm_wanted_;
+  const std::vector<View>& parameters_;
+  const std::vector<View>& gradients_;
+  std::vector<std::unique_ptr<OptimizerState>*> states_;
+  std::map<std::int64_t, Numbers> numbers_;
+  std::vector<const Numbers*> numbers_of_;
+};
+
+}  // namespace vegrad

@@ -1,0 +1,259 @@
+"""Optimizers that step over anybody's weights, with the clip inside.
+
+`step(params, grads)` changes the weights in place and leaves the gradients as they are: one read of
+them for the clip's norm, one for the step. Weights are float32 or float64 buffers (NumPy arrays or
+CPU tensors, of any shape and strides, one, a sequence or a mapping), gradients of any dtype that
+`vegrad.clipping` takes; what is kept of them has the weights' dtype. A parameter whose gradient is
+None is passed over. Names, defaults and formulas are those of torch.optim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import cos, pi
+from typing import Any, ClassVar
+
+from vegrad import _core
+from vegrad._core import Clipped
+from vegrad.buffers import as_count, as_fraction, as_limit
+from vegrad.clipping import Rule
+
+Rate = float | Callable[[int], float]
+
+
+class Optimizer:
+    """What the optimizers share."""
+
+    _kind: ClassVar[str]
+
+    def __init__(self, lr: Rate, clip: Rule | None, arguments: dict[str, Any]) -> None:
+        if clip is not None and not isinstance(clip, Rule):
+            raise TypeError(
+                f"clip must be a rule of vegrad.clipping or None, not {type(clip).__name__}"
+            )
+        self.lr: Rate = lr if callable(lr) else as_limit("lr", lr)
+        self.clip = clip
+        self.steps = 0
+        """How many have been taken."""
+        self._arguments = arguments
+        self._core = self._make()
+
+    def _make(self) -> _core.Optimizer:
+        a = self._arguments
+        flags = {name: bool(a.get(name, False)) for name in ("nesterov", "amsgrad", "maximize")}
+        numbers: dict[str, Any] = {
+            name: a[name] for name in ("momentum", "dampening", "eps", "weight_decay") if name in a
+        }
+        if "betas" in a:
+            numbers |= {"beta1": a["betas"][0], "beta2": a["betas"][1]}
+        decoupled = isinstance(self, AdamW | Lion)
+        return _core.Optimizer(kind=self._kind, decoupled=decoupled, **numbers, **flags)
+
+    def __repr__(self) -> str:
+        arguments = {"lr": self.lr, **self._arguments, "clip": self.clip}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+
+    def step(self, params: Any, grads: Any) -> Clipped:
+        """One step, in place; says what the clip found and did.
+
+        Args:
+            params: the weights.
+            grads: of the same names (or number) and shapes; never written.
+
+        Raises:
+            TypeError, ValueError: before anything has changed; NonFiniteGradientError if the
+                clip's rule says so. Without a clip NaN and inf are not looked for.
+        """
+        lr = as_limit("lr", self.lr(self.steps)) if callable(self.lr) else self.lr
+        if self.clip is None:
+            clipped = self._core.step(params, grads, lr, "none", None, 2.0, "propagate", 0.0)
+        else:
+            grads, request, learn = self.clip.prepare(grads)
+            clipped = self._core.step(params, grads, lr, *request)
+            learn(clipped)
+        self.steps += not clipped.skipped
+        return clipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Arguments, steps, and copies of what is kept of each buffer, by name or position."""
+        return {
+            "optimizer": type(self).__name__,
+            "arguments": {"lr": None if callable(self.lr) else self.lr, **self._arguments},
+            "steps": self.steps,
+            "state": self._core.state(),
+            "clip": None if self.clip is None else self.clip.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state. ValueError, and no change, if it is another optimizer's or broken.
+
+        The learning rate and the other arguments are the state's, unless its rate was a function.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping, not {type(state).__name__}")
+        name = type(self).__name__
+        if state.get("optimizer") != name:
+            raise ValueError(f"state must be of {name}, not of {state.get('optimizer')}")
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"state must have {', '.join(sorted(missing))}, which it has not")
+        if (state["clip"] is None) != (self.clip is None):
+            raise ValueError("state and optimizer must both have a clip, or neither")
+        try:
+            arguments = dict(state["arguments"])
+            lr = arguments.pop("lr")
+            fresh = type(self)(lr=self.lr if lr is None else lr, clip=self.clip, **arguments)
+            fresh.steps = as_count("steps", state["steps"])
+            fresh._core.load(dict(state["state"]))
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(f"state must be as state_dict() gave it: {error}") from error
+        if self.clip is not None:
+            self.clip.load_state_dict(state["clip"])
+        vars(self).update(vars(fresh))
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum.
+
+    g += weight_decay · p; buf = momentum · buf + (1 - dampening) · g (g at the first step);
+    p -= lr · buf, or lr · (g + momentum · buf) if nesterov.
+    """
+
+    _kind = "sgd"
+
+    def __init__(
+        self,
+        lr: Rate = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        clip: Rule | None = None,
+    ) -> None:
+        arguments = {
+            "momentum": as_limit("momentum", momentum),
+            "dampening": as_limit("dampening", dampening),
+            "weight_decay": as_limit("weight_decay", weight_decay),
+            "nesterov": _flag("nesterov", nesterov),
+            "maximize": _flag("maximize", maximize),
+        }
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(
+                "nesterov must come with a momentum and without dampening, not with"
+                f" momentum={momentum} and dampening={dampening}"
+            )
+        super().__init__(lr, clip, arguments)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2014, arXiv:1412.6980); weight decay is added to the gradient.
+
+    m += (1 - β1)(g - m); v = β2 v + (1 - β2) g²; p -= lr/(1 - β1^t) · m/(√v/√(1 - β2^t) + eps).
+    amsgrad: with the largest v so far.
+    """
+
+    _kind = "adam"
+
+    def __init__(
+        self,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        clip: Rule | None = None,
+    ) -> None:
+        arguments = {
+            "betas": _betas(betas),
+            "eps": as_limit("eps", eps),
+            "weight_decay": as_limit("weight_decay", weight_decay),
+            "amsgrad": _flag("amsgrad", amsgrad),
+            "maximize": _flag("maximize", maximize),
+        }
+        super().__init__(lr, clip, arguments)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101).
+
+    First p *= 1 - lr · weight_decay; then as Adam.
+    """
+
+    def __init__(
+        self,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        clip: Rule | None = None,
+    ) -> None:
+        super().__init__(lr, betas, eps, weight_decay, amsgrad, maximize=maximize, clip=clip)
+
+
+class Lion(Optimizer):
+    """Lion (Chen et al. 2023, arXiv:2302.06675).
+
+    u = β1 m + (1 - β1) g; p ← p (1 - lr · weight_decay) - lr · sign(u); m = β2 m + (1 - β2) g.
+    """
+
+    _kind = "lion"
+
+    def __init__(
+        self,
+        lr: Rate = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        clip: Rule | None = None,
+    ) -> None:
+        arguments = {
+            "betas": _betas(betas),
+            "weight_decay": as_limit("weight_decay", weight_decay),
+            "maximize": _flag("maximize", maximize),
+        }
+        super().__init__(lr, clip, arguments)
+
+
+def warmup(lr: float, steps: int) -> Callable[[int], float]:
+    """A rate that rises evenly to `lr` over the first `steps` steps, and stays."""
+    top, count = as_limit("lr", lr), as_count("steps", steps)
+    return lambda step: top * min(1.0, (step + 1) / max(count, 1))
+
+
+def cosine(lr: float, steps: int, *, final: float = 0.0, warmup: int = 0) -> Callable[[int], float]:
+    """A rate that rises over `warmup` steps, then falls by half a cosine to `final` at `steps`.
+
+    Source: Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts.
+    """
+    top, last, rise = as_limit("lr", lr), as_count("steps", steps), as_count("warmup", warmup)
+    bottom = as_limit("final", final)
+    if rise > last:
+        raise ValueError(f"warmup must be at most steps, {steps}, not {warmup}")
+
+    def rate(step: int) -> float:
+        if step < rise:
+            return top * (step + 1) / rise
+        done = min(1.0, (step - rise) / max(last - rise, 1))
+        return bottom + (top - bottom) * (1 + cos(pi * done)) / 2
+
+    return rate
+
+
+def _betas(betas: Any) -> tuple[float, float]:
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers, not {betas!r}")
+    return as_fraction("betas[0]", betas[0]), as_fraction("betas[1]", betas[1])
+
+
+def _flag(argument: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, not {value!r}")
+    return value
