@@ -165,7 +165,7 @@ void register_optimizer(py::module_& module) {
              return Optimizer({kind_of(kind), momentum, dampening, nesterov, beta1, beta2, eps,
                                weight_decay, decoupled, amsgrad, maximize});
            }),
-           py::kw_only(), py::arg("kind"), py::arg("momentum") = 0.0, py::arg("dampening") = 0.0,
+           py::arg("kind"), py::arg("momentum") = 0.0, py::arg("dampening") = 0.0,
            py::arg("nesterov") = false, py::arg("beta1") = 0.0, py::arg("beta2") = 0.0,
            py::arg("eps") = 0.0, py::arg("weight_decay") = 0.0, py::arg("decoupled") = false,
            py::arg("amsgrad") = false, py::arg("maximize") = false)

@@ -1,76 +1,15 @@
 #include "core/clipping.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
+
+#include "core/factor.hpp"
 
 namespace vegrad {
 namespace {
 
 constexpr Order kL2{};
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-// By how much results that are rounded to a dtype may lie above what was asked of them: relative,
-// and for each element where it is subnormal. For double the error of the sum is counted in.
-struct Rounding {
-  double relative, absolute;
-
-  explicit Rounding(Dtype dtype) {
-    switch (dtype) {
-      case Dtype::kFloat16:
-        relative = 0x1p-11, absolute = 0x1p-25;
-        break;
-      case Dtype::kBfloat16:
-        relative = 0x1p-8, absolute = 0x1p-134;
-        break;
-      case Dtype::kFloat32:
-        relative = 0x1p-24, absolute = 0x1p-150;
-        break;
-      case Dtype::kFloat64:
-        relative = 0x1p-43, absolute = 0x1p-1074;
-    }
-  }
-
-  void widen(Dtype dtype) {
-    const Rounding other(dtype);
-    relative = std::max(relative, other.relative);
-    absolute = std::max(absolute, other.absolute);
-  }
-};
-
-// Two factors, since one may be too small for a double; x · first · second.
-struct Factor {
-  double first = 1, second = 1;
-  double value() const { return first * second; }
-};
-
-// limit / norm.
-Factor ratio(double limit, Scaled norm) {
-  if (limit == 0 || norm.sum == 0 || !is_finite(norm.sum)) return {limit / norm.sum, 1};
-  int limit_exponent, norm_exponent;
-  const double quotient = std::frexp(limit, &limit_exponent) / std::frexp(norm.sum, &norm_exponent);
-  const int exponent = limit_exponent - norm_exponent - int(norm.exponent);
-  if (exponent > -1000) return {std::ldexp(quotient, exponent), 1};
-  // A power of two, so that nothing is rounded twice where the result is not next to nothing.
-  const int first = exponent > -2000 ? -1000 : -1074;
-  return {std::ldexp(1.0, first), std::ldexp(quotient, exponent - first)};
-}
-
-// Whether a norm is above the limit by more than the roundings of `count` elements: a norm that was
-// clipped is not, so that clipping again changes nothing.
-bool exceeds(Scaled norm, double limit, const Rounding& rounding, std::int64_t count, Order order) {
-  if (limit == 0) return norm.sum > 0;
-  const double n = double(count), p = order.p, most = limit * (1 + rounding.relative);
-  const double each = rounding.absolute;
-  double reached;
-  if (p == 2)
-    reached = most + each * std::sqrt(n);
-  else if (p >= 1)
-    reached = most + each * std::pow(n, 1 / p);
-  else
-    reached = std::pow(std::pow(most, p) + n * (std::exp2(p) - 1) * std::pow(each, p), 1 / p);
-  return norm.sum > (norm.exponent == 0 ? reached : std::ldexp(reached, -int(norm.exponent)));
-}
 
 // What a pass that writes leaves of a buffer or a part of it.
 struct Written {

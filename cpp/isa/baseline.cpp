@@ -2,7 +2,7 @@
 #include "isa/tables.hpp"
 #if defined(__x86_64__) || defined(_M_X64)
 
-#include <emmintrin.h>
+#include <immintrin.h>
 
 #include <cstddef>
 #include <cstdint>

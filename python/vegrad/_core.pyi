@@ -59,7 +59,6 @@ class Clipped:
 class Optimizer:
     def __init__(
         self,
-        *,
         kind: str,
         momentum: float = 0.0,
         dampening: float = 0.0,
