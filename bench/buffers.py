@@ -1,4 +1,4 @@
-"""Times norms, measurement and clipping of buffers beside PyTorch, NumPy, optax and the memory.
+"""Times norms, clipping and steps over buffers beside PyTorch, NumPy, optax and the memory.
 
     python bench/buffers.py               the table, on two threads; bench/buffers.json
     python bench/buffers.py --quick       a smoke run
@@ -327,6 +327,8 @@ def adaptive(settings):
 
 def child(settings):
     """Measures everything in this process, and prints one JSON object."""
+    from steps import steps  # which needs what is above
+
     for peer in filter(peers.installed, (peers.Torch, peers.Jax)):
         peer.prepare(settings["threads"])
     found = list(large(settings))
@@ -335,6 +337,7 @@ def child(settings):
     found += clip("clip, 300 of 1000", 300, (1000,), True, 10, settings)
     found += clip("clip, 2000 of 100", 2000, (100,), True, 10, settings)
     found += adaptive(settings)
+    found += steps(settings)
     optax = {"optax": importlib.metadata.version("optax") if OPTAX else None}
     print(json.dumps({"lines": found, "versions": report.versions() | optax}))
 
