@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import isfinite, log10
 from numbers import Integral, Real
+from os import PathLike
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from vegrad import _core
 from vegrad.buffers import Array, as_batch, as_target
+from vegrad.files import complaining_of, load_tensors, save_tensors
 from vegrad.initializers import INITIALIZERS, draw_parameters
 
 FloatArray = npt.NDArray[np.float64]
@@ -127,6 +130,16 @@ class MLP:
         }
         if init == "normal" and sigma_w is None:
             raise ValueError('init="normal" needs sigma_w, got None')
+        self._build()
+        c = self.config
+        layers = draw_parameters(tuple(c["sizes"]), init, c["sigma_w"], c["sigma_b"], c["seed"])
+        with np.errstate(over="ignore"):
+            for number, (weight, bias) in enumerate(layers):
+                self._parameters[f"layers.{number}.weight"][...] = weight
+                self._parameters[f"layers.{number}.bias"][...] = bias
+
+    def _build(self) -> None:
+        """What follows from the config, all parameters zero."""
         c = self.config
         self._dtype = np.dtype(c["dtype"])
         shape = ("sizes", "activation", "output", "loss", "norm", "residual", "dtype")
@@ -135,11 +148,45 @@ class MLP:
         self._gradients = MappingProxyType(self._core.gradients())
         self._flow: Flow | None = None
         self._measured = False
-        layers = draw_parameters(tuple(c["sizes"]), init, c["sigma_w"], c["sigma_b"], c["seed"])
-        with np.errstate(over="ignore"):
-            for number, (weight, bias) in enumerate(layers):
-                self._parameters[f"layers.{number}.weight"][...] = weight
-                self._parameters[f"layers.{number}.bias"][...] = bias
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the network to a safetensors file, which appears whole or not at all.
+
+        The arrays are `parameters`; the arguments of the constructor are in the file's metadata.
+        """
+        save_tensors(path, dict(self._parameters), {"kind": "MLP", "config": self.config})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """A network that `save` wrote, the same to the bit.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it is truncated, or no network of vegrad.
+        """
+        arrays, about = load_tensors(path, "MLP")
+        network = cls.__new__(cls)
+        with complaining_of(path):
+            template = cls([1, 1], **{k: v for k, v in about["config"].items() if k != "sizes"})
+            network.config = template.config | {"sizes": _check_sizes(about["config"]["sizes"])}
+            wanted = {
+                name: shape
+                for layer, (i, o) in enumerate(pairwise(network.config["sizes"]))
+                for name, shape in (
+                    (f"layers.{layer}.weight", (o, i)),
+                    (f"layers.{layer}.bias", (o,)),
+                )
+            }
+            got = {name: array.shape for name, array in arrays.items()}
+            if got != wanted:
+                raise ValueError(f"parameters must be {wanted}, not {got}")
+            for name, array in arrays.items():
+                if array.dtype != network.config["dtype"]:
+                    raise ValueError(f"{name} must be {network.config['dtype']}, not {array.dtype}")
+            network._build()
+        for name, array in arrays.items():
+            network._parameters[name][...] = array
+        return network
 
     def __repr__(self) -> str:
         shown = {k: v for k, v in self.config.items() if k != "sizes" and v not in (None, False)}
