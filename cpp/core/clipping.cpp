@@ -260,7 +260,7 @@ class Clipping {
   // Of a rule that looks at whole buffers: whether buffer b is clipped, and by what.
   bool factor_for(std::int64_t b, Factor& factor) const {
     if (request_.rule == Rule::kGlobalNorm) {
-      factor = factor_;
+      if (over_) factor = factor_;
       return over_;
     }
     const View& view = views_[b];

@@ -12,6 +12,7 @@ from vegrad.clipping import (
     clip_by_value_,
 )
 from vegrad.diagnosis import Diagnosis, Finding, diagnose
+from vegrad.history import History
 from vegrad.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.network import MLP, Flow
 from vegrad.optim import SGD, Adam, AdamW, Lion
@@ -25,6 +26,7 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "Flow",
+    "History",
     "Lion",
     "Measurement",
     "NonFiniteGradientError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import isfinite, log10
@@ -17,7 +17,10 @@ import numpy.typing as npt
 from vegrad import _core
 from vegrad.buffers import Array, as_batch, as_target
 from vegrad.files import complaining_of, load_tensors, save_tensors
+from vegrad.history import History
 from vegrad.initializers import INITIALIZERS, draw_parameters
+from vegrad.optim import Optimizer
+from vegrad.training import Callback, fit
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -262,6 +265,46 @@ class MLP:
         assert loss is not None
         self._flow, self._measured = None, flow
         return loss
+
+    def fit(
+        self,
+        x: Any,
+        target: Any,
+        *,
+        optimizer: Optimizer,
+        epochs: int,
+        batch_size: int,
+        validation: tuple[Any, Any] | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        callbacks: Iterable[Callback] = (),
+        progress: bool = True,
+        checkpoint: str | PathLike[str] | None = None,
+        resume: str | PathLike[str] | None = None,
+    ) -> History:
+        """Trains the network; Ctrl-C is answered within a batch and leaves it as a step left it.
+
+        Args:
+            x: (N, I).
+            target: as for `backward`, for all rows.
+            optimizer: of vegrad.optim, with its clip.
+            epochs: passes over the data, counted from the first start, also after a resume.
+            batch_size: rows of a step; the last of an epoch may have fewer.
+            validation: (x, target), looked at after each epoch.
+            shuffle: draw a new order of the rows for each epoch.
+            seed: of the order. None draws a fresh one.
+            callbacks: called with (network, history) after each epoch; True ends the training.
+            progress: show a line on standard error.
+            checkpoint: a file that is written after each epoch, whole or not at all.
+            resume: a checkpoint to go on from, bit for bit as if never stopped.
+
+        Raises:
+            TypeError, ValueError: before the first step; NonFiniteGradientError as the clip's rule
+                says, with the weights as the last step left them.
+        """
+        return fit(self, x, target, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
+                   validation=validation, shuffle=shuffle, seed=seed, callbacks=callbacks,
+                   progress=progress, checkpoint=checkpoint, resume=resume)  # fmt: skip
 
     def workspace_bytes(self, batch: int) -> int:
         """Bytes that the network keeps between calls once it has trained on `batch` rows.

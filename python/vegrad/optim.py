@@ -53,6 +53,10 @@ class Optimizer:
         arguments = {"lr": self.lr, **self._arguments, "clip": self.clip}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return as_limit("lr", self.lr(self.steps)) if callable(self.lr) else self.lr
+
     def step(self, params: Any, grads: Any) -> Clipped:
         """One step, in place; says what the clip found and did.
 
@@ -64,7 +68,7 @@ class Optimizer:
             TypeError, ValueError: before anything has changed; NonFiniteGradientError if the
                 clip's rule says so. Without a clip NaN and inf are not looked for.
         """
-        lr = as_limit("lr", self.lr(self.steps)) if callable(self.lr) else self.lr
+        lr = self.rate()
         if self.clip is None:
             clipped = self._core.step(params, grads, lr, "none", None, 2.0, "propagate", 0.0)
         else:

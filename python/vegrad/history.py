@@ -1,0 +1,144 @@
+"""What training saw, step by step and epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+STEPS = ("loss", "gradient_norm", "coefficient", "learning_rate")
+EPOCHS = ("epoch_steps", "epoch_loss", "clipped_share", "validation_loss", "validation_accuracy")
+LAYERS = ("gradient_log2", "update_log2")
+
+
+class History:
+    """Columns of float64; those of steps have an entry a step, the others one an epoch.
+
+    Steps: loss (of the batch, before the step), gradient_norm (joint, before the clip),
+    coefficient (the clip's smallest factor, 1 if it did nothing), learning_rate.
+
+    Epochs: epoch_steps (how many there were), epoch_loss (mean of the batches'), clipped_share
+    (of steps), validation_loss, validation_accuracy (nan without validation data or classes).
+
+    Epochs and layers, (E, L), of the epoch's last step: gradient_log2 (log2 ‖∂loss/∂W‖) and
+    update_log2 (log2 of ‖ΔW‖ over ‖W‖; healthy training is said to be near 2^-10).
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {name: [] for name in (*STEPS, *EPOCHS, *LAYERS)}
+
+    def __getattr__(self, name: str) -> FloatArray:
+        columns = self.__dict__.get("_columns", {})
+        if name not in columns:
+            raise AttributeError(f"History has no {name}; its columns: {', '.join(columns)}")
+        return np.array(columns[name], np.float64)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were recorded."""
+        return len(self._columns["loss"])
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were finished."""
+        return len(self._columns["epoch_loss"])
+
+    def __repr__(self) -> str:
+        return f"<History of {self.epochs} epochs, {self.steps} steps>"
+
+    def add_step(self, *values: float) -> None:
+        """An entry for each of STEPS."""
+        for name, value in zip(STEPS, values, strict=True):
+            self._columns[name].append(value)
+
+    def add_epoch(self, **values: Any) -> None:
+        """An entry for each of EPOCHS and LAYERS."""
+        for name in (*EPOCHS, *LAYERS):
+            self._columns[name].append(values[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists of floats, by name."""
+        return {
+            name: [list(map(float, v)) if name in LAYERS else float(v) for v in column]
+            for name, column in self._columns.items()
+        }
+
+    @classmethod
+    def from_dict(cls, columns: Mapping[str, Any]) -> History:
+        """The history that `to_dict` described. ValueError if columns are missing or uneven."""
+        history = cls()
+        for names in (STEPS, (*EPOCHS, *LAYERS)):
+            missing = [name for name in names if name not in columns]
+            if missing:
+                raise ValueError(f"a history must have {', '.join(missing)}")
+            if len({len(columns[name]) for name in names}) > 1:
+                raise ValueError(f"{', '.join(names)} must have the same number of entries")
+            for name in names:
+                values = columns[name]
+                history._columns[name] = [
+                    [float(v) for v in value] if name in LAYERS else float(value)
+                    for value in values
+                ]
+        return history
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a .json file, or a .csv file with a row a step; what is an epoch's in its last."""
+        path = Path(path)
+        if path.suffix == ".json":
+            path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        elif path.suffix == ".csv":
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(self._rows())
+        else:
+            raise ValueError(f"path must end in .json or .csv, not {path.suffix!r}")
+
+    def _rows(self) -> Any:
+        columns = self._columns
+        layers = range(len(columns[LAYERS[0]][0]) if self.epochs else 0)
+        yield ["step", "epoch", *STEPS, *EPOCHS, *(f"{n}.{i}" for n in LAYERS for i in layers)]
+        ends = np.cumsum(self.epoch_steps).astype(int).tolist()
+        for step in range(self.steps):
+            epoch = int(np.searchsorted(ends, step, side="right"))
+            row = [step, epoch, *(columns[name][step] for name in STEPS)]
+            if epoch < self.epochs and step == ends[epoch] - 1:
+                row += [columns[name][epoch] for name in EPOCHS]
+                row += [value for name in LAYERS for value in columns[name][epoch]]
+            yield row
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """A picture of loss, gradient norm, clip and learning rate; needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        sheet = Figure(figsize=(9, 6.5), layout="constrained")
+        panels = sheet.subplots(2, 2, sharex=True)
+        step = np.arange(self.steps)
+        ends = np.cumsum(self.epoch_steps) - 1
+        losses, norms, factors, rates = panels.flat
+        losses.plot(step, self.loss, color="#9aa5b1", linewidth=0.8, label="batch")
+        losses.plot(ends, self.epoch_loss, ".-", color="#1f6f8b", label="epoch")
+        if np.isfinite(self.validation_loss).any():
+            losses.plot(ends, self.validation_loss, ".-", color="#e07a5f", label="validation")
+        losses.legend(frameon=False)
+        norms.plot(step, self.gradient_norm, color="#1f6f8b", linewidth=0.8)
+        factors.plot(step, self.coefficient, color="#1f6f8b", linewidth=0.8)
+        rates.plot(step, self.learning_rate, color="#1f6f8b")
+        for panel, title in zip(
+            panels.flat, ("loss", "gradient norm", "clip's factor", "learning rate"), strict=True
+        ):
+            panel.set_title(title)
+            panel.grid(alpha=0.3)
+            panel.spines[["top", "right"]].set_visible(False)
+        for panel in (losses, norms):
+            if (panel.get_lines()[0].get_ydata() > 0).all() and self.steps:
+                panel.set_yscale("log")
+        for panel in (factors, rates):
+            panel.set_xlabel("step")
+        sheet.savefig(path, dpi=110)
