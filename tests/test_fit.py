@@ -66,6 +66,7 @@ def test_it_is_the_loop_that_one_would_write(loss: str, shuffle: bool, dtype: st
     np.testing.assert_array_equal(history.gradient_norm, norms)
     np.testing.assert_array_equal(history.coefficient, rates)
     np.testing.assert_array_equal(history.learning_rate, [0.01] * 15)
+    assert np.isnan(history.alpha).tolist() == [False] + [True] * 14
     np.testing.assert_array_equal(history.epoch_steps, [5] * 3)
     np.testing.assert_allclose(history.epoch_loss, np.reshape(losses, (3, 5)).mean(1))
     share = (np.reshape(rates, (3, 5)) < 1).mean(1)
@@ -80,6 +81,39 @@ def test_it_is_the_loop_that_one_would_write(loss: str, shuffle: bool, dtype: st
         for a, b in zip(after, before, strict=True)
     ]
     np.testing.assert_allclose(history.update_log2[-1], moved, atol=1e-3)
+
+
+def test_the_gauge_on_a_parabola() -> None:
+    """One layer and a mean square: along a step the loss is a parabola, and alpha is exact."""
+    x, target = data(loss="mse")
+
+    def one_step(lr: float) -> tuple[float, list[float]]:
+        net = vegrad.MLP([SIZES[0], SIZES[-1]], dtype="float64", seed=0)
+        before = net.loss(x, target)
+        history = net.fit(x, target, optimizer=vegrad.SGD(lr), epochs=2, batch_size=30, seed=0,
+                          shuffle=False, progress=False, gauge_every=1)  # fmt: skip
+        assert np.isnan(history.alpha[1])  # the last of an epoch is left alone
+        return float(history.alpha[0]), [before, *history.loss]
+
+    alpha, _ = one_step(0.1)
+    assert -1 < alpha < 0
+    best = 0.1 / (1 + alpha)
+    assert one_step(best)[0] == pytest.approx(0, abs=1e-9)
+    assert one_step(2 * best)[0] == pytest.approx(1, abs=1e-9)
+    assert one_step(3 * best)[0] == pytest.approx(2, abs=1e-9)
+    assert one_step(1e-9 * best)[0] == pytest.approx(-1, abs=1e-6)
+
+
+@pytest.mark.parametrize("every", [None, 0, 1, 2, 7])
+def test_the_gauge_changes_nothing(every: int | None) -> None:
+    net, plain = make(), make()
+    history = fit(net, gauge_every=every)
+    expected = fit(plain, gauge_every=None)
+    assert weights(net) == weights(plain)
+    np.testing.assert_array_equal(history.loss, expected.loss)
+    np.testing.assert_array_equal(history.gradient_log2, expected.gradient_log2)
+    looked = [bool(every) and n % every == 0 and n % 5 != 4 for n in range(15)]
+    assert (~np.isnan(history.alpha)).tolist() == looked
 
 
 def test_accuracy() -> None:
@@ -237,7 +271,12 @@ def test_a_history_in_files(tmp_path: Path) -> None:
     history = fit(make(), validation=data(20))
     history.save(tmp_path / "h.json")
     again = vegrad.History.from_dict(json.loads((tmp_path / "h.json").read_text()))
-    assert again.to_dict() == history.to_dict()
+    assert repr(again.to_dict()) == repr(history.to_dict())
+    assert "NaN" not in (tmp_path / "h.json").read_text()
+    odd = history.to_dict() | {"loss": [float("inf"), *history.loss[1:].tolist()]}
+    vegrad.History.from_dict(odd).save(tmp_path / "odd.json")
+    columns = json.loads((tmp_path / "odd.json").read_text())
+    assert repr(vegrad.History.from_dict(columns).to_dict()) == repr(odd)
     history.save(tmp_path / "h.csv")
     with open(tmp_path / "h.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -277,6 +316,7 @@ def test_progress_without_a_terminal_is_a_line_an_epoch(capsys: pytest.CaptureFi
     [
         ({"epochs": -1}, ValueError, "epochs must be at least 0, not -1"),
         ({"epochs": 1.5}, TypeError, "epochs must be an integer, not float"),
+        ({"gauge_every": -1}, ValueError, "gauge_every must be at least 0, not -1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, not 0"),
         ({"steps_of": "adam"}, TypeError, "optimizer must be one of vegrad.optim's, not str"),
         ({"validation": (np.ones((3, 5)), [0, 1, 2])}, ValueError, r"\(B, 6\), not \(3, 5\)"),

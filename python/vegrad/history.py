@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from math import isfinite, isnan, nan
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-STEPS = ("loss", "gradient_norm", "coefficient", "learning_rate")
+STEPS = ("loss", "gradient_norm", "coefficient", "learning_rate", "alpha")
 EPOCHS = ("epoch_steps", "epoch_loss", "clipped_share", "validation_loss", "validation_accuracy")
 LAYERS = ("gradient_log2", "update_log2")
 
@@ -23,7 +24,12 @@ class History:
     """Columns of float64; those of steps have an entry a step, the others one an epoch.
 
     Steps: loss (of the batch, before the step), gradient_norm (joint, before the clip),
-    coefficient (the clip's smallest factor, 1 if it did nothing), learning_rate.
+    coefficient (the clip's smallest factor, 1 if it did nothing), learning_rate, alpha.
+
+    alpha is where a step lands on the parabola that fits loss and slope along the step at both its
+    ends, on the same batch (Cockpit, Schneider et al. 2021, arXiv:2102.06604): -1 stands still, 0
+    is the minimum, 1 as high on the other side, more is a climb. With learning_rate/(1 + alpha) it
+    would have landed at 0. nan where it was not looked at.
 
     Epochs: epoch_steps (how many there were), epoch_loss (mean of the batches'), clipped_share
     (of steps), validation_loss, validation_accuracy (nan without validation data or classes).
@@ -84,16 +90,23 @@ class History:
             for name in names:
                 values = columns[name]
                 history._columns[name] = [
-                    [float(v) for v in value] if name in LAYERS else float(value)
+                    [_number(v) for v in value] if name in LAYERS else _number(value)
                     for value in values
                 ]
         return history
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a .json file, or a .csv file with a row a step; what is an epoch's in its last."""
+        """Writes a .json file, or a .csv file with a row a step; what is an epoch's in its last.
+
+        JSON has no nan and inf: they are null, "inf" and "-inf" there, as `from_dict` takes them.
+        """
         path = Path(path)
         if path.suffix == ".json":
-            path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            columns = {
+                name: [list(map(_plain, v)) if name in LAYERS else _plain(v) for v in column]
+                for name, column in self.to_dict().items()
+            }
+            path.write_text(json.dumps(columns, allow_nan=False) + "\n", encoding="utf-8")
         elif path.suffix == ".csv":
             with open(path, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(self._rows())
@@ -142,3 +155,11 @@ class History:
         for panel in (factors, rates):
             panel.set_xlabel("step")
         sheet.savefig(path, dpi=110)
+
+
+def _plain(value: float) -> float | str | None:
+    return value if isfinite(value) else None if isnan(value) else str(value)
+
+
+def _number(value: Any) -> float:
+    return nan if value is None else float(value)

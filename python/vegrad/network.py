@@ -279,6 +279,7 @@ class MLP:
         seed: int | None = None,
         callbacks: Iterable[Callback] = (),
         progress: bool = True,
+        gauge_every: int | None = 100,
         checkpoint: str | PathLike[str] | None = None,
         resume: str | PathLike[str] | None = None,
     ) -> History:
@@ -295,6 +296,8 @@ class MLP:
             seed: of the order. None draws a fresh one.
             callbacks: called with (network, history) after each epoch; True ends the training.
             progress: show a line on standard error.
+            gauge_every: steps from one look at `History.alpha` to the next, each of which costs
+                about another step; None for none.
             checkpoint: a file that is written after each epoch, whole or not at all.
             resume: a checkpoint to go on from, bit for bit as if never stopped.
 
@@ -304,7 +307,8 @@ class MLP:
         """
         return fit(self, x, target, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
                    validation=validation, shuffle=shuffle, seed=seed, callbacks=callbacks,
-                   progress=progress, checkpoint=checkpoint, resume=resume)  # fmt: skip
+                   progress=progress, gauge_every=gauge_every,
+                   checkpoint=checkpoint, resume=resume)  # fmt: skip
 
     def workspace_bytes(self, batch: int) -> int:
         """Bytes that the network keeps between calls once it has trained on `batch` rows.

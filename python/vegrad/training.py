@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vegrad._core import Clipped
 from vegrad.buffers import Array, as_count
 from vegrad.files import complaining_of, load_tensors, save_tensors
 from vegrad.history import EPOCHS, LAYERS, STEPS, History
@@ -54,6 +55,7 @@ def fit(
     seed: int | None,
     callbacks: Iterable[Callback],
     progress: bool,
+    gauge_every: int | None,
     checkpoint: str | PathLike[str] | None,
     resume: str | PathLike[str] | None,
 ) -> History:
@@ -61,6 +63,7 @@ def fit(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
     epochs, batch_size = as_count("epochs", epochs), as_count("batch_size", batch_size)
+    gauge = 0 if gauge_every is None else as_count("gauge_every", gauge_every)
     if batch_size == 0:
         raise ValueError("batch_size must be at least 1, not 0")
     data, wanted = network._checked(x, target)
@@ -70,7 +73,7 @@ def fit(
     random, history = np.random.default_rng(seed), History()
     if resume is not None:
         random, history = _resume(network, optimizer, resume, settings)
-    run = _Run(network, optimizer, history, data, wanted, batch_size)
+    run = _Run(network, optimizer, history, data, wanted, batch_size, gauge)
     shown = _Progress(progress, epochs, len(data), batch_size)
     for epoch in range(history.epochs, epochs):
         order = random.permutation(len(data)) if shuffle else np.arange(len(data))
@@ -90,6 +93,20 @@ def fit(
     return history
 
 
+def alpha_of(start: float, end: float, slope_at_start: float, slope_at_end: float) -> float:
+    """Where a step from 0 to 1 lands on the parabola nearest to loss and slope at both ends.
+
+    -slope(1)/slope(0) of the parabola: -1 is where it began, 0 the minimum. nan if it has no slope.
+    """
+    # f = a + b τ + c τ² in the four equations, by least squares.
+    equations = [[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 1, 2]]
+    values = [start, end, slope_at_start, slope_at_end]
+    if not np.isfinite(values).all():
+        return np.nan
+    _, b, c = np.linalg.lstsq(np.array(equations, float), np.array(values), rcond=None)[0]
+    return float(-(b + 2 * c) / b) if b else np.nan
+
+
 class _Run:
     """The steps of one call of fit."""
 
@@ -101,7 +118,9 @@ class _Run:
         data: Array,
         target: Array,
         batch_size: int,
+        gauge: int,
     ) -> None:
+        self.gauge = gauge  # α every so many steps; 0: never
         self.network, self.optimizer, self.history = network, optimizer, history
         self.data, self.target, self.batch_size = data, target, batch_size
         self.parameters, self.gradients = dict(network.parameters), dict(network.gradients)
@@ -120,12 +139,31 @@ class _Run:
                 for source, room in zip((self.data, self.target), self.batch, strict=True)
             ]
             rate = optimizer.rate()
-            loss = network.backward(*batch)
-            if start + self.batch_size >= len(order):
+            loss, alpha = network.backward(*batch), np.nan
+            last = start + self.batch_size >= len(order)
+            if last:
                 self.before = {name: weight.copy() for name, weight in self.weights.items()}
-            clipped = optimizer.step(self.parameters, self.gradients)
-            add(loss, clipped.norm, clipped.coefficient, rate)
+            # Not the last, whose flow is recorded: the gauge makes another pass.
+            if self.gauge and not last and self.history.steps % self.gauge == 0:
+                clipped, alpha = self._gauged_step(batch, loss)
+            else:
+                clipped = optimizer.step(self.parameters, self.gradients)
+            add(loss, clipped.norm, clipped.coefficient, rate, alpha)
             show(start + len(rows))
+
+    def _gauged_step(self, batch: list[Array], loss: float) -> tuple[Clipped, float]:
+        """A step, and where it lands on the parabola along it."""
+        here = {
+            name: (p.copy(), self.gradients[name].copy()) for name, p in self.parameters.items()
+        }
+        clipped = self.optimizer.step(self.parameters, self.gradients)
+        there = self.network.backward(*batch)
+        slopes = [0.0, 0.0]
+        for name, (weight, gradient) in here.items():
+            moved = np.subtract(self.parameters[name], weight, dtype=np.float64)
+            slopes[0] += float(np.vdot(moved, gradient))
+            slopes[1] += float(np.vdot(moved, self.gradients[name]))
+        return clipped, alpha_of(loss, there, *slopes)
 
     def close_epoch(self, first: int, held: tuple[Array, Array] | None) -> None:
         """What is recorded of an epoch whose first step was number `first`."""
