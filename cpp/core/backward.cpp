@@ -131,7 +131,7 @@ template <class T>
 void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow,
                                 const WeightGradient<T>& pending) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const Scaled<T> above = delta_, skip = skip_gradient_;
+  const ScaledMatrix<T> above = delta_, skip = skip_gradient_;
   const bool residual = shape_.residual, has_skip = shape_.has_skip(l + 1);
   const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
   const T* const kept_skip = residual ? skip.data : nullptr;
@@ -231,7 +231,7 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
   // product that comes after both, in one loop.
   WeightGradient<T> pending;
   for (int l = shape_.layers() - 1; l >= 1; --l) {
-    const Scaled<T> above = delta_;
+    const ScaledMatrix<T> above = delta_;
     backward_layer(w, l, B, flow, pending);
     pending = weight_gradient(l + 1, B, above);
   }

@@ -62,8 +62,8 @@ bool Network<T>::scaled_operand(const T* data, std::ptrdiff_t ld, int rows, int 
 }
 
 template <class T>
-bool Network<T>::forward_far(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out,
-                             bool flow) {
+bool Network<T>::forward_far(Workspace& w, int l, int B, const ScaledMatrix<T>& in,
+                             ScaledMatrix<T>& out, bool flow) {
   const int I = shape_.sizes[l - 1], N = shape_.sizes[l];
   const std::ptrdiff_t ld = padded<T>(N);
   const Activation activation = shape_.activation_of(l);
@@ -184,7 +184,7 @@ void Network<T>::restore_z(Workspace& w, int l, int B, bool flow) {
   if (!layers_[l].kept && !layers_[l].replaced) return;
   const int I = shape_.sizes[l - 1];
   const std::ptrdiff_t ld = padded<T>(I);
-  Scaled<T> in{output_of(w, l - 1), ld, layers_[l - 1].h_exponent}, out;
+  ScaledMatrix<T> in{output_of(w, l - 1), ld, layers_[l - 1].h_exponent}, out;
   std::vector<T> below, above(B * padded<T>(shape_.sizes[l]));
   if (l > 1 && !shape_.residual) {
     below.resize(B * ld);
@@ -236,8 +236,8 @@ bool Network<T>::top_far(Workspace& w, int B, const T* values, const std::int64_
 }
 
 template <class T>
-bool Network<T>::backward_far(Workspace& w, int l, int B, const Scaled<T>& above,
-                              const Scaled<T>& skip, bool flow) {
+bool Network<T>::backward_far(Workspace& w, int l, int B, const ScaledMatrix<T>& above,
+                              const ScaledMatrix<T>& skip, bool flow) {
   restore_z(w, l, B, flow);
   const int N = shape_.sizes[l], O = shape_.sizes[l + 1];
   const std::ptrdiff_t ld = padded<T>(N);
@@ -361,17 +361,17 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
   flow_.dead[l - 1] = derivative_underflows(activation) ? 0.0 : double(dead) / N;
 }
 
-template bool Network<float>::forward_far(Workspace&, int, int, const Scaled<float>&,
-                                          Scaled<float>&, bool);
-template bool Network<double>::forward_far(Workspace&, int, int, const Scaled<double>&,
-                                           Scaled<double>&, bool);
+template bool Network<float>::forward_far(Workspace&, int, int, const ScaledMatrix<float>&,
+                                          ScaledMatrix<float>&, bool);
+template bool Network<double>::forward_far(Workspace&, int, int, const ScaledMatrix<double>&,
+                                           ScaledMatrix<double>&, bool);
 template bool Network<float>::top_far(Workspace&, int, const float*, const std::int64_t*, bool,
                                       double&);
 template bool Network<double>::top_far(Workspace&, int, const double*, const std::int64_t*, bool,
                                        double&);
-template bool Network<float>::backward_far(Workspace&, int, int, const Scaled<float>&,
-                                           const Scaled<float>&, bool);
-template bool Network<double>::backward_far(Workspace&, int, int, const Scaled<double>&,
-                                            const Scaled<double>&, bool);
+template bool Network<float>::backward_far(Workspace&, int, int, const ScaledMatrix<float>&,
+                                           const ScaledMatrix<float>&, bool);
+template bool Network<double>::backward_far(Workspace&, int, int, const ScaledMatrix<double>&,
+                                            const ScaledMatrix<double>&, bool);
 
 }  // namespace vegrad

@@ -20,7 +20,7 @@ void Network<T>::note_forward(int l, const TileSums& sums, std::int64_t z_expone
 
 // What a layer's forward pass begins with, unless the far path takes it.
 template <class T>
-void Network<T>::begin_forward(int l, Scaled<T>& out, bool keep) {
+void Network<T>::begin_forward(int l, ScaledMatrix<T>& out, bool keep) {
   const ActivationKernels<T>& kernels =
       instruction_set().kernels<T>().activation[shape_.activation_of(l)];
   layers_[l] = Layer();
@@ -31,8 +31,8 @@ void Network<T>::begin_forward(int l, Scaled<T>& out, bool keep) {
 
 // What follows the product of a tile: normalization, activation, skip connection, and their sums.
 template <class T>
-void Network<T>::forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T>& in,
-                              const Scaled<T>& out, T* z, std::ptrdiff_t ldz, bool flow,
+void Network<T>::forward_tile(Workspace& w, int l, const Tile& t, const ScaledMatrix<T>& in,
+                              const ScaledMatrix<T>& out, T* z, std::ptrdiff_t ldz, bool flow,
                               TileSums& sums) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const T* const b = bias(l) + t.column;
@@ -77,7 +77,7 @@ void Network<T>::forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T
 
 // Whether the fast path was right to take the layer. Notes the flow if so, or if nobody else will.
 template <class T>
-bool Network<T>::end_forward(int l, int B, const TileSums* tiles, Scaled<T>& out, bool flow) {
+bool Network<T>::end_forward(int l, int B, const TileSums* tiles, ScaledMatrix<T>& out, bool flow) {
   const TileSums sums = add_up(tiles, row_grid(B, l).tasks());
   const double n = elements(l, B);
   out.mean_square = sums.h_squares / n;
@@ -90,8 +90,8 @@ bool Network<T>::end_forward(int l, int B, const TileSums* tiles, Scaled<T>& out
 }
 
 template <class T>
-void Network<T>::forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out,
-                               bool flow, bool keep) {
+void Network<T>::forward_layer(Workspace& w, int l, int B, const ScaledMatrix<T>& in,
+                               ScaledMatrix<T>& out, bool flow, bool keep) {
   begin_forward(l, out, keep);
   if (in.exponent != 0 && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
   product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
@@ -122,18 +122,18 @@ int Network<T>::end_of_chain(const Workspace& w, int l, int B, bool training) co
 // Layers l … last of the fast path in one loop. False if they are not all fit for it: then nothing
 // is lost but time.
 template <class T>
-bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scaled<T>& in,
-                               Scaled<T>& out, bool flow, bool training) {
+bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const ScaledMatrix<T>& in,
+                               ScaledMatrix<T>& out, bool flow, bool training) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const int blocks = row_grid(B, l).row_blocks, threads = w.threads_in_use;
   // A buffer that serves several layers has one leading dimension for all of them: or the rows of
   // one thread would lie where another's are in the next layer.
   std::ptrdiff_t widest = 0;
   for (int k = l; k <= last; ++k) widest = std::max(widest, padded<T>(shape_.sizes[k]));
-  std::vector<Scaled<T>> values(last - l + 2);
+  std::vector<ScaledMatrix<T>> values(last - l + 2);
   values[0] = in;
   for (int k = l; k <= last; ++k) {
-    Scaled<T>& value = values[k - l + 1];
+    ScaledMatrix<T>& value = values[k - l + 1];
     begin_forward(k, value, training && k < shape_.layers());
     // Never over `in`, which is needed once more if the chain fails.
     value.data = w.h[k] ? w.h[k] : spare_beside(w, {in.data, values[k - l].data});
@@ -144,7 +144,7 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
     const int first = first_task(blocks, group, groups),
               end = first_task(blocks, group + 1, groups);
     for (int k = l; k <= last; ++k) {
-      const Scaled<T>&from = values[k - l], &to = values[k - l + 1];
+      const ScaledMatrix<T>&from = values[k - l], &to = values[k - l + 1];
       const int I = shape_.sizes[k - 1];
       const std::ptrdiff_t ldz = training ? padded<T>(shape_.sizes[k]) : widest;
       const Grid grid = row_grid(B, k);
@@ -179,12 +179,12 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
 template <class T>
 void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool training) {
   const int I = shape_.sizes[0];
-  Scaled<T> in{w.input, padded<T>(I)};
+  ScaledMatrix<T> in{w.input, padded<T>(I)};
   for (int i = 0; i < B; ++i)
     std::memcpy(w.input + i * in.ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
   nonfinite_ = false;
   for (int l = 1, alone = 0; l <= shape_.layers();) {
-    Scaled<T> out;
+    ScaledMatrix<T> out;
     const int last = in.exponent == 0 && l > alone ? end_of_chain(w, l, B, training) : l;
     if (last > l && forward_chain(w, l, last, B, in, out, flow, training)) {
       l = last + 1;
@@ -236,13 +236,13 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
   return sum * loss_scale(B);
 }
 
-#define VEGRAD_INSTANCE(T)                                                                    \
-  template void Network<T>::note_forward(int, const TileSums&, std::int64_t, double,          \
-                                         std::int64_t);                                       \
-  template void Network<T>::forward_layer(Workspace&, int, int, const Scaled<T>&, Scaled<T>&, \
-                                          bool, bool);                                        \
-  template void Network<T>::forward_pass(Workspace&, const T*, int, bool, bool);              \
-  template void Network<T>::forward(const T*, int, T*);                                       \
+#define VEGRAD_INSTANCE(T)                                                              \
+  template void Network<T>::note_forward(int, const TileSums&, std::int64_t, double,    \
+                                         std::int64_t);                                 \
+  template void Network<T>::forward_layer(Workspace&, int, int, const ScaledMatrix<T>&, \
+                                          ScaledMatrix<T>&, bool, bool);                \
+  template void Network<T>::forward_pass(Workspace&, const T*, int, bool, bool);        \
+  template void Network<T>::forward(const T*, int, T*);                                 \
   template double Network<T>::loss(const T*, int, const T*, const std::int64_t*);
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)

@@ -53,7 +53,7 @@ struct alignas(64) PackedBlock {
 
 // values · 2^exponent
 template <class T>
-struct Scaled {
+struct ScaledMatrix {
   T* data = nullptr;
   std::ptrdiff_t ld = 0;
   std::int64_t exponent = 0;
@@ -65,7 +65,7 @@ template <class T>
 struct WeightGradient {
   int layer = 0;
   Grid grid{};
-  Scaled<T> delta;
+  ScaledMatrix<T> delta;
   std::int64_t exponent = 0;
 
   int tasks() const { return layer ? grid.tasks() : 0; }
@@ -156,15 +156,16 @@ class Network {
 
   // forward.cpp
   void forward_pass(Workspace& w, const T* x, int B, bool flow, bool training);
-  void forward_layer(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out, bool flow,
-                     bool keep);
-  void begin_forward(int l, Scaled<T>& out, bool keep);
-  void forward_tile(Workspace& w, int l, const Tile& t, const Scaled<T>& in, const Scaled<T>& out,
-                    T* z, std::ptrdiff_t ldz, bool flow, TileSums& sums);
-  bool end_forward(int l, int B, const TileSums* tiles, Scaled<T>& out, bool flow);
+  void forward_layer(Workspace& w, int l, int B, const ScaledMatrix<T>& in, ScaledMatrix<T>& out,
+                     bool flow, bool keep);
+  void begin_forward(int l, ScaledMatrix<T>& out, bool keep);
+  void forward_tile(Workspace& w, int l, const Tile& t, const ScaledMatrix<T>& in,
+                    const ScaledMatrix<T>& out, T* z, std::ptrdiff_t ldz, bool flow,
+                    TileSums& sums);
+  bool end_forward(int l, int B, const TileSums* tiles, ScaledMatrix<T>& out, bool flow);
   int end_of_chain(const Workspace& w, int l, int B, bool training) const;
-  bool forward_chain(Workspace& w, int l, int last, int B, const Scaled<T>& in, Scaled<T>& out,
-                     bool flow, bool training);
+  bool forward_chain(Workspace& w, int l, int last, int B, const ScaledMatrix<T>& in,
+                     ScaledMatrix<T>& out, bool flow, bool training);
   void note_forward(int l, const TileSums& sums, std::int64_t z_exponent, double h_mean_square,
                     std::int64_t h_exponent);
 
@@ -179,7 +180,7 @@ class Network {
   T* spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const;
 
   // weight_gradient.cpp
-  WeightGradient<T> weight_gradient(int l, int B, const Scaled<T>& delta) const;
+  WeightGradient<T> weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const;
   void gradient_task(Workspace& w, const WeightGradient<T>& g, int task, int thread, int B,
                      bool flow, TileSums& sums);
   void note_gradient(const WeightGradient<T>& g, const TileSums* sums);
@@ -187,11 +188,12 @@ class Network {
                       const WeightGradient<T>& other = {});
 
   // far.cpp: the same layers where values leave 2^±40
-  bool forward_far(Workspace& w, int l, int B, const Scaled<T>& in, Scaled<T>& out, bool flow);
+  bool forward_far(Workspace& w, int l, int B, const ScaledMatrix<T>& in, ScaledMatrix<T>& out,
+                   bool flow);
   bool top_far(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow,
                double& loss);
-  bool backward_far(Workspace& w, int l, int B, const Scaled<T>& above, const Scaled<T>& skip,
-                    bool flow);
+  bool backward_far(Workspace& w, int l, int B, const ScaledMatrix<T>& above,
+                    const ScaledMatrix<T>& skip, bool flow);
   void delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, bool flow);
   void restore_z(Workspace& w, int l, int B, bool flow);
   void output_far(Workspace& w, int l, int row, std::vector<FarNumber>& value,
@@ -208,9 +210,9 @@ class Network {
 
   // State of the pass that runs.
   std::vector<Layer> layers_;
-  Scaled<T> out_;                        // the output of the forward pass
-  Scaled<T> delta_;                      // of the layer last reached by the backward pass
-  Scaled<T> skip_gradient_;              // with respect to that layer's output, if residual
+  ScaledMatrix<T> out_;                  // the output of the forward pass
+  ScaledMatrix<T> delta_;                // of the layer last reached by the backward pass
+  ScaledMatrix<T> skip_gradient_;        // with respect to that layer's output, if residual
   bool nonfinite_ = false;               // inf or NaN were met: no scaling can help
   std::vector<T> far_left_, far_right_;  // scaled copies for the far path
   std::vector<double> far_values_;

@@ -5,7 +5,7 @@ namespace vegrad {
 
 // ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l.
 template <class T>
-WeightGradient<T> Network<T>::weight_gradient(int l, int B, const Scaled<T>& delta) const {
+WeightGradient<T> Network<T>::weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const {
   return {l, gradient_grid(B, l), delta, delta.exponent + layers_[l - 1].h_exponent};
 }
 
@@ -73,12 +73,12 @@ void Network<T>::make_gradients(Workspace& w, int B, bool flow, const WeightGrad
   note_gradient(other, w.sums.data() + first);
 }
 
-#define VEGRAD_INSTANCE(T)                                                                     \
-  template WeightGradient<T> Network<T>::weight_gradient(int, int, const Scaled<T>&) const;    \
-  template void Network<T>::gradient_task(Workspace&, const WeightGradient<T>&, int, int, int, \
-                                          bool, TileSums&);                                    \
-  template void Network<T>::note_gradient(const WeightGradient<T>&, const TileSums*);          \
-  template void Network<T>::make_gradients(Workspace&, int, bool, const WeightGradient<T>&,    \
+#define VEGRAD_INSTANCE(T)                                                                        \
+  template WeightGradient<T> Network<T>::weight_gradient(int, int, const ScaledMatrix<T>&) const; \
+  template void Network<T>::gradient_task(Workspace&, const WeightGradient<T>&, int, int, int,    \
+                                          bool, TileSums&);                                       \
+  template void Network<T>::note_gradient(const WeightGradient<T>&, const TileSums*);             \
+  template void Network<T>::make_gradients(Workspace&, int, bool, const WeightGradient<T>&,       \
                                            const WeightGradient<T>&);
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)
