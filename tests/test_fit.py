@@ -47,11 +47,17 @@ def weights(net: vegrad.MLP) -> list[bytes]:
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_it_is_the_loop_that_one_would_write(loss: str, shuffle: bool, dtype: str) -> None:
+@pytest.mark.parametrize("clip", [True, False])
+def test_it_is_the_loop_that_one_would_write(
+    loss: str, shuffle: bool, dtype: str, clip: bool
+) -> None:
+    """To the bit but for the norm, which the backward pass sums in another order."""
     net, plain = make(loss, dtype=dtype), make(loss, dtype=dtype)
     x, target = data(loss=loss)
-    history = fit(net, shuffle=shuffle, validation=data(20, loss))
-    steps, random, losses, norms, rates = optimizer(), np.random.default_rng(11), [], [], []
+    of_fit, steps = (optimizer() if clip else vegrad.AdamW(0.01) for _ in range(2))
+    history = fit(net, of_fit, shuffle=shuffle, validation=data(20, loss))
+    random, losses, norms, rates = np.random.default_rng(11), [], [], []
+    off = 0 if not clip else 2e-5 if dtype == "float32" else 1e-12
     for _ in range(3):
         order = random.permutation(ROWS) if shuffle else np.arange(ROWS)
         for start in range(0, ROWS, 8):
@@ -61,20 +67,24 @@ def test_it_is_the_loop_that_one_would_write(loss: str, shuffle: bool, dtype: st
             clipped = steps.step(plain.parameters, plain.gradients)
             norms.append(clipped.norm)
             rates.append(clipped.coefficient)
-    assert weights(net) == weights(plain)
-    np.testing.assert_array_equal(history.loss, losses)
-    np.testing.assert_array_equal(history.gradient_norm, norms)
-    np.testing.assert_array_equal(history.coefficient, rates)
+    for name, weight in net.parameters.items():
+        size = np.abs(plain.parameters[name]).max()
+        np.testing.assert_allclose(weight, plain.parameters[name], rtol=0, atol=off * size)
+    np.testing.assert_allclose(history.loss, losses, rtol=off)
+    np.testing.assert_allclose(history.gradient_norm, norms, rtol=off or 1e-6)
+    np.testing.assert_allclose(history.coefficient, rates, rtol=off)
     np.testing.assert_array_equal(history.learning_rate, [0.01] * 15)
     assert np.isnan(history.alpha).tolist() == [False] + [True] * 14
     np.testing.assert_array_equal(history.epoch_steps, [5] * 3)
     np.testing.assert_allclose(history.epoch_loss, np.reshape(losses, (3, 5)).mean(1))
     share = (np.reshape(rates, (3, 5)) < 1).mean(1)
     np.testing.assert_allclose(history.clipped_share, share)
-    if loss == "cross_entropy":
+    if loss == "cross_entropy" and clip:
         assert 0 < share.mean() < 1
-    assert history.validation_loss[-1] == plain.loss(*data(20, loss))
-    np.testing.assert_array_equal(history.gradient_log2[-1], plain.flow.gradient_log2)
+    np.testing.assert_allclose(
+        history.validation_loss[-1], plain.loss(*data(20, loss)), rtol=off, atol=0
+    )
+    np.testing.assert_allclose(history.gradient_log2[-1], plain.flow.gradient_log2, rtol=off)
     after = [w for n, w in plain.parameters.items() if n.endswith("weight")]
     moved = [
         np.log2(np.linalg.norm(np.float64(a) - b) / np.linalg.norm(np.float64(b)))

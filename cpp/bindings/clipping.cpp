@@ -150,20 +150,6 @@ Rule rule_of(const std::string& name) {
   throw py::value_error("unknown rule '" + name + "'");
 }
 
-[[noreturn]] void raise_nonfinite(const Buffers& grads, const FirstNonFinite& first,
-                                  std::int64_t count) {
-  const py::tuple index = index_tuple(grads.views[first.buffer], first.flat);
-  const std::string value = first.value != first.value ? "nan" : first.value > 0 ? "inf" : "-inf";
-  std::string message = grads.label(first.buffer) + " must be finite, but is " + value;
-  if (index.size() > 0) message += " at " + std::string(py::str(index));
-  if (count > 1) message += ", the first of " + std::to_string(count) + " such elements";
-  const py::object error = g_nonfinite_error(message + "; nothing has been changed");
-  error.attr("name") = grads.key(first.buffer);
-  error.attr("index") = index;
-  PyErr_SetObject(g_nonfinite_error.ptr(), error.ptr());
-  throw py::error_already_set();
-}
-
 Clipped clip_with(const std::string& rule, const py::object& object, const py::object& limit,
                   double p, const std::string& nonfinite, const py::object& parameters,
                   double eps) {
@@ -171,8 +157,16 @@ Clipped clip_with(const std::string& rule, const py::object& object, const py::o
   std::optional<Buffers> matched;
   if (rule == "adaptive") matched.emplace(grads.matched("params", parameters, false));
   refuse_overlap(grads, matched ? &*matched : nullptr);
-  return clip_buffers(grads, {rule, limit, p, eps, nonfinite}, matched ? &matched->views : nullptr,
-                      nullptr);
+  Asked asked({rule, limit, p, eps, nonfinite}, grads.size());
+  if (matched) asked.request.parameters = matched->views.data();
+  FirstNonFinite first;
+  Clipped result;
+  {
+    const py::gil_scoped_release release;
+    result = clip(grads.views, asked.request, first);
+  }
+  if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
+  return result;
 }
 
 std::string shown(const Clipped& c) {
@@ -186,25 +180,20 @@ std::string shown(const Clipped& c) {
 
 }  // namespace
 
-Clipped clip_buffers(Buffers& grads, const RuleArguments& arguments,
-                     const std::vector<View>* parameters, Consumer* consumer) {
-  Request request{};
+Asked::Asked(const RuleArguments& arguments, std::size_t buffers) {
   request.rule = rule_of(arguments.rule);
   request.order = {arguments.ord};
   request.nonfinite = policy_of(arguments.nonfinite);
   request.eps = arguments.eps;
-  request.consumer = consumer;
-  if (parameters) request.parameters = parameters->data();
   const py::object& limit = arguments.limit;
-  std::vector<double> limits;
   if (request.rule == Rule::kLimits) {
-    limits = limit.cast<std::vector<double>>();
-    if (limits.size() != grads.size())
-      throw py::value_error("limits must be one a buffer: " + std::to_string(grads.size()) +
-                            ", not " + std::to_string(limits.size()));
-    request.limits = limits.data();
+    limits_ = limit.cast<std::vector<double>>();
+    if (limits_.size() != buffers)
+      throw py::value_error("limits must be one a buffer: " + std::to_string(buffers) + ", not " +
+                            std::to_string(limits_.size()));
+    request.limits = limits_.data();
   } else if (PyCallable_Check(limit.ptr())) {
-    request.choose = [&limit](double norm) {
+    request.choose = [limit](double norm) {
       const py::gil_scoped_acquire acquire;
       const py::object chosen = limit(norm);
       return chosen.is_none() ? std::numeric_limits<double>::infinity() : chosen.cast<double>();
@@ -212,14 +201,19 @@ Clipped clip_buffers(Buffers& grads, const RuleArguments& arguments,
   } else if (!limit.is_none()) {
     request.limit = limit.cast<double>();
   }
-  FirstNonFinite first;
-  Clipped result;
-  {
-    const py::gil_scoped_release release;
-    result = clip(grads.views, request, first);
-  }
-  if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
-  return result;
+}
+
+void raise_nonfinite(const Buffers& grads, const FirstNonFinite& first, std::int64_t count) {
+  const py::tuple index = index_tuple(grads.views[first.buffer], first.flat);
+  const std::string value = first.value != first.value ? "nan" : first.value > 0 ? "inf" : "-inf";
+  std::string message = grads.label(first.buffer) + " must be finite, but is " + value;
+  if (index.size() > 0) message += " at " + std::string(py::str(index));
+  if (count > 1) message += ", the first of " + std::to_string(count) + " such elements";
+  const py::object error = g_nonfinite_error(message + "; nothing has been changed");
+  error.attr("name") = grads.key(first.buffer);
+  error.attr("index") = index;
+  PyErr_SetObject(g_nonfinite_error.ptr(), error.ptr());
+  throw py::error_already_set();
 }
 
 void refuse_overlap(const Buffers& written, const Buffers* read) {

@@ -19,9 +19,22 @@ struct RuleArguments {
   std::string nonfinite;
 };
 
-// Clips, or lets `consumer` take what is clipped. `parameters`: of the adaptive rule.
-Clipped clip_buffers(Buffers& grads, const RuleArguments& arguments,
-                     const std::vector<View>* parameters, Consumer* consumer);
+// What they ask for, of so many buffers. It holds what the request points to.
+class Asked {
+ public:
+  Asked(const RuleArguments& arguments, std::size_t buffers);
+  Asked(const Asked&) = delete;
+  Asked& operator=(const Asked&) = delete;
+
+  Request request{};
+
+ private:
+  std::vector<double> limits_;
+};
+
+// Throws NonFiniteGradientError, which names the element.
+[[noreturn]] void raise_nonfinite(const Buffers& grads, const FirstNonFinite& first,
+                                  std::int64_t count);
 
 // ValueError if buffers that will be written share memory with each other or with `read`.
 void refuse_overlap(const Buffers& written, const Buffers* read);

@@ -1,16 +1,8 @@
 // The network, for both dtypes behind one Python class.
-#include "core/network.hpp"
+#include "bindings/network.hpp"
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <memory>
-#include <optional>
-#include <string>
-#include <variant>
-#include <vector>
-
-#include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
 #include "core/names.hpp"
 
@@ -18,35 +10,6 @@ namespace py = pybind11;
 
 namespace vegrad {
 namespace {
-
-class AnyNetwork {
- public:
-  AnyNetwork(const std::vector<int>& sizes, const std::string& activation,
-             const std::string& output, const std::string& loss,
-             const std::optional<std::string>& norm, bool residual, const std::string& dtype) {
-    NetworkShape shape{sizes,         activation_of(activation),      activation_of(output),
-                       loss_of(loss), norm_of(norm.value_or("none")), residual};
-    if (dtype == "float32")
-      network_ = std::make_unique<Network<float>>(std::move(shape));
-    else if (dtype == "float64")
-      network_ = std::make_unique<Network<double>>(std::move(shape));
-    else
-      throw py::type_error("dtype must be float32 or float64, not " + dtype);
-  }
-
-  template <class Body>
-  auto visit(const Body& body) const {
-    return std::visit([&](const auto& network) { return body(*network); }, network_);
-  }
-
- private:
-  std::variant<std::unique_ptr<Network<float>>, std::unique_ptr<Network<double>>> network_;
-};
-
-template <class T>
-T element(const Network<T>&);
-template <class N>
-using ElementOf = decltype(element(std::declval<const N&>()));
 
 // Views of the network's memory, which they keep alive.
 py::dict views(const py::object& self, bool gradients) {
@@ -64,39 +27,6 @@ py::dict views(const py::object& self, bool gradients) {
     return result;
   });
 }
-
-// What a pass reads, if the objects are arrays as it needs them: x (B, I) and, unless there is
-// none, the target, (B, O) values or (B) labels, all of them in range.
-template <class T>
-struct Batch {
-  int B = 0;
-  const T *x = nullptr, *values = nullptr;
-  const std::int64_t* labels = nullptr;
-  bool fits = false;
-
-  Batch(const NetworkShape& shape, const py::object& inputs, const py::object* target) {
-    x = fitting<T>(inputs, -1, shape.sizes.front());
-    if (!x) return;
-    const py::ssize_t rows = py::reinterpret_borrow<py::array>(inputs).shape(0), most = 1 << 30;
-    if (rows < 1 || rows > most) return;
-    B = int(rows);
-    fits = !target || target_fits(shape, *target);
-  }
-
- private:
-  bool target_fits(const NetworkShape& shape, const py::object& target) {
-    const int O = shape.sizes.back();
-    if (shape.loss == Loss::cross_entropy) {
-      labels = fitting<std::int64_t>(target, B, -1);
-      return labels &&
-             std::all_of(labels, labels + B, [O](std::int64_t i) { return i >= 0 && i < O; });
-    }
-    values = fitting<T>(target, B, O);
-    if (!values || shape.loss != Loss::binary_cross_entropy) return values;
-    return std::all_of(values, values + std::size_t(B) * O,
-                       [](T t) { return !(t < 0 || t > 1); });  // NaN goes on
-  }
-};
 
 py::object forward(const AnyNetwork& self, const py::object& x) {
   return self.visit([&](auto& network) -> py::object {
@@ -155,6 +85,20 @@ std::size_t workspace_bytes(const AnyNetwork& self, int batch) {
 }
 
 }  // namespace
+
+AnyNetwork::AnyNetwork(const std::vector<int>& sizes, const std::string& activation,
+                       const std::string& output, const std::string& loss,
+                       const std::optional<std::string>& norm, bool residual,
+                       const std::string& dtype) {
+  NetworkShape shape{sizes,         activation_of(activation),      activation_of(output),
+                     loss_of(loss), norm_of(norm.value_or("none")), residual};
+  if (dtype == "float32")
+    network_ = std::make_unique<Network<float>>(std::move(shape));
+  else if (dtype == "float64")
+    network_ = std::make_unique<Network<double>>(std::move(shape));
+  else
+    throw py::type_error("dtype must be float32 or float64, not " + dtype);
+}
 
 void register_network(py::module_& module) {
   std::vector<std::string> norms(std::begin(kNormNames) + 1, std::end(kNormNames));

@@ -1,13 +1,9 @@
-// Optimizers: their settings, and what they keep of each buffer.
-#include "core/optimizer.hpp"
+#include "bindings/optimizer.hpp"
 
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <string>
-#include <vector>
+#include <cstring>
 
-#include "bindings/clipping.hpp"
 #include "bindings/register.hpp"
 
 namespace py = pybind11;
@@ -22,140 +18,133 @@ StepKind kind_of(const std::string& name) {
   throw py::value_error("unknown kind '" + name + "'");
 }
 
-class Optimizer {
- public:
-  explicit Optimizer(const OptimizerSettings& settings) : settings_(settings) {}
-
-  Clipped step(const py::object& parameters_object, const py::object& grads_object, double rate,
-               const std::string& rule, const py::object& limit, double ord,
-               const std::string& nonfinite, double eps) {
-    Buffers grads("grads", grads_object, false);
-    const Buffers parameters = grads.matched("params", parameters_object, true);
-    for (std::size_t i = 0; i < parameters.size(); ++i)
-      if (parameters.views[i].itemsize() < 4)
-        throw py::type_error(
-            parameters.label(i) + " must be float32 or float64, not " +
-            (parameters.views[i].dtype == Dtype::kFloat16 ? "float16" : "bfloat16"));
-    refuse_overlap(parameters, &grads);
-    // Places for new states first: growing moves them.
-    std::vector<std::size_t> places;
-    places.reserve(grads.size());
-    for (std::size_t i = 0; i < grads.size(); ++i) places.push_back(place_of(parameters, i));
-    std::vector<std::unique_ptr<OptimizerState>*> states;
-    states.reserve(grads.size());
-    for (const std::size_t place : places) states.push_back(&states_[place]);
-    for (std::size_t i = 0; i < states.size(); ++i) check(parameters, i, states[i]->get());
-    Stepper stepper(settings_, rate, rule == "none" || rule == "value", parameters.views,
-                    grads.views, states);
-    const Clipped result =
-        clip_buffers(grads, {rule, limit, ord, eps, nonfinite}, &parameters.views, &stepper);
-    if (!result.skipped)
-      for (auto* state : states) ++(*state)->steps;
-    return result;
-  }
-
-  // {key: {"step": n, name: an array in C order}}
-  py::dict state() const {
-    py::dict all;
-    const std::vector<const char*> names = settings_.state_names();
-    for (std::size_t place = 0; place < states_.size(); ++place) {
-      const OptimizerState* const state = states_[place].get();
-      if (!state) continue;
-      py::dict one;
-      one["step"] = state->steps;
-      for (std::size_t s = 0; s < names.size(); ++s) {
-        const py::dtype dtype =
-            state->dtype == Dtype::kFloat64 ? py::dtype::of<double>() : py::dtype::of<float>();
-        one[names[s]] = py::array(dtype, {py::ssize_t(state->count)},
-                                  state->memory[s].data());  // without an owner: a copy
-      }
-      all[keys_[place]] = one;
-    }
-    return all;
-  }
-
-  void load(const py::dict& all) {
-    std::vector<py::str> keys;
-    std::vector<std::unique_ptr<OptimizerState>> states;
-    const std::vector<const char*> names = settings_.state_names();
-    for (const auto& [key, value] : all) {
-      const auto one = py::cast<py::dict>(value);
-      std::vector<py::array> arrays;
-      for (const char* name : names) {
-        if (!one.contains(name))
-          throw py::value_error("the state of " + std::string(py::str(key)) + " must have " + name);
-        arrays.push_back(py::array::ensure(one[name], py::array::c_style));
-        const py::array& array = arrays.back();
-        if (!array || array.size() != arrays.front().size() ||
-            !array.dtype().is(arrays.front().dtype()) ||
-            !(array.dtype().is(py::dtype::of<float>()) ||
-              array.dtype().is(py::dtype::of<double>())))
-          throw py::value_error("the state of " + std::string(py::str(key)) +
-                                " must have arrays of float32 or float64, all of one size");
-      }
-      const bool wide = !arrays.empty() && arrays.front().itemsize() == 8;
-      const std::int64_t count = arrays.empty() ? -1 : arrays.front().size();
-      auto state = std::make_unique<OptimizerState>(
-          settings_, wide ? Dtype::kFloat64 : Dtype::kFloat32, std::max<std::int64_t>(count, 0));
-      state->count = count;  // nothing kept: any
-      state->steps = py::cast<std::int64_t>(one["step"]);
-      if (state->steps < 0) throw py::value_error("steps must be at least 0");
-      for (std::size_t s = 0; s < arrays.size(); ++s)
-        std::memcpy(state->memory[s].data(), arrays[s].data(), arrays[s].nbytes());
-      keys.push_back(py::str(key));
-      states.push_back(std::move(state));
-    }
-    place_ = py::dict();
-    for (std::size_t i = 0; i < keys.size(); ++i) place_[keys[i]] = i;
-    keys_ = std::move(keys);
-    states_ = std::move(states);
-    by_position_.clear();
-  }
-
- private:
-  std::size_t place_of(const Buffers& parameters, std::size_t number) {
-    const std::int64_t position = parameters.position(number);
-    const bool named = parameters.is_mapping();
-    if (!named && position < std::int64_t(by_position_.size()) && by_position_[position] >= 0)
-      return std::size_t(by_position_[position]);
-    const py::str key = named ? py::str(parameters.key(number)) : py::str(std::to_string(position));
-    std::size_t place = states_.size();
-    if (place_.contains(key)) {
-      place = py::cast<std::size_t>(place_[key]);
-    } else {
-      place_[key] = place;
-      keys_.push_back(key);
-      states_.emplace_back();
-    }
-    if (!named) {
-      if (position >= std::int64_t(by_position_.size())) by_position_.resize(position + 1, -1);
-      by_position_[position] = std::int64_t(place);
-    }
-    return place;
-  }
-
-  void check(const Buffers& parameters, std::size_t number, OptimizerState* state) const {
-    if (!state) return;
-    const View& view = parameters.views[number];
-    if (state->count == -1) {
-      state->count = view.count;
-      state->dtype = view.dtype;
-    }
-    if (state->count == view.count && state->dtype == view.dtype) return;
-    const auto name = [](Dtype dtype) { return dtype == Dtype::kFloat64 ? "float64" : "float32"; };
-    throw py::value_error(parameters.label(number) + " must have " + std::to_string(state->count) +
-                          " elements of " + name(state->dtype) + " as in the steps before, not " +
-                          std::to_string(view.count) + " of " + name(view.dtype));
-  }
-
-  OptimizerSettings settings_;
-  py::dict place_;             // of each key
-  std::vector<py::str> keys_;  // of each place
-  std::vector<std::unique_ptr<OptimizerState>> states_;
-  std::vector<std::int64_t> by_position_;  // the places of sequences' buffers; -1: not known yet
-};
-
 }  // namespace
+
+Clipped Optimizer::step(const py::object& parameters_object, const py::object& grads_object,
+                        double rate, const std::string& rule, const py::object& limit, double ord,
+                        const std::string& nonfinite, double eps) {
+  Buffers grads("grads", grads_object, false);
+  const Buffers parameters = grads.matched("params", parameters_object, true);
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    if (parameters.views[i].itemsize() < 4)
+      throw py::type_error(parameters.label(i) + " must be float32 or float64, not " +
+                           (parameters.views[i].dtype == Dtype::kFloat16 ? "float16" : "bfloat16"));
+  refuse_overlap(parameters, &grads);
+  const Asked asked({rule, limit, ord, eps, nonfinite}, grads.size());
+  const auto states = states_of(parameters);
+  FirstNonFinite first;
+  Clipped result;
+  {
+    const py::gil_scoped_release release;
+    result =
+        take_step(settings_, rate, parameters.views, grads.views, states, asked.request, first);
+  }
+  if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
+  return result;
+}
+
+std::vector<std::unique_ptr<OptimizerState>*> Optimizer::states_of(const Buffers& parameters) {
+  // Places for new states first: growing moves them.
+  std::vector<std::size_t> places;
+  places.reserve(parameters.size());
+  for (std::size_t i = 0; i < parameters.size(); ++i) places.push_back(place_of(parameters, i));
+  std::vector<std::unique_ptr<OptimizerState>*> states;
+  states.reserve(parameters.size());
+  for (const std::size_t place : places) states.push_back(&states_[place]);
+  for (std::size_t i = 0; i < states.size(); ++i) check(parameters, i, states[i]->get());
+  return states;
+}
+
+py::dict Optimizer::state() const {
+  py::dict all;
+  const std::vector<const char*> names = settings_.state_names();
+  for (std::size_t place = 0; place < states_.size(); ++place) {
+    const OptimizerState* const state = states_[place].get();
+    if (!state) continue;
+    py::dict one;
+    one["step"] = state->steps;
+    for (std::size_t s = 0; s < names.size(); ++s) {
+      const py::dtype dtype =
+          state->dtype == Dtype::kFloat64 ? py::dtype::of<double>() : py::dtype::of<float>();
+      one[names[s]] = py::array(dtype, {py::ssize_t(state->count)},
+                                state->memory[s].data());  // without an owner: a copy
+    }
+    all[keys_[place]] = one;
+  }
+  return all;
+}
+
+void Optimizer::load(const py::dict& all) {
+  std::vector<py::str> keys;
+  std::vector<std::unique_ptr<OptimizerState>> states;
+  const std::vector<const char*> names = settings_.state_names();
+  for (const auto& [key, value] : all) {
+    const auto one = py::cast<py::dict>(value);
+    std::vector<py::array> arrays;
+    for (const char* name : names) {
+      if (!one.contains(name))
+        throw py::value_error("the state of " + std::string(py::str(key)) + " must have " + name);
+      arrays.push_back(py::array::ensure(one[name], py::array::c_style));
+      const py::array& array = arrays.back();
+      if (!array || array.size() != arrays.front().size() ||
+          !array.dtype().is(arrays.front().dtype()) ||
+          !(array.dtype().is(py::dtype::of<float>()) || array.dtype().is(py::dtype::of<double>())))
+        throw py::value_error("the state of " + std::string(py::str(key)) +
+                              " must have arrays of float32 or float64, all of one size");
+    }
+    const bool wide = !arrays.empty() && arrays.front().itemsize() == 8;
+    const std::int64_t count = arrays.empty() ? -1 : arrays.front().size();
+    auto state = std::make_unique<OptimizerState>(
+        settings_, wide ? Dtype::kFloat64 : Dtype::kFloat32, std::max<std::int64_t>(count, 0));
+    state->count = count;  // nothing kept: any
+    state->steps = py::cast<std::int64_t>(one["step"]);
+    if (state->steps < 0) throw py::value_error("steps must be at least 0");
+    for (std::size_t s = 0; s < arrays.size(); ++s)
+      std::memcpy(state->memory[s].data(), arrays[s].data(), arrays[s].nbytes());
+    keys.push_back(py::str(key));
+    states.push_back(std::move(state));
+  }
+  place_ = py::dict();
+  for (std::size_t i = 0; i < keys.size(); ++i) place_[keys[i]] = i;
+  keys_ = std::move(keys);
+  states_ = std::move(states);
+  by_position_.clear();
+}
+
+std::size_t Optimizer::place_of(const Buffers& parameters, std::size_t number) {
+  const std::int64_t position = parameters.position(number);
+  const bool named = parameters.is_mapping();
+  if (!named && position < std::int64_t(by_position_.size()) && by_position_[position] >= 0)
+    return std::size_t(by_position_[position]);
+  const py::str key = named ? py::str(parameters.key(number)) : py::str(std::to_string(position));
+  std::size_t place = states_.size();
+  if (place_.contains(key)) {
+    place = py::cast<std::size_t>(place_[key]);
+  } else {
+    place_[key] = place;
+    keys_.push_back(key);
+    states_.emplace_back();
+  }
+  if (!named) {
+    if (position >= std::int64_t(by_position_.size())) by_position_.resize(position + 1, -1);
+    by_position_[position] = std::int64_t(place);
+  }
+  return place;
+}
+
+void Optimizer::check(const Buffers& parameters, std::size_t number, OptimizerState* state) const {
+  if (!state) return;
+  const View& view = parameters.views[number];
+  if (state->count == -1) {
+    state->count = view.count;
+    state->dtype = view.dtype;
+  }
+  if (state->count == view.count && state->dtype == view.dtype) return;
+  const auto name = [](Dtype dtype) { return dtype == Dtype::kFloat64 ? "float64" : "float32"; };
+  throw py::value_error(parameters.label(number) + " must have " + std::to_string(state->count) +
+                        " elements of " + name(state->dtype) + " as in the steps before, not " +
+                        std::to_string(view.count) + " of " + name(view.dtype));
+}
 
 void register_optimizer(py::module_& module) {
   py::class_<Optimizer>(module, "Optimizer", "Steps and what they keep; see vegrad.optim.")

@@ -50,6 +50,7 @@ struct Request {
   double eps = 0;                        // kAdaptive
   const View* parameters = nullptr;      // kAdaptive: one a buffer
   Consumer* consumer = nullptr;          // nothing is written, but it takes every buffer
+  const Scaled* squares = nullptr;       // of each buffer, finite, if somebody has summed them
 };
 
 // Clips the buffers, which must not overlap. With NonFinite::kRaise, where there is an element that

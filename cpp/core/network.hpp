@@ -85,12 +85,19 @@ class Network {
   T* bias(int l) const { return parameters_.data() + bias_at_[l]; }
   T* weight_gradient(int l) const { return gradients_.data() + weight_at_[l]; }
   T* bias_gradient(int l) const { return gradients_.data() + bias_at_[l]; }
+  // All of them, and all gradients, with zeros between.
+  std::size_t size() const { return parameters_.size(); }
+  T* parameters() const { return parameters_.data(); }
+  T* gradients() const { return gradients_.data(); }
 
   // x (B, I) and out (B, O) without padding. Target: values (B, O), or labels (B).
   void forward(const T* x, int B, T* out);
   double loss(const T* x, int B, const T* values, const std::int64_t* labels);
   double backward(const T* x, int B, const T* values, const std::int64_t* labels, bool flow);
   const FlowColumns& flow() const { return flow_; }
+  // Σ of the squares of a weight gradient as it is stored, from a backward pass with flow; NaN if
+  // that is not known because elements of it may have left the range of T.
+  double gradient_squares(int l) const { return gradient_squares_[l - 1]; }
   std::size_t workspace_bytes(int B) const;
 
  private:
@@ -207,6 +214,7 @@ class Network {
   std::mutex running_;
   Workspace training_, inference_;
   FlowColumns flow_;
+  std::vector<double> gradient_squares_;
 
   // State of the pass that runs.
   std::vector<Layer> layers_;

@@ -166,4 +166,19 @@ Scaled Stepper::take(std::int64_t buffer, std::int64_t first, std::int64_t count
   });
 }
 
+Clipped take_step(const OptimizerSettings& settings, double rate,
+                  const std::vector<View>& parameters, std::vector<View>& gradients,
+                  const std::vector<std::unique_ptr<OptimizerState>*>& states, Request request,
+                  FirstNonFinite& first) {
+  const bool norm_wanted =
+      request.rule == Rule::kValue || (request.rule == Rule::kNone && !request.squares);
+  Stepper stepper(settings, rate, norm_wanted, parameters, gradients, states);
+  request.consumer = &stepper;
+  request.parameters = parameters.data();
+  const Clipped result = clip(gradients, request, first);
+  if (!result.skipped && first.buffer < 0)
+    for (auto* state : states) ++(*state)->steps;
+  return result;
+}
+
 }  // namespace vegrad

@@ -33,6 +33,14 @@ struct OptimizerState {
   OptimizerState(const OptimizerSettings& settings, Dtype dtype, std::int64_t count);
 };
 
+// One step in place over buffers that do not overlap, clipped as `request` says. Unless it was
+// skipped, or `first` found an element that refuses it, it counts in the states. States may be
+// null: they are made then.
+Clipped take_step(const OptimizerSettings& settings, double rate,
+                  const std::vector<View>& parameters, std::vector<View>& gradients,
+                  const std::vector<std::unique_ptr<OptimizerState>*>& states, Request request,
+                  FirstNonFinite& first);
+
 // Hands the clipped gradients of one step to the kernels.
 class Stepper : public Consumer {
  public:

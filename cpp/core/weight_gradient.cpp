@@ -54,6 +54,8 @@ void Network<T>::note_gradient(const WeightGradient<T>& g, const TileSums* sums)
   if (g.layer == 0) return;
   const double squares = add_up(sums, g.grid.tasks()).g_squares;
   flow_.gradient_log2[g.layer - 1] = half_log2(squares, g.exponent);
+  const double stored = shifted(squares, 2 * g.exponent);
+  gradient_squares_[g.layer - 1] = within(stored) ? stored : NAN;
 }
 
 // One or two of them in a loop of their own.

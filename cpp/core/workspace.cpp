@@ -63,6 +63,7 @@ Network<T>::Network(NetworkShape shape) : shape_(std::move(shape)) {
   parameters_ = Buffer<T>(size);
   gradients_ = Buffer<T>(size);
   flow_ = FlowColumns(shape_.layers());
+  gradient_squares_.resize(shape_.layers());
   layers_.resize(shape_.layers() + 1);
 }
 

@@ -105,3 +105,26 @@ class Network:
     def backward(self, x: Any, target: Any, flow: bool) -> float | None: ...
     def flow(self) -> dict[str, npt.NDArray[np.float64]]: ...
     def workspace_bytes(self, batch: int) -> int: ...
+
+class Trainer:
+    def __init__(self, network: Network, x: _Array, target: _Array, batch_size: int) -> None: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def taken(self) -> int: ...
+    @property
+    def clipped(self) -> Clipped: ...
+    def run(
+        self,
+        optimizer: Optimizer,
+        order: npt.NDArray[np.int64],
+        rates: npt.NDArray[np.float64],
+        records: npt.NDArray[np.float64],
+        seconds: float,
+        gauge: bool,
+        rule: str,
+        limit: Any,
+        ord: float,
+        nonfinite: str,
+        eps: float,
+    ) -> None: ...

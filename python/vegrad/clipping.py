@@ -98,10 +98,7 @@ def adaptive_clip_(
 
 # The rule's name, its limit, the order of its norm, the policy, eps: arguments of _core.clip.
 Request = tuple[str, Any, float, str, float]
-
-
-def _nothing(clipped: Clipped) -> None:
-    """A rule without a state has nothing to learn."""
+Learn = Callable[[Clipped], None]
 
 
 class Rule:
@@ -120,12 +117,13 @@ class Rule:
         """Clips the gradients in place. Only `Adaptive` looks at the parameters."""
         grads, (rule, limit, order, nonfinite, eps), learn = self.prepare(grads)
         clipped = _core.clip(rule, grads, limit, order, nonfinite, params, eps)
-        learn(clipped)
+        if learn is not None:
+            learn(clipped)
         return clipped
 
-    def prepare(self, grads: Any) -> tuple[Any, Request, Callable[[Clipped], None]]:
+    def prepare(self, grads: Any) -> tuple[Any, Request, Learn | None]:
         """For optimizers: grads to be read, what the core shall do, and what comes after it."""
-        return grads, self._request(), _nothing
+        return grads, self._request(), None
 
     def _request(self) -> Request:
         raise NotImplementedError
@@ -235,7 +233,7 @@ class Adaptive(Rule):
 class _Learned(Rule):
     """A rule whose limit of the joint norm follows from the norms seen so far."""
 
-    def prepare(self, grads: Any) -> tuple[Any, Request, Callable[[Clipped], None]]:
+    def prepare(self, grads: Any) -> tuple[Any, Request, Learn | None]:
         learn: Callable[[], None] | None = None
 
         def choose(norm: float) -> float | None:
@@ -384,7 +382,7 @@ class AdaGC(Rule):
         self.steps = 0
         self.averages: dict[str, float] = {}
 
-    def prepare(self, grads: Any) -> tuple[Any, Request, Callable[[Clipped], None]]:  # noqa: D102
+    def prepare(self, grads: Any) -> tuple[Any, Request, Learn | None]:  # noqa: D102
         names, grads = _named(grads)
         if self.averages and set(names) != self.averages.keys():
             odd = sorted(self.averages.keys() ^ set(names))

@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-STEPS = ("loss", "gradient_norm", "coefficient", "learning_rate", "alpha")
+STEPS = (
+    "loss", "gradient_norm", "coefficient", "learning_rate", "alpha", "step_length", "slope"
+)  # fmt: skip
 EPOCHS = ("epoch_steps", "epoch_loss", "clipped_share", "validation_loss", "validation_accuracy")
 LAYERS = ("gradient_log2", "update_log2")
 
@@ -24,12 +26,13 @@ class History:
     """Columns of float64; those of steps have an entry a step, the others one an epoch.
 
     Steps: loss (of the batch, before the step), gradient_norm (joint, before the clip),
-    coefficient (the clip's smallest factor, 1 if it did nothing), learning_rate, alpha.
+    coefficient (the clip's smallest factor, 1 if it did nothing), learning_rate, alpha, step_length
+    (‖Δ‖ of all parameters together), slope (of the loss along the step, where it begins).
 
     alpha is where a step lands on the parabola that fits loss and slope along the step at both its
     ends, on the same batch (Cockpit, Schneider et al. 2021, arXiv:2102.06604): -1 stands still, 0
     is the minimum, 1 as high on the other side, more is a climb. With learning_rate/(1 + alpha) it
-    would have landed at 0. nan where it was not looked at.
+    would have landed at 0. It, step_length and slope are nan where they were not looked at.
 
     Epochs: epoch_steps (how many there were), epoch_loss (mean of the batches'), clipped_share
     (of steps), validation_loss, validation_accuracy (nan without validation data or classes).
@@ -60,10 +63,14 @@ class History:
     def __repr__(self) -> str:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
 
-    def add_step(self, *values: float) -> None:
-        """An entry for each of STEPS."""
-        for name, value in zip(STEPS, values, strict=True):
-            self._columns[name].append(value)
+    def since(self, step: int, name: str) -> FloatArray:
+        """A column of STEPS from this step on."""
+        return np.array(self._columns[name][step:], np.float64)
+
+    def add_steps(self, columns: FloatArray) -> None:
+        """Entries (STEPS, steps)."""
+        for name, values in zip(STEPS, columns.tolist(), strict=True):
+            self._columns[name].extend(values)
 
     def add_epoch(self, **values: Any) -> None:
         """An entry for each of EPOCHS and LAYERS."""

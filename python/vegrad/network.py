@@ -263,7 +263,7 @@ class MLP:
         if loss is None:
             loss = self._core.backward(*self._checked(x, target), flow)
         assert loss is not None
-        self._flow, self._measured = None, flow
+        self._passed(flow)
         return loss
 
     def fit(
@@ -309,6 +309,10 @@ class MLP:
                    validation=validation, shuffle=shuffle, seed=seed, callbacks=callbacks,
                    progress=progress, gauge_every=gauge_every,
                    checkpoint=checkpoint, resume=resume)  # fmt: skip
+
+    def _passed(self, flow: bool) -> None:
+        """Notes that the core has made a backward pass, with or without a flow."""
+        self._flow, self._measured = None, flow
 
     def workspace_bytes(self, batch: int) -> int:
         """Bytes that the network keeps between calls once it has trained on `batch` rows.

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from math import cos, pi
 from typing import Any, ClassVar
 
+import numpy as np
+
 from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.buffers import as_count, as_fraction, as_limit
-from vegrad.clipping import Rule
+from vegrad.clipping import Learn, Request, Rule
 
 Rate = float | Callable[[int], float]
 
@@ -53,9 +55,11 @@ class Optimizer:
         arguments = {"lr": self.lr, **self._arguments, "clip": self.clip}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return as_limit("lr", self.lr(self.steps)) if callable(self.lr) else self.lr
+    def rate(self, step: int | None = None) -> float:
+        """The learning rate of a step, counted from 0; of the next one if not given."""
+        if not callable(self.lr):
+            return self.lr
+        return as_limit("lr", self.lr(self.steps if step is None else step))
 
     def step(self, params: Any, grads: Any) -> Clipped:
         """One step, in place; says what the clip found and did.
@@ -68,15 +72,49 @@ class Optimizer:
             TypeError, ValueError: before anything has changed; NonFiniteGradientError if the
                 clip's rule says so. Without a clip NaN and inf are not looked for.
         """
-        lr = self.rate()
-        if self.clip is None:
-            clipped = self._core.step(params, grads, lr, "none", None, 2.0, "propagate", 0.0)
-        else:
-            grads, request, learn = self.clip.prepare(grads)
-            clipped = self._core.step(params, grads, lr, *request)
+        rate = self.rate()
+        grads, request, learn = self._prepare(grads)
+        clipped = self._core.step(params, grads, rate, *request)
+        if learn is not None:
             learn(clipped)
         self.steps += not clipped.skipped
         return clipped
+
+    def run(
+        self,
+        trainer: _core.Trainer,
+        grads: Any,
+        order: Any,
+        records: Any,
+        *,
+        rows: int,
+        gauge: bool,
+        seconds: float,
+    ) -> None:
+        """For `fit`: steps over batches of so many rows of `order`, for about `seconds`.
+
+        `records` gets a row for each of trainer.done steps. One, if the clip learns from each.
+        """
+        _, request, learn = self._prepare(grads)
+        if learn is not None:
+            order, records = order[:rows], records[:1]
+        rates = np.empty(len(records))
+        rates[:] = (
+            [self.rate(self.steps + step) for step in range(len(records))]
+            if callable(self.lr)
+            else self.lr
+        )
+        try:
+            trainer.run(self._core, order, rates, records, seconds, gauge, *request)
+        finally:
+            self.steps += trainer.taken
+        if learn is not None:
+            learn(trainer.clipped)
+
+    def _prepare(self, grads: Any) -> tuple[Any, Request, Learn | None]:
+        if self.clip is None:
+            return grads, ("none", None, 2.0, "propagate", 0.0), None
+        return self.clip.prepare(grads)
 
     def state_dict(self) -> dict[str, Any]:
         """Arguments, steps, and copies of what is kept of each buffer, by name or position."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vegrad._core import Clipped
+from vegrad import _core
 from vegrad.buffers import Array, as_count
 from vegrad.files import complaining_of, load_tensors, save_tensors
 from vegrad.history import EPOCHS, LAYERS, STEPS, History
@@ -23,6 +23,7 @@ class Trainable(Protocol):
     """What is asked of a network."""
 
     config: dict[str, Any]
+    _core: _core.Network
 
     @property
     def parameters(self) -> Any: ...  # noqa: D102
@@ -34,9 +35,12 @@ class Trainable(Protocol):
     def forward(self, x: Any) -> Array: ...  # noqa: D102
     def loss(self, x: Any, target: Any) -> float: ...  # noqa: D102
     def _checked(self, x: Any, target: Any) -> tuple[Array, Array]: ...
+    def _passed(self, flow: bool) -> None: ...
 
 
 Callback = Callable[[Any, History], Any]
+
+RECORD = 8  # numbers that Trainer writes down of a step
 
 # Of a network's config: where its weights began, which does not matter any more on a resume.
 START = {"init", "sigma_w", "sigma_b", "seed"}
@@ -74,12 +78,12 @@ def fit(
     if resume is not None:
         random, history = _resume(network, optimizer, resume, settings)
     run = _Run(network, optimizer, history, data, wanted, batch_size, gauge)
-    shown = _Progress(progress, epochs, len(data), batch_size)
+    shown = _Progress(progress, epochs, len(data), batch_size, history.steps)
     for epoch in range(history.epochs, epochs):
         order = random.permutation(len(data)) if shuffle else np.arange(len(data))
         first = history.steps
         try:
-            run.epoch(order, partial(shown.step, epoch, history))
+            run.epoch(order, shown.interval, partial(shown.step, epoch, history))
         except ValueError as error:
             error.add_note(f"in step {history.steps} of training, in epoch {epoch}")
             raise
@@ -93,18 +97,15 @@ def fit(
     return history
 
 
-def alpha_of(start: float, end: float, slope_at_start: float, slope_at_end: float) -> float:
-    """Where a step from 0 to 1 lands on the parabola nearest to loss and slope at both ends.
+def parabola(records: Array) -> tuple[Array, Array]:
+    """Slope at 0 and curvature of b τ + c τ², nearest to what the gauge saw at τ = 0 and 1.
 
-    -slope(1)/slope(0) of the parabola: -1 is where it began, 0 the minimum. nan if it has no slope.
+    By least squares in four equations: loss and slope at both ends of a step.
     """
-    # f = a + b τ + c τ² in the four equations, by least squares.
-    equations = [[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 1, 2]]
-    values = [start, end, slope_at_start, slope_at_end]
-    if not np.isfinite(values).all():
-        return np.nan
-    _, b, c = np.linalg.lstsq(np.array(equations, float), np.array(values), rcond=None)[0]
-    return float(-(b + 2 * c) / b) if b else np.nan
+    loss, after, slope, slope_after = records[:, [0, 4, 5, 6]].T
+    ends = np.array([loss, after, slope, slope_after])
+    _, b, c = np.linalg.pinv([[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 1, 2]]) @ ends
+    return b, c
 
 
 class _Run:
@@ -122,52 +123,55 @@ class _Run:
     ) -> None:
         self.gauge = gauge  # α every so many steps; 0: never
         self.network, self.optimizer, self.history = network, optimizer, history
-        self.data, self.target, self.batch_size = data, target, batch_size
-        self.parameters, self.gradients = dict(network.parameters), dict(network.gradients)
-        self.weights = {k: v for k, v in self.parameters.items() if k.endswith("weight")}
-        self.batch = [np.empty((batch_size, *a.shape[1:]), a.dtype) for a in (data, target)]
+        self.batch_size = batch_size
+        self.trainer = _core.Trainer(network._core, data, target, batch_size)
+        self.weights = {k: v for k, v in network.parameters.items() if k.endswith("weight")}
         self.before: dict[str, Array] = {}
 
-    def epoch(self, order: Array, show: Callable[[int], None]) -> None:
-        """One step for each batch of rows, in this order."""
-        network, optimizer, add = self.network, self.optimizer, self.history.add_step
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            batch = [
-                # The rows are in range: "clip" only spares NumPy a copy.
-                np.take(source, rows, axis=0, out=room[: len(rows)], mode="clip")
-                for source, room in zip((self.data, self.target), self.batch, strict=True)
-            ]
-            rate = optimizer.rate()
-            loss, alpha = network.backward(*batch), np.nan
-            last = start + self.batch_size >= len(order)
-            if last:
+    def epoch(self, order: Array, seconds: float, show: Callable[[int], None]) -> None:
+        """One step for each batch of rows, in this order; `show` is called about so often."""
+        size, start = self.batch_size, 0
+        last = (len(order) - 1) // size * size  # where the last batch begins
+        while start < len(order):
+            # The gauge makes another pass, so it leaves the last step, whose flow is recorded.
+            steps = last // size - start // size or 1
+            look = False
+            if self.gauge and start < last:
+                look = self.history.steps % self.gauge == 0
+                steps = 1 if look else min(steps, -self.history.steps % self.gauge)
+            if start == last:
                 self.before = {name: weight.copy() for name, weight in self.weights.items()}
-            # Not the last, whose flow is recorded: the gauge makes another pass.
-            if self.gauge and not last and self.history.steps % self.gauge == 0:
-                clipped, alpha = self._gauged_step(batch, loss)
-            else:
-                clipped = optimizer.step(self.parameters, self.gradients)
-            add(loss, clipped.norm, clipped.coefficient, rate, alpha)
-            show(start + len(rows))
+            records = np.empty((steps, RECORD))
+            try:
+                self.optimizer.run(
+                    self.trainer,
+                    self.network.gradients,
+                    order[start : start + steps * size],
+                    records,
+                    rows=size,
+                    gauge=look,
+                    seconds=seconds,
+                )
+            finally:
+                self.network._passed(True)
+                self._note(records[: self.trainer.done])
+            start += self.trainer.done * size
+            show(min(start, len(order)))
 
-    def _gauged_step(self, batch: list[Array], loss: float) -> tuple[Clipped, float]:
-        """A step, and where it lands on the parabola along it."""
-        here = {
-            name: (p.copy(), self.gradients[name].copy()) for name, p in self.parameters.items()
-        }
-        clipped = self.optimizer.step(self.parameters, self.gradients)
-        there = self.network.backward(*batch)
-        slopes = [0.0, 0.0]
-        for name, (weight, gradient) in here.items():
-            moved = np.subtract(self.parameters[name], weight, dtype=np.float64)
-            slopes[0] += float(np.vdot(moved, gradient))
-            slopes[1] += float(np.vdot(moved, self.gradients[name]))
-        return clipped, alpha_of(loss, there, *slopes)
+    def _note(self, records: Array) -> None:
+        columns = np.full((len(STEPS), len(records)), np.nan)
+        columns[:4] = records[:, :4].T
+        looked = np.isfinite(records[:, 4:]).all(1)
+        if looked.any():
+            b, c = parabola(records[looked])
+            length = records[looked, 7]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                columns[4:, looked] = -(b + 2 * c) / b, length, b / length
+        self.history.add_steps(columns)
 
     def close_epoch(self, first: int, held: tuple[Array, Array] | None) -> None:
         """What is recorded of an epoch whose first step was number `first`."""
-        steps = {name: getattr(self.history, name)[first:] for name in STEPS}
+        steps = {name: self.history.since(first, name) for name in ("loss", "coefficient")}
         moved = {name: weight - self.before[name] for name, weight in self.weights.items()}
         with np.errstate(divide="ignore", invalid="ignore"):
             update = np.log2(norms(moved)) - np.log2(norms(self.before))
@@ -238,11 +242,7 @@ def _resume(
             (settings, about["settings"], "fit"),
         ):
             for name in mine:
-                # Where the weights began does not matter any more.
-                if (
-                    name not in ("init", "sigma_w", "sigma_b", "seed")
-                    and mine[name] != theirs[name]
-                ):
+                if name not in START and mine[name] != theirs[name]:
                     raise ValueError(
                         f"the {of}'s {name} must be {theirs[name]!r} as it was, not {mine[name]!r}"
                     )
@@ -276,19 +276,16 @@ def _resume(
 class _Progress:
     """One line that is written over, on a terminal; else a line an epoch."""
 
-    def __init__(self, wanted: bool, epochs: int, rows: int, batch_size: int) -> None:
+    def __init__(self, wanted: bool, epochs: int, rows: int, batch_size: int, before: int) -> None:
         self.wanted, self.epochs, self.rows = wanted, epochs, rows
         self.live = wanted and sys.stderr.isatty()
+        self.interval = 0.1 if self.live else np.inf  # seconds
         self.start = self.last = time.perf_counter()
-        self.done = 0
-        self.batch_size = batch_size
+        self.batch_size, self.before = batch_size, before  # steps before the start
 
     def step(self, epoch: int, history: History, done: int) -> None:
-        self.done += self.batch_size
-        if not self.live:
-            return
         now = time.perf_counter()
-        if now - self.last < 0.1:
+        if not self.live or now - self.last < self.interval:
             return
         self.last = now
         self._write(f"{epoch + 1}/{self.epochs}  {100 * done // self.rows:3d} %", history, "\r")
@@ -307,7 +304,8 @@ class _Progress:
             text += "" if np.isnan(accuracy) else f" ({100 * accuracy:.1f} %)"
         recent = last["coefficient"][-100:]
         clipped = sum(c < 1 for c in recent) / len(recent)
-        rate = self.done / max(time.perf_counter() - self.start, 1e-9)
+        seconds = max(time.perf_counter() - self.start, 1e-9)
+        rate = (history.steps - self.before) * self.batch_size / seconds
         text += f"  gradient {last['gradient_norm'][-1]:.3g}  clipped {100 * clipped:.0f} %"
         sys.stderr.write(f"{before}{text}  {rate:,.0f} rows/s" + ("   " if before else ""))
         sys.stderr.flush()

@@ -1,0 +1,40 @@
+// Optimizers: their settings, and what they keep of each buffer.
+#pragma once
+
+#include <pybind11/numpy.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/clipping.hpp"
+#include "core/optimizer.hpp"
+
+namespace vegrad {
+
+class Optimizer {
+ public:
+  explicit Optimizer(const OptimizerSettings& settings) : settings_(settings) {}
+
+  const OptimizerSettings& settings() const { return settings_; }
+  Clipped step(const pybind11::object& parameters, const pybind11::object& grads, double rate,
+               const std::string& rule, const pybind11::object& limit, double ord,
+               const std::string& nonfinite, double eps);
+  // Of each buffer, null where nothing is kept yet; ValueError if it is of other buffers.
+  std::vector<std::unique_ptr<OptimizerState>*> states_of(const Buffers& parameters);
+  // {key: {"step": n, name: an array in C order}}
+  pybind11::dict state() const;
+  void load(const pybind11::dict& all);
+
+ private:
+  std::size_t place_of(const Buffers& parameters, std::size_t number);
+  void check(const Buffers& parameters, std::size_t number, OptimizerState* state) const;
+
+  OptimizerSettings settings_;
+  pybind11::dict place_;             // of each key
+  std::vector<pybind11::str> keys_;  // of each place
+  std::vector<std::unique_ptr<OptimizerState>> states_;
+  std::vector<std::int64_t> by_position_;  // the places of sequences' buffers; -1: not known yet
+};
+
+}  // namespace vegrad
