@@ -327,7 +327,8 @@ def adaptive(settings):
 
 def child(settings):
     """Measures everything in this process, and prints one JSON object."""
-    from steps import steps  # which needs what is above
+    from epochs import epochs  # these need what is above
+    from steps import steps
 
     for peer in filter(peers.installed, (peers.Torch, peers.Jax)):
         peer.prepare(settings["threads"])
@@ -338,6 +339,7 @@ def child(settings):
     found += clip("clip, 2000 of 100", 2000, (100,), True, 10, settings)
     found += adaptive(settings)
     found += steps(settings)
+    found += epochs(settings)
     optax = {"optax": importlib.metadata.version("optax") if OPTAX else None}
     print(json.dumps({"lines": found, "versions": report.versions() | optax}))
 

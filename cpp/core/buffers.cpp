@@ -205,6 +205,24 @@ std::vector<Piece> cut(const std::vector<View>& views) {
   return pieces;
 }
 
+std::vector<Piece> cut_evenly(const std::vector<View>& views) {
+  constexpr std::int64_t kLeast = 2048, kMost = 64;  // elements of a part, parts of a buffer
+  std::vector<Piece> pieces;
+  for (std::size_t b = 0; b < views.size(); ++b) {
+    const std::int64_t n = views[b].count, parts = std::clamp<std::int64_t>(n / kLeast, 1, kMost);
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const std::int64_t first = n * part / parts;
+      pieces.push_back({std::int64_t(b), 0, first, n * (part + 1) / parts - first});
+    }
+  }
+  const auto place = [&](const Piece& piece) {  // of its middle, in its buffer
+    return (double(piece.first) + double(piece.count) / 2) / double(views[piece.buffer].count);
+  };
+  std::stable_sort(pieces.begin(), pieces.end(),
+                   [&](const Piece& a, const Piece& b) { return place(a) < place(b); });
+  return pieces;
+}
+
 // A second thread costs about a microsecond, in which one thread reads some 16 KB.
 int team_for(std::int64_t elements) {
   constexpr std::int64_t worthwhile = 16 * 1024;

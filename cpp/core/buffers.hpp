@@ -133,6 +133,10 @@ struct Piece {
 // All buffers, cut. Parts of one buffer follow each other.
 std::vector<Piece> cut(const std::vector<View>& views);
 
+// The same such that each thread gets the same share of every buffer: of a network's weights the
+// rows whose gradient it made, and which it needs next. No buffer may be empty.
+std::vector<Piece> cut_evenly(const std::vector<View>& views);
+
 std::int64_t elements_of(const std::vector<View>& views);
 int team_for(std::int64_t elements);  // threads that are worth their start
 
@@ -146,11 +150,13 @@ inline int backwards_in_share(int task, int n, int threads) {
 
 // body(buffer, first, count) for every buffer, in parts if it is large; returns a result for each
 // buffer, the parts' added in order. Subnormal numbers are numbers here.
+// `weight`: how much work an element is.
 template <class Result, class Body, class Add>
 std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece>& pieces,
-                         bool backwards, const Body& body, const Add& add) {
+                         bool backwards, const Body& body, const Add& add,
+                         int weight = 1) {
   std::vector<Result> of_buffer(views.size()), of_part(pieces.size());
-  const int n = int(pieces.size()), threads = std::min(n, team_for(elements_of(views)));
+  const int n = int(pieces.size()), threads = std::min(n, team_for(weight * elements_of(views)));
   parallel_for(n, threads, [&](int task, int) {
     const KeepSubnormals keep;
     const int number = backwards ? backwards_in_share(task, n, threads) : task;

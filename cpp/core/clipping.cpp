@@ -190,7 +190,7 @@ std::int64_t count_nonfinite(const View& view, std::int64_t first, std::int64_t 
 class Clipping {
  public:
   Clipping(std::vector<View>& views, const Request& request)
-      : views_(views), request_(request), pieces_(cut(views)) {}
+      : views_(views), request_(request), pieces_(request.squares ? cut_evenly(views) : cut(views)) {}
 
   Clipped run(FirstNonFinite& first) {
     const KeepSubnormals keep;
@@ -326,7 +326,7 @@ class Clipping {
                   [&](std::int64_t b, std::int64_t first, std::int64_t count) {
                     return write_part(b, first, count);
                   },
-                  together);
+                  together, request_.consumer ? 4 : 1);
     if (request_.rule == Rule::kNone) {
       if (known()) return measure();
       sums_.clear();

@@ -34,17 +34,22 @@ double cross_entropy(const LossRow<T>& row, double scale, G* gradient) {
   const int label = int(row.label);
   double highest = double(row.h[0]);
   for (int j = 1; j < n; ++j) highest = std::max(highest, double(row.h[j]));
-  double others = 0;
+  const auto power = [&](int j) {
+    return std::exp(shifted(double(row.h[j]) - highest, row.exponent));
+  };
+  constexpr int kKept = 64;  // of a wider row the rest is made twice
+  double kept[kKept], others = 0;
   for (int j = 0; j < n; ++j) {
-    if (j == label) continue;
-    others += std::exp(shifted(double(row.h[j]) - highest, row.exponent));
+    const double e = power(j);
+    if (j < kKept) kept[j] = e;
+    if (j != label) others += e;
   }
   const double lead = shifted(double(row.h[label]) - highest, row.exponent);
   const double total = others + std::exp(lead);
   if (gradient) {
-    for (int j = 0; j < n; ++j)
-      gradient[j] = G(scale * std::exp(shifted(double(row.h[j]) - highest, row.exponent)) / total);
-    gradient[label] = G(-scale * others / total);
+    const double factor = scale / total;
+    for (int j = 0; j < n; ++j) gradient[j] = G(factor * (j < kKept ? kept[j] : power(j)));
+    gradient[label] = G(-factor * others);
   }
   return lead == 0 ? std::log1p(others) : std::log(total) - lead;
 }

@@ -59,6 +59,13 @@ class TrainerOf : public Trainer {
     return squares_.data();
   }
 
+  void fetch(const std::int64_t* rows, int count) override {
+    constexpr int kLine = 64 / int(sizeof(T));
+    for (int i = 0; i < count; ++i)
+      for (int j = 0; j < inputs(); j += kLine)
+        __builtin_prefetch(examples_.x + rows[i] * inputs() + j);
+  }
+
   void remember() override {
     parameters_.assign(network_.parameters(), network_.parameters() + network_.size());
     gradients_.assign(network_.gradients(), network_.gradients() + network_.size());
@@ -102,6 +109,8 @@ void Trainer::run(const std::int64_t* order, std::int64_t rows, int batch_size, 
   done = taken = 0;
   for (std::int64_t first = 0; first < rows; first += batch_size) {
     const int count = int(std::min<std::int64_t>(batch_size, rows - first));
+    const std::int64_t next = first + count;
+    fetch(order + next, int(std::min<std::int64_t>(batch_size, rows - next)));
     StepRecord record{pass(order + first, count, false), 0, 0, rates[taken], NAN, NAN, NAN, NAN};
     if (gauge) remember();
     last = step(record.rate, squares());

@@ -47,6 +47,8 @@ class Trainer {
  private:
   // Loss and gradients of a batch.
   virtual double pass(const std::int64_t* rows, int count, bool again) = 0;
+  // Starts to bring the rows of the next batch, which lie anywhere, into the cache.
+  virtual void fetch(const std::int64_t* rows, int count) = 0;
   virtual const Scaled* squares() = 0;  // null if unknown
   virtual void remember() = 0;          // parameters and gradients, before a step
   virtual void compare(StepRecord& record) = 0;

@@ -65,7 +65,10 @@ void Network<T>::make_gradients(Workspace& w, int B, bool flow, const WeightGrad
   const int first = one.tasks(), all = first + other.tasks();
   double cycles = 0;
   for (const int l : {one.layer, other.layer}) cycles += l ? product_cycles(l, B) : 0.0;
-  parallel_for(all, team(w, B, cycles), [&](int task, int thread) {
+  const int threads = team(w, B, cycles);
+  parallel_for(all, threads, [&](int i, int thread) {
+    // Each thread takes the same rows of both: an optimizer's step will, too.
+    const int task = of_two_kinds(i, first, all - first, threads);
     const bool of_one = task < first;
     gradient_task(w, of_one ? one : other, of_one ? task : task - first, thread, B, flow,
                   w.sums[task]);

@@ -73,6 +73,9 @@ Grid Network<T>::row_grid(int rows, int l) const {
   const int step = column_step<T>(columns);
   if (shape_.has_norm(l)) return make_grid(rows, kNarrowRowStep, columns, padded<T>(columns));
   if (rows <= kFewRows) return make_grid(rows, kFewRows, columns, kColumnBytes / int(sizeof(T)));
+  // One block of rows: columns are all that threads can share.
+  if (rows <= kNarrowRowStep)
+    return make_grid(rows, kNarrowRowStep, columns, kColumnBytes / int(sizeof(T)));
   return make_grid(rows, step < columns ? kWideRowStep : kNarrowRowStep, columns, step);
 }
 

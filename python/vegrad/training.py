@@ -41,6 +41,8 @@ class Trainable(Protocol):
 Callback = Callable[[Any, History], Any]
 
 RECORD = 8  # numbers that Trainer writes down of a step
+# Of a + b τ + c τ² the least squares solution for its value at 0 and 1, and its slope there.
+PARABOLA = np.linalg.pinv([[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 1, 2]])
 
 # Of a network's config: where its weights began, which does not matter any more on a resume.
 START = {"init", "sigma_w", "sigma_b", "seed"}
@@ -104,7 +106,7 @@ def parabola(records: Array) -> tuple[Array, Array]:
     """
     loss, after, slope, slope_after = records[:, [0, 4, 5, 6]].T
     ends = np.array([loss, after, slope, slope_after])
-    _, b, c = np.linalg.pinv([[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 1, 2]]) @ ends
+    _, b, c = PARABOLA @ ends
     return b, c
 
 
