@@ -153,8 +153,7 @@ inline int backwards_in_share(int task, int n, int threads) {
 // `weight`: how much work an element is.
 template <class Result, class Body, class Add>
 std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece>& pieces,
-                         bool backwards, const Body& body, const Add& add,
-                         int weight = 1) {
+                         bool backwards, const Body& body, const Add& add, int weight = 1) {
   std::vector<Result> of_buffer(views.size()), of_part(pieces.size());
   const int n = int(pieces.size()), threads = std::min(n, team_for(weight * elements_of(views)));
   parallel_for(n, threads, [&](int task, int) {

@@ -190,7 +190,9 @@ std::int64_t count_nonfinite(const View& view, std::int64_t first, std::int64_t 
 class Clipping {
  public:
   Clipping(std::vector<View>& views, const Request& request)
-      : views_(views), request_(request), pieces_(request.squares ? cut_evenly(views) : cut(views)) {}
+      : views_(views),
+        request_(request),
+        pieces_(request.squares ? cut_evenly(views) : cut(views)) {}
 
   Clipped run(FirstNonFinite& first) {
     const KeepSubnormals keep;
