@@ -41,7 +41,7 @@ class TrainerOf : public Trainer {
         throw std::invalid_argument("a label has become " + std::to_string(labels_[i]));
     }
     return network_.backward(x_.data(), count, examples_.labels ? nullptr : values_.data(),
-                             examples_.labels ? labels_.data() : nullptr, true);
+                             examples_.labels ? labels_.data() : nullptr, !again);
   }
 
   const Scaled* squares() override {

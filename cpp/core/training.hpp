@@ -45,7 +45,7 @@ class Trainer {
   Clipped last;
 
  private:
-  // Loss and gradients of a batch.
+  // Loss and gradients of a batch, and its flow unless the same batch is looked at again.
   virtual double pass(const std::int64_t* rows, int count, bool again) = 0;
   // Starts to bring the rows of the next batch, which lie anywhere, into the cache.
   virtual void fetch(const std::int64_t* rows, int count) = 0;

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from vegrad.buffers import as_array
+from vegrad.findings import Finding
 from vegrad.measured import DECADE, Measured, Trend, named, power, times
 from vegrad.network import Flow
-from vegrad.rules import RULES, Finding
+from vegrad.rules import RULES
 
 __all__ = ["RULES", "Diagnosis", "Finding", "Trend", "diagnose", "named", "power", "times"]
 

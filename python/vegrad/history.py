@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.descent import draw
+from vegrad.findings import Finding, of_history
+
 FloatArray = npt.NDArray[np.float64]
 
 STEPS = (
-    "loss", "gradient_norm", "coefficient", "learning_rate", "alpha", "step_length", "slope"
+    "loss", "gradient_norm", "coefficient", "learning_rate",
+    "alpha", "step_length", "loss_after", "slope", "slope_after",
 )  # fmt: skip
 EPOCHS = ("epoch_steps", "epoch_loss", "clipped_share", "validation_loss", "validation_accuracy")
 LAYERS = ("gradient_log2", "update_log2")
@@ -27,12 +31,13 @@ class History:
 
     Steps: loss (of the batch, before the step), gradient_norm (joint, before the clip),
     coefficient (the clip's smallest factor, 1 if it did nothing), learning_rate, alpha, step_length
-    (‖Δ‖ of all parameters together), slope (of the loss along the step, where it begins).
+    (‖Δ‖ of all parameters together), loss_after (of the same batch), slope and slope_after (of the
+    batch's loss along the step, where it begins and ends).
 
     alpha is where a step lands on the parabola that fits loss and slope along the step at both its
     ends, on the same batch (Cockpit, Schneider et al. 2021, arXiv:2102.06604): -1 stands still, 0
     is the minimum, 1 as high on the other side, more is a climb. With learning_rate/(1 + alpha) it
-    would have landed at 0. It, step_length and slope are nan where they were not looked at.
+    would have landed at 0. The last five are nan at steps that were not looked at.
 
     Epochs: epoch_steps (how many there were), epoch_loss (mean of the batches'), clipped_share
     (of steps), validation_loss, validation_accuracy (nan without validation data or classes).
@@ -59,6 +64,11 @@ class History:
     def epochs(self) -> int:
         """How many epochs were finished."""
         return len(self._columns["epoch_loss"])
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """overshooting, stalled or oscillating steps, with the rate that would do better."""
+        return of_history(self)
 
     def __repr__(self) -> str:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
@@ -162,6 +172,18 @@ class History:
         for panel in (factors, rates):
             panel.set_xlabel("step")
         sheet.savefig(path, dpi=110)
+
+    def plot_descent(self, path: str | PathLike[str], title: str = "") -> None:
+        """The loss along the way, with the steps as one would draw them on a blackboard.
+
+        Of the steps that the gauge looked at, up to 24 are drawn as hops over the parabola that
+        fits the loss along them: baby steps, good ones, overshoots and climbs apart, and where the
+        clip shortened one, how far it would have gone. Needs matplotlib.
+
+        Raises:
+            ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
+        """
+        draw(self, path, title)
 
 
 def _plain(value: float) -> float | str | None:

@@ -14,28 +14,12 @@ from math import inf, isfinite, sqrt
 
 import numpy as np
 
+from vegrad.findings import Finding
 from vegrad.measured import DECADE, Measured, Trend, exp2, finite_mean, named, power, times
 
 BOUNDED = {"sigmoid": 0.25, "tanh": 1.0, "hard_tanh": 1.0, "erf": 1.12838}  # and the largest φ′
 UNSTABLE = {"gelu", "silu", "softplus"}  # at every usual size of z: V′ > 1 at the critical point
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong.
-
-    `layers` are numbered as in the parameters' names, `evidence` holds numbers by name, `blame` is
-    the factor of the gain that is at fault ("weights" or "activation"), if one is.
-    """
-
-    kind: str
-    severity: str
-    layers: tuple[int, ...]
-    message: str
-    advice: str
-    evidence: dict[str, float]
-    blame: str | None = None
 
 
 @dataclass(frozen=True)

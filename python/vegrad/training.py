@@ -96,6 +96,7 @@ def fit(
         answers = [callback(network, history) for callback in callbacks]  # all are asked
         if any(answer is True for answer in answers):
             break
+    shown.findings(history)
     return history
 
 
@@ -135,12 +136,12 @@ class _Run:
         size, start = self.batch_size, 0
         last = (len(order) - 1) // size * size  # where the last batch begins
         while start < len(order):
-            # The gauge makes another pass, so it leaves the last step, whose flow is recorded.
+            look = bool(self.gauge) and self.history.steps % self.gauge == 0
             steps = last // size - start // size or 1
-            look = False
-            if self.gauge and start < last:
-                look = self.history.steps % self.gauge == 0
-                steps = 1 if look else min(steps, -self.history.steps % self.gauge)
+            if look:
+                steps = 1
+            elif self.gauge:
+                steps = min(steps, -self.history.steps % self.gauge)
             if start == last:
                 self.before = {name: weight.copy() for name, weight in self.weights.items()}
             records = np.empty((steps, RECORD))
@@ -163,12 +164,15 @@ class _Run:
     def _note(self, records: Array) -> None:
         columns = np.full((len(STEPS), len(records)), np.nan)
         columns[:4] = records[:, :4].T
-        looked = np.isfinite(records[:, 4:]).all(1)
+        looked = ~np.isnan(records[:, 7])
         if looked.any():
             b, c = parabola(records[looked])
             length = records[looked, 7]
             with np.errstate(divide="ignore", invalid="ignore"):
-                columns[4:, looked] = -(b + 2 * c) / b, length, b / length
+                alpha = -(b + 2 * c) / b
+                alpha[~np.isfinite(records[looked, 4])] = np.inf  # the loss left its range
+                slopes = records[looked, 5:7].T / length
+                columns[4:, looked] = alpha, length, records[looked, 4], *slopes
         self.history.add_steps(columns)
 
     def close_epoch(self, first: int, held: tuple[Array, Array] | None) -> None:
@@ -296,6 +300,11 @@ class _Progress:
         if self.wanted:
             self._write(f"{epoch + 1}/{self.epochs}", history, "\r" if self.live else "")
             sys.stderr.write("\n")
+
+    def findings(self, history: History) -> None:
+        if self.wanted:
+            for finding in history.findings:
+                sys.stderr.write(f"{finding.kind}: {finding.message}\n  → {finding.advice}\n")
 
     def _write(self, place: str, history: History, before: str) -> None:
         last = history._columns

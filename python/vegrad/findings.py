@@ -1,0 +1,154 @@
+"""What is found to be wrong, and what a training's history tells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+History = Any  # vegrad.History, which asks this module
+
+CLIMBS = 0.1  # share of steps looked at after which the loss may be higher than before
+LONG = 0.5  # median α
+LITTLE = 0.1  # of its first value: what the loss must have lost by the end
+ENOUGH = 20  # steps before anything is called stalled
+RISE, RISES, EPOCHS = 0.03, 0.2, 5  # of the loss from epoch to epoch; share of epochs; at least
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    `layers` are numbered as in the parameters' names, `evidence` holds numbers by name, `blame` is
+    the factor of the gain that is at fault ("weights" or "activation"), if one is.
+    """
+
+    kind: str
+    severity: str
+    layers: tuple[int, ...]
+    message: str
+    advice: str
+    evidence: dict[str, float]
+    blame: str | None = None
+
+
+def of_history(history: History) -> tuple[Finding, ...]:
+    """overshooting, stalled, oscillating: what loss and α say of the steps.
+
+    α is Cockpit's gauge (Schneider et al. 2021, arXiv:2102.06604), seen at some of the steps. On
+    the parabola along a step, lr/(1 + α) would have landed at the minimum. Where the loss climbs,
+    the parabola is taken through the loss before, its slope and the loss after.
+
+    - overshooting: the loss of the batch is higher after the step in a tenth of those looked at, or
+      half of them go past the minimum by half its distance (α > 0.5), or past it at all while the
+      loss is no lower at the end than at the start;
+    - stalled: after 20 steps the loss has lost less than a tenth of what it was, and no step
+      overshoots;
+    - oscillating: of at least 5 epochs, a fifth end 3 % above the one before (the rule of
+      AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss).
+    """
+    if history.steps == 0:
+        return ()
+    found = [_overshooting(history)]
+    if found[0] is None:
+        found.append(_stalled(history))
+    found.append(_oscillating(history))
+    return tuple(finding for finding in found if finding is not None)
+
+
+def _looks(history: History) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    alpha = history.alpha
+    steps = np.flatnonzero(~np.isnan(alpha))
+    return steps, alpha[steps]
+
+
+def _overshooting(history: History) -> Finding | None:
+    steps, alpha = _looks(history)
+    if not len(steps):
+        return None
+    fallen = _fall(history)
+    before, after = history.loss[steps], history.loss_after[steps]
+    median, climbs = float(np.median(alpha)), ~(after <= before)
+    diverged = not fallen > 0 and median > 0
+    share = float(climbs.mean())
+    if not (share >= CLIMBS or median > LONG or diverged):
+        return None
+    beyond = climbs if climbs.any() else alpha > min(LONG, median - 1e-12)
+    first = int(steps[beyond][0])
+    rate = float(history.learning_rate[first])
+    if climbs.any():
+        slope = (history.slope * history.step_length)[steps[climbs]]
+        with np.errstate(all="ignore"):
+            part = np.nan_to_num(slope / (2 * (slope + before[climbs] - after[climbs])))
+        wanted = rate * float(np.median(part))
+        past = (
+            f"the loss of {100 * share:.0f} % of the batches is higher after the step than before"
+        )
+    else:
+        wanted = rate / (1 + float(np.median(alpha[beyond])))
+        past = "they pass the minimum"
+    message = f"from step {first} on steps are too long: {past} (α {median:+.2g})"
+    message += "" if fallen > 0 else "; the loss is no lower than at the start"
+    advice = f"lower the learning rate from {rate:.3g} to {wanted:.2g}, which would land at the "
+    advice += "minimum along the step"
+    if (history.coefficient == 1).all():
+        norm = float(np.nanmedian(history.gradient_norm[: first + 1]))
+        advice += f", or clip the gradients' global norm at {norm:.2g}, what it was until then"
+    evidence = {"step": first, "alpha": median, "climbs": share}
+    evidence |= {"learning_rate": rate, "wanted": wanted}
+    severity = "warning" if fallen > LITTLE else "critical"
+    return Finding("overshooting", severity, (), message, advice + ".", evidence)
+
+
+def _stalled(history: History) -> Finding | None:
+    fallen = _fall(history)
+    if history.steps < ENOUGH or not fallen < LITTLE:
+        return None
+    steps, alpha = _looks(history)
+    message = f"the loss has lost {100 * max(fallen, 0):.1f} % in {history.steps} steps"
+    evidence = {"fall": fallen, "steps": history.steps}
+    advice = "see what diagnose says of the gradients."
+    if len(steps):
+        median, last = float(np.median(alpha)), int(steps[-1])
+        rate = float(history.learning_rate[last])
+        wanted = rate / (1 + median) if median > -1 else np.inf
+        evidence |= {"step": last, "alpha": median, "learning_rate": rate, "wanted": wanted}
+        if median < -LONG:
+            way = float(f"{1 / (1 + median):.2g}") if median > -1 else np.inf
+            message += f": baby steps, 1/{way:g} of the way to the minimum"
+            message += f" (α {median:+.4f})"
+            advice = f"raise the learning rate from {rate:.3g} towards {wanted:.2g}, which would "
+            advice += (
+                "land at the minimum along the step; if that does not help, see what diagnose "
+            )
+            advice += "says of the gradients."
+        else:
+            message += f", though they reach the minimum of their direction (α {median:+.2f})"
+    return Finding("stalled", "critical", (), message, advice, evidence)
+
+
+def _oscillating(history: History) -> Finding | None:
+    loss = history.epoch_loss
+    if len(loss) < EPOCHS:
+        return None
+    rises = np.diff(loss) > RISE * np.abs(loss[:-1])
+    share = float(rises.mean())
+    if share < RISES:
+        return None
+    first = int(history.epoch_steps[: np.flatnonzero(rises)[0] + 1].sum())
+    rate = float(history.learning_rate[-1])
+    message = f"the loss rises from one epoch to the next in {100 * share:.0f} % of them, first at"
+    message += f" step {first}"
+    advice = f"lower the learning rate, from {rate:.3g} to {rate / 3:.2g}, or let it fall (cosine)."
+    evidence = {"share": share, "step": first, "learning_rate": rate}
+    return Finding("oscillating", "warning", (), message, advice, evidence)
+
+
+def _fall(history: History) -> float:
+    """By what part of its first value the loss is lower in the last epoch's steps; nan if it is."""
+    loss = history.loss
+    count = int(history.epoch_steps[-1]) if history.epochs else len(loss)
+    with np.errstate(all="ignore"):
+        return float(1 - np.mean(loss[-min(count, max(len(loss) // 2, 1)) :]) / loss[0])
