@@ -210,7 +210,7 @@ def test_no_memory_is_no_traceback(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(cli, "MLP", fail)
+    monkeypatch.setattr("vegrad.options.MLP", fail)
     assert cli.main(["diagnose"]) == 2
     assert "not enough memory" in capsys.readouterr().err
 

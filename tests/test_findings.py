@@ -156,7 +156,4 @@ def test_a_descent_of_a_run_that_ends_in_nan(tmp_path: Path) -> None:
     history = quadratic(40.0, steps=30)  # 1e47
     history._columns["loss"][-1] = history._columns["loss_after"][-1] = np.nan
     history.plot_descent(tmp_path / "x.png")
-    assert (
-        "over the edge" in (tmp_path / "x.svg").read_text() or (tmp_path / "x.svg").stat().st_size
-    )
     assert pytest.importorskip("matplotlib.image").imread(tmp_path / "x.png").std() > 0.03

@@ -1,6 +1,7 @@
 """The command `vegrad`: one function a subcommand, one row of `COMMANDS` each.
 
-Exit codes: 0 healthy, 1 a finding, 2 wrong use (one line on stderr), 130 interrupted.
+Exit codes: 0 healthy, 1 a finding, 2 wrong use (one line on stderr), 130 interrupted (`train` also
+by SIGTERM).
 """
 
 from __future__ import annotations
@@ -11,30 +12,28 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from vegrad import _core, datasets, report
+from vegrad import _core, cli_train, datasets, report
 from vegrad.diagnosis import Diagnosis, diagnose
-from vegrad.initializers import INITIALIZERS
-from vegrad.network import MLP
+from vegrad.options import (
+    Parser,
+    build_network,
+    data_options,
+    load_data,
+    network_options,
+    positive,
+    spinner,
+)
 
 DEMO = {
     "depth": 50, "activation": "sigmoid", "init": "glorot_uniform", "plot": "vegrad-flow.png"
 }  # fmt: skip
 MOST_ROWS = 4096  # that a diagnosis takes by default: more change nothing but the memory it needs
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that begins as all others."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     for row in COMMANDS:
         row.options(commands.add_parser(row.name, help=row.help, description=row.help))
     options = parser.parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)  # as typed
     if options.command is None:
         names = ", ".join(row.name for row in COMMANDS)
         raise ValueError(f"no command given: one of {names} (see vegrad --help)")
@@ -102,30 +102,16 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    with _progress(f"reading {options.data}"):
-        data = datasets.load(options.data, options.target)
+    data = load_data(options)
     loss = options.loss or data.loss
-    target, columns = data.target(loss), data.x.shape[1]
-    hidden = [_positive("--width", options.width)] * (_positive("--depth", options.depth) - 1)
-    with _progress(f"building {options.depth} layers"):
-        network = MLP(
-            [columns, *hidden, data.outputs(loss)],
-            activation=options.activation,
-            loss=loss,
-            init=options.init,
-            sigma_w=options.sigma_w,
-            sigma_b=options.sigma_b,
-            norm=options.norm,
-            residual=options.residual,
-            dtype=options.dtype,
-            seed=options.seed,
-        )
+    target = data.target(loss)
+    network = build_network(options, data, loss)
     rows = _rows(data, target, options)
-    with _progress("one forward and one backward pass"):
+    with spinner("one forward and one backward pass"):
         diagnosis = diagnose(network, data.x[rows], target[rows])
     picture = None
     if options.plot is not None and diagnosis.flow is not None:
-        with _progress("drawing the picture"):
+        with spinner("drawing the picture"):
             picture = diagnosis.plot(options.plot)
     if options.json:
         _print_json(options, data, len(rows), diagnosis, picture)
@@ -137,17 +123,11 @@ def _diagnose(options: argparse.Namespace) -> int:
 def _rows(data: datasets.Dataset, target: Any, options: argparse.Namespace) -> Any:
     """Which rows to diagnose: all if a value is not finite (nothing is run then), else a draw."""
     count = len(data.x)
-    wanted = MOST_ROWS if options.batch is None else _positive("--batch", options.batch)
+    wanted = MOST_ROWS if options.batch is None else positive("--batch", options.batch)
     finite = np.isfinite(data.x).all() and np.isfinite(target).all()
     if wanted >= count or not finite:
         return np.arange(count)
     return np.sort(np.random.default_rng(options.seed).choice(count, wanted, replace=False))
-
-
-def _positive(option: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{option} must be at least 1, not {value}")
-    return value
 
 
 # Output ----------------------------------------------------------------------------------------
@@ -204,20 +184,6 @@ def _print_json(
     print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes long, if that is a terminal."""
-    try:
-        console = importlib.import_module("rich.console").Console(stderr=True)
-    except ImportError:
-        console = None
-    if console is None or not console.is_terminal:
-        yield
-        return
-    with console.status(what):
-        yield
-
-
 # Options ---------------------------------------------------------------------------------------
 
 
@@ -237,25 +203,8 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _diagnose_options(parser: argparse.ArgumentParser) -> None:
-    data = parser.add_argument_group("data")
-    names = ", ".join(datasets.NAMES)
-    data.add_argument("--data", default="digits", help=f"{names}, a .npz or a .csv file")
-    data.add_argument("--target", metavar="COLUMN", help="the column of the .csv file to learn")
-    data.add_argument(
-        "--batch", type=int, metavar="ROWS", help=f"rows to take (at most {MOST_ROWS})"
-    )
-    net = parser.add_argument_group("network")
-    net.add_argument("--depth", type=int, default=10, help="layers with weights (10)")
-    net.add_argument("--width", type=int, default=64, help="units of a hidden layer (64)")
-    net.add_argument("--activation", default="tanh", help=f"{', '.join(_core.ACTIVATIONS)} (tanh)")
-    net.add_argument("--init", default="glorot_uniform", help=f"{', '.join(INITIALIZERS)}")
-    net.add_argument("--sigma-w", type=float, help="of --init normal: weights N(0, sigma²/fan-in)")
-    net.add_argument("--sigma-b", type=float, help="of --init normal: biases N(0, sigma²)")
-    net.add_argument("--loss", help=f"{', '.join(_core.LOSSES)} (as the target wants)")
-    net.add_argument("--residual", action="store_true", help="skip connections")
-    net.add_argument("--norm", help=f"{', '.join(_core.NORMS)}, of the pre-activations")
-    net.add_argument("--dtype", default="float32", help="float32 or float64")
-    net.add_argument("--seed", type=int, default=0, help="of the weights (0)")
+    data_options(parser, f"rows to take (at most {MOST_ROWS})")
+    network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
     _output_options(parser)
 
 
@@ -271,6 +220,12 @@ COMMANDS = (
         "Diagnose a network given by options; exit code 1 if something is wrong with it.",
         _diagnose,
         _diagnose_options,
+    ),
+    Command(
+        "train",
+        "Train a network given by options; Ctrl-C stops it, --resume goes on as if it never had.",
+        cli_train.train,
+        cli_train.train_options,
     ),
 )
 
