@@ -12,6 +12,7 @@ import pytest
 import vegrad
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from vegrad import files
 
 CONFIGS: list[dict[str, Any]] = [
     {"sizes": [5, 8, 3], "seed": 1},
@@ -132,3 +133,14 @@ def test_the_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("net", "plain")]
     assert modes[0] == modes[1]
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    names = [f".a.b.{'0' * 15}{n}" for n in range(3)]
+    others = [".a.b", ".a.b.c", ".a.c.0000000000000000", "a.b.0000000000000000", "a.b"]
+    for name in [*names, *others]:
+        (tmp_path / name).touch()
+    for name in [names[0], names[1], *others]:
+        os.utime(tmp_path / name, (1e9, 1e9))
+    files.remove_leftovers(tmp_path / "a.b")
+    assert {path.name for path in tmp_path.iterdir()} == {names[2], *others}

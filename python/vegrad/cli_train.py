@@ -29,7 +29,7 @@ from vegrad import _core
 from vegrad.buffers import Array
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.datasets import Dataset
-from vegrad.files import complaining_of, load_tensors
+from vegrad.files import complaining_of, load_tensors, remove_leftovers
 from vegrad.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.network import MLP
 from vegrad.optim import Optimizer
@@ -42,6 +42,7 @@ from vegrad.options import (
     network_options,
     optimizer_options,
     positive,
+    spinner,
 )
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -75,6 +76,8 @@ def train(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     outputs = _check_outputs(options)
+    for path in (options.save, options.checkpoint):
+        remove_leftovers(path)
     data = load_data(options)
     loss = options.loss or data.loss
     target = data.target(loss)
@@ -93,6 +96,7 @@ def _train(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"{data.name}: {len(x)} rows of {x.shape[1]} columns to learn, {len(hold)} held out",
               flush=True)  # fmt: skip
+    before = _stamp(options.checkpoint)
     run.start = run.last = time.perf_counter()
     try:
         run.history = network.fit(
@@ -102,59 +106,72 @@ def _train(options: argparse.Namespace) -> int:
             checkpoint=options.checkpoint, resume=source,
         )  # fmt: skip
     except KeyboardInterrupt:
-        run.ended, run.message = "interrupted", _interrupted(run)
+        run.ended = "interrupted"
     except NonFiniteGradientError as error:
         run.ended, run.message = "nonfinite", _ended(error, run)
     seconds = time.perf_counter() - run.start
     if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
         print(file=sys.stderr)  # below the line of progress
     run.history = _even(run.history)
+    saved = _stamp(options.checkpoint) != before
+    if run.ended == "interrupted":
+        run.message = _interrupted(run, options.checkpoint, saved)
     # An interrupt before the first checkpoint may be a slip: earlier files stay as they are.
-    files = {} if run.ended == "interrupted" and not run.here else _write(outputs, network, run)
-    if run.here:
-        files["checkpoint"] = options.checkpoint
-        source = options.checkpoint
+    files = _write(outputs, network, run) if saved or run.ended != "interrupted" else {}
+    if saved:
+        source = files["checkpoint"] = options.checkpoint
     figures = _figures(run, len(x), seconds)
     again = None
     if source is not None and run.ended == "interrupted":
         again = _command(options.arguments, source)
-    if options.json:
-        content = {"ended": run.ended, "message": run.message or None, **figures, "files": files,
-                   "resume": again, "network": network.config, "optimizer": repr(optimizer),
-                   "data": {"name": data.name, "rows": len(x), "held_out": len(hold)},
-                   "version": _core.__version__}  # fmt: skip
-        print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
-    else:
-        _print(figures, files)
-    return _end(run, again)
+    try:
+        if options.json:
+            content = {"ended": run.ended, "message": run.message or None, **figures,
+                       "files": files, "resume": again,
+                       "network": network.config, "optimizer": repr(optimizer),
+                       "data": {"name": data.name, "rows": len(x), "held_out": len(hold)},
+                       "version": _core.__version__}  # fmt: skip
+            print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
+        else:
+            _print(figures, files)
+        sys.stdout.flush()
+    finally:  # Ctrl-C may have ended the reader of stdout too
+        _complain(run, again)
+    return {"finished": 0, "nonfinite": 1, "interrupted": 130}[run.ended]
 
 
-def _end(run: _Run, again: str | None) -> int:
-    """Says on stderr what went wrong; returns the exit code."""
-    sys.stdout.flush()
-    if run.ended == "interrupted":
-        print(f"vegrad: {run.message}", file=sys.stderr)
-        if again is not None:
-            print(f"To go on:\n  {again}", file=sys.stderr)
-        return 130
+def _complain(run: _Run, again: str | None) -> None:
+    """Says on stderr what went wrong."""
     if run.ended == "nonfinite":
         print(f"vegrad: error: {run.message}", file=sys.stderr)
-        return 1
-    return 0
+    if run.ended == "interrupted":
+        print(f"vegrad: {run.message}", file=sys.stderr)
+    if again is not None:
+        print(f"To go on:\n  {again}", file=sys.stderr)
 
 
-def _interrupted(run: _Run) -> str:
-    if not run.done:
-        return "interrupted before the first checkpoint: nothing was saved"
-    if not run.here:
+def _interrupted(run: _Run, checkpoint: str, saved: bool) -> str:
+    if saved:  # perhaps one that was not told any more
+        arrays, _ = load_tensors(checkpoint, "checkpoint")
+        return f"interrupted; the checkpoint is of epoch {len(arrays['history.epoch_loss'])}"
+    if run.done:
         return f"interrupted before the next checkpoint: nothing was saved after epoch {run.done}"
-    return f"interrupted; the checkpoint is of epoch {run.done}"
+    return "interrupted before the first checkpoint: nothing was saved"
 
 
 def _ended(error: Exception, run: _Run) -> str:
     where = ", ".join(getattr(error, "__notes__", ()))
     none = "" if run.done else "; no epoch had ended, so there is no history"
     return f"training ended: {error}{f' ({where})' if where else ''}{none}"
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """Another one for each file that was here; None if there is none."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
 
 
 @contextmanager
@@ -275,15 +292,14 @@ def _even(history: History) -> History:
 
 def _write(outputs: dict[str, str], network: MLP, run: _Run) -> dict[str, str]:
     """The files that were written."""
-    makers: dict[str, Callable[[str], None]] = {"network": network.save}
-    if run.history.steps:
-        makers |= {"history": run.history.save, "picture": run.history.plot}
-    written = {}
-    for name, path in outputs.items():
-        if name in makers:
-            _whole(path, makers[name])
-            written[name] = path
-    return written
+    network.save(outputs["network"])
+    if not run.history.steps:
+        return {"network": outputs["network"]}
+    _whole(outputs["history"], run.history.save)
+    if "picture" in outputs:
+        with spinner("drawing the picture"):
+            _whole(outputs["picture"], run.history.plot)
+    return dict(outputs)
 
 
 def _whole(path: str, make: Callable[[str], None]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,20 @@ def save_tensors(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(path: str | PathLike[str], *, older_than: float = 60.0) -> None:
+    """Removes what `save_tensors` had begun for this path when it was killed.
+
+    Not what is younger (in seconds): another process may be writing it.
+    """
+    path = Path(path)
+    begun = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}")
+    for other in path.parent.iterdir():
+        if begun.fullmatch(other.name):
+            with suppress(OSError):
+                if time.time() - other.stat().st_mtime > older_than:
+                    other.unlink()
 
 
 def load_tensors(path: str | PathLike[str], kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
