@@ -341,7 +341,8 @@ def _print(figures: dict[str, Any], files: dict[str, str]) -> None:
     if f["epochs"]:
         print(f"{f['epochs']} epochs, {f['steps']} steps; {f['seconds']:.2f} s"
               + (f", {speed:,.0f} rows/s" if speed else ""))  # fmt: skip
-        print("loss " + ("not finite" if f["loss"] is None else f"{f['loss']:.4g}"))
+        loss = "not finite" if f["loss"] is None else f"{f['loss']:.4g}"
+        print(f"loss {loss}, mean of the last epoch")
     if f["validation_loss"] is not None:
         accuracy = f["validation_accuracy"]
         print(f"validation loss {f['validation_loss']:.4g}"
