@@ -279,9 +279,9 @@ def test_a_gradient_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> No
     assert train("--optimizer", "sgd", "--lr", "1e25", "--clip", "none") == 1
     errors = capsys.readouterr().err
     assert errors.startswith('vegrad: error: training ended: grads["layers.')
-    assert "no epoch had ended, so there is no history" in errors
+    assert "in step 1 of training, in epoch 1" in errors
     assert errors.count("\n") == 1
-    assert files() == {NETWORK}
+    assert files() == {NETWORK, HISTORY}
 
 
 def test_a_gradient_that_is_not_finite_later(capsys: pytest.CaptureFixture[str]) -> None:

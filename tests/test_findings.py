@@ -63,8 +63,8 @@ def test_overshooting_names_the_rate_that_lands_at_the_minimum() -> None:
 
 def test_a_loss_that_leaves_its_range_is_overshooting() -> None:
     history = quadratic(0.5, steps=1)
-    history._columns["loss_after"][0] = np.inf
-    history._columns["alpha"][0] = np.inf
+    for name in ("loss_after", "alpha"):
+        history._steps[STEPS.index(name), 0] = np.inf
     finding = found(history)["overshooting"]
     assert finding.evidence["wanted"] == 0  # no parabola says
     assert "α +inf" in finding.message
@@ -80,8 +80,7 @@ def test_stalled() -> None:
     assert "reach the minimum" in flat.message
     assert "diagnose" in flat.advice
     unseen = quadratic(1e-5, every=1)
-    for name in STEPS[4:]:
-        unseen._columns[name] = [np.nan] * unseen.steps
+    unseen._steps[4:] = np.nan
     assert "wanted" not in found(unseen)["stalled"].evidence
     assert found(quadratic(1e-5, steps=19)) == {}  # too early to say
 
@@ -145,7 +144,7 @@ def test_a_clip_saves_what_explodes(tmp_path: Path) -> None:
 def test_a_descent_needs_looks(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     history = quadratic(0.5)
-    history._columns["step_length"] = [np.nan] * history.steps
+    history._steps[STEPS.index("step_length")] = np.nan
     with pytest.raises(ValueError, match="gauge_every=1"):
         history.plot_descent(tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
@@ -154,6 +153,7 @@ def test_a_descent_needs_looks(tmp_path: Path) -> None:
 def test_a_descent_of_a_run_that_ends_in_nan(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     history = quadratic(40.0, steps=30)  # 1e47
-    history._columns["loss"][-1] = history._columns["loss_after"][-1] = np.nan
+    for name in ("loss", "loss_after"):
+        history._steps[STEPS.index(name), history.steps - 1] = np.nan
     history.plot_descent(tmp_path / "x.png")
     assert pytest.importorskip("matplotlib.image").imread(tmp_path / "x.png").std() > 0.03

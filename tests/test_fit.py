@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,27 @@ def test_ctrl_c_leaves_the_network_as_a_step_left_it() -> None:
     assert weights(net) == weights(stopped)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_signal_is_answered_within_an_epoch() -> None:
+    """A long epoch runs in one call of the core, which looks for signals between steps."""
+    rng = np.random.default_rng(0)
+    x, target = rng.normal(size=(900_000, 6)), rng.integers(0, 3, 900_000)
+    net, plain = make(), make()
+    held = clipping.GlobalNorm(0.5)
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        net.fit(x, target, optimizer=vegrad.AdamW(clip=held), epochs=9, batch_size=8, seed=5,
+                progress=False, gauge_every=None)  # fmt: skip
+    history = stopped.value.history  # type: ignore[attr-defined]
+    assert history.epochs == 0
+    assert 0 < history.steps < 112_500
+    order = np.random.default_rng(5).permutation(len(x))[: 8 * history.steps]
+    plain.fit(x[order], target[order], optimizer=vegrad.AdamW(clip=held), epochs=1, batch_size=8,
+              shuffle=False, progress=False, gauge_every=None)  # fmt: skip
+    assert weights(net) == weights(plain)  # as the last step left them
+
+
 def test_a_callback_may_end_it() -> None:
     seen = []
     history = fit(
@@ -294,7 +316,8 @@ def test_a_gradient_that_is_not_finite() -> None:
     with pytest.raises(vegrad.NonFiniteGradientError) as error:
         net.fit(x, np.full_like(target, np.inf), optimizer=optimizer(), epochs=1, batch_size=8,
                 progress=False)  # fmt: skip
-    assert "in step 0 of training, in epoch 0" in error.value.__notes__
+    assert "in step 0 of training, in epoch 1" in error.value.__notes__
+    assert error.value.history.steps == 0  # type: ignore[attr-defined]
     assert weights(net) == before
 
 

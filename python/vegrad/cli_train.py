@@ -105,9 +105,10 @@ def _train(options: argparse.Namespace) -> int:
             callbacks=[run], progress=not options.quiet,
             checkpoint=options.checkpoint, resume=source,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        run.ended = "interrupted"
+    except KeyboardInterrupt as stop:
+        run.ended, run.history = "interrupted", getattr(stop, "history", run.history)
     except NonFiniteGradientError as error:
+        run.history = getattr(error, "history", run.history)
         run.ended, run.message = "nonfinite", _ended(error, run)
     seconds = time.perf_counter() - run.start
     if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
@@ -161,7 +162,7 @@ def _interrupted(run: _Run, checkpoint: str, saved: bool) -> str:
 
 def _ended(error: Exception, run: _Run) -> str:
     where = ", ".join(getattr(error, "__notes__", ()))
-    none = "" if run.done else "; no epoch had ended, so there is no history"
+    none = "" if run.history.steps else "; no step was taken, so there is no history"
     return f"training ended: {error}{f' ({where})' if where else ''}{none}"
 
 

@@ -47,23 +47,28 @@ class History:
     """
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[Any]] = {name: [] for name in (*STEPS, *EPOCHS, *LAYERS)}
+        self._steps = np.empty((len(STEPS), 64))  # with room for more than there are
+        self._count = 0
+        self._epochs: dict[str, list[Any]] = {name: [] for name in (*EPOCHS, *LAYERS)}
 
     def __getattr__(self, name: str) -> FloatArray:
-        columns = self.__dict__.get("_columns", {})
+        if name in STEPS and "_steps" in self.__dict__:
+            return self.since(0, name)
+        columns = self.__dict__.get("_epochs", {})
         if name not in columns:
-            raise AttributeError(f"History has no {name}; its columns: {', '.join(columns)}")
+            names = ", ".join((*STEPS, *EPOCHS, *LAYERS))
+            raise AttributeError(f"History has no {name}; its columns: {names}")
         return np.array(columns[name], np.float64)
 
     @property
     def steps(self) -> int:
         """How many steps were recorded."""
-        return len(self._columns["loss"])
+        return self._count
 
     @property
     def epochs(self) -> int:
         """How many epochs were finished."""
-        return len(self._columns["epoch_loss"])
+        return len(self._epochs["epoch_loss"])
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -74,25 +79,30 @@ class History:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
 
     def since(self, step: int, name: str) -> FloatArray:
-        """A column of STEPS from this step on."""
-        return np.array(self._columns[name][step:], np.float64)
+        """A column of STEPS from this step on, copied."""
+        return self._steps[STEPS.index(name), step : self._count].copy()
 
     def add_steps(self, columns: FloatArray) -> None:
         """Entries (STEPS, steps)."""
-        for name, values in zip(STEPS, columns.tolist(), strict=True):
-            self._columns[name].extend(values)
+        end = self._count + columns.shape[1]
+        if end > self._steps.shape[1]:
+            room = np.empty((len(STEPS), 2 * end))
+            room[:, : self._count] = self._steps[:, : self._count]
+            self._steps = room
+        self._steps[:, self._count : end] = columns
+        self._count = end
 
     def add_epoch(self, **values: Any) -> None:
         """An entry for each of EPOCHS and LAYERS."""
         for name in (*EPOCHS, *LAYERS):
-            self._columns[name].append(values[name])
+            self._epochs[name].append(values[name])
 
     def to_dict(self) -> dict[str, Any]:
         """Lists of floats, by name."""
-        return {
-            name: [list(map(float, v)) if name in LAYERS else float(v) for v in column]
-            for name, column in self._columns.items()
-        }
+        columns: dict[str, Any] = {name: getattr(self, name).tolist() for name in STEPS}
+        for name, column in self._epochs.items():
+            columns[name] = [list(map(float, v)) if name in LAYERS else float(v) for v in column]
+        return columns
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, Any]) -> History:
@@ -104,11 +114,14 @@ class History:
                 raise ValueError(f"a history must have {', '.join(missing)}")
             if len({len(columns[name]) for name in names}) > 1:
                 raise ValueError(f"{', '.join(names)} must have the same number of entries")
+            if names is STEPS:
+                steps = [[_number(value) for value in columns[name]] for name in names]
+                history.add_steps(np.array(steps, np.float64).reshape(len(names), -1))
+                continue
             for name in names:
-                values = columns[name]
-                history._columns[name] = [
+                history._epochs[name] = [
                     [_number(v) for v in value] if name in LAYERS else _number(value)
-                    for value in values
+                    for value in columns[name]
                 ]
         return history
 
@@ -131,7 +144,7 @@ class History:
             raise ValueError(f"path must end in .json or .csv, not {path.suffix!r}")
 
     def _rows(self) -> Any:
-        columns = self._columns
+        columns = self.to_dict()
         layers = range(len(columns[LAYERS[0]][0]) if self.epochs else 0)
         yield ["step", "epoch", *STEPS, *EPOCHS, *(f"{n}.{i}" for n in LAYERS for i in layers)]
         ends = np.cumsum(self.epoch_steps).astype(int).tolist()

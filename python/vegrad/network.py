@@ -303,7 +303,8 @@ class MLP:
 
         Raises:
             TypeError, ValueError: before the first step; NonFiniteGradientError as the clip's rule
-                says, with the weights as the last step left them.
+                says, with the weights as the last step left them. What ends a training, Ctrl-C too,
+                has the history so far as its attribute `history`.
         """
         return fit(self, x, target, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
                    validation=validation, shuffle=shuffle, seed=seed, callbacks=callbacks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -86,8 +87,10 @@ def fit(
         first = history.steps
         try:
             run.epoch(order, shown.interval, partial(shown.step, epoch, history))
-        except ValueError as error:
-            error.add_note(f"in step {history.steps} of training, in epoch {epoch}")
+        except BaseException as error:
+            if isinstance(error, ValueError):
+                error.add_note(f"in step {history.steps} of training, in epoch {epoch + 1}")
+            error.history = history  # type: ignore[attr-defined]
             raise
         run.close_epoch(first, held)
         shown.epoch(epoch, history)
@@ -307,16 +310,21 @@ class _Progress:
                 sys.stderr.write(f"{finding.kind}: {finding.message}\n  → {finding.advice}\n")
 
     def _write(self, place: str, history: History, before: str) -> None:
-        last = history._columns
-        text = f"epoch {place}  loss {last['loss'][-1]:.4g}"
-        if last["validation_loss"] and not np.isnan(last["validation_loss"][-1]):
-            text += f"  validation {last['validation_loss'][-1]:.4g}"
-            accuracy = last["validation_accuracy"][-1]
-            text += "" if np.isnan(accuracy) else f" ({100 * accuracy:.1f} %)"
-        recent = last["coefficient"][-100:]
-        clipped = sum(c < 1 for c in recent) / len(recent)
+        def last(name: str) -> float:
+            return float(history.since(history.steps - 1, name)[-1])
+
+        text = f"epoch {place}  loss {last('loss'):.4g}"
+        loss, accuracy = (history._epochs[f"validation_{n}"][-1:] for n in ("loss", "accuracy"))
+        if loss and not np.isnan(loss[0]):
+            text += f"  validation {loss[0]:.4g}"
+            text += "" if np.isnan(accuracy[0]) else f" ({100 * accuracy[0]:.1f} %)"
+        clipped = np.mean(history.since(max(history.steps - 100, 0), "coefficient") < 1)
         seconds = max(time.perf_counter() - self.start, 1e-9)
         rate = (history.steps - self.before) * self.batch_size / seconds
-        text += f"  gradient {last['gradient_norm'][-1]:.3g}  clipped {100 * clipped:.0f} %"
-        sys.stderr.write(f"{before}{text}  {rate:,.0f} rows/s" + ("   " if before else ""))
+        text += f"  gradient {last('gradient_norm'):.3g}  clipped {100 * clipped:.0f} %"
+        text += f"  {rate:,.0f} rows/s"
+        if before:  # over what stands there; a longer line would leave rows behind
+            width = shutil.get_terminal_size().columns - 1
+            text = before + text[:width].ljust(width)
+        sys.stderr.write(text)
         sys.stderr.flush()
