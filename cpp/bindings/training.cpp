@@ -43,8 +43,9 @@ class PyTrainer {
   // Steps over the rows of `order`, until there are none or `seconds` are over; what is written
   // down of each goes to `records` (steps, 8).
   void run(Optimizer& optimizer, const py::object& order, const py::object& rates,
-           const py::object& records, double seconds, bool gauge, const std::string& rule,
-           const py::object& limit, double ord, const std::string& nonfinite, double eps) {
+           const py::object& records, double seconds, std::pair<std::int64_t, std::int64_t> gauge,
+           const std::string& rule, const py::object& limit, double ord,
+           const std::string& nonfinite, double eps) {
     trainer_->done = trainer_->taken = 0;
     const std::int64_t* const rows = fitting<std::int64_t>(order, -1, -1);
     const py::ssize_t count = rows ? py::reinterpret_borrow<py::array>(order).size() : 0;
@@ -83,7 +84,8 @@ class PyTrainer {
         static_cast<StepRecord*>(py::reinterpret_borrow<py::array>(records).mutable_data());
     const double* const of_steps = fitting<double>(rates, steps, -1);
     const py::gil_scoped_release release;
-    trainer_->run(rows, count, batch_size_, of_steps, gauge, step, after, written);
+    trainer_->run(rows, count, batch_size_, of_steps, {gauge.first, gauge.second}, step, after,
+                  written);
   }
 
   const Trainer& trainer() const { return *trainer_; }

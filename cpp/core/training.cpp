@@ -10,7 +10,8 @@
 namespace vegrad {
 namespace {
 
-constexpr std::int64_t kPart = 1 << 16;  // elements that a task of a comparison takes
+constexpr std::int64_t kPart = 1 << 14;  // elements that a task of a comparison takes
+constexpr int kLanes = 8;
 
 template <class T>
 class TrainerOf : public Trainer {
@@ -76,14 +77,21 @@ class TrainerOf : public Trainer {
     std::vector<double> parts(3 * tasks);
     const T *const after = network_.parameters(), *const gradient = network_.gradients();
     parallel_for(int(tasks), int(std::min<std::int64_t>(tasks, num_threads())), [&](int task, int) {
-      double sums[3] = {};
+      double lanes[3][kLanes] = {};
       const std::int64_t first = task * kPart, end = std::min(n, first + kPart);
-      for (std::int64_t i = first; i < end; ++i) {
+      const auto add = [&](std::int64_t i, int lane) {
         const double moved = double(after[i]) - double(parameters_[i]);
-        sums[0] += moved * double(gradients_[i]);
-        sums[1] += moved * double(gradient[i]);
-        sums[2] += moved * moved;
-      }
+        lanes[0][lane] += moved * double(gradients_[i]);
+        lanes[1][lane] += moved * double(gradient[i]);
+        lanes[2][lane] += moved * moved;
+      };
+      std::int64_t i = first;
+      for (; i + kLanes <= end; i += kLanes)
+        for (int lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+      for (; i < end; ++i) add(i, 0);
+      double sums[3] = {};
+      for (int k = 0; k < 3; ++k)
+        for (const double sum : lanes[k]) sums[k] += sum;
       std::copy(sums, sums + 3, parts.data() + 3 * task);
     });
     double sums[3] = {};
@@ -104,7 +112,7 @@ class TrainerOf : public Trainer {
 }  // namespace
 
 void Trainer::run(const std::int64_t* order, std::int64_t rows, int batch_size, const double* rates,
-                  bool gauge, const Step& step, const std::function<bool()>& after,
+                  Gauge gauge, const Step& step, const std::function<bool()>& after,
                   StepRecord* records) {
   done = taken = 0;
   for (std::int64_t first = 0; first < rows; first += batch_size) {
@@ -112,12 +120,13 @@ void Trainer::run(const std::int64_t* order, std::int64_t rows, int batch_size, 
     const std::int64_t next = first + count;
     fetch(order + next, int(std::min<std::int64_t>(batch_size, rows - next)));
     StepRecord record{pass(order + first, count, false), 0, 0, rates[taken], NAN, NAN, NAN, NAN};
-    if (gauge) remember();
+    const bool look = gauge.every > 0 && done % gauge.every == gauge.first;
+    if (look) remember();
     last = step(record.rate, squares());
     record.norm = last.norm;
     record.coefficient = last.coefficient;
     taken += !last.skipped;
-    if (gauge) {
+    if (look) {
       record.loss_after = pass(order + first, count, true);
       compare(record);
     }

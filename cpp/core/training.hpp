@@ -28,6 +28,12 @@ struct StepRecord {
 };
 constexpr int kRecordSize = sizeof(StepRecord) / sizeof(double);
 
+// At which steps of a run the gauge looks: `first`, counted from 0, and each `every` after it;
+// every 0: at none.
+struct Gauge {
+  std::int64_t first, every;
+};
+
 class Trainer {
  public:
   // Σ of the squares of each gradient (weight and bias of layer 1, of layer 2, …), null if not
@@ -38,7 +44,7 @@ class Trainer {
   // A step for each batch of rows of `order`, with the next of `rates` unless the last step was
   // skipped, until `after` says no. The network is always as a whole step left it.
   void run(const std::int64_t* order, std::int64_t rows, int batch_size, const double* rates,
-           bool gauge, const Step& step, const std::function<bool()>& after, StepRecord* records);
+           Gauge gauge, const Step& step, const std::function<bool()>& after, StepRecord* records);
 
   // Of the last run, also if something was thrown.
   std::int64_t done = 0, taken = 0;  // how many steps, and without those skipped

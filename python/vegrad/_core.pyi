@@ -121,7 +121,7 @@ class Trainer:
         rates: npt.NDArray[np.float64],
         records: npt.NDArray[np.float64],
         seconds: float,
-        gauge: bool,
+        gauge: tuple[int, int],
         rule: str,
         limit: Any,
         ord: float,

@@ -88,12 +88,13 @@ class Optimizer:
         records: Any,
         *,
         rows: int,
-        gauge: bool,
+        gauge: tuple[int, int],
         seconds: float,
     ) -> None:
         """For `fit`: steps over batches of so many rows of `order`, for about `seconds`.
 
         `records` gets a row for each of trainer.done steps. One, if the clip learns from each.
+        `gauge`: at which it looks, the first counted from here and then each so many; 0 for none.
         """
         _, request, learn = self._prepare(grads)
         if learn is not None:

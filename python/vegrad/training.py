@@ -139,12 +139,8 @@ class _Run:
         size, start = self.batch_size, 0
         last = (len(order) - 1) // size * size  # where the last batch begins
         while start < len(order):
-            look = bool(self.gauge) and self.history.steps % self.gauge == 0
             steps = last // size - start // size or 1
-            if look:
-                steps = 1
-            elif self.gauge:
-                steps = min(steps, -self.history.steps % self.gauge)
+            until = -self.history.steps % self.gauge if self.gauge else 0
             if start == last:
                 self.before = {name: weight.copy() for name, weight in self.weights.items()}
             records = np.empty((steps, RECORD))
@@ -155,7 +151,7 @@ class _Run:
                     order[start : start + steps * size],
                     records,
                     rows=size,
-                    gauge=look,
+                    gauge=(until, self.gauge),
                     seconds=seconds,
                 )
             finally:
