@@ -365,7 +365,7 @@ def rectifier_decorrelation(slopes: tuple[float, float], t: float) -> float:
 
 
 @cache
-def log_slope_moment(activation: str, q: float, power: int, negative_slope: float = 0.01) -> float:
+def slope_moment(activation: str, q: float, power: int, negative_slope: float = 0.01) -> float:
     """μ_k = E φ′^{2k}, here 2k = `power`; inf is the limit."""
     a = activation_of(activation, negative_slope)
     if a.rectifier or np.isinf(q):

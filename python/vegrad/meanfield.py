@@ -202,7 +202,9 @@ def chi(activation: str, sigma_w: float, sigma_b: float, *, negative_slope: floa
     a = activation_of(activation, negative_slope)
     if isnan(q) or isinf(q):
         return sigma_w * sigma_w * mean_square(a.at_infinity)
-    return sigma_w * sigma_w * derivative_second_moment(activation, q, negative_slope=negative_slope)
+    return (
+        sigma_w * sigma_w * derivative_second_moment(activation, q, negative_slope=negative_slope)
+    )
 
 
 def chi_parallel(
@@ -359,7 +361,7 @@ def critical_point(
     On the critical line σ_w² = 1/A(q) and σ_b² = q - B(q)/A(q) (Schoenholz 2017; Hayou 2019):
     one equation for q. Of several solutions it is a stable one, else the one of smallest q. At
     σ_b = 0 an activation with φ(0) = 0 has its point at q = 0, σ_w² = 1/E φ′(0)²; sigmoid has one
-    at q = 4.9.
+    at q = 45.6.
 
     Returns:
         None if there is no such point: softplus at any σ_b, rectifiers at σ_b > 0.
@@ -381,7 +383,7 @@ def _critical_point(name: str, a: Activation, b: float, slope: float) -> Critica
         square = derivative_second_moment(name, q, negative_slope=slope)
         near = np.array([q if q > 0 else 1e-5])
         return CriticalPoint(
-            1.0 / sqrt(square), q, bool(slope_of_second_moment(a, near)[0] <= square)
+            1.0 / sqrt(square), q, bool(slope_of_second_moment(a, near)[0] <= square * (1 + 1e-12))
         )
 
     if a.rectifier:
