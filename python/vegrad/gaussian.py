@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import asin, erf, isfinite, pi, sqrt
 from numbers import Real
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -169,9 +169,10 @@ def check_sigma(name: str, sigma: Any) -> float:
     """A standard deviation as a float."""
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
         raise TypeError(f"{name} must be a number, not {type(sigma).__name__}")
-    if not (isfinite(sigma) and sigma >= 0):
+    value = float(sigma)
+    if not (isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and not negative, got {sigma}")
-    return float(sigma)
+    return value
 
 
 # Means of one variable -------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def _moment(q: Quantity, limit: float, values: Function) -> Quantity:
     array = check_q(q)
     infinite = np.isinf(array)
     result = np.where(infinite, limit, values(np.where(infinite, 1.0, array)))
-    return cast(Quantity, result if isinstance(q, np.ndarray) else float(result))
+    return result if isinstance(q, np.ndarray) else float(result)
 
 
 def second_moment(activation: str, q: Quantity, *, negative_slope: float = 0.01) -> Quantity:
@@ -370,4 +371,4 @@ def slope_moment(activation: str, q: float, power: int, negative_slope: float = 
     a = activation_of(activation, negative_slope)
     if a.rectifier or np.isinf(q):
         return (a.at_infinity[0] ** power + a.at_infinity[1] ** power) / 2.0
-    return float(gaussian_mean(lambda x: a.slope(x) ** power, np.float64(q), a.kinks))
+    return float(gaussian_mean(lambda x: a.slope(x) ** power, np.array(q), a.kinks))

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import inf, isfinite, isinf, isnan, log, nan, sqrt
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def variance_map(
     """
     w, b = check_sigma("sigma_w", sigma_w), check_sigma("sigma_b", sigma_b)
     moment = second_moment(activation, q, negative_slope=negative_slope)
-    return cast(Quantity, w * w * moment + b * b)
+    return w * w * moment + b * b
 
 
 def fixed_point(
@@ -125,7 +126,7 @@ def _fixed_point(name: str, w: float, b: float, slope: float) -> float:
         return inf if excess > 0 else b * b / -excess
 
     def growth(q: FloatArray) -> FloatArray:
-        """ln V(q)/q, 0 where that is rounding."""
+        """V(q)/q - 1, 0 where that is rounding."""
         ratio = variance_map(q, name, w, b, negative_slope=slope) / q - 1.0
         return np.where(np.abs(ratio) < ROUNDING, 0.0, ratio)
 
@@ -274,7 +275,7 @@ def correlation_map(
         raise ValueError(f"c must be from -1 to 1, got {array[~(np.abs(array) <= 1)].flat[0]}")
     fall = _decorrelation(activation, sigma_w, sigma_b, negative_slope)
     values = np.array([1.0 - fall(1.0 - v) for v in array.ravel()]).reshape(array.shape)
-    return cast(Quantity, values if isinstance(c, np.ndarray) else float(values))
+    return values if isinstance(c, np.ndarray) else float(values)
 
 
 def _decorrelation(
@@ -396,7 +397,7 @@ def _critical_point(name: str, a: Activation, b: float, slope: float) -> Critica
     noise = ROUNDING * grid
     sign = np.where(np.abs(values) < noise, 0.0, np.sign(values))
     known = np.flatnonzero(sign)
-    changes = [(i, j) for i, j in zip(known, known[1:], strict=False) if sign[i] != sign[j]]
+    changes = [(i, j) for i, j in pairwise(known) if sign[i] != sign[j]]
     points = [point(solve(bias, float(grid[i]), float(grid[j]))) for i, j in changes]
     return next((p for p in points if p.stable), points[0] if points else None)
 
