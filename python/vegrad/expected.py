@@ -166,6 +166,8 @@ def _descend(layers: list[Layer], loss: str) -> list[_Gradient]:
             aligned = min(gained / (gradients[-1].total or 1.0), 1.0)
         through = upper.grown / ((upper.skip + upper.grown) or 1.0)
         alike *= 1.0 - through + through * upper.likeness
+        if not upper.orthogonal:  # Wᵀ turns two rows together by chance
+            alike = sqrt(alike**2 + through**2 * (1.0 - alike**2) / upper.inputs)
         gradients.append(_Gradient(layer, min(alike, 1.0), aligned))
     return gradients
 
@@ -219,9 +221,8 @@ def _gain(lower: _Gradient, upper: _Gradient, weight: float) -> tuple[float, flo
     drawn, kept = _drawn(lower, upper, past, weight), past * _slopes(upper, weight)
     log_gain += (kept - drawn) / (2.0 * n)
     variance = drawn / n + past * kept / above.outputs
-    moved = below.slope_per_q * sqrt(below.q_variance) - past * above.slope_per_q * sqrt(
-        above.q_variance
-    )
+    moved = below.slope_per_q * sqrt(below.q_variance)
+    moved -= past * above.slope_per_q * sqrt(above.q_variance)
     # The part along h began as a χ² of few degrees, and depends on targets that are not known.
     growth = above.along / total
     caught = upper.aligned * growth * (1.0 - upper.aligned)
@@ -231,7 +232,7 @@ def _gain(lower: _Gradient, upper: _Gradient, weight: float) -> tuple[float, flo
 
 
 def _drawn(lower: _Gradient, upper: _Gradient, past: float, weight: float) -> float:
-    """N times the variance that the draw of layer l's n units and of Wᵀ brings."""
+    """Variance, times n, from the draw of layer l's n units and of Wᵀ."""
     below, above = lower.layer, upper.layer
     kept = min(1.0, below.outputs / above.outputs) if above.orthogonal else 0.0
     spread = average(1.0, upper.alike**2, weight)
@@ -241,7 +242,7 @@ def _drawn(lower: _Gradient, upper: _Gradient, past: float, weight: float) -> fl
 
 
 def _slopes(gradient: _Gradient, weight: float) -> float:
-    """N times the variance of log_slope, from the draw of a layer's n units."""
+    """Variance of log_slope, times n, from the draw of a layer's n units."""
     layer = gradient.layer
     pairs = 1.0 + 2.0 * gradient.alike**2
     drawn = average(3.0 * layer.own, pairs * layer.other, weight)
