@@ -237,7 +237,12 @@ def derivative_second_moment(
 ) -> Quantity:
     """A(q) = E φ′(√q Z)²; arguments and errors as of `second_moment`."""
     a = activation_of(activation, negative_slope)
-    return _moment(q, mean_square(a.at_infinity), lambda v: _derivative(activation, a, v))
+    at_zero = mean_square(a.at_zero or (float(a.slope(np.zeros(1))[0]),) * 2)
+
+    def values(v: FloatArray) -> FloatArray:  # at 0 the slope jumps, or may
+        return np.where(v > 0, _derivative(activation, a, np.where(v > 0, v, 1.0)), at_zero)
+
+    return _moment(q, mean_square(a.at_infinity), values)
 
 
 def mean(activation: str, q: Quantity, *, negative_slope: float = 0.01) -> Quantity:
@@ -250,7 +255,7 @@ def mean(activation: str, q: Quantity, *, negative_slope: float = 0.01) -> Quant
         if a.rectifier:
             return (high - low) * np.sqrt(v / (2.0 * pi))
         if activation == "gelu":
-            return v / np.sqrt(2.0 * pi * (1.0 + v))
+            return np.sqrt(v / (1.0 + v)) * np.sqrt(v / (2.0 * pi))
         return gaussian_mean(a.phi, v, a.kinks)
 
     return _moment(q, limit, values)
@@ -272,11 +277,10 @@ def _second(name: str, a: Activation, q: FloatArray) -> FloatArray:
     if a.rectifier:
         return mean_square(a.at_infinity) * q
     if name == "erf":
-        return 2.0 / pi * np.arcsin(2.0 * q / (1.0 + 2.0 * q))
+        return 2.0 / pi * np.arcsin(q / (0.5 + q))
     if name == "gelu":
-        root = np.sqrt(1.0 + 2.0 * q)
-        inner = np.arcsin(q / (1.0 + q)) + 2.0 * q / ((1.0 + q) * root)
-        return q / 4.0 + q / (2.0 * pi) * inner
+        share, root = q / (1.0 + q), np.sqrt(1.0 + 2.0 * q)
+        return q / 4.0 + q / (2.0 * pi) * (np.arcsin(share) + 2.0 * share / root)
     return gaussian_mean(lambda x: a.phi(x) ** 2, q, a.kinks)
 
 
@@ -286,12 +290,11 @@ def _derivative(name: str, a: Activation, q: FloatArray) -> FloatArray:
     if name == "erf":
         return 4.0 / pi / np.sqrt(1.0 + 4.0 * q)
     if name == "hard_tanh":
-        with np.errstate(divide="ignore"):
-            return _erf(np.sqrt(0.5 / q))
+        return _erf(np.sqrt(0.5 / q))
     if name == "gelu":
-        root = np.sqrt(1.0 + 2.0 * q)
-        angle = np.arcsin(q / (1.0 + q)) / (2.0 * pi)
-        return 0.25 + angle + q / (pi * (1.0 + q) * root) + q / (2.0 * pi * root**3)
+        share, root = q / (1.0 + q), np.sqrt(1.0 + 2.0 * q)
+        inner = np.arcsin(share) + 2.0 * share / root + q / (1.0 + 2.0 * q) / root
+        return 0.25 + inner / (2.0 * pi)
     return gaussian_mean(lambda x: a.slope(x) ** 2, q, a.kinks)
 
 
@@ -369,6 +372,7 @@ def rectifier_decorrelation(slopes: tuple[float, float], t: float) -> float:
 def slope_moment(activation: str, q: float, power: int, negative_slope: float = 0.01) -> float:
     """μ_k = E φ′^{2k}, here 2k = `power`; inf is the limit."""
     a = activation_of(activation, negative_slope)
-    if a.rectifier or np.isinf(q):
-        return (a.at_infinity[0] ** power + a.at_infinity[1] ** power) / 2.0
+    if np.isinf(q) or (q == 0.0 and a.at_zero) or a.rectifier:
+        low, high = a.at_zero if q == 0.0 and a.at_zero else a.at_infinity
+        return (low**power + high**power) / 2.0
     return float(gaussian_mean(lambda x: a.slope(x) ** power, np.array(q), a.kinks))
