@@ -195,7 +195,7 @@ def lsuv_(
             )
         last = layer == network.depth - 1
         y = z if last else _normalized(z, config["norm"])
-        value = _core.activate(config["output" if last else "activation"], y)[0]
+        value = _core.activate(config["output" if last else "activation"], y)[0].reshape(y.shape)
         h = value + h if config["residual"] and value.shape == h.shape else value
     for layer, factor in enumerate(factors):
         parameters[f"layers.{layer}.weight"][...] *= factor
