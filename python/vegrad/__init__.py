@@ -1,6 +1,6 @@
 """vegrad finds, explains and cures vanishing and exploding gradients."""
 
-from vegrad import clipping, optim
+from vegrad import clipping, optim, theory
 from vegrad._core import __version__, isa, num_threads, set_num_threads
 from vegrad.clipping import (
     Clipped,
@@ -13,6 +13,7 @@ from vegrad.clipping import (
 )
 from vegrad.diagnosis import Diagnosis, Finding, diagnose
 from vegrad.history import History
+from vegrad.initializers import lsuv_
 from vegrad.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.network import MLP, Flow
 from vegrad.optim import SGD, Adam, AdamW, Lion
@@ -40,10 +41,12 @@ __all__ = [
     "clipping",
     "diagnose",
     "isa",
+    "lsuv_",
     "measure",
     "norm",
     "norms",
     "num_threads",
     "optim",
     "set_num_threads",
+    "theory",
 ]

@@ -18,7 +18,7 @@ from vegrad import _core
 from vegrad.buffers import Array, as_batch, as_target
 from vegrad.files import complaining_of, load_tensors, save_tensors
 from vegrad.history import History
-from vegrad.initializers import INITIALIZERS, draw_parameters
+from vegrad.initializers import INITIALIZERS, draw_parameters, resolve_sigmas
 from vegrad.optim import Optimizer
 from vegrad.training import Callback, fit
 
@@ -89,10 +89,14 @@ class MLP:
         output: φ of the last layer.
         loss: mse (mean over all elements), cross_entropy (softmax, integer labels, mean over the
             batch) or binary_cross_entropy (with logits, mean over all elements).
-        init: glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_normal, orthogonal (all
-            with zero biases), or normal: weights N(0, sigma_w²/fan_in), biases N(0, sigma_b²).
+        init: glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_normal, orthogonal, lsuv
+            (orthogonal, to be scaled on data by `vegrad.lsuv_`), all with zero biases; normal:
+            weights N(0, sigma_w²/fan_in), biases N(0, sigma_b²); or critical: normal at the
+            sigma_w where gradients keep their size (`vegrad.theory.critical_point`).
         sigma_w: for init="normal" only, and needed there.
-        sigma_b: for init="normal" only; 0 if not given.
+        sigma_b: for init="normal", 0 if not given, and "critical", where by default it is 0 for
+            identity, relu, leaky_relu and sigmoid, √0.05 for tanh, erf and hard_tanh, 0.2 for elu
+            and selu, √0.3 for gelu, √0.8 for silu.
         norm: None, "layer" or "rms": normalizes the hidden layers' pre-activations over the units
             of a row, without a learned scale or shift, eps = 1e-5.
         residual: add the layer's input to its output where the widths agree.
@@ -133,9 +137,10 @@ class MLP:
         }
         if init == "normal" and sigma_w is None:
             raise ValueError('init="normal" needs sigma_w, got None')
-        self._build()
         c = self.config
-        layers = draw_parameters(tuple(c["sizes"]), init, c["sigma_w"], c["sigma_b"], c["seed"])
+        sigmas = resolve_sigmas(init, activation, c["sigma_w"], c["sigma_b"])
+        self._build()
+        layers = draw_parameters(tuple(c["sizes"]), init, *sigmas, c["seed"])
         with np.errstate(over="ignore"):
             for number, (weight, bias) in enumerate(layers):
                 self._parameters[f"layers.{number}.weight"][...] = weight
@@ -363,7 +368,7 @@ def _check_sigma(argument: str, sigma: float | None, init: str) -> float | None:
         return None
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
         raise TypeError(f"{argument} must be a number, not {type(sigma).__name__}")
-    if init != "normal":
+    if init != "normal" and (init, argument) != ("critical", "sigma_b"):
         raise ValueError(f'{argument} goes with init="normal", not with init={init!r}')
     if not isfinite(sigma) or sigma < 0:
         raise ValueError(f"{argument} must be finite and not negative, not {sigma}")

@@ -148,29 +148,43 @@ def plot(diagnosis: Diagnosis, path: str | PathLike[str]) -> str:
     """Draw `diagnosis` into `path`; see `Diagnosis.plot`."""
     if diagnosis.flow is None:
         raise ValueError("there is no flow to draw, because the data are not finite")
+    figure = sheet(path, (10, 8.6))
+    _draw(figure, importlib.import_module("matplotlib.ticker"), diagnosis, diagnosis.flow)
+    return keep(figure, path)
+
+
+def sheet(path: str | PathLike[str], size: tuple[float, float]) -> Any:
+    """An empty figure to be kept in `path`, whose suffix must be one of matplotlib's."""
     try:
         figure_module = importlib.import_module("matplotlib.figure")
-        ticker = importlib.import_module("matplotlib.ticker")
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "vegrad[cli]"') from error
+    figure = figure_module.Figure(figsize=size, layout="constrained", facecolor="white")
     target = Path(fspath(path))
-    figure = figure_module.Figure(figsize=(10, 8.6), layout="constrained", facecolor="white")
-    suffix = target.suffix.lstrip(".").lower()
-    if suffix not in figure.canvas.get_supported_filetypes():
+    if _suffix(target) not in figure.canvas.get_supported_filetypes():
         raise ValueError(
             "a picture's name must end in .png, .svg, .pdf or another format of matplotlib, "
             f"not {target.name!r}"
         )
-    _draw(figure, ticker, diagnosis, diagnosis.flow)
+    return figure
+
+
+def keep(figure: Any, path: str | PathLike[str], dpi: int = 150) -> str:
+    """Save a figure, whole or not at all, and return the path."""
+    target = Path(fspath(path))
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        figure.savefig(partial, format=suffix, dpi=150)
+        figure.savefig(partial, format=_suffix(target), dpi=dpi)
         partial.replace(target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         partial.unlink(missing_ok=True)
     return str(target)
+
+
+def _suffix(target: Path) -> str:
+    return target.suffix.lstrip(".").lower()
 
 
 def _draw(figure: Any, ticker: Any, diagnosis: Diagnosis, flow: Flow) -> None:

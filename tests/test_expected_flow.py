@@ -1,0 +1,265 @@
+"""The expected flow beside measured ones: that it hits, and that its spreads are honest."""
+
+import math
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import vegrad
+from vegrad import theory
+
+BATCH = 32
+
+
+def network(width: int, depth: int, seed: int = 0, **options: Any) -> vegrad.MLP:
+    return vegrad.MLP([48, *[width] * (depth - 1), 10], seed=seed, **options)
+
+
+def data(seed: int, loss: str = "mse") -> tuple[np.ndarray, Any]:
+    rng = np.random.default_rng([seed, 77])  # not the seed of the weights
+    x = rng.standard_normal((BATCH, 48))
+    return x, rng.integers(0, 10, BATCH) if loss == "cross_entropy" else rng.normal(
+        size=(BATCH, 10)
+    )
+
+
+def measured(net: vegrad.MLP, seed: int) -> tuple[np.ndarray, vegrad.Flow]:
+    x, target = data(seed, net.config["loss"])
+    net.backward(x, target)
+    return x, net.flow
+
+
+def imagined(sizes: list[int], **options: Any) -> Any:
+    """A network that is only a config, as wide as the theory likes it."""
+    config = vegrad.MLP([size % 7 + 1 for size in sizes], **options).config
+    return SimpleNamespace(config=config | {"sizes": sizes})
+
+
+# ---------------------------------------------------------------------------------- the formulas
+
+
+@pytest.mark.parametrize("init", ["glorot_uniform", "he_normal", "orthogonal", "critical"])
+def test_without_width_it_is_the_theory(init: str) -> None:
+    """Layer by layer as one reads it in Schoenholz et al. 2017, for layers a million wide."""
+    sizes = [300_000, 1_000_000, 600_000, 2_000_000, 10]
+    net = imagined(sizes, activation="tanh", init=init)
+    flow = theory.expected_flow(net, input_rms=1.5)
+    w = b = 0.0
+    if init == "critical":
+        point = theory.critical_point("tanh", math.sqrt(0.05))
+        assert point is not None
+        w, b = point.sigma_w, math.sqrt(0.05)
+    squares = [
+        theory.sigma_w(init, i, o, w or 1.0) ** 2 for i, o in pairwise(sizes)
+    ]  # of each layer
+    power, slopes, rms = 1.5**2, [], []
+    for layer, square in enumerate(squares):
+        q = square * power + b * b
+        name = "tanh" if layer < 3 else "identity"
+        slopes.append(theory.derivative_second_moment(name, q))
+        power = theory.second_moment(name, q)
+        rms.append(math.sqrt(power))
+    np.testing.assert_allclose(flow.activation_rms[:3], rms[:3], rtol=1e-5)
+    gains = [  # n_l Var W_{l+1}, and n_l is its fan_in
+        0.5 * math.log2(slopes[layer] * squares[layer + 1]) for layer in range(3)
+    ]
+    np.testing.assert_allclose(flow.gain_log2, gains, atol=5e-5)
+    np.testing.assert_allclose(flow.delta_log2[:-1], np.cumsum(gains[::-1])[::-1], atol=1e-4)
+    assert flow.delta_log2[-1] == flow.delta_log2_std[-1] == 0.0
+
+
+def test_one_row_has_the_spread_of_hanin_and_nica() -> None:
+    """5/N for relu, (3 μ₂/μ₁² - 1)/N for tanh on the critical line, in ln of squares."""
+    for activation, init in (("relu", "he_normal"), ("tanh", "critical")):
+        net = imagined([2000] * 60 + [10], activation=activation, init=init)
+        spread = (2 * math.log(2) * theory.expected_flow(net).gain_log2_std[5]) ** 2
+        b = 0.0 if activation == "relu" else math.sqrt(0.05)
+        w = 1.0 if activation == "relu" else theory.critical_point("tanh", b).sigma_w
+        moments = theory.gradient_log_moments(activation, w, b, 2000)
+        # tanh has the fluctuations of q on top
+        assert moments.variance < spread < 1.35 * moments.variance
+
+
+def test_layer_normalization_gives_the_chi_of_the_theory() -> None:
+    for activation in ("relu", "tanh", "gelu", "sigmoid"):
+        net = imagined([20_000] * 30 + [10], activation=activation, init="lecun_normal", norm="rms")
+        gain = theory.expected_flow(net).gain_log2[10]
+        assert gain == pytest.approx(0.5 * math.log2(theory.normalized_chi(activation)), abs=2e-3)
+
+
+def test_skip_connections_double_the_variance() -> None:
+    """x + tanh: Yang & Schoenholz 2017, p += E φ², ‖D‖² times 1 + σ_w² E φ′² a layer."""
+    net = imagined([10**6] * 21 + [10], activation="tanh", init="normal", sigma_w=1.0, sigma_b=0.1,
+                   residual=True)  # fmt: skip
+    flow = theory.expected_flow(net)
+    p, slopes = 1.0, []
+    for layer in range(20):
+        q = p + 0.01
+        p += theory.second_moment("tanh", q)
+        slopes.append(theory.derivative_second_moment("tanh", q))
+        assert flow.activation_rms[layer] == pytest.approx(math.sqrt(p), rel=1e-4)
+    for layer in range(19):
+        growth = 1 + slopes[layer + 1]
+        gain = 0.5 * math.log2(growth * slopes[layer] / slopes[layer + 1])
+        assert flow.gain_log2[layer] == pytest.approx(gain, abs=1e-3)
+
+
+# ----------------------------------------------------------------------------------- calibration
+
+NETWORKS: list[dict[str, Any]] = [
+    {"activation": "tanh", "init": "glorot_uniform"},
+    {"activation": "tanh", "init": "critical"},
+    {"activation": "tanh", "init": "normal", "sigma_w": 2.0, "sigma_b": 0.3},
+    {"activation": "relu", "init": "he_normal"},
+    {"activation": "relu", "init": "glorot_normal", "loss": "cross_entropy"},
+    {"activation": "relu", "init": "orthogonal"},
+    {"activation": "sigmoid", "init": "glorot_uniform", "loss": "cross_entropy"},
+    {"activation": "gelu", "init": "critical"},
+    {"activation": "leaky_relu", "init": "he_uniform"},
+    {"activation": "tanh", "init": "glorot_uniform", "residual": True},
+    {"activation": "relu", "init": "he_normal", "residual": True},
+    {"activation": "gelu", "init": "lecun_normal", "residual": True, "loss": "cross_entropy"},
+    {"activation": "relu", "init": "he_normal", "norm": "layer"},
+    {"activation": "tanh", "init": "glorot_uniform", "norm": "rms"},
+    {"activation": "relu", "init": "he_normal", "norm": "layer", "residual": True},
+]
+
+
+def deviations(width: int, depth: int, seeds: range, options: dict[str, Any]) -> np.ndarray:
+    rows = []
+    for seed in seeds:
+        net = network(width, depth, seed, **options)
+        x, flow = measured(net, seed)
+        rows.append(theory.expected_flow(net, x).deviations(flow))
+    return np.array(rows)
+
+
+@pytest.mark.usefixtures("keep_threads")
+def test_the_spread_is_honest() -> None:
+    """Fifteen kinds of network, 128 wide: two spreads hold 95 % of the layers, one about 2/3."""
+    vegrad.set_num_threads(1)
+    apart = {str(o): deviations(128, 12, range(8), o).ravel() for o in NETWORKS}
+    inside = {name: float(np.mean(np.abs(d) < 2)) for name, d in apart.items()}
+    everything = np.concatenate(list(apart.values()))
+    assert min(inside.values()) > 0.88, inside
+    assert np.mean(np.abs(everything) < 2) >= 0.95
+    assert 0.60 < np.mean(np.abs(everything) < 1) < 0.85  # not wider than need be
+    assert 0.7 < everything.std() < 1.05
+    assert abs(everything.mean()) < 0.25
+
+
+@pytest.mark.usefixtures("keep_threads")
+def test_fifty_networks_without_a_look_at_the_data() -> None:
+    """The spread of one row is that of many that move alike, and more than that of others."""
+    vegrad.set_num_threads(1)
+    inside = []
+    for seed in range(50):
+        net = network(128, 10, seed, **NETWORKS[seed % len(NETWORKS)])
+        flow = measured(net, seed)[1]
+        inside.append(np.abs(theory.expected_flow(net).deviations(flow)) < 2)
+    assert np.mean(inside) >= 0.95
+
+
+@pytest.mark.usefixtures("keep_threads")
+def test_one_row_at_small_width() -> None:
+    """Width 16, where norms vary by tens of percent from layer to layer."""
+    vegrad.set_num_threads(1)
+    apart, rms = [], []
+    for options in (NETWORKS[0], NETWORKS[3], NETWORKS[6]):
+        for seed in range(40):
+            net = network(16, 12, seed, **options)
+            x, target = data(seed, net.config["loss"])
+            net.backward(x[:1], target[:1])
+            expected = theory.expected_flow(net, x[:1])
+            apart.append(expected.deviations(net.flow))
+            ratio = np.log2(net.flow.activation_rms / expected.activation_rms)
+            rms.append((ratio / expected.activation_rms_std)[:-1])
+    assert np.mean(np.abs(apart) < 2) >= 0.93
+    assert 0.75 < np.std(apart) < 1.15
+    assert abs(np.mean(apart)) < 0.25
+    assert np.mean(np.abs(rms) < 2) >= 0.90
+
+
+def test_a_wrong_layer_stands_out() -> None:
+    net = network(128, 20, 3, activation="relu", init="he_normal")
+    net.parameters["layers.7.weight"][...] *= 0.25
+    x, flow = measured(net, 3)
+    apart = theory.expected_flow(net, x).deviations(flow)
+    assert np.argmax(np.abs(apart)) == 6
+    assert apart[6] < -8
+
+
+def test_alignment_with_the_signal() -> None:
+    """Positive activations and skip connections: gains of up to 0.8 instead of 0.5."""
+    gains = []
+    for seed in range(6):
+        net = network(128, 20, seed, activation="relu", init="he_normal", residual=True)
+        x, flow = measured(net, seed)
+        gains.append(flow.gain_log2 - theory.expected_flow(net, x).gain_log2)
+    assert flow.gain_log2[1:4].mean() > 0.65
+    assert np.abs(np.mean(gains, axis=0)[:10]).max() < 0.1
+
+
+# ------------------------------------------------------------------------------------- the edges
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+def test_every_activation(activation: str) -> None:
+    options = {"activation": activation, "init": "lecun_normal", "dtype": "float64"}
+    apart = deviations(200, 6, range(3), options)
+    assert np.abs(apart).max() < 4.5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("sigma_w", [0.0, 1e-3, 40.0])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "softplus"])
+@pytest.mark.parametrize("more", [{}, {"residual": True}, {"norm": "layer"}])
+def test_far_ends(sigma_w: float, activation: str, more: dict[str, Any]) -> None:
+    net = network(32, 300, activation=activation, init="normal", sigma_w=sigma_w, **more)
+    flow = theory.expected_flow(net)
+    assert flow.gain_log2.shape == (299,)
+    assert flow.activation_rms.shape == flow.delta_log2.shape == (300,)
+    assert not np.isnan(flow.delta_log2).any()
+    assert np.isfinite(flow.gain_log2_std).all()
+    if sigma_w == 0.0 and "residual" not in more:
+        assert (flow.gain_log2 == -np.inf).all()
+
+
+def test_few_layers_and_units() -> None:
+    flow = theory.expected_flow(vegrad.MLP([3, 2]))
+    assert flow.gain_log2.shape == (0,)
+    assert flow.delta_log2.tolist() == [0.0]
+    for sizes in ([1, 1, 1], [1, 300, 1], [64, 400, 30, 200, 10]):
+        for init in ("orthogonal", "glorot_uniform"):
+            flow = theory.expected_flow(vegrad.MLP(sizes, init=init), np.ones((1, sizes[0])))
+            assert np.isfinite(flow.gain_log2).all()
+
+
+def test_rows_that_are_alike_narrow_less() -> None:
+    """Their targets differ still, so that they narrow something."""
+    net = network(64, 10, activation="tanh", init="glorot_uniform")
+    row = data(0)[0][:1]
+    alone = theory.expected_flow(net, row).gain_log2_std
+    same = theory.expected_flow(net, np.repeat(row, BATCH, axis=0)).gain_log2_std
+    unlike = theory.expected_flow(net, data(0)[0]).gain_log2_std
+    assert np.all(unlike < same)
+    assert np.all(same < alone)
+
+
+def test_bad_arguments() -> None:
+    net = network(8, 3)
+    for x, said in (
+        (np.ones((2, 5)), r"x must be of shape \(B, 48\), not \(2, 5\)"),
+        (np.ones(48), r"x must be of shape \(B, 48\)"),
+        (np.zeros((2, 48)), "not all zero"),
+        (np.full((2, 48), np.nan), "must be finite"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            theory.expected_flow(net, x)
+    with pytest.raises(ValueError, match="input_rms must be finite and positive, not 0"):
+        theory.expected_flow(net, input_rms=0)
+    with pytest.raises(TypeError, match="input_rms must be a number, not str"):
+        theory.expected_flow(net, input_rms="1")  # type: ignore[arg-type]
