@@ -18,9 +18,10 @@ PYTHON = ROOT / "python" / "vegrad"
 CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 # Each module may import those before it. A new module finds its place here first.
 MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "files",
-           "findings", "descent", "history", "training", "gaussian", "meanfield", "initializers",
-           "network", "propagation", "expected", "theory", "measured", "rules", "diagnosis", "cure",
-           "report", "theory_report", "options", "cli_train", "torch", "cli"]  # fmt: skip
+           "findings", "descent", "history", "training", "gaussian", "meanfield",
+           "initializers", "network", "propagation", "expected", "theory", "measured",
+           "rules", "diagnosis", "recorded", "cure", "report", "theory_report",
+           "options", "cli_train", "torch", "cli"]  # fmt: skip
 # The one arrow back: Diagnosis.__str__ and .plot leave it to the report, at the time of the call.
 ARROWS_BACK = {("diagnosis", "report")}
 LONGEST = 450
