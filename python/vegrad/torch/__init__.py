@@ -1,0 +1,20 @@
+"""vegrad under PyTorch's models: drop-ins on its kernels. `import vegrad` never imports torch."""
+
+from vegrad.torch.clip import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
+from vegrad.torch.optim import SGD, Adam, AdamW, Lion
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "get_total_norm",
+]
