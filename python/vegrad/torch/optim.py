@@ -91,8 +91,10 @@ class _Stepped(torch.optim.Optimizer):
             self._hand_out()
             self._params = list(params)
         grads = [param.grad for param in params]
-        if self._quick and not self._at_home:
-            self._take_in(frozenset())
+        if not self._at_home:
+            self._quick = not self._odd_ones(grads)
+            if self._quick:
+                self._take_in(frozenset())
         if self._quick:
             try:
                 self._step_over(params, grads, self.clip)
