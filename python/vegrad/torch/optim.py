@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from operator import is_
+from itertools import repeat
+from operator import is_, is_not
 from typing import Any, ClassVar
 
 import torch
@@ -108,7 +109,8 @@ class _Stepped(torch.optim.Optimizer):
         return loss
 
     def _step_over(self, params: list[Any], grads: list[Any], clip: Rule | None) -> None:
-        if not any(grad is not None for grad in grads):
+        full = all(map(is_not, grads, repeat(None)))
+        if not full and all(map(is_, grads, repeat(None))):
             return
         request, learn = _UNCLIPPED, None
         if clip is not None:
@@ -126,7 +128,9 @@ class _Stepped(torch.optim.Optimizer):
         if learn is not None:
             learn(self.clipped)
         if not self.clipped.skipped:
-            increment_version([p for p, g in zip(params, grads, strict=True) if g is not None])
+            if not full:
+                params = [p for p, g in zip(params, grads, strict=True) if g is not None]
+            increment_version(params)
 
     # Parameters that the core does not step over -------------------------------------------------
 
