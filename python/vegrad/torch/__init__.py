@@ -6,6 +6,7 @@ from vegrad.torch.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from vegrad.torch.monitor import Monitor, MonitorHistory, NonFinite
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "Adam",
     "AdamW",
     "Lion",
+    "Monitor",
+    "MonitorHistory",
+    "NonFinite",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
