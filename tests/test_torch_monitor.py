@@ -11,6 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+from vegrad import NonFiniteGradientError  # noqa: E402
+from vegrad.clipping import GlobalNorm, Value  # noqa: E402
 from vegrad.torch import AdamW, Monitor  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -47,7 +49,9 @@ def test_the_numbers_are_autograds() -> None:
     last = monitor.history[-1]
     rms = [float(one.square().mean().sqrt()) for one in outputs]
     np.testing.assert_allclose(last.activation_rms, rms, rtol=1e-6)
-    np.testing.assert_allclose(last.delta_norms, [float(one.norm()) for one in deltas[::-1]], 1e-6)
+    right = [float(one.norm()) for one in deltas[::-1]]
+    np.testing.assert_allclose(last.delta_norms[::2], right[::2], 1e-6)
+    assert np.isnan(last.delta_norms[1::2]).all()  # those of activations are not looked at
     norms = [float(one.grad.double().norm()) for one in model.parameters()]
     np.testing.assert_allclose(last.gradient_norms, norms, rtol=1e-6)
     np.testing.assert_allclose(last.gradient_norm, np.linalg.norm(norms), rtol=1e-6)
@@ -79,6 +83,35 @@ def test_training_is_not_changed() -> None:
         results.append(nn.utils.parameters_to_vector(model.parameters()))
         assert monitor is None or len(monitor.history) == 5
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("clip", [None, GlobalNorm(0.01), GlobalNorm(0.01, ord=1), Value(1e-4)])
+@pytest.mark.parametrize("part", [False, True])
+def test_our_optimizers_norms_are_used(clip: Any, part: bool) -> None:
+    histories = []
+    for ours in (True, False):
+        model = mlp()
+        model[0].bias.requires_grad_(False)
+        params = list(model.parameters())[2:] if part else list(model.parameters())
+        optimizer = AdamW(params, clip=clip) if ours else torch.optim.AdamW(params)
+        monitor = Monitor(model)
+        model(torch.ones(8, 16)).square().mean().backward()
+        optimizer.step()
+        histories.append(monitor.history)
+    np.testing.assert_allclose(*(one.gradient_norms for one in histories), rtol=1e-6)
+    np.testing.assert_allclose(*(one.gradient_norm for one in histories), rtol=1e-6)
+
+
+def test_a_step_that_raises_is_a_step() -> None:
+    model = mlp()
+    monitor, optimizer = Monitor(model), AdamW(model.parameters(), clip=GlobalNorm(1.0))
+    (model(torch.ones(8, 16)) * torch.nan).sum().backward()
+    for _ in range(2):
+        with pytest.raises(NonFiniteGradientError):
+            optimizer.step()
+    monitor.step()
+    assert monitor.steps == 3
+    assert monitor.nonfinite.phase == "backward"
 
 
 def test_every_and_keep() -> None:
@@ -286,8 +319,8 @@ def test_a_backward_pass_that_makes_nan() -> None:
 
 def test_a_loss_whose_gradient_is_not_finite() -> None:
     monitor = train(mlp(), torch.randn(8, 16), 1, lambda out: (out[2] * 0).sqrt().sum())
-    assert (monitor.nonfinite.module, monitor.nonfinite.phase) == ("5", "backward")
-    assert "the loss's" in str(monitor.nonfinite)
+    assert (monitor.nonfinite.module, monitor.nonfinite.phase) == ("4", "backward")
+    assert "or of what follows" in str(monitor.nonfinite)
     assert monitor.nonfinite.batch_index == 2
 
 

@@ -6,8 +6,9 @@ from vegrad.torch.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
-from vegrad.torch.monitor import Monitor, MonitorHistory, NonFinite
+from vegrad.torch.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
+from vegrad.torch.records import MonitorHistory, NonFinite
 
 __all__ = [
     "SGD",

@@ -14,82 +14,30 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from math import inf, nan, sqrt
 from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from vegrad import _core
 from vegrad.torch.distributed import is_distributed, norms_of
+from vegrad.torch.optim import Stepped
+from vegrad.torch.records import MonitorHistory, NonFinite, Record
 from vegrad.torch.report import Report, report
 
-FloatArray = npt.NDArray[np.float64]
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-
-
-@dataclass(frozen=True)
-class NonFinite:
-    """The first NaN or inf that a monitor has seen."""
-
-    module: str
-    """Path of the module whose operation made it."""
-    phase: str
-    """ "forward", "backward" (a gradient flowing through) or "gradient" (of a parameter)."""
-    step: int
-    """How many steps had been taken."""
-    batch_index: int | None
-    """The first sample that has one, if the first axis is the batch's."""
-    message: str
-
-    def __str__(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
-class Record:
-    """One step; nan where nothing was seen."""
-
-    step: int
-    gradient_norm: float
-    """Joint norm of all parameters' gradients."""
-    gradient_norms: FloatArray
-    """Of each parameter, in the order of `Monitor.parameters`."""
-    activation_rms: FloatArray
-    """Root mean square of each module's output, in the order of `Monitor.modules`."""
-    delta_norms: FloatArray
-    """Norm of the gradient with respect to each module's output."""
-
-
-class MonitorHistory:
-    """The last steps that were looked at; columns are arrays with a row a step."""
-
-    def __init__(self, keep: int) -> None:
-        self.records: deque[Record] = deque(maxlen=keep)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, place: int) -> Record:
-        return self.records[place]
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in Record.__dataclass_fields__:
-            raise AttributeError(f"history has no {name}")
-        return np.array([getattr(one, name) for one in self.records])
 
 
 class Monitor:
@@ -100,7 +48,7 @@ class Monitor:
             wrap it first.
         every: look at every so many steps only; the others cost a microsecond a module.
         optimizer: the one whose steps count. None: every optimizer with a parameter of the model.
-        backward: also read the gradients that come back to the modules' outputs.
+        backward: also read the gradients that come back to the outputs of modules with weights.
         details: at every so many steps that are looked at, zeros and subnormals are counted too.
         keep: how many steps `history` keeps.
 
@@ -120,7 +68,7 @@ class Monitor:
     ) -> None:
         if every < 1 or details < 1:
             raise ValueError(f"every and details must be at least 1, not {every}, {details}")
-        self.every, self.details, self.backward = every, details, backward
+        self.every, self.details = every, details
         self.steps = 0
         """How many steps were taken."""
         named = [(_plain_name(name), one) for name, one in model.named_parameters()]
@@ -142,10 +90,14 @@ class Monitor:
         """How many times faster `measure_flush` found a step without subnormals."""
         self._kind = type(model).__name__
         self._optimizer = optimizer
+        self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
         self._mine: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
         self._clear()
-        places = range(len(watched))
-        self._back = [partial(self._flowed, place) for place in places]
+        # δ of an activation's output tells nothing that those of its neighbours do not.
+        self._back = [
+            partial(self._flowed, place) if backward and own else None
+            for place, own in enumerate(self._own)
+        ]
         self._handles = [
             module.register_forward_hook(partial(self._ran, place))
             for place, module in enumerate(self._watched)
@@ -155,9 +107,15 @@ class Monitor:
         def about_to_step(optimizer: Any, *_: Any) -> None:
             monitor = myself()
             if monitor is not None and monitor._is_mine(optimizer):
-                monitor.step()
+                monitor._about_to_step(optimizer)
+
+        def has_stepped(optimizer: Any, *_: Any) -> None:
+            monitor = myself()
+            if monitor is not None and monitor._pending is not None:
+                monitor._has_stepped(optimizer)
 
         self._handles.append(register_optimizer_step_pre_hook(about_to_step))
+        self._handles.append(register_optimizer_step_post_hook(has_stepped))
 
     def __repr__(self) -> str:
         return f"<Monitor of {self._kind}: {len(self.modules)} modules, {self.steps} steps>"
@@ -213,8 +171,8 @@ class Monitor:
                 self._count("forward", output)
         except (TypeError, ValueError):
             self._elsewhere(self._squares, place, output)
-        if self.backward and output.requires_grad:
-            output.register_hook(self._back[place])
+        if (back := self._back[place]) is not None and output.requires_grad:
+            output.register_hook(back)
 
     def _flowed(self, place: int, grad: Tensor) -> None:
         if torch.compiler.is_compiling() or not self._on:
@@ -250,15 +208,41 @@ class Monitor:
 
     def step(self) -> None:
         """A step is about to be taken: reads the gradients. Optimizers call it."""
+        if self._pending is not None:  # the last step has raised
+            self._end(None)
+        self._end(None)
+
+    def _about_to_step(self, optimizer: Any) -> None:
+        if self._pending is not None:  # the last step has raised
+            self._end(None)
+        if self._on and isinstance(optimizer, Stepped):
+            self._pending = (optimizer, optimizer.clipped)
+        else:
+            self._end(None)
+
+    def _has_stepped(self, optimizer: Any) -> None:
+        """Ours leaves the gradients as they are, and has their norms."""
+        if self._pending is not None and self._pending[0] is optimizer:
+            fresh = optimizer.clipped is not self._pending[1]
+            self._end(optimizer.norms() if fresh else None)
+
+    def _end(self, known: dict[int, float] | None) -> None:
         if self._on:
             with torch.no_grad():
-                self._record()
+                self._record(known)
         self.steps += 1
+        self._pending = None
         self._clear()
 
-    def _record(self) -> None:
+    def _record(self, known: dict[int, float] | None) -> None:
         grads = [param.grad for param in self._params]
-        norms = norms_of(grads)
+        norms = None
+        if known is not None:
+            found = [nan if g is None else known.get(id(p), -1.0)
+                     for p, g in zip(self._params, grads, strict=True)]  # fmt: skip
+            norms = None if -1.0 in found else np.array(found, np.float64)
+        if norms is None:
+            norms = norms_of(grads)
         joint = float(np.sqrt(np.nansum(np.square(norms))))
         missing = np.array([grad is None or grad.is_meta for grad in grads], bool)
         wrong = np.flatnonzero(~(norms < inf) & ~missing)
@@ -309,7 +293,8 @@ class Monitor:
     def _find_backward(self, place: int, grad: Tensor) -> None:
         name, index, last = self.modules[place], _first_sample(grad), self._last_finite
         if last is None:
-            message = f"the gradient that comes to the output of {name} is not finite: the loss's"
+            message = f"the gradient that comes to the output of {name} is not finite: that of the "
+            message += "loss, or of what follows"
             return self._note(name, "backward", index, grad, message)
         after = self.modules[last]
         message = f"the backward pass of {after}, or of what lies between it and {name}, makes a "

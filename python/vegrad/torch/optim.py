@@ -29,7 +29,7 @@ Group = dict[str, Any]
 _UNCLIPPED = ("none", None, 2.0, "propagate", 0.0)
 
 
-class _Stepped(torch.optim.Optimizer):
+class Stepped(torch.optim.Optimizer):
     """What the optimizers share: the core's step over all groups at once, and where states live."""
 
     _kind: ClassVar[str]
@@ -131,6 +131,14 @@ class _Stepped(torch.optim.Optimizer):
             if not full:
                 params = [p for p, g in zip(params, grads, strict=True) if g is not None]
             increment_version(params)
+
+    def norms(self) -> dict[int, float] | None:
+        """The L2 norm of each gradient of the last step, by the parameter's id, if it is known."""
+        if self.clipped is None or not self._quick or getattr(self.clip, "ord", 2) != 2:
+            return None
+        used = [id(param) for param in self._params if param.grad is not None]
+        norms = self.clipped.norms.tolist()
+        return dict(zip(used, norms, strict=True)) if len(used) == len(norms) else None
 
     # Parameters that the core does not step over -------------------------------------------------
 
@@ -268,7 +276,7 @@ class _Stepped(torch.optim.Optimizer):
         self._step_supports_amp_scaling = False
 
 
-class SGD(_Stepped, torch.optim.SGD):
+class SGD(Stepped, torch.optim.SGD):
     """torch.optim.SGD, and its arguments, with `clip=`: a rule of vegrad.clipping."""
 
     _kind, _names = "sgd", {"momentum_buffer": "momentum"}
@@ -289,7 +297,7 @@ class SGD(_Stepped, torch.optim.SGD):
         )
 
 
-class Adam(_Stepped, torch.optim.Adam):
+class Adam(Stepped, torch.optim.Adam):
     """torch.optim.Adam, and its arguments, with `clip=`: a rule of vegrad.clipping."""
 
     _kind = "adam"
@@ -321,7 +329,7 @@ class AdamW(Adam, torch.optim.AdamW):
     """torch.optim.AdamW, and its arguments, with `clip=`: a rule of vegrad.clipping."""
 
 
-class Lion(_Stepped):
+class Lion(Stepped):
     """Lion (Chen et al. 2023, arXiv:2302.06675), with `clip=`: a rule of vegrad.clipping.
 
     u = β1 m + (1 - β1) g; p ← p (1 - lr · weight_decay) - lr · sign(u); m = β2 m + (1 - β2) g.
