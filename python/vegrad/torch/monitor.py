@@ -346,13 +346,15 @@ class Monitor:
     def measure_flush(self, step: Callable[[], Any], repeats: int = 5) -> float:
         """How many times faster `step()` is with torch.set_flush_denormal(True): medians, in turns.
 
-        The setting is of the calling thread; threads that PyTorch starts later inherit it, so set
-        it before the first operation of a program.
+        Measured on one thread: the setting is of the calling thread, and threads that PyTorch has
+        started before keep theirs. So set it before the first operation of a program.
         """
         smallest = torch.tensor(5e-324, dtype=torch.float64)
         flushed = float(smallest * 1) == 0.0
         times: dict[bool, list[float]] = {False: [], True: []}
         on, self._on = self._on, False
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
             for turn in range(2 * repeats + 2):
                 torch.set_flush_denormal(bool(turn % 2))
@@ -362,6 +364,7 @@ class Monitor:
                     times[bool(turn % 2)].append(time.perf_counter() - start)
         finally:
             torch.set_flush_denormal(flushed)
+            torch.set_num_threads(threads)
             self._on = on
         self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain

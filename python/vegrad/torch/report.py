@@ -148,10 +148,12 @@ def _subnormal(monitor: Any) -> list[str]:
     names = {"forward": "activations", "backward": "backward pass's elements",
              "gradients": "parameters' gradients"}  # fmt: skip
     parts = [f"{100 * share:.0f} % of the {names[phase]}" for phase, share in shares.items()]
-    said = f"{' and '.join(parts)} are subnormal, which processors are slow at: "
+    said = f"{' and '.join(parts)} are subnormal, which most processors are slow at: "
     if monitor.flush_gain is None:
         return [said + "torch.set_flush_denormal(True) helps; measure_flush(step) says how much."]
     gain = f"{monitor.flush_gain:.1f}×"
+    if monitor.flush_gain < 1.1:
+        return [f"{said}but torch.set_flush_denormal(True) made no step faster here ({gain})."]
     return [f"{said}torch.set_flush_denormal(True) made one step {gain} faster."]
 
 
