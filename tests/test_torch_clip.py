@@ -115,6 +115,16 @@ def test_norms_that_torch_cannot_hold() -> None:
     assert theirs.clip_grad_norm_(parameters(scale=1e30), 1.0) == torch.inf
 
 
+@pytest.mark.parametrize("first", DTYPES, ids=str)
+@pytest.mark.parametrize("second", DTYPES, ids=str)
+def test_the_dtype_of_a_norm(first: Any, second: Any) -> None:
+    several = [*parameters(first)[:1], *parameters(second)[1:2]]
+    want = theirs.clip_grad_norm_(several, 1e9)
+    got = ours.clip_grad_norm_(several, 1e9)
+    assert got.dtype == want.dtype
+    torch.testing.assert_close(got, want, rtol=1e-2, atol=0)
+
+
 def test_exact_numbers() -> None:
     """Torch's 1e-6 in the divisor is most of a small gradient."""
     got, want, exact = (parameters(torch.float64, 1e-8) for _ in range(3))

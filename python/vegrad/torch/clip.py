@@ -25,6 +25,8 @@ from vegrad._core import NonFiniteGradientError
 PARAMETERS = Module.parameters.__code__
 Tensors: TypeAlias = Iterable[Tensor] | Tensor
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# What a norm of such dtypes, a bit each, has: of float16 and bfloat16 float32, else the widest.
+_PROMOTED = [FLOATS[2 if bits == 3 else max(bits.bit_length() - 1, 0)] for bits in range(16)]
 
 
 def clip_grad_norm_(
@@ -74,7 +76,7 @@ def clip_grad_norm_(
             return _clip_mixed(grads, limit, order, error_if_nonfinite, foreach, compat)
         if found.clipped:
             increment_version(grads)
-        return torch.tensor(found.norm, dtype=_dtype(grads) if compat else torch.float64)
+        return torch.tensor(found.norm, dtype=_PROMOTED[found.dtypes] if compat else torch.float64)
     return utils.clip_grad_norm_(several, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
