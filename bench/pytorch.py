@@ -143,6 +143,33 @@ def training(case, problem, asked, settings):
     return lines(tasks, wanted, settings)
 
 
+def fused(case, layers, width, batch, asked, settings):
+    """Forward, mean square and backward of a tanh network, as it is and fused."""
+    import torch
+    import vegrad.torch
+
+    def make(change):
+        torch.manual_seed(0)
+        parts = [x for _ in range(layers) for x in (torch.nn.Linear(width, width), torch.nn.Tanh())]
+        model = change(torch.nn.Sequential(*parts[:-1]))
+        x, target = torch.randn(batch, width), torch.randn(batch, width)
+        parameters = list(model.parameters())
+
+        def call():
+            for parameter in parameters:
+                parameter.grad = None
+            torch.nn.functional.mse_loss(model(x), target).backward()
+            return [parameter.grad for parameter in parameters]
+
+        return call
+
+    plain, ours = make(lambda module: module), make(vegrad.torch.fuse)
+    pairs = zip(ours(), plain(), strict=True)
+    off = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+    tasks = {"fused": Task(ours, hold(case, off, 1e-3)), "plain": Task(plain)}
+    return lines(tasks, [(case, "unfused", asked, "fused", "plain", None, 1)], settings)
+
+
 def child(settings):
     """Measures everything in this process, and prints one JSON object."""
     warnings.simplefilter("ignore")
@@ -158,6 +185,8 @@ def child(settings):
     found += step("AdamW(clip=), 100 of 512×512", large, 1.5, settings)
     found += step("AdamW(clip=), 300 of 1000", small, 15, settings)
     found += step("AdamW(clip=), transformer", partial(with_gradients, transformer), 1.5, settings)
+    found += fused("fuse, 50×64×64", 50, 64, 64, 4, settings)
+    found += fused("fuse, 20×256×128", 20, 256, 128, 1.6, settings)
     print(json.dumps({"lines": found, "versions": report.versions()}))
 
 

@@ -6,6 +6,7 @@ from vegrad.torch.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from vegrad.torch.fused import FusedMLP, fuse
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
 from vegrad.torch.records import MonitorHistory, NonFinite
@@ -14,6 +15,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "FusedMLP",
     "Lion",
     "Monitor",
     "MonitorHistory",
@@ -21,5 +23,6 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "fuse",
     "get_total_norm",
 ]
