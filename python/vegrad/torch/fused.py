@@ -202,7 +202,7 @@ def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
 
 
 def _block_of(views: list[Tensor]) -> tuple[Tensor, list[int]]:
-    """A tensor over all the memory that views cover, and the sizes of view, gap, view, gap and so on."""
+    """All the memory that views cover, and the sizes in it of view, gap, view, gap and so on."""
     size = views[0].element_size()
     starts = [(one.data_ptr() - views[0].data_ptr()) // size for one in views]
     ends = [start + one.numel() for start, one in zip(starts, views, strict=True)]
