@@ -143,7 +143,7 @@ def training(case, problem, asked, settings):
     return lines(tasks, wanted, settings)
 
 
-def fused(case, layers, width, batch, asked, settings):
+def fused(case, layers, width, batch, asked, settings, direct=False):
     """Forward, mean square and backward of a tanh network, as it is and fused."""
     import torch
     import vegrad.torch
@@ -163,7 +163,7 @@ def fused(case, layers, width, batch, asked, settings):
 
         return call
 
-    plain, ours = make(lambda module: module), make(vegrad.torch.fuse)
+    plain, ours = make(lambda module: module), make(partial(vegrad.torch.fuse, direct=direct))
     pairs = zip(ours(), plain(), strict=True)
     off = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
     tasks = {"fused": Task(ours, hold(case, off, 1e-3)), "plain": Task(plain)}
@@ -187,6 +187,8 @@ def child(settings):
     found += step("AdamW(clip=), transformer", partial(with_gradients, transformer), 1.5, settings)
     found += fused("fuse, 50×64×64", 50, 64, 64, 4, settings)
     found += fused("fuse, 20×256×128", 20, 256, 128, 1.6, settings)
+    found += fused("fuse(direct=True), 50×64×64", 50, 64, 64, 4, settings, True)
+    found += fused("fuse(direct=True), 20×256×128", 20, 256, 128, 1.6, settings, True)
     print(json.dumps({"lines": found, "versions": report.versions()}))
 
 

@@ -22,9 +22,9 @@ def network(activation: Any = nn.Tanh, last: Any = None, dtype: Any = torch.floa
     return nn.Sequential(*layers, *([last()] if last else [])).to(dtype)
 
 
-def both(*arguments: Any, **options: Any) -> tuple[Any, Any]:
+def both(*arguments: Any, direct: bool = False, **options: Any) -> tuple[Any, Any]:
     plain = network(*arguments, **options)
-    fused = ours.fuse(copy.deepcopy(plain))
+    fused = ours.fuse(copy.deepcopy(plain), direct=direct)
     assert type(fused) is ours.FusedMLP
     return plain, fused
 
@@ -39,10 +39,14 @@ def results(model: Any, x: Any) -> list[Any]:
     return [out.detach(), x.grad, *(one.grad for one in model.parameters())]
 
 
+either_way = pytest.mark.parametrize("direct", [False, True])
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("last", [None, nn.Sigmoid, nn.ReLU])
-def test_values_and_gradients(activation: Any, last: Any) -> None:
-    plain, fused = both(activation, last)
+@either_way
+def test_values_and_gradients(activation: Any, last: Any, direct: bool) -> None:
+    plain, fused = both(activation, last, direct=direct)
     x = torch.randn(9, 5, dtype=torch.float64)
     # PyTorch's softplus is linear from 20 on.
     torch.testing.assert_close(results(fused, x), results(plain, x), rtol=1e-9, atol=1e-9)
@@ -84,9 +88,10 @@ def test_parameters_and_their_memory_are_shared() -> None:
     torch.testing.assert_close(fused(x), plain(x))
 
 
-def test_training_is_the_same() -> None:
+@either_way
+def test_training_is_the_same(direct: bool) -> None:
     ends = []
-    for model in both():
+    for model in both(direct=direct):
         optimizer = ours.AdamW(model.parameters(), 0.01)
         monitor = ours.Monitor(model)
         for step in range(50):
@@ -99,10 +104,11 @@ def test_training_is_the_same() -> None:
     torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-12)
 
 
-def test_passes_that_cross() -> None:
+@either_way
+def test_passes_that_cross(direct: bool) -> None:
     """Two forward passes before their backward passes; one twice; gradients that add up."""
     grads = []
-    for model in both():
+    for model in both(direct=direct):
         one, two = (torch.randn(6, 5, dtype=torch.float64, generator=g) for g in seeds())
         first, second = model(one).square().sum(), model(two).sin().sum()
         first.backward(retain_graph=True)
@@ -140,8 +146,36 @@ def test_frozen_parameters_and_autograd_grad() -> None:
     torch.testing.assert_close(*got, rtol=1e-9, atol=1e-9)
 
 
-def test_weights_that_change_between_the_passes_are_an_error() -> None:
+def test_direct_gradients_of_frozen_parameters() -> None:
+    plain, fused = both(direct=True)
+    x = torch.randn(6, 5, dtype=torch.float64)
+    for model in (plain, fused):
+        model[2].requires_grad_(False)
+        model(x).sum().backward()
+        model.zero_grad(set_to_none=False)
+        model(x).sum().backward()
+    for got, want in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert (got.grad is None) == (want.grad is None)
+        if want.grad is not None:
+            torch.testing.assert_close(got.grad, want.grad)
+    fused.requires_grad_(False)
+    assert not fused(x).requires_grad
+    x.requires_grad_()
+    fused(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.autograd.grad(plain(x).sum(), x)[0])
+
+
+def test_a_monitor_of_a_fused_network() -> None:
     _, fused = both()
+    monitor, optimizer = ours.Monitor(nn.Sequential(fused)), ours.SGD(fused.parameters())
+    fused(torch.randn(6, 5, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    assert monitor.scalars()["delta_norm/0"] == pytest.approx(18**0.5)
+
+
+@either_way
+def test_weights_that_change_between_the_passes_are_an_error(direct: bool) -> None:
+    _, fused = both(direct=direct)
     loss = fused(torch.randn(6, 5, dtype=torch.float64)).sum()
     with torch.no_grad():
         fused[0].weight.add_(1)

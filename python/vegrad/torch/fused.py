@@ -6,6 +6,7 @@ The parameters stay the modules' own; their memory becomes the core's, so both s
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -41,18 +42,26 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def fuse(module: nn.Sequential) -> nn.Sequential:
+def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
     """The same network, run in one fused pass forward and one backward.
 
     Takes Linear layers with biases, all of float32 or all of float64 on the CPU, with one kind of
     activation between them and any or none after the last.
+
+    Args:
+        module: the network.
+        direct: the backward pass leaves the gradients in the parameters' `.grad` itself, without
+            autograd, which takes as long to hand over small ones as the core to make them. They add
+            up as always, but lie in the core's memory (clone what shall outlive the next backward
+            pass), no hook of a parameter is called (DistributedDataParallel has such), and
+            torch.autograd.grad does not know the parameters.
 
     Returns:
         A FusedMLP with the module's own layers (the same parameters and state_dict), or, with a
         warning that says why, the module itself.
     """
     try:
-        return FusedMLP(*module)
+        return FusedMLP(*module, direct=direct)
     except _NotFusedError as reason:
         warnings.warn(f"not fused: {reason}", stacklevel=2)
         return module
@@ -65,7 +74,7 @@ class FusedMLP(nn.Sequential):
     inputs of another dtype or device) the layers run one by one.
     """
 
-    def __init__(self, *layers: nn.Module) -> None:
+    def __init__(self, *layers: nn.Module, direct: bool = False) -> None:
         sizes, activation, output, dtype, linear = _described(layers)
         super().__init__(*layers)
         self._network = _core.Network(sizes, activation, output, "given", None, False, dtype)
@@ -79,18 +88,20 @@ class FusedMLP(nn.Sequential):
                 parameter.data = shared
         self._places = [one.data_ptr() for one in self._own]
         gradients = [torch.from_numpy(one) for one in self._network.gradients().values()]
+        self.direct, self._gradients = direct, gradients
+        self._anchor = torch.zeros((), requires_grad=True)
         self._block, self._pieces = _block_of(gradients)
         self._shapes = [one.shape if one.ndim > 1 else None for one in gradients]
 
     def __deepcopy__(self, memo: Any) -> nn.Sequential:
         import copy
 
-        copied = FusedMLP(*copy.deepcopy(list(self), memo))
+        copied = FusedMLP(*copy.deepcopy(list(self), memo), direct=self.direct)
         copied.train(self.training)
         return copied
 
     def __reduce__(self) -> Any:
-        return fuse, (nn.Sequential(*self),)
+        return partial(fuse, direct=self.direct), (nn.Sequential(*self),)
 
     def _fits(self, x: Tensor) -> bool:
         return (
@@ -110,13 +121,52 @@ class FusedMLP(nn.Sequential):
         rows = x.reshape(-1, self._sizes[0]).contiguous()
         out: Tensor
         if torch.is_grad_enabled():
-            out = _Pass.apply(self, rows, *self._own)
+            if self.direct and any(one.requires_grad for one in self._own):
+                out = _DirectPass.apply(self, rows, self._anchor)
+            else:
+                out = _Pass.apply(self, rows, *self._own)
         else:
             out = torch.from_numpy(self._network.forward(rows.numpy()))
         return out.reshape(*x.shape[:-1], self._sizes[-1])
 
+    def _back(self, ctx: Any, gradient: Tensor) -> Tensor | None:
+        """The core's backward pass; returns the gradient of the input, if it is wanted."""
+        (x,) = ctx.saved_tensors
+        if ctx.versions != list(map(_version, self._own)):
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an "
+                "inplace operation: a parameter of a FusedMLP, after its forward pass"
+            )
+        wanted = ctx.needs_input_grad[1]
+        delta = self._network.backward_kept(
+            ctx.number, x.numpy(), gradient.contiguous().numpy(), wanted
+        )
+        assert delta is not None  # _fits has seen to it
+        return torch.from_numpy(delta) @ self._own[0].detach() if wanted else None
+
 
 _version = attrgetter("_version")
+
+
+class _DirectPass(Function):
+    @staticmethod
+    def forward(ctx: Any, fused: FusedMLP, x: Tensor, anchor: Tensor) -> Tensor:
+        return _Pass.forward(ctx, fused, x, *fused._own)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        fused = ctx.fused
+        before = [one.grad for one in fused._own]
+        if fresh := all(grad is None for grad in before):
+            below = fused._back(ctx, gradient)
+        else:  # which may lie where the core writes
+            before = [None if grad is None else grad.clone() for grad in before]
+            below = fused._back(ctx, gradient)
+        for parameter, found, old in zip(fused._own, fused._gradients, before, strict=True):
+            if parameter.requires_grad:
+                parameter.grad = found if fresh or old is None else found.add_(old)
+        return None, below, None
 
 
 class _Pass(Function):
@@ -132,24 +182,14 @@ class _Pass(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        fused, (x,) = ctx.fused, ctx.saved_tensors
-        if ctx.versions != list(map(_version, fused._own)):
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an "
-                "inplace operation: a parameter of a FusedMLP, after its forward pass"
-            )
-        wanted = ctx.needs_input_grad
-        delta = fused._network.backward_kept(
-            ctx.number, x.numpy(), gradient.contiguous().numpy(), wanted[1]
-        )
-        assert delta is not None
+        fused, wanted = ctx.fused, ctx.needs_input_grad
+        below = fused._back(ctx, gradient)
         # The core's own memory is written again by the next pass.
         pieces = fused._block.clone().split_with_sizes(fused._pieces)[::2]
         found = [
             (piece if shape is None else piece.view(shape)) if needed else None
             for piece, shape, needed in zip(pieces, fused._shapes, wanted[2:], strict=True)
         ]
-        below = torch.from_numpy(delta) @ fused._own[0] if wanted[1] else None
         return None, below, *found
 
 

@@ -32,6 +32,7 @@ from torch.optim.optimizer import (
 
 from vegrad import _core
 from vegrad.torch.distributed import is_distributed, norms_of
+from vegrad.torch.fused import FusedMLP
 from vegrad.torch.optim import Stepped
 from vegrad.torch.records import MonitorHistory, NonFinite, Record
 from vegrad.torch.report import Report, report
@@ -77,10 +78,7 @@ class Monitor:
         watched = [(_plain_name(n), m) for n, m in model.named_modules() if _is_watched(m)]
         self.modules = [name or type(module).__name__ for name, module in watched]
         self._watched = [module for _, module in watched]
-        self._own = [  # names of each one's parameters
-            [f"{path}.{name}" if path else name for name, _ in one.named_parameters(recurse=False)]
-            for path, one in watched
-        ]
+        self._own = [_names(path, one) for path, one in watched]
         self.history = MonitorHistory(keep)
         self.nonfinite: NonFinite | None = None
         """Where the first NaN or inf came from."""
@@ -376,10 +374,18 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def _names(path: str, module: Module) -> list[str]:
+    """Of the module's own parameters."""
+    found = module.named_parameters(recurse=isinstance(module, FusedMLP))
+    return [f"{path}.{name}" if path else name for name, _ in found]
+
+
 def _is_watched(module: Module) -> bool:
     """Modules that compute: those with parameters of their own, or without children."""
     if isinstance(module, _PLAIN):
         return False
+    if isinstance(module, FusedMLP):  # whose layers' hooks are not called
+        return True
     if next(module.parameters(recurse=False), None) is not None:
         return type(module).forward is not torch.nn.modules.module._forward_unimplemented
     return not module._modules and type(module) is not Module
