@@ -281,6 +281,9 @@ def test_autograd_sees_that_gradients_changed() -> None:
 def test_importing_vegrad_does_not_import_torch() -> None:
     code = "import sys, vegrad; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; sys.modules['torch'] = None; import vegrad.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip().endswith('vegrad.torch needs PyTorch: pip install "vegrad[torch]"')
 
 
 def test_names_and_signatures_are_torchs() -> None:

@@ -1,5 +1,10 @@
 """vegrad under PyTorch's models: drop-ins on its kernels. `import vegrad` never imports torch."""
 
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError('vegrad.torch needs PyTorch: pip install "vegrad[torch]"') from error
+
 from vegrad.torch.clip import (
     clip_grad_norm_,
     clip_grad_value_,
