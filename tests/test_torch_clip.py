@@ -295,6 +295,22 @@ def test_names_and_signatures_are_torchs() -> None:
         assert got == list(want)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_functions_use_torchs() -> None:
+    got, want = parameters(), parameters()
+
+    @torch.compile(backend="eager")
+    def clip(some: Any) -> Any:
+        ours.clip_grad_value_(some, 1.0)
+        ours.clip_grads_with_norm_(some, 1.0, ours.get_total_norm([some[0].grad]))
+        return ours.clip_grad_norm_(some, 0.01)
+
+    theirs.clip_grad_value_(want, 1.0)
+    theirs.clip_grads_with_norm_(want, 1.0, theirs.get_total_norm([want[0].grad]))
+    torch.testing.assert_close(clip(got), theirs.clip_grad_norm_(want, 0.01))
+    assert_same(got, want)
+
+
 def test_after_a_backward_pass_of_a_model() -> None:
     torch.manual_seed(0)
     with warnings.catch_warnings():

@@ -371,6 +371,17 @@ def test_subnormals_are_counted_and_their_cost_measured() -> None:
     assert len(monitor.history) == 1
 
 
+def test_function_transforms_do_not_hurt() -> None:
+    model, x = mlp(), torch.randn(8, 16)
+    monitor = Monitor(model)
+    torch.func.vmap(model)(x)
+    model(x).sum().backward()
+    monitor.step()
+    with torch.no_grad():
+        rms = float(model(x).square().mean().sqrt())
+    np.testing.assert_allclose(monitor.history[0].activation_rms[-1], rms, rtol=1e-5)
+
+
 def test_other_devices_do_not_hurt() -> None:
     model = nn.Linear(4, 4, device="meta")
     monitor = train(model, torch.randn(2, 4, device="meta"), 2)

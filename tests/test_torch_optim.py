@@ -345,6 +345,14 @@ def test_lion_is_vegrads_lion() -> None:
     plain.load_state_dict(state)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_step() -> None:
+    a, b = Training(), Training()
+    optimizer = ours.AdamW(a.model.parameters())
+    optimizer.step = torch.compile(optimizer.step, backend="eager")
+    assert_equal(a.run(optimizer, 5), b.run(torch.optim.AdamW(b.model.parameters()), 5))
+
+
 def test_grad_scaler() -> None:
     training = Training()
     scaler = torch.amp.GradScaler("cpu")

@@ -2,7 +2,7 @@
 
 They take what PyTorch's take, and give what PyTorch's give. What the kernels cannot read (other
 devices, sparse, complex, distributed tensors, the same tensor twice) goes to PyTorch's own
-functions, and a mixed list to both.
+functions, and a mixed list to both; so does what torch.compile compiles.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def clip_grad_norm_(
     Raises:
         RuntimeError: with error_if_nonfinite, as in PyTorch; NonFiniteGradientError without compat.
     """
+    if torch.compiler.is_compiling():
+        return utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
     several = listed(parameters)
     if not several and isinstance(parameters, GeneratorType):
         warnings.warn(
@@ -82,6 +84,9 @@ def clip_grad_norm_(
 
 def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
     """torch.nn.utils.clip_grad_value_: brings every element into ±clip_value, in place."""
+    if torch.compiler.is_compiling():
+        utils.clip_grad_value_(parameters, clip_value, foreach)
+        return
     grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
     limit = float(clip_value)
     ours, others = grads, []
@@ -107,7 +112,7 @@ def get_total_norm(
     """torch.nn.utils.get_total_norm: the joint norm of tensors; arguments as above."""
     several = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     order = float(norm_type)
-    if not several or not order > 0:
+    if not several or not order > 0 or torch.compiler.is_compiling():
         return utils.get_total_norm(several, norm_type, error_if_nonfinite, foreach)
     try:
         norm = _core.norm(several, order)
@@ -129,6 +134,9 @@ def clip_grads_with_norm_(
 
     Gradients on the CPU that need no scaling are not touched.
     """
+    if torch.compiler.is_compiling():
+        utils.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
+        return
     grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
     limit = float(max_norm)
     ours, others = grads, []

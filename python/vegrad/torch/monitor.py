@@ -38,6 +38,7 @@ from vegrad.torch.records import MonitorHistory, NonFinite, Record
 from vegrad.torch.report import Report, report
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 
@@ -159,16 +160,17 @@ class Monitor:
                 return
         if not output.is_floating_point():
             return
-        self._counts[place] += output.numel()
         try:
             norm = _core.norm(output, 2.0)
+            self._counts[place] += output.numel()
             self._squares[place] += norm * norm
             if not norm < inf and self.nonfinite is None:
                 self._find_forward(place, module, inputs, output)
             if self._counting:
                 self._count("forward", output)
         except (TypeError, ValueError):
-            self._elsewhere(self._squares, place, output)
+            if self._elsewhere(self._squares, place, output):
+                self._counts[place] += output.numel()
         if (back := self._back[place]) is not None and output.requires_grad:
             output.register_hook(back)
 
@@ -186,16 +188,18 @@ class Monitor:
             if self._counting:
                 self._count("backward", grad)
         except (TypeError, ValueError):
-            self._deltas[place] = max(self._deltas[place], 0.0)
-            self._elsewhere(self._deltas, place, grad)
+            if self._elsewhere(self._deltas, place, grad):
+                self._deltas[place] = max(self._deltas[place], 0.0)
 
-    def _elsewhere(self, found: list[float], place: int, tensor: Tensor) -> None:
-        """The norm of what is on another device stays there until the step."""
-        if is_distributed(tensor):
-            tensor = tensor.to_local()
-        if tensor.device.type != "meta" and tensor.layout is torch.strided:
-            norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)
-            self._others.append((found, place, norm))
+    def _elsewhere(self, found: list[float], place: int, tensor: Tensor) -> bool:
+        """The norm of what is on another device stays there until the step. Whether it has one."""
+        if is_distributed(tensor) or _is_wrapped(tensor):
+            return False  # a part of a result, or of a vmap
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            return False
+        norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)
+        self._others.append((found, place, norm))
+        return True
 
     def _count(self, phase: str, tensor: Tensor | list[Tensor]) -> None:
         _, _, joint = _core.measure(tensor, False)

@@ -73,6 +73,7 @@ class Stepped(torch.optim.Optimizer):
 
     # The step ----------------------------------------------------------------------------------
 
+    @torch._disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every parameter that has a gradient; `closure` as in torch.optim.
 
