@@ -117,11 +117,12 @@ def exceeds(n: Norm, limit: float, count: int, p: float, dtypes: Sequence[str]) 
     eta = max(2.0**-1074, *(math.ldexp(0.5, FORMATS[d].smallest) for d in dtypes))
     with np.errstate(over="ignore"):
         if p < 1:  # (x + η)^p ≤ x^p + (2^p - 1) η^p
-            # On the edge itself (p = ½, one element: twice η) the power's rounding must not decide.
-            most = (m**p + count * (2**p - 1) * eta**p) ** (1 / p) * (1 + 2.0**-45)
+            most = (m**p + count * (2**p - 1) * eta**p) ** (1 / p)
         else:  # ‖x + η‖ ≤ ‖x‖ + ‖η‖
             most = m + eta * float(count) ** (1 / p)
-    return not n.mantissa <= shift(most, -n.exponent)
+    # On the edge itself (p = ½, one element: twice η) the power's rounding must not decide.
+    edge = 1 + (2.0**-45 if p < 1 else 0)
+    return not n.mantissa <= shift(most, -n.exponent) * edge
 
 
 def factor(limit: float, n: Norm) -> Norm:
