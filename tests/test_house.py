@@ -20,9 +20,10 @@ CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "files",
            "findings", "descent", "history", "training", "gaussian", "meanfield", "initializers",
            "network", "propagation", "expected", "theory", "measured", "rules", "diagnosis", "cure",
-           "report", "theory_report", "options", "cli_train", "torch", "cli"]  # fmt: skip
-# The one arrow back: Diagnosis.__str__ and .plot leave it to the report, at the time of the call.
-ARROWS_BACK = {("diagnosis", "report")}
+           "report", "theory_report", "svg", "charts", "training_charts",
+           "style", "page", "options", "cli_train", "torch", "cli"]  # fmt: skip
+# The arrows back: Diagnosis.__str__, .plot and .to_html leave it to report and page, when called.
+ARROWS_BACK = {("diagnosis", "report"), ("diagnosis", "page")}
 LONGEST = 450
 
 pytestmark = pytest.mark.skipif(not PYTHON.is_dir(), reason="an installed package has no house")

@@ -11,6 +11,7 @@ import numpy as np
 
 from vegrad.buffers import as_array
 from vegrad.findings import Finding
+from vegrad.history import History
 from vegrad.measured import DECADE, Measured, Trend, named, power, times
 from vegrad.network import Flow
 from vegrad.rules import RULES
@@ -71,6 +72,35 @@ class Diagnosis:
         from vegrad.report import plot
 
         return plot(self, path)
+
+    def to_html(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        history: History | None = None,
+        proof: Any = None,
+    ) -> str:
+        """A page that needs nothing beside itself: findings, flow and theory, charts, all layers.
+
+        Args:
+            path: the file to write, whole or not at all.
+            history: of a training, whose loss, steps and findings are then shown.
+            proof: what a cure has shown: a mapping (or object) with a `History` each as "before"
+                and "after" and, if it likes, a "text".
+
+        Returns:
+            The page.
+
+        Raises:
+            TypeError: history is no `History`, or proof has none.
+            OSError: the file cannot be written; nothing half-written is left.
+        """
+        from vegrad.page import page, write
+
+        html = page(self, history, proof)
+        if path is not None:
+            write(html, path)
+        return html
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types; numbers that are not finite are None."""
