@@ -60,7 +60,7 @@ def gradient(diagnosis: Any, flow: Flow) -> str:
             ring = [("line", "thick s-alarm")]
             there = np.isin(layers, places)
             chart.line(layers, np.where(there, weights, np.nan), "thick s-alarm")
-        elif places:
+        else:
             chart.dots(places, weights[places], "large s-alarm")
             chart.dots(places, weights[places], "middle s-card")
         if places:
@@ -134,7 +134,7 @@ def flat(flow: Flow) -> str:
     saturated, dead = 100 * flow.saturated, 100 * flow.dead
     words = f"Saturated elements: up to {_most(saturated):.3g} %. Dead units: up to "
     words += f"{_most(dead):.3g} %."
-    chart = Chart("flat", "Saturated and dead", words, _sides(layers), (0.0, 104.0), 170)
+    chart = Chart("flat", "Saturated and dead", words, _sides(layers), (-4.0, 104.0), 170)
     chart.y_axis([(n, f"{n} %") for n in (0, 25, 50, 75, 100)])
     chart.bars(layers, np.zeros(len(layers)), saturated, "f-derivative")
     chart.line(layers, dead, "s-ink")
@@ -169,12 +169,14 @@ def activations(diagnosis: Any, flow: Flow) -> str:
     words = f"log10 of the activations' root mean square: {_from_to(size)}."
     chart = Chart("activations", "Activations", words, _sides(layers), (bottom, top), 170)
     chart.y_axis(power_ticks(bottom, top, most=5))
-    legend: list[Entry] = [("measured, root mean square", [("line", "s-gradient")])]
+    measured = [("line", "s-gradient"), ("dots", "s-gradient")]
+    legend: list[Entry] = [("measured, root mean square", measured)]
     if np.isfinite(expected).any():
         chart.band(layers, low, high, "f-expected")
         chart.line(layers, expected, "dashed s-ink")
         legend.append(EXPECTED)
     chart.line(layers, size, "s-gradient")
+    chart.dots(layers, size, f"{_dot(layers)} s-gradient")
     _unmeasured(chart, rms_log2)
     chart.x_axis(plain_ticks(0, len(layers) - 1, whole=True))
     chart.hints(

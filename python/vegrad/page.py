@@ -188,6 +188,7 @@ def _table(diagnosis: Any, flow: Flow) -> str:
     expected, _ = charts.expected_gain(diagnosis, flow)
     known, notes = bool(np.isfinite(expected).any()), _notes(diagnosis, flow)
     away = charts.surprises(diagnosis, flow)
+    told = {*away, *(layer for layer, words in notes.items() if not words[0].startswith("stored"))}
     head = ["layer", "activation rms", "saturated", "dead", "gradient log10 ‖δ‖", "gain measured"]
     head += ["gain expected"] * known + ["weights", "derivative"]
     rows = []
@@ -207,7 +208,7 @@ def _table(diagnosis: Any, flow: Flow) -> str:
             row[4] = row[4].replace("<td>", '<td class="away">')
         if notes:
             row.append(f'<td class="words">{escape("; ".join(notes.get(layer, [])))}</td>')
-        marked = ' class="marked"' if layer in notes else ""
+        marked = ' class="marked"' if layer in told else ""
         rows.append(f'<tr{marked}><th scope="row">{layer}</th>{"".join(row)}</tr>')
     heads = "".join(f'<th scope="col">{name}</th>' for name in head)
     heads += '<th scope="col" class="words">remarks</th>' if notes else ""
@@ -290,8 +291,8 @@ def _proof(proof: Any) -> str:
             cells = "".join(f"<td>{value:.4g}{unit}</td>" for value in values)
             rows.append(f'<tr><th scope="row">{words}</th>{cells}</tr>')
     table = (
-        '<div class="scroll" role="region" aria-label="Before and after" tabindex="0">'
-        '<table class="brief"><thead><tr><th scope="col">at the end</th><th scope="col">before</th>'
+        '<div class="scroll brief" role="region" aria-label="Before and after" tabindex="0">'
+        '<table><thead><tr><th scope="col">at the end</th><th scope="col">before</th>'
         f'<th scope="col">after</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
     drawn = training_charts.loss(runs, "proof-loss") + training_charts.accuracy(

@@ -60,7 +60,7 @@ def accuracy(runs: Sequence[Run], name: str = "accuracy") -> str:
         f"{words or 'Accuracy'}: from {_ends(100 * history.validation_accuracy)} %."
         for words, _, history in runs
     )
-    chart = Chart(name, "Validation accuracy", words, (0.5, last + 0.5), (0.0, 104.0), 220)
+    chart = Chart(name, "Validation accuracy", words, (0.5, last + 0.5), (-4.0, 104.0), 220)
     chart.y_axis([(n, f"{n} %") for n in (0, 25, 50, 75, 100)])
     legend: list[Entry] = []
     for said, css, history in runs:
@@ -79,7 +79,9 @@ def hops(history: Any) -> str:
         return ""
     way, widths, compressed = descent.way(history)
     curves = [descent.along(history, step) for step in shown]
-    scale, bottom, top, ticks = _loss_axis(np.append(history.loss, history.loss_after[shown]))
+    ends = np.append(history.loss, history.loss_after[shown])
+    ends = ends[np.isfinite(ends)]
+    scale, bottom, top, ticks = _loss_axis(ends)
     kinds = [descent.kind(history, step) for step in shown]
     counts = {k: kinds.count(k) for k in sorted(set(kinds))}
     words = ", ".join(f"{n} × {descent.HOPS[k].name}" for k, n in counts.items())
@@ -90,9 +92,12 @@ def hops(history: Any) -> str:
     legend: list[Entry] = [(descent.HOPS[k].name, [("line", f"s-hop{k}")]) for k in counts]
     for step, kind, (t, below, beyond, ghost) in zip(shown, kinds, curves, strict=True):
         start, width = way[step], widths[step]
+        room = np.ptp(ends) / 4
+        if below.min() < ends.min() - room or below.max() > ends.max() + room:
+            t, below = t[[0, -1]], below[[0, -1]]  # a slope so steep says nothing of the way
         if len(beyond):
             chart.line(start + width * beyond, scale(ghost), "dotted s-chalk")
-        chart.line(start + width * t[::3], scale(below[::3]), f"s-hop{kind}")
+        chart.line(start + width * t, scale(below), f"s-hop{kind}")
         chart.dots([start], scale(history.loss[[step]]), "small s-chalk")
     if any(len(beyond) for _, _, beyond, _ in curves):
         legend.append(("without the clip", [("line", "dotted s-chalk")]))
