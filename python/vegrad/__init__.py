@@ -17,6 +17,7 @@ from vegrad.initializers import lsuv_
 from vegrad.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.network import MLP, Flow
 from vegrad.optim import SGD, Adam, AdamW, Lion
+from vegrad.recorded import diagnose_gradients, diagnose_history
 
 __all__ = [
     "MLP",
@@ -40,6 +41,8 @@ __all__ = [
     "clip_by_value_",
     "clipping",
     "diagnose",
+    "diagnose_gradients",
+    "diagnose_history",
     "isa",
     "lsuv_",
     "measure",
