@@ -29,8 +29,7 @@ def network(depth: int = 20, **options: Any) -> vegrad.MLP:
 
 
 def judge(depth: int = 20, **options: Any) -> Diagnosis:
-    net = network(depth, **options)
-    return replace(diagnose(net, X, LABELS), expected=vegrad.theory.expected_flow(net, X))
+    return diagnose(network(depth, **options), X, LABELS, resamples=0)
 
 
 def history(epochs: int = 2, every: int = 1, **options: Any) -> History:
@@ -134,8 +133,7 @@ def test_the_page_is_alone_and_for_everybody(name: str) -> None:
 def test_expected_stands_beside_measured() -> None:
     net = network(activation="tanh", init="critical")
     net.parameters["layers.7.weight"][...] *= 0.01
-    diagnosis = replace(diagnose(net, X, LABELS), expected=vegrad.theory.expected_flow(net, X))
-    page = Page(diagnosis.to_html())
+    page = Page(diagnose(net, X, LABELS).to_html())
     assert re.search(r"layer 6: expected \d\.\d\d×, measured 0\.0\d+×", page.text)
     assert "gain expected" in page.text
     assert "lie where theory expects" in Page(SICK["vanishing"].to_html()).text
@@ -217,16 +215,24 @@ def test_wrong_arguments() -> None:
 
 
 def test_plain_gradients() -> None:
-    gradients = {"<first>": np.full(9, 1e-30), "second": np.ones(5), "third": np.zeros(3)}
-    diagnosis = SimpleNamespace(
-        verdict="healthy", summary="healthy: as measured", findings=(), config={}, loss=None,
-        flow=None, underflowed=(), overflowed=(), measurement=vegrad.measure(gradients),
-        to_dict=dict,
-    )  # fmt: skip
-    text = Page(Diagnosis.to_html(diagnosis)).text  # type: ignore[arg-type]
-    assert "<first>" in text
-    assert "all zero" in text
+    gradients = {f"<{n}>.weight": RNG.normal(0, 10.0**-n, (9, 9)) for n in range(12)}
+    gradients |= {"third": np.zeros((3, 3)), "bias": np.ones(3)}
+    order = [*(f"<{n}>.weight" for n in range(11, -1, -1)), "third"]
+    diagnosis = vegrad.diagnose_gradients(gradients, gradients, order)
+    text = Page(diagnosis.to_html()).text
+    assert diagnosis.summary.partition(": ")[2] in text
+    assert all(name in text for name in gradients)
+    assert "14 gradients, 984 elements" in text
     assert "exactly 0 in third" in text
+
+
+def test_a_history_alone() -> None:
+    seen = history(2)
+    diagnosis = vegrad.diagnose_history(seen)
+    page = Page(diagnosis.to_html(history=seen))
+    assert "2 epochs" in page.text
+    for finding in seen.findings:
+        assert page.text.count(finding.advice[1:]) == 1
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def sizes(names: Sequence[str], norm_log2: FloatArray) -> str:
     _unmeasured(chart, norm_log2, names=names)
     chart.x_axis(plain_ticks(0, len(names) - 1, whole=True))
     chart.hints((n, f"{names[n]}: {power(norms[n], 1)}") for n in _hinted(places))
-    return figure("The gradients' sizes", chart, aside="in the order of the table below")
+    return figure("The gradients' sizes", chart, aside="from the input to the output")
 
 
 # What theory expects ---------------------------------------------------------------------------

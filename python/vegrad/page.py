@@ -34,7 +34,9 @@ EVIDENCE = {
     "overflowed_layers": "layers stored as inf", "usual_gain": "gain of other layers",
     "activation_gain": "gain of the derivative", "weight_gain": "gain of the weights",
     "alpha": "α", "climbs": "steps that climb", "fall": "loss lost", "share": "epochs that rise",
-    "wanted": "learning rate advised",
+    "wanted": "learning rate advised", "expected_gain": "gain expected",
+    "first_ratio_log10": "log10 of gradient over weight, first",
+    "last_ratio_log10": "log10 of gradient over weight, last",
 }  # fmt: skip
 PERCENT = {"fraction", "climbs", "fall", "share"}
 
@@ -48,9 +50,9 @@ def page(diagnosis: Any, history: Any = None, proof: Any = None) -> str:
     if flow is not None:
         parts.append(_flow(diagnosis, flow))
     if measurement is not None:
-        parts.append(_measurement(measurement))
+        parts.append(_measurement(diagnosis, measurement))
     if history is not None:
-        parts.append(_descent(history))
+        parts.append(_descent(diagnosis, history))
     if proof is not None:
         parts.append(_proof(proof))
     parts += ["</main>", _footer(), _data(diagnosis)]
@@ -94,11 +96,15 @@ def _verdict(diagnosis: Any) -> str:
 
 def _network(diagnosis: Any) -> str:
     """The network in one line, as far as it is known."""
-    config = diagnosis.config or {}
+    config, measurement = diagnosis.config, getattr(diagnosis, "measurement", None)
     if "sizes" in config:
         return describe(diagnosis).replace("\n", ", ")
-    loss = "" if diagnosis.loss is None else f", loss {diagnosis.loss:.4g}"
-    return ", ".join(f"{name} {value}" for name, value in config.items()) + loss
+    if measurement is not None:
+        return (
+            f"{len(measurement.names)} gradients, {measurement.total.count} elements, "
+            f"joint norm {measurement.total.norm:.4g}"
+        )
+    return ", ".join(f"{value} {name}" for name, value in config.items())
 
 
 def _findings(diagnosis: Any) -> str:
@@ -229,21 +235,24 @@ def _notes(diagnosis: Any, flow: Flow) -> dict[int, list[str]]:
                 notes.setdefault(layer, []).append(finding.kind)
     for layer, words in charts.surprises(diagnosis, flow).items():
         notes.setdefault(layer, []).append(words)
-    dtype = (diagnosis.config or {}).get("dtype", "")
+    dtype = diagnosis.config.get("dtype", "")
     for layers, value in ((diagnosis.underflowed, "0"), (diagnosis.overflowed, "inf")):
         for layer in layers:
             notes.setdefault(layer, []).append(f"stored as {value} in {dtype}")
     return notes
 
 
-def _measurement(measurement: Any) -> str:
-    """The gradients of a diagnosis made from them alone."""
-    names, parts = list(map(str, measurement.names)), measurement.buffers
-    sizes = np.array([part.norm_log2 for part in parts], np.float64)
+def _measurement(diagnosis: Any, measurement: Any) -> str:
+    """The gradients of a diagnosis made from them alone: the chain's, then the others."""
+    chain = [str(name) for name in diagnosis.config.get("chain", measurement.names)]
+    parts = dict(zip(map(str, measurement.names), measurement.buffers, strict=True))
+    sizes = np.array([parts[name].norm_log2 for name in chain], np.float64)
     rows = []
-    for name, part, size in zip(names, parts, sizes.tolist(), strict=True):
-        shown = "zero" if size == -np.inf else f"{size / DECADE:.2f}"
-        cells = [str(part.count), shown, f"{part.rms:.3g}", f"{part.largest:.3g}", str(part.zeros)]
+    for place, name in enumerate([*chain, *(name for name in parts if name not in chain)]):
+        part = parts[name]
+        size = "zero" if part.norm_log2 == -np.inf else f"{part.norm_log2 / DECADE:.2f}"
+        cells = [str(place) if place < len(chain) else "", str(part.count), size]
+        cells += [f"{part.rms:.3g}", f"{part.largest:.3g}", str(part.zeros)]
         cells.append(str(part.infs + part.nans))
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         marks, marked = ", ".join(part.marks), ' class="marked"' if part.marks else ""
@@ -251,10 +260,11 @@ def _measurement(measurement: Any) -> str:
             f'<tr{marked}><th scope="row">{escape(name)}</th>{row}'
             f'<td class="words">{escape(marks)}</td></tr>'
         )
-    head = ("gradient", "elements", "log10 of the norm", "rms", "largest", "zeros", "inf or nan")
+    head = ("gradient", "layer", "elements", "log10 of the norm", "rms", "largest", "zeros",
+            "inf or nan")  # fmt: skip
     heads = "".join(f'<th scope="col">{words}</th>' for words in head)
     return (
-        f"<h2>The gradients</h2>{charts.sizes(names, sizes)}"
+        f"<h2>The gradients</h2>{charts.sizes(chain, sizes)}"
         '<div class="scroll" role="region" aria-label="All gradients" tabindex="0"><table>'
         f'<thead><tr>{heads}<th scope="col" class="words">remarks</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -264,10 +274,11 @@ def _measurement(measurement: Any) -> str:
 # Training --------------------------------------------------------------------------------------
 
 
-def _descent(history: History) -> str:
-    found = history.findings
+def _descent(diagnosis: Any, history: History) -> str:
+    found = [finding for finding in history.findings if finding not in diagnosis.findings]
     epochs = f"{history.epochs} epoch{'s' * (history.epochs != 1)}, {history.steps} steps."
-    said = _cards(found) if found else "<p>Its steps neither overshoot nor stall.</p>"
+    said = "" if history.findings else "<p>Its steps neither overshoot nor stall.</p>"
+    said += _cards(found) if found else ""
     drawn = training_charts.loss([("", "gradient", history)]) + training_charts.hops(history)
     drawn += training_charts.accuracy([("", "gradient", history)])
     return f'<h2>The descent</h2><p>{epochs}</p>{said}<div class="row spaced">{drawn}</div>'
