@@ -21,8 +21,8 @@ MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "
            "findings", "descent", "history", "training", "gaussian", "meanfield",
            "initializers", "network", "propagation", "expected", "theory", "measured",
            "rules", "diagnosis", "recorded", "cure", "report", "theory_report", "svg",
-           "charts", "training_charts", "style", "page", "options", "cli_train", "torch",
-           "cli"]  # fmt: skip
+           "charts", "training_charts", "style", "page", "options", "cli_train",
+           "cli_theory", "torch", "cli"]  # fmt: skip
 # The arrows back: Diagnosis.__str__, .plot and .to_html leave it to report and page, when called.
 ARROWS_BACK = {("diagnosis", "report"), ("diagnosis", "page")}
 PACKAGES = {"torch"}  # whose files may import each other
