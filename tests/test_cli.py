@@ -122,6 +122,15 @@ def test_pictures_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in Path().iterdir()] == ["flow.svg"]
 
 
+def test_pages_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["diagnose", *SMALL, "--html", "page.html", "--plot", "flow.svg"]) == 0
+    assert capsys.readouterr().out.endswith("\npicture: flow.svg\npage: page.html\n")
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert cli.main(["demo", "--html", "demo.htm", "--json"]) == 0
+    assert strict(capsys.readouterr().out)["page"] == "demo.htm"
+    assert "shrinks 0.23× a layer" in Path("demo.htm").read_text(encoding="utf-8")
+
+
 def test_the_same_seed_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for _ in range(2):
@@ -184,6 +193,16 @@ def test_missing_values_are_a_finding_with_their_place(capsys: pytest.CaptureFix
     assert not Path("a.png").exists()
 
 
+def test_hostile_names_of_columns_do_no_harm_in_the_page() -> None:
+    evil = "<script>alert(1)</script>"
+    Path("data.csv").write_text(f"a,{evil},y\n1,2,0\n3,,1\n5,6,0\n")
+    options = ["diagnose", "--data", "data.csv", "--target", "y", "--html", "page.html"]
+    assert cli.main(options) == 1
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "It stands in line 3, column &quot;&lt;script&gt;alert(1)" in page
+    assert evil not in page
+
+
 # ----------------------------------------------------------------------------------- wrong use
 
 WRONG = {
@@ -211,6 +230,8 @@ WRONG = {
     ("diagnose", "--data", "text.csv", "--target", "z"): 'column "z" is not in',
     ("diagnose", "--plot", "flow.txt"): "a picture's name must end in",
     ("diagnose", "--plot", "no/flow.png"): "no/flow.png: No such file",
+    ("diagnose", "--html", "page.pdf"): "--html must end in .html or .htm, not 'page.pdf'",
+    ("diagnose", "--html", "no/page.html"): "no/page.html: No such file",
     ("demo", "--depth", "3"): "unrecognized arguments: --depth 3",
     ("theory", "sine"): "activation must be one of identity, .* not 'sine'",
     ("theory", "softplus"): "softplus has no critical point: --sigma-w is needed",
