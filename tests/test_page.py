@@ -140,6 +140,14 @@ def test_expected_stands_beside_measured() -> None:
     assert "expected" not in Page(SICK["no theory"].to_html()).text
 
 
+def test_small_departures_may_add_up() -> None:
+    diagnosis = SICK["healthy"]
+    assert diagnosis.expected is not None
+    shifted = replace(diagnosis.expected, delta_log2=diagnosis.expected.delta_log2 + 50.0)
+    page = Page(replace(diagnosis, expected=shifted).to_html())
+    assert re.search(r"but together they leave \S+ of δ at the first layer", page.text)
+
+
 def test_text_is_escaped() -> None:
     evil = "</script><img src=x onerror=alert(1)>\"'&<b>"
     finding = Finding(evil, evil, (), evil, evil, {evil: 1.0}, evil)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
@@ -38,6 +39,7 @@ EVIDENCE = {
     "first_ratio_log10": "log10 of gradient over weight, first",
     "last_ratio_log10": "log10 of gradient over weight, last",
 }  # fmt: skip
+POWER = re.compile(r"\de[-+]\d")  # a hyphen at which a line would be broken
 PERCENT = {"fraction", "climbs", "fall", "share"}
 
 
@@ -85,9 +87,9 @@ def _verdict(diagnosis: Any) -> str:
     sentence = diagnosis.summary.removeprefix(f"{verdict}: ")
     first, _, rest = sentence.partition("; ")
     severity = diagnosis.findings[0].severity if diagnosis.findings else "healthy"
-    lines = [f"<h1>{escape(_sentence(first))}</h1>"]
+    lines = [f"<h1>{_sentence(first)}</h1>"]
     if rest:
-        lines.append(f'<p class="more">{escape(_sentence(rest))}</p>')
+        lines.append(f'<p class="more">{_sentence(rest)}</p>')
     return (
         f'<header class="verdict {_look(severity)[0]}"><div>{_word(severity, verdict)}'
         f'{"".join(lines)}<p class="network">{escape(_network(diagnosis))}</p></div></header>'
@@ -130,8 +132,8 @@ def _card(finding: Finding) -> str:
         f'<li class="card {_look(finding.severity)[0]}"><header><h3>'
         f"{_word(finding.severity, finding.kind)}</h3>"
         f"<span>{escape(finding.severity)}</span>{layers}</header>"
-        f'<p class="message">{escape(_sentence(finding.message))}.</p>'
-        f'<p class="advice"><b>What to do</b>{escape(_sentence(finding.advice))}</p>'
+        f'<p class="message">{_sentence(finding.message)}.</p>'
+        f'<p class="advice"><b>What to do</b>{_sentence(finding.advice)}</p>'
         + (f'<dl class="numbers">{listed}</dl>' if listed else "")
         + "</li>"
     )
@@ -177,6 +179,14 @@ def _theory(diagnosis: Any, flow: Flow) -> str:
     away = charts.surprises(diagnosis, flow)
     count = len(flow.gain_log2)
     if not away:
+        delta, spread = charts.expected_delta(diagnosis, flow)
+        first = flow.delta_log2[0] / DECADE
+        if abs(first - delta[0]) > charts.SURPRISE * spread[0]:
+            return (
+                f"Each of the {count} gains lies where theory expects those of freshly drawn "
+                f"weights, but together they leave {power(first, 1)} of δ at the first layer, "
+                f"where {power(float(delta[0]), 1)} is expected."
+            )
         return (
             f"{'The one gain lies' if count == 1 else f'All {count} gains lie'} where theory "
             "expects those of freshly drawn weights: what is seen here follows from the "
@@ -362,9 +372,15 @@ def _word(severity: str, word: str) -> str:
 
 
 def _sentence(words: str) -> str:
-    """With a capital letter, unless it begins with a name such as x[3, 1]."""
+    """As HTML: a capital letter, unless a name such as x[3, 1] begins it; 1e-31 in one line."""
     first, _, _ = words.partition(" ")
-    return words if not first.isalpha() or not words else words[0].upper() + words[1:]
+    if first.isalpha():
+        words = words[0].upper() + words[1:]
+    parts = (
+        f'<span class="whole">{escape(part)}</span>' if POWER.search(part) else escape(part)
+        for part in words.split(" ")
+    )
+    return " ".join(parts)
 
 
 def _times(log2_gain: float) -> str:

@@ -34,6 +34,7 @@ h2 { font-size: 1.3rem; line-height: 1.3; margin: 40px 0 14px; }
 h3 { font-size: 1.05rem; line-height: 1.35; }
 a { color: inherit; }
 code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+.whole { white-space: nowrap; }
 .soft { color: var(--soft); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 18px 20px; }
@@ -92,7 +93,7 @@ svg path { vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .dots.small { stroke-width: 4; } .dots.large { stroke-width: 9; }
 .dots.middle { stroke-width: 4.6; } .thick { stroke-width: 3.5; }
 .thin { stroke-width: 1.2; } .dashed { stroke-dasharray: 6 4; stroke-width: 1.5; }
-.dotted { stroke-dasharray: 1.5 3; stroke-width: 1.2; }
+.dotted { stroke-dasharray: 1.5 3; stroke-width: 1.1; opacity: .5; }
 .s-ink { stroke: var(--ink); } .s-soft { stroke: var(--soft); } .s-faint { stroke: var(--faint); }
 .s-gradient { stroke: var(--gradient); } .s-alarm { stroke: var(--alarm); }
 .s-card { stroke: var(--card); } .s-weights { stroke: var(--weights); }
