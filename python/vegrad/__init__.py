@@ -11,6 +11,7 @@ from vegrad.clipping import (
     clip_by_norm_,
     clip_by_value_,
 )
+from vegrad.cure import Attempt, Cure, Proof, cure
 from vegrad.diagnosis import Diagnosis, Finding, diagnose
 from vegrad.history import History
 from vegrad.initializers import lsuv_
@@ -23,7 +24,9 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Attempt",
     "Clipped",
+    "Cure",
     "Diagnosis",
     "Finding",
     "Flow",
@@ -31,6 +34,7 @@ __all__ = [
     "Lion",
     "Measurement",
     "NonFiniteGradientError",
+    "Proof",
     "Statistics",
     "__version__",
     "adaptive_clip_",
@@ -39,6 +43,7 @@ __all__ = [
     "clip_by_norm_",
     "clip_by_value_",
     "clipping",
+    "cure",
     "diagnose",
     "isa",
     "lsuv_",
