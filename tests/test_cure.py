@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
-from vegrad.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING, written
+from vegrad.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
+from vegrad.treatment import written
 
 Parameters = Mapping[str, Any]
 RNG = np.random.default_rng(3)

@@ -20,10 +20,10 @@ CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "files",
            "findings", "descent", "history", "training", "gaussian", "meanfield", "initializers",
            "network", "propagation", "expected", "theory", "measured", "rules", "diagnosis",
-           "remedies", "trial", "learnable", "cure", "cure_report", "report",
+           "treatment", "remedies", "trial", "learnable", "cured", "cure_report", "cure", "report",
            "theory_report", "options", "cli_train", "cli_cure", "torch", "cli"]  # fmt: skip
 # The arrows back: Diagnosis and Cure leave their text to the report, at the time of the call.
-ARROWS_BACK = {("diagnosis", "report"), ("cure", "cure_report")}
+ARROWS_BACK = {("diagnosis", "report"), ("cured", "cure_report")}
 LONGEST = 450
 
 pytestmark = pytest.mark.skipif(not PYTHON.is_dir(), reason="an installed package has no house")

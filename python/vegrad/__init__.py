@@ -11,7 +11,8 @@ from vegrad.clipping import (
     clip_by_norm_,
     clip_by_value_,
 )
-from vegrad.cure import Attempt, Cure, Proof, cure
+from vegrad.cure import cure
+from vegrad.cured import Attempt, Cure, Proof
 from vegrad.diagnosis import Diagnosis, Finding, diagnose
 from vegrad.history import History
 from vegrad.initializers import lsuv_

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from math import isnan
 
-from vegrad.cure import Attempt, Cure, Proof
+from vegrad.cured import Attempt, Cure, Proof
 from vegrad.diagnosis import Diagnosis
 from vegrad.measured import power
 
@@ -15,15 +15,19 @@ MOST = 8  # attempts shown in full
 
 def text(cure: Cure) -> str:
     """The whole: 80 columns, about 25 lines."""
-    lines = [*_filled(cure.before.summary, "before: "), *_filled(cure.summary), ""]
+    lines = [*_filled(cure.before.summary, "before: "), *cost(cure), ""]
     lines += attempts(cure.attempts)
-    lines += _filled(f"cost: {cure.cost:.2f} of one training ({cure.steps} steps of "
-                     f"{cure.batch_size} rows), everything included")  # fmt: skip
     for sentence in cure.about:
         lines += _filled(sentence, "  → ")
     if cure.proof is not None:
-        lines += ["", proof(cure.proof)]
-    return "\n".join(lines)
+        lines += [*([""] if cure.about else []), cure.proof.text]
+    return "\n".join(lines).rstrip()
+
+
+def cost(cure: Cure) -> list[str]:
+    """The verdict, and what it cost to come to it."""
+    cost = f"cost: {cure.cost:.2f} of one training ({cure.steps} steps of {cure.batch_size} rows), "
+    return [*_filled(cure.summary), cost + "everything included"]
 
 
 def attempts(tried: tuple[Attempt, ...]) -> list[str]:

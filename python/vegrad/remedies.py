@@ -6,110 +6,25 @@ sentence that says why it cannot help here. It never touches the network that it
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
 
-from vegrad.buffers import Array
 from vegrad.clipping import GlobalNorm
-from vegrad.diagnosis import Diagnosis, diagnose, named
+from vegrad.diagnosis import Diagnosis, named
 from vegrad.history import History
 from vegrad.initializers import lsuv_
 from vegrad.meanfield import CRITICAL_SIGMA_B
 from vegrad.network import MLP
-from vegrad.optim import Optimizer
+from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, plain, renewed, written
 
-Scaling = tuple[Array, Array]
-AS_IT_IS = "as it is"
 RISEN = 1.5  # times the first loss
 MOST = 100.0  # by which the learning rate is changed at once
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of single layers: one that is put right may show the next
-
-
-@dataclass(frozen=True)
-class Treatment:
-    """A network to be trained, and how it came to be.
-
-    `code` are the lines of Python that lead to it from what the user has; `scaling` is the shift
-    and the scale (I,) that x is to be put through, (x - shift)/scale.
-    """
-
-    words: str
-    network: MLP
-    optimizer: Optimizer
-    code: tuple[str, ...] = ()
-    scaling: Scaling | None = None
-
-    def prepared(self, x: Array) -> Array:
-        """The inputs as the network shall see them."""
-        return x if self.scaling is None else (x - self.scaling[0]) / self.scaling[1]
-
-
-@dataclass
-class Patient:
-    """What a remedy may look at: the data, the network so far, what is known of it.
-
-    `history` is of the training that has failed, if there was one. `passed` counts the rows that
-    went forward and back (a third of one if only forward).
-    """
-
-    given: Treatment
-    x: Array
-    target: Array
-    rows: Array
-    """Which rows are looked at: all, or a draw."""
-    diagnosis: Diagnosis
-    seed: int
-    history: History | None = None
-    passed: float = 0.0
-
-    def look(self, treatment: Treatment) -> Diagnosis:
-        """Diagnose a treatment's network on the rows to look at."""
-        self.passed += len(self.rows)
-        return diagnose(treatment.network, self.sample(treatment), self.target[self.rows])
-
-    def sample(self, treatment: Treatment) -> Array:
-        """The rows to look at, as the treatment wants them."""
-        return treatment.prepared(self.x[self.rows])
-
-    @property
-    def kinds(self) -> set[str]:
-        """What was found."""
-        return {finding.kind for finding in self.diagnosis.findings}
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """One row of `REMEDIES`: for what it is tried, and the function that makes the change."""
-
-    name: str
-    kinds: frozenset[str]
-    apply: Callable[[Patient], Treatment | str]
-
-
-def clone(network: MLP) -> MLP:
-    """A copy, to the bit."""
-    twin = MLP(**(network.config | {"seed": network.config["seed"] or 0}))
-    twin.config["seed"] = network.config["seed"]
-    for name, array in network.parameters.items():
-        twin.parameters[name][...] = array
-    return twin
-
-
-def renewed(optimizer: Optimizer, *, factor: float = 1.0, **changes: Any) -> Optimizer:
-    """The optimizer as it began, its learning rate times `factor`."""
-    lr: Any = optimizer.lr
-    if factor != 1.0:
-        schedule = lr
-        lr = (lambda step: factor * schedule(step)) if callable(schedule) else factor * schedule
-    arguments: dict[str, Any] = {"clip": copy.deepcopy(optimizer.clip)} | optimizer._arguments
-    return type(optimizer)(lr, **(arguments | changes))
 
 
 # What is done to the data ----------------------------------------------------------------------
@@ -189,7 +104,7 @@ def _reset_biases(p: Patient) -> Treatment | str:
     network = clone(p.given.network)
     for layer in layers:
         network.parameters[f"layers.{layer}.bias"][...] = 0.0
-    code = (f"for layer in {_plain(layers)}:",
+    code = (f"for layer in {plain(layers)}:",
             '    network.parameters[f"layers.{layer}.bias"][...] = 0.0')  # fmt: skip
     means = flow.preactivation_mean[layers]
     mean = float(means[np.argmax(np.abs(means))])
@@ -213,7 +128,7 @@ def _draw_layers(p: Patient) -> Treatment | str:
             name = f"layers.{layer}.{part}"
             network.parameters[name][...] = source.parameters[name]
     chosen = sorted(layers)
-    code = (f"fresh = {written(source)}", f"for layer in {_plain(chosen)}:",
+    code = (f"fresh = {written(source)}", f"for layer in {plain(chosen)}:",
             '    for part in ("weight", "bias"):',
             '        name = f"layers.{layer}.{part}"',
             "        network.parameters[name][...] = fresh.parameters[name]")  # fmt: skip
@@ -316,7 +231,7 @@ def _with_skips(p: Patient, words: str, options: dict[str, Any]) -> Treatment | 
     factor = float(f"{1 / sqrt(len(square)):.3g}")
     for layer in square:
         treated.network.parameters[f"layers.{layer}.weight"][...] *= factor
-    code = (f"for layer in {_plain(square)}:",
+    code = (f"for layer in {plain(square)}:",
             f'    network.parameters[f"layers.{{layer}}.weight"][...] *= {factor!r}')  # fmt: skip
     words = f"{treated.words}, the weights of the {len(square)} branches times {factor:g}"
     return replace(treated, words=words, code=treated.code + code)
@@ -414,44 +329,6 @@ def _clip(p: Patient) -> Treatment | str:
     clip = GlobalNorm(limit, nonfinite="skip")
     words = _after(p, words, "clip")
     return replace(p.given, words=words, optimizer=renewed(p.given.optimizer, clip=clip))
-
-
-# Code ------------------------------------------------------------------------------------------
-
-
-def written(network: MLP) -> str:
-    """The call that makes a network like this."""
-    sizes, texts = network.config["sizes"], []
-    start = 0
-    while start < len(sizes):
-        end = start
-        while end < len(sizes) and sizes[end] == sizes[start]:
-            end += 1
-        run = end - start
-        texts += [f"*[{sizes[start]}] * {run}"] if run > 3 else [str(sizes[start])] * run
-        start = end
-    return f"vegrad.MLP([{', '.join(texts)}], {_changed(MLP, network.config, ('sizes',))})"
-
-
-def written_optimizer(optimizer: Optimizer) -> str:
-    """The call that makes an optimizer like this."""
-    arguments = dict(optimizer._arguments)
-    lr = "schedule" if callable(optimizer.lr) else f"{optimizer.lr:.6g}"
-    more = _changed(type(optimizer), arguments, ())
-    clip = "" if optimizer.clip is None else f", clip=vegrad.clipping.{optimizer.clip!r}"
-    return f"vegrad.{type(optimizer).__name__}({lr}{', ' if more else ''}{more}{clip})"
-
-
-def _changed(function: Any, arguments: dict[str, Any], without: Sequence[str]) -> str:
-    defaults = {k: v.default for k, v in inspect.signature(function).parameters.items()}
-    shown = {k: v for k, v in arguments.items() if k not in without and defaults.get(k) != v}
-    return ", ".join(f'{k}="{v}"' if isinstance(v, str) else f"{k}={v!r}" for k, v in shown.items())
-
-
-def _plain(layers: Sequence[int]) -> str:
-    first, last = layers[0], layers[-1]
-    whole = len(layers) > 2 and list(layers) == list(range(first, last + 1))
-    return f"range({first}, {last + 1})" if whole else f"{list(layers)}"
 
 
 # The table -------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from vegrad.buffers import Array
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.history import History
 from vegrad.network import MLP
-from vegrad.remedies import Treatment, clone, renewed
 from vegrad.training import Run
+from vegrad.treatment import Treatment, clone, renewed
 
 LOOKS = 20  # at a whole training
 NEAR = 0.9  # of the guess's loss: below, a look is worth a forward pass
