@@ -136,6 +136,31 @@ def test_the_same_seed_says_the_same(capsys: pytest.CaptureFixture[str]) -> None
     assert texts[0] == texts[1]
 
 
+def test_theory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["theory"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("tanh, weights N(0, 1.3")
+    assert "phase                 critical   gradients keep their size" in text
+    assert cli.main(["theory", "relu", "--sigma-w", "1", "--plot", "phases.png"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("relu, weights N(0, 1²/fan-in), biases N(0, 0²)\n")
+    assert text.endswith("\npicture: phases.png\n")
+    assert Path("phases.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "selu"])
+def test_theory_as_json(activation: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["theory", activation, "--json"]) == 0
+    content = strict(capsys.readouterr().out)
+    assert content["phase"] == "critical"
+    assert content["chi"] == pytest.approx(1.0, abs=1e-6)
+    assert content["sigma_w"] == content["critical_point"]["sigma_w"]
+    assert cli.main(["theory", activation, "--sigma-w", "0", "--sigma-b", "0.5", "--json"]) == 0
+    content = strict(capsys.readouterr().out)
+    assert (content["phase"], content["sigma_b"]) == ("ordered", 0.5)
+    assert content["picture"] is None
+
+
 # ------------------------------------------------------------------------------------ own data
 
 
@@ -193,6 +218,12 @@ WRONG = {
     ("diagnose", "--plot", "flow.txt"): "a picture's name must end in",
     ("diagnose", "--plot", "no/flow.png"): "no/flow.png: No such file",
     ("demo", "--depth", "3"): "unrecognized arguments: --depth 3",
+    ("theory", "sine"): "activation must be one of identity, .* not 'sine'",
+    ("theory", "softplus"): "softplus has no critical point: --sigma-w is needed",
+    ("theory", "relu", "--sigma-b", "1"): "relu has no critical point at sigma_b 1: --sigma-w is",
+    ("theory", "--sigma-w", "-1"): "--sigma-w must be finite and not negative, got -1",
+    ("theory", "--sigma-b", "inf"): "--sigma-b must be finite and not negative, got inf",
+    ("theory", "--plot", "no/phases.png"): "no/phases.png: No such file",
 }
 
 

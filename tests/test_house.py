@@ -21,10 +21,11 @@ MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "
            "findings", "descent", "history", "training", "gaussian", "meanfield",
            "initializers", "network", "propagation", "expected", "theory", "measured",
            "rules", "diagnosis", "recorded", "treatment", "remedies", "trial", "learnable",
-           "cured", "cure_report", "cure", "report", "theory_report", "options", "cli_train",
-           "cli_cure", "torch", "cli"]  # fmt: skip
-# The arrows back: Diagnosis and Cure leave their text to the report, at the time of the call.
-ARROWS_BACK = {("diagnosis", "report"), ("cured", "cure_report")}
+           "cured", "cure_report", "cure", "report", "theory_report", "svg", "charts",
+           "training_charts", "style", "page", "options", "cli_train", "cli_cure",
+           "cli_theory", "torch", "cli"]  # fmt: skip
+# The arrows back: Diagnosis and Cure leave text, picture and page to others, when called.
+ARROWS_BACK = {("diagnosis", "report"), ("diagnosis", "page"), ("cured", "cure_report")}
 PACKAGES = {"torch"}  # whose files may import each other
 LONGEST = 450
 

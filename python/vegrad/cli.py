@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad import _core, cli_cure, cli_train, datasets, report
+from vegrad import _core, cli_cure, cli_theory, cli_train, datasets, report
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.options import (
     Parser,
@@ -237,6 +237,12 @@ COMMANDS = (
         "Train a network given by options; Ctrl-C stops it, --resume goes on as if it never had.",
         cli_train.train,
         cli_train.train_options,
+    ),
+    Command(
+        "theory",
+        "What mean-field theory says of an activation: phase, depth scales, critical weights.",
+        cli_theory.run_theory,
+        cli_theory.theory_options,
     ),
 )
 
