@@ -49,7 +49,11 @@ def test_the_demo() -> None:
     assert "vanishing: the gradient shrinks 0.23× a layer" in result.stdout
     assert "picture: vegrad-flow.png" in result.stdout
     assert Path("vegrad-flow.png").read_bytes().startswith(b"\x89PNG")
-    assert len(result.stdout.splitlines()) <= 26
+    assert "cured: vanishing → healthy" in result.stdout
+    proof = result.stdout.partition("proof: ")[2].splitlines()
+    before, after = re.findall(r"([\d.]+) %", "".join(proof[1:]))
+    assert float(before) < 20 < 90 <= float(after)
+    assert len(result.stdout.splitlines()) <= 46
 
 
 def test_the_demo_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +64,8 @@ def test_the_demo_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert content["data"] == {"name": "digits", "rows": 1797, "columns": 64}
     assert content["picture"] == "vegrad-flow.png"
     assert content["version"] == __version__
+    assert content["cure"]["cured"]
+    assert content["cure"]["proof"]["accuracy"][1] >= 0.9
     assert -33 < content["flow"]["chain_log10"] < -29
     assert len(content["flow"]["gain_log2"]) == 49
 

@@ -8,7 +8,6 @@ JAX in float32, vegrad in float32 with its log2 size, beside NumPy in float64 (w
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -90,10 +89,11 @@ def main() -> None:
     sheet, panel = picture("Size of each layer's gradient, sigmoid")
     for curve, colour in zip(curves, (FAINT, BLUE), strict=True):
         panel.plot(range(len(curve)), curve, color=colour, label=f"{len(curve)} layers")
-    for end, words in itertools.zip_longest((-37.9, -44.9), ("float32's normal range ends",)):
+    for end, words, side in (
+        (-37.9, "float32's normal range ends", "bottom"), (-44.9, "and its last bit", "top")
+    ):  # fmt: skip
         panel.axhline(end, color="#b3261e", linewidth=0.8)
-        panel.text(199, end, f"{words or 'and its last bit'} ", va="top" if words is None else
-                   "bottom", ha="right", fontsize=8, color="#b3261e")  # fmt: skip
+        panel.text(0, end, words, va=side, fontsize=8, color="#b3261e")
     panel.set_xlabel("layer")
     panel.set_ylabel("log10 ‖∂loss/∂W‖")
     panel.legend(frameon=False, loc="lower right")

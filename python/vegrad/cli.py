@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad import _core, cli_theory, cli_train, datasets, report
+from vegrad import _core, cli_cure, cli_theory, cli_train, datasets, report
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.options import (
     Parser,
@@ -100,6 +100,9 @@ def _message(error: Exception) -> str:
 
 def _demo(options: argparse.Namespace) -> int:
     _diagnose(options)
+    if not options.json:
+        print()
+        print(cli_cure.demonstrated(cli_cure.demonstrate(options, load_data(options))))
     return 0
 
 
@@ -211,6 +214,8 @@ def _print_json(
     if diagnosis.flow is None and data.columns:
         place = diagnosis.findings[0].evidence
         content["data"]["place"] = data.place(int(place["row"]), int(place["column"]))
+    if options.command == "demo":
+        content["cure"] = cli_cure.demonstrate(options, data).to_dict()
     content["picture"], content["page"] = picture, options.html
     content["version"] = _core.__version__
     print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
@@ -244,7 +249,7 @@ def _diagnose_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         "demo",
-        "Diagnose a 50-layer sigmoid network on handwritten digits.",
+        "Diagnose and cure a 50-layer sigmoid network on handwritten digits.",
         _demo,
         _demo_options,
     ),
@@ -253,6 +258,12 @@ COMMANDS = (
         "Diagnose a network given by options; exit code 1 if something is wrong with it.",
         _diagnose,
         _diagnose_options,
+    ),
+    Command(
+        "cure",
+        "Find the smallest change that makes a network train; exit code 1 if there is none.",
+        cli_cure.run,
+        cli_cure.cure_options,
     ),
     Command(
         "train",

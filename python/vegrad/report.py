@@ -170,7 +170,7 @@ def _gain(log2_gain: float) -> str:
 # Picture ---------------------------------------------------------------------------------------
 
 NEAR = 10  # decades from the end of a dtype's range at which the picture shows it
-INK, FAINT = "#22313f", "#9aa5b1"
+INK, FAINT, THEORY = "#22313f", "#9aa5b1", "#8e5ea2"
 GRADIENT, WEIGHTS, DERIVATIVE, ALARM = "#00707a", "#0072b2", "#d55e00", "#b3261e"
 COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
 
@@ -268,6 +268,14 @@ def _draw_gradient(axes: Any, diagnosis: Diagnosis, flow: Flow) -> None:
         )  # fmt: skip
         band = (start + trend.low * steps, start + trend.high * steps)
         axes.fill_between(layers, *band, color=INK, alpha=0.10, linewidth=0)
+    expected = diagnosis.expected
+    if expected is not None and np.isfinite(delta[-1]) and np.isfinite(expected.delta_log2).all():
+        usual, spread = delta[-1] + _decades(expected.delta_log2), expected.delta_log2_std / DECADE
+        axes.plot(
+            layers, usual, color=THEORY, linewidth=1.2, label="expected by theory, ±2 spreads"
+        )
+        band = (usual - 2 * spread, usual + 2 * spread)
+        axes.fill_between(layers, *band, color=THEORY, alpha=0.12, linewidth=0)
     for lost, word in ((diagnosis.underflowed, "0.0"), (diagnosis.overflowed, "inf")):
         if lost:
             axes.plot(

@@ -80,7 +80,7 @@ def fit(
     random, history = np.random.default_rng(seed), History()
     if resume is not None:
         random, history = _resume(network, optimizer, resume, settings)
-    run = _Run(network, optimizer, history, data, wanted, batch_size, gauge)
+    run = Run(network, optimizer, history, data, wanted, batch_size, gauge)
     shown = _Progress(progress, epochs, len(data), batch_size, history.steps)
     for epoch in range(history.epochs, epochs):
         order = random.permutation(len(data)) if shuffle else np.arange(len(data))
@@ -114,7 +114,7 @@ def parabola(records: Array) -> tuple[Array, Array]:
     return b, c
 
 
-class _Run:
+class Run:
     """The steps of one call of fit."""
 
     def __init__(

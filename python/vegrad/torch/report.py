@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from vegrad.diagnosis import Diagnosis
-from vegrad.rules import RULES, Finding
+from vegrad.findings import Finding
+from vegrad.rules import RULES
 
 WIDTH = 80
 MUCH = 0.01  # subnormal elements that are worth a word
