@@ -134,7 +134,9 @@ def test_pages_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert cli.main(["demo", "--html", "demo.htm", "--json"]) == 0
     assert strict(capsys.readouterr().out)["page"] == "demo.htm"
-    assert "shrinks 0.23× a layer" in Path("demo.htm").read_text(encoding="utf-8")
+    page = Path("demo.htm").read_text(encoding="utf-8")
+    assert "shrinks 0.23× a layer" in page
+    assert "The proof" in page
 
 
 def test_the_same_seed_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,6 +191,16 @@ def test_history_and_proof() -> None:
     assert "seed 0" in Page(SICK["one layer"].to_html(proof=proof)).text
 
 
+def test_the_proof_of_a_cure() -> None:
+    found = vegrad.cure(network(12), X, LABELS, steps=40, batch_size=20, goal=0.1, budget=4.0)
+    assert found.proof is not None
+    page = Page(found.before.to_html(proof=found.proof))
+    assert f"{found.proof.steps} steps from seed 0" in page.text
+    for figure in (*found.proof.loss, *(100 * share for share in found.proof.accuracy)):
+        assert f"{figure:.4g}" in page.text
+    assert "before: loss of the batches" in page.text
+
+
 def test_a_history_with_little_in_it() -> None:
     assert "0 epochs, 0 steps" in Page(SICK["healthy"].to_html(history=History())).text
     columns = history(1).to_dict()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from vegrad import _core, cli_cure, cli_theory, cli_train, datasets, report
+from vegrad.cured import Cure
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.options import (
     Parser,
@@ -99,16 +100,26 @@ def _message(error: Exception) -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    _diagnose(options)
+    _check_page(options)
+    data = load_data(options)
+    wanted = options.json or options.html is not None  # else the diagnosis does not wait for it
+    found = cli_cure.demonstrate(options, data) if wanted else None
+    _judge(options, data, found)
     if not options.json:
         print()
-        print(cli_cure.demonstrated(cli_cure.demonstrate(options, load_data(options))))
+        print(cli_cure.demonstrated(found or cli_cure.demonstrate(options, data)))
     return 0
 
 
 def _diagnose(options: argparse.Namespace) -> int:
     _check_page(options)
-    data = load_data(options)
+    return 0 if _judge(options, load_data(options)).healthy else 1
+
+
+def _judge(
+    options: argparse.Namespace, data: datasets.Dataset, found: Cure | None = None
+) -> Diagnosis:
+    """Diagnose the options' network, and say so in text or JSON, a picture and a page."""
     loss = options.loss or data.loss
     target = data.target(loss)
     network = build_network(options, data, loss)
@@ -120,12 +131,12 @@ def _diagnose(options: argparse.Namespace) -> int:
         with spinner("drawing the picture"):
             picture = diagnosis.plot(options.plot)
     if options.html is not None:
-        _placed(diagnosis, data).to_html(options.html)
+        _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
     if options.json:
-        _print_json(options, data, len(rows), diagnosis, picture)
+        _print_json(options, data, len(rows), diagnosis, picture, found)
     else:
         _print_text(options, data, len(rows), diagnosis, picture)
-    return 0 if diagnosis.healthy else 1
+    return diagnosis
 
 
 def _check_page(options: argparse.Namespace) -> None:
@@ -208,14 +219,15 @@ def _print_json(
     rows: int,
     diagnosis: Diagnosis,
     picture: str | None,
+    found: Cure | None,
 ) -> None:
     content = diagnosis.to_dict()
     content["data"] = {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
     if diagnosis.flow is None and data.columns:
         place = diagnosis.findings[0].evidence
         content["data"]["place"] = data.place(int(place["row"]), int(place["column"]))
-    if options.command == "demo":
-        content["cure"] = cli_cure.demonstrate(options, data).to_dict()
+    if found is not None:
+        content["cure"] = found.to_dict()
     content["picture"], content["page"] = picture, options.html
     content["version"] = _core.__version__
     print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))

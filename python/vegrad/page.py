@@ -296,31 +296,47 @@ def _descent(diagnosis: Any, history: History) -> str:
 
 def _proof(proof: Any) -> str:
     def entry(name: str) -> Any:
-        return proof.get(name) if isinstance(proof, Mapping) else getattr(proof, name, None)
+        if isinstance(proof, Mapping) and name in proof:
+            return proof[name]
+        return getattr(proof, name, None)
 
     before, after = (_history(f'proof["{name}"]', entry(name)) for name in ("before", "after"))
     runs = [("before", "derivative", before), ("after", "gradient", after)]
+    pairs = {
+        "mean loss of the last epoch": ([_last(run.epoch_loss) for run in (before, after)], ""),
+        "validation loss": ([_last(run.validation_loss) for run in (before, after)], ""),
+        "validation accuracy": (
+            [100 * _last(run.validation_accuracy) for run in (before, after)],
+            " %",
+        ),
+    }
     text = entry("text")
-    rows = []
-    for words, values in (
-        ("mean loss of the last epoch", [_last(run.epoch_loss) for _, _, run in runs]),
-        ("validation loss", [_last(run.validation_loss) for _, _, run in runs]),
-        ("validation accuracy", [_last(100 * run.validation_accuracy) for _, _, run in runs]),
-    ):
-        if not all(map(isnan, values)):
-            unit = " %" if words.endswith("accuracy") else ""
-            cells = "".join(f"<td>{value:.4g}{unit}</td>" for value in values)
-            rows.append(f'<tr><th scope="row">{words}</th>{cells}</tr>')
+    if entry("loss") is not None:  # of vegrad.cure, which has looked itself
+        pairs = {"loss": (entry("loss"), "")}
+        pairs["accuracy"] = ([100 * share for share in entry("accuracy")], " %")
+        text = f"{entry('steps')} steps from seed {entry('seed')}, on the same rows."
+    rows = [
+        _row(words, [f"{value:.4g}{unit}" for value in values])
+        for words, (values, unit) in pairs.items()
+        if not all(map(isnan, values))
+    ]
+    if entry("diagnoses") is not None:
+        flows = [diagnosis.flow for diagnosis in entry("diagnoses")]
+        left = ["–" if flow is None else power(flow.chain_log10) for flow in flows]
+        rows.append(_row("gradient, first layer over last, at the start", left))
     table = (
         '<div class="scroll brief" role="region" aria-label="Before and after" tabindex="0">'
         '<table><thead><tr><th scope="col">at the end</th><th scope="col">before</th>'
         f'<th scope="col">after</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
-    drawn = training_charts.loss(runs, "proof-loss") + training_charts.accuracy(
-        runs, "proof-accuracy"
-    )
+    drawn = training_charts.loss(runs, "proof-loss")
+    drawn += training_charts.accuracy(runs, "proof-accuracy")
     said = f"<p>{escape(str(text))}</p>" if text else ""
     return f'<h2>The proof</h2>{said}{table}<div class="row spaced">{drawn}</div>'
+
+
+def _row(head: str, cells: Iterable[str]) -> str:
+    return f'<tr><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def _history(name: str, value: Any) -> History:

@@ -119,7 +119,8 @@ thead th { position: sticky; top: 0; z-index: 2; background: var(--shade); font-
 tbody th { position: sticky; left: 0; z-index: 1; background: var(--card); font-weight: 600; }
 thead th:first-child { left: 0; z-index: 3; }
 .words { text-align: left; white-space: normal; min-width: 18em; }
-.brief { width: fit-content; max-width: 100%; } .brief th:first-child { text-align: left; }
+.brief { width: fit-content; max-width: 100%; }
+.brief th:first-child { text-align: left; white-space: normal; }
 p + .scroll, p + .findings { margin-top: 12px; }
 td.away { font-weight: 700; color: var(--alarm); }
 tr.marked th, tr.marked td { background: var(--alarm-ground); }
