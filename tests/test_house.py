@@ -20,10 +20,12 @@ CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "files",
            "findings", "descent", "history", "training", "gaussian", "meanfield",
            "initializers", "network", "propagation", "expected", "theory", "measured",
-           "rules", "diagnosis", "recorded", "cure", "report", "theory_report",
-           "options", "cli_train", "torch", "cli"]  # fmt: skip
-# The one arrow back: Diagnosis.__str__ and .plot leave it to the report, at the time of the call.
-ARROWS_BACK = {("diagnosis", "report")}
+           "rules", "diagnosis", "recorded", "treatment", "remedies", "trial", "learnable",
+           "cured", "cure_report", "cure", "report", "theory_report", "svg", "charts",
+           "training_charts", "style", "page", "options", "cli_train", "cli_cure",
+           "cli_theory", "torch", "cli"]  # fmt: skip
+# The arrows back: Diagnosis and Cure leave text, picture and page to others, when called.
+ARROWS_BACK = {("diagnosis", "report"), ("diagnosis", "page"), ("cured", "cure_report")}
 PACKAGES = {"torch"}  # whose files may import each other
 LONGEST = 450
 

@@ -11,6 +11,8 @@ from vegrad.clipping import (
     clip_by_norm_,
     clip_by_value_,
 )
+from vegrad.cure import cure
+from vegrad.cured import Attempt, Cure, Proof
 from vegrad.diagnosis import Diagnosis, Finding, diagnose
 from vegrad.history import History
 from vegrad.initializers import lsuv_
@@ -24,7 +26,9 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Attempt",
     "Clipped",
+    "Cure",
     "Diagnosis",
     "Finding",
     "Flow",
@@ -32,6 +36,7 @@ __all__ = [
     "Lion",
     "Measurement",
     "NonFiniteGradientError",
+    "Proof",
     "Statistics",
     "__version__",
     "adaptive_clip_",
@@ -40,6 +45,7 @@ __all__ = [
     "clip_by_norm_",
     "clip_by_value_",
     "clipping",
+    "cure",
     "diagnose",
     "diagnose_gradients",
     "diagnose_history",

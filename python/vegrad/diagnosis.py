@@ -82,6 +82,35 @@ class Diagnosis:
 
         return plot(self, path)
 
+    def to_html(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        history: History | None = None,
+        proof: Any = None,
+    ) -> str:
+        """A page that needs nothing beside itself: findings, flow and theory, charts, all layers.
+
+        Args:
+            path: the file to write, whole or not at all.
+            history: of a training, whose loss, steps and findings are then shown.
+            proof: what a cure has shown: a mapping (or object) with a `History` each as "before"
+                and "after" and, if it likes, a "text".
+
+        Returns:
+            The page.
+
+        Raises:
+            TypeError: history is no `History`, or proof has none.
+            OSError: the file cannot be written; nothing half-written is left.
+        """
+        from vegrad.page import page, write
+
+        html = page(self, history, proof)
+        if path is not None:
+            write(html, path)
+        return html
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types; numbers that are not finite are None."""
         names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")

@@ -89,8 +89,8 @@ def network_options(
     add("--seed", type=int, default=0, help="of the weights and of every draw of rows (0)")
 
 
-def optimizer_options(parser: argparse.ArgumentParser) -> None:
-    """The optimizer, its rate and its clip."""
+def optimizer_options(parser: argparse.ArgumentParser, clip: str = "global_norm:1") -> None:
+    """The optimizer, its rate and its clip, which is `clip` if none is given."""
     add = parser.add_argument_group("optimizer").add_argument
     rates = ", ".join(f"{name} {lr:g}" for name, (_, lr) in OPTIMIZERS.items())
     clips = ", ".join(n if n == "none" else f"{n}:{c.default:g}" for n, c in CLIPS.items())
@@ -99,7 +99,7 @@ def optimizer_options(parser: argparse.ArgumentParser) -> None:
     add("--momentum", type=float, help="of sgd (0.9)")
     add("--weight-decay", type=float, help="(the optimizer's own)")
     add("--schedule", default="constant", help=f"of the rate: {', '.join(SCHEDULES)} (constant)")
-    add("--clip", default="global_norm:1", metavar="RULE[:NUMBER]", help=f"{clips} (global_norm:1)")
+    add("--clip", default=clip, metavar="RULE[:NUMBER]", help=f"{clips} ({clip})")
 
 
 def load_data(options: argparse.Namespace) -> datasets.Dataset:

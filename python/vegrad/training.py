@@ -80,7 +80,7 @@ def fit(
     random, history = np.random.default_rng(seed), History()
     if resume is not None:
         random, history = _resume(network, optimizer, resume, settings)
-    run = _Run(network, optimizer, history, data, wanted, batch_size, gauge)
+    run = Run(network, optimizer, history, data, wanted, batch_size, gauge)
     shown = _Progress(progress, epochs, len(data), batch_size, history.steps)
     for epoch in range(history.epochs, epochs):
         order = random.permutation(len(data)) if shuffle else np.arange(len(data))
@@ -114,7 +114,7 @@ def parabola(records: Array) -> tuple[Array, Array]:
     return b, c
 
 
-class _Run:
+class Run:
     """The steps of one call of fit."""
 
     def __init__(
@@ -169,7 +169,9 @@ class _Run:
             length = records[looked, 7]
             with np.errstate(divide="ignore", invalid="ignore"):
                 alpha = -(b + 2 * c) / b
-                alpha[~np.isfinite(records[looked, 4])] = np.inf  # the loss left its range
+                begins, ends = records[looked][:, [0, 5]], records[looked][:, [4, 6]]
+                beyond = np.isfinite(begins).all(1) & ~np.isfinite(ends).all(1)
+                alpha[beyond] = np.inf  # loss or gradient left its range
                 slopes = records[looked, 5:7].T / length
                 columns[4:, looked] = alpha, length, records[looked, 4], *slopes
         self.history.add_steps(columns)

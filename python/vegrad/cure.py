@@ -1,0 +1,319 @@
+"""From a sick network to the smallest change that cures it, and the proof by a re-run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import isfinite
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from vegrad.buffers import Array, as_count
+from vegrad.cured import PAIRS, Attempt, Cure, Proof
+from vegrad.diagnosis import Diagnosis, diagnose
+from vegrad.learnable import about_data
+from vegrad.network import MLP
+from vegrad.optim import Adam, Optimizer
+from vegrad.remedies import FOLLOWING, REMEDIES
+from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
+from vegrad.trial import Goal, Trial, goal_for
+
+LOOKED_AT = 256  # rows on which loss and accuracy are taken
+BATCHES = 4  # and those of a diagnosis, in batches
+HOPELESS = ((0.1, 0.99), (0.2, 0.95), (0.4, 0.85))  # of a training: of the guess's loss, no lower
+ABOVE, FALLING = 1.5, 0.7  # the guess's loss; of the first loss: it is on its way down
+GIVE_UP = 0.1  # of a training: less is no trial
+DEEP = 2  # change of the training on top of one of the network
+
+
+def cure(
+    network: MLP,
+    x: Any,
+    target: Any,
+    *,
+    goal: float | None = None,
+    optimizer: Optimizer | None = None,
+    steps: int = 500,
+    batch_size: int = 32,
+    seed: int = 0,
+    budget: float = 1.5,
+) -> Cure:
+    """Find the smallest change that makes `network` train, and prove it.
+
+    Remedies are tried in the order of `remedies.REMEDIES`, the smallest change first. Each is
+    judged by one pass; if that is promising, by a training from the same seed on the same rows,
+    which ends as soon as it reaches the goal or is seen to learn nothing. The first that reaches
+    the goal is the cure. Then the given network is trained for as many steps: the proof.
+
+    Args:
+        network: a `vegrad.MLP`, which stays as it is.
+        x: the inputs (N, I).
+        target: as for `MLP.backward`, for all rows.
+        goal: an accuracy, at least, for the two cross entropies; for mse a loss, at most. By
+            default half of the way from the best constant output to perfection. It is looked at on
+            up to 256 of the rows.
+        optimizer: of vegrad.optim, with its clip; it stays as it is. By default Adam(1e-3).
+        steps: of one training.
+        batch_size: rows of a step.
+        seed: of the order of the rows, of the rows to look at and of new weights, if the network
+            has no seed of its own.
+        budget: the most that may be spent, in trainings of `steps`, the given network's included.
+
+    Raises:
+        TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
+    """
+    if optimizer is None:
+        optimizer = Adam(1e-3)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
+    if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
+        raise ValueError(f"budget must be finite and at least 1, not {budget}")
+    steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
+    if not steps or not batch_size:
+        raise ValueError("steps and batch_size must be at least 1")
+    if goal is not None and not isinstance(goal, Real):
+        raise TypeError(f"goal must be a number, not {type(goal).__name__}")
+    most = np.inf if network.config["loss"] == "mse" else 1.0
+    if goal is not None and not 0 < goal <= most:
+        raise ValueError(f"goal must be above 0{' and at most 1' if most == 1 else ''}, not {goal}")
+    given = Treatment(AS_IT_IS, clone(network), optimizer)
+    data, wanted = network._checked(x, target)
+    aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
+    before = diagnose(given.network, data, wanted) if not _finite(data, wanted) else None
+    if before is not None:
+        return _nothing(given, before, aim, steps, batch_size)
+    return _Search(given, data, wanted, aim, steps, batch_size, seed, budget).run()
+
+
+def _finite(*arrays: Array) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def _nothing(given: Treatment, before: Diagnosis, goal: Goal, steps: int, batch: int) -> Cure:
+    return Cure(before, before, (), given.network, given.optimizer, None, None, False, goal,
+                f"not cured: {before.summary}", "", 0.0, steps, batch,
+                ("no change of the network makes up for values that are not finite",))  # fmt: skip
+
+
+class _Search:
+    """The attempts of one cure, and what they have cost."""
+
+    def __init__(
+        self, given: Treatment, x: Array, target: Array, goal: Goal,
+        steps: int, batch_size: int, seed: int, budget: float,
+    ) -> None:  # fmt: skip
+        self.given, self.x, self.target, self.goal = given, x, target, goal
+        self.steps, self.batch_size, self.seed = steps, min(batch_size, len(x)), seed
+        self.spendable = budget * steps * self.batch_size  # rows
+        drawn = np.random.default_rng(seed).permutation(len(x))
+        rows = drawn[: max(64, min(LOOKED_AT, BATCHES * self.batch_size))]
+        before = diagnose(given.network, x[rows], target[rows])
+        self.patient = Patient(given, x, target, rows, before, seed, passed=float(len(rows)))
+        self.rows = np.sort(drawn[:LOOKED_AT])
+        self.attempts: list[Attempt] = []
+        self.trials: list[tuple[int, Trial, Diagnosis]] = []
+        self.sick = self._trial(given)
+
+    # Costs, in rows that went forward and back
+
+    def _trial(self, treatment: Treatment) -> Trial:
+        return Trial(treatment, self.x, self.target, self.rows, self.goal, self.batch_size,
+                     self.steps, self.seed)  # fmt: skip
+
+    @property
+    def spent(self) -> float:
+        return self.patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials)
+
+    def _room(self, steps: int) -> bool:
+        """Whether a trial may come to so many steps, and the given network after it."""
+        block, rows = self.sick.block_steps, len(self.rows) / 3
+        best = self._best()
+        proof = max(steps, 0 if best is None else self.trials[best][1].history.steps)
+        behind = max(0, proof - self.sick.history.steps)
+        ahead = block * self.batch_size * (1.0 + 1.0 / block) + 2 * rows
+        gauge = 1.0 + 1.0 / (2 * block)
+        return self.spent + ahead + behind * self.batch_size * gauge + rows <= self.spendable
+
+    def _over(self, trial: Trial) -> bool:
+        """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
+        return _hopeless(trial) or not self._room(trial.history.steps + trial.block_steps)
+
+    # The search
+
+    def run(self) -> Cure:
+        problem = about_data(self.x, self.target, self.goal, quick=True)
+        if problem:
+            return self._conclude(None, problem)
+        remedies: tuple[Remedy, ...] = REMEDIES
+        if self.patient.diagnosis.healthy:
+            self.sick.train(self.steps, _hopeless)
+            if self.sick.reached:
+                return self._conclude(None)
+            self.patient.history = self.sick.history
+            remedies = (*FOLLOWING, *(r for r in REMEDIES if r.apply != FOLLOWING[1].apply))
+        base, kinds = self.patient, self.patient.kinds or {"training"}
+        for remedy in remedies:
+            if not self.patient.diagnosis.healthy and not kinds & remedy.kinds:
+                continue
+            patient = replace(base, passed=0.0)
+            chosen = self._attempt(remedy, patient, DEEP)
+            if chosen is not None:
+                return self._conclude(chosen)
+            if patient.given.scaling is not None:
+                base = replace(patient, passed=0.0)  # the data stay scaled for all that follows
+            if not self._room(int(GIVE_UP * self.steps)):
+                break
+        return self._conclude(self._best())
+
+    def _attempt(self, remedy: Remedy, patient: Patient, deeper: int) -> int | None:
+        """Tries it; the number of the trial that reached the goal."""
+        treatment = remedy.apply(patient)
+        before = patient.diagnosis
+        if isinstance(treatment, str):
+            self.patient.passed += patient.passed
+            self.attempts.append(Attempt(remedy.name, "", False, treatment, before))
+            return None
+        same = treatment.network is patient.given.network
+        after = before if same else patient.look(treatment)
+        self.patient.passed += patient.passed
+        cost = patient.passed / self.batch_size
+        done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
+        why = "" if same else _worse(before, after, treatment)
+        if not why and not self._room(int(GIVE_UP * self.steps)):
+            why = "no passes are left to train it"
+        if why:
+            self.attempts.append(replace(done, why=why))
+            return None
+        if treatment.scaling is not None:
+            patient.given, patient.diagnosis = treatment, after
+        trial = self._trial(treatment)
+        self.trials.append((len(self.attempts), trial, after))
+        trial.train(self.steps, self._over)
+        (_, *first), (count, *last) = trial.points[0], trial.points[-1]
+        pairs = {name: (a, b) for name, a, b in zip(PAIRS, first, last, strict=True)}
+        why = _ended(trial)
+        done = replace(done, why=why, steps=count, passes=cost + trial.passed / self.batch_size,
+                       loss=pairs["loss"], accuracy=pairs["accuracy"])  # fmt: skip
+        self.attempts.append(done)
+        if trial.reached:
+            return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
+        if deeper and trial.history.steps:
+            for following in FOLLOWING:
+                name = f"{remedy.name}, {following.name}"
+                on_top = replace(patient, given=treatment, diagnosis=after, history=trial.history)
+                on_top.passed = 0.0
+                chosen = self._attempt(replace(following, name=name), on_top, deeper - 1)
+                if chosen is not None:
+                    return chosen
+        return None
+
+    def _best(self) -> int | None:
+        """The trial that came furthest, though not to the goal."""
+        losses = [trial.points[-1][1] for _, trial, _ in self.trials]
+        known = [i for i, loss in enumerate(losses) if isfinite(loss)]
+        return min(known, key=lambda i: losses[i]) if known else None
+
+    # The end
+
+    def _conclude(self, chosen: int | None, problem: tuple[str, ...] = ()) -> Cure:
+        """The proof of the trial chosen; the network as it was, if it does as well."""
+        given, before, patient = self.given, self.patient.diagnosis, self.patient
+        reached, after, treatment, proof = self.sick.reached, before, given, None
+        if chosen is not None:
+            place, trial, after = self.trials[chosen]
+            count = trial.history.steps
+            while self.sick.history.steps < count and not self.sick.ended:
+                steps = min(self.sick.block_steps, count - self.sick.history.steps)
+                self.sick.block(steps, looking=False)
+            if self.sick.history.steps == count:
+                self.sick.look()
+            proof = Proof(self.sick, trial, (before, after))
+            better = trial.reached if not self.sick.reached else False
+            better = better or not proof.loss[0] <= proof.loss[1]
+            better = better and (trial.reached or not self.sick.reached)
+            if better:
+                treatment, reached = trial.treatment, trial.reached
+                self.attempts[place] = replace(
+                    self.attempts[place], accepted=True,
+                    why="reached the goal" if reached else "the best, though short of the goal",
+                )  # fmt: skip
+            else:
+                after, reached = before, self.sick.reached
+        about = problem
+        if not reached and not about:
+            about = about_data(self.x, self.target, self.goal)
+        return Cure(
+            before, after, tuple(self.attempts), treatment.network, treatment.optimizer,
+            treatment.scaling, proof, reached, self.goal,
+            _summary(before, after, self.attempts, reached, self.goal),
+            self._patch(treatment) if treatment is not given else "",
+            (patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials))
+            / (self.steps * self.batch_size),
+            self.steps, self.batch_size, about,
+        )  # fmt: skip
+
+    def _patch(self, treatment: Treatment) -> str:
+        """From the user's network, x and target to a training of the cured network."""
+        epochs = max(1, round(self.steps * self.batch_size / len(self.x)))
+        lines = [f"# {treatment.words}", *treatment.code, "network.fit(", "    x,", "    target,",
+                 f"    optimizer={written_optimizer(treatment.optimizer)},",
+                 f"    epochs={epochs},", f"    batch_size={self.batch_size},",
+                 f"    seed={self.seed},", ")"]  # fmt: skip
+        imports = ["import vegrad"]
+        if any("np." in line for line in treatment.code):
+            imports.insert(0, "import numpy as np")
+        return "\n".join([*imports, "", *lines, ""])
+
+
+def _hopeless(trial: Trial) -> bool:
+    """Whether a training has learnt nothing that makes it worth going on."""
+    loss, first = trial.points[-1][1], trial.points[0][1]
+    share = trial.history.steps / trial.steps
+    limits = [limit for at, limit in HOPELESS if share >= at]
+    falling = loss > ABOVE * trial.goal.guess and loss < FALLING * first
+    return bool(limits) and loss > limits[-1] * trial.goal.guess and not falling
+
+
+def _ended(trial: Trial) -> str:
+    if trial.reached:
+        return "reached the goal"
+    if trial.ended:
+        return trial.ended
+    if _hopeless(trial):
+        return f"learns nothing in {trial.history.steps} steps"
+    return f"not at the goal after {trial.history.steps} steps"
+
+
+def _worse(before: Diagnosis, after: Diagnosis, treatment: Treatment) -> str:
+    """Why a change is not promising, from one pass; "" if it is."""
+    if after.healthy or before.healthy:
+        return ""
+    if _badness(after) >= _badness(before) and treatment.scaling is None:
+        return f"no better: {after.summary.partition(';')[0]}"
+    if any(finding.severity == "critical" for finding in after.findings):
+        return f"still {after.summary.partition(';')[0]}"
+    return ""
+
+
+def _badness(diagnosis: Diagnosis) -> float:
+    """In decades: of the chain, and what findings that are no chain count for."""
+    worst = max((abs(f.evidence.get("decades", 2.0)) for f in diagnosis.findings), default=0.0)
+    critical = sum(f.severity == "critical" for f in diagnosis.findings)
+    return worst + critical + 0.1 * len(diagnosis.findings)
+
+
+def _summary(
+    before: Diagnosis, after: Diagnosis, attempts: list[Attempt], reached: bool, goal: Goal
+) -> str:
+    tried = sum(attempt.after is not None for attempt in attempts)
+    for attempt in attempts:
+        if attempt.accepted and reached:
+            was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
+            return f"cured: {was}{attempt.change}"
+        if attempt.accepted:
+            return f"improved, but short of {goal}: {attempt.change}"
+    if reached:
+        what = "the network" if before.healthy else f"{before.verdict}, but the network"
+        return f"nothing to cure: {what} reaches {goal} as it is"
+    return f"not cured: none of {tried} changes reached {goal}"

@@ -1,0 +1,171 @@
+"""Short trainings from the same seed, looked at as they run, and stopped when it is clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf, isfinite, nan
+
+import numpy as np
+
+from vegrad.buffers import Array
+from vegrad.clipping import NonFiniteGradientError
+from vegrad.history import History
+from vegrad.network import MLP
+from vegrad.training import Run
+from vegrad.treatment import Treatment, clone, renewed
+
+LOOKS = 20  # at a whole training
+NEAR = 0.9  # of the guess's loss: below, a look is worth a forward pass
+SOON = 1.5  # times the loss wanted: the same with the mean square
+FORWARD = 1 / 3  # of a forward and backward pass
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a training shall reach: an accuracy at least, or, with the mean square, a loss at most.
+
+    `guess` is the loss of the best constant output.
+    """
+
+    kind: str
+    wanted: float
+    guess: float
+
+    def reached(self, loss: float, accuracy: float) -> bool:
+        """Whether these figures are good enough."""
+        return loss <= self.wanted if self.kind == "mse" else accuracy >= self.wanted
+
+    def __str__(self) -> str:
+        if self.kind == "mse":
+            return f"loss {self.wanted:.3g}"
+        return f"accuracy {100 * self.wanted:.3g} %"
+
+
+def goal_for(kind: str, target: Array, wanted: float | None) -> Goal:
+    """The goal; if None is given, half of the way from the best constant output to perfection."""
+    if kind == "mse":
+        values = target.astype(np.float64).reshape(len(target), -1)
+        guess = float(np.mean(np.var(values, axis=0)))
+        return Goal(kind, guess / 2 if wanted is None else wanted, guess)
+    if kind == "cross_entropy":
+        share = np.bincount(target) / len(target)
+        best = float(share.max())
+    else:
+        p = target.astype(np.float64).reshape(len(target), -1).mean(axis=0)
+        share = np.stack([p, 1 - p])
+        best = float(share.max(axis=0).mean())
+    with np.errstate(all="ignore"):
+        entropy = -float(np.nansum(share * np.log(share)))
+    guess = entropy if share.ndim == 1 else entropy / share.shape[1]
+    return Goal(kind, (1 + best) / 2 if wanted is None else wanted, guess)
+
+
+def evaluate(network: MLP, x: Array, target: Array) -> tuple[float, float]:
+    """Loss and accuracy (nan for numbers) on these rows, from one forward pass."""
+    kind = network.config["loss"]
+    output = network.forward(x).astype(np.float64)
+    with np.errstate(all="ignore"):
+        if kind == "mse":
+            return float(np.mean((output - target.reshape(output.shape)) ** 2)), nan
+        if not np.isfinite(output).all():
+            return nan, 0.0
+        if kind == "cross_entropy":
+            top = output - output.max(axis=1, keepdims=True)
+            own = top[np.arange(len(target)), target]
+            loss = float(np.mean(np.log(np.exp(top).sum(axis=1)) - own))
+            return loss, float(np.mean(output.argmax(axis=1) == target))
+        wanted = target.reshape(output.shape)
+        loss = float(np.mean(np.logaddexp(0.0, output) - wanted * output))
+        return loss, float(np.mean((output > 0) == (wanted > 0.5)))
+
+
+@dataclass
+class Trial:
+    """A training of a copy, which can be gone on with.
+
+    `points` are steps, loss and accuracy: on the rows to look at before the first step and where
+    the batches' loss is near the goal, else the mean of the batches' since the last (accuracy nan).
+    `passed` counts the rows that went forward and back.
+    """
+
+    treatment: Treatment
+    x: Array
+    target: Array
+    rows: Array
+    goal: Goal
+    batch_size: int
+    steps: int
+    """Of a whole training."""
+    seed: int
+    points: list[tuple[int, float, float]] = field(default_factory=list)
+    history: History = field(default_factory=History)
+    passed: float = 0.0
+    ended: str = ""
+    """Why it cannot go on: not finite."""
+
+    def __post_init__(self) -> None:
+        """Nothing is trained yet; the network as it begins is looked at."""
+        self.network = clone(self.treatment.network)
+        self.x, self.target = self.network._checked(self.treatment.prepared(self.x), self.target)
+        optimizer = renewed(self.treatment.optimizer)
+        self._random = np.random.default_rng(self.seed)
+        self.size = min(self.batch_size, len(self.x))
+        self.block_steps = max(1, self.steps // LOOKS)
+        self._run = Run(
+            self.network, optimizer, self.history, self.x, self.target, self.size,
+            2 * self.block_steps,
+        )  # fmt: skip
+        self._rest = np.empty(0, np.intp)
+        self.look()
+
+    def look(self) -> None:
+        """Evaluate the rows to look at, in place of what the batches said."""
+        if self.points and self.points[-1][0] == self.history.steps:
+            self.points.pop()
+        self.passed += FORWARD * len(self.rows)
+        figures = evaluate(self.network, self.x[self.rows], self.target[self.rows])
+        self.points.append((self.history.steps, *figures))
+
+    @property
+    def reached(self) -> bool:
+        """Whether the last look met the goal."""
+        return self.goal.reached(*self.points[-1][1:])
+
+    def train(self, until: int, stop: Callable[[Trial], bool] | None = None) -> None:
+        """Train to this step in all, or until `stop` says so at a look, or it cannot go on."""
+        while self.history.steps < until and not self.ended and not self.reached:
+            self.block(min(self.block_steps, until - self.history.steps))
+            if stop is not None and stop(self):
+                return
+
+    def block(self, steps: int, *, looking: bool = True) -> None:
+        """So many steps, and a look if the batches' loss says that it is worth it."""
+        order = self._order(steps)
+        first = self.history.steps
+        try:
+            self._run.epoch(order, inf, lambda done: None)
+            self._run.close_epoch(first, None)
+        except NonFiniteGradientError as error:
+            self.ended = str(error)
+        looked = np.count_nonzero(~np.isnan(self.history.since(first, "alpha")))
+        self.passed += len(order) + looked * self.size
+        loss = float(np.mean(self.history.since(first, "loss"))) if self.history.steps else nan
+        self.points.append((self.history.steps, loss, nan))
+        near = NEAR * self.goal.guess
+        if self.goal.kind == "mse":
+            near = SOON * self.goal.wanted
+        if looking and not self.ended and loss <= near:
+            self.look()
+            loss = self.points[-1][1]
+        if not isfinite(loss):
+            self.ended = self.ended or f"the loss is {loss} after {self.history.steps} steps"
+
+    def _order(self, steps: int) -> Array:
+        """The next rows; all rows once in a new order each epoch, batches of one size."""
+        size = self.size
+        whole = len(self.x) // size * size
+        while len(self._rest) < steps * size:
+            self._rest = np.append(self._rest, self._random.permutation(len(self.x))[:whole])
+        order, self._rest = self._rest[: steps * size], self._rest[steps * size :]
+        return order
