@@ -11,6 +11,7 @@ from vegrad.torch.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from vegrad.torch.diagnosis import ModelDiagnosis, diagnose
 from vegrad.torch.fused import FusedMLP, fuse
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
@@ -22,12 +23,14 @@ __all__ = [
     "AdamW",
     "FusedMLP",
     "Lion",
+    "ModelDiagnosis",
     "Monitor",
     "MonitorHistory",
     "NonFinite",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "diagnose",
     "fuse",
     "get_total_norm",
 ]
