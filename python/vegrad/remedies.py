@@ -274,7 +274,7 @@ def _learning_rate(p: Patient) -> Treatment | str:
     elif finding is not None:
         wanted = finding.evidence["wanted"]
         if finding.kind == "overshooting":
-            wanted = min(wanted, _first_landing(history))
+            wanted = min(wanted, first_landing(history))
         wanted = min(max(wanted, rate / MOST), rate * MOST)
         why = f"{finding.kind}: α {finding.evidence['alpha']:+.2g}"
         longer = finding.kind == "stalled"
@@ -294,7 +294,7 @@ def _after(p: Patient, words: str, same: str) -> str:
     return "; ".join([*(part for part in earlier if part != AS_IT_IS), words])
 
 
-def _first_landing(history: History) -> float:
+def first_landing(history: History) -> float:
     """The rate that would have led to the minimum along the first step after which the loss rose.
 
     Later steps start from where that one has thrown the weights.

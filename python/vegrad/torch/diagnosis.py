@@ -198,7 +198,7 @@ def _of_any(
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
     config = {"model": f"{type(model).__name__} ({why}), loss {float(loss.detach()):.4g}",
-              "parameters": len(kept)}  # fmt: skip
+              "parameters": len(kept), "chain": recorded.config["chain"]}  # fmt: skip
     return Report(
         tuple(findings), summary, config, loss=float(loss.detach()),
         measurement=recorded.measurement, rows=said.rows, notes=said.notes,
