@@ -247,13 +247,17 @@ class Monitor:
             norms = None if -1.0 in found else np.array(found, np.float64)
         if norms is None:
             norms = norms_of(grads)
-        joint = float(np.sqrt(np.nansum(np.square(norms))))
-        missing = np.array([grad is None or grad.is_meta for grad in grads], bool)
-        wrong = np.flatnonzero(~(norms < inf) & ~missing)
-        if wrong.size:
-            joint = float(np.sum(norms[wrong]))
+        sizes = norms.tolist()  # a few numbers are faster one by one than as arrays
+        joint = sqrt(sum([size * size for size in sizes if size == size]))
+        wrong = [
+            place
+            for place, size in enumerate(sizes)
+            if not size < inf and (grad := grads[place]) is not None and not grad.is_meta
+        ]
+        if wrong:
+            joint = sum([sizes[place] for place in wrong])
             if self.nonfinite is None:
-                self._find_gradient(int(wrong[0]), grads)
+                self._find_gradient(wrong[0], grads)
         if self._others:
             values = torch.stack([one.to(self._others[0][2]) for *_, one in self._others]).tolist()
             for (found, place, _), value in zip(self._others, values, strict=True):
@@ -261,11 +265,9 @@ class Monitor:
                     found[place] += value * value
                 else:
                     found[place] = sqrt(found[place] ** 2 + value * value)
-        counts = np.array(self._counts, np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rms = np.sqrt(np.array(self._squares) / counts)
-        deltas = np.array(self._deltas)
-        deltas[deltas < 0] = nan
+        pairs = zip(self._squares, self._counts, strict=True)
+        rms = np.array([sqrt(square / count) if count else nan for square, count in pairs])
+        deltas = np.array([nan if delta < 0 else delta for delta in self._deltas])
         self.history.records.append(Record(self.steps, joint, norms, rms, deltas))
         if self._counting:
             plain = [one for one in grads if one is not None and one.device.type == "cpu"]
