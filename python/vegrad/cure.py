@@ -21,8 +21,10 @@ from vegrad.trial import Goal, Trial, goal_for
 
 LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
-HOPELESS = ((0.1, 0.99), (0.2, 0.95), (0.4, 0.85))  # of a training: of the guess's loss, no lower
-ABOVE, FALLING = 1.5, 0.7  # the guess's loss; of the first loss: it is on its way down
+# Of a training: by then so much of the way to the goal must be done, or the loss be falling.
+NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
+ABOVE = 1.2  # times the guess's loss
+RESERVE = 0.7  # of a training, kept for the last remedies
 GIVE_UP = 0.1  # of a training: less is no trial
 DEEP = 2  # change of the training on top of one of the network
 
@@ -114,6 +116,7 @@ class _Search:
         self.attempts: list[Attempt] = []
         self.trials: list[tuple[int, Trial, Diagnosis]] = []
         self.sick = self._trial(given)
+        self.kept = 0.0
 
     # Costs, in rows that went forward and back
 
@@ -125,19 +128,25 @@ class _Search:
     def spent(self) -> float:
         return self.patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials)
 
-    def _room(self, steps: int) -> bool:
-        """Whether a trial may come to so many steps, and the given network after it."""
+    def _room(self, steps: int, kept: float = 0.0) -> bool:
+        """Whether a trial may come to so many steps, and the given network after it.
+
+        `kept` of a training is then left.
+        """
         block, rows = self.sick.block_steps, len(self.rows) / 3
         best = self._best()
         proof = max(steps, 0 if best is None else self.trials[best][1].history.steps)
         behind = max(0, proof - self.sick.history.steps)
         ahead = block * self.batch_size * (1.0 + 1.0 / block) + 2 * rows
         gauge = 1.0 + 1.0 / (2 * block)
-        return self.spent + ahead + behind * self.batch_size * gauge + rows <= self.spendable
+        return self.spent + ahead + behind * self.batch_size * gauge + rows <= (
+            self.spendable - kept * self.steps * self.batch_size
+        )
 
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        return _hopeless(trial) or not self._room(trial.history.steps + trial.block_steps)
+        kept = 0.0 if trial.way >= trial.share else self.kept
+        return _hopeless(trial) or not self._room(trial.history.steps + trial.block_steps, kept)
 
     # The search
 
@@ -145,16 +154,19 @@ class _Search:
         problem = about_data(self.x, self.target, self.goal, quick=True)
         if problem:
             return self._conclude(None, problem)
-        remedies: tuple[Remedy, ...] = REMEDIES
+        remedies = [r for r in REMEDIES if self.patient.kinds & r.kinds]
         if self.patient.diagnosis.healthy:
-            self.sick.train(self.steps, _hopeless)
-            if self.sick.reached:
-                return self._conclude(None)
-            self.patient.history = self.sick.history
-            remedies = (*FOLLOWING, *(r for r in REMEDIES if r.apply != FOLLOWING[1].apply))
-        base, kinds = self.patient, self.patient.kinds or {"training"}
+            scaled = _first(REMEDIES).apply(self.patient)
+            if isinstance(scaled, str):
+                self.sick.train(self.steps, _hopeless)
+                if self.sick.reached:
+                    return self._conclude(None)
+                self.patient.history = self.sick.history
+            remedies = [_first(REMEDIES), *FOLLOWING, *(r for r in REMEDIES if r.last)]
+        base = self.patient
         for remedy in remedies:
-            if not self.patient.diagnosis.healthy and not kinds & remedy.kinds:
+            self.kept = 0.0 if remedy.last else RESERVE
+            if not self._room(int(GIVE_UP * self.steps), self.kept):
                 continue
             patient = replace(base, passed=0.0)
             chosen = self._attempt(remedy, patient, DEEP)
@@ -162,9 +174,28 @@ class _Search:
                 return self._conclude(chosen)
             if patient.given.scaling is not None:
                 base = replace(patient, passed=0.0)  # the data stay scaled for all that follows
-            if not self._room(int(GIVE_UP * self.steps)):
-                break
+        self.kept, best = 0.0, self._best()
+        if best is not None:  # with what is left
+            place, trial, after = self.trials[best]
+            chosen = self._follow(self.attempts[place].name, trial, after, base, DEEP)
+            if chosen is not None:
+                return self._conclude(chosen)
         return self._conclude(self._best())
+
+    def _follow(
+        self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int
+    ) -> int | None:
+        """What the history of a trial asks for, on top of it."""
+        for following in FOLLOWING:
+            on_top = replace(patient, given=trial.treatment, diagnosis=after, passed=0.0,
+                             history=trial.history)  # fmt: skip
+            if not trial.history.steps or not self._room(int(GIVE_UP * self.steps), self.kept):
+                return None
+            remedy = replace(following, name=f"{name}, {following.name}")
+            chosen = self._attempt(remedy, on_top, deeper - 1)
+            if chosen is not None:
+                return chosen
+        return None
 
     def _attempt(self, remedy: Remedy, patient: Patient, deeper: int) -> int | None:
         """Tries it; the number of the trial that reached the goal."""
@@ -180,7 +211,7 @@ class _Search:
         cost = patient.passed / self.batch_size
         done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
         why = "" if same else _worse(before, after, treatment)
-        if not why and not self._room(int(GIVE_UP * self.steps)):
+        if not why and not self._room(int(GIVE_UP * self.steps), self.kept):
             why = "no passes are left to train it"
         if why:
             self.attempts.append(replace(done, why=why))
@@ -198,14 +229,8 @@ class _Search:
         self.attempts.append(done)
         if trial.reached:
             return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
-        if deeper and trial.history.steps:
-            for following in FOLLOWING:
-                name = f"{remedy.name}, {following.name}"
-                on_top = replace(patient, given=treatment, diagnosis=after, history=trial.history)
-                on_top.passed = 0.0
-                chosen = self._attempt(replace(following, name=name), on_top, deeper - 1)
-                if chosen is not None:
-                    return chosen
+        if deeper and (trial.ended or _rose(trial)):
+            return self._follow(remedy.name, trial, after, patient, deeper)
         return None
 
     def _best(self) -> int | None:
@@ -267,12 +292,17 @@ class _Search:
 
 
 def _hopeless(trial: Trial) -> bool:
-    """Whether a training has learnt nothing that makes it worth going on."""
-    loss, first = trial.points[-1][1], trial.points[0][1]
-    share = trial.history.steps / trial.steps
-    limits = [limit for at, limit in HOPELESS if share >= at]
-    falling = loss > ABOVE * trial.goal.guess and loss < FALLING * first
-    return bool(limits) and loss > limits[-1] * trial.goal.guess and not falling
+    """Whether a training has learnt too little to go on with."""
+    needed = [way for share, way in NEEDED if trial.share >= share]
+    return bool(needed) and not (trial.way >= needed[-1] or trial.moving)
+
+
+def _rose(trial: Trial) -> bool:
+    return trial.points[-1][1] > max(trial.points[0][1], ABOVE * trial.goal.guess)
+
+
+def _first(remedies: tuple[Remedy, ...]) -> Remedy:
+    return remedies[0]
 
 
 def _ended(trial: Trial) -> str:

@@ -213,6 +213,11 @@ def _normalized_residual(p: Patient) -> Treatment | str:
     return _with_skips(p, words, {"norm": "layer"})
 
 
+def _tanh_skips(p: Patient) -> Treatment | str:
+    words = "use tanh with skip connections"
+    return _with_skips(p, words, {"activation": "tanh", "init": "orthogonal", "norm": None})
+
+
 def _everything(p: Patient) -> Treatment | str:
     words = "use tanh with skip connections and normalized pre-activations"
     options = {"activation": "tanh", "init": "critical", "norm": "layer"}
@@ -231,8 +236,15 @@ def _with_skips(p: Patient, words: str, options: dict[str, Any]) -> Treatment | 
     factor = float(f"{1 / sqrt(len(square)):.3g}")
     for layer in square:
         treated.network.parameters[f"layers.{layer}.weight"][...] *= factor
-    code = (f"for layer in {plain(square)}:",
+    code: tuple[str, ...] = (f"for layer in {plain(square)}:",
             f'    network.parameters[f"layers.{{layer}}.weight"][...] *= {factor!r}')  # fmt: skip
+    last = f"layers.{len(sizes) - 2}.weight"
+    p.passed += len(p.rows) / 3
+    out = float(np.std(treated.network.forward(p.sample(treated)), dtype=np.float64))
+    if isfinite(out) and out > 1.0:  # the stream has grown with the depth
+        shrink = float(f"{1 / out:.3g}")
+        treated.network.parameters[last][...] *= shrink
+        code += (f'network.parameters["{last}"][...] *= {shrink!r}',)
     words = f"{treated.words}, the weights of the {len(square)} branches times {factor:g}"
     return replace(treated, words=words, code=treated.code + code)
 
@@ -348,7 +360,8 @@ REMEDIES = (
     Remedy("normalize", FLOW, _normalize),
     Remedy("normalize, with skip connections", FLOW, _normalized_residual),
     Remedy("activation", FLOW, _activation),
-    Remedy("activation and architecture", FLOW, _everything),
+    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, last=True),
+    Remedy("activation, normalize, skip connections", FLOW | TRAINING, _everything, last=True),
 )
 # What the history of a training that failed asks for, on top of what was trained.
 FOLLOWING = (

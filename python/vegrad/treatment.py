@@ -72,11 +72,15 @@ class Patient:
 
 @dataclass(frozen=True)
 class Remedy:
-    """One row of `REMEDIES`: for what it is tried, and the function that makes the change."""
+    """One row of `REMEDIES`: for what it is tried, and the function that makes the change.
+
+    For those marked as the last, part of the budget is kept.
+    """
 
     name: str
     kinds: frozenset[str]
     apply: Callable[[Patient], Treatment | str]
+    last: bool = False
 
 
 def clone(network: MLP) -> MLP:
