@@ -66,10 +66,10 @@ def _examine(specimen: Specimen) -> dict[str, Any]:
     }  # fmt: skip
     after = reference.run(network.config, trained.layers, x64[rows], target[rows])
     kind, scale = network.config["loss"], specimen["loss_scale"]
-    record["peers"] = [
-        verdicts(network.config, passed, scale, max(reference.score(kind, passed.output, target[rows]), 0))
-        for passed in (before, after)
-    ]  # fmt: skip
+    record["peers"] = []
+    for passed in (before, after):
+        accuracy = max(reference.score(kind, passed.output, target[rows]), 0.0)
+        record["peers"].append(verdicts(network.config, passed, scale, accuracy))
     if record["label"] == "unclear":
         return record
     record |= _diagnosed(specimen, network, x, target, rows)
@@ -83,7 +83,7 @@ def _diagnosed(
 ) -> dict[str, Any]:
     diagnosis = vegrad.diagnose(network, x[rows], target[rows])
     found = [{"kind": f.kind, "severity": f.severity, "layers": list(f.layers),
-              "worst": f.evidence.get("layer"), "decades": _plain(f.evidence.get("decades", np.nan)),
+              "worst": f.evidence.get("layer"), "decades": _plain(f.evidence.get("decades")),
               "message": f.message} for f in diagnosis.findings]  # fmt: skip
     result: dict[str, Any] = {"verdict": diagnosis.verdict, "findings": found}
     if diagnosis.healthy:
@@ -93,7 +93,7 @@ def _diagnosed(
                            gauge_every=10)  # fmt: skip
         result["history"] = [f.kind for f in history.findings if f.severity == "critical"]
     if not specimen["fault"] and specimen["width"] >= 128:
-        apart = expected_flow(network, x).deviations(network.flow if diagnosis.flow is None else diagnosis.flow)
+        apart = expected_flow(network, x[rows]).deviations(diagnosis.flow)
         result["within"] = float(np.mean(np.abs(apart) <= 2))
     return result
 

@@ -58,7 +58,7 @@ def draw(seed: int, number: int) -> Specimen:
     optimizer = {"name": name, "lr": rates[name], "momentum": 0.9, "clip": None}
     optimizer["lr"] *= specimen.pop("rate", 1.0)
     return {
-        "number": number, "family": family.__name__, "meant": "healthy" if number % 2 == 0 else "sick",
+        "number": number, "family": family.__name__,
         "norm": None, "residual": False, "sigma_w": None, "sigma_b": None, "fault": None,
         "loss_scale": float(rng.choice([1.0, 1.0, 1e-6, 1e6])), "optimizer": optimizer,
         "seed": int(rng.integers(2**31)), **specimen,
@@ -70,11 +70,13 @@ def _pick(rng: Any, values: Any) -> Any:
 
 
 def _depth(rng: Any, low: int, high: int) -> int:
-    return int(round(np.exp(rng.uniform(np.log(low), np.log(high)))))
+    return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
 
 
 def _width(rng: Any, depth: int) -> int:
-    widths = [16, 32, 64] if depth > 40 else [16, 32, 64, 128] if depth > 12 else [16, 32, 64, 128, 256]
+    widths = (
+        [16, 32, 64] if depth > 40 else [16, 32, 64, 128] if depth > 12 else [16, 32, 64, 128, 256]
+    )
     if depth <= 4:
         widths.append(512)
     return int(_pick(rng, widths))
@@ -153,7 +155,9 @@ def sigmoid(rng: Any) -> Specimen:
 
 def glorot_relu(rng: Any) -> Specimen:
     """Glorot's scale under rectifiers: half of the variance a layer (He 2015)."""
-    return _body(rng, _pick(rng, (*RECTIFIERS, "gelu", "silu")), "glorot_uniform", _depth(rng, 15, 100))
+    return _body(
+        rng, _pick(rng, (*RECTIFIERS, "gelu", "silu")), "glorot_uniform", _depth(rng, 15, 100)
+    )
 
 
 def exploding(rng: Any) -> Specimen:
@@ -172,9 +176,9 @@ def unscaled_branches(rng: Any) -> Specimen:
 def planted(rng: Any) -> Specimen:
     """A healthy body with one fault in one layer."""
     kind = _pick(rng, ("weak", "strong", "dead", "biased"))
-    activation = "relu" if kind == "dead" else _pick(rng, ("tanh", "erf")) if kind == "biased" else (
-        _pick(rng, ("tanh", "relu", "leaky_relu", "elu", "selu", "erf"))
-    )  # fmt: skip
+    scaled = ("tanh", "relu", "leaky_relu", "elu", "selu", "erf")
+    choices = {"dead": ("relu",), "biased": ("tanh", "erf")}
+    activation = _pick(rng, choices.get(kind, scaled))
     init = "he_normal" if activation in RECTIFIERS else "lecun_normal"
     depth = int(rng.integers(5, 21))
     specimen = _body(rng, activation, init, depth)

@@ -16,7 +16,9 @@ from zoo_reference import Passed
 BOUNDED = ("sigmoid", "tanh", "hard_tanh", "erf")
 
 
-def verdicts(config: dict[str, Any], passed: Passed, scale: float, accuracy: float) -> dict[str, str]:
+def verdicts(
+    config: dict[str, Any], passed: Passed, scale: float, accuracy: float
+) -> dict[str, str]:
     """From one pass, with the loss times `scale`: a verdict a tool."""
     with np.errstate(all="ignore"):
         weights = [scale * weight.astype(np.float64) for weight, _ in passed.gradients]

@@ -15,7 +15,7 @@ from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.learnable import about_data
 from vegrad.network import MLP
 from vegrad.optim import Adam, Optimizer
-from vegrad.remedies import FOLLOWING, REMEDIES
+from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, TRAINING, median_alpha
 from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
 from vegrad.trial import Goal, Trial, goal_for
 
@@ -24,6 +24,7 @@ BATCHES = 4  # and those of a diagnosis, in batches
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
 ABOVE = 1.2  # times the guess's loss
+HALF = 0.5  # of the way
 RESERVE = 0.7  # of a training, kept for the last remedies
 GIVE_UP = 0.1  # of a training: less is no trial
 DEEP = 2  # change of the training on top of one of the network
@@ -146,7 +147,12 @@ class _Search:
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
         kept = 0.0 if trial.way >= trial.share else self.kept
-        return _hopeless(trial) or not self._room(trial.history.steps + trial.block_steps, kept)
+        slow = self.patient.diagnosis.healthy and _creeping(trial)
+        return (
+            slow
+            or _hopeless(trial)
+            or not self._room(trial.history.steps + trial.block_steps, kept)
+        )
 
     # The search
 
@@ -158,7 +164,7 @@ class _Search:
         if self.patient.diagnosis.healthy:
             scaled = _first(REMEDIES).apply(self.patient)
             if isinstance(scaled, str):
-                self.sick.train(self.steps, _hopeless)
+                self.sick.train(self.steps, lambda trial: _hopeless(trial) or _creeping(trial))
                 if self.sick.reached:
                     return self._conclude(None)
                 self.patient.history = self.sick.history
@@ -229,7 +235,8 @@ class _Search:
         self.attempts.append(done)
         if trial.reached:
             return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
-        if deeper and (trial.ended or _rose(trial)):
+        again = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
+        if deeper and (trial.ended or _rose(trial) or again):
             return self._follow(remedy.name, trial, after, patient, deeper)
         return None
 
@@ -295,6 +302,12 @@ def _hopeless(trial: Trial) -> bool:
     """Whether a training has learnt too little to go on with."""
     needed = [way for share, way in NEEDED if trial.share >= share]
     return bool(needed) and not (trial.way >= needed[-1] or trial.moving)
+
+
+def _creeping(trial: Trial) -> bool:
+    """Whether the gauge says of a training that its steps are far too short."""
+    short = trial.share >= NEEDED[0][0] and median_alpha(trial.history) < CREEPING
+    return short and trial.way < HALF
 
 
 def _rose(trial: Trial) -> bool:

@@ -23,6 +23,7 @@ from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, plain,
 
 RISEN = 1.5  # times the first loss
 MOST = 100.0  # by which the learning rate is changed at once
+CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of single layers: one that is put right may show the next
 
@@ -84,6 +85,8 @@ def _factors(diagnosis: Diagnosis) -> dict[int, float]:
         e = finding.evidence
         if {"gain", "usual_gain"} <= e.keys() and finding.blame == "weights" and e["gain"] > 0:
             factors[finding.layers[0]] = e["usual_gain"] / e["gain"]
+        if finding.kind == "exploding" and "std" in e:  # what enters is too large
+            factors[finding.layers[0]] = 1.0 / e["std"]
         flow = diagnosis.flow
         if finding.kind == "saturated" and flow is not None:
             for layer in finding.layers:
@@ -292,6 +295,9 @@ def _learning_rate(p: Patient) -> Treatment | str:
         longer = finding.kind == "stalled"
         if not (wanted > 2 * rate if longer else wanted < rate / 1.5):
             return f"the steps are about as long as they may be ({why})"
+    elif median_alpha(history) < CREEPING:
+        wanted = rate / max(1.0 + median_alpha(history), 1.0 / MOST)
+        why = f"baby steps: α {median_alpha(history):+.3f}"
     else:
         return "the steps are neither too long nor too short"
     wanted = float(f"{wanted:.2g}")
@@ -304,6 +310,12 @@ def _after(p: Patient, words: str, same: str) -> str:
     """What was changed before, but for what this changes again, and this."""
     earlier = [part for part in p.given.words.split("; ") if not part.startswith(same)]
     return "; ".join([*(part for part in earlier if part != AS_IT_IS), words])
+
+
+def median_alpha(history: History) -> float:
+    """Of the steps that the gauge looked at; 0 if there are none."""
+    alpha = history.alpha[~np.isnan(history.alpha)]
+    return float(np.median(alpha)) if alpha.size else 0.0
 
 
 def _first_landing(history: History) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf, isfinite, sqrt
+from math import inf, isfinite, log10, sqrt
 
 import numpy as np
 
@@ -192,6 +192,25 @@ def _one_layer(sign: int, m: Measured, rule: Rule, earlier: Sequence[Finding]) -
         )
 
 
+def _entrance(m: Measured, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """The signal is far too large from the first layer on, which unbounded activations pass on."""
+    std = float(m.flow.preactivation_std[0])
+    bounded = m.config["activation"] in BOUNDED or m.config["norm"] is not None
+    if bounded or any(f.kind == rule.kind for f in earlier) or not std >= 10.0**rule.warning:
+        return
+    yield Finding(
+        rule.kind,
+        rule.severity(log10(std)),
+        (0,),
+        f"the first layer's pre-activations have a standard deviation of {std:.3g}, not about 1, "
+        "and every layer above passes that on",
+        "scale the columns of x to mean 0 and standard deviation 1; if they are, divide the "
+        f"weights of layer 0 by {std:.3g}.",
+        {"std": std, "layer": 0.0},
+        "weights",
+    )
+
+
 # What to do ------------------------------------------------------------------------------------
 
 
@@ -302,6 +321,17 @@ RULES = (
         "layer to layer shift a gain by 1 decade.",
         source="the chain's limits",
         find=partial(_one_layer, +1),
+    ),
+    Rule(
+        kind="exploding",
+        warning=1.5,
+        critical=2,
+        measured="log10 of the standard deviation of the first layer's pre-activations, where "
+        "neither the activation nor a normalization bounds what is passed on",
+        reason="Gradients of the weights grow by as much: of the zoo's ReLU and GELU networks with "
+        "data times 100 three in four did not train (bench/zoo.py). He's weights make it 1.4.",
+        source="LeCun et al. 1998, Efficient BackProp (inputs of mean 0 and variance 1)",
+        find=_entrance,
     ),
     Rule(
         kind="saturated",
