@@ -50,3 +50,13 @@ def keep_threads() -> Iterator[None]:
     before = vegrad.num_threads()
     yield
     vegrad.set_num_threads(before)
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """PyTorch's threads wait for each other by spinning, whoever else needs the cores."""
+    torch = sys.modules["torch"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

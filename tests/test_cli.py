@@ -128,12 +128,48 @@ def test_pictures_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in Path().iterdir()] == ["flow.svg"]
 
 
+def test_pages_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["diagnose", *SMALL, "--html", "page.html", "--plot", "flow.svg"]) == 0
+    assert capsys.readouterr().out.endswith("\npicture: flow.svg\npage: page.html\n")
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert cli.main(["demo", "--html", "demo.htm", "--json"]) == 0
+    assert strict(capsys.readouterr().out)["page"] == "demo.htm"
+    page = Path("demo.htm").read_text(encoding="utf-8")
+    assert "shrinks 0.23× a layer" in page
+    assert "The proof" in page
+
+
 def test_the_same_seed_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for _ in range(2):
         cli.main(["diagnose", *SMALL, "--batch", "50", "--seed", "9"])
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
+
+
+def test_theory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["theory"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("tanh, weights N(0, 1.3")
+    assert "phase                 critical   gradients keep their size" in text
+    assert cli.main(["theory", "relu", "--sigma-w", "1", "--plot", "phases.png"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("relu, weights N(0, 1²/fan-in), biases N(0, 0²)\n")
+    assert text.endswith("\npicture: phases.png\n")
+    assert Path("phases.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "selu"])
+def test_theory_as_json(activation: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["theory", activation, "--json"]) == 0
+    content = strict(capsys.readouterr().out)
+    assert content["phase"] == "critical"
+    assert content["chi"] == pytest.approx(1.0, abs=1e-6)
+    assert content["sigma_w"] == content["critical_point"]["sigma_w"]
+    assert cli.main(["theory", activation, "--sigma-w", "0", "--sigma-b", "0.5", "--json"]) == 0
+    content = strict(capsys.readouterr().out)
+    assert (content["phase"], content["sigma_b"]) == ("ordered", 0.5)
+    assert content["picture"] is None
 
 
 # ------------------------------------------------------------------------------------ own data
@@ -165,6 +201,16 @@ def test_missing_values_are_a_finding_with_their_place(capsys: pytest.CaptureFix
     assert not Path("a.png").exists()
 
 
+def test_hostile_names_of_columns_do_no_harm_in_the_page() -> None:
+    evil = "<script>alert(1)</script>"
+    Path("data.csv").write_text(f"a,{evil},y\n1,2,0\n3,,1\n5,6,0\n")
+    options = ["diagnose", "--data", "data.csv", "--target", "y", "--html", "page.html"]
+    assert cli.main(options) == 1
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "It stands in line 3, column &quot;&lt;script&gt;alert(1)" in page
+    assert evil not in page
+
+
 # ----------------------------------------------------------------------------------- wrong use
 
 WRONG = {
@@ -192,7 +238,15 @@ WRONG = {
     ("diagnose", "--data", "text.csv", "--target", "z"): 'column "z" is not in',
     ("diagnose", "--plot", "flow.txt"): "a picture's name must end in",
     ("diagnose", "--plot", "no/flow.png"): "no/flow.png: No such file",
+    ("diagnose", "--html", "page.pdf"): "--html must end in .html or .htm, not 'page.pdf'",
+    ("diagnose", "--html", "no/page.html"): "no/page.html: No such file",
     ("demo", "--depth", "3"): "unrecognized arguments: --depth 3",
+    ("theory", "sine"): "activation must be one of identity, .* not 'sine'",
+    ("theory", "softplus"): "softplus has no critical point: --sigma-w is needed",
+    ("theory", "relu", "--sigma-b", "1"): "relu has no critical point at sigma_b 1: --sigma-w is",
+    ("theory", "--sigma-w", "-1"): "--sigma-w must be finite and not negative, got -1",
+    ("theory", "--sigma-b", "inf"): "--sigma-b must be finite and not negative, got inf",
+    ("theory", "--plot", "no/phases.png"): "no/phases.png: No such file",
 }
 
 

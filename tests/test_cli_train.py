@@ -279,8 +279,10 @@ def test_a_gradient_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> No
     assert train("--optimizer", "sgd", "--lr", "1e25", "--clip", "none") == 1
     errors = capsys.readouterr().err
     assert errors.startswith('vegrad: error: training ended: grads["layers.')
-    assert "in step 1 of training, in epoch 1" in errors
-    assert errors.count("\n") == 1
+    error, *findings = errors.splitlines()
+    assert error.endswith("(in step 1 of training, in epoch 1)")
+    assert findings[0].startswith("overshooting: from step 0 on steps are too long")
+    assert "lower the learning rate from 1e+25 to" in findings[1]
     assert files() == {NETWORK, HISTORY}
 
 

@@ -193,6 +193,7 @@ def build(
 @example(cases=[((9, 8), "wide", "reversed")] * 4, fraction=0.5, seed=1)
 @example(cases=[((70,), "huge", "contiguous")] * 4, fraction=1e-300, seed=2)
 @example(cases=[((40, 40), "tiny", "contiguous")], fraction=0.5, seed=0)
+@example(cases=[((), "tiny", "contiguous")], fraction=0.5, seed=213)
 @example(cases=[((33,), "tiny", "stepped"), ((2,), "tiny", "offset")], fraction=0.875, seed=3)
 def test_every_kind_of_buffer(
     isa: str, function: str, dtype: str, cases: list[Any], fraction: float, seed: int

@@ -426,7 +426,7 @@ def test_intervals_are_students() -> None:
     flow = SimpleNamespace(
         gain_log2=gains, weight_gain_log2=gains, activation_gain_log2=np.zeros(3)
     )
-    m = Measured(SimpleNamespace(config={"norm": None}), 1.0, flow, 10.0)  # type: ignore[arg-type]
+    m = Measured(SimpleNamespace(config={"norm": None}), 1.0, flow, 10.0, np.zeros((0, 3)), None)  # type: ignore[arg-type]
     assert (trend := m.trend) is not None
     assert trend.gain == pytest.approx(-7 / 3)
     assert trend.high - trend.gain == pytest.approx(4.3027 * 1.5275252 / sqrt(3), rel=1e-4)

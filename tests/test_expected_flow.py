@@ -203,6 +203,36 @@ def test_alignment_with_the_signal() -> None:
     assert np.abs(np.mean(gains, axis=0)[:10]).max() < 0.1
 
 
+def test_alignment_with_the_outputs() -> None:
+    """A loss that is all outputs: relu lets 1 + 10/n of the gradient through."""
+    apart, gains = [], []
+    for seed in range(60):
+        net = network(64, 5, seed, activation="relu", init="he_normal", dtype="float64")
+        x, target = data(seed)
+        net.backward(20 * x, target)
+        expected = theory.expected_flow(net, 20 * x)
+        apart.append(net.flow.gain_log2 - expected.gain_log2)
+        gains.append(net.flow.gain_log2)
+    error = np.std(gains, axis=0) / 60**0.5
+    assert np.all(np.abs(np.mean(apart, axis=0)) < 0.02 + 3 * error)
+    assert np.mean(gains) > 0.06  # without it, 0
+
+
+def test_orthogonal_weights_leave_less_to_chance() -> None:
+    """Of one row through square orthogonal tanh layers, norms are given."""
+    for init in ("orthogonal", "lecun_normal"):
+        logs = []
+        for seed in range(60):
+            net = vegrad.MLP([150] * 6, activation="tanh", init=init, seed=seed, dtype="float64")
+            x = np.random.default_rng([seed, 1]).standard_normal((1, 150))
+            x *= 12.0 / np.linalg.norm(x)
+            net.backward(x, np.zeros((1, 150)))
+            logs.append(np.log2(net.flow.activation_rms[1:5]))
+        expected = theory.expected_flow(net, x).activation_rms_std[1:5]
+        assert np.all(np.std(logs, axis=0) < 1.3 * expected)
+        assert np.all(np.std(logs, axis=0) > 0.45 * expected)
+
+
 # ------------------------------------------------------------------------------------- the edges
 
 
@@ -218,10 +248,10 @@ def test_every_activation(activation: str) -> None:
 @pytest.mark.parametrize("activation", ["tanh", "relu", "softplus"])
 @pytest.mark.parametrize("more", [{}, {"residual": True}, {"norm": "layer"}])
 def test_far_ends(sigma_w: float, activation: str, more: dict[str, Any]) -> None:
-    net = network(32, 300, activation=activation, init="normal", sigma_w=sigma_w, **more)
+    net = network(32, 150, activation=activation, init="normal", sigma_w=sigma_w, **more)
     flow = theory.expected_flow(net)
-    assert flow.gain_log2.shape == (299,)
-    assert flow.activation_rms.shape == flow.delta_log2.shape == (300,)
+    assert flow.gain_log2.shape == (149,)
+    assert flow.activation_rms.shape == flow.delta_log2.shape == (150,)
     assert not np.isnan(flow.delta_log2).any()
     assert np.isfinite(flow.gain_log2_std).all()
     if sigma_w == 0.0 and "residual" not in more:

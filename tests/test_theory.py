@@ -433,6 +433,7 @@ def test_sigma_w() -> None:
         (lambda: theory.fixed_point("tanh", math.inf, 0), ValueError, "sigma_w .*finite.*inf"),
         (lambda: theory.chi("tanh", "1", 0), TypeError, "sigma_w must be a number, not str"),
         (lambda: theory.correlation_map(1.5, "tanh", 1, 0), ValueError, "c must be from -1 to 1"),
+        (lambda: theory.correlation_fixed_point("tanh", "2", 0), TypeError, "sigma_w must be"),
         (lambda: theory.critical_point("tanh", -1), ValueError, "sigma_b .*got -1"),
         (lambda: theory.sigma_w("xavier", 3, 3), ValueError, "init must be one of glorot_uniform"),
         (lambda: theory.sigma_w("he", 0, 3), ValueError, "fan_in must be at least 1, not 0"),

@@ -8,8 +8,13 @@ from common import BLUE, INK, ORANGE, SEEDS, digits, growth, mean_and_error, pic
 from vegrad import MLP, theory
 
 WIDTH, DEPTH, BIAS = 300, 60, 0.05**0.5
-POINTS = (("tanh", 1.0, BIAS, -0.2820), ("tanh", 1.3, BIAS, -0.1323), ("tanh", 1.761, BIAS, -0.0097),
-          ("tanh", 2.5, BIAS, 0.1163), ("sigmoid", 1.0, 0.0, -2.893))  # fmt: skip
+POINTS = (
+    ("tanh", 1.0, BIAS, -0.2820),
+    ("tanh", 1.3, BIAS, -0.1323),
+    ("tanh", 1.761, BIAS, -0.0097),
+    ("tanh", 2.5, BIAS, 0.1163),
+    ("sigmoid", 1.0, 0.0, -2.893),
+)
 MIDDLE = slice(10, 50)  # where q has come to q* and the loss is far
 
 

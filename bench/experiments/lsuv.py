@@ -29,7 +29,8 @@ def main() -> None:
             gains.append(2 ** (2 * np.mean(net.flow.gain_log2[3:-1])))
             train(net, data, STEPS, RATE, seed)
             scaled.append(accuracy(net, data))
-        rows.append((activation, f"{theory.normalized_chi(activation):.3f}", f"{np.mean(gains):.3f}",
+        chi = theory.normalized_chi(activation)
+        rows.append((activation, f"{chi:.3f}", f"{np.mean(gains):.3f}",
                      " ".join(f"{a:.2f}" for a in plain), " ".join(f"{a:.2f}" for a in scaled),
                      reference))  # fmt: skip
         bars.append((np.mean(plain), np.mean(scaled)))

@@ -250,6 +250,8 @@ void register_clipping(py::module_& module) {
       .def_readonly("skipped", &Clipped::skipped,
                     "Whether nothing was done because an element is not finite.")
       .def_readonly("nonfinite", &Clipped::nonfinite, "How many elements are not finite.")
+      .def_readonly("dtypes", &Clipped::dtypes,
+                    "The buffers' dtypes, a bit each: float16, bfloat16, float32, float64.")
       .def("__repr__", &shown);
   module.def("norm", &norm, py::arg("buffers"), py::arg("ord"),
              "The joint norm of buffers; see vegrad.norm.");

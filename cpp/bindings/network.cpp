@@ -60,6 +60,39 @@ std::optional<double> backward(const AnyNetwork& self, const py::object& x,
   });
 }
 
+py::object forward_kept(const AnyNetwork& self, const py::object& x) {
+  return self.visit([&](auto& network) -> py::object {
+    using T = ElementOf<std::decay_t<decltype(network)>>;
+    const Batch<T> batch(network.shape(), x, nullptr);
+    if (!batch.fits) return py::none();
+    py::array_t<T> out({batch.B, network.shape().sizes.back()});
+    T* const to = out.mutable_data();
+    std::uint64_t pass;
+    {
+      const py::gil_scoped_release release;
+      pass = network.forward_kept(batch.x, batch.B, to);
+    }
+    return py::make_tuple(out, pass);
+  });
+}
+
+py::object backward_kept(const AnyNetwork& self, std::uint64_t pass, const py::object& x,
+                         const py::object& gradient, bool delta_wanted) {
+  return self.visit([&](auto& network) -> py::object {
+    using T = ElementOf<std::decay_t<decltype(network)>>;
+    const Batch<T> batch(network.shape(), x, &gradient);
+    if (!batch.fits || !batch.values) return py::none();
+    const py::ssize_t rows = delta_wanted ? batch.B : 0;
+    py::array_t<T> delta({rows, py::ssize_t(network.shape().sizes[1])});
+    T* const to = delta_wanted ? delta.mutable_data() : nullptr;
+    {
+      const py::gil_scoped_release release;
+      network.backward_kept(pass, batch.x, batch.B, batch.values, to);
+    }
+    return delta;
+  });
+}
+
 py::dict flow(const AnyNetwork& self) {
   return self.visit([](auto& network) {
     const FlowColumns& columns = network.flow();
@@ -103,7 +136,7 @@ AnyNetwork::AnyNetwork(const std::vector<int>& sizes, const std::string& activat
 void register_network(py::module_& module) {
   std::vector<std::string> norms(std::begin(kNormNames) + 1, std::end(kNormNames));
   module.attr("NORMS") = py::tuple(py::cast(norms));
-  std::vector<std::string> losses(std::begin(kLossNames), std::end(kLossNames));
+  std::vector<std::string> losses(std::begin(kLossNames), std::end(kLossNames) - 1);  // not given
   module.attr("LOSSES") = py::tuple(py::cast(losses));
   py::class_<AnyNetwork>(module, "Network", "The compiled part of vegrad.MLP.")
       .def(py::init<const std::vector<int>&, const std::string&, const std::string&,
@@ -115,11 +148,14 @@ void register_network(py::module_& module) {
       .def("gradients",
            [](const py::object& self) {
              return views(self, true);
-           })  // These three return None, having done nothing, if an argument is not an array as
-               // they need.
+           })  // These return None, having done nothing, if an argument is not an array as they
+               // need.
       .def("forward", &forward, py::arg("x"))
       .def("loss", &loss, py::arg("x"), py::arg("target"))
       .def("backward", &backward, py::arg("x"), py::arg("target"), py::arg("flow"))
+      .def("forward_kept", &forward_kept, py::arg("x"))
+      .def("backward_kept", &backward_kept, py::arg("number"), py::arg("x"), py::arg("gradient"),
+           py::arg("delta"))
       .def("flow", &flow)
       .def("workspace_bytes", &workspace_bytes, py::arg("batch"));
 }

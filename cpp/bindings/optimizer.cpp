@@ -22,7 +22,7 @@ StepKind kind_of(const std::string& name) {
 
 Clipped Optimizer::step(const py::object& parameters_object, const py::object& grads_object,
                         double rate, const std::string& rule, const py::object& limit, double ord,
-                        const std::string& nonfinite, double eps) {
+                        const std::string& nonfinite, double eps, const py::object& groups) {
   Buffers grads("grads", grads_object, false);
   const Buffers parameters = grads.matched("params", parameters_object, true);
   for (std::size_t i = 0; i < parameters.size(); ++i)
@@ -32,15 +32,37 @@ Clipped Optimizer::step(const py::object& parameters_object, const py::object& g
   refuse_overlap(parameters, &grads);
   const Asked asked({rule, limit, ord, eps, nonfinite}, grads.size());
   const auto states = states_of(parameters);
+  std::vector<StepGroup> found;
+  std::vector<std::size_t> group_of(grads.size(), 0);
+  if (groups.is_none())
+    found.push_back({settings_, rate});
+  else
+    find_groups(groups, parameters, found, group_of);
   FirstNonFinite first;
   Clipped result;
   {
     const py::gil_scoped_release release;
-    result =
-        take_step(settings_, rate, parameters.views, grads.views, states, asked.request, first);
+    result = take_step(std::move(found), std::move(group_of), parameters.views, grads.views, states,
+                       asked.request, first);
   }
   if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
   return result;
+}
+
+// Of a sequence: (one more than the last position, rate, an optimizer with the settings) each.
+void Optimizer::find_groups(const py::object& groups, const Buffers& parameters,
+                            std::vector<StepGroup>& found, std::vector<std::size_t>& group_of) {
+  std::size_t next = 0;
+  for (const py::handle item : groups) {
+    const auto [end, rate, settings] =
+        py::cast<std::tuple<std::int64_t, double, const Optimizer*>>(item);
+    while (next < parameters.size() && parameters.position(next) < end)
+      group_of[next++] = found.size();
+    found.push_back({settings->settings_, rate});
+  }
+  if (next < parameters.size())
+    throw py::value_error("groups must have a place for every buffer, but have none for " +
+                          parameters.label(next));
 }
 
 std::vector<std::unique_ptr<OptimizerState>*> Optimizer::states_of(const Buffers& parameters) {
@@ -57,13 +79,13 @@ std::vector<std::unique_ptr<OptimizerState>*> Optimizer::states_of(const Buffers
 
 py::dict Optimizer::state() const {
   py::dict all;
-  const std::vector<const char*> names = settings_.state_names();
+  const std::vector<const char*> names = settings_.all_state_names();
   for (std::size_t place = 0; place < states_.size(); ++place) {
     const OptimizerState* const state = states_[place].get();
     if (!state) continue;
     py::dict one;
     one["step"] = state->steps;
-    for (std::size_t s = 0; s < names.size(); ++s) {
+    for (std::size_t s = 0; s < state->memory.size(); ++s) {
       const py::dtype dtype =
           state->dtype == Dtype::kFloat64 ? py::dtype::of<double>() : py::dtype::of<float>();
       one[names[s]] = py::array(dtype, {py::ssize_t(state->count)},
@@ -77,11 +99,12 @@ py::dict Optimizer::state() const {
 void Optimizer::load(const py::dict& all) {
   std::vector<py::str> keys;
   std::vector<std::unique_ptr<OptimizerState>> states;
-  const std::vector<const char*> names = settings_.state_names();
+  const std::vector<const char*> wanted = settings_.state_names();
   for (const auto& [key, value] : all) {
     const auto one = py::cast<py::dict>(value);
     std::vector<py::array> arrays;
-    for (const char* name : names) {
+    for (const char* name : settings_.all_state_names()) {
+      if (arrays.size() >= wanted.size() && !one.contains(name)) break;
       if (!one.contains(name))
         throw py::value_error("the state of " + std::string(py::str(key)) + " must have " + name);
       arrays.push_back(py::array::ensure(one[name], py::array::c_style));
@@ -94,9 +117,9 @@ void Optimizer::load(const py::dict& all) {
     }
     const bool wide = !arrays.empty() && arrays.front().itemsize() == 8;
     const std::int64_t count = arrays.empty() ? -1 : arrays.front().size();
-    auto state = std::make_unique<OptimizerState>(
-        settings_, wide ? Dtype::kFloat64 : Dtype::kFloat32, std::max<std::int64_t>(count, 0));
-    state->count = count;  // nothing kept: any
+    auto state = std::make_unique<OptimizerState>(wide ? Dtype::kFloat64 : Dtype::kFloat32, count);
+    for (const py::array& array : arrays) state->memory.emplace_back(array.nbytes());
+    // Without an array the count is -1: any.
     state->steps = py::cast<std::int64_t>(one["step"]);
     if (state->steps < 0) throw py::value_error("steps must be at least 0");
     for (std::size_t s = 0; s < arrays.size(); ++s)
@@ -160,7 +183,8 @@ void register_optimizer(py::module_& module) {
            py::arg("amsgrad") = false, py::arg("maximize") = false)
       .def("step", &Optimizer::step, py::arg("params"), py::arg("grads"), py::arg("rate"),
            py::arg("rule"), py::arg("limit"), py::arg("ord"), py::arg("nonfinite"), py::arg("eps"),
-           "One step in place; the clip as in clip().")
+           py::arg("groups") = py::none(),
+           "One step in place; the clip as in clip(), of all groups together.")
       .def("state", &Optimizer::state, "What is kept of each buffer, copied.")
       .def("load", &Optimizer::load, py::arg("state"), "Goes on from such a state.");
 }

@@ -19,7 +19,7 @@ class Optimizer {
   const OptimizerSettings& settings() const { return settings_; }
   Clipped step(const pybind11::object& parameters, const pybind11::object& grads, double rate,
                const std::string& rule, const pybind11::object& limit, double ord,
-               const std::string& nonfinite, double eps);
+               const std::string& nonfinite, double eps, const pybind11::object& groups);
   // Of each buffer, null where nothing is kept yet; ValueError if it is of other buffers.
   std::vector<std::unique_ptr<OptimizerState>*> states_of(const Buffers& parameters);
   // {key: {"step": n, name: an array in C order}}
@@ -27,6 +27,8 @@ class Optimizer {
   void load(const pybind11::dict& all);
 
  private:
+  static void find_groups(const pybind11::object& groups, const Buffers& parameters,
+                          std::vector<StepGroup>& found, std::vector<std::size_t>& group_of);
   std::size_t place_of(const Buffers& parameters, std::size_t number);
   void check(const Buffers& parameters, std::size_t number, OptimizerState* state) const;
 

@@ -61,8 +61,9 @@ class PyTrainer {
       Request request = asked.request;
       request.squares = squares;
       FirstNonFinite first;
-      const Clipped clipped = take_step(optimizer.settings(), rate, parameters_.views,
-                                        gradients_.views, states, request, first);
+      const Clipped clipped =
+          take_step({{optimizer.settings(), rate}}, std::vector<std::size_t>(gradients_.size()),
+                    parameters_.views, gradients_.views, states, request, first);
       if (first.buffer >= 0) {
         const py::gil_scoped_acquire acquire;
         raise_nonfinite(gradients_, first, clipped.nonfinite);

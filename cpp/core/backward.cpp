@@ -226,6 +226,26 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
   Workspace& w = training_;
   prepare(w, B, true);
   forward_pass(w, x, B, flow, true);
+  return descend(w, B, values, labels, flow);
+}
+
+template <class T>
+void Network<T>::backward_kept(std::uint64_t pass, const T* x, int B, const T* gradient, T* delta) {
+  const std::lock_guard<std::mutex> lock(running_);
+  const FlushSubnormals flush;
+  if (pass != pass_) {
+    prepare(training_, B, true);
+    forward_pass(training_, x, B, false, true);
+  }
+  descend(training_, B, gradient, nullptr, false);
+  if (delta) copy_output(delta_, B, shape_.sizes[1], delta);
+}
+
+// What follows a forward pass in the same workspace.
+template <class T>
+double Network<T>::descend(Workspace& w, int B, const T* values, const std::int64_t* labels,
+                           bool flow) {
+  ++pass_;  // δ and gradients take the place of what the forward pass has left
   const double loss = top(w, B, values, labels, flow);
   // A layer's weight gradient needs δ of the layer and h of the one below; it is made beside the
   // product that comes after both, in one loop.
@@ -241,6 +261,7 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
 
 #define VEGRAD_INSTANCE(T)                                                                  \
   template double Network<T>::backward(const T*, int, const T*, const std::int64_t*, bool); \
+  template void Network<T>::backward_kept(std::uint64_t, const T*, int, const T*, T*);      \
   template T* Network<T>::output_of(const Workspace&, int) const;
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)

@@ -231,6 +231,7 @@ class Clipping {
     norm_ = request_.order.root(total(sums_, request_.order));
     out_.norms.clear();
     for (const Scaled& sum : sums_) out_.norms.push_back(value(request_.order.root(sum)));
+    for (const View& view : views_) out_.dtypes |= 1u << unsigned(view.dtype);
     out_.norm = out_.norm_after = value(norm_);
   }
 

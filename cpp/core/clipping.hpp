@@ -25,6 +25,7 @@ struct Clipped {
   bool clipped = false, skipped = false;
   std::int64_t nonfinite = 0;
   std::vector<double> norms;  // of each buffer, before
+  unsigned dtypes = 0;        // bit Dtype of each that a buffer has
 };
 
 // Takes the clipped gradient instead of having it written: a step of an optimizer.

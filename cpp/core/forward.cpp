@@ -183,6 +183,7 @@ void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool t
   for (int i = 0; i < B; ++i)
     std::memcpy(w.input + i * in.ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
   nonfinite_ = false;
+  ++pass_;
   for (int l = 1, alone = 0; l <= shape_.layers();) {
     ScaledMatrix<T> out;
     const int last = in.exponent == 0 && l > alone ? end_of_chain(w, l, B, training) : l;
@@ -208,12 +209,27 @@ void Network<T>::forward(const T* x, int B, T* out) {
   for (int begin = 0; begin < B; begin += kInferenceRows) {
     const int rows = std::min(kInferenceRows, B - begin);
     forward_pass(inference_, x + std::ptrdiff_t(begin) * I, rows, false, false);
-    for (int i = 0; i < rows; ++i)
-      for (int j = 0; j < O; ++j)
-        out[std::ptrdiff_t(begin + i) * O + j] =
-            out_.exponent == 0 ? out_.data[i * out_.ld + j]
-                               : T(shifted(double(out_.data[i * out_.ld + j]), out_.exponent));
+    copy_output(out_, rows, O, out + std::ptrdiff_t(begin) * O);
   }
+}
+
+template <class T>
+void Network<T>::copy_output(const ScaledMatrix<T>& from, int rows, int columns, T* to) const {
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < columns; ++j)
+      to[std::ptrdiff_t(i) * columns + j] =
+          from.exponent == 0 ? from.data[i * from.ld + j]
+                             : T(shifted(double(from.data[i * from.ld + j]), from.exponent));
+}
+
+template <class T>
+std::uint64_t Network<T>::forward_kept(const T* x, int B, T* out) {
+  const std::lock_guard<std::mutex> lock(running_);
+  const FlushSubnormals flush;
+  prepare(training_, B, true);
+  forward_pass(training_, x, B, false, true);
+  copy_output(out_, B, shape_.sizes.back(), out);
+  return pass_;
 }
 
 template <class T>
@@ -243,6 +259,8 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
                                           ScaledMatrix<T>&, bool, bool);                \
   template void Network<T>::forward_pass(Workspace&, const T*, int, bool, bool);        \
   template void Network<T>::forward(const T*, int, T*);                                 \
+  template std::uint64_t Network<T>::forward_kept(const T*, int, T*);                   \
+  template void Network<T>::copy_output(const ScaledMatrix<T>&, int, int, T*) const;    \
   template double Network<T>::loss(const T*, int, const T*, const std::int64_t*);
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)

@@ -134,6 +134,9 @@ double loss_row(Loss loss, const LossRow<T>& row, double scale, G* gradient) {
       return cross_entropy(row, scale, gradient);
     case Loss::binary_cross_entropy:
       return binary_cross_entropy(row, scale, gradient);
+    case Loss::given:
+      for (int j = 0; gradient && j < row.columns; ++j) gradient[j] = G(row.values[j]);
+      return 0;
   }
   return 0;
 }
@@ -147,6 +150,8 @@ void loss_row_far(Loss loss, const LossRow<T>& row, double scale, FarNumber* gra
       return cross_entropy_far(row, scale, gradient);
     case Loss::binary_cross_entropy:
       return binary_cross_entropy_far(row, scale, gradient);
+    case Loss::given:
+      for (int j = 0; j < row.columns; ++j) gradient[j] = {double(row.values[j]), 0};
   }
 }
 

@@ -7,8 +7,9 @@
 
 namespace vegrad {
 
-enum class Loss : int { mse, cross_entropy, binary_cross_entropy };
-constexpr const char* kLossNames[] = {"mse", "cross_entropy", "binary_cross_entropy"};
+// given: somebody else's, whose gradient with respect to h is the target.
+enum class Loss : int { mse, cross_entropy, binary_cross_entropy, given };
+constexpr const char* kLossNames[] = {"mse", "cross_entropy", "binary_cross_entropy", "given"};
 
 // A row of outputs h 2^exponent and its target: `values` for mse and binary_cross_entropy,
 // `label` for cross_entropy.

@@ -94,6 +94,11 @@ class Network {
   void forward(const T* x, int B, T* out);
   double loss(const T* x, int B, const T* values, const std::int64_t* labels);
   double backward(const T* x, int B, const T* values, const std::int64_t* labels, bool flow);
+  // The same in two calls, the loss being somebody else's (Loss::given). The first returns the
+  // number of its pass. If another has been since, the second goes forward again. `delta`, unless
+  // null, gets δ of the first layer (B, O).
+  std::uint64_t forward_kept(const T* x, int B, T* out);
+  void backward_kept(std::uint64_t pass, const T* x, int B, const T* gradient, T* delta);
   const FlowColumns& flow() const { return flow_; }
   // Σ of the squares of a weight gradient as it is stored, from a backward pass with flow; NaN if
   // that is not known because elements of it may have left the range of T.
@@ -147,6 +152,7 @@ class Network {
   double elements(int l, int B) const { return double(B) * shape_.sizes[l]; }
   // The loss is this times the sum over rows.
   double loss_scale(int B) const {
+    if (shape_.loss == Loss::given) return 1.0;
     return 1.0 / (shape_.loss == Loss::cross_entropy ? B : elements(shape_.layers(), B));
   }
 
@@ -176,7 +182,10 @@ class Network {
   void note_forward(int l, const TileSums& sums, std::int64_t z_exponent, double h_mean_square,
                     std::int64_t h_exponent);
 
+  void copy_output(const ScaledMatrix<T>& from, int rows, int columns, T* to) const;
+
   // backward.cpp
+  double descend(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   double top(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   void backward_layer(Workspace& w, int l, int B, bool flow, const WeightGradient<T>& pending);
   void backward_tile(Workspace& w, int l, const Tile& t, const T* g, T* delta, bool flow,
@@ -217,6 +226,7 @@ class Network {
   std::vector<double> gradient_squares_;
 
   // State of the pass that runs.
+  std::uint64_t pass_ = 0;  // its number; a backward pass uses it up
   std::vector<Layer> layers_;
   ScaledMatrix<T> out_;                  // the output of the forward pass
   ScaledMatrix<T> delta_;                // of the layer last reached by the backward pass

@@ -66,43 +66,53 @@ class Blocks {
 }  // namespace
 
 std::vector<const char*> OptimizerSettings::state_names() const {
-  if (kind == kSgd) return momentum != 0 ? std::vector{"momentum"} : std::vector<const char*>{};
+  std::vector<const char*> names = all_state_names();
+  if (kind == kSgd && momentum == 0) names.pop_back();
+  if (kind == kAdam && !amsgrad) names.pop_back();
+  return names;
+}
+
+std::vector<const char*> OptimizerSettings::all_state_names() const {
+  if (kind == kSgd) return {"momentum"};
   if (kind == kLion) return {"mean"};
-  if (amsgrad) return {"mean", "square", "largest_square"};
-  return {"mean", "square"};
+  return {"mean", "square", "largest_square"};
 }
 
-OptimizerState::OptimizerState(const OptimizerSettings& settings, Dtype dtype, std::int64_t count)
-    : dtype(dtype), count(count) {
+void OptimizerState::make_room(const OptimizerSettings& settings) {
   const std::size_t bytes = std::size_t(count) * (dtype == Dtype::kFloat64 ? 8 : 4);
-  for (std::size_t i = 0; i < settings.state_names().size(); ++i) memory.emplace_back(bytes);
+  const std::size_t wanted = settings.state_names().size();
+  if (memory.size() < wanted && settings.kind == kSgd) steps = 0;
+  while (memory.size() < wanted) memory.emplace_back(bytes);
 }
 
-Stepper::Stepper(const OptimizerSettings& settings, double rate, bool norm_wanted,
+Stepper::Stepper(std::vector<StepGroup> groups, std::vector<std::size_t> group_of, bool norm_wanted,
                  const std::vector<View>& parameters, const std::vector<View>& gradients,
                  std::vector<std::unique_ptr<OptimizerState>*> states)
-    : settings_(settings),
-      rate_(rate),
+    : groups_(std::move(groups)),
+      group_of_(std::move(group_of)),
       norm_wanted_(norm_wanted),
       parameters_(parameters),
       gradients_(gradients),
       states_(std::move(states)),
       numbers_of_(parameters.size()) {}
 
-const Stepper::Numbers& Stepper::numbers_after(std::int64_t steps) {
-  const auto found = numbers_.find(steps);
+const Stepper::Numbers& Stepper::numbers_after(std::size_t group, std::int64_t steps) {
+  const std::pair key(group, steps);
+  const auto found = numbers_.find(key);
   if (found != numbers_.end()) return found->second;
+  const auto& [settings, rate] = groups_[group];
   return numbers_
-      .emplace(steps, Numbers{numbers_as<float>(settings_, rate_, steps),
-                              numbers_as<double>(settings_, rate_, steps)})
+      .emplace(key, Numbers{numbers_as<float>(settings, rate, steps),
+                            numbers_as<double>(settings, rate, steps)})
       .first->second;
 }
 
 void Stepper::begin(std::int64_t buffer) {
   std::unique_ptr<OptimizerState>& state = *states_[buffer];
   const View& parameter = parameters_[buffer];
-  if (!state) state = std::make_unique<OptimizerState>(settings_, parameter.dtype, parameter.count);
-  numbers_of_[buffer] = &numbers_after(state->steps);
+  if (!state) state = std::make_unique<OptimizerState>(parameter.dtype, parameter.count);
+  state->make_room(groups_[group_of_[buffer]].settings);
+  numbers_of_[buffer] = &numbers_after(group_of_[buffer], state->steps);
 }
 
 template <class T, class E>
@@ -114,12 +124,14 @@ Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t co
   const Blocks<T> parameter(parameters_[buffer]);
   const Blocks<E> gradient(gradients_[buffer]);
   const OptimizerState& state = **states_[buffer];
+  const OptimizerSettings& settings = groups_[group_of_[buffer]].settings;
+  const std::size_t kept = settings.state_names().size();
   StepRun<T> run{};
   if constexpr (sizeof(T) == 4)
     run.numbers = &numbers_of_[buffer]->of_float;
   else
     run.numbers = &numbers_of_[buffer]->of_double;
-  run.factor = T(settings_.maximize ? -factor : factor);
+  run.factor = T(settings.maximize ? -factor : factor);
   E gradient_block[kBlock];
   T parameter_block[kBlock], converted[kBlock];
   const bool changed = cleaned || is_finite(limit);
@@ -145,11 +157,11 @@ Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t co
     }
     run.p = parameter.read(i, n, parameter_block);
     run.count = std::size_t(n);
-    for (std::size_t s = 0; s < state.memory.size(); ++s)
+    for (std::size_t s = 0; s < kept; ++s)
       run.state[s] = reinterpret_cast<T*>(state.memory[s].data()) + i;
     {
       const FlushSubnormals flush;
-      kernels.step[settings_.kind](run);
+      kernels.step[settings.kind](run);
     }
     parameter.write(i, n, run.p);
   }
@@ -166,13 +178,14 @@ Scaled Stepper::take(std::int64_t buffer, std::int64_t first, std::int64_t count
   });
 }
 
-Clipped take_step(const OptimizerSettings& settings, double rate,
+Clipped take_step(std::vector<StepGroup> groups, std::vector<std::size_t> group_of,
                   const std::vector<View>& parameters, std::vector<View>& gradients,
                   const std::vector<std::unique_ptr<OptimizerState>*>& states, Request request,
                   FirstNonFinite& first) {
   const bool norm_wanted =
       request.rule == Rule::kValue || (request.rule == Rule::kNone && !request.squares);
-  Stepper stepper(settings, rate, norm_wanted, parameters, gradients, states);
+  Stepper stepper(std::move(groups), std::move(group_of), norm_wanted, parameters, gradients,
+                  states);
   request.consumer = &stepper;
   request.parameters = parameters.data();
   const Clipped result = clip(gradients, request, first);

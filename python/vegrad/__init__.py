@@ -19,6 +19,7 @@ from vegrad.initializers import lsuv_
 from vegrad.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.network import MLP, Flow
 from vegrad.optim import SGD, Adam, AdamW, Lion
+from vegrad.recorded import diagnose_gradients, diagnose_history
 
 __all__ = [
     "MLP",
@@ -46,6 +47,8 @@ __all__ = [
     "clipping",
     "cure",
     "diagnose",
+    "diagnose_gradients",
+    "diagnose_history",
     "isa",
     "lsuv_",
     "measure",

@@ -13,12 +13,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vegrad import _core, cli_cure, cli_train, datasets, report
+from vegrad import _core, cli_cure, cli_theory, cli_train, datasets, report
+from vegrad.cured import Cure
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.options import (
     Parser,
@@ -33,6 +35,7 @@ from vegrad.options import (
 DEMO = {
     "depth": 50, "activation": "sigmoid", "init": "glorot_uniform", "plot": "vegrad-flow.png"
 }  # fmt: skip
+PAGES = (".html", ".htm")
 MOST_ROWS = 4096  # that a diagnosis takes by default: more change nothing but the memory it needs
 
 
@@ -97,15 +100,26 @@ def _message(error: Exception) -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    _diagnose(options)
+    _check_page(options)
+    data = load_data(options)
+    wanted = options.json or options.html is not None  # else the diagnosis does not wait for it
+    found = cli_cure.demonstrate(options, data) if wanted else None
+    _judge(options, data, found)
     if not options.json:
         print()
-        print(cli_cure.demonstrated(cli_cure.demonstrate(options, load_data(options))))
+        print(cli_cure.demonstrated(found or cli_cure.demonstrate(options, data)))
     return 0
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    data = load_data(options)
+    _check_page(options)
+    return 0 if _judge(options, load_data(options)).healthy else 1
+
+
+def _judge(
+    options: argparse.Namespace, data: datasets.Dataset, found: Cure | None = None
+) -> Diagnosis:
+    """Diagnose the options' network, and say so in text or JSON, a picture and a page."""
     loss = options.loss or data.loss
     target = data.target(loss)
     network = build_network(options, data, loss)
@@ -116,11 +130,38 @@ def _diagnose(options: argparse.Namespace) -> int:
     if options.plot is not None and diagnosis.flow is not None:
         with spinner("drawing the picture"):
             picture = diagnosis.plot(options.plot)
+    if options.html is not None:
+        _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
     if options.json:
-        _print_json(options, data, len(rows), diagnosis, picture)
+        _print_json(options, data, len(rows), diagnosis, picture, found)
     else:
         _print_text(options, data, len(rows), diagnosis, picture)
-    return 0 if diagnosis.healthy else 1
+    return diagnosis
+
+
+def _check_page(options: argparse.Namespace) -> None:
+    if options.html is None:
+        return
+    if Path(options.html).suffix.lower() not in PAGES:
+        raise ValueError(f"--html must end in {' or '.join(PAGES)}, not {options.html!r}")
+
+
+def _placed(diagnosis: Diagnosis, data: datasets.Dataset) -> Diagnosis:
+    """With the line and column of the file where a value is not finite."""
+    place = _place(diagnosis, data)
+    if place is None:
+        return diagnosis
+    finding = diagnosis.findings[0]
+    finding = replace(finding, advice=f"{finding.advice} It stands in {place}.")
+    return replace(diagnosis, findings=(finding,))
+
+
+def _place(diagnosis: Diagnosis, data: datasets.Dataset) -> str | None:
+    """In words, where the value in x stands because of which nothing was run."""
+    if diagnosis.flow is not None or not diagnosis.findings[0].message.startswith("x["):
+        return None
+    place = diagnosis.findings[0].evidence
+    return data.place(int(place["row"]), int(place["column"]))
 
 
 def _rows(data: datasets.Dataset, target: Any, options: argparse.Namespace) -> Any:
@@ -148,11 +189,13 @@ def _print_text(
     _print_verdict(report.verdict(diagnosis), diagnosis.healthy)
     for remark in report.remarks(diagnosis):
         print(remark)
-    if diagnosis.flow is None and diagnosis.findings[0].message.startswith("x["):
-        place = diagnosis.findings[0].evidence
-        print(f"  → it stands in {data.place(int(place['row']), int(place['column']))}")
-    if picture is not None:
-        print(f"\npicture: {picture}")
+    place = _place(diagnosis, data)
+    if place is not None:
+        print(f"  → it stands in {place}")
+    files = [f"{what}: {path}" for what, path in (("picture", picture), ("page", options.html))
+             if path is not None]  # fmt: skip
+    if files:
+        print("", *files, sep="\n")
 
 
 def _print_verdict(text: str, healthy: bool) -> None:
@@ -176,15 +219,16 @@ def _print_json(
     rows: int,
     diagnosis: Diagnosis,
     picture: str | None,
+    found: Cure | None,
 ) -> None:
     content = diagnosis.to_dict()
     content["data"] = {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
     if diagnosis.flow is None and data.columns:
         place = diagnosis.findings[0].evidence
         content["data"]["place"] = data.place(int(place["row"]), int(place["column"]))
-    if options.command == "demo":
-        content["cure"] = cli_cure.demonstrate(options, data).to_dict()
-    content["picture"] = picture
+    if found is not None:
+        content["cure"] = found.to_dict()
+    content["picture"], content["page"] = picture, options.html
     content["version"] = _core.__version__
     print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
 
@@ -205,6 +249,7 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print JSON instead of text")
     group.add_argument("--all-layers", action="store_true", help="print every layer's row")
     group.add_argument("--plot", metavar="PATH", help="save a picture (.png, .svg, .pdf)")
+    group.add_argument("--html", metavar="PATH", help="save a page for the browser (.html)")
 
 
 def _diagnose_options(parser: argparse.ArgumentParser) -> None:
@@ -237,6 +282,12 @@ COMMANDS = (
         "Train a network given by options; Ctrl-C stops it, --resume goes on as if it never had.",
         cli_train.train,
         cli_train.train_options,
+    ),
+    Command(
+        "theory",
+        "What mean-field theory says of an activation: phase, depth scales, critical weights.",
+        cli_theory.run_theory,
+        cli_theory.theory_options,
     ),
 )
 

@@ -145,6 +145,8 @@ def _complain(run: _Run, again: str | None) -> None:
     """Says on stderr what went wrong."""
     if run.ended == "nonfinite":
         print(f"vegrad: error: {run.message}", file=sys.stderr)
+        for finding in run.history.findings:  # a training that ends well says them itself
+            print(f"{finding.kind}: {finding.message}\n  → {finding.advice}", file=sys.stderr)
     if run.ended == "interrupted":
         print(f"vegrad: {run.message}", file=sys.stderr)
     if again is not None:

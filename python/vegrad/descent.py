@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,21 @@ FloatArray = npt.NDArray[np.float64]
 
 MOST = 24  # hops
 BOARD, CHALK, FAINT = "#26332f", "#e8e6df", "#8fa39b"
-# Of a hop: α up to which it has this colour, and what it is called. The last: the loss climbs.
+
+
+class Hop(NamedTuple):
+    """A kind of steps: α up to which a step is of it, its colour and its name."""
+
+    most: float
+    colour: str
+    name: str
+
+
 HOPS = (
-    (-0.9, "#9ec9e2", "baby step"),
-    (0.5, "#b7dd9b", "good step"),
-    (1e300, "#f2cf63", "past the minimum"),
-    (np.inf, "#f08a7a", "up the other side"),
+    Hop(-0.9, "#9ec9e2", "baby step"),
+    Hop(0.5, "#b7dd9b", "good step"),
+    Hop(1e300, "#f2cf63", "past the minimum"),
+    Hop(np.inf, "#f08a7a", "up the other side"),  # the loss climbs
 )
 FAR = 20  # longest over usual length, from which on lengths are shown by their logarithm
 TALL = 20  # highest over lowest loss, from which on the axis is logarithmic
@@ -28,13 +37,10 @@ def draw(history: Any, path: str | PathLike[str], title: str) -> None:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    looks = np.flatnonzero(np.isfinite(history.step_length))
-    if not len(looks):
+    if not np.isfinite(history.step_length).any():
         raise ValueError("history must have a step that the gauge looked at: fit(gauge_every=1)")
-    way, widths, compressed = _way(history, looks)
-    loss = history.loss
-    shown = looks[np.linspace(0, len(looks) - 1, min(MOST, len(looks))).round().astype(int)]
-    shown = shown[np.isfinite(loss[shown]) & np.isfinite(history.loss_after[shown])]
+    places, widths, compressed = way(history)
+    loss, shown = history.loss, chosen(history)
     sheet = Figure(figsize=(6.4, 3.6), layout="constrained", facecolor=BOARD)
     board = sheet.subplots()
     board.set_facecolor(BOARD)
@@ -42,19 +48,18 @@ def draw(history: Any, path: str | PathLike[str], title: str) -> None:
     tall = len(finite) > 0 and finite.min() > 0 and finite.max() > TALL * finite.min()
     if tall:
         board.set_yscale("log")
-    (line,) = board.plot(way[:-1], loss, color=FAINT, linewidth=1.0, zorder=1)
+    (line,) = board.plot(places[:-1], loss, color=FAINT, linewidth=1.0, zorder=1)
     line.set_sketch_params(0.6, 60, 2)
     room = 0.12 * (finite.max() - finite.min() or 1)
     used = set()
     for step in shown:
-        alpha = np.inf if history.loss_after[step] > loss[step] else history.alpha[step]
-        kind = next(i for i, (most, _, _) in enumerate(HOPS) if not alpha > most)
-        used.add(kind)
-        _hop(board, history, step, way[step], widths[step], HOPS[kind][1])
+        of = kind(history, step)
+        used.add(of)
+        _hop(board, history, step, places[step], widths[step], HOPS[of].colour)
     if not tall:
         board.set_ylim(finite.min() - room, finite.max() + 2 * room)
-    _say(board, history, shown, way)
-    handles = [Line2D([], [], color=HOPS[k][1], label=HOPS[k][2]) for k in sorted(used)]
+    _say(board, history, shown, places)
+    handles = [Line2D([], [], color=HOPS[k].colour, label=HOPS[k].name) for k in sorted(used)]
     if (history.coefficient[shown] < 1).any():
         ghost = Line2D([], [], color=CHALK, linestyle=":", label="without the clip")
         handles.append(ghost)
@@ -76,9 +81,25 @@ def draw(history: Any, path: str | PathLike[str], title: str) -> None:
     sheet.savefig(path, dpi=100, facecolor=BOARD)
 
 
-def _way(history: Any, looks: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray, bool]:
+def chosen(history: Any) -> npt.NDArray[np.intp]:
+    """Up to MOST of the steps that the gauge looked at, evenly over all."""
+    looks = np.flatnonzero(np.isfinite(history.step_length))
+    shown = looks[np.linspace(0, len(looks) - 1, min(MOST, len(looks))).round().astype(int)]
+    known = np.isfinite(history.loss) & np.isfinite(history.loss_after)
+    return np.array([step for step in shown if known[step]], np.intp)
+
+
+def kind(history: Any, step: int) -> int:
+    """Which of HOPS a step is."""
+    climbs = history.loss_after[step] > history.loss[step]
+    alpha = np.inf if climbs else history.alpha[step]
+    return next(i for i, hop in enumerate(HOPS) if not alpha > hop.most)
+
+
+def way(history: Any) -> tuple[FloatArray, FloatArray, bool]:
     """Where each step begins (and the last ends), and how wide it is; whether by logarithms."""
     lengths = history.step_length
+    looks = np.flatnonzero(np.isfinite(lengths))
     nearest = looks[np.searchsorted(looks, np.arange(len(lengths)), side="right").clip(1) - 1]
     widths = lengths[nearest]  # a step that was not looked at: as the one before that was
     usual = float(np.median(widths)) or 1.0
@@ -88,8 +109,8 @@ def _way(history: Any, looks: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatAr
     return np.concatenate([[0.0], np.cumsum(widths)]), widths, compressed
 
 
-def _hop(board: Any, history: Any, step: int, start: float, width: float, colour: str) -> None:
-    """The loss along a step, and along what the clip has cut off."""
+def along(history: Any, step: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """The loss along a step (from 0 to 1), and beyond it along what the clip has cut off."""
     loss, after = float(history.loss[step]), float(history.loss_after[step])
     length = float(history.step_length[step])
     slope, slope_after = (
@@ -99,7 +120,18 @@ def _hop(board: Any, history: Any, step: int, start: float, width: float, colour
     t = np.linspace(0, 1, 40)
     below = (1 + 2 * t) * (1 - t) ** 2 * loss + t * (1 - t) ** 2 * slope
     below += t**2 * (3 - 2 * t) * after + t**2 * (t - 1) * slope_after
-    board.plot([start], [loss], "o", color=CHALK, markersize=3, zorder=4)
+    factor, alpha = float(history.coefficient[step]), float(history.alpha[step])
+    if not (0 < factor < 1 and np.isfinite(alpha)):
+        return t, below, t[:0], t[:0]
+    beyond = np.linspace(1, min(1 / factor, 3.0), 40)
+    bend = -slope * (1 + alpha) / 2  # of the parabola
+    return t, below, beyond, after + slope * (beyond - 1) + bend * (beyond**2 - 1)
+
+
+def _hop(board: Any, history: Any, step: int, start: float, width: float, colour: str) -> None:
+    """The loss along a step, and along what the clip has cut off."""
+    t, below, beyond, ghost = along(history, step)
+    board.plot([start], [below[0]], "o", color=CHALK, markersize=3, zorder=4)
     (curve,) = board.plot(start + width * t, below, color=colour, linewidth=1.8, zorder=3)
     curve.set_sketch_params(0.4, 40, 2)
     arrow = board.annotate(
@@ -108,20 +140,16 @@ def _hop(board: Any, history: Any, step: int, start: float, width: float, colour
         zorder=4,
     )  # fmt: skip
     arrow.arrow_patch.set_clip_box(board.bbox)
-    factor, alpha = float(history.coefficient[step]), float(history.alpha[step])
-    if 0 < factor < 1 and np.isfinite(alpha):
-        beyond = np.linspace(1, min(1 / factor, 3.0), 40)
-        bend = -slope * (1 + alpha) / 2  # of the parabola
-        ghost = after + slope * (beyond - 1) + bend * (beyond**2 - 1)
+    if len(beyond):
         board.plot(start + width * beyond, ghost, ":", color=CHALK, linewidth=0.7, zorder=2)
 
 
-def _say(board: Any, history: Any, shown: npt.NDArray[np.intp], way: FloatArray) -> None:
+def _say(board: Any, history: Any, shown: npt.NDArray[np.intp], places: FloatArray) -> None:
     """In words, where they belong."""
     alpha, loss = history.alpha[shown], history.loss[shown]
     clipped = history.coefficient[shown] < 1
     notes: list[tuple[int, str]] = []
-    if np.isfinite(alpha).any() and np.median(alpha) < HOPS[0][0]:
+    if np.isfinite(alpha).any() and np.median(alpha) < HOPS[0].most:
         share = 1 / max(1 + float(np.median(alpha)), 1e-9)
         notes.append((len(shown) // 2, f"baby steps: 1/{float(f'{share:.2g}'):g} of the way"))
         if loss[-1] > 0.9 * loss[0]:
@@ -137,7 +165,7 @@ def _say(board: Any, history: Any, shown: npt.NDArray[np.intp], way: FloatArray)
     for (place, text), height in zip(notes, heights, strict=False):
         late = place > len(shown) / 2
         board.annotate(
-            text, (way[shown[place]], loss[place]), (0.98 if late else 0.3, height),
+            text, (places[shown[place]], loss[place]), (0.98 if late else 0.3, height),
             textcoords="axes fraction", color=CHALK, fontsize=9, style="italic",
             ha="right" if late else "left", va="top",
             arrowprops={"arrowstyle": "-", "color": CHALK, "linewidth": 0.6, "alpha": 0.7},

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from vegrad.buffers import as_array
+from vegrad.buffers import as_array, as_count
+from vegrad.expected import ExpectedFlow, expected_flow
 from vegrad.findings import Finding
+from vegrad.history import History
 from vegrad.measured import DECADE, Measured, Trend, named, power, times
-from vegrad.network import Flow
+from vegrad.measurement import Measurement
+from vegrad.network import FloatArray, Flow
 from vegrad.rules import RULES
+
+MOST_RESAMPLED = 256  # rows of a resampled batch
 
 __all__ = ["RULES", "Diagnosis", "Finding", "Trend", "diagnose", "named", "power", "times"]
 
@@ -23,9 +28,11 @@ class Diagnosis:
     """What one forward and backward pass says; print it, plot it, or take it apart.
 
     `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
-    are None where nothing was run because the data are not finite; `expected` is kept for theory.
-    `underflowed` and `overflowed` are the layers whose weight gradient the network's dtype lost
-    (to 0 or inf) although the flow knows its size.
+    are None where nothing was run because the data are not finite, or because only gradients or a
+    history were given. `expected` is what theory expects at initialization (None where it has no
+    say). `underflowed` and `overflowed` are the layers whose weight gradient the network's dtype
+    lost (to 0 or inf) although the flow knows its size. `measurement` has the gradients that
+    `diagnose_gradients` was given.
     """
 
     findings: tuple[Finding, ...]
@@ -36,7 +43,8 @@ class Diagnosis:
     trend: Trend | None = None
     underflowed: tuple[int, ...] = ()
     overflowed: tuple[int, ...] = ()
-    expected: Flow | None = None
+    expected: ExpectedFlow | None = None
+    measurement: Measurement | None = None
 
     @property
     def verdict(self) -> str:
@@ -72,6 +80,35 @@ class Diagnosis:
 
         return plot(self, path)
 
+    def to_html(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        history: History | None = None,
+        proof: Any = None,
+    ) -> str:
+        """A page that needs nothing beside itself: findings, flow and theory, charts, all layers.
+
+        Args:
+            path: the file to write, whole or not at all.
+            history: of a training, whose loss, steps and findings are then shown.
+            proof: what a cure has shown: a mapping (or object) with a `History` each as "before"
+                and "after" and, if it likes, a "text".
+
+        Returns:
+            The page.
+
+        Raises:
+            TypeError: history is no `History`, or proof has none.
+            OSError: the file cannot be written; nothing half-written is left.
+        """
+        from vegrad.page import page, write
+
+        html = page(self, history, proof)
+        if path is not None:
+            write(html, path)
+        return html
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types; numbers that are not finite are None."""
         names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")
@@ -79,18 +116,35 @@ class Diagnosis:
         content["findings"] = [vars(finding) for finding in self.findings]
         content["trend"] = self.trend and vars(self.trend)
         content["flow"] = self.flow and self.flow.to_dict()
+        expected = self.expected
+        content["expected"] = expected and {n: v.tolist() for n, v in vars(expected).items()}
+        if expected is not None and self.flow is not None:
+            content["expected"]["deviations"] = expected.deviations(self.flow).tolist()
+        content["measurement"] = self.measurement and self.measurement.to_dict()
         content["network"] = self.config
         plain: dict[str, Any] = _plain(content)
         return plain
 
 
-def diagnose(network: Any, x: Any, target: Any) -> Diagnosis:
+def diagnose(
+    network: Any,
+    x: Any,
+    target: Any,
+    *,
+    history: History | None = None,
+    resamples: int = 4,
+    seed: int = 0,
+) -> Diagnosis:
     """Judge the gradients of `network` by one forward and backward pass.
 
     Args:
         network: a `vegrad.MLP`, whose `.gradients` and `.flow` are overwritten.
         x: the inputs (B, I).
         target: as for `MLP.backward`.
+        history: of its training, whose findings are taken in.
+        resamples: further passes, over at most 256 rows drawn from the batch with replacement,
+            which tell how far the gains depend on the batch; 0 for one pass only.
+        seed: of that draw.
 
     Raises:
         TypeError, ValueError: as `MLP.backward`; but NaN and infinity in the data are a finding.
@@ -100,19 +154,58 @@ def diagnose(network: Any, x: Any, target: Any) -> Diagnosis:
         finding = _check_finite(name, value, config)
         if finding is not None:
             return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
+    batches = _resampled(network, x, target, as_count("resamples", resamples), seed)
     loss = network.backward(x, target)
     shift = min(abs(rule.warning) for rule in RULES if rule.kind == "vanishing") * DECADE
-    m = Measured(network, loss, network.flow, shift)
+    m = Measured(network, loss, network.flow, shift, batches, _expected(network, x))
     findings: list[Finding] = []
     for rule in RULES:
         findings.extend(rule.find(m, rule, findings))
         if np.isnan(m.flow.activation_rms).any() or np.isnan(m.flow.delta_log2).any():
             break  # the first rule has said where; the others cannot compare with NaN
-    findings = _by_cause(findings, m)
+    findings = _with_history(_by_cause(findings, m), history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(m)
     return Diagnosis(
-        tuple(findings), summary, config, loss, m.flow, m.trend, m.underflowed, m.overflowed
-    )
+        tuple(findings), summary, config, loss, m.flow, m.trend, m.underflowed, m.overflowed,
+        m.expected,
+    )  # fmt: skip
+
+
+def _resampled(network: Any, x: Any, target: Any, count: int, seed: int) -> FloatArray:
+    """Gains (count, L - 1), as if of batches as large as this one."""
+    data, wanted = as_array(x, "x"), as_array(target, "target")
+    gains: list[FloatArray] = []
+    same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
+    rows = len(data) if same else 0
+    size = min(rows, MOST_RESAMPLED)
+    random = np.random.default_rng(seed)
+    for _ in range(count if rows > 1 else 0):
+        drawn = random.integers(0, rows, size)
+        network.backward(data[drawn], wanted[drawn])
+        gains.append(network.flow.gain_log2)
+    found = np.array(gains).reshape(len(gains), len(network.config["sizes"]) - 2)
+    if not len(found):
+        return found
+    with np.errstate(invalid="ignore"):
+        middle = found.mean(axis=0)
+        shrunk: FloatArray = middle + (found - middle) * sqrt(size / rows)
+    return shrunk
+
+
+def _expected(network: Any, x: Any) -> ExpectedFlow | None:
+    try:
+        return expected_flow(network, as_array(x, "x"))
+    except ValueError:  # of inputs that are all zero, or too large, theory says nothing
+        return None
+
+
+def _with_history(findings: list[Finding], history: History | None) -> list[Finding]:
+    """Steps that are too long break a network, and broken gradients stall it."""
+    if history is None:
+        return findings
+    of_steps = list(history.findings)
+    first = [finding for finding in of_steps if finding.kind == "overshooting"]
+    return first + findings + [finding for finding in of_steps if finding not in first]
 
 
 def _check_finite(name: str, value: Any, config: dict[str, Any]) -> Finding | None:

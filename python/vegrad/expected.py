@@ -128,6 +128,8 @@ class _Gradient:
     """Cosine of two rows' D, root mean square."""
     aligned: float
     """Share of ‖D‖² that lies along h."""
+    surplus: float = 0.0
+    """Of the last layer: what ‖Wᵀδ‖² is more, relatively, as δ is not independent of W."""
 
     @property
     def favour(self) -> float:
@@ -138,7 +140,12 @@ class _Gradient:
     def total(self) -> float:
         """‖D‖² of the layer below, relative to this one's."""
         along = self.aligned * self.layer.along
-        return self.layer.skip - self.aligned * self.layer.straight + self.noise + along
+        return (
+            self.layer.skip
+            - self.aligned * self.layer.straight
+            + self.noise * (1.0 + self.surplus)
+            + along
+        )
 
     @property
     def noise(self) -> float:
@@ -158,8 +165,9 @@ def _descend(layers: list[Layer], loss: str) -> list[_Gradient]:
     # Two rows' δ agree by chance in one of O directions, and where the outputs are in them.
     chance = 1.0 / top.outputs
     alike = sqrt(chance + (1.0 - chance) * (share * top.alike) ** 2)
-    gradients = [_Gradient(top, alike, 0.0)]
-    aligned = min((1.0 + (top.outputs - 1.0) * share) / top.inputs, 1.0)
+    surplus = (top.outputs - 1.0) * share / top.inputs
+    gradients = [_Gradient(top, alike, 0.0, surplus)]
+    aligned = (1.0 / top.inputs + surplus) / (1.0 + surplus)
     for upper, layer in pairwise(reversed(layers)):
         if upper is not top:
             gained = aligned * upper.along + (1.0 - aligned) / upper.outputs * upper.across
@@ -177,7 +185,10 @@ def _along_outputs(loss: str, q: float) -> float:
 
     For targets of variance 1, or labels; about right, as the targets are not known here.
     """
-    return q / (q + {"mse": 1.0, "binary_cross_entropy": 4.0, "cross_entropy": 10.0}[loss])
+    most, half = {
+        "mse": (1.0, 1.0), "binary_cross_entropy": (0.32, 1.3), "cross_entropy": (0.1, 1.0)
+    }[loss]  # fmt: skip
+    return most * q / (q + half)
 
 
 def _gains(gradients: list[_Gradient], rows: int) -> list[tuple[float, float]]:
@@ -215,7 +226,7 @@ def _gain(lower: _Gradient, upper: _Gradient, weight: float) -> tuple[float, flo
     elif log_gain == -inf:
         return -inf, 0.0, 0.0
     plain = above.skip + upper.noise
-    total = upper.total if above.along else plain
+    total = upper.total
     log_gain += log(total / plain) + below.log_slope + log(lower.favour)
     log_gain += log(max(1.0 - below.projected / n, 1e-3))
     drawn, kept = _drawn(lower, upper, past, weight), past * _slopes(upper, weight)
@@ -227,7 +238,7 @@ def _gain(lower: _Gradient, upper: _Gradient, weight: float) -> tuple[float, flo
     growth = above.along / total
     caught = upper.aligned * growth * (1.0 - upper.aligned)
     grew = caught * (1.0 - 1.0 / max(growth, 1.0))
-    unknown = UNKNOWN * (caught + lower.aligned * abs(below.bonus))
+    unknown = UNKNOWN * (upper.surplus + caught + lower.aligned * abs(below.bonus))
     return log_gain, variance + moved**2 + 2.0 * grew**2 + unknown**2 + (BEYOND / n) ** 2, past
 
 

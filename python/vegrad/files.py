@@ -27,7 +27,11 @@ def save_tensors(
 ) -> None:
     """Writes arrays and a description of plain JSON types; the file appears whole or not at all."""
     described = {"version": _core.__version__, **about}
-    content = safetensors.numpy.save(dict(arrays), {_KEY: json.dumps(described)})
+    save_bytes(path, safetensors.numpy.save(dict(arrays), {_KEY: json.dumps(described)}))
+
+
+def save_bytes(path: str | PathLike[str], content: bytes) -> None:
+    """Writes a file that appears whole or not at all."""
     path = Path(path)
     # In the same folder, so that the last move is one of names alone.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

@@ -307,13 +307,15 @@ def correlation_fixed_point(
     1 in the ordered phase and on the critical line, below 1 in the chaotic phase. Arguments and
     errors as of `variance_map`.
     """
-    return 1.0 - _decorrelated(activation, float(sigma_w), float(sigma_b), float(negative_slope))
+    activation_of(activation, negative_slope)
+    w, b = check_sigma("sigma_w", sigma_w), check_sigma("sigma_b", sigma_b)
+    return 1.0 - _decorrelated(activation, w, b, float(negative_slope))
 
 
 @lru_cache(maxsize=1024)
 def _decorrelated(activation: str, sigma_w: float, sigma_b: float, negative_slope: float) -> float:
     """1 - c*."""
-    at, q = (activation, sigma_w, sigma_b), 0.0
+    at = (activation, sigma_w, sigma_b)
     q = fixed_point(*at, negative_slope=negative_slope)
     known = activation_of(activation, negative_slope).rectifier
     if known or q == 0.0 or not isfinite(q) or chi(*at, negative_slope=negative_slope) <= 1.0:

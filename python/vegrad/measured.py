@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import floor, inf, isfinite, isnan, log2, sqrt
+from math import floor, hypot, inf, isfinite, isnan, log2, sqrt
 from typing import Any
 
 import numpy as np
 
+from vegrad.expected import ExpectedFlow
 from vegrad.network import FloatArray, Flow
 
 DECADE = log2(10.0)  # the flow is in log2; limits are in decades, powers of ten
@@ -23,8 +24,8 @@ class Trend:
     """The gain a layer (log2), fitted by least squares to the gains of a chain.
 
     The constant that fits gains best is their mean. `low` and `high` bound it with 95 %
-    confidence, from the scatter across layers (Student's t). `weights` and `activation` are the
-    means of its two factors; `count` is the number of gains.
+    confidence, from the scatter across layers and from batch to batch (Student's t). `weights` and
+    `activation` are the means of its two factors; `count` is the number of gains.
     """
 
     gain: float
@@ -58,6 +59,9 @@ class Measured:
     flow: Flow
     shift: float
     """How far (log2) a single gain, or a stretch of them, must depart to be noticed."""
+    batches: FloatArray
+    """Gains (R, L - 1) of resampled batches of the same size; R may be 0."""
+    expected: ExpectedFlow | None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -108,9 +112,16 @@ class Measured:
         gains, count = self.flow.gain_log2[chosen], len(chosen)
         mean = float(gains.mean())
         half = inf if count == 1 else _student(count - 1) * float(gains.std(ddof=1)) / sqrt(count)
+        half = hypot(half, self._by_chance_of_batch(chosen))
         weights = finite_mean(self.flow.weight_gain_log2[chosen])
         activation = finite_mean(self.flow.activation_gain_log2[chosen])
         return Trend(mean, mean - half, mean + half, count, weights, activation)
+
+    def _by_chance_of_batch(self, places: list[int]) -> float:
+        """Half the interval of a mean gain (log2) that resampled batches give; 0 without them."""
+        means = self.batches[:, places].mean(axis=1) if len(self.batches) > 1 else np.zeros(0)
+        means = means[np.isfinite(means)]
+        return _student(means.size - 1) * float(means.std(ddof=1)) if means.size > 1 else 0.0
 
     def steepest(self, sign: int) -> range:
         """The stretch of gains that shrinks (sign -1) or grows most (Kadane's algorithm).

@@ -15,6 +15,7 @@ import numpy as np
 
 from vegrad.diagnosis import Diagnosis
 from vegrad.measured import DECADE, named, times
+from vegrad.measurement import Measurement
 from vegrad.network import FloatArray, Flow
 
 WIDTH = 80
@@ -33,7 +34,12 @@ def text(diagnosis: Diagnosis, *, all_layers: bool = False) -> str:
 
 def measurements(diagnosis: Diagnosis, *, all_layers: bool = False) -> str:
     """The network and, if it was run, the table of its layers."""
-    network, flow = describe(diagnosis), diagnosis.flow
+    flow = diagnosis.flow
+    if diagnosis.measurement is not None:
+        return "\n".join(_recorded(diagnosis, diagnosis.measurement, all_layers=all_layers))
+    if "sizes" not in diagnosis.config:
+        return ", ".join(f"{value} {name}" for name, value in diagnosis.config.items())
+    network = describe(diagnosis)
     if flow is None:
         return network
     return "\n".join([network, "", *table(diagnosis, flow, all_layers=all_layers)])
@@ -60,26 +66,51 @@ def table(diagnosis: Diagnosis, flow: Flow, *, all_layers: bool = False) -> list
     """The lines of the table; deep networks lose the middle layers that nothing is said about."""
     notes = _notes(diagnosis)
     lost = {*diagnosis.underflowed, *diagnosis.overflowed}
+    expected = None if diagnosis.expected is None else diagnosis.expected.gain_log2
     lines = [
-        "layer  activation  saturated  gradient       gain =  weights × derivative",
-        "              rms          %     log10",
+        "layer    output  flat  gradient     gain expected  weights   deriv.",
+        "            rms     %     log10     (gain = weights × derivative)",
     ]
     previous = -1
     for layer in _shown(len(flow.delta_log2), list(notes), all_layers):
         if layer > previous + 1:
             lines.append(f"    ⋮  {layer - previous - 1} layers not shown")
         previous = layer
-        gains = [""] * 3
+        row = f"{layer:>5}  {_number(flow.activation_rms[layer]):>8} "
+        row += f"{100 * flow.saturated[layer]:>5.0f}  {_size(flow.delta_log2[layer]):>8}"
+        row += "!" if layer in lost else " "
         if layer < len(flow.gain_log2):
-            factors = (flow.gain_log2, flow.weight_gain_log2, flow.activation_gain_log2)
-            gains = [_gain(factor[layer]) for factor in factors]
-        row = (
-            f"{layer:>5}  {_number(flow.activation_rms[layer]):>10}  "
-            f"{100 * flow.saturated[layer]:>9.0f}  {_size(flow.delta_log2[layer]):>8}"
-            f"{'!' if layer in lost else ' '}  "
-            f"{gains[0]:>8}   {gains[1]:>7}   {gains[2]:>8}   {notes.get(layer, '')}"
-        )
-        lines.append(row.rstrip())
+            shown = [flow.gain_log2, expected, flow.weight_gain_log2, flow.activation_gain_log2]
+            row += " ".join(f"{'' if g is None else _gain(g[layer]):>8}" for g in shown)
+        lines.append(f"{row:<66}  {notes.get(layer, '')}".rstrip())
+    return lines
+
+
+def _recorded(diagnosis: Diagnosis, measurement: Measurement, *, all_layers: bool) -> list[str]:
+    """The lines of a table of gradients: those of the chain, from the input on."""
+    chain = diagnosis.config["chain"]
+    buffers = [measurement.buffers[measurement.names.index(name)] for name in chain]
+    wide = max([len("gradient"), *map(len, chain)])
+    lines = [
+        f"{len(measurement.names)} gradients, {measurement.total.count} elements, "
+        f"joint norm {measurement.total.norm:.4g}",
+        "",
+        f"{'gradient':<{wide}}  {'elements':>9}  log10 norm      gain  zeros",
+    ]
+    picked = [layer for finding in diagnosis.findings for layer in finding.layers]
+    previous = -1
+    for place in _shown(len(chain), picked, all_layers):
+        if place > previous + 1:
+            lines.append(f"{'⋮':<{wide}}  {place - previous - 1} not shown")
+        previous = place
+        one = buffers[place]
+        gain = ""
+        if place + 1 < len(chain):
+            with np.errstate(invalid="ignore"):
+                gain = _gain(float(np.subtract(one.norm_log2, buffers[place + 1].norm_log2)))
+        row = f"{chain[place]:<{wide}}  {one.count:>9}  {_size(one.norm_log2):>10}  {gain:>8}"
+        row += f"  {100 * one.zeros / max(one.count, 1):>3.0f} %"
+        lines.append(row + ("  ← " + ", ".join(one.marks) if one.marks else ""))
     return lines
 
 
@@ -112,7 +143,7 @@ def remarks(diagnosis: Diagnosis) -> list[str]:
         if place > 0:
             lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", WIDTH))
         lines.append(_indented("→ ", finding.advice))
-    dtype = diagnosis.config["dtype"]
+    dtype = diagnosis.config.get("dtype")
     for layers, value in ((diagnosis.underflowed, "all 0"), (diagnosis.overflowed, "inf")):
         if layers:
             lost = f"{dtype} cannot hold the weight gradients of {named(layers)}, which are {value}"
@@ -139,7 +170,7 @@ def _gain(log2_gain: float) -> str:
 # Picture ---------------------------------------------------------------------------------------
 
 NEAR = 10  # decades from the end of a dtype's range at which the picture shows it
-INK, FAINT = "#22313f", "#9aa5b1"
+INK, FAINT, THEORY = "#22313f", "#9aa5b1", "#8e5ea2"
 GRADIENT, WEIGHTS, DERIVATIVE, ALARM = "#00707a", "#0072b2", "#d55e00", "#b3261e"
 COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
 
@@ -237,6 +268,14 @@ def _draw_gradient(axes: Any, diagnosis: Diagnosis, flow: Flow) -> None:
         )  # fmt: skip
         band = (start + trend.low * steps, start + trend.high * steps)
         axes.fill_between(layers, *band, color=INK, alpha=0.10, linewidth=0)
+    expected = diagnosis.expected
+    if expected is not None and np.isfinite(delta[-1]) and np.isfinite(expected.delta_log2).all():
+        usual, spread = delta[-1] + _decades(expected.delta_log2), expected.delta_log2_std / DECADE
+        axes.plot(
+            layers, usual, color=THEORY, linewidth=1.2, label="expected by theory, ±2 spreads"
+        )
+        band = (usual - 2 * spread, usual + 2 * spread)
+        axes.fill_between(layers, *band, color=THEORY, alpha=0.12, linewidth=0)
     for lost, word in ((diagnosis.underflowed, "0.0"), (diagnosis.overflowed, "inf")):
         if lost:
             axes.plot(

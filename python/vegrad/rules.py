@@ -180,16 +180,14 @@ def _one_layer(sign: int, m: Measured, rule: Rule, earlier: Sequence[Finding]) -
             advice = f"draw the weights of layer {layer} again: they let no gradient through."
         else:
             advice = f"multiply the weights of layer {layer} by {exp2(usual - gain):.3g}."
-        yield Finding(
-            rule.kind,
-            rule.severity((gain - usual) / DECADE),
-            (layer,),
-            f"the gradient {'shrinks' if sign < 0 else 'grows'} {times(gain)} in passing the "
-            f"{part} of layer {layer}, and {times(usual)} in other layers",
-            advice,
-            {"gain": exp2(gain), "usual_gain": exp2(usual)},
-            part,
-        )
+        message = f"the gradient {'shrinks' if sign < 0 else 'grows'} {times(gain)} in passing the "
+        message += f"{part} of layer {layer}, and {times(usual)} in other layers"
+        evidence = {"gain": exp2(gain), "usual_gain": exp2(usual)}
+        if m.expected is not None and isfinite(m.expected.gain_log2[place]):
+            evidence["expected_gain"] = exp2(float(m.expected.gain_log2[place]))
+            message += f"; theory expects {times(float(m.expected.gain_log2[place]))}"
+        severity = rule.severity((gain - usual) / DECADE)
+        yield Finding(rule.kind, severity, (layer,), message, advice, evidence, part)
 
 
 def _entrance(m: Measured, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

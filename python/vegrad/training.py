@@ -169,7 +169,9 @@ class Run:
             length = records[looked, 7]
             with np.errstate(divide="ignore", invalid="ignore"):
                 alpha = -(b + 2 * c) / b
-                alpha[~np.isfinite(records[looked, 4])] = np.inf  # the loss left its range
+                begins, ends = records[looked][:, [0, 5]], records[looked][:, [4, 6]]
+                beyond = np.isfinite(begins).all(1) & ~np.isfinite(ends).all(1)
+                alpha[beyond] = np.inf  # loss or gradient left its range
                 slopes = records[looked, 5:7].T / length
                 columns[4:, looked] = alpha, length, records[looked, 4], *slopes
         self.history.add_steps(columns)

@@ -1,0 +1,231 @@
+"""Times vegrad.torch beside PyTorch's own functions, on models as users pass them.
+
+    python bench/pytorch.py               the table, on two threads; bench/pytorch.json
+    python bench/pytorch.py --quick       a smoke run
+    python bench/pytorch.py --markdown    the table of the last complete run
+
+Everything is measured in one process, bound to as many cores as threads, in turns.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import peers
+import report
+from buffers import MODES, Task, hold, lines, table, winner
+from run import environment
+
+MAX_NORM, LR = 1.0, 1e-3
+
+
+def parameters_of(count, shape):
+    """A model of that many parameters, with gradients; the same at every call."""
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.ParameterList(torch.nn.Parameter(torch.randn(shape)) for _ in range(count))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(shape)
+    return model
+
+
+def mlp():
+    """(model, x, target): 8 layers of 512, a batch of 128."""
+    import torch
+
+    torch.manual_seed(0)
+    layers = (layer for _ in range(8) for layer in (torch.nn.Linear(512, 512), torch.nn.Tanh()))
+    return torch.nn.Sequential(*layers), torch.randn(128, 512), torch.randn(128, 512)
+
+
+def transformer():
+    """(model, x, target): 4 encoder layers of width 256, 8 sequences of 64."""
+    import torch
+
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    return model, torch.randn(8, 64, 256), torch.randn(8, 64, 256)
+
+
+def backward(model, x, target):
+    (model(x) - target).square().mean().backward()
+
+
+def clip(case, count, shape, exceeded, asked, settings):
+    """clip_grad_norm_(model.parameters(), …): both clip their own model's gradients."""
+    import torch
+    import vegrad.torch
+
+    ours, theirs = parameters_of(count, shape), parameters_of(count, shape)
+    limit = {"now": 0.0}
+
+    def call(function, model, **mode):
+        limit["now"] *= 1 - 2**-16 if exceeded else 1  # so that every call exceeds it
+        function(model.parameters(), limit["now"], **mode)
+
+    norm = float(vegrad.torch.get_total_norm(p.grad for p in ours.parameters()))
+    limit["now"] = norm / 2 if exceeded else 4 * norm
+    ours_call = partial(call, vegrad.torch.clip_grad_norm_, ours)
+    modes = {
+        name: Task(partial(call, torch.nn.utils.clip_grad_norm_, theirs, foreach=mode))
+        for name, mode in MODES.items()
+    }
+    ours_call()
+    modes["foreach=None"].call()
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    off = max(float((a.grad - b.grad).abs().max() / b.grad.abs().max()) for a, b in pairs)
+    tasks = {"vegrad": Task(ours_call, hold(case, off, 1e-4))}
+    tasks["torch"] = winner(modes, settings)
+    wanted = [(case, "clip_grad_norm_", asked, "vegrad", "torch", None, 1)]
+    return lines(tasks, wanted, settings)
+
+
+def step(case, make, asked, settings):
+    """AdamW(clip=) beside clip_grad_norm_ and AdamW(fused=True): the step alone."""
+    import torch
+    import vegrad.torch
+    from vegrad.clipping import GlobalNorm
+
+    ours, theirs = make(), make()
+    stepping = vegrad.torch.AdamW(ours.parameters(), LR, clip=GlobalNorm(MAX_NORM))
+    fused = torch.optim.AdamW(theirs.parameters(), LR, fused=True)
+
+    def torch_step(mode):
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), MAX_NORM, foreach=mode)
+        fused.step()
+
+    start = [p.detach().clone() for p in ours.parameters()]
+    stepping.step()
+    torch_step(None)
+    trios = zip(ours.parameters(), theirs.parameters(), start, strict=True)
+    off = max(float((a - b).abs().max() / (b - s).abs().max()) for a, b, s in trios)
+    tasks = {"vegrad": Task(stepping.step, hold(case, off, 1e-2))}
+    modes = {name: Task(partial(torch_step, mode)) for name, mode in MODES.items()}
+    tasks["torch"] = winner(modes, settings)
+    wanted = [(case, "clip_grad_norm_, AdamW(fused)", asked, "vegrad", "torch", None, 1)]
+    return lines(tasks, wanted, settings)
+
+
+def with_gradients(problem):
+    model, x, target = problem()
+    backward(model, x, target)
+    return model
+
+
+def training(case, problem, asked, settings):
+    """A whole step of training, forward to AdamW(fused), with a monitor and without."""
+    import torch
+    import vegrad.torch
+
+    def make(watched, optimize=None):
+        model, x, target = problem()
+        optimize = optimize or partial(torch.optim.AdamW, fused=True)
+        optimizer = optimize(model.parameters(), 1e-5)
+        kept = vegrad.torch.Monitor(model) if watched else None
+
+        def call():
+            optimizer.zero_grad()
+            backward(model, x, target)
+            optimizer.step()
+            return kept
+
+        return Task(call)
+
+    tasks = {"monitored": make(True), "bare": make(False)}
+    wanted = [(f"Monitor, {case}", "the bare step", asked, "monitored", "bare", None, 1)]
+    return lines(tasks, wanted, settings)
+
+
+def fused(case, layers, width, batch, asked, settings, direct=False):
+    """Forward, mean square and backward of a tanh network, as it is and fused."""
+    import torch
+    import vegrad.torch
+
+    def make(change):
+        torch.manual_seed(0)
+        parts = [x for _ in range(layers) for x in (torch.nn.Linear(width, width), torch.nn.Tanh())]
+        model = change(torch.nn.Sequential(*parts[:-1]))
+        x, target = torch.randn(batch, width), torch.randn(batch, width)
+        parameters = list(model.parameters())
+
+        def call():
+            for parameter in parameters:
+                parameter.grad = None
+            torch.nn.functional.mse_loss(model(x), target).backward()
+            return [parameter.grad for parameter in parameters]
+
+        return call
+
+    plain, ours = make(lambda module: module), make(partial(vegrad.torch.fuse, direct=direct))
+    pairs = zip(ours(), plain(), strict=True)
+    off = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+    tasks = {"fused": Task(ours, hold(case, off, 1e-3)), "plain": Task(plain)}
+    return lines(tasks, [(case, "unfused", asked, "fused", "plain", None, 1)], settings)
+
+
+def child(settings):
+    """Measures everything in this process, and prints one JSON object."""
+    warnings.simplefilter("ignore")
+    peers.Torch.prepare(settings["threads"])
+    found = []
+    found += training("MLP 8×512, batch 128", mlp, 0.97, settings)
+    found += training("transformer 4×256, 8×64", transformer, 0.97, settings)
+    found += clip("clip, 100 of 512×512", 100, (512, 512), True, 1.45, settings)
+    found += clip("the same, not reached", 100, (512, 512), False, 2.7, settings)
+    found += clip("clip, 300 of 1000", 300, (1000,), True, 10, settings)
+    found += clip("clip, 2000 of 100", 2000, (100,), True, 10, settings)
+    large, small = partial(parameters_of, 100, (512, 512)), partial(parameters_of, 300, (1000,))
+    found += step("AdamW(clip=), 100 of 512×512", large, 1.5, settings)
+    found += step("AdamW(clip=), 300 of 1000", small, 15, settings)
+    found += step("AdamW(clip=), transformer", partial(with_gradients, transformer), 1.5, settings)
+    found += fused("fuse, 50×64×64", 50, 64, 64, 4, settings)
+    found += fused("fuse, 20×256×128", 20, 256, 128, 1.6, settings)
+    found += fused("fuse(direct=True), 50×64×64", 50, 64, 64, 4, settings, True)
+    found += fused("fuse(direct=True), 20×256×128", 20, 256, 128, 1.6, settings, True)
+    print(json.dumps({"lines": found, "versions": report.versions()}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a smoke run, too short to be believed")
+    add("--threads", type=int, help="number of threads (2)")
+    add("--output", type=Path, help="folder for pytorch.json")
+    add("--markdown", action="store_true", help="print the saved results, run nothing")
+    add("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        return child(json.loads(options.child))
+    folder = options.output or Path(__file__).resolve().parent
+    if options.markdown:
+        return print("\n".join(table(report.load(folder / "pytorch.json"))))
+    cores = report.cores()
+    threads = min(2, len(cores)) if options.threads is None else options.threads
+    settings = {"threads": threads, "seconds": 0.2 if options.quick else 4}  # for each call
+    results = report.description() | settings
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores[:threads])  # which the child inherits
+    command = [sys.executable, __file__, "--child", json.dumps(settings)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment(threads))
+    if done.returncode:
+        sys.exit(done.returncode)
+    results |= json.loads(done.stdout.splitlines()[-1])
+    print("\n".join(table(results)))
+    for entry in results["lines"]:
+        if entry["ratio"] < entry["asked"]:
+            print(f"less than asked: {entry['case']}, against {entry['against']}")
+    if options.output or not (options.quick or options.threads):
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        (folder / "pytorch.json").write_text(saved)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Drawings as SVG text that fit every width: only the plot stretches, its letters never do.
+
+x is measured in percent of the width and y in pixels. What bends (lines, bands, bars) lies in an
+inner SVG without proportions, whose strokes keep their width; colours come from classes of
+`vegrad.style`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from math import ceil, floor, isfinite, log10
+from typing import Any
+
+import numpy as np
+
+WIDE = 1000  # units of the inner drawing from left to right
+FOOT = 22  # pixels below the plot, for the ticks of x
+MOST_POINTS = 600  # of a line; more are drawn as their smallest and largest in turn
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+Numbers = Any  # an array or a list of floats
+Ticks = Sequence[tuple[float, str]]
+
+# A line of a legend: the words, and the shapes (line, dots or area) beside them with their classes.
+Entry = tuple[str, Sequence[tuple[str, str]]]
+SHAPES = {"line": "M0 6h26", "dots": "M13 6h0", "area": "M2 0h22v12h-22z"}
+
+
+class Chart:
+    """One plot, drawn from back to front by its methods.
+
+    Args:
+        name: unique on its page.
+        title: what a reader who cannot see it is told first.
+        description: what the plot shows, in words and numbers.
+        x: the ends of the horizontal axis.
+        y: the ends of the vertical one, bottom first.
+        height: of the plot, in pixels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        description: str,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        height: int = 240,
+    ) -> None:
+        self.name, self.title, self.description = name, title, description
+        self.x, self.y, self.height = x, y, height
+        self._behind: list[str] = []
+        self._plot: list[str] = []
+        self._front: list[str] = []
+
+    def __str__(self) -> str:
+        head = (
+            f'<svg class="chart" role="img" width="100%" height="{self.height + FOOT}" '
+            f'aria-labelledby="{self.name}-title {self.name}-text">'
+            f'<title id="{self.name}-title">{escape(self.title)}</title>'
+            f'<desc id="{self.name}-text">{escape(self.description)}</desc>'
+        )
+        inner = (
+            f'<svg width="100%" height="{self.height}" viewBox="0 0 {WIDE} {self.height}" '
+            f'preserveAspectRatio="none">{"".join(self._plot)}</svg>'
+        )
+        return head + "".join(self._behind) + inner + "".join(self._front) + "</svg>"
+
+    # Axes --------------------------------------------------------------------------------------
+
+    def x_axis(self, ticks: Ticks) -> None:
+        """Numbers below the plot."""
+        for value, label in ticks:
+            self._behind.append(
+                f'<text class="tick" x="{self._percent(value)}%" y="{self.height + 16}" '
+                f'text-anchor="middle">{escape(label)}</text>'
+            )
+
+    def y_axis(self, ticks: Ticks) -> None:
+        """Numbers left of the plot, with lines across it."""
+        for value, label in ticks:
+            y = _short(self._down(value))
+            self._behind.append(
+                f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
+                f'<text class="tick" x="-8" y="{y}" dy=".35em" text-anchor="end">'
+                f"{escape(label)}</text>"
+            )
+
+    # Shapes ------------------------------------------------------------------------------------
+
+    def line(self, x: Numbers, y: Numbers, css: str) -> None:
+        """A line, with a gap where y is not finite."""
+        x, y = thinned(np.asarray(x, float), np.asarray(y, float))
+        path = "".join(self._runs(x, y))
+        if path:
+            self._plot.append(f'<path class="line {css}" d="{path}"/>')
+
+    def dots(self, x: Numbers, y: Numbers, css: str) -> None:
+        """A dot for each finite y: lines of no length with round ends, which nothing stretches."""
+        points = zip(np.asarray(x, float).tolist(), np.asarray(y, float).tolist(), strict=True)
+        path = "".join(f"M{self._at(a, b)}h0" for a, b in points if isfinite(b))
+        if path:
+            self._plot.append(f'<path class="dots {css}" d="{path}"/>')
+
+    def band(self, x: Numbers, low: Numbers, high: Numbers, css: str) -> None:
+        """What lies between two lines, where both are finite."""
+        x, low, high = (np.asarray(values, float) for values in (x, low, high))
+        known = np.isfinite(low) & np.isfinite(high)
+        if known.sum() < 2:
+            return
+        up = [self._at(a, b) for a, b in zip(x[known], high[known], strict=True)]
+        down = [self._at(a, b) for a, b in zip(x[known], low[known], strict=True)]
+        self._plot.append(f'<path class="{css}" d="M{"L".join(up + down[::-1])}z"/>')
+
+    def bars(self, x: Numbers, start: Numbers, end: Numbers, css: str, width: float = 0.8) -> None:
+        """Upright bars around each x, from start to end, where both are finite."""
+        path = ""
+        for centre, a, b in zip(x, start, end, strict=True):
+            if isfinite(a) and isfinite(b) and a != b:
+                left, right = (_short(self._right(centre + s * width / 2)) for s in (-1, 1))
+                path += f"M{left} {_short(self._down(a))}V{_short(self._down(b))}"
+                path += f"H{right}V{_short(self._down(a))}z"
+        if path:
+            self._plot.append(f'<path class="{css}" d="{path}"/>')
+
+    def area(self, low: float, high: float, css: str) -> None:
+        """A stripe across the plot."""
+        self.band(self.x, (low, low), (high, high), css)
+
+    def rule(self, y: float, css: str) -> None:
+        """A level line across the plot."""
+        self.line(self.x, (y, y), css)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        css: str = "",
+        anchor: str = "middle",
+        below: int = 0,
+    ) -> None:
+        """Words at a point, or so many pixels below it."""
+        self._front.append(
+            f'<text class="{css}" x="{self._percent(x)}%" y="{_short(self._down(y) + below)}" '
+            f'text-anchor="{anchor}">{escape(words)}</text>'
+        )
+
+    def hints(self, places: Iterable[tuple[float, str]]) -> None:
+        """What a pointer that rests above a unit of x is told."""
+        wide = _short(WIDE / (self.x[1] - self.x[0]))
+        for x, words in places:
+            left = _short(self._right(x - 0.5))
+            self._plot.append(
+                f'<rect class="hint" x="{left}" width="{wide}" height="{self.height}">'
+                f"<title>{escape(words)}</title></rect>"
+            )
+
+    # Places ------------------------------------------------------------------------------------
+
+    def _right(self, x: float) -> float:
+        low, high = self.x
+        return WIDE * (x - low) / ((high - low) or 1.0)
+
+    def _percent(self, x: float) -> str:
+        return _short(100 * self._right(x) / WIDE)
+
+    def _down(self, y: float) -> float:
+        low, high = self.y
+        return self.height * (high - y) / ((high - low) or 1.0)
+
+    def _at(self, x: float, y: float) -> str:
+        return f"{_short(self._right(x))} {_short(self._down(y))}"
+
+    def _runs(self, x: Numbers, y: Numbers) -> Iterable[str]:
+        pen = False
+        for a, b in zip(x.tolist(), y.tolist(), strict=True):
+            if isfinite(a) and isfinite(b):
+                yield f"{'L' if pen else 'M'}{self._at(a, b)}"
+                pen = True
+            else:
+                pen = False
+
+
+def thinned(x: Numbers, y: Numbers) -> tuple[Numbers, Numbers]:
+    """As many points as can be told apart: the smallest and largest of each piece, in order."""
+    if len(y) <= MOST_POINTS:
+        return x, y
+    pieces = np.array_split(np.arange(len(y)), MOST_POINTS // 2)
+    kept = []
+    for piece in pieces:
+        known = piece[np.isfinite(y[piece])]
+        ends = {int(known[y[known].argmin()]), int(known[y[known].argmax()])} if len(known) else {
+            int(piece[0])
+        }  # fmt: skip
+        kept.extend(sorted(ends))
+    return x[kept], y[kept]
+
+
+# Around a chart -------------------------------------------------------------------------------
+
+
+def figure(
+    title: str,
+    chart: Chart | str,
+    legend: Iterable[Entry] = (),
+    *,
+    aside: str = "",
+    note: str = "",
+    css: str = "",
+) -> str:
+    """A chart with its title and legend; in place of a chart the words that say why there is none.
+
+    `note` is HTML, everything else is text.
+    """
+    drawn = str(chart) if isinstance(chart, Chart) else f"<p>{escape(chart)}</p>"
+    lines = []
+    for words, shapes in legend:
+        paths = "".join(
+            f'<path class="{shape if shape != "area" else ""} {css_of}" d="{SHAPES[shape]}"/>'
+            for shape, css_of in shapes
+        )
+        lines.append(f'<li><svg aria-hidden="true">{paths}</svg>{escape(words)}</li>')
+    return (
+        f'<figure class="card {css}"><figcaption><h3>{escape(title)}</h3>'
+        + (f'<span class="soft">{escape(aside)}</span>' if aside else "")
+        + "</figcaption>"
+        + (f'<ul class="legend">{"".join(lines)}</ul>' if lines else "")
+        + f'<div class="plot">{drawn}</div>'
+        + (f'<p class="note">{note}</p>' if note else "")
+        + "</figure>"
+    )
+
+
+# Axes -----------------------------------------------------------------------------------------
+
+
+def plain_ticks(low: float, high: float, most: int = 6, *, whole: bool = False) -> Ticks:
+    """Round numbers from low to high, a 1, 2 or 5 times a power of ten apart."""
+    step = 10.0 ** floor(log10(max(high - low, 1e-300) / most))
+    step *= next(m for m in (1, 2, 5, 10, 20) if (high - low) / (m * step) <= most)
+    step = max(step, 1.0) if whole else step
+    places = range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)
+    return [(n * step, f"{n * step:.10g}") for n in places]
+
+
+def power_ticks(low: float, high: float, unit: str = "", most: int = 6) -> Ticks:
+    """Powers of ten on an axis of log10; 1, 2 and 5 times them where there are few."""
+    if high - low >= 2.0:
+        return [
+            (n, f"{_power(round(n))}{unit}") for n, _ in plain_ticks(low, high, most, whole=True)
+        ]
+    ticks = [
+        (n + log10(m), f"{m * 10.0**n:g}{unit}")
+        for n in range(floor(low), ceil(high) + 1)
+        for m in ((1, 2, 5) if high - low > 0.35 else (1, 1.2, 1.5, 2, 3, 4, 5, 7))
+    ]
+    return [(value, label) for value, label in ticks if low <= value <= high]
+
+
+def reach(values: Sequence[Numbers], least: float) -> tuple[float, float]:
+    """From the smallest to the largest, with some room, and `least` wide at least."""
+    finite = np.concatenate([v[np.isfinite(v)] for v in values])
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    room = max(0.06 * (high - low), (least - (high - low)) / 2)
+    return low - room, high + room
+
+
+def _power(n: int) -> str:
+    return f"{10.0**n:g}" if abs(n) < 4 else "10" + str(n).translate(SUPERSCRIPT)
+
+
+def _short(value: float) -> str:
+    text = f"{min(max(value, -1e5), 1e5):.1f}"
+    return text[:-2] if text.endswith(".0") else text

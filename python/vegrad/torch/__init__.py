@@ -1,0 +1,33 @@
+"""vegrad under PyTorch's models: drop-ins on its kernels. `import vegrad` never imports torch."""
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError('vegrad.torch needs PyTorch: pip install "vegrad[torch]"') from error
+
+from vegrad.torch.clip import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
+from vegrad.torch.fused import FusedMLP, fuse
+from vegrad.torch.monitor import Monitor
+from vegrad.torch.optim import SGD, Adam, AdamW, Lion
+from vegrad.torch.records import MonitorHistory, NonFinite
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "FusedMLP",
+    "Lion",
+    "Monitor",
+    "MonitorHistory",
+    "NonFinite",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "fuse",
+    "get_total_norm",
+]

@@ -1,0 +1,286 @@
+"""torch.nn.utils' functions on gradients, on vegrad's kernels.
+
+They take what PyTorch's take, and give what PyTorch's give. What the kernels cannot read (other
+devices, sparse, complex, distributed tensors, the same tensor twice) goes to PyTorch's own
+functions, and a mixed list to both; so does what torch.compile compiles.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from inspect import GEN_CREATED, getgeneratorstate
+from math import inf, isfinite
+from types import GeneratorType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.nn import Module, utils
+
+from vegrad import _core
+from vegrad._core import NonFiniteGradientError
+
+PARAMETERS = Module.parameters.__code__
+Tensors: TypeAlias = Iterable[Tensor] | Tensor
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# What a norm of such dtypes, a bit each, has: of float16 and bfloat16 float32, else the widest.
+_PROMOTED = [FLOATS[2 if bits == 3 else max(bits.bit_length() - 1, 0)] for bits in range(16)]
+
+
+def clip_grad_norm_(
+    parameters: Tensors,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+    *,
+    compat: bool = True,
+) -> Tensor:
+    """torch.nn.utils.clip_grad_norm_: clips the joint norm of the gradients, in place.
+
+    Args:
+        parameters: an iterable of tensors, or one, whose `.grad` is clipped; None is passed over.
+        max_norm: the largest norm that is left.
+        norm_type: the order of the norm. Those at most 0 are left to PyTorch.
+        error_if_nonfinite: raise, and change nothing, if an element is inf or NaN.
+        foreach: for the gradients that are left to PyTorch.
+        compat: PyTorch's numbers: the gradients times max_norm / (norm + 1e-6), the norm in their
+            dtype. False: vegrad's: times max_norm / norm, and the norm in float64.
+
+    Returns:
+        The norm before, a tensor. It is right whenever every element is finite (PyTorch sums in
+        the gradients' dtype: 0.5 % off for 2^26 elements, inf where a square overflows).
+
+    Raises:
+        RuntimeError: with error_if_nonfinite, as in PyTorch; NonFiniteGradientError without compat.
+    """
+    if torch.compiler.is_compiling():
+        return utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+    several = listed(parameters)
+    if not several and isinstance(parameters, GeneratorType):
+        warnings.warn(
+            "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=2
+        )
+    grads = [grad for one in several if (grad := one.grad) is not None]
+    limit, order = float(max_norm), float(norm_type)
+    policy = "raise" if error_if_nonfinite else "propagate"
+    if grads and order > 0 and limit >= 0:
+        choose = _as_torch(limit) if compat else limit
+        try:
+            found = _core.clip("global_norm", grads, choose, order, policy)
+        except NonFiniteGradientError as error:
+            if not compat:
+                raise
+            raise RuntimeError(_nonfinite(order)) from error
+        except (TypeError, ValueError):
+            return _clip_mixed(grads, limit, order, error_if_nonfinite, foreach, compat)
+        if found.clipped:
+            increment_version(grads)
+        return torch.tensor(found.norm, dtype=_PROMOTED[found.dtypes] if compat else torch.float64)
+    return utils.clip_grad_norm_(several, max_norm, norm_type, error_if_nonfinite, foreach)
+
+
+def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
+    """torch.nn.utils.clip_grad_value_: brings every element into ±clip_value, in place."""
+    if torch.compiler.is_compiling():
+        utils.clip_grad_value_(parameters, clip_value, foreach)
+        return
+    grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
+    limit = float(clip_value)
+    ours, others = grads, []
+    if not limit >= 0:  # PyTorch has a meaning for it
+        ours, others = [], grads
+    try:
+        _clip_value(ours, limit)
+    except (TypeError, ValueError):
+        ours, others = _split(grads)
+        _clip_value(ours, limit)
+    if others:
+        utils.clip_grad_value_(_holders(others), clip_value, foreach)
+
+
+def get_total_norm(
+    tensors: Tensors,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+    *,
+    compat: bool = True,
+) -> Tensor:
+    """torch.nn.utils.get_total_norm: the joint norm of tensors; arguments as above."""
+    several = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    order = float(norm_type)
+    if not several or not order > 0 or torch.compiler.is_compiling():
+        return utils.get_total_norm(several, norm_type, error_if_nonfinite, foreach)
+    try:
+        norm = _core.norm(several, order)
+    except (TypeError, ValueError):
+        ours, others = _split(several)
+        if not ours:
+            return utils.get_total_norm(several, norm_type, error_if_nonfinite, foreach)
+        norm = _joint([_core.norm(ours, order), _norm_of(others, order, foreach)], order)
+    if error_if_nonfinite and not isfinite(norm):
+        raise RuntimeError(_nonfinite(order))
+    dtype = _dtype(several) if compat else torch.float64
+    return torch.tensor(norm, dtype=dtype, device=several[0].device)
+
+
+def clip_grads_with_norm_(
+    parameters: Tensors, max_norm: float, total_norm: Tensor, foreach: bool | None = None
+) -> None:
+    """torch.nn.utils.clip_grads_with_norm_: scales by max_norm / (total_norm + 1e-6), at most 1.
+
+    Gradients on the CPU that need no scaling are not touched.
+    """
+    if torch.compiler.is_compiling():
+        utils.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
+        return
+    grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
+    limit = float(max_norm)
+    ours, others = grads, []
+    plain = type(total_norm) is Tensor and total_norm.device.type == "cpu"
+    if limit < 0 or not plain or not isfinite(total_norm):
+        ours, others = [], grads
+    try:
+        _scale(ours, limit, total_norm)
+    except (TypeError, ValueError):
+        ours, others = _split(grads)
+        _scale(ours, limit, total_norm)
+    if others:
+        utils.clip_grads_with_norm_(_holders(others), max_norm, total_norm, foreach)
+
+
+def listed(parameters: Tensors) -> list[Tensor]:
+    """All of them. What `module.parameters()` would yield is found without making names of it."""
+    if isinstance(parameters, Tensor):
+        return [parameters]
+    if (
+        isinstance(parameters, GeneratorType)
+        and parameters.gi_code is PARAMETERS
+        and getgeneratorstate(parameters) == GEN_CREATED
+    ):
+        asked = parameters.gi_frame.f_locals  # type: ignore[union-attr]
+        module = asked["self"]
+        if asked["recurse"] and type(module).named_parameters is Module.named_parameters:
+            found: list[Tensor] = []
+            _collect(module, set(), found)
+            parameters.close()
+            return list(dict(zip(map(id, found), found, strict=True)).values())
+    return list(parameters)
+
+
+def _collect(module: Module, seen: set[int], found: list[Tensor]) -> None:
+    seen.add(id(module))
+    found += [one for one in module._parameters.values() if one is not None]
+    for child in module._modules.values():
+        if child is not None and id(child) not in seen:
+            _collect(child, seen, found)
+
+
+def is_ours(tensor: Tensor) -> bool:
+    """Whether the kernels can read it: a plain dense tensor of floats on the CPU."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.dtype in FLOATS
+        and not tensor.is_neg()
+    )
+
+
+def _as_torch(max_norm: float) -> Callable[[float], float]:
+    """The limit whose ratio to a norm is max_norm / (norm + 1e-6)."""
+
+    def choose(norm: float) -> float:
+        coefficient = max_norm / (norm + 1e-6)
+        return inf if coefficient >= 1 else norm * coefficient if norm < inf else max_norm
+
+    return choose
+
+
+def _clip_mixed(
+    grads: list[Tensor],
+    limit: float,
+    order: float,
+    error_if_nonfinite: bool,
+    foreach: bool | None,
+    compat: bool,
+) -> Tensor:
+    """Some gradients are not ours: their norm and their scaling are PyTorch's."""
+    ours, others = _split(grads)
+    if not ours:
+        return utils.clip_grad_norm_(_holders(others), limit, order, error_if_nonfinite, foreach)
+    norm = _joint([_core.norm(ours, order), _norm_of(others, order, foreach)], order)
+    if error_if_nonfinite and not isfinite(norm):
+        raise RuntimeError(_nonfinite(order))
+    first = grads[0].device
+    total = torch.tensor(norm, dtype=torch.float64)
+    slack = 1e-6 if compat else 0.0
+    coefficient = limit / (norm + slack) if norm + slack else inf
+    if not coefficient >= 1:
+        _scale_by(ours, coefficient)
+        # (limit - 1e-6 c) / c + 1e-6 = limit / c
+        divisor = total if compat else total - 1e-6
+        utils.clip_grads_with_norm_(_holders(others), limit, divisor, foreach)
+    return total.to(first, _dtype(grads) if compat else torch.float64)
+
+
+def _clip_value(grads: list[Tensor], limit: float) -> None:
+    if grads and _core.clip("value", grads, limit, 2.0, "propagate").clipped:
+        increment_version(grads)
+
+
+def _scale(grads: list[Tensor], limit: float, total_norm: Tensor) -> None:
+    if grads and not (coefficient := limit / (float(total_norm) + 1e-6)) >= 1:
+        _scale_by(grads, coefficient)
+
+
+def _scale_by(grads: list[Tensor], coefficient: float) -> None:
+    _core.clip("global_norm", grads, lambda norm: norm * coefficient, 2.0, "propagate")
+    increment_version(grads)
+
+
+def _split(grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Those that the kernels can read, and the others; all are others if some share memory."""
+    ours = [grad for grad in grads if is_ours(grad)]
+    try:
+        _core.clip("global_norm", ours, None, 2.0, "propagate")
+    except (TypeError, ValueError):
+        return [], grads
+    return ours, [grad for grad in grads if not is_ours(grad)]
+
+
+def _holders(grads: list[Tensor]) -> Any:
+    """What has these gradients, for PyTorch's functions."""
+    return [_Holder(grad) for grad in grads]
+
+
+class _Holder:
+    def __init__(self, grad: Tensor) -> None:
+        self.grad = grad
+
+
+def _norm_of(others: list[Tensor], order: float, foreach: bool | None) -> float:
+    return float(utils.get_total_norm(others, order, False, foreach)) if others else 0.0
+
+
+def _joint(norms: list[float], order: float) -> float:
+    return _core.norm(torch.tensor(norms, dtype=torch.float64), order)
+
+
+def _dtype(grads: list[Tensor]) -> Any:
+    """Of the norm that PyTorch returns."""
+    first, *others = {grad.dtype for grad in grads}
+    for other in others:
+        first = torch.promote_types(first, other)
+    return first
+
+
+def _nonfinite(order: float) -> str:
+    return (
+        f"The total norm of order {order} for gradients from `parameters` is non-finite, so it "
+        "cannot be clipped. To disable this error and scale the gradients by the non-finite norm "
+        "anyway, set `error_if_nonfinite=False`"
+    )

@@ -1,0 +1,176 @@
+"""What a monitor saw, as a diagnosis."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, isfinite, log10, nan
+from typing import Any
+
+import numpy as np
+
+from vegrad.diagnosis import Diagnosis
+from vegrad.findings import Finding
+from vegrad.rules import RULES
+
+WIDTH = 80
+MUCH = 0.01  # subnormal elements that are worth a word
+
+
+@dataclass(frozen=True)
+class Report(Diagnosis):
+    """A diagnosis of a monitored step; `flow` is None, `rows` has the modules' numbers."""
+
+    rows: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_text(self, *, all_layers: bool = False) -> str:
+        """The table of modules, the verdict, findings and advice."""
+        width = max([len(row["module"]) for row in self.rows] + [6])
+        title = f"{'module':<{width}}  activation rms  δ log10  gradient log10"
+        lines = [self.config["model"], "", title]
+        shown, before = _shown(len(self.rows), all_layers), -1
+        for place in shown:
+            if place > before + 1:
+                lines.append(f"{'⋮':<{width}}  {place - before - 1} modules not shown")
+            before, row = place, self.rows[place]
+            line = f"{row['module']:<{width}}  {_number(row['activation_rms']):>14}  "
+            line += f"{_log(row['delta_norm']):>7}  {_log(row['gradient_norm']):>14}"
+            lines.append(f"{line}  {row['note']}".rstrip())
+        lines += ["", textwrap.fill(self.summary, WIDTH)]
+        for place, finding in enumerate(self.findings):
+            if place:
+                lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", WIDTH))
+            lines.append(_indented(f"→ {finding.advice}"))
+        return "\n".join(lines + [_indented(f"! {note}") for note in self.notes])
+
+
+def report(monitor: Any, own: list[list[str]], kind: str) -> Report:
+    """The report of a monitor's last step; `own`: each module's own parameters."""
+    last = monitor.history[-1]
+    gradients = dict(zip(monitor.parameters, last.gradient_norms.tolist(), strict=True))
+    rows = []
+    for place, name in enumerate(monitor.modules):
+        mine = (gradients.get(parameter, nan) for parameter in own[place])
+        known = [norm for norm in mine if norm == norm]
+        rows.append(
+            {
+                "module": name,
+                "activation_rms": float(last.activation_rms[place]),
+                "delta_norm": float(last.delta_norms[place]),
+                "gradient_norm": float(np.linalg.norm(known)) if known else float("nan"),
+                "note": "",
+                "weighted": bool(own[place]),
+            }
+        )
+    findings = [*_nonfinite(monitor), *_chain(rows), *_dead(rows)]
+    summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(rows, last)
+    config = {"model": f"{kind}, step {last.step}", "parameters": len(monitor.parameters)}
+    return Report(
+        tuple(findings), summary, config, rows=tuple(rows), notes=tuple(_subnormal(monitor))
+    )
+
+
+def _nonfinite(monitor: Any) -> list[Finding]:
+    first = monitor.nonfinite
+    if first is None:
+        return []
+    advice = {
+        "forward": "look at the input of this module and at the operations before it: a division, "
+        "a logarithm or an exponential of what the data of this sample make.",
+        "backward": "the derivative of this operation has no finite value there: a square root, a "
+        "norm or a logarithm at 0, or a where() with an unused infinite branch.",
+        "gradient": "the sum over the batch overflows: scale the loss down, or use a wider dtype.",
+    }[first.phase]
+    modules = (monitor.modules.index(first.module),) if first.module in monitor.modules else ()
+    evidence = {"step": float(first.step)}
+    return [Finding("nonfinite", "critical", modules, first.message, advice, evidence)]
+
+
+def _chain(rows: list[dict[str, Any]]) -> list[Finding]:
+    """The sizes of δ between the first module with weights and the last, in decades."""
+    chain = [(i, r["delta_norm"]) for i, r in enumerate(rows) if r["weighted"]]
+    chain = [(i, delta) for i, delta in chain if delta < inf]
+    if len(chain) < 2 or chain[-1][1] == 0:
+        return []
+    (first, start), (last, end) = chain[0], chain[-1]
+    decades = log10(start / end) if start else -inf
+    kind = "vanishing" if decades < 0 else "exploding"
+    rule = next(rule for rule in RULES if rule.kind == kind)
+    if abs(decades) < abs(rule.warning):
+        return []
+    steps = [(b[0], log10(b[1] / a[1]) if a[1] and b[1] else inf) for a, b in pairwise(chain)]
+    worst = max(steps, key=lambda step: step[1] if kind == "vanishing" else -step[1])[0]
+    reach = f"10^{decades:.1f}" if isfinite(decades) else "0 (it is too small for its dtype)"
+    message = (
+        f"the gradient that reaches module {rows[first]['module']} is {reach} of the one at "
+        f"module {rows[last]['module']}, the last of {len(chain)} with weights; it changes most in "
+        f"passing module {rows[worst]['module']}"
+    )
+    advice = (
+        "use an initialization that keeps variances for your activation (he_normal for ReLU, "
+        "lecun_normal for tanh), normalization or skip connections; sigmoid shrinks by 4 or more."
+        if kind == "vanishing"
+        else "clip the gradients' joint norm, and scale the weights down: each module should pass "
+        "about 1×; skip connections add up, by 1/√depth each they do not."
+    )
+    evidence = {"decades": decades, "worst": float(worst)}
+    rows[worst]["note"] = f"← {kind}"
+    return [Finding(kind, rule.severity(decades), (first,), message, advice, evidence)]
+
+
+def _dead(rows: list[dict[str, Any]]) -> list[Finding]:
+    dead = tuple(i for i, row in enumerate(rows) if row["activation_rms"] == 0.0)
+    if not dead:
+        return []
+    for place in dead:
+        rows[place]["note"] = "← dead"
+    names = ", ".join(rows[place]["module"] for place in dead[:3])
+    message = f"every output of module {names}{' and others' if len(dead) > 3 else ''} is 0"
+    advice = "draw the weights before it again, lower the learning rate, or use a leaky activation."
+    return [Finding("dead", "critical", dead, message, advice, {"count": float(len(dead))})]
+
+
+def _healthy(rows: list[dict[str, Any]], last: Any) -> str:
+    known = [r["delta_norm"] for r in rows if r["weighted"] and 0 < r["delta_norm"] < inf]
+    if len(known) < 2:
+        return f"healthy: every number is finite, the gradient's norm is {last.gradient_norm:.3g}"
+    return (
+        f"healthy: the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} "
+        f"of the last, its norm over all parameters is {last.gradient_norm:.3g}"
+    )
+
+
+def _subnormal(monitor: Any) -> list[str]:
+    shares = {k: share for k, share in monitor.subnormals.items() if share > MUCH}
+    if not shares:
+        return []
+    names = {"forward": "activations", "backward": "backward pass's elements",
+             "gradients": "parameters' gradients"}  # fmt: skip
+    parts = [f"{100 * share:.0f} % of the {names[phase]}" for phase, share in shares.items()]
+    said = f"{' and '.join(parts)} are subnormal, which most processors are slow at: "
+    if monitor.flush_gain is None:
+        return [said + "torch.set_flush_denormal(True) helps; measure_flush(step) says how much."]
+    gain = f"{monitor.flush_gain:.1f}×"
+    if monitor.flush_gain < 1.1:
+        return [f"{said}but torch.set_flush_denormal(True) made no step faster here ({gain})."]
+    return [f"{said}torch.set_flush_denormal(True) made one step {gain} faster."]
+
+
+def _shown(count: int, everything: bool) -> list[int]:
+    return (
+        list(range(count)) if everything or count <= 24 else [*range(11), *range(count - 11, count)]
+    )
+
+
+def _number(value: float) -> str:
+    return "" if value != value else f"{value:.3g}"
+
+
+def _log(value: float) -> str:
+    return "" if value != value else f"{log10(value):.2f}" if 0 < value < inf else f"{value:g}"
+
+
+def _indented(sentence: str) -> str:
+    return textwrap.fill(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ")

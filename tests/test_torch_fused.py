@@ -1,0 +1,233 @@
+"""fuse(nn.Sequential) beside the module it came from."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import vegrad.torch as ours  # noqa: E402
+from torch import nn  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+ACTIVATIONS = [nn.Tanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
+               nn.Softplus, nn.Hardtanh, nn.Identity]  # fmt: skip
+
+
+def network(activation: Any = nn.Tanh, last: Any = None, dtype: Any = torch.float64) -> Any:
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 7), activation(), nn.Linear(7, 7), activation(), nn.Linear(7, 3)]
+    return nn.Sequential(*layers, *([last()] if last else [])).to(dtype)
+
+
+def both(*arguments: Any, direct: bool = False, **options: Any) -> tuple[Any, Any]:
+    plain = network(*arguments, **options)
+    fused = ours.fuse(copy.deepcopy(plain), direct=direct)
+    assert type(fused) is ours.FusedMLP
+    return plain, fused
+
+
+def results(model: Any, x: Any) -> list[Any]:
+    x = x.clone().requires_grad_()
+    model.zero_grad()
+    out = model(x)
+    (
+        out.sin() * torch.linspace(-1, 1, out.numel(), dtype=x.dtype).reshape(out.shape)
+    ).sum().backward()
+    return [out.detach(), x.grad, *(one.grad for one in model.parameters())]
+
+
+either_way = pytest.mark.parametrize("direct", [False, True])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("last", [None, nn.Sigmoid, nn.ReLU])
+@either_way
+def test_values_and_gradients(activation: Any, last: Any, direct: bool) -> None:
+    plain, fused = both(activation, last, direct=direct)
+    x = torch.randn(9, 5, dtype=torch.float64)
+    # PyTorch's softplus is linear from 20 on.
+    torch.testing.assert_close(results(fused, x), results(plain, x), rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.Sigmoid])
+def test_gradients_are_double_checked(activation: Any) -> None:
+    """By finite differences."""
+    _, fused = both(activation)
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: fused(x), (x, *fused.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (200, 5), (2, 3, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: Any) -> None:
+    plain, fused = both(dtype=dtype)
+    x = torch.randn(shape, dtype=dtype)
+    torch.testing.assert_close(results(fused, x), results(plain, x), rtol=1e-4, atol=1e-5)
+    x = torch.randn(*shape[:-1], 10, dtype=dtype)[..., ::2]
+    torch.testing.assert_close(results(fused, x), results(plain, x), rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_and_their_memory_are_shared() -> None:
+    plain = network()
+    parameters, state = list(plain.parameters()), copy.deepcopy(plain.state_dict())
+    fused = ours.fuse(plain)
+    assert all(a is b for a, b in zip(parameters, fused.parameters(), strict=True))
+    assert fused.state_dict().keys() == state.keys()
+    x = torch.randn(4, 5, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), plain(x))
+    with torch.no_grad():
+        plain[0].weight.mul_(2)
+    torch.testing.assert_close(fused(x), plain(x))
+    fused.load_state_dict(state)
+    torch.testing.assert_close(plain.state_dict(), state)
+    torch.testing.assert_close(fused(x), plain(x))
+
+
+@either_way
+def test_training_is_the_same(direct: bool) -> None:
+    ends = []
+    for model in both(direct=direct):
+        optimizer = ours.AdamW(model.parameters(), 0.01)
+        monitor = ours.Monitor(model)
+        for step in range(50):
+            x = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(8, 5).roll(step, 0)
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        assert len(monitor.history) == 50
+        ends.append(nn.utils.parameters_to_vector(model.parameters()))
+    torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-12)
+
+
+@either_way
+def test_passes_that_cross(direct: bool) -> None:
+    """Two forward passes before their backward passes; one twice; gradients that add up."""
+    grads = []
+    for model in both(direct=direct):
+        one, two = (torch.randn(6, 5, dtype=torch.float64, generator=g) for g in seeds())
+        first, second = model(one).square().sum(), model(two).sin().sum()
+        first.backward(retain_graph=True)
+        second.backward()
+        kept = [p.grad.clone() for p in model.parameters()]
+        first.backward()
+        for old, p in zip(kept, model.parameters(), strict=True):
+            assert not torch.equal(old, p.grad)
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
+
+
+def seeds() -> list[Any]:
+    return [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+
+
+def test_gradients_do_not_change_later() -> None:
+    _, fused = both()
+    x = torch.randn(6, 5, dtype=torch.float64)
+    fused(x).sum().backward()
+    kept = [p.grad for p in fused.parameters()]
+    frozen = [g.clone() for g in kept]
+    fused.zero_grad()
+    fused(x * 2).square().sum().backward()
+    torch.testing.assert_close(kept, frozen, rtol=0, atol=0)
+
+
+def test_frozen_parameters_and_autograd_grad() -> None:
+    plain, fused = both()
+    for model in (plain, fused):
+        model[2].weight.requires_grad_(False)
+    x = torch.randn(6, 5, dtype=torch.float64)
+    wanted = [[p for p in model.parameters() if p.requires_grad] for model in (plain, fused)]
+    got = [torch.autograd.grad(m(x).sum(), p) for m, p in zip((plain, fused), wanted, strict=True)]
+    torch.testing.assert_close(*got, rtol=1e-9, atol=1e-9)
+
+
+def test_direct_gradients_of_frozen_parameters() -> None:
+    plain, fused = both(direct=True)
+    x = torch.randn(6, 5, dtype=torch.float64)
+    for model in (plain, fused):
+        model[2].requires_grad_(False)
+        model(x).sum().backward()
+        model.zero_grad(set_to_none=False)
+        model(x).sum().backward()
+    for got, want in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert (got.grad is None) == (want.grad is None)
+        if want.grad is not None:
+            torch.testing.assert_close(got.grad, want.grad)
+    fused.requires_grad_(False)
+    assert not fused(x).requires_grad
+    x.requires_grad_()
+    fused(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.autograd.grad(plain(x).sum(), x)[0])
+
+
+def test_a_monitor_of_a_fused_network() -> None:
+    _, fused = both()
+    monitor, optimizer = ours.Monitor(nn.Sequential(fused)), ours.SGD(fused.parameters())
+    fused(torch.randn(6, 5, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    assert monitor.scalars()["delta_norm/0"] == pytest.approx(18**0.5)
+
+
+@either_way
+def test_weights_that_change_between_the_passes_are_an_error(direct: bool) -> None:
+    _, fused = both(direct=direct)
+    loss = fused(torch.randn(6, 5, dtype=torch.float64)).sum()
+    with torch.no_grad():
+        fused[0].weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_where_the_fused_pass_does_not_fit_the_layers_run() -> None:
+    plain, fused = both(dtype=torch.float32)
+    x = torch.randn(6, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused(x).dtype == torch.bfloat16
+    torch.testing.assert_close(fused(x[0]), plain(x[0]))
+    with pytest.raises(RuntimeError, match="dtype"):
+        fused(x.double())
+    fused.double()
+    torch.testing.assert_close(fused(x.double()), plain.double()(x.double()))
+    assert fused(torch.zeros(0, 5, dtype=torch.float64)).shape == (0, 3)
+
+
+def test_copies_and_pickles() -> None:
+    _, fused = both()
+    x = torch.randn(6, 5, dtype=torch.float64)
+    want = fused(x)
+    for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert type(other) is ours.FusedMLP
+        torch.testing.assert_close(other(x), want)
+        with torch.no_grad():
+            other[0].weight.zero_()
+        torch.testing.assert_close(fused(x), want)
+
+
+tied = nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([nn.Linear(4, 4), nn.Dropout()], "layer 1 must be a Linear or the activation of one"),
+        ([nn.Tanh(), nn.Linear(4, 4)], "layer 0 must be a Linear"),
+        ([], "there must be a Linear layer"),
+        ([nn.Linear(4, 4, bias=False)], "layer 0 must have a bias"),
+        ([nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)], "of one kind"),
+        ([nn.Linear(4, 4), nn.ELU(0.5)], "alpha of layer 1 must be 1.0"),
+        ([nn.Linear(4, 4), nn.Linear(4, 4, dtype=torch.float64)], "all parameters must be float32"),
+        ([nn.Linear(4, 4, dtype=torch.bfloat16)], "all parameters must be float32"),
+        ([nn.Linear(4, 4, device="meta")], "on the CPU"),
+        ([tied, nn.Tanh(), tied], "no two layers may share"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_known_is_left_as_it_is(layers: list[Any], said: str) -> None:
+    module = nn.Sequential(*layers)
+    with pytest.warns(UserWarning, match=f"not fused: .*{said}"):
+        assert ours.fuse(module) is module

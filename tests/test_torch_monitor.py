@@ -1,0 +1,388 @@
+"""Monitor on models of many kinds, and where the first NaN came from."""
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from vegrad import NonFiniteGradientError  # noqa: E402
+from vegrad.clipping import GlobalNorm, Value  # noqa: E402
+from vegrad.torch import AdamW, Monitor  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def mlp(depth: int = 3, activation: Any = nn.Tanh, width: int = 16) -> Any:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), activation())]
+    return nn.Sequential(*layers)
+
+
+def train(model: Any, x: Any, steps: int = 3, loss: Any = None, **options: Any) -> Any:
+    monitor = Monitor(model, **options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        out = model(x)
+        (loss(out) if loss else out.square().mean()).backward()
+        optimizer.step()
+    return monitor
+
+
+def test_the_numbers_are_autograds() -> None:
+    model = mlp()
+    x = torch.randn(8, 16)
+    outputs, deltas = [], []
+
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        outputs.append(output.detach().double())
+        output.register_hook(lambda grad: deltas.append(grad.double()))
+
+    handles = [module.register_forward_hook(keep) for module in model]
+    monitor = train(model, x, 1)
+    last = monitor.history[-1]
+    rms = [float(one.square().mean().sqrt()) for one in outputs]
+    np.testing.assert_allclose(last.activation_rms, rms, rtol=1e-6)
+    right = [float(one.norm()) for one in deltas[::-1]]
+    np.testing.assert_allclose(last.delta_norms[::2], right[::2], 1e-6)
+    assert np.isnan(last.delta_norms[1::2]).all()  # those of activations are not looked at
+    norms = [float(one.grad.double().norm()) for one in model.parameters()]
+    np.testing.assert_allclose(last.gradient_norms, norms, rtol=1e-6)
+    np.testing.assert_allclose(last.gradient_norm, np.linalg.norm(norms), rtol=1e-6)
+    assert monitor.parameters == [name for name, _ in model.named_parameters()]
+    assert monitor.modules == ["0", "1", "2", "3", "4", "5"]
+    scalars = monitor.scalars()
+    assert scalars["gradient_norm/2.bias"] == pytest.approx(norms[3])
+    assert scalars["activation_rms/5"] == pytest.approx(rms[5])
+    assert scalars["delta_norm/0"] == pytest.approx(float(deltas[-1].norm()))
+    assert scalars["nonfinite"] == 0.0
+    assert all(type(value) is float for value in scalars.values())
+    for handle in handles:
+        handle.remove()
+    monitor.remove()
+    assert not any(module._forward_hooks for module in model)
+
+
+def test_training_is_not_changed() -> None:
+    results = []
+    for watched in (True, False):
+        model = mlp()
+        monitor = Monitor(model) if watched else None
+        optimizer = AdamW(model.parameters())
+        torch.manual_seed(1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(8, 16)).square().mean().backward()
+            optimizer.step()
+        results.append(nn.utils.parameters_to_vector(model.parameters()))
+        assert monitor is None or len(monitor.history) == 5
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("clip", [None, GlobalNorm(0.01), GlobalNorm(0.01, ord=1), Value(1e-4)])
+@pytest.mark.parametrize("part", [False, True])
+def test_our_optimizers_norms_are_used(clip: Any, part: bool) -> None:
+    histories = []
+    for ours in (True, False):
+        model = mlp()
+        model[0].bias.requires_grad_(False)
+        params = list(model.parameters())[2:] if part else list(model.parameters())
+        optimizer = AdamW(params, clip=clip) if ours else torch.optim.AdamW(params)
+        monitor = Monitor(model)
+        model(torch.ones(8, 16)).square().mean().backward()
+        optimizer.step()
+        histories.append(monitor.history)
+    np.testing.assert_allclose(*(one.gradient_norms for one in histories), rtol=1e-6)
+    np.testing.assert_allclose(*(one.gradient_norm for one in histories), rtol=1e-6)
+
+
+def test_a_step_that_raises_is_a_step() -> None:
+    model = mlp()
+    monitor, optimizer = Monitor(model), AdamW(model.parameters(), clip=GlobalNorm(1.0))
+    (model(torch.ones(8, 16)) * torch.nan).sum().backward()
+    for _ in range(2):
+        with pytest.raises(NonFiniteGradientError):
+            optimizer.step()
+    monitor.step()
+    assert monitor.steps == 3
+    assert monitor.nonfinite.phase == "backward"
+
+
+def test_every_and_keep() -> None:
+    monitor = train(mlp(), torch.randn(8, 16), 10, every=3)
+    assert monitor.history.step.tolist() == [0, 3, 6, 9]
+    assert monitor.history.gradient_norms.shape == (4, 6)
+    assert monitor.history.activation_rms.shape == (4, 6)
+    monitor = train(mlp(), torch.randn(8, 16), 10, keep=2)
+    assert monitor.history.step.tolist() == [8, 9]
+    assert monitor.steps == 10
+    with pytest.raises(ValueError, match="at least 1"):
+        Monitor(mlp(), every=0)
+    with pytest.raises(ValueError, match="must have seen a step"):
+        Monitor(mlp()).report()
+    assert Monitor(mlp()).scalars() == {}
+
+
+def test_accumulated_gradients_are_one_step() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 16)
+    whole = train(mlp(), x, 1).history[0]
+    model = mlp()
+    monitor, optimizer = Monitor(model), torch.optim.SGD(model.parameters(), 0.01)
+    for part in x.chunk(4):
+        (model(part).square().mean() / 4).backward()
+    optimizer.step()
+    assert len(monitor.history) == 1
+    for name in ("gradient_norms", "activation_rms", "delta_norms"):
+        np.testing.assert_allclose(getattr(monitor.history[0], name), getattr(whole, name), 1e-5)
+
+
+def test_evaluation_and_copies_are_not_looked_at() -> None:
+    model = mlp()
+    monitor = Monitor(model)
+    average = copy.deepcopy(model)
+    average(torch.randn(8, 16)).sum().backward()
+    with torch.no_grad():
+        model(torch.randn(8, 16))
+    monitor.step()
+    assert np.isnan(monitor.history[0].activation_rms).all()
+
+
+def test_which_optimizers_count() -> None:
+    model, other = mlp(), mlp()
+    monitor, chosen = Monitor(model), torch.optim.SGD(model.parameters(), 0.1)
+    only = Monitor(model, optimizer=chosen)
+    second = torch.optim.SGD([*other.parameters(), model[0].weight], 0.1)
+    third = torch.optim.SGD(other.parameters(), 0.1)
+    for optimizer in (chosen, second, third):
+        optimizer.step()
+    assert (monitor.steps, only.steps) == (2, 1)
+
+
+def test_a_monitor_goes_with_its_model() -> None:
+    model = mlp()
+    monitor = weakref.ref(Monitor(model))
+    del model
+    gc.collect()
+    assert monitor() is None
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(16, 8, 2, batch_first=True), nn.Linear(8, 16)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.lstm(x)[0])
+
+
+class Shared(nn.Module):
+    """One module called twice, tied weights, an in-place activation, a frozen parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.relu = nn.Linear(16, 16), nn.Linear(16, 16), nn.ReLU(inplace=True)
+        self.b.weight = self.a.weight
+        self.b.bias.requires_grad_(False)
+
+    def forward(self, x: Any) -> Any:
+        return self.b(self.relu(self.a(self.relu(self.a(x)))))
+
+
+MODELS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "lstm": (Recurrent, (4, 5, 16)),
+    "shared": (Shared, (4, 16)),
+    "convolution": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+        ),
+        (2, 3, 6, 6),
+    ),
+    "transformer": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False
+        ),
+        (2, 5, 16),
+    ),
+    "one layer": (lambda: nn.Linear(16, 16), (4, 16)),
+    "float64": (lambda: mlp().double(), (4, 16)),
+    "bfloat16": (lambda: mlp().bfloat16(), (4, 16)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_many_kinds(name: str) -> None:
+    make, shape = MODELS[name]
+    torch.manual_seed(0)
+    model = make()
+    x = torch.randn(shape, dtype=next(model.parameters()).dtype)
+    # Not the square: its gradient is along the output, and a last LayerNorm lets none of that pass.
+    monitor = train(model, x, loss=lambda out: (out - out.detach().roll(1, -1)).square().mean())
+    last = monitor.history[-1]
+    learned = [one.requires_grad for one in model.parameters()]
+    assert (np.isfinite(last.gradient_norms) == learned).all()
+    known = np.isfinite(last.activation_rms)
+    assert known[~np.isnan(last.delta_norms)].all()
+    assert known.sum() >= 1
+    assert monitor.nonfinite is None
+    report = monitor.report()
+    assert report.healthy, str(report)
+    assert type(model).__name__ in str(report)
+    assert report.to_dict()["verdict"] == "healthy"
+
+
+def test_autocast_and_grad_scaler() -> None:
+    model = mlp()
+    monitor, scaler = Monitor(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.randn(8, 16)).square().mean()
+    scaler.scale(loss).backward()
+    norms = [float(one.grad.norm()) / 1024 for one in model.parameters()]
+    scaler.step(optimizer)
+    np.testing.assert_allclose(monitor.history[0].gradient_norms, norms, rtol=1e-5)
+    assert np.isfinite(monitor.history[0].activation_rms).all()
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_models(before: bool) -> None:
+    model = mlp()
+    plain = train(mlp(), torch.ones(8, 16)).history.gradient_norms
+    if before:
+        monitor = Monitor(model)
+        model = torch.compile(model, backend="eager")
+    else:
+        model = torch.compile(model, backend="eager")
+        monitor = Monitor(model)
+    assert monitor.parameters[0] == "0.weight"
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(8, 16)).square().mean().backward()
+        optimizer.step()
+    np.testing.assert_allclose(monitor.history.gradient_norms, plain, rtol=1e-5)
+
+
+class Root(nn.Module):
+    """The square root's derivative at 0 is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.at = 0.0
+
+    def forward(self, x: Any) -> Any:
+        return self.second(torch.sqrt(self.first(x).abs() * self.at))
+
+
+def test_a_forward_pass_that_makes_nan() -> None:
+    model, x = mlp(), torch.randn(8, 16)
+    monitor = train(model, x, 2)
+    with torch.no_grad():
+        model[2].weight[3, 4] = torch.nan
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(2):
+        model(x).square().mean().backward()
+        optimizer.step()
+    first = monitor.nonfinite
+    assert (first.module, first.phase, first.step, first.batch_index) == ("2", "forward", 2, 0)
+    assert str(first) == (
+        "NaN at step 2, sample 0 of the batch: the output of 2 (Linear) is not finite; its weight "
+        "is not"
+    )
+    assert monitor.report().verdict == "nonfinite"
+    assert monitor.scalars()["nonfinite"] == 1.0
+
+
+def test_data_that_are_not_finite() -> None:
+    x = torch.randn(8, 16)
+    x[5, 3] = torch.inf
+    first = train(mlp(), x, 1).nonfinite
+    assert (first.module, first.phase, first.batch_index) == ("0", "forward", 5)
+    assert "so is its input" in str(first)
+
+
+def test_a_backward_pass_that_makes_nan() -> None:
+    model = Root()
+    monitor = train(model, torch.randn(8, 4), 2)
+    first = monitor.nonfinite
+    assert (first.module, first.phase, first.step) == ("second", "backward", 0)
+    assert "what lies between it and first" in str(first)
+
+
+def test_a_loss_whose_gradient_is_not_finite() -> None:
+    monitor = train(mlp(), torch.randn(8, 16), 1, lambda out: (out[2] * 0).sqrt().sum())
+    assert (monitor.nonfinite.module, monitor.nonfinite.phase) == ("4", "backward")
+    assert "or of what follows" in str(monitor.nonfinite)
+    assert monitor.nonfinite.batch_index == 2
+
+
+def test_only_a_parameters_gradient_is_not_finite() -> None:
+    model = mlp()
+    model[2].weight.register_hook(lambda grad: grad / 0)
+    monitor = train(model, torch.randn(8, 16), 1)
+    assert (monitor.nonfinite.module, monitor.nonfinite.phase) == ("2", "gradient")
+    assert not np.isfinite(monitor.history[0].gradient_norm)
+
+
+def test_reports_of_sick_networks() -> None:
+    report = train(mlp(20, nn.Sigmoid), torch.randn(8, 16), 1).report()
+    assert report.verdict == "vanishing"
+    assert report.findings[0].evidence["decades"] < -6
+    assert "module 0" in str(report)
+    assert "modules not shown" in str(report)
+    assert "modules not shown" not in report.to_text(all_layers=True)
+    model = mlp(20)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.mul_(8)
+    model = nn.Sequential(*(layer for layer in model if isinstance(layer, nn.Linear)))
+    report = train(model, torch.randn(8, 16), 1).report()
+    assert report.verdict == "exploding"
+    model = mlp(3, nn.ReLU)
+    nn.init.constant_(model[2].bias, -100.0)
+    assert "dead" in [one.kind for one in train(model, torch.randn(8, 16), 1).report().findings]
+
+
+def test_subnormals_are_counted_and_their_cost_measured() -> None:
+    model = mlp(60, nn.Sigmoid)
+    x = torch.randn(8, 16)
+    monitor = train(model, x, 1)
+    assert monitor.subnormals["backward"] > 0.01
+    assert monitor.subnormals["forward"] == 0.0
+    assert "measure_flush(step) says how much" in str(monitor.report())
+    gain = monitor.measure_flush(lambda: model(x).sum().backward(), 2)
+    assert gain > 0
+    assert gain == monitor.flush_gain
+    for known, said in (
+        (5.83, "made one step 5.8× faster"),
+        (0.9, "made no step faster here (0.9×)"),
+    ):
+        monitor.flush_gain = known
+        assert said in " ".join(str(monitor.report()).split())
+    assert float(torch.tensor(5e-324, dtype=torch.float64) * 1) > 0  # as it was
+    assert len(monitor.history) == 1
+
+
+def test_function_transforms_do_not_hurt() -> None:
+    model, x = mlp(), torch.randn(8, 16)
+    monitor = Monitor(model)
+    torch.func.vmap(model)(x)
+    model(x).sum().backward()
+    monitor.step()
+    with torch.no_grad():
+        rms = float(model(x).square().mean().sqrt())
+    np.testing.assert_allclose(monitor.history[0].activation_rms[-1], rms, rtol=1e-5)
+
+
+def test_other_devices_do_not_hurt() -> None:
+    model = nn.Linear(4, 4, device="meta")
+    monitor = train(model, torch.randn(2, 4, device="meta"), 2)
+    assert len(monitor.history) == 2
