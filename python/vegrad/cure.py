@@ -111,7 +111,7 @@ class _Search:
         self.spendable = budget * steps * self.batch_size  # rows
         drawn = np.random.default_rng(seed).permutation(len(x))
         rows = drawn[: max(64, min(LOOKED_AT, BATCHES * self.batch_size))]
-        before = diagnose(given.network, x[rows], target[rows])
+        before = diagnose(given.network, x[rows], target[rows], resamples=0)
         self.patient = Patient(given, x, target, rows, before, seed, passed=float(len(rows)))
         self.rows = np.sort(drawn[:LOOKED_AT])
         self.attempts: list[Attempt] = []

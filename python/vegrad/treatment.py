@@ -58,7 +58,8 @@ class Patient:
     def look(self, treatment: Treatment) -> Diagnosis:
         """Diagnose a treatment's network on the rows to look at."""
         self.passed += len(self.rows)
-        return diagnose(treatment.network, self.sample(treatment), self.target[self.rows])
+        x, target = self.sample(treatment), self.target[self.rows]
+        return diagnose(treatment.network, x, target, resamples=0)
 
     def sample(self, treatment: Treatment) -> Array:
         """The rows to look at, as the treatment wants them."""
