@@ -23,6 +23,7 @@ LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
+LATE = 0.2  # of a training: from then on a falling loss is not enough
 ABOVE = 1.2  # times the guess's loss
 HALF = 0.5  # of the way
 RESERVE = 0.7  # of a training, kept for the last remedies
@@ -148,11 +149,9 @@ class _Search:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
         kept = 0.0 if trial.way >= trial.share else self.kept
         slow = self.patient.diagnosis.healthy and _creeping(trial)
-        return (
-            slow
-            or _hopeless(trial)
-            or not self._room(trial.history.steps + trial.block_steps, kept)
-        )
+        if slow or _hopeless(trial, patient=self.kept == 0.0):
+            return True
+        return not self._room(trial.history.steps + trial.block_steps, kept)
 
     # The search
 
@@ -298,10 +297,11 @@ class _Search:
         return "\n".join([*imports, "", *lines, ""])
 
 
-def _hopeless(trial: Trial) -> bool:
-    """Whether a training has learnt too little to go on with."""
-    needed = [way for share, way in NEEDED if trial.share >= share]
-    return bool(needed) and not (trial.way >= needed[-1] or trial.moving)
+def _hopeless(trial: Trial, *, patient: bool = False) -> bool:
+    """Whether a training has learnt too little to go on with; if patient, not at the first look."""
+    needed = [way for share, way in NEEDED[patient:] if trial.share >= share]
+    moving = trial.moving and trial.share <= LATE
+    return bool(needed) and not (trial.way >= needed[-1] or moving)
 
 
 def _creeping(trial: Trial) -> bool:

@@ -24,6 +24,7 @@ from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, plain,
 RISEN = 1.5  # times the first loss
 MOST = 100.0  # by which the learning rate is changed at once
 CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
+LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of single layers: one that is put right may show the next
 
@@ -245,7 +246,7 @@ def _with_skips(p: Patient, words: str, options: dict[str, Any]) -> Treatment | 
     p.passed += len(p.rows) / 3
     out = float(np.std(treated.network.forward(p.sample(treated)), dtype=np.float64))
     if isfinite(out) and out > 1.0:  # the stream has grown with the depth
-        shrink = float(f"{1 / out:.3g}")
+        shrink = float(f"{max(1 / out, LEAST):.3g}")
         treated.network.parameters[last][...] *= shrink
         code += (f'network.parameters["{last}"][...] *= {shrink!r}',)
     words = f"{treated.words}, the weights of the {len(square)} branches times {factor:g}"
