@@ -23,12 +23,13 @@ LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
+ON_TRACK = 1.4  # so much of the way a share of a training: it will arrive within the budget
 LATE = 0.2  # of a training: from then on a falling loss is not enough
 ABOVE = 1.2  # times the guess's loss
 HALF = 0.5  # of the way
 RESERVE = 0.7  # of a training, kept for the last remedies
 GIVE_UP = 0.1  # of a training: less is no trial
-DEEP = 2  # change of the training on top of one of the network
+DEEP = 3  # change of the training on top of one of the network
 
 
 def cure(
@@ -147,7 +148,7 @@ class _Search:
 
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        kept = 0.0 if trial.way >= trial.share else self.kept
+        kept = 0.0 if trial.way >= ON_TRACK * trial.share else self.kept
         slow = self.patient.diagnosis.healthy and _creeping(trial)
         if slow or _hopeless(trial, patient=self.kept == 0.0):
             return True
@@ -249,7 +250,7 @@ class _Search:
 
     def _conclude(self, chosen: int | None, problem: tuple[str, ...] = ()) -> Cure:
         """The proof of the trial chosen; the network as it was, if it does as well."""
-        given, before, patient = self.given, self.patient.diagnosis, self.patient
+        given, before = self.given, self.patient.diagnosis
         reached, after, treatment, proof = self.sick.reached, before, given, None
         if chosen is not None:
             place, trial, after = self.trials[chosen]

@@ -291,6 +291,8 @@ def _learning_rate(p: Patient) -> Treatment | str:
         wanted = finding.evidence["wanted"]
         if finding.kind == "overshooting":
             wanted = min(wanted, _first_landing(history))
+            if finding.severity == "critical":  # it has learnt nothing: the gauge sees ruins
+                wanted = min(wanted, rate / 10)
         wanted = min(max(wanted, rate / MOST), rate * MOST)
         why = f"{finding.kind}: α {finding.evidence['alpha']:+.2g}"
         longer = finding.kind == "stalled"
