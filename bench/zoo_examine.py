@@ -70,22 +70,22 @@ def _examine(specimen: Specimen) -> dict[str, Any]:
     for passed in (before, after):
         accuracy = max(reference.score(kind, passed.output, target[rows]), 0.0)
         record["peers"].append(verdicts(network.config, passed, scale, accuracy))
-    if record["label"] == "unclear":
-        return record
-    record |= _diagnosed(specimen, network, x, target, rows)
-    if record["label"] != "healthy":
+    record |= _diagnosed(specimen, network, x, target, rows, record["label"])
+    if record["label"] not in ("healthy", "unclear"):
         record["cure"] = _cured(specimen, network, x, target)
     return record
 
 
 def _diagnosed(
-    specimen: Specimen, network: vegrad.MLP, x: Any, target: Any, rows: Any
+    specimen: Specimen, network: vegrad.MLP, x: Any, target: Any, rows: Any, label: str
 ) -> dict[str, Any]:
     diagnosis = vegrad.diagnose(network, x[rows], target[rows])
     found = [{"kind": f.kind, "severity": f.severity, "layers": list(f.layers),
               "worst": f.evidence.get("layer"), "decades": _plain(f.evidence.get("decades")),
               "message": f.message} for f in diagnosis.findings]  # fmt: skip
     result: dict[str, Any] = {"verdict": diagnosis.verdict, "findings": found}
+    if label == "unclear":
+        return result
     if diagnosis.healthy:
         twin, _, _ = build(specimen)
         history = twin.fit(x, target, optimizer=_optimizer(specimen), batch_size=BATCH, seed=1,

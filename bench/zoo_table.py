@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,13 @@ def tuning(record: Record) -> bool:
     return record["number"] // 2 % 2 == 0
 
 
-def right(record: Record) -> bool:
-    """Whether vegrad's verdict fits the label."""
-    kinds = {finding["kind"] for finding in record["findings"]}
+def right(record: Record, limit: float = 0.0) -> bool:
+    """Whether vegrad's verdict fits the label; chains of fewer decades than `limit` left out."""
+    kinds = {
+        finding["kind"]
+        for finding in record["findings"]
+        if finding["decades"] is None or abs(finding["decades"]) >= limit
+    }
     if record["label"] == "healthy":
         return not kinds
     if record["label"] == "rate":  # the gradient is healthy, the history is not
@@ -54,6 +59,52 @@ def peer_right(record: Record, peer: str, when: int) -> bool:
     )  # fmt: skip
 
 
+def limits(records: list[Record]) -> list[tuple[str, ...]]:
+    """What other limits of a chain would make of the half for tuning: right, false alarms."""
+    clear = [r for r in records if r["label"] != "unclear" and tuning(r)]
+    healthy = [r for r in clear if r["label"] == "healthy"]
+    return [
+        (f"{limit:g} decades", share([right(r, limit) for r in clear]),
+         f"{sum(not right(r, limit) for r in healthy)} of {len(healthy)}")
+        for limit in (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0)
+    ]  # fmt: skip
+
+
+def unclear(records: list[Record]) -> str:
+    """Why specimens are in no figure, and what vegrad says of those that train all the same."""
+    left = [r for r in records if r["label"] == "unclear"]
+    fault = [r for r in left if r["reached"] and r["specimen"]["fault"] is not None]
+    trains = [r for r in left if r["reached"] and r["specimen"]["fault"] is None]
+    said = sum(bool(r["findings"]) for r in trains)
+    rest = len(left) - len(fault) - len(trains)
+    return (
+        f"{len(left)} are in no figure: {len(trains)} train although δ of a layer is more than "
+        f"3 decades from the last layer's (vegrad calls {said} of them sick: false alarms, if "
+        f"training alone decides), {len(fault)} train in spite of their fault, {rest} do not train "
+        "and neither a fault nor the gradient says why."
+    )
+
+
+def trainable(records: list[Record]) -> list[tuple[str, ...]]:
+    """How many of the networks without a fault train, by how far δ strays from the last's."""
+    rows = []
+    edges = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, np.inf)
+    plain = [r for r in records if r["specimen"]["fault"] is None]
+    for low, high in pairwise(edges):
+        row = [f"{low:g} to {high:g}"]
+        for optimizer in ("sgd", "adam"):
+            inside = [r["reached"] for r in plain if low <= _far(r) < high
+                      and r["specimen"]["optimizer"]["name"] == optimizer]  # fmt: skip
+            row.append(f"{sum(inside)} of {len(inside)}")
+        rows.append(tuple(row))
+    return rows
+
+
+def _far(record: Record) -> float:
+    low, high = (abs(d) if d is not None else np.inf for d in record["decades"])
+    return max(low, high)
+
+
 def share(answers: list[bool]) -> str:
     """97.3 % (73 of 75)."""
     count = sum(answers)
@@ -70,7 +121,8 @@ def figures(records: list[Record]) -> list[tuple[str, str, str]]:
     def cured(*labels: str) -> str:
         return share([r["cure"]["cured"] for r in treated if r["label"] in labels])
 
-    within = [r["within"] for r in records if "within" in r][:50]
+    within = [(r["within"], r["specimen"]["depth"] - 1) for r in records if "within" in r][:50]
+    inside = sum(part * count for part, count in within) / max(sum(n for _, n in within), 1)
     alarms = [not right(r) for r in healthy]
     return [
         ("right verdict", share([right(r) for r in clear]), "99 %"),
@@ -84,7 +136,7 @@ def figures(records: list[Record]) -> list[tuple[str, str, str]]:
         ("cost of a cure, in trainings: mean", f"{np.mean(costs):.2f}" if costs else "–", "1.5"),
         ("cost of a cure: largest", f"{max(costs):.2f}" if costs else "–", "1.5"),
         ("gains within two stated spreads, width ≥ 128",
-         f"{100 * np.mean(within):.1f} % of {len(within)} networks' layers" if within else "–",
+         f"{100 * inside:.1f} % of {len(within)} networks' layers" if within else "–",
          "95 %"),
     ]  # fmt: skip
 
@@ -168,6 +220,13 @@ def tables(records: list[Record], seed: int) -> str:
         "The same labels but those of the learning rate, half not used for tuning; peers on the "
         "reference's gradients, before and after its training:",
         markdown(("tool", "right before", "false alarms", "right after", "false alarms"), everyone),
+        unclear(records),
+        "Networks without a fault that a plain training brings to its target, by the decades that "
+        "δ strays from the last layer's:",
+        markdown(("decades", "SGD", "Adam"), trainable(records)),
+        "Where a chain counts as sick, on the half for tuning (2 decades are a warning of "
+        "`vegrad.diagnose`, 3 are critical):",
+        markdown(("limit", "right verdict", "false alarms"), limits(records)),
         "Misses (both halves):",
         markdown(("number", "miss", "network", "reason"), misses(records)),
     ])  # fmt: skip

@@ -15,7 +15,7 @@ from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.learnable import about_data
 from vegrad.network import MLP
 from vegrad.optim import Adam, Optimizer
-from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, TRAINING, median_alpha
+from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, SCALE_DATA, TRAINING, median_alpha
 from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
 from vegrad.trial import Goal, Trial, goal_for
 
@@ -85,8 +85,8 @@ def cure(
     given = Treatment(AS_IT_IS, clone(network), optimizer)
     data, wanted = network._checked(x, target)
     aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
-    before = diagnose(given.network, data, wanted) if not _finite(data, wanted) else None
-    if before is not None:
+    if not _finite(data, wanted):
+        before = diagnose(given.network, data, wanted)  # says where, and runs nothing
         return _nothing(given, before, aim, steps, batch_size)
     return _Search(given, data, wanted, aim, steps, batch_size, seed, budget).run()
 
@@ -162,13 +162,13 @@ class _Search:
             return self._conclude(None, problem)
         remedies = [r for r in REMEDIES if self.patient.kinds & r.kinds]
         if self.patient.diagnosis.healthy:
-            scaled = _first(REMEDIES).apply(self.patient)
+            scaled = SCALE_DATA.apply(self.patient)
             if isinstance(scaled, str):
                 self.sick.train(self.steps, lambda trial: _hopeless(trial) or _creeping(trial))
                 if self.sick.reached:
                     return self._conclude(None)
                 self.patient.history = self.sick.history
-            remedies = [_first(REMEDIES), *FOLLOWING, *(r for r in REMEDIES if r.last)]
+            remedies = [SCALE_DATA, *FOLLOWING, *(r for r in REMEDIES if r.last)]
         base = self.patient
         for remedy in remedies:
             self.kept = 0.0 if remedy.last else RESERVE
@@ -310,10 +310,6 @@ def _creeping(trial: Trial) -> bool:
 
 def _rose(trial: Trial) -> bool:
     return trial.points[-1][1] > max(trial.points[0][1], ABOVE * trial.goal.guess)
-
-
-def _first(remedies: tuple[Remedy, ...]) -> Remedy:
-    return remedies[0]
 
 
 def _ended(trial: Trial) -> str:

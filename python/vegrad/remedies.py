@@ -362,8 +362,9 @@ def _clip(p: Patient) -> Treatment | str:
 
 FLOW = frozenset({"vanishing", "exploding", "saturated", "dead", "nonfinite"})
 TRAINING = frozenset({"training"})
+SCALE_DATA = Remedy("scale the data", FLOW | TRAINING, _scale_data)
 REMEDIES = (
-    Remedy("scale the data", FLOW | TRAINING, _scale_data),
+    SCALE_DATA,
     Remedy("scale single layers", FLOW, _scale_layers),
     Remedy("reset biases", FLOW, _reset_biases),
     Remedy("draw layers again", FLOW, _draw_layers),
