@@ -277,8 +277,9 @@ CHAIN = (
     "Trainability, not taste: in 400 steps of SGD on the digits (tanh and ReLU, 20 to 80 layers of "
     "64, learning rates 0.001 to 0.1) no network beyond 2 decades reached an accuracy of 0.7, none "
     "beyond 3 reached 0.45; the best tanh networks within 1 reached 0.88 at every depth. But Adam, "
-    "which undoes the size of each gradient, trains most networks of 2 to 3 decades, and beyond 3 "
-    "few (the zoo, bench/zoo.md: at 3 the half for tuning has fewest errors). Chance is far off: 50 He layers of 64 have -0.15 ± 0.32 decades over 150 seeds, LeCun tanh -0.93 ± 0.14."
+    "which undoes the size of each gradient, trains most networks of 2 to 3 decades and few beyond "
+    "(the zoo, bench/zoo.md: at 3 its half for tuning has the fewest errors). Chance is far off: "
+    "50 He layers of 64 have -0.15 ± 0.32 decades over 150 seeds, LeCun tanh -0.93 ± 0.14."
 )
 CHAIN_SOURCE = (
     "AUTOTRAINER (first/last below 1e-3, above 70), torchmortem (100 and 1000 times), but by the "

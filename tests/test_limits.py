@@ -1,4 +1,4 @@
-"""A signal that is far too large from the first layer on: inputs that were never scaled."""
+"""Limits: a signal that is far too large from the first layer on; the decades of a chain."""
 
 import numpy as np
 import pytest
@@ -41,3 +41,24 @@ def test_the_advice_is_in_numbers_and_works() -> None:
     net.parameters["layers.0.weight"][...] /= factor
     assert diagnose(net, 100 * X, LABELS).healthy
     assert diagnose(network(), X, LABELS).healthy
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(("decades", "severities"), [
+    (2.7, []), (3.3, ["warning"]), (4.3, ["critical"]),
+])  # fmt: skip
+def test_a_chain_is_sick_from_three_decades_on(
+    sign: int, decades: float, severities: list[str]
+) -> None:
+    """Orthogonal layers without a nonlinearity pass the gradient at exactly their scale."""
+    net = network(activation="identity", init="orthogonal", loss="mse")
+    for layer in range(1, 9):
+        net.parameters[f"layers.{layer}.weight"][...] *= 10 ** (sign * decades / 9)
+    # The last layer, 64 to 10, lets through what it is given; it is scaled as the rest.
+    net.parameters["layers.9.weight"][...] *= 10 ** (sign * decades / 9)
+    target = np.eye(10)[LABELS]
+    diagnosis = diagnose(net, X, target)
+    kind = "exploding" if sign > 0 else "vanishing"
+    assert diagnosis.flow is not None
+    assert abs(diagnosis.flow.chain_log10 - sign * decades) < 0.1
+    assert [f.severity for f in diagnosis.findings if f.kind == kind] == severities
