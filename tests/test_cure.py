@@ -241,10 +241,13 @@ def test_clipping_is_said_not_to_cure_vanishing() -> None:
     assert said[0].why in " ".join(str(cure).split())
 
 
-@pytest.mark.parametrize("budget", [1.0, 1.2, 3.0])
-def test_the_budget_is_kept(budget: float) -> None:
+@pytest.mark.parametrize(("budget", "steps", "batch_size"), [
+    (1.0, 120, 32), (1.2, 120, 32), (3.0, 120, 32), (1.5, 40, 8), (1.5, 5, 100), (1.5, 500, 1),
+])  # fmt: skip
+def test_the_budget_is_kept(budget: float, steps: int, batch_size: int) -> None:
     noise = np.random.default_rng(1).integers(0, 4, len(X))
-    treat(build(activation="sigmoid"), target=noise, budget=budget, steps=120)
+    for network in (build(activation="sigmoid"), build(depth=3)):
+        treat(network, target=noise, budget=budget, steps=steps, batch_size=batch_size)
 
 
 @pytest.mark.parametrize(("options", "error"), [

@@ -19,6 +19,7 @@ from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, SCALE_DATA, TRAINING,
 from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
 from vegrad.trial import Goal, Trial, goal_for
 
+LEAST_ROWS = 8  # to look at, however short a training is
 LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
@@ -64,6 +65,7 @@ def cure(
         seed: of the order of the rows, of the rows to look at and of new weights, if the network
             has no seed of its own.
         budget: the most that may be spent, in trainings of `steps`, the given network's included.
+            (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
@@ -112,10 +114,12 @@ class _Search:
         self.steps, self.batch_size, self.seed = steps, min(batch_size, len(x)), seed
         self.spendable = budget * steps * self.batch_size  # rows
         drawn = np.random.default_rng(seed).permutation(len(x))
-        rows = drawn[: max(64, min(LOOKED_AT, BATCHES * self.batch_size))]
+        whole = steps * self.batch_size
+        most = max(LEAST_ROWS, whole // 50)  # a pass shall cost little beside a training
+        rows = drawn[: min(most, max(64, min(LOOKED_AT, BATCHES * self.batch_size)))]
         before = diagnose(given.network, x[rows], target[rows], resamples=0)
         self.patient = Patient(given, x, target, rows, before, seed, passed=float(len(rows)))
-        self.rows = np.sort(drawn[:LOOKED_AT])
+        self.rows = np.sort(drawn[: min(LOOKED_AT, max(LEAST_ROWS, whole // 20))])
         self.attempts: list[Attempt] = []
         self.trials: list[tuple[int, Trial, Diagnosis]] = []
         self.sick = self._trial(given)
@@ -142,6 +146,7 @@ class _Search:
         behind = max(0, proof - self.sick.history.steps)
         ahead = block * self.batch_size * (1.0 + 1.0 / block) + 2 * rows
         gauge = 1.0 + 1.0 / (2 * block)
+        rows += self.batch_size  # the gauge looks at the first step too
         return self.spent + ahead + behind * self.batch_size * gauge + rows <= (
             self.spendable - kept * self.steps * self.batch_size
         )
