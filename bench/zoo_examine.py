@@ -83,7 +83,9 @@ def _diagnosed(
     found = [{"kind": f.kind, "severity": f.severity, "layers": list(f.layers),
               "worst": f.evidence.get("layer"), "decades": _plain(f.evidence.get("decades")),
               "message": f.message} for f in diagnosis.findings]  # fmt: skip
-    result: dict[str, Any] = {"verdict": diagnosis.verdict, "findings": found}
+    result: dict[str, Any] = {"verdict": diagnosis.verdict, "findings": found, "trend": 0.0}
+    if diagnosis.trend is not None and diagnosis.trend.significant:
+        result["trend"] = _plain(diagnosis.trend.decades)
     if label == "unclear":
         return result
     if diagnosis.healthy:

@@ -31,13 +31,15 @@ def tuning(record: Record) -> bool:
     return record["number"] // 2 % 2 == 0
 
 
-def right(record: Record, limit: float = 0.0) -> bool:
-    """Whether vegrad's verdict fits the label; chains of fewer decades than `limit` left out."""
-    kinds = {
-        finding["kind"]
-        for finding in record["findings"]
-        if finding["decades"] is None or abs(finding["decades"]) >= limit
-    }
+def right(record: Record, limit: float | None = None) -> bool:
+    """Whether vegrad's verdict fits the label; with another limit of a chain, if one is given."""
+    kinds = {finding["kind"] for finding in record["findings"]}
+    if limit is not None:
+        kinds = {f["kind"] for f in record["findings"] if f["decades"] is None}
+        chains = [f["decades"] for f in record["findings"] if f["decades"] is not None]
+        for decades in (*chains, record["trend"] or 0.0):
+            if abs(decades) >= limit:
+                kinds.add("exploding" if decades > 0 else "vanishing")
     if record["label"] == "healthy":
         return not kinds
     if record["label"] == "rate":  # the gradient is healthy, the history is not
@@ -60,13 +62,13 @@ def peer_right(record: Record, peer: str, when: int) -> bool:
 
 
 def limits(records: list[Record]) -> list[tuple[str, ...]]:
-    """What other limits of a chain would make of the half for tuning: right, false alarms."""
+    """The half for tuning with other limits of a chain: right verdicts, false alarms."""
     clear = [r for r in records if r["label"] != "unclear" and tuning(r)]
     healthy = [r for r in clear if r["label"] == "healthy"]
     return [
         (f"{limit:g} decades", share([right(r, limit) for r in clear]),
          f"{sum(not right(r, limit) for r in healthy)} of {len(healthy)}")
-        for limit in (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0)
+        for limit in (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
     ]  # fmt: skip
 
 
@@ -224,8 +226,7 @@ def tables(records: list[Record], seed: int) -> str:
         "Networks without a fault that a plain training brings to its target, by the decades that "
         "δ strays from the last layer's:",
         markdown(("decades", "SGD", "Adam"), trainable(records)),
-        "Where a chain counts as sick, on the half for tuning (2 decades are a warning of "
-        "`vegrad.diagnose`, 3 are critical):",
+        "What other limits of a chain than 3 decades would make of the half for tuning:",
         markdown(("limit", "right verdict", "false alarms"), limits(records)),
         "Misses (both halves):",
         markdown(("number", "miss", "network", "reason"), misses(records)),
