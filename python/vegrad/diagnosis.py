@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from os import PathLike
@@ -19,6 +20,7 @@ from vegrad.network import FloatArray, Flow
 from vegrad.rules import RULES
 
 MOST_RESAMPLED = 256  # rows of a resampled batch
+SHIFT = min(abs(rule.warning) for rule in RULES if rule.kind == "vanishing") * DECADE
 
 __all__ = ["RULES", "Diagnosis", "Finding", "Trend", "diagnose", "named", "power", "times"]
 
@@ -156,8 +158,15 @@ def diagnose(
             return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
     batches = _resampled(network, x, target, as_count("resamples", resamples), seed)
     loss = network.backward(x, target)
-    shift = min(abs(rule.warning) for rule in RULES if rule.kind == "vanishing") * DECADE
-    m = Measured(network, loss, network.flow, shift, batches, _expected(network, x))
+    m = Measured(network, loss, network.flow, SHIFT, batches, _expected(network, x))
+    findings, summary = judge(m, history)
+    return Diagnosis(
+        findings, summary, config, loss, m.flow, m.trend, m.underflowed, m.overflowed, m.expected
+    )
+
+
+def judge(m: Measured, history: History | None = None) -> tuple[tuple[Finding, ...], str]:
+    """What the rules find in what was measured, causes first, and the verdict's sentence."""
     findings: list[Finding] = []
     for rule in RULES:
         findings.extend(rule.find(m, rule, findings))
@@ -165,25 +174,30 @@ def diagnose(
             break  # the first rule has said where; the others cannot compare with NaN
     findings = _with_history(_by_cause(findings, m), history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(m)
-    return Diagnosis(
-        tuple(findings), summary, config, loss, m.flow, m.trend, m.underflowed, m.overflowed,
-        m.expected,
-    )  # fmt: skip
+    return tuple(findings), summary
 
 
 def _resampled(network: Any, x: Any, target: Any, count: int, seed: int) -> FloatArray:
     """Gains (count, L - 1), as if of batches as large as this one."""
     data, wanted = as_array(x, "x"), as_array(target, "target")
-    gains: list[FloatArray] = []
     same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
-    rows = len(data) if same else 0
+
+    def gains(rows: Any) -> FloatArray:
+        network.backward(data[rows], wanted[rows])
+        found: FloatArray = network.flow.gain_log2
+        return found
+
+    return resampled(gains, len(data) if same else 0, len(network.config["sizes"]) - 2, count, seed)
+
+
+def resampled(
+    gains: Callable[[Any], FloatArray], rows: int, chain: int, count: int, seed: int
+) -> FloatArray:
+    """What `gains` gives of rows drawn with replacement, as if of all rows: (count, chain)."""
     size = min(rows, MOST_RESAMPLED)
     random = np.random.default_rng(seed)
-    for _ in range(count if rows > 1 else 0):
-        drawn = random.integers(0, rows, size)
-        network.backward(data[drawn], wanted[drawn])
-        gains.append(network.flow.gain_log2)
-    found = np.array(gains).reshape(len(gains), len(network.config["sizes"]) - 2)
+    drawn = [random.integers(0, rows, size) for _ in range(count if rows > 1 else 0)]
+    found = np.array([gains(chosen) for chosen in drawn]).reshape(len(drawn), chain)
     if not len(found):
         return found
     with np.errstate(invalid="ignore"):

@@ -10,6 +10,7 @@ here as the part of ∂loss/∂h that lies along h.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, inf, isfinite, log, sqrt
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vegrad.gaussian import FloatArray
-from vegrad.propagation import Data, Layer, average, forward, log_or_less
+from vegrad.propagation import Data, Layer, Shape, average, forward, log_or_less, through
 
 LN2 = log(2.0)
 UNKNOWN = 0.4  # standard deviation of the part of ∂loss/∂h along h, relative to what is assumed
@@ -75,8 +76,21 @@ def expected_flow(network: Any, x: Any = None, *, input_rms: float = 1.0) -> Exp
     """
     config = network.config
     data = _data(x, input_rms, config["sizes"][0])
-    layers = forward(config, data)
-    gains = _gains(_descend(layers, config["loss"]), data.rows)
+    return _flow(forward(config, data), config["loss"], data.rows)
+
+
+def flow_through(shapes: Sequence[Shape], loss: str, x: Any) -> ExpectedFlow:
+    """`expected_flow` of layers of these shapes on the inputs x (B, I), whatever they are part of.
+
+    Raises:
+        TypeError, ValueError: as `expected_flow`.
+    """
+    data = _data(x, 1.0, shapes[0].inputs)
+    return _flow(through(shapes, data), loss, data.rows)
+
+
+def _flow(layers: list[Layer], loss: str, rows: int) -> ExpectedFlow:
+    gains = _gains(_descend(layers, loss), rows)
     gain, variance = np.array(gains).reshape(-1, 2).T / [[2.0 * LN2], [4.0 * LN2**2]]
 
     def from_the_top(values: FloatArray) -> FloatArray:
@@ -84,7 +98,7 @@ def expected_flow(network: Any, x: Any = None, *, input_rms: float = 1.0) -> Exp
 
     with np.errstate(over="ignore"):
         rms = np.exp(np.array([layer.log_power for layer in layers]) / 2.0)
-    beyond = BEYOND / np.array(config["sizes"][1:])
+    beyond = BEYOND / np.array([layer.outputs for layer in layers])
     rms_variance = np.array([layer.power_variance for layer in layers]) + beyond**2
     return ExpectedFlow(
         rms,

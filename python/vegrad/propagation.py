@@ -8,11 +8,11 @@ kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, inf, isfinite, log, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -117,36 +117,54 @@ def log_or_less(value: float) -> float:
     return log(value) if value > 0 else -inf
 
 
+class Shape(NamedTuple):
+    """What a layer is made of: z = W h + b, φ(norm(z)), plus h if it skips."""
+
+    inputs: int
+    outputs: int
+    weight_variance: float
+    sigma_b: float
+    activation: str
+    norm: str | None
+    skip: bool
+    orthogonal: bool
+
+
 def forward(config: dict[str, Any], data: Data) -> list[Layer]:
     """The layers of a network of this config, the one nearest the input first."""
-    sigmas = resolve_sigmas(
+    return through(shapes(config), data)
+
+
+def shapes(config: dict[str, Any]) -> list[Shape]:
+    """What the layers of a network of this config are made of."""
+    sigma_w, sigma_b = resolve_sigmas(
         config["init"], config["activation"], config["sigma_w"], config["sigma_b"]
     )
-    stream = _Stream(data.log_power, 0.0, data.unequal, 0.0, data.alike)
-    layers = []
-    depth = len(config["sizes"]) - 1
+    row, found = INITIALIZERS[config["init"]], []
     for place, (inputs, outputs) in enumerate(pairwise(config["sizes"])):
-        hidden = place < depth - 1
+        hidden = place < len(config["sizes"]) - 2
         activation = config["activation" if hidden else "output"]
         norm = config["norm"] if hidden else None
         skip = config["residual"] and inputs == outputs
-        row = INITIALIZERS[config["init"]]
-        weight_variance = sigmas[0] ** 2 * row.variance(outputs, inputs)
-        weights = (inputs, outputs, weight_variance, skip, row.orthogonal)
-        layer, stream = _layer(weights, sigmas[1], activation, norm, stream, 1.0 / data.rows)
+        variance = sigma_w**2 * row.variance(outputs, inputs)
+        found.append(
+            Shape(inputs, outputs, variance, sigma_b, activation, norm, skip, row.orthogonal)
+        )
+    return found
+
+
+def through(shapes: Sequence[Shape], data: Data) -> list[Layer]:
+    """The layers that these shapes become, the one nearest the input first."""
+    stream = _Stream(data.log_power, 0.0, data.unequal, 0.0, data.alike)
+    layers = []
+    for shape in shapes:
+        layer, stream = _layer(shape, stream, 1.0 / data.rows)
         layers.append(layer)
     return layers
 
 
-def _layer(
-    weights: tuple[int, int, float, bool, bool],
-    sigma_b: float,
-    activation: str,
-    norm: str | None,
-    below: _Stream,
-    weight: float,
-) -> tuple[Layer, _Stream]:
-    inputs, n, weight_variance, skip, orthogonal = weights
+def _layer(shape: Shape, below: _Stream, weight: float) -> tuple[Layer, _Stream]:
+    inputs, n, weight_variance, sigma_b, activation, norm, skip, orthogonal = shape
     # Pre-activations z = W h + b; `share` is the weights' part of their variance.
     log_weights = log_or_less(inputs * weight_variance) + below.log_power
     log_q = float(np.logaddexp(log_weights, 2.0 * log_or_less(sigma_b)))

@@ -290,7 +290,7 @@ def _learning_rate(p: Patient) -> Treatment | str:
     elif finding is not None:
         wanted = finding.evidence["wanted"]
         if finding.kind == "overshooting":
-            wanted = min(wanted, _first_landing(history))
+            wanted = min(wanted, first_landing(history))
             if finding.severity == "critical":  # it has learnt nothing: the gauge sees ruins
                 wanted = min(wanted, rate / 10)
         wanted = min(max(wanted, rate / MOST), rate * MOST)
@@ -321,7 +321,7 @@ def median_alpha(history: History) -> float:
     return float(np.median(alpha)) if alpha.size else 0.0
 
 
-def _first_landing(history: History) -> float:
+def first_landing(history: History) -> float:
     """The rate that would have led to the minimum along the first step after which the loss rose.
 
     Later steps start from where that one has thrown the weights.

@@ -11,7 +11,10 @@ from vegrad.torch.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from vegrad.torch.cure import ModelCure, cure
+from vegrad.torch.diagnosis import ModelDiagnosis, diagnose
 from vegrad.torch.fused import FusedMLP, fuse
+from vegrad.torch.lsuv import lsuv_
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
 from vegrad.torch.records import MonitorHistory, NonFinite
@@ -22,12 +25,17 @@ __all__ = [
     "AdamW",
     "FusedMLP",
     "Lion",
+    "ModelCure",
+    "ModelDiagnosis",
     "Monitor",
     "MonitorHistory",
     "NonFinite",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "cure",
+    "diagnose",
     "fuse",
     "get_total_norm",
+    "lsuv_",
 ]

@@ -34,6 +34,7 @@ from vegrad import _core
 from vegrad.torch.distributed import is_distributed, norms_of
 from vegrad.torch.fused import FusedMLP
 from vegrad.torch.optim import Stepped
+from vegrad.torch.probe import state
 from vegrad.torch.records import MonitorHistory, NonFinite, Record
 from vegrad.torch.report import Report, report
 
@@ -87,6 +88,7 @@ class Monitor:
         """Shares of the elements, "forward", "backward" and "gradients", when last counted."""
         self.flush_gain: float | None = None
         """How many times faster `measure_flush` found a step without subnormals."""
+        self.probing = False  # whether it is a diagnosis's own
         self._kind = type(model).__name__
         self._optimizer = optimizer
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
@@ -152,7 +154,7 @@ class Monitor:
     def _ran(self, place: int, module: Module, inputs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not self._on or not torch.is_grad_enabled():
             return
-        if module is not self._watched[place]:
+        if module is not self._watched[place] or (state.on and not self.probing):
             return
         if type(output) is not Tensor:
             output = _tensor_in(output)

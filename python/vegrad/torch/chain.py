@@ -1,0 +1,333 @@
+"""A model whose layers are a chain, factor by factor, as `vegrad.network.Flow` has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, isfinite, nan, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.expected import ExpectedFlow, flow_through
+from vegrad.initializers import INITIALIZERS
+from vegrad.network import FloatArray, Flow
+from vegrad.propagation import Shape
+from vegrad.torch.probe import called, rms, size_log2
+from vegrad.torch.trace import INPUT, Layer, Trace, names_of
+
+LOSSES = {"mse_loss": "mse", "cross_entropy": "cross_entropy", "nll_loss": "cross_entropy",
+          "binary_cross_entropy_with_logits": "binary_cross_entropy",
+          "binary_cross_entropy": "binary_cross_entropy"}  # fmt: skip
+NEAR = 5.0  # standard errors within which a variance is an initialization's
+TORCH = "PyTorch's default"  # kaiming_uniform_(a=√5): weights and biases of variance 1/(3 fan_in)
+
+
+@dataclass
+class Pass:
+    """One forward and backward pass of a model."""
+
+    trace: Trace
+    path: list[int]
+    """Places of the layers that make the chain; [] if there is none."""
+    output: Tensor
+    loss: Tensor
+    loss_kind: str
+    shifts: dict[int, float]
+    """log2 by which the gradient was multiplied on its way to the layers' weights."""
+    sizes: dict[int, float]
+    """log2 ‖δ‖ of layers."""
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those of the chain, the layer nearest the input first."""
+        return [self.trace.layers[place] for place in self.path]
+
+
+def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
+    """A pass up to the loss, with hooks that read δ on the way back."""
+    shifts: dict[int, float] = {}
+    sizes: dict[int, float] = {}
+    outputs: list[tuple[int, Tensor]] = []
+    trace = Trace(names_of(model), _inputs(x), on_layer=lambda *one: outputs.append(one))
+    hooked = _Backward(trace, shifts, sizes)
+    trace.on_layer = hooked.on_layer
+    with trace:
+        output = called(model, x)
+    heard = _Names()
+    with heard:
+        loss = loss_fn(output, target)
+    kind = next((LOSSES[name] for name in heard.names if name in LOSSES), "")
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise ValueError(f"loss_fn must return a tensor of one element, not {loss!r:.80}")
+    path = trace.path(output)
+    hooked.scaling = bool(path) and _is_plain(trace, path, output)
+    return Pass(trace, path, output, loss, kind, shifts, sizes)
+
+
+class _Backward:
+    """Hooks on the layers' outputs: they measure δ and, in a plain chain, keep it near 1.
+
+    A plain chain is linear in δ, so that powers of two may be taken out anywhere, and sizes are
+    right where the dtype would underflow or overflow.
+    """
+
+    def __init__(self, trace: Trace, shifts: dict[int, float], sizes: dict[int, float]) -> None:
+        self.trace, self.shifts, self.sizes = trace, shifts, sizes
+        self.scaling, self.shift = False, 0.0
+
+    def on_layer(self, place: int, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: self._came(place, gradient))
+
+    def _came(self, place: int, gradient: Tensor) -> Tensor:
+        size = size_log2(gradient)
+        if self.scaling and isfinite(size):
+            by = float(min(max(-round(size), -100), 100))
+            gradient, size = gradient * 2.0**by, size + by
+            self.shift += by
+        self.trace.layers[place].delta = gradient
+        self.shifts[place], self.sizes[place] = self.shift, size - self.shift
+        return gradient
+
+
+class _Names(torch.overrides.TorchFunctionMode):
+    """The names of the functions that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.append(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+def _is_plain(trace: Trace, path: list[int], output: Tensor) -> bool:
+    whole = path == list(range(len(trace.layers))) and trace.origin(output) == {path[-1]}
+    below = [INPUT, *path[:-1]]
+    return whole and all(
+        trace.layers[place].below == {one} for place, one in zip(path, below, strict=True)
+    )
+
+
+def backward(run: Pass) -> list[Tensor | None]:
+    """Fills in δ; the gradients of the chain's weights, times 2 to the layer's shift."""
+    wanted = [layer.weight for layer in run.layers]
+    found: list[Tensor | None] = [None] * len(wanted)
+    some = [place for place, weight in enumerate(wanted) if weight.requires_grad]
+    if not some:
+        raise ValueError("there must be a layer whose weight requires a gradient")
+    given = torch.autograd.grad(run.loss, [wanted[p] for p in some], allow_unused=True)
+    for place, gradient in zip(some, given, strict=True):
+        found[place] = gradient
+    return found
+
+
+def on_path(run: Pass) -> None:
+    """Takes layers off the chain whose δ is 0 while one below has some: skips go round them."""
+    seen = [isfinite(run.sizes.get(place, -inf)) for place in run.path]
+    alive = [place for n, place in enumerate(run.path) if seen[n] or not any(seen[:n])]
+    run.path[:] = alive
+
+
+def gains(run: Pass) -> FloatArray:
+    """log2 ‖δ_l‖/‖δ_{l+1}‖ along the chain."""
+    sizes = np.array([run.sizes.get(place, -inf) for place in run.path])
+    with np.errstate(invalid="ignore"):
+        found: FloatArray = sizes[:-1] - sizes[1:]
+    return found
+
+
+def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
+    """What was measured; gradients of the chain's weights as `backward` gave them."""
+    layers = run.layers
+    sizes = np.array([run.sizes.get(place, -inf) for place in run.path])
+    weight_gains = np.array([  # nan where a skip goes round layers between the two
+        _through(layer) if place in layer.below else nan
+        for place, layer in zip(run.path, layers[1:], strict=False)
+    ])  # fmt: skip
+    gradient = [
+        -inf if one is None else size_log2(one) - run.shifts.get(place, 0.0)
+        for one, place in zip(gradients, run.path, strict=True)
+    ]
+    outputs = [rms(layer.x) for layer in layers[1:]] + [rms(run.output)]
+    with np.errstate(invalid="ignore"):
+        activation = gains(run) - weight_gains
+    return Flow(
+        np.array(outputs),
+        np.array([layer.mean for layer in layers]),
+        np.array([layer.std for layer in layers]),
+        np.array([layer.flat for layer in layers]),
+        np.array([layer.dead for layer in layers]),
+        sizes,
+        np.array(gradient),
+        weight_gains,
+        activation,
+    )
+
+
+def _through(layer: Layer) -> float:
+    """log2 of ‖δ W‖/‖δ‖, for a convolution of its transpose's gain."""
+    if layer.delta is None:
+        return -inf
+    delta = layer.delta.detach()
+    if layer.kind == "linear":
+        passed = delta @ layer.weight.detach().to(delta.dtype)
+    else:
+        with torch.enable_grad():
+            x = layer.x.detach().requires_grad_()
+            (passed,) = torch.autograd.grad(layer.again(x), x, delta)
+    return size_log2(passed) - size_log2(delta)
+
+
+# What it is made of ----------------------------------------------------------------------------
+
+
+def config_of(run: Pass) -> dict[str, Any]:
+    """The chain as the arguments of `vegrad.MLP` that come nearest."""
+    layers, hidden = run.layers, run.layers[:-1]
+    kinds = Counter(layer.activation for layer in hidden).most_common(1)
+    norms = Counter(layer.norm if layer.plain_norm else None for layer in hidden).most_common(1)
+    init, sigma_w, sigma_b = initialization(layers)
+    return {
+        "sizes": [_fans(layers[0])[2], *(_fans(layer)[3] for layer in layers)],
+        "activation": kinds[0][0] if kinds else "identity",
+        "output": layers[-1].activation,
+        "loss": run.loss_kind or "a loss of its own",
+        "init": init,
+        "sigma_w": sigma_w,
+        "sigma_b": sigma_b,
+        "norm": norms[0][0] if norms else None,
+        "residual": any(layer.skips for layer in layers)
+        or any(len(layer.below) > 1 for layer in layers),
+        "dtype": str(layers[0].weight.dtype).removeprefix("torch."),
+        "seed": None,
+    }
+
+
+def initialization(layers: list[Layer]) -> tuple[str, float | None, float | None]:
+    """The name that the sizes of most weights fit, or normal with its σ_w and σ_b."""
+    found = [_matching(layer) for layer in layers]
+
+    def fit(name: str) -> tuple[int, float]:
+        return sum(name in one for one in found), -sum(one.get(name, 0.0) ** 2 for one in found)
+
+    best = max([TORCH, *_rows()], key=fit)
+    if fit(best)[0] > len(layers) / 2:
+        return best, None, None
+    scale = [_second(layer.weight) * _fans(layer)[0] for layer in layers]
+    biases = [0.0 if layer.bias is None else _second(layer.bias) for layer in layers]
+    return "normal", sqrt(float(np.median(scale))), sqrt(float(np.median(biases)))
+
+
+def _rows() -> list[str]:
+    return [name for name in INITIALIZERS if name not in ("normal", "critical", "lsuv")]
+
+
+def _matching(layer: Layer) -> dict[str, float]:
+    """The initializations that variance, kurtosis and biases agree with, and how far off."""
+    weight = layer.weight.detach().double()
+    fan_in, fan_out, *_ = _fans(layer)
+    second, count = _second(weight), weight.numel()
+    if not isfinite(second) or second == 0:
+        return {}
+    zero = layer.bias is None or not bool(layer.bias.detach().any())
+    flat = float(weight.pow(4).mean()) / second**2 < 2.4  # 1.8 of uniform, 3 of normal numbers
+    error = sqrt((0.8 if flat else 2.0) / count)
+    rows = {TORCH: 1.0 / (3.0 * fan_in)} if flat and not zero else {}
+    for name in _rows() if zero else []:
+        if INITIALIZERS[name].orthogonal or name.endswith("uniform") == flat:
+            rows[name] = INITIALIZERS[name].variance(fan_out, fan_in)
+    off = {name: (second / variance - 1.0) / error for name, variance in rows.items()}
+    off = {name: errors for name, errors in off.items() if abs(errors) < NEAR}
+    if "orthogonal" in off and not _is_orthogonal(weight.flatten(1)):
+        del off["orthogonal"]
+    return {"orthogonal": 0.0} if "orthogonal" in off else off
+
+
+def _is_orthogonal(weight: Tensor) -> bool:
+    wide = weight if weight.shape[0] <= weight.shape[1] else weight.T
+    row = wide[:2] @ wide.T  # of two rows is enough
+    wanted = torch.eye(*row.shape, dtype=row.dtype, device=row.device)
+    return bool((row - wanted).abs().max() < 1e-3)
+
+
+def _second(tensor: Tensor) -> float:
+    return float(tensor.detach().double().square().mean())
+
+
+def _fans(layer: Layer) -> tuple[int, int, int, int]:
+    """fan_in, fan_out, and inputs and outputs (channels of a convolution)."""
+    first, second, *kernel = layer.weight.shape
+    field = int(np.prod(kernel)) if kernel else 1
+    if "transpose" in layer.kind:
+        first, second = second, first
+    return second * field, first * field, second, first
+
+
+def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | None:
+    """What theory expects of the chain with its weights' own sizes; None where it has no say."""
+    layers = run.layers
+    if not isinstance(x, Tensor) or x.ndim != 2 or layers[0].x is not x:
+        return None
+    if any(layer.kind != "linear" or not _is_known(run, n) for n, layer in enumerate(layers)):
+        return None
+    shapes = []
+    for place, layer in enumerate(layers):
+        fan_in, fan_out, *_ = _fans(layer)
+        init = config["init"]
+        sigma_b = config["sigma_b"] or 0.0
+        variance = (config["sigma_w"] or 1.0) ** 2 / fan_in
+        if init == TORCH:
+            variance, sigma_b = 1.0 / (3.0 * fan_in), sqrt(1.0 / (3.0 * fan_in))
+        elif init != "normal":
+            variance = INITIALIZERS[init].variance(fan_out, fan_in)
+        hidden = place < len(layers) - 1
+        orthogonal = init != TORCH and INITIALIZERS[init].orthogonal
+        shapes.append(Shape(fan_in, fan_out, variance, sigma_b, layer.activation,
+                            layer.norm if hidden else None, layer.skips, orthogonal))  # fmt: skip
+    loss = run.loss_kind or "cross_entropy"
+    try:
+        return flow_through(shapes, loss, x.detach().double().cpu().numpy())
+    except ValueError:  # of inputs that are all zero, or too large, theory says nothing
+        return None
+
+
+def _is_known(run: Pass, place: int) -> bool:
+    """Whether layer and connections are as theory knows them."""
+    layer = run.layers[place]
+    after = run.layers[place + 1].below if place + 1 < len(run.path) else run.trace.origin(
+        run.output)  # fmt: skip
+    below = layer.below if layer.skips else frozenset()
+    plain = layer.norm is None or layer.plain_norm
+    return layer.known and plain and after == below | {run.path[place]}
+
+
+def _inputs(x: Any) -> list[Tensor]:
+    values = x.values() if hasattr(x, "values") and not isinstance(x, Tensor) else x
+    several = values if isinstance(x, tuple | list) or values is not x else [x]
+    return [one for one in several if isinstance(one, Tensor)]
+
+
+def shifted(gradient: Tensor | None, shift: float, like: Tensor) -> Any:
+    """A gradient as the model's own pass would have it: an array, with the dtype's 0 and inf."""
+    if gradient is None:
+        return np.zeros(tuple(like.shape), np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        true = np.ldexp(gradient.detach().double().cpu().numpy(), -round(shift))
+    return torch.from_numpy(true).to(gradient.dtype).double().numpy()
+
+
+def rows_of(x: Tensor, target: Any) -> Callable[[Any], tuple[Tensor, Any]] | None:
+    """What takes rows of both; None where they have none."""
+    if not isinstance(target, Tensor) or not x.ndim or not target.ndim or len(x) != len(target):
+        return None
+    return lambda rows: (x[torch.from_numpy(rows).to(x.device)],
+                         target[torch.from_numpy(rows).to(target.device)])  # fmt: skip

@@ -1,0 +1,265 @@
+"""What one pass of a torch model says of its gradients."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from math import inf, log2
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.buffers import as_count
+from vegrad.diagnosis import SHIFT, Diagnosis, judge, resampled
+from vegrad.findings import Finding
+from vegrad.history import History
+from vegrad.measured import Measured, exp2
+from vegrad.network import FloatArray
+from vegrad.recorded import diagnose_gradients
+from vegrad.torch import chain, probe
+from vegrad.torch.monitor import Monitor
+from vegrad.torch.report import Report
+from vegrad.torch.words import said
+
+EDGE, NAME = 67, 22  # the table's columns; letters of a module's path beside it
+
+
+@dataclass(frozen=True)
+class ModelDiagnosis(Diagnosis):
+    """A diagnosis of a model whose layers are a chain; layer n is `modules[n]`."""
+
+    modules: tuple[str, ...] = ()
+
+    def to_text(self, *, all_layers: bool = False) -> str:
+        """The table of layers with their modules, the verdict, findings and advice."""
+        lines = []
+        for line in super().to_text(all_layers=all_layers).splitlines():
+            row = re.match(r"^ {0,4}(\d+)  ", line)
+            if row and int(row[1]) < len(self.modules) and len(line) < 82:
+                name, note = self.modules[int(row[1])][-NAME:], line[EDGE:].strip()
+                line = f"{line[:EDGE]:<{EDGE}}  {name}{' ←' if note else ''}"
+            lines.append(line)
+        return "\n".join(lines)
+
+
+def diagnose(
+    model: Module,
+    loss_fn: Any,
+    x: Any,
+    target: Any,
+    *,
+    history: History | None = None,
+    resamples: int = 4,
+    seed: int = 0,
+) -> Diagnosis:
+    """Judge the gradients of a model by one forward and backward pass of a batch.
+
+    Where Linear layers or convolutions follow each other (with activations, normalization, skip
+    connections and what else there is between), gains are taken apart into weights × derivative, as
+    `vegrad.diagnose` does it; of other models (transformers, LSTMs) the gradients at modules and
+    parameters are compared. The model is run in the mode that it is in, and left as it was:
+    parameters, their `.grad`, buffers, training flags and the random generators.
+
+    Args:
+        model: any module; wrapped by torch.compile or DistributedDataParallel, what it wraps.
+        loss_fn: called with the model's output and target; returns the mean loss, a tensor.
+        x: the inputs, a batch first; a tuple or mapping of several.
+        target: whatever loss_fn takes.
+        history: a `vegrad.History` of its training, whose findings are taken in.
+        resamples: further passes, over at most 256 rows drawn from the batch with replacement,
+            which tell how far the gains depend on the batch; 0 for one pass only.
+        seed: of that draw.
+
+    Returns:
+        A Diagnosis, with `flow`, if the layers are a chain, and `modules`, which names them; else
+        with `rows`, the modules' numbers, and `measurement`, that of the parameters' gradients.
+
+    Raises:
+        TypeError: for a model that is no module, or a loss_fn that cannot be called.
+        ValueError: for a loss that is no single number, or no parameter with a gradient. NaN and
+            inf are a finding.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be callable, not {type(loss_fn).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model must have a parameter that requires a gradient")
+    count = as_count("resamples", resamples)
+    model = probe.unwrapped(model)
+    for name, value in (("x", x), ("target", target)):
+        finding = _not_finite(name, value)
+        if finding is not None:
+            config = {"model": type(model).__name__}
+            return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
+    with probe.untouched(model):
+        run = chain.forward(model, loss_fn, x, target)
+        if not run.path:
+            return _of_any(model, loss_fn, x, target, run.trace, history)
+        return _of_chain(model, loss_fn, x, target, run, history, count, seed)
+
+
+# A chain ---------------------------------------------------------------------------------------
+
+
+def _of_chain(
+    model: Module,
+    loss_fn: Any,
+    x: Any,
+    target: Any,
+    run: chain.Pass,
+    history: History | None,
+    count: int,
+    seed: int,
+) -> Diagnosis:
+    before = list(run.path)
+    gradients = chain.backward(run)
+    chain.on_path(run)
+    gradients = [gradients[before.index(place)] for place in run.path]
+    flow, config, layers = chain.flow_of(run, gradients), chain.config_of(run), run.layers
+    names = [layer.name for layer in layers]
+    parameters, stored = {}, {}
+    for number, layer in enumerate(layers):
+        for part, value in (("weight", layer.weight), ("bias", layer.bias)):
+            if value is not None:
+                parameters[f"layers.{number}.{part}"] = value.detach().double().cpu().numpy()
+        shift = run.shifts.get(run.path[number], 0.0)
+        stored[f"layers.{number}.weight"] = chain.shifted(gradients[number], shift, layer.weight)
+    network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
+    path = list(run.path)
+    expected = chain.expected_of(run, config, x)
+    loss = float(run.loss.detach())
+    del run, gradients
+    batches = _resampled(model, loss_fn, x, target, path, count, seed)
+    m = Measured(network, loss, flow, SHIFT, batches, expected)
+    findings, summary = judge(m, history)
+    told = tuple(said(finding, names) for finding in findings)
+    if told:
+        summary = f"{told[0].kind}: {told[0].message}"
+    return ModelDiagnosis(
+        told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
+        modules=tuple(names),
+    )  # fmt: skip
+
+
+def _resampled(
+    model: Module, loss_fn: Any, x: Any, target: Any, path: list[int], count: int, seed: int
+) -> FloatArray:
+    """Gains (count, L - 1) of batches drawn with replacement; none where there are no rows."""
+    take = chain.rows_of(x, target) if isinstance(x, Tensor) else None
+
+    def gains(rows: Any) -> FloatArray:
+        assert take is not None
+        run = chain.forward(model, loss_fn, *take(rows))
+        chain.backward(run)
+        run.path[:] = path
+        return chain.gains(run)
+
+    rows = 0 if take is None else len(x)
+    return resampled(gains, rows, len(path) - 1, count, seed)
+
+
+# Any model -------------------------------------------------------------------------------------
+
+
+def _of_any(
+    model: Module, loss_fn: Any, x: Any, target: Any, trace: Any, history: History | None
+) -> Diagnosis:
+    """By a monitor's rows and the parameters' gradients."""
+    monitor = Monitor(model, details=1)
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        monitor.probing = True
+        loss = loss_fn(probe.called(model, x), target)
+        wanted = [parameter for parameter, _ in kept if parameter.requires_grad]
+        given = torch.autograd.grad(loss, wanted, allow_unused=True)
+        for parameter, gradient in zip(wanted, given, strict=True):
+            parameter.grad = gradient
+        monitor.step()
+        said = monitor.report()
+        named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        weights = {n: p.detach() for n, p in model.named_parameters() if n in named}
+        recorded = diagnose_gradients(_on_cpu(named), _on_cpu(weights))
+    finally:
+        monitor.remove()
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+    findings = [*(_with_numbers(f, said, recorded) for f in said.findings)]
+    kinds = {finding.kind for finding in findings}
+    findings += [f for f in recorded.findings if f.kind not in kinds]
+    if history is not None:
+        of_steps = list(history.findings)
+        first = [finding for finding in of_steps if finding.kind == "overshooting"]
+        findings = first + findings + [f for f in of_steps if f not in first]
+    summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
+    why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
+    config = {"model": f"{type(model).__name__} ({why}), loss {float(loss.detach()):.4g}",
+              "parameters": len(kept), "chain": recorded.config["chain"]}  # fmt: skip
+    return Report(
+        tuple(findings), summary, config, loss=float(loss.detach()),
+        measurement=recorded.measurement, rows=said.rows, notes=said.notes,
+    )  # fmt: skip
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    found = {}
+    for name, tensor in tensors.items():
+        dense = tensor.to_dense() if tensor.layout is not torch.strided else tensor
+        found[name] = dense.detach().cpu()
+    return found
+
+
+def _with_numbers(finding: Finding, report: Report, recorded: Diagnosis) -> Finding:
+    """A chain's finding with the factor that its worst module, or each, should be scaled by."""
+    if finding.kind not in ("vanishing", "exploding") or "worst" not in finding.evidence:
+        return finding
+    known = [r for r in report.rows if r["weighted"] and 0 < r["delta_norm"] < inf]
+    steps = np.diff(np.log2([row["delta_norm"] for row in known]))
+    worst = report.rows[int(finding.evidence["worst"])]["module"]
+    place = next((n for n, row in enumerate(known) if row["module"] == worst), 0)
+    if not steps.size or not place:
+        return finding
+    usual = float(np.median(np.delete(steps, place - 1))) if steps.size > 2 else 0.0
+    apart = float(steps[place - 1]) - usual
+    evidence = dict(finding.evidence)
+    if abs(apart) >= SHIFT:
+        factor = exp2(apart)
+        advice = f"multiply {worst}.weight by {factor:.3g}: in passing it δ changes "
+        advice += f"{exp2(-float(steps[place - 1])):.2g}×, and {exp2(-usual):.2g}× elsewhere."
+    else:
+        factor = exp2(float(steps.mean()))
+        advice = f"each of the {len(known)} modules with weights should pass {factor:.3g} times as "
+        advice += f"much: multiply their weights by that, or: {finding.advice}"
+    if finding.kind == "exploding" and recorded.measurement is not None:
+        norms = [one.norm_log2 for one in recorded.measurement.buffers if one.norm_log2 > -inf]
+        limit = exp2(float(np.median(norms)) + 0.5 * log2(len(norms)))
+        advice += f" Until then clip the gradients' joint norm at {limit:.2g}."
+        evidence["clip"] = limit
+    evidence["factor"] = factor
+    return replace(finding, advice=advice, evidence=evidence)
+
+
+def _not_finite(name: str, value: Any) -> Finding | None:
+    """What is not finite in the data."""
+    several = {name: value}
+    if isinstance(value, tuple | list):
+        several = {f"{name}[{n}]": one for n, one in enumerate(value)}
+    elif hasattr(value, "items"):
+        several = {f"{name}[{key!r}]": one for key, one in value.items()}
+    for where, tensor in several.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        bad = ~torch.isfinite(tensor)
+        if not bool(bad.any()):
+            continue
+        first, count = bad.nonzero()[0].tolist(), int(bad.sum())
+        message = f"{where}{first} is {float(tensor[tuple(first)])}"
+        message += f", the first of {count} such values" if count > 1 else ""
+        message += "; nothing was run"
+        advice = f"fill in or remove {'these values' if count > 1 else 'it'}, then diagnose again."
+        return Finding("nonfinite", "critical", (), message, advice, {"count": float(count)})
+    return None

@@ -1,0 +1,45 @@
+"""A rule's sentence about layers of an MLP, said of a torch model's modules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from vegrad.findings import Finding
+
+# What the rules say of MLP's arguments, and the same in PyTorch.
+PHRASES = (
+    ('activation="relu" with init="he_normal", or "tanh" with "lecun_normal"',
+     'torch.nn.ReLU with kaiming_normal_(weight, nonlinearity="relu"), or torch.nn.Tanh with '
+     "weights of standard deviation 1/√fan_in"),
+    ('activation="relu" with init="he_normal"',
+     'torch.nn.ReLU with kaiming_normal_(weight, nonlinearity="relu")'),
+    ('zero biases and init="lecun_normal"',
+     "zero biases and weights of standard deviation 1/√fan_in"),
+    ('activation="leaky_relu"', "torch.nn.LeakyReLU"),
+    ('activation="relu"', "torch.nn.ReLU"),
+    ('norm="layer"', "torch.nn.LayerNorm after each Linear"),
+    ("residual=True", "skip connections, x + f(x)"),
+    (" in .gradients;", " in .grad;"),
+)  # fmt: skip
+
+PARTS = {"weights": "weight", "biases": "bias"}
+
+
+def said(finding: Finding, names: list[str]) -> Finding:
+    """The finding, with modules' and parameters' names in message and advice."""
+    return replace(
+        finding, message=_said(finding.message, names), advice=_said(finding.advice, names)
+    )
+
+
+def _said(sentence: str, names: list[str]) -> str:
+    for words, instead in PHRASES:
+        sentence = sentence.replace(words, instead)
+
+    sentence = re.sub(
+        r"the (weights|biases) of layer (\d+)",
+        lambda found: f"{names[int(found[2])]}.{PARTS[found[1]]}",
+        sentence,
+    )
+    return re.sub(r"layers\.(\d+)\.", lambda found: f"{names[int(found[1])]}.", sentence)
