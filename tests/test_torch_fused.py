@@ -231,3 +231,20 @@ def test_what_is_not_known_is_left_as_it_is(layers: list[Any], said: str) -> Non
     module = nn.Sequential(*layers)
     with pytest.warns(UserWarning, match=f"not fused: .*{said}"):
         assert ours.fuse(module) is module
+
+
+def test_gradients_that_somebody_holds_are_not_written_again() -> None:
+    model = ours.fuse(network())
+    x = torch.randn(4, 5, dtype=torch.float64)
+    model(x).sum().backward()
+    tensor, array = model[0].weight.grad, model[0].bias.grad.numpy()
+    before = tensor.clone(), array.copy()
+    for _ in range(3):
+        model.zero_grad()
+        (3 * model(x)).sum().backward()
+    assert torch.equal(tensor, before[0])
+    assert (array == before[1]).all()
+    del tensor, array
+    model.zero_grad()
+    model(x).sum().backward()
+    assert torch.equal(model[0].weight.grad, before[0])

@@ -167,13 +167,16 @@ def listed(parameters: Tensors) -> list[Tensor]:
             found: list[Tensor] = []
             _collect(module, set(), found)
             parameters.close()
+            if len(set(map(id, found))) == len(found):
+                return found
             return list(dict(zip(map(id, found), found, strict=True)).values())
     return list(parameters)
 
 
 def _collect(module: Module, seen: set[int], found: list[Tensor]) -> None:
     seen.add(id(module))
-    found += [one for one in module._parameters.values() if one is not None]
+    if module._parameters:
+        found += [one for one in module._parameters.values() if one is not None]
     for child in module._modules.values():
         if child is not None and id(child) not in seen:
             _collect(child, seen, found)

@@ -190,7 +190,7 @@ def _of_any(
             parameter.grad = gradient
     findings = [*(_with_numbers(f, said, recorded) for f in said.findings)]
     kinds = {finding.kind for finding in findings}
-    findings += [f for f in recorded.findings if f.kind not in kinds]
+    findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
     if history is not None:
         of_steps = list(history.findings)
         first = [finding for finding in of_steps if finding.kind == "overshooting"]
@@ -203,6 +203,16 @@ def _of_any(
         tuple(findings), summary, config, loss=float(loss.detach()),
         measurement=recorded.measurement, rows=said.rows, notes=said.notes,
     )  # fmt: skip
+
+
+def _alone(findings: tuple[Finding, ...]) -> list[Finding]:
+    """Without what says of a weight's neighbour that it is off, where the weight itself is.
+
+    Then the gradients change one way in the gap above it and the other way in the gap below.
+    """
+    gaps = {f.layers[0]: f.kind for f in findings if "usual_gain" in f.evidence}
+    doubled = {n for n, kind in gaps.items() if gaps.get(n - 1, kind) != kind}
+    return [f for f in findings if "usual_gain" not in f.evidence or f.layers[0] not in doubled]
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -91,8 +91,8 @@ class FusedMLP(nn.Sequential):
         gradients = [torch.from_numpy(one) for one in self._network.gradients().values()]
         self.direct, self._gradients = direct, gradients
         self._anchor = torch.zeros((), requires_grad=True)
-        self._block, self._pieces = _block_of(gradients)
-        self._shapes = [one.shape if one.ndim > 1 else None for one in gradients]
+        self._block, self._pieces, self._chosen = _block_of(gradients)
+        self._spare: Tensor | None = None
 
     def __deepcopy__(self, memo: Any) -> nn.Sequential:
         import copy
@@ -124,9 +124,9 @@ class FusedMLP(nn.Sequential):
         out: Tensor
         if torch.is_grad_enabled():
             if self.direct and any(one.requires_grad for one in self._own):
-                out = _DirectPass.apply(self, rows, self._anchor)
+                out = _applied(_DirectPass, self, rows, self._anchor)
             else:
-                out = _Pass.apply(self, rows, *self._own)
+                out = _applied(_Pass, self, rows, *self._own)
         else:
             out = torch.from_numpy(self._network.forward(rows.numpy()))
         return out.reshape(*x.shape[:-1], self._sizes[-1])
@@ -146,7 +146,38 @@ class FusedMLP(nn.Sequential):
         assert delta is not None  # _fits has seen to it
         return torch.from_numpy(delta) @ self._own[0].detach() if wanted else None
 
+    def _handed_out(self) -> list[Tensor]:
+        """The gradients as tensors of their own: the next pass writes the core's memory again.
 
+        The copy before is written once more if nobody has a gradient of it any longer: fresh memory
+        takes as long to be had as a pass over it.
+        """
+        if self._spare is None or _holders(self._spare) != 1:
+            self._spare = self._block.clone()
+        else:
+            self._spare.copy_(self._block)
+        # One call; to split and reshape takes as long as a layer.
+        pieces = torch._C._nn.unflatten_dense_tensors(self._spare.detach(), self._pieces)
+        return [pieces[place] for place in self._chosen]
+
+
+def _holders(tensor: Tensor) -> int:
+    """How many tensors there are of its memory; 0 if that cannot be told."""
+    if _use_count is None:
+        return 0
+    storage = tensor.untyped_storage()
+    found: int = _use_count(storage._cdata) - 1  # that one holds it too
+    return found
+
+
+def _applied(function: Any, *arguments: Any) -> Any:
+    """`function.apply`, which looks at each argument for what only torch.func makes."""
+    if torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(Function, function).apply(*arguments)
+
+
+_use_count = getattr(torch._C, "_storage_Use_Count", None)
 _version = attrgetter("_version")
 
 
@@ -186,12 +217,10 @@ class _Pass(Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         fused, wanted = ctx.fused, ctx.needs_input_grad
         below = fused._back(ctx, gradient)
-        # The core's own memory is written again by the next pass.
-        pieces = fused._block.clone().split_with_sizes(fused._pieces)[::2]
-        found = [
-            (piece if shape is None else piece.view(shape)) if needed else None
-            for piece, shape, needed in zip(pieces, fused._shapes, wanted[2:], strict=True)
-        ]
+        pieces = fused._handed_out()
+        if all(wanted[2:]):
+            return None, below, *pieces
+        found = [one if needed else None for one, needed in zip(pieces, wanted[2:], strict=True)]
         return None, below, *found
 
 
@@ -243,13 +272,20 @@ def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
     )
 
 
-def _block_of(views: list[Tensor]) -> tuple[Tensor, list[int]]:
-    """All the memory that views cover, and the sizes in it of view, gap, view, gap and so on."""
+def _block_of(views: list[Tensor]) -> tuple[Tensor, list[Tensor], list[int]]:
+    """All the memory that views cover; tensors shaped as its pieces; which of them are the views.
+
+    The other pieces are the gaps between them.
+    """
     size = views[0].element_size()
     starts = [(one.data_ptr() - views[0].data_ptr()) // size for one in views]
     ends = [start + one.numel() for start, one in zip(starts, views, strict=True)]
     flat = np.lib.stride_tricks.as_strided(views[0].numpy().reshape(-1), (ends[-1],), (size,))
-    pieces = []
-    for start, end, after in zip(starts, ends, [*starts[1:], ends[-1]], strict=True):
-        pieces += [end - start, after - end]
-    return torch.from_numpy(flat), pieces
+    pieces: list[Tensor] = []
+    chosen = []
+    for view, end, after in zip(views, ends, [*starts[1:], ends[-1]], strict=True):
+        chosen.append(len(pieces))
+        pieces.append(view)
+        if after > end:
+            pieces.append(torch.empty(1, dtype=view.dtype).expand(after - end))
+    return torch.from_numpy(flat), pieces, chosen
