@@ -85,6 +85,21 @@ def test_stalled() -> None:
     assert found(quadratic(1e-5, steps=19)) == {}  # too early to say
 
 
+def test_stalled_in_spite_of_what_batches_differ_by() -> None:
+    """The first batch happens to have a larger loss than the others."""
+    history = quadratic(1e-5, start=1.0)
+    assert found(history)["stalled"].evidence["fall"] < 0.001
+    lucky = quadratic(1e-5, start=1.0)
+    for name in ("loss", "loss_after"):
+        lucky._steps[STEPS.index(name), 0] += 1.0
+    for name in ("loss", "loss_after"):
+        lucky._steps[STEPS.index(name), 1:] -= 0.3
+    assert found(lucky)["stalled"].evidence["fall"] < 0.001
+    for name in STEPS[4:]:  # unseen, it looks like progress
+        lucky._steps[STEPS.index(name)] = np.nan
+    assert found(lucky) == {}
+
+
 def test_oscillating() -> None:
     loss = np.array([1.0, 0.5, 0.6, 0.4, 0.5, 0.3, 0.25, 0.2])
     steps = np.full((8, len(STEPS)), np.nan)

@@ -98,7 +98,7 @@ def cure_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("cure").add_argument
     add("--steps", type=int, default=500, help="of one training (500)")
     add("--goal", type=float, metavar="FIGURE",
-        help="accuracy to reach or, with mse, loss (half of the way from guessing)")  # fmt: skip
+        help="accuracy to reach or, with mse, loss (some of the way from guessing)")  # fmt: skip
     add("--budget", type=float, default=1.5, help="the most to spend, in trainings (1.5)")
     output = parser.add_argument_group("output").add_argument
     output("--json", action="store_true", help="print JSON instead of text")

@@ -15,16 +15,22 @@ from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.learnable import about_data
 from vegrad.network import MLP
 from vegrad.optim import Adam, Optimizer
-from vegrad.remedies import FOLLOWING, REMEDIES
+from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, SCALE_DATA, TRAINING, median_alpha
 from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
 from vegrad.trial import Goal, Trial, goal_for
 
+LEAST_ROWS = 8  # to look at, however short a training is
 LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
-HOPELESS = ((0.1, 0.99), (0.2, 0.95), (0.4, 0.85))  # of a training: of the guess's loss, no lower
-ABOVE, FALLING = 1.5, 0.7  # the guess's loss; of the first loss: it is on its way down
+# Of a training: by then so much of the way to the goal must be done, or the loss be falling.
+NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
+ON_TRACK = 1.4  # so much of the way a share of a training: it will arrive within the budget
+LATE = 0.2  # of a training: from then on a falling loss is not enough
+ABOVE = 1.2  # times the guess's loss
+HALF = 0.5  # of the way
+RESERVE = 0.7  # of a training, kept for the last remedies
 GIVE_UP = 0.1  # of a training: less is no trial
-DEEP = 2  # change of the training on top of one of the network
+DEEP = 3  # change of the training on top of one of the network
 
 
 def cure(
@@ -51,14 +57,15 @@ def cure(
         x: the inputs (N, I).
         target: as for `MLP.backward`, for all rows.
         goal: an accuracy, at least, for the two cross entropies; for mse a loss, at most. By
-            default half of the way from the best constant output to perfection. It is looked at on
-            up to 256 of the rows.
+            default 80 % of the way from the best constant output to perfection, for mse half of
+            it. It is looked at on up to 256 of the rows.
         optimizer: of vegrad.optim, with its clip; it stays as it is. By default Adam(1e-3).
         steps: of one training.
         batch_size: rows of a step.
         seed: of the order of the rows, of the rows to look at and of new weights, if the network
             has no seed of its own.
         budget: the most that may be spent, in trainings of `steps`, the given network's included.
+            (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
@@ -80,8 +87,8 @@ def cure(
     given = Treatment(AS_IT_IS, clone(network), optimizer)
     data, wanted = network._checked(x, target)
     aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
-    before = diagnose(given.network, data, wanted) if not _finite(data, wanted) else None
-    if before is not None:
+    if not _finite(data, wanted):
+        before = diagnose(given.network, data, wanted)  # says where, and runs nothing
         return _nothing(given, before, aim, steps, batch_size)
     return _Search(given, data, wanted, aim, steps, batch_size, seed, budget).run()
 
@@ -107,13 +114,16 @@ class _Search:
         self.steps, self.batch_size, self.seed = steps, min(batch_size, len(x)), seed
         self.spendable = budget * steps * self.batch_size  # rows
         drawn = np.random.default_rng(seed).permutation(len(x))
-        rows = drawn[: max(64, min(LOOKED_AT, BATCHES * self.batch_size))]
-        before = diagnose(given.network, x[rows], target[rows])
+        whole = steps * self.batch_size
+        most = max(LEAST_ROWS, whole // 50)  # a pass shall cost little beside a training
+        rows = drawn[: min(most, max(64, min(LOOKED_AT, BATCHES * self.batch_size)))]
+        before = diagnose(given.network, x[rows], target[rows], resamples=0)
         self.patient = Patient(given, x, target, rows, before, seed, passed=float(len(rows)))
-        self.rows = np.sort(drawn[:LOOKED_AT])
+        self.rows = np.sort(drawn[: min(LOOKED_AT, max(LEAST_ROWS, whole // 20))])
         self.attempts: list[Attempt] = []
         self.trials: list[tuple[int, Trial, Diagnosis]] = []
         self.sick = self._trial(given)
+        self.kept = 0.0
 
     # Costs, in rows that went forward and back
 
@@ -125,19 +135,29 @@ class _Search:
     def spent(self) -> float:
         return self.patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials)
 
-    def _room(self, steps: int) -> bool:
-        """Whether a trial may come to so many steps, and the given network after it."""
+    def _room(self, steps: int, kept: float = 0.0) -> bool:
+        """Whether a trial may come to so many steps, and the given network after it.
+
+        `kept` of a training is then left.
+        """
         block, rows = self.sick.block_steps, len(self.rows) / 3
         best = self._best()
         proof = max(steps, 0 if best is None else self.trials[best][1].history.steps)
         behind = max(0, proof - self.sick.history.steps)
         ahead = block * self.batch_size * (1.0 + 1.0 / block) + 2 * rows
         gauge = 1.0 + 1.0 / (2 * block)
-        return self.spent + ahead + behind * self.batch_size * gauge + rows <= self.spendable
+        rows += self.batch_size  # the gauge looks at the first step too
+        return self.spent + ahead + behind * self.batch_size * gauge + rows <= (
+            self.spendable - kept * self.steps * self.batch_size
+        )
 
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        return _hopeless(trial) or not self._room(trial.history.steps + trial.block_steps)
+        kept = 0.0 if trial.way >= ON_TRACK * trial.share else self.kept
+        slow = self.patient.diagnosis.healthy and _creeping(trial)
+        if slow or _hopeless(trial, patient=self.kept == 0.0):
+            return True
+        return not self._room(trial.history.steps + trial.block_steps, kept)
 
     # The search
 
@@ -145,16 +165,19 @@ class _Search:
         problem = about_data(self.x, self.target, self.goal, quick=True)
         if problem:
             return self._conclude(None, problem)
-        remedies: tuple[Remedy, ...] = REMEDIES
+        remedies = [r for r in REMEDIES if self.patient.kinds & r.kinds]
         if self.patient.diagnosis.healthy:
-            self.sick.train(self.steps, _hopeless)
-            if self.sick.reached:
-                return self._conclude(None)
-            self.patient.history = self.sick.history
-            remedies = (*FOLLOWING, *(r for r in REMEDIES if r.apply != FOLLOWING[1].apply))
-        base, kinds = self.patient, self.patient.kinds or {"training"}
+            scaled = SCALE_DATA.apply(self.patient)
+            if isinstance(scaled, str):
+                self.sick.train(self.steps, lambda trial: _hopeless(trial) or _creeping(trial))
+                if self.sick.reached:
+                    return self._conclude(None)
+                self.patient.history = self.sick.history
+            remedies = [SCALE_DATA, *FOLLOWING, *(r for r in REMEDIES if r.last)]
+        base = self.patient
         for remedy in remedies:
-            if not self.patient.diagnosis.healthy and not kinds & remedy.kinds:
+            self.kept = 0.0 if remedy.last else RESERVE
+            if not self._room(int(GIVE_UP * self.steps), self.kept):
                 continue
             patient = replace(base, passed=0.0)
             chosen = self._attempt(remedy, patient, DEEP)
@@ -162,9 +185,28 @@ class _Search:
                 return self._conclude(chosen)
             if patient.given.scaling is not None:
                 base = replace(patient, passed=0.0)  # the data stay scaled for all that follows
-            if not self._room(int(GIVE_UP * self.steps)):
-                break
+        self.kept, best = 0.0, self._best()
+        if best is not None:  # with what is left
+            place, trial, after = self.trials[best]
+            chosen = self._follow(self.attempts[place].name, trial, after, base, DEEP)
+            if chosen is not None:
+                return self._conclude(chosen)
         return self._conclude(self._best())
+
+    def _follow(
+        self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int
+    ) -> int | None:
+        """What the history of a trial asks for, on top of it."""
+        for following in FOLLOWING:
+            on_top = replace(patient, given=trial.treatment, diagnosis=after, passed=0.0,
+                             history=trial.history)  # fmt: skip
+            if not trial.history.steps or not self._room(int(GIVE_UP * self.steps), self.kept):
+                return None
+            remedy = replace(following, name=f"{name}, {following.name}")
+            chosen = self._attempt(remedy, on_top, deeper - 1)
+            if chosen is not None:
+                return chosen
+        return None
 
     def _attempt(self, remedy: Remedy, patient: Patient, deeper: int) -> int | None:
         """Tries it; the number of the trial that reached the goal."""
@@ -180,7 +222,7 @@ class _Search:
         cost = patient.passed / self.batch_size
         done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
         why = "" if same else _worse(before, after, treatment)
-        if not why and not self._room(int(GIVE_UP * self.steps)):
+        if not why and not self._room(int(GIVE_UP * self.steps), self.kept):
             why = "no passes are left to train it"
         if why:
             self.attempts.append(replace(done, why=why))
@@ -198,14 +240,9 @@ class _Search:
         self.attempts.append(done)
         if trial.reached:
             return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
-        if deeper and trial.history.steps:
-            for following in FOLLOWING:
-                name = f"{remedy.name}, {following.name}"
-                on_top = replace(patient, given=treatment, diagnosis=after, history=trial.history)
-                on_top.passed = 0.0
-                chosen = self._attempt(replace(following, name=name), on_top, deeper - 1)
-                if chosen is not None:
-                    return chosen
+        again = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
+        if deeper and (trial.ended or _rose(trial) or again):
+            return self._follow(remedy.name, trial, after, patient, deeper)
         return None
 
     def _best(self) -> int | None:
@@ -218,7 +255,7 @@ class _Search:
 
     def _conclude(self, chosen: int | None, problem: tuple[str, ...] = ()) -> Cure:
         """The proof of the trial chosen; the network as it was, if it does as well."""
-        given, before, patient = self.given, self.patient.diagnosis, self.patient
+        given, before = self.given, self.patient.diagnosis
         reached, after, treatment, proof = self.sick.reached, before, given, None
         if chosen is not None:
             place, trial, after = self.trials[chosen]
@@ -229,10 +266,8 @@ class _Search:
             if self.sick.history.steps == count:
                 self.sick.look()
             proof = Proof(self.sick, trial, (before, after))
-            better = trial.reached if not self.sick.reached else False
-            better = better or not proof.loss[0] <= proof.loss[1]
-            better = better and (trial.reached or not self.sick.reached)
-            if better:
+            better = trial.reached or not proof.loss[0] <= proof.loss[1]
+            if better and not self.sick.reached:  # what works is left alone
                 treatment, reached = trial.treatment, trial.reached
                 self.attempts[place] = replace(
                     self.attempts[place], accepted=True,
@@ -248,8 +283,7 @@ class _Search:
             treatment.scaling, proof, reached, self.goal,
             _summary(before, after, self.attempts, reached, self.goal),
             self._patch(treatment) if treatment is not given else "",
-            (patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials))
-            / (self.steps * self.batch_size),
+            float(self.spent / (self.steps * self.batch_size)),
             self.steps, self.batch_size, about,
         )  # fmt: skip
 
@@ -266,13 +300,21 @@ class _Search:
         return "\n".join([*imports, "", *lines, ""])
 
 
-def _hopeless(trial: Trial) -> bool:
-    """Whether a training has learnt nothing that makes it worth going on."""
-    loss, first = trial.points[-1][1], trial.points[0][1]
-    share = trial.history.steps / trial.steps
-    limits = [limit for at, limit in HOPELESS if share >= at]
-    falling = loss > ABOVE * trial.goal.guess and loss < FALLING * first
-    return bool(limits) and loss > limits[-1] * trial.goal.guess and not falling
+def _hopeless(trial: Trial, *, patient: bool = False) -> bool:
+    """Whether a training has learnt too little to go on with; if patient, not at the first look."""
+    needed = [way for share, way in NEEDED[patient:] if trial.share >= share]
+    moving = trial.moving and trial.share <= LATE
+    return bool(needed) and not (trial.way >= needed[-1] or moving)
+
+
+def _creeping(trial: Trial) -> bool:
+    """Whether the gauge says of a training that its steps are far too short."""
+    short = trial.share >= NEEDED[0][0] and median_alpha(trial.history) < CREEPING
+    return short and trial.way < HALF
+
+
+def _rose(trial: Trial) -> bool:
+    return trial.points[-1][1] > max(trial.points[0][1], ABOVE * trial.goal.guess)
 
 
 def _ended(trial: Trial) -> str:

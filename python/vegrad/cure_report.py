@@ -51,9 +51,20 @@ def _row(attempt: Attempt) -> str:
     assert attempt.after is not None
     loss = "" if isnan(attempt.loss[0]) else f"{attempt.loss[0]:.3g} → {attempt.loss[1]:.3g}"
     steps = str(attempt.steps) if attempt.steps else "–"
-    result = "✓" if attempt.accepted else "goal" if attempt.why.startswith("reached") else "–"
+    result = "✓" if attempt.accepted else _short(attempt, attempt.after)
     name = textwrap.shorten(attempt.name, 33, placeholder="…")
     return f"{name:<34}{_chain(attempt.after):>11}{steps:>7}{loss:>16}  {result}"
+
+
+def _short(attempt: Attempt, after: Diagnosis) -> str:
+    """Why it was not it, in a word."""
+    if not attempt.steps:
+        return "–" if after.healthy else after.verdict
+    if attempt.why.startswith("reached"):
+        return "no better"
+    if attempt.why.startswith(("learns", "not at")):
+        return "too slow"
+    return "diverges"
 
 
 def proof(shown: Proof) -> str:

@@ -44,8 +44,9 @@ def of_history(history: History) -> tuple[Finding, ...]:
     - overshooting: the loss of the batch is higher after the step in a tenth of those looked at, or
       half of them go past the minimum by half its distance (α > 0.5), or past it at all while the
       loss is no lower at the end than at the start;
-    - stalled: after 20 steps the loss has lost less than a tenth of what it was, and no step
-      overshoots;
+    - stalled: after 20 steps the loss has lost less than a tenth of what it was, or the steps
+      looked at, each on its own batch, take so little off that all together cannot have (losses of
+      single batches differ by more), and no step overshoots;
     - oscillating: of at least 5 epochs, a fifth end 3 % above the one before (the rule of
       AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss).
     """
@@ -103,10 +104,10 @@ def _overshooting(history: History) -> Finding | None:
 
 
 def _stalled(history: History) -> Finding | None:
-    fallen = _fall(history)
+    steps, alpha = _looks(history)
+    fallen = float(np.fmin(_fall(history), _fall_by_looks(history, steps)))
     if history.steps < ENOUGH or not fallen < LITTLE:
         return None
-    steps, alpha = _looks(history)
     message = f"the loss has lost {100 * max(fallen, 0):.1f} % in {history.steps} steps"
     evidence = {"fall": fallen, "steps": history.steps}
     advice = "see what diagnose says of the gradients."
@@ -152,3 +153,15 @@ def _fall(history: History) -> float:
     count = int(history.epoch_steps[-1]) if history.epochs else len(loss)
     with np.errstate(all="ignore"):
         return float(1 - np.mean(loss[-min(count, max(len(loss) // 2, 1)) :]) / loss[0])
+
+
+def _fall_by_looks(history: History, steps: npt.NDArray[np.intp]) -> float:
+    """By what part all steps would lower the loss if each did what those looked at do; nan if none.
+
+    That of a step's own batch, which falls by more than that of all rows.
+    """
+    before, after = history.loss[steps], history.loss_after[steps]
+    with np.errstate(all="ignore"):
+        part = np.log(after / before)
+    part = part[np.isfinite(part)]
+    return float(-np.expm1(history.steps * np.mean(part))) if part.size else np.nan

@@ -19,7 +19,7 @@ def about_data(x: Array, target: Array, goal: Goal, *, quick: bool = False) -> t
         x: inputs (N, I), finite.
         target: as the network takes it.
         goal: with its kind of loss.
-        quick: only what rules out learning for certain: ("",) is never among it.
+        quick: only what rules out learning for certain; nothing where it does not.
     """
     if len(x) > 1 and not np.ptp(x, axis=0).any():
         return ("x is the same in every row: no network can tell the rows apart",)

@@ -23,6 +23,8 @@ from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, plain,
 
 RISEN = 1.5  # times the first loss
 MOST = 100.0  # by which the learning rate is changed at once
+CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
+LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of single layers: one that is put right may show the next
 
@@ -84,6 +86,8 @@ def _factors(diagnosis: Diagnosis) -> dict[int, float]:
         e = finding.evidence
         if {"gain", "usual_gain"} <= e.keys() and finding.blame == "weights" and e["gain"] > 0:
             factors[finding.layers[0]] = e["usual_gain"] / e["gain"]
+        if finding.kind == "exploding" and "std" in e:  # what enters is too large
+            factors[finding.layers[0]] = 1.0 / e["std"]
         flow = diagnosis.flow
         if finding.kind == "saturated" and flow is not None:
             for layer in finding.layers:
@@ -213,6 +217,11 @@ def _normalized_residual(p: Patient) -> Treatment | str:
     return _with_skips(p, words, {"norm": "layer"})
 
 
+def _tanh_skips(p: Patient) -> Treatment | str:
+    words = "use tanh with skip connections"
+    return _with_skips(p, words, {"activation": "tanh", "init": "orthogonal", "norm": None})
+
+
 def _everything(p: Patient) -> Treatment | str:
     words = "use tanh with skip connections and normalized pre-activations"
     options = {"activation": "tanh", "init": "critical", "norm": "layer"}
@@ -231,8 +240,15 @@ def _with_skips(p: Patient, words: str, options: dict[str, Any]) -> Treatment | 
     factor = float(f"{1 / sqrt(len(square)):.3g}")
     for layer in square:
         treated.network.parameters[f"layers.{layer}.weight"][...] *= factor
-    code = (f"for layer in {plain(square)}:",
+    code: tuple[str, ...] = (f"for layer in {plain(square)}:",
             f'    network.parameters[f"layers.{{layer}}.weight"][...] *= {factor!r}')  # fmt: skip
+    last = f"layers.{len(sizes) - 2}.weight"
+    p.passed += len(p.rows) / 3
+    out = float(np.std(treated.network.forward(p.sample(treated)), dtype=np.float64))
+    if isfinite(out) and out > 1.0:  # the stream has grown with the depth
+        shrink = float(f"{max(1 / out, LEAST):.3g}")
+        treated.network.parameters[last][...] *= shrink
+        code += (f'network.parameters["{last}"][...] *= {shrink!r}',)
     words = f"{treated.words}, the weights of the {len(square)} branches times {factor:g}"
     return replace(treated, words=words, code=treated.code + code)
 
@@ -275,11 +291,16 @@ def _learning_rate(p: Patient) -> Treatment | str:
         wanted = finding.evidence["wanted"]
         if finding.kind == "overshooting":
             wanted = min(wanted, first_landing(history))
+            if finding.severity == "critical":  # it has learnt nothing: the gauge sees ruins
+                wanted = min(wanted, rate / 10)
         wanted = min(max(wanted, rate / MOST), rate * MOST)
         why = f"{finding.kind}: α {finding.evidence['alpha']:+.2g}"
         longer = finding.kind == "stalled"
         if not (wanted > 2 * rate if longer else wanted < rate / 1.5):
             return f"the steps are about as long as they may be ({why})"
+    elif median_alpha(history) < CREEPING:
+        wanted = rate / max(1.0 + median_alpha(history), 1.0 / MOST)
+        why = f"baby steps: α {median_alpha(history):+.3f}"
     else:
         return "the steps are neither too long nor too short"
     wanted = float(f"{wanted:.2g}")
@@ -292,6 +313,12 @@ def _after(p: Patient, words: str, same: str) -> str:
     """What was changed before, but for what this changes again, and this."""
     earlier = [part for part in p.given.words.split("; ") if not part.startswith(same)]
     return "; ".join([*(part for part in earlier if part != AS_IT_IS), words])
+
+
+def median_alpha(history: History) -> float:
+    """Of the steps that the gauge looked at; 0 if there are none."""
+    alpha = history.alpha[~np.isnan(history.alpha)]
+    return float(np.median(alpha)) if alpha.size else 0.0
 
 
 def first_landing(history: History) -> float:
@@ -335,8 +362,9 @@ def _clip(p: Patient) -> Treatment | str:
 
 FLOW = frozenset({"vanishing", "exploding", "saturated", "dead", "nonfinite"})
 TRAINING = frozenset({"training"})
+SCALE_DATA = Remedy("scale the data", FLOW | TRAINING, _scale_data)
 REMEDIES = (
-    Remedy("scale the data", FLOW | TRAINING, _scale_data),
+    SCALE_DATA,
     Remedy("scale single layers", FLOW, _scale_layers),
     Remedy("reset biases", FLOW, _reset_biases),
     Remedy("draw layers again", FLOW, _draw_layers),
@@ -348,7 +376,8 @@ REMEDIES = (
     Remedy("normalize", FLOW, _normalize),
     Remedy("normalize, with skip connections", FLOW, _normalized_residual),
     Remedy("activation", FLOW, _activation),
-    Remedy("activation and architecture", FLOW, _everything),
+    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, last=True),
+    Remedy("activation, normalize, skip connections", FLOW | TRAINING, _everything, last=True),
 )
 # What the history of a training that failed asks for, on top of what was trained.
 FOLLOWING = (

@@ -58,7 +58,8 @@ class Patient:
     def look(self, treatment: Treatment) -> Diagnosis:
         """Diagnose a treatment's network on the rows to look at."""
         self.passed += len(self.rows)
-        return diagnose(treatment.network, self.sample(treatment), self.target[self.rows])
+        x, target = self.sample(treatment), self.target[self.rows]
+        return diagnose(treatment.network, x, target, resamples=0)
 
     def sample(self, treatment: Treatment) -> Array:
         """The rows to look at, as the treatment wants them."""
@@ -72,11 +73,15 @@ class Patient:
 
 @dataclass(frozen=True)
 class Remedy:
-    """One row of `REMEDIES`: for what it is tried, and the function that makes the change."""
+    """One row of `REMEDIES`: for what it is tried, and the function that makes the change.
+
+    For those marked as the last, part of the budget is kept.
+    """
 
     name: str
     kinds: frozenset[str]
     apply: Callable[[Patient], Treatment | str]
+    last: bool = False
 
 
 def clone(network: MLP) -> MLP:

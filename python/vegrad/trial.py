@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import inf, isfinite, nan
+from math import inf, isfinite, isnan, nan
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from vegrad.treatment import Treatment, clone, renewed
 LOOKS = 20  # at a whole training
 NEAR = 0.9  # of the guess's loss: below, a look is worth a forward pass
 SOON = 1.5  # times the loss wanted: the same with the mean square
+BY_LOSS = 1.5  # ways of classification, if the loss falls to 0
+MOVING = 0.95  # of the loss two looks ago
+MOST_OF = 0.8  # the way, for classes; half of it for numbers, which may be mostly noise
 FORWARD = 1 / 3  # of a forward and backward pass
 
 
@@ -25,16 +28,26 @@ FORWARD = 1 / 3  # of a forward and backward pass
 class Goal:
     """What a training shall reach: an accuracy at least, or, with the mean square, a loss at most.
 
-    `guess` is the loss of the best constant output.
+    `guess` is the loss of the best constant output, `base` its accuracy (nan for numbers).
     """
 
     kind: str
     wanted: float
     guess: float
+    base: float = nan
 
     def reached(self, loss: float, accuracy: float) -> bool:
         """Whether these figures are good enough."""
         return loss <= self.wanted if self.kind == "mse" else accuracy >= self.wanted
+
+    def way(self, loss: float, accuracy: float) -> float:
+        """How much of the way from guessing to the goal is done: 0 to 1, or beyond either end."""
+        if self.kind == "mse":
+            return (self.guess - loss) / max(self.guess - self.wanted, 1e-300)
+        by_loss = BY_LOSS * (1.0 - loss / max(self.guess, 1e-300))
+        if isnan(accuracy):
+            return by_loss
+        return max(by_loss, (accuracy - self.base) / max(self.wanted - self.base, 1e-300))
 
     def __str__(self) -> str:
         if self.kind == "mse":
@@ -43,7 +56,7 @@ class Goal:
 
 
 def goal_for(kind: str, target: Array, wanted: float | None) -> Goal:
-    """The goal; if None is given, half of the way from the best constant output to perfection."""
+    """The goal; if None is given, some of the way from the best constant output to perfection."""
     if kind == "mse":
         values = target.astype(np.float64).reshape(len(target), -1)
         guess = float(np.mean(np.var(values, axis=0)))
@@ -58,7 +71,7 @@ def goal_for(kind: str, target: Array, wanted: float | None) -> Goal:
     with np.errstate(all="ignore"):
         entropy = -float(np.nansum(share * np.log(share)))
     guess = entropy if share.ndim == 1 else entropy / share.shape[1]
-    return Goal(kind, (1 + best) / 2 if wanted is None else wanted, guess)
+    return Goal(kind, best + MOST_OF * (1 - best) if wanted is None else wanted, guess, best)
 
 
 def evaluate(network: MLP, x: Array, target: Array) -> tuple[float, float]:
@@ -131,6 +144,22 @@ class Trial:
     def reached(self) -> bool:
         """Whether the last look met the goal."""
         return self.goal.reached(*self.points[-1][1:])
+
+    @property
+    def way(self) -> float:
+        """See `Goal.way`, at the last look."""
+        return self.goal.way(*self.points[-1][1:])
+
+    @property
+    def share(self) -> float:
+        """Of a whole training."""
+        return self.history.steps / self.steps
+
+    @property
+    def moving(self) -> bool:
+        """Whether the loss is clearly lower than two looks ago."""
+        losses = [point[1] for point in self.points[-3:]]
+        return losses[-1] < MOVING * losses[0]
 
     def train(self, until: int, stop: Callable[[Trial], bool] | None = None) -> None:
         """Train to this step in all, or until `stop` says so at a look, or it cannot go on."""

@@ -1,0 +1,120 @@
+"""The zoo: hundreds of networks, healthy and sick, labelled without vegrad, judged by vegrad.
+
+    python bench/zoo.py                  the whole: the table, and the misses with their reasons
+    python bench/zoo.py --quick          a smoke run of some specimens
+    python bench/zoo.py --seed 7         another zoo
+    python bench/zoo.py --table          only the table of what has been examined
+
+Every specimen is a line of a .jsonl file; a run that was stopped goes on where it was.
+
+What a specimen is (`zoo_examine.label`), by the reference alone: healthy if a plain training of 400
+steps reaches the target of its data, nothing was planted and no layer's δ is more than 3 decades
+from the last's; sick if that training does not reach it and either a fault was planted or δ is
+beyond 3 decades; else unclear: not in the figures, only counted. Specimens are drawn until there
+are enough healthy and enough sick ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")  # before NumPy: a process a core is faster
+sys.path.insert(0, str(Path(__file__).parent))
+
+from zoo_examine import STEPS, examine  # noqa: E402
+from zoo_families import draw  # noqa: E402
+from zoo_table import tables  # noqa: E402
+
+WANTED = 300  # healthy and sick ones, of each
+BLOCK = 12  # specimens between two counts: the zoo does not depend on the number of processes
+FOLDER = Path(__file__).parent / "zoo-records"
+
+
+def read(path: Path) -> dict[int, dict[str, Any]]:
+    """The records of a file by number; a last line that was cut off is left out."""
+    records = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records[record["number"]] = record
+    return records
+
+
+def counted(records: dict[int, dict[str, Any]], upto: int) -> tuple[int, int]:
+    """Healthy and sick ones among the first."""
+    labels = [records[n]["label"] for n in range(upto)]
+    healthy = labels.count("healthy")
+    return healthy, len(labels) - healthy - labels.count("unclear")
+
+
+def run(
+    seed: int, wanted: int, path: Path, jobs: int, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Examine until there are enough of both kinds; what is in the file is not done again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records, upto = read(path), 0
+    for record in list(records.values()):
+        again = json.loads(json.dumps(draw(seed, record["number"])))
+        if record["specimen"] != again or record["steps_allowed"] != STEPS:
+            raise SystemExit(f"{path} is of another zoo; remove it or name another with --file")
+    start, fresh = time.perf_counter(), 0
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool, path.open("a") as file:
+        if file.tell() and not path.read_text(encoding="utf-8").endswith("\n"):
+            file.write("\n")
+        while min(counted(records, upto)) < wanted:
+            missing = [n for n in range(upto, upto + BLOCK) if n not in records]
+            for record in pool.imap_unordered(examine, [draw(seed, n) for n in missing]):
+                record["steps_allowed"] = STEPS
+                records[record["number"]] = record
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+                file.flush()
+                fresh += 1
+            upto += BLOCK
+            healthy, sick = counted(records, upto)
+            if progress:
+                minutes = (time.perf_counter() - start) / 60
+                text = f"{upto} examined ({fresh} now, {minutes:.1f} min): {healthy} healthy, "
+                text += f"{sick} sick, of {wanted} each "
+                print(f"\r{text}", end="", file=sys.stderr, flush=True)
+    if progress:
+        print(file=sys.stderr)
+    return [records[n] for n in range(upto)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1, help="another seed, another zoo (1)")
+    parser.add_argument("--quick", action="store_true", help="eight of each kind")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--file", type=Path, help="of the records (bench/zoo-records/seed-N.jsonl)")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    options = parser.parse_args(arguments)
+    wanted = 8 if options.quick else WANTED
+    kind = "quick" if options.quick else "seed"
+    path = options.file or FOLDER / f"{kind}-{options.seed}.jsonl"
+    if options.table:
+        found = read(path)
+        records = [found[n] for n in sorted(found)]
+    else:
+        try:
+            records = run(options.seed, wanted, path, options.jobs)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on from {path}", file=sys.stderr)
+            return 130
+    print(tables(records, options.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""The figures of the zoo, and its misses with a reason for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+
+# What counts as right, by label: the kinds of finding of which one must be there. A dead or
+# saturated layer explains what vanishes below it; a strong layer saturates those that are bounded.
+RIGHT = {
+    "vanishing": {"vanishing", "dead", "saturated"},
+    "exploding": {"exploding", "nonfinite"},
+    "weak": {"vanishing"},
+    "strong": {"exploding", "saturated", "nonfinite"},
+    "dead": {"dead"},
+    "biased": {"saturated", "dead"},
+    "data": {"exploding", "saturated", "nonfinite"},
+}
+PLANTED = ("weak", "strong", "dead", "biased")
+CHAINS = ("vanishing", "exploding")
+HISTORY = {"overshooting", "stalled", "oscillating"}
+
+
+def tuning(record: Record) -> bool:
+    """The half that thresholds may be tuned on: pairs of numbers, every other."""
+    return record["number"] // 2 % 2 == 0
+
+
+def right(record: Record, limit: float | None = None) -> bool:
+    """Whether vegrad's verdict fits the label; with another limit of a chain, if one is given."""
+    kinds = {finding["kind"] for finding in record["findings"]}
+    if limit is not None:
+        kinds = {f["kind"] for f in record["findings"] if f["decades"] is None}
+        chains = [f["decades"] for f in record["findings"] if f["decades"] is not None]
+        for decades in (*chains, record["trend"] or 0.0):
+            if abs(decades) >= limit:
+                kinds.add("exploding" if decades > 0 else "vanishing")
+    if record["label"] == "healthy":
+        return not kinds
+    if record["label"] == "rate":  # the gradient is healthy, the history is not
+        return not kinds and bool(HISTORY & set(record.get("history", ())))
+    return bool(kinds & RIGHT[record["label"]])
+
+
+def named(record: Record) -> bool:
+    """Whether a finding names the planted layer, alone or as the worst."""
+    layer = record["specimen"]["fault"]["layer"]
+    return any(f["layers"] == [layer] or f["worst"] == layer for f in record["findings"])
+
+
+def peer_right(record: Record, peer: str, when: int) -> bool:
+    """The same of a peer; before training (0) or after it (1)."""
+    verdict = record["peers"][when][peer]
+    return verdict == "healthy" if record["label"] == "healthy" else (
+        verdict in RIGHT[record["label"]]
+    )  # fmt: skip
+
+
+def limits(records: list[Record]) -> list[tuple[str, ...]]:
+    """The half for tuning with other limits of a chain: right verdicts, false alarms."""
+    clear = [r for r in records if r["label"] != "unclear" and tuning(r)]
+    healthy = [r for r in clear if r["label"] == "healthy"]
+    return [
+        (f"{limit:g} decades", share([right(r, limit) for r in clear]),
+         f"{sum(not right(r, limit) for r in healthy)} of {len(healthy)}")
+        for limit in (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+    ]  # fmt: skip
+
+
+def unclear(records: list[Record]) -> str:
+    """Why specimens are in no figure, and what vegrad says of those that train all the same."""
+    left = [r for r in records if r["label"] == "unclear"]
+    fault = [r for r in left if r["reached"] and r["specimen"]["fault"] is not None]
+    trains = [r for r in left if r["reached"] and r["specimen"]["fault"] is None]
+    said = sum(bool(r["findings"]) for r in trains)
+    rest = len(left) - len(fault) - len(trains)
+    return (
+        f"{len(left)} are in no figure: {len(trains)} train although δ of a layer is more than "
+        f"3 decades from the last layer's (vegrad calls {said} of them sick: false alarms, if "
+        f"training alone decides), {len(fault)} train in spite of their fault, {rest} do not train "
+        "and neither a fault nor the gradient says why."
+    )
+
+
+def trainable(records: list[Record]) -> list[tuple[str, ...]]:
+    """How many of the networks without a fault train, by how far δ strays from the last's."""
+    rows = []
+    edges = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, np.inf)
+    plain = [r for r in records if r["specimen"]["fault"] is None]
+    for low, high in pairwise(edges):
+        row = [f"{low:g} to {high:g}"]
+        for optimizer in ("sgd", "adam"):
+            inside = [r["reached"] for r in plain if low <= _far(r) < high
+                      and r["specimen"]["optimizer"]["name"] == optimizer]  # fmt: skip
+            row.append(f"{sum(inside)} of {len(inside)}")
+        rows.append(tuple(row))
+    return rows
+
+
+def _far(record: Record) -> float:
+    low, high = (abs(d) if d is not None else np.inf for d in record["decades"])
+    return max(low, high)
+
+
+def share(answers: list[bool]) -> str:
+    """97.3 % (73 of 75)."""
+    count = sum(answers)
+    return f"{100 * count / len(answers):.1f} % ({count} of {len(answers)})" if answers else "–"
+
+
+def figures(records: list[Record]) -> list[tuple[str, str, str]]:
+    """Name, measured, asked."""
+    clear = [r for r in records if r["label"] != "unclear"]
+    healthy = [r for r in clear if r["label"] == "healthy"]
+    treated = [r for r in clear if "cure" in r]
+    costs = [r["cure"]["cost"] for r in treated]
+
+    def cured(*labels: str) -> str:
+        return share([r["cure"]["cured"] for r in treated if r["label"] in labels])
+
+    within = [(r["within"], r["specimen"]["depth"] - 1) for r in records if "within" in r][:50]
+    inside = sum(part * count for part, count in within) / max(sum(n for _, n in within), 1)
+    alarms = [not right(r) for r in healthy]
+    return [
+        ("right verdict", share([right(r) for r in clear]), "99 %"),
+        ("false alarms on healthy networks", f"{sum(alarms)} of {len(alarms)}", "0"),
+        ("planted fault: right layer named",
+         share([named(r) for r in clear if r["label"] in PLANTED]), "95 %"),
+        ("cured: vanishing", cured("vanishing", "weak", "dead", "biased"), "97 %"),
+        ("cured: exploding", cured("exploding", "strong"), "97 %"),
+        ("cured: data times 100", cured("data"), ""),
+        ("cured: learning rate times 1000 or 1/10000", cured("rate"), ""),
+        ("cost of a cure, in trainings: mean", f"{np.mean(costs):.2f}" if costs else "–", "1.5"),
+        ("cost of a cure: largest", f"{max(costs):.2f}" if costs else "–", "1.5"),
+        ("gains within two stated spreads, width ≥ 128",
+         f"{100 * inside:.1f} % of {len(within)} networks' layers" if within else "–",
+         "95 %"),
+    ]  # fmt: skip
+
+
+def peers(records: list[Record]) -> list[tuple[str, ...]]:
+    """A row a tool: right verdicts and false alarms before training, and after it."""
+    base = [r for r in records if r["label"] not in ("unclear", "rate")]
+    healthy = [r for r in base if r["label"] == "healthy"]
+    rows = [("vegrad", share([right(r) for r in base]),
+             f"{sum(not right(r) for r in healthy)} of {len(healthy)}", "–", "–")]  # fmt: skip
+    for peer in base[0]["peers"][0] if base else ():
+        row = [peer]
+        for when in (0, 1):
+            alarms = sum(not peer_right(r, peer, when) for r in healthy)
+            row += [share([peer_right(r, peer, when) for r in base]), f"{alarms} of {len(healthy)}"]
+        rows.append(tuple(row))
+    return rows
+
+
+def described(record: Record) -> str:
+    """A specimen in some words."""
+    s = record["specimen"]
+    fault = s["fault"]
+    planted = f", {fault['kind']} {fault['factor']:g}" if fault else ""
+    planted += f" in layer {fault['layer']}" if fault and fault["layer"] is not None else ""
+    more = "".join([f", σ_w {s['sigma_w']:.2f}" if s["sigma_w"] else "",
+                    f", norm {s['norm']}" if s["norm"] else "",
+                    ", residual" if s["residual"] else ""])  # fmt: skip
+    return (f"{s['depth']}×{s['width']} {s['activation']} {s['init']}{more} on {s['data']}, "
+            f"{s['optimizer']['name']} {s['optimizer']['lr']:g}{planted}")  # fmt: skip
+
+
+def misses(records: list[Record]) -> list[tuple[str, ...]]:
+    """Number, what went wrong, the specimen, the reason as far as figures tell it."""
+    rows = []
+    for r in records:
+        if r["label"] == "unclear":
+            continue
+        number = str(r["number"])
+        about = described(r)
+        said = ", ".join(f["kind"] for f in r["findings"]) or "healthy"
+        low, high = r["decades"]
+        if not right(r):
+            history = f", history {', '.join(r['history']) or 'nothing'}" if "history" in r else ""
+            why = f"{r['label']}, said {said}{history}; "
+            why += f"δ from 1e{low:.1f} to 1e{high:+.1f} of the last"
+            rows.append((number, "verdict", about, why))
+        elif r["label"] in PLANTED and not named(r):
+            layers = "; ".join(str(f["layers"]) for f in r["findings"])
+            rows.append((number, "layer", about, f"said {said} in {layers}"))
+        if "cure" in r and not r["cure"]["cured"]:
+            c = r["cure"]
+            end = "nan" if c["score"] is None else f"{c['score']:.2f}"
+            rows.append((number, "cure", about,
+                         f"score {end} after it, cost {c['cost']:.2f}, {len(c['tried'])} tried; "
+                         f"{c['change']}"))  # fmt: skip
+    return rows
+
+
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tables(records: list[Record], seed: int) -> str:
+    """All of it, in Markdown."""
+    labels = Counter(r["label"] for r in records)
+    halves = [[r for r in records if tuning(r) == half] for half in (False, True)]
+    counts = ", ".join(f"{count} {name}" for name, count in labels.most_common())
+    rows = [
+        (name, held, tuned, asked)
+        for (name, held, asked), (_, tuned, _) in zip(*map(figures, halves), strict=True)
+    ]
+    everyone = peers(halves[0])
+    seconds = sum(r["seconds"] for r in records)
+    return "\n\n".join([
+        f"Zoo of seed {seed}: {len(records)} networks ({counts}); {seconds / 60:.0f} minutes of "
+        "one core. Half of the pairs of numbers are for tuning.",
+        markdown(("figure", "not used for tuning", "used for tuning", "at least"), rows),
+        "The same labels but those of the learning rate, half not used for tuning; peers on the "
+        "reference's gradients, before and after its training:",
+        markdown(("tool", "right before", "false alarms", "right after", "false alarms"), everyone),
+        unclear(records),
+        "Networks without a fault that a plain training brings to its target, by the decades that "
+        "δ strays from the last layer's:",
+        markdown(("decades", "SGD", "Adam"), trainable(records)),
+        "What other limits of a chain than 3 decades would make of the half for tuning:",
+        markdown(("limit", "right verdict", "false alarms"), limits(records)),
+        "Misses (both halves):",
+        markdown(("number", "miss", "network", "reason"), misses(records)),
+    ])  # fmt: skip
