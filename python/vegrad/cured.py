@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from vegrad.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.network import MLP
 from vegrad.optim import Optimizer
 from vegrad.treatment import Scaling
-from vegrad.trial import Goal, Trial
+from vegrad.trial import Goal
 
 PAIRS = ("loss", "accuracy")
 
@@ -48,6 +48,15 @@ class Attempt:
         return content | {name: [_plain(v) for v in getattr(self, name)] for name in PAIRS}
 
 
+class Shown(Protocol):
+    """What a proof needs to know of a training; `points` are steps, loss and accuracy."""
+
+    history: History
+    seed: int
+    goal: Goal
+    points: list[tuple[int, float, float]]
+
+
 class Proof(Mapping[str, History]):
     """The same number of steps without and with the cure, from the same seed and on the same rows.
 
@@ -55,7 +64,7 @@ class Proof(Mapping[str, History]):
     after the cure, at the end of `steps`, on up to 256 of the rows.
     """
 
-    def __init__(self, before: Trial, after: Trial, diagnoses: tuple[Diagnosis, Diagnosis]) -> None:
+    def __init__(self, before: Shown, after: Shown, diagnoses: tuple[Diagnosis, Diagnosis]) -> None:
         self.steps = after.history.steps
         self.seed, self.goal, self.diagnoses = after.seed, after.goal, diagnoses
         self._histories = {"before": _until(before.history, self.steps), "after": after.history}
@@ -80,8 +89,49 @@ class Proof(Mapping[str, History]):
         return proof(self)
 
 
+class Outcome:
+    """What was found, tried and reached, whatever it was done to."""
+
+    before: Diagnosis
+    after: Diagnosis
+    attempts: tuple[Attempt, ...]
+    proof: Proof | None
+    reached: bool
+    goal: Goal
+    summary: str
+    patch: str
+    cost: float
+    steps: int
+    batch_size: int
+    about: tuple[str, ...]
+
+    @property
+    def cured(self) -> bool:
+        """Whether something was wrong that a change has put right."""
+        return self.reached and any(attempt.accepted for attempt in self.attempts)
+
+    def __str__(self) -> str:
+        from vegrad.cure_report import text
+
+        return text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; numbers that are not finite are None."""
+        proof = self.proof and {
+            "steps": self.proof.steps,
+            "loss": [_plain(v) for v in self.proof.loss],
+            "accuracy": [_plain(v) for v in self.proof.accuracy],
+        }
+        return {
+            "reached": self.reached, "cured": self.cured, "summary": self.summary,
+            "goal": str(self.goal), "before": self.before.to_dict(),
+            "after": self.after.to_dict(), "attempts": [a.to_dict() for a in self.attempts],
+            "proof": proof, "patch": self.patch, "cost": self.cost, "about": list(self.about),
+        }  # fmt: skip
+
+
 @dataclass(frozen=True)
-class Cure:
+class Cure(Outcome):
     """What was found, tried and reached.
 
     `network` is the cured one, before training; a copy of the given one if nothing was better.
@@ -107,30 +157,6 @@ class Cure:
     batch_size: int
     about: tuple[str, ...] = field(default=())
     """What is wrong with the data or the network's size, if nothing helped."""
-
-    @property
-    def cured(self) -> bool:
-        """Whether something was wrong that a change has put right."""
-        return self.reached and any(attempt.accepted for attempt in self.attempts)
-
-    def __str__(self) -> str:
-        from vegrad.cure_report import text
-
-        return text(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; numbers that are not finite are None."""
-        proof = self.proof and {
-            "steps": self.proof.steps,
-            "loss": [_plain(v) for v in self.proof.loss],
-            "accuracy": [_plain(v) for v in self.proof.accuracy],
-        }
-        return {
-            "reached": self.reached, "cured": self.cured, "summary": self.summary,
-            "goal": str(self.goal), "before": self.before.to_dict(),
-            "after": self.after.to_dict(), "attempts": [a.to_dict() for a in self.attempts],
-            "proof": proof, "patch": self.patch, "cost": self.cost, "about": list(self.about),
-        }  # fmt: skip
 
 
 # Figures ---------------------------------------------------------------------------------------

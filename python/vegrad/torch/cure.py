@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from vegrad import cure_report
-from vegrad.cured import Attempt
+from vegrad.cured import Attempt, Outcome, Proof
 from vegrad.diagnosis import Diagnosis
-from vegrad.history import History
 from vegrad.torch import chain, probe
 from vegrad.torch.diagnosis import diagnose
 from vegrad.torch.remedies import REMEDIES, Case, Change, clip, learning_rate
@@ -26,37 +24,7 @@ BETTER = 0.95  # of the model's first loss: what a change must come to to be one
 
 
 @dataclass(frozen=True)
-class Proof(Mapping[str, History]):
-    """As many steps without and with the cure, from one seed: the histories "before" and "after".
-
-    `loss` and `accuracy` are pairs, before and after the cure, at the end of `steps`, on up to 256
-    of the rows.
-    """
-
-    steps: int
-    seed: int
-    loss: tuple[float, float]
-    accuracy: tuple[float, float]
-    diagnoses: tuple[Diagnosis, Diagnosis]
-    histories: Mapping[str, History]
-
-    def __getitem__(self, name: str) -> History:
-        return self.histories[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.histories)
-
-    def __len__(self) -> int:
-        return len(self.histories)
-
-    @property
-    def text(self) -> str:
-        """Loss, accuracy and flow, without and with."""
-        return cure_report.proof(self)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class ModelCure:
+class ModelCure(Outcome):
     """What was found, tried and reached; attributes as of `vegrad.Cure`.
 
     `model` is the cured one, before training: the given one if it was changed in place, or if
@@ -82,26 +50,15 @@ class ModelCure:
     clip: float | None = None
     about: tuple[str, ...] = ()
 
-    @property
-    def cured(self) -> bool:
-        """Whether something was wrong that a change has put right."""
-        return self.reached and any(attempt.accepted for attempt in self.attempts)
-
     def __str__(self) -> str:
-        lines = [cure_report.text(self)]  # type: ignore[arg-type]
+        lines = [super().__str__()]
         if self.patch:
             lines += ["", "patch:", *("  " + line for line in self.patch.splitlines())]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "reached": self.reached, "cured": self.cured, "summary": self.summary,
-            "goal": str(self.goal), "before": self.before.to_dict(),
-            "after": self.after.to_dict(), "attempts": [a.to_dict() for a in self.attempts],
-            "patch": self.patch, "cost": self.cost, "learning_rate": self.learning_rate,
-            "clip": self.clip,
-        }  # fmt: skip
+        """Plain JSON types; numbers that are not finite are None."""
+        return super().to_dict() | {"learning_rate": self.learning_rate, "clip": self.clip}
 
 
 def cure(
@@ -269,9 +226,7 @@ class _Search:
             count = trial.points[-1][0]
             same = sick if sick.points[-1][0] == count else self.trial(
                 self.given, Change(), count)  # fmt: skip
-            proof = Proof(count, self.seed, (same.loss, trial.loss),
-                          (same.points[-1][2], trial.points[-1][2]), (self.before, seen),
-                          {"before": same.history, "after": trial.history})  # fmt: skip
+            proof = Proof(same, trial, (self.before, seen))
             better = not same.loss <= trial.loss and trial.loss < BETTER * same.points[0][1]
             if better and (trial.reached or not sick.reached):
                 change, after, reached = found, seen, trial.reached
