@@ -248,3 +248,9 @@ def test_gradients_that_somebody_holds_are_not_written_again() -> None:
     model.zero_grad()
     model(x).sum().backward()
     assert torch.equal(model[0].weight.grad, before[0])
+
+
+def test_a_softplus_that_bends_elsewhere_is_not_fused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Softplus(threshold=5.0), nn.Linear(4, 2))
+    with pytest.warns(UserWarning, match="threshold of layer 1 must be 20"):
+        assert ours.fuse(model) is model

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.buffers import as_count
-from vegrad.diagnosis import SHIFT, Diagnosis, judge, resampled
+from vegrad.diagnosis import SHIFT, Diagnosis, judge, not_run, resampled, with_history
 from vegrad.findings import Finding
 from vegrad.history import History
 from vegrad.measured import Measured, exp2
@@ -91,11 +91,10 @@ def diagnose(
         raise ValueError("model must have a parameter that requires a gradient")
     count = as_count("resamples", resamples)
     model = probe.unwrapped(model)
-    for name, value in (("x", x), ("target", target)):
-        finding = _not_finite(name, value)
-        if finding is not None:
-            config = {"model": type(model).__name__}
-            return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
+    problems = (_not_finite("x", x), _not_finite("target", target))
+    unusable = not_run({"model": type(model).__name__}, problems)
+    if unusable is not None:
+        return unusable
     with probe.untouched(model):
         run = chain.forward(model, loss_fn, x, target)
         if not run.path:
@@ -191,10 +190,7 @@ def _of_any(
     findings = [*(_with_numbers(f, said, recorded) for f in said.findings)]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
-    if history is not None:
-        of_steps = list(history.findings)
-        first = [finding for finding in of_steps if finding.kind == "overshooting"]
-        findings = first + findings + [f for f in of_steps if f not in first]
+    findings = with_history(findings, history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
     config = {"model": f"{type(model).__name__} ({why}), loss {float(loss.detach()):.4g}",

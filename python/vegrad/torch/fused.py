@@ -17,30 +17,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from vegrad import _core
+from vegrad.torch.activations import MODULES
 from vegrad.torch.probe import state
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_ACTIVATIONS: dict[type, str] = {
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ELU: "elu",
-    nn.SELU: "selu",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Softplus: "softplus",
-    nn.Hardtanh: "hard_tanh",
-    nn.Identity: "identity",
-}
-# Arguments that the core's functions have; others are not its own.
-_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "leaky_relu": {"negative_slope": 0.01},
-    "elu": {"alpha": 1.0},
-    "gelu": {"approximate": "none"},
-    "softplus": {"beta": 1.0},
-    "hard_tanh": {"min_val": -1.0, "max_val": 1.0},
-}
 
 
 def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
@@ -238,12 +218,14 @@ def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
                 raise _NotFusedError(f"layer {place} must have a bias")
             linear.append(layer)
             activations.append("identity")
-        elif type(layer) in _ACTIVATIONS and linear and activations[-1] == "identity":
-            name = _ACTIVATIONS[type(layer)]
-            for argument, value in _ARGUMENTS.get(name, {}).items():
-                if getattr(layer, argument) != value:
+        elif type(layer) is nn.Identity and linear:
+            continue
+        elif type(layer) in MODULES and linear and activations[-1] == "identity":
+            row = MODULES[type(layer)]
+            for argument, value in row.arguments.items():
+                if getattr(layer, argument, value) != value:
                     raise _NotFusedError(f"{argument} of layer {place} must be {value}")
-            activations[-1] = name
+            activations[-1] = row.ours
         else:
             raise _NotFusedError(
                 f"layer {place} must be a Linear or the activation of one, not {layer}"

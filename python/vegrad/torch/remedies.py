@@ -22,10 +22,11 @@ from vegrad.diagnosis import Diagnosis
 from vegrad.history import History
 from vegrad.meanfield import CRITICAL_SIGMA_B, critical_point
 from vegrad.remedies import first_landing
+from vegrad.torch.activations import MODULES
 
 ROUNDS = 4  # of single layers: one that is put right may show the next
 MOST = 100.0  # by which the learning rate is changed at once
-KINDS = (nn.Linear, nn.modules.conv._ConvNd)
+KINDS = tuple(MODULES)
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,7 @@ def _normalize(case: Case) -> Change | str:
 
 
 def _activation(case: Case) -> Change | str:
-    kinds = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
-             nn.Softplus, nn.Hardtanh)  # fmt: skip
-    found = {type(one).__name__ for one in case.model.modules() if isinstance(one, kinds)}
+    found = {type(one).__name__ for one in case.model.modules() if isinstance(one, KINDS)}
     if not found or case.diagnosis.flow is None:
         return "the activations are no modules of the model"
     new, name = ("ReLU", "relu") if found == {"Tanh"} else ("Tanh", "tanh")
