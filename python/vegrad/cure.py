@@ -74,23 +74,35 @@ def cure(
         optimizer = Adam(1e-3)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
-    if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
-        raise ValueError(f"budget must be finite and at least 1, not {budget}")
-    steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
-    if not steps or not batch_size:
-        raise ValueError("steps and batch_size must be at least 1")
-    if goal is not None and not isinstance(goal, Real):
-        raise TypeError(f"goal must be a number, not {type(goal).__name__}")
-    most = np.inf if network.config["loss"] == "mse" else 1.0
-    if goal is not None and not 0 < goal <= most:
-        raise ValueError(f"goal must be above 0{' and at most 1' if most == 1 else ''}, not {goal}")
+    steps, batch_size = check_lengths(steps, batch_size, budget)
+    check_goal(goal, network.config["loss"])
     given = Treatment(AS_IT_IS, clone(network), optimizer)
     data, wanted = network._checked(x, target)
     aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
     if not _finite(data, wanted):
         before = diagnose(given.network, data, wanted)  # says where, and runs nothing
         return _nothing(given, before, aim, steps, batch_size)
-    return _Search(given, data, wanted, aim, steps, batch_size, seed, budget).run()
+    found: Cure = Search(given, data, wanted, aim, steps, batch_size, seed, budget).run()
+    return found
+
+
+def check_lengths(steps: int, batch_size: int, budget: float) -> tuple[int, int]:
+    """Steps and batch_size as numbers. TypeError, ValueError if one of the three cannot be."""
+    if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
+        raise ValueError(f"budget must be finite and at least 1, not {budget}")
+    steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
+    if not steps or not batch_size:
+        raise ValueError("steps and batch_size must be at least 1")
+    return steps, batch_size
+
+
+def check_goal(goal: float | None, kind: str) -> None:
+    """TypeError, ValueError if it is no accuracy, or for mse no loss."""
+    if goal is not None and not isinstance(goal, Real):
+        raise TypeError(f"goal must be a number, not {type(goal).__name__}")
+    most = np.inf if kind == "mse" else 1.0
+    if goal is not None and not 0 < goal <= most:
+        raise ValueError(f"goal must be above 0{' and at most 1' if most == 1 else ''}, not {goal}")
 
 
 def _finite(*arrays: Array) -> bool:
@@ -98,16 +110,36 @@ def _finite(*arrays: Array) -> bool:
 
 
 def _nothing(given: Treatment, before: Diagnosis, goal: Goal, steps: int, batch: int) -> Cure:
-    return Cure(before, before, (), given.network, given.optimizer, None, None, False, goal,
-                f"not cured: {before.summary}", "", 0.0, steps, batch,
-                ("no change of the network makes up for values that are not finite",))  # fmt: skip
+    why = "no change of the network makes up for values that are not finite"
+    return Cure(network=given.network, optimizer=given.optimizer,
+                **without_a_trial(before, goal, steps, batch, why))  # fmt: skip
 
 
-class _Search:
-    """The attempts of one cure, and what they have cost."""
+def without_a_trial(
+    before: Diagnosis, goal: Goal, steps: int, batch_size: int, why: str
+) -> dict[str, Any]:
+    """The outcome where nothing could be run."""
+    return {
+        "before": before, "after": before, "attempts": (), "proof": None, "reached": False,
+        "goal": goal, "summary": f"not cured: {before.summary}", "patch": "", "cost": 0.0,
+        "steps": steps, "batch_size": batch_size, "about": (why,),
+    }  # fmt: skip
+
+
+class Search:
+    """The attempts of one cure, and what they have cost.
+
+    What it is done to is the business of the treatments and of `examined`, `about`, `outcome` and
+    `_trial`, which a subclass has of its own for other kinds of networks.
+    """
+
+    scale_data = SCALE_DATA
+    remedies: tuple[Remedy, ...] = REMEDIES
+    following: tuple[Remedy, ...] = FOLLOWING
+    noun = "network"
 
     def __init__(
-        self, given: Treatment, x: Array, target: Array, goal: Goal,
+        self, given: Treatment, x: Any, target: Any, goal: Goal,
         steps: int, batch_size: int, seed: int, budget: float,
     ) -> None:  # fmt: skip
         self.given, self.x, self.target, self.goal = given, x, target, goal
@@ -117,13 +149,29 @@ class _Search:
         whole = steps * self.batch_size
         most = max(LEAST_ROWS, whole // 50)  # a pass shall cost little beside a training
         rows = drawn[: min(most, max(64, min(LOOKED_AT, BATCHES * self.batch_size)))]
-        before = diagnose(given.network, x[rows], target[rows], resamples=0)
-        self.patient = Patient(given, x, target, rows, before, seed, passed=float(len(rows)))
+        self.patient = self.examined(rows)
         self.rows = np.sort(drawn[: min(LOOKED_AT, max(LEAST_ROWS, whole // 20))])
         self.attempts: list[Attempt] = []
         self.trials: list[tuple[int, Trial, Diagnosis]] = []
         self.sick = self._trial(given)
         self.kept = 0.0
+
+    def examined(self, rows: Array) -> Patient:
+        """The given network, looked at on these rows."""
+        x, target = self.x[rows], self.target[rows]
+        before = diagnose(self.given.network, x, target, resamples=0)
+        return Patient(self.given, self.x, self.target, rows, before, self.seed,
+                       passed=float(len(rows)))  # fmt: skip
+
+    def about(self, *, quick: bool = False) -> tuple[str, ...]:
+        """What is wrong with the data."""
+        return about_data(self.x, self.target, self.goal, quick=quick)
+
+    def outcome(self, treatment: Treatment, **found: Any) -> Any:
+        """What is handed to the user."""
+        patch = self._patch(treatment) if treatment is not self.given else ""
+        return Cure(network=treatment.network, optimizer=treatment.optimizer,
+                    scaling=treatment.scaling, patch=patch, **found)  # fmt: skip
 
     # Costs, in rows that went forward and back
 
@@ -133,6 +181,7 @@ class _Search:
 
     @property
     def spent(self) -> float:
+        """So far."""
         return self.patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials)
 
     def _room(self, steps: int, kept: float = 0.0) -> bool:
@@ -161,19 +210,21 @@ class _Search:
 
     # The search
 
-    def run(self) -> Cure:
-        problem = about_data(self.x, self.target, self.goal, quick=True)
+    def run(self) -> Any:
+        """The outcome."""
+        problem = self.about(quick=True)
         if problem:
             return self._conclude(None, problem)
-        remedies = [r for r in REMEDIES if self.patient.kinds & r.kinds]
+        remedies = [r for r in self.remedies if self.patient.kinds & r.kinds]
         if self.patient.diagnosis.healthy:
-            scaled = SCALE_DATA.apply(self.patient)
+            scaled = self.scale_data.apply(self.patient)
             if isinstance(scaled, str):
                 self.sick.train(self.steps, lambda trial: _hopeless(trial) or _creeping(trial))
                 if self.sick.reached:
                     return self._conclude(None)
                 self.patient.history = self.sick.history
-            remedies = [SCALE_DATA, *FOLLOWING, *(r for r in REMEDIES if r.last)]
+            remedies = [r for r in self.remedies if r.last]
+            remedies = [self.scale_data, *self.following, *remedies]
         base = self.patient
         for remedy in remedies:
             self.kept = 0.0 if remedy.last else RESERVE
@@ -197,7 +248,7 @@ class _Search:
         self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int
     ) -> int | None:
         """What the history of a trial asks for, on top of it."""
-        for following in FOLLOWING:
+        for following in self.following:
             on_top = replace(patient, given=trial.treatment, diagnosis=after, passed=0.0,
                              history=trial.history)  # fmt: skip
             if not trial.history.steps or not self._room(int(GIVE_UP * self.steps), self.kept):
@@ -253,7 +304,7 @@ class _Search:
 
     # The end
 
-    def _conclude(self, chosen: int | None, problem: tuple[str, ...] = ()) -> Cure:
+    def _conclude(self, chosen: int | None, problem: tuple[str, ...] = ()) -> Any:
         """The proof of the trial chosen; the network as it was, if it does as well."""
         given, before = self.given, self.patient.diagnosis
         reached, after, treatment, proof = self.sick.reached, before, given, None
@@ -277,15 +328,26 @@ class _Search:
                 after, reached = before, self.sick.reached
         about = problem
         if not reached and not about:
-            about = about_data(self.x, self.target, self.goal)
-        return Cure(
-            before, after, tuple(self.attempts), treatment.network, treatment.optimizer,
-            treatment.scaling, proof, reached, self.goal,
-            _summary(before, after, self.attempts, reached, self.goal),
-            self._patch(treatment) if treatment is not given else "",
-            float(self.spent / (self.steps * self.batch_size)),
-            self.steps, self.batch_size, about,
+            about = self.about()
+        return self.outcome(
+            treatment, before=before, after=after, attempts=tuple(self.attempts), proof=proof,
+            reached=reached, goal=self.goal, summary=self._summary(after, reached),
+            cost=float(self.spent / (self.steps * self.batch_size)), steps=self.steps,
+            batch_size=self.batch_size, about=about,
         )  # fmt: skip
+
+    def _summary(self, after: Diagnosis, reached: bool) -> str:
+        before, tried = self.patient.diagnosis, sum(a.after is not None for a in self.attempts)
+        for attempt in self.attempts:
+            if attempt.accepted and reached:
+                was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
+                return f"cured: {was}{attempt.change}"
+            if attempt.accepted:
+                return f"improved, but short of {self.goal}: {attempt.change}"
+        if reached:
+            but = "" if before.healthy else f"{before.verdict}, but "
+            return f"nothing to cure: {but}the {self.noun} reaches {self.goal} as it is"
+        return f"not cured: none of {tried} changes reached {self.goal}"
 
     def _patch(self, treatment: Treatment) -> str:
         """From the user's network, x and target to a training of the cured network."""
@@ -343,19 +405,3 @@ def _badness(diagnosis: Diagnosis) -> float:
     worst = max((abs(f.evidence.get("decades", 2.0)) for f in diagnosis.findings), default=0.0)
     critical = sum(f.severity == "critical" for f in diagnosis.findings)
     return worst + critical + 0.1 * len(diagnosis.findings)
-
-
-def _summary(
-    before: Diagnosis, after: Diagnosis, attempts: list[Attempt], reached: bool, goal: Goal
-) -> str:
-    tried = sum(attempt.after is not None for attempt in attempts)
-    for attempt in attempts:
-        if attempt.accepted and reached:
-            was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
-            return f"cured: {was}{attempt.change}"
-        if attempt.accepted:
-            return f"improved, but short of {goal}: {attempt.change}"
-    if reached:
-        what = "the network" if before.healthy else f"{before.verdict}, but the network"
-        return f"nothing to cure: {what} reaches {goal} as it is"
-    return f"not cured: none of {tried} changes reached {goal}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Protocol
 
@@ -89,21 +89,28 @@ class Proof(Mapping[str, History]):
         return proof(self)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was found, tried and reached, whatever it was done to."""
+    """What was found, tried and reached, whatever it was done to.
+
+    `cost` is in trainings of what was given: forward and backward passes, those of what was given
+    included, over `steps`.
+    """
 
     before: Diagnosis
     after: Diagnosis
     attempts: tuple[Attempt, ...]
     proof: Proof | None
     reached: bool
+    """Whether the goal was reached."""
     goal: Goal
     summary: str
     patch: str
     cost: float
     steps: int
     batch_size: int
-    about: tuple[str, ...]
+    about: tuple[str, ...] = ()
+    """What is wrong with the data or the network's size, if nothing helped."""
 
     @property
     def cured(self) -> bool:
@@ -130,33 +137,18 @@ class Outcome:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cure(Outcome):
-    """What was found, tried and reached.
+    """The outcome for a network.
 
     `network` is the cured one, before training; a copy of the given one if nothing was better.
     `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
-    through, (x - shift)/scale, if it is. `cost` is in trainings of the given network: forward and
-    backward passes, those of the given network included, over `steps`.
+    through, (x - shift)/scale, if it is.
     """
 
-    before: Diagnosis
-    after: Diagnosis
-    attempts: tuple[Attempt, ...]
     network: MLP
     optimizer: Optimizer
-    scaling: Scaling | None
-    proof: Proof | None
-    reached: bool
-    """Whether the goal was reached."""
-    goal: Goal
-    summary: str
-    patch: str
-    cost: float
-    steps: int
-    batch_size: int
-    about: tuple[str, ...] = field(default=())
-    """What is wrong with the data or the network's size, if nothing helped."""
+    scaling: Scaling | None = None
 
 
 # Figures ---------------------------------------------------------------------------------------

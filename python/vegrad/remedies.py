@@ -163,7 +163,7 @@ def _lsuv_code(p: Patient) -> tuple[str, ...]:
 
 
 def _edited(p: Patient, words: str, network: MLP, code: Sequence[str]) -> Treatment:
-    words = _after(p, words, words)
+    words = after(p, words, words)
     return replace(p.given, words=words, network=network, code=p.given.code + tuple(code))
 
 
@@ -276,8 +276,18 @@ def _rebuilt(p: Patient, words: str, **options: Any) -> Treatment:
 
 
 def _learning_rate(p: Patient) -> Treatment | str:
+    wanted = wanted_rate(p.history)
+    if isinstance(wanted, str):
+        return wanted
+    rate, why = wanted
+    words = f"set the learning rate to {rate:g} ({why})"
+    assert p.history is not None
+    optimizer = renewed(p.given.optimizer, factor=rate / float(p.history.learning_rate[-1]))
+    return replace(p.given, words=after(p, words, "set the"), optimizer=optimizer)
+
+
+def wanted_rate(history: History | None) -> tuple[float, str] | str:
     """To the minimum along the step, as the gauge saw it; a tenth where it ended not finite."""
-    history = p.history
     if history is None or not history.steps:
         return "no training has been looked at"
     rate = float(history.learning_rate[-1])
@@ -303,13 +313,10 @@ def _learning_rate(p: Patient) -> Treatment | str:
         why = f"baby steps: α {median_alpha(history):+.3f}"
     else:
         return "the steps are neither too long nor too short"
-    wanted = float(f"{wanted:.2g}")
-    words = f"set the learning rate to {wanted:g} ({why})"
-    optimizer = renewed(p.given.optimizer, factor=wanted / rate)
-    return replace(p.given, words=_after(p, words, "set the"), optimizer=optimizer)
+    return float(f"{wanted:.2g}"), why
 
 
-def _after(p: Patient, words: str, same: str) -> str:
+def after(p: Patient, words: str, same: str) -> str:
     """What was changed before, but for what this changes again, and this."""
     earlier = [part for part in p.given.words.split("; ") if not part.startswith(same)]
     return "; ".join([*(part for part in earlier if part != AS_IT_IS), words])
@@ -337,25 +344,34 @@ def first_landing(history: History) -> float:
 
 
 def _clip(p: Patient) -> Treatment | str:
-    """At the median of the norms from before the first that is far from it."""
     if "vanishing" in p.kinds and p.history is None:
         return "clipping makes gradients smaller, it cannot bring back those that vanish"
-    if p.history is None or not p.history.steps:
+    limit = wanted_limit(p.history)
+    if isinstance(limit, str):
+        return limit
+    assert p.history is not None
+    words = f"clip the joint norm at {limit:g}, the lowest quarter of {p.history.steps} measured"
+    clip = GlobalNorm(limit, nonfinite="skip")
+    return replace(
+        p.given, words=after(p, words, "clip"), optimizer=renewed(p.given.optimizer, clip=clip)
+    )
+
+
+def wanted_limit(history: History | None) -> float | str:
+    """For a clip: the lowest quarter of the norms, where they vary and steps went too far."""
+    if history is None or not history.steps:
         return "no training has been looked at"
-    found = {finding.kind for finding in p.history.findings}
-    if not found & {"overshooting", "oscillating"} and np.isfinite(p.history.loss).all():
+    found = {finding.kind for finding in history.findings}
+    if not found & {"overshooting", "oscillating"} and np.isfinite(history.loss).all():
         return "no step went too far"
-    norms = p.history.gradient_norm
+    norms = history.gradient_norm
     norms = norms[np.isfinite(norms) & (norms > 0)]
     if not norms.size:
         return "no norm was finite"
     limit = float(f"{float(np.quantile(norms, 0.25)):.2g}")
-    if norms.size == p.history.steps and norms.max() < 4 * limit:
+    if norms.size == history.steps and norms.max() < 4 * limit:
         return "the gradient's norm hardly varies: clipping would only lower the learning rate"
-    words = f"clip the joint norm at {limit:g}, the lowest quarter of {norms.size} measured"
-    clip = GlobalNorm(limit, nonfinite="skip")
-    words = _after(p, words, "clip")
-    return replace(p.given, words=words, optimizer=renewed(p.given.optimizer, clip=clip))
+    return limit
 
 
 # The table -------------------------------------------------------------------------------------

@@ -170,15 +170,13 @@ class Trial:
 
     def block(self, steps: int, *, looking: bool = True) -> None:
         """So many steps, and a look if the batches' loss says that it is worth it."""
-        order = self._order(steps)
         first = self.history.steps
         try:
-            self._run.epoch(order, inf, lambda done: None)
-            self._run.close_epoch(first, None)
+            self._advance(steps)
         except NonFiniteGradientError as error:
             self.ended = str(error)
         looked = np.count_nonzero(~np.isnan(self.history.since(first, "alpha")))
-        self.passed += len(order) + looked * self.size
+        self.passed += (steps + looked) * self.size
         loss = float(np.mean(self.history.since(first, "loss"))) if self.history.steps else nan
         self.points.append((self.history.steps, loss, nan))
         near = NEAR * self.goal.guess
@@ -189,6 +187,11 @@ class Trial:
             loss = self.points[-1][1]
         if not isfinite(loss):
             self.ended = self.ended or f"the loss is {loss} after {self.history.steps} steps"
+
+    def _advance(self, steps: int) -> None:
+        first = self.history.steps
+        self._run.epoch(self._order(steps), inf, lambda done: None)
+        self._run.close_epoch(first, None)
 
     def _order(self, steps: int) -> Array:
         """The next rows; all rows once in a new order each epoch, batches of one size."""

@@ -83,15 +83,10 @@ def diagnose(
         ValueError: for a loss that is no single number, or no parameter with a gradient. NaN and
             inf are a finding.
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be callable, not {type(loss_fn).__name__}")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("model must have a parameter that requires a gradient")
+    check(model, loss_fn)
     count = as_count("resamples", resamples)
     model = probe.unwrapped(model)
-    problems = (_not_finite("x", x), _not_finite("target", target))
+    problems = (not_finite("x", x), not_finite("target", target))
     unusable = not_run({"model": type(model).__name__}, problems)
     if unusable is not None:
         return unusable
@@ -100,6 +95,16 @@ def diagnose(
         if not run.path:
             return _of_any(model, loss_fn, x, target, run.trace, history)
         return _of_chain(model, loss_fn, x, target, run, history, count, seed)
+
+
+def check(model: Any, loss_fn: Any) -> None:
+    """TypeError, ValueError if they are none that gradients can be had of."""
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be callable, not {type(loss_fn).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model must have a parameter that requires a gradient")
 
 
 # A chain ---------------------------------------------------------------------------------------
@@ -249,7 +254,7 @@ def _with_numbers(finding: Finding, report: Report, recorded: Diagnosis) -> Find
     return replace(finding, advice=advice, evidence=evidence)
 
 
-def _not_finite(name: str, value: Any) -> Finding | None:
+def not_finite(name: str, value: Any) -> Finding | None:
     """What is not finite in the data."""
     several = {name: value}
     if isinstance(value, tuple | list):
