@@ -227,7 +227,7 @@ class Search:
             remedies = [self.scale_data, *self.following, *remedies]
         base = self.patient
         for remedy in remedies:
-            self.kept = 0.0 if remedy.last else RESERVE
+            self.kept = self._kept(remedy)
             if not self._room(int(GIVE_UP * self.steps), self.kept):
                 continue
             patient = replace(base, passed=0.0)
@@ -243,6 +243,10 @@ class Search:
             if chosen is not None:
                 return self._conclude(chosen)
         return self._conclude(self._best())
+
+    def _kept(self, remedy: Remedy) -> float:
+        """Of a training, to be left for remedies that are larger changes and surer."""
+        return 0.0 if remedy.last else RESERVE
 
     def _follow(
         self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int

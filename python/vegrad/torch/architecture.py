@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from math import sqrt
 from typing import Any
 
@@ -130,7 +131,7 @@ def units_of(model: Module, names: list[str], x: Any) -> Units:
             continue
         children = list(container)
         starts = [n for n, child in enumerate(children) if any(_own(path, str(n), child, names))]
-        for first, after in zip(starts, [*starts[1:], len(children)], strict=True):
+        for first, after in pairwise([*starts, len(children)]):
             seen = [shapes.get(id(child), (None, None)) for child in children[first:after]]
             ends = [n for n, (_, gone) in enumerate(seen, first + 1) if gone == seen[0][0]]
             if ends and seen[0][0] is not None:

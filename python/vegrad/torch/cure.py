@@ -18,11 +18,12 @@ from vegrad.diagnosis import not_run
 from vegrad.learnable import about_data
 from vegrad.remedies import median_alpha
 from vegrad.torch import chain, probe
+from vegrad.torch.architecture import activations_of
 from vegrad.torch.diagnosis import check, diagnose, not_finite
 from vegrad.torch.fused import FusedMLP
 from vegrad.torch.remedies import FOLLOWING, LOOKING, REMEDIES, SCALE_DATA, Case, Change
 from vegrad.torch.trial import EARLY, Data, Trial, accuracy, goal_of
-from vegrad.treatment import AS_IT_IS
+from vegrad.treatment import AS_IT_IS, Remedy
 from vegrad.trial import FORWARD, Goal
 
 STANDING = -0.99  # median α of steps that are as good as none
@@ -172,6 +173,11 @@ class _Search(Search):
         """Steps a hundred times too short are seen in the first look."""
         far = self.patient.diagnosis.healthy and median_alpha(trial.history) < STANDING
         return far or super()._over(trial)
+
+    def _kept(self, remedy: Remedy) -> float:
+        """Nothing for changes of the architecture where none can be made."""
+        open_to_change = self.patient.diagnosis.flow and activations_of(self.given.network)
+        return super()._kept(remedy) if open_to_change else 0.0
 
     def about(self, *, quick: bool = False) -> tuple[str, ...]:
         """What is wrong with the data, if they are rows of numbers and labels or numbers."""
