@@ -18,7 +18,7 @@ from vegrad.initializers import INITIALIZERS
 from vegrad.network import FloatArray, Flow
 from vegrad.propagation import Shape
 from vegrad.torch.probe import called, rms, size_log2
-from vegrad.torch.trace import INPUT, Layer, Trace, names_of
+from vegrad.torch.trace import Layer, Trace, names_of
 
 LOSSES = {"mse_loss": "mse", "cross_entropy": "cross_entropy", "nll_loss": "cross_entropy",
           "binary_cross_entropy_with_logits": "binary_cross_entropy",
@@ -50,12 +50,8 @@ class Pass:
 
 def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
     """A pass up to the loss, with hooks that read δ on the way back."""
-    shifts: dict[int, float] = {}
-    sizes: dict[int, float] = {}
-    outputs: list[tuple[int, Tensor]] = []
-    trace = Trace(names_of(model), _inputs(x), on_layer=lambda *one: outputs.append(one))
-    hooked = _Backward(trace, shifts, sizes)
-    trace.on_layer = hooked.on_layer
+    hooked = _Backward()
+    trace = Trace(names_of(model), _inputs(x), on_output=hooked.on_output)
     with trace:
         output = called(model, x)
     heard = _Names()
@@ -65,34 +61,82 @@ def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ValueError(f"loss_fn must return a tensor of one element, not {loss!r:.80}")
     path = trace.path(output)
-    hooked.scaling = bool(path) and _is_plain(trace, path, output)
-    return Pass(trace, path, output, loss, kind, shifts, sizes)
+    hooked.layers = trace.layers
+    if path and loss.grad_fn is not None:
+        hooked.find_cuts(loss.grad_fn)
+    return Pass(trace, path, output, loss, kind, hooked.shifts, hooked.sizes)
 
 
 class _Backward:
-    """Hooks on the layers' outputs: they measure δ and, in a plain chain, keep it near 1.
+    """Hooks on the outputs of layers and of sums: they measure δ and keep it near 1.
 
-    A plain chain is linear in δ, so that powers of two may be taken out anywhere, and sizes are
-    right where the dtype would underflow or overflow.
+    What comes from above is linear in δ. So where all ways down go through one tensor, a power of
+    two may be taken out for all that lies below, and sizes are right where the dtype would
+    underflow or overflow. In a plain chain that is each layer's output, with skip connections the
+    sums between the blocks.
     """
 
-    def __init__(self, trace: Trace, shifts: dict[int, float], sizes: dict[int, float]) -> None:
-        self.trace, self.shifts, self.sizes = trace, shifts, sizes
-        self.scaling, self.shift = False, 0.0
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.shifts: dict[int, float] = {}
+        self.sizes: dict[int, float] = {}
+        self._places: dict[Any, int | None] = {}  # of layers, by node of autograd's graph
+        self._above: dict[Any, int] = {}  # how many cuts there are down to a node, it included
+        self._cuts: set[Any] = set()
+        self._totals = [0.0]  # log2 taken out, by that number
 
-    def on_layer(self, place: int, output: Tensor) -> None:
+    def on_output(self, place: int | None, output: Tensor) -> None:
+        """Of a layer; of a sum if the place is None."""
         if output.requires_grad:
-            output.register_hook(lambda gradient: self._came(place, gradient))
+            node = output.grad_fn
+            self._places[node] = place
+            output.register_hook(lambda gradient: self._came(node, gradient))
 
-    def _came(self, place: int, gradient: Tensor) -> Tensor:
-        size = size_log2(gradient)
-        if self.scaling and isfinite(size):
-            by = float(min(max(-round(size), -100), 100))
-            gradient, size = gradient * 2.0**by, size + by
-            self.shift += by
-        self.trace.layers[place].delta = gradient
-        self.shifts[place], self.sizes[place] = self.shift, size - self.shift
+    def find_cuts(self, root: Any) -> None:
+        """From the loss down: nodes that all ways to the layers below them go through."""
+        wanted = {node for node, place in self._places.items() if place is not None}
+        order, leading = _downwards(root, wanted)
+        ahead, count = {root}, 0
+        for node in order:
+            if node in self._places and ahead == {node}:
+                self._cuts.add(node)
+                count += 1
+            self._above[node] = count
+            ahead.discard(node)
+            ahead |= {below for below, _ in node.next_functions if below in leading}
+
+    def _came(self, node: Any, gradient: Tensor) -> Tensor:
+        size, above = size_log2(gradient), self._above.get(node, 0)
+        if node in self._cuts:
+            by = 0.0
+            if isfinite(size):
+                by = float(min(max(-round(size), -100), 100))
+                gradient, size = gradient * 2.0**by, size + by
+            self._totals.append(self._totals[-1] + by)
+        place, shift = self._places[node], self._totals[above]
+        if place is not None:
+            self.layers[place].delta = gradient
+            self.shifts[place], self.sizes[place] = shift, size - shift
         return gradient
+
+
+def _downwards(root: Any, wanted: set[Any]) -> tuple[list[Any], set[Any]]:
+    """Nodes that lead to some that are wanted, each after all above it; the same as a set."""
+    order: list[Any] = []
+    leading: set[Any] = set()
+    seen, stack = set(), [(root, False)]
+    while stack:
+        node, left = stack.pop()
+        below = [one for one, _ in node.next_functions if one is not None]
+        if left:
+            if node in wanted or any(one in leading for one in below):
+                leading.add(node)
+                order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(one, False) for one in below if one not in seen]
+    return order[::-1], leading
 
 
 class _Names(torch.overrides.TorchFunctionMode):
@@ -107,14 +151,6 @@ class _Names(torch.overrides.TorchFunctionMode):
     ) -> Any:
         self.names.append(getattr(function, "__name__", ""))
         return function(*args, **(kwargs or {}))
-
-
-def _is_plain(trace: Trace, path: list[int], output: Tensor) -> bool:
-    whole = path == list(range(len(trace.layers))) and trace.origin(output) == {path[-1]}
-    below = [INPUT, *path[:-1]]
-    return whole and all(
-        trace.layers[place].below == {one} for place, one in zip(path, below, strict=True)
-    )
 
 
 def backward(run: Pass) -> list[Tensor | None]:

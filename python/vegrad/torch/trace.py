@@ -65,8 +65,8 @@ class Trace(TorchFunctionMode):
     layers: list[Layer] = field(default_factory=list)
     foreign: str = ""
     """The first operation that no chain of layers has."""
-    on_layer: Callable[[int, Tensor], None] | None = None
-    """Called with a layer's place and its output."""
+    on_output: Callable[[int | None, Tensor], None] | None = None
+    """Called with a layer's place and its output, and with None and a sum."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -132,8 +132,8 @@ class Trace(TorchFunctionMode):
         self._from[id(out)] = frozenset([place])
         self._outputs[id(out)] = place
         self._alive.append(out)
-        if self.on_layer is not None:
-            self.on_layer(place, out)
+        if self.on_output is not None:
+            self.on_output(place, out)
 
     def _activation(
         self, function: Any, name: str, args: Any, kwargs: Any, source: Any, y: Tensor, out: Any
@@ -164,6 +164,8 @@ class Trace(TorchFunctionMode):
             self._outputs[id(out)] = place
 
     def _add(self, args: Any, out: Any) -> None:
+        if self.on_output is not None and isinstance(out, Tensor):
+            self.on_output(None, out)
         for one, other in (args[:2], args[1::-1]):
             place = self._outputs.get(id(one))
             if place is not None and other is self.layers[place].x:
