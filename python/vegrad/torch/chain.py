@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.expected import ExpectedFlow, flow_through
-from vegrad.initializers import INITIALIZERS
+from vegrad.initializers import INITIALIZERS, Initializer
 from vegrad.network import FloatArray, Flow
 from vegrad.propagation import Shape
 from vegrad.torch.probe import called, rms, size_log2
@@ -193,11 +193,10 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
         -inf if one is None else size_log2(one) - run.shifts.get(place, 0.0)
         for one, place in zip(gradients, run.path, strict=True)
     ]
-    outputs = [rms(layer.x) for layer in layers[1:]] + [rms(run.output)]
     with np.errstate(invalid="ignore"):
         activation = gains(run) - weight_gains
     return Flow(
-        np.array(outputs),
+        np.array(output_rms(run)),
         np.array([layer.mean for layer in layers]),
         np.array([layer.std for layer in layers]),
         np.array([layer.flat for layer in layers]),
@@ -207,6 +206,11 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
         weight_gains,
         activation,
     )
+
+
+def output_rms(run: Pass) -> list[float]:
+    """Of what comes to the next layer, or out of the model."""
+    return [rms(layer.x) for layer in run.layers[1:]] + [rms(run.output)]
 
 
 def _through(layer: Layer) -> float:
@@ -263,6 +267,15 @@ def initialization(layers: list[Layer]) -> tuple[str, float | None, float | None
     return "normal", sqrt(float(np.median(scale))), sqrt(float(np.median(biases)))
 
 
+def own_initialization(layer: Layer, config: dict[str, Any]) -> dict[str, Any]:
+    """The chain's initialization, or one that fits this layer's weights where that does not."""
+    found = _matching(layer)
+    if config["init"] in found or not found:
+        return config
+    return config | {"init": min(found, key=lambda name: abs(found[name])),
+                     "sigma_w": None, "sigma_b": None}  # fmt: skip
+
+
 def _rows() -> list[str]:
     return [name for name in INITIALIZERS if name not in ("normal", "critical", "lsuv")]
 
@@ -308,6 +321,18 @@ def _fans(layer: Layer) -> tuple[int, int, int, int]:
     return second * field, first * field, second, first
 
 
+def drawn_as(layer: Layer, config: dict[str, Any]) -> tuple[float, float, Initializer | None]:
+    """Variance of its weights, σ_b and the row of the table in the initialization of the chain."""
+    fan_in, fan_out, *_ = _fans(layer)
+    init = config["init"]
+    if init == TORCH:
+        return 1.0 / (3.0 * fan_in), sqrt(1.0 / (3.0 * fan_in)), None
+    row = INITIALIZERS[init]
+    if init == "normal":
+        return (config["sigma_w"] or 1.0) ** 2 / fan_in, config["sigma_b"] or 0.0, row
+    return row.variance(fan_out, fan_in), config["sigma_b"] or 0.0, row
+
+
 def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | None:
     """What theory expects of the chain with its weights' own sizes; None where it has no say."""
     layers = run.layers
@@ -318,15 +343,9 @@ def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | Non
     shapes = []
     for place, layer in enumerate(layers):
         fan_in, fan_out, *_ = _fans(layer)
-        init = config["init"]
-        sigma_b = config["sigma_b"] or 0.0
-        variance = (config["sigma_w"] or 1.0) ** 2 / fan_in
-        if init == TORCH:
-            variance, sigma_b = 1.0 / (3.0 * fan_in), sqrt(1.0 / (3.0 * fan_in))
-        elif init != "normal":
-            variance = INITIALIZERS[init].variance(fan_out, fan_in)
+        variance, sigma_b, row = drawn_as(layer, config)
         hidden = place < len(layers) - 1
-        orthogonal = init != TORCH and INITIALIZERS[init].orthogonal
+        orthogonal = row is not None and row.orthogonal
         shapes.append(Shape(fan_in, fan_out, variance, sigma_b, layer.activation,
                             layer.norm if hidden else None, layer.skips, orthogonal))  # fmt: skip
     loss = run.loss_kind or "cross_entropy"

@@ -20,7 +20,7 @@ from vegrad.history import History
 from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
-from vegrad.torch import chain, probe
+from vegrad.torch import chain, probe, redrawn
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
 from vegrad.torch.words import said
@@ -33,6 +33,8 @@ class ModelDiagnosis(Diagnosis):
     """A diagnosis of a model whose layers are a chain; layer n is `modules[n]`."""
 
     modules: tuple[str, ...] = ()
+    drawn: bool = False
+    """Whether `expected` is from weights drawn anew, where theory has no formulas."""
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """The table of layers with their modules, the verdict, findings and advice."""
@@ -73,6 +75,11 @@ def diagnose(
         resamples: further passes, over at most 256 rows drawn from the batch with replacement,
             which tell how far the gains depend on the batch; 0 for one pass only.
         seed: of that draw.
+
+    What gains are expected is theory's, where it knows every module; of other chains (convolutions,
+    pooling, BatchNorm, blocks with their normalization before or after the skip connection, ...)
+    it is found from eight passes of a copy whose weights are drawn anew, as they look to have been
+    initialized (`.drawn`; not with resamples=0).
 
     Returns:
         A Diagnosis, with `flow`, if the layers are a chain, and `modules`, which names them; else
@@ -136,17 +143,20 @@ def _of_chain(
     network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
     path = list(run.path)
     expected = chain.expected_of(run, config, x)
+    drawn = expected is None and count > 0
+    if drawn:
+        expected = redrawn.expected(model, loss_fn, x, target, run, config, seed)
     loss = float(run.loss.detach())
     del run, gradients
     batches = _resampled(model, loss_fn, x, target, path, count, seed)
     m = Measured(network, loss, flow, SHIFT, batches, expected)
     findings, summary = judge(m, history)
-    told = tuple(said(finding, names) for finding in findings)
+    told = tuple(said(finding, names, drawn=drawn) for finding in findings)
     if told:
         summary = f"{told[0].kind}: {told[0].message}"
     return ModelDiagnosis(
         told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
-        modules=tuple(names),
+        modules=tuple(names), drawn=drawn and expected is not None,
     )  # fmt: skip
 
 
