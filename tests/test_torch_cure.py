@@ -378,3 +378,22 @@ def test_lsuv_changes_nothing_where_it_cannot() -> None:
         ours.lsuv_(model, task()[0])
     assert same(before, model)
     assert np.isfinite(float(model[0].weight.detach().sum()))
+
+
+def test_several_inputs_have_rows() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = chain(nn.ReLU, depth=20)
+
+        def forward(self, a: Any, b: Any) -> Any:
+            assert len(a) == len(b)
+            return self.net(torch.cat([a, b], 1))
+
+    x, target = task()
+    one = cure(chain(nn.ReLU, depth=20), steps=60)
+    found = ours.cure(Two(), LOSS, {"a": x[:, :8], "b": x[:, 8:]}, target, steps=60)
+    assert found.batch_size == 32
+    assert [a.name for a in found.attempts if a.accepted] == [
+        a.name for a in one.attempts if a.accepted
+    ]

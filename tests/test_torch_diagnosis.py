@@ -362,3 +362,33 @@ def test_sizes_are_right_beyond_the_dtype_with_skip_connections(inplace: bool, a
     np.testing.assert_allclose(found.flow.gain_log2, right.flow.gain_log2, atol=0.02)
     assert found.underflowed
     assert found.verdict == "vanishing"
+
+
+class Attention(nn.Module):
+    """Queries, keys and values by a Linear each, as most transformers have them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = (f(x).unflatten(-1, (4, -1)).transpose(1, 2) for f in
+                   (self.query, self.key, self.value))  # fmt: skip
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.norm(x + self.out(y))
+
+
+def test_queries_and_keys_of_a_fresh_transformer_are_no_finding() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 64), *[Attention(64) for _ in range(8)], nn.Flatten(),
+                          nn.Linear(640, 10))  # fmt: skip
+    for one in model.modules():
+        if isinstance(one, nn.Linear | nn.Embedding):
+            nn.init.normal_(one.weight, std=0.02)  # BERT's
+    x, target = torch.randint(0, 20, (8, 10)), torch.from_numpy(LABELS[:8])
+    assert ours.diagnose(model, LOSS, x, target).healthy
+    with torch.no_grad():
+        model[4].value.weight *= 1e6
+    found = ours.diagnose(model, LOSS, x, target)
+    assert any("4.value" in finding.advice for finding in found.findings)

@@ -380,9 +380,20 @@ def shifted(gradient: Tensor | None, shift: float, like: Tensor) -> Any:
     return torch.from_numpy(true).to(gradient.dtype).double().numpy()
 
 
-def rows_of(x: Tensor, target: Any) -> Callable[[Any], tuple[Tensor, Any]] | None:
-    """What takes rows of both; None where they have none."""
-    if not isinstance(target, Tensor) or not x.ndim or not target.ndim or len(x) != len(target):
+def rows_of(x: Any, target: Any) -> Callable[[Any], tuple[Any, Any]] | None:
+    """What takes rows of both, of all tensors of several inputs; None where they have none."""
+    tensors = _inputs(x)
+    if not isinstance(target, Tensor) or not target.ndim or not tensors:
         return None
-    return lambda rows: (x[torch.from_numpy(rows).to(x.device)],
-                         target[torch.from_numpy(rows).to(target.device)])  # fmt: skip
+    if not all(one.ndim and len(one) == len(target) for one in tensors):
+        return None
+
+    def chosen(value: Any, rows: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[torch.from_numpy(rows).to(value.device)]
+        if hasattr(value, "items"):
+            return {name: chosen(one, rows) for name, one in value.items()}
+        several = isinstance(value, tuple | list)
+        return tuple(chosen(one, rows) for one in value) if several else value
+
+    return lambda rows: (chosen(x, rows), chosen(target, rows))

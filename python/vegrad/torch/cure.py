@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.cure import Search, check_goal, check_lengths, without_a_trial
@@ -82,7 +82,8 @@ def cure(
     Args:
         model: any module.
         loss_fn: as for `diagnose`.
-        x: inputs, from whose rows batches are drawn; if it is no tensor, all is one batch.
+        x: inputs, from whose rows batches are drawn; a tuple or mapping of several. If they are not
+            as many as the target's, all is one batch.
         target: for all rows.
         optimizer: called with a list of parameters; by default torch.optim.Adam with lr=1e-3.
         goal: an accuracy, at least, for the two cross entropies with labels; else a loss, at most.
@@ -182,14 +183,15 @@ class _Search(Search):
     def about(self, *, quick: bool = False) -> tuple[str, ...]:
         """What is wrong with the data, if they are rows of numbers and labels or numbers."""
         x, target = self.x.x, self.target
-        if not self.x.by_rows or not x.is_floating_point() or target.ndim > 2:
+        rows = self.x.by_rows and isinstance(x, Tensor)
+        if not rows or not x.is_floating_point() or target.ndim > 2:
             return ()
         if self.goal.kind == "cross_entropy" and (target.ndim != 1 or bool((target < 0).any())):
             return ()
         if self.goal.kind == "mse" and not target.is_floating_point():
             return ()
-        rows = x.detach().cpu().flatten(1).double().numpy()
-        return about_data(rows, target.detach().cpu().numpy(), self.goal, quick=quick)
+        table = x.detach().cpu().flatten(1).double().numpy()
+        return about_data(table, target.detach().cpu().numpy(), self.goal, quick=quick)
 
     def outcome(self, treatment: Any, **found: Any) -> ModelCure:
         """What is handed to the user; values that are written into the model are written here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from math import inf, log2
 from types import SimpleNamespace
@@ -164,7 +165,7 @@ def _resampled(
     model: Module, loss_fn: Any, x: Any, target: Any, path: list[int], count: int, seed: int
 ) -> FloatArray:
     """Gains (count, L - 1) of batches drawn with replacement; none where there are no rows."""
-    take = chain.rows_of(x, target) if isinstance(x, Tensor) else None
+    take = chain.rows_of(x, target)
 
     def gains(rows: Any) -> FloatArray:
         assert take is not None
@@ -173,7 +174,7 @@ def _resampled(
         run.path[:] = path
         return chain.gains(run)
 
-    rows = 0 if take is None else len(x)
+    rows = 0 if take is None else len(target)
     return resampled(gains, rows, len(path) - 1, count, seed)
 
 
@@ -197,7 +198,8 @@ def _of_any(
         said = monitor.report()
         named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         weights = {n: p.detach() for n, p in model.named_parameters() if n in named}
-        recorded = diagnose_gradients(_on_cpu(named), _on_cpu(weights))
+        order = _one_after_the_other(named, trace)
+        recorded = diagnose_gradients(_on_cpu(named), _on_cpu(weights), order)
     finally:
         monitor.remove()
         for parameter, gradient in kept:
@@ -214,6 +216,27 @@ def _of_any(
         tuple(findings), summary, config, loss=float(loss.detach()),
         measurement=recorded.measurement, rows=said.rows, notes=said.notes,
     )  # fmt: skip
+
+
+def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] | None:
+    """The weights, but of those that take the same inputs only one; None if there are no such.
+
+    Of queries, keys and values: what goes through a softmax hardly gets a gradient at first, which
+    says nothing of the layers above and below. Chosen is the kind whose gradient is mostly largest.
+    """
+    beside: dict[int, dict[str, str]] = {}  # the kind of weight, which is its name but for numbers
+    for layer in trace.layers:
+        name = f"{layer.name}.weight"
+        if name in gradients:
+            beside.setdefault(id(layer.x), {})[name] = re.sub(r"\d+", "", name)
+    groups = [group for group in beside.values() if len(group) > 1]
+    sizes = {name: probe.size_log2(gradients[name]) for group in groups for name in group}
+    first = Counter(group[max(group, key=sizes.__getitem__)] for group in groups)
+    less: set[str] = set()
+    for group in groups:
+        less |= set(sorted(group, key=lambda name: (first[group[name]], sizes[name]))[:-1])
+    weights = [name for name, one in gradients.items() if one.ndim > 1]
+    return [name for name in weights if name not in less] if less else None
 
 
 def _alone(findings: tuple[Finding, ...]) -> list[Finding]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import Module
 
 from vegrad.expected import ExpectedFlow
@@ -48,9 +48,9 @@ def expected(
     names = [run.trace.names.get(id(layer.weight), "") for layer in run.trace.layers]
     if not all(names):
         return None  # made of others, as by a weight norm
-    take = chain.rows_of(x, target) if isinstance(x, Tensor) else None
-    if take is not None and len(x) > MOST_ROWS:
-        x, target = take(np.linspace(0, len(x) - 1, MOST_ROWS).astype(np.intp))
+    take = chain.rows_of(x, target)
+    if take is not None and len(target) > MOST_ROWS:
+        x, target = take(np.linspace(0, len(target) - 1, MOST_ROWS).astype(np.intp))
     try:
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError):  # it holds what cannot be copied

@@ -221,9 +221,9 @@ def _draw_layers(case: Case) -> Change | str:
 def _lsuv(case: Case) -> Change | str:
     if architecture.has_norm(case.given.network):
         return "the normalization undoes any scaling of the weights"
-    every = -(-len(case.x) // LOOKED_AT)
+    every = -(-len(case.x) // LOOKED_AT) if isinstance(case.x.x, Tensor) else 1
     rows = f"x[::{every}]" if every > 1 else "x"
-    case.passed += min(len(case.x), LOOKED_AT) * 2 / 3  # each layer about twice
+    case.passed += len(case.x) / every * 2 / 3  # each layer about twice
     words = "scale each layer's weights to outputs of standard deviation 1 on the data (LSUV)"
     try:
         return case.changed(words, f"vegrad.torch.lsuv_(model, {rows})")

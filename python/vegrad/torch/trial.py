@@ -26,10 +26,10 @@ class Data:
 
     def __init__(self, x: Any, target: Any) -> None:
         self.x, self.target = x, target
-        self._take = chain.rows_of(x, target) if isinstance(x, Tensor) else None
+        self._take = chain.rows_of(x, target)
 
     def __len__(self) -> int:
-        return 1 if self._take is None else len(self.x)
+        return 1 if self._take is None else len(self.target)
 
     @property
     def by_rows(self) -> bool:
