@@ -170,3 +170,22 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     again = ours.diagnose(model, LOSS, IMAGES, LABELS[:16])
     np.testing.assert_array_equal(first.expected.gain_log2, again.expected.gain_log2)
+
+
+def test_a_normalization_is_blamed_where_new_weights_would_do_no_better() -> None:
+    def squeezed() -> Any:
+        layers = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(12)]
+        layers[5].insert(1, nn.BatchNorm1d(WIDTH))
+        for layer in layers:
+            nn.init.normal_(layer[0].weight, std=WIDTH**-0.5)
+            nn.init.zeros_(layer[0].bias)
+        nn.init.constant_(layers[5][1].weight, 1e-3)
+        return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
+
+    found = diagnosed(squeezed, 0)
+    finding = found.findings[0]
+    assert finding.kind == "vanishing"
+    assert finding.layers == (5,)
+    assert "weights drawn anew give" in finding.message
+    wanted = "new weights would not change it: look at what stands between 5.0 and 6.0, first at"
+    assert finding.advice == f"{wanted} 5.1.weight, 5.1.bias."

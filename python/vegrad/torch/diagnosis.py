@@ -24,7 +24,7 @@ from vegrad.recorded import diagnose_gradients
 from vegrad.torch import chain, probe, redrawn
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
-from vegrad.torch.words import said
+from vegrad.torch.words import PARTS, said
 
 EDGE, NAME = 67, 22  # the table's columns; letters of a module's path beside it
 
@@ -153,12 +153,34 @@ def _of_chain(
     m = Measured(network, loss, flow, SHIFT, batches, expected)
     findings, summary = judge(m, history)
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
+    if drawn:
+        told = tuple(_beside_the_weights(finding, model, names) for finding in told)
     if told:
         summary = f"{told[0].kind}: {told[0].message}"
     return ModelDiagnosis(
         told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
         modules=tuple(names), drawn=drawn and expected is not None,
     )  # fmt: skip
+
+
+def _beside_the_weights(finding: Finding, model: Module, names: list[str]) -> Finding:
+    """What to look at where a layer passes what it passes with new weights too."""
+    e = finding.evidence
+    if finding.blame != "activation" or not {"gain", "expected_gain"} <= e.keys() or not e["gain"]:
+        return finding
+    if not 0.5 < e["expected_gain"] / e["gain"] < 2.0:
+        return finding
+    place = finding.layers[0]
+    here, above = names[place], names[place + 1]
+    known = [name for name, _ in model.named_parameters()]
+    first, last = (
+        known.index(f"{n}.weight") if f"{n}.weight" in known else 0 for n in (here, above)
+    )
+    own = {f"{name}.{part}" for name in names for part in PARTS.values()}
+    others = [name for name in known[first:last] if name not in own]
+    advice = f"new weights would not change it: look at what stands between {here} and {above}"
+    advice += f", first at {', '.join(others[:3])}." if others else "."
+    return replace(finding, advice=advice)
 
 
 def _resampled(

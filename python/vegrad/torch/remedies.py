@@ -282,7 +282,8 @@ def _rebuilt(
         scale = architecture.branch_scale(units)
         words.append(f"add skip connections, the branches times {scale:g}")
     if activation or skips:
-        words.append("with new weights at the critical point")
+        at = "weights at the critical point" if used in CRITICAL_SIGMA_B else "orthogonal weights"
+        words.append(f"with new {at}")
     change = case.changed(", ".join(words), *code, same_shape=False)
     return _tamed(case, change, ", ".join(words), code) if skips else change
 
