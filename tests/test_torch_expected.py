@@ -135,6 +135,10 @@ def test_a_broken_layer_is_off() -> None:
     assert away[2] > 20
     assert "weights drawn anew give" in found.findings[0].message
     assert "theory" not in str(found)
+    plain = found.to_dict()
+    assert plain["drawn"]
+    assert plain["modules"][3] == "6"
+    assert plain["expected"]["gain_log2"][2] == pytest.approx(found.expected.gain_log2[2])
 
 
 def test_weights_that_are_zero_stay_zero() -> None:

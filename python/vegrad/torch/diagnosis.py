@@ -48,6 +48,10 @@ class ModelDiagnosis(Diagnosis):
             lines.append(line)
         return "\n".join(lines)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As of a `Diagnosis`, with `modules` and `drawn`."""
+        return super().to_dict() | {"modules": list(self.modules), "drawn": self.drawn}
+
 
 def diagnose(
     model: Module,
