@@ -136,7 +136,7 @@ class Search:
     scale_data = SCALE_DATA
     remedies: tuple[Remedy, ...] = REMEDIES
     following: tuple[Remedy, ...] = FOLLOWING
-    noun = "network"
+    noun, on_track = "network", ON_TRACK
 
     def __init__(
         self, given: Treatment, x: Any, target: Any, goal: Goal,
@@ -202,7 +202,7 @@ class Search:
 
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        kept = 0.0 if trial.way >= ON_TRACK * trial.share else self.kept
+        kept = 0.0 if trial.way >= self.on_track * trial.share else self.kept
         slow = self.patient.diagnosis.healthy and _creeping(trial)
         if slow or _hopeless(trial, patient=self.kept == 0.0):
             return True

@@ -27,6 +27,7 @@ from vegrad.treatment import AS_IT_IS, Remedy
 from vegrad.trial import FORWARD, Goal
 
 STANDING = -0.99  # median α of steps that are as good as none
+ON_TRACK = 2.5  # as of `vegrad.cure`, which has trainings of more steps: slower ones leave no proof
 FIRST = 64  # rows, from whose loss and outputs the goal follows
 
 
@@ -155,6 +156,8 @@ class _Search(Search):
     ) -> None:  # fmt: skip
         self.loss_fn, self.model, self.in_place = loss_fn, model, in_place
         super().__init__(given, data, data.target, goal, steps, batch_size, seed, budget)
+        if not self.patient.diagnosis.healthy:
+            self.on_track = ON_TRACK
         self.spendable -= 2 * len(EARLY) * self.batch_size  # of the last trial and of the proof
 
     def examined(self, rows: Any) -> Case:
