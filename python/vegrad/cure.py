@@ -15,7 +15,15 @@ from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.learnable import about_data
 from vegrad.network import MLP
 from vegrad.optim import Adam, Optimizer
-from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, SCALE_DATA, TRAINING, median_alpha
+from vegrad.remedies import (
+    CREEPING,
+    FOLLOWING,
+    REMEDIES,
+    SCALE_DATA,
+    TRAINING,
+    long_steps,
+    median_alpha,
+)  # fmt: skip
 from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
 from vegrad.trial import Goal, Trial, goal_for
 
@@ -24,11 +32,18 @@ LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
-ON_TRACK = 1.4  # so much of the way a share of a training: it will arrive within the budget
+# What is kept for others may be spent on a trial that has come so much of the way, or so many times
+# the share of a training that it has taken.
+ALMOST, FAST = 0.9, 3.0
 LATE = 0.2  # of a training: from then on a falling loss is not enough
 ABOVE = 1.2  # times the guess's loss
 HALF = 0.5  # of the way
-RESERVE = 0.7  # of a training, kept for the last remedies
+# Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
+# gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of a
+# training, for remedies whose gradient need not pass all layers.
+NARROW, FOR_SKIPS = 0.5, 1.1
+AGAIN = 3  # times the steps of a cure in which it must do without its luck
+LUCK = "reached the goal, but not with the rows in another order"
 GIVE_UP = 0.1  # of a training: less is no trial
 DEEP = 3  # change of the training on top of one of the network
 
@@ -122,18 +137,21 @@ class _Search:
         self.rows = np.sort(drawn[: min(LOOKED_AT, max(LEAST_ROWS, whole // 20))])
         self.attempts: list[Attempt] = []
         self.trials: list[tuple[int, Trial, Diagnosis]] = []
+        self.again: list[Trial] = []
         self.sick = self._trial(given)
         self.kept = 0.0
 
     # Costs, in rows that went forward and back
 
-    def _trial(self, treatment: Treatment) -> Trial:
+    def _trial(self, treatment: Treatment, order: int = 0) -> Trial:
         return Trial(treatment, self.x, self.target, self.rows, self.goal, self.batch_size,
-                     self.steps, self.seed)  # fmt: skip
+                     self.steps, self.seed + order)  # fmt: skip
 
     @property
     def spent(self) -> float:
-        return self.patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials)
+        trained = sum(trial.passed for _, trial, _ in self.trials)
+        trained += self.sick.passed + sum(trial.passed for trial in self.again)
+        return self.patient.passed + trained
 
     def _room(self, steps: int, kept: float = 0.0) -> bool:
         """Whether a trial may come to so many steps, and the given network after it.
@@ -153,7 +171,7 @@ class _Search:
 
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        kept = 0.0 if trial.way >= ON_TRACK * trial.share else self.kept
+        kept = 0.0 if trial.way >= min(ALMOST, FAST * trial.share) else self.kept
         slow = self.patient.diagnosis.healthy and _creeping(trial)
         if slow or _hopeless(trial, patient=self.kept == 0.0):
             return True
@@ -173,10 +191,11 @@ class _Search:
                 if self.sick.reached:
                     return self._conclude(None)
                 self.patient.history = self.sick.history
-            remedies = [SCALE_DATA, *FOLLOWING, *(r for r in REMEDIES if r.last)]
+            larger = (r for r in REMEDIES if r.skips and r.kinds >= TRAINING)
+            remedies = [SCALE_DATA, *FOLLOWING, *larger]
         base = self.patient
         for remedy in remedies:
-            self.kept = 0.0 if remedy.last else RESERVE
+            self.kept = self._kept(remedy)
             if not self._room(int(GIVE_UP * self.steps), self.kept):
                 continue
             patient = replace(base, passed=0.0)
@@ -193,6 +212,12 @@ class _Search:
                 return self._conclude(chosen)
         return self._conclude(self._best())
 
+    def _kept(self, remedy: Remedy) -> float:
+        """Of a training, to be left for remedies that are larger changes, and surer."""
+        hidden = self.given.network.config["sizes"][1:-1]
+        narrow = sum(1.0 / width for width in hidden) > NARROW
+        return FOR_SKIPS if narrow and not remedy.skips else remedy.kept
+
     def _follow(
         self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int
     ) -> int | None:
@@ -203,7 +228,7 @@ class _Search:
             if not trial.history.steps or not self._room(int(GIVE_UP * self.steps), self.kept):
                 return None
             remedy = replace(following, name=f"{name}, {following.name}")
-            chosen = self._attempt(remedy, on_top, deeper - 1)
+            chosen = self._attempt(remedy, on_top, deeper - 1 if following.followed else 0)
             if chosen is not None:
                 return chosen
         return None
@@ -238,18 +263,50 @@ class _Search:
         done = replace(done, why=why, steps=count, passes=cost + trial.passed / self.batch_size,
                        loss=pairs["loss"], accuracy=pairs["accuracy"])  # fmt: skip
         self.attempts.append(done)
-        if trial.reached:
+        failed = self._by_luck(trial) if trial.reached else None
+        if trial.reached and failed is None:
             return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
-        again = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
-        if deeper and (trial.ended or _rose(trial) or again):
-            return self._follow(remedy.name, trial, after, patient, deeper)
+        if failed is not None:
+            cost = done.passes + failed.passed / self.batch_size
+            self.attempts[-1] = replace(done, why=LUCK, passes=cost)
+        healthy = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
+        astray = trial.ended or _rose(trial) or healthy or long_steps(trial.history)
+        if deeper and (failed is not None or astray):
+            return self._follow(remedy.name, failed or trial, after, patient, deeper)
         return None
+
+    def _by_luck(self, trial: Trial) -> Trial | None:
+        """The same training with the rows in another order, if that does not reach the goal.
+
+        None, too, where nothing is left to spend on it.
+        """
+        steps = trial.history.steps
+        if not self._room(steps):
+            return None
+        again = self._trial(trial.treatment, order=1)
+        self.again.append(again)
+        most = max(AGAIN * steps, self.steps // 5)
+        again.train(most, lambda trial: _hopeless(trial) or not self._room(steps))
+        return None if again.reached or not self._room(steps) else again
 
     def _best(self) -> int | None:
         """The trial that came furthest, though not to the goal."""
         losses = [trial.points[-1][1] for _, trial, _ in self.trials]
         known = [i for i, loss in enumerate(losses) if isfinite(loss)]
         return min(known, key=lambda i: losses[i]) if known else None
+
+    def _confirmed(self, trial: Trial) -> Trial | None:
+        """The same with the rows in another order; it, if that does not reach the goal."""
+        steps = trial.history.steps
+        if not self._room(steps):
+            return None
+        again = self._trial(trial.treatment, order=1)
+        self.again.append(again)
+        most = max(3 * steps, self.steps // 5)
+        again.train(
+            self.steps, lambda t: _hopeless(t) or not self._room(steps) or t.history.steps >= most
+        )
+        return None if again.reached or not self._room(steps) else again
 
     # The end
 
