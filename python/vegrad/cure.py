@@ -65,7 +65,8 @@ def cure(
     Remedies are tried in the order of `remedies.REMEDIES`, the smallest change first. Each is
     judged by one pass; if that is promising, by a training from the same seed on the same rows,
     which ends as soon as it reaches the goal or is seen to learn nothing. The first that reaches
-    the goal is the cure. Then the given network is trained for as many steps: the proof.
+    the goal, and reaches it again with the rows in another order if the budget allows, is the cure.
+    Then the given network is trained for as many steps: the proof.
 
     Args:
         network: a `vegrad.MLP`, which stays as it is.
