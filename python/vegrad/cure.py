@@ -41,7 +41,7 @@ HALF = 0.5  # of the way
 # Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
 # gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of a
 # training, for remedies whose gradient need not pass all layers.
-NARROW, FOR_SKIPS = 0.5, 1.1
+NARROW, FOR_SKIPS = 0.5, 1.25
 AGAIN = 3  # times the steps of a cure in which it must do without its luck
 LUCK = "reached the goal, but not with the rows in another order"
 GIVE_UP = 0.1  # of a training: less is no trial

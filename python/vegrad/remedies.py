@@ -286,7 +286,7 @@ def _learning_rate(p: Patient) -> Treatment | str:
     finding = next((f for f in history.findings if "wanted" in f.evidence), None)
     tenth = max(1, history.steps // 10)
     if not np.isfinite(history.loss).all():
-        wanted, why = rate / 10, "the loss left its range"
+        wanted, why = rate / SHORTER, "the loss left its range"
     elif np.mean(history.loss[-tenth:]) > RISEN * history.loss[0]:
         wanted, why = rate / 10, "the loss rose"  # the gauge sees steps from where it was thrown
     elif finding is not None:
@@ -381,11 +381,11 @@ REMEDIES = (
     Remedy("clip", FLOW, _clip),
     Remedy("initialize at the critical point", FLOW, _reinitialize),
     Remedy("initialize orthogonally", FLOW, _orthogonal),
-    Remedy("skip connections", FLOW, _residual, skips=True),
+    Remedy("skip connections", FLOW, _residual, 0.8, skips=True),
     Remedy("normalize", FLOW, _normalize),
-    Remedy("normalize, with skip connections", FLOW, _normalized_residual, skips=True),
+    Remedy("normalize, with skip connections", FLOW, _normalized_residual, 0.8, skips=True),
     Remedy("activation", FLOW, _activation),
-    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, 0.4, skips=True),
+    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, 0.5, skips=True),
     Remedy(
         "activation, normalize, skip connections", FLOW | TRAINING, _everything, 0.0, skips=True
     ),

@@ -142,8 +142,8 @@ class Trial:
 
     @property
     def reached(self) -> bool:
-        """Whether the last look met the goal."""
-        return self.goal.reached(*self.points[-1][1:])
+        """Whether the last look met the goal, after a step at least: a guess may meet it."""
+        return self.history.steps > 0 and self.goal.reached(*self.points[-1][1:])
 
     @property
     def way(self) -> float:
