@@ -1,6 +1,7 @@
 """The expected flow beside measured ones: that it hits, and that its spreads are honest."""
 
 import math
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -259,6 +260,23 @@ def test_a_wrong_layer_stands_out() -> None:
     apart = theory.expected_flow(net, x).deviations(flow)
     assert np.argmax(np.abs(apart)) == 6
     assert apart[6] < -8
+
+
+def test_the_table_marks_a_layer_unlike_its_draw() -> None:
+    """Of weights fifty times too small or large; no finding, and not where all layers are."""
+
+    def marks(factor: float, layers: range) -> list[str]:
+        net = network(64, 30, activation="relu", init="he_normal", loss="cross_entropy")
+        for layer in layers:
+            net.parameters[f"layers.{layer}.weight"][...] *= factor
+        diagnosis = vegrad.diagnose(net, *data(0, "cross_entropy"))
+        assert diagnosis.healthy
+        return re.findall(r"^ +(\d+) .*([≪≫] expected)$", str(diagnosis), re.M)
+
+    assert marks(0.02, range(14, 15)) == [("13", "≪ expected")]
+    assert marks(50.0, range(14, 15)) == [("13", "≫ expected")]
+    assert marks(1.0, range(14, 15)) == []
+    assert marks(0.8, range(1, 29)) == []
 
 
 def test_alignment_with_the_signal() -> None:
