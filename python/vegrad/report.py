@@ -137,8 +137,9 @@ def _notes(diagnosis: Diagnosis) -> dict[int, str]:
 def _unlike_its_draw(diagnosis: Diagnosis) -> dict[int, str]:
     """Single gains that cannot be those of freshly drawn weights, as the others are.
 
-    Which is no finding: it may be meant, and below a hundred times it seldom hinders training. Of
-    a trained network most gains are unlike the expected, and nothing is said.
+    No finding, as it may be meant and often trains: of 167 of the zoo's bodies 166 did with a layer
+    times 0.02, 119 with one times 50. Training moves gains as well, mostly many at once: of 218
+    trained networks 7 had such a gain, none one that stood alone.
     """
     flow, expected = diagnosis.flow, diagnosis.expected
     if flow is None or expected is None:
