@@ -81,7 +81,7 @@ def test_a_broken_layer_gets_its_factor_in_place() -> None:
 
 
 def test_a_deep_network_is_scaled_on_the_data() -> None:
-    model = chain(nn.ReLU, depth=20)
+    model = chain(nn.ReLU, depth=16, width=64)
     found = cure(copy.deepcopy(model))
     assert found.cured
     assert found.attempts[-1].name == "LSUV"
@@ -257,7 +257,7 @@ def test_a_fused_network_is_searched_as_plain_layers() -> None:
     found = cure(fused)
     assert found.summary == wanted.summary
     assert type(found.model) is nn.Sequential
-    shallow = ours.fuse(chain(nn.ReLU, depth=20))
+    shallow = ours.fuse(chain(nn.ReLU, depth=16, width=64))
     found = cure(shallow)
     assert found.cured
     assert found.model is shallow

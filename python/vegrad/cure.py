@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import isfinite
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from vegrad.buffers import Array, as_count
+from vegrad.buffers import Array
 from vegrad.cured import PAIRS, Attempt, Cure, Proof
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.learnable import about_data
 from vegrad.network import MLP
 from vegrad.optim import Adam, Optimizer
-from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, SCALE_DATA, TRAINING, median_alpha
+from vegrad.remedies import (
+    CREEPING,
+    FOLLOWING,
+    REMEDIES,
+    SCALE_DATA,
+    TRAINING,
+    long_steps,
+    median_alpha,
+)  # fmt: skip
 from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
-from vegrad.trial import Goal, Trial, goal_for
+from vegrad.trial import Goal, Trial, check_goal, check_lengths, goal_for
 
 LEAST_ROWS = 8  # to look at, however short a training is
 LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
-ON_TRACK = 1.4  # so much of the way a share of a training: it will arrive within the budget
+# What is kept for others may be spent on a trial that has come so much of the way, or so many times
+# the share of a training that it has taken.
+ALMOST, FAST = 0.9, 3.0
 LATE = 0.2  # of a training: from then on a falling loss is not enough
 ABOVE = 1.2  # times the guess's loss
 HALF = 0.5  # of the way
-RESERVE = 0.7  # of a training, kept for the last remedies
+# Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
+# gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of a
+# training, for remedies whose gradient need not pass all layers.
+NARROW, FOR_SKIPS = 0.5, 1.25
+AGAIN = 3  # times the steps of a cure in which it must do without its luck
+LUCK = "reached the goal, but not with the rows in another order"
 GIVE_UP = 0.1  # of a training: less is no trial
 DEEP = 3  # change of the training on top of one of the network
 
@@ -50,7 +64,8 @@ def cure(
     Remedies are tried in the order of `remedies.REMEDIES`, the smallest change first. Each is
     judged by one pass; if that is promising, by a training from the same seed on the same rows,
     which ends as soon as it reaches the goal or is seen to learn nothing. The first that reaches
-    the goal is the cure. Then the given network is trained for as many steps: the proof.
+    the goal, and reaches it again with the rows in another order if the budget allows, is the cure.
+    Then the given network is trained for as many steps: the proof.
 
     Args:
         network: a `vegrad.MLP`, which stays as it is.
@@ -86,25 +101,6 @@ def cure(
     return found
 
 
-def check_lengths(steps: int, batch_size: int, budget: float) -> tuple[int, int]:
-    """Steps and batch_size as numbers. TypeError, ValueError if one of the three cannot be."""
-    if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
-        raise ValueError(f"budget must be finite and at least 1, not {budget}")
-    steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
-    if not steps or not batch_size:
-        raise ValueError("steps and batch_size must be at least 1")
-    return steps, batch_size
-
-
-def check_goal(goal: float | None, kind: str) -> None:
-    """TypeError, ValueError if it is no accuracy, or for mse no loss."""
-    if goal is not None and not isinstance(goal, Real):
-        raise TypeError(f"goal must be a number, not {type(goal).__name__}")
-    most = np.inf if kind == "mse" else 1.0
-    if goal is not None and not 0 < goal <= most:
-        raise ValueError(f"goal must be above 0{' and at most 1' if most == 1 else ''}, not {goal}")
-
-
 def _finite(*arrays: Array) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
@@ -136,7 +132,7 @@ class Search:
     scale_data = SCALE_DATA
     remedies: tuple[Remedy, ...] = REMEDIES
     following: tuple[Remedy, ...] = FOLLOWING
-    noun, on_track = "network", ON_TRACK
+    noun = "network"
 
     def __init__(
         self, given: Treatment, x: Any, target: Any, goal: Goal,
@@ -153,6 +149,7 @@ class Search:
         self.rows = np.sort(drawn[: min(LOOKED_AT, max(LEAST_ROWS, whole // 20))])
         self.attempts: list[Attempt] = []
         self.trials: list[tuple[int, Trial, Diagnosis]] = []
+        self.again: list[Trial] = []
         self.sick = self._trial(given)
         self.kept = 0.0
 
@@ -175,14 +172,16 @@ class Search:
 
     # Costs, in rows that went forward and back
 
-    def _trial(self, treatment: Treatment) -> Trial:
+    def _trial(self, treatment: Treatment, order: int = 0) -> Trial:
         return Trial(treatment, self.x, self.target, self.rows, self.goal, self.batch_size,
-                     self.steps, self.seed)  # fmt: skip
+                     self.steps, self.seed + order)  # fmt: skip
 
     @property
     def spent(self) -> float:
         """So far."""
-        return self.patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials)
+        trained = sum(trial.passed for _, trial, _ in self.trials)
+        trained += self.sick.passed + sum(trial.passed for trial in self.again)
+        return self.patient.passed + trained
 
     def _room(self, steps: int, kept: float = 0.0) -> bool:
         """Whether a trial may come to so many steps, and the given network after it.
@@ -202,7 +201,7 @@ class Search:
 
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        kept = 0.0 if trial.way >= self.on_track * trial.share else self.kept
+        kept = 0.0 if trial.way >= min(ALMOST, FAST * trial.share) else self.kept
         slow = self.patient.diagnosis.healthy and _creeping(trial)
         if slow or _hopeless(trial, patient=self.kept == 0.0):
             return True
@@ -223,8 +222,8 @@ class Search:
                 if self.sick.reached:
                     return self._conclude(None)
                 self.patient.history = self.sick.history
-            remedies = [r for r in self.remedies if r.last]
-            remedies = [self.scale_data, *self.following, *remedies]
+            larger = (r for r in self.remedies if r.skips and r.kinds >= TRAINING)
+            remedies = [self.scale_data, *self.following, *larger]
         base = self.patient
         for remedy in remedies:
             self.kept = self._kept(remedy)
@@ -245,8 +244,10 @@ class Search:
         return self._conclude(self._best())
 
     def _kept(self, remedy: Remedy) -> float:
-        """Of a training, to be left for remedies that are larger changes and surer."""
-        return 0.0 if remedy.last else RESERVE
+        """Of a training, to be left for remedies that are larger changes, and surer."""
+        hidden = self.patient.diagnosis.config.get("sizes", ())[1:-1]
+        narrow = sum(1.0 / width for width in hidden) > NARROW
+        return FOR_SKIPS if narrow and not remedy.skips else remedy.kept
 
     def _follow(
         self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int
@@ -258,7 +259,7 @@ class Search:
             if not trial.history.steps or not self._room(int(GIVE_UP * self.steps), self.kept):
                 return None
             remedy = replace(following, name=f"{name}, {following.name}")
-            chosen = self._attempt(remedy, on_top, deeper - 1)
+            chosen = self._attempt(remedy, on_top, deeper - 1 if following.followed else 0)
             if chosen is not None:
                 return chosen
         return None
@@ -293,12 +294,31 @@ class Search:
         done = replace(done, why=why, steps=count, passes=cost + trial.passed / self.batch_size,
                        loss=pairs["loss"], accuracy=pairs["accuracy"])  # fmt: skip
         self.attempts.append(done)
-        if trial.reached:
+        failed = self._by_luck(trial) if trial.reached else None
+        if trial.reached and failed is None:
             return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
-        again = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
-        if deeper and (trial.ended or _rose(trial) or again):
-            return self._follow(remedy.name, trial, after, patient, deeper)
+        if failed is not None:
+            cost = done.passes + failed.passed / self.batch_size
+            self.attempts[-1] = replace(done, why=LUCK, passes=cost)
+        healthy = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
+        astray = trial.ended or _rose(trial) or healthy or long_steps(trial.history)
+        if deeper and (failed is not None or astray):
+            return self._follow(remedy.name, failed or trial, after, patient, deeper)
         return None
+
+    def _by_luck(self, trial: Trial) -> Trial | None:
+        """The same training with the rows in another order, if that does not reach the goal.
+
+        None, too, where nothing is left to spend on it.
+        """
+        steps = trial.history.steps
+        if not self._room(steps):
+            return None
+        again = self._trial(trial.treatment, order=1)
+        self.again.append(again)
+        most = max(AGAIN * steps, self.steps // 5)
+        again.train(most, lambda trial: _hopeless(trial) or not self._room(steps))
+        return None if again.reached or not self._room(steps) else again
 
     def _best(self) -> int | None:
         """The trial that came furthest, though not to the goal."""

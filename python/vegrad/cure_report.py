@@ -60,6 +60,8 @@ def _short(attempt: Attempt, after: Diagnosis) -> str:
     """Why it was not it, in a word."""
     if not attempt.steps:
         return "–" if after.healthy else after.verdict
+    if "another order" in attempt.why:
+        return "by luck"
     if attempt.why.startswith("reached"):
         return "no better"
     if attempt.why.startswith(("learns", "not at")):

@@ -24,6 +24,8 @@ from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, plain,
 RISEN = 1.5  # times the first loss
 MOST = 100.0  # by which the learning rate is changed at once
 CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
+LANDING = -0.3  # median α: momentum carries such steps beyond the minimum
+SHORTER = 5.0  # times, then
 LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of single layers: one that is put right may show the next
@@ -294,7 +296,7 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
     finding = next((f for f in history.findings if "wanted" in f.evidence), None)
     tenth = max(1, history.steps // 10)
     if not np.isfinite(history.loss).all():
-        wanted, why = rate / 10, "the loss left its range"
+        wanted, why = rate / SHORTER, "the loss left its range"
     elif np.mean(history.loss[-tenth:]) > RISEN * history.loss[0]:
         wanted, why = rate / 10, "the loss rose"  # the gauge sees steps from where it was thrown
     elif finding is not None:
@@ -311,6 +313,8 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
     elif median_alpha(history) < CREEPING:
         wanted = rate / max(1.0 + median_alpha(history), 1.0 / MOST)
         why = f"baby steps: α {median_alpha(history):+.3f}"
+    elif long_steps(history):
+        wanted, why = rate / SHORTER, f"long steps: α {median_alpha(history):+.2f}"
     else:
         return "the steps are neither too long nor too short"
     return float(f"{wanted:.2g}"), why
@@ -326,6 +330,11 @@ def median_alpha(history: History) -> float:
     """Of the steps that the gauge looked at; 0 if there are none."""
     alpha = history.alpha[~np.isnan(history.alpha)]
     return float(np.median(alpha)) if alpha.size else 0.0
+
+
+def long_steps(history: History) -> bool:
+    """Whether the gauge says that steps end near the minimum along them, or beyond it."""
+    return bool((~np.isnan(history.alpha)).any()) and median_alpha(history) > LANDING
 
 
 def first_landing(history: History) -> float:
@@ -388,15 +397,17 @@ REMEDIES = (
     Remedy("clip", FLOW, _clip),
     Remedy("initialize at the critical point", FLOW, _reinitialize),
     Remedy("initialize orthogonally", FLOW, _orthogonal),
-    Remedy("skip connections", FLOW, _residual),
+    Remedy("skip connections", FLOW, _residual, 0.8, skips=True),
     Remedy("normalize", FLOW, _normalize),
-    Remedy("normalize, with skip connections", FLOW, _normalized_residual),
+    Remedy("normalize, with skip connections", FLOW, _normalized_residual, 0.8, skips=True),
     Remedy("activation", FLOW, _activation),
-    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, last=True),
-    Remedy("activation, normalize, skip connections", FLOW | TRAINING, _everything, last=True),
+    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, 0.5, skips=True),
+    Remedy(
+        "activation, normalize, skip connections", FLOW | TRAINING, _everything, 0.0, skips=True
+    ),
 )
 # What the history of a training that failed asks for, on top of what was trained.
 FOLLOWING = (
     Remedy("learning rate", TRAINING, _learning_rate),
-    Remedy("clip", TRAINING, _clip),
+    Remedy("clip", TRAINING, _clip, followed=False),
 )

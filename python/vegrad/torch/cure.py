@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
-from vegrad.cure import Search, check_goal, check_lengths, without_a_trial
+from vegrad.cure import Search, without_a_trial
 from vegrad.cured import Outcome
 from vegrad.diagnosis import not_run
 from vegrad.learnable import about_data
@@ -24,10 +24,9 @@ from vegrad.torch.fused import FusedMLP
 from vegrad.torch.remedies import FOLLOWING, LOOKING, REMEDIES, SCALE_DATA, Case, Change
 from vegrad.torch.trial import EARLY, Data, Trial, accuracy, goal_of
 from vegrad.treatment import AS_IT_IS, Remedy
-from vegrad.trial import FORWARD, Goal
+from vegrad.trial import FORWARD, Goal, check_goal, check_lengths
 
 STANDING = -0.99  # median α of steps that are as good as none
-ON_TRACK = 2.5  # as of `vegrad.cure`, which has trainings of more steps: slower ones leave no proof
 FIRST = 64  # rows, from whose loss and outputs the goal follows
 
 
@@ -156,8 +155,6 @@ class _Search(Search):
     ) -> None:  # fmt: skip
         self.loss_fn, self.model, self.in_place = loss_fn, model, in_place
         super().__init__(given, data, data.target, goal, steps, batch_size, seed, budget)
-        if not self.patient.diagnosis.healthy:
-            self.on_track = ON_TRACK
         self.spendable -= 2 * len(EARLY) * self.batch_size  # of the last trial and of the proof
 
     def examined(self, rows: Any) -> Case:
@@ -166,12 +163,12 @@ class _Search(Search):
         return Case(self.given, self.x, self.target, rows, before, self.seed, loss_fn=self.loss_fn,
                     passed=LOOKING * len(rows))  # fmt: skip
 
-    def _trial(self, treatment: Any) -> Trial:
+    def _trial(self, treatment: Any, order: int = 0) -> Trial:
         for _, done, _ in self.trials:  # a model and its optimizer's states are kept for one
             if isinstance(done, Trial):
                 done.forget()
         return Trial(treatment, self.x, self.target, self.rows, self.goal, self.batch_size,
-                     self.steps, self.seed, loss_fn=self.loss_fn)  # fmt: skip
+                     self.steps, self.seed + order, loss_fn=self.loss_fn)  # fmt: skip
 
     def _over(self, trial: Any) -> bool:
         """Steps a hundred times too short are seen in the first look."""
@@ -180,8 +177,12 @@ class _Search(Search):
 
     def _kept(self, remedy: Remedy) -> float:
         """Nothing for changes of the architecture where none can be made."""
-        open_to_change = self.patient.diagnosis.flow and activations_of(self.given.network)
-        return super()._kept(remedy) if open_to_change else 0.0
+        model: Any = self.given.network
+        if not self.patient.diagnosis.flow or not activations_of(model):
+            return 0.0
+        # A convolution's few channels are no narrow layer: chance averages over its positions.
+        plain = not any(isinstance(one, nn.modules.conv._ConvNd) for one in model.modules())
+        return super()._kept(remedy) if plain else remedy.kept
 
     def about(self, *, quick: bool = False) -> tuple[str, ...]:
         """What is wrong with the data, if they are rows of numbers and labels or numbers."""

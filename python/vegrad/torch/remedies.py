@@ -351,26 +351,27 @@ def _clip(case: Case) -> Change | str:
 # The tables ------------------------------------------------------------------------------------
 
 
-def _row(name: str, apply: Any, *, last: bool = False) -> Remedy:
-    return Remedy(name, FLOW | TRAINING if last else FLOW, apply, last)
-
-
 SCALE_DATA = Remedy("scale the data", FLOW | TRAINING, _scale_data)  # type: ignore[arg-type]
 REMEDIES = (
     SCALE_DATA,
-    _row("scale layers", _scale_layers),
-    _row("biases", _reset_biases),
-    _row("draw layers again", _draw_layers),
-    _row("LSUV", _lsuv),
-    _row("draw again", _reinitialize),
-    _row("skip connections", _skips),
-    _row("normalize", _normalize),
-    _row("normalize, with skip connections", _normalized_skips),
-    _row("activation", _activation),
-    _row("activation, with skip connections", _tanh_skips, last=True),
-    _row("activation, normalize, skip connections", _everything, last=True),
+    *(
+        Remedy(name, kinds, apply, kept, skips="skip" in name)  # type: ignore[arg-type]
+        for name, kinds, apply, kept in (
+            ("scale layers", FLOW, _scale_layers, 0.7),
+            ("biases", FLOW, _reset_biases, 0.7),
+            ("draw layers again", FLOW, _draw_layers, 0.7),
+            ("LSUV", FLOW, _lsuv, 0.7),
+            ("draw again", FLOW, _reinitialize, 0.7),
+            ("skip connections", FLOW, _skips, 0.8),
+            ("normalize", FLOW, _normalize, 0.7),
+            ("normalize, with skip connections", FLOW, _normalized_skips, 0.8),
+            ("activation", FLOW, _activation, 0.7),
+            ("activation, with skip connections", FLOW | TRAINING, _tanh_skips, 0.5),
+            ("activation, normalize, skip connections", FLOW | TRAINING, _everything, 0.0),
+        )
+    ),
 )
 FOLLOWING = (
     Remedy("learning rate", TRAINING, _learning_rate),  # type: ignore[arg-type]
-    Remedy("clip", TRAINING, _clip),  # type: ignore[arg-type]
+    Remedy("clip", TRAINING, _clip, followed=False),  # type: ignore[arg-type]
 )
