@@ -29,7 +29,9 @@ py::tuple index_tuple(const View& view, std::int64_t flat) {
 
 std::vector<Scaled> sums_of(const Buffers& buffers, Order order) {
   const py::gil_scoped_release release;
-  return power_sums(buffers.views, cut(buffers.views), order);
+  std::vector<Scaled> sums;
+  together_on(buffers.views, [&] { sums = power_sums(buffers.views, cut(buffers.views), order); });
+  return sums;
 }
 
 double norm(const py::object& object, double p) {
@@ -163,7 +165,7 @@ Clipped clip_with(const std::string& rule, const py::object& object, const py::o
   Clipped result;
   {
     const py::gil_scoped_release release;
-    result = clip(grads.views, asked.request, first);
+    together_on(grads.views, [&] { result = clip(grads.views, asked.request, first); });
   }
   if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
   return result;

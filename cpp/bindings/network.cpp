@@ -5,6 +5,7 @@
 
 #include "bindings/register.hpp"
 #include "core/names.hpp"
+#include "core/threads.hpp"
 
 namespace py = pybind11;
 
@@ -70,7 +71,7 @@ py::object forward_kept(const AnyNetwork& self, const py::object& x) {
     std::uint64_t pass;
     {
       const py::gil_scoped_release release;
-      pass = network.forward_kept(batch.x, batch.B, to);
+      on_borrowed_threads([&] { pass = network.forward_kept(batch.x, batch.B, to); });
     }
     return py::make_tuple(out, pass);
   });
@@ -90,7 +91,8 @@ py::object backward_kept(const AnyNetwork& self, std::uint64_t pass, const py::o
     T* const to = delta_wanted ? delta.mutable_data() : nullptr;
     {
       const py::gil_scoped_release release;
-      network.backward_kept(pass, batch.x, batch.B, batch.values, to, gradients_to);
+      on_borrowed_threads(
+          [&] { network.backward_kept(pass, batch.x, batch.B, batch.values, to, gradients_to); });
     }
     return delta;
   });
