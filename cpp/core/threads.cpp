@@ -30,6 +30,11 @@ namespace {
 constexpr int kLooks = 300, kPauses = 800;
 constexpr std::chrono::microseconds kNap{20};
 
+// A lender's threads that were waited for so long are let alone for so many times as long.
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::microseconds kPatience{50};
+constexpr int kRest = 50;
+
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
   _mm_pause();
@@ -116,15 +121,18 @@ class Pool {
     return true;
   }
 
-  // Of borrowed threads: body() with their help. False if another caller has them.
+  // Of borrowed threads: body() with their help. False if another caller has them, or if they are
+  // not to be had: the lender waits for all of them at the end, which takes as long as another
+  // process has a core. Then we do without, so that little time is lost.
   bool lend(const Lender& lender, int threads, void (*body)(void*), void* context) {
     const std::unique_lock<std::mutex> lock(lent_, std::try_to_lock);
-    if (!lock) return false;
-    Visit visit{
-        this,   lender.number, body, context, announced_.loop.load(std::memory_order_relaxed),
-        nullptr};
+    if (!lock || Clock::now() < resting_until_) return false;
+    Visit visit{this, lender.number, body, context, announced_.loop.load(std::memory_order_relaxed),
+                {},   nullptr};
     open_.store(true, std::memory_order_relaxed);
     lender.parallel(&Pool::visit, &visit, unsigned(threads), 0);
+    const Clock::time_point now = Clock::now();
+    if (now - visit.end > kPatience) resting_until_ = now + kRest * (now - visit.end);
     if (visit.error) std::rethrow_exception(visit.error);
     return true;
   }
@@ -148,7 +156,8 @@ class Pool {
     int (*number)();
     void (*body)(void*);
     void* context;
-    std::uint64_t seen;  // the last loop before
+    std::uint64_t seen;     // the last loop before
+    Clock::time_point end;  // of the body
     std::exception_ptr error;
   };
   static void visit(void* context);
@@ -231,6 +240,7 @@ class Pool {
   const bool borrowed_;
   std::mutex owner_, lent_;
   std::atomic<bool> open_{false};
+  Clock::time_point resting_until_{};
   unsigned workers_ = 0;
   int known_shares_ = 0;
   Announcement announced_;
@@ -258,6 +268,7 @@ void Pool::visit(void* context) {
     visit.error = std::current_exception();
   }
   t_pool = nullptr;
+  visit.end = Clock::now();
   visit.pool->open_.store(false, std::memory_order_relaxed);
 }
 

@@ -35,6 +35,7 @@ def clip(
     nonfinite: str = "raise",
     params: Any = None,
     eps: float = 0.0,
+    after: bool = True,
 ) -> Clipped: ...
 
 class NonFiniteGradientError(ValueError):
