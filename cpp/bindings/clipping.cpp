@@ -153,8 +153,8 @@ Rule rule_of(const std::string& name) {
 }
 
 Clipped clip_with(const std::string& rule, const py::object& object, const py::object& limit,
-                  double p, const std::string& nonfinite, const py::object& parameters,
-                  double eps, bool after) {
+                  double p, const std::string& nonfinite, const py::object& parameters, double eps,
+                  bool after) {
   Buffers grads("grads", object, true);
   std::optional<Buffers> matched;
   if (rule == "adaptive") matched.emplace(grads.matched("params", parameters, false));

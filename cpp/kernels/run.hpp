@@ -234,8 +234,8 @@ double run_clamp(E* p, std::size_t n, double limit) {
 
 template <class E>
 constexpr RunKernels<E> run_kernels() {
-  return {run_squares<E>, run_scaled_squares<E>, run_magnitudes<E>, run_largest<E>,
-          run_sums<E>,    run_counts<E>,         run_scale<E>, run_scale_only<E>,      run_clamp<E>};
+  return {run_squares<E>, run_scaled_squares<E>, run_magnitudes<E>, run_largest<E>, run_sums<E>,
+          run_counts<E>,  run_scale<E>,          run_scale_only<E>, run_clamp<E>};
 }
 
 }  // namespace
