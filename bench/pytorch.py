@@ -16,10 +16,10 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-import peers
 import report
 from buffers import MODES, Task, hold, lines, table, winner
-from run import environment
+from vegrad import peers
+from vegrad.machine import environment
 
 MAX_NORM, LR = 1.0, 1e-3
 

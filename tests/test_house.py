@@ -23,10 +23,11 @@ MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "
            "rules", "diagnosis", "recorded", "treatment", "remedies", "trial", "learnable",
            "cured", "cure_report", "cure", "report", "theory_report", "svg", "charts",
            "training_charts", "style", "page", "options", "cli_train", "cli_cure",
-           "cli_theory", "torch", "cli"]  # fmt: skip
+           "cli_theory", "timing", "machine", "peers", "limits", "benchmark", "cli_bench",
+           "torch", "cli"]  # fmt: skip
 # The arrows back: Diagnosis and Cure leave text, picture and page to others, when called.
 ARROWS_BACK = {("diagnosis", "report"), ("diagnosis", "page"), ("cured", "cure_report")}
-PACKAGES = {"torch"}  # whose files may import each other
+PACKAGES = {"torch", "peers"}  # whose files may import each other
 LONGEST = 450
 
 pytestmark = pytest.mark.skipif(not PYTHON.is_dir(), reason="an installed package has no house")
