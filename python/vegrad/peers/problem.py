@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -69,7 +70,7 @@ class Problem:
 class Buffers:
     """Weights and gradients of given shapes, all normal: float32, the same for all."""
 
-    def __init__(self, shapes: list[tuple[int, ...]], seed: int = 0) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]], seed: int = 0) -> None:
         random = np.random.default_rng(seed)
         self.shapes = shapes
         self.weights = [random.standard_normal(shape, np.float32) for shape in shapes]

@@ -117,7 +117,7 @@ class _Parameters:
     variants: ClassVar[dict[str, Any]] = {
         f"foreach={mode}": mode for mode in (None, True, False)
     }  # of clip_grad_norm_
-    variant: str = "foreach=None"
+    variant: str | None = "foreach=None"
 
     def make(self, buffers: Buffers) -> None:
         import torch
@@ -128,7 +128,7 @@ class _Parameters:
             parameter.grad = torch.tensor(gradient)
 
     def clip(self, threshold: float) -> None:
-        mode = self.variants[self.variant]
+        mode = self.variants[self.variant or "foreach=None"]
         self.torch.nn.utils.clip_grad_norm_(self.parameters, threshold, foreach=mode)
 
 
@@ -173,6 +173,7 @@ class VegradTensorsClip(TorchClip):
     name: ClassVar[str] = "vegrad-tensors"
     title: ClassVar[str] = "vegrad, tensors"
     variants: ClassVar[dict[str, Any]] = {}
+    variant = None
 
     def step(self) -> None:
         """Clip by the joint norm."""
@@ -185,6 +186,7 @@ class VegradTensorsAdamW(TorchAdamW):
     name: ClassVar[str] = "vegrad-tensors"
     title: ClassVar[str] = "vegrad, tensors"
     variants: ClassVar[dict[str, Any]] = {}
+    variant = None
 
     def __init__(self, buffers: Buffers) -> None:
         self.make(buffers)
