@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -221,11 +222,12 @@ def test_wrong_use(
 # ----------------------------------------------------------------------------------- the peers
 
 
-def passes() -> Iterator[Any]:
-    for peer in peers.PEERS:
-        needs = () if peer.module in {None, "numpy", "vegrad"} else (peer.module,)
-        missing = any(find_spec(name) is None for name in needs)
-        yield pytest.param(peer, marks=pytest.mark.skipif(missing, reason="not installed"))
+PASSES = [
+    pytest.param(
+        peer, marks=pytest.mark.skipif(not peers.installed(peer), reason=f"needs {peer.module}")
+    )
+    for peer in peers.PEERS
+]
 
 
 @pytest.mark.parametrize("activation", _core.ACTIVATIONS)
@@ -247,7 +249,7 @@ def test_the_pass_in_float64_is_the_specification(activation: str) -> None:
             np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("peer", passes())
+@pytest.mark.parametrize("peer", PASSES)
 def test_all_passes_agree(peer: Any) -> None:
     for activation in _core.ACTIVATIONS if peer is not peers.Jax else ("gelu", "hard_tanh"):
         problem = Problem(Case(3, 9, 6, activation))
@@ -257,7 +259,7 @@ def test_all_passes_agree(peer: Any) -> None:
         assert peers.largest_difference(one.result(), exact.result()) < 1e-5
 
 
-@pytest.mark.parametrize("peer", passes())
+@pytest.mark.parametrize("peer", PASSES)
 def test_a_network_of_one_layer(peer: Any) -> None:
     problem = Problem(Case(1, 4, 2))
     exact, one = peers.NumPy(problem, np.float64), peer(problem)
@@ -296,7 +298,7 @@ def test_turns_are_taken_in_turn() -> None:
     )  # fmt: skip
     assert len(turns["a"]) == len(turns["b"]) >= 3
     assert rounds == list(range(1, len(rounds) + 1))
-    changes = sum(a != b for a, b in zip(order, order[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(order))
     assert changes == 2 * len(turns["a"]) - 1
 
 
@@ -307,6 +309,19 @@ def test_a_slow_call_has_three_turns() -> None:
     )
     assert list(map(len, turns["slow"])) == [1, 1, 1]
     assert timing.summary(turns["slow"])["calls"] == len(calls) == 3
+
+
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_reads_writes_and_updates_a_block(threads: int) -> None:
+    _core.set_num_threads(threads)
+    calls = limits.memory(4096, ("read", "write", "update"))
+    for kind, title in (("read", "sum"), ("write", "fill"), ("update", "multiply")):
+        names = [f"numpy {title}"] + ([f"numpy {title} in threads"] if threads > 1 else [])
+        assert set(names) <= set(calls[kind])
+        for call in calls[kind].values():
+            call()
+    assert ("numpy sum in threads" in calls["read"]) == (threads > 1)
 
 
 def test_the_limit_of_a_pass() -> None:

@@ -35,8 +35,13 @@ SHARES = {"pass": 0.6, "clip": 0.12, "adamw": 0.13, "limits": 0.15}  # of the se
 SLOW = 0.25  # seconds of a call that is timed three times and no more
 LISTS_SHARE = 0.15  # of the seconds: a longer call of Python's lists is estimated, not timed
 LARGEST_BLOCK = 2**28  # bytes: beyond every cache
-# What is read and written of the gradients' bytes: twice g, once g; g twice, w, m, v, and w, m, v.
-TRAFFIC = {"clip": (2, 1), "adamw": (5, 3)}
+# How often bytes as many as the weights' cross the memory. A pass reads W twice and writes dW. A
+# clip reads g, then reads it and writes it back; AdamW reads g twice and does so with w, m and v.
+TRAFFIC = {
+    "pass": {"read": 2, "write": 1},
+    "clip": {"read": 1, "update": 1},
+    "adamw": {"read": 2, "update": 3},
+}
 
 
 class EndedError(OSError):
@@ -171,11 +176,9 @@ class Measuring:
             ("adamw", peers.STEPS, distance),
         )
         for name, chosen, difference in works:
-            reads, writes = TRAFFIC[name]
-            work: Json = {
-                "name": name, "bytes": (reads + writes) * buffers.bytes,
-                "tolerance": LARGEST_DIFFERENCE, "rows": [],
-            }  # fmt: skip
+            times = TRAFFIC[name]["read"] + 2 * TRAFFIC[name]["update"]
+            work: Json = {"name": name, "bytes": times * buffers.bytes,
+                          "tolerance": LARGEST_DIFFERENCE, "rows": []}  # fmt: skip
             guess = _guess(chosen[0], buffers)
             yield work, self._build(work, chosen, buffers, guess, difference)
 
@@ -247,43 +250,36 @@ class Measuring:
             edge = 512 if size <= 512**3 else 1024  # large enough for the processor's best rate
             shapes = {(case.batch, case.width)} if size <= edge**3 else set()
             last["products"] = limits.product_limits({*shapes, (edge, edge)}, seconds)
-        sizes = {block for block, *_ in self._traffic().values()}
-        last["memory"] = limits.memory_limits(sorted(sizes), seconds)
+        for name, (block, _) in self._blocks().items():
+            last["memory"] += limits.memory_limits([block], seconds, list(TRAFFIC[name]))
         self._rates()
         self.show(self.found)
 
-    def _traffic(self) -> dict[str, tuple[int, int, int, int]]:
-        """(bytes of a block like all that is used, bytes once, reads, writes) of each work."""
-        case = self.settings.case
-        weights = case.weight_bytes
-        buffers = weights + 4 * case.layers * case.width
-        used = {"clip": (buffers, buffers), "adamw": (4 * buffers, buffers)}
-        passes = {"pass": (2, 1)} if case.batch == 1 else {}
-        if passes:
-            used["pass"] = (2 * weights, weights)
-        return {
-            name: (min(block, LARGEST_BLOCK), size, *(TRAFFIC | passes)[name])
-            for name, (block, size) in used.items()
-        }
+    def _blocks(self) -> dict[str, tuple[int, int]]:
+        """Bytes of a block as large as all that a work uses, and of the weights or gradients."""
+        weights = self.settings.case.weight_bytes
+        buffers = weights + 4 * self.settings.case.layers * self.settings.case.width
+        used = {"pass": (2 * weights, weights), "clip": (buffers, buffers)}
+        used["adamw"] = (4 * buffers, buffers)
+        return {name: (min(block, LARGEST_BLOCK), size) for name, (block, size) in used.items()}
 
     def _rates(self) -> None:
         """What follows from medians and limits: rates, ratios to vegrad, shares of the limit."""
-        traffic = self._traffic()
+        blocks = self._blocks()
         measured = [entry for entry in self.limits if entry["memory"]]
+        network = self.found["network"] | {"flops": self.settings.case.flops}
         for work in self.found["work"]:
-            if measured and work["name"] in traffic:
-                block, size, reads, writes = traffic[work["name"]]
-                work["limit_ms"] = limits.traffic_ms(measured, size, block, reads, writes)
-                kinds = ("read", "write")
-                best = [limits.best_rate(measured, kind, block) for kind in kinds]
+            if measured:
+                (block, size), times = blocks[work["name"]], TRAFFIC[work["name"]]
+                work["limit_ms"] = limits.traffic_ms(measured, size, block, times)
                 work["limit"] = {"bytes": block} | {
-                    kind: {"gbytes": entry["gbytes"], "by": entry["by"]}
-                    for kind, entry in zip(kinds, best, strict=True)
+                    kind: limits.best_rate(measured, kind, block) for kind in times
                 }
-            elif measured:
-                network = self.found["network"] | {"flops": work["flops"]}
-                work["limit_ms"] = limits.pass_ms(measured, network)
-                work["limit"] = limits.peak(measured, network)
+            if measured and work["name"] == "pass" and network["batch"] > 1:
+                products = limits.pass_ms(measured, network)
+                if products > work["limit_ms"]:  # else there are too few rows to be fast at them
+                    work["limit_ms"] = products
+                    work["limit"] = limits.peak(measured, network)
             _compare(work)
 
 

@@ -79,9 +79,6 @@ def text(found: Mapping[str, Any]) -> Iterator[str]:
     if (machine["load_before"] or 0) > BUSY:
         yield f"other work is running (load {machine['load_before']:.1f}): expect noise"
     yield ""
-    if not found["work"]:
-        yield "ended before anything was measured"
-        return
     yield from _checked(found)
     for work in found["work"]:
         yield ""
@@ -143,9 +140,12 @@ def _limit(work: Mapping[str, Any]) -> str:
         shape = f"{limit['batch']}×{limit['width']} by {limit['width']}×{limit['width']}"
         how = f"{figure(limit['gflops'])} GFLOP/s in a product {shape} ({limit['by']})"
     else:
-        read, write = limit["read"], limit["write"]
-        how = f"reading {figure(read['gbytes'])} GB/s ({read['by']})"
-        how += f", writing {figure(write['gbytes'])} ({write['by']})"
+        verbs = {"read": "reading", "write": "writing", "update": "updating"}
+        how = ", ".join(
+            f"{verb} {figure(limit[kind]['gbytes'])} GB/s ({limit[kind]['by']})"
+            for kind, verb in verbs.items()
+            if kind in limit
+        )
     return f"limit {figure(work['limit_ms'])} ms: {how}"
 
 
@@ -166,6 +166,6 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, metavar="ROWS", default=64, help="rows of a pass (%(default)s)")
     add = parser.add_argument_group("timing").add_argument
     add("--threads", type=int, metavar="N", help="of every library (as vegrad's)")
-    add("--seconds", type=float, metavar="S", default=8.0,
+    add("--seconds", type=float, metavar="S", default=6.0,
         help="of timing, about; loading and compiling come before (%(default)g)")  # fmt: skip
     add("--json", action="store_true", help="print JSON instead of text")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from vegrad._core import num_threads
 from vegrad.peers import Case, NumPy, Torch, Vegrad, installed
+from vegrad.peers.problem import Array
 from vegrad.timing import fastest
 
 Found = dict[str, list[dict[str, Any]]]
@@ -26,14 +29,40 @@ def products(rows: int, width: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def memory(size: int) -> dict[str, dict[str, Callable[[], object]]]:
-    """{"read": {name: a call}, "write": …} that reads, or writes, `size` bytes once."""
+def memory(
+    size: int, kinds: Sequence[str] = ("read", "write")
+) -> dict[str, dict[str, Callable[[], object]]]:
+    """{"read": {name: a call}, …} that reads, writes or updates in place `size` bytes once."""
     block = np.ones(size // 4, np.float32)
-    reads, writes = NumPy.reads(block) | Vegrad.reads(block), NumPy.writes(block)
-    if installed(Torch):
-        reads |= Torch.reads(block)
-        writes |= Torch.writes(block)
-    return {"read": reads, "write": writes}
+    threads = num_threads()
+    parts = np.array_split(block, threads)
+    pool = ThreadPoolExecutor(threads)  # for NumPy, which has one thread, but lets others work
+
+    def of(peer: Any, array: Array, kind: str) -> dict[str, Callable[[], object]]:
+        calls: dict[str, Callable[[], object]] = getattr(peer, f"{kind}s")(array)
+        return calls
+
+    def on_each(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+        def together() -> None:
+            waiting = [pool.submit(call) for call in calls[1:]]
+            calls[0]()
+            for other in waiting:
+                other.result()
+
+        return together
+
+    found = {}
+    for kind in kinds:
+        found[kind] = of(NumPy, block, kind)
+        if threads > 1:
+            shares = [of(NumPy, part, kind) for part in parts]
+            for name in shares[0]:
+                found[kind][f"{name} in threads"] = on_each([share[name] for share in shares])
+        if installed(Torch):
+            found[kind] |= of(Torch, block, kind)
+        if kind == "read":
+            found[kind] |= Vegrad.reads(block)
+    return found
 
 
 def product_limits(shapes: Iterable[tuple[int, int]], seconds: float) -> list[dict[str, Any]]:
@@ -45,11 +74,13 @@ def product_limits(shapes: Iterable[tuple[int, int]], seconds: float) -> list[di
     return found
 
 
-def memory_limits(sizes: Iterable[int], seconds: float) -> list[dict[str, Any]]:
+def memory_limits(
+    sizes: Iterable[int], seconds: float, kinds: Sequence[str] = ("read", "write")
+) -> list[dict[str, Any]]:
     """The best rate that any library reaches, for blocks of each size in bytes; GB/s."""
     found = []
     for size in sizes:
-        for kind, calls in memory(size).items():
+        for kind, calls in memory(size, kinds).items():
             name, best = fastest(calls, seconds)
             found.append({"bytes": size, "kind": kind, "by": name, "gbytes": 1e-9 * size / best})
     return found
@@ -78,16 +109,19 @@ def peak(found: Iterable[Found], case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_rate(found: Iterable[Found], kind: str, size: int) -> dict[str, Any]:
-    """The best measured rate of reading or writing blocks of a size."""
+    """The best measured rate of reading, writing or updating blocks of a size."""
     entries = [entry for limits in found for entry in limits["memory"]]
     entries = [entry for entry in entries if (entry["kind"], entry["bytes"]) == (kind, size)]
     return max(entries, key=lambda entry: float(entry["gbytes"]))
 
 
-def traffic_ms(found: Sequence[Found], size: int, block: int, reads: int, writes: int) -> float:
-    """The least milliseconds to read and write `size` bytes so often, as blocks of a size are."""
-    read, write = (best_rate(found, kind, block)["gbytes"] for kind in ("read", "write"))
-    return float(1e-6 * size * (reads / read + writes / write))
+def traffic_ms(found: Sequence[Found], size: int, block: int, times: Mapping[str, int]) -> float:
+    """The least milliseconds to read, write or update `size` bytes so many times.
+
+    The rates are those of blocks of `block` bytes, which live in some cache or in the memory.
+    """
+    rates = {kind: best_rate(found, kind, block)["gbytes"] for kind in times}
+    return float(1e-6 * size * sum(count / rates[kind] for kind, count in times.items()))
 
 
 def pass_ms(found: Sequence[Found], case: Mapping[str, Any]) -> float:
@@ -99,4 +133,4 @@ def pass_ms(found: Sequence[Found], case: Mapping[str, Any]) -> float:
     if case["batch"] > 1:
         return float(1e-6 * case["flops"] / peak(found, case)["gflops"])
     size = 4 * case["layers"] * case["width"] ** 2
-    return traffic_ms(found, size, 2 * size, 2, 1)
+    return traffic_ms(found, size, 2 * size, {"read": 2, "write": 1})

@@ -60,6 +60,11 @@ class NumPy:
         """Calls that write a block once."""
         return {"numpy fill": partial(block.fill, 1)}
 
+    @staticmethod
+    def updates(block: Array) -> dict[str, Callable[[], object]]:
+        """Calls that read every element of a block once and write it back."""
+        return {"numpy multiply": partial(np.multiply, block, np.float32(1), out=block)}
+
     def step(self) -> None:
         """Loss and gradients."""
         apply_, slope_, last = self.activation.apply_, self.activation.slope_, len(self.layers) - 1

@@ -69,6 +69,13 @@ class Torch:
 
         return {"torch fill": partial(torch.from_numpy(block).fill_, 1)}
 
+    @staticmethod
+    def updates(block: Array) -> dict[str, Callable[[], object]]:
+        """Calls that read every element of a block once and write it back."""
+        import torch
+
+        return {"torch mul": partial(torch.from_numpy(block).mul_, 1)}
+
     def __init__(self, problem: Problem) -> None:
         import torch
 
