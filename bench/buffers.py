@@ -24,10 +24,10 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import peers
 import report
-from run import environment
-from timing import fastest, interleave
+from vegrad import peers
+from vegrad.machine import environment
+from vegrad.timing import fastest, interleave
 
 ELEMENTS = 64 * 2**20
 # Clipping changes what it clips. So that every call exceeds its threshold and the elements stay

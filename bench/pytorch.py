@@ -11,9 +11,9 @@ import json
 import warnings
 from functools import partial
 
-import peers
 import report
 from buffers import MODES, Task, hold, lines, main, winner
+from vegrad import peers
 
 MAX_NORM, LR = 1.0, 1e-3
 

@@ -1,18 +1,15 @@
 """What a run was measured on, and its results as text, markdown, JSON and a picture."""
 
 import datetime
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-from pathlib import Path
 
 import conditions
-import peers
+from vegrad import limits, peers, timing
+from vegrad.machine import cores as cores
+from vegrad.machine import machine
+from vegrad.machine import versions as versions
 
 COLOURS = {"numpy": "#9aa5b1", "torch": "#e07a5f", "jax": "#e9b44c", "vegrad": "#1f6f8b"}
 
@@ -20,88 +17,19 @@ COLOURS = {"numpy": "#9aa5b1", "torch": "#e07a5f", "jax": "#e9b44c", "vegrad": "
 # The machine
 
 
-def cores():
-    """The cores this process may use, one hardware thread of each."""
-    if not hasattr(os, "sched_getaffinity"):
-        return list(range(os.cpu_count()))
-    chosen = {}
-    for core in sorted(os.sched_getaffinity(0)):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
-        chosen.setdefault(siblings.read_text() if siblings.exists() else core, core)
-    return list(chosen.values())
-
-
-def cpu():
-    if sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    fields = dict(reversed([map(str.strip, line.split(":", 1)) for line in lines if ":" in line]))
-    if "model name" not in fields:
-        return platform.processor() or platform.machine()
-    numbers = [fields.get(key, "?") for key in ("cpu family", "model", "stepping")]
-    return "{} (family {}, model {}, stepping {})".format(fields["model name"], *numbers)
-
-
-def caches():
-    """{"L1d": "32K", …} of one core, where the system tells."""
-    found = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = ((index / n).read_text().strip() for n in ("level", "type", "size"))
-        if kind != "Instruction":
-            found[f"L{level}" + ("d" if kind == "Data" else "")] = size
-    return found
-
-
 def description():
     """The machine and the day, without names of hosts or folders."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    found = machine()
+    load = found["load_before"]
     if load is not None and load > 0.5:
         print(f"warning: other work is running (load {load:.1f}): expect noise", file=sys.stderr)
-    machine = {"cpu": cpu(), "cores": len(cores()), "caches": caches()}
-    machine |= {"system": f"{platform.system()} {platform.machine()}", "load_before": load}
-    return {"format": 1, "date": datetime.date.today().isoformat(), "machine": machine}
-
-
-def versions():
-    """Of Python and every library, in the process that measures, where they are loaded."""
-    found = {"python": platform.python_version()}
-    for name in ("numpy", "torch", "jax", "jaxlib"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    if importlib.util.find_spec("threadpoolctl"):
-        import threadpoolctl
-
-        blas = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
-        found["blas"] = [
-            " ".join(str(lib.get(key)) for key in ("internal_api", "version", "architecture"))
-            for lib in blas
-        ]
-    if "torch" in sys.modules:
-        lines = sys.modules["torch"].__config__.show().splitlines()
-        found["torch_math"] = [line.strip(" -") for line in lines if "Math Kernel" in line]
-        found["torch_isa"] = sys.modules["torch"].backends.cpu.get_cpu_capability()
-    if "vegrad" in sys.modules:
-        found["vegrad"] = getattr(sys.modules["vegrad"], "__version__", None)
-        found["isa"] = sys.modules["vegrad"].isa()
-    return found
+    return {"format": 1, "date": datetime.date.today().isoformat(), "machine": found}
 
 
 def summary(peer, turns):
     """What is kept of a peer's durations (seconds, for each turn and call)."""
-    durations = [1e3 * duration for turn in turns for duration in turn]
-    quartiles = statistics.quantiles(durations, method="inclusive")
-    return {
-        "median_ms": quartiles[1],
-        "quartiles_ms": quartiles[::2],
-        "calls": len(durations),
-        "turns": len(turns),
-        "difference": peer.difference,
-        "variant": getattr(peer, "variant", None),
-    }
+    also = {"difference": peer.difference, "variant": getattr(peer, "variant", None)}
+    return timing.summary(turns) | also
 
 
 # The table
@@ -113,28 +41,9 @@ LEGEND = (
 )
 
 
-def peak(run, row):
-    """The best measured matrix product of at least this row's size: GF/s and whose it is."""
-    size = row["batch"] * row["width"] ** 2
-    products = [entry for limits in run["limits"] for entry in limits["products"]]
-    products = [entry for entry in products if entry["batch"] * entry["width"] ** 2 >= size]
-    return max(products, key=lambda entry: entry["gflops"])
-
-
 def limit_ms(run, row):
-    """The least time the row can take at the measured rates.
-
-    With one data row there is no product of matrices to be fast at: the pass reads the weights
-    twice and writes their gradient once.
-    """
-    if row["batch"] > 1:
-        return 1e-6 * row["flops"] / peak(run, row)["gflops"]
-    size = 4 * row["layers"] * row["width"] ** 2
-    best = {}
-    for entry in (entry for limits in run["limits"] for entry in limits["memory"]):
-        if entry["bytes"] == 2 * size:
-            best[entry["kind"]] = max(entry["gbytes"], best.get(entry["kind"], 0))
-    return 1e-6 * size * (2 / best["read"] + 1 / best["write"])
+    """The least time the row can take at the measured rates."""
+    return limits.pass_ms(run["limits"], row)
 
 
 def milliseconds(row, name):
@@ -211,8 +120,8 @@ def limits_text(run):
             f"{row['label']}: reading the weights ({size:.1f} MB) twice and writing their"
             f" gradient once takes {limit_ms(run, row):.2f} ms"
         )
-    found = {json.dumps(peak(run, row)): row for row in run["rows"] if row["batch"] > 1}
-    for best in map(json.loads, found):
+    peaks = (limits.peak(run["limits"], row) for row in run["rows"] if row["batch"] > 1)
+    for best in map(json.loads, dict.fromkeys(map(json.dumps, peaks))):
         yield (
             f"matrix product: {best['gflops']:.0f} GF/s"
             f" ({best['by']}, {best['batch']}×{best['width']} by {best['width']}×{best['width']})"

@@ -14,44 +14,26 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 
 import conditions
 import numpy as np
-import peers
 import report
-from timing import fastest, interleave
+from vegrad import peers
+from vegrad.limits import limits
+from vegrad.machine import environment
+from vegrad.timing import interleave
 
 LARGEST_DIFFERENCE = 1e-3  # of a float32 gradient from a float64 pass, after up to 100 layers
-TUNING = ("OPENBLAS_", "MKL_", "OMP_", "GOMP_", "KMP_", "NVPL_", "XLA_", "JAX_", "ONEDNN_")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: `layers` weight matrices of `width` by `width`, `batch` rows."""
+class Row(peers.Case):
+    """One line of the table."""
 
-    layers: int
-    width: int
-    batch: int
-    activation: str = "tanh"  # of the hidden layers; the last layer is the identity
-    init: str = "glorot_uniform"  # or "linear": the default of torch.nn.Linear
     flushed: bool = False  # also PyTorch with set_flush_denormal(True)
     more: bool = False  # only with --all
-
-    @property
-    def label(self):
-        shape = f"{self.layers}x{self.width}x{self.batch}"
-        return shape if self.activation == "tanh" else f"{shape}-{self.activation}"
-
-    @property
-    def flops(self):
-        """Additions and multiplications that the matrix products need, and no others.
-
-        Outputs and weight gradients of L layers, input gradients of L - 1.
-        """
-        return (3 * self.layers - 1) * 2 * self.batch * self.width**2
 
 
 ROWS = (
@@ -63,58 +45,6 @@ ROWS = (
     Row(8, 2048, 512, more=True),
     Row(50, 64, 64, activation="sigmoid", init="linear", flushed=True, more=True),
 )
-
-
-# The machine's limits
-
-
-def products(rows, width):
-    """{name: a call} for a rows × width by width × width product in each library."""
-    random = np.random.default_rng(0)
-    a, b = (random.standard_normal((n, width), np.float32) for n in (rows, width))
-    out, calls = np.empty((rows, width), np.float32), {}
-    for kind, right in (("nn", b), ("nt", b.T)):
-        calls[f"numpy {kind}"] = partial(np.matmul, a, right, out=out)
-        if peers.installed(peers.Torch):
-            import torch
-
-            x, y, z = map(torch.from_numpy, (a, right, out))
-            calls[f"torch {kind}"] = partial(torch.mm, x, y, out=z)
-        if peers.installed(peers.Vegrad):
-            from vegrad import _core
-
-            calls[f"vegrad {kind}"] = partial(_core.matmul, a, b, kind)
-    return calls
-
-
-def memory(size):
-    """{"read": {name: a call}, "write": …} that reads, or writes, `size` bytes once."""
-    a = np.ones(size // 4, np.float32)
-    reads = {"numpy sum": a.sum, "numpy dot": partial(np.dot, a, a)}
-    writes = {"numpy fill": partial(a.fill, 1)}
-    if peers.installed(peers.Torch):
-        import torch
-
-        b = torch.from_numpy(a)
-        reads |= {"torch sum": b.sum, "torch dot": partial(torch.dot, b, b)}
-        writes["torch fill"] = partial(b.fill_, 1)
-    return {"read": reads, "write": writes}
-
-
-def limits(rows, seconds):
-    """The best rate that any library reaches, for each size that a row needs."""
-    found = {"products": [], "memory": []}
-    shapes = {(row.batch, row.width) for row in rows if row.batch > 1}
-    for m, n in sorted(shapes | {(1024, 1024), (2048, 2048)} if shapes else ()):
-        name, best = fastest(products(m, n), seconds)
-        rate = 2e-9 * m * n * n / best
-        found["products"].append({"batch": m, "width": n, "by": name, "gflops": rate})
-    for size in {8 * row.layers * row.width**2 for row in rows if row.batch == 1}:  # W and dW
-        for kind, calls in memory(size).items():
-            name, best = fastest(calls, seconds)
-            rate = 1e-9 * size / best
-            found["memory"].append({"bytes": size, "kind": kind, "by": name, "gbytes": rate})
-    return found
 
 
 # One process, one number of threads
@@ -166,16 +96,6 @@ def child(settings):
 
 
 # The process that the user starts
-
-
-def environment(threads):
-    """The user's, without what changes the speed of a library, and with the number of threads."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(TUNING)}
-    for name in ("OMP", "OPENBLAS", "MKL", "VEGRAD"):
-        kept[f"{name}_NUM_THREADS"] = str(threads)
-    if threads == 1:  # with more, XLA takes as many as the process has cores
-        kept["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    return kept | {"JAX_PLATFORMS": "cpu"}
 
 
 def run(settings):

@@ -23,10 +23,14 @@ MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "
            "rules", "diagnosis", "recorded", "treatment", "remedies", "trial", "learnable",
            "cured", "cure_report", "cure", "report", "theory_report", "svg", "charts",
            "training_charts", "style", "page", "options", "cli_train", "cli_cure",
-           "cli_theory", "torch", "cli"]  # fmt: skip
+           "cli_theory", "timing", "machine", "peers", "limits", "benchmark", "cli_bench",
+           "torch", "cli"]  # fmt: skip
 # The arrows back: Diagnosis and Cure leave text, picture and page to others, when called.
 ARROWS_BACK = {("diagnosis", "report"), ("diagnosis", "page"), ("cured", "cure_report")}
-PACKAGES = {"torch"}  # whose files may import each other
+PACKAGES = {"torch", "peers"}  # whose files may import each other
+# Who may import a framework: what works under it, and the peer that vegrad is timed beside. The
+# latter only in functions, as nobody needs the framework who does not run that peer.
+FRAMEWORKS = {"torch": ("torch/", "peers/torch.py"), "jax": ("peers/jax.py",)}
 LONGEST = 450
 
 pytestmark = pytest.mark.skipif(not PYTHON.is_dir(), reason="an installed package has no house")
@@ -179,6 +183,34 @@ def test_imports_run_one_way(file: str) -> None:
             f"{module} must not import {imported}"
         )
         assert (module, imported) != ("cli", "torch")
+
+
+def outside(path: Path) -> Iterator[tuple[str, bool]]:
+    """Other packages that a file imports, by a statement or by name, and whether in a function."""
+
+    def visit(node: ast.AST, in_function: bool) -> Iterator[tuple[str, bool]]:
+        found: list[str] = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found = [node.module or ""]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        yield from ((name.split(".")[0], in_function) for name in found)
+        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    return visit(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+@pytest.mark.parametrize("file", names(python_files()))
+def test_frameworks_stay_in_their_rooms(file: str) -> None:
+    inside = (ROOT / file).relative_to(PYTHON).as_posix()
+    for name, in_function in outside(ROOT / file):
+        if name in FRAMEWORKS:
+            assert inside.startswith(FRAMEWORKS[name]), f"{file} must not import {name}"
+            assert in_function or not inside.startswith("peers/")
 
 
 def test_init_has_public_names_and_nothing_else() -> None:

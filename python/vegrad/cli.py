@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad import _core, cli_cure, cli_theory, cli_train, datasets, report
+from vegrad import _core, cli_bench, cli_cure, cli_theory, cli_train, datasets, report
 from vegrad.cured import Cure
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.options import (
@@ -286,6 +286,12 @@ COMMANDS = (
         "What mean-field theory says of an activation: phase, depth scales, critical weights.",
         cli_theory.run_theory,
         cli_theory.theory_options,
+    ),
+    Command(
+        "bench",
+        "Time passes, clipping and steps on this machine, in vegrad and other libraries.",
+        cli_bench.run_bench,
+        cli_bench.bench_options,
     ),
 )
 

@@ -1,0 +1,87 @@
+"""Calls timed in turns: A, B, C, A, B, C, …, so that a slow minute is everyone's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from statistics import median, quantiles
+from typing import Any, TypeVar
+
+Name = TypeVar("Name", bound=str | int)
+Turns = list[list[float]]  # durations in seconds, of each call in each turn
+
+
+def settle(limit: float = 0.3) -> None:
+    """Wait until the threads of the last library, which may spin for a while, sleep."""
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(0.002)
+        if time.process_time() - before < 0.0003:
+            return
+
+
+def one_turn(step: Callable[[], object], seconds: float, slow: float = 1.0) -> list[float]:
+    """The duration of each call in one turn, after untimed calls; a slow call is not repeated."""
+    durations: list[float] = []
+    warming = 0.0
+    while warming < seconds / 5:
+        start = time.perf_counter()
+        step()
+        warming += time.perf_counter() - start
+    if warming > slow:
+        return [warming]
+    while sum(durations) < seconds:
+        start = time.perf_counter()
+        step()
+        durations.append(time.perf_counter() - start)
+    return durations
+
+
+def interleave(
+    tasks: Mapping[Name, Callable[[], object]],
+    seconds: float,
+    turn: float = 0.05,
+    slow: float = 1.0,
+    seen: Callable[[dict[Name, Turns]], None] | None = None,
+) -> dict[Name, Turns]:
+    """The durations of calls that take turns: A, B, C, A, B, C, ….
+
+    Args:
+        tasks: the calls by name.
+        seconds: how long all of this takes, for each task.
+        turn: the seconds of a turn, untimed calls and the wait before them aside.
+        slow: a task whose call takes longer has three turns of one call.
+        seen: gets what there is after every round.
+    """
+    turns: dict[Name, Turns] = {name: [] for name in tasks}
+    end = time.perf_counter() + seconds * len(tasks)
+    going = list(tasks)
+    while going and (time.perf_counter() < end or len(turns[going[0]]) < 3):
+        for name in going:
+            settle()
+            turns[name].append(one_turn(tasks[name], turn, slow))
+        going = [name for name in going if len(turns[name]) < 3 or turns[name][-1][0] < slow]
+        if seen is not None:
+            seen(turns)
+    return turns
+
+
+def fastest(tasks: Mapping[Name, Callable[[], object]], seconds: float) -> tuple[Name, float]:
+    """(name, median seconds) of the fastest task; each is timed for about `seconds`."""
+    turns = interleave(tasks, seconds, min(0.02, seconds / 3))
+    medians = {name: median(chain(*durations)) for name, durations in turns.items()}
+    return min(medians.items(), key=lambda item: item[1])
+
+
+def summary(turns: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Median and quartiles in milliseconds of all calls; how many calls and turns there were."""
+    durations = [1e3 * duration for turn in turns for duration in turn]
+    if len(durations) == 1:
+        durations *= 2
+    low, middle, high = quantiles(durations, method="inclusive")
+    calls = sum(map(len, turns))
+    return {
+        "median_ms": middle, "quartiles_ms": [low, high], "calls": calls, "turns": len(turns)
+    }  # fmt: skip
