@@ -100,6 +100,25 @@ def test_stalled_in_spite_of_what_batches_differ_by() -> None:
     assert found(lucky) == {}
 
 
+def test_baby_steps_stall_though_the_loss_falls() -> None:
+    """Far from a minimum even a ten-thousandth of the way is much of the loss, for a while."""
+    falling = quadratic(1e-4, steps=4000, start=30.0)
+    assert falling.loss[-1] < 0.5 * falling.loss[0]
+    assert "baby steps" in found(falling)["stalled"].message
+    assert found(quadratic(2e-3, steps=400, start=30.0)) == {}
+    for step in range(0, 4000, 8):  # an eighth of them lands: nobody stalls
+        falling._steps[STEPS.index("alpha"), step] = -0.2
+    assert found(falling) == {}
+
+
+def test_a_loss_that_was_thrown_far_is_critical() -> None:
+    """It has come back below its first value, but what the network knew is gone."""
+    history = quadratic(1.8, start=4.0)
+    assert found(history)["overshooting"].severity == "warning"
+    history._steps[STEPS.index("loss"), 1] = 101 * history.loss[0]
+    assert found(history)["overshooting"].severity == "critical"
+
+
 def test_oscillating() -> None:
     loss = np.array([1.0, 0.5, 0.6, 0.4, 0.5, 0.3, 0.25, 0.2])
     steps = np.full((8, len(STEPS)), np.nan)

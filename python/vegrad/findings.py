@@ -13,6 +13,8 @@ History = Any  # vegrad.History, which asks this module
 CLIMBS = 0.1  # share of steps looked at after which the loss may be higher than before
 LONG = 0.5  # median α
 LITTLE = 0.1  # of its first value: what the loss must have lost by the end
+THROWN = 100.0  # times its first value: a loss that has been there has lost what it knew
+BABY, NEARLY_ALL = 1e-3, 0.9  # 1 + α of the median step; share of the steps within 5 times that
 ENOUGH = 20  # steps before anything is called stalled
 RISE, RISES, EPOCHS = 0.03, 0.2, 5  # of the loss from epoch to epoch; share of epochs; at least
 
@@ -44,9 +46,12 @@ def of_history(history: History) -> tuple[Finding, ...]:
     - overshooting: the loss of the batch is higher after the step in a tenth of those looked at, or
       half of them go past the minimum by half its distance (α > 0.5), or past it at all while the
       loss is no lower at the end than at the start;
+      It is critical if the loss has lost less than a tenth of its first value by the end, or was
+      100 times that in between;
     - stalled: after 20 steps the loss has lost less than a tenth of what it was, or the steps
       looked at, each on its own batch, take so little off that all together cannot have (losses of
-      single batches differ by more), and no step overshoots;
+      single batches differ by more), or steps go less than a thousandth of the way to the minimum
+      along them, and no step overshoots;
     - oscillating: of at least 5 epochs, a fifth end 3 % above the one before (the rule of
       AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss).
     """
@@ -99,14 +104,17 @@ def _overshooting(history: History) -> Finding | None:
         advice += f", or clip the gradients' global norm at {norm:.2g}, what it was until then"
     evidence = {"step": first, "alpha": median, "climbs": share}
     evidence |= {"learning_rate": rate, "wanted": wanted}
-    severity = "warning" if fallen > LITTLE else "critical"
+    thrown = not float(np.max(history.loss)) <= THROWN * history.loss[0]
+    severity = "warning" if fallen > LITTLE and not thrown else "critical"
     return Finding("overshooting", severity, (), message, advice + ".", evidence)
 
 
 def _stalled(history: History) -> Finding | None:
     steps, alpha = _looks(history)
     fallen = float(np.fmin(_fall(history), _fall_by_looks(history, steps)))
-    if history.steps < ENOUGH or not fallen < LITTLE:
+    baby = len(steps) > 0 and np.median(1 + alpha) < BABY
+    baby = baby and np.quantile(1 + alpha, NEARLY_ALL) < 5 * BABY
+    if history.steps < ENOUGH or not (fallen < LITTLE or baby):
         return None
     message = f"the loss has lost {100 * max(fallen, 0):.1f} % in {history.steps} steps"
     evidence = {"fall": fallen, "steps": history.steps}
