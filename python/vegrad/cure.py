@@ -189,8 +189,9 @@ class Search:
         `kept` of a training is then left.
         """
         block, rows = self.sick.block_steps, len(self.rows) / 3
-        best = self._best()
-        proof = max(steps, 0 if best is None else self.trials[best][1].history.steps)
+        # The best may be the trial that goes on now, or, if that gets worse, the best before it.
+        bests = [self._best(), self._best(len(self.trials) - 1)]
+        proof = max(steps, *(0 if b is None else self.trials[b][1].history.steps for b in bests))
         behind = max(0, proof - self.sick.history.steps)
         ahead = block * self.batch_size * (1.0 + 1.0 / block) + 2 * rows
         gauge = 1.0 + 1.0 / (2 * block)
@@ -320,9 +321,9 @@ class Search:
         again.train(most, lambda trial: _hopeless(trial) or not self._room(steps))
         return None if again.reached or not self._room(steps) else again
 
-    def _best(self) -> int | None:
-        """The trial that came furthest, though not to the goal."""
-        losses = [trial.points[-1][1] for _, trial, _ in self.trials]
+    def _best(self, count: int | None = None) -> int | None:
+        """The trial, of the first so many, that came furthest, though not to the goal."""
+        losses = [trial.points[-1][1] for _, trial, _ in self.trials[:count]]
         known = [i for i, loss in enumerate(losses) if isfinite(loss)]
         return min(known, key=lambda i: losses[i]) if known else None
 
