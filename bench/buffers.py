@@ -364,20 +364,23 @@ def table(results):
         yield "| " + " | ".join(map("{:{}{}}".format, row, "<<>>>>>", widths)) + " |"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(script=__file__, doc=__doc__, measure=child):
+    """Runs a script's child on as many cores as threads; prints and saves its table."""
+    script = Path(script).resolve()
+    name = script.with_suffix(".json").name
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="a smoke run, too short to be believed")
     add("--threads", type=int, help="number of threads (2)")
-    add("--output", type=Path, help="folder for buffers.json")
+    add("--output", type=Path, help=f"folder for {name}")
     add("--markdown", action="store_true", help="print the saved results, run nothing")
     add("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return child(json.loads(options.child))
-    folder = options.output or Path(__file__).resolve().parent
+        return measure(json.loads(options.child))
+    folder = options.output or script.parent
     if options.markdown:
-        return print("\n".join(table(report.load(folder / "buffers.json"))))
+        return print("\n".join(table(report.load(folder / name))))
     cores = report.cores()
     threads = min(2, len(cores)) if options.threads is None else options.threads
     if not 1 <= threads <= len(cores):
@@ -386,7 +389,7 @@ def main():
     results = report.description() | settings
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores[:threads])  # which the child inherits
-    command = [sys.executable, __file__, "--child", json.dumps(settings)]
+    command = [sys.executable, str(script), "--child", json.dumps(settings)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment(threads))
     if done.returncode:
         sys.exit(done.returncode)
@@ -398,7 +401,7 @@ def main():
     if options.output or not (options.quick or options.threads):
         folder.mkdir(parents=True, exist_ok=True)
         saved = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        (folder / "buffers.json").write_text(saved)
+        (folder / name).write_text(saved)
 
 
 if __name__ == "__main__":

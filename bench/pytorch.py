@@ -7,19 +7,13 @@
 Everything is measured in one process, bound to as many cores as threads, in turns.
 """
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import report
-from buffers import MODES, Task, hold, lines, table, winner
+from buffers import MODES, Task, hold, lines, main, winner
 from vegrad import peers
-from vegrad.machine import environment
 
 MAX_NORM, LR = 1.0, 1e-3
 
@@ -192,40 +186,5 @@ def child(settings):
     print(json.dumps({"lines": found, "versions": report.versions()}))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--quick", action="store_true", help="a smoke run, too short to be believed")
-    add("--threads", type=int, help="number of threads (2)")
-    add("--output", type=Path, help="folder for pytorch.json")
-    add("--markdown", action="store_true", help="print the saved results, run nothing")
-    add("--child", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        return child(json.loads(options.child))
-    folder = options.output or Path(__file__).resolve().parent
-    if options.markdown:
-        return print("\n".join(table(report.load(folder / "pytorch.json"))))
-    cores = report.cores()
-    threads = min(2, len(cores)) if options.threads is None else options.threads
-    settings = {"threads": threads, "seconds": 0.2 if options.quick else 4}  # for each call
-    results = report.description() | settings
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores[:threads])  # which the child inherits
-    command = [sys.executable, __file__, "--child", json.dumps(settings)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment(threads))
-    if done.returncode:
-        sys.exit(done.returncode)
-    results |= json.loads(done.stdout.splitlines()[-1])
-    print("\n".join(table(results)))
-    for entry in results["lines"]:
-        if entry["ratio"] < entry["asked"]:
-            print(f"less than asked: {entry['case']}, against {entry['against']}")
-    if options.output or not (options.quick or options.threads):
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        (folder / "pytorch.json").write_text(saved)
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, child)

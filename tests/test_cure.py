@@ -1,5 +1,6 @@
 """Cures: what was planted is found and put right, and nothing is made worse."""
 
+import sys
 from collections.abc import Callable, Mapping
 from math import isnan
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
+from vegrad.cure import LUCK
 from vegrad.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
 from vegrad.treatment import written
+from vegrad.trial import Trial
 
 Parameters = Mapping[str, Any]
 RNG = np.random.default_rng(3)
@@ -248,6 +251,36 @@ def test_the_budget_is_kept(budget: float, steps: int, batch_size: int) -> None:
     noise = np.random.default_rng(1).integers(0, 4, len(X))
     for network in (build(activation="sigmoid"), build(depth=3)):
         treat(network, target=noise, budget=budget, steps=steps, batch_size=batch_size)
+
+
+def test_a_cure_by_luck_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that reaches the goal with one order of the rows only: the next is tried."""
+
+    class OnlyInOrder(Trial):
+        @property
+        def reached(self) -> bool:
+            lucky = self.seed == 0 or "skip connections" in self.treatment.words
+            return lucky and super().reached
+
+    monkeypatch.setattr(sys.modules["vegrad.cure"], "Trial", OnlyInOrder)
+    cure = treat(build(init="normal", sigma_w=0.3), budget=4.0)
+    assert "skip connections" in cure.summary
+    tried = [a for a in cure.attempts if a.steps and not a.accepted]
+    assert "reached the goal" not in {attempt.why for attempt in tried}
+    assert tried[0].why == LUCK
+    assert "by luck" in str(cure)
+    assert tried[0].passes > tried[0].steps * 1.9  # both trainings are paid for
+
+
+def test_in_deep_narrow_networks_most_is_kept_for_skip_connections() -> None:
+    noise = np.random.default_rng(1).integers(0, 4, len(X))
+    skips = {remedy.name for remedy in REMEDIES if remedy.skips}
+    shares = []
+    for width in (8, 128):
+        cure = treat(build(depth=30, width=width, init="normal", sigma_w=0.3), target=noise)
+        plain = [a.passes for a in cure.attempts if a.name.partition(", learning")[0] not in skips]
+        shares.append(sum(plain) / cure.steps)
+    assert shares[0] <= 1.5 - 1.1 < shares[1]
 
 
 @pytest.mark.parametrize(("options", "error"), [

@@ -36,14 +36,18 @@ def cure(model: Any, **options: Any) -> Any:
     return ours.cure(model, LOSS, x, target, **{"steps": 120, **options})
 
 
+def run_patch(model: Any, found: Any, x: Any) -> dict[str, Any]:
+    """The names that a user has after the patch, which began with a copy of the model."""
+    changed = copy.deepcopy(model)
+    names = {"torch": torch, "nn": nn, "vegrad": __import__("vegrad"), "model": changed, "x": x}
+    names["optimizer"] = torch.optim.Adam(changed.parameters())
+    exec(found.patch.partition("# before each step")[0], names)
+    return names
+
+
 def patched(model: Any, found: Any) -> Any:
     """What the patch makes of a copy."""
-    changed = copy.deepcopy(model)
-    optimizer = torch.optim.Adam(changed.parameters())
-    code = found.patch.partition("# before each step")[0]
-    names = {"torch": torch, "nn": nn, "vegrad": __import__("vegrad"), "model": changed}
-    exec(code, names | {"x": task()[0], "optimizer": optimizer})
-    return changed
+    return run_patch(model, found, task()[0])["model"]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -62,7 +66,8 @@ def test_a_broken_layer_gets_its_factor_in_place() -> None:
     assert found.cured
     assert found.model is model
     assert (found.before.verdict, found.after.verdict) == ("vanishing", "healthy")
-    assert found.attempts[0].name == "scale layers"
+    accepted = [attempt.name for attempt in found.attempts if attempt.accepted]
+    assert accepted == ["scale layers"]
     ratio = model[6].weight / sick[6].weight
     assert 1e3 < float(ratio.mean().detach()) < 1e5
     assert same(patched(sick, found), model)
@@ -76,11 +81,53 @@ def test_a_broken_layer_gets_its_factor_in_place() -> None:
 
 
 def test_a_deep_network_is_scaled_on_the_data() -> None:
-    model = chain(nn.ReLU, depth=20)
+    model = chain(nn.ReLU, depth=16, width=64)
     found = cure(copy.deepcopy(model))
     assert found.cured
     assert found.attempts[-1].name == "LSUV"
     assert same(patched(model, found), found.model)
+
+
+class Meter(nn.Module):
+    """Rows that went forward and back, through all copies of a model, in passes."""
+
+    forward_rows = backward_rows = 0
+
+    def forward(self, x: Any) -> Any:
+        Meter.forward_rows += len(x)
+        if x.requires_grad:
+            x.register_hook(self.back)
+        return x
+
+    def back(self, gradient: Any) -> None:
+        Meter.backward_rows += len(gradient)
+
+    @classmethod
+    def passes(cls) -> float:
+        return cls.forward_rows / 3 + cls.backward_rows * 2 / 3
+
+
+@pytest.mark.parametrize("budget", [1.5, 1.0])
+@pytest.mark.parametrize(("activation", "depth", "factor"), [
+    (nn.ReLU, 20, 1.0), (nn.Sigmoid, 10, 1.0), (nn.Tanh, 12, 8.0), (nn.ReLU, 10, 6.0),
+    (nn.Tanh, 2, 1.0),
+])  # fmt: skip
+def test_it_costs_no_more_than_its_budget(
+    activation: Any, depth: int, factor: float, budget: float
+) -> None:
+    """Passes are counted by the model itself. Labels are noise: nothing reaches the goal."""
+    model = chain(activation, depth=depth)
+    with torch.no_grad():
+        for one in model:
+            if isinstance(one, nn.Linear):
+                one.weight *= factor
+    x, _ = task()
+    target = torch.randint(0, 3, (len(x),), generator=torch.Generator().manual_seed(5))
+    Meter.forward_rows = Meter.backward_rows = 0
+    found = ours.cure(nn.Sequential(*model, Meter()), LOSS, x, target, steps=100, budget=budget)
+    assert found.cost <= budget
+    assert Meter.passes() / (100 * 32) <= budget + 0.01
+    assert found.cost >= Meter.passes() / (100 * 32) - 0.01  # what is said is what was run
 
 
 def test_nothing_else_of_the_model_is_changed() -> None:
@@ -112,6 +159,110 @@ def test_other_architectures_are_a_patch() -> None:
     assert same(patched(before, found), found.model)
 
 
+class Block(nn.Module):
+    """A user's own layer."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear, self.activation = nn.Linear(inputs, outputs), nn.Softplus()
+
+    def forward(self, x: Any) -> Any:
+        return self.activation(self.linear(x))
+
+
+def plain_layers() -> Any:
+    return chain(nn.Softplus, depth=30)
+
+
+def nested_layers() -> Any:
+    body = [nn.Sequential(nn.Linear(24, 24), nn.Softplus()) for _ in range(30)]
+    return nn.Sequential(nn.Linear(16, 24), nn.Softplus(), nn.Sequential(*body), nn.Linear(24, 3))
+
+
+def own_layers() -> Any:
+    return nn.Sequential(Block(16, 24), *[Block(24, 24) for _ in range(30)], nn.Linear(24, 3))
+
+
+@pytest.mark.parametrize("make", [plain_layers, nested_layers, own_layers])
+def test_skip_connections_are_a_patch_that_can_be_trained(make: Any) -> None:
+    """Softplus has no critical point, so that nothing smaller helps."""
+    torch.manual_seed(0)
+    model = make()
+    before = copy.deepcopy(model)
+    found = cure(model)
+    assert found.cured
+    assert same(before, model)
+    assert "add skip connections" in found.patch
+    assert "class Residual(nn.Module)" in found.patch
+    branches = [one for one in found.model.modules() if type(one).__name__ == "Residual"]
+    assert len(branches) in (29, 30)
+    assert all(0.1 < one.scale < 0.2 for one in branches)  # 1/√29
+    treated = patched(model, found)
+    assert same(treated, found.model)
+    x, target = task()
+    assert torch.equal(treated(x), found.model(x))
+    optimizer = torch.optim.Adam(treated.parameters(), lr=1e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        LOSS(treated(x), target).backward()
+        optimizer.step()
+    assert float((treated(x).argmax(1) == target).double().mean()) > 0.8
+    assert found.after.healthy
+
+
+def test_data_far_from_unit_size_are_scaled() -> None:
+    x, target = task()
+    wide = x + 1e4
+    wide[:, 3] = 7.0
+    model = chain(depth=4)
+    found = ours.cure(model, LOSS, wide, target, steps=120)
+    assert found.cured
+    assert found.attempts[-1].name == "scale the data"
+    scaled = run_patch(model, found, wide)["x"]
+    varies = torch.arange(16) != 3
+    assert torch.allclose(scaled[:, varies].std(0, correction=0), torch.tensor(1.0), atol=1e-2)
+    assert torch.equal(scaled[:, 3], torch.zeros(len(x)))
+
+
+def test_two_classes_have_an_accuracy() -> None:
+    x, target = task()
+    model = nn.Sequential(chain(nn.ReLU, depth=20), nn.Linear(3, 1), nn.Flatten(0))
+    found = ours.cure(model, nn.BCEWithLogitsLoss(), x, (target == 1).float(), steps=120)
+    assert found.goal.kind == "binary_cross_entropy"
+    assert found.cured
+    assert found.proof is not None
+    assert found.proof.accuracy[1] >= found.goal.wanted
+
+
+def test_sequences_of_labels_have_an_accuracy() -> None:
+    """(N, T) labels, some to be ignored; outputs (N, T, C) that the loss flattens."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (256, 4), generator=random)
+    centres = torch.randn(3, 16, generator=random)
+    x = centres[target] + 0.5 * torch.randn(256, 4, 16, generator=random)
+    target[::5, 1] = -100
+
+    def loss(output: Any, wanted: Any) -> Any:
+        return LOSS(output.flatten(0, 1), wanted.flatten())
+
+    found = ours.cure(chain(nn.ReLU, depth=20), loss, x, target, steps=120)
+    assert found.goal.kind == "cross_entropy"
+    assert found.cured
+
+
+def test_a_fused_network_is_searched_as_plain_layers() -> None:
+    model = chain(nn.Softplus, depth=30)
+    wanted = cure(copy.deepcopy(model))
+    fused = ours.fuse(copy.deepcopy(model))
+    found = cure(fused)
+    assert found.summary == wanted.summary
+    assert type(found.model) is nn.Sequential
+    shallow = ours.fuse(chain(nn.ReLU, depth=16, width=64))
+    found = cure(shallow)
+    assert found.cured
+    assert found.model is shallow
+
+
 @pytest.mark.parametrize(("rate", "lower"), [(100.0, True), (1e-5, False)])
 def test_the_learning_rate_is_set_to_what_the_steps_ask_for(rate: float, lower: bool) -> None:
     model = chain(nn.ReLU, depth=3)
@@ -125,7 +276,7 @@ def test_the_learning_rate_is_set_to_what_the_steps_ask_for(rate: float, lower: 
 def test_a_healthy_model_is_left_alone() -> None:
     model = chain(depth=2)
     before = copy.deepcopy(model)
-    found = cure(model)
+    found = cure(model, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
     assert found.reached
     assert not found.cured
     assert found.model is model
@@ -186,12 +337,20 @@ def test_a_convolution_and_what_becomes_plain_types() -> None:
     found = ours.cure(model, LOSS, x.reshape(-1, 1, 4, 4), target, steps=60)
     assert found.after.healthy
     plain = found.to_dict()
-    assert plain["attempts"][0]["name"] == "scale layers"
+    names = [attempt["name"] for attempt in plain["attempts"]]
+    assert names[:2] == ["scale the data", "scale layers"]
+    assert plain["cost"] <= 1.5
 
 
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         cure(chain(), steps=0)
+    with pytest.raises(ValueError, match="budget must be"):
+        cure(chain(), budget=0.5)
+    with pytest.raises(ValueError, match="goal must be above 0 and at most 1"):
+        cure(chain(), goal=90.0)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        cure(None)
 
 
 def test_lsuv_makes_unit_variance_and_leaves_the_rest() -> None:
@@ -219,3 +378,22 @@ def test_lsuv_changes_nothing_where_it_cannot() -> None:
         ours.lsuv_(model, task()[0])
     assert same(before, model)
     assert np.isfinite(float(model[0].weight.detach().sum()))
+
+
+def test_several_inputs_have_rows() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = chain(nn.ReLU, depth=20)
+
+        def forward(self, a: Any, b: Any) -> Any:
+            assert len(a) == len(b)
+            return self.net(torch.cat([a, b], 1))
+
+    x, target = task()
+    one = cure(chain(nn.ReLU, depth=20), steps=60)
+    found = ours.cure(Two(), LOSS, {"a": x[:, :8], "b": x[:, 8:]}, target, steps=60)
+    assert found.batch_size == 32
+    assert [a.name for a in found.attempts if a.accepted] == [
+        a.name for a in one.attempts if a.accepted
+    ]

@@ -302,3 +302,93 @@ def test_a_history_is_taken_in() -> None:
     kinds = {finding.kind for finding in history.findings}
     assert kinds
     assert kinds <= {finding.kind for finding in found.findings}
+
+
+class Post(nn.Module):
+    """norm(x + branch(x))."""
+
+    def __init__(self, width: int, inplace: bool) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+        self.norm, self.inplace = nn.LayerNorm(width), inplace
+
+    def forward(self, x: Any) -> Any:
+        y = self.down(torch.tanh(self.up(x)))
+        if self.inplace:
+            y += x
+            return self.norm(y)
+        return self.norm(x + y)
+
+
+class Aside(nn.Module):
+    """A layer beside the chain, of the inputs alone, and a long way round some blocks."""
+
+    def __init__(self, body: Any, width: int) -> None:
+        super().__init__()
+        self.body, self.aside = nn.ModuleList(body), nn.Linear(width, width)
+
+    def forward(self, x: Any) -> Any:
+        h, early = x, None
+        for number, block in enumerate(self.body):
+            h = block(h)
+            if number == 5:
+                early = h
+            if number == 8:
+                h = h + 0.5 * early + 0.1 * self.aside(x)
+        return h
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("aside", [False, True])
+def test_sizes_are_right_beyond_the_dtype_with_skip_connections(inplace: bool, aside: bool) -> None:
+    torch.manual_seed(0)
+    blocks = [Post(32, inplace) for _ in range(260)]
+    body = Aside(blocks, 32) if aside else nn.Sequential(*blocks)
+    model = nn.Sequential(body, nn.Linear(32, 10))
+    with torch.no_grad():
+        for block in blocks:
+            nn.init.normal_(block.down.bias, std=1.5)  # which the norm divides by, and δ with it
+    x, target = torch.from_numpy(X), torch.from_numpy(LABELS)
+    found = ours.diagnose(model, LOSS, x, target, resamples=0)
+    wide = copy.deepcopy(model).double()
+    right = ours.diagnose(wide, LOSS, x.double(), target, resamples=0)
+    gradients = torch.autograd.grad(
+        LOSS(wide(x.double()), target), [wide.get_parameter(f"{n}.weight") for n in right.modules]
+    )
+    plain = [float(one.norm().log2()) for one in gradients]
+    assert min(plain) < -155  # float32 ends at 2^-149
+    np.testing.assert_allclose(right.flow.gradient_log2, plain, atol=1e-6)
+    np.testing.assert_allclose(found.flow.gradient_log2, plain, atol=0.1)
+    np.testing.assert_allclose(found.flow.gain_log2, right.flow.gain_log2, atol=0.02)
+    assert found.underflowed
+    assert found.verdict == "vanishing"
+
+
+class Attention(nn.Module):
+    """Queries, keys and values by a Linear each, as most transformers have them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = (f(x).unflatten(-1, (4, -1)).transpose(1, 2) for f in
+                   (self.query, self.key, self.value))  # fmt: skip
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.norm(x + self.out(y))
+
+
+def test_queries_and_keys_of_a_fresh_transformer_are_no_finding() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 64), *[Attention(64) for _ in range(8)], nn.Flatten(),
+                          nn.Linear(640, 10))  # fmt: skip
+    for one in model.modules():
+        if isinstance(one, nn.Linear | nn.Embedding):
+            nn.init.normal_(one.weight, std=0.02)  # BERT's
+    x, target = torch.randint(0, 20, (8, 10)), torch.from_numpy(LABELS[:8])
+    assert ours.diagnose(model, LOSS, x, target).healthy
+    with torch.no_grad():
+        model[4].value.weight *= 1e6
+    found = ours.diagnose(model, LOSS, x, target)
+    assert any("4.value" in finding.advice for finding in found.findings)

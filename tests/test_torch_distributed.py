@@ -32,11 +32,14 @@ def work(rank: int, folder: str, kind: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
-    from vegrad.torch import AdamW, Monitor, clip_grad_norm_
+    from vegrad.torch import AdamW, Monitor, clip_grad_norm_, fuse
 
     wrapped = model()
-    if kind == "ddp":
-        wrapped = torch.nn.parallel.DistributedDataParallel(wrapped)
+    if kind != "fsdp":
+        wrapped = fuse(wrapped) if kind.startswith("fused") else wrapped
+        wrapped = torch.nn.parallel.DistributedDataParallel(
+            wrapped, gradient_as_bucket_view=kind == "fused, views"
+        )
         optimizer = AdamW(wrapped.parameters())
     else:
         from torch.distributed.device_mesh import init_device_mesh
@@ -65,7 +68,7 @@ def work(rank: int, folder: str, kind: str) -> None:
     os._exit(0)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "fused", "fused, views"])
 def test_two_processes_see_the_whole_batch(kind: str, tmp_path: Path) -> None:
     from vegrad.torch import AdamW, Monitor
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -248,3 +249,156 @@ def test_gradients_that_somebody_holds_are_not_written_again() -> None:
     model.zero_grad()
     model(x).sum().backward()
     assert torch.equal(model[0].weight.grad, before[0])
+
+
+def test_a_softplus_that_bends_elsewhere_is_not_fused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Softplus(threshold=5.0), nn.Linear(4, 2))
+    with pytest.warns(UserWarning, match="threshold of layer 1 must be 20"):
+        assert ours.fuse(model) is model
+
+
+# The way that gradients go: at once where autograd would only add them to `.grad`, else one by one.
+
+
+def run_plain(model: Any, loss: Any) -> None:
+    loss.backward()
+
+
+def run_twice(model: Any, loss: Any) -> None:
+    loss.backward(retain_graph=True)
+    loss.backward()
+
+
+def run_zeroed(model: Any, loss: Any) -> None:
+    loss.backward(retain_graph=True)
+    model.zero_grad(set_to_none=False)
+    loss.backward()
+
+
+def run_inputs(model: Any, loss: Any) -> None:
+    loss.backward(inputs=[model[0].bias, model[2].weight])
+
+
+def run_grad(model: Any, loss: Any) -> None:
+    for one, grad in zip(
+        model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+    ):
+        one.grad = grad
+
+
+def run_some(model: Any, loss: Any) -> None:
+    (model[2].weight.grad,) = torch.autograd.grad(loss, [model[2].weight])
+
+
+def run_hook(model: Any, loss: Any) -> None:
+    handle = model[0].weight.register_hook(lambda grad: 3 * grad)
+    loss.backward(retain_graph=True)
+    handle.remove()
+    loss.backward()
+
+
+def quintuple(parameter: Any) -> None:
+    parameter.grad.mul_(5)
+
+
+def run_late_hook(model: Any, loss: Any) -> None:
+    model[2].bias.register_post_accumulate_grad_hook(quintuple)
+    loss.backward()
+
+
+def run_anomaly(model: Any, loss: Any) -> None:
+    with torch.autograd.set_detect_anomaly(True, check_nan=True):
+        loss.backward()
+
+
+def run_frozen(model: Any, loss: Any) -> None:
+    loss.backward(retain_graph=True)
+    model[2].requires_grad_(False)
+    loss.backward(retain_graph=True)
+    model[2].requires_grad_(True)
+    loss.backward()
+
+
+def run_sparse(model: Any, loss: Any) -> None:
+    model[0].weight.grad = torch.ones_like(model[0].weight).to_sparse()
+    loss.backward()
+
+
+def run_create_graph(model: Any, loss: Any) -> None:
+    grads = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    for one, grad in zip(model.parameters(), grads, strict=True):
+        one.grad = grad.detach()
+
+
+def loss_once(model: Any, x: Any) -> Any:
+    return model(x).sin().sum()
+
+
+def loss_recurrent(model: Any, x: Any) -> Any:
+    return (model(x) * model(x.cos())).sum()
+
+
+def loss_decayed(model: Any, x: Any) -> Any:
+    return model(x).sin().sum() + sum(one.square().sum() for one in model.parameters())
+
+
+RUNS = [run_plain, run_twice, run_zeroed, run_inputs, run_grad, run_some, run_hook, run_late_hook,
+        run_anomaly, run_frozen, run_sparse, run_create_graph]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly")
+@pytest.mark.parametrize("loss", [loss_once, loss_recurrent, loss_decayed])
+@pytest.mark.parametrize("run", RUNS)
+def test_gradients_arrive_as_ever(run: Any, loss: Any) -> None:
+    x = torch.randn(6, 5, dtype=torch.float64)
+    found = []
+    for model in both():
+        for _ in range(3):
+            run(model, loss(model, x))
+        found.append([one.grad for one in model.parameters()])
+    for got, want in zip(*found, strict=True):
+        assert (got is None) == (want is None)
+        if want is not None:
+            torch.testing.assert_close(got.to_dense(), want.to_dense(), rtol=1e-9, atol=1e-9)
+            assert got.requires_grad == want.requires_grad
+
+
+def test_second_derivatives_are_an_error() -> None:
+    _, fused = both()
+    loss = loss_once(fused, torch.randn(6, 5, dtype=torch.float64))
+    grad = torch.autograd.grad(loss, fused[0].weight, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+@either_way
+def test_what_was_done_to_a_gradient_is_gone_with_it(direct: bool) -> None:
+    """Memory and tensors serve again once nobody has them, as if they were new."""
+    _, fused = both(direct=direct)
+    x = torch.randn(6, 5, dtype=torch.float64)
+    loss_once(fused, x).backward()
+    want = [one.grad.clone() for one in fused.parameters()]
+    for change in ("t_", "requires_grad_", "zero_"):
+        getattr(fused[2].weight.grad, change)()
+        fused.zero_grad()
+        loss_once(fused, x).backward()
+        got = [one.grad for one in fused.parameters()]
+        torch.testing.assert_close(got, want)
+        assert not any(one.requires_grad for one in got)
+        assert [one.stride() for one in got] == [one.stride() for one in want]
+        del got
+    held = weakref.ref(fused)
+    del fused
+    assert held() is None  # without a garbage collection: nothing goes in a circle
+
+
+def test_parameters_that_somebody_replaced() -> None:
+    plain, fused = both()
+    x = torch.randn(6, 5, dtype=torch.float64)
+    other = {name: 2 * one.detach() for name, one in plain.named_parameters()}
+    got, want = (torch.func.functional_call(model, other, x) for model in (fused, plain))
+    torch.testing.assert_close(got, want)
+    for model in (plain, fused):
+        model[0].weight = nn.Parameter(torch.ones_like(model[0].weight))
+        loss_once(model, x).backward()
+    torch.testing.assert_close(fused[0].weight.grad, plain[0].weight.grad)

@@ -29,7 +29,9 @@ py::tuple index_tuple(const View& view, std::int64_t flat) {
 
 std::vector<Scaled> sums_of(const Buffers& buffers, Order order) {
   const py::gil_scoped_release release;
-  return power_sums(buffers.views, cut(buffers.views), order);
+  std::vector<Scaled> sums;
+  together_on(buffers.views, [&] { sums = power_sums(buffers.views, cut(buffers.views), order); });
+  return sums;
 }
 
 double norm(const py::object& object, double p) {
@@ -151,19 +153,20 @@ Rule rule_of(const std::string& name) {
 }
 
 Clipped clip_with(const std::string& rule, const py::object& object, const py::object& limit,
-                  double p, const std::string& nonfinite, const py::object& parameters,
-                  double eps) {
+                  double p, const std::string& nonfinite, const py::object& parameters, double eps,
+                  bool after) {
   Buffers grads("grads", object, true);
   std::optional<Buffers> matched;
   if (rule == "adaptive") matched.emplace(grads.matched("params", parameters, false));
   refuse_overlap(grads, matched ? &*matched : nullptr);
   Asked asked({rule, limit, p, eps, nonfinite}, grads.size());
   if (matched) asked.request.parameters = matched->views.data();
+  asked.request.after_wanted = after;
   FirstNonFinite first;
   Clipped result;
   {
     const py::gil_scoped_release release;
-    result = clip(grads.views, asked.request, first);
+    together_on(grads.views, [&] { result = clip(grads.views, asked.request, first); });
   }
   if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
   return result;
@@ -261,7 +264,8 @@ void register_clipping(py::module_& module) {
              "Names, statistics of each buffer, and of all; see vegrad.measure.");
   module.def("clip", &clip_with, py::arg("rule"), py::arg("grads"), py::arg("limit"),
              py::arg("ord") = 2.0, py::arg("nonfinite") = "raise", py::arg("params") = py::none(),
-             py::arg("eps") = 0.0, "Clip in place; see vegrad.clipping.");
+             py::arg("eps") = 0.0, py::arg("after") = true,
+             "Clip in place; see vegrad.clipping. Without `after`, norm_after may be NaN.");
 }
 
 }  // namespace vegrad

@@ -5,6 +5,7 @@
 
 #include "bindings/register.hpp"
 #include "core/names.hpp"
+#include "core/threads.hpp"
 
 namespace py = pybind11;
 
@@ -70,24 +71,28 @@ py::object forward_kept(const AnyNetwork& self, const py::object& x) {
     std::uint64_t pass;
     {
       const py::gil_scoped_release release;
-      pass = network.forward_kept(batch.x, batch.B, to);
+      on_borrowed_threads([&] { pass = network.forward_kept(batch.x, batch.B, to); });
     }
     return py::make_tuple(out, pass);
   });
 }
 
 py::object backward_kept(const AnyNetwork& self, std::uint64_t pass, const py::object& x,
-                         const py::object& gradient, bool delta_wanted) {
+                         const py::object& gradient, bool delta_wanted,
+                         const py::object& gradients) {
   return self.visit([&](auto& network) -> py::object {
     using T = ElementOf<std::decay_t<decltype(network)>>;
     const Batch<T> batch(network.shape(), x, &gradient);
-    if (!batch.fits || !batch.values) return py::none();
+    const auto* const place = fitting<T>(gradients, py::ssize_t(network.used()), -1);
+    if (!batch.fits || !batch.values || !place) return py::none();
+    T* const gradients_to = py::array_t<T>(gradients).mutable_data();  // throws if it is read-only
     const py::ssize_t rows = delta_wanted ? batch.B : 0;
     py::array_t<T> delta({rows, py::ssize_t(network.shape().sizes[1])});
     T* const to = delta_wanted ? delta.mutable_data() : nullptr;
     {
       const py::gil_scoped_release release;
-      network.backward_kept(pass, batch.x, batch.B, batch.values, to);
+      on_borrowed_threads(
+          [&] { network.backward_kept(pass, batch.x, batch.B, batch.values, to, gradients_to); });
     }
     return delta;
   });
@@ -155,7 +160,7 @@ void register_network(py::module_& module) {
       .def("backward", &backward, py::arg("x"), py::arg("target"), py::arg("flow"))
       .def("forward_kept", &forward_kept, py::arg("x"))
       .def("backward_kept", &backward_kept, py::arg("number"), py::arg("x"), py::arg("gradient"),
-           py::arg("delta"))
+           py::arg("delta"), py::arg("gradients"))
       .def("flow", &flow)
       .def("workspace_bytes", &workspace_bytes, py::arg("batch"));
 }

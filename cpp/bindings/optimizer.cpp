@@ -42,8 +42,10 @@ Clipped Optimizer::step(const py::object& parameters_object, const py::object& g
   Clipped result;
   {
     const py::gil_scoped_release release;
-    result = take_step(std::move(found), std::move(group_of), parameters.views, grads.views, states,
-                       asked.request, first);
+    together_on(grads.views, [&] {
+      result = take_step(std::move(found), std::move(group_of), parameters.views, grads.views,
+                         states, asked.request, first);
+    });
   }
   if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
   return result;

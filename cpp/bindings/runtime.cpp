@@ -1,6 +1,7 @@
 // Instruction set and threads.
 #include <pybind11/stl.h>
 
+#include <cstdint>
 #include <string>
 
 #include "bindings/register.hpp"
@@ -32,6 +33,15 @@ void set_num_threads_checked(const py::object& n) {
   set_num_threads(int(value));
 }
 
+// Addresses, of functions that stay where they are until the process ends.
+void borrow_threads(std::uintptr_t parallel, std::uintptr_t most, std::uintptr_t number) {
+  Lender lender;
+  lender.parallel = reinterpret_cast<decltype(lender.parallel)>(parallel);
+  lender.most = reinterpret_cast<decltype(lender.most)>(most);
+  lender.number = reinterpret_cast<decltype(lender.number)>(number);
+  set_lender(lender);
+}
+
 }  // namespace
 
 void register_runtime(py::module_& module) {
@@ -48,6 +58,8 @@ void register_runtime(py::module_& module) {
              "Before the first call it is VEGRAD_NUM_THREADS, else OMP_NUM_THREADS, else the\n"
              "number of cores that this process may use. Results do not depend on it.\n\n"
              "Raises TypeError if n is no integer and ValueError if it is out of range.");
+  module.def("borrow_threads", &borrow_threads, py::arg("parallel"), py::arg("most"),
+             py::arg("number"), "Run on OpenMP's threads where a caller of theirs is the caller.");
 }
 
 }  // namespace vegrad

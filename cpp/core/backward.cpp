@@ -230,13 +230,19 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
 }
 
 template <class T>
-void Network<T>::backward_kept(std::uint64_t pass, const T* x, int B, const T* gradient, T* delta) {
+void Network<T>::backward_kept(std::uint64_t pass, const T* x, int B, const T* gradient, T* delta,
+                               T* gradients) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
   if (pass != pass_) {
     prepare(training_, B, true);
     forward_pass(training_, x, B, false, true);
   }
+  struct Restore {
+    Network& network;
+    ~Restore() { network.gradients_at_ = network.gradients_.data(); }
+  } const restore{*this};
+  gradients_at_ = gradients;
   descend(training_, B, gradient, nullptr, false);
   if (delta) copy_output(delta_, B, shape_.sizes[1], delta);
 }
@@ -261,7 +267,7 @@ double Network<T>::descend(Workspace& w, int B, const T* values, const std::int6
 
 #define VEGRAD_INSTANCE(T)                                                                  \
   template double Network<T>::backward(const T*, int, const T*, const std::int64_t*, bool); \
-  template void Network<T>::backward_kept(std::uint64_t, const T*, int, const T*, T*);      \
+  template void Network<T>::backward_kept(std::uint64_t, const T*, int, const T*, T*, T*);  \
   template T* Network<T>::output_of(const Workspace&, int) const;
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)

@@ -184,7 +184,9 @@ std::int64_t elements_of(const std::vector<View>& views) {
 
 std::vector<Piece> cut(const std::vector<View>& views) {
   const std::int64_t total = elements_of(views);
-  const std::int64_t chunk = (total / kMostChunks / kChunk + 1) * kChunk;
+  // Of little each thread gets a part, too: of an activation the rows that it may have made.
+  const std::int64_t least = total <= 8 * kChunk ? kChunk / 4 : kChunk;
+  const std::int64_t chunk = (total / kMostChunks / least + 1) * least;
   std::vector<Piece> pieces;
   std::int64_t together = kChunk;  // elements of the last piece; full
   for (std::size_t b = 0; b < views.size(); ++b) {

@@ -140,6 +140,13 @@ std::vector<Piece> cut_evenly(const std::vector<View>& views);
 std::int64_t elements_of(const std::vector<View>& views);
 int team_for(std::int64_t elements);  // threads that are worth their start
 
+// body(), on borrowed threads if there is enough for several.
+template <class Body>
+void together_on(const std::vector<View>& views, const Body& body) {
+  if (team_for(elements_of(views)) > 1) return on_borrowed_threads(body);
+  body();
+}
+
 // The task to do instead of one of n, so that each thread goes through its own from the last: what
 // it read last in a pass before is still in its cache.
 inline int backwards_in_share(int task, int n, int threads) {

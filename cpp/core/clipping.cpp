@@ -24,11 +24,18 @@ Written together(const Written& a, const Written& b) {
 }
 
 Written scale(const View& view, const Layout& layout, std::int64_t first, std::int64_t count,
-              Factor factor) {
+              Factor factor, bool after_wanted = true) {
   return with_dtype(view.dtype, [&](auto element) {
     using E = decltype(element);
     const RunKernels<E>& kernels = instruction_set().runs<E>();
     Written result{{}, factor.value(), true};
+    if (!after_wanted) {
+      for_runs<true, E>(view, layout, first, count, [&](E* run, std::size_t n) {
+        kernels.scale_only(run, n, factor.first, factor.second);
+      });
+      result.squares = {std::numeric_limits<double>::quiet_NaN(), 0};
+      return result;
+    }
     for_runs<true, E>(view, layout, first, count, [&](E* run, std::size_t n) {
       const double squares = kernels.scale(run, n, factor.first, factor.second);
       result.squares = kL2.add(result.squares, checked_squares(kernels, run, n, squares));
@@ -317,7 +324,8 @@ class Clipping {
     const bool clipped = factor_for(b, factor);
     if (!clipped && !view.cleaned) return unchanged;
     const Layout layout(view);
-    return clipped ? scale(view, layout, first, count, factor) : leave(view, layout, first, count);
+    return clipped ? scale(view, layout, first, count, factor, request_.after_wanted)
+                   : leave(view, layout, first, count);
   }
 
   void write() {
@@ -352,7 +360,9 @@ class Clipping {
         sum = request_.order.add(sum, {sums_[b].sum * power, sums_[b].exponent});
       }
       out_.norm_after = value(request_.order.root(sum));
-    } else if (request_.order.p == 2)
+    } else if (!request_.after_wanted)
+      out_.norm_after = std::numeric_limits<double>::quiet_NaN();
+    else if (request_.order.p == 2)
       out_.norm_after = value(kL2.root(all.squares));
     else
       out_.norm_after = value(

@@ -51,6 +51,7 @@ struct Request {
   double eps = 0;                        // kAdaptive
   const View* parameters = nullptr;      // kAdaptive: one a buffer
   Consumer* consumer = nullptr;          // nothing is written, but it takes every buffer
+  bool after_wanted = true;              // else norm_after may be NaN
   const Scaled* squares = nullptr;       // of each buffer, finite, if somebody has summed them
 };
 

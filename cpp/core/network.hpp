@@ -83,8 +83,8 @@ class Network {
   const NetworkShape& shape() const { return shape_; }
   T* weight(int l) const { return parameters_.data() + weight_at_[l]; }
   T* bias(int l) const { return parameters_.data() + bias_at_[l]; }
-  T* weight_gradient(int l) const { return gradients_.data() + weight_at_[l]; }
-  T* bias_gradient(int l) const { return gradients_.data() + bias_at_[l]; }
+  T* weight_gradient(int l) const { return gradients_at_ + weight_at_[l]; }
+  T* bias_gradient(int l) const { return gradients_at_ + bias_at_[l]; }
   // All of them, and all gradients, with zeros between.
   std::size_t size() const { return parameters_.size(); }
   T* parameters() const { return parameters_.data(); }
@@ -96,9 +96,11 @@ class Network {
   double backward(const T* x, int B, const T* values, const std::int64_t* labels, bool flow);
   // The same in two calls, the loss being somebody else's (Loss::given). The first returns the
   // number of its pass. If another has been since, the second goes forward again. `delta`, unless
-  // null, gets δ of the first layer (B, O).
+  // null, gets δ of the first layer (B, O); `gradients` (used()) the gradients, as they lie here.
   std::uint64_t forward_kept(const T* x, int B, T* out);
-  void backward_kept(std::uint64_t pass, const T* x, int B, const T* gradient, T* delta);
+  void backward_kept(std::uint64_t pass, const T* x, int B, const T* gradient, T* delta,
+                     T* gradients);
+  std::size_t used() const { return bias_at_.back() + shape_.sizes.back(); }
   const FlowColumns& flow() const { return flow_; }
   // Σ of the squares of a weight gradient as it is stored, from a backward pass with flow; NaN if
   // that is not known because elements of it may have left the range of T.
@@ -220,6 +222,7 @@ class Network {
   NetworkShape shape_;
   std::vector<std::size_t> weight_at_, bias_at_;
   Buffer<T> parameters_, gradients_;
+  T* gradients_at_ = nullptr;  // where a backward pass leaves them
   std::mutex running_;
   Workspace training_, inference_;
   FlowColumns flow_;

@@ -89,7 +89,9 @@ class Search {
  private:
   Entry extent_of(std::size_t i) const {
     const View& view = *views_[i];
-    if (view.dense && !view.strides) {
+    const auto upwards = [](std::int64_t stride) { return stride >= 0; };
+    if (view.dense &&
+        (!view.strides || std::all_of(view.strides, view.strides + view.ndim, upwards))) {
       const std::int64_t start = std::int64_t(view.data);
       return {start, start + view.count * view.itemsize(), i};
     }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -28,6 +29,11 @@ namespace {
 // two passes, shorter than anybody notices.
 constexpr int kLooks = 300, kPauses = 800;
 constexpr std::chrono::microseconds kNap{20};
+
+// A lender's threads that were waited for so long are let alone for so many times as long.
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::microseconds kPatience{50};
+constexpr int kRest = 50;
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -75,11 +81,13 @@ struct alignas(64) Announcement {
 
 class Pool {
  public:
+  explicit Pool(bool borrowed) : borrowed_(borrowed) {}
+
   bool run(int n, TaskFunction function, void* context, int threads) {
     const std::unique_lock<std::mutex> lock(owner_, std::try_to_lock);
     if (!lock) return false;
     try {
-      while (int(workers_) < threads - 1) start_worker();
+      while (!borrowed_ && int(workers_) < threads - 1) start_worker();
     } catch (const std::system_error&) {
       return false;  // the system has no more threads
     }
@@ -113,6 +121,22 @@ class Pool {
     return true;
   }
 
+  // Of borrowed threads: body() with their help. False if another caller has them, or if they are
+  // not to be had: the lender waits for all of them at the end, which takes as long as another
+  // process has a core. Then we do without, so that little time is lost.
+  bool lend(const Lender& lender, int threads, void (*body)(void*), void* context) {
+    const std::unique_lock<std::mutex> lock(lent_, std::try_to_lock);
+    if (!lock || Clock::now() < resting_until_) return false;
+    Visit visit{this, lender.number, body, context, announced_.loop.load(std::memory_order_relaxed),
+                {},   nullptr};
+    open_.store(true, std::memory_order_relaxed);
+    lender.parallel(&Pool::visit, &visit, unsigned(threads), 0);
+    const Clock::time_point now = Clock::now();
+    if (now - visit.end > kPatience) resting_until_ = now + kRest * (now - visit.end);
+    if (visit.error) std::rethrow_exception(visit.error);
+    return true;
+  }
+
   void wake() {
     if (announced_.sleepers.load(std::memory_order_relaxed) == 0) return;
     bell_.fetch_add(1, std::memory_order_relaxed);
@@ -126,6 +150,35 @@ class Pool {
     TaskFunction function;
     void* context;
   };
+
+  struct Visit {
+    Pool* pool;
+    int (*number)();
+    void (*body)(void*);
+    void* context;
+    std::uint64_t seen;     // the last loop before
+    Clock::time_point end;  // of the body
+    std::exception_ptr error;
+  };
+  static void visit(void* context);
+
+  // What a borrowed thread does until the body has returned.
+  void help(int thread, std::uint64_t seen) {
+    const FlushSubnormals flush;
+    Loop loop{};
+    bool fresh = false;
+    const auto ready = [&] {
+      fresh = read_loop(seen, loop);
+      return fresh || !open_.load(std::memory_order_relaxed);
+    };
+    while (open_.load(std::memory_order_relaxed)) {
+      if (!spin(ready)) std::this_thread::yield();
+      if (!fresh) continue;
+      seen = loop.number;
+      fresh = false;
+      if (thread < loop.threads) work(loop, thread);
+    }
+  }
 
   // Takes tasks from the thread's own share, then from the others'.
   void work(const Loop& loop, int thread) {
@@ -184,7 +237,10 @@ class Pool {
     ++workers_;
   }
 
-  std::mutex owner_;
+  const bool borrowed_;
+  std::mutex owner_, lent_;
+  std::atomic<bool> open_{false};
+  Clock::time_point resting_until_{};
   unsigned workers_ = 0;
   int known_shares_ = 0;
   Announcement announced_;
@@ -197,17 +253,38 @@ class Pool {
 // and starts with a new pool.
 std::atomic<Pool*> g_pool{nullptr};
 std::atomic<int> g_threads{1};
+std::atomic<Pool*> g_borrowed{nullptr};  // null: there is no lender
+Lender g_lender;
+thread_local Pool* t_pool = nullptr;  // whose threads this thread's loops take, if not our own
+
+void Pool::visit(void* context) {
+  Visit& visit = *static_cast<Visit*>(context);
+  const int thread = visit.number();
+  if (thread != 0) return visit.pool->help(thread, visit.seen);
+  t_pool = visit.pool;
+  try {
+    visit.body(visit.context);
+  } catch (...) {
+    visit.error = std::current_exception();
+  }
+  t_pool = nullptr;
+  visit.end = Clock::now();
+  visit.pool->open_.store(false, std::memory_order_relaxed);
+}
 
 Pool& pool() {
   static std::once_flag once;
   std::call_once(once, [] {
 #if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr); });
+    pthread_atfork(nullptr, nullptr, [] {
+      g_pool.store(nullptr);
+      g_borrowed.store(nullptr);
+    });
 #endif
   });
   Pool* existing = g_pool.load();
   if (existing) return *existing;
-  Pool* fresh = new Pool;
+  Pool* fresh = new Pool(false);
   if (g_pool.compare_exchange_strong(existing, fresh)) return *fresh;
   delete fresh;
   return *existing;
@@ -250,14 +327,28 @@ void read_thread_environment() {
   set_num_threads(n < kMostThreads ? n : kMostThreads);
 }
 
+void set_lender(const Lender& lender) {
+  pool();  // which sees to a child of fork(): it has none of the lender's threads either
+  g_lender = lender;
+  if (!g_borrowed.load()) g_borrowed.store(new Pool(true));
+}
+
+void with_borrowed_threads(void (*body)(void*), void* context) {
+  Pool* const borrowed = t_pool ? nullptr : g_borrowed.load(std::memory_order_acquire);
+  const int threads = num_threads();
+  const bool enough = borrowed && threads > 1 && g_lender.most() == threads;
+  if (!enough || !borrowed->lend(g_lender, threads, body, context)) body(context);
+}
+
 void wake_threads() {
-  if (num_threads() > 1) pool().wake();
+  if (num_threads() > 1 && !g_borrowed.load(std::memory_order_relaxed)) pool().wake();
 }
 
 void parallel_tasks(int n, int threads, TaskFunction function, void* context) {
   if (threads > n) threads = n;
   const bool fits = n < int(kMostTasks);  // more tasks than a word can name: nobody has so many
-  if (threads > 1 && fits && pool().run(n, function, context, threads)) return;
+  Pool& threads_of = t_pool ? *t_pool : pool();
+  if (threads > 1 && fits && threads_of.run(n, function, context, threads)) return;
   for (int task = 0; task < n; ++task) function(context, task, 0);
 }
 

@@ -22,6 +22,26 @@ inline int first_task(int n, int thread, int threads) {
   return int(std::int64_t(n) * thread / threads);
 }
 
+// Another library's OpenMP threads, by the functions of its runtime. After each of its loops they
+// spin for milliseconds, during which threads of our own would get no core; and while they spin
+// they begin at once.
+struct Lender {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel
+  int (*most)() = nullptr;                                                 // omp_get_max_threads
+  int (*number)() = nullptr;                                               // omp_get_thread_num
+};
+void set_lender(const Lender& lender);
+
+// Calls body(); its loops run on borrowed threads if there are as many as num_threads(), else on
+// our own.
+void with_borrowed_threads(void (*body)(void*), void* context);
+
+template <class Body>
+void on_borrowed_threads(const Body& body) {
+  with_borrowed_threads([](void* context) { (*static_cast<const Body*>(context))(); },
+                        const_cast<void*>(static_cast<const void*>(&body)));
+}
+
 // Wakes sleeping threads for a loop that will come within a few microseconds.
 void wake_threads();
 

@@ -62,6 +62,7 @@ Network<T>::Network(NetworkShape shape) : shape_(std::move(shape)) {
   if (elements > 0x1p56) throw std::bad_alloc();
   parameters_ = Buffer<T>(size);
   gradients_ = Buffer<T>(size);
+  gradients_at_ = gradients_.data();
   flow_ = FlowColumns(shape_.layers());
   gradient_squares_.resize(shape_.layers());
   layers_.resize(shape_.layers() + 1);

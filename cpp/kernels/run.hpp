@@ -181,8 +181,8 @@ void run_counts(const E* p, std::size_t n, double smallest_normal, RunCounts& ou
   out.smallest = smallest_lane(counts.smallest);
 }
 
-// x = change(x), rounded to E; returns Σ x² of what is stored.
-template <class E, class Change>
+// x = change(x), rounded to E; returns Σ x² of what is stored, if SUM.
+template <class E, bool SUM, class Change>
 VEGRAD_INLINE double change_run(E* p, std::size_t n, const Change& change) {
   using Stored = typename Elements<E>::Stored;
   Vector<double> total[kSumVectors] = {};
@@ -195,7 +195,7 @@ VEGRAD_INLINE double change_run(E* p, std::size_t n, const Change& change) {
     for (int j = 0; j < kSumVectors; ++j) {
       const Stored stored = Elements<E>::narrow(change(load_wide(at + j * kWide)));
       __builtin_memcpy(at + j * kWide, &stored, sizeof stored);
-      total[j] = add_square<E>(Elements<E>::widen(stored), total[j]);
+      if (SUM) total[j] = add_square<E>(Elements<E>::widen(stored), total[j]);
     }
     if (last) __builtin_memcpy(p + i, rest, (n - i) * sizeof(E));
   }
@@ -212,7 +212,12 @@ struct Scaling {
 
 template <class E>
 double run_scale(E* p, std::size_t n, double first, double second) {
-  return change_run(p, n, Scaling<E>{first, second});
+  return change_run<E, true>(p, n, Scaling<E>{first, second});
+}
+
+template <class E>
+void run_scale_only(E* p, std::size_t n, double first, double second) {
+  change_run<E, false>(p, n, Scaling<E>{first, second});
 }
 
 struct Clamping {
@@ -224,13 +229,13 @@ struct Clamping {
 
 template <class E>
 double run_clamp(E* p, std::size_t n, double limit) {
-  return change_run(p, n, Clamping{limit});
+  return change_run<E, true>(p, n, Clamping{limit});
 }
 
 template <class E>
 constexpr RunKernels<E> run_kernels() {
-  return {run_squares<E>, run_scaled_squares<E>, run_magnitudes<E>, run_largest<E>,
-          run_sums<E>,    run_counts<E>,         run_scale<E>,      run_clamp<E>};
+  return {run_squares<E>, run_scaled_squares<E>, run_magnitudes<E>, run_largest<E>, run_sums<E>,
+          run_counts<E>,  run_scale<E>,          run_scale_only<E>, run_clamp<E>};
 }
 
 }  // namespace

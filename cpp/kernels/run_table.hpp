@@ -40,6 +40,7 @@ struct RunKernels {
   void (*counts)(const E* x, std::size_t n, double smallest_normal, RunCounts& out);
   // x = first x second, rounded once to E if E is not double; returns Σ x² of the results.
   double (*scale)(E* x, std::size_t n, double first, double second);
+  void (*scale_only)(E* x, std::size_t n, double first, double second);  // and returns nothing
   // x = x within ±limit, NaN stays; returns Σ x² of the results.
   double (*clamp)(E* x, std::size_t n, double limit);
 };

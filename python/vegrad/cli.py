@@ -24,7 +24,7 @@ from vegrad.cured import Cure
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.options import (
     Parser,
-    build_network,
+    build_task,
     data_options,
     load_data,
     network_options,
@@ -120,9 +120,7 @@ def _judge(
     options: argparse.Namespace, data: datasets.Dataset, found: Cure | None = None
 ) -> Diagnosis:
     """Diagnose the options' network, and say so in text or JSON, a picture and a page."""
-    loss = options.loss or data.loss
-    target = data.target(loss)
-    network = build_network(options, data, loss)
+    target, network = build_task(options, data)
     rows = _rows(data, target, options)
     with spinner("one forward and one backward pass"):
         diagnosis = diagnose(network, data.x[rows], target[rows])

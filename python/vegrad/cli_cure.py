@@ -15,6 +15,7 @@ from vegrad.datasets import Dataset
 from vegrad.options import (
     build_network,
     build_optimizer,
+    build_task,
     data_options,
     load_data,
     network_options,
@@ -32,9 +33,7 @@ def run(options: argparse.Namespace) -> int:
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise ValueError(f"{path!r} must be a file in a folder that exists")
     data = load_data(options)
-    loss = options.loss or data.loss
-    target = data.target(loss)
-    network = build_network(options, data, loss)
+    target, network = build_task(options, data)
     steps = positive("--steps", options.steps)
     optimizer = build_optimizer(options, steps)
     with spinner("looking for the smallest change that trains"):

@@ -35,8 +35,8 @@ from vegrad.network import MLP
 from vegrad.optim import Optimizer
 from vegrad.options import (
     CLIPS,
-    build_network,
     build_optimizer,
+    build_task,
     data_options,
     load_data,
     network_options,
@@ -79,10 +79,8 @@ def _train(options: argparse.Namespace) -> int:
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
     data = load_data(options)
-    loss = options.loss or data.loss
-    target = data.target(loss)
+    target, network = build_task(options, data)
     _check_finite(data, target)
-    network = build_network(options, data, loss)
     learn, hold = _split(len(data.x), options.validation, options.seed)
     epochs, batch = positive("--epochs", options.epochs), positive("--batch", options.batch)
     optimizer = build_optimizer(options, epochs * -(-len(learn) // batch))

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import isfinite
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from vegrad.buffers import Array, as_count
+from vegrad.buffers import Array
 from vegrad.cured import PAIRS, Attempt, Cure, Proof
 from vegrad.diagnosis import Diagnosis, diagnose
 from vegrad.learnable import about_data
 from vegrad.network import MLP
 from vegrad.optim import Adam, Optimizer
-from vegrad.remedies import CREEPING, FOLLOWING, REMEDIES, SCALE_DATA, TRAINING, median_alpha
+from vegrad.remedies import (
+    CREEPING,
+    FOLLOWING,
+    REMEDIES,
+    SCALE_DATA,
+    TRAINING,
+    long_steps,
+    median_alpha,
+)  # fmt: skip
 from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, written_optimizer
-from vegrad.trial import Goal, Trial, goal_for
+from vegrad.trial import Goal, Trial, check_goal, check_lengths, goal_for
 
 LEAST_ROWS = 8  # to look at, however short a training is
 LOOKED_AT = 256  # rows on which loss and accuracy are taken
 BATCHES = 4  # and those of a diagnosis, in batches
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
-ON_TRACK = 1.4  # so much of the way a share of a training: it will arrive within the budget
+# What is kept for others may be spent on a trial that has come so much of the way, or so many times
+# the share of a training that it has taken.
+ALMOST, FAST = 0.9, 3.0
 LATE = 0.2  # of a training: from then on a falling loss is not enough
 ABOVE = 1.2  # times the guess's loss
 HALF = 0.5  # of the way
-RESERVE = 0.7  # of a training, kept for the last remedies
+# Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
+# gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of a
+# training, for remedies whose gradient need not pass all layers.
+NARROW, FOR_SKIPS = 0.5, 1.25
+AGAIN = 3  # times the steps of a cure in which it must do without its luck
+LUCK = "reached the goal, but not with the rows in another order"
 GIVE_UP = 0.1  # of a training: less is no trial
 DEEP = 3  # change of the training on top of one of the network
 
@@ -50,7 +64,8 @@ def cure(
     Remedies are tried in the order of `remedies.REMEDIES`, the smallest change first. Each is
     judged by one pass; if that is promising, by a training from the same seed on the same rows,
     which ends as soon as it reaches the goal or is seen to learn nothing. The first that reaches
-    the goal is the cure. Then the given network is trained for as many steps: the proof.
+    the goal, and reaches it again with the rows in another order if the budget allows, is the cure.
+    Then the given network is trained for as many steps: the proof.
 
     Args:
         network: a `vegrad.MLP`, which stays as it is.
@@ -74,23 +89,16 @@ def cure(
         optimizer = Adam(1e-3)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
-    if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
-        raise ValueError(f"budget must be finite and at least 1, not {budget}")
-    steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
-    if not steps or not batch_size:
-        raise ValueError("steps and batch_size must be at least 1")
-    if goal is not None and not isinstance(goal, Real):
-        raise TypeError(f"goal must be a number, not {type(goal).__name__}")
-    most = np.inf if network.config["loss"] == "mse" else 1.0
-    if goal is not None and not 0 < goal <= most:
-        raise ValueError(f"goal must be above 0{' and at most 1' if most == 1 else ''}, not {goal}")
+    steps, batch_size = check_lengths(steps, batch_size, budget)
+    check_goal(goal, network.config["loss"])
     given = Treatment(AS_IT_IS, clone(network), optimizer)
     data, wanted = network._checked(x, target)
     aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
     if not _finite(data, wanted):
         before = diagnose(given.network, data, wanted)  # says where, and runs nothing
         return _nothing(given, before, aim, steps, batch_size)
-    return _Search(given, data, wanted, aim, steps, batch_size, seed, budget).run()
+    found: Cure = Search(given, data, wanted, aim, steps, batch_size, seed, budget).run()
+    return found
 
 
 def _finite(*arrays: Array) -> bool:
@@ -98,16 +106,36 @@ def _finite(*arrays: Array) -> bool:
 
 
 def _nothing(given: Treatment, before: Diagnosis, goal: Goal, steps: int, batch: int) -> Cure:
-    return Cure(before, before, (), given.network, given.optimizer, None, None, False, goal,
-                f"not cured: {before.summary}", "", 0.0, steps, batch,
-                ("no change of the network makes up for values that are not finite",))  # fmt: skip
+    why = "no change of the network makes up for values that are not finite"
+    return Cure(network=given.network, optimizer=given.optimizer,
+                **without_a_trial(before, goal, steps, batch, why))  # fmt: skip
 
 
-class _Search:
-    """The attempts of one cure, and what they have cost."""
+def without_a_trial(
+    before: Diagnosis, goal: Goal, steps: int, batch_size: int, why: str
+) -> dict[str, Any]:
+    """The outcome where nothing could be run."""
+    return {
+        "before": before, "after": before, "attempts": (), "proof": None, "reached": False,
+        "goal": goal, "summary": f"not cured: {before.summary}", "patch": "", "cost": 0.0,
+        "steps": steps, "batch_size": batch_size, "about": (why,),
+    }  # fmt: skip
+
+
+class Search:
+    """The attempts of one cure, and what they have cost.
+
+    What it is done to is the business of the treatments and of `examined`, `about`, `outcome` and
+    `_trial`, which a subclass has of its own for other kinds of networks.
+    """
+
+    scale_data = SCALE_DATA
+    remedies: tuple[Remedy, ...] = REMEDIES
+    following: tuple[Remedy, ...] = FOLLOWING
+    noun = "network"
 
     def __init__(
-        self, given: Treatment, x: Array, target: Array, goal: Goal,
+        self, given: Treatment, x: Any, target: Any, goal: Goal,
         steps: int, batch_size: int, seed: int, budget: float,
     ) -> None:  # fmt: skip
         self.given, self.x, self.target, self.goal = given, x, target, goal
@@ -117,23 +145,43 @@ class _Search:
         whole = steps * self.batch_size
         most = max(LEAST_ROWS, whole // 50)  # a pass shall cost little beside a training
         rows = drawn[: min(most, max(64, min(LOOKED_AT, BATCHES * self.batch_size)))]
-        before = diagnose(given.network, x[rows], target[rows], resamples=0)
-        self.patient = Patient(given, x, target, rows, before, seed, passed=float(len(rows)))
+        self.patient = self.examined(rows)
         self.rows = np.sort(drawn[: min(LOOKED_AT, max(LEAST_ROWS, whole // 20))])
         self.attempts: list[Attempt] = []
         self.trials: list[tuple[int, Trial, Diagnosis]] = []
+        self.again: list[Trial] = []
         self.sick = self._trial(given)
         self.kept = 0.0
 
+    def examined(self, rows: Array) -> Patient:
+        """The given network, looked at on these rows."""
+        x, target = self.x[rows], self.target[rows]
+        before = diagnose(self.given.network, x, target, resamples=0)
+        return Patient(self.given, self.x, self.target, rows, before, self.seed,
+                       passed=float(len(rows)))  # fmt: skip
+
+    def about(self, *, quick: bool = False) -> tuple[str, ...]:
+        """What is wrong with the data."""
+        return about_data(self.x, self.target, self.goal, quick=quick)
+
+    def outcome(self, treatment: Treatment, **found: Any) -> Any:
+        """What is handed to the user."""
+        patch = self._patch(treatment) if treatment is not self.given else ""
+        return Cure(network=treatment.network, optimizer=treatment.optimizer,
+                    scaling=treatment.scaling, patch=patch, **found)  # fmt: skip
+
     # Costs, in rows that went forward and back
 
-    def _trial(self, treatment: Treatment) -> Trial:
+    def _trial(self, treatment: Treatment, order: int = 0) -> Trial:
         return Trial(treatment, self.x, self.target, self.rows, self.goal, self.batch_size,
-                     self.steps, self.seed)  # fmt: skip
+                     self.steps, self.seed + order)  # fmt: skip
 
     @property
     def spent(self) -> float:
-        return self.patient.passed + self.sick.passed + sum(t.passed for _, t, _ in self.trials)
+        """So far."""
+        trained = sum(trial.passed for _, trial, _ in self.trials)
+        trained += self.sick.passed + sum(trial.passed for trial in self.again)
+        return self.patient.passed + trained
 
     def _room(self, steps: int, kept: float = 0.0) -> bool:
         """Whether a trial may come to so many steps, and the given network after it.
@@ -153,7 +201,7 @@ class _Search:
 
     def _over(self, trial: Trial) -> bool:
         """Whether a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        kept = 0.0 if trial.way >= ON_TRACK * trial.share else self.kept
+        kept = 0.0 if trial.way >= min(ALMOST, FAST * trial.share) else self.kept
         slow = self.patient.diagnosis.healthy and _creeping(trial)
         if slow or _hopeless(trial, patient=self.kept == 0.0):
             return True
@@ -161,22 +209,24 @@ class _Search:
 
     # The search
 
-    def run(self) -> Cure:
-        problem = about_data(self.x, self.target, self.goal, quick=True)
+    def run(self) -> Any:
+        """The outcome."""
+        problem = self.about(quick=True)
         if problem:
             return self._conclude(None, problem)
-        remedies = [r for r in REMEDIES if self.patient.kinds & r.kinds]
+        remedies = [r for r in self.remedies if self.patient.kinds & r.kinds]
         if self.patient.diagnosis.healthy:
-            scaled = SCALE_DATA.apply(self.patient)
+            scaled = self.scale_data.apply(self.patient)
             if isinstance(scaled, str):
                 self.sick.train(self.steps, lambda trial: _hopeless(trial) or _creeping(trial))
                 if self.sick.reached:
                     return self._conclude(None)
                 self.patient.history = self.sick.history
-            remedies = [SCALE_DATA, *FOLLOWING, *(r for r in REMEDIES if r.last)]
+            larger = (r for r in self.remedies if r.skips and r.kinds >= TRAINING)
+            remedies = [self.scale_data, *self.following, *larger]
         base = self.patient
         for remedy in remedies:
-            self.kept = 0.0 if remedy.last else RESERVE
+            self.kept = self._kept(remedy)
             if not self._room(int(GIVE_UP * self.steps), self.kept):
                 continue
             patient = replace(base, passed=0.0)
@@ -193,17 +243,23 @@ class _Search:
                 return self._conclude(chosen)
         return self._conclude(self._best())
 
+    def _kept(self, remedy: Remedy) -> float:
+        """Of a training, to be left for remedies that are larger changes, and surer."""
+        hidden = self.patient.diagnosis.config.get("sizes", ())[1:-1]
+        narrow = sum(1.0 / width for width in hidden) > NARROW
+        return FOR_SKIPS if narrow and not remedy.skips else remedy.kept
+
     def _follow(
         self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int
     ) -> int | None:
         """What the history of a trial asks for, on top of it."""
-        for following in FOLLOWING:
+        for following in self.following:
             on_top = replace(patient, given=trial.treatment, diagnosis=after, passed=0.0,
                              history=trial.history)  # fmt: skip
             if not trial.history.steps or not self._room(int(GIVE_UP * self.steps), self.kept):
                 return None
             remedy = replace(following, name=f"{name}, {following.name}")
-            chosen = self._attempt(remedy, on_top, deeper - 1)
+            chosen = self._attempt(remedy, on_top, deeper - 1 if following.followed else 0)
             if chosen is not None:
                 return chosen
         return None
@@ -238,12 +294,31 @@ class _Search:
         done = replace(done, why=why, steps=count, passes=cost + trial.passed / self.batch_size,
                        loss=pairs["loss"], accuracy=pairs["accuracy"])  # fmt: skip
         self.attempts.append(done)
-        if trial.reached:
+        failed = self._by_luck(trial) if trial.reached else None
+        if trial.reached and failed is None:
             return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
-        again = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
-        if deeper and (trial.ended or _rose(trial) or again):
-            return self._follow(remedy.name, trial, after, patient, deeper)
+        if failed is not None:
+            cost = done.passes + failed.passed / self.batch_size
+            self.attempts[-1] = replace(done, why=LUCK, passes=cost)
+        healthy = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
+        astray = trial.ended or _rose(trial) or healthy or long_steps(trial.history)
+        if deeper and (failed is not None or astray):
+            return self._follow(remedy.name, failed or trial, after, patient, deeper)
         return None
+
+    def _by_luck(self, trial: Trial) -> Trial | None:
+        """The same training with the rows in another order, if that does not reach the goal.
+
+        None, too, where nothing is left to spend on it.
+        """
+        steps = trial.history.steps
+        if not self._room(steps):
+            return None
+        again = self._trial(trial.treatment, order=1)
+        self.again.append(again)
+        most = max(AGAIN * steps, self.steps // 5)
+        again.train(most, lambda trial: _hopeless(trial) or not self._room(steps))
+        return None if again.reached or not self._room(steps) else again
 
     def _best(self) -> int | None:
         """The trial that came furthest, though not to the goal."""
@@ -253,7 +328,7 @@ class _Search:
 
     # The end
 
-    def _conclude(self, chosen: int | None, problem: tuple[str, ...] = ()) -> Cure:
+    def _conclude(self, chosen: int | None, problem: tuple[str, ...] = ()) -> Any:
         """The proof of the trial chosen; the network as it was, if it does as well."""
         given, before = self.given, self.patient.diagnosis
         reached, after, treatment, proof = self.sick.reached, before, given, None
@@ -277,15 +352,26 @@ class _Search:
                 after, reached = before, self.sick.reached
         about = problem
         if not reached and not about:
-            about = about_data(self.x, self.target, self.goal)
-        return Cure(
-            before, after, tuple(self.attempts), treatment.network, treatment.optimizer,
-            treatment.scaling, proof, reached, self.goal,
-            _summary(before, after, self.attempts, reached, self.goal),
-            self._patch(treatment) if treatment is not given else "",
-            float(self.spent / (self.steps * self.batch_size)),
-            self.steps, self.batch_size, about,
+            about = self.about()
+        return self.outcome(
+            treatment, before=before, after=after, attempts=tuple(self.attempts), proof=proof,
+            reached=reached, goal=self.goal, summary=self._summary(after, reached),
+            cost=float(self.spent / (self.steps * self.batch_size)), steps=self.steps,
+            batch_size=self.batch_size, about=about,
         )  # fmt: skip
+
+    def _summary(self, after: Diagnosis, reached: bool) -> str:
+        before, tried = self.patient.diagnosis, sum(a.after is not None for a in self.attempts)
+        for attempt in self.attempts:
+            if attempt.accepted and reached:
+                was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
+                return f"cured: {was}{attempt.change}"
+            if attempt.accepted:
+                return f"improved, but short of {self.goal}: {attempt.change}"
+        if reached:
+            but = "" if before.healthy else f"{before.verdict}, but "
+            return f"nothing to cure: {but}the {self.noun} reaches {self.goal} as it is"
+        return f"not cured: none of {tried} changes reached {self.goal}"
 
     def _patch(self, treatment: Treatment) -> str:
         """From the user's network, x and target to a training of the cured network."""
@@ -343,19 +429,3 @@ def _badness(diagnosis: Diagnosis) -> float:
     worst = max((abs(f.evidence.get("decades", 2.0)) for f in diagnosis.findings), default=0.0)
     critical = sum(f.severity == "critical" for f in diagnosis.findings)
     return worst + critical + 0.1 * len(diagnosis.findings)
-
-
-def _summary(
-    before: Diagnosis, after: Diagnosis, attempts: list[Attempt], reached: bool, goal: Goal
-) -> str:
-    tried = sum(attempt.after is not None for attempt in attempts)
-    for attempt in attempts:
-        if attempt.accepted and reached:
-            was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
-            return f"cured: {was}{attempt.change}"
-        if attempt.accepted:
-            return f"improved, but short of {goal}: {attempt.change}"
-    if reached:
-        what = "the network" if before.healthy else f"{before.verdict}, but the network"
-        return f"nothing to cure: {what} reaches {goal} as it is"
-    return f"not cured: none of {tried} changes reached {goal}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from math import isnan
 
-from vegrad.cured import Attempt, Cure, Proof
+from vegrad.cured import Attempt, Outcome, Proof
 from vegrad.diagnosis import Diagnosis
 from vegrad.measured import power
 
@@ -13,7 +13,7 @@ WIDTH = 80
 MOST = 8  # attempts shown in full
 
 
-def text(cure: Cure) -> str:
+def text(cure: Outcome) -> str:
     """The whole: 80 columns, about 25 lines."""
     lines = [*_filled(cure.before.summary, "before: "), *cost(cure), ""]
     lines += attempts(cure.attempts)
@@ -24,7 +24,7 @@ def text(cure: Cure) -> str:
     return "\n".join(lines).rstrip()
 
 
-def cost(cure: Cure) -> list[str]:
+def cost(cure: Outcome) -> list[str]:
     """The verdict, and what it cost to come to it."""
     cost = f"cost: {cure.cost:.2f} of one training ({cure.steps} steps of {cure.batch_size} rows), "
     return [*_filled(cure.summary), cost + "everything included"]
@@ -60,6 +60,8 @@ def _short(attempt: Attempt, after: Diagnosis) -> str:
     """Why it was not it, in a word."""
     if not attempt.steps:
         return "–" if after.healthy else after.verdict
+    if "another order" in attempt.why:
+        return "by luck"
     if attempt.why.startswith("reached"):
         return "no better"
     if attempt.why.startswith(("learns", "not at")):

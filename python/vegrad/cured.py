@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from vegrad.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.network import MLP
 from vegrad.optim import Optimizer
 from vegrad.treatment import Scaling
-from vegrad.trial import Goal, Trial
+from vegrad.trial import Goal
 
 PAIRS = ("loss", "accuracy")
 
@@ -48,6 +48,15 @@ class Attempt:
         return content | {name: [_plain(v) for v in getattr(self, name)] for name in PAIRS}
 
 
+class Shown(Protocol):
+    """What a proof needs to know of a training; `points` are steps, loss and accuracy."""
+
+    history: History
+    seed: int
+    goal: Goal
+    points: list[tuple[int, float, float]]
+
+
 class Proof(Mapping[str, History]):
     """The same number of steps without and with the cure, from the same seed and on the same rows.
 
@@ -55,7 +64,7 @@ class Proof(Mapping[str, History]):
     after the cure, at the end of `steps`, on up to 256 of the rows.
     """
 
-    def __init__(self, before: Trial, after: Trial, diagnoses: tuple[Diagnosis, Diagnosis]) -> None:
+    def __init__(self, before: Shown, after: Shown, diagnoses: tuple[Diagnosis, Diagnosis]) -> None:
         self.steps = after.history.steps
         self.seed, self.goal, self.diagnoses = after.seed, after.goal, diagnoses
         self._histories = {"before": _until(before.history, self.steps), "after": after.history}
@@ -80,22 +89,17 @@ class Proof(Mapping[str, History]):
         return proof(self)
 
 
-@dataclass(frozen=True)
-class Cure:
-    """What was found, tried and reached.
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was found, tried and reached, whatever it was done to.
 
-    `network` is the cured one, before training; a copy of the given one if nothing was better.
-    `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
-    through, (x - shift)/scale, if it is. `cost` is in trainings of the given network: forward and
-    backward passes, those of the given network included, over `steps`.
+    `cost` is in trainings of what was given: forward and backward passes, those of what was given
+    included, over `steps`.
     """
 
     before: Diagnosis
     after: Diagnosis
     attempts: tuple[Attempt, ...]
-    network: MLP
-    optimizer: Optimizer
-    scaling: Scaling | None
     proof: Proof | None
     reached: bool
     """Whether the goal was reached."""
@@ -105,7 +109,7 @@ class Cure:
     cost: float
     steps: int
     batch_size: int
-    about: tuple[str, ...] = field(default=())
+    about: tuple[str, ...] = ()
     """What is wrong with the data or the network's size, if nothing helped."""
 
     @property
@@ -131,6 +135,20 @@ class Cure:
             "after": self.after.to_dict(), "attempts": [a.to_dict() for a in self.attempts],
             "proof": proof, "patch": self.patch, "cost": self.cost, "about": list(self.about),
         }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cure(Outcome):
+    """The outcome for a network.
+
+    `network` is the cured one, before training; a copy of the given one if nothing was better.
+    `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
+    through, (x - shift)/scale, if it is.
+    """
+
+    network: MLP
+    optimizer: Optimizer
+    scaling: Scaling | None = None
 
 
 # Figures ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from os import PathLike
@@ -152,10 +152,11 @@ def diagnose(
         TypeError, ValueError: as `MLP.backward`; but NaN and infinity in the data are a finding.
     """
     config = dict(network.config)
-    for name, value in (("x", x), ("target", target)):
-        finding = _check_finite(name, value, config)
-        if finding is not None:
-            return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
+    unusable = not_run(
+        config, (_check_finite("x", x, config), _check_finite("target", target, config))
+    )
+    if unusable is not None:
+        return unusable
     batches = _resampled(network, x, target, as_count("resamples", resamples), seed)
     loss = network.backward(x, target)
     m = Measured(network, loss, network.flow, SHIFT, batches, _expected(network, x))
@@ -165,6 +166,14 @@ def diagnose(
     )
 
 
+def not_run(config: dict[str, Any], problems: Iterable[Finding | None]) -> Diagnosis | None:
+    """The diagnosis of data that cannot be used; None if there are no problems."""
+    finding = next((one for one in problems if one is not None), None)
+    if finding is None:
+        return None
+    return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
+
+
 def judge(m: Measured, history: History | None = None) -> tuple[tuple[Finding, ...], str]:
     """What the rules find in what was measured, causes first, and the verdict's sentence."""
     findings: list[Finding] = []
@@ -172,7 +181,7 @@ def judge(m: Measured, history: History | None = None) -> tuple[tuple[Finding, .
         findings.extend(rule.find(m, rule, findings))
         if np.isnan(m.flow.activation_rms).any() or np.isnan(m.flow.delta_log2).any():
             break  # the first rule has said where; the others cannot compare with NaN
-    findings = _with_history(_by_cause(findings, m), history)
+    findings = with_history(_by_cause(findings, m), history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(m)
     return tuple(findings), summary
 
@@ -213,7 +222,7 @@ def _expected(network: Any, x: Any) -> ExpectedFlow | None:
         return None
 
 
-def _with_history(findings: list[Finding], history: History | None) -> list[Finding]:
+def with_history(findings: list[Finding], history: History | None) -> list[Finding]:
     """Steps that are too long break a network, and broken gradients stall it."""
     if history is None:
         return findings

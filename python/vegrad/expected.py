@@ -3,15 +3,18 @@
 The means are mean-field theory's with each layer's own widths (Schoenholz et al. 2017,
 arXiv:1611.01232; Yang & Schoenholz 2017, arXiv:1712.08969, for skip connections). The spreads are
 those of finite width: norms of random products are log-normal (Hanin & Nica 2020,
-arXiv:1812.05994), so all is done on logarithms. Theory takes the gradient for independent of the
-signal; that it is not, because the loss depends on the outputs, is a term of order 1/n, followed
-here as the part of ∂loss/∂h that lies along h.
+arXiv:1812.05994), so all is done on logarithms. Chance averages out over rows as far as they are
+unlike, so each row's size and a sample of the correlations between rows go through the layers
+(Cho & Saul 2009 for the map; here of any activation). Theory takes the gradient for independent of
+the signal; that it is not, because the loss depends on the outputs, is a term of order 1/n,
+followed here as the part of ∂loss/∂h that lies along h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import exp, inf, isfinite, log, sqrt
 from numbers import Real
@@ -24,7 +27,9 @@ from vegrad.propagation import Data, Layer, Shape, average, forward, log_or_less
 
 LN2 = log(2.0)
 UNKNOWN = 0.4  # standard deviation of the part of ∂loss/∂h along h, relative to what is assumed
-BEYOND = 1.5  # standard deviation, in 1/n, of what the leading order leaves out
+ROWS = 256  # of which sizes and likeness are looked at
+GROUPS = 24  # of pairs of rows, by how much alike they are
+BEYOND = 0.5  # standard deviation, in 1/n, of what the leading order leaves out
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def expected_flow(network: Any, x: Any = None, *, input_rms: float = 1.0) -> Exp
     """
     config = network.config
     data = _data(x, input_rms, config["sizes"][0])
-    return _flow(forward(config, data), config["loss"], data.rows)
+    return _flow(forward(config, data), config["loss"], data)
 
 
 def flow_through(shapes: Sequence[Shape], loss: str, x: Any) -> ExpectedFlow:
@@ -86,11 +91,11 @@ def flow_through(shapes: Sequence[Shape], loss: str, x: Any) -> ExpectedFlow:
         TypeError, ValueError: as `expected_flow`.
     """
     data = _data(x, 1.0, shapes[0].inputs)
-    return _flow(through(shapes, data), loss, data.rows)
+    return _flow(through(shapes, data), loss, data)
 
 
-def _flow(layers: list[Layer], loss: str, rows: int) -> ExpectedFlow:
-    gains = _gains(_descend(layers, loss), rows)
+def _flow(layers: list[Layer], loss: str, data: Data) -> ExpectedFlow:
+    gains = _gains(_descend(layers, loss, data), data)
     gain, variance = np.array(gains).reshape(-1, 2).T / [[2.0 * LN2], [4.0 * LN2**2]]
 
     def from_the_top(values: FloatArray) -> FloatArray:
@@ -116,18 +121,21 @@ def _data(x: Any, input_rms: float, inputs: int) -> Data:
     if not (isfinite(input_rms) and input_rms > 0):
         raise ValueError(f"input_rms must be finite and positive, not {input_rms}")
     if x is None:
-        return Data(2.0 * log(input_rms), 0.0, 1, 1.0)
+        return Data(np.array([2.0 * log(input_rms)]), 1, np.ones(1), np.ones((1, 1)))
     rows = np.asarray(x, np.float64)
     if rows.ndim != 2 or rows.shape[1] != inputs or not len(rows):
         raise ValueError(f"x must be of shape (B, {inputs}), not {rows.shape}")
     power = float(np.mean(rows**2))
     if not (isfinite(power) and power > 0):
         raise ValueError(f"x must be finite and not all zero, got a mean square of {power}")
-    others = max(len(rows) - 1, 1)
-    together = float(np.sum(rows.sum(axis=0) ** 2)) / (power * rows.size)
-    alike = float(np.clip((together - 1.0) / others, -1.0 / others, 1.0))
-    log_powers = np.log(np.maximum(np.mean(rows**2, axis=1), 1e-6 * power))
-    return Data(float(np.mean(log_powers)), float(np.std(log_powers)), len(rows), alike)
+    some = rows[:: -(-len(rows) // ROWS)]
+    squares = np.mean(some**2, axis=1)
+    unit = some / np.sqrt(np.where(squares > 0, squares, 1.0) * inputs)[:, None]
+    cosines = np.clip(unit @ unit.T, -1.0, 1.0)
+    pairs = np.sort(cosines[np.triu_indices(len(some), 1)])
+    groups = np.array_split(pairs, max(min(GROUPS, len(pairs)), 1))
+    alike = np.array([np.mean(group) for group in groups if len(group)] or [1.0])
+    return Data(np.log(np.maximum(squares, 1e-6 * power)), len(rows), alike, cosines)
 
 
 # Backward --------------------------------------------------------------------------------------
@@ -138,36 +146,83 @@ class _Gradient:
     """What is known of D = ∂loss/∂h of a layer, beside its size."""
 
     layer: Layer
-    alike: float
-    """Cosine of two rows' D, root mean square."""
+    shares: FloatArray
+    """Of the rows in ‖D‖²."""
+    alike: FloatArray
+    """Cosines of two rows' D, root mean square."""
     aligned: float
     """Share of ‖D‖² that lies along h."""
-    surplus: float = 0.0
+    surplus: float | None = None
     """Of the last layer: what ‖Wᵀδ‖² is more, relatively, as δ is not independent of W."""
+
+    @cached_property
+    def log_slope(self) -> float:
+        """What the slopes make of all rows together: ln ‖δ‖²/‖D‖²."""
+        most = float(np.max(self.layer.log_slopes))
+        return most + log(float(self.shares @ np.exp(self.layer.log_slopes - most)))
+
+    @cached_property
+    def kept(self) -> FloatArray:
+        """Shares of the rows in ‖δ‖²."""
+        return self.shares * np.exp(self.layer.log_slopes - self.log_slope)
+
+    @property
+    def excess(self) -> float:
+        """By how much more of ‖D‖² lies along h than along any other direction."""
+        return self.aligned - (1.0 - self.aligned) / max(self.layer.outputs - 1, 1)
 
     @property
     def favour(self) -> float:
         """By how much more of ‖D‖² than E φ′² the layer's slopes let through."""
-        return 1.0 + self.aligned * self.layer.bonus
+        return max(1.0 + self.excess * self.layer.bonus, 1e-3)
 
     @property
-    def total(self) -> float:
-        """‖D‖² of the layer below, relative to this one's."""
-        along = self.aligned * self.layer.along
-        return (
-            self.layer.skip
-            - self.aligned * self.layer.straight
-            + self.noise * (1.0 + self.surplus)
-            + along
-        )
+    def grown(self) -> float:
+        """‖Wᵀδ‖²/‖D‖²."""
+        return self.layer.inputs * self.layer.weight_variance * exp(min(self.log_slope, 50.0))
 
     @property
     def noise(self) -> float:
         """Of `total`, what comes through the weights at random."""
-        return self.layer.grown * self.favour
+        return self.grown * self.favour
+
+    @property
+    def held(self) -> float:
+        """Share of ‖δ‖² that Wᵀ passes on as it is, being orthogonal."""
+        layer = self.layer
+        return min(1.0, layer.inputs / layer.outputs) if layer.orthogonal else 0.0
+
+    @property
+    def gained(self) -> float:
+        """‖D‖² along h of the layer below, relative to this one's ‖D‖²."""
+        layer = self.layer
+        if self.surplus is not None:
+            return self.noise * (1.0 / layer.inputs + self.surplus)
+        return self.aligned * layer.along + (1.0 - self.aligned) / layer.outputs * layer.across
+
+    @property
+    def total(self) -> float:
+        """‖D‖² of the layer below, relative to this one's: along its h, and across."""
+        layer, noise = self.layer, self.noise
+        drawn = self.gained + noise * (1.0 - 1.0 / layer.inputs)
+        if not layer.skip:
+            return drawn + self.held * (noise - drawn)
+        counted = (1.0 - self.aligned) * max(1.0 - layer.straight, 0.0) / layer.outputs
+        return drawn + 1.0 - self.aligned * layer.straight - counted  # `gained` has the skip's
+
+    @property
+    def below(self) -> FloatArray:
+        """Shares of the rows in ‖D‖² of the layer below."""
+        layer = self.layer
+        if not layer.weight_variance:
+            return self.shares
+        weights = log(layer.inputs * layer.weight_variance) + layer.log_slopes
+        grown = np.logaddexp(0.0, weights) if layer.skip else weights
+        shares = self.shares * np.exp(grown - np.max(grown))
+        return np.asarray(shares / shares.sum())
 
 
-def _descend(layers: list[Layer], loss: str) -> list[_Gradient]:
+def _descend(layers: list[Layer], loss: str, data: Data) -> list[_Gradient]:
     """The gradient in every layer, from the last one down.
 
     Two rows' likeness falls. The part along h is one of n directions if the loss does not depend
@@ -175,23 +230,40 @@ def _descend(layers: list[Layer], loss: str) -> list[_Gradient]:
     others, it is more.
     """
     top = layers[-1]
-    share = _along_outputs(loss, exp(min(top.log_q, 50.0)))
-    # Two rows' δ agree by chance in one of O directions, and where the outputs are in them.
-    chance = 1.0 / top.outputs
-    alike = sqrt(chance + (1.0 - chance) * (share * top.alike) ** 2)
+    q = np.exp(np.minimum(top.log_qs, 50.0))
+    share = _along_outputs(loss, exp(min(float(np.mean(top.log_qs)), 50.0)))
     surplus = (top.outputs - 1.0) * share / top.inputs
-    gradients = [_Gradient(top, alike, 0.0, surplus)]
-    aligned = (1.0 / top.inputs + surplus) / (1.0 + surplus)
-    for upper, layer in pairwise(reversed(layers)):
-        if upper is not top:
-            gained = aligned * upper.along + (1.0 - aligned) / upper.outputs * upper.across
-            aligned = min(gained / (gradients[-1].total or 1.0), 1.0)
-        through = upper.grown / ((upper.skip + upper.grown) or 1.0)
-        alike *= 1.0 - through + through * upper.likeness
+    # Two rows' δ agree by chance in one of O directions (those of cross-entropy sum to 0: one
+    # less), and as far as the outputs in them agree: what they have more than at q = 0. Targets
+    # agree by chance too, but rather those of rows that are alike.
+    sizes = _sizes(loss, q, top.outputs)
+    chance = 1.0 / max(top.outputs - (loss == "cross_entropy"), 1)
+    share = 1.0 - float(np.mean(1.0 / sizes))
+    follow = np.maximum(data.alike, 0.0) ** 2
+    follow = (1.0 - share) ** 2 * (follow - np.mean(follow)) + (share * top.alike) ** 2
+    alike = np.sqrt(np.clip(chance + (1.0 - chance) * follow, 0.0, 1.0))
+    gradients = [_Gradient(top, sizes / sizes.sum(), alike, 0.0, surplus)]
+    for layer in layers[-2::-1]:
+        above = gradients[-1]
+        upper = above.layer
+        aligned = min(above.gained / (above.total or 1.0), 1.0)
+        through = above.grown / ((upper.skip + above.grown) or 1.0)
+        alike = alike * (1.0 - through + through * upper.likeness)
         if not upper.orthogonal:  # Wᵀ turns two rows together by chance
-            alike = sqrt(alike**2 + through**2 * (1.0 - alike**2) / upper.inputs)
-        gradients.append(_Gradient(layer, min(alike, 1.0), aligned))
+            alike = np.sqrt(alike**2 + through**2 * (1.0 - alike**2) / upper.inputs)
+        gradients.append(_Gradient(layer, above.below, np.clip(alike, -1.0, 1.0), aligned))
     return gradients
+
+
+def _sizes(loss: str, q: FloatArray, outputs: int) -> FloatArray:
+    """E ‖∂loss/∂z‖² of rows whose outputs z have variances q, up to a factor.
+
+    For targets as in `_along_outputs` that are independent of z: exact for the squared error, to
+    first order in q and in its limit for the others.
+    """
+    if loss == "mse":
+        return 1.0 + q
+    return 1.0 + q / (q + (4.0 if loss == "binary_cross_entropy" else outputs))
 
 
 def _along_outputs(loss: str, q: float) -> float:
@@ -205,24 +277,37 @@ def _along_outputs(loss: str, q: float) -> float:
     return most * q / (q + half)
 
 
-def _gains(gradients: list[_Gradient], rows: int) -> list[tuple[float, float]]:
+def _gains(gradients: list[_Gradient], data: Data) -> list[tuple[float, float]]:
     """Mean and variance of ln ‖δ_l‖²/‖δ_{l+1}‖², for l = 1 … L - 1.
 
-    Rows whose δ is larger count for more, so that fewer average out: from the top down their
-    logarithms drift apart, at random by `scatter` and with the rows' own sizes by `tilt`.
+    Rows whose δ is larger count for more, so that fewer average out: beside what is known of their
+    sizes, from the top down their logarithms drift apart at random, by `scatter`. Where the rows'
+    gains differ, that also moves the mean of them; alike rows drift together, as the squares of
+    Gaussians do, whose correlation is that of the Gaussians squared.
     """
     gains = []
-    scatter, tilt = log(1.0 + 2.0 / gradients[0].layer.outputs), 0.0
+    scatter = log(1.0 + 2.0 / gradients[0].layer.outputs)
+    known = len(data.cosines) / data.rows
+    together = np.maximum(data.cosines, 0.0) ** 2 - (1.0 - known) * np.eye(len(data.cosines))
     for upper, lower in pairwise(gradients):
-        weight = min(1.0, exp(min(scatter + tilt**2, 50.0)) / rows)
+        random = exp(min(scatter, 50.0))
+        weight = min(1.0, random * known * float(np.sum(lower.kept**2)))
         mean, variance, past = _gain(lower, upper, weight)
-        below, above = lower.layer, upper.layer
-        step = below.slope_per_q * below.unequal - past * above.slope_per_q * above.unequal
-        gains.append((mean + tilt * step + step**2 / 2.0, variance))
+        below = lower.layer
+        unlike = upper.kept * _unlike(lower, upper, past)
+        drift = (random - 1.0) * float(unlike @ together @ unlike)
+        gains.append((mean, variance + drift))
         apart = _drawn(lower, upper, past, 1.0) - _drawn(lower, upper, past, 0.0)
         scatter += max(apart, 0.0) / below.outputs
-        tilt += step
     return gains[::-1]
+
+
+def _unlike(lower: _Gradient, upper: _Gradient, past: float) -> FloatArray:
+    """By how much the rows' gains of ‖δ‖² differ from the mean, relatively."""
+    gains = np.exp(lower.layer.log_slopes - lower.log_slope)
+    if past:
+        gains = gains * (1.0 - past + past * np.exp(upper.log_slope - upper.layer.log_slopes))
+    return np.asarray(gains / (upper.kept @ gains) - 1.0)
 
 
 def _gain(lower: _Gradient, upper: _Gradient, weight: float) -> tuple[float, float, float]:
@@ -235,13 +320,13 @@ def _gain(lower: _Gradient, upper: _Gradient, weight: float) -> tuple[float, flo
     n, favour = below.outputs, log(upper.favour)
     past, log_gain = 0.0, log_or_less(n * above.weight_variance)
     if above.skip:
-        weights, log_gain = log_gain, float(np.logaddexp(-above.log_slope - favour, log_gain))
-        past = exp(-above.log_slope - favour - log_gain) if weights > -inf else 1.0
+        weights, log_gain = log_gain, float(np.logaddexp(-upper.log_slope - favour, log_gain))
+        past = exp(-upper.log_slope - favour - log_gain) if weights > -inf else 1.0
     elif log_gain == -inf:
         return -inf, 0.0, 0.0
     plain = above.skip + upper.noise
     total = upper.total
-    log_gain += log(total / plain) + below.log_slope + log(lower.favour)
+    log_gain += log(max(total / plain, 1e-3)) + lower.log_slope + log(lower.favour)
     log_gain += log(max(1.0 - below.projected / n, 1e-3))
     drawn, kept = _drawn(lower, upper, past, weight), past * _slopes(upper, weight)
     log_gain += (kept - drawn) / (2.0 * n)
@@ -252,17 +337,17 @@ def _gain(lower: _Gradient, upper: _Gradient, weight: float) -> tuple[float, flo
     growth = above.along / total
     caught = upper.aligned * growth * (1.0 - upper.aligned)
     grew = caught * (1.0 - 1.0 / max(growth, 1.0))
-    unknown = UNKNOWN * (upper.surplus + caught + lower.aligned * abs(below.bonus))
+    unknown = UNKNOWN * (
+        (1.0 - upper.held) * ((upper.surplus or 0.0) + caught) + lower.aligned * abs(below.bonus)
+    )
     return log_gain, variance + moved**2 + 2.0 * grew**2 + unknown**2 + (BEYOND / n) ** 2, past
 
 
 def _drawn(lower: _Gradient, upper: _Gradient, past: float, weight: float) -> float:
     """Variance, times n, from the draw of layer l's n units and of Wᵀ."""
-    below, above = lower.layer, upper.layer
-    kept = min(1.0, below.outputs / above.outputs) if above.orthogonal else 0.0
     spread = average(1.0, upper.alike**2, weight)
     through = 1.0 - past
-    weights = through**2 * 2.0 * spread * (1.0 - kept) + 4.0 * past * through * spread
+    weights = through**2 * 2.0 * spread * (1.0 - upper.held) + 4.0 * past * through * spread
     return _slopes(lower, weight) + weights
 
 

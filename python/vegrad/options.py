@@ -10,6 +10,7 @@ from math import inf
 from typing import NamedTuple, NoReturn, TypeVar
 
 from vegrad import _core, clipping, datasets, optim
+from vegrad.buffers import Array
 from vegrad.initializers import INITIALIZERS
 from vegrad.network import MLP
 
@@ -106,6 +107,13 @@ def load_data(options: argparse.Namespace) -> datasets.Dataset:
     """The rows that the options name."""
     with spinner(f"reading {options.data}"):
         return datasets.load(options.data, options.target)
+
+
+def build_task(options: argparse.Namespace, data: datasets.Dataset) -> tuple[Array, MLP]:
+    """The target as the loss takes it, and the network that the options describe."""
+    loss = options.loss or data.loss
+    target = data.target(loss)
+    return target, build_network(options, data, loss)
 
 
 def build_network(options: argparse.Namespace, data: datasets.Dataset, loss: str) -> MLP:

@@ -24,6 +24,8 @@ from vegrad.treatment import AS_IT_IS, Patient, Remedy, Treatment, clone, plain,
 RISEN = 1.5  # times the first loss
 MOST = 100.0  # by which the learning rate is changed at once
 CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
+LANDING = -0.3  # median α: momentum carries such steps beyond the minimum
+SHORTER = 5.0  # times, then
 LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of single layers: one that is put right may show the next
@@ -163,7 +165,7 @@ def _lsuv_code(p: Patient) -> tuple[str, ...]:
 
 
 def _edited(p: Patient, words: str, network: MLP, code: Sequence[str]) -> Treatment:
-    words = _after(p, words, words)
+    words = after(p, words, words)
     return replace(p.given, words=words, network=network, code=p.given.code + tuple(code))
 
 
@@ -276,15 +278,25 @@ def _rebuilt(p: Patient, words: str, **options: Any) -> Treatment:
 
 
 def _learning_rate(p: Patient) -> Treatment | str:
+    wanted = wanted_rate(p.history)
+    if isinstance(wanted, str):
+        return wanted
+    rate, why = wanted
+    words = f"set the learning rate to {rate:g} ({why})"
+    assert p.history is not None
+    optimizer = renewed(p.given.optimizer, factor=rate / float(p.history.learning_rate[-1]))
+    return replace(p.given, words=after(p, words, "set the"), optimizer=optimizer)
+
+
+def wanted_rate(history: History | None) -> tuple[float, str] | str:
     """To the minimum along the step, as the gauge saw it; a tenth where it ended not finite."""
-    history = p.history
     if history is None or not history.steps:
         return "no training has been looked at"
     rate = float(history.learning_rate[-1])
     finding = next((f for f in history.findings if "wanted" in f.evidence), None)
     tenth = max(1, history.steps // 10)
     if not np.isfinite(history.loss).all():
-        wanted, why = rate / 10, "the loss left its range"
+        wanted, why = rate / SHORTER, "the loss left its range"
     elif np.mean(history.loss[-tenth:]) > RISEN * history.loss[0]:
         wanted, why = rate / 10, "the loss rose"  # the gauge sees steps from where it was thrown
     elif finding is not None:
@@ -301,15 +313,14 @@ def _learning_rate(p: Patient) -> Treatment | str:
     elif median_alpha(history) < CREEPING:
         wanted = rate / max(1.0 + median_alpha(history), 1.0 / MOST)
         why = f"baby steps: α {median_alpha(history):+.3f}"
+    elif long_steps(history):
+        wanted, why = rate / SHORTER, f"long steps: α {median_alpha(history):+.2f}"
     else:
         return "the steps are neither too long nor too short"
-    wanted = float(f"{wanted:.2g}")
-    words = f"set the learning rate to {wanted:g} ({why})"
-    optimizer = renewed(p.given.optimizer, factor=wanted / rate)
-    return replace(p.given, words=_after(p, words, "set the"), optimizer=optimizer)
+    return float(f"{wanted:.2g}"), why
 
 
-def _after(p: Patient, words: str, same: str) -> str:
+def after(p: Patient, words: str, same: str) -> str:
     """What was changed before, but for what this changes again, and this."""
     earlier = [part for part in p.given.words.split("; ") if not part.startswith(same)]
     return "; ".join([*(part for part in earlier if part != AS_IT_IS), words])
@@ -319,6 +330,11 @@ def median_alpha(history: History) -> float:
     """Of the steps that the gauge looked at; 0 if there are none."""
     alpha = history.alpha[~np.isnan(history.alpha)]
     return float(np.median(alpha)) if alpha.size else 0.0
+
+
+def long_steps(history: History) -> bool:
+    """Whether the gauge says that steps end near the minimum along them, or beyond it."""
+    return bool((~np.isnan(history.alpha)).any()) and median_alpha(history) > LANDING
 
 
 def first_landing(history: History) -> float:
@@ -337,25 +353,34 @@ def first_landing(history: History) -> float:
 
 
 def _clip(p: Patient) -> Treatment | str:
-    """At the median of the norms from before the first that is far from it."""
     if "vanishing" in p.kinds and p.history is None:
         return "clipping makes gradients smaller, it cannot bring back those that vanish"
-    if p.history is None or not p.history.steps:
+    limit = wanted_limit(p.history)
+    if isinstance(limit, str):
+        return limit
+    assert p.history is not None
+    words = f"clip the joint norm at {limit:g}, the lowest quarter of {p.history.steps} measured"
+    clip = GlobalNorm(limit, nonfinite="skip")
+    return replace(
+        p.given, words=after(p, words, "clip"), optimizer=renewed(p.given.optimizer, clip=clip)
+    )
+
+
+def wanted_limit(history: History | None) -> float | str:
+    """For a clip: the lowest quarter of the norms, where they vary and steps went too far."""
+    if history is None or not history.steps:
         return "no training has been looked at"
-    found = {finding.kind for finding in p.history.findings}
-    if not found & {"overshooting", "oscillating"} and np.isfinite(p.history.loss).all():
+    found = {finding.kind for finding in history.findings}
+    if not found & {"overshooting", "oscillating"} and np.isfinite(history.loss).all():
         return "no step went too far"
-    norms = p.history.gradient_norm
+    norms = history.gradient_norm
     norms = norms[np.isfinite(norms) & (norms > 0)]
     if not norms.size:
         return "no norm was finite"
     limit = float(f"{float(np.quantile(norms, 0.25)):.2g}")
-    if norms.size == p.history.steps and norms.max() < 4 * limit:
+    if norms.size == history.steps and norms.max() < 4 * limit:
         return "the gradient's norm hardly varies: clipping would only lower the learning rate"
-    words = f"clip the joint norm at {limit:g}, the lowest quarter of {norms.size} measured"
-    clip = GlobalNorm(limit, nonfinite="skip")
-    words = _after(p, words, "clip")
-    return replace(p.given, words=words, optimizer=renewed(p.given.optimizer, clip=clip))
+    return limit
 
 
 # The table -------------------------------------------------------------------------------------
@@ -372,15 +397,17 @@ REMEDIES = (
     Remedy("clip", FLOW, _clip),
     Remedy("initialize at the critical point", FLOW, _reinitialize),
     Remedy("initialize orthogonally", FLOW, _orthogonal),
-    Remedy("skip connections", FLOW, _residual),
+    Remedy("skip connections", FLOW, _residual, 0.8, skips=True),
     Remedy("normalize", FLOW, _normalize),
-    Remedy("normalize, with skip connections", FLOW, _normalized_residual),
+    Remedy("normalize, with skip connections", FLOW, _normalized_residual, 0.8, skips=True),
     Remedy("activation", FLOW, _activation),
-    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, last=True),
-    Remedy("activation, normalize, skip connections", FLOW | TRAINING, _everything, last=True),
+    Remedy("activation, with skip connections", FLOW | TRAINING, _tanh_skips, 0.5, skips=True),
+    Remedy(
+        "activation, normalize, skip connections", FLOW | TRAINING, _everything, 0.0, skips=True
+    ),
 )
 # What the history of a training that failed asks for, on top of what was trained.
 FOLLOWING = (
     Remedy("learning rate", TRAINING, _learning_rate),
-    Remedy("clip", TRAINING, _clip),
+    Remedy("clip", TRAINING, _clip, followed=False),
 )

@@ -75,13 +75,17 @@ class Patient:
 class Remedy:
     """One row of `REMEDIES`: for what it is tried, and the function that makes the change.
 
-    For those marked as the last, part of the budget is kept.
+    While it is tried, `kept` of a training's passes are left for those that come after it. `skips`
+    says that its network has skip connections, `followed` that its training's history may ask for
+    another change on top of it.
     """
 
     name: str
     kinds: frozenset[str]
     apply: Callable[[Patient], Treatment | str]
-    last: bool = False
+    kept: float = 0.7
+    skips: bool = False
+    followed: bool = True
 
 
 def clone(network: MLP) -> MLP:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
+from numbers import Real
 
 import numpy as np
 
-from vegrad.buffers import Array
+from vegrad.buffers import Array, as_count
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.history import History
 from vegrad.network import MLP
@@ -53,6 +54,25 @@ class Goal:
         if self.kind == "mse":
             return f"loss {self.wanted:.3g}"
         return f"accuracy {100 * self.wanted:.3g} %"
+
+
+def check_lengths(steps: int, batch_size: int, budget: float) -> tuple[int, int]:
+    """Steps and batch_size as numbers. TypeError, ValueError if one of the three cannot be."""
+    if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
+        raise ValueError(f"budget must be finite and at least 1, not {budget}")
+    steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
+    if not steps or not batch_size:
+        raise ValueError("steps and batch_size must be at least 1")
+    return steps, batch_size
+
+
+def check_goal(goal: float | None, kind: str) -> None:
+    """TypeError, ValueError if it is no accuracy, or for mse no loss."""
+    if goal is not None and not isinstance(goal, Real):
+        raise TypeError(f"goal must be a number, not {type(goal).__name__}")
+    most = np.inf if kind == "mse" else 1.0
+    if goal is not None and not 0 < goal <= most:
+        raise ValueError(f"goal must be above 0{' and at most 1' if most == 1 else ''}, not {goal}")
 
 
 def goal_for(kind: str, target: Array, wanted: float | None) -> Goal:
@@ -142,8 +162,8 @@ class Trial:
 
     @property
     def reached(self) -> bool:
-        """Whether the last look met the goal."""
-        return self.goal.reached(*self.points[-1][1:])
+        """Whether the last look met the goal, after a step at least: a guess may meet it."""
+        return self.history.steps > 0 and self.goal.reached(*self.points[-1][1:])
 
     @property
     def way(self) -> float:
@@ -170,15 +190,13 @@ class Trial:
 
     def block(self, steps: int, *, looking: bool = True) -> None:
         """So many steps, and a look if the batches' loss says that it is worth it."""
-        order = self._order(steps)
         first = self.history.steps
         try:
-            self._run.epoch(order, inf, lambda done: None)
-            self._run.close_epoch(first, None)
+            self._advance(steps)
         except NonFiniteGradientError as error:
             self.ended = str(error)
         looked = np.count_nonzero(~np.isnan(self.history.since(first, "alpha")))
-        self.passed += len(order) + looked * self.size
+        self.passed += (steps + looked) * self.size
         loss = float(np.mean(self.history.since(first, "loss"))) if self.history.steps else nan
         self.points.append((self.history.steps, loss, nan))
         near = NEAR * self.goal.guess
@@ -189,6 +207,11 @@ class Trial:
             loss = self.points[-1][1]
         if not isfinite(loss):
             self.ended = self.ended or f"the loss is {loss} after {self.history.steps} steps"
+
+    def _advance(self, steps: int) -> None:
+        first = self.history.steps
+        self._run.epoch(self._order(steps), inf, lambda done: None)
+        self._run.close_epoch(first, None)
 
     def _order(self, steps: int) -> Array:
         """The next rows; all rows once in a new order each epoch, batches of one size."""

@@ -18,6 +18,7 @@ from vegrad.torch.lsuv import lsuv_
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
 from vegrad.torch.records import MonitorHistory, NonFinite
+from vegrad.torch.threads import borrow_threads as _borrow_threads
 
 __all__ = [
     "SGD",
@@ -39,3 +40,5 @@ __all__ = [
     "get_total_norm",
     "lsuv_",
 ]
+
+_borrow_threads()

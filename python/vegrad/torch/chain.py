@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.expected import ExpectedFlow, flow_through
-from vegrad.initializers import INITIALIZERS
+from vegrad.initializers import INITIALIZERS, Initializer
 from vegrad.network import FloatArray, Flow
 from vegrad.propagation import Shape
 from vegrad.torch.probe import called, rms, size_log2
-from vegrad.torch.trace import INPUT, Layer, Trace, names_of
+from vegrad.torch.trace import Layer, Trace, names_of
 
 LOSSES = {"mse_loss": "mse", "cross_entropy": "cross_entropy", "nll_loss": "cross_entropy",
           "binary_cross_entropy_with_logits": "binary_cross_entropy",
@@ -50,12 +50,8 @@ class Pass:
 
 def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
     """A pass up to the loss, with hooks that read δ on the way back."""
-    shifts: dict[int, float] = {}
-    sizes: dict[int, float] = {}
-    outputs: list[tuple[int, Tensor]] = []
-    trace = Trace(names_of(model), _inputs(x), on_layer=lambda *one: outputs.append(one))
-    hooked = _Backward(trace, shifts, sizes)
-    trace.on_layer = hooked.on_layer
+    hooked = _Backward()
+    trace = Trace(names_of(model), _inputs(x), on_output=hooked.on_output)
     with trace:
         output = called(model, x)
     heard = _Names()
@@ -65,34 +61,82 @@ def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ValueError(f"loss_fn must return a tensor of one element, not {loss!r:.80}")
     path = trace.path(output)
-    hooked.scaling = bool(path) and _is_plain(trace, path, output)
-    return Pass(trace, path, output, loss, kind, shifts, sizes)
+    hooked.layers = trace.layers
+    if path and loss.grad_fn is not None:
+        hooked.find_cuts(loss.grad_fn)
+    return Pass(trace, path, output, loss, kind, hooked.shifts, hooked.sizes)
 
 
 class _Backward:
-    """Hooks on the layers' outputs: they measure δ and, in a plain chain, keep it near 1.
+    """Hooks on the outputs of layers and of sums: they measure δ and keep it near 1.
 
-    A plain chain is linear in δ, so that powers of two may be taken out anywhere, and sizes are
-    right where the dtype would underflow or overflow.
+    What comes from above is linear in δ. So where all ways down go through one tensor, a power of
+    two may be taken out for all that lies below, and sizes are right where the dtype would
+    underflow or overflow. In a plain chain that is each layer's output, with skip connections the
+    sums between the blocks.
     """
 
-    def __init__(self, trace: Trace, shifts: dict[int, float], sizes: dict[int, float]) -> None:
-        self.trace, self.shifts, self.sizes = trace, shifts, sizes
-        self.scaling, self.shift = False, 0.0
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.shifts: dict[int, float] = {}
+        self.sizes: dict[int, float] = {}
+        self._places: dict[Any, int | None] = {}  # of layers, by node of autograd's graph
+        self._above: dict[Any, int] = {}  # how many cuts there are down to a node, it included
+        self._cuts: set[Any] = set()
+        self._totals = [0.0]  # log2 taken out, by that number
 
-    def on_layer(self, place: int, output: Tensor) -> None:
+    def on_output(self, place: int | None, output: Tensor) -> None:
+        """Of a layer; of a sum if the place is None."""
         if output.requires_grad:
-            output.register_hook(lambda gradient: self._came(place, gradient))
+            node = output.grad_fn
+            self._places[node] = place
+            output.register_hook(lambda gradient: self._came(node, gradient))
 
-    def _came(self, place: int, gradient: Tensor) -> Tensor:
-        size = size_log2(gradient)
-        if self.scaling and isfinite(size):
-            by = float(min(max(-round(size), -100), 100))
-            gradient, size = gradient * 2.0**by, size + by
-            self.shift += by
-        self.trace.layers[place].delta = gradient
-        self.shifts[place], self.sizes[place] = self.shift, size - self.shift
+    def find_cuts(self, root: Any) -> None:
+        """From the loss down: nodes that all ways to the layers below them go through."""
+        wanted = {node for node, place in self._places.items() if place is not None}
+        order, leading = _downwards(root, wanted)
+        ahead, count = {root}, 0
+        for node in order:
+            if node in self._places and ahead == {node}:
+                self._cuts.add(node)
+                count += 1
+            self._above[node] = count
+            ahead.discard(node)
+            ahead |= {below for below, _ in node.next_functions if below in leading}
+
+    def _came(self, node: Any, gradient: Tensor) -> Tensor:
+        size, above = size_log2(gradient), self._above.get(node, 0)
+        if node in self._cuts:
+            by = 0.0
+            if isfinite(size):
+                by = float(min(max(-round(size), -100), 100))
+                gradient, size = gradient * 2.0**by, size + by
+            self._totals.append(self._totals[-1] + by)
+        place, shift = self._places[node], self._totals[above]
+        if place is not None:
+            self.layers[place].delta = gradient
+            self.shifts[place], self.sizes[place] = shift, size - shift
         return gradient
+
+
+def _downwards(root: Any, wanted: set[Any]) -> tuple[list[Any], set[Any]]:
+    """Nodes that lead to some that are wanted, each after all above it; the same as a set."""
+    order: list[Any] = []
+    leading: set[Any] = set()
+    seen, stack = set(), [(root, False)]
+    while stack:
+        node, left = stack.pop()
+        below = [one for one, _ in node.next_functions if one is not None]
+        if left:
+            if node in wanted or any(one in leading for one in below):
+                leading.add(node)
+                order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(one, False) for one in below if one not in seen]
+    return order[::-1], leading
 
 
 class _Names(torch.overrides.TorchFunctionMode):
@@ -107,14 +151,6 @@ class _Names(torch.overrides.TorchFunctionMode):
     ) -> Any:
         self.names.append(getattr(function, "__name__", ""))
         return function(*args, **(kwargs or {}))
-
-
-def _is_plain(trace: Trace, path: list[int], output: Tensor) -> bool:
-    whole = path == list(range(len(trace.layers))) and trace.origin(output) == {path[-1]}
-    below = [INPUT, *path[:-1]]
-    return whole and all(
-        trace.layers[place].below == {one} for place, one in zip(path, below, strict=True)
-    )
 
 
 def backward(run: Pass) -> list[Tensor | None]:
@@ -157,11 +193,10 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
         -inf if one is None else size_log2(one) - run.shifts.get(place, 0.0)
         for one, place in zip(gradients, run.path, strict=True)
     ]
-    outputs = [rms(layer.x) for layer in layers[1:]] + [rms(run.output)]
     with np.errstate(invalid="ignore"):
         activation = gains(run) - weight_gains
     return Flow(
-        np.array(outputs),
+        np.array(output_rms(run)),
         np.array([layer.mean for layer in layers]),
         np.array([layer.std for layer in layers]),
         np.array([layer.flat for layer in layers]),
@@ -171,6 +206,11 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
         weight_gains,
         activation,
     )
+
+
+def output_rms(run: Pass) -> list[float]:
+    """Of what comes to the next layer, or out of the model."""
+    return [rms(layer.x) for layer in run.layers[1:]] + [rms(run.output)]
 
 
 def _through(layer: Layer) -> float:
@@ -227,6 +267,15 @@ def initialization(layers: list[Layer]) -> tuple[str, float | None, float | None
     return "normal", sqrt(float(np.median(scale))), sqrt(float(np.median(biases)))
 
 
+def own_initialization(layer: Layer, config: dict[str, Any]) -> dict[str, Any]:
+    """The chain's initialization, or one that fits this layer's weights where that does not."""
+    found = _matching(layer)
+    if config["init"] in found or not found:
+        return config
+    return config | {"init": min(found, key=lambda name: abs(found[name])),
+                     "sigma_w": None, "sigma_b": None}  # fmt: skip
+
+
 def _rows() -> list[str]:
     return [name for name in INITIALIZERS if name not in ("normal", "critical", "lsuv")]
 
@@ -272,6 +321,18 @@ def _fans(layer: Layer) -> tuple[int, int, int, int]:
     return second * field, first * field, second, first
 
 
+def drawn_as(layer: Layer, config: dict[str, Any]) -> tuple[float, float, Initializer | None]:
+    """Variance of its weights, σ_b and the row of the table in the initialization of the chain."""
+    fan_in, fan_out, *_ = _fans(layer)
+    init = config["init"]
+    if init == TORCH:
+        return 1.0 / (3.0 * fan_in), sqrt(1.0 / (3.0 * fan_in)), None
+    row = INITIALIZERS[init]
+    if init == "normal":
+        return (config["sigma_w"] or 1.0) ** 2 / fan_in, config["sigma_b"] or 0.0, row
+    return row.variance(fan_out, fan_in), config["sigma_b"] or 0.0, row
+
+
 def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | None:
     """What theory expects of the chain with its weights' own sizes; None where it has no say."""
     layers = run.layers
@@ -282,15 +343,9 @@ def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | Non
     shapes = []
     for place, layer in enumerate(layers):
         fan_in, fan_out, *_ = _fans(layer)
-        init = config["init"]
-        sigma_b = config["sigma_b"] or 0.0
-        variance = (config["sigma_w"] or 1.0) ** 2 / fan_in
-        if init == TORCH:
-            variance, sigma_b = 1.0 / (3.0 * fan_in), sqrt(1.0 / (3.0 * fan_in))
-        elif init != "normal":
-            variance = INITIALIZERS[init].variance(fan_out, fan_in)
+        variance, sigma_b, row = drawn_as(layer, config)
         hidden = place < len(layers) - 1
-        orthogonal = init != TORCH and INITIALIZERS[init].orthogonal
+        orthogonal = row is not None and row.orthogonal
         shapes.append(Shape(fan_in, fan_out, variance, sigma_b, layer.activation,
                             layer.norm if hidden else None, layer.skips, orthogonal))  # fmt: skip
     loss = run.loss_kind or "cross_entropy"
@@ -325,9 +380,20 @@ def shifted(gradient: Tensor | None, shift: float, like: Tensor) -> Any:
     return torch.from_numpy(true).to(gradient.dtype).double().numpy()
 
 
-def rows_of(x: Tensor, target: Any) -> Callable[[Any], tuple[Tensor, Any]] | None:
-    """What takes rows of both; None where they have none."""
-    if not isinstance(target, Tensor) or not x.ndim or not target.ndim or len(x) != len(target):
+def rows_of(x: Any, target: Any) -> Callable[[Any], tuple[Any, Any]] | None:
+    """What takes rows of both, of all tensors of several inputs; None where they have none."""
+    tensors = _inputs(x)
+    if not isinstance(target, Tensor) or not target.ndim or not tensors:
         return None
-    return lambda rows: (x[torch.from_numpy(rows).to(x.device)],
-                         target[torch.from_numpy(rows).to(target.device)])  # fmt: skip
+    if not all(one.ndim and len(one) == len(target) for one in tensors):
+        return None
+
+    def chosen(value: Any, rows: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[torch.from_numpy(rows).to(value.device)]
+        if hasattr(value, "items"):
+            return {name: chosen(one, rows) for name, one in value.items()}
+        several = isinstance(value, tuple | list)
+        return tuple(chosen(one, rows) for one in value) if several else value
+
+    return lambda rows: (chosen(x, rows), chosen(target, rows))

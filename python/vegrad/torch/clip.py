@@ -10,7 +10,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from inspect import GEN_CREATED, getgeneratorstate
+from itertools import repeat
 from math import inf, isfinite
+from operator import attrgetter, is_not
 from types import GeneratorType
 from typing import Any, TypeAlias
 
@@ -22,6 +24,7 @@ from torch.nn import Module, utils
 from vegrad import _core
 from vegrad._core import NonFiniteGradientError
 
+_grad = attrgetter("grad")
 PARAMETERS = Module.parameters.__code__
 Tensors: TypeAlias = Iterable[Tensor] | Tensor
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -58,28 +61,38 @@ def clip_grad_norm_(
     """
     if torch.compiler.is_compiling():
         return utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
-    several = listed(parameters)
+    several, doubtful = _found(parameters)
     if not several and isinstance(parameters, GeneratorType):
         warnings.warn(
             "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=2
         )
-    grads = [grad for one in several if (grad := one.grad) is not None]
+    grads = _grads_of(several)
     limit, order = float(max_norm), float(norm_type)
     policy = "raise" if error_if_nonfinite else "propagate"
     if grads and order > 0 and limit >= 0:
         choose = _as_torch(limit) if compat else limit
         try:
-            found = _core.clip("global_norm", grads, choose, order, policy)
+            found = _core.clip("global_norm", grads, choose, order, policy, after=False)
         except NonFiniteGradientError as error:
             if not compat:
                 raise
             raise RuntimeError(_nonfinite(order)) from error
         except (TypeError, ValueError):
+            if doubtful and len(once := _once_each(several)) < len(several):
+                return clip_grad_norm_(
+                    once, max_norm, norm_type, error_if_nonfinite, foreach, compat=compat
+                )
             return _clip_mixed(grads, limit, order, error_if_nonfinite, foreach, compat)
         if found.clipped:
             increment_version(grads)
         return torch.tensor(found.norm, dtype=_PROMOTED[found.dtypes] if compat else torch.float64)
-    return utils.clip_grad_norm_(several, max_norm, norm_type, error_if_nonfinite, foreach)
+    return utils.clip_grad_norm_(
+        _once_each(several) if doubtful else several,
+        max_norm,
+        norm_type,
+        error_if_nonfinite,
+        foreach,
+    )
 
 
 def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
@@ -154,8 +167,14 @@ def clip_grads_with_norm_(
 
 def listed(parameters: Tensors) -> list[Tensor]:
     """All of them. What `module.parameters()` would yield is found without making names of it."""
+    found, doubtful = _found(parameters)
+    return _once_each(found) if doubtful else found
+
+
+def _found(parameters: Tensors) -> tuple[list[Tensor], bool]:
+    """The same, and whether some may be in it twice that would not be yielded twice."""
     if isinstance(parameters, Tensor):
-        return [parameters]
+        return [parameters], False
     if (
         isinstance(parameters, GeneratorType)
         and parameters.gi_code is PARAMETERS
@@ -167,10 +186,19 @@ def listed(parameters: Tensors) -> list[Tensor]:
             found: list[Tensor] = []
             _collect(module, set(), found)
             parameters.close()
-            if len(set(map(id, found))) == len(found):
-                return found
-            return list(dict(zip(map(id, found), found, strict=True)).values())
-    return list(parameters)
+            return found, True
+    return list(parameters), False
+
+
+def _once_each(tensors: list[Tensor]) -> list[Tensor]:
+    return list(dict(zip(map(id, tensors), tensors, strict=True)).values())
+
+
+def _grads_of(parameters: list[Tensor]) -> list[Tensor]:
+    grads = list(map(_grad, parameters))
+    if all(map(is_not, grads, repeat(None))):
+        return grads
+    return [grad for grad in grads if grad is not None]
 
 
 def _collect(module: Module, seen: set[int], found: list[Tensor]) -> None:

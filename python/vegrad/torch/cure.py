@@ -3,105 +3,56 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import isfinite
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import Module
 
-from vegrad import cure_report
-from vegrad.cured import Attempt
-from vegrad.diagnosis import Diagnosis
-from vegrad.history import History
+from vegrad.cure import Search, without_a_trial
+from vegrad.cured import Outcome
+from vegrad.diagnosis import not_run
+from vegrad.learnable import about_data
+from vegrad.remedies import median_alpha
 from vegrad.torch import chain, probe
-from vegrad.torch.diagnosis import diagnose
-from vegrad.torch.remedies import REMEDIES, Case, Change, clip, learning_rate
-from vegrad.torch.trial import Trial, first_rows, goal_of
-from vegrad.trial import Goal
+from vegrad.torch.architecture import activations_of
+from vegrad.torch.diagnosis import check, diagnose, not_finite
+from vegrad.torch.fused import FusedMLP
+from vegrad.torch.remedies import FOLLOWING, LOOKING, REMEDIES, SCALE_DATA, Case, Change
+from vegrad.torch.trial import EARLY, Data, Trial, accuracy, goal_of
+from vegrad.treatment import AS_IT_IS, Remedy
+from vegrad.trial import FORWARD, Goal, check_goal, check_lengths
 
-RATES = 3  # learning rates in a row, each from what the one before has shown
-BETTER = 0.95  # of the model's first loss: what a change must come to to be one
-
-
-@dataclass(frozen=True)
-class Proof(Mapping[str, History]):
-    """As many steps without and with the cure, from one seed: the histories "before" and "after".
-
-    `loss` and `accuracy` are pairs, before and after the cure, at the end of `steps`, on up to 256
-    of the rows.
-    """
-
-    steps: int
-    seed: int
-    loss: tuple[float, float]
-    accuracy: tuple[float, float]
-    diagnoses: tuple[Diagnosis, Diagnosis]
-    histories: Mapping[str, History]
-
-    def __getitem__(self, name: str) -> History:
-        return self.histories[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.histories)
-
-    def __len__(self) -> int:
-        return len(self.histories)
-
-    @property
-    def text(self) -> str:
-        """Loss, accuracy and flow, without and with."""
-        return cure_report.proof(self)  # type: ignore[arg-type]
+STANDING = -0.99  # median α of steps that are as good as none
+FIRST = 64  # rows, from whose loss and outputs the goal follows
 
 
-@dataclass(frozen=True)
-class ModelCure:
-    """What was found, tried and reached; attributes as of `vegrad.Cure`.
+@dataclass(frozen=True, kw_only=True)
+class ModelCure(Outcome):
+    """The outcome for a model; print it.
 
     `model` is the cured one, before training: the given one if it was changed in place, or if
-    nothing was better; else a changed copy. `patch` is code that makes it of the given one, and
-    `learning_rate` and `clip` are what to train it with (None: as before).
+    nothing was better; else a changed copy. `patch` is code that makes it of the given one (and x
+    of x, if the data are to be scaled), and `learning_rate` and `clip` are what to train it with
+    (None: as before).
     """
 
-    before: Diagnosis
-    after: Diagnosis
-    attempts: tuple[Attempt, ...]
     model: Module
-    proof: Proof | None
-    reached: bool
-    """Whether the goal was reached."""
-    goal: Goal
-    summary: str
-    patch: str
-    cost: float
-    """In trainings: forward and backward passes, over `steps`."""
-    steps: int
-    batch_size: int
     learning_rate: float | None = None
     clip: float | None = None
-    about: tuple[str, ...] = ()
-
-    @property
-    def cured(self) -> bool:
-        """Whether something was wrong that a change has put right."""
-        return self.reached and any(attempt.accepted for attempt in self.attempts)
 
     def __str__(self) -> str:
-        lines = [cure_report.text(self)]  # type: ignore[arg-type]
+        lines = [super().__str__()]
         if self.patch:
-            lines += ["", "patch:", *("  " + line for line in self.patch.splitlines())]
+            lines += ["", "patch:", *(f"  {line}".rstrip() for line in self.patch.splitlines())]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "reached": self.reached, "cured": self.cured, "summary": self.summary,
-            "goal": str(self.goal), "before": self.before.to_dict(),
-            "after": self.after.to_dict(), "attempts": [a.to_dict() for a in self.attempts],
-            "patch": self.patch, "cost": self.cost, "learning_rate": self.learning_rate,
-            "clip": self.clip,
-        }  # fmt: skip
+        """Plain JSON types; numbers that are not finite are None."""
+        return super().to_dict() | {"learning_rate": self.learning_rate, "clip": self.clip}
 
 
 def cure(
@@ -115,28 +66,35 @@ def cure(
     steps: int = 200,
     batch_size: int = 32,
     seed: int = 0,
+    budget: float = 1.5,
     in_place: bool = True,
 ) -> ModelCure:
     """Find the smallest change that makes a model train, and prove it.
 
-    Changes are tried in the order of `remedies.REMEDIES` on copies: a layer's factor, biases,
-    scaling on the data, new weights, then normalization and other activations; on top of each the
-    learning rate that the gauge of its steps asks for, and a clip. Each is judged by a diagnosis
-    and, if that is no worse, by a training from the same seed. The first that reaches the goal is
-    the cure; if none does, the one with the lowest loss, if it is lower than the given model's.
+    Changes are tried on copies, in the order of `remedies.REMEDIES`, the smallest first: scaled
+    data, a layer's factor, biases, scaling on the data, new weights, then skip connections,
+    normalization and other activations; on top of each the learning rate that the gauge of its
+    steps asks for, and a clip. Each is judged by one pass; if that is promising, by a training from
+    the same seed on the same rows, which ends as soon as it reaches the goal or is seen to learn
+    nothing. The first that reaches the goal is the cure; if none does, the one with the lowest
+    loss, if it is lower than the given model's. That is trained for as many steps: the proof.
 
     Args:
         model: any module.
         loss_fn: as for `diagnose`.
-        x: inputs, from whose rows batches are drawn; if it is no tensor, all is one batch.
+        x: inputs, from whose rows batches are drawn; a tuple or mapping of several. If they are not
+            as many as the target's, all is one batch.
         target: for all rows.
         optimizer: called with a list of parameters; by default torch.optim.Adam with lr=1e-3.
-        goal: an accuracy, at least, for cross entropy with labels; else a loss, at most. By default
-            half of the way from the best constant output to perfection (half of the first loss, for
-            losses that are not known).
+        goal: an accuracy, at least, for the two cross entropies with labels; else a loss, at most.
+            By default 80 % of the way from the best constant output to perfection, for other losses
+            half of it (half of the first loss, where that is not known). It is looked at on up to
+            256 of the rows.
         steps: of one training.
         batch_size: rows of a step.
         seed: of the order of the rows, of dropout and of new weights.
+        budget: the most that may be spent, in trainings of `steps`, the given model's included.
+            (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
         in_place: write a cure that is new values of the same parameters into `model`. Other cures
             are a patch, and `.model` is a copy.
 
@@ -145,166 +103,114 @@ def cure(
         Gradients, buffers, training flags and random generators of `model` stay as they were.
 
     Raises:
-        TypeError, ValueError: as `diagnose`; steps or batch_size below 1.
+        TypeError, ValueError: as `diagnose`; steps, batch_size, goal or budget out of range.
     """
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"steps and batch_size must be at least 1, not {steps}, {batch_size}")
+    check(model, loss_fn)
+    steps, batch_size = check_lengths(steps, batch_size, budget)
+    check_goal(goal, "mse")
+    unusable = not_run(
+        {"model": type(model).__name__}, (not_finite("x", x), not_finite("target", target))
+    )
+    if unusable is not None:
+        why = "no change of the model makes up for values that are not finite"
+        unknown = Goal("mse", 0.0, 0.0)
+        return ModelCure(model=model, **without_a_trial(unusable, unknown, steps, batch_size, why))
+    bare, data = probe.unwrapped(model), Data(x, target)
     make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
-    bare = probe.unwrapped(model)
-    rows = first_rows(x, target)
-    before = diagnose(bare, loss_fn, *rows)
-    if before.flow is None and before.measurement is None:  # the data are not finite
-        return ModelCure(before, before, (), model, None, False, Goal("mse", 0.0, 0.0),
-                         f"not cured: {before.summary}", "", 0.0, steps, batch_size)  # fmt: skip
-    with probe.untouched(bare):
-        kind = chain.forward(bare, loss_fn, *rows).loss_kind
-    search = _Search(bare, loss_fn, x, target, make, steps, batch_size, seed, before)
-    search.goal = goal_of(kind, target, before.loss or 0.0, goal)
-    return search.run(model, in_place)
+    given = Change(AS_IT_IS, _unfused(bare), make)
+    drawn = np.random.default_rng(seed).permutation(len(data))[:FIRST]
+    rows = data.take(drawn)
+    with probe.untouched(given.network):
+        run = chain.forward(given.network, loss_fn, *rows)
+    right = accuracy(run.output, rows[1])
+    aim = goal_of(run.loss_kind, target, float(run.loss.detach()), right, goal)
+    check_goal(goal, aim.kind)
+    search = _Search(given, data, loss_fn, aim, steps, batch_size, seed, budget, model, in_place)
+    search.patient.passed += FORWARD * len(drawn)
+    found: ModelCure = search.run()
+    return found
 
 
-class _Search:
-    """The attempts of one cure, and what they have cost."""
+def _unfused(model: Module) -> Module:
+    """A copy with plain layers: fused ones would not see what is put in their place."""
+    plain = copy.deepcopy(model)
+    for name, one in list(plain.named_modules()):
+        if isinstance(one, FusedMLP):
+            layers = nn.Sequential(*one).train(one.training)
+            if not name:
+                return layers
+            plain.set_submodule(name, layers)
+    return plain
 
-    goal: Goal
+
+class _Search(Search):
+    """The search, for a model."""
+
+    scale_data, remedies, following = SCALE_DATA, REMEDIES, FOLLOWING
+    noun = "model"
 
     def __init__(
-        self, model: Module, loss_fn: Any, x: Any, target: Any, make: Any,
-        steps: int, batch_size: int, seed: int, before: Diagnosis,
+        self, given: Change, data: Data, loss_fn: Any, goal: Goal, steps: int, batch_size: int,
+        seed: int, budget: float, model: Module, in_place: bool,
     ) -> None:  # fmt: skip
-        self.given, self.loss_fn, self.x, self.target = model, loss_fn, x, target
-        self.make, self.steps, self.size, self.seed = make, steps, batch_size, seed
-        self.before, self.passes = before, 0
-        self.attempts: list[Attempt] = []
-        self.tried: list[tuple[int, Change, Module, Diagnosis, Trial]] = []
+        self.loss_fn, self.model, self.in_place = loss_fn, model, in_place
+        super().__init__(given, data, data.target, goal, steps, batch_size, seed, budget)
+        self.spendable -= 2 * len(EARLY) * self.batch_size  # of the last trial and of the proof
 
-    def look(self, model: Module) -> Diagnosis:
-        """What a pass of the rows to look at says of a model."""
-        self.passes += 1
-        return diagnose(model, self.loss_fn, *first_rows(self.x, self.target), resamples=0)
+    def examined(self, rows: Any) -> Case:
+        """The given model, looked at on these rows."""
+        before = diagnose(self.given.network, self.loss_fn, *self.x.take(rows), resamples=0)
+        return Case(self.given, self.x, self.target, rows, before, self.seed, loss_fn=self.loss_fn,
+                    passed=LOOKING * len(rows))  # fmt: skip
 
-    def trial(self, model: Module, change: Change, until: int | None = None) -> Trial:
-        """A training of a copy."""
-        trial = Trial(
-            model, self.loss_fn, (self.x, self.target), self.make, self.goal, steps=self.steps,
-            batch_size=self.size, seed=self.seed, rate=change.rate, clip=change.clip,
-        )  # fmt: skip
-        trial.train(until, stop=until is None)
-        self.passes += trial.passes
-        return trial
+    def _trial(self, treatment: Any, order: int = 0) -> Trial:
+        for _, done, _ in self.trials:  # a model and its optimizer's states are kept for one
+            if isinstance(done, Trial):
+                done.forget()
+        return Trial(treatment, self.x, self.target, self.rows, self.goal, self.batch_size,
+                     self.steps, self.seed + order, loss_fn=self.loss_fn)  # fmt: skip
 
-    def run(self, model: Module, in_place: bool) -> ModelCure:
-        """The search."""
-        sick = self.trial(self.given, Change())
-        if sick.reached and self.before.healthy:
-            return self.conclude(model, in_place, sick, None)
-        case = Case(self.given, self.x, self.seed, self.before, self.look,
-                    history=sick.history, rate=sick.rate)  # fmt: skip
-        remedies = [*REMEDIES]
-        if self.before.healthy:  # then it is the training, or nothing
-            chosen = self.follow("", case)
-            remedies = [row for row in remedies if row[0] in ("normalize", "activation")]
-            if chosen is not None:
-                return self.conclude(model, in_place, sick, chosen)
-        for name, remedy in remedies:
-            chosen = self.attempt(name, remedy, case)
-            if chosen is None and self.tried and self.attempts[-1].after is not None:
-                place, change, _, after, trial = self.tried[-1]
-                if place == len(self.attempts) - 1:
-                    on_top = replace(case, done=change, diagnosis=after, history=trial.history,
-                                     rate=trial.rate, model=self.given)  # fmt: skip
-                    chosen = self.follow(f"{name}, ", on_top)
-            if chosen is not None:
-                return self.conclude(model, in_place, sick, chosen)
-        best = min(range(len(self.tried)), key=self.loss_of, default=None)
-        return self.conclude(model, in_place, sick, best)
+    def _over(self, trial: Any) -> bool:
+        """Steps a hundred times too short are seen in the first look."""
+        far = self.patient.diagnosis.healthy and median_alpha(trial.history) < STANDING
+        return far or super()._over(trial)
 
-    def loss_of(self, number: int) -> float:
-        """Of a trial, at its end."""
-        loss = self.tried[number][4].loss
-        return loss if isfinite(loss) else float("inf")
+    def _kept(self, remedy: Remedy) -> float:
+        """Nothing for changes of the architecture where none can be made."""
+        model: Any = self.given.network
+        if not self.patient.diagnosis.flow or not activations_of(model):
+            return 0.0
+        # A convolution's few channels are no narrow layer: chance averages over its positions.
+        plain = not any(isinstance(one, nn.modules.conv._ConvNd) for one in model.modules())
+        return super()._kept(remedy) if plain else remedy.kept
 
-    def follow(self, prefix: str, case: Case) -> int | None:
-        """The learning rate, again if that shows more; then a clip on top of the best."""
-        chosen = None
-        for _ in range(RATES):
-            tried = len(self.tried)
-            chosen = self.attempt(f"{prefix}learning rate", learning_rate, case)
-            if chosen is not None or len(self.tried) == tried:
-                break
-            _, change, _, _, trial = self.tried[-1]
-            again = replace(change, words=case.done.words)  # which the next rate takes the place of
-            case = replace(case, done=again, history=trial.history, rate=trial.rate)
-        return self.attempt(f"{prefix}clip", clip, case) if chosen is None else chosen
+    def about(self, *, quick: bool = False) -> tuple[str, ...]:
+        """What is wrong with the data, if they are rows of numbers and labels or numbers."""
+        x, target = self.x.x, self.target
+        rows = self.x.by_rows and isinstance(x, Tensor)
+        if not rows or not x.is_floating_point() or target.ndim > 2:
+            return ()
+        if self.goal.kind == "cross_entropy" and (target.ndim != 1 or bool((target < 0).any())):
+            return ()
+        if self.goal.kind == "mse" and not target.is_floating_point():
+            return ()
+        table = x.detach().cpu().flatten(1).double().numpy()
+        return about_data(table, target.detach().cpu().numpy(), self.goal, quick=quick)
 
-    def attempt(self, name: str, remedy: Any, case: Case) -> int | None:
-        """Tries it; the number of the trial that reached the goal."""
-        change = remedy(case)
-        if isinstance(change, str):
-            self.attempts.append(Attempt(name, "", False, change, self.before))
-            return None
-        treated = change.applied(self.given, self.x)
-        after = self.look(treated) if change.code != case.done.code else case.diagnosis
-        done = Attempt(name, change.words, False, "", self.before, after)
-        if change.code != case.done.code and badness(after) > badness(self.before):
-            why = f"worse: {after.summary.partition(';')[0]}"
-            self.attempts.append(replace(done, why=why))
-            return None
-        trial = self.trial(treated, change)
-        self.tried.append((len(self.attempts), change, treated, after, trial))
-        (_, *first), (count, *last) = trial.points[0], trial.points[-1]
-        why = "reached the goal" if trial.reached else f"not at the goal after {count} steps"
-        self.attempts.append(
-            replace(done, why=why, steps=count, loss=(first[0], last[0]),
-                    accuracy=(first[1], last[1]), passes=float(trial.passes))
-        )  # fmt: skip
-        return len(self.tried) - 1 if trial.reached else None
-
-    def conclude(self, model: Module, in_place: bool, sick: Trial, chosen: int | None) -> ModelCure:
-        """The proof of the trial chosen; the model as it was, if it does as well."""
-        proof, change, cured, after = None, Change(), model, self.before
-        reached = sick.reached
-        if chosen is not None:
-            place, found, treated, seen, trial = self.tried[chosen]
-            count = trial.points[-1][0]
-            same = sick if sick.points[-1][0] == count else self.trial(
-                self.given, Change(), count)  # fmt: skip
-            proof = Proof(count, self.seed, (same.loss, trial.loss),
-                          (same.points[-1][2], trial.points[-1][2]), (self.before, seen),
-                          {"before": same.history, "after": trial.history})  # fmt: skip
-            better = not same.loss <= trial.loss and trial.loss < BETTER * same.points[0][1]
-            if better and (trial.reached or not sick.reached):
-                change, after, reached = found, seen, trial.reached
-                self.attempts[place] = replace(self.attempts[place], accepted=True)
-                cured = treated
-                if in_place and change.same_shape:
-                    cured = model
-                    _write(self.given, treated)
-        words = change.words
-        if words:
-            was = f"{self.before.verdict} → {after.verdict}: " if after is not self.before else ""
-            summary = f"cured: {was}{words}" if reached else (
-                f"improved, but short of {self.goal}: {words}")  # fmt: skip
-        elif reached:
-            summary = f"nothing to cure: the model reaches {self.goal} as it is"
-        else:
-            summary = f"not cured: none of {len(self.tried)} changes did better"
-        return ModelCure(
-            self.before, after, tuple(self.attempts), cured, proof, reached, self.goal, summary,
-            _patch(change), self.passes / self.steps, self.steps, self.size, change.rate,
-            change.clip,
-        )  # fmt: skip
-
-
-def badness(diagnosis: Diagnosis) -> float:
-    """In decades: of the chain, and what findings that are no chain count for."""
-    worst = max((abs(f.evidence.get("decades", 2.0)) for f in diagnosis.findings), default=0.0)
-    critical = sum(f.severity == "critical" for f in diagnosis.findings)
-    return worst + critical + 0.1 * len(diagnosis.findings)
+    def outcome(self, treatment: Any, **found: Any) -> ModelCure:
+        """What is handed to the user; values that are written into the model are written here."""
+        if treatment is self.given:
+            return ModelCure(model=self.model, patch="", **found)
+        cured = treatment.network
+        if self.in_place and treatment.same_shape:
+            cured = self.model
+            _write(probe.unwrapped(self.model), treatment.network)
+        return ModelCure(model=cured, patch=_patch(treatment), learning_rate=treatment.rate,
+                         clip=treatment.clip, **found)  # fmt: skip
 
 
 def _write(model: Module, treated: Module) -> None:
-    values = copy.copy(dict(treated.named_parameters()))
+    values = dict(treated.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(values[name])
@@ -312,8 +218,6 @@ def _write(model: Module, treated: Module) -> None:
 
 def _patch(change: Change) -> str:
     """Code that does the same to the user's model."""
-    if not change.words:
-        return ""
     lines = [f"# {change.words}", *change.code]
     if change.rate is not None:
         lines += ["for group in optimizer.param_groups:", f'    group["lr"] = {change.rate!r}']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from math import inf, log2
 from types import SimpleNamespace
@@ -14,16 +15,16 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.buffers import as_count
-from vegrad.diagnosis import SHIFT, Diagnosis, judge, resampled
+from vegrad.diagnosis import SHIFT, Diagnosis, judge, not_run, resampled, with_history
 from vegrad.findings import Finding
 from vegrad.history import History
 from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
-from vegrad.torch import chain, probe
+from vegrad.torch import chain, probe, redrawn
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
-from vegrad.torch.words import said
+from vegrad.torch.words import PARTS, said
 
 EDGE, NAME = 67, 22  # the table's columns; letters of a module's path beside it
 
@@ -33,6 +34,8 @@ class ModelDiagnosis(Diagnosis):
     """A diagnosis of a model whose layers are a chain; layer n is `modules[n]`."""
 
     modules: tuple[str, ...] = ()
+    drawn: bool = False
+    """Whether `expected` is from weights drawn anew, where theory has no formulas."""
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """The table of layers with their modules, the verdict, findings and advice."""
@@ -44,6 +47,10 @@ class ModelDiagnosis(Diagnosis):
                 line = f"{line[:EDGE]:<{EDGE}}  {name}{' ←' if note else ''}"
             lines.append(line)
         return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of a `Diagnosis`, with `modules` and `drawn`."""
+        return super().to_dict() | {"modules": list(self.modules), "drawn": self.drawn}
 
 
 def diagnose(
@@ -74,6 +81,11 @@ def diagnose(
             which tell how far the gains depend on the batch; 0 for one pass only.
         seed: of that draw.
 
+    What gains are expected is theory's, where it knows every module; of other chains (convolutions,
+    pooling, BatchNorm, blocks with their normalization before or after the skip connection, ...)
+    it is found from eight passes of a copy whose weights are drawn anew, as they look to have been
+    initialized (`.drawn`; not with resamples=0).
+
     Returns:
         A Diagnosis, with `flow`, if the layers are a chain, and `modules`, which names them; else
         with `rows`, the modules' numbers, and `measurement`, that of the parameters' gradients.
@@ -83,24 +95,28 @@ def diagnose(
         ValueError: for a loss that is no single number, or no parameter with a gradient. NaN and
             inf are a finding.
     """
+    check(model, loss_fn)
+    count = as_count("resamples", resamples)
+    model = probe.unwrapped(model)
+    problems = (not_finite("x", x), not_finite("target", target))
+    unusable = not_run({"model": type(model).__name__}, problems)
+    if unusable is not None:
+        return unusable
+    with probe.untouched(model):
+        run = chain.forward(model, loss_fn, x, target)
+        if not run.path:
+            return _of_any(model, loss_fn, x, target, run.trace, history)
+        return _of_chain(model, loss_fn, x, target, run, history, count, seed)
+
+
+def check(model: Any, loss_fn: Any) -> None:
+    """TypeError, ValueError if they are none that gradients can be had of."""
     if not isinstance(model, Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, not {type(loss_fn).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model must have a parameter that requires a gradient")
-    count = as_count("resamples", resamples)
-    model = probe.unwrapped(model)
-    for name, value in (("x", x), ("target", target)):
-        finding = _not_finite(name, value)
-        if finding is not None:
-            config = {"model": type(model).__name__}
-            return Diagnosis((finding,), f"{finding.kind}: {finding.message}", config)
-    with probe.untouched(model):
-        run = chain.forward(model, loss_fn, x, target)
-        if not run.path:
-            return _of_any(model, loss_fn, x, target, run.trace, history)
-        return _of_chain(model, loss_fn, x, target, run, history, count, seed)
 
 
 # A chain ---------------------------------------------------------------------------------------
@@ -132,25 +148,50 @@ def _of_chain(
     network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
     path = list(run.path)
     expected = chain.expected_of(run, config, x)
+    drawn = expected is None and count > 0
+    if drawn:
+        expected = redrawn.expected(model, loss_fn, x, target, run, config, seed)
     loss = float(run.loss.detach())
     del run, gradients
     batches = _resampled(model, loss_fn, x, target, path, count, seed)
     m = Measured(network, loss, flow, SHIFT, batches, expected)
     findings, summary = judge(m, history)
-    told = tuple(said(finding, names) for finding in findings)
+    told = tuple(said(finding, names, drawn=drawn) for finding in findings)
+    if drawn:
+        told = tuple(_beside_the_weights(finding, model, names) for finding in told)
     if told:
         summary = f"{told[0].kind}: {told[0].message}"
     return ModelDiagnosis(
         told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
-        modules=tuple(names),
+        modules=tuple(names), drawn=drawn and expected is not None,
     )  # fmt: skip
+
+
+def _beside_the_weights(finding: Finding, model: Module, names: list[str]) -> Finding:
+    """What to look at where a layer passes what it passes with new weights too."""
+    e = finding.evidence
+    if finding.blame != "activation" or not {"gain", "expected_gain"} <= e.keys() or not e["gain"]:
+        return finding
+    if not 0.5 < e["expected_gain"] / e["gain"] < 2.0:
+        return finding
+    place = finding.layers[0]
+    here, above = names[place], names[place + 1]
+    known = [name for name, _ in model.named_parameters()]
+    first, last = (
+        known.index(f"{n}.weight") if f"{n}.weight" in known else 0 for n in (here, above)
+    )
+    own = {f"{name}.{part}" for name in names for part in PARTS.values()}
+    others = [name for name in known[first:last] if name not in own]
+    advice = f"new weights would not change it: look at what stands between {here} and {above}"
+    advice += f", first at {', '.join(others[:3])}." if others else "."
+    return replace(finding, advice=advice)
 
 
 def _resampled(
     model: Module, loss_fn: Any, x: Any, target: Any, path: list[int], count: int, seed: int
 ) -> FloatArray:
     """Gains (count, L - 1) of batches drawn with replacement; none where there are no rows."""
-    take = chain.rows_of(x, target) if isinstance(x, Tensor) else None
+    take = chain.rows_of(x, target)
 
     def gains(rows: Any) -> FloatArray:
         assert take is not None
@@ -159,7 +200,7 @@ def _resampled(
         run.path[:] = path
         return chain.gains(run)
 
-    rows = 0 if take is None else len(x)
+    rows = 0 if take is None else len(target)
     return resampled(gains, rows, len(path) - 1, count, seed)
 
 
@@ -183,7 +224,8 @@ def _of_any(
         said = monitor.report()
         named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         weights = {n: p.detach() for n, p in model.named_parameters() if n in named}
-        recorded = diagnose_gradients(_on_cpu(named), _on_cpu(weights))
+        order = _one_after_the_other(named, trace)
+        recorded = diagnose_gradients(_on_cpu(named), _on_cpu(weights), order)
     finally:
         monitor.remove()
         for parameter, gradient in kept:
@@ -191,10 +233,7 @@ def _of_any(
     findings = [*(_with_numbers(f, said, recorded) for f in said.findings)]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
-    if history is not None:
-        of_steps = list(history.findings)
-        first = [finding for finding in of_steps if finding.kind == "overshooting"]
-        findings = first + findings + [f for f in of_steps if f not in first]
+    findings = with_history(findings, history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
     config = {"model": f"{type(model).__name__} ({why}), loss {float(loss.detach()):.4g}",
@@ -203,6 +242,27 @@ def _of_any(
         tuple(findings), summary, config, loss=float(loss.detach()),
         measurement=recorded.measurement, rows=said.rows, notes=said.notes,
     )  # fmt: skip
+
+
+def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] | None:
+    """The weights, but of those that take the same inputs only one; None if there are no such.
+
+    Of queries, keys and values: what goes through a softmax hardly gets a gradient at first, which
+    says nothing of the layers above and below. Chosen is the kind whose gradient is mostly largest.
+    """
+    beside: dict[int, dict[str, str]] = {}  # the kind of weight, which is its name but for numbers
+    for layer in trace.layers:
+        name = f"{layer.name}.weight"
+        if name in gradients:
+            beside.setdefault(id(layer.x), {})[name] = re.sub(r"\d+", "", name)
+    groups = [group for group in beside.values() if len(group) > 1]
+    sizes = {name: probe.size_log2(gradients[name]) for group in groups for name in group}
+    first = Counter(group[max(group, key=sizes.__getitem__)] for group in groups)
+    less: set[str] = set()
+    for group in groups:
+        less |= set(sorted(group, key=lambda name: (first[group[name]], sizes[name]))[:-1])
+    weights = [name for name, one in gradients.items() if one.ndim > 1]
+    return [name for name in weights if name not in less] if less else None
 
 
 def _alone(findings: tuple[Finding, ...]) -> list[Finding]:
@@ -253,7 +313,7 @@ def _with_numbers(finding: Finding, report: Report, recorded: Diagnosis) -> Find
     return replace(finding, advice=advice, evidence=evidence)
 
 
-def _not_finite(name: str, value: Any) -> Finding | None:
+def not_finite(name: str, value: Any) -> Finding | None:
     """What is not finite in the data."""
     several = {name: value}
     if isinstance(value, tuple | list):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from itertools import repeat
 from math import nan
+from operator import is_not
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,11 @@ def is_distributed(tensor: Any) -> bool:
 
 def norms_of(grads: list[Tensor | None]) -> npt.NDArray[np.float64]:
     """The L2 norm of each gradient, nan for None. Shards' norms are summed over their processes."""
+    if grads and all(map(is_not, grads, repeat(None))):
+        try:  # as it mostly is
+            return _core.norms(grads, 2.0)
+        except (TypeError, ValueError):
+            pass
     norms = np.full(len(grads), nan)
     places = [place for place, grad in enumerate(grads) if grad is not None]
     present: list[Any] = [grads[place] for place in places]

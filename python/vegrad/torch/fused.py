@@ -7,40 +7,20 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from vegrad import _core
+from vegrad.torch.activations import MODULES
+from vegrad.torch.handover import Handover
 from vegrad.torch.probe import state
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_ACTIVATIONS: dict[type, str] = {
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ELU: "elu",
-    nn.SELU: "selu",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Softplus: "softplus",
-    nn.Hardtanh: "hard_tanh",
-    nn.Identity: "identity",
-}
-# Arguments that the core's functions have; others are not its own.
-_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "leaky_relu": {"negative_slope": 0.01},
-    "elu": {"alpha": 1.0},
-    "gelu": {"approximate": "none"},
-    "softplus": {"beta": 1.0},
-    "hard_tanh": {"min_val": -1.0, "max_val": 1.0},
-}
 
 
 def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
@@ -51,11 +31,10 @@ def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
 
     Args:
         module: the network.
-        direct: the backward pass leaves the gradients in the parameters' `.grad` itself, without
-            autograd, which takes as long to hand over small ones as the core to make them. They add
-            up as always, but lie in the core's memory (clone what shall outlive the next backward
-            pass), no hook of a parameter is called (DistributedDataParallel has such), and
-            torch.autograd.grad does not know the parameters.
+        direct: the parameters are not in autograd's graph, where each is a node that takes as long
+            to reach as a small layer to compute. `backward()` does the same without, but no hook of
+            a parameter is called (DistributedDataParallel has such), and torch.autograd.grad does
+            not know the parameters.
 
     Returns:
         A FusedMLP with the module's own layers (the same parameters and state_dict), or, with a
@@ -80,19 +59,22 @@ class FusedMLP(nn.Sequential):
         super().__init__(*layers)
         self._network = _core.Network(sizes, activation, output, "given", None, False, dtype)
         self._sizes, self._dtype = sizes, linear[0].weight.dtype
-        memory = self._network.parameters()
+        self._named = [(one._parameters, name) for one in linear for name in ("weight", "bias")]
         self._own = [one for layer in linear for one in (layer.weight, layer.bias)]
         with torch.no_grad():
-            for parameter, array in zip(self._own, memory.values(), strict=True):
+            for parameter, array in zip(
+                self._own, self._network.parameters().values(), strict=True
+            ):
                 shared = torch.from_numpy(array)
                 shared.copy_(parameter)
                 parameter.data = shared
         self._places = [one.data_ptr() for one in self._own]
-        gradients = [torch.from_numpy(one) for one in self._network.gradients().values()]
-        self.direct, self._gradients = direct, gradients
+        self.direct = direct
+        gradients = self._network.gradients().values()
+        places = [one.ctypes.data // one.itemsize for one in gradients]
+        self._handover = Handover(self._own, [place - places[0] for place in places])
         self._anchor = torch.zeros((), requires_grad=True)
-        self._block, self._pieces, self._chosen = _block_of(gradients)
-        self._spare: Tensor | None = None
+        self._joint: tuple[list[bool], Tensor] | None = None
 
     def __deepcopy__(self, memo: Any) -> nn.Sequential:
         import copy
@@ -113,115 +95,75 @@ class FusedMLP(nn.Sequential):
             and x.numel() > 0
             and not torch.is_autocast_enabled("cpu")
             and not state.on  # a diagnosis looks at the layers
-            and [one.data_ptr() for one in self._own] == self._places
+            and all(map(is_, self._own, [held[name] for held, name in self._named]))
+            and list(map(Tensor.data_ptr, self._own)) == self._places
+            and not torch._C._are_functorch_transforms_active()
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """The output (…, O) for inputs (…, I)."""
         if type(x) is not Tensor or torch.compiler.is_compiling() or not self._fits(x):
             return super().forward(x)
-        rows = x.reshape(-1, self._sizes[0]).contiguous()
+        rows = x if x.ndim == 2 else x.reshape(-1, self._sizes[0])
+        if not rows.is_contiguous():
+            rows = rows.contiguous()
         out: Tensor
         if torch.is_grad_enabled():
-            if self.direct and any(one.requires_grad for one in self._own):
-                out = _applied(_DirectPass, self, rows, self._anchor)
-            else:
-                out = _applied(_Pass, self, rows, *self._own)
+            out = _apply(self, rows, self._parameters_as_one())
         else:
             out = torch.from_numpy(self._network.forward(rows.numpy()))
-        return out.reshape(*x.shape[:-1], self._sizes[-1])
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self._sizes[-1])
 
-    def _back(self, ctx: Any, gradient: Tensor) -> Tensor | None:
-        """The core's backward pass; returns the gradient of the input, if it is wanted."""
-        (x,) = ctx.saved_tensors
-        if ctx.versions != list(map(_version, self._own)):
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an "
-                "inplace operation: a parameter of a FusedMLP, after its forward pass"
-            )
-        wanted = ctx.needs_input_grad[1]
-        delta = self._network.backward_kept(
-            ctx.number, x.numpy(), gradient.contiguous().numpy(), wanted
-        )
-        assert delta is not None  # _fits has seen to it
-        return torch.from_numpy(delta) @ self._own[0].detach() if wanted else None
-
-    def _handed_out(self) -> list[Tensor]:
-        """The gradients as tensors of their own: the next pass writes the core's memory again.
-
-        The copy before is written once more if nobody has a gradient of it any longer: fresh memory
-        takes as long to be had as a pass over it.
-        """
-        if self._spare is None or _holders(self._spare) != 1:
-            self._spare = self._block.clone()
-        else:
-            self._spare.copy_(self._block)
-        # One call; to split and reshape takes as long as a layer.
-        pieces = torch._C._nn.unflatten_dense_tensors(self._spare.detach(), self._pieces)
-        return [pieces[place] for place in self._chosen]
+    def _parameters_as_one(self) -> Tensor:
+        needed = list(map(_needed, self._own))
+        if self.direct and any(needed):
+            return self._anchor
+        if self._joint is None or self._joint[0] != needed:
+            self._joint = needed, self._handover.joint()
+        return self._joint[1]
 
 
-def _holders(tensor: Tensor) -> int:
-    """How many tensors there are of its memory; 0 if that cannot be told."""
-    if _use_count is None:
-        return 0
-    storage = tensor.untyped_storage()
-    found: int = _use_count(storage._cdata) - 1  # that one holds it too
-    return found
-
-
-def _applied(function: Any, *arguments: Any) -> Any:
-    """`function.apply`, which looks at each argument for what only torch.func makes."""
-    if torch._C._are_functorch_transforms_active():
-        return function.apply(*arguments)
-    return super(Function, function).apply(*arguments)
-
-
-_use_count = getattr(torch._C, "_storage_Use_Count", None)
-_version = attrgetter("_version")
-
-
-class _DirectPass(Function):
-    @staticmethod
-    def forward(ctx: Any, fused: FusedMLP, x: Tensor, anchor: Tensor) -> Tensor:
-        return _Pass.forward(ctx, fused, x, *fused._own)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        fused = ctx.fused
-        before = [one.grad for one in fused._own]
-        if fresh := all(grad is None for grad in before):
-            below = fused._back(ctx, gradient)
-        else:  # which may lie where the core writes
-            before = [None if grad is None else grad.clone() for grad in before]
-            below = fused._back(ctx, gradient)
-        for parameter, found, old in zip(fused._own, fused._gradients, before, strict=True):
-            if parameter.requires_grad:
-                parameter.grad = found if fresh or old is None else found.add_(old)
-        return None, below, None
+_version, _needed = attrgetter("_version"), attrgetter("requires_grad")
 
 
 class _Pass(Function):
     @staticmethod
-    def forward(ctx: Any, fused: FusedMLP, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, fused: FusedMLP, x: Tensor, joint: Tensor) -> Tensor:
         kept = fused._network.forward_kept(x.numpy())
         assert kept is not None  # _fits has seen to it
         ctx.fused, ctx.number = fused, kept[1]
-        ctx.versions = list(map(_version, parameters))  # cheaper than to save a hundred tensors
+        ctx.versions = list(map(_version, fused._own))  # cheaper than to save a hundred tensors
         ctx.save_for_backward(x)
         return torch.from_numpy(kept[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        fused, wanted = ctx.fused, ctx.needs_input_grad
-        below = fused._back(ctx, gradient)
-        pieces = fused._handed_out()
-        if all(wanted[2:]):
-            return None, below, *pieces
-        found = [one if needed else None for one, needed in zip(pieces, wanted[2:], strict=True)]
-        return None, below, *found
+        fused, (x,) = ctx.fused, ctx.saved_tensors
+        if ctx.versions != list(map(_version, fused._own)):
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an "
+                "inplace operation: a parameter of a FusedMLP, after its forward pass"
+            )
+        _, wanted, joint_wanted = ctx.needs_input_grad
+        handover = fused._handover
+        block = handover.take()
+        delta = fused._network.backward_kept(
+            ctx.number, x.numpy(), gradient.contiguous().numpy(), wanted, block.array
+        )
+        assert delta is not None  # _fits has seen to it
+        below = torch.from_numpy(delta) @ fused._own[0].detach() if wanted else None
+        flat: Tensor | None = block.flat
+        if fused.direct or not joint_wanted:
+            flat = None
+            if joint_wanted:
+                handover.leave(block.pieces)
+        handover.give_back(block)
+        return None, below, flat
+
+
+# Function.apply first looks at each argument for what only torch.func makes.
+_apply: Any = super(Function, _Pass).apply
 
 
 class _NotFusedError(Exception):
@@ -238,12 +180,14 @@ def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
                 raise _NotFusedError(f"layer {place} must have a bias")
             linear.append(layer)
             activations.append("identity")
-        elif type(layer) in _ACTIVATIONS and linear and activations[-1] == "identity":
-            name = _ACTIVATIONS[type(layer)]
-            for argument, value in _ARGUMENTS.get(name, {}).items():
-                if getattr(layer, argument) != value:
+        elif type(layer) is nn.Identity and linear:
+            continue
+        elif type(layer) in MODULES and linear and activations[-1] == "identity":
+            row = MODULES[type(layer)]
+            for argument, value in row.arguments.items():
+                if getattr(layer, argument, value) != value:
                     raise _NotFusedError(f"{argument} of layer {place} must be {value}")
-            activations[-1] = name
+            activations[-1] = row.ours
         else:
             raise _NotFusedError(
                 f"layer {place} must be a Linear or the activation of one, not {layer}"
@@ -270,22 +214,3 @@ def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
         _DTYPES[dtype],
         linear,
     )
-
-
-def _block_of(views: list[Tensor]) -> tuple[Tensor, list[Tensor], list[int]]:
-    """All the memory that views cover; tensors shaped as its pieces; which of them are the views.
-
-    The other pieces are the gaps between them.
-    """
-    size = views[0].element_size()
-    starts = [(one.data_ptr() - views[0].data_ptr()) // size for one in views]
-    ends = [start + one.numel() for start, one in zip(starts, views, strict=True)]
-    flat = np.lib.stride_tricks.as_strided(views[0].numpy().reshape(-1), (ends[-1],), (size,))
-    pieces: list[Tensor] = []
-    chosen = []
-    for view, end, after in zip(views, ends, [*starts[1:], ends[-1]], strict=True):
-        chosen.append(len(pieces))
-        pieces.append(view)
-        if after > end:
-            pieces.append(torch.empty(1, dtype=view.dtype).expand(after - end))
-    return torch.from_numpy(flat), pieces, chosen

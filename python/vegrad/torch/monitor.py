@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from math import inf, nan, sqrt
@@ -39,6 +40,7 @@ from vegrad.torch.records import MonitorHistory, NonFinite, Record
 from vegrad.torch.report import Report, report
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
@@ -152,7 +154,7 @@ class Monitor:
         return self._mine[optimizer]
 
     def _ran(self, place: int, module: Module, inputs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or not self._on or not torch.is_grad_enabled():
+        if not self._on or _is_compiling() or not _is_grad_enabled():
             return
         if module is not self._watched[place] or (state.on and not self.probing):
             return
@@ -174,10 +176,15 @@ class Monitor:
             if self._elsewhere(self._squares, place, output):
                 self._counts[place] += output.numel()
         if (back := self._back[place]) is not None and output.requires_grad:
-            output.register_hook(back)
+            if output._backward_hooks is None and (function := output.grad_fn) is not None:
+                # As register_hook, whose handle takes longer than to read the output.
+                output._backward_hooks = OrderedDict(monitor=back)
+                function._register_hook_dict(output)
+            else:
+                output.register_hook(back)
 
     def _flowed(self, place: int, grad: Tensor) -> None:
-        if torch.compiler.is_compiling() or not self._on:
+        if not self._on or _is_compiling():
             return
         try:
             norm = _core.norm(grad, 2.0)
@@ -248,16 +255,9 @@ class Monitor:
         if norms is None:
             norms = norms_of(grads)
         sizes = norms.tolist()  # a few numbers are faster one by one than as arrays
-        joint = sqrt(sum([size * size for size in sizes if size == size]))
-        wrong = [
-            place
-            for place, size in enumerate(sizes)
-            if not size < inf and (grad := grads[place]) is not None and not grad.is_meta
-        ]
-        if wrong:
-            joint = sum([sizes[place] for place in wrong])
-            if self.nonfinite is None:
-                self._find_gradient(wrong[0], grads)
+        joint = sqrt(sum([size * size for size in sizes]))
+        if not joint < inf:
+            joint = self._joint_of(sizes, grads)
         if self._others:
             values = torch.stack([one.to(self._others[0][2]) for *_, one in self._others]).tolist()
             for (found, place, _), value in zip(self._others, values, strict=True):
@@ -279,6 +279,19 @@ class Monitor:
             self.subnormals = {
                 phase: small / count for phase, (small, count) in self._tally.items() if count
             }
+
+    def _joint_of(self, sizes: list[float], grads: list[Any]) -> float:
+        """The joint norm where some gradients are missing, or not finite: those are noted."""
+        wrong = [
+            place
+            for place, size in enumerate(sizes)
+            if not size < inf and (grad := grads[place]) is not None and not grad.is_meta
+        ]
+        if not wrong:
+            return sqrt(sum([size * size for size in sizes if size == size]))
+        if self.nonfinite is None:
+            self._find_gradient(wrong[0], grads)
+        return sum([sizes[place] for place in wrong])
 
     # Where the first NaN or inf came from --------------------------------------------------------
 

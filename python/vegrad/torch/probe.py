@@ -28,17 +28,21 @@ def untouched(model: Module) -> Iterator[None]:
     Gradients stay as they are if the passes within use `torch.autograd.grad`.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {one.device for one in (*model.parameters(), *model.buffers())}
-    cuda = [device for device in devices if device.type == "cuda"]
     before, state.on = state.on, True
     try:
-        with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+        with torch.random.fork_rng(devices=gpus(model)), torch.enable_grad():
             yield
     finally:
         state.on = before
         with torch.no_grad():
             for buffer, copy in buffers:
                 buffer.copy_(copy)
+
+
+def gpus(model: Module) -> list[torch.device]:
+    """The CUDA devices that a model lies on."""
+    devices = {one.device for one in (*model.parameters(), *model.buffers())}
+    return [device for device in devices if device.type == "cuda"]
 
 
 def unwrapped(model: Module) -> Module:

@@ -7,84 +7,149 @@ is tried is the very code that the patch of a cure shows.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from math import isfinite
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import Module
+from torch import Tensor, nn
 
 import vegrad.torch
 from vegrad.diagnosis import Diagnosis
-from vegrad.history import History
-from vegrad.meanfield import CRITICAL_SIGMA_B, critical_point
-from vegrad.remedies import first_landing
+from vegrad.meanfield import CRITICAL_SIGMA_B
+from vegrad.remedies import (
+    FAR,
+    FLOW,
+    LEAST,
+    ROUNDS,
+    TRAINING,
+    after,
+    wanted_limit,
+    wanted_rate,
+)
+from vegrad.torch import architecture, probe
+from vegrad.torch.diagnosis import diagnose
+from vegrad.treatment import Patient, Remedy, Treatment
 
-ROUNDS = 4  # of single layers: one that is put right may show the next
-MOST = 100.0  # by which the learning rate is changed at once
-KINDS = (nn.Linear, nn.modules.conv._ConvNd)
+LOOKED_AT = 256  # rows, for what is scaled on the data
+LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
 
 
 @dataclass(frozen=True)
-class Change:
-    """What is done to a model and its training."""
+class Change(Treatment):
+    """A model to be trained, and the code that leads to it; `optimizer` makes one of parameters.
 
-    words: str = ""
-    code: tuple[str, ...] = ()
+    `rate` and `clip` are what it is to be trained with (None: as it was).
+    """
+
+    network: Any
+    optimizer: Any
     same_shape: bool = True
     """Whether the parameters keep their names and shapes, so that it can be done in place."""
     rate: float | None = None
     clip: float | None = None
 
-    def and_then(self, words: str, *code: str, **options: Any) -> Change:
-        """This, and more."""
-        same = options.pop("same_shape", True) and self.same_shape
-        words = "; ".join(part for part in (self.words, words) if part)
-        return replace(self, words=words, code=self.code + code, same_shape=same, **options)
-
-    def applied(self, model: Module, x: Any) -> Module:
-        """A changed copy."""
-        changed = copy.deepcopy(model)
-        names = {"torch": torch, "nn": nn, "vegrad": vegrad, "model": changed, "x": x}
-        with torch.random.fork_rng(devices=[]):
-            exec("\n".join(self.code), names)
-        return changed
-
 
 @dataclass
-class Case:
-    """A model with what is known of it."""
+class Case(Patient):
+    """A model with what is known of it; `x` are `trial.Data`."""
 
-    model: Module
+    given: Any
     x: Any
-    seed: int
-    diagnosis: Diagnosis
-    look: Callable[[Module], Diagnosis]
-    done: Change = Change()
-    history: History | None = None
-    rate: float = 0.0
-    """The learning rate that the history was made with."""
+    loss_fn: Any = None
+
+    def look(self, treatment: Treatment) -> Diagnosis:
+        """Diagnose a change's model on the rows to look at."""
+        self.passed += LOOKING * len(self.rows)
+        x, target = self.x.take(self.rows)
+        x = treatment.prepared(x)
+        return diagnose(treatment.network, self.loss_fn, x, target, resamples=0)
+
+    @property
+    def names(self) -> list[str]:
+        """The chain's modules, of which those with weights are layers."""
+        modules = dict(self.given.network.named_modules())
+        found = getattr(self.diagnosis, "modules", ())
+        return [name if name in modules else "" for name in found]
+
+    def changed(self, words: str, *code: str, same_shape: bool = True, again: str = "") -> Change:
+        """What these lines make of a copy; what was changed before and begins with `again` is gone.
+
+        Args:
+            words: what they do.
+            code: may speak of `model`, `x`, `torch`, `nn` and `vegrad`.
+            same_shape: whether parameters keep their names and shapes.
+            again: how the words of a change begin that this one takes the place of.
+        """
+        network = copy.deepcopy(self.given.network)
+        names = {"torch": torch, "nn": nn, "vegrad": vegrad, "model": network,
+                 "x": self.given.prepared(self.x.x)}  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            exec("\n".join(code), names)
+        change: Change = replace(
+            self.given, words=after(self, words, again or words), network=network,
+            code=self.given.code + code, same_shape=same_shape and self.given.same_shape,
+        )  # fmt: skip
+        return change
+
+
+# What is done to the data ----------------------------------------------------------------------
+
+
+def _scale_data(case: Case) -> Change | str:
+    x = case.x.x
+    if case.given.scaling is not None:
+        return "the data are scaled"
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not case.x.by_rows or x.ndim < 2:
+        return "the inputs are no rows of numbers"
+    axes = (0, *range(2, x.ndim))  # of each column, or each channel
+    rows = x.detach().double()
+    mean, std = rows.mean(axes, keepdim=True), rows.std(axes, correction=0, keepdim=True)
+    varies = rows.amax(axes, keepdim=True) > rows.amin(axes, keepdim=True)
+    if not bool(varies.any()):
+        return "the columns of x are constant: there is nothing to scale"
+    typical = float(std[varies].median())
+    off = float((mean.abs() / std)[varies].median())
+    if 1 / FAR <= typical <= FAR and off <= FAR / 3:
+        return f"the data are of a fit size: standard deviation {typical:.3g}"
+    std = torch.where(varies, std, 1.0)
+    what = "column" if x.ndim == 2 else "channel"
+    words = f"subtract from each {what} of x its mean and divide by its standard deviation"
+    code = (
+        f"mean, std = x.mean({axes}, keepdim=True), x.std({axes}, correction=0, keepdim=True)",
+        f"varies = x.amax({axes}, keepdim=True) > x.amin({axes}, keepdim=True)",
+        "x = (x - mean) / torch.where(varies, std, 1.0)",
+    )
+    change: Change = replace(
+        case.given, words=after(case, f"{words} (median {typical:.3g})", words),
+        network=copy.deepcopy(case.given.network), code=case.given.code + code,
+        scaling=(mean.to(x.dtype), std.to(x.dtype)),
+    )  # fmt: skip
+    return change
+
+
+# What is done to the weights -------------------------------------------------------------------
 
 
 def _scale_layers(case: Case) -> Change | str:
     factors: dict[str, float] = {}
-    model, diagnosis = case.model, case.diagnosis
+    diagnosis = case.diagnosis
     for _ in range(ROUNDS):
-        new = _factors(diagnosis)
+        known = {name for name, _ in case.given.network.named_parameters()}
+        new = {n: f for n, f in _factors(diagnosis).items() if f"{n}.weight" in known}
         if not new:
             break
         for name, factor in new.items():
             factors[name] = float(f"{factors.get(name, 1.0) * factor:.4g}")
-        model = case.done.and_then("", *_scaled(factors)).applied(case.model, case.x)
-        diagnosis = case.look(model)
-    if not factors:
-        return "no single layer is to blame"
+        change = case.changed(_multiplied(factors), *_scaled(factors))
+        diagnosis = case.look(change)
+    return change if factors else "no single layer is to blame"
+
+
+def _multiplied(factors: dict[str, float]) -> str:
     shown = [f"{name}.weight by {factor:.3g}" for name, factor in factors.items()]
-    words = "multiply " + ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
-    return case.done.and_then(words, *_scaled(factors))
+    return "multiply " + ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
 
 
 def _scaled(factors: dict[str, float]) -> tuple[str, ...]:
@@ -118,53 +183,52 @@ def _factors(diagnosis: Diagnosis) -> dict[str, float]:
 
 
 def _reset_biases(case: Case) -> Change | str:
-    names = getattr(case.diagnosis, "modules", ())
+    names = case.names
     sick = [layer for f in case.diagnosis.findings if f.kind in ("saturated", "dead")
             or f.blame == "activation" for layer in f.layers]  # fmt: skip
     chosen = []
     for layer in sorted(set(sick)) if names else []:
-        bias = getattr(case.model.get_submodule(names[layer]), "bias", None)
+        module = case.given.network.get_submodule(names[layer]) if names[layer] else None
+        bias = getattr(module, "bias", None)
         if bias is not None and bool(bias.detach().any()):
             chosen.append(f"{names[layer]}.bias")
     if not chosen:
         return "no bias is to blame"
     words = f"set {', '.join(chosen[:3])}{' …' if len(chosen) > 3 else ''} to 0"
     lines = (f"for name in {chosen!r}:", "    nn.init.zeros_(model.get_parameter(name))")
-    return case.done.and_then(words, *lines)
+    return case.changed(words, *lines)
+
+
+def _draw_layers(case: Case) -> Change | str:
+    """Layers that no factor can bring back: dead, not finite, or letting nothing through."""
+    names, layers = case.names, set[int]()
+    for finding in case.diagnosis.findings:
+        e = finding.evidence
+        if finding.kind in ("dead", "nonfinite"):
+            layers |= set(finding.layers)
+        elif "usual_gain" in e and (e["gain"] == 0 or finding.blame == "activation"):
+            layers |= {finding.layers[0]}
+    chosen = [names[n] for n in sorted(layers) if n < len(names) and names[n]]
+    modules = [case.given.network.get_submodule(name) for name in chosen]
+    if not chosen or not all(hasattr(one, "reset_parameters") for one in modules):
+        return "no layer is dead or not finite"
+    words = f"draw {', '.join(chosen[:3])}{' …' if len(chosen) > 3 else ''} again"
+    lines = (f"torch.manual_seed({case.seed})", f"for name in {chosen!r}:",
+             "    model.get_submodule(name).reset_parameters()")  # fmt: skip
+    return case.changed(words, *lines)
 
 
 def _lsuv(case: Case) -> Change | str:
-    if case.diagnosis.config.get("norm"):
+    if architecture.has_norm(case.given.network):
         return "the normalization undoes any scaling of the weights"
-    change = case.done.and_then(
-        "scale each layer's weights to outputs of standard deviation 1 on the data (LSUV)",
-        "vegrad.torch.lsuv_(model, x)",
-    )
+    every = -(-len(case.x) // LOOKED_AT) if isinstance(case.x.x, Tensor) else 1
+    rows = f"x[::{every}]" if every > 1 else "x"
+    case.passed += len(case.x) / every * 2 / 3  # each layer about twice
+    words = "scale each layer's weights to outputs of standard deviation 1 on the data (LSUV)"
     try:
-        change.applied(case.model, case.x)
+        return case.changed(words, f"vegrad.torch.lsuv_(model, {rows})")
     except ValueError as error:
         return str(error)
-    return change
-
-
-def _drawn(case: Case, activation: str) -> tuple[str, ...]:
-    """Code that draws weights (orthogonal) and biases as the activation needs them."""
-    sigma_b = CRITICAL_SIGMA_B.get(activation, 0.0)
-    point = critical_point(activation, sigma_b)
-    sigma_w = point.sigma_w if point is not None else sqrt(2.0)
-    return (
-        f"torch.manual_seed({case.seed})",
-        "layers = [one for one in model.modules() if isinstance(one, (nn.Linear, nn.Conv1d,"
-        " nn.Conv2d, nn.Conv3d))]",
-        "for layer in layers:",
-        f"    sigma_w, sigma_b = (1.0, 0.0) if layer is layers[-1] else ({sigma_w:.6g}, "
-        f"{sigma_b:.6g})",
-        "    fan_in = layer.weight[0].numel()",
-        "    wide = max(fan_in, len(layer.weight)) / fan_in",
-        "    nn.init.orthogonal_(layer.weight, gain=sigma_w * wide**0.5)",
-        "    if layer.bias is not None:",
-        "        nn.init.normal_(layer.bias, std=sigma_b)",
-    )
 
 
 def _reinitialize(case: Case) -> Change | str:
@@ -174,90 +238,140 @@ def _reinitialize(case: Case) -> Change | str:
     if activation not in CRITICAL_SIGMA_B:
         return f"{activation} has no critical point: no weights keep its gradient"
     words = f"draw all weights again, orthogonal, at {activation}'s critical point"
-    return case.done.and_then(words, *_drawn(case, activation))
+    return case.changed(words, *architecture.drawn(activation, case.seed))
+
+
+# New architecture ------------------------------------------------------------------------------
+
+
+def _rebuilt(
+    case: Case, *, activation: str = "", norm: bool = False, skips: bool = False
+) -> Change | str:
+    """One of them or several, with new weights; a sentence if one cannot be done."""
+    model, names = case.given.network, case.names
+    layers = [
+        n for n in names[:-1] if n and isinstance(model.get_submodule(n), architecture.LAYERS)
+    ]
+    if case.diagnosis.flow is None or not layers:
+        return "the layers are no chain"
+    words: list[str] = []
+    code: tuple[str, ...] = ()
+    found, used = architecture.activations_of(model), str(case.diagnosis.config["activation"])
+    if activation and found != [activation]:
+        if not found:
+            return "the activations are no modules of the model"
+        used = activation.lower()
+        code += architecture.activated(found, activation)
+        words.append(f"use {activation} in place of {', '.join(found)}")
+    if norm:
+        if architecture.has_norm(model):
+            return "there is a normalization"
+        code += architecture.normalized(model, layers)
+        words.append("normalize each row after each hidden layer")
+    if activation or skips:
+        code += architecture.drawn(used, case.seed)
+    if skips:
+        if case.diagnosis.config["residual"]:
+            return "the model has skip connections"
+        x, _ = case.x.take(case.rows)
+        case.passed += len(case.rows) / 3
+        units = architecture.units_of(model, layers, case.given.prepared(x))
+        if not units:
+            return "no layer in an nn.Sequential has outputs shaped as its inputs"
+        code += architecture.skipped(units)
+        scale = architecture.branch_scale(units)
+        words.append(f"add skip connections, the branches times {scale:g}")
+    if activation or skips:
+        at = "weights at the critical point" if used in CRITICAL_SIGMA_B else "orthogonal weights"
+        words.append(f"with new {at}")
+    change = case.changed(", ".join(words), *code, same_shape=False)
+    return _tamed(case, change, ", ".join(words), code) if skips else change
+
+
+def _tamed(case: Case, change: Change, words: str, code: tuple[str, ...]) -> Change:
+    """With smaller outputs, if the stream has grown with the depth."""
+    case.passed += len(case.rows) / 3
+    x, _ = case.x.take(case.rows)
+    with probe.untouched(change.network), torch.no_grad():
+        output = probe.called(change.network, change.prepared(x))
+    size = float(output.detach().double().std()) if isinstance(output, Tensor) else 1.0
+    if not isfinite(size) or size <= 1.0:
+        return change
+    factor = float(f"{max(1 / size, LEAST):.3g}")
+    return case.changed(words, *code, *architecture.shrunk(factor), same_shape=False)
+
+
+def _skips(case: Case) -> Change | str:
+    return _rebuilt(case, skips=True)
 
 
 def _normalize(case: Case) -> Change | str:
-    names = list(getattr(case.diagnosis, "modules", ()))[:-1]
-    linear = [n for n in names if isinstance(case.model.get_submodule(n), nn.Linear)]
-    if case.diagnosis.config.get("norm") or not linear:
-        return "there is a normalization" if linear else "there is no chain of Linear layers"
-    lines = (
-        f"for name in {linear!r}:",
-        "    layer = model.get_submodule(name)",
-        "    model.set_submodule(name, nn.Sequential(layer, nn.LayerNorm(layer.out_features)))",
-    )
-    return case.done.and_then("add a LayerNorm after each hidden Linear", *lines, same_shape=False)
+    return _rebuilt(case, norm=True)
+
+
+def _normalized_skips(case: Case) -> Change | str:
+    return _rebuilt(case, norm=True, skips=True)
 
 
 def _activation(case: Case) -> Change | str:
-    kinds = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
-             nn.Softplus, nn.Hardtanh)  # fmt: skip
-    found = {type(one).__name__ for one in case.model.modules() if isinstance(one, kinds)}
-    if not found or case.diagnosis.flow is None:
-        return "the activations are no modules of the model"
-    new, name = ("ReLU", "relu") if found == {"Tanh"} else ("Tanh", "tanh")
-    kinds_text = ", ".join(f"nn.{kind}" for kind in sorted(found))
-    lines = (
-        "for name, module in list(model.named_modules()):",
-        f"    if isinstance(module, ({kinds_text},)):",
-        f"        model.set_submodule(name, nn.{new}())",
-        *_drawn(case, name),
-    )
-    words = f"use {new} in place of {', '.join(sorted(found))}, with weights at its critical point"
-    return case.done.and_then(words, *lines, same_shape=False)
+    tanh = architecture.activations_of(case.given.network) == ["Tanh"]
+    return _rebuilt(case, activation="ReLU" if tanh else "Tanh")
 
 
-def _both(case: Case) -> Change | str:
-    change = _activation(case)
-    if isinstance(change, str):
-        return change
-    more = _normalize(replace(case, done=change))
-    return more
+def _tanh_skips(case: Case) -> Change | str:
+    return _rebuilt(case, activation="Tanh", skips=True)
 
 
-def learning_rate(case: Case) -> Change | str:
-    """To the minimum along the step, as the gauge saw it; a tenth where the loss left its range."""
-    history = case.history
-    if history is None or not history.steps:
-        return "no training has been looked at"
-    finding = next((f for f in history.findings if "wanted" in f.evidence), None)
-    if not np.isfinite(history.loss).all() or history.loss[-1] > 1.5 * history.loss[0]:
-        # The gauge's other steps are from where the first long one has thrown the weights.
-        wanted, why = min(case.rate / 10, first_landing(history)), "the loss rose"
-        wanted = max(wanted, case.rate / MOST)
-    elif finding is not None:
-        wanted = min(max(finding.evidence["wanted"], case.rate / MOST), case.rate * MOST)
-        why = f"{finding.kind}: α {finding.evidence['alpha']:+.2g}"
-    else:
-        return "the steps are neither too long nor too short"
-    if case.rate / 1.5 <= wanted <= 2 * case.rate:
-        return f"the steps are about as long as they may be ({why})"
-    wanted = float(f"{wanted:.2g}")
-    return case.done.and_then(f"set the learning rate to {wanted:g} ({why})", rate=wanted)
+def _everything(case: Case) -> Change | str:
+    return _rebuilt(case, activation="Tanh", norm=True, skips=True)
 
 
-def clip(case: Case) -> Change | str:
-    """At the lowest quarter of the norms, where they vary and steps went too far."""
-    history = case.history
-    if history is None or not history.steps:
-        return "no training has been looked at"
-    norms = history.gradient_norm[np.isfinite(history.gradient_norm)]
-    far = {f.kind for f in history.findings} & {"overshooting", "oscillating"}
-    if not norms.size or (not far and np.isfinite(history.loss).all()):
-        return "no step went too far"
-    limit = float(f"{float(np.quantile(norms, 0.25)):.2g}")
-    if limit <= 0 or (norms.size == history.steps and norms.max() < 4 * limit):
-        return "the gradient's norm hardly varies: clipping would only lower the learning rate"
-    return case.done.and_then(f"clip the gradients' joint norm at {limit:g}", clip=limit)
+# What is done to the training ------------------------------------------------------------------
 
 
-REMEDIES: tuple[tuple[str, Callable[[Case], Change | str]], ...] = (
-    ("scale layers", _scale_layers),
-    ("biases", _reset_biases),
-    ("LSUV", _lsuv),
-    ("draw again", _reinitialize),
-    ("normalize", _normalize),
-    ("activation", _activation),
-    ("activation and norm", _both),
+def _learning_rate(case: Case) -> Change | str:
+    wanted = wanted_rate(case.history)
+    if isinstance(wanted, str):
+        return wanted
+    rate, why = wanted
+    words = f"set the learning rate to {rate:g} ({why})"
+    change: Change = replace(case.given, words=after(case, words, "set the learning"), rate=rate)
+    return change
+
+
+def _clip(case: Case) -> Change | str:
+    limit = wanted_limit(case.history)
+    if isinstance(limit, str):
+        return limit
+    words = f"clip the gradients' joint norm at {limit:g}"
+    change: Change = replace(case.given, words=after(case, words, "clip"), clip=limit)
+    return change
+
+
+# The tables ------------------------------------------------------------------------------------
+
+
+SCALE_DATA = Remedy("scale the data", FLOW | TRAINING, _scale_data)  # type: ignore[arg-type]
+REMEDIES = (
+    SCALE_DATA,
+    *(
+        Remedy(name, kinds, apply, kept, skips="skip" in name)  # type: ignore[arg-type]
+        for name, kinds, apply, kept in (
+            ("scale layers", FLOW, _scale_layers, 0.7),
+            ("biases", FLOW, _reset_biases, 0.7),
+            ("draw layers again", FLOW, _draw_layers, 0.7),
+            ("LSUV", FLOW, _lsuv, 0.7),
+            ("draw again", FLOW, _reinitialize, 0.7),
+            ("skip connections", FLOW, _skips, 0.8),
+            ("normalize", FLOW, _normalize, 0.7),
+            ("normalize, with skip connections", FLOW, _normalized_skips, 0.8),
+            ("activation", FLOW, _activation, 0.7),
+            ("activation, with skip connections", FLOW | TRAINING, _tanh_skips, 0.5),
+            ("activation, normalize, skip connections", FLOW | TRAINING, _everything, 0.0),
+        )
+    ),
+)
+FOLLOWING = (
+    Remedy("learning rate", TRAINING, _learning_rate),  # type: ignore[arg-type]
+    Remedy("clip", TRAINING, _clip, followed=False),  # type: ignore[arg-type]
 )

@@ -11,27 +11,11 @@ from torch import Tensor
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
+from vegrad.torch.activations import FUNCTIONS, OTHERS
+
 INPUT = -1  # where a tensor comes from that no layer has made
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d",
           "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}  # fmt: skip
-# PyTorch's names of activations, vegrad's, and the arguments for which they are the same.
-ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "tanh": ("tanh", {}),
-    "sigmoid": ("sigmoid", {}),
-    "relu": ("relu", {}),
-    "leaky_relu": ("leaky_relu", {"negative_slope": 0.01}),
-    "elu": ("elu", {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0}),
-    "selu": ("selu", {}),
-    "gelu": ("gelu", {"approximate": "none"}),
-    "silu": ("silu", {}),
-    "softplus": ("softplus", {"beta": 1.0, "threshold": 20.0}),
-    "hardtanh": ("hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
-    "erf": ("erf", {}),
-}
-OTHER_ACTIVATIONS = {"mish", "softsign", "hardswish", "hardsigmoid", "logsigmoid", "celu", "relu6",
-                     "prelu", "rrelu", "tanhshrink", "softshrink", "hardshrink"}  # fmt: skip
-ORDER = {"leaky_relu": ("negative_slope",), "elu": ("alpha", "scale", "input_scale"),
-         "softplus": ("beta", "threshold"), "hardtanh": ("min_val", "max_val")}  # fmt: skip
 NORMS = {"layer_norm": "layer", "rms_norm": "rms", "batch_norm": "batch", "group_norm": "group",
          "instance_norm": "instance"}  # fmt: skip
 PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "__matmul__", "scaled_dot_product_attention",
@@ -81,8 +65,8 @@ class Trace(TorchFunctionMode):
     layers: list[Layer] = field(default_factory=list)
     foreign: str = ""
     """The first operation that no chain of layers has."""
-    on_layer: Callable[[int, Tensor], None] | None = None
-    """Called with a layer's place and its output."""
+    on_output: Callable[[int | None, Tensor], None] | None = None
+    """Called with a layer's place and its output, and with None and a sum."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -148,8 +132,8 @@ class Trace(TorchFunctionMode):
         self._from[id(out)] = frozenset([place])
         self._outputs[id(out)] = place
         self._alive.append(out)
-        if self.on_layer is not None:
-            self.on_layer(place, out)
+        if self.on_output is not None:
+            self.on_output(place, out)
 
     def _activation(
         self, function: Any, name: str, args: Any, kwargs: Any, source: Any, y: Tensor, out: Any
@@ -158,10 +142,11 @@ class Trace(TorchFunctionMode):
         if place == INPUT or self.layers[place].activation != "identity":
             return
         layer = self.layers[place]
-        ours, wanted = ACTIVATIONS.get(name, (name, {}))
-        got = dict(zip(ORDER.get(name, ()), args, strict=False)) | kwargs
-        layer.activation = ours
-        layer.known = name in ACTIVATIONS and all(got.get(k, v) == v for k, v in wanted.items())
+        row = FUNCTIONS.get(name)
+        wanted = row.arguments if row is not None else {}
+        got = dict(zip(wanted, args, strict=False)) | kwargs
+        layer.activation = name if row is None else row.ours
+        layer.known = row is not None and all(got.get(k, v) == v for k, v in wanted.items())
         layer.known = layer.known and id(source) in self._outputs
         layer.flat, layer.dead = _flatness(function, args, kwargs, y)
         if id(source) in self._outputs:
@@ -179,6 +164,8 @@ class Trace(TorchFunctionMode):
             self._outputs[id(out)] = place
 
     def _add(self, args: Any, out: Any) -> None:
+        if self.on_output is not None and isinstance(out, Tensor):
+            self.on_output(None, out)
         for one, other in (args[:2], args[1::-1]):
             place = self._outputs.get(id(one))
             if place is not None and other is self.layers[place].x:
@@ -208,7 +195,7 @@ class Trace(TorchFunctionMode):
 
 
 def _is_activation(name: str) -> bool:
-    return name in ACTIVATIONS or name in OTHER_ACTIVATIONS
+    return name in FUNCTIONS or name in OTHERS
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

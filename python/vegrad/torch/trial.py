@@ -1,116 +1,127 @@
-"""A short training of a copy of a model, with the gauge of its steps."""
+"""Short trainings of copies of a model, with the gauge of their steps."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from math import inf, isfinite, nan
+from dataclasses import dataclass
+from math import inf, isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Module
 
-from vegrad.history import STEPS, History
+from vegrad import trial
+from vegrad.buffers import Array
 from vegrad.torch import chain, probe
 from vegrad.torch.clip import clip_grad_norm_
 from vegrad.training import parabola
-from vegrad.trial import Goal, goal_for
+from vegrad.trial import LOOKS, Goal, goal_for
 
-LOOKED_AT = 256  # rows on which loss and accuracy are taken
-LOOKS, GAUGES = 10, 20  # of a whole training
-HOPELESS = 0.95  # of the first loss, at half of the steps
+EARLY = (1, 3)  # steps that are gauged too: the first may be the only one that is not too long
 
 
-class Trial:
-    """A training from a seed. `points` are steps, loss and accuracy (nan without labels)."""
+class Data:
+    """Inputs and targets by rows; where they have none, all is one."""
 
-    def __init__(
-        self,
-        model: Module,
-        loss_fn: Any,
-        data: tuple[Any, Any],
-        optimizer: Callable[[Any], torch.optim.Optimizer],
-        goal: Goal,
-        *,
-        steps: int,
-        batch_size: int,
-        seed: int,
-        rate: float | None = None,
-        clip: float | None = None,
-    ) -> None:
-        self.model, self.loss_fn, (self.x, self.target) = copy.deepcopy(model), loss_fn, data
-        self.optimizer = optimizer([p for p in self.model.parameters() if p.requires_grad])
-        for group in self.optimizer.param_groups if rate is not None else []:
-            group["lr"] = rate
-        self.goal, self.steps, self.size, self.seed, self.clip = goal, steps, batch_size, seed, clip
-        self.take = chain.rows_of(self.x, self.target) if isinstance(self.x, Tensor) else None
-        self.history, self.points, self.passes = History(), list[tuple[int, float, float]](), 0
-        self._order = np.random.default_rng(seed)
-        self._columns: list[list[float]] = []
+    def __init__(self, x: Any, target: Any) -> None:
+        self.x, self.target = x, target
+        self._take = chain.rows_of(x, target)
+
+    def __len__(self) -> int:
+        return 1 if self._take is None else len(self.target)
 
     @property
-    def rate(self) -> float:
-        """The first group's learning rate."""
-        return float(self.optimizer.param_groups[0]["lr"])
+    def by_rows(self) -> bool:
+        """Whether rows can be drawn."""
+        return self._take is not None
 
-    @property
-    def loss(self) -> float:
-        """At the last look."""
-        return self.points[-1][1]
+    def take(self, rows: Any) -> tuple[Any, Any]:
+        """Inputs and targets of these rows."""
+        return (self.x, self.target) if self._take is None else self._take(rows)
 
-    @property
-    def reached(self) -> bool:
-        """Whether the last look met the goal."""
-        return self.goal.reached(*self.points[-1][1:])
 
-    def look(self, step: int) -> None:
-        """Loss and accuracy on the first rows, in the model's own mode."""
-        x, target = first_rows(self.x, self.target)
+@dataclass
+class Trial(trial.Trial):
+    """As `vegrad.trial.Trial`, of a model; `x` are `Data` with the target, `treatment` a Change."""
+
+    loss_fn: Any = None
+
+    def __post_init__(self) -> None:
+        """Nothing is trained yet; the model as it begins is looked at."""
+        change: Any = self.treatment
+        self.model: Any = copy.deepcopy(change.network)
+        self.optimizer: Any = change.optimizer(
+            [one for one in self.model.parameters() if one.requires_grad]
+        )
+        for group in self.optimizer.param_groups if change.rate is not None else []:
+            group["lr"] = change.rate
+        self.clip = change.clip
+        self._random = np.random.default_rng(self.seed)
+        self._rest = np.empty(0, np.intp)
+        self.size = min(self.batch_size, len(self.x))
+        self.block_steps = max(1, self.steps // LOOKS)
+        self.look()
+
+    def look(self) -> None:
+        """Loss and accuracy on the rows to look at, in the model's own mode."""
+        if self.points and self.points[-1][0] == self.history.steps:
+            self.points.pop()
+        self.passed += trial.FORWARD * len(self.rows)
+        x, target = self._rows(self.rows)
         with probe.untouched(self.model), torch.no_grad():
             output = probe.called(self.model, x)
             loss = float(self.loss_fn(output, target))
-            self.points.append((step, loss, accuracy(output, target)))
+            figure = accuracy(output, target) if self.goal.kind != "mse" else nan
+        self.points.append((self.history.steps, loss, figure))
 
-    def train(self, until: int | None = None, stop: bool = True) -> None:
-        """Trains, until the goal is reached or nothing is learnt (unless `stop` is False)."""
-        steps = self.steps if until is None else until
-        gauge, every = max(1, self.steps // GAUGES), max(1, self.steps // LOOKS)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(self.seed)
-            self.look(0)
-            for step in range(steps):
-                self._step(step % gauge == 0)
-                last = step == steps - 1
-                if (step + 1) % every == 0 or last or not isfinite(self._columns[-1][0]):
-                    self.look(step + 1)
-                    if not isfinite(self.loss) or (stop and (self.reached or self._hopeless())):
-                        break
-        self._note()
+    def forget(self) -> None:
+        """Lets go of the model and the optimizer's states; it cannot be trained any further."""
+        self.model = self.optimizer = None
 
-    def _hopeless(self) -> bool:
-        return self.points[-1][0] >= self.steps / 2 and not self.loss < HOPELESS * self.points[0][1]
+    def _rows(self, rows: Array) -> tuple[Any, Any]:
+        x, target = self.x.take(rows)
+        return self.treatment.prepared(x), target
 
-    def _step(self, gauged: bool) -> None:
-        x, target = self.x, self.target
-        if self.take is not None and self.size < len(x):
-            x, target = self.take(self._order.integers(0, len(x), self.size))
+    def _advance(self, steps: int) -> None:
+        order = self._order(steps).reshape(steps, self.size)
+        first, columns = self.history.steps, []
+        with torch.random.fork_rng(devices=probe.gpus(self.model)), torch.enable_grad():
+            torch.manual_seed(self.seed + first)  # the same with and without a cure
+            for number, rows in enumerate(order, first):
+                gauged = number % (2 * self.block_steps) == 0 or number in EARLY
+                columns.append(self._step(rows, gauged))
+                if not isfinite(columns[-1][1]):
+                    self.ended = f"the gradient's norm is {columns[-1][1]} at step {number}"
+                    break
+        table = np.array(columns)
+        self.history.add_steps(table.T)
+        sizes = self._sizes()
+        self.history.add_epoch(
+            epoch_steps=len(table), epoch_loss=float(np.mean(table[:, 0])),
+            clipped_share=float(np.mean(table[:, 2] < 1)), validation_loss=nan,
+            validation_accuracy=nan, gradient_log2=sizes, update_log2=[nan] * len(sizes),
+        )  # fmt: skip
+
+    def _step(self, rows: Array, gauged: bool) -> list[float]:
+        """A step; its row of a history's columns."""
+        x, target = self._rows(rows)
         self.optimizer.zero_grad()
         loss = self.loss_fn(probe.called(self.model, x), target)
         loss.backward()
-        self.passes += 1
         params = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(clip_grad_norm_(params, inf if self.clip is None else self.clip))
         clipped = 1.0 if self.clip is None or not norm > self.clip else self.clip / norm
-        row = [float(loss.detach()), norm, clipped, self.rate, *[nan] * 5]
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        row = [float(loss.detach()), norm, clipped, rate, *[nan] * 5]
+        if not isfinite(norm):
+            return row
         if gauged:
             before = [(p.detach().clone(), p.grad.detach().clone() / clipped) for p in params]
-        if isfinite(norm):
-            self.optimizer.step()
+        self.optimizer.step()
         if gauged:
             row[4:] = self._gauge(row[0], params, before, x, target)
-        self._columns.append(row)
+        return row
 
     def _gauge(
         self, loss: float, params: list[Any], before: list[Any], x: Any, target: Any
@@ -119,7 +130,6 @@ class Trial:
         with probe.untouched(self.model):
             after = self.loss_fn(probe.called(self.model, x), target)
             grads = torch.autograd.grad(after, params, allow_unused=True)
-        self.passes += 1
         moved = [p.detach().double() - old.double() for p, (old, _) in
                  zip(params, before, strict=True)]  # fmt: skip
         length = float(torch.stack([m.square().sum() for m in moved]).sum().sqrt())
@@ -134,41 +144,46 @@ class Trial:
         alpha = alpha if isfinite(float(record[0, 4])) else inf
         return [alpha, length, float(record[0, 4]), float(along), float(beyond)]
 
-    def _note(self) -> None:
-        columns = np.array(self._columns).reshape(-1, len(STEPS))
-        self.history.add_steps(columns.T)
+    def _sizes(self) -> list[float]:
+        """log2 of the last gradients' norms, of weights."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None and p.ndim > 1]
-        sizes = [max(probe.size_log2(grad), -1e4) for grad in grads]
-        self.history.add_epoch(
-            epoch_steps=len(columns), epoch_loss=float(np.mean(columns[:, 0])),
-            clipped_share=float(np.mean(columns[:, 2] < 1)), validation_loss=self.loss,
-            validation_accuracy=self.points[-1][2], gradient_log2=sizes,
-            update_log2=[nan] * len(sizes),
-        )  # fmt: skip
-
-
-def first_rows(x: Any, target: Any) -> tuple[Any, Any]:
-    """The rows to look at; all of what has no rows."""
-    if isinstance(x, Tensor) and chain.rows_of(x, target) is not None:
-        return x[:LOOKED_AT], target[:LOOKED_AT]
-    return x, target
+        return [max(probe.size_log2(grad), -1e4) for grad in grads]
 
 
 def accuracy(output: Any, target: Any) -> float:
-    """Share of the rows whose largest output is the label's; nan if the target has no labels."""
-    labels = isinstance(target, Tensor) and not target.is_floating_point()
-    if not labels or not isinstance(output, Tensor) or output.ndim != target.ndim + 1:
+    """Share of labels that are right; nan where outputs and targets are no classes'.
+
+    Classes are the second axis, as PyTorch's losses have it, or the last; labels below 0 (an
+    ignore_index) do not count. For targets of 0 and 1, outputs are probabilities or logits.
+    """
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.ndim < 1:
         return nan
-    if target.ndim != 1:
+    if target.is_floating_point():
+        if output.shape != target.shape:
+            return nan
+        # Logits that all lie there by chance are those of a network that has learnt nothing.
+        level = 0.5 if bool(((output >= 0) & (output <= 1)).all()) else 0.0
+        return float(((output > level) == (target > 0.5)).double().mean())
+    shape = output.shape
+    axis = 1 if shape[:1] + shape[2:] == target.shape else -1
+    if output.ndim != target.ndim + 1 or (axis == -1 and shape[:-1] != target.shape):
         return nan
-    return float((output.argmax(1) == target).double().mean())
+    meant = target >= 0
+    return float((output.argmax(axis) == target)[meant].double().mean())
 
 
-def goal_of(kind: str, target: Any, first: float, wanted: float | None) -> Goal:
-    """As of `vegrad.cure`; half of the first loss for losses that it does not know."""
-    if isinstance(target, Tensor) and (
-        (kind == "cross_entropy" and target.ndim == 1 and not target.is_floating_point())
-        or (kind in ("mse", "binary_cross_entropy") and target.is_floating_point())
-    ):
-        return goal_for(kind, target.detach().cpu().numpy(), wanted)
-    return Goal("mse", first / 2 if wanted is None else wanted, first)
+def goal_of(kind: str, target: Any, loss: float, right: float, wanted: float | None) -> Goal:
+    """As of `vegrad.cure`; where loss and targets are not known, half of the loss given, the first.
+
+    `right` is the first accuracy, nan where it cannot be told.
+    """
+    known = ""
+    if isinstance(target, Tensor) and target.numel():
+        known = "cross_entropy" if not target.is_floating_point() else kind
+    if kind != known or kind not in ("mse", "cross_entropy", "binary_cross_entropy"):
+        return Goal("mse", loss / 2 if wanted is None else wanted, loss)
+    if kind != "mse" and isnan(right):
+        return Goal("mse", loss / 2 if wanted is None else wanted, loss)
+    values = target.detach().cpu()
+    values = values[values >= 0] if kind == "cross_entropy" else values.double()
+    return goal_for(kind, values.numpy(), wanted)

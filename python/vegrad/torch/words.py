@@ -26,11 +26,15 @@ PHRASES = (
 PARTS = {"weights": "weight", "biases": "bias"}
 
 
-def said(finding: Finding, names: list[str]) -> Finding:
-    """The finding, with modules' and parameters' names in message and advice."""
-    return replace(
-        finding, message=_said(finding.message, names), advice=_said(finding.advice, names)
-    )
+def said(finding: Finding, names: list[str], *, drawn: bool = False) -> Finding:
+    """The finding, with modules' and parameters' names in message and advice.
+
+    `drawn` tells whether what is expected is from weights drawn anew.
+    """
+    message = _said(finding.message, names)
+    if drawn:
+        message = message.replace("theory expects", "weights drawn anew give")
+    return replace(finding, message=message, advice=_said(finding.advice, names))
 
 
 def _said(sentence: str, names: list[str]) -> str:

@@ -1,0 +1,173 @@
+"""Other architectures for a torch model, as code: activations, normalization, skip connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Module
+
+from vegrad.meanfield import CRITICAL_SIGMA_B, critical_point
+from vegrad.torch import probe
+from vegrad.torch.activations import MODULES
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+RESIDUAL = '''
+class Residual(nn.Module):
+    """x + scale · branch(x)."""
+
+    def __init__(self, branch, scale):
+        super().__init__()
+        self.branch, self.scale = branch, scale
+
+    def forward(self, x):
+        return x + self.scale * self.branch(x)
+
+'''
+Units = dict[str, list[tuple[int, int]]]
+
+
+def drawn(activation: str, seed: int) -> tuple[str, ...]:
+    """Weights (orthogonal) and biases as the activation needs them; 1/√fan_in for the last."""
+    sigma_b = CRITICAL_SIGMA_B.get(activation, 0.0)
+    point = critical_point(activation, sigma_b)
+    sigma_w = point.sigma_w if point is not None else sqrt(2.0)
+    return (
+        f"torch.manual_seed({seed})",
+        "layers = [one for one in model.modules() if isinstance(one, (nn.Linear, nn.Conv1d,"
+        " nn.Conv2d, nn.Conv3d))]",
+        "for layer in layers:",
+        f"    sigma_w, sigma_b = (1.0, 0.0) if layer is layers[-1] else ({sigma_w:.6g}, "
+        f"{sigma_b:.6g})",
+        "    fan_in = layer.weight[0].numel()",
+        "    wide = max(fan_in, len(layer.weight)) / fan_in",
+        "    nn.init.orthogonal_(layer.weight, gain=sigma_w * wide**0.5)",
+        "    if layer.bias is not None:",
+        "        nn.init.normal_(layer.bias, std=sigma_b)",
+    )
+
+
+def activations_of(model: Module) -> list[str]:
+    """The kinds of modules that are activations vegrad knows."""
+    kinds = tuple(MODULES)
+    return sorted({type(one).__name__ for one in model.modules() if isinstance(one, kinds)})
+
+
+def activated(found: list[str], new: str) -> tuple[str, ...]:
+    """Other activations in place of those found."""
+    kinds = ", ".join(f"nn.{kind}" for kind in found)
+    return (
+        "for name, module in list(model.named_modules()):",
+        f"    if isinstance(module, ({kinds},)):",
+        f"        model.set_submodule(name, nn.{new}())",
+    )
+
+
+def has_norm(model: Module) -> bool:
+    """Whether a module of the model normalizes."""
+    return any(isinstance(one, NORMS) for one in model.modules())
+
+
+def normalized(model: Module, names: list[str]) -> tuple[str, ...]:
+    """A normalization of each row after each of these layers."""
+    linear = [name for name in names if isinstance(model.get_submodule(name), nn.Linear)]
+    others = [name for name in names if name not in linear]
+    lines: list[str] = []
+    for chosen, norm in ((linear, "nn.LayerNorm(layer.out_features)"),
+                         (others, "nn.GroupNorm(1, layer.out_channels)")):  # fmt: skip
+        if chosen:
+            lines += [f"for name in {chosen!r}:", "    layer = model.get_submodule(name)",
+                      f"    model.set_submodule(name, nn.Sequential(layer, {norm}))"]  # fmt: skip
+    return tuple(lines)
+
+
+def skipped(units: Units) -> tuple[str, ...]:
+    """Skip connections round runs of modules, their branches scaled."""
+    places = ", ".join(f"{path!r}: {_listed(runs)}" for path, runs in units.items())
+    return (
+        *RESIDUAL.splitlines(), "",
+        f"for path, runs in {{{places}}}.items():",
+        "    inside = model.get_submodule(path)",
+        "    for first, last in reversed(runs):",
+        f"        inside[first] = Residual(inside[first:last], {branch_scale(units)!r})",
+        "        del inside[first + 1 : last]",
+    )  # fmt: skip
+
+
+def branch_scale(units: Units) -> float:
+    """1/√depth (Zhang et al. 2019, arXiv:1901.09321), so that branches add up to about e."""
+    return float(f"{1 / sqrt(sum(map(len, units.values()))):.3g}")
+
+
+def _listed(runs: list[tuple[int, int]]) -> str:
+    """Runs as code, short if they are alike."""
+    (first, end), (last, _) = runs[0], runs[-1]
+    step = runs[1][0] - first if len(runs) > 1 else 0
+    alike = [(n, n + end - first) for n in range(first, last + 1, step)] if step else []
+    if len(runs) > 3 and runs == alike:
+        return f"[(n, n + {end - first}) for n in range({first}, {last + 1}, {step})]"
+    return repr(runs)
+
+
+def shrunk(factor: float) -> tuple[str, ...]:
+    """The output layer's weights times a factor; `layers` are those that were drawn."""
+    return ("with torch.no_grad():", f"    layers[-1].weight.mul_({factor!r})")
+
+
+def units_of(model: Module, names: list[str], x: Any) -> Units:
+    """Runs of modules that a skip connection can go round, by the path of their nn.Sequential.
+
+    Each has a layer that is named, and what follows it, as far as outputs are shaped as inputs.
+    """
+    shapes = _shapes(model, x)
+    units: Units = {}
+    for path, container in model.named_modules():
+        if type(container) is not nn.Sequential:
+            continue
+        children = list(container)
+        starts = [n for n, child in enumerate(children) if any(_own(path, str(n), child, names))]
+        for first, after in pairwise([*starts, len(children)]):
+            seen = [shapes.get(id(child), (None, None)) for child in children[first:after]]
+            ends = [n for n, (_, gone) in enumerate(seen, first + 1) if gone == seen[0][0]]
+            if ends and seen[0][0] is not None:
+                units.setdefault(path, []).append((first, ends[-1]))
+    return units
+
+
+def _own(path: str, key: str, child: Module, names: list[str]) -> Iterator[str]:
+    """Named layers of a child that lie in no nn.Sequential of its own."""
+    whole = f"{path}.{key}" if path else key
+    for name in names:
+        if name == whole:
+            yield name
+        elif name.startswith(f"{whole}."):
+            inside = child
+            between = [inside]
+            for part in name[len(whole) + 1 :].split(".")[:-1]:
+                inside = inside.get_submodule(part)
+                between.append(inside)
+            if not any(type(one) is nn.Sequential for one in between):
+                yield name
+
+
+def _shapes(model: Module, x: Any) -> dict[int, tuple[Any, Any]]:
+    """By id of a module, the shapes of what it takes and gives."""
+    found: dict[int, tuple[Any, Any]] = {}
+
+    def hook(module: Module, inputs: Any, output: Any) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            found[id(module)] = (inputs[0].shape, output.shape)
+
+    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    try:
+        with probe.untouched(model), torch.no_grad():
+            probe.called(model, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
