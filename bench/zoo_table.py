@@ -209,16 +209,17 @@ def tables(records: list[Record], seed: int) -> str:
     labels = Counter(r["label"] for r in records)
     halves = [[r for r in records if tuning(r) == half] for half in (False, True)]
     counts = ", ".join(f"{count} {name}" for name, count in labels.most_common())
+    columns = map(figures, (*halves, records))
     rows = [
-        (name, held, tuned, asked)
-        for (name, held, asked), (_, tuned, _) in zip(*map(figures, halves), strict=True)
+        (name, held, tuned, both, asked)
+        for (name, held, asked), (_, tuned, _), (_, both, _) in zip(*columns, strict=True)
     ]
     everyone = peers(halves[0])
     seconds = sum(r["seconds"] for r in records)
     return "\n\n".join([
         f"Zoo of seed {seed}: {len(records)} networks ({counts}); {seconds / 60:.0f} minutes of "
         "one core. Half of the pairs of numbers are for tuning.",
-        markdown(("figure", "not used for tuning", "used for tuning", "at least"), rows),
+        markdown(("figure", "not used for tuning", "used for tuning", "both", "at least"), rows),
         "The same labels but those of the learning rate, half not used for tuning; peers on the "
         "reference's gradients, before and after its training:",
         markdown(("tool", "right before", "false alarms", "right after", "false alarms"), everyone),
