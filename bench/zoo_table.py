@@ -191,7 +191,7 @@ def misses(records: list[Record]) -> list[tuple[str, ...]]:
             rows.append((number, "layer", about, f"said {said} in {layers}"))
         if "cure" in r and not r["cure"]["cured"]:
             c = r["cure"]
-            end = "nan" if c["score"] is None else f"{c['score']:.2f}"
+            end = "nan" if c["score"] is None else f"{c['score']:.3g}"
             rows.append((number, "cure", about,
                          f"score {end} after it, cost {c['cost']:.2f}, {len(c['tried'])} tried; "
                          f"{c['change']}"))  # fmt: skip
