@@ -115,6 +115,7 @@ def test_sick_networks_are_cured_by_the_smallest_change(name: str) -> None:
     assert not cure.before.healthy
     accepted = [attempt for attempt in cure.attempts if attempt.accepted]
     assert remedy in (None, accepted[0].name), str(cure)
+    assert cure.after.expected is not None
     assert cure.proof is not None
     assert cure.proof.accuracy[1] >= GOAL
     assert not cure.proof.accuracy[0] >= GOAL

@@ -380,3 +380,15 @@ def test_bad_arguments() -> None:
         theory.expected_flow(net, input_rms=0)
     with pytest.raises(TypeError, match="input_rms must be a number, not str"):
         theory.expected_flow(net, input_rms="1")  # type: ignore[arg-type]
+
+
+def test_without_theory_the_verdict_is_the_same() -> None:
+    network = vegrad.MLP([8, *[16] * 20, 3], activation="sigmoid", loss="cross_entropy", seed=0)
+    x, target = np.random.default_rng(0).normal(size=(40, 8)), np.arange(40) % 3
+    whole = vegrad.diagnose(network, x, target)
+    plain = vegrad.diagnose(network, x, target, theory=False)
+    assert whole.expected is not None
+    assert plain.expected is None
+    assert plain.verdict == whole.verdict == "vanishing"
+    assert [f.layers for f in plain.findings] == [f.layers for f in whole.findings]
+    assert str(plain)

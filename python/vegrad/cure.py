@@ -10,7 +10,7 @@ import numpy as np
 
 from vegrad.buffers import Array
 from vegrad.cured import PAIRS, Attempt, Cure, Proof
-from vegrad.diagnosis import Diagnosis, diagnose
+from vegrad.diagnosis import Diagnosis, diagnose, expected_or_none
 from vegrad.learnable import about_data
 from vegrad.network import MLP
 from vegrad.optim import Adam, Optimizer
@@ -166,7 +166,11 @@ class Search:
 
     def outcome(self, treatment: Treatment, **found: Any) -> Any:
         """What is handed to the user."""
-        patch = self._patch(treatment) if treatment is not self.given else ""
+        patch = ""
+        if treatment is not self.given:
+            patch = self._patch(treatment)
+            expected = expected_or_none(treatment.network, self.patient.sample(treatment))
+            found["after"] = replace(found["after"], expected=expected)
         return Cure(network=treatment.network, optimizer=treatment.optimizer,
                     scaling=treatment.scaling, patch=patch, **found)  # fmt: skip
 

@@ -23,7 +23,8 @@ PAIRS = ("loss", "accuracy")
 class Attempt:
     """One remedy: what it changed, what that did, what it cost.
 
-    `before` and `after` are diagnoses (`after` is None where the remedy had nothing to change);
+    `before` and `after` are diagnoses, `after` without what theory expects (None where the remedy
+    had nothing to change);
     `loss` and `accuracy` are pairs, before the first step and after the last of `steps` (nan
     where nothing was trained); `passes` counts forward and backward passes of one batch.
     """

@@ -136,6 +136,7 @@ def diagnose(
     history: History | None = None,
     resamples: int = 4,
     seed: int = 0,
+    theory: bool = True,
 ) -> Diagnosis:
     """Judge the gradients of `network` by one forward and backward pass.
 
@@ -147,6 +148,8 @@ def diagnose(
         resamples: further passes, over at most 256 rows drawn from the batch with replacement,
             which tell how far the gains depend on the batch; 0 for one pass only.
         seed: of that draw.
+        theory: whether to work out what theory expects, which takes a millisecond or two a layer
+            and changes no verdict.
 
     Raises:
         TypeError, ValueError: as `MLP.backward`; but NaN and infinity in the data are a finding.
@@ -159,7 +162,8 @@ def diagnose(
         return unusable
     batches = _resampled(network, x, target, as_count("resamples", resamples), seed)
     loss = network.backward(x, target)
-    m = Measured(network, loss, network.flow, SHIFT, batches, _expected(network, x))
+    expected = expected_or_none(network, x) if theory else None
+    m = Measured(network, loss, network.flow, SHIFT, batches, expected)
     findings, summary = judge(m, history)
     return Diagnosis(
         findings, summary, config, loss, m.flow, m.trend, m.underflowed, m.overflowed, m.expected
@@ -215,7 +219,8 @@ def resampled(
     return shrunk
 
 
-def _expected(network: Any, x: Any) -> ExpectedFlow | None:
+def expected_or_none(network: Any, x: Any) -> ExpectedFlow | None:
+    """What theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))
     except ValueError:  # of inputs that are all zero, or too large, theory says nothing

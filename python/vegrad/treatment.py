@@ -59,7 +59,7 @@ class Patient:
         """Diagnose a treatment's network on the rows to look at."""
         self.passed += len(self.rows)
         x, target = self.sample(treatment), self.target[self.rows]
-        return diagnose(treatment.network, x, target, resamples=0)
+        return diagnose(treatment.network, x, target, resamples=0, theory=False)
 
     def sample(self, treatment: Treatment) -> Array:
         """The rows to look at, as the treatment wants them."""
