@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Callable, Mapping
 from math import isnan
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import vegrad
 from vegrad.cure import LUCK
-from vegrad.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
+from vegrad.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING, wanted_rate
 from vegrad.treatment import written
 from vegrad.trial import Trial
 
@@ -166,6 +167,17 @@ def test_the_learning_rate_comes_from_the_gauge(rate: float) -> None:
     assert cure.cured, str(cure)
     assert cure.optimizer.rate() != rate
     assert cure.network.config == build(depth=4).config
+
+
+@pytest.mark.parametrize(("after", "wanted"), [(50.0, 0.2), (3e4, 0.04), (np.inf, 0.04)])
+def test_the_further_the_first_step_is_thrown_the_smaller_the_rate(
+    after: float, wanted: float
+) -> None:
+    loss = np.array([2.0, after, np.inf])
+    history = SimpleNamespace(steps=3, learning_rate=np.ones(3), findings=(), loss=loss,
+                              loss_after=np.array([after, np.nan, np.nan]))  # fmt: skip
+    rate = wanted_rate(history)
+    assert rate == (pytest.approx(wanted), "the loss left its range")
 
 
 def test_a_healthy_network_is_left_alone() -> None:

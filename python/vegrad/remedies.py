@@ -25,7 +25,8 @@ RISEN = 1.5  # times the first loss
 MOST = 100.0  # by which the learning rate is changed at once
 CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
 LANDING = -0.3  # median α: momentum carries such steps beyond the minimum
-SHORTER = 5.0  # times, then
+SHORTER = 5.0  # times, then, and where the loss left its range; its square if the first step made
+JUMP = 1e4  # times the loss: on a parabola that is 50 times beyond the longest step that descends
 LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of single layers: one that is put right may show the next
@@ -289,14 +290,15 @@ def _learning_rate(p: Patient) -> Treatment | str:
 
 
 def wanted_rate(history: History | None) -> tuple[float, str] | str:
-    """To the minimum along the step, as the gauge saw it; a tenth where it ended not finite."""
+    """To the minimum along the step, as the gauge saw it; a fifth or less if the loss overflows."""
     if history is None or not history.steps:
         return "no training has been looked at"
     rate = float(history.learning_rate[-1])
     finding = next((f for f in history.findings if "wanted" in f.evidence), None)
     tenth = max(1, history.steps // 10)
     if not np.isfinite(history.loss).all():
-        wanted, why = rate / SHORTER, "the loss left its range"
+        far = (history.loss_after[:1] > JUMP * history.loss[:1]).any()
+        wanted, why = rate / (SHORTER**2 if far else SHORTER), "the loss left its range"
     elif np.mean(history.loss[-tenth:]) > RISEN * history.loss[0]:
         wanted, why = rate / 10, "the loss rose"  # the gauge sees steps from where it was thrown
     elif finding is not None:
