@@ -294,9 +294,7 @@ def _draw_gradient(axes: Any, diagnosis: Diagnosis, flow: Flow) -> None:
     expected = diagnosis.expected
     if expected is not None and np.isfinite(delta[-1]) and np.isfinite(expected.delta_log2).all():
         usual, spread = delta[-1] + _decades(expected.delta_log2), expected.delta_log2_std / DECADE
-        axes.plot(
-            layers, usual, color=THEORY, linewidth=1.2, label="expected by theory, ±2 spreads"
-        )
+        axes.plot(layers, usual, color=THEORY, linewidth=1.2, label="expected, ±2 spreads")
         band = (usual - 2 * spread, usual + 2 * spread)
         axes.fill_between(layers, *band, color=THEORY, alpha=0.12, linewidth=0)
     for lost, word in ((diagnosis.underflowed, "0.0"), (diagnosis.overflowed, "inf")):
