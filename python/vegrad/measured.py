@@ -17,6 +17,7 @@ from vegrad.expected import ExpectedFlow
 from vegrad.network import FloatArray, Flow
 
 DECADE = log2(10.0)  # the flow is in log2; limits are in decades, powers of ten
+CHOSEN = 0.5  # decades beyond the limit that a stretch must go, as the steepest was chosen
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,20 @@ class Measured:
         # Five deviations, because it was chosen among all stretches for being the steepest.
         chance = 5.0 * self.noise * sqrt(len(stretch))
         return stretch if best >= max(self.shift, chance) else range(0)
+
+    def chain(self, sign: int, limit: float) -> tuple[Trend, range | None] | None:
+        """What shrinks (sign -1) or grows by `limit` decades: the whole chain, or a stretch of it.
+
+        With the stretch, if it is one; that must go half a decade further, as it was chosen for
+        being the steepest.
+        """
+        trend, stretch = self.trend, self.steepest(sign)
+        whole = trend is not None and trend.significant and sign * trend.decades >= limit
+        if stretch and (not whole or len(stretch) < 0.5 * len(self.flow.gain_log2)):
+            part = self.fit(stretch)
+            if part is not None and sign * part.decades >= limit + CHOSEN:
+                return part, stretch
+        return (trend, None) if trend is not None and whole else None
 
     @cached_property
     def noise(self) -> float:

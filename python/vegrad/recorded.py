@@ -184,16 +184,12 @@ def _along(sizes: FloatArray, chain: list[str], of: str) -> tuple[list[Finding],
     m = Measured(network, 0.0, cast("Flow", flow), shift, np.zeros((0, gains.size)), None)
     findings = []
     for sign, kind in ((1, "exploding"), (-1, "vanishing")):
-        rule, trend, stretch = _rule(kind), m.trend, m.steepest(sign)
-        whole = (
-            trend is not None and trend.significant and sign * trend.decades >= abs(rule.warning)
-        )
-        part = range(gains.size)
-        if stretch and (not whole or len(stretch) < 0.5 * gains.size):
-            trend, part = m.fit(stretch), stretch
-        elif not whole:
+        rule = _rule(kind)
+        found = m.chain(sign, abs(rule.warning))
+        if found is None:
             continue
-        assert trend is not None
+        trend, stretch = found
+        part = range(gains.size) if stretch is None else stretch
         findings.append(_chain_finding(rule, sign, trend, part, logs, known, names, of))
     for place, usual in m.broken.items():
         gain = float(gains[place])

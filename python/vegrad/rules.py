@@ -112,13 +112,14 @@ def _flat(m: Measured, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Findi
 
 def _chain(sign: int, m: Measured, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """The whole chain shrinks (sign -1) or grows; if not, then its steepest stretch."""
-    trend, deltas, stretch = m.trend, m.flow.delta_log2, m.steepest(sign)
-    whole = trend is not None and trend.significant and sign * trend.decades >= abs(rule.warning)
-    if stretch and (not whole or len(stretch) < 0.5 * (len(deltas) - 1)):
-        trend = m.fit(stretch)
+    found, deltas = m.chain(sign, abs(rule.warning)), m.flow.delta_log2
+    if found is None:
+        return
+    trend, stretch = found
+    if stretch is not None:
         layers, weights = tuple(stretch), range(stretch[0] + 1, stretch[-1] + 2)
         passed = f"a layer from layer {stretch[-1] + 1} down to layer {stretch[0]}"
-    elif whole:
+    else:
         known = np.flatnonzero(np.isfinite(deltas))
         first, last = int(known[0]), int(known[-1])
         far = sign * (deltas - deltas[last]) >= abs(rule.warning) * DECADE
@@ -127,11 +128,6 @@ def _chain(sign: int, m: Measured, rule: Rule, earlier: Sequence[Finding]) -> It
         where = "the first layer" if first == 0 else f"layer {first}"
         reach = power(float(deltas[first] - deltas[last]) / DECADE)
         passed = f"a layer and reaches {where} at {reach} {'of' if sign < 0 else 'times'} the last"
-    else:
-        return
-    assert trend is not None  # a stretch has finite gains
-    if sign * trend.decades < abs(rule.warning):
-        return
     if not passed.endswith("last"):
         passed += f", in all to {power(trend.decades)} {'of' if sign < 0 else 'times'} its size"
     blame = trend.blame(sign)
