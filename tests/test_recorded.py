@@ -70,6 +70,18 @@ def test_one_scaled_layer_is_named(factor: float) -> None:
     assert first.evidence["gain"] == pytest.approx(factor, rel=0.9)
 
 
+@pytest.mark.parametrize(("decades", "whole", "verdict"), [
+    (3.3, True, "vanishing"), (3.3, False, "healthy"), (3.7, False, "vanishing"),
+])  # fmt: skip
+def test_a_stretch_must_go_further_than_a_chain(decades: float, whole: bool, verdict: str) -> None:
+    """Of 30 layers all shrink the gradient, or the lower half, by as many decades in all."""
+    down = np.linspace(-decades, 0.0, 31 if whole else 16)
+    logs = down if whole else np.concatenate([down, np.linspace(0.0, -decades / 2, 16)[1:]])
+    wiggle = 0.01 * np.random.default_rng(0).standard_normal(31)
+    found = diagnose_gradients([np.full(4, 10**log) for log in logs + wiggle])
+    assert found.verdict == verdict
+
+
 def test_what_weights_hide_biases_show() -> None:
     """Where the signal grows upwards as δ grows downwards, their products stay as they are."""
     net = build(20, activation="relu", init="normal", sigma_w=3.0, dtype="float64")
