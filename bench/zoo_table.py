@@ -123,7 +123,7 @@ def figures(records: list[Record]) -> list[tuple[str, str, str]]:
     def cured(*labels: str) -> str:
         return share([r["cure"]["cured"] for r in treated if r["label"] in labels])
 
-    within = [(r["within"], r["specimen"]["depth"] - 1) for r in records if "within" in r][:50]
+    within = [(r["within"], r["specimen"]["depth"] - 1) for r in records if "within" in r]
     inside = sum(part * count for part, count in within) / max(sum(n for _, n in within), 1)
     alarms = [not right(r) for r in healthy]
     return [
