@@ -266,6 +266,14 @@ def test_the_budget_is_kept(budget: float, steps: int, batch_size: int) -> None:
         treat(network, target=noise, budget=budget, steps=steps, batch_size=batch_size)
 
 
+@pytest.mark.parametrize("budget", [1.0, 1.2, 3.0])
+def test_a_small_budget_does_not_pass_over_the_smallest_change(budget: float) -> None:
+    """In a deep narrow network, too, where much of the budget is kept for skip connections."""
+    cure = treat(edited(scaled(7, 1e-3), depth=24), budget=budget)
+    assert cure.reached
+    assert {a.name for a in cure.attempts if a.steps} == {"scale single layers"}
+
+
 def test_a_cure_by_luck_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that reaches the goal with one order of the rows only: the next is tried."""
 
@@ -293,7 +301,7 @@ def test_in_deep_narrow_networks_most_is_kept_for_skip_connections() -> None:
         cure = treat(build(depth=30, width=width, init="normal", sigma_w=0.3), target=noise)
         plain = [a.passes for a in cure.attempts if a.name.partition(", learning")[0] not in skips]
         shares.append(sum(plain) / cure.steps)
-    assert shares[0] <= 1.5 - 1.1 < shares[1]
+    assert shares[0] <= 1.5 - 1.25 < shares[1]
 
 
 @pytest.mark.parametrize(("options", "error"), [

@@ -38,9 +38,10 @@ LATE = 0.2  # of a training: from then on a falling loss is not enough
 ABOVE = 1.2  # times the guess's loss
 HALF = 0.5  # of the way
 # Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
-# gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of a
-# training, for remedies whose gradient need not pass all layers.
+# gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of
+# the usual budget, for remedies whose gradient need not pass all layers.
 NARROW, FOR_SKIPS = 0.5, 1.25
+BUDGET = 1.5  # trainings: the usual one, in parts of which remedies keep passes for others
 AGAIN = 3  # times the steps of a cure in which it must do without its luck
 LUCK = "reached the goal, but not with the rows in another order"
 GIVE_UP = 0.1  # of a training: less is no trial
@@ -57,7 +58,7 @@ def cure(
     steps: int = 500,
     batch_size: int = 32,
     seed: int = 0,
-    budget: float = 1.5,
+    budget: float = BUDGET,
 ) -> Cure:
     """Find the smallest change that makes `network` train, and prove it.
 
@@ -190,7 +191,7 @@ class Search:
     def _room(self, steps: int, kept: float = 0.0) -> bool:
         """Whether a trial may come to so many steps, and the given network after it.
 
-        `kept` of a training is then left.
+        `kept` of the usual budget, or as large a part of another, is then left.
         """
         block, rows = self.sick.block_steps, len(self.rows) / 3
         # The best may be the trial that goes on now, or, if that gets worse, the best before it.
@@ -201,7 +202,7 @@ class Search:
         gauge = 1.0 + 1.0 / (2 * block)
         rows += self.batch_size  # the gauge looks at the first step too
         return self.spent + ahead + behind * self.batch_size * gauge + rows <= (
-            self.spendable - kept * self.steps * self.batch_size
+            (1.0 - kept / BUDGET) * self.spendable
         )
 
     def _over(self, trial: Trial) -> bool:
@@ -232,7 +233,7 @@ class Search:
         base = self.patient
         for remedy in remedies:
             self.kept = self._kept(remedy)
-            if not self._room(int(GIVE_UP * self.steps), self.kept):
+            if not self._worth_a_trial():
                 continue
             patient = replace(base, passed=0.0)
             chosen = self._attempt(remedy, patient, DEEP)
@@ -249,10 +250,14 @@ class Search:
         return self._conclude(self._best())
 
     def _kept(self, remedy: Remedy) -> float:
-        """Of a training, to be left for remedies that are larger changes, and surer."""
+        """Of the usual budget, to be left for remedies that are larger changes, and surer."""
         hidden = self.patient.diagnosis.config.get("sizes", ())[1:-1]
         narrow = sum(1.0 / width for width in hidden) > NARROW
         return FOR_SKIPS if narrow and not remedy.skips else remedy.kept
+
+    def _worth_a_trial(self) -> bool:
+        """Whether there is room for one; the first change has it, whatever is kept for others."""
+        return self._room(int(GIVE_UP * self.steps), self.kept if self.trials else 0.0)
 
     def _follow(
         self, name: str, trial: Trial, after: Diagnosis, patient: Patient, deeper: int
@@ -261,7 +266,7 @@ class Search:
         for following in self.following:
             on_top = replace(patient, given=trial.treatment, diagnosis=after, passed=0.0,
                              history=trial.history)  # fmt: skip
-            if not trial.history.steps or not self._room(int(GIVE_UP * self.steps), self.kept):
+            if not trial.history.steps or not self._worth_a_trial():
                 return None
             remedy = replace(following, name=f"{name}, {following.name}")
             chosen = self._attempt(remedy, on_top, deeper - 1 if following.followed else 0)
@@ -283,7 +288,7 @@ class Search:
         cost = patient.passed / self.batch_size
         done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
         why = "" if same else _worse(before, after, treatment)
-        if not why and not self._room(int(GIVE_UP * self.steps), self.kept):
+        if not why and not self._worth_a_trial():
             why = "no passes are left to train it"
         if why:
             self.attempts.append(replace(done, why=why))

@@ -75,7 +75,7 @@ class Patient:
 class Remedy:
     """One row of `REMEDIES`: for what it is tried, and the function that makes the change.
 
-    While it is tried, `kept` of a training's passes are left for those that come after it. `skips`
+    While it is tried, `kept` of the usual budget is left for those that come after it. `skips`
     says that its network has skip connections, `followed` that its training's history may ask for
     another change on top of it.
     """
