@@ -5,6 +5,7 @@
 
 #include <atomic>
 
+#include "bindings/attribute.hpp"
 #include "bindings/dlpack.hpp"
 
 namespace py = pybind11;
@@ -107,6 +108,14 @@ py::list Buffers::keys() const {
   return names;
 }
 
+py::list Buffers::present() const {
+  const auto all = py::reinterpret_borrow<py::list>(owners.front());
+  if (all.size() == size()) return all;
+  py::list found(size());
+  for (std::size_t i = 0; i < size(); ++i) found[i] = all[positions_[i]];
+  return found;
+}
+
 void Buffers::take(const void* pointer, const py::handle& item, View& view) {
   const auto& tensor = *static_cast<const dlpack::Tensor*>(pointer);
   if (!on_cpu(tensor.device))
@@ -126,8 +135,7 @@ void Buffers::take(const void* pointer, const py::handle& item, View& view) {
   view.strides_in_bytes = false;
 }
 
-bool Buffers::add_array(const py::handle& item, View& view) {
-  if (!py::isinstance<py::array>(item)) return false;
+void Buffers::add_array(const py::handle& item, View& view) {
   const auto array = py::reinterpret_borrow<py::array>(item);
   if (!dtype_of(array.dtype(), view.dtype))
     throw py::type_error(here() + " must be " + kDtypes + ", not " +
@@ -140,16 +148,9 @@ bool Buffers::add_array(const py::handle& item, View& view) {
   view.strides = reinterpret_cast<const std::int64_t*>(array.strides());
   view.ndim = std::int32_t(array.ndim());
   view.strides_in_bytes = true;
-  return true;
 }
 
-bool Buffers::add_exchanged(const py::handle& item, View& view) {
-  PyTypeObject* const type = Py_TYPE(item.ptr());
-  if (type != last_type_) {
-    last_type_ = type;
-    last_api_ = exchange_api(type);
-  }
-  if (!last_api_) return false;
+void Buffers::add_exchanged(const py::handle& item, View& view) {
   const auto* api = static_cast<const dlpack::ExchangeApi*>(last_api_);
   dlpack::Tensor tensor{};
   if (api->tensor_from_object(item.ptr(), &tensor) != 0) {
@@ -172,7 +173,6 @@ bool Buffers::add_exchanged(const py::handle& item, View& view) {
                          type_name(item) + " says: " + reason);
   }
   take(&tensor, item, view);
-  return true;
 }
 
 bool Buffers::add_capsule(const py::handle& item, View& view) {
@@ -228,11 +228,20 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
     ++length_;
     return;
   }
+  if (PyTypeObject* const type = Py_TYPE(item.ptr()); type != last_type_) {
+    last_type_ = type;
+    last_api_ = nullptr;
+    last_door_ = py::isinstance<py::array>(item)     ? Door::kArray
+                 : (last_api_ = exchange_api(type)) ? Door::kExchange
+                                                    : Door::kCapsule;
+  }
   View view;
-  const std::size_t owned = owners.size();
-  if (!add_array(item, view) && !add_exchanged(item, view) && !add_capsule(item, view))
+  if (last_door_ == Door::kExchange)
+    add_exchanged(item, view);
+  else if (last_door_ == Door::kArray)
+    add_array(item, view);
+  else if (!add_capsule(item, view))
     throw py::type_error(here() + " must be an array or a CPU tensor, not " + type_name(item));
-  if (owners.size() == owned) owners.push_back(py::reinterpret_borrow<py::object>(item));
   view.count = product(view.shape, view.ndim);
   if (view.count > 0 && !view.data)
     throw py::value_error(here() + " must have memory, but is a " + type_name(item) +
@@ -260,6 +269,7 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
   } else if (PyDict_Check(object.ptr())) {
     kind_ = Kind::kMapping;
   } else if (is_buffer()) {
+    owners.push_back(object);
     add(object, {});
     return;
   } else if (py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object) ||
@@ -274,6 +284,7 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
   if (kind_ == Kind::kMapping) {
     const auto items = py::reinterpret_steal<py::object>(PyMapping_Items(object.ptr()));
     if (!items) throw py::error_already_set();
+    owners.push_back(items);
     for (const py::handle item : items) {
       const auto pair = py::reinterpret_borrow<py::tuple>(item);
       add(pair[1], pair[0]);
@@ -288,11 +299,34 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
     throw py::value_error(std::string(argument) +
                           " must be a sequence, a mapping or a fresh iterator of buffers, not a " +
                           type_name(object) + " that yields nothing");
+  owners.push_back(items);
+  reserve(length);
+  for (Py_ssize_t i = 0; i < length; ++i) add(PyList_GET_ITEM(items.ptr(), i), {});
+}
+
+Buffers::Buffers(const char* argument, const py::list& holders, const char* attribute,
+                 bool writable)
+    : argument_(argument), writable_(writable), kind_(Kind::kSequence) {
+  const std::size_t length = holders.size();
+  Attribute of(attribute);
+  const py::list items(length);
+  owners.push_back(items);
+  reserve(length);
+  for (std::size_t i = 0; i < length; ++i) {
+    // Another thread may have made the list shorter.
+    const auto holder = py::reinterpret_borrow<py::object>(
+        i < holders.size() ? PyList_GET_ITEM(holders.ptr(), i) : Py_None);
+    PyObject* const item = holder.is_none() ? Py_NewRef(Py_None) : of.get(holder.ptr());
+    if (!item) throw py::error_already_set();
+    PyList_SET_ITEM(items.ptr(), i, item);
+    add(item, {});
+  }
+}
+
+void Buffers::reserve(std::size_t length) {
   views.reserve(length);
-  owners.reserve(length);
   positions_.reserve(length);
   if (length >= 64) wake_threads();
-  for (Py_ssize_t i = 0; i < length; ++i) add(PyList_GET_ITEM(items.ptr(), i), {});
 }
 
 Buffers Buffers::matched(const char* argument, const py::object& object, bool writable) const {
@@ -328,6 +362,7 @@ Buffers Buffers::matched(const char* argument, const py::object& object, bool wr
   result.argument_ = argument;
   result.kind_ = kind_;
   result.length_ = length_;
+  result.owners = std::move(other.owners);
   std::size_t next = 0;
   for (std::size_t i = 0; i < size(); ++i) {
     std::size_t j = 0;
@@ -357,7 +392,6 @@ Buffers Buffers::matched(const char* argument, const py::object& object, bool wr
                             shape(mine) + ", not " + shape(theirs));
     }
     result.views.push_back(theirs);
-    result.owners.push_back(other.owners[j]);
     result.positions_.push_back(positions_[i]);
     if (kind_ == Kind::kMapping) result.keys_.push_back(keys_[i]);
   }

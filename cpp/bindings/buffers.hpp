@@ -14,14 +14,18 @@ class Buffers {
  public:
   // `argument`: the name in messages. Throws TypeError and ValueError that give wanted and got.
   Buffers(const char* argument, const pybind11::object& object, bool writable);
+  // What is found under a name in each of a list's entries: gradients of parameters.
+  Buffers(const char* argument, const pybind11::list& holders, const char* attribute,
+          bool writable);
 
   std::vector<View> views;
-  std::vector<pybind11::object> owners;  // of the views' memory
+  std::vector<pybind11::object> owners;  // of the views' memory: a list of all, or some each
 
   std::size_t size() const { return views.size(); }
   std::string label(std::size_t number) const;     // grads["layers.0.weight"], grads[3] or grads
   pybind11::object key(std::size_t number) const;  // a name, a position or None
   pybind11::list keys() const;
+  pybind11::list present() const;  // of a list: those that are not None
   bool is_mapping() const { return kind_ == Kind::kMapping; }
   std::int64_t position(std::size_t number) const { return positions_[number]; }
 
@@ -30,11 +34,13 @@ class Buffers {
 
  private:
   enum class Kind { kOne, kSequence, kMapping };
+  enum class Door { kUnknown, kArray, kExchange, kCapsule };
 
   Buffers() = default;
+  void reserve(std::size_t length);
   void add(const pybind11::handle& item, const pybind11::handle& key);
-  bool add_array(const pybind11::handle& item, View& view);
-  bool add_exchanged(const pybind11::handle& item, View& view);
+  void add_array(const pybind11::handle& item, View& view);
+  void add_exchanged(const pybind11::handle& item, View& view);
   bool add_capsule(const pybind11::handle& item, View& view);
   void take(const void* tensor, const pybind11::handle& item, View& view);
   std::string label_of(const pybind11::handle& key, std::int64_t position) const;
@@ -49,6 +55,7 @@ class Buffers {
   pybind11::object skipped_;             // a set: the keys of None in a mapping
   pybind11::handle current_key_;
   PyTypeObject* last_type_ = nullptr;  // and how its tensors are read
+  Door last_door_ = Door::kUnknown;
   const void* last_api_ = nullptr;
 };
 

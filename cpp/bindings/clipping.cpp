@@ -5,6 +5,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -172,6 +173,35 @@ Clipped clip_with(const std::string& rule, const py::object& object, const py::o
   return result;
 }
 
+// The gradients of parameters, by their joint norm: (all that were found, what was done). A norm of
+// theirs has no `slack`; with one, the factor is that of PyTorch, limit / (norm + slack).
+py::tuple clip_gradients(const py::list& parameters, double limit, double p,
+                         const std::string& nonfinite, double slack) {
+  Buffers grads("grads", parameters, "grad", true);
+  refuse_overlap(grads, nullptr);
+  Request request{};
+  request.rule = Rule::kGlobalNorm;
+  request.order = {p};
+  request.nonfinite = policy_of(nonfinite);
+  request.limit = limit;
+  request.after_wanted = request.norms_wanted = false;
+  if (slack > 0)
+    request.choose = [limit, slack](double norm) {
+      const double factor = limit / (norm + slack);
+      return factor >= 1           ? std::numeric_limits<double>::infinity()
+             : std::isfinite(norm) ? norm * factor
+                                   : limit;
+    };
+  FirstNonFinite first;
+  Clipped result;
+  if (grads.size() > 0) {
+    const py::gil_scoped_release release;
+    together_on(grads.views, [&] { result = clip(grads.views, request, first); });
+  }
+  if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
+  return py::make_tuple(grads.present(), std::move(result));
+}
+
 std::string shown(const Clipped& c) {
   char text[160];
   std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ", c.norm,
@@ -266,6 +296,10 @@ void register_clipping(py::module_& module) {
              py::arg("ord") = 2.0, py::arg("nonfinite") = "raise", py::arg("params") = py::none(),
              py::arg("eps") = 0.0, py::arg("after") = true,
              "Clip in place; see vegrad.clipping. Without `after`, norm_after may be NaN.");
+  module.def("clip_gradients", &clip_gradients, py::arg("parameters"), py::arg("limit"),
+             py::arg("ord"), py::arg("nonfinite"), py::arg("slack"),
+             "Clip the joint norm of `.grad` in place; returns the gradients, and what was done "
+             "without norms of each.");
 }
 
 }  // namespace vegrad

@@ -237,7 +237,10 @@ class Clipping {
   void note_sums() {
     norm_ = request_.order.root(total(sums_, request_.order));
     out_.norms.clear();
-    for (const Scaled& sum : sums_) out_.norms.push_back(value(request_.order.root(sum)));
+    if (request_.norms_wanted) {
+      out_.norms.reserve(sums_.size());
+      for (const Scaled& sum : sums_) out_.norms.push_back(value(request_.order.root(sum)));
+    }
     for (const View& view : views_) out_.dtypes |= 1u << unsigned(view.dtype);
     out_.norm = out_.norm_after = value(norm_);
   }

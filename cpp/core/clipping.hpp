@@ -52,6 +52,7 @@ struct Request {
   const View* parameters = nullptr;      // kAdaptive: one a buffer
   Consumer* consumer = nullptr;          // nothing is written, but it takes every buffer
   bool after_wanted = true;              // else norm_after may be NaN
+  bool norms_wanted = true;              // else there are none
   const Scaled* squares = nullptr;       // of each buffer, finite, if somebody has summed them
 };
 

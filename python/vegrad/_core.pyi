@@ -37,6 +37,9 @@ def clip(
     eps: float = 0.0,
     after: bool = True,
 ) -> Clipped: ...
+def clip_gradients(
+    parameters: list[Any], limit: float, ord: float, nonfinite: str, slack: float
+) -> tuple[list[Any], Clipped]: ...
 
 class NonFiniteGradientError(ValueError):
     name: str | int | None

@@ -8,11 +8,9 @@ functions, and a mixed list to both; so does what torch.compile compiles.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from inspect import GEN_CREATED, getgeneratorstate
-from itertools import repeat
 from math import inf, isfinite
-from operator import attrgetter, is_not
 from types import GeneratorType
 from typing import Any, TypeAlias
 
@@ -24,12 +22,12 @@ from torch.nn import Module, utils
 from vegrad import _core
 from vegrad._core import NonFiniteGradientError
 
-_grad = attrgetter("grad")
 PARAMETERS = Module.parameters.__code__
 Tensors: TypeAlias = Iterable[Tensor] | Tensor
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What a norm of such dtypes, a bit each, has: of float16 and bfloat16 float32, else the widest.
 _PROMOTED = [FLOATS[2 if bits == 3 else max(bits.bit_length() - 1, 0)] for bits in range(16)]
+_SLACK = 1e-6  # what PyTorch adds to a norm before it divides by it
 
 
 def clip_grad_norm_(
@@ -66,13 +64,11 @@ def clip_grad_norm_(
         warnings.warn(
             "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=2
         )
-    grads = _grads_of(several)
     limit, order = float(max_norm), float(norm_type)
-    policy = "raise" if error_if_nonfinite else "propagate"
-    if grads and order > 0 and limit >= 0:
-        choose = _as_torch(limit) if compat else limit
+    policy, slack = "raise" if error_if_nonfinite else "propagate", _SLACK if compat else 0.0
+    if order > 0 and limit >= 0:
         try:
-            found = _core.clip("global_norm", grads, choose, order, policy, after=False)
+            grads, found = _core.clip_gradients(several, limit, order, policy, slack)
         except NonFiniteGradientError as error:
             if not compat:
                 raise
@@ -82,10 +78,13 @@ def clip_grad_norm_(
                 return clip_grad_norm_(
                     once, max_norm, norm_type, error_if_nonfinite, foreach, compat=compat
                 )
+            grads = [grad for one in several if (grad := one.grad) is not None]
             return _clip_mixed(grads, limit, order, error_if_nonfinite, foreach, compat)
         if found.clipped:
             increment_version(grads)
-        return torch.tensor(found.norm, dtype=_PROMOTED[found.dtypes] if compat else torch.float64)
+        if grads:
+            dtype = _PROMOTED[found.dtypes] if compat else torch.float64
+            return torch.tensor(found.norm, dtype=dtype)
     return utils.clip_grad_norm_(
         _once_each(several) if doubtful else several,
         max_norm,
@@ -194,13 +193,6 @@ def _once_each(tensors: list[Tensor]) -> list[Tensor]:
     return list(dict(zip(map(id, tensors), tensors, strict=True)).values())
 
 
-def _grads_of(parameters: list[Tensor]) -> list[Tensor]:
-    grads = list(map(_grad, parameters))
-    if all(map(is_not, grads, repeat(None))):
-        return grads
-    return [grad for grad in grads if grad is not None]
-
-
 def _collect(module: Module, seen: set[int], found: list[Tensor]) -> None:
     seen.add(id(module))
     if module._parameters:
@@ -221,16 +213,6 @@ def is_ours(tensor: Tensor) -> bool:
     )
 
 
-def _as_torch(max_norm: float) -> Callable[[float], float]:
-    """The limit whose ratio to a norm is max_norm / (norm + 1e-6)."""
-
-    def choose(norm: float) -> float:
-        coefficient = max_norm / (norm + 1e-6)
-        return inf if coefficient >= 1 else norm * coefficient if norm < inf else max_norm
-
-    return choose
-
-
 def _clip_mixed(
     grads: list[Tensor],
     limit: float,
@@ -248,7 +230,7 @@ def _clip_mixed(
         raise RuntimeError(_nonfinite(order))
     first = grads[0].device
     total = torch.tensor(norm, dtype=torch.float64)
-    slack = 1e-6 if compat else 0.0
+    slack = _SLACK if compat else 0.0
     coefficient = limit / (norm + slack) if norm + slack else inf
     if not coefficient >= 1:
         _scale_by(ours, coefficient)
