@@ -235,7 +235,7 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
                  : (last_api_ = exchange_api(type)) ? Door::kExchange
                                                     : Door::kCapsule;
   }
-  View view;
+  View& view = views.emplace_back();  // not a copy: that waits for each of its parts
   if (last_door_ == Door::kExchange)
     add_exchanged(item, view);
   else if (last_door_ == Door::kArray)
@@ -253,7 +253,6 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
       py::bool_(item.attr("is_neg")()))
     throw py::type_error(here() + " must be a tensor as it lies in memory, not one with the " +
                          "negative bit: call resolve_neg() first");
-  views.push_back(view);
   positions_.push_back(length_++);
   if (kind_ == Kind::kMapping) keys_.push_back(py::reinterpret_borrow<py::object>(key));
 }
@@ -326,7 +325,7 @@ Buffers::Buffers(const char* argument, const py::list& holders, const char* attr
 void Buffers::reserve(std::size_t length) {
   views.reserve(length);
   positions_.reserve(length);
-  if (length >= 64) wake_threads();
+  if (length >= kMany) wake_threads();
 }
 
 Buffers Buffers::matched(const char* argument, const py::object& object, bool writable) const {

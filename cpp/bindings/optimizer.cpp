@@ -20,9 +20,20 @@ StepKind kind_of(const std::string& name) {
 
 }  // namespace
 
-Clipped Optimizer::step(const py::object& parameters_object, const py::object& grads_object,
-                        double rate, const std::string& rule, const py::object& limit, double ord,
+Clipped Optimizer::step(const py::object& parameters, const py::object& grads, double rate,
+                        const std::string& rule, const py::object& limit, double ord,
                         const std::string& nonfinite, double eps, const py::object& groups) {
+  const bool many = PyList_CheckExact(parameters.ptr());
+  Clipped result;
+  together_over(many ? std::size_t(PyList_GET_SIZE(parameters.ptr())) : 0, [&] {
+    result = step_over(parameters, grads, rate, {rule, limit, ord, eps, nonfinite}, groups);
+  });
+  return result;
+}
+
+Clipped Optimizer::step_over(const py::object& parameters_object, const py::object& grads_object,
+                             double rate, const RuleArguments& arguments,
+                             const py::object& groups) {
   Buffers grads("grads", grads_object, false);
   const Buffers parameters = grads.matched("params", parameters_object, true);
   for (std::size_t i = 0; i < parameters.size(); ++i)
@@ -30,7 +41,7 @@ Clipped Optimizer::step(const py::object& parameters_object, const py::object& g
       throw py::type_error(parameters.label(i) + " must be float32 or float64, not " +
                            (parameters.views[i].dtype == Dtype::kFloat16 ? "float16" : "bfloat16"));
   refuse_overlap(parameters, &grads);
-  const Asked asked({rule, limit, ord, eps, nonfinite}, grads.size());
+  const Asked asked(arguments, grads.size());
   const auto states = states_of(parameters);
   std::vector<StepGroup> found;
   std::vector<std::size_t> group_of(grads.size(), 0);

@@ -27,6 +27,8 @@ class Optimizer {
   void load(const pybind11::dict& all);
 
  private:
+  Clipped step_over(const pybind11::object& parameters, const pybind11::object& grads, double rate,
+                    const RuleArguments& arguments, const pybind11::object& groups);
   static void find_groups(const pybind11::object& groups, const Buffers& parameters,
                           std::vector<StepGroup>& found, std::vector<std::size_t>& group_of);
   std::size_t place_of(const Buffers& parameters, std::size_t number);

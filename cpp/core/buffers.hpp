@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -140,6 +141,16 @@ std::vector<Piece> cut_evenly(const std::vector<View>& views);
 std::int64_t elements_of(const std::vector<View>& views);
 int team_for(std::int64_t elements);  // threads that are worth their start
 
+// So many buffers take as long to be looked at as a sleeping thread to begin.
+constexpr std::size_t kMany = 64;
+
+// body(), which looks at so many buffers first, with threads borrowed before it does.
+template <class Body>
+void together_over(std::size_t buffers, const Body& body) {
+  if (buffers >= kMany) return on_borrowed_threads(body);
+  body();
+}
+
 // body(), on borrowed threads if there is enough for several.
 template <class Body>
 void together_on(const std::vector<View>& views, const Body& body) {
@@ -167,11 +178,13 @@ std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece
     const KeepSubnormals keep;
     const int number = backwards ? backwards_in_share(task, n, threads) : task;
     const Piece& piece = pieces[number];
+    // Results are made in their places: to copy one would wait for all that body has written.
+    static_assert(std::is_trivially_destructible_v<Result>);
     if (piece.part())
-      of_part[number] = body(piece.buffer, piece.first, piece.count);
+      new (&of_part[number]) Result(body(piece.buffer, piece.first, piece.count));
     else
       for (std::int64_t b = piece.buffer; b < piece.buffer + piece.buffers; ++b)
-        of_buffer[b] = body(b, std::int64_t(0), views[b].count);
+        new (&of_buffer[b]) Result(body(b, std::int64_t(0), views[b].count));
   });
   for (int number = 0; number < n; ++number)
     if (const Piece& piece = pieces[number]; piece.part())

@@ -82,6 +82,13 @@ double rounded_to(Dtype dtype, double x) {
   });
 }
 
+// The nearest number of a float's digits that is not above x; x itself where a float has fewer.
+double within_float(double x) {
+  if (!(x >= std::numeric_limits<float>::min()) || !(x <= 1)) return x;
+  const float nearest = float(x);
+  return nearest > x ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 double largest_of(const View& view, std::int64_t first, std::int64_t count) {
   return with_dtype(view.dtype, [&](auto element) {
     using E = decltype(element);
@@ -215,6 +222,7 @@ class Clipping {
               norm_.sum != norm_.sum;
       if (limit == kInfinity) over_ = false;
       factor_ = ratio(limit, norm_);
+      if (request_.float_factor) factor_.first = within_float(factor_.first);
       if (!over_ && !cleaned_ && !request_.consumer) return std::move(out_);
     }
     if (request_.consumer)

@@ -126,16 +126,19 @@ class Pool {
   // process has a core. Then we do without, so that little time is lost.
   bool lend(const Lender& lender, int threads, void (*body)(void*), void* context) {
     const std::unique_lock<std::mutex> lock(lent_, std::try_to_lock);
-    if (!lock || Clock::now() < resting_until_) return false;
+    if (!lock || rests()) return false;
     Visit visit{this, lender.number, body, context, announced_.loop.load(std::memory_order_relaxed),
                 {},   nullptr};
     open_.store(true, std::memory_order_relaxed);
     lender.parallel(&Pool::visit, &visit, unsigned(threads), 0);
     const Clock::time_point now = Clock::now();
-    if (now - visit.end > kPatience) resting_until_ = now + kRest * (now - visit.end);
+    if (now - visit.end > kPatience)
+      resting_until_.store(now + kRest * (now - visit.end), std::memory_order_relaxed);
     if (visit.error) std::rethrow_exception(visit.error);
     return true;
   }
+
+  bool rests() const { return Clock::now() < resting_until_.load(std::memory_order_relaxed); }
 
   void wake() {
     if (announced_.sleepers.load(std::memory_order_relaxed) == 0) return;
@@ -240,7 +243,7 @@ class Pool {
   const bool borrowed_;
   std::mutex owner_, lent_;
   std::atomic<bool> open_{false};
-  Clock::time_point resting_until_{};
+  std::atomic<Clock::time_point> resting_until_{};
   unsigned workers_ = 0;
   int known_shares_ = 0;
   Announcement announced_;
@@ -341,7 +344,9 @@ void with_borrowed_threads(void (*body)(void*), void* context) {
 }
 
 void wake_threads() {
-  if (num_threads() > 1 && !g_borrowed.load(std::memory_order_relaxed)) pool().wake();
+  if (num_threads() == 1 || t_pool) return;
+  const Pool* const borrowed = g_borrowed.load(std::memory_order_acquire);
+  if (!borrowed || borrowed->rests()) pool().wake();
 }
 
 void parallel_tasks(int n, int threads, TaskFunction function, void* context) {

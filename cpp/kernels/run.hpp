@@ -2,6 +2,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "kernels/element.hpp"
 
@@ -217,6 +218,16 @@ double run_scale(E* p, std::size_t n, double first, double second) {
 
 template <class E>
 void run_scale_only(E* p, std::size_t n, double first, double second) {
+  if constexpr (std::is_same_v<E, float>) {
+    // A product of two floats is exact in double, so that rounded it is a float's own product.
+    if (const float factor = float(first); double(factor) == first) {
+      constexpr std::size_t kStep = kLanes<float>;
+      std::size_t i = 0;
+      for (; i + kStep <= n; i += kStep) store<float>(p + i, load<float>(p + i) * factor);
+      for (; i < n; ++i) p[i] *= factor;
+      return;
+    }
+  }
   change_run<E, false>(p, n, Scaling<E>{first, second});
 }
 
