@@ -14,8 +14,7 @@ class Attribute {
 
   // A new reference, or null with an error set.
   PyObject* get(PyObject* object) {
-    if (find(Py_TYPE(object)))
-      return get_(descriptor_, object, reinterpret_cast<PyObject*>(type_));
+    if (find(Py_TYPE(object))) return get_(descriptor_, object, reinterpret_cast<PyObject*>(type_));
     return PyObject_GetAttr(object, name_.ptr());
   }
   // 0, or -1 with an error set.

@@ -231,7 +231,7 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
   if (PyTypeObject* const type = Py_TYPE(item.ptr()); type != last_type_) {
     last_type_ = type;
     last_api_ = nullptr;
-    last_door_ = py::isinstance<py::array>(item)     ? Door::kArray
+    last_door_ = py::isinstance<py::array>(item)    ? Door::kArray
                  : (last_api_ = exchange_api(type)) ? Door::kExchange
                                                     : Door::kCapsule;
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <limits>
-#include <type_traits>
 
 #include "kernels/element.hpp"
 
@@ -218,7 +217,7 @@ double run_scale(E* p, std::size_t n, double first, double second) {
 
 template <class E>
 void run_scale_only(E* p, std::size_t n, double first, double second) {
-  if constexpr (std::is_same_v<E, float>) {
+  if constexpr (sizeof(E) == 4) {
     // A product of two floats is exact in double, so that rounded it is a float's own product.
     if (const float factor = float(first); double(factor) == first) {
       constexpr std::size_t kStep = kLanes<float>;
