@@ -71,6 +71,25 @@ struct WeightGradient {
   int tasks() const { return layer ? grid.tasks() : 0; }
 };
 
+// What the backward pass of one layer makes: δ and the gradient g with respect to its output, from
+// δ of the layer above. Without skip connections δ takes the place of g.
+template <class T>
+struct BackwardStep {
+  ScaledMatrix<T> delta, g;
+  std::int64_t shift = 0;   // added to the exponent of δ above
+  std::int64_t apart = 0;   // of the exponent of what comes around the layer above
+  const T* skip = nullptr;  // that, if any
+};
+
+constexpr std::int64_t kFarLayer = std::numeric_limits<std::int64_t>::max();
+
+// What a backward pass expects of the chains still to come: only their lengths depend on it.
+struct ChainHints {
+  bool shifts_known = true;  // they will be those of the last pass; else there will be none
+  int longest = kLongestBackwardChain;
+  int last_shift;  // the layer
+};
+
 // What makes a thread worth its start, in cycles: a loop's start and end are a few hundred, but
 // the threads must also fetch what the others made. A few rows are soon fetched.
 constexpr double kWorthwhile = 5000, kWorthwhileFewRows = 1800;
@@ -129,8 +148,10 @@ class Network {
     T* spare[5] = {};         // (B, widest)
     T* normalized_h[2] = {};  // of even and odd layers, if normalized and not residual
     T* partial = nullptr;     // few rows: what each block of units adds to the layer below
-    T* column_sums = nullptr;
-    T* alive = nullptr;
+    std::vector<T*> column_sums, alive;     // of each layer, a row each block of rows
+    std::vector<T*> chain_delta, chain_g;   // of the layers of a backward chain, in turn,
+    std::vector<T*> chain_h;                // and their outputs if not residual
+    std::vector<T*> chain_output;           // of each layer: which, while a chain runs
     std::vector<T*> packed;                 // a thread: the right operand of its product,
     std::vector<PackedBlock> packed_block;  // and which column block of it
     std::vector<T*> tile;                   // a thread: of a weight gradient
@@ -190,12 +211,25 @@ class Network {
   double descend(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   double top(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   void backward_layer(Workspace& w, int l, int B, bool flow, const WeightGradient<T>& pending);
+  BackwardStep<T> backward_step(int l, std::int64_t shift, T* delta, T* g,
+                                const ScaledMatrix<T>& above, const ScaledMatrix<T>& skip) const;
+  bool is_near(int l, const BackwardStep<T>& step) const;
+  void end_backward_tile(Workspace& w, int l, const Tile& t, const BackwardStep<T>& step, bool flow,
+                         TileSums& sums);
+  bool end_backward(Workspace& w, int l, int B, const TileSums* tiles, bool flow);
+  void note_delta(int l, int B);
   void backward_tile(Workspace& w, int l, const Tile& t, const T* g, T* delta, bool flow,
                      TileSums& sums);
   T* output_of(const Workspace& w, int l) const;
   void bias_gradient(Workspace& w, int l, int B);
   void note_backward(Workspace& w, int l, int B, std::int64_t saturated);
   T* spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const;
+
+  // backward_chain.cpp
+  int end_of_backward_chain(const Workspace& w, int l, int B, int longest) const;
+  int backward_chain(Workspace& w, int l, int B, bool flow, ChainHints& hints,
+                     const WeightGradient<T>& pending);
+  void make_gradients(Workspace& w, int B, bool flow, const std::vector<WeightGradient<T>>& all);
 
   // weight_gradient.cpp
   WeightGradient<T> weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const;
@@ -228,6 +262,8 @@ class Network {
   FlowColumns flow_;
   std::vector<double> gradient_squares_;
 
+  std::vector<std::int64_t> shifts_;  // of each layer in the last backward pass, or kFarLayer
+
   // State of the pass that runs.
   std::uint64_t pass_ = 0;  // its number; a backward pass uses it up
   std::vector<Layer> layers_;
@@ -244,6 +280,9 @@ class Network {
 // of the range of float32, nor is a square.
 constexpr double kLowest = 0x1p-80, kHighest = 0x1p80;
 inline bool within(double mean_square) { return mean_square >= kLowest && mean_square <= kHighest; }
+
+// Beyond these the next product is scaled back to about 1; 0 if δ of this mean square is not.
+std::int64_t correction(double mean_square);
 
 // 2^exponent, or the nearest power of two that is a normal number of T.
 template <class T>

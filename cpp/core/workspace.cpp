@@ -66,6 +66,7 @@ Network<T>::Network(NetworkShape shape) : shape_(std::move(shape)) {
   flow_ = FlowColumns(shape_.layers());
   gradient_squares_.resize(shape_.layers());
   layers_.resize(shape_.layers() + 1);
+  shifts_.resize(shape_.layers() + 1);
 }
 
 template <class T>
@@ -102,9 +103,8 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     return at;
   };
   const int L = shape_.layers();
-  std::ptrdiff_t widest = 0;
-  std::size_t tasks = 1, packed = 0;
-  int most_row_blocks = 1;
+  std::ptrdiff_t widest = 0, widest_of_chain = 0;
+  std::size_t tasks = 1, packed = 0, gradient_tasks = 0;
   for (int l = 0; l <= L; ++l) widest = std::max(widest, padded<T>(shape_.sizes[l]));
   for (int l = 1; l <= L; ++l) {
     const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
@@ -113,7 +113,9 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     for (const int r : {rows, std::min(rows, kFewRows)})
       tasks = std::max(tasks, std::size_t(row_grid(r, l).tasks()) + gradient_grid(r, l).tasks() +
                                   gradient_grid(r, std::min(l + 1, L)).tasks());
-    most_row_blocks = std::max(most_row_blocks, out.row_blocks);
+    gradient_tasks += gradient_grid(rows, l).tasks();
+    if (out.column_blocks == 1 && out.row_blocks > 1 && l < L)
+      widest_of_chain = std::max(widest_of_chain, padded<T>(O));
     if (out.column_blocks == 1)
       tasks = std::max(tasks, std::size_t(out.row_blocks) * std::min(L, kLongestChain));
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
@@ -138,8 +140,20 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     if (shape_.norm != Norm::none && !shape_.residual)
       for (T*& h : w.normalized_h) h = take(rows * widest);
     w.partial = take(kFewRowsBlocks * std::min(rows, kFewRows) * widest);
-    w.column_sums = take(most_row_blocks * widest);
-    w.alive = take(most_row_blocks * widest);
+    for (std::vector<T*>* of : {&w.column_sums, &w.alive}) {
+      of->assign(L + 1, nullptr);
+      for (int l = 1; l <= L; ++l)
+        (*of)[l] = take(row_grid(rows, l).row_blocks * padded<T>(shape_.sizes[l]));
+    }
+    // One δ more than a chain has layers: that which it begins with.
+    if (widest_of_chain) tasks = std::max(tasks, gradient_tasks);
+    const int chain = widest_of_chain ? std::min(L - 1, kLongestBackwardChain) : 0;
+    w.chain_delta.assign(chain ? chain + 1 : 0, nullptr);
+    w.chain_g.assign(shape_.residual ? w.chain_delta.size() : 0, nullptr);
+    w.chain_h.assign(shape_.residual ? 0 : chain, nullptr);
+    w.chain_output.assign(L + 1, nullptr);
+    for (std::vector<T*>* of : {&w.chain_delta, &w.chain_g, &w.chain_h})
+      for (T*& at : *of) at = take(rows * widest_of_chain);
   }
   w.packed.assign(threads, nullptr);
   w.tile.assign(threads, nullptr);
