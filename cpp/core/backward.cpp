@@ -267,6 +267,7 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
                             bool flow) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
+  const Pass loops;
   Workspace& w = training_;
   prepare(w, B, true);
   forward_pass(w, x, B, flow, true);
@@ -278,6 +279,7 @@ void Network<T>::backward_kept(std::uint64_t pass, const T* x, int B, const T* g
                                T* gradients) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
+  const Pass loops;
   if (pass != pass_) {
     prepare(training_, B, true);
     forward_pass(training_, x, B, false, true);

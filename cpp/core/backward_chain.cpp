@@ -65,22 +65,20 @@ int Network<T>::backward_chain(Workspace& w, int l, int B, bool flow, ChainHints
       const int k = l - i, I = shape_.sizes[k], O = shape_.sizes[k + 1];
       const ScaledMatrix<T>&from = i == 0 ? top : steps[i - 1].delta, &to = steps[i].g;
       const Grid grid = row_grid(B, k);
+      const bool unit = on_unit(k + 1, B);
       PackedBlock packed;
       for (int block = first; block < end; ++block) {
         const Tile t = grid.tile(block);
-        const RightOperand<T> b =
-            right_operand(kernels, weight(k + 1), I, 1, O, t, false, w.packed[thread], packed);
-        kernels.product({t.rows,
-                         t.columns,
-                         O,
-                         from.data + t.row * from.ld,
-                         from.ld,
-                         1,
-                         b,
-                         to.data + t.row * to.ld,
-                         to.ld,
-                         false,
-                         {}});
+        T* const g = to.data + t.row * to.ld;
+        if (unit) {
+          split_left(w, t, O, from.data, from.ld);
+          product_on_unit(w, t, O, weight(k + 1), I, false, thread, packed, g, to.ld);
+        } else {
+          const RightOperand<T> b =
+              right_operand(kernels, weight(k + 1), I, 1, O, t, false, w.packed[thread], packed);
+          const T* const rows = from.data + t.row * from.ld;
+          kernels.product({t.rows, t.columns, O, rows, from.ld, 1, b, g, to.ld, false, {}});
+        }
         end_backward_tile(w, k, t, steps[i], flow, w.sums[i * blocks + block]);
       }
     }
@@ -121,6 +119,7 @@ void Network<T>::make_gradients(Workspace& w, int B, bool flow,
                                 const std::vector<WeightGradient<T>>& all) {
   std::vector<int> begin{0};
   for (const WeightGradient<T>& g : all) begin.push_back(begin.back() + g.tasks());
+  std::fill(w.split_block.begin(), w.split_block.end(), PackedBlock());
   parallel_for(begin.back(), w.threads_in_use, [&](int task, int thread) {
     const auto next = std::upper_bound(begin.begin(), begin.end(), task);
     const int i = int(next - begin.begin()) - 1;

@@ -1,6 +1,13 @@
 #include "core/dispatch.hpp"
 
+#include <cstdlib>
 #include <stdexcept>
+
+#if defined(VEGRAD_HAS_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace vegrad {
 namespace {
@@ -23,7 +30,46 @@ std::vector<const InstructionSet*> detect() {
   return found;
 }
 
+// Whether the processor has the unit and the system gives this process its registers, which add
+// 8 KB to what a thread has.
+bool ask_for_matrix_unit() {
+#if defined(VEGRAD_HAS_AMX)
+  unsigned a, b, c, d = 0;
+  constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kBfloat16) || !(d & kTiles)) return false;
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+std::atomic<bool> g_matrix_unit_on{true};
+
 }  // namespace
+
+bool has_matrix_unit() {
+  static const bool found = ask_for_matrix_unit();
+  return found;
+}
+
+void read_matrix_unit_environment() {
+  const char* const text = std::getenv("VEGRAD_AMX");
+  if (!text) return;
+  const std::string value = text;
+  if (value != "0" && value != "1")
+    throw std::invalid_argument("VEGRAD_AMX must be 0 or 1, not '" + value + "'");
+  use_matrix_unit(value == "1");
+}
+
+void use_matrix_unit(bool on) { g_matrix_unit_on.store(on); }
+
+const MatrixUnit* matrix_unit() {
+#if defined(VEGRAD_HAS_AMX)
+  if (g_matrix_unit_on.load() && &instruction_set() == &kAvx512 && has_matrix_unit()) return &kAmx;
+#endif
+  return nullptr;
+}
 
 const std::vector<const InstructionSet*>& supported_instruction_sets() {
   static const std::vector<const InstructionSet*> found = detect();

@@ -94,12 +94,18 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const ScaledMatrix<T>
                                ScaledMatrix<T>& out, bool flow, bool keep) {
   begin_forward(l, out, keep);
   if (in.exponent != 0 && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
-  product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
-    T* const z = w.z[l] + t.row * out.ld + t.column;
-    forward_tile(w, l, t, in, out, z, out.ld, flow, w.sums[task]);
-  });
+  const auto product = [&] {
+    product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
+      T* const z = w.z[l] + t.row * out.ld + t.column;
+      forward_tile(w, l, t, in, out, z, out.ld, flow, w.sums[task]);
+    });
+  };
+  const bool unit = on_unit(l, B);
+  product();
   if (end_forward(l, B, w.sums.data(), out, flow)) return;
-  if (!forward_far(w, l, B, in, out, flow)) end_forward(l, B, w.sums.data(), out, flow);
+  if (forward_far(w, l, B, in, out, flow)) return;
+  if (unit) product();  // without it: an operand was not finite
+  end_forward(l, B, w.sums.data(), out, flow);
 }
 
 // The last of the layers from l on that one loop can take: each in one column block, so that a
@@ -148,24 +154,21 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
       const int I = shape_.sizes[k - 1];
       const std::ptrdiff_t ldz = training ? padded<T>(shape_.sizes[k]) : widest;
       const Grid grid = row_grid(B, k);
+      const bool unit = on_unit(k, B);
       PackedBlock packed;
       for (int block = first; block < end; ++block) {
         const Tile t = grid.tile(block);
-        const RightOperand<T> b =
-            right_operand(kernels, weight(k), 1, I, I, t, false, w.packed[thread], packed);
-        kernels.product({t.rows,
-                         t.columns,
-                         I,
-                         from.data + t.row * from.ld,
-                         from.ld,
-                         1,
-                         b,
-                         w.z[k] + t.row * ldz,
-                         ldz,
-                         false,
-                         {}});
-        forward_tile(w, k, t, from, to, w.z[k] + t.row * ldz, ldz, flow,
-                     w.sums[(k - l) * blocks + block]);
+        T* const z = w.z[k] + t.row * ldz;
+        if (unit) {
+          split_left(w, t, I, from.data, from.ld);
+          product_on_unit(w, t, I, weight(k), I, true, thread, packed, z, ldz);
+        } else {
+          const RightOperand<T> b =
+              right_operand(kernels, weight(k), 1, I, I, t, false, w.packed[thread], packed);
+          const T* const rows = from.data + t.row * from.ld;
+          kernels.product({t.rows, t.columns, I, rows, from.ld, 1, b, z, ldz, false, {}});
+        }
+        forward_tile(w, k, t, from, to, z, ldz, flow, w.sums[(k - l) * blocks + block]);
       }
     }
   });
@@ -204,6 +207,7 @@ template <class T>
 void Network<T>::forward(const T* x, int B, T* out) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
+  const Pass loops;
   const int I = shape_.sizes.front(), O = shape_.sizes.back();
   prepare(inference_, std::min(B, kInferenceRows), false);
   for (int begin = 0; begin < B; begin += kInferenceRows) {
@@ -226,6 +230,7 @@ template <class T>
 std::uint64_t Network<T>::forward_kept(const T* x, int B, T* out) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
+  const Pass loops;
   prepare(training_, B, true);
   forward_pass(training_, x, B, false, true);
   copy_output(out_, B, shape_.sizes.back(), out);
@@ -236,6 +241,7 @@ template <class T>
 double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* labels) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
+  const Pass loops;
   const int I = shape_.sizes.front(), O = shape_.sizes.back();
   prepare(inference_, std::min(B, kInferenceRows), false);
   double sum = 0;

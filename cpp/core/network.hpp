@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "core/dispatch.hpp"
 #include "core/far_activations.hpp"
 #include "core/grid.hpp"
 #include "core/loss.hpp"
@@ -49,6 +50,7 @@ struct FlowColumns {
 // What a thread has packed, apart from its neighbours' in the cache.
 struct alignas(64) PackedBlock {
   int block = -1;
+  int layer = 0;  // of a weight gradient
 };
 
 // values · 2^exponent
@@ -67,6 +69,7 @@ struct WeightGradient {
   Grid grid{};
   ScaledMatrix<T> delta;
   std::int64_t exponent = 0;
+  bool on_unit = false;
 
   int tasks() const { return layer ? grid.tasks() : 0; }
 };
@@ -155,14 +158,28 @@ class Network {
     std::vector<T*> packed;                 // a thread: the right operand of its product,
     std::vector<PackedBlock> packed_block;  // and which column block of it
     std::vector<T*> tile;                   // a thread: of a weight gradient
-    std::vector<TileSums> sums;             // a tile
-    std::vector<double> losses;             // a block of rows
+    // For the matrix unit: operands of products, split.
+    Buffer<bfloat16> bricks;
+    bfloat16* left = nullptr;  // a block of rows after the other, each `left_block` numbers long
+    std::size_t left_block = 0;
+    std::vector<bfloat16*> right;                     // a thread: of its column block
+    std::vector<bfloat16*> delta_left, output_right;  // the same of a weight gradient,
+    std::vector<PackedBlock> split_block;             // and which column block of which
+    std::vector<TileSums> sums;                       // a tile
+    std::vector<double> losses;                       // a block of rows
   };
 
   std::size_t layout(Workspace& w, int rows, int threads, bool training) const;
+  std::size_t layout_bricks(Workspace& w, int rows, int threads, bool training) const;
   void prepare(Workspace& w, int rows, bool training);
   Grid row_grid(int rows, int l) const;
   Grid gradient_grid(int rows, int l) const;
+  // Whether the products of layer l run on the matrix unit. Not where a number is not finite: the
+  // unit would make NaN of inf.
+  bool on_unit(int l, int B) const {
+    return unit_ && !nonfinite_ && suits_matrix_unit(B, shape_.sizes[l - 1], shape_.sizes[l]);
+  }
+  bool any_on_unit(int rows) const;
   // Threads for a loop of so many cycles.
   int team(const Workspace& w, int B, double cycles) const {
     const double worthwhile = B <= kFewRows ? kWorthwhileFewRows : kWorthwhile;
@@ -187,6 +204,10 @@ class Network {
   void product_with_transpose(Workspace& w, int l, int B, const T* delta, std::ptrdiff_t ld_delta,
                               const T* weights, T* g, const WeightGradient<T>& beside, bool flow,
                               const After& after);
+  void split_left(const Workspace& w, const Tile& t, int k, const T* in, std::ptrdiff_t ld) const;
+  void product_on_unit(const Workspace& w, const Tile& t, int k, const T* weights, int I,
+                       bool transposed, int thread, PackedBlock& packed_block, T* c,
+                       std::ptrdiff_t ldc) const;
   void few_rows_transposed(const Tile& t, int B, const T* delta, std::ptrdiff_t ld_delta,
                            const T* weights, int I, T* out);
 
@@ -235,6 +256,8 @@ class Network {
   WeightGradient<T> weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const;
   void gradient_task(Workspace& w, const WeightGradient<T>& g, int task, int thread, int B,
                      bool flow, TileSums& sums);
+  void gradient_on_unit(Workspace& w, const WeightGradient<T>& g, const Tile& t, int thread, int B,
+                        T* c, std::ptrdiff_t ldc) const;
   void note_gradient(const WeightGradient<T>& g, const TileSums* sums);
   void make_gradients(Workspace& w, int B, bool flow, const WeightGradient<T>& one,
                       const WeightGradient<T>& other = {});
@@ -261,6 +284,7 @@ class Network {
   Workspace training_, inference_;
   FlowColumns flow_;
   std::vector<double> gradient_squares_;
+  const MatrixUnit* unit_ = nullptr;  // that the pass may use; null: none
 
   std::vector<std::int64_t> shifts_;  // of each layer in the last backward pass, or kFarLayer
 

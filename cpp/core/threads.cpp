@@ -29,6 +29,9 @@ namespace {
 // two passes, shorter than anybody notices.
 constexpr int kLooks = 300, kPauses = 800;
 constexpr std::chrono::microseconds kNap{20};
+// Between the loops of a pass it waits so many times as long: to be woken takes 50 µs and more on
+// some virtual machines, which is longer than most loops.
+constexpr int kPatientWaits = 50;
 
 // A lender's threads that were waited for so long are let alone for so many times as long.
 using Clock = std::chrono::steady_clock;
@@ -78,6 +81,8 @@ struct alignas(64) Announcement {
   std::atomic<int> tasks{0}, threads{0};
   std::atomic<int> sleepers{0};
 };
+
+}  // namespace
 
 class Pool {
  public:
@@ -136,6 +141,9 @@ class Pool {
     if (visit.error) std::rethrow_exception(visit.error);
     return true;
   }
+
+  void begin_pass() { passes_.fetch_add(1, std::memory_order_relaxed); }
+  void end_pass() { passes_.fetch_sub(1, std::memory_order_relaxed); }
 
   void wake() {
     if (announced_.sleepers.load(std::memory_order_relaxed) == 0) return;
@@ -225,7 +233,12 @@ class Pool {
       Loop loop{};
       for (std::uint64_t seen = before;; seen = loop.number) {
         const auto announced = [&] { return read_loop(seen, loop); };
-        while (!spin(announced)) {
+        for (int waits = 0; !spin(announced);) {
+          if (passes_.load(std::memory_order_relaxed) > 0 && ++waits < kPatientWaits) {
+            std::this_thread::yield();  // to the pass, if it is on this core
+            continue;
+          }
+          waits = 0;
           const std::uint32_t rung = bell_.load(std::memory_order_relaxed);
           announced_.sleepers.fetch_add(1, std::memory_order_seq_cst);
           if (!announced()) bell_.wait(rung, std::memory_order_relaxed);
@@ -240,6 +253,7 @@ class Pool {
   const bool borrowed_;
   std::mutex owner_, lent_;
   std::atomic<bool> open_{false};
+  std::atomic<int> passes_{0};
   Clock::time_point resting_until_{};
   unsigned workers_ = 0;
   int known_shares_ = 0;
@@ -249,6 +263,8 @@ class Pool {
   alignas(64) std::atomic<std::uint32_t> bell_{0};
 };
 
+namespace {
+
 // Never destroyed: its threads sleep until the process ends. A child of fork() has none of them
 // and starts with a new pool.
 std::atomic<Pool*> g_pool{nullptr};
@@ -256,6 +272,8 @@ std::atomic<int> g_threads{1};
 std::atomic<Pool*> g_borrowed{nullptr};  // null: there is no lender
 Lender g_lender;
 thread_local Pool* t_pool = nullptr;  // whose threads this thread's loops take, if not our own
+
+}  // namespace
 
 void Pool::visit(void* context) {
   Visit& visit = *static_cast<Visit*>(context);
@@ -271,6 +289,8 @@ void Pool::visit(void* context) {
   visit.end = Clock::now();
   visit.pool->open_.store(false, std::memory_order_relaxed);
 }
+
+namespace {
 
 Pool& pool() {
   static std::once_flag once;
@@ -338,6 +358,14 @@ void with_borrowed_threads(void (*body)(void*), void* context) {
   const int threads = num_threads();
   const bool enough = borrowed && threads > 1 && g_lender.most() == threads;
   if (!enough || !borrowed->lend(g_lender, threads, body, context)) body(context);
+}
+
+Pass::Pass() : pool_(num_threads() > 1 && !t_pool ? &pool() : nullptr) {
+  if (pool_) pool_->begin_pass();
+}
+
+Pass::~Pass() {
+  if (pool_) pool_->end_pass();
 }
 
 void wake_threads() {
