@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log2
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
 from vegrad.torch import chain, probe, redrawn
+from vegrad.torch.branches import OfBranch, faint, findings_of
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
 from vegrad.torch.words import PARTS, said
@@ -147,6 +149,9 @@ def _of_chain(
         stored[f"layers.{number}.weight"] = chain.shifted(gradients[number], shift, layer.weight)
     network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
     path = list(run.path)
+    sizes = {f"{name}.weight": size for name, size in zip(names, flow.gradient_log2, strict=True)}
+    branches = findings_of(run.trace.branches, dict(model.named_parameters()), sizes)
+    small = faint(run.trace.branches)
     expected = chain.expected_of(run, config, x)
     drawn = expected is None and count > 0
     if drawn:
@@ -159,12 +164,56 @@ def _of_chain(
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
     if drawn:
         told = tuple(_beside_the_weights(finding, model, names) for finding in told)
+    told = _with_branches(
+        told, branches, small, names, lambda f: tuple(names[f.layers[0] : f.layers[0] + 2])
+    )
     if told:
         summary = f"{told[0].kind}: {told[0].message}"
     return ModelDiagnosis(
         told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
         modules=tuple(names), drawn=drawn and expected is not None,
     )  # fmt: skip
+
+
+def _with_branches(
+    findings: Sequence[Finding],
+    branches: Sequence[OfBranch],
+    small: set[str],
+    modules: Sequence[str],
+    gap: Callable[[Finding], tuple[str, ...]],
+) -> tuple[Finding, ...]:
+    """With what is wrong with branches, and without what only that makes of single layers.
+
+    `small` are parameters of branches that add little by design, and `gap` tells the two modules,
+    the lower one first, between which gradients were compared.
+    """
+    inside = {_module(name) for name in small}
+    own = {_module(name) for one in branches for name in one.branch}
+    places = {module: place for place, module in enumerate(modules)}
+    drowned = [places.get(_module(one.parameter), inf) for one in branches
+               if one.kind == "exploding"]  # fmt: skip
+    lowest = min(drowned, default=inf)  # above it the stream is large, and its gradient small
+
+    def explained(finding: Finding) -> bool:
+        if "usual_gain" not in finding.evidence:
+            return False
+        ends = gap(finding)
+        above = max((places.get(end, -1) for end in ends), default=-1)
+        if not own.isdisjoint(ends) or len(inside.intersection(ends)) == 1:
+            return True
+        return finding.kind == "vanishing" and above >= lowest
+
+    kept = [finding for finding in findings if not explained(finding)]
+    first = [finding for finding in kept if finding.kind == "nonfinite"]
+    placed = []
+    for one in branches:
+        place = places.get(_module(one.parameter))
+        placed.append(replace(one, layers=() if place is None else (place,)))
+    return (*first, *placed, *(finding for finding in kept if finding not in first))
+
+
+def _module(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
 
 
 def _beside_the_weights(finding: Finding, model: Module, names: list[str]) -> Finding:
@@ -233,6 +282,11 @@ def _of_any(
     findings = [*(_with_numbers(f, said, recorded) for f in said.findings)]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
+    sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
+             if gradient.ndim > 1}  # fmt: skip
+    branches = findings_of(trace.branches, dict(model.named_parameters()), sizes)
+    modules = [row["module"] for row in said.rows]
+    findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
     findings = with_history(findings, history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
@@ -263,6 +317,12 @@ def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] 
         less |= set(sorted(group, key=lambda name: (first[group[name]], sizes[name]))[:-1])
     weights = [name for name, one in gradients.items() if one.ndim > 1]
     return [name for name in weights if name not in less] if less else None
+
+
+def _between(finding: Finding) -> tuple[str, ...]:
+    """The modules of which a finding about recorded gradients speaks, the lower one first."""
+    ends = re.match(r"between (\S+) and (\S+) below it", finding.message)
+    return (_module(ends[2]), _module(ends[1])) if ends else ()
 
 
 def _alone(findings: tuple[Finding, ...]) -> list[Finding]:

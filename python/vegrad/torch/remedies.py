@@ -29,6 +29,7 @@ from vegrad.remedies import (
     wanted_rate,
 )
 from vegrad.torch import architecture, probe
+from vegrad.torch.branches import OfBranch
 from vegrad.torch.diagnosis import diagnose
 from vegrad.treatment import Patient, Remedy, Treatment
 
@@ -164,12 +165,15 @@ def _factors(diagnosis: Diagnosis) -> dict[str, float]:
     rows, recorded = getattr(diagnosis, "rows", ()), diagnosis.config.get("chain", [])
     for finding in diagnosis.findings:
         e = finding.evidence
-        if {"gain", "usual_gain"} <= e.keys() and e["gain"] > 0:
+        if isinstance(finding, OfBranch):
+            found[finding.parameter.removesuffix(".weight")] = e["factor"]
+        elif {"gain", "usual_gain"} <= e.keys() and e["gain"] > 0:
             if names and finding.blame == "weights":
                 found[names[finding.layers[0]]] = e["usual_gain"] / e["gain"]
             elif not names and recorded:
-                name = recorded[finding.layers[0]].removesuffix(".weight")
-                found[name] = e["usual_gain"] / e["gain"]
+                name = recorded[finding.layers[0]]
+                if f"between {name} and" in finding.message:  # not of biases
+                    found[name.removesuffix(".weight")] = e["usual_gain"] / e["gain"]
         elif "factor" in e and "worst" in e and abs(np.log2(e["factor"])) > 6 and not found:
             found[rows[int(e["worst"])]["module"]] = e["factor"]
         flow = diagnosis.flow
