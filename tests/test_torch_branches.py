@@ -151,7 +151,7 @@ def test_a_branch_that_drowns_the_others_is_named_with_its_factor(
     assert finding.evidence["factor"] == pytest.approx(1 / factor, rel=0.1)
     assert finding.advice == f"multiply {name} by {finding.evidence['factor']:.3g}."
     assert found.rows[finding.layers[0]]["module"] == name.removesuffix(".weight")
-    assert finding.evidence["gradient"] < 0.05  # what is above it gets, of what is below it
+    assert finding.evidence["gradient"] < 0.1  # what is above it gets, of what is below it
     times(model, name, finding.evidence["factor"])
     assert diagnosed(model).healthy
 
@@ -221,16 +221,17 @@ def test_in_a_chain_of_convolutions_too(place: int, factor: float, kind: str) ->
 
 
 def test_the_factor_is_a_cure() -> None:
+    """Where a word's own meaning is drowned by those before it."""
     model = made(3)
-    times(model, "h.1.mlp.c_proj.weight", 1e4)
-    before = model.h[1].mlp.c_proj.weight.detach().clone()
-    x = TOKENS.repeat(8, 1)
+    times(model, "h.1.attn.c_proj.weight", 1e4)
+    before = model.h[1].attn.c_proj.weight.detach().clone()
+    x = torch.randint(0, WORDS, (256, 12), generator=torch.Generator().manual_seed(3))
     found = ours.cure(
-        model, of_words, x, x.roll(-1, 1), steps=60,
+        model, of_words, x, (7 * x + 3) % WORDS, steps=60,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
     )  # fmt: skip
     assert found.cured
     assert found.after.healthy
-    assert found.attempts[-1].name == "scale layers"
-    ratio = model.h[1].mlp.c_proj.weight.detach() / before
+    assert [one.name for one in found.attempts if one.accepted] == ["scale layers"]
+    ratio = model.h[1].attn.c_proj.weight.detach() / before
     assert float(ratio.mean()) == pytest.approx(1e-4, rel=0.1)

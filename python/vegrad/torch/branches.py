@@ -20,7 +20,7 @@ from vegrad.findings import Finding
 from vegrad.measured import DECADE, exp2, times
 from vegrad.torch.probe import rms
 
-OFF = 2.0  # decades beyond branches that are alike: of a single layer the same
+OFF = 1.5  # decades beyond branches that are alike: a bias that they share hides some of it
 DROWNS = 1.0  # decades beyond the stream: what came before is a tenth of what goes on
 CRITICAL = 3.0
 CLOSED = -3.0  # decades below branches that are alike
@@ -135,7 +135,10 @@ def _size(tensor: Tensor, centred: bool = False) -> float:
 
 
 def _kind(name: str) -> str:
-    return re.sub(r"\d+", "#", name)
+    """Without the numbers of blocks: layers.3.linear2.weight is a layers.#.linear2.weight."""
+    *path, module, parameter = ("." + name).split(".")
+    module = "#" if module.isdigit() else module
+    return ".".join([*(re.sub(r"\d+", "#", one) for one in path), module, parameter])
 
 
 # What is wrong with them -----------------------------------------------------------------------
@@ -160,7 +163,7 @@ def findings_of(
         parameters: of the model, by name.
         gradients: log2 of the norms of their gradients, of some.
 
-    A branch drowns the stream if it adds 10 times what it is added to, and 100 times what others
+    A branch drowns the stream if it adds 10 times what it is added to, and 30 times what others
     like it add; it is closed if it adds a thousandth of what they do, and not exactly nothing,
     which is how some begin. In 114 fresh models (GPT-2, LLaMA, BERT, ViT, ResNet; 4 to 48 blocks)
     no branch that was larger than its stream added more than 1.8 times what others like it did, and
@@ -247,7 +250,10 @@ def _to_blame(branch: Branch, off: float, parameters: dict[str, Tensor]) -> tupl
     last = [name for name in known if parameters[name].ndim > 1][-1]
     away = {name: _apart(name, parameters) for name in known}
     worst = max(away, key=lambda name: away[name] / off)
-    return (worst, 10.0 ** -away[worst]) if away[worst] / off > 0.5 else (last, 10.0**-off)
+    if away[worst] / off < 0.5:
+        return last, 10.0**-off
+    alike = sum(_kind(name) == _kind(worst) for name in parameters) > ALIKE
+    return worst, 10.0 ** -(away[worst] if alike else off)
 
 
 def _apart(name: str, parameters: dict[str, Tensor]) -> float:

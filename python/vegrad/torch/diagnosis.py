@@ -196,7 +196,7 @@ def _with_branches(
 
     def explained(finding: Finding) -> bool:
         if "usual_gain" not in finding.evidence:
-            return False
+            return "worst" in finding.evidence and bool(drowned)
         ends = gap(finding)
         above = max((places.get(end, -1) for end in ends), default=-1)
         if not own.isdisjoint(ends) or len(inside.intersection(ends)) == 1:
