@@ -1,6 +1,7 @@
 """vegrad.torch.cure: what it changes, what it leaves, that its patch does the same."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,7 @@ def own_layers() -> Any:
 
 
 @pytest.mark.parametrize("make", [plain_layers, nested_layers, own_layers])
-def test_skip_connections_are_a_patch_that_can_be_trained(make: Any) -> None:
+def test_skip_connections_are_a_patch_that_can_be_trained(make: Any, tmp_path: Path) -> None:
     """Softplus has no critical point, so that nothing smaller helps."""
     torch.manual_seed(0)
     model = make()
@@ -201,6 +202,10 @@ def test_skip_connections_are_a_patch_that_can_be_trained(make: Any) -> None:
     assert same(treated, found.model)
     x, target = task()
     assert torch.equal(treated(x), found.model(x))
+    torch.save(found.model, tmp_path / "whole.pt")
+    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert torch.equal(loaded(x), found.model(x))
+    treated.load_state_dict(loaded.state_dict())  # of the patched model too
     optimizer = torch.optim.Adam(treated.parameters(), lr=1e-3)
     for _ in range(150):
         optimizer.zero_grad()

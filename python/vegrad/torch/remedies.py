@@ -88,6 +88,7 @@ class Case(Patient):
                  "x": self.given.prepared(self.x.x)}  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             exec("\n".join(code), names)
+        architecture.importable(network, names.get("Residual"))
         change: Change = replace(
             self.given, words=after(self, words, again or words), network=network,
             code=self.given.code + code, same_shape=same_shape and self.given.same_shape,
