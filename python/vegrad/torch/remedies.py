@@ -281,24 +281,37 @@ def _rebuilt(
         x, _ = case.x.take(case.rows)
         case.passed += len(case.rows) / 3
         units = architecture.units_of(model, layers, case.given.prepared(x))
-        if not units:
-            return "no layer in an nn.Sequential has outputs shaped as its inputs"
-        code += architecture.skipped(units)
-        scale = architecture.branch_scale(units)
-        words.append(f"add skip connections, the branches times {scale:g}")
+        if units:
+            scale = architecture.branch_scale(sum(map(len, units.values())))
+            code += architecture.skipped(units)
+            words.append(f"add skip connections, the branches times {scale:g}")
+        else:  # what follows a layer stands in a forward() that no patch can change
+            square = architecture.square_layers(model, layers, case.given.prepared(x))
+            if not square:
+                return "no layer has outputs shaped as its inputs"
+            scale = architecture.branch_scale(len(square))
+            code += architecture.skipped_layers(square)
+            words.append(f"add skip connections round single layers, which are times {scale:g}")
     if activation or skips:
         at = "weights at the critical point" if used in CRITICAL_SIGMA_B else "orthogonal weights"
         words.append(f"with new {at}")
     change = case.changed(", ".join(words), *code, same_shape=False)
-    return _tamed(case, change, ", ".join(words), code) if skips else change
+    try:
+        output = _output(case, change) if norm or skips else None
+        return _tamed(case, change, output, ", ".join(words), code) if skips else change
+    except AttributeError as error:  # the model asks a layer for what only the layer has
+        return f"a layer cannot be put into another module: {error}"
 
 
-def _tamed(case: Case, change: Change, words: str, code: tuple[str, ...]) -> Change:
-    """With smaller outputs, if the stream has grown with the depth."""
+def _output(case: Case, change: Change) -> Any:
     case.passed += len(case.rows) / 3
     x, _ = case.x.take(case.rows)
     with probe.untouched(change.network), torch.no_grad():
-        output = probe.called(change.network, change.prepared(x))
+        return probe.called(change.network, change.prepared(x))
+
+
+def _tamed(case: Case, change: Change, output: Any, words: str, code: tuple[str, ...]) -> Change:
+    """With smaller outputs, if the stream has grown with the depth."""
     size = float(output.detach().double().std()) if isinstance(output, Tensor) else 1.0
     if not isfinite(size) or size <= 1.0:
         return change
