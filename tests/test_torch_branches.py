@@ -131,6 +131,18 @@ def test_fresh_transformers_are_healthy(
     assert found.healthy, found.summary
 
 
+@pytest.mark.parametrize("ends", [("c_proj",), ("head",), ("c_proj", "head")])
+def test_what_begins_at_zero_is_healthy_with_a_note(ends: tuple[str, ...]) -> None:
+    model = made(4)
+    for name, module in model.named_modules():
+        if name.endswith(ends):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+    found = diagnosed(model)
+    assert found.healthy, found.summary
+    assert "diagnose again after a step" in " ".join(str(found).split())
+
+
 @pytest.mark.parametrize("std", [0.02, None])
 @pytest.mark.parametrize("depth", [3, 12])
 @pytest.mark.parametrize(("name", "factor"), [

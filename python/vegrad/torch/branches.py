@@ -256,6 +256,13 @@ def _to_blame(branch: Branch, off: float, parameters: dict[str, Tensor]) -> tupl
     return worst, 10.0 ** -(away[worst] if alike else off)
 
 
+def furthest(names: Sequence[str], parameters: dict[str, Tensor]) -> tuple[str, float]:
+    """Of some parameters the one that is furthest from its kin, and the factor that it lacks."""
+    away = {name: _apart(name, parameters) for name in names}
+    worst = max(away, key=lambda name: abs(away[name]))
+    return worst, 10.0 ** -away[worst]
+
+
 def _apart(name: str, parameters: dict[str, Tensor]) -> float:
     """Decades between a parameter and those of the same name but for numbers.
 

@@ -23,7 +23,7 @@ from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
 from vegrad.torch import chain, probe, redrawn
-from vegrad.torch.branches import OfBranch, faint, findings_of
+from vegrad.torch.branches import OfBranch, faint, findings_of, furthest
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
 from vegrad.torch.words import PARTS, said
@@ -164,6 +164,7 @@ def _of_chain(
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
     if drawn:
         told = tuple(_beside_the_weights(finding, model, names) for finding in told)
+    told = _causes(tuple(_without_bias(finding, model) for finding in told), layers)
     told = _with_branches(
         told, branches, small, names, lambda f: tuple(names[f.layers[0] : f.layers[0] + 2])
     )
@@ -173,6 +174,28 @@ def _of_chain(
         told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
         modules=tuple(names), drawn=drawn and expected is not None,
     )  # fmt: skip
+
+
+def _without_bias(finding: Finding, model: Module) -> Finding:
+    """The advice without a bias that there is none of."""
+    known = {name for name, _ in model.named_parameters()}
+
+    def draw(found: re.Match[str]) -> str:
+        return found[0] if f"{found[1]}.bias" in known else f"draw {found[1]}.weight again"
+
+    advice = re.sub(r"set (\S+)\.bias to 0 and draw its weights again", draw, finding.advice)
+    return replace(finding, advice=advice)
+
+
+def _causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, ...]:
+    """Without what a normalization makes of weights that are off: it undoes their size.
+
+    Then the gradient shrinks by the weights as it grows by the normalization, or the other way.
+    """
+    own = {f.layers: f.kind for f in findings if "usual_gain" in f.evidence
+           and f.blame == "weights" and layers[f.layers[0]].norm is not None}  # fmt: skip
+    return tuple(f for f in findings if "usual_gain" not in f.evidence or f.blame == "weights"
+                 or own.get(f.layers, f.kind) == f.kind)  # fmt: skip
 
 
 def _with_branches(
@@ -279,7 +302,9 @@ def _of_any(
         monitor.remove()
         for parameter, gradient in kept:
             parameter.grad = gradient
-    findings = [*(_with_numbers(f, said, recorded) for f in said.findings)]
+    findings = [
+        *(_with_numbers(f, said, recorded, dict(model.named_parameters())) for f in said.findings)
+    ]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
     sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
@@ -287,6 +312,17 @@ def _of_any(
     branches = findings_of(trace.branches, dict(model.named_parameters()), sizes)
     modules = [row["module"] for row in said.rows]
     findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
+    notes = said.notes
+    maps = {f"{layer.name}.weight" for layer in trace.layers}
+    maps |= {name for branch in trace.branches for name in branch.trail}
+    begins = [name for name, size in sizes.items()
+              if size > -inf and name in maps and not weights[name].any()]  # fmt: skip
+    if begins:  # as many branches and heads do: the first step changes it
+        findings = [f for f in findings if f.kind != "dead" and "exactly 0" not in f.message
+                    and f.evidence.get("decades") != -inf]  # fmt: skip
+        note = f"{begins[0]}{' and others are' if len(begins) > 1 else ' is'} 0, so that what "
+        note += "lies below gets no gradient from there; diagnose again after a step."
+        notes = (*notes, note)
     findings = with_history(findings, history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
@@ -294,7 +330,7 @@ def _of_any(
               "parameters": len(kept), "chain": recorded.config["chain"]}  # fmt: skip
     return Report(
         tuple(findings), summary, config, loss=float(loss.detach()),
-        measurement=recorded.measurement, rows=said.rows, notes=said.notes,
+        measurement=recorded.measurement, rows=said.rows, notes=notes,
     )  # fmt: skip
 
 
@@ -343,7 +379,9 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def _with_numbers(finding: Finding, report: Report, recorded: Diagnosis) -> Finding:
+def _with_numbers(
+    finding: Finding, report: Report, recorded: Diagnosis, parameters: dict[str, Tensor]
+) -> Finding:
     """A chain's finding with the factor that its worst module, or each, should be scaled by."""
     if finding.kind not in ("vanishing", "exploding") or "worst" not in finding.evidence:
         return finding
@@ -358,7 +396,10 @@ def _with_numbers(finding: Finding, report: Report, recorded: Diagnosis) -> Find
     evidence = dict(finding.evidence)
     if abs(apart) >= SHIFT:
         factor = exp2(apart)
-        advice = f"multiply {worst}.weight by {factor:.3g}: in passing it δ changes "
+        name = f"{worst}.weight"
+        if name not in parameters:
+            name, factor = furthest([n for n in parameters if _module(n) == worst], parameters)
+        advice = f"multiply {name} by {factor:.3g}: in passing {worst} δ changes "
         advice += f"{exp2(-float(steps[place - 1])):.2g}×, and {exp2(-usual):.2g}× elsewhere."
     else:
         factor = exp2(float(steps.mean()))
