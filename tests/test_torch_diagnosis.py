@@ -288,7 +288,7 @@ def test_an_lstm_is_judged() -> None:
         model.cells.weight_ih_l1 *= 1e-5
     found = ours.diagnose(model, LOSS, x, torch.from_numpy(LABELS[:8]))
     assert found.verdict == "vanishing"
-    assert found.findings[0].advice.startswith("multiply cells.weight_ih_l1 by ")
+    assert "cells.weight_ih_l1" in found.findings[0].advice
 
 
 def test_a_fused_network_is_a_chain() -> None:
