@@ -86,16 +86,25 @@ constexpr TileShapes kTileShapes;
     }                                                                                      \
   } while (0)
 
-// c (16 ROWS, 16 COLUMNS), of which p.m rows exist. Registers: 0 … 3 hold c, 4 and 5 tiles of a,
-// 6 and 7 of b. The smallest products come first.
+// c (16 ROWS, 16 COLUMNS) (+)= a b, of which p.m rows exist. Registers: 0 … 3 hold c, 4 and 5 tiles
+// of a, 6 and 7 of b. The smallest products come first.
 template <int ROWS, int COLUMNS>
-VEGRAD_INLINE void multiply_bands(const SplitProduct& p) {
+VEGRAD_INLINE void multiply_bands(const SplitProduct& p, bool continued) {
   constexpr bool kBelow = ROWS > 1, kBeside = COLUMNS > 1;
-  _tile_zero(0);
-  if constexpr (kBeside) _tile_zero(1);
-  if constexpr (kBelow) _tile_zero(2);
-  if constexpr (kBelow && kBeside) _tile_zero(3);
-  // Stores wait for lines that are in no near cache: these are on their way while the sums are made.
+  if (continued) {
+    const std::ptrdiff_t step = p.ldc * sizeof(float), below = kBandRows * p.ldc;
+    _tile_loadd(0, p.c, step);
+    if constexpr (kBeside) _tile_loadd(1, p.c + kBandRows, step);
+    if constexpr (kBelow) _tile_loadd(2, p.c + below, step);
+    if constexpr (kBelow && kBeside) _tile_loadd(3, p.c + below + kBandRows, step);
+  } else {
+    _tile_zero(0);
+    if constexpr (kBeside) _tile_zero(1);
+    if constexpr (kBelow) _tile_zero(2);
+    if constexpr (kBelow && kBeside) _tile_zero(3);
+  }
+  // Stores wait for lines that are in no near cache: these are on their way while the sums are
+  // made.
   for (int i = 0; i < 16 * ROWS && i < p.m; ++i)
 #pragma GCC unroll 2
     for (int j = 0; j < COLUMNS; ++j) __builtin_prefetch(p.c + i * p.ldc + j * kBandRows, 1);
@@ -137,25 +146,37 @@ VEGRAD_INLINE void multiply_bands(const SplitProduct& p) {
 }
 #undef VEGRAD_STORE_TILE
 
+// The bricks that a block of c takes of both operands fit the first-level cache together if k is
+// cut into blocks of this; where k is long, to read and write c once more costs more than that
+// gains. Cutting changes no bit.
+constexpr int kDepthOfBlock = 4 * kBrickDepth, kLongestCut = 12 * kBrickDepth;
+
 void multiply(const SplitProduct& product) {
   _tile_loadconfig(&kTileShapes);
-  SplitProduct p = product;
-  for (int j = 0; j < product.n; j += 2 * kBandRows) {
-    const bool beside = product.n - j > kBandRows;
-    p.a = product.a;
-    p.b = product.b + j / kBandRows * p.b_band;
-    for (int i = 0; i < product.m; i += 2 * kBandRows) {
-      p.m = product.m - i;
-      p.c = product.c + i * p.ldc + j;
-      if (p.m > kBandRows && beside)
-        multiply_bands<2, 2>(p);
-      else if (p.m > kBandRows)
-        multiply_bands<2, 1>(p);
-      else if (beside)
-        multiply_bands<1, 2>(p);
-      else
-        multiply_bands<1, 1>(p);
-      p.a += 2 * p.a_band;
+  // Only whole tiles can be read back.
+  const bool cut = product.k <= kLongestCut && product.m % kBandRows == 0;
+  const int depth = cut ? kDepthOfBlock : product.k;
+  for (int k = 0; k < product.k; k += depth) {
+    SplitProduct p = product;
+    p.k = product.k - k < depth ? product.k - k : depth;
+    const std::ptrdiff_t at = k / kBrickDepth * kBrick;
+    for (int j = 0; j < product.n; j += 2 * kBandRows) {
+      const bool beside = product.n - j > kBandRows;
+      p.a = product.a + at;
+      p.b = product.b + at + j / kBandRows * p.b_band;
+      for (int i = 0; i < product.m; i += 2 * kBandRows) {
+        p.m = product.m - i;
+        p.c = product.c + i * p.ldc + j;
+        if (p.m > kBandRows && beside)
+          multiply_bands<2, 2>(p, k > 0);
+        else if (p.m > kBandRows)
+          multiply_bands<2, 1>(p, k > 0);
+        else if (beside)
+          multiply_bands<1, 2>(p, k > 0);
+        else
+          multiply_bands<1, 1>(p, k > 0);
+        p.a += 2 * p.a_band;
+      }
     }
   }
   _tile_release();
