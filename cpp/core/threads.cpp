@@ -30,6 +30,10 @@ namespace {
 constexpr int kLooks = 300, kPauses = 800;
 constexpr std::chrono::microseconds kNap{20};
 
+// While a loop runs that has no task left for it, a thread looks on for so many times as long: the
+// next loop comes right after, and one that has to be woken for it would again be too late.
+constexpr int kTurns = 25;
+
 // A lender's threads that were waited for so long are let alone for so many times as long.
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds kPatience{50};
@@ -107,7 +111,9 @@ class Pool {
     // One that falls asleep at this moment may be missed. It is woken by the next loop: nobody
     // waits for a thread that has taken no task.
     wake();
+    const Clock::time_point begin = Clock::now();
     work(loop, 0);
+    const Clock::time_point end = Clock::now();
     const auto done = [&] {
       std::uint64_t sum = 0;
       for (int t = 0; t < threads; ++t) {
@@ -116,8 +122,12 @@ class Pool {
       }
       return sum == std::uint64_t(n);
     };
-    // Another process has the core of a thread that holds a task: leave it this one.
-    while (!spin(done)) std::this_thread::sleep_for(kNap);
+    // A thread that holds a task for longer than all that was done here has lost its core to
+    // another process: leave it this one.
+    const Clock::time_point patient_until = end + (end - begin);
+    while (!spin(done))
+      if (Clock::now() > patient_until) std::this_thread::sleep_for(kNap);
+    finished_.store(loop.number, std::memory_order_relaxed);
     return true;
   }
 
@@ -225,7 +235,8 @@ class Pool {
       Loop loop{};
       for (std::uint64_t seen = before;; seen = loop.number) {
         const auto announced = [&] { return read_loop(seen, loop); };
-        while (!spin(announced)) {
+        for (int turn = 0; !spin(announced); ++turn) {
+          if (turn < kTurns && finished_.load(std::memory_order_relaxed) != seen) continue;
           const std::uint32_t rung = bell_.load(std::memory_order_relaxed);
           announced_.sleepers.fetch_add(1, std::memory_order_seq_cst);
           if (!announced()) bell_.wait(rung, std::memory_order_relaxed);
@@ -247,6 +258,7 @@ class Pool {
   Share shares_[kMostThreads];
   Done done_[kMostThreads];
   alignas(64) std::atomic<std::uint32_t> bell_{0};
+  alignas(64) Word finished_{0};  // the last loop that is over
 };
 
 // Never destroyed: its threads sleep until the process ends. A child of fork() has none of them
