@@ -10,6 +10,7 @@ namespace {
 constexpr double kScaleBelow = 0x1p-20, kScaleAbove = 0x1p20;
 constexpr double kSaturated = 0.05;  // of the largest derivative
 constexpr double kLossCycles = 4;    // of an element, at least
+constexpr int kWary = 2;             // passes, after shifts that were not expected
 
 constexpr double kLargestDerivative[] = {
 #define VEGRAD_ROW(name, largest, ...) largest,
@@ -36,7 +37,6 @@ double saturation_limit(Activation activation) {
 template <class T>
 T* Network<T>::output_of(const Workspace& w, int l) const {
   if (l == 0) return w.input;
-  if (w.chain_output[l]) return w.chain_output[l];
   if (shape_.residual) return w.h[l];
   return shape_.has_norm(l) ? w.normalized_h[l % 2] : w.z[l];
 }
@@ -207,8 +207,11 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow,
   const T* const kept_skip = residual ? skip.data : nullptr;
   T* const g = spare_beside(w, {above.data, pending.delta.data, kept_skip});
   T* const delta = residual ? spare_beside(w, {above.data, pending.delta.data, kept_skip, g}) : g;
-  shifts_[l] = correction(above.mean_square);
-  const BackwardStep<T> step = backward_step(l, shifts_[l], delta, g, above, skip);
+  const std::int64_t shift = correction(above.mean_square);
+  const bool known = l == shape_.layers() - 1;  // to a chain that begins here
+  if (shift != shifts_[l] && !known) wary_ = std::max(wary_, kWary);
+  shifts_[l] = shift;
+  const BackwardStep<T> step = backward_step(l, shift, delta, g, above, skip);
   delta_ = step.delta;
   skip_gradient_ = step.g;
   bool far = !is_near(l, step) && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
@@ -224,7 +227,7 @@ void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow,
       if (!far) end_backward(w, l, B, w.sums.data(), flow);
     }
   }
-  if (far) shifts_[l] = kFarLayer;
+  if (far) wary_ = std::max(wary_, kWary);
   if (flow) note_delta(l, B);
   bias_gradient(w, l, B);
 }
@@ -267,7 +270,6 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
                             bool flow) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
-  const Pass loops;
   Workspace& w = training_;
   prepare(w, B, true);
   forward_pass(w, x, B, flow, true);
@@ -279,7 +281,6 @@ void Network<T>::backward_kept(std::uint64_t pass, const T* x, int B, const T* g
                                T* gradients) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
-  const Pass loops;
   if (pass != pass_) {
     prepare(training_, B, true);
     forward_pass(training_, x, B, false, true);
@@ -302,20 +303,18 @@ double Network<T>::descend(Workspace& w, int B, const T* values, const std::int6
   // A layer's weight gradient needs δ of the layer and h of the one below; it is made beside the
   // product that comes after both, in one loop.
   WeightGradient<T> pending;
-  ChainHints hints{.last_shift = shape_.layers()};
   for (int l = shape_.layers() - 1; l >= 1;) {
-    const ScaledMatrix<T> above = delta_;
-    const int next = backward_chain(w, l, B, flow, hints, pending);
+    const int next = backward_chain(w, l, B, flow, pending);
     if (next < l) {
-      pending = {};
       l = next;
       continue;
     }
+    const ScaledMatrix<T> above = delta_;
     backward_layer(w, l, B, flow, pending);
-    if (shifts_[l] != 0) hints.last_shift = l;
     pending = weight_gradient(l + 1, B, above);
     --l;
   }
+  if (wary_ > 0) --wary_;
   make_gradients(w, B, flow, pending, weight_gradient(1, B, delta_));
   return loss;
 }

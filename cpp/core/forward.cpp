@@ -119,9 +119,10 @@ int Network<T>::end_of_chain(const Workspace& w, int l, int B, bool training) co
     if (row_grid(B, last + 1).column_blocks > 1) break;
     cycles += product_cycles(last + 1, B);
   }
-  // On the way back each layer is a loop of its own. Where that is one thread's, it had better have
-  // made all the values itself.
-  if (training) cycles *= 2.0 / std::max(1, last - l + 1);
+  // On the way back each layer may be a loop of its own. Where that is one thread's, it had better
+  // have made all the values itself.
+  const bool chained = wary_ == 0 && shape_.keeps_outputs();
+  if (training && !chained) cycles *= 2.0 / std::max(1, last - l + 1);
   return team(w, B, cycles) > 1 ? std::max(last, l) : l;
 }
 
@@ -178,18 +179,15 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
   return true;
 }
 
-// Leaves z in the workspace and the output in out_.
+// Layers 1 … top from the input in the workspace, where it leaves z; returns the last one's output.
 template <class T>
-void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool training) {
-  const int I = shape_.sizes[0];
-  ScaledMatrix<T> in{w.input, padded<T>(I)};
-  for (int i = 0; i < B; ++i)
-    std::memcpy(w.input + i * in.ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
+ScaledMatrix<T> Network<T>::forward_to(Workspace& w, int top, int B, bool flow, bool training) {
+  ScaledMatrix<T> in{w.input, padded<T>(shape_.sizes[0])};
   nonfinite_ = false;
-  ++pass_;
-  for (int l = 1, alone = 0; l <= shape_.layers();) {
+  for (int l = 1, alone = 0; l <= top;) {
     ScaledMatrix<T> out;
-    const int last = in.exponent == 0 && l > alone ? end_of_chain(w, l, B, training) : l;
+    const int end = in.exponent == 0 && l > alone ? end_of_chain(w, l, B, training) : l;
+    const int last = std::min(end, top);
     if (last > l && forward_chain(w, l, last, B, in, out, flow, training)) {
       l = last + 1;
     } else {
@@ -200,14 +198,24 @@ void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool t
     }
     in = out;
   }
-  out_ = in;
+  return in;
+}
+
+// Leaves z in the workspace and the output in out_.
+template <class T>
+void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool training) {
+  const int I = shape_.sizes[0];
+  const std::ptrdiff_t ld = padded<T>(I);
+  for (int i = 0; i < B; ++i)
+    std::memcpy(w.input + i * ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
+  ++pass_;
+  out_ = forward_to(w, shape_.layers(), B, flow, training);
 }
 
 template <class T>
 void Network<T>::forward(const T* x, int B, T* out) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
-  const Pass loops;
   const int I = shape_.sizes.front(), O = shape_.sizes.back();
   prepare(inference_, std::min(B, kInferenceRows), false);
   for (int begin = 0; begin < B; begin += kInferenceRows) {
@@ -230,7 +238,6 @@ template <class T>
 std::uint64_t Network<T>::forward_kept(const T* x, int B, T* out) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
-  const Pass loops;
   prepare(training_, B, true);
   forward_pass(training_, x, B, false, true);
   copy_output(out_, B, shape_.sizes.back(), out);
@@ -241,7 +248,6 @@ template <class T>
 double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* labels) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
-  const Pass loops;
   const int I = shape_.sizes.front(), O = shape_.sizes.back();
   prepare(inference_, std::min(B, kInferenceRows), false);
   double sum = 0;
@@ -264,6 +270,7 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
   template void Network<T>::forward_layer(Workspace&, int, int, const ScaledMatrix<T>&, \
                                           ScaledMatrix<T>&, bool, bool);                \
   template void Network<T>::forward_pass(Workspace&, const T*, int, bool, bool);        \
+  template ScaledMatrix<T> Network<T>::forward_to(Workspace&, int, int, bool, bool);    \
   template void Network<T>::forward(const T*, int, T*);                                 \
   template std::uint64_t Network<T>::forward_kept(const T*, int, T*);                   \
   template void Network<T>::copy_output(const ScaledMatrix<T>&, int, int, T*) const;    \

@@ -15,7 +15,7 @@ constexpr int kColumnBytes = 256;  // of this
 constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32;
 constexpr int kFewRowsStep = 64, kFewRowsBlocks = 16;  // units of a layer, for a few rows
 constexpr int kLongestChain = 64;                      // of layers in one loop
-constexpr int kLongestBackwardChain = 16;              // the same: their δ and φ(z) are kept
+constexpr int kLongestBackwardChain = 16;              // the same: their δ is kept
 
 struct Tile {
   int row, rows, column, columns;

@@ -37,6 +37,8 @@ struct NetworkShape {
   int layers() const { return int(sizes.size()) - 1; }
   Activation activation_of(int l) const { return l == layers() ? output : activation; }
   bool has_norm(int l) const { return norm != Norm::none && l < layers(); }
+  // Whether each layer's output has memory of its own on the way back; see output_of.
+  bool keeps_outputs() const { return residual || norm == Norm::none; }
   bool has_skip(int l) const { return residual && sizes[l] == sizes[l - 1]; }
 };
 
@@ -82,15 +84,6 @@ struct BackwardStep {
   std::int64_t shift = 0;   // added to the exponent of δ above
   std::int64_t apart = 0;   // of the exponent of what comes around the layer above
   const T* skip = nullptr;  // that, if any
-};
-
-constexpr std::int64_t kFarLayer = std::numeric_limits<std::int64_t>::max();
-
-// What a backward pass expects of the chains still to come: only their lengths depend on it.
-struct ChainHints {
-  bool shifts_known = true;  // they will be those of the last pass; else there will be none
-  int longest = kLongestBackwardChain;
-  int last_shift;  // the layer
 };
 
 // What makes a thread worth its start, in cycles: a loop's start and end are a few hundred, but
@@ -152,9 +145,7 @@ class Network {
     T* normalized_h[2] = {};  // of even and odd layers, if normalized and not residual
     T* partial = nullptr;     // few rows: what each block of units adds to the layer below
     std::vector<T*> column_sums, alive;     // of each layer, a row each block of rows
-    std::vector<T*> chain_delta, chain_g;   // of the layers of a backward chain, in turn,
-    std::vector<T*> chain_h;                // and their outputs if not residual
-    std::vector<T*> chain_output;           // of each layer: which, while a chain runs
+    std::vector<T*> chain_delta, chain_g;   // of the layers of a backward chain, in turn
     std::vector<T*> packed;                 // a thread: the right operand of its product,
     std::vector<PackedBlock> packed_block;  // and which column block of it
     std::vector<T*> tile;                   // a thread: of a weight gradient
@@ -213,6 +204,7 @@ class Network {
 
   // forward.cpp
   void forward_pass(Workspace& w, const T* x, int B, bool flow, bool training);
+  ScaledMatrix<T> forward_to(Workspace& w, int top, int B, bool flow, bool training);
   void forward_layer(Workspace& w, int l, int B, const ScaledMatrix<T>& in, ScaledMatrix<T>& out,
                      bool flow, bool keep);
   void begin_forward(int l, ScaledMatrix<T>& out, bool keep);
@@ -247,10 +239,10 @@ class Network {
   T* spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const;
 
   // backward_chain.cpp
-  int end_of_backward_chain(const Workspace& w, int l, int B, int longest) const;
-  int backward_chain(Workspace& w, int l, int B, bool flow, ChainHints& hints,
-                     const WeightGradient<T>& pending);
+  int end_of_backward_chain(const Workspace& w, int l, int B) const;
+  int backward_chain(Workspace& w, int l, int B, bool flow, WeightGradient<T>& pending);
   void make_gradients(Workspace& w, int B, bool flow, const std::vector<WeightGradient<T>>& all);
+  void forward_again(Workspace& w, int l, int B, bool flow);
 
   // weight_gradient.cpp
   WeightGradient<T> weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const;
@@ -286,7 +278,10 @@ class Network {
   std::vector<double> gradient_squares_;
   const MatrixUnit* unit_ = nullptr;  // that the pass may use; null: none
 
-  std::vector<std::int64_t> shifts_;  // of each layer in the last backward pass, or kFarLayer
+  // What backward chains expect, which changes no result: the shift of each layer in the last pass,
+  // and in how many passes they are not to be trusted.
+  std::vector<std::int64_t> shifts_;
+  int wary_ = 1;
 
   // State of the pass that runs.
   std::uint64_t pass_ = 0;  // its number; a backward pass uses it up

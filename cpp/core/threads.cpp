@@ -29,9 +29,10 @@ namespace {
 // two passes, shorter than anybody notices.
 constexpr int kLooks = 300, kPauses = 800;
 constexpr std::chrono::microseconds kNap{20};
-// Between the loops of a pass it waits so many times as long: to be woken takes 50 µs and more on
-// some virtual machines, which is longer than most loops.
-constexpr int kPatientWaits = 50;
+
+// While a loop runs that has no task left for it, a thread looks on for so many times as long: the
+// next loop comes right after, and one that has to be woken for it would again be too late.
+constexpr int kTurns = 25;
 
 // A lender's threads that were waited for so long are let alone for so many times as long.
 using Clock = std::chrono::steady_clock;
@@ -82,8 +83,6 @@ struct alignas(64) Announcement {
   std::atomic<int> sleepers{0};
 };
 
-}  // namespace
-
 class Pool {
  public:
   explicit Pool(bool borrowed) : borrowed_(borrowed) {}
@@ -112,7 +111,9 @@ class Pool {
     // One that falls asleep at this moment may be missed. It is woken by the next loop: nobody
     // waits for a thread that has taken no task.
     wake();
+    const Clock::time_point begin = Clock::now();
     work(loop, 0);
+    const Clock::time_point end = Clock::now();
     const auto done = [&] {
       std::uint64_t sum = 0;
       for (int t = 0; t < threads; ++t) {
@@ -121,8 +122,12 @@ class Pool {
       }
       return sum == std::uint64_t(n);
     };
-    // Another process has the core of a thread that holds a task: leave it this one.
-    while (!spin(done)) std::this_thread::sleep_for(kNap);
+    // A thread that holds a task for longer than all that was done here has lost its core to
+    // another process: leave it this one.
+    const Clock::time_point patient_until = end + (end - begin);
+    while (!spin(done))
+      if (Clock::now() > patient_until) std::this_thread::sleep_for(kNap);
+    finished_.store(loop.number, std::memory_order_relaxed);
     return true;
   }
 
@@ -141,9 +146,6 @@ class Pool {
     if (visit.error) std::rethrow_exception(visit.error);
     return true;
   }
-
-  void begin_pass() { passes_.fetch_add(1, std::memory_order_relaxed); }
-  void end_pass() { passes_.fetch_sub(1, std::memory_order_relaxed); }
 
   void wake() {
     if (announced_.sleepers.load(std::memory_order_relaxed) == 0) return;
@@ -233,12 +235,8 @@ class Pool {
       Loop loop{};
       for (std::uint64_t seen = before;; seen = loop.number) {
         const auto announced = [&] { return read_loop(seen, loop); };
-        for (int waits = 0; !spin(announced);) {
-          if (passes_.load(std::memory_order_relaxed) > 0 && ++waits < kPatientWaits) {
-            std::this_thread::yield();  // to the pass, if it is on this core
-            continue;
-          }
-          waits = 0;
+        for (int turn = 0; !spin(announced); ++turn) {
+          if (turn < kTurns && finished_.load(std::memory_order_relaxed) != seen) continue;
           const std::uint32_t rung = bell_.load(std::memory_order_relaxed);
           announced_.sleepers.fetch_add(1, std::memory_order_seq_cst);
           if (!announced()) bell_.wait(rung, std::memory_order_relaxed);
@@ -253,7 +251,6 @@ class Pool {
   const bool borrowed_;
   std::mutex owner_, lent_;
   std::atomic<bool> open_{false};
-  std::atomic<int> passes_{0};
   Clock::time_point resting_until_{};
   unsigned workers_ = 0;
   int known_shares_ = 0;
@@ -261,9 +258,8 @@ class Pool {
   Share shares_[kMostThreads];
   Done done_[kMostThreads];
   alignas(64) std::atomic<std::uint32_t> bell_{0};
+  alignas(64) Word finished_{0};  // the last loop that is over
 };
-
-namespace {
 
 // Never destroyed: its threads sleep until the process ends. A child of fork() has none of them
 // and starts with a new pool.
@@ -272,8 +268,6 @@ std::atomic<int> g_threads{1};
 std::atomic<Pool*> g_borrowed{nullptr};  // null: there is no lender
 Lender g_lender;
 thread_local Pool* t_pool = nullptr;  // whose threads this thread's loops take, if not our own
-
-}  // namespace
 
 void Pool::visit(void* context) {
   Visit& visit = *static_cast<Visit*>(context);
@@ -289,8 +283,6 @@ void Pool::visit(void* context) {
   visit.end = Clock::now();
   visit.pool->open_.store(false, std::memory_order_relaxed);
 }
-
-namespace {
 
 Pool& pool() {
   static std::once_flag once;
@@ -358,14 +350,6 @@ void with_borrowed_threads(void (*body)(void*), void* context) {
   const int threads = num_threads();
   const bool enough = borrowed && threads > 1 && g_lender.most() == threads;
   if (!enough || !borrowed->lend(g_lender, threads, body, context)) body(context);
-}
-
-Pass::Pass() : pool_(num_threads() > 1 && !t_pool ? &pool() : nullptr) {
-  if (pool_) pool_->begin_pass();
-}
-
-Pass::~Pass() {
-  if (pool_) pool_->end_pass();
 }
 
 void wake_threads() {

@@ -42,20 +42,6 @@ void on_borrowed_threads(const Body& body) {
                         const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-class Pool;
-
-// While one lives, threads with nothing to do stay awake a little: its loops follow closely.
-class Pass {
- public:
-  Pass();
-  ~Pass();
-  Pass(const Pass&) = delete;
-  Pass& operator=(const Pass&) = delete;
-
- private:
-  Pool* const pool_;
-};
-
 // Wakes sleeping threads for a loop that will come within a few microseconds.
 void wake_threads();
 

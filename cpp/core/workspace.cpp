@@ -154,9 +154,7 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     const int chain = widest_of_chain ? std::min(L - 1, kLongestBackwardChain) : 0;
     w.chain_delta.assign(chain ? chain + 1 : 0, nullptr);
     w.chain_g.assign(shape_.residual ? w.chain_delta.size() : 0, nullptr);
-    w.chain_h.assign(shape_.residual ? 0 : chain, nullptr);
-    w.chain_output.assign(L + 1, nullptr);
-    for (std::vector<T*>* of : {&w.chain_delta, &w.chain_g, &w.chain_h})
+    for (std::vector<T*>* of : {&w.chain_delta, &w.chain_g})
       for (T*& at : *of) at = take(rows * widest_of_chain);
   }
   w.packed.assign(threads, nullptr);
