@@ -3,14 +3,24 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if defined(VEGRAD_HAS_AMX)
+#if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
+#endif
+#if defined(VEGRAD_HAS_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
 namespace vegrad {
 namespace {
+
+#if defined(__x86_64__) || defined(_M_X64)
+// Clang's __builtin_cpu_supports does not know the name before version 18.
+bool has_f16c() {
+  unsigned a, b, c = 0, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29);
+}
+#endif
 
 std::vector<const InstructionSet*> detect() {
   std::vector<const InstructionSet*> found;
@@ -20,8 +30,7 @@ std::vector<const InstructionSet*> detect() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     found.push_back(&kAvx512);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c"))
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
     found.push_back(&kAvx2);
   found.push_back(&kBaseline);
 #elif defined(__aarch64__) || defined(_M_ARM64)
