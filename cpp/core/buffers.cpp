@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace vegrad {
 
@@ -223,6 +224,21 @@ std::vector<Piece> cut_evenly(const std::vector<View>& views) {
   std::stable_sort(pieces.begin(), pieces.end(),
                    [&](const Piece& a, const Piece& b) { return place(a) < place(b); });
   return pieces;
+}
+
+std::vector<int> by_share(const std::vector<View>& views, const std::vector<Piece>& pieces,
+                          int threads) {
+  const auto share = [&](int number) {
+    const Piece& piece = pieces[number];
+    if (!piece.part()) return int(std::int64_t(number) * threads / std::int64_t(pieces.size()));
+    return int((piece.first + piece.count / 2) * threads / views[piece.buffer].count);
+  };
+  std::vector<int> numbers(pieces.size());
+  std::iota(numbers.begin(), numbers.end(), 0);
+  if (threads > 1)
+    std::stable_sort(numbers.begin(), numbers.end(),
+                     [&](int a, int b) { return share(a) < share(b); });
+  return numbers;
 }
 
 // A second thread costs about a microsecond, in which one thread reads some 16 KB.

@@ -137,6 +137,11 @@ std::vector<Piece> cut(const std::vector<View>& views);
 // rows whose gradient it made, and which it needs next. No buffer may be empty.
 std::vector<Piece> cut_evenly(const std::vector<View>& views);
 
+// The numbers of pieces in the order of their threads' shares: of every buffer each thread gets the
+// part that it has most likely written, since others cut their loops like this, too.
+std::vector<int> by_share(const std::vector<View>& views, const std::vector<Piece>& pieces,
+                          int threads);
+
 std::int64_t elements_of(const std::vector<View>& views);
 int team_for(std::int64_t elements);  // threads that are worth their start
 
@@ -163,9 +168,10 @@ std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece
                          bool backwards, const Body& body, const Add& add, int weight = 1) {
   std::vector<Result> of_buffer(views.size()), of_part(pieces.size());
   const int n = int(pieces.size()), threads = std::min(n, team_for(weight * elements_of(views)));
+  const std::vector<int> numbers = by_share(views, pieces, threads);
   parallel_for(n, threads, [&](int task, int) {
     const KeepSubnormals keep;
-    const int number = backwards ? backwards_in_share(task, n, threads) : task;
+    const int number = numbers[backwards ? backwards_in_share(task, n, threads) : task];
     const Piece& piece = pieces[number];
     if (piece.part())
       of_part[number] = body(piece.buffer, piece.first, piece.count);
