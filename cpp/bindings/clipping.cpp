@@ -38,6 +38,10 @@ double norm(const py::object& object, double p) {
   const KeepSubnormals keep;
   const Buffers buffers("buffers", object, false);
   const Order order{p};
+  if (buffers.size() == 1) {
+    const py::gil_scoped_release release;
+    return value(order.root(power_sum(buffers.views[0], order)));
+  }
   return value(order.root(total(sums_of(buffers, order), order)));
 }
 

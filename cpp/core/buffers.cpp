@@ -183,11 +183,14 @@ std::int64_t elements_of(const std::vector<View>& views) {
   return total;
 }
 
-std::vector<Piece> cut(const std::vector<View>& views) {
-  const std::int64_t total = elements_of(views);
+std::int64_t part_of(std::int64_t total) {
   // Of little each thread gets a part, too: of an activation the rows that it may have made.
   const std::int64_t least = total <= 8 * kChunk ? kChunk / 4 : kChunk;
-  const std::int64_t chunk = (total / kMostChunks / least + 1) * least;
+  return (total / kMostChunks / least + 1) * least;
+}
+
+std::vector<Piece> cut(const std::vector<View>& views) {
+  const std::int64_t chunk = part_of(elements_of(views));
   std::vector<Piece> pieces;
   std::int64_t together = kChunk;  // elements of the last piece; full
   for (std::size_t b = 0; b < views.size(); ++b) {

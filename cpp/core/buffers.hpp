@@ -130,6 +130,9 @@ struct Piece {
   bool part() const { return buffers == 0; }
 };
 
+// The elements of a part, where all buffers have `total`.
+std::int64_t part_of(std::int64_t total);
+
 // All buffers, cut. Parts of one buffer follow each other.
 std::vector<Piece> cut(const std::vector<View>& views);
 

@@ -98,6 +98,29 @@ Scaled power_sum(const View& view, std::int64_t first, std::int64_t count, Order
   });
 }
 
+Scaled power_sum(const View& view, Order order) {
+  const std::int64_t part = part_of(view.count);
+  const int n = int((view.count + part - 1) / part);
+  if (n <= 1) {
+    const KeepSubnormals keep;
+    return power_sum(view, 0, view.count, order);
+  }
+  std::vector<Scaled> sums(n);
+  const int team = team_for(view.count);
+  const auto body = [&] {
+    parallel_for(n, std::min(n, team), [&](int task, int) {
+      const KeepSubnormals keep;
+      const std::int64_t first = task * part;
+      sums[task] = power_sum(view, first, std::min(part, view.count - first), order);
+    });
+  };
+  if (team > 1)
+    on_borrowed_threads(body);
+  else
+    body();
+  return total(sums, order);
+}
+
 std::vector<Scaled> power_sums(const std::vector<View>& views, const std::vector<Piece>& pieces,
                                Order order) {
   return fold<Scaled>(
