@@ -24,6 +24,21 @@ constexpr Order kL2{};
 // up to 5 ms.
 constexpr std::int64_t kLong = 1 << 20;
 
+py::object taken(PyObject* fresh) {
+  if (!fresh) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(fresh);
+}
+
+// Names that exist once: to make one takes longer than to look it up.
+struct Names {
+  PyObject *on = made("on"), *requires_grad = made("requires_grad"), *grad_fn = made("grad_fn"),
+           *hooks = made("_backward_hooks"), *attach = made("_register_hook_dict"),
+           *register_hook = made("register_hook"), *grad = made("grad"), *key = made("monitor");
+  static PyObject* made(const char* name) {
+    return taken(PyUnicode_InternFromString(name)).release().ptr();
+  }
+};
+
 template <class Body>
 auto unlocked_if(bool release, const Body& body) {
   std::unique_ptr<py::gil_scoped_release> released;
@@ -70,14 +85,15 @@ class Watch {
 
   // After a module's forward pass. Returns whether all is done; throws what Python has raised.
   bool ran(int place, PyObject* output, PyObject* back) {
-    if (!plain || is_true(state_, "on")) return false;
+    if (!plain || is_true(state_.ptr(), names_.on)) return false;
+    if (PyTuple_CheckExact(output) && PyTuple_GET_SIZE(output) > 0)
+      output = PyTuple_GET_ITEM(output, 0);
     std::int64_t count = 0;
     const double sum = sum_of_squares(output, count);
     if (sum != sum) return false;
     squares.mutable_data()[place] += sum;
     counts.mutable_data()[place] += double(count);
-    const py::handle tensor(output);
-    if (back != Py_None && is_true(tensor, "requires_grad")) add_hook(tensor, back);
+    if (back != Py_None && is_true(output, names_.requires_grad)) add_hook(output, back);
     return true;
   }
 
@@ -93,7 +109,9 @@ class Watch {
     return true;
   }
 
-  bool grad_enabled() const { return is_grad_enabled_().ptr() == Py_True; }
+  bool grad_enabled() const {
+    return taken(PyObject_CallNoArgs(is_grad_enabled_.ptr())).ptr() == Py_True;
+  }
 
   // Reads the gradients of all parameters: (joint norm, a record's float64 numbers: their norms,
   // the modules' root mean squares, their deltas), and begins anew. None, having done nothing, if
@@ -104,13 +122,13 @@ class Watch {
     std::vector<py::object> grads(n);
     std::vector<View> views(n);
     for (std::size_t i = 0; i < n; ++i) {
-      grads[i] = py::getattr(parameters[i], "grad");
+      grads[i] = taken(PyObject_GetAttr(PyList_GET_ITEM(parameters.ptr(), i), names_.grad));
       if (!glance_(grads[i].ptr(), views[i])) return py::none();
     }
     std::vector<Scaled> sums;
     unlocked_if(elements_of(views) > kLong, [&] {
       const KeepSubnormals keep;
-      together_on(views, [&] { sums = power_sums(views, cut(views), kL2); });
+      sums = power_sums(views, cut(views), kL2);
     });
     double total = 0;
     std::vector<double> numbers(n + 2 * modules);
@@ -131,23 +149,25 @@ class Watch {
   }
 
  private:
-  static bool is_true(const py::handle& object, const char* name) {
-    return py::getattr(object, name).ptr() == Py_True;
+  static bool is_true(PyObject* object, PyObject* name) {
+    return taken(PyObject_GetAttr(object, name)).ptr() == Py_True;
   }
 
   // As register_hook, whose handle takes longer than to read the output.
-  void add_hook(const py::handle& tensor, PyObject* back) {
-    const py::object function = py::getattr(tensor, "grad_fn");
-    if (function.is_none() || !py::getattr(tensor, "_backward_hooks").is_none()) {
-      tensor.attr("register_hook")(py::handle(back));
+  void add_hook(PyObject* tensor, PyObject* back) {
+    const py::object function = taken(PyObject_GetAttr(tensor, names_.grad_fn));
+    if (function.is_none() || !taken(PyObject_GetAttr(tensor, names_.hooks)).is_none()) {
+      taken(PyObject_CallMethodOneArg(tensor, names_.register_hook, back));
       return;
     }
-    const py::object hooks = hooks_type_();
-    hooks["monitor"] = py::handle(back);
-    tensor.attr("_backward_hooks") = hooks;
-    function.attr("_register_hook_dict")(tensor);
+    const py::object hooks = taken(PyObject_CallNoArgs(hooks_type_.ptr()));
+    if (PyObject_SetItem(hooks.ptr(), names_.key, back) != 0 ||
+        PyObject_SetAttr(tensor, names_.hooks, hooks.ptr()) != 0)
+      throw py::error_already_set();
+    taken(PyObject_CallMethodOneArg(function.ptr(), names_.attach, tensor));
   }
 
+  const Names names_;
   Glance glance_;
   py::function is_grad_enabled_;
   py::object hooks_type_, state_;
@@ -160,7 +180,9 @@ class Watch {
 
 // A hook's `self` is a tuple of what it needs, which the garbage collector can look into: a hook
 // belongs to the model, and refers to it.
-Watch& watch_of(PyObject* self) { return py::handle(PyTuple_GET_ITEM(self, 0)).cast<Watch&>(); }
+Watch& watch_of(PyObject* self) {
+  return *static_cast<Watch*>(PyCapsule_GetPointer(PyTuple_GET_ITEM(self, 0), nullptr));
+}
 
 // Calls body, and turns what C++ throws into Python's exceptions.
 template <class Body>
@@ -175,7 +197,7 @@ PyObject* guarded(const Body& body) {
   return nullptr;
 }
 
-// (watch, place, module, back, slowly), called with (module, inputs, output)
+// (its watch's address, place, module, back, slowly, watch), called with (module, inputs, output)
 PyObject* forward(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     Watch& watch = watch_of(self);
@@ -189,7 +211,7 @@ PyObject* forward(PyObject* self, PyObject* const* arguments, Py_ssize_t count) 
   });
 }
 
-// (watch, place, slowly), called with the gradient
+// (its watch's address, place, slowly, watch), called with the gradient
 PyObject* backward(PyObject* self, PyObject* gradient) {
   return guarded([&]() -> PyObject* {
     Watch& watch = watch_of(self);
@@ -208,15 +230,17 @@ py::object builtin(PyMethodDef& method, const py::tuple& self) {
   return py::reinterpret_steal<py::object>(PyCFunction_New(&method, self.ptr()));
 }
 
+py::capsule address(const py::object& watch) { return py::capsule(&watch.cast<Watch&>()); }
+
 py::object forward_hook(const py::object& watch, int place, const py::object& module,
                         const py::object& back, const py::function& slowly) {
   static PyMethodDef method{"ran", as_method(&forward), METH_FASTCALL, nullptr};
-  return builtin(method, py::make_tuple(watch, place, module, back, slowly));
+  return builtin(method, py::make_tuple(address(watch), place, module, back, slowly, watch));
 }
 
 py::object backward_hook(const py::object& watch, int place, const py::function& slowly) {
   static PyMethodDef method{"flowed", as_method(&backward), METH_O, nullptr};
-  return builtin(method, py::make_tuple(watch, place, slowly));
+  return builtin(method, py::make_tuple(address(watch), place, slowly, watch));
 }
 
 }  // namespace

@@ -172,7 +172,7 @@ std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece
   std::vector<Result> of_buffer(views.size()), of_part(pieces.size());
   const int n = int(pieces.size()), threads = std::min(n, team_for(weight * elements_of(views)));
   const std::vector<int> numbers = by_share(views, pieces, threads);
-  parallel_for(n, threads, [&](int task, int) {
+  shares_for(n, threads, [&](int task, int) {
     const KeepSubnormals keep;
     const int number = numbers[backwards ? backwards_in_share(task, n, threads) : task];
     const Piece& piece = pieces[number];

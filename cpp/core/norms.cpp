@@ -106,18 +106,11 @@ Scaled power_sum(const View& view, Order order) {
     return power_sum(view, 0, view.count, order);
   }
   std::vector<Scaled> sums(n);
-  const int team = team_for(view.count);
-  const auto body = [&] {
-    parallel_for(n, std::min(n, team), [&](int task, int) {
-      const KeepSubnormals keep;
-      const std::int64_t first = task * part;
-      sums[task] = power_sum(view, first, std::min(part, view.count - first), order);
-    });
-  };
-  if (team > 1)
-    on_borrowed_threads(body);
-  else
-    body();
+  shares_for(n, team_for(view.count), [&](int task, int) {
+    const KeepSubnormals keep;
+    const std::int64_t first = task * part;
+    sums[task] = power_sum(view, first, std::min(part, view.count - first), order);
+  });
   return total(sums, order);
 }
 
