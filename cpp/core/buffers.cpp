@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace vegrad {
 
@@ -231,16 +230,17 @@ std::vector<Piece> cut_evenly(const std::vector<View>& views) {
 
 std::vector<int> by_share(const std::vector<View>& views, const std::vector<Piece>& pieces,
                           int threads) {
-  const auto share = [&](int number) {
+  const std::int64_t n = std::int64_t(pieces.size());
+  std::vector<int> numbers(pieces.size()), share(pieces.size()), place(threads + 1);
+  for (std::int64_t number = 0; number < n; ++number) {
     const Piece& piece = pieces[number];
-    if (!piece.part()) return int(std::int64_t(number) * threads / std::int64_t(pieces.size()));
-    return int((piece.first + piece.count / 2) * threads / views[piece.buffer].count);
-  };
-  std::vector<int> numbers(pieces.size());
-  std::iota(numbers.begin(), numbers.end(), 0);
-  if (threads > 1)
-    std::stable_sort(numbers.begin(), numbers.end(),
-                     [&](int a, int b) { return share(a) < share(b); });
+    share[number] =
+        int(piece.part() ? (piece.first + piece.count / 2) * threads / views[piece.buffer].count
+                         : number * threads / n);
+    ++place[share[number] + 1];
+  }
+  for (int t = 0; t < threads; ++t) place[t + 1] += place[t];
+  for (int number = 0; number < n; ++number) numbers[place[share[number]]++] = number;
   return numbers;
 }
 

@@ -7,8 +7,8 @@
 Forward hooks read each layer's output, tensor hooks the gradient that comes back to it (δ), and a
 hook of optimizers reads the parameters' gradients as the step will use them: zero-copy, in vegrad's
 kernels. What is usual is done by `_core.Watch` without a Python frame; what is not, here. Forward
-passes without gradients (evaluation) are not looked at, nor, since hooks would break the graph, what
-torch.compile has compiled: of it there are the parameters' gradients.
+passes without gradients (evaluation) are not looked at, nor, since hooks would break the graph,
+what torch.compile has compiled: of it there are the parameters' gradients.
 """
 
 from __future__ import annotations
@@ -34,16 +34,14 @@ from torch.optim.optimizer import (
 
 from vegrad import _core
 from vegrad.torch.distributed import is_distributed, norms_of
-from vegrad.torch.fused import FusedMLP
 from vegrad.torch.optim import Stepped
 from vegrad.torch.probe import state
 from vegrad.torch.records import FloatArray, MonitorHistory, NonFinite
 from vegrad.torch.report import Report, report
+from vegrad.torch.watched import first_sample, is_watched, own_parameters, plain_name, tensor_in
 
-_PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 
 class Monitor:
@@ -77,13 +75,13 @@ class Monitor:
         self.every, self.details = every, details
         self.steps = 0
         """How many steps were taken."""
-        named = [(_plain_name(name), one) for name, one in model.named_parameters()]
+        named = [(plain_name(name), one) for name, one in model.named_parameters()]
         self.parameters = [name for name, _ in named]
         self._params = [one for _, one in named]
-        watched = [(_plain_name(n), m) for n, m in model.named_modules() if _is_watched(m)]
+        watched = [(plain_name(n), m) for n, m in model.named_modules() if is_watched(m)]
         self.modules = [name or type(module).__name__ for name, module in watched]
         self._watched = [module for _, module in watched]
-        self._own = [_names(path, one) for path, one in watched]
+        self._own = [own_parameters(path, one) for path, one in watched]
         self.history = MonitorHistory(keep)
         self.nonfinite: NonFinite | None = None
         """Where the first NaN or inf came from."""
@@ -184,7 +182,7 @@ class Monitor:
         if module is not self._watched[place] or (state.on and not self.probing):
             return
         if type(output) is not Tensor:
-            output = _tensor_in(output)
+            output = tensor_in(output)
             if output is None:
                 return
         if not output.is_floating_point():
@@ -279,9 +277,9 @@ class Monitor:
         grads = [param.grad for param in self._params]
         norms = None
         if known is not None:
-            found = [nan if g is None else known.get(id(p), -1.0)
+            sizes = [nan if g is None else known.get(id(p), -1.0)
                      for p, g in zip(self._params, grads, strict=True)]  # fmt: skip
-            norms = None if -1.0 in found else np.array(found, np.float64)
+            norms = None if -1.0 in sizes else np.array(sizes, np.float64)
         if norms is None:
             norms = norms_of(grads)
         sizes = norms.tolist()  # a few numbers are faster one by one than as arrays
@@ -327,9 +325,9 @@ class Monitor:
     # Where the first NaN or inf came from --------------------------------------------------------
 
     def _find_forward(self, place: int, module: Module, inputs: Any, output: Tensor) -> None:
-        name, index = self.modules[place], _first_sample(output)
+        name, index = self.modules[place], first_sample(output)
         what = f"the output of {name} ({type(module).__name__})"
-        source = _tensor_in(inputs)
+        source = tensor_in(inputs)
         why = "its input and weights are finite"
         for parameter, value in module.named_parameters(recurse=False):
             if not torch.isfinite(value).all():
@@ -341,7 +339,7 @@ class Monitor:
         self._note(name, "forward", index, output, f"{what} is not finite; {why}")
 
     def _find_backward(self, place: int, grad: Tensor) -> None:
-        name, index, last = self.modules[place], _first_sample(grad), self._watch.last
+        name, index, last = self.modules[place], first_sample(grad), self._watch.last
         if last < 0:
             message = f"the gradient that comes to the output of {name} is not finite: that of the "
             message += "loss, or of what follows"
@@ -419,45 +417,3 @@ class Monitor:
             self._on = self._watch.on = on
         self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain
-
-
-def _plain_name(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
-def _names(path: str, module: Module) -> list[str]:
-    """Of the module's own parameters."""
-    found = module.named_parameters(recurse=isinstance(module, FusedMLP))
-    return [f"{path}.{name}" if path else name for name, _ in found]
-
-
-def _is_watched(module: Module) -> bool:
-    """Modules that compute: those with parameters of their own, or without children."""
-    if isinstance(module, _PLAIN):
-        return False
-    if isinstance(module, FusedMLP):  # whose layers' hooks are not called
-        return True
-    if next(module.parameters(recurse=False), None) is not None:
-        return type(module).forward is not torch.nn.modules.module._forward_unimplemented
-    return not module._modules and type(module) is not Module
-
-
-def _tensor_in(output: Any) -> Tensor | None:
-    """The first tensor of floats in a module's inputs or outputs."""
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    values: Any = ()
-    if isinstance(output, tuple | list):
-        values = output
-    elif hasattr(output, "values"):
-        values = output.values()
-    return next((found for value in values if (found := _tensor_in(value)) is not None), None)
-
-
-def _first_sample(tensor: Tensor) -> int | None:
-    if tensor.ndim < 2:
-        return None
-    bad = ~torch.isfinite(tensor.detach()).flatten(1).all(1)
-    return int(bad.nonzero()[0]) if bool(bad.any()) else None
