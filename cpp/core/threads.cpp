@@ -1,5 +1,6 @@
 #include "core/threads.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -147,6 +148,20 @@ class Pool {
     return true;
   }
 
+  // Of borrowed threads: each does its share of the tasks. False as above.
+  bool share(const Lender& lender, int n, int threads, TaskFunction function, void* context) {
+    const std::unique_lock<std::mutex> lock(lent_, std::try_to_lock);
+    if (!lock || Clock::now() < resting_until_) return false;
+    Shares shares(lender.number, n, threads, function, context);
+    std::fill_n(shares.done, threads, false);
+    lender.parallel(&Pool::do_share, &shares, unsigned(threads), 0);
+    const Clock::time_point now = Clock::now();
+    if (now - shares.end > kPatience) resting_until_ = now + kRest * (now - shares.end);
+    for (int t = 0; t < threads; ++t)  // the lender may have had fewer threads
+      if (!shares.done[t]) shares.run(t);
+    return true;
+  }
+
   void wake() {
     if (announced_.sleepers.load(std::memory_order_relaxed) == 0) return;
     bell_.fetch_add(1, std::memory_order_relaxed);
@@ -171,6 +186,30 @@ class Pool {
     std::exception_ptr error;
   };
   static void visit(void* context);
+
+  struct Shares {
+    int (*number)();
+    int tasks, threads;
+    TaskFunction function;
+    void* context;
+    Clock::time_point end;    // of the caller's share
+    bool done[kMostThreads];  // as many as there are threads
+    Shares(int (*number)(), int tasks, int threads, TaskFunction function, void* context)
+        : number(number), tasks(tasks), threads(threads), function(function), context(context) {}
+    void run(int thread) {
+      const int end = first_task(tasks, thread + 1, threads);
+      for (int task = first_task(tasks, thread, threads); task < end; ++task)
+        function(context, task, thread);
+    }
+  };
+  static void do_share(void* context) {
+    Shares& shares = *static_cast<Shares*>(context);
+    const int thread = shares.number();
+    if (thread >= shares.threads) return;
+    shares.run(thread);
+    shares.done[thread] = true;
+    if (thread == 0) shares.end = Clock::now();
+  }
 
   // What a borrowed thread does until the body has returned.
   void help(int thread, std::uint64_t seen) {
@@ -350,6 +389,15 @@ void with_borrowed_threads(void (*body)(void*), void* context) {
   const int threads = num_threads();
   const bool enough = borrowed && threads > 1 && g_lender.most() == threads;
   if (!enough || !borrowed->lend(g_lender, threads, body, context)) body(context);
+}
+
+void parallel_shares(int n, int threads, TaskFunction function, void* context) {
+  if (threads > n) threads = n;
+  Pool* const borrowed = t_pool ? nullptr : g_borrowed.load(std::memory_order_acquire);
+  if (threads <= 1 || !borrowed || g_lender.most() != num_threads())
+    return parallel_tasks(n, threads, function, context);
+  if (!borrowed->share(g_lender, n, threads, function, context))
+    parallel_tasks(n, 1, function, context);
 }
 
 void wake_threads() {

@@ -1,6 +1,6 @@
 """The compiled module: kernels and networks over checked, contiguous arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,31 @@ class Network:
     ) -> _Array | None: ...
     def flow(self) -> dict[str, npt.NDArray[np.float64]]: ...
     def workspace_bytes(self, batch: int) -> int: ...
+
+class Watch:
+    on: bool
+    plain: bool
+    last: int
+    def __init__(
+        self,
+        tensor: type,
+        is_grad_enabled: Callable[[], bool],
+        hooks_type: Callable[[], Any],
+        state: Any,
+        modules: int,
+    ) -> None: ...
+    @property
+    def squares(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def counts(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def deltas(self) -> npt.NDArray[np.float64]: ...
+    def clear(self) -> None: ...
+    def record(self, parameters: list[Any]) -> tuple[float, bytes] | None: ...
+    def forward_hook(
+        self, place: int, module: Any, back: Any, slowly: Callable[[Any, Any, Any], None]
+    ) -> Callable[[Any, Any, Any], None]: ...
+    def backward_hook(self, place: int, slowly: Callable[[Any], None]) -> Callable[[Any], None]: ...
 
 class Trainer:
     def __init__(self, network: Network, x: _Array, target: _Array, batch_size: int) -> None: ...
