@@ -27,7 +27,7 @@ inline std::size_t bands_of(int n, int k) {
 // Whether products of (rows, I) and (O, I) are faster on the unit: each begins and ends with a
 // fraction of a microsecond, and what is split must be used often enough.
 inline bool suits_matrix_unit(int rows, int I, int O) {
-  constexpr int kLeastRows = 48, kLeastWidth = 192;
+  constexpr int kLeastRows = 64, kLeastWidth = 128;
   return rows >= kLeastRows && I >= kLeastWidth && O >= kLeastWidth;
 }
 
