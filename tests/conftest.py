@@ -26,13 +26,16 @@ settings.register_profile(
 settings.load_profile("vegrad")
 
 
-@pytest.fixture(params=_core.isas())
+@pytest.fixture(params=[*_core.isas(), *(["amx"] if _core.has_matrix_unit() else [])])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set of this machine in turn."""
-    before = vegrad.isa()
-    _core.use_isa(request.param)
-    yield request.param
+    """Each instruction set of this machine in turn; amx is avx512 with the matrix unit."""
+    before, unit = vegrad.isa(), _core.matrix_unit()
+    name = "avx512" if request.param == "amx" else request.param
+    _core.use_isa(name)
+    _core.use_matrix_unit(request.param == "amx")
+    yield name
     _core.use_isa(before)
+    _core.use_matrix_unit(unit)
 
 
 @pytest.fixture(params=[1, 2, 3, 7])

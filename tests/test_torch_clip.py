@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
+from vegrad import _core  # noqa: E402
 
 theirs = torch.nn.utils
 SHAPES = [(5, 7), (13,), (), (64, 33), (4097,), (2, 3, 4, 5)]
@@ -322,3 +323,52 @@ def test_after_a_backward_pass_of_a_model() -> None:
     torch.testing.assert_close(
         ours.get_total_norm(one.grad for one in layer.parameters()), torch.tensor(1.0)
     )
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 100, 5000])
+def test_compat_multiplies_by_one_float_as_torch_does(size: int) -> None:
+    """The gradients times some float32, each product rounded once; never above the limit."""
+    generator = torch.Generator().manual_seed(size)
+    for max_norm in (0.3, 1e-3, 1e-30):
+        parameter = torch.nn.Parameter(torch.zeros(size))
+        before = torch.randn(size, generator=generator)
+        before[0] = 1e-38  # a product of it is subnormal
+        parameter.grad = before.clone()
+        norm = float(ours.clip_grad_norm_(parameter, max_norm))
+        factor = min(max_norm / (before.double().norm().item() + 1e-6), 1.0)
+        near = torch.tensor(factor, dtype=torch.float32)
+        below = torch.nextafter(near, torch.tensor(0.0))
+        exact = [(before.double() * one.double()).float() for one in (near, below)]
+        assert norm == pytest.approx(before.double().norm().item(), rel=1e-6)
+        assert any(torch.equal(parameter.grad, one) for one in exact)
+        assert parameter.grad.double().norm() <= max_norm * (1 + 2**-24) + size * 2**-149
+
+
+def test_gradients_that_come_to_share_memory_are_found_after_others_that_did_not() -> None:
+    """Where buffers lie is remembered; what lies elsewhere is looked at again."""
+    memory = torch.ones(64)
+    model = [torch.nn.Parameter(torch.zeros(16)) for _ in range(3)]
+    for starts in ((0, 16, 32), (0, 16, 32), (0, 16, 24), (0, 16, 32), (16, 16, 32)):
+        grads = [memory[start : start + 16] for start in starts]
+        for parameter, grad in zip(model, grads, strict=True):
+            parameter.grad = grad
+        if starts == (0, 16, 32):
+            assert float(ours.clip_grad_norm_(model, 1e9)) == pytest.approx(48**0.5)
+            continue
+        with pytest.raises(ValueError, match="share memory"):
+            _core.clip_gradients(model, 1e9, 2.0, "raise", 0.0)
+
+
+def test_gradients_are_found_through_what_a_class_puts_before_them() -> None:
+    class Odd(torch.nn.Parameter):
+        @property
+        def grad(self) -> Any:
+            return self.shown
+
+    plain, odd = torch.nn.Parameter(torch.zeros(2)), Odd(torch.zeros(2))
+    plain.grad, odd.shown = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    empty = torch.nn.Parameter(torch.zeros(2))
+    found, clipped = _core.clip_gradients([plain, empty, odd], 1.0, 2.0, "raise", 0.0)
+    assert [id(one) for one in found] == [id(plain.grad), id(odd.shown)]
+    assert clipped.norm == 5
+    torch.testing.assert_close(odd.shown, torch.tensor([0.0, 0.8]))

@@ -1,6 +1,7 @@
 """vegrad.torch.cure: what it changes, what it leaves, that its patch does the same."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,7 @@ def own_layers() -> Any:
 
 
 @pytest.mark.parametrize("make", [plain_layers, nested_layers, own_layers])
-def test_skip_connections_are_a_patch_that_can_be_trained(make: Any) -> None:
+def test_skip_connections_are_a_patch_that_can_be_trained(make: Any, tmp_path: Path) -> None:
     """Softplus has no critical point, so that nothing smaller helps."""
     torch.manual_seed(0)
     model = make()
@@ -201,6 +202,10 @@ def test_skip_connections_are_a_patch_that_can_be_trained(make: Any) -> None:
     assert same(treated, found.model)
     x, target = task()
     assert torch.equal(treated(x), found.model(x))
+    torch.save(found.model, tmp_path / "whole.pt")
+    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert torch.equal(loaded(x), found.model(x))
+    treated.load_state_dict(loaded.state_dict())  # of the patched model too
     optimizer = torch.optim.Adam(treated.parameters(), lr=1e-3)
     for _ in range(150):
         optimizer.zero_grad()
@@ -208,6 +213,45 @@ def test_skip_connections_are_a_patch_that_can_be_trained(make: Any) -> None:
         optimizer.step()
     assert float((treated(x).argmax(1) == target).double().mean()) > 0.8
     assert found.after.healthy
+
+
+class Functional(nn.Module):
+    """Activations that are no modules."""
+
+    def __init__(self, depth: int, activation: Any, asks: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(24 if n else 16, 24) for n in range(depth))
+        self.out, self.activation, self.asks = nn.Linear(24, 3), activation, asks
+
+    def forward(self, x: Any) -> Any:
+        for layer in self.layers:
+            x = self.activation(layer(x))
+            if self.asks:
+                assert layer.in_features
+        return self.out(x)
+
+
+@pytest.mark.parametrize(("activation", "depth"), [
+    (nn.functional.relu, 60), (nn.functional.softplus, 30),
+])  # fmt: skip
+def test_skip_connections_go_round_layers_whose_activations_are_functions(
+    activation: Any, depth: int
+) -> None:
+    torch.manual_seed(0)
+    model = Functional(depth, activation)
+    before = copy.deepcopy(model)
+    found = cure(model)
+    assert found.cured
+    assert "add skip connections round single layers" in found.patch
+    assert f'[f"layers.{{n}}" for n in range(1, {depth})]' in found.patch
+    assert same(before, model)
+    assert same(patched(model, found), found.model)
+
+
+def test_layers_that_the_model_itself_looks_into_stay_where_they_are() -> None:
+    torch.manual_seed(0)
+    found = cure(Functional(30, nn.functional.softplus, asks=True))
+    assert "Residual" not in found.patch
 
 
 def test_data_far_from_unit_size_are_scaled() -> None:

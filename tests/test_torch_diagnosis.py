@@ -241,6 +241,31 @@ def test_a_transformer_goes_by_modules_and_gradients() -> None:
     assert all(one.grad is None for one in model.parameters())
 
 
+class Numbered(nn.Module):
+    """Modules that are called layers.1, layers.2, ... but are not layers 1, 2, ... of the chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8),
+                                nn.ReLU()) for _ in range(8)]  # fmt: skip
+        self.into, self.layers = nn.Conv2d(1, 8, 3, padding=1), nn.Sequential(*blocks)
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.layers(self.into(x)).mean((2, 3)))
+
+
+def test_the_weights_that_are_off_are_named_and_not_their_normalization() -> None:
+    torch.manual_seed(0)
+    model = Numbered()
+    with torch.no_grad():
+        model.layers[3][0].weight *= 1e-4
+    x, target = torch.randn(16, 1, 8, 8), torch.from_numpy(LABELS[:16])
+    found = ours.diagnose(model, LOSS, x, target)
+    assert found.findings[0].advice.startswith("multiply layers.3.0.weight by ")
+    assert len(found.findings) == 1
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -257,6 +282,13 @@ def test_an_lstm_is_judged() -> None:
     found = ours.diagnose(Recurrent(), LOSS, x, torch.from_numpy(LABELS[:8]))
     assert found.healthy
     assert "lstm" in str(found)
+    torch.manual_seed(0)
+    model = Recurrent()
+    with torch.no_grad():
+        model.cells.weight_ih_l1 *= 1e-5
+    found = ours.diagnose(model, LOSS, x, torch.from_numpy(LABELS[:8]))
+    assert found.verdict == "vanishing"
+    assert "cells.weight_ih_l1" in found.findings[0].advice
 
 
 def test_a_fused_network_is_a_chain() -> None:

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from torch import nn  # noqa: E402
+from vegrad.torch import redrawn  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -163,6 +164,22 @@ def test_none_is_expected_where_weights_cannot_be_drawn_or_passes_are_spared() -
     model = normalized(4)
     nn.utils.parametrizations.weight_norm(model[1][0])
     assert ours.diagnose(model, LOSS, ROWS, LABELS).expected is None
+
+
+def test_weights_drawn_anew_are_not_those_of_the_same_seed(monkeypatch: Any) -> None:
+    """One who seeds PyTorch with 0 too would get the model itself among the eight."""
+    torch.manual_seed(0)
+    model, drawn = normalized(4), []
+    draw = redrawn._draw
+
+    def noted(twin: Any, name: str, *rest: Any) -> None:
+        draw(twin, name, *rest)
+        drawn.append((name, twin.get_parameter(name).detach().clone()))
+
+    monkeypatch.setattr(redrawn, "_draw", noted)
+    assert ours.diagnose(model, LOSS, ROWS, LABELS, seed=0).drawn
+    assert len(drawn) == 5 * redrawn.DRAWS
+    assert not any(torch.equal(one, model.get_parameter(name)) for name, one in drawn)
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -143,6 +143,52 @@ def test_accumulated_gradients_are_one_step() -> None:
         np.testing.assert_allclose(getattr(monitor.history[0], name), getattr(whole, name), 1e-5)
 
 
+@pytest.mark.parametrize("name", ["lstm", "shared", "convolution", "transformer", "float64"])
+def test_what_is_usual_and_what_is_not_is_read_alike(name: str) -> None:
+    make, shape = MODELS[name]
+    histories = []
+    for details in (1, 100):  # steps whose zeros are counted are Python's
+        torch.manual_seed(0)
+        model = make()
+        x = torch.randn(shape, dtype=next(model.parameters()).dtype)
+        histories.append(train(model, x, 4, details=details).history)
+    for column in ("gradient_norm", "gradient_norms", "activation_rms", "delta_norms"):
+        np.testing.assert_allclose(*(getattr(one, column) for one in histories), rtol=1e-12)
+
+
+def test_gradients_are_read_as_the_step_takes_them() -> None:
+    model = mlp()
+    monitor, optimizer = Monitor(model), torch.optim.SGD(model.parameters(), 0.0)
+    for change in (1.0, 0.25, 3.0):
+        optimizer.zero_grad()
+        model(torch.ones(8, 16)).square().mean().backward()
+        for one in model.parameters():
+            one.grad.data.mul_(change)  # of which the gradient's version tells nothing
+        norms = [float(one.grad.double().norm()) for one in model.parameters()]
+        optimizer.step()
+        np.testing.assert_allclose(monitor.history[-1].gradient_norms, norms, rtol=1e-6)
+    ratios = monitor.history.gradient_norm / monitor.history.gradient_norm[0]
+    np.testing.assert_allclose(ratios, [1.0, 0.25, 3.0], rtol=1e-6)
+
+
+def test_other_hooks_of_an_output_stay() -> None:
+    model, seen = mlp(1), []
+    Monitor(model, details=100)
+    handles = []
+
+    def after(module: Any, inputs: Any, output: Any) -> None:
+        handles.append(output.register_hook(lambda grad: seen.append(grad) or 2 * grad))
+
+    model[0].register_forward_hook(after)
+    for _ in range(2):  # the second step is one that Python has no part in
+        model(torch.ones(8, 16)).sum().backward()
+        bias = model[0].bias.grad
+        torch.testing.assert_close(bias, 2 * seen[-1].sum(0))
+        model[0].zero_grad()
+    handles[-1].remove()
+    assert len(seen) == 2
+
+
 def test_evaluation_and_copies_are_not_looked_at() -> None:
     model = mlp()
     monitor = Monitor(model)

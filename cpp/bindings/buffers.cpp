@@ -59,6 +59,26 @@ bool dtype_of(const py::dtype& descriptor, Dtype& dtype) {
   return true;
 }
 
+bool dtype_of(dlpack::DataType type, Dtype& dtype) {
+  const auto [code, bits, lanes] = type;
+  if (lanes != 1) return false;
+  if (code == dlpack::kBfloat && bits == 16)
+    dtype = Dtype::kBfloat16;
+  else if (code == dlpack::kFloat && (bits == 16 || bits == 32 || bits == 64))
+    dtype = bits == 16 ? Dtype::kFloat16 : bits == 32 ? Dtype::kFloat32 : Dtype::kFloat64;
+  else
+    return false;
+  return true;
+}
+
+void set_memory(const dlpack::Tensor& tensor, View& view) {
+  view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  view.shape = tensor.shape;
+  view.strides = tensor.strides;
+  view.ndim = tensor.ndim;
+  view.strides_in_bytes = false;
+}
+
 // The table of a type whose tensors can be looked at without a Python object for each.
 const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
   const py::object capsule = py::reinterpret_steal<py::object>(
@@ -116,23 +136,33 @@ py::list Buffers::present() const {
   return found;
 }
 
+Glance::Glance(const py::type& type)
+    : type_(type), api_(exchange_api(reinterpret_cast<PyTypeObject*>(type.ptr()))) {}
+
+bool Glance::operator()(PyObject* object, View& view) const {
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(api_);
+  if (!api || reinterpret_cast<PyObject*>(Py_TYPE(object)) != type_.ptr()) return false;
+  dlpack::Tensor tensor{};
+  if (api->tensor_from_object(object, &tensor) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  if (!on_cpu(tensor.device) || !dtype_of(tensor.dtype, view.dtype)) return false;
+  set_memory(tensor, view);
+  view.count = product(view.shape, view.ndim);
+  if (view.count > 0 && !view.data) return false;
+  set_dense(view);
+  return view.dense;
+}
+
 void Buffers::take(const void* pointer, const py::handle& item, View& view) {
   const auto& tensor = *static_cast<const dlpack::Tensor*>(pointer);
   if (!on_cpu(tensor.device))
     throw py::type_error(here() + " must be on the CPU, not on " + device_name(tensor.device));
-  const auto [code, bits, lanes] = tensor.dtype;
-  if (code == dlpack::kBfloat && bits == 16 && lanes == 1)
-    view.dtype = Dtype::kBfloat16;
-  else if (code == dlpack::kFloat && (bits == 16 || bits == 32 || bits == 64) && lanes == 1)
-    view.dtype = bits == 16 ? Dtype::kFloat16 : bits == 32 ? Dtype::kFloat32 : Dtype::kFloat64;
-  else
+  if (!dtype_of(tensor.dtype, view.dtype))
     throw py::type_error(here() + " must be " + kDtypes + ", not " +
                          dtype_name(tensor.dtype, item));
-  view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-  view.shape = tensor.shape;
-  view.strides = tensor.strides;
-  view.ndim = tensor.ndim;
-  view.strides_in_bytes = false;
+  set_memory(tensor, view);
 }
 
 void Buffers::add_array(const py::handle& item, View& view) {

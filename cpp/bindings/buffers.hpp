@@ -59,4 +59,17 @@ class Buffers {
   const void* last_api_ = nullptr;
 };
 
+// A quick look at tensors of one type, which is wrong about none but leaves out many.
+class Glance {
+ public:
+  explicit Glance(const pybind11::type& type);
+  // Whether the object is a dense tensor on the CPU, of one of our types; it must outlive the view.
+  // Else it is for Buffers to look at, or to say what is wrong.
+  bool operator()(PyObject* object, View& view) const;
+
+ private:
+  pybind11::object type_;
+  const void* api_;  // null: nothing can be seen at a glance
+};
+
 }  // namespace vegrad

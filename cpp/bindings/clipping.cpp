@@ -30,15 +30,17 @@ py::tuple index_tuple(const View& view, std::int64_t flat) {
 
 std::vector<Scaled> sums_of(const Buffers& buffers, Order order) {
   const py::gil_scoped_release release;
-  std::vector<Scaled> sums;
-  together_on(buffers.views, [&] { sums = power_sums(buffers.views, cut(buffers.views), order); });
-  return sums;
+  return power_sums(buffers.views, cut(buffers.views), order);
 }
 
 double norm(const py::object& object, double p) {
   const KeepSubnormals keep;
   const Buffers buffers("buffers", object, false);
   const Order order{p};
+  if (buffers.size() == 1) {
+    const py::gil_scoped_release release;
+    return value(order.root(power_sum(buffers.views[0], order)));
+  }
   return value(order.root(total(sums_of(buffers, order), order)));
 }
 

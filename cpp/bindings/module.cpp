@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   try {
     vegrad::read_thread_environment();
     if (const char* forced = std::getenv("VEGRAD_ISA")) vegrad::use_instruction_set(forced);
+    vegrad::read_matrix_unit_environment();
   } catch (const std::invalid_argument& error) {
     throw py::import_error(std::string("vegrad cannot start: ") + error.what());
   }
@@ -19,4 +20,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   vegrad::register_clipping(module);
   vegrad::register_optimizer(module);
   vegrad::register_training(module);
+  vegrad::register_watch(module);
 }

@@ -11,5 +11,6 @@ void register_network(pybind11::module_& module);
 void register_clipping(pybind11::module_& module);
 void register_optimizer(pybind11::module_& module);
 void register_training(pybind11::module_& module);
+void register_watch(pybind11::module_& module);
 
 }  // namespace vegrad

@@ -52,6 +52,14 @@ void register_runtime(py::module_& module) {
   module.def("isas", &isas, "The instruction sets that this machine supports, best first.");
   module.def("use_isa", &use_instruction_set, py::arg("name"),
              "Switch the instruction set (for tests); ValueError if this machine lacks it.");
+  module.def("has_matrix_unit", &has_matrix_unit,
+             "Whether this machine has a matrix unit that avx512 can use (AMX with bfloat16).");
+  module.def(
+      "matrix_unit", [] { return matrix_unit() != nullptr; },
+      "Whether products of float32 run on the matrix unit.\n\n"
+      "The environment variable VEGRAD_AMX=0 switches it off.");
+  module.def("use_matrix_unit", &use_matrix_unit, py::arg("on"),
+             "Switch the matrix unit on, where there is one, or off (for tests).");
   module.def("num_threads", &num_threads, "The number of threads that kernels use.");
   module.def("set_num_threads", &set_num_threads_checked, py::arg("n"),
              "Set the number of threads that kernels use, from 1 to 1024.\n\n"

@@ -10,6 +10,7 @@ namespace {
 constexpr double kScaleBelow = 0x1p-20, kScaleAbove = 0x1p20;
 constexpr double kSaturated = 0.05;  // of the largest derivative
 constexpr double kLossCycles = 4;    // of an element, at least
+constexpr int kWary = 2;             // passes, after shifts that were not expected
 
 constexpr double kLargestDerivative[] = {
 #define VEGRAD_ROW(name, largest, ...) largest,
@@ -17,13 +18,13 @@ constexpr double kLargestDerivative[] = {
 #undef VEGRAD_ROW
 };
 
+}  // namespace
+
 std::int64_t correction(double mean_square) {
   if (!(mean_square > 0) || !std::isfinite(mean_square)) return 0;
   if (mean_square >= kScaleBelow && mean_square <= kScaleAbove) return 0;
   return -std::int64_t(std::lround(std::log2(mean_square) / 2));
 }
-
-}  // namespace
 
 double saturation_limit(Activation activation) {
   return kSaturated * kLargestDerivative[activation];
@@ -58,8 +59,8 @@ void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, const T* g, T
   tile.ldg = tile.ldz = tile.ld_delta = tile.ldh = ld;
   tile.flow_wanted = flow;
   tile.saturated_below = T(saturation_limit(activation));
-  tile.column_sums = w.column_sums + t.row_block * ld + t.column;
-  if (!derivative_underflows(activation)) tile.alive = w.alive + t.row_block * ld + t.column;
+  tile.column_sums = w.column_sums[l] + t.row_block * ld + t.column;
+  if (!derivative_underflows(activation)) tile.alive = w.alive[l] + t.row_block * ld + t.column;
   kernels.activation[activation].backward(tile);
   sums.g_squares = tile.g_squares;
   sums.delta_squares = tile.delta_squares;
@@ -126,62 +127,108 @@ double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t*
   return loss;
 }
 
+// Layer l from `above` and `skip`, those of layer l + 1.
+template <class T>
+BackwardStep<T> Network<T>::backward_step(int l, std::int64_t shift, T* delta, T* g,
+                                          const ScaledMatrix<T>& above,
+                                          const ScaledMatrix<T>& skip) const {
+  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
+  const std::int64_t exponent = above.exponent - shift;
+  BackwardStep<T> step{{delta, ld, exponent, 0}, {g, ld, exponent, 0}, shift};
+  if (shape_.has_skip(l + 1)) {
+    step.apart = skip.exponent - exponent;
+    step.skip = skip.data;
+  }
+  return step;
+}
+
+// Whether the fast path can take layer l.
+template <class T>
+bool Network<T>::is_near(int l, const BackwardStep<T>& step) const {
+  const Layer& layer = layers_[l];
+  return layer.z_exponent == 0 && layer.inverse_exponent == 0 &&
+         (shape_.residual || layer.h_exponent == 0) && std::abs(step.apart) < 60;
+}
+
+// What follows the product of a tile, which stands in step.g.
+template <class T>
+void Network<T>::end_backward_tile(Workspace& w, int l, const Tile& t, const BackwardStep<T>& step,
+                                   bool flow, TileSums& sums) {
+  sums = TileSums();
+  const std::ptrdiff_t ld = step.g.ld, at = t.row * ld + t.column;
+  SkipTile<T> around{t.rows,
+                     t.columns,
+                     power_of_two<T>(step.shift),
+                     power_of_two<T>(step.apart),
+                     step.g.data + at,
+                     ld,
+                     step.skip ? step.skip + at : nullptr,
+                     ld};
+  if (shape_.residual || around.scale != T(1)) instruction_set().kernels<T>().add_skip(around);
+  backward_tile(w, l, t, step.g.data, step.delta.data, flow, sums);
+  if (!shape_.residual) return;
+  sums.g_squares = around.product_squares;
+  sums.h_squares = around.g_squares;
+}
+
+// Whether the fast path was right to take layer l, whose step stands in delta_ and skip_gradient_.
+// Notes the flow if so, or if nobody else will.
+template <class T>
+bool Network<T>::end_backward(Workspace& w, int l, int B, const TileSums* tiles, bool flow) {
+  const TileSums sums = add_up(tiles, row_grid(B, l).tasks());
+  const double n = elements(l, B);
+  delta_.mean_square = sums.delta_squares / n;
+  skip_gradient_.mean_square = sums.h_squares / n;
+  const bool good = within(delta_.mean_square) && within(sums.g_squares / n) &&
+                    (!shape_.residual || within(skip_gradient_.mean_square));
+  if (!good && !nonfinite_) return false;
+  if (flow) {
+    note_backward(w, l, B, sums.saturated);
+    flow_.weight_gain_log2[l - 1] =
+        half_log2(sums.g_squares, delta_.exponent) - flow_.delta_log2[l];
+  }
+  return true;
+}
+
+// The rest of the flow, from delta_ of layer l.
+template <class T>
+void Network<T>::note_delta(int l, int B) {
+  flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * elements(l, B), delta_.exponent);
+  flow_.activation_gain_log2[l - 1] =
+      flow_.delta_log2[l - 1] - flow_.delta_log2[l] - flow_.weight_gain_log2[l - 1];
+}
+
 // From δ of layer l + 1 in delta_ to that of layer l.
 template <class T>
 void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow,
                                 const WeightGradient<T>& pending) {
-  const Kernels<T>& kernels = instruction_set().kernels<T>();
   const ScaledMatrix<T> above = delta_, skip = skip_gradient_;
-  const bool residual = shape_.residual, has_skip = shape_.has_skip(l + 1);
-  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
+  const bool residual = shape_.residual;
   const T* const kept_skip = residual ? skip.data : nullptr;
   T* const g = spare_beside(w, {above.data, pending.delta.data, kept_skip});
   T* const delta = residual ? spare_beside(w, {above.data, pending.delta.data, kept_skip, g}) : g;
   const std::int64_t shift = correction(above.mean_square);
-  const std::int64_t exponent = above.exponent - shift;
-  delta_ = {delta, ld, exponent, 0};
-  skip_gradient_ = {g, ld, exponent, 0};
-  const std::int64_t apart = has_skip ? skip.exponent - exponent : 0;
-  Layer& layer = layers_[l];
-  const bool near = layer.z_exponent == 0 && layer.inverse_exponent == 0 &&
-                    (residual || layer.h_exponent == 0) && std::abs(apart) < 60;
-  const double n = elements(l, B);
-  bool done = !near && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
-  if (done) make_gradients(w, B, flow, pending);
-  if (!done) {
-    const T scale = power_of_two<T>(shift), skip_scale = power_of_two<T>(apart);
-    layer.replaced = output_of(w, l) == w.z[l];
+  const bool known = l == shape_.layers() - 1;  // to a chain that begins here
+  if (shift != shifts_[l] && !known) wary_ = std::max(wary_, kWary);
+  shifts_[l] = shift;
+  const BackwardStep<T> step = backward_step(l, shift, delta, g, above, skip);
+  delta_ = step.delta;
+  skip_gradient_ = step.g;
+  bool far = !is_near(l, step) && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
+  if (far) {
+    make_gradients(w, B, flow, pending);
+  } else {
+    layers_[l].replaced = output_of(w, l) == w.z[l];
     product_with_transpose(
         w, l + 1, B, above.data, above.ld, weight(l + 1), g, pending, flow,
-        [&](const Tile& t, int task) {
-          TileSums& own = w.sums[task];
-          own = TileSums();
-          const std::ptrdiff_t at = t.row * ld + t.column;
-          SkipTile<T> around{
-              t.rows, t.columns, scale, skip_scale, g + at, ld, has_skip ? skip.data + at : nullptr,
-              ld};
-          if (residual || scale != T(1)) kernels.add_skip(around);
-          backward_tile(w, l, t, g, delta, flow, own);
-          if (!residual) return;
-          own.g_squares = around.product_squares;
-          own.h_squares = around.g_squares;
-        });
-    const TileSums sums = add_up(w.sums.data(), row_grid(B, l).tasks());
-    delta_.mean_square = sums.delta_squares / n;
-    skip_gradient_.mean_square = sums.h_squares / n;
-    const bool good = within(delta_.mean_square) && within(sums.g_squares / n) &&
-                      (!residual || within(skip_gradient_.mean_square));
-    done = !good && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
-    if (flow && !done) {
-      note_backward(w, l, B, sums.saturated);
-      flow_.weight_gain_log2[l - 1] = half_log2(sums.g_squares, exponent) - flow_.delta_log2[l];
+        [&](const Tile& t, int task) { end_backward_tile(w, l, t, step, flow, w.sums[task]); });
+    if (!end_backward(w, l, B, w.sums.data(), flow)) {
+      far = backward_far(w, l, B, above, skip, flow);
+      if (!far) end_backward(w, l, B, w.sums.data(), flow);
     }
   }
-  if (flow) {
-    flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * n, delta_.exponent);
-    flow_.activation_gain_log2[l - 1] =
-        flow_.delta_log2[l - 1] - flow_.delta_log2[l] - flow_.weight_gain_log2[l - 1];
-  }
+  if (far) wary_ = std::max(wary_, kWary);
+  if (flow) note_delta(l, B);
   bias_gradient(w, l, B);
 }
 
@@ -196,7 +243,7 @@ void Network<T>::note_backward(Workspace& w, int l, int B, std::int64_t saturate
     const int blocks = row_grid(B, l).row_blocks;
     for (int j = 0; j < N; ++j) {
       bool alive = false;
-      for (int r = 0; r < blocks && !alive; ++r) alive = w.alive[r * ld + j] > 0;
+      for (int r = 0; r < blocks && !alive; ++r) alive = w.alive[l][r * ld + j] > 0;
       dead += !alive;
     }
   }
@@ -210,10 +257,10 @@ void Network<T>::bias_gradient(Workspace& w, int l, int B) {
   const int N = shape_.sizes[l];
   const std::ptrdiff_t ld = padded<T>(N);
   T* const out = bias_gradient(l);
-  std::memcpy(out, w.column_sums, N * sizeof(T));
+  std::memcpy(out, w.column_sums[l], N * sizeof(T));
   const int blocks = row_grid(B, l).row_blocks;
   for (int r = 1; r < blocks; ++r)
-    for (int j = 0; j < N; ++j) out[j] += w.column_sums[r * ld + j];
+    for (int j = 0; j < N; ++j) out[j] += w.column_sums[l][r * ld + j];
   const TwoFactors<T> scale(delta_.exponent);
   for (int j = 0; j < N; ++j) out[j] = out[j] * scale.first * scale.second;
 }
@@ -256,11 +303,18 @@ double Network<T>::descend(Workspace& w, int B, const T* values, const std::int6
   // A layer's weight gradient needs δ of the layer and h of the one below; it is made beside the
   // product that comes after both, in one loop.
   WeightGradient<T> pending;
-  for (int l = shape_.layers() - 1; l >= 1; --l) {
+  for (int l = shape_.layers() - 1; l >= 1;) {
+    const int next = backward_chain(w, l, B, flow, pending);
+    if (next < l) {
+      l = next;
+      continue;
+    }
     const ScaledMatrix<T> above = delta_;
     backward_layer(w, l, B, flow, pending);
     pending = weight_gradient(l + 1, B, above);
+    --l;
   }
+  if (wary_ > 0) --wary_;
   make_gradients(w, B, flow, pending, weight_gradient(1, B, delta_));
   return loss;
 }
@@ -268,7 +322,15 @@ double Network<T>::descend(Workspace& w, int B, const T* values, const std::int6
 #define VEGRAD_INSTANCE(T)                                                                  \
   template double Network<T>::backward(const T*, int, const T*, const std::int64_t*, bool); \
   template void Network<T>::backward_kept(std::uint64_t, const T*, int, const T*, T*, T*);  \
-  template T* Network<T>::output_of(const Workspace&, int) const;
+  template T* Network<T>::output_of(const Workspace&, int) const;                           \
+  template BackwardStep<T> Network<T>::backward_step(                                       \
+      int, std::int64_t, T*, T*, const ScaledMatrix<T>&, const ScaledMatrix<T>&) const;     \
+  template bool Network<T>::is_near(int, const BackwardStep<T>&) const;                     \
+  template void Network<T>::end_backward_tile(Workspace&, int, const Tile&,                 \
+                                              const BackwardStep<T>&, bool, TileSums&);     \
+  template bool Network<T>::end_backward(Workspace&, int, int, const TileSums*, bool);      \
+  template void Network<T>::note_delta(int, int);                                           \
+  template void Network<T>::bias_gradient(Workspace&, int, int);
 VEGRAD_INSTANCE(float)
 VEGRAD_INSTANCE(double)
 #undef VEGRAD_INSTANCE

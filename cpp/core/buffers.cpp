@@ -182,11 +182,14 @@ std::int64_t elements_of(const std::vector<View>& views) {
   return total;
 }
 
-std::vector<Piece> cut(const std::vector<View>& views) {
-  const std::int64_t total = elements_of(views);
+std::int64_t part_of(std::int64_t total) {
   // Of little each thread gets a part, too: of an activation the rows that it may have made.
   const std::int64_t least = total <= 8 * kChunk ? kChunk / 4 : kChunk;
-  const std::int64_t chunk = (total / kMostChunks / least + 1) * least;
+  return (total / kMostChunks / least + 1) * least;
+}
+
+std::vector<Piece> cut(const std::vector<View>& views) {
+  const std::int64_t chunk = part_of(elements_of(views));
   std::vector<Piece> pieces;
   std::int64_t together = kChunk;  // elements of the last piece; full
   for (std::size_t b = 0; b < views.size(); ++b) {
@@ -223,6 +226,22 @@ std::vector<Piece> cut_evenly(const std::vector<View>& views) {
   std::stable_sort(pieces.begin(), pieces.end(),
                    [&](const Piece& a, const Piece& b) { return place(a) < place(b); });
   return pieces;
+}
+
+std::vector<int> by_share(const std::vector<View>& views, const std::vector<Piece>& pieces,
+                          int threads) {
+  const std::int64_t n = std::int64_t(pieces.size());
+  std::vector<int> numbers(pieces.size()), share(pieces.size()), place(threads + 1);
+  for (std::int64_t number = 0; number < n; ++number) {
+    const Piece& piece = pieces[number];
+    share[number] =
+        int(piece.part() ? (piece.first + piece.count / 2) * threads / views[piece.buffer].count
+                         : number * threads / n);
+    ++place[share[number] + 1];
+  }
+  for (int t = 0; t < threads; ++t) place[t + 1] += place[t];
+  for (int number = 0; number < n; ++number) numbers[place[share[number]]++] = number;
+  return numbers;
 }
 
 // A second thread costs about a microsecond, in which one thread reads some 16 KB.

@@ -131,12 +131,20 @@ struct Piece {
   bool part() const { return buffers == 0; }
 };
 
+// The elements of a part, where all buffers have `total`.
+std::int64_t part_of(std::int64_t total);
+
 // All buffers, cut. Parts of one buffer follow each other.
 std::vector<Piece> cut(const std::vector<View>& views);
 
 // The same such that each thread gets the same share of every buffer: of a network's weights the
 // rows whose gradient it made, and which it needs next. No buffer may be empty.
 std::vector<Piece> cut_evenly(const std::vector<View>& views);
+
+// The numbers of pieces in the order of their threads' shares: of every buffer each thread gets the
+// part that it has most likely written, since others cut their loops like this, too.
+std::vector<int> by_share(const std::vector<View>& views, const std::vector<Piece>& pieces,
+                          int threads);
 
 std::int64_t elements_of(const std::vector<View>& views);
 int team_for(std::int64_t elements);  // threads that are worth their start
@@ -174,9 +182,10 @@ std::vector<Result> fold(const std::vector<View>& views, const std::vector<Piece
                          bool backwards, const Body& body, const Add& add, int weight = 1) {
   std::vector<Result> of_buffer(views.size()), of_part(pieces.size());
   const int n = int(pieces.size()), threads = std::min(n, team_for(weight * elements_of(views)));
-  parallel_for(n, threads, [&](int task, int) {
+  const std::vector<int> numbers = by_share(views, pieces, threads);
+  shares_for(n, threads, [&](int task, int) {
     const KeepSubnormals keep;
-    const int number = backwards ? backwards_in_share(task, n, threads) : task;
+    const int number = numbers[backwards ? backwards_in_share(task, n, threads) : task];
     const Piece& piece = pieces[number];
     // Results are made in their places: to copy one would wait for all that body has written.
     static_assert(std::is_trivially_destructible_v<Result>);

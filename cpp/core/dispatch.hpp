@@ -20,6 +20,14 @@ inline const InstructionSet& instruction_set() {
   return active ? *active : best_instruction_set();
 }
 
+// The matrix unit that products of float32 run on, beside the vectors of avx512; null if this
+// machine has none, or it is switched off.
+const MatrixUnit* matrix_unit();
+bool has_matrix_unit();  // this machine
+void use_matrix_unit(bool on);
+// VEGRAD_AMX, 0 or 1. Throws std::invalid_argument if it is anything else.
+void read_matrix_unit_environment();
+
 // Throws std::invalid_argument, with the names to choose from, if unknown or unsupported.
 void use_instruction_set(const std::string& name);
 

@@ -340,7 +340,8 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
     exponent += largest;
   }
   const int blocks = row_grid(B, l).row_blocks;
-  std::fill(w.column_sums, w.column_sums + blocks * ld, T(0));
+  T* const sums_of_columns = w.column_sums[l];
+  std::fill(sums_of_columns, sums_of_columns + blocks * ld, T(0));
   std::vector<double> column_sums(N, 0.0);
   double squares = 0;
   for (int i = 0; i < B; ++i)
@@ -350,7 +351,7 @@ void Network<T>::delta_far(Workspace& w, int l, int B, std::int64_t g_exponent, 
       column_sums[j] += x;
       delta_.data[i * ld + j] = T(x);
     }
-  for (int j = 0; j < N; ++j) w.column_sums[j] = T(column_sums[j]);
+  for (int j = 0; j < N; ++j) sums_of_columns[j] = T(column_sums[j]);
   delta_.exponent = exponent;
   delta_.mean_square = squares / double(g.size());
   skip_gradient_.exponent = g_exponent + g_largest;

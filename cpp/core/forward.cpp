@@ -94,12 +94,18 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const ScaledMatrix<T>
                                ScaledMatrix<T>& out, bool flow, bool keep) {
   begin_forward(l, out, keep);
   if (in.exponent != 0 && !nonfinite_ && forward_far(w, l, B, in, out, flow)) return;
-  product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
-    T* const z = w.z[l] + t.row * out.ld + t.column;
-    forward_tile(w, l, t, in, out, z, out.ld, flow, w.sums[task]);
-  });
+  const auto product = [&] {
+    product_with_weights(w, l, B, in.data, in.ld, weight(l), w.z[l], [&](const Tile& t, int task) {
+      T* const z = w.z[l] + t.row * out.ld + t.column;
+      forward_tile(w, l, t, in, out, z, out.ld, flow, w.sums[task]);
+    });
+  };
+  const bool unit = on_unit(l, B);
+  product();
   if (end_forward(l, B, w.sums.data(), out, flow)) return;
-  if (!forward_far(w, l, B, in, out, flow)) end_forward(l, B, w.sums.data(), out, flow);
+  if (forward_far(w, l, B, in, out, flow)) return;
+  if (unit) product();  // without it: an operand was not finite
+  end_forward(l, B, w.sums.data(), out, flow);
 }
 
 // The last of the layers from l on that one loop can take: each in one column block, so that a
@@ -113,9 +119,10 @@ int Network<T>::end_of_chain(const Workspace& w, int l, int B, bool training) co
     if (row_grid(B, last + 1).column_blocks > 1) break;
     cycles += product_cycles(last + 1, B);
   }
-  // On the way back each layer is a loop of its own. Where that is one thread's, it had better have
-  // made all the values itself.
-  if (training) cycles *= 2.0 / std::max(1, last - l + 1);
+  // On the way back each layer may be a loop of its own. Where that is one thread's, it had better
+  // have made all the values itself.
+  const bool chained = wary_ == 0 && shape_.keeps_outputs();
+  if (training && !chained) cycles *= 2.0 / std::max(1, last - l + 1);
   return team(w, B, cycles) > 1 ? std::max(last, l) : l;
 }
 
@@ -148,24 +155,21 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
       const int I = shape_.sizes[k - 1];
       const std::ptrdiff_t ldz = training ? padded<T>(shape_.sizes[k]) : widest;
       const Grid grid = row_grid(B, k);
+      const bool unit = on_unit(k, B);
       PackedBlock packed;
       for (int block = first; block < end; ++block) {
         const Tile t = grid.tile(block);
-        const RightOperand<T> b =
-            right_operand(kernels, weight(k), 1, I, I, t, false, w.packed[thread], packed);
-        kernels.product({t.rows,
-                         t.columns,
-                         I,
-                         from.data + t.row * from.ld,
-                         from.ld,
-                         1,
-                         b,
-                         w.z[k] + t.row * ldz,
-                         ldz,
-                         false,
-                         {}});
-        forward_tile(w, k, t, from, to, w.z[k] + t.row * ldz, ldz, flow,
-                     w.sums[(k - l) * blocks + block]);
+        T* const z = w.z[k] + t.row * ldz;
+        if (unit) {
+          split_left(w, t, I, from.data, from.ld);
+          product_on_unit(w, t, I, weight(k), I, true, thread, packed, z, ldz);
+        } else {
+          const RightOperand<T> b =
+              right_operand(kernels, weight(k), 1, I, I, t, false, w.packed[thread], packed);
+          const T* const rows = from.data + t.row * from.ld;
+          kernels.product({t.rows, t.columns, I, rows, from.ld, 1, b, z, ldz, false, {}});
+        }
+        forward_tile(w, k, t, from, to, z, ldz, flow, w.sums[(k - l) * blocks + block]);
       }
     }
   });
@@ -175,18 +179,15 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
   return true;
 }
 
-// Leaves z in the workspace and the output in out_.
+// Layers 1 … top from the input in the workspace, where it leaves z; returns the last one's output.
 template <class T>
-void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool training) {
-  const int I = shape_.sizes[0];
-  ScaledMatrix<T> in{w.input, padded<T>(I)};
-  for (int i = 0; i < B; ++i)
-    std::memcpy(w.input + i * in.ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
+ScaledMatrix<T> Network<T>::forward_to(Workspace& w, int top, int B, bool flow, bool training) {
+  ScaledMatrix<T> in{w.input, padded<T>(shape_.sizes[0])};
   nonfinite_ = false;
-  ++pass_;
-  for (int l = 1, alone = 0; l <= shape_.layers();) {
+  for (int l = 1, alone = 0; l <= top;) {
     ScaledMatrix<T> out;
-    const int last = in.exponent == 0 && l > alone ? end_of_chain(w, l, B, training) : l;
+    const int end = in.exponent == 0 && l > alone ? end_of_chain(w, l, B, training) : l;
+    const int last = std::min(end, top);
     if (last > l && forward_chain(w, l, last, B, in, out, flow, training)) {
       l = last + 1;
     } else {
@@ -197,7 +198,18 @@ void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool t
     }
     in = out;
   }
-  out_ = in;
+  return in;
+}
+
+// Leaves z in the workspace and the output in out_.
+template <class T>
+void Network<T>::forward_pass(Workspace& w, const T* x, int B, bool flow, bool training) {
+  const int I = shape_.sizes[0];
+  const std::ptrdiff_t ld = padded<T>(I);
+  for (int i = 0; i < B; ++i)
+    std::memcpy(w.input + i * ld, x + std::ptrdiff_t(i) * I, I * sizeof(T));
+  ++pass_;
+  out_ = forward_to(w, shape_.layers(), B, flow, training);
 }
 
 template <class T>
@@ -258,6 +270,7 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
   template void Network<T>::forward_layer(Workspace&, int, int, const ScaledMatrix<T>&, \
                                           ScaledMatrix<T>&, bool, bool);                \
   template void Network<T>::forward_pass(Workspace&, const T*, int, bool, bool);        \
+  template ScaledMatrix<T> Network<T>::forward_to(Workspace&, int, int, bool, bool);    \
   template void Network<T>::forward(const T*, int, T*);                                 \
   template std::uint64_t Network<T>::forward_kept(const T*, int, T*);                   \
   template void Network<T>::copy_output(const ScaledMatrix<T>&, int, int, T*) const;    \

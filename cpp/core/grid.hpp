@@ -10,11 +10,12 @@
 
 namespace vegrad {
 
-constexpr int kWideBytes = 512;    // matrices with longer rows are cut into columns,
+constexpr int kWideBytes = 1024;   // matrices with longer rows are cut into columns,
 constexpr int kColumnBytes = 256;  // of this
 constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32;
 constexpr int kFewRowsStep = 64, kFewRowsBlocks = 16;  // units of a layer, for a few rows
 constexpr int kLongestChain = 64;                      // of layers in one loop
+constexpr int kLongestBackwardChain = 16;              // the same: their δ is kept
 
 struct Tile {
   int row, rows, column, columns;
@@ -24,6 +25,7 @@ struct Tile {
 struct Grid {
   int rows, columns;
   int row_blocks, column_blocks;
+  int row_step;     // a block has no more rows
   int column_step;  // a multiple of kPadBytes
 
   int tasks() const { return row_blocks * column_blocks; }
@@ -40,8 +42,12 @@ struct Grid {
 
 // Blocks of about row_step rows, all of nearly the same height.
 inline Grid make_grid(int rows, int row_step, int columns, int column_step) {
-  return {rows, columns, (rows + row_step - 1) / row_step,
-          (columns + column_step - 1) / column_step, column_step};
+  return {rows,
+          columns,
+          (rows + row_step - 1) / row_step,
+          (columns + column_step - 1) / column_step,
+          row_step,
+          column_step};
 }
 
 // The units of a layer in blocks, for a batch of a few rows: a block's weights lie together.

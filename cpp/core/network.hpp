@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "core/dispatch.hpp"
 #include "core/far_activations.hpp"
 #include "core/grid.hpp"
 #include "core/loss.hpp"
@@ -36,6 +37,8 @@ struct NetworkShape {
   int layers() const { return int(sizes.size()) - 1; }
   Activation activation_of(int l) const { return l == layers() ? output : activation; }
   bool has_norm(int l) const { return norm != Norm::none && l < layers(); }
+  // Whether each layer's output has memory of its own on the way back; see output_of.
+  bool keeps_outputs() const { return residual || norm == Norm::none; }
   bool has_skip(int l) const { return residual && sizes[l] == sizes[l - 1]; }
 };
 
@@ -49,6 +52,7 @@ struct FlowColumns {
 // What a thread has packed, apart from its neighbours' in the cache.
 struct alignas(64) PackedBlock {
   int block = -1;
+  int layer = 0;  // of a weight gradient
 };
 
 // values · 2^exponent
@@ -67,8 +71,19 @@ struct WeightGradient {
   Grid grid{};
   ScaledMatrix<T> delta;
   std::int64_t exponent = 0;
+  bool on_unit = false;
 
   int tasks() const { return layer ? grid.tasks() : 0; }
+};
+
+// What the backward pass of one layer makes: δ and the gradient g with respect to its output, from
+// δ of the layer above. Without skip connections δ takes the place of g.
+template <class T>
+struct BackwardStep {
+  ScaledMatrix<T> delta, g;
+  std::int64_t shift = 0;   // added to the exponent of δ above
+  std::int64_t apart = 0;   // of the exponent of what comes around the layer above
+  const T* skip = nullptr;  // that, if any
 };
 
 // What makes a thread worth its start, in cycles: a loop's start and end are a few hundred, but
@@ -129,19 +144,33 @@ class Network {
     T* spare[5] = {};         // (B, widest)
     T* normalized_h[2] = {};  // of even and odd layers, if normalized and not residual
     T* partial = nullptr;     // few rows: what each block of units adds to the layer below
-    T* column_sums = nullptr;
-    T* alive = nullptr;
+    std::vector<T*> column_sums, alive;     // of each layer, a row each block of rows
+    std::vector<T*> chain_delta, chain_g;   // of the layers of a backward chain, in turn
     std::vector<T*> packed;                 // a thread: the right operand of its product,
     std::vector<PackedBlock> packed_block;  // and which column block of it
     std::vector<T*> tile;                   // a thread: of a weight gradient
-    std::vector<TileSums> sums;             // a tile
-    std::vector<double> losses;             // a block of rows
+    // For the matrix unit: operands of products, split.
+    Buffer<bfloat16> bricks;
+    bfloat16* left = nullptr;  // a block of rows after the other, each `left_block` numbers long
+    std::size_t left_block = 0;
+    std::vector<bfloat16*> right;                     // a thread: of its column block
+    std::vector<bfloat16*> delta_left, output_right;  // the same of a weight gradient,
+    std::vector<PackedBlock> split_block;             // and which column block of which
+    std::vector<TileSums> sums;                       // a tile
+    std::vector<double> losses;                       // a block of rows
   };
 
   std::size_t layout(Workspace& w, int rows, int threads, bool training) const;
+  std::size_t layout_bricks(Workspace& w, int rows, int threads, bool training) const;
   void prepare(Workspace& w, int rows, bool training);
   Grid row_grid(int rows, int l) const;
   Grid gradient_grid(int rows, int l) const;
+  // Whether the products of layer l run on the matrix unit. Not where a number is not finite: the
+  // unit would make NaN of inf.
+  bool on_unit(int l, int B) const {
+    return unit_ && !nonfinite_ && suits_matrix_unit(B, shape_.sizes[l - 1], shape_.sizes[l]);
+  }
+  bool any_on_unit(int rows) const;
   // Threads for a loop of so many cycles.
   int team(const Workspace& w, int B, double cycles) const {
     const double worthwhile = B <= kFewRows ? kWorthwhileFewRows : kWorthwhile;
@@ -166,11 +195,16 @@ class Network {
   void product_with_transpose(Workspace& w, int l, int B, const T* delta, std::ptrdiff_t ld_delta,
                               const T* weights, T* g, const WeightGradient<T>& beside, bool flow,
                               const After& after);
+  void split_left(const Workspace& w, const Tile& t, int k, const T* in, std::ptrdiff_t ld) const;
+  void product_on_unit(const Workspace& w, const Tile& t, int k, const T* weights, int I,
+                       bool transposed, int thread, PackedBlock& packed_block, T* c,
+                       std::ptrdiff_t ldc) const;
   void few_rows_transposed(const Tile& t, int B, const T* delta, std::ptrdiff_t ld_delta,
                            const T* weights, int I, T* out);
 
   // forward.cpp
   void forward_pass(Workspace& w, const T* x, int B, bool flow, bool training);
+  ScaledMatrix<T> forward_to(Workspace& w, int top, int B, bool flow, bool training);
   void forward_layer(Workspace& w, int l, int B, const ScaledMatrix<T>& in, ScaledMatrix<T>& out,
                      bool flow, bool keep);
   void begin_forward(int l, ScaledMatrix<T>& out, bool keep);
@@ -190,6 +224,13 @@ class Network {
   double descend(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   double top(Workspace& w, int B, const T* values, const std::int64_t* labels, bool flow);
   void backward_layer(Workspace& w, int l, int B, bool flow, const WeightGradient<T>& pending);
+  BackwardStep<T> backward_step(int l, std::int64_t shift, T* delta, T* g,
+                                const ScaledMatrix<T>& above, const ScaledMatrix<T>& skip) const;
+  bool is_near(int l, const BackwardStep<T>& step) const;
+  void end_backward_tile(Workspace& w, int l, const Tile& t, const BackwardStep<T>& step, bool flow,
+                         TileSums& sums);
+  bool end_backward(Workspace& w, int l, int B, const TileSums* tiles, bool flow);
+  void note_delta(int l, int B);
   void backward_tile(Workspace& w, int l, const Tile& t, const T* g, T* delta, bool flow,
                      TileSums& sums);
   T* output_of(const Workspace& w, int l) const;
@@ -197,10 +238,18 @@ class Network {
   void note_backward(Workspace& w, int l, int B, std::int64_t saturated);
   T* spare_beside(const Workspace& w, std::initializer_list<const T*> taken) const;
 
+  // backward_chain.cpp
+  int end_of_backward_chain(const Workspace& w, int l, int B) const;
+  int backward_chain(Workspace& w, int l, int B, bool flow, WeightGradient<T>& pending);
+  void make_gradients(Workspace& w, int B, bool flow, const std::vector<WeightGradient<T>>& all);
+  void forward_again(Workspace& w, int l, int B, bool flow);
+
   // weight_gradient.cpp
   WeightGradient<T> weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const;
   void gradient_task(Workspace& w, const WeightGradient<T>& g, int task, int thread, int B,
                      bool flow, TileSums& sums);
+  void gradient_on_unit(Workspace& w, const WeightGradient<T>& g, const Tile& t, int thread, int B,
+                        T* c, std::ptrdiff_t ldc) const;
   void note_gradient(const WeightGradient<T>& g, const TileSums* sums);
   void make_gradients(Workspace& w, int B, bool flow, const WeightGradient<T>& one,
                       const WeightGradient<T>& other = {});
@@ -227,6 +276,12 @@ class Network {
   Workspace training_, inference_;
   FlowColumns flow_;
   std::vector<double> gradient_squares_;
+  const MatrixUnit* unit_ = nullptr;  // that the pass may use; null: none
+
+  // What backward chains expect, which changes no result: the shift of each layer in the last pass,
+  // and in how many passes they are not to be trusted.
+  std::vector<std::int64_t> shifts_;
+  int wary_ = 1;
 
   // State of the pass that runs.
   std::uint64_t pass_ = 0;  // its number; a backward pass uses it up
@@ -244,6 +299,9 @@ class Network {
 // of the range of float32, nor is a square.
 constexpr double kLowest = 0x1p-80, kHighest = 0x1p80;
 inline bool within(double mean_square) { return mean_square >= kLowest && mean_square <= kHighest; }
+
+// Beyond these the next product is scaled back to about 1; 0 if δ of this mean square is not.
+std::int64_t correction(double mean_square);
 
 // 2^exponent, or the nearest power of two that is a normal number of T.
 template <class T>

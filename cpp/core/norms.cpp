@@ -83,12 +83,35 @@ Scaled power_sum(const View& view, std::int64_t first, std::int64_t count, Order
   return with_dtype(view.dtype, [&](auto element) {
     using E = decltype(element);
     const RunKernels<E>& kernels = instruction_set().runs<E>();
+    const Layout layout(view);
+    if constexpr (sizeof(E) <
+                  8)  // whose squares a double holds, so that nothing is looked at twice
+      if (order.p == 2 && view.dense && !view.cleaned)
+        return Scaled{
+            kernels.squares(reinterpret_cast<const E*>(layout.lowest) + first, std::size_t(count)),
+            0};
     Scaled sum;
-    for_runs<false, E>(view, Layout(view), first, count, [&](const E* run, std::size_t n) {
+    for_runs<false, E>(view, layout, first, count, [&](const E* run, std::size_t n) {
       sum = order.add(sum, run_power_sum(kernels, run, n, order));
     });
     return sum;
   });
+}
+
+Scaled power_sum(const View& view, Order order) {
+  const std::int64_t part = part_of(view.count);
+  const int n = int((view.count + part - 1) / part);
+  if (n <= 1) {
+    const KeepSubnormals keep;
+    return power_sum(view, 0, view.count, order);
+  }
+  std::vector<Scaled> sums(n);
+  shares_for(n, team_for(view.count), [&](int task, int) {
+    const KeepSubnormals keep;
+    const std::int64_t first = task * part;
+    sums[task] = power_sum(view, first, std::min(part, view.count - first), order);
+  });
+  return total(sums, order);
 }
 
 std::vector<Scaled> power_sums(const std::vector<View>& views, const std::vector<Piece>& pieces,

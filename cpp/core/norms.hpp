@@ -48,6 +48,9 @@ Scaled checked_squares(const RunKernels<E>& kernels, const E* run, std::size_t n
   }
 }
 
+// The same of all elements, on several threads if there are many. The bits are power_sums's.
+Scaled power_sum(const View& view, Order order);
+
 // One pass over all elements.
 std::vector<Scaled> power_sums(const std::vector<View>& views, const std::vector<Piece>& pieces,
                                Order order);

@@ -76,6 +76,36 @@ void for_few_rows(const Grid& grid, int threads, const Product& product, const A
   });
 }
 
+// The rows of a tile as the left operand of its products on the matrix unit.
+template <class T>
+void Network<T>::split_left(const Workspace& w, const Tile& t, int k, const T* in,
+                            std::ptrdiff_t ld) const {
+  if constexpr (sizeof(T) == sizeof(float))
+    unit_->left({in + t.row * ld, ld, t.rows, k, w.left + t.row_block * w.left_block, band_of(k)});
+}
+
+// c of a tile whose rows are split. The right operand, of the weights (O, I), is split once for all
+// tiles of a column block that a thread meets in a row.
+template <class T>
+void Network<T>::product_on_unit(const Workspace& w, const Tile& t, int k, const T* weights, int I,
+                                 bool transposed, int thread, PackedBlock& packed_block, T* c,
+                                 std::ptrdiff_t ldc) const {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const std::ptrdiff_t band = band_of(k);
+    bfloat16* const right = w.right[thread];
+    if (packed_block.block != t.column_block) {
+      packed_block.block = t.column_block;
+      if (transposed)
+        unit_->right_transposed(
+            {weights + std::ptrdiff_t(t.column) * I, I, t.columns, k, right, band});
+      else
+        unit_->right({weights + t.column, I, k, t.columns, right, band});
+    }
+    unit_->product(
+        {t.rows, t.columns, k, w.left + t.row_block * w.left_block, band, right, band, c, ldc});
+  }
+}
+
 // z (B, O) = in (B, I) Wᵀ of layer l.
 template <class T>
 template <class After>
@@ -107,13 +137,21 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   const Weights<T> own{weights, I, shape_.sizes[l], true},
       following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], true};
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
+  const bool unit = on_unit(l, B);
+  if (unit)
+    parallel_for(grid.row_blocks, threads,
+                 [&](int block, int) { split_left(w, grid.tile(block), I, in, ld_in); });
   parallel_for(grid.tasks(), threads, [&](int task, int thread) {
     const Tile t = grid.tile(task);
-    const RightOperand<T> b = right_operand(kernels, weights, 1, I, I, t, false, w.packed[thread],
-                                            w.packed_block[thread]);
-    kernels.product({t.rows, t.columns, I, in + t.row * ld_in, ld_in, 1, b,
-                     z + t.row * ld + t.column, ld, false,
-                     packed_next(grid, own, next_grid, following, t, thread, threads)});
+    T* const c = z + t.row * ld + t.column;
+    if (unit) {
+      product_on_unit(w, t, I, weights, I, true, thread, w.packed_block[thread], c, ld);
+    } else {
+      const RightOperand<T> b = right_operand(kernels, weights, 1, I, I, t, false, w.packed[thread],
+                                              w.packed_block[thread]);
+      kernels.product({t.rows, t.columns, I, in + t.row * ld_in, ld_in, 1, b, c, ld, false,
+                       packed_next(grid, own, next_grid, following, t, thread, threads)});
+    }
     after(t, task);
   });
 }
@@ -152,6 +190,11 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
       team(w, B, product_cycles(l, B) + (beside.layer ? product_cycles(beside.layer, B) : 0.0));
   TileSums* const gradient_sums = w.sums.data() + grid.tasks();
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
+  std::fill(w.split_block.begin(), w.split_block.end(), PackedBlock());
+  const bool unit = on_unit(l, B);
+  if (unit)
+    parallel_for(grid.row_blocks, threads,
+                 [&](int block, int) { split_left(w, grid.tile(block), O, delta, ld_delta); });
   parallel_for(first + second, threads, [&](int i, int thread) {
     const int task = of_two_kinds(i, first, second, threads);
     if (task >= first) {
@@ -164,11 +207,15 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
       return;
     }
     const Tile t = grid.tile(task);
-    const RightOperand<T> b = right_operand(kernels, weights, I, 1, O, t, false, w.packed[thread],
-                                            w.packed_block[thread]);
-    kernels.product({t.rows, t.columns, O, delta + t.row * ld_delta, ld_delta, 1, b,
-                     g + t.row * ld + t.column, ld, false,
-                     packed_next(grid, own, next_grid, following, t, thread, threads)});
+    T* const c = g + t.row * ld + t.column;
+    if (unit) {
+      product_on_unit(w, t, O, weights, I, false, thread, w.packed_block[thread], c, ld);
+    } else {
+      const RightOperand<T> b = right_operand(kernels, weights, I, 1, O, t, false, w.packed[thread],
+                                              w.packed_block[thread]);
+      kernels.product({t.rows, t.columns, O, delta + t.row * ld_delta, ld_delta, 1, b, c, ld, false,
+                       packed_next(grid, own, next_grid, following, t, thread, threads)});
+    }
     after(t, task);
   });
   if (few) {

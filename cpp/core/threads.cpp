@@ -1,5 +1,6 @@
 #include "core/threads.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -29,6 +30,10 @@ namespace {
 // two passes, shorter than anybody notices.
 constexpr int kLooks = 300, kPauses = 800;
 constexpr std::chrono::microseconds kNap{20};
+
+// While a loop runs that has no task left for it, a thread looks on for so many times as long: the
+// next loop comes right after, and one that has to be woken for it would again be too late.
+constexpr int kTurns = 25;
 
 // A lender's threads that were waited for so long are let alone for so many times as long.
 using Clock = std::chrono::steady_clock;
@@ -107,7 +112,9 @@ class Pool {
     // One that falls asleep at this moment may be missed. It is woken by the next loop: nobody
     // waits for a thread that has taken no task.
     wake();
+    const Clock::time_point begin = Clock::now();
     work(loop, 0);
+    const Clock::time_point end = Clock::now();
     const auto done = [&] {
       std::uint64_t sum = 0;
       for (int t = 0; t < threads; ++t) {
@@ -116,8 +123,12 @@ class Pool {
       }
       return sum == std::uint64_t(n);
     };
-    // Another process has the core of a thread that holds a task: leave it this one.
-    while (!spin(done)) std::this_thread::sleep_for(kNap);
+    // A thread that holds a task for longer than all that was done here has lost its core to
+    // another process: leave it this one.
+    const Clock::time_point patient_until = end + (end - begin);
+    while (!spin(done))
+      if (Clock::now() > patient_until) std::this_thread::sleep_for(kNap);
+    finished_.store(loop.number, std::memory_order_relaxed);
     return true;
   }
 
@@ -126,19 +137,30 @@ class Pool {
   // process has a core. Then we do without, so that little time is lost.
   bool lend(const Lender& lender, int threads, void (*body)(void*), void* context) {
     const std::unique_lock<std::mutex> lock(lent_, std::try_to_lock);
-    if (!lock || rests()) return false;
+    if (!lock || Clock::now() < resting_until_) return false;
     Visit visit{this, lender.number, body, context, announced_.loop.load(std::memory_order_relaxed),
                 {},   nullptr};
     open_.store(true, std::memory_order_relaxed);
     lender.parallel(&Pool::visit, &visit, unsigned(threads), 0);
     const Clock::time_point now = Clock::now();
-    if (now - visit.end > kPatience)
-      resting_until_.store(now + kRest * (now - visit.end), std::memory_order_relaxed);
+    if (now - visit.end > kPatience) resting_until_ = now + kRest * (now - visit.end);
     if (visit.error) std::rethrow_exception(visit.error);
     return true;
   }
 
-  bool rests() const { return Clock::now() < resting_until_.load(std::memory_order_relaxed); }
+  // Of borrowed threads: each does its share of the tasks. False as above.
+  bool share(const Lender& lender, int n, int threads, TaskFunction function, void* context) {
+    const std::unique_lock<std::mutex> lock(lent_, std::try_to_lock);
+    if (!lock || Clock::now() < resting_until_) return false;
+    Shares shares(lender.number, n, threads, function, context);
+    std::fill_n(shares.done, threads, false);
+    lender.parallel(&Pool::do_share, &shares, unsigned(threads), 0);
+    const Clock::time_point now = Clock::now();
+    if (now - shares.end > kPatience) resting_until_ = now + kRest * (now - shares.end);
+    for (int t = 0; t < threads; ++t)  // the lender may have had fewer threads
+      if (!shares.done[t]) shares.run(t);
+    return true;
+  }
 
   void wake() {
     if (announced_.sleepers.load(std::memory_order_relaxed) == 0) return;
@@ -164,6 +186,30 @@ class Pool {
     std::exception_ptr error;
   };
   static void visit(void* context);
+
+  struct Shares {
+    int (*number)();
+    int tasks, threads;
+    TaskFunction function;
+    void* context;
+    Clock::time_point end;    // of the caller's share
+    bool done[kMostThreads];  // as many as there are threads
+    Shares(int (*number)(), int tasks, int threads, TaskFunction function, void* context)
+        : number(number), tasks(tasks), threads(threads), function(function), context(context) {}
+    void run(int thread) {
+      const int end = first_task(tasks, thread + 1, threads);
+      for (int task = first_task(tasks, thread, threads); task < end; ++task)
+        function(context, task, thread);
+    }
+  };
+  static void do_share(void* context) {
+    Shares& shares = *static_cast<Shares*>(context);
+    const int thread = shares.number();
+    if (thread >= shares.threads) return;
+    shares.run(thread);
+    shares.done[thread] = true;
+    if (thread == 0) shares.end = Clock::now();
+  }
 
   // What a borrowed thread does until the body has returned.
   void help(int thread, std::uint64_t seen) {
@@ -228,7 +274,8 @@ class Pool {
       Loop loop{};
       for (std::uint64_t seen = before;; seen = loop.number) {
         const auto announced = [&] { return read_loop(seen, loop); };
-        while (!spin(announced)) {
+        for (int turn = 0; !spin(announced); ++turn) {
+          if (turn < kTurns && finished_.load(std::memory_order_relaxed) != seen) continue;
           const std::uint32_t rung = bell_.load(std::memory_order_relaxed);
           announced_.sleepers.fetch_add(1, std::memory_order_seq_cst);
           if (!announced()) bell_.wait(rung, std::memory_order_relaxed);
@@ -243,13 +290,14 @@ class Pool {
   const bool borrowed_;
   std::mutex owner_, lent_;
   std::atomic<bool> open_{false};
-  std::atomic<Clock::time_point> resting_until_{};
+  Clock::time_point resting_until_{};
   unsigned workers_ = 0;
   int known_shares_ = 0;
   Announcement announced_;
   Share shares_[kMostThreads];
   Done done_[kMostThreads];
   alignas(64) std::atomic<std::uint32_t> bell_{0};
+  alignas(64) Word finished_{0};  // the last loop that is over
 };
 
 // Never destroyed: its threads sleep until the process ends. A child of fork() has none of them
@@ -343,10 +391,17 @@ void with_borrowed_threads(void (*body)(void*), void* context) {
   if (!enough || !borrowed->lend(g_lender, threads, body, context)) body(context);
 }
 
+void parallel_shares(int n, int threads, TaskFunction function, void* context) {
+  if (threads > n) threads = n;
+  Pool* const borrowed = t_pool ? nullptr : g_borrowed.load(std::memory_order_acquire);
+  if (threads <= 1 || !borrowed || g_lender.most() != num_threads())
+    return parallel_tasks(n, threads, function, context);
+  if (!borrowed->share(g_lender, n, threads, function, context))
+    parallel_tasks(n, 1, function, context);
+}
+
 void wake_threads() {
-  if (num_threads() == 1 || t_pool) return;
-  const Pool* const borrowed = g_borrowed.load(std::memory_order_acquire);
-  if (!borrowed || borrowed->rests()) pool().wake();
+  if (num_threads() > 1 && !g_borrowed.load(std::memory_order_relaxed)) pool().wake();
 }
 
 void parallel_tasks(int n, int threads, TaskFunction function, void* context) {

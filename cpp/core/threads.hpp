@@ -17,6 +17,8 @@ constexpr int kMostThreads = 1024;
 // std::invalid_argument if VEGRAD_NUM_THREADS is no number from 1 to kMostThreads.
 void read_thread_environment();
 
+using TaskFunction = void (*)(void* context, int task, int thread);
+
 // The first of n tasks that a thread of a loop starts with; it goes on to the next thread's first.
 inline int first_task(int n, int thread, int threads) {
   return int(std::int64_t(n) * thread / threads);
@@ -42,10 +44,13 @@ void on_borrowed_threads(const Body& body) {
                         const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// Runs tasks 0 … n-1 of about the same size as parallel_tasks does, or, outside of such a body,
+// each share of them on a borrowed thread: for one short loop that is faster. Without borrowed
+// threads where another library has them, all on this thread: a thread of ours would take its core.
+void parallel_shares(int n, int threads, TaskFunction function, void* context);
+
 // Wakes sleeping threads for a loop that will come within a few microseconds.
 void wake_threads();
-
-using TaskFunction = void (*)(void* context, int task, int thread);
 
 // Runs tasks 0 … n-1 with thread numbers below `threads`, which a caller asks of num_threads() once
 // for all loops that share memory a thread: another thread may set it at any time. Neighbouring
@@ -56,6 +61,16 @@ void parallel_tasks(int n, int threads, TaskFunction function, void* context);
 template <class Body>
 void parallel_for(int n, int threads, const Body& body) {
   parallel_tasks(
+      n, threads,
+      [](void* context, int task, int thread) {
+        (*static_cast<const Body*>(context))(task, thread);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+template <class Body>
+void shares_for(int n, int threads, const Body& body) {
+  parallel_shares(
       n, threads,
       [](void* context, int task, int thread) {
         (*static_cast<const Body*>(context))(task, thread);

@@ -6,7 +6,7 @@ namespace vegrad {
 // ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l.
 template <class T>
 WeightGradient<T> Network<T>::weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const {
-  return {l, gradient_grid(B, l), delta, delta.exponent + layers_[l - 1].h_exponent};
+  return {l, gradient_grid(B, l), delta, delta.exponent + layers_[l - 1].h_exponent, on_unit(l, B)};
 }
 
 template <class T>
@@ -41,12 +41,36 @@ void Network<T>::gradient_task(Workspace& w, const WeightGradient<T>& g, int tas
   const bool direct = I % kernels.lanes == 0;
   T* const c = direct ? out : w.tile[thread];
   const std::ptrdiff_t ldc = direct ? I : padded<T>(t.columns);
-  const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
-  kernels.product({t.rows, t.columns, B, delta, 1, g.delta.ld, right, c, ldc, direct, {}});
+  if (g.on_unit) {
+    gradient_on_unit(w, g, t, thread, B, c, ldc);
+  } else {
+    const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
+    kernels.product({t.rows, t.columns, B, delta, 1, g.delta.ld, right, c, ldc, direct, {}});
+  }
   if (direct && g.exponent == 0 && !flow) return;
   GradientTile<T> tile{t.rows, t.columns, c, ldc, scale.first, scale.second, out, I};
   kernels.write_gradient(tile);
   sums.g_squares = tile.squares;
+}
+
+// c of a tile on the matrix unit. The layer's input is split once for all tiles of a column block
+// that a thread meets in a row.
+template <class T>
+void Network<T>::gradient_on_unit(Workspace& w, const WeightGradient<T>& g, const Tile& t,
+                                  int thread, int B, T* c, std::ptrdiff_t ldc) const {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const std::ptrdiff_t band = band_of(B), ld_h = padded<T>(shape_.sizes[g.layer - 1]);
+    PackedBlock& found = w.split_block[thread];
+    if (found.block != t.column_block || found.layer != g.layer) {
+      found = {t.column_block, g.layer};
+      unit_->right(
+          {output_of(w, g.layer - 1) + t.column, ld_h, B, t.columns, w.output_right[thread], band});
+    }
+    unit_->left_transposed(
+        {g.delta.data + t.row, g.delta.ld, B, t.rows, w.delta_left[thread], band});
+    unit_->product(
+        {t.rows, t.columns, B, w.delta_left[thread], band, w.output_right[thread], band, c, ldc});
+  }
 }
 
 template <class T>
@@ -66,6 +90,7 @@ void Network<T>::make_gradients(Workspace& w, int B, bool flow, const WeightGrad
   double cycles = 0;
   for (const int l : {one.layer, other.layer}) cycles += l ? product_cycles(l, B) : 0.0;
   const int threads = team(w, B, cycles);
+  std::fill(w.split_block.begin(), w.split_block.end(), PackedBlock());
   parallel_for(all, threads, [&](int i, int thread) {
     // Each thread takes the same rows of both: an optimizer's step will, too.
     const int task = of_two_kinds(i, first, all - first, threads);

@@ -27,6 +27,9 @@ std::size_t packed_size(std::size_t k, int columns) {
   return k * ((columns + panel - 1) / panel * panel);
 }
 
+const MatrixUnit* unit_of(float) { return matrix_unit(); }
+const MatrixUnit* unit_of(double) { return nullptr; }
+
 }  // namespace
 
 FlowColumns::FlowColumns(int layers)
@@ -66,6 +69,8 @@ Network<T>::Network(NetworkShape shape) : shape_(std::move(shape)) {
   flow_ = FlowColumns(shape_.layers());
   gradient_squares_.resize(shape_.layers());
   layers_.resize(shape_.layers() + 1);
+  shifts_.resize(shape_.layers() + 1);
+  unit_ = unit_of(T());
 }
 
 template <class T>
@@ -102,9 +107,8 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     return at;
   };
   const int L = shape_.layers();
-  std::ptrdiff_t widest = 0;
-  std::size_t tasks = 1, packed = 0;
-  int most_row_blocks = 1;
+  std::ptrdiff_t widest = 0, widest_of_chain = 0;
+  std::size_t tasks = 1, packed = 0, gradient_tasks = 0;
   for (int l = 0; l <= L; ++l) widest = std::max(widest, padded<T>(shape_.sizes[l]));
   for (int l = 1; l <= L; ++l) {
     const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
@@ -113,7 +117,9 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     for (const int r : {rows, std::min(rows, kFewRows)})
       tasks = std::max(tasks, std::size_t(row_grid(r, l).tasks()) + gradient_grid(r, l).tasks() +
                                   gradient_grid(r, std::min(l + 1, L)).tasks());
-    most_row_blocks = std::max(most_row_blocks, out.row_blocks);
+    gradient_tasks += gradient_grid(rows, l).tasks();
+    if (out.column_blocks == 1 && out.row_blocks > 1 && l < L)
+      widest_of_chain = std::max(widest_of_chain, padded<T>(O));
     if (out.column_blocks == 1)
       tasks = std::max(tasks, std::size_t(out.row_blocks) * std::min(L, kLongestChain));
     packed = std::max(packed, packed_size<T>(I, std::min(out.column_step, O)));
@@ -138,8 +144,18 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     if (shape_.norm != Norm::none && !shape_.residual)
       for (T*& h : w.normalized_h) h = take(rows * widest);
     w.partial = take(kFewRowsBlocks * std::min(rows, kFewRows) * widest);
-    w.column_sums = take(most_row_blocks * widest);
-    w.alive = take(most_row_blocks * widest);
+    for (std::vector<T*>* of : {&w.column_sums, &w.alive}) {
+      of->assign(L + 1, nullptr);
+      for (int l = 1; l <= L; ++l)
+        (*of)[l] = take(row_grid(rows, l).row_blocks * padded<T>(shape_.sizes[l]));
+    }
+    // One δ more than a chain has layers: that which it begins with.
+    if (widest_of_chain) tasks = std::max(tasks, gradient_tasks);
+    const int chain = widest_of_chain ? std::min(L - 1, kLongestBackwardChain) : 0;
+    w.chain_delta.assign(chain ? chain + 1 : 0, nullptr);
+    w.chain_g.assign(shape_.residual ? w.chain_delta.size() : 0, nullptr);
+    for (std::vector<T*>* of : {&w.chain_delta, &w.chain_g})
+      for (T*& at : *of) at = take(rows * widest_of_chain);
   }
   w.packed.assign(threads, nullptr);
   w.tile.assign(threads, nullptr);
@@ -154,15 +170,66 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
   return size;
 }
 
+// Whether some layer is on the matrix unit with so many rows.
+template <class T>
+bool Network<T>::any_on_unit(int rows) const {
+  for (int l = 1; l <= shape_.layers(); ++l)
+    if (unit_ && suits_matrix_unit(rows, shape_.sizes[l - 1], shape_.sizes[l])) return true;
+  return false;
+}
+
+// Where everything lies in w.bricks; returns the number of elements.
+template <class T>
+std::size_t Network<T>::layout_bricks(Workspace& w, int rows, int threads, bool training) const {
+  if (!any_on_unit(rows)) return 0;
+  std::size_t size = 0;
+  bfloat16* const base = w.bricks.data();
+  const auto take = [&](std::size_t n) {
+    bfloat16* const at = base ? base + size : nullptr;
+    size += n;
+    return at;
+  };
+  std::size_t left = 0, right = 0, delta = 0, output = 0;
+  w.left_block = 0;
+  for (int l = 1; l <= shape_.layers(); ++l) {
+    const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
+    const auto product = [&](int layer, int n, int k) {
+      const Grid grid = row_grid(rows, layer);
+      w.left_block = std::max(w.left_block, bands_of(grid.row_step, k));
+      left = std::max(left, std::size_t(grid.row_blocks));
+      right = std::max(right, bands_of(std::min(grid.column_step, n), k));
+    };
+    product(l, O, I);
+    if (!training) continue;
+    if (l > 1) product(l - 1, I, O);
+    const Grid grid = gradient_grid(rows, l);
+    delta = std::max(delta, bands_of(kNarrowRowStep, rows));
+    output = std::max(output, bands_of(std::min(grid.column_step, I), rows));
+  }
+  w.left = take(left * w.left_block);
+  for (std::vector<bfloat16*>* of : {&w.right, &w.delta_left, &w.output_right})
+    of->assign(threads, nullptr);
+  for (int t = 0; t < threads; ++t) {
+    w.right[t] = take(right);
+    w.delta_left[t] = take(delta);
+    w.output_right[t] = take(output);
+  }
+  w.split_block.resize(threads);
+  return size;
+}
+
 template <class T>
 void Network<T>::prepare(Workspace& w, int rows, bool training) {
   const int threads = num_threads();
-  if (rows > w.rows || threads > w.threads) {
+  unit_ = unit_of(T());
+  if (rows > w.rows || threads > w.threads || (any_on_unit(rows) && !w.left)) {
     const int new_rows = std::max(rows, w.rows), new_threads = std::max(threads, w.threads);
     w = Workspace();  // the old memory goes before the new comes
     const std::size_t size = layout(w, new_rows, new_threads, training);
     w.memory = Buffer<T>(size);
     layout(w, new_rows, new_threads, training);
+    w.bricks = Buffer<bfloat16>(layout_bricks(w, new_rows, new_threads, training));
+    layout_bricks(w, new_rows, new_threads, training);
     w.rows = new_rows;
     w.threads = new_threads;
     w.packed_block.resize(new_threads);
@@ -181,13 +248,16 @@ T* Network<T>::spare_beside(const Workspace& w, std::initializer_list<const T*> 
 template <class T>
 std::size_t Network<T>::workspace_bytes(int B) const {
   Workspace w;
-  return layout(w, B, num_threads(), true) * sizeof(T);
+  return layout(w, B, num_threads(), true) * sizeof(T) +
+         layout_bricks(w, B, num_threads(), true) * sizeof(bfloat16);
 }
 
 #define VEGRAD_INSTANCE(T)                                                                       \
   template Network<T>::Network(NetworkShape);                                                    \
   template Grid Network<T>::row_grid(int, int) const;                                            \
   template Grid Network<T>::gradient_grid(int, int) const;                                       \
+  template bool Network<T>::any_on_unit(int) const;                                              \
+  template std::size_t Network<T>::layout_bricks(Workspace&, int, int, bool) const;              \
   template void Network<T>::prepare(Workspace&, int, bool);                                      \
   template T* Network<T>::spare_beside(const Workspace&, std::initializer_list<const T*>) const; \
   template std::size_t Network<T>::workspace_bytes(int) const;

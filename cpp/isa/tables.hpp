@@ -1,10 +1,17 @@
 // One table an instruction set; dispatch chooses.
 #pragma once
 
+#include "kernels/matrix_unit.hpp"
 #include "kernels/table.hpp"
+
+// Whoever asks the system for the unit's registers must know how.
+#if defined(__linux__) && defined(__x86_64__)
+#define VEGRAD_HAS_AMX
+#endif
 
 namespace vegrad {
 
 extern const InstructionSet kBaseline, kAvx2, kAvx512, kNeon;
+extern const MatrixUnit kAmx;
 
 }  // namespace vegrad

@@ -66,11 +66,39 @@ struct Squares {
   VEGRAD_INLINE void visit(Vector<double> x, int j) { total[j] = add_square<E>(x, total[j]); }
 };
 
+// A run's quarters are read side by side, as many as there are registers for: more memory is then
+// asked for at a time, which is what limits this sum, and more sums are made at a time where the
+// memory is near. The bits are the same for any number of them.
+constexpr int kQuarters = 4, kAbreast = kSumVectors <= 2 ? 4 : kSumVectors <= 4 ? 2 : 1;
+constexpr int kAhead = 2048;  // bytes
+
 template <class E>
 double run_squares(const E* p, std::size_t n) {
-  Squares<E> squares;
-  read_run(p, n, squares);
-  return sum_of_lanes(squares.total);
+  const std::size_t quarter = n / (kQuarters * kSumLanes) * kSumLanes;
+  Squares<E> total[kQuarters];
+#pragma GCC unroll 4
+  for (int first = 0; first < kQuarters; first += kAbreast) {
+    Squares<E> squares[kAbreast];
+    for (std::size_t i = 0; i < quarter; i += kSumLanes) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kAbreast; ++k) {
+        const E* const at = p + std::size_t(first + k) * quarter + i;
+#pragma GCC unroll 2
+        for (std::size_t line = 0; line < kSumLanes * sizeof(E); line += 64)
+          __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead + line);
+#pragma GCC unroll 8
+        for (int j = 0; j < kSumVectors; ++j) squares[k].visit(load_wide(at + j * kWide), j);
+      }
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < kAbreast; ++k) total[first + k] = squares[k];
+  }
+  read_run(p + kQuarters * quarter, n - kQuarters * quarter, total[0]);
+#pragma GCC unroll 8
+  for (int j = 0; j < kSumVectors; ++j)
+    total[0].total[j] =
+        (total[0].total[j] + total[1].total[j]) + (total[2].total[j] + total[3].total[j]);
+  return sum_of_lanes(total[0].total);
 }
 
 struct ScaledSquares {

@@ -282,7 +282,15 @@ VEGRAD_INLINE T total(Vector<T> v) {
 }
 
 // Lanes of a (numbers below kLanes) and b by a vector of numbers known at compile time.
-#if defined(__clang__)
+#if defined(__clang__) && VEGRAD_VECTOR_BYTES == 64
+template <class T>  // which Clang does not find for a loop over lanes
+VEGRAD_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b, Bits<T> numbers) {
+  if constexpr (sizeof(T) == sizeof(float))
+    return (Vector<T>)_mm512_permutex2var_ps((__m512)a, (__m512i)numbers, (__m512)b);
+  else
+    return (Vector<T>)_mm512_permutex2var_pd((__m512d)a, (__m512i)numbers, (__m512d)b);
+}
+#elif defined(__clang__)
 template <class T>
 VEGRAD_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b, Bits<T> numbers) {
   Vector<T> v;

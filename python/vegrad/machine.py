@@ -85,7 +85,8 @@ def versions() -> dict[str, Any]:
         lines = torch.__config__.show().splitlines()
         found["torch_math"] = [line.strip(" -") for line in lines if "Math Kernel" in line]
         found["torch_isa"] = torch.backends.cpu.get_cpu_capability()
-    return found | {"vegrad": _core.__version__, "isa": _core.isa()}
+    isa = _core.isa() + (" with AMX" if _core.matrix_unit() else "")
+    return found | {"vegrad": _core.__version__, "isa": isa}
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import getsource
 from itertools import pairwise
 from math import sqrt
 from typing import Any
@@ -17,19 +18,29 @@ from vegrad.torch.activations import MODULES
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-RESIDUAL = '''
+Units = dict[str, list[tuple[int, int]]]
+
+
 class Residual(nn.Module):
     """x + scale · branch(x)."""
 
-    def __init__(self, branch, scale):
+    def __init__(self, branch: nn.Module, scale: float) -> None:
         super().__init__()
         self.branch, self.scale = branch, scale
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Their sum, of the shape of x."""
         return x + self.scale * self.branch(x)
 
-'''
-Units = dict[str, list[tuple[int, int]]]
+
+def importable(model: Module, pasted: Any) -> None:
+    """Makes `Residual`s of those that a patch has defined, whose class no file could name.
+
+    Only so can the model be pickled, and saved by `torch.save` whole.
+    """
+    for module in model.modules():
+        if type(module) is pasted:
+            module.__class__ = Residual
 
 
 def drawn(activation: str, seed: int) -> tuple[str, ...]:
@@ -88,20 +99,31 @@ def normalized(model: Module, names: list[str]) -> tuple[str, ...]:
 
 def skipped(units: Units) -> tuple[str, ...]:
     """Skip connections round runs of modules, their branches scaled."""
+    scale = branch_scale(sum(map(len, units.values())))
     places = ", ".join(f"{path!r}: {_listed(runs)}" for path, runs in units.items())
     return (
-        *RESIDUAL.splitlines(), "",
+        "", *getsource(Residual).splitlines(), "", "",
         f"for path, runs in {{{places}}}.items():",
         "    inside = model.get_submodule(path)",
         "    for first, last in reversed(runs):",
-        f"        inside[first] = Residual(inside[first:last], {branch_scale(units)!r})",
+        f"        inside[first] = Residual(inside[first:last], {scale!r})",
         "        del inside[first + 1 : last]",
     )  # fmt: skip
 
 
-def branch_scale(units: Units) -> float:
+def skipped_layers(names: list[str]) -> tuple[str, ...]:
+    """Skip connections round single layers, wherever they are called: before the activation."""
+    return (
+        "", *getsource(Residual).splitlines(), "", "",
+        f"for name in {_named(names)}:",
+        f"    layer = Residual(model.get_submodule(name), {branch_scale(len(names))!r})",
+        "    model.set_submodule(name, layer)",
+    )  # fmt: skip
+
+
+def branch_scale(count: int) -> float:
     """1/√depth (Zhang et al. 2019, arXiv:1901.09321), so that branches add up to about e."""
-    return float(f"{1 / sqrt(sum(map(len, units.values()))):.3g}")
+    return float(f"{1 / sqrt(count):.3g}")
 
 
 def _listed(runs: list[tuple[int, int]]) -> str:
@@ -112,6 +134,16 @@ def _listed(runs: list[tuple[int, int]]) -> str:
     if len(runs) > 3 and runs == alike:
         return f"[(n, n + {end - first}) for n in range({first}, {last + 1}, {step})]"
     return repr(runs)
+
+
+def _named(names: list[str]) -> str:
+    """Names as code, short if they are numbered one after the other."""
+    before, _, first = names[0].rpartition(".")
+    path = f"{before}." if before else ""
+    end = int(first) + len(names) if first.isdigit() else 0
+    if len(names) > 3 and names == [f"{path}{n}" for n in range(end - len(names), end)]:
+        return f'[f"{path}{{n}}" for n in range({first}, {end})]'
+    return repr(names)
 
 
 def shrunk(factor: float) -> tuple[str, ...]:
@@ -137,6 +169,13 @@ def units_of(model: Module, names: list[str], x: Any) -> Units:
             if ends and seen[0][0] is not None:
                 units.setdefault(path, []).append((first, ends[-1]))
     return units
+
+
+def square_layers(model: Module, names: list[str], x: Any) -> list[str]:
+    """Those of the named layers whose outputs are shaped as their inputs."""
+    shapes = _shapes(model, x)
+    seen = {name: shapes.get(id(model.get_submodule(name))) for name in names if name}
+    return [name for name, found in seen.items() if found is not None and found[0] == found[1]]
 
 
 def _own(path: str, key: str, child: Module, names: list[str]) -> Iterator[str]:

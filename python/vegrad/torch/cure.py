@@ -18,7 +18,6 @@ from vegrad.diagnosis import not_run
 from vegrad.learnable import about_data
 from vegrad.remedies import median_alpha
 from vegrad.torch import chain, probe
-from vegrad.torch.architecture import activations_of
 from vegrad.torch.diagnosis import check, diagnose, not_finite
 from vegrad.torch.fused import FusedMLP
 from vegrad.torch.remedies import FOLLOWING, LOOKING, REMEDIES, SCALE_DATA, Case, Change
@@ -178,7 +177,7 @@ class _Search(Search):
     def _kept(self, remedy: Remedy) -> float:
         """Nothing for changes of the architecture where none can be made."""
         model: Any = self.given.network
-        if not self.patient.diagnosis.flow or not activations_of(model):
+        if not self.patient.diagnosis.flow:
             return 0.0
         # A convolution's few channels are no narrow layer: chance averages over its positions.
         plain = not any(isinstance(one, nn.modules.conv._ConvNd) for one in model.modules())

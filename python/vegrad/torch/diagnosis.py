@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log2
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
 from vegrad.torch import chain, probe, redrawn
+from vegrad.torch.branches import OfBranch, faint, findings_of, furthest
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
 from vegrad.torch.words import PARTS, said
@@ -147,6 +149,9 @@ def _of_chain(
         stored[f"layers.{number}.weight"] = chain.shifted(gradients[number], shift, layer.weight)
     network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
     path = list(run.path)
+    sizes = {f"{name}.weight": size for name, size in zip(names, flow.gradient_log2, strict=True)}
+    branches = findings_of(run.trace.branches, dict(model.named_parameters()), sizes)
+    small = faint(run.trace.branches)
     expected = chain.expected_of(run, config, x)
     drawn = expected is None and count > 0
     if drawn:
@@ -159,12 +164,79 @@ def _of_chain(
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
     if drawn:
         told = tuple(_beside_the_weights(finding, model, names) for finding in told)
+    told = _causes(tuple(_without_bias(finding, model) for finding in told), layers)
+    told = _with_branches(
+        told, branches, small, names, lambda f: tuple(names[f.layers[0] : f.layers[0] + 2])
+    )
     if told:
         summary = f"{told[0].kind}: {told[0].message}"
     return ModelDiagnosis(
         told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
         modules=tuple(names), drawn=drawn and expected is not None,
     )  # fmt: skip
+
+
+def _without_bias(finding: Finding, model: Module) -> Finding:
+    """The advice without a bias that there is none of."""
+    known = {name for name, _ in model.named_parameters()}
+
+    def draw(found: re.Match[str]) -> str:
+        return found[0] if f"{found[1]}.bias" in known else f"draw {found[1]}.weight again"
+
+    advice = re.sub(r"set (\S+)\.bias to 0 and draw its weights again", draw, finding.advice)
+    return replace(finding, advice=advice)
+
+
+def _causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, ...]:
+    """Without what a normalization makes of weights that are off: it undoes their size.
+
+    Then the gradient shrinks by the weights as it grows by the normalization, or the other way.
+    """
+    own = {f.layers: f.kind for f in findings if "usual_gain" in f.evidence
+           and f.blame == "weights" and layers[f.layers[0]].norm is not None}  # fmt: skip
+    return tuple(f for f in findings if "usual_gain" not in f.evidence or f.blame == "weights"
+                 or own.get(f.layers, f.kind) == f.kind)  # fmt: skip
+
+
+def _with_branches(
+    findings: Sequence[Finding],
+    branches: Sequence[OfBranch],
+    small: set[str],
+    modules: Sequence[str],
+    gap: Callable[[Finding], tuple[str, ...]],
+) -> tuple[Finding, ...]:
+    """With what is wrong with branches, and without what only that makes of single layers.
+
+    `small` are parameters of branches that add little by design, and `gap` tells the two modules,
+    the lower one first, between which gradients were compared.
+    """
+    inside = {_module(name) for name in small}
+    own = {_module(name) for one in branches for name in one.branch}
+    places = {module: place for place, module in enumerate(modules)}
+    drowned = [places.get(_module(one.parameter), inf) for one in branches
+               if one.kind == "exploding"]  # fmt: skip
+    lowest = min(drowned, default=inf)  # above it the stream is large, and its gradient small
+
+    def explained(finding: Finding) -> bool:
+        if "usual_gain" not in finding.evidence:
+            return "worst" in finding.evidence and bool(drowned)
+        ends = gap(finding)
+        above = max((places.get(end, -1) for end in ends), default=-1)
+        if not own.isdisjoint(ends) or len(inside.intersection(ends)) == 1:
+            return True
+        return finding.kind == "vanishing" and above >= lowest
+
+    kept = [finding for finding in findings if not explained(finding)]
+    first = [finding for finding in kept if finding.kind == "nonfinite"]
+    placed = []
+    for one in branches:
+        place = places.get(_module(one.parameter))
+        placed.append(replace(one, layers=() if place is None else (place,)))
+    return (*first, *placed, *(finding for finding in kept if finding not in first))
+
+
+def _module(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
 
 
 def _beside_the_weights(finding: Finding, model: Module, names: list[str]) -> Finding:
@@ -230,9 +302,27 @@ def _of_any(
         monitor.remove()
         for parameter, gradient in kept:
             parameter.grad = gradient
-    findings = [*(_with_numbers(f, said, recorded) for f in said.findings)]
+    findings = [
+        *(_with_numbers(f, said, recorded, dict(model.named_parameters())) for f in said.findings)
+    ]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
+    sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
+             if gradient.ndim > 1}  # fmt: skip
+    branches = findings_of(trace.branches, dict(model.named_parameters()), sizes)
+    modules = [row["module"] for row in said.rows]
+    findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
+    notes = said.notes
+    maps = {f"{layer.name}.weight" for layer in trace.layers}
+    maps |= {name for branch in trace.branches for name in branch.trail}
+    begins = [name for name, size in sizes.items()
+              if size > -inf and name in maps and not weights[name].any()]  # fmt: skip
+    if begins:  # as many branches and heads do: the first step changes it
+        findings = [f for f in findings if f.kind != "dead" and "exactly 0" not in f.message
+                    and f.evidence.get("decades") != -inf]  # fmt: skip
+        note = f"{begins[0]}{' and others are' if len(begins) > 1 else ' is'} 0, so that what "
+        note += "lies below gets no gradient from there; diagnose again after a step."
+        notes = (*notes, note)
     findings = with_history(findings, history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
@@ -240,7 +330,7 @@ def _of_any(
               "parameters": len(kept), "chain": recorded.config["chain"]}  # fmt: skip
     return Report(
         tuple(findings), summary, config, loss=float(loss.detach()),
-        measurement=recorded.measurement, rows=said.rows, notes=said.notes,
+        measurement=recorded.measurement, rows=said.rows, notes=notes,
     )  # fmt: skip
 
 
@@ -265,6 +355,12 @@ def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] 
     return [name for name in weights if name not in less] if less else None
 
 
+def _between(finding: Finding) -> tuple[str, ...]:
+    """The modules of which a finding about recorded gradients speaks, the lower one first."""
+    ends = re.match(r"between (\S+) and (\S+) below it", finding.message)
+    return (_module(ends[2]), _module(ends[1])) if ends else ()
+
+
 def _alone(findings: tuple[Finding, ...]) -> list[Finding]:
     """Without what says of a weight's neighbour that it is off, where the weight itself is.
 
@@ -283,7 +379,9 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def _with_numbers(finding: Finding, report: Report, recorded: Diagnosis) -> Finding:
+def _with_numbers(
+    finding: Finding, report: Report, recorded: Diagnosis, parameters: dict[str, Tensor]
+) -> Finding:
     """A chain's finding with the factor that its worst module, or each, should be scaled by."""
     if finding.kind not in ("vanishing", "exploding") or "worst" not in finding.evidence:
         return finding
@@ -298,7 +396,10 @@ def _with_numbers(finding: Finding, report: Report, recorded: Diagnosis) -> Find
     evidence = dict(finding.evidence)
     if abs(apart) >= SHIFT:
         factor = exp2(apart)
-        advice = f"multiply {worst}.weight by {factor:.3g}: in passing it δ changes "
+        name = f"{worst}.weight"
+        if name not in parameters:
+            name, factor = furthest([n for n in parameters if _module(n) == worst], parameters)
+        advice = f"multiply {name} by {factor:.3g}: in passing {worst} δ changes "
         advice += f"{exp2(-float(steps[place - 1])):.2g}×, and {exp2(-usual):.2g}× elsewhere."
     else:
         factor = exp2(float(steps.mean()))

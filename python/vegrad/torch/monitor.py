@@ -6,8 +6,9 @@
 
 Forward hooks read each layer's output, tensor hooks the gradient that comes back to it (δ), and a
 hook of optimizers reads the parameters' gradients as the step will use them: zero-copy, in vegrad's
-kernels. Forward passes without gradients (evaluation) are not looked at, nor, since hooks would
-break the graph, what torch.compile has compiled: of it there are the parameters' gradients.
+kernels. What is usual is done by `_core.Watch` without a Python frame; what is not, here. Forward
+passes without gradients (evaluation) are not looked at, nor, since hooks would break the graph,
+what torch.compile has compiled: of it there are the parameters' gradients.
 """
 
 from __future__ import annotations
@@ -33,16 +34,14 @@ from torch.optim.optimizer import (
 
 from vegrad import _core
 from vegrad.torch.distributed import is_distributed, norms_of
-from vegrad.torch.fused import FusedMLP
 from vegrad.torch.optim import Stepped
 from vegrad.torch.probe import state
-from vegrad.torch.records import MonitorHistory, NonFinite, Record
+from vegrad.torch.records import FloatArray, MonitorHistory, NonFinite
 from vegrad.torch.report import Report, report
+from vegrad.torch.watched import first_sample, is_watched, own_parameters, plain_name, tensor_in
 
-_PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 
 class Monitor:
@@ -76,13 +75,13 @@ class Monitor:
         self.every, self.details = every, details
         self.steps = 0
         """How many steps were taken."""
-        named = [(_plain_name(name), one) for name, one in model.named_parameters()]
+        named = [(plain_name(name), one) for name, one in model.named_parameters()]
         self.parameters = [name for name, _ in named]
         self._params = [one for _, one in named]
-        watched = [(_plain_name(n), m) for n, m in model.named_modules() if _is_watched(m)]
+        watched = [(plain_name(n), m) for n, m in model.named_modules() if is_watched(m)]
         self.modules = [name or type(module).__name__ for name, module in watched]
         self._watched = [module for _, module in watched]
-        self._own = [_names(path, one) for path, one in watched]
+        self._own = [own_parameters(path, one) for path, one in watched]
         self.history = MonitorHistory(keep)
         self.nonfinite: NonFinite | None = None
         """Where the first NaN or inf came from."""
@@ -95,14 +94,21 @@ class Monitor:
         self._optimizer = optimizer
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
         self._mine: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+        self._last_optimizer: Any = lambda: None  # a weak reference; it is ours
+        self._watch = _core.Watch(Tensor, _is_grad_enabled, OrderedDict, state, len(self.modules))
+        self._squares, self._counts = self._watch.squares, self._watch.counts
+        self._deltas = self._watch.deltas
+        self._others: list[tuple[FloatArray, int, Tensor]] = []  # norms on other devices
         self._clear()
         # δ of an activation's output tells nothing that those of its neighbours do not.
         self._back = [
-            partial(self._flowed, place) if backward and own else None
+            self._watch.backward_hook(place, partial(self._flowed, place))
+            if backward and own
+            else None
             for place, own in enumerate(self._own)
         ]
         self._handles = [
-            module.register_forward_hook(partial(self._ran, place))
+            module.register_forward_hook(self._hook(place))
             for place, module in enumerate(self._watched)
         ]
         myself = weakref.ref(self)
@@ -134,32 +140,49 @@ class Monitor:
 
     # What the hooks do ---------------------------------------------------------------------------
 
+    def _hook(self, place: int) -> Callable[[Module, Any, Any], None]:
+        """The forward hook of a module: a function of Python, which torch.compile can look into."""
+        ran = self._watch.forward_hook(
+            place, self._watched[place], self._back[place], partial(self._ran, place)
+        )
+
+        def hook(module: Module, inputs: Any, output: Any) -> None:
+            if not _is_compiling():
+                ran(module, inputs, output)
+
+        return hook
+
     def _clear(self) -> None:
-        count = len(self.modules)
-        self._on = self.steps % self.every == 0
+        """What the step before has left, but for the numbers of `_watch`."""
+        self._watch.on = self._on = self.steps % self.every == 0
         self._counting = self._on and self.steps // self.every % self.details == 0
-        self._squares, self._counts = [0.0] * count, [0] * count
-        self._deltas = [-1.0] * count
-        self._others: list[tuple[list[float], int, Tensor]] = []  # norms on other devices
-        self._tally = {"forward": [0, 0], "backward": [0, 0], "gradients": [0, 0]}
-        self._last_finite: int | None = None
+        self._watch.plain = not self._counting
+        if self._counting:
+            self._tally = {"forward": [0, 0], "backward": [0, 0], "gradients": [0, 0]}
+        if self._others:
+            self._others = []
 
     def _is_mine(self, optimizer: Any) -> bool:
         if self._optimizer is not None:
             return optimizer is self._optimizer
+        if optimizer is self._last_optimizer():
+            return True
         if optimizer not in self._mine:
             own = set(map(id, self._params))
             held = (id(p) for group in optimizer.param_groups for p in group["params"])
             self._mine[optimizer] = not own.isdisjoint(held)
+        if self._mine[optimizer]:
+            self._last_optimizer = weakref.ref(optimizer)
         return self._mine[optimizer]
 
     def _ran(self, place: int, module: Module, inputs: Any, output: Any) -> None:
-        if not self._on or _is_compiling() or not _is_grad_enabled():
+        """What `_watch` leaves to us."""
+        if not self._on or not _is_grad_enabled():
             return
         if module is not self._watched[place] or (state.on and not self.probing):
             return
         if type(output) is not Tensor:
-            output = _tensor_in(output)
+            output = tensor_in(output)
             if output is None:
                 return
         if not output.is_floating_point():
@@ -191,7 +214,7 @@ class Monitor:
             before = self._deltas[place]
             self._deltas[place] = norm if before < 0 else sqrt(before * before + norm * norm)
             if norm < inf:
-                self._last_finite = place
+                self._watch.last = place
             elif self.nonfinite is None:
                 self._find_backward(place, grad)
             if self._counting:
@@ -200,7 +223,7 @@ class Monitor:
             if self._elsewhere(self._deltas, place, grad):
                 self._deltas[place] = max(self._deltas[place], 0.0)
 
-    def _elsewhere(self, found: list[float], place: int, tensor: Tensor) -> bool:
+    def _elsewhere(self, found: FloatArray, place: int, tensor: Tensor) -> bool:
         """The norm of what is on another device stays there until the step. Whether it has one."""
         if is_distributed(tensor) or _is_wrapped(tensor):
             return False  # a part of a result, or of a vmap
@@ -239,8 +262,13 @@ class Monitor:
 
     def _end(self, known: dict[int, float] | None) -> None:
         if self._on:
-            with torch.no_grad():
-                self._record(known)
+            found = None if known or self._others else self._watch.record(self._params)
+            if found is not None:
+                self.history.add(self.steps, len(self._params), *found)
+            else:
+                with torch.no_grad():
+                    self._record(known)
+                self._watch.clear()
         self.steps += 1
         self._pending = None
         self._clear()
@@ -249,9 +277,9 @@ class Monitor:
         grads = [param.grad for param in self._params]
         norms = None
         if known is not None:
-            found = [nan if g is None else known.get(id(p), -1.0)
+            sizes = [nan if g is None else known.get(id(p), -1.0)
                      for p, g in zip(self._params, grads, strict=True)]  # fmt: skip
-            norms = None if -1.0 in found else np.array(found, np.float64)
+            norms = None if -1.0 in sizes else np.array(sizes, np.float64)
         if norms is None:
             norms = norms_of(grads)
         sizes = norms.tolist()  # a few numbers are faster one by one than as arrays
@@ -265,10 +293,11 @@ class Monitor:
                     found[place] += value * value
                 else:
                     found[place] = sqrt(found[place] ** 2 + value * value)
-        pairs = zip(self._squares, self._counts, strict=True)
-        rms = np.array([sqrt(square / count) if count else nan for square, count in pairs])
-        deltas = np.array([nan if delta < 0 else delta for delta in self._deltas])
-        self.history.records.append(Record(self.steps, joint, norms, rms, deltas))
+        rms = np.full(len(self.modules), nan)
+        np.divide(self._squares, self._counts, out=rms, where=self._counts > 0)
+        deltas = np.where(self._deltas < 0, nan, self._deltas)
+        numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
+        self.history.add(self.steps, len(self._params), joint, numbers)
         if self._counting:
             plain = [one for one in grads if one is not None and one.device.type == "cpu"]
             plain = [
@@ -296,9 +325,9 @@ class Monitor:
     # Where the first NaN or inf came from --------------------------------------------------------
 
     def _find_forward(self, place: int, module: Module, inputs: Any, output: Tensor) -> None:
-        name, index = self.modules[place], _first_sample(output)
+        name, index = self.modules[place], first_sample(output)
         what = f"the output of {name} ({type(module).__name__})"
-        source = _tensor_in(inputs)
+        source = tensor_in(inputs)
         why = "its input and weights are finite"
         for parameter, value in module.named_parameters(recurse=False):
             if not torch.isfinite(value).all():
@@ -310,8 +339,8 @@ class Monitor:
         self._note(name, "forward", index, output, f"{what} is not finite; {why}")
 
     def _find_backward(self, place: int, grad: Tensor) -> None:
-        name, index, last = self.modules[place], _first_sample(grad), self._last_finite
-        if last is None:
+        name, index, last = self.modules[place], first_sample(grad), self._watch.last
+        if last < 0:
             message = f"the gradient that comes to the output of {name} is not finite: that of the "
             message += "loss, or of what follows"
             return self._note(name, "backward", index, grad, message)
@@ -371,7 +400,8 @@ class Monitor:
         smallest = torch.tensor(5e-324, dtype=torch.float64)
         flushed = float(smallest * 1) == 0.0
         times: dict[bool, list[float]] = {False: [], True: []}
-        on, self._on = self._on, False
+        on = self._on
+        self._on = self._watch.on = False
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -384,48 +414,6 @@ class Monitor:
         finally:
             torch.set_flush_denormal(flushed)
             torch.set_num_threads(threads)
-            self._on = on
+            self._on = self._watch.on = on
         self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain
-
-
-def _plain_name(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
-def _names(path: str, module: Module) -> list[str]:
-    """Of the module's own parameters."""
-    found = module.named_parameters(recurse=isinstance(module, FusedMLP))
-    return [f"{path}.{name}" if path else name for name, _ in found]
-
-
-def _is_watched(module: Module) -> bool:
-    """Modules that compute: those with parameters of their own, or without children."""
-    if isinstance(module, _PLAIN):
-        return False
-    if isinstance(module, FusedMLP):  # whose layers' hooks are not called
-        return True
-    if next(module.parameters(recurse=False), None) is not None:
-        return type(module).forward is not torch.nn.modules.module._forward_unimplemented
-    return not module._modules and type(module) is not Module
-
-
-def _tensor_in(output: Any) -> Tensor | None:
-    """The first tensor of floats in a module's inputs or outputs."""
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    values: Any = ()
-    if isinstance(output, tuple | list):
-        values = output
-    elif hasattr(output, "values"):
-        values = output.values()
-    return next((found for value in values if (found := _tensor_in(value)) is not None), None)
-
-
-def _first_sample(tensor: Tensor) -> int | None:
-    if tensor.ndim < 2:
-        return None
-    bad = ~torch.isfinite(tensor.detach()).flatten(1).all(1)
-    return int(bad.nonzero()[0]) if bool(bad.any()) else None

@@ -50,18 +50,31 @@ class MonitorHistory:
     """The last steps that were looked at; columns are arrays with a row a step."""
 
     def __init__(self, keep: int) -> None:
-        self.records: deque[Record] = deque(maxlen=keep)
+        # As they come, since arrays are slower to make than to fill: step, number of parameters,
+        # joint norm, and the float64 numbers of gradients, activations and δ.
+        self._steps: deque[tuple[int, int, float, bytes]] = deque(maxlen=keep)
+
+    def add(self, step: int, parameters: int, joint: float, numbers: bytes) -> None:
+        """Keeps a step: what `_core.Watch.record` gives of it."""
+        self._steps.append((step, parameters, joint, numbers))
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self._steps)
 
     def __getitem__(self, place: int) -> Record:
-        return self.records[place]
+        return _record(*self._steps[place])
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
+        return (_record(*one) for one in self._steps)
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__dataclass_fields__:
             raise AttributeError(f"history has no {name}")
-        return np.array([getattr(one, name) for one in self.records])
+        return np.array([getattr(one, name) for one in self])
+
+
+def _record(step: int, parameters: int, joint: float, numbers: bytes) -> Record:
+    values = np.frombuffer(numbers, np.float64)
+    modules = (len(values) - parameters) // 2
+    norms, rms, deltas = np.split(values, [parameters, parameters + modules])
+    return Record(step, joint, norms, rms, deltas)

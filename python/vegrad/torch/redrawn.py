@@ -55,7 +55,9 @@ def expected(
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError):  # it holds what cannot be copied
         return None
-    random = torch.Generator().manual_seed(seed)
+    # Not the seed itself: who made the model after torch.manual_seed(seed) would get it once more.
+    own = int(np.random.SeedSequence([seed, DRAWS]).generate_state(1, np.uint64)[0] >> 1)
+    random = torch.Generator().manual_seed(own)
     found: list[tuple[FloatArray, ...]] = []
     for _ in range(DRAWS):
         for layer, name in zip(run.trace.layers, names, strict=True):

@@ -29,6 +29,7 @@ from vegrad.remedies import (
     wanted_rate,
 )
 from vegrad.torch import architecture, probe
+from vegrad.torch.branches import OfBranch
 from vegrad.torch.diagnosis import diagnose
 from vegrad.treatment import Patient, Remedy, Treatment
 
@@ -87,6 +88,7 @@ class Case(Patient):
                  "x": self.given.prepared(self.x.x)}  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             exec("\n".join(code), names)
+        architecture.importable(network, names.get("Residual"))
         change: Change = replace(
             self.given, words=after(self, words, again or words), network=network,
             code=self.given.code + code, same_shape=same_shape and self.given.same_shape,
@@ -164,12 +166,15 @@ def _factors(diagnosis: Diagnosis) -> dict[str, float]:
     rows, recorded = getattr(diagnosis, "rows", ()), diagnosis.config.get("chain", [])
     for finding in diagnosis.findings:
         e = finding.evidence
-        if {"gain", "usual_gain"} <= e.keys() and e["gain"] > 0:
+        if isinstance(finding, OfBranch):
+            found[finding.parameter.removesuffix(".weight")] = e["factor"]
+        elif {"gain", "usual_gain"} <= e.keys() and e["gain"] > 0:
             if names and finding.blame == "weights":
                 found[names[finding.layers[0]]] = e["usual_gain"] / e["gain"]
             elif not names and recorded:
-                name = recorded[finding.layers[0]].removesuffix(".weight")
-                found[name] = e["usual_gain"] / e["gain"]
+                name = recorded[finding.layers[0]]
+                if f"between {name} and" in finding.message:  # not of biases
+                    found[name.removesuffix(".weight")] = e["usual_gain"] / e["gain"]
         elif "factor" in e and "worst" in e and abs(np.log2(e["factor"])) > 6 and not found:
             found[rows[int(e["worst"])]["module"]] = e["factor"]
         flow = diagnosis.flow
@@ -276,24 +281,37 @@ def _rebuilt(
         x, _ = case.x.take(case.rows)
         case.passed += len(case.rows) / 3
         units = architecture.units_of(model, layers, case.given.prepared(x))
-        if not units:
-            return "no layer in an nn.Sequential has outputs shaped as its inputs"
-        code += architecture.skipped(units)
-        scale = architecture.branch_scale(units)
-        words.append(f"add skip connections, the branches times {scale:g}")
+        if units:
+            scale = architecture.branch_scale(sum(map(len, units.values())))
+            code += architecture.skipped(units)
+            words.append(f"add skip connections, the branches times {scale:g}")
+        else:  # what follows a layer stands in a forward() that no patch can change
+            square = architecture.square_layers(model, layers, case.given.prepared(x))
+            if not square:
+                return "no layer has outputs shaped as its inputs"
+            scale = architecture.branch_scale(len(square))
+            code += architecture.skipped_layers(square)
+            words.append(f"add skip connections round single layers, which are times {scale:g}")
     if activation or skips:
         at = "weights at the critical point" if used in CRITICAL_SIGMA_B else "orthogonal weights"
         words.append(f"with new {at}")
     change = case.changed(", ".join(words), *code, same_shape=False)
-    return _tamed(case, change, ", ".join(words), code) if skips else change
+    try:
+        output = _output(case, change) if norm or skips else None
+        return _tamed(case, change, output, ", ".join(words), code) if skips else change
+    except AttributeError as error:  # the model asks a layer for what only the layer has
+        return f"a layer cannot be put into another module: {error}"
 
 
-def _tamed(case: Case, change: Change, words: str, code: tuple[str, ...]) -> Change:
-    """With smaller outputs, if the stream has grown with the depth."""
+def _output(case: Case, change: Change) -> Any:
     case.passed += len(case.rows) / 3
     x, _ = case.x.take(case.rows)
     with probe.untouched(change.network), torch.no_grad():
-        output = probe.called(change.network, change.prepared(x))
+        return probe.called(change.network, change.prepared(x))
+
+
+def _tamed(case: Case, change: Change, output: Any, words: str, code: tuple[str, ...]) -> Change:
+    """With smaller outputs, if the stream has grown with the depth."""
     size = float(output.detach().double().std()) if isinstance(output, Tensor) else 1.0
     if not isfinite(size) or size <= 1.0:
         return change

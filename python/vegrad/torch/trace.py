@@ -12,6 +12,7 @@ from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
 from vegrad.torch.activations import FUNCTIONS, OTHERS
+from vegrad.torch.branches import Branch, Branches
 
 INPUT = -1  # where a tensor comes from that no layer has made
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d",
@@ -75,6 +76,13 @@ class Trace(TorchFunctionMode):
         self._alive: list[Any] = list(self.inputs)  # so that no id is given twice
         for one in self.inputs:
             self._from[id(one)] = frozenset([INPUT])
+        self._branches = Branches(self.names)
+        self._branches.begin(self.inputs)
+
+    @property
+    def branches(self) -> list[Branch]:
+        """The sums of a stream and a branch, the first first."""
+        return self._branches.found
 
     def origin(self, tensor: Any) -> frozenset[int]:
         """The layers that a tensor comes from."""
@@ -93,7 +101,10 @@ class Trace(TorchFunctionMode):
             before = source.detach().clone() if inplace else source.detach()
         found = list(_tensors((args, kwargs)))
         origin = frozenset[int]().union(*(self.origin(one) for one in found))
+        way = self._branches.added(*args[:2]) if raw in ADDS and len(args) > 1 else None
+        way = way or self._branches.of(found)
         out = function(*args, **kwargs)
+        self._alive += [one for one in _tensors(out) if self._branches.made(one, way)]
         if name in LAYERS and isinstance(out, Tensor):
             self._layer(function, name, args, kwargs, out)
             return out

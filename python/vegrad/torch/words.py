@@ -41,9 +41,17 @@ def _said(sentence: str, names: list[str]) -> str:
     for words, instead in PHRASES:
         sentence = sentence.replace(words, instead)
 
-    sentence = re.sub(
-        r"the (weights|biases) of layer (\d+)",
-        lambda found: f"{names[int(found[2])]}.{PARTS[found[1]]}",
+    def name(found: re.Match[str]) -> str:
+        if found["part"]:
+            return f"{names[int(found['of'])]}.{PARTS[found['part']]}"
+        if found["after"]:
+            return f"the activation of {names[int(found['after'])]}"
+        return f"{names[int(found['number'])]}."
+
+    # All at once: a module may itself be called layers.3.
+    return re.sub(
+        r"the (?P<part>weights|biases) of layer (?P<of>\d+)|the activation of layer (?P<after>\d+)"
+        r"|layers\.(?P<number>\d+)\.",
+        name,
         sentence,
     )
-    return re.sub(r"layers\.(\d+)\.", lambda found: f"{names[int(found[1])]}.", sentence)

@@ -1,0 +1,58 @@
+"""What of a model is watched, under which names; tensors in what modules take and give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.torch.fused import FusedMLP
+
+_PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+
+
+def plain_name(name: str) -> str:
+    """As it is in a model without wrappers."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def own_parameters(path: str, module: Module) -> list[str]:
+    """Names of the module's own parameters."""
+    found = module.named_parameters(recurse=isinstance(module, FusedMLP))
+    return [f"{path}.{name}" if path else name for name, _ in found]
+
+
+def is_watched(module: Module) -> bool:
+    """Modules that compute: those with parameters of their own, or without children."""
+    if isinstance(module, _PLAIN):
+        return False
+    if isinstance(module, FusedMLP):  # whose layers' hooks are not called
+        return True
+    if next(module.parameters(recurse=False), None) is not None:
+        return type(module).forward is not torch.nn.modules.module._forward_unimplemented
+    return not module._modules and type(module) is not Module
+
+
+def tensor_in(output: Any) -> Tensor | None:
+    """The first tensor of floats in a module's inputs or outputs."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    values: Any = ()
+    if isinstance(output, tuple | list):
+        values = output
+    elif hasattr(output, "values"):
+        values = output.values()
+    return next((found for value in values if (found := tensor_in(value)) is not None), None)
+
+
+def first_sample(tensor: Tensor) -> int | None:
+    """Of a batch: the first with an element that is not finite."""
+    if tensor.ndim < 2:
+        return None
+    bad = ~torch.isfinite(tensor.detach()).flatten(1).all(1)
+    return int(bad.nonzero()[0]) if bool(bad.any()) else None
