@@ -10,6 +10,7 @@ void register_kernels(pybind11::module_& module);
 void register_network(pybind11::module_& module);
 void register_clipping(pybind11::module_& module);
 void register_optimizer(pybind11::module_& module);
+void register_parameters(pybind11::module_& module);
 void register_training(pybind11::module_& module);
 void register_watch(pybind11::module_& module);
 

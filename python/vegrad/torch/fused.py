@@ -5,9 +5,9 @@ The parameters stay the modules' own; their memory becomes the core's, so both s
 
 from __future__ import annotations
 
+import struct
 import warnings
 from functools import partial
-from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -68,13 +68,13 @@ class FusedMLP(nn.Sequential):
                 shared = torch.from_numpy(array)
                 shared.copy_(parameter)
                 parameter.data = shared
-        self._places = [one.data_ptr() for one in self._own]
+        self._places = struct.pack(f"={len(self._own)}Q", *map(Tensor.data_ptr, self._own))
         self.direct = direct
         gradients = self._network.gradients().values()
         places = [one.ctypes.data // one.itemsize for one in gradients]
         self._handover = Handover(self._own, [place - places[0] for place in places])
         self._anchor = torch.zeros((), requires_grad=True)
-        self._joint: tuple[list[bool], Tensor] | None = None
+        self._joint: tuple[bytes, Tensor] | None = None
 
     def __deepcopy__(self, memo: Any) -> nn.Sequential:
         import copy
@@ -86,8 +86,9 @@ class FusedMLP(nn.Sequential):
     def __reduce__(self) -> Any:
         return partial(fuse, direct=self.direct), (nn.Sequential(*self),)
 
-    def _fits(self, x: Tensor) -> bool:
-        return (
+    def _fits(self, x: Tensor) -> bytes | None:
+        """Whether each parameter needs a gradient, a byte each; None: the pass does not fit."""
+        fits = (
             x.ndim >= 2
             and x.dtype is self._dtype
             and x.device.type == "cpu"
@@ -95,35 +96,33 @@ class FusedMLP(nn.Sequential):
             and x.numel() > 0
             and not torch.is_autocast_enabled("cpu")
             and not state.on  # a diagnosis looks at the layers
-            and all(map(is_, self._own, [held[name] for held, name in self._named]))
-            and list(map(Tensor.data_ptr, self._own)) == self._places
             and not torch._C._are_functorch_transforms_active()
         )
+        return _core.unmoved(self._own, self._named, self._places) if fits else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The output (…, O) for inputs (…, I)."""
-        if type(x) is not Tensor or torch.compiler.is_compiling() or not self._fits(x):
+        if type(x) is not Tensor or torch.compiler.is_compiling():
+            return super().forward(x)
+        needed = self._fits(x)
+        if needed is None:
             return super().forward(x)
         rows = x if x.ndim == 2 else x.reshape(-1, self._sizes[0])
         if not rows.is_contiguous():
             rows = rows.contiguous()
         out: Tensor
         if torch.is_grad_enabled():
-            out = _apply(self, rows, self._parameters_as_one())
+            out = _apply(self, rows, self._parameters_as_one(needed))
         else:
             out = torch.from_numpy(self._network.forward(rows.numpy()))
         return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self._sizes[-1])
 
-    def _parameters_as_one(self) -> Tensor:
-        needed = list(map(_needed, self._own))
-        if self.direct and any(needed):
+    def _parameters_as_one(self, needed: bytes) -> Tensor:
+        if self.direct and 1 in needed:
             return self._anchor
         if self._joint is None or self._joint[0] != needed:
             self._joint = needed, self._handover.joint()
         return self._joint[1]
-
-
-_version, _needed = attrgetter("_version"), attrgetter("requires_grad")
 
 
 class _Pass(Function):
@@ -132,7 +131,7 @@ class _Pass(Function):
         kept = fused._network.forward_kept(x.numpy())
         assert kept is not None  # _fits has seen to it
         ctx.fused, ctx.number = fused, kept[1]
-        ctx.versions = list(map(_version, fused._own))  # cheaper than to save a hundred tensors
+        ctx.versions = _core.versions(fused._own)  # cheaper than to save a hundred tensors
         ctx.save_for_backward(x)
         return torch.from_numpy(kept[0])
 
@@ -140,7 +139,7 @@ class _Pass(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         fused, (x,) = ctx.fused, ctx.saved_tensors
-        if ctx.versions != list(map(_version, fused._own)):
+        if ctx.versions != _core.versions(fused._own):
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an "
                 "inplace operation: a parameter of a FusedMLP, after its forward pass"

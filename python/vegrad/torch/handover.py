@@ -9,8 +9,7 @@ gradients) autograd gets them one by one.
 
 from __future__ import annotations
 
-from itertools import repeat
-from operator import attrgetter, is_
+from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
@@ -20,9 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
 
-_grad, _needed = attrgetter("grad"), attrgetter("requires_grad")
-_hooks, _late_hooks = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
-_PLAIN = {type(None), Tensor}
+from vegrad import _core
+
+_needed = attrgetter("requires_grad")
 _storage_count = getattr(torch._C, "_storage_Use_Count", None)
 _tensor_count = getattr(Tensor, "_use_count", None)
 
@@ -75,15 +74,14 @@ class Handover:
 
     def leave(self, pieces: list[Tensor]) -> None:
         """Adds the gradients to the parameters' own."""
-        grads = list(map(_grad, self.parameters))
-        if all(map(is_, grads, repeat(None))) and all(map(_needed, self.parameters)):
-            for parameter, piece in zip(self.parameters, pieces, strict=True):
-                parameter.grad = piece
+        done = _core.set_gradients(self.parameters, pieces)
+        if done == len(pieces):
             return
         old, new = [], []
-        for parameter, grad, piece in zip(self.parameters, grads, pieces, strict=True):
+        for parameter, piece in zip(self.parameters[done:], pieces[done:], strict=True):
             if not parameter.requires_grad:
                 continue
+            grad = parameter.grad
             if grad is None or grad.layout is not torch.strided:
                 parameter.grad = piece if grad is None else piece + grad
             else:
@@ -96,14 +94,11 @@ class Handover:
         """Whether the backward pass that runs would do nothing but add to `.grad`."""
         if torch.is_grad_enabled() or torch.is_anomaly_enabled():
             return False
-        for hooks in (_hooks, _late_hooks):
-            if any(map(hooks, self.parameters)):
-                return False
         try:
             everything: bool = torch._C._will_engine_execute_node(self._node)
         except RuntimeError:  # another engine
             return False
-        return everything and set(map(type, map(_grad, self.parameters))) <= _PLAIN
+        return everything and _core.unhooked(self.parameters, Tensor)
 
 
 class Block:
