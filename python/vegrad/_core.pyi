@@ -43,7 +43,6 @@ def clip(
 def clip_gradients(
     parameters: list[Any], limit: float, ord: float, nonfinite: str, slack: float
 ) -> tuple[list[Any], Clipped]: ...
-
 def unmoved(
     tensors: list[Any], holders: list[tuple[dict[str, Any], str]], places: bytes
 ) -> bytes | None: ...
