@@ -344,6 +344,14 @@ def test_compat_multiplies_by_one_float_as_torch_does(size: int) -> None:
         assert parameter.grad.double().norm() <= max_norm * (1 + 2**-24) + size * 2**-149
 
 
+def test_compat_multiplies_doubles_by_a_double() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(100, dtype=torch.float64))
+    parameter.grad = before = torch.linspace(1, 2, 100, dtype=torch.float64)
+    before, norm = before.clone(), before.norm().item()
+    ours.clip_grad_norm_(parameter, 0.3)
+    torch.testing.assert_close(parameter.grad, before * (0.3 / (norm + 1e-6)), rtol=1e-15, atol=0)
+
+
 def test_gradients_that_come_to_share_memory_are_found_after_others_that_did_not() -> None:
     """Where buffers lie is remembered; what lies elsewhere is looked at again."""
     memory = torch.ones(64)

@@ -222,7 +222,8 @@ class Clipping {
               norm_.sum != norm_.sum;
       if (limit == kInfinity) over_ = false;
       factor_ = ratio(limit, norm_);
-      if (request_.float_factor) factor_.first = within_float(factor_.first);
+      const bool wide = out_.dtypes >> unsigned(Dtype::kFloat64) & 1;
+      if (request_.float_factor && !wide) factor_.first = within_float(factor_.first);
       if (!over_ && !cleaned_ && !request_.consumer) return std::move(out_);
     }
     if (request_.consumer)

@@ -48,7 +48,7 @@ struct Request {
   double limit = std::numeric_limits<double>::infinity();
   const double* limits = nullptr;        // kLimits: the largest norm of each buffer
   std::function<double(double)> choose;  // kGlobalNorm: the limit from the norm, unless empty
-  bool float_factor = false;             // kGlobalNorm: of a float's digits, never larger
+  bool float_factor = false;             // kGlobalNorm: rounded down to one, unless for doubles
   double eps = 0;                        // kAdaptive
   const View* parameters = nullptr;      // kAdaptive: one a buffer
   Consumer* consumer = nullptr;          // nothing is written, but it takes every buffer

@@ -47,8 +47,9 @@ def clip_grad_norm_(
         norm_type: the order of the norm. Those at most 0 are left to PyTorch.
         error_if_nonfinite: raise, and change nothing, if an element is inf or NaN.
         foreach: for the gradients that are left to PyTorch.
-        compat: PyTorch's numbers: the gradients times max_norm / (norm + 1e-6), the norm in their
-            dtype. False: vegrad's: times max_norm / norm, and the norm in float64.
+        compat: PyTorch's numbers: the gradients times max_norm / (norm + 1e-6), as there a
+            float32 (the one below) unless some are float64, and the norm in their dtype. False:
+            vegrad's: times max_norm / norm, and the norm in float64.
 
     Returns:
         The norm before, a tensor. It is right whenever every element is finite (PyTorch sums in
