@@ -65,7 +65,7 @@ int Network<T>::backward_chain(Workspace& w, int l, int B, bool flow, WeightGrad
       const int k = l - i, I = shape_.sizes[k], O = shape_.sizes[k + 1];
       const ScaledMatrix<T>&from = i == 0 ? top : steps[i - 1].delta, &to = steps[i].g;
       const Grid grid = row_grid(B, k);
-      const bool unit = on_unit(k + 1, B);
+      const bool unit = on_unit(k + 1);
       PackedBlock packed;
       for (int block = first; block < end; ++block) {
         const Tile t = grid.tile(block);

@@ -100,7 +100,7 @@ void Network<T>::forward_layer(Workspace& w, int l, int B, const ScaledMatrix<T>
       forward_tile(w, l, t, in, out, z, out.ld, flow, w.sums[task]);
     });
   };
-  const bool unit = on_unit(l, B);
+  const bool unit = on_unit(l);
   product();
   if (end_forward(l, B, w.sums.data(), out, flow)) return;
   if (forward_far(w, l, B, in, out, flow)) return;
@@ -155,7 +155,7 @@ bool Network<T>::forward_chain(Workspace& w, int l, int last, int B, const Scale
       const int I = shape_.sizes[k - 1];
       const std::ptrdiff_t ldz = training ? padded<T>(shape_.sizes[k]) : widest;
       const Grid grid = row_grid(B, k);
-      const bool unit = on_unit(k, B);
+      const bool unit = on_unit(k);
       PackedBlock packed;
       for (int block = first; block < end; ++block) {
         const Tile t = grid.tile(block);

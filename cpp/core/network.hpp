@@ -166,9 +166,10 @@ class Network {
   Grid row_grid(int rows, int l) const;
   Grid gradient_grid(int rows, int l) const;
   // Whether the products of layer l run on the matrix unit. Not where a number is not finite: the
-  // unit would make NaN of inf.
-  bool on_unit(int l, int B) const {
-    return unit_ && !nonfinite_ && suits_matrix_unit(B, shape_.sizes[l - 1], shape_.sizes[l]);
+  // unit would make NaN of inf. All rows of a call do alike, in whatever pieces they go through.
+  bool on_unit(int l) const {
+    return unit_ && !nonfinite_ &&
+           suits_matrix_unit(rows_of_call_, shape_.sizes[l - 1], shape_.sizes[l]);
   }
   bool any_on_unit(int rows) const;
   // Threads for a loop of so many cycles.
@@ -277,6 +278,7 @@ class Network {
   FlowColumns flow_;
   std::vector<double> gradient_squares_;
   const MatrixUnit* unit_ = nullptr;  // that the pass may use; null: none
+  int rows_of_call_ = 0;              // or of its largest piece
 
   // What backward chains expect, which changes no result: the shift of each layer in the last pass,
   // and in how many passes they are not to be trusted.

@@ -137,7 +137,7 @@ void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, s
   const Weights<T> own{weights, I, shape_.sizes[l], true},
       following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], true};
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  const bool unit = on_unit(l, B);
+  const bool unit = on_unit(l);
   if (unit)
     parallel_for(grid.row_blocks, threads,
                  [&](int block, int) { split_left(w, grid.tile(block), I, in, ld_in); });
@@ -191,7 +191,7 @@ void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* del
   TileSums* const gradient_sums = w.sums.data() + grid.tasks();
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
   std::fill(w.split_block.begin(), w.split_block.end(), PackedBlock());
-  const bool unit = on_unit(l, B);
+  const bool unit = on_unit(l);
   if (unit)
     parallel_for(grid.row_blocks, threads,
                  [&](int block, int) { split_left(w, grid.tile(block), O, delta, ld_delta); });

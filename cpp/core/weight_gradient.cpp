@@ -6,7 +6,7 @@ namespace vegrad {
 // ∂loss/∂W (O, I) = δᵀ (O, B) h (B, I) of layer l.
 template <class T>
 WeightGradient<T> Network<T>::weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const {
-  return {l, gradient_grid(B, l), delta, delta.exponent + layers_[l - 1].h_exponent, on_unit(l, B)};
+  return {l, gradient_grid(B, l), delta, delta.exponent + layers_[l - 1].h_exponent, on_unit(l)};
 }
 
 template <class T>

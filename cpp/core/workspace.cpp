@@ -222,6 +222,7 @@ template <class T>
 void Network<T>::prepare(Workspace& w, int rows, bool training) {
   const int threads = num_threads();
   unit_ = unit_of(T());
+  rows_of_call_ = rows;
   if (rows > w.rows || threads > w.threads || (any_on_unit(rows) && !w.left)) {
     const int new_rows = std::max(rows, w.rows), new_threads = std::max(threads, w.threads);
     w = Workspace();  // the old memory goes before the new comes
