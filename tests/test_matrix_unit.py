@@ -154,7 +154,6 @@ def test_every_number_of_threads_gives_the_same_bits(isa, sizes, rows):
 def test_batches_that_change_and_the_unit_that_comes_and_goes():
     rng = np.random.default_rng(0)
     net = vegrad.MLP([200, 256, 200], seed=0)
-    fresh = {}
     for rows in (33, 64, 300, 80, 63, 65):
         x, target = rng.standard_normal((2, rows, 200)).astype("float32")
         for on in (False, True, False, True):

@@ -84,8 +84,8 @@ Scaled power_sum(const View& view, std::int64_t first, std::int64_t count, Order
     using E = decltype(element);
     const RunKernels<E>& kernels = instruction_set().runs<E>();
     const Layout layout(view);
-    if constexpr (sizeof(E) <
-                  8)  // whose squares a double holds, so that nothing is looked at twice
+    // Squares of narrower types fit a double, so that nothing is looked at twice.
+    if constexpr (sizeof(E) < 8)
       if (order.p == 2 && view.dense && !view.cleaned)
         return Scaled{
             kernels.squares(reinterpret_cast<const E*>(layout.lowest) + first, std::size_t(count)),

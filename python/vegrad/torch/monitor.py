@@ -70,6 +70,8 @@ class Monitor:
         details: int = 100,
         keep: int = 10_000,
     ) -> None:
+        if not isinstance(model, Module):
+            raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         if every < 1 or details < 1:
             raise ValueError(f"every and details must be at least 1, not {every}, {details}")
         self.every, self.details = every, details
