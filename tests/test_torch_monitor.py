@@ -124,7 +124,7 @@ def test_every_and_keep() -> None:
     assert monitor.steps == 10
     with pytest.raises(ValueError, match="at least 1"):
         Monitor(mlp(), every=0)
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, not list"):
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, not list"):
         Monitor(list(mlp().parameters()))
     with pytest.raises(ValueError, match="must have seen a step"):
         Monitor(mlp()).report()
