@@ -119,7 +119,8 @@ void Network<T>::make_gradients(Workspace& w, int B, bool flow,
   std::fill(w.split_block.begin(), w.split_block.end(), PackedBlock());
   parallel_for(begin.back(), w.threads_in_use, [&](int task, int thread) {
     const int i = int(std::upper_bound(begin.begin(), begin.end(), task) - begin.begin()) - 1;
-    gradient_task(w, all[i], task - begin[i], thread, B, flow, w.sums[task]);
+    gradient_task(w, all[i], task - begin[i], thread, B, flow, w.sums[task],
+                  i + 1 < int(all.size()) ? all[i + 1] : WeightGradient<T>());
   });
   if (!flow) return;
   for (std::size_t i = 0; i < all.size(); ++i) note_gradient(all[i], &w.sums[begin[i]]);

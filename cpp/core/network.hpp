@@ -247,8 +247,9 @@ class Network {
 
   // weight_gradient.cpp
   WeightGradient<T> weight_gradient(int l, int B, const ScaledMatrix<T>& delta) const;
+  Ahead read_next(const Workspace& w, const WeightGradient<T>& next, const Tile& t, int B) const;
   void gradient_task(Workspace& w, const WeightGradient<T>& g, int task, int thread, int B,
-                     bool flow, TileSums& sums);
+                     bool flow, TileSums& sums, const WeightGradient<T>& next = {});
   void gradient_on_unit(Workspace& w, const WeightGradient<T>& g, const Tile& t, int thread, int B,
                         T* c, std::ptrdiff_t ldc) const;
   void note_gradient(const WeightGradient<T>& g, const TileSums* sums);

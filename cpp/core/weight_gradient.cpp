@@ -9,9 +9,23 @@ WeightGradient<T> Network<T>::weight_gradient(int l, int B, const ScaledMatrix<T
   return {l, gradient_grid(B, l), delta, delta.exponent + layers_[l - 1].h_exponent, on_unit(l)};
 }
 
+// What the gradient `next` will read, half of which another thread has made: h while the first of a
+// layer's tiles is computed, delta with the others.
+template <class T>
+Ahead Network<T>::read_next(const Workspace& w, const WeightGradient<T>& next, const Tile& t,
+                            int B) const {
+  if (next.layer == 0) return {};
+  constexpr int kPerLine = 64 / int(sizeof(T));
+  const bool first = t.row_block == 0;
+  const int columns = shape_.sizes[first ? next.layer - 1 : next.layer];
+  const T* const data = first ? output_of(w, next.layer - 1) : next.delta.data;
+  const std::ptrdiff_t ld = first ? padded<T>(columns) : next.delta.ld;
+  return {data, ld * std::ptrdiff_t(sizeof(T)), B, (columns + kPerLine - 1) / kPerLine};
+}
+
 template <class T>
 void Network<T>::gradient_task(Workspace& w, const WeightGradient<T>& g, int task, int thread,
-                               int B, bool flow, TileSums& sums) {
+                               int B, bool flow, TileSums& sums, const WeightGradient<T>& next) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const int I = shape_.sizes[g.layer - 1];
   const T* const h = output_of(w, g.layer - 1);
@@ -45,7 +59,8 @@ void Network<T>::gradient_task(Workspace& w, const WeightGradient<T>& g, int tas
     gradient_on_unit(w, g, t, thread, B, c, ldc);
   } else {
     const RightOperand<T> right{h + t.column, ld_h, kernels.panel_columns};
-    kernels.product({t.rows, t.columns, B, delta, 1, g.delta.ld, right, c, ldc, direct, {}});
+    kernels.product({t.rows, t.columns, B, delta, 1, g.delta.ld, right, c, ldc, direct,
+                     read_next(w, next, t, B)});
   }
   if (direct && g.exponent == 0 && !flow) return;
   GradientTile<T> tile{t.rows, t.columns, c, ldc, scale.first, scale.second, out, I};
@@ -106,7 +121,7 @@ void Network<T>::make_gradients(Workspace& w, int B, bool flow, const WeightGrad
 #define VEGRAD_INSTANCE(T)                                                                        \
   template WeightGradient<T> Network<T>::weight_gradient(int, int, const ScaledMatrix<T>&) const; \
   template void Network<T>::gradient_task(Workspace&, const WeightGradient<T>&, int, int, int,    \
-                                          bool, TileSums&);                                       \
+                                          bool, TileSums&, const WeightGradient<T>&);             \
   template void Network<T>::note_gradient(const WeightGradient<T>&, const TileSums*);             \
   template void Network<T>::make_gradients(Workspace&, int, bool, const WeightGradient<T>&,       \
                                            const WeightGradient<T>&);
