@@ -191,6 +191,24 @@ def test_other_hooks_of_an_output_stay() -> None:
     assert len(seen) == 2
 
 
+def test_a_hook_of_one_output_is_not_of_the_next() -> None:
+    model, seen = mlp(1), []
+    monitor = Monitor(model)
+    for step in range(4):
+        out = model[0](torch.ones(8, 16))
+        if step == 1:  # the first that Python has no part in
+            out.register_hook(lambda grad: seen.append("first"))
+        if step == 2:  # outlives its step
+            kept = out
+        model[1](out).sum().backward(retain_graph=True)
+        monitor.step()
+    kept.register_hook(lambda grad: seen.append("kept"))
+    model[1](model[0](torch.ones(8, 16))).sum().backward()
+    assert seen == ["first"]
+    kept.sum().backward()
+    assert seen == ["first", "kept"]
+
+
 def test_evaluation_and_copies_are_not_looked_at() -> None:
     model = mlp()
     monitor = Monitor(model)
@@ -316,68 +334,6 @@ def test_compiled_models(before: bool) -> None:
         model(torch.ones(8, 16)).square().mean().backward()
         optimizer.step()
     np.testing.assert_allclose(monitor.history.gradient_norms, plain, rtol=1e-5)
-
-
-class Root(nn.Module):
-    """The square root's derivative at 0 is infinite."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.at = 0.0
-
-    def forward(self, x: Any) -> Any:
-        return self.second(torch.sqrt(self.first(x).abs() * self.at))
-
-
-def test_a_forward_pass_that_makes_nan() -> None:
-    model, x = mlp(), torch.randn(8, 16)
-    monitor = train(model, x, 2)
-    with torch.no_grad():
-        model[2].weight[3, 4] = torch.nan
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    for _ in range(2):
-        model(x).square().mean().backward()
-        optimizer.step()
-    first = monitor.nonfinite
-    assert (first.module, first.phase, first.step, first.batch_index) == ("2", "forward", 2, 0)
-    assert str(first) == (
-        "NaN at step 2, sample 0 of the batch: the output of 2 (Linear) is not finite; its weight "
-        "is not"
-    )
-    assert monitor.report().verdict == "nonfinite"
-    assert monitor.scalars()["nonfinite"] == 1.0
-
-
-def test_data_that_are_not_finite() -> None:
-    x = torch.randn(8, 16)
-    x[5, 3] = torch.inf
-    first = train(mlp(), x, 1).nonfinite
-    assert (first.module, first.phase, first.batch_index) == ("0", "forward", 5)
-    assert "so is its input" in str(first)
-
-
-def test_a_backward_pass_that_makes_nan() -> None:
-    model = Root()
-    monitor = train(model, torch.randn(8, 4), 2)
-    first = monitor.nonfinite
-    assert (first.module, first.phase, first.step) == ("second", "backward", 0)
-    assert "what lies between it and first" in str(first)
-
-
-def test_a_loss_whose_gradient_is_not_finite() -> None:
-    monitor = train(mlp(), torch.randn(8, 16), 1, lambda out: (out[2] * 0).sqrt().sum())
-    assert (monitor.nonfinite.module, monitor.nonfinite.phase) == ("4", "backward")
-    assert "or of what follows" in str(monitor.nonfinite)
-    assert monitor.nonfinite.batch_index == 2
-
-
-def test_only_a_parameters_gradient_is_not_finite() -> None:
-    model = mlp()
-    model[2].weight.register_hook(lambda grad: grad / 0)
-    monitor = train(model, torch.randn(8, 16), 1)
-    assert (monitor.nonfinite.module, monitor.nonfinite.phase) == ("2", "gradient")
-    assert not np.isfinite(monitor.history[0].gradient_norm)
 
 
 def test_reports_of_sick_networks() -> None:
