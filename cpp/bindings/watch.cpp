@@ -10,7 +10,6 @@
 #include <memory>
 #include <vector>
 
-#include "bindings/attribute.hpp"
 #include "bindings/buffers.hpp"
 #include "bindings/register.hpp"
 #include "core/norms.hpp"
@@ -32,7 +31,8 @@ py::object taken(PyObject* fresh) {
 
 // Names that exist once: to make one takes longer than to look it up.
 struct Names {
-  PyObject *on = made("on"), *attach = made("_register_hook_dict"),
+  PyObject *on = made("on"), *requires_grad = made("requires_grad"), *grad_fn = made("grad_fn"),
+           *hooks = made("_backward_hooks"), *attach = made("_register_hook_dict"),
            *register_hook = made("register_hook"), *grad = made("grad"), *key = made("monitor");
   static PyObject* made(const char* name) {
     return taken(PyUnicode_InternFromString(name)).release().ptr();
@@ -84,7 +84,7 @@ class Watch {
   }
 
   // After a module's forward pass. Returns whether all is done; throws what Python has raised.
-  bool ran(int place, PyObject* output, PyObject* back, PyObject* spare) {
+  bool ran(int place, PyObject* output, PyObject* back) {
     if (!plain || is_true(state_.ptr(), names_.on)) return false;
     if (PyTuple_CheckExact(output) && PyTuple_GET_SIZE(output) > 0)
       output = PyTuple_GET_ITEM(output, 0);
@@ -93,7 +93,7 @@ class Watch {
     if (sum != sum) return false;
     squares.mutable_data()[place] += sum;
     counts.mutable_data()[place] += double(count);
-    if (back != Py_None) add_hook(output, back, spare);
+    if (back != Py_None && is_true(output, names_.requires_grad)) add_hook(output, back);
     return true;
   }
 
@@ -153,37 +153,21 @@ class Watch {
     return taken(PyObject_GetAttr(object, name)).ptr() == Py_True;
   }
 
-  // As register_hook, whose handle takes longer than to read the output. `spare` is a list of the
-  // dictionary that the module's last output had.
-  void add_hook(PyObject* tensor, PyObject* back, PyObject* spare) {
-    const py::object function = taken(grad_fn_.get(tensor));
-    if (function.is_none() || !taken(hooks_.get(tensor)).is_none()) {
-      if (taken(requires_grad_.get(tensor)).ptr() == Py_True)
-        taken(PyObject_CallMethodOneArg(tensor, names_.register_hook, back));
+  // As register_hook, whose handle takes longer than to read the output.
+  void add_hook(PyObject* tensor, PyObject* back) {
+    const py::object function = taken(PyObject_GetAttr(tensor, names_.grad_fn));
+    if (function.is_none() || !taken(PyObject_GetAttr(tensor, names_.hooks)).is_none()) {
+      taken(PyObject_CallMethodOneArg(tensor, names_.register_hook, back));
       return;
     }
-    const py::object hooks = hooks_with(back, spare);
-    if (hooks_.set(tensor, hooks.ptr()) != 0) throw py::error_already_set();
+    const py::object hooks = taken(PyObject_CallNoArgs(hooks_type_.ptr()));
+    if (PyObject_SetItem(hooks.ptr(), names_.key, back) != 0 ||
+        PyObject_SetAttr(tensor, names_.hooks, hooks.ptr()) != 0)
+      throw py::error_already_set();
     taken(PyObject_CallMethodOneArg(function.ptr(), names_.attach, tensor));
   }
 
-  // {"monitor": back}: the spare one if nobody has it any more, nor has put a hook of theirs in.
-  py::object hooks_with(PyObject* back, PyObject* spare) {
-    PyObject* const last = PyList_GET_ITEM(spare, 0);
-#ifndef Py_GIL_DISABLED  // there a count is not what it seems
-    if (last != Py_None && Py_REFCNT(last) == 1 && PyDict_GET_SIZE(last) == 1 &&
-        PyDict_GetItemWithError(last, names_.key) == back)
-      return py::reinterpret_borrow<py::object>(last);
-#endif
-    const py::object hooks = taken(PyObject_CallNoArgs(hooks_type_.ptr()));
-    if (PyObject_SetItem(hooks.ptr(), names_.key, back) != 0 ||
-        PyList_SetItem(spare, 0, py::object(hooks).release().ptr()) != 0)
-      throw py::error_already_set();
-    return hooks;
-  }
-
   const Names names_;
-  Attribute requires_grad_{"requires_grad"}, grad_fn_{"grad_fn"}, hooks_{"_backward_hooks"};
   Glance glance_;
   py::function is_grad_enabled_;
   py::object hooks_type_, state_;
@@ -213,8 +197,7 @@ PyObject* guarded(const Body& body) {
   return nullptr;
 }
 
-// (its watch's address, place, module, back, slowly, watch, spare), called with (module, inputs,
-// output)
+// (its watch's address, place, module, back, slowly, watch), called with (module, inputs, output)
 PyObject* forward(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     Watch& watch = watch_of(self);
@@ -222,7 +205,7 @@ PyObject* forward(PyObject* self, PyObject* const* arguments, Py_ssize_t count) 
         !watch.grad_enabled())
       return py::none().release().ptr();
     const int place = int(PyLong_AsLong(PyTuple_GET_ITEM(self, 1)));
-    if (watch.ran(place, arguments[2], PyTuple_GET_ITEM(self, 3), PyTuple_GET_ITEM(self, 6)))
+    if (watch.ran(place, arguments[2], PyTuple_GET_ITEM(self, 3)))
       return py::none().release().ptr();
     return PyObject_Vectorcall(PyTuple_GET_ITEM(self, 4), arguments, 3, nullptr);
   });
@@ -252,8 +235,7 @@ py::capsule address(const py::object& watch) { return py::capsule(&watch.cast<Wa
 py::object forward_hook(const py::object& watch, int place, const py::object& module,
                         const py::object& back, const py::function& slowly) {
   static PyMethodDef method{"ran", as_method(&forward), METH_FASTCALL, nullptr};
-  return builtin(method, py::make_tuple(address(watch), place, module, back, slowly, watch,
-                                        py::list(py::make_tuple(py::none()))));
+  return builtin(method, py::make_tuple(address(watch), place, module, back, slowly, watch));
 }
 
 py::object backward_hook(const py::object& watch, int place, const py::function& slowly) {
