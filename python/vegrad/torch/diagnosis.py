@@ -22,7 +22,7 @@ from vegrad.history import History
 from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
-from vegrad.torch import chain, probe, redrawn
+from vegrad.torch import chain, probe, recurrent, redrawn, through_time
 from vegrad.torch.branches import OfBranch, faint, findings_of, furthest
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
@@ -105,9 +105,11 @@ def diagnose(
     if unusable is not None:
         return unusable
     with probe.untouched(model):
-        run = chain.forward(model, loss_fn, x, target)
+        with recurrent.heard(model) as calls:
+            run = chain.forward(model, loss_fn, x, target)
         if not run.path:
-            return _of_any(model, loss_fn, x, target, run.trace, history)
+            in_time = recurrent.recurrences(model, calls, seed)
+            return _of_any(model, loss_fn, x, target, run.trace, history, in_time)
         return _of_chain(model, loss_fn, x, target, run, history, count, seed)
 
 
@@ -280,8 +282,9 @@ def _resampled(
 
 
 def _of_any(
-    model: Module, loss_fn: Any, x: Any, target: Any, trace: Any, history: History | None
-) -> Diagnosis:
+    model: Module, loss_fn: Any, x: Any, target: Any, trace: Any, history: History | None,
+    in_time: Sequence[recurrent.Recurrence],
+) -> Diagnosis:  # fmt: skip
     """By a monitor's rows and the parameters' gradients."""
     monitor = Monitor(model, details=1)
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -312,6 +315,7 @@ def _of_any(
     branches = findings_of(trace.branches, dict(model.named_parameters()), sizes)
     modules = [row["module"] for row in said.rows]
     findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
+    findings = through_time.added(findings, in_time, model, said.rows)
     notes = said.notes
     maps = {f"{layer.name}.weight" for layer in trace.layers}
     maps |= {name for branch in trace.branches for name in branch.trail}
@@ -331,6 +335,7 @@ def _of_any(
     return Report(
         tuple(findings), summary, config, loss=float(loss.detach()),
         measurement=recorded.measurement, rows=said.rows, notes=notes,
+        through_time=through_time.rows_of(in_time),
     )  # fmt: skip
 
 

@@ -1,0 +1,206 @@
+"""Recurrent modules: how far back through time the gradient goes, step by step.
+
+A gradient of the last output is carried back through each layer and direction. Beside it go weights
+drawn anew, as PyTorch draws them, on the same inputs: what an LSTM forgets, fresh ones forget too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import Module
+
+from vegrad.network import FloatArray
+
+DRAWS = 4
+MOST_ROWS, MOST_STEPS = 8, 64
+LEAST_STEPS = 3
+
+Weights = dict[str, Tensor]  # ih, hh, b_ih, b_hh, hr
+PARTS = {"ih": "weight_ih", "hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh",
+         "hr": "weight_hr"}  # fmt: skip
+
+
+def _lstm(z: Tensor, h: Tensor, state: list[Tensor], p: Weights) -> list[Tensor]:
+    i, f, g, o = (z + h).chunk(4, -1)
+    c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    out = o.sigmoid() * c.tanh()
+    return [out @ p["hr"].mT if "hr" in p else out, c]
+
+
+def _gru(z: Tensor, h: Tensor, state: list[Tensor], p: Weights) -> list[Tensor]:
+    (r, u, n), (hr, hu, hn) = z.chunk(3, -1), h.chunk(3, -1)
+    new = (n + (r + hr).sigmoid() * hn).tanh()
+    return [torch.lerp(new, state[0], (u + hu).sigmoid())]
+
+
+def _tanh(z: Tensor, h: Tensor, state: list[Tensor], p: Weights) -> list[Tensor]:
+    return [(z + h).tanh()]
+
+
+def _relu(z: Tensor, h: Tensor, state: list[Tensor], p: Weights) -> list[Tensor]:
+    return [(z + h).relu()]
+
+
+# From the input's part of the pre-activations, the last output's, and the state (h, then an LSTM's
+# c) to the next state.
+CELLS: dict[str, Callable[[Tensor, Tensor, list[Tensor], Weights], list[Tensor]]] = {
+    "LSTM": _lstm, "GRU": _gru, "RNN_TANH": _tanh, "RNN_RELU": _relu,
+}  # fmt: skip
+GATES = {"LSTM": ("input", "forget", "cell", "output"), "GRU": ("reset", "update", "new")}
+
+
+@dataclass
+class Recurrence:
+    """One layer and direction of a recurrent module, and what goes into it."""
+
+    module: str
+    mode: str
+    names: dict[str, str]
+    """Of the parameters, by part."""
+    own: Weights
+    units: int
+    x: Tensor
+    """(steps, rows, inputs), in the direction's order."""
+    widths: list[int]
+    """Of the state: of h and, of an LSTM, c."""
+    sizes: FloatArray = field(default_factory=lambda: np.zeros((0, 1)))
+    """log2 of the gradient's size, (steps back, sets): its own weights, then those drawn anew."""
+
+    @property
+    def bound(self) -> float:
+        """Of fresh weights and biases, which are uniform."""
+        return 1.0 / sqrt(self.units)
+
+    def look(self, seed: int) -> Tensor:
+        """Fills in `sizes`; the outputs (steps, rows, outputs) with its own weights."""
+        random = torch.Generator().manual_seed(seed + 0x7EC0)
+        drawn = [
+            {part: torch.empty_like(one).uniform_(-self.bound, self.bound, generator=random)
+             for part, one in self.own.items()}
+            for _ in range(DRAWS)
+        ]  # fmt: skip
+        self.sizes, outputs = self.through([self.own, *drawn])
+        return outputs
+
+    def through(self, several: Sequence[Weights]) -> tuple[FloatArray, Tensor]:
+        """Sizes (steps back, sets) with these weights, and the outputs with the first.
+
+        A size is the norm of the gradient at a step's pre-activations, by which the parameters
+        learn from it, over the norm of that at the last output.
+        """
+        p = {part: torch.stack([one[part] for one in several]) for part in self.own}
+        cell, zero = CELLS[self.mode], torch.zeros((), dtype=self.x.dtype)
+        b_ih, b_hh = (p[b].unsqueeze(1) if b in p else zero for b in ("b_ih", "b_hh"))
+        rows = self.x.shape[1]
+        now = [self.x.new_zeros(len(several), rows, width) for width in self.widths]
+        steps = []
+        with torch.enable_grad():
+            for x in self.x:
+                z = (x @ p["ih"].mT + b_ih).requires_grad_()
+                before = [one.detach().requires_grad_() for one in now]
+                now = cell(z, before[0] @ p["hh"].mT + b_hh, before, p)
+                steps.append((z, before, now))
+        random = torch.Generator().manual_seed(0)
+        last = torch.randn(now[0].shape[1:], generator=random, dtype=self.x.dtype)
+        given = [(last / last.norm()).expand_as(now[0]), *map(torch.zeros_like, now[1:])]
+        total, found = torch.zeros(len(several), dtype=self.x.dtype), []
+        for z, before, after in reversed(steps):
+            at, *given = torch.autograd.grad(after, [z, *before], given)
+            found.append(_norm([at]).log2() + total)
+            # A power of two is taken out, so that sizes are right beyond the dtype.
+            by = _norm(given).log2().round().nan_to_num(0.0, 0.0, 0.0)
+            given = [one * torch.exp2(-by)[:, None, None] for one in given]
+            total = total + by
+        outputs = torch.stack([after[0][0].detach() for *_, after in steps])
+        return torch.stack(found).numpy(), outputs
+
+
+def _norm(several: Sequence[Tensor]) -> Tensor:
+    """Of all, for each set of weights."""
+    return torch.stack([one.flatten(1).norm(dim=1) for one in several]).norm(dim=0)
+
+
+# What goes into them ---------------------------------------------------------------------------
+
+
+@contextmanager
+def heard(model: Module) -> Iterator[dict[str, Any]]:
+    """The inputs of the first call of each recurrent module, by its name."""
+    calls: dict[str, Any] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and module.mode in CELLS:
+
+            def hook(one: Module, args: Any, kwargs: Any, name: str = name) -> None:
+                calls.setdefault(name, args[0] if args else kwargs.get("input"))
+
+            hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield calls
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+def recurrences(model: Module, calls: dict[str, Any], seed: int = 0) -> list[Recurrence]:
+    """All layers and directions of the modules that were called, looked at."""
+    found: list[Recurrence] = []
+    modules: dict[str, Any] = dict(model.named_modules())
+    for name, given in calls.items():
+        module, x = modules[name], _steps(modules[name], given)
+        if x is None or len(x) < LEAST_STEPS or not x.numel():
+            continue
+        for layer in range(module.num_layers):
+            outputs = []
+            for direction in range(2 if module.bidirectional else 1):
+                one = _recurrence(module, name, layer, direction, x)
+                if one is None:
+                    break
+                came = one.look(seed)
+                outputs.append(came.flip(0) if direction else came)
+                found.append(one)
+            if not outputs:
+                break  # of what is not finite nothing can be said, nor of what follows
+            x = torch.cat(outputs, -1)
+    return found
+
+
+def _steps(module: Any, given: Any) -> Tensor | None:
+    """Some rows of the last steps (steps, rows, inputs); of a packed batch those that have them."""
+    if isinstance(given, nn.utils.rnn.PackedSequence):
+        padded, lengths = nn.utils.rnn.pad_packed_sequence(given)
+        steps = int(lengths.median())
+        x = padded[:steps, lengths.to(padded.device) >= steps]
+    elif isinstance(given, Tensor):
+        x = given if given.ndim == 3 else given.unsqueeze(0 if module.batch_first else 1)
+        x = x.transpose(0, 1) if module.batch_first else x
+    else:
+        return None
+    rows = np.linspace(0, x.shape[1] - 1, min(MOST_ROWS, x.shape[1])).astype(np.intp)
+    return _plain(x[-MOST_STEPS:, torch.from_numpy(rows).to(x.device)])
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().cpu()
+
+
+def _recurrence(module: Any, name: str, layer: int, direction: int, x: Tensor) -> Recurrence | None:
+    """None where something is not finite."""
+    suffix = f"_l{layer}{'_reverse' if direction else ''}"
+    names = {part: f"{of}{suffix}" for part, of in PARTS.items() if hasattr(module, of + suffix)}
+    own = {part: _plain(getattr(module, of)) for part, of in names.items()}
+    if not all(bool(torch.isfinite(one).all()) for one in (*own.values(), x)):
+        return None
+    outputs = module.proj_size or module.hidden_size
+    widths = [outputs, module.hidden_size][: 2 if module.mode == "LSTM" else 1]
+    path = f"{name}." if name else ""
+    return Recurrence(name, module.mode, {part: path + of for part, of in names.items()}, own,
+                      module.hidden_size, x.flip(0) if direction else x, widths)  # fmt: skip

@@ -1,0 +1,303 @@
+"""What is wrong with the gradient through time, and which parameter of a cell is to blame."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, isfinite, log10, sqrt
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.findings import Finding
+from vegrad.measured import DECADE, exp2, times
+from vegrad.network import FloatArray
+from vegrad.torch.probe import rms
+from vegrad.torch.recurrent import GATES, Recurrence, Weights
+
+LOST = 3.0  # decades: a gradient that is smaller than this has not reached a step
+BEYOND = 3.0  # decades off what fresh weights give where theirs is lost
+GROWN = 1.0  # decades, and so far beyond them, or
+EXPLODED = 3.0  # decades, whatever fresh weights do
+CRITICAL = 4.0
+CLOSED = 2.0  # decades below fresh weights: what the last output adds to the gates
+OFF = 2.0  # times fresh weights: less is none to blame
+ALIKE = 4.0  # times, between the gates of a matrix that is off as a whole
+ROUNDS = 3  # parameters that may be off together
+
+
+@dataclass(frozen=True)
+class OfTime(Finding):
+    """A finding about a recurrent module; `code` does what the advice says to a `model`."""
+
+    parameter: str = ""
+    module: str = ""
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a gradient goes back."""
+
+    steps: int
+    """The last ones, that get a thousandth, or more, of what fresh weights get at the last."""
+    start: float
+    """Decades over fresh weights, at the last step."""
+    gain: float
+    """log2 a step, as far as fresh weights reach."""
+    growth: float
+    """Decades at most over what fresh weights begin with."""
+    beyond: float
+    """Decades over fresh weights, as far back as they reach, or as there are steps."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Something that makes a parameter, or one gate's part of it, as fresh ones are."""
+
+    parts: tuple[str, ...]
+    rows: tuple[int, int] | None
+    gate: str
+    factor: float
+    """0 of biases."""
+
+    @property
+    def within(self) -> str:
+        """Of the parameter, as code."""
+        return "" if self.rows is None else f"[{self.rows[0]}:{self.rows[1]}]"
+
+    def made(self, weights: Weights) -> Weights:
+        changed = dict(weights)
+        for part in self.parts:
+            changed[part] = weights[part].clone()
+            changed[part][slice(*self.rows or (None,))] *= self.factor
+        return changed
+
+    def where(self, names: dict[str, str]) -> str:
+        return " and ".join(names[part] + self.within for part in self.parts)
+
+    def advice(self, names: dict[str, str]) -> str:
+        of = f" ({'those' if len(self.parts) > 1 else 'that'} of the {self.gate} gate)"
+        where = self.where(names) + (of if self.gate else "")
+        return f"multiply {where} by {self.factor:.3g}" if self.factor else f"set {where} to 0"
+
+    def code(self, names: dict[str, str]) -> list[str]:
+        does = f"mul_({self.factor:.4g})" if self.factor else "zero_()"
+        return [f'model.get_parameter("{names[p]}"){self.within}.{does}' for p in self.parts]
+
+
+def reach(sizes: FloatArray) -> tuple[Reach, Reach]:
+    """Of a set's own sizes (the first column; the last step first) and of weights drawn anew."""
+    own, fresh = sizes[:, 0] / DECADE, sizes[:, 1:].mean(axis=1) / DECADE
+    steps = _steps(fresh, fresh[0])
+    at = steps - 1
+
+    def of(some: FloatArray) -> Reach:
+        gain = float(some[at] - some[0]) * DECADE / max(at, 1) if isfinite(some[0]) else -inf
+        return Reach(_steps(some, fresh[0]), float(some[0] - fresh[0]), gain,
+                     float(some.max() - fresh[0]), float(some[at] - fresh[at]))  # fmt: skip
+
+    with np.errstate(invalid="ignore"):  # -inf where nothing comes at all
+        return of(own), of(fresh)
+
+
+def _steps(sizes: FloatArray, start: float) -> int:
+    """Those that come before the first that nothing reaches."""
+    lost = np.flatnonzero(~(sizes >= start - LOST))
+    return int(lost[0]) if lost.size else len(sizes)
+
+
+def kind_of(own: Reach) -> str:
+    """Of a finding; "" if there is none."""
+    if own.growth >= EXPLODED or (own.growth >= GROWN and own.beyond >= BEYOND):
+        return "exploding"
+    return "vanishing" if own.beyond <= -BEYOND else ""
+
+
+def findings_of(several: Sequence[Recurrence], known: set[str]) -> list[OfTime]:
+    """What is wrong with layers and directions of recurrent modules.
+
+    Args:
+        several: that were looked at.
+        known: names of the model's parameters; others are made of such, and not to be blamed.
+    """
+    found = []
+    for one in several:
+        if not one.own["hh"].any():
+            continue  # begins closed: its gradient is not 0, and the first step changes it
+        own, fresh = reach(one.sizes)
+        kind = kind_of(own)
+        if kind:
+            found.append(_finding(one, kind, own, fresh, known))
+        elif one.names["hh"] in known:
+            found += _closed(one)
+    return found
+
+
+def added(
+    findings: Sequence[Finding], several: Sequence[Recurrence], model: Module,
+    rows: Sequence[dict[str, Any]],
+) -> list[Finding]:  # fmt: skip
+    """With what is wrong through time, without what only that makes of its module's neighbours.
+
+    `rows` are a report's, whose modules get a note.
+    """
+    own = findings_of(several, {name for name, _ in model.named_parameters()})
+    places = {row["module"]: place for place, row in enumerate(rows)}
+    sick = {one.module for one in own}
+
+    def explained(finding: Finding) -> bool:
+        if "worst" in finding.evidence:
+            return rows[int(finding.evidence["worst"])]["module"] in sick
+        ends = re.match(r"between (\S+) and (\S+) below it", finding.message)
+        return ends is not None and any(end.rpartition(".")[0] in sick for end in ends.groups())
+
+    kept = [finding for finding in findings if not explained(finding)]
+    first = [finding for finding in kept if finding.kind == "nonfinite"]
+    placed = []
+    for one in own:
+        place = places.get(one.module)
+        placed.append(replace(one, layers=() if place is None else (place,)))
+        if place is not None:
+            rows[place]["note"] = f"← {one.kind}"
+    return [*first, *placed, *(finding for finding in kept if finding not in first)]
+
+
+def rows_of(several: Sequence[Recurrence]) -> tuple[dict[str, Any], ...]:
+    """Of a report: how far the gradient goes back, and how far with weights drawn anew."""
+    rows = []
+    for one in several:
+        own, fresh = reach(one.sizes)
+        rows.append({
+            "parameter": one.names["hh"], "steps": len(one.sizes), "reach": own.steps,
+            "gain": exp2(own.gain), "fresh_reach": fresh.steps, "fresh_gain": exp2(fresh.gain),
+        })  # fmt: skip
+    return tuple(rows)
+
+
+def _finding(one: Recurrence, kind: str, own: Reach, fresh: Reach, known: set[str]) -> OfTime:
+    changes = _causes(one, kind, known)
+    steps = len(one.sizes)
+    if kind == "exploding":
+        message = f"through time the gradient grows {times(own.gain)} a step back in {place(one)}"
+        message += f", to {times(own.growth * DECADE)} within {steps} steps"
+        message += f"; weights drawn anew give {times(fresh.gain)}"
+        size = own.growth
+    else:
+        message = f"the gradient through time of {place(one)} reaches the last "
+        message += f"{_count(own.steps)} of {steps} ({times(own.gain)} a step back); with weights "
+        message += f"drawn anew the last {fresh.steps} ({times(fresh.gain)})"
+        if not own.steps:
+            message = f"the gradient does not get into {place(one)}: at the last step its gates "
+            message += f"have {times(own.start * DECADE)} of what weights drawn anew give"
+        size = own.beyond
+    advice = "; ".join(change.advice(one.names) for change in changes)
+    if not changes:
+        advice = (
+            "draw its recurrent weights again, orthogonal, and clip the gradients' joint norm"
+            if kind == "exploding"
+            else "draw its weights again, and look at the size of its inputs"
+        )
+    evidence = {"reach": float(own.steps), "fresh_reach": float(fresh.steps),
+                "growth": own.growth, "decades": max(size, -999.0)}  # fmt: skip
+    name = ""
+    if changes:
+        name = one.names[changes[0].parts[0]]
+        evidence["factor"] = changes[0].factor
+    code = tuple(line for change in changes for line in change.code(one.names))
+    severity = "critical" if abs(size) >= CRITICAL else "warning"
+    return OfTime(kind, severity, (), message, f"{advice}.", evidence, "weights",
+                  name, one.module, code)  # fmt: skip
+
+
+def place(one: Recurrence) -> str:
+    """In words."""
+    _, _, suffix = one.names["hh"].rpartition("weight_hh")
+    return f"{one.module or one.mode} (layer {suffix[2:].replace('_', ', ')})"
+
+
+def _count(steps: int) -> str:
+    return f"{steps} step{'' if steps == 1 else 's'}"
+
+
+# Which parameter it is -------------------------------------------------------------------------
+
+
+def _causes(one: Recurrence, kind: str, known: set[str]) -> list[_Change]:
+    """The changes that bring the gradient back to where fresh weights have it; [] if none do."""
+    weights, chosen = one.own, list[_Change]()
+    for _ in range(ROUNDS):
+        candidates = _candidates(one, weights, known)
+        if not candidates:
+            return []
+        tried = [change.made(weights) for change in candidates]
+        sizes, _ = one.through(tried)
+        fresh = one.sizes[:, 1:]
+        reached = [reach(np.column_stack([sizes[:, n], fresh]))[0] for n in range(len(tried))]
+        best = min(range(len(tried)), key=lambda n: _off(sizes[:, n], fresh))
+        weights = tried[best]
+        chosen.append(candidates[best])
+        if not kind_of(reached[best]):
+            return chosen
+    return []
+
+
+def _off(sizes: FloatArray, fresh: FloatArray) -> float:
+    """How far from weights drawn anew, as far back as these reach."""
+    usual = fresh.mean(axis=1)
+    steps = _steps(usual / DECADE, usual[0] / DECADE)
+    return float(np.abs(sizes[:steps] - usual[:steps]).mean())
+
+
+def _candidates(one: Recurrence, weights: Weights, known: set[str]) -> list[_Change]:
+    """Parameters that are off the size of fresh ones, or the part of a gate that is."""
+    found: list[_Change] = []
+    usual, gates = one.bound / sqrt(3.0), GATES.get(one.mode, ("",))
+    biases: dict[str, list[str]] = {}
+    for part, tensor in weights.items():
+        if one.names[part] not in known:
+            continue
+        blocks = tensor.chunk(len(gates)) if part != "hr" else (tensor,)
+        sizes = [rms(block) for block in blocks]
+        if part.startswith("b_"):
+            for gate, size in zip(gates, sizes, strict=True):
+                if size > OFF * one.bound:
+                    biases.setdefault(gate, []).append(part)
+            continue
+        off = [n for n, size in enumerate(sizes) if size and not 1 / OFF < size / usual < OFF]
+        if off and max(sizes) <= ALIKE * min(sizes):
+            found.append(_Change((part,), None, "", usual / rms(tensor)))
+        elif len(blocks) > 1:
+            found += [_Change((part,), _rows(tensor, blocks, n), gates[n], usual / sizes[n])
+                      for n in off]  # fmt: skip
+    for gate, parts in biases.items():
+        tensor = weights[parts[0]]
+        rows = _rows(tensor, tensor.chunk(len(gates)), gates.index(gate)) if gate else None
+        found.append(_Change(tuple(parts), rows, gate, 0.0))
+    return found
+
+
+def _rows(tensor: Tensor, blocks: Sequence[Tensor], place: int) -> tuple[int, int]:
+    length = len(blocks[0])
+    return place * length, (place + 1) * length
+
+
+# What passes through no gate -------------------------------------------------------------------
+
+
+def _closed(one: Recurrence) -> list[OfTime]:
+    """A cell that hardly sees its last output, though its state may still keep the gradient."""
+    off = log10(rms(one.own["hh"]) * sqrt(3.0) / one.bound)
+    if off > -CLOSED:
+        return []
+    name, factor = one.names["hh"], 10.0**-off
+    change = _Change(("hh",), None, "", factor)
+    message = f"{name} is {times(off * DECADE)} as large as fresh weights: {place(one)} hardly "
+    message += "sees its own outputs, and no gradient comes back through them"
+    evidence = {"factor": factor, "decades": off}
+    advice = f"{change.advice(one.names)}, unless it is meant to begin closed."
+    return [OfTime("vanishing", "warning", (), message, advice, evidence, "weights", name,
+                   one.module, tuple(change.code(one.names)))]  # fmt: skip
