@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, log2
 from types import SimpleNamespace
 from typing import Any
@@ -305,18 +306,19 @@ def _of_any(
         monitor.remove()
         for parameter, gradient in kept:
             parameter.grad = gradient
-    findings = [
-        *(_with_numbers(f, said, recorded, dict(model.named_parameters())) for f in said.findings)
-    ]
+    parameters = dict(model.named_parameters())
+    anew = partial(redrawn.decades, model, loss_fn, x, target)
+    own = through_time.unlike_fresh(said, in_time, anew)
+    findings = [_with_numbers(finding, said, recorded, parameters) for finding in own]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
     sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
              if gradient.ndim > 1}  # fmt: skip
-    branches = findings_of(trace.branches, dict(model.named_parameters()), sizes)
+    branches = findings_of(trace.branches, parameters, sizes)
     modules = [row["module"] for row in said.rows]
     findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
-    findings = through_time.added(findings, in_time, model, said.rows)
-    notes = said.notes
+    findings, notes = through_time.added(findings, in_time, model, sizes, said.rows)
+    notes = [*said.notes, *notes]
     maps = {f"{layer.name}.weight" for layer in trace.layers}
     maps |= {name for branch in trace.branches for name in branch.trail}
     begins = [name for name, size in sizes.items()
@@ -326,7 +328,7 @@ def _of_any(
                     and f.evidence.get("decades") != -inf]  # fmt: skip
         note = f"{begins[0]}{' and others are' if len(begins) > 1 else ' is'} 0, so that what "
         note += "lies below gets no gradient from there; diagnose again after a step."
-        notes = (*notes, note)
+        notes.append(note)
     findings = with_history(findings, history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
@@ -334,7 +336,7 @@ def _of_any(
               "parameters": len(kept), "chain": recorded.config["chain"]}  # fmt: skip
     return Report(
         tuple(findings), summary, config, loss=float(loss.detach()),
-        measurement=recorded.measurement, rows=said.rows, notes=notes,
+        measurement=recorded.measurement, rows=said.rows, notes=tuple(notes),
         through_time=through_time.rows_of(in_time),
     )  # fmt: skip
 

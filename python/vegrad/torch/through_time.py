@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, log10, sqrt
 from typing import Any
@@ -17,6 +17,7 @@ from vegrad.measured import DECADE, exp2, times
 from vegrad.network import FloatArray
 from vegrad.torch.probe import rms
 from vegrad.torch.recurrent import GATES, Recurrence, Weights
+from vegrad.torch.report import Report
 
 LOST = 3.0  # decades: a gradient that is smaller than this has not reached a step
 BEYOND = 3.0  # decades off what fresh weights give where theirs is lost
@@ -137,19 +138,49 @@ def findings_of(several: Sequence[Recurrence], known: set[str]) -> list[OfTime]:
     return found
 
 
+def unlike_fresh(
+    said: Report,
+    several: Sequence[Recurrence],
+    decades: Callable[[list[str], tuple[str, str]], float],
+) -> list[Finding]:
+    """A report's findings but those of a chain that fresh recurrent modules make as bad.
+
+    `decades` of δ there are between two modules, if some draw their parameters anew.
+    """
+    kept, cells = [], sorted({one.module for one in several})
+    for finding in said.findings:
+        e = finding.evidence
+        if "worst" in e and said.rows[int(e["worst"])]["module"] in cells:
+            last = [row["module"] for row in said.rows if row["weighted"]][-1]
+            fresh = decades(cells, (said.rows[finding.layers[0]]["module"], last))
+            if abs(e["decades"]) < abs(fresh) + BEYOND and fresh * e["decades"] > 0:
+                continue
+        kept.append(finding)
+    return kept
+
+
 def added(
     findings: Sequence[Finding], several: Sequence[Recurrence], model: Module,
-    rows: Sequence[dict[str, Any]],
-) -> list[Finding]:  # fmt: skip
-    """With what is wrong through time, without what only that makes of its module's neighbours.
+    gradients: dict[str, float], rows: Sequence[dict[str, Any]],
+) -> tuple[list[Finding], list[str]]:  # fmt: skip
+    """With what is wrong through time, without what only that makes of neighbours; and notes.
 
-    `rows` are a report's, whose modules get a note.
+    Args:
+        findings: of anything else.
+        several: layers and directions that were looked at.
+        model: whose they are.
+        gradients: log2 of the norms of matrices' gradients.
+        rows: a report's, whose modules are marked.
     """
     own = findings_of(several, {name for name, _ in model.named_parameters()})
     places = {row["module"]: place for place, row in enumerate(rows)}
     sick = {one.module for one in own}
+    zero = {name for name, size in gradients.items() if size == -inf}
+    once = [one.names["hh"] for one in several if one.names["hh"] in zero]
 
     def explained(finding: Finding) -> bool:
+        if "exactly 0" in finding.message:
+            return zero == set(once)
         if "worst" in finding.evidence:
             return rows[int(finding.evidence["worst"])]["module"] in sick
         ends = re.match(r"between (\S+) and (\S+) below it", finding.message)
@@ -163,7 +194,10 @@ def added(
         placed.append(replace(one, layers=() if place is None else (place,)))
         if place is not None:
             rows[place]["note"] = f"← {one.kind}"
-    return [*first, *placed, *(finding for finding in kept if finding not in first)]
+    notes = [f"{' and '.join(once[:2])}{' …' if len(once) > 2 else ''} got no gradient: of the "
+             "outputs only a first step is used, before which there is none (of a reverse "
+             "direction the first step is the last in time)."] if once else []  # fmt: skip
+    return [*first, *placed, *(finding for finding in kept if finding not in first)], notes
 
 
 def rows_of(several: Sequence[Recurrence]) -> tuple[dict[str, Any], ...]:
