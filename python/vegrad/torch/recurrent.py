@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,9 @@ CELLS: dict[str, Callable[[Tensor, Tensor, list[Tensor], Weights], list[Tensor]]
     "LSTM": _lstm, "GRU": _gru, "RNN_TANH": _tanh, "RNN_RELU": _relu,
 }  # fmt: skip
 GATES = {"LSTM": ("input", "forget", "cell", "output"), "GRU": ("reset", "update", "new")}
+TANH, SIGMOID = 2.178, 4.357  # beyond, a derivative is under 5 % of its largest
+FLAT = {"LSTM": (SIGMOID, SIGMOID, TANH, SIGMOID), "GRU": (SIGMOID, SIGMOID, TANH),
+        "RNN_TANH": (TANH,), "RNN_RELU": (inf,)}  # fmt: skip
 
 
 @dataclass
@@ -73,6 +76,8 @@ class Recurrence:
     """Of the state: of h and, of an LSTM, c."""
     sizes: FloatArray = field(default_factory=lambda: np.zeros((0, 1)))
     """log2 of the gradient's size, (steps back, sets): its own weights, then those drawn anew."""
+    flat: FloatArray = field(default_factory=lambda: np.zeros(1))
+    """Share of its gates' elements, over all steps, that are saturated; of the same sets."""
 
     @property
     def bound(self) -> float:
@@ -87,11 +92,11 @@ class Recurrence:
              for part, one in self.own.items()}
             for _ in range(DRAWS)
         ]  # fmt: skip
-        self.sizes, outputs = self.through([self.own, *drawn])
+        self.sizes, self.flat, outputs = self.through([self.own, *drawn])
         return outputs
 
-    def through(self, several: Sequence[Weights]) -> tuple[FloatArray, Tensor]:
-        """Sizes (steps back, sets) with these weights, and the outputs with the first.
+    def through(self, several: Sequence[Weights]) -> tuple[FloatArray, FloatArray, Tensor]:
+        """Sizes (steps back, sets) with these weights, shares that are flat, the first's outputs.
 
         A size is the norm of the gradient at a step's pre-activations, by which the parameters
         learn from it, over the norm of that at the last output.
@@ -101,12 +106,15 @@ class Recurrence:
         b_ih, b_hh = (p[b].unsqueeze(1) if b in p else zero for b in ("b_ih", "b_hh"))
         rows = self.x.shape[1]
         now = [self.x.new_zeros(len(several), rows, width) for width in self.widths]
-        steps = []
+        steps, flat = [], torch.zeros(len(several), dtype=self.x.dtype)
+        limits = torch.tensor(FLAT[self.mode]).repeat_interleave(self.units)
         with torch.enable_grad():
             for x in self.x:
                 z = (x @ p["ih"].mT + b_ih).requires_grad_()
                 before = [one.detach().requires_grad_() for one in now]
-                now = cell(z, before[0] @ p["hh"].mT + b_hh, before, p)
+                h = before[0] @ p["hh"].mT + b_hh
+                flat += ((z + h).detach().abs() > limits).double().mean((1, 2))
+                now = cell(z, h, before, p)
                 steps.append((z, before, now))
         random = torch.Generator().manual_seed(0)
         last = torch.randn(now[0].shape[1:], generator=random, dtype=self.x.dtype)
@@ -120,7 +128,7 @@ class Recurrence:
             given = [one * torch.exp2(-by)[:, None, None] for one in given]
             total = total + by
         outputs = torch.stack([after[0][0].detach() for *_, after in steps])
-        return torch.stack(found).numpy(), outputs
+        return torch.stack(found).numpy(), (flat / len(steps)).numpy(), outputs
 
 
 def _norm(several: Sequence[Tensor]) -> Tensor:

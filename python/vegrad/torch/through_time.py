@@ -24,6 +24,7 @@ BEYOND = 3.0  # decades off what fresh weights give where theirs is lost
 GROWN = 1.0  # decades, and so far beyond them, or
 EXPLODED = 3.0  # decades, whatever fresh weights do
 CRITICAL = 4.0
+SATURATED = 0.9  # of the gates' elements; half as many with fresh weights: the inputs make it
 CLOSED = 2.0  # decades below fresh weights: what the last output adds to the gates
 OFF = 2.0  # times fresh weights: less is none to blame
 ALIKE = 4.0  # times, between the gates of a matrix that is off as a whole
@@ -53,6 +54,8 @@ class Reach:
     """Decades at most over what fresh weights begin with."""
     beyond: float
     """Decades over fresh weights, as far back as they reach, or as there are steps."""
+    flat: float
+    """Share of the gates' elements that is saturated."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,20 @@ class _Change:
         return [f'model.get_parameter("{names[p]}"){self.within}.{does}' for p in self.parts]
 
 
-def reach(sizes: FloatArray) -> tuple[Reach, Reach]:
-    """Of a set's own sizes (the first column; the last step first) and of weights drawn anew."""
+def reach(sizes: FloatArray, flat: FloatArray) -> tuple[Reach, Reach]:
+    """Of a set of weights (the first column; the last step first) and of weights drawn anew."""
     own, fresh = sizes[:, 0] / DECADE, sizes[:, 1:].mean(axis=1) / DECADE
     steps = _steps(fresh, fresh[0])
     at = steps - 1
 
-    def of(some: FloatArray) -> Reach:
+    def of(some: FloatArray, saturated: float) -> Reach:
         gain = float(some[at] - some[0]) * DECADE / max(at, 1) if isfinite(some[0]) else -inf
         return Reach(_steps(some, fresh[0]), float(some[0] - fresh[0]), gain,
-                     float(some.max() - fresh[0]), float(some[at] - fresh[at]))  # fmt: skip
+                     float(some.max() - fresh[0]), float(some[at] - fresh[at]),
+                     saturated)  # fmt: skip
 
     with np.errstate(invalid="ignore"):  # -inf where nothing comes at all
-        return of(own), of(fresh)
+        return of(own, float(flat[0])), of(fresh, float(flat[1:].mean()))
 
 
 def _steps(sizes: FloatArray, start: float) -> int:
@@ -111,11 +115,13 @@ def _steps(sizes: FloatArray, start: float) -> int:
     return int(lost[0]) if lost.size else len(sizes)
 
 
-def kind_of(own: Reach) -> str:
+def kind_of(own: Reach, fresh: Reach) -> str:
     """Of a finding; "" if there is none."""
     if own.growth >= EXPLODED or (own.growth >= GROWN and own.beyond >= BEYOND):
         return "exploding"
-    return "vanishing" if own.beyond <= -BEYOND else ""
+    if own.beyond <= -BEYOND:
+        return "vanishing"
+    return "saturated" if own.flat >= SATURATED and fresh.flat <= SATURATED / 2 else ""
 
 
 def findings_of(several: Sequence[Recurrence], known: set[str]) -> list[OfTime]:
@@ -129,8 +135,8 @@ def findings_of(several: Sequence[Recurrence], known: set[str]) -> list[OfTime]:
     for one in several:
         if not one.own["hh"].any():
             continue  # begins closed: its gradient is not 0, and the first step changes it
-        own, fresh = reach(one.sizes)
-        kind = kind_of(own)
+        own, fresh = reach(one.sizes, one.flat)
+        kind = kind_of(own, fresh)
         if kind:
             found.append(_finding(one, kind, own, fresh, known))
         elif one.names["hh"] in known:
@@ -204,7 +210,7 @@ def rows_of(several: Sequence[Recurrence]) -> tuple[dict[str, Any], ...]:
     """Of a report: how far the gradient goes back, and how far with weights drawn anew."""
     rows = []
     for one in several:
-        own, fresh = reach(one.sizes)
+        own, fresh = reach(one.sizes, one.flat)
         rows.append({
             "parameter": one.names["hh"], "steps": len(one.sizes), "reach": own.steps,
             "gain": exp2(own.gain), "fresh_reach": fresh.steps, "fresh_gain": exp2(fresh.gain),
@@ -213,21 +219,25 @@ def rows_of(several: Sequence[Recurrence]) -> tuple[dict[str, Any], ...]:
 
 
 def _finding(one: Recurrence, kind: str, own: Reach, fresh: Reach, known: set[str]) -> OfTime:
-    changes = _causes(one, kind, known)
+    changes = _causes(one, known)
     steps = len(one.sizes)
+    size = own.beyond
     if kind == "exploding":
         message = f"through time the gradient grows {times(own.gain)} a step back in {place(one)}"
         message += f", to {times(own.growth * DECADE)} within {steps} steps"
         message += f"; weights drawn anew give {times(fresh.gain)}"
         size = own.growth
+    elif kind == "saturated":
+        message = f"{100 * own.flat:.0f} % of the gates' elements in {place(one)} are saturated: "
+        message += "they learn 20 times slower, or not at all; with weights drawn anew "
+        message += f"{100 * fresh.flat:.0f} %"
+    elif not own.steps:
+        message = f"the gradient does not get into {place(one)}: at the last step its gates have "
+        message += f"{times(own.start * DECADE)} of what weights drawn anew give"
     else:
         message = f"the gradient through time of {place(one)} reaches the last "
         message += f"{_count(own.steps)} of {steps} ({times(own.gain)} a step back); with weights "
         message += f"drawn anew the last {fresh.steps} ({times(fresh.gain)})"
-        if not own.steps:
-            message = f"the gradient does not get into {place(one)}: at the last step its gates "
-            message += f"have {times(own.start * DECADE)} of what weights drawn anew give"
-        size = own.beyond
     advice = "; ".join(change.advice(one.names) for change in changes)
     if not changes:
         advice = (
@@ -260,7 +270,7 @@ def _count(steps: int) -> str:
 # Which parameter it is -------------------------------------------------------------------------
 
 
-def _causes(one: Recurrence, kind: str, known: set[str]) -> list[_Change]:
+def _causes(one: Recurrence, known: set[str]) -> list[_Change]:
     """The changes that bring the gradient back to where fresh weights have it; [] if none do."""
     weights, chosen = one.own, list[_Change]()
     for _ in range(ROUNDS):
@@ -268,22 +278,36 @@ def _causes(one: Recurrence, kind: str, known: set[str]) -> list[_Change]:
         if not candidates:
             return []
         tried = [change.made(weights) for change in candidates]
-        sizes, _ = one.through(tried)
-        fresh = one.sizes[:, 1:]
-        reached = [reach(np.column_stack([sizes[:, n], fresh]))[0] for n in range(len(tried))]
-        best = min(range(len(tried)), key=lambda n: _off(sizes[:, n], fresh))
+        ranks = _ranked(one, candidates, tried)
+        best = ranks.index(min(ranks))
         weights = tried[best]
         chosen.append(candidates[best])
-        if not kind_of(reached[best]):
+        if not ranks[best][0]:
             return chosen
     return []
 
 
-def _off(sizes: FloatArray, fresh: FloatArray) -> float:
-    """How far from weights drawn anew, as far back as these reach."""
-    usual = fresh.mean(axis=1)
+def _ranked(
+    one: Recurrence, changes: Sequence[_Change], tried: Sequence[Weights]
+) -> list[tuple[bool, int, float]]:
+    """Whether it is still sick, parameters that change, distance from weights drawn anew."""
+    sizes, flat, _ = one.through(tried)
+    ranks = []
+    for n, change in enumerate(changes):
+        columns = np.column_stack([sizes[:, n], one.sizes[:, 1:]])
+        shares = np.array([flat[n], *one.flat[1:]])
+        sick = bool(kind_of(*reach(columns, shares)))
+        apart = abs(float(flat[n] - shares[1:].mean())) + _apart(columns)
+        ranks.append((sick, 0 if sick else len(change.parts), apart))
+    return ranks
+
+
+def _apart(sizes: FloatArray) -> float:
+    """The mean distance from weights drawn anew, as far back as these reach."""
+    usual = sizes[:, 1:].mean(axis=1)
     steps = _steps(usual / DECADE, usual[0] / DECADE)
-    return float(np.abs(sizes[:steps] - usual[:steps]).mean())
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(sizes[:steps, 0] - usual[:steps]).mean())
 
 
 def _candidates(one: Recurrence, weights: Weights, known: set[str]) -> list[_Change]:
@@ -310,7 +334,8 @@ def _candidates(one: Recurrence, weights: Weights, known: set[str]) -> list[_Cha
     for gate, parts in biases.items():
         tensor = weights[parts[0]]
         rows = _rows(tensor, tensor.chunk(len(gates)), gates.index(gate)) if gate else None
-        found.append(_Change(tuple(parts), rows, gate, 0.0))
+        for some in [[part] for part in parts] + [parts] * (len(parts) > 1):
+            found.append(_Change(tuple(some), rows, gate, 0.0))
     return found
 
 
