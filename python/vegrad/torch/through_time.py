@@ -37,6 +37,8 @@ class OfTime(Finding):
 
     parameter: str = ""
     module: str = ""
+    change: str = ""
+    """What the advice says, in short."""
     code: tuple[str, ...] = ()
 
 
@@ -238,7 +240,7 @@ def _finding(one: Recurrence, kind: str, own: Reach, fresh: Reach, known: set[st
         message = f"the gradient through time of {place(one)} reaches the last "
         message += f"{_count(own.steps)} of {steps} ({times(own.gain)} a step back); with weights "
         message += f"drawn anew the last {fresh.steps} ({times(fresh.gain)})"
-    advice = "; ".join(change.advice(one.names) for change in changes)
+    change = advice = "; ".join(change.advice(one.names) for change in changes)
     if not changes:
         advice = (
             "draw its recurrent weights again, orthogonal, and clip the gradients' joint norm"
@@ -254,7 +256,7 @@ def _finding(one: Recurrence, kind: str, own: Reach, fresh: Reach, known: set[st
     code = tuple(line for change in changes for line in change.code(one.names))
     severity = "critical" if abs(size) >= CRITICAL else "warning"
     return OfTime(kind, severity, (), message, f"{advice}.", evidence, "weights",
-                  name, one.module, code)  # fmt: skip
+                  name, one.module, change, code)  # fmt: skip
 
 
 def place(one: Recurrence) -> str:
@@ -353,10 +355,11 @@ def _closed(one: Recurrence) -> list[OfTime]:
     if off > -CLOSED:
         return []
     name, factor = one.names["hh"], 10.0**-off
-    change = _Change(("hh",), None, "", factor)
+    closed = _Change(("hh",), None, "", factor)
+    change, code = closed.advice(one.names), tuple(closed.code(one.names))
     message = f"{name} is {times(off * DECADE)} as large as fresh weights: {place(one)} hardly "
     message += "sees its own outputs, and no gradient comes back through them"
     evidence = {"factor": factor, "decades": off}
-    advice = f"{change.advice(one.names)}, unless it is meant to begin closed."
+    advice = f"{change}, unless it is meant to begin closed."
     return [OfTime("vanishing", "warning", (), message, advice, evidence, "weights", name,
-                   one.module, tuple(change.code(one.names)))]  # fmt: skip
+                   one.module, change, code)]  # fmt: skip
