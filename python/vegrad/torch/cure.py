@@ -20,7 +20,7 @@ from vegrad.remedies import median_alpha
 from vegrad.torch import chain, probe
 from vegrad.torch.diagnosis import check, diagnose, not_finite
 from vegrad.torch.fused import FusedMLP
-from vegrad.torch.remedies import FOLLOWING, LOOKING, REMEDIES, SCALE_DATA, Case, Change
+from vegrad.torch.remedies import FOLLOWING, REMEDIES, SCALE_DATA, Case, Change, looking
 from vegrad.torch.trial import EARLY, Data, Trial, accuracy, goal_of
 from vegrad.treatment import AS_IT_IS, Remedy
 from vegrad.trial import FORWARD, Goal, check_goal, check_lengths
@@ -160,7 +160,7 @@ class _Search(Search):
         """The given model, looked at on these rows."""
         before = diagnose(self.given.network, self.loss_fn, *self.x.take(rows), resamples=0)
         return Case(self.given, self.x, self.target, rows, before, self.seed, loss_fn=self.loss_fn,
-                    passed=LOOKING * len(rows))  # fmt: skip
+                    passed=looking(self.given.network, len(rows)))  # fmt: skip
 
     def _trial(self, treatment: Any, order: int = 0) -> Trial:
         for _, done, _ in self.trials:  # a model and its optimizer's states are kept for one

@@ -22,6 +22,7 @@ from vegrad.network import FloatArray
 DRAWS = 4
 MOST_ROWS, MOST_STEPS = 8, 64
 LEAST_STEPS = 3
+IN_TIME = 2 * (1 + DRAWS) * MOST_ROWS  # rows that a look costs: in float64, step by step
 
 Weights = dict[str, Tensor]  # ih, hh, b_ih, b_hh, hr
 PARTS = {"ih": "weight_ih", "hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh",

@@ -32,11 +32,18 @@ from vegrad.remedies import (
 from vegrad.torch import architecture, probe
 from vegrad.torch.branches import OfBranch
 from vegrad.torch.diagnosis import diagnose
+from vegrad.torch.recurrent import IN_TIME
 from vegrad.torch.through_time import OfTime
 from vegrad.treatment import Patient, Remedy, Treatment
 
 LOOKED_AT = 256  # rows, for what is scaled on the data
 LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
+
+
+def looking(network: Any, rows: int) -> float:
+    """What a diagnosis costs, in rows that go forward and back."""
+    recurrent = any(isinstance(one, nn.RNNBase) for one in network.modules())
+    return LOOKING * rows + (IN_TIME if recurrent else 0)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Case(Patient):
 
     def look(self, treatment: Treatment) -> Diagnosis:
         """Diagnose a change's model on the rows to look at."""
-        self.passed += LOOKING * len(self.rows)
+        self.passed += looking(treatment.network, len(self.rows))
         x, target = self.x.take(self.rows)
         x = treatment.prepared(x)
         return diagnose(treatment.network, self.loss_fn, x, target, resamples=0)

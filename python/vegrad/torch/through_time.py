@@ -20,8 +20,8 @@ from vegrad.torch.recurrent import GATES, Recurrence, Weights
 from vegrad.torch.report import Report
 
 LOST = 3.0  # decades: a gradient that is smaller than this has not reached a step
-BEYOND = 3.0  # decades off what fresh weights give where theirs is lost
-GROWN = 1.0  # decades, and so far beyond them, or
+SHORT = 2.5  # decades below what fresh weights give where theirs is lost
+GROWN, BEYOND = 1.0, 3.0  # decades, and so far beyond what they give there, or
 EXPLODED = 3.0  # decades, whatever fresh weights do
 CRITICAL = 4.0
 SATURATED = 0.9  # of the gates' elements; half as many with fresh weights: the inputs make it
@@ -121,7 +121,7 @@ def kind_of(own: Reach, fresh: Reach) -> str:
     """Of a finding; "" if there is none."""
     if own.growth >= EXPLODED or (own.growth >= GROWN and own.beyond >= BEYOND):
         return "exploding"
-    if own.beyond <= -BEYOND:
+    if own.beyond <= -SHORT:
         return "vanishing"
     return "saturated" if own.flat >= SATURATED and fresh.flat <= SATURATED / 2 else ""
 
@@ -184,6 +184,7 @@ def added(
     places = {row["module"]: place for place, row in enumerate(rows)}
     sick = {one.module for one in own}
     zero = {name for name, size in gradients.items() if size == -inf}
+    beside = [{one.names["ih"], one.names["hh"]} for one in several]  # not one after the other
     once = [one.names["hh"] for one in several if one.names["hh"] in zero]
 
     def explained(finding: Finding) -> bool:
@@ -192,7 +193,10 @@ def added(
         if "worst" in finding.evidence:
             return rows[int(finding.evidence["worst"])]["module"] in sick
         ends = re.match(r"between (\S+) and (\S+) below it", finding.message)
-        return ends is not None and any(end.rpartition(".")[0] in sick for end in ends.groups())
+        return ends is not None and (
+            {*ends.groups()} in beside
+            or any(end.rpartition(".")[0] in sick for end in ends.groups())
+        )
 
     kept = [finding for finding in findings if not explained(finding)]
     first = [finding for finding in kept if finding.kind == "nonfinite"]
