@@ -189,7 +189,9 @@ def added(
 
     def explained(finding: Finding) -> bool:
         if "exactly 0" in finding.message:
-            return zero == set(once)
+            return bool(own) or zero == set(once)
+        if "a layer and reaches" in finding.message:
+            return any(one.kind == finding.kind for one in own)
         if "worst" in finding.evidence:
             return rows[int(finding.evidence["worst"])]["module"] in sick
         ends = re.match(r"between (\S+) and (\S+) below it", finding.message)
@@ -199,8 +201,7 @@ def added(
         )
 
     kept = [finding for finding in findings if not explained(finding)]
-    first = [finding for finding in kept if finding.kind == "nonfinite"]
-    placed = []
+    placed = list[Finding]()
     for one in own:
         place = places.get(one.module)
         placed.append(replace(one, layers=() if place is None else (place,)))
@@ -209,7 +210,10 @@ def added(
     notes = [f"{' and '.join(once[:2])}{' …' if len(once) > 2 else ''} got no gradient: of the "
              "outputs only a first step is used, before which there is none (of a reverse "
              "direction the first step is the last in time)."] if once else []  # fmt: skip
-    return [*first, *placed, *(finding for finding in kept if finding not in first)], notes
+    # What explodes through time may be why a gradient is not finite.
+    first = [one for one in placed if one.kind == "exploding"]
+    first += [finding for finding in kept if finding.kind == "nonfinite"]
+    return [*first, *(one for one in [*placed, *kept] if one not in first)], notes
 
 
 def rows_of(several: Sequence[Recurrence]) -> tuple[dict[str, Any], ...]:
