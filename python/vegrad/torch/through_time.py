@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, log10, sqrt
+from math import inf, isfinite, log2, log10, sqrt
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ GROWN, BEYOND = 1.0, 3.0  # decades, and so far beyond what they give there, or
 EXPLODED = 3.0  # decades, whatever fresh weights do
 CRITICAL = 4.0
 SATURATED = 0.9  # of the gates' elements; half as many with fresh weights: the inputs make it
-CLOSED = 2.0  # decades below fresh weights: what the last output adds to the gates
+CLOSED = 2.0  # decades below fresh weights: what outputs, or inputs, add to the gates
 OFF = 2.0  # times fresh weights: less is none to blame
 ALIKE = 4.0  # times, between the gates of a matrix that is off as a whole
 ROUNDS = 3  # parameters that may be off together
@@ -141,8 +141,8 @@ def findings_of(several: Sequence[Recurrence], known: set[str]) -> list[OfTime]:
         kind = kind_of(own, fresh)
         if kind:
             found.append(_finding(one, kind, own, fresh, known))
-        elif one.names["hh"] in known:
-            found += _closed(one)
+        else:
+            found += _closed(one, known)
     return found
 
 
@@ -356,18 +356,26 @@ def _rows(tensor: Tensor, blocks: Sequence[Tensor], place: int) -> tuple[int, in
 
 # What passes through no gate -------------------------------------------------------------------
 
+UNSEEN = {"hh": "sees its own outputs, and no gradient comes back through them",
+          "ih": "sees its inputs, and no gradient gets to what makes them"}  # fmt: skip
 
-def _closed(one: Recurrence) -> list[OfTime]:
-    """A cell that hardly sees its last output, though its state may still keep the gradient."""
-    off = log10(rms(one.own["hh"]) * sqrt(3.0) / one.bound)
-    if off > -CLOSED:
-        return []
-    name, factor = one.names["hh"], 10.0**-off
-    closed = _Change(("hh",), None, "", factor)
-    change, code = closed.advice(one.names), tuple(closed.code(one.names))
-    message = f"{name} is {times(off * DECADE)} as large as fresh weights: {place(one)} hardly "
-    message += "sees its own outputs, and no gradient comes back through them"
-    evidence = {"factor": factor, "decades": off}
-    advice = f"{change}, unless it is meant to begin closed."
-    return [OfTime("vanishing", "warning", (), message, advice, evidence, "weights", name,
-                   one.module, change, code)]  # fmt: skip
+
+def _closed(one: Recurrence, known: set[str]) -> list[OfTime]:
+    """A cell that hardly sees its last output, or its inputs; its state may keep the gradient."""
+    found = []
+    for part, unseen in UNSEEN.items():
+        name, size = one.names[part], rms(one.own[part])
+        if name not in known or not size:
+            continue
+        factor = one.bound / sqrt(3.0) / size
+        large = rms(one.x) if part == "ih" else 0.0  # may make up for it
+        if log10(factor / max(large, 1.0)) < CLOSED:
+            continue
+        closed = _Change((part,), None, "", factor)
+        change, code = closed.advice(one.names), tuple(closed.code(one.names))
+        message = f"{name} is {times(-log2(factor))} as large as fresh weights: {place(one)} hardly"
+        evidence = {"factor": factor, "decades": -log10(factor)}
+        advice = f"{change}, unless it is meant to begin closed."
+        found.append(OfTime("vanishing", "warning", (), f"{message} {unseen}", advice, evidence,
+                            "weights", name, one.module, change, code))  # fmt: skip
+    return found
