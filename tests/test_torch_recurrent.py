@@ -249,6 +249,12 @@ def test_small_weights_of_large_inputs_are_healthy() -> None:
     x, target = data(model)
     assert not ours.diagnose(model, LOSS, x, target, resamples=0).healthy
     assert ours.diagnose(model, LOSS, 1e3 * x, target, resamples=0).healthy
+    times(model, "cells.weight_ih_l0", 1e3)
+    found = ours.diagnose(model, LOSS, 1e3 * x, target, resamples=0)
+    assert found.verdict == "saturated"
+    assert found.findings[0].advice.startswith(
+        "scale its inputs, whose root mean square is 1.01e+03"
+    )
 
 
 def test_what_explodes_comes_before_the_nan_that_it_makes() -> None:

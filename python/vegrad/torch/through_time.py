@@ -24,7 +24,7 @@ SHORT = 2.5  # decades below what fresh weights give where theirs is lost
 GROWN, BEYOND = 1.0, 3.0  # decades, and so far beyond what they give there, or
 EXPLODED = 3.0  # decades, whatever fresh weights do
 CRITICAL = 4.0
-SATURATED = 0.9  # of the gates' elements; half as many with fresh weights: the inputs make it
+SATURATED = 0.9  # of the gates' elements
 CLOSED = 2.0  # decades below fresh weights: what outputs, or inputs, add to the gates
 OFF = 2.0  # times fresh weights: less is none to blame
 ALIKE = 4.0  # times, between the gates of a matrix that is off as a whole
@@ -53,7 +53,7 @@ class Reach:
     gain: float
     """log2 a step, as far as fresh weights reach."""
     growth: float
-    """Decades at most over what fresh weights begin with."""
+    """Decades at most over what it, or fresh weights, begin with."""
     beyond: float
     """Decades over fresh weights, as far back as they reach, or as there are steps."""
     flat: float
@@ -104,7 +104,7 @@ def reach(sizes: FloatArray, flat: FloatArray) -> tuple[Reach, Reach]:
     def of(some: FloatArray, saturated: float) -> Reach:
         gain = float(some[at] - some[0]) * DECADE / max(at, 1) if isfinite(some[0]) else -inf
         return Reach(_steps(some, fresh[0]), float(some[0] - fresh[0]), gain,
-                     float(some.max() - fresh[0]), float(some[at] - fresh[at]),
+                     float(some.max() - max(some[0], fresh[0])), float(some[at] - fresh[at]),
                      saturated)  # fmt: skip
 
     with np.errstate(invalid="ignore"):  # -inf where nothing comes at all
@@ -117,13 +117,13 @@ def _steps(sizes: FloatArray, start: float) -> int:
     return int(lost[0]) if lost.size else len(sizes)
 
 
-def kind_of(own: Reach, fresh: Reach) -> str:
+def kind_of(own: Reach) -> str:
     """Of a finding; "" if there is none."""
     if own.growth >= EXPLODED or (own.growth >= GROWN and own.beyond >= BEYOND):
         return "exploding"
     if own.beyond <= -SHORT:
         return "vanishing"
-    return "saturated" if own.flat >= SATURATED and fresh.flat <= SATURATED / 2 else ""
+    return "saturated" if own.flat >= SATURATED else ""
 
 
 def findings_of(several: Sequence[Recurrence], known: set[str]) -> list[OfTime]:
@@ -138,7 +138,7 @@ def findings_of(several: Sequence[Recurrence], known: set[str]) -> list[OfTime]:
         if not one.own["hh"].any():
             continue  # begins closed: its gradient is not 0, and the first step changes it
         own, fresh = reach(one.sizes, one.flat)
-        kind = kind_of(own, fresh)
+        kind = kind_of(own)
         if kind:
             found.append(_finding(one, kind, own, fresh, known))
         else:
@@ -255,8 +255,12 @@ def _finding(one: Recurrence, kind: str, own: Reach, fresh: Reach, known: set[st
             if kind == "exploding"
             else "draw its weights again, and look at the size of its inputs"
         )
+        if kind == "saturated" and fresh.flat > SATURATED / 2:
+            advice = f"scale its inputs, whose root mean square is {rms(one.x):.3g}, to about 1"
     evidence = {"reach": float(own.steps), "fresh_reach": float(fresh.steps),
-                "growth": own.growth, "decades": max(size, -999.0)}  # fmt: skip
+                "growth": own.growth, "flat": own.flat}  # fmt: skip
+    if kind != "saturated":
+        evidence["decades"] = max(size, -999.0)
     name = ""
     if changes:
         name = one.names[changes[0].parts[0]]
@@ -306,7 +310,7 @@ def _ranked(
     for n, change in enumerate(changes):
         columns = np.column_stack([sizes[:, n], one.sizes[:, 1:]])
         shares = np.array([flat[n], *one.flat[1:]])
-        sick = bool(kind_of(*reach(columns, shares)))
+        sick = bool(kind_of(reach(columns, shares)[0]))
         apart = abs(float(flat[n] - shares[1:].mean())) + _apart(columns)
         ranks.append((sick, 0 if sick else len(change.parts), apart))
     return ranks
