@@ -139,6 +139,41 @@ def test_rows_and_steps_of_every_kind_of_input() -> None:
     assert recurrent.recurrences(cells, calls) == []  # nothing to look back at
 
 
+class ByHand(nn.Module):
+    """A loop over cells, or over calls of a module."""
+
+    def __init__(self, cell: Any, whole: bool = False) -> None:
+        super().__init__()
+        self.cell, self.out, self.whole = cell, nn.Linear(UNITS, 10), whole
+
+    def forward(self, x: Any) -> Any:
+        state = None
+        for at in x.unbind(1):
+            if self.whole:
+                _, state = self.cell(at[None], state)
+            else:
+                state = self.cell(at) if state is None else self.cell(at, state)
+        h = state[0] if isinstance(state, tuple) else state
+        return self.out(h.reshape(-1, UNITS))
+
+
+@pytest.mark.parametrize(("cell", "name"), [
+    (nn.LSTMCell(12, UNITS), "weight_hh"), (nn.GRUCell(12, UNITS, bias=False), "weight_hh"),
+    (nn.RNNCell(12, UNITS), "weight_hh"), (nn.LSTM(12, UNITS), "weight_hh_l0"),
+])  # fmt: skip
+def test_loops_over_cells_too(cell: Any, name: str) -> None:
+    model = ByHand(cell, isinstance(cell, nn.LSTM))
+    x = torch.randn(16, 30, 12, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(16) % 10
+    found = ours.diagnose(model, LOSS, x, target, resamples=0)
+    assert found.healthy, found.summary
+    assert found.through_time[0]["steps"] == 30
+    times(model, f"cell.{name}", 20.0)
+    (finding,) = ours.diagnose(model, LOSS, x, target, resamples=0).findings
+    assert finding.kind == "exploding"
+    assert finding.parameter == f"cell.{name}"
+
+
 # What is found ---------------------------------------------------------------------------------
 
 

@@ -141,15 +141,17 @@ def _norm(several: Sequence[Tensor]) -> Tensor:
 
 
 @contextmanager
-def heard(model: Module) -> Iterator[dict[str, Any]]:
-    """The inputs of the first call of each recurrent module, by its name."""
-    calls: dict[str, Any] = {}
+def heard(model: Module) -> Iterator[dict[str, list[Any]]]:
+    """What recurrent modules were given, by name: of each call the input, and whether a state."""
+    calls: dict[str, list[Any]] = {}
     hooks = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase) and module.mode in CELLS:
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and _mode(module) in CELLS:
 
             def hook(one: Module, args: Any, kwargs: Any, name: str = name) -> None:
-                calls.setdefault(name, args[0] if args else kwargs.get("input"))
+                given = dict(zip(("input", "hx"), args, strict=False)) | kwargs
+                call = given.get("input"), given.get("hx") is not None
+                calls.setdefault(name, []).append(call)
 
             hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     try:
@@ -159,57 +161,89 @@ def heard(model: Module) -> Iterator[dict[str, Any]]:
             one.remove()
 
 
-def recurrences(model: Module, calls: dict[str, Any], seed: int = 0) -> list[Recurrence]:
+def _mode(module: Any) -> str:
+    if isinstance(module, nn.RNNBase):
+        return str(module.mode)
+    kinds = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
+    if isinstance(module, nn.RNNCell):
+        return f"RNN_{module.nonlinearity.upper()}"
+    return next((mode for kind, mode in kinds.items() if isinstance(module, kind)), "")
+
+
+def recurrences(model: Module, calls: dict[str, list[Any]], seed: int = 0) -> list[Recurrence]:
     """All layers and directions of the modules that were called, looked at."""
     found: list[Recurrence] = []
     modules: dict[str, Any] = dict(model.named_modules())
-    for name, given in calls.items():
-        module, x = modules[name], _steps(modules[name], given)
+    for name, several in calls.items():
+        module = modules[name]
+        x = _steps(module, several)
         if x is None or len(x) < LEAST_STEPS or not x.numel():
             continue
-        for layer in range(module.num_layers):
-            outputs = []
-            for direction in range(2 if module.bidirectional else 1):
-                one = _recurrence(module, name, layer, direction, x)
-                if one is None:
-                    break
-                came = one.look(seed)
-                outputs.append(came.flip(0) if direction else came)
-                found.append(one)
-            if not outputs:
+        for suffixes in _suffixes(module):
+            outputs: list[Tensor] = []
+            for suffix in suffixes:
+                one = _recurrence(module, name, suffix, x)
+                if one is not None:
+                    came = one.look(seed)
+                    outputs.append(came.flip(0) if suffix.endswith("_reverse") else came)
+                    found.append(one)
+            if len(outputs) < len(suffixes):
                 break  # of what is not finite nothing can be said, nor of what follows
             x = torch.cat(outputs, -1)
     return found
 
 
-def _steps(module: Any, given: Any) -> Tensor | None:
-    """Some rows of the last steps (steps, rows, inputs); of a packed batch those that have them."""
+def _suffixes(module: Any) -> list[list[str]]:
+    """Of parameters' names, layer by layer, direction by direction."""
+    if not isinstance(module, nn.RNNBase):
+        return [[""]]
+    ends = ["", "_reverse"] if module.bidirectional else [""]
+    return [[f"_l{layer}{end}" for end in ends] for layer in range(module.num_layers)]
+
+
+def _steps(module: Any, several: list[Any]) -> Tensor | None:
+    """Some rows of the last steps (steps, rows, inputs), of all calls that go on from a state."""
+    parts: list[Tensor] = []
+    for given, goes_on in several:
+        part = _laid_out(module, given)
+        if part is None or (parts and (not goes_on or part.shape[1:] != parts[0].shape[1:])):
+            break
+        parts.append(part)
+    if not parts:
+        return None
+    x = torch.cat(parts)
+    rows = np.linspace(0, x.shape[1] - 1, min(MOST_ROWS, x.shape[1])).astype(np.intp)
+    return _plain(x[-MOST_STEPS:, torch.from_numpy(rows).to(x.device)])
+
+
+def _laid_out(module: Any, given: Any) -> Tensor | None:
+    """(steps, rows, inputs); of a packed batch as many steps as half of its rows have."""
     if isinstance(given, nn.utils.rnn.PackedSequence):
         padded, lengths = nn.utils.rnn.pad_packed_sequence(given)
         steps = int(lengths.median())
-        x = padded[:steps, lengths.to(padded.device) >= steps]
-    elif isinstance(given, Tensor):
-        x = given if given.ndim == 3 else given.unsqueeze(0 if module.batch_first else 1)
-        x = x.transpose(0, 1) if module.batch_first else x
-    else:
+        return padded[:steps, lengths.to(padded.device) >= steps]
+    if not isinstance(given, Tensor):
         return None
-    rows = np.linspace(0, x.shape[1] - 1, min(MOST_ROWS, x.shape[1])).astype(np.intp)
-    return _plain(x[-MOST_STEPS:, torch.from_numpy(rows).to(x.device)])
+    if not isinstance(module, nn.RNNBase):
+        return given.reshape(1, -1, given.shape[-1])
+    x = given if given.ndim == 3 else given.unsqueeze(0 if module.batch_first else 1)
+    return x.transpose(0, 1) if module.batch_first else x
 
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().double().cpu()
 
 
-def _recurrence(module: Any, name: str, layer: int, direction: int, x: Tensor) -> Recurrence | None:
+def _recurrence(module: Any, name: str, suffix: str, x: Tensor) -> Recurrence | None:
     """None where something is not finite."""
-    suffix = f"_l{layer}{'_reverse' if direction else ''}"
-    names = {part: f"{of}{suffix}" for part, of in PARTS.items() if hasattr(module, of + suffix)}
+    names = {part: of + suffix for part, of in PARTS.items()
+             if getattr(module, of + suffix, None) is not None}  # fmt: skip
     own = {part: _plain(getattr(module, of)) for part, of in names.items()}
     if not all(bool(torch.isfinite(one).all()) for one in (*own.values(), x)):
         return None
-    outputs = module.proj_size or module.hidden_size
-    widths = [outputs, module.hidden_size][: 2 if module.mode == "LSTM" else 1]
+    outputs, mode = getattr(module, "proj_size", 0) or module.hidden_size, _mode(module)
+    widths = [outputs, module.hidden_size][: 2 if mode == "LSTM" else 1]
     path = f"{name}." if name else ""
-    return Recurrence(name, module.mode, {part: path + of for part, of in names.items()}, own,
-                      module.hidden_size, x.flip(0) if direction else x, widths)  # fmt: skip
+    return Recurrence(name, mode, {part: path + of for part, of in names.items()}, own,
+                      module.hidden_size, x.flip(0) if suffix.endswith("_reverse") else x,
+                      widths)  # fmt: skip

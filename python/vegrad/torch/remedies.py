@@ -42,7 +42,7 @@ LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the 
 
 def looking(network: Any, rows: int) -> float:
     """What a diagnosis costs, in rows that go forward and back."""
-    recurrent = any(isinstance(one, nn.RNNBase) for one in network.modules())
+    recurrent = any(isinstance(one, nn.RNNBase | nn.RNNCellBase) for one in network.modules())
     return LOOKING * rows + (IN_TIME if recurrent else 0)
 
 

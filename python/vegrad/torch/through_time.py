@@ -192,12 +192,13 @@ def added(
             return bool(own) or zero == set(once)
         if "a layer and reaches" in finding.message:
             return any(one.kind == finding.kind for one in own)
-        if "worst" in finding.evidence:
-            return rows[int(finding.evidence["worst"])]["module"] in sick
-        ends = re.match(r"between (\S+) and (\S+) below it", finding.message)
-        return ends is not None and (
-            {*ends.groups()} in beside
-            or any(end.rpartition(".")[0] in sick for end in ends.groups())
+        if "worst" in finding.evidence:  # or the first, a cell's δ being that of all steps
+            ends = int(finding.evidence["worst"]), finding.layers[0]
+            return any(rows[end]["module"] in sick for end in ends)
+        gap = re.match(r"between (\S+) and (\S+) below it", finding.message)
+        return gap is not None and (
+            {*gap.groups()} in beside
+            or any(name.rpartition(".")[0] in sick for name in gap.groups())
         )
 
     kept = [finding for finding in findings if not explained(finding)]
@@ -274,7 +275,8 @@ def _finding(one: Recurrence, kind: str, own: Reach, fresh: Reach, known: set[st
 def place(one: Recurrence) -> str:
     """In words."""
     _, _, suffix = one.names["hh"].rpartition("weight_hh")
-    return f"{one.module or one.mode} (layer {suffix[2:].replace('_', ', ')})"
+    layer = f" (layer {suffix[2:].replace('_', ', ')})" if suffix else ""
+    return f"{one.module or one.mode}{layer}"
 
 
 def _count(steps: int) -> str:
