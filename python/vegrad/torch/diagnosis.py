@@ -71,8 +71,9 @@ def diagnose(
     Where Linear layers or convolutions follow each other (with activations, normalization, skip
     connections and what else there is between), gains are taken apart into weights × derivative, as
     `vegrad.diagnose` does it; of other models (transformers, LSTMs) the gradients at modules and
-    parameters are compared. The model is run in the mode that it is in, and left as it was:
-    parameters, their `.grad`, buffers, training flags and the random generators.
+    parameters are compared, and in recurrent modules followed through time. The model is run in the
+    mode that it is in, and left as it was: parameters, their `.grad`, buffers, training flags and
+    the random generators.
 
     Args:
         model: any module; wrapped by torch.compile or DistributedDataParallel, what it wraps.
