@@ -71,7 +71,7 @@ def cure(
     """Find the smallest change that makes a model train, and prove it.
 
     Changes are tried on copies, in the order of `remedies.REMEDIES`, the smallest first: scaled
-    data, recurrent parameters, a layer's factor, biases, scaling on the data, new weights, then
+    data, a layer's factor, recurrent parameters, biases, scaling on the data, new weights, then
     skip connections, normalization and other activations; on top of each the learning rate that the
     gauge of its steps asks for, and a clip. Each is judged by one pass; if that is promising, by a
     training from the same seed on the same rows, which ends as soon as it reaches the goal or is

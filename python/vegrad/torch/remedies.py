@@ -402,8 +402,8 @@ REMEDIES = (
     *(
         Remedy(name, kinds, apply, kept, skips="skip" in name)  # type: ignore[arg-type]
         for name, kinds, apply, kept in (
-            ("recurrent parameters", FLOW, _recurrent, 0.7),
             ("scale layers", FLOW, _scale_layers, 0.7),
+            ("recurrent parameters", FLOW, _recurrent, 0.7),
             ("biases", FLOW, _reset_biases, 0.7),
             ("draw layers again", FLOW, _draw_layers, 0.7),
             ("LSUV", FLOW, _lsuv, 0.7),
