@@ -20,6 +20,7 @@ from torch.nn import Module
 from vegrad.network import FloatArray
 
 DRAWS = 4
+WIDE, FEWER = 256, 2  # units from which chance matters less, and time more
 MOST_ROWS, MOST_STEPS = 8, 64
 LEAST_STEPS = 3
 IN_TIME = 2 * (1 + DRAWS) * MOST_ROWS  # rows that a look costs: in float64, step by step
@@ -91,7 +92,7 @@ class Recurrence:
         drawn = [
             {part: torch.empty_like(one).uniform_(-self.bound, self.bound, generator=random)
              for part, one in self.own.items()}
-            for _ in range(DRAWS)
+            for _ in range(DRAWS if self.units < WIDE else FEWER)
         ]  # fmt: skip
         self.sizes, self.flat, outputs = self.through([self.own, *drawn])
         return outputs
@@ -105,13 +106,17 @@ class Recurrence:
         p = {part: torch.stack([one[part] for one in several]) for part in self.own}
         cell, zero = CELLS[self.mode], torch.zeros((), dtype=self.x.dtype)
         b_ih, b_hh = (p[b].unsqueeze(1) if b in p else zero for b in ("b_ih", "b_hh"))
-        rows = self.x.shape[1]
+        count, rows, width = self.x.shape
+        # Of all steps at once: wide weights are read once, and not at every step.
+        parts = (
+            (self.x.reshape(-1, width) @ p["ih"].mT + b_ih).unflatten(1, (count, rows)).unbind(1)
+        )
         now = [self.x.new_zeros(len(several), rows, width) for width in self.widths]
         steps, flat = [], torch.zeros(len(several), dtype=self.x.dtype)
         limits = torch.tensor(FLAT[self.mode]).repeat_interleave(self.units)
         with torch.enable_grad():
-            for x in self.x:
-                z = (x @ p["ih"].mT + b_ih).requires_grad_()
+            for part in parts:
+                z = part.detach().requires_grad_()
                 before = [one.detach().requires_grad_() for one in now]
                 h = before[0] @ p["hh"].mT + b_hh
                 flat += ((z + h).detach().abs() > limits).double().mean((1, 2))
