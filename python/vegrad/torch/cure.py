@@ -20,7 +20,7 @@ from vegrad.remedies import median_alpha
 from vegrad.torch import chain, probe
 from vegrad.torch.diagnosis import check, diagnose, not_finite
 from vegrad.torch.fused import FusedMLP
-from vegrad.torch.remedies import FOLLOWING, LOOKING, REMEDIES, SCALE_DATA, Case, Change
+from vegrad.torch.remedies import FOLLOWING, REMEDIES, SCALE_DATA, Case, Change, looking
 from vegrad.torch.trial import EARLY, Data, Trial, accuracy, goal_of
 from vegrad.treatment import AS_IT_IS, Remedy
 from vegrad.trial import FORWARD, Goal, check_goal, check_lengths
@@ -71,12 +71,13 @@ def cure(
     """Find the smallest change that makes a model train, and prove it.
 
     Changes are tried on copies, in the order of `remedies.REMEDIES`, the smallest first: scaled
-    data, a layer's factor, biases, scaling on the data, new weights, then skip connections,
-    normalization and other activations; on top of each the learning rate that the gauge of its
-    steps asks for, and a clip. Each is judged by one pass; if that is promising, by a training from
-    the same seed on the same rows, which ends as soon as it reaches the goal or is seen to learn
-    nothing. The first that reaches the goal is the cure; if none does, the one with the lowest
-    loss, if it is lower than the given model's. That is trained for as many steps: the proof.
+    data, a layer's factor, recurrent parameters, biases, scaling on the data, new weights, then
+    skip connections, normalization and other activations; on top of each the learning rate that the
+    gauge of its steps asks for, and a clip. Each is judged by one pass; if that is promising, by a
+    training from the same seed on the same rows, which ends as soon as it reaches the goal or is
+    seen to learn nothing. The first that reaches the goal is the cure; if none does, the one with
+    the lowest loss, if it is lower than the given model's. That is trained for as many steps: the
+    proof.
 
     Args:
         model: any module.
@@ -160,7 +161,7 @@ class _Search(Search):
         """The given model, looked at on these rows."""
         before = diagnose(self.given.network, self.loss_fn, *self.x.take(rows), resamples=0)
         return Case(self.given, self.x, self.target, rows, before, self.seed, loss_fn=self.loss_fn,
-                    passed=LOOKING * len(rows))  # fmt: skip
+                    passed=looking(self.given.network, len(rows)))  # fmt: skip
 
     def _trial(self, treatment: Any, order: int = 0) -> Trial:
         for _, done, _ in self.trials:  # a model and its optimizer's states are kept for one

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, log2
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from vegrad.history import History
 from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
-from vegrad.torch import chain, probe, redrawn
+from vegrad.torch import chain, probe, recurrent, redrawn, through_time
 from vegrad.torch.branches import OfBranch, faint, findings_of, furthest
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
@@ -70,8 +71,9 @@ def diagnose(
     Where Linear layers or convolutions follow each other (with activations, normalization, skip
     connections and what else there is between), gains are taken apart into weights × derivative, as
     `vegrad.diagnose` does it; of other models (transformers, LSTMs) the gradients at modules and
-    parameters are compared. The model is run in the mode that it is in, and left as it was:
-    parameters, their `.grad`, buffers, training flags and the random generators.
+    parameters are compared, and in recurrent modules followed through time. The model is run in the
+    mode that it is in, and left as it was: parameters, their `.grad`, buffers, training flags and
+    the random generators.
 
     Args:
         model: any module; wrapped by torch.compile or DistributedDataParallel, what it wraps.
@@ -105,9 +107,11 @@ def diagnose(
     if unusable is not None:
         return unusable
     with probe.untouched(model):
-        run = chain.forward(model, loss_fn, x, target)
+        with recurrent.heard(model) as calls:
+            run = chain.forward(model, loss_fn, x, target)
         if not run.path:
-            return _of_any(model, loss_fn, x, target, run.trace, history)
+            in_time = recurrent.recurrences(model, calls, seed)
+            return _of_any(model, loss_fn, x, target, run.trace, history, in_time)
         return _of_chain(model, loss_fn, x, target, run, history, count, seed)
 
 
@@ -280,8 +284,9 @@ def _resampled(
 
 
 def _of_any(
-    model: Module, loss_fn: Any, x: Any, target: Any, trace: Any, history: History | None
-) -> Diagnosis:
+    model: Module, loss_fn: Any, x: Any, target: Any, trace: Any, history: History | None,
+    in_time: Sequence[recurrent.Recurrence],
+) -> Diagnosis:  # fmt: skip
     """By a monitor's rows and the parameters' gradients."""
     monitor = Monitor(model, details=1)
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -302,17 +307,19 @@ def _of_any(
         monitor.remove()
         for parameter, gradient in kept:
             parameter.grad = gradient
-    findings = [
-        *(_with_numbers(f, said, recorded, dict(model.named_parameters())) for f in said.findings)
-    ]
+    parameters = dict(model.named_parameters())
+    anew = partial(redrawn.decades, model, loss_fn, x, target)
+    own = through_time.unlike_fresh(said, in_time, anew)
+    findings = [_with_numbers(finding, said, recorded, parameters) for finding in own]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
     sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
              if gradient.ndim > 1}  # fmt: skip
-    branches = findings_of(trace.branches, dict(model.named_parameters()), sizes)
+    branches = findings_of(trace.branches, parameters, sizes)
     modules = [row["module"] for row in said.rows]
     findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
-    notes = said.notes
+    findings, notes = through_time.added(findings, in_time, model, sizes, said.rows)
+    notes = [*said.notes, *notes]
     maps = {f"{layer.name}.weight" for layer in trace.layers}
     maps |= {name for branch in trace.branches for name in branch.trail}
     begins = [name for name, size in sizes.items()
@@ -322,7 +329,7 @@ def _of_any(
                     and f.evidence.get("decades") != -inf]  # fmt: skip
         note = f"{begins[0]}{' and others are' if len(begins) > 1 else ' is'} 0, so that what "
         note += "lies below gets no gradient from there; diagnose again after a step."
-        notes = (*notes, note)
+        notes.append(note)
     findings = with_history(findings, history)
     summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
@@ -330,7 +337,8 @@ def _of_any(
               "parameters": len(kept), "chain": recorded.config["chain"]}  # fmt: skip
     return Report(
         tuple(findings), summary, config, loss=float(loss.detach()),
-        measurement=recorded.measurement, rows=said.rows, notes=notes,
+        measurement=recorded.measurement, rows=said.rows, notes=tuple(notes),
+        through_time=through_time.rows_of(in_time),
     )  # fmt: skip
 
 

@@ -208,8 +208,9 @@ class Monitor:
             else:
                 output.register_hook(back)
 
-    def _flowed(self, place: int, grad: Tensor) -> None:
-        if not self._on or _is_compiling():
+    def _flowed(self, place: int, grad: Tensor | None) -> None:
+        # None is of the outputs of an LSTM, where only its last state is used.
+        if not self._on or _is_compiling() or grad is None:
             return
         try:
             norm = _core.norm(grad, 2.0)

@@ -8,7 +8,8 @@ through, and what comes out differently each time is chance.
 from __future__ import annotations
 
 import copy
-from math import isfinite, sqrt
+from collections.abc import Sequence
+from math import inf, isfinite, nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import nn
 from torch.nn import Module
 
 from vegrad.expected import ExpectedFlow
+from vegrad.measured import DECADE
 from vegrad.network import FloatArray
-from vegrad.torch import chain
+from vegrad.torch import chain, probe
 from vegrad.torch.trace import Layer
+from vegrad.torch.watched import tensor_in
 
 DRAWS = 8
 MOST_ROWS = 256
@@ -77,6 +80,37 @@ def expected(
             2.0 ** outputs.mean(axis=0), _spread(outputs), deltas.mean(axis=0), _spread(deltas),
             gains.mean(axis=0), _spread(gains),
         )  # fmt: skip
+
+
+def decades(
+    model: Module, loss_fn: Any, x: Any, target: Any, drawn: Sequence[str], ends: tuple[str, str]
+) -> float:  # fmt: skip
+    """log10 of δ at the first module over δ at the second, with some modules' parameters reset.
+
+    nan where it cannot be told.
+    """
+    try:
+        twin = copy.deepcopy(model)
+    except (RuntimeError, TypeError):
+        return nan
+    outputs: dict[str, Any] = {}
+    for name in ends:
+
+        def keep(one: Any, args: Any, output: Any, name: str = name) -> None:
+            outputs.setdefault(name, tensor_in(output))
+
+        twin.get_submodule(name).register_forward_hook(keep)
+    torch.manual_seed(DRAWS)
+    for name in drawn:
+        one: Any = twin.get_submodule(name)
+        one.reset_parameters()
+    loss = loss_fn(probe.called(twin, x), target)
+    wanted = [outputs.get(name) for name in ends]
+    if any(one is None or not one.requires_grad for one in wanted):
+        return nan
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    first, last = (-inf if one is None else probe.size_log2(one) for one in found)
+    return (first - last) / DECADE if isfinite(last) else nan
 
 
 def _spread(values: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ is tried is the very code that the patch of a cure shows.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -31,10 +32,18 @@ from vegrad.remedies import (
 from vegrad.torch import architecture, probe
 from vegrad.torch.branches import OfBranch
 from vegrad.torch.diagnosis import diagnose
+from vegrad.torch.recurrent import IN_TIME
+from vegrad.torch.through_time import OfTime
 from vegrad.treatment import Patient, Remedy, Treatment
 
 LOOKED_AT = 256  # rows, for what is scaled on the data
 LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
+
+
+def looking(network: Any, rows: int) -> float:
+    """What a diagnosis costs, in rows that go forward and back."""
+    recurrent = any(isinstance(one, nn.RNNBase | nn.RNNCellBase) for one in network.modules())
+    return LOOKING * rows + (IN_TIME if recurrent else 0)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Case(Patient):
 
     def look(self, treatment: Treatment) -> Diagnosis:
         """Diagnose a change's model on the rows to look at."""
-        self.passed += LOOKING * len(self.rows)
+        self.passed += looking(treatment.network, len(self.rows))
         x, target = self.x.take(self.rows)
         x = treatment.prepared(x)
         return diagnose(treatment.network, self.loss_fn, x, target, resamples=0)
@@ -139,7 +148,7 @@ def _scale_layers(case: Case) -> Change | str:
     diagnosis = case.diagnosis
     for _ in range(ROUNDS):
         known = {name for name, _ in case.given.network.named_parameters()}
-        new = {n: f for n, f in _factors(diagnosis).items() if f"{n}.weight" in known}
+        new = {n: f for n, f in _factors(diagnosis).items() if n in known}
         if not new:
             break
         for name, factor in new.items():
@@ -149,34 +158,52 @@ def _scale_layers(case: Case) -> Change | str:
     return change if factors else "no single layer is to blame"
 
 
+def _recurrent(case: Case) -> Change | str:
+    """Recurrent parameters, as the findings through time say it."""
+    diagnosis, words, code = case.diagnosis, list[str](), list[str]()
+    for _ in range(ROUNDS):
+        found = [f for f in diagnosis.findings if isinstance(f, OfTime) and f.code]
+        if not found:
+            break
+        words += [f.change for f in found]
+        code += [f"    {line}" for f in found for line in f.code]
+        change = case.changed("; ".join(words[:4]) + (" …" if len(words) > 4 else ""),
+                              "with torch.no_grad():", *code)  # fmt: skip
+        diagnosis = case.look(change)
+    return change if code else "no recurrent parameter is to blame"
+
+
 def _multiplied(factors: dict[str, float]) -> str:
-    shown = [f"{name}.weight by {factor:.3g}" for name, factor in factors.items()]
+    shown = [f"{name} by {factor:.3g}" for name, factor in factors.items()]
     return "multiply " + ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
 
 
 def _scaled(factors: dict[str, float]) -> tuple[str, ...]:
-    lines = [f'    model.get_parameter("{name}.weight").mul_({factor!r})'
+    lines = [f'    model.get_parameter("{name}").mul_({factor!r})'
              for name, factor in factors.items()]  # fmt: skip
     return ("with torch.no_grad():", *lines)
 
 
 def _factors(diagnosis: Diagnosis) -> dict[str, float]:
-    """By the names of modules."""
-    names, found = list(getattr(diagnosis, "modules", ())), {}
-    rows, recorded = getattr(diagnosis, "rows", ()), diagnosis.config.get("chain", [])
+    """By the names of parameters."""
+    names = [f"{name}.weight" for name in getattr(diagnosis, "modules", ())]
+    found: dict[str, float] = {}
+    recorded = diagnosis.config.get("chain", [])
     for finding in diagnosis.findings:
         e = finding.evidence
         if isinstance(finding, OfBranch):
-            found[finding.parameter.removesuffix(".weight")] = e["factor"]
+            found[finding.parameter] = e["factor"]
         elif {"gain", "usual_gain"} <= e.keys() and e["gain"] > 0:
             if names and finding.blame == "weights":
                 found[names[finding.layers[0]]] = e["usual_gain"] / e["gain"]
             elif not names and recorded:
                 name = recorded[finding.layers[0]]
                 if f"between {name} and" in finding.message:  # not of biases
-                    found[name.removesuffix(".weight")] = e["usual_gain"] / e["gain"]
+                    found[name] = e["usual_gain"] / e["gain"]
         elif "factor" in e and "worst" in e and abs(np.log2(e["factor"])) > 6 and not found:
-            found[rows[int(e["worst"])]["module"]] = e["factor"]
+            named = re.match(r"multiply (\S+) by", finding.advice)
+            if named:
+                found[named[1]] = e["factor"]
         flow = diagnosis.flow
         if finding.kind == "saturated" and flow is not None and names:
             for layer in finding.layers:
@@ -376,6 +403,7 @@ REMEDIES = (
         Remedy(name, kinds, apply, kept, skips="skip" in name)  # type: ignore[arg-type]
         for name, kinds, apply, kept in (
             ("scale layers", FLOW, _scale_layers, 0.7),
+            ("recurrent parameters", FLOW, _recurrent, 0.7),
             ("biases", FLOW, _reset_biases, 0.7),
             ("draw layers again", FLOW, _draw_layers, 0.7),
             ("LSUV", FLOW, _lsuv, 0.7),

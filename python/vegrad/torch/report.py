@@ -5,13 +5,14 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf, isfinite, log10, nan
+from math import inf, isfinite, log2, log10, nan
 from typing import Any
 
 import numpy as np
 
 from vegrad.diagnosis import Diagnosis
 from vegrad.findings import Finding
+from vegrad.measured import times
 from vegrad.rules import RULES
 
 WIDTH = 80
@@ -24,6 +25,12 @@ class Report(Diagnosis):
 
     rows: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    through_time: tuple[dict[str, Any], ...] = ()
+    """Of recurrent modules: the steps that the gradient reaches, and how it changes in each."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of a `Diagnosis`, with `through_time`."""
+        return super().to_dict() | {"through_time": [dict(row) for row in self.through_time]}
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """The table of modules, the verdict, findings and advice."""
@@ -38,12 +45,25 @@ class Report(Diagnosis):
             line = f"{row['module']:<{width}}  {_number(row['activation_rms']):>14}  "
             line += f"{_log(row['delta_norm']):>7}  {_log(row['gradient_norm']):>14}"
             lines.append(f"{line}  {row['note']}".rstrip())
-        lines += ["", textwrap.fill(self.summary, WIDTH)]
+        lines += [*_in_time(self.through_time), "", textwrap.fill(self.summary, WIDTH)]
         for place, finding in enumerate(self.findings):
             if place:
                 lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", WIDTH))
             lines.append(_indented(f"→ {finding.advice}"))
         return "\n".join(lines + [_indented(f"! {note}") for note in self.notes])
+
+
+def _in_time(rows: tuple[dict[str, Any], ...]) -> list[str]:
+    """The table of recurrent weights."""
+    if not rows:
+        return []
+    width = max([len(row["parameter"]) for row in rows] + [12])
+    lines = ["", f"{'through time':<{width}}  a step back  reaches the last    weights drawn anew"]
+    for row in rows:
+        own, fresh = (times(log2(g) if g > 0 else -inf) for g in (row["gain"], row["fresh_gain"]))
+        line = f"{row['parameter']:<{width}}  {own:>11}  {row['reach']:>7} of {row['steps']} steps"
+        lines.append(f"{line:<{width + 37}}{fresh:>8}, {row['fresh_reach']} steps")
+    return lines
 
 
 def report(monitor: Any, own: list[list[str]], kind: str) -> Report:
