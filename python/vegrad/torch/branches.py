@@ -54,6 +54,8 @@ class Branch:
     """log2, of x."""
     varies: float
     """log2, of f(x) less its mean: of what it makes of x, biases left out."""
+    below: tuple[str, ...] = ()
+    """Names of the parameters that made x, since the last sum."""
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -68,6 +70,8 @@ class Branches:
     names: dict[int, str]
     """Of the parameters, by id."""
     found: list[Branch] = field(default_factory=list)
+    tables: set[str] = field(default_factory=set)
+    """Names of embeddings: what they add to each other is no branch, but enters the stream."""
 
     def __post_init__(self) -> None:
         self._ways: dict[int, Way] = {}
@@ -102,13 +106,13 @@ class Branches:
         below, above = ways
         stream, branch = (one, other) if self.way(one) == below else (other, one)
         own = tuple(name for name in above.trail if name not in below.trail)
-        if not below.bases or not below.bases <= above.bases or not self._matrices & set(own):
+        matrices = self._matrices - self.tables
+        if not below.bases or not below.bases <= above.bases or matrices.isdisjoint(own):
             return None
         passed = set(below.trail) <= set(above.trail)
-        if passed or self._matrices & set(
-            below.trail
-        ):  # or by way of a map, as where widths change
-            self.found.append(Branch(own, _size(branch), _size(stream), _size(branch, True)))
+        if passed or matrices & set(below.trail):  # or by way of a map, as where widths change
+            sizes = _size(branch), _size(stream), _size(branch, True)
+            self.found.append(Branch(own, *sizes, below.trail))
         return self._new() if passed else None
 
     def made(self, tensor: Tensor, way: Way) -> bool:

@@ -23,7 +23,8 @@ from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
 from vegrad.torch import chain, probe, redrawn
-from vegrad.torch.branches import OfBranch, faint, findings_of, furthest
+from vegrad.torch.branches import OfBranch, faint, furthest
+from vegrad.torch.entry import findings_of
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
 from vegrad.torch.words import PARTS, said
@@ -150,7 +151,7 @@ def _of_chain(
     network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
     path = list(run.path)
     sizes = {f"{name}.weight": size for name, size in zip(names, flow.gradient_log2, strict=True)}
-    branches = findings_of(run.trace.branches, dict(model.named_parameters()), sizes)
+    branches = findings_of(run.trace, dict(model.named_parameters()), sizes)
     small = faint(run.trace.branches)
     expected = chain.expected_of(run, config, x)
     drawn = expected is None and count > 0
@@ -309,7 +310,7 @@ def _of_any(
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
     sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
              if gradient.ndim > 1}  # fmt: skip
-    branches = findings_of(trace.branches, dict(model.named_parameters()), sizes)
+    branches = findings_of(trace, dict(model.named_parameters()), sizes)
     modules = [row["module"] for row in said.rows]
     findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
     notes = said.notes
@@ -335,10 +336,11 @@ def _of_any(
 
 
 def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] | None:
-    """The weights, but of those that take the same inputs only one; None if there are no such.
+    """The weights, but of those that take the same inputs only one; None where biases count too.
 
     Of queries, keys and values: what goes through a softmax hardly gets a gradient at first, which
     says nothing of the layers above and below. Chosen is the kind whose gradient is mostly largest.
+    Biases in branches, those of norms among them, do not stand one after the other either.
     """
     beside: dict[int, dict[str, str]] = {}  # the kind of weight, which is its name but for numbers
     for layer in trace.layers:
@@ -352,7 +354,7 @@ def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] 
     for group in groups:
         less |= set(sorted(group, key=lambda name: (first[group[name]], sizes[name]))[:-1])
     weights = [name for name, one in gradients.items() if one.ndim > 1]
-    return [name for name in weights if name not in less] if less else None
+    return [name for name in weights if name not in less] if less or trace.branches else None
 
 
 def _between(finding: Finding) -> tuple[str, ...]:
