@@ -252,7 +252,7 @@ def _to_blame(branch: Branch, off: float, parameters: dict[str, Tensor]) -> tupl
     """
     known = [name for name in branch.trail if name in parameters]
     last = [name for name in known if parameters[name].ndim > 1][-1]
-    away = {name: _apart(name, parameters) for name in known}
+    away = {name: apart(name, parameters) for name in known}
     worst = max(away, key=lambda name: away[name] / off)
     if away[worst] / off < 0.5:
         return last, 10.0**-off
@@ -262,26 +262,30 @@ def _to_blame(branch: Branch, off: float, parameters: dict[str, Tensor]) -> tupl
 
 def furthest(names: Sequence[str], parameters: dict[str, Tensor]) -> tuple[str, float]:
     """Of some parameters the one that is furthest from its kin, and the factor that it lacks."""
-    away = {name: _apart(name, parameters) for name in names}
+    away = {name: apart(name, parameters) for name in names}
     worst = max(away, key=lambda name: abs(away[name]))
     return worst, 10.0 ** -away[worst]
 
 
-def _apart(name: str, parameters: dict[str, Tensor]) -> float:
+def apart(name: str, parameters: dict[str, Tensor]) -> float:
     """Decades between a parameter and those of the same name but for numbers.
 
-    Where these are too few, a matrix is compared with all, by what it makes of an input of size 1.
+    Where these are too few, a matrix is compared with all, by what it makes of an input of size 1,
+    and a normalization's weights with those of all others.
     """
     own = parameters[name]
-    kin = [one for n, one in parameters.items() if n != name and _kind(n) == _kind(name)]
+    like = {n: one for n, one in parameters.items()
+            if n != name and (one.ndim > 1) == (own.ndim > 1)}  # fmt: skip
+    kin = [one for n, one in like.items() if _kind(n) == _kind(name)]
     among = [size for size in map(_rms_log2, kin) if isfinite(size)]
     size = _rms_log2(own)
     if len(among) < ALIKE:
-        if own.ndim < 2:
+        if own.ndim < 2 and not name.endswith("weight"):
             return 0.0
-        others = [one for n, one in parameters.items() if n != name and one.ndim > 1]
-        among = [one for one in map(_through, others) if isfinite(one)]
-        size = _through(own)
+        others = [one for n, one in like.items() if own.ndim > 1 or n.endswith("weight")]
+        measure = _through if own.ndim > 1 else _rms_log2
+        among = [one for one in map(measure, others) if isfinite(one)]
+        size = measure(own)
     return (size - float(np.median(among))) / DECADE if among and isfinite(size) else 0.0
 
 
