@@ -54,6 +54,8 @@ class Branch:
     """log2, of x."""
     varies: float
     """log2, of f(x) less its mean: of what it makes of x, biases left out."""
+    below: tuple[str, ...] = ()
+    """Names of the parameters that made x, since the last sum."""
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -68,6 +70,8 @@ class Branches:
     names: dict[int, str]
     """Of the parameters, by id."""
     found: list[Branch] = field(default_factory=list)
+    tables: set[str] = field(default_factory=set)
+    """Names of embeddings: what they add to each other is no branch, but enters the stream."""
 
     def __post_init__(self) -> None:
         self._ways: dict[int, Way] = {}
@@ -102,13 +106,13 @@ class Branches:
         below, above = ways
         stream, branch = (one, other) if self.way(one) == below else (other, one)
         own = tuple(name for name in above.trail if name not in below.trail)
-        if not below.bases or not below.bases <= above.bases or not self._matrices & set(own):
+        matrices = self._matrices - self.tables
+        if not below.bases or not below.bases <= above.bases or matrices.isdisjoint(own):
             return None
         passed = set(below.trail) <= set(above.trail)
-        if passed or self._matrices & set(
-            below.trail
-        ):  # or by way of a map, as where widths change
-            self.found.append(Branch(own, _size(branch), _size(stream), _size(branch, True)))
+        if passed or matrices & set(below.trail):  # or by way of a map, as where widths change
+            sizes = _size(branch), _size(stream), _size(branch, True)
+            self.found.append(Branch(own, *sizes, below.trail))
         return self._new() if passed else None
 
     def made(self, tensor: Tensor, way: Way) -> bool:
@@ -248,7 +252,7 @@ def _to_blame(branch: Branch, off: float, parameters: dict[str, Tensor]) -> tupl
     """
     known = [name for name in branch.trail if name in parameters]
     last = [name for name in known if parameters[name].ndim > 1][-1]
-    away = {name: _apart(name, parameters) for name in known}
+    away = {name: apart(name, parameters) for name in known}
     worst = max(away, key=lambda name: away[name] / off)
     if away[worst] / off < 0.5:
         return last, 10.0**-off
@@ -258,26 +262,30 @@ def _to_blame(branch: Branch, off: float, parameters: dict[str, Tensor]) -> tupl
 
 def furthest(names: Sequence[str], parameters: dict[str, Tensor]) -> tuple[str, float]:
     """Of some parameters the one that is furthest from its kin, and the factor that it lacks."""
-    away = {name: _apart(name, parameters) for name in names}
+    away = {name: apart(name, parameters) for name in names}
     worst = max(away, key=lambda name: abs(away[name]))
     return worst, 10.0 ** -away[worst]
 
 
-def _apart(name: str, parameters: dict[str, Tensor]) -> float:
+def apart(name: str, parameters: dict[str, Tensor]) -> float:
     """Decades between a parameter and those of the same name but for numbers.
 
-    Where these are too few, a matrix is compared with all, by what it makes of an input of size 1.
+    Where these are too few, a matrix is compared with all, by what it makes of an input of size 1,
+    and a normalization's weights with those of all others.
     """
     own = parameters[name]
-    kin = [one for n, one in parameters.items() if n != name and _kind(n) == _kind(name)]
+    like = {n: one for n, one in parameters.items()
+            if n != name and (one.ndim > 1) == (own.ndim > 1)}  # fmt: skip
+    kin = [one for n, one in like.items() if _kind(n) == _kind(name)]
     among = [size for size in map(_rms_log2, kin) if isfinite(size)]
     size = _rms_log2(own)
     if len(among) < ALIKE:
-        if own.ndim < 2:
+        if own.ndim < 2 and not name.endswith("weight"):
             return 0.0
-        others = [one for n, one in parameters.items() if n != name and one.ndim > 1]
-        among = [one for one in map(_through, others) if isfinite(one)]
-        size = _through(own)
+        others = [one for n, one in like.items() if own.ndim > 1 or n.endswith("weight")]
+        measure = _through if own.ndim > 1 else _rms_log2
+        among = [one for one in map(measure, others) if isfinite(one)]
+        size = measure(own)
     return (size - float(np.median(among))) / DECADE if among and isfinite(size) else 0.0
 
 

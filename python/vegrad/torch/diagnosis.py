@@ -23,11 +23,12 @@ from vegrad.history import History
 from vegrad.measured import Measured, exp2
 from vegrad.network import FloatArray
 from vegrad.recorded import diagnose_gradients
-from vegrad.torch import chain, probe, recurrent, redrawn, through_time
-from vegrad.torch.branches import OfBranch, faint, findings_of, furthest
+from vegrad.torch import between, chain, probe, recurrent, redrawn, through_time
+from vegrad.torch.branches import OfBranch, faint, furthest
+from vegrad.torch.entry import findings_of
 from vegrad.torch.monitor import Monitor
 from vegrad.torch.report import Report
-from vegrad.torch.words import PARTS, said
+from vegrad.torch.words import said
 
 EDGE, NAME = 67, 22  # the table's columns; letters of a module's path beside it
 
@@ -154,8 +155,8 @@ def _of_chain(
     network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
     path = list(run.path)
     sizes = {f"{name}.weight": size for name, size in zip(names, flow.gradient_log2, strict=True)}
-    branches = findings_of(run.trace.branches, dict(model.named_parameters()), sizes)
-    small = faint(run.trace.branches)
+    branches = findings_of(run.trace, dict(model.named_parameters()), sizes)
+    sums, small = run.trace.branches, faint(run.trace.branches)
     expected = chain.expected_of(run, config, x)
     drawn = expected is None and count > 0
     if drawn:
@@ -166,8 +167,9 @@ def _of_chain(
     m = Measured(network, loss, flow, SHIFT, batches, expected)
     findings, summary = judge(m, history)
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
-    if drawn:
-        told = tuple(_beside_the_weights(finding, model, names) for finding in told)
+    told, named = between.blamed(told, model, names, sums, drawn)
+    known = {one.parameter for one in branches}
+    branches += [one for one in named if one.parameter not in known]
     told = _causes(tuple(_without_bias(finding, model) for finding in told), layers)
     told = _with_branches(
         told, branches, small, names, lambda f: tuple(names[f.layers[0] : f.layers[0] + 2])
@@ -217,8 +219,7 @@ def _with_branches(
     inside = {_module(name) for name in small}
     own = {_module(name) for one in branches for name in one.branch}
     places = {module: place for place, module in enumerate(modules)}
-    drowned = [places.get(_module(one.parameter), inf) for one in branches
-               if one.kind == "exploding"]  # fmt: skip
+    drowned = [_place(one, places) for one in branches if one.kind == "exploding"]
     lowest = min(drowned, default=inf)  # above it the stream is large, and its gradient small
 
     def explained(finding: Finding) -> bool:
@@ -235,32 +236,22 @@ def _with_branches(
     placed = []
     for one in branches:
         place = places.get(_module(one.parameter))
-        placed.append(replace(one, layers=() if place is None else (place,)))
+        placed.append(replace(one, layers=one.layers if place is None else (place,)))
     return (*first, *placed, *(finding for finding in kept if finding not in first))
+
+
+def _place(finding: OfBranch, places: dict[str, int]) -> float:
+    """Of its module, or of the last one below it in the branch, or of the first in it."""
+    known = {name: places[_module(name)] for name in finding.branch if _module(name) in places}
+    if finding.parameter in known:
+        return known[finding.parameter]
+    below = finding.branch[: finding.branch.index(finding.parameter)]
+    below_it = [known[name] for name in below if name in known]
+    return max(below_it) if below_it else min(known.values(), default=inf)
 
 
 def _module(parameter: str) -> str:
     return parameter.rpartition(".")[0]
-
-
-def _beside_the_weights(finding: Finding, model: Module, names: list[str]) -> Finding:
-    """What to look at where a layer passes what it passes with new weights too."""
-    e = finding.evidence
-    if finding.blame != "activation" or not {"gain", "expected_gain"} <= e.keys() or not e["gain"]:
-        return finding
-    if not 0.5 < e["expected_gain"] / e["gain"] < 2.0:
-        return finding
-    place = finding.layers[0]
-    here, above = names[place], names[place + 1]
-    known = [name for name, _ in model.named_parameters()]
-    first, last = (
-        known.index(f"{n}.weight") if f"{n}.weight" in known else 0 for n in (here, above)
-    )
-    own = {f"{name}.{part}" for name in names for part in PARTS.values()}
-    others = [name for name in known[first:last] if name not in own]
-    advice = f"new weights would not change it: look at what stands between {here} and {above}"
-    advice += f", first at {', '.join(others[:3])}." if others else "."
-    return replace(finding, advice=advice)
 
 
 def _resampled(
@@ -315,7 +306,7 @@ def _of_any(
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
     sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
              if gradient.ndim > 1}  # fmt: skip
-    branches = findings_of(trace.branches, parameters, sizes)
+    branches = findings_of(trace, parameters, sizes)
     modules = [row["module"] for row in said.rows]
     findings = list(_with_branches(findings, branches, faint(trace.branches), modules, _between))
     findings, notes = through_time.added(findings, in_time, model, sizes, said.rows)
@@ -343,10 +334,11 @@ def _of_any(
 
 
 def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] | None:
-    """The weights, but of those that take the same inputs only one; None if there are no such.
+    """The weights, but of those that take the same inputs only one; None where biases count too.
 
     Of queries, keys and values: what goes through a softmax hardly gets a gradient at first, which
     says nothing of the layers above and below. Chosen is the kind whose gradient is mostly largest.
+    Biases in branches, those of norms among them, do not stand one after the other either.
     """
     beside: dict[int, dict[str, str]] = {}  # the kind of weight, which is its name but for numbers
     for layer in trace.layers:
@@ -360,7 +352,7 @@ def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] 
     for group in groups:
         less |= set(sorted(group, key=lambda name: (first[group[name]], sizes[name]))[:-1])
     weights = [name for name, one in gradients.items() if one.ndim > 1]
-    return [name for name in weights if name not in less] if less else None
+    return [name for name in weights if name not in less] if less or trace.branches else None
 
 
 def _between(finding: Finding) -> tuple[str, ...]:

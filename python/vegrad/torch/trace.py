@@ -84,6 +84,11 @@ class Trace(TorchFunctionMode):
         """The sums of a stream and a branch, the first first."""
         return self._branches.found
 
+    @property
+    def tables(self) -> set[str]:
+        """Names of embeddings."""
+        return self._branches.tables
+
     def origin(self, tensor: Any) -> frozenset[int]:
         """The layers that a tensor comes from."""
         return self._from.get(id(tensor), frozenset())
@@ -105,6 +110,8 @@ class Trace(TorchFunctionMode):
         way = way or self._branches.of(found)
         out = function(*args, **kwargs)
         self._alive += [one for one in _tensors(out) if self._branches.made(one, way)]
+        if name.startswith("embedding"):
+            self.tables.update(self.names[id(one)] for one in found if id(one) in self.names)
         if name in LAYERS and isinstance(out, Tensor):
             self._layer(function, name, args, kwargs, out)
             return out

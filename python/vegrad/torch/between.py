@@ -1,0 +1,113 @@
+"""What is to blame where the weights of layers are not: those of what stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import log10
+
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.findings import Finding
+from vegrad.measured import DECADE, times
+from vegrad.torch.branches import Branch, OfBranch, apart
+from vegrad.torch.words import PARTS
+
+Names = list[str]
+Signed = tuple[list[str], float]
+
+EXPLAINS = 0.5  # of the decades by which a gain is off, at least, what is to blame is off
+
+
+def blamed(
+    findings: Sequence[Finding],
+    model: Module,
+    names: Sequence[str],
+    branches: Sequence[Branch],
+    drawn: bool,
+) -> tuple[tuple[Finding, ...], list[OfBranch]]:
+    """Findings without those of which a parameter is to blame that is no layer's, and these."""
+    named: dict[str, OfBranch] = {}
+    left = list(findings)
+    for where in (_between, _below, _inside):  # what stands between two layers explains the most
+        kept = []
+        for finding in left:
+            one = _blamed(finding, dict(model.named_parameters()), names, branches, where)
+            if one is None:
+                kept.append(finding)
+            else:
+                named.setdefault(one.parameter, one)
+        left = kept
+    if drawn:
+        left = [_beside_the_weights(finding, model, names) for finding in left]
+    return tuple(left), list(named.values())
+
+
+def _between(place: int, names: Sequence[str], known: Names, branches: Sequence[Branch]) -> Signed:
+    """What gradients pass on their way: its size makes them larger."""
+    return _others(names[place], names[place + 1], names, known), 1.0
+
+
+def _below(place: int, names: Sequence[str], known: Names, branches: Sequence[Branch]) -> Signed:
+    """What makes activations, which a normalization above divides by their size."""
+    return _others(names[place - 1], names[place], names, known) if place else [], -1.0
+
+
+def _inside(place: int, names: Sequence[str], known: Names, branches: Sequence[Branch]) -> Signed:
+    """A branch that begins between two layers: the smaller it is, the less reaches the upper."""
+    here, above = (f"{name}.weight" for name in names[place : place + 2])
+    begun = [one for one in branches if above in one.trail and here not in one.trail]
+    matrices = {f"{name}.weight" for name in names}
+    return [name for one in begun for name in one.trail if name not in matrices], -1.0
+
+
+def _blamed(
+    finding: Finding,
+    parameters: dict[str, Tensor],
+    names: Sequence[str],
+    branches: Sequence[Branch],
+    where: Callable[[int, Sequence[str], Names, Sequence[Branch]], Signed],
+) -> OfBranch | None:
+    """With the parameter that is as far from its kin as the gain is from others, if any is."""
+    e = finding.evidence
+    if finding.blame != "activation" or not e.get("gain") or not e.get("usual_gain"):
+        return None
+    off = log10(e["gain"] / e["usual_gain"])
+    place = finding.layers[0]
+    some, sign = where(place, names, list(parameters), branches)
+    away = {name: apart(name, parameters) for name in some}
+    worst = max(away, key=lambda name: sign * away[name] / off, default="") if off else ""
+    if not worst or sign * away[worst] / off < EXPLAINS:
+        return None
+    factor = 10.0 ** -away[worst]
+    advice = f"multiply {worst} by {factor:.3g}: it is {times(away[worst] * DECADE)} as large as "
+    advice += "others of its kind."
+    whole = next((one.trail for one in branches if worst in one.trail), ())
+    here, above = (f"{name}.weight" for name in names[place : place + 2])
+    return OfBranch(
+        finding.kind, finding.severity, finding.layers, finding.message, advice,
+        {**e, "factor": factor}, "weights", worst, (*whole, here, worst, above),
+    )  # fmt: skip
+
+
+def _beside_the_weights(finding: Finding, model: Module, names: Sequence[str]) -> Finding:
+    """What to look at where a layer passes what it passes with new weights too."""
+    e = finding.evidence
+    if finding.blame != "activation" or not {"gain", "expected_gain"} <= e.keys() or not e["gain"]:
+        return finding
+    if not 0.5 < e["expected_gain"] / e["gain"] < 2.0:
+        return finding
+    here, above = names[finding.layers[0] : finding.layers[0] + 2]
+    others = _others(here, above, names, [name for name, _ in model.named_parameters()])
+    advice = f"new weights would not change it: look at what stands between {here} and {above}"
+    advice += f", first at {', '.join(others[:3])}." if others else "."
+    return replace(finding, advice=advice)
+
+
+def _others(here: str, above: str, names: Sequence[str], known: Names) -> list[str]:
+    """Parameters that a model has between two layers' weights, and that are no layer's."""
+    ends = [f"{name}.weight" for name in (here, above)]
+    first, last = (known.index(name) if name in known else 0 for name in ends)
+    own = {f"{name}.{part}" for name in names for part in PARTS.values()}
+    return [name for name in known[first:last] if name not in own]
