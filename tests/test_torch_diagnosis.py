@@ -1,6 +1,9 @@
 """vegrad.torch.diagnose beside vegrad.diagnose, on models of other kinds, and what it leaves."""
 
 import copy
+import gc
+import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -424,3 +427,21 @@ def test_queries_and_keys_of_a_fresh_transformer_are_no_finding() -> None:
         model[4].value.weight *= 1e6
     found = ours.diagnose(model, LOSS, x, target)
     assert any("4.value" in finding.advice for finding in found.findings)
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_nothing_of_its_passes_stays(skips: bool) -> None:
+    passes: list[Any] = []
+
+    def wrap(layer: Any, x: Any) -> Any:
+        out = torch.relu(layer(x))
+        passes.append(weakref.ref(out))
+        return x + out if skips else out
+
+    model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(4)), nn.Linear(32, 10))
+    for layer in model[:4]:
+        layer.forward = partial(wrap, partial(nn.Linear.forward, layer))
+    ours.diagnose(model, LOSS, torch.from_numpy(X), torch.from_numpy(LABELS))
+    gc.collect()
+    assert len(passes) == 4 * 5
+    assert [one for one in passes if one() is not None] == []

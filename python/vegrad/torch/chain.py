@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class _Backward:
         self.shifts: dict[int, float] = {}
         self.sizes: dict[int, float] = {}
         self._places: dict[Any, int | None] = {}  # of layers, by node of autograd's graph
+        self._nodes: list[Any] = []
         self._above: dict[Any, int] = {}  # how many cuts there are down to a node, it included
         self._cuts: set[Any] = set()
         self._totals = [0.0]  # log2 taken out, by that number
@@ -88,9 +90,16 @@ class _Backward:
     def on_output(self, place: int | None, output: Tensor) -> None:
         """Of a layer; of a sum if the place is None."""
         if output.requires_grad:
-            node = output.grad_fn
-            self._places[node] = place
-            output.register_hook(lambda gradient: self._came(node, gradient))
+            came, number = weakref.WeakMethod(self._came), len(self._nodes)
+
+            # It refers to neither us nor the node: a cycle by way of autograd's graph is never freed.
+            def hook(gradient: Tensor) -> Tensor:
+                alive = came()
+                return alive(number, gradient) if alive else gradient
+
+            self._nodes.append(output.grad_fn)
+            self._places[output.grad_fn] = place
+            output.register_hook(hook)
 
     def find_cuts(self, root: Any) -> None:
         """From the loss down: nodes that all ways to the layers below them go through."""
@@ -105,7 +114,8 @@ class _Backward:
             ahead.discard(node)
             ahead |= {below for below, _ in node.next_functions if below in leading}
 
-    def _came(self, node: Any, gradient: Tensor) -> Tensor:
+    def _came(self, number: int, gradient: Tensor) -> Tensor:
+        node = self._nodes[number]
         size, above = size_log2(gradient), self._above.get(node, 0)
         if node in self._cuts:
             by = 0.0
