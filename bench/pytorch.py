@@ -4,9 +4,12 @@
     python bench/pytorch.py --quick       a smoke run
     python bench/pytorch.py --markdown    the table of the last complete run
 
-Everything is measured in one process, bound to as many cores as threads, in turns.
+Everything is measured in one process, bound to as many cores as threads, in turns. The line against
+Cockpit needs `pip install cockpit-for-pytorch "setuptools<81"`.
 """
 
+import importlib.util
+import itertools
 import json
 import warnings
 from functools import partial
@@ -113,27 +116,58 @@ def with_gradients(problem):
     return model
 
 
-def training(case, problem, asked, settings):
-    """A whole step of training, forward to AdamW(fused), with a monitor and without."""
+def whole_step(problem, watched):
+    """A step of training, forward to AdamW(fused), with a monitor or without."""
     import torch
     import vegrad.torch
 
-    def make(watched, optimize=None):
-        model, x, target = problem()
-        optimize = optimize or partial(torch.optim.AdamW, fused=True)
-        optimizer = optimize(model.parameters(), 1e-5)
-        kept = vegrad.torch.Monitor(model) if watched else None
+    model, x, target = problem()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+    monitor = vegrad.torch.Monitor(model) if watched else None
 
-        def call():
-            optimizer.zero_grad()
-            backward(model, x, target)
-            optimizer.step()
-            return kept
+    def call():
+        optimizer.zero_grad()
+        backward(model, x, target)
+        optimizer.step()
+        return monitor
 
-        return Task(call)
+    return Task(call)
 
-    tasks = {"monitored": make(True), "bare": make(False)}
+
+def training(case, problem, asked, settings):
+    """Whole steps with a monitor and without."""
+    tasks = {"monitored": whole_step(problem, True), "bare": whole_step(problem, False)}
     wanted = [(f"Monitor, {case}", "the bare step", asked, "monitored", "bare", None, 1)]
+    return lines(tasks, wanted, settings)
+
+
+def beside_cockpit(case, problem, settings):
+    """Whole steps with a monitor, and with Cockpit's economy setting at every step."""
+    import torch
+    from backpack import extend
+    from cockpit import Cockpit
+    from cockpit.utils.configuration import configuration
+
+    model, x, target = problem()
+    model, loss_of, each = (
+        extend(model),
+        extend(torch.nn.MSELoss()),
+        torch.nn.MSELoss(reduction="none"),
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+    cockpit, steps = Cockpit(model.parameters(), configuration("economy")), itertools.count()
+
+    def call():
+        optimizer.zero_grad()
+        out, step = model(x), next(steps)
+        loss, losses = loss_of(out, target), each(out, target).mean(1)
+        info = {"batch_size": len(x), "individual_losses": losses, "loss": loss}
+        with cockpit(step, info=info | {"optimizer": optimizer}):
+            loss.backward(create_graph=cockpit.create_graph(step))
+        optimizer.step()
+
+    tasks = {"monitored": whole_step(problem, True), "cockpit": Task(call)}
+    wanted = [(f"Monitor, {case}", "Cockpit, economy", 1, "monitored", "cockpit", None, 1)]
     return lines(tasks, wanted, settings)
 
 
@@ -183,6 +217,8 @@ def child(settings):
     found += fused("fuse, 20×256×128", 20, 256, 128, 1.6, settings)
     found += fused("fuse(direct=True), 50×64×64", 50, 64, 64, 4, settings, True)
     found += fused("fuse(direct=True), 20×256×128", 20, 256, 128, 1.6, settings, True)
+    if importlib.util.find_spec("cockpit") is not None:  # last: it takes gigabytes
+        found += beside_cockpit("MLP 8×512, batch 128", mlp, settings)
     print(json.dumps({"lines": found, "versions": report.versions()}))
 
 
