@@ -92,7 +92,7 @@ class _Backward:
         if output.requires_grad:
             came, number = weakref.WeakMethod(self._came), len(self._nodes)
 
-            # It refers to neither us nor the node: a cycle by way of autograd's graph is never freed.
+            # Refers to neither us nor the node: a cycle through autograd's graph is never freed.
             def hook(gradient: Tensor) -> Tensor:
                 alive = came()
                 return alive(number, gradient) if alive else gradient
