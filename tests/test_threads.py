@@ -122,7 +122,7 @@ def wait_for(child: int, seconds: float) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*fork")  # Python's and JAX's, with threads about
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python's own, with threads about
 def test_a_child_of_a_process_that_has_trained_can_train(threads: int) -> None:
     shape, options = ([128] * 6, 200), {"activation": "tanh"}
     want = train(*shape, **options)
@@ -143,7 +143,7 @@ def test_a_child_of_a_process_that_has_trained_can_train(threads: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.usefixtures("keep_threads")
 def test_a_fork_while_another_thread_trains() -> None:
     """Whatever lock the other thread held at that moment is not held in the child for ever."""
