@@ -153,14 +153,20 @@ def clip_grads_with_norm_(
     grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
     limit = float(max_norm)
     ours, others = grads, []
-    plain = type(total_norm) is Tensor and total_norm.device.type == "cpu"
-    if limit < 0 or not plain or not isfinite(total_norm):
+    plain = (
+        type(total_norm) is Tensor
+        and total_norm.device.type == "cpu"
+        and total_norm.ndim == 0
+        and not total_norm.is_complex()
+    )
+    total = total_norm.item() if plain else inf
+    if limit < 0 or not isfinite(total):
         ours, others = [], grads
     try:
-        _scale(ours, limit, total_norm)
+        _scale(ours, limit, total)
     except (TypeError, ValueError):
         ours, others = _split(grads)
-        _scale(ours, limit, total_norm)
+        _scale(ours, limit, total)
     if others:
         utils.clip_grads_with_norm_(_holders(others), max_norm, total_norm, foreach)
 
@@ -246,14 +252,20 @@ def _clip_value(grads: list[Tensor], limit: float) -> None:
         increment_version(grads)
 
 
-def _scale(grads: list[Tensor], limit: float, total_norm: Tensor) -> None:
-    if grads and not (coefficient := limit / (float(total_norm) + 1e-6)) >= 1:
+def _scale(grads: list[Tensor], limit: float, total_norm: float) -> None:
+    if grads and not (coefficient := limit / (total_norm + 1e-6)) >= 1:
         _scale_by(grads, coefficient)
 
 
 def _scale_by(grads: list[Tensor], coefficient: float) -> None:
-    _core.clip("global_norm", grads, lambda norm: norm * coefficient, 2.0, "propagate")
-    increment_version(grads)
+    try:
+        if not isfinite(coefficient):
+            raise NonFiniteGradientError
+        _core.clip("global_norm", grads, lambda norm: norm * coefficient, 2.0, "raise")
+        increment_version(grads)
+    except NonFiniteGradientError:  # there is no norm to choose a limit by
+        with torch.no_grad():
+            torch._foreach_mul_(grads, coefficient)
 
 
 def _split(grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -289,7 +301,7 @@ def _dtype(grads: list[Tensor]) -> Any:
     first, *others = {grad.dtype for grad in grads}
     for other in others:
         first = torch.promote_types(first, other)
-    return first
+    return first.to_real()
 
 
 def _nonfinite(order: float) -> str:
