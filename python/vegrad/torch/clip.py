@@ -20,7 +20,8 @@ from torch.autograd.graph import increment_version
 from torch.nn import Module, utils
 
 from vegrad import _core
-from vegrad._core import NonFiniteGradientError
+from vegrad._core import Clipped, NonFiniteGradientError
+from vegrad.clipping import Rule
 
 PARAMETERS = Module.parameters.__code__
 Tensors: TypeAlias = Iterable[Tensor] | Tensor
@@ -245,6 +246,41 @@ def _clip_mixed(
         divisor = total if compat else total - 1e-6
         utils.clip_grads_with_norm_(_holders(others), limit, divisor, foreach)
     return total.to(first, _dtype(grads) if compat else torch.float64)
+
+
+def clip_by_rule(rule: Rule, params: list[Tensor], grads: list[Any]) -> Clipped:
+    """Clips gradients of any kind in place, those of other devices by way of the CPU."""
+    buffers: list[Any] = []
+    weights: list[Any] = []
+    copied: list[tuple[Tensor, Tensor]] = []
+    for param, grad in zip(params, grads, strict=True):
+        view = None if grad is None else _dense(grad, param)
+        buffers.append(view)
+        weights.append(None if grad is None else _dense(param.detach()))
+        if view is not None and not is_ours(view):
+            buffers[-1] = view.cpu()
+            copied.append((view, buffers[-1]))
+        if weights[-1] is not None:
+            weights[-1] = weights[-1].cpu()
+    clipped = rule.apply_(buffers, weights)
+    if clipped.clipped or clipped.nonfinite:
+        for view, copy in copied:
+            view.copy_(copy)
+    return clipped
+
+
+def _dense(tensor: Tensor, param: Tensor | None = None) -> Tensor:
+    """The numbers of a tensor, as a dense real one that shares its memory."""
+    if hasattr(tensor, "full_tensor"):
+        raise TypeError(
+            "clip must be None for distributed tensors, of which other processes have parts: "
+            "call vegrad.torch.clip_grad_norm_ before the step"
+        )
+    if tensor.is_sparse:
+        if param is not None:
+            param.grad = tensor = tensor.coalesce()
+        tensor = tensor.values()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _clip_value(grads: list[Tensor], limit: float) -> None:
