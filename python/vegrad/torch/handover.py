@@ -70,10 +70,20 @@ class Handover:
         block = self._spare
         if block is not None and block.flat is flat:
             return block.pieces
+        return self.cut(flat)
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """The gradients in such memory, as new tensors."""
         return _cut(flat, self._shapes, self._chosen)
 
     def leave(self, pieces: list[Tensor]) -> None:
         """Adds the gradients to the parameters' own."""
+        if torch.is_grad_enabled():  # into a graph, as autograd does then
+            for parameter, piece in zip(self.parameters, pieces, strict=True):
+                if parameter.requires_grad:
+                    grad = parameter.grad
+                    parameter.grad = piece if grad is None else grad + piece
+            return
         done = _core.set_gradients(self.parameters, pieces)
         if done == len(pieces):
             return
