@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from test_torch_optim import CASES, Training, assert_equal, make  # noqa: E402
 from torch import nn  # noqa: E402
-from vegrad import clipping  # noqa: E402
+from vegrad import _core, clipping  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 every_case = pytest.mark.parametrize("case", CASES)
@@ -115,3 +116,19 @@ def test_no_groups_are_no_error() -> None:
     optimizer = ours.SGD([nn.Parameter(torch.ones(1))], 0.1)
     optimizer.param_groups.clear()
     optimizer.step()
+
+
+def test_a_clip_that_calls_the_step_it_is_in() -> None:
+    stepper = _core.Optimizer("sgd", momentum=0.9)
+    params, grads = [np.ones(3)], [np.ones(3)]
+    looked = []
+
+    def limit(norm: float) -> float:
+        looked.append(stepper.state())
+        with pytest.raises(RuntimeError, match="must not be used by what its own step calls"):
+            stepper.load({})
+        return norm
+
+    stepper.step(params, grads, 0.1, "global_norm", limit, 2.0, "raise", 0.0)
+    assert looked == [{}]
+    assert np.allclose(params[0], 0.9)

@@ -279,7 +279,7 @@ class Stepped(torch.optim.Optimizer):
                 continue
             states[str(place)] = kept | {"step": round(float(shown.get("step", 1)))}
             rest = {name: value for name, value in shown.items() if name not in names}
-            del self._shown[param]  # not emptied: it may have been given to somebody
+            self._shown.pop(param, None)  # not emptied: it may have been given to somebody
             if rest:
                 self._shown[param] = rest
         self._stepper.load(states)
