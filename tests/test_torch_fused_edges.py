@@ -195,3 +195,39 @@ def test_checkpoints_around_it(reentrant: bool) -> None:
             checkpoint(model, x, use_reentrant=reentrant).square().sum().backward()
         found.append([x.grad, *(one.grad for one in model.parameters())])
     torch.testing.assert_close(*found)
+
+
+@either_way
+def test_parameters_that_are_frozen_for_the_forward_pass_only(direct: bool) -> None:
+    """They get no gradient, as in autograd; nor do those that are frozen at the end."""
+    found = []
+    for model in both(direct=direct):
+        for frozen in (True, False):
+            model[0].requires_grad_(not frozen)
+            loss = model(batch()).sum()
+            model[0].requires_grad_(frozen)
+            loss.backward()
+            found.append([None if one.grad is None else one.grad for one in model.parameters()])
+            assert found[-1][0] is None
+            assert found[-1][2] is not None
+    torch.testing.assert_close(found[0][2:], found[2][2:])
+
+
+def test_weights_that_are_transposed_where_they_lie() -> None:
+    for change in (lambda one: one.t_(), lambda one: setattr(one, "data", one.data.t())):
+        plain, fused = both()
+        with torch.no_grad():
+            for model in (plain, fused):
+                change(model[2].weight)
+        torch.testing.assert_close(fused(batch()), plain(batch()))
+
+
+def test_networks_that_are_fused_in_inference_mode() -> None:
+    plain = network()
+    with torch.inference_mode():
+        module = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        with pytest.warns(UserWarning, match="must not be made in inference mode"):
+            assert ours.fuse(module) is module
+        fused = ours.fuse(plain)
+    assert type(fused) is ours.FusedMLP
+    torch.testing.assert_close(results(fused, batch()), results(network(), batch()))

@@ -68,6 +68,7 @@ class FusedMLP(nn.Sequential):
         super().__init__(*layers)
         self._bind(direct)
 
+    @torch.inference_mode(False)
     def _bind(self, direct: bool) -> None:
         """Makes the pass, for the layers as they are."""
         self._layers: list[nn.Module] | None = list(self)
@@ -145,7 +146,7 @@ class FusedMLP(nn.Sequential):
             rows = rows.contiguous()
         out: Tensor
         if torch.is_grad_enabled():
-            out = _apply(self, rows, self._parameters_as_one(needed))
+            out = _apply(self, rows, self._parameters_as_one(needed), needed)
         else:
             out = torch.from_numpy(self._network.forward(rows.numpy()))
         return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self._sizes[-1])
@@ -160,10 +161,10 @@ class FusedMLP(nn.Sequential):
 
 class _Pass(Function):
     @staticmethod
-    def forward(ctx: Any, fused: FusedMLP, x: Tensor, joint: Tensor) -> Tensor:
+    def forward(ctx: Any, fused: FusedMLP, x: Tensor, joint: Tensor, needed: bytes) -> Tensor:
         kept = fused._network.forward_kept(x.numpy())
         assert kept is not None  # _fits has seen to it
-        ctx.fused, ctx.number = fused, kept[1]
+        ctx.fused, ctx.number, ctx.needed = fused, kept[1], needed
         ctx.versions = _core.versions(fused._own)  # cheaper than to save a hundred tensors
         ctx.save_for_backward(x, joint)
         return torch.from_numpy(kept[0])
@@ -173,7 +174,7 @@ class _Pass(Function):
         second, (x, joint) = torch.is_grad_enabled(), ctx.saved_tensors
         with torch.no_grad():
             delta, block = _Pass.run(ctx, x, gradient)
-            fused, (_, wanted, joint_wanted) = ctx.fused, ctx.needs_input_grad
+            fused, (_, wanted, joint_wanted, _) = ctx.fused, ctx.needs_input_grad
             below = torch.from_numpy(delta) @ fused._own[0].detach() if wanted else None
         flat = block.flat if joint_wanted else None
         if second:
@@ -181,10 +182,10 @@ class _Pass(Function):
             flat = None if flat is None else _refuse(flat, x, joint, gradient)
         handover = fused._handover
         if fused.direct and flat is not None:
-            handover.leave(handover.cut(flat) if second else block.pieces)
+            handover.leave(handover.cut(flat) if second else block.pieces, ctx.needed)
             flat = None
         handover.give_back(block)
-        return None, below, flat
+        return None, below, flat, None
 
     @staticmethod
     def run(ctx: Any, x: Tensor, gradient: Tensor) -> tuple[Any, Block]:
@@ -261,6 +262,8 @@ def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
     dtype, device, kind = next(iter(found))
     if len(found) > 1 or dtype not in _DTYPES or device != "cpu" or kind is not nn.Parameter:
         raise _NotFusedError("all parameters must be float32, or all float64, on the CPU")
+    if any(one.is_inference() for one in parameters):
+        raise _NotFusedError("the parameters must not be made in inference mode")
     sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
     if sizes[:-1] != [layer.in_features for layer in linear]:
         raise _NotFusedError("each layer must take what the one before gives")
