@@ -219,10 +219,24 @@ def test_what_the_kernels_cannot_read_goes_to_torch(kind: str, alone: bool) -> N
             with pytest.raises(NotImplementedError, match="Sparse"):
                 function.clip_grad_norm_(got, 1.0)
         return
-    torch.testing.assert_close(
-        ours.clip_grad_norm_(got, 1.0).real, theirs.clip_grad_norm_(want, 1.0).real
-    )
+    torch.testing.assert_close(ours.clip_grad_norm_(got, 1.0), theirs.clip_grad_norm_(want, 1.0))
     assert_same(got, want)
+    grads = [one.grad for one in got if one.grad is not None]
+    torch.testing.assert_close(ours.get_total_norm(grads), theirs.get_total_norm(grads))
+
+
+@pytest.mark.parametrize("dense", [[1.0, 2.0], [1.0, float("inf")], [0.0, float("nan")]])
+@pytest.mark.parametrize("other", [1.0, float("inf"), float("nan")])
+def test_elements_that_are_not_finite_beside_what_goes_to_torch(dense: Any, other: float) -> None:
+    found = []
+    for function in (ours, theirs):
+        several = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+        several[1] = torch.nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+        several[0].grad = torch.tensor(dense)
+        several[1].grad = torch.tensor([1 + 1j, other])
+        norm = function.clip_grad_norm_(several, 0.5)
+        found.append([norm, several[0].grad, torch.view_as_real(several[1].grad)])
+    torch.testing.assert_close(*found, equal_nan=True)
 
 
 def test_other_devices() -> None:
@@ -268,6 +282,35 @@ def test_scaling_by_a_norm(total: float) -> None:
     for some, function in ((got, ours), (want, theirs)):
         assert function.clip_grads_with_norm_(some, 2.0, torch.tensor(total)) is None
     assert_same(got, want)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_scaling_gradients_of_which_some_are_not_finite(bad: float) -> None:
+    """By a norm of somebody else, which is."""
+    got, want = parameters(), parameters()
+    got[1].grad[3] = want[1].grad[3] = bad
+    for some, function in ((got, ours), (want, theirs)):
+        function.clip_grads_with_norm_(some, 2.0, torch.tensor(5.0))
+    assert_same(got, want)
+
+
+@pytest.mark.filterwarnings("error")
+def test_norms_to_scale_by_of_every_kind() -> None:
+    for total in (torch.tensor(5), torch.tensor(5.0, requires_grad=True), torch.tensor(5 + 0j)):
+        outcomes = []
+        for some, function in ((parameters(), ours), (parameters(), theirs)):
+            try:
+                function.clip_grads_with_norm_(some, 2.0, total)
+                outcomes.append(some)
+            except RuntimeError as error:
+                outcomes.append(str(error))
+        if isinstance(outcomes[1], str):
+            assert outcomes[0] == outcomes[1]
+        else:
+            assert_same(*outcomes)
+    for function in (ours, theirs):
+        with pytest.raises(RuntimeError, match=r"0 dim|expected to be 0"):
+            function.clip_grads_with_norm_(parameters(), 2.0, torch.tensor([5.0, 1.0]))
 
 
 def test_autograd_sees_that_gradients_changed() -> None:

@@ -99,3 +99,34 @@ assert vegrad.norm(grads) == 1e3
 def test_a_child_of_fork_has_none_of_them() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], timeout=60)
     assert done.returncode == 0
+
+
+def test_an_optimizer_that_several_threads_use() -> None:
+    """States that one hands out and takes in again are not those that another's kernels write."""
+    code = """
+import threading, torch, vegrad.torch
+params = [torch.nn.Parameter(torch.ones(200_000)) for _ in range(3)]
+for one in params:
+    one.grad = torch.ones_like(one)
+optimizer = vegrad.torch.AdamW(params)
+failed = []
+
+def use(look):
+    try:
+        for _ in range(60):
+            optimizer.step()
+            if look:
+                optimizer.state_dict()
+    except BaseException as error:
+        failed.append(error)
+
+threads = [threading.Thread(target=use, args=(look,)) for look in (True, False, True, False)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+assert not failed, failed
+assert all(one.isfinite().all() for one in params)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

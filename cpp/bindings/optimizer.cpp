@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <stdexcept>
 
 #include "bindings/register.hpp"
 
@@ -20,9 +21,25 @@ StepKind kind_of(const std::string& name) {
 
 }  // namespace
 
+Optimizer::Turn::Turn(Optimizer& optimizer)
+    : optimizer_(optimizer), lock_(optimizer.running_, std::defer_lock) {
+  if (!lock_.try_lock()) {
+    const py::gil_scoped_release release;
+    lock_.lock();
+  }
+  ++optimizer_.turns_;
+}
+
+void Optimizer::Turn::must_be_first() const {
+  if (optimizer_.turns_ > 1)
+    throw std::runtime_error("an optimizer must not be used by what its own step calls");
+}
+
 Clipped Optimizer::step(const py::object& parameters, const py::object& grads, double rate,
                         const std::string& rule, const py::object& limit, double ord,
                         const std::string& nonfinite, double eps, const py::object& groups) {
+  const Turn turn(*this);
+  turn.must_be_first();
   const bool many = PyList_CheckExact(parameters.ptr());
   Clipped result;
   together_over(many ? std::size_t(PyList_GET_SIZE(parameters.ptr())) : 0, [&] {
@@ -90,7 +107,8 @@ std::vector<std::unique_ptr<OptimizerState>*> Optimizer::states_of(const Buffers
   return states;
 }
 
-py::dict Optimizer::state() const {
+py::dict Optimizer::state() {
+  const Turn turn(*this);
   py::dict all;
   const std::vector<const char*> names = settings_.all_state_names();
   for (std::size_t place = 0; place < states_.size(); ++place) {
@@ -110,6 +128,8 @@ py::dict Optimizer::state() const {
 }
 
 void Optimizer::load(const py::dict& all) {
+  const Turn turn(*this);
+  turn.must_be_first();
   std::vector<py::str> keys;
   std::vector<std::unique_ptr<OptimizerState>> states;
   const std::vector<const char*> wanted = settings_.state_names();
@@ -187,8 +207,9 @@ void register_optimizer(py::module_& module) {
       .def(py::init([](const std::string& kind, double momentum, double dampening, bool nesterov,
                        double beta1, double beta2, double eps, double weight_decay, bool decoupled,
                        bool amsgrad, bool maximize) {
-             return Optimizer({kind_of(kind), momentum, dampening, nesterov, beta1, beta2, eps,
-                               weight_decay, decoupled, amsgrad, maximize});
+             return std::make_unique<Optimizer>(
+                 OptimizerSettings{kind_of(kind), momentum, dampening, nesterov, beta1, beta2, eps,
+                                   weight_decay, decoupled, amsgrad, maximize});
            }),
            py::arg("kind"), py::arg("momentum") = 0.0, py::arg("dampening") = 0.0,
            py::arg("nesterov") = false, py::arg("beta1") = 0.0, py::arg("beta2") = 0.0,

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,20 @@ namespace vegrad {
 
 class Optimizer {
  public:
+  // While one thread steps, others wait, without the GIL: it holds pointers to the states.
+  class Turn {
+   public:
+    explicit Turn(Optimizer& optimizer);
+    ~Turn() { --optimizer_.turns_; }
+    Turn(const Turn&) = delete;
+    // RuntimeError if this thread is in a step already, whose clip has called back.
+    void must_be_first() const;
+
+   private:
+    Optimizer& optimizer_;
+    std::unique_lock<std::recursive_mutex> lock_;
+  };
+
   explicit Optimizer(const OptimizerSettings& settings) : settings_(settings) {}
 
   const OptimizerSettings& settings() const { return settings_; }
@@ -23,7 +38,7 @@ class Optimizer {
   // Of each buffer, null where nothing is kept yet; ValueError if it is of other buffers.
   std::vector<std::unique_ptr<OptimizerState>*> states_of(const Buffers& parameters);
   // {key: {"step": n, name: an array in C order}}
-  pybind11::dict state() const;
+  pybind11::dict state();
   void load(const pybind11::dict& all);
 
  private:
@@ -35,6 +50,8 @@ class Optimizer {
   void check(const Buffers& parameters, std::size_t number, OptimizerState* state) const;
 
   OptimizerSettings settings_;
+  std::recursive_mutex running_;
+  int turns_ = 0;                    // of the thread that has the lock
   pybind11::dict place_;             // of each key
   std::vector<pybind11::str> keys_;  // of each place
   std::vector<std::unique_ptr<OptimizerState>> states_;

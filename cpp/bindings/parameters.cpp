@@ -42,9 +42,16 @@ bool is_true(Attribute& attribute, const py::object& object) {
   return get(attribute, object).ptr() == Py_True;
 }
 
+// In C order, else 0.
 std::uintptr_t address_of(const Glance& glance, const py::object& tensor) {
   View view;
-  if (glance(tensor.ptr(), view)) return reinterpret_cast<std::uintptr_t>(view.data);
+  if (glance(tensor.ptr(), view)) {
+    std::int64_t stride = 1;
+    for (int axis = view.ndim - 1; view.strides && axis >= 0; stride *= view.shape[axis--])
+      if (view.shape[axis] != 1 && view.strides[axis] != stride) return 0;
+    return reinterpret_cast<std::uintptr_t>(view.data);
+  }
+  if (!py::bool_(tensor.attr("is_contiguous")())) return 0;
   return py::cast<std::uintptr_t>(tensor.attr("data_ptr")());
 }
 

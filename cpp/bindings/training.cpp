@@ -56,6 +56,8 @@ class PyTrainer {
     for (py::ssize_t i = 0; i < count; ++i)
       if (rows[i] < 0 || rows[i] >= rows_) throw py::index_error("order has a row that x has not");
     const Asked asked({rule, limit, ord, eps, nonfinite}, gradients_.size());
+    const Optimizer::Turn turn(optimizer);
+    turn.must_be_first();
     const auto states = optimizer.states_of(parameters_);
     const auto step = [&](double rate, const Scaled* squares) {
       Request request = asked.request;

@@ -20,7 +20,8 @@ from torch.autograd.graph import increment_version
 from torch.nn import Module, utils
 
 from vegrad import _core
-from vegrad._core import NonFiniteGradientError
+from vegrad._core import Clipped, NonFiniteGradientError
+from vegrad.clipping import Rule
 
 PARAMETERS = Module.parameters.__code__
 Tensors: TypeAlias = Iterable[Tensor] | Tensor
@@ -153,14 +154,20 @@ def clip_grads_with_norm_(
     grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
     limit = float(max_norm)
     ours, others = grads, []
-    plain = type(total_norm) is Tensor and total_norm.device.type == "cpu"
-    if limit < 0 or not plain or not isfinite(total_norm):
+    plain = (
+        type(total_norm) is Tensor
+        and total_norm.device.type == "cpu"
+        and total_norm.ndim == 0
+        and not total_norm.is_complex()
+    )
+    total = total_norm.item() if plain else inf
+    if limit < 0 or not isfinite(total):
         ours, others = [], grads
     try:
-        _scale(ours, limit, total_norm)
+        _scale(ours, limit, total)
     except (TypeError, ValueError):
         ours, others = _split(grads)
-        _scale(ours, limit, total_norm)
+        _scale(ours, limit, total)
     if others:
         utils.clip_grads_with_norm_(_holders(others), max_norm, total_norm, foreach)
 
@@ -241,19 +248,60 @@ def _clip_mixed(
     return total.to(first, _dtype(grads) if compat else torch.float64)
 
 
+def clip_by_rule(rule: Rule, params: list[Tensor], grads: list[Any]) -> Clipped:
+    """Clips gradients of any kind in place, those of other devices by way of the CPU."""
+    buffers: list[Any] = []
+    weights: list[Any] = []
+    copied: list[tuple[Tensor, Tensor]] = []
+    for param, grad in zip(params, grads, strict=True):
+        view = None if grad is None else _dense(grad, param)
+        buffers.append(view)
+        weights.append(None if grad is None else _dense(param.detach()))
+        if view is not None and not is_ours(view):
+            buffers[-1] = view.cpu()
+            copied.append((view, buffers[-1]))
+        if weights[-1] is not None:
+            weights[-1] = weights[-1].cpu()
+    clipped = rule.apply_(buffers, weights)
+    if clipped.clipped or clipped.nonfinite:
+        for view, copy in copied:
+            view.copy_(copy)
+    return clipped
+
+
+def _dense(tensor: Tensor, param: Tensor | None = None) -> Tensor:
+    """The numbers of a tensor, as a dense real one that shares its memory."""
+    if hasattr(tensor, "full_tensor"):
+        raise TypeError(
+            "clip must be None for distributed tensors, of which other processes have parts: "
+            "call vegrad.torch.clip_grad_norm_ before the step"
+        )
+    if tensor.is_sparse:
+        if param is not None:
+            param.grad = tensor = tensor.coalesce()
+        tensor = tensor.values()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 def _clip_value(grads: list[Tensor], limit: float) -> None:
     if grads and _core.clip("value", grads, limit, 2.0, "propagate").clipped:
         increment_version(grads)
 
 
-def _scale(grads: list[Tensor], limit: float, total_norm: Tensor) -> None:
-    if grads and not (coefficient := limit / (float(total_norm) + 1e-6)) >= 1:
+def _scale(grads: list[Tensor], limit: float, total_norm: float) -> None:
+    if grads and not (coefficient := limit / (total_norm + 1e-6)) >= 1:
         _scale_by(grads, coefficient)
 
 
 def _scale_by(grads: list[Tensor], coefficient: float) -> None:
-    _core.clip("global_norm", grads, lambda norm: norm * coefficient, 2.0, "propagate")
-    increment_version(grads)
+    try:
+        if not isfinite(coefficient):
+            raise NonFiniteGradientError
+        _core.clip("global_norm", grads, lambda norm: norm * coefficient, 2.0, "raise")
+        increment_version(grads)
+    except NonFiniteGradientError:  # there is no norm to choose a limit by
+        with torch.no_grad():
+            torch._foreach_mul_(grads, coefficient)
 
 
 def _split(grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -289,7 +337,7 @@ def _dtype(grads: list[Tensor]) -> Any:
     first, *others = {grad.dtype for grad in grads}
     for other in others:
         first = torch.promote_types(first, other)
-    return first
+    return first.to_real()
 
 
 def _nonfinite(order: float) -> str:

@@ -9,6 +9,7 @@ gradients) autograd gets them one by one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any
@@ -70,16 +71,31 @@ class Handover:
         block = self._spare
         if block is not None and block.flat is flat:
             return block.pieces
+        return self.cut(flat)
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """The gradients in such memory, as new tensors."""
         return _cut(flat, self._shapes, self._chosen)
 
-    def leave(self, pieces: list[Tensor]) -> None:
-        """Adds the gradients to the parameters' own."""
-        done = _core.set_gradients(self.parameters, pieces)
+    def leave(self, pieces: list[Tensor], wanted: Sequence[int]) -> None:
+        """Adds the gradients to the parameters' own, of those that needed one in the forward pass.
+
+        And still do: autograd sees to both.
+        """
+        if torch.is_grad_enabled():  # into a graph, as autograd does then
+            for parameter, piece, needed in zip(self.parameters, pieces, wanted, strict=True):
+                if needed and parameter.requires_grad:
+                    grad = parameter.grad
+                    parameter.grad = piece if grad is None else grad + piece
+            return
+        done = _core.set_gradients(self.parameters, pieces) if all(wanted) else 0
         if done == len(pieces):
             return
         old, new = [], []
-        for parameter, piece in zip(self.parameters[done:], pieces[done:], strict=True):
-            if not parameter.requires_grad:
+        for parameter, piece, needed in zip(
+            self.parameters[done:], pieces[done:], wanted[done:], strict=True
+        ):
+            if not (needed and parameter.requires_grad):
                 continue
             grad = parameter.grad
             if grad is None or grad.layout is not torch.strided:
@@ -156,7 +172,7 @@ class _Joint(Function):
             return nothing
         pieces = handover.pieces(flat)
         if handover.is_plain():
-            handover.leave(pieces)
+            handover.leave(pieces, wanted)
             return nothing
         found = (one if needed else None for one, needed in zip(pieces, wanted, strict=True))
         return None, None, *found

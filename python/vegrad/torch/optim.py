@@ -5,7 +5,7 @@ a copy, a pickle) is handed it as PyTorch's tensors, and the next step takes it 
 whatever was changed; so states go both ways between these classes and PyTorch's.
 
 Parameters that the kernels do not step over (other devices, sparse or complex gradients, float16
-and bfloat16 weights, `differentiable`) are stepped by PyTorch's own code.
+and bfloat16 weights, memory that is shared, `differentiable`) are stepped by PyTorch's own code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.autograd.graph import increment_version
 from vegrad import _core
 from vegrad._core import Clipped, NonFiniteGradientError
 from vegrad.clipping import Rule
-from vegrad.torch.clip import is_ours
+from vegrad.torch.clip import clip_by_rule, is_ours
 
 Group = dict[str, Any]
 _UNCLIPPED = ("none", None, 2.0, "propagate", 0.0)
@@ -43,6 +43,8 @@ class Stepped(torch.optim.Optimizer):
     _at_home = False  # the states are in the core, not in _shown
     _odd: frozenset[int] = frozenset()  # positions of the parameters left to PyTorch
     _quick = True  # no parameter was odd at the last step
+    _careful = False  # parameters that share memory are odd
+    _dtypes: Any = None  # of the parameters when the states came home
 
     clip: Rule | None = None
     """A rule of vegrad.clipping, for the gradients of all groups together."""
@@ -62,10 +64,13 @@ class Stepped(torch.optim.Optimizer):
     def _renew(self) -> None:
         self._params, self._stepper = [], _core.Optimizer(kind=self._kind)
         self._settings: list[tuple[Any, _core.Optimizer]] = []
-        self._at_home, self._odd, self._quick = False, frozenset(), True
+        self._at_home, self._odd, self._quick, self._careful = False, frozenset(), True, False
 
     def _numbers(self, group: Group) -> tuple[Any, ...]:
-        """All of a group's numbers that the core must know, but the learning rate."""
+        """All of a group's numbers that the core must know, but the learning rate.
+
+        Plain ones: tensors may be changed in place.
+        """
         raise NotImplementedError
 
     def _setting(self, numbers: tuple[Any, ...]) -> _core.Optimizer:
@@ -85,29 +90,45 @@ class Stepped(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
-        params = groups[0]["params"]
-        if len(groups) > 1:
+        if len(groups) == 1:
+            params = groups[0]["params"]
+        else:
             params = [param for group in groups for param in group["params"]]
         known = self._params
         if len(known) != len(params) or not all(map(is_, params, known)):
             self._hand_out()
-            self._params = list(params)
+            self._params, self._careful = list(params), False
         grads = [param.grad for param in params]
         if not self._at_home:
             self._quick = not self._odd_ones(grads)
             if self._quick:
                 self._take_in(frozenset())
-        if self._quick:
-            try:
-                self._step_over(params, grads, self.clip)
-                return loss
-            except NonFiniteGradientError:
-                raise
-            except (TypeError, ValueError):
-                if not self._odd_ones(grads):
-                    raise
-        self._step_mixed(params, grads)
+        if not self._quick or not self._stepped_over(params, grads):
+            self._step_mixed(params, grads)
         return loss
+
+    def _stepped_over(self, params: list[Any], grads: list[Any]) -> bool:
+        """Steps over all, or returns that some are odd."""
+        try:
+            self._step_over(params, grads, self.clip)
+            return True
+        except NonFiniteGradientError:
+            raise
+        except (TypeError, ValueError):
+            if self._odd_ones(grads):
+                return False
+        self._hand_out()  # their dtypes may have changed
+        self._take_in(frozenset())
+        try:
+            self._step_over(params, grads, self.clip)
+            return True
+        except NonFiniteGradientError:
+            raise
+        except (TypeError, ValueError):
+            self._careful = True
+            if not self._odd_ones(grads):
+                raise
+            return False
 
     def _step_over(self, params: list[Any], grads: list[Any], clip: Rule | None) -> None:
         full = all(map(is_not, grads, repeat(None)))
@@ -145,6 +166,9 @@ class Stepped(torch.optim.Optimizer):
 
     def _odd_ones(self, grads: list[Any]) -> frozenset[int]:
         flags = [group["differentiable"] for group in self.param_groups for _ in group["params"]]
+        if self._careful:
+            shared = self._sharing(grads)
+            flags = [flag or place in shared for place, flag in enumerate(flags)]
         return frozenset(
             place
             for place, (param, grad) in enumerate(zip(self._params, grads, strict=True))
@@ -154,17 +178,27 @@ class Stepped(torch.optim.Optimizer):
             or flags[place]
         )
 
+    def _sharing(self, grads: list[Any]) -> set[int]:
+        """Positions of parameters with memory that others, or a gradient, may have too."""
+        seen: dict[int, list[int]] = defaultdict(list)
+        for place, pair in enumerate(zip(self._params, grads, strict=True)):
+            for one in pair:
+                if one is not None and is_ours(one) and one.numel():
+                    seen[one.untyped_storage().data_ptr()].append(place)
+        return {place for places in seen.values() if len(places) > 1 for place in places}
+
     def _step_mixed(self, params: list[Any], grads: list[Any]) -> None:
         odd = self._odd_ones(grads)
-        if odd != self._odd or not self._at_home:
+        dtypes = [param.dtype for param in params]
+        if odd != self._odd or not self._at_home or dtypes != self._dtypes:
             self._hand_out()
             self._take_in(odd)
-        clipped = self.clip and _clip_any(self.clip, params, grads)
+        clipped = self.clip and clip_by_rule(self.clip, params, grads)
         if not (clipped and clipped.skipped):
             ours = [None if place in odd else one for place, one in enumerate(params)]
             of_ours = [None if place in odd else one for place, one in enumerate(grads)]
+            self._step_as_torch(odd)  # first, for it may raise
             self._step_over(ours, of_ours, None)
-            self._step_as_torch(odd)
         if clipped:
             self.clipped = clipped
         self._quick = not odd
@@ -221,8 +255,10 @@ class Stepped(torch.optim.Optimizer):
                 )
             for name, ours in self._names.items():
                 if ours in kept:
-                    flat = torch.from_numpy(kept[ours]).view(param.shape)
-                    found[name] = torch.empty_like(param, requires_grad=False).copy_(flat)
+                    found[name] = flat = torch.from_numpy(kept[ours])
+                    if flat.numel() == param.numel():  # else it has been given another shape
+                        fresh = torch.empty_like(param, requires_grad=False)
+                        found[name] = fresh.copy_(flat.view(param.shape))
             if len(found) > ("step" in found):
                 self._shown[param] = self._shown.get(param, {}) | found
 
@@ -243,11 +279,12 @@ class Stepped(torch.optim.Optimizer):
                 continue
             states[str(place)] = kept | {"step": round(float(shown.get("step", 1)))}
             rest = {name: value for name, value in shown.items() if name not in names}
-            del self._shown[param]  # not emptied: it may have been given to somebody
+            self._shown.pop(param, None)  # not emptied: it may have been given to somebody
             if rest:
                 self._shown[param] = rest
         self._stepper.load(states)
         self._at_home, self._odd = True, odd
+        self._dtypes = [param.dtype for param in self._params]
 
     def _kept_names(self) -> set[str]:
         return set(self._names) | ({"step"} if self._kind == "adam" else set())
@@ -283,8 +320,8 @@ class SGD(Stepped, torch.optim.SGD):
     _kind, _names = "sgd", {"momentum_buffer": "momentum"}
 
     def _numbers(self, group: Group) -> tuple[Any, ...]:
-        return (group["momentum"], group["dampening"], group["nesterov"], group["weight_decay"],
-                group["maximize"])  # fmt: skip
+        return (float(group["momentum"]), float(group["dampening"]), group["nesterov"],
+                float(group["weight_decay"]), group["maximize"])  # fmt: skip
 
     def _setting(self, numbers: tuple[Any, ...]) -> _core.Optimizer:
         momentum, dampening, nesterov, decay, maximize = numbers
@@ -293,7 +330,7 @@ class SGD(Stepped, torch.optim.SGD):
             momentum=momentum,
             dampening=dampening,
             nesterov=nesterov,
-            weight_decay=float(decay),
+            weight_decay=decay,
             maximize=maximize,
         )
 
@@ -309,17 +346,19 @@ class Adam(Stepped, torch.optim.Adam):
     }
 
     def _numbers(self, group: Group) -> tuple[Any, ...]:
-        return (group["betas"], group["eps"], group["weight_decay"], group["amsgrad"],
-                group["maximize"], group["decoupled_weight_decay"])  # fmt: skip
+        first, second = group["betas"]
+        return (float(first), float(second), float(group["eps"]), float(group["weight_decay"]),
+                group["amsgrad"], group["maximize"],
+                group["decoupled_weight_decay"])  # fmt: skip
 
     def _setting(self, numbers: tuple[Any, ...]) -> _core.Optimizer:
-        betas, eps, decay, amsgrad, maximize, decoupled = numbers
+        first, second, eps, decay, amsgrad, maximize, decoupled = numbers
         return _core.Optimizer(
             "adam",
-            beta1=float(betas[0]),
-            beta2=float(betas[1]),
+            beta1=first,
+            beta2=second,
             eps=eps,
-            weight_decay=float(decay),
+            weight_decay=decay,
             decoupled=decoupled,
             amsgrad=amsgrad,
             maximize=maximize,
@@ -358,14 +397,15 @@ class Lion(Stepped):
         )
 
     def _numbers(self, group: Group) -> tuple[Any, ...]:
-        return group["betas"], group["weight_decay"], group["maximize"]
+        first, second = group["betas"]
+        return float(first), float(second), float(group["weight_decay"]), group["maximize"]
 
     def _setting(self, numbers: tuple[Any, ...]) -> _core.Optimizer:
-        betas, decay, maximize = numbers
+        first, second, decay, maximize = numbers
         return _core.Optimizer(
             "lion",
-            beta1=betas[0],
-            beta2=betas[1],
+            beta1=first,
+            beta2=second,
             weight_decay=decay,
             decoupled=True,
             maximize=maximize,
@@ -385,38 +425,3 @@ class Lion(Stepped):
                 param.mul_(1 - rate * group["weight_decay"])
                 param.sub_(rate * mean.lerp(grad.to(mean.dtype), 1 - first).sign())
                 mean.lerp_(grad.to(mean.dtype), 1 - second)
-
-
-def _clip_any(rule: Rule, params: list[Tensor], grads: list[Any]) -> Clipped:
-    """Clips gradients of any kind in place, those of other devices by way of the CPU."""
-    buffers: list[Any] = []
-    weights: list[Any] = []
-    copied: list[tuple[Tensor, Tensor]] = []
-    for param, grad in zip(params, grads, strict=True):
-        view = None if grad is None else _dense(grad, param)
-        buffers.append(view)
-        weights.append(None if grad is None else _dense(param.detach()))
-        if view is not None and not is_ours(view):
-            buffers[-1] = view.cpu()
-            copied.append((view, buffers[-1]))
-        if weights[-1] is not None:
-            weights[-1] = weights[-1].cpu()
-    clipped = rule.apply_(buffers, weights)
-    if clipped.clipped or clipped.nonfinite:
-        for view, copy in copied:
-            view.copy_(copy)
-    return clipped
-
-
-def _dense(tensor: Tensor, param: Tensor | None = None) -> Tensor:
-    """The numbers of a tensor, as a dense real one that shares its memory."""
-    if hasattr(tensor, "full_tensor"):
-        raise TypeError(
-            "clip must be None for distributed tensors, of which other processes have parts: "
-            "call vegrad.torch.clip_grad_norm_ before the step"
-        )
-    if tensor.is_sparse:
-        if param is not None:
-            param.grad = tensor = tensor.coalesce()
-        tensor = tensor.values()
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
