@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, isfinite, log2, log10, nan
@@ -85,7 +86,11 @@ def report(monitor: Any, own: list[list[str]], kind: str) -> Report:
             }
         )
     findings = [*_nonfinite(monitor), *_chain(rows), *_dead(rows)]
-    summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(rows, last)
+    summary = (
+        f"{findings[0].kind}: {findings[0].message}"
+        if findings
+        else healthy(rows, last.gradient_norm)
+    )
     config = {"model": f"{kind}, step {last.step}", "parameters": len(monitor.parameters)}
     return Report(
         tuple(findings), summary, config, rows=tuple(rows), notes=tuple(_subnormal(monitor))
@@ -152,13 +157,20 @@ def _dead(rows: list[dict[str, Any]]) -> list[Finding]:
     return [Finding("dead", "critical", dead, message, advice, {"count": float(len(dead))})]
 
 
-def _healthy(rows: list[dict[str, Any]], last: Any) -> str:
+def noted(rows: Sequence[dict[str, Any]], findings: Sequence[Finding]) -> tuple[Any, ...]:
+    """The rows without notes of what is no finding after all."""
+    notes = {f"← {finding.kind}" for finding in findings}
+    return tuple(row if row["note"] in notes else row | {"note": ""} for row in rows)
+
+
+def healthy(rows: Sequence[dict[str, Any]], norm: float) -> str:
+    """The sentence of a model without findings; `norm`: that of all gradients."""
     known = [r["delta_norm"] for r in rows if r["weighted"] and 0 < r["delta_norm"] < inf]
     if len(known) < 2:
-        return f"healthy: every number is finite, the gradient's norm is {last.gradient_norm:.3g}"
+        return f"healthy: every number is finite, the gradient's norm is {norm:.3g}"
     return (
         f"healthy: the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} "
-        f"of the last, its norm over all parameters is {last.gradient_norm:.3g}"
+        f"of the last, its norm over all parameters is {norm:.3g}"
     )
 
 
