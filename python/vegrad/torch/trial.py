@@ -185,5 +185,16 @@ def goal_of(kind: str, target: Any, loss: float, right: float, wanted: float | N
     if kind != "mse" and isnan(right):
         return Goal("mse", loss / 2 if wanted is None else wanted, loss)
     values = target.detach().cpu()
+    if kind == "cross_entropy" and target.is_floating_point():
+        return _soft(values.double(), wanted)
     values = values[values >= 0] if kind == "cross_entropy" else values.double()
     return goal_for(kind, values.numpy(), wanted)
+
+
+def _soft(shares: Tensor, wanted: float | None) -> Goal:
+    """Half of the way from the best constant output to outputs that are the classes' shares."""
+    axis = min(1, shares.ndim - 1)
+    every = shares.movedim(axis, -1).flatten(0, -2)
+    guess = float(torch.special.entr(every.mean(0)).sum())
+    least = float(torch.special.entr(every).sum(-1).mean())
+    return Goal("mse", (guess + least) / 2 if wanted is None else wanted, guess)
