@@ -13,6 +13,7 @@ what torch.compile has compiled: of it there are the parameters' gradients.
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 from collections import OrderedDict
@@ -33,12 +34,20 @@ from torch.optim.optimizer import (
 )
 
 from vegrad import _core
+from vegrad.buffers import as_count
 from vegrad.torch.distributed import is_distributed, norms_of
 from vegrad.torch.optim import Stepped
 from vegrad.torch.probe import state
 from vegrad.torch.records import FloatArray, MonitorHistory, NonFinite
 from vegrad.torch.report import Report, report
-from vegrad.torch.watched import first_sample, is_watched, own_parameters, plain_name, tensor_in
+from vegrad.torch.watched import (
+    Hook,
+    first_sample,
+    is_watched,
+    own_parameters,
+    plain_name,
+    tensor_in,
+)
 
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -51,7 +60,8 @@ class Monitor:
         model: any module, wrapped (DistributedDataParallel, fully_shard, torch.compile) or not;
             wrap it first.
         every: look at every so many steps only; the others cost a microsecond a module.
-        optimizer: the one whose steps count. None: every optimizer with a parameter of the model.
+        optimizer: the one whose steps count. None: every optimizer with a parameter of the model;
+            those that step one after another, without a forward pass between, take one step.
         backward: also read the gradients that come back to the outputs of modules with weights.
         details: at every so many steps that are looked at, zeros and subnormals are counted too.
         keep: how many steps `history` keeps.
@@ -72,9 +82,10 @@ class Monitor:
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-        if every < 1 or details < 1:
-            raise ValueError(f"every and details must be at least 1, not {every}, {details}")
-        self.every, self.details = every, details
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
+        self.every, self.details = as_count("every", every, 1), as_count("details", details, 1)
+        keep = min(as_count("keep", keep, 1), sys.maxsize)
         self.steps = 0
         """How many steps were taken."""
         named = [(plain_name(name), one) for name, one in model.named_parameters()]
@@ -97,6 +108,7 @@ class Monitor:
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
         self._mine: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
         self._last_optimizer: Any = lambda: None  # a weak reference; it is ours
+        self._ender: Any = lambda: None  # of the one that ended the last step
         self._watch = _core.Watch(Tensor, _is_grad_enabled, OrderedDict, state, len(self.modules))
         self._squares, self._counts = self._watch.squares, self._watch.counts
         self._deltas = self._watch.deltas
@@ -142,23 +154,19 @@ class Monitor:
 
     # What the hooks do ---------------------------------------------------------------------------
 
-    def _hook(self, place: int) -> Callable[[Module, Any, Any], None]:
-        """The forward hook of a module: a function of Python, which torch.compile can look into."""
+    def _hook(self, place: int) -> Hook:
+        """The forward hook of a module."""
         ran = self._watch.forward_hook(
             place, self._watched[place], self._back[place], partial(self._ran, place)
         )
-
-        def hook(module: Module, inputs: Any, output: Any) -> None:
-            if not _is_compiling():
-                ran(module, inputs, output)
-
-        return hook
+        return Hook(ran)
 
     def _clear(self) -> None:
         """What the step before has left, but for the numbers of `_watch`."""
         self._watch.on = self._on = self.steps % self.every == 0
         self._counting = self._on and self.steps // self.every % self.details == 0
         self._watch.plain = not self._counting
+        self._watch.seen = False
         if self._counting:
             self._tally = {"forward": [0, 0], "backward": [0, 0], "gradients": [0, 0]}
         if self._others:
@@ -252,6 +260,10 @@ class Monitor:
     def _about_to_step(self, optimizer: Any) -> None:
         if self._pending is not None:  # the last step has raised
             self._end(None)
+        if optimizer is not (ender := self._ender()):
+            if ender is not None and not self._watch.seen:
+                return  # it shares the step that another has ended
+            self._ender = weakref.ref(optimizer)
         if self._on and isinstance(optimizer, Stepped):
             self._pending = (optimizer, optimizer.clipped)
         else:
