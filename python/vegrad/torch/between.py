@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log10
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
@@ -111,3 +112,14 @@ def _others(here: str, above: str, names: Sequence[str], known: Names) -> list[s
     first, last = (known.index(name) if name in known else 0 for name in ends)
     own = {f"{name}.{part}" for name in names for part in PARTS.values()}
     return [name for name in known[first:last] if name not in own]
+
+
+def causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, ...]:
+    """Without what a normalization makes of weights that are off: it undoes their size.
+
+    Then the gradient shrinks by the weights as it grows by the normalization, or the other way.
+    """
+    own = {f.layers: f.kind for f in findings if "usual_gain" in f.evidence
+           and f.blame == "weights" and layers[f.layers[0]].norm is not None}  # fmt: skip
+    return tuple(f for f in findings if "usual_gain" not in f.evidence or f.blame == "weights"
+                 or own.get(f.layers, f.kind) == f.kind)  # fmt: skip

@@ -184,7 +184,7 @@ def _of_chain(
     told, named = between.blamed(told, model, names, sums, drawn)
     known = {one.parameter for one in branches}
     branches += [one for one in named if one.parameter not in known]
-    told = _causes(tuple(_without_bias(finding, model) for finding in told), layers)
+    told = between.causes(tuple(_without_bias(finding, model) for finding in told), layers)
     told = _with_branches(
         told, branches, small, names, lambda f: tuple(names[f.layers[0] : f.layers[0] + 2])
     )
@@ -207,17 +207,6 @@ def _without_bias(finding: Finding, model: Module) -> Finding:
 
     advice = re.sub(r"set (\S+)\.bias to 0 and draw its weights again", draw, finding.advice)
     return replace(finding, advice=advice)
-
-
-def _causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, ...]:
-    """Without what a normalization makes of weights that are off: it undoes their size.
-
-    Then the gradient shrinks by the weights as it grows by the normalization, or the other way.
-    """
-    own = {f.layers: f.kind for f in findings if "usual_gain" in f.evidence
-           and f.blame == "weights" and layers[f.layers[0]].norm is not None}  # fmt: skip
-    return tuple(f for f in findings if "usual_gain" not in f.evidence or f.blame == "weights"
-                 or own.get(f.layers, f.kind) == f.kind)  # fmt: skip
 
 
 def _with_branches(
