@@ -7,11 +7,13 @@ from dataclasses import replace
 from math import log10
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
 from vegrad.findings import Finding
 from vegrad.measured import DECADE, times
+from vegrad.network import Flow
 from vegrad.torch.branches import Branch, OfBranch, apart
 from vegrad.torch.words import PARTS
 
@@ -123,3 +125,30 @@ def causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, .
            and f.blame == "weights" and layers[f.layers[0]].norm is not None}  # fmt: skip
     return tuple(f for f in findings if "usual_gain" not in f.evidence or f.blame == "weights"
                  or own.get(f.layers, f.kind) == f.kind)  # fmt: skip
+
+
+def outside(findings: Sequence[Finding], flow: Flow, names: Names, loss: str) -> Sequence[Finding]:
+    """What is not finite though all layers' outputs are is made by what is no layer.
+
+    Args:
+        findings: in PyTorch's words.
+        flow: of the chain.
+        names: of its layers.
+        loss: the name of a known one, "" of one's own.
+    """
+    lost = np.flatnonzero(~(flow.delta_log2 < np.inf)).tolist()
+    first = findings[0] if findings else None
+    if first is None or first.kind != "nonfinite":
+        return findings
+    if not np.isfinite(flow.activation_rms).all() or first.message.startswith("the parameter"):
+        return findings
+    if lost and lost[-1] + 1 < len(names):
+        advice = f"what stands between {names[lost[-1]]} and {names[lost[-1] + 1]} has no finite "
+        advice += "derivative there: a square root, a norm or a logarithm at 0, or a where() with "
+        advice += "an unused infinite branch."
+        return [replace(first, advice=advice), *findings[1:]]
+    if loss and not lost:
+        return findings
+    message = "the loss makes what is not finite of an output that is"
+    advice = "look at loss_fn (a division, a root, a norm or a logarithm at 0) and at the target."
+    return [replace(first, message=message, advice=advice), *findings[1:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,10 @@ def cure(
     right = accuracy(run.output, rows[1])
     aim = goal_of(run.loss_kind, target, float(run.loss.detach()), right, goal)
     check_goal(goal, aim.kind)
+    if not isfinite(aim.wanted):
+        before = diagnose(bare, loss_fn, *rows, resamples=0)
+        why = before.findings[0].advice if before.findings else f"the loss is {aim.guess}"
+        return ModelCure(model=model, **without_a_trial(before, aim, steps, batch_size, why))
     search = _Search(given, data, loss_fn, aim, steps, batch_size, seed, budget, model, in_place,
                      fitted=_is_fitted(run.output, rows[1]))  # fmt: skip
     search.patient.passed += FORWARD * len(drawn)

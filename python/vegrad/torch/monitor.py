@@ -343,15 +343,19 @@ class Monitor:
         name, index = self.modules[place], first_sample(output)
         what = f"the output of {name} ({type(module).__name__})"
         source = tensor_in(inputs)
-        why = "its input and weights are finite"
-        for parameter, value in module.named_parameters(recurse=False):
+        why, wrong = "its input and weights are finite", ""
+        # Also those of modules within, which it may use without calling them.
+        for parameter, value in module.named_parameters():
             if not torch.isfinite(value).all():
                 why = f"its {parameter} is not"
+                wrong = (
+                    f"{name}.{parameter}" if f"{name}.{parameter}" in self.parameters else parameter
+                )
                 break
         else:
             if source is not None and not torch.isfinite(source).all():
                 why = "so is its input: the operation that made it is no module, or the data are"
-        self._note(name, "forward", index, output, f"{what} is not finite; {why}")
+        self._note(name, "forward", index, output, f"{what} is not finite; {why}", wrong)
 
     def _find_backward(self, place: int, grad: Tensor) -> None:
         name, index, last = self.modules[place], first_sample(grad), self._watch.last
@@ -371,11 +375,13 @@ class Monitor:
         message += "" if self.nonfinite else ", although those that flow through the modules are"
         self._note(module, "gradient", None, grads[place], message)
 
-    def _note(self, module: str, phase: str, index: int | None, bad: Tensor, message: str) -> None:
+    def _note(
+        self, module: str, phase: str, index: int | None, bad: Tensor, message: str, wrong: str = ""
+    ) -> None:
         value = "NaN" if bool(torch.isnan(bad).any()) else "inf"
         where = f", sample {index} of the batch" if index is not None else ""
         message = f"{value} at step {self.steps}{where}: {message}"
-        self.nonfinite = NonFinite(module, phase, self.steps, index, message)
+        self.nonfinite = NonFinite(module, phase, self.steps, index, message, wrong)
 
     # What comes of it ----------------------------------------------------------------------------
 

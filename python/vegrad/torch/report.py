@@ -108,6 +108,11 @@ def _nonfinite(monitor: Any) -> list[Finding]:
         "norm or a logarithm at 0, or a where() with an unused infinite branch.",
         "gradient": "the sum over the batch overflows: scale the loss down, or use a wider dtype.",
     }[first.phase]
+    if first.parameter:
+        advice = (
+            f"draw or load {first.parameter} again; if training made it so, lower the learning "
+            "rate by a factor of 10 and clip the gradients' joint norm at 1."
+        )
     modules = (monitor.modules.index(first.module),) if first.module in monitor.modules else ()
     evidence = {"step": float(first.step)}
     return [Finding("nonfinite", "critical", modules, first.message, advice, evidence)]
