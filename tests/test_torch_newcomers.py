@@ -168,3 +168,32 @@ def test_arguments_that_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"at least one row, not the shape \(0, 32\)"):
         ours.diagnose(model, LOSS, X[:0], LABELS[:0])
     assert isinstance(diagnosed(model), vegrad.Diagnosis)
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Any) -> Any:
+        return self.c(self.b(self.a(x).relu().detach()).relu())
+
+
+def test_a_layer_without_a_way_back_is_called_so() -> None:
+    finding = diagnosed(Detached()).findings[0]
+    assert finding.message.startswith("no gradient comes back to a: there is no way")
+    assert finding.advice.startswith("look between a and b for a detach()")
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.none, self.out = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(torch.cat([self.one(x), self.none(x[:0])]).relu())
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_that_get_no_rows() -> None:
+    assert diagnosed(Experts()).loss > 0

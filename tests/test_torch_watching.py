@@ -121,3 +121,42 @@ def test_wrong_arguments_leave_the_model_alone() -> None:
         Monitor(model, optimizer="adam")  # type: ignore[arg-type]
     assert not any(module._forward_hooks for module in model)
     assert len(Monitor(model, keep=10**30).history) == 0
+
+
+class Adapter(nn.Module):
+    """A frozen layer, and beside it one of low rank that begins at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16).requires_grad_(False)
+        self.down, self.up = nn.Linear(16, 2, bias=False), nn.Linear(2, 16, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x) + self.up(self.down(x))
+
+
+def test_what_begins_at_zero_is_no_finding() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Adapter(), nn.Tanh(), Adapter(), nn.Tanh(), nn.Linear(16, 4))
+    for steps in (1, 2, 5):
+        torch.manual_seed(0)
+        report = train(model, torch.randn(8, 16), steps).report()
+        assert report.healthy, report.summary
+        for part in (model[0], model[2]):
+            nn.init.zeros_(part.up.weight)
+    report = train(nn.Sequential(*mlp(3, nn.ReLU)[:-1]), torch.zeros(8, 16), 1).report()
+    assert report.healthy
+
+
+def test_a_gradient_that_is_cut_off_is_not_too_small_for_its_dtype() -> None:
+    model = mlp(5, nn.ReLU)
+    nn.init.constant_(model[2].bias, -100.0)
+    report = train(model, torch.randn(8, 16), 1).report()
+    assert [finding.kind for finding in report.findings] == ["dead", "vanishing"]
+    assert "too small" not in str(report)
+    assert "passing module 4" in report.findings[1].message
+    assert report.findings[1].advice.startswith("look at 4 and what stands before it")
+    model = mlp(60, nn.Sigmoid)
+    report = train(model, torch.randn(8, 16), 1).report()
+    assert "too small for its dtype" in " ".join(str(report).split())

@@ -127,7 +127,9 @@ def causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, .
                  or own.get(f.layers, f.kind) == f.kind)  # fmt: skip
 
 
-def outside(findings: Sequence[Finding], flow: Flow, names: Names, loss: str) -> Sequence[Finding]:
+def outside(
+    findings: tuple[Finding, ...], flow: Flow, names: Names, loss: str
+) -> tuple[Finding, ...]:
     """What is not finite though all layers' outputs are is made by what is no layer.
 
     Args:
@@ -146,9 +148,24 @@ def outside(findings: Sequence[Finding], flow: Flow, names: Names, loss: str) ->
         advice = f"what stands between {names[lost[-1]]} and {names[lost[-1] + 1]} has no finite "
         advice += "derivative there: a square root, a norm or a logarithm at 0, or a where() with "
         advice += "an unused infinite branch."
-        return [replace(first, advice=advice), *findings[1:]]
+        return (replace(first, advice=advice), *findings[1:])
     if loss and not lost:
         return findings
     message = "the loss makes what is not finite of an output that is"
     advice = "look at loss_fn (a division, a root, a norm or a logarithm at 0) and at the target."
-    return [replace(first, message=message, advice=advice), *findings[1:]]
+    return (replace(first, message=message, advice=advice), *findings[1:])
+
+
+def detached(findings: tuple[Finding, ...], below: int, names: Names) -> tuple[Finding, ...]:
+    """Says of a layer to which there is no way back that it is so, not that it shrinks something.
+
+    `below` is how many layers, from the first on, are cut off.
+    """
+    if not below or below == len(names):
+        return findings
+    message = f"no gradient comes back to {names[below - 1]}: there is no way from the loss to it"
+    advice = f"look between {names[below - 1]} and {names[below]} for a detach(), .data, item() or "
+    advice += "no_grad(), or a function without a derivative (argmax, round, a comparison)."
+    here = [f.layers == (below - 1,) and f.evidence.get("gain") == 0 for f in findings]
+    return tuple(replace(f, message=message, advice=advice) if at else f
+                 for f, at in zip(findings, here, strict=True))  # fmt: skip

@@ -172,7 +172,8 @@ def _of_chain(
     drawn = expected is None and count > 0
     if drawn:
         expected = redrawn.expected(model, loss_fn, x, target, run, config, seed)
-    loss, run_loss = float(run.loss.detach()), run.loss_kind
+    loss, known_loss = float(run.loss.detach()), run.loss_kind
+    cut = min((n for n, place in enumerate(run.path) if place in run.sizes), default=0)
     del run, gradients
     batches = _resampled(model, loss_fn, x, target, path, count, seed)
     m = Measured(network, loss, flow, SHIFT, batches, expected)
@@ -181,7 +182,7 @@ def _of_chain(
         findings = tuple(f for f in findings if f.layers[:1] not in {(n,) for n in zeros}
                          or f.evidence.get("gain") != 0)  # fmt: skip
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
-    told = tuple(between.outside(told, flow, names, run_loss))
+    told = between.detached(between.outside(told, flow, names, known_loss), cut, names)
     told, named = between.blamed(told, model, names, sums, drawn)
     known = {one.parameter for one in branches}
     branches += [one for one in named if one.parameter not in known]

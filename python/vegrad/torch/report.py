@@ -17,6 +17,7 @@ from vegrad.measured import times
 from vegrad.rules import RULES
 
 WIDTH = 80
+TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -85,7 +86,10 @@ def report(monitor: Any, own: list[list[str]], kind: str) -> Report:
                 "weighted": bool(own[place]),
             }
         )
-    findings = [*_nonfinite(monitor), *_chain(rows), *_dead(rows)]
+    begun = _begun(monitor, own)
+    dead, chain = _dead(rows, begun), _chain(rows, begun)
+    cut = any(finding.evidence["decades"] == -inf for finding in chain)
+    findings = [*_nonfinite(monitor), *(dead + chain if cut else chain + dead)]
     summary = (
         f"{findings[0].kind}: {findings[0].message}"
         if findings
@@ -118,7 +122,16 @@ def _nonfinite(monitor: Any) -> list[Finding]:
     return [Finding("nonfinite", "critical", modules, first.message, advice, evidence)]
 
 
-def _chain(rows: list[dict[str, Any]]) -> list[Finding]:
+def _begun(monitor: Any, own: list[list[str]]) -> set[int]:
+    """Modules whose outputs were 0 at first, as heads and adapters begin: their weights moved."""
+    first = monitor.history[0]
+    moved = {name for name, size in zip(monitor.parameters, first.gradient_norms, strict=True)
+             if size > 0 and not name.endswith("bias")}  # fmt: skip
+    return {place for place, names in enumerate(own)
+            if first.activation_rms[place] == 0.0 and not moved.isdisjoint(names)}  # fmt: skip
+
+
+def _chain(rows: list[dict[str, Any]], begun: set[int]) -> list[Finding]:
     """The sizes of δ between the first module with weights and the last, in decades."""
     chain = [(i, r["delta_norm"]) for i, r in enumerate(rows) if r["weighted"]]
     chain = [(i, delta) for i, delta in chain if delta < inf]
@@ -130,9 +143,14 @@ def _chain(rows: list[dict[str, Any]]) -> list[Finding]:
     rule = next(rule for rule in RULES if rule.kind == kind)
     if abs(decades) < abs(rule.warning):
         return []
-    steps = [(b[0], log10(b[1] / a[1]) if a[1] and b[1] else inf) for a, b in pairwise(chain)]
+    steps = [(place, log10(b / a) if a and b else inf if b else 0.0)
+             for (_, a), (place, b) in pairwise(chain)]  # fmt: skip
     worst = max(steps, key=lambda step: step[1] if kind == "vanishing" else -step[1])[0]
-    reach = f"10^{decades:.1f}" if isfinite(decades) else "0 (it is too small for its dtype)"
+    if kind == "vanishing" and worst in begun:
+        return []  # what lies below gets its gradient through weights that were 0
+    cut = not start and dict(chain)[worst] > TINY
+    reach = "0" if cut else "0 (it is too small for its dtype)"
+    reach = f"10^{decades:.1f}" if isfinite(decades) else reach
     message = (
         f"the gradient that reaches module {rows[first]['module']} is {reach} of the one at "
         f"module {rows[last]['module']}, the last of {len(chain)} with weights; it changes most in "
@@ -145,13 +163,19 @@ def _chain(rows: list[dict[str, Any]]) -> list[Finding]:
         else "clip the gradients' joint norm, and scale the weights down: each module should pass "
         "about 1×; skip connections add up, by 1/√depth each they do not."
     )
+    if cut:
+        advice = (
+            f"look at {rows[worst]['module']} and what stands before it: weights that are 0 (the "
+            "first step changes them), activations that are flat for every input, a detach()."
+        )
     evidence = {"decades": decades, "worst": float(worst)}
     rows[worst]["note"] = f"← {kind}"
     return [Finding(kind, rule.severity(decades), (first,), message, advice, evidence)]
 
 
-def _dead(rows: list[dict[str, Any]]) -> list[Finding]:
-    dead = tuple(i for i, row in enumerate(rows) if row["activation_rms"] == 0.0)
+def _dead(rows: list[dict[str, Any]], begun: set[int]) -> list[Finding]:
+    silent = (place for place, row in enumerate(rows) if row["activation_rms"] == 0.0)
+    dead = tuple(place for place in silent if place not in begun)
     if not dead:
         return []
     for place in dead:

@@ -140,9 +140,9 @@ class Trace(TorchFunctionMode):
         name = self.names.get(id(weight), f"{kind} {place}").removesuffix(".weight")
         values = out.detach()
         values = values if values.dtype is torch.float64 else values.float()
-        count = max(values.numel(), 1)
-        mean = float(values.double().mean()) if count else 0.0
-        std = float(values.double().std(correction=0)) if count else 0.0
+        some = values.numel() > 0  # an expert may get no rows
+        mean = float(values.double().mean()) if some else 0.0
+        std = float(values.double().std(correction=0)) if some else 0.0
         self.layers.append(
             Layer(name, kind, weight, bias, x, self.origin(x),
                   lambda other: function(other, **own), mean, std)
