@@ -197,3 +197,34 @@ class Experts(nn.Module):
 @pytest.mark.filterwarnings("error")
 def test_layers_that_get_no_rows() -> None:
     assert diagnosed(Experts()).loss > 0
+
+
+def test_no_pass_knows_of_inference_mode_around_it() -> None:
+    with torch.inference_mode():
+        assert diagnosed(mlp()).healthy
+        assert ours.cure(mlp(3), LOSS, X, LABELS, steps=20).before.healthy
+
+
+def test_weights_that_autocast_has_cast_are_not_used_once_they_have_changed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours.cure(model, LOSS, X, LABELS, goal=0.9, in_place=False)
+        assert found.reached
+        spread = ours.diagnose(model, LOSS, X, LABELS).expected.gain_log2_std
+    assert (spread > 0).all()
+
+
+def test_a_model_that_cannot_be_copied() -> None:
+    model = mlp(2)
+    model.last = model(X)
+    with pytest.raises(TypeError, match=r"copy\.deepcopy copies, as changes are tried on copies: "):
+        ours.cure(model, LOSS, X, LABELS)
+
+
+def test_lsuv_leaves_the_weights_where_the_model_cannot_run() -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(16, 10))
+    before = [one.detach().clone() for one in model.parameters()]
+    with pytest.raises(RuntimeError):
+        ours.lsuv_(model, X)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

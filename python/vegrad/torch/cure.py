@@ -56,6 +56,7 @@ class ModelCure(Outcome):
         return super().to_dict() | {"learning_rate": self.learning_rate, "clip": self.clip}
 
 
+@torch.inference_mode(False)
 def cure(
     model: Module,
     loss_fn: Any,
@@ -162,7 +163,14 @@ def _is_fitted(output: Any, target: Any) -> bool:
 
 def _unfused(model: Module) -> Module:
     """A copy with plain layers: fused ones would not see what is put in their place."""
-    plain = copy.deepcopy(model)
+    try:
+        plain = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        why = str(error).partition(". ")[0]
+        message = (
+            f"model must be one that copy.deepcopy copies, as changes are tried on copies: {why}"
+        )
+        raise TypeError(message) from error
     for name, one in list(plain.named_modules()):
         if isinstance(one, FusedMLP):
             layers = nn.Sequential(*one).train(one.training)

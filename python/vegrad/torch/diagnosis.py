@@ -65,6 +65,7 @@ class ModelDiagnosis(Diagnosis):
         return super().to_dict() | {"modules": list(self.modules), "drawn": self.drawn}
 
 
+@torch.inference_mode(False)
 def diagnose(
     model: Module,
     loss_fn: Any,

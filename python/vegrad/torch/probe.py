@@ -58,6 +58,7 @@ def unwrapped(model: Module) -> Module:
 
 def called(model: Module, x: Any) -> Any:
     """What the model makes of x: a tensor, or a tuple or mapping of its arguments."""
+    torch.clear_autocast_cache()  # whose copies of weights that have changed since are stale
     if isinstance(x, Mapping):
         return model(**x)
     return model(*x) if isinstance(x, tuple | list) else model(x)
