@@ -200,9 +200,10 @@ def test_layers_that_get_no_rows() -> None:
 
 
 def test_no_pass_knows_of_inference_mode_around_it() -> None:
+    model = mlp(3)
     with torch.inference_mode():
-        assert diagnosed(mlp()).healthy
-        assert ours.cure(mlp(3), LOSS, X, LABELS, steps=20).before.healthy
+        assert diagnosed(model).healthy
+        assert ours.cure(model, LOSS, X, LABELS, steps=20).before.healthy
 
 
 def test_weights_that_autocast_has_cast_are_not_used_once_they_have_changed() -> None:
