@@ -106,6 +106,29 @@ def test_a_watched_model_can_be_pickled() -> None:
         assert torch.equal(parameter, model.get_parameter(name))
 
 
+def test_steps_that_are_measured_are_not_looked_at() -> None:
+    model = mlp()
+    monitor = train(model, torch.ones(8, 16), 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+
+    def step() -> None:
+        model(torch.ones(8, 16)).sum().backward()
+        optimizer.step()
+
+    for wrong, error, words in (
+        ((3,), TypeError, "step must be a function that does a step, not int"),
+        ((step, 0), ValueError, "repeats must be at least 1, not 0"),
+    ):
+        with pytest.raises(error, match=words):
+            monitor.measure_flush(*wrong)
+    assert monitor.measure_flush(step, 2) > 0
+    assert (monitor.steps, len(monitor.history)) == (7, 1)
+    step()
+    assert (monitor.steps, len(monitor.history)) == (8, 2)
+    with pytest.raises(ValueError, match="is no chain of layers"):
+        monitor.report().plot()
+
+
 def test_wrong_arguments_leave_the_model_alone() -> None:
     model = mlp()
     for name in ("every", "details", "keep"):

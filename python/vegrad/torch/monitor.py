@@ -103,6 +103,7 @@ class Monitor:
         self.flush_gain: float | None = None
         """How many times faster `measure_flush` found a step without subnormals."""
         self.probing = False  # whether it is a diagnosis's own
+        self._paused = False
         self._kind = type(model).__name__
         self._optimizer = optimizer
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
@@ -163,7 +164,7 @@ class Monitor:
 
     def _clear(self) -> None:
         """What the step before has left, but for the numbers of `_watch`."""
-        self._watch.on = self._on = self.steps % self.every == 0
+        self._watch.on = self._on = self.steps % self.every == 0 and not self._paused
         self._counting = self._on and self.steps // self.every % self.details == 0
         self._watch.plain = not self._counting
         self._watch.seen = False
@@ -415,14 +416,18 @@ class Monitor:
     def measure_flush(self, step: Callable[[], Any], repeats: int = 5) -> float:
         """How many times faster `step()` is with torch.set_flush_denormal(True): medians, in turns.
 
+        They are steps, which are counted, but not looked at.
+
         Measured on one thread: the setting is of the calling thread, and threads that PyTorch has
         started before keep theirs. So set it before the first operation of a program.
         """
+        repeats = as_count("repeats", repeats, 1)
+        if not callable(step):
+            raise TypeError(f"step must be a function that does a step, not {type(step).__name__}")
         smallest = torch.tensor(5e-324, dtype=torch.float64)
         flushed = float(smallest * 1) == 0.0
         times: dict[bool, list[float]] = {False: [], True: []}
-        on = self._on
-        self._on = self._watch.on = False
+        self._paused, self._on, self._watch.on = True, False, False
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -435,6 +440,7 @@ class Monitor:
         finally:
             torch.set_flush_denormal(flushed)
             torch.set_num_threads(threads)
-            self._on = self._watch.on = on
+            self._paused = False
+            self._clear()
         self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain
