@@ -9,6 +9,7 @@ import vegrad
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -229,3 +230,54 @@ def test_lsuv_leaves_the_weights_where_the_model_cannot_run() -> None:
     with pytest.raises(RuntimeError):
         ours.lsuv_(model, X)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, on: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(4)])
+        self.out, self.on = nn.Linear(32, 10), on
+
+    def forward(self, x: Any) -> Any:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.on else block(x)
+        return self.out(x)
+
+
+def test_blocks_that_are_run_again_on_the_way_back() -> None:
+    plain, found = diagnosed(Checkpointed(False)), diagnosed(Checkpointed(True))
+    assert found.modules == plain.modules
+    np.testing.assert_allclose(found.flow.delta_log2, plain.flow.delta_log2, atol=1e-4)
+    np.testing.assert_allclose(found.flow.saturated, plain.flow.saturated)
+    assert ours.cure(Checkpointed(True), LOSS, X, LABELS, steps=20).before.healthy
+
+
+class Centred(nn.Module):
+    """A loss with parameters and buffers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.norm = nn.Linear(10, 10), nn.BatchNorm1d(10)
+
+    def forward(self, output: Any, target: Any) -> Any:
+        return LOSS(self.norm(self.scale(output)), target)
+
+
+def test_the_loss_is_left_as_it_was() -> None:
+    loss = Centred()
+    before = {name: one.clone() for name, one in loss.state_dict().items()}
+    ours.diagnose(mlp(), loss, X, LABELS)
+    ours.cure(mlp(), loss, X, LABELS, steps=20)
+    assert all(torch.equal(before[name], one) for name, one in loss.state_dict().items())
+    assert all(parameter.grad is None for parameter in loss.parameters())
+
+
+def test_sparse_gradients_are_trained_with() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(20, 16, sparse=True), nn.Linear(16, 10))
+    words = torch.randint(0, 20, (64, 5))
+    found = ours.cure(model, LOSS, words, LABELS, optimizer=lambda p: torch.optim.SGD(p, 0.1),
+                      in_place=False)  # fmt: skip
+    assert found.before.healthy
+    assert found.cost > 0

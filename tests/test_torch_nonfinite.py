@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from test_torch_monitor import mlp, train  # noqa: E402
 from torch import nn  # noqa: E402
+from vegrad.torch import Monitor  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -121,3 +122,24 @@ def test_what_stands_between_two_layers_is_to_blame() -> None:
     found = diagnosed(Root(), torch.randn(8, 4)).findings[0]
     assert found.kind == "nonfinite"
     assert found.advice.startswith("what stands between first and second has no finite derivative")
+
+
+def test_a_step_that_a_grad_scaler_skips_is_no_finding() -> None:
+    model, x = mlp(), torch.randn(8, 16)
+    monitor, scaler = Monitor(model), torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = model(x).square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert 0 < monitor.steps < 40
+    assert monitor.nonfinite is None
+    assert monitor.report().healthy
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan
+    model(x).mean().backward()
+    optimizer.step()
+    assert monitor.nonfinite.parameter == "2.weight"

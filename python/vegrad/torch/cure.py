@@ -123,7 +123,7 @@ def cure(
     given = Change(AS_IT_IS, _unfused(bare), _checked(optimizer, bare))
     drawn = np.random.default_rng(seed).permutation(len(data))[:FIRST]
     rows = data.take(drawn)
-    with probe.untouched(given.network):
+    with probe.untouched(given.network, loss_fn):
         run = chain.forward(given.network, loss_fn, *rows)
     right = accuracy(run.output, rows[1])
     aim = goal_of(run.loss_kind, target, float(run.loss.detach()), right, goal)
@@ -132,10 +132,12 @@ def cure(
         before = diagnose(bare, loss_fn, *rows, resamples=0)
         why = before.findings[0].advice if before.findings else f"the loss is {aim.guess}"
         return ModelCure(model=model, **without_a_trial(before, aim, steps, batch_size, why))
-    search = _Search(given, data, loss_fn, aim, steps, batch_size, seed, budget, model, in_place,
-                     fitted=_is_fitted(run.output, rows[1]))  # fmt: skip
-    search.patient.passed += FORWARD * len(drawn)
-    found: ModelCure = search.run()
+    fitted = _is_fitted(run.output, rows[1])
+    with probe.untouched(given.network, loss_fn):
+        search = _Search(given, data, loss_fn, aim, steps, batch_size, seed, budget, model,
+                         in_place, fitted=fitted)  # fmt: skip
+        search.patient.passed += FORWARD * len(drawn)
+        found: ModelCure = search.run()
     return found
 
 

@@ -118,7 +118,7 @@ def diagnose(
     unusable = not_run({"model": type(model).__name__}, problems)
     if unusable is not None:
         return unusable
-    with probe.untouched(model):
+    with probe.untouched(model, loss_fn):
         with recurrent.heard(model) as calls:
             run = chain.forward(model, loss_fn, x, target)
         if not run.path:

@@ -102,8 +102,7 @@ class Monitor:
         """Shares of the elements, "forward", "backward" and "gradients", when last counted."""
         self.flush_gain: float | None = None
         """How many times faster `measure_flush` found a step without subnormals."""
-        self.probing = False  # whether it is a diagnosis's own
-        self._paused = False
+        self.probing = self._paused = False  # whether it is a diagnosis's own; or stands aside
         self._kind = type(model).__name__
         self._optimizer = optimizer
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
@@ -285,9 +284,16 @@ class Monitor:
                 with torch.no_grad():
                     self._record(known)
                 self._watch.clear()
+            if self.nonfinite is not None and self._was_skipped(self.nonfinite):
+                self.nonfinite = None
         self.steps += 1
         self._pending = None
         self._clear()
+
+    def _was_skipped(self, first: NonFinite) -> bool:
+        """Whether a GradScaler has spared the parameters what was seen."""
+        here = (first.phase, first.step) == ("backward", self.steps)
+        return here and 0 < self.history[-1].gradient_norm < inf
 
     def _record(self, known: dict[int, float] | None) -> None:
         grads = [param.grad for param in self._params]
@@ -416,16 +422,14 @@ class Monitor:
     def measure_flush(self, step: Callable[[], Any], repeats: int = 5) -> float:
         """How many times faster `step()` is with torch.set_flush_denormal(True): medians, in turns.
 
-        They are steps, which are counted, but not looked at.
-
-        Measured on one thread: the setting is of the calling thread, and threads that PyTorch has
-        started before keep theirs. So set it before the first operation of a program.
+        They are counted, not looked at, and run on one thread: the setting is of the calling
+        thread, and threads that PyTorch has started before keep theirs. So set it before the first
+        operation of a program.
         """
         repeats = as_count("repeats", repeats, 1)
         if not callable(step):
             raise TypeError(f"step must be a function that does a step, not {type(step).__name__}")
-        smallest = torch.tensor(5e-324, dtype=torch.float64)
-        flushed = float(smallest * 1) == 0.0
+        flushed = float(torch.tensor(5e-324, dtype=torch.float64) * 1) == 0.0
         times: dict[bool, list[float]] = {False: [], True: []}
         self._paused, self._on, self._watch.on = True, False, False
         threads = torch.get_num_threads()

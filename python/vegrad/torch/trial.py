@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan
+from math import hypot, inf, isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from vegrad import trial
 from vegrad.buffers import Array
 from vegrad.torch import chain, probe
 from vegrad.torch.clip import clip_grad_norm_
+from vegrad.torch.distributed import norms_of
 from vegrad.training import parabola
 from vegrad.trial import LOOKS, Goal, goal_for
 
@@ -108,9 +109,13 @@ class Trial(trial.Trial):
         x, target = self._rows(rows)
         self.optimizer.zero_grad()
         loss = self.loss_fn(probe.called(self.model, x), target)
-        loss.backward()
-        params = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(clip_grad_norm_(params, inf if self.clip is None else self.clip))
+        wanted = [p for p in self.model.parameters() if p.requires_grad]
+        # Not backward(), which would add to the gradients of what else the loss is made with.
+        for param, grad in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True),
+                               strict=True):  # fmt: skip
+            param.grad = grad
+        params = [p for p in wanted if p.grad is not None]
+        norm = self._clipped_norm(params)
         clipped = 1.0 if self.clip is None or not norm > self.clip else self.clip / norm
         rate = float(self.optimizer.param_groups[0]["lr"])
         row = [float(loss.detach()), norm, clipped, rate, *[nan] * 5]
@@ -122,6 +127,12 @@ class Trial(trial.Trial):
         if gauged:
             row[4:] = self._gauge(row[0], params, before, x, target)
         return row
+
+    def _clipped_norm(self, params: list[Any]) -> float:
+        """The gradients' joint norm, which is clipped after."""
+        if self.clip is None:  # sparse ones too
+            return hypot(*norms_of([p.grad for p in params]).tolist())
+        return float(clip_grad_norm_(params, self.clip))
 
     def _gauge(
         self, loss: float, params: list[Any], before: list[Any], x: Any, target: Any
