@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,3 +184,14 @@ def test_a_gradient_that_is_cut_off_is_not_too_small_for_its_dtype() -> None:
     model = mlp(60, nn.Sigmoid)
     report = train(model, torch.randn(8, 16), 1).report()
     assert "too small for its dtype" in " ".join(str(report).split())
+
+
+@pytest.mark.filterwarnings("error")
+def test_outputs_are_saved_without_a_word() -> None:
+    model = nn.Sequential(*mlp()[:-1])
+    monitor = Monitor(model)
+    output = model(torch.ones(8, 16))
+    torch.save(output, BytesIO())
+    output.sum().backward()
+    monitor.step()
+    assert monitor.history[0].delta_norms[4] > 0

@@ -41,6 +41,7 @@ from vegrad.torch.probe import state
 from vegrad.torch.records import FloatArray, MonitorHistory, NonFinite
 from vegrad.torch.report import Report, report
 from vegrad.torch.watched import (
+    Back,
     Hook,
     first_sample,
     is_watched,
@@ -116,7 +117,7 @@ class Monitor:
         self._clear()
         # δ of an activation's output tells nothing that those of its neighbours do not.
         self._back = [
-            self._watch.backward_hook(place, partial(self._flowed, place))
+            Back(self._watch.backward_hook(place, partial(self._flowed, place)))
             if backward and own
             else None
             for place, own in enumerate(self._own)
@@ -422,9 +423,8 @@ class Monitor:
     def measure_flush(self, step: Callable[[], Any], repeats: int = 5) -> float:
         """How many times faster `step()` is with torch.set_flush_denormal(True): medians, in turns.
 
-        They are counted, not looked at, and run on one thread: the setting is of the calling
-        thread, and threads that PyTorch has started before keep theirs. So set it before the first
-        operation of a program.
+        They are counted, not looked at, and run on one thread: the setting is the calling one's,
+        and those started before keep theirs. So set it before a program's first operation.
         """
         repeats = as_count("repeats", repeats, 1)
         if not callable(step):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,3 +89,9 @@ class Hook:
 
 def unwatched(module: Module, inputs: Any, output: Any) -> None:
     """What is left of a hook in a pickle."""
+
+
+class Back(partial[Any]):
+    """A hook of a tensor, which PyTorch need not say that it does not save with it."""
+
+    __torch_unserializable__ = True
