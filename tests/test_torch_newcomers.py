@@ -281,3 +281,41 @@ def test_sparse_gradients_are_trained_with() -> None:
                       in_place=False)  # fmt: skip
     assert found.before.healthy
     assert found.cost > 0
+
+
+@pytest.mark.parametrize("make", [nn.ReLU6, lambda: nn.Hardtanh(0.0, 1e3)])
+def test_a_relu_with_an_upper_end_has_one_flat_side(make: Any) -> None:
+    torch.manual_seed(0)
+    layers = [(nn.Linear(32, 32), nn.BatchNorm1d(32), make()) for _ in range(4)]
+    found = diagnosed(nn.Sequential(*sum(layers, ()), nn.Linear(32, 10)))
+    assert found.healthy, found.summary
+    assert found.config["activation"] == "relu6"
+    bounded = nn.Sequential(*mlp())
+    for place in (1, 3, 5, 7):
+        bounded[place] = nn.Hardtanh()
+    assert diagnosed(bounded).config["activation"] == "hard_tanh"
+
+
+class Spectrum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.out = nn.Linear(32, 32), nn.Linear(32, 10)
+        self.filter = nn.Parameter(torch.randn(17, dtype=torch.complex64))
+
+    def forward(self, x: Any) -> Any:
+        return self.out(torch.fft.irfft(torch.fft.rfft(self.one(x)) * self.filter, 32))
+
+
+@pytest.mark.filterwarnings("error")
+def test_complex_parameters() -> None:
+    model = Spectrum()
+    assert diagnosed(model).healthy
+    assert ours.cure(model, LOSS, X, LABELS, steps=20, in_place=False).before.healthy
+    monitor, optimizer = ours.Monitor(model), torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        LOSS(model(X), LABELS).backward()
+        optimizer.step()
+    norm = float(torch.view_as_real(model.filter.grad).norm())
+    place = monitor.parameters.index("filter")
+    assert monitor.history[-1].gradient_norms[place] == pytest.approx(norm, rel=1e-5)

@@ -44,6 +44,7 @@ from vegrad.torch.watched import (
     Back,
     Hook,
     first_sample,
+    is_plain,
     is_watched,
     own_parameters,
     plain_name,
@@ -322,11 +323,7 @@ class Monitor:
         numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
         self.history.add(self.steps, len(self._params), joint, numbers)
         if self._counting:
-            plain = [one for one in grads if one is not None and one.device.type == "cpu"]
-            plain = [
-                one for one in plain if not is_distributed(one) and one.layout is torch.strided
-            ]
-            if plain:
+            if plain := [one for one in grads if is_plain(one)]:
                 self._count("gradients", plain)
             self.subnormals = {
                 phase: small / count for phase, (small, count) in self._tally.items() if count

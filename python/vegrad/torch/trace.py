@@ -164,6 +164,8 @@ class Trace(TorchFunctionMode):
         row = FUNCTIONS.get(name)
         wanted = row.arguments if row is not None else {}
         got = dict(zip(wanted, args, strict=False)) | kwargs
+        if name == "hardtanh" and got.get("min_val", -1.0) >= 0:
+            name, row = "relu6", None  # which is called so by PyTorch, but has one flat side
         layer.activation = name if row is None else row.ours
         layer.known = row is not None and all(got.get(k, v) == v for k, v in wanted.items())
         layer.known = layer.known and id(source) in self._outputs

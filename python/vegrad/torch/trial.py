@@ -141,11 +141,10 @@ class Trial(trial.Trial):
         with probe.untouched(self.model):
             after = self.loss_fn(probe.called(self.model, x), target)
             grads = torch.autograd.grad(after, params, allow_unused=True)
-        moved = [p.detach().double() - old.double() for p, (old, _) in
-                 zip(params, before, strict=True)]  # fmt: skip
+        moved = [_real(p.detach()) - _real(old) for p, (old, _) in zip(params, before, strict=True)]
         length = float(torch.stack([m.square().sum() for m in moved]).sum().sqrt())
-        slope = sum(float((m * g.double()).sum()) for m, (_, g) in zip(moved, before, strict=True))
-        ends = [float((m * g.double()).sum()) for m, g in zip(moved, grads, strict=True)
+        slope = sum(float((m * _real(g)).sum()) for m, (_, g) in zip(moved, before, strict=True))
+        ends = [float((m * _real(g)).sum()) for m, g in zip(moved, grads, strict=True)
                 if g is not None]  # fmt: skip
         record = np.array([[loss, 0, 0, 0, float(after.detach()), slope, sum(ends), length]])
         with np.errstate(all="ignore"):
@@ -159,6 +158,11 @@ class Trial(trial.Trial):
         """log2 of the last gradients' norms, of weights."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None and p.ndim > 1]
         return [max(probe.size_log2(grad), -1e4) for grad in grads]
+
+
+def _real(values: Tensor) -> Tensor:
+    """In float64, complex ones as pairs."""
+    return (torch.view_as_real(values) if values.is_complex() else values).double()
 
 
 def accuracy(output: Any, target: Any) -> float:

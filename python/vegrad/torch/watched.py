@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vegrad.torch.distributed import is_distributed
 from vegrad.torch.fused import FusedMLP
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
@@ -40,6 +41,13 @@ def is_watched(module: Module) -> bool:
     if next(module.parameters(recurse=False), None) is not None:
         return type(module).forward is not torch.nn.modules.module._forward_unimplemented
     return not module._modules and type(module) is not Module
+
+
+def is_plain(tensor: Tensor | None) -> bool:
+    """Whether its elements can be counted: real ones, dense, on the CPU, all here."""
+    if tensor is None or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        return False
+    return tensor.is_floating_point() and not is_distributed(tensor)
 
 
 def tensor_in(output: Any) -> Tensor | None:
