@@ -227,6 +227,7 @@ def test_which_optimizers_count() -> None:
     second = torch.optim.SGD([*other.parameters(), model[0].weight], 0.1)
     third = torch.optim.SGD(other.parameters(), 0.1)
     for optimizer in (chosen, second, third):
+        model(torch.ones(8, 16))
         optimizer.step()
     assert (monitor.steps, only.steps) == (2, 1)
 

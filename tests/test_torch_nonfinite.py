@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+import vegrad.torch as ours  # noqa: E402
 from test_torch_monitor import mlp, train  # noqa: E402
 from torch import nn  # noqa: E402
+from vegrad.torch import Monitor  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -72,3 +74,72 @@ def test_only_a_parameters_gradient_is_not_finite() -> None:
     monitor = train(model, torch.randn(8, 16), 1)
     assert (monitor.nonfinite.module, monitor.nonfinite.phase) == ("2", "gradient")
     assert not np.isfinite(monitor.history[0].gradient_norm)
+
+
+class Attention(nn.Module):
+    """A module that uses the weights of another without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend, self.out = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.attend(x, x, x)[0])
+
+
+@pytest.mark.parametrize("name", ["attend.in_proj_weight", "attend.out_proj.weight", "out.weight"])
+def test_a_weight_that_is_not_finite_is_named_and_to_be_drawn_again(name: str) -> None:
+    model = Attention()
+    with torch.no_grad():
+        model.get_parameter(name)[0, 0] = torch.nan
+    advice = f"draw or load {name} again; if training made it so"
+    assert diagnosed(model, torch.randn(8, 3, 16)).findings[0].advice.startswith(advice)
+    cure = ours.cure(model, lambda out, t: (out - t).abs().max(), torch.randn(8, 3, 16),
+                     torch.zeros(8, 3, 4))  # fmt: skip
+    assert not cure.reached
+    assert cure.summary.startswith("not cured: nonfinite")
+    assert cure.about[0].startswith(advice)
+    monitor = train(model, torch.randn(8, 3, 16), 1)  # whose step spreads it
+    assert monitor.nonfinite.parameter == name
+    assert monitor.report().findings[0].advice.startswith(advice)
+
+
+def diagnosed(model: Any, x: Any, loss: Any = None) -> Any:
+    return ours.diagnose(model, loss or (lambda out, t: out.square().mean()), x, None)
+
+
+@pytest.mark.parametrize("loss", [
+    lambda out, target: out.mean() * torch.nan,
+    lambda out, target: (out * 0).square().sum(1).sqrt().sum(),
+])  # fmt: skip
+def test_a_loss_that_is_not_finite_is_to_blame_not_the_data(loss: Any) -> None:
+    found = diagnosed(mlp(), torch.randn(8, 16), loss).findings[0]
+    assert found.message == "the loss makes what is not finite of an output that is"
+    assert found.advice.startswith("look at loss_fn")
+
+
+def test_what_stands_between_two_layers_is_to_blame() -> None:
+    found = diagnosed(Root(), torch.randn(8, 4)).findings[0]
+    assert found.kind == "nonfinite"
+    assert found.advice.startswith("what stands between first and second has no finite derivative")
+
+
+def test_a_step_that_a_grad_scaler_skips_is_no_finding() -> None:
+    model, x = mlp(), torch.randn(8, 16)
+    monitor, scaler = Monitor(model), torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = model(x).square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert 0 < monitor.steps < 40
+    assert monitor.nonfinite is None
+    assert monitor.report().healthy
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan
+    model(x).mean().backward()
+    optimizer.step()
+    assert monitor.nonfinite.parameter == "2.weight"

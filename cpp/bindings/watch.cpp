@@ -63,6 +63,7 @@ class Watch {
 
   bool on = true;     // whether this step is looked at
   bool plain = true;  // and Python has nothing more to do for each tensor
+  bool seen = false;  // whether a module was called, also where its step is not looked at
   int last = -1;      // the last module whose delta was finite
 
   void clear() {
@@ -201,9 +202,9 @@ PyObject* guarded(const Body& body) {
 PyObject* forward(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     Watch& watch = watch_of(self);
-    if (!watch.on || count != 3 || arguments[0] != PyTuple_GET_ITEM(self, 2) ||
-        !watch.grad_enabled())
-      return py::none().release().ptr();
+    if (count != 3 || arguments[0] != PyTuple_GET_ITEM(self, 2)) return py::none().release().ptr();
+    watch.seen = true;
+    if (!watch.on || !watch.grad_enabled()) return py::none().release().ptr();
     const int place = int(PyLong_AsLong(PyTuple_GET_ITEM(self, 1)));
     if (watch.ran(place, arguments[2], PyTuple_GET_ITEM(self, 3)))
       return py::none().release().ptr();
@@ -252,6 +253,7 @@ void register_watch(py::module_& module) {
            py::arg("modules"))
       .def_readwrite("on", &Watch::on, "Whether this step is looked at.")
       .def_readwrite("plain", &Watch::plain, "Whether the norms are all that is wanted.")
+      .def_readwrite("seen", &Watch::seen, "Whether a module was called.")
       .def_readwrite("last", &Watch::last, "The last module whose delta was finite; -1: none.")
       .def_readonly("squares", &Watch::squares, "Σ x² of each module's outputs.")
       .def_readonly("counts", &Watch::counts, "How many elements they have.")

@@ -130,6 +130,7 @@ class Network:
 class Watch:
     on: bool
     plain: bool
+    seen: bool
     last: int
     def __init__(
         self,

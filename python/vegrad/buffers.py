@@ -126,12 +126,12 @@ def as_fraction(argument: str, value: Any) -> float:
     return number
 
 
-def as_count(argument: str, value: Any) -> int:
-    """An integer that is at least 0."""
+def as_count(argument: str, value: Any, least: int = 0) -> int:
+    """An integer that is at least 0, or `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{argument} must be an integer, not {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{argument} must be at least 0, not {value}")
+    if value < least:
+        raise ValueError(f"{argument} must be at least {least}, not {value}")
     return int(value)
 
 

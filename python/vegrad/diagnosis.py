@@ -186,7 +186,7 @@ def judge(m: Measured, history: History | None = None) -> tuple[tuple[Finding, .
         if np.isnan(m.flow.activation_rms).any() or np.isnan(m.flow.delta_log2).any():
             break  # the first rule has said where; the others cannot compare with NaN
     findings = with_history(_by_cause(findings, m), history)
-    summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(m)
+    summary = f"{findings[0].kind}: {findings[0].message}" if findings else healthy_sentence(m)
     return tuple(findings), summary
 
 
@@ -278,7 +278,8 @@ def _by_cause(findings: list[Finding], m: Measured) -> list[Finding]:
     return sorted(findings, key=lambda f: (order.index(f.kind), f.severity))
 
 
-def _healthy(m: Measured) -> str:
+def healthy_sentence(m: Measured) -> str:
+    """What is said where nothing is found."""
     if m.trend is None:
         single = len(m.flow.delta_log2) == 1
         why = "one layer has no chain of gradients" if single else "the gradient is exactly 0"

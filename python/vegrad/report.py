@@ -201,7 +201,10 @@ COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
 def plot(diagnosis: Diagnosis, path: str | PathLike[str]) -> str:
     """Draw `diagnosis` into `path`; see `Diagnosis.plot`."""
     if diagnosis.flow is None:
-        raise ValueError("there is no flow to draw, because the data are not finite")
+        raise ValueError(
+            "there is no flow to draw, because the data are not finite or what was looked at is no "
+            "chain of layers"
+        )
     figure = sheet(path, (10, 8.6))
     _draw(figure, importlib.import_module("matplotlib.ticker"), diagnosis, diagnosis.flow)
     return keep(figure, path)

@@ -19,6 +19,7 @@ from vegrad.measured import DECADE, Measured, Trend, exp2, finite_mean, named, p
 
 BOUNDED = {"sigmoid": 0.25, "tanh": 1.0, "hard_tanh": 1.0, "erf": 1.12838}  # and the largest φ′
 UNSTABLE = {"gelu", "silu", "softplus"}  # at every usual size of z: V′ > 1 at the critical point
+BFLOAT16 = (2.0 - 2.0**-7) * 2.0**127  # the largest of a dtype that NumPy does not know
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
 
 
@@ -57,7 +58,8 @@ def _nonfinite(m: Measured, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
             yield Finding(rule.kind, "critical", (layer,), message, advice, {"count": count})
             return
     rms, deltas, dtype = m.flow.activation_rms, m.flow.delta_log2, m.config["dtype"]
-    forward = tuple(np.flatnonzero(~(rms <= np.finfo(dtype).max)).tolist())
+    largest = BFLOAT16 if dtype == "bfloat16" else np.finfo(dtype).max
+    forward = tuple(np.flatnonzero(~(rms <= largest)).tolist())
     backward = tuple(np.flatnonzero(np.isnan(deltas) | (deltas == inf)).tolist())
     if forward:
         layers, message = forward, f"the activations pass {dtype}'s largest number in "

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log10
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
 from vegrad.findings import Finding
 from vegrad.measured import DECADE, times
+from vegrad.network import Flow
 from vegrad.torch.branches import Branch, OfBranch, apart
 from vegrad.torch.words import PARTS
 
@@ -111,3 +114,58 @@ def _others(here: str, above: str, names: Sequence[str], known: Names) -> list[s
     first, last = (known.index(name) if name in known else 0 for name in ends)
     own = {f"{name}.{part}" for name in names for part in PARTS.values()}
     return [name for name in known[first:last] if name not in own]
+
+
+def causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, ...]:
+    """Without what a normalization makes of weights that are off: it undoes their size.
+
+    Then the gradient shrinks by the weights as it grows by the normalization, or the other way.
+    """
+    own = {f.layers: f.kind for f in findings if "usual_gain" in f.evidence
+           and f.blame == "weights" and layers[f.layers[0]].norm is not None}  # fmt: skip
+    return tuple(f for f in findings if "usual_gain" not in f.evidence or f.blame == "weights"
+                 or own.get(f.layers, f.kind) == f.kind)  # fmt: skip
+
+
+def outside(
+    findings: tuple[Finding, ...], flow: Flow, names: Names, loss: str
+) -> tuple[Finding, ...]:
+    """What is not finite though all layers' outputs are is made by what is no layer.
+
+    Args:
+        findings: in PyTorch's words.
+        flow: of the chain.
+        names: of its layers.
+        loss: the name of a known one, "" of one's own.
+    """
+    lost = np.flatnonzero(~(flow.delta_log2 < np.inf)).tolist()
+    first = findings[0] if findings else None
+    if first is None or first.kind != "nonfinite":
+        return findings
+    if not np.isfinite(flow.activation_rms).all() or first.message.startswith("the parameter"):
+        return findings
+    if lost and lost[-1] + 1 < len(names):
+        advice = f"what stands between {names[lost[-1]]} and {names[lost[-1] + 1]} has no finite "
+        advice += "derivative there: a square root, a norm or a logarithm at 0, or a where() with "
+        advice += "an unused infinite branch."
+        return (replace(first, advice=advice), *findings[1:])
+    if loss and not lost:
+        return findings
+    message = "the loss makes what is not finite of an output that is"
+    advice = "look at loss_fn (a division, a root, a norm or a logarithm at 0) and at the target."
+    return (replace(first, message=message, advice=advice), *findings[1:])
+
+
+def detached(findings: tuple[Finding, ...], below: int, names: Names) -> tuple[Finding, ...]:
+    """Says of a layer to which there is no way back that it is so, not that it shrinks something.
+
+    `below` is how many layers, from the first on, are cut off.
+    """
+    if not below or below == len(names):
+        return findings
+    message = f"no gradient comes back to {names[below - 1]}: there is no way from the loss to it"
+    advice = f"look between {names[below - 1]} and {names[below]} for a detach(), .data, item() or "
+    advice += "no_grad(), or a function without a derivative (argmax, round, a comparison)."
+    here = [f.layers == (below - 1,) and f.evidence.get("gain") == 0 for f in findings]
+    return tuple(replace(f, message=message, advice=advice) if at else f
+                 for f, at in zip(findings, here, strict=True))  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, nan, sqrt
 from typing import Any
@@ -42,6 +42,8 @@ class Pass:
     """log2 by which the gradient was multiplied on its way to the layers' weights."""
     sizes: dict[int, float]
     """log2 ‖δ‖ of layers."""
+    trainable: list[Tensor]
+    """The model's parameters and inputs that require a gradient."""
 
     @property
     def layers(self) -> list[Layer]:
@@ -51,8 +53,10 @@ class Pass:
 
 def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
     """A pass up to the loss, with hooks that read δ on the way back."""
-    hooked = _Backward()
-    trace = Trace(names_of(model), _inputs(x), on_output=hooked.on_output)
+    hooked, inputs = _Backward(), _inputs(x)
+    if inputs and not any(one.numel() for one in inputs):
+        raise ValueError(f"x must have at least one row, not the shape {tuple(inputs[0].shape)}")
+    trace = Trace(names_of(model), inputs, on_output=hooked.on_output)
     with trace:
         output = called(model, x)
     heard = _Names()
@@ -60,12 +64,17 @@ def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
         loss = loss_fn(output, target)
     kind = next((LOSSES[name] for name in heard.names if name in LOSSES), "")
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise ValueError(f"loss_fn must return a tensor of one element, not {loss!r:.80}")
-    path = trace.path(output)
+        what = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ValueError(f"loss_fn must return a tensor of one element, not {what:.80}")
+    if not loss.requires_grad:
+        raise ValueError("loss_fn must return a loss that depends on the model's parameters")
+    # Below the lowest parameter that is trained no gradient is wanted.
+    path = [place for place in trace.path(output) if hooked.reaches(place)]
     hooked.layers = trace.layers
-    if path and loss.grad_fn is not None:
+    if path:
         hooked.find_cuts(loss.grad_fn)
-    return Pass(trace, path, output, loss, kind, hooked.shifts, hooked.sizes)
+    trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
+    return Pass(trace, path, output, loss, kind, hooked.shifts, hooked.sizes, trainable)
 
 
 class _Backward:
@@ -100,6 +109,10 @@ class _Backward:
             self._nodes.append(output.grad_fn)
             self._places[output.grad_fn] = place
             output.register_hook(hook)
+
+    def reaches(self, place: int) -> bool:
+        """Whether there is a way back to the output of this layer."""
+        return place in self._places.values()
 
     def find_cuts(self, root: Any) -> None:
         """From the loss down: nodes that all ways to the layers below them go through."""
@@ -168,10 +181,11 @@ def backward(run: Pass) -> list[Tensor | None]:
     wanted = [layer.weight for layer in run.layers]
     found: list[Tensor | None] = [None] * len(wanted)
     some = [place for place, weight in enumerate(wanted) if weight.requires_grad]
-    if not some:
-        raise ValueError("there must be a layer whose weight requires a gradient")
-    given = torch.autograd.grad(run.loss, [wanted[p] for p in some], allow_unused=True)
-    for place, gradient in zip(some, given, strict=True):
+    needed = [wanted[place] for place in some]
+    if len(some) < len(wanted):  # δ goes as far down as the lowest of all that are trained
+        needed += run.trainable
+    given = torch.autograd.grad(run.loss, needed, allow_unused=True)
+    for place, gradient in zip(some, given, strict=False):
         found[place] = gradient
     return found
 
@@ -181,6 +195,21 @@ def on_path(run: Pass) -> None:
     seen = [isfinite(run.sizes.get(place, -inf)) for place in run.path]
     alive = [place for n, place in enumerate(run.path) if seen[n] or not any(seen[:n])]
     run.path[:] = alive
+
+
+def begun_at_zero(run: Pass, gradients: list[Tensor | None]) -> dict[int, str]:
+    """Numbers and weights of layers that are exactly 0 and that the first step changes.
+
+    Of the last layer and of those beside others (adapters): elsewhere zeros are no beginning.
+    """
+    found = {}
+    for number, (place, gradient) in enumerate(zip(run.path, gradients, strict=True)):
+        layer = run.trace.layers[place]
+        alone = any(above.below == {place} for above in run.trace.layers)
+        trained = gradient is not None and bool(gradient.any())
+        if trained and not alone and not bool(layer.weight.detach().any()):
+            found[number] = f"{layer.name}.weight"
+    return found
 
 
 def gains(run: Pass) -> FloatArray:
@@ -376,7 +405,7 @@ def _is_known(run: Pass, place: int) -> bool:
 
 
 def _inputs(x: Any) -> list[Tensor]:
-    values = x.values() if hasattr(x, "values") and not isinstance(x, Tensor) else x
+    values = x.values() if isinstance(x, Mapping) else x
     several = values if isinstance(x, tuple | list) or values is not x else [x]
     return [one for one in several if isinstance(one, Tensor)]
 
@@ -401,7 +430,7 @@ def rows_of(x: Any, target: Any) -> Callable[[Any], tuple[Any, Any]] | None:
     def chosen(value: Any, rows: Any) -> Any:
         if isinstance(value, Tensor):
             return value[torch.from_numpy(rows).to(value.device)]
-        if hasattr(value, "items"):
+        if isinstance(value, Mapping):
             return {name: chosen(one, rows) for name, one in value.items()}
         several = isinstance(value, tuple | list)
         return tuple(chosen(one, rows) for one in value) if several else value

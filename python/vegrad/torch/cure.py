@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
+from vegrad.buffers import as_count
 from vegrad.cure import Search, without_a_trial
 from vegrad.cured import Outcome
 from vegrad.diagnosis import not_run
@@ -54,6 +56,7 @@ class ModelCure(Outcome):
         return super().to_dict() | {"learning_rate": self.learning_rate, "clip": self.clip}
 
 
+@torch.inference_mode(False)
 def cure(
     model: Module,
     loss_fn: Any,
@@ -108,6 +111,7 @@ def cure(
     check(model, loss_fn)
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
+    seed = as_count("seed", seed)
     unusable = not_run(
         {"model": type(model).__name__}, (not_finite("x", x), not_finite("target", target))
     )
@@ -116,24 +120,59 @@ def cure(
         unknown = Goal("mse", 0.0, 0.0)
         return ModelCure(model=model, **without_a_trial(unusable, unknown, steps, batch_size, why))
     bare, data = probe.unwrapped(model), Data(x, target)
-    make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
-    given = Change(AS_IT_IS, _unfused(bare), make)
+    given = Change(AS_IT_IS, _unfused(bare), _checked(optimizer, bare))
     drawn = np.random.default_rng(seed).permutation(len(data))[:FIRST]
     rows = data.take(drawn)
-    with probe.untouched(given.network):
+    with probe.untouched(given.network, loss_fn):
         run = chain.forward(given.network, loss_fn, *rows)
     right = accuracy(run.output, rows[1])
     aim = goal_of(run.loss_kind, target, float(run.loss.detach()), right, goal)
     check_goal(goal, aim.kind)
-    search = _Search(given, data, loss_fn, aim, steps, batch_size, seed, budget, model, in_place)
-    search.patient.passed += FORWARD * len(drawn)
-    found: ModelCure = search.run()
+    if not isfinite(aim.wanted):
+        before = diagnose(bare, loss_fn, *rows, resamples=0)
+        why = before.findings[0].advice if before.findings else f"the loss is {aim.guess}"
+        return ModelCure(model=model, **without_a_trial(before, aim, steps, batch_size, why))
+    fitted = _is_fitted(run.output, rows[1])
+    with probe.untouched(given.network, loss_fn):
+        search = _Search(given, data, loss_fn, aim, steps, batch_size, seed, budget, model,
+                         in_place, fitted=fitted)  # fmt: skip
+        search.patient.passed += FORWARD * len(drawn)
+        found: ModelCure = search.run()
     return found
+
+
+def _checked(optimizer: Any, model: Module) -> Callable[[Any], torch.optim.Optimizer]:
+    """What makes the optimizer. TypeError if it makes none that steps by itself."""
+    if optimizer is None:
+        return lambda parameters: torch.optim.Adam(parameters, lr=1e-3)
+    wanted = "optimizer must make a torch optimizer of a list of parameters"
+    if not callable(optimizer):
+        raise TypeError(f"{wanted}, as torch.optim.SGD does, not be a {type(optimizer).__name__}")
+    made = optimizer([one for one in model.parameters() if one.requires_grad])
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"{wanted}, not a {type(made).__name__}")
+    if isinstance(made, torch.optim.LBFGS):
+        raise TypeError(f"{wanted} that steps without a closure, not LBFGS")
+    return optimizer
+
+
+def _is_fitted(output: Any, target: Any) -> bool:
+    """Whether it looks as if outputs shall become targets, a number or a class each."""
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+        return False
+    return not target.is_floating_point() or output.numel() == target.numel()
 
 
 def _unfused(model: Module) -> Module:
     """A copy with plain layers: fused ones would not see what is put in their place."""
-    plain = copy.deepcopy(model)
+    try:
+        plain = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        why = str(error).partition(". ")[0]
+        message = (
+            f"model must be one that copy.deepcopy copies, as changes are tried on copies: {why}"
+        )
+        raise TypeError(message) from error
     for name, one in list(plain.named_modules()):
         if isinstance(one, FusedMLP):
             layers = nn.Sequential(*one).train(one.training)
@@ -151,9 +190,9 @@ class _Search(Search):
 
     def __init__(
         self, given: Change, data: Data, loss_fn: Any, goal: Goal, steps: int, batch_size: int,
-        seed: int, budget: float, model: Module, in_place: bool,
+        seed: int, budget: float, model: Module, in_place: bool, *, fitted: bool,
     ) -> None:  # fmt: skip
-        self.loss_fn, self.model, self.in_place = loss_fn, model, in_place
+        self.loss_fn, self.model, self.in_place, self.fitted = loss_fn, model, in_place, fitted
         super().__init__(given, data, data.target, goal, steps, batch_size, seed, budget)
         self.spendable -= 2 * len(EARLY) * self.batch_size  # of the last trial and of the proof
 
@@ -188,7 +227,7 @@ class _Search(Search):
         """What is wrong with the data, if they are rows of numbers and labels or numbers."""
         x, target = self.x.x, self.target
         rows = self.x.by_rows and isinstance(x, Tensor)
-        if not rows or not x.is_floating_point() or target.ndim > 2:
+        if not rows or not self.fitted or not x.is_floating_point() or target.ndim > 2:
             return ()
         if self.goal.kind == "cross_entropy" and (target.ndim != 1 or bool((target < 0).any())):
             return ()

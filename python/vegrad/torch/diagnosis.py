@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, log2
@@ -17,7 +17,15 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.buffers import as_count
-from vegrad.diagnosis import SHIFT, Diagnosis, judge, not_run, resampled, with_history
+from vegrad.diagnosis import (
+    SHIFT,
+    Diagnosis,
+    healthy_sentence,
+    judge,
+    not_run,
+    resampled,
+    with_history,
+)
 from vegrad.findings import Finding
 from vegrad.history import History
 from vegrad.measured import Measured, exp2
@@ -27,8 +35,8 @@ from vegrad.torch import between, chain, probe, recurrent, redrawn, through_time
 from vegrad.torch.branches import OfBranch, faint, furthest
 from vegrad.torch.entry import findings_of
 from vegrad.torch.monitor import Monitor
-from vegrad.torch.report import Report
-from vegrad.torch.words import said
+from vegrad.torch.report import Report, healthy, noted
+from vegrad.torch.words import begun, said
 
 EDGE, NAME = 67, 22  # the table's columns; letters of a module's path beside it
 
@@ -57,6 +65,7 @@ class ModelDiagnosis(Diagnosis):
         return super().to_dict() | {"modules": list(self.modules), "drawn": self.drawn}
 
 
+@torch.inference_mode(False)
 def diagnose(
     model: Module,
     loss_fn: Any,
@@ -101,13 +110,15 @@ def diagnose(
             inf are a finding.
     """
     check(model, loss_fn)
-    count = as_count("resamples", resamples)
+    count, seed = as_count("resamples", resamples), as_count("seed", seed)
+    if history is not None and not isinstance(history, History):
+        raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = probe.unwrapped(model)
     problems = (not_finite("x", x), not_finite("target", target))
     unusable = not_run({"model": type(model).__name__}, problems)
     if unusable is not None:
         return unusable
-    with probe.untouched(model):
+    with probe.untouched(model, loss_fn):
         with recurrent.heard(model) as calls:
             run = chain.forward(model, loss_fn, x, target)
         if not run.path:
@@ -144,6 +155,7 @@ def _of_chain(
     chain.on_path(run)
     gradients = [gradients[before.index(place)] for place in run.path]
     flow, config, layers = chain.flow_of(run, gradients), chain.config_of(run), run.layers
+    zeros = chain.begun_at_zero(run, gradients)
     names = [layer.name for layer in layers]
     parameters, stored = {}, {}
     for number, layer in enumerate(layers):
@@ -161,21 +173,28 @@ def _of_chain(
     drawn = expected is None and count > 0
     if drawn:
         expected = redrawn.expected(model, loss_fn, x, target, run, config, seed)
-    loss = float(run.loss.detach())
+    loss, known_loss = float(run.loss.detach()), run.loss_kind
+    cut = min((n for n, place in enumerate(run.path) if place in run.sizes), default=0)
     del run, gradients
     batches = _resampled(model, loss_fn, x, target, path, count, seed)
     m = Measured(network, loss, flow, SHIFT, batches, expected)
     findings, summary = judge(m, history)
+    if zeros and findings:
+        findings = tuple(f for f in findings if f.layers[:1] not in {(n,) for n in zeros}
+                         or f.evidence.get("gain") != 0)  # fmt: skip
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
+    told = between.detached(between.outside(told, flow, names, known_loss), cut, names)
     told, named = between.blamed(told, model, names, sums, drawn)
     known = {one.parameter for one in branches}
     branches += [one for one in named if one.parameter not in known]
-    told = _causes(tuple(_without_bias(finding, model) for finding in told), layers)
+    told = between.causes(tuple(_without_bias(finding, model) for finding in told), layers)
     told = _with_branches(
         told, branches, small, names, lambda f: tuple(names[f.layers[0] : f.layers[0] + 2])
     )
     if told:
         summary = f"{told[0].kind}: {told[0].message}"
+    elif not summary.startswith("healthy"):
+        summary = f"healthy: {begun(list(zeros.values()))}" if zeros else healthy_sentence(m)
     return ModelDiagnosis(
         told, summary, config, loss, flow, m.trend, m.underflowed, m.overflowed, expected,
         modules=tuple(names), drawn=drawn and expected is not None,
@@ -191,17 +210,6 @@ def _without_bias(finding: Finding, model: Module) -> Finding:
 
     advice = re.sub(r"set (\S+)\.bias to 0 and draw its weights again", draw, finding.advice)
     return replace(finding, advice=advice)
-
-
-def _causes(findings: tuple[Finding, ...], layers: list[Any]) -> tuple[Finding, ...]:
-    """Without what a normalization makes of weights that are off: it undoes their size.
-
-    Then the gradient shrinks by the weights as it grows by the normalization, or the other way.
-    """
-    own = {f.layers: f.kind for f in findings if "usual_gain" in f.evidence
-           and f.blame == "weights" and layers[f.layers[0]].norm is not None}  # fmt: skip
-    return tuple(f for f in findings if "usual_gain" not in f.evidence or f.blame == "weights"
-                 or own.get(f.layers, f.kind) == f.kind)  # fmt: skip
 
 
 def _with_branches(
@@ -318,17 +326,16 @@ def _of_any(
     if begins:  # as many branches and heads do: the first step changes it
         findings = [f for f in findings if f.kind != "dead" and "exactly 0" not in f.message
                     and f.evidence.get("decades") != -inf]  # fmt: skip
-        note = f"{begins[0]}{' and others are' if len(begins) > 1 else ' is'} 0, so that what "
-        note += "lies below gets no gradient from there; diagnose again after a step."
-        notes.append(note)
+        notes.append(begun(begins))
     findings = with_history(findings, history)
-    summary = f"{findings[0].kind}: {findings[0].message}" if findings else said.summary
+    last = monitor.history[-1].gradient_norm
+    summary = f"{findings[0].kind}: {findings[0].message}" if findings else healthy(said.rows, last)
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
     config = {"model": f"{type(model).__name__} ({why}), loss {float(loss.detach()):.4g}",
               "parameters": len(kept), "chain": recorded.config["chain"]}  # fmt: skip
     return Report(
         tuple(findings), summary, config, loss=float(loss.detach()),
-        measurement=recorded.measurement, rows=said.rows, notes=tuple(notes),
+        measurement=recorded.measurement, rows=noted(said.rows, findings), notes=tuple(notes),
         through_time=through_time.rows_of(in_time),
     )  # fmt: skip
 
@@ -419,7 +426,7 @@ def not_finite(name: str, value: Any) -> Finding | None:
     several = {name: value}
     if isinstance(value, tuple | list):
         several = {f"{name}[{n}]": one for n, one in enumerate(value)}
-    elif hasattr(value, "items"):
+    elif isinstance(value, Mapping):
         several = {f"{name}[{key!r}]": one for key, one in value.items()}
     for where, tensor in several.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():

@@ -68,7 +68,7 @@ def lsuv_(
     try:
         with probe.untouched(model), torch.no_grad():
             probe.called(model, x)
-    except ValueError:
+    except BaseException:
         with torch.no_grad():
             for name, layer in layers.items():
                 layer.weight.copy_(kept[name])

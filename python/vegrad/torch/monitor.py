@@ -13,6 +13,7 @@ what torch.compile has compiled: of it there are the parameters' gradients.
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 from collections import OrderedDict
@@ -33,12 +34,22 @@ from torch.optim.optimizer import (
 )
 
 from vegrad import _core
+from vegrad.buffers import as_count
 from vegrad.torch.distributed import is_distributed, norms_of
 from vegrad.torch.optim import Stepped
 from vegrad.torch.probe import state
 from vegrad.torch.records import FloatArray, MonitorHistory, NonFinite
 from vegrad.torch.report import Report, report
-from vegrad.torch.watched import first_sample, is_watched, own_parameters, plain_name, tensor_in
+from vegrad.torch.watched import (
+    Back,
+    Hook,
+    first_sample,
+    is_plain,
+    is_watched,
+    own_parameters,
+    plain_name,
+    tensor_in,
+)
 
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -51,7 +62,8 @@ class Monitor:
         model: any module, wrapped (DistributedDataParallel, fully_shard, torch.compile) or not;
             wrap it first.
         every: look at every so many steps only; the others cost a microsecond a module.
-        optimizer: the one whose steps count. None: every optimizer with a parameter of the model.
+        optimizer: the one whose steps count. None: every optimizer with a parameter of the model;
+            those that step one after another, without a forward pass between, take one step.
         backward: also read the gradients that come back to the outputs of modules with weights.
         details: at every so many steps that are looked at, zeros and subnormals are counted too.
         keep: how many steps `history` keeps.
@@ -72,9 +84,10 @@ class Monitor:
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-        if every < 1 or details < 1:
-            raise ValueError(f"every and details must be at least 1, not {every}, {details}")
-        self.every, self.details = every, details
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
+        self.every, self.details = as_count("every", every, 1), as_count("details", details, 1)
+        keep = min(as_count("keep", keep, 1), sys.maxsize)
         self.steps = 0
         """How many steps were taken."""
         named = [(plain_name(name), one) for name, one in model.named_parameters()]
@@ -91,12 +104,13 @@ class Monitor:
         """Shares of the elements, "forward", "backward" and "gradients", when last counted."""
         self.flush_gain: float | None = None
         """How many times faster `measure_flush` found a step without subnormals."""
-        self.probing = False  # whether it is a diagnosis's own
+        self.probing = self._paused = False  # whether it is a diagnosis's own; or stands aside
         self._kind = type(model).__name__
         self._optimizer = optimizer
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
         self._mine: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
         self._last_optimizer: Any = lambda: None  # a weak reference; it is ours
+        self._ender: Any = lambda: None  # of the one that ended the last step
         self._watch = _core.Watch(Tensor, _is_grad_enabled, OrderedDict, state, len(self.modules))
         self._squares, self._counts = self._watch.squares, self._watch.counts
         self._deltas = self._watch.deltas
@@ -104,7 +118,7 @@ class Monitor:
         self._clear()
         # δ of an activation's output tells nothing that those of its neighbours do not.
         self._back = [
-            self._watch.backward_hook(place, partial(self._flowed, place))
+            Back(self._watch.backward_hook(place, partial(self._flowed, place)))
             if backward and own
             else None
             for place, own in enumerate(self._own)
@@ -142,23 +156,19 @@ class Monitor:
 
     # What the hooks do ---------------------------------------------------------------------------
 
-    def _hook(self, place: int) -> Callable[[Module, Any, Any], None]:
-        """The forward hook of a module: a function of Python, which torch.compile can look into."""
+    def _hook(self, place: int) -> Hook:
+        """The forward hook of a module."""
         ran = self._watch.forward_hook(
             place, self._watched[place], self._back[place], partial(self._ran, place)
         )
-
-        def hook(module: Module, inputs: Any, output: Any) -> None:
-            if not _is_compiling():
-                ran(module, inputs, output)
-
-        return hook
+        return Hook(ran)
 
     def _clear(self) -> None:
         """What the step before has left, but for the numbers of `_watch`."""
-        self._watch.on = self._on = self.steps % self.every == 0
+        self._watch.on = self._on = self.steps % self.every == 0 and not self._paused
         self._counting = self._on and self.steps // self.every % self.details == 0
         self._watch.plain = not self._counting
+        self._watch.seen = False
         if self._counting:
             self._tally = {"forward": [0, 0], "backward": [0, 0], "gradients": [0, 0]}
         if self._others:
@@ -252,6 +262,10 @@ class Monitor:
     def _about_to_step(self, optimizer: Any) -> None:
         if self._pending is not None:  # the last step has raised
             self._end(None)
+        if optimizer is not (ender := self._ender()):
+            if ender is not None and not self._watch.seen:
+                return  # it shares the step that another has ended
+            self._ender = weakref.ref(optimizer)
         if self._on and isinstance(optimizer, Stepped):
             self._pending = (optimizer, optimizer.clipped)
         else:
@@ -272,9 +286,16 @@ class Monitor:
                 with torch.no_grad():
                     self._record(known)
                 self._watch.clear()
+            if self.nonfinite is not None and self._was_skipped(self.nonfinite):
+                self.nonfinite = None
         self.steps += 1
         self._pending = None
         self._clear()
+
+    def _was_skipped(self, first: NonFinite) -> bool:
+        """Whether a GradScaler has spared the parameters what was seen."""
+        here = (first.phase, first.step) == ("backward", self.steps)
+        return here and 0 < self.history[-1].gradient_norm < inf
 
     def _record(self, known: dict[int, float] | None) -> None:
         grads = [param.grad for param in self._params]
@@ -302,11 +323,7 @@ class Monitor:
         numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
         self.history.add(self.steps, len(self._params), joint, numbers)
         if self._counting:
-            plain = [one for one in grads if one is not None and one.device.type == "cpu"]
-            plain = [
-                one for one in plain if not is_distributed(one) and one.layout is torch.strided
-            ]
-            if plain:
+            if plain := [one for one in grads if is_plain(one)]:
                 self._count("gradients", plain)
             self.subnormals = {
                 phase: small / count for phase, (small, count) in self._tally.items() if count
@@ -331,15 +348,19 @@ class Monitor:
         name, index = self.modules[place], first_sample(output)
         what = f"the output of {name} ({type(module).__name__})"
         source = tensor_in(inputs)
-        why = "its input and weights are finite"
-        for parameter, value in module.named_parameters(recurse=False):
+        why, wrong = "its input and weights are finite", ""
+        # Also those of modules within, which it may use without calling them.
+        for parameter, value in module.named_parameters():
             if not torch.isfinite(value).all():
                 why = f"its {parameter} is not"
+                wrong = (
+                    f"{name}.{parameter}" if f"{name}.{parameter}" in self.parameters else parameter
+                )
                 break
         else:
             if source is not None and not torch.isfinite(source).all():
                 why = "so is its input: the operation that made it is no module, or the data are"
-        self._note(name, "forward", index, output, f"{what} is not finite; {why}")
+        self._note(name, "forward", index, output, f"{what} is not finite; {why}", wrong)
 
     def _find_backward(self, place: int, grad: Tensor) -> None:
         name, index, last = self.modules[place], first_sample(grad), self._watch.last
@@ -359,11 +380,13 @@ class Monitor:
         message += "" if self.nonfinite else ", although those that flow through the modules are"
         self._note(module, "gradient", None, grads[place], message)
 
-    def _note(self, module: str, phase: str, index: int | None, bad: Tensor, message: str) -> None:
+    def _note(
+        self, module: str, phase: str, index: int | None, bad: Tensor, message: str, wrong: str = ""
+    ) -> None:
         value = "NaN" if bool(torch.isnan(bad).any()) else "inf"
         where = f", sample {index} of the batch" if index is not None else ""
         message = f"{value} at step {self.steps}{where}: {message}"
-        self.nonfinite = NonFinite(module, phase, self.steps, index, message)
+        self.nonfinite = NonFinite(module, phase, self.steps, index, message, wrong)
 
     # What comes of it ----------------------------------------------------------------------------
 
@@ -397,14 +420,15 @@ class Monitor:
     def measure_flush(self, step: Callable[[], Any], repeats: int = 5) -> float:
         """How many times faster `step()` is with torch.set_flush_denormal(True): medians, in turns.
 
-        Measured on one thread: the setting is of the calling thread, and threads that PyTorch has
-        started before keep theirs. So set it before the first operation of a program.
+        They are counted, not looked at, and run on one thread: the setting is the calling one's,
+        and those started before keep theirs. So set it before a program's first operation.
         """
-        smallest = torch.tensor(5e-324, dtype=torch.float64)
-        flushed = float(smallest * 1) == 0.0
+        repeats = as_count("repeats", repeats, 1)
+        if not callable(step):
+            raise TypeError(f"step must be a function that does a step, not {type(step).__name__}")
+        flushed = float(torch.tensor(5e-324, dtype=torch.float64) * 1) == 0.0
         times: dict[bool, list[float]] = {False: [], True: []}
-        on = self._on
-        self._on = self._watch.on = False
+        self._paused, self._on, self._watch.on = True, False, False
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -417,6 +441,7 @@ class Monitor:
         finally:
             torch.set_flush_denormal(flushed)
             torch.set_num_threads(threads)
-            self._on = self._watch.on = on
+            self._paused = False
+            self._clear()
         self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain

@@ -22,12 +22,14 @@ state = _State()
 
 
 @contextmanager
-def untouched(model: Module) -> Iterator[None]:
+def untouched(model: Module, loss_fn: Any = None) -> Iterator[None]:
     """Buffers (BatchNorm's running statistics) and random generators are put back at the end.
 
-    Gradients stay as they are if the passes within use `torch.autograd.grad`.
+    Those of the loss too, if it is a module. Gradients stay as they are if the passes within use
+    `torch.autograd.grad`.
     """
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    both = [model, loss_fn] if isinstance(loss_fn, Module) else [model]
+    buffers = [(buffer, buffer.detach().clone()) for one in both for buffer in one.buffers()]
     before, state.on = state.on, True
     try:
         with torch.random.fork_rng(devices=gpus(model)), torch.enable_grad():
@@ -58,6 +60,7 @@ def unwrapped(model: Module) -> Module:
 
 def called(model: Module, x: Any) -> Any:
     """What the model makes of x: a tensor, or a tuple or mapping of its arguments."""
+    torch.clear_autocast_cache()  # whose copies of weights that have changed since are stale
     if isinstance(x, Mapping):
         return model(**x)
     return model(*x) if isinstance(x, tuple | list) else model(x)

@@ -26,6 +26,8 @@ class NonFinite:
     batch_index: int | None
     """The first sample that has one, if the first axis is the batch's."""
     message: str
+    parameter: str = ""
+    """One of the module that is not finite itself."""
 
     def __str__(self) -> str:
         return self.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, isfinite, log2, log10, nan
@@ -16,6 +17,7 @@ from vegrad.measured import times
 from vegrad.rules import RULES
 
 WIDTH = 80
+TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -84,8 +86,15 @@ def report(monitor: Any, own: list[list[str]], kind: str) -> Report:
                 "weighted": bool(own[place]),
             }
         )
-    findings = [*_nonfinite(monitor), *_chain(rows), *_dead(rows)]
-    summary = f"{findings[0].kind}: {findings[0].message}" if findings else _healthy(rows, last)
+    begun = _begun(monitor, own)
+    dead, chain = _dead(rows, begun), _chain(rows, begun)
+    cut = any(finding.evidence["decades"] == -inf for finding in chain)
+    findings = [*_nonfinite(monitor), *(dead + chain if cut else chain + dead)]
+    summary = (
+        f"{findings[0].kind}: {findings[0].message}"
+        if findings
+        else healthy(rows, last.gradient_norm)
+    )
     config = {"model": f"{kind}, step {last.step}", "parameters": len(monitor.parameters)}
     return Report(
         tuple(findings), summary, config, rows=tuple(rows), notes=tuple(_subnormal(monitor))
@@ -103,12 +112,26 @@ def _nonfinite(monitor: Any) -> list[Finding]:
         "norm or a logarithm at 0, or a where() with an unused infinite branch.",
         "gradient": "the sum over the batch overflows: scale the loss down, or use a wider dtype.",
     }[first.phase]
+    if first.parameter:
+        advice = (
+            f"draw or load {first.parameter} again; if training made it so, lower the learning "
+            "rate by a factor of 10 and clip the gradients' joint norm at 1."
+        )
     modules = (monitor.modules.index(first.module),) if first.module in monitor.modules else ()
     evidence = {"step": float(first.step)}
     return [Finding("nonfinite", "critical", modules, first.message, advice, evidence)]
 
 
-def _chain(rows: list[dict[str, Any]]) -> list[Finding]:
+def _begun(monitor: Any, own: list[list[str]]) -> set[int]:
+    """Modules whose outputs were 0 at first, as heads and adapters begin: their weights moved."""
+    first = monitor.history[0]
+    moved = {name for name, size in zip(monitor.parameters, first.gradient_norms, strict=True)
+             if size > 0 and not name.endswith("bias")}  # fmt: skip
+    return {place for place, names in enumerate(own)
+            if first.activation_rms[place] == 0.0 and not moved.isdisjoint(names)}  # fmt: skip
+
+
+def _chain(rows: list[dict[str, Any]], begun: set[int]) -> list[Finding]:
     """The sizes of δ between the first module with weights and the last, in decades."""
     chain = [(i, r["delta_norm"]) for i, r in enumerate(rows) if r["weighted"]]
     chain = [(i, delta) for i, delta in chain if delta < inf]
@@ -120,9 +143,14 @@ def _chain(rows: list[dict[str, Any]]) -> list[Finding]:
     rule = next(rule for rule in RULES if rule.kind == kind)
     if abs(decades) < abs(rule.warning):
         return []
-    steps = [(b[0], log10(b[1] / a[1]) if a[1] and b[1] else inf) for a, b in pairwise(chain)]
+    steps = [(place, log10(b / a) if a and b else inf if b else 0.0)
+             for (_, a), (place, b) in pairwise(chain)]  # fmt: skip
     worst = max(steps, key=lambda step: step[1] if kind == "vanishing" else -step[1])[0]
-    reach = f"10^{decades:.1f}" if isfinite(decades) else "0 (it is too small for its dtype)"
+    if kind == "vanishing" and worst in begun:
+        return []  # what lies below gets its gradient through weights that were 0
+    cut = not start and dict(chain)[worst] > TINY
+    reach = "0" if cut else "0 (it is too small for its dtype)"
+    reach = f"10^{decades:.1f}" if isfinite(decades) else reach
     message = (
         f"the gradient that reaches module {rows[first]['module']} is {reach} of the one at "
         f"module {rows[last]['module']}, the last of {len(chain)} with weights; it changes most in "
@@ -135,13 +163,19 @@ def _chain(rows: list[dict[str, Any]]) -> list[Finding]:
         else "clip the gradients' joint norm, and scale the weights down: each module should pass "
         "about 1×; skip connections add up, by 1/√depth each they do not."
     )
+    if cut:
+        advice = (
+            f"look at {rows[worst]['module']} and what stands before it: weights that are 0 (the "
+            "first step changes them), activations that are flat for every input, a detach()."
+        )
     evidence = {"decades": decades, "worst": float(worst)}
     rows[worst]["note"] = f"← {kind}"
     return [Finding(kind, rule.severity(decades), (first,), message, advice, evidence)]
 
 
-def _dead(rows: list[dict[str, Any]]) -> list[Finding]:
-    dead = tuple(i for i, row in enumerate(rows) if row["activation_rms"] == 0.0)
+def _dead(rows: list[dict[str, Any]], begun: set[int]) -> list[Finding]:
+    silent = (place for place, row in enumerate(rows) if row["activation_rms"] == 0.0)
+    dead = tuple(place for place in silent if place not in begun)
     if not dead:
         return []
     for place in dead:
@@ -152,13 +186,20 @@ def _dead(rows: list[dict[str, Any]]) -> list[Finding]:
     return [Finding("dead", "critical", dead, message, advice, {"count": float(len(dead))})]
 
 
-def _healthy(rows: list[dict[str, Any]], last: Any) -> str:
+def noted(rows: Sequence[dict[str, Any]], findings: Sequence[Finding]) -> tuple[Any, ...]:
+    """The rows without notes of what is no finding after all."""
+    notes = {f"← {finding.kind}" for finding in findings}
+    return tuple(row if row["note"] in notes else row | {"note": ""} for row in rows)
+
+
+def healthy(rows: Sequence[dict[str, Any]], norm: float) -> str:
+    """The sentence of a model without findings; `norm`: that of all gradients."""
     known = [r["delta_norm"] for r in rows if r["weighted"] and 0 < r["delta_norm"] < inf]
     if len(known) < 2:
-        return f"healthy: every number is finite, the gradient's norm is {last.gradient_norm:.3g}"
+        return f"healthy: every number is finite, the gradient's norm is {norm:.3g}"
     return (
         f"healthy: the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} "
-        f"of the last, its norm over all parameters is {last.gradient_norm:.3g}"
+        f"of the last, its norm over all parameters is {norm:.3g}"
     )
 
 

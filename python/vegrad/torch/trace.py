@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
@@ -140,9 +141,9 @@ class Trace(TorchFunctionMode):
         name = self.names.get(id(weight), f"{kind} {place}").removesuffix(".weight")
         values = out.detach()
         values = values if values.dtype is torch.float64 else values.float()
-        count = max(values.numel(), 1)
-        mean = float(values.double().mean()) if count else 0.0
-        std = float(values.double().std(correction=0)) if count else 0.0
+        some = values.numel() > 0  # an expert may get no rows
+        mean = float(values.double().mean()) if some else 0.0
+        std = float(values.double().std(correction=0)) if some else 0.0
         self.layers.append(
             Layer(name, kind, weight, bias, x, self.origin(x),
                   lambda other: function(other, **own), mean, std)
@@ -163,6 +164,8 @@ class Trace(TorchFunctionMode):
         row = FUNCTIONS.get(name)
         wanted = row.arguments if row is not None else {}
         got = dict(zip(wanted, args, strict=False)) | kwargs
+        if name == "hardtanh" and got.get("min_val", -1.0) >= 0:
+            name, row = "relu6", None  # which is called so by PyTorch, but has one flat side
         layer.activation = name if row is None else row.ours
         layer.known = row is not None and all(got.get(k, v) == v for k, v in wanted.items())
         layer.known = layer.known and id(source) in self._outputs
@@ -234,6 +237,11 @@ def _named_rest(kind: str, rest: Any) -> dict[str, Any]:
     return dict(zip(names, rest, strict=False))
 
 
+def _same(tensor: Tensor) -> Tensor:
+    """Instead of a checkpoint's hook, which counts what is saved within it."""
+    return tensor
+
+
 def _flatness(function: Any, args: Any, kwargs: Any, y: Tensor) -> tuple[float, float]:
     """Of its elements those with |φ′| under 5 % of the largest, of its units those with φ′ = 0."""
     kwargs = {name: value for name, value in kwargs.items() if name not in ("inplace", "input")}
@@ -246,7 +254,7 @@ def _flatness(function: Any, args: Any, kwargs: Any, y: Tensor) -> tuple[float, 
         return found
 
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_tensors_hooks(_same, _same):
             slopes = slope(y.detach())
             far = torch.linspace(-8, 8, 1601, dtype=torch.float64, device=y.device)
             largest = slope(far).abs().max()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan
+from math import hypot, inf, isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from vegrad import trial
 from vegrad.buffers import Array
 from vegrad.torch import chain, probe
 from vegrad.torch.clip import clip_grad_norm_
+from vegrad.torch.distributed import norms_of
 from vegrad.training import parabola
 from vegrad.trial import LOOKS, Goal, goal_for
 
@@ -108,9 +109,13 @@ class Trial(trial.Trial):
         x, target = self._rows(rows)
         self.optimizer.zero_grad()
         loss = self.loss_fn(probe.called(self.model, x), target)
-        loss.backward()
-        params = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(clip_grad_norm_(params, inf if self.clip is None else self.clip))
+        wanted = [p for p in self.model.parameters() if p.requires_grad]
+        # Not backward(), which would add to the gradients of what else the loss is made with.
+        for param, grad in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True),
+                               strict=True):  # fmt: skip
+            param.grad = grad
+        params = [p for p in wanted if p.grad is not None]
+        norm = self._clipped_norm(params)
         clipped = 1.0 if self.clip is None or not norm > self.clip else self.clip / norm
         rate = float(self.optimizer.param_groups[0]["lr"])
         row = [float(loss.detach()), norm, clipped, rate, *[nan] * 5]
@@ -123,6 +128,12 @@ class Trial(trial.Trial):
             row[4:] = self._gauge(row[0], params, before, x, target)
         return row
 
+    def _clipped_norm(self, params: list[Any]) -> float:
+        """The gradients' joint norm, which is clipped after."""
+        if self.clip is None:  # sparse ones too
+            return hypot(*norms_of([p.grad for p in params]).tolist())
+        return float(clip_grad_norm_(params, self.clip))
+
     def _gauge(
         self, loss: float, params: list[Any], before: list[Any], x: Any, target: Any
     ) -> list[float]:
@@ -130,11 +141,10 @@ class Trial(trial.Trial):
         with probe.untouched(self.model):
             after = self.loss_fn(probe.called(self.model, x), target)
             grads = torch.autograd.grad(after, params, allow_unused=True)
-        moved = [p.detach().double() - old.double() for p, (old, _) in
-                 zip(params, before, strict=True)]  # fmt: skip
+        moved = [_real(p.detach()) - _real(old) for p, (old, _) in zip(params, before, strict=True)]
         length = float(torch.stack([m.square().sum() for m in moved]).sum().sqrt())
-        slope = sum(float((m * g.double()).sum()) for m, (_, g) in zip(moved, before, strict=True))
-        ends = [float((m * g.double()).sum()) for m, g in zip(moved, grads, strict=True)
+        slope = sum(float((m * _real(g)).sum()) for m, (_, g) in zip(moved, before, strict=True))
+        ends = [float((m * _real(g)).sum()) for m, g in zip(moved, grads, strict=True)
                 if g is not None]  # fmt: skip
         record = np.array([[loss, 0, 0, 0, float(after.detach()), slope, sum(ends), length]])
         with np.errstate(all="ignore"):
@@ -148,6 +158,11 @@ class Trial(trial.Trial):
         """log2 of the last gradients' norms, of weights."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None and p.ndim > 1]
         return [max(probe.size_log2(grad), -1e4) for grad in grads]
+
+
+def _real(values: Tensor) -> Tensor:
+    """In float64, complex ones as pairs."""
+    return (torch.view_as_real(values) if values.is_complex() else values).double()
 
 
 def accuracy(output: Any, target: Any) -> float:
@@ -185,5 +200,16 @@ def goal_of(kind: str, target: Any, loss: float, right: float, wanted: float | N
     if kind != "mse" and isnan(right):
         return Goal("mse", loss / 2 if wanted is None else wanted, loss)
     values = target.detach().cpu()
+    if kind == "cross_entropy" and target.is_floating_point():
+        return _soft(values.double(), wanted)
     values = values[values >= 0] if kind == "cross_entropy" else values.double()
     return goal_for(kind, values.numpy(), wanted)
+
+
+def _soft(shares: Tensor, wanted: float | None) -> Goal:
+    """Half of the way from the best constant output to outputs that are the classes' shares."""
+    axis = min(1, shares.ndim - 1)
+    every = shares.movedim(axis, -1).flatten(0, -2)
+    guess = float(torch.special.entr(every.mean(0)).sum())
+    least = float(torch.special.entr(every).sum(-1).mean())
+    return Goal("mse", (guess + least) / 2 if wanted is None else wanted, guess)

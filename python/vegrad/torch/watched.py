@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vegrad.torch.distributed import is_distributed
 from vegrad.torch.fused import FusedMLP
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
+_is_compiling = torch.compiler.is_compiling
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 
@@ -38,6 +43,13 @@ def is_watched(module: Module) -> bool:
     return not module._modules and type(module) is not Module
 
 
+def is_plain(tensor: Tensor | None) -> bool:
+    """Whether its elements can be counted: real ones, dense, on the CPU, all here."""
+    if tensor is None or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        return False
+    return tensor.is_floating_point() and not is_distributed(tensor)
+
+
 def tensor_in(output: Any) -> Tensor | None:
     """The first tensor of floats in a module's inputs or outputs."""
     if isinstance(output, Tensor):
@@ -45,8 +57,10 @@ def tensor_in(output: Any) -> Tensor | None:
     values: Any = ()
     if isinstance(output, tuple | list):
         values = output
-    elif hasattr(output, "values"):
+    elif isinstance(output, Mapping):
         values = output.values()
+    elif is_dataclass(output):
+        values = [getattr(output, one.name, None) for one in fields(output)]
     return next((found for value in values if (found := tensor_in(value)) is not None), None)
 
 
@@ -56,3 +70,36 @@ def first_sample(tensor: Tensor) -> int | None:
         return None
     bad = ~torch.isfinite(tensor.detach()).flatten(1).all(1)
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
+
+
+class Hook:
+    """A forward hook, in Python, which torch.compile can look into.
+
+    A copy of a model has the same, which knows that it is not the model's; a pickle has none.
+    """
+
+    __slots__ = ("ran",)
+
+    def __init__(self, ran: Callable[[Module, Any, Any], None]) -> None:
+        self.ran = ran
+
+    def __call__(self, module: Module, inputs: Any, output: Any) -> None:
+        """Unless it is being compiled, calls `ran`."""
+        if not _is_compiling():
+            self.ran(module, inputs, output)
+
+    def __deepcopy__(self, memo: Any) -> Hook:
+        return self
+
+    def __reduce__(self) -> Any:
+        return Hook, (unwatched,)
+
+
+def unwatched(module: Module, inputs: Any, output: Any) -> None:
+    """What is left of a hook in a pickle."""
+
+
+class Back(partial[Any]):
+    """A hook of a tensor, which PyTorch need not say that it does not save with it."""
+
+    __torch_unserializable__ = True

@@ -26,6 +26,15 @@ PHRASES = (
 PARTS = {"weights": "weight", "biases": "bias"}
 
 
+def begun(names: list[str]) -> str:
+    """What is to be said of weights that begin at 0."""
+    several = " and others are" if len(names) > 1 else " is"
+    return (
+        f"{names[0]}{several} 0, so that what lies below gets no gradient from there; diagnose "
+        "again after a step."
+    )
+
+
 def said(finding: Finding, names: list[str], *, drawn: bool = False) -> Finding:
     """The finding, with modules' and parameters' names in message and advice.
 
