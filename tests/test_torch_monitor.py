@@ -232,6 +232,18 @@ def test_which_optimizers_count() -> None:
     assert (monitor.steps, only.steps) == (2, 1)
 
 
+def test_parameters_that_are_assigned_later() -> None:
+    model, x = mlp(), torch.randn(8, 16)
+    monitor = Monitor(model)
+    model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    model(x).square().mean().backward()
+    norms = [float(one.grad.norm()) for one in model.parameters()]
+    optimizer.step()
+    assert monitor.steps == 1
+    np.testing.assert_allclose(monitor.history[0].gradient_norms, norms, rtol=1e-5)
+
+
 def test_a_monitor_goes_with_its_model() -> None:
     model = mlp()
     monitor = weakref.ref(Monitor(model))

@@ -105,7 +105,7 @@ class Monitor:
         self.flush_gain: float | None = None
         """How many times faster `measure_flush` found a step without subnormals."""
         self.probing = self._paused = False  # whether it is a diagnosis's own; or stands aside
-        self._kind = type(model).__name__
+        self._model, self._kind = model, type(model).__name__
         self._optimizer = optimizer
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
         self._mine: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
@@ -180,6 +180,8 @@ class Monitor:
         if optimizer is self._last_optimizer():
             return True
         if optimizer not in self._mine:
+            now = [one for _, one in self._model.named_parameters()]  # others, if assigned since
+            self._params = now if len(now) == len(self._params) else self._params
             own = set(map(id, self._params))
             held = (id(p) for group in optimizer.param_groups for p in group["params"])
             self._mine[optimizer] = not own.isdisjoint(held)
