@@ -41,7 +41,12 @@ def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
     Returns:
         A FusedMLP with the module's own layers (the same parameters and state_dict), mode and
         hooks, or, with a warning that says why, the module itself.
+
+    Raises:
+        TypeError: for what is no module.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Sequential, not {type(module).__name__}")
     try:
         forward = getattr(module.forward, "__func__", None)
         if forward not in (nn.Sequential.forward, FusedMLP.forward):

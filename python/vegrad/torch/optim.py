@@ -107,7 +107,7 @@ class Stepped(torch.optim.Optimizer):
             self._step_mixed(params, grads)
         return loss
 
-    def _stepped_over(self, params: list[Any], grads: list[Any]) -> bool:
+    def _stepped_over(self, params: list[Any], grads: list[Any], again: bool = False) -> bool:
         """Steps over all, or returns that some are odd."""
         try:
             self._step_over(params, grads, self.clip)
@@ -115,20 +115,14 @@ class Stepped(torch.optim.Optimizer):
         except NonFiniteGradientError:
             raise
         except (TypeError, ValueError):
+            self._careful = self._careful or again
             if self._odd_ones(grads):
                 return False
+            if again:
+                raise
         self._hand_out()  # their dtypes may have changed
         self._take_in(frozenset())
-        try:
-            self._step_over(params, grads, self.clip)
-            return True
-        except NonFiniteGradientError:
-            raise
-        except (TypeError, ValueError):
-            self._careful = True
-            if not self._odd_ones(grads):
-                raise
-            return False
+        return self._stepped_over(params, grads, True)
 
     def _step_over(self, params: list[Any], grads: list[Any], clip: Rule | None) -> None:
         full = all(map(is_not, grads, repeat(None)))
