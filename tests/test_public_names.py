@@ -1,0 +1,55 @@
+"""Names that users import stay importable, wherever the code behind them moves."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+VEGRAD = """MLP SGD Adam AdamW Attempt Clipped Cure Diagnosis Finding Flow History Lion Measurement
+NonFiniteGradientError Proof Statistics __version__ adaptive_clip_ clip_by_block_rms_
+clip_by_global_norm_ clip_by_norm_ clip_by_value_ clipping cure diagnose diagnose_gradients
+diagnose_history isa lsuv_ measure norm norms num_threads optim set_num_threads theory""".split()
+CLIPPING = "Value Norm GlobalNorm BlockRMS Adaptive AutoClip ZClip AdaGC Clipped".split()
+OPTIM = "SGD Adam AdamW Lion Optimizer cosine warmup".split()
+THEORY = """CriticalPoint DepthScales ExpectedFlow FAMILIES INITIALIZERS LogMoments chi chi_parallel
+correlation_fixed_point correlation_map critical_point depth_scales derivative_second_moment
+expected_flow fixed_point gain gradient_log_moments mean normalized_chi second_moment sigma_w
+variance_map""".split()
+TORCH = """Adam AdamW FusedMLP Lion ModelCure ModelDiagnosis Monitor MonitorHistory NonFinite SGD
+clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ cure diagnose fuse get_total_norm lsuv_""".split()
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("vegrad", VEGRAD),
+        ("vegrad.clipping", CLIPPING),
+        ("vegrad.optim", OPTIM),
+        ("vegrad.theory", THEORY),
+        ("vegrad.datasets", ["load", "NAMES"]),
+    ],
+)
+def test_names_are_importable(module: str, names: list[str]) -> None:
+    found = importlib.import_module(module)
+    assert [name for name in names if not hasattr(found, name)] == []
+
+
+def test_all_lists_what_is_there() -> None:
+    found = importlib.import_module("vegrad")
+    assert sorted(found.__all__) == sorted(VEGRAD)
+
+
+def test_torch_names_are_importable() -> None:
+    pytest.importorskip("torch")
+    found = importlib.import_module("vegrad.torch")
+    assert [name for name in TORCH if not hasattr(found, name)] == []
+    # Pickles of cured models name this class by its module.
+    assert importlib.import_module("vegrad.torch.architecture").Residual
+    assert importlib.import_module("vegrad.torch.callbacks")
+
+
+def test_importing_vegrad_imports_no_framework() -> None:
+    code = "import sys, vegrad; print({'torch', 'jax', 'matplotlib', 'sklearn'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
