@@ -6,18 +6,100 @@ import sys
 
 import pytest
 
-VEGRAD = """MLP SGD Adam AdamW Attempt Clipped Cure Diagnosis Finding Flow History Lion Measurement
-NonFiniteGradientError Proof Statistics __version__ adaptive_clip_ clip_by_block_rms_
-clip_by_global_norm_ clip_by_norm_ clip_by_value_ clipping cure diagnose diagnose_gradients
-diagnose_history isa lsuv_ measure norm norms num_threads optim set_num_threads theory""".split()
-CLIPPING = "Value Norm GlobalNorm BlockRMS Adaptive AutoClip ZClip AdaGC Clipped".split()
-OPTIM = "SGD Adam AdamW Lion Optimizer cosine warmup".split()
-THEORY = """CriticalPoint DepthScales ExpectedFlow FAMILIES INITIALIZERS LogMoments chi chi_parallel
-correlation_fixed_point correlation_map critical_point depth_scales derivative_second_moment
-expected_flow fixed_point gain gradient_log_moments mean normalized_chi second_moment sigma_w
-variance_map""".split()
-TORCH = """Adam AdamW FusedMLP Lion ModelCure ModelDiagnosis Monitor MonitorHistory NonFinite SGD
-clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ cure diagnose fuse get_total_norm lsuv_""".split()
+VEGRAD = [
+    "MLP",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Attempt",
+    "Clipped",
+    "Cure",
+    "Diagnosis",
+    "Finding",
+    "Flow",
+    "History",
+    "Lion",
+    "Measurement",
+    "NonFiniteGradientError",
+    "Proof",
+    "Statistics",
+    "__version__",
+    "adaptive_clip_",
+    "clip_by_block_rms_",
+    "clip_by_global_norm_",
+    "clip_by_norm_",
+    "clip_by_value_",
+    "clipping",
+    "cure",
+    "diagnose",
+    "diagnose_gradients",
+    "diagnose_history",
+    "isa",
+    "lsuv_",
+    "measure",
+    "norm",
+    "norms",
+    "num_threads",
+    "optim",
+    "set_num_threads",
+    "theory",
+]
+CLIPPING = [
+    "Value",
+    "Norm",
+    "GlobalNorm",
+    "BlockRMS",
+    "Adaptive",
+    "AutoClip",
+    "ZClip",
+    "AdaGC",
+    "Clipped",
+]
+OPTIM = ["SGD", "Adam", "AdamW", "Lion", "Optimizer", "cosine", "warmup"]
+THEORY = [
+    "CriticalPoint",
+    "DepthScales",
+    "ExpectedFlow",
+    "FAMILIES",
+    "INITIALIZERS",
+    "LogMoments",
+    "chi",
+    "chi_parallel",
+    "correlation_fixed_point",
+    "correlation_map",
+    "critical_point",
+    "depth_scales",
+    "derivative_second_moment",
+    "expected_flow",
+    "fixed_point",
+    "gain",
+    "gradient_log_moments",
+    "mean",
+    "normalized_chi",
+    "second_moment",
+    "sigma_w",
+    "variance_map",
+]
+TORCH = [
+    "Adam",
+    "AdamW",
+    "FusedMLP",
+    "Lion",
+    "ModelCure",
+    "ModelDiagnosis",
+    "Monitor",
+    "MonitorHistory",
+    "NonFinite",
+    "SGD",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "cure",
+    "diagnose",
+    "fuse",
+    "get_total_norm",
+    "lsuv_",
+]
 
 
 @pytest.mark.parametrize(
