@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import report
-from vegrad import peers
-from vegrad.machine import environment
-from vegrad.timing import fastest, interleave
+from vegrad.benchmark import peers
+from vegrad.benchmark.machine import environment
+from vegrad.benchmark.timing import fastest, interleave
 
 ELEMENTS = 64 * 2**20
 # Clipping changes what it clips. So that every call exceeds its threshold and the elements stay

@@ -74,7 +74,7 @@ def memory(library):
 def busy(library, seconds):
     """Median milliseconds on two threads: alone, and beside a process that never waits."""
     from run import Row
-    from vegrad import peers  # not above: memory() is of one library alone
+    from vegrad.benchmark import peers  # not above: memory() is of one library alone
 
     layers, width, batch = BUSY_ROW
     peer = {"vegrad": peers.Vegrad, "torch": peers.Torch, "jax": peers.Jax}[library]
@@ -131,7 +131,7 @@ def calls(seconds):
 
 def child(question, library, seconds, threads):
     """The answer of a process of its own, bound to as many cores."""
-    from vegrad.machine import cores, environment
+    from vegrad.benchmark.machine import cores, environment
 
     command = [sys.executable, __file__, "--child", question, library, str(seconds)]
 
@@ -199,7 +199,7 @@ def main():
             "calls": lambda: calls(float(seconds)),
         }[question]()
         return print(json.dumps(answer))
-    from vegrad.machine import cores
+    from vegrad.benchmark.machine import cores
 
     for sentence in sentences(measure(min(2, len(cores())), 0.3 if options.quick else 6)):
         print(sentence)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 from buffers import OPTAX, Task, hold, lines, winner
-from vegrad.peers import Jax, Torch, installed
+from vegrad.benchmark.peers import Jax, Torch, installed
 
 SIZES, BATCH, LR, MAX_NORM, DECAY = (64, 128, 128, 10), 32, 1e-3, 1.0, 1e-2
 BETAS, EPS = (0.9, 0.999), 1e-8

@@ -16,7 +16,7 @@ from functools import partial
 
 import report
 from buffers import MODES, Task, hold, lines, main, winner
-from vegrad import peers
+from vegrad.benchmark import peers
 
 MAX_NORM, LR = 1.0, 1e-3
 

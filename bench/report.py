@@ -6,10 +6,10 @@ import json
 import sys
 
 import conditions
-from vegrad import limits, peers, timing
-from vegrad.machine import cores as cores
-from vegrad.machine import machine
-from vegrad.machine import versions as versions
+from vegrad.benchmark import limits, peers, timing
+from vegrad.benchmark.machine import cores as cores
+from vegrad.benchmark.machine import machine
+from vegrad.benchmark.machine import versions as versions
 
 COLOURS = {"numpy": "#9aa5b1", "torch": "#e07a5f", "jax": "#e9b44c", "vegrad": "#1f6f8b"}
 

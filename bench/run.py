@@ -20,10 +20,10 @@ from statistics import median
 import conditions
 import numpy as np
 import report
-from vegrad import peers
-from vegrad.limits import limits
-from vegrad.machine import environment
-from vegrad.timing import interleave
+from vegrad.benchmark import peers
+from vegrad.benchmark.limits import limits
+from vegrad.benchmark.machine import environment
+from vegrad.benchmark.timing import interleave
 
 LARGEST_DIFFERENCE = 1e-3  # of a float32 gradient from a float64 pass, after up to 100 layers
 

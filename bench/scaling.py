@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import report
-from vegrad.timing import interleave
+from vegrad.benchmark.timing import interleave
 
 LIMIT, SLOWER = 2.0, 1.10
 MOST_BYTES = 4e9  # of weights, gradients and activations: larger shapes are left out

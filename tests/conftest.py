@@ -3,17 +3,13 @@
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-sys.path.insert(0, str(Path(__file__).parent))  # `import reference`, whatever the import mode
-
 import vegrad
+from hypothesis import HealthCheck, settings
 from vegrad import _core
 
-pytest.register_assert_rewrite("flow_checks", "reference_clipping")
+pytest.register_assert_rewrite("tests.core.flow_checks", "tests.reference_clipping")
 
 settings.register_profile(
     "vegrad",

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import vegrad
-from reference import scaled, shift
 from vegrad import _core
+
+from tests.reference import scaled, shift
 
 Arrays = Sequence[np.ndarray]
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import reference_clipping as reference
 import vegrad
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reference_clipping import (
+
+from tests import reference_clipping as reference
+from tests.reference_clipping import (
     FORMATS,
     Formula,
     assert_close,

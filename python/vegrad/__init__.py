@@ -2,6 +2,7 @@
 
 from vegrad import clipping, optim, theory
 from vegrad._core import __version__, isa, num_threads, set_num_threads
+from vegrad.arrays.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.clipping import (
     Clipped,
     NonFiniteGradientError,
@@ -11,15 +12,14 @@ from vegrad.clipping import (
     clip_by_norm_,
     clip_by_value_,
 )
-from vegrad.cure import cure
-from vegrad.cured import Attempt, Cure, Proof
-from vegrad.diagnosis import Diagnosis, Finding, diagnose
-from vegrad.history import History
-from vegrad.initializers import lsuv_
-from vegrad.measurement import Measurement, Statistics, measure, norm, norms
-from vegrad.network import MLP, Flow
+from vegrad.diagnosis.diagnosis import Diagnosis, Finding, diagnose
+from vegrad.diagnosis.history import History
+from vegrad.networks.mlp import MLP, Flow
 from vegrad.optim import SGD, Adam, AdamW, Lion
-from vegrad.recorded import diagnose_gradients, diagnose_history
+from vegrad.recordings import diagnose_gradients, diagnose_history
+from vegrad.theory.initializers import lsuv_
+from vegrad.treatment.outcome import Attempt, Cure, Proof
+from vegrad.treatment.search import cure
 
 __all__ = [
     "MLP",

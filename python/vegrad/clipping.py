@@ -25,7 +25,7 @@ import numpy as np
 
 from vegrad import _core
 from vegrad._core import Clipped, NonFiniteGradientError
-from vegrad.buffers import as_count, as_fraction, as_limit, as_number, as_order, as_policy
+from vegrad.arrays.checks import as_count, as_fraction, as_limit, as_number, as_order, as_policy
 
 __all__ = [
     "AdaGC",

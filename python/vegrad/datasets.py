@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.buffers import Array
+from vegrad.arrays.checks import Array
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from vegrad import _core
 from vegrad._core import Clipped
-from vegrad.buffers import as_count, as_fraction, as_limit
+from vegrad.arrays.checks import as_count, as_fraction, as_limit
 from vegrad.clipping import Learn, Request, Rule
 
 Rate = float | Callable[[int], float]

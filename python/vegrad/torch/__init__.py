@@ -11,14 +11,14 @@ from vegrad.torch.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
-from vegrad.torch.cure import ModelCure, cure
 from vegrad.torch.diagnosis import ModelDiagnosis, diagnose
-from vegrad.torch.fused import FusedMLP, fuse
+from vegrad.torch.fused.sequential import FusedMLP, fuse
 from vegrad.torch.lsuv import lsuv_
-from vegrad.torch.monitor import Monitor
+from vegrad.torch.monitor.history import MonitorHistory, NonFinite
+from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
-from vegrad.torch.records import MonitorHistory, NonFinite
 from vegrad.torch.threads import borrow_threads as _borrow_threads
+from vegrad.torch.treatment import ModelCure, cure
 
 __all__ = [
     "SGD",

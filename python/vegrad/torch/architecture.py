@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
-from vegrad.meanfield import CRITICAL_SIGMA_B, critical_point
-from vegrad.torch import probe
+from vegrad.theory.meanfield import CRITICAL_SIGMA_B, critical_point
+from vegrad.torch import models
 from vegrad.torch.activations import MODULES
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -204,8 +204,8 @@ def _shapes(model: Module, x: Any) -> dict[int, tuple[Any, Any]]:
 
     handles = [module.register_forward_hook(hook) for module in model.modules()]
     try:
-        with probe.untouched(model), torch.no_grad():
-            probe.called(model, x)
+        with models.untouched(model), torch.no_grad():
+            models.called(model, x)
     finally:
         for handle in handles:
             handle.remove()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vegrad.torch.monitor import Monitor
+from vegrad.torch.monitor.monitor import Monitor
 
 PREFIX = "vegrad/"
 

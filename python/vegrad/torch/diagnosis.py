@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.buffers import as_count
-from vegrad.diagnosis import (
+from vegrad.arrays.checks import as_count
+from vegrad.diagnosis.diagnosis import (
     SHIFT,
     Diagnosis,
     healthy_sentence,
@@ -26,17 +26,18 @@ from vegrad.diagnosis import (
     resampled,
     with_history,
 )
-from vegrad.findings import Finding
-from vegrad.history import History
-from vegrad.measured import Measured, exp2
-from vegrad.network import FloatArray
-from vegrad.recorded import diagnose_gradients
-from vegrad.torch import between, chain, probe, recurrent, redrawn, through_time
-from vegrad.torch.branches import OfBranch, faint, furthest
-from vegrad.torch.entry import findings_of
-from vegrad.torch.monitor import Monitor
-from vegrad.torch.report import Report, healthy, noted
-from vegrad.torch.words import begun, said
+from vegrad.diagnosis.history import History
+from vegrad.diagnosis.rules.steps import Finding
+from vegrad.diagnosis.trend import Measured, exp2
+from vegrad.networks.mlp import FloatArray
+from vegrad.recordings import diagnose_gradients
+from vegrad.torch import models
+from vegrad.torch.monitor.monitor import Monitor
+from vegrad.torch.monitor.report import Report, healthy, noted
+from vegrad.torch.reading import blame, cells, passes, redraw, through_time
+from vegrad.torch.reading.branches import OfBranch, faint, furthest
+from vegrad.torch.reading.embeddings import findings_of
+from vegrad.torch.vocabulary import begun, said
 
 EDGE, NAME = 67, 22  # the table's columns; letters of a module's path beside it
 
@@ -113,16 +114,16 @@ def diagnose(
     count, seed = as_count("resamples", resamples), as_count("seed", seed)
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
-    model = probe.unwrapped(model)
+    model = models.unwrapped(model)
     problems = (not_finite("x", x), not_finite("target", target))
     unusable = not_run({"model": type(model).__name__}, problems)
     if unusable is not None:
         return unusable
-    with probe.untouched(model, loss_fn):
-        with recurrent.heard(model) as calls:
-            run = chain.forward(model, loss_fn, x, target)
+    with models.untouched(model, loss_fn):
+        with cells.heard(model) as calls:
+            run = passes.forward(model, loss_fn, x, target)
         if not run.path:
-            in_time = recurrent.recurrences(model, calls, seed)
+            in_time = cells.recurrences(model, calls, seed)
             return _of_any(model, loss_fn, x, target, run.trace, history, in_time)
         return _of_chain(model, loss_fn, x, target, run, history, count, seed)
 
@@ -145,17 +146,17 @@ def _of_chain(
     loss_fn: Any,
     x: Any,
     target: Any,
-    run: chain.Pass,
+    run: passes.Pass,
     history: History | None,
     count: int,
     seed: int,
 ) -> Diagnosis:
     before = list(run.path)
-    gradients = chain.backward(run)
-    chain.on_path(run)
+    gradients = passes.backward(run)
+    passes.on_path(run)
     gradients = [gradients[before.index(place)] for place in run.path]
-    flow, config, layers = chain.flow_of(run, gradients), chain.config_of(run), run.layers
-    zeros = chain.begun_at_zero(run, gradients)
+    flow, config, layers = passes.flow_of(run, gradients), passes.config_of(run), run.layers
+    zeros = passes.begun_at_zero(run, gradients)
     names = [layer.name for layer in layers]
     parameters, stored = {}, {}
     for number, layer in enumerate(layers):
@@ -163,16 +164,16 @@ def _of_chain(
             if value is not None:
                 parameters[f"layers.{number}.{part}"] = value.detach().double().cpu().numpy()
         shift = run.shifts.get(run.path[number], 0.0)
-        stored[f"layers.{number}.weight"] = chain.shifted(gradients[number], shift, layer.weight)
+        stored[f"layers.{number}.weight"] = passes.shifted(gradients[number], shift, layer.weight)
     network = SimpleNamespace(config=config, parameters=parameters, gradients=stored)
     path = list(run.path)
     sizes = {f"{name}.weight": size for name, size in zip(names, flow.gradient_log2, strict=True)}
     branches = findings_of(run.trace, dict(model.named_parameters()), sizes)
     sums, small = run.trace.branches, faint(run.trace.branches)
-    expected = chain.expected_of(run, config, x)
+    expected = passes.expected_of(run, config, x)
     drawn = expected is None and count > 0
     if drawn:
-        expected = redrawn.expected(model, loss_fn, x, target, run, config, seed)
+        expected = redraw.expected(model, loss_fn, x, target, run, config, seed)
     loss, known_loss = float(run.loss.detach()), run.loss_kind
     cut = min((n for n, place in enumerate(run.path) if place in run.sizes), default=0)
     del run, gradients
@@ -183,11 +184,11 @@ def _of_chain(
         findings = tuple(f for f in findings if f.layers[:1] not in {(n,) for n in zeros}
                          or f.evidence.get("gain") != 0)  # fmt: skip
     told = tuple(said(finding, names, drawn=drawn) for finding in findings)
-    told = between.detached(between.outside(told, flow, names, known_loss), cut, names)
-    told, named = between.blamed(told, model, names, sums, drawn)
+    told = blame.detached(blame.outside(told, flow, names, known_loss), cut, names)
+    told, named = blame.blamed(told, model, names, sums, drawn)
     known = {one.parameter for one in branches}
     branches += [one for one in named if one.parameter not in known]
-    told = between.causes(tuple(_without_bias(finding, model) for finding in told), layers)
+    told = blame.causes(tuple(_without_bias(finding, model) for finding in told), layers)
     told = _with_branches(
         told, branches, small, names, lambda f: tuple(names[f.layers[0] : f.layers[0] + 2])
     )
@@ -266,14 +267,14 @@ def _resampled(
     model: Module, loss_fn: Any, x: Any, target: Any, path: list[int], count: int, seed: int
 ) -> FloatArray:
     """Gains (count, L - 1) of batches drawn with replacement; none where there are no rows."""
-    take = chain.rows_of(x, target)
+    take = passes.rows_of(x, target)
 
     def gains(rows: Any) -> FloatArray:
         assert take is not None
-        run = chain.forward(model, loss_fn, *take(rows))
-        chain.backward(run)
+        run = passes.forward(model, loss_fn, *take(rows))
+        passes.backward(run)
         run.path[:] = path
-        return chain.gains(run)
+        return passes.gains(run)
 
     rows = 0 if take is None else len(target)
     return resampled(gains, rows, len(path) - 1, count, seed)
@@ -284,14 +285,14 @@ def _resampled(
 
 def _of_any(
     model: Module, loss_fn: Any, x: Any, target: Any, trace: Any, history: History | None,
-    in_time: Sequence[recurrent.Recurrence],
+    in_time: Sequence[cells.Recurrence],
 ) -> Diagnosis:  # fmt: skip
     """By a monitor's rows and the parameters' gradients."""
     monitor = Monitor(model, details=1)
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         monitor.probing = True
-        loss = loss_fn(probe.called(model, x), target)
+        loss = loss_fn(models.called(model, x), target)
         wanted = [parameter for parameter, _ in kept if parameter.requires_grad]
         given = torch.autograd.grad(loss, wanted, allow_unused=True)
         for parameter, gradient in zip(wanted, given, strict=True):
@@ -307,12 +308,12 @@ def _of_any(
         for parameter, gradient in kept:
             parameter.grad = gradient
     parameters = dict(model.named_parameters())
-    anew = partial(redrawn.decades, model, loss_fn, x, target)
+    anew = partial(redraw.decades, model, loss_fn, x, target)
     own = through_time.unlike_fresh(said, in_time, anew)
     findings = [_with_numbers(finding, said, recorded, parameters) for finding in own]
     kinds = {finding.kind for finding in findings}
     findings += [f for f in _alone(recorded.findings) if f.kind not in kinds]
-    sizes = {name: probe.size_log2(gradient) for name, gradient in named.items()
+    sizes = {name: models.size_log2(gradient) for name, gradient in named.items()
              if gradient.ndim > 1}  # fmt: skip
     branches = findings_of(trace, parameters, sizes)
     modules = [row["module"] for row in said.rows]
@@ -353,7 +354,7 @@ def _one_after_the_other(gradients: dict[str, Tensor], trace: Any) -> list[str] 
         if name in gradients:
             beside.setdefault(id(layer.x), {})[name] = re.sub(r"\d+", "", name)
     groups = [group for group in beside.values() if len(group) > 1]
-    sizes = {name: probe.size_log2(gradients[name]) for group in groups for name in group}
+    sizes = {name: models.size_log2(gradients[name]) for group in groups for name in group}
     first = Counter(group[max(group, key=sizes.__getitem__)] for group in groups)
     less: set[str] = set()
     for group in groups:

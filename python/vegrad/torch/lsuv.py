@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
-from vegrad.torch import probe
+from vegrad.torch import models
 
 ROUNDS = 10
 
@@ -66,8 +66,8 @@ def lsuv_(
 
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
-        with probe.untouched(model), torch.no_grad():
-            probe.called(model, x)
+        with models.untouched(model), torch.no_grad():
+            models.called(model, x)
     except BaseException:
         with torch.no_grad():
             for name, layer in layers.items():

@@ -1,0 +1,1 @@
+"""What may be passed in as buffers; norms and measurements; files."""

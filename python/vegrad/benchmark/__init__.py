@@ -1,0 +1,1 @@
+"""The same work by pure Python, NumPy, PyTorch, JAX and vegrad."""

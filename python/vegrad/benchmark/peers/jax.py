@@ -1,0 +1,96 @@
+"""JAX, compiled; imported when the peer is made, and nowhere else."""
+
+from __future__ import annotations
+
+import statistics
+import timeit
+from collections.abc import Callable
+from operator import matmul
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vegrad.benchmark.peers.problem import Problem, Result
+
+
+def _activation(name: str) -> Callable[[Any], Any]:
+    import jax
+
+    others: dict[str, Callable[[Any], Any]] = {
+        "identity": lambda z: z,
+        "tanh": jax.numpy.tanh,
+        "erf": jax.scipy.special.erf,
+        "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    }
+    return others.get(name) or getattr(jax.nn, name)
+
+
+class Jax:
+    """The pass: jit(value_and_grad) of three programs; the fastest of them takes part."""
+
+    name: ClassVar[str] = "jax"
+    title: ClassVar[str] = "JAX"
+    module: ClassVar[str | None] = "jax"
+
+    @staticmethod
+    def prepare(threads: int) -> None:
+        """Let a step be waited for where it was started."""
+        import jax
+
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # each step is waited for anyway
+
+    def __init__(self, problem: Problem) -> None:
+        import jax
+
+        self.jax: Any = jax
+        activate = _activation(problem.case.activation)
+        self.data = jax.device_put((problem.x, problem.target))
+        turned = [(w.T.copy(), b) for w, b in problem.layers]  # (in, out), the custom in JAX
+
+        def unrolled(parameters: Any, x: Any, target: Any, product: Any = matmul) -> Any:
+            for index, (weight, bias) in enumerate(parameters):
+                z = product(x, weight) + bias
+                x = activate(z) if index < len(parameters) - 1 else z
+            return jax.numpy.mean((x - target) ** 2)
+
+        def transposed(parameters: Any, x: Any, target: Any) -> Any:
+            return unrolled(parameters, x, target, lambda h, weight: h @ weight.T)
+
+        def scanned(parameters: Any, x: Any, target: Any) -> Any:
+            def layer(h: Any, pair: Any) -> Any:
+                return activate(h @ pair[0] + pair[1]), None
+
+            return unrolled([parameters[1]], jax.lax.scan(layer, x, parameters[0])[0], target)
+
+        programs: dict[str, tuple[Any, Any]] = {
+            "unrolled": (unrolled, turned),
+            "unrolled, (out, in) weights": (transposed, problem.layers),
+        }
+        if len(turned) > 1:
+            hidden = tuple(np.stack(arrays) for arrays in zip(*turned[:-1], strict=True))
+            programs["scan"] = (scanned, (hidden, turned[-1]))
+        candidates = {
+            name: (jax.jit(jax.value_and_grad(program)), jax.device_put(parameters))
+            for name, (program, parameters) in programs.items()
+        }
+        self.variant = min(candidates, key=lambda name: self._seconds(*candidates[name]))
+        self.program, self.parameters = candidates[self.variant]
+
+    def _seconds(self, program: Any, parameters: Any) -> float:
+        self.program, self.parameters = program, parameters
+        self.step()  # compiles
+        repeat = 3 + int(0.3 / timeit.timeit(self.step, number=1))
+        return statistics.median(timeit.repeat(self.step, number=1, repeat=repeat))
+
+    def step(self) -> None:
+        """Loss and gradients."""
+        self.value = self.jax.block_until_ready(self.program(self.parameters, *self.data))
+
+    def result(self) -> Result:
+        """The loss and the gradients."""
+        loss, gradients = self.value
+        if self.variant == "scan":
+            gradients = [*zip(*gradients[0], strict=True), gradients[1]]
+        if self.variant != "unrolled, (out, in) weights":
+            gradients = [(weight.T, bias) for weight, bias in gradients]
+        return float(loss), gradients

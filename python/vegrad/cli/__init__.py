@@ -1,0 +1,5 @@
+"""The shell: `vegrad` and its subcommands."""
+
+from vegrad.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,171 @@
+"""`vegrad bench`: the same work in other libraries and in vegrad, timed on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from math import inf
+from typing import Any
+
+from vegrad import _core
+from vegrad.benchmark.machine import cores
+from vegrad.benchmark.run import Settings, measure
+from vegrad.cli.options import one_of, positive, spinner
+
+BUSY = 1.0  # load from which on others' work is mentioned
+LIBRARIES = ("numpy", "torch", "jax", "vegrad")
+TITLES = {
+    "pass": "forward and backward pass",
+    "clip": "clip by the joint norm",
+    "adamw": "AdamW, with that clip",
+}
+# How one of the columns beside the name is set.
+ROW = "{:<38}{:>10}{:>10}{:>10}{:>10}"
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """The table or JSON of one run, or of as much of it as there was before Ctrl-C; exit code 0."""
+    settings = _settings(options)
+    found: dict[str, Any] = {}
+    start = time.perf_counter()
+    try:
+        with spinner(f"timing for about {settings.seconds:g} s; Ctrl-C ends it with what is there"):
+            measure(settings, found.update)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+    found["took_seconds"] = time.perf_counter() - start
+    if options.json:
+        print(json.dumps(found, allow_nan=False, ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(text(found)))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    there = len(cores())
+    threads = min(_core.num_threads(), there) if options.threads is None else options.threads
+    if not 1 <= threads <= there:
+        raise ValueError(f"--threads must be between 1 and the {there} cores there are, "
+                         f"not {threads}")  # fmt: skip
+    if not 0 < options.seconds < inf:
+        raise ValueError(f"--seconds must be above 0 and finite, not {options.seconds:g}")
+    one_of("--activation", dict.fromkeys(_core.ACTIVATIONS), options.activation)
+    return Settings(
+        layers=positive("--depth", options.depth),
+        width=positive("--width", options.width),
+        batch=positive("--batch", options.batch),
+        activation=options.activation,
+        threads=threads,
+        seconds=options.seconds,
+    )
+
+
+# Text ------------------------------------------------------------------------------------------
+
+
+def text(found: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of the description and of the tables, 80 columns wide."""
+    network, machine, used = found["network"], found["machine"], found["versions"]
+    layers = f"{network['layers']} layer{'s' * (network['layers'] > 1)} of width {network['width']}"
+    threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
+    yield f"{layers}, {network['activation']}, batch {network['batch']}, float32"
+    yield machine["cpu"]
+    yield f"{threads} on as many of {machine['cores']} cores, {used['isa']}, {machine['system']}"
+    names = [f"{name} {used[name]}" for name in LIBRARIES if used.get(name)]
+    yield f"Python {used['python']}, {', '.join(names)}"
+    if (machine["load_before"] or 0) > BUSY:
+        yield f"other work is running (load {machine['load_before']:.1f}): expect noise"
+    yield ""
+    yield from _checked(found)
+    for work in found["work"]:
+        yield ""
+        yield from _table(work, network)
+    if not found["done"]:
+        yield ""
+        yield "ended early: these are the figures so far"
+
+
+def _checked(found: Mapping[str, Any]) -> Iterator[str]:
+    """What was held to float64 before anything was timed."""
+    largest = {
+        work["name"]: max((row.get("difference") or 0.0 for row in work["rows"]), default=0.0)
+        for work in found["work"]
+    }
+    wrong = any("off" in row.get("left_out", "") for work in found["work"] for row in work["rows"])
+    if not wrong:
+        yield "Before timing all were held to float64. Off, relative to an array's largest"
+        yield (
+            f"element: loss and gradients {largest['pass']:.0e}, clipped gradients"
+            f" {largest['clip']:.0e}, steps {largest['adamw']:.0e}."
+        )
+        return
+    yield "Before timing all were held to float64; whoever is off is left out below."
+
+
+def _table(work: Mapping[str, Any], network: Mapping[str, Any]) -> Iterator[str]:
+    rate = "GFLOP/s" if "flops" in work else "GB/s"
+    title = TITLES[work["name"]]
+    if "bytes" in work:
+        title += f", {2 * network['layers']} arrays"
+    yield ROW.format(title, "ms", "× vegrad", rate, "of limit")
+    for row in work["rows"]:
+        name = row["title"] + (f" ({row['variant']})" if row.get("variant") else "")
+        if "left_out" in row:
+            yield f"{name}: {row['left_out']}"
+            continue
+        took = row["median_ms"] or row.get("estimated_ms")
+        if took is None:
+            yield ROW.format(name, *"––––")
+            continue
+        guess = "~" if row["median_ms"] is None else ""
+        yield ROW.format(
+            name,
+            guess + figure(took),
+            "–" if row.get("ratio") is None else guess + figure(row["ratio"]),
+            figure(row["gflops" if "flops" in work else "gbytes"]),
+            f"{100 * row['share']:.0f} %" if "share" in row else "–",
+        )
+    if any(row.get("estimated_ms") for row in work["rows"]):
+        yield "~ estimated from a small part: too slow for --seconds"
+    if "limit_ms" in work:
+        yield _limit(work)
+
+
+def _limit(work: Mapping[str, Any]) -> str:
+    limit = work["limit"]
+    if "gflops" in limit:
+        shape = f"{limit['batch']}×{limit['width']} by {limit['width']}×{limit['width']}"
+        how = f"{figure(limit['gflops'])} GFLOP/s in a product {shape} ({limit['by']})"
+    else:
+        verbs = {"read": "reading", "write": "writing", "update": "updating"}
+        how = ", ".join(
+            f"{verb} {figure(limit[kind]['gbytes'])} GB/s ({limit[kind]['by']})"
+            for kind, verb in verbs.items()
+            if kind in limit
+        )
+    return f"limit {figure(work['limit_ms'])} ms: {how}"
+
+
+def figure(value: float) -> str:
+    """Three digits, without an exponent."""
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:#.3g}" if value >= 1 else f"{value:.3f}"
+
+
+def bench_options(parser: argparse.ArgumentParser) -> None:
+    """The network, and how it is timed."""
+    add = parser.add_argument_group("network").add_argument
+    names = ", ".join(_core.ACTIVATIONS)
+    add("--depth", type=int, default=50, help="layers with weights (%(default)s)")
+    add("--width", type=int, default=64, help="units of every layer, and inputs (%(default)s)")
+    add("--activation", default="tanh", help=f"{names} (%(default)s)")
+    add("--batch", type=int, metavar="ROWS", default=64, help="rows of a pass (%(default)s)")
+    add = parser.add_argument_group("timing").add_argument
+    add("--threads", type=int, metavar="N", help="of every library (as vegrad's)")
+    add("--seconds", type=float, metavar="S", default=6.0,
+        help="of timing, about; loading and compiling come before (%(default)g)")  # fmt: skip
+    add("--json", action="store_true", help="print JSON instead of text")

@@ -1,0 +1,207 @@
+"""What training saw, step by step and epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from math import isfinite, isnan, nan
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vegrad.diagnosis.rules.steps import Finding, of_history
+from vegrad.reports.descent import draw
+
+FloatArray = npt.NDArray[np.float64]
+
+STEPS = (
+    "loss", "gradient_norm", "coefficient", "learning_rate",
+    "alpha", "step_length", "loss_after", "slope", "slope_after",
+)  # fmt: skip
+EPOCHS = ("epoch_steps", "epoch_loss", "clipped_share", "validation_loss", "validation_accuracy")
+LAYERS = ("gradient_log2", "update_log2")
+
+
+class History:
+    """Columns of float64; those of steps have an entry a step, the others one an epoch.
+
+    Steps: loss (of the batch, before the step), gradient_norm (joint, before the clip),
+    coefficient (the clip's smallest factor, 1 if it did nothing), learning_rate, alpha, step_length
+    (‖Δ‖ of all parameters together), loss_after (of the same batch), slope and slope_after (of the
+    batch's loss along the step, where it begins and ends).
+
+    alpha is where a step lands on the parabola that fits loss and slope along the step at both its
+    ends, on the same batch (Cockpit, Schneider et al. 2021, arXiv:2102.06604): -1 stands still, 0
+    is the minimum, 1 as high on the other side, more is a climb. With learning_rate/(1 + alpha) it
+    would have landed at 0. The last five are nan at steps that were not looked at.
+
+    Epochs: epoch_steps (how many there were), epoch_loss (mean of the batches'), clipped_share
+    (of steps), validation_loss, validation_accuracy (nan without validation data or classes).
+
+    Epochs and layers, (E, L), of the epoch's last step: gradient_log2 (log2 ‖∂loss/∂W‖) and
+    update_log2 (log2 of ‖ΔW‖ over ‖W‖; healthy training is said to be near 2^-10).
+    """
+
+    def __init__(self) -> None:
+        self._steps = np.empty((len(STEPS), 64))  # with room for more than there are
+        self._count = 0
+        self._epochs: dict[str, list[Any]] = {name: [] for name in (*EPOCHS, *LAYERS)}
+
+    def __getattr__(self, name: str) -> FloatArray:
+        if name in STEPS and "_steps" in self.__dict__:
+            return self.since(0, name)
+        columns = self.__dict__.get("_epochs", {})
+        if name not in columns:
+            names = ", ".join((*STEPS, *EPOCHS, *LAYERS))
+            raise AttributeError(f"History has no {name}; its columns: {names}")
+        return np.array(columns[name], np.float64)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were recorded."""
+        return self._count
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were finished."""
+        return len(self._epochs["epoch_loss"])
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """overshooting, stalled or oscillating steps, with the rate that would do better."""
+        return of_history(self)
+
+    def __repr__(self) -> str:
+        return f"<History of {self.epochs} epochs, {self.steps} steps>"
+
+    def since(self, step: int, name: str) -> FloatArray:
+        """A column of STEPS from this step on, copied."""
+        return self._steps[STEPS.index(name), step : self._count].copy()
+
+    def add_steps(self, columns: FloatArray) -> None:
+        """Entries (STEPS, steps)."""
+        end = self._count + columns.shape[1]
+        if end > self._steps.shape[1]:
+            room = np.empty((len(STEPS), 2 * end))
+            room[:, : self._count] = self._steps[:, : self._count]
+            self._steps = room
+        self._steps[:, self._count : end] = columns
+        self._count = end
+
+    def add_epoch(self, **values: Any) -> None:
+        """An entry for each of EPOCHS and LAYERS."""
+        for name in (*EPOCHS, *LAYERS):
+            self._epochs[name].append(values[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists of floats, by name."""
+        columns: dict[str, Any] = {name: getattr(self, name).tolist() for name in STEPS}
+        for name, column in self._epochs.items():
+            columns[name] = [list(map(float, v)) if name in LAYERS else float(v) for v in column]
+        return columns
+
+    @classmethod
+    def from_dict(cls, columns: Mapping[str, Any]) -> History:
+        """The history that `to_dict` described. ValueError if columns are missing or uneven."""
+        history = cls()
+        for names in (STEPS, (*EPOCHS, *LAYERS)):
+            missing = [name for name in names if name not in columns]
+            if missing:
+                raise ValueError(f"a history must have {', '.join(missing)}")
+            if len({len(columns[name]) for name in names}) > 1:
+                raise ValueError(f"{', '.join(names)} must have the same number of entries")
+            if names is STEPS:
+                steps = [[_number(value) for value in columns[name]] for name in names]
+                history.add_steps(np.array(steps, np.float64).reshape(len(names), -1))
+                continue
+            for name in names:
+                history._epochs[name] = [
+                    [_number(v) for v in value] if name in LAYERS else _number(value)
+                    for value in columns[name]
+                ]
+        return history
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a .json file, or a .csv file with a row a step; what is an epoch's in its last.
+
+        JSON has no nan and inf: they are null, "inf" and "-inf" there, as `from_dict` takes them.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            columns = {
+                name: [list(map(_plain, v)) if name in LAYERS else _plain(v) for v in column]
+                for name, column in self.to_dict().items()
+            }
+            path.write_text(json.dumps(columns, allow_nan=False) + "\n", encoding="utf-8")
+        elif path.suffix == ".csv":
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(self._rows())
+        else:
+            raise ValueError(f"path must end in .json or .csv, not {path.suffix!r}")
+
+    def _rows(self) -> Any:
+        columns = self.to_dict()
+        layers = range(len(columns[LAYERS[0]][0]) if self.epochs else 0)
+        yield ["step", "epoch", *STEPS, *EPOCHS, *(f"{n}.{i}" for n in LAYERS for i in layers)]
+        ends = np.cumsum(self.epoch_steps).astype(int).tolist()
+        for step in range(self.steps):
+            epoch = int(np.searchsorted(ends, step, side="right"))
+            row = [step, epoch, *(columns[name][step] for name in STEPS)]
+            if epoch < self.epochs and step == ends[epoch] - 1:
+                row += [columns[name][epoch] for name in EPOCHS]
+                row += [value for name in LAYERS for value in columns[name][epoch]]
+            yield row
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """A picture of loss, gradient norm, clip and learning rate; needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        sheet = Figure(figsize=(9, 6.5), layout="constrained")
+        panels = sheet.subplots(2, 2, sharex=True)
+        step = np.arange(self.steps)
+        ends = np.cumsum(self.epoch_steps) - 1
+        losses, norms, factors, rates = panels.flat
+        losses.plot(step, self.loss, color="#9aa5b1", linewidth=0.8, label="batch")
+        losses.plot(ends, self.epoch_loss, ".-", color="#1f6f8b", label="epoch")
+        if np.isfinite(self.validation_loss).any():
+            losses.plot(ends, self.validation_loss, ".-", color="#e07a5f", label="validation")
+        losses.legend(frameon=False)
+        norms.plot(step, self.gradient_norm, color="#1f6f8b", linewidth=0.8)
+        factors.plot(step, self.coefficient, color="#1f6f8b", linewidth=0.8)
+        rates.plot(step, self.learning_rate, color="#1f6f8b")
+        for panel, title in zip(
+            panels.flat, ("loss", "gradient norm", "clip's factor", "learning rate"), strict=True
+        ):
+            panel.set_title(title)
+            panel.grid(alpha=0.3)
+            panel.spines[["top", "right"]].set_visible(False)
+        for panel in (losses, norms):
+            if (panel.get_lines()[0].get_ydata() > 0).all() and self.steps:
+                panel.set_yscale("log")
+        for panel in (factors, rates):
+            panel.set_xlabel("step")
+        sheet.savefig(path, dpi=110)
+
+    def plot_descent(self, path: str | PathLike[str], title: str = "") -> None:
+        """The loss along the way, with the steps as one would draw them on a blackboard.
+
+        Of the steps that the gauge looked at, up to 24 are drawn as hops over the parabola that
+        fits the loss along them: baby steps, good ones, overshoots and climbs apart, and where the
+        clip shortened one, how far it would have gone. Needs matplotlib.
+
+        Raises:
+            ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
+        """
+        draw(self, path, title)
+
+
+def _plain(value: float) -> float | str | None:
+    return value if isfinite(value) else None if isnan(value) else str(value)
+
+
+def _number(value: Any) -> float:
+    return nan if value is None else float(value)

@@ -1,0 +1,1 @@
+"""The records between front ends and rules: plain data."""

@@ -1,0 +1,1 @@
+"""Front end: vegrad's own networks, and their training."""

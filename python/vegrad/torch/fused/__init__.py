@@ -1,0 +1,1 @@
+"""nn.Sequential by the core's passes."""

@@ -1,0 +1,1 @@
+"""A monitor of a model while it trains."""

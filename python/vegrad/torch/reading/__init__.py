@@ -1,0 +1,1 @@
+"""One pass of a torch model, written down."""

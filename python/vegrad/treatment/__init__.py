@@ -1,0 +1,1 @@
+"""From findings to the smallest change that helps, and its proof."""

@@ -1,0 +1,171 @@
+"""What a cure is: the attempts, the network, the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Protocol
+
+import numpy as np
+
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
+from vegrad.networks.mlp import MLP
+from vegrad.optim import Optimizer
+from vegrad.treatment.remedy import Scaling
+from vegrad.treatment.trial import Goal
+
+PAIRS = ("loss", "accuracy")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One remedy: what it changed, what that did, what it cost.
+
+    `before` and `after` are diagnoses, `after` without what theory expects (None where the remedy
+    had nothing to change);
+    `loss` and `accuracy` are pairs, before the first step and after the last of `steps` (nan
+    where nothing was trained); `passes` counts forward and backward passes of one batch.
+    """
+
+    name: str
+    change: str
+    accepted: bool
+    why: str
+    before: Diagnosis
+    after: Diagnosis | None = None
+    steps: int = 0
+    loss: tuple[float, float] = (np.nan, np.nan)
+    accuracy: tuple[float, float] = (np.nan, np.nan)
+    passes: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, None where there is no number."""
+        content = {name: getattr(self, name) for name in ("name", "change", "accepted", "why")}
+        content["verdicts"] = [self.before.verdict, self.after and self.after.verdict]
+        content["chain_log10"] = [_chain(self.before), self.after and _chain(self.after)]
+        content |= {"steps": self.steps, "passes": self.passes}
+        return content | {name: [_plain(v) for v in getattr(self, name)] for name in PAIRS}
+
+
+class Shown(Protocol):
+    """What a proof needs to know of a training; `points` are steps, loss and accuracy."""
+
+    history: History
+    seed: int
+    goal: Goal
+    points: list[tuple[int, float, float]]
+
+
+class Proof(Mapping[str, History]):
+    """The same number of steps without and with the cure, from the same seed and on the same rows.
+
+    A mapping with the histories "before" and "after". `loss` and `accuracy` are pairs, before and
+    after the cure, at the end of `steps`, on up to 256 of the rows.
+    """
+
+    def __init__(self, before: Shown, after: Shown, diagnoses: tuple[Diagnosis, Diagnosis]) -> None:
+        self.steps = after.history.steps
+        self.seed, self.goal, self.diagnoses = after.seed, after.goal, diagnoses
+        self._histories = {"before": _until(before.history, self.steps), "after": after.history}
+        at = [next((p for p in t.points if p[0] >= self.steps), t.points[-1])
+              for t in (before, after)]  # fmt: skip
+        self.loss, self.accuracy = ((at[0][i], at[1][i]) for i in (1, 2))
+
+    def __getitem__(self, name: str) -> History:
+        return self._histories[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._histories)
+
+    def __len__(self) -> int:
+        return len(self._histories)
+
+    @property
+    def text(self) -> str:
+        """Loss, accuracy and flow, without and with, in lines of at most 80 letters."""
+        from vegrad.reports.cure import proof
+
+        return proof(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was found, tried and reached, whatever it was done to.
+
+    `cost` is in trainings of what was given: forward and backward passes, those of what was given
+    included, over `steps`.
+    """
+
+    before: Diagnosis
+    after: Diagnosis
+    attempts: tuple[Attempt, ...]
+    proof: Proof | None
+    reached: bool
+    """Whether the goal was reached."""
+    goal: Goal
+    summary: str
+    patch: str
+    cost: float
+    steps: int
+    batch_size: int
+    about: tuple[str, ...] = ()
+    """What is wrong with the data or the network's size, if nothing helped."""
+
+    @property
+    def cured(self) -> bool:
+        """Whether something was wrong that a change has put right."""
+        return self.reached and any(attempt.accepted for attempt in self.attempts)
+
+    def __str__(self) -> str:
+        from vegrad.reports.cure import text
+
+        return text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; numbers that are not finite are None."""
+        proof = self.proof and {
+            "steps": self.proof.steps,
+            "loss": [_plain(v) for v in self.proof.loss],
+            "accuracy": [_plain(v) for v in self.proof.accuracy],
+        }
+        return {
+            "reached": self.reached, "cured": self.cured, "summary": self.summary,
+            "goal": str(self.goal), "before": self.before.to_dict(),
+            "after": self.after.to_dict(), "attempts": [a.to_dict() for a in self.attempts],
+            "proof": proof, "patch": self.patch, "cost": self.cost, "about": list(self.about),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cure(Outcome):
+    """The outcome for a network.
+
+    `network` is the cured one, before training; a copy of the given one if nothing was better.
+    `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
+    through, (x - shift)/scale, if it is.
+    """
+
+    network: MLP
+    optimizer: Optimizer
+    scaling: Scaling | None = None
+
+
+# Figures ---------------------------------------------------------------------------------------
+
+
+def _until(history: History, steps: int) -> History:
+    """Its first steps, and the blocks that end within them."""
+    columns = history.to_dict()
+    blocks = int(np.count_nonzero(np.cumsum(history.epoch_steps) <= steps))
+    cut = {name: columns[name][:steps] for name in STEPS}
+    return History.from_dict(cut | {name: columns[name][:blocks] for name in (*EPOCHS, *LAYERS)})
+
+
+def _chain(diagnosis: Diagnosis) -> float | None:
+    return None if diagnosis.flow is None else _plain(diagnosis.flow.chain_log10)
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if isfinite(value) else None

@@ -1,0 +1,69 @@
+"""`vegrad cure`: exit codes, text, JSON, the files, wrong use."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vegrad import MLP
+from vegrad.cli import commands as cli
+
+SICK = ("--depth", "20", "--init", "normal", "--sigma-w", "0.3", "--goal", "0.9")
+WINE = ("--data", "wine", "--width", "16", "--steps", "200", "--lr", "0.005")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def cure(*arguments: str) -> int:
+    return cli.main(["cure", *WINE, *arguments])
+
+
+def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cure(*SICK, "--patch", "patch.py", "--save", "net.safetensors") == 0
+    text = capsys.readouterr().out
+    assert "cured: vanishing → healthy: scale each layer" in text
+    assert "proof: " in text
+    network = MLP.load("net.safetensors")
+    assert network.config["sizes"] == [13, *[16] * 19, 3]
+    assert "vegrad.lsuv_(network" in Path("patch.py").read_text(encoding="utf-8")
+    assert {path.name for path in Path().iterdir()} == {"patch.py", "net.safetensors"}
+
+
+def test_without_a_file_the_patch_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cure(*SICK) == 0
+    assert "network.fit(" in capsys.readouterr().out
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cure(*SICK, "--json") == 0
+    content: dict[str, Any] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert content["cured"]
+    assert content["proof"]["accuracy"][1] >= 0.9
+    assert 0 < content["cost"] <= 1.5
+    assert content["before"]["verdict"] == "vanishing"
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cure("--depth", "4", "--goal", "0.9") == 0
+    assert "nothing to cure" in capsys.readouterr().out
+    noise = np.random.default_rng(0)
+    np.savez("noise.npz", x=noise.standard_normal((300, 5)), y=noise.integers(0, 4, 300))
+    assert cli.main(["cure", "--data", "noise.npz", "--steps", "100"]) == 1
+    assert "looks independent of x" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--steps", "0"), ("--budget", "0.5"), ("--goal", "7"), ("--clip", "hard"), ("--batch", "0"),
+    ("--patch", "missing/patch.py"), ("--save", "missing/net.safetensors"),
+])  # fmt: skip
+def test_wrong_use(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cure(*arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("vegrad: error: ")
+    assert len(output.err.splitlines()) == 1
+    assert list(Path().iterdir()) == []

@@ -1,0 +1,135 @@
+"""vegrad.torch's optimizers where users do what torch.optim allows and few expect."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+import vegrad.torch as ours  # noqa: E402
+from torch import nn  # noqa: E402
+from vegrad import _core, clipping  # noqa: E402
+
+from tests.torch.test_optim import CASES, Training, assert_equal, make  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+@every_case
+def test_a_weight_decay_that_is_changed_in_place(case: str) -> None:
+    """Tensors, of which a group has the same before and after."""
+    results = []
+    for module in (ours, torch.optim):
+        training = Training(torch.float64)
+        decay = torch.tensor(0.01, dtype=torch.float64)
+        options = {"weight_decay": decay, "foreach": False}
+        optimizer = make(module, case, training.model.parameters(), **options)
+        training.run(optimizer, 2)
+        decay.mul_(20)
+        results.append(training.run(optimizer, 3))
+    assert_equal(*results)
+
+
+def test_betas_that_are_tensors_changed_in_place() -> None:
+    results = []
+    for module in (ours, torch.optim):
+        training = Training(torch.float64)
+        first = torch.tensor(0.9, dtype=torch.float64)
+        betas = first, torch.tensor(0.99, dtype=torch.float64)
+        optimizer = module.AdamW(training.model.parameters(), betas=betas, foreach=False)
+        training.run(optimizer, 2)
+        first.fill_(0.3)
+        results.append(training.run(optimizer, 3))
+    assert_equal(*results)
+
+
+@every_case
+@pytest.mark.parametrize("clip", [None, clipping.GlobalNorm(1e9)], ids=["", "clip"])
+def test_a_model_of_another_precision(case: str, clip: Any) -> None:
+    """Converted there and back in the middle of training: the states go with it."""
+    straight, converted = Training(torch.float64), Training(torch.float64)
+    want = straight.run(make(ours, case, straight.model.parameters(), clip=clip), 9)
+    optimizer = make(ours, case, converted.model.parameters(), clip=clip)
+    for dtype in (torch.float64, torch.float32, torch.float64):
+        converted.model.to(dtype)
+        converted.x, converted.y = converted.x.to(dtype), converted.y.to(dtype)
+        got = converted.run(optimizer, 3)
+    assert_equal(got, want, 1e-4)
+
+
+@every_case
+@pytest.mark.parametrize("clip", [None, clipping.GlobalNorm(1e9)], ids=["", "clip"])
+def test_parameters_that_share_memory(case: str, clip: Any) -> None:
+    """PyTorch steps over one after the other, and so is done here."""
+    results = []
+    for module in (ours, torch.optim):
+        memory = torch.linspace(-1, 1, 10, dtype=torch.float64)
+        params = [nn.Parameter(one) for one in (memory[:6], memory[4:], torch.ones(3).double())]
+        params.append(nn.Parameter(torch.ones(3).double()))
+        for number, one in enumerate(params[:3]):
+            one.grad = torch.full_like(one, number + 0.5)
+        params[3].grad = params[3].data  # of its own
+        optimizer = make(module, case, params, **({"clip": clip} if module is ours else {}))
+        for group in optimizer.param_groups:
+            group["foreach"] = False
+        for _ in range(3):
+            optimizer.step()
+        results.append(torch.cat([memory, *(one.detach() for one in params[2:])]))
+    assert_equal(*results)
+
+
+def test_a_parameter_of_another_shape_says_so_and_keeps_its_state() -> None:
+    parameter = nn.Parameter(torch.ones(6))
+    optimizer = ours.Adam([parameter])
+    parameter.grad = torch.ones(6)
+    optimizer.step()
+    parameter.data, parameter.grad = torch.ones(4), torch.ones(4)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="must have 6 elements of float32 as in the steps"):
+            optimizer.step()
+    assert torch.equal(parameter.detach(), torch.ones(4))
+    assert optimizer.state[parameter]["exp_avg"].shape == (6,)
+    assert optimizer.state_dict()["state"][0]["step"] == 1
+
+
+def test_momentum_less_sgd_steps_over_any_shape() -> None:
+    parameter = nn.Parameter(torch.ones(6))
+    optimizer = ours.SGD([parameter], 0.5)
+    for size in (6, 4, 8):
+        parameter.data, parameter.grad = torch.ones(size), torch.ones(size)
+        optimizer.step()
+        assert torch.equal(parameter.detach(), torch.full((size,), 0.5))
+
+
+def test_what_pytorch_refuses_leaves_all_as_it_was() -> None:
+    table, last = nn.Embedding(10, 3, sparse=True), nn.Linear(3, 1)
+    params = [*last.parameters(), *table.parameters()]
+    before = [one.detach().clone() for one in params]
+    optimizer = ours.Adam(params)
+    last(table(torch.tensor([1, 2, 2]))).square().sum().backward()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    assert all(map(torch.equal, before, params))
+
+
+def test_no_groups_are_no_error() -> None:
+    optimizer = ours.SGD([nn.Parameter(torch.ones(1))], 0.1)
+    optimizer.param_groups.clear()
+    optimizer.step()
+
+
+def test_a_clip_that_calls_the_step_it_is_in() -> None:
+    stepper = _core.Optimizer("sgd", momentum=0.9)
+    params, grads = [np.ones(3)], [np.ones(3)]
+    looked = []
+
+    def limit(norm: float) -> float:
+        looked.append(stepper.state())
+        with pytest.raises(RuntimeError, match="must not be used by what its own step calls"):
+            stepper.load({})
+        return norm
+
+    stepper.step(params, grads, 0.1, "global_norm", limit, 2.0, "raise", 0.0)
+    assert looked == [{}]
+    assert np.allclose(params[0], 0.9)
