@@ -12,9 +12,11 @@ from vegrad.clipping import (
     clip_by_norm_,
     clip_by_value_,
 )
-from vegrad.diagnosis.diagnosis import Diagnosis, Finding, diagnose
+from vegrad.diagnosis.diagnosis import Diagnosis, diagnose
 from vegrad.diagnosis.history import History
-from vegrad.networks.mlp import MLP, Flow
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.networks.mlp import MLP
 from vegrad.optim import SGD, Adam, AdamW, Lion
 from vegrad.recordings import diagnose_gradients, diagnose_history
 from vegrad.theory.initializers import lsuv_

@@ -18,11 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vegrad.arrays.checks import Array
-
-FloatArray = npt.NDArray[np.float64]
+from vegrad.arrays.checks import Array, FloatArray
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")

@@ -9,13 +9,15 @@ from typing import Any, cast
 
 import numpy as np
 
+from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement, measure
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.rules.steps import Finding
 from vegrad.diagnosis.rules.table import RULES, Rule
-from vegrad.diagnosis.trend import DECADE, Measured, Trend, exp2, power, times
-from vegrad.networks.mlp import FloatArray, Flow
+from vegrad.diagnosis.trend import Measured, Trend
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import DECADE, exp2, power, times
 
 
 def diagnose_gradients(

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
-from vegrad.diagnosis.diagnosis import Diagnosis, Finding, diagnose
+from vegrad.diagnosis.diagnosis import Diagnosis, diagnose
 from vegrad.diagnosis.history import History
+from vegrad.flow.finding import Finding
 from vegrad.reports import style
 from vegrad.reports.svg import Chart, plain_ticks, power_ticks, thinned
 

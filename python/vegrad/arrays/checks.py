@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
 _MOST_ROWS = 2**30
 POLICIES = ("raise", "skip", "zero", "propagate")
 

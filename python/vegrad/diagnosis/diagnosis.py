@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.arrays.checks import as_array, as_count
+from vegrad.arrays.checks import FloatArray, as_array, as_count
 from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.rules.steps import Finding
 from vegrad.diagnosis.rules.table import RULES
-from vegrad.diagnosis.trend import DECADE, Measured, Trend, named, power, times
-from vegrad.networks.mlp import FloatArray, Flow
+from vegrad.diagnosis.trend import Measured, Trend
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import DECADE, named, power, times
 from vegrad.theory.expected import ExpectedFlow, expected_flow
 
 MOST_RESAMPLED = 256  # rows of a resampled batch

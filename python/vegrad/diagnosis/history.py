@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vegrad.diagnosis.rules.steps import Finding, of_history
+from vegrad.arrays.checks import FloatArray
+from vegrad.diagnosis.rules.steps import of_history
+from vegrad.flow.finding import Finding
 from vegrad.reports.descent import draw
-
-FloatArray = npt.NDArray[np.float64]
 
 STEPS = (
     "loss", "gradient_norm", "coefficient", "learning_rate",

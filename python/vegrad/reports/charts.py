@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.diagnosis.trend import DECADE, named, power, times
-from vegrad.networks.mlp import FloatArray, Flow
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import DECADE, named, power, times
 from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
 from vegrad.reports.text import NEAR
 

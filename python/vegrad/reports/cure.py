@@ -6,7 +6,7 @@ import textwrap
 from math import isnan
 
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.diagnosis.trend import power
+from vegrad.flow.wording import power
 from vegrad.treatment.outcome import Attempt, Outcome, Proof
 
 WIDTH = 80

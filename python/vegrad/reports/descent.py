@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from vegrad.arrays.checks import FloatArray
 
 MOST = 24  # hops
 BOARD, CHALK, FAINT = "#26332f", "#e8e6df", "#8fa39b"

@@ -16,9 +16,9 @@ import numpy as np
 from vegrad import _core
 from vegrad.arrays import files
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.rules.steps import Finding
-from vegrad.diagnosis.trend import DECADE, named, power, times
-from vegrad.networks.mlp import Flow
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import DECADE, named, power, times
 from vegrad.reports import charts, training_charts
 from vegrad.reports.style import STYLE
 from vegrad.reports.text import describe

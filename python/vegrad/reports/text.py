@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.diagnosis.trend import DECADE, named, times
-from vegrad.networks.mlp import FloatArray, Flow
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import DECADE, named, times
 
 WIDTH = 80
 ENDS = 5  # layers shown at either end of a deep network

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from vegrad import theory
-from vegrad.diagnosis.trend import times
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.wording import times
 from vegrad.reports.text import ALARM, INK, keep, sheet
-from vegrad.theory.gaussian import FloatArray, activation_of, check_sigma
+from vegrad.theory.gaussian import activation_of, check_sigma
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 
 CRITICAL = 1e-3  # |ln χ₁| below which a thousand layers are passed: neither phase

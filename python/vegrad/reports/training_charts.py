@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.networks.mlp import FloatArray
+from vegrad.arrays.checks import FloatArray
 from vegrad.reports import descent
 from vegrad.reports.svg import Chart, Entry, Numbers, figure, plain_ticks, power_ticks, reach
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vegrad.arrays.checks import FloatArray
 from vegrad.theory.expected import ExpectedFlow, expected_flow
 from vegrad.theory.gaussian import (
-    FloatArray,
     activation_of,
     check_sigma,
     derivative_second_moment,

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.theory.gaussian import FloatArray
+from vegrad.arrays.checks import FloatArray
 from vegrad.theory.propagation import Data, Layer, Shape, average, forward, log_or_less, through
 
 LN2 = log(2.0)

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad import _core
+from vegrad.arrays.checks import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 Function = Callable[[FloatArray], FloatArray]
 Quantity = TypeVar("Quantity", float, FloatArray)
 

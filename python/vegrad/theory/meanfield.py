@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.checks import FloatArray
 from vegrad.theory.gaussian import (
     Activation,
-    FloatArray,
     Quantity,
     activation_of,
     check_sigma,

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vegrad.arrays.checks import FloatArray
 from vegrad.theory.gaussian import (
     Activation,
-    FloatArray,
     activation_of,
     derivative_second_moment,
     second_moment,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.arrays.checks import as_count
+from vegrad.arrays.checks import FloatArray, as_count
 from vegrad.diagnosis.diagnosis import (
     SHIFT,
     Diagnosis,
@@ -27,9 +27,9 @@ from vegrad.diagnosis.diagnosis import (
     with_history,
 )
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.rules.steps import Finding
-from vegrad.diagnosis.trend import Measured, exp2
-from vegrad.networks.mlp import FloatArray
+from vegrad.diagnosis.trend import Measured
+from vegrad.flow.finding import Finding
+from vegrad.flow.wording import exp2
 from vegrad.recordings import diagnose_gradients
 from vegrad.torch import models
 from vegrad.torch.monitor.monitor import Monitor

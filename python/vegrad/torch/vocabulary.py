@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from vegrad.diagnosis.rules.steps import Finding
+from vegrad.flow.finding import Finding
 
 # What the rules say of MLP's arguments, and the same in PyTorch.
 PHRASES = (

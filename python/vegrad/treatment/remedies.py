@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from vegrad.clipping import GlobalNorm
-from vegrad.diagnosis.diagnosis import Diagnosis, named
+from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
+from vegrad.flow.wording import named
 from vegrad.networks.mlp import MLP
 from vegrad.theory.initializers import lsuv_
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B

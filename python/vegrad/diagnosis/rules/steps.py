@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from vegrad.flow.finding import Finding
 
 History = Any  # vegrad.History, which asks this module
 
@@ -17,23 +18,6 @@ THROWN = 100.0  # times its first value: a loss that has been there has lost wha
 BABY, NEARLY_ALL = 1e-3, 0.9  # 1 + α of the median step; share of the steps within 5 times that
 ENOUGH = 20  # steps before anything is called stalled
 RISE, RISES, EPOCHS = 0.03, 0.2, 5  # of the loss from epoch to epoch; share of epochs; at least
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong.
-
-    `layers` are numbered as in the parameters' names, `evidence` holds numbers by name, `blame` is
-    the factor of the gain that is at fault ("weights" or "activation"), if one is.
-    """
-
-    kind: str
-    severity: str
-    layers: tuple[int, ...]
-    message: str
-    advice: str
-    evidence: dict[str, float]
-    blame: str | None = None
 
 
 def of_history(history: History) -> tuple[Finding, ...]:

@@ -14,8 +14,9 @@ from math import inf, isfinite, log10, sqrt
 
 import numpy as np
 
-from vegrad.diagnosis.rules.steps import Finding
-from vegrad.diagnosis.trend import DECADE, Measured, Trend, exp2, finite_mean, named, power, times
+from vegrad.diagnosis.trend import Measured, Trend
+from vegrad.flow.finding import Finding
+from vegrad.flow.wording import DECADE, exp2, finite_mean, named, power, times
 
 BOUNDED = {"sigmoid": 0.25, "tanh": 1.0, "hard_tanh": 1.0, "erf": 1.12838}  # and the largest φ′
 UNSTABLE = {"gelu", "silu", "softplus"}  # at every usual size of z: V′ > 1 at the critical point

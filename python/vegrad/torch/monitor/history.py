@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from vegrad.arrays.checks import FloatArray
 
 
 @dataclass(frozen=True)

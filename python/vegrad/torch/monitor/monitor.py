@@ -34,9 +34,9 @@ from torch.optim.optimizer import (
 )
 
 from vegrad import _core
-from vegrad.arrays.checks import as_count
+from vegrad.arrays.checks import FloatArray, as_count
 from vegrad.torch.models import state
-from vegrad.torch.monitor.history import FloatArray, MonitorHistory, NonFinite
+from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.modules import (
     Back,
     Hook,

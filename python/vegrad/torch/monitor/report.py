@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.diagnosis.rules.steps import Finding
 from vegrad.diagnosis.rules.table import RULES
-from vegrad.diagnosis.trend import times
+from vegrad.flow.finding import Finding
+from vegrad.flow.wording import times
 
 WIDTH = 80
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype

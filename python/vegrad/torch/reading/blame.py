@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.diagnosis.rules.steps import Finding
-from vegrad.diagnosis.trend import DECADE, times
-from vegrad.networks.mlp import Flow
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import DECADE, times
 from vegrad.torch.reading.branches import Branch, OfBranch, apart
 from vegrad.torch.vocabulary import PARTS
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vegrad.diagnosis.rules.steps import Finding
-from vegrad.diagnosis.trend import DECADE, exp2, times
+from vegrad.flow.finding import Finding
+from vegrad.flow.wording import DECADE, exp2, times
 from vegrad.torch.models import rms
 
 OFF = 1.5  # decades beyond branches that are alike: a bias that they share hides some of it

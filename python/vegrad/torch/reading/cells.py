@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
-from vegrad.networks.mlp import FloatArray
+from vegrad.arrays.checks import FloatArray
 
 DRAWS = 4
 WIDE, FEWER = 256, 2  # units from which chance matters less, and time more

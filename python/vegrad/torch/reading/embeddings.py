@@ -11,7 +11,7 @@ from math import inf, isfinite, log10
 import numpy as np
 from torch import Tensor
 
-from vegrad.diagnosis.trend import DECADE, exp2, times
+from vegrad.flow.wording import DECADE, exp2, times
 from vegrad.torch.models import rms
 from vegrad.torch.reading import branches as single
 from vegrad.torch.reading.branches import CRITICAL, DROWNS, OFF, Branch, OfBranch

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.networks.mlp import FloatArray, Flow
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.initializers import INITIALIZERS, Initializer
 from vegrad.theory.propagation import Shape

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import Module
 
-from vegrad.diagnosis.trend import DECADE
-from vegrad.networks.mlp import FloatArray
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.wording import DECADE
 from vegrad.theory.expected import ExpectedFlow
 from vegrad.torch import models
 from vegrad.torch.monitor.modules import tensor_in

@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.diagnosis.rules.steps import Finding
-from vegrad.diagnosis.trend import DECADE, exp2, times
-from vegrad.networks.mlp import FloatArray
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.finding import Finding
+from vegrad.flow.wording import DECADE, exp2, times
 from vegrad.torch.models import rms
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.reading.cells import GATES, Recurrence, Weights
