@@ -12,7 +12,8 @@ from vegrad.clipping import (
     clip_by_norm_,
     clip_by_value_,
 )
-from vegrad.diagnosis.diagnosis import Diagnosis, diagnose
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.networks.diagnosis import diagnose
 from vegrad.diagnosis.history import History
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
-from vegrad.diagnosis.diagnosis import Diagnosis, diagnose
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.networks.diagnosis import diagnose
 from vegrad.diagnosis.history import History
 from vegrad.flow.finding import Finding
 from vegrad.reports import style

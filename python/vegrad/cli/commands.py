@@ -33,7 +33,8 @@ from vegrad.cli.options import (
     positive,
     spinner,
 )
-from vegrad.diagnosis.diagnosis import Diagnosis, diagnose
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.networks.diagnosis import diagnose
 from vegrad.reports import text as report
 from vegrad.treatment.outcome import Cure
 

@@ -45,6 +45,23 @@ class History:
     update_log2 (log2 of ‖ΔW‖ over ‖W‖; healthy training is said to be near 2^-10).
     """
 
+    loss: FloatArray
+    gradient_norm: FloatArray
+    coefficient: FloatArray
+    learning_rate: FloatArray
+    alpha: FloatArray
+    step_length: FloatArray
+    loss_after: FloatArray
+    slope: FloatArray
+    slope_after: FloatArray
+    epoch_steps: FloatArray
+    epoch_loss: FloatArray
+    clipped_share: FloatArray
+    validation_loss: FloatArray
+    validation_accuracy: FloatArray
+    gradient_log2: FloatArray
+    update_log2: FloatArray
+
     def __init__(self) -> None:
         self._steps = np.empty((len(STEPS), 64))  # with room for more than there are
         self._count = 0

@@ -1,1 +1,5 @@
-"""The records between front ends and rules: plain data."""
+"""The seam: records of plain data between front ends and rules.
+
+A front end turns a pass of its network into a `Reading`; rules turn readings into `Finding`s with
+`Site`s and an `Edit`; a `Subject` is what a front end implements to be diagnosed and cured.
+"""

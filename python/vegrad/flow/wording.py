@@ -1,24 +1,166 @@
-"""Numbers and layers in words."""
+"""Words, made last: numbers, sites and edits as sentences.
+
+Rules say what they found in templates such as "the gradient shrinks {gain:times} in passing
+{site}". `render` fills them in from a finding's evidence, sites and edit; how a layer, a parameter
+or an edit is called is the business of a `Vocabulary`, of which every front end has its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import floor, isfinite, isnan, log2
+from collections.abc import Mapping, Sequence
+from math import floor, inf, isfinite, isnan, log2, log10, nan
+from string import Formatter
+from typing import Any
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.flow.edits import (
+    AddSkips,
+    Clip,
+    Edit,
+    Initialize,
+    LearningRate,
+    Lsuv,
+    Normalize,
+    Redraw,
+    Scale,
+    ScaleData,
+    SetActivation,
+    Shift,
+    Together,
+    Zero,
+    parts,
+)
+from vegrad.flow.site import Site
 
 DECADE = log2(10.0)  # the flow is in log2; limits are in decades, powers of ten
+FEW = 3  # names that are written out
+
+
+class Vocabulary:
+    """How layers, parameters and edits are called; a front end overrides what it calls otherwise.
+
+    The words of this class are those of a network whose layers have numbers and names.
+    """
+
+    def site(self, site: Site) -> str:
+        """Name a site within a sentence."""
+        name = site.name or site.kind
+        if site.kind in ("weights", "biases", "activation"):
+            return f"the {site.kind} of {name}"
+        if site.kind == "parameter" and site.rows:
+            return f"{name}[{site.rows[0]}:{site.rows[1]}]"
+        return name
+
+    def sites(self, sites: Sequence[Site]) -> str:
+        """Name several sites."""
+        return listed([self.site(site) for site in sites])
+
+    def parameters(
+        self, names: Sequence[str], rows: tuple[int, int] | None = None, gate: str = ""
+    ) -> str:
+        """Name parameters, or those of their rows that belong to a gate."""
+        part = "" if rows is None else f"[{rows[0]}:{rows[1]}]"
+        those = "that" if len(names) == 1 else "those"
+        return listed([f"{name}{part}" for name in names]) + (
+            f" ({those} of the {gate} gate)" if gate else ""
+        )
+
+    def activation(self, name: str) -> str:
+        """Name an activation as this front end's code does."""
+        return f"the activation {name}"
+
+    def scheme(self, name: str) -> str:
+        """Name an initialization as this front end's code does."""
+        return f"{name} weights"
+
+    normalization = "layer normalization"
+    skips = "skip connections"
+
+    def edit(self, edit: Edit) -> str:
+        """Say what an edit does, as an instruction."""
+        match edit:
+            case Scale(names, factor, rows, gate):
+                return f"multiply {self.parameters(names, rows, gate)} by {factor:.3g}"
+            case Zero(names, rows, gate):
+                return f"set {self.parameters(names, rows, gate)} to 0"
+            case Shift(names, amount):
+                return f"add {amount:.3g} to {self.parameters(names)}"
+            case Redraw(names):
+                return f"draw {self.parameters(names)} again"
+            case Initialize(scheme):
+                return f"use {self.scheme(scheme)}"
+            case Lsuv():
+                return "scale each layer's weights on the data (LSUV)"
+            case AddSkips():
+                return f"use {self.skips}"
+            case Normalize():
+                return f"use {self.normalization}"
+            case SetActivation(name):
+                return f"use {self.activation(name)}"
+            case ScaleData():
+                return "scale the columns of x to mean 0 and standard deviation 1"
+            case LearningRate(rate):
+                return f"set the learning rate to {rate:.2g}"
+            case Clip(limit):
+                return f"clip the gradients' global norm at {limit:.2g}"
+            case Together():
+                return self._together(parts(edit))
+        raise TypeError(f"edit must be one of vegrad.flow.edits, not {type(edit).__name__}")
+
+    def _together(self, edits: Sequence[Edit]) -> str:
+        match edits:
+            case [SetActivation(name), Initialize(scheme)]:
+                return f"use {self.activation(name)} with {self.scheme(scheme)}"
+        return " and ".join(self.edit(edit) for edit in edits)
+
+
+# Templates --------------------------------------------------------------------------------------
+
+
+def render(template: str, values: Mapping[str, object], vocabulary: Vocabulary) -> str:
+    """Fill in a template such as "{site} has {count:d} values of {largest:.3g}".
+
+    Sites and edits are named by the vocabulary. Numbers take Python's formats and three more:
+    `times` writes a factor (0.21×), `share` the same as a plain number (0.21), and `power` a size
+    of which the log10 is given (1e-32).
+    """
+    return _Template(vocabulary).vformat(template, (), values)
+
+
+class _Template(Formatter):
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        words = self._vocabulary
+        if isinstance(value, Site):
+            return words.site(value)
+        if isinstance(value, Edit):
+            return words.edit(value)
+        if isinstance(value, tuple) and all(isinstance(one, Site) for one in value):
+            return words.sites(value)
+        if format_spec in ("times", "share"):
+            size = power(log10(value) if value > 0 else -inf if value == 0 else nan, digits=1)
+            return size + ("×" if format_spec == "times" else "")
+        if format_spec == "power":
+            return power(value)
+        if format_spec == "d":
+            return str(int(value))
+        return format(value, format_spec)
+
+
+# Numbers ----------------------------------------------------------------------------------------
 
 
 def times(log2_factor: float) -> str:
-    """A factor given by its log2: 0.21×, 1.04×, 3.1e-12×."""
+    """Write a factor of which the log2 is given: 0.21×, 1.04×, 3.1e-12×."""
     return power(log2_factor / DECADE, digits=1) + "×"
 
 
 def power(log10_size: float, digits: int = 0) -> str:
-    """A size given by its log10, also beyond the range of floats: 0.34, 1e-32, 2e+5000."""
+    """Write a size of which the log10 is given, also beyond floats: 0.34, 1e-32, 2e+5000."""
     if not isfinite(log10_size):
         return "?" if isnan(log10_size) else "0" if log10_size < 0 else "inf"
     if abs(log10_size) < 3:
@@ -33,8 +175,15 @@ def power(log10_size: float, digits: int = 0) -> str:
     return f"{mantissa}e{exponent:+d}"
 
 
+def listed(names: Sequence[str]) -> str:
+    """Write names one after another; of more than a few, the first and the last."""
+    if len(names) > FEW:
+        return f"{names[0]} to {names[-1]} ({len(names)} in all)"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
 def named(layers: Sequence[int]) -> str:
-    """In words: "layer 3", "layers 3–5, 9"."""
+    """Write numbers of layers: "layer 3", "layers 3–5, 9"."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -46,12 +195,22 @@ def named(layers: Sequence[int]) -> str:
 
 
 def exp2(value: float) -> float:
-    """2 to the power of `value`, 0 or inf where a float ends."""
+    """Return 2 to the power of `value`, 0 or inf where a float ends."""
     with np.errstate(over="ignore", under="ignore"):
         return float(np.exp2(np.float64(value)))
 
 
+def exp10(value: float) -> float:
+    """Return 10 to the power of `value`, 0 or inf where a float ends."""
+    return exp2(value * DECADE)
+
+
+def log10_or_less(value: float) -> float:
+    """Return the log10 of a size, -inf of 0."""
+    return log10(value) if value > 0 else -inf
+
+
 def finite_mean(values: FloatArray) -> float:
-    """The mean of the finite values; 0 if there are none."""
+    """Return the mean of the finite values; 0 if there are none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else 0.0

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vegrad.arrays.checks import Array
-from vegrad.diagnosis.diagnosis import Diagnosis, diagnose
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.networks.diagnosis import diagnose
 from vegrad.diagnosis.history import History
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Optimizer

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from vegrad.arrays.checks import Array
-from vegrad.diagnosis.diagnosis import Diagnosis, diagnose, expected_or_none
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.networks.reading import expected_or_none
+from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Adam, Optimizer
 from vegrad.treatment.learnability import about_data

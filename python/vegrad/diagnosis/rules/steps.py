@@ -1,15 +1,16 @@
-"""What is found to be wrong, and what a training's history tells of it."""
+"""Rules on a training's steps, from its history: too long, too short, up and down."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
-
-History = Any  # vegrad.History, which asks this module
+from vegrad.flow.site import Site
 
 CLIMBS = 0.1  # share of steps looked at after which the loss may be higher than before
 LONG = 0.5  # median α
@@ -20,8 +21,31 @@ ENOUGH = 20  # steps before anything is called stalled
 RISE, RISES, EPOCHS = 0.03, 0.2, 5  # of the loss from epoch to epoch; share of epochs; at least
 
 
-def of_history(history: History) -> tuple[Finding, ...]:
-    """overshooting, stalled, oscillating: what loss and α say of the steps.
+class Steps(Protocol):
+    """The columns of a `vegrad.History` that these rules read."""
+
+    loss: FloatArray
+    loss_after: FloatArray
+    slope: FloatArray
+    step_length: FloatArray
+    alpha: FloatArray
+    learning_rate: FloatArray
+    gradient_norm: FloatArray
+    coefficient: FloatArray
+    epoch_loss: FloatArray
+    epoch_steps: FloatArray
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+
+    @property
+    def epochs(self) -> int:
+        """The number of finished epochs."""
+
+
+def of_history(history: Steps) -> tuple[Finding, ...]:
+    """Find steps that overshoot, stall or oscillate, from the loss and the gauge α.
 
     α is Cockpit's gauge (Schneider et al. 2021, arXiv:2102.06604), seen at some of the steps. On
     the parabola along a step, lr/(1 + α) would have landed at the minimum. Where the loss climbs,
@@ -48,13 +72,13 @@ def of_history(history: History) -> tuple[Finding, ...]:
     return tuple(finding for finding in found if finding is not None)
 
 
-def _looks(history: History) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+def _looks(history: Steps) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     alpha = history.alpha
     steps = np.flatnonzero(~np.isnan(alpha))
     return steps, alpha[steps]
 
 
-def _overshooting(history: History) -> Finding | None:
+def _overshooting(history: Steps) -> Finding | None:
     steps, alpha = _looks(history)
     if not len(steps):
         return None
@@ -73,56 +97,74 @@ def _overshooting(history: History) -> Finding | None:
         with np.errstate(all="ignore"):
             part = np.nan_to_num(slope / (2 * (slope + before[climbs] - after[climbs])))
         wanted = rate * float(np.median(part))
-        past = (
-            f"the loss of {100 * share:.0f} % of the batches is higher after the step than before"
-        )
+        past = "the loss of {percent:.0f} % of the batches is higher after the step than before"
     else:
         wanted = rate / (1 + float(np.median(alpha[beyond])))
         past = "they pass the minimum"
-    message = f"from step {first} on steps are too long: {past} (α {median:+.2g})"
-    message += "" if fallen > 0 else "; the loss is no lower than at the start"
-    advice = f"lower the learning rate from {rate:.3g} to {wanted:.2g}, which would land at the "
-    advice += "minimum along the step"
+    says = f"from step {{step:d}} on steps are too long: {past} (α {{alpha:+.2g}})"
+    says += "" if fallen > 0 else "; the loss is no lower than at the start"
+    advises = "lower the learning rate from {learning_rate:.3g} to {wanted:.2g}, which would land "
+    advises += "at the minimum along the step"
+    facts: dict[str, object] = {"percent": 100 * share}
     if (history.coefficient == 1).all():
-        norm = float(np.nanmedian(history.gradient_norm[: first + 1]))
-        advice += f", or clip the gradients' global norm at {norm:.2g}, what it was until then"
-    evidence = {"step": first, "alpha": median, "climbs": share}
-    evidence |= {"learning_rate": rate, "wanted": wanted}
+        facts["clip"] = Clip(float(np.nanmedian(history.gradient_norm[: first + 1])))
+        advises += ", or {clip}, what it was until then"
     thrown = not float(np.max(history.loss)) <= THROWN * history.loss[0]
-    severity = "warning" if fallen > LITTLE and not thrown else "critical"
-    return Finding("overshooting", severity, (), message, advice + ".", evidence)
+    evidence = {"step": first, "alpha": median, "climbs": share}
+    return Finding(
+        kind="overshooting",
+        severity="warning" if fallen > LITTLE and not thrown else "critical",
+        rule="overshooting",
+        cause="learning-rate-high",
+        sites=(Site("step", f"step {first}", first),),
+        says=says,
+        advises=advises + ".",
+        facts=facts,
+        evidence=evidence | {"learning_rate": rate, "wanted": wanted},
+        edit=LearningRate(wanted),
+    )
 
 
-def _stalled(history: History) -> Finding | None:
+def _stalled(history: Steps) -> Finding | None:
     steps, alpha = _looks(history)
     fallen = float(np.fmin(_fall(history), _fall_by_looks(history, steps)))
     baby = len(steps) > 0 and np.median(1 + alpha) < BABY
     baby = baby and np.quantile(1 + alpha, NEARLY_ALL) < 5 * BABY
     if history.steps < ENOUGH or not (fallen < LITTLE or baby):
         return None
-    message = f"the loss has lost {100 * max(fallen, 0):.1f} % in {history.steps} steps"
-    evidence = {"fall": fallen, "steps": history.steps}
-    advice = "see what diagnose says of the gradients."
+    says = "the loss has lost {percent:.1f} % in {steps:d} steps"
+    facts: dict[str, object] = {"percent": 100 * max(fallen, 0)}
+    evidence: dict[str, float] = {"fall": fallen, "steps": history.steps}
+    advises, edit, cause = "see what diagnose says of the gradients.", None, ""
     if len(steps):
         median, last = float(np.median(alpha)), int(steps[-1])
         rate = float(history.learning_rate[last])
         wanted = rate / (1 + median) if median > -1 else np.inf
         evidence |= {"step": last, "alpha": median, "learning_rate": rate, "wanted": wanted}
         if median < -LONG:
-            way = float(f"{1 / (1 + median):.2g}") if median > -1 else np.inf
-            message += f": baby steps, 1/{way:g} of the way to the minimum"
-            message += f" (α {median:+.4f})"
-            advice = f"raise the learning rate from {rate:.3g} towards {wanted:.2g}, which would "
-            advice += (
-                "land at the minimum along the step; if that does not help, see what diagnose "
-            )
-            advice += "says of the gradients."
+            facts["way"] = float(f"{1 / (1 + median):.2g}") if median > -1 else np.inf
+            says += ": baby steps, 1/{way:g} of the way to the minimum (α {alpha:+.4f})"
+            advises = "raise the learning rate from {learning_rate:.3g} towards {wanted:.2g}, "
+            advises += "which would land at the minimum along the step; if that does not help, "
+            advises += "see what diagnose says of the gradients."
+            edit, cause = LearningRate(wanted), "learning-rate-low"
         else:
-            message += f", though they reach the minimum of their direction (α {median:+.2f})"
-    return Finding("stalled", "critical", (), message, advice, evidence)
+            says += ", though they reach the minimum of their direction (α {alpha:+.2f})"
+    return Finding(
+        kind="stalled",
+        severity="critical",
+        rule="stalled",
+        cause=cause,
+        sites=(Site("optimizer"),),
+        says=says,
+        advises=advises,
+        facts=facts,
+        evidence=evidence,
+        edit=edit,
+    )
 
 
-def _oscillating(history: History) -> Finding | None:
+def _oscillating(history: Steps) -> Finding | None:
     loss = history.epoch_loss
     if len(loss) < EPOCHS:
         return None
@@ -132,25 +174,35 @@ def _oscillating(history: History) -> Finding | None:
         return None
     first = int(history.epoch_steps[: np.flatnonzero(rises)[0] + 1].sum())
     rate = float(history.learning_rate[-1])
-    message = f"the loss rises from one epoch to the next in {100 * share:.0f} % of them, first at"
-    message += f" step {first}"
-    advice = f"lower the learning rate, from {rate:.3g} to {rate / 3:.2g}, or let it fall (cosine)."
-    evidence = {"share": share, "step": first, "learning_rate": rate}
-    return Finding("oscillating", "warning", (), message, advice, evidence)
+    return Finding(
+        kind="oscillating",
+        severity="warning",
+        rule="oscillating",
+        cause="oscillating",
+        sites=(Site("step", f"step {first}", first),),
+        says="the loss rises from one epoch to the next in {percent:.0f} % of them, first at step "
+        "{step:d}",
+        advises="lower the learning rate, from {learning_rate:.3g} to {third:.2g}, or let it fall "
+        "(cosine).",
+        facts={"percent": 100 * share, "third": rate / 3},
+        evidence={"share": share, "step": first, "learning_rate": rate},
+        edit=LearningRate(rate / 3),
+    )
 
 
-def _fall(history: History) -> float:
-    """By what part of its first value the loss is lower in the last epoch's steps; nan if it is."""
+def _fall(history: Steps) -> float:
+    """Return the part of its first value that the loss has lost in the last epoch's steps."""
     loss = history.loss
     count = int(history.epoch_steps[-1]) if history.epochs else len(loss)
     with np.errstate(all="ignore"):
         return float(1 - np.mean(loss[-min(count, max(len(loss) // 2, 1)) :]) / loss[0])
 
 
-def _fall_by_looks(history: History, steps: npt.NDArray[np.intp]) -> float:
-    """By what part all steps would lower the loss if each did what those looked at do; nan if none.
+def _fall_by_looks(history: Steps, steps: npt.NDArray[np.intp]) -> float:
+    """Return the part that all steps would take off the loss if each did as those looked at.
 
-    That of a step's own batch, which falls by more than that of all rows.
+    It is nan if none was looked at. The loss is that of a step's own batch, which falls by more
+    than that of all rows.
     """
     before, after = history.loss[steps], history.loss_after[steps]
     with np.errstate(all="ignore"):

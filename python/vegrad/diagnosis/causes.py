@@ -1,0 +1,247 @@
+"""Which finding explains which: of all that is wrong, what is said, and in which order.
+
+One thing that is wrong shows in many places. These functions drop what is only the effect of
+something else that was found, and put causes before effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from math import inf, isfinite
+
+import numpy as np
+
+from vegrad.diagnosis.rules import gradients, modules
+from vegrad.diagnosis.rules.recurrent import BEYOND
+from vegrad.diagnosis.rules.residual import faint
+from vegrad.diagnosis.rules.table import CHAIN, STREAMS
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Chain, Reading
+from vegrad.flow.site import Site
+
+Findings = list[Finding]
+OF_STREAMS = {rule.name for rule in STREAMS}
+OF_CELLS = "through-time"
+
+
+def is_departure(finding: Finding) -> bool:
+    """Return True of a finding that one gain departs from the others."""
+    return "usual_gain" in finding.evidence
+
+
+# A chain ----------------------------------------------------------------------------------------
+
+
+def in_order(findings: Sequence[Finding], reading: Reading) -> Findings:
+    """Put causes before effects: the order of the table, with two exceptions."""
+    chain = reading.chain
+    assert chain is not None
+    order = list(dict.fromkeys(rule.kind for rule in CHAIN))
+    blames = {f.blame for f in findings if f.kind == "vanishing"}
+    saturated = {layer for f in findings if f.kind == "saturated" for layer in f.layers}
+    if blames == {"weights"} and not saturated & chain.gains.broken.keys():
+        order.append(order.pop(order.index("saturated")))  # it stops no gradient
+    if np.isfinite(chain.flow.delta_log2).all() and isfinite(reading.loss or 0.0):
+        order.append(order.pop(order.index("nonfinite")))  # overflow is the explosion's effect
+    return sorted(findings, key=lambda f: (order.index(f.kind), f.severity))
+
+
+def begun(findings: Sequence[Finding], chain: Chain) -> Findings:
+    """Drop that weights which begin at 0 let no gradient through: the first step changes it."""
+    begins = {(place,) for place in chain.begun}
+    return [f for f in findings if f.layers[:1] not in begins or f.evidence.get("gain") != 0]
+
+
+def detached(findings: Sequence[Finding], chain: Chain) -> Findings:
+    """Say of a layer that no gradient comes back to that it is so, not that it shrinks one."""
+    if not chain.cut or chain.cut == len(chain.layers):
+        return list(findings)
+    below, above = chain.cut - 1, chain.cut
+    return [
+        replace(
+            f,
+            cause="detached",
+            says="no gradient comes back to {below}: there is no way from the loss to it",
+            advises="look between {below} and {above} for a detach(), .data, item() or no_grad(), "
+            "or a function without a derivative (argmax, round, a comparison).",
+            facts={**f.facts, "below": Site("layer", chain.names[below], below),
+                   "above": Site("layer", chain.names[above], above)},
+            edit=None,
+        )
+        if f.layers == (below,) and f.evidence.get("gain") == 0
+        else f
+        for f in findings
+    ]  # fmt: skip
+
+
+# Streams and their branches ---------------------------------------------------------------------
+
+
+def with_streams(
+    findings: Sequence[Finding],
+    streams: Sequence[Finding],
+    reading: Reading,
+    names: Sequence[str],
+    ends: Callable[[Finding], Collection[str]],
+) -> Findings:
+    """Add what is wrong with branches, and drop what only that makes of single layers.
+
+    `names` are the modules in their order, and `ends` gives the two modules between which
+    gradients were compared.
+    """
+    inside = {_module(name) for name in faint(reading.branches)}
+    own = {_module(site.name) for one in streams for site in _branch(one)}
+    places = {module: place for place, module in enumerate(names)}
+    drowned = [_place(one, places) for one in streams if one.kind == "exploding"]
+    lowest = min(drowned, default=inf)  # above it the stream is large, and its gradient small
+
+    def explained(finding: Finding) -> bool:
+        if not is_departure(finding):
+            return finding.rule == modules.DRIFT.name and bool(drowned)
+        two = ends(finding)
+        above = max((places.get(end, -1) for end in two), default=-1)
+        if not own.isdisjoint(two) or len(inside.intersection(two)) == 1:
+            return True
+        return finding.kind == "vanishing" and above >= lowest
+
+    kept = [finding for finding in findings if not explained(finding)]
+    first = [finding for finding in kept if finding.kind == "nonfinite"]
+    placed = [_at(one, places) for one in streams]
+    return [*first, *placed, *(finding for finding in kept if finding not in first)]
+
+
+def unique(findings: Sequence[Finding]) -> Findings:
+    """Keep the first finding on each parameter."""
+    by_parameter: dict[str, Finding] = {}
+    for finding in findings:
+        by_parameter.setdefault(finding.sites[0].name, finding)
+    return list(by_parameter.values())
+
+
+def _branch(finding: Finding) -> list[Site]:
+    return [site for site in finding.sites[1:] if site.kind == "parameter"]
+
+
+def _at(finding: Finding, places: Mapping[str, int]) -> Finding:
+    """Add the module of the parameter, if it is one of those in order."""
+    module = _module(finding.sites[0].name)
+    if module not in places:
+        return finding
+    sites = [site for site in finding.sites if site.kind == "parameter"]
+    return replace(finding, sites=(*sites, Site("module", module, places[module])))
+
+
+def _place(finding: Finding, places: Mapping[str, int]) -> float:
+    """Return where its parameter's module stands.
+
+    Else that of the last one below it in the branch, or of the first in it.
+    """
+    branch, parameter = [site.name for site in _branch(finding)], finding.sites[0].name
+    known = {name: places[_module(name)] for name in branch if _module(name) in places}
+    if parameter in known:
+        return known[parameter]
+    below = branch[: branch.index(parameter)]
+    below_it = [known[name] for name in below if name in known]
+    return max(below_it) if below_it else min(known.values(), default=inf)
+
+
+def _module(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
+
+
+# Modules and recorded gradients -----------------------------------------------------------------
+
+
+def gap(finding: Finding) -> tuple[str, ...]:
+    """Return the modules between which recorded gradients were compared, the lower one first."""
+    if finding.rule != gradients.GAP.name:
+        return ()
+    above, below = finding.sites
+    return _module(below.name), _module(above.name)
+
+
+def unlike_fresh(findings: Sequence[Finding], reading: Reading) -> Findings:
+    """Drop a drift that weights drawn anew in the recurrent modules make as bad."""
+    cells = {cell.module for cell in reading.cells}
+
+    def usual(finding: Finding) -> bool:
+        if finding.rule != modules.DRIFT.name or reading.fresh_drift is None:
+            return False
+        if reading.modules[int(finding.evidence["worst"])].name not in cells:
+            return False
+        own, fresh = finding.evidence["decades"], reading.fresh_drift()
+        return abs(own) < abs(fresh) + BEYOND and fresh * own > 0
+
+    return [finding for finding in findings if not usual(finding)]
+
+
+def alone(findings: Sequence[Finding]) -> Findings:
+    """Drop what says of a weight's neighbour that it is off, where the weight itself is.
+
+    Then the gradients change one way in the gap above it and the other way in the gap below.
+    """
+    gaps = {f.layers[0]: f.kind for f in findings if is_departure(f)}
+    doubled = {n for n, kind in gaps.items() if gaps.get(n - 1, kind) != kind}
+    return [f for f in findings if not is_departure(f) or f.layers[0] not in doubled]
+
+
+def with_cells(findings: Sequence[Finding], own: Sequence[Finding], reading: Reading) -> Findings:
+    """Add what is wrong through time, and drop what only that makes of neighbours."""
+    sick = {one.sites[0].name for one in own}
+    once = set(unused_steps(reading))
+    zero = {
+        name
+        for name, one in reading.parameters.items()
+        if one.is_matrix and one.gradient_log2 == -inf
+    }
+    beside = [{gate.parameter for gate in cell.gates if gate.part in ("ih", "hh")}
+              for cell in reading.cells]  # fmt: skip
+
+    def explained(finding: Finding) -> bool:
+        if finding.rule == gradients.ZERO.name:
+            return bool(own) or zero == once
+        if finding.rule in {rule.name for rule in gradients.DRIFTS}:
+            return any(one.kind == finding.kind for one in own)
+        if finding.rule == modules.DRIFT.name:  # or the first, a cell's δ being that of all steps
+            ends = int(finding.evidence["worst"]), finding.layers[0]
+            return any(reading.modules[end].name in sick for end in ends)
+        if finding.rule != gradients.GAP.name:
+            return False
+        names = {site.name for site in finding.sites}
+        return names in beside or any(_module(name) in sick for name in names)
+
+    kept = [finding for finding in findings if not explained(finding)]
+    # What explodes through time may be why a gradient is not finite.
+    first = [one for one in own if one.kind == "exploding"]
+    first += [finding for finding in kept if finding.kind == "nonfinite"]
+    return [*first, *(one for one in [*own, *kept] if one not in first)]
+
+
+def unused_steps(reading: Reading) -> list[str]:
+    """Return recurrent weights without a gradient: only a first step's output is used."""
+    names = [next(gate.parameter for gate in cell.gates if gate.part == "hh")
+             for cell in reading.cells]  # fmt: skip
+    parameters = reading.parameters
+    return [n for n in names if n in parameters and parameters[n].gradient_log2 == -inf]
+
+
+def without_beginnings(findings: Sequence[Finding], reading: Reading) -> Findings:
+    """Drop that nothing passes, where weights begin at 0: the first step changes it."""
+    if not beginnings(reading):
+        return list(findings)
+    return [
+        f
+        for f in findings
+        if f.kind != "dead" and f.rule != gradients.ZERO.name and f.evidence.get("decades") != -inf
+    ]
+
+
+def beginnings(reading: Reading) -> list[str]:
+    """Return matrices that are exactly 0 and get a gradient, as many branches and heads begin."""
+    maps = reading.maps | {name for branch in reading.branches for name in branch.trail}
+    return [
+        name
+        for name, one in reading.parameters.items()
+        if one.is_matrix and one.gradient_log2 > -inf and name in maps and one.rms_log2 == -inf
+    ]

@@ -1,0 +1,171 @@
+"""From a reading to findings: the rules in order, then which finding explains which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import inf, isfinite, log10
+
+import numpy as np
+
+from vegrad.diagnosis import causes
+from vegrad.diagnosis.rules import normalization, table
+from vegrad.diagnosis.rules.gradients import along
+from vegrad.diagnosis.rules.modules import DRIFT
+from vegrad.diagnosis.rules.rule import Rule
+from vegrad.diagnosis.rules.steps import Steps, of_history
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Chain, Reading
+from vegrad.flow.trend import Trend
+from vegrad.flow.wording import DECADE, power, times
+
+
+def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]:
+    """Return what is wrong, causes first, in the words of the reading's front end.
+
+    Args:
+        reading: of a network, or of what was recorded.
+        history: of its training, whose findings are taken in.
+    """
+    if reading.problem is not None:
+        findings = [reading.problem]
+    elif reading.chain is not None:
+        findings = _of_chain(reading, reading.chain)
+    elif reading.modules:
+        findings = _of_modules(reading)
+    else:
+        findings = _with_ratios(_asked(table.GRADIENTS, reading), reading)
+    findings = _with_history(findings, history)
+    return tuple(replace(one, vocabulary=reading.vocabulary) for one in findings)
+
+
+def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:
+    """Ask rules one after another; each sees what earlier ones found."""
+    findings: list[Finding] = []
+    for rule in rules:
+        findings.extend(rule.find(reading, rule, findings))
+    return findings
+
+
+def _of_chain(reading: Reading, chain: Chain) -> list[Finding]:
+    flow = chain.flow
+    lost = np.isnan(flow.activation_rms).any() or np.isnan(flow.delta_log2).any()
+    # Where there is a NaN, the first rule has said where; the others cannot compare with it.
+    findings = _asked(table.CHAIN[:1] if lost else table.CHAIN, reading)
+    findings = causes.detached(causes.begun(causes.in_order(findings, reading), chain), chain)
+    findings, renamed = normalization.named(findings, reading)
+    findings = normalization.undone(findings, chain) if not chain.exact else findings
+    streams = causes.unique([*_of_streams(reading), *renamed])
+
+    def ends(finding: Finding) -> Sequence[str]:
+        return chain.names[finding.layers[0] : finding.layers[0] + 2]
+
+    return causes.with_streams(findings, streams, reading, chain.names, ends)
+
+
+def _of_streams(reading: Reading) -> list[Finding]:
+    return causes.unique(_asked(table.STREAMS, reading)) if reading.branches else []
+
+
+def _of_modules(reading: Reading) -> list[Finding]:
+    findings = _asked(table.MODULES, reading)
+    cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
+    findings.sort(key=lambda f: (f.kind != "nonfinite", cut and f.kind != "dead"))
+    if reading.gradients is None:  # a monitor's report
+        return findings
+    findings = causes.unlike_fresh(findings, reading)
+    kinds = {finding.kind for finding in findings}
+    recorded = _with_ratios(_asked(table.GRADIENTS, reading), reading)
+    findings += [f for f in causes.alone(recorded) if f.kind not in kinds]
+    names = [module.name for module in reading.modules]
+    findings = causes.with_streams(findings, _of_streams(reading), reading, names, causes.gap)
+    findings = causes.with_cells(findings, _asked(table.CELLS, reading), reading)
+    return causes.without_beginnings(findings, reading)
+
+
+def _with_ratios(findings: Sequence[Finding], reading: Reading) -> list[Finding]:
+    """Add log10 ‖gradient‖/‖parameter‖ of the chain's ends to the evidence, if known."""
+    recorded = reading.gradients
+    if recorded is None or not recorded.ratios:
+        return list(findings)
+    ends = {"first_ratio_log10": recorded.ratios[recorded.chain[0]],
+            "last_ratio_log10": recorded.ratios[recorded.chain[-1]]}  # fmt: skip
+    more = {name: value for name, value in ends.items() if isfinite(value)}
+    return [replace(one, evidence={**one.evidence, **more}) for one in findings]
+
+
+def _with_history(findings: list[Finding], history: Steps | None) -> list[Finding]:
+    """Take in a history: steps that are too long break a network, and broken gradients stall it."""
+    if history is None:
+        return findings
+    of_steps = list(of_history(history))
+    first = [finding for finding in of_steps if finding.kind == "overshooting"]
+    return first + findings + [finding for finding in of_steps if finding not in first]
+
+
+# What was looked at -----------------------------------------------------------------------------
+
+
+def trend_of(reading: Reading) -> Trend | None:
+    """Return the trend of the chain's gains, or of the recorded weights' gradients."""
+    if reading.chain is not None:
+        return reading.chain.gains.trend
+    recorded = reading.gradients
+    if recorded is None or reading.modules:
+        return None
+    if not all(size < inf for size in recorded.norms_log2.values()):
+        return None
+    weights = along(recorded, recorded.chain, "weights")
+    return None if weights is None else weights.gains.trend
+
+
+def looked_at(reading: Reading, trend: Trend | None) -> str:
+    """Say what was looked at and how it is, for a network without findings."""
+    if reading.chain is not None:
+        return _chain_looked_at(reading, reading.chain, trend)
+    if reading.modules:
+        return _modules_looked_at(reading)
+    recorded = reading.gradients
+    if recorded is None or trend is None:
+        return "there is no chain of gradients to compare"
+    sizes = recorded.sizes(recorded.chain)
+    reach = power(float(sizes[0] - sizes[-1]) / DECADE)
+    return (
+        f"the weights' gradients change {times(trend.gain)} a layer, from last to first to {reach} "
+        "of their size"
+    )
+
+
+def _chain_looked_at(reading: Reading, chain: Chain, trend: Trend | None) -> str:
+    if chain.begun:
+        weights = [chain.layers[place].weight for place in chain.begun]
+        return begun_words(weights)
+    if trend is None:
+        single = len(chain.layers) == 1
+        return "one layer has no chain of gradients" if single else "the gradient is exactly 0"
+    interval = f" (95 % interval {times(trend.low)} to {times(trend.high)})"
+    size = chain.flow.chain_log10
+    return (
+        f"the gradient passes each layer at {times(trend.gain)}{interval * (trend.count > 1)} and "
+        f"reaches the first layer at {power(size)} {'times' if size >= 0 else 'of'} the last"
+    )
+
+
+def _modules_looked_at(reading: Reading) -> str:
+    known = [one.delta for one in reading.modules if one.weighted and 0 < one.delta < inf]
+    norm = 0.0 if reading.watched is None else reading.watched.norm
+    if len(known) < 2:
+        return f"every number is finite, the gradient's norm is {norm:.3g}"
+    return (
+        f"the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} of the "
+        f"last, its norm over all parameters is {norm:.3g}"
+    )
+
+
+def begun_words(names: Sequence[str]) -> str:
+    """Say that weights begin at 0."""
+    several = " and others are" if len(names) > 1 else " is"
+    return (
+        f"{names[0]}{several} 0, so that what lies below gets no gradient from there; diagnose "
+        "again after a step"
+    )

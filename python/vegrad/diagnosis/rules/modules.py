@@ -1,0 +1,213 @@
+"""Rules on modules that were watched: the sizes of their outputs and of the gradients there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import inf, isfinite, log2, log10
+
+import numpy as np
+
+from vegrad.diagnosis.rules.chain import BY_SIGN
+from vegrad.diagnosis.rules.residual import apart
+from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.edits import Redraw, Scale
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Parameter, Reading
+from vegrad.flow.site import Site
+from vegrad.flow.trend import SHIFT
+from vegrad.flow.wording import exp2
+
+TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
+CLEAR = 6.0  # log2 of a factor for a single module, from which it is tried by itself
+NEEDED = {
+    "forward": "look at the input of this module and at the operations before it: a division, a "
+    "logarithm or an exponential of what the data of this sample make.",
+    "backward": "the derivative of this operation has no finite value there: a square root, a norm "
+    "or a logarithm at 0, or a where() with an unused infinite branch.",
+    "gradient": "the sum over the batch overflows: scale the loss down, or use a wider dtype.",
+}
+
+
+def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    first = None if reading.watched is None else reading.watched.nonfinite
+    if first is None:
+        return
+    names = [module.name for module in reading.modules]
+    place = names.index(first.module) if first.module in names else None
+    sites = [Site("module", first.module, place)]
+    if first.parameter:
+        sites.insert(0, Site("parameter", first.parameter))
+    advises = NEEDED[first.phase]
+    if first.parameter:
+        advises = "draw or load {site} again; if training made it so, lower the learning rate by a "
+        advises += "factor of 10 and clip the gradients' joint norm at 1."
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="nonfinite-weights" if first.parameter else "overflow",
+        sites=tuple(sites),
+        says="{first}",
+        advises=advises,
+        facts={"first": first.message},
+        evidence={"step": float(first.step)},
+        edit=Redraw((first.parameter,)) if first.parameter else None,
+    )
+
+
+def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Compare δ at the first module with weights and at the last."""
+    modules = reading.modules
+    chain = [(n, one.delta) for n, one in enumerate(modules) if one.weighted and one.delta < inf]
+    if len(chain) < 2 or chain[-1][1] == 0:
+        return
+    (first, start), (last, end) = chain[0], chain[-1]
+    decades = log10(start / end) if start else -inf
+    kind = "vanishing" if decades < 0 else "exploding"
+    limits = BY_SIGN[-1 if decades < 0 else 1]
+    if abs(decades) < abs(limits.warning):
+        return
+    worst = _steepest(chain, kind)
+    if kind == "vanishing" and modules[worst].begun:
+        return  # what lies below gets its gradient through weights that were 0
+    cut = not start and dict(chain)[worst] > TINY
+    reach = "10^{decades:.1f}" if isfinite(decades) else "0"
+    reach += "" if isfinite(decades) or cut else " (it is too small for its dtype)"
+    finding = Finding(
+        kind=kind,
+        severity=limits.severity(decades),
+        rule=rule.name,
+        cause="detached" if cut else "weight-scale-all",
+        sites=(Site("module", modules[first].name, first), Site("module", modules[worst].name)),
+        says=f"the gradient that reaches module {{site}} is {reach} of the one at module {{last}}, "
+        "the last of {count} with weights; it changes most in passing module {worst_module}",
+        advises=_advice(kind, cut=cut),
+        facts={
+            "last": modules[last].name,
+            "count": len(chain),
+            "worst_module": modules[worst].name,
+        },
+        evidence={"decades": decades, "worst": float(worst)},
+    )
+    yield _with_factor(finding, reading)
+
+
+def _steepest(chain: Sequence[tuple[int, float]], kind: str) -> int:
+    """Return the module in passing which δ changes most."""
+    steps = [
+        (place, log10(b / a) if a and b else inf if b else 0.0)
+        for (_, a), (place, b) in pairwise(chain)
+    ]
+    return max(steps, key=lambda step: step[1] if kind == "vanishing" else -step[1])[0]
+
+
+def _advice(kind: str, *, cut: bool) -> str:
+    if cut:
+        return (
+            "look at {worst_module} and what stands before it: weights that are 0 (the first step "
+            "changes them), activations that are flat for every input, a detach()."
+        )
+    if kind == "vanishing":
+        return (
+            "use an initialization that keeps variances for your activation (he_normal for ReLU, "
+            "lecun_normal for tanh), normalization or skip connections; sigmoid shrinks by 4 or "
+            "more."
+        )
+    return (
+        "clip the gradients' joint norm, and scale the weights down: each module should pass about "
+        "1×; skip connections add up, by 1/√depth each they do not."
+    )
+
+
+def _with_factor(finding: Finding, reading: Reading) -> Finding:
+    """Add the factor that the worst module's weights, or each one's, should be scaled by.
+
+    A diagnosis of a model has its parameters; a monitor's report stays without.
+    """
+    known = [one for one in reading.modules if one.weighted and 0 < one.delta < inf]
+    steps = np.diff(np.log2([one.delta for one in known]))
+    worst = reading.modules[int(finding.evidence["worst"])].name
+    place = next((n for n, one in enumerate(known) if one.name == worst), 0)
+    if not reading.parameters or not steps.size or not place:
+        return finding
+    usual = float(np.median(np.delete(steps, place - 1))) if steps.size > 2 else 0.0
+    beyond = float(steps[place - 1]) - usual
+    facts, evidence = dict(finding.facts), dict(finding.evidence)
+    edit, advises = None, ""
+    if abs(beyond) >= SHIFT:
+        name, factor = _scaled(worst, exp2(beyond), reading.parameters)
+        edit = Scale((name,), factor)
+        facts |= {"here": exp2(-float(steps[place - 1])), "elsewhere": exp2(-usual)}
+        advises = "{edit}: in passing {worst_module} δ changes {here:.2g}×, and {elsewhere:.2g}× "
+        advises += "elsewhere."
+    else:
+        factor = exp2(float(steps.mean()))
+        facts["known"] = len(known)
+        advises = "each of the {known} modules with weights should pass on {factor:.3g} times as "
+        advises += f"much: multiply their weights by that, or: {finding.advises}"
+    if finding.kind == "exploding" and reading.gradients is not None:
+        norms = [size for size in reading.gradients.norms_log2.values() if size > -inf]
+        evidence["clip"] = exp2(float(np.median(norms)) + 0.5 * log2(len(norms)))
+        advises += " Until then clip the gradients' joint norm at {clip:.2g}."
+    evidence["factor"] = factor
+    return replace(finding, advises=advises, evidence=evidence, facts=facts, edit=edit)
+
+
+def _scaled(module: str, factor: float, parameters: Mapping[str, Parameter]) -> tuple[str, float]:
+    """Return the module's weight; if it has none of that name, what is furthest from its kin."""
+    name = f"{module}.weight"
+    if name in parameters:
+        return name, factor
+    away = {n: apart(n, parameters) for n in parameters if n.rpartition(".")[0] == module}
+    worst = max(away, key=lambda n: abs(away[n]))
+    return worst, 10.0 ** -away[worst]
+
+
+def _dead(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    dead = [n for n, one in enumerate(reading.modules) if one.activation_rms == 0 and not one.begun]
+    if not dead:
+        return
+    names = [reading.modules[place].name for place in dead]
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="dead-units",
+        sites=tuple(Site("module", name, place) for name, place in zip(names, dead, strict=True)),
+        says="every output of module {names} is 0",
+        advises="draw the weights before it again, lower the learning rate, or use a leaky "
+        "activation.",
+        facts={"names": ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")},
+        evidence={"count": float(len(dead))},
+    )
+
+
+NONFINITE = Rule(
+    name="modules-nonfinite",
+    kind="nonfinite",
+    warning=1,
+    critical=1,
+    measured="the first NaN or infinity that a monitor saw",
+    reason="One is enough: the next step spreads it to every parameter.",
+    source="all tools; naming the first place: pytorch#86362, #160016",
+    find=_nonfinite,
+)
+DEAD = Rule(
+    name="modules-dead",
+    kind="dead",
+    warning=1,
+    critical=1,
+    measured="modules whose output is 0 for every input",
+    reason="Nothing passes through them, forward or back.",
+    source="all tools",
+    find=_dead,
+)
+DRIFT = replace(
+    BY_SIGN[-1],
+    name="modules-drift",
+    measured="log10 of δ at the first module with weights over that at the last",
+    find=_drift,
+)
+RULES = (NONFINITE, DRIFT, DEAD)

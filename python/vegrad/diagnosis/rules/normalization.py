@@ -1,0 +1,156 @@
+"""Where the weights of a layer are not to blame: a parameter of what stands beside it is.
+
+A gain that departs from the others is laid to the weights of a layer or to what its activation's
+factor contains. If a normalization's weights (or any other parameter that is no layer's) are as
+far from their kin as the gain is from the others, they are named themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import log10
+
+from vegrad.diagnosis.rules.residual import apart
+from vegrad.flow.edits import Scale
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Chain, Reading
+from vegrad.flow.site import Site
+from vegrad.flow.wording import exp10
+
+EXPLAINS = 0.5  # of the decades by which a gain is off, at least, what is to blame is off
+
+# Where to look: parameters, and the sign with which their size changes a gain.
+Where = Callable[[int, Chain, Reading], tuple[list[str], float]]
+
+
+def named(findings: Sequence[Finding], reading: Reading) -> tuple[list[Finding], list[Finding]]:
+    """Part findings about layers into those that stay and those that name another parameter."""
+    chain = reading.chain
+    if chain is None:
+        return list(findings), []
+    renamed: dict[str, Finding] = {}
+    left = list(findings)
+    for where in (_between, _below, _inside):  # what stands between two layers explains the most
+        kept = []
+        for finding in left:
+            one = _renamed(finding, chain, reading, where)
+            if one is None:
+                kept.append(finding)
+            else:
+                renamed.setdefault(one.sites[0].name, one)
+        left = kept
+    if chain.drawn:
+        left = [_beside_the_weights(finding, chain, reading) for finding in left]
+    return left, list(renamed.values())
+
+
+def _between(place: int, chain: Chain, reading: Reading) -> tuple[list[str], float]:
+    """Look at what gradients pass on their way: its size makes them larger."""
+    return _others(chain.names[place], chain.names[place + 1], chain, reading), 1.0
+
+
+def _below(place: int, chain: Chain, reading: Reading) -> tuple[list[str], float]:
+    """Look at what makes activations, which a normalization above divides by their size."""
+    names = chain.names
+    return _others(names[place - 1], names[place], chain, reading) if place else [], -1.0
+
+
+def _inside(place: int, chain: Chain, reading: Reading) -> tuple[list[str], float]:
+    """Look at branches that begin between two layers: small ones let little reach the upper."""
+    here, above = (layer.weight for layer in chain.layers[place : place + 2])
+    begun = [one for one in reading.branches if above in one.trail and here not in one.trail]
+    matrices = {layer.weight for layer in chain.layers}
+    return [name for one in begun for name in one.trail if name not in matrices], -1.0
+
+
+def _renamed(finding: Finding, chain: Chain, reading: Reading, where: Where) -> Finding | None:
+    """Name the parameter that is as far from its kin as the gain is from others, if any is."""
+    e = finding.evidence
+    if finding.blame != "activation" or not e.get("gain") or not e.get("usual_gain"):
+        return None
+    off = log10(e["gain"] / e["usual_gain"])
+    place = finding.layers[0]
+    some, sign = where(place, chain, reading)
+    away = {name: apart(name, reading.parameters) for name in some}
+    worst = max(away, key=lambda name: sign * away[name] / off, default="") if off else ""
+    if not worst or sign * away[worst] / off < EXPLAINS:
+        return None
+    factor = 10.0 ** -away[worst]
+    whole = next((one.trail for one in reading.branches if worst in one.trail), ())
+    ends = (layer.weight for layer in chain.layers[place : place + 2])
+    around = (*whole, next(ends), worst, *ends)
+    return replace(
+        finding,
+        cause="normalization-weight" if _is_scale(worst, reading) else "weight-scale",
+        sites=(
+            Site("parameter", worst),
+            *(Site("parameter", name) for name in around),
+            Site("layer", chain.names[place], place),
+        ),
+        facts={**finding.facts, "site": finding.sites[0], "apart": exp10(away[worst])},
+        advises="{edit}: it is {apart:times} as large as others of its kind.",
+        evidence={**e, "factor": factor},
+        blame="weights",
+        edit=Scale((worst,), factor),
+    )
+
+
+def _is_scale(name: str, reading: Reading) -> bool:
+    return name.endswith("weight") and not reading.parameters[name].is_matrix
+
+
+def _beside_the_weights(finding: Finding, chain: Chain, reading: Reading) -> Finding:
+    """Say what to look at where a layer passes on what it passes on with new weights too."""
+    e = finding.evidence
+    if finding.blame != "activation" or not {"gain", "expected_gain"} <= e.keys() or not e["gain"]:
+        return finding
+    if not 0.5 < e["expected_gain"] / e["gain"] < 2.0:
+        return finding
+    place = finding.layers[0]
+    here, above = chain.names[place : place + 2]
+    others = _others(here, above, chain, reading)
+    first = f", first at {', '.join(others[:3])}" if others else ""
+    facts: Mapping[str, object] = {
+        "here": Site("layer", here, place),
+        "above": Site("layer", above, place + 1),
+        "first": first,
+    }
+    return replace(
+        finding,
+        advises="new weights would not change it: look at what stands between {here} and "
+        "{above}{first}.",
+        facts={**finding.facts, **facts},
+        edit=None,
+    )
+
+
+def _others(here: str, above: str, chain: Chain, reading: Reading) -> list[str]:
+    """Return what is no layer's of the parameters between two layers' weights, in order."""
+    known = list(reading.parameters)
+    ends = [f"{name}.weight" for name in (here, above)]
+    first, last = (known.index(name) if name in known else 0 for name in ends)
+    own = {f"{name}.{part}" for name in chain.names for part in ("weight", "bias")}
+    return [name for name in known[first:last] if name not in own]
+
+
+def undone(findings: Sequence[Finding], chain: Chain) -> list[Finding]:
+    """Drop what a normalization makes of weights that are off: it undoes their size.
+
+    Then the gradient shrinks by the weights as it grows by the normalization, or the other way.
+    """
+    own = {
+        f.layers: f.kind
+        for f in findings
+        if "usual_gain" in f.evidence
+        and f.blame == "weights"
+        and f.layers
+        and chain.layers[f.layers[0]].norm is not None
+    }
+    return [
+        f
+        for f in findings
+        if "usual_gain" not in f.evidence
+        or f.blame == "weights"
+        or own.get(f.layers, f.kind) == f.kind
+    ]

@@ -1,0 +1,143 @@
+"""What may be changed about a network, its data or its training: edits, as plain data.
+
+A finding carries the edit that its advice describes, a remedy proposes edits to try, and every
+front end knows how to apply them to its own kind of network. An edit names parameters as the front
+end that made the reading names them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change; the base of all of them."""
+
+
+# Values of parameters: the network keeps its shape, so these can be done in place ---------------
+
+
+@dataclass(frozen=True)
+class Scale(Edit):
+    """Multiply parameters by a factor; only the rows from `rows[0]` up to `rows[1]`, if given."""
+
+    parameters: tuple[str, ...]
+    factor: float
+    rows: tuple[int, int] | None = None
+    gate: str = ""
+    """The gate that these rows belong to, for the words."""
+
+
+@dataclass(frozen=True)
+class Zero(Edit):
+    """Set parameters to 0; only the rows from `rows[0]` up to `rows[1]`, if given."""
+
+    parameters: tuple[str, ...]
+    rows: tuple[int, int] | None = None
+    gate: str = ""
+
+
+@dataclass(frozen=True)
+class Shift(Edit):
+    """Add an amount to parameters."""
+
+    parameters: tuple[str, ...]
+    amount: float
+
+
+@dataclass(frozen=True)
+class Redraw(Edit):
+    """Draw parameters again, from the initialization that they had."""
+
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Initialize(Edit):
+    """Draw all weights again, from another initialization.
+
+    `scheme` is a name of `vegrad.MLP`'s `init`; "critical" keeps gradients at their size.
+    """
+
+    scheme: str
+
+
+@dataclass(frozen=True)
+class Lsuv(Edit):
+    """Scale each layer's weights on the data, to pre-activations of standard deviation 1.
+
+    With `orthogonal`, draw them again first (layer-sequential unit variance: Mishkin & Matas 2016,
+    arXiv:1511.06422).
+    """
+
+    orthogonal: bool = False
+
+
+# Architecture: a network of another shape -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AddSkips(Edit):
+    """Add skip connections; each of n branches is scaled by 1/√n (Zhang et al. 2019)."""
+
+
+@dataclass(frozen=True)
+class Normalize(Edit):
+    """Normalize the pre-activations of hidden layers, row by row (layer norm)."""
+
+
+@dataclass(frozen=True)
+class SetActivation(Edit):
+    """Replace the hidden layers' activation; `name` is one of `vegrad.activations`."""
+
+    name: str
+
+
+# Around the network -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScaleData(Edit):
+    """Subtract from each column of x its mean and divide by its standard deviation."""
+
+
+@dataclass(frozen=True)
+class LearningRate(Edit):
+    """Set the learning rate."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class Clip(Edit):
+    """Clip the gradients' global norm at a limit."""
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class Together(Edit):
+    """Several edits that belong together, in their order."""
+
+    edits: tuple[Edit, ...]
+
+
+def parts(edit: Edit) -> tuple[Edit, ...]:
+    """Return the single edits that an edit consists of."""
+    if isinstance(edit, Together):
+        return tuple(part for one in edit.edits for part in parts(one))
+    return (edit,)
+
+
+def together(*edits: Edit) -> Edit:
+    """Join edits; a single one stays as it is."""
+    return edits[0] if len(edits) == 1 else Together(edits)
+
+
+IN_PLACE = (Scale, Zero, Shift, Redraw, Initialize)
+
+
+def is_in_place(edit: Edit) -> bool:
+    """Return True if an edit changes values of parameters only, and needs nothing but these."""
+    return all(isinstance(part, IN_PLACE) for part in parts(edit))

@@ -1,0 +1,285 @@
+"""A reading: all that one forward and backward pass of a network tells, as plain data.
+
+Every front end turns a pass of its kind of network into a `Reading`; the rules know nothing else.
+It holds names and float64 numbers, no tensors of any framework. Sizes are carried as logarithms,
+so that they are right where the dtype of the network underflows or overflows.
+
+A reading is a graph: `operations` in the order in which they ran, each with the places of those
+that its input comes from. Where layers follow each other on one way through that graph, `chain`
+has that way with its gradient flow. Of what is no chain, `modules` and `gradients` tell. A front
+end fills in what it can see, and leaves the rest empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import log2, nan, prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.measurement import Measurement
+from vegrad.flow.edits import Edit
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.flow.trend import Gains
+from vegrad.flow.wording import Vocabulary
+from vegrad.theory.expected import ExpectedFlow
+
+INPUT = -1  # the place of what no operation has made
+MAPS = {"linear", "conv1d", "conv2d", "conv3d",
+        "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a pass, as it was called."""
+
+    kind: str
+    """linear, conv2d, layer_norm, activation's name, add, matmul, embedding, loss, …"""
+    name: str = ""
+    """The path of the module or layer that it belongs to, if that is known."""
+    below: tuple[int, ...] = ()
+    """Places of the operations that its inputs come from; INPUT too."""
+    parameters: tuple[str, ...] = ()
+    rms_log2: float = nan
+    """log2 of the root mean square of its output."""
+    delta_log2: float = nan
+    """log2 of the norm of the loss's gradient with respect to its output."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter's size and that of its gradient."""
+
+    name: str
+    shape: tuple[int, ...]
+    rms_log2: float = nan
+    """log2 of the root mean square of its elements; -inf if all are 0."""
+    kurtosis: float = nan
+    """Mean fourth power over the squared mean square: 1.8 if uniform, 3 if normal."""
+    gradient_log2: float = nan
+    """log2 of the norm of its gradient; -inf if that is 0, nan if there is none."""
+    nonfinite: NonFiniteValue | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """True of what an input is multiplied with, or looked up in."""
+        return len(self.shape) > 1
+
+    @property
+    def through_log2(self) -> float:
+        """log2 of the size of what a matrix makes of an input of size 1."""
+        return self.rms_log2 + log2(max(prod(self.shape[1:]), 1)) / 2
+
+
+@dataclass(frozen=True)
+class NonFiniteValue:
+    """The first element of an array that is NaN or infinite, and how many there are."""
+
+    index: tuple[int, ...]
+    value: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a chain: a map with weights, and what stands between it and the next one."""
+
+    name: str
+    """The path of its parameters, without ".weight"."""
+    weight: str
+    bias: str | None
+    norm: str | None = None
+    """The normalization of its output, if there is one."""
+    between: tuple[str, ...] = ()
+    """Parameters that stand between its own and those of the layer above, and are no layer's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """The one way through a network whose layers follow each other, nearest the input first."""
+
+    layers: tuple[Layer, ...]
+    flow: Flow
+    activation: str
+    """The activation of most hidden layers."""
+    output: str = "identity"
+    norm: str | None = None
+    """The normalization of the hidden layers' pre-activations, if most have the same."""
+    residual: bool = False
+    """True if there are skip connections."""
+    batches: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+    """Gains (R, L - 1) of resampled batches of the same size; R may be 0."""
+    expected: ExpectedFlow | None = None
+    drawn: bool = False
+    """True if `expected` is from weights drawn anew, where theory has no formulas."""
+    underflowed: tuple[int, ...] = ()
+    """Layers whose weight gradient is 0 in the network's dtype, though not in truth."""
+    overflowed: tuple[int, ...] = ()
+    """Layers whose weight gradient is inf in the network's dtype, though not in truth."""
+    begun: tuple[int, ...] = ()
+    """Layers whose weights are exactly 0 and are changed by the first step."""
+    cut: int = 0
+    """How many layers, from the first on, no gradient comes back to."""
+    exact: bool = True
+    """False if there may be operations between the layers that the chain does not name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the layers."""
+        return tuple(layer.name for layer in self.layers)
+
+    @cached_property
+    def gains(self) -> Gains:
+        """The gains between the layers, with their trend and those that depart from it."""
+        return Gains.of_flow(self.flow, self.batches, normalized=self.norm is not None)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One sum x + f(x); sizes are root mean squares of a row of features, the median of all rows.
+
+    A mean of all rows would be that of the few that a trained transformer makes thousands of times
+    larger than the others, where it has no use for them (Sun et al. 2024, arXiv:2402.17762).
+    """
+
+    trail: tuple[str, ...]
+    """Names of the parameters of f, in their order."""
+    size: float
+    """log2 of f(x)."""
+    stream: float
+    """log2 of x."""
+    varies: float
+    """log2 of f(x) less its mean: of what it makes of x, biases left out."""
+    below: tuple[str, ...] = ()
+    """Names of the parameters that made x, since the last sum."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The part of a recurrent parameter that belongs to one gate."""
+
+    parameter: str
+    part: str
+    """ih, hh, b_ih, b_hh or hr."""
+    gate: str
+    """"" of a cell without gates."""
+    rows: tuple[int, int]
+    rms: float
+
+
+class Cell(Protocol):
+    """One layer and direction of a recurrent module, with a what-if for its parameters."""
+
+    module: str
+    mode: str
+    label: str
+    """How it is called in words: the module, its layer and direction."""
+    bound: float
+    """Of weights and biases drawn anew, which are uniform within ± it."""
+    input_rms: float
+    gates: tuple[Gate, ...]
+    sizes: FloatArray
+    """log2 of the gradient's size, (steps back, sets): its own weights, then those drawn anew."""
+    flat: FloatArray
+    """Share of its gates' elements, over all steps, that are saturated; of the same sets."""
+
+    def if_changed(self, trials: Sequence[Sequence[Edit]]) -> tuple[FloatArray, FloatArray]:
+        """Return sizes (steps back, trials) and shares that are flat, had these been done."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module that was watched: the sizes of its output, of δ there, and of its gradients."""
+
+    name: str
+    activation_rms: float
+    delta: float
+    """Norm of the loss's gradient with respect to its output; nan if it was not looked at."""
+    gradient: float
+    """Joint norm of its own parameters' gradients; nan if there are none."""
+    weighted: bool
+    """True if it has parameters of its own."""
+    begun: bool = False
+    """True if its output was 0 at first, and the first step changes that."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a monitor saw beside the sizes of modules."""
+
+    step: int = 0
+    norm: float = nan
+    """Of all parameters' gradients together."""
+    nonfinite: FirstNonFinite | None = None
+
+
+class FirstNonFinite(Protocol):
+    """Where the first NaN or infinity of a training came from."""
+
+    step: int
+    phase: str
+    """forward, backward or gradient."""
+    module: str
+    parameter: str
+
+    @property
+    def message(self) -> str:
+        """The place in words."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients that were recorded, and those of them that make a chain, from the input on."""
+
+    norms_log2: Mapping[str, float]
+    chain: tuple[str, ...]
+    biases: tuple[str, ...] = ()
+    """The chain of the biases, looked at where that of the weights shows nothing."""
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """log10 of ‖gradient‖/‖parameter‖ by name, if parameters were given."""
+    measurement: Measurement | None = None
+    """All that one read of them tells; None of a history, which has only their norms."""
+
+    def sizes(self, names: Sequence[str]) -> FloatArray:
+        """Return log2 of the norms of these gradients."""
+        return np.array([self.norms_log2[name] for name in names])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one pass of a network tells."""
+
+    vocabulary: Vocabulary
+    about: Mapping[str, Any]
+    """What the network is, for the head of a report."""
+    dtype: str = "float64"
+    loss: float | None = None
+    loss_kind: str = ""
+    """The name of a known loss; "" of one's own."""
+    operations: tuple[Operation, ...] = ()
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    """By name, in the order of the network."""
+    tables: frozenset[str] = frozenset()
+    """Names of embeddings."""
+    chain: Chain | None = None
+    branches: tuple[Branch, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    modules: tuple[Module, ...] = ()
+    watched: Watched | None = None
+    gradients: Gradients | None = None
+    fresh_drift: Callable[[], float] | None = None
+    """Works out log10 of δ at the first module over the last, had recurrent modules been drawn
+    anew; nan if that cannot be told."""
+    problem: Finding | None = None
+    """Why nothing was run, if nothing was."""
+
+    @property
+    def maps(self) -> frozenset[str]:
+        """The weights of linear maps and convolutions."""
+        found = (one.parameters[0] for one in self.operations if one.kind in MAPS)
+        return frozenset(found) - self.tables

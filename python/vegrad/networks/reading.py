@@ -1,0 +1,173 @@
+"""One pass of a `vegrad.MLP`, as a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, isfinite, log2, nan
+from typing import Any
+
+import numpy as np
+
+from vegrad.arrays.checks import Array, FloatArray, as_array
+from vegrad.arrays.measurement import norms
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.flow.reading import INPUT, Chain, Layer, NonFiniteValue, Operation, Parameter, Reading
+from vegrad.flow.resampling import resampled
+from vegrad.flow.site import Site
+from vegrad.networks.mlp import MLP
+from vegrad.networks.vocabulary import LayerVocabulary
+from vegrad.theory.expected import ExpectedFlow, expected_flow
+
+
+def read(
+    network: MLP, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
+) -> Reading:
+    """Run a network forward and back, which overwrites its gradients and flow, and read it."""
+    config = network.config
+    vocabulary = LayerVocabulary(network.depth)
+    problem = _check_finite("x", x, config) or _check_finite("target", target, config)
+    if problem is not None:
+        return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)
+    batches = _resampled(network, x, target, resamples, seed)
+    loss = network.backward(x, target)
+    flow = network.flow
+    chain = Chain(
+        layers=tuple(
+            Layer(f"layers.{n}", f"layers.{n}.weight", f"layers.{n}.bias", config["norm"])
+            for n in range(network.depth)
+        ),
+        flow=flow,
+        activation=config["activation"],
+        output=config["output"],
+        norm=config["norm"],
+        residual=config["residual"],
+        batches=batches,
+        expected=expected_or_none(network, x) if theory else None,
+        underflowed=_lost(network, flow, lambda gradient: not gradient.any()),
+        overflowed=_lost(network, flow, lambda gradient: bool(np.isinf(gradient).any())),
+    )
+    return Reading(
+        vocabulary=vocabulary,
+        about=dict(config),
+        dtype=config["dtype"],
+        loss=loss,
+        loss_kind=config["loss"],
+        operations=_operations(config, flow),
+        parameters=_parameters(network, flow),
+        chain=chain,
+    )
+
+
+def _operations(config: Mapping[str, Any], flow: Flow) -> tuple[Operation, ...]:
+    """Write down the pass as the operations that it consists of."""
+    found: list[Operation] = []
+    below, sizes = INPUT, config["sizes"]
+
+    def add(kind: str, name: str = "", *also: int, parameters: Sequence[str] = ()) -> int:
+        found.append(Operation(kind, name, (before, *also), tuple(parameters)))
+        return len(found) - 1
+
+    last = len(sizes) - 2
+    for n in range(last + 1):
+        before, start, name = below, below, f"layers.{n}"
+        before = add("linear", name, parameters=(f"{name}.weight", f"{name}.bias"))
+        if config["norm"] is not None and n < last:
+            before = add(f"{config['norm']}_norm", name)
+        before = add(config["output" if n == last else "activation"], name)
+        if config["residual"] and sizes[n] == sizes[n + 1]:
+            before = add("add", name, start)
+        below = before
+    before = below
+    add(config["loss"], "loss")
+    return tuple(found)
+
+
+def _parameters(network: MLP, flow: Flow) -> dict[str, Parameter]:
+    found = {}
+    sizes = norms(network.parameters).tolist()
+    for (name, value), norm in zip(network.parameters.items(), sizes, strict=True):
+        is_weight, layer = name.endswith("weight"), int(name.split(".")[1])
+        found[name] = Parameter(
+            name,
+            value.shape,
+            log2(norm) - log2(value.size) / 2 if 0 < norm < inf else -inf,
+            gradient_log2=float(flow.gradient_log2[layer]) if is_weight else nan,
+            nonfinite=None if isfinite(norm) else first_nonfinite(value),
+        )
+    return found
+
+
+def first_nonfinite(value: Array) -> NonFiniteValue | None:
+    """Return the first element that is NaN or infinite, if there is one."""
+    bad = ~np.isfinite(value)
+    if not bad.any():
+        return None
+    place = tuple(int(n) for n in np.argwhere(bad)[0])
+    return NonFiniteValue(place, float(value[place]), int(bad.sum()))
+
+
+def _lost(network: MLP, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
+    """Return the layers whose true weight gradient is finite, while the dtype's is lost."""
+    gradients = network.gradients
+    finite = np.flatnonzero(np.isfinite(flow.gradient_log2)).tolist()
+    return tuple(i for i in finite if is_lost(gradients[f"layers.{i}.weight"]))
+
+
+def _resampled(network: MLP, x: Any, target: Any, count: int, seed: int) -> FloatArray:
+    """Return gains (count, L - 1), as if of batches as large as this one."""
+    data, wanted = as_array(x, "x"), as_array(target, "target")
+    same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
+
+    def gains(rows: Array) -> FloatArray:
+        network.backward(data[rows], wanted[rows])
+        return network.flow.gain_log2
+
+    return resampled(gains, len(data) if same else 0, network.depth - 1, count, seed)
+
+
+def expected_or_none(network: MLP, x: Any) -> ExpectedFlow | None:
+    """Return what theory expects of the network on x (B, I), where it has a say."""
+    try:
+        return expected_flow(network, as_array(x, "x"))
+    except ValueError:  # of inputs that are all zero, or too large, theory says nothing
+        return None
+
+
+def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> Finding | None:
+    """Find what is not finite in the data as the network sees them.
+
+    The shapes are judged by `backward`.
+    """
+    array, dtype = as_array(value, name), np.dtype(config["dtype"])
+    if array.dtype.kind in "biu" or array.ndim not in (1, 2):
+        return None
+    if name == "x" and array.shape[-1] != config["sizes"][0]:
+        return None
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(array.astype(dtype))
+    if not bad.any():
+        return None
+    place = tuple(int(n) for n in np.argwhere(bad)[0])
+    row, column = (*place, 0)[:2]
+    count, rows = int(bad.sum()), int(bad.reshape(len(array), -1).any(axis=1).sum())
+    among = "the only such value in {of} rows"
+    these = "it"
+    if count > 1:
+        among = "the first of {count:d} such values in {rows:d} of {of} rows"
+        these = "these {count:d} values"
+    return Finding(
+        kind="nonfinite",
+        severity="critical",
+        rule="nonfinite-data",
+        cause="nonfinite-input" if name == "x" else "nonfinite-target",
+        sites=(Site("data" if name == "x" else "target", name, rows=(row, column)),),
+        says=f"{name}[{', '.join(map(str, place))}] is {{what}}, {among}; nothing was run",
+        advises=f"fill in or remove {these} (rows and columns are counted from 0), then diagnose "
+        "again.",
+        facts={
+            "what": f"too large for {dtype.name}" if isfinite(array[place]) else array[place],
+            "of": len(array),
+        },
+        evidence={"row": row, "column": column, "count": count, "rows": rows},
+    )
