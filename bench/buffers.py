@@ -170,7 +170,7 @@ def clip(case, count, shape, exceeded, asked, settings):
     calls = {"NumPy arrays": partial(ours, arrays, arrays.buffers.copy)}
     calls["tensors"] = partial(ours, tensors, lambda: [one.grad for one in parameters])
     tasks = {name: call.args[0].task(name, call, OURS) for name, call in calls.items()}
-    size = (3 if exceeded else 1) * size if size > 1e8 else None  # less stays in a cache
+    size = (3 if exceeded else 1) * size if size > 1e8 else None  # smaller ones stay in a cache
     wanted = [(f"{case}, {x}", "clip_grad_norm_", asked, x, "torch", size, 1) for x in tasks]
     tasks["torch"] = winner(modes, settings)
     yield from lines(tasks, wanted, settings)

@@ -13,8 +13,8 @@ from vegrad.benchmark.peers import Jax, Torch, installed
 
 SIZES, BATCH, LR, MAX_NORM, DECAY = (64, 128, 128, 10), 32, 1e-3, 1.0, 1e-2
 BETAS, EPS = (0.9, 0.999), 1e-8
-EPOCHS = 10  # a call
-LARGEST_DIFFERENCE = 1e-3  # of a weight after 45 steps, beside the largest
+EPOCHS = 10  # in each timed call
+LARGEST_DIFFERENCE = 1e-3  # of a weight after 45 steps, relative to the largest
 
 
 def problem():

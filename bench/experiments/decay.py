@@ -15,7 +15,7 @@ POINTS = (
     ("tanh", 2.5, BIAS, 0.1163),
     ("sigmoid", 1.0, 0.0, -2.893),
 )
-MIDDLE = slice(10, 50)  # where q has come to q* and the loss is far
+MIDDLE = slice(10, 50)  # layers where q has reached q* and that are far from the loss
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from zoo.examine import STEPS, examine  # noqa: E402
 from zoo.families import draw  # noqa: E402
 from zoo.table import tables  # noqa: E402
 
-WANTED = 300  # healthy and sick ones, of each
+WANTED = 300  # healthy ones, and as many sick ones
 BLOCK = 12  # specimens between two counts, so that the number of processes changes nothing
 FOLDER = Path(__file__).parents[1] / "zoo-records"
 
