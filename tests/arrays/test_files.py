@@ -136,8 +136,8 @@ def test_the_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
-    names = [f".a.b.{'0' * 15}{n}" for n in range(3)]
-    others = [".a.b", ".a.b.c", ".a.c.0000000000000000", "a.b.0000000000000000", "a.b"]
+    names = [f".{'0' * 15}{n}.a.b" for n in range(3)]
+    others = [".a.b", ".c.a.b", ".0000000000000000.a.c", "0000000000000000.a.b", "a.b"]
     for name in [*names, *others]:
         (tmp_path / name).touch()
     for name in [names[0], names[1], *others]:
