@@ -13,7 +13,7 @@ import vegrad
 from vegrad import clipping
 
 from tests import reference_clipping as reference
-from tests.reference_clipping import make, to_float64
+from tests.reference_buffers import make, to_float64
 
 STEPS = 60
 SHAPES = [(4, 3), (7,), ()]
@@ -350,7 +350,7 @@ def test_a_repr_makes_the_rule(rule: str) -> None:
         (lambda: clipping.Value(1.0, nonfinite="ignore"), ValueError, ["nonfinite", "'ignore'"]),
         (lambda: clipping.AutoClip(nonfinite=None), (TypeError, ValueError), ["nonfinite", "None"]),
     ],
-)  # fmt: skip
+)
 def test_bad_settings(make_one: Callable[[], Any], error: Any, said: list[str]) -> None:
     with pytest.raises(error) as caught:
         make_one()

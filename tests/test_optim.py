@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,43 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vegrad import clipping
 
+from tests.reference_optim import Reference
+
 SHAPES = [(5, 7), (13,), (), (0, 3), (64, 33), (4097,)]
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-class Reference:
-    """One parameter in float64; formulas as in the classes' docstrings."""
-
-    def __init__(self, optimizer: vegrad.optim.Optimizer) -> None:
-        self.kind = type(optimizer).__name__
-        self.a = optimizer.state_dict()["arguments"]
-        self.t, self.m, self.v, self.largest = 0, 0.0, 0.0, 0.0
-
-    def step(self, p: Any, g: Any, lr: float) -> Any:
-        a = self.a
-        g = -g if a["maximize"] else g
-        self.t += 1
-        if self.kind == "SGD":
-            g = g + a["weight_decay"] * p
-            if a["momentum"]:
-                self.m = g if self.t == 1 else a["momentum"] * self.m + (1 - a["dampening"]) * g
-                g = g + a["momentum"] * self.m if a["nesterov"] else self.m
-            return p - lr * g
-        first, second = a["betas"]
-        if self.kind == "Lion":
-            sign = np.sign(first * self.m + (1 - first) * g)
-            self.m = second * self.m + (1 - second) * g
-            return p * (1 - lr * a["weight_decay"]) - lr * sign
-        if self.kind == "Adam":
-            g = g + a["weight_decay"] * p
-        else:
-            p = p * (1 - lr * a["weight_decay"])
-        self.m = first * self.m + (1 - first) * g
-        self.v = second * self.v + (1 - second) * g**2
-        self.largest = np.maximum(self.largest, self.v)
-        v = self.largest if a["amsgrad"] else self.v
-        size = np.sqrt(v) / np.sqrt(1 - second**self.t) + a["eps"]
-        return p - lr / (1 - first**self.t) * self.m / size
 
 
 MAKERS: dict[str, Callable[..., vegrad.optim.Optimizer]] = {
@@ -144,12 +112,18 @@ def test_shapes_strides_and_gradients_of_other_types(
 
 
 RULES: list[Callable[[], clipping.Rule]] = [
-    lambda: clipping.Value(0.5), lambda: clipping.Norm(1.0), lambda: clipping.Norm(1.0, ord=1),
-    lambda: clipping.GlobalNorm(3.0), lambda: clipping.GlobalNorm(1e9),
-    lambda: clipping.GlobalNorm(2.0, ord=float("inf")), lambda: clipping.BlockRMS(0.1),
-    lambda: clipping.Adaptive(0.05), lambda: clipping.AutoClip(30),
-    lambda: clipping.ZClip(warmup=2, z_threshold=0.5), lambda: clipping.AdaGC(1.01, 0.9, 2),
-]  # fmt: skip
+    partial(clipping.Value, 0.5),
+    partial(clipping.Norm, 1.0),
+    partial(clipping.Norm, 1.0, ord=1),
+    partial(clipping.GlobalNorm, 3.0),
+    partial(clipping.GlobalNorm, 1e9),
+    partial(clipping.GlobalNorm, 2.0, ord=float("inf")),
+    partial(clipping.BlockRMS, 0.1),
+    partial(clipping.Adaptive, 0.05),
+    partial(clipping.AutoClip, 30),
+    partial(clipping.ZClip, warmup=2, z_threshold=0.5),
+    partial(clipping.AdaGC, 1.01, 0.9, 2),
+]
 
 
 @both_dtypes
@@ -359,11 +333,15 @@ def test_schedules() -> None:
 
 
 TORCH: dict[str, Any] = {
-    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
-            {"momentum": 0.9, "nesterov": True, "maximize": True}],
+    "SGD": [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True, "maximize": True},
+    ],
     "Adam": [{}, {"weight_decay": 0.1, "amsgrad": True}, {"betas": (0.5, 0.7), "maximize": True}],
     "AdamW": [{}, {"weight_decay": 0.3, "amsgrad": True}, {"eps": 1e-3, "maximize": True}],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-13)])

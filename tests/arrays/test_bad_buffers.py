@@ -61,9 +61,11 @@ BAD: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "dates": (np.ones((4, 3), "datetime64[s]"), TypeError, [ALLOWED, "not datetime64[s]"]),
     "record": (np.ones((4, 3), [("a", "f4")]), TypeError, [ALLOWED, "not"]),
     "other byte order": (
-        np.ones((4, 3), np.dtype("f4").newbyteorder()), TypeError, [ALLOWED, "not", ">f4"]
+        np.ones((4, 3), np.dtype("f4").newbyteorder()),
+        TypeError,
+        [ALLOWED, "not", ">f4"],
     ),
-}  # fmt: skip
+}
 if np.dtype(np.longdouble) != np.dtype(np.float64):
     kind = np.dtype(np.longdouble).name
     BAD["long double"] = (np.ones((4, 3), np.longdouble), TypeError, [ALLOWED, f"not {kind}"])

@@ -17,9 +17,17 @@ from vegrad.arrays import files
 CONFIGS: list[dict[str, Any]] = [
     {"sizes": [5, 8, 3], "seed": 1},
     {"sizes": [1, 1], "dtype": "float64", "init": "orthogonal"},
-    {"sizes": [7, 9, 9, 4], "activation": "gelu", "norm": "rms", "residual": True, "init": "normal",
-     "sigma_w": 1.2, "sigma_b": 0.1, "loss": "cross_entropy"},
-]  # fmt: skip
+    {
+        "sizes": [7, 9, 9, 4],
+        "activation": "gelu",
+        "norm": "rms",
+        "residual": True,
+        "init": "normal",
+        "sigma_w": 1.2,
+        "sigma_b": 0.1,
+        "loss": "cross_entropy",
+    },
+]
 
 
 def make(config: dict[str, Any]) -> vegrad.MLP:

@@ -11,7 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests import reference_clipping as reference
-from tests.reference_clipping import FORMATS, assert_close, everywhere, laid_out, make, to_float64
+from tests.reference_buffers import (
+    FORMATS,
+    KINDS,
+    LAYOUTS,
+    assert_close,
+    dtype_of,
+    everywhere,
+    laid_out,
+    make,
+    to_float64,
+)
 
 every_dtype = pytest.mark.parametrize("dtype", list(FORMATS))
 EXACT = ("count", "largest", "smallest", "zeros", "subnormals", "infs", "nans", "dtype")
@@ -23,7 +33,7 @@ shapes = st.one_of(
     st.sampled_from([(64, 64), (3, 4097), (300, 17)]),
 )
 buffers = st.lists(
-    st.tuples(shapes, st.sampled_from(reference.KINDS), st.sampled_from(reference.LAYOUTS)),
+    st.tuples(shapes, st.sampled_from(KINDS), st.sampled_from(LAYOUTS)),
     min_size=1,
     max_size=4,
 )
@@ -89,7 +99,7 @@ def test_every_kind_of_buffer(
     parts=st.integers(1, 3),
 )
 def test_special_values(isa: str, dtype: str, values: list[float], parts: int) -> None:
-    arrays = np.array_split(np.array(values).astype(reference.dtype_of(dtype)), parts)
+    arrays = np.array_split(np.array(values).astype(dtype_of(dtype)), parts)
     assert_measures(arrays, [dtype] * parts, binned=True)
 
 
@@ -140,7 +150,7 @@ def test_the_same_bits_everywhere(dtype: str) -> None:
         laid_out(make(rng, dtype, shape, kind), layout)[0]
         for shape in [(7,), (1000,), (65537,), (150, 171)]
         for kind in ("plain", "wide")
-        for layout in reference.LAYOUTS
+        for layout in LAYOUTS
     ]
     arrays[3].reshape(-1)[-3:] = np.nan
     everywhere(lambda: repr(vegrad.measure(arrays, histogram=True).to_dict()).encode())
@@ -154,10 +164,12 @@ def test_names(isa: str) -> None:
     for passed, names in [
         ([a, b], ["0", "1"]),
         ([None, a, None, b], ["1", "3"]),
-        ({"layers.0.weight": a, "nothing": None, "layers.0.bias": b},
-         ["layers.0.weight", "layers.0.bias"]),
+        (
+            {"layers.0.weight": a, "nothing": None, "layers.0.bias": b},
+            ["layers.0.weight", "layers.0.bias"],
+        ),
         (iter([a, b]), ["0", "1"]),
-    ]:  # fmt: skip
+    ]:
         got = assert_measures([a, b], ["float64", "float32"], binned=False, passed=passed)
         assert got.names == names
     assert len(vegrad.measure(a).buffers) == 1
@@ -246,8 +258,11 @@ def test_to_dict_is_plain(isa: str) -> None:
     def plain(value: Any) -> bool:
         if type(value) is dict:
             return all(type(k) is str for k in value) and all(map(plain, value.values()))
-        return all(map(plain, value)) if type(value) is list else (
-            value is None or type(value) in (str, int, float, bool))  # fmt: skip
+        return (
+            all(map(plain, value))
+            if type(value) is list
+            else (value is None or type(value) in (str, int, float, bool))
+        )
 
     told = got.to_dict()
     assert plain(told)

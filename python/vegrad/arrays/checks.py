@@ -7,7 +7,7 @@ anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -119,6 +119,21 @@ def as_limit(argument: str, value: object) -> float:
     if not number >= 0:
         raise ValueError(f"{argument} must be at least 0, not {value}")
     return number
+
+
+def as_limit_or_none(argument: str, value: object) -> float | None:
+    """Return None, or a number that must be at least 0 as a float."""
+    return None if value is None else as_limit(argument, value)
+
+
+def as_limits(argument: str, values: Iterable[object]) -> list[float]:
+    """Return numbers that must be at least 0 as floats."""
+    return [as_limit(argument, value) for value in values]
+
+
+def as_limits_by_name(argument: str, values: Mapping[object, object]) -> dict[str, float]:
+    """Return numbers that must be at least 0 as floats by name."""
+    return {str(name): as_limit(argument, value) for name, value in values.items()}
 
 
 def as_order(value: object) -> float:
