@@ -16,8 +16,7 @@ from vegrad import _core
 from vegrad.benchmark import limits, peers, timing
 from vegrad.benchmark import run as benchmark
 from vegrad.benchmark.peers import Buffers, Case, Problem
-from vegrad.cli import bench as cli_bench
-from vegrad.cli import commands as cli
+from vegrad.cli import bench, main
 
 from tests import reference
 
@@ -54,7 +53,7 @@ def in_this_process(without_frameworks: None, monkeypatch: pytest.MonkeyPatch) -
     def measure(settings: benchmark.Settings, seen: Callable[[Any], None]) -> None:
         benchmark.Measuring(settings, seen).run()
 
-    monkeypatch.setattr(cli_bench, "measure", measure)
+    monkeypatch.setattr(bench, "measure", measure)
 
 
 def snapshots(settings: benchmark.Settings = SETTINGS) -> list[dict[str, Any]]:
@@ -69,15 +68,23 @@ def snapshots(settings: benchmark.Settings = SETTINGS) -> list[dict[str, Any]]:
 def test_a_run_as_json() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "vegrad", "bench", *TINY, "--json"],
-        capture_output=True, text=True, encoding="utf-8", check=False,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-    )  # fmt: skip
+    )
     assert (result.returncode, result.stderr) == (0, "")
     found = strict(result.stdout)
     assert found["done"]
     assert found["threads"] == 1
-    assert found["network"] == {"layers": 3, "width": 8, "batch": 4, "activation": "tanh",
-                                "init": "glorot_uniform"}  # fmt: skip
+    assert found["network"] == {
+        "layers": 3,
+        "width": 8,
+        "batch": 4,
+        "activation": "tanh",
+        "init": "glorot_uniform",
+    }
     assert found["versions"]["numpy"] == np.__version__
     assert {work["name"]: [row["name"] for row in work["rows"]] for work in found["work"]} == ROWS
     for work in found["work"]:
@@ -95,7 +102,7 @@ def test_a_run_as_json() -> None:
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_table_without_frameworks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *TINY]) == 0
+    assert main(["bench", *TINY]) == 0
     text = capsys.readouterr().out
     assert "3 layers of width 8, tanh, batch 4, float32" in text
     assert "1 thread on" in text
@@ -113,7 +120,7 @@ def test_a_table_without_frameworks(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("in_this_process")
 def test_one_row_of_data_is_held_to_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *TINY, "--batch", "1", "--json"]) == 0
+    assert main(["bench", *TINY, "--batch", "1", "--json"]) == 0
     work = strict(capsys.readouterr().out)["work"][0]
     assert work["limit"]["read"]["gbytes"] > 0
     assert work["limit"]["bytes"] == 2 * 4 * 3 * 8 * 8
@@ -125,7 +132,7 @@ def test_lists_that_would_take_too_long_are_estimated() -> None:
     row = last["work"][0]["rows"][0]
     assert row["median_ms"] is None
     assert row["estimated_ms"] > 0
-    assert "~ estimated" in "\n".join(cli_bench.text(last))
+    assert "~ estimated" in "\n".join(bench.text(last))
 
 
 @pytest.mark.usefixtures("without_frameworks")
@@ -140,7 +147,7 @@ def test_who_is_off_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     last = snapshots()[-1]
     row = last["work"][1]["rows"][1]
     assert row["left_out"].startswith("is off the float64 result by 1.0e-02")
-    text = "\n".join(cli_bench.text(last))
+    text = "\n".join(bench.text(last))
     assert "whoever is off is left out below" in text
     assert "NumPy: is off" in text
 
@@ -158,8 +165,8 @@ def test_ctrl_c_keeps_what_is_there(
             seen(found)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_bench, "measure", measure)
-    assert cli.main(["bench", *TINY]) == 0
+    monkeypatch.setattr(bench, "measure", measure)
+    assert main(["bench", *TINY]) == 0
     text = capsys.readouterr().out
     assert text.endswith("ended early: these are the figures so far\n")
     assert text.count("–") >= 10
@@ -171,8 +178,8 @@ def test_ctrl_c_before_there_is_anything(
     def measure(settings: benchmark.Settings, seen: Callable[[Any], None]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_bench, "measure", measure)
-    assert cli.main(["bench", *TINY]) == 130
+    monkeypatch.setattr(bench, "measure", measure)
+    assert main(["bench", *TINY]) == 130
     assert capsys.readouterr().err == "vegrad: error: interrupted\n"
 
 
@@ -195,28 +202,31 @@ def test_the_measuring_process_ends_with_its_starter(monkeypatch: pytest.MonkeyP
 
 
 def test_a_network_beyond_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *TINY, "--width", "100000000"]) == 2
+    assert main(["bench", *TINY, "--width", "100000000"]) == 2
     error = capsys.readouterr().err
     assert error == "vegrad: error: not enough memory for a network or batch of this size\n"
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (("--depth", "0"), "--depth must be at least 1, not 0"),
-    (("--width", "-3"), "--width must be at least 1, not -3"),
-    (("--batch", "0"), "--batch must be at least 1, not 0"),
-    (("--batch", "x"), "argument --batch: invalid int value: 'x'"),
-    (("--activation", "Tanh"), "--activation must be one of identity, "),
-    (("--threads", "0"), "--threads must be between 1 and the "),
-    (("--threads", "100000"), "cores there are, not 100000"),
-    (("--seconds", "0"), "--seconds must be above 0 and finite, not 0"),
-    (("--seconds", "nan"), "--seconds must be above 0 and finite, not nan"),
-    (("--seconds", "inf"), "--seconds must be above 0 and finite, not inf"),
-    (("--init", "he_normal"), "unrecognized arguments: --init he_normal"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--depth", "0"), "--depth must be at least 1, not 0"),
+        (("--width", "-3"), "--width must be at least 1, not -3"),
+        (("--batch", "0"), "--batch must be at least 1, not 0"),
+        (("--batch", "x"), "argument --batch: invalid int value: 'x'"),
+        (("--activation", "Tanh"), "--activation must be one of identity, "),
+        (("--threads", "0"), "--threads must be between 1 and the "),
+        (("--threads", "100000"), "cores there are, not 100000"),
+        (("--seconds", "0"), "--seconds must be above 0 and finite, not 0"),
+        (("--seconds", "nan"), "--seconds must be above 0 and finite, not nan"),
+        (("--seconds", "inf"), "--seconds must be above 0 and finite, not inf"),
+        (("--init", "he_normal"), "unrecognized arguments: --init he_normal"),
+    ],
+)
 def test_wrong_use(
     options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["bench", *options]) == 2
+    assert main(["bench", *options]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("vegrad: error: ")
@@ -287,9 +297,12 @@ def test_a_network_of_one_layer(peer: Any) -> None:
 @pytest.mark.skipif(not peers.installed(peers.Jax), reason="needs jax")
 def test_the_pass_in_jax_agrees() -> None:
     result = subprocess.run(
-        [sys.executable, "-c", IN_JAX], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", IN_JAX],
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stderr
     found = dict(line.split() for line in result.stdout.splitlines())
     assert list(found) == ["tanh", "identity", "gelu", "erf", "hard_tanh"]
@@ -304,8 +317,10 @@ def test_all_steps_agree(steps: int) -> None:
         one = peer(buffers)
         for _ in range(steps):
             one.step()
-        moved = [np.reshape(np.array(got, np.float64), start.shape) - start
-                 for got, start in zip(one.result(), buffers.weights, strict=True)]  # fmt: skip
+        moved = [
+            np.reshape(np.array(got, np.float64), start.shape) - start
+            for got, start in zip(one.result(), buffers.weights, strict=True)
+        ]
         found.append(moved)
     for moved in found[1:]:
         assert peers.furthest(moved, found[0]) < 1e-3
@@ -322,8 +337,10 @@ def test_turns_are_taken_in_turn() -> None:
     rounds = []
     turns = timing.interleave(
         {name: lambda name=name: order.append(name) for name in "ab"},
-        0.01, turn=0.001, seen=lambda now: rounds.append(len(now["b"])),
-    )  # fmt: skip
+        0.01,
+        turn=0.001,
+        seen=lambda now: rounds.append(len(now["b"])),
+    )
     assert len(turns["a"]) == len(turns["b"]) >= 3
     assert rounds == list(range(1, len(rounds) + 1))
     changes = sum(a != b for a, b in pairwise(order))
@@ -355,13 +372,17 @@ def test_what_reads_writes_and_updates_a_block(threads: int) -> None:
 def test_the_limit_of_a_pass() -> None:
     small = {"batch": 4, "width": 8, "by": "x", "gflops": 1.0}
     large = {"batch": 64, "width": 64, "by": "y", "gflops": 10.0}
-    found: list[limits.Found] = [{"products": [small], "memory": []},
-                                 {"products": [large], "memory": []}]  # fmt: skip
+    found: list[limits.Found] = [
+        {"products": [small], "memory": []},
+        {"products": [large], "memory": []},
+    ]
     case = {"layers": 2, "width": 8, "batch": 4, "flops": 2e6}
     assert limits.peak(found, case) == large
     assert limits.pass_ms(found, case) == pytest.approx(0.2)
     assert limits.peak(found, case | {"width": 512, "batch": 512}) == large
-    rates = [{"bytes": 1024, "kind": "read", "gbytes": 2.0},
-             {"bytes": 1024, "kind": "write", "gbytes": 1.0}]  # fmt: skip
+    rates = [
+        {"bytes": 1024, "kind": "read", "gbytes": 2.0},
+        {"bytes": 1024, "kind": "write", "gbytes": 1.0},
+    ]
     memory: list[limits.Found] = [{"products": [], "memory": rates}]
     assert limits.pass_ms(memory, case | {"batch": 1}) == pytest.approx(512e-6 * (2 / 2 + 1 / 1))
