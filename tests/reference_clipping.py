@@ -185,7 +185,7 @@ def value(limit: float, *, dtypes: Sequence[str]) -> Formula:
 
 
 class Expected(NamedTuple):
-    """What vegrad.Clipped says, the unrounded gradients, and which of them are written at all."""
+    """The fields of vegrad.Clipped, the unrounded gradients, and which of them are written."""
 
     grads: list[np.ndarray]
     written: list[bool]
@@ -303,7 +303,7 @@ def mean(x: np.ndarray) -> float:
 
 
 def statistics(arrays: Arrays, dtypes: Sequence[str]) -> dict[str, Any]:
-    """What vegrad.Statistics says of these arrays together; of one, if there is one."""
+    """Compute the fields of vegrad.Statistics for all arrays together."""
     x = joined(arrays)
     n = norm(arrays)
     sizes = np.abs(x[np.isfinite(x) & (x != 0)])

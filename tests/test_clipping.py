@@ -272,7 +272,7 @@ def test_adaptive_units_and_eps(isa: str) -> None:
 
 
 def clip_a_list(function: str, dtype: str, limit: float) -> bytes:
-    """What is left of a list of buffers in several layouts, and what is said of it."""
+    """Clip buffers in several layouts, and return the bits of buffers and results."""
     cases = [
         ((100_003,), "plain", "offset"),
         ((130, 299), "wide", "transposed"),

@@ -37,7 +37,7 @@ def arrays(seed: int, dtype: Any = np.float64, shapes: Any = SHAPES) -> list[np.
 
 
 def away_from_a_sign_change(reference: Reference, g: Any) -> Any:
-    """For Lion: a gradient such that rounding does not decide the sign of the step."""
+    """Change the gradient so that rounding cannot decide the sign of a step of Lion."""
     u = reference.a["betas"][0] * reference.m + (1 - reference.a["betas"][0]) * g
     return np.where(np.abs(u) < 1e-3, g + 0.1, g)
 

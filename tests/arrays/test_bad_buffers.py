@@ -1,4 +1,4 @@
-"""What may be clipped and measured, and what is said when it may not: wanted and got.
+"""Buffers that may be clipped and measured, and the errors for others: wanted and got.
 
 After an error not one byte has changed anywhere: every bad buffer comes after a good one that
 the limit would have clipped.

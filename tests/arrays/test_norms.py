@@ -161,7 +161,7 @@ def test_smallest_and_largest(isa: str, dtype: str) -> None:
 
 
 def test_ones() -> None:
-    """In float32 sums this is 4096."""
+    """The norm would be 4096 if the sums were float32."""
     assert vegrad.norm(np.broadcast_to(np.float32(1.0), (10**8,))) == 10_000.0
     assert vegrad.norm(np.ones(10**8, np.float32)) == 10_000.0
 

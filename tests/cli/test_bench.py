@@ -1,4 +1,4 @@
-"""`vegrad bench`: that everything is there and right; how fast it is, is not asked here."""
+"""`vegrad bench`: everything is there and right; its speed is not tested here."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def strict(text: str) -> dict[str, Any]:
 
 @pytest.fixture
 def without_frameworks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if neither PyTorch nor JAX were installed."""
+    """Pretend that neither PyTorch nor JAX is installed."""
 
     def installed(peer: Any) -> bool:
         return peer.module not in {"torch", "jax"}

@@ -351,7 +351,7 @@ def test_a_poor_encoding_is_survived() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such pipes")
 def test_a_reader_that_leaves_is_survived() -> None:
-    """As `vegrad diagnose --all-layers | head -1`, with a reader that has left already."""
+    """Run `vegrad diagnose --all-layers | head -1` with a reader that has left already."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "vegrad", "diagnose", *SMALL, "--depth", "400", "--all-layers"]

@@ -72,11 +72,11 @@ class _Run:
         self.history, self.done, self.here = history, history.epochs, self.here + 1
         self.last = time.perf_counter()
 
-    def follow(self, fit: Callable[[], History]) -> None:
+    def follow(self, fit: Callable[..., History], **arguments: object) -> None:
         """Call `fit`, and note how it ended and how long it took."""
         self.start = self.last = time.perf_counter()
         try:
-            self.history = fit()
+            self.history = fit(**arguments)
         except KeyboardInterrupt as stop:
             self.ended, self.history = "interrupted", getattr(stop, "history", self.history)
         except NonFiniteGradientError as error:
@@ -117,21 +117,16 @@ def _train(options: argparse.Namespace) -> int:
         run.history = fit(epochs=0, progress=False)
         run.done = run.history.epochs
     if not options.json:
-        print(
-            f"{data.name}: {len(learn)} rows of {data.x.shape[1]} columns to learn,",
-            f"{len(hold)} held out",
-            flush=True,
-        )
+        rows = f"{len(learn)} rows of {data.x.shape[1]} columns to learn, {len(hold)} held out"
+        print(f"{data.name}: {rows}", flush=True)
     before = _stamp(options.checkpoint)
     run.follow(
-        partial(
-            fit,
-            epochs=epochs,
-            validation=(data.x[hold], target[hold]) if len(hold) else None,
-            callbacks=[run],
-            progress=not options.quiet,
-            checkpoint=options.checkpoint,
-        )
+        fit,
+        epochs=epochs,
+        validation=(data.x[hold], target[hold]) if len(hold) else None,
+        callbacks=[run],
+        progress=not options.quiet,
+        checkpoint=options.checkpoint,
     )
     if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
         print(file=sys.stderr)  # the line of progress has not been ended
@@ -141,8 +136,8 @@ def _train(options: argparse.Namespace) -> int:
     again = None
     if source is not None and run.ended == "interrupted":
         again = _command(options.arguments, source)
-    rows = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
-    about = {"network": network.config, "optimizer": repr(optimizer), "data": rows}
+    used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
+    about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
     _report(options.json, run, _figures(run, len(learn)), files, again, about)
     return {"finished": 0, "nonfinite": 1, "interrupted": 130}[run.ended]
 
@@ -170,14 +165,21 @@ def _report(
 def _save(
     options: argparse.Namespace, outputs: dict[str, str], network: MLP, run: _Run, saved: bool
 ) -> dict[str, str]:
-    """Write the files, and say in `run` what an interrupt left; `saved` tells of a checkpoint."""
+    """Write what is to be kept and return the paths by name; `saved` tells of a checkpoint."""
     run.history = _even(run.history)
     if run.ended == "interrupted":
         run.message = _interrupted(run, options.checkpoint, saved)
         # An interrupt before the first checkpoint may be a slip: earlier files stay as they are.
         if not saved:
             return {}
-    files = _write(outputs, network, run)
+    network.save(outputs["network"])
+    files = dict(outputs) if run.history.steps else {"network": outputs["network"]}
+    if "history" in files:
+        with replacing(files["history"]) as temporary:
+            run.history.save(temporary)
+    if "picture" in files:
+        with spinner("drawing the picture"):
+            run.history.plot(files["picture"])
     return files | {"checkpoint": options.checkpoint} if saved else files
 
 
@@ -185,9 +187,8 @@ def _complain(run: _Run, again: str | None) -> None:
     """Print on stderr what went wrong, and the command that goes on."""
     if run.ended == "nonfinite":
         print(f"vegrad: error: {run.message}", file=sys.stderr)
-        for (
-            finding
-        ) in run.history.findings:  # after a training that ends well, `fit` prints them itself
+        # After a training that ends well, `fit` prints the findings itself.
+        for finding in run.history.findings:
             print(f"{finding.kind}: {finding.message}\n  → {finding.advice}", file=sys.stderr)
     if run.ended == "interrupted":
         print(f"vegrad: {run.message}", file=sys.stderr)
@@ -211,7 +212,7 @@ def _ended(error: Exception, run: _Run) -> str:
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
-    """Return what differs between two files that stood here, or None if there is no file."""
+    """Return a mark that changes whenever the file does, or None if there is no file."""
     try:
         about = os.stat(path)
     except OSError:
@@ -242,9 +243,6 @@ def _command(arguments: Sequence[str], source: str) -> str:
         if not value and not word.startswith("--resume="):
             kept.append(word)
     return shlex.join(["vegrad", *kept, "--resume", source])
-
-
-# Before the first step ------------------------------------------------------------------------
 
 
 def _check_outputs(options: argparse.Namespace) -> dict[str, str]:
@@ -326,9 +324,6 @@ def _remembered(seed: int, state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# After the last step --------------------------------------------------------------------------
-
-
 def _even(history: History) -> History:
     """Drop the last entries of columns that an interrupt left longer than the others."""
     columns = history.to_dict()
@@ -336,19 +331,6 @@ def _even(history: History) -> History:
         shortest = min(len(columns[name]) for name in names)
         columns |= {name: columns[name][:shortest] for name in names}
     return History.from_dict(columns)
-
-
-def _write(outputs: dict[str, str], network: MLP, run: _Run) -> dict[str, str]:
-    """Write the files, each whole or not at all, and return their paths by name."""
-    network.save(outputs["network"])
-    if not run.history.steps:
-        return {"network": outputs["network"]}
-    with replacing(outputs["history"]) as temporary:
-        run.history.save(temporary)
-    if "picture" in outputs:
-        with spinner("drawing the picture"):
-            run.history.plot(outputs["picture"])
-    return dict(outputs)
 
 
 def _figures(run: _Run, rows: int) -> Figures:
@@ -386,9 +368,6 @@ def _print(figures: Figures, files: dict[str, str]) -> None:
         print(f"clipped {100 * f['clipped_share']:.0f} % of the steps")
     for name, path in files.items():
         print(f"{name}: {path}")
-
-
-# Options --------------------------------------------------------------------------------------
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
