@@ -13,7 +13,7 @@ from tests.reference_clipping import Formula
 
 
 class Function(NamedTuple):
-    """A clipping function: how it is called, its formula, and the sizes its limit is up against."""
+    """A clipping function: its call, its formula, and the sizes that its limit is compared with."""
 
     call: Callable[..., Any]  # (grads, params, limit, **options)
     formula: Callable[..., Formula]  # (params, limit, dtypes)
@@ -26,7 +26,7 @@ def of_each(size: Callable[[np.ndarray], float]) -> Callable[..., list[float]]:
 
 
 def unit_ratios(grads: list[np.ndarray], params: list[np.ndarray]) -> list[float]:
-    """‖G_i‖/max(‖W_i‖, ε) of every unit: λ is up against these."""
+    """Return ‖G_i‖/max(‖W_i‖, ε) of every unit, which is compared with λ."""
     ratios = []
     for G, W in zip(grads, params, strict=True):
         for i in [...] if G.ndim <= 1 else range(len(G)):
@@ -81,7 +81,7 @@ FUNCTIONS = {
 
 
 def some_limit(function: str, grads: list[Any], params: list[Any], fraction: float) -> float:
-    """A limit that this fraction of the sizes it is up against amounts to."""
+    """Return a limit that is this fraction of a typical size that it is compared with."""
     sizes = FUNCTIONS[function].sizes(to_float64(grads), to_float64(params))
     sizes = sorted(size for size in sizes if 0 < size < math.inf)
     return fraction * (sizes[len(sizes) // 2] if sizes else 1.0)
@@ -96,7 +96,7 @@ def assert_clips(
     policy: str = "raise",
     bases: list[np.ndarray] | None = None,
 ) -> Any:
-    """One call against the reference: results, surroundings, and what is said."""
+    """Check one call against the reference: buffers, the memory around them, and the result."""
     call, formula, _, p = FUNCTIONS[function]
     before, exact = [g.tobytes() for g in grads], to_float64(grads)
     around = [(base.copy(), base) for base in bases or []]
@@ -127,13 +127,13 @@ def assert_clips(
     for got, expected in zip(said.norms.tolist(), want.norms, strict=True):
         assert_close(got, expected, say="norms")
     if not math.isnan(want.norm):
-        # A factor below float64's normal range is said as well as it can be.
+        # A factor below the normal range of float64 is as exact as it can be.
         assert_close(said.coefficient, want.coefficient, floor=2.0**-1073, say="coefficient")
     return said
 
 
 def assert_only_the_views_changed(was: np.ndarray, base: np.ndarray, views: list[Any]) -> None:
-    """Every byte of `base` that belongs to no view is as it was."""
+    """Check that every byte of `base` outside the views is as it was."""
     inside = np.zeros(base.size, bool)
     start = base.ctypes.data
     for view in views:
@@ -148,7 +148,7 @@ def assert_only_the_views_changed(was: np.ndarray, base: np.ndarray, views: list
 def build(
     cases: list[tuple[Any, str, str]], dtypes: list[str], seed: int
 ) -> tuple[list[Any], list[Any], list[np.ndarray]]:
-    """Gradients in their layouts, parameters of the same shapes, and the memory of the former."""
+    """Make gradients in their layouts, parameters of their shapes, and the arrays they view."""
     rng = np.random.default_rng(seed)
     pairs = [
         laid_out(make(rng, dtype, shape, kind), layout)

@@ -20,19 +20,19 @@ class Format(NamedTuple):
     precision: int
     smallest: int  # the smallest subnormal is 2^smallest
     overflow: int  # 2^overflow is the first power of two it cannot hold
-    u: float  # how far above its limit a norm may be by the rounding of elements
+    u: float  # relative excess of a norm over its limit that rounding of elements explains
 
 
 FORMATS = {
     "float16": Format(11, -24, 16, 2.0**-11),
     "bfloat16": Format(8, -133, 128, 2.0**-8),
     "float32": Format(24, -149, 128, 2.0**-24),
-    "float64": Format(53, -1074, 1024, 2.0**-43),  # of the norm itself, whose sums are float64 too
+    "float64": Format(53, -1074, 1024, 2.0**-43),  # the error of the norm itself, summed in float64
 }
 
 
 def spacing(x: Any, dtype: str) -> np.ndarray:
-    """The distance between neighbours of this dtype at x."""
+    """Return the distance between neighbouring numbers of this dtype at x."""
     form = FORMATS[dtype]
     x = np.asarray(x, np.float64)
     exponent = np.where(x == 0, form.smallest, np.frexp(x)[1] - form.precision)
@@ -40,7 +40,7 @@ def spacing(x: Any, dtype: str) -> np.ndarray:
 
 
 def rounded(x: float, dtype: str) -> float:
-    """The nearest number of this dtype."""
+    """Return the nearest number of this dtype."""
     if dtype == "float64" or not math.isfinite(x):
         return x
     near = float(np.rint(x / spacing(x, dtype)) * spacing(x, dtype))
@@ -49,24 +49,24 @@ def rounded(x: float, dtype: str) -> float:
 
 # ---------------------------------------------------------------------------------- comparisons
 
-NORM_ERROR = 2.0**-44  # else the criterion's 2^-43 of float64 would not stop a second clipping
+NORM_ERROR = 2.0**-44  # below the 2^-43 that a float64 norm may exceed its limit by
 
 
 def assert_close(got: float, want: float, floor: float = 2.0**-1074, say: str = "") -> None:
-    """Equal within what float64 sums may be off by."""
+    """Check that two numbers are equal within the error of float64 sums."""
     same = got == want or (math.isnan(got) and math.isnan(want))
     near = math.isfinite(want) and abs(got - want) <= max(NORM_ERROR * abs(want), floor)
     assert same or near, f"{say}: {got!r} is not {want!r}, off by {abs(got - want):.3g}"
 
 
 def assert_rounded(got: np.ndarray, want: np.ndarray, dtype: str) -> None:
-    """`got` is `want` rounded to the dtype: half a unit in its last place, and the norm's error."""
+    """Check that `got` is `want` rounded to the dtype, within half a unit and the norm's error."""
     finite = np.isfinite(want)
     np.testing.assert_array_equal(got[~finite], want[~finite])
     got, want = got[finite], want[finite]
     off = np.abs(got - want)
     allowed = 0.5 * spacing(want, dtype) + 2 * NORM_ERROR * np.abs(want)
-    if dtype == "float64":  # the product and M/N are rounded as well, the norm's error included
+    if dtype == "float64":  # the product and M/N are rounded as well
         allowed += spacing(want, dtype)
     worst = np.argmax(off - allowed) if off.size else 0
     assert not (off > allowed).any(), f"{got[worst]!r} is not {want[worst]!r} in {dtype}"
@@ -87,7 +87,7 @@ def to_float64(arrays: Sequence[Any]) -> list[np.ndarray]:
 
 
 def make(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    """Finite numbers of a kind, or over all the range of the dtype."""
+    """Make finite numbers of a kind, some of them over the whole range of the dtype."""
     form, x = FORMATS[dtype], rng.standard_normal(shape)
     if kind == "wide":
         x = np.copysign(2.0 ** rng.uniform(form.smallest, form.overflow - 1, shape), x)
@@ -101,14 +101,14 @@ def make(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], kind: str
 
 
 def laid_out(array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    """A view with the same elements in this layout, and all the memory that it lies in."""
+    """Return a view with the same elements in this layout, and the whole array that it views."""
     if layout == "contiguous":
         base = array.copy()
         return base, base
     if layout == "transposed":
         base = np.ascontiguousarray(array.T)
         return base.T.reshape(array.shape), base
-    if layout == "offset":  # not on the boundary of a vector
+    if layout == "offset":  # not aligned to vectors
         base = np.ones(array.size + 2, array.dtype)
         view = base[1:-1].reshape(array.shape)
     else:
@@ -120,7 +120,7 @@ def laid_out(array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def everywhere(call: Callable[[], bytes]) -> None:
-    """The same bytes on every instruction set with every number of threads."""
+    """Check that the bytes are the same on all instruction sets and with any number of threads."""
     isa, count, seen = vegrad.isa(), vegrad.num_threads(), {}
     try:
         for name in _core.isas():

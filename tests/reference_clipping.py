@@ -48,7 +48,7 @@ def joined(arrays: Arrays) -> np.ndarray:
 
 
 def norm(arrays: Arrays, p: float = 2) -> Norm:
-    """(Σ|x|^p)^(1/p) over all the arrays; the largest |x| for p = inf."""
+    """Return (Σ|x|^p)^(1/p) over all the arrays; the largest |x| for p = inf."""
     x = np.abs(joined(arrays))
     if np.isnan(x).any():
         return Norm(math.nan, 0)
@@ -64,16 +64,16 @@ def norm(arrays: Arrays, p: float = 2) -> Norm:
 
 
 # ------------------------------------------------------------------------------------- formulas
-# Each takes gradients to what they become and the factors that were applied. A buffer to which
-# none was applied is returned itself, not a copy.
+# Each formula maps gradients to clipped gradients and the factors that were applied. A buffer to
+# which none was applied is returned itself, not a copy.
 
 Formula = Callable[[Arrays], tuple[list[np.ndarray], list[float]]]
 
 
 def exceeds(n: Norm, limit: float, count: int, p: float, dtypes: Sequence[str]) -> bool:
-    """N > M by more than the rounding of `count` elements can account for; any N > 0 if M = 0.
+    """Return True if N > M by more than the rounding of `count` elements explains, or M = 0 < N.
 
-    Each is off by u relatively, or by η where it is subnormal (from at least η, or it became 0).
+    Each element has a relative error of u, or an error of η if it is subnormal (or became 0).
     """
     if limit == 0:
         return not n.mantissa <= 0
@@ -95,7 +95,7 @@ def factor(limit: float, n: Norm) -> Norm:
 
 
 def times(g: np.ndarray, c: Norm) -> np.ndarray:
-    """g·c, also where c alone is too small for float64."""
+    """Return g·c, even if c alone is too small for float64."""
     mantissa, exponent = np.frexp(g)
     with np.errstate(all="ignore"):
         return np.ldexp(mantissa * c.mantissa, exponent + max(-4000, c.exponent))
@@ -117,7 +117,7 @@ def by_norm(max_norm: float, p: float = 2, *, dtypes: Sequence[str]) -> Formula:
 
 
 def each(limits: Sequence[float], p: float, dtypes: Sequence[str]) -> Formula:
-    """Every buffer by its own norm and limit."""
+    """Clip every buffer by its own norm and limit."""
 
     def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
         parts = [
@@ -134,7 +134,7 @@ def block_rms(max_rms: float, *, dtypes: Sequence[str]) -> Formula:
         out, factors = list(grads), []
         for k, (g, dtype) in enumerate(zip(grads, dtypes, strict=True)):
             rms = norm([g]).over(math.sqrt(max(g.size, 1)))
-            if exceeds(rms, max_rms, 1, 2, [dtype]):  # that of ones is 1
+            if exceeds(rms, max_rms, 1, 2, [dtype]):  # the RMS of one element
                 c = factor(max_rms, rms)
                 out[k] = times(g, c)
                 factors.append(float(c))
@@ -146,7 +146,7 @@ def block_rms(max_rms: float, *, dtypes: Sequence[str]) -> Formula:
 def adaptive(
     params: Arrays, clipping: float = 0.01, eps: float = 1e-3, *, dtypes: Sequence[str]
 ) -> Formula:
-    """A unit is a row of the first axis; all of a buffer of at most one axis."""
+    """Clip by units: a unit is a row of the first axis, or a whole buffer of at most one axis."""
 
     def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
         out, factors = list(grads), []
@@ -166,7 +166,7 @@ def adaptive(
 
 
 def value(limit: float, *, dtypes: Sequence[str]) -> Formula:
-    """The limit is the nearest number of the buffer's dtype."""
+    """Clip by value, with the limit rounded to the dtype of the buffer."""
 
     def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
         out, factors = list(grads), []
@@ -198,7 +198,7 @@ class Expected(NamedTuple):
 
 
 def clip(formula: Formula, grads: Arrays, *, nonfinite: str = "skip", p: float = 2) -> Expected:
-    """The formula under a policy; "raise" is the test's business."""
+    """Apply a formula under a policy other than "raise"."""
     count = sum(int(np.sum(~np.isfinite(g))) for g in grads)
     zeroed = [bool(count and nonfinite == "zero" and not np.isfinite(g).all()) for g in grads]
     before = [np.where(np.isfinite(g), g, 0.0) if z else g for g, z in zip(grads, zeroed)]  # noqa: B905
@@ -231,7 +231,7 @@ class AutoClip:
 
 
 class ZClip:
-    """Norms more than z_threshold deviations above their running mean are drawn towards it."""
+    """Clip norms more than z_threshold deviations above their running mean towards it."""
 
     def __init__(
         self,
@@ -264,7 +264,7 @@ class ZClip:
 
 
 class AdaGC:
-    """Each buffer against a running mean of its own norms after clipping."""
+    """Clip each buffer relative to a running mean of its own norms after clipping."""
 
     def __init__(
         self, ratio: float = 1.04, beta: float = 0.99, start: int = 100, max_norm: float = 1.0

@@ -44,7 +44,7 @@ cases = st.lists(
     min_size=1,
     max_size=4,
 )
-# Of nothing, of far less and far more than there is, and of about as much.
+# Limits of 0, far below and far above the sizes, and close to them.
 fractions = st.one_of(
     st.sampled_from([0.0, 1e-30, 1e-300, 2.0, math.inf]), st.floats(1e-3, 0.9), st.floats(1.1, 3.0)
 )
@@ -52,7 +52,7 @@ fractions = st.one_of(
 
 @every_function
 @every_dtype
-@settings(max_examples=20)  # of each of many combinations
+@settings(max_examples=20)  # for each of many combinations
 @given(cases=cases, fraction=fractions, seed=st.integers(0, 2**20))
 @example(cases=[((), "plain", "stepped")], fraction=0.5, seed=0)
 @example(cases=[((4, 0), "plain", "transposed"), ((3,), "plain", "offset")], fraction=0.5, seed=0)
@@ -76,7 +76,7 @@ def test_every_kind_of_buffer(
     assert not again.clipped
     assert again.coefficient == 1.0
     assert again.norm == again.norm_after
-    assert_close(again.norm, said.norm_after)  # maybe added up in another order
+    assert_close(again.norm, said.norm_after)  # the order of the sum may differ
 
 
 @every_function
@@ -98,7 +98,7 @@ def test_buffers_of_several_dtypes(
 @every_function
 @every_dtype
 @pytest.mark.parametrize("policy", POLICIES[1:])
-@settings(max_examples=12)  # of each of many combinations
+@settings(max_examples=12)  # for each of many combinations
 @given(cases=cases, fraction=st.floats(0.05, 0.9), seed=st.integers(0, 2**20))
 def test_what_is_not_finite(
     function: str, dtype: str, policy: str, cases: list[Any], fraction: float, seed: int
@@ -160,7 +160,7 @@ def test_a_subnormal_coefficient_is_not_zero(isa: str) -> None:
 
 @pytest.mark.parametrize("name", ["global", "norm", "rms"])
 def test_a_float64_norm_beyond_float64(isa: str, name: str) -> None:
-    """Every element is finite: the result is what it should be, not zeros."""
+    """All elements are finite, so the result must be right, not zeros."""
     g = np.full(100, 1e308)
     said = FUNCTIONS[name].call([g], None, 1.0)
     np.testing.assert_allclose(g, 1.0 if name == "rms" else 0.1, rtol=2.0**-44)
@@ -182,7 +182,7 @@ def test_float64_norms_that_are_too_large_together(isa: str, p: float) -> None:
 
 @pytest.mark.parametrize("limit", [2.0**-1060, 2.0**-1000])
 def test_a_limit_as_small_as_can_be(isa: str, limit: float) -> None:
-    """Far more than any float64 factor lies between the limit and the gradient."""
+    """The ratio of the limit to the gradient is beyond the range of float64."""
     g = np.array([0.75 * 2.0**1023, -0.25 * 2.0**1023, 0.0])
     vegrad.clip_by_norm_(g, limit, ord=math.inf)
     np.testing.assert_allclose(g, [limit, -limit / 3, 0.0], rtol=2.0**-44, atol=2.0**-1074)
@@ -202,7 +202,7 @@ def test_subnormal_results_are_rounded_not_flushed(isa: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("count", [1, 40])
 def test_results_are_rounded_once(isa: str, dtype: str, count: int) -> None:
-    """A little above the middle of two neighbours, by less than float32 can tell."""
+    """The result is above the middle of two neighbours by less than float32 can resolve."""
     step = 2.0 ** (1 - FORMATS[dtype].precision)
     g = np.full(count, 2.0).astype(dtype_of(dtype))
     vegrad.clip_by_norm_(g, 1.0 + 0.5 * step + 2.0**-50, ord=math.inf)
@@ -254,7 +254,7 @@ def test_no_limit_only_measures(isa: str) -> None:
 
 
 def test_adaptive_units_and_eps(isa: str) -> None:
-    """A row of a matrix, all axes but the first of a kernel, all of a vector."""
+    """A unit is a row of a matrix, a kernel without its first axis, or a whole vector."""
     rng = np.random.default_rng(0)
     for shape in [(), (1,), (9,), (4, 6), (5, 3, 3, 3), (70, 1), (1, 70)]:
         for eps in (1e-3, 0.5, 0.0):

@@ -1,4 +1,4 @@
-"""Data: what is read, what is made of it, and what is said when it cannot be read."""
+"""Datasets: reading, standardizing, and the errors for files that cannot be read."""
 
 import sys
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_columns_are_standardized() -> None:
     x = load("digits").x
     deviation = x.std(axis=0)
     constant = deviation == 0
-    assert constant.sum() == 3  # corners that no digit touches
+    assert constant.sum() == 3  # pixels in the corners, which no digit reaches
     assert (x[:, constant] == 0).all()
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(deviation[~constant], 1)

@@ -1,4 +1,4 @@
-"""The optimizers beside their formulas, and beside PyTorch."""
+"""The optimizers against their formulas and against PyTorch."""
 
 import copy
 import json
@@ -66,7 +66,7 @@ def test_the_formula(isa: str, maker: Any, maximize: bool, dtype: str) -> None:
         ]
     eps = float(np.finfo(dtype).eps)
     for got, want in zip(params, right, strict=True):
-        # Each step rounds the weight (about 1 to 4 in size) and what it moves by.
+        # Each step rounds the weight (about 1 to 4 in size) and its move.
         np.testing.assert_allclose(got, want, rtol=0, atol=30 * 8 * eps)
 
 
@@ -84,7 +84,7 @@ def test_the_formula(isa: str, maker: Any, maximize: bool, dtype: str) -> None:
 def test_shapes_strides_and_gradients_of_other_types(
     isa: str, maker: Any, dtype: str, shape: tuple[int, ...], strided: str, kind: str
 ) -> None:
-    """The same bits as plain arrays of the weights' dtype."""
+    """The bits are those of plain arrays of the weights' dtype."""
     p, g = arrays(1, dtype, [shape])[0], arrays(2, kind, [shape])[0]
     plain, optimizer, other = p.copy(), maker(), maker()
 
@@ -140,13 +140,13 @@ def test_a_clip_inside_is_a_clip_before(isa: str, maker: Any, rule: int, dtype: 
         got = inside.step(one, grads)
         outside.step(other, clipped)
         assert (got.norm, got.clipped) == (want.norm, want.clipped)
-        # The weights, which the adaptive rule looks at, are no longer quite the same.
+        # The adaptive rule uses the weights, which are no longer exactly the same.
         apart = 1e-5 if isinstance(before, clipping.Adaptive) else 1e-12
         assert got.coefficient == pytest.approx(want.coefficient, rel=apart)
         assert got.norm_after == pytest.approx(want.norm_after, rel=1e-6)
         np.testing.assert_array_equal(got.norms, want.norms)
     for a, b in zip(one, other, strict=True):
-        # The factor is rounded before the product inside, after it outside.
+        # Inside, the factor is rounded before the product; outside, the product is rounded.
         if exact:
             assert a.tobytes() == b.tobytes()
         elif inside.__class__ is not vegrad.Lion:
@@ -208,7 +208,7 @@ def test_a_state_goes_on_bit_for_bit(maker: Any, named: bool) -> None:
     def grads(step: int) -> Any:
         found: list[Any] = arrays(step)
         if step % 3 == 2:
-            found[0] = None  # its state and its number of steps stay
+            found[0] = None  # a buffer without a gradient keeps its state and its number of steps
         return dict(zip("abcdef", found, strict=True)) if named else found
 
     def start() -> Any:
@@ -264,7 +264,7 @@ def test_states_that_are_none_of_its_own() -> None:
 def test_what_was_seen_before_must_fit() -> None:
     optimizer = vegrad.Adam()
     optimizer.step([np.ones(3)], [np.ones(3)])
-    optimizer.step([np.ones(3), np.ones(4)], [np.ones(3), np.ones(4)])  # more may come
+    optimizer.step([np.ones(3), np.ones(4)], [np.ones(3), np.ones(4)])  # new buffers may be added
     for bad, got in ((np.ones(5), "5 of float64"), (np.ones(3, np.float32), "3 of float32")):
         kept = bad.copy()
         with pytest.raises(

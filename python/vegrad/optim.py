@@ -19,14 +19,8 @@ import numpy.typing as npt
 
 from vegrad import _core
 from vegrad._core import Clipped
-from vegrad.arrays.checks import (
-    Buffers,
-    FloatArray,
-    as_count,
-    as_fraction,
-    as_limit,
-    check_state,
-)
+from vegrad.arrays import checks
+from vegrad.arrays.checks import Buffers, FloatArray
 from vegrad.clipping.rules import Learn, Request, Rule
 
 Rate = float | Callable[[int], float]
@@ -42,7 +36,7 @@ class Optimizer:
             raise TypeError(
                 f"clip must be a rule of vegrad.clipping or None, not {type(clip).__name__}"
             )
-        self.lr: Rate = lr if callable(lr) else as_limit("lr", lr)
+        self.lr: Rate = lr if callable(lr) else checks.as_limit("lr", lr)
         self.clip = clip
         self.steps = 0
         """The number of steps taken so far."""
@@ -68,7 +62,7 @@ class Optimizer:
         """Return the learning rate of a step, counted from 0; by default that of the next step."""
         if not callable(self.lr):
             return self.lr
-        return as_limit("lr", self.lr(self.steps if step is None else step))
+        return checks.as_limit("lr", self.lr(self.steps if step is None else step))
 
     def step(self, params: Buffers, grads: Buffers) -> Clipped:
         """Take one step in place, and return what the clip found and did.
@@ -144,14 +138,14 @@ class Optimizer:
         The arguments become those of the state, including the learning rate unless that was a
         function, which a state cannot hold.
         """
-        check_state(state, "optimizer", self.state_dict())
+        checks.check_state(state, "optimizer", self.state_dict())
         if (state["clip"] is None) != (self.clip is None):
             raise ValueError("state and optimizer must both have a clip, or neither")
         try:
             arguments = dict(state["arguments"])
             lr = arguments.pop("lr")
             fresh = type(self)(lr=self.lr if lr is None else lr, clip=self.clip, **arguments)
-            fresh.steps = as_count("steps", state["steps"])
+            fresh.steps = checks.as_count("steps", state["steps"])
             fresh._core.load(dict(state["state"]))
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"state must be as state_dict() gave it: {error}") from error
@@ -181,9 +175,9 @@ class SGD(Optimizer):
         clip: Rule | None = None,
     ) -> None:
         arguments = {
-            "momentum": as_limit("momentum", momentum),
-            "dampening": as_limit("dampening", dampening),
-            "weight_decay": as_limit("weight_decay", weight_decay),
+            "momentum": checks.as_limit("momentum", momentum),
+            "dampening": checks.as_limit("dampening", dampening),
+            "weight_decay": checks.as_limit("weight_decay", weight_decay),
             "nesterov": _flag("nesterov", nesterov),
             "maximize": _flag("maximize", maximize),
         }
@@ -217,8 +211,8 @@ class Adam(Optimizer):
     ) -> None:
         arguments = {
             "betas": _betas(betas),
-            "eps": as_limit("eps", eps),
-            "weight_decay": as_limit("weight_decay", weight_decay),
+            "eps": checks.as_limit("eps", eps),
+            "weight_decay": checks.as_limit("weight_decay", weight_decay),
             "amsgrad": _flag("amsgrad", amsgrad),
             "maximize": _flag("maximize", maximize),
         }
@@ -264,7 +258,7 @@ class Lion(Optimizer):
     ) -> None:
         arguments = {
             "betas": _betas(betas),
-            "weight_decay": as_limit("weight_decay", weight_decay),
+            "weight_decay": checks.as_limit("weight_decay", weight_decay),
             "maximize": _flag("maximize", maximize),
         }
         super().__init__(lr, clip, arguments)
@@ -272,7 +266,7 @@ class Lion(Optimizer):
 
 def warmup(lr: float, steps: int) -> Callable[[int], float]:
     """Return a rate that rises linearly to `lr` over the first `steps` steps and then stays."""
-    top, count = as_limit("lr", lr), as_count("steps", steps)
+    top, count = checks.as_limit("lr", lr), checks.as_count("steps", steps)
     return lambda step: top * min(1.0, (step + 1) / max(count, 1))
 
 
@@ -281,8 +275,12 @@ def cosine(lr: float, steps: int, *, final: float = 0.0, warmup: int = 0) -> Cal
 
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts.
     """
-    top, last, rise = as_limit("lr", lr), as_count("steps", steps), as_count("warmup", warmup)
-    bottom = as_limit("final", final)
+    top, last, rise = (
+        checks.as_limit("lr", lr),
+        checks.as_count("steps", steps),
+        checks.as_count("warmup", warmup),
+    )
+    bottom = checks.as_limit("final", final)
     if rise > last:
         raise ValueError(f"warmup must be at most steps, {steps}, not {warmup}")
 
@@ -298,7 +296,7 @@ def cosine(lr: float, steps: int, *, final: float = 0.0, warmup: int = 0) -> Cal
 def _betas(betas: object) -> tuple[float, float]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers, not {betas!r}")
-    return as_fraction("betas[0]", betas[0]), as_fraction("betas[1]", betas[1])
+    return checks.as_fraction("betas[0]", betas[0]), checks.as_fraction("betas[1]", betas[1])
 
 
 def _flag(argument: str, value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Saved networks: the same to the bit, whole or not at all, and nothing else taken for one."""
+"""Saved networks: the same bits, whole files or none, and an error for every other file."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def make(config: dict[str, Any]) -> vegrad.MLP:
     rng = np.random.default_rng(0)
     for parameter in net.parameters.values():
         parameter[...] = rng.standard_normal(parameter.shape)
-    next(iter(net.parameters.values())).flat[0] = 5e-324  # what rounding would lose
+    next(iter(net.parameters.values())).flat[0] = 5e-324  # rounding would lose this
     return net
 
 

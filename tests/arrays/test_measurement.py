@@ -1,4 +1,4 @@
-"""measure against the float64 reference: every statistic, what it prints, what it marks."""
+"""`measure` against the float64 reference: all statistics, the printed table and the marks."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def assert_statistics(got: Any, arrays: list[np.ndarray], dtypes: list[str], bin
         assert_close(getattr(got, name), want[name], say=name)
     # The logarithm of a norm that is right to 2^-44, and the rounding of a number up to 1100.
     assert_close(got.norm_log2, want["norm_log2"], floor=2.0**-43, say="norm_log2")
-    # Positive and negative elements may cancel in the mean, their roundings do not.
+    # Positive and negative elements may cancel in the mean, but their roundings do not.
     x = np.abs(reference.joined(arrays))
     about = reference.mean(x) if np.isfinite(x).all() else 0.0
     assert_close(got.mean, want["mean"], floor=max(2.0**-44 * about, 2.0**-1074), say="mean")
@@ -244,7 +244,7 @@ def test_it_prints_as_a_table() -> None:
     for k, row in enumerate(rows):
         assert f"layers.{k}.weight" in row
         assert "600" in row
-    assert "3000" in lines[-1]  # all together
+    assert "3000" in lines[-1]  # the line for all buffers together
     heading = " ".join(lines[: lines.index(rows[0])])
     for column in ("norm", "mean", "largest", "zeros"):
         assert column in heading

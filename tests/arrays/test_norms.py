@@ -1,4 +1,4 @@
-"""norm and norms against the float64 reference: every dtype, layout, size and special value."""
+"""`norm` and `norms` against the float64 reference: dtypes, layouts, sizes, special values."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from tests.reference_buffers import (
 every_dtype = pytest.mark.parametrize("dtype", list(FORMATS))
 ORDS = [1, 2, 3, 0.5, math.inf]
 
-# Around the widths of vectors, the lengths of runs and the pieces that threads take.
+# Sizes near the widths of vectors, the lengths of runs and the pieces that threads take.
 STEPS = (128, 256, 512, 1024, 4096, 16384, 65536)
 SIZES = [*range(1, 71), *(n + d for n in STEPS for d in (-1, 0, 1)), 300_000]
 
@@ -97,7 +97,7 @@ def test_every_size(isa: str, dtype: str) -> None:
 
 @every_dtype
 def test_no_element_is_forgotten(isa: str, dtype: str) -> None:
-    """One element that is not zero, at each place: the norm is that element, to the bit."""
+    """If only one element is not zero, the norm is exactly that element, wherever it is."""
     for size in range(1, 71):
         array = np.zeros(size, dtype_of(dtype))
         for place in range(size):
@@ -139,7 +139,7 @@ def test_no_float64_overflows_or_underflows(isa: str, size: float, p: float) -> 
     p=st.sampled_from(ORDS),
 )
 def test_special_values(isa: str, dtype: str, values: list[float], parts: int, p: float) -> None:
-    """NaN anywhere is nan, else infinity anywhere is inf."""
+    """The norm is nan if any element is NaN, else inf if any is infinite."""
     array = np.array(values, np.float64).astype(dtype_of(dtype))
     assert_norms(np.array_split(array, parts), p)
 
@@ -268,7 +268,7 @@ def test_read_only_arrays_and_the_same_memory_twice(isa: str) -> None:
 
 
 def torch_tensors(torch: Any, kind: str) -> list[tuple[Any, np.ndarray]]:
-    """Tensors of one dtype in many layouts, and what they hold in float64."""
+    """Make tensors of one dtype in many layouts, each with its values in float64."""
     dtype = getattr(torch, kind)
     whole = torch.randn((6, 10, 7), generator=torch.Generator().manual_seed(0)).to(dtype)
     views = [
@@ -330,7 +330,7 @@ def test_jax_arrays(dtype: str) -> None:
 
 
 def test_from_several_python_threads() -> None:
-    """The lock is released: the same buffers may be measured by many at once."""
+    """The GIL is released, so several threads may measure the same buffers at once."""
     arrays = [make(np.random.default_rng(k), "float32", (50_000,), "plain") for k in range(8)]
     want = [vegrad.norm(array) for array in arrays]
     with ThreadPoolExecutor(4) as pool:

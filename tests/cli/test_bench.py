@@ -244,7 +244,7 @@ PASSES = [
     for peer in peers.PEERS
     if peer is not peers.Jax
 ]
-# In a process of its own: JAX warns of every later fork of the process that has run it.
+# This runs in a process of its own, as JAX warns of every later fork of a process that ran it.
 IN_JAX = """
 import numpy as np
 from vegrad.benchmark.peers import Case, Jax, NumPy, Problem, largest_difference

@@ -304,7 +304,7 @@ def test_missing_extras_say_what_to_install(
     assert main(["demo"]) == 2
     assert 'pip install "vegrad[cli]"' in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    assert main(["diagnose", *SMALL]) == 0  # rich is a nicety
+    assert main(["diagnose", *SMALL]) == 0  # rich is not needed
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert main(["diagnose"]) == 2
     assert 'pip install "vegrad[cli]"' in capsys.readouterr().err
@@ -379,7 +379,7 @@ def test_colours_and_spinner_only_on_a_terminal(no_color: bool) -> None:
         while chunk := os.read(main_end, 4096):
             written += chunk
     except OSError:
-        pass  # how a terminal ends on Linux
+        pass  # on Linux this error marks the end of a terminal
     os.close(main_end)
     _, errors = process.communicate()
     assert process.returncode == 0

@@ -51,7 +51,7 @@ def figures(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
 def test_it_learns_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--json", "--plot", "curve.png"]) == 0
     output = capsys.readouterr()
-    assert len(output.err.splitlines()) == 20  # a line an epoch
+    assert len(output.err.splitlines()) == 20  # one line for each epoch
     content = json.loads(output.out)
     assert content["validation_accuracy"] >= 0.97
     assert (content["ended"], content["epochs"], content["steps"]) == ("finished", 20, 20 * 45)
@@ -168,7 +168,7 @@ def test_a_resume_is_as_if_it_had_never_stopped() -> None:
         assert train(*more, "--epochs", "6") == 0
         expected = [Path(name).read_bytes() for name in (NETWORK, HISTORY, CHECKPOINT)]
         for resume in ([], ["--resume"], ["--resume", CHECKPOINT]):
-            end = "6" if resume or "cosine" in more else "3"  # a cosine knows its end
+            end = "6" if resume or "cosine" in more else "3"  # a cosine depends on the last epoch
             assert train(*more, "--epochs", end, *resume) == 0
         assert [Path(name).read_bytes() for name in (NETWORK, HISTORY, CHECKPOINT)] == expected
 
@@ -184,7 +184,7 @@ def test_a_signal_loses_nothing(name: str) -> None:
         text=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        # Where the tests themselves run in the background of a shell, Ctrl-C would be ignored.
+        # If the tests run in the background of a shell, Ctrl-C would be ignored without this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not Path(CHECKPOINT).exists() or len(load_file(CHECKPOINT)["history.epoch_loss"]) < 2:
@@ -212,7 +212,7 @@ def test_a_signal_loses_nothing(name: str) -> None:
 
 
 def interrupting(monkeypatch: pytest.MonkeyPatch, at_epoch: int) -> None:
-    """Ctrl-C in the validation of this epoch, counted from the first call."""
+    """Press Ctrl-C in the validation of this epoch, counted from the first call."""
     calls, loss = [], MLP.loss
 
     def stop(self: MLP, x: Any, target: Any) -> float:

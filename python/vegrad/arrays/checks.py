@@ -180,4 +180,4 @@ def check_state(state: object, key: str, wanted: Mapping[str, object]) -> None:
         raise ValueError(f"state must be of {wanted[key]}, not of {state.get(key)}")
     missing = wanted.keys() - state.keys()
     if missing:
-        raise ValueError(f"state must have {', '.join(sorted(missing))}, which it has not")
+        raise ValueError(f"state must have {', '.join(sorted(missing))}, which it lacks")
