@@ -7,18 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from vegrad import _core
-from vegrad.benchmark import limits, peers, timing
+from vegrad.benchmark import limits, peers
 from vegrad.benchmark import run as benchmark
-from vegrad.benchmark.peers import Buffers, Case, Problem
 from vegrad.cli import bench, main
-
-from tests import reference
 
 TINY = ("--depth", "3", "--width", "8", "--batch", "4", "--seconds", "0.2", "--threads", "1")
 SETTINGS = benchmark.Settings(3, 8, 4, "tanh", threads=1, seconds=0.1)
@@ -232,157 +227,3 @@ def test_wrong_use(
     assert captured.err.startswith("vegrad: error: ")
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
-
-
-# ----------------------------------------------------------------------------------- the peers
-
-
-PASSES = [
-    pytest.param(
-        peer, marks=pytest.mark.skipif(not peers.installed(peer), reason=f"needs {peer.module}")
-    )
-    for peer in peers.PEERS
-    if peer is not peers.Jax
-]
-# This runs in a process of its own, as JAX warns of every later fork of a process that ran it.
-IN_JAX = """
-import numpy as np
-from vegrad.benchmark.peers import Case, Jax, NumPy, Problem, largest_difference
-for layers, activation in (1, "tanh"), (3, "identity"), (3, "gelu"), (3, "erf"), (3, "hard_tanh"):
-    problem = Problem(Case(layers, 9, 6, activation))
-    exact, one = NumPy(problem, np.float64), Jax(problem)
-    exact.step(), one.step()
-    print(activation, largest_difference(one.result(), exact.result()))
-"""
-
-
-@pytest.mark.parametrize("activation", _core.ACTIVATIONS)
-def test_the_pass_in_float64_is_the_specification(activation: str) -> None:
-    problem = Problem(Case(4, 7, 5, activation))
-    peer = peers.NumPy(problem, np.float64)
-    peer.step()
-    loss, gradients = peer.result()
-    parameters = {
-        f"layers.{index}.{name}": array
-        for index, layer in enumerate(problem.layers)
-        for name, array in zip(("weight", "bias"), layer, strict=True)
-    }
-    right = reference.run(parameters, problem.x, problem.target, activation=activation)
-    assert loss == pytest.approx(right.loss, rel=1e-12)
-    for index, pair in enumerate(gradients):
-        for name, got in zip(("weight", "bias"), pair, strict=True):
-            wanted = reference.value(right.gradients[f"layers.{index}.{name}"])
-            np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-14)
-
-
-@pytest.mark.parametrize("peer", PASSES)
-def test_all_passes_agree(peer: Any) -> None:
-    for activation in _core.ACTIVATIONS:
-        problem = Problem(Case(3, 9, 6, activation))
-        exact, one = peers.NumPy(problem, np.float64), peer(problem)
-        exact.step()
-        one.step()
-        assert peers.largest_difference(one.result(), exact.result()) < 1e-5
-
-
-@pytest.mark.parametrize("peer", PASSES)
-def test_a_network_of_one_layer(peer: Any) -> None:
-    problem = Problem(Case(1, 4, 2))
-    exact, one = peers.NumPy(problem, np.float64), peer(problem)
-    exact.step()
-    one.step()
-    assert peers.largest_difference(one.result(), exact.result()) < 1e-5
-
-
-@pytest.mark.skipif(not peers.installed(peers.Jax), reason="needs jax")
-def test_the_pass_in_jax_agrees() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", IN_JAX],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    assert result.returncode == 0, result.stderr
-    found = dict(line.split() for line in result.stdout.splitlines())
-    assert list(found) == ["tanh", "identity", "gelu", "erf", "hard_tanh"]
-    assert max(map(float, found.values())) < 1e-5
-
-
-@pytest.mark.parametrize("steps", [1, 5])
-def test_all_steps_agree(steps: int) -> None:
-    buffers = Buffers([(5, 6), (5,)])
-    found = []
-    for peer in filter(peers.installed, peers.STEPS):
-        one = peer(buffers)
-        for _ in range(steps):
-            one.step()
-        moved = [
-            np.reshape(np.array(got, np.float64), start.shape) - start
-            for got, start in zip(one.result(), buffers.weights, strict=True)
-        ]
-        found.append(moved)
-    for moved in found[1:]:
-        assert peers.furthest(moved, found[0]) < 1e-3
-    if steps == 1:
-        right = [a - b for a, b in zip(peers.right_stepped(buffers), buffers.weights, strict=True)]
-        assert peers.furthest(found[0], right) < 1e-9
-
-
-# ----------------------------------------------------------------------------------- in turns
-
-
-def test_turns_are_taken_in_turn() -> None:
-    order: list[str] = []
-    rounds = []
-    turns = timing.interleave(
-        {name: lambda name=name: order.append(name) for name in "ab"},
-        0.01,
-        turn=0.001,
-        seen=lambda now: rounds.append(len(now["b"])),
-    )
-    assert len(turns["a"]) == len(turns["b"]) >= 3
-    assert rounds == list(range(1, len(rounds) + 1))
-    changes = sum(a != b for a, b in pairwise(order))
-    assert changes == 2 * len(turns["a"]) - 1
-
-
-def test_a_slow_call_has_three_turns() -> None:
-    calls: list[int] = []
-    turns = timing.interleave(
-        {"slow": lambda: calls.append(len(calls))}, 0.05, turn=1e-9, slow=-1.0
-    )
-    assert list(map(len, turns["slow"])) == [1, 1, 1]
-    assert timing.summary(turns["slow"])["calls"] == len(calls) == 3
-
-
-@pytest.mark.usefixtures("keep_threads")
-@pytest.mark.parametrize("threads", [1, 3])
-def test_what_reads_writes_and_updates_a_block(threads: int) -> None:
-    _core.set_num_threads(threads)
-    calls = limits.memory(4096, ("read", "write", "update"))
-    for kind, title in (("read", "sum"), ("write", "fill"), ("update", "multiply")):
-        names = [f"numpy {title}"] + ([f"numpy {title} in threads"] if threads > 1 else [])
-        assert set(names) <= set(calls[kind])
-        for call in calls[kind].values():
-            call()
-    assert ("numpy sum in threads" in calls["read"]) == (threads > 1)
-
-
-def test_the_limit_of_a_pass() -> None:
-    small = {"batch": 4, "width": 8, "by": "x", "gflops": 1.0}
-    large = {"batch": 64, "width": 64, "by": "y", "gflops": 10.0}
-    found: list[limits.Found] = [
-        {"products": [small], "memory": []},
-        {"products": [large], "memory": []},
-    ]
-    case = {"layers": 2, "width": 8, "batch": 4, "flops": 2e6}
-    assert limits.peak(found, case) == large
-    assert limits.pass_ms(found, case) == pytest.approx(0.2)
-    assert limits.peak(found, case | {"width": 512, "batch": 512}) == large
-    rates = [
-        {"bytes": 1024, "kind": "read", "gbytes": 2.0},
-        {"bytes": 1024, "kind": "write", "gbytes": 1.0},
-    ]
-    memory: list[limits.Found] = [{"products": [], "memory": rates}]
-    assert limits.pass_ms(memory, case | {"batch": 1}) == pytest.approx(512e-6 * (2 / 2 + 1 / 1))

@@ -32,7 +32,9 @@ class Rule:
     _arguments: ClassVar[tuple[str, ...]] = ()
     _learnt: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
     ord = 2.0
+    """Order of the norm."""
     eps = 0.0
+    """The value that stands for the norm of a weight if that is smaller."""
 
     def __init__(self, nonfinite: str) -> None:
         self.nonfinite = checks.as_policy(nonfinite)
