@@ -13,10 +13,10 @@ from vegrad.clipping import (
     clip_by_value_,
 )
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.networks.diagnosis import diagnose
 from vegrad.diagnosis.history import History
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
+from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.mlp import MLP
 from vegrad.optim import SGD, Adam, AdamW, Lion
 from vegrad.recordings import diagnose_gradients, diagnose_history

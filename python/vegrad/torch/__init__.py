@@ -18,6 +18,7 @@ from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
 from vegrad.torch.threads import borrow_threads as _borrow_threads
+
 # TEMP from vegrad.torch.treatment import ModelCure, cure
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any
 
 from vegrad.arrays.checks import Array
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.networks.diagnosis import diagnose
 from vegrad.diagnosis.history import History
+from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Optimizer
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from vegrad.arrays.checks import Array
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.networks.reading import expected_or_none
 from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.mlp import MLP
+from vegrad.networks.reading import expected_or_none
 from vegrad.optim import Adam, Optimizer
 from vegrad.treatment.learnability import about_data
 from vegrad.treatment.outcome import PAIRS, Attempt, Cure, Proof
