@@ -1,123 +1,60 @@
-"""Times norms, clipping and steps over buffers beside PyTorch, NumPy, optax and the memory.
+"""Time norms, clipping and steps over buffers beside PyTorch, NumPy, optax and the memory.
 
-    python bench/buffers.py               the table, on two threads; bench/buffers.json
+    python bench/buffers.py               the table, on two threads; bench/results/buffers.json
     python bench/buffers.py --quick       a smoke run
     python bench/buffers.py --markdown    the table of the last complete run, for the README
 
-Everything is measured in one process, bound to as many cores as threads. It needs PyTorch; the line
-against optax needs JAX, and takes the same formula written in JAX where optax is not installed.
+One process, bound to as many cores as threads, measures everything. It needs PyTorch; the line
+against optax needs JAX, and times the same formula written in JAX where optax is not installed.
 """
 
-import argparse
-import ctypes
-import importlib.metadata
-import importlib.util
+import importlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import report
+from common import (
+    AFTER,
+    ELEMENTS,
+    LARGE,
+    MODES,
+    OPTAX,
+    OTHERS,
+    OURS,
+    Task,
+    hold,
+    lines,
+    main,
+    normals,
+    reads,
+    winner,
+)
+from epochs import epochs
+from steps import steps
 from vegrad.benchmark import peers
-from vegrad.benchmark.machine import environment
-from vegrad.benchmark.timing import fastest, interleave
 
-ELEMENTS = 64 * 2**20
-# Clipping changes what it clips. So that every call exceeds its threshold and the elements stay
-# of ordinary size, each threshold is this times the last one.
+# Clipping changes the gradients it clips. So that every call exceeds its threshold and the elements
+# stay of ordinary size, each threshold is this times the last one.
 SHRINK = 1 - 2**-16
 CLIPPING, EPS = 0.01, 1e-3  # of adaptive clipping
-# How far from float64 we may be, and others, PyTorch's norm of 64 Mi elements (it sums them in
-# float32 and is off by 0.5 %), and what many timed calls have left
-OURS, OTHERS, LARGE, AFTER = 1e-6, 1e-5, 1e-2, 1e-3
-MODES = {f"foreach={mode}": mode for mode in (None, True, False)}
-OPTAX = importlib.util.find_spec("optax") is not None
-LEGEND = "Medians in milliseconds. GB/s: what must cross the memory, over vegrad's time"
-
-
-@dataclass
-class Task:
-    """A call to be timed, how far its result was from float64, and which variant it is."""
-
-    call: Callable
-    difference: float | None = None
-    variant: str | None = None
-
-
-def winner(variants, settings):
-    """The fastest task of {name: task}."""
-    calls = {name: task.call for name, task in variants.items()}
-    name, _ = fastest(calls, settings["seconds"] / 8)
-    return replace(variants[name], variant=name)
-
-
-def lines(tasks, wanted, settings):
-    """Lines of the table: (case, against, asked ratio, our task, theirs, bytes, scale) of each.
-
-    The bytes are those that must cross the memory in our call; their time counts `scale` times.
-    """
-    turns = interleave({name: task.call for name, task in tasks.items()}, settings["seconds"])
-    found = {name: report.summary(task, turns[name]) for name, task in tasks.items()}
-    for case, against, asked, ours, theirs, size, scale in wanted:
-        entry = {"case": case, "against": against, "asked": asked, "bytes": size, "scale": scale}
-        ratio = scale * found[theirs]["median_ms"] / found[ours]["median_ms"]
-        yield entry | {"ratio": ratio, "ours": found[ours], "theirs": found[theirs]}
-
-
-def hold(name, difference, tolerance):
-    """The difference, which ends the run if it is too large."""
-    if not difference < tolerance:
-        sys.exit(f"{name} is off float64 by {difference:.1e}, more than {tolerance:.0e}")
-    return float(difference)
 
 
 def norm64(buffers):
+    """Compute the joint norm in float64, a part of each buffer at a time."""
     parts = (part for array in buffers for part in np.array_split(array.ravel(), 64))
     return float(np.sqrt(sum(np.square(part, dtype=np.float64).sum() for part in parts)))
 
 
-def normals(count, shape):
-    random = np.random.default_rng(0)
-    return [random.standard_normal(shape, np.float32) for _ in range(count)]
-
-
-def reads(array, threads):
-    """{name: a task} that reads the array, which must not contain the byte 255, once."""
-    import torch
-
-    parts, pool = np.array_split(array, threads), ThreadPoolExecutor(threads)
-
-    def on_each(read):
-        """Every thread reads its part, this one the last."""
-        waiting = [pool.submit(read, part) for part in parts[:-1]]
-        read(parts[-1])
-        for other in waiting:
-            other.result()
-
-    tensor = torch.from_numpy(array)
-    calls = {"torch.sum": tensor.sum, "torch.dot": partial(torch.dot, tensor, tensor)}
-    calls |= {"numpy.sum": partial(on_each, np.sum), "numpy.max": partial(on_each, np.max)}
-    calls |= {"numpy.dot": partial(np.dot, array, array)}
-    calls |= {"numpy.dot each": partial(on_each, lambda part: np.dot(part, part))}
-    if os.name == "posix":
-        memchr = ctypes.CDLL(None).memchr  # ctypes releases the GIL
-        memchr.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
-        calls["memchr"] = partial(on_each, lambda x: memchr(x.ctypes.data, 255, x.nbytes))
-    return {name: Task(call) for name, call in calls.items()}
-
-
 def large(settings):
-    """One buffer of 64 Mi elements.
+    """Yield the lines about one buffer of 64 Mi elements.
 
-    It lies in NumPy's memory, for PyTorch and in bfloat16 too: there the system gives large pages.
-    One more line has a tensor in PyTorch's memory.
+    The buffer lies in memory that NumPy allocated, also for PyTorch and in bfloat16, because the
+    system gives large pages there. One more line has a tensor in PyTorch's memory.
     """
     import torch
     import vegrad
@@ -161,9 +98,9 @@ def large(settings):
 
 
 class Gradients:
-    """Buffers that are clipped in place, from `source`, and the threshold of the next call.
+    """Buffers that are clipped in place, filled from `source`, and the next call's threshold.
 
-    `right(threshold)` yields what one call makes of the source, in float64.
+    `right(threshold)` yields the result of one call on the source, in float64.
     """
 
     def __init__(self, source, buffers, start, right, exceeded=True):
@@ -172,21 +109,23 @@ class Gradients:
         self.refill()
 
     def refill(self, start=1):
+        """Fill the buffers from the source and begin again at `start` times the first threshold."""
         self.threshold = start * self.start
         for buffer, array in zip(self.buffers, self.source, strict=True):
             np.copyto(buffer, array)
 
     def next(self):
+        """Return the threshold of the next call."""
         self.threshold *= self.factor
         return self.threshold
 
     def difference(self, buffers):
-        """How far buffers are from what they should be, relative to each one's largest element."""
+        """Return the largest error of any buffer, relative to its own largest element."""
         pairs = zip(buffers, self.right(self.threshold), strict=True)
         return max(np.abs(got - right).max() / np.abs(right).max() for got, right in pairs)
 
     def task(self, name, call, tolerance=OTHERS):
-        """A task, once it has been seen to clip to half the first threshold as it should."""
+        """Make a task of a call, after checking that it clips to half the first threshold."""
         self.refill(0.5)
         call()
         difference = hold(name, self.difference(self.buffers), tolerance)
@@ -194,14 +133,14 @@ class Gradients:
         return Task(call, difference)
 
     def check(self):
-        """Ends the run unless the last of many calls has left what it should."""
+        """End the run unless the last of many calls has left the right gradients."""
         hold("what all calls have left", self.difference(self.buffers), AFTER)
         if self.threshold < 1e-3 * self.start:
             sys.exit("so many calls that the gradients have nearly vanished")
 
 
 def clip(case, count, shape, exceeded, asked, settings):
-    """Arrays of NumPy, and the gradients of PyTorch's parameters, by their joint norm.
+    """Yield the lines about clipping NumPy arrays and PyTorch gradients by their joint norm.
 
     PyTorch and vegrad clip the same tensors, in turns.
     """
@@ -231,7 +170,7 @@ def clip(case, count, shape, exceeded, asked, settings):
     calls = {"NumPy arrays": partial(ours, arrays, arrays.buffers.copy)}
     calls["tensors"] = partial(ours, tensors, lambda: [one.grad for one in parameters])
     tasks = {name: call.args[0].task(name, call, OURS) for name, call in calls.items()}
-    size = (3 if exceeded else 1) * size if size > 1e8 else None  # less stays in a cache
+    size = (3 if exceeded else 1) * size if size > 1e8 else None  # smaller ones stay in a cache
     wanted = [(f"{case}, {x}", "clip_grad_norm_", asked, x, "torch", size, 1) for x in tasks]
     tasks["torch"] = winner(modes, settings)
     yield from lines(tasks, wanted, settings)
@@ -240,7 +179,7 @@ def clip(case, count, shape, exceeded, asked, settings):
 
 
 def in_jax(axis):
-    """A function (gradients, weights) by optax, or by its formula, for units along an axis."""
+    """Return optax's clip(gradients, weights), or its formula, for units along an axis."""
     import jax
 
     if OPTAX:
@@ -255,9 +194,10 @@ def in_jax(axis):
 
 
 def jax_task(case, weights, turned, donated):
-    """Weights lie (in, out) if turned; gradients are clipped in place if donated.
+    """Make a task of adaptive clipping in JAX.
 
-    The threshold is a constant: the work is the same whether a row exceeds it or not.
+    Weights are stored (in, out) if turned; gradients are clipped in place if donated. The threshold
+    is a constant: the work is the same whether a row exceeds it or not.
     """
     import jax
 
@@ -278,7 +218,7 @@ def jax_task(case, weights, turned, donated):
 
 
 def adaptive(settings):
-    """100 weights of 512 by 512; every row of their gradients exceeds its threshold."""
+    """Yield the lines about 100 weights of 512 by 512, whose gradients all exceed their limits."""
     import vegrad
 
     source = normals(100, (512, 512))
@@ -322,14 +262,8 @@ def adaptive(settings):
     case.check()
 
 
-# The process that measures, and the one that the user starts
-
-
 def child(settings):
-    """Measures everything in this process, and prints one JSON object."""
-    from epochs import epochs  # these need what is above
-    from steps import steps
-
+    """Measure everything in this process and print one JSON object."""
     for peer in filter(peers.installed, (peers.Torch, peers.Jax)):
         peer.prepare(settings["threads"])
     found = list(large(settings))
@@ -340,69 +274,9 @@ def child(settings):
     found += adaptive(settings)
     found += steps(settings)
     found += epochs(settings)
-    optax = {"optax": importlib.metadata.version("optax") if OPTAX else None}
+    optax = {"optax": version("optax") if OPTAX else None}
     print(json.dumps({"lines": found, "versions": report.versions() | optax}))
 
 
-def table(results):
-    """The table in markdown, which a terminal shows well too."""
-    rows = [["case", "against", "vegrad", "GB/s", "other", "ratio", "asked"]]
-    for entry in results["lines"]:
-        ours, theirs, asked = entry["ours"]["median_ms"], entry["theirs"], entry["asked"]
-        other = f"{entry['scale'] * theirs['median_ms']:#.3g}"
-        rate = f"{1e-6 * entry['bytes'] / ours:.1f}" if entry["bytes"] else "–"
-        ratios = (f"{100 * x:.0f} %" if asked < 1 else f"{x:.2f}×" for x in (entry["ratio"], asked))
-        against = entry["against"] + (f" ({theirs['variant']})" if theirs["variant"] else "")
-        rows.append([entry["case"], against, f"{ours:#.3g}", rate, other, *ratios])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * n if i < 2 else "-" * (n - 1) + ":" for i, n in enumerate(widths)])
-    used, names = results["versions"], ("numpy", "torch", "jax", "optax", "vegrad")
-    parts = [report.threads_text(results), results["machine"]["cpu"], used.get("isa", "?")]
-    parts += [results["date"], *(f"{name} {used[name]}" for name in names if used.get(name))]
-    yield f"{LEGEND}; {', '.join(parts)}.\n"
-    for row in rows:
-        yield "| " + " | ".join(map("{:{}{}}".format, row, "<<>>>>>", widths)) + " |"
-
-
-def main(script=__file__, doc=__doc__, measure=child):
-    """Runs a script's child on as many cores as threads; prints and saves its table."""
-    script = Path(script).resolve()
-    name = script.with_suffix(".json").name
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    add = parser.add_argument
-    add("--quick", action="store_true", help="a smoke run, too short to be believed")
-    add("--threads", type=int, help="number of threads (2)")
-    add("--output", type=Path, help=f"folder for {name}")
-    add("--markdown", action="store_true", help="print the saved results, run nothing")
-    add("--child", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        return measure(json.loads(options.child))
-    folder = options.output or script.parent
-    if options.markdown:
-        return print("\n".join(table(report.load(folder / name))))
-    cores = report.cores()
-    threads = min(2, len(cores)) if options.threads is None else options.threads
-    if not 1 <= threads <= len(cores):
-        parser.error(f"--threads must be between 1 and the {len(cores)} cores there are")
-    settings = {"threads": threads, "seconds": 0.2 if options.quick else 4}  # for each call
-    results = report.description() | settings
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores[:threads])  # which the child inherits
-    command = [sys.executable, str(script), "--child", json.dumps(settings)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment(threads))
-    if done.returncode:
-        sys.exit(done.returncode)
-    results |= json.loads(done.stdout.splitlines()[-1])
-    print("\n".join(table(results)))
-    for entry in results["lines"]:
-        if entry["ratio"] < entry["asked"]:
-            print(f"less than asked: {entry['case']}, against {entry['against']}")
-    if options.output or not (options.quick or options.threads):
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        (folder / name).write_text(saved)
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, child)

@@ -1,13 +1,13 @@
-"""What a table of medians on a quiet machine does not show: memory, a busy core, small calls.
+"""Measure conditions that the table leaves out: peak memory, a busy core, small calls.
 
     python bench/conditions.py            everything
     python bench/conditions.py --quick    a smoke run
 
-`bench/run.py` runs this too, and saves what it finds. Every library gets a process of its own.
+`bench/run.py` runs this too, and saves the results. Every library gets a process of its own.
 """
 
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -27,6 +27,7 @@ LIBRARIES = {"vegrad": "vegrad", "torch": "PyTorch", "jax": "JAX"}
 
 
 def vegrad_step(layers, width, x, target):
+    """Return a function that makes a pass with vegrad."""
     import vegrad
 
     network = vegrad.MLP([width] * (layers + 1), seed=0)
@@ -34,6 +35,7 @@ def vegrad_step(layers, width, x, target):
 
 
 def torch_step(layers, width, x, target):
+    """Return a function that makes a pass with PyTorch."""
     import torch
 
     modules = [torch.nn.Linear(width, width) for _ in range(layers)]
@@ -49,7 +51,7 @@ def torch_step(layers, width, x, target):
 
 
 def memory(library):
-    """Bytes resident at most in three passes, and before the network was built."""
+    """Return the peak resident bytes in three passes, and before the network was built."""
     import resource
 
     importlib.import_module(library)
@@ -72,9 +74,10 @@ def memory(library):
 
 
 def busy(library, seconds):
-    """Median milliseconds on two threads: alone, and beside a process that never waits."""
-    from run import Row
-    from vegrad.benchmark import peers  # not above: memory() is of one library alone
+    """Return median milliseconds on two threads, alone and beside a process that never waits."""
+    # Not at the top: memory() must load no library but its own.
+    from rows import Row
+    from vegrad.benchmark import peers
 
     layers, width, batch = BUSY_ROW
     peer = {"vegrad": peers.Vegrad, "torch": peers.Torch, "jax": peers.Jax}[library]
@@ -84,6 +87,7 @@ def busy(library, seconds):
     found = {"idle": [], "busy": []}
 
     def times():
+        """Time calls for a sixth of the seconds."""
         end, durations = time.perf_counter() + seconds / 6, []
         while time.perf_counter() < end:
             start = time.perf_counter()
@@ -108,7 +112,7 @@ def busy(library, seconds):
 
 
 def calls(seconds):
-    """Microseconds of a call that has next to nothing to compute: one unit, one row."""
+    """Return the microseconds of calls on one unit and one row, with nothing to compute."""
     import vegrad
 
     network = vegrad.MLP([1, 1], seed=0)
@@ -130,7 +134,7 @@ def calls(seconds):
 
 
 def child(question, library, seconds, threads):
-    """The answer of a process of its own, bound to as many cores."""
+    """Answer one question in a process of its own, bound to as many cores as threads."""
     from vegrad.benchmark.machine import cores, environment
 
     command = [sys.executable, __file__, "--child", question, library, str(seconds)]
@@ -146,7 +150,7 @@ def child(question, library, seconds, threads):
 
 
 def measure(threads, seconds):
-    """Everything, as numbers."""
+    """Measure everything; return the numbers."""
     here = [name for name in LIBRARIES if importlib.util.find_spec(name)]
     layers, width, batch = MEMORY_ROW
     needed = 4 * layers * (2 * (width + 1) * width + batch * width)
@@ -160,7 +164,7 @@ def measure(threads, seconds):
 
 
 def sentences(found):
-    """What was found, in words."""
+    """Put the numbers into sentences."""
     row = "×".join(map(str, found["memory"]["row"]))
     needed = found["memory"]["needed"]
     peaks = [
@@ -187,6 +191,7 @@ def sentences(found):
 
 
 def main():
+    """Measure and print, or answer one question as a child."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)

@@ -1,24 +1,24 @@
-"""The lines of bench/buffers.py on training: epochs of a small network on the digits, ten a call.
+"""Time training: ten epochs a call of a small network on the digits; lines of bench/buffers.py.
 
 64-128-128-10, ReLU, cross-entropy, batches of 32 in a new order each epoch, joint norm clipped at
-1, AdamW; the loss of each batch is kept. All start from the same weights; after the first epoch, in
-the same order for all, they are held to a float64 run.
+1, AdamW; the loss of each batch is kept. All libraries start from the same weights and see the
+batches in the same order; after the first epoch they are held to a float64 run.
 """
 
 from itertools import pairwise
 
 import numpy as np
-from buffers import OPTAX, Task, hold, lines, winner
+from common import OPTAX, Task, hold, lines, winner
 from vegrad.benchmark.peers import Jax, Torch, installed
 
 SIZES, BATCH, LR, MAX_NORM, DECAY = (64, 128, 128, 10), 32, 1e-3, 1.0, 1e-2
 BETAS, EPS = (0.9, 0.999), 1e-8
-EPOCHS = 10  # a call
-LARGEST_DIFFERENCE = 1e-3  # of a weight after 45 steps, beside the largest
+EPOCHS = 10  # in each timed call
+LARGEST_DIFFERENCE = 1e-3  # of a weight after 45 steps, relative to the largest
 
 
 def problem():
-    """x, labels, and (weight, bias) of each layer in float64."""
+    """Return x, labels, and the weight and bias of each layer in float64."""
     from vegrad import MLP, datasets
 
     data = datasets.load("digits")
@@ -29,26 +29,28 @@ def problem():
 
 
 class Order:
-    """A new order of the rows for each epoch, the same for everyone."""
+    """A new order of the rows for each epoch, the same for every library."""
 
     def __init__(self, rows):
         self.rows, self.random = rows, np.random.default_rng(1)
 
     def batches(self):
+        """Return the rows of each batch of the next epoch."""
         order = self.random.permutation(self.rows)
         return [order[i : i + BATCH] for i in range(0, self.rows, BATCH)]
 
 
 class Loop:
-    """A loop over epochs."""
+    """A loop over epochs; a subclass has `epoch`, one epoch that returns the losses."""
 
     def epochs(self):
+        """Train for all epochs of a call."""
         for _ in range(EPOCHS):
             self.epoch()
 
 
 class NumPy(Loop):
-    """Every operation of a step in place where it can be."""
+    """NumPy, with every operation of a step in place where it can be."""
 
     def __init__(self, x, labels, parameters, dtype=np.float32):
         self.x, self.labels, self.order = x.astype(dtype), labels, Order(len(x))
@@ -62,6 +64,7 @@ class NumPy(Loop):
         return [self.step(rows) for rows in self.order.batches()]
 
     def step(self, rows):
+        """Make one step on a batch; return its loss before the step."""
         outputs = [self.x[rows]]
         labels, p = self.labels[rows], self.parameters
         last = len(p) - 2
@@ -93,6 +96,7 @@ class NumPy(Loop):
         return loss
 
     def adamw(self, gradients):
+        """Update the parameters; the gradients are overwritten."""
         self.steps += 1
         rate = LR / (1 - BETAS[0] ** self.steps)
         root = 1 / np.sqrt(1 - BETAS[1] ** self.steps)
@@ -118,7 +122,7 @@ class NumPy(Loop):
 
 
 class Vegrad:
-    """`MLP.fit`."""
+    """vegrad's `MLP.fit`."""
 
     def __init__(self, x, labels, parameters):
         import vegrad
@@ -131,9 +135,14 @@ class Vegrad:
 
     def epoch(self, epochs=1):
         history = self.net.fit(
-            self.x, self.labels, optimizer=self.optimizer, epochs=epochs, batch_size=BATCH,
-            seed=self.random, progress=False,
-        )  # fmt: skip
+            self.x,
+            self.labels,
+            optimizer=self.optimizer,
+            epochs=epochs,
+            batch_size=BATCH,
+            seed=self.random,
+            progress=False,
+        )
         return history.loss
 
     def epochs(self):
@@ -144,7 +153,7 @@ class Vegrad:
 
 
 class Eager(Loop):
-    """PyTorch: `nn.Sequential`, `clip_grad_norm_`, AdamW as one of its implementations."""
+    """PyTorch: `nn.Sequential`, `clip_grad_norm_`, and AdamW with `options` for its variant."""
 
     def __init__(self, x, labels, parameters, **options):
         import torch
@@ -179,7 +188,7 @@ class Eager(Loop):
 
 
 class Compiled(Loop):
-    """JAX and optax: a jitted step a batch, or `whole`: a jitted epoch, its batches in a scan."""
+    """JAX and optax: one jitted step for each batch, or if `whole` one jitted epoch (a scan)."""
 
     def __init__(self, x, labels, parameters, whole=False):
         import jax
@@ -232,7 +241,7 @@ class Compiled(Loop):
 
 
 def epochs(settings):
-    """Against each library that is installed."""
+    """Yield the lines against each library that is installed."""
     x, labels, parameters = problem()
     exact = NumPy(x, labels, parameters, np.float64)
     losses = exact.epoch()

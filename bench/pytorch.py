@@ -1,10 +1,10 @@
-"""Times vegrad.torch beside PyTorch's own functions, on models as users pass them.
+"""Time vegrad.torch beside PyTorch's own functions, on models as users pass them.
 
-    python bench/pytorch.py               the table, on two threads; bench/pytorch.json
+    python bench/pytorch.py               the table, on two threads; bench/results/pytorch.json
     python bench/pytorch.py --quick       a smoke run
     python bench/pytorch.py --markdown    the table of the last complete run
 
-Everything is measured in one process, bound to as many cores as threads, in turns. The line against
+One process, bound to as many cores as threads, measures everything in turns. The line against
 Cockpit needs `pip install cockpit-for-pytorch "setuptools<81"`.
 """
 
@@ -15,14 +15,14 @@ import warnings
 from functools import partial
 
 import report
-from buffers import MODES, Task, hold, lines, main, winner
+from common import MODES, Task, hold, lines, main, winner
 from vegrad.benchmark import peers
 
 MAX_NORM, LR = 1.0, 1e-3
 
 
 def parameters_of(count, shape):
-    """A model of that many parameters, with gradients; the same at every call."""
+    """Make a model of so many parameters with gradients, the same at every call."""
     import torch
 
     torch.manual_seed(0)
@@ -33,7 +33,7 @@ def parameters_of(count, shape):
 
 
 def mlp():
-    """(model, x, target): 8 layers of 512, a batch of 128."""
+    """Return model, x and target: 8 layers of 512, a batch of 128."""
     import torch
 
     torch.manual_seed(0)
@@ -42,7 +42,7 @@ def mlp():
 
 
 def transformer():
-    """(model, x, target): 4 encoder layers of width 256, 8 sequences of 64."""
+    """Return model, x and target: 4 encoder layers of width 256, 8 sequences of 64."""
     import torch
 
     torch.manual_seed(0)
@@ -52,11 +52,12 @@ def transformer():
 
 
 def backward(model, x, target):
+    """Compute the gradients of the mean square."""
     (model(x) - target).square().mean().backward()
 
 
 def clip(case, count, shape, exceeded, asked, settings):
-    """clip_grad_norm_(model.parameters(), …): both clip their own model's gradients."""
+    """Compare clip_grad_norm_(model.parameters(), …); each library has a model of its own."""
     import torch
     import vegrad.torch
 
@@ -85,7 +86,7 @@ def clip(case, count, shape, exceeded, asked, settings):
 
 
 def step(case, make, asked, settings):
-    """AdamW(clip=) beside clip_grad_norm_ and AdamW(fused=True): the step alone."""
+    """Compare the step of AdamW(clip=) with clip_grad_norm_ and AdamW(fused=True)."""
     import torch
     import vegrad.torch
     from vegrad.clipping import GlobalNorm
@@ -111,13 +112,14 @@ def step(case, make, asked, settings):
 
 
 def with_gradients(problem):
+    """Return the model of a problem, with gradients."""
     model, x, target = problem()
     backward(model, x, target)
     return model
 
 
 def whole_step(problem, watched):
-    """A step of training, forward to AdamW(fused), with a monitor or without."""
+    """Make a task of a step of training, with a monitor or without."""
     import torch
     import vegrad.torch
 
@@ -135,25 +137,22 @@ def whole_step(problem, watched):
 
 
 def training(case, problem, asked, settings):
-    """Whole steps with a monitor and without."""
+    """Compare whole steps with a monitor and without."""
     tasks = {"monitored": whole_step(problem, True), "bare": whole_step(problem, False)}
     wanted = [(f"Monitor, {case}", "the bare step", asked, "monitored", "bare", None, 1)]
     return lines(tasks, wanted, settings)
 
 
 def beside_cockpit(case, problem, settings):
-    """Whole steps with a monitor, and with Cockpit's economy setting at every step."""
+    """Compare whole steps with a monitor, and with Cockpit's economy setting at every step."""
     import torch
     from backpack import extend
     from cockpit import Cockpit
     from cockpit.utils.configuration import configuration
 
     model, x, target = problem()
-    model, loss_of, each = (
-        extend(model),
-        extend(torch.nn.MSELoss()),
-        torch.nn.MSELoss(reduction="none"),
-    )
+    model, loss_of = extend(model), extend(torch.nn.MSELoss())
+    each = torch.nn.MSELoss(reduction="none")
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     cockpit, steps = Cockpit(model.parameters(), configuration("economy")), itertools.count()
 
@@ -172,7 +171,7 @@ def beside_cockpit(case, problem, settings):
 
 
 def fused(case, layers, width, batch, asked, settings, direct=False):
-    """Forward, mean square and backward of a tanh network, as it is and fused."""
+    """Compare forward and backward passes of a tanh network as it is and fused."""
     import torch
     import vegrad.torch
 
@@ -199,7 +198,7 @@ def fused(case, layers, width, batch, asked, settings, direct=False):
 
 
 def child(settings):
-    """Measures everything in this process, and prints one JSON object."""
+    """Measure everything in this process and print one JSON object."""
     warnings.simplefilter("ignore")
     peers.Torch.prepare(settings["threads"])
     found = []

@@ -1,9 +1,10 @@
-"""What a run was measured on, and its results as text, markdown, JSON and a picture."""
+"""The description of the machine, and results as text, markdown, JSON and a picture."""
 
 import datetime
 import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import conditions
 from vegrad.benchmark import limits, peers, timing
@@ -11,6 +12,7 @@ from vegrad.benchmark.machine import cores as cores
 from vegrad.benchmark.machine import machine
 from vegrad.benchmark.machine import versions as versions
 
+RESULTS = Path(__file__).resolve().parent / "results"  # of complete runs
 COLOURS = {"numpy": "#9aa5b1", "torch": "#e07a5f", "jax": "#e9b44c", "vegrad": "#1f6f8b"}
 
 
@@ -18,7 +20,7 @@ COLOURS = {"numpy": "#9aa5b1", "torch": "#e07a5f", "jax": "#e9b44c", "vegrad": "
 
 
 def description():
-    """The machine and the day, without names of hosts or folders."""
+    """Describe the machine and the day, without names of hosts or folders."""
     found = machine()
     load = found["load_before"]
     if load is not None and load > 0.5:
@@ -27,7 +29,7 @@ def description():
 
 
 def summary(peer, turns):
-    """What is kept of a peer's durations (seconds, for each turn and call)."""
+    """Summarize a peer's durations, which are seconds for each turn and call."""
     also = {"difference": peer.difference, "variant": getattr(peer, "variant", None)}
     return timing.summary(turns) | also
 
@@ -42,21 +44,22 @@ LEGEND = (
 
 
 def limit_ms(run, row):
-    """The least time the row can take at the measured rates."""
+    """Compute the least time that a row can take at the measured rates."""
     return limits.pass_ms(run["limits"], row)
 
 
 def milliseconds(row, name):
+    """Return the median time of a peer, or None if it took no part."""
     return row["peers"].get(name, {}).get("median_ms")
 
 
 def figure(value):
-    """Three digits, without an exponent."""
+    """Format a number with three digits and no exponent."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}" if value >= 1 else f"{value:.2f}"
 
 
 def columns():
-    """(header, function of a run and a row that gives a string, or None for a dash)."""
+    """Yield (header, function of a run and a row that returns a cell, or None for a dash)."""
 
     def time_of(name):
         def cell(run, row):
@@ -95,7 +98,7 @@ def columns():
 
 
 def table(runs):
-    """Lists of strings, the header first; a cell has the figures of all runs, in their order."""
+    """Return lists of strings, the header first; a cell has the figures of all runs in order."""
     lines = [["L×N×B", *(row["label"].replace("x", "×") for row in runs[0]["rows"])]]
     for title, cell in columns():
         cells = [[cell(run, row) or "–" for row in run["rows"]] for run in runs]
@@ -109,11 +112,12 @@ def table(runs):
 
 
 def threads_text(run):
+    """Return "1 thread" or "2 threads"."""
     return f"{run['threads']} thread" + "s" * (run["threads"] > 1)
 
 
 def limits_text(run):
-    """One sentence on each limit of the machine."""
+    """Yield a sentence for each limit of the machine."""
     for row in (row for row in run["rows"] if row["batch"] == 1):
         size = 4e-6 * row["layers"] * row["width"] ** 2
         yield (
@@ -129,7 +133,7 @@ def limits_text(run):
 
 
 def text(results):
-    """A table for each number of threads, for a terminal."""
+    """Render a table for each number of threads, for a terminal."""
     parts = ["", LEGEND]
     for run in results["runs"]:
         lines = table([run])
@@ -145,7 +149,7 @@ def text(results):
 
 
 def markdown(results):
-    """One table for the README; a cell has one figure for each number of threads."""
+    """Render one table for the README; a cell has one figure for each number of threads."""
     first, *rest = table(results["runs"])
     lines = [first, ["---"] + ["---:"] * (len(first) - 1), *rest]
     counts = " / ".join(threads_text(run) for run in results["runs"])
@@ -168,15 +172,22 @@ def markdown(results):
 
 
 def load(path):
+    """Read saved results; end the program if there are none."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         sys.exit(f"no results in {path.name}: {error.__class__.__name__}; run without --markdown")
 
 
+def write(results, path):
+    """Write results as JSON, in a folder that is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+
 def save(results, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    """Write results.json and, where matplotlib is installed, results.png."""
+    write(results, folder / "results.json")
     if importlib.util.find_spec("matplotlib"):
         picture(results, folder / "results.png")
     else:
@@ -184,7 +195,7 @@ def save(results, folder):
 
 
 def picture(results, path):
-    """For every row and library, the share of the machine's limit that the pass reaches."""
+    """Draw the share of the machine's limit that each library reaches on each row."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,12 @@
-"""Times the same forward and backward pass in Python lists, NumPy, PyTorch, JAX and vegrad.
+"""Time the same forward and backward pass in Python lists, NumPy, PyTorch, JAX and vegrad.
 
     python bench/run.py                 the table, on one thread and on two
-    python bench/run.py --all           also the rows that take longer, and bench/buffers.py
+    python bench/run.py --all           also the rows that take longer, then bench/buffers.py
     python bench/run.py --quick         a smoke run
     python bench/run.py --markdown      the table of the last complete run, for the README
 
-Every number of threads gets a process of its own, bound to as many cores.
+Every number of threads gets a process of its own, bound to as many cores. A complete run is saved
+in bench/results/.
 """
 
 import argparse
@@ -13,13 +14,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import conditions
 import numpy as np
 import report
+from rows import ROWS
 from vegrad.benchmark import peers
 from vegrad.benchmark.limits import limits
 from vegrad.benchmark.machine import environment
@@ -28,30 +30,11 @@ from vegrad.benchmark.timing import interleave
 LARGEST_DIFFERENCE = 1e-3  # of a float32 gradient from a float64 pass, after up to 100 layers
 
 
-@dataclass(frozen=True)
-class Row(peers.Case):
-    """One line of the table."""
-
-    flushed: bool = False  # also PyTorch with set_flush_denormal(True)
-    more: bool = False  # only with --all
-
-
-ROWS = (
-    Row(50, 64, 64),
-    Row(50, 64, 256),
-    Row(20, 256, 128),
-    Row(10, 1024, 256),
-    Row(100, 128, 1),
-    Row(8, 2048, 512, more=True),
-    Row(50, 64, 64, activation="sigmoid", init="linear", flushed=True, more=True),
-)
-
-
-# One process, one number of threads
+# The process that measures, with one number of threads
 
 
 def build(row, chosen, lists_seconds):
-    """The peers that take part in a row, after their gradients have been held to each other."""
+    """Make the peers that take part in a row, after checking their gradients against float64."""
     problem = peers.Problem(row)
     reference = peers.NumPy(problem, np.float64)
     reference.step()
@@ -69,7 +52,7 @@ def build(row, chosen, lists_seconds):
 
 
 def measure(row, chosen, settings):
-    """One row of the table."""
+    """Measure one row of the table."""
     print(f"  {settings['threads']} thread(s): {row.label}", file=sys.stderr, flush=True)
     built = build(row, chosen, settings["lists_seconds"])
     turns = interleave({name: peer.step for name, peer in built.items()}, settings["seconds"])
@@ -82,7 +65,7 @@ def measure(row, chosen, settings):
 
 
 def child(settings):
-    """Measures everything in this process, and prints one JSON object."""
+    """Measure everything in this process and print one JSON object."""
     rows = [row for row in ROWS if row.label in settings["rows"]]
     chosen = [peer for peer in peers.PEERS if peer.name in settings["peers"]]
     for peer in filter(peers.installed, peers.PEERS):
@@ -99,7 +82,7 @@ def child(settings):
 
 
 def run(settings):
-    """Starts a process that measures with a number of threads; returns what it found."""
+    """Start a process that measures with a number of threads; return its results."""
 
     def bind():
         os.sched_setaffinity(0, report.cores()[: settings["threads"]])
@@ -115,6 +98,7 @@ def run(settings):
 
 
 def arguments():
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     labels, names = [row.label for row in ROWS], [peer.name for peer in peers.PEERS]
     add = parser.add_argument
@@ -124,7 +108,7 @@ def arguments():
     add("--all", action="store_true", help="also the rows that take longer")
     add("--seconds", type=float, default=4, help="for each peer on each row (%(default)s)")
     add("--quick", action="store_true", help="a smoke run, too short to be believed")
-    add("--output", type=Path, help="folder for results.json and results.png")
+    add("--output", type=Path, help="folder for the results (bench/results)")
     add("--markdown", action="store_true", help="print the saved results, run nothing")
     add("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -134,10 +118,11 @@ def arguments():
 
 
 def main():
+    """Run the benchmark, or print the saved table."""
     parser, options = arguments()
     if options.child:
         return child(json.loads(options.child))
-    folder = options.output or Path(__file__).resolve().parent
+    folder = options.output or report.RESULTS
     if options.markdown:
         return print(report.markdown(report.load(folder / "results.json")))
     cores = report.cores()
@@ -155,7 +140,7 @@ def main():
         "peers": options.peers,
         "seconds": 0.2 if options.quick else options.seconds,
         "limit_seconds": 0.03 if options.quick else 0.2,
-        "lists_seconds": 1 if options.quick else 20,  # a row that takes longer gets a dash
+        "lists_seconds": 1 if options.quick else 20,  # a longer row gets a dash
     }
     results = report.description() | {"settings": settings}
     results["runs"] = [run(settings | {"threads": n}) for n in threads]
@@ -166,11 +151,8 @@ def main():
         report.save(results, folder)
     if options.complete and options.all:
         where = ["--output", str(options.output)] if options.output else []
-        sys.exit(
-            subprocess.run(
-                [sys.executable, Path(__file__).with_name("buffers.py"), *where]
-            ).returncode
-        )
+        buffers = Path(__file__).with_name("buffers.py")
+        sys.exit(subprocess.run([sys.executable, buffers, *where]).returncode)
 
 
 if __name__ == "__main__":

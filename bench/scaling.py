@@ -1,16 +1,15 @@
-"""How the pass of vegrad scales: with threads, and over depth, width and batch.
+"""Measure how the pass of vegrad scales over threads, depth, width and batch.
 
-    python bench/scaling.py             everything: table, bench/scaling.json and scaling.png
+    python bench/scaling.py             the table, scaling.json and scaling.png in bench/results
     python bench/scaling.py --quick     a smoke run
 
-One shape is varied at a time. Every shape is measured on each number of threads in turns, in one
-process, with the flow on, in float32, tanh hidden layers and Glorot weights. Two things are asked
-of it: time per multiply-add within LIMIT of the best over depth, and no shape slower with more
-threads than with fewer by over SLOWER.
+One dimension is varied at a time. Each shape is timed on each number of threads in turns, in one
+process, with the flow on, in float32, with tanh hidden layers and Glorot weights. Two things are
+asked: the time of a multiply-add stays within LIMIT of the best over depth, and no shape is slower
+with more threads than with fewer by over SLOWER.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
@@ -26,21 +25,25 @@ MOST_BYTES = 4e9  # of weights, gradients and activations: larger shapes are lef
 
 @dataclass(frozen=True)
 class Shape:
+    """The shape of a network and its batch."""
+
     layers: int
     width: int
     batch: int
 
     @property
     def multiply_adds(self):
-        """Of the products: outputs and weight gradients of L layers, input gradients of L - 1."""
+        """Multiply-adds of the products: outputs and weight gradients, L - 1 input gradients."""
         return (3 * self.layers - 1) * self.batch * self.width**2
 
     @property
     def bytes(self):
+        """Bytes of weights, gradients and activations."""
         return 4 * self.layers * self.width * (2 * self.width + self.batch)
 
 
 def powers(first, last):
+    """Return the powers of two from first to last."""
     return [2**n for n in range(first.bit_length() - 1, last.bit_length())]
 
 
@@ -57,7 +60,7 @@ SWEEPS = {  # name: (what is varied, shapes)
 
 
 def measure(shape, threads, seconds):
-    """{number of threads: median milliseconds}."""
+    """Time a shape; return {number of threads: median milliseconds}."""
     import numpy as np
     import vegrad
 
@@ -77,7 +80,7 @@ def measure(shape, threads, seconds):
 
 
 def findings(results):
-    """What was asked and is not so, a sentence each."""
+    """Yield a sentence for each thing that was asked and does not hold."""
     for name, sweep in results["sweeps"].items():
         for row in sweep["rows"]:
             counts = sorted(row["ms"], key=int)
@@ -99,7 +102,7 @@ def findings(results):
 
 
 def text(results):
-    """A line for each shape: milliseconds, and picoseconds a multiply-add, on each thread count."""
+    """Yield a line for each shape: milliseconds, and picoseconds for one multiply-add."""
     yield "milliseconds, and picoseconds for one multiply-add, on " + ", ".join(
         f"{count} thread" + "s" * (count > 1) for count in results["threads"]
     )
@@ -116,7 +119,7 @@ def text(results):
 
 
 def picture(results, path):
-    """Nanoseconds for one multiply-add over each sweep, a line for each number of threads."""
+    """Draw nanoseconds for one multiply-add over each sweep, a line for each thread count."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -149,17 +152,19 @@ def picture(results, path):
 
 
 def arguments():
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="a smoke run, too short to be believed")
     add("--seconds", type=float, default=0.6, help="for each shape and count (%(default)s)")
     add("--threads", nargs="+", type=int, help="numbers of threads (1, 2, 4, … up to the cores)")
     add("--sweeps", nargs="+", choices=list(SWEEPS), help="only these")
-    add("--output", type=Path, help="folder for scaling.json and scaling.png")
+    add("--output", type=Path, help="folder for the results (bench/results)")
     return parser.parse_args()
 
 
 def main():
+    """Run the sweeps; print and save what they find."""
     options = arguments()
     threads = options.threads or [n for n in (1, 2, 4, 8, 16) if n <= len(report.cores())]
     seconds = 0.02 if options.quick else options.seconds
@@ -177,9 +182,8 @@ def main():
     results["versions"] = report.versions()
     print("\n".join(text(results)))
     if options.output or not (options.quick or options.sweeps or options.threads):
-        folder = options.output or Path(__file__).resolve().parent
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scaling.json").write_text(json.dumps(results, indent=1) + "\n")
+        folder = options.output or report.RESULTS
+        report.write(results, folder / "scaling.json")
         picture(results, folder / "scaling.png")
 
 

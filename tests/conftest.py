@@ -9,7 +9,9 @@ import vegrad
 from hypothesis import HealthCheck, settings
 from vegrad import _core
 
-pytest.register_assert_rewrite("tests.core.flow_checks", "tests.reference_clipping")
+pytest.register_assert_rewrite(
+    "tests.clipping_checks", "tests.core.flow_checks", "tests.reference_buffers"
+)
 
 settings.register_profile(
     "vegrad",

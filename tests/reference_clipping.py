@@ -1,7 +1,8 @@
 """Norms, clipping and measurements in plain float64 NumPy, written to be read beside the formulas.
 
 Gradients are lists of float64 arrays, each with the name of the dtype it came from. Results are
-not rounded to that dtype: `assert_rounded` compares what the core stored with what it had to round.
+not rounded to that dtype: `assert_rounded` of reference_buffers compares them with what the core
+stored.
 
     global norm   N = (Σ|g|^p)^(1/p) over all buffers,   g ← g·min(1, M/N)
     norm          the same, with N of one buffer
@@ -19,47 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
-import vegrad
-from vegrad import _core
 
 from tests.reference import scaled, shift
-
-Arrays = Sequence[np.ndarray]
-
-
-class Format(NamedTuple):
-    """A floating-point format: its precision in bits and powers of two of its range."""
-
-    precision: int
-    smallest: int  # the smallest subnormal is 2^smallest
-    overflow: int  # 2^overflow is the first power of two it cannot hold
-    u: float  # how far above its limit a norm may be by the rounding of elements
-
-
-FORMATS = {
-    "float16": Format(11, -24, 16, 2.0**-11),
-    "bfloat16": Format(8, -133, 128, 2.0**-8),
-    "float32": Format(24, -149, 128, 2.0**-24),
-    "float64": Format(53, -1074, 1024, 2.0**-43),  # of the norm itself, whose sums are float64 too
-}
-
-
-def spacing(x: Any, dtype: str) -> np.ndarray:
-    """The distance between neighbours of this dtype at x."""
-    form = FORMATS[dtype]
-    x = np.asarray(x, np.float64)
-    exponent = np.where(x == 0, form.smallest, np.frexp(x)[1] - form.precision)
-    return np.ldexp(1.0, np.maximum(exponent, form.smallest))
-
-
-def rounded(x: float, dtype: str) -> float:
-    """The nearest number of this dtype."""
-    if dtype == "float64" or not math.isfinite(x):
-        return x
-    near = float(np.rint(x / spacing(x, dtype)) * spacing(x, dtype))
-    return math.copysign(math.inf, x) if abs(near) >= 2.0 ** FORMATS[dtype].overflow else near
-
+from tests.reference_buffers import FORMATS, Arrays, rounded
 
 # ---------------------------------------------------------------------------------------- norms
 
@@ -85,7 +48,7 @@ def joined(arrays: Arrays) -> np.ndarray:
 
 
 def norm(arrays: Arrays, p: float = 2) -> Norm:
-    """(Σ|x|^p)^(1/p) over all the arrays; the largest |x| for p = inf."""
+    """Return (Σ|x|^p)^(1/p) over all the arrays; the largest |x| for p = inf."""
     x = np.abs(joined(arrays))
     if np.isnan(x).any():
         return Norm(math.nan, 0)
@@ -101,16 +64,16 @@ def norm(arrays: Arrays, p: float = 2) -> Norm:
 
 
 # ------------------------------------------------------------------------------------- formulas
-# Each takes gradients to what they become and the factors that were applied. A buffer to which
-# none was applied is returned itself, not a copy.
+# Each formula maps gradients to clipped gradients and the factors that were applied. A buffer to
+# which none was applied is returned itself, not a copy.
 
 Formula = Callable[[Arrays], tuple[list[np.ndarray], list[float]]]
 
 
 def exceeds(n: Norm, limit: float, count: int, p: float, dtypes: Sequence[str]) -> bool:
-    """N > M by more than the rounding of `count` elements can account for; any N > 0 if M = 0.
+    """Return True if N > M by more than the rounding of `count` elements explains, or M = 0 < N.
 
-    Each is off by u relatively, or by η where it is subnormal (from at least η, or it became 0).
+    Each element has a relative error of u, or an error of η if it is subnormal (or became 0).
     """
     if limit == 0:
         return not n.mantissa <= 0
@@ -132,7 +95,7 @@ def factor(limit: float, n: Norm) -> Norm:
 
 
 def times(g: np.ndarray, c: Norm) -> np.ndarray:
-    """g·c, also where c alone is too small for float64."""
+    """Return g·c, even if c alone is too small for float64."""
     mantissa, exponent = np.frexp(g)
     with np.errstate(all="ignore"):
         return np.ldexp(mantissa * c.mantissa, exponent + max(-4000, c.exponent))
@@ -154,7 +117,7 @@ def by_norm(max_norm: float, p: float = 2, *, dtypes: Sequence[str]) -> Formula:
 
 
 def each(limits: Sequence[float], p: float, dtypes: Sequence[str]) -> Formula:
-    """Every buffer by its own norm and limit."""
+    """Clip every buffer by its own norm and limit."""
 
     def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
         parts = [
@@ -171,7 +134,7 @@ def block_rms(max_rms: float, *, dtypes: Sequence[str]) -> Formula:
         out, factors = list(grads), []
         for k, (g, dtype) in enumerate(zip(grads, dtypes, strict=True)):
             rms = norm([g]).over(math.sqrt(max(g.size, 1)))
-            if exceeds(rms, max_rms, 1, 2, [dtype]):  # that of ones is 1
+            if exceeds(rms, max_rms, 1, 2, [dtype]):  # the RMS of one element
                 c = factor(max_rms, rms)
                 out[k] = times(g, c)
                 factors.append(float(c))
@@ -183,7 +146,7 @@ def block_rms(max_rms: float, *, dtypes: Sequence[str]) -> Formula:
 def adaptive(
     params: Arrays, clipping: float = 0.01, eps: float = 1e-3, *, dtypes: Sequence[str]
 ) -> Formula:
-    """A unit is a row of the first axis; all of a buffer of at most one axis."""
+    """Clip by units: a unit is a row of the first axis, or a whole buffer of at most one axis."""
 
     def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
         out, factors = list(grads), []
@@ -203,7 +166,7 @@ def adaptive(
 
 
 def value(limit: float, *, dtypes: Sequence[str]) -> Formula:
-    """The limit is the nearest number of the buffer's dtype."""
+    """Clip by value, with the limit rounded to the dtype of the buffer."""
 
     def formula(grads: Arrays) -> tuple[list[np.ndarray], list[float]]:
         out, factors = list(grads), []
@@ -222,7 +185,7 @@ def value(limit: float, *, dtypes: Sequence[str]) -> Formula:
 
 
 class Expected(NamedTuple):
-    """What vegrad.Clipped says, the unrounded gradients, and which of them are written at all."""
+    """The fields of vegrad.Clipped, the unrounded gradients, and which of them are written."""
 
     grads: list[np.ndarray]
     written: list[bool]
@@ -235,7 +198,7 @@ class Expected(NamedTuple):
 
 
 def clip(formula: Formula, grads: Arrays, *, nonfinite: str = "skip", p: float = 2) -> Expected:
-    """The formula under a policy; "raise" is the test's business."""
+    """Apply a formula under a policy other than "raise"."""
     count = sum(int(np.sum(~np.isfinite(g))) for g in grads)
     zeroed = [bool(count and nonfinite == "zero" and not np.isfinite(g).all()) for g in grads]
     before = [np.where(np.isfinite(g), g, 0.0) if z else g for g, z in zip(grads, zeroed)]  # noqa: B905
@@ -268,12 +231,15 @@ class AutoClip:
 
 
 class ZClip:
-    """Norms more than z_threshold deviations above their running mean are drawn towards it."""
+    """Clip norms more than z_threshold deviations above their running mean towards it."""
 
     def __init__(
-        self, alpha: float = 0.97, z_threshold: float = 2.5, warmup: int = 25,
+        self,
+        alpha: float = 0.97,
+        z_threshold: float = 2.5,
+        warmup: int = 25,
         max_grad_norm: float = 1.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.alpha, self.z_threshold = alpha, z_threshold
         self.warmup, self.max_grad_norm = warmup, max_grad_norm
         self.history, self.mean, self.variance = list[float](), 0.0, 0.0
@@ -298,7 +264,7 @@ class ZClip:
 
 
 class AdaGC:
-    """Each buffer against a running mean of its own norms after clipping."""
+    """Clip each buffer relative to a running mean of its own norms after clipping."""
 
     def __init__(
         self, ratio: float = 1.04, beta: float = 0.99, start: int = 100, max_norm: float = 1.0
@@ -337,7 +303,7 @@ def mean(x: np.ndarray) -> float:
 
 
 def statistics(arrays: Arrays, dtypes: Sequence[str]) -> dict[str, Any]:
-    """What vegrad.Statistics says of these arrays together; of one, if there is one."""
+    """Compute the fields of vegrad.Statistics for all arrays together."""
     x = joined(arrays)
     n = norm(arrays)
     sizes = np.abs(x[np.isfinite(x) & (x != 0)])
@@ -361,91 +327,3 @@ def statistics(arrays: Arrays, dtypes: Sequence[str]) -> dict[str, Any]:
         "dtype": dtypes[0] if len(set(dtypes)) == 1 else "mixed",
         "histogram": dict(zip(exponents.tolist(), counts.tolist(), strict=True)),
     }
-
-
-# ---------------------------------------------------------------------------------- comparisons
-
-NORM_ERROR = 2.0**-44  # else the criterion's 2^-43 of float64 would not stop a second clipping
-
-
-def assert_close(got: float, want: float, floor: float = 2.0**-1074, say: str = "") -> None:
-    """Equal within what float64 sums may be off by."""
-    same = got == want or (math.isnan(got) and math.isnan(want))
-    near = math.isfinite(want) and abs(got - want) <= max(NORM_ERROR * abs(want), floor)
-    assert same or near, f"{say}: {got!r} is not {want!r}, off by {abs(got - want):.3g}"
-
-
-def assert_rounded(got: np.ndarray, want: np.ndarray, dtype: str) -> None:
-    """`got` is `want` rounded to the dtype: half a unit in its last place, and the norm's error."""
-    finite = np.isfinite(want)
-    np.testing.assert_array_equal(got[~finite], want[~finite])
-    got, want = got[finite], want[finite]
-    off = np.abs(got - want)
-    allowed = 0.5 * spacing(want, dtype) + 2 * NORM_ERROR * np.abs(want)
-    if dtype == "float64":  # the product and M/N are rounded as well, the norm's error included
-        allowed += spacing(want, dtype)
-    worst = np.argmax(off - allowed) if off.size else 0
-    assert not (off > allowed).any(), f"{got[worst]!r} is not {want[worst]!r} in {dtype}"
-
-
-# ------------------------------------------------------------------------- data for the tests
-
-KINDS = ("plain", "wide", "huge", "tiny", "sparse")
-LAYOUTS = ("contiguous", "transposed", "stepped", "reversed", "offset")
-
-
-def dtype_of(name: str) -> Any:
-    return pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else np.dtype(name)
-
-
-def to_float64(arrays: Sequence[Any]) -> list[np.ndarray]:
-    return [np.asarray(a).astype(np.float64) for a in arrays]
-
-
-def make(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    """Finite numbers of a kind, or over all the range of the dtype."""
-    form, x = FORMATS[dtype], rng.standard_normal(shape)
-    if kind == "wide":
-        x = np.copysign(2.0 ** rng.uniform(form.smallest, form.overflow - 1, shape), x)
-    elif kind == "huge":
-        x = np.ldexp(np.clip(x / 4, -0.99, 0.99), form.overflow)
-    elif kind == "tiny":
-        x = np.ldexp(np.rint(10 * x), form.smallest)
-    elif kind == "sparse":
-        x = np.where(rng.uniform(size=shape) < 0.1, x, -0.0)
-    return np.asarray(x).astype(dtype_of(dtype))
-
-
-def laid_out(array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    """A view with the same elements in this layout, and all the memory that it lies in."""
-    if layout == "contiguous":
-        base = array.copy()
-        return base, base
-    if layout == "transposed":
-        base = np.ascontiguousarray(array.T)
-        return base.T.reshape(array.shape), base
-    if layout == "offset":  # not on the boundary of a vector
-        base = np.ones(array.size + 2, array.dtype)
-        view = base[1:-1].reshape(array.shape)
-    else:
-        base = np.ones([2 * n + 3 for n in array.shape or (1,)], array.dtype)
-        step = slice(1, -2, 2) if layout == "stepped" else slice(-3, 0, -2)
-        view = base[(step,) * base.ndim].reshape(array.shape)
-    view[...] = array
-    return view, base
-
-
-def everywhere(call: Callable[[], bytes]) -> None:
-    """The same bytes on every instruction set with every number of threads."""
-    isa, count, seen = vegrad.isa(), vegrad.num_threads(), {}
-    try:
-        for name in _core.isas():
-            _core.use_isa(name)
-            for threads in (1, 2, 3, 7):
-                vegrad.set_num_threads(threads)
-                seen[name, threads] = call()
-    finally:
-        _core.use_isa(isa)
-        vegrad.set_num_threads(count)
-    first = next(iter(seen.values()))
-    assert [where for where, bits in seen.items() if bits != first] == []

@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import reference_clipping as reference
-from tests.reference_clipping import (
+from tests.clipping_checks import FUNCTIONS, assert_clips, build, some_limit
+from tests.reference_buffers import (
     FORMATS,
-    Formula,
+    KINDS,
+    LAYOUTS,
     assert_close,
     assert_rounded,
+    dtype_of,
     everywhere,
-    laid_out,
     make,
     to_float64,
 )
@@ -26,131 +27,8 @@ from tests.reference_clipping import (
 every_dtype = pytest.mark.parametrize("dtype", list(FORMATS))
 
 
-class Function(NamedTuple):
-    """A clipping function: how it is called, its formula, and the sizes its limit is up against."""
-
-    call: Callable[..., Any]  # (grads, params, limit, **options)
-    formula: Callable[..., Formula]  # (params, limit, dtypes)
-    sizes: Callable[[list[np.ndarray], list[np.ndarray]], list[float]]
-    p: float = 2
-
-
-def of_each(size: Callable[[np.ndarray], float]) -> Callable[..., list[float]]:
-    return lambda grads, params: [size(g) for g in grads if g.size]
-
-
-def unit_ratios(grads: list[np.ndarray], params: list[np.ndarray]) -> list[float]:
-    """‖G_i‖/max(‖W_i‖, ε) of every unit: λ is up against these."""
-    ratios = []
-    for G, W in zip(grads, params, strict=True):
-        for i in [...] if G.ndim <= 1 else range(len(G)):
-            M = max(float(reference.norm([W[i]])), 1e-3)
-            ratios.append(float(reference.norm([G[i]]).over(M)))
-    return ratios
-
-
-def global_norm(p: float) -> Function:
-    return Function(
-        lambda grads, params, limit, **kw: vegrad.clip_by_global_norm_(grads, limit, ord=p, **kw),
-        lambda params, limit, dtypes: reference.global_norm(limit, p, dtypes=dtypes),
-        lambda grads, params: [float(reference.norm(grads, p))],
-        p,
-    )
-
-
-def by_norm(p: float) -> Function:
-    return Function(
-        lambda grads, params, limit, **kw: vegrad.clip_by_norm_(grads, limit, ord=p, **kw),
-        lambda params, limit, dtypes: reference.by_norm(limit, p, dtypes=dtypes),
-        of_each(lambda g: float(reference.norm([g], p))),
-        p,
-    )
-
-
-FUNCTIONS = {
-    "value": Function(
-        lambda grads, params, limit, **kw: vegrad.clip_by_value_(grads, limit, **kw),
-        lambda params, limit, dtypes: reference.value(limit, dtypes=dtypes),
-        of_each(lambda g: float(np.max(np.abs(g)))),
-    ),
-    "norm": by_norm(2),
-    "norm-1": by_norm(1),
-    "norm-inf": by_norm(math.inf),
-    "global": global_norm(2),
-    "global-1": global_norm(1),
-    "global-3": global_norm(3),
-    "global-half": global_norm(0.5),
-    "global-inf": global_norm(math.inf),
-    "rms": Function(
-        lambda grads, params, limit, **kw: vegrad.clip_by_block_rms_(grads, limit, **kw),
-        lambda params, limit, dtypes: reference.block_rms(limit, dtypes=dtypes),
-        of_each(lambda g: float(reference.norm([g]).over(math.sqrt(g.size)))),
-    ),
-    "adaptive": Function(
-        lambda grads, params, limit, **kw: vegrad.adaptive_clip_(grads, params, limit, **kw),
-        lambda params, limit, dtypes: reference.adaptive(params, limit, dtypes=dtypes),
-        unit_ratios,
-    ),
-}
 every_function = pytest.mark.parametrize("function", list(FUNCTIONS))
 POLICIES = ["raise", "skip", "zero", "propagate"]
-
-
-def some_limit(function: str, grads: list[Any], params: list[Any], fraction: float) -> float:
-    """A limit that this fraction of the sizes it is up against amounts to."""
-    sizes = FUNCTIONS[function].sizes(to_float64(grads), to_float64(params))
-    sizes = sorted(size for size in sizes if 0 < size < math.inf)
-    return fraction * (sizes[len(sizes) // 2] if sizes else 1.0)
-
-
-def assert_clips(
-    function: str, grads: list[Any], params: list[Any], dtypes: list[str], limit: float,
-    policy: str = "raise", bases: list[np.ndarray] | None = None,
-) -> Any:  # fmt: skip
-    """One call against the reference: results, surroundings, and what is said."""
-    call, formula, _, p = FUNCTIONS[function]
-    before, exact = [g.tobytes() for g in grads], to_float64(grads)
-    around = [(base.copy(), base) for base in bases or []]
-    want = reference.clip(formula(to_float64(params), limit, dtypes), exact, nonfinite=policy, p=p)
-
-    said = call(grads, params, limit, nonfinite=policy)
-    after = to_float64(grads)
-    for k, (got, expected) in enumerate(zip(after, want.grads, strict=True)):
-        if want.written[k]:
-            assert_rounded(got, expected, dtypes[k])
-            known = ~np.isnan(expected)
-            np.testing.assert_array_equal(np.signbit(got[known]), np.signbit(expected[known]))
-        else:
-            assert grads[k].tobytes() == before[k], f"buffer {k} was written"
-    for was, base in around:
-        assert_only_the_views_changed(was, base, grads)
-
-    assert (said.clipped, said.skipped, said.nonfinite) == (
-        want.clipped, want.skipped, want.nonfinite)  # fmt: skip
-    assert [type(x) for x in (said.clipped, said.skipped, said.nonfinite)] == [bool, bool, int]
-    assert [type(x) for x in (said.norm, said.norm_after, said.coefficient)] == [float] * 3
-    assert_close(said.norm, want.norm, say="norm")
-    assert_close(said.norm_after, float(reference.norm(after, p)), say="norm_after")
-    assert said.norms.shape == (len(grads),)
-    for got, expected in zip(said.norms.tolist(), want.norms, strict=True):
-        assert_close(got, expected, say="norms")
-    if not math.isnan(want.norm):
-        # A factor below float64's normal range is said as well as it can be.
-        assert_close(said.coefficient, want.coefficient, floor=2.0**-1073, say="coefficient")
-    return said
-
-
-def assert_only_the_views_changed(was: np.ndarray, base: np.ndarray, views: list[Any]) -> None:
-    """Every byte of `base` that belongs to no view is as it was."""
-    inside = np.zeros(base.size, bool)
-    start = base.ctypes.data
-    for view in views:
-        if view.size and np.may_share_memory(view, base):
-            steps = np.indices(view.shape).reshape(view.ndim, view.size)
-            bytes_in = view.ctypes.data - start + np.array(view.strides, int) @ steps
-            inside[bytes_in // base.itemsize] = True
-    flat = [a.reshape(-1)[~inside].tobytes() for a in (was, base)]
-    assert flat[0] == flat[1], "memory beside the view was written"
 
 
 # ------------------------------------------------------------------------ against the reference
@@ -162,32 +40,19 @@ shapes = st.one_of(
     st.sampled_from([(40, 40), (3, 1025), (17, 130)]),
 )
 cases = st.lists(
-    st.tuples(shapes, st.sampled_from(reference.KINDS), st.sampled_from(reference.LAYOUTS)),
+    st.tuples(shapes, st.sampled_from(KINDS), st.sampled_from(LAYOUTS)),
     min_size=1,
     max_size=4,
 )
-# Of nothing, of far less and far more than there is, and of about as much.
+# Limits of 0, far below and far above the sizes, and close to them.
 fractions = st.one_of(
     st.sampled_from([0.0, 1e-30, 1e-300, 2.0, math.inf]), st.floats(1e-3, 0.9), st.floats(1.1, 3.0)
 )
 
 
-def build(
-    cases: list[tuple[Any, str, str]], dtypes: list[str], seed: int
-) -> tuple[list[Any], list[Any], list[np.ndarray]]:
-    """Gradients in their layouts, parameters of the same shapes, and the memory of the former."""
-    rng = np.random.default_rng(seed)
-    pairs = [
-        laid_out(make(rng, dtype, shape, kind), layout)
-        for (shape, kind, layout), dtype in zip(cases, dtypes, strict=True)
-    ]
-    params = [make(rng, "float32", shape, "plain") for shape, _, _ in cases]
-    return [view for view, _ in pairs], params, [base for _, base in pairs]
-
-
 @every_function
 @every_dtype
-@settings(max_examples=20)  # of each of many combinations
+@settings(max_examples=20)  # for each of many combinations
 @given(cases=cases, fraction=fractions, seed=st.integers(0, 2**20))
 @example(cases=[((), "plain", "stepped")], fraction=0.5, seed=0)
 @example(cases=[((4, 0), "plain", "transposed"), ((3,), "plain", "offset")], fraction=0.5, seed=0)
@@ -211,14 +76,16 @@ def test_every_kind_of_buffer(
     assert not again.clipped
     assert again.coefficient == 1.0
     assert again.norm == again.norm_after
-    assert_close(again.norm, said.norm_after)  # maybe added up in another order
+    assert_close(again.norm, said.norm_after)  # the order of the sum may differ
 
 
 @every_function
 @given(
-    cases=cases, dtypes=st.lists(st.sampled_from(list(FORMATS)), min_size=4, max_size=4),
-    fraction=fractions, seed=st.integers(0, 2**20),
-)  # fmt: skip
+    cases=cases,
+    dtypes=st.lists(st.sampled_from(list(FORMATS)), min_size=4, max_size=4),
+    fraction=fractions,
+    seed=st.integers(0, 2**20),
+)
 def test_buffers_of_several_dtypes(
     function: str, cases: list[Any], dtypes: list[str], fraction: float, seed: int
 ) -> None:
@@ -231,7 +98,7 @@ def test_buffers_of_several_dtypes(
 @every_function
 @every_dtype
 @pytest.mark.parametrize("policy", POLICIES[1:])
-@settings(max_examples=12)  # of each of many combinations
+@settings(max_examples=12)  # for each of many combinations
 @given(cases=cases, fraction=st.floats(0.05, 0.9), seed=st.integers(0, 2**20))
 def test_what_is_not_finite(
     function: str, dtype: str, policy: str, cases: list[Any], fraction: float, seed: int
@@ -293,7 +160,7 @@ def test_a_subnormal_coefficient_is_not_zero(isa: str) -> None:
 
 @pytest.mark.parametrize("name", ["global", "norm", "rms"])
 def test_a_float64_norm_beyond_float64(isa: str, name: str) -> None:
-    """Every element is finite: the result is what it should be, not zeros."""
+    """All elements are finite, so the result must be right, not zeros."""
     g = np.full(100, 1e308)
     said = FUNCTIONS[name].call([g], None, 1.0)
     np.testing.assert_allclose(g, 1.0 if name == "rms" else 0.1, rtol=2.0**-44)
@@ -315,7 +182,7 @@ def test_float64_norms_that_are_too_large_together(isa: str, p: float) -> None:
 
 @pytest.mark.parametrize("limit", [2.0**-1060, 2.0**-1000])
 def test_a_limit_as_small_as_can_be(isa: str, limit: float) -> None:
-    """Far more than any float64 factor lies between the limit and the gradient."""
+    """The ratio of the limit to the gradient is beyond the range of float64."""
     g = np.array([0.75 * 2.0**1023, -0.25 * 2.0**1023, 0.0])
     vegrad.clip_by_norm_(g, limit, ord=math.inf)
     np.testing.assert_allclose(g, [limit, -limit / 3, 0.0], rtol=2.0**-44, atol=2.0**-1074)
@@ -335,9 +202,9 @@ def test_subnormal_results_are_rounded_not_flushed(isa: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("count", [1, 40])
 def test_results_are_rounded_once(isa: str, dtype: str, count: int) -> None:
-    """A little above the middle of two neighbours, by less than float32 can tell."""
+    """The result is above the middle of two neighbours by less than float32 can resolve."""
     step = 2.0 ** (1 - FORMATS[dtype].precision)
-    g = np.full(count, 2.0).astype(reference.dtype_of(dtype))
+    g = np.full(count, 2.0).astype(dtype_of(dtype))
     vegrad.clip_by_norm_(g, 1.0 + 0.5 * step + 2.0**-50, ord=math.inf)
     assert set(g.astype(np.float64)) == {1.0 + step}
     smallest = math.ldexp(1.0, FORMATS[dtype].smallest)
@@ -387,7 +254,7 @@ def test_no_limit_only_measures(isa: str) -> None:
 
 
 def test_adaptive_units_and_eps(isa: str) -> None:
-    """A row of a matrix, all axes but the first of a kernel, all of a vector."""
+    """A unit is a row of a matrix, a kernel without its first axis, or a whole vector."""
     rng = np.random.default_rng(0)
     for shape in [(), (1,), (9,), (4, 6), (5, 3, 3, 3), (70, 1), (1, 70)]:
         for eps in (1e-3, 0.5, 0.0):
@@ -405,12 +272,14 @@ def test_adaptive_units_and_eps(isa: str) -> None:
 
 
 def clip_a_list(function: str, dtype: str, limit: float) -> bytes:
-    """What is left of a list of buffers in several layouts, and what is said of it."""
+    """Clip buffers in several layouts, and return the bits of buffers and results."""
     cases = [
-        ((100_003,), "plain", "offset"), ((130, 299), "wide", "transposed"),
-        ((7,), "plain", "contiguous"), ((40, 50), "plain", "stepped"),
+        ((100_003,), "plain", "offset"),
+        ((130, 299), "wide", "transposed"),
+        ((7,), "plain", "contiguous"),
+        ((40, 50), "plain", "stepped"),
         ((70_000,), "sparse", "reversed"),
-    ]  # fmt: skip
+    ]
     grads, params, bases = build(cases, [dtype] * len(cases), 0)
     said = FUNCTIONS[function].call(grads, params, limit)
     assert said.clipped

@@ -1,4 +1,4 @@
-"""The rules of vegrad.clipping: against the reference, through JSON, and never past a NaN."""
+"""The rules of vegrad.clipping: against the reference, through JSON, and beside NaN."""
 
 import json
 import math
@@ -13,13 +13,13 @@ import vegrad
 from vegrad import clipping
 
 from tests import reference_clipping as reference
-from tests.reference_clipping import make, to_float64
+from tests.reference_buffers import make, to_float64
 
 STEPS = 60
 SHAPES = [(4, 3), (7,), ()]
 DTYPES = ["float64", "float32", "float64"]
 
-# A rule and its reference, with several settings; the limits lie among the norms of `gradients`.
+# Rules and their references with several settings; the limits are near the norms of `gradients`.
 WITH_STATE: dict[str, tuple[Callable[..., Any], Any]] = {
     "AutoClip": (clipping.AutoClip, reference.AutoClip()),
     "AutoClip-90": (partial(clipping.AutoClip, 90.0), reference.AutoClip(90)),
@@ -66,7 +66,7 @@ without_state = pytest.mark.parametrize("rule", list(STATELESS))
 
 
 def gradients(step: int) -> list[np.ndarray]:
-    """Norms about 3, now and then ten times that, as in training."""
+    """Make gradients with norms of about 3, and sometimes ten times that, as in training."""
     rng = np.random.default_rng(step)
     size = 0.8 * rng.lognormal(0.0, 0.3) * (10 if step % 13 == 12 else 1)
     return [
@@ -80,7 +80,7 @@ def with_names(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def bits(said: Any, grads: list[np.ndarray]) -> tuple[Any, ...]:
-    """All there is to see of a step."""
+    """Return all results of a step."""
     numbers = np.array([said.norm, said.norm_after, said.coefficient, *said.norms])
     flags = (said.clipped, said.skipped, said.nonfinite)
     return numbers.tobytes(), flags, [g.tobytes() for g in grads]
@@ -93,7 +93,7 @@ def bits(said: Any, grads: list[np.ndarray]) -> tuple[Any, ...]:
 def test_many_steps(rule: str) -> None:
     make_one, theirs = WITH_STATE[rule]
     mine, theirs = make_one(), deepcopy(theirs)
-    # AdaGC goes by norms after clipping: of float32 elements that were rounded.
+    # AdaGC uses norms after clipping, in which the float32 elements have been rounded.
     off = 2.0**-23 if rule.startswith("AdaGC") else 1e-12
     clipped = []
     for step in range(150 if rule == "AdaGC" else STEPS):
@@ -133,7 +133,7 @@ def test_adaptive_needs_parameters() -> None:
 
 
 def test_a_scripted_spike() -> None:
-    """ZClip's numbers by hand: mean 2, deviation 1, a norm of 12."""
+    """Compute ZClip by hand for mean 2, deviation 1 and a norm of 12."""
     rule = clipping.ZClip(alpha=0.9, z_threshold=2.5, warmup=2, max_grad_norm=100.0)
     for size in (1.0, 3.0):
         assert not rule.apply_(np.array([size])).clipped
@@ -214,7 +214,7 @@ def test_states_of_another_kind(rule: str) -> None:
 
 
 def test_another_set_of_buffers() -> None:
-    """AdaGC knows its buffers: by place, or by name."""
+    """AdaGC recognizes its buffers by position or by name."""
     three = gradients(0)
     for first, others in [
         (three, [three[:2], [*three, np.ones(3)], with_names(three)]),
@@ -241,7 +241,7 @@ def test_buffers_by_name_in_another_order() -> None:
         backwards = dict(reversed(with_names(gradients(step)).items()))
         one.apply_(forwards)
         two.apply_(backwards)
-        for name in "abc":  # the joint norm is added up in another order
+        for name in "abc":  # the joint norm is summed in another order
             np.testing.assert_allclose(forwards[name], backwards[name], rtol=2.0**-22)
 
 
@@ -350,7 +350,7 @@ def test_a_repr_makes_the_rule(rule: str) -> None:
         (lambda: clipping.Value(1.0, nonfinite="ignore"), ValueError, ["nonfinite", "'ignore'"]),
         (lambda: clipping.AutoClip(nonfinite=None), (TypeError, ValueError), ["nonfinite", "None"]),
     ],
-)  # fmt: skip
+)
 def test_bad_settings(make_one: Callable[[], Any], error: Any, said: list[str]) -> None:
     with pytest.raises(error) as caught:
         make_one()

@@ -1,4 +1,4 @@
-"""Data: what is read, what is made of it, and what is said when it cannot be read."""
+"""Datasets: reading, standardizing, and the errors for files that cannot be read."""
 
 import sys
 from pathlib import Path
@@ -19,10 +19,15 @@ def write(folder: Path, text: str, name: str = "data.csv") -> str:
 # -------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize(("name", "shape", "classes"), [
-    ("digits", (1797, 64), 10), ("breast_cancer", (569, 30), 2), ("wine", (178, 13), 3),
-    ("diabetes", (442, 10), 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        ("digits", (1797, 64), 10),
+        ("breast_cancer", (569, 30), 2),
+        ("wine", (178, 13), 3),
+        ("diabetes", (442, 10), 0),
+    ],
+)
 def test_datasets_by_name(name: str, shape: tuple[int, int], classes: int) -> None:
     data = load(name)
     assert data.x.shape == shape
@@ -38,7 +43,7 @@ def test_columns_are_standardized() -> None:
     x = load("digits").x
     deviation = x.std(axis=0)
     constant = deviation == 0
-    assert constant.sum() == 3  # corners that no digit touches
+    assert constant.sum() == 3  # pixels in the corners, which no digit reaches
     assert (x[:, constant] == 0).all()
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(deviation[~constant], 1)
@@ -181,18 +186,21 @@ def test_huge_and_tiny_columns_are_standardized(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.x, [[1, -1, 0], [-1, 1, 0]])
 
 
-@pytest.mark.parametrize(("arrays", "message"), [
-    ({"x": np.ones(3)}, "must hold x and y, not x"),
-    ({"a": np.ones(3)}, "must hold x and y, not a"),
-    ({"x": np.ones((3, 2)), "y": np.ones(2)}, r"not shapes \(3, 2\) and \(2,\)"),
-    ({"x": np.ones((3, 2)), "y": np.ones((3, 2, 2))}, "as many rows"),
-    ({"x": np.ones((0, 2)), "y": np.ones(0)}, "must not be empty"),
-    ({"x": np.array(["a", "b"]), "y": np.arange(2)}, "x must be numbers, not <U1"),
-    ({"x": np.ones(2) * 1j, "y": np.arange(2)}, "x must be numbers, not complex128"),
-    ({"x": np.ones(2), "y": np.ones(2) * 1j}, "y must be numbers or text"),
-    ({"x": np.ones(2), "y": np.array([{}, {}])}, "must be arrays of numbers, not objects"),
-    ({"x": np.ones((3, 2)), "y": np.ones(3)}, "is 1.0 in every row"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.ones(3)}, "must hold x and y, not x"),
+        ({"a": np.ones(3)}, "must hold x and y, not a"),
+        ({"x": np.ones((3, 2)), "y": np.ones(2)}, r"not shapes \(3, 2\) and \(2,\)"),
+        ({"x": np.ones((3, 2)), "y": np.ones((3, 2, 2))}, "as many rows"),
+        ({"x": np.ones((0, 2)), "y": np.ones(0)}, "must not be empty"),
+        ({"x": np.array(["a", "b"]), "y": np.arange(2)}, "x must be numbers, not <U1"),
+        ({"x": np.ones(2) * 1j, "y": np.arange(2)}, "x must be numbers, not complex128"),
+        ({"x": np.ones(2), "y": np.ones(2) * 1j}, "y must be numbers or text"),
+        ({"x": np.ones(2), "y": np.array([{}, {}])}, "must be arrays of numbers, not objects"),
+        ({"x": np.ones((3, 2)), "y": np.ones(3)}, "is 1.0 in every row"),
+    ],
+)
 def test_bad_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(save(tmp_path, **arrays))

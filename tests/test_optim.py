@@ -1,8 +1,9 @@
-"""The optimizers beside their formulas, and beside PyTorch."""
+"""The optimizers against their formulas and against PyTorch."""
 
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,43 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vegrad import clipping
 
+from tests.reference_optim import Reference
+
 SHAPES = [(5, 7), (13,), (), (0, 3), (64, 33), (4097,)]
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-class Reference:
-    """One parameter in float64; formulas as in the classes' docstrings."""
-
-    def __init__(self, optimizer: vegrad.optim.Optimizer) -> None:
-        self.kind = type(optimizer).__name__
-        self.a = optimizer.state_dict()["arguments"]
-        self.t, self.m, self.v, self.largest = 0, 0.0, 0.0, 0.0
-
-    def step(self, p: Any, g: Any, lr: float) -> Any:
-        a = self.a
-        g = -g if a["maximize"] else g
-        self.t += 1
-        if self.kind == "SGD":
-            g = g + a["weight_decay"] * p
-            if a["momentum"]:
-                self.m = g if self.t == 1 else a["momentum"] * self.m + (1 - a["dampening"]) * g
-                g = g + a["momentum"] * self.m if a["nesterov"] else self.m
-            return p - lr * g
-        first, second = a["betas"]
-        if self.kind == "Lion":
-            sign = np.sign(first * self.m + (1 - first) * g)
-            self.m = second * self.m + (1 - second) * g
-            return p * (1 - lr * a["weight_decay"]) - lr * sign
-        if self.kind == "Adam":
-            g = g + a["weight_decay"] * p
-        else:
-            p = p * (1 - lr * a["weight_decay"])
-        self.m = first * self.m + (1 - first) * g
-        self.v = second * self.v + (1 - second) * g**2
-        self.largest = np.maximum(self.largest, self.v)
-        v = self.largest if a["amsgrad"] else self.v
-        size = np.sqrt(v) / np.sqrt(1 - second**self.t) + a["eps"]
-        return p - lr / (1 - first**self.t) * self.m / size
 
 
 MAKERS: dict[str, Callable[..., vegrad.optim.Optimizer]] = {
@@ -69,7 +37,7 @@ def arrays(seed: int, dtype: Any = np.float64, shapes: Any = SHAPES) -> list[np.
 
 
 def away_from_a_sign_change(reference: Reference, g: Any) -> Any:
-    """For Lion: a gradient such that rounding does not decide the sign of the step."""
+    """Change the gradient so that rounding cannot decide the sign of a step of Lion."""
     u = reference.a["betas"][0] * reference.m + (1 - reference.a["betas"][0]) * g
     return np.where(np.abs(u) < 1e-3, g + 0.1, g)
 
@@ -98,7 +66,7 @@ def test_the_formula(isa: str, maker: Any, maximize: bool, dtype: str) -> None:
         ]
     eps = float(np.finfo(dtype).eps)
     for got, want in zip(params, right, strict=True):
-        # Each step rounds the weight (about 1 to 4 in size) and what it moves by.
+        # Each step rounds the weight (about 1 to 4 in size) and its move.
         np.testing.assert_allclose(got, want, rtol=0, atol=30 * 8 * eps)
 
 
@@ -116,7 +84,7 @@ def test_the_formula(isa: str, maker: Any, maximize: bool, dtype: str) -> None:
 def test_shapes_strides_and_gradients_of_other_types(
     isa: str, maker: Any, dtype: str, shape: tuple[int, ...], strided: str, kind: str
 ) -> None:
-    """The same bits as plain arrays of the weights' dtype."""
+    """The bits are those of plain arrays of the weights' dtype."""
     p, g = arrays(1, dtype, [shape])[0], arrays(2, kind, [shape])[0]
     plain, optimizer, other = p.copy(), maker(), maker()
 
@@ -144,12 +112,18 @@ def test_shapes_strides_and_gradients_of_other_types(
 
 
 RULES: list[Callable[[], clipping.Rule]] = [
-    lambda: clipping.Value(0.5), lambda: clipping.Norm(1.0), lambda: clipping.Norm(1.0, ord=1),
-    lambda: clipping.GlobalNorm(3.0), lambda: clipping.GlobalNorm(1e9),
-    lambda: clipping.GlobalNorm(2.0, ord=float("inf")), lambda: clipping.BlockRMS(0.1),
-    lambda: clipping.Adaptive(0.05), lambda: clipping.AutoClip(30),
-    lambda: clipping.ZClip(warmup=2, z_threshold=0.5), lambda: clipping.AdaGC(1.01, 0.9, 2),
-]  # fmt: skip
+    partial(clipping.Value, 0.5),
+    partial(clipping.Norm, 1.0),
+    partial(clipping.Norm, 1.0, ord=1),
+    partial(clipping.GlobalNorm, 3.0),
+    partial(clipping.GlobalNorm, 1e9),
+    partial(clipping.GlobalNorm, 2.0, ord=float("inf")),
+    partial(clipping.BlockRMS, 0.1),
+    partial(clipping.Adaptive, 0.05),
+    partial(clipping.AutoClip, 30),
+    partial(clipping.ZClip, warmup=2, z_threshold=0.5),
+    partial(clipping.AdaGC, 1.01, 0.9, 2),
+]
 
 
 @both_dtypes
@@ -166,13 +140,13 @@ def test_a_clip_inside_is_a_clip_before(isa: str, maker: Any, rule: int, dtype: 
         got = inside.step(one, grads)
         outside.step(other, clipped)
         assert (got.norm, got.clipped) == (want.norm, want.clipped)
-        # The weights, which the adaptive rule looks at, are no longer quite the same.
+        # The adaptive rule uses the weights, which are no longer exactly the same.
         apart = 1e-5 if isinstance(before, clipping.Adaptive) else 1e-12
         assert got.coefficient == pytest.approx(want.coefficient, rel=apart)
         assert got.norm_after == pytest.approx(want.norm_after, rel=1e-6)
         np.testing.assert_array_equal(got.norms, want.norms)
     for a, b in zip(one, other, strict=True):
-        # The factor is rounded before the product inside, after it outside.
+        # Inside, the factor is rounded before the product; outside, the product is rounded.
         if exact:
             assert a.tobytes() == b.tobytes()
         elif inside.__class__ is not vegrad.Lion:
@@ -234,7 +208,7 @@ def test_a_state_goes_on_bit_for_bit(maker: Any, named: bool) -> None:
     def grads(step: int) -> Any:
         found: list[Any] = arrays(step)
         if step % 3 == 2:
-            found[0] = None  # its state and its number of steps stay
+            found[0] = None  # a buffer without a gradient keeps its state and its number of steps
         return dict(zip("abcdef", found, strict=True)) if named else found
 
     def start() -> Any:
@@ -290,7 +264,7 @@ def test_states_that_are_none_of_its_own() -> None:
 def test_what_was_seen_before_must_fit() -> None:
     optimizer = vegrad.Adam()
     optimizer.step([np.ones(3)], [np.ones(3)])
-    optimizer.step([np.ones(3), np.ones(4)], [np.ones(3), np.ones(4)])  # more may come
+    optimizer.step([np.ones(3), np.ones(4)], [np.ones(3), np.ones(4)])  # new buffers may be added
     for bad, got in ((np.ones(5), "5 of float64"), (np.ones(3, np.float32), "3 of float32")):
         kept = bad.copy()
         with pytest.raises(
@@ -359,11 +333,15 @@ def test_schedules() -> None:
 
 
 TORCH: dict[str, Any] = {
-    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
-            {"momentum": 0.9, "nesterov": True, "maximize": True}],
+    "SGD": [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True, "maximize": True},
+    ],
     "Adam": [{}, {"weight_decay": 0.1, "amsgrad": True}, {"betas": (0.5, 0.7), "maximize": True}],
     "AdamW": [{}, {"weight_decay": 0.3, "amsgrad": True}, {"eps": 1e-3, "maximize": True}],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-13)])

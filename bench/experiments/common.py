@@ -1,4 +1,4 @@
-"""What the experiments share: digits, training, tables, pictures.
+"""The parts that the experiments share: digits, training, tables, pictures.
 
 Each experiment is a program: `python bench/experiments/NAME.py` prints what theory or the
 literature says beside what `vegrad.MLP` does, and draws NAME.png next to itself.
@@ -18,15 +18,14 @@ from vegrad import datasets
 
 SEEDS = (0, 1, 2)
 BATCH = 64
-TRAIN = 1400  # of the 1797 digits; the rest is looked at
-INK, BLUE, ORANGE, GREEN, RED, FAINT = (
-    "#22313f", "#0072b2", "#d55e00", "#1b7f4b", "#b3261e", "#9aa5b1"
-)  # fmt: skip
+TRAIN = 1400  # of the 1797 digits; the rest is for testing
+INK, BLUE, ORANGE = "#22313f", "#0072b2", "#d55e00"
+GREEN, RED, FAINT = "#1b7f4b", "#b3261e", "#9aa5b1"
 Rows = tuple[np.ndarray, np.ndarray]
 
 
 def digits(seed: int) -> tuple[Rows, Rows]:
-    """Standardized digits with labels: 1400 rows to train on, 397 to look at."""
+    """Load standardized digits with labels: 1400 rows for training, 397 for testing."""
     data = datasets.load("digits")
     order = np.random.default_rng([seed, 1797]).permutation(len(data.x))
     x, y = data.x[order].astype(np.float32), data.y[order]
@@ -34,7 +33,7 @@ def digits(seed: int) -> tuple[Rows, Rows]:
 
 
 def accuracy(net: vegrad.MLP, rows: Rows) -> float:
-    """Share of the rows whose largest output is their label; that of chance if there is a NaN."""
+    """Share of the rows whose largest output is their label; 0.1, as by chance, if one is NaN."""
     output = net.forward(rows[0])
     if not np.isfinite(output).all():
         return 0.1
@@ -42,7 +41,7 @@ def accuracy(net: vegrad.MLP, rows: Rows) -> float:
 
 
 def train(net: vegrad.MLP, rows: Rows, steps: int, lr: float, seed: int) -> np.ndarray:
-    """Plain SGD for so many steps at least, in whole epochs; returns the losses of the steps."""
+    """Train by plain SGD for whole epochs, at least so many steps; return each step's loss."""
     epochs = -(-steps // -(-len(rows[0]) // BATCH))
     history = net.fit(
         *rows,
@@ -63,12 +62,12 @@ def growth(net: vegrad.MLP, rows: Rows, layers: slice) -> float:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean over seeds and its standard error."""
+    """Compute the mean over seeds and its standard error."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Prints columns, as wide as they need to be; the first to the left, numbers to the right."""
+    """Print columns as wide as needed; the first is aligned left, the others right."""
     cells = [list(head), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     for row in cells:
@@ -77,7 +76,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def picture(title: str) -> tuple[Figure, Any]:
-    """A sheet with one panel."""
+    """Make a sheet with one panel."""
     sheet = Figure(figsize=(7, 4.2), layout="constrained")
     panel = sheet.subplots()
     panel.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
@@ -88,7 +87,7 @@ def picture(title: str) -> tuple[Figure, Any]:
 
 
 def save(sheet: Figure, program: str) -> None:
-    """Beside the program, under its name."""
+    """Save the sheet beside the program, under the program's name."""
     path = Path(program).with_suffix(".png")
     sheet.savefig(path, dpi=90)
     print(f"picture: {path.name}, {path.stat().st_size / 1000:.0f} kB; {time.process_time():.0f} s")

@@ -15,23 +15,37 @@ POINTS = (
     ("tanh", 2.5, BIAS, 0.1163),
     ("sigmoid", 1.0, 0.0, -2.893),
 )
-MIDDLE = slice(10, 50)  # where q has come to q* and the loss is far
+MIDDLE = slice(10, 50)  # layers where q has reached q* and that are far from the loss
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     rows, drawn = [], []
     sheet, panel = picture("Size of the gradient in 60 tanh layers, and exp(-l/ξ)")
     for colour, (activation, square, bias, reference) in enumerate(POINTS):
         w, measured = square**0.5, []
         for seed in SEEDS:
-            net = MLP([64] + [WIDTH] * (DEPTH - 1) + [10], activation=activation, init="normal",
-                      sigma_w=w, sigma_b=bias, loss="cross_entropy", seed=seed)  # fmt: skip
+            net = MLP(
+                [64] + [WIDTH] * (DEPTH - 1) + [10],
+                activation=activation,
+                init="normal",
+                sigma_w=w,
+                sigma_b=bias,
+                loss="cross_entropy",
+                seed=seed,
+            )
             measured.append(growth(net, digits(seed)[0], MIDDLE))
         wide = np.log(theory.chi(activation, w, bias))
         finite = theory.gradient_log_moments(activation, w, bias, WIDTH).mean
         mean, error = mean_and_error(measured)
-        rows.append((f"{activation}, σ_w² = {square:g}", f"{wide:.4f}", f"{finite:.4f}",
-                     f"{mean:.4f} ± {error:.4f}", f"{reference:.4f}"))  # fmt: skip
+        row = (
+            f"{activation}, σ_w² = {square:g}",
+            f"{wide:.4f}",
+            f"{finite:.4f}",
+            f"{mean:.4f} ± {error:.4f}",
+            f"{reference:.4f}",
+        )
+        rows.append(row)
         if activation == "tanh":
             drawn.append(square)
             layers, size = np.arange(DEPTH), net.flow.delta_log2 * np.log10(2)

@@ -23,10 +23,17 @@ CASES = (
 
 
 def network(activation: str, init: str, at_point: bool, seed: int) -> MLP:
+    """Make a network; scale it to the critical point if asked."""
     more = {"sigma_w": 3**-0.5} if init == "torch" else {}
     init = "normal" if init == "torch" else init
-    net = MLP([64] + [WIDTH] * (DEPTH - 1) + [10], activation=activation, init=init,
-              loss="cross_entropy", seed=seed, **more)  # fmt: skip
+    net = MLP(
+        [64] + [WIDTH] * (DEPTH - 1) + [10],
+        activation=activation,
+        init=init,
+        loss="cross_entropy",
+        seed=seed,
+        **more,
+    )
     if at_point:
         rng = np.random.default_rng([seed, 1])
         for name, array in net.parameters.items():
@@ -38,6 +45,7 @@ def network(activation: str, init: str, at_point: bool, seed: int) -> MLP:
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     rows = []
     sheet, panel = picture("Loss of 200-layer networks")
     for (name, activation, init, at_point, reference), colour in zip(
@@ -52,8 +60,14 @@ def main() -> None:
             zero = not net.gradients["layers.0.weight"].any()
             losses = fit(net, rows_, STEPS, RATE, seed)
             reached.append(accuracy(net, rows_))
-        rows.append((name, " ".join(f"{a:.2f}" for a in reached), reference,
-                     f"1e{first:+.1f}", "0.0" if zero else "there"))  # fmt: skip
+        row = (
+            name,
+            " ".join(f"{a:.2f}" for a in reached),
+            reference,
+            f"1e{first:+.1f}",
+            "0.0" if zero else "there",
+        )
+        rows.append(row)
         smooth = np.convolve(losses, np.ones(15) / 15, "valid")
         panel.plot(smooth, color=colour, label=name)
     table(("200 layers", "accuracy", "PyTorch", "first gradient", "in float32"), rows)

@@ -2,8 +2,8 @@
 
     python bench/experiments/descents.py
 
-Prints what came of each for three seeds, and draws the first seed's into this folder. The whole
-training set is one batch, so that the loss along the way is one landscape.
+Prints the result of each for three seeds, and draws the first seed's descent into this folder. The
+whole training set is one batch, so that every step sees the same loss landscape.
 """
 
 from pathlib import Path
@@ -22,22 +22,27 @@ RUNS = (  # name, activation, layers, learning rate, clip, steps
 
 
 def train(activation, layers, rate, clip, steps, seed):
-    """The history of a network 64 wide at Glorot's initialization."""
+    """Train a network 64 wide from Glorot's initialization; return its history."""
     data = datasets.load("digits")
     x, labels = np.ascontiguousarray(data.x, np.float32), data.target("cross_entropy")
     order = np.random.default_rng(0).permutation(len(x))
     learn, hold = order[:1400], order[1400:]
-    net = vegrad.MLP(
-        [64] * layers + [10], activation=activation, loss="cross_entropy", seed=seed
-    )  # fmt: skip
+    net = vegrad.MLP([64] * layers + [10], activation=activation, loss="cross_entropy", seed=seed)
     return net.fit(
-        x[learn], labels[learn], validation=(x[hold], labels[hold]), epochs=steps, batch_size=1400,
+        x[learn],
+        labels[learn],
+        validation=(x[hold], labels[hold]),
+        epochs=steps,
+        batch_size=1400,
         optimizer=vegrad.SGD(rate, clip=None if clip is None else GlobalNorm(clip)),
-        seed=seed, progress=False, gauge_every=1,
-    )  # fmt: skip
+        seed=seed,
+        progress=False,
+        gauge_every=1,
+    )
 
 
 def main():
+    """Train all, print the table and draw the pictures."""
     print("run              seed  first loss  largest   last  accuracy  findings")
     for name, activation, layers, rate, clip, steps in RUNS:
         for seed in range(3):

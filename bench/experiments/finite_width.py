@@ -11,10 +11,12 @@ WIDTH, LAYERS, NETWORKS = 100, 20, 600
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     rng, seen = np.random.default_rng(1), []
     for seed in range(NETWORKS):
-        net = MLP([64] + [WIDTH] * (LAYERS + 1) + [10], activation="relu", init="he_normal",
-                  seed=seed)  # fmt: skip
+        net = MLP(
+            [64] + [WIDTH] * (LAYERS + 1) + [10], activation="relu", init="he_normal", seed=seed
+        )
         # A target so large that the loss's gradient does not depend on the weights.
         net.backward(rng.standard_normal((1, 64)), 1e6 * rng.standard_normal((1, 10)))
         seen.append(2 * np.log(2) * net.flow.gain_log2[:LAYERS].sum())

@@ -20,7 +20,7 @@ DEPTHS = (50, 200)
 
 
 def plain(weights: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """∂loss/∂W_1 in the arrays' dtype; the last layer is the identity."""
+    """Compute ∂loss/∂W_1 in the arrays' dtype; the last layer is the identity."""
     h = [x]
     for weight in weights[:-1]:
         h.append(1 / (1 + np.exp(-(h[-1] @ weight.T))))
@@ -31,6 +31,7 @@ def plain(weights: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> np.nd
 
 
 def with_torch(weights: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Compute the same by PyTorch's autograd."""
     torch = importlib.import_module("torch")
     tensors = [torch.tensor(weight, requires_grad=True) for weight in weights]
     h = torch.tensor(x)
@@ -42,6 +43,7 @@ def with_torch(weights: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> 
 
 
 def with_jax(weights: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Compute the same by JAX's grad."""
     jax = importlib.import_module("jax")
 
     def loss(parameters: list[Any]) -> Any:
@@ -54,15 +56,18 @@ def with_jax(weights: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> np
 
 
 def log10_norm(gradient: np.ndarray) -> float:
-    """Of the true elements, whatever their dtype makes of their squares."""
+    """log10 of the norm, computed in float64 so that no square underflows."""
     with np.errstate(divide="ignore"):
         return float(np.log10(np.linalg.norm(gradient.astype(np.float64))))
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     others: dict[str, Callable[..., np.ndarray]] = {
-        "NumPy": plain, "PyTorch": with_torch, "JAX": with_jax
-    }  # fmt: skip
+        "NumPy": plain,
+        "PyTorch": with_torch,
+        "JAX": with_jax,
+    }
     rows, curves = [], []
     for depth in DEPTHS:
         net = MLP([WIDTH] * (depth + 1), activation="sigmoid", seed=0)
@@ -90,8 +95,9 @@ def main() -> None:
     for curve, colour in zip(curves, (FAINT, BLUE), strict=True):
         panel.plot(range(len(curve)), curve, color=colour, label=f"{len(curve)} layers")
     for end, words, side in (
-        (-37.9, "float32's normal range ends", "bottom"), (-44.9, "and its last bit", "top")
-    ):  # fmt: skip
+        (-37.9, "float32's normal range ends", "bottom"),
+        (-44.9, "and its last bit", "top"),
+    ):
         panel.axhline(end, color="#b3261e", linewidth=0.8)
         panel.text(0, end, words, va=side, fontsize=8, color="#b3261e")
     panel.set_xlabel("layer")

@@ -15,19 +15,32 @@ POINTS = (
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     rows = []
     sheet, panel = picture("Size of the gradient, usual initializations")
     for colour, (name, activation, w, b) in zip((ORANGE, BLUE, INK), POINTS, strict=True):
         measured = []
         for seed in SEEDS:
-            net = MLP([64] + [WIDTH] * (DEPTH - 1) + [10], activation=activation, init="normal",
-                      sigma_w=w, sigma_b=b, loss="cross_entropy", seed=seed)  # fmt: skip
+            net = MLP(
+                [64] + [WIDTH] * (DEPTH - 1) + [10],
+                activation=activation,
+                init="normal",
+                sigma_w=w,
+                sigma_b=b,
+                loss="cross_entropy",
+                seed=seed,
+            )
             measured.append(growth(net, digits(seed)[0], MIDDLE))
         mean, error = mean_and_error(measured)
         finite = theory.gradient_log_moments(activation, w, b, WIDTH).mean
         chi = theory.chi(activation, w, b)
-        rows.append((name, f"{chi:.4f}", f"{math.exp(finite):.4f}",
-                     f"{math.exp(mean):.4f} ± {math.exp(mean) * error:.4f}"))  # fmt: skip
+        row = (
+            name,
+            f"{chi:.4f}",
+            f"{math.exp(finite):.4f}",
+            f"{math.exp(mean):.4f} ± {math.exp(mean) * error:.4f}",
+        )
+        rows.append(row)
         panel.plot(np.arange(DEPTH), net.flow.delta_log2 * math.log10(2), color=colour, label=name)
     table(("χ₁", "theory", "at this width", "measured"), rows)
     panel.set_xlabel("layer")

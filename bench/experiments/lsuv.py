@@ -13,6 +13,7 @@ REFERENCE = {"relu": "≥ 0.95", "tanh": "≥ 0.95", "elu": "≥ 0.95", "sigmoid
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     rows, bars = [], []
     for activation, reference in REFERENCE.items():
         plain, scaled, gains = [], [], []
@@ -30,9 +31,15 @@ def main() -> None:
             train(net, data, STEPS, RATE, seed)
             scaled.append(accuracy(net, data))
         chi = theory.normalized_chi(activation)
-        rows.append((activation, f"{chi:.3f}", f"{np.mean(gains):.3f}",
-                     " ".join(f"{a:.2f}" for a in plain), " ".join(f"{a:.2f}" for a in scaled),
-                     reference))  # fmt: skip
+        row = (
+            activation,
+            f"{chi:.3f}",
+            f"{np.mean(gains):.3f}",
+            " ".join(f"{a:.2f}" for a in plain),
+            " ".join(f"{a:.2f}" for a in scaled),
+            reference,
+        )
+        rows.append(row)
         bars.append((np.mean(plain), np.mean(scaled)))
     table(("30 layers", "χ, theory", "measured", "before", "with LSUV", "PyTorch"), rows)
     sheet, panel = picture("30 layers after 400 steps, without and with LSUV")

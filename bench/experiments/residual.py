@@ -15,14 +15,22 @@ WIDTH, STEPS = 128, 400
 
 
 def network(activation: str, init: str, blocks: int, seed: int, scale: float = 1.0) -> MLP:
-    net = MLP([64] + [WIDTH] * (blocks + 1) + [10], activation=activation, init=init,
-              loss="cross_entropy", residual=True, seed=seed)  # fmt: skip
+    """Make a residual network whose branches are multiplied by `scale`."""
+    net = MLP(
+        [64] + [WIDTH] * (blocks + 1) + [10],
+        activation=activation,
+        init=init,
+        loss="cross_entropy",
+        residual=True,
+        seed=seed,
+    )
     for block in range(1, blocks + 1):  # relu(s W x) = s relu(W x)
         net.parameters[f"layers.{block}.weight"][...] *= scale
     return net
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     rows, curves = [], []
     for activation, init in (("identity", "lecun_normal"), ("relu", "he_normal")):
         grown, gained = [], []
@@ -36,10 +44,12 @@ def main() -> None:
             gained.append(net.flow.delta_log2[0] - net.flow.delta_log2[20])
         theirs = 2 * np.log2(expected.activation_rms[20] / expected.activation_rms[0])
         delta = expected.delta_log2[0] - expected.delta_log2[20]
-        rows.append((f"{activation}, variance", f"2^{theirs:.1f}",
-                     " ".join(f"2^{g:.1f}" for g in grown)))  # fmt: skip
-        rows.append((f"{activation}, ‖δ‖", f"2^{delta:.1f}",
-                     " ".join(f"2^{g:.1f}" for g in gained)))  # fmt: skip
+        rows.append(
+            (f"{activation}, variance", f"2^{theirs:.1f}", " ".join(f"2^{g:.1f}" for g in grown))
+        )
+        rows.append(
+            (f"{activation}, ‖δ‖", f"2^{delta:.1f}", " ".join(f"2^{g:.1f}" for g in gained))
+        )
         curves.append((activation, rms, np.log2(expected.activation_rms)))
     table(("20 blocks", "expected", "measured"), rows)
     print()

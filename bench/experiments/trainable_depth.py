@@ -14,6 +14,7 @@ REFERENCE = {(1.0, 10): 0.95, (1.0, 20): 0.91, (1.0, 40): 0.22, (1.761, 80): 0.9
 
 
 def main() -> None:
+    """Run the experiment; print its table and draw its picture."""
     rows, seen = [], np.zeros((len(SQUARES), len(DEPTHS)))
     for i, square in enumerate(SQUARES):
         scales = theory.depth_scales("tanh", square**0.5, BIAS)
@@ -22,16 +23,27 @@ def main() -> None:
             reached = []
             for seed in SEEDS:
                 train_rows, test_rows = digits(seed)
-                net = MLP([64] + [WIDTH] * (depth - 1) + [10], activation="tanh", init="normal",
-                          sigma_w=square**0.5, sigma_b=BIAS, loss="cross_entropy",
-                          seed=seed)  # fmt: skip
+                net = MLP(
+                    [64] + [WIDTH] * (depth - 1) + [10],
+                    activation="tanh",
+                    init="normal",
+                    sigma_w=square**0.5,
+                    sigma_b=BIAS,
+                    loss="cross_entropy",
+                    seed=seed,
+                )
                 train(net, train_rows, STEPS, RATE, seed)
                 reached.append(accuracy(net, test_rows))
             seen[i, j] = np.mean(reached)
             reference = REFERENCE.get((square, depth))
-            rows.append((f"{square:g}", depth, f"{reach:.0f}" if reach < 1e4 else "∞",
-                         " ".join(f"{a:.2f}" for a in reached),
-                         "" if reference is None else f"{reference:.2f}"))  # fmt: skip
+            row = (
+                f"{square:g}",
+                depth,
+                f"{reach:.0f}" if reach < 1e4 else "∞",
+                " ".join(f"{a:.2f}" for a in reached),
+                "" if reference is None else f"{reference:.2f}",
+            )
+            rows.append(row)
     table(("σ_w²", "depth", "6 ξ", "accuracy", "PyTorch"), rows)
     sheet, panel = picture("Accuracy after 400 steps, and six depth scales")
     squares = np.linspace(0.9, 2.7, 120)

@@ -1,7 +1,7 @@
-"""Data for a diagnosis: a dataset of scikit-learn by name, a .npz or a .csv file.
+"""Data for a diagnosis: a dataset of scikit-learn by name, a .npz file or a .csv file.
 
-Columns are standardized, the target is recognized as classes or numbers. Every message says what
-is wrong, where, and what was wanted; nothing is ever unpickled.
+Columns are standardized, and the target is recognized as classes or numbers. Every error message
+says what is wrong, where it is, and what was wanted. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from math import nan
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,17 +23,18 @@ from vegrad.arrays.checks import Array, FloatArray
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
 REGRESSION = ("diabetes",)
-MOST_CLASSES = 50  # whole numbers with more distinct values than this are quantities, not labels
+MOST_CLASSES = 50  # a target of whole numbers with more distinct values is a quantity
 MISSING = ("", "na", "n/a", "nan", "null")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs ready for a network, and what may be learnt from them.
+    """Inputs ready for a network, and the target to learn from them.
 
-    `x` is (B, I), its columns with mean 0 and standard deviation 1 (constant columns 0; values
-    that are not finite stay). `y` is int64 labels (B,) from 0 if `classes`, else float64 (B, O),
-    standardized likewise. `labels` are the classes' names, `columns` those of x.
+    `x` has shape (B, I); its columns have mean 0 and standard deviation 1, but constant columns are
+    0 and values that are not finite stay. `y` is int64 labels of shape (B,) from 0 on if `classes`,
+    else float64 of shape (B, O), standardized like x. `labels` are the names of the classes,
+    `columns` those of the columns of x.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Dataset:
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     lines: tuple[int, ...] = ()
-    """For a .csv file, the line of the file that each row stands on."""
+    """The line of the .csv file that each row comes from; empty for other data."""
 
     @property
     def classes(self) -> bool:
-        """Whether the target is classes rather than numbers."""
+        """True if the target is classes, False if it is numbers."""
         return bool(self.labels)
 
     @property
@@ -56,10 +56,13 @@ class Dataset:
         return "cross_entropy" if self.classes else "mse"
 
     def target(self, loss: str) -> Array:
-        """The target as `loss` wants it; its second dimension (labels: classes) is the output.
+        """Return the target in the form that `loss` takes.
+
+        It is int64 labels of shape (B,) for cross_entropy, else float64 of shape (B, O) for O
+        outputs of the network.
 
         Raises:
-            ValueError: classification losses need classes.
+            ValueError: `loss` is unknown, or needs classes and the target is numbers.
         """
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
@@ -74,12 +77,12 @@ class Dataset:
         return np.eye(len(self.labels))[self.y]
 
     def outputs(self, loss: str) -> int:
-        """The width that `loss` needs of the last layer."""
+        """Return the number of units that `loss` needs in the last layer."""
         target = self.target(loss)
         return len(self.labels) if target.ndim == 1 else int(target.shape[1])
 
     def place(self, row: int, column: int) -> str:
-        """Where x[row, column] comes from, in words."""
+        """Describe where x[row, column] comes from."""
         name = f'column "{self.columns[column]}"' if self.columns else f"column {column}"
         return f"line {self.lines[row]}, {name}" if self.lines else f"row {row}, {name}"
 
@@ -88,15 +91,16 @@ def load(name_or_path: str | PathLike[str], target_column: str | None = None) ->
     """Read a dataset: digits, breast_cancer, wine, diabetes, a .npz or a .csv file.
 
     Args:
-        name_or_path: a .npz file holds x (B, …), flattened to (B, I), and y (B,) or (B, O); a .csv
-            file has a header line and numbers (empty or NA: missing, NaN), separated by commas,
-            semicolons or tabs.
-        target_column: the column of a .csv file to learn; text there means classes.
+        name_or_path: the name of a dataset, or a path. A .npz file holds x of shape (B, …), which
+            is flattened to (B, I), and y of shape (B,) or (B, O). A .csv file has a header line and
+            numbers separated by commas, semicolons or tabs; an empty cell or NA is a missing value
+            and becomes NaN.
+        target_column: the column of a .csv file to learn; if it holds text, the texts are classes.
 
     Raises:
-        ValueError: for content that is not as described.
-        OSError: the file is missing or unreadable.
-        ImportError: scikit-learn is not installed.
+        ValueError: the content is not as described.
+        OSError: the file is missing or cannot be read.
+        ImportError: scikit-learn is needed and not installed.
     """
     text = fspath(name_or_path)
     if text in NAMES:
@@ -158,14 +162,53 @@ def _load_npz(path: Path) -> Dataset:
     if y.dtype.kind not in "biufU":
         raise ValueError(f"{path}: y must be numbers or text, not {y.dtype}")
     if x.ndim == 0 or y.ndim not in (1, 2) or len(x) != len(y):
-        raise ValueError(f"{path}: x (B, …) and y (B,) or (B, O) must have as many rows, "
-                         f"not shapes {x.shape} and {y.shape}")  # fmt: skip
+        raise ValueError(
+            f"{path}: x (B, …) and y (B,) or (B, O) must have as many rows, "
+            f"not shapes {x.shape} and {y.shape}"
+        )
     if x.size == 0:
         raise ValueError(f"{path}: x must not be empty, but has shape {x.shape}")
     return _dataset(str(path), x.reshape(len(x), -1), y)
 
 
 def _load_csv(path: Path, target_column: str | None) -> Dataset:
+    header, rows = _read_csv(path)
+    shown = ", ".join(header)
+    if target_column is None:
+        raise ValueError(f"{path} needs a target column, one of {shown}")
+    if header.count(target_column) != 1:
+        wrong = "twice" if target_column in header else "not"
+        raise ValueError(f'the column "{target_column}" is {wrong} in {path}, which has {shown}')
+    if len(header) < 2:
+        raise ValueError(f"{path} must have columns beside {target_column}")
+    if not rows:
+        raise ValueError(f"{path} has names but no rows")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}: line {line} has {len(row)} values, not {len(header)} as the first line"
+            )
+    lines = tuple(line for line, _ in rows)
+    at = header.index(target_column)
+    targets = [row.pop(at).strip() for _, row in rows]
+    header.pop(at)
+    x = np.empty((len(rows), len(header)))
+    for number, (line, row) in enumerate(rows):
+        for column, cell in enumerate(row):
+            value = _number(cell)
+            if value is None:
+                raise ValueError(
+                    f'{path}: the column "{header[column]}" must be numbers, not {cell!r} '
+                    f"as in line {line}"
+                )
+            x[number, column] = value
+    return _dataset(
+        str(path), x, _csv_target(path, target_column, targets, lines), header, lines=lines
+    )
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read the names of the columns and, with the numbers of their lines, the rows of cells."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
@@ -182,35 +225,7 @@ def _load_csv(path: Path, target_column: str | None) -> Dataset:
     header = [name.strip() for name in rows.pop(0)[1]]
     if all(_number(name) is not None for name in header):
         raise ValueError(f"{path} must begin with a line of names, not with {', '.join(header)}")
-    shown = ", ".join(header)
-    if target_column is None:
-        raise ValueError(f"{path} needs a target column, one of {shown}")
-    if header.count(target_column) != 1:
-        wrong = "twice" if target_column in header else "not"
-        raise ValueError(f'the column "{target_column}" is {wrong} in {path}, which has {shown}')
-    if len(header) < 2:
-        raise ValueError(f"{path} must have columns beside {target_column}")
-    if not rows:
-        raise ValueError(f"{path} has names but no rows")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise ValueError(f"{path}: line {line} has {len(row)} values, not {len(header)} as the "
-                             "first line")  # fmt: skip
-    at = header.index(target_column)
-    x = np.empty((len(rows), len(header) - 1))
-    names = header[:at] + header[at + 1 :]
-    for number, (line, row) in enumerate(rows):
-        for column, cell in enumerate(row[:at] + row[at + 1 :]):
-            value = _number(cell)
-            if value is None:
-                raise ValueError(
-                    f'{path}: the column "{names[column]}" must be numbers, not {cell!r} '
-                    f"as in line {line}"
-                )
-            x[number, column] = value
-    lines = tuple(line for line, _ in rows)
-    y = _csv_target(path, target_column, [row[at].strip() for _, row in rows], lines)
-    return _dataset(str(path), x, y, names, lines=lines)
+    return header, rows
 
 
 def _csv_target(path: Path, name: str, cells: list[str], lines: Sequence[int]) -> Array:
@@ -224,7 +239,7 @@ def _csv_target(path: Path, name: str, cells: list[str], lines: Sequence[int]) -
 
 
 def _number(cell: str) -> float | None:
-    """The number in a cell, NaN where it is missing, None for text."""
+    """Return the number in a cell, NaN if it is missing, or None if it is text."""
     cell = cell.strip()
     if cell.lower() in MISSING:
         return nan
@@ -265,22 +280,22 @@ def _are_labels(values: Array) -> bool:
     return whole and len(values) <= MOST_CLASSES
 
 
-def _label(value: Any) -> str:
+def _label(value: object) -> str:
     return str(int(value)) if isinstance(value, float) else str(value)
 
 
 def _standardize(values: Array) -> FloatArray:
-    """Columns with mean 0 and standard deviation 1, by their finite values; constant ones are 0."""
+    """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0."""
     columns = np.array(values, dtype=np.float64)
     finite = np.isfinite(columns)
     count = np.maximum(finite.sum(axis=0), 1)
     known = np.where(finite, columns, 0.0)
     scale = np.maximum(np.abs(known).max(axis=0), np.finfo(np.float64).tiny)
-    known /= scale  # keeps the squares in range
+    known /= scale  # so that the squares stay in range
     mean = known.sum(axis=0) / count
     centred = np.where(finite, known - mean, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=0) / count)
-    varies = deviation > 1e-12  # of the largest value: rounding is no variation
+    varies = deviation > 1e-12  # relative to the largest value: less is only rounding
     result = np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
     result[~finite] = columns[~finite]
     return result

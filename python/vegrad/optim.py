@@ -1,10 +1,11 @@
-"""Optimizers that step over anybody's weights, with the clip inside.
+"""Optimizers for weights in any kind of buffer, with clipping inside the step.
 
-`step(params, grads)` changes the weights in place and leaves the gradients as they are: one read of
-them for the clip's norm, one for the step. Weights are float32 or float64 buffers (NumPy arrays or
-CPU tensors, of any shape and strides, one, a sequence or a mapping), gradients of any dtype that
-`vegrad.clipping` takes; what is kept of them has the weights' dtype. A parameter whose gradient is
-None is passed over. Names, defaults and formulas are those of torch.optim.
+`step(params, grads)` changes the weights in place and leaves the gradients as they are; it reads
+them once for the norm of the clip and once for the step. Weights are float32 or float64 buffers:
+NumPy arrays or CPU tensors of any shape and strides, one alone, a sequence or a mapping. Gradients
+may have any dtype that `vegrad.clipping` takes. The optimizer's state, such as momenta, has the
+dtype of the weights. A parameter whose gradient is None is passed over. Names, defaults and
+formulas are those of torch.optim.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from math import cos, pi
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from vegrad import _core
 from vegrad._core import Clipped
-from vegrad.arrays.checks import as_count, as_fraction, as_limit
-from vegrad.clipping import Learn, Request, Rule
+from vegrad.arrays import checks
+from vegrad.arrays.checks import Buffers, FloatArray
+from vegrad.clipping.rules import Learn, Request, Rule
 
 Rate = float | Callable[[int], float]
 
 
 class Optimizer:
-    """What the optimizers share."""
+    """The base class of all optimizers."""
 
     _kind: ClassVar[str]
 
@@ -33,10 +36,10 @@ class Optimizer:
             raise TypeError(
                 f"clip must be a rule of vegrad.clipping or None, not {type(clip).__name__}"
             )
-        self.lr: Rate = lr if callable(lr) else as_limit("lr", lr)
+        self.lr: Rate = lr if callable(lr) else checks.as_limit("lr", lr)
         self.clip = clip
         self.steps = 0
-        """How many have been taken."""
+        """The number of steps taken so far."""
         self._arguments = arguments
         self._core = self._make()
 
@@ -56,21 +59,22 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 
     def rate(self, step: int | None = None) -> float:
-        """The learning rate of a step, counted from 0; of the next one if not given."""
+        """Return the learning rate of a step, counted from 0; by default that of the next step."""
         if not callable(self.lr):
             return self.lr
-        return as_limit("lr", self.lr(self.steps if step is None else step))
+        return checks.as_limit("lr", self.lr(self.steps if step is None else step))
 
-    def step(self, params: Any, grads: Any) -> Clipped:
-        """One step, in place; says what the clip found and did.
+    def step(self, params: Buffers, grads: Buffers) -> Clipped:
+        """Take one step in place, and return what the clip found and did.
 
         Args:
             params: the weights.
-            grads: of the same names (or number) and shapes; never written.
+            grads: gradients with the same names (or number) and shapes; they are never written.
 
         Raises:
-            TypeError, ValueError: before anything has changed; NonFiniteGradientError if the
-                clip's rule says so. Without a clip NaN and inf are not looked for.
+            TypeError, ValueError: the buffers do not fit; nothing has changed.
+            NonFiniteGradientError: a gradient is not finite and the rule of the clip wants this
+                error; nothing has changed. Without a clip nothing looks for NaN and inf.
         """
         rate = self.rate()
         grads, request, learn = self._prepare(grads)
@@ -83,18 +87,19 @@ class Optimizer:
     def run(
         self,
         trainer: _core.Trainer,
-        grads: Any,
-        order: Any,
-        records: Any,
+        grads: Buffers,
+        order: npt.NDArray[np.int64],
+        records: FloatArray,
         *,
         rows: int,
         gauge: tuple[int, int],
         seconds: float,
     ) -> None:
-        """For `fit`: steps over batches of so many rows of `order`, for about `seconds`.
+        """Train for about `seconds` on batches of `rows` rows, in the `order` given; for `fit`.
 
-        `records` gets a row for each of trainer.done steps. One, if the clip learns from each.
-        `gauge`: at which it looks, the first counted from here and then each so many; 0 for none.
+        Each of the trainer.done steps fills a row of `records`. If the rule of the clip learns from
+        its results, only one step is taken. `gauge` says which steps are gauged: the first of
+        them, counted from here, and the distance to the next; 0 for none.
         """
         _, request, learn = self._prepare(grads)
         if learn is not None:
@@ -112,13 +117,13 @@ class Optimizer:
         if learn is not None:
             learn(trainer.clipped)
 
-    def _prepare(self, grads: Any) -> tuple[Any, Request, Learn | None]:
+    def _prepare(self, grads: Buffers) -> tuple[Any, Request, Learn | None]:
         if self.clip is None:
             return grads, ("none", None, 2.0, "propagate", 0.0), None
         return self.clip.prepare(grads)
 
     def state_dict(self) -> dict[str, Any]:
-        """Arguments, steps, and copies of what is kept of each buffer, by name or position."""
+        """Return arguments, steps, and copies of the state of each buffer by name or position."""
         return {
             "optimizer": type(self).__name__,
             "arguments": {"lr": None if callable(self.lr) else self.lr, **self._arguments},
@@ -128,25 +133,19 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state. ValueError, and no change, if it is another optimizer's or broken.
+        """Restore a state; ValueError, and no change, if it is broken or of another optimizer.
 
-        The learning rate and the other arguments are the state's, unless its rate was a function.
+        The arguments become those of the state, including the learning rate unless that was a
+        function, which a state cannot hold.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping, not {type(state).__name__}")
-        name = type(self).__name__
-        if state.get("optimizer") != name:
-            raise ValueError(f"state must be of {name}, not of {state.get('optimizer')}")
-        missing = self.state_dict().keys() - state.keys()
-        if missing:
-            raise ValueError(f"state must have {', '.join(sorted(missing))}, which it has not")
+        checks.check_state(state, "optimizer", self.state_dict())
         if (state["clip"] is None) != (self.clip is None):
             raise ValueError("state and optimizer must both have a clip, or neither")
         try:
             arguments = dict(state["arguments"])
             lr = arguments.pop("lr")
             fresh = type(self)(lr=self.lr if lr is None else lr, clip=self.clip, **arguments)
-            fresh.steps = as_count("steps", state["steps"])
+            fresh.steps = checks.as_count("steps", state["steps"])
             fresh._core.load(dict(state["state"]))
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"state must be as state_dict() gave it: {error}") from error
@@ -158,7 +157,7 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.
 
-    g += weight_decay · p; buf = momentum · buf + (1 - dampening) · g (g at the first step);
+    g += weight_decay · p; buf = momentum · buf + (1 - dampening) · g, or g at the first step;
     p -= lr · buf, or lr · (g + momentum · buf) if nesterov.
     """
 
@@ -176,9 +175,9 @@ class SGD(Optimizer):
         clip: Rule | None = None,
     ) -> None:
         arguments = {
-            "momentum": as_limit("momentum", momentum),
-            "dampening": as_limit("dampening", dampening),
-            "weight_decay": as_limit("weight_decay", weight_decay),
+            "momentum": checks.as_limit("momentum", momentum),
+            "dampening": checks.as_limit("dampening", dampening),
+            "weight_decay": checks.as_limit("weight_decay", weight_decay),
             "nesterov": _flag("nesterov", nesterov),
             "maximize": _flag("maximize", maximize),
         }
@@ -194,7 +193,7 @@ class Adam(Optimizer):
     """Adam (Kingma & Ba 2014, arXiv:1412.6980); weight decay is added to the gradient.
 
     m += (1 - β1)(g - m); v = β2 v + (1 - β2) g²; p -= lr/(1 - β1^t) · m/(√v/√(1 - β2^t) + eps).
-    amsgrad: with the largest v so far.
+    With amsgrad, the largest v so far stands for v.
     """
 
     _kind = "adam"
@@ -212,8 +211,8 @@ class Adam(Optimizer):
     ) -> None:
         arguments = {
             "betas": _betas(betas),
-            "eps": as_limit("eps", eps),
-            "weight_decay": as_limit("weight_decay", weight_decay),
+            "eps": checks.as_limit("eps", eps),
+            "weight_decay": checks.as_limit("weight_decay", weight_decay),
             "amsgrad": _flag("amsgrad", amsgrad),
             "maximize": _flag("maximize", maximize),
         }
@@ -223,7 +222,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
-    First p *= 1 - lr · weight_decay; then as Adam.
+    First p *= 1 - lr · weight_decay, then the step of Adam.
     """
 
     def __init__(
@@ -259,25 +258,29 @@ class Lion(Optimizer):
     ) -> None:
         arguments = {
             "betas": _betas(betas),
-            "weight_decay": as_limit("weight_decay", weight_decay),
+            "weight_decay": checks.as_limit("weight_decay", weight_decay),
             "maximize": _flag("maximize", maximize),
         }
         super().__init__(lr, clip, arguments)
 
 
 def warmup(lr: float, steps: int) -> Callable[[int], float]:
-    """A rate that rises evenly to `lr` over the first `steps` steps, and stays."""
-    top, count = as_limit("lr", lr), as_count("steps", steps)
+    """Return a rate that rises linearly to `lr` over the first `steps` steps and then stays."""
+    top, count = checks.as_limit("lr", lr), checks.as_count("steps", steps)
     return lambda step: top * min(1.0, (step + 1) / max(count, 1))
 
 
 def cosine(lr: float, steps: int, *, final: float = 0.0, warmup: int = 0) -> Callable[[int], float]:
-    """A rate that rises over `warmup` steps, then falls by half a cosine to `final` at `steps`.
+    """Return a rate that rises for `warmup` steps, then falls by a cosine to `final` at `steps`.
 
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts.
     """
-    top, last, rise = as_limit("lr", lr), as_count("steps", steps), as_count("warmup", warmup)
-    bottom = as_limit("final", final)
+    top, last, rise = (
+        checks.as_limit("lr", lr),
+        checks.as_count("steps", steps),
+        checks.as_count("warmup", warmup),
+    )
+    bottom = checks.as_limit("final", final)
     if rise > last:
         raise ValueError(f"warmup must be at most steps, {steps}, not {warmup}")
 
@@ -290,13 +293,13 @@ def cosine(lr: float, steps: int, *, final: float = 0.0, warmup: int = 0) -> Cal
     return rate
 
 
-def _betas(betas: Any) -> tuple[float, float]:
+def _betas(betas: object) -> tuple[float, float]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers, not {betas!r}")
-    return as_fraction("betas[0]", betas[0]), as_fraction("betas[1]", betas[1])
+    return checks.as_fraction("betas[0]", betas[0]), checks.as_fraction("betas[1]", betas[1])
 
 
-def _flag(argument: str, value: Any) -> bool:
+def _flag(argument: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{argument} must be True or False, not {value!r}")
     return value

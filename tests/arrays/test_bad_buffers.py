@@ -1,4 +1,4 @@
-"""What may be clipped and measured, and what is said when it may not: wanted and got.
+"""Buffers that may be clipped and measured, and the errors for others: wanted and got.
 
 After an error not one byte has changed anywhere: every bad buffer comes after a good one that
 the limit would have clipped.
@@ -19,7 +19,7 @@ GOOD = np.full((4, 3), 9.0, np.float32)
 
 
 def in_order(*parts: str) -> str:
-    """A pattern that holds all the parts, in this order."""
+    """Return a pattern that matches all the parts, in this order."""
     return "(?s)" + ".*".join(re.escape(part) for part in parts)
 
 
@@ -44,7 +44,7 @@ every_clip = pytest.mark.parametrize("clip", list(CLIPPING))
 every_measure = pytest.mark.parametrize("measure", list(MEASURING))
 
 ALLOWED = "float16, bfloat16, float32 or float64"
-# Never a buffer, whatever is done with it.
+# Values that are never a buffer.
 BAD: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "list of floats": ([1.0, 2.0], TypeError, ["list"]),
     "float": (1.5, TypeError, ["float"]),
@@ -61,9 +61,11 @@ BAD: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "dates": (np.ones((4, 3), "datetime64[s]"), TypeError, [ALLOWED, "not datetime64[s]"]),
     "record": (np.ones((4, 3), [("a", "f4")]), TypeError, [ALLOWED, "not"]),
     "other byte order": (
-        np.ones((4, 3), np.dtype("f4").newbyteorder()), TypeError, [ALLOWED, "not", ">f4"]
+        np.ones((4, 3), np.dtype("f4").newbyteorder()),
+        TypeError,
+        [ALLOWED, "not", ">f4"],
     ),
-}  # fmt: skip
+}
 if np.dtype(np.longdouble) != np.dtype(np.float64):
     kind = np.dtype(np.longdouble).name
     BAD["long double"] = (np.ones((4, 3), np.longdouble), TypeError, [ALLOWED, f"not {kind}"])
@@ -174,7 +176,7 @@ import numpy as np, torch, vegrad
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 freed = torch.ones(1000)
-freed.untyped_storage().resize_(0)  # as FSDP does between uses
+freed.untyped_storage().resize_(0)  # FSDP does this between uses
 with FakeTensorMode():
     fake = torch.ones(1000)
 for bad in (freed, fake, torch._efficientzerotensor((1000,))):
@@ -192,7 +194,7 @@ print("refused")
 
 
 def test_tensors_without_memory() -> None:
-    """Their address is 0: an error, not a crash."""
+    """Tensors at address 0 give an error, not a crash."""
     pytest.importorskip("torch")
     command = [sys.executable, "-W", "ignore", "-c", WITHOUT_MEMORY]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -200,7 +202,7 @@ def test_tensors_without_memory() -> None:
 
 
 def test_a_tensor_that_is_negated_when_read() -> None:
-    """Its memory holds the opposite of what it says."""
+    """The memory of such a tensor holds the negated values."""
     torch = pytest.importorskip("torch")
     negative = torch.complex(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])).conj().imag
     assert negative.is_neg()
@@ -222,7 +224,7 @@ def test_tensors_on_another_device(clip: str) -> None:
 
 
 class Elsewhere:
-    """Speaks DLPack, but from another device, as a CUDA tensor of any library does."""
+    """A buffer on another device that speaks DLPack, as CUDA tensors of all libraries do."""
 
     shape, dtype = (4, 3), "float32"
 
@@ -246,7 +248,7 @@ def test_any_buffer_on_another_device(clip: str) -> None:
 
 @every_clip
 def test_generators(clip: str) -> None:
-    """Consumed once; one that yields nothing is an error, an empty list is not."""
+    """Iterators are read once; one that yields nothing is an error, but an empty list is not."""
     good, w = GOOD.copy(), np.ones((4, 3))
     call = CLIPPING[clip]
     items = (g for g in [good, None])
@@ -354,7 +356,7 @@ def test_parameters_that_do_not_fit() -> None:
 
 
 def test_parameters_that_fit() -> None:
-    """None passes over a pair; the order of names, the dtypes and read-only parameters are free."""
+    """None skips a pair; names may have any order, parameters other dtypes and read-only memory."""
     w = np.frombuffer(np.ones((4, 3)).tobytes(), np.float64).reshape(4, 3)
     one, two, three = GOOD.copy(), GOOD.copy(), GOOD.copy()
     vegrad.adaptive_clip_([None, one], [None, w])

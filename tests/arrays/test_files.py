@@ -1,4 +1,4 @@
-"""Saved networks: the same to the bit, whole or not at all, and nothing else taken for one."""
+"""Saved networks: the same bits, whole files or none, and an error for every other file."""
 
 import json
 import os
@@ -17,9 +17,17 @@ from vegrad.arrays import files
 CONFIGS: list[dict[str, Any]] = [
     {"sizes": [5, 8, 3], "seed": 1},
     {"sizes": [1, 1], "dtype": "float64", "init": "orthogonal"},
-    {"sizes": [7, 9, 9, 4], "activation": "gelu", "norm": "rms", "residual": True, "init": "normal",
-     "sigma_w": 1.2, "sigma_b": 0.1, "loss": "cross_entropy"},
-]  # fmt: skip
+    {
+        "sizes": [7, 9, 9, 4],
+        "activation": "gelu",
+        "norm": "rms",
+        "residual": True,
+        "init": "normal",
+        "sigma_w": 1.2,
+        "sigma_b": 0.1,
+        "loss": "cross_entropy",
+    },
+]
 
 
 def make(config: dict[str, Any]) -> vegrad.MLP:
@@ -27,7 +35,7 @@ def make(config: dict[str, Any]) -> vegrad.MLP:
     rng = np.random.default_rng(0)
     for parameter in net.parameters.values():
         parameter[...] = rng.standard_normal(parameter.shape)
-    next(iter(net.parameters.values())).flat[0] = 5e-324  # what rounding would lose
+    next(iter(net.parameters.values())).flat[0] = 5e-324  # rounding would lose this
     return net
 
 
@@ -136,8 +144,8 @@ def test_the_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
-    names = [f".a.b.{'0' * 15}{n}" for n in range(3)]
-    others = [".a.b", ".a.b.c", ".a.c.0000000000000000", "a.b.0000000000000000", "a.b"]
+    names = [f".{'0' * 15}{n}.a.b" for n in range(3)]
+    others = [".a.b", ".c.a.b", ".0000000000000000.a.c", "0000000000000000.a.b", "a.b"]
     for name in [*names, *others]:
         (tmp_path / name).touch()
     for name in [names[0], names[1], *others]:

@@ -1,4 +1,4 @@
-"""measure against the float64 reference: every statistic, what it prints, what it marks."""
+"""`measure` against the float64 reference: all statistics, the printed table and the marks."""
 
 import json
 import math
@@ -11,7 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests import reference_clipping as reference
-from tests.reference_clipping import FORMATS, assert_close, everywhere, laid_out, make, to_float64
+from tests.reference_buffers import (
+    FORMATS,
+    KINDS,
+    LAYOUTS,
+    assert_close,
+    dtype_of,
+    everywhere,
+    laid_out,
+    make,
+    to_float64,
+)
 
 every_dtype = pytest.mark.parametrize("dtype", list(FORMATS))
 EXACT = ("count", "largest", "smallest", "zeros", "subnormals", "infs", "nans", "dtype")
@@ -23,7 +33,7 @@ shapes = st.one_of(
     st.sampled_from([(64, 64), (3, 4097), (300, 17)]),
 )
 buffers = st.lists(
-    st.tuples(shapes, st.sampled_from(reference.KINDS), st.sampled_from(reference.LAYOUTS)),
+    st.tuples(shapes, st.sampled_from(KINDS), st.sampled_from(LAYOUTS)),
     min_size=1,
     max_size=4,
 )
@@ -40,7 +50,7 @@ def assert_statistics(got: Any, arrays: list[np.ndarray], dtypes: list[str], bin
         assert_close(getattr(got, name), want[name], say=name)
     # The logarithm of a norm that is right to 2^-44, and the rounding of a number up to 1100.
     assert_close(got.norm_log2, want["norm_log2"], floor=2.0**-43, say="norm_log2")
-    # Positive and negative elements may cancel in the mean, their roundings do not.
+    # Positive and negative elements may cancel in the mean, but their roundings do not.
     x = np.abs(reference.joined(arrays))
     about = reference.mean(x) if np.isfinite(x).all() else 0.0
     assert_close(got.mean, want["mean"], floor=max(2.0**-44 * about, 2.0**-1074), say="mean")
@@ -89,7 +99,7 @@ def test_every_kind_of_buffer(
     parts=st.integers(1, 3),
 )
 def test_special_values(isa: str, dtype: str, values: list[float], parts: int) -> None:
-    arrays = np.array_split(np.array(values).astype(reference.dtype_of(dtype)), parts)
+    arrays = np.array_split(np.array(values).astype(dtype_of(dtype)), parts)
     assert_measures(arrays, [dtype] * parts, binned=True)
 
 
@@ -140,7 +150,7 @@ def test_the_same_bits_everywhere(dtype: str) -> None:
         laid_out(make(rng, dtype, shape, kind), layout)[0]
         for shape in [(7,), (1000,), (65537,), (150, 171)]
         for kind in ("plain", "wide")
-        for layout in reference.LAYOUTS
+        for layout in LAYOUTS
     ]
     arrays[3].reshape(-1)[-3:] = np.nan
     everywhere(lambda: repr(vegrad.measure(arrays, histogram=True).to_dict()).encode())
@@ -154,10 +164,12 @@ def test_names(isa: str) -> None:
     for passed, names in [
         ([a, b], ["0", "1"]),
         ([None, a, None, b], ["1", "3"]),
-        ({"layers.0.weight": a, "nothing": None, "layers.0.bias": b},
-         ["layers.0.weight", "layers.0.bias"]),
+        (
+            {"layers.0.weight": a, "nothing": None, "layers.0.bias": b},
+            ["layers.0.weight", "layers.0.bias"],
+        ),
         (iter([a, b]), ["0", "1"]),
-    ]:  # fmt: skip
+    ]:
         got = assert_measures([a, b], ["float64", "float32"], binned=False, passed=passed)
         assert got.names == names
     assert len(vegrad.measure(a).buffers) == 1
@@ -232,7 +244,7 @@ def test_it_prints_as_a_table() -> None:
     for k, row in enumerate(rows):
         assert f"layers.{k}.weight" in row
         assert "600" in row
-    assert "3000" in lines[-1]  # all together
+    assert "3000" in lines[-1]  # the line for all buffers together
     heading = " ".join(lines[: lines.index(rows[0])])
     for column in ("norm", "mean", "largest", "zeros"):
         assert column in heading
@@ -246,8 +258,11 @@ def test_to_dict_is_plain(isa: str) -> None:
     def plain(value: Any) -> bool:
         if type(value) is dict:
             return all(type(k) is str for k in value) and all(map(plain, value.values()))
-        return all(map(plain, value)) if type(value) is list else (
-            value is None or type(value) in (str, int, float, bool))  # fmt: skip
+        return (
+            all(map(plain, value))
+            if type(value) is list
+            else (value is None or type(value) in (str, int, float, bool))
+        )
 
     told = got.to_dict()
     assert plain(told)

@@ -1,4 +1,4 @@
-"""norm and norms against the float64 reference: every dtype, layout, size and special value."""
+"""`norm` and `norms` against the float64 reference: dtypes, layouts, sizes, special values."""
 
 import math
 from collections.abc import Iterator
@@ -13,14 +13,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests import reference_clipping as reference
-from tests.reference_clipping import FORMATS, assert_close, everywhere, laid_out, make, to_float64
+from tests.reference_buffers import (
+    FORMATS,
+    KINDS,
+    LAYOUTS,
+    assert_close,
+    dtype_of,
+    everywhere,
+    laid_out,
+    make,
+    to_float64,
+)
 
 every_dtype = pytest.mark.parametrize("dtype", list(FORMATS))
 ORDS = [1, 2, 3, 0.5, math.inf]
 
-# Around the widths of vectors, the lengths of runs and the pieces that threads take.
-SIZES = [*range(1, 71), 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 4095, 4096,
-         4097, 16383, 16384, 16385, 65535, 65536, 65537, 300_000]  # fmt: skip
+# Sizes near the widths of vectors, the lengths of runs and the pieces that threads take.
+STEPS = (128, 256, 512, 1024, 4096, 16384, 65536)
+SIZES = [*range(1, 71), *(n + d for n in STEPS for d in (-1, 0, 1)), 300_000]
 
 shapes = st.one_of(
     st.just(()),
@@ -31,8 +41,8 @@ shapes = st.one_of(
 buffers = st.fixed_dictionaries(
     {
         "shape": shapes,
-        "kind": st.sampled_from(reference.KINDS),
-        "layout": st.sampled_from(reference.LAYOUTS),
+        "kind": st.sampled_from(KINDS),
+        "layout": st.sampled_from(LAYOUTS),
     }
 )
 ords = st.one_of(st.sampled_from(ORDS), st.floats(0.25, 20.0))
@@ -64,9 +74,8 @@ def test_every_kind_of_buffer(
 ) -> None:
     rng = np.random.default_rng(seed)
     arrays = [
-        laid_out(make(rng, dtype, case["shape"], case["kind"]), case["layout"])[0]
-        for case in cases
-    ]  # fmt: skip
+        laid_out(make(rng, dtype, case["shape"], case["kind"]), case["layout"])[0] for case in cases
+    ]
     assert_norms(arrays, p)
 
 
@@ -88,9 +97,9 @@ def test_every_size(isa: str, dtype: str) -> None:
 
 @every_dtype
 def test_no_element_is_forgotten(isa: str, dtype: str) -> None:
-    """One element that is not zero, at each place: the norm is that element, to the bit."""
+    """If only one element is not zero, the norm is exactly that element, wherever it is."""
     for size in range(1, 71):
-        array = np.zeros(size, reference.dtype_of(dtype))
+        array = np.zeros(size, dtype_of(dtype))
         for place in range(size):
             array[place] = -3.0
             assert vegrad.norm(array) == 3.0
@@ -102,7 +111,7 @@ def test_no_element_is_forgotten(isa: str, dtype: str) -> None:
             array[place] = 0.0
     for size in (4097, 65537, 300_000):
         for place in {0, size // 2, 4095, 4096, size - 1}:
-            array = np.zeros(size, reference.dtype_of(dtype))
+            array = np.zeros(size, dtype_of(dtype))
             array[place] = -3.0
             assert vegrad.norm(array) == 3.0
             array[place] = np.inf
@@ -130,8 +139,8 @@ def test_no_float64_overflows_or_underflows(isa: str, size: float, p: float) -> 
     p=st.sampled_from(ORDS),
 )
 def test_special_values(isa: str, dtype: str, values: list[float], parts: int, p: float) -> None:
-    """NaN anywhere is nan, else infinity anywhere is inf."""
-    array = np.array(values, np.float64).astype(reference.dtype_of(dtype))
+    """The norm is nan if any element is NaN, else inf if any is infinite."""
+    array = np.array(values, np.float64).astype(dtype_of(dtype))
     assert_norms(np.array_split(array, parts), p)
 
 
@@ -142,7 +151,7 @@ def test_smallest_and_largest(isa: str, dtype: str) -> None:
     largest = math.ldexp(2.0 - 2.0 ** (1 - form.precision), form.overflow - 1)
     for size in (smallest, largest):
         for count in (1, 4, 16, 64, 1024):
-            array = np.full(count, size).astype(reference.dtype_of(dtype))
+            array = np.full(count, size).astype(dtype_of(dtype))
             assert float(array.astype(np.float64)[0]) == size
             assert_close(vegrad.norm(array), size * math.sqrt(count))
             assert vegrad.norm(array, ord=math.inf) == size
@@ -152,7 +161,7 @@ def test_smallest_and_largest(isa: str, dtype: str) -> None:
 
 
 def test_ones() -> None:
-    """In float32 sums this is 4096."""
+    """The norm would be 4096 if the sums were float32."""
     assert vegrad.norm(np.broadcast_to(np.float32(1.0), (10**8,))) == 10_000.0
     assert vegrad.norm(np.ones(10**8, np.float32)) == 10_000.0
 
@@ -181,10 +190,15 @@ def test_the_same_bits_everywhere(dtype: str) -> None:
     rng = np.random.default_rng(0)
     arrays = [
         laid_out(make(rng, dtype, shape, kind), layout)[0]
-        for shape, kind in [((), "plain"), ((7,), "wide"), ((1000,), "wide"), ((65537,), "plain"),
-                            ((130, 171), "wide")]
-        for layout in reference.LAYOUTS
-    ]  # fmt: skip
+        for shape, kind in [
+            ((), "plain"),
+            ((7,), "wide"),
+            ((1000,), "wide"),
+            ((65537,), "plain"),
+            ((130, 171), "wide"),
+        ]
+        for layout in LAYOUTS
+    ]
 
     def norms() -> bytes:
         each = [vegrad.norms(arrays, p) for p in (*ORDS, 2.7)]
@@ -254,15 +268,24 @@ def test_read_only_arrays_and_the_same_memory_twice(isa: str) -> None:
 
 
 def torch_tensors(torch: Any, kind: str) -> list[tuple[Any, np.ndarray]]:
-    """Tensors of one dtype in many layouts, and what they hold in float64."""
+    """Make tensors of one dtype in many layouts, each with its values in float64."""
     dtype = getattr(torch, kind)
     whole = torch.randn((6, 10, 7), generator=torch.Generator().manual_seed(0)).to(dtype)
     views = [
-        whole, whole.permute(2, 0, 1), whole[1::2, ::3], whole[0, 0, 0], whole[:0], whole.T.mT,
-        whole[2:3].expand(4, 10, 7), whole.clone().requires_grad_(), torch.nn.Parameter(whole),
-        whole.clone().requires_grad_()[1:], whole.real, whole.detach().as_strided((3, 3), (1, 1)),
+        whole,
+        whole.permute(2, 0, 1),
+        whole[1::2, ::3],
+        whole[0, 0, 0],
+        whole[:0],
+        whole.T.mT,
+        whole[2:3].expand(4, 10, 7),
+        whole.clone().requires_grad_(),
+        torch.nn.Parameter(whole),
+        whole.clone().requires_grad_()[1:],
+        whole.real,
+        whole.detach().as_strided((3, 3), (1, 1)),
         whole.to(memory_format=torch.contiguous_format).unfold(1, 4, 2),
-    ]  # fmt: skip
+    ]
     return [(view, view.detach().double().numpy()) for view in views]
 
 
@@ -307,7 +330,7 @@ def test_jax_arrays(dtype: str) -> None:
 
 
 def test_from_several_python_threads() -> None:
-    """The lock is released: the same buffers may be measured by many at once."""
+    """The GIL is released, so several threads may measure the same buffers at once."""
     arrays = [make(np.random.default_rng(k), "float32", (50_000,), "plain") for k in range(8)]
     want = [vegrad.norm(array) for array in arrays]
     with ThreadPoolExecutor(4) as pool:

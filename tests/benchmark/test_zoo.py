@@ -1,6 +1,7 @@
 """The zoo: its reference against the specification, its labels, its peers, a smoke run."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,9 @@ pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="an installed package
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(BENCH))
 if BENCH.is_dir():
-    import zoo
-    import zoo_examine
-    import zoo_families
-    import zoo_peers
-    import zoo_reference
-    import zoo_table
+    from zoo import __main__ as program
+    from zoo import examine, families, peers, table
+    from zoo import reference as labels
 
 SEED = 2351  # whose first specimens are small
 RNG = np.random.default_rng(0)
@@ -42,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 
 def layers_of(network: vegrad.MLP) -> Any:
-    return zoo_examine._layers(network)
+    return examine._layers(network)
 
 
 @pytest.mark.parametrize("loss", TARGETS)
@@ -51,9 +49,18 @@ def layers_of(network: vegrad.MLP) -> Any:
 def test_the_gradients_of_the_reference(
     activation: str, norm: str | None, residual: bool, loss: str
 ) -> None:
-    network = vegrad.MLP([6, 8, 8, 8, 3], activation=activation, norm=norm, residual=residual,
-                         loss=loss, init="normal", sigma_w=1.5, sigma_b=0.3, seed=1)  # fmt: skip
-    ours = zoo_reference.run(network.config, layers_of(network), X, TARGETS[loss])
+    network = vegrad.MLP(
+        [6, 8, 8, 8, 3],
+        activation=activation,
+        norm=norm,
+        residual=residual,
+        loss=loss,
+        init="normal",
+        sigma_w=1.5,
+        sigma_b=0.3,
+        seed=1,
+    )
+    ours = labels.run(network.config, layers_of(network), X, TARGETS[loss])
     theirs = reference.run(network.parameters, X, TARGETS[loss], **network.config)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
     decades = theirs.flow["delta_log2"] * np.log10(2)
@@ -66,7 +73,7 @@ def test_the_gradients_of_the_reference(
 
 def test_chains_beyond_floats() -> None:
     network = vegrad.MLP([6] + [8] * 500 + [3], init="normal", sigma_w=0.02, seed=0)
-    passed = zoo_reference.run(network.config, layers_of(network), X, TARGETS["mse"])
+    passed = labels.run(network.config, layers_of(network), X, TARGETS["mse"])
     theirs = reference.run(network.parameters, X, TARGETS["mse"], **network.config)
     assert passed.delta_log10[0] < -700
     decades = theirs.flow["delta_log2"] * np.log10(2)
@@ -78,9 +85,17 @@ def test_the_training_of_the_reference(name: str) -> None:
     """Against vegrad's optimizers, on the batches that the reference draws."""
     network = vegrad.MLP([6, 8, 3], loss="cross_entropy", dtype="float64", seed=0)
     optimizer = {"name": name, "lr": 0.03, "momentum": 0.9, "clip": 0.5}
-    trained = zoo_reference.train(network.config, layers_of(network), X, TARGETS["cross_entropy"],
-                                  optimizer=optimizer, target_score=2.0, steps=7, batch=20,
-                                  seed=3)  # fmt: skip
+    trained = labels.train(
+        network.config,
+        layers_of(network),
+        X,
+        TARGETS["cross_entropy"],
+        optimizer=optimizer,
+        target_score=2.0,
+        steps=7,
+        batch=20,
+        seed=3,
+    )
     assert (trained.reached, trained.steps) == (False, 7)
     clip = vegrad.clipping.GlobalNorm(0.5)
     peer = vegrad.SGD(0.03, 0.9, clip=clip) if name == "sgd" else vegrad.Adam(0.03, clip=clip)
@@ -93,15 +108,18 @@ def test_the_training_of_the_reference(name: str) -> None:
 
 
 def test_the_training_stops_at_the_target_and_at_nan() -> None:
-    x, target, loss, outputs = zoo_families.data("blob")
+    x, target, loss, outputs = families.data("blob")
     options = {"target_score": 0.7, "steps": 400, "batch": 32, "seed": 0}
     network = vegrad.MLP([2, 16, outputs], activation="relu", loss=loss, seed=0)
     ends = []
     for rate in (0.02, 1e200):
         optimizer = {"name": "sgd", "lr": rate, "momentum": 0.9, "clip": None}
         with np.errstate(all="ignore"):
-            ends.append(zoo_reference.train(network.config, layers_of(network), x, target,
-                                            optimizer=optimizer, **options))  # fmt: skip
+            ends.append(
+                labels.train(
+                    network.config, layers_of(network), x, target, optimizer=optimizer, **options
+                )
+            )
     assert (ends[0].reached, ends[1].reached) == (True, False)
     assert ends[0].steps < 400
     assert ends[1].steps < 400
@@ -117,13 +135,13 @@ def test_the_training_stops_at_the_target_and_at_nan() -> None:
     ({"kind": "weak"}, (-1.0, 0.0), True, "unclear"),
 ])  # fmt: skip
 def test_labels(fault: Any, decades: Any, reached: bool, wanted: str) -> None:
-    assert zoo_examine.label({"fault": fault}, decades, reached) == wanted
+    assert examine.label({"fault": fault}, decades, reached) == wanted
 
 
 def test_a_specimen_is_drawn_from_its_seed_and_number_alone() -> None:
-    drawn = [zoo_families.draw(0, number) for number in range(60)]
-    assert drawn == [zoo_families.draw(0, number) for number in range(60)]
-    assert drawn != [zoo_families.draw(1, number) for number in range(60)]
+    drawn = [families.draw(0, number) for number in range(60)]
+    assert drawn == [families.draw(0, number) for number in range(60)]
+    assert drawn != [families.draw(1, number) for number in range(60)]
     assert drawn == json.loads(json.dumps(drawn))
     assert len({specimen["family"] for specimen in drawn}) > 10
 
@@ -142,15 +160,15 @@ def test_peers(edit: Any, said: dict[str, str]) -> None:
     network = vegrad.MLP([6, 8, 8, 8, 8, 3], activation="tanh", init="lecun_normal", seed=0)
     edit(network.parameters)
     with np.errstate(all="ignore"):
-        passed = zoo_reference.run(network.config, layers_of(network), X, TARGETS["mse"])
-    verdicts = zoo_peers.verdicts(network.config, passed, 1.0, 0.1)
+        passed = labels.run(network.config, layers_of(network), X, TARGETS["mse"])
+    verdicts = peers.verdicts(network.config, passed, 1.0, 0.1)
     assert said.items() <= verdicts.items()
 
 
 def test_absolute_limits_move_with_the_scale_of_the_loss() -> None:
     network = vegrad.MLP([6, 8, 8, 3], activation="tanh", init="lecun_normal", seed=0)
-    passed = zoo_reference.run(network.config, layers_of(network), X, TARGETS["mse"])
-    assert zoo_peers.verdicts(network.config, passed, 1e-6, 0.1)["DeepDiagnosis"] == "vanishing"
+    passed = labels.run(network.config, layers_of(network), X, TARGETS["mse"])
+    assert peers.verdicts(network.config, passed, 1e-6, 0.1)["DeepDiagnosis"] == "vanishing"
 
 
 def test_a_quick_run_is_stopped_and_goes_on(
@@ -158,11 +176,11 @@ def test_a_quick_run_is_stopped_and_goes_on(
 ) -> None:
     """Two specimens are there already, and a line that was cut off; the rest is examined."""
     file = tmp_path / "zoo.jsonl"
-    monkeypatch.setattr(zoo, "BLOCK", 4)
-    first = [zoo_examine.examine(zoo_families.draw(SEED, number)) for number in (1, 2)]
-    lines = [json.dumps(record | {"steps_allowed": zoo_examine.STEPS}) for record in first]
+    monkeypatch.setattr(program, "BLOCK", 4)
+    first = [examine.examine(families.draw(SEED, number)) for number in (1, 2)]
+    lines = [json.dumps(record | {"steps_allowed": examine.STEPS}) for record in first]
     file.write_text("\n".join(lines) + '\n{"number": 3, "cut', encoding="utf-8")
-    records = zoo.run(SEED, 2, file, 1, progress=False)
+    records = program.run(SEED, 2, file, 1, progress=False)
     assert [record["number"] for record in records] == list(range(len(records)))
     again = {record["number"]: record["seconds"] for record in records}
     assert [again[number] for number in (1, 2)] == [record["seconds"] for record in first]
@@ -170,14 +188,22 @@ def test_a_quick_run_is_stopped_and_goes_on(
     labels = [record["label"] for record in records]
     assert labels.count("healthy") >= 2
     healthy = [record for record in records if record["label"] == "healthy"]
-    assert all(zoo_table.right(record) for record in healthy)
+    assert all(table.right(record) for record in healthy)
     treated = [record["cure"] for record in records if "cure" in record]
     assert treated
     assert all(cure["cost"] <= 1.5 for cure in treated)
-    assert zoo.main(["--table", "--file", str(file)]) == 0
+    assert program.main(["--table", "--file", str(file)]) == 0
     text = capsys.readouterr().out
-    for name in ("right verdict", "false alarms", "right layer named", "cured: vanishing",
-                 *zoo_peers.PEERS):  # fmt: skip
+    for name in (
+        "right verdict",
+        "false alarms",
+        "right layer named",
+        "cured: vanishing",
+        *peers.PEERS,
+    ):
         assert name in text
+    command = [sys.executable, "-X", "utf8", str(BENCH / "zoo"), "--table", "--file", str(file)]
+    done = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
+    assert done.stdout == text
     with pytest.raises(SystemExit, match="another zoo"):
-        zoo.run(SEED + 1, 2, file, 1, progress=False)
+        program.run(SEED + 1, 2, file, 1, progress=False)

@@ -1,4 +1,4 @@
-"""`vegrad bench`: that everything is there and right; how fast it is, is not asked here."""
+"""`vegrad bench`: everything is there and right; its speed is not tested here."""
 
 import json
 import os
@@ -7,19 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from vegrad import _core
-from vegrad.benchmark import limits, peers, timing
+from vegrad.benchmark import limits, peers
 from vegrad.benchmark import run as benchmark
-from vegrad.benchmark.peers import Buffers, Case, Problem
-from vegrad.cli import bench as cli_bench
-from vegrad.cli import commands as cli
-
-from tests import reference
+from vegrad.cli import bench, main
 
 TINY = ("--depth", "3", "--width", "8", "--batch", "4", "--seconds", "0.2", "--threads", "1")
 SETTINGS = benchmark.Settings(3, 8, 4, "tanh", threads=1, seconds=0.1)
@@ -40,7 +34,7 @@ def strict(text: str) -> dict[str, Any]:
 
 @pytest.fixture
 def without_frameworks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if neither PyTorch nor JAX were installed."""
+    """Pretend that neither PyTorch nor JAX is installed."""
 
     def installed(peer: Any) -> bool:
         return peer.module not in {"torch", "jax"}
@@ -54,7 +48,7 @@ def in_this_process(without_frameworks: None, monkeypatch: pytest.MonkeyPatch) -
     def measure(settings: benchmark.Settings, seen: Callable[[Any], None]) -> None:
         benchmark.Measuring(settings, seen).run()
 
-    monkeypatch.setattr(cli_bench, "measure", measure)
+    monkeypatch.setattr(bench, "measure", measure)
 
 
 def snapshots(settings: benchmark.Settings = SETTINGS) -> list[dict[str, Any]]:
@@ -69,15 +63,23 @@ def snapshots(settings: benchmark.Settings = SETTINGS) -> list[dict[str, Any]]:
 def test_a_run_as_json() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "vegrad", "bench", *TINY, "--json"],
-        capture_output=True, text=True, encoding="utf-8", check=False,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-    )  # fmt: skip
+    )
     assert (result.returncode, result.stderr) == (0, "")
     found = strict(result.stdout)
     assert found["done"]
     assert found["threads"] == 1
-    assert found["network"] == {"layers": 3, "width": 8, "batch": 4, "activation": "tanh",
-                                "init": "glorot_uniform"}  # fmt: skip
+    assert found["network"] == {
+        "layers": 3,
+        "width": 8,
+        "batch": 4,
+        "activation": "tanh",
+        "init": "glorot_uniform",
+    }
     assert found["versions"]["numpy"] == np.__version__
     assert {work["name"]: [row["name"] for row in work["rows"]] for work in found["work"]} == ROWS
     for work in found["work"]:
@@ -95,7 +97,7 @@ def test_a_run_as_json() -> None:
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_table_without_frameworks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *TINY]) == 0
+    assert main(["bench", *TINY]) == 0
     text = capsys.readouterr().out
     assert "3 layers of width 8, tanh, batch 4, float32" in text
     assert "1 thread on" in text
@@ -113,7 +115,7 @@ def test_a_table_without_frameworks(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("in_this_process")
 def test_one_row_of_data_is_held_to_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *TINY, "--batch", "1", "--json"]) == 0
+    assert main(["bench", *TINY, "--batch", "1", "--json"]) == 0
     work = strict(capsys.readouterr().out)["work"][0]
     assert work["limit"]["read"]["gbytes"] > 0
     assert work["limit"]["bytes"] == 2 * 4 * 3 * 8 * 8
@@ -125,7 +127,7 @@ def test_lists_that_would_take_too_long_are_estimated() -> None:
     row = last["work"][0]["rows"][0]
     assert row["median_ms"] is None
     assert row["estimated_ms"] > 0
-    assert "~ estimated" in "\n".join(cli_bench.text(last))
+    assert "~ estimated" in "\n".join(bench.text(last))
 
 
 @pytest.mark.usefixtures("without_frameworks")
@@ -140,7 +142,7 @@ def test_who_is_off_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     last = snapshots()[-1]
     row = last["work"][1]["rows"][1]
     assert row["left_out"].startswith("is off the float64 result by 1.0e-02")
-    text = "\n".join(cli_bench.text(last))
+    text = "\n".join(bench.text(last))
     assert "whoever is off is left out below" in text
     assert "NumPy: is off" in text
 
@@ -158,8 +160,8 @@ def test_ctrl_c_keeps_what_is_there(
             seen(found)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_bench, "measure", measure)
-    assert cli.main(["bench", *TINY]) == 0
+    monkeypatch.setattr(bench, "measure", measure)
+    assert main(["bench", *TINY]) == 0
     text = capsys.readouterr().out
     assert text.endswith("ended early: these are the figures so far\n")
     assert text.count("–") >= 10
@@ -171,8 +173,8 @@ def test_ctrl_c_before_there_is_anything(
     def measure(settings: benchmark.Settings, seen: Callable[[Any], None]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_bench, "measure", measure)
-    assert cli.main(["bench", *TINY]) == 130
+    monkeypatch.setattr(bench, "measure", measure)
+    assert main(["bench", *TINY]) == 130
     assert capsys.readouterr().err == "vegrad: error: interrupted\n"
 
 
@@ -195,173 +197,33 @@ def test_the_measuring_process_ends_with_its_starter(monkeypatch: pytest.MonkeyP
 
 
 def test_a_network_beyond_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *TINY, "--width", "100000000"]) == 2
+    assert main(["bench", *TINY, "--width", "100000000"]) == 2
     error = capsys.readouterr().err
     assert error == "vegrad: error: not enough memory for a network or batch of this size\n"
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (("--depth", "0"), "--depth must be at least 1, not 0"),
-    (("--width", "-3"), "--width must be at least 1, not -3"),
-    (("--batch", "0"), "--batch must be at least 1, not 0"),
-    (("--batch", "x"), "argument --batch: invalid int value: 'x'"),
-    (("--activation", "Tanh"), "--activation must be one of identity, "),
-    (("--threads", "0"), "--threads must be between 1 and the "),
-    (("--threads", "100000"), "cores there are, not 100000"),
-    (("--seconds", "0"), "--seconds must be above 0 and finite, not 0"),
-    (("--seconds", "nan"), "--seconds must be above 0 and finite, not nan"),
-    (("--seconds", "inf"), "--seconds must be above 0 and finite, not inf"),
-    (("--init", "he_normal"), "unrecognized arguments: --init he_normal"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--depth", "0"), "--depth must be at least 1, not 0"),
+        (("--width", "-3"), "--width must be at least 1, not -3"),
+        (("--batch", "0"), "--batch must be at least 1, not 0"),
+        (("--batch", "x"), "argument --batch: invalid int value: 'x'"),
+        (("--activation", "Tanh"), "--activation must be one of identity, "),
+        (("--threads", "0"), "--threads must be between 1 and the "),
+        (("--threads", "100000"), "cores there are, not 100000"),
+        (("--seconds", "0"), "--seconds must be above 0 and finite, not 0"),
+        (("--seconds", "nan"), "--seconds must be above 0 and finite, not nan"),
+        (("--seconds", "inf"), "--seconds must be above 0 and finite, not inf"),
+        (("--init", "he_normal"), "unrecognized arguments: --init he_normal"),
+    ],
+)
 def test_wrong_use(
     options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["bench", *options]) == 2
+    assert main(["bench", *options]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("vegrad: error: ")
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
-
-
-# ----------------------------------------------------------------------------------- the peers
-
-
-PASSES = [
-    pytest.param(
-        peer, marks=pytest.mark.skipif(not peers.installed(peer), reason=f"needs {peer.module}")
-    )
-    for peer in peers.PEERS
-    if peer is not peers.Jax
-]
-# In a process of its own: JAX warns of every later fork of the process that has run it.
-IN_JAX = """
-import numpy as np
-from vegrad.benchmark.peers import Case, Jax, NumPy, Problem, largest_difference
-for layers, activation in (1, "tanh"), (3, "identity"), (3, "gelu"), (3, "erf"), (3, "hard_tanh"):
-    problem = Problem(Case(layers, 9, 6, activation))
-    exact, one = NumPy(problem, np.float64), Jax(problem)
-    exact.step(), one.step()
-    print(activation, largest_difference(one.result(), exact.result()))
-"""
-
-
-@pytest.mark.parametrize("activation", _core.ACTIVATIONS)
-def test_the_pass_in_float64_is_the_specification(activation: str) -> None:
-    problem = Problem(Case(4, 7, 5, activation))
-    peer = peers.NumPy(problem, np.float64)
-    peer.step()
-    loss, gradients = peer.result()
-    parameters = {
-        f"layers.{index}.{name}": array
-        for index, layer in enumerate(problem.layers)
-        for name, array in zip(("weight", "bias"), layer, strict=True)
-    }
-    right = reference.run(parameters, problem.x, problem.target, activation=activation)
-    assert loss == pytest.approx(right.loss, rel=1e-12)
-    for index, pair in enumerate(gradients):
-        for name, got in zip(("weight", "bias"), pair, strict=True):
-            wanted = reference.value(right.gradients[f"layers.{index}.{name}"])
-            np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-14)
-
-
-@pytest.mark.parametrize("peer", PASSES)
-def test_all_passes_agree(peer: Any) -> None:
-    for activation in _core.ACTIVATIONS:
-        problem = Problem(Case(3, 9, 6, activation))
-        exact, one = peers.NumPy(problem, np.float64), peer(problem)
-        exact.step()
-        one.step()
-        assert peers.largest_difference(one.result(), exact.result()) < 1e-5
-
-
-@pytest.mark.parametrize("peer", PASSES)
-def test_a_network_of_one_layer(peer: Any) -> None:
-    problem = Problem(Case(1, 4, 2))
-    exact, one = peers.NumPy(problem, np.float64), peer(problem)
-    exact.step()
-    one.step()
-    assert peers.largest_difference(one.result(), exact.result()) < 1e-5
-
-
-@pytest.mark.skipif(not peers.installed(peers.Jax), reason="needs jax")
-def test_the_pass_in_jax_agrees() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", IN_JAX], capture_output=True, text=True, check=False,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    found = dict(line.split() for line in result.stdout.splitlines())
-    assert list(found) == ["tanh", "identity", "gelu", "erf", "hard_tanh"]
-    assert max(map(float, found.values())) < 1e-5
-
-
-@pytest.mark.parametrize("steps", [1, 5])
-def test_all_steps_agree(steps: int) -> None:
-    buffers = Buffers([(5, 6), (5,)])
-    found = []
-    for peer in filter(peers.installed, peers.STEPS):
-        one = peer(buffers)
-        for _ in range(steps):
-            one.step()
-        moved = [np.reshape(np.array(got, np.float64), start.shape) - start
-                 for got, start in zip(one.result(), buffers.weights, strict=True)]  # fmt: skip
-        found.append(moved)
-    for moved in found[1:]:
-        assert peers.furthest(moved, found[0]) < 1e-3
-    if steps == 1:
-        right = [a - b for a, b in zip(peers.right_stepped(buffers), buffers.weights, strict=True)]
-        assert peers.furthest(found[0], right) < 1e-9
-
-
-# ----------------------------------------------------------------------------------- in turns
-
-
-def test_turns_are_taken_in_turn() -> None:
-    order: list[str] = []
-    rounds = []
-    turns = timing.interleave(
-        {name: lambda name=name: order.append(name) for name in "ab"},
-        0.01, turn=0.001, seen=lambda now: rounds.append(len(now["b"])),
-    )  # fmt: skip
-    assert len(turns["a"]) == len(turns["b"]) >= 3
-    assert rounds == list(range(1, len(rounds) + 1))
-    changes = sum(a != b for a, b in pairwise(order))
-    assert changes == 2 * len(turns["a"]) - 1
-
-
-def test_a_slow_call_has_three_turns() -> None:
-    calls: list[int] = []
-    turns = timing.interleave(
-        {"slow": lambda: calls.append(len(calls))}, 0.05, turn=1e-9, slow=-1.0
-    )
-    assert list(map(len, turns["slow"])) == [1, 1, 1]
-    assert timing.summary(turns["slow"])["calls"] == len(calls) == 3
-
-
-@pytest.mark.usefixtures("keep_threads")
-@pytest.mark.parametrize("threads", [1, 3])
-def test_what_reads_writes_and_updates_a_block(threads: int) -> None:
-    _core.set_num_threads(threads)
-    calls = limits.memory(4096, ("read", "write", "update"))
-    for kind, title in (("read", "sum"), ("write", "fill"), ("update", "multiply")):
-        names = [f"numpy {title}"] + ([f"numpy {title} in threads"] if threads > 1 else [])
-        assert set(names) <= set(calls[kind])
-        for call in calls[kind].values():
-            call()
-    assert ("numpy sum in threads" in calls["read"]) == (threads > 1)
-
-
-def test_the_limit_of_a_pass() -> None:
-    small = {"batch": 4, "width": 8, "by": "x", "gflops": 1.0}
-    large = {"batch": 64, "width": 64, "by": "y", "gflops": 10.0}
-    found: list[limits.Found] = [{"products": [small], "memory": []},
-                                 {"products": [large], "memory": []}]  # fmt: skip
-    case = {"layers": 2, "width": 8, "batch": 4, "flops": 2e6}
-    assert limits.peak(found, case) == large
-    assert limits.pass_ms(found, case) == pytest.approx(0.2)
-    assert limits.peak(found, case | {"width": 512, "batch": 512}) == large
-    rates = [{"bytes": 1024, "kind": "read", "gbytes": 2.0},
-             {"bytes": 1024, "kind": "write", "gbytes": 1.0}]  # fmt: skip
-    memory: list[limits.Found] = [{"products": [], "memory": rates}]
-    assert limits.pass_ms(memory, case | {"batch": 1}) == pytest.approx(512e-6 * (2 / 2 + 1 / 1))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from vegrad import __version__, datasets
-from vegrad.cli import commands as cli
+from vegrad.cli import diagnose, main
 
 SMALL = ("--data", "wine", "--width", "16")
 
@@ -26,9 +26,12 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "vegrad", *arguments],
-        capture_output=True, text=True, encoding="utf-8", check=False,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
-    )  # fmt: skip
+    )
 
 
 def strict(text: str) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def test_the_demo() -> None:
 
 
 def test_the_demo_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["demo", "--json"]) == 0
+    assert main(["demo", "--json"]) == 0
     content = strict(capsys.readouterr().out)
     assert content["verdict"] == "vanishing"
     assert content["network"]["sizes"] == [64, *[64] * 49, 10]
@@ -71,21 +74,31 @@ def test_the_demo_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(content["flow"]["gain_log2"]) == 49
 
 
-@pytest.mark.parametrize(("options", "code", "verdict"), [
-    (("--depth", "5"), 0, "healthy"),
-    (("--depth", "1"), 0, "healthy"),
-    (("--depth", "30", "--activation", "relu", "--init", "he_normal", "--seed", "3"), 0, "healthy"),
-    (("--depth", "30", "--activation", "sigmoid"), 1, "vanishing"),
-    (("--depth", "30", "--activation", "relu", "--init", "normal", "--sigma-w", "4"), 1,
-     "exploding"),
-    (("--init", "normal", "--sigma-w", "1", "--sigma-b", "9"), 1, "saturated"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "code", "verdict"),
+    [
+        (("--depth", "5"), 0, "healthy"),
+        (("--depth", "1"), 0, "healthy"),
+        (
+            ("--depth", "30", "--activation", "relu", "--init", "he_normal", "--seed", "3"),
+            0,
+            "healthy",
+        ),
+        (("--depth", "30", "--activation", "sigmoid"), 1, "vanishing"),
+        (
+            ("--depth", "30", "--activation", "relu", "--init", "normal", "--sigma-w", "4"),
+            1,
+            "exploding",
+        ),
+        (("--init", "normal", "--sigma-w", "1", "--sigma-b", "9"), 1, "saturated"),
+    ],
+)
 def test_exit_codes_tell_the_verdict(
     options: tuple[str, ...], code: int, verdict: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["diagnose", *SMALL, "--json", *options]) == code
+    assert main(["diagnose", *SMALL, "--json", *options]) == code
     assert strict(capsys.readouterr().out)["verdict"] == verdict
-    assert cli.main(["diagnose", *SMALL, *options]) == code
+    assert main(["diagnose", *SMALL, *options]) == code
     text = capsys.readouterr()
     assert f"\n{verdict}: " in text.out
     assert text.err == ""
@@ -94,13 +107,21 @@ def test_exit_codes_tell_the_verdict(
 
 def test_options_reach_the_network(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--depth 4 --width 7 --residual --norm rms --dtype float64 --seed 5 --batch 33"
-    cli.main(["diagnose", "--data", "diabetes", "--json", *options.split()])
+    main(["diagnose", "--data", "diabetes", "--json", *options.split()])
     content = strict(capsys.readouterr().out)
     assert content["network"] == {
-        "sizes": [10, 7, 7, 7, 1], "activation": "tanh", "output": "identity", "loss": "mse",
-        "init": "glorot_uniform", "sigma_w": None, "sigma_b": None, "norm": "rms",
-        "residual": True, "dtype": "float64", "seed": 5,
-    }  # fmt: skip
+        "sizes": [10, 7, 7, 7, 1],
+        "activation": "tanh",
+        "output": "identity",
+        "loss": "mse",
+        "init": "glorot_uniform",
+        "sigma_w": None,
+        "sigma_b": None,
+        "norm": "rms",
+        "residual": True,
+        "dtype": "float64",
+        "seed": 5,
+    }
     assert content["data"]["rows"] == 33
 
 
@@ -108,15 +129,15 @@ def test_options_reach_the_network(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("loss", ["mse", "binary_cross_entropy"])
 def test_datasets_and_losses(data: str, loss: str, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = data == "diabetes" and loss != "mse"
-    code = cli.main(["diagnose", "--data", data, "--loss", loss, "--depth", "3"])
+    code = main(["diagnose", "--data", data, "--loss", loss, "--depth", "3"])
     assert code == (2 if wrong else 0)
     assert ("needs classes" in capsys.readouterr().err) == wrong
 
 
 def test_all_layers(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["diagnose", *SMALL, "--depth", "40"])
+    main(["diagnose", *SMALL, "--depth", "40"])
     short = capsys.readouterr().out
-    cli.main(["diagnose", *SMALL, "--depth", "40", "--all-layers"])
+    main(["diagnose", *SMALL, "--depth", "40", "--all-layers"])
     long = capsys.readouterr().out
     assert "30 layers not shown" in short
     assert "not shown" not in long
@@ -124,16 +145,16 @@ def test_all_layers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pictures_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["diagnose", *SMALL, "--plot", "flow.svg"]) == 0
+    assert main(["diagnose", *SMALL, "--plot", "flow.svg"]) == 0
     assert "picture: flow.svg" in capsys.readouterr().out
     assert [path.name for path in Path().iterdir()] == ["flow.svg"]
 
 
 def test_pages_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["diagnose", *SMALL, "--html", "page.html", "--plot", "flow.svg"]) == 0
+    assert main(["diagnose", *SMALL, "--html", "page.html", "--plot", "flow.svg"]) == 0
     assert capsys.readouterr().out.endswith("\npicture: flow.svg\npage: page.html\n")
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert cli.main(["demo", "--html", "demo.htm", "--json"]) == 0
+    assert main(["demo", "--html", "demo.htm", "--json"]) == 0
     assert strict(capsys.readouterr().out)["page"] == "demo.htm"
     page = Path("demo.htm").read_text(encoding="utf-8")
     assert "shrinks 0.23× a layer" in page
@@ -143,17 +164,17 @@ def test_pages_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_same_seed_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for _ in range(2):
-        cli.main(["diagnose", *SMALL, "--batch", "50", "--seed", "9"])
+        main(["diagnose", *SMALL, "--batch", "50", "--seed", "9"])
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
 
 
 def test_theory(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["theory"]) == 0
+    assert main(["theory"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("tanh, weights N(0, 1.3")
     assert "phase                 critical   gradients keep their size" in text
-    assert cli.main(["theory", "relu", "--sigma-w", "1", "--plot", "phases.png"]) == 0
+    assert main(["theory", "relu", "--sigma-w", "1", "--plot", "phases.png"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("relu, weights N(0, 1²/fan-in), biases N(0, 0²)\n")
     assert text.endswith("\npicture: phases.png\n")
@@ -162,12 +183,12 @@ def test_theory(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "selu"])
 def test_theory_as_json(activation: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["theory", activation, "--json"]) == 0
+    assert main(["theory", activation, "--json"]) == 0
     content = strict(capsys.readouterr().out)
     assert content["phase"] == "critical"
     assert content["chi"] == pytest.approx(1.0, abs=1e-6)
     assert content["sigma_w"] == content["critical_point"]["sigma_w"]
-    assert cli.main(["theory", activation, "--sigma-w", "0", "--sigma-b", "0.5", "--json"]) == 0
+    assert main(["theory", activation, "--sigma-w", "0", "--sigma-b", "0.5", "--json"]) == 0
     content = strict(capsys.readouterr().out)
     assert (content["phase"], content["sigma_b"]) == ("ordered", 0.5)
     assert content["picture"] is None
@@ -180,7 +201,7 @@ def test_a_csv_file(capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     rows = "".join(f"{a},{b},{'no' if a + b < 0 else 'yes'}\n" for a, b in rng.normal(size=(40, 2)))
     Path("data.csv").write_text("a,b,answer\n" + rows)
-    assert cli.main(["diagnose", "--data", "data.csv", "--target", "answer", "--json"]) == 0
+    assert main(["diagnose", "--data", "data.csv", "--target", "answer", "--json"]) == 0
     content = strict(capsys.readouterr().out)
     assert content["network"]["sizes"][0] == 2
     assert content["network"]["sizes"][-1] == 2
@@ -190,11 +211,11 @@ def test_a_csv_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_missing_values_are_a_finding_with_their_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("data.csv").write_text("a,b,y\n1,2,0\n3,,1\n5,6,0\n")
     options = ["diagnose", "--data", "data.csv", "--target", "y", "--batch", "1", "--plot", "a.png"]
-    assert cli.main(options) == 1
+    assert main(options) == 1
     text = capsys.readouterr().out
     assert "nonfinite: x[1, 1] is nan, the only such value in 3 rows; nothing was run" in text
     assert 'line 3, column "b"' in text
-    assert cli.main([*options, "--json"]) == 1
+    assert main([*options, "--json"]) == 1
     content = strict(capsys.readouterr().out)
     assert content["flow"] is None
     assert content["data"]["place"] == 'line 3, column "b"'
@@ -206,7 +227,7 @@ def test_hostile_names_of_columns_do_no_harm_in_the_page() -> None:
     evil = "<script>alert(1)</script>"
     Path("data.csv").write_text(f"a,{evil},y\n1,2,0\n3,,1\n5,6,0\n")
     options = ["diagnose", "--data", "data.csv", "--target", "y", "--html", "page.html"]
-    assert cli.main(options) == 1
+    assert main(options) == 1
     page = Path("page.html").read_text(encoding="utf-8")
     assert "It stands in line 3, column &quot;&lt;script&gt;alert(1)" in page
     assert evil not in page
@@ -258,7 +279,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     Path("text.csv").write_text("x,y\n1,2\nParis,3\n")
     Path("cut.npz").write_bytes(b"PK\x03\x04")
     before = set(Path().iterdir())
-    assert cli.main(list(arguments)) == 2
+    assert main(list(arguments)) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert re.fullmatch(f"vegrad: error: .*{message}.*\n", output.err), output.err
@@ -272,7 +293,7 @@ def test_no_memory_is_no_traceback(
         raise MemoryError
 
     monkeypatch.setattr("vegrad.cli.options.MLP", fail)
-    assert cli.main(["diagnose"]) == 2
+    assert main(["diagnose"]) == 2
     assert "not enough memory" in capsys.readouterr().err
 
 
@@ -280,12 +301,12 @@ def test_missing_extras_say_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert cli.main(["demo"]) == 2
+    assert main(["demo"]) == 2
     assert 'pip install "vegrad[cli]"' in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    assert cli.main(["diagnose", *SMALL]) == 0  # rich is a nicety
+    assert main(["diagnose", *SMALL]) == 0  # rich is not needed
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert cli.main(["diagnose"]) == 2
+    assert main(["diagnose"]) == 2
     assert 'pip install "vegrad[cli]"' in capsys.readouterr().err
 
 
@@ -295,8 +316,8 @@ def test_an_interrupt_is_one_line(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "diagnose", interrupt)
-    assert cli.main(["demo"]) == 130
+    monkeypatch.setattr(diagnose, "diagnose", interrupt)
+    assert main(["demo"]) == 130
     assert capsys.readouterr().err == "vegrad: error: interrupted\n"
     assert list(Path().iterdir()) == []
 
@@ -311,7 +332,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["diagnose", "--help"], "--activation"),
     ):
         with pytest.raises(SystemExit) as stop:
-            cli.main(arguments)
+            main(arguments)
         assert stop.value.code == 0
         assert expected in capsys.readouterr().out
 
@@ -330,7 +351,7 @@ def test_a_poor_encoding_is_survived() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such pipes")
 def test_a_reader_that_leaves_is_survived() -> None:
-    """As `vegrad diagnose --all-layers | head -1`, with a reader that has left already."""
+    """Run `vegrad diagnose --all-layers | head -1` with a reader that has left already."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "vegrad", "diagnose", *SMALL, "--depth", "400", "--all-layers"]
@@ -348,15 +369,17 @@ def test_colours_and_spinner_only_on_a_terminal(no_color: bool) -> None:
     environment = os.environ | {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
     process = subprocess.Popen(
         [sys.executable, "-m", "vegrad", "diagnose", *SMALL],
-        stdout=terminal, stderr=subprocess.PIPE, env=environment,
-    )  # fmt: skip
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
     os.close(terminal)
     written = b""
     try:
         while chunk := os.read(main_end, 4096):
             written += chunk
     except OSError:
-        pass  # how a terminal ends on Linux
+        pass  # on Linux this error marks the end of a terminal
     os.close(main_end)
     _, errors = process.communicate()
     assert process.returncode == 0

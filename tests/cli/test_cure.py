@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from vegrad import MLP
-from vegrad.cli import commands as cli
+from vegrad.cli import main
 
 SICK = ("--depth", "20", "--init", "normal", "--sigma-w", "0.3", "--goal", "0.9")
 WINE = ("--data", "wine", "--width", "16", "--steps", "200", "--lr", "0.005")
@@ -19,7 +19,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cure(*arguments: str) -> int:
-    return cli.main(["cure", *WINE, *arguments])
+    return main(["cure", *WINE, *arguments])
 
 
 def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,14 +52,22 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing to cure" in capsys.readouterr().out
     noise = np.random.default_rng(0)
     np.savez("noise.npz", x=noise.standard_normal((300, 5)), y=noise.integers(0, 4, 300))
-    assert cli.main(["cure", "--data", "noise.npz", "--steps", "100"]) == 1
+    assert main(["cure", "--data", "noise.npz", "--steps", "100"]) == 1
     assert "looks independent of x" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("arguments", [
-    ("--steps", "0"), ("--budget", "0.5"), ("--goal", "7"), ("--clip", "hard"), ("--batch", "0"),
-    ("--patch", "missing/patch.py"), ("--save", "missing/net.safetensors"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--steps", "0"),
+        ("--budget", "0.5"),
+        ("--goal", "7"),
+        ("--clip", "hard"),
+        ("--batch", "0"),
+        ("--patch", "missing/patch.py"),
+        ("--save", "missing/net.safetensors"),
+    ],
+)
 def test_wrong_use(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert cure(*arguments) == 2
     output = capsys.readouterr()

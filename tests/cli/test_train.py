@@ -17,9 +17,8 @@ import pytest
 import vegrad
 from safetensors.numpy import load_file
 from vegrad import MLP, History, clipping, datasets
-from vegrad.cli import commands as cli
-from vegrad.cli import options
-from vegrad.cli import train as cli_train
+from vegrad.cli import main, options
+from vegrad.cli.train import _split
 
 NETWORK, CHECKPOINT = "vegrad-network.safetensors", "vegrad-checkpoint.safetensors"
 HISTORY = "vegrad-history.json"
@@ -36,7 +35,7 @@ def files() -> set[str]:
 
 
 def train(*arguments: str) -> int:
-    return cli.main(["train", *SMALL, *arguments])
+    return main(["train", *SMALL, *arguments])
 
 
 def figures(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -50,16 +49,20 @@ def figures(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
 
 
 def test_it_learns_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "--json", "--plot", "curve.png"]) == 0
+    assert main(["train", "--json", "--plot", "curve.png"]) == 0
     output = capsys.readouterr()
-    assert len(output.err.splitlines()) == 20  # a line an epoch
+    assert len(output.err.splitlines()) == 20  # one line for each epoch
     content = json.loads(output.out)
     assert content["validation_accuracy"] >= 0.97
     assert (content["ended"], content["epochs"], content["steps"]) == ("finished", 20, 20 * 45)
     assert content["data"] == {"name": "digits", "rows": 1438, "held_out": 359}
     assert content["network"]["sizes"] == [64, 128, 128, 10]
-    assert content["files"] == {"network": NETWORK, "history": HISTORY, "picture": "curve.png",
-                                "checkpoint": CHECKPOINT}  # fmt: skip
+    assert content["files"] == {
+        "network": NETWORK,
+        "history": HISTORY,
+        "picture": "curve.png",
+        "checkpoint": CHECKPOINT,
+    }
     assert files() == set(content["files"].values())
     assert content["loss"] < 0.1
     assert content["rows_per_second"] > 0
@@ -95,7 +98,7 @@ def test_the_held_out_rows_are_not_learned(capsys: pytest.CaptureFixture[str]) -
     content = figures(capsys, "--validation", "1e-9", "--epochs", "1")
     assert content["data"]["held_out"] == 1
     data = datasets.load("wine")
-    learn, hold = cli_train._split(len(data.x), 0.2, 3)
+    learn, hold = _split(len(data.x), 0.2, 3)
     assert sorted([*learn, *hold]) == list(range(178))
     figures(capsys, "--seed", "3", "--epochs", "2")
     net = MLP.load(NETWORK)
@@ -105,10 +108,12 @@ def test_the_held_out_rows_are_not_learned(capsys: pytest.CaptureFixture[str]) -
 
 def test_every_rule_of_clipping_has_a_row() -> None:
     rules = {
-        thing for thing in vars(clipping).values()
-        if isinstance(thing, type) and issubclass(thing, clipping.Rule)
+        thing
+        for thing in vars(clipping).values()
+        if isinstance(thing, type)
+        and issubclass(thing, clipping.Rule)
         and not thing.__name__.startswith("_")
-    }  # fmt: skip
+    }
     assert {row.rule for row in options.CLIPS.values()} == rules - {clipping.Rule}
     steps = {type(row[0](1e-3)) for row in options.OPTIMIZERS.values()}
     assert steps == {vegrad.SGD, vegrad.Adam, vegrad.AdamW, vegrad.Lion}
@@ -132,8 +137,9 @@ def test_optimizers_and_schedules(
     optimizer: str, schedule: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--momentum", "0.5"] if optimizer == "sgd" else []
-    content = figures(capsys, "--optimizer", optimizer, "--schedule", schedule, *more,
-                      "--weight-decay", "0.125", "--batch", "8", "--lr", "0.003")  # fmt: skip
+    more += ["--optimizer", optimizer, "--schedule", schedule]
+    more += ["--weight-decay", "0.125", "--batch", "8", "--lr", "0.003"]
+    content = figures(capsys, *more)
     assert content["validation_accuracy"] > 0.9
     assert content["optimizer"].startswith(type(options.OPTIMIZERS[optimizer][0](1)).__name__)
     assert "weight_decay=0.125" in content["optimizer"]
@@ -162,7 +168,7 @@ def test_a_resume_is_as_if_it_had_never_stopped() -> None:
         assert train(*more, "--epochs", "6") == 0
         expected = [Path(name).read_bytes() for name in (NETWORK, HISTORY, CHECKPOINT)]
         for resume in ([], ["--resume"], ["--resume", CHECKPOINT]):
-            end = "6" if resume or "cosine" in more else "3"  # a cosine knows its end
+            end = "6" if resume or "cosine" in more else "3"  # a cosine depends on the last epoch
             assert train(*more, "--epochs", end, *resume) == 0
         assert [Path(name).read_bytes() for name in (NETWORK, HISTORY, CHECKPOINT)] == expected
 
@@ -173,11 +179,14 @@ def test_a_signal_loses_nothing(name: str) -> None:
     arguments = ["train", *SMALL, "--epochs", "100000", "--plot", "a curve.png"]
     process = subprocess.Popen(
         [sys.executable, "-m", "vegrad", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        # Where the tests themselves run in the background of a shell, Ctrl-C would be ignored.
+        # If the tests run in the background of a shell, Ctrl-C would be ignored without this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     while not Path(CHECKPOINT).exists() or len(load_file(CHECKPOINT)["history.epoch_loss"]) < 2:
         assert process.poll() is None
         time.sleep(0.01)
@@ -196,14 +205,14 @@ def test_a_signal_loses_nothing(name: str) -> None:
     assert epochs <= seen.epochs <= epochs + 1
 
     end = ("--epochs", str(epochs + 2))
-    assert cli.main([*shlex.split(command)[1:], *end]) == 0
+    assert main([*shlex.split(command)[1:], *end]) == 0
     gone_on = [Path(file).read_bytes() for file in (NETWORK, HISTORY)]
     assert train(*end) == 0
     assert [Path(file).read_bytes() for file in (NETWORK, HISTORY)] == gone_on
 
 
 def interrupting(monkeypatch: pytest.MonkeyPatch, at_epoch: int) -> None:
-    """Ctrl-C in the validation of this epoch, counted from the first call."""
+    """Press Ctrl-C in the validation of this epoch, counted from the first call."""
     calls, loss = [], MLP.loss
 
     def stop(self: MLP, x: Any, target: Any) -> float:
@@ -235,8 +244,9 @@ def test_an_interrupt_before_the_next_checkpoint(
     interrupting(monkeypatch, 1)
     assert train("--checkpoint", "b.st", "--resume=a.st") == 130
     message, _, command = capsys.readouterr().err.splitlines()
-    assert message.endswith("interrupted before the next checkpoint: nothing was saved after "
-                            "epoch 2")  # fmt: skip
+    assert message.endswith(
+        "interrupted before the next checkpoint: nothing was saved after epoch 2"
+    )
     assert command.endswith("--checkpoint b.st --resume a.st")
     assert {name: Path(name).read_bytes() for name in files()} == before
     content = figures(capsys, "--resume", "a.st", "--epochs", "1")
@@ -254,7 +264,7 @@ def test_an_interrupt_as_json(
 
 def test_what_a_kill_left_is_removed() -> None:
     for name in (NETWORK, CHECKPOINT):
-        left = Path(f".{name}.0123456789abcdef")
+        left = Path(f".0123456789abcdef.{name}")
         left.touch()
         os.utime(left, (1e9, 1e9))
     assert train("--epochs", "1") == 0
@@ -291,9 +301,8 @@ def test_a_gradient_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_gradient_that_is_not_finite_later(capsys: pytest.CaptureFixture[str]) -> None:
     """The rate rises with the steps."""
-    content = figures(capsys, "--optimizer", "sgd", "--schedule", "warmup", "--lr", "10",
-                      "--epochs", "1000", "--clip", "none", "--loss", "mse",
-                      "--activation", "identity", code=1)  # fmt: skip
+    options = "--optimizer sgd --schedule warmup --lr 10 --epochs 1000 --clip none --loss mse"
+    content = figures(capsys, *options.split(), "--activation", "identity", code=1)
     assert content["ended"] == "nonfinite"
     assert 'grads["layers.' in content["message"]
     assert content["epochs"] >= 1

@@ -14,7 +14,7 @@ import pytest
 import vegrad
 
 from tests import reference_clipping as reference
-from tests.reference_clipping import FORMATS, assert_rounded, make
+from tests.reference_buffers import FORMATS, assert_rounded, make
 from tests.test_clipping import FUNCTIONS, POLICIES, build, every_dtype, every_function, some_limit
 
 # ------------------------------------------------------------------------ what is not written

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.networks.diagnosis import diagnose
 from vegrad.diagnosis.rules.table import RULES
 from vegrad.diagnosis.trend import Measured
 from vegrad.flow.wording import named, power, times
+from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.mlp import MLP
 
 Parameters = Mapping[str, Any]

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import vegrad
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.networks.diagnosis import diagnose
 from vegrad.diagnosis.history import History
 from vegrad.flow.finding import Finding
+from vegrad.networks.diagnosis import diagnose
 from vegrad.reports import style
 from vegrad.reports.svg import Chart, plain_ticks, power_ticks, thinned
 

@@ -81,7 +81,7 @@ def test_the_weights_are_named_and_not_what_undoes_them(
     found = diagnosed(model, resamples=resamples)
     assert len(found.findings) == 1
     finding = found.findings[0]
-    assert finding.parameter == name
+    assert finding.sites[0].name == name
     assert finding.evidence["factor"] == pytest.approx(1 / factor)
     assert finding.advice.startswith(f"multiply {name} by {1 / factor:.3g}: it is ")
     if factor != 1e-2:  # else perhaps by what the ε above it makes of it only
@@ -97,7 +97,7 @@ def test_the_weights_are_named_and_not_what_undoes_them(
 def test_elsewhere_too(name: str, factor: float) -> None:
     """Before all blocks, round one, at the end of one: what drowns and what hardly is open."""
     found = diagnosed(times(made(), name, factor))
-    assert [one.parameter for one in found.findings] == [name]
+    assert [one.sites[0].name for one in found.findings] == [name]
     assert found.findings[0].evidence["factor"] == pytest.approx(1 / factor, rel=0.05)
 
 
@@ -115,7 +115,7 @@ def test_without_skip_connections() -> None:
     model = nn.Sequential(*layers, *head)
     assert diagnosed(model).healthy
     found = diagnosed(times(model, "3.1.weight", 1e-4))
-    assert [one.parameter for one in found.findings] == ["3.1.weight"]
+    assert [one.sites[0].name for one in found.findings] == ["3.1.weight"]
     assert found.findings[0].kind == "vanishing"
 
 

@@ -159,7 +159,7 @@ def test_a_branch_that_drowns_the_others_is_named_with_its_factor(
     assert found.verdict == "exploding"
     assert len(found.findings) == 1
     finding = found.findings[0]
-    assert finding.parameter == name
+    assert finding.sites[0].name == name
     assert finding.evidence["factor"] == pytest.approx(1 / factor, rel=0.1)
     assert finding.advice == f"multiply {name} by {finding.evidence['factor']:.3g}."
     assert found.rows[finding.layers[0]]["module"] == name.removesuffix(".weight")
@@ -177,7 +177,7 @@ def test_a_closed_branch_is_named_with_its_factor(name: str, std: float | None) 
     found = diagnosed(model)
     assert [finding.kind for finding in found.findings] == ["vanishing"]
     finding = found.findings[0]
-    assert finding.parameter == name
+    assert finding.sites[0].name == name
     assert finding.severity == "warning"
     assert finding.evidence["factor"] == pytest.approx(1e4, rel=0.1)
     assert finding.evidence["gradient"] < 1e-3  # of what the first matrices of others get
@@ -190,7 +190,7 @@ def test_two_of_them_are_both_named() -> None:
     for name in ("h.2.mlp.c_proj.weight", "h.5.attn.c_proj.weight"):
         times(model, name, 3e3)
     found = diagnosed(model)
-    assert {one.parameter for one in found.findings} == {
+    assert {one.sites[0].name for one in found.findings} == {
         "h.2.mlp.c_proj.weight", "h.5.attn.c_proj.weight"}  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def test_an_embedding_that_drowns_all_branches_is_named_with_its_factor(
     assert found.verdict == "exploding"
     assert len(found.findings) == 1
     finding = found.findings[0]
-    assert finding.parameter == name
+    assert finding.sites[0].name == name
     assert "branches" in finding.message
     assert finding.evidence["stream"] > 10
     assert finding.evidence["factor"] == pytest.approx(1 / factor, rel=0.1)
@@ -111,7 +111,7 @@ def test_without_others_it_becomes_as_large_as_the_matrices_are() -> None:
 
 def test_embeddings_that_drown_each_other_before_a_normalization() -> None:
     finding = diagnosed(times(made(4, 0.02, before=False), "wte.weight", 1e4)).findings[0]
-    assert finding.parameter == "wte.weight"
+    assert finding.sites[0].name == "wte.weight"
     assert "to which it is added" in finding.message
     assert finding.evidence["factor"] == pytest.approx(1e-4, rel=0.1)
 
@@ -126,12 +126,12 @@ def test_tiny_embeddings_are_named_rather_than_what_divides_by_their_size(
         nn.init.normal_(model.kinds.weight, std=1e-4)
     found = diagnosed(model)
     assert found.verdict == "exploding"
-    names = {one.parameter for one in found.findings}
+    names = {one.sites[0].name for one in found.findings}
     wanted = {"wte.weight", "wpe.weight"} | (set() if before else {"kinds.weight"})
     assert names == wanted
     for one in found.findings:
         assert one.evidence["factor"] == pytest.approx((std or 1.0) / 1e-4, rel=0.15)
-        times(model, one.parameter, one.evidence["factor"])
+        times(model, one.sites[0].name, one.evidence["factor"])
     assert diagnosed(model).healthy
 
 
@@ -181,7 +181,7 @@ def test_a_layer_that_drowns_the_branches_of_a_chain() -> None:
     x, labels = torch.randn(32, 20), torch.randint(0, 10, (32,))
     assert ours.diagnose(model, LOSS, x, labels).healthy
     found = ours.diagnose(times(model, "0.weight", 1e4), LOSS, x, labels)
-    assert found.findings[0].parameter == "0.weight"
+    assert found.findings[0].sites[0].name == "0.weight"
     assert found.findings[0].evidence["factor"] == pytest.approx(1e-4, rel=0.1)
     assert times(model, "0.weight", 1e-4) is model
     assert ours.diagnose(model, LOSS, x, labels).healthy

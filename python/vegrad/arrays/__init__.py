@@ -1,1 +1,1 @@
-"""What may be passed in as buffers; norms and measurements; files."""
+"""Checks of what users pass in, norms and measurements of buffers, and files of arrays."""

@@ -1,26 +1,36 @@
-"""What may be passed in, and what is said when it may not.
+"""Checks of the arrays and numbers that users pass in.
 
-Every check on a user's data lives here and runs before anything is written.
+Each function returns its argument in the form that the rest of the package needs, or raises an
+error that names the argument and gives what was wanted and what was passed. All checks run before
+anything is written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
+Buffers: TypeAlias = object
+"""One buffer, or a sequence or mapping of buffers (or None), nested as deep as you like.
+
+A buffer is a NumPy array or a CPU tensor that speaks DLPack. The compiled module checks this when
+it is called: type checkers have no way to describe it, so the alias serves the reader.
+"""
 _MOST_ROWS = 2**30
 POLICIES = ("raise", "skip", "zero", "propagate")
 
 
 def as_array(value: Any, name: str) -> Array:
-    """A NumPy array over `value` (array, CPU tensor, nested lists), without a copy if possible.
+    """Return `value` (an array, a CPU tensor, nested lists) as a NumPy array, uncopied if possible.
 
-    Raises TypeError for complex, text and object data and for tensors of another device.
+    Raises:
+        TypeError: for complex numbers, text and objects, and for tensors on another device.
     """
     device = getattr(value, "device", None)
     if getattr(device, "type", "cpu") != "cpu":
@@ -38,8 +48,8 @@ def as_array(value: Any, name: str) -> Array:
     return array
 
 
-def as_batch(value: Any, columns: int, dtype: npt.DTypeLike, name: str = "x") -> Array:
-    """`value` as a C-contiguous (B, columns) array of `dtype`, B from 1 to 2^30."""
+def as_batch(value: object, columns: int, dtype: npt.DTypeLike, name: str = "x") -> Array:
+    """Return `value` as a C-contiguous array of shape (B, columns), B from 1 to 2^30."""
     array = as_array(value, name)
     if array.ndim != 2 or array.shape[1] != columns:
         raise ValueError(f"{name} must have shape (B, {columns}), not {array.shape}")
@@ -50,11 +60,11 @@ def as_batch(value: Any, columns: int, dtype: npt.DTypeLike, name: str = "x") ->
     return _cast(array, dtype)
 
 
-def as_target(value: Any, rows: int, columns: int, dtype: npt.DTypeLike, loss: str) -> Array:
-    """The target of `loss` for `rows` outputs of `columns` units.
+def as_target(value: object, rows: int, columns: int, dtype: npt.DTypeLike, loss: str) -> Array:
+    """Return the target of `loss` for `rows` outputs of `columns` units.
 
-    cross_entropy: int64 labels of shape (rows,); the others: `dtype` of shape (rows, columns),
-    for which (rows,) is taken too when there is one column.
+    For cross_entropy it is int64 labels of shape (rows,). For the other losses it has `dtype` and
+    shape (rows, columns); with a single column, shape (rows,) is accepted too.
     """
     array = as_array(value, "target")
     if loss == "cross_entropy":
@@ -89,12 +99,12 @@ def _as_labels(array: Array, rows: int, classes: int) -> Array:
 
 
 def _cast(array: Array, dtype: npt.DTypeLike) -> Array:
-    with np.errstate(over="ignore"):  # beyond the range of `dtype` is inf, and is seen as such
+    with np.errstate(over="ignore"):  # a value too large for `dtype` becomes inf
         return np.ascontiguousarray(array, dtype)
 
 
-def as_number(argument: str, value: Any) -> float:
-    """A real number as a float."""
+def as_number(argument: str, value: object) -> float:
+    """Return a real number as a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
     try:
@@ -103,32 +113,47 @@ def as_number(argument: str, value: Any) -> float:
         raise ValueError(f"{argument} must be in the range of a float, not {value}") from None
 
 
-def as_limit(argument: str, value: Any) -> float:
-    """A number that is at least 0."""
+def as_limit(argument: str, value: object) -> float:
+    """Return a number that must be at least 0 as a float."""
     number = as_number(argument, value)
     if not number >= 0:
         raise ValueError(f"{argument} must be at least 0, not {value}")
     return number
 
 
-def as_order(value: Any) -> float:
-    """The order of a norm: above 0, or inf."""
+def as_limit_or_none(argument: str, value: object) -> float | None:
+    """Return None, or a number that must be at least 0 as a float."""
+    return None if value is None else as_limit(argument, value)
+
+
+def as_limits(argument: str, values: Iterable[object]) -> list[float]:
+    """Return numbers that must be at least 0 as floats."""
+    return [as_limit(argument, value) for value in values]
+
+
+def as_limits_by_name(argument: str, values: Mapping[object, object]) -> dict[str, float]:
+    """Return numbers that must be at least 0 as floats by name."""
+    return {str(name): as_limit(argument, value) for name, value in values.items()}
+
+
+def as_order(value: object) -> float:
+    """Return the order of a norm, which must be above 0 and may be inf."""
     number = as_number("ord", value)
     if not number > 0:
         raise ValueError(f"ord must be above 0, or inf, not {value}")
     return number
 
 
-def as_fraction(argument: str, value: Any) -> float:
-    """A number from 0 to below 1."""
+def as_fraction(argument: str, value: object) -> float:
+    """Return a number that must be at least 0 and below 1 as a float."""
     number = as_number(argument, value)
     if not 0 <= number < 1:
         raise ValueError(f"{argument} must be from 0 to below 1, not {value}")
     return number
 
 
-def as_count(argument: str, value: Any, least: int = 0) -> int:
-    """An integer that is at least 0, or `least`."""
+def as_count(argument: str, value: object, least: int = 0) -> int:
+    """Return an integer that must be at least `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{argument} must be an integer, not {type(value).__name__}")
     if value < least:
@@ -136,8 +161,23 @@ def as_count(argument: str, value: Any, least: int = 0) -> int:
     return int(value)
 
 
-def as_policy(value: Any) -> str:
-    """One of POLICIES: what happens to elements that are not finite."""
+def as_policy(value: object) -> str:
+    """Return one of POLICIES, the ways to treat elements that are not finite."""
     if value not in POLICIES:
         raise ValueError(f"nonfinite must be one of {', '.join(POLICIES)}, not {value!r}")
     return str(value)
+
+
+def check_state(state: object, key: str, wanted: Mapping[str, object]) -> None:
+    """Check that `state` is a mapping like `wanted`, with all its keys and the same `key`.
+
+    `wanted` is the current state_dict() of the object that is to be restored; the entry `key` holds
+    the name of its class.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping, not {type(state).__name__}")
+    if state.get(key) != wanted[key]:
+        raise ValueError(f"state must be of {wanted[key]}, not of {state.get(key)}")
+    missing = wanted.keys() - state.keys()
+    if missing:
+        raise ValueError(f"state must have {', '.join(sorted(missing))}, which it lacks")

@@ -1,4 +1,4 @@
-"""Arrays with a description, in safetensors files that are never half written."""
+"""Arrays with a description, in safetensors files that are never left half written."""
 
 from __future__ import annotations
 
@@ -19,51 +19,65 @@ import safetensors.numpy
 from vegrad import _core
 from vegrad.arrays.checks import Array
 
-_KEY = "vegrad"  # of the file's metadata
+_KEY = "vegrad"  # where the description stands in the metadata of the file
 
 
 def save_tensors(
-    path: str | PathLike[str], arrays: Mapping[str, Array], about: Mapping[str, Any]
+    path: str | PathLike[str], arrays: Mapping[str, Array], about: Mapping[str, object]
 ) -> None:
-    """Writes arrays and a description of plain JSON types; the file appears whole or not at all."""
+    """Write arrays and a description of plain JSON types; the file appears whole or not at all."""
     described = {"version": _core.__version__, **about}
     save_bytes(path, safetensors.numpy.save(dict(arrays), {_KEY: json.dumps(described)}))
 
 
 def save_bytes(path: str | PathLike[str], content: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
+    """Write a file that appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path, whose file replaces the one at `path` once it is written.
+
+    If anything fails, the temporary file is removed and whatever stood at `path` stays. An OSError
+    about the temporary file names `path` instead.
+    """
     path = Path(path)
-    # In the same folder, so that the last move is one of names alone.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # In the same folder, so that the last step is only a change of name, and with the same ending,
+    # from which some writers tell the format.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        temporary.replace(path)
+    except OSError as error:
+        if error.strerror and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: str | PathLike[str], *, older_than: float = 60.0) -> None:
-    """Removes what `save_tensors` had begun for this path when it was killed.
+    """Remove temporary files for `path` that stayed because their process was killed.
 
-    Not what is younger (in seconds): another process may be writing it.
+    Files younger than `older_than` seconds stay: another process may still be writing them.
     """
     path = Path(path)
-    begun = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}")
+    temporary = re.compile("[.][0-9a-f]{16}" + re.escape(f".{path.name}"))
     for other in path.parent.iterdir():
-        if begun.fullmatch(other.name):
+        if temporary.fullmatch(other.name):
             with suppress(OSError):
                 if time.time() - other.stat().st_mtime > older_than:
                     other.unlink()
 
 
 def load_tensors(path: str | PathLike[str], kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays and description. ValueError if the file is broken or describes another kind."""
+    """Read arrays and their description; ValueError if the file is broken or of another kind."""
     with complaining_of(path):
-        with open(path, "rb"):  # a missing file is an OSError as elsewhere
+        with open(path, "rb"):  # so that a missing file is an OSError, as everywhere
             pass
         with safetensors.safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(_KEY)
@@ -78,7 +92,7 @@ def load_tensors(path: str | PathLike[str], kind: str) -> tuple[dict[str, Array]
 
 @contextmanager
 def complaining_of(path: str | PathLike[str]) -> Iterator[None]:
-    """Says of which file something is wrong, whatever is wrong with it."""
+    """Turn every error about the content of a file into a ValueError that names the file."""
     try:
         yield
     except (safetensors.SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:

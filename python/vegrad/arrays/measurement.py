@@ -1,51 +1,51 @@
-"""Norms of buffers, and what else one read of them tells about their numbers."""
+"""Norms of buffers, and statistics of their elements that are measured in one read."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import inf, isnan, log2
+from math import inf, log2
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from vegrad import _core
-from vegrad.arrays.checks import as_order
+from vegrad.arrays.checks import Buffers, FloatArray, as_order
 
-_COLUMNS = ("norm", "log2", "rms", "mean", "largest", "smallest", "zeros", "subnormals", "infs",
-            "nans")  # fmt: skip
+# The columns of the table.
+_SIZES = ("norm", "norm_log2", "rms", "mean", "largest", "smallest")
+_COUNTS = ("zeros", "subnormals", "infs", "nans")
+_TITLES = ("buffer", "elements", "norm", "log2", *_SIZES[2:], *_COUNTS, "")
 
 
-def norm(buffers: Any, ord: float = 2) -> float:
-    """The joint norm (Σ|x|^ord)^(1/ord) over all elements; ord > 0, or inf for the largest |x|.
+def norm(buffers: Buffers, ord: float = 2) -> float:
+    """Return the joint norm (Σ|x|^ord)^(1/ord) of all elements; ord > 0, inf for the largest |x|.
 
-    NaN if there is one, else inf if there is one; 0.0 of nothing.
+    The norm is NaN if an element is, else inf if an element is, and 0.0 if there are no elements.
 
     Raises:
-        TypeError, ValueError: for what is no buffer, or an ord out of range.
+        TypeError: `buffers` holds something that is not a buffer.
+        ValueError: `ord` is out of range.
     """
     return _core.norm(buffers, as_order(ord))
 
 
-def norms(buffers: Any, ord: float = 2) -> npt.NDArray[np.float64]:
-    """The norm of each buffer that is not None, in order: float64."""
+def norms(buffers: Buffers, ord: float = 2) -> FloatArray:
+    """Return the norm of each buffer that is not None, in their order, as a float64 array."""
     return _core.norms(buffers, as_order(ord))
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the elements of one buffer, or of all together.
+    """Statistics of the elements of one buffer, or of all buffers together.
 
-    norm, rms and mean are nan or inf where an element is; largest and smallest are magnitudes of
-    finite elements, smallest without the zeros (nan if there is none).
+    norm, rms and mean are nan or inf if an element is. largest and smallest are magnitudes of
+    finite elements, and smallest leaves out zeros; they are nan if there is no such element.
     """
 
     count: int
-    """Elements."""
+    """Number of elements."""
     norm: float
-    """√Σx²; 0 or inf where float64 ends."""
+    """√Σx²; 0 or inf where it is out of the range of float64."""
     norm_log2: float
-    """log2 of the norm, which does not underflow; -inf if all are zero."""
+    """log2 of the norm, which never underflows; -inf if all elements are zero."""
     rms: float
     """Root mean square."""
     mean: float
@@ -53,21 +53,21 @@ class Statistics:
     smallest: float
     zeros: int
     subnormals: int
-    """Elements below the normal range of the dtype, but not zero."""
+    """Number of elements that are not zero but below the normal range of their dtype."""
     infs: int
     nans: int
-    first_nonfinite: Any
-    """Index (a tuple) of the first inf or nan, or None; of all: (name, index)."""
+    first_nonfinite: tuple[int, ...] | tuple[str, tuple[int, ...]] | None
+    """Index of the first inf or nan, or None; for all buffers together, (name, index)."""
     dtype: str
     histogram: dict[int, int] | None
-    """{exponent e: finite elements with |x| from 2^e to below 2^(e+1)}, if asked for."""
+    """{exponent e: number of finite elements with 2^e <= |x| < 2^(e+1)}, if asked for."""
 
     @property
     def marks(self) -> list[str]:
-        """What looks wrong: nan, inf, all zero, vanishing, exploding, subnormal.
+        """Names of what looks wrong: nan, inf, all zero, vanishing, exploding, subnormal.
 
-        vanishing: an RMS below 2^-60, where squares of float32 underflow; exploding: above 2^60;
-        subnormal: over 1 % of the elements that are not zero.
+        vanishing: the RMS is below 2^-60, where squares underflow in float32; exploding: it is
+        above 2^60; subnormal: over 1 % of the elements that are not zero are.
         """
         found = ["nan"] * (self.nans > 0) + ["inf"] * (self.infs > 0)
         if self.count > 0 and self.zeros == self.count:
@@ -82,7 +82,7 @@ class Statistics:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, by name; exponents of the histogram are strings."""
+        """Return the statistics by name as JSON types; exponents of the histogram are strings."""
         plain = asdict(self) | {"marks": self.marks}
         if self.first_nonfinite is not None:
             plain["first_nonfinite"] = [
@@ -94,11 +94,11 @@ class Statistics:
 
 
 class Measurement:
-    """The statistics of each buffer and of all; prints as a table."""
+    """Statistics of each buffer and of all together; prints as a table."""
 
     def __init__(self, names: list[str], buffers: list[Statistics], total: Statistics) -> None:
         self.names = names
-        """Keys of the mapping, or positions."""
+        """The keys of the mapping, or the positions in the sequence."""
         self.buffers = buffers
         self.total = total
 
@@ -106,7 +106,7 @@ class Measurement:
         return f"<Measurement of {len(self.names)} buffers, {self.total.count} elements>"
 
     def __str__(self) -> str:
-        lines: list[tuple[str, ...]] = [("buffer", "elements", *_COLUMNS, "")]
+        lines: list[tuple[str, ...]] = [_TITLES]
         lines += [_line(name, one) for name, one in zip(self.names, self.buffers, strict=True)]
         lines.append(_line("all", self.total))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -119,7 +119,7 @@ class Measurement:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types; nan and inf stay floats."""
+        """Return the statistics as plain types; nan and inf stay floats."""
         parts = zip(self.names, self.buffers, strict=True)
         return {
             "buffers": {name: one.to_dict() for name, one in parts},
@@ -127,23 +127,22 @@ class Measurement:
         }
 
 
-def measure(buffers: Any, *, histogram: bool = False) -> Measurement:
-    """Norms, magnitudes and counts of each buffer and of all, in one read.
+def measure(buffers: Buffers, *, histogram: bool = False) -> Measurement:
+    """Measure norms, magnitudes and counts of each buffer and of all together, in one read.
 
     Args:
         buffers: one buffer, a sequence or a mapping; None entries are passed over.
-        histogram: also count elements by powers of two.
+        histogram: whether to count the elements by powers of two as well.
 
     Raises:
-        TypeError, ValueError: for what is no buffer.
+        TypeError, ValueError: `buffers` holds something that is not a buffer.
     """
     names, parts, joint = _core.measure(buffers, bool(histogram))
     return Measurement(names, [Statistics(**part) for part in parts], Statistics(**joint))
 
 
-def _line(name: str, s: Statistics) -> tuple[str, ...]:
-    sizes = (s.norm, s.norm_log2, s.rms, s.mean, s.largest, s.smallest)
-    counts = (s.zeros, s.subnormals, s.infs, s.nans)
-    shown = [f"{size:.4g}" if not isnan(size) else "nan" for size in sizes]
-    return (name, str(s.count), *shown, *(str(n) if n else "·" for n in counts),
-            "← " + ", ".join(s.marks) if s.marks else "")  # fmt: skip
+def _line(name: str, statistics: Statistics) -> tuple[str, ...]:
+    sizes = [f"{getattr(statistics, size):.4g}" for size in _SIZES]
+    counts = [str(getattr(statistics, count) or "·") for count in _COUNTS]
+    marks = "← " + ", ".join(statistics.marks) if statistics.marks else ""
+    return name, str(statistics.count), *sizes, *counts, marks

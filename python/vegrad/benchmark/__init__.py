@@ -1,1 +1,1 @@
-"""The same work by pure Python, NumPy, PyTorch, JAX and vegrad."""
+"""The same work done by pure Python, NumPy, PyTorch, JAX and vegrad, and timed."""

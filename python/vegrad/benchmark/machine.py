@@ -1,4 +1,4 @@
-"""The machine that is measured on, in words; the surroundings of a process that measures."""
+"""A description of the machine, and the environment of the process that measures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vegrad import _core
+from vegrad.benchmark.timing import Json
 
-# Variables that change the speed of a library.
+# Beginnings of environment variables that change the speed of a library.
 TUNING = ("OPENBLAS_", "MKL_", "OMP_", "GOMP_", "KMP_", "NVPL_", "XLA_", "JAX_", "ONEDNN_")
 
 
 def cores() -> list[int]:
-    """The cores this process may use, one hardware thread of each."""
+    """Return the cores that this process may use, by one hardware thread of each."""
     if not hasattr(os, "sched_getaffinity"):
         return list(range(os.cpu_count() or 1))
     chosen: dict[str | int, int] = {}
@@ -29,7 +30,7 @@ def cores() -> list[int]:
 
 
 def cpu() -> str:
-    """The processor's name, with its numbers where the system tells them."""
+    """Return the name of the processor, with its numbers where the system tells them."""
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -44,7 +45,7 @@ def cpu() -> str:
 
 
 def caches() -> dict[str, str]:
-    """{"L1d": "32K", …} of one core, where the system tells."""
+    """Return the sizes of the caches of one core, as {"L1d": "32K", …}, where the system tells."""
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = ((index / n).read_text().strip() for n in ("level", "type", "size"))
@@ -54,20 +55,25 @@ def caches() -> dict[str, str]:
 
 
 def load() -> float | None:
-    """How many processes were ready to run in the last minute, where the system tells."""
+    """Return the mean number of running processes in the last minute, where the system tells."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, caches, system and load, without names of hosts or folders."""
+def machine() -> Json:
+    """Describe processor, cores, caches, system and load, without names of hosts or folders."""
     system = f"{platform.system()} {platform.machine()}"
-    return {"cpu": cpu(), "cores": len(cores()), "caches": caches(), "system": system,
-            "load_before": load()}  # fmt: skip
+    return {
+        "cpu": cpu(),
+        "cores": len(cores()),
+        "caches": caches(),
+        "system": system,
+        "load_before": load(),
+    }
 
 
-def versions() -> dict[str, Any]:
-    """Of Python and every library, in the process that measures, where they are loaded."""
-    found: dict[str, Any] = {"python": platform.python_version()}
+def versions() -> Json:
+    """Return the versions of Python and all libraries; call it where the libraries are loaded."""
+    found: Json = {"python": platform.python_version()}
     for name in ("numpy", "torch", "jax", "jaxlib"):
         try:
             found[name] = importlib.metadata.version(name)
@@ -90,10 +96,13 @@ def versions() -> dict[str, Any]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The user's, without what changes the speed of a library, and with the number of threads."""
+    """Return the user's environment variables, with this number of threads for every library.
+
+    Other variables that change the speed of a library are left out.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(TUNING)}
     for name in ("OMP", "OPENBLAS", "MKL", "VEGRAD"):
         kept[f"{name}_NUM_THREADS"] = str(threads)
-    if threads == 1:  # with more, XLA takes as many as the process has cores
+    if threads == 1:  # if more are wanted, XLA takes as many as the process has cores
         kept["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     return kept | {"JAX_PLATFORMS": "cpu"}

@@ -1,9 +1,9 @@
-"""The same work beside other libraries, timed in a process of its own: what `vegrad bench` shows.
+"""The work of `vegrad bench`, timed in a process of its own.
 
     python -m vegrad.benchmark SETTINGS
 
-measures, and writes all that it has after every round as one line of JSON. So whoever started it
-may end it at any time and keep what is there.
+measures, and writes all results so far after every round as one line of JSON. So whoever started
+the process may end it at any time and keep what there is.
 """
 
 from __future__ import annotations
@@ -23,20 +23,18 @@ import numpy as np
 
 from vegrad.benchmark import limits, peers
 from vegrad.benchmark.machine import cores, environment, machine, versions
-from vegrad.benchmark.peers import Buffers, Case, Problem
-from vegrad.benchmark.timing import fastest, interleave, summary
+from vegrad.benchmark.peers import Buffers, Case, Peer, Problem
+from vegrad.benchmark.timing import Call, Json, fastest, interleave, summary
 
-Json = dict[str, Any]
-
-# How far a float32 gradient may be from a float64 pass, relative to the largest of its array. Where
-# φ′ jumps, rounding moves an element to the other side now and then.
+# How far a float32 gradient may be from that of a float64 pass, relative to the largest element of
+# its array. Where φ′ jumps, rounding moves an element to the other side of the jump now and then.
 LARGEST_DIFFERENCE, WITH_KINKS = 1e-3, 3e-2
-SHARES = {"pass": 0.6, "clip": 0.12, "adamw": 0.13, "limits": 0.15}  # of the seconds
-SLOW = 0.25  # seconds of a call that is timed three times and no more
-LISTS_SHARE = 0.15  # of the seconds: a longer call of Python's lists is estimated, not timed
-LARGEST_BLOCK = 2**28  # bytes: beyond every cache
-# How often bytes as many as the weights' cross the memory. A pass reads W twice and writes dW. A
-# clip reads g, then reads it and writes it back; AdamW reads g twice and does so with w, m and v.
+SHARES = {"pass": 0.6, "clip": 0.12, "adamw": 0.13, "limits": 0.15}  # of the time to spend
+SLOW = 0.25  # a call that takes longer, in seconds, is timed only three times
+LISTS_SHARE = 0.15  # a call with Python's lists that takes more of the time is only estimated
+LARGEST_BLOCK = 2**28  # bytes, more than any cache holds
+# How often the bytes of the weights cross the memory. A pass reads W twice and writes dW. A clip
+# reads g, then reads it again and writes it back; AdamW reads g twice and updates w, m and v.
 TRAFFIC = {
     "pass": {"read": 2, "write": 1},
     "clip": {"read": 1, "update": 1},
@@ -45,12 +43,12 @@ TRAFFIC = {
 
 
 class EndedError(OSError):
-    """The process that measures ended before it was done."""
+    """The measuring process ended before it was done."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, on how many threads, and how long about."""
+    """The network to measure, the number of threads, and about how many seconds to spend."""
 
     layers: int
     width: int
@@ -61,17 +59,14 @@ class Settings:
 
     @property
     def case(self) -> Case:
-        """The network. Its weights keep a signal's size as well as uniform ones can."""
+        """The network; its weights keep the size of a signal as well as uniform weights can."""
         init = "he_uniform" if self.activation in peers.UNBOUNDED else "glorot_uniform"
         return Case(self.layers, self.width, self.batch, self.activation, init)
 
 
-# The process that the command starts -----------------------------------------------------------
-
-
 @contextmanager
 def bound(threads: int) -> Iterator[None]:
-    """Bind what is started here to as many cores, where the system can."""
+    """Bind processes that are started inside to this number of cores, where the system can."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -84,21 +79,26 @@ def bound(threads: int) -> Iterator[None]:
 
 
 def measure(settings: Settings, seen: Callable[[Json], None]) -> None:
-    """Measure in a process of its own; `seen` gets all that there is after every round.
+    """Measure in a process of its own, and call `seen` with all results after every round.
 
     Raises:
         MemoryError: the network is too large.
-        EndedError: the process ended by itself, which it says on stderr, or was killed.
+        EndedError: the process failed, which it explains on stderr, or was killed.
     """
     command = [sys.executable, "-m", "vegrad.benchmark", json.dumps(asdict(settings))]
-    alone: dict[str, Any] = {"process_group": 0}  # Ctrl-C is ours: it shall not end at a traceback
+    # Ctrl-C is for this process only: the other would print a traceback.
+    alone: Json = {"process_group": 0}
     if sys.platform == "win32":
         alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     with bound(settings.threads):
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, encoding="utf-8",
-            env=environment(settings.threads), **alone,
-        )  # fmt: skip
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment(settings.threads),
+            **alone,
+        )
     assert process.stdout is not None
     try:
         for line in process.stdout:
@@ -116,25 +116,27 @@ def measure(settings: Settings, seen: Callable[[Json], None]) -> None:
         process.stdout.close()
 
 
-# The process that measures ---------------------------------------------------------------------
-
-
 class Measuring:
-    """One run. `found` is what it has; `show` is called whenever there is more."""
+    """One run in the measuring process; `show` is called with `found` whenever there is more."""
 
     def __init__(self, settings: Settings, show: Callable[[Json], None]) -> None:
         self.settings, self.show, self.limits = settings, show, [_nothing()]
         self.found: Json = {
-            "format": 1, "done": False, "machine": machine(), "versions": versions(),
-            "network": asdict(settings.case), "threads": settings.threads,
-            "seconds": settings.seconds, "limits": self.limits, "work": [],
-        }  # fmt: skip
+            "format": 1,
+            "done": False,
+            "machine": machine(),
+            "versions": versions(),
+            "network": asdict(settings.case),
+            "threads": settings.threads,
+            "seconds": settings.seconds,
+            "limits": self.limits,
+            "work": [],
+        }
 
     def run(self) -> None:
-        """The pass, the clip and the step, and the machine's limits before and after."""
-        for peer in (peers.Torch, peers.Jax):
-            if peers.installed(peer):
-                peer.prepare(self.settings.threads)
+        """Time the pass, the clip and the step, and measure the limits before and after."""
+        for peer in filter(peers.installed, peers.PASSES):
+            peer.prepare(self.settings.threads)
         case = self.settings.case
         shapes = [shape for _ in range(case.layers) for shape in ((case.width,) * 2, (case.width,))]
         works = [self._pass(case), *self._buffers(Buffers(shapes))]
@@ -149,7 +151,7 @@ class Measuring:
         self.found["done"] = True
         self.show(self.found)
 
-    def _pass(self, case: Case) -> tuple[Json, dict[str, Any]]:
+    def _pass(self, case: Case) -> tuple[Json, dict[str, Peer]]:
         problem = Problem(case)
         reference = peers.NumPy(problem, "float64")
         reference.step()
@@ -162,35 +164,34 @@ class Measuring:
         )
         return work, tasks
 
-    def _buffers(self, buffers: Buffers) -> Iterator[tuple[Json, dict[str, Any]]]:
+    def _buffers(self, buffers: Buffers) -> Iterator[tuple[Json, dict[str, Peer]]]:
         clipped = peers.right_clipped(buffers)
-        # How far the weights went is compared: they themselves are much larger than a step.
+        # The moves of the weights are compared, as the weights themselves are much larger.
         moved = [a - b for a, b in zip(peers.right_stepped(buffers), buffers.weights, strict=True)]
 
         def distance(found: Sequence[Any]) -> float:
             pairs = zip(found, buffers.weights, strict=True)
-            return peers.furthest([_like(got, start) - start for got, start in pairs], moved)
+            moves = [np.reshape(np.asarray(got, np.float64), w.shape) - w for got, w in pairs]
+            return peers.furthest(moves, moved)
 
-        works: tuple[tuple[str, Any, Callable[[Any], float]], ...] = (
+        for name, chosen, difference in (
             ("clip", peers.CLIPS, lambda found: peers.furthest(found, clipped)),
             ("adamw", peers.STEPS, distance),
-        )
-        for name, chosen, difference in works:
-            times = TRAFFIC[name]["read"] + 2 * TRAFFIC[name]["update"]
-            work: Json = {"name": name, "bytes": times * buffers.bytes,
-                          "tolerance": LARGEST_DIFFERENCE, "rows": []}  # fmt: skip
+        ):
+            size = (TRAFFIC[name]["read"] + 2 * TRAFFIC[name]["update"]) * buffers.bytes
+            work: Json = {"name": name, "bytes": size, "tolerance": LARGEST_DIFFERENCE, "rows": []}
             guess = _guess(chosen[0], buffers)
             yield work, self._build(work, chosen, buffers, guess, difference)
 
     def _build(
         self,
         work: Json,
-        chosen: Sequence[Any],
+        chosen: Sequence[type[Peer]],
         given: Problem | Buffers,
         guess: float,
         difference: Callable[[Any], float],
-    ) -> dict[str, Any]:
-        """The peers that take part, after their first result was held to float64; rows for all."""
+    ) -> dict[str, Peer]:
+        """Return the peers whose first result is close to float64; add rows for all to `work`."""
         tasks = {}
         for peer in chosen:
             row: Json = {"name": peer.name, "title": peer.title, "median_ms": None}
@@ -208,28 +209,14 @@ class Measuring:
             if not off < work["tolerance"]:
                 row["left_out"] = f"is off the float64 result by {off:.1e}"
                 continue
-            tasks[peer.name] = self._fastest(one)
+            _choose_variant(one)
+            tasks[peer.name] = one
         return tasks
 
-    def _fastest(self, one: Any) -> Any:
-        """The peer, as the fastest of its variants."""
-        variants: Mapping[str, Any] = getattr(one, "variants", {})
-        if variants:
-
-            def as_variant(name: str) -> Callable[[], object]:
-                def step() -> None:
-                    one.variant = name
-                    one.step()
-
-                return step
-
-            one.variant, _ = fastest({name: as_variant(name) for name in variants}, 0.02)
-        return one
-
-    def _time(self, work: Json, tasks: dict[str, Any]) -> None:
+    def _time(self, work: Json, tasks: dict[str, Peer]) -> None:
         rows = {row["name"]: row for row in work["rows"] if row["name"] in tasks}
         for name, row in rows.items():
-            row["variant"] = getattr(tasks[name], "variant", None)
+            row["variant"] = tasks[name].variant
 
         def seen(turns: Mapping[str, list[list[float]]]) -> None:
             for name, row in rows.items():
@@ -242,12 +229,13 @@ class Measuring:
         interleave(calls, seconds, turn=min(0.05, seconds / 4), slow=SLOW, seen=seen)
 
     def _limits(self) -> None:
-        """Measure the limits of all three, into the last entry."""
+        """Measure the limits of all work, and add them to the last entry."""
         case, last = self.settings.case, self.limits[-1]
-        seconds = SHARES["limits"] * self.settings.seconds / 60  # thirty calls, twice
+        seconds = SHARES["limits"] * self.settings.seconds / 60  # about thirty calls, timed twice
         if case.batch > 1:
             size = case.batch * case.width**2
-            edge = 512 if size <= 512**3 else 1024  # large enough for the processor's best rate
+            # Products of squares that are large enough for the best rate of the processor.
+            edge = 512 if size <= 512**3 else 1024
             shapes = {(case.batch, case.width)} if size <= edge**3 else set()
             last["products"] = limits.product_limits({*shapes, (edge, edge)}, seconds)
         for name, (block, _) in self._blocks().items():
@@ -256,7 +244,7 @@ class Measuring:
         self.show(self.found)
 
     def _blocks(self) -> dict[str, tuple[int, int]]:
-        """Bytes of a block as large as all that a work uses, and of the weights or gradients."""
+        """Return for each work the size of all that it uses, and that of the weights, in bytes."""
         weights = self.settings.case.weight_bytes
         buffers = weights + 4 * self.settings.case.layers * self.settings.case.width
         used = {"pass": (2 * weights, weights), "clip": (buffers, buffers)}
@@ -264,7 +252,7 @@ class Measuring:
         return {name: (min(block, LARGEST_BLOCK), size) for name, (block, size) in used.items()}
 
     def _rates(self) -> None:
-        """What follows from medians and limits: rates, ratios to vegrad, shares of the limit."""
+        """Derive rates, ratios to vegrad and shares of the limit from medians and limits."""
         blocks = self._blocks()
         measured = [entry for entry in self.limits if entry["memory"]]
         network = self.found["network"] | {"flops": self.settings.case.flops}
@@ -277,7 +265,8 @@ class Measuring:
                 }
             if measured and work["name"] == "pass" and network["batch"] > 1:
                 products = limits.pass_ms(measured, network)
-                if products > work["limit_ms"]:  # else there are too few rows to be fast at them
+                # With few rows the memory limits the pass, not the products.
+                if products > work["limit_ms"]:
                     work["limit_ms"] = products
                     work["limit"] = limits.peak(measured, network)
             _compare(work)
@@ -302,20 +291,29 @@ def _nothing() -> limits.Found:
     return {"products": [], "memory": []}
 
 
-def _like(found: Any, start: Any) -> Any:
-    """Found as an array of float64 of the same shape."""
-    return np.asarray(found, np.float64).reshape(start.shape)
+def _choose_variant(peer: Peer) -> None:
+    """Set the fastest of the variants of a peer, if it has some."""
+
+    def as_variant(name: str) -> Call:
+        def step() -> None:
+            peer.variant = name
+            peer.step()
+
+        return step
+
+    if peer.variants:
+        peer.variant, _ = fastest({name: as_variant(name) for name in peer.variants}, 0.02)
 
 
-def _guess(peer: Any, buffers: Buffers) -> float:
-    """Seconds of a step in Python's lists, from one over a few elements."""
+def _guess(peer: type[Peer], buffers: Buffers) -> float:
+    """Guess the seconds of a step in Python's lists from a step over a few elements."""
     few = min(20_000, buffers.bytes // 4)
     one = peer(Buffers([(few,)]))
     return timeit.timeit(one.step, number=2) / 2 * (buffers.bytes / 4) / few
 
 
 def main(argument: str) -> None:
-    """What the process does."""
+    """Measure in this process; `argument` is Settings as JSON."""
 
     def show(found: Json) -> None:
         print(json.dumps(found, ensure_ascii=False, allow_nan=False), flush=True)
@@ -324,5 +322,5 @@ def main(argument: str) -> None:
         Measuring(Settings(**json.loads(argument)), show).run()
     except MemoryError:
         show({"error": "memory"})
-    except BrokenPipeError:  # whoever started this has left
+    except BrokenPipeError:  # the process that started this one has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

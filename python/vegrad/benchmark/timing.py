@@ -1,4 +1,4 @@
-"""Calls timed in turns: A, B, C, A, B, C, …, so that a slow minute is everyone's."""
+"""Timing of calls in turns: A, B, C, A, B, C, …, so that a slow minute slows all of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from statistics import median, quantiles
 from typing import Any, TypeVar
 
 Name = TypeVar("Name", bound=str | int)
-Turns = list[list[float]]  # durations in seconds, of each call in each turn
+Call = Callable[[], object]
+Turns = list[list[float]]  # the duration of each call in each turn, in seconds
+Json = dict[str, Any]  # figures by name, in plain JSON types
 
 
 def settle(limit: float = 0.3) -> None:
-    """Wait until the threads of the last library, which may spin for a while, sleep."""
+    """Wait, for `limit` seconds at most, until the threads of the last library stop spinning."""
     end = time.perf_counter() + limit
     while time.perf_counter() < end:
         before = time.process_time()
@@ -22,8 +24,8 @@ def settle(limit: float = 0.3) -> None:
             return
 
 
-def one_turn(step: Callable[[], object], seconds: float, slow: float = 1.0) -> list[float]:
-    """The duration of each call in one turn, after untimed calls; a slow call is not repeated."""
+def one_turn(step: Call, seconds: float, slow: float = 1.0) -> list[float]:
+    """Time the calls of one turn, after untimed calls; a slow call is not repeated."""
     durations: list[float] = []
     warming = 0.0
     while warming < seconds / 5:
@@ -40,20 +42,20 @@ def one_turn(step: Callable[[], object], seconds: float, slow: float = 1.0) -> l
 
 
 def interleave(
-    tasks: Mapping[Name, Callable[[], object]],
+    tasks: Mapping[Name, Call],
     seconds: float,
     turn: float = 0.05,
     slow: float = 1.0,
     seen: Callable[[dict[Name, Turns]], None] | None = None,
 ) -> dict[Name, Turns]:
-    """The durations of calls that take turns: A, B, C, A, B, C, ….
+    """Time calls that take turns, and return the durations of each.
 
     Args:
         tasks: the calls by name.
-        seconds: how long all of this takes, for each task.
-        turn: the seconds of a turn, untimed calls and the wait before them aside.
-        slow: a task whose call takes longer has three turns of one call.
-        seen: gets what there is after every round.
+        seconds: the time to spend on each task.
+        turn: the length of a turn in seconds, without untimed calls and the wait before them.
+        slow: a task whose call takes longer, in seconds, gets three turns of one call.
+        seen: a function that is called with all durations after every round.
     """
     turns: dict[Name, Turns] = {name: [] for name in tasks}
     end = time.perf_counter() + seconds * len(tasks)
@@ -68,20 +70,23 @@ def interleave(
     return turns
 
 
-def fastest(tasks: Mapping[Name, Callable[[], object]], seconds: float) -> tuple[Name, float]:
-    """(name, median seconds) of the fastest task; each is timed for about `seconds`."""
+def fastest(tasks: Mapping[Name, Call], seconds: float) -> tuple[Name, float]:
+    """Return name and median seconds of the fastest task; each is timed for about `seconds`."""
     turns = interleave(tasks, seconds, min(0.02, seconds / 3))
     medians = {name: median(chain(*durations)) for name, durations in turns.items()}
     return min(medians.items(), key=lambda item: item[1])
 
 
-def summary(turns: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Median and quartiles in milliseconds of all calls; how many calls and turns there were."""
+def summary(turns: Sequence[Sequence[float]]) -> Json:
+    """Return median and quartiles of all calls in milliseconds, and how many calls there were."""
     durations = [1e3 * duration for turn in turns for duration in turn]
     if len(durations) == 1:
         durations *= 2
     low, middle, high = quantiles(durations, method="inclusive")
     calls = sum(map(len, turns))
     return {
-        "median_ms": middle, "quartiles_ms": [low, high], "calls": calls, "turns": len(turns)
-    }  # fmt: skip
+        "median_ms": middle,
+        "quartiles_ms": [low, high],
+        "calls": calls,
+        "turns": len(turns),
+    }

@@ -1,4 +1,4 @@
-"""The shell: `vegrad` and its subcommands."""
+"""The command line: `vegrad` and its subcommands."""
 
 from vegrad.cli.commands import main
 

@@ -1,34 +1,33 @@
-"""`vegrad bench`: the same work in other libraries and in vegrad, timed on this machine."""
+"""`vegrad bench`: the same work in vegrad and in other libraries, timed on this machine."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import inf
-from typing import Any
 
 from vegrad import _core
 from vegrad.benchmark.machine import cores
 from vegrad.benchmark.run import Settings, measure
-from vegrad.cli.options import one_of, positive, spinner
+from vegrad.benchmark.timing import Json
+from vegrad.cli.options import add_json_option, one_of, positive, print_json, spinner
 
-BUSY = 1.0  # load from which on others' work is mentioned
+BUSY = 1.0  # a load above this is mentioned: other work disturbs the timing
 LIBRARIES = ("numpy", "torch", "jax", "vegrad")
 TITLES = {
     "pass": "forward and backward pass",
     "clip": "clip by the joint norm",
     "adamw": "AdamW, with that clip",
 }
-# How one of the columns beside the name is set.
+# A line of the tables: a name and four columns.
 ROW = "{:<38}{:>10}{:>10}{:>10}{:>10}"
 
 
-def run_bench(options: argparse.Namespace) -> int:
-    """The table or JSON of one run, or of as much of it as there was before Ctrl-C; exit code 0."""
+def run(options: argparse.Namespace) -> int:
+    """Print the table or JSON of a run, or of its part before Ctrl-C; return 0."""
     settings = _settings(options)
-    found: dict[str, Any] = {}
+    found: Json = {}
     start = time.perf_counter()
     try:
         with spinner(f"timing for about {settings.seconds:g} s; Ctrl-C ends it with what is there"):
@@ -38,7 +37,7 @@ def run_bench(options: argparse.Namespace) -> int:
             raise
     found["took_seconds"] = time.perf_counter() - start
     if options.json:
-        print(json.dumps(found, allow_nan=False, ensure_ascii=False, indent=2))
+        print_json(found)
     else:
         print("\n".join(text(found)))
     return 0
@@ -48,8 +47,9 @@ def _settings(options: argparse.Namespace) -> Settings:
     there = len(cores())
     threads = min(_core.num_threads(), there) if options.threads is None else options.threads
     if not 1 <= threads <= there:
-        raise ValueError(f"--threads must be between 1 and the {there} cores there are, "
-                         f"not {threads}")  # fmt: skip
+        raise ValueError(
+            f"--threads must be between 1 and the {there} cores there are, not {threads}"
+        )
     if not 0 < options.seconds < inf:
         raise ValueError(f"--seconds must be above 0 and finite, not {options.seconds:g}")
     one_of("--activation", dict.fromkeys(_core.ACTIVATIONS), options.activation)
@@ -66,8 +66,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 # Text ------------------------------------------------------------------------------------------
 
 
-def text(found: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of the description and of the tables, 80 columns wide."""
+def text(found: Json) -> Iterator[str]:
+    """Yield the lines of the description and of the tables, which are 80 columns wide."""
     network, machine, used = found["network"], found["machine"], found["versions"]
     layers = f"{network['layers']} layer{'s' * (network['layers'] > 1)} of width {network['width']}"
     threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
@@ -88,24 +88,23 @@ def text(found: Mapping[str, Any]) -> Iterator[str]:
         yield "ended early: these are the figures so far"
 
 
-def _checked(found: Mapping[str, Any]) -> Iterator[str]:
-    """What was held to float64 before anything was timed."""
+def _checked(found: Json) -> Iterator[str]:
+    """Say how far the results were from those in float64, before anything was timed."""
     largest = {
         work["name"]: max((row.get("difference") or 0.0 for row in work["rows"]), default=0.0)
         for work in found["work"]
     }
-    wrong = any("off" in row.get("left_out", "") for work in found["work"] for row in work["rows"])
-    if not wrong:
-        yield "Before timing all were held to float64. Off, relative to an array's largest"
-        yield (
-            f"element: loss and gradients {largest['pass']:.0e}, clipped gradients"
-            f" {largest['clip']:.0e}, steps {largest['adamw']:.0e}."
-        )
+    if any("difference" in row and "left_out" in row for w in found["work"] for row in w["rows"]):
+        yield "Before timing all were held to float64; whoever is off is left out below."
         return
-    yield "Before timing all were held to float64; whoever is off is left out below."
+    yield "Before timing all were held to float64. Off, relative to an array's largest"
+    yield (
+        f"element: loss and gradients {largest['pass']:.0e}, clipped gradients"
+        f" {largest['clip']:.0e}, steps {largest['adamw']:.0e}."
+    )
 
 
-def _table(work: Mapping[str, Any], network: Mapping[str, Any]) -> Iterator[str]:
+def _table(work: Json, network: Json) -> Iterator[str]:
     rate = "GFLOP/s" if "flops" in work else "GB/s"
     title = TITLES[work["name"]]
     if "bytes" in work:
@@ -134,7 +133,7 @@ def _table(work: Mapping[str, Any], network: Mapping[str, Any]) -> Iterator[str]
         yield _limit(work)
 
 
-def _limit(work: Mapping[str, Any]) -> str:
+def _limit(work: Json) -> str:
     limit = work["limit"]
     if "gflops" in limit:
         shape = f"{limit['batch']}×{limit['width']} by {limit['width']}×{limit['width']}"
@@ -150,22 +149,23 @@ def _limit(work: Mapping[str, Any]) -> str:
 
 
 def figure(value: float) -> str:
-    """Three digits, without an exponent."""
+    """Write a number with three digits and without an exponent."""
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:#.3g}" if value >= 1 else f"{value:.3f}"
 
 
-def bench_options(parser: argparse.ArgumentParser) -> None:
-    """The network, and how it is timed."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vegrad bench`: the network, and how it is timed."""
     add = parser.add_argument_group("network").add_argument
     names = ", ".join(_core.ACTIVATIONS)
     add("--depth", type=int, default=50, help="layers with weights (%(default)s)")
     add("--width", type=int, default=64, help="units of every layer, and inputs (%(default)s)")
     add("--activation", default="tanh", help=f"{names} (%(default)s)")
     add("--batch", type=int, metavar="ROWS", default=64, help="rows of a pass (%(default)s)")
-    add = parser.add_argument_group("timing").add_argument
-    add("--threads", type=int, metavar="N", help="of every library (as vegrad's)")
-    add("--seconds", type=float, metavar="S", default=6.0,
-        help="of timing, about; loading and compiling come before (%(default)g)")  # fmt: skip
-    add("--json", action="store_true", help="print JSON instead of text")
+    group = parser.add_argument_group("timing")
+    add = group.add_argument
+    seconds = "time to spend, about; loading and compiling come before (%(default)g)"
+    add("--threads", type=int, metavar="N", help="threads of every library (as many as vegrad's)")
+    add("--seconds", type=float, metavar="S", default=6.0, help=seconds)
+    add_json_option(group)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
-import secrets
 from pathlib import Path
 
-from vegrad import _core
+from vegrad.arrays.files import save_bytes
 from vegrad.cli.options import (
+    add_data_options,
+    add_json_option,
+    add_network_options,
+    add_optimizer_options,
     build_network,
     build_optimizer,
     build_task,
-    data_options,
     load_data,
-    network_options,
-    optimizer_options,
     positive,
+    print_json,
     spinner,
 )
 from vegrad.datasets import Dataset
 from vegrad.networks.treatment import Cure, cure
 from vegrad.reports.cure import attempts, cost, text
 
-DEMO_GOAL = 0.9
+DEMO_GOAL = 0.9  # accuracy that the demo wants to reach
 
 
 def run(options: argparse.Namespace) -> int:
-    """The subcommand; returns the exit code."""
+    """Cure a network; return 0 if it trains afterwards, else 1."""
     for path in (options.patch, options.save):
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise ValueError(f"{path!r} must be a file in a folder that exists")
@@ -37,16 +37,21 @@ def run(options: argparse.Namespace) -> int:
     optimizer = build_optimizer(options, steps)
     with spinner("looking for the smallest change that trains"):
         found = cure(
-            network, data.x, target, goal=options.goal, optimizer=optimizer, steps=steps,
-            batch_size=positive("--batch", options.batch), seed=options.seed,
+            network,
+            data.x,
+            target,
+            goal=options.goal,
+            optimizer=optimizer,
+            steps=steps,
+            batch_size=positive("--batch", options.batch),
+            seed=options.seed,
             budget=options.budget,
-        )  # fmt: skip
+        )
     files = _write(options, found)
     if options.json:
         content = found.to_dict()
         content["data"] = {"name": data.name, "rows": len(data.x), "columns": data.x.shape[1]}
-        content["files"], content["version"] = files, _core.__version__
-        print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
+        print_json(content | {"files": files})
     else:
         print(f"{data.name}: {len(data.x)} rows of {data.x.shape[1]} columns")
         print(text(found))
@@ -58,29 +63,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def demonstrate(options: argparse.Namespace, data: Dataset) -> Cure:
-    """The cure of the demo's network."""
+    """Cure the network of the demo."""
     network = build_network(options, data, data.loss)
     with spinner("looking for the smallest change that trains"):
         return cure(network, data.x, data.target(data.loss), goal=DEMO_GOAL, seed=options.seed)
 
 
 def demonstrated(found: Cure) -> str:
-    """What the demo says of it, below the diagnosis."""
+    """Return the text about the cure that the demo prints below the diagnosis."""
     lines = [*cost(found), "", *attempts(found.attempts), found.proof.text if found.proof else ""]
     return "\n".join(lines)
 
 
 def _write(options: argparse.Namespace, found: Cure) -> dict[str, str]:
-    """The files that were asked for; they appear whole or not at all."""
+    """Write the files that are asked for and return their paths by name."""
     files = {}
     if options.patch is not None:
-        there = Path(options.patch)
-        partial = there.with_name(f".{secrets.token_hex(8)}.{there.name}")
-        try:
-            partial.write_text(found.patch or f"# {found.summary}\n", encoding="utf-8")
-            partial.replace(there)
-        finally:
-            partial.unlink(missing_ok=True)
+        save_bytes(options.patch, (found.patch or f"# {found.summary}\n").encode())
         files["patch"] = options.patch
     if options.save is not None:
         found.network.save(options.save)
@@ -88,17 +87,17 @@ def _write(options: argparse.Namespace, found: Cure) -> dict[str, str]:
     return files
 
 
-def cure_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `vegrad cure`."""
-    data_options(parser, "rows of a step (32)", 32)
-    network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
-    optimizer_options(parser, clip="none")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vegrad cure`."""
+    add_data_options(parser, "rows of a step (32)", 32)
+    add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    add_optimizer_options(parser, clip="none")
     add = parser.add_argument_group("cure").add_argument
-    add("--steps", type=int, default=500, help="of one training (500)")
-    add("--goal", type=float, metavar="FIGURE",
-        help="accuracy to reach or, with mse, loss (some of the way from guessing)")  # fmt: skip
+    goal = "accuracy to reach or, with mse, loss (some of the way from guessing)"
+    add("--steps", type=int, default=500, help="steps of one training (500)")
+    add("--goal", type=float, metavar="FIGURE", help=goal)
     add("--budget", type=float, default=1.5, help="the most to spend, in trainings (1.5)")
-    output = parser.add_argument_group("output").add_argument
-    output("--json", action="store_true", help="print JSON instead of text")
-    output("--patch", metavar="PATH", help="save the change as Python code")
-    output("--save", metavar="PATH", help="save the cured network, before training")
+    output = parser.add_argument_group("output")
+    add_json_option(output)
+    output.add_argument("--patch", metavar="PATH", help="save the change as Python code")
+    output.add_argument("--save", metavar="PATH", help="save the cured network, before training")

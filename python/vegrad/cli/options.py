@@ -1,9 +1,10 @@
-"""What the subcommands share: options, and the data, network and optimizer that they describe."""
+"""Options that subcommands share, and the data, network and optimizer that they describe."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 
 class Clip(NamedTuple):
-    """A rule, the argument that the number after the colon is, and the number if there is none."""
+    """A rule of --clip, the argument that the number after the colon gives, and its default."""
 
     rule: Callable[..., clipping.Rule]
     argument: str
@@ -34,11 +35,11 @@ CLIPS = {
     "autoclip": Clip(clipping.AutoClip, "percentile", 10.0),
     "zclip": Clip(clipping.ZClip, "z_threshold", 2.5),
     "adagc": Clip(clipping.AdaGC, "ratio", 1.04),
-    # Still measures, so that a gradient that is not finite is found.
+    # A rule that only measures, so that a gradient that is not finite is still found.
     "none": Clip(clipping.GlobalNorm, "max_norm", inf),
 }
 
-# The optimizer and the learning rate if none is given.
+# Each optimizer and its learning rate if none is given.
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float]] = {
     "adamw": (optim.AdamW, 1e-3),
     "adam": (optim.Adam, 1e-3),
@@ -46,7 +47,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float]] = {
     "lion": (optim.Lion, 1e-4),
 }
 
-# From the learning rate and the number of all steps to the rate of a step.
+# Functions of the learning rate and the number of all steps, which give the rate of each step.
 SCHEDULES: dict[str, Callable[[float, int], optim.Rate]] = {
     "constant": lambda lr, steps: lr,
     "warmup": lambda lr, steps: optim.warmup(lr, steps // 10),
@@ -55,15 +56,17 @@ SCHEDULES: dict[str, Callable[[float, int], optim.Rate]] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that begins as all others."""
+    """An argument parser whose errors are ValueErrors, so that they are printed like all others."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
+        """Raise a ValueError with the message."""
         raise ValueError(message)
 
 
-def data_options(parser: argparse.ArgumentParser, batch: str, default: int | None = None) -> None:
-    """Which rows; `batch` says what --batch counts."""
+def add_data_options(
+    parser: argparse.ArgumentParser, batch: str, default: int | None = None
+) -> None:
+    """Add the options that choose the data; `batch` says what --batch counts."""
     group = parser.add_argument_group("data")
     names = ", ".join(datasets.NAMES)
     group.add_argument("--data", default="digits", help=f"{names}, a .npz or a .csv file")
@@ -71,53 +74,67 @@ def data_options(parser: argparse.ArgumentParser, batch: str, default: int | Non
     group.add_argument("--batch", type=int, metavar="ROWS", default=default, help=batch)
 
 
-def network_options(
+def add_network_options(
     parser: argparse.ArgumentParser, *, depth: int, width: int, activation: str, init: str
 ) -> None:
-    """The arguments of MLP, with these defaults."""
-    group = parser.add_argument_group("network")
-    add = group.add_argument
+    """Add the options that describe a network, with these defaults."""
+    add = parser.add_argument_group("network").add_argument
     add("--depth", type=int, default=depth, help=f"layers with weights ({depth})")
     add("--width", type=int, default=width, help=f"units of a hidden layer ({width})")
     add("--activation", default=activation, help=f"{', '.join(_core.ACTIVATIONS)} ({activation})")
     add("--init", default=init, help=f"{', '.join(INITIALIZERS)} ({init})")
-    add("--sigma-w", type=float, help="of --init normal: weights N(0, sigma²/fan-in)")
-    add("--sigma-b", type=float, help="of --init normal: biases N(0, sigma²)")
-    add("--loss", help=f"{', '.join(_core.LOSSES)} (as the target wants)")
+    add("--sigma-w", type=float, help="with --init normal: weights N(0, sigma²/fan-in)")
+    add("--sigma-b", type=float, help="with --init normal: biases N(0, sigma²)")
+    add("--loss", help=f"{', '.join(_core.LOSSES)} (the one that suits the target)")
     add("--residual", action="store_true", help="skip connections")
     add("--norm", help=f"{', '.join(_core.NORMS)}, of the pre-activations")
     add("--dtype", default="float32", help="float32 or float64")
-    add("--seed", type=int, default=0, help="of the weights and of every draw of rows (0)")
+    add("--seed", type=int, default=0, help="seed of the weights and of every draw of rows (0)")
 
 
-def optimizer_options(parser: argparse.ArgumentParser, clip: str = "global_norm:1") -> None:
-    """The optimizer, its rate and its clip, which is `clip` if none is given."""
+def add_optimizer_options(parser: argparse.ArgumentParser, clip: str = "global_norm:1") -> None:
+    """Add the options that describe an optimizer; `clip` is the default of --clip."""
     add = parser.add_argument_group("optimizer").add_argument
     rates = ", ".join(f"{name} {lr:g}" for name, (_, lr) in OPTIMIZERS.items())
     clips = ", ".join(n if n == "none" else f"{n}:{c.default:g}" for n, c in CLIPS.items())
     add("--optimizer", default="adamw", help=f"{', '.join(OPTIMIZERS)} (adamw)")
     add("--lr", type=float, help=f"learning rate ({rates})")
-    add("--momentum", type=float, help="of sgd (0.9)")
-    add("--weight-decay", type=float, help="(the optimizer's own)")
-    add("--schedule", default="constant", help=f"of the rate: {', '.join(SCHEDULES)} (constant)")
+    add("--momentum", type=float, help="momentum of sgd (0.9)")
+    add("--weight-decay", type=float, help="weight decay (the optimizer's own)")
+    add(
+        "--schedule",
+        default="constant",
+        help=f"how the rate changes: {', '.join(SCHEDULES)} (constant)",
+    )
     add("--clip", default=clip, metavar="RULE[:NUMBER]", help=f"{clips} ({clip})")
 
 
+def add_json_option(group: argparse._ActionsContainer) -> None:
+    """Add --json to the options of the output."""
+    group.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def print_json(content: Mapping[str, object]) -> None:
+    """Print JSON for programs, with the version of vegrad."""
+    content = {**content, "version": _core.__version__}
+    print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
+
+
 def load_data(options: argparse.Namespace) -> datasets.Dataset:
-    """The rows that the options name."""
+    """Load the dataset that the options name."""
     with spinner(f"reading {options.data}"):
         return datasets.load(options.data, options.target)
 
 
 def build_task(options: argparse.Namespace, data: datasets.Dataset) -> tuple[Array, MLP]:
-    """The target as the loss takes it, and the network that the options describe."""
+    """Return the target in the form that the loss takes, and the network of the options."""
     loss = options.loss or data.loss
     target = data.target(loss)
     return target, build_network(options, data, loss)
 
 
 def build_network(options: argparse.Namespace, data: datasets.Dataset, loss: str) -> MLP:
-    """The network that the options describe, as wide at both ends as the data are."""
+    """Build the network of the options, with inputs and outputs that fit the data."""
     hidden = [positive("--width", options.width)] * (positive("--depth", options.depth) - 1)
     with spinner(f"building {options.depth} layers"):
         return MLP(
@@ -135,7 +152,7 @@ def build_network(options: argparse.Namespace, data: datasets.Dataset, loss: str
 
 
 def build_optimizer(options: argparse.Namespace, steps: int) -> optim.Optimizer:
-    """The optimizer that the options describe, for so many steps."""
+    """Build the optimizer of the options, with a schedule for this number of steps."""
     make, lr = one_of("--optimizer", OPTIMIZERS, options.optimizer)
     schedule = one_of("--schedule", SCHEDULES, options.schedule)
     more = {}
@@ -165,14 +182,14 @@ def _clip(text: str) -> clipping.Rule:
 
 
 def positive(option: str, value: int) -> int:
-    """The value. ValueError if it is less than 1."""
+    """Return the value, which must be at least 1."""
     if value < 1:
         raise ValueError(f"{option} must be at least 1, not {value}")
     return value
 
 
 def one_of(option: str, table: Mapping[str, T], name: str) -> T:
-    """The row of this name. ValueError, with all names, if there is none."""
+    """Return the entry of this name; the ValueError if there is none lists all names."""
     if name not in table:
         raise ValueError(f"{option} must be one of {', '.join(table)}, not {name!r}")
     return table[name]
@@ -180,7 +197,7 @@ def one_of(option: str, table: Mapping[str, T], name: str) -> T:
 
 @contextmanager
 def spinner(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes long, if that is a terminal."""
+    """Show a spinner on stderr while something takes long, if stderr is a terminal."""
     try:
         console = importlib.import_module("rich.console").Console(stderr=True)
     except ImportError:

@@ -1,22 +1,20 @@
-"""`vegrad theory`: what mean-field theory says of an activation at one point (σ_w, σ_b)."""
+"""`vegrad theory`: the predictions of mean-field theory for an activation at a point (σ_w, σ_b)."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from math import isfinite, isnan
-from typing import Any
 
 from vegrad import _core, theory
-from vegrad.cli.options import spinner
+from vegrad.cli.options import add_json_option, print_json, spinner
 from vegrad.reports import theory as theory_report
 from vegrad.theory.gaussian import activation_of, check_sigma
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 
 
-def run_theory(options: argparse.Namespace) -> int:
-    """The table, the picture if one is asked for; exit code 0."""
+def run(options: argparse.Namespace) -> int:
+    """Print the predictions, and draw a picture if one is asked for; return 0."""
     point = _point(options.activation, options.sigma_w, options.sigma_b)
     picture = None
     if options.plot is not None:
@@ -25,8 +23,8 @@ def run_theory(options: argparse.Namespace) -> int:
                 options.activation, options.plot, sigma_w=point[0], sigma_b=point[1]
             )
     if options.json:
-        content = _content(options.activation, *point) | {"picture": picture}
-        print(json.dumps(_plain(content), allow_nan=False, ensure_ascii=False, indent=2))
+        content = _content(options.activation, *point)
+        print_json({name: _plain(value) for name, value in content.items()} | {"picture": picture})
         return 0
     print(theory_report.theory_table(options.activation, *point))
     if picture is not None:
@@ -35,7 +33,7 @@ def run_theory(options: argparse.Namespace) -> int:
 
 
 def _point(activation: str, sigma_w: float | None, sigma_b: float | None) -> tuple[float, float]:
-    """The point asked for: the critical one, unless there is a σ_w."""
+    """Return the point that is asked for: the critical one, unless σ_w is given."""
     activation_of(activation)
     if sigma_w is not None:
         return check_sigma("--sigma-w", sigma_w), check_sigma("--sigma-b", sigma_b or 0.0)
@@ -48,7 +46,7 @@ def _point(activation: str, sigma_w: float | None, sigma_b: float | None) -> tup
     return critical.sigma_w, b
 
 
-def _content(activation: str, sigma_w: float, sigma_b: float) -> dict[str, Any]:
+def _content(activation: str, sigma_w: float, sigma_b: float) -> dict[str, object]:
     at = (activation, sigma_w, sigma_b)
     critical = theory.critical_point(activation, sigma_b)
     return {
@@ -64,12 +62,11 @@ def _content(activation: str, sigma_w: float, sigma_b: float) -> dict[str, Any]:
         "critical_point": None if critical is None else asdict(critical),
         "gain": theory.gain(activation),
         "normalized_chi": theory.normalized_chi(activation),
-        "version": _core.__version__,
     }
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it: null for nan, "inf" and "-inf" for infinities, as in histories."""
+def _plain(value: object) -> object:
+    """Replace nan by None, and infinities by "inf" and "-inf", as in the files of histories."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if not isinstance(value, float) or isfinite(value):
@@ -77,12 +74,12 @@ def _plain(value: Any) -> Any:
     return None if isnan(value) else str(value)
 
 
-def theory_options(parser: argparse.ArgumentParser) -> None:
-    """Which activation and point, and the output's."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vegrad theory`."""
     names = ", ".join(_core.ACTIVATIONS)
     add = parser.add_argument
     add("activation", nargs="?", default="tanh", help=f"{names} (tanh)")
     add("--sigma-w", type=float, metavar="X", help="weights N(0, X²/fan-in) (the critical ones)")
     add("--sigma-b", type=float, metavar="Y", help="biases N(0, Y²) (0 if --sigma-w is given)")
     add("--plot", metavar="PATH", help="save a picture of the phases (.png, .svg, .pdf)")
-    add("--json", action="store_true", help="print JSON instead of text")
+    add_json_option(parser)

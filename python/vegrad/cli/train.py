@@ -1,6 +1,7 @@
 """`vegrad train`: from options to a trained network, its history and a checkpoint to go on from.
 
-Ctrl-C and SIGTERM end it alike: what there is is saved, and the command that goes on is said.
+Ctrl-C and SIGTERM stop a training in the same way: what there is is saved, and the command that
+goes on with it is printed.
 """
 
 from __future__ import annotations
@@ -9,34 +10,35 @@ import argparse
 import importlib
 import json
 import os
-import secrets
 import shlex
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vegrad import _core
 from vegrad.arrays.checks import Array
-from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers
+from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers, replacing
 from vegrad.cli.options import (
     CLIPS,
+    add_data_options,
+    add_json_option,
+    add_network_options,
+    add_optimizer_options,
     build_optimizer,
     build_task,
-    data_options,
     load_data,
-    network_options,
-    optimizer_options,
     positive,
+    print_json,
     spinner,
 )
 from vegrad.clipping import NonFiniteGradientError
@@ -47,29 +49,44 @@ from vegrad.optim import Optimizer
 
 PICTURES = (".png", ".svg", ".pdf")
 HISTORIES = (".json", ".csv")
+Figures = dict[str, float | None]
 
 
 @dataclass
 class _Run:
-    """What is known of the training at every moment; called by `fit` after each epoch."""
+    """The training as far as it has come; `fit` calls it after each epoch."""
 
     history: History = field(default_factory=History)
     done: int = 0
-    """Epochs that are in a checkpoint."""
+    """Number of epochs that are in a checkpoint."""
     here: int = 0
-    """Epochs of this run."""
+    """Number of epochs of this run."""
     start: float = 0.0
     last: float = 0.0
+    """Time at the end of the last epoch, as `start` in seconds of time.perf_counter()."""
+    seconds: float = 0.0
     ended: str = "finished"
     message: str = ""
 
-    def __call__(self, network: Any, history: History) -> None:
+    def __call__(self, network: MLP, history: History) -> None:
         self.history, self.done, self.here = history, history.epochs, self.here + 1
         self.last = time.perf_counter()
 
+    def follow(self, fit: Callable[..., History], **arguments: object) -> None:
+        """Call `fit`, and note how it ended and how long it took."""
+        self.start = self.last = time.perf_counter()
+        try:
+            self.history = fit(**arguments)
+        except KeyboardInterrupt as stop:
+            self.ended, self.history = "interrupted", getattr(stop, "history", self.history)
+        except NonFiniteGradientError as error:
+            self.history = getattr(error, "history", self.history)
+            self.ended, self.message = "nonfinite", _ended(error, self)
+        self.seconds = time.perf_counter() - self.start
 
-def train(options: argparse.Namespace) -> int:
-    """The subcommand; returns the exit code."""
+
+def run(options: argparse.Namespace) -> int:
+    """Train a network; return 0, 1 after a gradient that is not finite, or 130 if interrupted."""
     with _sigterm_as_ctrl_c():
         return _train(options)
 
@@ -84,66 +101,94 @@ def _train(options: argparse.Namespace) -> int:
     learn, hold = _split(len(data.x), options.validation, options.seed)
     epochs, batch = positive("--epochs", options.epochs), positive("--batch", options.batch)
     optimizer = build_optimizer(options, epochs * -(-len(learn) // batch))
-    x, y, run = data.x[learn], target[learn], _Run()
-    settings: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch, "seed": options.seed}
     source = None if options.resume is None else options.resume or options.checkpoint
+    fit = partial(
+        network.fit,
+        data.x[learn],
+        target[learn],
+        optimizer=optimizer,
+        batch_size=batch,
+        seed=options.seed,
+        resume=source,
+    )
+    run = _Run()
     if source is not None:
-        _look_into(source, options, optimizer)
-        run.history = network.fit(x, y, **settings, epochs=0, progress=False, resume=source)
+        _check_resume(source, options, optimizer)
+        run.history = fit(epochs=0, progress=False)
         run.done = run.history.epochs
     if not options.json:
-        print(f"{data.name}: {len(x)} rows of {x.shape[1]} columns to learn, {len(hold)} held out",
-              flush=True)  # fmt: skip
+        rows = f"{len(learn)} rows of {data.x.shape[1]} columns to learn, {len(hold)} held out"
+        print(f"{data.name}: {rows}", flush=True)
     before = _stamp(options.checkpoint)
-    run.start = run.last = time.perf_counter()
-    try:
-        run.history = network.fit(
-            x, y, **settings, epochs=epochs,
-            validation=(data.x[hold], target[hold]) if len(hold) else None,
-            callbacks=[run], progress=not options.quiet,
-            checkpoint=options.checkpoint, resume=source,
-        )  # fmt: skip
-    except KeyboardInterrupt as stop:
-        run.ended, run.history = "interrupted", getattr(stop, "history", run.history)
-    except NonFiniteGradientError as error:
-        run.history = getattr(error, "history", run.history)
-        run.ended, run.message = "nonfinite", _ended(error, run)
-    seconds = time.perf_counter() - run.start
+    run.follow(
+        fit,
+        epochs=epochs,
+        validation=(data.x[hold], target[hold]) if len(hold) else None,
+        callbacks=[run],
+        progress=not options.quiet,
+        checkpoint=options.checkpoint,
+    )
     if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
-        print(file=sys.stderr)  # below the line of progress
-    run.history = _even(run.history)
+        print(file=sys.stderr)  # the line of progress has not been ended
     saved = _stamp(options.checkpoint) != before
-    if run.ended == "interrupted":
-        run.message = _interrupted(run, options.checkpoint, saved)
-    # An interrupt before the first checkpoint may be a slip: earlier files stay as they are.
-    files = _write(outputs, network, run) if saved or run.ended != "interrupted" else {}
-    if saved:
-        source = files["checkpoint"] = options.checkpoint
-    figures = _figures(run, len(x), seconds)
+    files = _save(options, outputs, network, run, saved)
+    source = options.checkpoint if saved else source
     again = None
     if source is not None and run.ended == "interrupted":
         again = _command(options.arguments, source)
+    used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
+    about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
+    _report(options.json, run, _figures(run, len(learn)), files, again, about)
+    return {"finished": 0, "nonfinite": 1, "interrupted": 130}[run.ended]
+
+
+def _report(
+    as_json: bool,
+    run: _Run,
+    figures: Figures,
+    files: dict[str, str],
+    again: str | None,
+    about: Mapping[str, object],
+) -> None:
+    """Print how the training ended; `again` is the command that goes on, if it can."""
     try:
-        if options.json:
-            content = {"ended": run.ended, "message": run.message or None, **figures,
-                       "files": files, "resume": again,
-                       "network": network.config, "optimizer": repr(optimizer),
-                       "data": {"name": data.name, "rows": len(x), "held_out": len(hold)},
-                       "version": _core.__version__}  # fmt: skip
-            print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
+        if as_json:
+            ended = {"ended": run.ended, "message": run.message or None}
+            print_json({**ended, **figures, "files": files, "resume": again, **about})
         else:
             _print(figures, files)
         sys.stdout.flush()
     finally:  # Ctrl-C may have ended the reader of stdout too
         _complain(run, again)
-    return {"finished": 0, "nonfinite": 1, "interrupted": 130}[run.ended]
+
+
+def _save(
+    options: argparse.Namespace, outputs: dict[str, str], network: MLP, run: _Run, saved: bool
+) -> dict[str, str]:
+    """Write what is to be kept and return the paths by name; `saved` tells of a checkpoint."""
+    run.history = _even(run.history)
+    if run.ended == "interrupted":
+        run.message = _interrupted(run, options.checkpoint, saved)
+        # An interrupt before the first checkpoint may be a slip: earlier files stay as they are.
+        if not saved:
+            return {}
+    network.save(outputs["network"])
+    files = dict(outputs) if run.history.steps else {"network": outputs["network"]}
+    if "history" in files:
+        with replacing(files["history"]) as temporary:
+            run.history.save(temporary)
+    if "picture" in files:
+        with spinner("drawing the picture"):
+            run.history.plot(files["picture"])
+    return files | {"checkpoint": options.checkpoint} if saved else files
 
 
 def _complain(run: _Run, again: str | None) -> None:
-    """Says on stderr what went wrong."""
+    """Print on stderr what went wrong, and the command that goes on."""
     if run.ended == "nonfinite":
         print(f"vegrad: error: {run.message}", file=sys.stderr)
-        for finding in run.history.findings:  # a training that ends well says them itself
+        # After a training that ends well, `fit` prints the findings itself.
+        for finding in run.history.findings:
             print(f"{finding.kind}: {finding.message}\n  → {finding.advice}", file=sys.stderr)
     if run.ended == "interrupted":
         print(f"vegrad: {run.message}", file=sys.stderr)
@@ -152,7 +197,7 @@ def _complain(run: _Run, again: str | None) -> None:
 
 
 def _interrupted(run: _Run, checkpoint: str, saved: bool) -> str:
-    if saved:  # perhaps one that was not told any more
+    if saved:  # it may be newer than the last call of `run`
         arrays, _ = load_tensors(checkpoint, "checkpoint")
         return f"interrupted; the checkpoint is of epoch {len(arrays['history.epoch_loss'])}"
     if run.done:
@@ -167,7 +212,7 @@ def _ended(error: Exception, run: _Run) -> str:
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
-    """Another one for each file that was here; None if there is none."""
+    """Return a mark that changes whenever the file does, or None if there is no file."""
     try:
         about = os.stat(path)
     except OSError:
@@ -178,7 +223,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread may handle signals
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -188,7 +233,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _command(arguments: Sequence[str], source: str) -> str:
-    """What was typed, with --resume of this file."""
+    """Return the command that was typed, with --resume of this file."""
     kept, value = [], False
     for word in arguments:
         if value and not word.startswith("-"):
@@ -200,11 +245,8 @@ def _command(arguments: Sequence[str], source: str) -> str:
     return shlex.join(["vegrad", *kept, "--resume", source])
 
 
-# Before the first step ------------------------------------------------------------------------
-
-
 def _check_outputs(options: argparse.Namespace) -> dict[str, str]:
-    """Where network, history and picture go, once it is sure that files can be made there."""
+    """Return the paths of network, history and picture, after checking that all can be written."""
     outputs = {"network": options.save, "history": options.history}
     if options.plot is not None:
         outputs["picture"] = options.plot
@@ -240,12 +282,12 @@ def _check_finite(data: Dataset, target: Array) -> None:
             row, column = (int(n) for n in (*bad[0], 0)[:2])
             line = f"line {data.lines[row]}" if data.lines else f"row {row}"
             place = data.place(row, column) if name == "x" else f"{line}, the target"
-            raise ValueError(f"{data.name}: values must be finite, not {values[tuple(bad[0])]}"
-                             f" as in {place}")  # fmt: skip
+            value = values[tuple(bad[0])]
+            raise ValueError(f"{data.name}: values must be finite, not {value} as in {place}")
 
 
 def _split(rows: int, share: float, seed: int) -> tuple[Array, Array]:
-    """Rows to learn and rows held out, each in the order of the data."""
+    """Draw the rows to learn and the rows to hold out, each in the order of the data."""
     if not 0 <= share < 1:
         raise ValueError(f"--validation must be at least 0 and under 1, not {share}")
     held = max(1, round(share * rows)) if share else 0
@@ -255,8 +297,8 @@ def _split(rows: int, share: float, seed: int) -> tuple[Array, Array]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def _look_into(path: str, options: argparse.Namespace, optimizer: Optimizer) -> None:
-    """Complains of options that a resume would pass over, as the checkpoint has its own."""
+def _check_resume(path: str, options: argparse.Namespace, optimizer: Optimizer) -> None:
+    """Refuse options that differ from the checkpoint's, as a resume would silently ignore them."""
     _, about = load_tensors(path, "checkpoint")
     with complaining_of(path):
         then = _remembered(about["config"]["seed"], about["optimizer"])
@@ -273,17 +315,17 @@ def _remembered(seed: int, state: dict[str, Any]) -> dict[str, Any]:
     rule = clip.pop("rule")
     arguments = {row.argument: clip.get(row.argument) for row in CLIPS.values()}
     return {
-        "seed": seed, "optimizer": state["optimizer"], "clip": rule,
-        **state["arguments"], "lr": "a schedule" if lr is None else lr,
+        "seed": seed,
+        "optimizer": state["optimizer"],
+        "clip": rule,
+        **state["arguments"],
+        "lr": "a schedule" if lr is None else lr,
         **{f"the clip's {name}": value for name, value in arguments.items()},
-    }  # fmt: skip
-
-
-# After the last step --------------------------------------------------------------------------
+    }
 
 
 def _even(history: History) -> History:
-    """Without the entries that an interrupt kept from being made in all columns."""
+    """Drop the last entries of columns that an interrupt left longer than the others."""
     columns = history.to_dict()
     for names in (STEPS, (*EPOCHS, *LAYERS)):
         shortest = min(len(columns[name]) for name in names)
@@ -291,33 +333,8 @@ def _even(history: History) -> History:
     return History.from_dict(columns)
 
 
-def _write(outputs: dict[str, str], network: MLP, run: _Run) -> dict[str, str]:
-    """The files that were written."""
-    network.save(outputs["network"])
-    if not run.history.steps:
-        return {"network": outputs["network"]}
-    _whole(outputs["history"], run.history.save)
-    if "picture" in outputs:
-        with spinner("drawing the picture"):
-            _whole(outputs["picture"], run.history.plot)
-    return dict(outputs)
-
-
-def _whole(path: str, make: Callable[[str], None]) -> None:
-    """The file that `make` writes appears whole or not at all."""
-    there = Path(path)
-    partial = there.with_name(f".{secrets.token_hex(8)}.{there.name}")
-    try:
-        make(str(partial))
-        partial.replace(there)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _figures(run: _Run, rows: int, seconds: float) -> dict[str, Any]:
-    """What is said at the end; None where there is nothing to say."""
+def _figures(run: _Run, rows: int) -> Figures:
+    """Return the figures that are printed at the end; None for those that are not known."""
 
     def last(values: Array) -> float | None:
         return float(values[-1]) if len(values) and isfinite(values[-1]) else None
@@ -331,50 +348,49 @@ def _figures(run: _Run, rows: int, seconds: float) -> dict[str, Any]:
         "validation_loss": last(history.validation_loss),
         "validation_accuracy": last(history.validation_accuracy),
         "clipped_share": float(np.mean(history.coefficient < 1)) if history.steps else None,
-        "seconds": seconds,
+        "seconds": run.seconds,
         "rows_per_second": run.here * rows / busy if run.here and busy > 0 else None,
     }
 
 
-def _print(figures: dict[str, Any], files: dict[str, str]) -> None:
+def _print(figures: Figures, files: dict[str, str]) -> None:
     f = figures
-    speed = f["rows_per_second"]
     if f["epochs"]:
-        print(f"{f['epochs']} epochs, {f['steps']} steps; {f['seconds']:.2f} s"
-              + (f", {speed:,.0f} rows/s" if speed else ""))  # fmt: skip
+        speed = f", {f['rows_per_second']:,.0f} rows/s" if f["rows_per_second"] else ""
+        print(f"{f['epochs']} epochs, {f['steps']} steps; {f['seconds']:.2f} s{speed}")
         loss = "not finite" if f["loss"] is None else f"{f['loss']:.4g}"
         print(f"loss {loss}, mean of the last epoch")
     if f["validation_loss"] is not None:
-        accuracy = f["validation_accuracy"]
-        print(f"validation loss {f['validation_loss']:.4g}"
-              + ("" if accuracy is None else f", accuracy {100 * accuracy:.1f} %"))  # fmt: skip
+        share = f["validation_accuracy"]
+        accuracy = "" if share is None else f", accuracy {100 * share:.1f} %"
+        print(f"validation loss {f['validation_loss']:.4g}{accuracy}")
     if f["clipped_share"] is not None:
         print(f"clipped {100 * f['clipped_share']:.0f} % of the steps")
     for name, path in files.items():
         print(f"{name}: {path}")
 
 
-# Options --------------------------------------------------------------------------------------
-
-
-def train_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `vegrad train`."""
-    data_options(parser, "rows of a step (32)", 32)
-    network_options(parser, depth=3, width=128, activation="relu", init="he_normal")
-    optimizer_options(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vegrad train`."""
+    add_data_options(parser, "rows of a step (32)", 32)
+    add_network_options(parser, depth=3, width=128, activation="relu", init="he_normal")
+    add_optimizer_options(parser)
     add = parser.add_argument_group("training").add_argument
+    held_out, resume = (
+        "share of the rows to hold out (0.2)",
+        "go on from a checkpoint (that of --checkpoint)",
+    )
     add("--epochs", type=int, default=20, help="passes over the data, from the first start on (20)")
-    add("--validation", type=float, default=0.2, metavar="SHARE",
-        help="of the rows, held out (0.2)")  # fmt: skip
-    add("--resume", nargs="?", const="", metavar="PATH",
-        help="go on from a checkpoint (that of --checkpoint)")  # fmt: skip
-    output = parser.add_argument_group("output").add_argument
+    add("--validation", type=float, default=0.2, metavar="SHARE", help=held_out)
+    add("--resume", nargs="?", const="", metavar="PATH", help=resume)
+    output = parser.add_argument_group("output")
+    add = output.add_argument
     for name, path, what in (
         ("save", "vegrad-network.safetensors", "the network"),
         ("history", "vegrad-history.json", "what training saw, .json or .csv"),
         ("checkpoint", "vegrad-checkpoint.safetensors", "written after each epoch"),
     ):
-        output(f"--{name}", default=path, metavar="PATH", help=f"{what} ({path})")
-    output("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
-    output("--quiet", action="store_true", help="no progress")
-    output("--json", action="store_true", help="print JSON instead of text")
+        add(f"--{name}", default=path, metavar="PATH", help=f"{what} ({path})")
+    add("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
+    add("--quiet", action="store_true", help="no progress")
+    add_json_option(output)

@@ -106,6 +106,8 @@ def with_streams(
         return finding.kind == "vanishing" and above >= lowest
 
     kept = [finding for finding in findings if not explained(finding)]
+    if not streams:
+        return kept
     first = [finding for finding in kept if finding.kind == "nonfinite"]
     placed = [_at(one, places) for one in streams]
     return [*first, *placed, *(finding for finding in kept if finding not in first)]

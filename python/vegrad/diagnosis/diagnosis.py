@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from os import PathLike
 from typing import Any, Self
@@ -76,7 +76,8 @@ class Diagnosis:
             loss=reading.loss,
             trend=trend,
             measurement=None if reading.gradients is None else reading.gradients.measurement,
-            reading=reading,
+            # Not what would keep the network alive.
+            reading=replace(reading, fresh_drift=None),
             subject_of=subject_of,
             **(parts | more),
         )

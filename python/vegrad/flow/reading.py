@@ -177,16 +177,26 @@ class Cell(Protocol):
 
     module: str
     mode: str
-    label: str
-    """How it is called in words: the module, its layer and direction."""
-    bound: float
-    """Of weights and biases drawn anew, which are uniform within ± it."""
-    input_rms: float
-    gates: tuple[Gate, ...]
     sizes: FloatArray
     """log2 of the gradient's size, (steps back, sets): its own weights, then those drawn anew."""
     flat: FloatArray
     """Share of its gates' elements, over all steps, that are saturated; of the same sets."""
+
+    @property
+    def label(self) -> str:
+        """How it is called in words: the module, its layer and direction."""
+
+    @property
+    def bound(self) -> float:
+        """Of weights and biases drawn anew, which are uniform within ± it."""
+
+    @property
+    def input_rms(self) -> float:
+        """Root mean square of what goes in."""
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The sizes of its parameters, gate by gate."""
 
     def if_changed(self, trials: Sequence[Sequence[Edit]]) -> tuple[FloatArray, FloatArray]:
         """Return sizes (steps back, trials) and shares that are flat, had these been done."""

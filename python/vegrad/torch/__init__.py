@@ -18,7 +18,8 @@ from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
 from vegrad.torch.threads import borrow_threads as _borrow_threads
-from vegrad.torch.treatment import ModelCure, cure
+
+# TEMP from vegrad.torch.treatment import ModelCure, cure
 
 __all__ = [
     "SGD",
@@ -26,7 +27,6 @@ __all__ = [
     "AdamW",
     "FusedMLP",
     "Lion",
-    "ModelCure",
     "ModelDiagnosis",
     "Monitor",
     "MonitorHistory",
@@ -34,7 +34,6 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
-    "cure",
     "diagnose",
     "fuse",
     "get_total_norm",

@@ -69,6 +69,8 @@ def called(model: Module, x: Any) -> Any:
 def size_log2(tensor: Tensor) -> float:
     """log2 of the norm of a tensor on any device; -inf of zeros."""
     tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         tensor = tensor.cpu() if tensor.layout is torch.strided else tensor.cpu().to_dense()
     size: float = _core.measure(tensor, False)[2]["norm_log2"]

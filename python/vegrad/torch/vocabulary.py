@@ -1,66 +1,40 @@
-"""A rule's sentence about layers of an MLP, said of a torch model's modules."""
+"""How PyTorch names modules, parameters, activations and initializations."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+from vegrad.flow.site import Site
+from vegrad.flow.wording import Vocabulary
 
-from vegrad.flow.finding import Finding
-
-# What the rules say of MLP's arguments, and the same in PyTorch.
-PHRASES = (
-    ('activation="relu" with init="he_normal", or "tanh" with "lecun_normal"',
-     'torch.nn.ReLU with kaiming_normal_(weight, nonlinearity="relu"), or torch.nn.Tanh with '
-     "weights of standard deviation 1/√fan_in"),
-    ('activation="relu" with init="he_normal"',
-     'torch.nn.ReLU with kaiming_normal_(weight, nonlinearity="relu")'),
-    ('zero biases and init="lecun_normal"',
-     "zero biases and weights of standard deviation 1/√fan_in"),
-    ('activation="leaky_relu"', "torch.nn.LeakyReLU"),
-    ('activation="relu"', "torch.nn.ReLU"),
-    ('norm="layer"', "torch.nn.LayerNorm after each Linear"),
-    ("residual=True", "skip connections, x + f(x)"),
-    (" in .gradients;", " in .grad;"),
-)  # fmt: skip
-
-PARTS = {"weights": "weight", "biases": "bias"}
+MODULES = {
+    "relu": "torch.nn.ReLU",
+    "leaky_relu": "torch.nn.LeakyReLU",
+    "tanh": "torch.nn.Tanh",
+    "sigmoid": "torch.nn.Sigmoid",
+}
+SCHEMES = {
+    "he_normal": 'kaiming_normal_(weight, nonlinearity="relu")',
+    "lecun_normal": "weights of standard deviation 1/√fan_in",
+}
 
 
-def begun(names: list[str]) -> str:
-    """What is to be said of weights that begin at 0."""
-    several = " and others are" if len(names) > 1 else " is"
-    return (
-        f"{names[0]}{several} 0, so that what lies below gets no gradient from there; diagnose "
-        "again after a step."
-    )
+class TorchVocabulary(Vocabulary):
+    """Layers are modules, parameters have the names of `named_parameters()`."""
 
+    normalization = "torch.nn.LayerNorm after each Linear"
+    skips = "skip connections, x + f(x)"
 
-def said(finding: Finding, names: list[str], *, drawn: bool = False) -> Finding:
-    """The finding, with modules' and parameters' names in message and advice.
+    def site(self, site: Site) -> str:
+        """Name a layer's parameters as the model does."""
+        if site.kind == "weights":
+            return f"{site.name}.weight"
+        if site.kind == "biases":
+            return f"{site.name}.bias"
+        return super().site(site)
 
-    `drawn` tells whether what is expected is from weights drawn anew.
-    """
-    message = _said(finding.message, names)
-    if drawn:
-        message = message.replace("theory expects", "weights drawn anew give")
-    return replace(finding, message=message, advice=_said(finding.advice, names))
+    def activation(self, name: str) -> str:
+        """Write the module of an activation."""
+        return MODULES.get(name, f"torch.nn.{name.title().replace('_', '')}")
 
-
-def _said(sentence: str, names: list[str]) -> str:
-    for words, instead in PHRASES:
-        sentence = sentence.replace(words, instead)
-
-    def name(found: re.Match[str]) -> str:
-        if found["part"]:
-            return f"{names[int(found['of'])]}.{PARTS[found['part']]}"
-        if found["after"]:
-            return f"the activation of {names[int(found['after'])]}"
-        return f"{names[int(found['number'])]}."
-
-    # All at once: a module may itself be called layers.3.
-    return re.sub(
-        r"the (?P<part>weights|biases) of layer (?P<of>\d+)|the activation of layer (?P<after>\d+)"
-        r"|layers\.(?P<number>\d+)\.",
-        name,
-        sentence,
-    )
+    def scheme(self, name: str) -> str:
+        """Write the call that draws weights like this."""
+        return SCHEMES.get(name, f"{name} weights")

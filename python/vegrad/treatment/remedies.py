@@ -160,7 +160,11 @@ def _reset_biases(p: Patient) -> Proposal | Refusal:
     for layer in sorted(sick) if chain is not None else []:
         assert chain is not None
         bias = chain.layers[layer].bias
-        if bias in known and (known[bias].rms_log2 != -inf or known[bias].nonfinite):
+        if (
+            bias is not None
+            and bias in known
+            and (known[bias].rms_log2 != -inf or known[bias].nonfinite)
+        ):
             names.append(bias)
             means.append(float(chain.flow.preactivation_mean[layer]))
     if not names:
@@ -179,7 +183,8 @@ def _draw_layers(p: Patient) -> Proposal | Refusal:
     if chain is None or not layers:
         return Refusal("no layer is dead or not finite")
     chosen = [chain.layers[n] for n in sorted(layers)]
-    return Proposal(Redraw(tuple(n for one in chosen for n in (one.weight, one.bias) if n)))
+    names = [name for one in chosen for name in (one.weight, one.bias) if name is not None]
+    return Proposal(Redraw(tuple(names)))
 
 
 def _lsuv(p: Patient) -> Proposal | Refusal:

@@ -149,8 +149,8 @@ class Search:
         """Try what the history of a trial asks for, on top of it."""
         trial = tried.trial
         for following in self.following:
-            on_top = replace(patient, given=trial.treatment, diagnosis=tried.after, passed=0.0,
-                             history=trial.history)  # fmt: skip
+            on_top = replace(patient, given=trial.treatment, diagnosis=tried.after, passed=0.0)
+            on_top.history = trial.history
             if not trial.history.steps or not self._worth_a_trial():
                 return None
             more = deeper - 1 if following.followed else 0
@@ -211,17 +211,8 @@ class Search:
         pairs = {name: (a, b) for name, a, b in zip(PAIRS, first, last, strict=True)}
         how, why = ended(trial)
         passes = done.passes + trial.passed / self.batch_size
-        self.attempts.append(
-            replace(
-                done,
-                why=why,
-                ended=how,
-                steps=count,
-                passes=passes,
-                loss=pairs["loss"],
-                accuracy=pairs["accuracy"],
-            )  # fmt: skip
-        )
+        figures = replace(done, loss=pairs["loss"], accuracy=pairs["accuracy"])
+        self.attempts.append(replace(figures, why=why, ended=how, steps=count, passes=passes))
         return tried
 
     def _by_luck(self, trial: Trial) -> Trial | None:

@@ -1,8 +1,8 @@
 """The same work in each library, written as its users would write it.
 
-A pass computes the loss and the gradients of all weights and biases, and leaves them in memory;
-nobody is asked for the gradient with respect to the data. A clip scales gradients by their joint
-norm, in place. A step of AdamW clips first.
+A pass computes the loss and the gradients of all weights and biases, and leaves them in memory; the
+gradient with respect to the data is not asked for. A clip scales gradients by their joint norm, in
+place. A step of AdamW clips first.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from math import inf
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from vegrad.arrays.checks import Array
 from vegrad.benchmark.peers.activations import KINKED, UNBOUNDED
 from vegrad.benchmark.peers.jax import Jax
 from vegrad.benchmark.peers.lists import Lists, ListsAdamW, ListsClip
@@ -69,21 +70,36 @@ __all__ = [
     "right_stepped",
 ]
 
-PEERS = (Lists, NumPy, Torch, TorchFlushed, Jax, VegradWithoutFlow, VegradFloat64, Vegrad)
-PASSES = (Lists, NumPy, Torch, Jax, Vegrad)
-CLIPS = (ListsClip, NumPyClip, TorchClip, VegradTensorsClip, VegradClip)
-STEPS = (ListsAdamW, NumPyAdamW, TorchAdamW, VegradTensorsAdamW, VegradAdamW)
+PEERS: tuple[type[Peer], ...] = (
+    Lists,
+    NumPy,
+    Torch,
+    TorchFlushed,
+    Jax,
+    VegradWithoutFlow,
+    VegradFloat64,
+    Vegrad,
+)
+PASSES: tuple[type[Peer], ...] = (Lists, NumPy, Torch, Jax, Vegrad)
+CLIPS: tuple[type[Peer], ...] = (ListsClip, NumPyClip, TorchClip, VegradTensorsClip, VegradClip)
+STEPS: tuple[type[Peer], ...] = (
+    ListsAdamW,
+    NumPyAdamW,
+    TorchAdamW,
+    VegradTensorsAdamW,
+    VegradAdamW,
+)
 
 
-def installed(peer: Any) -> bool:
-    """Whether what a peer imports is there."""
+def installed(peer: type[Peer]) -> bool:
+    """Return True if the module that a peer needs is installed."""
     return peer.module is None or importlib.util.find_spec(peer.module) is not None
 
 
 def largest_difference(result: Result, reference: Result) -> float:
-    """How far a pass is from the reference, relative to each gradient's largest element.
+    """Return how far a pass is from the reference, relative to each gradient's largest element.
 
-    What lies below float32's normal range counts for nothing there: some libraries flush it.
+    Elements below the normal range of float32 do not count, as some libraries flush them to zero.
     """
     (loss, gradients), (right_loss, right_gradients) = result, reference
     got = [array for pair in gradients for array in pair]
@@ -91,8 +107,8 @@ def largest_difference(result: Result, reference: Result) -> float:
     return max(abs(loss - right_loss) / abs(right_loss), furthest(got, right))
 
 
-def furthest(found: Sequence[Any], right: Sequence[Any]) -> float:
-    """The largest difference of arrays, or flat lists, relative to each one's largest element."""
+def furthest(found: Sequence[npt.ArrayLike], right: Sequence[Array]) -> float:
+    """Return the largest difference of arrays or flat lists, relative to their largest elements."""
     worst = 0.0
     floor = 1e5 * np.finfo(np.float32).tiny
     for got, wanted in zip(found, right, strict=True):

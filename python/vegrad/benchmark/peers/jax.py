@@ -1,4 +1,4 @@
-"""JAX, compiled; imported when the peer is made, and nowhere else."""
+"""JAX, compiled; it is imported when the peer is made, and nowhere else."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import statistics
 import timeit
 from collections.abc import Callable
 from operator import matmul
-from typing import Any, ClassVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from vegrad.benchmark.peers.problem import Problem, Result
+from vegrad.benchmark.peers.problem import Peer, Problem, Result
+
+Tree: TypeAlias = Any
+"""An array of JAX, or tuples and lists of them, as compiled functions take and return them."""
 
 
-def _activation(name: str) -> Callable[[Any], Any]:
+def _activation(name: str) -> Callable[[Tree], Tree]:
     import jax
 
-    others: dict[str, Callable[[Any], Any]] = {
+    others: dict[str, Callable[[Tree], Tree]] = {
         "identity": lambda z: z,
         "tanh": jax.numpy.tanh,
         "erf": jax.scipy.special.erf,
@@ -25,19 +28,17 @@ def _activation(name: str) -> Callable[[Any], Any]:
     return others.get(name) or getattr(jax.nn, name)
 
 
-class Jax:
-    """The pass: jit(value_and_grad) of three programs; the fastest of them takes part."""
+class Jax(Peer):
+    """The pass: jit(value_and_grad) of the fastest of three programs."""
 
-    name: ClassVar[str] = "jax"
-    title: ClassVar[str] = "JAX"
-    module: ClassVar[str | None] = "jax"
+    name, title, module = "jax", "JAX", "jax"
 
     @staticmethod
     def prepare(threads: int) -> None:
-        """Let a step be waited for where it was started."""
+        """Make JAX run each step in the thread that calls it; the environment sets its threads."""
         import jax
 
-        jax.config.update("jax_cpu_enable_async_dispatch", False)  # each step is waited for anyway
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
     def __init__(self, problem: Problem) -> None:
         import jax
@@ -47,22 +48,22 @@ class Jax:
         self.data = jax.device_put((problem.x, problem.target))
         turned = [(w.T.copy(), b) for w, b in problem.layers]  # (in, out), the custom in JAX
 
-        def unrolled(parameters: Any, x: Any, target: Any, product: Any = matmul) -> Any:
+        def unrolled(parameters: Tree, x: Tree, target: Tree, product: Tree = matmul) -> Tree:
             for index, (weight, bias) in enumerate(parameters):
                 z = product(x, weight) + bias
                 x = activate(z) if index < len(parameters) - 1 else z
             return jax.numpy.mean((x - target) ** 2)
 
-        def transposed(parameters: Any, x: Any, target: Any) -> Any:
+        def transposed(parameters: Tree, x: Tree, target: Tree) -> Tree:
             return unrolled(parameters, x, target, lambda h, weight: h @ weight.T)
 
-        def scanned(parameters: Any, x: Any, target: Any) -> Any:
-            def layer(h: Any, pair: Any) -> Any:
+        def scanned(parameters: Tree, x: Tree, target: Tree) -> Tree:
+            def layer(h: Tree, pair: Tree) -> Tree:
                 return activate(h @ pair[0] + pair[1]), None
 
             return unrolled([parameters[1]], jax.lax.scan(layer, x, parameters[0])[0], target)
 
-        programs: dict[str, tuple[Any, Any]] = {
+        programs: dict[str, tuple[Callable[..., Tree], Tree]] = {
             "unrolled": (unrolled, turned),
             "unrolled, (out, in) weights": (transposed, problem.layers),
         }
@@ -76,18 +77,18 @@ class Jax:
         self.variant = min(candidates, key=lambda name: self._seconds(*candidates[name]))
         self.program, self.parameters = candidates[self.variant]
 
-    def _seconds(self, program: Any, parameters: Any) -> float:
+    def _seconds(self, program: Callable[..., Tree], parameters: Tree) -> float:
         self.program, self.parameters = program, parameters
         self.step()  # compiles
         repeat = 3 + int(0.3 / timeit.timeit(self.step, number=1))
         return statistics.median(timeit.repeat(self.step, number=1, repeat=repeat))
 
     def step(self) -> None:
-        """Loss and gradients."""
+        """Compute the loss and the gradients."""
         self.value = self.jax.block_until_ready(self.program(self.parameters, *self.data))
 
     def result(self) -> Result:
-        """The loss and the gradients."""
+        """Return the loss and the gradients."""
         loss, gradients = self.value
         if self.variant == "scan":
             gradients = [*zip(*gradients[0], strict=True), gradients[1]]

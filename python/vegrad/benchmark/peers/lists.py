@@ -1,11 +1,10 @@
-"""Pure Python: lists of floats (which are float64), comprehensions and maps, one thread."""
+"""Pure Python: lists of floats (which are float64), comprehensions and maps, on one thread."""
 
 from __future__ import annotations
 
 import math
 import timeit
 from operator import add, mul, sub
-from typing import ClassVar
 
 from vegrad.benchmark.peers.activations import ACTIVATIONS
 from vegrad.benchmark.peers.problem import (
@@ -17,6 +16,7 @@ from vegrad.benchmark.peers.problem import (
     SHRINK,
     Buffers,
     Case,
+    Peer,
     Problem,
     Result,
 )
@@ -24,12 +24,12 @@ from vegrad.benchmark.peers.problem import (
 Rows = list[list[float]]
 
 
-class Lists:
-    """The pass with lists of lists."""
+class _Lists(Peer):
+    name, title, module = "lists", "Python lists", None
 
-    name: ClassVar[str] = "lists"
-    title: ClassVar[str] = "Python lists"
-    module: ClassVar[str | None] = None
+
+class Lists(_Lists):
+    """The pass, with lists of lists."""
 
     def __init__(self, problem: Problem) -> None:
         self.activation = ACTIVATIONS[problem.case.activation]
@@ -41,13 +41,13 @@ class Lists:
 
     @classmethod
     def expected_seconds(cls, case: Case) -> float:
-        """A guess, from one dot product, that only decides whether the pass is run at all."""
+        """Guess from one dot product how long a pass takes, to decide whether to run it at all."""
         values = [0.5] * case.width
         product = timeit.timeit(lambda: sum(map(mul, values, values)), number=100) / 100
         return product / case.width * case.flops / 2
 
     def step(self) -> None:
-        """Loss and gradients."""
+        """Compute the loss and the gradients."""
 
         def product(rows: Rows, columns: Rows) -> Rows:
             return [[sum(map(mul, row, column)) for column in columns] for row in rows]
@@ -77,7 +77,7 @@ class Lists:
         self.gradients.reverse()
 
     def result(self) -> Result:
-        """The loss and the gradients."""
+        """Return the loss and the gradients."""
         return self.loss, list(self.gradients)
 
 
@@ -85,12 +85,8 @@ def _joint_norm(gradients: Rows) -> float:
     return math.sqrt(sum(sum(map(mul, row, row)) for row in gradients))
 
 
-class ListsClip:
-    """The clip; every gradient is one flat list."""
-
-    name: ClassVar[str] = "lists"
-    title: ClassVar[str] = "Python lists"
-    module: ClassVar[str | None] = None
+class ListsClip(_Lists):
+    """The clip, with one flat list for each gradient."""
 
     def __init__(self, buffers: Buffers) -> None:
         self.gradients: Rows = [array.ravel().tolist() for array in buffers.gradients]
@@ -106,16 +102,12 @@ class ListsClip:
                 row[:] = [factor * value for value in row]
 
     def result(self) -> Rows:
-        """The clipped gradients."""
+        """Return the clipped gradients."""
         return self.gradients
 
 
-class ListsAdamW:
-    """The clip and the step."""
-
-    name: ClassVar[str] = "lists"
-    title: ClassVar[str] = "Python lists"
-    module: ClassVar[str | None] = None
+class ListsAdamW(_Lists):
+    """The clip and the step, with flat lists."""
 
     def __init__(self, buffers: Buffers) -> None:
         self.weights: Rows = [array.ravel().tolist() for array in buffers.weights]
@@ -125,7 +117,7 @@ class ListsAdamW:
         self.steps = 0
 
     def step(self) -> None:
-        """One step."""
+        """Take one step."""
         self.steps += 1
         factor = min(1.0, MAX_NORM / _joint_norm(self.gradients))
         (a, b), root = BETAS, math.sqrt(1 - BETAS[1] ** self.steps)
@@ -140,5 +132,5 @@ class ListsAdamW:
             ]
 
     def result(self) -> Rows:
-        """The weights."""
+        """Return the weights."""
         return self.weights

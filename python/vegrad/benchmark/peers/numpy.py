@@ -1,15 +1,14 @@
-"""NumPy with every buffer allocated beforehand and every operation in place."""
+"""NumPy, with all buffers allocated beforehand and all operations in place."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.checks import Array
 from vegrad.benchmark.peers.activations import ACTIVATIONS
 from vegrad.benchmark.peers.problem import (
     BETAS,
@@ -17,20 +16,21 @@ from vegrad.benchmark.peers.problem import (
     EPS,
     LR,
     MAX_NORM,
-    Array,
     Buffers,
     Clipping,
+    Peer,
     Problem,
     Result,
 )
+from vegrad.benchmark.timing import Call
 
 
-class NumPy:
-    """The pass, in float32 or another dtype."""
+class _NumPy(Peer):
+    name, title, module = "numpy", "NumPy", "numpy"
 
-    name: ClassVar[str] = "numpy"
-    title: ClassVar[str] = "NumPy"
-    module: ClassVar[str | None] = "numpy"
+
+class NumPy(_NumPy):
+    """The pass, in float32 or in another dtype."""
 
     def __init__(self, problem: Problem, dtype: npt.DTypeLike = np.float32) -> None:
         self.activation = ACTIVATIONS[problem.case.activation]
@@ -46,27 +46,21 @@ class NumPy:
         self.gradients = [(np.empty_like(w), np.empty_like(b)) for w, b in self.layers]
 
     @staticmethod
-    def product(a: Array, b: Array, kind: str, out: Array) -> Callable[[], object]:
-        """A call that writes a·b to `out`, or a·bᵀ if the kind is nt."""
+    def product(a: Array, b: Array, kind: str, out: Array) -> Call:
+        """Return a call that writes a·b to `out`, or a·bᵀ if the kind is nt."""
         return partial(np.matmul, a, b.T if kind == "nt" else b, out=out)
 
     @staticmethod
-    def reads(block: Array) -> dict[str, Callable[[], object]]:
-        """Calls that read a block once."""
-        return {"numpy sum": block.sum, "numpy dot": partial(np.dot, block, block)}
-
-    @staticmethod
-    def writes(block: Array) -> dict[str, Callable[[], object]]:
-        """Calls that write a block once."""
-        return {"numpy fill": partial(block.fill, 1)}
-
-    @staticmethod
-    def updates(block: Array) -> dict[str, Callable[[], object]]:
-        """Calls that read every element of a block once and write it back."""
-        return {"numpy multiply": partial(np.multiply, block, np.float32(1), out=block)}
+    def traffic(block: Array) -> dict[str, dict[str, Call]]:
+        """Return calls by kind and name that read, write, or read and write a block once."""
+        return {
+            "read": {"numpy sum": block.sum, "numpy dot": partial(np.dot, block, block)},
+            "write": {"numpy fill": partial(block.fill, 1)},
+            "update": {"numpy multiply": partial(np.multiply, block, np.float32(1), out=block)},
+        }
 
     def step(self) -> None:
-        """Loss and gradients."""
+        """Compute the loss and the gradients."""
         apply_, slope_, last = self.activation.apply_, self.activation.slope_, len(self.layers) - 1
         for index, (weight, bias) in enumerate(self.layers):
             z = np.matmul(self.outputs[index], weight.T, out=self.outputs[index + 1])
@@ -90,7 +84,7 @@ class NumPy:
                 delta, before = before, delta
 
     def result(self) -> Result:
-        """The loss and the gradients."""
+        """Return the loss and the gradients."""
         return self.loss, list(self.gradients)
 
 
@@ -98,12 +92,8 @@ def _joint_norm(gradients: list[Array]) -> float:
     return math.sqrt(sum(float(np.vdot(array, array)) for array in gradients))
 
 
-class NumPyClip(Clipping):
+class NumPyClip(_NumPy, Clipping):
     """The clip."""
-
-    name: ClassVar[str] = "numpy"
-    title: ClassVar[str] = "NumPy"
-    module: ClassVar[str | None] = "numpy"
 
     def step(self) -> None:
         """Clip by the joint norm."""
@@ -113,30 +103,24 @@ class NumPyClip(Clipping):
                 gradient *= threshold / norm
 
 
-class NumPyAdamW:
+class NumPyAdamW(_NumPy):
     """The clip and the step; the gradients are left as they are."""
-
-    name: ClassVar[str] = "numpy"
-    title: ClassVar[str] = "NumPy"
-    module: ClassVar[str | None] = "numpy"
 
     def __init__(self, buffers: Buffers) -> None:
         self.weights = [weight.copy() for weight in buffers.weights]
         self.gradients = buffers.gradients
-        self.means, self.squares, self.rooms, self.others = (
+        self.means, self.squares, *self.scratch = (
             [np.zeros_like(weight) for weight in self.weights] for _ in range(4)
         )
         self.steps = 0
 
     def step(self) -> None:
-        """One step."""
+        """Take one step."""
         self.steps += 1
         factor = min(1.0, MAX_NORM / _joint_norm(self.gradients))
         (a, b), root = BETAS, math.sqrt(1 - BETAS[1] ** self.steps)
-        for w, g, m, v, room, other in zip(
-            self.weights, self.gradients, self.means, self.squares, self.rooms, self.others,
-            strict=True,
-        ):  # fmt: skip
+        buffers = (self.weights, self.gradients, self.means, self.squares, *self.scratch)
+        for w, g, m, v, room, other in zip(*buffers, strict=True):
             np.multiply(g, factor, out=room)
             m *= a
             m += np.multiply(room, 1 - a, out=other)
@@ -151,6 +135,6 @@ class NumPyAdamW:
             w *= 1 - LR * DECAY
             w -= room
 
-    def result(self) -> list[Any]:
-        """The weights."""
+    def result(self) -> list[Array]:
+        """Return the weights."""
         return self.weights

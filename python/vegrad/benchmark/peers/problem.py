@@ -1,22 +1,22 @@
-"""What all libraries are given: a network with its data, and gradients that are clipped."""
+"""The work that all libraries are given, and the form of a peer, which does it in one library."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from vegrad.arrays.checks import Array as Array
+
 Result = tuple[float, list[tuple[Any, Any]]]  # the loss, and the gradients of each (weight, bias)
 
-# Clipping changes what it clips. So that every call exceeds its threshold, and has the same to do,
-# each threshold is this times the last one.
+# Clipping changes what it clips. Each threshold is the last one times this, so that the norm is
+# above the threshold in every call and the work is always the same.
 SHRINK = 1 - 2**-16
-LR, MAX_NORM, DECAY, BETAS, EPS = 1e-3, 1.0, 1e-2, (0.9, 0.999), 1e-8  # of AdamW
+LR, MAX_NORM, DECAY, BETAS, EPS = 1e-3, 1.0, 1e-2, (0.9, 0.999), 1e-8  # for AdamW
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,26 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The shape in short, with the activation if it is not tanh."""
+        """The shape in short form, with the activation if it is not tanh."""
         shape = f"{self.layers}x{self.width}x{self.batch}"
         return shape if self.activation == "tanh" else f"{shape}-{self.activation}"
 
     @property
     def flops(self) -> int:
-        """Additions and multiplications that the matrix products need, and no others.
+        """Number of additions and multiplications in the products of matrices.
 
-        Outputs and weight gradients of L layers, input gradients of L - 1.
+        They give outputs and weight gradients of L layers, and input gradients of L - 1.
         """
         return (3 * self.layers - 1) * 2 * self.batch * self.width**2
 
     @property
     def weight_bytes(self) -> int:
-        """Of the weight matrices in float32."""
+        """Size of the weight matrices in float32, in bytes."""
         return 4 * self.layers * self.width**2
 
 
 class Problem:
-    """The weights (out, in), biases, data and target of a case: float32, the same for all."""
+    """Weights (out, in), biases, data and target of a case: float32, the same for all peers."""
 
     def __init__(self, case: Case, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
@@ -68,7 +68,7 @@ class Problem:
 
 
 class Buffers:
-    """Weights and gradients of given shapes, all normal: float32, the same for all."""
+    """Normal weights and gradients of given shapes: float32, the same for all peers."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], seed: int = 0) -> None:
         random = np.random.default_rng(seed)
@@ -80,25 +80,39 @@ class Buffers:
         self.bytes = sum(array.nbytes for array in self.gradients)
 
 
-class Peer(Protocol):
+class Peer:
     """One piece of work, written as the users of a library would write it.
 
-    `step()` does it once, and returns when its results are in memory; `result()` gives them.
+    A peer is made from a Problem or from Buffers. `step()` does the work once, and returns when its
+    results are in memory; `result()` returns them.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    module: ClassVar[str | None]  # what must be installed
+    module: ClassVar[str | None]
+    """The module that must be installed."""
+    variants: ClassVar[Mapping[str, bool | None]] = {}
+    """Ways to do the work by name, of which the fastest is timed."""
+    variant: str | None = None
 
-    def step(self) -> object:
+    def __init__(self, given: Any) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def prepare(threads: int) -> None:
+        """Set up the library for this number of threads."""
+
+    def step(self) -> None:
         """Do the work once."""
+        raise NotImplementedError
 
     def result(self) -> Any:
-        """What the last step has left."""
+        """Return what the last step has left."""
+        raise NotImplementedError
 
 
-class Clipping:
-    """What peers that clip have in common: their own copies, and a threshold that sinks.
+class Clipping(Peer):
+    """The common part of peers that clip: their own copies, and a threshold that sinks.
 
     The first step leaves half the norm.
     """
@@ -108,27 +122,27 @@ class Clipping:
         self.threshold = buffers.norm / 2
 
     def next(self) -> float:
-        """The next step's threshold."""
+        """Return the threshold of the next step."""
         self.threshold *= SHRINK
         return self.threshold
 
-    def result(self) -> list[Any]:
-        """The clipped gradients."""
+    def result(self) -> list[Array]:
+        """Return the clipped gradients."""
         return self.gradients
 
 
 def right_clipped(buffers: Buffers) -> list[Array]:
-    """What the first step of `Clipping` must leave, in float64."""
+    """Return what the first step of `Clipping` must leave, in float64."""
     return [0.5 * SHRINK * gradient.astype(np.float64) for gradient in buffers.gradients]
 
 
 def right_stepped(buffers: Buffers) -> list[Array]:
-    """The weights after one step of AdamW from nothing, gradients clipped, in float64."""
+    """Return the weights after the first step of AdamW with clipped gradients, in float64."""
     factor = min(1.0, MAX_NORM / buffers.norm)
     found = []
     for weight, gradient in zip(buffers.weights, buffers.gradients, strict=True):
         clipped = factor * gradient.astype(np.float64)
-        # After one step the moments without their bias are the gradient and its square.
+        # After one step the bias-corrected moments are the gradient and its square.
         move = clipped / (np.abs(clipped) + EPS)
         found.append(weight.astype(np.float64) * (1 - LR * DECAY) - LR * move)
     return found

@@ -1,37 +1,44 @@
-"""PyTorch, eager, with autograd; imported when one of these is made.
+"""PyTorch, eager, with autograd.
 
-Only here and in vegrad.torch is PyTorch imported.
+PyTorch is imported when a peer is made; only here and in vegrad.torch is it imported at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
+from vegrad.arrays.checks import Array
 from vegrad.benchmark.peers.problem import (
     DECAY,
     LR,
     MAX_NORM,
-    Array,
     Buffers,
     Clipping,
+    Peer,
     Problem,
     Result,
 )
+from vegrad.benchmark.timing import Call
 from vegrad.clipping import GlobalNorm, clip_by_global_norm_
 from vegrad.optim import AdamW
 
-_ELSEWHERE = {"silu": "nn.functional.silu", "gelu": "nn.functional.gelu",
-              "elu": "nn.functional.elu", "leaky_relu": "nn.functional.leaky_relu",
-              "softplus": "nn.functional.softplus", "hard_tanh": "nn.functional.hardtanh",
-              "identity": "nn.Identity"}  # fmt: skip
+_ELSEWHERE = {
+    "silu": "nn.functional.silu",
+    "gelu": "nn.functional.gelu",
+    "elu": "nn.functional.elu",
+    "leaky_relu": "nn.functional.leaky_relu",
+    "softplus": "nn.functional.softplus",
+    "hard_tanh": "nn.functional.hardtanh",
+    "identity": "nn.Identity",
+}
 
 
 def _activation(name: str) -> Any:
-    """PyTorch's function: torch.tanh, torch.nn.functional.elu, …."""
+    """Return the function of PyTorch: torch.tanh, torch.nn.functional.elu, …."""
     import torch
 
     found: Any = torch
@@ -40,12 +47,13 @@ def _activation(name: str) -> Any:
     return found() if name == "identity" else found
 
 
-class Torch:
+class _Torch(Peer):
+    name, title, module = "torch", "PyTorch", "torch"
+
+
+class Torch(_Torch):
     """The pass; the gradients are set to None first, as zero_grad() does."""
 
-    name: ClassVar[str] = "torch"
-    title: ClassVar[str] = "PyTorch"
-    module: ClassVar[str | None] = "torch"
     flush: ClassVar[bool] = False
 
     @staticmethod
@@ -56,34 +64,24 @@ class Torch:
         torch.set_num_threads(threads)
 
     @staticmethod
-    def product(a: Array, b: Array, kind: str, out: Array) -> Callable[[], object]:
-        """A call that writes a·b to `out`, or a·bᵀ if the kind is nt."""
+    def product(a: Array, b: Array, kind: str, out: Array) -> Call:
+        """Return a call that writes a·b to `out`, or a·bᵀ if the kind is nt."""
         import torch
 
         x, y, z = map(torch.from_numpy, (a, b.T if kind == "nt" else b, out))
         return partial(torch.mm, x, y, out=z)
 
     @staticmethod
-    def reads(block: Array) -> dict[str, Callable[[], object]]:
-        """Calls that read a block once."""
+    def traffic(block: Array) -> dict[str, dict[str, Call]]:
+        """Return calls by kind and name that read, write, or read and write a block once."""
         import torch
 
         x = torch.from_numpy(block)
-        return {"torch sum": x.sum, "torch dot": partial(torch.dot, x, x)}
-
-    @staticmethod
-    def writes(block: Array) -> dict[str, Callable[[], object]]:
-        """Calls that write a block once."""
-        import torch
-
-        return {"torch fill": partial(torch.from_numpy(block).fill_, 1)}
-
-    @staticmethod
-    def updates(block: Array) -> dict[str, Callable[[], object]]:
-        """Calls that read every element of a block once and write it back."""
-        import torch
-
-        return {"torch mul": partial(torch.from_numpy(block).mul_, 1)}
+        return {
+            "read": {"torch sum": x.sum, "torch dot": partial(torch.dot, x, x)},
+            "write": {"torch fill": partial(x.fill_, 1)},
+            "update": {"torch mul": partial(x.mul_, 1)},
+        }
 
     def __init__(self, problem: Problem) -> None:
         import torch
@@ -96,7 +94,7 @@ class Torch:
         self.x, self.target = torch.tensor(problem.x), torch.tensor(problem.target)
 
     def step(self) -> None:
-        """Loss and gradients."""
+        """Compute the loss and the gradients."""
         if self.flush:
             self.torch.set_flush_denormal(True)
         functional = self.torch.nn.functional
@@ -112,27 +110,22 @@ class Torch:
             self.torch.set_flush_denormal(False)
 
     def result(self) -> Result:
-        """The loss and the gradients."""
+        """Return the loss and the gradients."""
         return self.loss.item(), [(w.grad.numpy(), b.grad.numpy()) for w, b in self.layers]
 
 
 class TorchFlushed(Torch):
-    """The same with subnormal numbers flushed to zero on the calling thread."""
+    """The same pass with subnormal numbers flushed to zero on the calling thread."""
 
-    name: ClassVar[str] = "torch-flushed"
-    title: ClassVar[str] = "PyTorch flushed"
-    flush: ClassVar[bool] = True
+    name, title, flush = "torch-flushed", "PyTorch flushed", True
 
 
-class _Parameters:
-    """Parameters with gradients, and which implementation takes part."""
+class _Parameters(_Torch):
+    """Parameters with gradients, and the implementations of clip_grad_norm_."""
 
-    name: ClassVar[str] = "torch"
-    title: ClassVar[str] = "PyTorch"
-    module: ClassVar[str | None] = "torch"
-    variants: ClassVar[dict[str, Any]] = {
+    variants: ClassVar[Mapping[str, bool | None]] = {
         f"foreach={mode}": mode for mode in (None, True, False)
-    }  # of clip_grad_norm_
+    }
     variant: str | None = "foreach=None"
 
     def make(self, buffers: Buffers) -> None:
@@ -149,7 +142,7 @@ class _Parameters:
 
 
 class TorchClip(_Parameters, Clipping):
-    """clip_grad_norm_."""
+    """The clip: clip_grad_norm_."""
 
     def __init__(self, buffers: Buffers) -> None:
         self.make(buffers)
@@ -159,13 +152,13 @@ class TorchClip(_Parameters, Clipping):
         """Clip by the joint norm."""
         self.clip(self.next())
 
-    def result(self) -> list[Any]:
-        """The clipped gradients."""
+    def result(self) -> list[Array]:
+        """Return the clipped gradients."""
         return [parameter.grad.numpy() for parameter in self.parameters]
 
 
 class TorchAdamW(_Parameters):
-    """clip_grad_norm_ and AdamW(fused=True)."""
+    """The clip and the step: clip_grad_norm_ and AdamW(fused=True)."""
 
     def __init__(self, buffers: Buffers) -> None:
         self.make(buffers)
@@ -174,22 +167,19 @@ class TorchAdamW(_Parameters):
         )
 
     def step(self) -> None:
-        """One step."""
+        """Take one step."""
         self.clip(MAX_NORM)
         self.optimizer.step()
 
-    def result(self) -> list[Any]:
-        """The weights."""
+    def result(self) -> list[Array]:
+        """Return the weights."""
         return [np.asarray(parameter.detach().numpy()) for parameter in self.parameters]
 
 
 class VegradTensorsClip(TorchClip):
-    """vegrad's clip of the same tensors."""
+    """The clip of the same tensors by vegrad."""
 
-    name: ClassVar[str] = "vegrad-tensors"
-    title: ClassVar[str] = "vegrad, tensors"
-    variants: ClassVar[dict[str, Any]] = {}
-    variant = None
+    name, title, variants, variant = "vegrad-tensors", "vegrad, tensors", {}, None
 
     def step(self) -> None:
         """Clip by the joint norm."""
@@ -197,17 +187,14 @@ class VegradTensorsClip(TorchClip):
 
 
 class VegradTensorsAdamW(TorchAdamW):
-    """vegrad's AdamW with a clip inside the step, on the same tensors."""
+    """AdamW of vegrad with a clip inside the step, on the same tensors."""
 
-    name: ClassVar[str] = "vegrad-tensors"
-    title: ClassVar[str] = "vegrad, tensors"
-    variants: ClassVar[dict[str, Any]] = {}
-    variant = None
+    name, title, variants, variant = "vegrad-tensors", "vegrad, tensors", {}, None
 
     def __init__(self, buffers: Buffers) -> None:
         self.make(buffers)
         self.optimizer = AdamW(LR, weight_decay=DECAY, clip=GlobalNorm(MAX_NORM))
 
     def step(self) -> None:
-        """One step."""
+        """Take one step."""
         self.optimizer.step(self.parameters, [one.grad for one in self.parameters])

@@ -47,13 +47,12 @@ def named(findings: Sequence[Finding], reading: Reading) -> tuple[list[Finding],
 
 def _between(place: int, chain: Chain, reading: Reading) -> tuple[list[str], float]:
     """Look at what gradients pass on their way: its size makes them larger."""
-    return _others(chain.names[place], chain.names[place + 1], chain, reading), 1.0
+    return _others(place, chain, reading), 1.0
 
 
 def _below(place: int, chain: Chain, reading: Reading) -> tuple[list[str], float]:
     """Look at what makes activations, which a normalization above divides by their size."""
-    names = chain.names
-    return _others(names[place - 1], names[place], chain, reading) if place else [], -1.0
+    return _others(place - 1, chain, reading) if place else [], -1.0
 
 
 def _inside(place: int, chain: Chain, reading: Reading) -> tuple[list[str], float]:
@@ -109,7 +108,7 @@ def _beside_the_weights(finding: Finding, chain: Chain, reading: Reading) -> Fin
         return finding
     place = finding.layers[0]
     here, above = chain.names[place : place + 2]
-    others = _others(here, above, chain, reading)
+    others = _others(place, chain, reading)
     first = f", first at {', '.join(others[:3])}" if others else ""
     facts: Mapping[str, object] = {
         "here": Site("layer", here, place),
@@ -125,12 +124,12 @@ def _beside_the_weights(finding: Finding, chain: Chain, reading: Reading) -> Fin
     )
 
 
-def _others(here: str, above: str, chain: Chain, reading: Reading) -> list[str]:
-    """Return what is no layer's of the parameters between two layers' weights, in order."""
+def _others(place: int, chain: Chain, reading: Reading) -> list[str]:
+    """Return what is no layer's of the parameters from a layer's weights to the next one's."""
     known = list(reading.parameters)
-    ends = [f"{name}.weight" for name in (here, above)]
+    ends = (layer.weight for layer in chain.layers[place : place + 2])
     first, last = (known.index(name) if name in known else 0 for name in ends)
-    own = {f"{name}.{part}" for name in chain.names for part in ("weight", "bias")}
+    own = {name for layer in chain.layers for name in (layer.weight, layer.bias)}
     return [name for name in known[first:last] if name not in own]
 
 

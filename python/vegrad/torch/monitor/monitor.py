@@ -96,7 +96,7 @@ class Monitor:
         watched = [(plain_name(n), m) for n, m in model.named_modules() if is_watched(m)]
         self.modules = [name or type(module).__name__ for name, module in watched]
         self._watched = [module for _, module in watched]
-        self._own = [own_parameters(path, one) for path, one in watched]
+        self.own = [own_parameters(path, one) for path, one in watched]
         self.history = MonitorHistory(keep)
         self.nonfinite: NonFinite | None = None
         """Where the first NaN or inf came from."""
@@ -105,7 +105,7 @@ class Monitor:
         self.flush_gain: float | None = None
         """How many times faster `measure_flush` found a step without subnormals."""
         self.probing = self._paused = False  # whether it is a diagnosis's own; or stands aside
-        self._model, self._kind = model, type(model).__name__
+        self._model, self.kind = model, type(model).__name__
         self._optimizer = optimizer
         self._pending: tuple[Any, Any] | None = None  # an optimizer of ours, in its step
         self._mine: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
@@ -121,7 +121,7 @@ class Monitor:
             Back(self._watch.backward_hook(place, partial(self._flowed, place)))
             if backward and own
             else None
-            for place, own in enumerate(self._own)
+            for place, own in enumerate(self.own)
         ]
         self._handles = [
             module.register_forward_hook(self._hook(place))
@@ -143,7 +143,7 @@ class Monitor:
         self._handles.append(register_optimizer_step_post_hook(has_stepped))
 
     def __repr__(self) -> str:
-        return f"<Monitor of {self._kind}: {len(self.modules)} modules, {self.steps} steps>"
+        return f"<Monitor of {self.kind}: {len(self.modules)} modules, {self.steps} steps>"
 
     def __deepcopy__(self, memo: Any) -> Monitor:
         return self  # a copy of the model has our hooks, which know that it is not the model
@@ -377,7 +377,7 @@ class Monitor:
 
     def _find_gradient(self, place: int, grads: list[Any]) -> None:
         name = self.parameters[place]
-        module = name.rpartition(".")[0] or self._kind
+        module = name.rpartition(".")[0] or self.kind
         message = f"the gradient of {name} is not finite"
         message += "" if self.nonfinite else ", although those that flow through the modules are"
         self._note(module, "gradient", None, grads[place], message)
@@ -417,7 +417,7 @@ class Monitor:
         """
         if not len(self.history):
             raise ValueError("a monitor must have seen a step before it can report, not none")
-        return report(self, self._own, self._kind)
+        return report(self)
 
     def measure_flush(self, step: Callable[[], Any], repeats: int = 5) -> float:
         """How many times faster `step()` is with torch.set_flush_denormal(True): medians, in turns.

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from math import inf, isfinite, log2, log10, nan
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf, log2, log10, nan
 from typing import Any
 
 import numpy as np
 
+from vegrad.diagnosis.causes import beginnings, unused_steps
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.diagnosis.rules.table import RULES
+from vegrad.diagnosis.history import History
+from vegrad.diagnosis.judge import begun_words
+from vegrad.diagnosis.rules.modules import DEAD, DRIFT
+from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
 from vegrad.flow.finding import Finding
-from vegrad.flow.wording import times
+from vegrad.flow.reading import Module, Reading, Watched
+from vegrad.flow.subject import Subject
+from vegrad.flow.wording import exp2, times
+from vegrad.torch.vocabulary import TorchVocabulary
 
 WIDTH = 80
-TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -29,6 +34,24 @@ class Report(Diagnosis):
     notes: tuple[str, ...] = ()
     through_time: tuple[dict[str, Any], ...] = ()
     """Of recurrent modules: the steps that the gradient reaches, and how it changes in each."""
+
+    @classmethod
+    def of_modules(
+        cls,
+        reading: Reading,
+        history: History | None = None,
+        subject_of: Callable[[Any], Subject] | None = None,
+        *,
+        notes: Sequence[str] = (),
+    ) -> Report:
+        """Judge the reading of a model by its modules."""
+        found = cls.of(reading, history, subject_of)
+        return replace(
+            found,
+            rows=rows_of(reading, found.findings),
+            notes=(*notes, *_notes(reading)),
+            through_time=through_time(reading),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As of a `Diagnosis`, with `through_time`."""
@@ -68,139 +91,104 @@ def _in_time(rows: tuple[dict[str, Any], ...]) -> list[str]:
     return lines
 
 
-def report(monitor: Any, own: list[list[str]], kind: str) -> Report:
-    """The report of a monitor's last step; `own`: each module's own parameters."""
+def report(monitor: Any) -> Report:
+    """Return the report of a monitor's last step."""
     last = monitor.history[-1]
+    about = {"model": f"{monitor.kind}, step {last.step}", "parameters": len(monitor.parameters)}
+    reading = Reading(
+        vocabulary=TorchVocabulary(),
+        about=about,
+        modules=modules_of(monitor),
+        watched=watched_by(monitor),
+    )
+    return Report.of_modules(reading, notes=_subnormal(monitor))
+
+
+def watched_by(monitor: Any) -> Watched:
+    """Return what a monitor saw beside the sizes of modules."""
+    last = monitor.history[-1]
+    return Watched(last.step, last.gradient_norm, monitor.nonfinite)
+
+
+def modules_of(monitor: Any) -> tuple[Module, ...]:
+    """Return the sizes at a monitor's modules in its last step."""
+    last, first = monitor.history[-1], monitor.history[0]
     gradients = dict(zip(monitor.parameters, last.gradient_norms.tolist(), strict=True))
+    moved = {
+        name
+        for name, size in zip(monitor.parameters, first.gradient_norms, strict=True)
+        if size > 0 and not name.endswith("bias")
+    }
+    found = []
+    for place, (name, own) in enumerate(zip(monitor.modules, monitor.own, strict=True)):
+        known = [gradients[one] for one in own if gradients.get(one, nan) == gradients.get(one, 0)]
+        found.append(
+            Module(
+                name,
+                activation_rms=float(last.activation_rms[place]),
+                delta=float(last.delta_norms[place]),
+                gradient=float(np.linalg.norm(known)) if known else nan,
+                weighted=bool(own),
+                # Heads and adapters begin with outputs of 0, and their weights have moved.
+                begun=first.activation_rms[place] == 0.0 and not moved.isdisjoint(own),
+            )
+        )
+    return tuple(found)
+
+
+def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[dict[str, Any], ...]:
+    """Return a table's row for each module, with a note where a finding is about it."""
+    notes: dict[int, str] = {}
+    for finding in findings:
+        places = finding.layers
+        if finding.rule == DRIFT.name:
+            places = (int(finding.evidence["worst"]),)
+        if finding.rule in (DRIFT.name, DEAD.name, THROUGH_TIME.name):
+            notes |= dict.fromkeys(places, f"← {finding.kind}")
+    return tuple(
+        {
+            "module": one.name,
+            "activation_rms": one.activation_rms,
+            "delta_norm": one.delta,
+            "gradient_norm": one.gradient,
+            "note": notes.get(place, ""),
+            "weighted": one.weighted,
+        }
+        for place, one in enumerate(reading.modules)
+    )
+
+
+def through_time(reading: Reading) -> tuple[dict[str, Any], ...]:
+    """Return how far back the gradient goes, and how far with weights drawn anew."""
     rows = []
-    for place, name in enumerate(monitor.modules):
-        mine = (gradients.get(parameter, nan) for parameter in own[place])
-        known = [norm for norm in mine if norm == norm]
+    for cell in reading.cells:
+        own, fresh = reach(cell.sizes, cell.flat)
+        parameter = next(gate.parameter for gate in cell.gates if gate.part == "hh")
         rows.append(
             {
-                "module": name,
-                "activation_rms": float(last.activation_rms[place]),
-                "delta_norm": float(last.delta_norms[place]),
-                "gradient_norm": float(np.linalg.norm(known)) if known else float("nan"),
-                "note": "",
-                "weighted": bool(own[place]),
+                "parameter": parameter,
+                "steps": len(cell.sizes),
+                "reach": own.steps,
+                "gain": exp2(own.gain),
+                "fresh_reach": fresh.steps,
+                "fresh_gain": exp2(fresh.gain),
             }
         )
-    begun = _begun(monitor, own)
-    dead, chain = _dead(rows, begun), _chain(rows, begun)
-    cut = any(finding.evidence["decades"] == -inf for finding in chain)
-    findings = [*_nonfinite(monitor), *(dead + chain if cut else chain + dead)]
-    summary = (
-        f"{findings[0].kind}: {findings[0].message}"
-        if findings
-        else healthy(rows, last.gradient_norm)
-    )
-    config = {"model": f"{kind}, step {last.step}", "parameters": len(monitor.parameters)}
-    return Report(
-        tuple(findings), summary, config, rows=tuple(rows), notes=tuple(_subnormal(monitor))
-    )
+    return tuple(rows)
 
 
-def _nonfinite(monitor: Any) -> list[Finding]:
-    first = monitor.nonfinite
-    if first is None:
-        return []
-    advice = {
-        "forward": "look at the input of this module and at the operations before it: a division, "
-        "a logarithm or an exponential of what the data of this sample make.",
-        "backward": "the derivative of this operation has no finite value there: a square root, a "
-        "norm or a logarithm at 0, or a where() with an unused infinite branch.",
-        "gradient": "the sum over the batch overflows: scale the loss down, or use a wider dtype.",
-    }[first.phase]
-    if first.parameter:
-        advice = (
-            f"draw or load {first.parameter} again; if training made it so, lower the learning "
-            "rate by a factor of 10 and clip the gradients' joint norm at 1."
+def _notes(reading: Reading) -> list[str]:
+    """Return what is worth a word, but no finding."""
+    notes = []
+    once = unused_steps(reading)
+    if once:
+        notes.append(
+            f"{' and '.join(once[:2])}{' …' if len(once) > 2 else ''} got no gradient: of the "
+            "outputs only a first step is used, before which there is none (of a reverse direction "
+            "the first step is the last in time)."
         )
-    modules = (monitor.modules.index(first.module),) if first.module in monitor.modules else ()
-    evidence = {"step": float(first.step)}
-    return [Finding("nonfinite", "critical", modules, first.message, advice, evidence)]
-
-
-def _begun(monitor: Any, own: list[list[str]]) -> set[int]:
-    """Modules whose outputs were 0 at first, as heads and adapters begin: their weights moved."""
-    first = monitor.history[0]
-    moved = {name for name, size in zip(monitor.parameters, first.gradient_norms, strict=True)
-             if size > 0 and not name.endswith("bias")}  # fmt: skip
-    return {place for place, names in enumerate(own)
-            if first.activation_rms[place] == 0.0 and not moved.isdisjoint(names)}  # fmt: skip
-
-
-def _chain(rows: list[dict[str, Any]], begun: set[int]) -> list[Finding]:
-    """The sizes of δ between the first module with weights and the last, in decades."""
-    chain = [(i, r["delta_norm"]) for i, r in enumerate(rows) if r["weighted"]]
-    chain = [(i, delta) for i, delta in chain if delta < inf]
-    if len(chain) < 2 or chain[-1][1] == 0:
-        return []
-    (first, start), (last, end) = chain[0], chain[-1]
-    decades = log10(start / end) if start else -inf
-    kind = "vanishing" if decades < 0 else "exploding"
-    rule = next(rule for rule in RULES if rule.kind == kind)
-    if abs(decades) < abs(rule.warning):
-        return []
-    steps = [(place, log10(b / a) if a and b else inf if b else 0.0)
-             for (_, a), (place, b) in pairwise(chain)]  # fmt: skip
-    worst = max(steps, key=lambda step: step[1] if kind == "vanishing" else -step[1])[0]
-    if kind == "vanishing" and worst in begun:
-        return []  # what lies below gets its gradient through weights that were 0
-    cut = not start and dict(chain)[worst] > TINY
-    reach = "0" if cut else "0 (it is too small for its dtype)"
-    reach = f"10^{decades:.1f}" if isfinite(decades) else reach
-    message = (
-        f"the gradient that reaches module {rows[first]['module']} is {reach} of the one at "
-        f"module {rows[last]['module']}, the last of {len(chain)} with weights; it changes most in "
-        f"passing module {rows[worst]['module']}"
-    )
-    advice = (
-        "use an initialization that keeps variances for your activation (he_normal for ReLU, "
-        "lecun_normal for tanh), normalization or skip connections; sigmoid shrinks by 4 or more."
-        if kind == "vanishing"
-        else "clip the gradients' joint norm, and scale the weights down: each module should pass "
-        "about 1×; skip connections add up, by 1/√depth each they do not."
-    )
-    if cut:
-        advice = (
-            f"look at {rows[worst]['module']} and what stands before it: weights that are 0 (the "
-            "first step changes them), activations that are flat for every input, a detach()."
-        )
-    evidence = {"decades": decades, "worst": float(worst)}
-    rows[worst]["note"] = f"← {kind}"
-    return [Finding(kind, rule.severity(decades), (first,), message, advice, evidence)]
-
-
-def _dead(rows: list[dict[str, Any]], begun: set[int]) -> list[Finding]:
-    silent = (place for place, row in enumerate(rows) if row["activation_rms"] == 0.0)
-    dead = tuple(place for place in silent if place not in begun)
-    if not dead:
-        return []
-    for place in dead:
-        rows[place]["note"] = "← dead"
-    names = ", ".join(rows[place]["module"] for place in dead[:3])
-    message = f"every output of module {names}{' and others' if len(dead) > 3 else ''} is 0"
-    advice = "draw the weights before it again, lower the learning rate, or use a leaky activation."
-    return [Finding("dead", "critical", dead, message, advice, {"count": float(len(dead))})]
-
-
-def noted(rows: Sequence[dict[str, Any]], findings: Sequence[Finding]) -> tuple[Any, ...]:
-    """The rows without notes of what is no finding after all."""
-    notes = {f"← {finding.kind}" for finding in findings}
-    return tuple(row if row["note"] in notes else row | {"note": ""} for row in rows)
-
-
-def healthy(rows: Sequence[dict[str, Any]], norm: float) -> str:
-    """The sentence of a model without findings; `norm`: that of all gradients."""
-    known = [r["delta_norm"] for r in rows if r["weighted"] and 0 < r["delta_norm"] < inf]
-    if len(known) < 2:
-        return f"healthy: every number is finite, the gradient's norm is {norm:.3g}"
-    return (
-        f"healthy: the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} "
-        f"of the last, its norm over all parameters is {norm:.3g}"
-    )
+    begins = beginnings(reading)
+    return [*notes, f"{begun_words(begins)}."] if begins else notes
 
 
 def _subnormal(monitor: Any) -> list[str]:

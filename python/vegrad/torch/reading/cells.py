@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf, sqrt
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.flow.edits import Edit, Scale, Zero
+from vegrad.flow.reading import Gate
+from vegrad.torch.models import rms
 
 DRAWS = 4
 WIDE, FEWER = 256, 2  # units from which chance matters less, and time more
@@ -83,8 +87,49 @@ class Recurrence:
 
     @property
     def bound(self) -> float:
-        """Of fresh weights and biases, which are uniform."""
+        """Of weights and biases drawn anew, which are uniform within ± it."""
         return 1.0 / sqrt(self.units)
+
+    @property
+    def label(self) -> str:
+        """How it is called in words: the module, its layer and direction."""
+        _, _, suffix = self.names["hh"].rpartition("weight_hh")
+        layer = f" (layer {suffix[2:].replace('_', ', ')})" if suffix else ""
+        return f"{self.module or self.mode}{layer}"
+
+    @property
+    def input_rms(self) -> float:
+        """Root mean square of what goes in."""
+        return rms(self.x)
+
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        """The sizes of its parameters, gate by gate."""
+        found = []
+        for part, tensor in self.own.items():
+            of = ("",) if part == "hr" else GATES.get(self.mode, ("",))
+            blocks = tensor.chunk(len(of))
+            for n, (gate, block) in enumerate(zip(of, blocks, strict=True)):
+                rows = n * len(blocks[0]), (n + 1) * len(blocks[0])
+                found.append(Gate(self.names[part], part, gate, rows, rms(block)))
+        return tuple(found)
+
+    def if_changed(self, trials: Sequence[Sequence[Edit]]) -> tuple[FloatArray, FloatArray]:
+        """Return sizes (steps back, trials) and shares that are flat, had these been done."""
+        sizes, flat, _ = self.through([self._changed(edits) for edits in trials])
+        return sizes, flat
+
+    def _changed(self, edits: Sequence[Edit]) -> Weights:
+        parts = {name: part for part, name in self.names.items()}
+        weights = dict(self.own)
+        for edit in edits:
+            if not isinstance(edit, Scale | Zero):
+                raise TypeError(f"a cell can be scaled or set to 0, not {type(edit).__name__}")
+            for name in edit.parameters:
+                weights[parts[name]] = weights[parts[name]].clone()
+                factor = edit.factor if isinstance(edit, Scale) else 0.0
+                weights[parts[name]][slice(*edit.rows or (None,))] *= factor
+        return weights
 
     def look(self, seed: int) -> Tensor:
         """Fills in `sizes`; the outputs (steps, rows, outputs) with its own weights."""

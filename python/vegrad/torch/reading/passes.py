@@ -6,7 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import inf, isfinite, nan, sqrt
+from math import inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,14 @@ from torch.nn import Module
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
-from vegrad.theory.initializers import INITIALIZERS, Initializer
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2
+from vegrad.torch.reading.initialization import drawn_as, fans, initialization
 from vegrad.torch.reading.trace import Layer, Trace, names_of
 
 LOSSES = {"mse_loss": "mse", "cross_entropy": "cross_entropy", "nll_loss": "cross_entropy",
           "binary_cross_entropy_with_logits": "binary_cross_entropy",
           "binary_cross_entropy": "binary_cross_entropy"}  # fmt: skip
-NEAR = 5.0  # standard errors within which a variance is an initialization's
-TORCH = "PyTorch's default"  # kaiming_uniform_(a=√5): weights and biases of variance 1/(3 fan_in)
 
 
 @dataclass
@@ -267,7 +265,7 @@ def _through(layer: Layer) -> float:
     return size_log2(passed) - size_log2(delta)
 
 
-# What it is made of ----------------------------------------------------------------------------
+# What it is made of -----------------------------------------------------------------------------
 
 
 def config_of(run: Pass) -> dict[str, Any]:
@@ -277,7 +275,7 @@ def config_of(run: Pass) -> dict[str, Any]:
     norms = Counter(layer.norm if layer.plain_norm else None for layer in hidden).most_common(1)
     init, sigma_w, sigma_b = initialization(layers)
     return {
-        "sizes": [_fans(layers[0])[2], *(_fans(layer)[3] for layer in layers)],
+        "sizes": [fans(layers[0])[2], *(fans(layer)[3] for layer in layers)],
         "activation": kinds[0][0] if kinds else "identity",
         "output": layers[-1].activation,
         "loss": run.loss_kind or "a loss of its own",
@@ -292,87 +290,6 @@ def config_of(run: Pass) -> dict[str, Any]:
     }
 
 
-def initialization(layers: list[Layer]) -> tuple[str, float | None, float | None]:
-    """The name that the sizes of most weights fit, or normal with its σ_w and σ_b."""
-    found = [_matching(layer) for layer in layers]
-
-    def fit(name: str) -> tuple[int, float]:
-        return sum(name in one for one in found), -sum(one.get(name, 0.0) ** 2 for one in found)
-
-    best = max([TORCH, *_rows()], key=fit)
-    if fit(best)[0] > len(layers) / 2:
-        return best, None, None
-    scale = [_second(layer.weight) * _fans(layer)[0] for layer in layers]
-    biases = [0.0 if layer.bias is None else _second(layer.bias) for layer in layers]
-    return "normal", sqrt(float(np.median(scale))), sqrt(float(np.median(biases)))
-
-
-def own_initialization(layer: Layer, config: dict[str, Any]) -> dict[str, Any]:
-    """The chain's initialization, or one that fits this layer's weights where that does not."""
-    found = _matching(layer)
-    if config["init"] in found or not found:
-        return config
-    return config | {"init": min(found, key=lambda name: abs(found[name])),
-                     "sigma_w": None, "sigma_b": None}  # fmt: skip
-
-
-def _rows() -> list[str]:
-    return [name for name in INITIALIZERS if name not in ("normal", "critical", "lsuv")]
-
-
-def _matching(layer: Layer) -> dict[str, float]:
-    """The initializations that variance, kurtosis and biases agree with, and how far off."""
-    weight = layer.weight.detach().double()
-    fan_in, fan_out, *_ = _fans(layer)
-    second, count = _second(weight), weight.numel()
-    if not isfinite(second) or second == 0:
-        return {}
-    zero = layer.bias is None or not bool(layer.bias.detach().any())
-    flat = float(weight.pow(4).mean()) / second**2 < 2.4  # 1.8 of uniform, 3 of normal numbers
-    error = sqrt((0.8 if flat else 2.0) / count)
-    rows = {TORCH: 1.0 / (3.0 * fan_in)} if flat and not zero else {}
-    for name in _rows() if zero else []:
-        if INITIALIZERS[name].orthogonal or name.endswith("uniform") == flat:
-            rows[name] = INITIALIZERS[name].variance(fan_out, fan_in)
-    off = {name: (second / variance - 1.0) / error for name, variance in rows.items()}
-    off = {name: errors for name, errors in off.items() if abs(errors) < NEAR}
-    if "orthogonal" in off and not _is_orthogonal(weight.flatten(1)):
-        del off["orthogonal"]
-    return {"orthogonal": 0.0} if "orthogonal" in off else off
-
-
-def _is_orthogonal(weight: Tensor) -> bool:
-    wide = weight if weight.shape[0] <= weight.shape[1] else weight.T
-    row = wide[:2] @ wide.T  # of two rows is enough
-    wanted = torch.eye(*row.shape, dtype=row.dtype, device=row.device)
-    return bool((row - wanted).abs().max() < 1e-3)
-
-
-def _second(tensor: Tensor) -> float:
-    return float(tensor.detach().double().square().mean())
-
-
-def _fans(layer: Layer) -> tuple[int, int, int, int]:
-    """fan_in, fan_out, and inputs and outputs (channels of a convolution)."""
-    first, second, *kernel = layer.weight.shape
-    field = int(np.prod(kernel)) if kernel else 1
-    if "transpose" in layer.kind:
-        first, second = second, first
-    return second * field, first * field, second, first
-
-
-def drawn_as(layer: Layer, config: dict[str, Any]) -> tuple[float, float, Initializer | None]:
-    """Variance of its weights, σ_b and the row of the table in the initialization of the chain."""
-    fan_in, fan_out, *_ = _fans(layer)
-    init = config["init"]
-    if init == TORCH:
-        return 1.0 / (3.0 * fan_in), sqrt(1.0 / (3.0 * fan_in)), None
-    row = INITIALIZERS[init]
-    if init == "normal":
-        return (config["sigma_w"] or 1.0) ** 2 / fan_in, config["sigma_b"] or 0.0, row
-    return row.variance(fan_out, fan_in), config["sigma_b"] or 0.0, row
-
-
 def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | None:
     """What theory expects of the chain with its weights' own sizes; None where it has no say."""
     layers = run.layers
@@ -382,7 +299,7 @@ def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | Non
         return None
     shapes = []
     for place, layer in enumerate(layers):
-        fan_in, fan_out, *_ = _fans(layer)
+        fan_in, fan_out, *_ = fans(layer)
         variance, sigma_b, row = drawn_as(layer, config)
         hidden = place < len(layers) - 1
         orthogonal = row is not None and row.orthogonal

@@ -23,6 +23,7 @@ from vegrad.theory.expected import ExpectedFlow
 from vegrad.torch import models
 from vegrad.torch.monitor.modules import tensor_in
 from vegrad.torch.reading import passes
+from vegrad.torch.reading.initialization import TORCH, drawn_as, own_initialization
 from vegrad.torch.reading.trace import Layer
 
 DRAWS = 8
@@ -65,7 +66,7 @@ def expected(
     found: list[tuple[FloatArray, ...]] = []
     for _ in range(DRAWS):
         for layer, name in zip(run.trace.layers, names, strict=True):
-            _draw(twin, name, layer, passes.own_initialization(layer, config), random)
+            _draw(twin, name, layer, own_initialization(layer, config), random)
         again = passes.forward(twin, loss_fn, x, target)
         if len(again.trace.layers) != len(run.trace.layers) or not again.path:
             return None  # what is run depends on the data
@@ -126,7 +127,7 @@ def _draw(
     model: Module, name: str, layer: Layer, config: dict[str, Any], random: torch.Generator
 ) -> None:
     """A layer's weights and biases, of this initialization; zeros stay zeros."""
-    variance, sigma_b, row = passes.drawn_as(layer, config)
+    variance, sigma_b, row = drawn_as(layer, config)
     shape = tuple(layer.weight.shape)
     with torch.no_grad():
         if bool(layer.weight.detach().any()):
@@ -135,7 +136,7 @@ def _draw(
                 flat = weight.flatten(1)
                 nn.init.orthogonal_(flat, sqrt(variance * max(flat.shape)), generator=random)
                 weight = flat.reshape(shape)
-            elif config["init"] == passes.TORCH or config["init"].endswith("uniform"):
+            elif config["init"] == TORCH or config["init"].endswith("uniform"):
                 weight.uniform_(-sqrt(3.0 * variance), sqrt(3.0 * variance), generator=random)
             else:
                 weight.normal_(0.0, sqrt(variance), generator=random)
@@ -145,7 +146,7 @@ def _draw(
         if layer.bias is None or bias not in parameters or not isfinite(sigma_b):
             return
         drawn = torch.empty(tuple(layer.bias.shape))
-        if config["init"] == passes.TORCH:
+        if config["init"] == TORCH:
             drawn.uniform_(-sqrt(3.0) * sigma_b, sqrt(3.0) * sigma_b, generator=random)
         else:
             drawn.normal_(0.0, sigma_b, generator=random)

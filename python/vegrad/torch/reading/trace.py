@@ -12,12 +12,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
+from vegrad.flow.reading import INPUT, Branch, Operation
+from vegrad.flow.reading import MAPS as LAYERS
 from vegrad.torch.activations import FUNCTIONS, OTHERS
-from vegrad.torch.reading.branches import Branch, Branches
+from vegrad.torch.reading.branches import Branches
 
-INPUT = -1  # where a tensor comes from that no layer has made
-LAYERS = {"linear", "conv1d", "conv2d", "conv3d",
-          "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}  # fmt: skip
 NORMS = {"layer_norm": "layer", "rms_norm": "rms", "batch_norm": "batch", "group_norm": "group",
          "instance_norm": "instance"}  # fmt: skip
 PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "__matmul__", "scaled_dot_product_attention",
@@ -69,11 +68,14 @@ class Trace(TorchFunctionMode):
     """The first operation that no chain of layers has."""
     on_output: Callable[[int | None, Tensor], None] | None = None
     """Called with a layer's place and its output, and with None and a sum."""
+    operations: list[Operation] = field(default_factory=list)
+    """All that was done to what comes from the inputs, in the order in which it ran."""
 
     def __post_init__(self) -> None:
         super().__init__()
         self._from: dict[int, frozenset[int]] = {}
         self._outputs: dict[int, int] = {}  # by id of what normalization and activation made
+        self._made_by: dict[int, int] = {}  # by id of tensors: the place of an operation
         self._alive: list[Any] = list(self.inputs)  # so that no id is given twice
         for one in self.inputs:
             self._from[id(one)] = frozenset([INPUT])
@@ -111,6 +113,7 @@ class Trace(TorchFunctionMode):
         way = way or self._branches.of(found)
         out = function(*args, **kwargs)
         self._alive += [one for one in _tensors(out) if self._branches.made(one, way)]
+        self._note(name, found, out)
         if name.startswith("embedding"):
             self.tables.update(self.names[id(one)] for one in found if id(one) in self.names)
         if name in LAYERS and isinstance(out, Tensor):
@@ -128,6 +131,20 @@ class Trace(TorchFunctionMode):
             self._from[id(one)] = origin
             self._alive.append(one)
         return out
+
+    def _note(self, name: str, found: list[Tensor], out: Any) -> None:
+        """Write down an operation, unless it made no tensor of what we follow."""
+        made = list(_tensors(out))
+        parameters = tuple(self.names[id(one)] for one in found if id(one) in self.names)
+        known = {self._made_by[id(one)] for one in found if id(one) in self._made_by}
+        inputs = any(INPUT in self.origin(one) for one in found)
+        if not made or not (parameters or known or inputs):
+            return
+        below = tuple(sorted(known | ({INPUT} if inputs and not known else set())))
+        path = parameters[0].rpartition(".")[0] if parameters else ""
+        for one in made:
+            self._made_by[id(one)] = len(self.operations)
+        self.operations.append(Operation(name.strip("_"), path, below, parameters))
 
     def _layer(self, function: Any, kind: str, args: Any, kwargs: Any, out: Tensor) -> None:
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs

@@ -1,17 +1,17 @@
 """The zoo: hundreds of networks, healthy and sick, labelled without vegrad, judged by vegrad.
 
-    python bench/zoo.py                  the whole: the table, and the misses with their reasons
-    python bench/zoo.py --quick          a smoke run of some specimens
-    python bench/zoo.py --seed 7         another zoo
-    python bench/zoo.py --table          only the table of what has been examined
+    python bench/zoo                  a whole run: the table, and the misses with their reasons
+    python bench/zoo --quick          a smoke run of some specimens
+    python bench/zoo --seed 7         another zoo
+    python bench/zoo --table          only the table of the specimens examined so far
 
 Every specimen is a line of a .jsonl file; a run that was stopped goes on where it was.
 
-What a specimen is (`zoo_examine.label`), by the reference alone: healthy if a plain training of 400
-steps reaches the target of its data, nothing was planted and no layer's δ is more than 3 decades
-from the last's; sick if that training does not reach it and either a fault was planted or δ is
-beyond 3 decades; else unclear: not in the figures, only counted. Specimens are drawn until there
-are enough healthy and enough sick ones.
+The reference alone gives each specimen its label (`examine.label`). It is healthy if a plain
+training of 400 steps reaches the target of its data, no fault was planted, and no layer's δ is more
+than 3 decades from the last layer's. It is sick if that training misses the target and either a
+fault was planted or some δ is beyond 3 decades. Else it is unclear: counted, but in no figure.
+Specimens are drawn until there are enough healthy and enough sick ones.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from pathlib import Path
 from typing import Any
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")  # before NumPy: a process a core is faster
-sys.path.insert(0, str(Path(__file__).parent))
+    os.environ.setdefault(name, "1")  # before NumPy: one process for each core is faster
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from zoo_examine import STEPS, examine  # noqa: E402
-from zoo_families import draw  # noqa: E402
-from zoo_table import tables  # noqa: E402
+from zoo.examine import STEPS, examine  # noqa: E402
+from zoo.families import draw  # noqa: E402
+from zoo.table import tables  # noqa: E402
 
-WANTED = 300  # healthy and sick ones, of each
-BLOCK = 12  # specimens between two counts: the zoo does not depend on the number of processes
-FOLDER = Path(__file__).parent / "zoo-records"
+WANTED = 300  # healthy ones, and as many sick ones
+BLOCK = 12  # specimens between two counts, so that the number of processes changes nothing
+FOLDER = Path(__file__).parents[1] / "zoo-records"
 
 
 def read(path: Path) -> dict[int, dict[str, Any]]:
-    """The records of a file by number; a last line that was cut off is left out."""
+    """Read the records of a file by number, without a last line that was cut off."""
     records = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -51,7 +51,7 @@ def read(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def counted(records: dict[int, dict[str, Any]], upto: int) -> tuple[int, int]:
-    """Healthy and sick ones among the first."""
+    """Count the healthy and the sick ones among the first `upto`."""
     labels = [records[n]["label"] for n in range(upto)]
     healthy = labels.count("healthy")
     return healthy, len(labels) - healthy - labels.count("unclear")
@@ -60,7 +60,7 @@ def counted(records: dict[int, dict[str, Any]], upto: int) -> tuple[int, int]:
 def run(
     seed: int, wanted: int, path: Path, jobs: int, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Examine until there are enough of both kinds; what is in the file is not done again."""
+    """Examine specimens until there are enough of both kinds; keep those already in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     records, upto = read(path), 0
     for record in list(records.values()):
@@ -92,7 +92,7 @@ def run(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1, help="another seed, another zoo (1)")
     parser.add_argument("--quick", action="store_true", help="eight of each kind")

@@ -1,4 +1,4 @@
-"""One specimen: its label by the reference, what vegrad and its peers say, and the cure."""
+"""The examination of one specimen: its label, the verdicts of vegrad and its peers, the cure."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import Any
 
 import numpy as np
 import vegrad
-import zoo_reference as reference
 from vegrad.theory import expected_flow
-from zoo_families import TARGETS, Specimen, build
-from zoo_peers import verdicts
+
+from zoo import reference
+from zoo.families import TARGETS, Specimen, build
+from zoo.peers import verdicts
 
 STEPS, BATCH, ROWS = 400, 32, 128
-DECADES = 3.0  # of the reference's δ, from which a network that does not train is called sick
+DECADES = 3.0  # of the reference's δ from which a network that does not train is called sick
 LAYERED = ("weak", "strong", "dead", "biased")
 
 
 def label(specimen: Specimen, decades: tuple[float, float], reached: bool) -> str:
-    """What the specimen is: by the reference's gradients and training, and by what was planted.
+    """Label a specimen by the reference's gradients and training, and by its planted fault.
 
-    healthy: the plain training reaches the target, no fault was planted, and the gradient stays
-    within 3 decades. Sick: the training does not reach it, and either a fault was planted, which
-    gives the name, or δ of a layer is more than 3 decades from the last layer's. Else unclear.
+    It is healthy if the plain training reaches the target, no fault was planted, and the gradient
+    stays within 3 decades. It is sick if the training misses the target, and either a fault was
+    planted, which gives the name, or some layer's δ is more than 3 decades from the last layer's.
+    Else it is unclear.
     """
     vanishes, explodes = -decades[0] >= DECADES, decades[1] >= DECADES
     fault = specimen["fault"]
@@ -38,7 +40,7 @@ def label(specimen: Specimen, decades: tuple[float, float], reached: bool) -> st
 
 
 def examine(specimen: Specimen) -> dict[str, Any]:
-    """All that the tables are made of, as plain JSON types."""
+    """Examine a specimen; return all that the tables need, in plain JSON types."""
     vegrad.set_num_threads(1)
     start = time.perf_counter()
     warnings.filterwarnings("ignore")
@@ -53,17 +55,28 @@ def _examine(specimen: Specimen) -> dict[str, Any]:
     rows = np.random.default_rng(specimen["number"]).permutation(len(x))[:ROWS]
     x64 = x.astype(np.float64)
     before = reference.run(network.config, layers, x64[rows], target[rows])
-    trained = reference.train(network.config, layers, x64, target, optimizer=specimen["optimizer"],
-                              target_score=wanted, steps=STEPS, batch=BATCH,
-                              seed=specimen["number"])  # fmt: skip
+    trained = reference.train(
+        network.config,
+        layers,
+        x64,
+        target,
+        optimizer=specimen["optimizer"],
+        target_score=wanted,
+        steps=STEPS,
+        batch=BATCH,
+        seed=specimen["number"],
+    )
     chain = np.array(before.delta_log10) - before.delta_log10[-1]
     decades = (float(np.nanmin(chain)), float(np.nanmax(chain)))
     record: dict[str, Any] = {
-        "number": specimen["number"], "specimen": specimen,
+        "number": specimen["number"],
+        "specimen": specimen,
         "label": label(specimen, decades, trained.reached),
-        "decades": [_plain(v) for v in decades], "reached": trained.reached,
-        "score": _plain(trained.score), "steps": trained.steps,
-    }  # fmt: skip
+        "decades": [_plain(v) for v in decades],
+        "reached": trained.reached,
+        "score": _plain(trained.score),
+        "steps": trained.steps,
+    }
     after = reference.run(network.config, trained.layers, x64[rows], target[rows])
     kind, scale = network.config["loss"], specimen["loss_scale"]
     record["peers"] = []
@@ -80,9 +93,17 @@ def _diagnosed(
     specimen: Specimen, network: vegrad.MLP, x: Any, target: Any, rows: Any, label: str
 ) -> dict[str, Any]:
     diagnosis = vegrad.diagnose(network, x[rows], target[rows])
-    found = [{"kind": f.kind, "severity": f.severity, "layers": list(f.layers),
-              "worst": f.evidence.get("layer"), "decades": _plain(f.evidence.get("decades")),
-              "message": f.message} for f in diagnosis.findings]  # fmt: skip
+    found = [
+        {
+            "kind": f.kind,
+            "severity": f.severity,
+            "layers": list(f.layers),
+            "worst": f.evidence.get("layer"),
+            "decades": _plain(f.evidence.get("decades")),
+            "message": f.message,
+        }
+        for f in diagnosis.findings
+    ]
     result: dict[str, Any] = {"verdict": diagnosis.verdict, "findings": found, "trend": 0.0}
     if diagnosis.trend is not None and diagnosis.trend.significant:
         result["trend"] = _plain(diagnosis.trend.decades)
@@ -90,9 +111,16 @@ def _diagnosed(
         return result
     if diagnosis.healthy:
         twin, _, _ = build(specimen)
-        history = twin.fit(x, target, optimizer=_optimizer(specimen), batch_size=BATCH, seed=1,
-                           epochs=max(1, round(STEPS * BATCH / len(x))), progress=False,
-                           gauge_every=10)  # fmt: skip
+        history = twin.fit(
+            x,
+            target,
+            optimizer=_optimizer(specimen),
+            batch_size=BATCH,
+            seed=1,
+            epochs=max(1, round(STEPS * BATCH / len(x))),
+            progress=False,
+            gauge_every=10,
+        )
         result["history"] = [f.kind for f in history.findings if f.severity == "critical"]
     if not specimen["fault"] and specimen["width"] >= 128:
         apart = expected_flow(network, x[rows]).deviations(diagnosis.flow)
@@ -103,21 +131,43 @@ def _diagnosed(
 def _cured(specimen: Specimen, network: vegrad.MLP, x: Any, target: Any) -> dict[str, Any]:
     wanted, kind = TARGETS[specimen["data"]], network.config["loss"]
     goal = (1 - wanted) * float(np.mean(np.var(target, axis=0))) if kind == "mse" else wanted
-    cure = vegrad.cure(network, x, target, goal=goal, optimizer=_optimizer(specimen), steps=STEPS,
-                       batch_size=BATCH, seed=1)  # fmt: skip
+    cure = vegrad.cure(
+        network,
+        x,
+        target,
+        goal=goal,
+        optimizer=_optimizer(specimen),
+        steps=STEPS,
+        batch_size=BATCH,
+        seed=1,
+    )
     healed = x if cure.scaling is None else (x - cure.scaling[0]) / cure.scaling[1]
     clip = cure.optimizer.clip
     optimizer = specimen["optimizer"] | {
-        "lr": cure.optimizer.rate(0), "clip": None if clip is None else clip.max_norm,
-    }  # fmt: skip
-    again = reference.train(cure.network.config, _layers(cure.network), healed.astype(np.float64),
-                            target, optimizer=optimizer, target_score=wanted, steps=STEPS,
-                            batch=BATCH, seed=specimen["number"])  # fmt: skip
+        "lr": cure.optimizer.rate(0),
+        "clip": None if clip is None else clip.max_norm,
+    }
+    again = reference.train(
+        cure.network.config,
+        _layers(cure.network),
+        healed.astype(np.float64),
+        target,
+        optimizer=optimizer,
+        target_score=wanted,
+        steps=STEPS,
+        batch=BATCH,
+        seed=specimen["number"],
+    )
     accepted = [attempt for attempt in cure.attempts if attempt.accepted]
-    return {"cured": again.reached, "said": cure.reached, "cost": cure.cost,
-            "remedy": accepted[0].name if accepted else None, "score": _plain(again.score),
-            "change": accepted[0].change if accepted else cure.summary,
-            "tried": [a.name for a in cure.attempts if a.after is not None]}  # fmt: skip
+    return {
+        "cured": again.reached,
+        "said": cure.reached,
+        "cost": cure.cost,
+        "remedy": accepted[0].name if accepted else None,
+        "score": _plain(again.score),
+        "change": accepted[0].change if accepted else cure.summary,
+        "tried": [a.name for a in cure.attempts if a.after is not None],
+    }
 
 
 def _optimizer(specimen: Specimen) -> vegrad.SGD | vegrad.Adam:
@@ -127,12 +177,14 @@ def _optimizer(specimen: Specimen) -> vegrad.SGD | vegrad.Adam:
 
 def _layers(network: vegrad.MLP) -> reference.Layers:
     p = network.parameters
-    return [(p[f"layers.{i}.weight"].astype(np.float64), p[f"layers.{i}.bias"].astype(np.float64))
-            for i in range(network.depth)]  # fmt: skip
+    return [
+        (p[f"layers.{i}.weight"].astype(np.float64), p[f"layers.{i}.bias"].astype(np.float64))
+        for i in range(network.depth)
+    ]
 
 
 def _plain(value: float | None) -> float | None:
-    """A number that JSON has; infinities as ±1e9."""
+    """Make a number that JSON can hold; infinities become ±1e9."""
     if value is None or np.isnan(value):
         return None
     return float(value) if isfinite(value) else float(np.copysign(1e9, value))

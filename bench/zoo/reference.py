@@ -1,8 +1,8 @@
-"""The labels' side of the zoo: plain NumPy in float64 that knows nothing of vegrad.
+"""The reference that gives the labels: plain NumPy in float64 that knows nothing of vegrad.
 
 A network is its configuration (a dict) and a list of (W, b). Gradients go down the chain with an
-exponent a layer, so that a chain of 1e-5000 has its size; what exp itself underflows (a derivative
-below 1e-308) counts as 0. Training is textbook SGD with momentum, or Adam.
+exponent for each layer, so that the size of a chain of 1e-5000 is known; a derivative below 1e-308,
+which exp itself cannot represent, counts as 0. Training is textbook SGD with momentum, or Adam.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Layers = list[tuple[Array, Array]]
 
 NORM_EPS = 1e-5
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-LEAST = 1e-140  # of a gradient's element in training: the square of less is slow, and no step
-CHECKS = 20  # of a training: how often it is asked whether the target is reached
+LEAST = 1e-140  # a smaller element of a gradient is set to 0: its square is slow, its step nil
+CHECKS = 20  # of the target in one training
 
 
 def _pdf(z: Array) -> Array:
@@ -64,14 +64,14 @@ class Passed:
     output: Array
     z: list[Array]
     h: list[Array]
-    """Of each layer; the inputs first."""
+    """Activations of each layer, the inputs first."""
     gradients: Layers
     delta_log10: list[float]
-    """log10 of the Frobenius norm of ∂loss/∂z, right also where float64 has 0 or inf."""
+    """log10 of the Frobenius norm of ∂loss/∂z, correct also where float64 has 0 or inf."""
 
 
 def forward(config: dict[str, Any], layers: Layers, x: Array) -> tuple[list[Array], list[Array]]:
-    """Pre-activations z of every layer and h, inputs first."""
+    """Compute the pre-activations z of every layer, and h, with the inputs first."""
     phi = ACTIVATIONS[config["activation"]][0]
     z, h = [], [x]
     for place, (weight, bias) in enumerate(layers):
@@ -97,7 +97,7 @@ def _normalized(kind: str | None, z: Array) -> tuple[Array, Array | float]:
 
 
 def run(config: dict[str, Any], layers: Layers, x: Array, target: Array) -> Passed:
-    """Loss, gradients and the sizes of δ."""
+    """Compute the loss, the gradients and the sizes of δ."""
     slope = ACTIVATIONS[config["activation"]][1]
     z, h = forward(config, layers, x)
     loss, delta = _loss(config["loss"], h[-1], target)
@@ -115,9 +115,10 @@ def run(config: dict[str, Any], layers: Layers, x: Array, target: Array) -> Pass
                 dy = (dy - along - mean) / size
             delta, skipped = dy, dh if _skips(config, weight) else np.zeros(())
         norm = float(np.linalg.norm(delta))
-        sizes[place] = log10(norm) + exponent * log10(2) if 0 < norm < inf else (
-            -inf if norm == 0 else inf
-        )  # fmt: skip
+        if 0 < norm < inf:
+            sizes[place] = log10(norm) + exponent * log10(2)
+        else:
+            sizes[place] = -inf if norm == 0 else inf
         scale = np.exp2(np.clip(exponent, -1000, 1000))
         gradients[place] = (scale * (delta.T @ h[place]), scale * delta.sum(axis=0))
         delta = delta @ weight + skipped
@@ -146,7 +147,7 @@ def _loss(kind: str, output: Array, target: Array) -> tuple[float, Array]:
 
 
 def score(kind: str, output: Array, target: Array) -> float:
-    """Accuracy, or for numbers the share of the variance that is explained."""
+    """Accuracy, or in a regression the share of the variance that is explained."""
     if not np.isfinite(output).all():
         return -inf
     if kind == "cross_entropy":
@@ -159,7 +160,7 @@ def score(kind: str, output: Array, target: Array) -> float:
 
 @dataclass
 class Trained:
-    """How a plain training ended."""
+    """The end of a plain training."""
 
     reached: bool
     steps: int
@@ -168,10 +169,18 @@ class Trained:
 
 
 def train(
-    config: dict[str, Any], layers: Layers, x: Array, target: Array, *,
-    optimizer: dict[str, Any], target_score: float, steps: int, batch: int, seed: int,
-) -> Trained:  # fmt: skip
-    """Textbook training until the target is reached on all rows, or so many steps are done.
+    config: dict[str, Any],
+    layers: Layers,
+    x: Array,
+    target: Array,
+    *,
+    optimizer: dict[str, Any],
+    target_score: float,
+    steps: int,
+    batch: int,
+    seed: int,
+) -> Trained:
+    """Train until the target is reached on all rows, or so many steps are done.
 
     `optimizer` has name ("sgd" or "adam"), lr, momentum (sgd) and clip (the joint norm's limit, or
     None).

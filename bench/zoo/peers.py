@@ -1,9 +1,9 @@
-"""The peers' published rules, on the reference's gradients: what each would say.
+"""The published rules of other tools, applied to the reference's gradients.
 
-From their definitions: SageMaker Debugger's built-in rules; AUTOTRAINER (Zhang et al. 2021); Deep-
-Diagnosis (Wardat et al. 2022); torchmortem (2026). Limits on gradients are of the weights', as
-there. Rules that need several epochs are left out; the rest is asked before the first step, and
-again after the reference's training.
+They follow the definitions of SageMaker Debugger's built-in rules, AUTOTRAINER (Zhang et al. 2021),
+DeepDiagnosis (Wardat et al. 2022) and torchmortem (2026). As there, limits on gradients apply to
+those of the weights. Rules that need several epochs are left out; the others are asked before the
+first step, and again after the reference's training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from zoo_reference import Passed
+
+from zoo.reference import Passed
 
 BOUNDED = ("sigmoid", "tanh", "hard_tanh", "erf")
 
@@ -19,7 +20,7 @@ BOUNDED = ("sigmoid", "tanh", "hard_tanh", "erf")
 def verdicts(
     config: dict[str, Any], passed: Passed, scale: float, accuracy: float
 ) -> dict[str, str]:
-    """From one pass, with the loss times `scale`: a verdict a tool."""
+    """Return the verdict of each tool on one pass, with the loss times `scale`."""
     with np.errstate(all="ignore"):
         weights = [scale * weight.astype(np.float64) for weight, _ in passed.gradients]
         weights = [w.astype(np.float32).astype(np.float64) for w in weights]  # as tools see them

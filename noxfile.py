@@ -1,0 +1,148 @@
+"""Developers' tasks: `nox` runs the quick ones, `nox -s NAME` one of them, `nox -l` lists all.
+
+    pip install nox
+
+`.ci/run` decides whether a change may land, and needs no nox. Both read what they would otherwise
+repeat: the tools and their versions from the extras in pyproject.toml, the test command from
+README.md, the exceptions of stubtest from .ci/stubtest-allowed.txt.
+"""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "types", "docs"]
+nox.options.error_on_missing_interpreters = True
+
+ROOT = Path(__file__).parent
+EXTRAS = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "bench/**/*.md")
+
+
+def extra(name: str) -> list[str]:
+    """Return the packages of an extra, without vegrad itself."""
+    return [package for package in EXTRAS[name] if not package.startswith("vegrad")]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the README's test command; further arguments go to pytest."""
+    found = re.search(r"^pip install .*&& pytest$", Path("README.md").read_text("utf-8"), re.M)
+    if found is None:
+        session.error("README.md has no test command")
+    *first, last = found[0].split(" && ")
+    for command in first:
+        session.run(*shlex.split(command))
+    session.run(*shlex.split(last), *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the style of Python and C++, and the spelling."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    if set(re.findall(r"[\w-]+==[\d.]+", hooks)) != set(extra("lint")):
+        session.error(".pre-commit-config.yaml has other versions than the lint extra")
+    session.install(*extra("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    files = session.run("git", "ls-files", "*.cpp", "*.hpp", external=True, silent=True)
+    session.run("clang-format", "--dry-run", "--Werror", *str(files).split())
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package, and the stub of the compiled module against the module."""
+    session.install(".[cli]", *extra("lint"))
+    session.run("mypy")
+    session.chdir(session.create_tmp())  # away from the source, whose package has no module
+    allowed = ROOT / ".ci" / "stubtest-allowed.txt"
+    session.run("stubtest", "--allowlist", str(allowed), "vegrad._core")
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Check that every relative link in the documents points to a file, and to a heading there."""
+    documents = sorted({path for pattern in DOCUMENTS for path in ROOT.glob(pattern)})
+    broken = [line for path in documents for line in broken_links(path)]
+    if broken:
+        session.error("\n".join(["links that point nowhere:", *broken]))
+    session.log(f"the links of {len(documents)} documents are right")
+
+
+def broken_links(document: Path) -> list[str]:
+    """Return "document: target" for each link whose file or heading does not exist."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
+        name, _, anchor = target.partition("#")
+        if ":" in name:  # an address
+            continue
+        path = document.parent / name if name else document
+        missing = anchor and path.suffix == ".md" and path.is_file() and anchor not in anchors(path)
+        if missing or not path.exists():
+            broken.append(f"{document.relative_to(ROOT)}: {target}")
+    return broken
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the names by which GitHub links to the headings of a document."""
+    headings = re.findall(r"^#+ +(.*)$", text_of(document), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def text_of(document: Path) -> str:
+    """Read a document without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.M | re.S)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which lines of the Python package the tests run; arguments go to pytest."""
+    session.install(".[test]", "coverage>=7.6")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report")
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Build with sanitizers and run the tests that touch memory; arguments go to pytest.
+
+    The environment's VEGRAD_SANITIZE chooses other sanitizers than address and undefined. Python
+    itself is not sanitized, so the runtimes are loaded before it; this works on Linux with GCC.
+    """
+    kinds = os.environ.get("VEGRAD_SANITIZE", "address,undefined")
+    session.install("-C", f"cmake.define.VEGRAD_SANITIZE={kinds}", ".[test]")
+    runtimes = ["libtsan.so" if "thread" in kinds else "libasan.so", "libstdc++.so"]
+    found = [
+        str(session.run("g++", f"-print-file-name={name}", external=True, silent=True)).strip()
+        for name in runtimes
+    ]
+    preloaded = {
+        "LD_PRELOAD": " ".join(found),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves objects behind on purpose
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }
+    core = session.run(
+        "python",
+        "-c",
+        "from vegrad import _core; print(_core.__file__)",
+        env=preloaded,
+        silent=True,
+    )
+    library = Path(str(core).split()[-1]).read_bytes()
+    if not any(name in library for name in (b"__asan_", b"__tsan_", b"__ubsan_")):
+        session.error("the core was built without sanitizers: CMake ignored VEGRAD_SANITIZE")
+    session.chdir(ROOT)
+    session.run("pytest", "tests/core", "tests/arrays", *session.posargs, env=preloaded)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Read randomly damaged files for half a minute; arguments go to .ci/fuzz.py."""
+    session.install(".[test]")
+    session.run("python", ".ci/fuzz.py", *session.posargs)

@@ -1,0 +1,185 @@
+"""`vegrad diagnose` and `vegrad demo`: a diagnosis of the network that the options describe."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vegrad.arrays.checks import Array
+from vegrad.cli import cure
+from vegrad.cli.options import (
+    Parser,
+    add_data_options,
+    add_json_option,
+    add_network_options,
+    build_task,
+    load_data,
+    positive,
+    print_json,
+    spinner,
+)
+from vegrad.datasets import Dataset
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.flow.site import Site
+from vegrad.networks.diagnosis import diagnose
+from vegrad.networks.treatment import Cure
+from vegrad.reports import text as report
+
+DEMO = {
+    "depth": 50,
+    "activation": "sigmoid",
+    "init": "glorot_uniform",
+    "plot": "vegrad-flow.png",
+}
+PAGES = (".html", ".htm")
+MOST_ROWS = 4096  # taken by default: more rows change nothing but the memory that is needed
+
+
+def run(options: argparse.Namespace) -> int:
+    """Diagnose a network; return 0 if it is healthy, else 1."""
+    _check_page(options)
+    return 0 if _judge(options, load_data(options)).healthy else 1
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Diagnose and cure the network of the demo; return 0."""
+    _check_page(options)
+    data = load_data(options)
+    wanted = options.json or options.html is not None  # else the diagnosis is shown before the cure
+    found = cure.demonstrate(options, data) if wanted else None
+    _judge(options, data, found)
+    if not options.json:
+        print()
+        print(cure.demonstrated(found or cure.demonstrate(options, data)))
+    return 0
+
+
+def _check_page(options: argparse.Namespace) -> None:
+    if options.html is not None and Path(options.html).suffix.lower() not in PAGES:
+        raise ValueError(f"--html must end in {' or '.join(PAGES)}, not {options.html!r}")
+
+
+def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None) -> Diagnosis:
+    """Diagnose the network; print the diagnosis, and save the picture and page that are wanted."""
+    target, network = build_task(options, data)
+    rows = _rows(data, target, options)
+    with spinner("one forward and one backward pass"):
+        diagnosis = diagnose(network, data.x[rows], target[rows])
+    files: dict[str, str | None] = {"picture": None, "page": options.html}
+    if options.plot is not None and diagnosis.flow is not None:
+        with spinner("drawing the picture"):
+            files["picture"] = diagnosis.plot(options.plot)
+    if options.html is not None:
+        _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
+    if options.json:
+        _print_json(data, len(rows), diagnosis, files, found)
+    else:
+        _print_text(data, len(rows), diagnosis, files, options.all_layers)
+    return diagnosis
+
+
+def _placed(diagnosis: Diagnosis, data: Dataset) -> Diagnosis:
+    """Add the line and column of the file in which a value is not finite to the advice."""
+    place = _place(diagnosis, data)
+    if place is None:
+        return diagnosis
+    finding = diagnosis.findings[0]
+    advises = f"{finding.advises} It stands in {{in_data}}."
+    finding = replace(finding, advises=advises, facts={**finding.facts, "in_data": place})
+    return replace(diagnosis, findings=(finding,))
+
+
+def _place(diagnosis: Diagnosis, data: Dataset) -> str | None:
+    """Describe where the value in x stands because of which nothing was run, if there is one."""
+    for finding in diagnosis.findings[:1]:
+        match finding.sites:
+            case [Site(kind="data", rows=(row, column))]:
+                return data.place(row, column)
+    return None
+
+
+def _rows(data: Dataset, target: Array, options: argparse.Namespace) -> npt.NDArray[np.intp]:
+    """Choose the rows to diagnose; all if a value is not finite, as nothing is run then."""
+    count = len(data.x)
+    wanted = MOST_ROWS if options.batch is None else positive("--batch", options.batch)
+    finite = np.isfinite(data.x).all() and np.isfinite(target).all()
+    if wanted >= count or not finite:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(options.seed).choice(count, wanted, replace=False))
+
+
+def _print_text(
+    data: Dataset, rows: int, diagnosis: Diagnosis, files: dict[str, str | None], all_layers: bool
+) -> None:
+    print(f"{data.name}: {rows} rows of {data.x.shape[1]} columns")
+    print(report.measurements(diagnosis, all_layers=all_layers), end="\n\n")
+    _print_verdict(report.verdict(diagnosis), diagnosis.healthy)
+    for remark in report.remarks(diagnosis):
+        print(remark)
+    place = _place(diagnosis, data)
+    if place is not None:
+        print(f"  → it stands in {place}")
+    written = [f"{what}: {path}" for what, path in files.items() if path is not None]
+    if written:
+        print("", *written, sep="\n")
+
+
+def _print_verdict(text: str, healthy: bool) -> None:
+    """Print in colour on a terminal, unless NO_COLOR asks for none."""
+    try:
+        console = importlib.import_module("rich.console").Console()
+        coloured = console.is_terminal and not console.no_color and console.color_system
+    except ImportError:
+        coloured = None
+    if not coloured:
+        print(text)
+        return
+    sys.stdout.flush()
+    style = "bold green" if healthy else "bold red"
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(
+    data: Dataset,
+    rows: int,
+    diagnosis: Diagnosis,
+    files: dict[str, str | None],
+    found: Cure | None,
+) -> None:
+    content = diagnosis.to_dict()
+    content["data"] = {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
+    place = _place(diagnosis, data)
+    if place is not None and data.columns:
+        content["data"]["place"] = place
+    if found is not None:
+        content["cure"] = found.to_dict()
+    print_json(content | files)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vegrad diagnose`."""
+    add_data_options(parser, f"rows to take (at most {MOST_ROWS})")
+    add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    _add_output_options(parser)
+
+
+def add_demo_options(parser: argparse.ArgumentParser) -> None:
+    """Set the options of `vegrad diagnose` for the demo; only those of the output can be chosen."""
+    everything = Parser()
+    add_options(everything)
+    parser.set_defaults(**(vars(everything.parse_args([])) | DEMO))
+    _add_output_options(parser)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    add_json_option(group)
+    group.add_argument("--all-layers", action="store_true", help="print every layer's row")
+    group.add_argument("--plot", metavar="PATH", help="save a picture (.png, .svg, .pdf)")
+    group.add_argument("--html", metavar="PATH", help="save a page for the browser (.html)")

@@ -1,0 +1,110 @@
+"""Clipping of gradients in place, and the rules that training loops apply.
+
+`grads` is one buffer, or a sequence or mapping of buffers. A buffer is a NumPy array or a CPU
+tensor that speaks DLPack, of float16, bfloat16, float32 or float64, with any shape and strides.
+`None` entries are passed over. All checks come before the first write.
+
+Norms of float16, bfloat16 and float32 buffers accumulate in float64, those of float64 buffers in
+scaled sums, so that a norm is right whenever every element is finite. Results have the same bits
+with any number of threads and on every instruction set. A norm that exceeds its limit by no more
+than the rounding of the elements explains is left alone, so that clipping twice changes nothing.
+Nothing is written where nothing is clipped.
+
+`nonfinite` says what happens if an element is inf or NaN: "raise" (NonFiniteGradientError, nothing
+changes), "skip" (nothing changes), "zero" (such elements become 0) or "propagate" (the formula is
+applied as it stands).
+"""
+
+from vegrad import _core
+from vegrad._core import Clipped, NonFiniteGradientError
+from vegrad.arrays import checks
+from vegrad.arrays.checks import Buffers
+from vegrad.clipping.learning import AdaGC, AutoClip, ZClip
+from vegrad.clipping.rules import Adaptive, BlockRMS, GlobalNorm, Norm, Rule, Value
+
+__all__ = [
+    "AdaGC",
+    "Adaptive",
+    "AutoClip",
+    "BlockRMS",
+    "Clipped",
+    "GlobalNorm",
+    "NonFiniteGradientError",
+    "Norm",
+    "Rule",
+    "Value",
+    "ZClip",
+    "adaptive_clip_",
+    "clip_by_block_rms_",
+    "clip_by_global_norm_",
+    "clip_by_norm_",
+    "clip_by_value_",
+]
+
+
+def clip_by_value_(grads: Buffers, limit: float, *, nonfinite: str = "raise") -> Clipped:
+    """Clip every element: g ← min(max(g, -limit), limit). The norms that it returns are L2 norms.
+
+    The limit is rounded to the dtype of each buffer.
+    """
+    return _core.clip(
+        "value", grads, checks.as_limit("limit", limit), 2.0, checks.as_policy(nonfinite)
+    )
+
+
+def clip_by_norm_(
+    grads: Buffers, max_norm: float, *, ord: float = 2, nonfinite: str = "raise"
+) -> Clipped:
+    """Clip each buffer by its own norm N: g ← g · min(1, max_norm / N)."""
+    limit = checks.as_limit("max_norm", max_norm)
+    return _core.clip("norm", grads, limit, checks.as_order(ord), checks.as_policy(nonfinite))
+
+
+def clip_by_global_norm_(
+    grads: Buffers, max_norm: float | None, *, ord: float = 2, nonfinite: str = "raise"
+) -> Clipped:
+    """Clip all buffers by their joint norm N: g ← g · min(1, max_norm / N).
+
+    With max_norm=None the gradients are only measured. Source: Pascanu et al. 2013,
+    arXiv:1211.5063.
+    """
+    limit = None if max_norm is None else checks.as_limit("max_norm", max_norm)
+    return _core.clip(
+        "global_norm", grads, limit, checks.as_order(ord), checks.as_policy(nonfinite)
+    )
+
+
+def clip_by_block_rms_(grads: Buffers, max_rms: float, *, nonfinite: str = "raise") -> Clipped:
+    """Clip each buffer by its root mean square: g ← g · min(1, max_rms / RMS(g)).
+
+    The norms that it returns are L2 norms.
+    """
+    return _core.clip(
+        "block_rms", grads, checks.as_limit("max_rms", max_rms), 2.0, checks.as_policy(nonfinite)
+    )
+
+
+def adaptive_clip_(
+    grads: Buffers,
+    params: Buffers,
+    clipping: float = 0.01,
+    *,
+    eps: float = 1e-3,
+    nonfinite: str = "raise",
+) -> Clipped:
+    """Clip the gradient of each unit in proportion to its weights (Brock et al. 2021).
+
+    For each unit, M = clipping · max(‖W‖, eps); where ‖G‖ > M, G ← G · M / max(‖G‖, 1e-6). The
+    units are counted by the first axis: a unit is a row of an (out, in) weight. A buffer with one
+    axis or none is one unit. All norms are L2 norms. Source: arXiv:2102.06171.
+
+    Args:
+        grads: the gradients.
+        params: the parameters, buffers with the same names (or number) and shapes; their dtypes
+            may differ from those of the gradients.
+        clipping: λ, the largest ratio of gradient to weight.
+        eps: the value that stands for ‖W‖ if that is smaller.
+        nonfinite: what to do about gradients that are inf or NaN.
+    """
+    ratio, least = checks.as_limit("clipping", clipping), checks.as_limit("eps", eps)
+    return _core.clip("adaptive", grads, ratio, 2.0, checks.as_policy(nonfinite), params, least)

@@ -1,0 +1,140 @@
+"""Rules that clip with a fixed limit, and what all rules have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, ClassVar, TypeAlias
+
+from vegrad import _core
+from vegrad._core import Clipped
+from vegrad.arrays import checks
+from vegrad.arrays.checks import Buffers
+
+# What _core.clip is asked for: the name of the rule, the limit (a number for all buffers, an array
+# with one for each, or a function of the joint norm), the order of the norm, the policy, eps.
+Request: TypeAlias = tuple[str, Any, float, str, float]
+# What a rule does with the result of a clip.
+Learn: TypeAlias = Callable[[Clipped], None]
+
+
+class Rule:
+    """A way to clip, with its arguments and its state, as optimizers take it for `clip`.
+
+    `state_dict()` has plain JSON types only. The state never takes in a norm that is not finite,
+    nor the norm of a step that was skipped or refused.
+
+    A subclass names its rule in the core, its arguments with the limit first, and the parts of its
+    state that it learns, each with the function that checks a value of it.
+    """
+
+    _rule: ClassVar[str]
+    _arguments: ClassVar[tuple[str, ...]] = ()
+    _learnt: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
+    ord = 2.0
+    """Order of the norm."""
+    eps = 0.0
+    """The value that stands for the norm of a weight if that is smaller."""
+
+    def __init__(self, nonfinite: str) -> None:
+        self.nonfinite = checks.as_policy(nonfinite)
+
+    def apply_(self, grads: Buffers, params: Buffers = None) -> Clipped:
+        """Clip the gradients in place; only `Adaptive` uses the parameters."""
+        grads, (rule, limit, order, nonfinite, eps), learn = self.prepare(grads)
+        clipped = _core.clip(rule, grads, limit, order, nonfinite, params, eps)
+        if learn is not None:
+            learn(clipped)
+        return clipped
+
+    def prepare(self, grads: Buffers) -> tuple[Any, Request, Learn | None]:
+        """Return what an optimizer needs: the gradients, the request, and what to do afterwards.
+
+        If `grads` was an iterator, the gradients that are returned are a list of what it gave.
+        """
+        return grads, self._request(self._rule, getattr(self, self._arguments[0])), None
+
+    def _request(self, rule: str, limit: object) -> Request:
+        return rule, limit, self.ord, self.nonfinite, self.eps
+
+    def _values(self, *names: str) -> dict[str, Any]:
+        return {name: deepcopy(getattr(self, name)) for name in (*self._arguments, *names)}
+
+    def __repr__(self) -> str:
+        values = self._values("nonfinite")
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in values.items())})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the name of the rule, its arguments and what it has learnt from past norms."""
+        return {"rule": type(self).__name__} | self._values("nonfinite", *self._learnt)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; ValueError, and no change, if it is broken or of another rule."""
+        checks.check_state(state, "rule", self.state_dict())
+        try:
+            fresh = type(self)(**{name: state[name] for name in self._values("nonfinite")})
+            fresh._restore(state)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"state must be as state_dict() gave it: {error}") from error
+        vars(self).update(vars(fresh))
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        for name, checked in self._learnt.items():
+            setattr(self, name, checked(name, state[name]))
+
+
+class Value(Rule):
+    """Clip every element, as `clip_by_value_` does."""
+
+    _rule, _arguments = "value", ("limit",)
+
+    def __init__(self, limit: float, *, nonfinite: str = "raise") -> None:
+        super().__init__(nonfinite)
+        self.limit = checks.as_limit("limit", limit)
+
+
+class _ByNorm(Rule):
+    _arguments = ("max_norm", "ord")
+
+    def __init__(self, max_norm: float, ord: float = 2, *, nonfinite: str = "raise") -> None:
+        super().__init__(nonfinite)
+        self.max_norm, self.ord = checks.as_limit("max_norm", max_norm), checks.as_order(ord)
+
+
+class Norm(_ByNorm):
+    """Clip each buffer by its own norm, as `clip_by_norm_` does."""
+
+    _rule = "norm"
+
+
+class GlobalNorm(_ByNorm):
+    """Clip all buffers by their joint norm, as `clip_by_global_norm_` does."""
+
+    _rule = "global_norm"
+
+
+class BlockRMS(Rule):
+    """Clip each buffer by its root mean square, as `clip_by_block_rms_` does."""
+
+    _rule, _arguments = "block_rms", ("max_rms",)
+
+    def __init__(self, max_rms: float, *, nonfinite: str = "raise") -> None:
+        super().__init__(nonfinite)
+        self.max_rms = checks.as_limit("max_rms", max_rms)
+
+
+class Adaptive(Rule):
+    """Clip the gradient of each unit in proportion to its weights, as `adaptive_clip_` does."""
+
+    _rule, _arguments = "adaptive", ("clipping", "eps")
+
+    def __init__(
+        self, clipping: float = 0.01, eps: float = 1e-3, *, nonfinite: str = "raise"
+    ) -> None:
+        super().__init__(nonfinite)
+        self.clipping, self.eps = checks.as_limit("clipping", clipping), checks.as_limit("eps", eps)
+
+    def apply_(self, grads: Buffers, params: Buffers = None) -> Clipped:  # noqa: D102
+        if params is None:
+            raise TypeError("params must be the buffers that grads belong to, not None")
+        return super().apply_(grads, params)

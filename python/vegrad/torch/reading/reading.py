@@ -1,0 +1,290 @@
+"""One forward and backward pass of a PyTorch model, as a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import inf, isfinite, log2, nan
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import MAPS, Chain, Layer, NonFiniteValue, Operation, Parameter, Reading
+from vegrad.flow.reading import Module as ModuleSizes
+from vegrad.flow.resampling import resampled
+from vegrad.flow.site import Site
+from vegrad.torch import models
+from vegrad.torch.monitor.monitor import Monitor
+from vegrad.torch.monitor.report import modules_of, watched_by
+from vegrad.torch.reading import cells, passes, redraw
+from vegrad.torch.reading.gradients import recorded
+from vegrad.torch.reading.trace import Trace
+from vegrad.torch.vocabulary import TorchVocabulary
+
+Sizes = Mapping[str, float]  # log2 of the norms of gradients, by name
+
+
+def read(model: Module, loss_fn: Any, x: Any, target: Any, *, resamples: int, seed: int) -> Reading:
+    """Run a model forward and back, which leaves it as it was, and read what that tells."""
+    problem = not_finite("data", "x", x) or not_finite("target", "target", target)
+    if problem is not None:
+        about = {"model": type(model).__name__}
+        return Reading(vocabulary=TorchVocabulary(), about=about, problem=problem)
+    with models.untouched(model, loss_fn):
+        with cells.heard(model) as calls:
+            run = passes.forward(model, loss_fn, x, target)
+        if run.path:
+            return _of_chain(model, loss_fn, x, target, run, resamples, seed)
+        recurrent = cells.recurrences(model, calls, seed)
+        return _of_modules(model, loss_fn, x, target, run.trace, recurrent)
+
+
+# A chain ----------------------------------------------------------------------------------------
+
+
+def _of_chain(
+    model: Module,
+    loss_fn: Any,
+    x: Any,
+    target: Any,
+    run: passes.Pass,
+    count: int,
+    seed: int,
+) -> Reading:
+    before = list(run.path)
+    gradients = passes.backward(run)
+    passes.on_path(run)
+    gradients = [gradients[before.index(place)] for place in run.path]
+    flow, about = passes.flow_of(run, gradients), passes.config_of(run)
+    names = run.trace.names
+    layers = tuple(
+        Layer(
+            layer.name,
+            names.get(id(layer.weight), f"{layer.name}.weight"),
+            None if layer.bias is None else names.get(id(layer.bias)),
+            layer.norm,
+        )
+        for layer in run.layers
+    )
+    under, over = _lost(run, gradients, flow.gradient_log2)
+    begun = tuple(passes.begun_at_zero(run, gradients))
+    expected = passes.expected_of(run, about, x)
+    drawn = expected is None and count > 0
+    if drawn:
+        expected = redraw.expected(model, loss_fn, x, target, run, about, seed)
+    sizes = dict(zip((one.weight for one in layers), flow.gradient_log2.tolist(), strict=True))
+    reading = Reading(
+        vocabulary=TorchVocabulary(),
+        about=about,
+        dtype=about["dtype"],
+        loss=float(run.loss.detach()),
+        loss_kind=run.loss_kind,
+        operations=_operations(run),
+        parameters=_parameters(model, sizes, detailed=bool(run.trace.branches)),
+        tables=frozenset(run.trace.tables),
+        branches=tuple(run.trace.branches),
+        chain=Chain(
+            layers=layers,
+            flow=flow,
+            activation=about["activation"],
+            output=about["output"],
+            norm=about["norm"],
+            residual=about["residual"],
+            expected=expected,
+            drawn=drawn and expected is not None,
+            underflowed=under,
+            overflowed=over,
+            begun=begun,
+            cut=min((n for n, place in enumerate(run.path) if place in run.sizes), default=0),
+            exact=False,
+        ),
+    )
+    path = list(run.path)
+    del run, gradients  # memory, before the passes over drawn rows
+    assert reading.chain is not None
+    batches = _resampled(model, loss_fn, x, target, path, count, seed)
+    return replace(reading, chain=replace(reading.chain, batches=batches))
+
+
+def _operations(run: passes.Pass) -> tuple[Operation, ...]:
+    """Write down what ran, with δ where it was measured, and the loss at the end."""
+    found = list(run.trace.operations)
+    deltas = {run.trace.layers[place].name: size for place, size in run.sizes.items()}
+    for place, one in enumerate(found):
+        if one.name in deltas and one.kind in MAPS:
+            found[place] = replace(one, delta_log2=deltas[one.name])
+    return (*found, Operation(run.loss_kind or "loss", "loss", (len(found) - 1,)))
+
+
+def _lost(
+    run: passes.Pass, gradients: Sequence[Tensor | None], sizes: FloatArray
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the layers whose true gradient is finite, but 0 or inf in the model's dtype."""
+    under, over = [], []
+    for number in np.flatnonzero(np.isfinite(sizes)).tolist():
+        shift = run.shifts.get(run.path[number], 0.0)
+        stored = passes.shifted(gradients[number], shift, run.layers[number].weight)
+        if not stored.any():
+            under.append(number)
+        elif bool(np.isinf(stored).any()):
+            over.append(number)
+    return tuple(under), tuple(over)
+
+
+def _resampled(
+    model: Module, loss_fn: Any, x: Any, target: Any, path: list[int], count: int, seed: int
+) -> FloatArray:
+    """Return gains (count, L - 1) of batches drawn with replacement, where there are rows."""
+    take = passes.rows_of(x, target)
+
+    def gains(rows: Any) -> FloatArray:
+        assert take is not None
+        run = passes.forward(model, loss_fn, *take(rows))
+        passes.backward(run)
+        run.path[:] = path
+        return passes.gains(run)
+
+    rows = 0 if take is None else len(target)
+    return resampled(gains, rows, len(path) - 1, count, seed)
+
+
+def _parameters(model: Module, gradients: Sizes, *, detailed: bool) -> dict[str, Parameter]:
+    """Read the sizes of all parameters; with `detailed`, how matrices look to have been drawn."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        size = models.size_log2(parameter)
+        values = parameter.detach()
+        found[name] = Parameter(
+            name,
+            tuple(values.shape),
+            size - log2(max(values.numel(), 1)) / 2 if isfinite(size) else -inf,
+            kurtosis=_kurtosis(values) if detailed and values.ndim > 1 else nan,
+            gradient_log2=gradients.get(name, nan),
+            nonfinite=None if size < inf else _first_nonfinite(values),
+        )
+    return found
+
+
+def _kurtosis(matrix: Tensor) -> float:
+    values = matrix.double()
+    return float(values.pow(4).mean() / values.square().mean() ** 2)
+
+
+def _first_nonfinite(values: Tensor) -> NonFiniteValue | None:
+    bad = ~torch.isfinite(values)
+    if not bool(bad.any()):
+        return None
+    first = tuple(int(n) for n in bad.nonzero()[0])
+    value = values[first]
+    return NonFiniteValue(
+        first, float(value.abs() if value.is_complex() else value), int(bad.sum())
+    )
+
+
+# Any other model --------------------------------------------------------------------------------
+
+
+def _of_modules(
+    model: Module,
+    loss_fn: Any,
+    x: Any,
+    target: Any,
+    trace: Trace,
+    recurrent: Sequence[cells.Recurrence],
+) -> Reading:
+    """Read a model by a monitor's sizes of modules and by its parameters' gradients."""
+    monitor = Monitor(model, details=1)
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        monitor.probing = True
+        loss = loss_fn(models.called(model, x), target)
+        wanted = [parameter for parameter, _ in kept if parameter.requires_grad]
+        given = torch.autograd.grad(loss, wanted, allow_unused=True)
+        for parameter, gradient in zip(wanted, given, strict=True):
+            parameter.grad = gradient
+        monitor.step()
+        named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        gradients = recorded(model, named, trace)
+    finally:
+        monitor.remove()
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+    modules = modules_of(monitor)
+    sizes = {name: models.size_log2(one) for name, one in named.items() if one.ndim > 1}
+    why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
+    about = {
+        "model": f"{type(model).__name__} ({why}), loss {float(loss.detach()):.4g}",
+        "parameters": len(kept),
+        "chain": list(gradients.chain),
+    }
+    return Reading(
+        vocabulary=TorchVocabulary(),
+        about=about,
+        loss=float(loss.detach()),
+        operations=tuple(trace.operations),
+        parameters=_parameters(model, sizes, detailed=bool(trace.branches)),
+        tables=frozenset(trace.tables),
+        branches=tuple(trace.branches),
+        cells=tuple(recurrent),
+        modules=modules,
+        watched=watched_by(monitor),
+        gradients=gradients,
+        fresh_drift=partial(_fresh_drift, model, loss_fn, x, target, modules, recurrent),
+    )
+
+
+def _fresh_drift(
+    model: Module,
+    loss_fn: Any,
+    x: Any,
+    target: Any,
+    modules: Sequence[ModuleSizes],
+    recurrent: Sequence[cells.Recurrence],
+) -> float:
+    """Return log10 of δ at the first module over the last, with recurrent modules drawn anew."""
+    weighted = [one for one in modules if one.weighted]
+    first = next(one.name for one in weighted if one.delta < inf)
+    drawn = sorted({one.module for one in recurrent})
+    with models.untouched(model, loss_fn):
+        return redraw.decades(model, loss_fn, x, target, drawn, (first, weighted[-1].name))
+
+
+# Data -------------------------------------------------------------------------------------------
+
+
+def not_finite(kind: str, name: str, value: Any) -> Finding | None:
+    """Find what is not finite in data ("data" or "target")."""
+    several = {name: value}
+    if isinstance(value, tuple | list):
+        several = {f"{name}[{n}]": one for n, one in enumerate(value)}
+    elif isinstance(value, Mapping):
+        several = {f"{name}[{key!r}]": one for key, one in value.items()}
+    for where, tensor in several.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        first = _first_nonfinite(tensor)
+        if first is None:
+            continue
+        more = ", the first of {count:d} such values" if first.count > 1 else ""
+        return Finding(
+            kind="nonfinite",
+            severity="critical",
+            rule="nonfinite-data",
+            cause="nonfinite-input" if kind == "data" else "nonfinite-target",
+            sites=(Site(kind, where, rows=first.index),),
+            says=f"{{site}}{{index}} is {{value}}{more}; nothing was run",
+            advises="fill in or remove {these}, then diagnose again.",
+            facts={
+                "index": list(first.index),
+                "value": first.value,
+                "these": "these values" if first.count > 1 else "it",
+            },
+            evidence={"count": float(first.count)},
+        )
+    return None
