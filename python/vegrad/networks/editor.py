@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, sqrt
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from vegrad.flow.edits import (
     keeps_shape,
     parts,
 )
+from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Optimizer
@@ -61,10 +62,7 @@ class Editor:
         self.network, self.seed = network, seed
         self._x = None if rows is None else x
         self._rows = np.arange(0) if rows is None else rows
-        self._names: dict[str, Any] = {
-            "np": np, "vegrad": sys.modules["vegrad"], "network": network, "x": x
-        }  # fmt: skip
-        self._lines: list[str] = []
+        self._script = Script(np=np, vegrad=sys.modules["vegrad"], network=network, x=x)
         self._passed = 0.0
 
     def apply(self, edit: Edit) -> Code | Refusal:
@@ -74,25 +72,21 @@ class Editor:
         unknown = [name for name in changed if name not in self.network.parameters]
         if unknown:
             return Refusal(f"the network has no parameter {unknown[0]}")
-        words = ""
         if any(isinstance(part, (*ARCHITECTURE, Initialize)) for part in single):
             done = self._rebuild(single)
             changed = list(self.network.parameters) if keeps_shape(edit) else []
         else:
-            done = ""
-            for part in single:
-                done = self._do(part)
-                if isinstance(done, Refusal):
-                    break
+            # The words for an edit of one part may have its numbers.
+            several = [self._do(part) for part in single]
+            refused = (one for one in several if isinstance(one, Refusal))
+            done = next(refused, several[0] if len(several) == 1 else "")
         if isinstance(done, Refusal):
             return done
-        words = done
-        return Code(tuple(self._lines), tuple(changed), words, self._passed)
+        return Code(self._script.lines, tuple(changed), done, self._passed)
 
     def _run(self, *lines: str) -> None:
-        self._lines += lines
         with np.errstate(all="ignore"):
-            exec("\n".join(lines), self._names)
+            self._script.run(*lines)
 
     # Values of parameters
 
@@ -147,7 +141,7 @@ class Editor:
             return Refusal(str(error), self._passed)
         if orthogonal:
             return "draw all weights again, orthogonal, and scale them on the data (LSUV)"
-        factors: Array = self._names["factors"]
+        factors = cast(Array, self._script.names["factors"])
         return (
             f"scale each layer's weights by {factors.min():.3g} to {factors.max():.3g}, to "
             "pre-activations of standard deviation 1 (vegrad.lsuv_)"
@@ -197,15 +191,15 @@ class Editor:
         """Make the network anew; one of the same shape keeps its memory."""
         old = self.network
         self._run(f"network = {written(config)}")
-        new: MLP = self._names["network"]
+        new = cast(MLP, self._script.names["network"])
         shapes = [{n: a.shape for n, a in one.parameters.items()} for one in (old, new)]
         kept = ("activation", "output", "loss", "norm", "residual", "dtype")
         if shapes[0] == shapes[1] and all(old.config[k] == new.config[k] for k in kept):
             for name, array in new.parameters.items():
                 old.parameters[name][...] = array
             old.config.update(new.config)
-            self._names["network"] = old
-        self.network = self._names["network"]
+            self._script.names["network"] = new = old
+        self.network = new
 
     def _with_skips(self, config: Mapping[str, Any]) -> str | Refusal:
         """Make it with skip connections whose branches add up to a factor of about e.

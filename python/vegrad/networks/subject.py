@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData
 from vegrad.flow.reading import Reading
+from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks import reading
 from vegrad.networks.editor import Editor, clone, written_optimizer
@@ -131,14 +132,13 @@ class NetworkSubject:
         x = self.data.x
         if not x.size:
             return Refusal("there are no data to scale")
-        lines = (
+        script = Script(np=np, x=x.astype(np.float64))
+        script.run(
             "shift = x.mean(axis=0)",
             "scale = np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)",
             "x = (x - shift) / scale",
         )
-        names: dict[str, Any] = {"np": np, "x": x.astype(np.float64)}
-        exec("\n".join(lines), names)
-        shift, scale = (names[name].astype(x.dtype) for name in ("shift", "scale"))
+        shift, scale = (cast(Array, script.names[n]).astype(x.dtype) for n in ("shift", "scale"))
         self.scaling = shift, scale
         self.data = replace(self.data, x=(x - shift) / scale)
-        return Code(lines)
+        return Code(script.lines)

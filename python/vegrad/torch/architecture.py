@@ -29,12 +29,12 @@ class Residual(nn.Module):
         self.branch, self.scale = branch, scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Their sum, of the shape of x."""
+        """Return the sum, of the shape of x."""
         return x + self.scale * self.branch(x)
 
 
 def importable(model: Module, pasted: Any) -> None:
-    """Makes `Residual`s of those that a patch has defined, whose class no file could name.
+    """Make `Residual`s of those that a patch has defined, whose class no file could name.
 
     Only so can the model be pickled, and saved by `torch.save` whole.
     """
@@ -44,7 +44,10 @@ def importable(model: Module, pasted: Any) -> None:
 
 
 def drawn(activation: str, seed: int) -> tuple[str, ...]:
-    """Weights (orthogonal) and biases as the activation needs them; 1/√fan_in for the last."""
+    """Write code for weights (orthogonal) and biases as the activation needs them.
+
+    The last layer's weights are of standard deviation 1/√fan_in.
+    """
     sigma_b = CRITICAL_SIGMA_B.get(activation, 0.0)
     point = critical_point(activation, sigma_b)
     sigma_w = point.sigma_w if point is not None else sqrt(2.0)
@@ -63,14 +66,46 @@ def drawn(activation: str, seed: int) -> tuple[str, ...]:
     )
 
 
+SCHEMES = {
+    "he_normal": 'nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
+    "he_uniform": 'nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")',
+    "glorot_normal": "nn.init.xavier_normal_(layer.weight)",
+    "glorot_uniform": "nn.init.xavier_uniform_(layer.weight)",
+    "lecun_normal": "nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)",
+    "orthogonal": "nn.init.orthogonal_(layer.weight)",
+}
+
+
+def initialized(scheme: str, seed: int) -> tuple[str, ...] | None:
+    """Write code that draws all weights from an initialization, with biases of 0.
+
+    None if PyTorch has none of this name.
+    """
+    if scheme not in SCHEMES:
+        return None
+    return (
+        f"torch.manual_seed({seed})",
+        "for layer in model.modules():",
+        "    if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):",
+        f"        {SCHEMES[scheme]}",
+        "        if layer.bias is not None:",
+        "            nn.init.zeros_(layer.bias)",
+    )
+
+
+def module_of(activation: str) -> str:
+    """Return PyTorch's name for the module of an activation of vegrad's."""
+    return next(module.__name__ for module, row in MODULES.items() if row.ours == activation)
+
+
 def activations_of(model: Module) -> list[str]:
-    """The kinds of modules that are activations vegrad knows."""
+    """Return the kinds of modules that are activations vegrad knows."""
     kinds = tuple(MODULES)
     return sorted({type(one).__name__ for one in model.modules() if isinstance(one, kinds)})
 
 
 def activated(found: list[str], new: str) -> tuple[str, ...]:
-    """Other activations in place of those found."""
+    """Write code for other activations in place of those found."""
     kinds = ", ".join(f"nn.{kind}" for kind in found)
     return (
         "for name, module in list(model.named_modules()):",
@@ -80,12 +115,12 @@ def activated(found: list[str], new: str) -> tuple[str, ...]:
 
 
 def has_norm(model: Module) -> bool:
-    """Whether a module of the model normalizes."""
+    """Return True if a module of the model normalizes."""
     return any(isinstance(one, NORMS) for one in model.modules())
 
 
 def normalized(model: Module, names: list[str]) -> tuple[str, ...]:
-    """A normalization of each row after each of these layers."""
+    """Write code for a normalization of each row after each of these layers."""
     linear = [name for name in names if isinstance(model.get_submodule(name), nn.Linear)]
     others = [name for name in names if name not in linear]
     lines: list[str] = []
@@ -98,36 +133,44 @@ def normalized(model: Module, names: list[str]) -> tuple[str, ...]:
 
 
 def skipped(units: Units) -> tuple[str, ...]:
-    """Skip connections round runs of modules, their branches scaled."""
+    """Write code for skip connections round runs of modules, their branches scaled."""
     scale = branch_scale(sum(map(len, units.values())))
     places = ", ".join(f"{path!r}: {_listed(runs)}" for path, runs in units.items())
     return (
-        "", *getsource(Residual).splitlines(), "", "",
+        *_residual(),
         f"for path, runs in {{{places}}}.items():",
         "    inside = model.get_submodule(path)",
         "    for first, last in reversed(runs):",
         f"        inside[first] = Residual(inside[first:last], {scale!r})",
         "        del inside[first + 1 : last]",
-    )  # fmt: skip
+    )
 
 
 def skipped_layers(names: list[str]) -> tuple[str, ...]:
-    """Skip connections round single layers, wherever they are called: before the activation."""
+    """Write code for skip connections round single layers, wherever they are called.
+
+    The activation comes after the sum.
+    """
     return (
-        "", *getsource(Residual).splitlines(), "", "",
+        *_residual(),
         f"for name in {_named(names)}:",
         f"    layer = Residual(model.get_submodule(name), {branch_scale(len(names))!r})",
         "    model.set_submodule(name, layer)",
-    )  # fmt: skip
+    )
+
+
+def _residual() -> tuple[str, ...]:
+    """Write the class as a patch defines it."""
+    return ("", *getsource(Residual).splitlines(), "", "")
 
 
 def branch_scale(count: int) -> float:
-    """1/√depth (Zhang et al. 2019, arXiv:1901.09321), so that branches add up to about e."""
+    """Return 1/√depth (Zhang et al. 2019, arXiv:1901.09321): branches then add up to about e."""
     return float(f"{1 / sqrt(count):.3g}")
 
 
 def _listed(runs: list[tuple[int, int]]) -> str:
-    """Runs as code, short if they are alike."""
+    """Write runs as code, short if they are alike."""
     (first, end), (last, _) = runs[0], runs[-1]
     step = runs[1][0] - first if len(runs) > 1 else 0
     alike = [(n, n + end - first) for n in range(first, last + 1, step)] if step else []
@@ -137,7 +180,7 @@ def _listed(runs: list[tuple[int, int]]) -> str:
 
 
 def _named(names: list[str]) -> str:
-    """Names as code, short if they are numbered one after the other."""
+    """Write names as code, short if they are numbered one after the other."""
     before, _, first = names[0].rpartition(".")
     path = f"{before}." if before else ""
     end = int(first) + len(names) if first.isdigit() else 0
@@ -147,12 +190,12 @@ def _named(names: list[str]) -> str:
 
 
 def shrunk(factor: float) -> tuple[str, ...]:
-    """The output layer's weights times a factor; `layers` are those that were drawn."""
+    """Write code that scales the output layer's weights; `layers` are those that were drawn."""
     return ("with torch.no_grad():", f"    layers[-1].weight.mul_({factor!r})")
 
 
 def units_of(model: Module, names: list[str], x: Any) -> Units:
-    """Runs of modules that a skip connection can go round, by the path of their nn.Sequential.
+    """Return runs of modules that a skip connection can go round, by their nn.Sequential's path.
 
     Each has a layer that is named, and what follows it, as far as outputs are shaped as inputs.
     """
@@ -172,14 +215,14 @@ def units_of(model: Module, names: list[str], x: Any) -> Units:
 
 
 def square_layers(model: Module, names: list[str], x: Any) -> list[str]:
-    """Those of the named layers whose outputs are shaped as their inputs."""
+    """Return those of the named layers whose outputs are shaped as their inputs."""
     shapes = _shapes(model, x)
     seen = {name: shapes.get(id(model.get_submodule(name))) for name in names if name}
     return [name for name, found in seen.items() if found is not None and found[0] == found[1]]
 
 
 def _own(path: str, key: str, child: Module, names: list[str]) -> Iterator[str]:
-    """Named layers of a child that lie in no nn.Sequential of its own."""
+    """Yield named layers of a child that lie in no nn.Sequential of its own."""
     whole = f"{path}.{key}" if path else key
     for name in names:
         if name == whole:
@@ -195,7 +238,7 @@ def _own(path: str, key: str, child: Module, names: list[str]) -> Iterator[str]:
 
 
 def _shapes(model: Module, x: Any) -> dict[int, tuple[Any, Any]]:
-    """By id of a module, the shapes of what it takes and gives."""
+    """Return the shapes of what modules take and give, by the id of the module."""
     found: dict[int, tuple[Any, Any]] = {}
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
