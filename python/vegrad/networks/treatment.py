@@ -12,10 +12,11 @@ from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
 from vegrad.networks.subject import NetworkSubject, Scaling
 from vegrad.optim import Adam, Optimizer
+from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.goal import Plan, check_goal, check_lengths, goal_for
 from vegrad.treatment.outcome import Outcome
-from vegrad.treatment.search import BUDGET, Search
+from vegrad.treatment.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,12 @@ def cure(
     data = ArrayData(*network._checked(x, target))
     given = NetworkSubject(clone(network), data, optimizer, seed)
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
-    plan = Plan(aim, steps, batch_size, seed, budget)
+    return _searched(given, Plan(aim, steps, batch_size, seed, budget))
+
+
+def _searched(given: NetworkSubject, plan: Plan) -> Cure:
+    data, optimizer = given.data, given.optimizer
+    assert optimizer is not None
     if not (np.isfinite(data.x).all() and np.isfinite(data.target).all()):
         before = given.diagnosed(data.x, data.target, theory=True)  # says where, and runs nothing
         why = "no change of the network makes up for values that are not finite"
@@ -95,6 +101,6 @@ def cure(
     return Cure(
         **vars(outcome) | {"after": after},
         network=treated.network,
-        optimizer=optimizer if treated.optimizer is None else treated.optimizer,
+        optimizer=treated.optimizer or optimizer,
         scaling=treated.scaling,
     )

@@ -24,6 +24,7 @@ from vegrad.flow.edits import (
     SetActivation,
     Shift,
     Zero,
+    keeps_shape,
     parts,
 )
 from vegrad.flow.reading import Chain
@@ -38,8 +39,8 @@ LEAST = 0.1  # times the last layer's weights: less would be a layer that stops 
 FEW = 3  # names that are written out
 
 
-class ModelEditor:
-    """Edits one model by running lines of code, which it keeps.
+class ValueEditor:
+    """Edits the values of one model's parameters by running lines of code, which it keeps.
 
     Args:
         model: what is edited, in place.
@@ -77,19 +78,20 @@ class ModelEditor:
         unknown = [name for name in changed if name not in known]
         if unknown:
             return Refusal(f"the model has no parameter {unknown[0]}")
-        if any(isinstance(part, ARCHITECTURE) for part in single):
-            done = self._rebuild(single)
-        else:
-            several = [self._do(part) for part in single]
-            refused = (one for one in several if isinstance(one, Refusal))
-            # The words for an edit of one part may have its numbers.
-            done = next(refused, several[0] if len(several) == 1 else "")
-            if any(isinstance(part, Initialize | Lsuv) for part in single):
-                changed = list(known)
+        done = self._all(single)
         if isinstance(done, Refusal):
             return done
-        architecture.importable(self.model, self._script.names.get("Residual"))
+        if not keeps_shape(edit):
+            changed = []
+        elif any(isinstance(part, Initialize | Lsuv) for part in single):
+            changed = list(known)
         return Code(self._script.lines, tuple(changed), done, self._passed)
+
+    def _all(self, edits: Sequence[Edit]) -> str | Refusal:
+        """Do all edits; the words for a single one may have its numbers."""
+        several = [self._do(edit) for edit in edits]
+        refused = (one for one in several if isinstance(one, Refusal))
+        return next(refused, several[0] if len(several) == 1 else "")
 
     def _run(self, *lines: str) -> None:
         with torch.random.fork_rng(devices=models.gpus(self.model)):
@@ -180,7 +182,16 @@ class ModelEditor:
         self._run(*architecture.drawn(activation, self.seed))
         return f"draw all weights again, orthogonal, at {activation}'s critical point"
 
-    # Another architecture
+
+class ModelEditor(ValueEditor):
+    """Edits one model, its architecture too."""
+
+    def _all(self, edits: Sequence[Edit]) -> str | Refusal:
+        if not any(isinstance(edit, ARCHITECTURE) for edit in edits):
+            return super()._all(edits)
+        done = self._rebuild(edits)
+        architecture.importable(self.model, self._script.names.get("Residual"))
+        return done
 
     def _rebuild(self, edits: Sequence[Edit]) -> str | Refusal:
         """Put other modules in place of layers; with skips or another activation, new weights."""

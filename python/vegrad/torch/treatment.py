@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -156,32 +156,38 @@ def cure(
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
     seed = as_count("seed", seed)
-
-    def plan(aim: Goal) -> Plan:
-        return Plan(aim, steps, batch_size, seed, budget)
-
+    plan = Plan(Goal("mse", 0.0, 0.0), steps, batch_size, seed, budget)
     if not_finite("data", "x", x) or not_finite("target", "target", target):
         before = diagnose(model, loss_fn, x, target)  # says where, and runs nothing
         why = "no change of the model makes up for values that are not finite"
-        return ModelCure.without_a_trial(before, plan(Goal("mse", 0.0, 0.0)), why, model=model)
-    bare, rows = models.unwrapped(model), ModelData(x, target)
-    drawn = np.random.default_rng(seed).permutation(len(rows))[:FIRST]
-    some = rows.take(drawn)
-    unfused, made = _unfused(bare), _checked(optimizer, bare)
-    with models.untouched(unfused, loss_fn):
-        run = passes.forward(unfused, loss_fn, *some)
-    right = accuracy(run.output, some[1])
-    aim = goal_of(run.loss_kind, target, float(run.loss.detach()), right, goal)
-    check_goal(goal, aim.kind)
-    if not isfinite(aim.wanted):
-        before = diagnose(bare, loss_fn, *some, resamples=0)
-        why = before.findings[0].advice if before.findings else f"the loss is {aim.guess}"
-        return ModelCure.without_a_trial(before, plan(aim), why, model=model)
-    data = ModelData(x, target, fitted=_is_fitted(run.output, some[1]))
-    del run
-    given = CurableModel(unfused, loss_fn, data, made, seed)
-    with models.untouched(unfused, loss_fn):
-        search = Search(given, plan(aim))
+        return ModelCure.without_a_trial(before, plan, why, model=model)
+    bare = models.unwrapped(model)
+    given = CurableModel(_unfused(bare), loss_fn, ModelData(x, target), seed=seed)
+    given.optimizer = _checked(optimizer, bare)
+    return _searched(model, given, plan, goal, in_place=in_place)
+
+
+def _searched(
+    model: Module, given: CurableModel, plan: Plan, wanted: float | None, *, in_place: bool
+) -> ModelCure:
+    """Look at the first rows for the goal, and search for what reaches it."""
+    data, loss_fn = given.data, given.loss_fn
+    drawn = np.random.default_rng(plan.seed).permutation(len(data))[:FIRST]
+    x, target = data.take(drawn)
+    with models.untouched(given.model, loss_fn):
+        run = passes.forward(given.model, loss_fn, x, target)
+    right, loss = accuracy(run.output, target), float(run.loss.detach())
+    goal = goal_of(run.loss_kind, data.target, loss, right, wanted)
+    check_goal(wanted, goal.kind)
+    plan = replace(plan, goal=goal)
+    if not isfinite(goal.wanted):
+        before = diagnose(models.unwrapped(model), loss_fn, x, target, resamples=0)
+        why = before.findings[0].advice if before.findings else f"the loss is {goal.guess}"
+        return ModelCure.without_a_trial(before, plan, why, model=model)
+    data.fitted = _is_fitted(run.output, target)
+    del run  # memory
+    with models.untouched(given.model, loss_fn):
+        search = Search(given, plan)
         search.budget.passed += FORWARD * len(drawn)
         outcome, treatment = search.run()
     treated = treatment.subject

@@ -9,11 +9,11 @@ import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.subject import Refusal
-from vegrad.treatment.budget import BUDGET, Budget, Tried
+from vegrad.treatment.budget import Budget, Tried
+from vegrad.treatment.conclusion import about, conclude
 from vegrad.treatment.curable import Curable
 from vegrad.treatment.goal import Plan
-from vegrad.treatment.learnability import about_data
-from vegrad.treatment.outcome import PAIRS, Attempt, Outcome, Proof
+from vegrad.treatment.outcome import PAIRS, Attempt, Outcome
 from vegrad.treatment.promise import creeping, ended, hopeless, rose, standing, worse
 from vegrad.treatment.rates import long_steps
 from vegrad.treatment.remedies import FOLLOWING, REMEDIES, TRAINING
@@ -75,7 +75,7 @@ class Search:
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
-        problem = self._about(quick=True)
+        problem = about(self.given, self.plan.goal, quick=True)
         if problem:
             return self._conclude(None, problem)
         if self.patient.diagnosis.healthy:
@@ -229,75 +229,8 @@ class Search:
         again.train(most, lambda trial: hopeless(trial) or not self.budget.room(steps))
         return None if again.reached or not self.budget.room(steps) else again
 
-    # The end
-
-    def _about(self, *, quick: bool = False) -> tuple[str, ...]:
-        """Say what is wrong with the data, if they are rows of numbers and labels or numbers."""
-        table = self.given.subject.data.table(self.plan.goal.kind)
-        return () if table is None else about_data(*table, self.plan.goal, quick=quick)
-
     def _conclude(
         self, chosen: Tried | None, problem: tuple[str, ...] = ()
     ) -> tuple[Outcome, Treatment]:
-        """Prove what was chosen; what was given stays as it was if it does as well."""
-        sick, before = self.budget.sick, self.patient.diagnosis
-        reached, after, treatment, proof = sick.reached, before, self.given, None
-        if chosen is not None:
-            trial = chosen.trial
-            self._catch_up(trial.history.steps)
-            proof = Proof(sick, trial, (before, chosen.after))
-            better = trial.reached or not proof.loss[0] <= proof.loss[1]
-            reached = sick.reached
-            if better and not reached:  # what works is left alone
-                treatment, reached, after = trial.treatment, trial.reached, chosen.after
-                why = "reached the goal" if reached else "the best, though short of the goal"
-                done = self.attempts[chosen.place]
-                self.attempts[chosen.place] = replace(done, accepted=True, why=why)
-        about = problem
-        if not reached and not about:
-            about = self._about()
-        patch = ""
-        if treatment is not self.given:
-            patch = treatment.subject.patch(
-                treatment.words, treatment.lines, steps=self.plan.steps, batch_size=self.batch_size
-            )
-        outcome = Outcome(
-            before=before,
-            after=after,
-            attempts=tuple(self.attempts),
-            proof=proof,
-            reached=reached,
-            goal=self.plan.goal,
-            summary=self._summary(after, reached),
-            patch=patch,
-            cost=self.budget.cost,
-            steps=self.plan.steps,
-            batch_size=self.batch_size,
-            about=about,
-        )
-        return outcome, treatment
-
-    def _catch_up(self, count: int) -> None:
-        """Train what was given for as many steps as what was chosen."""
-        sick = self.budget.sick
-        while sick.history.steps < count and not sick.ended:
-            sick.block(min(sick.block_steps, count - sick.history.steps), looking=False)
-        if sick.history.steps == count:
-            sick.look()
-
-    def _summary(self, after: Diagnosis, reached: bool) -> str:
-        before, tried = self.patient.diagnosis, sum(a.after is not None for a in self.attempts)
-        goal, noun = self.plan.goal, self.given.subject.noun
-        for attempt in self.attempts:
-            if attempt.accepted and reached:
-                was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
-                return f"cured: {was}{attempt.change}"
-            if attempt.accepted:
-                return f"improved, but short of {goal}: {attempt.change}"
-        if reached:
-            but = "" if before.healthy else f"{before.verdict}, but "
-            return f"nothing to cure: {but}the {noun} reaches {goal} as it is"
-        return f"not cured: none of {tried} changes reached {goal}"
-
-
-__all__ = ["BUDGET", "LUCK", "Search"]
+        before = self.patient.diagnosis
+        return conclude(self.given, before, self.attempts, self.budget, chosen, problem)
