@@ -34,6 +34,8 @@ class Refusal:
     why: str
     passed: float = 0.0
     """Rows that went forward and back before this was clear."""
+    worth_saying: bool = False
+    """True if a user may expect this edit to help, and should hear why it cannot."""
 
 
 class Subject(Protocol):

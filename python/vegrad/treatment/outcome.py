@@ -39,7 +39,8 @@ class Attempt:
     ended: str = ""
     """How it ended: "reached" (the goal), "luck" (only with the rows in one order), "slow",
     "learns-nothing" or "diverged" if it was trained; "no-better" after one pass, "no-passes" if
-    nothing was left to train it, "impossible" if there was nothing to change."""
+    nothing was left to train it, "impossible" if a user may expect it to help, which it cannot; ""
+    if there was nothing to change."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, None where there is no number."""

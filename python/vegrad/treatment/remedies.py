@@ -193,7 +193,8 @@ def _lsuv(p: Patient) -> Proposal | Refusal:
 
 def _clip_first(p: Patient) -> Proposal | Refusal:
     if "vanishing" in p.kinds and p.history is None:
-        return Refusal("clipping makes gradients smaller, it cannot bring back those that vanish")
+        why = "clipping makes gradients smaller, it cannot bring back those that vanish"
+        return Refusal(why, worth_saying=True)
     return _clip(p)
 
 

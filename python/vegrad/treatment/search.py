@@ -165,9 +165,8 @@ class Search:
         treatment = remedy.treat(patient)
         if isinstance(treatment, Refusal):
             self.budget.passed += patient.passed
-            self.attempts.append(
-                Attempt(remedy.name, "", False, treatment.why, before, ended="impossible")
-            )
+            how = "impossible" if treatment.worth_saying else ""
+            self.attempts.append(Attempt(remedy.name, "", False, treatment.why, before, ended=how))
             return None
         after = before if treatment.is_of_training else patient.look(treatment)
         self.budget.passed += patient.passed
