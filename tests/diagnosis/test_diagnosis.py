@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf, log2, nan, sqrt
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.rules.table import RULES
-from vegrad.diagnosis.trend import Measured
+from vegrad.flow.trend import Gains
 from vegrad.flow.wording import named, power, times
 from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.mlp import MLP
@@ -426,11 +425,8 @@ def test_every_rule_says_what_and_why() -> None:
 
 def test_intervals_are_students() -> None:
     gains = np.array([-1.0, -2.0, -4.0])
-    flow = SimpleNamespace(
-        gain_log2=gains, weight_gain_log2=gains, activation_gain_log2=np.zeros(3)
-    )
-    m = Measured(SimpleNamespace(config={"norm": None}), 1.0, flow, 10.0, np.zeros((0, 3)), None)  # type: ignore[arg-type]
-    assert (trend := m.trend) is not None
+    trend = Gains(gains, gains, np.zeros(3), local=gains).trend
+    assert trend is not None
     assert trend.gain == pytest.approx(-7 / 3)
     assert trend.high - trend.gain == pytest.approx(4.3027 * 1.5275252 / sqrt(3), rel=1e-4)
     assert trend.blame(-1) == "weights"
