@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from os import PathLike
@@ -12,12 +12,16 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray, as_array, as_count
 from vegrad.arrays.measurement import Measurement
-from vegrad.diagnosis.history import History
+from vegrad.diagnosis.history import History, as_history
 from vegrad.diagnosis.rules.table import RULES
 from vegrad.diagnosis.trend import Measured, Trend
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power, times
+from vegrad.reports.page import page, write
+from vegrad.reports.picture import plot
+from vegrad.reports.shown import Comparison
+from vegrad.reports.text import text
 from vegrad.theory.expected import ExpectedFlow, expected_flow
 
 MOST_RESAMPLED = 256  # rows of a resampled batch
@@ -59,6 +63,11 @@ class Diagnosis:
         """Whether there is no finding."""
         return not self.findings
 
+    @property
+    def sentence(self) -> str:
+        """The first finding's message or, without findings, why all is well."""
+        return self.findings[0].message if self.findings else self.summary.removeprefix("healthy: ")
+
     def __str__(self) -> str:
         return self.to_text()
 
@@ -67,8 +76,6 @@ class Diagnosis:
 
         Middle layers that nothing is said about are left out unless `all_layers`.
         """
-        from vegrad.reports.text import text
-
         return text(self, all_layers=all_layers)
 
     def plot(self, path: str | PathLike[str] = "vegrad-flow.png") -> str:
@@ -79,8 +86,6 @@ class Diagnosis:
             ValueError: there is no flow to draw, or the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        from vegrad.reports.text import plot
-
         return plot(self, path)
 
     def to_html(
@@ -105,9 +110,8 @@ class Diagnosis:
             TypeError: history is no `History`, or proof has none.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        from vegrad.reports.page import page, write
-
-        html = page(self, history, proof)
+        seen = None if history is None else as_history("history", history)
+        html = page(self, seen, None if proof is None else _comparison(proof))
         if path is not None:
             write(html, path)
         return html
@@ -169,6 +173,21 @@ def diagnose(
     return Diagnosis(
         findings, summary, config, loss, m.flow, m.trend, m.underflowed, m.overflowed, m.expected
     )
+
+
+def _comparison(proof: Any) -> Comparison:
+    """Collect what a proof, a mapping or an object, has to show."""
+
+    def entry(name: str) -> Any:
+        if isinstance(proof, Mapping) and name in proof:
+            return proof[name]
+        return getattr(proof, name, None)
+
+    before, after = (as_history(f'proof["{name}"]', entry(name)) for name in ("before", "after"))
+    words, loss, accuracy = str(entry("text") or ""), entry("loss"), entry("accuracy")
+    if loss is not None:  # a proof of vegrad.cure, whose numbers stand in the table
+        words = f"{entry('steps')} steps from seed {entry('seed')}, on the same rows."
+    return Comparison(before, after, words, loss, accuracy, entry("diagnoses"))
 
 
 def not_run(config: dict[str, Any], problems: Iterable[Finding | None]) -> Diagnosis | None:
