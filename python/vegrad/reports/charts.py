@@ -39,9 +39,8 @@ def gradient(diagnosis: ShownDiagnosis, flow: Flow) -> str:
     layers = np.arange(len(flow.delta_log2))
     delta, weights = decades(flow.delta_log2), decades(flow.gradient_log2)
     expected, spread = expected_delta(diagnosis, flow)
-    low, high = expected - 2 * spread, expected + 2 * spread
     dtype = diagnosis.config.get("dtype", "float64")
-    axis = reach([delta, weights, low, high], least=3.0)
+    axis = reach([delta, weights, expected - 2 * spread, expected + 2 * spread], least=3.0)
     axis, stripes = with_range(dtype, axis, axis, 0.12)
     words = f"log10 of the size of δ over {len(layers)} layers: {_from_to(delta)}."
     if np.isfinite(expected).any():
@@ -53,11 +52,10 @@ def gradient(diagnosis: ShownDiagnosis, flow: Flow) -> str:
         ("measured at the weights, ‖∂loss/∂W‖", [("line", "thin s-soft")]),
     ]
     chart.y_axis(power_ticks(*axis))
-    for stripe in stripes:
-        chart.area(stripe.outer, stripe.inner, "f-alarm")
-        chart.rule(stripe.inner, "thin s-alarm")
-        below = 14 if stripe.low else -7
-        chart.text(layers[-1], stripe.inner, stripe.words, "alarm-text", "end", below)
+    for outer, inner, what in stripes:
+        chart.area(outer, inner, "f-alarm")
+        chart.rule(inner, "thin s-alarm")
+        chart.text(layers[-1], inner, what, "alarm-text", "end", 14 if outer < inner else -7)
     legend += _expected(chart, expected, spread)
     chart.line(layers, weights, "thin s-soft")
     _measured(chart, delta, "s-gradient")

@@ -20,6 +20,8 @@ RESULTS = {  # by how an attempt's training ended
     "diverged": "diverges",
 }
 
+Pair = tuple[float, float]  # without and with the cure, or before and after
+
 
 class ShownAttempt(Protocol):
     """One change that was tried."""
@@ -49,40 +51,20 @@ class ShownAttempt(Protocol):
         """The number of steps trained."""
 
     @property
-    def loss(self) -> tuple[float, float]:
+    def loss(self) -> Pair:
         """The loss before and after them; NaN if there were none."""
 
 
 class ShownProof(Protocol):
-    """The same training without and with the cure; pairs are in that order."""
+    """The same training without and with the cure."""
 
     @property
     def text(self) -> str:
-        """Loss, accuracy and flow in lines; see `proof`."""
-
-    @property
-    def steps(self) -> int:
-        """The number of steps of either training."""
-
-    @property
-    def seed(self) -> int:
-        """The seed of either training."""
-
-    @property
-    def loss(self) -> tuple[float, float]:
-        """The losses at the end."""
-
-    @property
-    def accuracy(self) -> tuple[float, float]:
-        """The accuracies at the end, from 0 to 1; NaN if the target is numbers."""
-
-    @property
-    def diagnoses(self) -> tuple[ShownDiagnosis, ShownDiagnosis]:
-        """The diagnoses before the first step."""
+        """The text that `proof` writes."""
 
 
 class ShownOutcome(Protocol):
-    """What a search for a cure has found."""
+    """The result of a search for a cure."""
 
     @property
     def before(self) -> ShownDiagnosis:
@@ -106,7 +88,7 @@ class ShownOutcome(Protocol):
 
     @property
     def cost(self) -> float:
-        """What everything cost, in trainings."""
+        """The cost of everything, in trainings."""
 
     @property
     def steps(self) -> int:
@@ -165,13 +147,19 @@ def _row(attempt: ShownAttempt, after: ShownDiagnosis) -> str:
     return f"{name:<34}{_chain(after):>11}{steps:>7}{loss:>16}  {result}"
 
 
-def proof(shown: ShownProof) -> str:
-    """Write loss, accuracy and flow without and with the cure, side by side."""
-    rows = [("loss", [f"{value:.3g}" for value in shown.loss])]
-    if not isnan(shown.accuracy[1]):
-        rows.append(("accuracy", [_percent(value) for value in shown.accuracy]))
-    rows.append(("gradient, first layer over last", [_chain(d) for d in shown.diagnoses]))
-    head = f"proof: {shown.steps} steps from seed {shown.seed}"
+def proof(
+    steps: int,
+    seed: int,
+    loss: Pair,
+    accuracy: Pair,
+    diagnoses: tuple[ShownDiagnosis, ShownDiagnosis],
+) -> str:
+    """Write loss, accuracy (from 0 to 1, or NaN) and flow without and with the cure."""
+    rows = [("loss", [f"{value:.3g}" for value in loss])]
+    if not isnan(accuracy[1]):
+        rows.append(("accuracy", [_percent(value) for value in accuracy]))
+    rows.append(("gradient, first layer over last", [_chain(d) for d in diagnoses]))
+    head = f"proof: {steps} steps from seed {seed}"
     lines = [f"{head:<46}{'without':>11}{'with':>11}"]
     lines += [f"  {name:<44}{a:>11}{b:>11}" for name, (a, b) in rows]
     return "\n".join(lines)

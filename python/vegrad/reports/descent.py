@@ -39,16 +39,6 @@ FAR = 20  # longest over usual length, from which on lengths are shown by their 
 TALL = 20  # highest over lowest loss, from which on the axis is logarithmic
 
 
-class Way(NamedTuple):
-    """Where the steps of a training lie on a level axis."""
-
-    places: FloatArray
-    """The beginning of each step, and the end of the last."""
-    widths: FloatArray
-    compressed: bool
-    """True if the widths are logarithms of the steps' lengths."""
-
-
 class Arc(NamedTuple):
     """The loss along a step, which goes from 0 to 1, and beyond it along what a clip cut off."""
 
@@ -79,8 +69,12 @@ def kind(history: ShownHistory, step: int) -> int:
     return next(i for i, hop in enumerate(HOPS) if not alpha > hop.most)
 
 
-def way(history: ShownHistory) -> Way:
-    """Place the steps one after the other, each as wide as it is long."""
+def way(history: ShownHistory) -> tuple[FloatArray, FloatArray, bool]:
+    """Place the steps on an axis one after the other, each as wide as it is long.
+
+    Returns:
+        Where each step begins and the last ends, the widths, and True if these are logarithms.
+    """
     lengths = history.step_length
     looks = np.flatnonzero(np.isfinite(lengths))
     # A step that was not looked at is taken to be as long as the one before it that was.
@@ -90,7 +84,7 @@ def way(history: ShownHistory) -> Way:
     compressed = bool(widths.max() > FAR * usual)
     if compressed:
         widths = np.log2(1 + widths / usual)
-    return Way(np.concatenate([[0.0], np.cumsum(widths)]), widths, compressed)
+    return np.concatenate([[0.0], np.cumsum(widths)]), widths, compressed
 
 
 def along(history: ShownHistory, step: int) -> Arc:

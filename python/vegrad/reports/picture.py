@@ -166,13 +166,12 @@ def _draw_range(axes: Axes, dtype: str) -> None:
     """Draw the ends of the dtype's normal range where the picture comes near them."""
     data = (axes.dataLim.y0, axes.dataLim.y1)
     limits, stripes = with_range(dtype, axes.get_ylim(), data, 0.1)
-    for stripe in stripes:
-        axes.axhspan(stripe.outer, stripe.inner, color=ALARM, alpha=0.08, linewidth=0)
-        axes.axhline(stripe.inner, color=ALARM, linewidth=1)
-        place = {"ha": "right", "va": "top" if stripe.low else "bottom"}
+    for outer, inner, words in stripes:
+        axes.axhspan(outer, inner, color=ALARM, alpha=0.08, linewidth=0)
+        axes.axhline(inner, color=ALARM, linewidth=1)
+        place = {"ha": "right", "va": "top" if outer < inner else "bottom"}
         sideways = axes.get_yaxis_transform()
-        words = f"{stripe.words} "
-        axes.text(0.99, stripe.inner, words, color=ALARM, fontsize=9, transform=sideways, **place)
+        axes.text(0.99, inner, f"{words} ", color=ALARM, fontsize=9, transform=sideways, **place)
     axes.set_ylim(limits)
 
 

@@ -1,4 +1,4 @@
-"""What can be shown: the attributes that text, pictures and pages read.
+"""Protocols of what can be shown: the attributes that text, pictures and pages read.
 
 Reports stand below diagnosis and treatment, which call them. So nothing here is imported from
 there: whatever has these attributes can be shown.
@@ -114,7 +114,7 @@ class ShownHistory(Protocol):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What is wrong with the steps."""
+        """The findings about its steps."""
 
     def __getattr__(self, name: str) -> FloatArray:
         """Return the column of this name."""

@@ -37,7 +37,7 @@ class ModuleRow(TypedDict):
 
 
 class TimeRow(TypedDict):
-    """How a recurrent weight passes the gradient back through time, and how a fresh one does."""
+    """The gradient's way back through time at a recurrent weight, and at a fresh draw of it."""
 
     parameter: str
     gain: float

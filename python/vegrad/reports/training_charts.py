@@ -10,7 +10,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.reports import descent
 from vegrad.reports.shown import ShownHistory
-from vegrad.reports.svg import Chart, Entry, Ticks, figure, plain_ticks, power_ticks, reach
+from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
 
 
 class Run(NamedTuple):
@@ -21,15 +21,6 @@ class Run(NamedTuple):
     css: str
     """The class of its colour, without "s-"."""
     history: ShownHistory
-
-
-class Heights(NamedTuple):
-    """The axis of losses."""
-
-    scale: Callable[[FloatArray], FloatArray]
-    """From a loss to its height."""
-    ends: tuple[float, float]
-    ticks: Ticks
 
 
 Curve = tuple[FloatArray, FloatArray, str]  # x, y and the class of its colour
@@ -56,17 +47,16 @@ def loss(runs: Sequence[Run], name: str = "loss") -> str:
             marks.append((ends, held_out, f"small s-{css}"))
             drawn = [("line", f"s-{css}"), ("dots", f"small s-{css}")]
             legend.append((f"{said}held-out rows", drawn))
-    heights = _heights(np.concatenate([y for _, y, _ in curves]))
     last = max((run.history.steps for run in runs), default=1)
     words = "The loss over the steps. " + " ".join(
         f"{run.words or 'It goes'} from {_ends(run.history.loss)}." for run in runs
     )
-    chart = Chart(name, "Loss", words, (-0.5, max(last - 0.5, 0.5)), heights.ends, 220)
-    chart.y_axis(heights.ticks)
+    losses = np.concatenate([y for _, y, _ in curves])
+    chart, scale = _loss_chart(name, "Loss", words, (-0.5, max(last - 0.5, 0.5)), losses, 220)
     for x, y, css in curves:
-        chart.line(x, heights.scale(y), css)
+        chart.line(x, scale(y), css)
     for x, y, css in marks:
-        chart.dots(x, heights.scale(y), css)
+        chart.dots(x, scale(y), css)
     chart.x_axis(plain_ticks(0, max(last - 1, 1), 5, whole=True))
     return figure("Loss", chart if last else "no step was taken", legend, aside="over the steps")
 
@@ -102,14 +92,12 @@ def hops(history: ShownHistory) -> str:
     arcs = [descent.along(history, step) for step in shown]
     losses = np.append(history.loss, history.loss_after[shown])
     losses = losses[np.isfinite(losses)]
-    heights = _heights(losses)
     kinds = [descent.kind(history, step) for step in shown]
     counts = {k: kinds.count(k) for k in sorted(set(kinds))}
     words = ", ".join(f"{n} × {descent.HOPS[k].name}" for k, n in counts.items())
     words = f"Of the steps drawn: {words}."
-    chart = Chart("hops", "The descent", words, (0.0, places[-1]), heights.ends, 230)
-    chart.y_axis(heights.ticks)
-    chart.line(places[:-1], heights.scale(history.loss), "thin s-way")
+    chart, scale = _loss_chart("hops", "The descent", words, (0.0, places[-1]), losses, 230)
+    chart.line(places[:-1], scale(history.loss), "thin s-way")
     legend: list[Entry] = [(descent.HOPS[k].name, [("line", f"s-hop{k}")]) for k in counts]
     room = np.ptp(losses) / 4
     for step, kind, (t, curve, beyond, ghost) in zip(shown, kinds, arcs, strict=True):
@@ -117,9 +105,9 @@ def hops(history: ShownHistory) -> str:
         if curve.min() < losses.min() - room or curve.max() > losses.max() + room:
             t, curve = t[[0, -1]], curve[[0, -1]]  # a slope so steep says nothing of the way
         if len(beyond):
-            chart.line(start + width * beyond, heights.scale(ghost), "dotted s-chalk")
-        chart.line(start + width * t, heights.scale(curve), f"s-hop{kind}")
-        chart.dots([start], heights.scale(history.loss[[step]]), "small s-chalk")
+            chart.line(start + width * beyond, scale(ghost), "dotted s-chalk")
+        chart.line(start + width * t, scale(curve), f"s-hop{kind}")
+        chart.dots([start], scale(history.loss[[step]]), "small s-chalk")
     if any(len(arc.beyond) for arc in arcs):
         legend.append(("without the clip", [("line", "dotted s-chalk")]))
     aside = "way through the weights" + (", lengths by their logarithm" * compressed)
@@ -130,22 +118,32 @@ def hops(history: ShownHistory) -> str:
     return figure("The descent", chart, legend, aside=aside, note=note, css="board")
 
 
-def _heights(losses: FloatArray) -> Heights:
-    """Choose the axis for these losses, logarithmic if they span much."""
+def _loss_chart(
+    name: str, title: str, words: str, x: tuple[float, float], losses: FloatArray, height: int
+) -> tuple[Chart, Callable[[FloatArray], FloatArray]]:
+    """Begin a chart of losses, logarithmic if they span much; return it and the axis's scale."""
     finite = losses[np.isfinite(losses)]
     if not len(finite):
         finite = np.ones(1)
     if descent.tall(finite):
         ends = reach([np.log10(finite)], least=0.3)
-        return Heights(_log10, ends, power_ticks(*ends))
-    ends = reach([finite], least=1e-9 + 1e-3 * float(np.abs(finite).max()))
-    return Heights(np.asarray, ends, plain_ticks(*ends))
+        scale, ticks = _log10, power_ticks(*ends)
+    else:
+        ends = reach([finite], least=1e-9 + 1e-3 * float(np.abs(finite).max()))
+        scale, ticks = _as_it_is, plain_ticks(*ends)
+    chart = Chart(name, title, words, x, ends, height)
+    chart.y_axis(ticks)
+    return chart, scale
 
 
 def _log10(values: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms: FloatArray = np.log10(values)
     return logarithms
+
+
+def _as_it_is(values: FloatArray) -> FloatArray:
+    return values
 
 
 def _ends(values: FloatArray) -> str:

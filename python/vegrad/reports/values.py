@@ -6,7 +6,6 @@ The flow is in log2. People read powers of ten, so everything that is drawn is i
 from __future__ import annotations
 
 from math import log10
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,28 +17,7 @@ from vegrad.reports.shown import ShownDiagnosis
 NEAR = 10  # decades from the end of a dtype's range at which charts show that end
 SURPRISE = 4.0  # spreads from the expected gain, farther than chance is likely to take one
 
-
-class Gains(NamedTuple):
-    """The gains of a chain (log10), and where the bars of the derivative start on the axis."""
-
-    gain: FloatArray
-    weights: FloatArray
-    derivative: FloatArray
-    base: FloatArray
-    """The end of the weights' bar if both pull the same way, else 0."""
-
-
-class Stripe(NamedTuple):
-    """A part of an axis (log10) beyond the normal range of a dtype."""
-
-    outer: float
-    inner: float
-    words: str
-
-    @property
-    def low(self) -> bool:
-        """True at the lower end of the range."""
-        return self.outer < self.inner
+Stripe = tuple[float, float, str]  # its outer and its inner end, and what it says
 
 
 def decades(log2_values: FloatArray) -> FloatArray:
@@ -54,11 +32,15 @@ def rms_log2(flow: Flow) -> FloatArray:
     return sizes
 
 
-def gains_of(flow: Flow) -> Gains:
-    """Split the gains of a flow into weights × derivative, as stacked bars show them."""
+def gains_of(flow: Flow) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return the gains (log10), those of the weights, those of the derivative, and a base.
+
+    The bars of the derivative stand on the base: the end of the weights' bar if both pull the same
+    way, else 0.
+    """
     weights, derivative = decades(flow.weight_gain_log2), decades(flow.activation_gain_log2)
     base = np.where(np.sign(weights) == np.sign(derivative), weights, 0.0)
-    return Gains(decades(flow.gain_log2), weights, derivative, base)
+    return decades(flow.gain_log2), weights, derivative, base
 
 
 def with_range(
@@ -78,13 +60,13 @@ def with_range(
     (low, high), ends = axis, np.finfo(dtype)
     margin = room * (high - low)
     smallest, largest = log10(float(ends.tiny)), log10(float(ends.max))
-    stripes = []
+    stripes: list[Stripe] = []
     if data[0] < smallest + NEAR:
         low = min(low, smallest - margin)
-        stripes.append(Stripe(low, smallest, f"below {ends.tiny:.1g} {dtype} stores 0"))
+        stripes.append((low, smallest, f"below {ends.tiny:.1g} {dtype} stores 0"))
     if data[1] > largest - NEAR:
         high = max(high, largest + margin)
-        stripes.append(Stripe(high, largest, f"above {ends.max:.1g} {dtype} stores inf"))
+        stripes.append((high, largest, f"above {ends.max:.1g} {dtype} stores inf"))
     return (low, high), stripes
 
 
@@ -98,8 +80,7 @@ def expected_delta(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, F
     """
     theory, last = diagnosis.expected, flow.delta_log2[-1]
     if theory is None or not np.isfinite(last):
-        unknown = np.full(len(flow.delta_log2), np.nan)
-        return unknown, unknown
+        return _unknown(flow.delta_log2)
     return decades(theory.delta_log2 + last), theory.delta_log2_std / DECADE
 
 
@@ -107,8 +88,7 @@ def expected_gain(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, Fl
     """Return log10 of the expected gains and their spread, NaN where theory has no say."""
     theory = diagnosis.expected
     if theory is None:
-        unknown = np.full(len(flow.gain_log2), np.nan)
-        return unknown, unknown
+        return _unknown(flow.gain_log2)
     return decades(theory.gain_log2), theory.gain_log2_std / DECADE
 
 
@@ -116,17 +96,17 @@ def expected_rms(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, Flo
     """Return log10 of the activations' expected root mean square, and its spread; else NaN."""
     theory = diagnosis.expected
     if theory is None:
-        unknown = np.full(len(flow.activation_rms), np.nan)
-        return unknown, unknown
+        return _unknown(flow.activation_rms)
     with np.errstate(divide="ignore", invalid="ignore"):
         return decades(np.log2(theory.activation_rms)), theory.activation_rms_std / DECADE
 
 
-def surprises(diagnosis: ShownDiagnosis, flow: Flow) -> dict[int, str]:
-    """Return, by layer, the gains that chance does not explain.
+def _unknown(measured: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return (np.full(len(measured), np.nan),) * 2
 
-    The words are "expected 0.98×, measured 0.21×".
-    """
+
+def surprises(diagnosis: ShownDiagnosis, flow: Flow) -> dict[int, str]:
+    """Return the gains that chance does not explain: "expected 0.98×, measured 0.21×", by layer."""
     expected, spread = expected_gain(diagnosis, flow)
     with np.errstate(invalid="ignore", divide="ignore"):
         measured = flow.gain_log2 / DECADE

@@ -102,7 +102,7 @@ class Proof(Mapping[str, History]):
     @property
     def text(self) -> str:
         """Loss, accuracy and flow, without and with, in lines of at most 80 letters."""
-        return proof(self)
+        return proof(self.steps, self.seed, self.loss, self.accuracy, self.diagnoses)
 
 
 @dataclass(frozen=True, kw_only=True)
