@@ -136,9 +136,9 @@ def test_chains_are_judged_and_the_factor_blamed(
 def test_the_sentence() -> None:
     summary = judge(depth=50, activation="sigmoid", init="glorot_uniform").summary
     assert re.fullmatch(
-        r"vanishing: the gradient shrinks 0\.2\d× a layer and reaches the first layer at "
-        r"\de-3\d of the last; the activation's derivative is to blame \(0\.2\d× a layer, "
-        r"weights \d\.\d\d×\)",
+        r"vanishing: each layer passes on 0\.2\d of the gradient, so that the first layer gets "
+        r"\de-3\d of what the last gets; the activation's derivative is to blame "
+        r"\(0\.2\d a layer, the weights \d\.\d\d\)",
         summary,
     )
 
@@ -397,7 +397,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None
 def test_pictures_leave_pyplot_alone_and_text_needs_no_matplotlib(tmp_path: Path) -> None:
     program = """
 import sys, numpy, vegrad
-from vegrad.diagnosis.diagnosis import diagnose
+from vegrad.networks.diagnosis import diagnose
 d = diagnose(vegrad.MLP([2, 3, 1], seed=0), numpy.ones((4, 2)), numpy.ones(4))
 str(d)
 assert not {"matplotlib", "rich", "sklearn"} & set(sys.modules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -13,10 +13,25 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Optimizer
+from vegrad.reports.cure import proof, text
 from vegrad.treatment.remedy import Scaling
 from vegrad.treatment.trial import Goal
 
 PAIRS = ("loss", "accuracy")
+# The way an attempt ended: its training reached the goal, or only with the rows in one order, or
+# was too slow, learnt nothing or diverged; or it was not trained, because one pass was no better,
+# no passes were left, or such a change can never help.
+Ended = Literal[
+    "",
+    "reached",
+    "luck",
+    "slow",
+    "learns-nothing",
+    "diverged",
+    "no-better",
+    "no-passes",
+    "impossible",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,8 @@ class Attempt:
     loss: tuple[float, float] = (np.nan, np.nan)
     accuracy: tuple[float, float] = (np.nan, np.nan)
     passes: float = 0.0
+    ended: Ended = ""
+    """The way it ended; "" if it had nothing to change."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, None where there is no number."""
@@ -85,9 +102,7 @@ class Proof(Mapping[str, History]):
     @property
     def text(self) -> str:
         """Loss, accuracy and flow, without and with, in lines of at most 80 letters."""
-        from vegrad.reports.cure import proof
-
-        return proof(self)
+        return proof(self.steps, self.seed, self.loss, self.accuracy, self.diagnoses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +134,6 @@ class Outcome:
         return self.reached and any(attempt.accepted for attempt in self.attempts)
 
     def __str__(self) -> str:
-        from vegrad.reports.cure import text
-
         return text(self)
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
 from vegrad.optim import Adam, Optimizer
 from vegrad.treatment.learnability import about_data
-from vegrad.treatment.outcome import PAIRS, Attempt, Cure, Proof
+from vegrad.treatment.outcome import Attempt, Cure, Ended, Proof
 from vegrad.treatment.remedies import (
     CREEPING,
     FOLLOWING,
@@ -282,18 +282,23 @@ class Search:
         before = patient.diagnosis
         if isinstance(treatment, str):
             self.patient.passed += patient.passed
-            self.attempts.append(Attempt(remedy.name, "", False, treatment, before))
+            # Clipping makes gradients smaller: it can never bring back those that vanish.
+            never = (
+                remedy.name == "clip" and patient.history is None and "vanishing" in patient.kinds
+            )
+            ended: Ended = "impossible" if never else ""
+            self.attempts.append(Attempt(remedy.name, "", False, treatment, before, ended=ended))
             return None
         same = treatment.network is patient.given.network
         after = before if same else patient.look(treatment)
         self.patient.passed += patient.passed
         cost = patient.passed / self.batch_size
         done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
-        why = "" if same else _worse(before, after, treatment)
+        why, ended = "" if same else _worse(before, after, treatment), "no-better"
         if not why and not self._worth_a_trial():
-            why = "no passes are left to train it"
+            why, ended = "no passes are left to train it", "no-passes"
         if why:
-            self.attempts.append(replace(done, why=why))
+            self.attempts.append(replace(done, why=why, ended=ended))
             return None
         if treatment.scaling is not None:
             patient.given, patient.diagnosis = treatment, after
@@ -301,17 +306,19 @@ class Search:
         self.trials.append((len(self.attempts), trial, after))
         trial.train(self.steps, self._over)
         (_, *first), (count, *last) = trial.points[0], trial.points[-1]
-        pairs = {name: (a, b) for name, a, b in zip(PAIRS, first, last, strict=True)}
-        why = _ended(trial)
-        done = replace(done, why=why, steps=count, passes=cost + trial.passed / self.batch_size,
-                       loss=pairs["loss"], accuracy=pairs["accuracy"])  # fmt: skip
+        ended, why = _ended(trial)
+        passes = cost + trial.passed / self.batch_size
+        loss, accuracy = ((a, b) for a, b in zip(first, last, strict=True))
+        done = replace(
+            done, why=why, ended=ended, steps=count, passes=passes, loss=loss, accuracy=accuracy
+        )
         self.attempts.append(done)
         failed = self._by_luck(trial) if trial.reached else None
         if trial.reached and failed is None:
             return next(i for i, (_, other, _) in enumerate(self.trials) if other is trial)
         if failed is not None:
             cost = done.passes + failed.passed / self.batch_size
-            self.attempts[-1] = replace(done, why=LUCK, passes=cost)
+            self.attempts[-1] = replace(done, why=LUCK, ended="luck", passes=cost)
         healthy = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
         astray = trial.ended or _rose(trial) or healthy or long_steps(trial.history)
         if deeper and (failed is not None or astray):
@@ -415,14 +422,15 @@ def _rose(trial: Trial) -> bool:
     return trial.points[-1][1] > max(trial.points[0][1], ABOVE * trial.goal.guess)
 
 
-def _ended(trial: Trial) -> str:
+def _ended(trial: Trial) -> tuple[Ended, str]:
+    """Return the way that a training ended, and the same in words."""
     if trial.reached:
-        return "reached the goal"
+        return "reached", "reached the goal"
     if trial.ended:
-        return trial.ended
+        return "diverged", trial.ended
     if _hopeless(trial):
-        return f"learns nothing in {trial.history.steps} steps"
-    return f"not at the goal after {trial.history.steps} steps"
+        return "learns-nothing", f"learns nothing in {trial.history.steps} steps"
+    return "slow", f"not at the goal after {trial.history.steps} steps"
 
 
 def _worse(before: Diagnosis, after: Diagnosis, treatment: Treatment) -> str:
