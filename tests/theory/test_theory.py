@@ -13,7 +13,9 @@ import vegrad
 from hypothesis import given
 from hypothesis import strategies as st
 from vegrad import theory
-from vegrad.theory import gaussian, meanfield
+from vegrad.activations import ACTIVATIONS
+from vegrad.theory import correlation, gaussian, moments
+from vegrad.theory.initializers import INITIALIZERS
 
 from tests import reference
 
@@ -172,7 +174,7 @@ def test_moments_beside_mpmath(activation: str, q: float) -> None:
 @every_activation
 def test_moments_go_on_to_their_limits(activation: str) -> None:
     """From 1e-8 to 1e6 the moments are smooth, and they end where the half-lines are."""
-    a = gaussian.TABLE[activation]
+    a = ACTIVATIONS[activation]
     q = np.geomspace(1e-8, 1e6, 400)
     for moment in (theory.second_moment, theory.derivative_second_moment):
         log = np.log(moment(activation, q))
@@ -225,7 +227,7 @@ def test_fixed_points(activation: str, w: float, b: float) -> None:
     if q == math.inf:
         assert seen > 1.0
         assert theory.chi(activation, w, b) == pytest.approx(
-            w * w * gaussian.mean_square(gaussian.TABLE[activation].at_infinity)
+            w * w * gaussian.mean_square(ACTIVATIONS[activation].at_infinity)
         )
         return
     assert theory.chi(activation, w, b) == w * w * theory.derivative_second_moment(activation, q)
@@ -289,7 +291,7 @@ def test_pair_means_beside_closed_forms(q: float, t: float) -> None:
         fall = float(4 / mpmath.pi * (mpmath.asin(wide) - mpmath.asin(wide * c)))
         kernel = float((mpmath.sin(angle) + (mpmath.pi - angle) * c) / mpmath.pi)
         quadrant = float((mpmath.pi - angle) / (2 * mpmath.pi))
-    erf, relu = gaussian.TABLE["erf"], gaussian.TABLE["relu"]
+    erf, relu = ACTIVATIONS["erf"], ACTIVATIONS["relu"]
     seen = gaussian.pair_mean(lambda u, v: (erf.phi(u) - erf.phi(v)) ** 2, q, t)
     assert seen == pytest.approx(fall, rel=1e-9)
     seen = gaussian.pair_mean(lambda u, v: relu.phi(u) * relu.phi(v), q, t)
@@ -303,7 +305,7 @@ def test_pair_means_beside_closed_forms(q: float, t: float) -> None:
 @every_activation
 def test_correlation_maps(activation: str) -> None:
     """C(1) = 1; C′ is σ_w² E φ′φ′, at c* the rate of ξ_c and at 1 χ₁; C(c*) = c*."""
-    w, b = (3.0, 0.3) if gaussian.TABLE[activation].at_infinity == (0.0, 0.0) else (1.2, 0.3)
+    w, b = (3.0, 0.3) if ACTIVATIONS[activation].at_infinity == (0.0, 0.0) else (1.2, 0.3)
     at = (
         (activation, w, b) if activation not in ("identity", "leaky_relu") else (activation, 0.8, b)
     )
@@ -327,7 +329,7 @@ def test_correlation_just_above_criticality() -> None:
     ratios = []
     for excess in (1e-3, 1e-5, 1e-7):
         at = ("tanh", point.sigma_w * (1 + excess), 0.3)
-        t = meanfield._decorrelated(*at, 0.01)
+        t = correlation._decorrelated(*at, 0.01)
         assert theory.correlation_fixed_point(*at) == 1 - t
         ratios.append(t / (theory.chi(*at) - 1))
     assert ratios[2] == pytest.approx(ratios[1], rel=1e-3)
@@ -395,7 +397,7 @@ def test_log_moments_of_relu_by_drawing() -> None:
 
 def test_log_moments() -> None:
     x = np.array([0.5, 1.0, 3.5, 40.0, 1e4])
-    digamma, trigamma = theory._polygamma(x)
+    digamma, trigamma = moments._polygamma(x)
     np.testing.assert_allclose(digamma, [float(mpmath.digamma(v)) for v in x], rtol=1e-14)
     np.testing.assert_allclose(trigamma, [float(mpmath.psi(1, v)) for v in x], rtol=1e-13)
     mean, variance = theory.gradient_log_moments("identity", 1.0, 0.0, 50)
@@ -407,7 +409,7 @@ def test_log_moments() -> None:
 
 
 def test_sigma_w() -> None:
-    for init in theory.INITIALIZERS:
+    for init in INITIALIZERS:
         if init in ("normal", "critical"):
             assert theory.sigma_w(init, 30, 50, 1.3) == pytest.approx(1.3)
             continue

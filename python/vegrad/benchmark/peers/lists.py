@@ -7,7 +7,7 @@ import timeit
 from operator import add, mul, sub
 from typing import ClassVar
 
-from vegrad.benchmark.peers.activations import ACTIVATIONS
+from vegrad.benchmark.peers.activations import written
 from vegrad.benchmark.peers.problem import (
     BETAS,
     DECAY,
@@ -32,7 +32,7 @@ class Lists:
     module: ClassVar[str | None] = None
 
     def __init__(self, problem: Problem) -> None:
-        self.activation = ACTIVATIONS[problem.case.activation]
+        self.activation = written(problem.case.activation)
         self.layers: list[tuple[Rows, list[float]]] = [
             (weight.tolist(), bias.tolist()) for weight, bias in problem.layers
         ]

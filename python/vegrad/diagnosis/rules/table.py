@@ -14,12 +14,13 @@ from math import inf, isfinite, log10, sqrt
 
 import numpy as np
 
+from vegrad.activations import ACTIVATIONS
 from vegrad.diagnosis.trend import Measured, Trend
 from vegrad.flow.finding import Finding
 from vegrad.flow.wording import DECADE, exp2, finite_mean, named, power, times
 
-BOUNDED = {"sigmoid": 0.25, "tanh": 1.0, "hard_tanh": 1.0, "erf": 1.12838}  # and the largest φ′
-UNSTABLE = {"gelu", "silu", "softplus"}  # at every usual size of z: V′ > 1 at the critical point
+BOUNDED = {row.name: row.largest_slope for row in ACTIVATIONS.values() if row.bounded}
+UNSTABLE = {row.name for row in ACTIVATIONS.values() if not row.stable}
 BFLOAT16 = (2.0 - 2.0**-7) * 2.0**127  # the largest of a dtype that NumPy does not know
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
 
