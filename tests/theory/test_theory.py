@@ -18,12 +18,10 @@ from vegrad.theory import correlation, gaussian, moments
 from vegrad.theory.initializers import INITIALIZERS
 
 from tests import reference
+from tests.reference_activations import precisely
 
 CASES = json.loads((Path(__file__).parent / "theory_cases.json").read_text(encoding="utf-8"))
 every_activation = pytest.mark.parametrize("activation", reference.ACTIVATIONS)
-PHI = {
-    "selu": (reference.SELU_LAMBDA, reference.SELU_ALPHA), "elu": (1.0, 1.0)
-}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ reference cases
@@ -98,60 +96,6 @@ def test_reference_cases(case: dict[str, Any]) -> None:
 # -------------------------------------------------------------------------- means over Gaussians
 
 
-def phi(name: str, x: Any) -> Any:
-    """φ in mpmath."""
-    match name:
-        case "identity":
-            return x
-        case "sigmoid":
-            return 1 / (1 + mpmath.exp(-x))
-        case "tanh":
-            return mpmath.tanh(x)
-        case "relu":
-            return max(x, mpmath.mpf(0))
-        case "leaky_relu":
-            return x if x > 0 else x / 100
-        case "elu" | "selu":
-            scale, alpha = PHI[name]
-            return scale * (x if x > 0 else alpha * mpmath.expm1(x))
-        case "gelu":
-            return x * mpmath.ncdf(x)
-        case "silu":
-            return x / (1 + mpmath.exp(-x))
-        case "softplus":
-            return max(x, mpmath.mpf(0)) + mpmath.log1p(mpmath.exp(-abs(x)))
-        case "hard_tanh":
-            return max(mpmath.mpf(-1), min(mpmath.mpf(1), x))
-    return mpmath.erf(x)
-
-
-def slope(name: str, x: Any) -> Any:
-    """φ′ in mpmath."""
-    e = mpmath.exp(-abs(x))
-    match name:
-        case "identity":
-            return mpmath.mpf(1)
-        case "relu" | "leaky_relu":
-            return mpmath.mpf(1) if x > 0 else mpmath.mpf("0.01" if name == "leaky_relu" else 0)
-        case "hard_tanh":
-            return mpmath.mpf(abs(x) < 1)
-        case "sigmoid":
-            return e / (1 + e) ** 2
-        case "tanh":
-            return 4 * e**2 / (1 + e**2) ** 2
-        case "elu" | "selu":
-            scale, alpha = PHI[name]
-            return scale * (mpmath.mpf(1) if x > 0 else alpha * e)
-        case "gelu":
-            return mpmath.ncdf(x) + x * mpmath.npdf(x)
-        case "silu":
-            s = phi("sigmoid", x)
-            return s + x * s * (1 - s)
-        case "softplus":
-            return phi("sigmoid", x)
-    return 2 / mpmath.sqrt(mpmath.pi) * mpmath.exp(-(x**2))
-
-
 def gaussian_integral(f: Callable[[Any], Any], q: float) -> float:
     """E f(√q Z) by mpmath's tanh-sinh rule between ends of its own."""
     root = mpmath.sqrt(q)
@@ -163,11 +107,12 @@ def gaussian_integral(f: Callable[[Any], Any], q: float) -> float:
 @every_activation
 @pytest.mark.parametrize("q", [1e-8, 0.37, 8.6e3])
 def test_moments_beside_mpmath(activation: str, q: float) -> None:
-    second = gaussian_integral(lambda x: phi(activation, x) ** 2, q)
+    exact = precisely(activation)
+    second = gaussian_integral(lambda x: exact(x)[0] ** 2, q)
     assert theory.second_moment(activation, q) == pytest.approx(second, rel=1e-9)
-    derivative = gaussian_integral(lambda x: slope(activation, x) ** 2, q)
+    derivative = gaussian_integral(lambda x: exact(x)[1] ** 2, q)
     assert theory.derivative_second_moment(activation, q) == pytest.approx(derivative, rel=1e-9)
-    first = gaussian_integral(lambda x: phi(activation, x), q)
+    first = gaussian_integral(lambda x: exact(x)[0], q)
     assert theory.mean(activation, q) == pytest.approx(first, rel=1e-9, abs=1e-14 * q**0.5)
 
 
