@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from vegrad import theory
 from vegrad.activations import ACTIVATIONS
 from vegrad.theory import correlation, gaussian, moments
-from vegrad.theory.initializers import INITIALIZERS
 
 from tests import reference
 from tests.reference_activations import precisely
@@ -354,7 +353,7 @@ def test_log_moments() -> None:
 
 
 def test_sigma_w() -> None:
-    for init in INITIALIZERS:
+    for init in theory.INITIALIZERS:
         if init in ("normal", "critical"):
             assert theory.sigma_w(init, 30, 50, 1.3) == pytest.approx(1.3)
             continue

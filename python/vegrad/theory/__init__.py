@@ -13,6 +13,7 @@ from vegrad.theory.correlation import (
 )
 from vegrad.theory.expected import ExpectedFlow, expected_flow
 from vegrad.theory.gaussian import derivative_second_moment, mean, second_moment
+from vegrad.theory.initializers import INITIALIZERS
 from vegrad.theory.meanfield import (
     CriticalPoint,
     chi,
@@ -23,9 +24,11 @@ from vegrad.theory.meanfield import (
     normalized_chi,
     variance_map,
 )
-from vegrad.theory.moments import LogMoments, gradient_log_moments, sigma_w
+from vegrad.theory.moments import FAMILIES, LogMoments, gradient_log_moments, sigma_w
 
 __all__ = [
+    "FAMILIES",
+    "INITIALIZERS",
     "CriticalPoint",
     "DepthScales",
     "ExpectedFlow",
