@@ -1,4 +1,4 @@
-"""What mean-field theory predicts of wide random networks; its whole vocabulary in one place.
+"""Mean-field theory of wide random networks: everything public that it predicts.
 
 `activation` is a name of `vegrad.MLP`, and every function that takes one has the keyword
 `negative_slope=0.01` for leaky_relu. Weights have variance σ_w²/fan_in and biases σ_b²; q is the

@@ -1,4 +1,4 @@
-"""What a gradient becomes on its way down through the layers of `propagation`.
+"""The gradient on its way down through the layers of `propagation`.
 
 `descend` follows D = ∂loss/∂h of every layer, from the last one down: which rows it lies in, how
 alike the rows' gradients are, and how much of it lies along the signal h. From these `gains` has
@@ -32,7 +32,7 @@ ALONG_OUTPUTS = {  # loss: most, half
 
 
 class Gain(NamedTuple):
-    """How ‖δ‖² grows from layer l + 1 to the layer l below: ln ‖δ_l‖²/‖δ_{l+1}‖²."""
+    """Growth of ‖δ‖² from layer l + 1 to the layer l below: ln ‖δ_l‖²/‖δ_{l+1}‖² over draws."""
 
     mean: float
     variance: float
@@ -40,7 +40,7 @@ class Gain(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Gradient:
-    """What is known of D = ∂loss/∂h of a layer, beside its size."""
+    """The gradient D = ∂loss/∂h of a layer, but for its size."""
 
     layer: Layer
     shares: FloatArray
@@ -231,7 +231,7 @@ def _unlike(lower: Gradient, upper: Gradient, past: float) -> FloatArray:
 
 
 class _Growth(NamedTuple):
-    """How ‖D_l‖² compares with ‖δ_{l+1}‖², before what is known of the part along h."""
+    """‖D_l‖² relative to ‖δ_{l+1}‖², before the part along h is taken into account."""
 
     log: float
     past: float

@@ -1,4 +1,4 @@
-"""What becomes of two samples in a wide random network: their correlation, and the depth scales.
+"""Two samples in a wide random network: their correlation, and the depth scales.
 
 The correlation c of two samples' pre-activations follows c ← C(c) from layer to layer, at the fixed
 point q* of `meanfield`. This module computes C, its fixed point c*, and the number of layers over

@@ -1,4 +1,4 @@
-"""What a signal becomes in each layer of a network at initialization.
+"""The signal in each layer of a network at initialization.
 
 This module goes through the layers from the input to the output and computes, for each, the size
 of the signal and of the slopes φ′, how alike the signals of different rows are, and how far the
@@ -37,7 +37,7 @@ from vegrad.theory.units import Alignment, Sizes, Unit
 
 @dataclass(frozen=True)
 class Data:
-    """What matters of the rows that a network sees."""
+    """The rows that a network sees, as far as theory depends on them."""
 
     log_powers: FloatArray
     """ln of each row's mean square, (R,); a sample of the rows if there are many."""
@@ -50,7 +50,7 @@ class Data:
 
 
 class Shape(NamedTuple):
-    """What a layer is made of: z = W h + b, then φ(norm(z)), plus h if it skips."""
+    """The parts of a layer: z = W h + b, then φ(norm(z)), plus h if it skips."""
 
     inputs: int
     outputs: int
@@ -101,7 +101,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stream:
-    """What one layer hands to the next."""
+    """The signal that one layer hands to the next."""
 
     log_powers: FloatArray
     """ln of each row's mean square: (R,)."""
@@ -147,7 +147,7 @@ def forward(config: Mapping[str, Any], data: Data) -> list[Layer]:
 
 
 def shapes(config: Mapping[str, Any]) -> list[Shape]:
-    """Return what the layers of a network of this config are made of."""
+    """Return the shapes of the layers of a network of this config."""
     sigma_w, sigma_b = resolve_sigmas(
         config["init"], config["activation"], config["sigma_w"], config["sigma_b"]
     )

@@ -30,14 +30,14 @@ ANGLES = np.linspace(0.0, pi, 33)  # between the pre-activations of two rows
 
 
 class Alignment(NamedTuple):
-    """What becomes, on the way down, of the part of ‖D‖² that lies along the signal h."""
+    """Factors, on the way down, for the part of ‖D‖² that lies along the signal h."""
 
     along: float
     """Its growth."""
     across: float
     """n times what is added to it from the rest of ‖D‖²."""
     straight: float
-    """What `along` would be of the skip connection alone."""
+    """Part of `along` that is due to the skip connection alone."""
     bonus: float
     """Relative excess of that part's E φ′² over that of the rest: E h²φ′²/(E h² E φ′²) - 1."""
 
