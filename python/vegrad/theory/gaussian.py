@@ -64,16 +64,16 @@ def activation_of(name: str, negative_slope: float = 0.01) -> Activation:
         TypeError, ValueError: the name is not a string, or not that of an activation; the slope is
             not a finite number.
     """
+    if name == "leaky_relu":
+        if not isinstance(negative_slope, Real) or not isfinite(negative_slope):
+            raise ValueError(f"negative_slope must be a finite number, not {negative_slope!r}")
+        return leaky_relu(float(negative_slope))
+    if isinstance(name, str) and name in KNOWN:
+        return KNOWN[name]
     names = ", ".join(_core.ACTIVATIONS)
     if not isinstance(name, str):
         raise TypeError(f"activation must be one of {names}, not {type(name).__name__}")
-    if name not in KNOWN:
-        raise ValueError(f"activation must be one of {names}, not {name!r}")
-    if name != "leaky_relu":
-        return KNOWN[name]
-    if not isinstance(negative_slope, Real) or not isfinite(negative_slope):
-        raise ValueError(f"negative_slope must be a finite number, not {negative_slope!r}")
-    return leaky_relu(float(negative_slope))
+    raise ValueError(f"activation must be one of {names}, not {name!r}")
 
 
 def check_q(q: object) -> FloatArray:

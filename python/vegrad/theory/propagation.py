@@ -181,7 +181,9 @@ def _layer(shape: Shape, below: _Stream, weight: float) -> tuple[Layer, _Stream]
     """Return one layer and what it hands to the next; `weight` is that of `average`."""
     z = _preactivations(shape, below)
     log_ys = np.zeros_like(z.log_qs) if shape.norm else z.log_qs
-    sizes, unit = Sizes(shape.activation, log_ys), Unit(shape.activation, log_ys, z.alike)
+    log_y = float(np.mean(log_ys))
+    sizes = Sizes(shape.activation, log_ys, log_y)
+    unit = Unit(shape.activation, log_y, z.alike)
     stream = _outputs(shape, below, z, sizes, unit, weight)
     moves = 0.0 if shape.norm else 1.0  # 1 if y is larger where z is
     held = 1.0 if shape.norm else shape.kept

@@ -48,25 +48,27 @@ class Sizes:
     Args:
         activation: its name.
         log_ys: ln of the variance of each row's y, (R,).
+        log_y: that of a typical row.
     """
 
-    def __init__(self, activation: str, log_ys: FloatArray) -> None:
-        around = np.exp(_within(float(np.mean(log_ys))) + STEP * np.array([-1.0, 0.0, 1.0]))
-        slope = slope_of_second_moment(activation_of(activation), around)
-        per_q = slope * around / second_moment(activation, around)
-        self.second_per_q = float(per_q[1])
-        self.second_bend = float(per_q[2] - per_q[0]) / (2.0 * STEP)
-        low, middle, high = np.log(derivative_second_moment(activation, around)).tolist()
-        self.slope_per_q = (high - low) / (2.0 * STEP)
-        self.slope_bend = (high - 2.0 * middle + low) / STEP**2
+    def __init__(self, activation: str, log_ys: FloatArray, log_y: float) -> None:
         near = np.clip(log_ys, NEAREST, FARTHEST)
         least, most = float(near.min()), float(near.max())
         nodes = np.linspace(least, most, SIZES if least < most else 1)
+        around = np.exp(_within(log_y) + STEP * np.array([-1.0, 0.0, 1.0]))
+        variances = np.concatenate([around, np.exp(nodes)])
+        second = second_moment(activation, variances)
+        log_slope = np.log(derivative_second_moment(activation, variances))
+        per_q = slope_of_second_moment(activation_of(activation), around) * around / second[:3]
+        self.second_per_q = float(per_q[1])
+        self.second_bend = float(per_q[2] - per_q[0]) / (2.0 * STEP)
+        low, middle, high = log_slope[:3].tolist()
+        self.slope_per_q = (high - low) / (2.0 * STEP)
+        self.slope_bend = (high - 2.0 * middle + low) / STEP**2
+        # Beyond FARTHEST the second moment goes on as it does at a typical row.
         far = np.where(np.isfinite(log_ys), log_ys - near, 0.0)
-        seconds = np.log(second_moment(activation, np.exp(nodes)))
-        self.log_seconds = np.interp(near, nodes, seconds) + self.second_per_q * far
-        slopes = np.log(derivative_second_moment(activation, np.exp(nodes)))
-        self.log_slopes = np.interp(near, nodes, slopes)
+        self.log_seconds = np.interp(near, nodes, np.log(second[3:])) + self.second_per_q * far
+        self.log_slopes = np.interp(near, nodes, log_slope[3:])
 
 
 class Unit:
@@ -74,13 +76,13 @@ class Unit:
 
     Args:
         activation: its name.
-        log_ys: ln of the variance of each row's y, (R,).
+        log_y: ln of the variance of a typical row's y.
         alike: correlations of two rows' y, (K,).
     """
 
-    def __init__(self, activation: str, log_ys: FloatArray, alike: FloatArray) -> None:
+    def __init__(self, activation: str, log_y: float, alike: FloatArray) -> None:
         row = activation_of(activation)
-        self.y = exp(_within(float(np.mean(log_ys))) / 2.0) * GRID
+        self.y = exp(_within(log_y) / 2.0) * GRID
         both = np.array([row.phi(self.y), row.slope(self.y)])
         self.scales = 1.0 / np.sqrt(np.maximum(both**2 @ DENSITY, 1e-300))
         self.value, self.slope = both = both * self.scales[:, None]
