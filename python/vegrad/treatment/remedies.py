@@ -17,8 +17,8 @@ from vegrad.clipping import GlobalNorm
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.wording import named
+from vegrad.networks.lsuv import lsuv_
 from vegrad.networks.mlp import MLP
-from vegrad.theory.initializers import lsuv_
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.treatment.remedy import (
     AS_IT_IS,
