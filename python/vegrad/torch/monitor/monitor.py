@@ -49,7 +49,7 @@ from vegrad.torch.monitor.modules import (
 )
 from vegrad.torch.monitor.report import Report, report
 from vegrad.torch.norms import is_distributed, norms_of
-from vegrad.torch.optim import Stepped
+from vegrad.torch.optimizer_step import CoreStep
 
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -268,7 +268,7 @@ class Monitor:
             if ender is not None and not self._watch.seen:
                 return  # it shares the step that another has ended
             self._ender = weakref.ref(optimizer)
-        if self._on and isinstance(optimizer, Stepped):
+        if self._on and isinstance(optimizer, CoreStep):
             self._pending = (optimizer, optimizer.clipped)
         else:
             self._end(None)
