@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -17,32 +18,32 @@ ROUNDS = 10
 def lsuv_(
     model: Module, x: Any, *, target_std: float = 1.0, tolerance: float = 0.05
 ) -> dict[str, float]:
-    """Scales the weights of Linear and convolution layers, in place, to what the data need.
+    """Scale the weights of Linear and convolution layers in place, so that outputs spread alike.
 
-    As the batch comes by, a layer's weight is divided by the standard deviation of its output (all
-    rows and units together), until that is `target_std`; biases stay. One forward pass.
+    In one forward pass of the batch, each layer's weight is divided by the standard deviation of
+    the layer's output (all rows and units together) until that is `target_std`. Biases stay.
 
     Args:
         model: any module; buffers and random generators stay as they are.
-        x: a batch, as for `vegrad.torch.diagnose`; some hundred rows do.
-        target_std: wanted of every layer.
-        tolerance: how far, relatively, it may be missed.
+        x: a batch, as for `vegrad.torch.diagnose`; some hundred rows are enough.
+        target_std: the standard deviation that every layer's output shall have.
+        tolerance: the relative error that is allowed.
 
     Returns:
-        What each weight was multiplied by, by the module's path.
+        The factor of each weight, by the module's path.
 
     Raises:
-        ValueError: where a layer cannot be scaled: its outputs are all equal, or not finite, or
-            its biases alone spread them further. Nothing has changed then.
+        ValueError: if a layer cannot be scaled: its outputs are all equal, or not finite, or its
+            biases alone spread them further. Nothing has changed then.
     """
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     layers = {name: one for name, one in model.named_modules() if isinstance(one, kinds)}
     kept = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     factors: dict[str, float] = {}
 
-    def hook(name: str) -> Any:
-        def scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
-            if name in factors:
+    def hook(name: str) -> Callable[[Module, tuple[Any, ...], Tensor], Tensor]:
+        def scale(layer: Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            if name in factors:  # the layer is called again, and was scaled by the first call
                 return output
             factors[name] = 1.0
             for _ in range(ROUNDS):
