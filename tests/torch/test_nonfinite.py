@@ -51,7 +51,7 @@ def test_data_that_are_not_finite() -> None:
     x[5, 3] = torch.inf
     first = train(mlp(), x, 1).nonfinite
     assert (first.module, first.phase, first.batch_index) == ("0", "forward", 5)
-    assert "so is its input" in str(first)
+    assert "neither is its input" in str(first)
 
 
 def test_a_backward_pass_that_makes_nan() -> None:
