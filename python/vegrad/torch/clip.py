@@ -85,20 +85,14 @@ def clip_grad_norm_(
                 return clip_grad_norm_(
                     once, max_norm, norm_type, error_if_nonfinite, foreach, compat=compat
                 )
-            grads = [grad for one in several if (grad := one.grad) is not None]
-            return _clip_mixed(grads, limit, order, error_if_nonfinite, foreach, compat)
+            return _clip_mixed(several, limit, order, error_if_nonfinite, foreach, compat)
         if found.clipped:
             increment_version(grads)
         if grads:
             dtype = _PROMOTED[found.dtypes] if compat else torch.float64
             return torch.tensor(found.norm, dtype=dtype)
-    return utils.clip_grad_norm_(
-        _once_each(several) if doubtful else several,
-        max_norm,
-        norm_type,
-        error_if_nonfinite,
-        foreach,
-    )
+    several = _once_each(several) if doubtful else several
+    return utils.clip_grad_norm_(several, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
 def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
@@ -243,7 +237,7 @@ def is_ours(tensor: Tensor) -> bool:
 
 
 def _clip_mixed(
-    grads: list[Tensor],
+    parameters: list[Tensor],
     limit: float,
     order: float,
     error_if_nonfinite: bool,
@@ -251,6 +245,7 @@ def _clip_mixed(
     compat: bool,
 ) -> Tensor:
     """Clip gradients of which the kernels can read some; PyTorch measures and scales the others."""
+    grads = [grad for one in parameters if (grad := one.grad) is not None]
     ours, others = _split(grads)
     if not ours:
         return utils.clip_grad_norm_(_holders(others), limit, order, error_if_nonfinite, foreach)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch.nn import Module
 
 from vegrad.torch import models
 
-ROUNDS = 10
+ROUNDS = 10  # scalings of a layer at most: biases keep one from being enough
+Hook: TypeAlias = Callable[[Module, tuple[Any, ...], Tensor], Tensor]
 
 
 def lsuv_(
@@ -41,26 +42,11 @@ def lsuv_(
     kept = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     factors: dict[str, float] = {}
 
-    def hook(name: str) -> Callable[[Module, tuple[Any, ...], Tensor], Tensor]:
+    def hook(name: str) -> Hook:
         def scale(layer: Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            if name in factors:  # the layer is called again, and was scaled by the first call
+            if name in factors:  # the layer is called again; its first call has scaled it
                 return output
-            factors[name] = 1.0
-            for _ in range(ROUNDS):
-                std = float(output.detach().double().std(correction=0))
-                if not (isfinite(std) and std > 0):
-                    break
-                if abs(std / target_std - 1.0) <= tolerance * 1e-3:
-                    return output
-                layer.weight.mul_(target_std / std)
-                factors[name] *= target_std / std
-                output = layer.forward(*inputs)
-            std = float(output.detach().double().std(correction=0))
-            if not abs(std / target_std - 1.0) <= tolerance:
-                raise ValueError(
-                    f"{name} cannot be scaled: the standard deviation of its outputs is {std:.4g}, "
-                    f"not {target_std:g}"
-                )
+            output, factors[name] = _scaled(name, layer, inputs, output, target_std, tolerance)
             return output
 
         return scale
@@ -78,3 +64,35 @@ def lsuv_(
         for handle in handles:
             handle.remove()
     return factors
+
+
+def _scaled(
+    name: str,
+    layer: Module,
+    inputs: tuple[Any, ...],
+    output: Tensor,
+    target_std: float,
+    tolerance: float,
+) -> tuple[Tensor, float]:
+    """Scale a layer's weight in place; return its new output and the factor."""
+    factor = 1.0
+    for _ in range(ROUNDS):
+        std = _std(output)
+        if not (isfinite(std) and std > 0):
+            break
+        if abs(std / target_std - 1.0) <= tolerance * 1e-3:
+            return output, factor
+        layer.weight.mul_(target_std / std)
+        factor *= target_std / std
+        output = layer.forward(*inputs)
+    std = _std(output)
+    if not abs(std / target_std - 1.0) <= tolerance:
+        raise ValueError(
+            f"{name} cannot be scaled: the standard deviation of its outputs is {std:.4g}, "
+            f"not {target_std:g}"
+        )
+    return output, factor
+
+
+def _std(output: Tensor) -> float:
+    return float(output.detach().double().std(correction=0))
