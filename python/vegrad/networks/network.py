@@ -44,11 +44,7 @@ class Network:
         raise NotImplementedError
 
     def checked(self, x: Any, target: Any) -> tuple[Array, Array]:
-        """Return x and target as contiguous arrays that the core takes, copied only if needed.
-
-        Raises:
-            TypeError, ValueError: as `backward`.
-        """
+        """Return x and target as contiguous arrays that the core takes, copied only if needed."""
         raise NotImplementedError
 
     def forward(self, x: Any) -> Array:

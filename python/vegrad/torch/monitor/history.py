@@ -28,7 +28,7 @@ class NonFinite:
     count: int
     """Number of elements that are not finite, in the tensor that was seen first."""
     module_class: str = ""
-    """Name of the module's class."""
+    """Name of the module's class; known in the forward phase only."""
     parameter: str = ""
     """A parameter of the module that is not finite itself; "" if there is none."""
     input_finite: bool = True

@@ -35,12 +35,7 @@ _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 class ModuleHooks:
-    """The hooks on a model's modules, and the numbers of the step that they see.
-
-    Args:
-        model: the model.
-        backward: also hook the gradients that come back to modules with weights.
-    """
+    """The hooks on a model's modules, and the numbers of the step that they see."""
 
     nonfinite: NonFinite | None = None
     """The first NaN or inf, and the module that made it."""
@@ -175,7 +170,7 @@ class ModuleHooks:
     def _find_forward(
         self, place: int, module: Module, inputs: tuple[object, ...], output: Tensor
     ) -> None:
-        """Note an output that is not finite, and whether a parameter or the input was not before.
+        """Note an output that is not finite, and if a parameter or the input was not before.
 
         The parameters of modules within count too, since a module may use them without calling
         those modules.
@@ -183,48 +178,31 @@ class ModuleHooks:
         name, source = self.modules[place], tensor_in(inputs)
         bad = (n for n, value in module.named_parameters() if not torch.isfinite(value).all())
         parameter = next(bad, "")
-        if f"{name}.{parameter}" in self.parameters:
-            parameter = f"{name}.{parameter}"
-        self.nonfinite = NonFinite(
-            name,
+        self._note(
             "forward",
-            self.steps,
+            name,
+            output,
             first_sample(output),
-            *_bad_elements(output),
             module_class=type(module).__name__,
-            parameter=parameter,
+            parameter=path if (path := f"{name}.{parameter}") in self.parameters else parameter,
             input_finite=source is None or bool(torch.isfinite(source).all()),
         )
 
     def _find_backward(self, place: int, grad: Tensor) -> None:
         """Note a gradient that is not finite, and the module that the last finite one came to."""
-        last = self._watch.last
-        maker = place if last < 0 else last
-        self.nonfinite = NonFinite(
-            self.modules[maker],
-            "backward",
-            self.steps,
-            first_sample(grad),
-            *_bad_elements(grad),
-            module_class=type(self._watched[maker]).__name__,
-            output_of="" if last < 0 else self.modules[place],
-        )
+        name, last = self.modules[place], self._watch.last
+        module, output_of = (name, "") if last < 0 else (self.modules[last], name)
+        self._note("backward", module, grad, first_sample(grad), output_of=output_of)
 
     def _find_gradient(self, place: int, grad: Tensor) -> None:
-        """Note a parameter's gradient that is not finite where all others before were."""
+        """Note a parameter's gradient that is not finite where all before it were."""
         name = self.parameters[place]
-        self.nonfinite = NonFinite(
-            name.rpartition(".")[0] or self._kind,
-            "gradient",
-            self.steps,
-            None,
-            *_bad_elements(grad),
-            gradient_of=name,
-        )
+        self._note("gradient", name.rpartition(".")[0] or self._kind, grad, None, gradient_of=name)
 
-
-def _bad_elements(tensor: Tensor) -> tuple[str, int]:
-    """Return "NaN" or "inf", whichever a tensor has, and its number of elements that are either."""
-    tensor = tensor.detach()
-    value = "NaN" if bool(torch.isnan(tensor).any()) else "inf"
-    return value, int((~torch.isfinite(tensor)).sum())
+    def _note(
+        self, phase: str, module: str, bad: Tensor, batch_index: int | None, **facts: Any
+    ) -> None:
+        bad = bad.detach()
+        value = "NaN" if bool(torch.isnan(bad).any()) else "inf"
+        count = int((~torch.isfinite(bad)).sum())
+        self.nonfinite = NonFinite(module, phase, self.steps, batch_index, value, count, **facts)

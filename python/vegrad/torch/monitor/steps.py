@@ -29,14 +29,6 @@ class StepHooks(ModuleHooks):
 
     A step ends when an optimizer of the model is about to step. vegrad's own optimizers leave the
     gradients as they are and have taken their norms, so that with them it ends after their step.
-
-    Args:
-        model: the model.
-        backward: as for `ModuleHooks`.
-        optimizer: the only optimizer whose steps count; None for all with the model's parameters.
-        every: look at every so many steps.
-        details: count subnormals at every so many steps that are looked at.
-        keep: number of steps that the history keeps.
     """
 
     subnormals: dict[str, float]
@@ -106,16 +98,13 @@ class StepHooks(ModuleHooks):
 
     def step(self) -> None:
         """Read the gradients: a step is about to be taken. Optimizers call this by themselves."""
-        self._end_failed()
+        if self._pending is not None:  # the last step has raised, so that nobody ended it
+            self._end(None)
         self._end(None)
 
-    def _end_failed(self) -> None:
-        """End a step of our optimizer's that has raised, so that nobody has said its end."""
-        if self._pending is not None:
-            self._end(None)
-
     def _about_to_step(self, optimizer: Optimizer) -> None:
-        self._end_failed()
+        if self._pending is not None:  # as in step()
+            self._end(None)
         if optimizer is not (ender := self._ender()):
             if ender is not None and not self._watch.seen:
                 return  # without a forward pass between them, two optimizers share one step
