@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vegrad.arrays.checks import Array
-from vegrad.networks.training import parabola
+from vegrad.diagnosis.gauge import parabola
 from vegrad.torch import models
 from vegrad.torch.clip import clip_grad_norm_
 from vegrad.torch.norms import norms_of

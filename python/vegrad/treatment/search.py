@@ -95,7 +95,7 @@ def cure(
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, network.config["loss"])
     given = Treatment(AS_IT_IS, clone(network), optimizer)
-    data, wanted = network._checked(x, target)
+    data, wanted = network.checked(x, target)
     aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
     if not _finite(data, wanted):
         before = diagnose(given.network, data, wanted)  # says where, and runs nothing

@@ -140,7 +140,7 @@ class Trial:
     def __post_init__(self) -> None:
         """Nothing is trained yet; the network as it begins is looked at."""
         self.network = clone(self.treatment.network)
-        self.x, self.target = self.network._checked(self.treatment.prepared(self.x), self.target)
+        self.x, self.target = self.network.checked(self.treatment.prepared(self.x), self.target)
         optimizer = renewed(self.treatment.optimizer)
         self._random = np.random.default_rng(self.seed)
         self.size = min(self.batch_size, len(self.x))

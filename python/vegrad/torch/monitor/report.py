@@ -20,6 +20,7 @@ from vegrad.flow.reading import Module, Reading, Watched
 from vegrad.flow.subject import Subject
 from vegrad.flow.wording import exp2
 from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
+from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
 MUCH = 0.01  # subnormal elements that are worth a word
@@ -63,7 +64,7 @@ class Report(Diagnosis):
         )
 
 
-def report(monitor: Any) -> Report:
+def report(monitor: StepHooks) -> Report:
     """Return the report of a monitor's last step."""
     last = monitor.history[-1]
     about = {"model": f"{monitor.kind}, step {last.step}", "parameters": len(monitor.parameters)}
@@ -76,13 +77,13 @@ def report(monitor: Any) -> Report:
     return Report.of_modules(reading, notes=_subnormal(monitor))
 
 
-def watched_by(monitor: Any) -> Watched:
+def watched_by(monitor: StepHooks) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
     last = monitor.history[-1]
     return Watched(last.step, last.gradient_norm, monitor.nonfinite)
 
 
-def modules_of(monitor: Any) -> tuple[Module, ...]:
+def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
     """Return the sizes at a monitor's modules in its last step."""
     last, first = monitor.history[-1], monitor.history[0]
     gradients = dict(zip(monitor.parameters, last.gradient_norms.tolist(), strict=True))
@@ -164,7 +165,7 @@ def _notes(reading: Reading) -> list[str]:
     return [*notes, f"{begun_words(begins)}."] if begins else notes
 
 
-def _subnormal(monitor: Any) -> list[str]:
+def _subnormal(monitor: StepHooks) -> list[str]:
     shares = {k: share for k, share in monitor.subnormals.items() if share > MUCH}
     if not shares:
         return []
