@@ -99,7 +99,7 @@ class Monitor(StepHooks):
         """
         if not len(self.history):
             raise ValueError("a monitor must have seen a step before it can report, not none")
-        return report(self)
+        return report(self, self.flush_gain)
 
     def measure_flush(self, step: Callable[[], object], repeats: int = 5) -> float:
         """Measure how many times faster `step()` is with torch.set_flush_denormal(True).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, nan
 from typing import Any
@@ -64,8 +64,11 @@ class Report(Diagnosis):
         )
 
 
-def report(monitor: StepHooks) -> Report:
-    """Return the report of a monitor's last step."""
+def report(monitor: StepHooks, flush_gain: float | None) -> Report:
+    """Return the report of a monitor's last step.
+
+    `flush_gain` is how many times faster a step was without subnormals, if that was measured.
+    """
     last = monitor.history[-1]
     about = {"model": f"{monitor.kind}, step {last.step}", "parameters": len(monitor.parameters)}
     reading = Reading(
@@ -74,7 +77,7 @@ def report(monitor: StepHooks) -> Report:
         modules=modules_of(monitor),
         watched=watched_by(monitor),
     )
-    return Report.of_modules(reading, notes=_subnormal(monitor))
+    return Report.of_modules(reading, notes=_subnormal(monitor.subnormals, flush_gain))
 
 
 def watched_by(monitor: StepHooks) -> Watched:
@@ -165,17 +168,21 @@ def _notes(reading: Reading) -> list[str]:
     return [*notes, f"{begun_words(begins)}."] if begins else notes
 
 
-def _subnormal(monitor: StepHooks) -> list[str]:
-    shares = {k: share for k, share in monitor.subnormals.items() if share > MUCH}
-    if not shares:
+def _subnormal(shares: Mapping[str, float], flush_gain: float | None) -> list[str]:
+    """Say how many elements are subnormal, and how much faster steps are without them."""
+    many = {phase: share for phase, share in shares.items() if share > MUCH}
+    if not many:
         return []
-    names = {"forward": "activations", "backward": "backward pass's elements",
-             "gradients": "parameters' gradients"}  # fmt: skip
-    parts = [f"{100 * share:.0f} % of the {names[phase]}" for phase, share in shares.items()]
+    names = {
+        "forward": "activations",
+        "backward": "backward pass's elements",
+        "gradients": "parameters' gradients",
+    }
+    parts = [f"{100 * share:.0f} % of the {names[phase]}" for phase, share in many.items()]
     said = f"{' and '.join(parts)} are subnormal, which most processors are slow at: "
-    if monitor.flush_gain is None:
+    if flush_gain is None:
         return [said + "torch.set_flush_denormal(True) helps; measure_flush(step) says how much."]
-    gain = f"{monitor.flush_gain:.1f}×"
-    if monitor.flush_gain < 1.1:
+    gain = f"{flush_gain:.1f}×"
+    if flush_gain < 1.1:
         return [f"{said}but torch.set_flush_denormal(True) made no step faster here ({gain})."]
     return [f"{said}torch.set_flush_denormal(True) made one step {gain} faster."]
