@@ -29,21 +29,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.reference_activations import ACTIVATIONS as ACTIVATIONS
+from tests.reference_activations import LEAKY_SLOPE as LEAKY_SLOPE
+from tests.reference_activations import SELU_ALPHA as SELU_ALPHA
+from tests.reference_activations import SELU_LAMBDA as SELU_LAMBDA
+from tests.reference_activations import (
+    SLOPES_AT_INFINITY,
+    SLOPES_AT_ZERO,
+    log_phi,
+    log_phi_prime,
+    phi,
+    phi_prime,
+    sigmoid,
+)
+
 LN2 = math.log(2.0)
 NORM_EPS = 1e-5
-LEAKY_SLOPE = 0.01
-SELU_LAMBDA = 1.0507009873554805  # Klambauer et al. 2017
-SELU_ALPHA = 1.6732632423543772
-
-ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu",
-               "softplus", "hard_tanh", "erf")  # fmt: skip
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
 NORMS = (None, "layer", "rms")
 INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal",
                 "orthogonal", "normal")  # fmt: skip
-
-erf = np.vectorize(math.erf, otypes=[float])
-erfc = np.vectorize(math.erfc, otypes=[float])
 
 
 # ------------------------------------------------------------------ numbers with a far exponent
@@ -117,133 +122,6 @@ def as_dtype(s: Scaled, dtype: str) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------- activations
 
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0, e) / (1.0 + e)
-
-
-def normal_cdf(z: np.ndarray) -> np.ndarray:
-    return 0.5 * erfc(-z / math.sqrt(2.0))
-
-
-def normal_pdf(z: np.ndarray) -> np.ndarray:
-    return np.exp(-(z**2) / 2.0) / math.sqrt(2.0 * math.pi)
-
-
-def phi(name: str, z: np.ndarray) -> np.ndarray:
-    """The activation φ(z), |z| at most 2^500."""
-    match name:
-        case "identity":
-            return z
-        case "sigmoid":
-            return sigmoid(z)
-        case "tanh":
-            return np.tanh(z)
-        case "relu":
-            return np.maximum(z, 0.0)
-        case "leaky_relu":
-            return np.where(z > 0, z, LEAKY_SLOPE * z)
-        case "elu":
-            return np.where(z > 0, z, np.expm1(np.minimum(z, 0.0)))
-        case "selu":
-            below = SELU_ALPHA * np.expm1(np.minimum(z, 0.0))
-            return SELU_LAMBDA * np.where(z > 0, z, below)
-        case "gelu":
-            return z * normal_cdf(z)
-        case "silu":
-            return z * sigmoid(z)
-        case "softplus":
-            return np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z)))
-        case "hard_tanh":
-            return np.clip(z, -1.0, 1.0)
-        case "erf":
-            return erf(z)
-    raise ValueError(name)
-
-
-def phi_prime(name: str, z: np.ndarray) -> np.ndarray:
-    """The derivative φ′(z), |z| at most 2^500."""
-    match name:
-        case "identity":
-            return np.ones_like(z)
-        case "sigmoid":
-            return sigmoid(z) * sigmoid(-z)
-        case "tanh":
-            e = np.exp(-2.0 * np.abs(z))
-            return 4.0 * e / (1.0 + e) ** 2
-        case "relu":
-            return np.where(z > 0, 1.0, 0.0)
-        case "leaky_relu":
-            return np.where(z > 0, 1.0, LEAKY_SLOPE)
-        case "elu":
-            return np.exp(np.minimum(z, 0.0))
-        case "selu":
-            return SELU_LAMBDA * np.where(z > 0, 1.0, SELU_ALPHA * np.exp(np.minimum(z, 0.0)))
-        case "gelu":
-            return normal_cdf(z) + z * normal_pdf(z)
-        case "silu":
-            return sigmoid(z) * (1.0 + z * sigmoid(-z))
-        case "softplus":
-            return sigmoid(z)
-        case "hard_tanh":
-            return np.where(np.abs(z) < 1, 1.0, 0.0)
-        case "erf":
-            return 2.0 / math.sqrt(math.pi) * np.exp(-(z**2))
-    raise ValueError(name)
-
-
-def log_phi_prime(name: str, z: np.ndarray) -> np.ndarray:
-    """log |φ′(z)|, also where |φ′(z)| is below float64's range."""
-    match name:
-        case "sigmoid":
-            return -np.abs(z) - 2.0 * np.log1p(np.exp(-np.abs(z)))
-        case "tanh":  # 4 σ′(2z)
-            return math.log(4.0) + log_phi_prime("sigmoid", 2.0 * z)
-        case "elu":
-            return np.minimum(z, 0.0)
-        case "selu":
-            below = math.log(SELU_ALPHA) + np.minimum(z, 0.0)
-            return math.log(SELU_LAMBDA) + np.where(z > 0, 0.0, below)
-        case "softplus":
-            return np.minimum(z, 0.0) - np.log1p(np.exp(-np.abs(z)))
-        case "erf":
-            return math.log(2.0 / math.sqrt(math.pi)) - z**2
-        case "gelu":  # φ′ = pdf(z)·(z + cdf(z)/pdf(z)), and the ratio has a series at -∞
-            t = np.minimum(z, -30.0)
-            ratio = -(1.0 - 1.0 / t**2 + 3.0 / t**4) / t
-            tail = -(t**2) / 2.0 - math.log(math.sqrt(2.0 * math.pi)) + np.log(-t - ratio)
-            return np.where(z < -30.0, tail, np.log(np.abs(phi_prime(name, z))))
-        case "silu":  # φ′ → e^z (1 + z) at -∞
-            t = np.minimum(z, -40.0)
-            return np.where(z < -40.0, t + np.log(-1.0 - t), np.log(np.abs(phi_prime(name, z))))
-    return np.log(np.abs(phi_prime(name, z)))
-
-
-def log_phi(name: str, z: np.ndarray) -> np.ndarray:
-    """log |φ(z)| for z ≪ 0, of the activations that vanish there; their sign is that of φ(-1)."""
-    match name:
-        case "sigmoid" | "softplus" | "silu":
-            return z + (np.log(-z) if name == "silu" else 0.0)
-        case "gelu":  # φ = z·cdf(z), and cdf/pdf has a series at -∞
-            series = 1.0 - 1.0 / z**2 + 3.0 / z**4
-            return -(z**2) / 2.0 - math.log(math.sqrt(2.0 * math.pi)) + np.log(series)
-    return np.full_like(z, -np.inf)
-
-
-# Slope on the negative and on the positive side: at 0 (None: φ(0) is not 0) and at infinity.
-SLOPES_AT_ZERO = {
-    "identity": (1.0, 1.0), "sigmoid": None, "tanh": (1.0, 1.0), "relu": (0.0, 1.0),
-    "leaky_relu": (LEAKY_SLOPE, 1.0), "elu": (1.0, 1.0),
-    "selu": (SELU_LAMBDA * SELU_ALPHA, SELU_LAMBDA), "gelu": (0.5, 0.5), "silu": (0.5, 0.5),
-    "softplus": None, "hard_tanh": (1.0, 1.0), "erf": (2.0 / math.sqrt(math.pi),) * 2,
-}  # fmt: skip
-SLOPES_AT_INFINITY = {
-    "identity": (1.0, 1.0), "sigmoid": (0.0, 0.0), "tanh": (0.0, 0.0), "relu": (0.0, 1.0),
-    "leaky_relu": (LEAKY_SLOPE, 1.0), "elu": (0.0, 1.0), "selu": (0.0, SELU_LAMBDA),
-    "gelu": (0.0, 1.0), "silu": (0.0, 1.0), "softplus": (0.0, 1.0), "hard_tanh": (0.0, 0.0),
-    "erf": (0.0, 0.0),
-}  # fmt: skip
 FAR = 500
 
 

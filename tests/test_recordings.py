@@ -90,7 +90,7 @@ def test_what_weights_hide_biases_show() -> None:
     assert max(norms) / min(norms) < 30
     found = diagnose_gradients(gradients)
     assert found.verdict == "exploding"
-    assert "the biases' gradient grows 2." in found.findings[0].message
+    assert "each layer multiplies the biases' gradient by 2." in found.findings[0].message
     weights = {name: g for name, g in gradients.items() if name.endswith("weight")}
     assert diagnose_gradients(weights).healthy  # nothing can be seen there
 

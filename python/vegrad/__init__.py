@@ -17,11 +17,11 @@ from vegrad.diagnosis.history import History
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.networks.diagnosis import diagnose
+from vegrad.networks.lsuv import lsuv_
 from vegrad.networks.mlp import MLP
 from vegrad.networks.treatment import Cure, cure
 from vegrad.optim import SGD, Adam, AdamW, Lion
 from vegrad.recordings import diagnose_gradients, diagnose_history
-from vegrad.theory.initializers import lsuv_
 from vegrad.treatment.outcome import Attempt, Proof
 
 __all__ = [

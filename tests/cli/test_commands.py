@@ -50,7 +50,7 @@ def test_the_demo() -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "\x1b" not in result.stdout
     assert "digits: 1797 rows of 64 columns" in result.stdout
-    assert "vanishing: the gradient shrinks 0.23× a layer" in result.stdout
+    assert "vanishing: each layer passes on 0.23 of the gradient" in result.stdout
     assert "picture: vegrad-flow.png" in result.stdout
     assert Path("vegrad-flow.png").read_bytes().startswith(b"\x89PNG")
     assert "cured: vanishing → healthy" in result.stdout
@@ -157,7 +157,7 @@ def test_pages_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--html", "demo.htm", "--json"]) == 0
     assert strict(capsys.readouterr().out)["page"] == "demo.htm"
     page = Path("demo.htm").read_text(encoding="utf-8")
-    assert "shrinks 0.23× a layer" in page
+    assert "passes on 0.23 of the gradient" in page
     assert "The proof" in page
 
 

@@ -33,8 +33,10 @@ def make_target(rng: np.random.Generator, loss: str, rows: int, outputs: int) ->
     return rng.standard_normal((rows, outputs))
 
 
-def make(sizes: list[int], *, rows: int, seed: int = 0, **options: Any) -> tuple[Any, Any, Any]:
-    """A network with biases that are not zero, its input and its target, in its dtype."""
+def make(
+    sizes: list[int], *, rows: int, seed: int = 0, **options: Any
+) -> tuple[vegrad.MLP, np.ndarray, np.ndarray]:
+    """Return a network with biases that are not zero, its input and its target, in its dtype."""
     if options.get("init") == "normal":
         options = {"sigma_w": 1.3, "sigma_b": 0.4} | options
     net = vegrad.MLP(sizes, seed=seed, **options)
@@ -49,7 +51,7 @@ def make(sizes: list[int], *, rows: int, seed: int = 0, **options: Any) -> tuple
 
 
 def rounded(eps: float, seed: int) -> Callable[[reference.Scaled], reference.Scaled]:
-    """A rounding for the reference that imitates arithmetic with relative errors of about eps."""
+    """Return a rounding for the reference that imitates arithmetic with errors of about eps."""
     rng = np.random.default_rng(seed)
 
     def rounding(s: reference.Scaled) -> reference.Scaled:
@@ -59,12 +61,14 @@ def rounded(eps: float, seed: int) -> Callable[[reference.Scaled], reference.Sca
     return rounding
 
 
-def run_reference(net: Any, x: Any, target: Any, **more: Any) -> reference.Pass:
+def run_reference(
+    net: vegrad.MLP, x: np.ndarray, target: np.ndarray, **more: Any
+) -> reference.Pass:
     return reference.run(net.parameters, x, target, **net.config, **more)
 
 
-def near_a_kink(net: Any, expected: reference.Pass, eps: float) -> bool:
-    """Whether an argument is so near a corner of its activation that rounding may move it over."""
+def near_a_kink(net: vegrad.MLP, expected: reference.Pass, eps: float) -> bool:
+    """Return True if rounding may move an argument over a corner of its activation."""
     for layer, y in enumerate(expected.activation_inputs):
         name = net.config["output" if layer == net.depth - 1 else "activation"]
         array = reference.value(y)
@@ -75,8 +79,10 @@ def near_a_kink(net: Any, expected: reference.Pass, eps: float) -> bool:
     return False
 
 
-def assert_agrees(net: Any, x: Any, target: Any, expected: reference.Pass, runs: int = 3) -> None:
-    """Loss, outputs and every gradient within what the dtype's arithmetic allows."""
+def assert_agrees(
+    net: vegrad.MLP, x: np.ndarray, target: np.ndarray, expected: reference.Pass, runs: int = 3
+) -> None:
+    """Check loss, outputs and every gradient to within what the dtype's arithmetic allows."""
     eps = float(np.finfo(net.config["dtype"]).eps)
     size = eps * math.sqrt(max(*net.config["sizes"], len(x)))
     perturbed = [
@@ -112,11 +118,11 @@ def assert_agrees(net: Any, x: Any, target: Any, expected: reference.Pass, runs:
 # ----------------------------------------------------------------------- against the reference
 
 
-Case = tuple[Any, Any, Any, reference.Pass]
+Case = tuple[vegrad.MLP, np.ndarray, np.ndarray, reference.Pass]
 
 
 def first_clear_case(sizes: list[int], *, clearance: float | None = None, **options: Any) -> Case:
-    """The first seed for which no argument of an activation lies on a kink."""
+    """Return the case of the first seed for which no argument of an activation lies on a kink."""
     for seed in range(100):
         net, x, target = make(sizes, seed=seed, **options)
         expected = run_reference(net, x, target)
@@ -136,9 +142,15 @@ def test_every_combination(
     schemes = reference.INITIALIZERS if isa == _core.isas()[0] else reference.INITIALIZERS[::6]
     for init in schemes:
         case = first_clear_case(
-            [5, 9, 9, 9, 4], rows=6, activation=activation, loss=loss, norm=norm,
-            residual=residual, dtype=dtype, init=init,
-        )  # fmt: skip
+            [5, 9, 9, 9, 4],
+            rows=6,
+            activation=activation,
+            loss=loss,
+            norm=norm,
+            residual=residual,
+            dtype=dtype,
+            init=init,
+        )
         assert_agrees(*case, runs=2)
 
 
@@ -210,7 +222,7 @@ def test_more_than_one_block(isa: str, sizes: list[int], rows: int, dtype: str) 
 @both_dtypes
 @pytest.mark.parametrize("rows", [1, 5, 64, 100, 257])
 def test_targets_of_shape_rows(isa: str, rows: int, dtype: str) -> None:
-    """(B,) where (B, 1) is meant, and labels of every integer kind."""
+    """Targets (B,) stand for (B, 1), and labels may be of every integer kind."""
     for loss in ("mse", "binary_cross_entropy"):
         net, x, target = make([4, 6, 1], rows=rows, loss=loss, dtype=dtype)
         loss_value = net.backward(x, target)
@@ -252,9 +264,15 @@ def test_every_parameter_by_central_differences(
 ) -> None:
     step = 1e-5
     net, x, target, _ = first_clear_case(
-        [3, 4, 4, 2], clearance=step, rows=3, activation=activation, loss=loss, norm=norm,
-        residual=residual, dtype="float64",
-    )  # fmt: skip
+        [3, 4, 4, 2],
+        clearance=step,
+        rows=3,
+        activation=activation,
+        loss=loss,
+        norm=norm,
+        residual=residual,
+        dtype="float64",
+    )
     net.backward(x, target)
     for name, parameter in net.parameters.items():
         flat, differences = parameter.reshape(-1), np.empty(parameter.size)
@@ -275,8 +293,14 @@ def test_every_parameter_by_central_differences(
 
 
 def test_a_wide_network_by_a_directional_difference(isa: str) -> None:
-    net, x, target = make([40, 65, 33, 33, 10], rows=50, activation="gelu", dtype="float64",
-                          norm="layer", residual=True)  # fmt: skip
+    net, x, target = make(
+        [40, 65, 33, 33, 10],
+        rows=50,
+        activation="gelu",
+        dtype="float64",
+        norm="layer",
+        residual=True,
+    )
     net.backward(x, target)
     rng = np.random.default_rng(5)
     direction = {name: rng.standard_normal(p.shape) for name, p in net.parameters.items()}
@@ -296,8 +320,11 @@ def test_a_wide_network_by_a_directional_difference(isa: str) -> None:
 def test_parameters_are_views_that_take_effect(dtype: str) -> None:
     net = vegrad.MLP([3, 4, 2], dtype=dtype, activation="identity")
     assert list(net.parameters) == [
-        "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias",
-    ]  # fmt: skip
+        "layers.0.weight",
+        "layers.0.bias",
+        "layers.1.weight",
+        "layers.1.bias",
+    ]
     for name, shape in zip(net.parameters, [(4, 3), (4,), (2, 4), (2,)], strict=True):
         assert net.parameters[name].shape == net.gradients[name].shape == shape
         assert net.parameters[name].dtype == net.gradients[name].dtype == dtype
@@ -350,9 +377,17 @@ def test_outputs_belong_to_the_caller() -> None:
 
 def test_config_and_depth() -> None:
     options = {
-        "activation": "gelu", "output": "tanh", "loss": "mse", "init": "normal", "sigma_w": 2.0,
-        "sigma_b": 0.5, "norm": "rms", "residual": True, "dtype": "float64", "seed": 9,
-    }  # fmt: skip
+        "activation": "gelu",
+        "output": "tanh",
+        "loss": "mse",
+        "init": "normal",
+        "sigma_w": 2.0,
+        "sigma_b": 0.5,
+        "norm": "rms",
+        "residual": True,
+        "dtype": "float64",
+        "seed": 9,
+    }
     net = vegrad.MLP((3, 4, 5), **options)
     assert net.config == {"sizes": [3, 4, 5], **options}
     assert net.depth == 2
@@ -363,7 +398,7 @@ def test_config_and_depth() -> None:
 
 
 def test_batches_of_changing_size(isa: str) -> None:
-    """A workspace that grew is used by smaller batches as well: no trace of the rows before."""
+    """A workspace that grew is used by smaller batches too, without a trace of earlier rows."""
     net, x, target = make([10, 33, 33, 4], rows=130, activation="silu", norm="rms", residual=True)
     fresh = vegrad.MLP(**net.config)
     for name, parameter in net.parameters.items():
@@ -397,7 +432,7 @@ def test_without_flow_the_gradients_are_the_same(isa: str, size: float, dtype: s
 
 @pytest.mark.parametrize("rows", [1, 40])
 def test_a_flow_stays_that_of_the_last_backward(rows: int) -> None:
-    """It is fetched when it is first asked for, whatever the network did in between."""
+    """The flow is fetched when it is first asked for, whatever the network did in between."""
     one, other = (vegrad.MLP([9, 20, 20, 3], seed=1) for _ in range(2))
     rng = np.random.default_rng(0)
     x, target = rng.standard_normal((rows, 9)), rng.standard_normal((rows, 3))

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf, log2, nan, sqrt
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.rules.table import RULES
-from vegrad.diagnosis.trend import Measured
+from vegrad.flow.trend import Gains
 from vegrad.flow.wording import named, power, times
 from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.mlp import MLP
@@ -137,9 +136,9 @@ def test_chains_are_judged_and_the_factor_blamed(
 def test_the_sentence() -> None:
     summary = judge(depth=50, activation="sigmoid", init="glorot_uniform").summary
     assert re.fullmatch(
-        r"vanishing: the gradient shrinks 0\.2\d× a layer and reaches the first layer at "
-        r"\de-3\d of the last; the activation's derivative is to blame \(0\.2\d× a layer, "
-        r"weights \d\.\d\d×\)",
+        r"vanishing: each layer passes on 0\.2\d of the gradient, so that the first layer gets "
+        r"\de-3\d of what the last gets; the activation's derivative is to blame "
+        r"\(0\.2\d a layer, the weights \d\.\d\d\)",
         summary,
     )
 
@@ -398,7 +397,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None
 def test_pictures_leave_pyplot_alone_and_text_needs_no_matplotlib(tmp_path: Path) -> None:
     program = """
 import sys, numpy, vegrad
-from vegrad.diagnosis.diagnosis import diagnose
+from vegrad.networks.diagnosis import diagnose
 d = diagnose(vegrad.MLP([2, 3, 1], seed=0), numpy.ones((4, 2)), numpy.ones(4))
 str(d)
 assert not {"matplotlib", "rich", "sklearn"} & set(sys.modules)
@@ -426,11 +425,8 @@ def test_every_rule_says_what_and_why() -> None:
 
 def test_intervals_are_students() -> None:
     gains = np.array([-1.0, -2.0, -4.0])
-    flow = SimpleNamespace(
-        gain_log2=gains, weight_gain_log2=gains, activation_gain_log2=np.zeros(3)
-    )
-    m = Measured(SimpleNamespace(config={"norm": None}), 1.0, flow, 10.0, np.zeros((0, 3)), None)  # type: ignore[arg-type]
-    assert (trend := m.trend) is not None
+    trend = Gains(gains, gains, np.zeros(3), local=gains).trend
+    assert trend is not None
     assert trend.gain == pytest.approx(-7 / 3)
     assert trend.high - trend.gain == pytest.approx(4.3027 * 1.5275252 / sqrt(3), rel=1e-4)
     assert trend.blame(-1) == "weights"

@@ -38,7 +38,7 @@ def test_the_advice_is_in_numbers_and_works() -> None:
     assert diagnosis.verdict == "exploding"
     assert diagnosis.findings[0].layers == (0,)
     factor = float(diagnosis.findings[0].advice.rsplit(" by ", 1)[1].rstrip("."))
-    net.parameters["layers.0.weight"][...] /= factor
+    net.parameters["layers.0.weight"][...] *= factor
     assert diagnose(net, 100 * X, LABELS).healthy
     assert diagnose(network(), X, LABELS).healthy
 

@@ -28,15 +28,8 @@ FRAMEWORKS = {
     "jax": ("benchmark/peers/jax.py",),
 }
 PENDING = {  # still to be put right
-    "python/vegrad/diagnosis/diagnosis.py",
     "python/vegrad/diagnosis/trend.py",
     "python/vegrad/recordings.py",
-    "python/vegrad/reports/charts.py",
-    "python/vegrad/reports/cure.py",
-    "python/vegrad/reports/page.py",
-    "python/vegrad/reports/text.py",
-    "python/vegrad/reports/theory.py",
-    "python/vegrad/reports/training_charts.py",
     "python/vegrad/torch/diagnosis.py",
     "python/vegrad/torch/reading/blame.py",
     "python/vegrad/torch/reading/cells.py",

@@ -1,4 +1,4 @@
-"""What may be passed in, and what is said when it may not: the kind of error, wanted and got."""
+"""Arguments that are refused: the kind of error, and what it says was wanted and given."""
 
 import re
 from collections.abc import Iterator
@@ -14,8 +14,10 @@ from tests import reference
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-def problem(sizes: list[int], rows: int, **options: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """A network, x and target, in the network's dtype."""
+def problem(
+    sizes: list[int], rows: int, **options: Any
+) -> tuple[vegrad.MLP, np.ndarray, np.ndarray]:
+    """Return a network, x and target in the network's dtype."""
     net = vegrad.MLP(sizes, seed=0, **options)
     rng, dtype = np.random.default_rng(0), net.config["dtype"]
     x = rng.standard_normal((rows, sizes[0])).astype(dtype)
@@ -25,7 +27,7 @@ def problem(sizes: list[int], rows: int, **options: Any) -> tuple[Any, np.ndarra
 
 
 def both(*parts: str) -> str:
-    """A pattern that holds all the parts, in this order."""
+    """Return a pattern for texts that hold all the parts in this order."""
     return "(?s)" + ".*".join(re.escape(part) for part in parts)
 
 
@@ -144,8 +146,8 @@ BAD_TARGETS = [
 ]
 
 
-def assert_untouched(net: Any, call: Any, error: type[Exception], said: list[str]) -> None:
-    """The call raises this, and the parameters, gradients and flow of before are still there."""
+def assert_untouched(net: vegrad.MLP, call: Any, error: type[Exception], said: list[str]) -> None:
+    """Check that the call raises this, and leaves parameters, gradients and flow as they were."""
     net.backward(GOOD, np.zeros(4, int) if net.config["loss"] == "cross_entropy" else HALF)
     arrays = {**net.parameters, **{f"d {name}": g for name, g in net.gradients.items()}}
     before, flow = {name: a.copy() for name, a in arrays.items()}, net.flow
@@ -173,9 +175,13 @@ def test_targets(loss: str, target: Any, error: type[Exception], said: list[str]
 
 @pytest.mark.parametrize(
     ("batch", "error", "said"),
-    [(0, ValueError, ["batch", "0"]), (-3, ValueError, ["batch", "-3"]),
-     (2.0, TypeError, ["batch", "integer", "float"]), (True, TypeError, ["batch", "bool"])],
-)  # fmt: skip
+    [
+        (0, ValueError, ["batch", "0"]),
+        (-3, ValueError, ["batch", "-3"]),
+        (2.0, TypeError, ["batch", "integer", "float"]),
+        (True, TypeError, ["batch", "bool"]),
+    ],
+)
 def test_workspace_bytes(batch: Any, error: type[Exception], said: list[str]) -> None:
     with pytest.raises(error, match=both(*said)):
         vegrad.MLP([3, 2]).workspace_bytes(batch)
@@ -199,7 +205,7 @@ def test_unknown_instruction_sets(name: str) -> None:
 @both_dtypes
 @pytest.mark.parametrize("loss", reference.LOSSES)
 def test_the_smallest_networks_are_no_error(isa: str, loss: str, dtype: str) -> None:
-    """Depth 1, width 1, one row, with everything that divides by a count or a spread."""
+    """Depth 1, width 1 and one row are possible, with all that divides by a count or a spread."""
     for sizes in ([1, 1], [1, 1, 1], [3, 1, 1, 3], [1, 4]):
         for norm in reference.NORMS:
             net = vegrad.MLP(sizes, loss=loss, norm=norm, residual=True, dtype=dtype, seed=0)
@@ -306,7 +312,7 @@ def test_a_nan_target() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nan_in_the_target_of_a_network_whose_outputs_overflow(dtype: str) -> None:
-    """The outputs are beyond the dtype, so that there is an exponent beside them."""
+    """Outputs beyond the dtype's range have an exponent of their own."""
     net = vegrad.MLP(
         [16] * 301, activation="relu", init="normal", sigma_w=16.0, dtype=dtype, seed=7
     )

@@ -1,4 +1,4 @@
-"""Training: what a step does, what is recorded, and going on as if never stopped."""
+"""Training: the steps, the history, and checkpoints that go on as if never stopped."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def weights(net: vegrad.MLP) -> list[bytes]:
 def test_it_is_the_loop_that_one_would_write(
     loss: str, shuffle: bool, dtype: str, clip: bool
 ) -> None:
-    """To the bit but for the norm, which the backward pass sums in another order."""
+    """Steps are the same to the bit, but for the norm, which the backward pass sums otherwise."""
     net, plain = make(loss, dtype=dtype), make(loss, dtype=dtype)
     x, target = data(loss=loss)
     of_fit, steps = (optimizer() if clip else vegrad.AdamW(0.01) for _ in range(2))
@@ -97,14 +97,23 @@ def test_it_is_the_loop_that_one_would_write(
 
 
 def test_the_gauge_on_a_parabola() -> None:
-    """One layer and a mean square: along a step the loss is a parabola, and alpha is exact."""
+    """With one layer and a mean square, the loss along a step is a parabola and alpha is exact."""
     x, target = data(loss="mse")
 
     def one_step(lr: float) -> tuple[float, list[float]]:
         net = vegrad.MLP([SIZES[0], SIZES[-1]], dtype="float64", seed=0)
         before = net.loss(x, target)
-        history = net.fit(x, target, optimizer=vegrad.SGD(lr), epochs=2, batch_size=30, seed=0,
-                          shuffle=False, progress=False, gauge_every=1)  # fmt: skip
+        history = net.fit(
+            x,
+            target,
+            optimizer=vegrad.SGD(lr),
+            epochs=2,
+            batch_size=30,
+            seed=0,
+            shuffle=False,
+            progress=False,
+            gauge_every=1,
+        )
         return float(history.alpha[0]), [before, *history.loss]
 
     alpha, _ = one_step(0.1)
@@ -129,7 +138,7 @@ def test_the_gauge_changes_nothing(every: int | None) -> None:
 
 
 def test_what_the_gauge_writes_down() -> None:
-    """Length, and loss and slopes at both ends, beside a step made by hand in float64."""
+    """Length, losses and slopes of a step agree with a step made by hand in float64."""
     net, plain = make(dtype="float64"), make(dtype="float64")
     x, target = data()
     steps = (vegrad.SGD(0.3, clip=clipping.GlobalNorm(0.2)) for _ in range(2))
@@ -175,9 +184,16 @@ def test_it_learns() -> None:
     net = vegrad.MLP(
         [64, 64, 10], activation="relu", init="he_normal", loss="cross_entropy", seed=0
     )
-    history = net.fit(x[:1400], labels[:1400], optimizer=vegrad.AdamW(2e-3), epochs=12,
-                      batch_size=32, validation=(x[1400:], labels[1400:]), seed=0,
-                      progress=False)  # fmt: skip
+    history = net.fit(
+        x[:1400],
+        labels[:1400],
+        optimizer=vegrad.AdamW(2e-3),
+        epochs=12,
+        batch_size=32,
+        validation=(x[1400:], labels[1400:]),
+        seed=0,
+        progress=False,
+    )
     assert history.validation_accuracy[-1] > 0.96
     assert history.epoch_loss[-1] < 0.1 * history.epoch_loss[0]
 
@@ -193,8 +209,9 @@ def test_a_resume_goes_on_bit_for_bit(tmp_path: Path, lr: Any) -> None:
     fit(make(), optimizer(lr), epochs=2, checkpoint=path, validation=validation)
     other = vegrad.MLP(SIZES, loss="cross_entropy", seed=99)
     steps = optimizer(lr)
-    history = fit(other, steps, epochs=6, seed=1234, resume=path, checkpoint=path,
-                  validation=validation)  # fmt: skip
+    history = fit(
+        other, steps, epochs=6, seed=1234, resume=path, checkpoint=path, validation=validation
+    )
     assert weights(other) == weights(whole)
     assert steps.steps == 30
     for name, column in expected.to_dict().items():
@@ -268,7 +285,7 @@ def test_ctrl_c_leaves_the_network_as_a_step_left_it() -> None:
     net, stopped = make(), make()
     calls = []
 
-    def interrupt(network: Any, history: vegrad.History) -> None:
+    def interrupt(network: vegrad.MLP, history: vegrad.History) -> None:
         calls.append(history.epochs)
         if history.epochs == 2:
             raise KeyboardInterrupt
@@ -282,7 +299,7 @@ def test_ctrl_c_leaves_the_network_as_a_step_left_it() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_signal_is_answered_within_an_epoch() -> None:
-    """A long epoch runs in one call of the core, which looks for signals between steps."""
+    """A long epoch is one call of the core, which looks for signals between steps."""
     rng = np.random.default_rng(0)
     x, target = rng.normal(size=(900_000, 6)), rng.integers(0, 3, 900_000)
     net, plain = make(), make()
@@ -290,14 +307,30 @@ def test_a_signal_is_answered_within_an_epoch() -> None:
     timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt) as stopped:
-        net.fit(x, target, optimizer=vegrad.AdamW(clip=held), epochs=9, batch_size=8, seed=5,
-                progress=False, gauge_every=None)  # fmt: skip
+        net.fit(
+            x,
+            target,
+            optimizer=vegrad.AdamW(clip=held),
+            epochs=9,
+            batch_size=8,
+            seed=5,
+            progress=False,
+            gauge_every=None,
+        )
     history = stopped.value.history  # type: ignore[attr-defined]
     assert history.epochs == 0
     assert 0 < history.steps < 112_500
     order = np.random.default_rng(5).permutation(len(x))[: 8 * history.steps]
-    plain.fit(x[order], target[order], optimizer=vegrad.AdamW(clip=held), epochs=1, batch_size=8,
-              shuffle=False, progress=False, gauge_every=None)  # fmt: skip
+    plain.fit(
+        x[order],
+        target[order],
+        optimizer=vegrad.AdamW(clip=held),
+        epochs=1,
+        batch_size=8,
+        shuffle=False,
+        progress=False,
+        gauge_every=None,
+    )
     assert weights(net) == weights(plain)  # as the last step left them
 
 
@@ -316,8 +349,14 @@ def test_a_gradient_that_is_not_finite() -> None:
     net.parameters["layers.0.weight"][...] = 1e30
     before = weights(net)
     with pytest.raises(vegrad.NonFiniteGradientError) as error:
-        net.fit(x, np.full_like(target, np.inf), optimizer=optimizer(), epochs=1, batch_size=8,
-                progress=False)  # fmt: skip
+        net.fit(
+            x,
+            np.full_like(target, np.inf),
+            optimizer=optimizer(),
+            epochs=1,
+            batch_size=8,
+            progress=False,
+        )
     assert "in step 0 of training, in epoch 1" in error.value.__notes__
     assert error.value.history.steps == 0  # type: ignore[attr-defined]
     assert weights(net) == before

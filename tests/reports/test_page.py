@@ -36,8 +36,8 @@ def judge(depth: int = 20, **options: Any) -> Diagnosis:
 
 def history(epochs: int = 2, every: int = 1, **options: Any) -> History:
     net, optimizer = network(3, activation="tanh", **options), vegrad.SGD(0.1)
-    return net.fit(X, LABELS, optimizer=optimizer, epochs=epochs, batch_size=20, seed=0,
-                   progress=False, gauge_every=every, validation=(X, LABELS))  # fmt: skip
+    chosen = {"epochs": epochs, "batch_size": 20, "seed": 0, "gauge_every": every}
+    return net.fit(X, LABELS, optimizer=optimizer, progress=False, validation=(X, LABELS), **chosen)
 
 
 class Page(HTMLParser):
@@ -142,6 +142,14 @@ def test_expected_stands_beside_measured() -> None:
     assert "expected" not in Page(SICK["no theory"].to_html()).text
 
 
+def test_charts_are_described_in_words() -> None:
+    flow = SICK["vanishing"].flow
+    assert flow is not None
+    least, most = 2 ** flow.gain_log2.min(), 2 ** flow.gain_log2.max()
+    text = Page(SICK["vanishing"].to_html()).text
+    assert f"Gains of 49 layers, from {least:.2f}× to {most:.2f}×." in text
+
+
 def test_small_departures_may_add_up() -> None:
     diagnosis = SICK["healthy"]
     assert diagnosis.expected is not None
@@ -152,15 +160,16 @@ def test_small_departures_may_add_up() -> None:
 
 def test_text_is_escaped() -> None:
     evil = "</script><img src=x onerror=alert(1)>\"'&<b>"
-    finding = Finding(evil, evil, (), evil, evil, {evil: 1.0}, evil)
+    words = {"says": "{evil}", "advises": "{evil}", "facts": {"evil": evil}}
+    finding = Finding(kind=evil, severity=evil, evidence={evil: 1.0}, blame=evil, **words)
     config = SICK["healthy"].config | {"activation": evil, "init": evil}
-    diagnosis = replace(SICK["healthy"], findings=(finding,), summary=evil, config=config)
+    diagnosis = replace(SICK["healthy"], findings=(finding,), config=config)
     proof = {"before": history(1), "after": history(1), "text": evil}
     page = Page(diagnosis.to_html(proof=proof))
     assert not page.all("img")
     assert not page.all("b")[1:]  # the one is "What to do"
     assert page.text.count("onerror=alert(1)") >= 8
-    assert json.loads(page.scripts[0])["summary"] == evil
+    assert json.loads(page.scripts[0])["summary"] == f"{evil}: {evil}"
 
 
 def test_many_layers_are_counted_where_naming_them_would_not_fit() -> None:
@@ -215,8 +224,8 @@ def test_a_history_with_little_in_it() -> None:
 
 def test_findings_of_the_history_are_shown() -> None:
     net = network(3, activation="tanh")
-    wild = net.fit(X, LABELS, optimizer=vegrad.SGD(60.0), epochs=5, batch_size=20, seed=0,
-                   progress=False, gauge_every=1)  # fmt: skip
+    options = {"epochs": 5, "batch_size": 20, "seed": 0, "gauge_every": 1}
+    wild = net.fit(X, LABELS, optimizer=vegrad.SGD(60.0), progress=False, **options)
     assert [finding.kind for finding in wild.findings]
     page = Page(SICK["healthy"].to_html(history=wild))
     for finding in wild.findings:
@@ -343,13 +352,11 @@ def test_in_a_browser(width: int, dark: bool, tmp_path: Path) -> None:
     SICK["vanishing"].to_html(tmp_path / "page.html", history=history())
     probe = tmp_path / "probe.html"
     probe.write_text(PROBE.format(page="page.html", width=width), encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-        "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}",
-        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1400,1000",
-        "--virtual-time-budget=3000", "--dump-dom", probe.as_uri(),
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    options = "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --dump-dom "
+    options += "--enable-logging=stderr --window-size=1400,1000 --virtual-time-budget=3000 "
+    options += f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [BROWSER, *options.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+    result = subprocess.run([*command, probe.as_uri()], capture_output=True, check=True, timeout=60)
     assert b"CONSOLE" not in result.stderr, result.stderr.decode()
     match = re.search(r'data-found="([^"]+)"', result.stdout.decode())
     assert match, result.stdout.decode()[-2000:]

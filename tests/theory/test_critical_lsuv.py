@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import vegrad
 from vegrad import theory
-from vegrad.theory import initializers
+from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 
 from tests import reference
 
@@ -25,7 +25,7 @@ def rows(inputs: int = 40, count: int = 200) -> np.ndarray:
 def test_critical_weights(activation: str) -> None:
     """N(0, σ_w²/fan_in) and N(0, σ_b²) at a stable point of theory; the same for a seed."""
     net = vegrad.MLP([300, 250, 200], activation=activation, init="critical", seed=4)
-    b = initializers.CRITICAL_SIGMA_B[activation]
+    b = CRITICAL_SIGMA_B[activation]
     point = theory.critical_point(activation, b)
     assert point is not None
     assert point.stable

@@ -13,15 +13,14 @@ import vegrad
 from hypothesis import given
 from hypothesis import strategies as st
 from vegrad import theory
-from vegrad.theory import gaussian, meanfield
+from vegrad.activations import ACTIVATIONS
+from vegrad.theory import correlation, gaussian, moments
 
 from tests import reference
+from tests.reference_activations import precisely
 
 CASES = json.loads((Path(__file__).parent / "theory_cases.json").read_text(encoding="utf-8"))
 every_activation = pytest.mark.parametrize("activation", reference.ACTIVATIONS)
-PHI = {
-    "selu": (reference.SELU_LAMBDA, reference.SELU_ALPHA), "elu": (1.0, 1.0)
-}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ reference cases
@@ -96,60 +95,6 @@ def test_reference_cases(case: dict[str, Any]) -> None:
 # -------------------------------------------------------------------------- means over Gaussians
 
 
-def phi(name: str, x: Any) -> Any:
-    """φ in mpmath."""
-    match name:
-        case "identity":
-            return x
-        case "sigmoid":
-            return 1 / (1 + mpmath.exp(-x))
-        case "tanh":
-            return mpmath.tanh(x)
-        case "relu":
-            return max(x, mpmath.mpf(0))
-        case "leaky_relu":
-            return x if x > 0 else x / 100
-        case "elu" | "selu":
-            scale, alpha = PHI[name]
-            return scale * (x if x > 0 else alpha * mpmath.expm1(x))
-        case "gelu":
-            return x * mpmath.ncdf(x)
-        case "silu":
-            return x / (1 + mpmath.exp(-x))
-        case "softplus":
-            return max(x, mpmath.mpf(0)) + mpmath.log1p(mpmath.exp(-abs(x)))
-        case "hard_tanh":
-            return max(mpmath.mpf(-1), min(mpmath.mpf(1), x))
-    return mpmath.erf(x)
-
-
-def slope(name: str, x: Any) -> Any:
-    """φ′ in mpmath."""
-    e = mpmath.exp(-abs(x))
-    match name:
-        case "identity":
-            return mpmath.mpf(1)
-        case "relu" | "leaky_relu":
-            return mpmath.mpf(1) if x > 0 else mpmath.mpf("0.01" if name == "leaky_relu" else 0)
-        case "hard_tanh":
-            return mpmath.mpf(abs(x) < 1)
-        case "sigmoid":
-            return e / (1 + e) ** 2
-        case "tanh":
-            return 4 * e**2 / (1 + e**2) ** 2
-        case "elu" | "selu":
-            scale, alpha = PHI[name]
-            return scale * (mpmath.mpf(1) if x > 0 else alpha * e)
-        case "gelu":
-            return mpmath.ncdf(x) + x * mpmath.npdf(x)
-        case "silu":
-            s = phi("sigmoid", x)
-            return s + x * s * (1 - s)
-        case "softplus":
-            return phi("sigmoid", x)
-    return 2 / mpmath.sqrt(mpmath.pi) * mpmath.exp(-(x**2))
-
-
 def gaussian_integral(f: Callable[[Any], Any], q: float) -> float:
     """E f(√q Z) by mpmath's tanh-sinh rule between ends of its own."""
     root = mpmath.sqrt(q)
@@ -161,18 +106,19 @@ def gaussian_integral(f: Callable[[Any], Any], q: float) -> float:
 @every_activation
 @pytest.mark.parametrize("q", [1e-8, 0.37, 8.6e3])
 def test_moments_beside_mpmath(activation: str, q: float) -> None:
-    second = gaussian_integral(lambda x: phi(activation, x) ** 2, q)
+    exact = precisely(activation)
+    second = gaussian_integral(lambda x: exact(x)[0] ** 2, q)
     assert theory.second_moment(activation, q) == pytest.approx(second, rel=1e-9)
-    derivative = gaussian_integral(lambda x: slope(activation, x) ** 2, q)
+    derivative = gaussian_integral(lambda x: exact(x)[1] ** 2, q)
     assert theory.derivative_second_moment(activation, q) == pytest.approx(derivative, rel=1e-9)
-    first = gaussian_integral(lambda x: phi(activation, x), q)
+    first = gaussian_integral(lambda x: exact(x)[0], q)
     assert theory.mean(activation, q) == pytest.approx(first, rel=1e-9, abs=1e-14 * q**0.5)
 
 
 @every_activation
 def test_moments_go_on_to_their_limits(activation: str) -> None:
     """From 1e-8 to 1e6 the moments are smooth, and they end where the half-lines are."""
-    a = gaussian.TABLE[activation]
+    a = ACTIVATIONS[activation]
     q = np.geomspace(1e-8, 1e6, 400)
     for moment in (theory.second_moment, theory.derivative_second_moment):
         log = np.log(moment(activation, q))
@@ -225,7 +171,7 @@ def test_fixed_points(activation: str, w: float, b: float) -> None:
     if q == math.inf:
         assert seen > 1.0
         assert theory.chi(activation, w, b) == pytest.approx(
-            w * w * gaussian.mean_square(gaussian.TABLE[activation].at_infinity)
+            w * w * gaussian.mean_square(ACTIVATIONS[activation].at_infinity)
         )
         return
     assert theory.chi(activation, w, b) == w * w * theory.derivative_second_moment(activation, q)
@@ -289,7 +235,7 @@ def test_pair_means_beside_closed_forms(q: float, t: float) -> None:
         fall = float(4 / mpmath.pi * (mpmath.asin(wide) - mpmath.asin(wide * c)))
         kernel = float((mpmath.sin(angle) + (mpmath.pi - angle) * c) / mpmath.pi)
         quadrant = float((mpmath.pi - angle) / (2 * mpmath.pi))
-    erf, relu = gaussian.TABLE["erf"], gaussian.TABLE["relu"]
+    erf, relu = ACTIVATIONS["erf"], ACTIVATIONS["relu"]
     seen = gaussian.pair_mean(lambda u, v: (erf.phi(u) - erf.phi(v)) ** 2, q, t)
     assert seen == pytest.approx(fall, rel=1e-9)
     seen = gaussian.pair_mean(lambda u, v: relu.phi(u) * relu.phi(v), q, t)
@@ -303,7 +249,7 @@ def test_pair_means_beside_closed_forms(q: float, t: float) -> None:
 @every_activation
 def test_correlation_maps(activation: str) -> None:
     """C(1) = 1; C′ is σ_w² E φ′φ′, at c* the rate of ξ_c and at 1 χ₁; C(c*) = c*."""
-    w, b = (3.0, 0.3) if gaussian.TABLE[activation].at_infinity == (0.0, 0.0) else (1.2, 0.3)
+    w, b = (3.0, 0.3) if ACTIVATIONS[activation].at_infinity == (0.0, 0.0) else (1.2, 0.3)
     at = (
         (activation, w, b) if activation not in ("identity", "leaky_relu") else (activation, 0.8, b)
     )
@@ -327,7 +273,7 @@ def test_correlation_just_above_criticality() -> None:
     ratios = []
     for excess in (1e-3, 1e-5, 1e-7):
         at = ("tanh", point.sigma_w * (1 + excess), 0.3)
-        t = meanfield._decorrelated(*at, 0.01)
+        t = correlation._decorrelated(*at, 0.01)
         assert theory.correlation_fixed_point(*at) == 1 - t
         ratios.append(t / (theory.chi(*at) - 1))
     assert ratios[2] == pytest.approx(ratios[1], rel=1e-3)
@@ -395,7 +341,7 @@ def test_log_moments_of_relu_by_drawing() -> None:
 
 def test_log_moments() -> None:
     x = np.array([0.5, 1.0, 3.5, 40.0, 1e4])
-    digamma, trigamma = theory._polygamma(x)
+    digamma, trigamma = moments._polygamma(x)
     np.testing.assert_allclose(digamma, [float(mpmath.digamma(v)) for v in x], rtol=1e-14)
     np.testing.assert_allclose(trigamma, [float(mpmath.psi(1, v)) for v in x], rtol=1e-13)
     mean, variance = theory.gradient_log_moments("identity", 1.0, 0.0, 50)

@@ -1,4 +1,4 @@
-"""A monitor in other people's loops and logs, each with the real package."""
+"""A monitor in the loops and logs of other packages, each with the real package."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ import vegrad.torch as ours  # noqa: E402
 from torch import nn  # noqa: E402
 from vegrad.torch import callbacks  # noqa: E402
 
-# What these packages warn of is not ours.
+# The warnings of these packages are not about our code.
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.filterwarnings("ignore")]
 
 NORM = "vegrad/gradient_norm"
 
 
-def model() -> Any:
+def model() -> torch.nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
 def trained(steps: int, write: Any = None) -> Any:
-    """A monitor of a short training; `write` is called with it after each step."""
+    """Return a monitor of a short training; `write` is called with it after each step."""
     net = model()
     monitor = ours.Monitor(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -94,9 +94,15 @@ def test_lightning_logs_and_prints(tmp_path: Path) -> None:
     callback = callbacks.lightning_callback(details=1)
     logger = CSVLogger(tmp_path)
     trainer = lightning.Trainer(
-        max_epochs=2, callbacks=[callback], logger=logger, log_every_n_steps=2, accelerator="cpu",
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+        max_epochs=2,
+        callbacks=[callback],
+        logger=logger,
+        log_every_n_steps=2,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
     trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=4))
     monitor = callback.monitor
     assert monitor is not None
@@ -117,16 +123,22 @@ def test_the_hugging_face_trainer_logs(tmp_path: Path) -> None:
             super().__init__()
             self.net = model()
 
-        def forward(self, x: Any, labels: Any) -> dict[str, Any]:
+        def forward(self, x: torch.Tensor, labels: Any) -> dict[str, Any]:
             logits = self.net(x)
             return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
     rows = [{"x": torch.randn(8), "labels": torch.tensor(n % 2)} for n in range(40)]
     callback = callbacks.trainer_callback()
     arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), max_steps=6, logging_steps=2, report_to=[], use_cpu=True,
-        per_device_train_batch_size=4, disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        max_steps=6,
+        logging_steps=2,
+        report_to=[],
+        use_cpu=True,
+        per_device_train_batch_size=4,
+        disable_tqdm=True,
+        save_strategy="no",
+    )
     trainer = transformers.Trainer(Net(), arguments, train_dataset=rows, callbacks=[callback])
     trainer.train()
     monitor = callback.monitor
@@ -140,8 +152,13 @@ def test_the_hugging_face_trainer_logs(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for name in ("lightning.pytorch", "pytorch_lightning", "transformers", "wandb",
-                 "torch.utils.tensorboard"):  # fmt: skip
+    for name in (
+        "lightning.pytorch",
+        "pytorch_lightning",
+        "transformers",
+        "wandb",
+        "torch.utils.tensorboard",
+    ):
         monkeypatch.setitem(sys.modules, name, None)
     monitor = trained(1)
     makers: tuple[Any, ...] = (callbacks.lightning_callback, callbacks.trainer_callback)

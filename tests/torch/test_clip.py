@@ -1,4 +1,4 @@
-"""The drop-ins for torch.nn.utils beside PyTorch's own."""
+"""The drop-ins for torch.nn.utils, compared with PyTorch's own functions."""
 
 import subprocess
 import sys
@@ -25,8 +25,10 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def parameters(dtype: Any = None, scale: float = 1.0, layout: str = "dense") -> list[Any]:
-    """With gradients that are the same at every call, None among them."""
+def parameters(
+    dtype: torch.dtype = None, scale: float = 1.0, layout: str = "dense"
+) -> list[torch.Tensor]:
+    """Return parameters whose gradients are the same at every call; one has none."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for shape in SHAPES:
@@ -48,7 +50,9 @@ def assert_same(got: list[Any], want: list[Any], **tolerance: float) -> None:
 @every_dtype
 @every_order
 @pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e6, float("inf")])
-def test_clip_grad_norm_gives_what_torch_gives(dtype: Any, order: Any, max_norm: float) -> None:
+def test_clip_grad_norm_gives_what_torch_gives(
+    dtype: torch.dtype, order: Any, max_norm: float
+) -> None:
     got, want = parameters(dtype), parameters(dtype)
     ours_norm = ours.clip_grad_norm_(got, max_norm, order)
     norm = theirs.clip_grad_norm_(want, max_norm, order)
@@ -75,7 +79,7 @@ def test_layouts_and_modes(layout: str, foreach: Any) -> None:
 
 @every_dtype
 @pytest.mark.parametrize("value", [0.0, 0.4, 100.0, -0.5, float("inf")])
-def test_clip_grad_value(dtype: Any, value: float) -> None:
+def test_clip_grad_value(dtype: torch.dtype, value: float) -> None:
     got, want = parameters(dtype), parameters(dtype)
     for some in (got, want):
         some[0].grad[0, :3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
@@ -105,7 +109,7 @@ def test_elements_that_are_not_finite(bad: float, order: float) -> None:
 
 
 def test_norms_that_torch_cannot_hold() -> None:
-    """PyTorch's squares overflow: it makes every gradient 0."""
+    """PyTorch's squares overflow, so that it makes every gradient 0."""
     got = parameters(scale=1e30)
     exact = torch.linalg.vector_norm(
         torch.cat([one.grad.double().flatten() for one in got if one.grad is not None])
@@ -118,7 +122,7 @@ def test_norms_that_torch_cannot_hold() -> None:
 
 @pytest.mark.parametrize("first", DTYPES, ids=str)
 @pytest.mark.parametrize("second", DTYPES, ids=str)
-def test_the_dtype_of_a_norm(first: Any, second: Any) -> None:
+def test_the_dtype_of_a_norm(first: torch.dtype, second: torch.dtype) -> None:
     several = [*parameters(first)[:1], *parameters(second)[1:2]]
     want = theirs.clip_grad_norm_(several, 1e9)
     got = ours.clip_grad_norm_(several, 1e9)
@@ -127,7 +131,7 @@ def test_the_dtype_of_a_norm(first: Any, second: Any) -> None:
 
 
 def test_exact_numbers() -> None:
-    """Torch's 1e-6 in the divisor is most of a small gradient."""
+    """The 1e-6 in PyTorch's divisor is most of a small gradient."""
     got, want, exact = (parameters(torch.float64, 1e-8) for _ in range(3))
     norm = theirs.clip_grad_norm_(want, 1e-7)
     torch.testing.assert_close(ours.clip_grad_norm_(got, 1e-7), norm)
@@ -176,7 +180,7 @@ class Fewer(torch.nn.Linear):
 
 
 def test_the_parameters_of_a_module() -> None:
-    """What module.parameters() yields is read from the module, in the same order, each once."""
+    """The parameters are read from the module in the order of module.parameters(), each once."""
     model = torch.nn.Sequential(Tied(), torch.nn.LSTM(3, 4, 2), Fewer(2, 2))
     for make in (
         lambda: model.parameters(),
@@ -215,7 +219,7 @@ def test_what_the_kernels_cannot_read_goes_to_torch(kind: str, alone: bool) -> N
     make = odd_ones()[kind]
     got, want = ([make()] if alone else [*parameters(), make()] for _ in range(2))
     if kind == "sparse":
-        for function in (ours, theirs):  # neither can
+        for function in (ours, theirs):  # neither can clip them
             with pytest.raises(NotImplementedError, match="Sparse"):
                 function.clip_grad_norm_(got, 1.0)
         return
@@ -240,7 +244,7 @@ def test_elements_that_are_not_finite_beside_what_goes_to_torch(dense: Any, othe
 
 
 def test_other_devices() -> None:
-    """Meta tensors stand for any device: PyTorch's functions get them, ours the rest."""
+    """Meta tensors stand for any device: PyTorch's functions get them, and ours get the rest."""
     meta = torch.nn.Parameter(torch.zeros(3, device="meta"))
     meta.grad = torch.zeros(3, device="meta")
     assert ours.clip_grad_norm_([meta], 1.0).device.type == "meta"
@@ -263,7 +267,7 @@ def test_the_same_gradient_twice() -> None:
 
 @every_dtype
 @every_order
-def test_total_norms(dtype: Any, order: Any) -> None:
+def test_total_norms(dtype: torch.dtype, order: Any) -> None:
     grads = [one.grad for one in parameters(dtype) if one.grad is not None]
     torch.testing.assert_close(
         ours.get_total_norm(grads, order), theirs.get_total_norm(grads, order)
@@ -286,7 +290,7 @@ def test_scaling_by_a_norm(total: float) -> None:
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_scaling_gradients_of_which_some_are_not_finite(bad: float) -> None:
-    """By a norm of somebody else, which is."""
+    """Gradients that are not finite are scaled by somebody else's norm, which is."""
     got, want = parameters(), parameters()
     got[1].grad[3] = want[1].grad[3] = bad
     for some, function in ((got, ours), (want, theirs)):
@@ -370,12 +374,12 @@ def test_after_a_backward_pass_of_a_model() -> None:
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 100, 5000])
 def test_compat_multiplies_by_one_float_as_torch_does(size: int) -> None:
-    """The gradients times some float32, each product rounded once; never above the limit."""
+    """Each gradient is multiplied by one float32 and rounded once, never above the limit."""
     generator = torch.Generator().manual_seed(size)
     for max_norm in (0.3, 1e-3, 1e-30):
         parameter = torch.nn.Parameter(torch.zeros(size))
         before = torch.randn(size, generator=generator)
-        before[0] = 1e-38  # a product of it is subnormal
+        before[0] = 1e-38  # its product is subnormal
         parameter.grad = before.clone()
         norm = float(ours.clip_grad_norm_(parameter, max_norm))
         factor = min(max_norm / (before.double().norm().item() + 1e-6), 1.0)
@@ -396,7 +400,7 @@ def test_compat_multiplies_doubles_by_a_double() -> None:
 
 
 def test_gradients_that_come_to_share_memory_are_found_after_others_that_did_not() -> None:
-    """Where buffers lie is remembered; what lies elsewhere is looked at again."""
+    """The core remembers where buffers lie, and looks again at those that lie elsewhere now."""
     memory = torch.ones(64)
     model = [torch.nn.Parameter(torch.zeros(16)) for _ in range(3)]
     for starts in ((0, 16, 32), (0, 16, 32), (0, 16, 24), (0, 16, 32), (16, 16, 32)):

@@ -1,4 +1,4 @@
-"""fuse(nn.Sequential) beside the module it came from."""
+"""fuse(nn.Sequential), compared with the module that it came from."""
 
 import copy
 import pickle
@@ -13,11 +13,26 @@ from torch import nn  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-ACTIVATIONS = [nn.Tanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
-               nn.Softplus, nn.Hardtanh, nn.Identity]  # fmt: skip
+ACTIVATIONS = [
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Hardtanh,
+    nn.Identity,
+]
 
 
-def network(activation: Any = nn.Tanh, last: Any = None, dtype: Any = torch.float64) -> Any:
+def network(
+    activation: type[nn.Module] | None = nn.Tanh,
+    last: type[nn.Module] | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> torch.nn.Sequential:
     torch.manual_seed(0)
     layers = [nn.Linear(5, 7), activation(), nn.Linear(7, 7), activation(), nn.Linear(7, 3)]
     return nn.Sequential(*layers, *([last()] if last else [])).to(dtype)
@@ -30,7 +45,7 @@ def both(*arguments: Any, direct: bool = False, **options: Any) -> tuple[Any, An
     return plain, fused
 
 
-def results(model: Any, x: Any) -> list[Any]:
+def results(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
     model.zero_grad()
     out = model(x)
@@ -46,7 +61,9 @@ either_way = pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("last", [None, nn.Sigmoid, nn.ReLU])
 @either_way
-def test_values_and_gradients(activation: Any, last: Any, direct: bool) -> None:
+def test_values_and_gradients(
+    activation: type[nn.Module], last: type[nn.Module] | None, direct: bool
+) -> None:
     plain, fused = both(activation, last, direct=direct)
     x = torch.randn(9, 5, dtype=torch.float64)
     # PyTorch's softplus is linear from 20 on.
@@ -56,8 +73,8 @@ def test_values_and_gradients(activation: Any, last: Any, direct: bool) -> None:
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.Sigmoid])
-def test_gradients_are_double_checked(activation: Any) -> None:
-    """By finite differences."""
+def test_gradients_are_double_checked(activation: type[nn.Module]) -> None:
+    """Gradients agree with finite differences."""
     _, fused = both(activation)
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: fused(x), (x, *fused.parameters()))
@@ -65,7 +82,7 @@ def test_gradients_are_double_checked(activation: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 5), (200, 5), (2, 3, 5), (2, 3, 4, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: Any) -> None:
+def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     plain, fused = both(dtype=dtype)
     x = torch.randn(shape, dtype=dtype)
     torch.testing.assert_close(results(fused, x), results(plain, x), rtol=1e-4, atol=1e-5)
@@ -107,7 +124,7 @@ def test_training_is_the_same(direct: bool) -> None:
 
 @either_way
 def test_passes_that_cross(direct: bool) -> None:
-    """Two forward passes before their backward passes; one twice; gradients that add up."""
+    """Run two forward passes before their backward passes, one of them twice; gradients add up."""
     grads = []
     for model in both(direct=direct):
         one, two = (torch.randn(6, 5, dtype=torch.float64, generator=g) for g in seeds())
@@ -260,58 +277,58 @@ def test_a_softplus_that_bends_elsewhere_is_not_fused() -> None:
 # The way that gradients go: at once where autograd would only add them to `.grad`, else one by one.
 
 
-def run_plain(model: Any, loss: Any) -> None:
+def run_plain(model: nn.Module, loss: torch.Tensor) -> None:
     loss.backward()
 
 
-def run_twice(model: Any, loss: Any) -> None:
+def run_twice(model: nn.Module, loss: torch.Tensor) -> None:
     loss.backward(retain_graph=True)
     loss.backward()
 
 
-def run_zeroed(model: Any, loss: Any) -> None:
+def run_zeroed(model: nn.Module, loss: torch.Tensor) -> None:
     loss.backward(retain_graph=True)
     model.zero_grad(set_to_none=False)
     loss.backward()
 
 
-def run_inputs(model: Any, loss: Any) -> None:
+def run_inputs(model: nn.Module, loss: torch.Tensor) -> None:
     loss.backward(inputs=[model[0].bias, model[2].weight])
 
 
-def run_grad(model: Any, loss: Any) -> None:
+def run_grad(model: nn.Module, loss: torch.Tensor) -> None:
     for one, grad in zip(
         model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
     ):
         one.grad = grad
 
 
-def run_some(model: Any, loss: Any) -> None:
+def run_some(model: nn.Module, loss: torch.Tensor) -> None:
     (model[2].weight.grad,) = torch.autograd.grad(loss, [model[2].weight])
 
 
-def run_hook(model: Any, loss: Any) -> None:
+def run_hook(model: nn.Module, loss: torch.Tensor) -> None:
     handle = model[0].weight.register_hook(lambda grad: 3 * grad)
     loss.backward(retain_graph=True)
     handle.remove()
     loss.backward()
 
 
-def quintuple(parameter: Any) -> None:
+def quintuple(parameter: torch.Tensor) -> None:
     parameter.grad.mul_(5)
 
 
-def run_late_hook(model: Any, loss: Any) -> None:
+def run_late_hook(model: nn.Module, loss: torch.Tensor) -> None:
     model[2].bias.register_post_accumulate_grad_hook(quintuple)
     loss.backward()
 
 
-def run_anomaly(model: Any, loss: Any) -> None:
+def run_anomaly(model: nn.Module, loss: torch.Tensor) -> None:
     with torch.autograd.set_detect_anomaly(True, check_nan=True):
         loss.backward()
 
 
-def run_frozen(model: Any, loss: Any) -> None:
+def run_frozen(model: nn.Module, loss: torch.Tensor) -> None:
     loss.backward(retain_graph=True)
     model[2].requires_grad_(False)
     loss.backward(retain_graph=True)
@@ -319,31 +336,43 @@ def run_frozen(model: Any, loss: Any) -> None:
     loss.backward()
 
 
-def run_sparse(model: Any, loss: Any) -> None:
+def run_sparse(model: nn.Module, loss: torch.Tensor) -> None:
     model[0].weight.grad = torch.ones_like(model[0].weight).to_sparse()
     loss.backward()
 
 
-def run_create_graph(model: Any, loss: Any) -> None:
+def run_create_graph(model: nn.Module, loss: torch.Tensor) -> None:
     grads = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
     for one, grad in zip(model.parameters(), grads, strict=True):
         one.grad = grad.detach()
 
 
-def loss_once(model: Any, x: Any) -> Any:
+def loss_once(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return model(x).sin().sum()
 
 
-def loss_recurrent(model: Any, x: Any) -> Any:
+def loss_recurrent(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return (model(x) * model(x.cos())).sum()
 
 
-def loss_decayed(model: Any, x: Any) -> Any:
+def loss_decayed(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return model(x).sin().sum() + sum(one.square().sum() for one in model.parameters())
 
 
-RUNS = [run_plain, run_twice, run_zeroed, run_inputs, run_grad, run_some, run_hook, run_late_hook,
-        run_anomaly, run_frozen, run_sparse, run_create_graph]  # fmt: skip
+RUNS = [
+    run_plain,
+    run_twice,
+    run_zeroed,
+    run_inputs,
+    run_grad,
+    run_some,
+    run_hook,
+    run_late_hook,
+    run_anomaly,
+    run_frozen,
+    run_sparse,
+    run_create_graph,
+]
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly")
@@ -373,7 +402,7 @@ def test_second_derivatives_are_an_error() -> None:
 
 @either_way
 def test_what_was_done_to_a_gradient_is_gone_with_it(direct: bool) -> None:
-    """Memory and tensors serve again once nobody has them, as if they were new."""
+    """Memory and tensors are used again once nobody has them, and are as good as new."""
     _, fused = both(direct=direct)
     x = torch.randn(6, 5, dtype=torch.float64)
     loss_once(fused, x).backward()

@@ -1,4 +1,4 @@
-"""vegrad.torch.fuse where the network is not left as it was, or not run as usual."""
+"""vegrad.torch.fuse with networks that are changed afterwards, or run in unusual ways."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ from tests.torch.test_fused import both, either_way, network, results  # noqa: E
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
-def batch() -> Any:
+def batch() -> torch.Tensor:
     return torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(6, 5)
 
 
@@ -44,7 +44,7 @@ def test_names_mode_and_hooks_stay() -> None:
 
 
 class Skipping(nn.Sequential):
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         return x + super().forward(x)
 
 
@@ -56,35 +56,35 @@ def test_a_forward_of_its_own_is_not_fused() -> None:
         ours.fuse([nn.Linear(5, 5)])
 
 
-def exchange(model: Any) -> None:
+def exchange(model: nn.Module) -> None:
     model[1] = nn.ReLU()
 
 
-def exchange_weights(model: Any) -> None:
+def exchange_weights(model: nn.Module) -> None:
     torch.manual_seed(1)
     model[2] = nn.Linear(7, 7).double()
 
 
-def append(model: Any) -> None:
+def append(model: nn.Module) -> None:
     torch.manual_seed(1)
     model.append(nn.Linear(3, 2).double())
 
 
-def insert(model: Any) -> None:
+def insert(model: nn.Module) -> None:
     model.insert(1, nn.Sigmoid())
 
 
-def delete(model: Any) -> None:
+def delete(model: nn.Module) -> None:
     del model[3]
 
 
-def pop(model: Any) -> None:
+def pop(model: nn.Module) -> None:
     model.pop(-1)
 
 
 @pytest.mark.parametrize("change", [exchange, exchange_weights, append, insert, delete, pop])
 def test_layers_that_are_exchanged_afterwards(change: Callable[[Any], None]) -> None:
-    """They run, also in copies and pickles."""
+    """Exchanged layers run, also in copies and pickles."""
     plain, fused = both()
     for model in (plain, fused):
         change(model)
@@ -94,9 +94,14 @@ def test_layers_that_are_exchanged_afterwards(change: Callable[[Any], None]) -> 
 
 @pytest.mark.parametrize(
     ("activation", "name", "value"),
-    [(nn.LeakyReLU, "negative_slope", 0.5), (nn.ELU, "alpha", 0.5), (nn.Softplus, "beta", 2.0),
-     (nn.GELU, "approximate", "tanh"), (nn.Hardtanh, "max_val", 0.3)],
-)  # fmt: skip
+    [
+        (nn.LeakyReLU, "negative_slope", 0.5),
+        (nn.ELU, "alpha", 0.5),
+        (nn.Softplus, "beta", 2.0),
+        (nn.GELU, "approximate", "tanh"),
+        (nn.Hardtanh, "max_val", 0.3),
+    ],
+)
 def test_numbers_of_activations_that_change_afterwards(
     activation: Any, name: str, value: Any
 ) -> None:
@@ -114,8 +119,8 @@ def test_slices() -> None:
     assert fused[-1] is fused[4]
 
 
-def penalized(model: Any, x: Any) -> Any:
-    """The slope with respect to the inputs beside a loss."""
+def penalized(model: nn.Module, x: torch.Tensor) -> Any:
+    """Add the slope with respect to the inputs to a loss."""
     x = x.clone().requires_grad_()
     out = model(x).sum()
     (slope,) = torch.autograd.grad(out, x, create_graph=True)
@@ -125,7 +130,7 @@ def penalized(model: Any, x: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 @either_way
 def test_a_penalty_on_a_gradient_is_an_error(direct: bool) -> None:
-    """Not a loss whose gradient misses it, as where nothing that came in needed a gradient."""
+    """Differentiating a gradient raises, rather than leaving its part of the loss out."""
     _, fused = both(direct=direct)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         penalized(fused, batch()).backward()
@@ -149,7 +154,7 @@ def test_a_penalty_on_a_gradient_is_an_error(direct: bool) -> None:
 
 
 def test_traced_networks() -> None:
-    """A trace of a fused pass would have its numbers, not its operations."""
+    """A trace of a fused pass would hold its numbers instead of its operations."""
     plain, fused = both()
     with torch.no_grad(), pytest.warns():
         traced = torch.jit.trace(fused, batch())
@@ -202,7 +207,7 @@ def test_checkpoints_around_it(reentrant: bool) -> None:
 
 @either_way
 def test_parameters_that_are_frozen_for_the_forward_pass_only(direct: bool) -> None:
-    """They get no gradient, as in autograd; nor do those that are frozen at the end."""
+    """Frozen parameters get no gradient, as in autograd, nor do those that are frozen later."""
     found = []
     for model in both(direct=direct):
         for frozen in (True, False):

@@ -1,7 +1,6 @@
 """Parameters that vegrad.torch's optimizers leave to PyTorch's own step, and mixed models."""
 
 import copy
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 class Mixed(torch.nn.Module):
-    """Parameters of every kind that is stepped by PyTorch, and of ours."""
+    """Parameters of every kind that PyTorch steps, and of the kinds that we step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +23,7 @@ class Mixed(torch.nn.Module):
         self.brain = torch.nn.Linear(4, 4, dtype=torch.bfloat16)
         self.rotation = torch.nn.Parameter(torch.randn(4, dtype=torch.complex64))
 
-    def loss(self) -> Any:
+    def loss(self) -> torch.Tensor:
         x = torch.linspace(-1, 1, 32).reshape(8, 4)
         x = self.brain(self.dense(x).bfloat16()).float()
         return (x * self.rotation).abs().square().mean()
@@ -67,7 +66,7 @@ def test_sparse_gradients() -> None:
             last(table(torch.tensor([1, 2, 2]))).square().sum().backward()
             optimizer.step()
         results.append(table.weight.detach().clone())
-        if module is ours:  # PyTorch's clip cannot
+        if module is ours:  # PyTorch's clip cannot do this
             optimizer.clip = clipping.GlobalNorm(1e-3)
             optimizer.step()
             assert optimizer.clipped.clipped
@@ -76,7 +75,7 @@ def test_sparse_gradients() -> None:
 
 
 def test_other_devices() -> None:
-    """Meta tensors stand for any device."""
+    """Meta tensors stand for any other device."""
     dense, meta = torch.nn.Parameter(torch.zeros(3)), torch.zeros(3, device="meta")
     meta = torch.nn.Parameter(meta)
     optimizer = ours.SGD([dense, meta], 0.5, momentum=0.9)
@@ -89,7 +88,7 @@ def test_other_devices() -> None:
 
 
 def test_a_model_that_moves_keeps_its_state() -> None:
-    """To bfloat16 and back: from our kernels to PyTorch's and back."""
+    """A model that goes to bfloat16 and back goes from our kernels to PyTorch's and back."""
     training = Training()
     optimizer = ours.AdamW(training.model.parameters())
     training.run(optimizer, 3)
@@ -108,7 +107,7 @@ def test_a_model_that_moves_keeps_its_state() -> None:
 
 
 def test_layouts_of_weights() -> None:
-    """Channels last: the state has the weights' strides, as PyTorch's."""
+    """With channels last the state has the weights' strides, as PyTorch's has."""
     results = []
     for module in (ours, torch.optim):
         torch.manual_seed(0)

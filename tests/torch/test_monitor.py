@@ -18,13 +18,17 @@ from vegrad.torch import AdamW, Monitor  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
-def mlp(depth: int = 3, activation: Any = nn.Tanh, width: int = 16) -> Any:
+def mlp(
+    depth: int = 3, activation: type[nn.Module] = nn.Tanh, width: int = 16
+) -> torch.nn.Sequential:
     torch.manual_seed(0)
     layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), activation())]
     return nn.Sequential(*layers)
 
 
-def train(model: Any, x: Any, steps: int = 3, loss: Any = None, **options: Any) -> Any:
+def train(
+    model: nn.Module, x: torch.Tensor, steps: int = 3, loss: Any = None, **options: Any
+) -> Any:
     monitor = Monitor(model, **options)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     for _ in range(steps):
@@ -40,7 +44,7 @@ def test_the_numbers_are_autograds() -> None:
     x = torch.randn(8, 16)
     outputs, deltas = [], []
 
-    def keep(module: Any, inputs: Any, output: Any) -> None:
+    def keep(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
         outputs.append(output.detach().double())
         output.register_hook(lambda grad: deltas.append(grad.double()))
 
@@ -165,7 +169,7 @@ def test_gradients_are_read_as_the_step_takes_them() -> None:
         optimizer.zero_grad()
         model(torch.ones(8, 16)).square().mean().backward()
         for one in model.parameters():
-            one.grad.data.mul_(change)  # of which the gradient's version tells nothing
+            one.grad.data.mul_(change)  # a change that the gradient's version does not show
         norms = [float(one.grad.double().norm()) for one in model.parameters()]
         optimizer.step()
         np.testing.assert_allclose(monitor.history[-1].gradient_norms, norms, rtol=1e-6)
@@ -178,7 +182,7 @@ def test_other_hooks_of_an_output_stay() -> None:
     Monitor(model, details=100)
     handles = []
 
-    def after(module: Any, inputs: Any, output: Any) -> None:
+    def after(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
         handles.append(output.register_hook(lambda grad: seen.append(grad) or 2 * grad))
 
     model[0].register_forward_hook(after)
@@ -198,7 +202,7 @@ def test_a_hook_of_one_output_is_not_of_the_next() -> None:
         out = model[0](torch.ones(8, 16))
         if step == 1:  # the first that Python has no part in
             out.register_hook(lambda grad: seen.append("first"))
-        if step == 2:  # outlives its step
+        if step == 2:  # it outlives its step
             kept = out
         model[1](out).sum().backward(retain_graph=True)
         monitor.step()
@@ -257,12 +261,12 @@ class Recurrent(nn.Module):
         super().__init__()
         self.lstm, self.head = nn.LSTM(16, 8, 2, batch_first=True), nn.Linear(8, 16)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.head(self.lstm(x)[0])
 
 
 class Shared(nn.Module):
-    """One module called twice, tied weights, an in-place activation, a frozen parameter."""
+    """A module called twice, tied weights, an in-place activation and a frozen parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,7 +274,7 @@ class Shared(nn.Module):
         self.b.weight = self.a.weight
         self.b.bias.requires_grad_(False)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.b(self.relu(self.a(self.relu(self.a(x)))))
 
 

@@ -1,4 +1,4 @@
-"""Where Monitor says that the first NaN or inf came from."""
+"""The module that Monitor names as the origin of the first NaN or inf."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 class Root(nn.Module):
-    """The square root's derivative at 0 is infinite."""
+    """A model with a square root, whose derivative at 0 is infinite."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
         self.at = 0.0
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.second(torch.sqrt(self.first(x).abs() * self.at))
 
 
@@ -51,7 +51,7 @@ def test_data_that_are_not_finite() -> None:
     x[5, 3] = torch.inf
     first = train(mlp(), x, 1).nonfinite
     assert (first.module, first.phase, first.batch_index) == ("0", "forward", 5)
-    assert "so is its input" in str(first)
+    assert "neither is its input" in str(first)
 
 
 def test_a_backward_pass_that_makes_nan() -> None:
@@ -84,7 +84,7 @@ class Attention(nn.Module):
         super().__init__()
         self.attend, self.out = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.out(self.attend(x, x, x)[0])
 
 
@@ -95,8 +95,9 @@ def test_a_weight_that_is_not_finite_is_named_and_to_be_drawn_again(name: str) -
         model.get_parameter(name)[0, 0] = torch.nan
     advice = f"draw or load {name} again; if training made it so"
     assert diagnosed(model, torch.randn(8, 3, 16)).findings[0].advice.startswith(advice)
-    cure = ours.cure(model, lambda out, t: (out - t).abs().max(), torch.randn(8, 3, 16),
-                     torch.zeros(8, 3, 4))  # fmt: skip
+    cure = ours.cure(
+        model, lambda out, t: (out - t).abs().max(), torch.randn(8, 3, 16), torch.zeros(8, 3, 4)
+    )
     assert not cure.reached
     assert cure.summary.startswith("not cured: nonfinite")
     assert cure.about[0].startswith(advice)
@@ -105,14 +106,17 @@ def test_a_weight_that_is_not_finite_is_named_and_to_be_drawn_again(name: str) -
     assert monitor.report().findings[0].advice.startswith(advice)
 
 
-def diagnosed(model: Any, x: Any, loss: Any = None) -> Any:
+def diagnosed(model: nn.Module, x: torch.Tensor, loss: Any = None) -> Any:
     return ours.diagnose(model, loss or (lambda out, t: out.square().mean()), x, None)
 
 
-@pytest.mark.parametrize("loss", [
-    lambda out, target: out.mean() * torch.nan,
-    lambda out, target: (out * 0).square().sum(1).sqrt().sum(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out, target: out.mean() * torch.nan,
+        lambda out, target: (out * 0).square().sum(1).sqrt().sum(),
+    ],
+)
 def test_a_loss_that_is_not_finite_is_to_blame_not_the_data(loss: Any) -> None:
     found = diagnosed(mlp(), torch.randn(8, 16), loss).findings[0]
     assert found.message == "the loss makes what is not finite of an output that is"

@@ -3,7 +3,6 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +15,13 @@ pytestmark = [
 ]
 
 
-def model() -> Any:
+def model() -> torch.nn.Module:
     torch.manual_seed(0)
     layers = [torch.nn.Linear(16, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)]
     return torch.nn.Sequential(*layers)
 
 
-def batch() -> Any:
+def batch() -> torch.Tensor:
     return torch.linspace(-1, 1, 8 * 16).reshape(8, 16).sin()
 
 

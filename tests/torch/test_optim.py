@@ -1,4 +1,4 @@
-"""The optimizers of vegrad.torch beside torch.optim's."""
+"""The optimizers of vegrad.torch, compared with torch.optim's."""
 
 import copy
 import io
@@ -36,9 +36,9 @@ def make(module: Any, case: str, params: Any, **options: Any) -> Any:
 
 
 class Training:
-    """A small network and its data; the same at every call."""
+    """A small network and its data, the same for every instance."""
 
-    def __init__(self, dtype: Any = torch.float32) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         torch.manual_seed(0)
         layers = torch.nn.Linear(13, 37), torch.nn.Tanh(), torch.nn.Linear(37, 5)
         self.model = torch.nn.Sequential(*layers).to(dtype)
@@ -79,7 +79,7 @@ def assert_same_state(got: dict[str, Any], want: dict[str, Any]) -> None:
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("grouped", [False, True])
-def test_200_steps_end_where_torchs_end(case: str, dtype: Any, grouped: bool) -> None:
+def test_200_steps_end_where_torchs_end(case: str, dtype: torch.dtype, grouped: bool) -> None:
     a, b = Training(dtype), Training(dtype)
     got = make(ours, case, a.groups() if grouped else a.model.parameters())
     want = make(torch.optim, case, b.groups() if grouped else b.model.parameters())
@@ -90,7 +90,7 @@ def test_200_steps_end_where_torchs_end(case: str, dtype: Any, grouped: bool) ->
 @every_case
 @pytest.mark.parametrize("there", [True, False])
 def test_states_go_both_ways(case: str, there: bool) -> None:
-    """20 steps with one, 20 with the other, through a file."""
+    """Take 20 steps with one optimizer and 20 with the other, through a file."""
     a, b = Training(torch.float64), Training(torch.float64)
     modules = (torch.optim, ours) if there else (ours, torch.optim)
     first = make(modules[0], case, a.groups())
@@ -112,7 +112,7 @@ def test_the_clip_is_joint_over_all_groups(grouped: bool, max_norm: float) -> No
     rule = clipping.GlobalNorm(max_norm)
     got = ours.AdamW(a.groups() if grouped else a.model.parameters(), clip=rule)
     want = torch.optim.AdamW(b.groups() if grouped else b.model.parameters())
-    # PyTorch's divisor has 1e-6 more.
+    # PyTorch's divisor is larger by 1e-6.
     assert_equal(a.run(got, 50), b.run(want, 50, max_norm), 1e-5)
     norm = torch.nn.utils.get_total_norm(one.grad for one in a.model.parameters())
     torch.testing.assert_close(got.clipped.norm, float(norm))  # gradients are not written
@@ -122,14 +122,19 @@ def test_the_clip_is_joint_over_all_groups(grouped: bool, max_norm: float) -> No
 @pytest.mark.parametrize(
     "rule",
     [
-        clipping.Value(1e-3), clipping.Norm(0.01), clipping.GlobalNorm(0.1, ord=1),
-        clipping.BlockRMS(1e-3), clipping.Adaptive(), clipping.AutoClip(), clipping.ZClip(warmup=3),
+        clipping.Value(1e-3),
+        clipping.Norm(0.01),
+        clipping.GlobalNorm(0.1, ord=1),
+        clipping.BlockRMS(1e-3),
+        clipping.Adaptive(),
+        clipping.AutoClip(),
+        clipping.ZClip(warmup=3),
         clipping.AdaGC(start=3),
     ],
     ids=lambda rule: type(rule).__name__,
-)  # fmt: skip
+)
 def test_every_rule_over_groups(rule: clipping.Rule) -> None:
-    """As if the rule was applied to the gradients before the step."""
+    """The step ends as if the rule was applied to the gradients before it."""
     a, b = Training(torch.float64), Training(torch.float64)
     other = copy.deepcopy(rule)
     got, want = ours.AdamW(a.groups(), clip=rule), torch.optim.AdamW(b.groups())
@@ -188,11 +193,13 @@ def test_schedulers(scheduler: str, case: str) -> None:
 
 
 def test_settings_that_change_between_steps() -> None:
-    """Momentum and amsgrad begin, and end, in the middle."""
+    """Momentum and amsgrad begin and end in the middle of a training."""
     for case, name, values in (
-        ("sgd", "momentum", (0, 0.9, 0.5, 0)), ("adamw", "weight_decay", (0.0, 0.3, 0.01)),
-        ("adam", "betas", ((0.9, 0.99), (0.5, 0.9))), ("momentum", "maximize", (False, True)),
-    ):  # fmt: skip
+        ("sgd", "momentum", (0, 0.9, 0.5, 0)),
+        ("adamw", "weight_decay", (0.0, 0.3, 0.01)),
+        ("adam", "betas", ((0.9, 0.99), (0.5, 0.9))),
+        ("momentum", "maximize", (False, True)),
+    ):
         results = []
         for module in (ours, torch.optim):
             training = Training(torch.float64)

@@ -1,4 +1,4 @@
-"""vegrad.torch's optimizers where users do what torch.optim allows and few expect."""
+"""vegrad.torch's optimizers in rare uses that torch.optim allows."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 @every_case
 def test_a_weight_decay_that_is_changed_in_place(case: str) -> None:
-    """Tensors, of which a group has the same before and after."""
+    """Settings may be tensors, which stay the same objects in a group."""
     results = []
     for module in (ours, torch.optim):
         training = Training(torch.float64)
@@ -47,7 +47,7 @@ def test_betas_that_are_tensors_changed_in_place() -> None:
 @every_case
 @pytest.mark.parametrize("clip", [None, clipping.GlobalNorm(1e9)], ids=["", "clip"])
 def test_a_model_of_another_precision(case: str, clip: Any) -> None:
-    """Converted there and back in the middle of training: the states go with it."""
+    """The states follow a model that is converted there and back in the middle of training."""
     straight, converted = Training(torch.float64), Training(torch.float64)
     want = straight.run(make(ours, case, straight.model.parameters(), clip=clip), 9)
     optimizer = make(ours, case, converted.model.parameters(), clip=clip)
@@ -61,7 +61,7 @@ def test_a_model_of_another_precision(case: str, clip: Any) -> None:
 @every_case
 @pytest.mark.parametrize("clip", [None, clipping.GlobalNorm(1e9)], ids=["", "clip"])
 def test_parameters_that_share_memory(case: str, clip: Any) -> None:
-    """PyTorch steps over one after the other, and so is done here."""
+    """Parameters that share memory are stepped over one after the other, as in PyTorch."""
     results = []
     for module in (ours, torch.optim):
         memory = torch.linspace(-1, 1, 10, dtype=torch.float64)

@@ -1,11 +1,10 @@
-"""The core on PyTorch's threads: as many as PyTorch has, or its own."""
+"""The core on PyTorch's threads, as many as PyTorch has, or on its own threads."""
 
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ def torch_threads(request: pytest.FixtureRequest, keep_threads: None) -> Iterato
     torch.set_num_threads(before)
 
 
-def buffers() -> list[Any]:
+def buffers() -> list[np.ndarray]:
     random = np.random.default_rng(0)
     return [random.standard_normal(30_000) for _ in range(20)]
 
@@ -60,8 +59,11 @@ def test_several_callers_at_once() -> None:
     want, right = None, []
 
     def work() -> None:
-        model = ours.fuse(torch.nn.Sequential(*[type(one)(64, 64) if isinstance(
-            one, torch.nn.Linear) else one for one in layers]))  # fmt: skip
+        model = ours.fuse(
+            torch.nn.Sequential(
+                *[type(one)(64, 64) if isinstance(one, torch.nn.Linear) else one for one in layers]
+            )
+        )
         model.load_state_dict(state)
         for _ in range(20):
             model.zero_grad()
@@ -102,7 +104,7 @@ def test_a_child_of_fork_has_none_of_them() -> None:
 
 
 def test_an_optimizer_that_several_threads_use() -> None:
-    """States that one hands out and takes in again are not those that another's kernels write."""
+    """States that one thread moves out and in again are not written by another's kernels."""
     code = """
 import threading, torch, vegrad.torch
 params = [torch.nn.Parameter(torch.ones(200_000)) for _ in range(3)]

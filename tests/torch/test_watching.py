@@ -1,4 +1,4 @@
-"""Monitor in loops as people write them: several optimizers, outputs of all kinds, saved models."""
+"""Monitor in real loops: several optimizers, outputs of all kinds, saved models."""
 
 import pickle
 from collections.abc import Callable
@@ -66,15 +66,20 @@ class Wrapped(nn.Module):
         super().__init__()
         self.weight, self.wrap = nn.Parameter(torch.eye(16)), wrap
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.wrap(x @ self.weight)
 
 
-@pytest.mark.parametrize(("wrap", "take"), [
-    (Of, lambda out: out.values), (lambda y: Of(None, [y]), lambda out: out.extra[0]),
-    (lambda y: Named(y, 1), lambda out: out.values), (lambda y: {"a": 0, "b": y}, lambda d: d["b"]),
-    (lambda y: [(y.argmax(1), y)], lambda out: out[0][1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrap", "take"),
+    [
+        (Of, lambda out: out.values),
+        (lambda y: Of(None, [y]), lambda out: out.extra[0]),
+        (lambda y: Named(y, 1), lambda out: out.values),
+        (lambda y: {"a": 0, "b": y}, lambda d: d["b"]),
+        (lambda y: [(y.argmax(1), y)], lambda out: out[0][1]),
+    ],
+)
 def test_outputs_of_all_kinds_are_read(wrap: Any, take: Any) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 16), Wrapped(wrap))
@@ -85,7 +90,7 @@ def test_outputs_of_all_kinds_are_read(wrap: Any, take: Any) -> None:
 
 
 class Unpicked:
-    values = 3  # no method
+    values = 3  # not a method
 
 
 def test_outputs_that_hold_no_tensor_are_left_alone() -> None:
@@ -149,7 +154,7 @@ def test_wrong_arguments_leave_the_model_alone() -> None:
 
 
 class Adapter(nn.Module):
-    """A frozen layer, and beside it one of low rank that begins at 0."""
+    """A frozen layer with a layer of low rank beside it that begins at 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +162,7 @@ class Adapter(nn.Module):
         self.down, self.up = nn.Linear(16, 2, bias=False), nn.Linear(2, 16, bias=False)
         nn.init.zeros_(self.up.weight)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.layer(x) + self.up(self.down(x))
 
 

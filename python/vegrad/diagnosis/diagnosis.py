@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement
-from vegrad.diagnosis.history import History
+from vegrad.diagnosis.history import History, as_history
 from vegrad.diagnosis.judge import judge, looked_at, trend_of
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.finding import Finding
@@ -19,6 +19,10 @@ from vegrad.flow.flow import Flow
 from vegrad.flow.reading import Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.trend import Trend
+from vegrad.reports.page import page, write
+from vegrad.reports.picture import plot
+from vegrad.reports.shown import Comparison
+from vegrad.reports.text import text
 from vegrad.theory.expected import ExpectedFlow
 
 
@@ -95,8 +99,12 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """The verdict and the first finding's message; of a healthy network what was looked at."""
-        said = self.findings[0].message if self.findings else self.looked_at
-        return f"{self.verdict}: {said}"
+        return f"{self.verdict}: {self.sentence}"
+
+    @property
+    def sentence(self) -> str:
+        """The first finding's message; of a healthy network what was looked at."""
+        return self.findings[0].message if self.findings else self.looked_at
 
     def apply(self, network: Any, finding: Finding | None = None) -> tuple[str, ...] | None:
         """Do what a finding advises to a network, in place.
@@ -130,8 +138,6 @@ class Diagnosis:
 
         Middle layers that nothing is said about are left out unless `all_layers`.
         """
-        from vegrad.reports.text import text
-
         return text(self, all_layers=all_layers)
 
     def plot(self, path: str | PathLike[str] = "vegrad-flow.png") -> str:
@@ -142,8 +148,6 @@ class Diagnosis:
             ValueError: there is no flow to draw, or the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        from vegrad.reports.text import plot
-
         return plot(self, path)
 
     def to_html(
@@ -168,9 +172,8 @@ class Diagnosis:
             TypeError: history is no `History`, or proof has none.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        from vegrad.reports.page import page, write
-
-        html = page(self, history, proof)
+        seen = None if history is None else as_history("history", history)
+        html = page(self, seen, None if proof is None else _comparison(proof))
         if path is not None:
             write(html, path)
         return html
@@ -190,6 +193,21 @@ class Diagnosis:
         content["network"] = dict(self.config)
         plain: dict[str, Any] = _plain(content)
         return plain
+
+
+def _comparison(proof: Any) -> Comparison:
+    """Collect what a proof, a mapping or an object, has to show."""
+
+    def entry(name: str) -> Any:
+        if isinstance(proof, Mapping) and name in proof:
+            return proof[name]
+        return getattr(proof, name, None)
+
+    before, after = (as_history(f'proof["{name}"]', entry(name)) for name in ("before", "after"))
+    words, loss, accuracy = str(entry("text") or ""), entry("loss"), entry("accuracy")
+    if loss is not None:  # a proof of vegrad.cure, whose numbers stand in the table
+        words = f"{entry('steps')} steps from seed {entry('seed')}, on the same rows."
+    return Comparison(before, after, words, loss, accuracy, entry("diagnoses"))
 
 
 def _plain(value: Any) -> Any:

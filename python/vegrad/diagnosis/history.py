@@ -16,6 +16,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
 from vegrad.reports.descent import draw
+from vegrad.reports.picture import plot_history
 
 STEPS = (
     "loss", "gradient_norm", "coefficient", "learning_rate",
@@ -173,34 +174,8 @@ class History:
             yield row
 
     def plot(self, path: str | PathLike[str]) -> None:
-        """A picture of loss, gradient norm, clip and learning rate; needs matplotlib."""
-        from matplotlib.figure import Figure
-
-        sheet = Figure(figsize=(9, 6.5), layout="constrained")
-        panels = sheet.subplots(2, 2, sharex=True)
-        step = np.arange(self.steps)
-        ends = np.cumsum(self.epoch_steps) - 1
-        losses, norms, factors, rates = panels.flat
-        losses.plot(step, self.loss, color="#9aa5b1", linewidth=0.8, label="batch")
-        losses.plot(ends, self.epoch_loss, ".-", color="#1f6f8b", label="epoch")
-        if np.isfinite(self.validation_loss).any():
-            losses.plot(ends, self.validation_loss, ".-", color="#e07a5f", label="validation")
-        losses.legend(frameon=False)
-        norms.plot(step, self.gradient_norm, color="#1f6f8b", linewidth=0.8)
-        factors.plot(step, self.coefficient, color="#1f6f8b", linewidth=0.8)
-        rates.plot(step, self.learning_rate, color="#1f6f8b")
-        for panel, title in zip(
-            panels.flat, ("loss", "gradient norm", "clip's factor", "learning rate"), strict=True
-        ):
-            panel.set_title(title)
-            panel.grid(alpha=0.3)
-            panel.spines[["top", "right"]].set_visible(False)
-        for panel in (losses, norms):
-            if (panel.get_lines()[0].get_ydata() > 0).all() and self.steps:
-                panel.set_yscale("log")
-        for panel in (factors, rates):
-            panel.set_xlabel("step")
-        sheet.savefig(path, dpi=110)
+        """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib."""
+        plot_history(self, path)
 
     def plot_descent(self, path: str | PathLike[str], title: str = "") -> None:
         """The loss along the way, with the steps as one would draw them on a blackboard.
@@ -213,6 +188,20 @@ class History:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
         draw(self, path, title)
+
+
+def as_history(name: str, value: Any) -> History:
+    """Return a history, or the one that a mapping of `to_dict` describes.
+
+    Raises:
+        TypeError: value is neither; the message calls it `name`.
+        ValueError: columns are missing or uneven.
+    """
+    if isinstance(value, Mapping):
+        return History.from_dict(value)
+    if not isinstance(value, History):
+        raise TypeError(f"{name} must be a vegrad.History, not {type(value).__name__}")
+    return value
 
 
 def _plain(value: float) -> float | str | None:

@@ -231,15 +231,25 @@ class Watched:
 class FirstNonFinite(Protocol):
     """Where the first NaN or infinity of a training came from."""
 
-    step: int
-    phase: str
-    """forward, backward or gradient."""
-    module: str
-    parameter: str
+    @property
+    def step(self) -> int:
+        """The number of steps that had been taken."""
+
+    @property
+    def phase(self) -> str:
+        """One of "forward", "backward" and "gradient"."""
+
+    @property
+    def module(self) -> str:
+        """The path of the module whose operation made it."""
+
+    @property
+    def parameter(self) -> str:
+        """The module's parameter that is not finite itself, if one is."""
 
     @property
     def message(self) -> str:
-        """The place in words."""
+        """All of it, in words."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def read(
 ) -> Reading:
     """Run a network forward and back, which overwrites its gradients and flow, and read it."""
     config = network.config
-    vocabulary = LayerVocabulary(network.depth)
+    depth = len(config["sizes"]) - 1
+    vocabulary = LayerVocabulary(depth)
     problem = _check_finite("x", x, config) or _check_finite("target", target, config)
     if problem is not None:
         return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)
@@ -35,7 +36,7 @@ def read(
     chain = Chain(
         layers=tuple(
             Layer(f"layers.{n}", f"layers.{n}.weight", f"layers.{n}.bias", config["norm"])
-            for n in range(network.depth)
+            for n in range(depth)
         ),
         flow=flow,
         activation=config["activation"],
@@ -123,7 +124,7 @@ def _resampled(network: MLP, x: Any, target: Any, count: int, seed: int) -> Floa
         network.backward(data[rows], wanted[rows])
         return network.flow.gain_log2
 
-    return resampled(gains, len(data) if same else 0, network.depth - 1, count, seed)
+    return resampled(gains, len(data) if same else 0, len(network.config["sizes"]) - 2, count, seed)
 
 
 def expected_or_none(network: MLP, x: Any) -> ExpectedFlow | None:

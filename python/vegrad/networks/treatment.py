@@ -77,7 +77,7 @@ def cure(
         raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, network.config["loss"])
-    data = ArrayData(*network._checked(x, target))
+    data = ArrayData(*network.checked(x, target))
     given = NetworkSubject(clone(network), data, optimizer, seed)
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
     return _searched(given, Plan(aim, steps, batch_size, seed, budget))

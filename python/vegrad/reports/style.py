@@ -1,8 +1,8 @@
-"""How a page looks: light and dark, on a phone, on a desktop and on paper."""
+"""The style of a page: light and dark, on a phone, on a desktop and on paper."""
 
 from __future__ import annotations
 
-# Text on its ground has a contrast of 4.5 at least; tests/test_page.py works it out.
+# Text on its ground has a contrast of at least 4.5, which tests/reports/test_page.py works out.
 LIGHT = """
 --ground: #f3f5f7; --card: #ffffff; --ink: #17212b; --soft: #4d5a67; --line: #d9dfe5;
 --shade: #eef1f4; --good: #146c43; --good-ground: #e3f4ea; --warning: #8a4b00;

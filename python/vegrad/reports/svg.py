@@ -1,8 +1,8 @@
 """Drawings as SVG text that fit every width: only the plot stretches, its letters never do.
 
-x is measured in percent of the width and y in pixels. What bends (lines, bands, bars) lies in an
-inner SVG without proportions, whose strokes keep their width; colours come from classes of
-`vegrad.style`.
+x is measured in percent of the width and y in pixels. Lines, bands and bars lie in an inner SVG
+that is stretched to the width, though its strokes keep theirs. Colours come from the classes of
+`reports.style`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import ceil, floor, isfinite, log10
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from vegrad.arrays.checks import FloatArray
 
 WIDE = 1000  # units of the inner drawing from left to right
 FOOT = 22  # pixels below the plot, for the ticks of x
-MOST_POINTS = 600  # of a line; more are drawn as their smallest and largest in turn
+MOST_POINTS = 600  # of a line; of more, only the smallest and largest of each piece are drawn
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-Numbers = Any  # an array or a list of floats
 Ticks = Sequence[tuple[float, str]]
 
-# A line of a legend: the words, and the shapes (line, dots or area) beside them with their classes.
+# A line of a legend: its words, and the shapes (line, dots or area) beside them with their classes.
 Entry = tuple[str, Sequence[tuple[str, str]]]
 SHAPES = {"line": "M0 6h26", "dots": "M13 6h0", "area": "M2 0h22v12h-22z"}
 
@@ -31,9 +32,9 @@ class Chart:
     """One plot, drawn from back to front by its methods.
 
     Args:
-        name: unique on its page.
-        title: what a reader who cannot see it is told first.
-        description: what the plot shows, in words and numbers.
+        name: the id of its title on the page, where it must be unique.
+        title: what a screen reader says first.
+        description: what the plot shows, in words and numbers, for a screen reader.
         x: the ends of the horizontal axis.
         y: the ends of the vertical one, bottom first.
         height: of the plot, in pixels.
@@ -70,7 +71,7 @@ class Chart:
     # Axes --------------------------------------------------------------------------------------
 
     def x_axis(self, ticks: Ticks) -> None:
-        """Numbers below the plot."""
+        """Write numbers below the plot."""
         for value, label in ticks:
             self._behind.append(
                 f'<text class="tick" x="{self._percent(value)}%" y="{self.height + 16}" '
@@ -78,7 +79,7 @@ class Chart:
             )
 
     def y_axis(self, ticks: Ticks) -> None:
-        """Numbers left of the plot, with lines across it."""
+        """Write numbers left of the plot, and draw lines across it."""
         for value, label in ticks:
             y = _short(self._down(value))
             self._behind.append(
@@ -89,22 +90,22 @@ class Chart:
 
     # Shapes ------------------------------------------------------------------------------------
 
-    def line(self, x: Numbers, y: Numbers, css: str) -> None:
-        """A line, with a gap where y is not finite."""
+    def line(self, x: npt.ArrayLike, y: npt.ArrayLike, css: str) -> None:
+        """Draw a line, with a gap where y is not finite."""
         x, y = thinned(np.asarray(x, float), np.asarray(y, float))
         path = "".join(self._runs(x, y))
         if path:
             self._plot.append(f'<path class="line {css}" d="{path}"/>')
 
-    def dots(self, x: Numbers, y: Numbers, css: str) -> None:
-        """A dot for each finite y: lines of no length with round ends, which nothing stretches."""
-        points = zip(np.asarray(x, float).tolist(), np.asarray(y, float).tolist(), strict=True)
+    def dots(self, x: npt.ArrayLike, y: npt.ArrayLike, css: str) -> None:
+        """Draw a dot for each finite y: a line of no length, whose round ends nothing stretches."""
+        points = zip(_floats(x), _floats(y), strict=True)
         path = "".join(f"M{self._at(a, b)}h0" for a, b in points if isfinite(b))
         if path:
             self._plot.append(f'<path class="dots {css}" d="{path}"/>')
 
-    def band(self, x: Numbers, low: Numbers, high: Numbers, css: str) -> None:
-        """What lies between two lines, where both are finite."""
+    def band(self, x: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, css: str) -> None:
+        """Fill what lies between two lines, where both are finite."""
         x, low, high = (np.asarray(values, float) for values in (x, low, high))
         known = np.isfinite(low) & np.isfinite(high)
         if known.sum() < 2:
@@ -113,10 +114,17 @@ class Chart:
         down = [self._at(a, b) for a, b in zip(x[known], low[known], strict=True)]
         self._plot.append(f'<path class="{css}" d="M{"L".join(up + down[::-1])}z"/>')
 
-    def bars(self, x: Numbers, start: Numbers, end: Numbers, css: str, width: float = 0.8) -> None:
-        """Upright bars around each x, from start to end, where both are finite."""
+    def bars(
+        self,
+        x: npt.ArrayLike,
+        start: npt.ArrayLike,
+        end: npt.ArrayLike,
+        css: str,
+        width: float = 0.8,
+    ) -> None:
+        """Draw upright bars around each x, from start to end, where both are finite."""
         path = ""
-        for centre, a, b in zip(x, start, end, strict=True):
+        for centre, a, b in zip(*map(_floats, (x, start, end)), strict=True):
             if isfinite(a) and isfinite(b) and a != b:
                 left, right = (_short(self._right(centre + s * width / 2)) for s in (-1, 1))
                 path += f"M{left} {_short(self._down(a))}V{_short(self._down(b))}"
@@ -125,11 +133,11 @@ class Chart:
             self._plot.append(f'<path class="{css}" d="{path}"/>')
 
     def area(self, low: float, high: float, css: str) -> None:
-        """A stripe across the plot."""
+        """Fill a stripe across the plot."""
         self.band(self.x, (low, low), (high, high), css)
 
     def rule(self, y: float, css: str) -> None:
-        """A level line across the plot."""
+        """Draw a level line across the plot."""
         self.line(self.x, (y, y), css)
 
     def text(
@@ -141,14 +149,14 @@ class Chart:
         anchor: str = "middle",
         below: int = 0,
     ) -> None:
-        """Words at a point, or so many pixels below it."""
+        """Write words at a point, or `below` pixels below it."""
         self._front.append(
             f'<text class="{css}" x="{self._percent(x)}%" y="{_short(self._down(y) + below)}" '
             f'text-anchor="{anchor}">{escape(words)}</text>'
         )
 
     def hints(self, places: Iterable[tuple[float, str]]) -> None:
-        """What a pointer that rests above a unit of x is told."""
+        """Give the parts of the plot around each x words that a resting pointer shows."""
         wide = _short(WIDE / (self.x[1] - self.x[0]))
         for x, words in places:
             left = _short(self._right(x - 0.5))
@@ -173,9 +181,9 @@ class Chart:
     def _at(self, x: float, y: float) -> str:
         return f"{_short(self._right(x))} {_short(self._down(y))}"
 
-    def _runs(self, x: Numbers, y: Numbers) -> Iterable[str]:
+    def _runs(self, x: FloatArray, y: FloatArray) -> Iterable[str]:
         pen = False
-        for a, b in zip(x.tolist(), y.tolist(), strict=True):
+        for a, b in zip(_floats(x), _floats(y), strict=True):
             if isfinite(a) and isfinite(b):
                 yield f"{'L' if pen else 'M'}{self._at(a, b)}"
                 pen = True
@@ -183,18 +191,16 @@ class Chart:
                 pen = False
 
 
-def thinned(x: Numbers, y: Numbers) -> tuple[Numbers, Numbers]:
-    """As many points as can be told apart: the smallest and largest of each piece, in order."""
+def thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Keep as many points as an eye can tell apart: the smallest and largest of each piece."""
     if len(y) <= MOST_POINTS:
         return x, y
     pieces = np.array_split(np.arange(len(y)), MOST_POINTS // 2)
     kept = []
     for piece in pieces:
         known = piece[np.isfinite(y[piece])]
-        ends = {int(known[y[known].argmin()]), int(known[y[known].argmax()])} if len(known) else {
-            int(piece[0])
-        }  # fmt: skip
-        kept.extend(sorted(ends))
+        ends = [known[y[known].argmin()], known[y[known].argmax()]] if len(known) else piece[:1]
+        kept.extend(sorted({int(place) for place in ends}))
     return x[kept], y[kept]
 
 
@@ -210,7 +216,7 @@ def figure(
     note: str = "",
     css: str = "",
 ) -> str:
-    """A chart with its title and legend; in place of a chart the words that say why there is none.
+    """Return a chart with its title and legend as HTML, or the words why there is no chart.
 
     `note` is HTML, everything else is text.
     """
@@ -237,7 +243,7 @@ def figure(
 
 
 def plain_ticks(low: float, high: float, most: int = 6, *, whole: bool = False) -> Ticks:
-    """Round numbers from low to high, a 1, 2 or 5 times a power of ten apart."""
+    """Return round numbers from low to high: a power of ten times 1, 2 or 5 apart."""
     step = 10.0 ** floor(log10(max(high - low, 1e-300) / most))
     step *= next(m for m in (1, 2, 5, 10, 20) if (high - low) / (m * step) <= most)
     step = max(step, 1.0) if whole else step
@@ -246,7 +252,7 @@ def plain_ticks(low: float, high: float, most: int = 6, *, whole: bool = False) 
 
 
 def power_ticks(low: float, high: float, unit: str = "", most: int = 6) -> Ticks:
-    """Powers of ten on an axis of log10; 1, 2 and 5 times them where there are few."""
+    """Return the powers of ten on an axis of log10, and 1, 2 and 5 times them if there are few."""
     if high - low >= 2.0:
         return [
             (n, f"{_power(round(n))}{unit}") for n, _ in plain_ticks(low, high, most, whole=True)
@@ -259,8 +265,8 @@ def power_ticks(low: float, high: float, unit: str = "", most: int = 6) -> Ticks
     return [(value, label) for value, label in ticks if low <= value <= high]
 
 
-def reach(values: Sequence[Numbers], least: float) -> tuple[float, float]:
-    """From the smallest to the largest, with some room, and `least` wide at least."""
+def reach(values: Sequence[FloatArray], least: float) -> tuple[float, float]:
+    """Return an axis from the smallest to the largest value with some room, at least `least`."""
     finite = np.concatenate([v[np.isfinite(v)] for v in values])
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     room = max(0.06 * (high - low), (least - (high - low)) / 2)
@@ -269,6 +275,11 @@ def reach(values: Sequence[Numbers], least: float) -> tuple[float, float]:
 
 def _power(n: int) -> str:
     return f"{10.0**n:g}" if abs(n) < 4 else "10" + str(n).translate(SUPERSCRIPT)
+
+
+def _floats(values: npt.ArrayLike) -> list[float]:
+    found: list[float] = np.asarray(values, float).tolist()
+    return found
 
 
 def _short(value: float) -> str:

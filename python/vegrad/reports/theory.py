@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from math import inf, isfinite, isinf, isnan, log, log2
 from os import PathLike
-from typing import Any
 
 import numpy as np
 
 from vegrad import theory
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.wording import times
-from vegrad.reports.text import ALARM, INK, keep, sheet
+from vegrad.reports.picture import ALARM, INK, Axes, Figure, bare, keep, sheet
 from vegrad.theory.gaussian import activation_of, check_sigma
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 
-CRITICAL = 1e-3  # |ln χ₁| below which a thousand layers are passed: neither phase
-DEPTHS = 6.0  # depth scales to which a network trains (Schoenholz 2017)
-LONGEST = 3.0  # log10 of the longest depth scale that the picture tells from infinity
+CRITICAL = 1e-3  # |ln χ₁| below which gradients pass a thousand layers: neither phase
+DEPTHS = 6.0  # depth scales up to which a network trains (Schoenholz 2017)
+LONGEST = 3.0  # log10 of the longest depth scale that the picture distinguishes from infinity
 
 
 # Text ------------------------------------------------------------------------------------------
 
 
 def phase(activation: str, sigma_w: float, sigma_b: float) -> str:
-    """One of ordered (gradients vanish), chaotic (they explode), critical.
+    """Return "ordered" (gradients vanish), "chaotic" (they explode) or "critical".
 
     Raises:
         TypeError, ValueError: an unknown activation; a negative sigma.
@@ -35,13 +34,14 @@ def phase(activation: str, sigma_w: float, sigma_b: float) -> str:
 
 
 def theory_table(activation: str, sigma_w: float, sigma_b: float) -> str:
-    """What theory says of networks of this activation at (σ_w, σ_b): text, 80 columns wide.
+    """Write what theory says of networks of this activation at (σ_w, σ_b), 80 columns wide.
 
     Raises:
         TypeError, ValueError: an unknown activation; a negative sigma.
     """
     at = (activation, sigma_w, sigma_b)
     q, factor = theory.fixed_point(*at), theory.chi(*at)
+    slope, correlation = theory.chi_parallel(*at), theory.correlation_fixed_point(*at)
     scales, state = theory.depth_scales(*at), phase(*at)
     what = {
         "ordered": "signals come together, gradients vanish",
@@ -51,16 +51,8 @@ def theory_table(activation: str, sigma_w: float, sigma_b: float) -> str:
     rows = [
         ("phase", state, what),
         ("q*", _variance(q), _fate(q)),
-        (
-            "V′(q*)",
-            f"{theory.chi_parallel(*at):.4g}",
-            "below 1: a variance beside q* returns to it",
-        ),
-        (
-            "c*",
-            f"{theory.correlation_fixed_point(*at):.4g}",
-            "correlation that two samples come to",
-        ),
+        ("V′(q*)", f"{slope:.4g}", "below 1: a variance beside q* returns to it"),
+        ("c*", f"{correlation:.4g}", "correlation that two samples come to"),
         ("χ₁", f"{factor:.4g}", f"of ‖δ‖² a layer: the gain is {times(_gain(factor))}"),
         ("depth scales", _layers(scales.gradient), f"of gradients{_growing(scales.gradient)}"),
         ("", _layers(scales.correlation), f"of correlations{_growing(scales.correlation)}"),
@@ -88,7 +80,7 @@ def _fate(q: float) -> str:
 
 
 def _gain(factor: float) -> float:
-    """log2 of the gain of ‖δ‖."""
+    """Return log2 of the gain of ‖δ‖, whose square changes by this factor a layer."""
     return 0.5 * log2(factor) if factor > 0 else -inf
 
 
@@ -107,7 +99,7 @@ def _trainable(scales: theory.DepthScales) -> float:
 
 
 def _critical(activation: str, sigma_b: float) -> list[tuple[str, str, str]]:
-    """The rows about the critical σ_w at this σ_b and, if there is none, at a usual one."""
+    """Return the row about the critical σ_w at this σ_b or, if there is none, at a usual one."""
     point = theory.critical_point(activation, sigma_b)
     if point is not None:
         where = f"q {_variance(point.q)}" if isfinite(point.q) else "any q"
@@ -157,7 +149,7 @@ def plot_phases(
     return keep(figure, path, dpi=120)
 
 
-def _draw(figure: Any, activation: str, own: tuple[float, float] | None) -> None:
+def _draw(figure: Figure, activation: str, own: tuple[float, float] | None) -> None:
     wide, high = _extent(activation, own)
     w, b = np.linspace(0.0, wide, 241)[1:], np.linspace(0.0, high, 181)
     growth = _growth(activation, w, b)
@@ -175,22 +167,22 @@ def _draw(figure: Any, activation: str, own: tuple[float, float] | None) -> None
     _draw_critical(axes, activation, wide, high)
     if own is not None:
         label = f"this network: {phase(activation, *own)}"
-        axes.plot(*own, "o", color="white", markeredgecolor=INK, markeredgewidth=2, markersize=11,
-                  label=label, clip_on=False, zorder=5)  # fmt: skip
+        ring = {"color": "white", "markeredgecolor": INK, "markeredgewidth": 2, "markersize": 11}
+        axes.plot(*own, "o", label=label, clip_on=False, zorder=5, **ring)
     axes.set_xlim(0, wide)
     axes.set_ylim(0, high)
     axes.set_xlabel("σ_w: weights N(0, σ_w²/fan-in)", color=INK)
     axes.set_ylabel("σ_b: biases N(0, σ_b²)", color=INK)
     axes.tick_params(colors=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"Where gradients of {activation} networks vanish and explode", loc="left",
-                   fontsize=12, fontweight="bold", color=INK)  # fmt: skip
+    bare(axes)
+    title = f"Where gradients of {activation} networks vanish and explode"
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", framealpha=0.9, edgecolor="none", labelcolor=INK)
 
 
 def _extent(activation: str, own: tuple[float, float] | None) -> tuple[float, float]:
-    """The largest σ_w and σ_b: the critical point and one's own well inside."""
+    """Return the largest σ_w and σ_b to draw, with the critical and one's own point well inside."""
     usual = CRITICAL_SIGMA_B.get(activation, 0.0)
     point = theory.critical_point(activation, usual)
     wide = 2.0 * point.sigma_w if point is not None else 3.0
@@ -201,7 +193,10 @@ def _extent(activation: str, own: tuple[float, float] | None) -> tuple[float, fl
 
 
 def _growth(activation: str, w: FloatArray, b: FloatArray) -> FloatArray:
-    """Values of ln χ₁ (b, w): `theory.chi` read off a table of V, fine enough for colours."""
+    """Return ln χ₁ (b, w), read off a table of V that is fine enough for colours.
+
+    `theory.chi` is exact, but too slow for each point of a picture.
+    """
     q = np.geomspace(1e-8, 1e8, 641)
     start = int(np.searchsorted(q, 1.0))
     second = theory.second_moment(activation, q)
@@ -224,24 +219,25 @@ def _growth(activation: str, w: FloatArray, b: FloatArray) -> FloatArray:
     return growth
 
 
-def _draw_critical(axes: Any, activation: str, wide: float, high: float) -> None:
-    """The critical line, dotted where it is not stable; a point for rectifiers."""
+def _draw_critical(axes: Axes, activation: str, wide: float, high: float) -> None:
+    """Draw the critical line, dotted where it is not stable; a point for rectifiers."""
     if activation_of(activation).rectifier:
         point = theory.critical_point(activation, 0.0)
         if point is not None:
-            axes.plot([point.sigma_w], [0.0], "D", color=ALARM, markersize=9, clip_on=False,
-                      label=f"critical: σ_w = {point.sigma_w:.4g}, σ_b = 0", zorder=4)  # fmt: skip
+            label = f"critical: σ_w = {point.sigma_w:.4g}, σ_b = 0"
+            diamond = {"color": ALARM, "markersize": 9, "clip_on": False, "zorder": 4}
+            axes.plot([point.sigma_w], [0.0], "D", label=label, **diamond)
         return
     q = np.geomspace(1e-6, 1e6, 4000)
     square = theory.derivative_second_moment(activation, q)
     bias = q - theory.second_moment(activation, q) / square
     line_w, line_b = 1.0 / np.sqrt(square), np.sqrt(np.maximum(bias, 0.0))
     real = bias >= 0
-    real[:-1] |= real[1:]  # and the point before the first, where σ_b is 0
+    real[:-1] |= real[1:]  # with the point before the first, so that the line begins at σ_b = 0
     inside = real & (line_w < 1.2 * wide) & (line_b < 1.2 * high)
     slope = np.gradient(theory.second_moment(activation, q), q) / square
     for stable, style, words in ((True, "-", "critical line"), (False, ":", "critical, unstable")):
         shown = inside & ((slope <= 1.0 + 1e-6) == stable)
         if shown.sum() > 1:
-            axes.plot(np.where(shown, line_w, np.nan), np.where(shown, line_b, np.nan), style,
-                      color=INK, linewidth=2.2, label=words)  # fmt: skip
+            x, y = (np.where(shown, line, np.nan) for line in (line_w, line_b))
+            axes.plot(x, y, style, color=INK, linewidth=2.2, label=words)

@@ -1,40 +1,43 @@
-"""PyTorch's names of the activations that vegrad knows: one table."""
+"""PyTorch's functions and modules of the activations that vegrad knows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn import Module
 
+from vegrad.activations import ACTIVATIONS
+
 
 class Row(NamedTuple):
-    """Of `torch.nn.functional` (or `torch`), as a module, and as vegrad calls it."""
+    """An activation of PyTorch, as vegrad calls it."""
 
-    function: str
-    module: type[Module] | None
     ours: str
-    arguments: Mapping[str, Any] = MappingProxyType({})
-    """Those that change it, in the function's order, with the values for which it is vegrad's."""
+    arguments: Mapping[str, object]
+    """Arguments that change it, in the function's order, with the values that make it vegrad's."""
 
 
-TABLE = (
-    Row("tanh", nn.Tanh, "tanh"),
-    Row("sigmoid", nn.Sigmoid, "sigmoid"),
-    Row("relu", nn.ReLU, "relu"),
-    Row("leaky_relu", nn.LeakyReLU, "leaky_relu", {"negative_slope": 0.01}),
-    Row("elu", nn.ELU, "elu", {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0}),
-    Row("selu", nn.SELU, "selu"),
-    Row("gelu", nn.GELU, "gelu", {"approximate": "none"}),
-    Row("silu", nn.SiLU, "silu"),
-    Row("softplus", nn.Softplus, "softplus", {"beta": 1.0, "threshold": 20.0}),
-    Row("hardtanh", nn.Hardtanh, "hard_tanh", {"min_val": -1.0, "max_val": 1.0}),
-    Row("erf", None, "erf"),
-)
-FUNCTIONS = {row.function: row for row in TABLE}
-MODULES = {row.module: row for row in TABLE if row.module is not None}
+_COUNTERPARTS = [(row.name, row.torch) for row in ACTIVATIONS.values() if row.torch is not None]
+FUNCTIONS = {torch.short: Row(ours, torch.arguments) for ours, torch in _COUNTERPARTS}
+MODULES: dict[type[Module], Row] = {
+    getattr(nn, torch.module): FUNCTIONS[torch.short]
+    for _, torch in _COUNTERPARTS
+    if torch.module is not None
+}
 # Known as activations, but none of vegrad's.
-OTHERS = {"mish", "softsign", "hardswish", "hardsigmoid", "logsigmoid", "celu", "relu6", "prelu",
-          "rrelu", "tanhshrink", "softshrink", "hardshrink"}  # fmt: skip
+OTHERS = {
+    "celu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "logsigmoid",
+    "mish",
+    "prelu",
+    "relu6",
+    "rrelu",
+    "softshrink",
+    "softsign",
+    "tanhshrink",
+}

@@ -1,4 +1,8 @@
-"""Other architectures for a torch model, as code: activations, normalization, skip connections."""
+"""Other architectures for a torch model, as lines of code that change it.
+
+The code exchanges activations, and adds normalization or skip connections. It is what a cure's
+patch shows and what is run to apply it: `model` is the model, and torch and nn are imported.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,13 @@ from vegrad.torch.activations import MODULES
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+# Runs of children, from the first to before the second number, by the path of their nn.Sequential.
 Units = dict[str, list[tuple[int, int]]]
+Lines = tuple[str, ...]
 
 
 class Residual(nn.Module):
-    """x + scale · branch(x)."""
+    """A skip connection: x + scale · branch(x)."""
 
     def __init__(self, branch: nn.Module, scale: float) -> None:
         super().__init__()
@@ -33,20 +39,21 @@ class Residual(nn.Module):
         return x + self.scale * self.branch(x)
 
 
-def importable(model: Module, pasted: Any) -> None:
-    """Make `Residual`s of those that a patch has defined, whose class no file could name.
+def importable(model: Module, pasted: type[Module] | None) -> None:
+    """Make `Residual`s of this file of the modules whose class a patch has defined.
 
-    Only so can the model be pickled, and saved by `torch.save` whole.
+    Their class could not be imported by name, so that the model could not be pickled, nor saved
+    whole by `torch.save`.
     """
     for module in model.modules():
         if type(module) is pasted:
             module.__class__ = Residual
 
 
-def drawn(activation: str, seed: int) -> tuple[str, ...]:
-    """Write code for weights (orthogonal) and biases as the activation needs them.
+def drawn(activation: str, seed: int) -> Lines:
+    """Draw orthogonal weights, and biases, on the activation's edge of chaos.
 
-    The last layer's weights are of standard deviation 1/√fan_in.
+    The last layer's weights have a standard deviation of 1/√fan_in and its biases are 0.
     """
     sigma_b = CRITICAL_SIGMA_B.get(activation, 0.0)
     point = critical_point(activation, sigma_b)
@@ -76,8 +83,8 @@ SCHEMES = {
 }
 
 
-def initialized(scheme: str, seed: int) -> tuple[str, ...] | None:
-    """Write code that draws all weights from an initialization, with biases of 0.
+def initialized(scheme: str, seed: int) -> Lines | None:
+    """Draw all weights from an initialization, with biases of 0.
 
     None if PyTorch has none of this name.
     """
@@ -99,13 +106,13 @@ def module_of(activation: str) -> str:
 
 
 def activations_of(model: Module) -> list[str]:
-    """Return the kinds of modules that are activations vegrad knows."""
+    """Return the names of the classes of activations in the model, of those that vegrad knows."""
     kinds = tuple(MODULES)
     return sorted({type(one).__name__ for one in model.modules() if isinstance(one, kinds)})
 
 
-def activated(found: list[str], new: str) -> tuple[str, ...]:
-    """Write code for other activations in place of those found."""
+def activated(found: list[str], new: str) -> Lines:
+    """Put the activation `new` in place of those of the classes found."""
     kinds = ", ".join(f"nn.{kind}" for kind in found)
     return (
         "for name, module in list(model.named_modules()):",
@@ -119,25 +126,31 @@ def has_norm(model: Module) -> bool:
     return any(isinstance(one, NORMS) for one in model.modules())
 
 
-def normalized(model: Module, names: list[str]) -> tuple[str, ...]:
-    """Write code for a normalization of each row after each of these layers."""
+def normalized(model: Module, names: list[str]) -> Lines:
+    """Add a normalization of each row after each of these layers."""
     linear = [name for name in names if isinstance(model.get_submodule(name), nn.Linear)]
     others = [name for name in names if name not in linear]
+    norms = {
+        "nn.LayerNorm(layer.out_features)": linear,
+        "nn.GroupNorm(1, layer.out_channels)": others,
+    }
     lines: list[str] = []
-    for chosen, norm in ((linear, "nn.LayerNorm(layer.out_features)"),
-                         (others, "nn.GroupNorm(1, layer.out_channels)")):  # fmt: skip
+    for norm, chosen in norms.items():
         if chosen:
-            lines += [f"for name in {chosen!r}:", "    layer = model.get_submodule(name)",
-                      f"    model.set_submodule(name, nn.Sequential(layer, {norm}))"]  # fmt: skip
+            lines += [
+                f"for name in {chosen!r}:",
+                "    layer = model.get_submodule(name)",
+                f"    model.set_submodule(name, nn.Sequential(layer, {norm}))",
+            ]
     return tuple(lines)
 
 
-def skipped(units: Units) -> tuple[str, ...]:
-    """Write code for skip connections round runs of modules, their branches scaled."""
+def skipped(units: Units) -> Lines:
+    """Put skip connections round runs of modules, their branches scaled."""
     scale = branch_scale(sum(map(len, units.values())))
     places = ", ".join(f"{path!r}: {_listed(runs)}" for path, runs in units.items())
     return (
-        *_residual(),
+        *_definition(),
         f"for path, runs in {{{places}}}.items():",
         "    inside = model.get_submodule(path)",
         "    for first, last in reversed(runs):",
@@ -146,31 +159,28 @@ def skipped(units: Units) -> tuple[str, ...]:
     )
 
 
-def skipped_layers(names: list[str]) -> tuple[str, ...]:
-    """Write code for skip connections round single layers, wherever they are called.
-
-    The activation comes after the sum.
-    """
+def skipped_layers(names: list[str]) -> Lines:
+    """Put skip connections round single layers, wherever they are called: before the activation."""
     return (
-        *_residual(),
+        *_definition(),
         f"for name in {_named(names)}:",
         f"    layer = Residual(model.get_submodule(name), {branch_scale(len(names))!r})",
         "    model.set_submodule(name, layer)",
     )
 
 
-def _residual() -> tuple[str, ...]:
-    """Write the class as a patch defines it."""
+def _definition() -> Lines:
+    """Define `Residual`, as this file does."""
     return ("", *getsource(Residual).splitlines(), "", "")
 
 
 def branch_scale(count: int) -> float:
-    """Return 1/√depth (Zhang et al. 2019, arXiv:1901.09321): branches then add up to about e."""
+    """Return 1/√depth, so that branches add up to about e (Zhang et al. 2019, arXiv:1901.09321)."""
     return float(f"{1 / sqrt(count):.3g}")
 
 
 def _listed(runs: list[tuple[int, int]]) -> str:
-    """Write runs as code, short if they are alike."""
+    """Return runs as code, in a short form if they are alike and evenly spaced."""
     (first, end), (last, _) = runs[0], runs[-1]
     step = runs[1][0] - first if len(runs) > 1 else 0
     alike = [(n, n + end - first) for n in range(first, last + 1, step)] if step else []
@@ -180,7 +190,7 @@ def _listed(runs: list[tuple[int, int]]) -> str:
 
 
 def _named(names: list[str]) -> str:
-    """Write names as code, short if they are numbered one after the other."""
+    """Return names as code, in a short form if they are numbered one after the other."""
     before, _, first = names[0].rpartition(".")
     path = f"{before}." if before else ""
     end = int(first) + len(names) if first.isdigit() else 0
@@ -189,15 +199,16 @@ def _named(names: list[str]) -> str:
     return repr(names)
 
 
-def shrunk(factor: float) -> tuple[str, ...]:
-    """Write code that scales the output layer's weights; `layers` are those that were drawn."""
+def shrunk(factor: float) -> Lines:
+    """Multiply the output layer's weights by a factor; `layers` are those that `drawn` drew."""
     return ("with torch.no_grad():", f"    layers[-1].weight.mul_({factor!r})")
 
 
 def units_of(model: Module, names: list[str], x: Any) -> Units:
-    """Return runs of modules that a skip connection can go round, by their nn.Sequential's path.
+    """Return the runs of modules that a skip connection can go round, by their nn.Sequential.
 
-    Each has a layer that is named, and what follows it, as far as outputs are shaped as inputs.
+    A run begins with a named layer and goes on to the last module before the next one whose output
+    is shaped as the run's input.
     """
     shapes = _shapes(model, x)
     units: Units = {}
@@ -215,14 +226,14 @@ def units_of(model: Module, names: list[str], x: Any) -> Units:
 
 
 def square_layers(model: Module, names: list[str], x: Any) -> list[str]:
-    """Return those of the named layers whose outputs are shaped as their inputs."""
+    """Return the named layers whose outputs are shaped as their inputs."""
     shapes = _shapes(model, x)
     seen = {name: shapes.get(id(model.get_submodule(name))) for name in names if name}
     return [name for name, found in seen.items() if found is not None and found[0] == found[1]]
 
 
 def _own(path: str, key: str, child: Module, names: list[str]) -> Iterator[str]:
-    """Yield named layers of a child that lie in no nn.Sequential of its own."""
+    """Yield the named layers that are this child or lie in it, outside any nn.Sequential in it."""
     whole = f"{path}.{key}" if path else key
     for name in names:
         if name == whole:
@@ -237,11 +248,11 @@ def _own(path: str, key: str, child: Module, names: list[str]) -> Iterator[str]:
                 yield name
 
 
-def _shapes(model: Module, x: Any) -> dict[int, tuple[Any, Any]]:
-    """Return the shapes of what modules take and give, by the id of the module."""
-    found: dict[int, tuple[Any, Any]] = {}
+def _shapes(model: Module, x: Any) -> dict[int, tuple[torch.Size, torch.Size]]:
+    """Return the shapes of the first input and of the output of each module, by the module's id."""
+    found: dict[int, tuple[torch.Size, torch.Size]] = {}
 
-    def hook(module: Module, inputs: Any, output: Any) -> None:
+    def hook(module: Module, inputs: tuple[object, ...], output: object) -> None:
         if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
             found[id(module)] = (inputs[0].shape, output.shape)
 

@@ -1,16 +1,19 @@
-"""A monitor's numbers in other people's loops and logs; each needs its own package.
+"""A monitor's numbers in the loops and logs of other packages.
 
     trainer = lightning.Trainer(callbacks=[lightning_callback()])
     trainer = transformers.Trainer(..., callbacks=[trainer_callback()])
     TensorBoard(monitor).write()      # after a step
     WandB(monitor, run).write()
 
-All write `Monitor.scalars()` under "vegrad/". Nothing is imported before it is asked for.
+All write `Monitor.scalars()` under "vegrad/". Each needs its own package, which is imported when it
+is first asked for.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from torch.nn import Module
 
 from vegrad.torch.monitor.monitor import Monitor
 
@@ -18,7 +21,7 @@ PREFIX = "vegrad/"
 
 
 def named_scalars(monitor: Monitor) -> dict[str, float]:
-    """The last step's numbers, as they are logged."""
+    """Return the last step's numbers under the names that they are logged by."""
     return {PREFIX + name: value for name, value in monitor.scalars().items()}
 
 
@@ -27,9 +30,9 @@ def _package(name: str) -> ImportError:
 
 
 def lightning_callback(**options: Any) -> Any:
-    """A `lightning.Callback` (or pytorch_lightning's) with a `monitor` of the module it trains.
+    """Return a `lightning.Callback` (or pytorch_lightning's) with a `monitor` of its module.
 
-    Its numbers go to the loggers of the trainer at its steps of logging, its report is printed by
+    The numbers go to the trainer's loggers whenever the trainer logs; the report is printed by
     `print(callback.monitor.report())`.
 
     Args:
@@ -47,22 +50,22 @@ def lightning_callback(**options: Any) -> Any:
             raise _package("lightning") from error
 
     class VegradCallback(Callback):
-        """Logs `Monitor.scalars()`."""
+        """A callback that logs `Monitor.scalars()`."""
 
         def __init__(self) -> None:
             self.monitor: Monitor | None = None
 
-        def on_fit_start(self, trainer: Any, module: Any) -> None:
+        def on_fit_start(self, trainer: object, module: Module) -> None:
             self.monitor = Monitor(module, **options)
 
-        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, module: Module, *_: object) -> None:
             assert self.monitor is not None
             if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.loggers:
                 numbers = named_scalars(self.monitor)
                 for logger in trainer.loggers:
                     logger.log_metrics(numbers, step=trainer.global_step)
 
-        def on_fit_end(self, trainer: Any, module: Any) -> None:
+        def on_fit_end(self, trainer: object, module: Module) -> None:
             assert self.monitor is not None
             self.monitor.remove()
 
@@ -70,9 +73,9 @@ def lightning_callback(**options: Any) -> Any:
 
 
 def trainer_callback(**options: Any) -> Any:
-    """A `transformers.TrainerCallback` with a `monitor` of the model it trains.
+    """Return a `transformers.TrainerCallback` with a `monitor` of the model that is trained.
 
-    What the Trainer logs has the monitor's numbers in it, whatever it reports to.
+    The monitor's numbers are added to all that the Trainer logs, wherever it reports to.
 
     Args:
         **options: of `Monitor`.
@@ -86,23 +89,32 @@ def trainer_callback(**options: Any) -> Any:
         raise _package("transformers") from error
 
     class VegradCallback(TrainerCallback):
-        """Adds `Monitor.scalars()` to the Trainer's logs."""
+        """A callback that adds `Monitor.scalars()` to the Trainer's logs."""
 
         def __init__(self) -> None:
             self.monitor: Monitor | None = None
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            self.monitor = Monitor(more["model"], **options)
+        def on_train_begin(
+            self, args: object, state: object, control: object, *, model: Module, **_: object
+        ) -> None:
+            self.monitor = Monitor(model, **options)
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        def on_log(
+            self,
+            args: object,
+            state: Any,
+            control: object,
+            logs: dict[str, float] | None = None,
+            **_: object,
+        ) -> None:
             if self.monitor is None or logs is None or "loss" not in logs:
-                return  # of an evaluation, or of the end
+                return  # the log is of an evaluation, or of the end
             numbers = named_scalars(self.monitor)
             logs.update(numbers)
             if state.log_history:
                 state.log_history[-1].update(numbers)
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_end(self, args: object, state: object, control: object, **_: object) -> None:
             assert self.monitor is not None
             self.monitor.remove()
 
@@ -110,11 +122,12 @@ def trainer_callback(**options: Any) -> Any:
 
 
 class TensorBoard:
-    """Writes a monitor's numbers to a TensorBoard log.
+    """A writer of a monitor's numbers to a TensorBoard log.
 
     Args:
         monitor: the monitor.
-        log_dir: a folder, or a `torch.utils.tensorboard.SummaryWriter`.
+        log_dir: a folder, or a `torch.utils.tensorboard.SummaryWriter`; None for the folder
+            that the latter chooses.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -132,24 +145,24 @@ class TensorBoard:
         self.writer = SummaryWriter(log_dir)
 
     def write(self, step: int | None = None) -> None:
-        """The last step's numbers, under the number of the step."""
+        """Write the last step's numbers; `step` is the number of that step if not given."""
         step = self.monitor.steps - 1 if step is None else step
         for name, value in named_scalars(self.monitor).items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left."""
         self.writer.close()
 
 
 class WandB:
-    """Writes a monitor's numbers to a run of Weights & Biases.
+    """A writer of a monitor's numbers to a run of Weights & Biases.
 
     Args:
         monitor: the monitor.
-        run: what `wandb.init(...)` gave; None starts one that stays on this machine
+        run: the run that `wandb.init(...)` returned; None starts one that stays on this machine
             (mode="offline").
-        **options: of `wandb.init`, if there is no run.
+        **options: of `wandb.init`, if no run is given.
 
     Raises:
         ImportError: wandb is not installed.
@@ -166,10 +179,10 @@ class WandB:
         self.run = run
 
     def write(self, step: int | None = None) -> None:
-        """The last step's numbers, under the number of the step."""
+        """Write the last step's numbers; `step` is the number of that step if not given."""
         step = self.monitor.steps - 1 if step is None else step
         self.run.log(named_scalars(self.monitor), step=step)
 
     def close(self) -> None:
-        """Ends the run."""
+        """End the run."""
         self.run.finish()

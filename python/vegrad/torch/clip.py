@@ -1,8 +1,9 @@
-"""torch.nn.utils' functions on gradients, on vegrad's kernels.
+"""torch.nn.utils' functions that clip gradients, on vegrad's kernels.
 
-They take what PyTorch's take, and give what PyTorch's give. What the kernels cannot read (other
-devices, sparse, complex, distributed tensors, the same tensor twice) goes to PyTorch's own
-functions, and a mixed list to both; so does what torch.compile compiles.
+They take the arguments of PyTorch's functions and return the same results. Tensors that the kernels
+cannot read (on other devices, sparse, complex, distributed, or the same tensor twice) are passed on
+to PyTorch's own functions, a mixed list is shared between the two, and code that torch.compile
+compiles uses PyTorch's alone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import warnings
 from collections.abc import Iterable
 from inspect import GEN_CREATED, getgeneratorstate
 from math import inf, isfinite
-from types import GeneratorType
-from typing import Any, TypeAlias
+from types import GeneratorType, SimpleNamespace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,9 +27,10 @@ from vegrad.clipping import Rule
 PARAMETERS = Module.parameters.__code__
 Tensors: TypeAlias = Iterable[Tensor] | Tensor
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# What a norm of such dtypes, a bit each, has: of float16 and bfloat16 float32, else the widest.
+# The dtype of PyTorch's norm, by the set of the gradients' dtypes, one bit each in the order of
+# FLOATS: the widest of them, but float32 for float16 and bfloat16 together.
 _PROMOTED = [FLOATS[2 if bits == 3 else max(bits.bit_length() - 1, 0)] for bits in range(16)]
-_SLACK = 1e-6  # what PyTorch adds to a norm before it divides by it
+_SLACK = 1e-6  # PyTorch adds it to a norm before it divides by the norm
 
 
 def clip_grad_norm_(
@@ -40,21 +42,24 @@ def clip_grad_norm_(
     *,
     compat: bool = True,
 ) -> Tensor:
-    """torch.nn.utils.clip_grad_norm_: clips the joint norm of the gradients, in place.
+    """Clip the joint norm of the gradients in place, as torch.nn.utils.clip_grad_norm_.
 
     Args:
-        parameters: an iterable of tensors, or one, whose `.grad` is clipped; None is passed over.
-        max_norm: the largest norm that is left.
-        norm_type: the order of the norm. Those at most 0 are left to PyTorch.
+        parameters: an iterable of tensors, or one tensor, whose `.grad` is clipped; tensors
+            without one are passed over.
+        max_norm: the largest norm that the gradients have afterwards.
+        norm_type: the order of the norm. Orders of 0 and below are left to PyTorch.
         error_if_nonfinite: raise, and change nothing, if an element is inf or NaN.
-        foreach: for the gradients that are left to PyTorch.
-        compat: PyTorch's numbers: the gradients times max_norm / (norm + 1e-6), as there a
-            float32 (the one below) unless some are float64, and the norm in their dtype. False:
-            vegrad's: times max_norm / norm, and the norm in float64.
+        foreach: passed on with the gradients that are left to PyTorch.
+        compat: True for PyTorch's numbers: the gradients are multiplied by
+            max_norm / (norm + 1e-6), rounded down to a float32 unless some gradients are float64,
+            and the norm has the gradients' dtype. False for vegrad's: they are multiplied by
+            max_norm / norm, and the norm is a float64.
 
     Returns:
-        The norm before, a tensor. It is right whenever every element is finite (PyTorch sums in
-        the gradients' dtype: 0.5 % off for 2^26 elements, inf where a square overflows).
+        The norm before the clipping, a tensor. It is right whenever every element is finite
+        (PyTorch sums in the gradients' dtype: its norm is 0.5 % off for 2^26 elements, and inf
+        where a square overflows).
 
     Raises:
         RuntimeError: with error_if_nonfinite, as in PyTorch; NonFiniteGradientError without compat.
@@ -80,31 +85,25 @@ def clip_grad_norm_(
                 return clip_grad_norm_(
                     once, max_norm, norm_type, error_if_nonfinite, foreach, compat=compat
                 )
-            grads = [grad for one in several if (grad := one.grad) is not None]
-            return _clip_mixed(grads, limit, order, error_if_nonfinite, foreach, compat)
+            return _clip_mixed(several, limit, order, error_if_nonfinite, foreach, compat)
         if found.clipped:
             increment_version(grads)
         if grads:
             dtype = _PROMOTED[found.dtypes] if compat else torch.float64
             return torch.tensor(found.norm, dtype=dtype)
-    return utils.clip_grad_norm_(
-        _once_each(several) if doubtful else several,
-        max_norm,
-        norm_type,
-        error_if_nonfinite,
-        foreach,
-    )
+    several = _once_each(several) if doubtful else several
+    return utils.clip_grad_norm_(several, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
 def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
-    """torch.nn.utils.clip_grad_value_: brings every element into ±clip_value, in place."""
+    """Bring every element into ±clip_value in place, as torch.nn.utils.clip_grad_value_."""
     if torch.compiler.is_compiling():
         utils.clip_grad_value_(parameters, clip_value, foreach)
         return
     grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
     limit = float(clip_value)
     ours, others = grads, []
-    if not limit >= 0:  # PyTorch has a meaning for it
+    if not limit >= 0:  # PyTorch gives negative limits a meaning
         ours, others = [], grads
     try:
         _clip_value(ours, limit)
@@ -123,7 +122,18 @@ def get_total_norm(
     *,
     compat: bool = True,
 ) -> Tensor:
-    """torch.nn.utils.get_total_norm: the joint norm of tensors; arguments as above."""
+    """Return the joint norm of tensors, as torch.nn.utils.get_total_norm.
+
+    Args:
+        tensors: an iterable of tensors, or one.
+        norm_type: as for `clip_grad_norm_`.
+        error_if_nonfinite: raise if an element is inf or NaN.
+        foreach: as for `clip_grad_norm_`.
+        compat: True for a norm of the tensors' dtype, False for a float64.
+
+    Raises:
+        RuntimeError: with error_if_nonfinite, as in PyTorch.
+    """
     several = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     order = float(norm_type)
     if not several or not order > 0 or torch.compiler.is_compiling():
@@ -144,9 +154,10 @@ def get_total_norm(
 def clip_grads_with_norm_(
     parameters: Tensors, max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
-    """torch.nn.utils.clip_grads_with_norm_: scales by max_norm / (total_norm + 1e-6), at most 1.
+    """Multiply gradients by max_norm / (total_norm + 1e-6) in place, if that is below 1.
 
-    Gradients on the CPU that need no scaling are not touched.
+    As torch.nn.utils.clip_grads_with_norm_, but gradients on the CPU that need no scaling are not
+    touched.
     """
     if torch.compiler.is_compiling():
         utils.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
@@ -173,13 +184,17 @@ def clip_grads_with_norm_(
 
 
 def listed(parameters: Tensors) -> list[Tensor]:
-    """All of them. What `module.parameters()` would yield is found without making names of it."""
+    """Return all parameters as a list, each once if they come from `module.parameters()`."""
     found, doubtful = _found(parameters)
     return _once_each(found) if doubtful else found
 
 
 def _found(parameters: Tensors) -> tuple[list[Tensor], bool]:
-    """The same, and whether some may be in it twice that would not be yielded twice."""
+    """Return the parameters, and True if some may be in the list twice.
+
+    A fresh `module.parameters()` is not run, since it makes a name for each parameter: the modules
+    are asked for theirs instead, and only then may a tied parameter come twice.
+    """
     if isinstance(parameters, Tensor):
         return [parameters], False
     if (
@@ -211,7 +226,7 @@ def _collect(module: Module, seen: set[int], found: list[Tensor]) -> None:
 
 
 def is_ours(tensor: Tensor) -> bool:
-    """Whether the kernels can read it: a plain dense tensor of floats on the CPU."""
+    """Return True if the kernels can read it: a plain dense tensor of floats on the CPU."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
@@ -222,14 +237,15 @@ def is_ours(tensor: Tensor) -> bool:
 
 
 def _clip_mixed(
-    grads: list[Tensor],
+    parameters: list[Tensor],
     limit: float,
     order: float,
     error_if_nonfinite: bool,
     foreach: bool | None,
     compat: bool,
 ) -> Tensor:
-    """Some gradients are not ours: their norm and their scaling are PyTorch's."""
+    """Clip gradients of which the kernels can read some; PyTorch measures and scales the others."""
+    grads = [grad for one in parameters if (grad := one.grad) is not None]
     ours, others = _split(grads)
     if not ours:
         return utils.clip_grad_norm_(_holders(others), limit, order, error_if_nonfinite, foreach)
@@ -242,16 +258,16 @@ def _clip_mixed(
     coefficient = limit / (norm + slack) if norm + slack else inf
     if not coefficient >= 1:
         _scale_by(ours, coefficient)
-        # (limit - 1e-6 c) / c + 1e-6 = limit / c
+        # PyTorch adds 1e-6 to the divisor, whatever our coefficient was made with.
         divisor = total if compat else total - 1e-6
         utils.clip_grads_with_norm_(_holders(others), limit, divisor, foreach)
     return total.to(first, _dtype(grads) if compat else torch.float64)
 
 
-def clip_by_rule(rule: Rule, params: list[Tensor], grads: list[Any]) -> Clipped:
-    """Clips gradients of any kind in place, those of other devices by way of the CPU."""
-    buffers: list[Any] = []
-    weights: list[Any] = []
+def clip_by_rule(rule: Rule, params: list[Tensor], grads: list[Tensor | None]) -> Clipped:
+    """Clip gradients of any kind in place, those of other devices by way of the CPU."""
+    buffers: list[Tensor | None] = []
+    weights: list[Tensor | None] = []
     copied: list[tuple[Tensor, Tensor]] = []
     for param, grad in zip(params, grads, strict=True):
         view = None if grad is None else _dense(grad, param)
@@ -270,7 +286,7 @@ def clip_by_rule(rule: Rule, params: list[Tensor], grads: list[Any]) -> Clipped:
 
 
 def _dense(tensor: Tensor, param: Tensor | None = None) -> Tensor:
-    """The numbers of a tensor, as a dense real one that shares its memory."""
+    """Return the numbers of a tensor as a dense real one that shares its memory."""
     if hasattr(tensor, "full_tensor"):
         raise TypeError(
             "clip must be None for distributed tensors, of which other processes have parts: "
@@ -299,13 +315,16 @@ def _scale_by(grads: list[Tensor], coefficient: float) -> None:
             raise NonFiniteGradientError
         _core.clip("global_norm", grads, lambda norm: norm * coefficient, 2.0, "raise")
         increment_version(grads)
-    except NonFiniteGradientError:  # there is no norm to choose a limit by
+    except NonFiniteGradientError:  # without a finite norm, no limit gives this coefficient
         with torch.no_grad():
             torch._foreach_mul_(grads, coefficient)
 
 
 def _split(grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Those that the kernels can read, and the others; all are others if some share memory."""
+    """Return the gradients that the kernels can read, and the others.
+
+    All are others if some share memory.
+    """
     ours = [grad for grad in grads if is_ours(grad)]
     try:
         _core.clip("global_norm", ours, None, 2.0, "propagate")
@@ -314,14 +333,9 @@ def _split(grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return ours, [grad for grad in grads if not is_ours(grad)]
 
 
-def _holders(grads: list[Tensor]) -> Any:
-    """What has these gradients, for PyTorch's functions."""
-    return [_Holder(grad) for grad in grads]
-
-
-class _Holder:
-    def __init__(self, grad: Tensor) -> None:
-        self.grad = grad
+def _holders(grads: list[Tensor]) -> list[SimpleNamespace]:
+    """Return objects with these gradients as `.grad`, for PyTorch's functions."""
+    return [SimpleNamespace(grad=grad) for grad in grads]
 
 
 def _norm_of(others: list[Tensor], order: float, foreach: bool | None) -> float:
@@ -332,8 +346,8 @@ def _joint(norms: list[float], order: float) -> float:
     return _core.norm(torch.tensor(norms, dtype=torch.float64), order)
 
 
-def _dtype(grads: list[Tensor]) -> Any:
-    """Of the norm that PyTorch returns."""
+def _dtype(grads: list[Tensor]) -> torch.dtype:
+    """Return the dtype of the norm that PyTorch returns."""
     first, *others = {grad.dtype for grad in grads}
     for other in others:
         first = torch.promote_types(first, other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +13,11 @@ from torch.nn import Module
 from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
+from vegrad.reports.text import text
 from vegrad.torch import models
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.reading.reading import read
 from vegrad.torch.subject import ModelSubject
-
-EDGE, NAME = 67, 22  # the table's columns; letters of a module's path beside it
 
 
 @dataclass(frozen=True)
@@ -31,18 +29,11 @@ class ModelDiagnosis(Diagnosis):
     """True if `expected` is from weights drawn anew, where theory has no formulas."""
 
     def to_text(self, *, all_layers: bool = False) -> str:
-        """The table of layers with their modules, the verdict, findings and advice."""
-        lines = []
-        for line in super().to_text(all_layers=all_layers).splitlines():
-            row = re.match(r"^ {0,4}(\d+)  ", line)
-            if row and int(row[1]) < len(self.modules) and len(line) < 82:
-                name, note = self.modules[int(row[1])][-NAME:], line[EDGE:].strip()
-                line = f"{line[:EDGE]:<{EDGE}}  {name}{' ←' if note else ''}"
-            lines.append(line)
-        return "\n".join(lines)
+        """Return the table of layers with their modules, the verdict, findings and advice."""
+        return text(self, all_layers=all_layers, names=self.modules)
 
     def to_dict(self) -> dict[str, Any]:
-        """As of a `Diagnosis`, with `modules` and `drawn`."""
+        """Return what a `Diagnosis` does, with `modules` and `drawn`."""
         return super().to_dict() | {"modules": list(self.modules), "drawn": self.drawn}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +190,8 @@ class ModelEditor(ValueEditor):
         if not any(isinstance(edit, ARCHITECTURE) for edit in edits):
             return super()._all(edits)
         done = self._rebuild(edits)
-        architecture.importable(self.model, self._script.names.get("Residual"))
+        pasted = self._script.names.get("Residual")
+        architecture.importable(self.model, cast("type[Module] | None", pasted))
         return done
 
     def _rebuild(self, edits: Sequence[Edit]) -> str | Refusal:

@@ -1,4 +1,4 @@
-"""Passes that leave a model as it was, while monitors and fused networks stand aside."""
+"""Passes through a model that leave it as it was, and small questions to models and tensors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ class _State:
     on = False
 
 
+# While it is on, the passes are a diagnosis's: monitors do not record them, and fused networks run
+# layer by layer, so that hooks of the layers are called. `_core.Watch` reads it too.
 state = _State()
 
 
 @contextmanager
-def untouched(model: Module, loss_fn: Any = None) -> Iterator[None]:
-    """Buffers (BatchNorm's running statistics) and random generators are put back at the end.
+def untouched(model: Module, loss_fn: object = None) -> Iterator[None]:
+    """Restore buffers (BatchNorm's running statistics) and random generators at the end.
 
-    Those of the loss too, if it is a module. Gradients stay as they are if the passes within use
-    `torch.autograd.grad`.
+    The buffers of the loss are restored too, if it is a module. Gradients stay as they are if the
+    passes within use `torch.autograd.grad`.
     """
     both = [model, loss_fn] if isinstance(loss_fn, Module) else [model]
     buffers = [(buffer, buffer.detach().clone()) for one in both for buffer in one.buffers()]
@@ -42,13 +44,13 @@ def untouched(model: Module, loss_fn: Any = None) -> Iterator[None]:
 
 
 def gpus(model: Module) -> list[torch.device]:
-    """The CUDA devices that a model lies on."""
+    """Return the CUDA devices that a model lies on."""
     devices = {one.device for one in (*model.parameters(), *model.buffers())}
     return [device for device in devices if device.type == "cuda"]
 
 
 def unwrapped(model: Module) -> Module:
-    """The module itself, without torch.compile and DistributedDataParallel."""
+    """Return the module itself, without torch.compile and DistributedDataParallel round it."""
     while True:
         if isinstance(model, torch.nn.parallel.DistributedDataParallel):
             model = model.module
@@ -59,15 +61,15 @@ def unwrapped(model: Module) -> Module:
 
 
 def called(model: Module, x: Any) -> Any:
-    """What the model makes of x: a tensor, or a tuple or mapping of its arguments."""
-    torch.clear_autocast_cache()  # whose copies of weights that have changed since are stale
+    """Return the model's output for x: a tensor, or a tuple or mapping of its arguments."""
+    torch.clear_autocast_cache()  # it may hold stale copies of weights that have changed since
     if isinstance(x, Mapping):
         return model(**x)
     return model(*x) if isinstance(x, tuple | list) else model(x)
 
 
 def size_log2(tensor: Tensor) -> float:
-    """log2 of the norm of a tensor on any device; -inf of zeros."""
+    """Return log2 of the norm of a tensor on any device; -inf if it is zero."""
     tensor = tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -78,6 +80,6 @@ def size_log2(tensor: Tensor) -> float:
 
 
 def rms(tensor: Tensor) -> float:
-    """Root mean square of the elements."""
+    """Return the root mean square of the elements."""
     size = size_log2(tensor) - log2(max(tensor.numel(), 1)) / 2
     return float(2.0**size) if size < 1023 else float("inf")

@@ -1,37 +1,41 @@
-"""Norms of gradients wherever they lie: on other devices, in parts on other processes."""
+"""Norms of gradients, also of those on other devices and of those sharded over processes."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from itertools import repeat
 from math import nan
 from operator import is_not
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from vegrad import _core
+from vegrad.arrays.checks import FloatArray
 
 
-def is_distributed(tensor: Any) -> bool:
-    """Whether it is a DTensor, of which this process may have a part only."""
+def is_distributed(tensor: Tensor) -> bool:
+    """Return True for a DTensor, of which this process may have a part only."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def norms_of(grads: list[Tensor | None]) -> npt.NDArray[np.float64]:
-    """The L2 norm of each gradient, nan for None. Shards' norms are summed over their processes."""
+def norms_of(grads: Sequence[Tensor | None]) -> FloatArray:
+    """Return the L2 norm of each gradient, nan for None.
+
+    The norm of a sharded gradient is that of the whole: all its processes must call this.
+    """
     if grads and all(map(is_not, grads, repeat(None))):
-        try:  # as it mostly is
+        try:  # the usual case: all are there, on the CPU
             return _core.norms(grads, 2.0)
         except (TypeError, ValueError):
             pass
     norms = np.full(len(grads), nan)
     places = [place for place, grad in enumerate(grads) if grad is not None]
-    present: list[Any] = [grads[place] for place in places]
+    present = [grad for grad in grads if grad is not None]
     if not present:
         return norms
     try:
@@ -56,8 +60,8 @@ def norms_of(grads: list[Tensor | None]) -> npt.NDArray[np.float64]:
     return norms
 
 
-def _local(grad: Any) -> Tensor:
-    """What of it is here, as a dense tensor."""
+def _local(grad: Tensor) -> Tensor:
+    """Return the part of a gradient that is on this process, as a dense real tensor."""
     if is_distributed(grad):
         grad = grad.to_local()
     if grad.layout is not torch.strided:
@@ -65,7 +69,15 @@ def _local(grad: Any) -> Tensor:
     return torch.view_as_real(grad) if grad.is_complex() else grad
 
 
-def _sum_over_processes(norms: npt.NDArray[np.float64], places: list[int], grads: Any) -> None:
+def _sum_over_processes(norms: FloatArray, places: list[int], grads: list[Tensor]) -> None:
+    """Replace the norms of shards by those of the whole gradients, in place.
+
+    Args:
+        norms: one entry for each gradient of the model.
+        places: the entries of `grads`.
+        grads: the gradients that are not None.
+    """
+    # One sum for all gradients that are sharded along the same axis of the same mesh.
     groups: dict[tuple[Any, int], list[int]] = {}
     for place, grad in zip(places, grads, strict=True):
         if is_distributed(grad):

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array
+from vegrad.diagnosis.gauge import parabola
 from vegrad.diagnosis.history import History
 from vegrad.flow.subject import Refusal
-from vegrad.networks.training import parabola
 from vegrad.torch import models
 from vegrad.torch.clip import clip_grad_norm_
 from vegrad.torch.norms import norms_of

@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
+from vegrad.reports.cure import proof, text
 from vegrad.treatment.goal import Goal, Plan
 
 PAIRS = ("loss", "accuracy")
+# The way an attempt ended: its training reached the goal, or only with the rows in one order, or
+# was too slow, learnt nothing or diverged; or it was not trained, because one pass was no better,
+# no passes were left, or such a change can never help.
+Ended = Literal[
+    "",
+    "reached",
+    "luck",
+    "slow",
+    "learns-nothing",
+    "diverged",
+    "no-better",
+    "no-passes",
+    "impossible",
+]
 
 
 @dataclass(frozen=True)
@@ -36,11 +51,8 @@ class Attempt:
     loss: tuple[float, float] = (np.nan, np.nan)
     accuracy: tuple[float, float] = (np.nan, np.nan)
     passes: float = 0.0
-    ended: str = ""
-    """How it ended: "reached" (the goal), "luck" (only with the rows in one order), "slow",
-    "learns-nothing" or "diverged" if it was trained; "no-better" after one pass, "no-passes" if
-    nothing was left to train it, "impossible" if a user may expect it to help, which it cannot; ""
-    if there was nothing to change."""
+    ended: Ended = ""
+    """The way it ended; "" if there was nothing to change."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, None where there is no number."""
@@ -87,9 +99,7 @@ class Proof(Mapping[str, History]):
     @property
     def text(self) -> str:
         """Loss, accuracy and flow, without and with the cure, in lines of at most 80 letters."""
-        from vegrad.reports.cure import proof
-
-        return proof(self)
+        return proof(self.steps, self.seed, self.loss, self.accuracy, self.diagnoses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +150,6 @@ class Outcome:
         return self.reached and any(attempt.accepted for attempt in self.attempts)
 
     def __str__(self) -> str:
-        from vegrad.reports.cure import text
-
         return text(self)
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.treatment.outcome import Ended
 from vegrad.treatment.rates import CREEPING, median_alpha
 from vegrad.treatment.trial import Trial
 
@@ -43,7 +44,7 @@ def rose(trial: Trial) -> bool:
     return trial.points[-1][1] > max(trial.points[0][1], ABOVE * trial.goal.guess)
 
 
-def ended(trial: Trial) -> tuple[str, str]:
+def ended(trial: Trial) -> tuple[Ended, str]:
     """Return how a training ended, as in `Attempt.ended`, and the sentence for it."""
     steps = trial.history.steps
     if trial.reached:

@@ -13,7 +13,7 @@ from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.conclusion import about, conclude
 from vegrad.treatment.curable import Curable
 from vegrad.treatment.goal import Plan
-from vegrad.treatment.outcome import PAIRS, Attempt, Outcome
+from vegrad.treatment.outcome import PAIRS, Attempt, Ended, Outcome
 from vegrad.treatment.promise import creeping, ended, hopeless, rose, standing, worse
 from vegrad.treatment.rates import long_steps
 from vegrad.treatment.remedies import FOLLOWING, REMEDIES, TRAINING
@@ -165,7 +165,7 @@ class Search:
         treatment = remedy.treat(patient)
         if isinstance(treatment, Refusal):
             self.budget.passed += patient.passed
-            how = "impossible" if treatment.worth_saying else ""
+            how: Ended = "impossible" if treatment.worth_saying else ""
             self.attempts.append(Attempt(remedy.name, "", False, treatment.why, before, ended=how))
             return None
         after = before if treatment.is_of_training else patient.look(treatment)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 import timeit
 from collections.abc import Callable
-from operator import matmul
+from functools import partial
+from operator import attrgetter, matmul
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from vegrad.activations import ACTIVATIONS
+from vegrad.benchmark.peers.activations import identity
 from vegrad.benchmark.peers.problem import Peer, Problem, Result
 
 Tree: TypeAlias = Any
@@ -17,15 +20,13 @@ Tree: TypeAlias = Any
 
 
 def _activation(name: str) -> Callable[[Tree], Tree]:
+    """Return JAX's function with the arguments that make it vegrad's."""
     import jax
 
-    others: dict[str, Callable[[Tree], Tree]] = {
-        "identity": lambda z: z,
-        "tanh": jax.numpy.tanh,
-        "erf": jax.scipy.special.erf,
-        "gelu": lambda z: jax.nn.gelu(z, approximate=False),
-    }
-    return others.get(name) or getattr(jax.nn, name)
+    counterpart = ACTIVATIONS[name].jax
+    if counterpart is None:
+        return identity(name)
+    return partial(attrgetter(counterpart.function)(jax), **counterpart.arguments)
 
 
 class Jax(Peer):

@@ -6,7 +6,7 @@ import math
 import timeit
 from operator import add, mul, sub
 
-from vegrad.benchmark.peers.activations import ACTIVATIONS
+from vegrad.benchmark.peers.activations import written
 from vegrad.benchmark.peers.problem import (
     BETAS,
     DECAY,
@@ -32,7 +32,7 @@ class Lists(_Lists):
     """The pass, with lists of lists."""
 
     def __init__(self, problem: Problem) -> None:
-        self.activation = ACTIVATIONS[problem.case.activation]
+        self.activation = written(problem.case.activation)
         self.layers: list[tuple[Rows, list[float]]] = [
             (weight.tolist(), bias.tolist()) for weight, bias in problem.layers
         ]

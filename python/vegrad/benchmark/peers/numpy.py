@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import Array
-from vegrad.benchmark.peers.activations import ACTIVATIONS
+from vegrad.benchmark.peers.activations import written
 from vegrad.benchmark.peers.problem import (
     BETAS,
     DECAY,
@@ -33,7 +33,7 @@ class NumPy(_NumPy):
     """The pass, in float32 or in another dtype."""
 
     def __init__(self, problem: Problem, dtype: npt.DTypeLike = np.float32) -> None:
-        self.activation = ACTIVATIONS[problem.case.activation]
+        self.activation = written(problem.case.activation)
         self.layers = [(w.astype(dtype), b.astype(dtype)) for w, b in problem.layers]
         self.x, self.target = problem.x.astype(dtype), problem.target.astype(dtype)
         self.outputs: list[Array] = [self.x] + [np.empty_like(self.x) for _ in self.layers]

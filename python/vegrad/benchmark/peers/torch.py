@@ -5,13 +5,16 @@ PyTorch is imported when a peer is made; only here and in vegrad.torch is it imp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
 
+from vegrad.activations import ACTIVATIONS
 from vegrad.arrays.checks import Array
+from vegrad.benchmark.peers.activations import identity
 from vegrad.benchmark.peers.problem import (
     DECAY,
     LR,
@@ -26,25 +29,16 @@ from vegrad.benchmark.timing import Call
 from vegrad.clipping import GlobalNorm, clip_by_global_norm_
 from vegrad.optim import AdamW
 
-_ELSEWHERE = {
-    "silu": "nn.functional.silu",
-    "gelu": "nn.functional.gelu",
-    "elu": "nn.functional.elu",
-    "leaky_relu": "nn.functional.leaky_relu",
-    "softplus": "nn.functional.softplus",
-    "hard_tanh": "nn.functional.hardtanh",
-    "identity": "nn.Identity",
-}
 
-
-def _activation(name: str) -> Any:
-    """Return the function of PyTorch: torch.tanh, torch.nn.functional.elu, …."""
+def _activation(name: str) -> Callable[[Any], Any]:
+    """Return PyTorch's function, such as torch.tanh; its defaults are those of vegrad."""
     import torch
 
-    found: Any = torch
-    for part in _ELSEWHERE.get(name, name).split("."):
-        found = getattr(found, part)
-    return found() if name == "identity" else found
+    counterpart = ACTIVATIONS[name].torch
+    if counterpart is None:
+        return identity(name)
+    found: Callable[[Any], Any] = attrgetter(counterpart.function)(torch)
+    return found
 
 
 class _Torch(Peer):

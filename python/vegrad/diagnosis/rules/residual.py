@@ -232,6 +232,6 @@ CLOSED_BRANCH = Rule(
     critical=inf,
     measured="log10 of what a branch adds over what others like it add",
     reason=REASON,
-    source="the same",
+    source="Liu et al. 2020, arXiv:2004.08249",
     find=_closed,
 )

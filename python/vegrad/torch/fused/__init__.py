@@ -1,1 +1,1 @@
-"""nn.Sequential by the core's passes."""
+"""nn.Sequential run by the core's fused passes."""

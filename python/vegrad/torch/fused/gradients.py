@@ -1,10 +1,10 @@
-"""Gradients of many parameters that are made at once, handed over at once.
+"""The gradients of many parameters, computed at once and handed to autograd at once.
 
-To autograd a hundred parameters are a hundred nodes, and to hand one its gradient takes as long as
-to compute a small layer. Here they are one input of the graph, their joint tensor, whose gradient
-is one block of memory. In `backward()` the pieces are left in the parameters' `.grad` in one go, as
-autograd would; where somebody could see a difference (hooks, `torch.autograd.grad`, graphs of
-gradients) autograd gets them one by one.
+For autograd a hundred parameters are a hundred nodes of the graph, and handing one node its
+gradient takes as long as computing a small layer. Here the parameters are one input of the graph,
+their joint tensor, whose gradient is one block of memory. In `backward()` its pieces are put into
+the parameters' `.grad` all together. Where somebody could see a difference (hooks,
+`torch.autograd.grad`, graphs of gradients), autograd gets the pieces one by one instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 from sys import getrefcount
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,17 +22,19 @@ from torch.autograd.graph import get_gradient_edge
 
 from vegrad import _core
 
+Node: TypeAlias = Any  # the ctx of an autograd Function, on which anything may be kept
+
 _needed = attrgetter("requires_grad")
 _storage_count = getattr(torch._C, "_storage_Use_Count", None)
 _tensor_count = getattr(Tensor, "_use_count", None)
 
 
 class Handover:
-    """Parameters, and the memory of their gradients.
+    """The way of a block of gradients to its parameters.
 
     Args:
         parameters: of one dtype, on the CPU.
-        places: where in the memory, in elements, each one's gradient begins, in rising order.
+        places: the element of the block at which each gradient begins, in rising order.
     """
 
     def __init__(self, parameters: list[Tensor], places: list[int]) -> None:
@@ -40,22 +42,26 @@ class Handover:
         self.size = places[-1] + parameters[-1].numel()
         self._shapes, self._chosen = _with_gaps(parameters, places)
         self._spare: Block | None = None
-        # Of no use but to tell, within a backward pass, what kind it is.
+        # Within a backward pass, its node tells whether autograd reaches all leaves, or those only
+        # that torch.autograd.grad was asked for.
         self._sentinel = torch.zeros((), requires_grad=True)
         self._node = get_gradient_edge(self._sentinel).node
 
     def joint(self) -> Tensor:
-        """The parameters as one tensor, whose values nobody may read. It serves many passes."""
+        """Return the parameters as one input of the graph, which serves many passes.
+
+        Its shape is that of the block; its values mean nothing.
+        """
         sentinel = self._sentinel if any(map(_needed, self.parameters)) else None
         with torch.enable_grad():
             joint: Tensor = _Joint.apply(self, sentinel, *self.parameters)
         return joint
 
     def take(self) -> Block:
-        """Memory for gradients that nobody has; to be given back when they are on their way.
+        """Return a block that nobody else has, to be given back once its gradients are handed over.
 
-        The last one's once more, if all its gradients are gone: fresh memory takes as long to be
-        had as a pass over it.
+        The last block is used again if all its gradients are gone, since fresh memory costs as
+        much time as a pass over it.
         """
         block, self._spare = self._spare, None
         if block is None or not block.idle():
@@ -63,26 +69,27 @@ class Handover:
         return block
 
     def give_back(self, block: Block) -> None:
-        """Whoever has its tensors then keeps it from being taken."""
+        """Keep a block for the next pass, which takes it unless somebody still has its tensors."""
         self._spare = block
 
     def pieces(self, flat: Tensor) -> list[Tensor]:
-        """The gradients in a block, or in a sum of some."""
+        """Return the gradients in the memory of a block, or in a sum of such that autograd made."""
         block = self._spare
         if block is not None and block.flat is flat:
             return block.pieces
         return self.cut(flat)
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """The gradients in such memory, as new tensors."""
+        """Return the gradients in such memory as new tensors."""
         return _cut(flat, self._shapes, self._chosen)
 
     def leave(self, pieces: list[Tensor], wanted: Sequence[int]) -> None:
-        """Adds the gradients to the parameters' own, of those that needed one in the forward pass.
+        """Add the gradients to the `.grad` of those parameters that need one.
 
-        And still do: autograd sees to both.
+        As for autograd, these are the ones that required a gradient in the forward pass (`wanted`,
+        one entry for each parameter) and still do.
         """
-        if torch.is_grad_enabled():  # into a graph, as autograd does then
+        if torch.is_grad_enabled():  # the sums become part of a graph, as in autograd
             for parameter, piece, needed in zip(self.parameters, pieces, wanted, strict=True):
                 if needed and parameter.requires_grad:
                     grad = parameter.grad
@@ -107,24 +114,32 @@ class Handover:
             torch._foreach_add_(old, new)
 
     def is_plain(self) -> bool:
-        """Whether the backward pass that runs would do nothing but add to `.grad`."""
+        """Return True if the backward pass that is running does nothing but add to `.grad`."""
         if torch.is_grad_enabled() or torch.is_anomaly_enabled():
             return False
         try:
             everything: bool = torch._C._will_engine_execute_node(self._node)
-        except RuntimeError:  # another engine
+        except RuntimeError:  # another engine than autograd's own is running
             return False
         return everything and _core.unhooked(self.parameters, Tensor)
 
 
 class Block:
-    """Memory for gradients, and tensors of its pieces, which know whether somebody has them."""
+    """Memory for gradients, with a tensor for each, which can tell if somebody else has any.
+
+    Args:
+        size: number of elements.
+        shapes: tensors shaped as the pieces of the memory, gaps included.
+        chosen: the pieces that are gradients.
+        dtype: float32 or float64.
+    """
 
     def __init__(
         self, size: int, shapes: list[Tensor], chosen: list[int], dtype: torch.dtype
     ) -> None:
         lanes = 64 // dtype.itemsize
-        # NumPy's memory, for which the system has large pages; on a cache line's border.
+        # The memory is NumPy's, which asks the system for large pages. It begins at the border of
+        # a cache line.
         memory = np.zeros(size + lanes, str(dtype).rpartition(".")[2])
         first = -memory.ctypes.data % 64 // dtype.itemsize
         self.array = memory[first : first + size]
@@ -136,36 +151,37 @@ class Block:
         self._version = self.flat._version
 
     def idle(self) -> bool:
-        """Whether nobody has a tensor of this memory, and all are as they were made."""
+        """Return True if nobody else has a tensor of this memory, and all are as they were made."""
         if _storage_count is None or _tensor_count is None or self._holders() != self._alone:
             return False
-        if self.flat._version != self._version:  # something was done in place
+        if self.flat._version != self._version:  # some tensor was changed in place
             self._version = self.flat._version
             return self._described() == self._as_made
         return not any(map(_needed, self.pieces))
 
-    def _holders(self) -> tuple[Any, ...]:
+    def _holders(self) -> tuple[object, ...]:
+        """Return the numbers of references to the memory and its tensors, in Python and in C++."""
         if _storage_count is None or _tensor_count is None:
             return ()
         everything = self._everything
         counts = list(map(getrefcount, everything)), list(map(_tensor_count, everything))
         return _storage_count(self._storage._cdata), *counts
 
-    def _described(self) -> list[Any]:
+    def _described(self) -> list[tuple[object, ...]]:
         return [(one.data_ptr(), one.shape, one.stride(), _needed(one)) for one in self.pieces]
 
 
 class _Joint(Function):
-    """Forward: nothing, of the right size. Backward: the gradient cut into the parameters'."""
+    """The joint tensor: forward makes it, empty, and backward cuts its gradient to pieces."""
 
     @staticmethod
-    def forward(ctx: Any, handover: Handover, _: Tensor | None, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Node, handover: Handover, _: Tensor | None, *parameters: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.handover = handover
         return parameters[0].new_empty(1).expand(handover.size)
 
     @staticmethod
-    def backward(ctx: Any, flat: Tensor | None) -> Any:
+    def backward(ctx: Node, flat: Tensor | None) -> tuple[Tensor | None, ...]:
         handover, wanted = ctx.handover, ctx.needs_input_grad[2:]
         nothing = (None,) * (2 + len(wanted))
         if flat is None:
@@ -179,7 +195,7 @@ class _Joint(Function):
 
 
 def _with_gaps(parameters: list[Tensor], places: list[int]) -> tuple[list[Tensor], list[int]]:
-    """Tensors shaped as the parts of the memory, and which of them are the parameters'."""
+    """Return tensors shaped as the pieces of the memory, and the places of the parameters' ones."""
     shapes: list[Tensor] = []
     chosen: list[int] = []
     end = 0
@@ -193,6 +209,6 @@ def _with_gaps(parameters: list[Tensor], places: list[int]) -> tuple[list[Tensor
 
 
 def _cut(flat: Tensor, shapes: list[Tensor], chosen: list[int]) -> list[Tensor]:
-    # One call; to split and reshape takes as long as a layer.
+    # One call for all: splitting and reshaping each takes as long as computing a layer.
     pieces = torch._C._nn.unflatten_dense_tensors(flat, shapes)
     return [pieces[place] for place in chosen]

@@ -1,6 +1,6 @@
 """nn.Sequential of Linear and activation layers, run by the passes of vegrad.MLP's core.
 
-The parameters stay the modules' own; their memory becomes the core's, so both see every change.
+The parameters stay the modules' own, but lie in the core's memory, so that both see every change.
 """
 
 from __future__ import annotations
@@ -8,42 +8,56 @@ from __future__ import annotations
 import struct
 import warnings
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 
 from vegrad import _core
+from vegrad.arrays.checks import Array
 from vegrad.torch.activations import MODULES
-from vegrad.torch.fused.gradients import Block, Handover
+from vegrad.torch.fused.gradients import Block, Handover, Node
 from vegrad.torch.models import state
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-# What a FusedMLP has beside a Sequential; it is made anew for a copy.
-_PASS = ("_network", "_sizes", "_dtype", "_named", "_own", "_places", "_handover", "_anchor",
-         "_joint", "_layers", "_numbers", "direct")  # fmt: skip
+# The attributes that a FusedMLP has beside those of a Sequential; copies make theirs anew.
+_PASS = {
+    "_network",
+    "_sizes",
+    "_dtype",
+    "_named",
+    "_own",
+    "_places",
+    "_handover",
+    "_anchor",
+    "_joint",
+    "_layers",
+    "_numbers",
+    "direct",
+}
 
 
 def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
-    """The same network, run in one fused pass forward and one backward.
+    """Return the same network, run in one fused pass forward and one backward.
 
-    Takes Linear layers with biases, all of float32 or all of float64 on the CPU, with one kind of
-    activation between them and any or none after the last.
+    The layers must be Linear layers with biases, all of float32 or all of float64 on the CPU, with
+    one kind of activation between them and any or none after the last.
 
     Args:
         module: the network.
-        direct: the parameters are not in autograd's graph, where each is a node that takes as long
-            to reach as a small layer to compute. `backward()` does the same without, but no hook of
-            a parameter is called (DistributedDataParallel has such), and torch.autograd.grad does
-            not know the parameters.
+        direct: leave the parameters out of autograd's graph, where each is a node that takes as
+            long to reach as a small layer takes to compute. `backward()` does the same, but no hook
+            of a parameter is called (DistributedDataParallel has such hooks), and
+            torch.autograd.grad does not know the parameters.
 
     Returns:
         A FusedMLP with the module's own layers (the same parameters and state_dict), mode and
-        hooks, or, with a warning that says why, the module itself.
+        hooks. Or, with a warning that says why, the module itself.
 
     Raises:
-        TypeError: for what is no module.
+        TypeError: if `module` is not a torch.nn.Module.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Sequential, not {type(module).__name__}")
@@ -63,10 +77,11 @@ def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
 
 
 class FusedMLP(nn.Sequential):
-    """What `fuse` makes. Layers' own hooks are not called; its own are.
+    """A Sequential that runs all its layers in one pass; `fuse` makes it.
 
-    Where its pass does not fit (under autocast, after layers were moved, converted or exchanged,
-    for inputs of another dtype or device) the layers run one by one.
+    Its own hooks are called, those of its layers are not. Where the pass does not fit (under
+    autocast, after layers were moved, converted or exchanged, for inputs of another dtype or
+    device) the layers run one by one.
     """
 
     def __init__(self, *layers: nn.Module, direct: bool = False) -> None:
@@ -75,9 +90,10 @@ class FusedMLP(nn.Sequential):
 
     @torch.inference_mode(False)
     def _bind(self, direct: bool) -> None:
-        """Makes the pass, for the layers as they are."""
+        """Make the pass for the layers as they are now."""
         self._layers: list[nn.Module] | None = list(self)
         sizes, activation, output, dtype, linear = _described(self._layers)
+        # The arguments of the activations that the pass takes for granted, to be looked at again.
         self._numbers = [
             (vars(layer), name, value)
             for layer in self._layers
@@ -111,16 +127,16 @@ class FusedMLP(nn.Sequential):
         super().__setstate__(state)
         try:
             self._bind(self.direct)
-        except _NotFusedError:  # the layers were exchanged
+        except _NotFusedError:  # the layers had been exchanged before the copy
             self._layers = None
 
-    def __getitem__(self, idx: Any) -> Any:
+    def __getitem__(self, idx: int | slice) -> nn.Module:
         if isinstance(idx, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
         return super().__getitem__(idx)
 
     def _fits(self, x: Tensor) -> bytes | None:
-        """Whether each parameter needs a gradient, a byte each; None: the pass does not fit."""
+        """Return a byte for each parameter, 1 if it needs a gradient; None if the pass is unfit."""
         fits = (
             list(self._modules.values()) == self._layers
             and x.ndim >= 2
@@ -130,17 +146,17 @@ class FusedMLP(nn.Sequential):
             and x.shape[-1] == self._sizes[0]
             and x.numel() > 0
             and not torch.is_autocast_enabled("cpu")
-            and not state.on  # a diagnosis looks at the layers
+            and not state.on  # a diagnosis wants to see the layers run
             and not torch._C._are_functorch_transforms_active()
             and forward_ad._current_level < 0
             and not torch._C._len_torch_dispatch_stack()
-            and torch._C._get_tracing_state() is None  # of torch.jit.trace
+            and torch._C._get_tracing_state() is None  # torch.jit.trace
             and all(given.get(name, value) == value for given, name, value in self._numbers)
         )
         return _core.unmoved(self._own, self._named, self._places) if fits else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output (…, O) for inputs (…, I)."""
+        """Return the output (…, O) for inputs (…, I)."""
         if type(x) is not Tensor or torch.compiler.is_compiling():
             return super().forward(x)
         needed = self._fits(x)
@@ -157,6 +173,7 @@ class FusedMLP(nn.Sequential):
         return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self._sizes[-1])
 
     def _parameters_as_one(self, needed: bytes) -> Tensor:
+        """Return the input of the graph that stands for the parameters."""
         if self.direct and 1 in needed:
             return self._anchor
         if self._joint is None or self._joint[0] != needed:
@@ -165,17 +182,19 @@ class FusedMLP(nn.Sequential):
 
 
 class _Pass(Function):
+    """One fused pass in autograd's graph."""
+
     @staticmethod
-    def forward(ctx: Any, fused: FusedMLP, x: Tensor, joint: Tensor, needed: bytes) -> Tensor:
+    def forward(ctx: Node, fused: FusedMLP, x: Tensor, joint: Tensor, needed: bytes) -> Tensor:
         kept = fused._network.forward_kept(x.numpy())
-        assert kept is not None  # _fits has seen to it
+        assert kept is not None  # `_fits` has made sure of that
         ctx.fused, ctx.number, ctx.needed = fused, kept[1], needed
-        ctx.versions = _core.versions(fused._own)  # cheaper than to save a hundred tensors
+        ctx.versions = _core.versions(fused._own)  # cheaper than saving a hundred tensors
         ctx.save_for_backward(x, joint)
         return torch.from_numpy(kept[0])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Node, gradient: Tensor) -> tuple[Tensor | None, ...]:
         second, (x, joint) = torch.is_grad_enabled(), ctx.saved_tensors
         with torch.no_grad():
             delta, block = _Pass.run(ctx, x, gradient)
@@ -193,8 +212,8 @@ class _Pass(Function):
         return None, below, flat, None
 
     @staticmethod
-    def run(ctx: Any, x: Tensor, gradient: Tensor) -> tuple[Any, Block]:
-        """The gradient with respect to the first layer's pre-activations, and the parameters'."""
+    def run(ctx: Node, x: Tensor, gradient: Tensor) -> tuple[Array, Block]:
+        """Return the gradients of the first layer's pre-activations and of the parameters."""
         fused = ctx.fused
         if ctx.versions != _core.versions(fused._own):
             raise RuntimeError(
@@ -202,39 +221,50 @@ class _Pass(Function):
                 "inplace operation: a parameter of a FusedMLP, after its forward pass"
             )
         block = fused._handover.take()
+        gradient = gradient.contiguous()
         delta = fused._network.backward_kept(
-            ctx.number, x.numpy(), gradient.contiguous().numpy(), ctx.needs_input_grad[1],
-            block.array,
-        )  # fmt: skip
-        assert delta is not None  # _fits has seen to it
+            ctx.number, x.numpy(), gradient.numpy(), ctx.needs_input_grad[1], block.array
+        )
+        assert delta is not None  # `_fits` has made sure of that
         return delta, block
 
 
 class _Refusal(Function):
-    """A gradient, in a graph that leads where it should but is an error to follow."""
+    """A gradient in a graph that leads back to its sources, but raises an error when followed."""
 
     @staticmethod
-    def forward(_: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
+    def forward(_: Node, gradient: Tensor, *sources: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
-    def backward(_: Any, *gradients: Any) -> Any:
+    def backward(_: Node, *gradients: Tensor) -> None:
         raise RuntimeError(
             "a FusedMLP has no second derivatives: its gradients cannot be differentiated"
         )
 
 
-# Function.apply first looks at each argument for what only torch.func makes.
+# Function.apply first searches the arguments for wrappers that only torch.func makes, which takes
+# time; the method that it then calls does the work.
 _apply: Any = super(Function, _Pass).apply
 _refuse: Any = _Refusal.apply
 
 
 class _NotFusedError(Exception):
-    """Why a module is left as it is."""
+    """The reason why a module is left as it is."""
 
 
-def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
-    """Sizes, activation between layers and after the last, dtype, and the Linear layers."""
+class _Network(NamedTuple):
+    """Layers as the core's network."""
+
+    sizes: list[int]
+    activation: str
+    output: str
+    dtype: str
+    linear: list[nn.Linear]
+
+
+def _described(layers: Iterable[nn.Module]) -> _Network:
+    """Describe layers as the core's network, or raise if they are no such network."""
     linear: list[nn.Linear] = []
     activations: list[str] = []
     for place, layer in enumerate(layers):
@@ -272,10 +302,5 @@ def _described(layers: Any) -> tuple[list[int], str, str, str, list[nn.Linear]]:
     sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
     if sizes[:-1] != [layer.in_features for layer in linear]:
         raise _NotFusedError("each layer must take what the one before gives")
-    return (
-        sizes,
-        (activations[0] if len(linear) > 1 else "identity"),
-        activations[-1],
-        _DTYPES[dtype],
-        linear,
-    )
+    between = activations[0] if len(linear) > 1 else "identity"
+    return _Network(sizes, between, activations[-1], _DTYPES[dtype], linear)

@@ -1,15 +1,14 @@
-"""What a monitor keeps."""
+"""The records of a monitor: its history, and the first value that was not finite."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import Array, FloatArray
 
 
 @dataclass(frozen=True)
@@ -21,12 +20,60 @@ class NonFinite:
     phase: str
     """ "forward", "backward" (a gradient flowing through) or "gradient" (of a parameter)."""
     step: int
-    """How many steps had been taken."""
+    """Number of steps that had been taken."""
     batch_index: int | None
-    """The first sample that has one, if the first axis is the batch's."""
-    message: str
+    """The first sample that has one; None if the first axis is not the batch's."""
+    value: str
+    """ "NaN", or "inf" if there is no NaN."""
+    count: int
+    """Number of elements that are not finite, in the tensor that was seen first."""
+    module_class: str = ""
+    """Name of the module's class; known in the forward phase only."""
     parameter: str = ""
-    """One of the module that is not finite itself."""
+    """A parameter of the module that is not finite itself; "" if there is none."""
+    input_finite: bool = True
+    """False if the module's input was not finite; known in the forward phase only."""
+    output_of: str = ""
+    """In the backward phase: the gradient that came to `module` was finite, and the one that came
+    to the output of this other module was not. "" if no gradient was finite before it."""
+    gradient_of: str = ""
+    """In the gradient phase: the parameter whose gradient is not finite."""
+
+    @property
+    def message(self) -> str:
+        """One sentence: the value, when and where it was seen, and what had been finite before."""
+        where = "" if self.batch_index is None else f", sample {self.batch_index} of the batch"
+        said = {"forward": self._forward, "backward": self._backward, "gradient": self._gradient}
+        return f"{self.value} at step {self.step}{where}: {said[self.phase]()}"
+
+    def _forward(self) -> str:
+        what = f"the output of {self.module} ({self.module_class}) is not finite"
+        if self.parameter:
+            return f"{what}; its {self.parameter.removeprefix(f'{self.module}.')} is not"
+        if self.input_finite:
+            return f"{what}; its input and weights are finite"
+        return (
+            f"{what}; neither is its input: the operation that made it is no module, or the data "
+            "are not finite"
+        )
+
+    def _backward(self) -> str:
+        if not self.output_of:
+            return (
+                f"the gradient that comes to the output of {self.module} is not finite: that of "
+                "the loss, or of what follows"
+            )
+        return (
+            f"the backward pass of {self.module}, or of what lies between it and {self.output_of}, "
+            f"makes a gradient that is not finite of one that is, for the output of "
+            f"{self.output_of}"
+        )
+
+    def _gradient(self) -> str:
+        return (
+            f"the gradient of {self.gradient_of} is not finite, although those that flow through "
+            "the modules are"
+        )
 
     def __str__(self) -> str:
         return self.message
@@ -34,29 +81,33 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class Record:
-    """One step; nan where nothing was seen."""
+    """One step of a monitor's history; nan where nothing was seen."""
 
     step: int
     gradient_norm: float
     """Joint norm of all parameters' gradients."""
     gradient_norms: FloatArray
-    """Of each parameter, in the order of `Monitor.parameters`."""
+    """Norm of each parameter's gradient, in the order of `Monitor.parameters`."""
     activation_rms: FloatArray
     """Root mean square of each module's output, in the order of `Monitor.modules`."""
     delta_norms: FloatArray
-    """Norm of the gradient with respect to each module's output."""
+    """Norm of the gradient with respect to each module's output, in the same order."""
 
 
 class MonitorHistory:
-    """The last steps that were looked at; columns are arrays with a row a step."""
+    """The last steps that were looked at.
+
+    It is a sequence of `Record`s; each field of a Record is also an attribute, an array with a row
+    for each step.
+    """
 
     def __init__(self, keep: int) -> None:
-        # As they come, since arrays are slower to make than to fill: step, number of parameters,
-        # joint norm, and the float64 numbers of gradients, activations and δ.
+        # Steps are kept as they come, since arrays take longer to make than to fill: step, number
+        # of parameters, joint norm, and the float64 numbers of gradients, activations and δ.
         self._steps: deque[tuple[int, int, float, bytes]] = deque(maxlen=keep)
 
     def add(self, step: int, parameters: int, joint: float, numbers: bytes) -> None:
-        """Keeps a step: what `_core.Watch.record` gives of it."""
+        """Keep a step, as `_core.Watch.record` returns it."""
         self._steps.append((step, parameters, joint, numbers))
 
     def __len__(self) -> int:
@@ -68,7 +119,7 @@ class MonitorHistory:
     def __iter__(self) -> Iterator[Record]:
         return (_record(*one) for one in self._steps)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Array:
         if name not in Record.__dataclass_fields__:
             raise AttributeError(f"history has no {name}")
         return np.array([getattr(one, name) for one in self])

@@ -1,11 +1,11 @@
-"""What of a model is watched, under which names; tensors in what modules take and give."""
+"""The modules of a model that a monitor watches, their names, and the tensors that they return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,27 +16,28 @@ from vegrad.torch.norms import is_distributed
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _is_compiling = torch.compiler.is_compiling
+Ran: TypeAlias = Callable[[Module, tuple[object, ...], object], None]
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 
 def plain_name(name: str) -> str:
-    """As it is in a model without wrappers."""
+    """Return the name that a parameter or module has in the model without wrappers."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def own_parameters(path: str, module: Module) -> list[str]:
-    """Names of the module's own parameters."""
+    """Return the names of the parameters that are the module's own, not those of modules in it."""
     found = module.named_parameters(recurse=isinstance(module, FusedMLP))
     return [f"{path}.{name}" if path else name for name, _ in found]
 
 
 def is_watched(module: Module) -> bool:
-    """Modules that compute: those with parameters of their own, or without children."""
+    """Return True for modules that compute: with parameters of their own, or without children."""
     if isinstance(module, _PLAIN):
         return False
-    if isinstance(module, FusedMLP):  # whose layers' hooks are not called
+    if isinstance(module, FusedMLP):  # it has both, and does not call its layers' hooks
         return True
     if next(module.parameters(recurse=False), None) is not None:
         return type(module).forward is not torch.nn.modules.module._forward_unimplemented
@@ -44,17 +45,17 @@ def is_watched(module: Module) -> bool:
 
 
 def is_plain(tensor: Tensor | None) -> bool:
-    """Whether its elements can be counted: real ones, dense, on the CPU, all here."""
+    """Return True if elements can be counted: real ones, dense, on the CPU, none elsewhere."""
     if tensor is None or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         return False
     return tensor.is_floating_point() and not is_distributed(tensor)
 
 
-def tensor_in(output: Any) -> Tensor | None:
-    """The first tensor of floats in a module's inputs or outputs."""
+def tensor_in(output: object) -> Tensor | None:
+    """Return the first tensor of floats in a module's inputs or outputs; None if there is none."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() else None
-    values: Any = ()
+    values: Iterable[object] = ()
     if isinstance(output, tuple | list):
         values = output
     elif isinstance(output, Mapping):
@@ -65,7 +66,7 @@ def tensor_in(output: Any) -> Tensor | None:
 
 
 def first_sample(tensor: Tensor) -> int | None:
-    """Of a batch: the first with an element that is not finite."""
+    """Return the first sample of a batch with an element that is not finite."""
     if tensor.ndim < 2:
         return None
     bad = ~torch.isfinite(tensor.detach()).flatten(1).all(1)
@@ -73,33 +74,34 @@ def first_sample(tensor: Tensor) -> int | None:
 
 
 class Hook:
-    """A forward hook, in Python, which torch.compile can look into.
+    """A forward hook in Python, which torch.compile can look into, unlike the core's.
 
-    A copy of a model has the same, which knows that it is not the model's; a pickle has none.
+    A copy of the model has the same hook, which knows that the copy is not the model. In a pickle
+    the hook does nothing.
     """
 
     __slots__ = ("ran",)
 
-    def __init__(self, ran: Callable[[Module, Any, Any], None]) -> None:
+    def __init__(self, ran: Ran) -> None:
         self.ran = ran
 
-    def __call__(self, module: Module, inputs: Any, output: Any) -> None:
-        """Unless it is being compiled, calls `ran`."""
+    def __call__(self, module: Module, inputs: tuple[object, ...], output: object) -> None:
+        """Call `ran`, unless the module is being compiled."""
         if not _is_compiling():
             self.ran(module, inputs, output)
 
-    def __deepcopy__(self, memo: Any) -> Hook:
+    def __deepcopy__(self, memo: dict[int, object]) -> Hook:
         return self
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Hook], tuple[Ran]]:
         return Hook, (unwatched,)
 
 
-def unwatched(module: Module, inputs: Any, output: Any) -> None:
-    """What is left of a hook in a pickle."""
+def unwatched(module: Module, inputs: tuple[object, ...], output: object) -> None:
+    """Do nothing, in place of a hook that was pickled."""
 
 
-class Back(partial[Any]):
-    """A hook of a tensor, which PyTorch need not say that it does not save with it."""
+class Back(partial[None]):
+    """A hook of a tensor, marked so that PyTorch does not warn when it saves the tensor without."""
 
     __torch_unserializable__ = True

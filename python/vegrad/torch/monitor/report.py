@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, log2, log10, nan
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Module, Reading, Watched
 from vegrad.flow.subject import Subject
-from vegrad.flow.wording import exp2, times
+from vegrad.flow.wording import exp2
+from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
+from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
-WIDTH = 80
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -30,9 +30,9 @@ MUCH = 0.01  # subnormal elements that are worth a word
 class Report(Diagnosis):
     """A diagnosis of a monitored step; `flow` is None, `rows` has the modules' numbers."""
 
-    rows: tuple[dict[str, Any], ...] = ()
+    rows: tuple[ModuleRow, ...] = ()
     notes: tuple[str, ...] = ()
-    through_time: tuple[dict[str, Any], ...] = ()
+    through_time: tuple[TimeRow, ...] = ()
     """Of recurrent modules: the steps that the gradient reaches, and how it changes in each."""
 
     @classmethod
@@ -54,45 +54,21 @@ class Report(Diagnosis):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As of a `Diagnosis`, with `through_time`."""
+        """Return what a `Diagnosis` does, with `through_time`."""
         return super().to_dict() | {"through_time": [dict(row) for row in self.through_time]}
 
     def to_text(self, *, all_layers: bool = False) -> str:
-        """The table of modules, the verdict, findings and advice."""
-        width = max([len(row["module"]) for row in self.rows] + [6])
-        title = f"{'module':<{width}}  activation rms  δ log10  gradient log10"
-        lines = [self.config["model"], "", title]
-        shown, before = _shown(len(self.rows), all_layers), -1
-        for place in shown:
-            if place > before + 1:
-                lines.append(f"{'⋮':<{width}}  {place - before - 1} modules not shown")
-            before, row = place, self.rows[place]
-            line = f"{row['module']:<{width}}  {_number(row['activation_rms']):>14}  "
-            line += f"{_log(row['delta_norm']):>7}  {_log(row['gradient_norm']):>14}"
-            lines.append(f"{line}  {row['note']}".rstrip())
-        lines += [*_in_time(self.through_time), "", textwrap.fill(self.summary, WIDTH)]
-        for place, finding in enumerate(self.findings):
-            if place:
-                lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", WIDTH))
-            lines.append(_indented(f"→ {finding.advice}"))
-        return "\n".join(lines + [_indented(f"! {note}") for note in self.notes])
+        """Return the table of modules, the verdict, findings and advice."""
+        return text_of_modules(
+            self, self.rows, self.through_time, self.notes, all_layers=all_layers
+        )
 
 
-def _in_time(rows: tuple[dict[str, Any], ...]) -> list[str]:
-    """The table of recurrent weights."""
-    if not rows:
-        return []
-    width = max([len(row["parameter"]) for row in rows] + [12])
-    lines = ["", f"{'through time':<{width}}  a step back  reaches the last    weights drawn anew"]
-    for row in rows:
-        own, fresh = (times(log2(g) if g > 0 else -inf) for g in (row["gain"], row["fresh_gain"]))
-        line = f"{row['parameter']:<{width}}  {own:>11}  {row['reach']:>7} of {row['steps']} steps"
-        lines.append(f"{line:<{width + 37}}{fresh:>8}, {row['fresh_reach']} steps")
-    return lines
+def report(monitor: StepHooks, flush_gain: float | None) -> Report:
+    """Return the report of a monitor's last step.
 
-
-def report(monitor: Any) -> Report:
-    """Return the report of a monitor's last step."""
+    `flush_gain` is how many times faster a step was without subnormals, if that was measured.
+    """
     last = monitor.history[-1]
     about = {"model": f"{monitor.kind}, step {last.step}", "parameters": len(monitor.parameters)}
     reading = Reading(
@@ -101,16 +77,16 @@ def report(monitor: Any) -> Report:
         modules=modules_of(monitor),
         watched=watched_by(monitor),
     )
-    return Report.of_modules(reading, notes=_subnormal(monitor))
+    return Report.of_modules(reading, notes=_subnormal(monitor.subnormals, flush_gain))
 
 
-def watched_by(monitor: Any) -> Watched:
+def watched_by(monitor: StepHooks) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
     last = monitor.history[-1]
     return Watched(last.step, last.gradient_norm, monitor.nonfinite)
 
 
-def modules_of(monitor: Any) -> tuple[Module, ...]:
+def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
     """Return the sizes at a monitor's modules in its last step."""
     last, first = monitor.history[-1], monitor.history[0]
     gradients = dict(zip(monitor.parameters, last.gradient_norms.tolist(), strict=True))
@@ -121,7 +97,8 @@ def modules_of(monitor: Any) -> tuple[Module, ...]:
     }
     found = []
     for place, (name, own) in enumerate(zip(monitor.modules, monitor.own, strict=True)):
-        known = [gradients[one] for one in own if gradients.get(one, nan) == gradients.get(one, 0)]
+        sizes = (gradients.get(parameter, nan) for parameter in own)
+        known = [size for size in sizes if not isnan(size)]
         found.append(
             Module(
                 name,
@@ -136,7 +113,7 @@ def modules_of(monitor: Any) -> tuple[Module, ...]:
     return tuple(found)
 
 
-def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[dict[str, Any], ...]:
+def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[ModuleRow, ...]:
     """Return a table's row for each module, with a note where a finding is about it."""
     notes: dict[int, str] = {}
     for finding in findings:
@@ -158,9 +135,9 @@ def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[dict[str, An
     )
 
 
-def through_time(reading: Reading) -> tuple[dict[str, Any], ...]:
+def through_time(reading: Reading) -> tuple[TimeRow, ...]:
     """Return how far back the gradient goes, and how far with weights drawn anew."""
-    rows = []
+    rows = list[TimeRow]()
     for cell in reading.cells:
         own, fresh = reach(cell.sizes, cell.flat)
         parameter = next(gate.parameter for gate in cell.gates if gate.part == "hh")
@@ -191,35 +168,21 @@ def _notes(reading: Reading) -> list[str]:
     return [*notes, f"{begun_words(begins)}."] if begins else notes
 
 
-def _subnormal(monitor: Any) -> list[str]:
-    shares = {k: share for k, share in monitor.subnormals.items() if share > MUCH}
-    if not shares:
+def _subnormal(shares: Mapping[str, float], flush_gain: float | None) -> list[str]:
+    """Say how many elements are subnormal, and how much faster steps are without them."""
+    many = {phase: share for phase, share in shares.items() if share > MUCH}
+    if not many:
         return []
-    names = {"forward": "activations", "backward": "backward pass's elements",
-             "gradients": "parameters' gradients"}  # fmt: skip
-    parts = [f"{100 * share:.0f} % of the {names[phase]}" for phase, share in shares.items()]
+    names = {
+        "forward": "activations",
+        "backward": "backward pass's elements",
+        "gradients": "parameters' gradients",
+    }
+    parts = [f"{100 * share:.0f} % of the {names[phase]}" for phase, share in many.items()]
     said = f"{' and '.join(parts)} are subnormal, which most processors are slow at: "
-    if monitor.flush_gain is None:
+    if flush_gain is None:
         return [said + "torch.set_flush_denormal(True) helps; measure_flush(step) says how much."]
-    gain = f"{monitor.flush_gain:.1f}×"
-    if monitor.flush_gain < 1.1:
+    gain = f"{flush_gain:.1f}×"
+    if flush_gain < 1.1:
         return [f"{said}but torch.set_flush_denormal(True) made no step faster here ({gain})."]
     return [f"{said}torch.set_flush_denormal(True) made one step {gain} faster."]
-
-
-def _shown(count: int, everything: bool) -> list[int]:
-    return (
-        list(range(count)) if everything or count <= 24 else [*range(11), *range(count - 11, count)]
-    )
-
-
-def _number(value: float) -> str:
-    return "" if value != value else f"{value:.3g}"
-
-
-def _log(value: float) -> str:
-    return "" if value != value else f"{log10(value):.2f}" if 0 < value < inf else f"{value:g}"
-
-
-def _indented(sentence: str) -> str:
-    return textwrap.fill(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ")

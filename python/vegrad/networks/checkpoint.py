@@ -1,0 +1,94 @@
+"""Checkpoints: files from which a training goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from vegrad.arrays.checks import Array
+from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
+from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
+from vegrad.networks.network import Network
+from vegrad.optim import Optimizer
+
+# The part of a network's config that says where its weights began: a resume replaces the weights,
+# so that the network that goes on may have begun elsewhere.
+START = {"init", "sigma_w", "sigma_b", "seed"}
+
+
+@dataclass
+class TrainingState:
+    """Everything that a training needs to go on, bit for bit."""
+
+    network: Network
+    optimizer: Optimizer
+    settings: Mapping[str, object]
+    """The arguments of `fit` that must stay the same: rows, batch_size and shuffle."""
+    random: np.random.Generator
+    """Draws the order of the rows, once an epoch."""
+    history: History
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the state to a safetensors file, which appears whole or not at all."""
+        state = self.optimizer.state_dict()
+        arrays = {f"network.{name}": array for name, array in self.network.parameters.items()}
+        steps = {}
+        for key, kept in state.pop("state").items():
+            steps[key] = kept["step"]
+            arrays |= {f"optimizer.{n}.{key}": a for n, a in kept.items() if n != "step"}
+        for name in (*STEPS, *EPOCHS, *LAYERS):
+            arrays[f"history.{name}"] = getattr(self.history, name)
+        about = {
+            "kind": "checkpoint",
+            "config": self.network.config,
+            "settings": self.settings,
+            "random": self.random.bit_generator.state,
+            "optimizer": state | {"state": steps},
+        }
+        save_tensors(path, arrays, about)
+
+    def resume(self, path: str | PathLike[str]) -> None:
+        """Take over the state that `save` wrote, weights and optimizer included.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it is broken, or of another network or other settings; nothing has
+                changed then.
+        """
+        arrays, about = load_tensors(path, "checkpoint")
+        with complaining_of(path):
+            _check_same("network", self.network.config, about["config"])
+            _check_same("fit", self.settings, about["settings"])
+            rooms: dict[str, dict[str, Array]] = defaultdict(dict)
+            for name, array in arrays.items():
+                room, _, rest = name.partition(".")
+                rooms[room][rest] = array
+            parameters = rooms["network"]
+            shapes = {name: array.shape for name, array in parameters.items()}
+            if shapes != {name: array.shape for name, array in self.network.parameters.items()}:
+                raise ValueError(f"its parameters have other shapes: {shapes}")
+            history = History.from_dict(rooms["history"])
+            random = np.random.default_rng()
+            random.bit_generator.state = about["random"]
+            steps = about["optimizer"]["state"]
+            kept: dict[str, dict[str, Any]] = {key: {"step": n} for key, n in steps.items()}
+            for name, array in rooms["optimizer"].items():
+                kind, _, key = name.partition(".")
+                kept[key][kind] = array
+            self.optimizer.load_state_dict(about["optimizer"] | {"state": kept})
+        for name, array in self.network.parameters.items():
+            array[...] = parameters[name]
+        self.random, self.history = random, history
+
+
+def _check_same(owner: str, now: Mapping[str, object], then: Mapping[str, object]) -> None:
+    for name, value in now.items():
+        if name not in START and value != then[name]:
+            raise ValueError(
+                f"the {owner}'s {name} must be {then[name]!r} as it was, not {value!r}"
+            )

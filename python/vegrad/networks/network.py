@@ -1,0 +1,160 @@
+"""The base class of vegrad's own networks, whose parameters and passes live in the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from vegrad import _core
+from vegrad.arrays.checks import Array
+from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
+from vegrad.flow.flow import Flow
+
+Config = dict[str, Any]
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Network:
+    """The parameters, gradients, flow and files that every own network has.
+
+    A subclass sets `kind`, checks its arguments into `config`, calls `_build` and then fills the
+    parameters. It implements the methods that raise NotImplementedError here, and `backward`, for
+    the shapes that it takes, and has `fit` from networks/training.py.
+    """
+
+    kind: ClassVar[str]
+    """The name under which files hold networks of this class."""
+    config: Config
+    """The arguments of the constructor, as plain JSON types."""
+    _flow: Flow | None
+    _measured: bool
+
+    def _new_core(self) -> _core.Network:
+        """Return the core's network that `config` describes, its parameters zero."""
+        raise NotImplementedError
+
+    @classmethod
+    def _described(cls, config: Config) -> tuple[Config, Shapes]:
+        """Return a checked copy of a config read from a file, and the parameters' shapes."""
+        raise NotImplementedError
+
+    def checked(self, x: Any, target: Any) -> tuple[Array, Array]:
+        """Return x and target as contiguous arrays that the core takes, copied only if needed."""
+        raise NotImplementedError
+
+    def forward(self, x: Any) -> Array:
+        """Return the output for the rows of x."""
+        raise NotImplementedError
+
+    def loss(self, x: Any, target: Any) -> float:
+        """Return the loss of the rows of x."""
+        raise NotImplementedError
+
+    def _build(self) -> None:
+        """Make the core's network for `config`; its parameters are zero."""
+        self._dtype = np.dtype(self.config["dtype"])
+        self._core = self._new_core()
+        self._parameters = MappingProxyType(self._core.parameters())
+        self._gradients = MappingProxyType(self._core.gradients())
+        self.note_pass(flow=False)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the network to a safetensors file, which appears whole or not at all.
+
+        The arrays are `parameters`; the arguments of the constructor are in the file's metadata.
+        """
+        save_tensors(path, dict(self._parameters), {"kind": self.kind, "config": self.config})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Return the network that `save` wrote, the same to the bit.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it is truncated, or holds no network of this class.
+        """
+        arrays, about = load_tensors(path, cls.kind)
+        network = cls.__new__(cls)
+        with complaining_of(path):
+            network.config, wanted = cls._described(about["config"])
+            got = {name: array.shape for name, array in arrays.items()}
+            if got != wanted:
+                raise ValueError(f"parameters must be {wanted}, not {got}")
+            for name, array in arrays.items():
+                if array.dtype != network.config["dtype"]:
+                    raise ValueError(f"{name} must be {network.config['dtype']}, not {array.dtype}")
+            network._build()
+        for name, array in arrays.items():
+            network._parameters[name][...] = array
+        return network
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Views of the network's memory, by name. Writing to them changes the network."""
+        return self._parameters
+
+    @property
+    def gradients(self) -> Mapping[str, Array]:
+        """Views of the last `backward`'s gradients, named and shaped as the parameters.
+
+        They are the true values as far as the dtype can hold them: 0 below its normal range, inf
+        above its largest number.
+        """
+        return self._gradients
+
+    @property
+    def flow(self) -> Flow:
+        """The gradient flow that the last `backward` measured.
+
+        Raises:
+            RuntimeError: if there was no `backward` yet, or the last one had `flow=False`.
+        """
+        if not self._measured:
+            raise RuntimeError("no flow yet: call backward(x, target) first, with flow=True")
+        if self._flow is None:
+            self._flow = Flow(**self._core.flow())
+        return self._flow
+
+    def note_pass(self, *, flow: bool) -> None:
+        """Take notice that the core has made a backward pass, with or without a flow.
+
+        The flow is fetched from the core when it is first asked for.
+        """
+        self._flow, self._measured = None, flow
+
+    def trainer(self, x: Array, target: Array, batch_size: int) -> _core.Trainer:
+        """Return the core's trainer of this network on data that `checked` returned."""
+        return _core.Trainer(self._core, x, target, batch_size)
+
+
+def check_name(argument: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if it is one of those known, else raise with their list."""
+    names = ", ".join(known)
+    if not isinstance(name, str):
+        raise TypeError(f"{argument} must be one of {names}, not {type(name).__name__}")
+    if name not in known:
+        raise ValueError(f"{argument} must be one of {names}, not {name!r}")
+    return name
+
+
+def check_flag(argument: str, value: bool) -> bool:
+    """Return `value` if it is True or False, of Python or NumPy."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{argument} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def check_dtype(dtype: npt.DTypeLike) -> str:
+    """Return the name of the dtype if it is float32 or float64."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError as error:
+        raise TypeError(f"dtype must be float32 or float64, not {dtype!r}") from error
+    if name not in ("float32", "float64"):
+        raise TypeError(f"dtype must be float32 or float64, not {name}")
+    return name

@@ -1,0 +1,75 @@
+"""The progress of a training, on standard error."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+
+import numpy as np
+
+from vegrad.diagnosis.history import History
+
+RECENT = 100  # steps over which the share of clipped ones is taken
+
+
+class Progress:
+    """A line that is written over as the training goes on a terminal, else one line an epoch.
+
+    Args:
+        wanted: False for silence.
+        epochs: the number of epochs in all.
+        rows: the number of rows of an epoch.
+        batch_size: the rows of a step.
+        before: the steps that were taken before this start.
+    """
+
+    def __init__(self, wanted: bool, epochs: int, rows: int, batch_size: int, before: int) -> None:
+        self.wanted, self.epochs, self.rows = wanted, epochs, rows
+        self.live = wanted and sys.stderr.isatty()
+        self.interval = 0.1 if self.live else np.inf  # seconds
+        self.start = self.last = time.perf_counter()
+        self.batch_size, self.before = batch_size, before
+
+    def step(self, epoch: int, history: History, done: int) -> None:
+        """Show how many rows of an epoch are done, unless that was shown just now."""
+        now = time.perf_counter()
+        if not self.live or now - self.last < self.interval:
+            return
+        self.last = now
+        self._write(f"{epoch + 1}/{self.epochs}  {100 * done // self.rows:3d} %", history)
+
+    def epoch(self, epoch: int, history: History) -> None:
+        """Show the end of an epoch, in a line that stays."""
+        if self.wanted:
+            self._write(f"{epoch + 1}/{self.epochs}", history)
+            sys.stderr.write("\n")
+
+    def findings(self, history: History) -> None:
+        """Show the findings of the whole training."""
+        if self.wanted:
+            for finding in history.findings:
+                sys.stderr.write(f"{finding.kind}: {finding.message}\n  → {finding.advice}\n")
+
+    def _write(self, place: str, history: History) -> None:
+        def last(name: str) -> float:
+            return float(history.since(history.steps - 1, name)[-1])
+
+        text = f"epoch {place}  loss {last('loss'):.4g}"
+        for loss, accuracy in zip(
+            history.validation_loss[-1:], history.validation_accuracy[-1:], strict=True
+        ):
+            text += "" if np.isnan(loss) else f"  validation {loss:.4g}"
+            text += "" if np.isnan(accuracy) else f" ({100 * accuracy:.1f} %)"
+        clipped = np.mean(history.since(max(history.steps - RECENT, 0), "coefficient") < 1)
+        seconds = max(time.perf_counter() - self.start, 1e-9)
+        rate = (history.steps - self.before) * self.batch_size / seconds
+        text += f"  gradient {last('gradient_norm'):.3g}  clipped {100 * clipped:.0f} %"
+        text += f"  {rate:,.0f} rows/s"
+        if self.live:
+            # The line is written over the last one; a longer one than the terminal is wide would
+            # leave rows behind.
+            width = shutil.get_terminal_size().columns - 1
+            text = "\r" + text[:width].ljust(width)
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -1,0 +1,280 @@
+"""Pictures by matplotlib: the flow of a diagnosis, and the course of a training."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import textwrap
+from collections.abc import Sized
+from math import log10
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import DECADE, named, times
+from vegrad.reports.shown import ShownDiagnosis, ShownHistory
+from vegrad.reports.text import describe
+from vegrad.reports.values import decades, expected_delta, gains_of, rms_log2, with_range
+
+# matplotlib's Figure and Axes: it is optional, so that its types cannot be named.
+Figure = Any
+Axes = Any
+
+INK, FAINT, THEORY = "#22313f", "#9aa5b1", "#8e5ea2"
+GRADIENT, WEIGHTS, DERIVATIVE, ALARM = "#00707a", "#0072b2", "#d55e00", "#b3261e"
+COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
+TRAINING, HELD_OUT = "#1f6f8b", "#e07a5f"
+
+
+# Files -----------------------------------------------------------------------------------------
+
+
+def blank(size: tuple[float, float], ground: str = "white") -> Figure:
+    """Return an empty figure of this width and height in inches.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        figure = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "vegrad[cli]"') from error
+    return figure.Figure(figsize=size, layout="constrained", facecolor=ground)
+
+
+def sheet(path: str | PathLike[str], size: tuple[float, float]) -> Figure:
+    """Return an empty figure to be kept in `path`, whose suffix must be one of matplotlib's.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: an unknown suffix.
+    """
+    figure, target = blank(size), Path(fspath(path))
+    if _suffix(target) not in figure.canvas.get_supported_filetypes():
+        raise ValueError(
+            "a picture's name must end in .png, .svg, .pdf or another format of matplotlib, "
+            f"not {target.name!r}"
+        )
+    return figure
+
+
+def keep(figure: Figure, path: str | PathLike[str], dpi: int = 150) -> str:
+    """Save a figure, whole or not at all, and return the path; .png is added to a bare name."""
+    target = Path(fspath(path))
+    target = target if target.suffix else target.with_name(f"{target.name}.png")
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        figure.savefig(partial, format=_suffix(target), dpi=dpi)
+        partial.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return str(target)
+
+
+def _suffix(target: Path) -> str:
+    return target.suffix.lstrip(".").lower()
+
+
+def bare(axes: Axes) -> None:
+    """Take away the upper and the right side of the frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# The flow --------------------------------------------------------------------------------------
+
+
+def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str]) -> str:
+    """Draw the flow of `diagnosis` into `path`; see `Diagnosis.plot`."""
+    flow = diagnosis.flow
+    if flow is None:
+        raise ValueError(
+            "there is no flow to draw, because the data are not finite or what was looked at is no "
+            "chain of layers"
+        )
+    figure = sheet(path, (10, 8.6))
+    ticker = importlib.import_module("matplotlib.ticker")
+    grid = figure.add_gridspec(3, 2, height_ratios=(1.7, 1.25, 0.9))
+    colour, title = COLOURS.get(diagnosis.verdict, ALARM), textwrap.fill(diagnosis.summary, 96)
+    figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
+    top = figure.add_subplot(grid[0, :])
+    middle = figure.add_subplot(grid[1, :], sharex=top)
+    left = figure.add_subplot(grid[2, 0])
+    right = figure.add_subplot(grid[2, 1], sharex=left)
+    _draw_gradient(top, diagnosis, flow)
+    _draw_gains(middle, ticker, flow)
+    _draw_flat(left, flow)
+    _draw_activations(right, flow)
+    room = 0.5 + 0.01 * len(flow.dead)
+    for axes in (top, middle, left, right):
+        bare(axes)
+        axes.tick_params(colors=INK, labelsize=9)
+        axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlim(-room, len(flow.dead) - 1 + room)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    figure.supxlabel(describe(diagnosis).replace("\n", ", "), fontsize=8.5, color=INK, x=0.5)
+    return keep(figure, path)
+
+
+def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
+    layers = np.arange(len(flow.delta_log2))
+    delta, gradient = decades(flow.delta_log2), decades(flow.gradient_log2)
+    _title(axes, "The gradient, layer by layer", "← the backward pass runs this way")
+    axes.plot(layers, gradient, color=FAINT, linewidth=1.4, label="at the weights, ‖∂loss/∂W‖")
+    dots = {"marker": "o", "markersize": _dot(layers), "label": "at the pre-activations, ‖δ‖"}
+    axes.plot(layers, delta, color=GRADIENT, linewidth=2, **dots)
+    _draw_trend(axes, diagnosis, delta)
+    usual, spread = expected_delta(diagnosis, flow)
+    if np.isfinite(usual).all():
+        axes.plot(layers, usual, color=THEORY, linewidth=1.2, label="expected, ±2 spreads")
+        _band(axes, usual - 2 * spread, usual + 2 * spread, THEORY, 0.12)
+    dtype = diagnosis.config["dtype"]
+    for lost, word in ((diagnosis.underflowed, "0.0"), (diagnosis.overflowed, "inf")):
+        if lost:
+            cross = {"color": ALARM, "markersize": _dot(lost) * 1.7 or 1}
+            label = f"stored as {word} in {dtype}"
+            axes.plot(list(lost), gradient[list(lost)], "x", label=label, **cross)
+    zero = np.flatnonzero(flow.delta_log2 == -np.inf)
+    if zero.size:
+        _say(axes, 0.5, f"exactly zero in {named(zero.tolist())}", ALARM)
+    _draw_range(axes, dtype)
+    axes.set_ylabel("log10 of its size", color=INK)
+    axes.tick_params(labelbottom=False)
+    _legend(axes)
+
+
+def _draw_trend(axes: Axes, diagnosis: ShownDiagnosis, delta: FloatArray) -> None:
+    """Draw the fitted gain as a line that ends at the last known δ, with its interval."""
+    trend, known = diagnosis.trend, np.flatnonzero(np.isfinite(delta))
+    if trend is None or trend.count <= 2 or not known.size:
+        return
+    layers, last = np.arange(len(delta)), known[-1]
+    steps = (layers[last] - layers) / DECADE
+    label = f"fitted: {times(trend.gain)} a layer, with its 95 % interval"
+    axes.plot(layers, delta[last] + trend.gain * steps, "--", color=INK, linewidth=1, label=label)
+    low, high = (delta[last] + end * steps for end in (trend.low, trend.high))
+    _band(axes, low, high, INK, 0.10)
+
+
+def _draw_range(axes: Axes, dtype: str) -> None:
+    """Draw the ends of the dtype's normal range where the picture comes near them."""
+    data = (axes.dataLim.y0, axes.dataLim.y1)
+    limits, stripes = with_range(dtype, axes.get_ylim(), data, 0.1)
+    for outer, inner, words in stripes:
+        axes.axhspan(outer, inner, color=ALARM, alpha=0.08, linewidth=0)
+        axes.axhline(inner, color=ALARM, linewidth=1)
+        place = {"ha": "right", "va": "top" if outer < inner else "bottom"}
+        sideways = axes.get_yaxis_transform()
+        axes.text(0.99, inner, f"{words} ", color=ALARM, fontsize=9, transform=sideways, **place)
+    axes.set_ylim(limits)
+
+
+def _draw_gains(axes: Axes, ticker: Any, flow: Flow) -> None:
+    gain, weights, derivative, base = gains_of(flow)
+    layers = np.arange(len(gain))
+    _title(axes, "Gain = weights × derivative", "above 1× the gradient grows, below it shrinks")
+    axes.axhline(0, color=INK, linewidth=0.8)
+    bars = {"width": 0.8, "alpha": 0.85}
+    axes.bar(layers, weights, color=WEIGHTS, label="weights", **bars)
+    label = "activation's derivative"
+    axes.bar(layers, derivative, bottom=base, color=DERIVATIVE, label=label, **bars)
+    dots = {"marker": "o", "markersize": _dot(layers)}
+    axes.plot(layers, gain, color=INK, linewidth=1, label="gain", **dots)
+    finite = np.concatenate([np.nan_to_num(a) for a in (weights, derivative, gain)] + [[0.0]])
+    reach = max(0.35, float(np.abs(finite).max()) * 1.25)
+    bottom = -reach if finite.min() < -0.02 else -0.3 * reach
+    axes.set_ylim(bottom, reach if finite.max() > 0.02 else 0.3 * reach)
+    if reach < 1.0:  # then doublings are easier to read than decades
+        step = log10(2.0) * (0.5 if reach < 0.4 else 1.0)
+        axes.yaxis.set_major_locator(ticker.MultipleLocator(step))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{10.0**value:.2g}×")
+    else:
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_formatter(
+            lambda value, _: f"{10.0**value:g}×" if abs(value) < 4 else f"1e{value:+.0f}×"
+        )
+    _legend(axes, columns=3)
+
+
+def _draw_flat(axes: Axes, flow: Flow) -> None:
+    layers = np.arange(len(flow.saturated))
+    _title(axes, "Saturated and dead", "")
+    bars = {"width": 0.8, "color": DERIVATIVE, "alpha": 0.5}
+    axes.bar(layers, 100 * flow.saturated, label="saturated elements", **bars)
+    axes.plot(layers, 100 * flow.dead, color=INK, linewidth=1.5, label="dead units")
+    axes.set_ylim(0, 135)  # room for the legend
+    axes.set_yticks([0, 25, 50, 75, 100])
+    axes.set_ylabel("%", color=INK)
+    axes.set_xlabel("layer", color=INK)
+    if max(flow.saturated.max(), flow.dead.max()) < 0.005:
+        _say(axes, 0.4, "hardly any", FAINT)
+    _legend(axes, columns=2)
+
+
+def _draw_activations(axes: Axes, flow: Flow) -> None:
+    _title(axes, "Activations", "the forward pass runs this way →")
+    axes.plot(decades(rms_log2(flow)), color=GRADIENT, linewidth=2)
+    low, high = axes.get_ylim()
+    middle, half = (low + high) / 2, max((high - low) / 2, 0.6)
+    axes.set_ylim(middle - half, middle + half)
+    axes.set_ylabel("log10 rms", color=INK)
+    axes.set_xlabel("layer", color=INK)
+
+
+def _title(axes: Axes, title: str, detail: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    axes.set_title(detail, loc="right", fontsize=9, color=INK)
+
+
+def _legend(axes: Axes, columns: int = 1) -> None:
+    axes.legend(frameon=False, fontsize=9, ncols=columns, labelcolor=INK)
+
+
+def _say(axes: Axes, height: float, words: str, colour: str) -> None:
+    """Write words in the middle of a plot."""
+    axes.text(0.5, height, words, color=colour, ha="center", transform=axes.transAxes)
+
+
+def _band(axes: Axes, low: FloatArray, high: FloatArray, colour: str, alpha: float) -> None:
+    axes.fill_between(np.arange(len(low)), low, high, color=colour, alpha=alpha, linewidth=0)
+
+
+def _dot(layers: Sized) -> float:
+    return 3.5 if len(layers) <= 100 else 0.0
+
+
+# A training ------------------------------------------------------------------------------------
+
+
+def plot_history(history: ShownHistory, path: str | PathLike[str]) -> None:
+    """Draw loss, gradient norm, clip and learning rate over the steps; see `History.plot`."""
+    figure = blank((9, 6.5))
+    panels = list(figure.subplots(2, 2, sharex=True).flat)
+    losses, norms, factors, rates = panels
+    thin = {"color": TRAINING, "linewidth": 0.8}
+    ends = np.cumsum(history.epoch_steps) - 1
+    losses.plot(history.loss, color=FAINT, linewidth=0.8, label="batch")
+    losses.plot(ends, history.epoch_loss, ".-", color=TRAINING, label="epoch")
+    if np.isfinite(history.validation_loss).any():
+        losses.plot(ends, history.validation_loss, ".-", color=HELD_OUT, label="validation")
+    losses.legend(frameon=False)
+    norms.plot(history.gradient_norm, **thin)
+    factors.plot(history.coefficient, **thin)
+    rates.plot(history.learning_rate, color=TRAINING)
+    titles = ("loss", "gradient norm", "clip's factor", "learning rate")
+    for panel, title in zip(panels, titles, strict=True):
+        panel.set_title(title)
+        panel.grid(alpha=0.3)
+        bare(panel)
+    for panel, values in ((losses, history.loss), (norms, history.gradient_norm)):
+        if history.steps and (values > 0).all():
+            panel.set_yscale("log")
+    for panel in (factors, rates):
+        panel.set_xlabel("step")
+    keep(figure, path, dpi=110)

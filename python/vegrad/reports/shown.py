@@ -1,0 +1,137 @@
+"""Protocols of what can be shown: the attributes that text, pictures and pages read.
+
+Reports stand below diagnosis and treatment, which call them. So nothing here is imported from
+there: whatever has these attributes can be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.measurement import Measurement
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.theory.expected import ExpectedFlow
+
+
+class ShownTrend(Protocol):
+    """The gain a layer (log2), fitted to the gains of a chain."""
+
+    @property
+    def gain(self) -> float:
+        """The fitted gain."""
+
+    @property
+    def low(self) -> float:
+        """The lower end of its 95 % interval."""
+
+    @property
+    def high(self) -> float:
+        """The upper end of its 95 % interval."""
+
+    @property
+    def count(self) -> int:
+        """The number of gains."""
+
+
+class ShownDiagnosis(Protocol):
+    """A verdict with its findings and, as far as they are known, the numbers it rests on."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings, causes before effects."""
+
+    @property
+    def verdict(self) -> str:
+        """The kind of the first finding, or "healthy"."""
+
+    @property
+    def healthy(self) -> bool:
+        """True if there is no finding."""
+
+    @property
+    def sentence(self) -> str:
+        """The first finding's message or, without findings, why all is well."""
+
+    @property
+    def summary(self) -> str:
+        """The verdict and the sentence."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The network's arguments, or what else is known of what was looked at."""
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss of the batch."""
+
+    @property
+    def flow(self) -> Flow | None:
+        """The measured flow."""
+
+    @property
+    def trend(self) -> ShownTrend | None:
+        """The trend of the gains."""
+
+    @property
+    def underflowed(self) -> tuple[int, ...]:
+        """The layers whose weight gradient the dtype stores as 0, though it is not."""
+
+    @property
+    def overflowed(self) -> tuple[int, ...]:
+        """The layers whose weight gradient the dtype stores as inf, though it is not."""
+
+    @property
+    def expected(self) -> ExpectedFlow | None:
+        """The flow that theory expects."""
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The recorded gradients, where nothing else was given."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as plain JSON types."""
+
+
+class ShownHistory(Protocol):
+    """A training, in columns of float64.
+
+    An entry a step: loss, gradient_norm, coefficient, learning_rate, alpha, step_length,
+    loss_after, slope, slope_after. An entry an epoch: epoch_steps, epoch_loss, validation_loss,
+    validation_accuracy. `vegrad.History` says what they are.
+    """
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+
+    @property
+    def epochs(self) -> int:
+        """The number of finished epochs."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings about its steps."""
+
+    def __getattr__(self, name: str) -> FloatArray:
+        """Return the column of this name."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two trainings to show side by side, and what was measured at their ends.
+
+    Pairs are values before and after the cure. Without `loss` and `accuracy`, a page shows what
+    the histories end with.
+    """
+
+    before: ShownHistory
+    after: ShownHistory
+    text: str = ""
+    loss: Sequence[float] | None = None
+    accuracy: Sequence[float] | None = None
+    """Shares of the rows, from 0 to 1."""
+    diagnoses: Sequence[ShownDiagnosis] | None = None

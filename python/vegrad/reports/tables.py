@@ -1,0 +1,145 @@
+"""The tables of a page, as HTML: all layers, all gradients, before and after a cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from math import isnan, nan
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.measurement import Measurement, Statistics
+from vegrad.flow.flow import Flow
+from vegrad.flow.wording import power
+from vegrad.reports.shown import Comparison, ShownDiagnosis
+from vegrad.reports.values import expected_gain, factor, gain, number, size, surprises
+
+
+def layers(diagnosis: ShownDiagnosis, flow: Flow) -> str:
+    """Write a row for every layer, marked where there is something to say of it."""
+    expected, _ = expected_gain(diagnosis, flow)
+    known, away = bool(np.isfinite(expected).any()), surprises(diagnosis, flow)
+    notes, lost = _notes(diagnosis, away), _lost(diagnosis)
+    remarks = bool(notes or lost)
+    head = ["layer", "activation rms", "saturated", "dead", "gradient log10 ‖δ‖", "gain measured"]
+    head += ["gain expected"] * known + ["weights", "derivative"]
+    rows = []
+    for layer in range(len(flow.delta_log2)):
+        cells = [number(flow.activation_rms[layer])]
+        cells += [f"{100 * part[layer]:.0f} %" for part in (flow.saturated, flow.dead)]
+        cells.append(size(flow.delta_log2[layer]))
+        if layer < len(flow.gain_log2):
+            cells.append(gain(flow.gain_log2[layer]))
+            cells += [factor(expected[layer])] * known
+            cells += [gain(f[layer]) for f in (flow.weight_gain_log2, flow.activation_gain_log2)]
+        else:
+            cells += [""] * (3 + known)
+        row = [f"<td>{cell}</td>" for cell in cells]
+        if layer in away:
+            row[4] = row[4].replace("<td>", '<td class="away">')
+        if remarks:
+            row.append(_remarks("; ".join([*notes.get(layer, []), *lost.get(layer, [])])))
+        rows.append(_row(str(layer), row, marked=layer in notes))
+    return (
+        '<p class="above">From the input (0) to the output. A gain compares δ of a layer with that '
+        "of the layer above; it contains the weights of the layer above and the derivative of its "
+        f"own.</p>{_table('All layers', head, rows, remarks=remarks)}"
+    )
+
+
+def gradients(chain: Sequence[str], measurement: Measurement) -> str:
+    """Write a row for every recorded gradient: those of the chain first, then the others."""
+    parts = dict(zip(measurement.names, measurement.buffers, strict=True))
+    rows = []
+    for place, name in enumerate([*chain, *(name for name in parts if name not in chain)]):
+        part = parts[name]
+        cells = [str(place) if place < len(chain) else "", *_figures(part)]
+        row = [*(f"<td>{cell}</td>" for cell in cells), _remarks(", ".join(part.marks))]
+        rows.append(_row(escape(name), row, marked=bool(part.marks)))
+    head = ["gradient", "layer", "elements", "log10 of the norm", "rms", "largest", "zeros"]
+    return _table("All gradients", [*head, "inf or nan"], rows, remarks=True)
+
+
+def _figures(part: Statistics) -> list[str]:
+    sizes = [size(part.norm_log2), f"{part.rms:.3g}", f"{part.largest:.3g}"]
+    return [str(part.count), *sizes, str(part.zeros), str(part.infs + part.nans)]
+
+
+def comparison(shown: Comparison) -> str:
+    """Write what two trainings end with, before and after a cure."""
+    runs = (shown.before, shown.after)
+    if shown.loss is not None and shown.accuracy is not None:
+        figures = [("loss", shown.loss, ""), ("accuracy", _percent(shown.accuracy), " %")]
+    else:
+        accuracy = _percent(_last(run.validation_accuracy) for run in runs)
+        figures = [
+            ("mean loss of the last epoch", [_last(run.epoch_loss) for run in runs], ""),
+            ("validation loss", [_last(run.validation_loss) for run in runs], ""),
+            ("validation accuracy", accuracy, " %"),
+        ]
+    pairs = [
+        (words, [f"{value:.4g}{unit}" for value in values])
+        for words, values, unit in figures
+        if not all(map(isnan, values))
+    ]
+    if shown.diagnoses is not None:
+        flows = [diagnosis.flow for diagnosis in shown.diagnoses]
+        left = ["–" if flow is None else power(flow.chain_log10) for flow in flows]
+        pairs.append(("gradient, first layer over last, at the start", left))
+    rows = [_row(words, [f"<td>{cell}</td>" for cell in cells]) for words, cells in pairs]
+    return _table("Before and after", ["at the end", "before", "after"], rows, css=" brief")
+
+
+def _percent(shares: Iterable[float]) -> list[float]:
+    return [100 * share for share in shares]
+
+
+def _last(values: FloatArray) -> float:
+    return float(values[-1]) if len(values) else nan
+
+
+# What the tables share -------------------------------------------------------------------------
+
+
+def _table(
+    label: str, head: Iterable[str], rows: Iterable[str], *, remarks: bool = False, css: str = ""
+) -> str:
+    """Write a table that scrolls in its own frame; the last column may be one of remarks."""
+    heads = "".join(f'<th scope="col">{words}</th>' for words in head)
+    heads += '<th scope="col" class="words">remarks</th>' if remarks else ""
+    return (
+        f'<div class="scroll{css}" role="region" aria-label="{label}" tabindex="0"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _row(head: str, cells: Iterable[str], *, marked: bool = False) -> str:
+    css = ' class="marked"' if marked else ""
+    return f'<tr{css}><th scope="row">{head}</th>{"".join(cells)}</tr>'
+
+
+def _remarks(words: str) -> str:
+    return f'<td class="words">{escape(words)}</td>'
+
+
+def _notes(diagnosis: ShownDiagnosis, away: dict[int, str]) -> dict[int, list[str]]:
+    """Return what findings and theory say of single layers."""
+    notes: dict[int, list[str]] = {}
+    for finding in diagnosis.findings:
+        if finding.kind in ("dead", "saturated", "nonfinite") or len(finding.layers) == 1:
+            for layer in finding.layers:
+                notes.setdefault(layer, []).append(finding.kind)
+    for layer, words in away.items():
+        notes.setdefault(layer, []).append(words)
+    return notes
+
+
+def _lost(diagnosis: ShownDiagnosis) -> dict[int, list[str]]:
+    """Return the layers whose gradient the dtype has lost, and what it stores instead."""
+    dtype = diagnosis.config.get("dtype", "")
+    lost: dict[int, list[str]] = {}
+    for places, value in ((diagnosis.underflowed, "0"), (diagnosis.overflowed, "inf")):
+        for layer in places:
+            lost.setdefault(layer, []).append(f"stored as {value} in {dtype}")
+    return lost

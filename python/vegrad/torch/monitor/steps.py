@@ -1,0 +1,195 @@
+"""The steps of a monitor: when one ends, and what is read of the gradients then."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from math import inf, nan, sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from vegrad._core import Clipped
+from vegrad.torch.monitor.history import MonitorHistory, NonFinite
+from vegrad.torch.monitor.hooks import ModuleHooks
+from vegrad.torch.monitor.modules import is_plain
+from vegrad.torch.norms import norms_of
+from vegrad.torch.optimizer_step import CoreStep
+
+
+class StepHooks(ModuleHooks):
+    """Hooks of all optimizers, and the end of a step.
+
+    A step ends when an optimizer of the model is about to step. vegrad's own optimizers leave the
+    gradients as they are and have taken their norms, so that with them it ends after their step.
+    """
+
+    subnormals: dict[str, float]
+    """Shares of the elements, "forward", "backward" and "gradients", when last counted."""
+
+    def __init__(
+        self,
+        model: Module,
+        backward: bool,
+        optimizer: Optimizer | None,
+        every: int,
+        details: int,
+        keep: int,
+    ) -> None:
+        super().__init__(model, backward)
+        self.every, self.details = every, details
+        self.history = MonitorHistory(keep)
+        self.subnormals = {}
+        self._paused = False
+        self._optimizer = optimizer
+        self._pending: tuple[CoreStep, Clipped | None] | None = None
+        """One of vegrad's optimizers that is in its step, and its report on the step before."""
+        self._mine: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        """True for the optimizers, of those seen, that have parameters of the model."""
+        self._last_optimizer: Callable[[], Optimizer | None] = lambda: None
+        """A weak reference to the last optimizer that was found to be the model's."""
+        self._ender: Callable[[], Optimizer | None] = lambda: None
+        """A weak reference to the optimizer that has ended the last step."""
+        self._begin()
+        # The hooks are global: they must not keep the monitor, and with it the model, alive.
+        myself = weakref.ref(self)
+
+        def about_to_step(optimizer: Optimizer, *_: object) -> None:
+            monitor = myself()
+            if monitor is not None and monitor._is_mine(optimizer):
+                monitor._about_to_step(optimizer)
+
+        def has_stepped(optimizer: Optimizer, *_: object) -> None:
+            monitor = myself()
+            if monitor is not None and monitor._pending is not None:
+                monitor._has_stepped(optimizer)
+
+        self._handles.append(register_optimizer_step_pre_hook(about_to_step))
+        self._handles.append(register_optimizer_step_post_hook(has_stepped))
+
+    def _begin(self) -> None:
+        """Begin a step; it is looked at if its number says so."""
+        looking = self.steps % self.every == 0 and not self._paused
+        self._clear(looking, looking and self.steps // self.every % self.details == 0)
+
+    def _is_mine(self, optimizer: Optimizer) -> bool:
+        """Return True if the optimizer's steps count."""
+        if self._optimizer is not None:
+            return optimizer is self._optimizer
+        if optimizer is self._last_optimizer():
+            return True
+        if optimizer not in self._mine:
+            # The model may have other parameters by now, if some were assigned.
+            now = [one for _, one in self._model.named_parameters()]
+            self._params = now if len(now) == len(self._params) else self._params
+            own = set(map(id, self._params))
+            held = (id(p) for group in optimizer.param_groups for p in group["params"])
+            self._mine[optimizer] = not own.isdisjoint(held)
+        if self._mine[optimizer]:
+            self._last_optimizer = weakref.ref(optimizer)
+        return self._mine[optimizer]
+
+    def step(self) -> None:
+        """Read the gradients: a step is about to be taken. Optimizers call this by themselves."""
+        if self._pending is not None:  # the last step has raised, so that nobody ended it
+            self._end(None)
+        self._end(None)
+
+    def _about_to_step(self, optimizer: Optimizer) -> None:
+        if self._pending is not None:  # as in step()
+            self._end(None)
+        if optimizer is not (ender := self._ender()):
+            if ender is not None and not self._watch.seen:
+                return  # without a forward pass between them, two optimizers share one step
+            self._ender = weakref.ref(optimizer)
+        if self._on and isinstance(optimizer, CoreStep):
+            self._pending = (optimizer, optimizer.clipped)
+        else:
+            self._end(None)
+
+    def _has_stepped(self, optimizer: Optimizer) -> None:
+        """End the step of one of vegrad's optimizers, with the norms that it has taken."""
+        if self._pending is not None and self._pending[0] is optimizer:
+            fresh = optimizer.clipped is not self._pending[1]
+            self._end(optimizer.norms() if fresh else None)
+
+    def _end(self, known: dict[int, float] | None) -> None:
+        """End a step; `known` has norms of gradients, by the parameter's id."""
+        if self._on:
+            found = None if known or self._others else self._watch.record(self._params)
+            if found is not None:
+                self.history.add(self.steps, len(self._params), *found)
+            else:
+                with torch.no_grad():
+                    self._record(known)
+                self._watch.clear()
+            if self.nonfinite is not None and self._was_skipped(self.nonfinite):
+                self.nonfinite = None
+        self.steps += 1
+        self._pending = None
+        self._begin()
+
+    def _was_skipped(self, first: NonFinite) -> bool:
+        """Return True if a GradScaler has kept what was seen from the parameters."""
+        here = (first.phase, first.step) == ("backward", self.steps)
+        return here and 0 < self.history[-1].gradient_norm < inf
+
+    def _record(self, known: dict[int, float] | None) -> None:
+        """Add the step to the history, where `_watch` cannot."""
+        grads = [param.grad for param in self._params]
+        norms = None
+        if known is not None:
+            sizes = [
+                nan if grad is None else known.get(id(param), -1.0)
+                for param, grad in zip(self._params, grads, strict=True)
+            ]
+            norms = None if -1.0 in sizes else np.array(sizes, np.float64)
+        if norms is None:
+            norms = norms_of(grads)
+        sizes = norms.tolist()  # a few numbers are faster one by one than as arrays
+        joint = sqrt(sum([size * size for size in sizes]))
+        if not joint < inf:
+            joint = self._joint_of(sizes, grads)
+        self._add_others()
+        rms = np.full(len(self.modules), nan)
+        np.divide(self._squares, self._counts, out=rms, where=self._counts > 0)
+        deltas = np.where(self._deltas < 0, nan, self._deltas)
+        numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
+        self.history.add(self.steps, len(self._params), joint, numbers)
+        if self._counting:
+            if plain := [one for one in grads if is_plain(one)]:
+                self._count("gradients", plain)
+            self.subnormals = {
+                phase: small / count for phase, (small, count) in self._tally.items() if count
+            }
+
+    def _add_others(self) -> None:
+        """Add the norms that were taken on other devices, which are fetched all at once."""
+        if not self._others:
+            return
+        values = torch.stack([one.to(self._others[0][2]) for *_, one in self._others]).tolist()
+        for (found, place, _), value in zip(self._others, values, strict=True):
+            if found is self._squares:
+                found[place] += value * value
+            else:
+                found[place] = sqrt(found[place] ** 2 + value * value)
+
+    def _joint_of(self, sizes: list[float], grads: list[Tensor | None]) -> float:
+        """Return the joint norm where some gradients are missing or not finite; note the latter."""
+        wrong = [
+            (place, grad)
+            for place, (size, grad) in enumerate(zip(sizes, grads, strict=True))
+            if not size < inf and grad is not None and not grad.is_meta
+        ]
+        if not wrong:
+            return sqrt(sum([size * size for size in sizes if size == size]))
+        if self.nonfinite is None:
+            self._find_gradient(*wrong[0])
+        return sum([sizes[place] for place, _ in wrong])

@@ -1,0 +1,48 @@
+"""Pictures by matplotlib: whole files with the names that were asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import vegrad
+from vegrad.diagnosis.history import History
+
+pytest.importorskip("matplotlib")
+
+RNG = np.random.default_rng(3)
+X, Y = RNG.standard_normal((40, 6)), RNG.standard_normal((40, 2))
+
+
+def trained(**options: int) -> History:
+    network = vegrad.MLP([6, 8, 2], activation="tanh", seed=0)
+    return network.fit(X, Y, optimizer=vegrad.SGD(0.1), progress=False, **options)
+
+
+def test_pictures_of_a_training(tmp_path: Path) -> None:
+    history = trained(epochs=3, batch_size=10, gauge_every=1)
+    history.plot(tmp_path / "bare")
+    history.plot(tmp_path / "a.svg")
+    history.plot_descent(tmp_path / "b.png", "A title")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"bare.png", "a.svg", "b.png"}
+    assert (tmp_path / "bare.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="doc"):
+        history.plot(tmp_path / "a.doc")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        history.plot(tmp_path / "nowhere" / "a.png")
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_an_empty_training_and_one_without_looks(tmp_path: Path) -> None:
+    History().plot(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="gauge_every=1"):
+        trained(epochs=1, batch_size=10, gauge_every=0).plot_descent(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 130])
+def test_pictures_of_a_flow(depth: int, tmp_path: Path) -> None:
+    network = vegrad.MLP([6, *[8] * (depth - 1), 2], activation="sigmoid", seed=0)
+    diagnosis = vegrad.diagnose(network, X, Y)
+    path = tmp_path / "flow.png"
+    assert diagnosis.plot(path) == str(path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
