@@ -22,14 +22,14 @@ class Code:
     changed: tuple[str, ...] = ()
     """Names of the parameters that have other values now; () where the network is another."""
     words: str = ""
-    """What was done, with its numbers; "" if the edit's own words say it all."""
+    """Words for what was done, with its numbers; "" if the edit's own say it all."""
     passed: float = 0.0
     """Rows that went forward and back to find these numbers; a third of one if only forward."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an edit cannot be done to this network."""
+    """An edit that cannot be done to this network."""
 
     why: str
     passed: float = 0.0
@@ -43,7 +43,7 @@ class Subject(Protocol):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """How its layers, parameters and edits are called."""
+        """The names of its layers, parameters and edits."""
 
     def read(self, x: Any, target: Any, *, resamples: int, seed: int) -> Reading:
         """Run the network forward and back on a batch and write down what that tells."""

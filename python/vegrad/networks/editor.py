@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import isfinite, sqrt
 from typing import Any, cast
 
@@ -23,20 +23,15 @@ from vegrad.flow.edits import (
     SetActivation,
     Shift,
     Zero,
-    keeps_shape,
-    parts,
 )
-from vegrad.flow.script import Script
-from vegrad.flow.subject import Code, Refusal
+from vegrad.flow.script import Editor, Script
+from vegrad.flow.subject import Refusal
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Optimizer
 
 LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 TOLERANCE = 0.05  # of LSUV
-OTHER_WEIGHTS = {
-    "critical": "at the critical point, where gradients keep their size",
-    "orthogonal": "orthogonal",
-}
+WEIGHTS = {"critical": "weights at the critical point", "orthogonal": "orthogonal weights"}
 
 
 def clone(network: MLP) -> MLP:
@@ -48,50 +43,37 @@ def clone(network: MLP) -> MLP:
     return twin
 
 
-class Editor:
-    """Edits one network by running lines of code, which it keeps.
+class NetworkEditor(Editor):
+    """Edits one network, in place as long as its shape stays.
 
     Args:
-        network: what is edited, in place as long as its shape stays.
+        network: what is edited.
         x: all inputs (N, I), if there are some.
         rows: which of them may be run.
         seed: of new weights, where the network has no seed of its own, and of the draw of `rows`.
     """
 
+    rebuilding = (*ARCHITECTURE, Initialize)
+
     def __init__(self, network: MLP, x: Array | None, rows: Array | None, seed: int) -> None:
+        super().__init__(Script(np=np, vegrad=sys.modules["vegrad"], network=network, x=x))
         self.network, self.seed = network, seed
         self._x = None if rows is None else x
         self._rows = np.arange(0) if rows is None else rows
-        self._script = Script(np=np, vegrad=sys.modules["vegrad"], network=network, x=x)
-        self._passed = 0.0
 
-    def apply(self, edit: Edit) -> Code | Refusal:
-        """Do an edit."""
-        single = parts(edit)
-        changed = [name for part in single for name in getattr(part, "parameters", ())]
-        unknown = [name for name in changed if name not in self.network.parameters]
-        if unknown:
-            return Refusal(f"the network has no parameter {unknown[0]}")
-        if any(isinstance(part, (*ARCHITECTURE, Initialize)) for part in single):
-            done = self._rebuild(single)
-            changed = list(self.network.parameters) if keeps_shape(edit) else []
-        else:
-            # The words for an edit of one part may have its numbers.
-            several = [self._do(part) for part in single]
-            refused = (one for one in several if isinstance(one, Refusal))
-            done = next(refused, several[0] if len(several) == 1 else "")
-        if isinstance(done, Refusal):
-            return done
-        return Code(self._script.lines, tuple(changed), done, self._passed)
+    @property
+    def known(self) -> Collection[str]:
+        """The names of the network's parameters."""
+        return self.network.parameters.keys()
 
     def _run(self, *lines: str) -> None:
         with np.errstate(all="ignore"):
-            self._script.run(*lines)
+            self.script.run(*lines)
 
     # Values of parameters
 
-    def _do(self, edit: Edit) -> str | Refusal:
-        """Do a single edit of values; return the words for it, if its own do not say it all."""
+    def do(self, edit: Edit) -> str | Refusal:
+        """Do a single edit of values; return the words for it, "" if its own say it all."""
         match edit:
             case Scale(names, factor, rows):
                 self._each(names, f"*= {factor!r}", rows)
@@ -122,14 +104,14 @@ class Editor:
     def _lsuv(self, *, orthogonal: bool) -> str | Refusal:
         normalized = self.network.config["norm"] is not None
         if orthogonal and normalized:  # the normalization undoes any scaling
-            return self._rebuild((Initialize("orthogonal"),))
+            return self.rebuild((Initialize("orthogonal"),))
         if normalized:
             return Refusal("the normalization undoes any scaling of the weights")
         if self._x is None:
             return Refusal("there are no data to scale the weights on")
         if orthogonal:
             self._made(self._with_seed() | _drawn("lsuv"))
-        self._passed += len(self._rows) / 3
+        self.passed += len(self._rows) / 3
         rows = ""
         if len(self._rows) < len(self._x):
             draw = f"np.random.default_rng({self.seed}).permutation(len(x))"
@@ -138,10 +120,10 @@ class Editor:
         try:
             self._run(f"factors = vegrad.lsuv_(network, x{rows}, tolerance={TOLERANCE})")
         except ValueError as error:
-            return Refusal(str(error), self._passed)
+            return Refusal(str(error), self.passed)
         if orthogonal:
             return "draw all weights again, orthogonal, and scale them on the data (LSUV)"
-        factors = cast(Array, self._script.names["factors"])
+        factors = cast(Array, self.script.names["factors"])
         return (
             f"scale each layer's weights by {factors.min():.3g} to {factors.max():.3g}, to "
             "pre-activations of standard deviation 1 (vegrad.lsuv_)"
@@ -149,7 +131,7 @@ class Editor:
 
     # Another network
 
-    def _rebuild(self, edits: Sequence[Edit]) -> str | Refusal:
+    def rebuild(self, edits: Sequence[Edit]) -> str | Refusal:
         """Make another network by one call, which also draws its weights; return the words."""
         config = self._with_seed()
         said: list[str] = []
@@ -182,23 +164,25 @@ class Editor:
             said.append(branches)
         else:
             self._made(config)
-        weights = OTHER_WEIGHTS.get(scheme, scheme)
+        if not said and scheme == "critical":
+            return "draw all weights again at the critical point, where gradients keep their size"
         if not said:
-            return f"draw all weights again, {weights}"
-        return ", ".join([*said, f"with new weights ({weights})"] if scheme else said)
+            return f"draw all weights again ({scheme})"
+        weights = WEIGHTS.get(scheme, f"weights ({scheme})")
+        return ", ".join([*said, f"with new {weights}"] if scheme else said)
 
     def _made(self, config: Mapping[str, Any]) -> None:
         """Make the network anew; one of the same shape keeps its memory."""
         old = self.network
         self._run(f"network = {written(config)}")
-        new = cast(MLP, self._script.names["network"])
+        new = cast(MLP, self.script.names["network"])
         shapes = [{n: a.shape for n, a in one.parameters.items()} for one in (old, new)]
         kept = ("activation", "output", "loss", "norm", "residual", "dtype")
         if shapes[0] == shapes[1] and all(old.config[k] == new.config[k] for k in kept):
             for name, array in new.parameters.items():
                 old.parameters[name][...] = array
             old.config.update(new.config)
-            self._script.names["network"] = new = old
+            self.script.names["network"] = new = old
         self.network = new
 
     def _with_skips(self, config: Mapping[str, Any]) -> str | Refusal:
@@ -214,13 +198,14 @@ class Editor:
         factor = float(f"{1 / sqrt(len(square)):.3g}")
         self._each([f"layers.{layer}.weight" for layer in square], f"*= {factor!r}")
         if self._x is not None:
-            self._passed += len(self._rows) / 3
+            self.passed += len(self._rows) / 3
             output = self.network.forward(self._x[self._rows])
             size = float(np.std(output, dtype=np.float64))
             if isfinite(size) and size > 1.0:  # the stream has grown with the depth
                 shrink = float(f"{max(1 / size, LEAST):.3g}")
                 self._each([f"layers.{len(sizes) - 2}.weight"], f"*= {shrink!r}")
-        return f"add skip connections, the weights of the {len(square)} branches times {factor:g}"
+        branches = "branch" if len(square) == 1 else f"{len(square)} branches"
+        return f"add skip connections, the weights of the {branches} times {factor:g}"
 
     def _with_seed(self) -> dict[str, Any]:
         config = dict(self.network.config)

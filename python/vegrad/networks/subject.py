@@ -17,7 +17,7 @@ from vegrad.flow.reading import Reading
 from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks import reading
-from vegrad.networks.editor import Editor, clone, written_optimizer
+from vegrad.networks.editor import NetworkEditor, clone, written_optimizer
 from vegrad.networks.mlp import MLP
 from vegrad.networks.trainer import NetworkTrainer, renewed
 from vegrad.networks.vocabulary import LayerVocabulary
@@ -36,7 +36,7 @@ class NetworkSubject:
     data: ArrayData = NONE
     optimizer: Optimizer | None = None
     seed: int = 0
-    """Of new weights, and of the draw of the rows that edits are given."""
+    """The seed of new weights, and of the draw of the rows that edits are given."""
     scaling: Scaling | None = None
     """Shift and scale (I,) that the data were put through: (x - shift)/scale."""
 
@@ -50,7 +50,7 @@ class NetworkSubject:
 
     @property
     def vocabulary(self) -> LayerVocabulary:
-        """How layers, parameters and edits are called."""
+        """The names of layers, parameters and edits."""
         return LayerVocabulary(self.network.depth)
 
     def read(
@@ -76,7 +76,7 @@ class NetworkSubject:
                 clip = GlobalNorm(limit, nonfinite="skip")
                 self.optimizer = renewed(self._optimizer, clip=clip)
                 return Code()
-        editor = Editor(self.network, self.data.x, rows, self.seed)
+        editor = NetworkEditor(self.network, self.data.x, rows, self.seed)
         done = editor.apply(edit)
         if not isinstance(done, Refusal):
             self.network = editor.network
@@ -102,10 +102,8 @@ class NetworkSubject:
         self, history: History, *, batch_size: int, gauge_every: int, seed: int
     ) -> NetworkTrainer:
         """Begin a training of a copy; nothing in it is drawn at random."""
-        return NetworkTrainer(
-            clone(self.network), renewed(self._optimizer), self.data.x, self.data.target, history,
-            batch_size=batch_size, gauge_every=gauge_every,
-        )  # fmt: skip
+        network, optimizer = clone(self.network), renewed(self._optimizer)
+        return NetworkTrainer(network, optimizer, self.data, history, batch_size, gauge_every)
 
     def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
         """Write the code from the user's network, x and target to a training of this one."""

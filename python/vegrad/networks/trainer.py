@@ -14,21 +14,26 @@ from vegrad.diagnosis.history import History
 from vegrad.networks.mlp import MLP
 from vegrad.networks.training import Run
 from vegrad.optim import Optimizer
+from vegrad.treatment.data import ArrayData
 
 
 class NetworkTrainer:
     """A network in training with an optimizer of its own, which is taken as it began.
 
-    Both must be copies; x and target are all rows, as the network takes them.
+    Both must be copies; the data are as the network takes them.
     """
 
     def __init__(
-        self, network: MLP, optimizer: Optimizer, x: Array, target: Array, history: History,
-        *, batch_size: int, gauge_every: int,
-    ) -> None:  # fmt: skip
-        self._network, self._history = network, history
-        self._x, self._target = x, target
-        self._run = Run(network, optimizer, history, x, target, batch_size, gauge_every)
+        self,
+        network: MLP,
+        optimizer: Optimizer,
+        data: ArrayData,
+        history: History,
+        batch_size: int,
+        gauge_every: int,
+    ) -> None:
+        self._network, self._data, self._history = network, data, history
+        self._run = Run(network, optimizer, history, data.x, data.target, batch_size, gauge_every)
 
     def advance(self, order: Array) -> str:
         """Take a step on each batch of rows; return why it cannot go on, "" if it can."""
@@ -42,8 +47,8 @@ class NetworkTrainer:
 
     def evaluate(self, rows: Array) -> tuple[float, float]:
         """Return loss and accuracy (nan for numbers) on these rows, from one forward pass."""
-        kind, target = self._network.config["loss"], self._target[rows]
-        output = self._network.forward(self._x[rows]).astype(np.float64)
+        kind, (x, target) = self._network.config["loss"], self._data.take(rows)
+        output = self._network.forward(x).astype(np.float64)
         with np.errstate(all="ignore"):
             if kind == "mse":
                 return float(np.mean((output - target.reshape(output.shape)) ** 2)), nan

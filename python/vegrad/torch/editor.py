@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isfinite
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from torch.nn import Module
 
 from vegrad.arrays.checks import Array
 from vegrad.flow.edits import (
-    ARCHITECTURE,
     AddSkips,
     Edit,
     Initialize,
@@ -24,12 +23,10 @@ from vegrad.flow.edits import (
     SetActivation,
     Shift,
     Zero,
-    keeps_shape,
-    parts,
 )
 from vegrad.flow.reading import Chain
-from vegrad.flow.script import Script
-from vegrad.flow.subject import Code, Refusal
+from vegrad.flow.script import Editor, Script
+from vegrad.flow.subject import Refusal
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.torch import architecture, models
 from vegrad.torch.trainer import ModelData
@@ -39,7 +36,7 @@ LEAST = 0.1  # times the last layer's weights: less would be a layer that stops 
 FEW = 3  # names that are written out
 
 
-class ValueEditor:
+class ValueEditor(Editor):
     """Edits the values of one model's parameters by running lines of code, which it keeps.
 
     Args:
@@ -50,6 +47,8 @@ class ValueEditor:
         seed: of new weights.
     """
 
+    noun = "model"
+
     def __init__(
         self,
         model: Module,
@@ -58,49 +57,25 @@ class ValueEditor:
         rows: Array | None,
         seed: int,
     ) -> None:
+        vegrad = sys.modules["vegrad"]
+        super().__init__(Script(torch=torch, nn=nn, vegrad=vegrad, model=model, x=data.x))
         self.model, self.chain, self.seed = model, chain, seed
         self._data, self._rows = data, rows
         self._count = 0 if rows is None else len(rows)
-        self._script = Script(
-            torch=torch,
-            nn=nn,
-            vegrad=sys.modules["vegrad"],
-            model=model,
-            x=data.x,
-        )
-        self._passed = 0.0
 
-    def apply(self, edit: Edit) -> Code | Refusal:
-        """Do an edit."""
-        single = parts(edit)
-        changed = [name for part in single for name in getattr(part, "parameters", ())]
-        known = {name for name, _ in self.model.named_parameters()}
-        unknown = [name for name in changed if name not in known]
-        if unknown:
-            return Refusal(f"the model has no parameter {unknown[0]}")
-        done = self._all(single)
-        if isinstance(done, Refusal):
-            return done
-        if not keeps_shape(edit):
-            changed = []
-        elif any(isinstance(part, Initialize | Lsuv) for part in single):
-            changed = list(known)
-        return Code(self._script.lines, tuple(changed), done, self._passed)
-
-    def _all(self, edits: Sequence[Edit]) -> str | Refusal:
-        """Do all edits; the words for a single one may have its numbers."""
-        several = [self._do(edit) for edit in edits]
-        refused = (one for one in several if isinstance(one, Refusal))
-        return next(refused, several[0] if len(several) == 1 else "")
+    @property
+    def known(self) -> Collection[str]:
+        """The names of the model's parameters."""
+        return [name for name, _ in self.model.named_parameters()]
 
     def _run(self, *lines: str) -> None:
         with torch.random.fork_rng(devices=models.gpus(self.model)):
-            self._script.run(*lines)
+            self.script.run(*lines)
 
     # Values of parameters
 
-    def _do(self, edit: Edit) -> str | Refusal:
-        """Do a single edit of values; return the words for it, if its own do not say it all."""
+    def do(self, edit: Edit) -> str | Refusal:
+        """Do a single edit of values; return the words for it, "" if its own say it all."""
         match edit:
             case Scale(names, factor, rows):
                 self._each(names, f"mul_({float(f'{factor:.4g}')!r})", rows)
@@ -122,8 +97,8 @@ class ValueEditor:
         at = "" if rows is None else f"[{rows[0]}:{rows[1]}]"
         lines = [f'    model.get_parameter("{name}"){at}.{does}' for name in names]
         if len(names) > FEW:
-            lines = [f"    for name in {list(names)!r}:",
-                     f"        model.get_parameter(name){at}.{does}"]  # fmt: skip
+            loop = f"    for name in {list(names)!r}:"
+            lines = [loop, f"        model.get_parameter(name){at}.{does}"]
         self._run("with torch.no_grad():", *lines)
 
     def _redraw(self, names: Sequence[str]) -> str | Refusal:
@@ -163,11 +138,11 @@ class ValueEditor:
             return Refusal("there are no data to scale the weights on")
         count = len(self._data)
         every = -(-count // LOOKED_AT) if isinstance(self._data.x, Tensor) else 1
-        self._passed += count / every * 2 / 3  # each layer about twice
+        self.passed += count / every * 2 / 3  # each layer about twice
         try:
             self._run(f"vegrad.torch.lsuv_(model, {f'x[::{every}]' if every > 1 else 'x'})")
         except ValueError as error:
-            return Refusal(str(error), self._passed)
+            return Refusal(str(error), self.passed)
         return "scale each layer's weights to outputs of standard deviation 1 on the data (LSUV)"
 
     def _initialize(self, scheme: str) -> str | Refusal:
@@ -186,11 +161,10 @@ class ValueEditor:
 class ModelEditor(ValueEditor):
     """Edits one model, its architecture too."""
 
-    def _all(self, edits: Sequence[Edit]) -> str | Refusal:
-        if not any(isinstance(edit, ARCHITECTURE) for edit in edits):
-            return super()._all(edits)
+    def rebuild(self, edits: Sequence[Edit]) -> str | Refusal:
+        """Put other modules in place of layers; return the words for it."""
         done = self._rebuild(edits)
-        pasted = self._script.names.get("Residual")
+        pasted = self.script.names.get("Residual")
         architecture.importable(self.model, cast("type[Module] | None", pasted))
         return done
 
@@ -240,7 +214,7 @@ class ModelEditor(ValueEditor):
                 self._tame(self._output(), shrink=skips)
         except AttributeError as error:  # the model asks a layer for what only the layer has
             why = f"a layer cannot be put into another module: {error}"
-            return Refusal(why, self._passed)
+            return Refusal(why, self.passed)
         return ", ".join(words)
 
     def _layers(self) -> list[str]:
@@ -255,7 +229,7 @@ class ModelEditor(ValueEditor):
         if self.chain.residual:
             return Refusal("the model has skip connections")
         x = self._sample()
-        self._passed += self._count / 3
+        self.passed += self._count / 3
         units = architecture.units_of(self.model, names, x)
         if units:
             scale = architecture.branch_scale(sum(map(len, units.values())))
@@ -264,7 +238,7 @@ class ModelEditor(ValueEditor):
         # What follows a layer stands in a forward() that no patch can change.
         square = architecture.square_layers(self.model, names, x)
         if not square:
-            return Refusal("no layer has outputs shaped as its inputs", self._passed)
+            return Refusal("no layer has outputs shaped as its inputs", self.passed)
         scale = architecture.branch_scale(len(square))
         words = f"add skip connections round single layers, which are times {scale:g}"
         return architecture.skipped_layers(square), words
@@ -274,7 +248,7 @@ class ModelEditor(ValueEditor):
         return self._data.take(self._rows)[0]
 
     def _output(self) -> Any:
-        self._passed += self._count / 3
+        self.passed += self._count / 3
         with models.untouched(self.model), torch.no_grad():
             return models.called(self.model, self._sample())
 

@@ -41,13 +41,13 @@ class ModelSubject:
     optimizer: MakeOptimizer | None = None
     """Makes one of a list of parameters."""
     seed: int = 0
-    """Of new weights."""
+    """The seed of new weights."""
     rate: float | None = None
     """The learning rate to train it with, if it is another than the optimizer's."""
     clip: float | None = None
     """The limit of a clip of the gradients' joint norm, if there shall be one."""
     chain: Chain | None = None
-    """What the last reading told of the model, if its layers are a chain."""
+    """The chain of the last reading, if the model's layers are one."""
 
     vocabulary = TorchVocabulary()
 

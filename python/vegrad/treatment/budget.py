@@ -1,4 +1,4 @@
-"""What a search may spend, and what it has spent, in rows that went forward and back."""
+"""The budget of a search and what it has spent, in rows that went forward and back."""
 
 from __future__ import annotations
 

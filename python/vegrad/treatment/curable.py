@@ -1,4 +1,4 @@
-"""What a front end implements beside `Subject` so that its kind of network is cured."""
+"""Protocols that a front end implements beside `Subject` so that its networks are cured."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Curable(Subject, Protocol):
     """
 
     noun: str
-    """How it is called in a sentence: network, model."""
+    """Its name in a sentence: network, model."""
     early: int
     """Steps that a trainer gauges at once, beyond the first."""
 

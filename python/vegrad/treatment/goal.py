@@ -1,4 +1,4 @@
-"""What a training shall reach, and how long it may take."""
+"""Goals of trainings, and how long these may take."""
 
 from __future__ import annotations
 

@@ -83,9 +83,12 @@ class Proof(Mapping[str, History]):
         self.steps = after.history.steps
         self.seed, self.goal, self.diagnoses = after.seed, after.goal, diagnoses
         self._histories = {"before": _until(before.history, self.steps), "after": after.history}
-        at = [next((p for p in t.points if p[0] >= self.steps), t.points[-1])
-              for t in (before, after)]  # fmt: skip
-        self.loss, self.accuracy = ((at[0][i], at[1][i]) for i in (1, 2))
+        ends = (self._end(before), self._end(after))
+        self.loss, self.accuracy = ((ends[0][i], ends[1][i]) for i in (1, 2))
+
+    def _end(self, trial: Shown) -> tuple[int, float, float]:
+        """Return the point of a training where the proof ends, or the last if it ended before."""
+        return next((point for point in trial.points if point[0] >= self.steps), trial.points[-1])
 
     def __getitem__(self, name: str) -> History:
         return self._histories[name]
@@ -159,12 +162,15 @@ class Outcome:
             "loss": [_plain(v) for v in self.proof.loss],
             "accuracy": [_plain(v) for v in self.proof.accuracy],
         }
-        return {
-            "reached": self.reached, "cured": self.cured, "summary": self.summary,
-            "goal": str(self.goal), "before": self.before.to_dict(),
-            "after": self.after.to_dict(), "attempts": [a.to_dict() for a in self.attempts],
-            "proof": proof, "patch": self.patch, "cost": self.cost, "about": list(self.about),
-        }  # fmt: skip
+        content = {n: getattr(self, n) for n in ("reached", "cured", "summary", "patch", "cost")}
+        return content | {
+            "goal": str(self.goal),
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
+            "proof": proof,
+            "about": list(self.about),
+        }
 
 
 # Figures ---------------------------------------------------------------------------------------

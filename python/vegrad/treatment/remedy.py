@@ -1,4 +1,4 @@
-"""What remedies get and give: a patient, and a proposal of an edit; and what comes of it."""
+"""Remedies: they get a patient and propose an edit, which makes a treatment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Treatment:
 
     @property
     def words(self) -> str:
-        """What was changed, less what a later change replaces."""
+        """The changes in words, less what a later one replaces."""
         said = []
         for place, change in enumerate(self.changes):
             if any(replaces(later.edit, change.edit) for later in self.changes[place + 1 :]):
@@ -88,20 +88,20 @@ class Treatment:
 
 @dataclass
 class Patient:
-    """What a remedy may look at: a network with its data, and what is known of it."""
+    """A network with its data and what is known of it: all that a remedy may look at."""
 
     given: Treatment
     diagnosis: Diagnosis
     rows: Array
     """Rows to look at: all, or a draw."""
     history: History | None = None
-    """Of the training that has failed, if there was one."""
+    """The history of the training that has failed, if there was one."""
     passed: float = field(default=0.0)
     """Rows that went forward and back; a third of one if only forward."""
 
     @property
     def reading(self) -> Reading:
-        """What the diagnosis rests on."""
+        """The reading that the diagnosis rests on."""
         assert self.diagnosis.reading is not None
         return self.diagnosis.reading
 

@@ -59,7 +59,7 @@ class Trial:
 
     @property
     def trainer(self) -> Trainer:
-        """What is trained; RuntimeError if it was let go."""
+        """The network in training; RuntimeError if it was let go."""
         if self._trainer is None:
             raise RuntimeError("this training was let go, and cannot be gone on with")
         return self._trainer
@@ -84,7 +84,7 @@ class Trial:
 
     @property
     def way(self) -> float:
-        """How much of the way to the goal is done at the last look, see `Goal.way`."""
+        """The part of the way to the goal that is done at the last look, see `Goal.way`."""
         return self.goal.way(*self.points[-1][1:])
 
     @property
