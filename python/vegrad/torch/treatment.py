@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -63,6 +63,12 @@ class CurableModel(ModelSubject):
 
     noun = "model"
     early = len(EARLY)
+
+    def prepared(self) -> Self:
+        """Return a copy to search with: of plain layers, and with an optimizer that was checked."""
+        return replace(
+            self, model=_unfused(self.model), optimizer=_checked(self.optimizer, self.model)
+        )
 
     def diagnosed(self, x: Any, target: Any, *, theory: bool) -> Diagnosis:
         """Diagnose it on a batch, without resampling."""
@@ -137,8 +143,7 @@ def cure(
             By default 80 % of the way from the best constant output to perfection, for other losses
             half of it (half of the first loss, where that is not known). It is looked at on up to
             256 of the rows.
-        steps: of one training.
-        batch_size: rows of a step.
+        steps, batch_size: of one training, and the rows of a step.
         seed: of the order of the rows, of dropout and of new weights.
         budget: the most that may be spent, in trainings of `steps`, the given model's included.
             (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
@@ -155,16 +160,13 @@ def cure(
     check(model, loss_fn)
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
-    seed = as_count("seed", seed)
-    plan = Plan(Goal("mse", 0.0, 0.0), steps, batch_size, seed, budget)
+    plan = Plan(Goal("mse", 0.0, 0.0), steps, batch_size, as_count("seed", seed), budget)
     if not_finite("data", "x", x) or not_finite("target", "target", target):
         before = diagnose(model, loss_fn, x, target)  # says where, and runs nothing
         why = "no change of the model makes up for values that are not finite"
         return ModelCure.without_a_trial(before, plan, why, model=model)
-    bare = models.unwrapped(model)
-    given = CurableModel(_unfused(bare), loss_fn, ModelData(x, target), seed=seed)
-    given.optimizer = _checked(optimizer, bare)
-    return _searched(model, given, plan, goal, in_place=in_place)
+    given = CurableModel(model, loss_fn, ModelData(x, target), optimizer, plan.seed)
+    return _searched(model, given.prepared(), plan, goal, in_place=in_place)
 
 
 def _searched(
