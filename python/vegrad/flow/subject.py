@@ -1,4 +1,4 @@
-"""A subject: what a front end implements so that its kind of network is diagnosed and cured."""
+"""The subject: a network as diagnosis and cure see it, implemented by each front end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Code:
     changed: tuple[str, ...] = ()
     """Names of the parameters that have other values now; () where the network is another."""
     words: str = ""
-    """What was done, with its numbers; "" if the edit's own words say it all."""
+    """The change in words, with its numbers; "" if the edit's own words say it all."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,18 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.flow.finding import Finding
-from vegrad.flow.reading import MAPS, Chain, Layer, NonFiniteValue, Operation, Parameter, Reading
+from vegrad.flow.reading import (
+    MAPS,
+    Chain,
+    Layer,
+    NonFiniteData,
+    NonFiniteValue,
+    Operation,
+    Parameter,
+    Reading,
+)
 from vegrad.flow.reading import Module as ModuleSizes
 from vegrad.flow.resampling import resampled
-from vegrad.flow.site import Site
 from vegrad.torch import models
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.monitor.report import modules_of, watched_by
@@ -258,8 +265,8 @@ def _fresh_drift(
 # Data -------------------------------------------------------------------------------------------
 
 
-def not_finite(kind: str, name: str, value: Any) -> Finding | None:
-    """Find what is not finite in data ("data" or "target")."""
+def not_finite(kind: str, name: str, value: Any) -> NonFiniteData | None:
+    """Return what is not finite in data ("data" or "target")."""
     several = {name: value}
     if isinstance(value, tuple | list):
         several = {f"{name}[{n}]": one for n, one in enumerate(value)}
@@ -269,22 +276,8 @@ def not_finite(kind: str, name: str, value: Any) -> Finding | None:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             continue
         first = _first_nonfinite(tensor)
-        if first is None:
-            continue
-        more = ", the first of {count:d} such values" if first.count > 1 else ""
-        return Finding(
-            kind="nonfinite",
-            severity="critical",
-            rule="nonfinite-data",
-            cause="nonfinite-input" if kind == "data" else "nonfinite-target",
-            sites=(Site(kind, where, rows=first.index),),
-            says=f"{{site}}{{index}} is {{value}}{more}; nothing was run",
-            advises="fill in or remove {these}, then diagnose again.",
-            facts={
-                "index": list(first.index),
-                "value": first.value,
-                "these": "these values" if first.count > 1 else "it",
-            },
-            evidence={"count": float(first.count)},
-        )
+        if first is not None:
+            bad = ~torch.isfinite(torch.atleast_1d(tensor))
+            rows = int(bad.reshape(len(bad), -1).any(1).sum())
+            return NonFiniteData(kind, where, first, rows=rows, of=len(bad))
     return None
