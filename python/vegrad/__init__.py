@@ -19,10 +19,10 @@ from vegrad.flow.flow import Flow
 from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.lsuv import lsuv_
 from vegrad.networks.mlp import MLP
+from vegrad.networks.treatment import Cure, cure
 from vegrad.optim import SGD, Adam, AdamW, Lion
 from vegrad.recordings import diagnose_gradients, diagnose_history
-from vegrad.treatment.outcome import Attempt, Cure, Proof
-from vegrad.treatment.search import cure
+from vegrad.treatment.outcome import Attempt, Proof
 
 __all__ = [
     "MLP",

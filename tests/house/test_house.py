@@ -36,12 +36,6 @@ PENDING = {  # still to be put right
     "python/vegrad/torch/reading/passes.py",
     "python/vegrad/torch/reading/redraw.py",
     "python/vegrad/torch/reading/through_time.py",
-    "python/vegrad/torch/trainer.py",
-    "python/vegrad/treatment/outcome.py",
-    "python/vegrad/treatment/remedies.py",
-    "python/vegrad/treatment/remedy.py",
-    "python/vegrad/treatment/search.py",
-    "python/vegrad/treatment/trial.py",
 }
 LONGEST = 460
 

@@ -68,7 +68,7 @@ def test_a_broken_layer_gets_its_factor_in_place() -> None:
     assert found.model is model
     assert (found.before.verdict, found.after.verdict) == ("vanishing", "healthy")
     accepted = [attempt.name for attempt in found.attempts if attempt.accepted]
-    assert accepted == ["scale layers"]
+    assert accepted == ["scale single layers"]
     ratio = model[6].weight / sick[6].weight
     assert 1e3 < float(ratio.mean().detach()) < 1e5
     assert same(patched(sick, found), model)
@@ -85,7 +85,7 @@ def test_a_deep_network_is_scaled_on_the_data() -> None:
     model = chain(nn.ReLU, depth=16, width=64)
     found = cure(copy.deepcopy(model))
     assert found.cured
-    assert found.attempts[-1].name == "LSUV"
+    assert found.attempts[-1].name == "scale every layer"
     assert same(patched(model, found), found.model)
 
 
@@ -382,7 +382,7 @@ def test_a_convolution_and_what_becomes_plain_types() -> None:
     assert found.after.healthy
     plain = found.to_dict()
     names = [attempt["name"] for attempt in plain["attempts"]]
-    assert names[:2] == ["scale the data", "scale layers"]
+    assert names[:2] == ["scale the data", "scale single layers"]
     assert plain["cost"] <= 1.5
 
 

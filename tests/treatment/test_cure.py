@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
-from vegrad.treatment.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING, wanted_rate
-from vegrad.treatment.remedy import written
+from vegrad.networks.editor import written
+from vegrad.treatment.rates import wanted_rate
+from vegrad.treatment.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
 from vegrad.treatment.search import LUCK
 from vegrad.treatment.trial import Trial
 
@@ -325,5 +326,5 @@ def test_the_table_of_remedies() -> None:
 
 def test_a_written_network_is_the_network() -> None:
     network = build(norm="layer", residual=True, dtype="float64", init="normal", sigma_w=1.5)
-    again = eval(written(network), {"vegrad": vegrad})
+    again = eval(written(network.config), {"vegrad": vegrad})
     assert again.config == network.config

@@ -20,9 +20,8 @@ from vegrad.cli.options import (
     spinner,
 )
 from vegrad.datasets import Dataset
+from vegrad.networks.treatment import Cure, cure
 from vegrad.reports.cure import attempts, cost, text
-from vegrad.treatment.outcome import Cure
-from vegrad.treatment.search import cure
 
 DEMO_GOAL = 0.9  # accuracy that the demo wants to reach
 

@@ -28,8 +28,8 @@ from vegrad.datasets import Dataset
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.site import Site
 from vegrad.networks.diagnosis import diagnose
+from vegrad.networks.treatment import Cure
 from vegrad.reports import text as report
-from vegrad.treatment.outcome import Cure
 
 DEMO = {
     "depth": 50,

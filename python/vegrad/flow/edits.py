@@ -84,7 +84,12 @@ class AddSkips(Edit):
 
 @dataclass(frozen=True)
 class Normalize(Edit):
-    """Normalize the pre-activations of hidden layers, row by row (layer norm)."""
+    """Normalize the pre-activations of hidden layers, row by row (layer norm).
+
+    With `on=False` take a normalization away, where the network can do without.
+    """
+
+    on: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,11 @@ class ScaleData(Edit):
 
 @dataclass(frozen=True)
 class LearningRate(Edit):
-    """Set the learning rate."""
+    """Set the learning rate; a schedule is multiplied by rate/instead_of as a whole."""
 
     rate: float
+    instead_of: float | None = None
+    """The rate of the last step."""
 
 
 @dataclass(frozen=True)
@@ -141,3 +148,23 @@ IN_PLACE = (Scale, Zero, Shift, Redraw, Initialize)
 def is_in_place(edit: Edit) -> bool:
     """Return True if an edit changes values of parameters only, and needs nothing but these."""
     return all(isinstance(part, IN_PLACE) for part in parts(edit))
+
+
+ARCHITECTURE = (AddSkips, Normalize, SetActivation)
+TRAINING = (LearningRate, Clip)
+ONCE = (ScaleData, *TRAINING)
+
+
+def keeps_shape(edit: Edit) -> bool:
+    """Return True if an edit leaves the parameters' names and shapes as they are."""
+    return not any(isinstance(part, ARCHITECTURE) for part in parts(edit))
+
+
+def is_of_training(edit: Edit) -> bool:
+    """Return True if an edit changes neither the network nor its data."""
+    return all(isinstance(part, TRAINING) for part in parts(edit))
+
+
+def replaces(edit: Edit, earlier: Edit) -> bool:
+    """Return True if an edit leaves nothing of an earlier one."""
+    return edit == earlier or (isinstance(edit, ONCE) and type(edit) is type(earlier))

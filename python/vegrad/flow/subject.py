@@ -1,8 +1,10 @@
-"""The subject: a network as diagnosis and cure see it, implemented by each front end."""
+"""A subject: what a front end implements so that its kind of network is diagnosed and edited.
+
+A search for a cure asks for a little more, see `vegrad.treatment.curable`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -16,11 +18,13 @@ from vegrad.flow.wording import Vocabulary
 class Code:
     """The very code that an edit was done with: what a patch shows is what was run."""
 
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     """Names of the parameters that have other values now; () where the network is another."""
     words: str = ""
-    """The change in words, with its numbers; "" if the edit's own words say it all."""
+    """What was done, with its numbers; "" if the edit's own words say it all."""
+    passed: float = 0.0
+    """Rows that went forward and back to find these numbers; a third of one if only forward."""
 
 
 @dataclass(frozen=True)
@@ -28,30 +32,10 @@ class Refusal:
     """Why an edit cannot be done to this network."""
 
     why: str
-
-
-class Data(Protocol):
-    """Inputs and targets by rows."""
-
-    @property
-    def by_rows(self) -> bool:
-        """False if rows cannot be drawn: then all is one."""
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-
-    def take(self, rows: Array) -> tuple[Any, Any]:
-        """Return the inputs and targets of these rows."""
-
-
-class Trainer(Protocol):
-    """A copy of a network in training."""
-
-    def advance(self, order: Sequence[Array]) -> None:
-        """Take a step on each of these batches of rows, and record them in the history."""
-
-    def evaluate(self, rows: Array) -> tuple[float, float]:
-        """Return loss and accuracy (nan if there is none) on these rows."""
+    passed: float = 0.0
+    """Rows that went forward and back before this was clear."""
+    worth_saying: bool = False
+    """True if a user may expect this edit to help, and should hear why it cannot."""
 
 
 class Subject(Protocol):
@@ -65,10 +49,16 @@ class Subject(Protocol):
         """Run the network forward and back on a batch and write down what that tells."""
 
     def copy(self) -> Self:
-        """Return a copy, to the bit, that shares nothing with this one."""
+        """Return a copy, to the bit, that shares nothing with this one that an edit changes."""
 
-    def apply(self, edit: Edit) -> Code | Refusal:
-        """Do an edit to this network, in place if its shape allows it."""
+    def apply(self, edit: Edit, rows: Array | None = None) -> Code | Refusal:
+        """Do an edit to this network, in place if its shape allows it.
+
+        Args:
+            edit: what to change.
+            rows: of the data that the subject is trained with, which may be run for it; the first
+                of a permutation that the subject's seed gives. None if there are no data.
+        """
 
     def write(self, other: Self) -> None:
         """Take over the parameters' values of another network of the same shape."""

@@ -95,8 +95,8 @@ class Vocabulary:
                 return "scale each layer's weights on the data (LSUV)"
             case AddSkips():
                 return f"use {self.skips}"
-            case Normalize():
-                return f"use {self.normalization}"
+            case Normalize(on):
+                return f"{'use' if on else 'leave out'} {self.normalization}"
             case SetActivation(name):
                 return f"use {self.activation(name)}"
             case ScaleData():
@@ -113,6 +113,11 @@ class Vocabulary:
         match edits:
             case [SetActivation(name), Initialize(scheme)]:
                 return f"use {self.activation(name)} with {self.scheme(scheme)}"
+        scales = [edit for edit in edits if isinstance(edit, Scale)]
+        if len(scales) == len(edits) > FEW:
+            shown = [f"{self.parameters(one.parameters, one.rows)} by {one.factor:.3g}"
+                     for one in scales[:FEW]]  # fmt: skip
+            return f"multiply {', '.join(shown)} and {len(scales) - FEW} more"
         return " and ".join(self.edit(edit) for edit in edits)
 
 

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite, sqrt
+from typing import Any, cast
 
 import numpy as np
 
-from vegrad.flow.edits import Edit, Scale, Shift, Zero, parts
+from vegrad.arrays.checks import Array
+from vegrad.flow.edits import (
+    ARCHITECTURE,
+    AddSkips,
+    Edit,
+    Initialize,
+    Lsuv,
+    Normalize,
+    Redraw,
+    Scale,
+    SetActivation,
+    Shift,
+    Zero,
+    keeps_shape,
+    parts,
+)
+from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks.mlp import MLP
+from vegrad.optim import Optimizer
+
+LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
+TOLERANCE = 0.05  # of LSUV
+OTHER_WEIGHTS = {
+    "critical": "at the critical point, where gradients keep their size",
+    "orthogonal": "orthogonal",
+}
 
 
 def clone(network: MLP) -> MLP:
@@ -20,33 +48,228 @@ def clone(network: MLP) -> MLP:
     return twin
 
 
-def edited(network: MLP, edit: Edit) -> tuple[MLP, Code] | Refusal:
-    """Do an edit to a network, in place where its shape allows it; else to a new one."""
-    lines: list[str] = []
-    changed: list[str] = []
-    for part in parts(edit):
-        found = _lines(network, part)
-        if isinstance(found, Refusal):
-            return found
-        lines += found[0]
-        changed += found[1]
-    names = {"np": np, "network": network, "vegrad": sys.modules["vegrad"]}
-    exec("\n".join(lines), names)
-    return network, Code(tuple(lines), tuple(changed))
+class Editor:
+    """Edits one network by running lines of code, which it keeps.
+
+    Args:
+        network: what is edited, in place as long as its shape stays.
+        x: all inputs (N, I), if there are some.
+        rows: which of them may be run.
+        seed: of new weights, where the network has no seed of its own, and of the draw of `rows`.
+    """
+
+    def __init__(self, network: MLP, x: Array | None, rows: Array | None, seed: int) -> None:
+        self.network, self.seed = network, seed
+        self._x = None if rows is None else x
+        self._rows = np.arange(0) if rows is None else rows
+        self._script = Script(np=np, vegrad=sys.modules["vegrad"], network=network, x=x)
+        self._passed = 0.0
+
+    def apply(self, edit: Edit) -> Code | Refusal:
+        """Do an edit."""
+        single = parts(edit)
+        changed = [name for part in single for name in getattr(part, "parameters", ())]
+        unknown = [name for name in changed if name not in self.network.parameters]
+        if unknown:
+            return Refusal(f"the network has no parameter {unknown[0]}")
+        if any(isinstance(part, (*ARCHITECTURE, Initialize)) for part in single):
+            done = self._rebuild(single)
+            changed = list(self.network.parameters) if keeps_shape(edit) else []
+        else:
+            # The words for an edit of one part may have its numbers.
+            several = [self._do(part) for part in single]
+            refused = (one for one in several if isinstance(one, Refusal))
+            done = next(refused, several[0] if len(several) == 1 else "")
+        if isinstance(done, Refusal):
+            return done
+        return Code(self._script.lines, tuple(changed), done, self._passed)
+
+    def _run(self, *lines: str) -> None:
+        with np.errstate(all="ignore"):
+            self._script.run(*lines)
+
+    # Values of parameters
+
+    def _do(self, edit: Edit) -> str | Refusal:
+        """Do a single edit of values; return the words for it, if its own do not say it all."""
+        match edit:
+            case Scale(names, factor, rows):
+                self._each(names, f"*= {factor!r}", rows)
+            case Zero(names, rows):
+                self._each(names, "= 0.0", rows)
+            case Shift(names, amount):
+                self._each(names, f"+= {amount!r}")
+            case Redraw(names):
+                self._run(f"fresh = {written(self._with_seed())}")
+                self._each(names, "= fresh.parameters[{name}]")
+            case Lsuv(orthogonal):
+                return self._lsuv(orthogonal=orthogonal)
+            case _:
+                return Refusal(f"a network cannot be edited like this: {type(edit).__name__}")
+        return ""
+
+    def _each(self, names: Sequence[str], does: str, rows: tuple[int, int] | None = None) -> None:
+        part = "..." if rows is None else f"{rows[0]}:{rows[1]}"
+        if len(names) == 1:
+            name = f'"{names[0]}"'
+            self._run(f"network.parameters[{name}][{part}] {does.format(name=name)}")
+        else:
+            self._run(
+                f"for name in {_listed(names)}:",
+                f"    network.parameters[name][{part}] {does.format(name='name')}",
+            )
+
+    def _lsuv(self, *, orthogonal: bool) -> str | Refusal:
+        normalized = self.network.config["norm"] is not None
+        if orthogonal and normalized:  # the normalization undoes any scaling
+            return self._rebuild((Initialize("orthogonal"),))
+        if normalized:
+            return Refusal("the normalization undoes any scaling of the weights")
+        if self._x is None:
+            return Refusal("there are no data to scale the weights on")
+        if orthogonal:
+            self._made(self._with_seed() | _drawn("lsuv"))
+        self._passed += len(self._rows) / 3
+        rows = ""
+        if len(self._rows) < len(self._x):
+            draw = f"np.random.default_rng({self.seed}).permutation(len(x))"
+            self._run(f"rows = {draw}[:{len(self._rows)}]")
+            rows = "[rows]"
+        try:
+            self._run(f"factors = vegrad.lsuv_(network, x{rows}, tolerance={TOLERANCE})")
+        except ValueError as error:
+            return Refusal(str(error), self._passed)
+        if orthogonal:
+            return "draw all weights again, orthogonal, and scale them on the data (LSUV)"
+        factors = cast(Array, self._script.names["factors"])
+        return (
+            f"scale each layer's weights by {factors.min():.3g} to {factors.max():.3g}, to "
+            "pre-activations of standard deviation 1 (vegrad.lsuv_)"
+        )
+
+    # Another network
+
+    def _rebuild(self, edits: Sequence[Edit]) -> str | Refusal:
+        """Make another network by one call, which also draws its weights; return the words."""
+        config = self._with_seed()
+        said: list[str] = []
+        scheme = ""
+        for edit in edits:
+            match edit:
+                case Initialize(scheme):
+                    config |= _drawn(scheme)
+                case SetActivation(name):
+                    config["activation"] = name
+                    said.append(f"use {name}")
+                case Normalize(on):
+                    config["norm"] = "layer" if on else None
+                    said += ["normalize the pre-activations of hidden layers"] if on else []
+                case AddSkips():
+                    config["residual"] = True
+                case _:
+                    return Refusal(f"{type(edit).__name__} cannot be done with another network")
+        if any(isinstance(edit, Normalize) and edit.on for edit in edits):
+            had = self.network.config
+            skips = any(isinstance(edit, AddSkips) for edit in edits)
+            if had["norm"] and len(edits) == 1:
+                return Refusal("the network has a normalization")
+            if had["norm"] and had["residual"] and skips and len(edits) == 2:
+                return Refusal("the network has both")
+        if config["residual"] and any(isinstance(edit, AddSkips) for edit in edits):
+            branches = self._with_skips(config)
+            if isinstance(branches, Refusal):
+                return branches
+            said.append(branches)
+        else:
+            self._made(config)
+        weights = OTHER_WEIGHTS.get(scheme, scheme)
+        if not said:
+            return f"draw all weights again, {weights}"
+        return ", ".join([*said, f"with new weights ({weights})"] if scheme else said)
+
+    def _made(self, config: Mapping[str, Any]) -> None:
+        """Make the network anew; one of the same shape keeps its memory."""
+        old = self.network
+        self._run(f"network = {written(config)}")
+        new = cast(MLP, self._script.names["network"])
+        shapes = [{n: a.shape for n, a in one.parameters.items()} for one in (old, new)]
+        kept = ("activation", "output", "loss", "norm", "residual", "dtype")
+        if shapes[0] == shapes[1] and all(old.config[k] == new.config[k] for k in kept):
+            for name, array in new.parameters.items():
+                old.parameters[name][...] = array
+            old.config.update(new.config)
+            self._script.names["network"] = new = old
+        self.network = new
+
+    def _with_skips(self, config: Mapping[str, Any]) -> str | Refusal:
+        """Make it with skip connections whose branches add up to a factor of about e.
+
+        So they do if each is scaled by 1/√depth (Zhang et al. 2019, arXiv:1901.09321).
+        """
+        sizes = config["sizes"]
+        square = [i for i in range(len(sizes) - 2) if sizes[i] == sizes[i + 1]]
+        if not square:
+            return Refusal("no two neighbouring layers are equally wide")
+        self._made(config)
+        factor = float(f"{1 / sqrt(len(square)):.3g}")
+        self._each([f"layers.{layer}.weight" for layer in square], f"*= {factor!r}")
+        if self._x is not None:
+            self._passed += len(self._rows) / 3
+            output = self.network.forward(self._x[self._rows])
+            size = float(np.std(output, dtype=np.float64))
+            if isfinite(size) and size > 1.0:  # the stream has grown with the depth
+                shrink = float(f"{max(1 / size, LEAST):.3g}")
+                self._each([f"layers.{len(sizes) - 2}.weight"], f"*= {shrink!r}")
+        return f"add skip connections, the weights of the {len(square)} branches times {factor:g}"
+
+    def _with_seed(self) -> dict[str, Any]:
+        config = dict(self.network.config)
+        return config | {"seed": self.seed if config["seed"] is None else config["seed"]}
 
 
-def _lines(network: MLP, edit: Edit) -> tuple[list[str], list[str]] | Refusal:
-    """Return the code for a single edit, and the names of the parameters that it changes."""
-    match edit:
-        case Scale(names, factor):
-            does = f"*= {factor!r}"
-        case Zero(names):
-            does = "= 0.0"
-        case Shift(names, amount):
-            does = f"+= {amount!r}"
-        case _:
-            return Refusal(f"a network cannot be edited like this: {type(edit).__name__}")
-    unknown = [name for name in names if name not in network.parameters]
-    if unknown:
-        return Refusal(f"the network has no parameter {unknown[0]}")
-    return [f'network.parameters["{name}"][...] {does}' for name in names], list(names)
+def _drawn(scheme: str) -> dict[str, Any]:
+    return {"init": scheme, "sigma_w": None, "sigma_b": None}
+
+
+# Code -------------------------------------------------------------------------------------------
+
+
+def written(config: Mapping[str, Any]) -> str:
+    """Write the call that makes a network with this config."""
+    sizes, texts = config["sizes"], []
+    start = 0
+    while start < len(sizes):
+        end = start
+        while end < len(sizes) and sizes[end] == sizes[start]:
+            end += 1
+        run = end - start
+        texts += [f"*[{sizes[start]}] * {run}"] if run > 3 else [str(sizes[start])] * run
+        start = end
+    return f"vegrad.MLP([{', '.join(texts)}], {_changed(MLP, config, ('sizes',))})"
+
+
+def written_optimizer(optimizer: Optimizer) -> str:
+    """Write the call that makes an optimizer like this."""
+    lr = "schedule" if callable(optimizer.lr) else f"{optimizer.lr:.6g}"
+    more = _changed(type(optimizer), optimizer._arguments, ())
+    clip = "" if optimizer.clip is None else f", clip=vegrad.clipping.{optimizer.clip!r}"
+    return f"vegrad.{type(optimizer).__name__}({lr}{', ' if more else ''}{more}{clip})"
+
+
+def _changed(
+    function: Callable[..., object], arguments: Mapping[str, object], without: Sequence[str]
+) -> str:
+    """Write the arguments that are not those by default."""
+    defaults = {k: v.default for k, v in inspect.signature(function).parameters.items()}
+    shown = {k: v for k, v in arguments.items() if k not in without and defaults.get(k) != v}
+    return ", ".join(f'{k}="{v}"' if isinstance(v, str) else f"{k}={v!r}" for k, v in shown.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Write names of parameters; a comprehension if they are numbered one after the other."""
+    first, last = (name.split(".") for name in (names[0], names[-1]))
+    if len(names) > 3 and first[1].isdigit() and last[1].isdigit():
+        start, end = int(first[1]), int(last[1]) + 1
+        if list(names) == [f"layers.{n}.{first[2]}" for n in range(start, end)]:
+            return f'[f"layers.{{n}}.{first[2]}" for n in range({start}, {end})]'
+    return f"{list(names)}"

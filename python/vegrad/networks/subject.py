@@ -2,43 +2,143 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
 
-from vegrad.flow.edits import Edit
+import numpy as np
+
+from vegrad.arrays.checks import Array
+from vegrad.clipping import GlobalNorm
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.diagnosis.history import History
+from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData
 from vegrad.flow.reading import Reading
+from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks import reading
-from vegrad.networks.editor import clone, edited
+from vegrad.networks.editor import Editor, clone, written_optimizer
 from vegrad.networks.mlp import MLP
+from vegrad.networks.trainer import NetworkTrainer, renewed
 from vegrad.networks.vocabulary import LayerVocabulary
+from vegrad.optim import Adam, Optimizer
+from vegrad.treatment.data import ArrayData
+
+Scaling = tuple[Array, Array]
+NONE = ArrayData(np.zeros((0, 0)), np.zeros(0))
 
 
+@dataclass
 class NetworkSubject:
-    """A `vegrad.MLP`."""
+    """A `vegrad.MLP`; for a cure with the data and the optimizer that it is trained with."""
 
-    def __init__(self, network: MLP) -> None:
-        if not isinstance(network, MLP):
-            raise TypeError(f"network must be a vegrad.MLP, not {type(network).__name__}")
-        self.network = network
-        self.vocabulary = LayerVocabulary(network.depth)
+    network: MLP
+    data: ArrayData = NONE
+    optimizer: Optimizer | None = None
+    seed: int = 0
+    """Of new weights, and of the draw of the rows that edits are given."""
+    scaling: Scaling | None = None
+    """Shift and scale (I,) that the data were put through: (x - shift)/scale."""
 
-    def read(self, x: Any, target: Any, *, resamples: int, seed: int) -> Reading:
+    noun = "network"
+    early = 0
+
+    def __post_init__(self) -> None:
+        """Raise TypeError if it is no network."""
+        if not isinstance(self.network, MLP):
+            raise TypeError(f"network must be a vegrad.MLP, not {type(self.network).__name__}")
+
+    @property
+    def vocabulary(self) -> LayerVocabulary:
+        """How layers, parameters and edits are called."""
+        return LayerVocabulary(self.network.depth)
+
+    def read(
+        self, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
+    ) -> Reading:
         """Run the network forward and back on a batch and write down what that tells."""
-        return reading.read(self.network, x, target, resamples=resamples, seed=seed)
+        return reading.read(self.network, x, target, resamples=resamples, seed=seed, theory=theory)
 
     def copy(self) -> Self:
-        """Return a copy, to the bit."""
-        return type(self)(clone(self.network))
+        """Return a copy, to the bit, with the same data and optimizer."""
+        return replace(self, network=clone(self.network))
 
-    def apply(self, edit: Edit) -> Code | Refusal:
+    def apply(self, edit: Edit, rows: Array | None = None) -> Code | Refusal:
         """Do an edit in place, if its shape allows it; else to another network."""
-        done = edited(self.network, edit)
-        if isinstance(done, Refusal):
-            return done
-        self.network, code = done
-        return code
+        match edit:
+            case ScaleData():
+                return self._scale_data()
+            case LearningRate(rate, before):
+                factor = rate / (before or self._optimizer.rate())
+                self.optimizer = renewed(self._optimizer, factor=factor)
+                return Code()
+            case Clip(limit):
+                clip = GlobalNorm(limit, nonfinite="skip")
+                self.optimizer = renewed(self._optimizer, clip=clip)
+                return Code()
+        editor = Editor(self.network, self.data.x, rows, self.seed)
+        done = editor.apply(edit)
+        if not isinstance(done, Refusal):
+            self.network = editor.network
+        return done
 
     def write(self, other: Self) -> None:
         """Take over the parameters' values of another network of the same shape."""
         for name, array in other.network.parameters.items():
             self.network.parameters[name][...] = array
+
+    # For a cure
+
+    def diagnosed(self, x: Any, target: Any, *, theory: bool) -> Diagnosis:
+        """Diagnose it on a batch, without resampling."""
+        found = self.read(x, target, resamples=0, seed=0, theory=theory)
+        return Diagnosis.of(found, None, NetworkSubject)
+
+    def looking(self, rows: int) -> float:
+        """Return what a diagnosis costs: one pass."""
+        return float(rows)
+
+    def trainer(
+        self, history: History, *, batch_size: int, gauge_every: int, seed: int
+    ) -> NetworkTrainer:
+        """Begin a training of a copy; nothing in it is drawn at random."""
+        return NetworkTrainer(
+            clone(self.network), renewed(self._optimizer), self.data.x, self.data.target, history,
+            batch_size=batch_size, gauge_every=gauge_every,
+        )  # fmt: skip
+
+    def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
+        """Write the code from the user's network, x and target to a training of this one."""
+        epochs = max(1, round(steps * batch_size / len(self.data)))
+        imports = ["import numpy as np"] if any("np." in line for line in lines) else []
+        call = (
+            "network.fit(",
+            "    x,",
+            "    target,",
+            f"    optimizer={written_optimizer(self._optimizer)},",
+            f"    epochs={epochs},",
+            f"    batch_size={batch_size},",
+            f"    seed={self.seed},",
+            ")",
+        )
+        return "\n".join([*imports, "import vegrad", "", f"# {words}", *lines, *call, ""])
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        return Adam(1e-3) if self.optimizer is None else self.optimizer
+
+    def _scale_data(self) -> Code | Refusal:
+        """Scale the columns by what they are in float64; what is kept is of the data's dtype."""
+        x = self.data.x
+        if not x.size:
+            return Refusal("there are no data to scale")
+        script = Script(np=np, x=x.astype(np.float64))
+        script.run(
+            "shift = x.mean(axis=0)",
+            "scale = np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)",
+            "x = (x - shift) / scale",
+        )
+        shift, scale = (cast(Array, script.names[n]).astype(x.dtype) for n in ("shift", "scale"))
+        self.scaling = shift, scale
+        self.data = replace(self.data, x=(x - shift) / scale)
+        return Code(script.lines)

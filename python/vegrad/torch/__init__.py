@@ -18,8 +18,7 @@ from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
 from vegrad.torch.threads import borrow_threads as _borrow_threads
-
-# TEMP from vegrad.torch.treatment import ModelCure, cure
+from vegrad.torch.treatment import ModelCure, cure
 
 __all__ = [
     "SGD",
@@ -27,6 +26,7 @@ __all__ = [
     "AdamW",
     "FusedMLP",
     "Lion",
+    "ModelCure",
     "ModelDiagnosis",
     "Monitor",
     "MonitorHistory",
@@ -34,6 +34,7 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "cure",
     "diagnose",
     "fuse",
     "get_total_norm",

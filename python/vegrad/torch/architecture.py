@@ -73,6 +73,38 @@ def drawn(activation: str, seed: int) -> Lines:
     )
 
 
+SCHEMES = {
+    "he_normal": 'nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
+    "he_uniform": 'nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")',
+    "glorot_normal": "nn.init.xavier_normal_(layer.weight)",
+    "glorot_uniform": "nn.init.xavier_uniform_(layer.weight)",
+    "lecun_normal": "nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)",
+    "orthogonal": "nn.init.orthogonal_(layer.weight)",
+}
+
+
+def initialized(scheme: str, seed: int) -> Lines | None:
+    """Draw all weights from an initialization, with biases of 0.
+
+    None if PyTorch has none of this name.
+    """
+    if scheme not in SCHEMES:
+        return None
+    return (
+        f"torch.manual_seed({seed})",
+        "for layer in model.modules():",
+        "    if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):",
+        f"        {SCHEMES[scheme]}",
+        "        if layer.bias is not None:",
+        "            nn.init.zeros_(layer.bias)",
+    )
+
+
+def module_of(activation: str) -> str:
+    """Return PyTorch's name for the module of an activation of vegrad's."""
+    return next(module.__name__ for module, row in MODULES.items() if row.ours == activation)
+
+
 def activations_of(model: Module) -> list[str]:
     """Return the names of the classes of activations in the model, of those that vegrad knows."""
     kinds = tuple(MODULES)

@@ -1,10 +1,10 @@
-"""From a torch model whose gradients are sick to the smallest change that helps, and its proof."""
+"""The cure of PyTorch models."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -14,22 +14,23 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.arrays.checks import as_count
-from vegrad.diagnosis.diagnosis import not_run
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.diagnosis.history import History
 from vegrad.torch import models
-from vegrad.torch.diagnosis import check, diagnose, not_finite
-from vegrad.torch.editor import FOLLOWING, REMEDIES, SCALE_DATA, Case, Change, looking
+from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.reading import passes
-from vegrad.torch.trainer import EARLY, Data, Trial, accuracy, goal_of
-from vegrad.treatment.learnability import about_data
+from vegrad.torch.reading.cells import IN_TIME
+from vegrad.torch.reading.reading import not_finite
+from vegrad.torch.subject import MakeOptimizer, ModelSubject
+from vegrad.torch.trainer import EARLY, Loss, ModelData, ModelTrainer, accuracy, goal_of
+from vegrad.treatment.goal import Goal, Plan, check_goal, check_lengths
 from vegrad.treatment.outcome import Outcome
-from vegrad.treatment.remedies import median_alpha
-from vegrad.treatment.remedy import AS_IT_IS, Remedy
-from vegrad.treatment.search import Search, without_a_trial
-from vegrad.treatment.trial import FORWARD, Goal, check_goal, check_lengths
+from vegrad.treatment.search import Search
+from vegrad.treatment.trial import FORWARD
 
-STANDING = -0.99  # median α of steps that are as good as none
 FIRST = 64  # rows, from whose loss and outputs the goal follows
+LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +54,60 @@ class ModelCure(Outcome):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; numbers that are not finite are None."""
+        """Return plain JSON types; numbers that are not finite are None."""
         return super().to_dict() | {"learning_rate": self.learning_rate, "clip": self.clip}
+
+
+class CurableModel(ModelSubject):
+    """A model with its loss, the data and the optimizer that it is trained with."""
+
+    noun = "model"
+    early = len(EARLY)
+
+    def diagnosed(self, x: Any, target: Any, *, theory: bool) -> Diagnosis:
+        """Diagnose it on a batch, without resampling."""
+        found = diagnose(self.model, self.loss_fn, x, target, resamples=0)
+        self.chain = None if found.reading is None else found.reading.chain
+        return found
+
+    def looking(self, rows: int) -> float:
+        """Return what a diagnosis costs, in rows that go forward and back."""
+        kinds = nn.RNNBase | nn.RNNCellBase
+        recurrent = any(isinstance(one, kinds) for one in self.model.modules())
+        return LOOKING * rows + (IN_TIME if recurrent else 0)
+
+    def trainer(
+        self, history: History, *, batch_size: int, gauge_every: int, seed: int
+    ) -> ModelTrainer:
+        """Begin a training of a copy, with the optimizer as it began."""
+        assert self.optimizer is not None
+        model = copy.deepcopy(self.model)
+        optimizer = self.optimizer([one for one in model.parameters() if one.requires_grad])
+        for group in optimizer.param_groups if self.rate is not None else []:
+            group["lr"] = self.rate
+        return ModelTrainer(
+            model, self.loss_fn, optimizer, self.clip, self.data, history, gauge_every, seed
+        )
+
+    def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
+        """Write the code that does the same to the user's model."""
+        found = [f"# {words}", *lines]
+        if self.rate is not None:
+            found += ["for group in optimizer.param_groups:", f'    group["lr"] = {self.rate!r}']
+        if self.clip is not None:
+            call = f"vegrad.torch.clip_grad_norm_(model.parameters(), {self.clip!r})"
+            found += ["# before each step:", call]
+        return "\n".join(found) + "\n"
 
 
 @torch.inference_mode(False)
 def cure(
     model: Module,
-    loss_fn: Any,
+    loss_fn: Loss,
     x: Any,
     target: Any,
     *,
-    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    optimizer: MakeOptimizer | None = None,
     goal: float | None = None,
     steps: int = 200,
     batch_size: int = 32,
@@ -113,37 +156,53 @@ def cure(
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
     seed = as_count("seed", seed)
-    unusable = not_run(
-        {"model": type(model).__name__}, (not_finite("x", x), not_finite("target", target))
-    )
-    if unusable is not None:
+    plan = Plan(Goal("mse", 0.0, 0.0), steps, batch_size, seed, budget)
+    if not_finite("data", "x", x) or not_finite("target", "target", target):
+        before = diagnose(model, loss_fn, x, target)  # says where, and runs nothing
         why = "no change of the model makes up for values that are not finite"
-        unknown = Goal("mse", 0.0, 0.0)
-        return ModelCure(model=model, **without_a_trial(unusable, unknown, steps, batch_size, why))
-    bare, data = models.unwrapped(model), Data(x, target)
-    given = Change(AS_IT_IS, _unfused(bare), _checked(optimizer, bare))
-    drawn = np.random.default_rng(seed).permutation(len(data))[:FIRST]
-    rows = data.take(drawn)
-    with models.untouched(given.network, loss_fn):
-        run = passes.forward(given.network, loss_fn, *rows)
-    right = accuracy(run.output, rows[1])
-    aim = goal_of(run.loss_kind, target, float(run.loss.detach()), right, goal)
-    check_goal(goal, aim.kind)
-    if not isfinite(aim.wanted):
-        before = diagnose(bare, loss_fn, *rows, resamples=0)
-        why = before.findings[0].advice if before.findings else f"the loss is {aim.guess}"
-        return ModelCure(model=model, **without_a_trial(before, aim, steps, batch_size, why))
-    fitted = _is_fitted(run.output, rows[1])
-    with models.untouched(given.network, loss_fn):
-        search = _Search(given, data, loss_fn, aim, steps, batch_size, seed, budget, model,
-                         in_place, fitted=fitted)  # fmt: skip
-        search.patient.passed += FORWARD * len(drawn)
-        found: ModelCure = search.run()
-    return found
+        return ModelCure.without_a_trial(before, plan, why, model=model)
+    bare = models.unwrapped(model)
+    given = CurableModel(_unfused(bare), loss_fn, ModelData(x, target), seed=seed)
+    given.optimizer = _checked(optimizer, bare)
+    return _searched(model, given, plan, goal, in_place=in_place)
 
 
-def _checked(optimizer: Any, model: Module) -> Callable[[Any], torch.optim.Optimizer]:
-    """What makes the optimizer. TypeError if it makes none that steps by itself."""
+def _searched(
+    model: Module, given: CurableModel, plan: Plan, wanted: float | None, *, in_place: bool
+) -> ModelCure:
+    """Look at the first rows for the goal, and search for what reaches it."""
+    data, loss_fn = given.data, given.loss_fn
+    drawn = np.random.default_rng(plan.seed).permutation(len(data))[:FIRST]
+    x, target = data.take(drawn)
+    with models.untouched(given.model, loss_fn):
+        run = passes.forward(given.model, loss_fn, x, target)
+    right, loss = accuracy(run.output, target), float(run.loss.detach())
+    goal = goal_of(run.loss_kind, data.target, loss, right, wanted)
+    check_goal(wanted, goal.kind)
+    plan = replace(plan, goal=goal)
+    if not isfinite(goal.wanted):
+        before = diagnose(models.unwrapped(model), loss_fn, x, target, resamples=0)
+        why = before.findings[0].advice if before.findings else f"the loss is {goal.guess}"
+        return ModelCure.without_a_trial(before, plan, why, model=model)
+    data.fitted = _is_fitted(run.output, target)
+    del run  # memory
+    with models.untouched(given.model, loss_fn):
+        search = Search(given, plan)
+        search.budget.passed += FORWARD * len(drawn)
+        outcome, treatment = search.run()
+    treated = treatment.subject
+    assert isinstance(treated, CurableModel)
+    cured = treated.model
+    if not outcome.patch:
+        cured = model
+    elif in_place and treatment.keeps_shape:
+        cured = model
+        ModelSubject(model).write(treated)
+    return ModelCure(**vars(outcome), model=cured, learning_rate=treated.rate, clip=treated.clip)
+
+
+def _checked(optimizer: MakeOptimizer | None, model: Module) -> MakeOptimizer:
+    """Return what makes the optimizer; raise TypeError if it makes none that steps by itself."""
     if optimizer is None:
         return lambda parameters: torch.optim.Adam(parameters, lr=1e-3)
     wanted = "optimizer must make a torch optimizer of a list of parameters"
@@ -158,14 +217,14 @@ def _checked(optimizer: Any, model: Module) -> Callable[[Any], torch.optim.Optim
 
 
 def _is_fitted(output: Any, target: Any) -> bool:
-    """Whether it looks as if outputs shall become targets, a number or a class each."""
+    """Return True if outputs look as if they shall become targets, a number or a class each."""
     if not isinstance(output, Tensor) or not isinstance(target, Tensor):
         return False
     return not target.is_floating_point() or output.numel() == target.numel()
 
 
 def _unfused(model: Module) -> Module:
-    """A copy with plain layers: fused ones would not see what is put in their place."""
+    """Return a copy with plain layers: fused ones would not see what is put in their place."""
     try:
         plain = copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
@@ -181,87 +240,3 @@ def _unfused(model: Module) -> Module:
                 return layers
             plain.set_submodule(name, layers)
     return plain
-
-
-class _Search(Search):
-    """The search, for a model."""
-
-    scale_data, remedies, following = SCALE_DATA, REMEDIES, FOLLOWING
-    noun = "model"
-
-    def __init__(
-        self, given: Change, data: Data, loss_fn: Any, goal: Goal, steps: int, batch_size: int,
-        seed: int, budget: float, model: Module, in_place: bool, *, fitted: bool,
-    ) -> None:  # fmt: skip
-        self.loss_fn, self.model, self.in_place, self.fitted = loss_fn, model, in_place, fitted
-        super().__init__(given, data, data.target, goal, steps, batch_size, seed, budget)
-        self.spendable -= 2 * len(EARLY) * self.batch_size  # of the last trial and of the proof
-
-    def examined(self, rows: Any) -> Case:
-        """The given model, looked at on these rows."""
-        before = diagnose(self.given.network, self.loss_fn, *self.x.take(rows), resamples=0)
-        return Case(self.given, self.x, self.target, rows, before, self.seed, loss_fn=self.loss_fn,
-                    passed=looking(self.given.network, len(rows)))  # fmt: skip
-
-    def _trial(self, treatment: Any, order: int = 0) -> Trial:
-        for _, done, _ in self.trials:  # a model and its optimizer's states are kept for one
-            if isinstance(done, Trial):
-                done.forget()
-        return Trial(treatment, self.x, self.target, self.rows, self.goal, self.batch_size,
-                     self.steps, self.seed + order, loss_fn=self.loss_fn)  # fmt: skip
-
-    def _over(self, trial: Any) -> bool:
-        """Steps a hundred times too short are seen in the first look."""
-        far = self.patient.diagnosis.healthy and median_alpha(trial.history) < STANDING
-        return far or super()._over(trial)
-
-    def _kept(self, remedy: Remedy) -> float:
-        """Nothing for changes of the architecture where none can be made."""
-        model: Any = self.given.network
-        if not self.patient.diagnosis.flow:
-            return 0.0
-        # A convolution's few channels are no narrow layer: chance averages over its positions.
-        plain = not any(isinstance(one, nn.modules.conv._ConvNd) for one in model.modules())
-        return super()._kept(remedy) if plain else remedy.kept
-
-    def about(self, *, quick: bool = False) -> tuple[str, ...]:
-        """What is wrong with the data, if they are rows of numbers and labels or numbers."""
-        x, target = self.x.x, self.target
-        rows = self.x.by_rows and isinstance(x, Tensor)
-        if not rows or not self.fitted or not x.is_floating_point() or target.ndim > 2:
-            return ()
-        if self.goal.kind == "cross_entropy" and (target.ndim != 1 or bool((target < 0).any())):
-            return ()
-        if self.goal.kind == "mse" and not target.is_floating_point():
-            return ()
-        table = x.detach().cpu().flatten(1).double().numpy()
-        return about_data(table, target.detach().cpu().numpy(), self.goal, quick=quick)
-
-    def outcome(self, treatment: Any, **found: Any) -> ModelCure:
-        """What is handed to the user; values that are written into the model are written here."""
-        if treatment is self.given:
-            return ModelCure(model=self.model, patch="", **found)
-        cured = treatment.network
-        if self.in_place and treatment.same_shape:
-            cured = self.model
-            _write(models.unwrapped(self.model), treatment.network)
-        return ModelCure(model=cured, patch=_patch(treatment), learning_rate=treatment.rate,
-                         clip=treatment.clip, **found)  # fmt: skip
-
-
-def _write(model: Module, treated: Module) -> None:
-    values = dict(treated.named_parameters())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(values[name])
-
-
-def _patch(change: Change) -> str:
-    """Code that does the same to the user's model."""
-    lines = [f"# {change.words}", *change.code]
-    if change.rate is not None:
-        lines += ["for group in optimizer.param_groups:", f'    group["lr"] = {change.rate!r}']
-    if change.clip is not None:
-        lines += ["# before each step:",
-                  f"vegrad.torch.clip_grad_norm_(model.parameters(), {change.clip!r})"]  # fmt: skip
-    return "\n".join(lines) + "\n"

@@ -1,11 +1,11 @@
-"""Whether data can be learnt at all: what to say when no change of a network helps."""
+"""Check whether the data can be learnt at all, for when no change of a network helps."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from vegrad.arrays.checks import Array
-from vegrad.treatment.trial import Goal
+from vegrad.treatment.goal import Goal
 
 ROWS = 1000  # at most, that are compared with each other
 DEVIATIONS = 3.0  # of chance, above which a fit counts as better than guessing
@@ -13,13 +13,13 @@ RIDGE = 1e-3  # of the mean square of the columns
 
 
 def about_data(x: Array, target: Array, goal: Goal, *, quick: bool = False) -> tuple[str, ...]:
-    """What is wrong with the data, or, if they can be learnt, that it is not they.
+    """Say what is wrong with the data or, if they can be learnt, that they are not to blame.
 
     Args:
         x: inputs (N, I), finite.
         target: as the network takes it.
         goal: with its kind of loss.
-        quick: only what rules out learning for certain; nothing where it does not.
+        quick: say only what rules out learning for certain, and else nothing.
     """
     if len(x) > 1 and not np.ptp(x, axis=0).any():
         return ("x is the same in every row: no network can tell the rows apart",)
@@ -32,14 +32,14 @@ def about_data(x: Array, target: Array, goal: Goal, *, quick: bool = False) -> t
 
 
 def _outputs(target: Array, kind: str) -> Array:
-    """Numbers (N, O); a column for each label."""
+    """Return targets as numbers (N, O); labels have a column each."""
     if kind == "cross_entropy":
         return np.eye(int(target.max()) + 1)[target]
     return target.astype(np.float64).reshape(len(target), -1)
 
 
 def _compared(x: Array, outputs: Array, goal: Goal) -> str:
-    """Two fits that no gradient goes through, on rows that they have not seen."""
+    """Compare two fits that need no gradient, on rows that they have not seen."""
     order = np.random.default_rng(0).permutation(len(x))[:ROWS]
     held = max(1, len(order) // 4)
     if len(order) < 20:
@@ -66,7 +66,7 @@ def _compared(x: Array, outputs: Array, goal: Goal) -> str:
 
 
 def _score(fit: Array, outputs: Array, kind: str) -> float:
-    """Share of labels that are right, or of the variance that is explained."""
+    """Return the share of labels that are right, or of the variance that is explained."""
     if kind == "mse":
         rest = float(np.mean(np.square(outputs - fit)))
         return 1.0 - rest / max(float(np.mean(np.var(outputs, axis=0))), 1e-300)

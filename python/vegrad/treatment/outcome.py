@@ -1,21 +1,18 @@
-"""What a cure is: the attempts, the network, the proof."""
+"""The outcome of a search for a cure: the attempts, the proof, the patch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
-from vegrad.networks.mlp import MLP
-from vegrad.optim import Optimizer
 from vegrad.reports.cure import proof, text
-from vegrad.treatment.remedy import Scaling
-from vegrad.treatment.trial import Goal
+from vegrad.treatment.goal import Goal, Plan
 
 PAIRS = ("loss", "accuracy")
 # The way an attempt ended: its training reached the goal, or only with the rows in one order, or
@@ -39,9 +36,9 @@ class Attempt:
     """One remedy: what it changed, what that did, what it cost.
 
     `before` and `after` are diagnoses, `after` without what theory expects (None where the remedy
-    had nothing to change);
-    `loss` and `accuracy` are pairs, before the first step and after the last of `steps` (nan
-    where nothing was trained); `passes` counts forward and backward passes of one batch.
+    had nothing to change); `loss` and `accuracy` are pairs, before the first step and after the
+    last of `steps` (nan where nothing was trained); `passes` counts forward and backward passes of
+    one batch.
     """
 
     name: str
@@ -55,10 +52,10 @@ class Attempt:
     accuracy: tuple[float, float] = (np.nan, np.nan)
     passes: float = 0.0
     ended: Ended = ""
-    """The way it ended; "" if it had nothing to change."""
+    """The way it ended; "" if there was nothing to change."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, None where there is no number."""
+        """Return plain JSON types, None where there is no number."""
         content = {name: getattr(self, name) for name in ("name", "change", "accepted", "why")}
         content["verdicts"] = [self.before.verdict, self.after and self.after.verdict]
         content["chain_log10"] = [_chain(self.before), self.after and _chain(self.after)]
@@ -67,7 +64,7 @@ class Attempt:
 
 
 class Shown(Protocol):
-    """What a proof needs to know of a training; `points` are steps, loss and accuracy."""
+    """A training, as a proof needs it; `points` are steps, loss and accuracy."""
 
     history: History
     seed: int
@@ -101,13 +98,13 @@ class Proof(Mapping[str, History]):
 
     @property
     def text(self) -> str:
-        """Loss, accuracy and flow, without and with, in lines of at most 80 letters."""
+        """Loss, accuracy and flow, without and with the cure, in lines of at most 80 letters."""
         return proof(self.steps, self.seed, self.loss, self.accuracy, self.diagnoses)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was found, tried and reached, whatever it was done to.
+    """The outcome of a search, whatever it was done to.
 
     `cost` is in trainings of what was given: forward and backward passes, those of what was given
     included, over `steps`.
@@ -118,7 +115,7 @@ class Outcome:
     attempts: tuple[Attempt, ...]
     proof: Proof | None
     reached: bool
-    """Whether the goal was reached."""
+    """True if the goal was reached."""
     goal: Goal
     summary: str
     patch: str
@@ -126,18 +123,37 @@ class Outcome:
     steps: int
     batch_size: int
     about: tuple[str, ...] = ()
-    """What is wrong with the data or the network's size, if nothing helped."""
+    """Sentences on what is wrong with the data or the network's size, if nothing helped."""
+
+    @classmethod
+    def without_a_trial(cls, before: Diagnosis, plan: Plan, why: str, **more: Any) -> Self:
+        """Return the outcome where nothing could be run."""
+        return cls(
+            before=before,
+            after=before,
+            attempts=(),
+            proof=None,
+            reached=False,
+            goal=plan.goal,
+            summary=f"not cured: {before.summary}",
+            patch="",
+            cost=0.0,
+            steps=plan.steps,
+            batch_size=plan.batch_size,
+            about=(why,),
+            **more,
+        )
 
     @property
     def cured(self) -> bool:
-        """Whether something was wrong that a change has put right."""
+        """True if something was wrong that a change has put right."""
         return self.reached and any(attempt.accepted for attempt in self.attempts)
 
     def __str__(self) -> str:
         return text(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; numbers that are not finite are None."""
+        """Return plain JSON types; numbers that are not finite are None."""
         proof = self.proof and {
             "steps": self.proof.steps,
             "loss": [_plain(v) for v in self.proof.loss],
@@ -151,25 +167,11 @@ class Outcome:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cure(Outcome):
-    """The outcome for a network.
-
-    `network` is the cured one, before training; a copy of the given one if nothing was better.
-    `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
-    through, (x - shift)/scale, if it is.
-    """
-
-    network: MLP
-    optimizer: Optimizer
-    scaling: Scaling | None = None
-
-
 # Figures ---------------------------------------------------------------------------------------
 
 
 def _until(history: History, steps: int) -> History:
-    """Its first steps, and the blocks that end within them."""
+    """Return the first steps of a history, and the blocks that end within them."""
     columns = history.to_dict()
     blocks = int(np.count_nonzero(np.cumsum(history.epoch_steps) <= steps))
     cut = {name: columns[name][:steps] for name in STEPS}

@@ -1,0 +1,106 @@
+"""The cure of own networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vegrad.networks.editor import clone
+from vegrad.networks.mlp import MLP
+from vegrad.networks.reading import expected_or_none
+from vegrad.networks.subject import NetworkSubject, Scaling
+from vegrad.optim import Adam, Optimizer
+from vegrad.treatment.budget import BUDGET
+from vegrad.treatment.data import ArrayData
+from vegrad.treatment.goal import Plan, check_goal, check_lengths, goal_for
+from vegrad.treatment.outcome import Outcome
+from vegrad.treatment.search import Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cure(Outcome):
+    """The outcome for a network.
+
+    `network` is the cured one, before training; a copy of the given one if nothing was better.
+    `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
+    through, (x - shift)/scale, if it is.
+    """
+
+    network: MLP
+    optimizer: Optimizer
+    scaling: Scaling | None = None
+
+
+def cure(
+    network: MLP,
+    x: Any,
+    target: Any,
+    *,
+    goal: float | None = None,
+    optimizer: Optimizer | None = None,
+    steps: int = 500,
+    batch_size: int = 32,
+    seed: int = 0,
+    budget: float = BUDGET,
+) -> Cure:
+    """Find the smallest change that makes `network` train, and prove it.
+
+    Remedies are tried in the order of `remedies.REMEDIES`, the smallest change first. Each is
+    judged by one pass; if that is promising, by a training from the same seed on the same rows,
+    which ends as soon as it reaches the goal or is seen to learn nothing. The first that reaches
+    the goal, and reaches it again with the rows in another order if the budget allows, is the cure.
+    Then the given network is trained for as many steps: the proof.
+
+    Args:
+        network: a `vegrad.MLP`, which stays as it is.
+        x: the inputs (N, I).
+        target: as for `MLP.backward`, for all rows.
+        goal: an accuracy, at least, for the two cross entropies; for mse a loss, at most. By
+            default 80 % of the way from the best constant output to perfection, for mse half of
+            it. It is looked at on up to 256 of the rows.
+        optimizer: of vegrad.optim, with its clip; it stays as it is. By default Adam(1e-3).
+        steps: of one training.
+        batch_size: rows of a step.
+        seed: of the order of the rows, of the rows to look at and of new weights, if the network
+            has no seed of its own.
+        budget: the most that may be spent, in trainings of `steps`, the given network's included.
+            (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
+
+    Raises:
+        TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
+    """
+    if optimizer is None:
+        optimizer = Adam(1e-3)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
+    steps, batch_size = check_lengths(steps, batch_size, budget)
+    check_goal(goal, network.config["loss"])
+    data = ArrayData(*network.checked(x, target))
+    given = NetworkSubject(clone(network), data, optimizer, seed)
+    aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
+    return _searched(given, Plan(aim, steps, batch_size, seed, budget))
+
+
+def _searched(given: NetworkSubject, plan: Plan) -> Cure:
+    data, optimizer = given.data, given.optimizer
+    assert optimizer is not None
+    if not (np.isfinite(data.x).all() and np.isfinite(data.target).all()):
+        before = given.diagnosed(data.x, data.target, theory=True)  # says where, and runs nothing
+        why = "no change of the network makes up for values that are not finite"
+        return Cure.without_a_trial(before, plan, why, network=given.network, optimizer=optimizer)
+    search = Search(given, plan)
+    outcome, treatment = search.run()
+    treated = treatment.subject
+    assert isinstance(treated, NetworkSubject)
+    after = outcome.after
+    if outcome.patch:
+        sample, _ = treated.data.take(search.patient.rows)
+        after = replace(after, expected=expected_or_none(treated.network, sample))
+    return Cure(
+        **vars(outcome) | {"after": after},
+        network=treated.network,
+        optimizer=treated.optimizer or optimizer,
+        scaling=treated.scaling,
+    )

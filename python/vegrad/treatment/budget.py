@@ -1,0 +1,83 @@
+"""What a search may spend, and what it has spent, in rows that went forward and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.treatment.goal import Plan
+from vegrad.treatment.trial import FORWARD, Trial
+
+BUDGET = 1.5  # trainings: the usual one, in parts of which remedies keep passes for others
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A change that was trained."""
+
+    place: int
+    """The number of its attempt."""
+    trial: Trial
+    after: Diagnosis
+    """The diagnosis of the changed network, before training."""
+
+
+@dataclass
+class Budget:
+    """The trainings of a search and their cost.
+
+    Whatever is spent, enough is left for the proof: to train what was given for as many steps as
+    the best change.
+    """
+
+    plan: Plan
+    batch_size: int
+    """Rows of a step; no more than there are."""
+    looks: int
+    """Rows of a look at a training."""
+    early: int
+    """Steps that are gauged beyond one in two blocks."""
+    sick: Trial
+    """The training of what was given."""
+    passed: float = 0.0
+    """Rows that looks and edits have cost."""
+    tried: list[Tried] = field(default_factory=list)
+    again: list[Trial] = field(default_factory=list)
+    """Trainings that repeat one with the rows in another order."""
+
+    @property
+    def spent(self) -> float:
+        """The cost so far."""
+        trained = sum(one.trial.passed for one in self.tried)
+        trained += self.sick.passed + sum(trial.passed for trial in self.again)
+        return self.passed + trained
+
+    @property
+    def cost(self) -> float:
+        """The cost so far, in whole trainings."""
+        return float(self.spent / (self.plan.steps * self.batch_size))
+
+    def best(self, count: int | None = None) -> Tried | None:
+        """Return the one with the lowest loss, of the first so many; None if none is finite."""
+        known = [one for one in self.tried[:count] if isfinite(one.trial.points[-1][1])]
+        return min(known, key=lambda one: one.trial.points[-1][1], default=None)
+
+    def room(self, steps: int, kept: float = 0.0) -> bool:
+        """Return True if a trial may come to so many steps, and the given network after it.
+
+        `kept` of the usual budget, or as large a part of another, is then left.
+        """
+        sick, size, looks = self.sick, self.batch_size, self.looks * FORWARD
+        block = sick.block_steps
+        # The best may be the trial that goes on now, or, if that gets worse, the best before it.
+        bests = [self.best(), self.best(len(self.tried) - 1)]
+        proof = max(steps, *(0 if b is None else b.trial.history.steps for b in bests))
+        behind = max(0, proof - sick.history.steps)
+        ahead = block * size * (1.0 + 1.0 / block) + 2 * looks
+        gauge = 1.0 + 1.0 / (2 * block)
+        looks += size  # the gauge looks at the first step too
+        wanted = self.spent + ahead + behind * size * gauge + looks
+        most = self.plan.budget * self.plan.steps * size
+        most -= 2 * self.early * size  # of the last trial and of the proof
+        return wanted <= (1.0 - kept / BUDGET) * most

@@ -1,0 +1,106 @@
+"""The end of a search: the proof of what was chosen, and the outcome in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.treatment.budget import Budget, Tried
+from vegrad.treatment.goal import Goal
+from vegrad.treatment.learnability import about_data
+from vegrad.treatment.outcome import Attempt, Outcome, Proof
+from vegrad.treatment.remedy import Treatment
+from vegrad.treatment.trial import Trial
+
+
+def conclude(
+    given: Treatment,
+    before: Diagnosis,
+    attempts: Sequence[Attempt],
+    budget: Budget,
+    chosen: Tried | None,
+    problem: tuple[str, ...] = (),
+) -> tuple[Outcome, Treatment]:
+    """Prove what was chosen; what was given stays as it was if it does as well.
+
+    Args:
+        given: what is to be cured.
+        before: its diagnosis.
+        attempts: everything that was tried.
+        budget: with the training of what was given, which goes on as far as the proof needs it.
+        chosen: the best of what was tried, if anything was trained.
+        problem: what is wrong with the data, if that is known.
+
+    Returns:
+        The outcome, and the treatment that it recommends.
+    """
+    sick, plan, attempts = budget.sick, budget.plan, list(attempts)
+    after, treatment, proof, reached = before, given, None, sick.reached
+    if chosen is not None:
+        trial = chosen.trial
+        _catch_up(sick, trial.history.steps)
+        proof = Proof(sick, trial, (before, chosen.after))
+        better = trial.reached or not proof.loss[0] <= proof.loss[1]
+        reached = sick.reached
+        if better and not reached:  # what works is left alone
+            treatment, reached, after = trial.treatment, trial.reached, chosen.after
+            why = "reached the goal" if reached else "the best, though short of the goal"
+            attempts[chosen.place] = replace(attempts[chosen.place], accepted=True, why=why)
+    size = budget.batch_size
+    patch = ""
+    if treatment is not given:
+        subject, words = treatment.subject, treatment.words
+        patch = subject.patch(words, treatment.lines, steps=plan.steps, batch_size=size)
+    outcome = Outcome(
+        before=before,
+        after=after,
+        attempts=tuple(attempts),
+        proof=proof,
+        reached=reached,
+        goal=plan.goal,
+        summary=_summary(before, after, attempts, plan.goal, given.subject.noun, reached=reached),
+        patch=patch,
+        cost=budget.cost,
+        steps=plan.steps,
+        batch_size=size,
+        about=problem if reached or problem else about(given, plan.goal),
+    )
+    return outcome, treatment
+
+
+def about(given: Treatment, goal: Goal, *, quick: bool = False) -> tuple[str, ...]:
+    """Say what is wrong with the data, if they are rows of numbers and labels or numbers."""
+    table = given.subject.data.table(goal.kind)
+    return () if table is None else about_data(*table, goal, quick=quick)
+
+
+def _catch_up(sick: Trial, count: int) -> None:
+    """Train what was given for as many steps as what was chosen."""
+    while sick.history.steps < count and not sick.ended:
+        sick.block(min(sick.block_steps, count - sick.history.steps), looking=False)
+    if sick.history.steps == count:
+        sick.look()
+
+
+def _summary(
+    before: Diagnosis,
+    after: Diagnosis,
+    attempts: Sequence[Attempt],
+    goal: Goal,
+    noun: str,
+    *,
+    reached: bool,
+) -> str:
+    """Say in a sentence how the search ended."""
+    accepted = next((attempt for attempt in attempts if attempt.accepted), None)
+    if accepted is not None and reached:
+        was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
+        return f"cured: {was}{accepted.change}"
+    if accepted is not None:
+        return f"improved, but short of {goal}: {accepted.change}"
+    if reached:
+        but = "" if before.healthy else f"{before.verdict}, but "
+        return f"nothing to cure: {but}the {noun} reaches {goal} as it is"
+    tried = sum(attempt.after is not None for attempt in attempts)
+    return f"not cured: none of {tried} changes reached {goal}"

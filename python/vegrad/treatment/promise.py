@@ -1,0 +1,78 @@
+"""Judge from one pass, or from the beginning of a training, whether a change is promising."""
+
+from __future__ import annotations
+
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.treatment.outcome import Ended
+from vegrad.treatment.rates import CREEPING, median_alpha
+from vegrad.treatment.trial import Trial
+
+# Of a training: by then so much of the way to the goal must be done, or the loss be falling.
+NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
+LATE = 0.2  # of a training: from then on a falling loss is not enough
+ABOVE = 1.2  # times the guess's loss
+HALF = 0.5  # of the way
+STANDING = -0.99  # median α of steps that are as good as none
+
+
+def hopeless(trial: Trial, *, patient: bool = False) -> bool:
+    """Return True if a training has learnt too little to go on with.
+
+    If patient, it may have learnt nothing at the first look.
+    """
+    needed = [way for share, way in NEEDED[patient:] if trial.share >= share]
+    moving = trial.moving and trial.share <= LATE
+    return bool(needed) and not (trial.way >= needed[-1] or moving)
+
+
+def creeping(trial: Trial) -> bool:
+    """Return True if the gauge says of a training that its steps are far too short."""
+    short = trial.share >= NEEDED[0][0] and median_alpha(trial.history) < CREEPING
+    return short and trial.way < HALF
+
+
+def standing(trial: Trial) -> bool:
+    """Return True if steps are a hundred times too short, which the first look tells.
+
+    That takes a front end that gauges more than the first step by then.
+    """
+    return trial.treatment.subject.early > 0 and median_alpha(trial.history) < STANDING
+
+
+def rose(trial: Trial) -> bool:
+    """Return True if a training ended above its beginning, and above a guess."""
+    return trial.points[-1][1] > max(trial.points[0][1], ABOVE * trial.goal.guess)
+
+
+def ended(trial: Trial) -> tuple[Ended, str]:
+    """Return how a training ended, as in `Attempt.ended`, and the sentence for it."""
+    steps = trial.history.steps
+    if trial.reached:
+        return "reached", "reached the goal"
+    if trial.ended:
+        return "diverged", trial.ended
+    if hopeless(trial):
+        return "learns-nothing", f"learns nothing in {steps} steps"
+    return "slow", f"not at the goal after {steps} steps"
+
+
+def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool) -> str:
+    """Return why a change is not promising, from one pass; "" if it is.
+
+    Data that were scaled may show what was hidden before.
+    """
+    if after.healthy or before.healthy:
+        return ""
+    said = after.findings[0]
+    if _badness(after) >= _badness(before) and not scaled:
+        return f"no better: {said.kind}: {said.message}"
+    if any(finding.severity == "critical" for finding in after.findings):
+        return f"still {said.kind}: {said.message}"
+    return ""
+
+
+def _badness(diagnosis: Diagnosis) -> float:
+    """Add up how bad a diagnosis is, in decades; a finding that is of no chain counts for 2."""
+    worst = max((abs(f.evidence.get("decades", 2.0)) for f in diagnosis.findings), default=0.0)
+    critical = sum(f.severity == "critical" for f in diagnosis.findings)
+    return worst + critical + 0.1 * len(diagnosis.findings)

@@ -1,0 +1,105 @@
+"""The learning rate and the clip that the history of a training asks for.
+
+Both rest on the gauge of steps, `History.alpha`: -1 where a step leads nowhere, 0 where it ends in
+the minimum along itself, more than 1 where it climbs.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+from vegrad.diagnosis.history import History
+
+RISEN = 1.5  # times the first loss
+MOST = 100.0  # times, by which the learning rate is changed at once
+CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
+LANDING = -0.3  # median α: momentum carries such steps beyond the minimum
+SHORTER = 5.0  # times, then, and where the loss left its range; its square if the first step made
+JUMP = 1e4  # times the loss: on a parabola that is 50 times beyond the longest step that descends
+
+
+def wanted_rate(history: History | None) -> tuple[float, str] | str:
+    """Return the learning rate that a history asks for and why, or why none.
+
+    It leads to the minimum along the step, as the gauge saw it; where the loss left its range,
+    it is a fifth or less.
+    """
+    if history is None or not history.steps:
+        return "no training has been looked at"
+    rate = float(history.learning_rate[-1])
+    finding = next((f for f in history.findings if "wanted" in f.evidence), None)
+    tenth = max(1, history.steps // 10)
+    if not np.isfinite(history.loss).all():
+        far = (history.loss_after[:1] > JUMP * history.loss[:1]).any()
+        wanted, why = rate / (SHORTER**2 if far else SHORTER), "the loss left its range"
+    elif np.mean(history.loss[-tenth:]) > RISEN * history.loss[0]:
+        # The gauge's later steps began where an earlier one had thrown the weights.
+        wanted, why = rate / 10, "the loss rose"
+    elif finding is not None:
+        wanted = finding.evidence["wanted"]
+        if finding.kind == "overshooting":
+            wanted = min(wanted, first_landing(history))
+            if finding.severity == "critical":
+                # It has learnt nothing, and the gauge measured weights that were thrown far away.
+                wanted = min(wanted, rate / 10)
+        wanted = min(max(wanted, rate / MOST), rate * MOST)
+        why = f"{finding.kind}: α {finding.evidence['alpha']:+.2g}"
+        longer = finding.kind == "stalled"
+        if not (wanted > 2 * rate if longer else wanted < rate / 1.5):
+            return f"the steps are about as long as they may be ({why})"
+    elif median_alpha(history) < CREEPING:
+        wanted = rate / max(1.0 + median_alpha(history), 1.0 / MOST)
+        why = f"baby steps: α {median_alpha(history):+.3f}"
+    elif long_steps(history):
+        wanted, why = rate / SHORTER, f"long steps: α {median_alpha(history):+.2f}"
+    else:
+        return "the steps are neither too long nor too short"
+    return float(f"{wanted:.2g}"), why
+
+
+def median_alpha(history: History) -> float:
+    """Return the median α of the steps that the gauge looked at; 0 if there are none."""
+    alpha = history.alpha[~np.isnan(history.alpha)]
+    return float(np.median(alpha)) if alpha.size else 0.0
+
+
+def long_steps(history: History) -> bool:
+    """Return True if the gauge saw steps end near the minimum along them, or beyond it."""
+    return bool((~np.isnan(history.alpha)).any()) and median_alpha(history) > LANDING
+
+
+def first_landing(history: History) -> float:
+    """Return the rate that would have led to the minimum along the first step that climbed.
+
+    Later steps start from where that one has thrown the weights. It is inf if none climbed.
+    """
+    climbs = np.flatnonzero(history.loss_after > history.loss)
+    if not climbs.size:
+        return inf
+    first = climbs[0]
+    slope = float(history.slope[first] * history.step_length[first])
+    rise = float(history.loss_after[first] - history.loss[first])
+    rate = float(history.learning_rate[first])
+    return rate * slope / (2.0 * (slope - rise)) if slope < 0 else rate / 10.0
+
+
+def wanted_limit(history: History | None) -> float | str:
+    """Return the limit of a clip of the gradients' global norm, or why there should be none.
+
+    It is the lowest quarter of the norms, where they vary and steps went too far.
+    """
+    if history is None or not history.steps:
+        return "no training has been looked at"
+    found = {finding.kind for finding in history.findings}
+    if not found & {"overshooting", "oscillating"} and np.isfinite(history.loss).all():
+        return "no step went too far"
+    norms = history.gradient_norm
+    norms = norms[np.isfinite(norms) & (norms > 0)]
+    if not norms.size:
+        return "no norm was finite"
+    limit = float(f"{float(np.quantile(norms, 0.25)):.2g}")
+    if norms.size == history.steps and norms.max() < 4 * limit:
+        return "the gradient's norm hardly varies: clipping would only lower the learning rate"
+    return limit
