@@ -16,7 +16,7 @@ from vegrad.diagnosis.rules import gradients, modules
 from vegrad.diagnosis.rules.recurrent import BEYOND
 from vegrad.diagnosis.rules.residual import faint
 from vegrad.diagnosis.rules.table import CHAIN, STREAMS
-from vegrad.flow.finding import Finding
+from vegrad.flow.finding import Finding, layer_sites
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
 
@@ -57,22 +57,22 @@ def detached(findings: Sequence[Finding], chain: Chain) -> Findings:
     """Say of a layer that no gradient comes back to that it is so, not that it shrinks one."""
     if not chain.cut or chain.cut == len(chain.layers):
         return list(findings)
-    below, above = chain.cut - 1, chain.cut
-    return [
-        replace(
-            f,
+    below, above = layer_sites([chain.cut - 1, chain.cut], chain.names)
+
+    def told(finding: Finding) -> Finding:
+        if finding.layers != (below.place,) or finding.evidence.get("gain") != 0:
+            return finding
+        return replace(
+            finding,
             cause="detached",
             says="no gradient comes back to {below}: there is no way from the loss to it",
             advises="look between {below} and {above} for a detach(), .data, item() or no_grad(), "
             "or a function without a derivative (argmax, round, a comparison).",
-            facts={**f.facts, "below": Site("layer", chain.names[below], below),
-                   "above": Site("layer", chain.names[above], above)},
+            facts={"below": below, "above": above},
             edit=None,
         )
-        if f.layers == (below,) and f.evidence.get("gain") == 0
-        else f
-        for f in findings
-    ]  # fmt: skip
+
+    return [told(finding) for finding in findings]
 
 
 # Streams and their branches ---------------------------------------------------------------------
@@ -197,8 +197,10 @@ def with_cells(findings: Sequence[Finding], own: Sequence[Finding], reading: Rea
         for name, one in reading.parameters.items()
         if one.is_matrix and one.gradient_log2 == -inf
     }
-    beside = [{gate.parameter for gate in cell.gates if gate.part in ("ih", "hh")}
-              for cell in reading.cells]  # fmt: skip
+    beside = [
+        {gate.parameter for gate in cell.gates if gate.part in ("ih", "hh")}
+        for cell in reading.cells
+    ]
 
     def explained(finding: Finding) -> bool:
         if finding.rule == gradients.ZERO.name:
@@ -222,8 +224,9 @@ def with_cells(findings: Sequence[Finding], own: Sequence[Finding], reading: Rea
 
 def unused_steps(reading: Reading) -> list[str]:
     """Return recurrent weights without a gradient: only a first step's output is used."""
-    names = [next(gate.parameter for gate in cell.gates if gate.part == "hh")
-             for cell in reading.cells]  # fmt: skip
+    names = [
+        next(gate.parameter for gate in cell.gates if gate.part == "hh") for cell in reading.cells
+    ]
     parameters = reading.parameters
     return [n for n in names if n in parameters and parameters[n].gradient_log2 == -inf]
 

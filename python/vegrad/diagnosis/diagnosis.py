@@ -1,4 +1,4 @@
-"""What one forward and backward pass says of a network's gradients."""
+"""The diagnosis: findings, what they were made from, and ways to see and use them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vegrad.theory.expected import ExpectedFlow
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What one forward and backward pass says; print it, plot it, apply it, or take it apart.
+    """The judgement of one forward and backward pass; print it, plot it, apply it, take it apart.
 
     `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
     are None where nothing was run because the data are not finite, or because only gradients or a
@@ -40,9 +40,9 @@ class Diagnosis:
 
     findings: tuple[Finding, ...]
     looked_at: str
-    """What a verdict of "healthy" rests on."""
+    """The observation that a verdict of "healthy" rests on."""
     config: Mapping[str, Any]
-    """What the network is."""
+    """The network, described by name and value."""
     loss: float | None = None
     flow: Flow | None = None
     trend: Trend | None = None
@@ -51,7 +51,7 @@ class Diagnosis:
     expected: ExpectedFlow | None = None
     measurement: Measurement | None = None
     reading: Reading | None = field(default=None, repr=False)
-    """What the rules were given."""
+    """The reading that the rules were given."""
     subject_of: Callable[[Any], Subject] | None = field(default=None, repr=False, compare=False)
     """Makes the subject that `apply` edits, of a network of the kind that was judged."""
 
@@ -134,7 +134,7 @@ class Diagnosis:
         return self.to_text()
 
     def to_text(self, *, all_layers: bool = False) -> str:
-        """The table of layers, the verdict, findings and advice.
+        """Return the table of layers, the verdict, findings and advice.
 
         Middle layers that nothing is said about are left out unless `all_layers`.
         """
@@ -157,7 +157,7 @@ class Diagnosis:
         history: History | None = None,
         proof: Any = None,
     ) -> str:
-        """A page that needs nothing beside itself: findings, flow and theory, charts, all layers.
+        """Make a page that needs nothing beside itself: findings, flow, theory, charts, all layers.
 
         Args:
             path: the file to write, whole or not at all.

@@ -1,4 +1,4 @@
-"""What training saw, step by step and epoch by epoch."""
+"""The history of a training, step by step and epoch by epoch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ from vegrad.reports.descent import draw
 from vegrad.reports.picture import plot_history
 
 STEPS = (
-    "loss", "gradient_norm", "coefficient", "learning_rate",
-    "alpha", "step_length", "loss_after", "slope", "slope_after",
-)  # fmt: skip
+    "loss",
+    "gradient_norm",
+    "coefficient",
+    "learning_rate",
+    "alpha",
+    "step_length",
+    "loss_after",
+    "slope",
+    "slope_after",
+)
 EPOCHS = ("epoch_steps", "epoch_loss", "clipped_share", "validation_loss", "validation_accuracy")
 LAYERS = ("gradient_log2", "update_log2")
 
@@ -79,28 +86,28 @@ class History:
 
     @property
     def steps(self) -> int:
-        """How many steps were recorded."""
+        """The number of steps that were recorded."""
         return self._count
 
     @property
     def epochs(self) -> int:
-        """How many epochs were finished."""
+        """The number of epochs that were finished."""
         return len(self._epochs["epoch_loss"])
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """overshooting, stalled or oscillating steps, with the rate that would do better."""
+        """Steps that overshoot, stall or oscillate, with the rate that would do better."""
         return of_history(self)
 
     def __repr__(self) -> str:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
 
     def since(self, step: int, name: str) -> FloatArray:
-        """A column of STEPS from this step on, copied."""
+        """Return a copy of a column of STEPS from this step on."""
         return self._steps[STEPS.index(name), step : self._count].copy()
 
     def add_steps(self, columns: FloatArray) -> None:
-        """Entries (STEPS, steps)."""
+        """Append entries (STEPS, steps)."""
         end = self._count + columns.shape[1]
         if end > self._steps.shape[1]:
             room = np.empty((len(STEPS), 2 * end))
@@ -110,12 +117,12 @@ class History:
         self._count = end
 
     def add_epoch(self, **values: Any) -> None:
-        """An entry for each of EPOCHS and LAYERS."""
+        """Append an entry for each of EPOCHS and LAYERS."""
         for name in (*EPOCHS, *LAYERS):
             self._epochs[name].append(values[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Lists of floats, by name."""
+        """Return lists of floats, by name."""
         columns: dict[str, Any] = {name: getattr(self, name).tolist() for name in STEPS}
         for name, column in self._epochs.items():
             columns[name] = [list(map(float, v)) if name in LAYERS else float(v) for v in column]
@@ -123,7 +130,11 @@ class History:
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, Any]) -> History:
-        """The history that `to_dict` described. ValueError if columns are missing or uneven."""
+        """Return the history that `to_dict` described.
+
+        Raises:
+            ValueError: if columns are missing or uneven.
+        """
         history = cls()
         for names in (STEPS, (*EPOCHS, *LAYERS)):
             missing = [name for name in names if name not in columns]
@@ -143,7 +154,7 @@ class History:
         return history
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a .json file, or a .csv file with a row a step; what is an epoch's in its last.
+        """Write a .json file, or a .csv file with a row a step, an epoch's entries in its last.
 
         JSON has no nan and inf: they are null, "inf" and "-inf" there, as `from_dict` takes them.
         """
@@ -178,7 +189,7 @@ class History:
         plot_history(self, path)
 
     def plot_descent(self, path: str | PathLike[str], title: str = "") -> None:
-        """The loss along the way, with the steps as one would draw them on a blackboard.
+        """Draw the loss along the way, with the steps as one would draw them on a blackboard.
 
         Of the steps that the gauge looked at, up to 24 are drawn as hops over the parabola that
         fits the loss along them: baby steps, good ones, overshoots and climbs apart, and where the

@@ -28,7 +28,7 @@ def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]
         history: of its training, whose findings are taken in.
     """
     if reading.problem is not None:
-        findings = [reading.problem]
+        findings = _asked(table.DATA, reading)
     elif reading.chain is not None:
         findings = _of_chain(reading, reading.chain)
     elif reading.modules:
@@ -88,8 +88,10 @@ def _with_ratios(findings: Sequence[Finding], reading: Reading) -> list[Finding]
     recorded = reading.gradients
     if recorded is None or not recorded.ratios:
         return list(findings)
-    ends = {"first_ratio_log10": recorded.ratios[recorded.chain[0]],
-            "last_ratio_log10": recorded.ratios[recorded.chain[-1]]}  # fmt: skip
+    ends = {
+        "first_ratio_log10": recorded.ratios[recorded.chain[0]],
+        "last_ratio_log10": recorded.ratios[recorded.chain[-1]],
+    }
     more = {name: value for name, value in ends.items() if isfinite(value)}
     return [replace(one, evidence={**one.evidence, **more}) for one in findings]
 

@@ -1,4 +1,4 @@
-"""Edits: what may be changed about a network, its data or its training, as plain data.
+"""Edits: changes to a network, its data or its training, as plain data.
 
 A finding carries the edit that its advice describes, a remedy proposes edits to try, and every
 front end knows how to apply them to its own kind of network. An edit names parameters as the front

@@ -21,17 +21,17 @@ class Finding:
     """One thing that is wrong."""
 
     kind: str
-    """What is seen: vanishing, exploding, saturated, dead, nonfinite, overshooting, …"""
+    """The symptom: vanishing, exploding, saturated, dead, nonfinite, overshooting, …"""
     severity: str
     """"critical" or "warning"."""
     sites: tuple[Site, ...] = ()
-    """What it is about, the place that matters most first."""
+    """The places that it is about, the one that matters most first."""
     evidence: Mapping[str, float] = field(default_factory=dict)
     """The numbers that it rests on, by name."""
     cause: str = ""
-    """Why: a stable name, see `vegrad.diagnosis.causes`."""
+    """The reason, by its stable name; "" if it cannot be told."""
     edit: Edit | None = None
-    """What its advice says, for `Diagnosis.apply` and the remedies."""
+    """The change that its advice describes, for `Diagnosis.apply` and the remedies."""
     rule: str = ""
     """The name of the rule that found it."""
     blame: str | None = None
@@ -41,7 +41,7 @@ class Finding:
     advises: str = "{edit}."
     """The template of the advice."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """What the templates name beside the evidence: sites, edits, names."""
+    """Sites, edits and names that the templates mention beside the evidence."""
     vocabulary: Vocabulary = field(default=PLAIN, repr=False, compare=False)
     """How the front end that was judged names things."""
 
@@ -53,12 +53,12 @@ class Finding:
 
     @property
     def message(self) -> str:
-        """What is wrong, in a sentence."""
+        """The trouble, in a sentence."""
         return render(self.says, self._named(), self.vocabulary)
 
     @property
     def advice(self) -> str:
-        """What to do about it, in a sentence."""
+        """The remedy, in a sentence."""
         return render(self.advises, self._named(), self.vocabulary)
 
     def _named(self) -> dict[str, object]:

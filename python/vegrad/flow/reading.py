@@ -23,15 +23,21 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.edits import Edit
-from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.trend import Gains
 from vegrad.flow.wording import Vocabulary
 from vegrad.theory.expected import ExpectedFlow
 
 INPUT = -1  # the place of what no operation has made
-MAPS = {"linear", "conv1d", "conv2d", "conv3d",
-        "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}  # fmt: skip
+MAPS = {
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,23 @@ class NonFiniteValue:
     index: tuple[int, ...]
     value: float
     count: int
+
+
+@dataclass(frozen=True)
+class NonFiniteData:
+    """Why nothing was run: values of the data that are not finite."""
+
+    kind: str
+    """"data" or "target"."""
+    name: str
+    """As the caller knows it: x, x[1], target, …"""
+    first: NonFiniteValue
+    rows: int
+    """How many rows have such values."""
+    of: int
+    """How many rows there are."""
+    too_large_for: str = ""
+    """The dtype that the value does not fit, if it is finite itself."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +211,7 @@ class Cell(Protocol):
 
     @property
     def bound(self) -> float:
-        """Of weights and biases drawn anew, which are uniform within ± it."""
+        """The bound of weights and biases drawn anew, which are uniform within ± it."""
 
     @property
     def input_rms(self) -> float:
@@ -220,11 +243,11 @@ class Module:
 
 @dataclass(frozen=True)
 class Watched:
-    """What a monitor saw beside the sizes of modules."""
+    """Observations of a monitor beside the sizes of modules."""
 
     step: int = 0
     norm: float = nan
-    """Of all parameters' gradients together."""
+    """Joint norm of all parameters' gradients."""
     nonfinite: FirstNonFinite | None = None
 
 
@@ -272,11 +295,11 @@ class Gradients:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one pass of a network tells."""
+    """All that one pass of a network tells."""
 
     vocabulary: Vocabulary
     about: Mapping[str, Any]
-    """What the network is, for the head of a report."""
+    """The network, described by name and value, for the head of a report."""
     dtype: str = "float64"
     loss: float | None = None
     loss_kind: str = ""
@@ -295,7 +318,7 @@ class Reading:
     fresh_drift: Callable[[], float] | None = None
     """Works out log10 of δ at the first module over the last, had recurrent modules been drawn
     anew; nan if that cannot be told."""
-    problem: Finding | None = None
+    problem: NonFiniteData | None = None
     """Why nothing was run, if nothing was."""
 
     @property

@@ -1,4 +1,4 @@
-"""A site: what a finding is about."""
+"""Sites: the places that findings are about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LAYERED = ("layer", "weights", "biases", "activation", "module", "cell")  # kind
 
 @dataclass(frozen=True)
 class Site:
-    """What a finding is about.
+    """A place in a network, its data or its training.
 
     `kind` is one of "layer", "weights", "biases" and "activation" (of a layer), "module", "cell",
     "parameter", "step", "loss", "data", "target", "optimizer" and "model".

@@ -10,11 +10,18 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, as_array
 from vegrad.arrays.measurement import norms
-from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
-from vegrad.flow.reading import INPUT, Chain, Layer, NonFiniteValue, Operation, Parameter, Reading
+from vegrad.flow.reading import (
+    INPUT,
+    Chain,
+    Layer,
+    NonFiniteData,
+    NonFiniteValue,
+    Operation,
+    Parameter,
+    Reading,
+)
 from vegrad.flow.resampling import resampled
-from vegrad.flow.site import Site
 from vegrad.networks.mlp import MLP
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.theory.expected import ExpectedFlow, expected_flow
@@ -135,8 +142,8 @@ def expected_or_none(network: MLP, x: Any) -> ExpectedFlow | None:
         return None
 
 
-def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> Finding | None:
-    """Find what is not finite in the data as the network sees them.
+def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> NonFiniteData | None:
+    """Return what is not finite in the data as the network sees them.
 
     The shapes are judged by `backward`.
     """
@@ -146,29 +153,16 @@ def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> Finding |
     if name == "x" and array.shape[-1] != config["sizes"][0]:
         return None
     with np.errstate(over="ignore"):
-        bad = ~np.isfinite(array.astype(dtype))
-    if not bad.any():
+        seen = array.astype(dtype)
+    first = first_nonfinite(seen)
+    if first is None:
         return None
-    place = tuple(int(n) for n in np.argwhere(bad)[0])
-    row, column = (*place, 0)[:2]
-    count, rows = int(bad.sum()), int(bad.reshape(len(array), -1).any(axis=1).sum())
-    among = "the only such value in {of} rows"
-    these = "it"
-    if count > 1:
-        among = "the first of {count:d} such values in {rows:d} of {of} rows"
-        these = "these {count:d} values"
-    return Finding(
-        kind="nonfinite",
-        severity="critical",
-        rule="nonfinite-data",
-        cause="nonfinite-input" if name == "x" else "nonfinite-target",
-        sites=(Site("data" if name == "x" else "target", name, rows=(row, column)),),
-        says=f"{name}[{', '.join(map(str, place))}] is {{what}}, {among}; nothing was run",
-        advises=f"fill in or remove {these} (rows and columns are counted from 0), then diagnose "
-        "again.",
-        facts={
-            "what": f"too large for {dtype.name}" if isfinite(array[place]) else array[place],
-            "of": len(array),
-        },
-        evidence={"row": row, "column": column, "count": count, "rows": rows},
+    finite = isfinite(array[first.index])
+    return NonFiniteData(
+        "data" if name == "x" else "target",
+        name,
+        first,
+        rows=int((~np.isfinite(seen)).reshape(len(seen), -1).any(axis=1).sum()),
+        of=len(seen),
+        too_large_for=dtype.name if finite else "",
     )

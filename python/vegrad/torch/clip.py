@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Iterable
 from inspect import GEN_CREATED, getgeneratorstate
 from math import inf, isfinite
-from types import GeneratorType, SimpleNamespace
-from typing import TypeAlias
+from types import GeneratorType
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -333,9 +333,15 @@ def _split(grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return ours, [grad for grad in grads if not is_ours(grad)]
 
 
-def _holders(grads: list[Tensor]) -> list[SimpleNamespace]:
+class _Holder(NamedTuple):
+    """Something with a gradient, as PyTorch's functions take it."""
+
+    grad: Tensor
+
+
+def _holders(grads: list[Tensor]) -> list[_Holder]:
     """Return objects with these gradients as `.grad`, for PyTorch's functions."""
-    return [SimpleNamespace(grad=grad) for grad in grads]
+    return [_Holder(grad) for grad in grads]
 
 
 def _norm_of(others: list[Tensor], order: float, foreach: bool | None) -> float:

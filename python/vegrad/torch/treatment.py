@@ -135,15 +135,16 @@ def cure(
     Args:
         model: any module.
         loss_fn: as for `diagnose`.
-        x: inputs, from whose rows batches are drawn; a tuple or mapping of several. If they are not
-            as many as the target's, all is one batch.
+        x: inputs; a tuple or mapping of several. If they have not as many rows as the target, all
+            is one batch.
         target: for all rows.
         optimizer: called with a list of parameters; by default torch.optim.Adam with lr=1e-3.
         goal: an accuracy, at least, for the two cross entropies with labels; else a loss, at most.
             By default 80 % of the way from the best constant output to perfection, for other losses
             half of it (half of the first loss, where that is not known). It is looked at on up to
             256 of the rows.
-        steps, batch_size: of one training, and the rows of a step.
+        steps: of one training.
+        batch_size: rows of a step.
         seed: of the order of the rows, of dropout and of new weights.
         budget: the most that may be spent, in trainings of `steps`, the given model's included.
             (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
@@ -165,8 +166,8 @@ def cure(
         before = diagnose(model, loss_fn, x, target)  # says where, and runs nothing
         why = "no change of the model makes up for values that are not finite"
         return ModelCure.without_a_trial(before, plan, why, model=model)
-    given = CurableModel(model, loss_fn, ModelData(x, target), optimizer, plan.seed)
-    return _searched(model, given.prepared(), plan, goal, in_place=in_place)
+    given = CurableModel(model, loss_fn, ModelData(x, target), optimizer, plan.seed).prepared()
+    return _searched(model, given, plan, goal, in_place=in_place)
 
 
 def _searched(

@@ -1,16 +1,11 @@
-"""How PyTorch names modules, parameters, activations and initializations."""
+"""PyTorch's names of modules, parameters, activations and initializations."""
 
 from __future__ import annotations
 
+from vegrad.activations import ACTIVATIONS
 from vegrad.flow.site import Site
 from vegrad.flow.wording import Vocabulary
 
-MODULES = {
-    "relu": "torch.nn.ReLU",
-    "leaky_relu": "torch.nn.LeakyReLU",
-    "tanh": "torch.nn.Tanh",
-    "sigmoid": "torch.nn.Sigmoid",
-}
 SCHEMES = {
     "he_normal": 'kaiming_normal_(weight, nonlinearity="relu")',
     "lecun_normal": "weights of standard deviation 1/√fan_in",
@@ -18,7 +13,7 @@ SCHEMES = {
 
 
 class TorchVocabulary(Vocabulary):
-    """Layers are modules, parameters have the names of `named_parameters()`."""
+    """The words for PyTorch models: layers are modules, with the names of `named_modules()`."""
 
     normalization = "torch.nn.LayerNorm after each Linear"
     skips = "skip connections, x + f(x)"
@@ -32,8 +27,11 @@ class TorchVocabulary(Vocabulary):
         return super().site(site)
 
     def activation(self, name: str) -> str:
-        """Write the module of an activation."""
-        return MODULES.get(name, f"torch.nn.{name.title().replace('_', '')}")
+        """Write the module of an activation, or its function if PyTorch has no module of it."""
+        torch = ACTIVATIONS[name].torch
+        if torch is None:
+            return "torch.nn.Identity"
+        return f"torch.{torch.function}" if torch.module is None else f"torch.nn.{torch.module}"
 
     def scheme(self, name: str) -> str:
         """Write the call that draws weights like this."""

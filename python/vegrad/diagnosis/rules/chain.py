@@ -105,8 +105,10 @@ def _extent(
     deltas, names = chain.flow.delta_log2, chain.names
     of = "of" if sign < 0 else "times"
     if stretch is not None:
-        ends = {"first": layer_sites([stretch[0]], names),
-                "last": layer_sites([stretch[-1] + 1], names)}  # fmt: skip
+        ends = {
+            "first": layer_sites([stretch[0]], names),
+            "last": layer_sites([stretch[-1] + 1], names),
+        }
         where = f"from {{last}} down to {{first}}, in all {{decades:power}} {of} its size"
         return stretch, range(stretch[0] + 1, stretch[-1] + 2), where, {**ends}
     known = np.flatnonzero(np.isfinite(deltas))

@@ -41,8 +41,11 @@ def _small(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     """Find tables smaller than any fresh one, where their gradients are as much too large."""
     for stream in _streams(reading.branches):
         entering = _Entering(reading, stream)
-        others = [reading.parameters[n].gradient_log2 for n in entering.within
-                  if n in reading.parameters and reading.parameters[n].is_matrix]  # fmt: skip
+        others = [
+            reading.parameters[n].gradient_log2
+            for n in entering.within
+            if n in reading.parameters and reading.parameters[n].is_matrix
+        ]
         others = [size for size in others if isfinite(size)]
         for name, size in entering.tables().items():
             gradient = reading.parameters[name].gradient_log2
@@ -109,8 +112,11 @@ class _Entering:
 
     def tables(self) -> dict[str, float]:
         """Return the sizes of what is looked up or added, not multiplied with; not of zeros."""
-        sizes = {name: self._size(name) for name in self.names
-                 if name not in self.maps and self.parameters[name].is_matrix}  # fmt: skip
+        sizes = {
+            name: self._size(name)
+            for name in self.names
+            if name not in self.maps and self.parameters[name].is_matrix
+        }
         return {name: size for name, size in sizes.items() if isfinite(size)}
 
     def factor(self, name: str) -> float:
@@ -122,8 +128,9 @@ class _Entering:
             return exp2(middle - own.through_log2)
         if not own.is_matrix:
             return float(10.0 ** -self._size(name))
-        beside = [size for one, size in self.tables().items()
-                  if one != name and SMALL <= size <= LARGE]  # fmt: skip
+        beside = [
+            size for one, size in self.tables().items() if one != name and SMALL <= size <= LARGE
+        ]
         drawn = float(np.median(beside)) if beside else _drawn(matrices)
         return float(10.0 ** (drawn - self._size(name)))
 

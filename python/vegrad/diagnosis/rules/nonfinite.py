@@ -114,6 +114,45 @@ def _made_between(
     )
 
 
+def _in_data(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    problem = reading.problem
+    if problem is None:
+        return
+    first = problem.first
+    row, column = (*first.index, 0, 0)[:2]
+    among = "the only such value in {of} rows"
+    if first.count > 1:
+        among = "the first of {count:d} such values in {rows:d} of {of} rows"
+    too_large = f"too large for {problem.too_large_for}"
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="nonfinite-input" if problem.kind == "data" else "nonfinite-target",
+        sites=(Site(problem.kind, problem.name, rows=(row, column)),),
+        says=f"{{site}}{{index}} is {{what}}, {among}; nothing was run",
+        advises="fill in or remove {these} (rows and columns are counted from 0), then diagnose "
+        "again.",
+        facts={
+            "index": list(first.index),
+            "what": too_large if problem.too_large_for else first.value,
+            "of": problem.of,
+            "these": "it" if first.count == 1 else f"these {first.count} values",
+        },
+        evidence={"row": row, "column": column, "count": first.count, "rows": problem.rows},
+    )
+
+
+NONFINITE_DATA = Rule(
+    name="nonfinite-data",
+    kind="nonfinite",
+    warning=1,
+    critical=1,
+    measured="NaN or infinite values in the inputs or the target",
+    reason="One is enough: every gradient would be NaN.",
+    source="all tools",
+    find=_in_data,
+)
 RULES = (
     Rule(
         name="nonfinite-pass",

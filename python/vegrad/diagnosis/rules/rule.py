@@ -1,4 +1,4 @@
-"""What a row of the table of rules has."""
+"""The row of a rule in the table of rules."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ from vegrad.diagnosis.rules import (
 from vegrad.diagnosis.rules import residual as streams
 
 DEAD, SATURATED = units.RULES
+# Of data that were not run.
+DATA = (nonfinite.NONFINITE_DATA,)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     *nonfinite.RULES,
@@ -40,4 +42,4 @@ STREAMS = (
     streams.CLOSED_BRANCH,
 )
 CELLS = (recurrent.THROUGH_TIME,)
-RULES = (*CHAIN, *STREAMS, *CELLS, *MODULES, *GRADIENTS)
+RULES = (*DATA, *CHAIN, *STREAMS, *CELLS, *MODULES, *GRADIENTS)

@@ -1,1 +1,1 @@
-"""One pass of a torch model, written down."""
+"""Read a PyTorch model: what one forward and backward pass tells, as a `Reading`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, log2, sqrt
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,23 +14,23 @@ from vegrad.flow.reading import Branch
 
 @dataclass(frozen=True)
 class Way:
-    """Where a tensor comes from."""
+    """The way by which a tensor was made since the last sum of a residual stream."""
 
     bases: frozenset[int] = frozenset()
-    """Numbers of inputs and of sums of a stream and a branch."""
+    """Numbers of the inputs, and of the sums of a stream and a branch, that it comes from."""
     trail: tuple[str, ...] = ()
-    """Names of the parameters that it went through since."""
+    """Names of the parameters that it has gone through since then."""
 
 
 @dataclass
 class Branches:
-    """Follows a forward pass, function by function."""
+    """Finds branches while a trace follows a forward pass, function by function."""
 
     names: dict[int, str]
-    """Of the parameters, by id."""
+    """Names of the parameters by id."""
     found: list[Branch] = field(default_factory=list)
     tables: set[str] = field(default_factory=set)
-    """Names of embeddings: what they add to each other is no branch, but enters the stream."""
+    """Names of embeddings' matrices. Their sum is the beginning of a stream, and no branch."""
 
     def __post_init__(self) -> None:
         self._ways: dict[int, Way] = {}
@@ -39,12 +38,12 @@ class Branches:
         self._count = 0
 
     def begin(self, inputs: Sequence[Tensor]) -> None:
-        """Tensors that the model is given."""
+        """Number the tensors that the model is given."""
         for one in inputs:
             self._ways[id(one)] = self._new()
 
     def way(self, tensor: Tensor) -> Way:
-        """Where it comes from."""
+        """Return the way by which a tensor was made."""
         name = self.names.get(id(tensor))
         if name is None:
             return self._ways.get(id(tensor), Way())
@@ -53,13 +52,16 @@ class Branches:
         return Way(frozenset(), (name,))
 
     def of(self, tensors: Sequence[Tensor]) -> Way:
-        """Where what is made of these comes from."""
+        """Return the way of a tensor that is made of these."""
         ways = [self.way(one) for one in tensors]
         trail = dict.fromkeys(name for way in ways for name in way.trail)
         return Way(frozenset[int]().union(*(way.bases for way in ways)), tuple(trail))
 
-    def added(self, one: Any, other: Any) -> Way | None:
-        """Where x + f(x) comes from, and None of other sums; called before it is made."""
+    def added(self, one: object, other: object) -> Way | None:
+        """Return the way of a sum x + f(x), and None of other sums.
+
+        To be called before the sum is made, which may overwrite its terms.
+        """
         if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
             return None
         ways = sorted((self.way(one), self.way(other)), key=lambda way: len(way.trail))
@@ -70,13 +72,14 @@ class Branches:
         if not below.bases or not below.bases <= above.bases or matrices.isdisjoint(own):
             return None
         passed = set(below.trail) <= set(above.trail)
-        if passed or matrices & set(below.trail):  # or by way of a map, as where widths change
+        # The stream goes on as it is, or through a matrix where the width changes.
+        if passed or matrices & set(below.trail):
             sizes = _size(branch), _size(stream), _size(branch, True)
             self.found.append(Branch(own, *sizes, below.trail))
         return self._new() if passed else None
 
     def made(self, tensor: Tensor, way: Way) -> bool:
-        """Notes a result; whether there is anything to note, and the tensor must live on."""
+        """Note the way of a result; return True if its id is in use, so that it must stay alive."""
         if way.bases or way.trail:
             self._ways[id(tensor)] = way
         return bool(way.bases or way.trail)
@@ -87,10 +90,12 @@ class Branches:
 
 
 def _size(tensor: Tensor, centred: bool = False) -> float:
+    """Return log2 of the median over rows of the root mean square, about the mean if `centred`."""
     values = tensor.detach()
     if values.ndim < 2 or not values.numel() or not values.is_floating_point():
         return -inf
-    rows = values.flatten(1) if values.ndim == 4 else values.flatten(0, -2)  # images, or tokens
+    # A row is an image, or a token.
+    rows = values.flatten(1) if values.ndim == 4 else values.flatten(0, -2)
     if centred:
         rows = rows - rows.mean(0)
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)

@@ -1,11 +1,10 @@
-"""The gradients of a model's parameters, and those of them that make a chain."""
+"""Measure the gradients of a model's parameters, and find those that make up a chain."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,13 +35,16 @@ def recorded(model: Module, gradients: Mapping[str, Tensor], trace: Trace) -> Gr
 
 
 def _one_after_the_other(gradients: Mapping[str, Tensor], trace: Trace) -> list[str] | None:
-    """Return the weights, of those that take the same inputs only one; None if biases count too.
+    """Return the names of weights that stand one after the other; None if biases may count too.
 
-    Of queries, keys and values: what goes through a softmax hardly gets a gradient at first, which
-    says nothing of the layers above and below. Chosen is the kind whose gradient is mostly largest.
-    Biases in branches, those of norms among them, do not stand one after the other either.
+    Of the weights that take the same inputs, only one stays. Queries, keys and values are such: at
+    first hardly any gradient comes through the softmax to queries and keys, which says nothing
+    about the layers above and below. The kind that stays is the one whose gradient is the largest
+    in most places. In models with branches, biases (those of norms among them) do not stand one
+    after the other either.
     """
-    beside: dict[int, dict[str, str]] = {}  # the kind of weight, which is its name but for numbers
+    # The kinds of the weights, that is their names without numbers, by the id of their input.
+    beside: dict[int, dict[str, str]] = {}
     for layer in trace.layers:
         name = f"{layer.name}.weight"
         if name in gradients:
@@ -57,7 +59,8 @@ def _one_after_the_other(gradients: Mapping[str, Tensor], trace: Trace) -> list[
     return [name for name in weights if name not in less] if less or trace.branches else None
 
 
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return dense real tensors on the CPU, as `measure` takes them."""
     found = {}
     for name, tensor in tensors.items():
         dense = tensor.to_dense() if tensor.layout is not torch.strided else tensor

@@ -1,30 +1,58 @@
-"""A model whose layers are a chain, factor by factor, as `vegrad.network.Flow` has it."""
+"""Run a model forward and back, and measure the gradient at each layer of its chain.
+
+`forward` runs the model and its loss within a `Trace`, and hangs a hook at the output of each
+layer (`hooks.py`). `backward` runs autograd, on which the hooks measure δ, the gradient of the loss
+with respect to that output. `flow_of` then takes the gains apart, layer by layer, as
+`vegrad.flow.Flow` has them, `config_of` describes the chain in the words of `vegrad.MLP`, and
+`expected_of` asks theory what gains to expect.
+
+Sizes must be right where the model's dtype underflows or overflows. So the hooks multiply δ by
+powers of two on its way down, and each layer's `shift` says by how much. The true gradients of
+weights are what autograd returns, times 2^-shift. The parameters' own `.grad` is never written.
+
+How a model without formulas behaves with other weights is asked in `redraw.py`, and models whose
+layers are no chain are measured by a monitor instead (`reading.py`).
+"""
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, nan
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2
-from vegrad.torch.reading.initialization import drawn_as, fans, initialization
+from vegrad.torch.reading.hooks import Hooks
+from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
 from vegrad.torch.reading.trace import Layer, Trace, names_of
 
-LOSSES = {"mse_loss": "mse", "cross_entropy": "cross_entropy", "nll_loss": "cross_entropy",
-          "binary_cross_entropy_with_logits": "binary_cross_entropy",
-          "binary_cross_entropy": "binary_cross_entropy"}  # fmt: skip
+LOSSES = {
+    "mse_loss": "mse",
+    "cross_entropy": "cross_entropy",
+    "nll_loss": "cross_entropy",
+    "binary_cross_entropy_with_logits": "binary_cross_entropy",
+    "binary_cross_entropy": "binary_cross_entropy",
+}
+Loss: TypeAlias = Callable[[Any, Any], Any]
+
+
+class Task(NamedTuple):
+    """A model, its loss, and a batch of data."""
+
+    model: Module
+    loss_fn: Loss
+    x: object
+    target: object
 
 
 @dataclass
@@ -33,41 +61,46 @@ class Pass:
 
     trace: Trace
     path: list[int]
-    """Places of the layers that make the chain; [] if there is none."""
+    """Places of the layers that make up the chain; [] if there is none."""
     output: Tensor
     loss: Tensor
     loss_kind: str
     shifts: dict[int, float]
-    """log2 by which the gradient was multiplied on its way to the layers' weights."""
+    """log2 of what the gradient was multiplied by on its way to each layer."""
     sizes: dict[int, float]
-    """log2 ‖δ‖ of layers."""
+    """log2 ‖δ‖ of each layer."""
     trainable: list[Tensor]
-    """The model's parameters and inputs that require a gradient."""
+    """Parameters and inputs of the model that require a gradient."""
 
     @property
     def layers(self) -> list[Layer]:
-        """Those of the chain, the layer nearest the input first."""
+        """Layers of the chain, from the input to the output."""
         return [self.trace.layers[place] for place in self.path]
 
 
-def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
-    """A pass up to the loss, with hooks that read δ on the way back."""
-    hooked, inputs = _Backward(), _inputs(x)
+def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
+    """Run the model and the loss, with hooks that will measure δ on the way back.
+
+    Raises:
+        ValueError: for a batch without rows, for a loss that is no single number, and for a loss
+            that does not depend on the parameters.
+    """
+    hooked, inputs = Hooks(), _inputs(x)
     if inputs and not any(one.numel() for one in inputs):
         raise ValueError(f"x must have at least one row, not the shape {tuple(inputs[0].shape)}")
     trace = Trace(names_of(model), inputs, on_output=hooked.on_output)
     with trace:
         output = called(model, x)
-    heard = _Names()
-    with heard:
+    recorder = _Names()
+    with recorder:
         loss = loss_fn(output, target)
-    kind = next((LOSSES[name] for name in heard.names if name in LOSSES), "")
+    kind = next((LOSSES[name] for name in recorder.names if name in LOSSES), "")
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         what = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ValueError(f"loss_fn must return a tensor of one element, not {what:.80}")
     if not loss.requires_grad:
         raise ValueError("loss_fn must return a loss that depends on the model's parameters")
-    # Below the lowest parameter that is trained no gradient is wanted.
+    # Autograd computes no gradient below the lowest parameter that is trained.
     path = [place for place in trace.path(output) if hooked.reaches(place)]
     hooked.layers = trace.layers
     if path:
@@ -76,112 +109,37 @@ def forward(model: Module, loss_fn: Any, x: Any, target: Any) -> Pass:
     return Pass(trace, path, output, loss, kind, hooked.shifts, hooked.sizes, trainable)
 
 
-class _Backward:
-    """Hooks on the outputs of layers and of sums: they measure δ and keep it near 1.
-
-    What comes from above is linear in δ. So where all ways down go through one tensor, a power of
-    two may be taken out for all that lies below, and sizes are right where the dtype would
-    underflow or overflow. In a plain chain that is each layer's output, with skip connections the
-    sums between the blocks.
-    """
-
-    def __init__(self) -> None:
-        self.layers: list[Layer] = []
-        self.shifts: dict[int, float] = {}
-        self.sizes: dict[int, float] = {}
-        self._places: dict[Any, int | None] = {}  # of layers, by node of autograd's graph
-        self._nodes: list[Any] = []
-        self._above: dict[Any, int] = {}  # how many cuts there are down to a node, it included
-        self._cuts: set[Any] = set()
-        self._totals = [0.0]  # log2 taken out, by that number
-
-    def on_output(self, place: int | None, output: Tensor) -> None:
-        """Of a layer; of a sum if the place is None."""
-        if output.requires_grad:
-            came, number = weakref.WeakMethod(self._came), len(self._nodes)
-
-            # Refers to neither us nor the node: a cycle through autograd's graph is never freed.
-            def hook(gradient: Tensor) -> Tensor:
-                alive = came()
-                return alive(number, gradient) if alive else gradient
-
-            self._nodes.append(output.grad_fn)
-            self._places[output.grad_fn] = place
-            output.register_hook(hook)
-
-    def reaches(self, place: int) -> bool:
-        """Whether there is a way back to the output of this layer."""
-        return place in self._places.values()
-
-    def find_cuts(self, root: Any) -> None:
-        """From the loss down: nodes that all ways to the layers below them go through."""
-        wanted = {node for node, place in self._places.items() if place is not None}
-        order, leading = _downwards(root, wanted)
-        ahead, count = {root}, 0
-        for node in order:
-            if node in self._places and ahead == {node}:
-                self._cuts.add(node)
-                count += 1
-            self._above[node] = count
-            ahead.discard(node)
-            ahead |= {below for below, _ in node.next_functions if below in leading}
-
-    def _came(self, number: int, gradient: Tensor) -> Tensor:
-        node = self._nodes[number]
-        size, above = size_log2(gradient), self._above.get(node, 0)
-        if node in self._cuts:
-            by = 0.0
-            if isfinite(size):
-                by = float(min(max(-round(size), -100), 100))
-                gradient, size = gradient * 2.0**by, size + by
-            self._totals.append(self._totals[-1] + by)
-        place, shift = self._places[node], self._totals[above]
-        if place is not None:
-            self.layers[place].delta = gradient
-            self.shifts[place], self.sizes[place] = shift, size - shift
-        return gradient
-
-
-def _downwards(root: Any, wanted: set[Any]) -> tuple[list[Any], set[Any]]:
-    """Nodes that lead to some that are wanted, each after all above it; the same as a set."""
-    order: list[Any] = []
-    leading: set[Any] = set()
-    seen, stack = set(), [(root, False)]
-    while stack:
-        node, left = stack.pop()
-        below = [one for one, _ in node.next_functions if one is not None]
-        if left:
-            if node in wanted or any(one in leading for one in below):
-                leading.add(node)
-                order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack += [(one, False) for one in below if one not in seen]
-    return order[::-1], leading
-
-
 class _Names(torch.overrides.TorchFunctionMode):
-    """The names of the functions that were called."""
+    """A record of the names of the functions that are called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
     def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        function: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         self.names.append(getattr(function, "__name__", ""))
         return function(*args, **(kwargs or {}))
 
 
 def backward(run: Pass) -> list[Tensor | None]:
-    """Fills in δ; the gradients of the chain's weights, times 2 to the layer's shift."""
+    """Run autograd, so that the hooks fill in δ.
+
+    Returns:
+        The gradients of the chain's weights, each times 2 to the layer's shift; None of weights
+        that are not trained or not reached.
+    """
     wanted = [layer.weight for layer in run.layers]
     found: list[Tensor | None] = [None] * len(wanted)
     some = [place for place, weight in enumerate(wanted) if weight.requires_grad]
     needed = [wanted[place] for place in some]
-    if len(some) < len(wanted):  # δ goes as far down as the lowest of all that are trained
+    if len(some) < len(wanted):
+        # δ must come down to the lowest of all that is trained, biases and inputs too.
         needed += run.trainable
     given = torch.autograd.grad(run.loss, needed, allow_unused=True)
     for place, gradient in zip(some, given, strict=False):
@@ -190,16 +148,24 @@ def backward(run: Pass) -> list[Tensor | None]:
 
 
 def on_path(run: Pass) -> None:
-    """Takes layers off the chain whose δ is 0 while one below has some: skips go round them."""
-    seen = [isfinite(run.sizes.get(place, -inf)) for place in run.path]
-    alive = [place for n, place in enumerate(run.path) if seen[n] or not any(seen[:n])]
-    run.path[:] = alive
+    """Take layers off the chain whose δ is 0 though one below has some: skips go round them."""
+    seen = [isfinite(size) for size in _sizes(run)]
+    run.path[:] = [place for n, place in enumerate(run.path) if seen[n] or not any(seen[:n])]
+
+
+def _sizes(run: Pass) -> FloatArray:
+    """Return log2 ‖δ‖ along the chain, -inf where none came."""
+    return np.array([run.sizes.get(place, -inf) for place in run.path])
 
 
 def begun_at_zero(run: Pass, gradients: list[Tensor | None]) -> dict[int, str]:
-    """Numbers and weights of layers that are exactly 0 and that the first step changes.
+    """Find layers whose weights are exactly 0 and change with the first step.
 
-    Of the last layer and of those beside others (adapters): elsewhere zeros are no beginning.
+    Only the last layer and layers beside others (adapters) are looked at: elsewhere, weights of 0
+    are a fault and not a way to begin.
+
+    Returns:
+        The names of these weights by the number of the layer in the chain.
     """
     found = {}
     for number, (place, gradient) in enumerate(zip(run.path, gradients, strict=True)):
@@ -212,21 +178,21 @@ def begun_at_zero(run: Pass, gradients: list[Tensor | None]) -> dict[int, str]:
 
 
 def gains(run: Pass) -> FloatArray:
-    """log2 ‖δ_l‖/‖δ_{l+1}‖ along the chain."""
-    sizes = np.array([run.sizes.get(place, -inf) for place in run.path])
+    """Return log2 ‖δ_l‖/‖δ_{l+1}‖ along the chain."""
+    sizes = _sizes(run)
     with np.errstate(invalid="ignore"):
         found: FloatArray = sizes[:-1] - sizes[1:]
     return found
 
 
 def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
-    """What was measured; gradients of the chain's weights as `backward` gave them."""
+    """Return the measured flow; `gradients` are those that `backward` returned."""
     layers = run.layers
-    sizes = np.array([run.sizes.get(place, -inf) for place in run.path])
-    weight_gains = np.array([  # nan where a skip goes round layers between the two
-        _through(layer) if place in layer.below else nan
-        for place, layer in zip(run.path, layers[1:], strict=False)
-    ])  # fmt: skip
+    # Gains of weights are nan where a skip connection goes round layers between the two.
+    steps = zip(run.path, layers[1:], strict=False)
+    weight_gains = np.array(
+        [_through(layer) if place in layer.below else nan for place, layer in steps]
+    )
     gradient = [
         -inf if one is None else size_log2(one) - run.shifts.get(place, 0.0)
         for one, place in zip(gradients, run.path, strict=True)
@@ -239,7 +205,7 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
         np.array([layer.std for layer in layers]),
         np.array([layer.flat for layer in layers]),
         np.array([layer.dead for layer in layers]),
-        sizes,
+        _sizes(run),
         np.array(gradient),
         weight_gains,
         activation,
@@ -247,12 +213,12 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
 
 
 def output_rms(run: Pass) -> list[float]:
-    """Of what comes to the next layer, or out of the model."""
+    """Return the root mean square of each layer's output, as the next layer or the loss gets it."""
     return [rms(layer.x) for layer in run.layers[1:]] + [rms(run.output)]
 
 
 def _through(layer: Layer) -> float:
-    """log2 of ‖δ W‖/‖δ‖, for a convolution of its transpose's gain."""
+    """Return log2 ‖δ W‖/‖δ‖ of a layer; a convolution's transpose takes the place of W."""
     if layer.delta is None:
         return -inf
     delta = layer.delta.detach()
@@ -265,33 +231,29 @@ def _through(layer: Layer) -> float:
     return size_log2(passed) - size_log2(delta)
 
 
-# What it is made of -----------------------------------------------------------------------------
+# The chain in the words of the MLP and of theory --------------------------------------------------
 
 
-def config_of(run: Pass) -> dict[str, Any]:
-    """The chain as the arguments of `vegrad.MLP` that come nearest."""
+def config_of(run: Pass, drawing: Drawing) -> dict[str, Any]:
+    """Return the arguments of `vegrad.MLP` that come nearest to the chain."""
     layers, hidden = run.layers, run.layers[:-1]
     kinds = Counter(layer.activation for layer in hidden).most_common(1)
     norms = Counter(layer.norm if layer.plain_norm else None for layer in hidden).most_common(1)
-    init, sigma_w, sigma_b = initialization(layers)
     return {
         "sizes": [fans(layers[0])[2], *(fans(layer)[3] for layer in layers)],
         "activation": kinds[0][0] if kinds else "identity",
         "output": layers[-1].activation,
         "loss": run.loss_kind or "a loss of its own",
-        "init": init,
-        "sigma_w": sigma_w,
-        "sigma_b": sigma_b,
+        **drawing._asdict(),
         "norm": norms[0][0] if norms else None,
-        "residual": any(layer.skips for layer in layers)
-        or any(len(layer.below) > 1 for layer in layers),
+        "residual": any(layer.skips or len(layer.below) > 1 for layer in layers),
         "dtype": str(layers[0].weight.dtype).removeprefix("torch."),
         "seed": None,
     }
 
 
-def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | None:
-    """What theory expects of the chain with its weights' own sizes; None where it has no say."""
+def expected_of(run: Pass, drawing: Drawing, x: object) -> ExpectedFlow | None:
+    """Return what theory expects of a chain with weights drawn like this; None if it cannot say."""
     layers = run.layers
     if not isinstance(x, Tensor) or x.ndim != 2 or layers[0].x is not x:
         return None
@@ -300,57 +262,82 @@ def expected_of(run: Pass, config: dict[str, Any], x: Any) -> ExpectedFlow | Non
     shapes = []
     for place, layer in enumerate(layers):
         fan_in, fan_out, *_ = fans(layer)
-        variance, sigma_b, row = drawn_as(layer, config)
-        hidden = place < len(layers) - 1
-        orthogonal = row is not None and row.orthogonal
-        shapes.append(Shape(fan_in, fan_out, variance, sigma_b, layer.activation,
-                            layer.norm if hidden else None, layer.skips, orthogonal))  # fmt: skip
+        variance, sigma_b, row = drawn_as(layer, drawing)
+        shapes.append(
+            Shape(
+                fan_in,
+                fan_out,
+                variance,
+                sigma_b,
+                layer.activation,
+                layer.norm if place < len(layers) - 1 else None,
+                layer.skips,
+                row is not None and row.orthogonal,
+            )
+        )
     loss = run.loss_kind or "cross_entropy"
     try:
         return flow_through(shapes, loss, x.detach().double().cpu().numpy())
-    except ValueError:  # of inputs that are all zero, or too large, theory says nothing
+    except ValueError:  # Theory has no formulas for inputs that are all zero, or too large.
         return None
 
 
 def _is_known(run: Pass, place: int) -> bool:
-    """Whether layer and connections are as theory knows them."""
+    """Return True if theory knows the layer and the way from it to the next one."""
     layer = run.layers[place]
-    after = run.layers[place + 1].below if place + 1 < len(run.path) else run.trace.origin(
-        run.output)  # fmt: skip
+    last = place + 1 == len(run.path)
+    after = run.trace.origin(run.output) if last else run.layers[place + 1].below
     below = layer.below if layer.skips else frozenset()
     plain = layer.norm is None or layer.plain_norm
     return layer.known and plain and after == below | {run.path[place]}
 
 
-def _inputs(x: Any) -> list[Tensor]:
-    values = x.values() if isinstance(x, Mapping) else x
-    several = values if isinstance(x, tuple | list) or values is not x else [x]
-    return [one for one in several if isinstance(one, Tensor)]
+# Data and gradients -------------------------------------------------------------------------------
 
 
-def shifted(gradient: Tensor | None, shift: float, like: Tensor) -> Any:
-    """A gradient as the model's own pass would have it: an array, with the dtype's 0 and inf."""
+def _inputs(x: object) -> list[Tensor]:
+    """Return the tensors among a model's inputs."""
+    values: Iterable[object] = [x]
+    if isinstance(x, tuple | list):
+        values = x
+    elif isinstance(x, Mapping):
+        values = x.values()
+    return [one for one in values if isinstance(one, Tensor)]
+
+
+def shifted(gradient: Tensor | None, shift: float, like: Tensor) -> Array:
+    """Return the gradient as the model's own pass stores it, with the 0 and inf of its dtype."""
     if gradient is None:
         return np.zeros(tuple(like.shape), np.float32)
     with np.errstate(over="ignore", under="ignore"):
         true = np.ldexp(gradient.detach().double().cpu().numpy(), -round(shift))
-    return torch.from_numpy(true).to(gradient.dtype).double().numpy()
+    stored: Array = torch.from_numpy(true).to(gradient.dtype).double().numpy()
+    return stored
 
 
-def rows_of(x: Any, target: Any) -> Callable[[Any], tuple[Any, Any]] | None:
-    """What takes rows of both, of all tensors of several inputs; None where they have none."""
+def row_count(x: object, target: object) -> int:
+    """Return the number of rows that inputs and target share; 0 if they have none in common."""
     tensors = _inputs(x)
     if not isinstance(target, Tensor) or not target.ndim or not tensors:
-        return None
-    if not all(one.ndim and len(one) == len(target) for one in tensors):
+        return 0
+    return len(target) if all(one.ndim and len(one) == len(target) for one in tensors) else 0
+
+
+def rows_of(x: object, target: object) -> Callable[[Array], tuple[Any, Any]] | None:
+    """Return a function that takes rows, by their numbers, of all inputs and of the target.
+
+    None if they have no rows in common.
+    """
+    if not row_count(x, target):
         return None
 
-    def chosen(value: Any, rows: Any) -> Any:
+    def chosen(value: object, rows: Array) -> object:
         if isinstance(value, Tensor):
             return value[torch.from_numpy(rows).to(value.device)]
         if isinstance(value, Mapping):
             return {name: chosen(one, rows) for name, one in value.items()}
-        several = isinstance(value, tuple | list)
-        return tuple(chosen(one, rows) for one in value) if several else value
+        if isinstance(value, tuple | list):
+            return tuple(chosen(one, rows) for one in value)
+        return value
 
     return lambda rows: (chosen(x, rows), chosen(target, rows))

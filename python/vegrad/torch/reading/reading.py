@@ -1,4 +1,4 @@
-"""One forward and backward pass of a PyTorch model, as a reading."""
+"""Read a PyTorch model: run it forward and back, and write down what that tells as a `Reading`."""
 
 from __future__ import annotations
 
@@ -13,57 +13,118 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.arrays.checks import FloatArray
-from vegrad.flow.finding import Finding
-from vegrad.flow.reading import MAPS, Chain, Layer, NonFiniteValue, Operation, Parameter, Reading
+from vegrad.arrays.checks import Array, FloatArray
+from vegrad.flow.reading import (
+    MAPS,
+    Chain,
+    Layer,
+    NonFiniteData,
+    NonFiniteValue,
+    Operation,
+    Parameter,
+    Reading,
+)
 from vegrad.flow.reading import Module as ModuleSizes
 from vegrad.flow.resampling import resampled
-from vegrad.flow.site import Site
 from vegrad.torch import models
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.monitor.report import modules_of, watched_by
 from vegrad.torch.reading import cells, passes, redraw
 from vegrad.torch.reading.gradients import recorded
+from vegrad.torch.reading.initialization import initialization
 from vegrad.torch.reading.trace import Trace
 from vegrad.torch.vocabulary import TorchVocabulary
 
-Sizes = Mapping[str, float]  # log2 of the norms of gradients, by name
 
+def read(
+    model: Module, loss_fn: passes.Loss, x: object, target: object, *, resamples: int, seed: int
+) -> Reading:
+    """Run a model forward and back, which leaves it as it was, and read what that tells.
 
-def read(model: Module, loss_fn: Any, x: Any, target: Any, *, resamples: int, seed: int) -> Reading:
-    """Run a model forward and back, which leaves it as it was, and read what that tells."""
+    Args:
+        model: the model, without wrappers.
+        loss_fn: called with the model's output and the target.
+        x: the inputs.
+        target: whatever the loss takes.
+        resamples: number of batches drawn with replacement whose gains are measured too.
+        seed: seed of these batches, and of weights drawn anew.
+    """
     problem = not_finite("data", "x", x) or not_finite("target", "target", target)
     if problem is not None:
         about = {"model": type(model).__name__}
         return Reading(vocabulary=TorchVocabulary(), about=about, problem=problem)
+    task = passes.Task(model, loss_fn, x, target)
     with models.untouched(model, loss_fn):
         with cells.heard(model) as calls:
-            run = passes.forward(model, loss_fn, x, target)
-        if run.path:
-            return _of_chain(model, loss_fn, x, target, run, resamples, seed)
-        recurrent = cells.recurrences(model, calls, seed)
-        return _of_modules(model, loss_fn, x, target, run.trace, recurrent)
+            run = passes.forward(*task)
+        if not run.path:
+            recurrent = cells.recurrences(model, calls, seed)
+            return _of_modules(task, run.trace, recurrent)
+        reading, path = _of_chain(task, run, resamples, seed)
+        del run  # The pass's memory is free before the resampled batches are run.
+        assert reading.chain is not None
+        batches = _resampled(task, path, resamples, seed)
+        return replace(reading, chain=replace(reading.chain, batches=batches))
 
 
 # A chain ----------------------------------------------------------------------------------------
 
 
 def _of_chain(
-    model: Module,
-    loss_fn: Any,
-    x: Any,
-    target: Any,
-    run: passes.Pass,
-    count: int,
-    seed: int,
-) -> Reading:
+    task: passes.Task, run: passes.Pass, resamples: int, seed: int
+) -> tuple[Reading, list[int]]:
+    """Read a model whose layers follow each other; return the places of these layers too."""
     before = list(run.path)
     gradients = passes.backward(run)
     passes.on_path(run)
     gradients = [gradients[before.index(place)] for place in run.path]
-    flow, about = passes.flow_of(run, gradients), passes.config_of(run)
+    drawing = initialization(run.layers)
+    about = passes.config_of(run, drawing)
+    chain = _chain(run, gradients, about)
+    expected = passes.expected_of(run, drawing, task.x)
+    drawn = expected is None and resamples > 0
+    if drawn:
+        expected = redraw.expected(task, run, drawing, seed)
+    weights = [layer.weight for layer in chain.layers]
+    sizes = dict(zip(weights, chain.flow.gradient_log2.tolist(), strict=True))
+    reading = Reading(
+        vocabulary=TorchVocabulary(),
+        about=about,
+        dtype=about["dtype"],
+        loss=float(run.loss.detach()),
+        loss_kind=run.loss_kind,
+        operations=_operations(run),
+        parameters=_parameters(task.model, sizes, detailed=bool(run.trace.branches)),
+        tables=frozenset(run.trace.tables),
+        branches=tuple(run.trace.branches),
+        chain=replace(chain, expected=expected, drawn=drawn and expected is not None),
+    )
+    return reading, list(run.path)
+
+
+def _chain(run: passes.Pass, gradients: list[Tensor | None], about: Mapping[str, Any]) -> Chain:
+    """Measure the flow along the chain."""
+    flow = passes.flow_of(run, gradients)
+    under, over = _lost(run, gradients, flow.gradient_log2)
+    return Chain(
+        layers=_layers(run),
+        flow=flow,
+        activation=about["activation"],
+        output=about["output"],
+        norm=about["norm"],
+        residual=about["residual"],
+        underflowed=under,
+        overflowed=over,
+        begun=tuple(passes.begun_at_zero(run, gradients)),
+        cut=min((n for n, place in enumerate(run.path) if place in run.sizes), default=0),
+        exact=False,
+    )
+
+
+def _layers(run: passes.Pass) -> tuple[Layer, ...]:
+    """Name the layers of the chain and their parameters."""
     names = run.trace.names
-    layers = tuple(
+    return tuple(
         Layer(
             layer.name,
             names.get(id(layer.weight), f"{layer.name}.weight"),
@@ -72,44 +133,6 @@ def _of_chain(
         )
         for layer in run.layers
     )
-    under, over = _lost(run, gradients, flow.gradient_log2)
-    begun = tuple(passes.begun_at_zero(run, gradients))
-    expected = passes.expected_of(run, about, x)
-    drawn = expected is None and count > 0
-    if drawn:
-        expected = redraw.expected(model, loss_fn, x, target, run, about, seed)
-    sizes = dict(zip((one.weight for one in layers), flow.gradient_log2.tolist(), strict=True))
-    reading = Reading(
-        vocabulary=TorchVocabulary(),
-        about=about,
-        dtype=about["dtype"],
-        loss=float(run.loss.detach()),
-        loss_kind=run.loss_kind,
-        operations=_operations(run),
-        parameters=_parameters(model, sizes, detailed=bool(run.trace.branches)),
-        tables=frozenset(run.trace.tables),
-        branches=tuple(run.trace.branches),
-        chain=Chain(
-            layers=layers,
-            flow=flow,
-            activation=about["activation"],
-            output=about["output"],
-            norm=about["norm"],
-            residual=about["residual"],
-            expected=expected,
-            drawn=drawn and expected is not None,
-            underflowed=under,
-            overflowed=over,
-            begun=begun,
-            cut=min((n for n, place in enumerate(run.path) if place in run.sizes), default=0),
-            exact=False,
-        ),
-    )
-    path = list(run.path)
-    del run, gradients  # memory, before the passes over drawn rows
-    assert reading.chain is not None
-    batches = _resampled(model, loss_fn, x, target, path, count, seed)
-    return replace(reading, chain=replace(reading.chain, batches=batches))
 
 
 def _operations(run: passes.Pass) -> tuple[Operation, ...]:
@@ -137,25 +160,31 @@ def _lost(
     return tuple(under), tuple(over)
 
 
-def _resampled(
-    model: Module, loss_fn: Any, x: Any, target: Any, path: list[int], count: int, seed: int
-) -> FloatArray:
-    """Return gains (count, L - 1) of batches drawn with replacement, where there are rows."""
-    take = passes.rows_of(x, target)
+def _resampled(task: passes.Task, path: list[int], count: int, seed: int) -> FloatArray:
+    """Return gains (count, L - 1) of batches drawn with replacement, if there are rows to draw."""
+    take = passes.rows_of(task.x, task.target)
 
-    def gains(rows: Any) -> FloatArray:
+    def gains(rows: Array) -> FloatArray:
         assert take is not None
-        run = passes.forward(model, loss_fn, *take(rows))
+        run = passes.forward(task.model, task.loss_fn, *take(rows))
         passes.backward(run)
         run.path[:] = path
         return passes.gains(run)
 
-    rows = 0 if take is None else len(target)
+    rows = passes.row_count(task.x, task.target)
     return resampled(gains, rows, len(path) - 1, count, seed)
 
 
-def _parameters(model: Module, gradients: Sizes, *, detailed: bool) -> dict[str, Parameter]:
-    """Read the sizes of all parameters; with `detailed`, how matrices look to have been drawn."""
+def _parameters(
+    model: Module, gradients: Mapping[str, float], *, detailed: bool
+) -> dict[str, Parameter]:
+    """Read the sizes of all parameters, and with `detailed` the kurtosis of matrices.
+
+    Args:
+        model: the model.
+        gradients: log2 of the norms of gradients, by name.
+        detailed: True if rules will ask how the matrices were drawn.
+    """
     found = {}
     for name, parameter in model.named_parameters():
         size = models.size_log2(parameter)
@@ -190,20 +219,14 @@ def _first_nonfinite(values: Tensor) -> NonFiniteValue | None:
 # Any other model --------------------------------------------------------------------------------
 
 
-def _of_modules(
-    model: Module,
-    loss_fn: Any,
-    x: Any,
-    target: Any,
-    trace: Trace,
-    recurrent: Sequence[cells.Recurrence],
-) -> Reading:
+def _of_modules(task: passes.Task, trace: Trace, recurrent: Sequence[cells.Recurrence]) -> Reading:
     """Read a model by a monitor's sizes of modules and by its parameters' gradients."""
+    model = task.model
     monitor = Monitor(model, details=1)
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         monitor.probing = True
-        loss = loss_fn(models.called(model, x), target)
+        loss = task.loss_fn(models.called(model, task.x), task.target)
         wanted = [parameter for parameter, _ in kept if parameter.requires_grad]
         given = torch.autograd.grad(loss, wanted, allow_unused=True)
         for parameter, gradient in zip(wanted, given, strict=True):
@@ -235,31 +258,32 @@ def _of_modules(
         modules=modules,
         watched=watched_by(monitor),
         gradients=gradients,
-        fresh_drift=partial(_fresh_drift, model, loss_fn, x, target, modules, recurrent),
+        fresh_drift=partial(_fresh_drift, task, modules, recurrent),
     )
 
 
 def _fresh_drift(
-    model: Module,
-    loss_fn: Any,
-    x: Any,
-    target: Any,
-    modules: Sequence[ModuleSizes],
-    recurrent: Sequence[cells.Recurrence],
+    task: passes.Task, modules: Sequence[ModuleSizes], recurrent: Sequence[cells.Recurrence]
 ) -> float:
     """Return log10 of δ at the first module over the last, with recurrent modules drawn anew."""
     weighted = [one for one in modules if one.weighted]
     first = next(one.name for one in weighted if one.delta < inf)
     drawn = sorted({one.module for one in recurrent})
-    with models.untouched(model, loss_fn):
-        return redraw.decades(model, loss_fn, x, target, drawn, (first, weighted[-1].name))
+    with models.untouched(task.model, task.loss_fn):
+        return redraw.decades(task, drawn, (first, weighted[-1].name))
 
 
 # Data -------------------------------------------------------------------------------------------
 
 
-def not_finite(kind: str, name: str, value: Any) -> Finding | None:
-    """Find what is not finite in data ("data" or "target")."""
+def not_finite(kind: str, name: str, value: object) -> NonFiniteData | None:
+    """Return the first number that is not finite; None if all are.
+
+    Args:
+        kind: "data" or "target".
+        name: name of the argument.
+        value: a tensor, or a sequence or mapping of several; all else is passed over.
+    """
     several = {name: value}
     if isinstance(value, tuple | list):
         several = {f"{name}[{n}]": one for n, one in enumerate(value)}
@@ -269,22 +293,8 @@ def not_finite(kind: str, name: str, value: Any) -> Finding | None:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             continue
         first = _first_nonfinite(tensor)
-        if first is None:
-            continue
-        more = ", the first of {count:d} such values" if first.count > 1 else ""
-        return Finding(
-            kind="nonfinite",
-            severity="critical",
-            rule="nonfinite-data",
-            cause="nonfinite-input" if kind == "data" else "nonfinite-target",
-            sites=(Site(kind, where, rows=first.index),),
-            says=f"{{site}}{{index}} is {{value}}{more}; nothing was run",
-            advises="fill in or remove {these}, then diagnose again.",
-            facts={
-                "index": list(first.index),
-                "value": first.value,
-                "these": "these values" if first.count > 1 else "it",
-            },
-            evidence={"count": float(first.count)},
-        )
+        if first is not None:
+            bad = ~torch.isfinite(torch.atleast_1d(tensor))
+            rows = int(bad.reshape(len(bad), -1).any(1).sum())
+            return NonFiniteData(kind, where, first, rows=rows, of=len(bad))
     return None
