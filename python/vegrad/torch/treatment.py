@@ -129,8 +129,7 @@ def cure(
     gauge of its steps asks for, and a clip. Each is judged by one pass; if that is promising, by a
     training from the same seed on the same rows, which ends as soon as it reaches the goal or is
     seen to learn nothing. The first that reaches the goal is the cure; if none does, the one with
-    the lowest loss, if it is lower than the given model's. That is trained for as many steps: the
-    proof.
+    the lowest loss, if it is lower than the given model's, which is trained as long: the proof.
 
     Args:
         model: any module.
