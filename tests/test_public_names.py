@@ -131,6 +131,15 @@ def test_torch_names_are_importable() -> None:
     assert importlib.import_module("vegrad.torch.callbacks")
 
 
+def test_importing_vegrad_imports_kernels_only() -> None:
+    """Networks, rules and reports come when they are asked for."""
+    code = "import sys, vegrad; print(*(n for n in sys.modules if n.startswith('vegrad.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rooms = {name.split(".")[1] for name in done.stdout.split()}
+    assert rooms == {"_core", "arrays", "clipping", "optim"}
+    assert set(dir(importlib.import_module("vegrad"))) >= set(VEGRAD)
+
+
 def test_importing_vegrad_imports_no_framework() -> None:
     code = "import sys, vegrad; print({'torch', 'jax', 'matplotlib', 'sklearn'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,13 @@
-"""vegrad finds, explains and cures vanishing and exploding gradients."""
+"""vegrad finds, explains and cures vanishing and exploding gradients.
 
-from vegrad import clipping, optim, theory
+Norms, clipping and optimizers are here at once; networks, diagnosis, cure and theory are imported
+when they are first asked for, so that who needs only kernels does not wait for the rest. Type
+checkers read `__init__.pyi`.
+"""
+
+from importlib import import_module
+
+from vegrad import clipping, optim
 from vegrad._core import __version__, isa, num_threads, set_num_threads
 from vegrad.arrays.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.clipping import (
@@ -12,17 +19,7 @@ from vegrad.clipping import (
     clip_by_norm_,
     clip_by_value_,
 )
-from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.diagnosis.history import History
-from vegrad.flow.finding import Finding
-from vegrad.flow.flow import Flow
-from vegrad.networks.diagnosis import diagnose
-from vegrad.networks.lsuv import lsuv_
-from vegrad.networks.mlp import MLP
-from vegrad.networks.treatment import Cure, cure
 from vegrad.optim import SGD, Adam, AdamW, Lion
-from vegrad.recordings import diagnose_gradients, diagnose_history
-from vegrad.treatment.outcome import Attempt, Proof
 
 __all__ = [
     "MLP",
@@ -62,3 +59,35 @@ __all__ = [
     "set_num_threads",
     "theory",
 ]
+
+_LATER = {
+    "Attempt": "vegrad.treatment.outcome",
+    "Cure": "vegrad.networks.treatment",
+    "Diagnosis": "vegrad.diagnosis.diagnosis",
+    "Finding": "vegrad.flow.finding",
+    "Flow": "vegrad.flow.flow",
+    "History": "vegrad.diagnosis.history",
+    "MLP": "vegrad.networks.mlp",
+    "Proof": "vegrad.treatment.outcome",
+    "cure": "vegrad.networks.treatment",
+    "diagnose": "vegrad.networks.diagnosis",
+    "diagnose_gradients": "vegrad.recordings",
+    "diagnose_history": "vegrad.recordings",
+    "lsuv_": "vegrad.networks.lsuv",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name, or the package of this name, when it is first asked for."""
+    if name in _LATER:
+        found = getattr(import_module(_LATER[name]), name)
+    elif name == "theory":
+        found = import_module("vegrad.theory")
+    else:
+        raise AttributeError(f"module 'vegrad' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

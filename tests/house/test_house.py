@@ -4,11 +4,13 @@ simd -> kernels -> isa -> core -> bindings -> _core -> arrays -> ... -> cli
 """
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import vegrad
 from vegrad import _core
 
 ROOT = Path(__file__).parents[2]
@@ -246,12 +248,20 @@ def test_frameworks_stay_in_their_rooms(file: str) -> None:
             assert in_function or not inside.startswith("benchmark/")
 
 
-def test_init_has_public_names_and_nothing_else() -> None:
-    tree = ast.parse((PYTHON / "__init__.py").read_text(encoding="utf-8"))
-    for node in tree.body:
-        documented = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        listed = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-        assert documented or listed or isinstance(node, ast.Import | ast.ImportFrom)
+def test_the_stub_of_the_package_names_what_it_imports_later() -> None:
+    """`vegrad.__getattr__` imports what type checkers read in __init__.pyi."""
+    stub: dict[str, str] = {}
+    for node in ast.parse((PYTHON / "__init__.pyi").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            stub |= {alias.name: str(node.module) for alias in node.names}
+    assert stub.keys() == {*vegrad.__all__}
+    later = {name: module for name, module in stub.items() if name in vegrad._LATER}
+    assert later == vegrad._LATER
+    for name, module in stub.items():
+        found = importlib.import_module(module)
+        assert getattr(vegrad, name) is getattr(found, name), name
+    with pytest.raises(AttributeError, match="no attribute 'cur'"):
+        _ = vegrad.cur
 
 
 # ------------------------------------------------------------------------ the compiled module

@@ -1,4 +1,4 @@
-"""A subject: what a front end implements so that its kind of network is diagnosed and edited.
+"""The subject: a network as diagnosis and cure see it, implemented by each front end.
 
 A search for a cure asks for a little more, see `vegrad.treatment.curable`.
 """
@@ -22,7 +22,7 @@ class Code:
     changed: tuple[str, ...] = ()
     """Names of the parameters that have other values now; () where the network is another."""
     words: str = ""
-    """Words for what was done, with its numbers; "" if the edit's own say it all."""
+    """The change in words, with its numbers; "" if the edit's own words say it all."""
     passed: float = 0.0
     """Rows that went forward and back to find these numbers; a third of one if only forward."""
 

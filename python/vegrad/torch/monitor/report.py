@@ -1,4 +1,4 @@
-"""What a monitor saw, as a diagnosis."""
+"""The observations of a monitor, as a diagnosis."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Report(Diagnosis):
     rows: tuple[ModuleRow, ...] = ()
     notes: tuple[str, ...] = ()
     through_time: tuple[TimeRow, ...] = ()
-    """Of recurrent modules: the steps that the gradient reaches, and how it changes in each."""
+    """Rows of recurrent modules: the steps that the gradient reaches, and its change in each."""
 
     @classmethod
     def of_modules(
