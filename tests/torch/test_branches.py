@@ -1,8 +1,7 @@
-"""Branches of residual streams: one that drowns the others, one that is closed, healthy ones."""
-
-from typing import Any
+"""Judge branches of residual streams: too large, closed, or healthy ones."""
 
 import pytest
+import vegrad
 
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
@@ -19,7 +18,7 @@ IMAGES = torch.randn(16, 3, 8, 8, generator=RANDOM)
 LABELS = torch.randint(0, 10, (16,), generator=RANDOM)
 
 
-def of_words(output: Any, target: Any) -> Any:
+def of_words(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return LOSS(output.flatten(0, 1), target.flatten())
 
 
@@ -28,9 +27,10 @@ class Attention(nn.Module):
         super().__init__()
         self.c_attn, self.c_proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, x: Any) -> Any:
-        q, k, v = (one.unflatten(-1, (4, -1)).transpose(1, 2)
-                   for one in self.c_attn(x).chunk(3, -1))  # fmt: skip
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            one.unflatten(-1, (4, -1)).transpose(1, 2) for one in self.c_attn(x).chunk(3, -1)
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
@@ -40,7 +40,7 @@ class Wide(nn.Module):
         super().__init__()
         self.c_fc, self.c_proj = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.c_proj(F.gelu(self.c_fc(x)))
 
 
@@ -56,7 +56,7 @@ class Block(nn.Module):
             [torch.full((WIDTH,), 1e-4) for _ in range(2)] if norm == "scaled" else []
         )
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.norm == "after":
             x = self.ln_1(x + self.attn(x))
             return self.ln_2(x + self.mlp(x))
@@ -80,7 +80,7 @@ class Transformer(nn.Module):
                 last = name.endswith("c_proj") and norm == "before"
                 nn.init.normal_(module.weight, std=std / (2 * depth) ** 0.5 if last else std)
 
-    def forward(self, tokens: Any) -> Any:
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
         for block in self.h:
             x = block(x)
@@ -88,7 +88,7 @@ class Transformer(nn.Module):
 
 
 class Pictures(nn.Module):
-    """A ResNet's block, with a convolution round it where widths change."""
+    """A ResNet's block, with a convolution on its skip connection if the width changes."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -97,31 +97,38 @@ class Pictures(nn.Module):
         self.bn1, self.bn2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
         self.down = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else None
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         return torch.relu(y + (x if self.down is None else self.down(x)))
 
 
-def made(depth: int, norm: str = "before", std: float | None = 0.02, seed: int = 0) -> Any:
+def made(depth: int, norm: str = "before", std: float | None = 0.02, seed: int = 0) -> Transformer:
     torch.manual_seed(seed)
     return Transformer(depth, norm, std)
 
 
-def diagnosed(model: Any) -> Any:
+def diagnosed(model: nn.Module) -> vegrad.Diagnosis:
     return ours.diagnose(model, of_words, TOKENS, TOKENS.roll(-1, 1), resamples=0)
 
 
-def times(model: Any, name: str, factor: float) -> None:
+def times(model: nn.Module, name: str, factor: float) -> None:
     with torch.no_grad():
         model.get_parameter(name).mul_(factor)
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("depth", [4, 16, 48])
-@pytest.mark.parametrize(("norm", "std"), [
-    ("before", 0.02), ("before", None), ("after", 0.02), ("after", None), ("scaled", 0.02),
-    ("scaled", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("norm", "std"),
+    [
+        ("before", 0.02),
+        ("before", None),
+        ("after", 0.02),
+        ("after", None),
+        ("scaled", 0.02),
+        ("scaled", None),
+    ],
+)
 def test_fresh_transformers_are_healthy(
     norm: str, std: float | None, depth: int, seed: int
 ) -> None:
@@ -132,7 +139,7 @@ def test_fresh_transformers_are_healthy(
 
 
 @pytest.mark.parametrize("ends", [("c_proj",), ("head",), ("c_proj", "head")])
-def test_what_begins_at_zero_is_healthy_with_a_note(ends: tuple[str, ...]) -> None:
+def test_parts_that_begin_at_zero_are_healthy_with_a_note(ends: tuple[str, ...]) -> None:
     model = made(4)
     for name, module in model.named_modules():
         if name.endswith(ends):
@@ -145,11 +152,18 @@ def test_what_begins_at_zero_is_healthy_with_a_note(ends: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("std", [0.02, None])
 @pytest.mark.parametrize("depth", [3, 12])
-@pytest.mark.parametrize(("name", "factor"), [
-    ("h.1.mlp.c_proj.weight", 1e4), ("h.1.mlp.c_proj.weight", 1e3),
-    ("h.2.attn.c_proj.weight", 1e4), ("h.2.attn.c_proj.weight", 1e3),
-    ("h.0.mlp.c_fc.weight", 1e4), ("h.2.attn.c_attn.weight", 1e4), ("h.1.ln_2.weight", 1e4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("h.1.mlp.c_proj.weight", 1e4),
+        ("h.1.mlp.c_proj.weight", 1e3),
+        ("h.2.attn.c_proj.weight", 1e4),
+        ("h.2.attn.c_proj.weight", 1e3),
+        ("h.0.mlp.c_fc.weight", 1e4),
+        ("h.2.attn.c_attn.weight", 1e4),
+        ("h.1.ln_2.weight", 1e4),
+    ],
+)
 def test_a_branch_that_drowns_the_others_is_named_with_its_factor(
     name: str, factor: float, depth: int, std: float | None
 ) -> None:
@@ -163,7 +177,7 @@ def test_a_branch_that_drowns_the_others_is_named_with_its_factor(
     assert finding.evidence["factor"] == pytest.approx(1 / factor, rel=0.1)
     assert finding.advice == f"multiply {name} by {finding.evidence['factor']:.3g}."
     assert found.rows[finding.layers[0]]["module"] == name.removesuffix(".weight")
-    assert finding.evidence["gradient"] < 0.1  # what is above it gets, of what is below it
+    assert finding.evidence["gradient"] < 0.1  # above the branch, as a share of that below it
     times(model, name, finding.evidence["factor"])
     assert diagnosed(model).healthy
 
@@ -171,7 +185,7 @@ def test_a_branch_that_drowns_the_others_is_named_with_its_factor(
 @pytest.mark.parametrize("std", [0.02, None])
 @pytest.mark.parametrize("name", ["h.1.mlp.c_proj.weight", "h.2.attn.c_proj.weight"])
 def test_a_closed_branch_is_named_with_its_factor(name: str, std: float | None) -> None:
-    """Also where its bias, as PyTorch draws it, is as large as ever."""
+    """It is found even if its bias keeps the size that PyTorch gives it."""
     model = made(6, std=std)
     times(model, name, 1e-4)
     found = diagnosed(model)
@@ -180,28 +194,32 @@ def test_a_closed_branch_is_named_with_its_factor(name: str, std: float | None) 
     assert finding.sites[0].name == name
     assert finding.severity == "warning"
     assert finding.evidence["factor"] == pytest.approx(1e4, rel=0.1)
-    assert finding.evidence["gradient"] < 1e-3  # of what the first matrices of others get
+    assert (
+        finding.evidence["gradient"] < 1e-3
+    )  # as a share of that of the other branches' first matrices
     times(model, name, 1e4)
     assert diagnosed(model).healthy
 
 
-def test_two_of_them_are_both_named() -> None:
+def test_two_branches_that_drown_the_others_are_both_named() -> None:
     model = made(8)
     for name in ("h.2.mlp.c_proj.weight", "h.5.attn.c_proj.weight"):
         times(model, name, 3e3)
     found = diagnosed(model)
     assert {one.sites[0].name for one in found.findings} == {
-        "h.2.mlp.c_proj.weight", "h.5.attn.c_proj.weight"}  # fmt: skip
+        "h.2.mlp.c_proj.weight",
+        "h.5.attn.c_proj.weight",
+    }
 
 
-def test_after_a_normalization_of_sums_too() -> None:
+def test_a_branch_is_named_where_sums_are_normalized() -> None:
     model = made(6, "after", None)
     times(model, "h.3.mlp.c_proj.weight", 1e4)
     found = diagnosed(model)
     assert found.findings[0].advice.startswith("multiply h.3.mlp.c_proj.weight by ")
 
 
-def test_a_module_of_pytorchs() -> None:
+def test_branches_of_pytorchs_transformer_are_found() -> None:
     """Its attention is one function, whose last matrix is the output projection."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(WIDTH, 4, 96, dropout=0.0, batch_first=True, norm_first=True)
@@ -216,12 +234,19 @@ def test_a_module_of_pytorchs() -> None:
 
 @pytest.mark.parametrize(("factor", "kind"), [(1.0, ""), (1e4, "exploding"), (1e-4, "vanishing")])
 @pytest.mark.parametrize("place", [2, 4])
-def test_in_a_chain_of_convolutions_too(place: int, factor: float, kind: str) -> None:
+def test_branches_of_a_chain_of_convolutions_are_found(
+    place: int, factor: float, kind: str
+) -> None:
     """The fourth block's skip connection goes through a convolution."""
     torch.manual_seed(0)
     blocks = [Pictures(8, 8), Pictures(8, 8), Pictures(8, 16), Pictures(16, 16)]
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1),
-                          nn.Flatten(), nn.Linear(16, 10))  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
     times(model, f"{place}.bn2.weight", factor)
     found = ours.diagnose(model, LOSS, IMAGES, LABELS)
     assert found.flow is not None
@@ -232,16 +257,20 @@ def test_in_a_chain_of_convolutions_too(place: int, factor: float, kind: str) ->
     assert found.findings[0].advice.startswith(f"multiply {place}.bn2.weight by {1 / factor:.3g}")
 
 
-def test_the_factor_is_a_cure() -> None:
-    """Where a word's own meaning is drowned by those before it."""
+def test_scaling_by_the_factor_cures_the_model() -> None:
+    """The task needs each word itself, which the words before it drown in the faulty model."""
     model = made(3)
     times(model, "h.1.attn.c_proj.weight", 1e4)
     before = model.h[1].attn.c_proj.weight.detach().clone()
     x = torch.randint(0, WORDS, (256, 12), generator=torch.Generator().manual_seed(3))
     found = ours.cure(
-        model, of_words, x, (7 * x + 3) % WORDS, steps=60,
+        model,
+        of_words,
+        x,
+        (7 * x + 3) % WORDS,
+        steps=60,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
-    )  # fmt: skip
+    )
     assert found.cured
     assert found.after.healthy
     assert [one.name for one in found.attempts if one.accepted] == ["scale layers"]

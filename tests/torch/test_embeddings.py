@@ -1,8 +1,9 @@
-"""What enters a residual stream: embeddings that drown all branches, tiny ones, healthy ones."""
+"""Judge the embeddings that enter a residual stream: too large, tiny, or healthy ones."""
 
 from typing import Any
 
 import pytest
+import vegrad
 
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
@@ -16,12 +17,12 @@ RANDOM = torch.Generator().manual_seed(0)
 TOKENS = torch.randint(0, WORDS, (8, ROWS), generator=RANDOM)
 
 
-def of_words(output: Any, target: Any) -> Any:
+def of_words(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return LOSS(output.flatten(0, 1), target.flatten())
 
 
 class Transformer(nn.Module):
-    """Normalized before the branches (GPT-2), or after the sums, the embeddings' too (BERT)."""
+    """A transformer with norms before the branches (GPT-2), or after all sums (BERT)."""
 
     def __init__(self, depth: int, before: bool = True, scale: float = 1.0) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class Transformer(nn.Module):
         )
         self.ln_f, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WORDS, bias=False)
 
-    def forward(self, tokens: Any) -> Any:
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.wte(tokens) * self.scale + self.wpe(torch.arange(tokens.shape[1]))
         if not self.before:
             x = self.ln_e(x + self.kinds(torch.zeros_like(tokens)))
@@ -44,10 +45,17 @@ class Transformer(nn.Module):
 
 
 def made(
-    depth: int, std: float | None, before: bool = True, tied: bool = False, biases: bool = False,
+    depth: int,
+    std: float | None,
+    before: bool = True,
+    tied: bool = False,
+    biases: bool = False,
     **options: Any,
-) -> Any:  # fmt: skip
-    """All matrices from N(0, std²), those that end branches smaller, no biases; or PyTorch's."""
+) -> Transformer:
+    """Make a model with matrices from N(0, std²), or for std=None with PyTorch's.
+
+    Matrices at the end of branches are drawn smaller, and biases are 0 unless asked for.
+    """
     torch.manual_seed(1)
     model = Transformer(depth, before, **options)
     for name, one in model.named_parameters():
@@ -61,19 +69,19 @@ def made(
     return model
 
 
-def drawn(model: Any, std: float) -> Any:
+def drawn(model: Transformer, std: float) -> Transformer:
     for one in (model.wte, model.wpe):
         nn.init.normal_(one.weight, std=std)
     return model
 
 
-def times(model: Any, name: str, factor: float) -> Any:
+def times(model: nn.Module, name: str, factor: float) -> nn.Module:
     with torch.no_grad():
         model.get_parameter(name).mul_(factor)
     return model
 
 
-def diagnosed(model: Any) -> Any:
+def diagnosed(model: nn.Module) -> vegrad.Diagnosis:
     return ours.diagnose(model, of_words, TOKENS, TOKENS.roll(-1, 1), resamples=0)
 
 
@@ -85,7 +93,7 @@ def diagnosed(model: Any) -> Any:
 def test_an_embedding_that_drowns_all_branches_is_named_with_its_factor(
     name: str, factor: float, depth: int, std: float | None, tied: bool
 ) -> None:
-    """The others are as large as it was."""
+    """The advice makes it as large as the other embedding."""
     model = times(made(depth, std, tied=tied), name, factor)
     found = diagnosed(model)
     assert found.verdict == "exploding"
@@ -100,7 +108,7 @@ def test_an_embedding_that_drowns_all_branches_is_named_with_its_factor(
     assert diagnosed(times(model, name, finding.evidence["factor"])).healthy
 
 
-def test_without_others_it_becomes_as_large_as_the_matrices_are() -> None:
+def test_a_lone_embedding_is_scaled_to_the_size_of_the_matrices() -> None:
     for std, size in ((0.02, 0.02), (None, 1.0)):
         model = made(4, std)
         nn.init.zeros_(model.wpe.weight)
@@ -118,7 +126,7 @@ def test_embeddings_that_drown_each_other_before_a_normalization() -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("std", [0.02, None])
-def test_tiny_embeddings_are_named_rather_than_what_divides_by_their_size(
+def test_tiny_embeddings_are_named_rather_than_the_norm_after_them(
     std: float | None, before: bool
 ) -> None:
     model = drawn(made(4, std, before), 1e-4)
@@ -137,13 +145,20 @@ def test_tiny_embeddings_are_named_rather_than_what_divides_by_their_size(
 
 @pytest.mark.parametrize("depth", [2, 24])
 @pytest.mark.parametrize("std", [0.02, None])
-@pytest.mark.parametrize(("size", "scale"), [
-    (1.0, 1.0), (1.0, WIDTH**0.5), (WIDTH**-0.5, WIDTH**0.5), (1.0, 100.0), (0.006, 1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [
+        (1.0, 1.0),
+        (1.0, WIDTH**0.5),
+        (WIDTH**-0.5, WIDTH**0.5),
+        (1.0, 100.0),
+        (0.006, 1.0),
+    ],
+)
 def test_fresh_embeddings_of_all_sizes_are_healthy(
     size: float, scale: float, std: float | None, depth: int
 ) -> None:
-    """Also where they are far larger than what small branches add (100, say, is a √width)."""
+    """They may be far larger than what small branches add: a scale of √width is usual."""
     model = drawn(made(depth, std, scale=scale), size)
     found = diagnosed(model)
     assert found.healthy, found.summary
@@ -151,15 +166,15 @@ def test_fresh_embeddings_of_all_sizes_are_healthy(
 
 @pytest.mark.parametrize("large", ["wte", "wpe", "kinds"])
 def test_fresh_embeddings_beside_each_other_are_healthy(large: str) -> None:
-    """PyTorch's beside small ones, as where only some are drawn anew."""
+    """One is drawn as PyTorch draws it, the others smaller."""
     model = made(4, 0.02, before=False)
     nn.init.normal_(model.get_submodule(large).weight)
     found = diagnosed(model)
     assert found.healthy, found.summary
 
 
-def test_biases_of_branches_are_no_chain() -> None:
-    """PyTorch's module has its norms after the layers that they come before."""
+def test_biases_of_branches_are_not_compared_as_a_chain() -> None:
+    """PyTorch's module lists its norms after the layers before which they are applied."""
     model = drawn(made(2, 0.02, biases=True), 0.006)
     found = diagnosed(model)
     assert found.healthy, found.summary
@@ -172,12 +187,13 @@ def test_a_layer_that_drowns_the_branches_of_a_chain() -> None:
             self.norm, self.up = nn.LayerNorm(32), nn.Linear(32, 64)
             self.down = nn.Linear(64, 32)
 
-        def forward(self, x: Any) -> Any:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.down(torch.relu(self.up(self.norm(x))))
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(20, 32), *[Branch() for _ in range(6)], nn.LayerNorm(32),
-                          nn.Linear(32, 10))  # fmt: skip
+    model = nn.Sequential(
+        nn.Linear(20, 32), *[Branch() for _ in range(6)], nn.LayerNorm(32), nn.Linear(32, 10)
+    )
     x, labels = torch.randn(32, 20), torch.randint(0, 10, (32,))
     assert ours.diagnose(model, LOSS, x, labels).healthy
     found = ours.diagnose(times(model, "0.weight", 1e4), LOSS, x, labels)

@@ -1,4 +1,4 @@
-"""vegrad.torch.diagnose and cure on models in use: half frozen, adapted, in half precision."""
+"""Diagnose and cure models as they are used: partly frozen, with adapters, in half precision."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ X = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 32)).astype(n
 LABELS = torch.from_numpy(np.random.default_rng(1).integers(0, 10, 64))
 
 
-def mlp(depth: int = 5) -> Any:
+def mlp(depth: int = 5) -> nn.Sequential:
     torch.manual_seed(0)
     layers: list[Any] = []
     for _ in range(depth - 1):
@@ -26,11 +26,11 @@ def mlp(depth: int = 5) -> Any:
     return nn.Sequential(*layers, nn.Linear(32, 10))
 
 
-def diagnosed(model: Any, x: Any = X) -> Any:
+def diagnosed(model: nn.Module, x: torch.Tensor = X) -> vegrad.Diagnosis:
     return ours.diagnose(model, LOSS, x, LABELS)
 
 
-def test_a_chain_of_bfloat16() -> None:
+def test_a_chain_of_bfloat16_is_judged() -> None:
     found = diagnosed(mlp().bfloat16(), X.bfloat16())
     assert found.healthy
     assert found.config["dtype"] == "bfloat16"
@@ -63,16 +63,16 @@ def test_the_gradient_is_followed_to_whatever_is_trained(trained: str) -> None:
 
 
 class Adapted(nn.Module):
-    """A frozen layer, and beside it one of low rank that begins at 0."""
+    """A frozen layer with an adapter of low rank beside it, which begins at 0."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer.requires_grad_(False)
         self.down = nn.Linear(layer.in_features, 4, bias=False)
         self.up = nn.Linear(4, layer.out_features, bias=False)
         nn.init.zeros_(self.up.weight)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x) + self.up(self.down(x))
 
 
@@ -84,7 +84,7 @@ class Classifier(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.out = nn.Linear(32, 10)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.encoder(x.reshape(-1, 1, 32) * torch.linspace(-1, 1, 5)[:, None])
         return self.out(x.mean(1))
 
@@ -116,7 +116,7 @@ def test_a_head_that_begins_at_zero_is_healthy_and_a_layer_amid_others_is_not() 
     assert diagnosed(model).verdict == "vanishing"
 
 
-def test_soft_labels_have_a_loss_for_a_goal() -> None:
+def test_soft_labels_have_a_goal_for_the_loss() -> None:
     shares = torch.full((64, 10), 0.01)
     shares[torch.arange(64), LABELS] = 0.91
     found = ours.cure(mlp(3), LOSS, X, shares, in_place=False)
@@ -128,8 +128,8 @@ def test_soft_labels_have_a_loss_for_a_goal() -> None:
     assert ours.cure(mlp(3), LOSS, X, shares, goal=1.5, in_place=False).goal.wanted == 1.5
 
 
-def test_what_a_loss_does_with_targets_of_another_shape_is_unknown() -> None:
-    """A generator's target says "real" in every row, and there is much to learn."""
+def test_no_lowest_loss_is_known_for_targets_of_another_shape() -> None:
+    """A generator's target says "real" in every row, though there is much to learn."""
     judge = mlp(2).requires_grad_(False)
 
     def loss(made: Any, real: Any) -> Any:
@@ -141,7 +141,7 @@ def test_what_a_loss_does_with_targets_of_another_shape_is_unknown() -> None:
     assert found.reached, str(found)
 
 
-def test_arguments_that_cannot_be() -> None:
+def test_wrong_arguments_are_refused() -> None:
     model = mlp(2)
     for wrong, error, words in (
         ({"seed": "a"}, TypeError, "seed must be an integer, not str"),
@@ -176,11 +176,11 @@ class Detached(nn.Module):
         super().__init__()
         self.a, self.b, self.c = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.c(self.b(self.a(x).relu().detach()).relu())
 
 
-def test_a_layer_without_a_way_back_is_called_so() -> None:
+def test_a_layer_cut_off_by_detach_is_named() -> None:
     finding = diagnosed(Detached()).findings[0]
     assert finding.message.startswith("no gradient comes back to a: there is no way")
     assert finding.advice.startswith("look between a and b for a detach()")
@@ -191,23 +191,23 @@ class Experts(nn.Module):
         super().__init__()
         self.one, self.none, self.out = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(torch.cat([self.one(x), self.none(x[:0])]).relu())
 
 
 @pytest.mark.filterwarnings("error")
-def test_layers_that_get_no_rows() -> None:
+def test_layers_may_get_no_rows() -> None:
     assert diagnosed(Experts()).loss > 0
 
 
-def test_no_pass_knows_of_inference_mode_around_it() -> None:
+def test_inference_mode_around_it_changes_nothing() -> None:
     model = mlp(3)
     with torch.inference_mode():
         assert diagnosed(model).healthy
         assert ours.cure(model, LOSS, X, LABELS, steps=20).before.healthy
 
 
-def test_weights_that_autocast_has_cast_are_not_used_once_they_have_changed() -> None:
+def test_weights_in_autocasts_cache_are_not_used_after_they_have_changed() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
     with torch.autocast("cpu", torch.bfloat16):
@@ -217,7 +217,7 @@ def test_weights_that_autocast_has_cast_are_not_used_once_they_have_changed() ->
     assert (spread > 0).all()
 
 
-def test_a_model_that_cannot_be_copied() -> None:
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model = mlp(2)
     model.last = model(X)
     with pytest.raises(TypeError, match=r"copy\.deepcopy copies, as changes are tried on copies: "):
@@ -239,7 +239,7 @@ class Checkpointed(nn.Module):
         self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(4)])
         self.out, self.on = nn.Linear(32, 10), on
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if self.on else block(x)
         return self.out(x)
@@ -260,7 +260,7 @@ class Centred(nn.Module):
         super().__init__()
         self.scale, self.norm = nn.Linear(10, 10), nn.BatchNorm1d(10)
 
-    def forward(self, output: Any, target: Any) -> Any:
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return LOSS(self.norm(self.scale(output)), target)
 
 
@@ -273,12 +273,13 @@ def test_the_loss_is_left_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in loss.parameters())
 
 
-def test_sparse_gradients_are_trained_with() -> None:
+def test_models_with_sparse_gradients_are_trained() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.EmbeddingBag(20, 16, sparse=True), nn.Linear(16, 10))
     words = torch.randint(0, 20, (64, 5))
-    found = ours.cure(model, LOSS, words, LABELS, optimizer=lambda p: torch.optim.SGD(p, 0.1),
-                      in_place=False)  # fmt: skip
+    found = ours.cure(
+        model, LOSS, words, LABELS, optimizer=lambda p: torch.optim.SGD(p, 0.1), in_place=False
+    )
     assert found.before.healthy
     assert found.cost > 0
 
@@ -296,6 +297,14 @@ def test_a_relu_with_an_upper_end_has_one_flat_side(make: Any) -> None:
     assert diagnosed(bounded).config["activation"] == "hard_tanh"
 
 
+def test_an_activation_with_a_weight_for_each_unit() -> None:
+    torch.manual_seed(0)
+    layers = [(nn.Linear(32, 32), nn.PReLU(32)) for _ in range(3)]
+    found = diagnosed(nn.Sequential(*sum(layers, ()), nn.Linear(32, 10)))
+    assert found.healthy, found.summary
+    assert found.config["activation"] == "prelu"
+
+
 class Spectrum(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -303,12 +312,12 @@ class Spectrum(nn.Module):
         self.one, self.out = nn.Linear(32, 32), nn.Linear(32, 10)
         self.filter = nn.Parameter(torch.randn(17, dtype=torch.complex64))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(torch.fft.irfft(torch.fft.rfft(self.one(x)) * self.filter, 32))
 
 
 @pytest.mark.filterwarnings("error")
-def test_complex_parameters() -> None:
+def test_complex_parameters_are_measured() -> None:
     model = Spectrum()
     assert diagnosed(model).healthy
     assert ours.cure(model, LOSS, X, LABELS, steps=20, in_place=False).before.healthy

@@ -1,10 +1,11 @@
-"""What vegrad.torch.diagnose expects of models that theory has no formulas for."""
+"""Check what is expected of models that theory has no formulas for."""
 
 import copy
 from typing import Any
 
 import numpy as np
 import pytest
+import vegrad
 
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
@@ -22,21 +23,21 @@ IMAGES = torch.randn(16, 3, 12, 12, generator=RANDOM)
 
 
 class Branch(nn.Module):
-    """A skip connection, its normalization before the branch or after the sum."""
+    """A block with its normalization before the branch or after the sum."""
 
     def __init__(self, before: bool) -> None:
         super().__init__()
         self.before, self.norm = before, nn.LayerNorm(WIDTH)
         self.up, self.down = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.before:
             return x + self.down(torch.relu(self.up(self.norm(x))))
         return self.norm(x + self.down(torch.relu(self.up(x))))
 
 
 class Pictures(nn.Module):
-    """Two convolutions, BatchNorm and a skip connection."""
+    """A block of two convolutions with BatchNorm and a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -44,24 +45,27 @@ class Pictures(nn.Module):
         self.two = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norms = nn.ModuleList([nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)])
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(self.norms[0](self.one(x)))
         return torch.relu(x + self.norms[1](self.two(y)))
 
 
-def blocks(before: bool) -> Any:
+def blocks(before: bool) -> nn.Sequential:
     return nn.Sequential(*[Branch(before) for _ in range(5)], nn.Linear(WIDTH, 10))
 
 
-def normalized(depth: int = 10) -> Any:
-    layers = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
-              for _ in range(depth)]  # fmt: skip
+def normalized(depth: int = 10) -> nn.Sequential:
+    layers = [
+        nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
+        for _ in range(depth)
+    ]
     return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
 
 
-def convolutions(padding_mode: str = "zeros", depth: int = 7) -> Any:
-    layers = [nn.Conv2d(32 if n else 3, 32, 3, padding=1, padding_mode=padding_mode)
-              for n in range(depth)]  # fmt: skip
+def convolutions(padding_mode: str = "zeros", depth: int = 7) -> nn.Sequential:
+    layers = [
+        nn.Conv2d(32 if n else 3, 32, 3, padding=1, padding_mode=padding_mode) for n in range(depth)
+    ]
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)
@@ -72,21 +76,32 @@ def convolutions(padding_mode: str = "zeros", depth: int = 7) -> Any:
     return nn.Sequential(*hidden, nn.Flatten(), head)
 
 
-def pooled() -> Any:
+def pooled() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), Pictures(32), nn.MaxPool2d(2), Pictures(32),
-        nn.Conv2d(32, 64, 3, stride=2), nn.GroupNorm(8, 64), nn.SiLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(64, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        Pictures(32),
+        nn.MaxPool2d(2),
+        Pictures(32),
+        nn.Conv2d(32, 64, 3, stride=2),
+        nn.GroupNorm(8, 64),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
 
 
 MODELS = {
-    "norm before": lambda: blocks(True), "norm after": lambda: blocks(False),
-    "batch norm": normalized, "convolutions": convolutions, "pooled": pooled,
-}  # fmt: skip
+    "norm before": lambda: blocks(True),
+    "norm after": lambda: blocks(False),
+    "batch norm": normalized,
+    "convolutions": convolutions,
+    "pooled": pooled,
+}
 
 
-def diagnosed(make: Any, seed: int, **options: Any) -> Any:
+def diagnosed(make: Any, seed: int, **options: Any) -> vegrad.Diagnosis:
     torch.manual_seed(seed)
     model = make()
     x = ROWS if isinstance(model[0], Branch) or type(model[0]) is nn.Sequential else IMAGES
@@ -97,33 +112,38 @@ def diagnosed(make: Any, seed: int, **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_measured_gains_lie_within_two_spreads(name: str) -> None:
-    """Of other weights than those that were drawn; 19 of 20 are wanted."""
+    """The models' own weights are a further drawing, so 19 of 20 gains must lie within."""
     found = [diagnosed(MODELS[name], seed) for seed in range(8)]
     assert all(one.drawn for one in found)
     away = np.array([one.expected.deviations(one.flow) for one in found])
     assert np.mean(np.abs(away) < 2) >= 0.88
     assert np.abs(away).max() < 8
     assert np.median([one.expected.gain_log2_std for one in found]) < 0.15
-    sizes = np.array([np.log2(one.flow.activation_rms / one.expected.activation_rms)
-                      / one.expected.activation_rms_std for one in found])  # fmt: skip
+    sizes = np.array(
+        [
+            np.log2(one.flow.activation_rms / one.expected.activation_rms)
+            / one.expected.activation_rms_std
+            for one in found
+        ]
+    )
     assert np.mean(np.abs(sizes) < 2) >= 0.85
 
 
 def test_batch_normalization_explodes_as_it_is_known_to() -> None:
-    """√(π/(π - 1)) a layer of ReLU (Yang et al. 2019, arXiv:1902.08129)."""
+    """Gradients grow by √(π/(π - 1)) a layer of ReLU (Yang et al. 2019, arXiv:1902.08129)."""
     found = diagnosed(lambda: normalized(14), 0)
     middle = 2.0 ** found.expected.gain_log2[2:-1]
     assert np.median(middle) == pytest.approx(np.sqrt(np.pi / (np.pi - 1)), rel=0.03)
 
 
 def test_a_convolution_without_borders_keeps_gradients() -> None:
-    """fan_in is channels × taps, all of which there are: He's variance makes a gain of 1."""
+    """With circular padding no tap is missing, so He's variance makes a gain of exactly 1."""
     found = diagnosed(lambda: convolutions("circular"), 0)
     assert np.median(2.0 ** found.expected.gain_log2[:-1]) == pytest.approx(1.0, rel=0.04)
 
 
-def test_a_broken_layer_is_off() -> None:
-    def broken() -> Any:
+def test_a_broken_layer_stands_out() -> None:
+    def broken() -> nn.Sequential:
         model = convolutions()
         with torch.no_grad():
             model[6].weight *= 1e-3
@@ -143,7 +163,7 @@ def test_a_broken_layer_is_off() -> None:
 
 
 def test_weights_that_are_zero_stay_zero() -> None:
-    def zeros() -> Any:
+    def zeros() -> nn.Sequential:
         model = blocks(True)
         for block in model[:-1]:
             nn.init.zeros_(block.down.weight)
@@ -158,7 +178,7 @@ def test_weights_that_are_zero_stay_zero() -> None:
     )
 
 
-def test_none_is_expected_where_weights_cannot_be_drawn_or_passes_are_spared() -> None:
+def test_nothing_is_expected_if_weights_cannot_be_drawn_or_no_passes_are_allowed() -> None:
     assert diagnosed(normalized, 0, resamples=0).expected is None
     torch.manual_seed(0)
     model = normalized(4)
@@ -166,13 +186,13 @@ def test_none_is_expected_where_weights_cannot_be_drawn_or_passes_are_spared() -
     assert ours.diagnose(model, LOSS, ROWS, LABELS).expected is None
 
 
-def test_weights_drawn_anew_are_not_those_of_the_same_seed(monkeypatch: Any) -> None:
-    """One who seeds PyTorch with 0 too would get the model itself among the eight."""
+def test_weights_drawn_anew_are_not_those_of_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who seeds PyTorch with 0 too must not get the same model among the eight."""
     torch.manual_seed(0)
     model, drawn = normalized(4), []
     draw = redraw._draw
 
-    def noted(twin: Any, name: str, *rest: Any) -> None:
+    def noted(twin: nn.Module, name: str, *rest: Any) -> None:
         draw(twin, name, *rest)
         drawn.append((name, twin.get_parameter(name).detach().clone()))
 
@@ -194,7 +214,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_a_normalization_is_blamed_where_new_weights_would_do_no_better() -> None:
-    def squeezed() -> Any:
+    def squeezed() -> nn.Sequential:
         layers = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(12)]
         layers[5].insert(1, nn.BatchNorm1d(WIDTH))
         for layer in layers:

@@ -1,8 +1,7 @@
-"""The diagnosis of PyTorch models."""
+"""Diagnose PyTorch models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from vegrad.diagnosis.history import History
 from vegrad.reports.text import text
 from vegrad.torch import models
 from vegrad.torch.monitor.report import Report
+from vegrad.torch.reading.passes import Loss
 from vegrad.torch.reading.reading import read
 from vegrad.torch.subject import ModelSubject
 
@@ -26,7 +26,7 @@ class ModelDiagnosis(Diagnosis):
 
     modules: tuple[str, ...] = ()
     drawn: bool = False
-    """True if `expected` is from weights drawn anew, where theory has no formulas."""
+    """True if `expected` is measured with weights drawn anew, where theory has no formulas."""
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers with their modules, the verdict, findings and advice."""
@@ -40,9 +40,9 @@ class ModelDiagnosis(Diagnosis):
 @torch.inference_mode(False)
 def diagnose(
     model: Module,
-    loss_fn: Callable[[Any, Any], Any],
-    x: Any,
-    target: Any,
+    loss_fn: Loss,
+    x: object,
+    target: object,
     *,
     history: History | None = None,
     resamples: int = 4,
@@ -51,35 +51,37 @@ def diagnose(
     """Judge the gradients of a model by one forward and backward pass of a batch.
 
     Where Linear layers or convolutions follow each other (with activations, normalization, skip
-    connections and what else there is between), gains are taken apart into weights × derivative, as
-    `vegrad.diagnose` does it; of other models (transformers, LSTMs) the gradients at modules and
-    parameters are compared, and in recurrent modules followed through time. The model is run in the
-    mode that it is in, and left as it was: parameters, their `.grad`, buffers, training flags and
-    the random generators.
+    connections and other operations between them), gains are taken apart into weights × derivative,
+    as `vegrad.diagnose` does it. In other models (transformers, LSTMs) the gradients at modules and
+    parameters are compared, and in recurrent modules they are followed through time. The model is
+    run in its present mode, and left as it was: parameters, their `.grad`, buffers, training flags
+    and the random generators.
 
     Args:
-        model: any module; wrapped by torch.compile or DistributedDataParallel, what it wraps.
+        model: any module; if torch.compile or DistributedDataParallel wraps it, the module inside
+            is diagnosed.
         loss_fn: called with the model's output and target; returns the mean loss, a tensor.
-        x: the inputs, a batch first; a tuple or mapping of several.
+        x: the inputs, with the batch as first dimension; a tuple or mapping of several.
         target: whatever loss_fn takes.
-        history: a `vegrad.History` of its training, whose findings are taken in.
+        history: a `vegrad.History` of the model's training, whose findings are added.
         resamples: further passes, over at most 256 rows drawn from the batch with replacement,
             which tell how far the gains depend on the batch; 0 for one pass only.
-        seed: of that draw.
+        seed: seed of that draw.
 
-    What gains are expected is theory's, where it knows every module; of other chains (convolutions,
+    Theory tells which gains to expect if it knows every module. For other chains (convolutions,
     pooling, BatchNorm, blocks with their normalization before or after the skip connection, ...)
-    it is found from eight passes of a copy whose weights are drawn anew, as they look to have been
-    initialized (`.drawn`; not with resamples=0).
+    eight passes of a copy do, whose weights are drawn anew from the initialization that the model's
+    look to have had (`.drawn`; not with resamples=0).
 
     Returns:
-        A Diagnosis, with `flow`, if the layers are a chain, and `modules`, which names them; else
-        with `rows`, the modules' numbers, and `measurement`, that of the parameters' gradients.
+        A diagnosis. If the layers are a chain, it has `flow`, and `modules` with the layers' names;
+        else it has `rows` with the modules' numbers, and `measurement`, that of the parameters'
+        gradients.
 
     Raises:
         TypeError: for a model that is no module, or a loss_fn that cannot be called.
-        ValueError: for a loss that is no single number, or no parameter with a gradient. NaN and
-            inf are a finding.
+        ValueError: for a loss that is not a single number, or a model without parameters that
+            require a gradient. NaN and inf are no errors, but findings.
     """
     check(model, loss_fn)
     count, seed = as_count("resamples", resamples), as_count("seed", seed)
@@ -96,8 +98,8 @@ def diagnose(
     return Diagnosis.of(reading, history, subject_of)
 
 
-def check(model: Any, loss_fn: Any) -> None:
-    """Raise TypeError or ValueError for what no gradients can be had of."""
+def check(model: object, loss_fn: object) -> None:
+    """Raise TypeError or ValueError if the model and the loss cannot give gradients."""
     if not isinstance(model, Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if not callable(loss_fn):

@@ -29,7 +29,7 @@ class TorchVocabulary(Vocabulary):
     def activation(self, name: str) -> str:
         """Write the module of an activation, or its function if PyTorch has no module of it."""
         torch = ACTIVATIONS[name].torch
-        if torch is None:
+        if torch is None:  # the identity
             return "torch.nn.Identity"
         return f"torch.{torch.function}" if torch.module is None else f"torch.nn.{torch.module}"
 

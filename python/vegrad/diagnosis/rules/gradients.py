@@ -247,7 +247,7 @@ NONFINITE = Rule(
     critical=1,
     measured="NaN or infinite elements of gradients",
     reason="One is enough: the next step spreads it to every parameter.",
-    source="all tools",
+    source="all tools of this kind",
     find=_nonfinite,
 )
 ZERO = Rule(
@@ -257,7 +257,7 @@ ZERO = Rule(
     critical=1,
     measured="gradients that are exactly 0",
     reason="Nothing is learnt there.",
-    source="all tools",
+    source="all tools of this kind",
     find=_zero,
 )
 DRIFTS = tuple(

@@ -201,7 +201,7 @@ DEAD = Rule(
     critical=1,
     measured="modules whose output is 0 for every input",
     reason="Nothing passes through them, forward or back.",
-    source="all tools",
+    source="all tools of this kind",
     find=_dead,
 )
 DRIFT = replace(

@@ -150,7 +150,7 @@ NONFINITE_DATA = Rule(
     critical=1,
     measured="NaN or infinite values in the inputs or the target",
     reason="One is enough: every gradient would be NaN.",
-    source="all tools",
+    source="all tools of this kind",
     find=_in_data,
 )
 RULES = (

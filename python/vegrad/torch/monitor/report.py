@@ -1,4 +1,4 @@
-"""The observations of a monitor, as a diagnosis."""
+"""Judge a monitored step: the monitor's sizes as a reading, and the report made of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Report(Diagnosis):
     rows: tuple[ModuleRow, ...] = ()
     notes: tuple[str, ...] = ()
     through_time: tuple[TimeRow, ...] = ()
-    """Rows of recurrent modules: the steps that the gradient reaches, and its change in each."""
+    """Reach of the gradient back in time in each recurrent module, and its gain a step."""
 
     @classmethod
     def of_modules(
@@ -155,7 +155,7 @@ def through_time(reading: Reading) -> tuple[TimeRow, ...]:
 
 
 def _notes(reading: Reading) -> list[str]:
-    """Return what is worth a word, but no finding."""
+    """Return notes on what a user should know, though it is no fault."""
     notes = []
     once = unused_steps(reading)
     if once:
