@@ -14,7 +14,7 @@ computes, and it copies values only where an activation overwrites its input.
 
 It does not decide whether the layers form a chain that the diagnosis can follow from layer to
 layer: `path` finds the longest one, and gives up at functions that no chain has (`foreign`).
-Backward passes are no matter of this module: `passes.py` hangs its hooks at `on_output`.
+The way back is not followed here: `passes.py` hangs its hooks where `on_output` is called.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ SHAPES = {
 ADDS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
 CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 TRANSPOSED = (*CONVOLUTION[:5], "output_padding", "groups", "dilation")
+ACTIVATIONS = FUNCTIONS.keys() | OTHERS
 FLAT = 0.05  # An element is saturated if |φ′| there is below this share of the largest.
 
 
@@ -135,13 +136,12 @@ class Call:
 
     def activated(self) -> Tensor | None:
         """Return the values that an activation is about to be applied to; None for others."""
-        if (self.name not in FUNCTIONS and self.name not in OTHERS) or not isinstance(
-            self.source, Tensor
-        ):
+        source = self.source
+        if self.name not in ACTIVATIONS or not isinstance(source, Tensor):
             return None
-        inplace = self.raw.endswith("_") or self.kwargs.get("inplace") is True
-        values = self.source.detach()
-        return values.clone() if inplace or any(one is True for one in self.args[1:]) else values
+        flags = (*self.args[1:], self.kwargs.get("inplace"))
+        inplace = self.raw.endswith("_") or any(one is True for one in flags)
+        return source.detach().clone() if inplace else source.detach()
 
 
 @dataclass(eq=False)
