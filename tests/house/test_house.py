@@ -29,17 +29,7 @@ FRAMEWORKS = {
     "torch": ("torch/", "benchmark/peers/torch.py"),
     "jax": ("benchmark/peers/jax.py",),
 }
-PENDING = {  # still to be put right
-    "python/vegrad/diagnosis/trend.py",
-    "python/vegrad/recordings.py",
-    "python/vegrad/torch/diagnosis.py",
-    "python/vegrad/torch/reading/blame.py",
-    "python/vegrad/torch/reading/cells.py",
-    "python/vegrad/torch/reading/passes.py",
-    "python/vegrad/torch/reading/redraw.py",
-    "python/vegrad/torch/reading/through_time.py",
-}
-LONGEST = 460
+LONGEST = 400
 
 pytestmark = pytest.mark.skipif(not PYTHON.is_dir(), reason="an installed package has no house")
 
@@ -173,8 +163,6 @@ def module_of(path: Path) -> str:
     ),
 )
 def test_imports_run_one_way(file: str) -> None:
-    if file in PENDING:
-        return
     own = layer_of(module_of(ROOT / file))
     for imported, _ in imports(ROOT / file):
         assert imported, f"{file} must import from the module, not from vegrad itself"
@@ -197,7 +185,7 @@ def test_there_is_no_circle() -> None:
         }
         & known.keys()
         for module, path in known.items()
-        if not path.name.startswith("__") and str(path.relative_to(ROOT)) not in PENDING
+        if not path.name.startswith("__")
     }
     done: set[str] = set()
 
@@ -214,8 +202,6 @@ def test_there_is_no_circle() -> None:
 
 @pytest.mark.parametrize("file", names(python_files()))
 def test_functions_import_optional_packages_only(file: str) -> None:
-    if file in PENDING:
-        return
     inner = [name for name, in_function in imports(ROOT / file) if in_function]
     assert [name for name in inner if layer_of(name) != "torch"] == []
 

@@ -84,8 +84,8 @@ def test_weights_through_time() -> None:
 def test_a_report_of_modules_is_whole() -> None:
     words = {"says": "all is 0", "advises": "draw it again."}
     finding = Finding(kind="dead", severity="critical", **words)
-    also = replace(finding, kind="vanishing", message="it shrinks", advice="use skips.")
-    diagnosis = Diagnosis((finding, also), "dead: all is 0", {"model": "Net, step 3"})
+    also = replace(finding, kind="vanishing", says="it shrinks", advises="use skips.")
+    diagnosis = Diagnosis((finding, also), "nothing", {"model": "Net, step 3"})
     said = text.text_of_modules(diagnosis, [module(0)], notes=["x" * 70, "slow"])
     assert said.splitlines()[0] == "Net, step 3"
     assert said.splitlines()[5:] == [
