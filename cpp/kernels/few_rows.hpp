@@ -76,11 +76,11 @@ void few_forward(const FewRows<T>& t) {
     inner_products<T, ROWS, 1>(t.I, t.h, t.ldh, t.weights + o * t.ldw, t.ldw, t.out + o, t.ld_out);
 }
 
-// Columns of a block that is VECTORS wide, `left` of which exist.
+// Vector j of a block of columns, `left` of which exist: zeros, and no access to memory, where the
+// whole vector lies beyond them.
 template <class T>
 VEGRAD_INLINE Vector<T> load_columns(const T* p, int j, int left) {
-  return left >= (j + 1) * kLanes<T> ? load<T>(p + j * kLanes<T>)
-                                     : load_padded<T>(p, j * kLanes<T>, left);
+  return j * kLanes<T> < left ? load_padded<T>(p, j * kLanes<T>, left) : Vector<T>{};
 }
 
 // out (ROWS, VECTORS) = delta (ROWS, O) weights (O, VECTORS), from the last row up: the layer below
