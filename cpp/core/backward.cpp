@@ -1,4 +1,6 @@
 // The backward pass: from the loss down, each layer's gradients in one sweep after its product.
+#include <cstring>
+
 #include "core/far_activations.hpp"
 #include "core/floating_point.hpp"
 #include "core/products.hpp"

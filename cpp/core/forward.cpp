@@ -1,4 +1,6 @@
 // The forward pass: product, bias, normalization, activation and their sums, a tile at a time.
+#include <cstring>
+
 #include "core/far_activations.hpp"
 #include "core/floating_point.hpp"
 #include "core/products.hpp"

@@ -1,5 +1,7 @@
 #include "core/matmul.hpp"
 
+#include <cstring>
+
 #include "core/floating_point.hpp"
 #include "core/products.hpp"
 

@@ -99,13 +99,8 @@ Grid Network<T>::gradient_grid(int rows, int l) const {
 // Says where everything lies in w.memory; returns the number of elements.
 template <class T>
 std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool training) const {
-  std::size_t size = 0;
-  T* const base = w.memory.data();
-  const auto take = [&](std::size_t n) {
-    T* const at = base ? base + size : nullptr;
-    size += (n + kPadBytes - 1) / kPadBytes * kPadBytes;
-    return at;
-  };
+  Parts<T> parts(w.memory.data());
+  const auto take = [&](std::size_t n) { return parts.take(n); };
   const int L = shape_.layers();
   std::ptrdiff_t widest = 0, widest_of_chain = 0;
   std::size_t tasks = 1, packed = 0, gradient_tasks = 0;
@@ -163,11 +158,11 @@ std::size_t Network<T>::layout(Workspace& w, int rows, int threads, bool trainin
     w.packed[t] = take(packed);
     if (training) w.tile[t] = take(kNarrowRowStep * padded<T>(kWideBytes / sizeof(T)));
   }
-  if (base) {
+  if (w.memory.data()) {
     w.sums.resize(tasks);
     w.losses.resize((rows + kLossRowStep - 1) / kLossRowStep);
   }
-  return size;
+  return parts.size();
 }
 
 // Whether some layer is on the matrix unit with so many rows.
@@ -182,13 +177,8 @@ bool Network<T>::any_on_unit(int rows) const {
 template <class T>
 std::size_t Network<T>::layout_bricks(Workspace& w, int rows, int threads, bool training) const {
   if (!any_on_unit(rows)) return 0;
-  std::size_t size = 0;
-  bfloat16* const base = w.bricks.data();
-  const auto take = [&](std::size_t n) {
-    bfloat16* const at = base ? base + size : nullptr;
-    size += n;
-    return at;
-  };
+  Parts<bfloat16> parts(w.bricks.data());
+  const auto take = [&](std::size_t n) { return parts.take(n); };
   std::size_t left = 0, right = 0, delta = 0, output = 0;
   w.left_block = 0;
   for (int l = 1; l <= shape_.layers(); ++l) {
@@ -215,7 +205,7 @@ std::size_t Network<T>::layout_bricks(Workspace& w, int rows, int threads, bool 
     w.output_right[t] = take(output);
   }
   w.split_block.resize(threads);
-  return size;
+  return parts.size();
 }
 
 template <class T>
