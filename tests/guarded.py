@@ -4,6 +4,7 @@ For scripts that a test runs in a process of its own: a kernel that reads or wri
 then ends that process.
 """
 
+import contextlib
 import ctypes
 import mmap
 from typing import Any
@@ -46,8 +47,6 @@ def guarded(values: Any, after: bool) -> np.ndarray:
 def forget() -> None:
     """Give back the pages of arrays that are no longer used."""
     for block in _pages:
-        try:
+        with contextlib.suppress(BufferError):  # an array is left
             block.close()
-        except BufferError:
-            pass
     _pages.clear()

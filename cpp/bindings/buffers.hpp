@@ -57,15 +57,17 @@ class Buffers {
   PyTypeObject* last_type_ = nullptr;  // and how its tensors are read
   Door last_door_ = Door::kUnknown;
   const void* last_api_ = nullptr;
+  AxisStore axes_;
 };
 
 // A quick look at tensors of one type, which is wrong about none but leaves out many.
 class Glance {
  public:
   explicit Glance(const pybind11::type& type);
-  // Whether the object is a dense tensor on the CPU, of one of our types; it must outlive the view.
+  // Whether the object is a dense tensor on the CPU, of one of our types; it and `axes` must
+  // outlive the view.
   // Else it is for Buffers to look at, or to say what is wrong.
-  bool operator()(PyObject* object, View& view) const;
+  bool operator()(PyObject* object, AxisStore& axes, View& view) const;
 
  private:
   pybind11::object type_;

@@ -44,9 +44,10 @@ bool is_true(Attribute& attribute, const py::object& object) {
 
 // In C order, else 0.
 std::uintptr_t address_of(const Glance& glance, const py::object& tensor) {
+  AxisStore axes;
   View view;
-  if (glance(tensor.ptr(), view)) {
-    std::int64_t stride = 1;
+  if (glance(tensor.ptr(), axes, view)) {
+    std::int64_t stride = view.itemsize();
     for (int axis = view.ndim - 1; view.strides && axis >= 0; stride *= view.shape[axis--])
       if (view.shape[axis] != 1 && view.strides[axis] != stride) return 0;
     return reinterpret_cast<std::uintptr_t>(view.data);

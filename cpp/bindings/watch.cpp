@@ -76,8 +76,9 @@ class Watch {
 
   // Σ x² of a tensor's elements; nan if it is none that can be read at once, or not finite.
   double sum_of_squares(PyObject* object, std::int64_t& count) const {
+    AxisStore axes;
     View view;
-    if (!glance_(object, view)) return std::numeric_limits<double>::quiet_NaN();
+    if (!glance_(object, axes, view)) return std::numeric_limits<double>::quiet_NaN();
     count = view.count;
     const Scaled sum = unlocked_if(count > kLong, [&] { return power_sum(view, kL2); });
     return sum.exponent == 0 && is_finite(sum.sum) ? sum.sum
@@ -121,10 +122,11 @@ class Watch {
     if (!plain) return py::none();
     const std::size_t n = parameters.size(), modules = std::size_t(squares.size());
     std::vector<py::object> grads(n);
+    AxisStore axes;
     std::vector<View> views(n);
     for (std::size_t i = 0; i < n; ++i) {
       grads[i] = taken(PyObject_GetAttr(PyList_GET_ITEM(parameters.ptr(), i), names_.grad));
-      if (!glance_(grads[i].ptr(), views[i])) return py::none();
+      if (!glance_(grads[i].ptr(), axes, views[i])) return py::none();
     }
     std::vector<Scaled> sums;
     unlocked_if(elements_of(views) > kLong, [&] {

@@ -27,6 +27,10 @@ double to_double(bfloat16 x) {
 Layout::Layout(const View& view) : Layout(view, 0, 0) {}
 
 Layout::Layout(const View& view, int first_axis, std::int64_t offset) : lowest(view.data + offset) {
+  if (view.count == 0) {  // the strides of what is empty may be anything
+    axes[ndim++] = {0, view.itemsize()};
+    return;
+  }
   if (!view.strides) {
     std::int64_t count = 1;
     for (int axis = first_axis; axis < view.ndim; ++axis) count *= view.shape[axis];
@@ -34,7 +38,7 @@ Layout::Layout(const View& view, int first_axis, std::int64_t offset) : lowest(v
     return;
   }
   for (int axis = first_axis; axis < view.ndim; ++axis) {
-    std::int64_t size = view.shape[axis], stride = view.stride(axis);
+    std::int64_t size = view.shape[axis], stride = view.strides[axis];
     if (size == 1) continue;
     if (stride < 0) {
       lowest += (size - 1) * stride;
@@ -48,11 +52,11 @@ Layout::Layout(const View& view, int first_axis, std::int64_t offset) : lowest(v
 }
 
 Layout Layout::in_c_order(const View& view) {
-  if (!view.strides) return Layout(view);
+  if (!view.strides || view.count == 0) return Layout(view);
   Layout layout;
   layout.lowest = view.data;
   for (int axis = 0; axis < view.ndim; ++axis)
-    if (view.shape[axis] != 1) layout.axes[layout.ndim++] = {view.shape[axis], view.stride(axis)};
+    if (view.shape[axis] != 1) layout.axes[layout.ndim++] = {view.shape[axis], view.strides[axis]};
   layout.join();
   return layout;
 }
@@ -84,7 +88,7 @@ void set_dense(View& view) {
   std::int64_t expected = view.itemsize();
   int axis = view.ndim - 1;
   for (; axis >= 0; --axis) {
-    if (view.shape[axis] != 1 && view.stride(axis) != expected) break;
+    if (view.shape[axis] != 1 && view.strides[axis] != expected) break;
     expected *= view.shape[axis];
   }
   if (axis < 0) {

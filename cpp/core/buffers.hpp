@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <type_traits>
 #include <vector>
@@ -34,27 +35,44 @@ decltype(auto) with_dtype(Dtype dtype, const Body& body) {
   }
 }
 
-// Somebody's memory. Shape and strides are the owner's, who keeps them alive.
+// Somebody's memory. Shape and strides lie in an AxisStore.
 struct View {
   char* data = nullptr;  // of element (0, …, 0)
   std::int64_t count = 0;
   const std::int64_t* shape = nullptr;
-  const std::int64_t* strides = nullptr;  // null: contiguous, last axis fastest
+  const std::int64_t* strides = nullptr;  // bytes; null: contiguous, last axis fastest
   std::int32_t ndim = 0;
   Dtype dtype = Dtype::kFloat32;
-  bool strides_in_bytes = true;  // else in elements
-  bool dense = false;            // count elements without gaps from `lowest`, in whatever order
-  bool cleaned = false;          // elements that are not finite count as zeros
+  bool dense = false;    // count elements without gaps from `lowest`, in whatever order
+  bool cleaned = false;  // elements that are not finite count as zeros
 
   std::int64_t itemsize() const {
     return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
   }
-  std::int64_t stride(int axis) const {  // bytes; only if there are strides
-    return strides[axis] * (strides_in_bytes ? 1 : itemsize());
-  }
 };
 
-constexpr int kMostAxes = 64;
+constexpr int kMostAxes = 64;  // of a view
+
+// Copies of the shapes and strides of views, whose owners may change or free theirs at any time
+// while kernels run. They stay where they are when the store is moved.
+class AxisStore {
+ public:
+  std::int64_t* take(std::size_t n) {
+    if (n > left_) {
+      left_ = std::max(n, blocks_.empty() ? kFirst : kLater);
+      next_ = blocks_.emplace_back(new std::int64_t[left_]).get();
+    }
+    left_ -= n;
+    next_ += n;
+    return next_ - n;
+  }
+
+ private:
+  static constexpr std::size_t kFirst = 2 * kMostAxes, kLater = 16 * kFirst;  // numbers of a block
+  std::vector<std::unique_ptr<std::int64_t[]>> blocks_;
+  std::int64_t* next_ = nullptr;
+  std::size_t left_ = 0;
+};
 
 // The elements of a view in the order of their addresses as far as axes allow: strides positive
 // and falling, neighbouring axes joined where they can be.

@@ -130,7 +130,7 @@ struct Units {
     if (buffer.ndim < 2) return;
     view.count = 1;
     for (int axis = 1; axis < buffer.ndim; ++axis) view.count *= buffer.shape[axis];
-    stride = buffer.strides ? buffer.stride(0) : view.count * buffer.itemsize();
+    stride = buffer.strides ? buffer.strides[0] : view.count * buffer.itemsize();
     const bool without_gaps =
         layout.ndim == 0 || (layout.ndim == 1 && layout.axes[0].stride == buffer.itemsize());
     const bool aligned = reinterpret_cast<std::uintptr_t>(buffer.data) % buffer.itemsize() == 0 &&
@@ -177,9 +177,9 @@ std::int64_t first_nonfinite(const View& view, double& found) {
         continue;
       }
       for (int axis = view.ndim - 1; axis >= 0; --axis) {
-        p += view.stride(axis);
+        p += view.strides[axis];
         if (++index[axis] < view.shape[axis]) break;
-        p -= view.shape[axis] * view.stride(axis);
+        p -= view.shape[axis] * view.strides[axis];
         index[axis] = 0;
       }
     }
