@@ -16,6 +16,8 @@ CPP = ROOT / "cpp"
 PYTHON = ROOT / "python" / "vegrad"
 
 CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
+# Rooms of a room, with the same rule: each may include those before it.
+CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network"]}
 # Each module may import those before it. A new module finds its place here first.
 MODULES = ["_core", "buffers", "datasets", "clipping", "measurement", "optim", "files",
            "findings", "descent", "history", "training", "gaussian", "meanfield",
@@ -87,6 +89,18 @@ def test_includes_run_one_way(file: str) -> None:
         assert slash, f'"{include}" must be written from cpp/ on, as "room/file.hpp"'
         assert (CPP / include).is_file(), f'"{include}" is not there'
         assert there in CPP_ROOMS[: room + 1], f"{file} must not include {include}"
+
+
+@pytest.mark.parametrize("file", names(cpp_files(*CPP_INNER_ROOMS)))
+def test_includes_run_one_way_inside_a_room(file: str) -> None:
+    path = ROOT / file
+    outer, inner, *_ = path.relative_to(CPP).parts
+    rooms = CPP_INNER_ROOMS[outer]
+    assert inner in rooms, f"{file} must be in one of the rooms {rooms}"
+    for include in includes(path)[0]:
+        there = include.split("/")
+        if there[0] == outer:
+            assert there[1] in rooms[: rooms.index(inner) + 1], f"{file} must not include {include}"
 
 
 @pytest.mark.parametrize("file", names(cpp_files("simd", "kernels", "isa", "core")))

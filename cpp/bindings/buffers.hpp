@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/buffers.hpp"
+#include "core/buffers/buffers.hpp"
 
 namespace vegrad {
 

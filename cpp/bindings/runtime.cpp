@@ -5,8 +5,8 @@
 #include <string>
 
 #include "bindings/register.hpp"
-#include "core/dispatch.hpp"
-#include "core/threads.hpp"
+#include "core/runtime/dispatch.hpp"
+#include "core/runtime/threads.hpp"
 
 namespace py = pybind11;
 

@@ -12,7 +12,7 @@
 
 #include "bindings/buffers.hpp"
 #include "bindings/register.hpp"
-#include "core/norms.hpp"
+#include "core/buffers/norms.hpp"
 
 namespace py = pybind11;
 
