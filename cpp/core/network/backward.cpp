@@ -1,18 +1,18 @@
-// The backward pass: from the loss down, each layer's gradients in one sweep after its product.
+#include "core/network/backward.hpp"
+
 #include <cstring>
 
-#include "core/network/far_activations.hpp"
+#include "core/network/backward_chain.hpp"
 #include "core/network/products.hpp"
-#include "core/runtime/floating_point.hpp"
+#include "core/network/rescaled.hpp"
 
 namespace vegrad {
 namespace {
 
-// Beyond these the next product is scaled back to about 1.
-constexpr double kScaleBelow = 0x1p-20, kScaleAbove = 0x1p20;
 constexpr double kSaturated = 0.05;  // of the largest derivative
 constexpr double kLossCycles = 4;    // of an element, at least
-constexpr int kWary = 2;             // passes, after shifts that were not expected
+// Passes in which no chain is tried after δ was scaled otherwise than in the pass before.
+constexpr int kPassesAfterSurprise = 2;
 
 constexpr double kLargestDerivative[] = {
 #define VEGRAD_ROW(name, largest, ...) largest,
@@ -20,46 +20,24 @@ constexpr double kLargestDerivative[] = {
 #undef VEGRAD_ROW
 };
 
-}  // namespace
-
-std::int64_t correction(double mean_square) {
-  if (!(mean_square > 0) || !std::isfinite(mean_square)) return 0;
-  if (mean_square >= kScaleBelow && mean_square <= kScaleAbove) return 0;
-  return -std::int64_t(std::lround(std::log2(mean_square) / 2));
-}
-
-double saturation_limit(Activation activation) {
-  return kSaturated * kLargestDerivative[activation];
-}
-
-// Where φ(z) of layer l stands once the backward pass has come to it; layer 0 is the input. Unless
-// z or φ(z) are needed further it replaces z, in the memory of this layer and of the thread whose
-// rows they are: a buffer that all layers share would have to be fetched back, line by line, from
-// the threads that read it for the layer before.
-template <class T>
-T* Network<T>::output_of(const Workspace& w, int l) const {
-  if (l == 0) return w.input;
-  if (shape_.residual) return w.h[l];
-  return shape_.has_norm(l) ? w.normalized_h[l % 2] : w.z[l];
-}
-
 // δ = g φ′ (back through the normalization) of a tile of layer l, and h for the weights' gradient.
 template <class T>
-void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, const T* g, T* delta, bool flow,
-                               TileSums& sums) {
+void backward_tile(Pass<T>& pass, int l, const Tile& t, const T* g, T* delta, TileSums& sums) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const Activation activation = shape_.activation_of(l);
-  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]), at = t.row * ld + t.column;
+  const NetworkShape& shape = pass.shape;
+  Workspace<T>& w = pass.work;
+  const Activation activation = shape.activation_of(l);
+  const std::ptrdiff_t ld = pass.ld(l), at = t.row * ld + t.column;
   BackwardTile<T> tile{};
   tile.rows = t.rows;
   tile.columns = t.columns;
   tile.g = g + at;
   tile.z = w.z[l] + at;
-  tile.kept = layers_[l].kept;
+  tile.kept = pass.layers[l].kept;
   tile.delta = delta + at;
-  if (l < shape_.layers() && !shape_.residual) tile.h = output_of(w, l) + at;
+  if (l < shape.layers() && !shape.residual) tile.h = output_of(pass, l) + at;
   tile.ldg = tile.ldz = tile.ld_delta = tile.ldh = ld;
-  tile.flow_wanted = flow;
+  tile.flow_wanted = pass.flow_wanted;
   tile.saturated_below = T(saturation_limit(activation));
   tile.column_sums = w.column_sums[l] + t.row_block * ld + t.column;
   if (!derivative_underflows(activation)) tile.alive = w.alive[l] + t.row_block * ld + t.column;
@@ -67,11 +45,11 @@ void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, const T* g, T
   sums.g_squares = tile.g_squares;
   sums.delta_squares = tile.delta_squares;
   sums.saturated = tile.saturated;
-  if (!shape_.has_norm(l)) return;
+  if (!shape.has_norm(l)) return;
   NormTile<T> norm{};
   norm.rows = t.rows;
   norm.columns = t.columns;
-  norm.center = shape_.norm == Norm::layer;
+  norm.center = shape.norm == Norm::layer;
   norm.z = w.z[l] + at;
   norm.inverse = w.inverse[l] + t.row;
   norm.delta = delta + at;
@@ -81,81 +59,149 @@ void Network<T>::backward_tile(Workspace& w, int l, const Tile& t, const T* g, T
   sums.delta_squares = norm.delta_squares;
 }
 
-// The loss, δ of the last layer in delta_, and ∂loss/∂h of it in skip_gradient_ if residual.
+// Saturated elements, and units whose derivative was zero on the whole batch: truly zero, not a
+// number that T cannot hold.
 template <class T>
-double Network<T>::top(Workspace& w, int B, const T* values, const std::int64_t* labels,
-                       bool flow) {
-  const int l = shape_.layers(), O = shape_.sizes[l];
-  const std::ptrdiff_t ld = padded<T>(O);
-  const double scale = loss_scale(B);
-  T* const g = spare_beside(w, {out_.data});
-  T* const delta = shape_.residual ? spare_beside(w, {out_.data, g}) : g;
-  skip_gradient_ = {g, ld, 0, 0};
-  delta_ = {delta, ld, 0, 0};
+void note_units(Pass<T>& pass, int l, std::int64_t saturated) {
+  const int N = pass.shape.sizes[l];
+  const std::ptrdiff_t ld = pass.ld(l);
+  int dead = 0;
+  if (!derivative_underflows(pass.shape.activation_of(l))) {
+    const int blocks = pass.row_grid(l).row_blocks;
+    const T* const largest = pass.work.alive[l];
+    for (int j = 0; j < N; ++j) {
+      bool alive = false;
+      for (int r = 0; r < blocks && !alive; ++r) alive = largest[r * ld + j] > 0;
+      dead += !alive;
+    }
+  }
+  pass.flow.saturated[l - 1] = double(saturated) / pass.elements(l);
+  pass.flow.dead[l - 1] = double(dead) / N;
+}
+
+// ∂loss/∂h of the last layer in g, rows of blocks in parallel; returns the loss.
+template <class T>
+double loss_and_gradient(Pass<T>& pass, const Target<T>& target, int threads, T* g) {
+  const int O = pass.shape.sizes.back();
+  const std::ptrdiff_t ld = pass.ld(pass.shape.layers());
+  const double scale = pass.shape.loss_scale(pass.rows);
+  // Rows are whole here: a softmax needs all its columns.
+  const Grid grid = make_grid(pass.rows, kLossRowStep, O, int(ld));
+  std::vector<double>& losses = pass.work.losses;
+  parallel_for(grid.tasks(), threads, [&](int task, int) {
+    const Tile t = grid.tile(task);
+    double sum = 0;
+    for (int i = t.row; i < t.row + t.rows; ++i)
+      sum += loss_row<T, T>(pass.shape.loss, target.row(pass.output, O, i, 0), scale, g + i * ld);
+    losses[task] = sum;
+  });
   double loss = 0;
-  bool done = out_.exponent != 0 && !nonfinite_ && top_far(w, B, values, labels, flow, loss);
+  for (int task = 0; task < grid.tasks(); ++task) loss += losses[task];
+  return loss * scale;
+}
+
+// The loss, δ of the last layer in pass.delta, and ∂loss/∂h of it in pass.skip_gradient if
+// residual.
+template <class T>
+double backward_from_loss(Pass<T>& pass, const Target<T>& target) {
+  Workspace<T>& w = pass.work;
+  const int l = pass.shape.layers();
+  const std::ptrdiff_t ld = pass.ld(l);
+  T* const g = spare_beside(w, {pass.output.data});
+  T* const delta = pass.shape.residual ? spare_beside(w, {pass.output.data, g}) : g;
+  pass.skip_gradient = {g, ld, 0, 0};
+  pass.delta = {delta, ld, 0, 0};
+  double loss = 0;
+  bool done = pass.output.exponent != 0 && !pass.nonfinite &&
+              backward_from_loss_rescaled(pass, target, loss);
   if (!done) {
-    loss = 0;
-    // Rows are whole here: a softmax needs all its columns.
-    const Grid grid = make_grid(B, kLossRowStep, O, int(ld));
-    const int threads = team(w, B, elements(l, B) * kLossCycles);
-    parallel_for(grid.tasks(), threads, [&](int task, int) {
-      const Tile t = grid.tile(task);
-      double sum = 0;
-      for (int i = t.row; i < t.row + t.rows; ++i) {
-        const LossRow<T> row{O, out_.data + i * out_.ld, 0,
-                             values ? values + std::ptrdiff_t(i) * O : nullptr,
-                             labels ? labels[i] : 0};
-        sum += loss_row<T, T>(shape_.loss, row, scale, g + i * ld);
-      }
-      w.losses[task] = sum;
-    });
-    for (int task = 0; task < grid.tasks(); ++task) loss += w.losses[task];
-    loss *= scale;
-    const Grid tiles = row_grid(B, l);
+    const int threads = pass.team(pass.elements(l) * kLossCycles);
+    loss = loss_and_gradient(pass, target, threads, g);
+    const Grid tiles = pass.row_grid(l);
     parallel_for(tiles.tasks(), threads, [&](int task, int) {
       w.sums[task] = TileSums();
-      backward_tile(w, l, tiles.tile(task), g, delta, flow, w.sums[task]);
+      backward_tile(pass, l, tiles.tile(task), g, delta, w.sums[task]);
     });
     const TileSums sums = add_up(w.sums.data(), tiles.tasks());
-    delta_.mean_square = sums.delta_squares / elements(l, B);
-    skip_gradient_.mean_square = sums.g_squares / elements(l, B);
-    done = !nonfinite_ && !within(delta_.mean_square) && top_far(w, B, values, labels, flow, loss);
-    if (flow && !done) note_backward(w, l, B, sums.saturated);
+    pass.delta.mean_square = sums.delta_squares / pass.elements(l);
+    pass.skip_gradient.mean_square = sums.g_squares / pass.elements(l);
+    done = !pass.nonfinite && !within(pass.delta.mean_square) &&
+           backward_from_loss_rescaled(pass, target, loss);
+    if (pass.flow_wanted && !done) note_units(pass, l, sums.saturated);
   }
-  if (flow)
-    flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * elements(l, B), delta_.exponent);
-  bias_gradient(w, l, B);
+  if (pass.flow_wanted)
+    pass.flow.delta_log2[l - 1] =
+        half_log2(pass.delta.mean_square * pass.elements(l), pass.delta.exponent);
+  make_bias_gradient(pass, l);
   return loss;
 }
 
-// Layer l from `above` and `skip`, those of layer l + 1.
+// From δ of layer l + 1 in pass.delta to that of layer l, with the weight gradient that is pending.
 template <class T>
-BackwardStep<T> Network<T>::backward_step(int l, std::int64_t shift, T* delta, T* g,
-                                          const ScaledMatrix<T>& above,
-                                          const ScaledMatrix<T>& skip) const {
-  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
+void backward_layer(Pass<T>& pass, int l, const WeightGradient<T>& pending) {
+  Workspace<T>& w = pass.work;
+  const ScaledMatrix<T> above = pass.delta, skip = pass.skip_gradient;
+  const bool residual = pass.shape.residual;
+  const T* const kept_skip = residual ? skip.data : nullptr;
+  T* const g = spare_beside(w, {above.data, pending.delta.data, kept_skip});
+  T* const delta = residual ? spare_beside(w, {above.data, pending.delta.data, kept_skip, g}) : g;
+  const std::int64_t shift = correction(above.mean_square);
+  const bool known = l == pass.shape.layers() - 1;  // to a chain that begins here
+  bool surprise = shift != pass.expected_shifts[l] && !known;
+  pass.expected_shifts[l] = shift;
+  const BackwardStep<T> step = backward_step(pass, l, shift, delta, g, above, skip);
+  pass.delta = step.delta;
+  pass.skip_gradient = step.g;
+  bool rescaled =
+      !fits_fast_path(pass, l, step) && !pass.nonfinite && backward_rescaled(pass, l, above, skip);
+  if (rescaled) {
+    make_gradients(pass, pending);
+  } else {
+    pass.layers[l].replaced = output_of(pass, l) == w.z[l];
+    product_with_transpose(
+        pass, l + 1, above.data, above.ld, pass.weight(l + 1), g, pending,
+        [&](const Tile& t, int task) { end_backward_tile(pass, l, t, step, w.sums[task]); });
+    if (!end_backward(pass, l, w.sums.data())) {
+      rescaled = backward_rescaled(pass, l, above, skip);
+      if (!rescaled) end_backward(pass, l, w.sums.data());
+    }
+  }
+  surprise |= rescaled;
+  if (surprise)
+    pass.passes_without_chains = std::max(pass.passes_without_chains, kPassesAfterSurprise);
+  if (pass.flow_wanted) note_delta(pass, l);
+  make_bias_gradient(pass, l);
+}
+
+}  // namespace
+
+double saturation_limit(Activation activation) {
+  return kSaturated * kLargestDerivative[activation];
+}
+
+template <class T>
+BackwardStep<T> backward_step(const Pass<T>& pass, int l, std::int64_t shift, T* delta, T* g,
+                              const ScaledMatrix<T>& above, const ScaledMatrix<T>& skip) {
+  const std::ptrdiff_t ld = pass.ld(l);
   const std::int64_t exponent = above.exponent - shift;
   BackwardStep<T> step{{delta, ld, exponent, 0}, {g, ld, exponent, 0}, shift};
-  if (shape_.has_skip(l + 1)) {
+  if (pass.shape.has_skip(l + 1)) {
     step.apart = skip.exponent - exponent;
     step.skip = skip.data;
   }
   return step;
 }
 
-// Whether the fast path can take layer l.
 template <class T>
-bool Network<T>::is_near(int l, const BackwardStep<T>& step) const {
-  const Layer& layer = layers_[l];
+bool fits_fast_path(const Pass<T>& pass, int l, const BackwardStep<T>& step) {
+  const LayerState& layer = pass.layers[l];
   return layer.z_exponent == 0 && layer.inverse_exponent == 0 &&
-         (shape_.residual || layer.h_exponent == 0) && std::abs(step.apart) < 60;
+         (pass.shape.residual || layer.h_exponent == 0) && std::abs(step.apart) < 60;
 }
 
-// What follows the product of a tile, which stands in step.g.
 template <class T>
-void Network<T>::end_backward_tile(Workspace& w, int l, const Tile& t, const BackwardStep<T>& step,
-                                   bool flow, TileSums& sums) {
+void end_backward_tile(Pass<T>& pass, int l, const Tile& t, const BackwardStep<T>& step,
+                       TileSums& sums) {
   sums = TileSums();
   const std::ptrdiff_t ld = step.g.ld, at = t.row * ld + t.column;
   SkipTile<T> around{t.rows,
@@ -166,175 +212,82 @@ void Network<T>::end_backward_tile(Workspace& w, int l, const Tile& t, const Bac
                      ld,
                      step.skip ? step.skip + at : nullptr,
                      ld};
-  if (shape_.residual || around.scale != T(1)) instruction_set().kernels<T>().add_skip(around);
-  backward_tile(w, l, t, step.g.data, step.delta.data, flow, sums);
-  if (!shape_.residual) return;
+  const bool residual = pass.shape.residual;
+  if (residual || around.scale != T(1)) instruction_set().kernels<T>().add_skip(around);
+  backward_tile(pass, l, t, step.g.data, step.delta.data, sums);
+  if (!residual) return;
   sums.g_squares = around.product_squares;
   sums.h_squares = around.g_squares;
 }
 
-// Whether the fast path was right to take layer l, whose step stands in delta_ and skip_gradient_.
-// Notes the flow if so, or if nobody else will.
 template <class T>
-bool Network<T>::end_backward(Workspace& w, int l, int B, const TileSums* tiles, bool flow) {
-  const TileSums sums = add_up(tiles, row_grid(B, l).tasks());
-  const double n = elements(l, B);
-  delta_.mean_square = sums.delta_squares / n;
-  skip_gradient_.mean_square = sums.h_squares / n;
-  const bool good = within(delta_.mean_square) && within(sums.g_squares / n) &&
-                    (!shape_.residual || within(skip_gradient_.mean_square));
-  if (!good && !nonfinite_) return false;
-  if (flow) {
-    note_backward(w, l, B, sums.saturated);
-    flow_.weight_gain_log2[l - 1] =
-        half_log2(sums.g_squares, delta_.exponent) - flow_.delta_log2[l];
+bool end_backward(Pass<T>& pass, int l, const TileSums* tiles) {
+  const TileSums sums = add_up(tiles, pass.row_grid(l).tasks());
+  const double n = pass.elements(l);
+  pass.delta.mean_square = sums.delta_squares / n;
+  pass.skip_gradient.mean_square = sums.h_squares / n;
+  const bool good = within(pass.delta.mean_square) && within(sums.g_squares / n) &&
+                    (!pass.shape.residual || within(pass.skip_gradient.mean_square));
+  if (!good && !pass.nonfinite) return false;
+  if (pass.flow_wanted) {
+    note_units(pass, l, sums.saturated);
+    pass.flow.weight_gain_log2[l - 1] =
+        half_log2(sums.g_squares, pass.delta.exponent) - pass.flow.delta_log2[l];
   }
   return true;
 }
 
-// The rest of the flow, from delta_ of layer l.
 template <class T>
-void Network<T>::note_delta(int l, int B) {
-  flow_.delta_log2[l - 1] = half_log2(delta_.mean_square * elements(l, B), delta_.exponent);
-  flow_.activation_gain_log2[l - 1] =
-      flow_.delta_log2[l - 1] - flow_.delta_log2[l] - flow_.weight_gain_log2[l - 1];
+void note_delta(Pass<T>& pass, int l) {
+  FlowColumns& flow = pass.flow;
+  flow.delta_log2[l - 1] =
+      half_log2(pass.delta.mean_square * pass.elements(l), pass.delta.exponent);
+  flow.activation_gain_log2[l - 1] =
+      flow.delta_log2[l - 1] - flow.delta_log2[l] - flow.weight_gain_log2[l - 1];
 }
 
-// From δ of layer l + 1 in delta_ to that of layer l.
 template <class T>
-void Network<T>::backward_layer(Workspace& w, int l, int B, bool flow,
-                                const WeightGradient<T>& pending) {
-  const ScaledMatrix<T> above = delta_, skip = skip_gradient_;
-  const bool residual = shape_.residual;
-  const T* const kept_skip = residual ? skip.data : nullptr;
-  T* const g = spare_beside(w, {above.data, pending.delta.data, kept_skip});
-  T* const delta = residual ? spare_beside(w, {above.data, pending.delta.data, kept_skip, g}) : g;
-  const std::int64_t shift = correction(above.mean_square);
-  const bool known = l == shape_.layers() - 1;  // to a chain that begins here
-  if (shift != shifts_[l] && !known) wary_ = std::max(wary_, kWary);
-  shifts_[l] = shift;
-  const BackwardStep<T> step = backward_step(l, shift, delta, g, above, skip);
-  delta_ = step.delta;
-  skip_gradient_ = step.g;
-  bool far = !is_near(l, step) && !nonfinite_ && backward_far(w, l, B, above, skip, flow);
-  if (far) {
-    make_gradients(w, B, flow, pending);
-  } else {
-    layers_[l].replaced = output_of(w, l) == w.z[l];
-    product_with_transpose(
-        w, l + 1, B, above.data, above.ld, weight(l + 1), g, pending, flow,
-        [&](const Tile& t, int task) { end_backward_tile(w, l, t, step, flow, w.sums[task]); });
-    if (!end_backward(w, l, B, w.sums.data(), flow)) {
-      far = backward_far(w, l, B, above, skip, flow);
-      if (!far) end_backward(w, l, B, w.sums.data(), flow);
-    }
-  }
-  if (far) wary_ = std::max(wary_, kWary);
-  if (flow) note_delta(l, B);
-  bias_gradient(w, l, B);
-}
-
-// Saturated elements, and units whose derivative was zero on the whole batch: truly zero, not a
-// number that T cannot hold.
-template <class T>
-void Network<T>::note_backward(Workspace& w, int l, int B, std::int64_t saturated) {
-  const int N = shape_.sizes[l];
-  const std::ptrdiff_t ld = padded<T>(N);
-  int dead = 0;
-  if (!derivative_underflows(shape_.activation_of(l))) {
-    const int blocks = row_grid(B, l).row_blocks;
-    for (int j = 0; j < N; ++j) {
-      bool alive = false;
-      for (int r = 0; r < blocks && !alive; ++r) alive = w.alive[l][r * ld + j] > 0;
-      dead += !alive;
-    }
-  }
-  flow_.saturated[l - 1] = double(saturated) / elements(l, B);
-  flow_.dead[l - 1] = double(dead) / N;
-}
-
-// ∂loss/∂b: the sum of the row blocks' column sums, in order.
-template <class T>
-void Network<T>::bias_gradient(Workspace& w, int l, int B) {
-  const int N = shape_.sizes[l];
-  const std::ptrdiff_t ld = padded<T>(N);
-  T* const out = bias_gradient(l);
-  std::memcpy(out, w.column_sums[l], N * sizeof(T));
-  const int blocks = row_grid(B, l).row_blocks;
+void make_bias_gradient(Pass<T>& pass, int l) {
+  const int N = pass.shape.sizes[l];
+  const std::ptrdiff_t ld = pass.ld(l);
+  T* const out = pass.bias_gradient(l);
+  const T* const sums = pass.work.column_sums[l];
+  std::memcpy(out, sums, N * sizeof(T));
+  const int blocks = pass.row_grid(l).row_blocks;
   for (int r = 1; r < blocks; ++r)
-    for (int j = 0; j < N; ++j) out[j] += w.column_sums[l][r * ld + j];
-  const TwoFactors<T> scale(delta_.exponent);
+    for (int j = 0; j < N; ++j) out[j] += sums[r * ld + j];
+  const TwoFactors<T> scale(pass.delta.exponent);
   for (int j = 0; j < N; ++j) out[j] = out[j] * scale.first * scale.second;
 }
 
 template <class T>
-double Network<T>::backward(const T* x, int B, const T* values, const std::int64_t* labels,
-                            bool flow) {
-  const std::lock_guard<std::mutex> lock(running_);
-  const FlushSubnormals flush;
-  Workspace& w = training_;
-  prepare(w, B, true);
-  forward_pass(w, x, B, flow, true);
-  return descend(w, B, values, labels, flow);
-}
-
-template <class T>
-void Network<T>::backward_kept(std::uint64_t pass, const T* x, int B, const T* gradient, T* delta,
-                               T* gradients) {
-  const std::lock_guard<std::mutex> lock(running_);
-  const FlushSubnormals flush;
-  if (pass != pass_) {
-    prepare(training_, B, true);
-    forward_pass(training_, x, B, false, true);
-  }
-  struct Restore {
-    Network& network;
-    ~Restore() { network.gradients_at_ = network.gradients_.data(); }
-  } const restore{*this};
-  gradients_at_ = gradients;
-  descend(training_, B, gradient, nullptr, false);
-  if (delta) copy_output(delta_, B, shape_.sizes[1], delta);
-}
-
-// What follows a forward pass in the same workspace.
-template <class T>
-double Network<T>::descend(Workspace& w, int B, const T* values, const std::int64_t* labels,
-                           bool flow) {
-  ++pass_;  // δ and gradients take the place of what the forward pass has left
-  const double loss = top(w, B, values, labels, flow);
+double backward_pass(Pass<T>& pass, const Target<T>& target) {
+  const double loss = backward_from_loss(pass, target);
   // A layer's weight gradient needs δ of the layer and h of the one below; it is made beside the
   // product that comes after both, in one loop.
   WeightGradient<T> pending;
-  for (int l = shape_.layers() - 1; l >= 1;) {
-    const int next = backward_chain(w, l, B, flow, pending);
+  for (int l = pass.shape.layers() - 1; l >= 1;) {
+    const int next = backward_chain(pass, l, pending);
     if (next < l) {
       l = next;
       continue;
     }
-    const ScaledMatrix<T> above = delta_;
-    backward_layer(w, l, B, flow, pending);
-    pending = weight_gradient(l + 1, B, above);
+    const ScaledMatrix<T> above = pass.delta;
+    backward_layer(pass, l, pending);
+    pending = gradient_of_layer(pass, l + 1, above);
     --l;
   }
-  if (wary_ > 0) --wary_;
-  make_gradients(w, B, flow, pending, weight_gradient(1, B, delta_));
+  if (pass.passes_without_chains > 0) --pass.passes_without_chains;
+  make_gradients(pass, pending, gradient_of_layer(pass, 1, pass.delta));
   return loss;
 }
 
-#define VEGRAD_INSTANCE(T)                                                                  \
-  template double Network<T>::backward(const T*, int, const T*, const std::int64_t*, bool); \
-  template void Network<T>::backward_kept(std::uint64_t, const T*, int, const T*, T*, T*);  \
-  template T* Network<T>::output_of(const Workspace&, int) const;                           \
-  template BackwardStep<T> Network<T>::backward_step(                                       \
-      int, std::int64_t, T*, T*, const ScaledMatrix<T>&, const ScaledMatrix<T>&) const;     \
-  template bool Network<T>::is_near(int, const BackwardStep<T>&) const;                     \
-  template void Network<T>::end_backward_tile(Workspace&, int, const Tile&,                 \
-                                              const BackwardStep<T>&, bool, TileSums&);     \
-  template bool Network<T>::end_backward(Workspace&, int, int, const TileSums*, bool);      \
-  template void Network<T>::note_delta(int, int);                                           \
-  template void Network<T>::bias_gradient(Workspace&, int, int);
-VEGRAD_INSTANCE(float)
-VEGRAD_INSTANCE(double)
-#undef VEGRAD_INSTANCE
+VEGRAD_FOR_BOTH(backward_step)
+VEGRAD_FOR_BOTH(fits_fast_path)
+VEGRAD_FOR_BOTH(end_backward_tile)
+VEGRAD_FOR_BOTH(end_backward)
+VEGRAD_FOR_BOTH(note_delta)
+VEGRAD_FOR_BOTH(make_bias_gradient)
+VEGRAD_FOR_BOTH(backward_pass)
 
 }  // namespace vegrad

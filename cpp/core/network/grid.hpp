@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/network/shape.hpp"
+#include "core/runtime/memory.hpp"
 #include "kernels/table.hpp"
 
 namespace vegrad {
@@ -13,9 +15,9 @@ namespace vegrad {
 constexpr int kWideBytes = 1024;   // matrices with longer rows are cut into columns,
 constexpr int kColumnBytes = 256;  // of this
 constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32;
-constexpr int kFewRowsStep = 64, kFewRowsBlocks = 16;  // units of a layer, for a few rows
-constexpr int kLongestChain = 64;                      // of layers in one loop
-constexpr int kLongestBackwardChain = 16;              // the same: their δ is kept
+constexpr int kSmallBatchStep = 64, kSmallBatchBlocks = 16;  // units of a layer, for a small batch
+constexpr int kLongestChain = 64;                            // of layers in one loop
+constexpr int kLongestBackwardChain = 16;                    // the same: their δ is kept
 
 struct Tile {
   int row, rows, column, columns;
@@ -50,10 +52,43 @@ inline Grid make_grid(int rows, int row_step, int columns, int column_step) {
           column_step};
 }
 
-// The units of a layer in blocks, for a batch of a few rows: a block's weights lie together.
-inline Grid few_rows_grid(int units) {
-  const int step = std::max(kFewRowsStep, (units + kFewRowsBlocks - 1) / kFewRowsBlocks);
+// The units of a layer in blocks, for a small batch: a block's weights lie together.
+inline Grid small_batch_grid(int units) {
+  const int step = std::max(kSmallBatchStep, (units + kSmallBatchBlocks - 1) / kSmallBatchBlocks);
   return make_grid(units, step, 1, 1);
+}
+
+// Columns of a block of a matrix: all of them, unless its rows are long.
+template <class T>
+int column_step(int columns) {
+  const int unit = kPadBytes / int(sizeof(T));
+  const int whole = (columns + unit - 1) / unit * unit;
+  return whole * int(sizeof(T)) <= kWideBytes ? whole : kColumnBytes / int(sizeof(T));
+}
+
+// The tiles of layer l's values, (rows, O).
+template <class T>
+Grid row_grid(const NetworkShape& shape, int rows, int l) {
+  const int columns = shape.sizes[l];
+  const int step = column_step<T>(columns);
+  if (shape.has_norm(l)) return make_grid(rows, kNarrowRowStep, columns, padded<T>(columns));
+  if (rows <= kSmallBatch) return make_grid(rows, kSmallBatch, columns, kColumnBytes / sizeof(T));
+  // One block of rows: columns are all that threads can share.
+  if (rows <= kNarrowRowStep)
+    return make_grid(rows, kNarrowRowStep, columns, kColumnBytes / sizeof(T));
+  return make_grid(rows, step < columns ? kWideRowStep : kNarrowRowStep, columns, step);
+}
+
+// The tiles of layer l's weight gradient, (O, I), from so many rows.
+template <class T>
+Grid gradient_grid(const NetworkShape& shape, int rows, int l) {
+  const int columns = shape.sizes[l - 1];
+  if (rows <= kSmallBatch) {
+    Grid grid = small_batch_grid(shape.sizes[l]);
+    grid.columns = grid.column_step = columns;
+    return grid;
+  }
+  return make_grid(shape.sizes[l], kNarrowRowStep, columns, kWideBytes / int(sizeof(T)));
 }
 
 // What the tasks of a loop measured, one entry a tile, added up in order afterwards.

@@ -3,15 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/network/scaling.hpp"
+
 namespace vegrad {
 namespace {
 
 constexpr double kLog2e = 1.4426950408889634;
-
-double shifted(double x, std::int64_t exponent) {
-  return exponent == 0 ? x
-                       : std::ldexp(x, int(std::clamp<std::int64_t>(exponent, -100000, 100000)));
-}
 
 // (h - t)², gradient 2 (h - t).
 template <class T, class G>
@@ -74,9 +71,9 @@ double binary_cross_entropy(const LossRow<T>& row, double scale, G* gradient) {
 
 // h - t, in units of the larger one.
 template <class T>
-void mse_far(const LossRow<T>& row, double scale, FarNumber* gradient) {
+void mse_scaled(const LossRow<T>& row, double scale, ScaledNumber* gradient) {
   for (int j = 0; j < row.columns; ++j) {
-    const FarNumber h{double(row.h[j]), row.exponent}, t{double(row.values[j]), 0};
+    const ScaledNumber h{double(row.h[j]), row.exponent}, t{double(row.values[j]), 0};
     const std::int64_t unit = std::max(h.size(), t.size());
     gradient[j] = {};
     if (unit != kNoExponent)
@@ -87,7 +84,7 @@ void mse_far(const LossRow<T>& row, double scale, FarNumber* gradient) {
 
 // softmax by its logarithm; the label's entry from the sum of the others'.
 template <class T>
-void cross_entropy_far(const LossRow<T>& row, double scale, FarNumber* gradient) {
+void cross_entropy_scaled(const LossRow<T>& row, double scale, ScaledNumber* gradient) {
   const int n = row.columns, label = int(row.label);
   double highest = double(row.h[0]), total = 0;
   for (int j = 1; j < n; ++j) highest = std::max(highest, double(row.h[j]));
@@ -100,13 +97,13 @@ void cross_entropy_far(const LossRow<T>& row, double scale, FarNumber* gradient)
   for (int j = 0; j < n; ++j)
     if (j != label && highest_other > -HUGE_VAL) others += std::exp(logit(j) - highest_other);
   const double base = std::log2(scale) - std::log2(total);
-  for (int j = 0; j < n; ++j) gradient[j] = far_number({1, logit(j) * kLog2e + base});
-  gradient[label] = far_number({-1, highest_other * kLog2e + std::log2(others) + base});
+  for (int j = 0; j < n; ++j) gradient[j] = scaled_number({1, logit(j) * kLog2e + base});
+  gradient[label] = scaled_number({-1, highest_other * kLog2e + std::log2(others) + base});
 }
 
 // (1 - t) σ(h) - t σ(-h), the smaller of which has underflowed unless t is 0 or 1.
 template <class T>
-void binary_cross_entropy_far(const LossRow<T>& row, double scale, FarNumber* gradient) {
+void binary_cross_entropy_scaled(const LossRow<T>& row, double scale, ScaledNumber* gradient) {
   const auto log2_sigmoid = [](double h) {
     return h < 0 ? value_log2(kActivation_sigmoid, h).log2 : -std::log1p(std::exp(-h)) * kLog2e;
   };
@@ -115,9 +112,9 @@ void binary_cross_entropy_far(const LossRow<T>& row, double scale, FarNumber* gr
     const double on = log2_sigmoid(h), off = log2_sigmoid(-h);
     const double size = std::log2(scale);
     if (t == 0)
-      gradient[j] = far_number({1, on + size});
+      gradient[j] = scaled_number({1, on + size});
     else if (t == 1)
-      gradient[j] = far_number({-1, off + size});
+      gradient[j] = scaled_number({-1, off + size});
     else
       gradient[j] = {scale * ((1 - t) * std::exp2(on) - t * std::exp2(off)), 0};
   }
@@ -142,14 +139,14 @@ double loss_row(Loss loss, const LossRow<T>& row, double scale, G* gradient) {
 }
 
 template <class T>
-void loss_row_far(Loss loss, const LossRow<T>& row, double scale, FarNumber* gradient) {
+void loss_row_scaled(Loss loss, const LossRow<T>& row, double scale, ScaledNumber* gradient) {
   switch (loss) {
     case Loss::mse:
-      return mse_far(row, scale, gradient);
+      return mse_scaled(row, scale, gradient);
     case Loss::cross_entropy:
-      return cross_entropy_far(row, scale, gradient);
+      return cross_entropy_scaled(row, scale, gradient);
     case Loss::binary_cross_entropy:
-      return binary_cross_entropy_far(row, scale, gradient);
+      return binary_cross_entropy_scaled(row, scale, gradient);
     case Loss::given:
       for (int j = 0; j < row.columns; ++j) gradient[j] = {double(row.values[j]), 0};
   }
@@ -157,7 +154,7 @@ void loss_row_far(Loss loss, const LossRow<T>& row, double scale, FarNumber* gra
 
 template double loss_row(Loss, const LossRow<float>&, double, float*);
 template double loss_row(Loss, const LossRow<double>&, double, double*);
-template void loss_row_far(Loss, const LossRow<float>&, double, FarNumber*);
-template void loss_row_far(Loss, const LossRow<double>&, double, FarNumber*);
+template void loss_row_scaled(Loss, const LossRow<float>&, double, ScaledNumber*);
+template void loss_row_scaled(Loss, const LossRow<double>&, double, ScaledNumber*);
 
 }  // namespace vegrad

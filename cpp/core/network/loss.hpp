@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/network/far_activations.hpp"
+#include "core/network/scaled_activations.hpp"
 
 namespace vegrad {
 
@@ -29,6 +29,6 @@ double loss_row(Loss loss, const LossRow<T>& row, double scale, G* gradient);
 
 // That gradient where it leaves the range of a double.
 template <class T>
-void loss_row_far(Loss loss, const LossRow<T>& row, double scale, FarNumber* gradient);
+void loss_row_scaled(Loss loss, const LossRow<T>& row, double scale, ScaledNumber* gradient);
 
 }  // namespace vegrad

@@ -8,8 +8,8 @@
 namespace vegrad {
 namespace {
 
-void split_left(const MatrixUnit& unit, const Tile& t, int k, const float* a, std::ptrdiff_t a_row,
-                std::ptrdiff_t a_column, bfloat16* out) {
+void split_left_operand(const MatrixUnit& unit, const Tile& t, int k, const float* a,
+                        std::ptrdiff_t a_row, std::ptrdiff_t a_column, bfloat16* out) {
   const float* const x = a + t.row * a_row;
   if (a_column == 1)
     unit.left({x, a_row, t.rows, k, out, band_of(k)});
@@ -17,8 +17,8 @@ void split_left(const MatrixUnit& unit, const Tile& t, int k, const float* a, st
     unit.left_transposed({x, a_column, k, t.rows, out, band_of(k)});
 }
 
-void split_right(const MatrixUnit& unit, const Tile& t, int k, const float* b, std::ptrdiff_t b_row,
-                 std::ptrdiff_t b_column, bfloat16* out) {
+void split_right_operand(const MatrixUnit& unit, const Tile& t, int k, const float* b,
+                         std::ptrdiff_t b_row, std::ptrdiff_t b_column, bfloat16* out) {
   const float* const x = b + t.column * b_column;
   if (b_column == 1)
     unit.right({x, b_row, k, t.columns, out, band_of(k)});
@@ -52,9 +52,9 @@ void matmul(int m, int n, int k, const T* a, std::ptrdiff_t a_row, std::ptrdiff_
       if (unit) {
         bfloat16* const of_a = left.data() + thread * left_size;
         bfloat16* const of_b = right.data() + thread * right_size;
-        split_left(*unit, t, k, a, a_row, a_column, of_a);
+        split_left_operand(*unit, t, k, a, a_row, a_column, of_a);
         if (blocks[thread].block != t.column_block)
-          split_right(*unit, t, k, b, b_row, b_column, of_b);
+          split_right_operand(*unit, t, k, b, b_row, b_column, of_b);
         blocks[thread].block = t.column_block;
         unit->product({t.rows, t.columns, k, of_a, band_of(k), of_b, band_of(k), tile, ld});
       }

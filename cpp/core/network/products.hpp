@@ -1,8 +1,17 @@
-// The three matrix products of a network, cut into tiles for the kernels. This is the one place
-// that knows where products come from.
+// The matrix products of a layer, cut into tiles for the kernels: h Wᵀ on the way forward, δ W on
+// the way back. (The third, δᵀ h, is in weight_gradient.cpp.)
+//
+// This is the one place that knows where products come from: the vectors' register tiles, the
+// matrix unit, or the kernels for a small batch. Each product is one parallel loop over the tiles
+// of its result, and calls `after(tile, task)` on the thread that has made a tile while that is in
+// its cache. What must hold: each element of a result is summed over k in order, whatever the tile,
+// the thread or the path it was packed on, so that no result depends on the number of threads.
+//
+// What layers do with a product is not here; nor are exponents, which callers keep.
 #pragma once
 
-#include "core/network/network.hpp"
+#include "core/network/pass.hpp"
+#include "core/network/weight_gradient.hpp"
 #include "core/runtime/dispatch.hpp"
 #include "core/runtime/threads.hpp"
 
@@ -62,10 +71,10 @@ Ahead packed_next(const Grid& grid, const Weights<T>& weights, const Grid& next_
   return of->lines_of(tile.column, tile.columns);
 }
 
-// A loop over the tiles of a few rows, each thread with neighbouring ones: `product(begin,
+// A loop over the tiles of a small batch, each thread with neighbouring ones: `product(begin,
 // columns)` for all of its columns, then `after(tile, task)` for each tile.
 template <class Product, class After>
-void for_few_rows(const Grid& grid, int threads, const Product& product, const After& after) {
+void for_small_batch(const Grid& grid, int threads, const Product& product, const After& after) {
   const int groups = std::min(threads, grid.tasks());
   parallel_for(groups, threads, [&](int group, int) {
     const int first = first_task(grid.tasks(), group, groups);
@@ -78,80 +87,96 @@ void for_few_rows(const Grid& grid, int threads, const Product& product, const A
 
 // The rows of a tile as the left operand of its products on the matrix unit.
 template <class T>
-void Network<T>::split_left(const Workspace& w, const Tile& t, int k, const T* in,
-                            std::ptrdiff_t ld) const {
+void split_left(const Pass<T>& pass, const Tile& t, int k, const T* in, std::ptrdiff_t ld) {
+  const Workspace<T>& w = pass.work;
   if constexpr (sizeof(T) == sizeof(float))
-    unit_->left({in + t.row * ld, ld, t.rows, k, w.left + t.row_block * w.left_block, band_of(k)});
+    pass.unit->left(
+        {in + t.row * ld, ld, t.rows, k, w.left + t.row_block * w.left_block, band_of(k)});
 }
 
 // c of a tile whose rows are split. The right operand, of the weights (O, I), is split once for all
 // tiles of a column block that a thread meets in a row.
 template <class T>
-void Network<T>::product_on_unit(const Workspace& w, const Tile& t, int k, const T* weights, int I,
-                                 bool transposed, int thread, PackedBlock& packed_block, T* c,
-                                 std::ptrdiff_t ldc) const {
+void product_on_unit(const Pass<T>& pass, const Tile& t, int k, const Weights<T>& weights,
+                     int thread, PackedBlock& packed_block, T* c, std::ptrdiff_t ldc) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    const std::ptrdiff_t band = band_of(k);
+    const Workspace<T>& w = pass.work;
+    const std::ptrdiff_t band = band_of(k), I = weights.I;
     bfloat16* const right = w.right[thread];
     if (packed_block.block != t.column_block) {
       packed_block.block = t.column_block;
-      if (transposed)
-        unit_->right_transposed(
-            {weights + std::ptrdiff_t(t.column) * I, I, t.columns, k, right, band});
+      if (weights.transposed)
+        pass.unit->right_transposed({weights.data + t.column * I, I, t.columns, k, right, band});
       else
-        unit_->right({weights + t.column, I, k, t.columns, right, band});
+        pass.unit->right({weights.data + t.column, I, k, t.columns, right, band});
     }
-    unit_->product(
+    pass.unit->product(
         {t.rows, t.columns, k, w.left + t.row_block * w.left_block, band, right, band, c, ldc});
   }
 }
 
-// z (B, O) = in (B, I) Wᵀ of layer l.
+// c (rows of a tile) = in times the weights, on the unit (whose left operand is split by then) or
+// on vectors.
 template <class T>
-template <class After>
-void Network<T>::product_with_weights(Workspace& w, int l, int B, const T* in, std::ptrdiff_t ld_in,
-                                      const T* weights, T* z, const After& after) {
+void tile_product(const Pass<T>& pass, const Tile& t, int k, const T* in, std::ptrdiff_t ld_in,
+                  const Weights<T>& weights, bool unit, int thread, PackedBlock& packed_block, T* c,
+                  std::ptrdiff_t ldc, const Ahead& ahead) {
+  if (unit) return product_on_unit(pass, t, k, weights, thread, packed_block, c, ldc);
   const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const int I = shape_.sizes[l - 1];
-  const std::ptrdiff_t ld = padded<T>(shape_.sizes[l]);
-  const Grid grid = row_grid(B, l);
-  const int threads = team(w, B, product_cycles(l, B));
-  if (B <= kFewRows) {
-    const auto product = [&](int begin, int columns) {
-      FewRows<T> few{};
-      few.I = I;
-      few.O = columns;
-      few.h = in;
-      few.ldh = ld_in;
-      few.weights = weights + std::ptrdiff_t(begin) * I;
-      few.ldw = I;
-      few.out = z + begin;
-      few.ld_out = ld;
-      kernels.few_rows.forward[B - 1](few);
-    };
-    for_few_rows(grid, threads, product, after);
-    return;
-  }
-  const int next = std::min(l + 1, shape_.layers());
-  const Grid next_grid = row_grid(B, next);
-  const Weights<T> own{weights, I, shape_.sizes[l], true},
-      following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], true};
+  const std::ptrdiff_t row = weights.transposed ? 1 : weights.I;
+  const std::ptrdiff_t column = weights.transposed ? weights.I : 1;
+  const RightOperand<T> b = right_operand(kernels, weights.data, row, column, k, t, false,
+                                          pass.work.packed[thread], packed_block);
+  kernels.product({t.rows, t.columns, k, in + t.row * ld_in, ld_in, 1, b, c, ldc, false, ahead});
+}
+
+// z (B, O) = in (B, I) Wᵀ of layer l, for a small batch.
+template <class T, class After>
+void small_batch_with_weights(Pass<T>& pass, int l, const T* in, std::ptrdiff_t ld_in,
+                              const T* weights, T* z, const After& after) {
+  const int I = pass.shape.sizes[l - 1];
+  const auto product = [&](int begin, int columns) {
+    SmallBatch<T> small{};
+    small.I = I;
+    small.O = columns;
+    small.h = in;
+    small.ldh = ld_in;
+    small.weights = weights + std::ptrdiff_t(begin) * I;
+    small.ldw = I;
+    small.out = z + begin;
+    small.ld_out = pass.ld(l);
+    instruction_set().kernels<T>().small_batch.forward[pass.rows - 1](small);
+  };
+  for_small_batch(pass.row_grid(l), pass.team(pass.product_cycles(l)), product, after);
+}
+
+// z (B, O) = in (B, I) Wᵀ of layer l.
+template <class T, class After>
+void product_with_weights(Pass<T>& pass, int l, const T* in, std::ptrdiff_t ld_in, const T* weights,
+                          T* z, const After& after) {
+  if (pass.rows <= kSmallBatch)
+    return small_batch_with_weights(pass, l, in, ld_in, weights, z, after);
+  Workspace<T>& w = pass.work;
+  const NetworkShape& shape = pass.shape;
+  const int I = shape.sizes[l - 1];
+  const std::ptrdiff_t ld = pass.ld(l);
+  const Grid grid = pass.row_grid(l);
+  const int threads = pass.team(pass.product_cycles(l));
+  const int next = std::min(l + 1, shape.layers());
+  const Grid next_grid = pass.row_grid(next);
+  const Weights<T> own{weights, I, shape.sizes[l], true},
+      following{pass.weight(next), shape.sizes[next - 1], shape.sizes[next], true};
   std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  const bool unit = on_unit(l);
+  const bool unit = pass.on_unit(l);
   if (unit)
     parallel_for(grid.row_blocks, threads,
-                 [&](int block, int) { split_left(w, grid.tile(block), I, in, ld_in); });
+                 [&](int block, int) { split_left(pass, grid.tile(block), I, in, ld_in); });
   parallel_for(grid.tasks(), threads, [&](int task, int thread) {
     const Tile t = grid.tile(task);
-    T* const c = z + t.row * ld + t.column;
-    if (unit) {
-      product_on_unit(w, t, I, weights, I, true, thread, w.packed_block[thread], c, ld);
-    } else {
-      const RightOperand<T> b = right_operand(kernels, weights, 1, I, I, t, false, w.packed[thread],
-                                              w.packed_block[thread]);
-      kernels.product({t.rows, t.columns, I, in + t.row * ld_in, ld_in, 1, b, c, ld, false,
-                       packed_next(grid, own, next_grid, following, t, thread, threads)});
-    }
+    const Ahead ahead =
+        unit ? Ahead() : packed_next(grid, own, next_grid, following, t, thread, threads);
+    tile_product(pass, t, I, in, ld_in, own, unit, thread, w.packed_block[thread],
+                 z + t.row * ld + t.column, ld, ahead);
     after(t, task);
   });
 }
@@ -168,81 +193,96 @@ inline int of_two_kinds(int i, int first, int second, int threads) {
   return place < count ? own + place : first + (begin - own) + (place - count);
 }
 
-// g (B, I) = delta (B, O) W of layer l, the tiles those of layer l - 1; and the gradient `beside`.
-template <class T>
-template <class After>
-void Network<T>::product_with_transpose(Workspace& w, int l, int B, const T* delta,
-                                        std::ptrdiff_t ld_delta, const T* weights, T* g,
-                                        const WeightGradient<T>& beside, bool flow,
-                                        const After& after) {
-  const Kernels<T>& kernels = instruction_set().kernels<T>();
-  const int I = shape_.sizes[l - 1], O = shape_.sizes[l];
-  const std::ptrdiff_t ld = padded<T>(I);
-  const Grid grid = row_grid(B, l - 1);
-  const int next = std::max(l - 1, 2);
-  const Grid next_grid = row_grid(B, next - 1);
-  const Weights<T> own{weights, I, O, false},
-      following{weight(next), shape_.sizes[next - 1], shape_.sizes[next], false};
-  const bool few = B <= kFewRows;
-  const Grid blocks = few ? few_rows_grid(O) : grid;
-  const int first = blocks.tasks(), second = beside.tasks();
-  const int threads =
-      team(w, B, product_cycles(l, B) + (beside.layer ? product_cycles(beside.layer, B) : 0.0));
-  TileSums* const gradient_sums = w.sums.data() + grid.tasks();
-  std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
-  std::fill(w.split_block.begin(), w.split_block.end(), PackedBlock());
-  const bool unit = on_unit(l);
-  if (unit)
-    parallel_for(grid.row_blocks, threads,
-                 [&](int block, int) { split_left(w, grid.tile(block), O, delta, ld_delta); });
+// A loop over `first` tasks of a product, product(task, thread), and those of a weight gradient
+// beside them, each thread with its share of both. `threads` from team_beside().
+template <class T, class Product>
+void with_gradient_beside(Pass<T>& pass, int first, int threads, const WeightGradient<T>& beside,
+                          TileSums* gradient_sums, const Product& product) {
+  const int second = beside.tasks();
+  std::fill(pass.work.split_block.begin(), pass.work.split_block.end(), PackedBlock());
   parallel_for(first + second, threads, [&](int i, int thread) {
     const int task = of_two_kinds(i, first, second, threads);
-    if (task >= first) {
-      gradient_task(w, beside, task - first, thread, B, flow, gradient_sums[task - first]);
-      return;
-    }
-    if (few) {
-      few_rows_transposed(blocks.tile(task), B, delta, ld_delta, weights, I,
-                          task == 0 ? g : w.partial + (task - 1) * B * ld);
-      return;
-    }
-    const Tile t = grid.tile(task);
-    T* const c = g + t.row * ld + t.column;
-    if (unit) {
-      product_on_unit(w, t, O, weights, I, false, thread, w.packed_block[thread], c, ld);
-    } else {
-      const RightOperand<T> b = right_operand(kernels, weights, I, 1, O, t, false, w.packed[thread],
-                                              w.packed_block[thread]);
-      kernels.product({t.rows, t.columns, O, delta + t.row * ld_delta, ld_delta, 1, b, c, ld, false,
-                       packed_next(grid, own, next_grid, following, t, thread, threads)});
-    }
-    after(t, task);
+    if (task >= first)
+      gradient_task(pass, beside, task - first, thread, gradient_sums[task - first]);
+    else
+      product(task, thread);
   });
-  if (few) {
-    for (int block = 1; block < first; ++block) {
-      const T* const more = w.partial + (block - 1) * B * ld;
-      for (std::ptrdiff_t i = 0; i < B * ld; ++i) g[i] += more[i];
-    }
-    for (int task = 0; task < grid.tasks(); ++task) after(grid.tile(task), task);
-  }
-  if (flow) note_gradient(beside, gradient_sums);
 }
 
-// What a block t of a layer's units adds to the gradient with respect to its input: the weights
-// stream through a thread as they lie, and their gradient beside them.
+// Threads for the product of layer l with a weight gradient beside it.
 template <class T>
-void Network<T>::few_rows_transposed(const Tile& t, int B, const T* delta, std::ptrdiff_t ld_delta,
-                                     const T* weights, int I, T* out) {
-  FewRows<T> few{};
-  few.I = I;
-  few.O = t.rows;
-  few.delta = delta + t.row;
-  few.ld_delta = ld_delta;
-  few.weights = weights + std::ptrdiff_t(t.row) * I;
-  few.ldw = I;
-  few.out = out;
-  few.ld_out = padded<T>(I);
-  instruction_set().kernels<T>().few_rows.backward[B - 1](few);
+int team_beside(const Pass<T>& pass, int l, const WeightGradient<T>& beside) {
+  const double gradient = beside.layer ? pass.product_cycles(beside.layer) : 0.0;
+  return pass.team(pass.product_cycles(l) + gradient);
+}
+
+// g (B, I) = delta (B, O) W of layer l, for a small batch: the weights stream through the threads
+// block by block as they lie, their gradient beside them, and the blocks' sums are added in order.
+template <class T, class After>
+void small_batch_with_transpose(Pass<T>& pass, int l, const T* delta, std::ptrdiff_t ld_delta,
+                                const T* weights, T* g, const WeightGradient<T>& beside,
+                                const After& after) {
+  Workspace<T>& w = pass.work;
+  const int I = pass.shape.sizes[l - 1], B = pass.rows;
+  const std::ptrdiff_t ld = pass.ld(l - 1);
+  const Grid grid = pass.row_grid(l - 1), blocks = small_batch_grid(pass.shape.sizes[l]);
+  TileSums* const gradient_sums = w.sums.data() + grid.tasks();
+  const auto product = [&](int block, int) {
+    const Tile t = blocks.tile(block);
+    SmallBatch<T> small{};
+    small.I = I;
+    small.O = t.rows;
+    small.delta = delta + t.row;
+    small.ld_delta = ld_delta;
+    small.weights = weights + std::ptrdiff_t(t.row) * I;
+    small.ldw = I;
+    small.out = block == 0 ? g : w.partial + (block - 1) * B * ld;
+    small.ld_out = ld;
+    instruction_set().kernels<T>().small_batch.backward[B - 1](small);
+  };
+  with_gradient_beside(pass, blocks.tasks(), team_beside(pass, l, beside), beside, gradient_sums,
+                       product);
+  for (int block = 1; block < blocks.tasks(); ++block) {
+    const T* const more = w.partial + (block - 1) * B * ld;
+    for (std::ptrdiff_t i = 0; i < B * ld; ++i) g[i] += more[i];
+  }
+  for (int task = 0; task < grid.tasks(); ++task) after(grid.tile(task), task);
+  if (pass.flow_wanted) note_gradient(pass, beside, gradient_sums);
+}
+
+// g (B, I) = delta (B, O) W of layer l, the tiles those of layer l - 1; and the gradient `beside`.
+template <class T, class After>
+void product_with_transpose(Pass<T>& pass, int l, const T* delta, std::ptrdiff_t ld_delta,
+                            const T* weights, T* g, const WeightGradient<T>& beside,
+                            const After& after) {
+  if (pass.rows <= kSmallBatch)
+    return small_batch_with_transpose(pass, l, delta, ld_delta, weights, g, beside, after);
+  Workspace<T>& w = pass.work;
+  const NetworkShape& shape = pass.shape;
+  const int I = shape.sizes[l - 1], O = shape.sizes[l];
+  const std::ptrdiff_t ld = pass.ld(l - 1);
+  const Grid grid = pass.row_grid(l - 1);
+  const int next = std::max(l - 1, 2);
+  const Grid next_grid = pass.row_grid(next - 1);
+  const Weights<T> own{weights, I, O, false},
+      following{pass.weight(next), shape.sizes[next - 1], shape.sizes[next], false};
+  const int threads = team_beside(pass, l, beside);
+  TileSums* const gradient_sums = w.sums.data() + grid.tasks();
+  std::fill(w.packed_block.begin(), w.packed_block.end(), PackedBlock());
+  const bool unit = pass.on_unit(l);
+  if (unit)
+    parallel_for(grid.row_blocks, threads,
+                 [&](int block, int) { split_left(pass, grid.tile(block), O, delta, ld_delta); });
+  const auto product = [&](int task, int thread) {
+    const Tile t = grid.tile(task);
+    const Ahead ahead =
+        unit ? Ahead() : packed_next(grid, own, next_grid, following, t, thread, threads);
+    tile_product(pass, t, O, delta, ld_delta, own, unit, thread, w.packed_block[thread],
+                 g + t.row * ld + t.column, ld, ahead);
+    after(t, task);
+  };
+  with_gradient_beside(pass, grid.tasks(), threads, beside, gradient_sums, product);
+  if (pass.flow_wanted) note_gradient(pass, beside, gradient_sums);
 }
 
 }  // namespace vegrad

@@ -1,4 +1,4 @@
-#include "core/network/far_activations.hpp"
+#include "core/network/scaled_activations.hpp"
 
 #include <cmath>
 #include <cstdlib>
@@ -29,11 +29,11 @@ double log2_lower(double x) { return -(x + std::log1p(std::exp(-x))) * kLog2e; }
 
 }  // namespace
 
-std::int64_t FarNumber::size() const {
+std::int64_t ScaledNumber::size() const {
   return mantissa == 0 ? kNoExponent : std::ilogb(mantissa) + exponent;
 }
 
-FarNumber far_number(const SignedLog2& x) {
+ScaledNumber scaled_number(const SignedLog2& x) {
   if (!(x.log2 > -1e15)) return {};
   const double exponent = std::floor(x.log2);
   return {x.sign * std::exp2(x.log2 - exponent), std::int64_t(exponent)};
@@ -91,13 +91,13 @@ bool derivative_underflows(Activation activation) {
 }
 
 template <class T>
-void far_activation(const Kernels<T>& kernels, Activation activation, const T* z,
-                    std::int64_t exponent, int n, T* scratch, FarNumber* value,
-                    FarNumber* derivative) {
+void scaled_activation(const Kernels<T>& kernels, Activation activation, const T* z,
+                       std::int64_t exponent, int n, T* scratch, ScaledNumber* value,
+                       ScaledNumber* derivative) {
   const Slopes& slopes = kSlopes[activation];
   T *const near = scratch, *const h = scratch + n, *const d = scratch + 2 * n;
   for (int j = 0; j < n; ++j) {
-    const std::int64_t size = FarNumber{double(z[j]), exponent}.size();
+    const std::int64_t size = ScaledNumber{double(z[j]), exponent}.size();
     // Moved to where T has numbers; there φ is its slopes, and φ′ no longer changes.
     double x = size == kNoExponent ? 0 : std::ldexp(1.0, size < 0 ? -kNearest : kNearest);
     if (std::abs(size) < kNearest) x = std::fabs(std::ldexp(double(z[j]), int(exponent)));
@@ -109,10 +109,10 @@ void far_activation(const Kernels<T>& kernels, Activation activation, const T* z
     value[j] = {double(h[j]), 0};
     derivative[j] = {double(d[j]), 0};
     if (x < kTail && std::fabs(h[j]) < kTiny<T> && value_underflows(activation))
-      value[j] = far_number(value_log2(activation, x));
+      value[j] = scaled_number(value_log2(activation, x));
     if (std::fabs(x) > -kTail && std::fabs(d[j]) < kTiny<T> && derivative_underflows(activation))
-      derivative[j] = far_number(derivative_log2(activation, x));
-    const std::int64_t size = FarNumber{double(z[j]), exponent}.size();
+      derivative[j] = scaled_number(derivative_log2(activation, x));
+    const std::int64_t size = ScaledNumber{double(z[j]), exponent}.size();
     if (z[j] == 0 || std::abs(size) < kNearest) continue;
     const double slope = size < 0 ? (z[j] < 0 ? slopes.zero_below : slopes.zero_above)
                                   : (z[j] < 0 ? slopes.far_below : slopes.far_above);
@@ -121,9 +121,9 @@ void far_activation(const Kernels<T>& kernels, Activation activation, const T* z
   }
 }
 
-template void far_activation(const Kernels<float>&, Activation, const float*, std::int64_t, int,
-                             float*, FarNumber*, FarNumber*);
-template void far_activation(const Kernels<double>&, Activation, const double*, std::int64_t, int,
-                             double*, FarNumber*, FarNumber*);
+template void scaled_activation(const Kernels<float>&, Activation, const float*, std::int64_t, int,
+                                float*, ScaledNumber*, ScaledNumber*);
+template void scaled_activation(const Kernels<double>&, Activation, const double*, std::int64_t,
+                                int, double*, ScaledNumber*, ScaledNumber*);
 
 }  // namespace vegrad

@@ -68,7 +68,7 @@ VEGRAD_INLINE void inner_products(int k, const T* a, std::ptrdiff_t lda, const T
 }
 
 template <class T, int ROWS>
-void few_forward(const FewRows<T>& t) {
+void small_forward(const SmallBatch<T>& t) {
   int o = 0;
   for (; o + 4 <= t.O; o += 4)
     inner_products<T, ROWS, 4>(t.I, t.h, t.ldh, t.weights + o * t.ldw, t.ldw, t.out + o, t.ld_out);
@@ -86,7 +86,7 @@ VEGRAD_INLINE Vector<T> load_columns(const T* p, int j, int left) {
 // out (ROWS, VECTORS) = delta (ROWS, O) weights (O, VECTORS), from the last row up: the layer below
 // lies before this one.
 template <class T, int ROWS, int VECTORS, bool WHOLE>
-VEGRAD_INLINE void few_backward_block(const FewRows<T>& t, int begin) {
+VEGRAD_INLINE void small_backward_block(const SmallBatch<T>& t, int begin) {
   const int left = WHOLE ? VECTORS * kLanes<T> : t.I - begin;
   Vector<T> sum[ROWS][VECTORS] = {};
   for (int o = 0; o < t.O; ++o) {
@@ -112,7 +112,7 @@ VEGRAD_INLINE void few_backward_block(const FewRows<T>& t, int begin) {
 // out (O, VECTORS) = deltaᵀ (O, ROWS) h (ROWS, VECTORS), times so many FACTORS. Returns the sum of
 // squares before them, unless there is one row, whose product has the norm of its factors.
 template <class T, int ROWS, int VECTORS, bool WHOLE, int FACTORS>
-VEGRAD_INLINE Vector<T> few_gradient_block(const FewRows<T>& t, int begin) {
+VEGRAD_INLINE Vector<T> small_gradient_block(const SmallBatch<T>& t, int begin) {
   const int left = WHOLE ? VECTORS * kLanes<T> : t.I - begin;
   Vector<T> h[ROWS][VECTORS], squares[VECTORS] = {};
 #pragma GCC unroll 4
@@ -154,21 +154,21 @@ template <int ROWS>
 constexpr int kBlockVectors = ROWS == 1 && VEGRAD_VECTOR_BYTES == 64 ? 8 : 4;
 
 template <class T, int ROWS>
-void few_backward(const FewRows<T>& t) {
+void small_backward(const SmallBatch<T>& t) {
   constexpr int vectors = kBlockVectors<ROWS>, width = vectors * kLanes<T>;
   int j = 0;
-  for (; j + width <= t.I; j += width) few_backward_block<T, ROWS, vectors, true>(t, j);
-  if (j < t.I) few_backward_block<T, ROWS, vectors, false>(t, j);
+  for (; j + width <= t.I; j += width) small_backward_block<T, ROWS, vectors, true>(t, j);
+  if (j < t.I) small_backward_block<T, ROWS, vectors, false>(t, j);
 }
 
 template <class T, int ROWS, int FACTORS>
-double few_gradient_blocks(const FewRows<T>& t) {
+double small_gradient_blocks(const SmallBatch<T>& t) {
   constexpr int vectors = kBlockVectors<ROWS>, width = vectors * kLanes<T>;
   double squares = 0;
   int j = 0;
   for (; j + width <= t.I; j += width)
-    squares += sum<T>(few_gradient_block<T, ROWS, vectors, true, FACTORS>(t, j));
-  if (j < t.I) squares += sum<T>(few_gradient_block<T, ROWS, vectors, false, FACTORS>(t, j));
+    squares += sum<T>(small_gradient_block<T, ROWS, vectors, true, FACTORS>(t, j));
+  if (j < t.I) squares += sum<T>(small_gradient_block<T, ROWS, vectors, false, FACTORS>(t, j));
   return squares;
 }
 
@@ -189,15 +189,15 @@ bool in_range(double squares) {
 }
 
 template <class T, int ROWS>
-void few_gradient(FewRows<T>& rows) {
-  const FewRows<T> t = rows;  // a copy that nothing can alias stays in registers
+void small_gradient(SmallBatch<T>& rows) {
+  const SmallBatch<T> t = rows;  // a copy that nothing can alias stays in registers
   double squares;
   if (t.second != T(1))
-    squares = few_gradient_blocks<T, ROWS, 2>(t);
+    squares = small_gradient_blocks<T, ROWS, 2>(t);
   else if (t.first != T(1))
-    squares = few_gradient_blocks<T, ROWS, 1>(t);
+    squares = small_gradient_blocks<T, ROWS, 1>(t);
   else
-    squares = few_gradient_blocks<T, ROWS, 0>(t);
+    squares = small_gradient_blocks<T, ROWS, 0>(t);
   if constexpr (ROWS == 1) {
     const double of_delta = squares_of<T>(t.delta, t.O), of_h = squares_of<T>(t.h, t.I);
     rows.squares = of_delta * of_h;
@@ -217,10 +217,10 @@ void few_gradient(FewRows<T>& rows) {
 }
 
 template <class T>
-constexpr FewRowsKernels<T> few_rows_kernels() {
-  return {{few_forward<T, 1>, few_forward<T, 2>, few_forward<T, 3>, few_forward<T, 4>},
-          {few_backward<T, 1>, few_backward<T, 2>, few_backward<T, 3>, few_backward<T, 4>},
-          {few_gradient<T, 1>, few_gradient<T, 2>, few_gradient<T, 3>, few_gradient<T, 4>}};
+constexpr SmallBatchKernels<T> small_batch_kernels() {
+  return {{small_forward<T, 1>, small_forward<T, 2>, small_forward<T, 3>, small_forward<T, 4>},
+          {small_backward<T, 1>, small_backward<T, 2>, small_backward<T, 3>, small_backward<T, 4>},
+          {small_gradient<T, 1>, small_gradient<T, 2>, small_gradient<T, 3>, small_gradient<T, 4>}};
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace vegrad {
 constexpr std::int64_t kNoExponent = INT64_MIN / 4;  // of zero: smaller than any other
 
 // mantissa 2^exponent, the mantissa not normalized.
-struct FarNumber {
+struct ScaledNumber {
   double mantissa = 0;
   std::int64_t exponent = 0;
 
@@ -21,7 +21,7 @@ struct FarNumber {
 struct SignedLog2 {
   double sign, log2;
 };
-FarNumber far_number(const SignedLog2& x);
+ScaledNumber scaled_number(const SignedLog2& x);
 
 // φ(z) and φ′(z) for z far below 0 (the derivatives: or far above), where they are under the
 // normal range.
@@ -34,8 +34,8 @@ bool value_underflows(Activation activation);
 
 // φ and φ′ of z 2^exponent, element by element, whatever its size. `scratch` holds 3 n.
 template <class T>
-void far_activation(const Kernels<T>& kernels, Activation activation, const T* z,
-                    std::int64_t exponent, int n, T* scratch, FarNumber* value,
-                    FarNumber* derivative);
+void scaled_activation(const Kernels<T>& kernels, Activation activation, const T* z,
+                       std::int64_t exponent, int n, T* scratch, ScaledNumber* value,
+                       ScaledNumber* derivative);
 
 }  // namespace vegrad
