@@ -27,12 +27,12 @@ inline int first_task(int n, int thread, int threads) {
 // Another library's OpenMP threads, by the functions of its runtime. After each of its loops they
 // spin for milliseconds, during which threads of our own would get no core; and while they spin
 // they begin at once.
-struct Lender {
+struct OpenMp {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel
   int (*most)() = nullptr;                                                 // omp_get_max_threads
   int (*number)() = nullptr;                                               // omp_get_thread_num
 };
-void set_lender(const Lender& lender);
+void set_openmp(const OpenMp& openmp);
 
 // Calls body(); its loops run on borrowed threads if there are as many as num_threads(), else on
 // our own.
