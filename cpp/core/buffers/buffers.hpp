@@ -68,7 +68,7 @@ class AxisStore {
   }
 
  private:
-  static constexpr std::size_t kFirst = 2 * kMostAxes, kLater = 16 * kFirst;  // numbers of a block
+  static constexpr std::size_t kFirst = 16, kLater = 2048;  // numbers of a block
   std::vector<std::unique_ptr<std::int64_t[]>> blocks_;
   std::int64_t* next_ = nullptr;
   std::size_t left_ = 0;

@@ -3,165 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/buffers/factor.hpp"
+#include "core/buffers/adaptive.hpp"
+#include "core/buffers/rewrite.hpp"
 
 namespace vegrad {
-namespace {
-
-constexpr Order kL2{};
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-// What a pass that writes leaves of a buffer or a part of it.
-struct Written {
-  Scaled squares;          // of the results
-  double coefficient = 1;  // the smallest
-  bool any = false;
-};
-
-Written together(const Written& a, const Written& b) {
-  const bool first = a.coefficient <= b.coefficient || a.coefficient != a.coefficient;  // NaN too
-  return {kL2.add(a.squares, b.squares), first ? a.coefficient : b.coefficient, a.any || b.any};
-}
-
-Written scale(const View& view, const Layout& layout, std::int64_t first, std::int64_t count,
-              Factor factor, bool after_wanted = true) {
-  return with_dtype(view.dtype, [&](auto element) {
-    using E = decltype(element);
-    const RunKernels<E>& kernels = instruction_set().runs<E>();
-    Written result{{}, factor.value(), true};
-    if (!after_wanted) {
-      for_runs<true, E>(view, layout, first, count, [&](E* run, std::size_t n) {
-        kernels.scale_only(run, n, factor.first, factor.second);
-      });
-      result.squares = {std::numeric_limits<double>::quiet_NaN(), 0};
-      return result;
-    }
-    for_runs<true, E>(view, layout, first, count, [&](E* run, std::size_t n) {
-      const double squares = kernels.scale(run, n, factor.first, factor.second);
-      result.squares = kL2.add(result.squares, checked_squares(kernels, run, n, squares));
-    });
-    return result;
-  });
-}
-
-Scaled squares_of(const View& view, const Layout& layout, std::int64_t first, std::int64_t count) {
-  return with_dtype(view.dtype, [&](auto element) {
-    using E = decltype(element);
-    const RunKernels<E>& kernels = instruction_set().runs<E>();
-    Scaled sum;
-    for_runs<false, E>(view, layout, first, count, [&](const E* run, std::size_t n) {
-      sum = kL2.add(sum, checked_squares(kernels, run, n, kernels.squares(run, n)));
-    });
-    return sum;
-  });
-}
-
-// Nothing to clip; but elements that are not finite may have to become zeros.
-Written leave(const View& view, const Layout& layout, std::int64_t first, std::int64_t count) {
-  if (!view.cleaned) return {squares_of(view, layout, first, count), 1, false};
-  Written result = scale(view, layout, first, count, {});
-  result.any = false;
-  return result;
-}
-
-// The limit as the dtype holds it.
-double rounded_to(Dtype dtype, double x) {
-  return with_dtype(dtype, [&](auto element) {
-    using E = decltype(element);
-    E one[1];
-    if constexpr (sizeof(E) == 8) {
-      return x;
-    } else if constexpr (sizeof(E) == 4) {
-      return double(float(x));
-    } else {
-      const E unit{std::uint16_t(std::is_same_v<E, float16> ? 0x3c00 : 0x3f80)};
-      one[0] = unit;
-      instruction_set().runs<E>().scale(one, 1, x, 1);
-      return to_double(one[0]);
-    }
-  });
-}
-
-// The nearest number of a float's digits that is not above x; x itself where a float has fewer.
-double within_float(double x) {
-  if (!(x >= std::numeric_limits<float>::min()) || !(x <= 1)) return x;
-  const float nearest = float(x);
-  return nearest > x ? std::nextafter(nearest, 0.0f) : nearest;
-}
-
-double largest_of(const View& view, std::int64_t first, std::int64_t count) {
-  return with_dtype(view.dtype, [&](auto element) {
-    using E = decltype(element);
-    double largest = 0;
-    for_runs<false, E>(view, Layout(view), first, count, [&](const E* run, std::size_t n) {
-      largest = std::max(largest, instruction_set().runs<E>().largest(run, n));
-    });
-    return largest;
-  });
-}
-
-Written clamp(const View& view, std::int64_t first, std::int64_t count, double limit) {
-  const double bound = rounded_to(view.dtype, limit);
-  return with_dtype(view.dtype, [&](auto element) {
-    using E = decltype(element);
-    const RunKernels<E>& kernels = instruction_set().runs<E>();
-    const Layout layout(view);
-    const double largest = largest_of(view, first, count);
-    if (!(largest > bound)) return leave(view, layout, first, count);
-    Written result{{}, bound / largest, true};
-    for_runs<true, E>(view, layout, first, count, [&](E* run, std::size_t n) {
-      const double squares = kernels.clamp(run, n, bound);
-      result.squares = kL2.add(result.squares, checked_squares(kernels, run, n, squares));
-    });
-    return result;
-  });
-}
-
-// Adaptive gradient clipping: a unit is all of a buffer with one axis at most, else what the first
-// axis counts.
-struct Units {
-  View view;  // of one unit
-  Layout layout;
-  char* first;
-  std::int64_t stride = 0;
-
-  explicit Units(const View& buffer)
-      : view(buffer), layout(buffer, buffer.ndim < 2 ? 0 : 1, 0), first(layout.lowest) {
-    if (buffer.ndim < 2) return;
-    view.count = 1;
-    for (int axis = 1; axis < buffer.ndim; ++axis) view.count *= buffer.shape[axis];
-    stride = buffer.strides ? buffer.strides[0] : view.count * buffer.itemsize();
-    const bool without_gaps =
-        layout.ndim == 0 || (layout.ndim == 1 && layout.axes[0].stride == buffer.itemsize());
-    const bool aligned = reinterpret_cast<std::uintptr_t>(buffer.data) % buffer.itemsize() == 0 &&
-                         stride % buffer.itemsize() == 0;
-    view.dense = without_gaps && aligned;
-  }
-  void go_to(std::int64_t number) { layout.lowest = first + number * stride; }
-};
-
-Written adapt(const Units& gradient, const Units& parameter, const Request& request,
-              std::int64_t buffer, std::int64_t unit) {
-  const View& view = gradient.view;
-  const Scaled weight =
-      kL2.root(squares_of(parameter.view, parameter.layout, 0, parameter.view.count));
-  const double limit = request.limit * std::max(value(weight), request.eps);
-  const Scaled squares = squares_of(view, gradient.layout, 0, view.count);
-  Scaled norm = kL2.root(squares);
-  const bool clipped =
-      exceeds(norm, limit, Rounding(view.dtype), view.count, kL2) || norm.sum != norm.sum;
-  if (value(norm) < 1e-6) norm = {1e-6, 0};
-  const Factor factor = clipped ? ratio(limit, norm) : Factor{};
-  if (request.consumer) {
-    const double c = factor.value();
-    request.consumer->take(buffer, unit * view.count, view.count, c, kInfinity, view.cleaned);
-    return {{squares.sum * c * c, squares.exponent}, c, clipped};
-  }
-  if (clipped) return scale(view, gradient.layout, 0, view.count, factor);
-  return view.cleaned ? leave(view, gradient.layout, 0, view.count) : Written{squares, 1, false};
-}
-
-}  // namespace
 
 std::int64_t first_nonfinite(const View& view, double& found) {
   return with_dtype(view.dtype, [&](auto element) -> std::int64_t {
@@ -198,6 +43,13 @@ std::int64_t count_nonfinite(const View& view, std::int64_t first, std::int64_t 
     });
     return found;
   });
+}
+
+// The nearest number of a float's digits that is not above x; x itself where a float has fewer.
+double within_float(double x) {
+  if (!(x >= std::numeric_limits<float>::min()) || !(x <= 1)) return x;
+  const float nearest = float(x);
+  return nearest > x ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
 // One clipping: its buffers, their tasks, and what the first pass found.
@@ -343,7 +195,7 @@ class Clipping {
   void write() {
     const std::vector<Written> written =
         request_.rule == Rule::kAdaptive
-            ? write_units()
+            ? clip_adaptively(views_, request_)
             : fold<Written>(
                   views_, pieces_, true,
                   [&](std::int64_t b, std::int64_t first, std::int64_t count) {
@@ -379,44 +231,6 @@ class Clipping {
     else
       out_.norm_after = value(
           request_.order.root(total(power_sums(views_, pieces_, request_.order), request_.order)));
-  }
-
-  // Of each buffer, in pieces of some units.
-  std::vector<Written> write_units() const {
-    struct Range {
-      std::int64_t buffer, first, count;
-    };
-    std::vector<Range> tasks;
-    for (std::int64_t b = 0; b < std::int64_t(views_.size()); ++b) {
-      const View& view = views_[b];
-      if (view.ndim < 2) {
-        tasks.push_back({b, 0, 1});
-        continue;
-      }
-      const std::int64_t units = view.shape[0];
-      std::int64_t step =
-          std::max<std::int64_t>(1, kChunk * units / std::max<std::int64_t>(view.count, 1));
-      step = std::max(step, units / kMostChunks);
-      for (std::int64_t first = 0; first < units; first += step)
-        tasks.push_back({b, first, std::min(step, units - first)});
-    }
-    std::vector<Written> of_task(tasks.size()), of_buffer(views_.size());
-    const int n = int(tasks.size()), threads = std::min(n, team_for(2 * elements_of(views_)));
-    parallel_for(n, threads, [&](int task, int) {
-      const KeepSubnormals keep;
-      const int number = backwards_in_share(task, n, threads);
-      const Range& range = tasks[number];
-      Written& result = of_task[number];
-      Units gradient(views_[range.buffer]), parameter(request_.parameters[range.buffer]);
-      for (std::int64_t i = range.first; i < range.first + range.count; ++i) {
-        gradient.go_to(i);
-        parameter.go_to(i);
-        result = together(result, adapt(gradient, parameter, request_, range.buffer, i));
-      }
-    });
-    for (int task = 0; task < n; ++task)
-      of_buffer[tasks[task].buffer] = together(of_buffer[tasks[task].buffer], of_task[task]);
-    return of_buffer;
   }
 
   std::vector<View>& views_;
