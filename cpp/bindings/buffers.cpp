@@ -57,14 +57,14 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
   if (PyTypeObject* const type = Py_TYPE(item.ptr()); type != last_type_) {
     last_type_ = type;
     last_api_ = nullptr;
-    last_door_ = py::isinstance<py::array>(item)    ? Door::kArray
-                 : (last_api_ = exchange_api(type)) ? Door::kExchange
-                                                    : Door::kCapsule;
+    last_source_ = py::isinstance<py::array>(item)    ? Source::kArray
+                   : (last_api_ = exchange_api(type)) ? Source::kExchange
+                                                      : Source::kCapsule;
   }
   View& view = views.emplace_back();  // not a copy: that waits for each of its parts
-  if (last_door_ == Door::kExchange)
+  if (last_source_ == Source::kExchange)
     add_exchanged(item, view);
-  else if (last_door_ == Door::kArray)
+  else if (last_source_ == Source::kArray)
     add_array(item, view);
   else if (!add_capsule(item, view))
     throw py::type_error(here() + " must be an array or a CPU tensor, not " + type_name(item));
@@ -74,7 +74,7 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
   set_dense(view);
   // Of the imaginary part of a conjugate, PyTorch only notes that its sign is meant to be the
   // other.
-  if (!view.dense && last_door_ != Door::kArray && py::hasattr(item, "is_neg") &&
+  if (!view.dense && last_source_ != Source::kArray && py::hasattr(item, "is_neg") &&
       py::bool_(item.attr("is_neg")()))
     throw py::type_error(here() + " must be a tensor as it lies in memory, not one with the " +
                          "negative bit: call resolve_neg() first");

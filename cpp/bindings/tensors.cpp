@@ -112,20 +112,24 @@ std::string flaw_of(const dlpack::Tensor& tensor, std::int64_t itemsize) {
   return {};
 }
 
-// Shape and strides (`unit` bytes each) as copies of ours.
+// Shape and strides (`unit` bytes each) as copies of ours; no strides if they say no more than the
+// shape.
 void copy_axes(const std::int64_t* shape, const std::int64_t* strides, std::int64_t unit,
                AxisStore& axes, View& view) {
   const int n = view.ndim;
-  std::int64_t* const copy = axes.take(strides ? 2 * n : n);
-  view.shape = copy;
-  view.strides = strides ? copy + n : nullptr;
-  view.count = 1;
-  for (int axis = 0; axis < n; ++axis) {
-    copy[axis] = shape[axis];
-    view.count *= shape[axis];
+  std::int64_t* const copy = axes.take(2 * n);
+  std::int64_t count = 1;
+  bool contiguous = true;
+  for (int axis = n - 1; axis >= 0; --axis) {
+    const std::int64_t size = copy[axis] = shape[axis];
     // Of a single element the stride means nothing, and may be anything.
-    if (strides) copy[n + axis] = shape[axis] == 1 ? 0 : strides[axis] * unit;
+    const std::int64_t stride = copy[n + axis] = strides && size != 1 ? strides[axis] * unit : 0;
+    contiguous &= size == 1 || stride == count * view.itemsize();
+    count *= size;
   }
+  view.shape = copy;
+  view.strides = contiguous || !strides ? nullptr : copy + n;
+  view.count = count;
 }
 
 void set_memory(const dlpack::Tensor& tensor, AxisStore& axes, View& view) {
@@ -173,10 +177,10 @@ const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
   return api && api->version.major == 1 && api->tensor_from_object ? api : nullptr;
 }
 
-Glance::Glance(const py::type& type)
+DenseReader::DenseReader(const py::type& type)
     : type_(type), api_(exchange_api(reinterpret_cast<PyTypeObject*>(type.ptr()))) {}
 
-bool Glance::operator()(PyObject* object, AxisStore& axes, View& view) const {
+bool DenseReader::operator()(PyObject* object, AxisStore& axes, View& view) const {
   const auto* api = static_cast<const dlpack::ExchangeApi*>(api_);
   if (!api || reinterpret_cast<PyObject*>(Py_TYPE(object)) != type_.ptr()) return false;
   dlpack::Tensor tensor{};

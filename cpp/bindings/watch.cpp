@@ -51,7 +51,7 @@ class Watch {
   // What Python knows and we cannot ask without linking PyTorch.
   Watch(const py::type& tensor, py::function is_grad_enabled, py::object hooks_type,
         py::object state, std::size_t modules)
-      : glance_(tensor),
+      : reader_(tensor),
         is_grad_enabled_(std::move(is_grad_enabled)),
         hooks_type_(std::move(hooks_type)),
         state_(std::move(state)),
@@ -78,7 +78,7 @@ class Watch {
   double sum_of_squares(PyObject* object, std::int64_t& count) const {
     AxisStore axes;
     View view;
-    if (!glance_(object, axes, view)) return std::numeric_limits<double>::quiet_NaN();
+    if (!reader_(object, axes, view)) return std::numeric_limits<double>::quiet_NaN();
     count = view.count;
     const Scaled sum = unlocked_if(count > kLong, [&] { return power_sum(view, kL2); });
     return sum.exponent == 0 && is_finite(sum.sum) ? sum.sum
@@ -126,7 +126,7 @@ class Watch {
     std::vector<View> views(n);
     for (std::size_t i = 0; i < n; ++i) {
       grads[i] = taken(PyObject_GetAttr(PyList_GET_ITEM(parameters.ptr(), i), names_.grad));
-      if (!glance_(grads[i].ptr(), axes, views[i])) return py::none();
+      if (!reader_(grads[i].ptr(), axes, views[i])) return py::none();
     }
     std::vector<Scaled> sums;
     unlocked_if(elements_of(views) > kLong, [&] {
@@ -171,7 +171,7 @@ class Watch {
   }
 
   const Names names_;
-  Glance glance_;
+  DenseReader reader_;
   py::function is_grad_enabled_;
   py::object hooks_type_, state_;
 
