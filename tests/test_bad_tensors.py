@@ -165,6 +165,12 @@ def test_fields_that_can(fields: dict[str, Any], norm: float) -> None:
     assert vegrad.norms({"a": tensor}).tolist() == [pytest.approx(norm)]
 
 
+def test_many_units_of_nothing() -> None:
+    """They took one turn of a loop each: with 2^40 of them, forever."""
+    empty = np.empty((1 << 40, 0), np.float32)
+    assert vegrad.adaptive_clip_([empty], [empty]).norm == 0.0
+
+
 # ------------------------------------------------------------------------------- too many axes
 
 MANY_AXES = """

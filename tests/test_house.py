@@ -103,6 +103,11 @@ def test_includes_run_one_way_inside_a_room(file: str) -> None:
             assert there[1] in rooms[: rooms.index(inner) + 1], f"{file} must not include {include}"
 
 
+def test_no_cpp_file_is_long() -> None:
+    lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in cpp_files()}
+    assert [str(p) for p, n in lengths.items() if n > 400] == []
+
+
 @pytest.mark.parametrize("file", names(cpp_files("simd", "kernels", "isa", "core")))
 def test_only_the_bindings_know_python(file: str) -> None:
     code = code_of(ROOT / file)

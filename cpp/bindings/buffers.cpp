@@ -153,6 +153,26 @@ void Buffers::reserve(std::size_t length) {
   if (length >= kMany) wake_threads();
 }
 
+// Where `other` has each key; ValueError unless both have the same names.
+py::dict Buffers::places_in(const char* argument, const Buffers& other) const {
+  py::dict place;
+  py::set mine = skipped_ ? py::set(skipped_) : py::set();
+  for (const py::object& key : keys_) mine.add(key);
+  for (std::size_t i = 0; i < other.size(); ++i) place[other.keys_[i]] = i;
+  for (std::size_t i = 0; i < size(); ++i)
+    if (!place.contains(keys_[i]) && !(other.skipped_ && other.skipped_.contains(keys_[i])))
+      throw py::value_error(std::string(argument) + " must have the names of " + argument_ +
+                            ", but has no " +
+                            label_of(keys_[i], 0).substr(std::string(argument_).size()));
+  for (std::size_t i = 0; i < other.size(); ++i) {
+    if (!mine.contains(other.keys_[i]))
+      throw py::value_error(std::string(argument_) + " must have the names of " + argument +
+                            ", but has no " +
+                            other.label_of(other.keys_[i], 0).substr(std::string(argument).size()));
+  }
+  return place;
+}
+
 Buffers Buffers::matched(const char* argument, const py::object& object, bool writable) const {
   Buffers other(argument, object, writable), result;
   const auto kind = [](const Buffers& buffers) {
@@ -166,23 +186,7 @@ Buffers Buffers::matched(const char* argument, const py::object& object, bool wr
   if (kind_ == Kind::kSequence && other.length_ != length_)
     throw py::value_error(std::string(argument) + " must have " + std::to_string(length_) +
                           " entries like " + argument_ + ", not " + std::to_string(other.length_));
-  py::dict place;
-  if (kind_ == Kind::kMapping) {
-    py::set mine = skipped_ ? py::set(skipped_) : py::set();
-    for (const py::object& key : keys_) mine.add(key);
-    for (std::size_t i = 0; i < other.size(); ++i) place[other.keys_[i]] = i;
-    for (std::size_t i = 0; i < size(); ++i)
-      if (!place.contains(keys_[i]) && !(other.skipped_ && other.skipped_.contains(keys_[i])))
-        throw py::value_error(std::string(argument) + " must have the names of " + argument_ +
-                              ", but has no " +
-                              label_of(keys_[i], 0).substr(std::string(argument_).size()));
-    for (std::size_t i = 0; i < other.size(); ++i) {
-      if (!mine.contains(other.keys_[i]))
-        throw py::value_error(
-            std::string(argument_) + " must have the names of " + argument + ", but has no " +
-            other.label_of(other.keys_[i], 0).substr(std::string(argument).size()));
-    }
-  }
+  const py::dict place = kind_ == Kind::kMapping ? places_in(argument, other) : py::dict();
   result.argument_ = argument;
   result.kind_ = kind_;
   result.length_ = length_;

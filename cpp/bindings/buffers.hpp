@@ -40,6 +40,7 @@ class Buffers {
 
   Buffers() = default;
   void reserve(std::size_t length);
+  pybind11::dict places_in(const char* argument, const Buffers& other) const;
   void add(const pybind11::handle& item, const pybind11::handle& key);
   void add_array(const pybind11::handle& item, View& view);
   void add_exchanged(const pybind11::handle& item, View& view);

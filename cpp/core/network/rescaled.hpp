@@ -1,4 +1,18 @@
 // Layers whose values leave 2^±40: the same equations with an exponent beside every matrix.
+//
+// What it is for: in a network that vanishes or explodes, δ and values of depth 50 are beyond what
+// float32, or even double, can hold. They are what a diagnosis is about, so they are computed all
+// the same, and right.
+//
+// How: products run in T on operands scaled to about 1; what is elementwise runs in double, an
+// element at a time. This path is rare and slow, and short: it is the definition once more, with
+// ldexp.
+//
+// What it must guarantee: it leaves the pass as the fast path would, so that the next layer may be
+// on either path; and it takes a layer only where every number is finite.
+//
+// What it leaves out: speed (it runs on one thread but for the products), and inf and NaN, which no
+// scaling can help.
 #pragma once
 
 #include "core/network/backward.hpp"
