@@ -117,18 +117,20 @@ std::string flaw_of(const dlpack::Tensor& tensor, std::int64_t itemsize) {
 void copy_axes(const std::int64_t* shape, const std::int64_t* strides, std::int64_t unit,
                AxisStore& axes, View& view) {
   const int n = view.ndim;
-  std::int64_t* const copy = axes.take(2 * n);
+  std::int64_t* const copy = axes.take(strides ? 2 * n : n);
   std::int64_t count = 1;
   bool contiguous = true;
   for (int axis = n - 1; axis >= 0; --axis) {
     const std::int64_t size = copy[axis] = shape[axis];
-    // Of a single element the stride means nothing, and may be anything.
-    const std::int64_t stride = copy[n + axis] = strides && size != 1 ? strides[axis] * unit : 0;
-    contiguous &= size == 1 || stride == count * view.itemsize();
+    if (strides) {
+      // Of a single element the stride means nothing, and may be anything.
+      const std::int64_t stride = copy[n + axis] = size == 1 ? 0 : strides[axis] * unit;
+      contiguous &= size == 1 || stride == count * view.itemsize();
+    }
     count *= size;
   }
   view.shape = copy;
-  view.strides = contiguous || !strides ? nullptr : copy + n;
+  view.strides = contiguous ? nullptr : copy + n;
   view.count = count;
 }
 
@@ -222,8 +224,10 @@ void Buffers::add_array(const py::handle& item, View& view) {
     throw py::value_error(here() + " must have at most " + std::to_string(kMostAxes) +
                           " axes, not " + std::to_string(view.ndim));
   // Copied while we hold the lock: `array.shape = …` on another thread frees NumPy's own.
-  copy_axes(reinterpret_cast<const std::int64_t*>(array.shape()),
-            reinterpret_cast<const std::int64_t*>(array.strides()), 1, axes_, view);
+  const bool contiguous = array.flags() & py::array::c_style;
+  const auto* const strides = reinterpret_cast<const std::int64_t*>(array.strides());
+  copy_axes(reinterpret_cast<const std::int64_t*>(array.shape()), contiguous ? nullptr : strides, 1,
+            axes_, view);
 }
 
 void Buffers::add_exchanged(const py::handle& item, View& view) {
