@@ -44,44 +44,6 @@ py::list Buffers::present() const {
   return found;
 }
 
-void Buffers::add(const py::handle& item, const py::handle& key) {
-  current_key_ = key;
-  if (item.is_none()) {
-    if (kind_ == Kind::kMapping) {
-      if (!skipped_) skipped_ = py::set();
-      py::reinterpret_borrow<py::set>(skipped_).add(key);
-    }
-    ++length_;
-    return;
-  }
-  if (PyTypeObject* const type = Py_TYPE(item.ptr()); type != last_type_) {
-    last_type_ = type;
-    last_api_ = nullptr;
-    last_source_ = py::isinstance<py::array>(item)    ? Source::kArray
-                   : (last_api_ = exchange_api(type)) ? Source::kExchange
-                                                      : Source::kCapsule;
-  }
-  View& view = views.emplace_back();  // not a copy: that waits for each of its parts
-  if (last_source_ == Source::kExchange)
-    add_exchanged(item, view);
-  else if (last_source_ == Source::kArray)
-    add_array(item, view);
-  else if (!add_capsule(item, view))
-    throw py::type_error(here() + " must be an array or a CPU tensor, not " + type_name(item));
-  if (view.count > 0 && !view.data)
-    throw py::value_error(here() + " must have memory, but is a " + type_name(item) +
-                          " without any");
-  set_dense(view);
-  // Of the imaginary part of a conjugate, PyTorch only notes that its sign is meant to be the
-  // other.
-  if (!view.dense && last_source_ != Source::kArray && py::hasattr(item, "is_neg") &&
-      py::bool_(item.attr("is_neg")()))
-    throw py::type_error(here() + " must be a tensor as it lies in memory, not one with the " +
-                         "negative bit: call resolve_neg() first");
-  positions_.push_back(length_++);
-  if (kind_ == Kind::kMapping) keys_.push_back(py::reinterpret_borrow<py::object>(key));
-}
-
 Buffers::Buffers(const char* argument, const py::object& object, bool writable)
     : argument_(argument), writable_(writable) {
   const auto is_buffer = [&] {

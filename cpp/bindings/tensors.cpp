@@ -112,26 +112,39 @@ std::string flaw_of(const dlpack::Tensor& tensor, std::int64_t itemsize) {
   return {};
 }
 
+// The shape as a copy of ours, of elements that follow each other in C order.
+void copy_shape(const std::int64_t* shape, AxisStore& axes, View& view) {
+  const int n = view.ndim;
+  std::int64_t* const copy = axes.take(n);
+  std::int64_t count = 1;
+  for (int axis = 0; axis < n; ++axis) {
+    const std::int64_t size = shape[axis];
+    copy[axis] = size;
+    count *= size;
+  }
+  view.shape = copy;
+  view.count = count;
+}
+
 // Shape and strides (`unit` bytes each) as copies of ours; no strides if they say no more than the
 // shape.
 void copy_axes(const std::int64_t* shape, const std::int64_t* strides, std::int64_t unit,
                AxisStore& axes, View& view) {
+  copy_shape(shape, axes, view);
+  if (!strides) return;
   const int n = view.ndim;
-  std::int64_t* const copy = axes.take(strides ? 2 * n : n);
-  std::int64_t count = 1;
+  std::int64_t* const copy = axes.take(n);
+  std::int64_t expected = view.itemsize();
   bool contiguous = true;
   for (int axis = n - 1; axis >= 0; --axis) {
-    const std::int64_t size = copy[axis] = shape[axis];
-    if (strides) {
-      // Of a single element the stride means nothing, and may be anything.
-      const std::int64_t stride = copy[n + axis] = size == 1 ? 0 : strides[axis] * unit;
-      contiguous &= size == 1 || stride == count * view.itemsize();
-    }
-    count *= size;
+    const std::int64_t size = view.shape[axis];
+    // Of a single element the stride means nothing, and may be anything.
+    const std::int64_t stride = size == 1 ? 0 : strides[axis] * unit;
+    copy[axis] = stride;
+    contiguous &= size == 1 || stride == expected;
+    expected *= size;
   }
-  view.shape = copy;
-  view.strides = contiguous ? nullptr : copy + n;
-  view.count = count;
+  if (!contiguous) view.strides = copy;
 }
 
 void set_memory(const dlpack::Tensor& tensor, AxisStore& axes, View& view) {
@@ -224,10 +237,9 @@ void Buffers::add_array(const py::handle& item, View& view) {
     throw py::value_error(here() + " must have at most " + std::to_string(kMostAxes) +
                           " axes, not " + std::to_string(view.ndim));
   // Copied while we hold the lock: `array.shape = …` on another thread frees NumPy's own.
-  const bool contiguous = array.flags() & py::array::c_style;
-  const auto* const strides = reinterpret_cast<const std::int64_t*>(array.strides());
-  copy_axes(reinterpret_cast<const std::int64_t*>(array.shape()), contiguous ? nullptr : strides, 1,
-            axes_, view);
+  const auto* const shape = reinterpret_cast<const std::int64_t*>(array.shape());
+  if (array.flags() & py::array::c_style) return copy_shape(shape, axes_, view);
+  copy_axes(shape, reinterpret_cast<const std::int64_t*>(array.strides()), 1, axes_, view);
 }
 
 void Buffers::add_exchanged(const py::handle& item, View& view) {
@@ -298,6 +310,44 @@ bool Buffers::add_capsule(const py::handle& item, View& view) {
     throw py::value_error(here() + " must be writable, not a read-only " + type_name(item));
   owners.push_back(std::move(capsule));
   return true;
+}
+
+void Buffers::add(const py::handle& item, const py::handle& key) {
+  current_key_ = key;
+  if (item.is_none()) {
+    if (kind_ == Kind::kMapping) {
+      if (!skipped_) skipped_ = py::set();
+      py::reinterpret_borrow<py::set>(skipped_).add(key);
+    }
+    ++length_;
+    return;
+  }
+  if (PyTypeObject* const type = Py_TYPE(item.ptr()); type != last_type_) {
+    last_type_ = type;
+    last_api_ = nullptr;
+    last_source_ = py::isinstance<py::array>(item)    ? Source::kArray
+                   : (last_api_ = exchange_api(type)) ? Source::kExchange
+                                                      : Source::kCapsule;
+  }
+  View& view = views.emplace_back();  // not a copy: that waits for each of its parts
+  if (last_source_ == Source::kExchange)
+    add_exchanged(item, view);
+  else if (last_source_ == Source::kArray)
+    add_array(item, view);
+  else if (!add_capsule(item, view))
+    throw py::type_error(here() + " must be an array or a CPU tensor, not " + type_name(item));
+  if (view.count > 0 && !view.data)
+    throw py::value_error(here() + " must have memory, but is a " + type_name(item) +
+                          " without any");
+  set_dense(view);
+  // Of the imaginary part of a conjugate, PyTorch only notes that its sign is meant to be the
+  // other.
+  if (!view.dense && last_source_ != Source::kArray && py::hasattr(item, "is_neg") &&
+      py::bool_(item.attr("is_neg")()))
+    throw py::type_error(here() + " must be a tensor as it lies in memory, not one with the " +
+                         "negative bit: call resolve_neg() first");
+  positions_.push_back(length_++);
+  if (kind_ == Kind::kMapping) keys_.push_back(py::reinterpret_borrow<py::object>(key));
 }
 
 }  // namespace vegrad
