@@ -19,7 +19,7 @@ class Buffers {
           bool writable);
 
   std::vector<View> views;
-  std::vector<pybind11::object> owners;  // of the views' memory: a list of all, or some each
+  std::vector<pybind11::object> owners;  // What keeps the views' memory alive.
 
   std::size_t size() const { return views.size(); }
   std::string label(std::size_t number) const;     // grads["layers.0.weight"], grads[3] or grads

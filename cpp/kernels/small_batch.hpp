@@ -1,6 +1,9 @@
-// The three products of a layer for a batch of a few rows. Nothing is used twice that would have to
-// be packed for it: weights and their gradient stream by once, in the order in which they lie, and
-// what belongs to the batch stays in registers.
+// The three products of a layer for a small batch, of one to four rows.
+//
+// Such a product reads each weight once, so that packing the weights would not pay: weights and
+// their gradient are streamed in the order in which they lie in memory, and what belongs to the
+// batch stays in registers. Weights are the network's or a caller's own, without padding: the last
+// columns of a row are read and written with masks.
 #pragma once
 
 #include "kernels/product.hpp"

@@ -10,9 +10,13 @@ namespace vegrad {
 template <class T>
 struct BackwardStep {
   ScaledMatrix<T> delta, g;
-  std::int64_t shift = 0;   // added to the exponent of δ above
-  std::int64_t apart = 0;   // of the exponent of what comes around the layer above
-  const T* skip = nullptr;  // that, if any
+  // The product of δ above and the weights is multiplied by 2^shift, which brings it to about 1;
+  // the exponent of what this step makes is that of δ above, less the shift.
+  std::int64_t shift = 0;
+  // The gradient that comes around the layer above by a skip connection; null if there is none. Its
+  // exponent is larger than this step's by `apart`.
+  const T* skip = nullptr;
+  std::int64_t apart = 0;
 };
 
 // What a pass is to learn: values (B, O), or labels (B); a gradient (B, O) if the loss is given.

@@ -12,8 +12,8 @@
 
 namespace vegrad {
 
-constexpr int kWideBytes = 1024;   // matrices with longer rows are cut into columns,
-constexpr int kColumnBytes = 256;  // of this
+constexpr int kWideBytes = 1024;   // Matrices whose rows are longer are cut into columns
+constexpr int kColumnBytes = 256;  // of this width.
 constexpr int kNarrowRowStep = 32, kWideRowStep = 128, kLossRowStep = 32;
 constexpr int kSmallBatchStep = 64, kSmallBatchBlocks = 16;  // units of a layer, for a small batch
 constexpr int kLongestChain = 64;                            // of layers in one loop

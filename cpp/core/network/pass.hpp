@@ -38,14 +38,14 @@ struct FlowColumns {
 
 // What a layer's forward pass leaves for its backward pass.
 struct LayerState {
-  std::int64_t z_exponent = 0;  // not 0: only the rescaled path can use z
+  std::int64_t z_exponent = 0;  // if it is not 0, only the rescaled path can use z
   std::int64_t h_exponent = 0;
   std::int64_t inverse_exponent = 0;  // of the normalization's 1/√(var + ε)
   bool kept = false;                  // z is in the activation's kept form
   bool replaced = false;              // φ(z) stands where z stood
 };
 
-// The gradient of a layer's weights, still to be made. Layer 0: none.
+// The gradient of a layer's weights, still to be made; there is none if the layer is 0.
 template <class T>
 struct WeightGradient {
   int layer = 0;
@@ -57,8 +57,9 @@ struct WeightGradient {
   int tasks() const { return layer ? grid.tasks() : 0; }
 };
 
-// What makes a thread worth its start, in cycles: a loop's start and end are a few hundred, but
-// the threads must also fetch what the others made. A few rows are soon fetched.
+// The work that makes one more thread worth its start, in cycles. To start and end a loop takes a
+// few hundred, but the threads must also fetch what the others have made, which is little in a
+// small batch.
 constexpr double kWorthwhile = 5000, kWorthwhileSmallBatch = 1800;
 
 template <class T>
@@ -76,13 +77,13 @@ struct Pass {
   T* bias_gradient(int l) const { return gradients + places.bias_at[l]; }
 
   // What is asked of the pass; see prepare() in workspace.hpp.
-  int rows = 0;          // B
-  int rows_of_call = 0;  // or of the call's largest piece
+  int rows = 0;          // B: of the piece that goes through now
+  int rows_of_call = 0;  // of the largest piece of the call
   bool training = false;
   bool flow_wanted = false;
 
   Workspace<T> work;
-  const MatrixUnit* unit = nullptr;  // that the pass may use; null: none
+  const MatrixUnit* unit = nullptr;  // null if the pass may not use one
   std::vector<LayerState> layers;
   ScaledMatrix<T> output;         // of the forward pass
   ScaledMatrix<T> delta;          // of the layer last reached by the backward pass

@@ -24,8 +24,8 @@ struct alignas(64) PackedBlock {
 
 template <class T>
 struct Workspace {
-  int rows = 0, threads = 0;  // that there is room for
-  int threads_in_use = 1;     // by the pass that runs
+  int rows = 0, threads = 0;  // There is room for so many.
+  int threads_in_use = 1;     // The pass that runs uses so many.
   Buffer<T> memory;
   T* input = nullptr;
   std::vector<T*> z;        // of each layer; one for all of them if not training
@@ -36,18 +36,18 @@ struct Workspace {
   T* partial = nullptr;     // a small batch: what each block of units adds to the layer below
   std::vector<T*> column_sums, alive;     // of each layer, a row each block of rows
   std::vector<T*> chain_delta, chain_g;   // of the layers of a backward chain, in turn
-  std::vector<T*> packed;                 // a thread: the right operand of its product,
-  std::vector<PackedBlock> packed_block;  // and which column block of it
-  std::vector<T*> tile;                   // a thread: of a weight gradient
+  std::vector<T*> packed;                 // of each thread: the right operand of its product,
+  std::vector<PackedBlock> packed_block;  // and which column block of it that is
+  std::vector<T*> tile;                   // of each thread: a tile of a weight gradient
   // For the matrix unit: operands of products, split.
   Buffer<bfloat16> bricks;
   bfloat16* left = nullptr;  // a block of rows after the other, each `left_block` numbers long
   std::size_t left_block = 0;
-  std::vector<bfloat16*> right;                     // a thread: of its column block
-  std::vector<bfloat16*> delta_left, output_right;  // the same of a weight gradient,
-  std::vector<PackedBlock> split_block;             // and which column block of which
-  std::vector<TileSums> sums;                       // a tile
-  std::vector<double> losses;                       // a block of rows
+  std::vector<bfloat16*> right;                     // of each thread: its column block
+  std::vector<bfloat16*> delta_left, output_right;  // the operands of a weight gradient,
+  std::vector<PackedBlock> split_block;             // and which column block of which layer
+  std::vector<TileSums> sums;                       // one entry a tile
+  std::vector<double> losses;                       // one entry a block of rows
 };
 
 // Makes room for a call with so many rows (or pieces of so many), and says what is asked of it.

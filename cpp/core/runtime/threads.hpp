@@ -24,9 +24,9 @@ inline int first_task(int n, int thread, int threads) {
   return int(std::int64_t(n) * thread / threads);
 }
 
-// Another library's OpenMP threads, by the functions of its runtime. After each of its loops they
-// spin for milliseconds, during which threads of our own would get no core; and while they spin
-// they begin at once.
+// The functions of another library's OpenMP runtime, from which threads can be borrowed. After each
+// loop of that library its threads spin for milliseconds. During that time threads of our own would
+// get no core, while those that spin begin at once.
 struct OpenMp {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel
   int (*most)() = nullptr;                                                 // omp_get_max_threads
@@ -44,9 +44,11 @@ void on_borrowed_threads(const Body& body) {
                         const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// Runs tasks 0 … n-1 of about the same size as parallel_tasks does, or, outside of such a body,
-// each share of them on a borrowed thread: for one short loop that is faster. Without borrowed
-// threads where another library has them, all on this thread: a thread of ours would take its core.
+// Runs tasks 0 … n-1, which take about the same time each, for a single short loop. Inside a body
+// of on_borrowed_threads(), and where there is nothing to borrow, this is parallel_tasks().
+// Elsewhere each borrowed thread gets a fixed share of the tasks, which is faster for one loop. If
+// another library has threads but will not lend them now, this thread runs all tasks: a thread of
+// ours would take a core from that library's.
 void parallel_shares(int n, int threads, TaskFunction function, void* context);
 
 // Wakes sleeping threads for a loop that will come within a few microseconds.
