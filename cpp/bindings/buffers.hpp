@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/buffers.hpp"
+#include "core/buffers/buffers.hpp"
 
 namespace vegrad {
 
@@ -19,7 +19,7 @@ class Buffers {
           bool writable);
 
   std::vector<View> views;
-  std::vector<pybind11::object> owners;  // of the views' memory: a list of all, or some each
+  std::vector<pybind11::object> owners;  // What keeps the views' memory alive.
 
   std::size_t size() const { return views.size(); }
   std::string label(std::size_t number) const;     // grads["layers.0.weight"], grads[3] or grads
@@ -34,10 +34,13 @@ class Buffers {
 
  private:
   enum class Kind { kOne, kSequence, kMapping };
-  enum class Door { kUnknown, kArray, kExchange, kCapsule };
+  // How an object's memory is reached: as a NumPy array, by DLPack's table of functions for its
+  // type, or by a DLPack capsule that it makes.
+  enum class Source { kUnknown, kArray, kExchange, kCapsule };
 
   Buffers() = default;
   void reserve(std::size_t length);
+  pybind11::dict places_in(const char* argument, const Buffers& other) const;
   void add(const pybind11::handle& item, const pybind11::handle& key);
   void add_array(const pybind11::handle& item, View& view);
   void add_exchanged(const pybind11::handle& item, View& view);
@@ -55,21 +58,23 @@ class Buffers {
   pybind11::object skipped_;             // a set: the keys of None in a mapping
   pybind11::handle current_key_;
   PyTypeObject* last_type_ = nullptr;  // and how its tensors are read
-  Door last_door_ = Door::kUnknown;
+  Source last_source_ = Source::kUnknown;
   const void* last_api_ = nullptr;
+  AxisStore axes_;
 };
 
-// A quick look at tensors of one type, which is wrong about none but leaves out many.
-class Glance {
+// Reads tensors of one type by the table of that type, without a Python object for each: those that
+// are dense. It is wrong about none, but leaves out many.
+class DenseReader {
  public:
-  explicit Glance(const pybind11::type& type);
-  // Whether the object is a dense tensor on the CPU, of one of our types; it must outlive the view.
-  // Else it is for Buffers to look at, or to say what is wrong.
-  bool operator()(PyObject* object, View& view) const;
+  explicit DenseReader(const pybind11::type& type);
+  // Whether the object is a dense tensor on the CPU, of one of our types. If not, it is for Buffers
+  // to look at, or to say what is wrong. The object and `axes` must outlive the view.
+  bool operator()(PyObject* object, AxisStore& axes, View& view) const;
 
  private:
   pybind11::object type_;
-  const void* api_;  // null: nothing can be seen at a glance
+  const void* api_;  // null: the type has no table
 };
 
 }  // namespace vegrad

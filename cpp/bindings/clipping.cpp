@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bindings/register.hpp"
-#include "core/statistics.hpp"
+#include "core/buffers/statistics.hpp"
 
 namespace py = pybind11;
 

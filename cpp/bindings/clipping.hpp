@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "bindings/buffers.hpp"
-#include "core/clipping.hpp"
+#include "core/buffers/clipping.hpp"
 
 namespace vegrad {
 

@@ -7,11 +7,11 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
-#include "core/dispatch.hpp"
-#include "core/floating_point.hpp"
-#include "core/matmul.hpp"
-#include "core/memory.hpp"
-#include "core/names.hpp"
+#include "core/network/matmul.hpp"
+#include "core/runtime/dispatch.hpp"
+#include "core/runtime/floating_point.hpp"
+#include "core/runtime/memory.hpp"
+#include "core/runtime/names.hpp"
 
 namespace py = pybind11;
 

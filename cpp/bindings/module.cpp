@@ -1,6 +1,6 @@
 #include "bindings/register.hpp"
-#include "core/dispatch.hpp"
-#include "core/threads.hpp"
+#include "core/runtime/dispatch.hpp"
+#include "core/runtime/threads.hpp"
 
 namespace py = pybind11;
 

@@ -4,13 +4,16 @@
 #include <pybind11/stl.h>
 
 #include "bindings/register.hpp"
-#include "core/names.hpp"
-#include "core/threads.hpp"
+#include "core/runtime/names.hpp"
+#include "core/runtime/threads.hpp"
 
 namespace py = pybind11;
 
 namespace vegrad {
 namespace {
+
+Loss loss_of(const std::string& name) { return Loss(index_of(kLossNames, name, "loss")); }
+Norm norm_of(const std::string& name) { return Norm(index_of(kNormNames, name, "norm")); }
 
 // Views of the network's memory, which they keep alive.
 py::dict views(const py::object& self, bool gradients) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
-#include "core/network.hpp"
+#include "core/network/network.hpp"
 
 namespace vegrad {
 

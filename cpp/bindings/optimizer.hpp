@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bindings/clipping.hpp"
-#include "core/optimizer.hpp"
+#include "core/buffers/optimizer.hpp"
 
 namespace vegrad {
 

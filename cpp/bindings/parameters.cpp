@@ -43,10 +43,11 @@ bool is_true(Attribute& attribute, const py::object& object) {
 }
 
 // In C order, else 0.
-std::uintptr_t address_of(const Glance& glance, const py::object& tensor) {
+std::uintptr_t address_of(const DenseReader& reader, const py::object& tensor) {
+  AxisStore axes;
   View view;
-  if (glance(tensor.ptr(), view)) {
-    std::int64_t stride = 1;
+  if (reader(tensor.ptr(), axes, view)) {
+    std::int64_t stride = view.itemsize();
     for (int axis = view.ndim - 1; view.strides && axis >= 0; stride *= view.shape[axis--])
       if (view.shape[axis] != 1 && view.strides[axis] != stride) return 0;
     return reinterpret_cast<std::uintptr_t>(view.data);
@@ -62,7 +63,7 @@ py::object unmoved(const py::list& tensors, const py::list& holders, const py::b
   if (tensors.size() == 0 || holders.size() != tensors.size() ||
       all.size() != tensors.size() * sizeof(std::uint64_t))
     throw py::value_error("tensors must have a holder and a place each");
-  const Glance glance(py::type::of(tensors[0]));
+  const DenseReader reader(py::type::of(tensors[0]));
   Attribute needs_gradient("requires_grad");
   std::string needed(tensors.size(), '\0');
   const std::size_t same = while_true(tensors, [&](const py::object& tensor, std::size_t i) {
@@ -75,7 +76,7 @@ py::object unmoved(const py::list& tensors, const py::list& holders, const py::b
     const PyObject* const held =
         PyDict_GetItemWithError(PyTuple_GET_ITEM(holder, 0), PyTuple_GET_ITEM(holder, 1));
     if (!held && PyErr_Occurred()) throw py::error_already_set();
-    if (held != tensor.ptr() || address_of(glance, tensor) != place) return false;
+    if (held != tensor.ptr() || address_of(reader, tensor) != place) return false;
     needed[i] = char(is_true(needs_gradient, tensor));
     return true;
   });

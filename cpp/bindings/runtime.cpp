@@ -5,8 +5,8 @@
 #include <string>
 
 #include "bindings/register.hpp"
-#include "core/dispatch.hpp"
-#include "core/threads.hpp"
+#include "core/runtime/dispatch.hpp"
+#include "core/runtime/threads.hpp"
 
 namespace py = pybind11;
 
@@ -35,11 +35,11 @@ void set_num_threads_checked(const py::object& n) {
 
 // Addresses, of functions that stay where they are until the process ends.
 void borrow_threads(std::uintptr_t parallel, std::uintptr_t most, std::uintptr_t number) {
-  Lender lender;
-  lender.parallel = reinterpret_cast<decltype(lender.parallel)>(parallel);
-  lender.most = reinterpret_cast<decltype(lender.most)>(most);
-  lender.number = reinterpret_cast<decltype(lender.number)>(number);
-  set_lender(lender);
+  OpenMp openmp;
+  openmp.parallel = reinterpret_cast<decltype(openmp.parallel)>(parallel);
+  openmp.most = reinterpret_cast<decltype(openmp.most)>(most);
+  openmp.number = reinterpret_cast<decltype(openmp.number)>(number);
+  set_openmp(openmp);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // The loop of training: a network's batches and an optimizer's steps in one call.
-#include "core/training.hpp"
+#include "core/network/training.hpp"
 
 #include <chrono>
 #include <memory>

@@ -12,7 +12,7 @@
 
 #include "bindings/buffers.hpp"
 #include "bindings/register.hpp"
-#include "core/norms.hpp"
+#include "core/buffers/norms.hpp"
 
 namespace py = pybind11;
 
@@ -51,7 +51,7 @@ class Watch {
   // What Python knows and we cannot ask without linking PyTorch.
   Watch(const py::type& tensor, py::function is_grad_enabled, py::object hooks_type,
         py::object state, std::size_t modules)
-      : glance_(tensor),
+      : reader_(tensor),
         is_grad_enabled_(std::move(is_grad_enabled)),
         hooks_type_(std::move(hooks_type)),
         state_(std::move(state)),
@@ -76,8 +76,9 @@ class Watch {
 
   // Σ x² of a tensor's elements; nan if it is none that can be read at once, or not finite.
   double sum_of_squares(PyObject* object, std::int64_t& count) const {
+    AxisStore axes;
     View view;
-    if (!glance_(object, view)) return std::numeric_limits<double>::quiet_NaN();
+    if (!reader_(object, axes, view)) return std::numeric_limits<double>::quiet_NaN();
     count = view.count;
     const Scaled sum = unlocked_if(count > kLong, [&] { return power_sum(view, kL2); });
     return sum.exponent == 0 && is_finite(sum.sum) ? sum.sum
@@ -121,10 +122,11 @@ class Watch {
     if (!plain) return py::none();
     const std::size_t n = parameters.size(), modules = std::size_t(squares.size());
     std::vector<py::object> grads(n);
+    AxisStore axes;
     std::vector<View> views(n);
     for (std::size_t i = 0; i < n; ++i) {
       grads[i] = taken(PyObject_GetAttr(PyList_GET_ITEM(parameters.ptr(), i), names_.grad));
-      if (!glance_(grads[i].ptr(), views[i])) return py::none();
+      if (!reader_(grads[i].ptr(), axes, views[i])) return py::none();
     }
     std::vector<Scaled> sums;
     unlocked_if(elements_of(views) > kLong, [&] {
@@ -169,7 +171,7 @@ class Watch {
   }
 
   const Names names_;
-  Glance glance_;
+  DenseReader reader_;
   py::function is_grad_enabled_;
   py::object hooks_type_, state_;
 

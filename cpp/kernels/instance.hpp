@@ -1,10 +1,10 @@
 // All kernels, compiled for the instruction set of the file that includes this.
 #pragma once
 
-#include "kernels/few_rows.hpp"
 #include "kernels/layer.hpp"
 #include "kernels/product.hpp"
 #include "kernels/run.hpp"
+#include "kernels/small_batch.hpp"
 #include "kernels/step.hpp"
 
 namespace vegrad {
@@ -16,7 +16,7 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
           kPanelColumns<T>,
           pack<T>,
           product<T>,
-          few_rows_kernels<T>(),
+          small_batch_kernels<T>(),
           normalize<T>,
           normalize_backward<T>,
           add_skip<T>,

@@ -146,11 +146,11 @@ struct GradientTile {
   double squares = 0;  // out: Σ c²
 };
 
-// The products of a layer for a batch of at most kFewRows rows, each from two of the three.
-constexpr int kFewRows = 4;
+// The products of a layer for a batch of at most kSmallBatch rows, each from two of the three.
+constexpr int kSmallBatch = 4;
 
 template <class T>
-struct FewRows {
+struct SmallBatch {
   int I, O;
   const T* h;  // (rows, I)
   std::ptrdiff_t ldh;
@@ -165,10 +165,10 @@ struct FewRows {
 };
 
 template <class T>
-struct FewRowsKernels {                           // by the number of rows, minus 1
-  void (*forward[kFewRows])(const FewRows<T>&);   // h Wᵀ
-  void (*backward[kFewRows])(const FewRows<T>&);  // δ W
-  void (*gradient[kFewRows])(FewRows<T>&);        // δᵀ h
+struct SmallBatchKernels {                              // by the number of rows, minus 1
+  void (*forward[kSmallBatch])(const SmallBatch<T>&);   // h Wᵀ
+  void (*backward[kSmallBatch])(const SmallBatch<T>&);  // δ W
+  void (*gradient[kSmallBatch])(SmallBatch<T>&);        // δᵀ h
 };
 
 template <class T>
@@ -188,7 +188,7 @@ struct Kernels {
   // rounded up to panels.
   void (*pack)(const T* b, std::ptrdiff_t row, std::ptrdiff_t column, int k, int n, T* out);
   void (*product)(const Product<T>&);
-  FewRowsKernels<T> few_rows;
+  SmallBatchKernels<T> small_batch;
   void (*normalize)(NormTile<T>&);
   void (*normalize_backward)(NormTile<T>&);
   void (*add_skip)(SkipTile<T>&);

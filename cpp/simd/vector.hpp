@@ -69,7 +69,7 @@ struct LaneNumbers {
 template <class T>
 constexpr LaneNumbers<T> kLaneNumbers{};
 
-// All bits set in the first n lanes.
+// All bits set in the first n lanes: in none if n < 0, in all if n > kLanes.
 template <class T>
 VEGRAD_INLINE Bits<T> first_lanes(int n) {
   Bits<T> numbers;
@@ -77,14 +77,30 @@ VEGRAD_INLINE Bits<T> first_lanes(int n) {
   return numbers < (Bits<T>{} + typename Lane<T>::Integer(n));
 }
 
-// The first n lanes; the others are zero, and not touched in memory.
+// How many of the first n lanes exist: n, brought to 0 … kLanes. Whatever touches memory lane by
+// lane counts with this: a shift by a negative number is undefined and, as x86 takes it modulo 32,
+// selects lanes that lie far beyond the row.
+template <class T>
+VEGRAD_INLINE int lanes_within(int n) {
+  return n < 0 ? 0 : n > kLanes<T> ? kLanes<T> : n;
+}
+
+#if VEGRAD_VECTOR_BYTES == 64
+// A bit for each of the first n lanes, whatever n is.
+template <class T>
+VEGRAD_INLINE unsigned lane_bits(int n) {
+  return (1u << lanes_within<T>(n)) - 1;
+}
+#endif
+
+// The first n lanes; the others are zero, and not touched in memory. Any n is allowed.
 template <class T>
 VEGRAD_INLINE Vector<T> load_first(const T* p, int n) {
 #if VEGRAD_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4)
-    return (Vector<T>)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+    return (Vector<T>)_mm512_maskz_loadu_ps((__mmask16)lane_bits<T>(n), p);
   else
-    return (Vector<T>)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+    return (Vector<T>)_mm512_maskz_loadu_pd((__mmask8)lane_bits<T>(n), p);
 #elif VEGRAD_VECTOR_BYTES == 32
   if constexpr (sizeof(T) == 4)
     return (Vector<T>)_mm256_maskload_ps(p, (__m256i)first_lanes<T>(n));
@@ -92,7 +108,7 @@ VEGRAD_INLINE Vector<T> load_first(const T* p, int n) {
     return (Vector<T>)_mm256_maskload_pd(p, (__m256i)first_lanes<T>(n));
 #else
   T lanes[kLanes<T>] = {};
-  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  for (int i = 0; i < lanes_within<T>(n); ++i) lanes[i] = p[i];
   return load<T>(lanes);
 #endif
 }
@@ -103,13 +119,14 @@ VEGRAD_INLINE Vector<T> load_padded(const T* row, int j, int columns) {
   return columns - j < kLanes<T> ? load_first<T>(row + j, columns - j) : load<T>(row + j);
 }
 
+// Writes the first n lanes and touches nothing else. Any n is allowed.
 template <class T>
 VEGRAD_INLINE void store_first(T* p, Vector<T> v, int n) {
 #if VEGRAD_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+    _mm512_mask_storeu_ps(p, (__mmask16)lane_bits<T>(n), (__m512)v);
   else
-    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+    _mm512_mask_storeu_pd(p, (__mmask8)lane_bits<T>(n), (__m512d)v);
 #elif VEGRAD_VECTOR_BYTES == 32
   if constexpr (sizeof(T) == 4)
     _mm256_maskstore_ps(p, (__m256i)first_lanes<T>(n), (__m256)v);
@@ -118,7 +135,7 @@ VEGRAD_INLINE void store_first(T* p, Vector<T> v, int n) {
 #else
   T lanes[kLanes<T>];
   store<T>(lanes, v);
-  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+  for (int i = 0; i < lanes_within<T>(n); ++i) p[i] = lanes[i];
 #endif
 }
 

@@ -18,6 +18,8 @@ CPP = ROOT / "cpp"
 PYTHON = ROOT / "python" / "vegrad"
 
 CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
+# Rooms of a room, with the same rule: each may include those before it.
+CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network"]}
 # Bottom up: a package imports what stands above it in this list, or itself.
 LAYERS = ["_core", "arrays", "activations", "clipping", "optim", "datasets", "theory", "flow",
           "reports", "diagnosis", "treatment", "recordings", "networks", "torch", "benchmark",
@@ -80,6 +82,23 @@ def test_includes_run_one_way(file: str) -> None:
         assert slash, f'"{include}" must be written from cpp/ on, as "room/file.hpp"'
         assert (CPP / include).is_file(), f'"{include}" is not there'
         assert there in CPP_ROOMS[: room + 1], f"{file} must not include {include}"
+
+
+@pytest.mark.parametrize("file", names(cpp_files(*CPP_INNER_ROOMS)))
+def test_includes_run_one_way_inside_a_room(file: str) -> None:
+    path = ROOT / file
+    outer, inner, *_ = path.relative_to(CPP).parts
+    rooms = CPP_INNER_ROOMS[outer]
+    assert inner in rooms, f"{file} must be in one of the rooms {rooms}"
+    for include in includes(path)[0]:
+        there = include.split("/")
+        if there[0] == outer:
+            assert there[1] in rooms[: rooms.index(inner) + 1], f"{file} must not include {include}"
+
+
+def test_no_cpp_file_is_long() -> None:
+    lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in cpp_files()}
+    assert [str(p) for p, n in lengths.items() if n > 400] == []
 
 
 @pytest.mark.parametrize("file", names(cpp_files("simd", "kernels", "isa", "core")))
