@@ -21,7 +21,7 @@ from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.trend import Trend
 from vegrad.reports.page import page, write
 from vegrad.reports.picture import plot
-from vegrad.reports.shown import Comparison
+from vegrad.reports.protocols import Comparison
 from vegrad.reports.text import text
 from vegrad.theory.expected import ExpectedFlow
 

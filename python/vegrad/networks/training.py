@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, FloatArray, as_count
 from vegrad.arrays.measurement import norms
-from vegrad.diagnosis.gauge import parabola
 from vegrad.diagnosis.history import STEPS, History
+from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress

@@ -9,7 +9,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power, times
-from vegrad.reports.shown import ShownDiagnosis
+from vegrad.reports.protocols import ShownDiagnosis
 from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
 from vegrad.reports.values import (
     decades,

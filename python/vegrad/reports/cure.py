@@ -8,7 +8,7 @@ from math import isnan
 from typing import Protocol
 
 from vegrad.flow.wording import power
-from vegrad.reports.shown import ShownDiagnosis
+from vegrad.reports.protocols import ShownDiagnosis
 
 WIDTH = 80
 MOST = 8  # attempts shown in full

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.reports.picture import Axes, blank, keep
-from vegrad.reports.shown import ShownHistory
+from vegrad.reports.protocols import ShownHistory
 
 MOST = 24  # hops
 BOARD, CHALK, FAINT = "#26332f", "#e8e6df", "#8fa39b"

@@ -19,7 +19,7 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power
 from vegrad.reports import charts, tables, training_charts
-from vegrad.reports.shown import Comparison, ShownDiagnosis, ShownHistory
+from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.style import STYLE
 from vegrad.reports.text import describe
 from vegrad.reports.training_charts import Run

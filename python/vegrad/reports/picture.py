@@ -16,7 +16,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
-from vegrad.reports.shown import ShownDiagnosis, ShownHistory
+from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
 from vegrad.reports.text import describe
 from vegrad.reports.values import decades, expected_delta, gains_of, rms_log2, with_range
 

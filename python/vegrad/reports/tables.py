@@ -12,7 +12,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement, Statistics
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
-from vegrad.reports.shown import Comparison, ShownDiagnosis
+from vegrad.reports.protocols import Comparison, ShownDiagnosis
 from vegrad.reports.values import expected_gain, factor, gain, number, size, surprises
 
 

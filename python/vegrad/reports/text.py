@@ -12,7 +12,7 @@ import numpy as np
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named, times
-from vegrad.reports.shown import ShownDiagnosis
+from vegrad.reports.protocols import ShownDiagnosis
 from vegrad.reports.values import gain, number, size
 
 WIDTH = 80

@@ -9,7 +9,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.reports import descent
-from vegrad.reports.shown import ShownHistory
+from vegrad.reports.protocols import ShownHistory
 from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, times
-from vegrad.reports.shown import ShownDiagnosis
+from vegrad.reports.protocols import ShownDiagnosis
 
 NEAR = 10  # decades from the end of a dtype's range at which charts show that end
 SURPRISE = 4.0  # spreads from the expected gain, farther than chance is likely to take one

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array
-from vegrad.diagnosis.gauge import parabola
 from vegrad.diagnosis.history import History
+from vegrad.diagnosis.parabola import parabola
 from vegrad.flow.subject import Refusal
 from vegrad.torch import models
 from vegrad.torch.clip import clip_grad_norm_
-from vegrad.torch.norms import norms_of
+from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.reading import passes
 from vegrad.treatment.goal import Goal, goal_for
 

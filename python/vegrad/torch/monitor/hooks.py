@@ -17,6 +17,7 @@ from torch.nn import Module
 
 from vegrad import _core
 from vegrad.arrays.checks import FloatArray
+from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
 from vegrad.torch.monitor.history import NonFinite
 from vegrad.torch.monitor.modules import (
@@ -28,7 +29,6 @@ from vegrad.torch.monitor.modules import (
     plain_name,
     tensor_in,
 )
-from vegrad.torch.norms import is_distributed
 
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor

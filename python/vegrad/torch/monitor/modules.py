@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.torch.fused.sequential import FusedMLP
-from vegrad.torch.norms import is_distributed
+from vegrad.torch.gradient_norms import is_distributed
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _is_compiling = torch.compiler.is_compiling

@@ -17,10 +17,10 @@ from torch.optim.optimizer import (
 )
 
 from vegrad._core import Clipped
+from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.hooks import ModuleHooks
 from vegrad.torch.monitor.modules import is_plain
-from vegrad.torch.norms import norms_of
 from vegrad.torch.optimizer_step import CoreStep
 
 
