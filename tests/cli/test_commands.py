@@ -248,7 +248,7 @@ WRONG = {
     ("diagnose", "--loss", "hinge"): "loss must be one of mse, .* not 'hinge'",
     ("diagnose", "--norm", "batch"): "norm must be one of .* not 'batch'",
     ("diagnose", "--dtype", "float16"): "dtype must be float32 or float64, not float16",
-    ("diagnose", "--seed", "-1"): "seed must not be negative",
+    ("diagnose", "--seed", "-1"): "seed must be at least 0",
     ("diagnose", "--sigma-w", "2"): 'sigma_w goes with init="normal"',
     ("diagnose", "--init", "normal"): 'init="normal" needs sigma_w',
     ("diagnose", "--init", "normal", "--sigma-w", "nan"): "sigma_w must be finite",

@@ -273,6 +273,6 @@ def test_scaling_by_the_factor_cures_the_model() -> None:
     )
     assert found.cured
     assert found.after.healthy
-    assert [one.name for one in found.attempts if one.accepted] == ["scale layers"]
+    assert [one.name for one in found.attempts if one.accepted] == ["scale single layers"]
     ratio = model.h[1].attn.c_proj.weight.detach() / before
     assert float(ratio.mean()) == pytest.approx(1e-4, rel=0.1)
