@@ -181,3 +181,11 @@ def check_state(state: object, key: str, wanted: Mapping[str, object]) -> None:
     missing = wanted.keys() - state.keys()
     if missing:
         raise ValueError(f"state must have {', '.join(sorted(missing))}, which it lacks")
+
+
+def range_of(dtype: str) -> tuple[float, float]:
+    """Return the smallest normal and the largest number of a dtype; NumPy has no bfloat16."""
+    if dtype == "bfloat16":
+        return 2.0**-126, (2.0 - 2.0**-7) * 2.0**127
+    ends = np.finfo(dtype)
+    return float(ends.tiny), float(ends.max)

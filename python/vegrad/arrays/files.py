@@ -9,10 +9,12 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -97,3 +99,14 @@ def complaining_of(path: str | PathLike[str]) -> Iterator[None]:
         yield
     except (safetensors.SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be read as vegrad's: {error}") from error
+
+
+def plain(value: object) -> object:
+    """Return the same as JSON types: mappings, lists, numbers; what is not finite is None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if isfinite(value) else None
+    return value

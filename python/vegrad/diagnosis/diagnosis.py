@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, cast
 
-import numpy as np
-
+from vegrad.arrays.files import plain
 from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.history import History, as_history
 from vegrad.diagnosis.judge import judge, looked_at, trend_of
@@ -116,19 +114,21 @@ class Diagnosis:
         Returns:
             The names of the parameters that were changed; None if there is nothing to do in place:
             no finding, an advice that changes the architecture, the data or the training, or one
-            that cannot be done to this network.
+            that cannot be done to this network or changes nothing in it.
 
         Raises:
-            TypeError: for a network of another kind.
+            TypeError: for a network of another kind, or what is no finding.
         """
         if finding is None:
             finding = self.findings[0] if self.findings else None
+        elif not isinstance(finding, Finding):
+            raise TypeError(f"finding must be a vegrad.Finding, not {type(finding).__name__}")
         if finding is None or finding.edit is None or self.subject_of is None:
             return None
         if not is_in_place(finding.edit):
             return None
         done = self.subject_of(network).apply(finding.edit)
-        return None if isinstance(done, Refusal) else done.changed
+        return None if isinstance(done, Refusal) else done.changed or None
 
     def __str__(self) -> str:
         return self.to_text()
@@ -191,8 +191,7 @@ class Diagnosis:
             content["expected"]["deviations"] = expected.deviations(self.flow).tolist()
         content["measurement"] = self.measurement and self.measurement.to_dict()
         content["network"] = dict(self.config)
-        plain: dict[str, Any] = _plain(content)
-        return plain
+        return cast("dict[str, Any]", plain(content))
 
 
 def _comparison(proof: Any) -> Comparison:
@@ -208,13 +207,3 @@ def _comparison(proof: Any) -> Comparison:
     if loss is not None:  # a proof of vegrad.cure, whose numbers stand in the table
         words = f"{entry('steps')} steps from seed {entry('seed')}, on the same rows."
     return Comparison(before, after, words, loss, accuracy, entry("diagnoses"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if isfinite(value) else None
-    return value

@@ -14,6 +14,7 @@ from vegrad.diagnosis.rules.gradients import along
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.steps import Steps, of_history
+from vegrad.flow.edits import Redraw, Scale, parts
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.trend import Trend
@@ -36,7 +37,28 @@ def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]
     else:
         findings = _with_ratios(_asked(table.GRADIENTS, reading), reading)
     findings = _with_history(findings, history)
-    return tuple(replace(one, vocabulary=reading.vocabulary) for one in findings)
+    return tuple(
+        replace(_possible(one, reading), vocabulary=reading.vocabulary) for one in findings
+    )
+
+
+def _possible(finding: Finding, reading: Reading) -> Finding:
+    """Leave an edit only where it can be done.
+
+    Values that are all 0 are drawn again rather than scaled. Of parameters that the network does
+    not have under this name, as they are made of others, the advice speaks but the edit does not.
+    """
+    edit, known = finding.edit, reading.parameters
+    names = (
+        [name for part in parts(edit) for name in getattr(part, "parameters", ())] if edit else []
+    )
+    if edit is None or not known or not names:
+        return finding
+    if any(name not in known for name in names):
+        return replace(finding, edit=None, facts={**finding.facts, "edit": edit})
+    if isinstance(edit, Scale) and names and all(known[name].rms_log2 == -inf for name in names):
+        return replace(finding, edit=Redraw(edit.parameters), advises="{edit}: all of it is 0.")
+    return finding
 
 
 def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:

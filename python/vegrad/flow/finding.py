@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import cast
 
+from vegrad.arrays.files import plain
 from vegrad.flow.edits import Edit
 from vegrad.flow.site import LAYERED, Site
 from vegrad.flow.wording import Vocabulary, render
@@ -67,7 +69,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, object]:
         """Return the finding as plain JSON types, in words and in data."""
-        return {
+        content = {
             "kind": self.kind,
             "severity": self.severity,
             "cause": self.cause,
@@ -80,6 +82,7 @@ class Finding:
             "blame": self.blame,
             "edit": None if self.edit is None else edit_to_dict(self.edit),
         }
+        return cast("dict[str, object]", plain(content))
 
 
 def edit_to_dict(edit: Edit) -> dict[str, object]:

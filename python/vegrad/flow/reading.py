@@ -115,11 +115,13 @@ class Layer:
     name: str
     """The path of its parameters, without ".weight"."""
     weight: str
+    """The name of its weights; in words if they are made of other parameters."""
     bias: str | None
     norm: str | None = None
     """The normalization of its output, if there is one."""
-    between: tuple[str, ...] = ()
-    """Parameters that stand between its own and those of the layer above, and are no layer's."""
+    width: int = 0
+    """Its units, or channels."""
+    kind: str = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 
 from vegrad.flow.edits import ARCHITECTURE, Edit, keeps_shape, parts
 from vegrad.flow.subject import Code, Refusal
+
+
+def quoted(name: str) -> str:
+    """Write a name as a string of Python, in double quotes as far as that can be."""
+    return json.dumps(name, ensure_ascii=False)
 
 
 class Script:
@@ -40,6 +46,10 @@ class Editor(ABC):
         """The names of the network's parameters."""
 
     @abstractmethod
+    def digest(self, name: str) -> bytes:
+        """Return a digest of a parameter's values, which tells if they have changed."""
+
+    @abstractmethod
     def do(self, edit: Edit) -> str | Refusal:
         """Do a single edit; return the words for it, "" if its own say it all."""
 
@@ -54,6 +64,10 @@ class Editor(ABC):
         unknown = [name for names in named for name in names if name not in known]
         if unknown:
             return Refusal(f"the {self.noun} has no parameter {unknown[0]}")
+        touched = dict.fromkeys(name for names in named for name in names)
+        if not all(named):
+            touched = dict.fromkeys(known)
+        before = {name: self.digest(name) for name in touched if keeps_shape(edit)}
         if any(isinstance(part, self.rebuilding) for part in single):
             done = self.rebuild(single)
         else:
@@ -63,6 +77,5 @@ class Editor(ABC):
             done = next(refused, several[0] if len(several) == 1 else "")
         if isinstance(done, Refusal):
             return done
-        changed = [name for names in named for name in names] if all(named) else list(known)
-        changed = changed if keeps_shape(edit) else []
-        return Code(self.script.lines, tuple(changed), done, self.passed)
+        changed = tuple(name for name, old in before.items() if self.digest(name) != old)
+        return Code(self.script.lines, changed, done, self.passed)

@@ -129,9 +129,13 @@ def render(template: str, values: Mapping[str, object], vocabulary: Vocabulary) 
 
     Sites and edits are named by the vocabulary. Numbers take Python's formats and three more:
     `times` writes a factor (0.21×), `share` the same as a plain number (0.21), and `power` a size
-    of which the log10 is given (1e-32).
+    of which the log10 is given (1e-32). A factor may be given by its `Log2`.
     """
     return _Template(vocabulary).vformat(template, (), values)
+
+
+class Log2(float):
+    """The log2 of a factor, to be written as the factor: also beyond the range of floats."""
 
 
 class _Template(Formatter):
@@ -147,7 +151,8 @@ class _Template(Formatter):
         if isinstance(value, tuple) and all(isinstance(one, Site) for one in value):
             return words.sites(value)
         if format_spec in ("times", "share"):
-            size = power(log10(value) if value > 0 else -inf if value == 0 else nan, digits=1)
+            log = value / DECADE if isinstance(value, Log2) else log10_or_less(value)
+            size = power(log, digits=1)
             return size + ("×" if format_spec == "times" else "")
         if format_spec == "power":
             return power(value)
@@ -211,8 +216,8 @@ def exp10(value: float) -> float:
 
 
 def log10_or_less(value: float) -> float:
-    """Return the log10 of a size, -inf of 0."""
-    return log10(value) if value > 0 else -inf
+    """Return the log10 of a size, -inf of 0 and nan of what is none."""
+    return log10(value) if value > 0 else -inf if value == 0 else nan
 
 
 def finite_mean(values: FloatArray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from hashlib import blake2b
 from math import isfinite, sqrt
 from typing import Any, cast
 
@@ -65,6 +66,10 @@ class NetworkEditor(Editor):
     def known(self) -> Collection[str]:
         """The names of the network's parameters."""
         return self.network.parameters.keys()
+
+    def digest(self, name: str) -> bytes:
+        """Return a digest of a parameter's values."""
+        return blake2b(self.network.parameters[name].data).digest()
 
     def _run(self, *lines: str) -> None:
         with np.errstate(all="ignore"):

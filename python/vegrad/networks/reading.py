@@ -42,8 +42,8 @@ def read(
     flow = network.flow
     chain = Chain(
         layers=tuple(
-            Layer(f"layers.{n}", f"layers.{n}.weight", f"layers.{n}.bias", config["norm"])
-            for n in range(depth)
+            Layer(f"layers.{n}", f"layers.{n}.weight", f"layers.{n}.bias", config["norm"], width)
+            for n, width in enumerate(config["sizes"][1:])
         ),
         flow=flow,
         activation=config["activation"],
@@ -138,7 +138,8 @@ def expected_or_none(network: MLP, x: Any) -> ExpectedFlow | None:
     """Return what theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))
-    except ValueError:  # of inputs that are all zero, or too large, theory says nothing
+    # Of inputs that are all zero, or too large, or a normalization of one unit theory says nothing.
+    except (ValueError, ZeroDivisionError):
         return None
 
 

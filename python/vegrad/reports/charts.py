@@ -159,7 +159,9 @@ def activations(diagnosis: ShownDiagnosis, flow: Flow) -> str:
 
 
 def sizes(names: Sequence[str], norm_log2: FloatArray) -> str:
-    """Draw the norms of gradients, where only they were measured."""
+    """Draw the norms of gradients, where only they were measured; nothing if there are none."""
+    if not names:
+        return ""
     norms = decades(norm_log2)
     axis = reach([norms], least=3.0)
     words = f"log10 of the norm of {len(names)} gradients: {_from_to(norms)}."

@@ -9,7 +9,7 @@ from math import log10
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import FloatArray, range_of
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, times
 from vegrad.reports.protocols import ShownDiagnosis
@@ -57,16 +57,16 @@ def with_range(
     Returns:
         The ends of the axis, and the stripes beyond the range.
     """
-    (low, high), ends = axis, np.finfo(dtype)
+    (low, high), ends = axis, range_of(dtype)
     margin = room * (high - low)
-    smallest, largest = log10(float(ends.tiny)), log10(float(ends.max))
+    smallest, largest = map(log10, ends)
     stripes: list[Stripe] = []
     if data[0] < smallest + NEAR:
         low = min(low, smallest - margin)
-        stripes.append((low, smallest, f"below {ends.tiny:.1g} {dtype} stores 0"))
+        stripes.append((low, smallest, f"below {ends[0]:.1g} {dtype} stores 0"))
     if data[1] > largest - NEAR:
         high = max(high, largest + margin)
-        stripes.append((high, largest, f"above {ends.max:.1g} {dtype} stores inf"))
+        stripes.append((high, largest, f"above {ends[1]:.1g} {dtype} stores inf"))
     return (low, high), stripes
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -89,13 +88,12 @@ def diagnose(
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
     reading = read(model, loss_fn, x, target, resamples=count, seed=seed)
-    subject_of = partial(ModelSubject, loss_fn=loss_fn)
     if reading.chain is not None:
         names, drawn = reading.chain.names, reading.chain.drawn
-        return ModelDiagnosis.of(reading, history, subject_of, modules=names, drawn=drawn)
+        return ModelDiagnosis.of(reading, history, ModelSubject, modules=names, drawn=drawn)
     if reading.modules:
-        return Report.of_modules(reading, history, subject_of)
-    return Diagnosis.of(reading, history, subject_of)
+        return Report.of_modules(reading, history, ModelSubject)
+    return Diagnosis.of(reading, history, ModelSubject)
 
 
 def check(model: object, loss_fn: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
+from hashlib import blake2b
 from math import isfinite
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from vegrad.flow.edits import (
     Zero,
 )
 from vegrad.flow.reading import Chain
-from vegrad.flow.script import Editor, Script
+from vegrad.flow.script import Editor, Script, quoted
 from vegrad.flow.subject import Refusal
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.torch import architecture, models
@@ -68,6 +69,11 @@ class ValueEditor(Editor):
         """The names of the model's parameters."""
         return [name for name, _ in self.model.named_parameters()]
 
+    def digest(self, name: str) -> bytes:
+        """Return a digest of a parameter's values."""
+        values = self.model.get_parameter(name).detach().cpu().contiguous()
+        return blake2b(values.reshape(-1).view(torch.uint8).numpy()).digest()
+
     def _run(self, *lines: str) -> None:
         with torch.random.fork_rng(devices=models.gpus(self.model)):
             self.script.run(*lines)
@@ -95,7 +101,7 @@ class ValueEditor(Editor):
 
     def _each(self, names: Sequence[str], does: str, rows: tuple[int, int] | None = None) -> None:
         at = "" if rows is None else f"[{rows[0]}:{rows[1]}]"
-        lines = [f'    model.get_parameter("{name}"){at}.{does}' for name in names]
+        lines = [f"    model.get_parameter({quoted(name)}){at}.{does}" for name in names]
         if len(names) > FEW:
             loop = f"    for name in {list(names)!r}:"
             lines = [loop, f"        model.get_parameter(name){at}.{does}"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import UninitializedParameter
 
 from vegrad import _core
 
@@ -66,6 +67,23 @@ def called(model: Module, x: Any) -> Any:
     if isinstance(x, Mapping):
         return model(**x)
     return model(*x) if isinstance(x, tuple | list) else model(x)
+
+
+MEASURABLE = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+    torch.complex128,
+}
+
+
+def is_measurable(parameter: Tensor) -> bool:
+    """Return True if a parameter has values of a dtype that the kernels read."""
+    if isinstance(parameter, UninitializedParameter) or parameter.is_meta:
+        return False
+    return parameter.dtype in MEASURABLE
 
 
 def size_log2(tensor: Tensor) -> float:

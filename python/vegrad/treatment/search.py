@@ -125,9 +125,9 @@ class Search:
         reading = self.patient.reading
         if reading.chain is None:
             return 0.0
-        shapes = [reading.parameters[layer.weight].shape for layer in reading.chain.layers]
-        narrow = sum(1.0 / shape[0] for shape in shapes[:-1]) > NARROW
-        narrow = narrow and all(len(shape) == 2 for shape in shapes)
+        layers = reading.chain.layers
+        narrow = sum(1.0 / layer.width for layer in layers[:-1] if layer.width) > NARROW
+        narrow = narrow and all(layer.kind == "linear" for layer in layers)
         return FOR_SKIPS if narrow and not remedy.skips else remedy.kept
 
     def _worth_a_trial(self) -> bool:

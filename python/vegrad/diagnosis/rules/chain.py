@@ -30,7 +30,7 @@ from vegrad.flow.finding import Finding, layer_sites
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.trend import Trend
-from vegrad.flow.wording import DECADE, exp2, finite_mean
+from vegrad.flow.wording import DECADE, Log2, exp2, finite_mean
 
 
 def _whole(
@@ -55,7 +55,13 @@ def _whole(
         sites=layer_sites(layers, chain.names),
         says=f"{_passed_on(sign)}, {where}; {_to_blame(chain, blame)}",
         advises=advises,
-        facts=facts | more,
+        facts=facts
+        | more
+        | {
+            "gain": Log2(trend.gain),
+            "weight_gain": Log2(trend.weights),
+            "activation_gain": Log2(trend.activation),
+        },
         evidence={
             "gain": exp2(trend.gain),
             "gain_low": exp2(trend.low),
@@ -142,8 +148,9 @@ def _one_layer(
         part = "activation" if sign * activation > sign * weight else "weights"
         at = place if part == "activation" else place + 1  # whose weights the gain contains
         edit, advises, cause, facts = _one_edit(chain, part, at, gain, usual)
+        facts |= {"gain": Log2(gain), "usual_gain": Log2(usual)}
         evidence = {"gain": exp2(gain), "usual_gain": exp2(usual)}
-        says = f"the gradient {'shrinks' if sign < 0 else 'grows'} {{gain:times}} in passing "
+        says = f"the gradient {'shrinks' if gain < 0 else 'grows'} {{gain:times}} in passing "
         says += "{site}, and {usual_gain:times} in other layers"
         expected = chain.expected
         if expected is not None and isfinite(expected.gain_log2[place]):
@@ -179,9 +186,13 @@ def _one_edit(
         }
         advises = "{edit}: its pre-activations are {mean:.3g} ± {std:.3g}."
         return edit, advises, "saturated-units", facts
+    redraw = Redraw((layer.weight,))
     if gain == -inf:
-        return Redraw((layer.weight,)), "{edit}: they let no gradient through.", "weight-scale", {}
-    return Scale((layer.weight,), exp2(usual - gain)), "{edit}.", "weight-scale", {}
+        return redraw, "{edit}: they let no gradient through.", "weight-scale", {}
+    factor = exp2(usual - gain)
+    if not 0 < factor < inf:
+        return redraw, "{edit}: no factor of a float makes up for it.", "weight-scale", {}
+    return Scale((layer.weight,), factor), "{edit}.", "weight-scale", {}
 
 
 def _entrance(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

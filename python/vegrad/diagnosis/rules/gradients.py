@@ -21,7 +21,7 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Gradients, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.trend import Gains, Trend
-from vegrad.flow.wording import DECADE, exp2
+from vegrad.flow.wording import DECADE, Log2, exp2
 
 
 def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -205,6 +205,7 @@ def _of_chain(rule: Rule, sign: int, trend: Trend, part: range, one: Along) -> F
         f"{{reach:power}} {of} {{high}}'s",
         advises=advises,
         facts={
+            "gain": Log2(trend.gain),
             "low": one.names[low],
             "high": one.names[high],
             "reach": float(one.logs[low] - one.logs[high]) / DECADE,
@@ -223,6 +224,7 @@ def _of_chain(rule: Rule, sign: int, trend: Trend, part: range, one: Along) -> F
 
 def _of_gap(rule: Rule, gain: float, usual: float, below: Site, above: Site) -> Finding:
     factor = exp2(usual - gain)
+    possible = above.kind == "weights" and 0 < factor < inf
     return Finding(
         kind="exploding" if gain > usual else "vanishing",
         severity=rule.severity((gain - usual) / DECADE),
@@ -230,13 +232,19 @@ def _of_gap(rule: Rule, gain: float, usual: float, below: Site, above: Site) -> 
         cause="weight-scale",
         sites=(above, Site("parameter", below.name)),
         says="between {above} and {below} below it the gradient "
-        f"{'grows' if gain > usual else 'shrinks'} {{gain:times}}, and {{usual_gain:times}} "
+        f"{'grows' if gain > 0 else 'shrinks'} {{gain:times}}, and {{usual_gain:times}} "
         "between other layers",
-        advises="look at {above}, through which it passes there: multiplied by {factor:.3g} it "
+        advises="look at {above}, through which it passes there: multiplied by {factor:share} it "
         "would be as the others are.",
-        facts={"above": above.name, "below": below.name, "factor": factor},
+        facts={
+            "above": above.name,
+            "below": below.name,
+            "factor": Log2(usual - gain),
+            "gain": Log2(gain),
+            "usual_gain": Log2(usual),
+        },
         evidence={"gain": exp2(gain), "usual_gain": exp2(usual)},
-        edit=Scale((above.name,), factor) if above.kind == "weights" else None,
+        edit=Scale((above.name,), factor) if possible else None,
     )
 
 

@@ -21,6 +21,7 @@ from vegrad.flow.wording import exp2
 
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
 CLEAR = 6.0  # log2 of a factor for a single module, from which it is tried by itself
+LEAST = 0.5  # log2 of a factor: less is none to blame
 NEEDED = {
     "forward": "look at the input of this module and at the operations before it: a division, a "
     "logarithm or an exponential of what the data of this sample make.",
@@ -136,8 +137,8 @@ def _with_factor(finding: Finding, reading: Reading) -> Finding:
     beyond = float(steps[place - 1]) - usual
     facts, evidence = dict(finding.facts), dict(finding.evidence)
     edit, advises = None, ""
-    if abs(beyond) >= SHIFT:
-        name, factor = _scaled(worst, exp2(beyond), reading.parameters)
+    name, factor = _scaled(worst, exp2(beyond), reading.parameters)
+    if abs(beyond) >= SHIFT and abs(log2(factor)) >= LEAST:
         edit = Scale((name,), factor)
         facts |= {"here": exp2(-float(steps[place - 1])), "elsewhere": exp2(-usual)}
         advises = "{edit}: in passing {worst_module} δ changes {here:.2g}×, and {elsewhere:.2g}× "

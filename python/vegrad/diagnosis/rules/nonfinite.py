@@ -8,6 +8,7 @@ from math import inf, isfinite
 
 import numpy as np
 
+from vegrad.arrays.checks import range_of
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Redraw, Scale
 from vegrad.flow.finding import Finding, layer_sites
@@ -15,7 +16,6 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.wording import exp2
 
-BFLOAT16 = (2.0 - 2.0**-7) * 2.0**127  # the largest of a dtype that NumPy does not know
 NO_DERIVATIVE = (
     "what stands between {below} and {above} has no finite derivative there: a square root, a norm "
     "or a logarithm at 0, or a where() with an unused infinite branch."
@@ -58,7 +58,7 @@ def _in_parameters(reading: Reading, rule: Rule, chain: Chain) -> Finding | None
 def _in_values(reading: Reading, rule: Rule, chain: Chain) -> Finding | None:
     flow, dtype = chain.flow, reading.dtype
     rms, deltas = flow.activation_rms, flow.delta_log2
-    largest = BFLOAT16 if dtype == "bfloat16" else np.finfo(dtype).max
+    _, largest = range_of(dtype)
     forward = np.flatnonzero(~(rms <= largest)).tolist()
     backward = np.flatnonzero(np.isnan(deltas) | (deltas == inf)).tolist()
     if forward:

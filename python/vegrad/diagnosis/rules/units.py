@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isfinite
 
 from vegrad.activations import BOUNDED
 from vegrad.diagnosis.rules.rule import Rule
@@ -61,6 +62,8 @@ def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Ed
     one = chain.layers[layer]
     if deviation == 0.0 and mean == 0.0:
         return Redraw((one.weight,)), "{edit}: the pre-activations there are all 0."
+    if not (isfinite(mean) and isfinite(deviation)):
+        return Redraw((one.weight,)), "{edit}: the pre-activations there are not finite."
     if abs(mean) > deviation:
         return (Shift((one.bias,), -mean) if one.bias else Redraw((one.weight,))), THERE
     if chain.residual and chain.norm is None:

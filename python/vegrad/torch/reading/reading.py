@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf, isfinite, log2, nan
@@ -31,7 +31,7 @@ from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.monitor.report import modules_of, watched_by
 from vegrad.torch.reading import cells, passes, redraw
 from vegrad.torch.reading.gradients import recorded
-from vegrad.torch.reading.initialization import initialization
+from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.trace import Trace
 from vegrad.torch.vocabulary import TorchVocabulary
 
@@ -94,7 +94,7 @@ def _of_chain(
         loss=float(run.loss.detach()),
         loss_kind=run.loss_kind,
         operations=_operations(run),
-        parameters=_parameters(task.model, sizes, detailed=bool(run.trace.branches)),
+        parameters=_parameters(task.model, sizes, _drawn(run.trace)),
         tables=frozenset(run.trace.tables),
         branches=tuple(run.trace.branches),
         chain=replace(chain, expected=expected, drawn=drawn and expected is not None),
@@ -127,9 +127,11 @@ def _layers(run: passes.Pass) -> tuple[Layer, ...]:
     return tuple(
         Layer(
             layer.name,
-            names.get(id(layer.weight), f"{layer.name}.weight"),
+            names.get(id(layer.weight), f"the weights of {layer.name}"),
             None if layer.bias is None else names.get(id(layer.bias)),
             layer.norm,
+            fans(layer)[3],
+            layer.kind,
         )
         for layer in run.layers
     )
@@ -176,33 +178,44 @@ def _resampled(task: passes.Task, path: list[int], count: int, seed: int) -> Flo
 
 
 def _parameters(
-    model: Module, gradients: Mapping[str, float], *, detailed: bool
+    model: Module, gradients: Mapping[str, float], drawn: Collection[str] = ()
 ) -> dict[str, Parameter]:
-    """Read the sizes of all parameters, and with `detailed` the kurtosis of matrices.
+    """Read the sizes of all parameters.
 
     Args:
         model: the model.
         gradients: log2 of the norms of gradients, by name.
-        detailed: True if rules will ask how the matrices were drawn.
+        drawn: names of matrices of which rules will ask how they were drawn.
     """
     found = {}
     for name, parameter in model.named_parameters():
-        size = models.size_log2(parameter)
-        values = parameter.detach()
+        if not models.is_measurable(parameter):
+            found[name] = Parameter(name, ())
+            continue
+        size, values = models.size_log2(parameter), parameter.detach()
+        # A frozen parameter may be a mask of infinities.
+        judged = parameter.requires_grad or name in gradients
         found[name] = Parameter(
             name,
             tuple(values.shape),
             size - log2(max(values.numel(), 1)) / 2 if isfinite(size) else -inf,
-            kurtosis=_kurtosis(values) if detailed and values.ndim > 1 else nan,
+            kurtosis=_kurtosis(values) if name in drawn else nan,
             gradient_log2=gradients.get(name, nan),
-            nonfinite=None if size < inf else _first_nonfinite(values),
+            nonfinite=_first_nonfinite(values) if judged and not size < inf else None,
         )
     return found
 
 
+def _drawn(trace: Trace) -> Collection[str]:
+    """Return the matrices beside residual streams, of which rules ask how they were drawn."""
+    if not trace.branches:
+        return ()
+    return {trace.names[id(one.weight)] for one in trace.layers if id(one.weight) in trace.names}
+
+
 def _kurtosis(matrix: Tensor) -> float:
-    values = matrix.double()
-    return float(values.pow(4).mean() / values.square().mean() ** 2)
+    squares = matrix.double().square()
+    return float(squares.square().mean() / squares.mean() ** 2)
 
 
 def _first_nonfinite(values: Tensor) -> NonFiniteValue | None:
@@ -251,7 +264,7 @@ def _of_modules(task: passes.Task, trace: Trace, recurrent: Sequence[cells.Recur
         about=about,
         loss=float(loss.detach()),
         operations=tuple(trace.operations),
-        parameters=_parameters(model, sizes, detailed=bool(trace.branches)),
+        parameters=_parameters(model, sizes, _drawn(trace)),
         tables=frozenset(trace.tables),
         branches=tuple(trace.branches),
         cells=tuple(recurrent),
