@@ -10,7 +10,6 @@ import numpy as np
 
 from vegrad.diagnosis import causes
 from vegrad.diagnosis.rules import normalization, table
-from vegrad.diagnosis.rules.gradients import along
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.steps import Steps, of_history
@@ -139,7 +138,7 @@ def trend_of(reading: Reading) -> Trend | None:
         return None
     if not all(size < inf for size in recorded.norms_log2.values()):
         return None
-    weights = along(recorded, recorded.chain, "weights")
+    weights = recorded.along_weights
     return None if weights is None else weights.gains.trend
 
 

@@ -24,7 +24,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
-from vegrad.flow.trend import Gains
+from vegrad.flow.trend import Along, Gains
 from vegrad.flow.wording import Vocabulary
 from vegrad.theory.expected import ExpectedFlow
 
@@ -293,6 +293,16 @@ class Gradients:
     def sizes(self, names: Sequence[str]) -> FloatArray:
         """Return log2 of the norms of these gradients."""
         return np.array([self.norms_log2[name] for name in names])
+
+    @cached_property
+    def along_weights(self) -> Along | None:
+        """The sizes along the chain, if two are known."""
+        return Along.through(self.sizes(self.chain), self.chain, "weights")
+
+    @cached_property
+    def along_biases(self) -> Along | None:
+        """The sizes along the chain of the biases, if two are known."""
+        return Along.through(self.sizes(self.biases), self.biases, "biases")
 
 
 @dataclass(frozen=True, kw_only=True)

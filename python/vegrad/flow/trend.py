@@ -5,7 +5,7 @@ Everything here is scale-free: gains are ratios between neighbouring layers, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import hypot, inf, isfinite, sqrt
@@ -14,10 +14,12 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
+from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE, finite_mean
 
 CHOSEN = 0.5  # decades beyond the limit that a stretch must go, as the steepest was chosen
 SHIFT = 2.0 * DECADE  # how far a single gain, or a stretch of them, must depart to be noticed
+CHAIN_SHIFT = 3.0 * DECADE  # the same between gradients of which only the sizes are known
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,34 @@ class Gains:
         """The scatter of one gain (log2), judged by neighbours so that a drift is not scatter."""
         steps = np.abs(np.diff(self.local[np.isfinite(self.local)]))
         return 1.4826 * float(np.median(steps)) / sqrt(2.0) if steps.size > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Along:
+    """The sizes (log2) along a chain of gradients, of those that are finite and not 0."""
+
+    logs: FloatArray
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    of: str
+    """weights or biases."""
+
+    @classmethod
+    def through(cls, sizes: FloatArray, names: Sequence[str], of: str) -> Along | None:
+        """Take the sizes of the gradients of these names, if two of them are known."""
+        known = np.flatnonzero(np.isfinite(sizes)).tolist()
+        if len(known) < 2:
+            return None
+        return cls(sizes[known], tuple(known), tuple(names[place] for place in known), of)
+
+    @cached_property
+    def gains(self) -> Gains:
+        """The gains between neighbours."""
+        return Gains.of_sizes(self.logs, CHAIN_SHIFT)
+
+    def site(self, number: int) -> Site:
+        """Return the site of one of them."""
+        return Site(self.of, self.names[number], self.places[number])
 
 
 def _local(flow: Flow, *, normalized: bool) -> FloatArray:

@@ -7,20 +7,19 @@ between neighbours, never sizes, so that neither the loss's scale nor the batch 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf, log2
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.chain import BY_SIGN
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Scale
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Gradients, Reading
 from vegrad.flow.site import Site
-from vegrad.flow.trend import Gains, Trend
+from vegrad.flow.trend import Along, Trend
 from vegrad.flow.wording import DECADE, Log2, exp2
 
 
@@ -110,34 +109,6 @@ def _zero(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
     )
 
 
-@dataclass(frozen=True)
-class Along:
-    """The finite sizes (log2) of a chain of gradients."""
-
-    logs: FloatArray
-    places: tuple[int, ...]
-    names: tuple[str, ...]
-    of: str
-
-    @property
-    def gains(self) -> Gains:
-        """The gains between neighbours."""
-        return Gains.of_sizes(self.logs, abs(BY_SIGN[-1].warning) * DECADE)
-
-    def site(self, number: int) -> Site:
-        """Return the site of one of them."""
-        return Site(self.of, self.names[number], self.places[number])
-
-
-def along(recorded: Gradients, names: Sequence[str], of: str) -> Along | None:
-    """Take the gradients of these names that are finite and not 0, if there are two."""
-    sizes = recorded.sizes(names)
-    known = np.flatnonzero(np.isfinite(sizes)).tolist()
-    if len(known) < 2:
-        return None
-    return Along(sizes[known], tuple(known), tuple(names[place] for place in known), of)
-
-
 def _drift(
     sign: int, reading: Reading, rule: Rule, earlier: Sequence[Finding]
 ) -> Iterator[Finding]:
@@ -167,13 +138,12 @@ def _looked_at(reading: Reading, earlier: Sequence[Finding]) -> Iterator[Along]:
     recorded = reading.gradients
     if recorded is None or any(f.kind == "nonfinite" for f in earlier):
         return
-    weights = along(recorded, recorded.chain, "weights")
+    weights, biases = recorded.along_weights, recorded.along_biases
     if weights is not None:
         yield weights
         gains = weights.gains
         if gains.broken or any(gains.drift(s, abs(BY_SIGN[s].warning)) for s in BY_SIGN):
             return
-    biases = along(recorded, recorded.biases, "biases") if len(recorded.biases) > 1 else None
     if biases is not None:
         yield biases
 

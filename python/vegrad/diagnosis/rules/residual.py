@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import inf, isfinite
 
 import numpy as np
@@ -39,25 +40,27 @@ def _closed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
             yield _shut(place, off, reading, rule)
 
 
-def _off(branches: Sequence[Branch]) -> Iterator[tuple[int, float]]:
+@lru_cache(maxsize=1)  # two rules ask
+def _off(branches: tuple[Branch, ...]) -> list[tuple[int, float]]:
     """Find the branches that are off, and by how many decades.
 
     A branch drowns the stream if it adds 10 times what it is added to, and 30 times what others
     like it add; it is closed if it adds a thousandth of what they do, and not exactly nothing,
     which is how some begin.
     """
-    drowned = False
+    drowned, found = False, []
     for place, branch in enumerate(branches):
         alike = _alike(branch, branches)
         others = alike if len(alike) >= ALIKE else [one for one in branches if one is not branch]
         off, over = _beyond("size", branch, others), (branch.size - branch.stream) / DECADE
         if off >= OFF and (over >= DROWNS or drowned):
             drowned = True
-            yield place, off
+            found.append((place, off))
         elif len(alike) >= ALIKE:
             off = _beyond("varies", branch, alike)
             if off <= CLOSED:
-                yield place, off
+                found.append((place, off))
+    return found
 
 
 def _drowned(place: int, off: float, reading: Reading, rule: Rule) -> Finding:
@@ -124,6 +127,7 @@ def faint(branches: Sequence[Branch]) -> set[str]:
     return {name for one in branches for name in one.trail}
 
 
+@lru_cache(maxsize=4096)
 def kind_of(name: str) -> str:
     """Drop the numbers of blocks: layers.3.linear2.weight is a layers.#.linear2.weight."""
     *path, module, parameter = ("." + name).split(".")
