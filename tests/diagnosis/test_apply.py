@@ -1,5 +1,6 @@
 """Diagnosis.apply does what the advice says, in place, or nothing."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -82,3 +83,25 @@ def test_a_finding_of_choice_and_what_it_does_not_fit() -> None:
     assert found.apply(net, replace(given, edit=Redraw(("layers.0.weight",))))
     with pytest.raises(TypeError, match=r"must be a vegrad.MLP, not dict"):
         found.apply({}, given)
+
+
+def test_what_changes_nothing_is_not_said_to_be_changed() -> None:
+    net = network()
+    found = vegrad.diagnose(net, X, LABELS)
+    same = Finding(kind="vanishing", severity="warning", edit=Redraw(("layers.3.weight",)))
+    assert found.apply(net, same) is None  # as it was drawn from the network's seed
+    with pytest.raises(TypeError, match=r"finding must be a vegrad.Finding, not str"):
+        found.apply(net, "vanishing")  # type: ignore[arg-type]
+
+
+def test_numbers_beyond_floats_are_written_and_no_edit() -> None:
+    gradients = {f"l{n}.weight": np.ones((3, 3)) * (1e-300 if n < 4 else 1e300) for n in range(9)}
+    finding = vegrad.diagnose_gradients(gradients).findings[0]
+    assert "shrinks 1.0e-600×" in finding.message
+    assert "multiplied by 1.0e+600" in finding.advice
+    assert finding.edit is None
+    net = network()
+    net.parameters["layers.0.bias"][...] = np.inf
+    for one in vegrad.diagnose(net, X, LABELS).findings:
+        assert "nan" not in one.advice
+        json.dumps(one.to_dict(), allow_nan=False)
