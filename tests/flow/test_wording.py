@@ -137,6 +137,6 @@ def test_a_finding_is_data_and_words() -> None:
     assert finding.advice == "multiply the weights of layer 3 by 1e+05."
     content = finding.to_dict()
     assert content["edit"] == {
-        "edit": "Scale", "parameters": WEIGHT, "factor": 1e5, "rows": None, "gate": "",
+        "edit": "Scale", "parameters": list(WEIGHT), "factor": 1e5, "rows": None, "gate": "",
     }  # fmt: skip
     assert content["sites"][1]["name"] == "layers.3.weight"  # type: ignore[index]
