@@ -96,7 +96,8 @@ def _chain(names: list[str], values: list[Any], order: Sequence[Any] | None) -> 
             what = f"unknown: {unknown[0]!r}" if unknown else "one twice"
             raise ValueError(f"order must be of names of gradients, each once; {what}")
         return tuple(chain)
-    weights = [n for n, value in zip(names, values, strict=True) if len(np.shape(value)) > 1]
+    shapes = zip(names, map(np.shape, values), strict=True)
+    weights = [name for name, shape in shapes if len(shape) > 1 and 0 not in shape]
     return tuple(weights or names)
 
 
