@@ -90,6 +90,24 @@ def test_weights_that_are_all_zero_are_drawn_again() -> None:
     assert ours.diagnose(model, F.cross_entropy, X, TARGET).healthy
 
 
+class Force(nn.Module):  # type: ignore[misc]
+    """The gradient of an energy with respect to its inputs, taken in `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = chain(nn.Linear)
+
+    def forward(self, x: Any) -> Any:
+        x = x.requires_grad_()
+        return torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+
+def test_gradients_within_forward() -> None:
+    found = ours.diagnose(Force(), F.mse_loss, X.clone(), torch.randn(64, 8))
+    assert found.loss is not None
+    assert str(found)
+
+
 class WithLoss(nn.Sequential):  # type: ignore[misc]
     def loss(self, output: Any, target: Any) -> Any:
         return F.cross_entropy(output, target)

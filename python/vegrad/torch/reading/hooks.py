@@ -67,7 +67,13 @@ class Hooks:
             ahead |= {below for below in _below(node) if below in leading}
 
     def _came(self, number: int, gradient: Tensor) -> Tensor:
-        """Measure the gradient at a hook, and scale it to a norm near 1 at a cut."""
+        """Measure the gradient at a hook, and scale it to a norm near 1 at a cut.
+
+        Gradients that come before the forward pass has ended are the model's own, as those of
+        physics-informed networks are, and none of the loss's.
+        """
+        if not self.layers:
+            return gradient
         node = self._nodes[number]
         size, above = size_log2(gradient), self._above.get(node, 0)
         if node in self._cuts:
