@@ -1,7 +1,7 @@
 """vegrad finds, explains and cures vanishing and exploding gradients.
 
 Norms, clipping and optimizers are here at once; networks, diagnosis, cure and theory are imported
-when they are first asked for, so that who needs only kernels does not wait for the rest. Type
+when they are first asked for, so that users of the kernels do not wait for the rest. Type
 checkers read `__init__.pyi`.
 """
 

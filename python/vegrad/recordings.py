@@ -94,7 +94,7 @@ def _chain(names: list[str], values: list[Any], order: Sequence[Any] | None) -> 
         unknown = [name for name in chain if name not in names]
         if unknown or len(set(chain)) < len(chain):
             what = f"unknown: {unknown[0]!r}" if unknown else "one twice"
-            raise ValueError(f"order must be of names of gradients, each once; {what}")
+            raise ValueError(f"order must name some of gradients, each once; {what}")
         return tuple(chain)
     shapes = zip(names, map(np.shape, values), strict=True)
     weights = [name for name, shape in shapes if len(shape) > 1 and 0 not in shape]
@@ -106,7 +106,9 @@ def _ratios(names: list[str], measurement: Measurement, parameters: Any) -> dict
     theirs, values = _named(parameters)
     missing = [name for name in names if name not in theirs]
     if missing:
-        raise ValueError(f"parameters must have those of gradients; there is no {missing[0]!r}")
+        raise ValueError(
+            f"parameters must have every name that gradients has; there is no {missing[0]!r}"
+        )
     weights = measure(dict(zip(theirs, values, strict=True)))
     return {
         name: (one.norm_log2 - weights.buffers[theirs.index(name)].norm_log2) / DECADE

@@ -1,6 +1,7 @@
 """The seam: front ends below, rules and remedies above, and nothing that decides on prose."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,11 +100,9 @@ def test_docstrings_open_with_verbs_or_nouns() -> None:
 
 
 def test_sizes() -> None:
-    """Files of at most 400 lines, classes of 200, functions of 60."""
+    """Classes have at most 200 lines, functions 60."""
     long = []
     for file in files():
-        if len((PYTHON / file).read_text(encoding="utf-8").splitlines()) > 400:
-            long.append(file)
         for node in ast.walk(tree_of(file)):
             most = 200 if isinstance(node, ast.ClassDef) else 60
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -119,3 +118,12 @@ def test_the_formatter_is_obeyed() -> None:
         file: (PYTHON / file).read_text(encoding="utf-8").count("fmt: skip") for file in files()
     }
     assert sum(skipped.values()) < 30, {file: n for file, n in skipped.items() if n}
+
+
+def test_types_say_what_they_are() -> None:
+    """`Any` is for what truly can be anything."""
+    found = {
+        file: len(re.findall(r"\bAny\b", (PYTHON / file).read_text(encoding="utf-8")))
+        for file in files()
+    }
+    assert sum(found.values()) < 300, {file: n for file, n in found.items() if n > 5}

@@ -370,6 +370,7 @@ def test_data_that_are_not_finite_have_no_cure() -> None:
     found = ours.cure(chain(), LOSS, x, target)
     assert not found.reached
     assert "x[0, 0] is inf" in str(found)
+    assert found.to_dict()["goal"] == "not known"
 
 
 def test_a_convolution_and_what_becomes_plain_types() -> None:

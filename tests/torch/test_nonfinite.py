@@ -119,7 +119,7 @@ def diagnosed(model: nn.Module, x: torch.Tensor, loss: Any = None) -> Any:
 )
 def test_a_loss_that_is_not_finite_is_to_blame_not_the_data(loss: Any) -> None:
     found = diagnosed(mlp(), torch.randn(8, 16), loss).findings[0]
-    assert found.message == "the loss makes what is not finite of an output that is"
+    assert found.message == "the output is finite, but the loss is not"
     assert found.advice.startswith("look at loss_fn")
 
 

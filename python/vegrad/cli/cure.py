@@ -22,6 +22,7 @@ from vegrad.cli.options import (
 from vegrad.datasets import Dataset
 from vegrad.networks.treatment import Cure, cure
 from vegrad.reports.cure import attempts, cost, text
+from vegrad.treatment.budget import BUDGET
 
 DEMO_GOAL = 0.9  # accuracy that the demo wants to reach
 
@@ -96,7 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     goal = "accuracy to reach or, with mse, loss (some of the way from guessing)"
     add("--steps", type=int, default=500, help="steps of one training (500)")
     add("--goal", type=float, metavar="FIGURE", help=goal)
-    add("--budget", type=float, default=1.5, help="the most to spend, in trainings (1.5)")
+    add("--budget", type=float, default=BUDGET, help=f"the most to spend, in trainings ({BUDGET})")
     output = parser.add_argument_group("output")
     add_json_option(output)
     output.add_argument("--patch", metavar="PATH", help="save the change as Python code")

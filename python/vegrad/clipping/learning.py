@@ -119,7 +119,7 @@ class ZClip(_Learned):
     def _restore(self, state: Mapping[str, Any]) -> None:
         super()._restore(state)
         if (self.mean is None) != (self.variance is None):
-            raise ValueError("mean and variance must be there both or not at all")
+            raise ValueError("mean and variance must both be given, or neither")
 
 
 class AdaGC(Rule):
@@ -154,7 +154,9 @@ class AdaGC(Rule):
         names, grads = _named(grads)
         if self.averages and set(names) != self.averages.keys():
             odd = sorted(self.averages.keys() ^ set(names))
-            raise ValueError(f"grads must have the buffers of the steps before, but {odd} differ")
+            raise ValueError(
+                f"grads must have the same buffers as in earlier steps, but {odd} differ"
+            )
         gamma = np.array([self.averages.get(name, inf) for name in names])
         starting = self.steps < self.start or not self.averages
         limits = self.ratio * gamma

@@ -15,14 +15,12 @@ import numpy as np
 from vegrad.diagnosis.rules import gradients, modules
 from vegrad.diagnosis.rules.recurrent import BEYOND
 from vegrad.diagnosis.rules.residual import faint
-from vegrad.diagnosis.rules.table import CHAIN, STREAMS
+from vegrad.diagnosis.rules.table import CHAIN
 from vegrad.flow.finding import Finding, layer_sites
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
 
 Findings = list[Finding]
-OF_STREAMS = {rule.name for rule in STREAMS}
-OF_CELLS = "through-time"
 
 
 def is_departure(finding: Finding) -> bool:

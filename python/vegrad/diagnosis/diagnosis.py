@@ -163,7 +163,7 @@ class Diagnosis:
             path: the file to write, whole or not at all.
             history: of a training, whose loss, steps and findings are then shown.
             proof: what a cure has shown: a mapping (or object) with a `History` each as "before"
-                and "after" and, if it likes, a "text".
+                and "after" and optionally a "text".
 
         Returns:
             The page.

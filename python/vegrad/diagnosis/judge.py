@@ -145,7 +145,7 @@ def trend_of(reading: Reading) -> Trend | None:
 def looked_at(reading: Reading, trend: Trend | None) -> str:
     """Say what was looked at and how it is, for a network without findings."""
     if reading.chain is not None:
-        return _chain_looked_at(reading, reading.chain, trend)
+        return _chain_looked_at(reading.chain, trend)
     if reading.modules:
         return _modules_looked_at(reading)
     recorded = reading.gradients
@@ -159,7 +159,7 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
     )
 
 
-def _chain_looked_at(reading: Reading, chain: Chain, trend: Trend | None) -> str:
+def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
     if chain.begun:
         weights = [chain.layers[place].weight for place in chain.begun]
         return begun_words(weights)

@@ -12,7 +12,7 @@ PARABOLA = np.linalg.pinv([[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 1, 2]])
 
 
 def parabola(records: Array) -> tuple[FloatArray, FloatArray]:
-    """Fit the parabola b τ + c τ² to the loss along each step, from its begin τ = 0 to its end 1.
+    """Fit b τ + c τ² to the loss along each step, from its beginning τ = 0 to its end τ = 1.
 
     The fit is by least squares in four equations: loss and slope at both ends of the step.
 

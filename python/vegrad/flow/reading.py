@@ -2,7 +2,8 @@
 
 Every front end turns a pass of its kind of network into a `Reading`; the rules know nothing else.
 It holds names and float64 numbers, no tensors of any framework. Sizes are carried as logarithms,
-so that they are right where the dtype of the network underflows or overflows.
+so that they are right where the dtype of the network underflows or overflows. What costs further
+passes is asked for only where a rule needs it: `fresh_drift`, `Cell.if_changed`.
 
 A reading is a graph: `operations` in the order in which they ran, each with the places of those
 that its input comes from. Where layers follow each other on one way through that graph, `chain`
@@ -52,9 +53,9 @@ class Operation:
     """Places of the operations that its inputs come from; INPUT too."""
     parameters: tuple[str, ...] = ()
     rms_log2: float = nan
-    """log2 of the root mean square of its output."""
+    """log2 of the root mean square of its output; nan if it was not measured."""
     delta_log2: float = nan
-    """log2 of the norm of the loss's gradient with respect to its output."""
+    """log2 of the norm of the loss's gradient with respect to its output; nan likewise."""
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class NetworkEditor(Editor):
             if had["norm"] and len(edits) == 1:
                 return Refusal("the network has a normalization")
             if had["norm"] and had["residual"] and skips and len(edits) == 2:
-                return Refusal("the network has both")
+                return Refusal("the network has both normalization and skip connections")
         if config["residual"] and any(isinstance(edit, AddSkips) for edit in edits):
             branches = self._with_skips(config)
             if isinstance(branches, Refusal):

@@ -89,7 +89,7 @@ class MLP(Network):
             "seed": None if seed is None else as_count("seed", seed),
         }
         if init == "normal" and sigma_w is None:
-            raise ValueError('init="normal" needs sigma_w, got None')
+            raise ValueError('init="normal" needs sigma_w, a number, got None')
         c = self.config
         sigmas = resolve_sigmas(init, activation, c["sigma_w"], c["sigma_b"])
         self._build()

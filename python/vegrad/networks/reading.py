@@ -68,18 +68,22 @@ def read(
 
 
 def _operations(config: Mapping[str, Any], flow: Flow) -> tuple[Operation, ...]:
-    """Write down the pass as the operations that it consists of."""
+    """Write down the pass as the operations that it consists of, with δ where it was measured."""
     found: list[Operation] = []
     below, sizes = INPUT, config["sizes"]
 
-    def add(kind: str, name: str = "", *also: int, parameters: Sequence[str] = ()) -> int:
-        found.append(Operation(kind, name, (before, *also), tuple(parameters)))
+    def add(
+        kind: str, name: str, *also: int, parameters: Sequence[str] = (), delta: float = nan
+    ) -> int:
+        below = (before, *also)
+        found.append(Operation(kind, name, below, tuple(parameters), delta_log2=delta))
         return len(found) - 1
 
     last = len(sizes) - 2
     for n in range(last + 1):
         before, start, name = below, below, f"layers.{n}"
-        before = add("linear", name, parameters=(f"{name}.weight", f"{name}.bias"))
+        own, delta = (f"{name}.weight", f"{name}.bias"), float(flow.delta_log2[n])
+        before = add("linear", name, parameters=own, delta=delta)
         if config["norm"] is not None and n < last:
             before = add(f"{config['norm']}_norm", name)
         before = add(config["output" if n == last else "activation"], name)

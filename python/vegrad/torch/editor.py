@@ -28,13 +28,13 @@ from vegrad.flow.edits import (
 from vegrad.flow.reading import Chain
 from vegrad.flow.script import Editor, Script, quoted
 from vegrad.flow.subject import Refusal
+from vegrad.flow.wording import FEW
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.torch import architecture, models
 from vegrad.torch.trainer import ModelData
 
 LOOKED_AT = 256  # rows, for what is scaled on the data
 LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
-FEW = 3  # names that are written out
 
 
 class ValueEditor(Editor):
@@ -178,7 +178,7 @@ class ModelEditor(ValueEditor):
         """Put other modules in place of layers; with skips or another activation, new weights."""
         names = self._layers()
         if self.chain is None or not names or self._rows is None:
-            return Refusal("the layers are no chain")
+            return Refusal("the layers do not form one chain")
         used, code, words = self.chain.activation, list[str](), list[str]()
         skips = new = any(isinstance(edit, AddSkips) for edit in edits)
         for edit in edits:
@@ -195,7 +195,7 @@ class ModelEditor(ValueEditor):
                     words.append(f"use {wanted} in place of {', '.join(found)}")
                 case Normalize(True):
                     if architecture.has_norm(self.model):
-                        return Refusal("there is a normalization")
+                        return Refusal("the model has a normalization already")
                     code += architecture.normalized(self.model, names)
                     words.append("normalize each row after each hidden layer")
         if new:

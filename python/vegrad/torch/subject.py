@@ -45,7 +45,7 @@ class ModelSubject:
     rate: float | None = None
     """The learning rate to train it with, if it is another than the optimizer's."""
     clip: float | None = None
-    """The limit of a clip of the gradients' joint norm, if there shall be one."""
+    """The limit of a clip of the gradients' joint norm, if there is to be one."""
     chain: Chain | None = None
     """The chain of the last reading, if the model's layers are one."""
 
@@ -92,7 +92,7 @@ class ModelSubject:
         """Scale columns, or channels, by what they are in float64."""
         axes = self.data.axes
         if axes is None:
-            return Refusal("the inputs are no rows of numbers")
+            return Refusal("the inputs are not rows of numbers")
         x = self.data.x
         script = Script(torch=torch, x=x.detach().double())
         script.run(

@@ -58,7 +58,7 @@ class ModelData:
         """Return the medians of the columns' standard deviations and of |mean| over that."""
         axes = self.axes
         if axes is None:
-            return Refusal("the inputs are no rows of numbers")
+            return Refusal("the inputs are not rows of numbers")
         rows = self.x.detach().double()
         mean, std = rows.mean(axes), rows.std(axes, correction=0)
         varies = rows.amax(axes) > rows.amin(axes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, nan
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from vegrad.torch.reading.cells import IN_TIME
 from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.subject import MakeOptimizer, ModelSubject
 from vegrad.torch.trainer import EARLY, Loss, ModelData, ModelTrainer, accuracy, goal_of
+from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.goal import Goal, Plan, check_goal, check_lengths
 from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.search import Search
@@ -118,7 +119,7 @@ def cure(
     steps: int = 200,
     batch_size: int = 32,
     seed: int = 0,
-    budget: float = 1.5,
+    budget: float = BUDGET,
     in_place: bool = True,
 ) -> ModelCure:
     """Find the smallest change that makes a model train, and prove it.
@@ -160,7 +161,8 @@ def cure(
     check(model, loss_fn)
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
-    plan = Plan(Goal("mse", 0.0, 0.0), steps, batch_size, as_count("seed", seed), budget)
+    unknown = Goal("mse", nan if goal is None else goal, nan)  # before the model has run
+    plan = Plan(unknown, steps, batch_size, as_count("seed", seed), budget)
     if not_finite("data", "x", x) or not_finite("target", "target", target):
         before = diagnose(model, loss_fn, x, target)  # says where, and runs nothing
         why = "no change of the model makes up for values that are not finite"

@@ -19,7 +19,8 @@ class Goal:
     """An accuracy to reach at least or, with the mean square, a loss at most.
 
     `kind` is the loss: "cross_entropy", "binary_cross_entropy", or "mse" for any other. `guess` is
-    the loss of the best constant output and `base` its accuracy (nan for numbers).
+    the loss of the best constant output and `base` its accuracy (nan for numbers). `wanted` is nan
+    where it takes the model's output to tell, and nothing could be run.
     """
 
     kind: str
@@ -44,6 +45,8 @@ class Goal:
         return max(by_loss, (accuracy - self.base) / max(self.wanted - self.base, 1e-300))
 
     def __str__(self) -> str:
+        if isnan(self.wanted):
+            return "not known"
         if self.kind == "mse":
             return f"loss {self.wanted:.3g}"
         return f"accuracy {100 * self.wanted:.3g} %"

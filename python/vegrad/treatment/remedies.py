@@ -15,6 +15,7 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.rules.chain import ENTRANCE
 from vegrad.diagnosis.rules.modules import CLEAR, DRIFT
 from vegrad.diagnosis.rules.recurrent import THROUGH_TIME
+from vegrad.diagnosis.rules.units import WIDE
 from vegrad.flow.edits import (
     AddSkips,
     Clip,
@@ -40,8 +41,7 @@ from vegrad.treatment.remedy import Patient, Proposal, Remedy
 
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 ROUNDS = 4  # of looks: a parameter that is put right may show the next
-WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
-NO_CHAIN = Refusal("the layers are no chain")
+NO_CHAIN = Refusal("the layers do not form one chain")
 
 
 def _chain(p: Patient) -> Chain | None:
@@ -53,13 +53,13 @@ def _chain(p: Patient) -> Chain | None:
 
 def _scale_data(p: Patient) -> Proposal | Refusal:
     if p.given.is_scaled:
-        return Refusal("the data are scaled")
+        return Refusal("the data are scaled already")
     spread = p.given.subject.data.spread()
     if isinstance(spread, Refusal):
         return spread
     typical, off = spread
     if 1 / FAR <= typical <= FAR and off <= FAR / 3:
-        return Refusal(f"the data are of a fit size: standard deviation {typical:.3g}")
+        return Refusal(f"the data need no scaling: their standard deviation is {typical:.3g}")
     return Proposal(ScaleData(), f"median {typical:.3g}")
 
 

@@ -212,7 +212,7 @@ def _entrance(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
         sites=layer_sites([0], chain.names),
         says="the first layer's pre-activations have a standard deviation of {std:.3g}, not about "
         "1, and every layer above passes that on",
-        advises="{edit}; if they are, {instead}.",
+        advises="{edit}; if they are scaled already, {instead}.",
         edit=ScaleData(),
         facts={"instead": Scale((chain.layers[0].weight,), 1.0 / std)},
         evidence={"std": std, "layer": 0.0},
@@ -239,8 +239,14 @@ def _chain_edit(
         instead = together(SetActivation("tanh"), Initialize("lecun_normal"))
         return relu, advises + "{edit}, or {instead}.", {"instead": instead}
     if activation in UNSTABLE and chain.norm is None:
-        advises = f"no scale of the weights is stable for {activation} (what shrinks at one grows "
-        return Normalize(), advises + "at the next): {edit}, or {instead}.", {"instead": relu}
+        advises = (
+            f"no scale of the weights is stable for {activation} (one makes it shrink, a little "
+        )
+        return (
+            Normalize(),
+            advises + "more makes it grow): {edit}, or {instead}.",
+            {"instead": relu},
+        )
     if chain.norm is not None:
         other = SetActivation("relu") if chain.residual else AddSkips()
         return other, "the normalization undoes any scaling of the weights: {edit}.", {}

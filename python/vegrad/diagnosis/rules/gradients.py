@@ -204,8 +204,8 @@ def _of_gap(rule: Rule, gain: float, usual: float, below: Site, above: Site) -> 
         says="between {above} and {below} below it the gradient "
         f"{'grows' if gain > 0 else 'shrinks'} {{gain:times}}, and {{usual_gain:times}} "
         "between other layers",
-        advises="look at {above}, through which it passes there: multiplied by {factor:share} it "
-        "would be as the others are.",
+        advises="look at {above}, which it passes through there: multiplying that by "
+        "{factor:share} would bring it in line with the others.",
         facts={
             "above": above.name,
             "below": below.name,

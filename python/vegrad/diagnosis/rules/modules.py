@@ -21,7 +21,7 @@ from vegrad.flow.wording import exp2
 
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
 CLEAR = 6.0  # log2 of a factor for a single module, from which it is tried by itself
-LEAST = 0.5  # log2 of a factor: less is none to blame
+LEAST = 0.5  # log2 of a factor: smaller ones are not blamed
 NEEDED = {
     "forward": "look at the input of this module and at the operations before it: a division, a "
     "logarithm or an exponential of what the data of this sample make.",
@@ -75,7 +75,7 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         return  # what lies below gets its gradient through weights that were 0
     cut = not start and dict(chain)[worst] > TINY
     reach = "10^{decades:.1f}" if isfinite(decades) else "0"
-    reach += "" if isfinite(decades) or cut else " (it is too small for its dtype)"
+    reach += "" if isfinite(decades) or cut else " (too small for its dtype)"
     finding = Finding(
         kind=kind,
         severity=limits.severity(decades),
@@ -113,12 +113,12 @@ def _advice(kind: str, *, cut: bool) -> str:
     if kind == "vanishing":
         return (
             "use an initialization that keeps variances for your activation (he_normal for ReLU, "
-            "lecun_normal for tanh), normalization or skip connections; sigmoid shrinks by 4 or "
-            "more."
+            "lecun_normal for tanh), normalization or skip connections; each sigmoid "
+            "shrinks the gradient at least fourfold."
         )
     return (
         "clip the gradients' joint norm, and scale the weights down: each module should pass about "
-        "1×; skip connections add up, by 1/√depth each they do not."
+        "1×; skip connections add up unless each branch is scaled by 1/√depth."
     )
 
 

@@ -62,7 +62,7 @@ def _in_values(reading: Reading, rule: Rule, chain: Chain) -> Finding | None:
     forward = np.flatnonzero(~(rms <= largest)).tolist()
     backward = np.flatnonzero(np.isnan(deltas) | (deltas == inf)).tolist()
     if forward:
-        says, cause = "the activations pass {dtype}'s largest number in {sites}", "overflow"
+        says, cause = "the activations exceed {dtype}'s largest number in {sites}", "overflow"
     elif backward:
         says, cause = "the gradient is not finite in {sites}", "overflow"
     elif reading.loss is not None and not isfinite(reading.loss):
@@ -107,7 +107,7 @@ def _made_between(
     return replace(
         found,
         cause="loss-domain",
-        says="the loss makes what is not finite of an output that is",
+        says="the output is finite, but the loss is not",
         advises="look at loss_fn (a division, a root, a norm or a logarithm at 0) and at the "
         "target.",
         edit=None,

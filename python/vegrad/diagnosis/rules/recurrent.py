@@ -27,7 +27,7 @@ GROWN, BEYOND = 1.0, 3.0  # decades, and so far beyond what they give there, or
 EXPLODED = 3.0  # decades, whatever fresh weights do
 SATURATED = 0.9  # of the gates' elements
 CLOSED = 2.0  # decades below fresh weights: what outputs, or inputs, add to the gates
-OFF = 2.0  # times fresh weights: less is none to blame
+OFF = 2.0  # times fresh weights: smaller ones are not blamed
 ALIKE = 4.0  # times, between the gates of a matrix that is off as a whole
 ROUNDS = 3  # parameters that may be off together
 FLOOR = -999.0  # decades, that stand for nothing at all
@@ -104,7 +104,7 @@ def _found(
     cell: Cell, site: Site, own: Reach, fresh: Reach, rule: Rule, known: set[str]
 ) -> Finding:
     kind, steps = own.kind, len(cell.sizes)
-    says, size = _said(kind, own, steps)
+    says, size = _said(kind, own)
     changes = _causes(cell, known)
     evidence = {
         "reach": float(own.steps),
@@ -144,7 +144,7 @@ def _found(
     )
 
 
-def _said(kind: str, own: Reach, steps: int) -> tuple[str, float]:
+def _said(kind: str, own: Reach) -> tuple[str, float]:
     """Return the template of the message and the size of what it is about, in decades."""
     if kind == "exploding":
         says = "through time the gradient grows {gain:times} a step back in {cell}, to "

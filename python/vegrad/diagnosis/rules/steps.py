@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.diagnosis.rules.rule import RuleOf
 from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
 from vegrad.flow.site import Site
 
-CLIMBS = 0.1  # share of steps looked at after which the loss may be higher than before
 LONG = 0.5  # median α
-LITTLE = 0.1  # of its first value: what the loss must have lost by the end
+LITTLE = 0.1  # of its first value: what the loss must have lost not to be critical
 THROWN = 100.0  # times its first value: a loss that has been there has lost what it knew
 BABY, NEARLY_ALL = 1e-3, 0.9  # 1 + α of the median step; share of the steps within 5 times that
 ENOUGH = 20  # steps before anything is called stalled
-RISE, RISES, EPOCHS = 0.03, 0.2, 5  # of the loss from epoch to epoch; share of epochs; at least
+RISE, EPOCHS = 0.03, 5  # of the loss from epoch to epoch; at least so many
 
 
 class Steps(Protocol):
@@ -63,13 +65,10 @@ def of_history(history: Steps) -> tuple[Finding, ...]:
     - oscillating: of at least 5 epochs, a fifth end 3 % above the one before (the rule of
       AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss).
     """
-    if history.steps == 0:
-        return ()
-    found = [_overshooting(history)]
-    if found[0] is None:
-        found.append(_stalled(history))
-    found.append(_oscillating(history))
-    return tuple(finding for finding in found if finding is not None)
+    found: list[Finding] = []
+    for rule in RULES if history.steps else ():
+        found.extend(rule.find(history, rule, found))
+    return tuple(found)
 
 
 def _looks(history: Steps) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
@@ -78,17 +77,19 @@ def _looks(history: Steps) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64
     return steps, alpha[steps]
 
 
-def _overshooting(history: Steps) -> Finding | None:
+def _overshooting(
+    history: Steps, rule: RuleOf[Steps], earlier: Sequence[Finding]
+) -> Iterator[Finding]:
     steps, alpha = _looks(history)
     if not len(steps):
-        return None
+        return
     fallen = _fall(history)
     before, after = history.loss[steps], history.loss_after[steps]
     median, climbs = float(np.median(alpha)), ~(after <= before)
     diverged = not fallen > 0 and median > 0
     share = float(climbs.mean())
-    if not (share >= CLIMBS or median > LONG or diverged):
-        return None
+    if not (share >= rule.warning or median > LONG or diverged):
+        return
     beyond = climbs if climbs.any() else alpha > min(LONG, median - 1e-12)
     first = int(steps[beyond][0])
     rate = float(history.learning_rate[first])
@@ -108,13 +109,13 @@ def _overshooting(history: Steps) -> Finding | None:
     facts: dict[str, object] = {"percent": 100 * share}
     if (history.coefficient == 1).all():
         facts["clip"] = Clip(float(np.nanmedian(history.gradient_norm[: first + 1])))
-        advises += ", or {clip}, what it was until then"
+        advises += ", or {clip}, the norm that it had until then"
     thrown = not float(np.max(history.loss)) <= THROWN * history.loss[0]
     evidence = {"step": first, "alpha": median, "climbs": share}
-    return Finding(
-        kind="overshooting",
+    yield Finding(
+        kind=rule.kind,
         severity="warning" if fallen > LITTLE and not thrown else "critical",
-        rule="overshooting",
+        rule=rule.name,
         cause="learning-rate-high",
         sites=(Site("step", f"step {first}", first),),
         says=says,
@@ -125,14 +126,16 @@ def _overshooting(history: Steps) -> Finding | None:
     )
 
 
-def _stalled(history: Steps) -> Finding | None:
+def _stalled(history: Steps, rule: RuleOf[Steps], earlier: Sequence[Finding]) -> Iterator[Finding]:
+    if earlier:
+        return
     steps, alpha = _looks(history)
     fallen = float(np.fmin(_fall(history), _fall_by_looks(history, steps)))
     baby = len(steps) > 0 and np.median(1 + alpha) < BABY
     baby = baby and np.quantile(1 + alpha, NEARLY_ALL) < 5 * BABY
-    if history.steps < ENOUGH or not (fallen < LITTLE or baby):
-        return None
-    says = "the loss has lost {percent:.1f} % in {steps:d} steps"
+    if history.steps < ENOUGH or not (fallen < rule.warning or baby):
+        return
+    says = "the loss fell by {percent:.1f} % in {steps:d} steps"
     facts: dict[str, object] = {"percent": 100 * max(fallen, 0)}
     evidence: dict[str, float] = {"fall": fallen, "steps": history.steps}
     advises, edit, cause = "see what diagnose says of the gradients.", None, ""
@@ -150,10 +153,10 @@ def _stalled(history: Steps) -> Finding | None:
             edit, cause = LearningRate(wanted), "learning-rate-low"
         else:
             says += ", though they reach the minimum of their direction (α {alpha:+.2f})"
-    return Finding(
-        kind="stalled",
+    yield Finding(
+        kind=rule.kind,
         severity="critical",
-        rule="stalled",
+        rule=rule.name,
         cause=cause,
         sites=(Site("optimizer"),),
         says=says,
@@ -164,20 +167,22 @@ def _stalled(history: Steps) -> Finding | None:
     )
 
 
-def _oscillating(history: Steps) -> Finding | None:
+def _oscillating(
+    history: Steps, rule: RuleOf[Steps], earlier: Sequence[Finding]
+) -> Iterator[Finding]:
     loss = history.epoch_loss
     if len(loss) < EPOCHS:
-        return None
+        return
     rises = np.diff(loss) > RISE * np.abs(loss[:-1])
     share = float(rises.mean())
-    if share < RISES:
-        return None
+    if share < rule.warning:
+        return
     first = int(history.epoch_steps[: np.flatnonzero(rises)[0] + 1].sum())
     rate = float(history.learning_rate[-1])
-    return Finding(
-        kind="oscillating",
+    yield Finding(
+        kind=rule.kind,
         severity="warning",
-        rule="oscillating",
+        rule=rule.name,
         cause="oscillating",
         sites=(Site("step", f"step {first}", first),),
         says="the loss rises from one epoch to the next in {percent:.0f} % of them, first at step "
@@ -209,3 +214,41 @@ def _fall_by_looks(history: Steps, steps: npt.NDArray[np.intp]) -> float:
         part = np.log(after / before)
     part = part[np.isfinite(part)]
     return float(-np.expm1(history.steps * np.mean(part))) if part.size else np.nan
+
+
+RULES = (
+    RuleOf[Steps](
+        name="overshooting",
+        kind="overshooting",
+        warning=0.1,
+        critical=inf,  # by the loss: see `of_history`
+        measured="share of the steps looked at after which the loss of their batch is higher; also "
+        f"a median α above {LONG}, or above 0 where the loss is no lower at the end",
+        reason="On the parabola along a step, α = 0 lands at the minimum and α = 1 climbs as far "
+        "as it came down; single batches climb now and then in any training.",
+        source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
+        find=_overshooting,
+    ),
+    RuleOf[Steps](
+        name="stalled",
+        kind="stalled",
+        warning=LITTLE,
+        critical=LITTLE,
+        measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more; "
+        f"also 1 + α below {BABY} at the median step",
+        reason="Asked only where no step overshoots, which has a cause and a cure of its own.",
+        source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
+        find=_stalled,
+    ),
+    RuleOf[Steps](
+        name="oscillating",
+        kind="oscillating",
+        warning=0.2,
+        critical=inf,
+        measured=f"share of the epochs, of {EPOCHS} at least, that end with a loss {RISE:.0%} "
+        "above the one before",
+        reason="A loss that falls on the whole rises in single epochs too, but seldom.",
+        source="AUTOTRAINER (Zhang et al. 2021, arXiv:2002.05945), on the loss",
+        find=_oscillating,
+    ),
+)

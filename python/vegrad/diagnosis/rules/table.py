@@ -13,6 +13,7 @@ from vegrad.diagnosis.rules import (
     modules,
     nonfinite,
     recurrent,
+    steps,
     units,
 )
 from vegrad.diagnosis.rules import residual as streams
@@ -42,4 +43,6 @@ STREAMS = (
     streams.CLOSED_BRANCH,
 )
 CELLS = (recurrent.THROUGH_TIME,)
-RULES = (*DATA, *CHAIN, *STREAMS, *CELLS, *MODULES, *GRADIENTS)
+# Of a training's steps, which read its history.
+STEPS = steps.RULES
+RULES = (*DATA, *CHAIN, *STREAMS, *CELLS, *MODULES, *GRADIENTS, *STEPS)

@@ -13,7 +13,7 @@ from vegrad.flow.reading import Chain, Reading
 
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
-THERE = "{edit}: the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
+THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
 
 
 def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
         return
     worst = max(found, key=lambda layer: float(fractions[layer]))
     what = "units" if dead else "elements"
-    how = "derivative 0 on the whole batch" if dead else "a derivative under 5 % of its largest"
+    how = "derivative 0 on the whole batch" if dead else "a derivative below 5 % of its maximum"
     says = f"{{percent:.3g}} % of the {what} of {{worst}} have {how}"
     if len(found) > 1:
         says += f"; {len(found)} layers are {rule.kind} in all: {{sites}}"
@@ -65,14 +65,14 @@ def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Ed
     if not (isfinite(mean) and isfinite(deviation)):
         return Redraw((one.weight,)), "{edit}: the pre-activations there are not finite."
     if abs(mean) > deviation:
-        return (Shift((one.bias,), -mean) if one.bias else Redraw((one.weight,))), THERE
+        return (Shift((one.bias,), -mean) if one.bias else Redraw((one.weight,))), "{edit}" + THERE
     if chain.residual and chain.norm is None:
-        return Normalize(), f"{{edit}}, since skip connections make the signal grow{THERE[6:]}"
+        return Normalize(), "{edit}, since skip connections make the signal grow" + THERE
     if deviation > WIDE:
-        return Scale((one.weight,), 1.0 / deviation), THERE
+        return Scale((one.weight,), 1.0 / deviation), "{edit}" + THERE
     return (
         SetActivation("leaky_relu"),
-        f"{{edit}}, which is nowhere flat, or draw the weights again{THERE[6:]}",
+        "{edit}, which is nowhere flat, or draw the weights again" + THERE,
     )
 
 
