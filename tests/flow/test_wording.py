@@ -56,11 +56,13 @@ EVERY_EDIT = [
         ("{zero:times}, {nothing:times}", "0×, ?×"),
         ("{site} and {sites}", "layers.3 and layers.3, layers.4 and layers.5"),
         ("{edit}.", "multiply layers.3.weight by 0.5."),
+        ("look at {words.loss}", "look at the loss function"),
+        ("use {he:scheme}", "use he_normal weights"),
     ],
 )
 def test_templates_are_filled_in(template: str, words: str) -> None:
     values = {"gain": 0.214, "decades": -32.0, "count": 3.0, "zero": 0.0, "nothing": nan}
-    values |= {"site": layer_sites([3])[0], "sites": layer_sites([3, 4, 5])}
+    values |= {"site": layer_sites([3])[0], "sites": layer_sites([3, 4, 5]), "he": "he_normal"}
     assert render(template, values | {"edit": Scale(WEIGHT, 0.5)}, PLAIN) == words
 
 

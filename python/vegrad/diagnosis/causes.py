@@ -64,7 +64,7 @@ def detached(findings: Sequence[Finding], chain: Chain) -> Findings:
             finding,
             cause="detached",
             says="no gradient comes back to {below}: there is no way from the loss to it",
-            advises="look between {below} and {above} for a detach(), .data, item() or no_grad(), "
+            advises="look between {below} and {above} for {words.cuts}, "
             "or a function without a derivative (argmax, round, a comparison).",
             facts={"below": below, "above": above},
             edit=None,

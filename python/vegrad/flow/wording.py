@@ -77,6 +77,9 @@ class Vocabulary:
 
     normalization = "layer normalization"
     skips = "skip connections"
+    cuts = "something that cuts the gradient off"
+    """Calls after which no gradient comes back."""
+    loss = "the loss function"
 
     def edit(self, edit: Edit) -> str:
         """Say what an edit does, as an instruction."""
@@ -127,11 +130,13 @@ class Vocabulary:
 def render(template: str, values: Mapping[str, object], vocabulary: Vocabulary) -> str:
     """Fill in a template such as "{site} has {count:d} values of {largest:.3g}".
 
-    Sites and edits are named by the vocabulary. Numbers take Python's formats and three more:
-    `times` writes a factor (0.21×), `share` the same as a plain number (0.21), and `power` a size
-    of which the log10 is given (1e-32). A factor may be given by its `Log2`.
+    Sites and edits are named by the vocabulary, and `{words.loss}` and the like are its own words.
+    A name takes the format `scheme` if it is that of an initialization. Numbers take Python's
+    formats and three more: `times` writes a factor (0.21×), `share` the same as a plain number
+    (0.21), and `power` a size of which the log10 is given (1e-32). A factor may be given by its
+    `Log2`.
     """
-    return _Template(vocabulary).vformat(template, (), values)
+    return _Template(vocabulary).vformat(template, (), {**values, "words": vocabulary})
 
 
 class Log2(float):
@@ -150,6 +155,8 @@ class _Template(Formatter):
             return words.edit(value)
         if isinstance(value, tuple) and all(isinstance(one, Site) for one in value):
             return words.sites(value)
+        if format_spec == "scheme":
+            return words.scheme(value)
         if format_spec in ("times", "share"):
             log = value / DECADE if isinstance(value, Log2) else log10_or_less(value)
             size = power(log, digits=1)

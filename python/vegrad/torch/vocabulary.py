@@ -17,6 +17,8 @@ class TorchVocabulary(Vocabulary):
 
     normalization = "torch.nn.LayerNorm after each Linear"
     skips = "skip connections, x + f(x)"
+    cuts = "a detach(), .data, item() or no_grad()"
+    loss = "loss_fn"
 
     def site(self, site: Site) -> str:
         """Name a layer's parameters as the model does."""

@@ -87,6 +87,8 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         advises=_advice(kind, cut=cut),
         facts={
             "last": modules[last].name,
+            "he": "he_normal",
+            "lecun": "lecun_normal",
             "count": len(chain),
             "worst_module": modules[worst].name,
         },
@@ -108,12 +110,12 @@ def _advice(kind: str, *, cut: bool) -> str:
     if cut:
         return (
             "look at {worst_module} and what stands before it: weights that are 0 (the first step "
-            "changes them), activations that are flat for every input, a detach()."
+            "changes them), activations that are flat for every input, {words.cuts}."
         )
     if kind == "vanishing":
         return (
-            "use an initialization that keeps variances for your activation (he_normal for ReLU, "
-            "lecun_normal for tanh), normalization or skip connections; each sigmoid "
+            "use an initialization that keeps variances for your activation ({he:scheme} for "
+            "ReLU, {lecun:scheme} for tanh), normalization or skip connections; each sigmoid "
             "shrinks the gradient at least fourfold."
         )
     return (

@@ -108,7 +108,7 @@ def _made_between(
         found,
         cause="loss-domain",
         says="the output is finite, but the loss is not",
-        advises="look at loss_fn (a division, a root, a norm or a logarithm at 0) and at the "
+        advises="look at {words.loss} (a division, a root, a norm or a logarithm at 0) and at the "
         "target.",
         edit=None,
     )
