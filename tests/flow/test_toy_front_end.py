@@ -14,12 +14,12 @@ from vegrad.diagnosis.history import History
 from vegrad.flow.edits import Edit, Scale, ScaleData
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import Chain, Layer, Parameter, Reading
-from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.flow.wording import Vocabulary
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.goal import Plan, goal_for
 from vegrad.treatment.outcome import Outcome
+from vegrad.treatment.script import Script
 from vegrad.treatment.search import Search
 
 NAMES = ("first.weight", "second.weight")

@@ -25,12 +25,11 @@ from vegrad.flow.edits import (
     Shift,
     Zero,
 )
-from vegrad.flow.script import Editor, Script
 from vegrad.flow.subject import Refusal
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Optimizer
+from vegrad.treatment.script import LEAST, Editor, Script
 
-LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 TOLERANCE = 0.05  # of LSUV
 WEIGHTS = {"critical": "weights at the critical point", "orthogonal": "orthogonal weights"}
 

@@ -14,7 +14,6 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData
 from vegrad.flow.reading import Reading
-from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks import reading
 from vegrad.networks.editor import NetworkEditor, clone, written_optimizer
@@ -23,6 +22,7 @@ from vegrad.networks.trainer import NetworkTrainer, renewed
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.optim import Adam, Optimizer
 from vegrad.treatment.data import ArrayData
+from vegrad.treatment.script import Script
 
 Scaling = tuple[Array, Array]
 NONE = ArrayData(np.zeros((0, 0)), np.zeros(0))

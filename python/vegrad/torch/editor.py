@@ -26,15 +26,14 @@ from vegrad.flow.edits import (
     Zero,
 )
 from vegrad.flow.reading import Chain
-from vegrad.flow.script import Editor, Script, quoted
 from vegrad.flow.subject import Refusal
 from vegrad.flow.wording import FEW
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.torch import architecture, models
 from vegrad.torch.trainer import ModelData
+from vegrad.treatment.script import LEAST, Editor, Script, quoted
 
 LOOKED_AT = 256  # rows, for what is scaled on the data
-LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
 
 
 class ValueEditor(Editor):

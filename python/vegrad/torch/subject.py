@@ -14,13 +14,13 @@ from torch.nn import Module
 from vegrad.arrays.checks import Array
 from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData
 from vegrad.flow.reading import Chain, Reading
-from vegrad.flow.script import Script
 from vegrad.flow.subject import Code, Refusal
 from vegrad.torch import models
 from vegrad.torch.editor import ModelEditor
 from vegrad.torch.reading.reading import read
 from vegrad.torch.trainer import ModelData
 from vegrad.torch.vocabulary import TorchVocabulary
+from vegrad.treatment.script import Script
 
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer]
 

@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from vegrad.flow.edits import ARCHITECTURE, Edit, keeps_shape, parts
 from vegrad.flow.subject import Code, Refusal
 
+LEAST = 0.1  # times the last layer's weights: less would be a layer that stops gradients
+
 
 def quoted(name: str) -> str:
     """Write a name as a string of Python, in double quotes as far as that can be."""
