@@ -23,11 +23,6 @@ from vegrad.flow.site import Site
 Findings = list[Finding]
 
 
-def is_departure(finding: Finding) -> bool:
-    """Return True of a finding that one gain departs from the others."""
-    return "usual_gain" in finding.evidence
-
-
 # A chain ----------------------------------------------------------------------------------------
 
 
@@ -95,7 +90,7 @@ def with_streams(
     lowest = min(drowned, default=inf)  # above it the stream is large, and its gradient small
 
     def explained(finding: Finding) -> bool:
-        if not is_departure(finding):
+        if not finding.is_departure:
             return finding.rule == modules.DRIFT.name and bool(drowned)
         two = ends(finding)
         above = max((places.get(end, -1) for end in two), default=-1)
@@ -181,9 +176,9 @@ def alone(findings: Sequence[Finding]) -> Findings:
 
     Then the gradients change one way in the gap above it and the other way in the gap below.
     """
-    gaps = {f.layers[0]: f.kind for f in findings if is_departure(f)}
+    gaps = {f.layers[0]: f.kind for f in findings if f.is_departure}
     doubled = {n for n, kind in gaps.items() if gaps.get(n - 1, kind) != kind}
-    return [f for f in findings if not is_departure(f) or f.layers[0] not in doubled]
+    return [f for f in findings if not f.is_departure or f.layers[0] not in doubled]
 
 
 def with_cells(findings: Sequence[Finding], own: Sequence[Finding], reading: Reading) -> Findings:

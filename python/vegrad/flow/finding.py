@@ -54,6 +54,11 @@ class Finding:
         return tuple(place for place in places if place is not None)
 
     @property
+    def is_departure(self) -> bool:
+        """True if one gain departs from the usual one, which the evidence has beside it."""
+        return "usual_gain" in self.evidence
+
+    @property
     def message(self) -> str:
         """The trouble, in a sentence."""
         return render(self.says, self._named(), self.vocabulary)

@@ -132,7 +132,7 @@ def _is_single(finding: Finding, edit: Scale, *, alone: bool) -> bool:
         return False
     if finding.rule == DRIFT.name:
         return alone and e["factor"] > 0 and abs(log2(e["factor"])) > CLEAR
-    return "factor" in e or ("usual_gain" in e and e["gain"] > 0)
+    return "factor" in e or (finding.is_departure and e["gain"] > 0)
 
 
 def _add_saturated(found: dict[str, float], finding: Finding, chain: Chain) -> None:
@@ -178,7 +178,7 @@ def _draw_layers(p: Patient) -> Proposal | Refusal:
     for f in p.diagnosis.findings:
         if f.kind in ("dead", "nonfinite"):
             layers |= set(f.layers)
-        elif "usual_gain" in f.evidence and (f.evidence["gain"] == 0 or f.blame == "activation"):
+        elif f.is_departure and (f.evidence["gain"] == 0 or f.blame == "activation"):
             layers |= {f.layers[0]}
     if chain is None or not layers:
         return Refusal("no layer is dead or not finite")

@@ -141,7 +141,7 @@ def undone(findings: Sequence[Finding], chain: Chain) -> list[Finding]:
     own = {
         f.layers: f.kind
         for f in findings
-        if "usual_gain" in f.evidence
+        if f.is_departure
         and f.blame == "weights"
         and f.layers
         and chain.layers[f.layers[0]].norm is not None
@@ -149,7 +149,5 @@ def undone(findings: Sequence[Finding], chain: Chain) -> list[Finding]:
     return [
         f
         for f in findings
-        if "usual_gain" not in f.evidence
-        or f.blame == "weights"
-        or own.get(f.layers, f.kind) == f.kind
+        if not f.is_departure or f.blame == "weights" or own.get(f.layers, f.kind) == f.kind
     ]
