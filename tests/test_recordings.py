@@ -111,7 +111,7 @@ def test_kinds_of_containers_and_of_names() -> None:
     assert diagnose_gradients(gradients[names[0]]).healthy  # no chain
     with pytest.raises(ValueError, match="unknown"):
         diagnose_gradients(gradients, order=["nobody"])
-    with pytest.raises(ValueError, match="each once"):
+    with pytest.raises(ValueError, match="is there twice"):
         diagnose_gradients(gradients, order=[names[0], names[0]])
     with pytest.raises(TypeError, match="int"):
         diagnose_gradients({"a": np.arange(3)})

@@ -93,7 +93,8 @@ def _chain(names: list[str], values: list[Any], order: Sequence[Any] | None) -> 
         chain = [str(name) for name in order]
         unknown = [name for name in chain if name not in names]
         if unknown or len(set(chain)) < len(chain):
-            what = f"unknown: {unknown[0]!r}" if unknown else "one twice"
+            twice = next((name for name in chain if chain.count(name) > 1), "")
+            what = f"unknown: {unknown[0]!r}" if unknown else f"{twice!r} is there twice"
             raise ValueError(f"order must name some of gradients, each once; {what}")
         return tuple(chain)
     shapes = zip(names, map(np.shape, values), strict=True)

@@ -83,6 +83,8 @@ def test_a_finding_of_choice_and_what_it_does_not_fit() -> None:
     assert found.apply(net, replace(given, edit=Redraw(("layers.0.weight",))))
     with pytest.raises(TypeError, match=r"must be a vegrad.MLP, not dict"):
         found.apply({}, given)
+    with pytest.raises(TypeError, match=r"must be a vegrad.MLP, not NoneType"):
+        replace(found, findings=()).apply(None)  # also where there is nothing to do
 
 
 def test_what_changes_nothing_is_not_said_to_be_changed() -> None:

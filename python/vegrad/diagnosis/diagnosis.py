@@ -123,11 +123,12 @@ class Diagnosis:
             finding = self.findings[0] if self.findings else None
         elif not isinstance(finding, Finding):
             raise TypeError(f"finding must be a vegrad.Finding, not {type(finding).__name__}")
-        if finding is None or finding.edit is None or self.subject_of is None:
+        if self.subject_of is None:
             return None
-        if not is_in_place(finding.edit):
+        subject = self.subject_of(network)
+        if finding is None or finding.edit is None or not is_in_place(finding.edit):
             return None
-        done = self.subject_of(network).apply(finding.edit)
+        done = subject.apply(finding.edit)
         return None if isinstance(done, Refusal) else done.changed or None
 
     def __str__(self) -> str:

@@ -71,7 +71,7 @@ def check_lengths(steps: int, batch_size: int, budget: float) -> tuple[int, int]
         TypeError, ValueError: if they are not at least 1, or budget is not finite and at least 1.
     """
     if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
-        raise ValueError(f"budget must be finite and at least 1, not {budget}")
+        raise ValueError(f"budget must be finite and at least 1, not {budget!r}")
     steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
     if not steps or not batch_size:
         raise ValueError("steps and batch_size must be at least 1")

@@ -234,8 +234,8 @@ RULES = (
         kind="stalled",
         warning=LITTLE,
         critical=LITTLE,
-        measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more; "
-        f"also 1 + α below {BABY} at the median step",
+        measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more, "
+        f"found where it is below the limit; also 1 + α below {BABY} at the median step",
         reason="Asked only where no step overshoots, which has a cause and a cure of its own.",
         source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
         find=_stalled,
