@@ -23,6 +23,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
+from vegrad.flow.data import Input, KnownLoss, NonFiniteData, NonFiniteValue
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.trend import Along, Gains
@@ -56,21 +57,46 @@ class Operation:
     """log2 of the root mean square of its output; nan if it was not measured."""
     delta_log2: float = nan
     """log2 of the norm of the loss's gradient with respect to its output; nan likewise."""
+    flat: float = nan
+    """Share of its output that is flat: elements of an activation where its derivative is next to
+    0, rows of a softmax with all weight on one key."""
+    alike: float = nan
+    """Share of its output's size that all rows have in common: 1 where they are all the same."""
+    lost: bool = False
+    """True if its output is not finite."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter's size and that of its gradient."""
+    """A parameter's size and that of its gradient; a normalization's statistics are some too."""
 
     name: str
     shape: tuple[int, ...]
     rms_log2: float = nan
     """log2 of the root mean square of its elements; -inf if all are 0."""
+    mean: float = nan
+    """Mean of its elements, where that is asked for."""
+    role: str = ""
+    """"map" (an input is multiplied with it), "table" (looked up), "norm" (a normalization's
+    weights), "bias", "recurrent", "variance" (a normalization's running variance); "" of others."""
+    fans: tuple[int, int] = (0, 0)
+    """fan_in and fan_out of a map."""
+    blocks: tuple[float, ...] = ()
+    """log2 of the root mean square of equal parts of its rows, where several maps stand in one."""
+    batch_log2: float = nan
+    """log2 of what the batch itself gives, of a running variance."""
     kurtosis: float = nan
     """Mean fourth power over the squared mean square: 1.8 if uniform, 3 if normal."""
     gradient_log2: float = nan
     """log2 of the norm of its gradient; -inf if that is 0, nan if there is none."""
     nonfinite: NonFiniteValue | None = None
+    lost: bool = False
+    """True if its gradient is not finite."""
+
+    @property
+    def module(self) -> str:
+        """The path of the module that it belongs to."""
+        return self.name.rpartition(".")[0]
 
     @property
     def is_matrix(self) -> bool:
@@ -81,32 +107,6 @@ class Parameter:
     def through_log2(self) -> float:
         """log2 of the size of what a matrix makes of an input of size 1."""
         return self.rms_log2 + log2(max(prod(self.shape[1:]), 1)) / 2
-
-
-@dataclass(frozen=True)
-class NonFiniteValue:
-    """The first element of an array that is NaN or infinite, and how many there are."""
-
-    index: tuple[int, ...]
-    value: float
-    count: int
-
-
-@dataclass(frozen=True)
-class NonFiniteData:
-    """Why nothing was run: values of the data that are not finite."""
-
-    kind: str
-    """"data" or "target"."""
-    name: str
-    """As the caller knows it: x, x[1], target, …"""
-    first: NonFiniteValue
-    rows: int
-    """How many rows have such values."""
-    of: int
-    """How many rows there are."""
-    too_large_for: str = ""
-    """The dtype that the value does not fit, if it is finite itself."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,8 @@ class Chain:
     expected: ExpectedFlow | None = None
     drawn: bool = False
     """True if `expected` is from weights drawn anew, where theory has no formulas."""
+    draw: Callable[[], ExpectedFlow | None] | None = None
+    """Works out what weights drawn anew give, where theory has no formulas."""
     underflowed: tuple[int, ...] = ()
     """Layers whose weight gradient is 0 in the network's dtype, though not in truth."""
     overflowed: tuple[int, ...] = ()
@@ -163,6 +165,28 @@ class Chain:
     def gains(self) -> Gains:
         """The gains between the layers, with their trend and those that depart from it."""
         return Gains.of_flow(self.flow, self.batches, normalized=self.norm is not None)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The loss and the gradients of a network with something changed."""
+
+    loss: float
+    gradients_log2: Mapping[str, float]
+    """log2 of the norm of each parameter's gradient; -inf if it is 0."""
+
+
+class WhatIf(Protocol):
+    """Passes of the network with other values, which leave it as it was."""
+
+    passes: int
+    """How many have been run."""
+
+    def effect(self, edit: Edit | None) -> Effect | None:
+        """Return loss and gradients had this been done, or nothing; None if it cannot be."""
+
+    def reading(self, edit: Edit) -> Reading | None:
+        """Read the network as if this had been done."""
 
 
 @dataclass(frozen=True)
@@ -328,14 +352,20 @@ class Reading:
     modules: tuple[Module, ...] = ()
     watched: Watched | None = None
     gradients: Gradients | None = None
-    fresh_drift: Callable[[], float] | None = None
-    """Works out log10 of δ at the first module over the last, had recurrent modules been drawn
-    anew; nan if that cannot be told."""
+    losses: tuple[KnownLoss, ...] = ()
+    """Those of known kinds that the loss consists of."""
+    inputs: tuple[Input, ...] = ()
+    draws_itself: bool = False
+    """True if the network has a way of its own to draw its weights, which `Initialize("default")`
+    uses: what that gives is what its author meant."""
+    what_if: WhatIf | None = None
+    """Answers what would be, had something been changed."""
     problem: NonFiniteData | None = None
     """Why nothing was run, if nothing was."""
 
     @property
     def maps(self) -> frozenset[str]:
         """The weights of linear maps and convolutions."""
-        found = (one.parameters[0] for one in self.operations if one.kind in MAPS)
+        named = (one for one in self.operations if one.kind in MAPS and one.parameters)
+        found = (one.parameters[0] for one in named)
         return frozenset(found) - self.tables

@@ -73,7 +73,7 @@ class Vocabulary:
 
     def scheme(self, name: str) -> str:
         """Name an initialization as this front end's code does."""
-        return f"{name} weights"
+        return "each layer's own initialization" if name == "default" else f"{name} weights"
 
     normalization = "layer normalization"
     skips = "skip connections"

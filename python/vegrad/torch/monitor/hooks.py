@@ -22,6 +22,7 @@ from vegrad.torch.models import state
 from vegrad.torch.monitor.history import NonFinite
 from vegrad.torch.monitor.modules import (
     Back,
+    FirstRun,
     Hook,
     first_sample,
     is_watched,
@@ -41,8 +42,6 @@ class ModuleHooks:
     """The first NaN or inf, and the module that made it."""
     steps = 0
     """Number of steps that were taken."""
-    probing = False
-    """True for a monitor that a diagnosis has made for its own passes."""
 
     def __init__(self, model: Module, backward: bool) -> None:
         named = [(plain_name(name), one) for name, one in model.named_parameters()]
@@ -72,6 +71,23 @@ class ModuleHooks:
             module.register_forward_hook(self._hook(place))
             for place, module in enumerate(self._watched)
         ]
+        self._order: list[int] = []
+        self._first = {
+            place: module.register_forward_pre_hook(FirstRun(partial(self._began, place)))
+            for place, module in enumerate(self._watched)
+        }
+
+    @property
+    def run_order(self) -> list[int]:
+        """The numbers of the modules in the order in which they first ran, then of all others."""
+        ran = self._order
+        return [*ran, *(place for place in range(len(self.modules)) if place not in ran)]
+
+    def _began(self, place: int, module: Module) -> None:
+        """Note that a module runs for the first time."""
+        if module is self._watched[place] and place in self._first:
+            self._order.append(place)
+            self._first.pop(place).remove()
 
     def _hook(self, place: int) -> Hook:
         """Return the forward hook of a module."""
@@ -82,9 +98,9 @@ class ModuleHooks:
 
     def remove(self) -> None:
         """Take all hooks off the model; the records stay."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._first.values()):
             handle.remove()
-        self._handles = []
+        self._handles, self._first = [], {}
 
     def _clear(self, looking: bool, counting: bool) -> None:
         """Begin a step: `looking` at it or not, `counting` its subnormal elements or not.
@@ -104,7 +120,7 @@ class ModuleHooks:
         """Read a module's output, and hook the gradient that will come back to it."""
         if not self._on or not _is_grad_enabled():
             return
-        if module is not self._watched[place] or (state.on and not self.probing):
+        if module is not self._watched[place] or state.on:
             return
         if type(output) is not Tensor:
             output = tensor_in(output)

@@ -97,6 +97,30 @@ class Hook:
         return Hook, (unwatched,)
 
 
+class FirstRun:
+    """A forward pre-hook that is called until it is taken off, which its callable does."""
+
+    __slots__ = ("ran",)
+
+    def __init__(self, ran: Callable[[Module], None]) -> None:
+        self.ran = ran
+
+    def __call__(self, module: Module, inputs: tuple[object, ...]) -> None:
+        """Call `ran`, unless the module is being compiled."""
+        if not _is_compiling():
+            self.ran(module)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> FirstRun:
+        return self
+
+    def __reduce__(self) -> tuple[type[FirstRun], tuple[Callable[[Module], None]]]:
+        return FirstRun, (_not_noted,)
+
+
+def _not_noted(module: Module) -> None:
+    """Do nothing, in place of a hook that was pickled."""
+
+
 def unwatched(module: Module, inputs: tuple[object, ...], output: object) -> None:
     """Do nothing, in place of a hook that was pickled."""
 

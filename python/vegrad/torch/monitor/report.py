@@ -18,7 +18,7 @@ from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Module, Reading, Watched
 from vegrad.flow.subject import Subject
-from vegrad.flow.wording import exp2
+from vegrad.flow.wording import exp2, listed
 from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
@@ -87,7 +87,7 @@ def watched_by(monitor: StepHooks) -> Watched:
 
 
 def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
-    """Return the sizes at a monitor's modules in its last step."""
+    """Return the sizes at a monitor's modules in its last step, in the order in which they ran."""
     last, first = monitor.history[-1], monitor.history[0]
     gradients = dict(zip(monitor.parameters, last.gradient_norms.tolist(), strict=True))
     moved = {
@@ -110,7 +110,7 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
                 begun=first.activation_rms[place] == 0.0 and not moved.isdisjoint(own),
             )
         )
-    return tuple(found)
+    return tuple(found[place] for place in monitor.run_order)
 
 
 def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[ModuleRow, ...]:
@@ -157,6 +157,12 @@ def through_time(reading: Reading) -> tuple[TimeRow, ...]:
 def _notes(reading: Reading) -> list[str]:
     """Return notes on what a user should know, though it is no fault."""
     notes = []
+    unseen = [one.name for one in reading.modules if one.weighted and isnan(one.activation_rms)]
+    if unseen and reading.operations:
+        notes.append(
+            f"what {listed(unseen)} did could not be followed: of it only the gradients of its "
+            "parameters were looked at."
+        )
     once = unused_steps(reading)
     if once:
         notes.append(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vegrad.flow.reading import Branch
+from vegrad.torch.reading.tensors import ByTensor
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,20 @@ class Branches:
     """Names of embeddings' matrices. Their sum is the beginning of a stream, and no branch."""
 
     def __post_init__(self) -> None:
-        self._ways: dict[int, Way] = {}
+        self._ways: ByTensor[Way] = ByTensor()
         self._matrices: set[str] = set()
         self._count = 0
 
     def begin(self, inputs: Sequence[Tensor]) -> None:
         """Number the tensors that the model is given."""
         for one in inputs:
-            self._ways[id(one)] = self._new()
+            self._ways[one] = self._new()
 
     def way(self, tensor: Tensor) -> Way:
         """Return the way by which a tensor was made."""
         name = self.names.get(id(tensor))
         if name is None:
-            return self._ways.get(id(tensor), Way())
+            return self._ways.get(tensor) or Way()
         if tensor.ndim > 1:
             self._matrices.add(name)
         return Way(frozenset(), (name,))
@@ -78,11 +79,10 @@ class Branches:
             self.found.append(Branch(own, *sizes, below.trail))
         return self._new() if passed else None
 
-    def made(self, tensor: Tensor, way: Way) -> bool:
-        """Note the way of a result; return True if its id is in use, so that it must stay alive."""
+    def made(self, tensor: Tensor, way: Way) -> None:
+        """Note the way of a result."""
         if way.bases or way.trail:
-            self._ways[id(tensor)] = way
-        return bool(way.bases or way.trail)
+            self._ways[tensor] = way
 
     def _new(self) -> Way:
         self._count += 1

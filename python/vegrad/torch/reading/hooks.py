@@ -1,19 +1,19 @@
-"""Hooks that measure δ, the gradient of the loss with respect to the outputs of layers."""
+"""Hooks that measure δ, the gradient of the loss with respect to what a pass has computed."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterator
 from math import isfinite
 
 from torch import Tensor
 from torch.autograd.graph import Node
 
 from vegrad.torch.models import size_log2
-from vegrad.torch.reading.trace import Layer
 
 
 class Hooks:
-    """Hooks on the outputs of layers and of sums, which measure δ and keep it near 1.
+    """Hooks on the outputs of operations, which measure δ and keep it near 1.
 
     Gradients are linear in δ. So at a tensor that all ways down go through, a power of two may be
     taken out for all that lies below, and sizes are right where the dtype would underflow or
@@ -21,45 +21,66 @@ class Hooks:
     between the blocks are.
     """
 
-    def __init__(self) -> None:
-        self.layers: list[Layer] = []
+    def __init__(self, on_delta: Callable[[int, Tensor], None] | None = None) -> None:
+        self.on_delta = on_delta
+        """Called with an operation's place and δ, times 2 to its shift."""
         self.shifts: dict[int, float] = {}
         self.sizes: dict[int, float] = {}
-        # The layer's place at each node of autograd's graph that has a hook; None at sums.
-        self._places: dict[Node | None, int | None] = {}
+        # The operations' places at each node of autograd's graph that has a hook: what a dropout
+        # of nothing returns is what it was given.
+        self._places: dict[Node | None, list[int]] = {}
         self._nodes: list[Node | None] = []
+        self._layers: set[Node | None] = set()
+        self._may_cut: set[Node | None] = set()
         # How many cuts there are from the loss down to a node, which is counted too.
         self._above: dict[Node | None, int] = {}
         self._cuts: set[Node] = set()
         self._totals = [0.0]  # log2 of the factor below so many cuts
+        self._on = False
 
-    def on_output(self, place: int | None, output: Tensor) -> None:
-        """Hang a hook at a layer's output, or at a sum if the place is None."""
-        if output.requires_grad:
+    def on_output(self, place: int, output: Tensor, layer: bool, may_cut: bool) -> None:
+        """Hang a hook at an operation's output, which may be a layer's or another to cut at."""
+        if output.requires_grad and output.grad_fn in self._places:
+            self._places[output.grad_fn].append(place)
+        elif output.requires_grad:
             came, number = weakref.WeakMethod(self._came), len(self._nodes)
 
             # The hook must not refer to us or the node: Python cannot free a cycle of references
             # that goes through autograd's graph.
-            def hook(gradient: Tensor) -> Tensor:
-                alive = came()
-                return alive(number, gradient) if alive else gradient
+            def hook(gradient: Tensor | None) -> Tensor | None:
+                alive = came()  # no gradient comes to an output that is not used
+                return alive(number, gradient) if alive and gradient is not None else gradient
 
             self._nodes.append(output.grad_fn)
-            self._places[output.grad_fn] = place
+            self._places[output.grad_fn] = [place]
             output.register_hook(hook)
+        if layer:
+            self._layers.add(output.grad_fn)
+        if layer or may_cut:
+            self._may_cut.add(output.grad_fn)
 
     def reaches(self, place: int) -> bool:
-        """Return True if a gradient comes back to the output of this layer."""
-        return place in self._places.values()
+        """Return True if a gradient comes back to the output of this operation."""
+        return any(place in places for places in self._places.values())
+
+    def begin(self) -> None:
+        """Measure from now on.
+
+        Gradients that come before the forward pass has ended are the model's own, as those of
+        physics-informed networks are, and none of the loss's.
+        """
+        self._on = True
 
     def find_cuts(self, root: Node | None) -> None:
-        """Find the nodes that all ways from the loss to the layers below them go through."""
+        """Find the nodes that all ways from the loss to the layers below them go through.
+
+        From then on δ is measured only where it is known how many cuts there are above.
+        """
         assert root is not None
-        layers = {node for node, place in self._places.items() if place is not None}
-        order, leading = _downwards(root, layers)
+        order, leading = _downwards(root, self._layers)
         ahead, count = {root}, 0
         for node in order:
-            if node in self._places and ahead == {node}:
+            if node in self._may_cut and ahead == {node}:
                 self._cuts.add(node)
                 count += 1
             self._above[node] = count
@@ -67,14 +88,12 @@ class Hooks:
             ahead |= {below for below in _below(node) if below in leading}
 
     def _came(self, number: int, gradient: Tensor) -> Tensor:
-        """Measure the gradient at a hook, and scale it to a norm near 1 at a cut.
-
-        Gradients that come before the forward pass has ended are the model's own, as those of
-        physics-informed networks are, and none of the loss's.
-        """
-        if not self.layers:
+        """Measure the gradient at a hook, and scale it to a norm near 1 at a cut."""
+        if not self._on:
             return gradient
         node = self._nodes[number]
+        if self._cuts and node not in self._above:
+            return gradient
         size, above = size_log2(gradient), self._above.get(node, 0)
         if node in self._cuts:
             by = 0.0
@@ -82,19 +101,31 @@ class Hooks:
                 by = float(min(max(-round(size), -100), 100))
                 gradient, size = gradient * 2.0**by, size + by
             self._totals.append(self._totals[-1] + by)
-        place, shift = self._places[node], self._totals[above]
-        if place is not None:
-            self.layers[place].delta = gradient
+        shift = self._totals[above]
+        for place in self._places[node]:
             self.shifts[place], self.sizes[place] = shift, size - shift
+            if self.on_delta is not None:
+                self.on_delta(place, gradient)
         return gradient
+
+
+def nodes_from(root: Node | None) -> Iterator[Node]:
+    """Yield all nodes of autograd's graph from a root on."""
+    stack, seen = [root], set[Node]()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            stack += [one for one, _ in node.next_functions]
 
 
 def _below(node: Node) -> list[Node]:
     return [one for one, _ in node.next_functions if one is not None]
 
 
-def _downwards(root: Node, layers: set[Node | None]) -> tuple[list[Node], set[Node]]:
-    """Return the nodes that lead to some layer, each after all above it; and the set of them."""
+def _downwards(root: Node, wanted: set[Node | None]) -> tuple[list[Node], set[Node]]:
+    """Return the nodes that lead to one of some, each after all above it; and the set of them."""
     order: list[Node] = []
     leading: set[Node] = set()
     seen: set[Node] = set()
@@ -103,7 +134,7 @@ def _downwards(root: Node, layers: set[Node | None]) -> tuple[list[Node], set[No
         node, left = stack.pop()
         below = _below(node)
         if left:
-            if node in layers or any(one in leading for one in below):
+            if node in wanted or any(one in leading for one in below):
                 leading.add(node)
                 order.append(node)
         elif node not in seen:

@@ -28,21 +28,18 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
+from vegrad.flow.data import KnownLoss
 from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2
-from vegrad.torch.reading.hooks import Hooks
+from vegrad.torch.reading.graph import Graph
+from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
-from vegrad.torch.reading.trace import Layer, Trace, names_of
+from vegrad.torch.reading.losses import Heard, known_losses
+from vegrad.torch.reading.trace import Layer, Replay, Trace, names_of
 
-LOSSES = {
-    "mse_loss": "mse",
-    "cross_entropy": "cross_entropy",
-    "nll_loss": "cross_entropy",
-    "binary_cross_entropy_with_logits": "binary_cross_entropy",
-    "binary_cross_entropy": "binary_cross_entropy",
-}
+FAR = 60.0  # log2 of a size of δ, beyond which squares may leave the range of float32
 Loss: TypeAlias = Callable[[Any, Any], Any]
 
 
@@ -60,22 +57,34 @@ class Pass:
     """One forward and backward pass of a model."""
 
     trace: Trace
+    hooks: Hooks
     path: list[int]
     """Places of the layers that make up the chain; [] if there is none."""
     output: Tensor
     loss: Tensor
-    loss_kind: str
-    shifts: dict[int, float]
-    """log2 of what the gradient was multiplied by on its way to each layer."""
-    sizes: dict[int, float]
-    """log2 ‖δ‖ of each layer."""
+    losses: tuple[KnownLoss, ...]
     trainable: list[Tensor]
     """Parameters and inputs of the model that require a gradient."""
+
+    @property
+    def loss_kind(self) -> str:
+        """The first known loss that was called; "" if none was."""
+        return self.losses[0].kind if self.losses else ""
 
     @property
     def layers(self) -> list[Layer]:
         """Layers of the chain, from the input to the output."""
         return [self.trace.layers[place] for place in self.path]
+
+    def size(self, place: int) -> float:
+        """Return log2 ‖δ‖ of a layer; -inf if none came back to it."""
+        operation = self.trace.layers[place].operation
+        return -inf if operation is None else self.hooks.sizes.get(operation, -inf)
+
+    def shift(self, place: int) -> float:
+        """Return log2 of what the gradient was multiplied by on its way to a layer."""
+        operation = self.trace.layers[place].operation
+        return 0.0 if operation is None else self.hooks.shifts.get(operation, 0.0)
 
 
 def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
@@ -85,46 +94,42 @@ def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
         ValueError: for a batch without rows, for a loss that is no single number, and for a loss
             that does not depend on the parameters.
     """
-    hooked, inputs = Hooks(), _inputs(x)
+    hooked, inputs = Hooks(), inputs_of(x)
     if inputs and not any(one.numel() for one in inputs):
         raise ValueError(f"x must have at least one row, not the shape {tuple(inputs[0].shape)}")
-    trace = Trace(names_of(model), inputs, on_output=hooked.on_output)
-    with trace:
+    names = names_of(model)
+    graph = Graph(names, outputs=hooked.on_output)
+    trace = Trace(names, inputs, graph)
+    with graph.following(model), trace:
         output = called(model, x)
-    recorder = _Names()
-    with recorder:
-        loss = loss_fn(output, target)
-    kind = next((LOSSES[name] for name in recorder.names if name in LOSSES), "")
+    heard = Heard()
+    with heard:
+        loss = checked(loss_fn(output, target))
+    # Autograd computes no gradient below the lowest parameter that is trained.
+    path = [
+        place
+        for place in trace.path(output)
+        if (operation := trace.layers[place].operation) is not None and hooked.reaches(operation)
+    ]
+    reentrant = has_reentrant(loss)
+    path = [] if reentrant else path
+    hooked.begin()
+    if path:
+        hooked.find_cuts(loss.grad_fn)
+        chosen = {trace.layers[place].operation: trace.layers[place] for place in path}
+        hooked.on_delta = lambda place, delta: _pass_through(chosen.get(place), delta)
+    trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
+    return Pass(trace, hooked, path, output, loss, known_losses(heard.calls), trainable)
+
+
+def checked(loss: object) -> Tensor:
+    """Return the loss; raise ValueError if it is no single number that depends on parameters."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         what = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ValueError(f"loss_fn must return a tensor of one element, not {what:.80}")
     if not loss.requires_grad:
         raise ValueError("loss_fn must return a loss that depends on the model's parameters")
-    # Autograd computes no gradient below the lowest parameter that is trained.
-    path = [place for place in trace.path(output) if hooked.reaches(place)]
-    hooked.layers = trace.layers
-    if path:
-        hooked.find_cuts(loss.grad_fn)
-    trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
-    return Pass(trace, path, output, loss, kind, hooked.shifts, hooked.sizes, trainable)
-
-
-class _Names(torch.overrides.TorchFunctionMode):
-    """A record of the names of the functions that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_function__(
-        self,
-        function: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        self.names.append(getattr(function, "__name__", ""))
-        return function(*args, **(kwargs or {}))
+    return loss
 
 
 def backward(run: Pass) -> list[Tensor | None]:
@@ -147,15 +152,72 @@ def backward(run: Pass) -> list[Tensor | None]:
     return found
 
 
+def gradients(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradients of leaves; those that they have in `.grad` stay as they are.
+
+    Checkpoints of the reentrant kind run only within `backward()`, which writes to `.grad`.
+    """
+    if not has_reentrant(loss):
+        return list(torch.autograd.grad(loss, list(wanted), allow_unused=True))
+    kept = [(one, one.grad) for one in wanted]
+    try:
+        for one in wanted:
+            one.grad = None
+        loss.backward()
+        return [one.grad for one in wanted]
+    finally:
+        for one, gradient in kept:
+            one.grad = gradient
+
+
+def has_reentrant(loss: Tensor) -> bool:
+    """Return True if there are checkpoints of the reentrant kind on the way back."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in nodes_from(loss.grad_fn))
+
+
+def replayed(task: Task, run: Pass, *, deep: bool) -> tuple[FloatArray, list[float], Tensor] | None:
+    """Run the task again and measure only δ and the inputs of the layers of a run's chain.
+
+    Args:
+        task: the same model, with other values or another batch.
+        run: the pass whose chain is followed.
+        deep: True if δ leaves the range of its dtype on the way down.
+
+    Returns:
+        log2 ‖δ‖ and the root mean square of the input of each layer, and the output; None if the
+        model runs other layers than before.
+    """
+    hooked = Hooks()
+    replay = Replay(set(run.path), hooked)
+    with replay:
+        output = called(task.model, task.x)
+    loss = checked(task.loss_fn(output, task.target))
+    if replay.count != len(run.trace.layers) or not isinstance(output, Tensor):
+        return None
+    hooked.begin()
+    if deep:
+        hooked.find_cuts(loss.grad_fn)
+    needed = [one for one in (*task.model.parameters(), *run.trace.inputs) if one.requires_grad]
+    torch.autograd.grad(loss, needed, allow_unused=True)
+    sizes = np.array([hooked.sizes.get(place, -inf) for place in run.path])
+    return sizes, [replay.inputs[place] for place in run.path], output
+
+
 def on_path(run: Pass) -> None:
     """Take layers off the chain whose δ is 0 though one below has some: skips go round them."""
     seen = [isfinite(size) for size in _sizes(run)]
     run.path[:] = [place for n, place in enumerate(run.path) if seen[n] or not any(seen[:n])]
 
 
+def is_deep(run: Pass) -> bool:
+    """Return True if δ left the range in which any dtype is safe."""
+    sizes = _sizes(run)
+    return bool((np.abs(sizes[np.isfinite(sizes)]) > FAR).any()) or not np.isfinite(sizes).all()
+
+
 def _sizes(run: Pass) -> FloatArray:
     """Return log2 ‖δ‖ along the chain, -inf where none came."""
-    return np.array([run.sizes.get(place, -inf) for place in run.path])
+    return np.array([run.size(place) for place in run.path])
 
 
 def begun_at_zero(run: Pass, gradients: list[Tensor | None]) -> dict[int, str]:
@@ -177,58 +239,46 @@ def begun_at_zero(run: Pass, gradients: list[Tensor | None]) -> dict[int, str]:
     return found
 
 
-def gains(run: Pass) -> FloatArray:
-    """Return log2 ‖δ_l‖/‖δ_{l+1}‖ along the chain."""
-    sizes = _sizes(run)
-    with np.errstate(invalid="ignore"):
-        found: FloatArray = sizes[:-1] - sizes[1:]
-    return found
-
-
 def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
     """Return the measured flow; `gradients` are those that `backward` returned."""
-    layers = run.layers
+    layers, sizes = run.layers, _sizes(run)
     # Gains of weights are nan where a skip connection goes round layers between the two.
     steps = zip(run.path, layers[1:], strict=False)
     weight_gains = np.array(
-        [_through(layer) if place in layer.below else nan for place, layer in steps]
+        [layer.passed if place in layer.below else nan for place, layer in steps]
     )
     gradient = [
-        -inf if one is None else size_log2(one) - run.shifts.get(place, 0.0)
+        -inf if one is None else size_log2(one) - run.shift(place)
         for one, place in zip(gradients, run.path, strict=True)
     ]
     with np.errstate(invalid="ignore"):
-        activation = gains(run) - weight_gains
+        activation = sizes[:-1] - sizes[1:] - weight_gains
     return Flow(
-        np.array(output_rms(run)),
+        np.array([*(rms(layer.x) for layer in layers[1:]), rms(run.output)]),
         np.array([layer.mean for layer in layers]),
         np.array([layer.std for layer in layers]),
         np.array([layer.flat for layer in layers]),
         np.array([layer.dead for layer in layers]),
-        _sizes(run),
+        sizes,
         np.array(gradient),
         weight_gains,
         activation,
     )
 
 
-def output_rms(run: Pass) -> list[float]:
-    """Return the root mean square of each layer's output, as the next layer or the loss gets it."""
-    return [rms(layer.x) for layer in run.layers[1:]] + [rms(run.output)]
-
-
-def _through(layer: Layer) -> float:
-    """Return log2 ‖δ W‖/‖δ‖ of a layer; a convolution's transpose takes the place of W."""
-    if layer.delta is None:
-        return -inf
-    delta = layer.delta.detach()
+def _pass_through(layer: Layer | None, delta: Tensor) -> None:
+    """Note log2 ‖δ W‖/‖δ‖ of a layer; a convolution's transpose takes the place of W."""
+    if layer is None:
+        return
+    weight, delta = layer.weight.detach(), delta.detach()
+    dtype = torch.promote_types(weight.dtype, delta.dtype)
     if layer.kind == "linear":
-        passed = delta @ layer.weight.detach().to(delta.dtype)
+        passed = delta.to(dtype) @ weight.to(dtype)
     else:
-        with torch.enable_grad():
-            x = layer.x.detach().requires_grad_()
-            (passed,) = torch.autograd.grad(layer.again(x), x, delta)
-    return size_log2(passed) - size_log2(delta)
+        with torch.enable_grad(), torch.autocast(delta.device.type, enabled=False):
+            x = layer.x.detach().to(dtype).requires_grad_()
+            (passed,) = torch.autograd.grad(layer.again(x), x, delta.to(dtype))
+    layer.passed = size_log2(passed) - size_log2(delta)
 
 
 # The chain in the words of the MLP and of theory --------------------------------------------------
@@ -295,7 +345,7 @@ def _is_known(run: Pass, place: int) -> bool:
 # Data and gradients -------------------------------------------------------------------------------
 
 
-def _inputs(x: object) -> list[Tensor]:
+def inputs_of(x: object) -> list[Tensor]:
     """Return the tensors among a model's inputs."""
     values: Iterable[object] = [x]
     if isinstance(x, tuple | list):
@@ -317,7 +367,7 @@ def shifted(gradient: Tensor | None, shift: float, like: Tensor) -> Array:
 
 def row_count(x: object, target: object) -> int:
     """Return the number of rows that inputs and target share; 0 if they have none in common."""
-    tensors = _inputs(x)
+    tensors = inputs_of(x)
     if not isinstance(target, Tensor) or not target.ndim or not tensors:
         return 0
     return len(target) if all(one.ndim and len(one) == len(target) for one in tensors) else 0

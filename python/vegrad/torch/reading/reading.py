@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf, isfinite, log2, nan
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.flow.reading import (
-    MAPS,
-    Chain,
-    Layer,
-    NonFiniteData,
-    NonFiniteValue,
-    Operation,
-    Parameter,
-    Reading,
-)
-from vegrad.flow.reading import Module as ModuleSizes
+from vegrad.flow.data import Input, NonFiniteData
+from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.resampling import resampled
-from vegrad.torch import models
-from vegrad.torch.monitor.monitor import Monitor
-from vegrad.torch.monitor.report import modules_of, watched_by
-from vegrad.torch.reading import cells, passes, redraw
+from vegrad.torch import models, schemes
+from vegrad.torch.reading import cells, passes, precise, redraw
 from vegrad.torch.reading.gradients import recorded
 from vegrad.torch.reading.initialization import fans, initialization
+from vegrad.torch.reading.modules import modules_of
+from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
 from vegrad.torch.reading.trace import Trace
+from vegrad.torch.reading.what_if import WhatIf
 from vegrad.torch.vocabulary import TorchVocabulary
 
 
@@ -55,25 +46,28 @@ def read(
         return Reading(vocabulary=TorchVocabulary(), about=about, problem=problem)
     task = passes.Task(model, loss_fn, x, target)
     with models.untouched(model, loss_fn):
-        with cells.heard(model) as calls:
-            run = passes.forward(*task)
-        if not run.path:
-            recurrent = cells.recurrences(model, calls, seed)
-            return _of_modules(task, run.trace, recurrent)
-        reading, path = _of_chain(task, run, resamples, seed)
-        del run  # The pass's memory is free before the resampled batches are run.
-        assert reading.chain is not None
-        batches = _resampled(task, path, resamples, seed)
-        return replace(reading, chain=replace(reading.chain, batches=batches))
+        return _read(task, resamples, seed)
+
+
+def _read(task: passes.Task, resamples: int, seed: int) -> Reading:
+    what_if = WhatIf(task, partial(_read, resamples=0, seed=seed), seed)
+    with cells.heard(task.model) as calls:
+        run = passes.forward(*task)
+    if not run.path:
+        recurrent = tuple(cells.recurrences(task.model, calls, seed))
+        return replace(_of_graph(task, run, recurrent), what_if=what_if)
+    reading = _of_chain(task, run, resamples, seed)
+    assert reading.chain is not None
+    resamples = resamples if isfinite(reading.loss or 0.0) else 0
+    batches = _resampled(task, run, resamples, seed)
+    return replace(reading, chain=replace(reading.chain, batches=batches), what_if=what_if)
 
 
 # A chain ----------------------------------------------------------------------------------------
 
 
-def _of_chain(
-    task: passes.Task, run: passes.Pass, resamples: int, seed: int
-) -> tuple[Reading, list[int]]:
-    """Read a model whose layers follow each other; return the places of these layers too."""
+def _of_chain(task: passes.Task, run: passes.Pass, resamples: int, seed: int) -> Reading:
+    """Read a model whose layers follow each other."""
     before = list(run.path)
     gradients = passes.backward(run)
     passes.on_path(run)
@@ -82,24 +76,24 @@ def _of_chain(
     about = passes.config_of(run, drawing)
     chain = _chain(run, gradients, about)
     expected = passes.expected_of(run, drawing, task.x)
-    drawn = expected is None and resamples > 0
-    if drawn:
-        expected = redraw.expected(task, run, drawing, seed)
+    draw = partial(redraw.expected, task, run, drawing, seed) if resamples else None
     weights = [layer.weight for layer in chain.layers]
     sizes = dict(zip(weights, chain.flow.gradient_log2.tolist(), strict=True))
-    reading = Reading(
+    return Reading(
         vocabulary=TorchVocabulary(),
         about=about,
         dtype=about["dtype"],
         loss=float(run.loss.detach()),
         loss_kind=run.loss_kind,
+        losses=run.losses,
         operations=_operations(run),
-        parameters=_parameters(task.model, sizes, _drawn(run.trace)),
+        parameters=read_parameters(task.model, run.trace.graph, sizes, _drawn(run.trace)),
+        inputs=_inputs(task.x),
+        draws_itself=schemes.has_own(task.model),
         tables=frozenset(run.trace.tables),
         branches=tuple(run.trace.branches),
-        chain=replace(chain, expected=expected, drawn=drawn and expected is not None),
+        chain=replace(chain, expected=expected, draw=None if expected is not None else draw),
     )
-    return reading, list(run.path)
 
 
 def _chain(run: passes.Pass, gradients: list[Tensor | None], about: Mapping[str, Any]) -> Chain:
@@ -116,7 +110,7 @@ def _chain(run: passes.Pass, gradients: list[Tensor | None], about: Mapping[str,
         underflowed=under,
         overflowed=over,
         begun=tuple(passes.begun_at_zero(run, gradients)),
-        cut=min((n for n, place in enumerate(run.path) if place in run.sizes), default=0),
+        cut=min((n for n, place in enumerate(run.path) if run.size(place) > -inf), default=0),
         exact=False,
     )
 
@@ -139,12 +133,17 @@ def _layers(run: passes.Pass) -> tuple[Layer, ...]:
 
 def _operations(run: passes.Pass) -> tuple[Operation, ...]:
     """Write down what ran, with δ where it was measured, and the loss at the end."""
-    found = list(run.trace.operations)
-    deltas = {run.trace.layers[place].name: size for place, size in run.sizes.items()}
-    for place, one in enumerate(found):
-        if one.name in deltas and one.kind in MAPS:
-            found[place] = replace(one, delta_log2=deltas[one.name])
+    found = run.trace.graph.with_deltas(run.hooks.sizes)
     return (*found, Operation(run.loss_kind or "loss", "loss", (len(found) - 1,)))
+
+
+def _inputs(x: object) -> tuple[Input, ...]:
+    """Measure the numbers among a model's inputs."""
+    found = []
+    for name, one in named_inputs("x", x).items():
+        if one.is_floating_point() and one.numel():
+            found.append(Input(name, models.rms(one), float(one.detach().double().mean())))
+    return tuple(found)
 
 
 def _lost(
@@ -153,7 +152,7 @@ def _lost(
     """Return the layers whose true gradient is finite, but 0 or inf in the model's dtype."""
     under, over = [], []
     for number in np.flatnonzero(np.isfinite(sizes)).tolist():
-        shift = run.shifts.get(run.path[number], 0.0)
+        shift = run.shift(run.path[number])
         stored = passes.shifted(gradients[number], shift, run.layers[number].weight)
         if not stored.any():
             under.append(number)
@@ -162,48 +161,23 @@ def _lost(
     return tuple(under), tuple(over)
 
 
-def _resampled(task: passes.Task, path: list[int], count: int, seed: int) -> FloatArray:
+def _resampled(task: passes.Task, run: passes.Pass, count: int, seed: int) -> FloatArray:
     """Return gains (count, L - 1) of batches drawn with replacement, if there are rows to draw."""
-    take = passes.rows_of(task.x, task.target)
+    take, deep = passes.rows_of(task.x, task.target), passes.is_deep(run)
+    missing = np.full(len(run.path) - 1, np.nan)
 
     def gains(rows: Array) -> FloatArray:
         assert take is not None
-        run = passes.forward(task.model, task.loss_fn, *take(rows))
-        passes.backward(run)
-        run.path[:] = path
-        return passes.gains(run)
+        x, target = take(rows)
+        again = passes.replayed(task._replace(x=x, target=target), run, deep=deep)
+        if again is None:
+            return missing
+        with np.errstate(invalid="ignore"):
+            found: FloatArray = again[0][:-1] - again[0][1:]
+        return found
 
     rows = passes.row_count(task.x, task.target)
-    return resampled(gains, rows, len(path) - 1, count, seed)
-
-
-def _parameters(
-    model: Module, gradients: Mapping[str, float], drawn: Collection[str] = ()
-) -> dict[str, Parameter]:
-    """Read the sizes of all parameters.
-
-    Args:
-        model: the model.
-        gradients: log2 of the norms of gradients, by name.
-        drawn: names of matrices of which rules will ask how they were drawn.
-    """
-    found = {}
-    for name, parameter in model.named_parameters():
-        if not models.is_measurable(parameter):
-            found[name] = Parameter(name, ())
-            continue
-        size, values = models.size_log2(parameter), parameter.detach()
-        # A frozen parameter may be a mask of infinities.
-        judged = parameter.requires_grad or name in gradients
-        found[name] = Parameter(
-            name,
-            tuple(values.shape),
-            size - log2(max(values.numel(), 1)) / 2 if isfinite(size) else -inf,
-            kurtosis=_kurtosis(values) if name in drawn else nan,
-            gradient_log2=gradients.get(name, nan),
-            nonfinite=_first_nonfinite(values) if judged and not size < inf else None,
-        )
-    return found
+    return resampled(gains, rows, len(run.path) - 1, count, seed)
 
 
 def _drawn(trace: Trace) -> Collection[str]:
@@ -213,77 +187,72 @@ def _drawn(trace: Trace) -> Collection[str]:
     return {trace.names[id(one.weight)] for one in trace.layers if id(one.weight) in trace.names}
 
 
-def _kurtosis(matrix: Tensor) -> float:
-    squares = matrix.double().square()
-    return float(squares.square().mean() / squares.mean() ** 2)
-
-
-def _first_nonfinite(values: Tensor) -> NonFiniteValue | None:
-    bad = ~torch.isfinite(values)
-    if not bool(bad.any()):
-        return None
-    first = tuple(int(n) for n in bad.nonzero()[0])
-    value = values[first]
-    return NonFiniteValue(
-        first, float(value.abs() if value.is_complex() else value), int(bad.sum())
-    )
-
-
 # Any other model --------------------------------------------------------------------------------
 
 
-def _of_modules(task: passes.Task, trace: Trace, recurrent: Sequence[cells.Recurrence]) -> Reading:
-    """Read a model by a monitor's sizes of modules and by its parameters' gradients."""
-    model = task.model
-    monitor = Monitor(model, details=1)
-    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        monitor.probing = True
-        loss = task.loss_fn(models.called(model, task.x), task.target)
-        wanted = [parameter for parameter, _ in kept if parameter.requires_grad]
-        given = torch.autograd.grad(loss, wanted, allow_unused=True)
-        for parameter, gradient in zip(wanted, given, strict=True):
-            parameter.grad = gradient
-        monitor.step()
-        named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        gradients = recorded(model, named, trace)
-    finally:
-        monitor.remove()
-        for parameter, gradient in kept:
-            parameter.grad = gradient
-    modules = modules_of(monitor)
-    sizes = {name: models.size_log2(one) for name, one in named.items() if one.ndim > 1}
+def _of_graph(
+    task: passes.Task, run: passes.Pass, recurrent: tuple[cells.Recurrence, ...]
+) -> Reading:
+    """Read a model by the graph of its pass and by its parameters' gradients."""
+    model, trace = task.model, run.trace
+    wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    named = _gradients(run, wanted)
+    gradients, loss = recorded(model, named), float(run.loss.detach())
+    norms, operations = gradients.norms_log2, _operations(run)
+    if isfinite(loss) and _are_lost(model, norms):
+        norms, operations = _precisely(task, wanted) or (norms, operations)
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
     about = {
-        "model": f"{type(model).__name__} ({why}), loss {float(loss.detach()):.4g}",
-        "parameters": len(kept),
-        "chain": list(gradients.chain),
+        "model": f"{type(model).__name__} ({why}), loss {loss:.4g}",
+        "parameters": len(list(model.parameters())),
     }
     return Reading(
         vocabulary=TorchVocabulary(),
         about=about,
-        loss=float(loss.detach()),
-        operations=tuple(trace.operations),
-        parameters=_parameters(model, sizes, _drawn(trace)),
+        dtype=str(next(iter(wanted.values())).dtype).removeprefix("torch."),
+        loss=loss,
+        loss_kind=run.loss_kind,
+        losses=run.losses,
+        operations=operations,
+        parameters=read_parameters(model, trace.graph, norms),
+        inputs=_inputs(task.x),
+        draws_itself=schemes.has_own(task.model),
         tables=frozenset(trace.tables),
         branches=tuple(trace.branches),
-        cells=tuple(recurrent),
-        modules=modules,
-        watched=watched_by(monitor),
+        cells=recurrent,
+        modules=modules_of(type(model).__name__, operations, wanted, norms),
         gradients=gradients,
-        fresh_drift=partial(_fresh_drift, task, modules, recurrent),
     )
 
 
-def _fresh_drift(
-    task: passes.Task, modules: Sequence[ModuleSizes], recurrent: Sequence[cells.Recurrence]
-) -> float:
-    """Return log10 of δ at the first module over the last, with recurrent modules drawn anew."""
-    weighted = [one for one in modules if one.weighted]
-    first = next(one.name for one in weighted if one.delta < inf)
-    drawn = sorted({one.module for one in recurrent})
-    with models.untouched(task.model, task.loss_fn):
-        return redraw.decades(task, drawn, (first, weighted[-1].name))
+def _gradients(run: passes.Pass, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    given = passes.gradients(run.loss, list(wanted.values()))
+    return {n: g for n, g in zip(wanted, given, strict=True) if g is not None}
+
+
+def _are_lost(model: Module, norms: Mapping[str, float]) -> bool:
+    """Return True if gradients are 0 or not finite that may be neither in float64.
+
+    Those below weights that begin at 0 are 0 in truth.
+    """
+    known = dict(model.named_parameters())
+    if any(size > -inf and not bool(known[name].any()) for name, size in norms.items()):
+        return False
+    return any(not isfinite(size) for name, size in norms.items() if known[name].ndim > 1)
+
+
+def _precisely(
+    task: passes.Task, wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, float], tuple[Operation, ...]] | None:
+    """Measure gradients and operations in float64; None if the model does not run like that."""
+    try:
+        with precise.in_float64(task.model):
+            x, target = precise.doubled(task.x), precise.doubled(task.target)
+            run = passes.forward(task.model, task.loss_fn, x, target)
+            named = _gradients(run, wanted)
+            return {n: models.size_log2(g) for n, g in named.items()}, _operations(run)
+    except (RuntimeError, TypeError, ValueError):
+        return None
 
 
 # Data -------------------------------------------------------------------------------------------
@@ -297,17 +266,23 @@ def not_finite(kind: str, name: str, value: object) -> NonFiniteData | None:
         name: name of the argument.
         value: a tensor, or a sequence or mapping of several; all else is passed over.
     """
-    several = {name: value}
+    several = named_inputs(name, value)
+    for where, tensor in several.items():
+        if not tensor.is_floating_point():
+            continue
+        first = first_nonfinite(tensor)
+        if first is not None:
+            bad = ~tensor.isfinite()
+            rows = int(bad.reshape(len(bad) if bad.ndim else 1, -1).any(1).sum())
+            return NonFiniteData(kind, where, first, rows=rows, of=len(bad) if bad.ndim else 1)
+    return None
+
+
+def named_inputs(name: str, value: object) -> dict[str, Tensor]:
+    """Return the tensors of an argument, by the names that a user would give them."""
+    several: dict[str, object] = {name: value}
     if isinstance(value, tuple | list):
         several = {f"{name}[{n}]": one for n, one in enumerate(value)}
     elif isinstance(value, Mapping):
         several = {f"{name}[{key!r}]": one for key, one in value.items()}
-    for where, tensor in several.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            continue
-        first = _first_nonfinite(tensor)
-        if first is not None:
-            bad = ~torch.isfinite(torch.atleast_1d(tensor))
-            rows = int(bad.reshape(len(bad), -1).any(1).sum())
-            return NonFiniteData(kind, where, first, rows=rows, of=len(bad))
-    return None
+    return {where: one for where, one in several.items() if isinstance(one, Tensor)}

@@ -5,12 +5,13 @@ arguments, and the trace calls the function itself. It writes down three things 
 
 - `layers`: each call of a linear map or a convolution, with the activation and the normalization
   that follow it, and with the layers whose outputs reach its input without another in between;
-- `operations`: every operation on what comes from the inputs, as a graph in order of time;
+- `operations`: every operation on what comes from the inputs, as a graph in order of time, with
+  the module that each ran in and the size of what it made;
 - `branches`: the sums x + f(x) of residual streams (see `branches.py`).
 
-Tensors are told apart by `id`, so a trace keeps alive all those that it has numbered: else Python
-could give the id of a tensor that was freed to a new one. The trace must not change what the model
-computes, and it copies values only where an activation overwrites its input.
+Tensors are told apart by `id`, which is forgotten when a tensor is freed, since Python may give it
+to a new one. The trace must not change what the model computes, it keeps nothing alive beyond the
+layers' inputs, and it copies values only where an activation overwrites its input.
 
 It does not decide whether the layers form a chain that the diagnosis can follow from layer to
 layer: `path` finds the longest one, and gives up at functions that no chain has (`foreign`).
@@ -19,9 +20,9 @@ The way back is not followed here: `passes.py` hangs its hooks where `on_output`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from math import inf
 from typing import Any
 
 import torch
@@ -30,45 +31,24 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
-from vegrad.flow.reading import INPUT, Branch, Operation
+from vegrad.flow.reading import INPUT, Branch
 from vegrad.flow.reading import MAPS as LAYERS
-from vegrad.torch.activations import FUNCTIONS, OTHERS
+from vegrad.flow.wording import exp2
+from vegrad.torch.activations import FUNCTIONS
 from vegrad.torch.reading.branches import Branches
+from vegrad.torch.reading.call import (
+    ADDS,
+    CONVOLUTION,
+    NORMS,
+    PRODUCTS,
+    SHAPES,
+    TRANSPOSED,
+    Call,
+)
+from vegrad.torch.reading.graph import SAFE, Graph, rms_log2
+from vegrad.torch.reading.hooks import Hooks
+from vegrad.torch.reading.tensors import ByTensor, is_transformed, tensors_in
 
-NORMS = {
-    "layer_norm": "layer",
-    "rms_norm": "rms",
-    "batch_norm": "batch",
-    "group_norm": "group",
-    "instance_norm": "instance",
-}
-PRODUCTS = {
-    "matmul",
-    "bmm",
-    "baddbmm",
-    "einsum",
-    "__matmul__",
-    "scaled_dot_product_attention",
-    "addmm",
-    "mm",
-}
-SHAPES = {
-    "flatten",
-    "view",
-    "reshape",
-    "contiguous",
-    "to",
-    "clone",
-    "__get__",
-    "squeeze",
-    "unsqueeze",
-    "float",
-    "double",
-}
-ADDS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
-CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-TRANSPOSED = (*CONVOLUTION[:5], "output_padding", "groups", "dilation")
-ACTIVATIONS = FUNCTIONS.keys() | OTHERS
 FLAT = 0.05  # An element is saturated if |φ′| there is below this share of the largest.
 
 
@@ -88,6 +68,8 @@ class Layer:
     """The same map, to be applied to another input."""
     mean: float
     std: float
+    operation: int | None
+    """Its place among the operations."""
     activation: str = "identity"
     known: bool = True
     """True if the activation is the one that vegrad calls by this name."""
@@ -98,50 +80,8 @@ class Layer:
     """True if the layer's own input is added to its activation's output."""
     flat: float = 0.0
     dead: float = 0.0
-    delta: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Call:
-    """A function of PyTorch with the arguments that it was called with."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    @cached_property
-    def raw(self) -> str:
-        """Name of the function, with the underscores of in-place functions."""
-        return getattr(self.function, "__name__", "")
-
-    @cached_property
-    def name(self) -> str:
-        """Name of the function without the underscore at the end of in-place functions."""
-        return self.raw if self.raw.startswith("__") else self.raw.rstrip("_")
-
-    @cached_property
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the arguments."""
-        return list(_tensors((self.args, self.kwargs)))
-
-    @property
-    def source(self) -> object:
-        """First argument."""
-        return self.args[0] if self.args else self.kwargs.get("input")
-
-    @property
-    def adds(self) -> bool:
-        """True for the sum of two terms."""
-        return self.raw in ADDS and len(self.args) > 1
-
-    def activated(self) -> Tensor | None:
-        """Return the values that an activation is about to be applied to; None for others."""
-        source = self.source
-        if self.name not in ACTIVATIONS or not isinstance(source, Tensor):
-            return None
-        flags = (*self.args[1:], self.kwargs.get("inplace"))
-        inplace = self.raw.endswith("_") or any(one is True for one in flags)
-        return source.detach().clone() if inplace else source.detach()
+    passed: float = -inf
+    """log2 ‖δ W‖/‖δ‖; a convolution's transpose takes the place of W."""
 
 
 @dataclass(eq=False)
@@ -151,22 +91,19 @@ class Trace(TorchFunctionMode):
     names: dict[int, str]
     """Names of the parameters by id."""
     inputs: list[Tensor]
+    graph: Graph
+    """All operations on what comes from the inputs, in the order in which they ran."""
     layers: list[Layer] = field(default_factory=list)
     foreign: str = ""
     """Name of the first operation that no chain of layers has."""
-    on_output: Callable[[int | None, Tensor], None] | None = None
-    """Called with each layer's place and output, and with None and the result of each sum."""
-    operations: list[Operation] = field(default_factory=list)
-    """All operations on what comes from the inputs, in the order in which they ran."""
 
     def __post_init__(self) -> None:
         super().__init__()
-        self._from: dict[int, frozenset[int]] = {}
-        self._outputs: dict[int, int] = {}  # The layer, by id of what follows it directly.
-        self._made_by: dict[int, int] = {}  # The place of the operation, by id of its result.
-        self._alive: list[Tensor] = list(self.inputs)
+        self._from: ByTensor[frozenset[int]] = ByTensor()
+        self._outputs: ByTensor[int] = ByTensor()  # The layer whose output it follows directly.
         for one in self.inputs:
-            self._from[id(one)] = frozenset([INPUT])
+            self._from[one] = frozenset([INPUT])
+        self.graph.begin(self.inputs)
         self._branches = Branches(self.names)
         self._branches.begin(self.inputs)
 
@@ -182,7 +119,7 @@ class Trace(TorchFunctionMode):
 
     def origin(self, tensor: object) -> frozenset[int]:
         """Return the places of the layers that a tensor comes from."""
-        return self._from.get(id(tensor), frozenset())
+        return self._from.get(tensor) or frozenset()
 
     def __torch_function__(
         self,
@@ -192,75 +129,64 @@ class Trace(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         call = Call(function, args, kwargs or {})
+        if any(map(is_transformed, call.tensors)):
+            self.foreign = self.foreign or call.name
+            return function(*args, **call.kwargs)
         # What the function may overwrite is read before it runs.
         before = call.activated()
         origin = frozenset[int]().union(*map(self.origin, call.tensors))
         way = self._branches.added(*args[:2]) if call.adds else None
         way = way or self._branches.of(call.tensors)
         out = function(*args, **call.kwargs)
-        made = list(_tensors(out))
-        self._alive += [one for one in made if self._branches.made(one, way)]
-        self._operation(call, made)
+        made = list(tensors_in(out))
+        for one in made:
+            self._branches.made(one, way)
+        operation = self.graph.ran(call, made)
         if call.name.startswith("embedding"):
-            self.tables.update(self._parameters(call))
+            self.tables.update(self.names[id(t)] for t in call.tensors if id(t) in self.names)
         if call.name in LAYERS and isinstance(out, Tensor):
-            self._layer(call, out)
+            self._layer(call, out, operation)
             return out
         if before is not None:
             self._activation(call, before, out)
         elif call.name in NORMS:
             self._norm(call, out)
         elif call.adds:
-            self._add(args[0], args[1], out)
+            self._add(args[0], args[1])
         elif origin:
             self._other(call, origin, out)
         for one in made:
-            self._from[id(one)] = origin
-        self._alive += made
+            self._from[one] = origin
         return out
 
-    def _parameters(self, call: Call) -> tuple[str, ...]:
-        return tuple(self.names[id(one)] for one in call.tensors if id(one) in self.names)
-
-    def _operation(self, call: Call, made: list[Tensor]) -> None:
-        """Append an operation, unless it has nothing to do with inputs and parameters."""
-        parameters = self._parameters(call)
-        known = {self._made_by[id(one)] for one in call.tensors if id(one) in self._made_by}
-        inputs = any(INPUT in self.origin(one) for one in call.tensors)
-        if not made or not (parameters or known or inputs):
-            return
-        below = tuple(sorted(known)) or ((INPUT,) if inputs else ())
-        path = parameters[0].rpartition(".")[0] if parameters else ""
-        for one in made:
-            self._made_by[id(one)] = len(self.operations)
-        self.operations.append(Operation(call.name.strip("_"), path, below, parameters))
-
-    def _layer(self, call: Call, out: Tensor) -> None:
+    def _layer(self, call: Call, out: Tensor, operation: int | None) -> None:
         """Append a layer; from here on, what is made of its output comes from this layer only."""
         place, kind = len(self.layers), call.name
         argument_names = TRANSPOSED if "transpose" in kind else CONVOLUTION
         given = dict(zip(argument_names, call.args, strict=False)) | dict(call.kwargs)
         x, weight, bias = given.pop("input"), given["weight"], given.setdefault("bias", None)
-        values = out.detach().double()
-        some = values.numel() > 0  # A mixture's expert may get no rows.
+        mean, std = _moments(out)
         self.layers.append(
             Layer(
-                name=self.names.get(id(weight), f"{kind} {place}").removesuffix(".weight"),
+                name=self._name(weight, f"{kind} {place}"),
                 kind=kind,
                 weight=weight,
                 bias=bias,
                 x=x,
                 below=self.origin(x),
                 again=lambda other: call.function(other, **given),
-                mean=float(values.mean()) if some else 0.0,
-                std=float(values.std(correction=0)) if some else 0.0,
+                mean=mean,
+                std=std,
+                operation=operation,
             )
         )
-        self._from[id(out)] = frozenset([place])
-        self._outputs[id(out)] = place
-        self._alive.append(out)
-        if self.on_output is not None:
-            self.on_output(place, out)
+        self._from[out] = frozenset([place])
+        self._outputs[out] = place
+
+    def _name(self, weight: Tensor, otherwise: str) -> str:
+        """Return the path of a layer; of weights made of others, that of the module that runs."""
+        name = self.names.get(id(weight), "").removesuffix(".weight")
+        return name or self.graph.module or otherwise
 
     def _activation(self, call: Call, before: Tensor, out: object) -> None:
         """Note the activation of the layer that its input comes from, if that has none yet."""
@@ -274,13 +200,13 @@ class Trace(TorchFunctionMode):
         if name == "hardtanh" and got.get("min_val", -1.0) >= 0:
             # PyTorch implements ReLU6 by this function, but it has only one flat side.
             name, row = "relu6", None
-        direct = id(call.source) in self._outputs
+        direct = self._outputs.get(call.source) is not None
         same = row is not None and all(got.get(k, value) == value for k, value in wanted.items())
         layer.activation = name if row is None else row.ours
         layer.known = same and direct
         layer.flat, layer.dead = _flatness(call, before)
-        if direct:
-            self._outputs[id(out)] = place
+        if direct and isinstance(out, Tensor):
+            self._outputs[out] = place
 
     def _norm(self, call: Call, out: object) -> None:
         """Note the normalization of the layer that its input comes from."""
@@ -288,18 +214,16 @@ class Trace(TorchFunctionMode):
         if place == INPUT:
             return
         layer = self.layers[place]
-        direct = id(call.source) in self._outputs and layer.activation == "identity"
+        direct = self._outputs.get(call.source) is not None and layer.activation == "identity"
         layer.norm = NORMS[call.name]
         layer.plain_norm = direct and call.name in ("layer_norm", "rms_norm")
-        if direct:
-            self._outputs[id(out)] = place
+        if direct and isinstance(out, Tensor):
+            self._outputs[out] = place
 
-    def _add(self, first: object, second: object, out: object) -> None:
+    def _add(self, first: object, second: object) -> None:
         """Note skip connections round a single layer."""
-        if self.on_output is not None and isinstance(out, Tensor):
-            self.on_output(None, out)
         for one, other in ((first, second), (second, first)):
-            place = self._outputs.get(id(one))
+            place = self._outputs.get(one)
             if place is not None and other is self.layers[place].x:
                 self.layers[place].skips = True
 
@@ -328,16 +252,35 @@ class Trace(TorchFunctionMode):
         return chain if len(chain) >= 0.6 * len(self.layers) else []
 
 
-def _tensors(values: object) -> Iterator[Tensor]:
-    """Yield all tensors in nested tuples, lists and mappings."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for one in values:
-            yield from _tensors(one)
-    elif isinstance(values, dict):
-        for one in values.values():
-            yield from _tensors(one)
+class Replay(TorchFunctionMode):
+    """A second run of a model of which the layers are known: measures some of these again."""
+
+    def __init__(self, wanted: Collection[int], hooks: Hooks) -> None:
+        super().__init__()
+        self.wanted, self.hooks = wanted, hooks
+        self.count = 0
+        """How many layers have run."""
+        self.inputs: dict[int, float] = {}
+        """The root mean squares of the inputs of the layers wanted, by place."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        out = function(*args, **(kwargs or {}))
+        name = getattr(function, "__name__", "")
+        if name in LAYERS and isinstance(out, Tensor):
+            if self.count in self.wanted:
+                x = args[0] if args else (kwargs or {})["input"]
+                self.inputs[self.count] = exp2(rms_log2(x))
+                self.hooks.on_output(self.count, out, True, False)
+            self.count += 1
+        elif name in ADDS and isinstance(out, Tensor) and len(args) > 1:
+            self.hooks.on_output(-1, out, False, True)
+        return out
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -346,6 +289,21 @@ def _same(tensor: Tensor) -> Tensor:
     As the hook for saved tensors it takes the place of a checkpoint's, which counts what is saved.
     """
     return tensor
+
+
+def _moments(tensor: Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation of the elements; 0 of none, as an expert may get none."""
+    values = tensor.detach()
+    if not values.numel():
+        return 0.0, 0.0
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if values.dtype is torch.float32:
+        std, mean = (float(one) for one in torch.std_mean(values, correction=0))
+        if SAFE[0] < std < SAFE[1]:
+            return mean, std
+    std, mean = (float(one) for one in torch.std_mean(values.double(), correction=0))
+    return mean, std
 
 
 def _flatness(call: Call, y: Tensor) -> tuple[float, float]:
@@ -358,15 +316,16 @@ def _flatness(call: Call, y: Tensor) -> tuple[float, float]:
     kwargs = {k: value for k, value in call.kwargs.items() if k not in ("inplace", "input")}
 
     def slope(at: Tensor) -> Tensor:
-        at = at.double().requires_grad_()
+        at = at.requires_grad_()
         value = call.function(at.clone(), *args, **kwargs)
         found: Tensor = torch.autograd.grad(value.sum(), at)[0]
         return found
 
     try:
         with torch.enable_grad(), saved_tensors_hooks(_same, _same):
-            slopes = slope(y.detach())
-            far = torch.linspace(-8, 8, 1601, dtype=torch.float64, device=y.device)
+            half = y.dtype in (torch.float16, torch.bfloat16)
+            slopes = slope((y.float() if half else y).detach())
+            far = torch.linspace(-8, 8, 1601, dtype=slopes.dtype, device=y.device)
             largest = slope(far).abs().max()
     except (RuntimeError, TypeError):  # An activation with weights, of another dtype.
         return 0.0, 0.0

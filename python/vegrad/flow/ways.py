@@ -1,0 +1,71 @@
+"""Ways through the graph of a pass: where the inputs come in, and what is last before the loss."""
+
+from __future__ import annotations
+
+from vegrad.flow.reading import INPUT, MAPS, Operation, Reading
+
+NEUTRAL = {
+    *("mul", "rmul", "imul", "div", "truediv", "dropout", "clone", "to", "contiguous", "identity"),
+    *("view", "reshape", "flatten", "transpose", "permute", "getitem", "unsqueeze", "squeeze"),
+    *("chunk", "split", "unbind", "expand", "feature_dropout"),
+}
+ACTIVATIONS = {
+    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish"),
+    *("hardtanh", "prelu", "tanh", "sigmoid", "hardsigmoid", "softplus", "clamp"),
+}
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+def entries(reading: Reading) -> list[Operation]:
+    """Return the maps and recurrent modules that inputs come to without passing another."""
+    open_ways: list[bool] = []
+    found = []
+    for one in reading.operations:
+        from_input = any(n == INPUT or open_ways[n] for n in one.below)
+        is_map = one.kind in MAPS | RECURRENT and bool(one.parameters)
+        if is_map and from_input:
+            found.append(one)
+        open_ways.append(from_input and not is_map)
+    return found
+
+
+def heads(reading: Reading) -> set[str]:
+    """Return the maps that are the last on their way to the loss, which often begin small."""
+    used, found = set[int](), set[str]()
+    for place in range(len(reading.operations) - 1, -1, -1):
+        one = reading.operations[place]
+        above = place in used
+        if one.kind in MAPS and not above:
+            found.update(one.parameters[:1])
+        if one.kind in MAPS or above:
+            used.update(one.below)
+    return found
+
+
+def taken_by(reading: Reading) -> dict[str, frozenset[str]]:
+    """Return the kinds of the operations that take what each parameter's operation makes.
+
+    What only scales, drops out or reshapes is passed over, and so are activations.
+    """
+    above: dict[int, set[int]] = {}
+    for place, one in enumerate(reading.operations):
+        for below in one.below:
+            above.setdefault(below, set()).add(place)
+    found: dict[str, frozenset[str]] = {}
+    for place, one in enumerate(reading.operations):
+        if not one.parameters:
+            continue
+        kinds, ahead, seen = set[str](), list(above.get(place, ())), set[int]()
+        while ahead:
+            next_place = ahead.pop()
+            if next_place in seen:
+                continue
+            seen.add(next_place)
+            taker = reading.operations[next_place]
+            if taker.kind in NEUTRAL | ACTIVATIONS:
+                ahead += above.get(next_place, ())
+            else:
+                kinds.add(taker.kind)
+        for name in one.parameters:
+            found.setdefault(name, frozenset(kinds))
+    return found

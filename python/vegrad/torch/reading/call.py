@@ -1,0 +1,120 @@
+"""A call of one of PyTorch's functions, and the names by which kinds of functions are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from vegrad.torch.activations import FUNCTIONS, OTHERS
+from vegrad.torch.reading.tensors import tensors_in
+
+NORMS = {
+    "layer_norm": "layer",
+    "rms_norm": "rms",
+    "batch_norm": "batch",
+    "group_norm": "group",
+    "instance_norm": "instance",
+}
+ATTENTION = {"scaled_dot_product_attention"}
+PRODUCTS = {
+    *ATTENTION,
+    "matmul",
+    "bmm",
+    "baddbmm",
+    "einsum",
+    "__matmul__",
+    "addmm",
+    "mm",
+}
+SHAPES = {
+    "flatten",
+    "view",
+    "reshape",
+    "contiguous",
+    "to",
+    "clone",
+    "__get__",
+    "squeeze",
+    "unsqueeze",
+    "float",
+    "double",
+}
+# What these make has no sizes of its own.
+VIEWS = {
+    *(SHAPES - {"to", "float", "double"}),
+    "__getitem__",
+    "__setitem__",
+    "as_strided",
+    "broadcast_to",
+    "chunk",
+    "detach",
+    "expand",
+    "expand_as",
+    "movedim",
+    "narrow",
+    "permute",
+    "requires_grad_",
+    "select",
+    "split",
+    "swapaxes",
+    "t",
+    "tensor_split",
+    "transpose",
+    "type_as",
+    "unbind",
+    "unflatten",
+    "unfold",
+    "view_as",
+}
+ADDS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
+CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+TRANSPOSED = (*CONVOLUTION[:5], "output_padding", "groups", "dilation")
+BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
+ACTIVATIONS = FUNCTIONS.keys() | OTHERS
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of PyTorch with the arguments that it was called with."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @cached_property
+    def raw(self) -> str:
+        """Name of the function, with the underscores of in-place functions."""
+        return getattr(self.function, "__name__", "")
+
+    @cached_property
+    def name(self) -> str:
+        """Name of the function without the underscore at the end of in-place functions."""
+        return self.raw if self.raw.startswith("__") else self.raw.rstrip("_")
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments."""
+        return list(tensors_in((self.args, self.kwargs)))
+
+    @property
+    def source(self) -> object:
+        """First argument."""
+        return self.args[0] if self.args else self.kwargs.get("input")
+
+    @property
+    def adds(self) -> bool:
+        """True for the sum of two terms."""
+        return self.raw in ADDS and len(self.args) > 1
+
+    def activated(self) -> Tensor | None:
+        """Return the values that an activation is about to be applied to; None for others."""
+        source = self.source
+        if self.name not in ACTIVATIONS or not isinstance(source, Tensor):
+            return None
+        flags = (*self.args[1:], self.kwargs.get("inplace"))
+        inplace = self.raw.endswith("_") or any(one is True for one in flags)
+        return source.detach().clone() if inplace else source.detach()

@@ -1,0 +1,186 @@
+"""Write down a pass as a graph: each operation, where it ran, and the size of what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite, log2, nan
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.flow.reading import INPUT, MAPS, Operation
+from vegrad.torch.models import size_log2
+from vegrad.torch.reading.call import ADDS, ATTENTION, BATCH_NORM, VIEWS, Call
+from vegrad.torch.reading.tensors import ByTensor
+
+SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
+# Outputs of activations at and beyond which the derivative is below 5 % of its largest.
+BENDS = {
+    "relu": (0.0, inf),
+    "relu6": (0.0, 6.0),
+    "sigmoid": (0.0127, 0.9873),
+    "tanh": (-0.9747, 0.9747),
+}
+LEAST_KEYS = 4  # of attention that may count as saturated
+SHARP = 0.99  # of its weight on one key, a row of attention counts as flat
+
+
+@dataclass
+class Graph:
+    """The operations of a pass on what comes from its inputs and parameters."""
+
+    names: dict[int, str]
+    """Names of the parameters by id."""
+    operations: list[Operation] = field(default_factory=list)
+    """In the order in which they ran."""
+    variances: dict[int, float] = field(default_factory=dict)
+    """log2 of the batch's variance where running ones stood in, by the id of the running ones."""
+    outputs: Callable[[int, Tensor, bool, bool], None] | None = None
+    """Called with the place and the output of each operation, whether it is a layer's, and whether
+    it is a sum's."""
+
+    def __post_init__(self) -> None:
+        self._made_by: ByTensor[int] = ByTensor()
+        self._running: list[str] = []
+
+    def begin(self, inputs: list[Tensor]) -> None:
+        """Take in the tensors that the model is given."""
+        for one in inputs:
+            self._made_by[one] = INPUT
+
+    @contextmanager
+    def following(self, model: Module) -> Iterator[None]:
+        """Note which module of the model each operation runs in."""
+        hooks = []
+        for name, module in model.named_modules():
+            hooks.append(module.register_forward_pre_hook(_Enter(self._running, name)))
+            hooks.append(module.register_forward_hook(_Leave(self._running), always_call=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def ran(self, call: Call, made: list[Tensor]) -> int | None:
+        """Append an operation, unless it has nothing to do with inputs and parameters.
+
+        Returns:
+            Its place, if it was appended.
+        """
+        parameters = tuple(self.names[id(one)] for one in call.tensors if id(one) in self.names)
+        known = {place for one in call.tensors if (place := self._made_by.get(one)) is not None}
+        if not made or not (parameters or known):
+            return None
+        place = len(self.operations)
+        path = parameters[0].rpartition(".")[0] if parameters else self.module
+        for one in made:
+            self._made_by[one] = place
+        out, kind = made[0], call.name.strip("_")
+        rms = flat = alike = nan
+        measured = call.name not in VIEWS and (out.is_floating_point() or out.is_complex())
+        if measured:
+            rms = rms_log2(out)
+            flat, alike = _flatness(call, out), _alike(out, rms)
+        if call.name == "batch_norm":
+            self._variance(call)
+        lost = measured and not rms < inf
+        one = Operation(
+            kind, path, tuple(sorted(known)), parameters, rms, flat=flat, alike=alike, lost=lost
+        )
+        self.operations.append(one)
+        if self.outputs is not None and measured:
+            self.outputs(place, out, call.name in MAPS, call.raw in ADDS)
+        return place
+
+    def _variance(self, call: Call) -> None:
+        """Note the batch's own variance where a normalization uses running statistics."""
+        given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
+        running, x = given.get("running_var"), given["input"].detach()
+        if running is None or given.get("training"):
+            return
+        own = x.double().var([n for n in range(x.ndim) if n != 1], correction=0).mean()
+        self.variances[id(running)] = log2(float(own)) if 0 < own < inf else nan
+
+    @property
+    def module(self) -> str:
+        """The path of the module that runs at the moment."""
+        return self._running[-1] if self._running else ""
+
+    def with_deltas(self, sizes: dict[int, float]) -> list[Operation]:
+        """Return the operations with δ, which is inf where it is not finite."""
+        return [
+            one
+            if (size := sizes.get(place)) is None
+            else replace(one, delta_log2=size if size == size else inf)
+            for place, one in enumerate(self.operations)
+        ]
+
+
+class _Enter:
+    def __init__(self, running: list[str], name: str) -> None:
+        self.running, self.name = running, name
+
+    def __call__(self, module: Module, args: object) -> None:
+        self.running.append(self.name)
+
+
+class _Leave:
+    def __init__(self, running: list[str]) -> None:
+        self.running = running
+
+    def __call__(self, module: Module, args: object, output: object) -> None:
+        if self.running:
+            self.running.pop()
+
+
+def rms_log2(tensor: Tensor) -> float:
+    """Return log2 of the root mean square of the elements: -inf of zeros, nan where one is."""
+    count = tensor.numel()
+    if not count:
+        return -inf
+    values = tensor.detach()
+    if values.dtype is torch.float32 or values.is_complex():
+        size = float(torch.linalg.vector_norm(values))
+        if SAFE[0] < size < SAFE[1]:
+            return log2(size) - log2(count) / 2
+    size = size_log2(values)
+    return size - log2(count) / 2 if isfinite(size) else size
+
+
+def _alike(tensor: Tensor, rms: float) -> float:
+    """Return the share of the size of a tensor that its mean over rows has."""
+    if tensor.ndim < 2 or len(tensor) < 2 or not -inf < rms < inf:
+        return nan
+    mean = rms_log2(tensor.detach().mean(0))
+    return min(float(2.0 ** (mean - rms)), 1.0)
+
+
+def _flatness(call: Call, out: Tensor) -> float:
+    """Return the share of an output that is flat, for activations and attention."""
+    limits = BENDS.get(call.name)
+    if limits is None:
+        return _sharpness(call, out)
+    values = out.detach()
+    low, high = limits
+    return float(((values <= low) | (values >= high)).double().mean()) if values.numel() else nan
+
+
+def _sharpness(call: Call, out: Tensor) -> float:
+    """Return the share of attention's rows with nearly all weight on one of several keys."""
+    if call.name in ATTENTION and len(call.args) > 1:
+        query, key = (one.detach()[:2].float() for one in call.args[:2])
+        if query.shape[:-2] != key.shape[:-2]:
+            return nan
+        logits = query @ key.mT * (call.kwargs.get("scale") or query.shape[-1] ** -0.5)
+        if call.kwargs.get("is_causal"):
+            above = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+            logits = logits.masked_fill(above, -inf)
+        out = logits.softmax(-1)
+    elif call.name != "softmax" or out.ndim < 3:
+        return nan
+    if out.shape[-1] < LEAST_KEYS or not out.numel():
+        return nan
+    return float((out.detach().amax(-1) > SHARP).double().mean())

@@ -1,0 +1,141 @@
+"""Read the sizes of a model's parameters, and what each is used for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import inf, isfinite, log2, nan, prod, sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Module
+
+from vegrad.flow.data import NonFiniteValue
+from vegrad.flow.reading import MAPS, Operation, Parameter
+from vegrad.torch import architecture, models
+from vegrad.torch.reading.call import NORMS, PRODUCTS
+from vegrad.torch.reading.graph import Graph
+
+MULTIPLIES = MAPS | PRODUCTS | {"multi_head_attention_forward", "bilinear", "matmul"}
+SOME = 3  # maps in one: queries, keys and values
+
+
+def read_parameters(
+    model: Module, graph: Graph, gradients: Mapping[str, float], drawn: Collection[str] = ()
+) -> dict[str, Parameter]:
+    """Read the sizes of all parameters, and of a normalization's statistics where these are used.
+
+    Args:
+        model: the model.
+        graph: of a pass.
+        gradients: log2 of the norms of gradients, by name.
+        drawn: names of matrices of which rules will ask how they were drawn.
+    """
+    used = _uses(graph.operations)
+    modules = dict(model.named_modules())
+    found = {}
+    for name, parameter in model.named_parameters():
+        if not models.is_measurable(parameter):
+            found[name] = Parameter(name, ())
+            continue
+        size, values = models.size_log2(parameter), parameter.detach()
+        use, owner = used.get(name), modules[name.rpartition(".")[0]]
+        role = _role(name, values, use, owner)
+        # A frozen parameter may be a mask of infinities.
+        judged = parameter.requires_grad or name in gradients
+        found[name] = Parameter(
+            name,
+            tuple(values.shape),
+            size - log2(max(values.numel(), 1)) / 2 if isfinite(size) else -inf,
+            mean=float(values.double().mean()) if role == "bias" else nan,
+            role=role,
+            fans=_fans(values, use, owner) if role in ("map", "recurrent") else (0, 0),
+            blocks=_blocks(values) if role == "map" else (),
+            kurtosis=_kurtosis(values) if name in drawn else nan,
+            gradient_log2=gradients.get(name, nan),
+            lost=not gradients.get(name, 0.0) < inf,
+            nonfinite=first_nonfinite(values) if judged and not size < inf else None,
+        )
+    return found | _statistics(model, graph)
+
+
+def _uses(operations: Sequence[Operation]) -> dict[str, Operation]:
+    """Return the first operation that each parameter goes into, by the parameter's name."""
+    found: dict[str, Operation] = {}
+    for one in operations:
+        for name in one.parameters:
+            found.setdefault(name, one)
+    return found
+
+
+def _role(name: str, values: Tensor, use: Operation | None, owner: Module) -> str:
+    """Return what a parameter is for: see `Parameter.role`."""
+    kind = "" if use is None else use.kind
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return "recurrent" if values.ndim > 1 else "bias"
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or kind.startswith("embedding"):
+        return "table"
+    last = name.rpartition(".")[2]
+    if values.ndim < 2:
+        if "bias" in last or (kind in MAPS and use is not None and use.parameters[0] != name):
+            return "bias"
+        norm = kind in NORMS or "norm" in type(owner).__name__.lower()
+        return "norm" if norm and values.ndim == 1 and last == "weight" else ""
+    plain = isinstance(owner, architecture.LAYERS) and last == "weight"
+    return "map" if plain or kind in MULTIPLIES else ""
+
+
+def _fans(values: Tensor, use: Operation | None, owner: Module) -> tuple[int, int]:
+    """Return fan_in and fan_out: a weight is stored (out, in), or the other way round."""
+    kind = "" if use is None else use.kind
+    first, second, *kernel = values.shape
+    field = prod(kernel)
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return owner.hidden_size, first
+    if values.ndim == 2 and kind not in MAPS and kind != "multi_head_attention_forward":
+        first, second = second, first  # x @ W
+    elif "transpose" in kind:
+        first, second = second, first
+    return second * field, first * field
+
+
+def _blocks(values: Tensor) -> tuple[float, ...]:
+    """Return log2 of the root mean squares of a third of the rows each, if there are thirds."""
+    if len(values) % SOME or values.is_complex():
+        return ()
+    norms = torch.linalg.vector_norm(values.reshape(SOME, -1), dim=1, dtype=torch.float64) / sqrt(
+        values.numel() / SOME
+    )
+    return tuple(log2(one) if 0 < one < inf else -inf for one in norms.tolist())
+
+
+def _kurtosis(matrix: Tensor) -> float:
+    fourth, second = (
+        float(torch.linalg.vector_norm(matrix, order, dtype=torch.float64)) for order in (4, 2)
+    )
+    return matrix.numel() * (fourth / second) ** 4 if second else nan
+
+
+def first_nonfinite(values: Tensor) -> NonFiniteValue | None:
+    """Return the first element that is NaN or infinite; None if there is none."""
+    bad = ~torch.isfinite(values)
+    if not bool(bad.any()):
+        return None
+    first = tuple(int(n) for n in bad.nonzero()[0])
+    value = values[first]
+    return NonFiniteValue(
+        first, float(value.abs() if value.is_complex() else value), int(bad.sum())
+    )
+
+
+def _statistics(model: Module, graph: Graph) -> dict[str, Parameter]:
+    """Return the running variances that normalized the batch, beside the batch's own."""
+    found = {}
+    for name, buffer in model.named_buffers():
+        batch = graph.variances.get(id(buffer))
+        if batch is not None:
+            mean = float(buffer.double().mean())
+            size = log2(mean) if 0 < mean < inf else -inf
+            found[name] = Parameter(
+                name, tuple(buffer.shape), size, role="variance", batch_log2=batch
+            )
+    return found
