@@ -12,8 +12,7 @@ from math import inf, isfinite
 
 import numpy as np
 
-from vegrad.diagnosis.rules import gradients, modules
-from vegrad.diagnosis.rules.recurrent import BEYOND
+from vegrad.diagnosis.rules import modules
 from vegrad.diagnosis.rules.residual import faint
 from vegrad.diagnosis.rules.table import CHAIN
 from vegrad.flow.finding import Finding, layer_sites
@@ -148,73 +147,6 @@ def _module(parameter: str) -> str:
 # Modules and recorded gradients -----------------------------------------------------------------
 
 
-def gap(finding: Finding) -> tuple[str, ...]:
-    """Return the modules between which recorded gradients were compared, the lower one first."""
-    if finding.rule != gradients.GAP.name:
-        return ()
-    above, below = finding.sites
-    return _module(below.name), _module(above.name)
-
-
-def unlike_fresh(findings: Sequence[Finding], reading: Reading) -> Findings:
-    """Drop a drift that weights drawn anew in the recurrent modules make as bad."""
-    cells = {cell.module for cell in reading.cells}
-
-    def usual(finding: Finding) -> bool:
-        if finding.rule != modules.DRIFT.name or reading.fresh_drift is None:
-            return False
-        if reading.modules[int(finding.evidence["worst"])].name not in cells:
-            return False
-        own, fresh = finding.evidence["decades"], reading.fresh_drift()
-        return abs(own) < abs(fresh) + BEYOND and fresh * own > 0
-
-    return [finding for finding in findings if not usual(finding)]
-
-
-def alone(findings: Sequence[Finding]) -> Findings:
-    """Drop what says of a weight's neighbour that it is off, where the weight itself is.
-
-    Then the gradients change one way in the gap above it and the other way in the gap below.
-    """
-    gaps = {f.layers[0]: f.kind for f in findings if f.is_departure}
-    doubled = {n for n, kind in gaps.items() if gaps.get(n - 1, kind) != kind}
-    return [f for f in findings if not f.is_departure or f.layers[0] not in doubled]
-
-
-def with_cells(findings: Sequence[Finding], own: Sequence[Finding], reading: Reading) -> Findings:
-    """Add what is wrong through time, and drop what only that makes of neighbours."""
-    sick = {one.sites[0].name for one in own}
-    once = set(unused_steps(reading))
-    zero = {
-        name
-        for name, one in reading.parameters.items()
-        if one.is_matrix and one.gradient_log2 == -inf
-    }
-    beside = [
-        {gate.parameter for gate in cell.gates if gate.part in ("ih", "hh")}
-        for cell in reading.cells
-    ]
-
-    def explained(finding: Finding) -> bool:
-        if finding.rule == gradients.ZERO.name:
-            return bool(own) or zero == once
-        if finding.rule in {rule.name for rule in gradients.DRIFTS}:
-            return any(one.kind == finding.kind for one in own)
-        if finding.rule == modules.DRIFT.name:  # or the first, a cell's δ being that of all steps
-            ends = int(finding.evidence["worst"]), finding.layers[0]
-            return any(reading.modules[end].name in sick for end in ends)
-        if finding.rule != gradients.GAP.name:
-            return False
-        names = {site.name for site in finding.sites}
-        return names in beside or any(_module(name) in sick for name in names)
-
-    kept = [finding for finding in findings if not explained(finding)]
-    # What explodes through time may be why a gradient is not finite.
-    first = [one for one in own if one.kind == "exploding"]
-    first += [finding for finding in kept if finding.kind == "nonfinite"]
-    return [*first, *(one for one in [*own, *kept] if one not in first)]
-
-
 def unused_steps(reading: Reading) -> list[str]:
     """Return recurrent weights without a gradient: only a first step's output is used."""
     names = [
@@ -222,17 +154,6 @@ def unused_steps(reading: Reading) -> list[str]:
     ]
     parameters = reading.parameters
     return [n for n in names if n in parameters and parameters[n].gradient_log2 == -inf]
-
-
-def without_beginnings(findings: Sequence[Finding], reading: Reading) -> Findings:
-    """Drop that nothing passes, where weights begin at 0: the first step changes it."""
-    if not beginnings(reading):
-        return list(findings)
-    return [
-        f
-        for f in findings
-        if f.kind != "dead" and f.rule != gradients.ZERO.name and f.evidence.get("decades") != -inf
-    ]
 
 
 def beginnings(reading: Reading) -> list[str]:

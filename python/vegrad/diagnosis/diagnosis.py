@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from os import PathLike
 from typing import Any, Self, cast
 
@@ -14,7 +15,7 @@ from vegrad.diagnosis.judge import judge, looked_at, trend_of
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
-from vegrad.flow.reading import Reading
+from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.trend import Trend
 from vegrad.reports.page import page, write
@@ -50,6 +51,8 @@ class Diagnosis:
     measurement: Measurement | None = None
     reading: Reading | None = field(default=None, repr=False)
     """The reading that the rules were given."""
+    further: int = field(default=0, repr=False, compare=False)
+    """Passes that what-ifs have taken beside the first."""
     subject_of: Callable[[Any], Subject] | None = field(default=None, repr=False, compare=False)
     """Makes the subject that `apply` edits, of a network of the kind that was judged."""
 
@@ -62,6 +65,12 @@ class Diagnosis:
         **more: Any,
     ) -> Self:
         """Judge a reading."""
+        findings = judge(reading, history)
+        numbers = isfinite(reading.loss or 0.0)
+        numbers &= all(one.nonfinite is None for one in reading.parameters.values())
+        if findings and numbers and reading.chain is not None and reading.chain.draw is not None:
+            reading = _drawn(reading, reading.chain)
+            findings = judge(reading, history)
         chain, trend = reading.chain, trend_of(reading)
         parts: dict[str, Any] = {}
         if chain is not None:
@@ -72,14 +81,15 @@ class Diagnosis:
                 "expected": chain.expected,
             }
         return cls(
-            judge(reading, history),
+            findings,
             looked_at(reading, trend),
             reading.about,
             loss=reading.loss,
             trend=trend,
             measurement=None if reading.gradients is None else reading.gradients.measurement,
             # Not what would keep the network alive.
-            reading=replace(reading, fresh_drift=None),
+            reading=replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
+            further=0 if reading.what_if is None else reading.what_if.passes,
             subject_of=subject_of,
             **(parts | more),
         )
@@ -193,6 +203,13 @@ class Diagnosis:
         content["measurement"] = self.measurement and self.measurement.to_dict()
         content["network"] = dict(self.config)
         return cast("dict[str, Any]", plain(content))
+
+
+def _drawn(reading: Reading, chain: Chain) -> Reading:
+    """Work out what weights drawn anew give, which only findings need."""
+    expected = chain.draw() if chain.draw is not None else None
+    drawn = replace(chain, expected=expected, drawn=expected is not None, draw=None)
+    return replace(reading, chain=drawn)
 
 
 def _comparison(proof: Any) -> Comparison:

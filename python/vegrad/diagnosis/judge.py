@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import inf, isfinite, log10
 
@@ -10,14 +10,18 @@ import numpy as np
 
 from vegrad.diagnosis import causes
 from vegrad.diagnosis.rules import normalization, table
+from vegrad.diagnosis.rules.graph import enters_higher
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.steps import Steps, of_history
-from vegrad.flow.edits import Redraw, Scale, parts
+from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.trend import Trend
 from vegrad.flow.wording import DECADE, power, times
+
+DRIFTS = (table.SHRINKS.name, table.GROWS.name)
+ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
 
 def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]:
@@ -30,8 +34,10 @@ def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]
     if reading.problem is not None:
         findings = _asked(table.DATA, reading)
     elif reading.chain is not None:
-        findings = _of_chain(reading, reading.chain)
-    elif reading.modules:
+        findings = _of_any(reading, _of_chain)
+    elif reading.operations:
+        findings = _of_any(reading, _of_graph)
+    elif reading.modules:  # a monitor's report
         findings = _of_modules(reading)
     else:
         findings = _with_ratios(_asked(table.GRADIENTS, reading), reading)
@@ -68,12 +74,59 @@ def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:
     return findings
 
 
-def _of_chain(reading: Reading, chain: Chain) -> list[Finding]:
+def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
+    """Find what is off by itself, then what is wrong besides: once that is put right."""
+    graph = reading.chain is None
+    whole = _asked([table.WHOLE], reading) if graph else []
+    if whole:
+        return whole
+    own = _asked(table.CELLS, reading)
+    inputs = _asked([table.INPUTS], reading) if graph and not own else []
+    if inputs:
+        return inputs
+    own += rest(reading)
+    first = list(table.SINGLE.find(reading, table.SINGLE, own))
+    if not first:
+        more = [] if graph else _asked([table.WHOLE], reading)
+        return _drawn_rather(own, more, reading, rest) or _asked([table.INPUTS], reading)
+    edits = [one.edit for one in first if one.edit is not None]
+    what_if = reading.what_if
+    again = what_if.reading(together(*edits)) if edits and what_if is not None else None
+    return [*first, *([*_asked(table.CELLS, again), *rest(again)] if again is not None else [])]
+
+
+def _drawn_rather(
+    own: list[Finding],
+    whole: list[Finding],
+    reading: Reading,
+    rest: Callable[[Reading], list[Finding]],
+) -> list[Finding]:
+    """Advise to draw all weights of a chain anew where none is as drawn, and that cures it."""
+    if not own or not whole:
+        return own or whole
+    drift, what_if, drawn = own[0], reading.what_if, whole[0].edit
+    if drift.rule not in DRIFTS or drift.edit is None or drawn is None or what_if is None:
+        return own
+    fresh = what_if.reading(drawn)
+    if fresh is None or rest(fresh):
+        return own
+    return [replace(drift, edit=drawn, advises="{edit}."), *own[1:]]
+
+
+def _of_graph(reading: Reading) -> list[Finding]:
+    return _asked(table.GRAPH, reading)
+
+
+def _of_chain(reading: Reading) -> list[Finding]:
+    chain = reading.chain
+    if chain is None:
+        return []
     flow = chain.flow
     lost = np.isnan(flow.activation_rms).any() or np.isnan(flow.delta_log2).any()
     # Where there is a NaN, the first rule has said where; the others cannot compare with it.
     findings = _asked(table.CHAIN[:1] if lost else table.CHAIN, reading)
     findings = causes.detached(causes.begun(causes.in_order(findings, reading), chain), chain)
+    findings = [one for one in findings if not _is_usual(one, reading, chain)]
     findings, renamed = normalization.named(findings, reading)
     findings = normalization.undone(findings, chain) if not chain.exact else findings
     streams = causes.unique([*_of_streams(reading), *renamed])
@@ -84,6 +137,23 @@ def _of_chain(reading: Reading, chain: Chain) -> list[Finding]:
     return causes.with_streams(findings, streams, reading, chain.names, ends)
 
 
+def _is_usual(finding: Finding, reading: Reading, chain: Chain) -> bool:
+    """Return True of what is no fault of this network, though it is beyond a limit for chains.
+
+    A single gain that weights drawn anew give too is the architecture's, which is at fault only if
+    little comes to the first layers by all ways together. What a chain loses does not matter if the
+    inputs come in by a shorter way too. Batch norms make gradients grow at the start.
+    """
+    if finding.is_departure:
+        gain, expected = finding.evidence["gain"], finding.evidence.get("expected_gain", 0.0)
+        alike = gain > 0 and expected > 0 and abs(log10(gain / expected)) < ALIKE
+        return alike and not _asked([table.REACH], reading)
+    if finding.rule == table.SHRINKS.name:
+        return enters_higher(reading, chain, table.SHRINKS.warning)
+    normed = any(one.kind == "batch_norm" for one in reading.operations)
+    return normed and finding.rule == table.GROWS.name and finding.severity != "critical"
+
+
 def _of_streams(reading: Reading) -> list[Finding]:
     return causes.unique(_asked(table.STREAMS, reading)) if reading.branches else []
 
@@ -92,16 +162,7 @@ def _of_modules(reading: Reading) -> list[Finding]:
     findings = _asked(table.MODULES, reading)
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
     findings.sort(key=lambda f: (f.kind != "nonfinite", cut and f.kind != "dead"))
-    if reading.gradients is None:  # a monitor's report
-        return findings
-    findings = causes.unlike_fresh(findings, reading)
-    kinds = {finding.kind for finding in findings}
-    recorded = _with_ratios(_asked(table.GRADIENTS, reading), reading)
-    findings += [f for f in causes.alone(recorded) if f.kind not in kinds]
-    names = [module.name for module in reading.modules]
-    findings = causes.with_streams(findings, _of_streams(reading), reading, names, causes.gap)
-    findings = causes.with_cells(findings, _asked(table.CELLS, reading), reading)
-    return causes.without_beginnings(findings, reading)
+    return findings
 
 
 def _with_ratios(findings: Sequence[Finding], reading: Reading) -> list[Finding]:

@@ -24,8 +24,13 @@ class ModelDiagnosis(Diagnosis):
     """A diagnosis of a model whose layers are a chain; layer n is `modules[n]`."""
 
     modules: tuple[str, ...] = ()
-    drawn: bool = False
-    """True if `expected` is measured with weights drawn anew, where theory has no formulas."""
+
+    @property
+    def drawn(self) -> bool:
+        """True if `expected` is measured with weights drawn anew, where theory has no formulas."""
+        return (
+            self.reading is not None and self.reading.chain is not None and self.reading.chain.drawn
+        )
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers with their modules, the verdict, findings and advice."""
@@ -49,12 +54,13 @@ def diagnose(
 ) -> Diagnosis:
     """Judge the gradients of a model by one forward and backward pass of a batch.
 
-    Where Linear layers or convolutions follow each other (with activations, normalization, skip
-    connections and other operations between them), gains are taken apart into weights × derivative,
-    as `vegrad.diagnose` does it. In other models (transformers, LSTMs) the gradients at modules and
-    parameters are compared, and in recurrent modules they are followed through time. The model is
-    run in its present mode, and left as it was: parameters, their `.grad`, buffers, training flags
-    and the random generators.
+    The pass is read as a graph: what ran in which order, sizes and δ of each operation, and the
+    gradients of the parameters. Where Linear layers or convolutions follow each other (with
+    activations, normalization, skip connections and other operations between them), gains are taken
+    apart into weights × derivative, as `vegrad.diagnose` does it; in recurrent modules gradients
+    are followed through time. A parameter is blamed only if putting it right changes gradients by
+    decades, for which the model is run again. It runs in its present mode, and is left as it was:
+    parameters, their `.grad`, buffers, training flags and the random generators.
 
     Args:
         model: any module; if torch.compile or DistributedDataParallel wraps it, the module inside
@@ -68,9 +74,9 @@ def diagnose(
         seed: seed of that draw.
 
     Theory tells which gains to expect if it knows every module. For other chains (convolutions,
-    pooling, BatchNorm, blocks with their normalization before or after the skip connection, ...)
-    eight passes of a copy do, whose weights are drawn anew from the initialization that the model's
-    look to have had (`.drawn`; not with resamples=0).
+    pooling, BatchNorm, blocks with their normalization before or after the skip connection, ...),
+    where there is a finding, eight passes do, with weights drawn anew from the initialization that
+    the model's look to have had (`.drawn`; not with resamples=0).
 
     Returns:
         A diagnosis. If the layers are a chain, it has `flow`, and `modules` with the layers' names;
@@ -89,8 +95,7 @@ def diagnose(
     model = models.unwrapped(model)
     reading = read(model, loss_fn, x, target, resamples=count, seed=seed)
     if reading.chain is not None:
-        names, drawn = reading.chain.names, reading.chain.drawn
-        return ModelDiagnosis.of(reading, history, ModelSubject, modules=names, drawn=drawn)
+        return ModelDiagnosis.of(reading, history, ModelSubject, modules=reading.chain.names)
     if reading.modules:
         return Report.of_modules(reading, history, ModelSubject)
     return Diagnosis.of(reading, history, ModelSubject)

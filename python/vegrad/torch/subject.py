@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -65,7 +64,7 @@ class ModelSubject:
 
     def copy(self) -> Self:
         """Return a copy, to the bit, with the same data, loss and optimizer."""
-        return replace(self, model=copy.deepcopy(self.model))
+        return replace(self, model=models.copied(self.model))
 
     def apply(self, edit: Edit, rows: Array | None = None) -> Code | Refusal:
         """Do an edit to the model, in place if its shape allows it."""
@@ -82,27 +81,40 @@ class ModelSubject:
         return editor.apply(edit)
 
     def write(self, other: Self) -> None:
-        """Take over the parameters' values of another model of the same shape."""
-        values = dict(other.model.named_parameters())
+        """Take over the values of parameters and buffers of another model of the same shape."""
+        values = {**dict(other.model.named_parameters()), **dict(other.model.named_buffers())}
+        own = (*self.model.named_parameters(), *self.model.named_buffers())
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(values[name])
+            for name, tensor in own:
+                tensor.copy_(values[name])
 
     def _scale_data(self) -> Code | Refusal:
         """Scale columns, or channels, by what they are in float64."""
-        axes = self.data.axes
-        if axes is None:
+        found = self.data.numbers
+        if found is None:
             return Refusal("the inputs are not rows of numbers")
-        x = self.data.x
-        script = Script(torch=torch, x=x.detach().double())
-        script.run(
-            f"mean, std = x.mean({axes}, keepdim=True), x.std({axes}, correction=0, keepdim=True)",
-            f"varies = x.amax({axes}, keepdim=True) > x.amin({axes}, keepdim=True)",
+        x, key, (table, axes) = self.data.x, self.data.key, found
+        name = "x" if key is None else "part"
+        at = "x" if key is None else f"x[{key!r}]"
+        script = Script(torch=torch, **{name: table.detach().double()})
+        lines: tuple[str, ...] = (
+            f"mean = {name}.mean({axes}, keepdim=True)",
+            f"std = {name}.std({axes}, correction=0, keepdim=True)",
+            f"varies = {name}.amax({axes}, keepdim=True) > {name}.amin({axes}, keepdim=True)",
             "scale = torch.where(varies, std, 1.0)",
-            "x = (x - mean) / scale",
         )
-        mean, scale = (cast(Tensor, script.names[name]).to(x.dtype) for name in ("mean", "scale"))
-        self.data = ModelData((x - mean) / scale, self.data.target, fitted=self.data.fitted)
-        columns = "columns" if x.ndim == 2 else "channels"
-        words = f"scale the {columns} of x to mean 0 and standard deviation 1"
-        return Code(script.lines, words=words)
+        script.run(*lines)
+        mean, scale = (cast(Tensor, script.names[one]).to(table.dtype) for one in ("mean", "scale"))
+        scaled = (table - mean) / scale
+        if key is None:
+            lines = (*lines, "x = x.sub(mean).div(scale)")
+        elif isinstance(x, Mapping):
+            lines = (f"part = {at}", *lines, f"x = {{**x, {key!r}: (part - mean) / scale}}")
+            scaled = {**x, key: scaled}
+        else:
+            whole = f"x = (*x[:{key}], (part - mean) / scale, *x[{key + 1}:])"
+            lines = (f"part = {at}", *lines, whole)
+            scaled = (*x[:key], scaled, *x[key + 1 :])
+        self.data = self.data.with_x(scaled)
+        columns = "columns" if table.ndim == 2 else "channels"
+        return Code(lines, words=f"scale the {columns} of {at} to mean 0 and standard deviation 1")

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import inf, isfinite, log2, log10
-
-import numpy as np
+from math import inf, isfinite, log10
 
 from vegrad.diagnosis.rules.chain import BY_SIGN
-from vegrad.diagnosis.rules.residual import apart
 from vegrad.diagnosis.rules.rule import Rule
-from vegrad.flow.edits import Redraw, Scale
+from vegrad.flow.edits import Redraw
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Parameter, Reading
+from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
-from vegrad.flow.trend import SHIFT
-from vegrad.flow.wording import exp2
 
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
-CLEAR = 6.0  # log2 of a factor for a single module, from which it is tried by itself
-LEAST = 0.5  # log2 of a factor: smaller ones are not blamed
 NEEDED = {
     "forward": "look at the input of this module and at the operations before it: a division, a "
     "logarithm or an exponential of what the data of this sample make.",
@@ -76,7 +69,7 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     cut = not start and dict(chain)[worst] > TINY
     reach = "10^{decades:.1f}" if isfinite(decades) else "0"
     reach += "" if isfinite(decades) or cut else " (too small for its dtype)"
-    finding = Finding(
+    yield Finding(
         kind=kind,
         severity=limits.severity(decades),
         rule=rule.name,
@@ -94,7 +87,6 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         },
         evidence={"decades": decades, "worst": float(worst)},
     )
-    yield _with_factor(finding, reading)
 
 
 def _steepest(chain: Sequence[tuple[int, float]], kind: str) -> int:
@@ -122,50 +114,6 @@ def _advice(kind: str, *, cut: bool) -> str:
         "clip the gradients' joint norm, and scale the weights down: each module should pass about "
         "1×; skip connections add up unless each branch is scaled by 1/√depth."
     )
-
-
-def _with_factor(finding: Finding, reading: Reading) -> Finding:
-    """Add the factor that the worst module's weights, or each one's, should be scaled by.
-
-    A diagnosis of a model has its parameters; a monitor's report stays without.
-    """
-    known = [one for one in reading.modules if one.weighted and 0 < one.delta < inf]
-    steps = np.diff(np.log2([one.delta for one in known]))
-    worst = reading.modules[int(finding.evidence["worst"])].name
-    place = next((n for n, one in enumerate(known) if one.name == worst), 0)
-    if not reading.parameters or not steps.size or not place:
-        return finding
-    usual = float(np.median(np.delete(steps, place - 1))) if steps.size > 2 else 0.0
-    beyond = float(steps[place - 1]) - usual
-    facts, evidence = dict(finding.facts), dict(finding.evidence)
-    edit, advises = None, ""
-    name, factor = _scaled(worst, exp2(beyond), reading.parameters)
-    if abs(beyond) >= SHIFT and abs(log2(factor)) >= LEAST:
-        edit = Scale((name,), factor)
-        facts |= {"here": exp2(-float(steps[place - 1])), "elsewhere": exp2(-usual)}
-        advises = "{edit}: in passing {worst_module} δ changes {here:.2g}×, and {elsewhere:.2g}× "
-        advises += "elsewhere."
-    else:
-        factor = exp2(float(steps.mean()))
-        facts["known"] = len(known)
-        advises = "each of the {known} modules with weights should pass on {factor:.3g} times as "
-        advises += f"much: multiply their weights by that, or: {finding.advises}"
-    if finding.kind == "exploding" and reading.gradients is not None:
-        norms = [size for size in reading.gradients.norms_log2.values() if size > -inf]
-        evidence["clip"] = exp2(float(np.median(norms)) + 0.5 * log2(len(norms)))
-        advises += " Until then clip the gradients' joint norm at {clip:.2g}."
-    evidence["factor"] = factor
-    return replace(finding, advises=advises, evidence=evidence, facts=facts, edit=edit)
-
-
-def _scaled(module: str, factor: float, parameters: Mapping[str, Parameter]) -> tuple[str, float]:
-    """Return the module's weight; if it has none of that name, what is furthest from its kin."""
-    name = f"{module}.weight"
-    if name in parameters:
-        return name, factor
-    away = {n: apart(n, parameters) for n in parameters if n.rpartition(".")[0] == module}
-    worst = max(away, key=lambda n: abs(away[n]))
-    return worst, 10.0 ** -away[worst]
 
 
 def _dead(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

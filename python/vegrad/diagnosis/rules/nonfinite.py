@@ -12,10 +12,15 @@ from vegrad.arrays.checks import range_of
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Redraw, Scale
 from vegrad.flow.finding import Finding, layer_sites
-from vegrad.flow.reading import Chain, Reading
+from vegrad.flow.reading import INPUT, Chain, Operation, Reading
 from vegrad.flow.site import Site
-from vegrad.flow.wording import exp2
+from vegrad.flow.wording import DECADE, exp2
 
+EDGES = {
+    *("sqrt", "rsqrt", "norm", "vector_norm", "cdist", "std", "var", "exp", "pow"),
+    *("log", "log2", "log10", "log1p", "div", "truediv", "reciprocal"),
+    *("acos", "arccos", "asin", "arcsin", "atan2"),
+}  # operations that are not finite everywhere
 NO_DERIVATIVE = (
     "what stands between {below} and {above} has no finite derivative there: a square root, a norm "
     "or a logarithm at 0, or a where() with an unused infinite branch."
@@ -143,6 +148,141 @@ def _in_data(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+# In the graph of a pass -------------------------------------------------------------------------
+
+
+def _in_graph(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    found = _in_any_parameters(reading, rule)
+    if found is None and reading.loss is not None and not isfinite(reading.loss):
+        found = _in_operations(reading, rule) or _in_loss(reading, rule)
+    found = found or _in_gradients(reading, rule)
+    if found is not None:
+        yield found
+
+
+def _in_any_parameters(reading: Reading, rule: Rule) -> Finding | None:
+    bad = [one for one in reading.parameters.values() if one.nonfinite is not None]
+    if not bad:
+        return None
+    first = bad[0].nonfinite
+    assert first is not None
+    more = ", the first of {count:d} such values" if first.count > 1 else ""
+    more += " in it; {others:d} other parameters have some" if len(bad) > 1 else ""
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="nonfinite-weights",
+        sites=tuple(Site("parameter", one.name) for one in bad),
+        says=f"the parameter {{site}}{{index}} is {{value}}{more}",
+        advises="draw or load {sites} again; if training made it so, lower the learning rate by a "
+        "factor of 10 and clip the gradients' global norm at 1.",
+        facts={"index": list(first.index), "value": first.value, "others": len(bad) - 1},
+        evidence={"count": first.count},
+        edit=Redraw(tuple(one.name for one in bad)),
+    )
+
+
+def _in_operations(reading: Reading, rule: Rule) -> Finding | None:
+    """Find the first operation whose output is not finite, and whose NaN comes to the loss.
+
+    Masks of infinities end in a softmax.
+    """
+    operations = reading.operations
+    reach = {len(operations) - 1}
+    for place in range(len(operations) - 1, -1, -1):
+        if place in reach:
+            reach.update(n for n in operations[place].below if n != INPUT and operations[n].lost)
+    for one in (operations[place] for place in sorted(reach)[:-1]):
+        site = _site(one)
+        below = [reading.operations[n].rms_log2 for n in one.below if n != INPUT]
+        large = max((size for size in below if isfinite(size)), default=-inf)
+        _, largest = range_of(reading.dtype)
+        facts = {"operation": one.kind, "largest": largest}
+        overflow = one.rms_log2 == inf and one.kind not in EDGES
+        advises = "scale down what comes into {site}, or use a wider dtype."
+        if not overflow:
+            advises = "look at the input of {operation} in {site}: a division, a root, a logarithm "
+            advises += "or an exponential of what has no finite value there."
+        return Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="overflow" if overflow else "domain-edge",
+            sites=(site,),
+            says="the output of {operation} in {site} is not finite, though its inputs are",
+            advises=advises,
+            facts=facts,
+            evidence={"input_log10": large / DECADE} if isfinite(large) else {},
+        )
+    return None
+
+
+def _in_loss(reading: Reading, rule: Rule) -> Finding | None:
+    if reading.loss is None or isfinite(reading.loss):
+        return None
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="loss-domain",
+        sites=(Site("loss", "loss"),),
+        says="what the model returns is finite, but the loss is {loss}",
+        advises="look at {words.loss} (a mean over nothing, a division, a root, a norm or a "
+        "logarithm at 0) and at the target.",
+        facts={"loss": reading.loss},
+    )
+
+
+def _in_gradients(reading: Reading, rule: Rule) -> Finding | None:
+    """Find where the way back stops being finite: the operation that is nearest the loss."""
+    bad = [one for one in reading.parameters.values() if one.lost]
+    if not bad:
+        return None
+    operations = reading.operations
+    lost = [place for place, one in enumerate(operations) if one.delta_log2 == inf]
+    above = next((one for one in operations if lost and lost[-1] in one.below), None)
+    sites = [Site("parameter", one.name) for one in reversed(bad)]
+    at = sites[0]
+    if above is not None:
+        at = _site(above)
+        sites.insert(0, at)
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="domain-edge",
+        sites=tuple(sites),
+        says="the loss is finite, but the gradient is not from {operation} on its way down",
+        advises="look at {operation}: the derivative of a square root, a norm or a logarithm at 0, "
+        "a where() with an unused infinite branch, or a product that is too large for {dtype}.",
+        facts={
+            "operation": at
+            if above is None or at.kind == "parameter"
+            else f"{above.kind} in {at.name}",
+            "dtype": reading.dtype,
+        },
+        evidence={"count": float(len(bad))},
+    )
+
+
+def _site(one: Operation) -> Site:
+    if one.parameters:
+        return Site("parameter", one.parameters[0])
+    return Site("module", one.name) if one.name else Site("model", "the model")
+
+
+GRAPH = Rule(
+    name="graph-nonfinite",
+    kind="nonfinite",
+    warning=1,
+    critical=1,
+    measured="NaN or infinite values in the parameters, in what operations make, the loss or "
+    "gradients",
+    reason="One is enough: the next step spreads it to every parameter.",
+    source="all tools; naming the first place: pytorch#86362, #160016",
+    find=_in_graph,
+)
 NONFINITE_DATA = Rule(
     name="nonfinite-data",
     kind="nonfinite",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from vegrad.diagnosis.rules import (
     chain,
+    departures,
     embeddings,
     gradients,
+    graph,
     modules,
     nonfinite,
     recurrent,
@@ -32,7 +34,11 @@ CHAIN = (
     chain.VANISHING,
     chain.VANISHING_LAYER,
 )
-# Of what is no chain: modules that were watched, then gradients alone.
+# Of any network whose graph was read.
+SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
+GRAPH = (nonfinite.GRAPH, *graph.RULES)
+REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
+# Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 MODULES = modules.RULES
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
@@ -45,4 +51,16 @@ STREAMS = (
 CELLS = (recurrent.THROUGH_TIME,)
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
-RULES = (*DATA, *CHAIN, *STREAMS, *CELLS, *MODULES, *GRADIENTS, *STEPS)
+RULES = (
+    *DATA,
+    SINGLE,
+    WHOLE,
+    INPUTS,
+    *GRAPH,
+    *CHAIN,
+    *STREAMS,
+    *CELLS,
+    *MODULES,
+    *GRADIENTS,
+    *STEPS,
+)
