@@ -10,17 +10,9 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, as_array
 from vegrad.arrays.measurement import norms
+from vegrad.flow.data import NonFiniteData, NonFiniteValue
 from vegrad.flow.flow import Flow
-from vegrad.flow.reading import (
-    INPUT,
-    Chain,
-    Layer,
-    NonFiniteData,
-    NonFiniteValue,
-    Operation,
-    Parameter,
-    Reading,
-)
+from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
 from vegrad.flow.resampling import resampled
 from vegrad.networks.mlp import MLP
 from vegrad.networks.vocabulary import LayerVocabulary

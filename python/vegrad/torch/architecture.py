@@ -6,7 +6,7 @@ patch shows and what is run to apply it: `model` is the model, and torch and nn 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from inspect import getsource
 from itertools import pairwise
 from math import sqrt
@@ -16,15 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
-from vegrad.theory.meanfield import CRITICAL_SIGMA_B, critical_point
 from vegrad.torch import models
 from vegrad.torch.activations import MODULES
+from vegrad.torch.schemes import Lines
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 # Runs of children, from the first to before the second number, by the path of their nn.Sequential.
 Units = dict[str, list[tuple[int, int]]]
-Lines = tuple[str, ...]
 
 
 class Residual(nn.Module):
@@ -50,56 +49,6 @@ def importable(model: Module, pasted: type[Module] | None) -> None:
             module.__class__ = Residual
 
 
-def drawn(activation: str, seed: int) -> Lines:
-    """Draw orthogonal weights, and biases, on the activation's edge of chaos.
-
-    The last layer's weights have a standard deviation of 1/√fan_in and its biases are 0.
-    """
-    sigma_b = CRITICAL_SIGMA_B.get(activation, 0.0)
-    point = critical_point(activation, sigma_b)
-    sigma_w = point.sigma_w if point is not None else sqrt(2.0)
-    return (
-        f"torch.manual_seed({seed})",
-        "layers = [one for one in model.modules() if isinstance(one, (nn.Linear, nn.Conv1d,"
-        " nn.Conv2d, nn.Conv3d))]",
-        "for layer in layers:",
-        f"    sigma_w, sigma_b = (1.0, 0.0) if layer is layers[-1] else ({sigma_w:.6g}, "
-        f"{sigma_b:.6g})",
-        "    fan_in = layer.weight[0].numel()",
-        "    wide = max(fan_in, len(layer.weight)) / fan_in",
-        "    nn.init.orthogonal_(layer.weight, gain=sigma_w * wide**0.5)",
-        "    if layer.bias is not None:",
-        "        nn.init.normal_(layer.bias, std=sigma_b)",
-    )
-
-
-SCHEMES = {
-    "he_normal": 'nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
-    "he_uniform": 'nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")',
-    "glorot_normal": "nn.init.xavier_normal_(layer.weight)",
-    "glorot_uniform": "nn.init.xavier_uniform_(layer.weight)",
-    "lecun_normal": "nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)",
-    "orthogonal": "nn.init.orthogonal_(layer.weight)",
-}
-
-
-def initialized(scheme: str, seed: int) -> Lines | None:
-    """Draw all weights from an initialization, with biases of 0.
-
-    None if PyTorch has none of this name.
-    """
-    if scheme not in SCHEMES:
-        return None
-    return (
-        f"torch.manual_seed({seed})",
-        "for layer in model.modules():",
-        "    if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):",
-        f"        {SCHEMES[scheme]}",
-        "        if layer.bias is not None:",
-        "            nn.init.zeros_(layer.bias)",
-    )
-
-
 def module_of(activation: str) -> str:
     """Return PyTorch's name for the module of an activation of vegrad's."""
     return next(module.__name__ for module, row in MODULES.items() if row.ours == activation)
@@ -119,6 +68,37 @@ def activated(found: list[str], new: str) -> Lines:
         f"    if isinstance(module, ({kinds},)):",
         f"        model.set_submodule(name, nn.{new}())",
     )
+
+
+def placed(names: list[str], new: str) -> Lines:
+    """Put the activation `new` in place of modules."""
+    return (f"for name in {names!r}:", f"    model.set_submodule(name, nn.{new}())")
+
+
+def inner(model: Module, kind: type[Module], x: Any) -> list[str]:
+    """Return the modules of a kind that run for x, without one that makes the model's output."""
+    found: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[[Module, object, Tensor], None]:
+        def keep(module: Module, inputs: object, output: Tensor) -> None:
+            found[name] = output.detach()
+
+        return keep
+
+    modules = [(name, one) for name, one in model.named_modules() if name and type(one) is kind]
+    handles = [one.register_forward_hook(hook(name)) for name, one in modules]
+    try:
+        with models.untouched(model):
+            outputs = list(models.tensors_in(models.called(model, x)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    made = {name for name, one in found.items() for output in outputs if _equal(one, output)}
+    return [name for name in found if name not in made]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.numel() == other.numel() and torch.equal(one.flatten(), other.detach().flatten())
 
 
 def has_norm(model: Module) -> bool:
@@ -258,7 +238,7 @@ def _shapes(model: Module, x: Any) -> dict[int, tuple[torch.Size, torch.Size]]:
 
     handles = [module.register_forward_hook(hook) for module in model.modules()]
     try:
-        with models.untouched(model), torch.no_grad():
+        with models.untouched(model):
             models.called(model, x)
     finally:
         for handle in handles:

@@ -29,7 +29,7 @@ from vegrad.flow.reading import Chain
 from vegrad.flow.subject import Refusal
 from vegrad.flow.wording import FEW
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
-from vegrad.torch import architecture, models
+from vegrad.torch import architecture, models, schemes
 from vegrad.torch.trainer import ModelData
 from vegrad.treatment.script import LEAST, Editor, Script, quoted
 
@@ -65,13 +65,23 @@ class ValueEditor(Editor):
 
     @property
     def known(self) -> Collection[str]:
-        """The names of the model's parameters."""
-        return [name for name, _ in self.model.named_parameters()]
+        """The names of the model's parameters and buffers."""
+        return self._tensors.keys()
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        # A parameter that two modules share has the names of both.
+        found = dict(self.model.named_parameters(remove_duplicate=False))
+        buffers = self.model.named_buffers(remove_duplicate=False)
+        found = {name: one for name, one in found.items() if models.is_measurable(one)}
+        return {**dict(buffers), **found}
 
     def digest(self, name: str) -> bytes:
-        """Return a digest of a parameter's values."""
-        values = self.model.get_parameter(name).detach().cpu().contiguous()
-        return blake2b(values.reshape(-1).view(torch.uint8).numpy()).digest()
+        """Return a digest of a parameter's or buffer's values."""
+        values = self._tensors[name].detach().cpu()
+        values = values.to_dense() if values.layout is not torch.strided else values
+        values = torch.view_as_real(values) if values.is_complex() else values
+        return blake2b(values.contiguous().reshape(-1).view(torch.uint8).numpy()).digest()
 
     def _run(self, *lines: str) -> None:
         with torch.random.fork_rng(devices=models.gpus(self.model)):
@@ -100,39 +110,41 @@ class ValueEditor(Editor):
 
     def _each(self, names: Sequence[str], does: str, rows: tuple[int, int] | None = None) -> None:
         at = "" if rows is None else f"[{rows[0]}:{rows[1]}]"
-        lines = [f"    model.get_parameter({quoted(name)}){at}.{does}" for name in names]
-        if len(names) > FEW:
-            loop = f"    for name in {list(names)!r}:"
-            lines = [loop, f"        model.get_parameter(name){at}.{does}"]
-        self._run("with torch.no_grad():", *lines)
+        buffers = dict(self.model.named_buffers(remove_duplicate=False))
+        for get, several in (
+            ("model.get_parameter", [name for name in names if name not in buffers]),
+            ("model.get_buffer", [name for name in names if name in buffers]),
+        ):
+            lines = [f"    {get}({quoted(name)}){at}.{does}" for name in several]
+            if len(several) > FEW:
+                lines = [f"    for name in {several!r}:", f"        {get}(name){at}.{does}"]
+            self._run(*(["with torch.no_grad():", *lines] if lines else []))
 
     def _redraw(self, names: Sequence[str]) -> str | Refusal:
         """Draw parameters again as their modules do it; what else these have is kept."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        buffers = [name for name in names if name not in parameters]
+        if buffers:
+            return Refusal(f"{buffers[0]} is a buffer, which is not drawn")
         paths = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-        modules = {path: self.model.get_submodule(path) for path in paths}
-        for path, module in modules.items():
-            if not hasattr(module, "reset_parameters"):
-                return Refusal(f"{path or 'the model'} has no reset_parameters() to draw it again")
+        paths = [path for path in paths if schemes.has_reset(self.model.get_submodule(path))]
         kept = [
-            f"{path}.{part}".removeprefix(".")
-            for path, module in modules.items()
-            for part, _ in module.named_parameters(recurse=False)
-            if f"{path}.{part}".removeprefix(".") not in names
+            name
+            for path in paths
+            for part, _ in self.model.get_submodule(path).named_parameters()
+            if (name := f"{path}.{part}".removeprefix(".")) not in names
         ]
-        lines = (f"kept = {{name: model.get_parameter(name).clone() for name in {kept!r}}}",)
-        self._run(
-            *(lines if kept else ()),
-            f"torch.manual_seed({self.seed})",
-            f"for name in {paths!r}:",
-            "    model.get_submodule(name).reset_parameters()",
-        )
+        lines = [f"torch.manual_seed({self.seed})"]
+        if paths:
+            lines += [f"for name in {paths!r}:", *schemes.reset("model.get_submodule(name)")]
+        for name in names:
+            if name.rpartition(".")[0] not in paths:
+                lines += schemes.alone(self.model, name)
         if kept:
-            self._run(
-                "with torch.no_grad():",
-                "    for name, value in kept.items():",
-                "        model.get_parameter(name).copy_(value)",
-            )
-        return f"draw {_shown(names if kept else paths)} again"
+            keep = f"kept = {{name: model.get_parameter(name).clone() for name in {kept!r}}}"
+            lines = [keep, *lines, *schemes.KEPT]
+        self._run(*lines)
+        return f"draw {_shown(paths if paths and not kept else names)} again"
 
     def _lsuv(self, *, orthogonal: bool) -> str | Refusal:
         if orthogonal:
@@ -146,21 +158,38 @@ class ValueEditor(Editor):
         self.passed += count / every * 2 / 3  # each layer about twice
         try:
             self._run(f"vegrad.torch.lsuv_(model, {f'x[::{every}]' if every > 1 else 'x'})")
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # it may need gradients to be run at all
             return Refusal(str(error), self.passed)
         return "scale each layer's weights to outputs of standard deviation 1 on the data (LSUV)"
 
     def _initialize(self, scheme: str) -> str | Refusal:
         if scheme != "critical":
-            lines = architecture.initialized(scheme, self.seed)
+            lines = schemes.initialized(self.model, scheme, self.seed)
             if lines is None:
                 return Refusal(f"PyTorch has no initialization {scheme}")
-            self._run(*lines)
-            return ""
-        found = architecture.activations_of(self.model)
-        activation = "".join(found).lower() if self.chain is None else self.chain.activation
-        self._run(*architecture.drawn(activation, self.seed))
+            return self._drawn_by(lines)
+        if self.chain is not None:
+            activation = self.chain.activation
+        else:
+            found = [one.lower() for one in architecture.activations_of(self.model)]
+            if len(found) != 1 or found[0] not in CRITICAL_SIGMA_B:
+                return Refusal("the model has no one activation that has a critical point")
+            activation = found[0]
+        self._run(*schemes.drawn(activation, self.seed))
         return f"draw all weights again, orthogonal, at {activation}'s critical point"
+
+    def _drawn_by(self, lines: Sequence[str]) -> str | Refusal:
+        """Run code that calls the model's own, which may fail: then nothing has changed."""
+        before = {name: one.detach().clone() for name, one in self._tensors.items()}
+        try:
+            self._run(*lines)
+        except Exception as error:  # of a reset_parameters() that the model's author has written
+            now = self._tensors
+            with torch.no_grad():
+                for name, values in before.items():
+                    now[name].copy_(values)
+            return Refusal(f"the model cannot be drawn again: {error}")
+        return ""
 
 
 class ModelEditor(ValueEditor):
@@ -176,6 +205,8 @@ class ModelEditor(ValueEditor):
     def _rebuild(self, edits: Sequence[Edit]) -> str | Refusal:
         """Put other modules in place of layers; with skips or another activation, new weights."""
         names = self._layers()
+        if self.chain is None and self._rows is not None:
+            return self._without_sigmoids(edits)
         if self.chain is None or not names or self._rows is None:
             return Refusal("the layers do not form one chain")
         used, code, words = self.chain.activation, list[str](), list[str]()
@@ -198,7 +229,7 @@ class ModelEditor(ValueEditor):
                     code += architecture.normalized(self.model, names)
                     words.append("normalize each row after each hidden layer")
         if new:
-            code += architecture.drawn(used, self.seed)
+            code += schemes.drawn(used, self.seed)
         if skips:
             branches = self._skipped(names)
             if isinstance(branches, Refusal):
@@ -221,6 +252,19 @@ class ModelEditor(ValueEditor):
             why = f"a layer cannot be put into another module: {error}"
             return Refusal(why, self.passed)
         return ", ".join(words)
+
+    def _without_sigmoids(self, edits: Sequence[Edit]) -> str | Refusal:
+        """Put another activation in place of the sigmoids within a model that is no chain."""
+        match edits:
+            case [SetActivation(name)]:
+                self.passed += self._count / 3
+                places = architecture.inner(self.model, nn.Sigmoid, self._sample())
+                if not places:
+                    return Refusal("no sigmoid within is a module of the model", self.passed)
+                wanted = architecture.module_of(name)
+                self._run(*architecture.placed(places, wanted))
+                return f"use {wanted} in place of {len(places)} sigmoids"
+        return Refusal("the layers do not form one chain")
 
     def _layers(self) -> list[str]:
         """Return the names of hidden layers that are modules of the model."""
@@ -254,7 +298,7 @@ class ModelEditor(ValueEditor):
 
     def _output(self) -> Any:
         self.passed += self._count / 3
-        with models.untouched(self.model), torch.no_grad():
+        with models.untouched(self.model):  # with gradients, which it may need inside
             return models.called(self.model, self._sample())
 
     def _tame(self, output: Any, *, shrink: bool) -> None:

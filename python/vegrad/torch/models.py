@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from math import log2
 from typing import Any
 
@@ -40,8 +43,38 @@ def untouched(model: Module, loss_fn: object = None) -> Iterator[None]:
     finally:
         state.on = before
         with torch.no_grad():
-            for buffer, copy in buffers:
-                buffer.copy_(copy)
+            for buffer, values in buffers:
+                buffer.copy_(values)
+
+
+def copied(model: Module) -> Module:
+    """Return a copy of a model, to the bit.
+
+    Tensors that it keeps of the graph of an earlier pass, which copy.deepcopy refuses, are detached
+    in the copy.
+    """
+    memo: dict[int, Any] = {}
+    kept = [one for module in model.modules() for one in tensors_in(vars(module))]
+    with torch.no_grad():
+        memo |= {id(one): one.detach().clone() for one in kept if not one.is_leaf}
+    return copy.deepcopy(model, memo)
+
+
+def tensors_in(value: object, seen: frozenset[int] = frozenset()) -> Iterator[Tensor]:
+    """Yield the tensors in a value: itself, or in sequences, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    inside: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        inside = list(value.values())
+    elif isinstance(value, list | tuple | set | deque):
+        inside = list(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        inside = list(vars(value).values())
+    if id(value) not in seen:  # it may hold itself
+        for one in inside:
+            yield from tensors_in(one, seen | {id(value)})
 
 
 def gpus(model: Module) -> list[torch.device]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, inf, isfinite, isnan, nan
+from math import hypot, inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from vegrad.diagnosis.history import History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.flow.subject import Refusal
 from vegrad.torch import models
+from vegrad.torch.answers import answers
 from vegrad.torch.clip import clip_grad_norm_
 from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.reading import passes
-from vegrad.treatment.goal import Goal, goal_for
 
 EARLY = (1, 3)  # steps that are gauged too: the first may be the only one that is not too long
 Loss = Callable[[Any, Any], Any]
@@ -33,33 +33,54 @@ class ModelData:
         x: a tensor, or a tuple or mapping of several.
         target: whatever the loss takes.
         fitted: True if outputs look as if they shall become the targets, a number or class each.
+        rows: False if rows must not be taken by themselves.
     """
 
-    def __init__(self, x: Any, target: Any, *, fitted: bool = False) -> None:
-        self.x, self.target, self.fitted = x, target, fitted
+    def __init__(self, x: Any, target: Any, *, fitted: bool = False, rows: bool = True) -> None:
+        self.x, self.target, self.fitted, self.rows = x, target, fitted, rows
         self._take = passes.rows_of(x, target)
 
     def __len__(self) -> int:
-        return 1 if self._take is None else len(self.target)
+        return 1 if self._take is None or not self.rows else len(self.target)
 
     def take(self, rows: Array) -> tuple[Any, Any]:
         """Return the inputs and targets of these rows."""
-        return (self.x, self.target) if self._take is None else self._take(rows)
+        if self._take is None or not self.rows:
+            return self.x, self.target
+        return self._take(rows)
+
+    def with_x(self, x: Any) -> ModelData:
+        """Return the same data with other inputs, of the same shapes."""
+        return ModelData(x, self.target, fitted=self.fitted, rows=self.rows)
 
     @property
-    def axes(self) -> tuple[int, ...] | None:
-        """The axes of x over which a column, or channel, goes; None if it has no columns."""
-        x = self.x
-        if self._take is None or not isinstance(x, Tensor) or x.ndim < 2:
+    def key(self) -> Any:
+        """The place of the largest rows of numbers among several inputs; None of a single one."""
+        if isinstance(self.x, Tensor):
             return None
-        return (0, *range(2, x.ndim)) if x.is_floating_point() else None
+        several = dict(enumerate(self.x)) if isinstance(self.x, tuple | list) else self.x
+        known = several.items() if isinstance(several, Mapping) else ()
+        sizes = {key: one.numel() for key, one in known if _is_table(one)}
+        return max(sizes, key=lambda key: sizes[key], default=None)
+
+    @property
+    def numbers(self) -> tuple[Tensor, tuple[int, ...]] | None:
+        """The input that is rows of numbers, and the axes over which a column, or channel, goes.
+
+        None if there is none.
+        """
+        key = self.key
+        table = self.x if key is None else self.x[key]
+        if self._take is None or not _is_table(table):
+            return None
+        return table, (0, *range(2, table.ndim))
 
     def spread(self) -> tuple[float, float] | Refusal:
         """Return the medians of the columns' standard deviations and of |mean| over that."""
-        axes = self.axes
-        if axes is None:
+        found = self.numbers
+        if found is None:
             return Refusal("the inputs are not rows of numbers")
-        rows = self.x.detach().double()
+        rows, axes = found[0].detach().double(), found[1]
         mean, std = rows.mean(axes), rows.std(axes, correction=0)
         varies = rows.amax(axes) > rows.amin(axes)
         if not bool(varies.any()):
@@ -68,7 +89,9 @@ class ModelData:
 
     def table(self, kind: str) -> tuple[Array, Array] | None:
         """Return x (N, I) and the targets, if they are rows of numbers and labels or numbers."""
-        if self.axes is None or not self.fitted or self.target.ndim > 2:
+        if self.numbers is None or not isinstance(self.x, Tensor):
+            return None
+        if not self.fitted or self.target.ndim > 2:
             return None
         target = self.target.detach().cpu()
         if kind == "cross_entropy" and (target.ndim != 1 or bool((target < 0).any())):
@@ -76,6 +99,10 @@ class ModelData:
         if kind == "mse" and not target.is_floating_point():
             return None
         return self.x.detach().cpu().flatten(1).double().numpy(), target.numpy()
+
+
+def _is_table(x: object) -> bool:
+    return isinstance(x, Tensor) and x.ndim > 1 and x.is_floating_point()
 
 
 @dataclass
@@ -119,10 +146,9 @@ class ModelTrainer:
 
     def evaluate(self, rows: Array) -> tuple[float, float]:
         """Return loss and accuracy (nan if there is none) on rows, in the model's own mode."""
-        x, target = self.data.take(rows)
-        with models.untouched(self.model), torch.no_grad():
-            output = models.called(self.model, x)
-            return float(self.loss_fn(output, target)), accuracy(output, target)
+        with models.untouched(self.model, self.loss_fn):
+            found = answers(self.model, self.loss_fn, *self.data.take(rows))
+            return found.value, found.accuracy
 
     def _step(self, rows: Array, *, gauged: bool) -> list[float]:
         """Take a step; return its row of a history's columns."""
@@ -191,58 +217,3 @@ class ModelTrainer:
 def _real(values: Tensor) -> Tensor:
     """Return values in float64, complex ones as pairs."""
     return (torch.view_as_real(values) if values.is_complex() else values).double()
-
-
-def accuracy(output: Any, target: Any) -> float:
-    """Return the share of labels that are right; nan if outputs and targets are no classes'.
-
-    Classes are the second axis, as PyTorch's losses have it, or the last; labels below 0 (an
-    ignore_index) do not count. For targets of 0 and 1, outputs are probabilities or logits.
-    """
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.ndim < 1:
-        return nan
-    if target.is_floating_point():
-        if output.shape != target.shape:
-            return nan
-        # Logits that all lie there by chance are those of a network that has learnt nothing.
-        level = 0.5 if bool(((output >= 0) & (output <= 1)).all()) else 0.0
-        return float(((output > level) == (target > 0.5)).double().mean())
-    shape = output.shape
-    axis = 1 if shape[:1] + shape[2:] == target.shape else -1
-    if output.ndim != target.ndim + 1 or (axis == -1 and shape[:-1] != target.shape):
-        return nan
-    meant = target >= 0
-    return float((output.argmax(axis) == target)[meant].double().mean())
-
-
-def goal_of(kind: str, target: Any, loss: float, right: float, wanted: float | None) -> Goal:
-    """Return the goal as `vegrad.cure` has it; where it cannot be told, half of the first loss.
-
-    Args:
-        kind: of the loss; "" if it is one of its own.
-        target: for all rows.
-        loss: the first.
-        right: the first accuracy, nan if it cannot be told.
-        wanted: what the user wants, if it was given.
-    """
-    known = ""
-    if isinstance(target, Tensor) and target.numel():
-        known = "cross_entropy" if not target.is_floating_point() else kind
-    if kind != known or kind not in ("mse", "cross_entropy", "binary_cross_entropy"):
-        return Goal("mse", loss / 2 if wanted is None else wanted, loss)
-    if kind != "mse" and isnan(right):
-        return Goal("mse", loss / 2 if wanted is None else wanted, loss)
-    values = target.detach().cpu()
-    if kind == "cross_entropy" and target.is_floating_point():
-        return _soft(values.double(), wanted)
-    values = values[values >= 0] if kind == "cross_entropy" else values.double()
-    return goal_for(kind, values.numpy(), wanted)
-
-
-def _soft(shares: Tensor, wanted: float | None) -> Goal:
-    """Return half of the way from the best constant output to the classes' shares themselves."""
-    axis = min(1, shares.ndim - 1)
-    every = shares.movedim(axis, -1).flatten(0, -2)
-    guess = float(torch.special.entr(every.mean(0)).sum())
-    least = float(torch.special.entr(every).sum(-1).mean())
-    return Goal("mse", (guess + least) / 2 if wanted is None else wanted, guess)

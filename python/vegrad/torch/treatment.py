@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, nan
@@ -13,21 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
-from vegrad.arrays.checks import as_count
+from vegrad.arrays.checks import Array, as_count
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
+from vegrad.flow.edits import is_in_place
+from vegrad.flow.subject import Refusal
 from vegrad.torch import models
+from vegrad.torch.answers import Answers, answers, goal_of
 from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.reading import passes
 from vegrad.torch.reading.cells import IN_TIME
 from vegrad.torch.reading.reading import not_finite
+from vegrad.torch.rows import are_independent
 from vegrad.torch.subject import MakeOptimizer, ModelSubject
-from vegrad.torch.trainer import EARLY, Loss, ModelData, ModelTrainer, accuracy, goal_of
+from vegrad.torch.trainer import EARLY, Loss, ModelData, ModelTrainer
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.goal import Goal, Plan, check_goal, check_lengths
 from vegrad.treatment.outcome import Outcome
-from vegrad.treatment.search import Search
+from vegrad.treatment.search import THOROUGH, Search
 from vegrad.treatment.trial import FORWARD
 
 FIRST = 64  # rows, from whose loss and outputs the goal follows
@@ -77,6 +80,12 @@ class CurableModel(ModelSubject):
         self.chain = None if found.reading is None else found.reading.chain
         return found
 
+    def thoroughly(self, x: Any, target: Any) -> tuple[Diagnosis, float]:
+        """Diagnose it beside draws of new weights too; return what that costs, in rows."""
+        found = diagnose(self.model, self.loss_fn, x, target)
+        rows = passes.row_count(x, target) if self.data.rows else 1
+        return found, float(THOROUGH * max(rows, 1))
+
     def looking(self, rows: int) -> float:
         """Return what a diagnosis costs, in rows that go forward and back."""
         kinds = nn.RNNBase | nn.RNNCellBase
@@ -88,7 +97,7 @@ class CurableModel(ModelSubject):
     ) -> ModelTrainer:
         """Begin a training of a copy, with the optimizer as it began."""
         assert self.optimizer is not None
-        model = copy.deepcopy(self.model)
+        model = models.copied(self.model)
         optimizer = self.optimizer([one for one in model.parameters() if one.requires_grad])
         for group in optimizer.param_groups if self.rate is not None else []:
             group["lr"] = self.rate
@@ -121,25 +130,27 @@ def cure(
     seed: int = 0,
     budget: float = BUDGET,
     in_place: bool = True,
+    rows: bool | None = None,
 ) -> ModelCure:
     """Find the smallest change that makes a model train, and prove it.
 
     Changes are tried on copies, in the order of `remedies.REMEDIES`, the smallest first: scaled
-    data, a layer's factor, recurrent parameters, biases, scaling on the data, new weights, then
-    skip connections, normalization and other activations; on top of each the learning rate that the
-    gauge of its steps asks for, and a clip. Each is judged by one pass; if that is promising, by a
-    training from the same seed on the same rows, which ends as soon as it reaches the goal or is
-    seen to learn nothing. The first that reaches the goal is the cure; if none does, the one with
-    the lowest loss, if it is lower than the given model's, which is trained as long: the proof.
+    data, what the diagnosis says, biases, scaling on the data, new weights, then skip connections,
+    normalization and other activations; on top of each the learning rate that the gauge of its
+    steps asks for, and a clip. Each is judged by one pass; if that is promising, by a training from
+    the same seed on the same rows, which ends as soon as it reaches the goal or is seen to learn
+    nothing. The first that reaches the goal is the cure; if none does, the one with the lowest
+    loss, if it is lower than the given model's, which is trained as long: the proof.
 
     Args:
         model: any module.
         loss_fn: as for `diagnose`.
         x: inputs; a tuple or mapping of several. If they have not as many rows as the target, all
-            is one batch.
+            is one batch; likewise if they depend on each other, see `rows`.
         target: for all rows.
         optimizer: called with a list of parameters; by default torch.optim.Adam with lr=1e-3.
-        goal: an accuracy, at least, for the two cross entropies with labels; else a loss, at most.
+        goal: an accuracy, at least, for the two cross entropies with labels (those that PyTorch's
+            functions are called with); else a loss, at most.
             By default 80 % of the way from the best constant output to perfection, for other losses
             half of it (half of the first loss, where that is not known). It is looked at on up to
             256 of the rows.
@@ -150,13 +161,16 @@ def cure(
             (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
         in_place: write a cure that is new values of the same parameters into `model`. Other cures
             are a patch, and `.model` is a copy.
+        rows: True if rows may be taken by themselves; False if all are one batch, as the nodes of
+            a graph are; None to find it out, by a run of some rows with and without others.
 
     Returns:
         A ModelCure: `.before`, `.after`, `.attempts`, `.model`, `.proof`, `.patch`; print it.
         Gradients, buffers, training flags and random generators of `model` stay as they were.
 
     Raises:
-        TypeError, ValueError: as `diagnose`; steps, batch_size, goal or budget out of range.
+        TypeError, ValueError: as `diagnose`; steps, batch_size, goal or budget out of range;
+            rows=True for inputs and a target without rows in common.
     """
     check(model, loss_fn)
     steps, batch_size = check_lengths(steps, batch_size, budget)
@@ -167,32 +181,56 @@ def cure(
         before = diagnose(model, loss_fn, x, target)  # says where, and runs nothing
         why = "no change of the model makes up for values that are not finite"
         return ModelCure.without_a_trial(before, plan, why, model=model)
-    given = CurableModel(model, loss_fn, ModelData(x, target), optimizer, plan.seed).prepared()
-    return _searched(model, given, plan, goal, in_place=in_place)
+    if rows and not passes.row_count(x, target):
+        raise ValueError("rows=True needs inputs and a target of the same number of rows")
+    data = ModelData(x, target, rows=rows is not False)
+    given = CurableModel(model, loss_fn, data, optimizer, plan.seed).prepared()
+    spent = 0.0
+    if rows is None and len(data) > 1:
+        count = len(data)
+        data.rows, spent = are_independent(given.model, data.take, count)
+        spent /= 1 if data.rows else count  # where all is one batch, that counts as a row
+    return _searched(model, given, plan, goal, FORWARD * spent, in_place=in_place)
 
 
 def _searched(
-    model: Module, given: CurableModel, plan: Plan, wanted: float | None, *, in_place: bool
+    model: Module,
+    given: CurableModel,
+    plan: Plan,
+    wanted: float | None,
+    spent: float,
+    *,
+    in_place: bool,
 ) -> ModelCure:
     """Look at the first rows for the goal, and search for what reaches it."""
     data, loss_fn = given.data, given.loss_fn
     drawn = np.random.default_rng(plan.seed).permutation(len(data))[:FIRST]
     x, target = data.take(drawn)
     with models.untouched(given.model, loss_fn):
-        run = passes.forward(given.model, loss_fn, x, target)
-    right, loss = accuracy(run.output, target), float(run.loss.detach())
-    goal = goal_of(run.loss_kind, data.target, loss, right, wanted)
+        first = answers(given.model, loss_fn, x, target)
+    if (
+        not isinstance(first.loss, Tensor)
+        or first.loss.numel() != 1
+        or not first.loss.requires_grad
+    ):
+        before = diagnose(models.unwrapped(model), loss_fn, x, target)  # says so
+        return ModelCure.without_a_trial(before, plan, _said(before), model=model)
+    goal = goal_of(first, target, data.target, wanted)
     check_goal(wanted, goal.kind)
+    spent += FORWARD * len(drawn)
+    data.fitted = _is_fitted(first.output, target) and _is_looked_at(given, first, target)
+    if wanted is None and (first.kind == "" or not isfinite(goal.wanted)):
+        # Half of a loss that is far too large is no goal.
+        before = given.diagnosed(x, target, theory=True)
+        goal = _mended_goal(given, before, drawn, goal)
+        spent += given.looking(len(drawn)) + FORWARD * len(drawn)
+        if not isfinite(goal.wanted):
+            return ModelCure.without_a_trial(before, plan, _said(before), model=model)
+    del first  # memory
     plan = replace(plan, goal=goal)
-    if not isfinite(goal.wanted):
-        before = diagnose(models.unwrapped(model), loss_fn, x, target, resamples=0)
-        why = before.findings[0].advice if before.findings else f"the loss is {goal.guess}"
-        return ModelCure.without_a_trial(before, plan, why, model=model)
-    data.fitted = _is_fitted(run.output, target)
-    del run  # memory
     with models.untouched(given.model, loss_fn):
-        search = Search(given, plan)
-        search.budget.passed += FORWARD * len(drawn)
+        search = Search(given, plan, given.thoroughly)
+        search.budget.passed += spent
         outcome, treatment = search.run()
     treated = treatment.subject
     assert isinstance(treated, CurableModel)
@@ -203,6 +241,35 @@ def _searched(
         cured = model
         ModelSubject(model).write(treated)
     return ModelCure(**vars(outcome), model=cured, learning_rate=treated.rate, clip=treated.clip)
+
+
+def _mended_goal(given: CurableModel, before: Diagnosis, drawn: Array, goal: Goal) -> Goal:
+    """Return the goal that follows from the loss after the first edit that lowers it, if one does.
+
+    Where a loss is not known, the first is all that a goal can rest on; a sick network's may be
+    huge, or NaN.
+    """
+    for finding in before.findings:
+        if finding.edit is None or not is_in_place(finding.edit):
+            continue
+        mended = given.copy()
+        if isinstance(mended.apply(finding.edit), Refusal):
+            continue
+        x, target = given.data.take(drawn)
+        with models.untouched(mended.model, given.loss_fn):
+            again = answers(mended.model, given.loss_fn, x, target)
+        other = goal_of(again, target, given.data.target, None)
+        if isfinite(other.wanted) and not goal.wanted <= other.wanted:
+            return other
+        return goal
+    return goal
+
+
+def _said(before: Diagnosis) -> str:
+    """Return the first finding, as what is left to say where no change is tried."""
+    if before.healthy:
+        return "the loss is not finite, or no number that depends on the parameters"
+    return f"{before.findings[0].message}: {before.findings[0].advice}"
 
 
 def _checked(optimizer: MakeOptimizer | None, model: Module) -> MakeOptimizer:
@@ -227,10 +294,19 @@ def _is_fitted(output: Any, target: Any) -> bool:
     return not target.is_floating_point() or output.numel() == target.numel()
 
 
+def _is_looked_at(given: CurableModel, first: Answers, target: Any) -> bool:
+    """Return True if the loss depends on which target belongs to which row."""
+    if len(given.data) == 1:
+        return bool(first.calls)
+    with models.untouched(given.model, given.loss_fn):
+        other = given.loss_fn(first.output, target.roll(1, 0))
+    return bool(torch.as_tensor(other != first.loss).any())
+
+
 def _unfused(model: Module) -> Module:
     """Return a copy with plain layers: fused ones would not see what is put in their place."""
     try:
-        plain = copy.deepcopy(model)
+        plain = models.copied(model)
     except (RuntimeError, TypeError) as error:
         why = str(error).partition(". ")[0]
         message = (

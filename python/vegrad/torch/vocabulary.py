@@ -7,6 +7,7 @@ from vegrad.flow.site import Site
 from vegrad.flow.wording import Vocabulary
 
 SCHEMES = {
+    "default": "each layer's own reset_parameters()",
     "he_normal": 'kaiming_normal_(weight, nonlinearity="relu")',
     "lecun_normal": "weights of standard deviation 1/√fan_in",
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.diagnosis.history import History
 from vegrad.treatment.goal import Plan
+from vegrad.treatment.promise import hopeless
 from vegrad.treatment.trial import FORWARD, Trial
 
+AGAIN = 3  # times the steps of a cure in which it must do without its luck
 BUDGET = 1.5  # trainings: the usual one, in parts of which remedies keep passes for others
 
 
@@ -81,3 +84,17 @@ class Budget:
         most = self.plan.budget * self.plan.steps * size
         most -= 2 * self.early * size  # of the last trial and of the proof
         return wanted <= (1.0 - kept / BUDGET) * most
+
+    def by_luck(self, trial: Trial) -> Trial | None:
+        """Train again with the rows in another order; return that if it misses the goal.
+
+        None, too, where nothing is left to spend on it.
+        """
+        steps = trial.history.steps
+        if not self.room(steps):
+            return None
+        again = replace(trial, seed=trial.seed + 1, points=[], history=History(), passed=0.0)
+        self.again.append(again)
+        most = max(AGAIN * steps, self.plan.steps // 5)
+        again.train(most, lambda trial: hopeless(trial) or not self.room(steps))
+        return None if again.reached or not self.room(steps) else again

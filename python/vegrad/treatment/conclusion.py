@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.flow.edits import TRAINING, ScaleData, parts
 from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.goal import Goal
 from vegrad.treatment.learnability import about_data
 from vegrad.treatment.outcome import Attempt, Outcome, Proof
+from vegrad.treatment.promise import ABOVE
 from vegrad.treatment.remedy import Treatment
 from vegrad.treatment.trial import Trial
 
@@ -42,7 +44,9 @@ def conclude(
         _catch_up(sick, trial.history.steps)
         proof = Proof(sick, trial, (before, chosen.after))
         better = trial.reached or not proof.loss[0] <= proof.loss[1]
-        reached = sick.reached
+        # Classes may be right though the loss is worse than a guess's.
+        above = proof.loss[0] > ABOVE * plan.goal.guess >= ABOVE * proof.loss[1]
+        reached = sick.reached and not (above and trial.reached)
         if better and not reached:  # what works is left alone
             treatment, reached, after = trial.treatment, trial.reached, chosen.after
             why = "reached the goal" if reached else "the best, though short of the goal"
@@ -64,15 +68,32 @@ def conclude(
         cost=budget.cost,
         steps=plan.steps,
         batch_size=size,
-        about=problem if reached or problem else about(given, plan.goal),
+        about=problem if reached or problem else _lessons(given, plan.goal, before, after),
     )
     return outcome, treatment
 
 
-def about(given: Treatment, goal: Goal, *, quick: bool = False) -> tuple[str, ...]:
+def about(
+    given: Treatment, goal: Goal, *, quick: bool = False, healthy: bool = True
+) -> tuple[str, ...]:
     """Say what is wrong with the data, if they are rows of numbers and labels or numbers."""
     table = given.subject.data.table(goal.kind)
-    return () if table is None else about_data(*table, goal, quick=quick)
+    return () if table is None else about_data(*table, goal, quick=quick, healthy=healthy)
+
+
+def _lessons(given: Treatment, goal: Goal, before: Diagnosis, after: Diagnosis) -> tuple[str, ...]:
+    """Say what is left where nothing has helped: the data, and what no edit has put right.
+
+    That is the first finding, where it asks for no change of the network.
+    """
+    said = about(given, goal, healthy=after.healthy)
+    if after.healthy:
+        return said
+    edit = after.findings[0].edit
+    single = () if edit is None else parts(edit)
+    if any(not isinstance(one, (ScaleData, *TRAINING)) for one in single):
+        return said
+    return (*said, f"{after.findings[0].message}: {after.findings[0].advice}")
 
 
 def _catch_up(sick: Trial, count: int) -> None:

@@ -12,7 +12,9 @@ DEVIATIONS = 3.0  # of chance, above which a fit counts as better than guessing
 RIDGE = 1e-3  # of the mean square of the columns
 
 
-def about_data(x: Array, target: Array, goal: Goal, *, quick: bool = False) -> tuple[str, ...]:
+def about_data(
+    x: Array, target: Array, goal: Goal, *, quick: bool = False, healthy: bool = True
+) -> tuple[str, ...]:
     """Say what is wrong with the data or, if they can be learnt, that they are not to blame.
 
     Args:
@@ -20,6 +22,7 @@ def about_data(x: Array, target: Array, goal: Goal, *, quick: bool = False) -> t
         target: as the network takes it.
         goal: with its kind of loss.
         quick: say only what rules out learning for certain, and else nothing.
+        healthy: True if nothing is wrong with the network, so that it may only be too small.
     """
     if len(x) > 1 and not np.ptp(x, axis=0).any():
         return ("x is the same in every row: no network can tell the rows apart",)
@@ -28,7 +31,7 @@ def about_data(x: Array, target: Array, goal: Goal, *, quick: bool = False) -> t
         return ("the target is the same in every row: there is nothing to learn",)
     if quick:
         return ()
-    return (_compared(x.astype(np.float64), outputs, goal),)
+    return (_compared(x.astype(np.float64), outputs, goal, healthy=healthy),)
 
 
 def _outputs(target: Array, kind: str) -> Array:
@@ -38,7 +41,7 @@ def _outputs(target: Array, kind: str) -> Array:
     return target.astype(np.float64).reshape(len(target), -1)
 
 
-def _compared(x: Array, outputs: Array, goal: Goal) -> str:
+def _compared(x: Array, outputs: Array, goal: Goal, *, healthy: bool) -> str:
     """Compare two fits that need no gradient, on rows that they have not seen."""
     order = np.random.default_rng(0).permutation(len(x))[:ROWS]
     held = max(1, len(order) // 4)
@@ -62,7 +65,8 @@ def _compared(x: Array, outputs: Array, goal: Goal) -> str:
     figures = f"{name} gets {100 * best:.0f} % {unit} of {held} rows not seen"
     if best <= guess + DEVIATIONS * chance:
         return f"the target looks independent of x: {figures}, guessing {100 * max(guess, 0):.0f} %"
-    return f"the data can be learnt ({figures}): give the network more width, or more steps"
+    then = "give the network more width, or more steps"
+    return f"the data can be learnt ({figures}){f': {then}' if healthy else ''}"
 
 
 def _score(fit: Array, outputs: Array, kind: str) -> float:

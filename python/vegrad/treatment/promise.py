@@ -56,22 +56,23 @@ def ended(trial: Trial) -> tuple[Ended, str]:
     return "slow", f"not at the goal after {steps} steps"
 
 
-def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool) -> str:
+def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool, said: bool = False) -> str:
     """Return why a change is not promising, from one pass; "" if it is.
 
-    Data that were scaled may show what was hidden before.
+    Data that were scaled may show what was hidden before. What the diagnosis itself has `said` is
+    promising if it is any better.
     """
     if after.healthy or before.healthy:
         return ""
-    said = after.findings[0]
-    if _badness(after) >= _badness(before) and not scaled:
-        return f"no better: {said.kind}: {said.message}"
-    if any(finding.severity == "critical" for finding in after.findings):
-        return f"still {said.kind}: {said.message}"
+    first = after.findings[0]
+    if badness(after) >= badness(before) and not scaled:
+        return f"no better: {first.kind}: {first.message}"
+    if not said and any(finding.severity == "critical" for finding in after.findings):
+        return f"still {first.kind}: {first.message}"
     return ""
 
 
-def _badness(diagnosis: Diagnosis) -> float:
+def badness(diagnosis: Diagnosis) -> float:
     """Add up how bad a diagnosis is, in decades; a finding that is of no chain counts for 2."""
     worst = max((abs(f.evidence.get("decades", 2.0)) for f in diagnosis.findings), default=0.0)
     critical = sum(f.severity == "critical" for f in diagnosis.findings)

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf, isfinite, log2
+from math import inf
 
+from vegrad.activations import ACTIVATIONS
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.diagnosis.rules.chain import ENTRANCE
-from vegrad.diagnosis.rules.modules import CLEAR, DRIFT
-from vegrad.diagnosis.rules.recurrent import THROUGH_TIME
-from vegrad.diagnosis.rules.units import WIDE
 from vegrad.flow.edits import (
     AddSkips,
     Clip,
@@ -28,14 +25,16 @@ from vegrad.flow.edits import (
     Scale,
     ScaleData,
     SetActivation,
+    Shift,
     Zero,
+    is_in_place,
     parts,
     together,
 )
-from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain
 from vegrad.flow.subject import Refusal
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
+from vegrad.treatment.promise import badness
 from vegrad.treatment.rates import wanted_limit, wanted_rate
 from vegrad.treatment.remedy import Patient, Proposal, Remedy
 
@@ -58,7 +57,9 @@ def _scale_data(p: Patient) -> Proposal | Refusal:
     if isinstance(spread, Refusal):
         return spread
     typical, off = spread
-    if 1 / FAR <= typical <= FAR and off <= FAR / 3:
+    edits = [finding.edit for finding in p.diagnosis.findings if finding.edit is not None]
+    asked = any(isinstance(part, ScaleData) for edit in edits for part in parts(edit))
+    if not asked and 1 / FAR <= typical <= FAR and off <= FAR / 3:
         return Refusal(f"the data need no scaling: their standard deviation is {typical:.3g}")
     return Proposal(ScaleData(), f"median {typical:.3g}")
 
@@ -66,86 +67,99 @@ def _scale_data(p: Patient) -> Proposal | Refusal:
 # Values of parameters ---------------------------------------------------------------------------
 
 
-def _scale_layers(p: Patient) -> Proposal | Refusal:
-    """Scale single parameters by the factors that the diagnosis gives."""
+def _as_said(p: Patient) -> Proposal | Refusal:
+    """Change values as the findings say it, and then as those of the next look do, for some rounds.
 
-    def wanted(diagnosis: Diagnosis) -> list[Edit]:
-        return [Scale((name,), factor) for name, factor in _factors(diagnosis).items()]
-
-    return _in_rounds(p, wanted) or Refusal("no single layer is to blame")
-
-
-def _recurrent(p: Patient) -> Proposal | Refusal:
-    """Change recurrent parameters as the findings through time say it."""
-
-    def wanted(diagnosis: Diagnosis) -> list[Edit]:
-        found = (f for f in diagnosis.findings if f.rule == THROUGH_TIME.name)
-        return [part for f in found if f.edit is not None for part in parts(f.edit)]
-
-    return _in_rounds(p, wanted) or Refusal("no recurrent parameter is to blame")
-
-
-def _in_rounds(p: Patient, wanted: Callable[[Diagnosis], list[Edit]]) -> Proposal | None:
-    """Propose what a diagnosis says, and what the next one says then; None if it says nothing."""
-    diagnosis, done = p.diagnosis, dict[Edit, Edit]()
-    for _ in range(ROUNDS):
-        new = wanted(diagnosis)
-        if not new:
-            break
-        for edit in new:
-            key = replace(edit, factor=0.0) if isinstance(edit, Scale) else edit
-            before = done.get(key)
-            if isinstance(edit, Scale) and isinstance(before, Scale):
-                edit = replace(edit, factor=before.factor * edit.factor)
-            done[key] = edit
-        treated = p.treated(Proposal(together(*done.values())))
-        if isinstance(treated, Refusal):
-            break
-        diagnosis = p.look(treated)
-    return Proposal(together(*done.values())) if done else None
-
-
-def _factors(diagnosis: Diagnosis) -> dict[str, float]:
-    """Return the factors of single parameters that the findings are about, by their names."""
-    found: dict[str, float] = {}
-    reading = diagnosis.reading
-    assert reading is not None
-    for finding in diagnosis.findings:
-        edit = finding.edit
-        if isinstance(edit, Scale) and _is_single(finding, edit, alone=not found):
-            found[edit.parameters[0]] = edit.factor
-        chain = reading.chain
-        if chain is None:
-            continue
-        if finding.rule == ENTRANCE.name and chain.exact:  # else other operations may be before it
-            found[chain.layers[0].weight] = 1.0 / finding.evidence["std"]
-        if finding.kind == "saturated":
-            _add_saturated(found, finding, chain)
-    known = reading.parameters
-    return {n: f for n, f in found.items() if n in known and isfinite(f) and f > 0}
-
-
-def _is_single(finding: Finding, edit: Scale, *, alone: bool) -> bool:
-    """Return True of a factor for one parameter that departs from the others."""
-    e = finding.evidence
-    if len(edit.parameters) > 1 or finding.rule == THROUGH_TIME.name:
-        return False
-    if finding.rule == DRIFT.name:
-        return alone and e["factor"] > 0 and abs(log2(e["factor"])) > CLEAR
-    return "factor" in e or (finding.is_departure and e["gain"] > 0)
-
-
-def _add_saturated(found: dict[str, float], finding: Finding, chain: Chain) -> None:
-    """Add the factor of the first layer whose pre-activations are wide.
-
-    Those above may only be what this one makes of them.
+    The best of what was looked at is proposed: what is found next may be no more than what the
+    change has shown, and where all of it does harm, what the first finding asks for may not.
     """
-    flow = chain.flow
-    for layer in finding.layers:
-        std, mean = float(flow.preactivation_std[layer]), float(flow.preactivation_mean[layer])
-        if isfinite(std) and std > max(WIDE, abs(mean)):
-            found.setdefault(chain.layers[layer].weight, 1.0 / std)
-            return
+    looked = list[tuple[float, tuple[Edit, ...], Diagnosis]]()
+    done, diagnosis = tuple[Edit, ...](), p.diagnosis
+    for number in range(ROUNDS):
+        said = _said(diagnosis, whole=_chain(p) is None)
+        every = tuple(edit for edits in said for edit in edits)
+        choices = [every, said[0]] if len(said) > 1 and not number else [every] * bool(said)
+        tried = [one for new in choices if (one := _look(p, done, new)) is not None]
+        if not tried:
+            break
+        looked += tried
+        _, done, diagnosis = min(tried, key=lambda one: one[0])
+    if not looked:
+        return Refusal("the diagnosis asks for no other values")
+    return Proposal(together(*min(looked, key=lambda one: one[0])[1]))
+
+
+def _as_said_of_all(p: Patient) -> Proposal | Refusal:
+    """Change all layers of a chain as a finding says it; LSUV, a layer at a time, is surer."""
+    edits = (finding.edit for finding in p.diagnosis.findings)
+    edit = next((one for one in edits if one is not None and _is_whole(one)), None)
+    if _chain(p) is None or edit is None:
+        return Refusal("the diagnosis asks for nothing of all layers")
+    return Proposal(edit)
+
+
+def _said(diagnosis: Diagnosis, *, whole: bool) -> list[tuple[Edit, ...]]:
+    """Return the edits of values that findings ask for, of each parameter the first.
+
+    Those of all layers at once are left out unless `whole`.
+    """
+    found, touched = list[tuple[Edit, ...]](), set[str]()
+    for finding in diagnosis.findings:
+        # Instead of data, what they are multiplied with first may be scaled.
+        edits = [finding.edit, *finding.facts.values()]
+        edit = next((one for one in edits if isinstance(one, Edit) and is_in_place(one)), None)
+        if edit is None or (not whole and _is_whole(edit)):
+            continue
+        named = [getattr(part, "parameters", ()) for part in parts(edit)]
+        if not all(named):  # all that there are
+            return found or [parts(edit)]
+        new = {name for names in named for name in names}
+        if not new & touched:
+            found.append(parts(edit))
+            touched |= new
+    return found
+
+
+def _is_whole(edit: Edit) -> bool:
+    """Return True of new weights for all, or of one factor for several."""
+    return isinstance(edit, Initialize) or (isinstance(edit, Scale) and len(edit.parameters) > 1)
+
+
+def _look(
+    p: Patient, done: tuple[Edit, ...], new: tuple[Edit, ...]
+) -> tuple[float, tuple[Edit, ...], Diagnosis] | None:
+    """Diagnose the network with these edits and those before.
+
+    None if they cannot be done, or have been.
+    """
+    edits = _joined(done, new)
+    if edits == done:
+        return None
+    treated = p.treated(Proposal(together(*edits)))
+    if isinstance(treated, Refusal):
+        return None
+    diagnosis = p.look(treated)
+    return badness(diagnosis) if diagnosis.findings else -1.0, edits, diagnosis
+
+
+def _joined(done: tuple[Edit, ...], new: tuple[Edit, ...]) -> tuple[Edit, ...]:
+    """Return both, with factors and amounts for the same parameters as one."""
+    found: dict[Edit, Edit] = {}
+    for edit in (*done, *new):
+        match edit:
+            case Scale(_, factor):
+                key: Edit = replace(edit, factor=1.0)
+                before = found.get(key)
+                factor *= before.factor if isinstance(before, Scale) else 1.0
+                found[key] = replace(edit, factor=factor)
+            case Shift(_, amount):
+                key = replace(edit, amount=0.0)
+                before = found.get(key)
+                amount += before.amount if isinstance(before, Shift) else 0.0
+                found[key] = replace(edit, amount=amount)
+            case _:
+                found[edit] = edit
+    return tuple(found.values())
 
 
 def _reset_biases(p: Patient) -> Proposal | Refusal:
@@ -185,6 +199,30 @@ def _draw_layers(p: Patient) -> Proposal | Refusal:
     chosen = [chain.layers[n] for n in sorted(layers)]
     names = [name for one in chosen for name in (one.weight, one.bias) if name is not None]
     return Proposal(Redraw(tuple(names)))
+
+
+def _anew(scheme: str) -> Callable[[Patient], Proposal | Refusal]:
+    """Return a remedy that draws all weights of a network whose layers are no plain chain.
+
+    For such a chain's gradients there are sharper ones: theory knows what weights keep them.
+    """
+
+    def propose(p: Patient) -> Proposal | Refusal:
+        chain = _chain(p)
+        plain = chain is not None and not (chain.residual or chain.norm or p.diagnosis.healthy)
+        if chain is not None and (chain.exact or plain):
+            return Refusal("the layers form a chain, for which there are other weights")
+        return Proposal(Initialize(scheme))
+
+    return propose
+
+
+def _without_sigmoids(p: Patient) -> Proposal | Refusal:
+    """Use GELU, as smooth, in place of sigmoids, if most activations of no chain are such."""
+    kinds = [one.kind for one in p.reading.operations if one.kind in ACTIVATIONS]
+    if _chain(p) is not None or 2 * kinds.count("sigmoid") <= len(kinds):
+        return Refusal("the activations are no sigmoids, or the layers form a chain")
+    return Proposal(SetActivation("gelu"))
 
 
 def _lsuv(p: Patient) -> Proposal | Refusal:
@@ -268,12 +306,15 @@ TANH_SKIPS = _of_chain(TANH, Normalize(on=False), AddSkips(), Initialize("orthog
 EVERYTHING = _of_chain(TANH, Normalize(), AddSkips(), Initialize("critical"))
 REMEDIES = (
     Remedy("scale the data", BOTH, _scale_data),
-    Remedy("scale single layers", FLOW, _scale_layers),
-    Remedy("recurrent parameters", FLOW, _recurrent),
+    Remedy("what the diagnosis says", FLOW, _as_said, said=True),
     Remedy("reset biases", FLOW, _reset_biases),
     Remedy("draw layers again", FLOW, _draw_layers),
     Remedy("scale every layer", FLOW, _lsuv),
+    Remedy("what it says of all layers", FLOW, _as_said_of_all, said=True),
     Remedy("clip", FLOW, _clip_first),
+    Remedy("no sigmoids", BOTH, _without_sigmoids, 0.3),
+    Remedy("initialize as by default", BOTH, _anew("default"), 0.0),
+    Remedy("initialize for ReLU", BOTH, _anew("he_normal"), 0.0),
     Remedy("initialize at the critical point", FLOW, _critical),
     Remedy("initialize orthogonally", FLOW, _of_chain(Lsuv(orthogonal=True))),
     Remedy("skip connections", FLOW, _skips, 0.8, skips=True),

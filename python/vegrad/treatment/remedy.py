@@ -14,6 +14,13 @@ from vegrad.flow.subject import Code, Refusal
 from vegrad.treatment.curable import Curable
 
 AS_IT_IS = "as it is"
+# Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
+# gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of
+# the usual budget, for remedies whose gradient need not pass all layers.
+NARROW, FOR_SKIPS = 0.5, 1.25
+# Of the usual budget, what is kept for larger changes where the layers are no chain: beside what
+# the diagnosis says, and beside others.
+FOR_LESS_LIKELY, FOR_OTHERS = 0.25, 0.5
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,9 @@ class Patient:
     def look(self, treatment: Treatment) -> Diagnosis:
         """Diagnose a treatment's network on the rows to look at."""
         subject = treatment.subject
-        self.passed += subject.looking(len(self.rows))
-        return subject.diagnosed(*subject.data.take(self.rows), theory=False)
+        found = subject.diagnosed(*subject.data.take(self.rows), theory=False)
+        self.passed += subject.looking(len(self.rows)) + found.further * len(self.rows)
+        return found
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,8 @@ class Remedy:
     """One row of `REMEDIES`: what it is tried for, and the function that proposes the edit.
 
     While it is tried, `kept` of the usual budget is left for those that come after it. `skips`
-    is True if its network has skip connections, and `followed` if the history of its training may
-    ask for another change on top of it.
+    is True if its network has skip connections, `followed` if the history of its training may ask
+    for another change on top of it, and `said` if it is what the diagnosis itself advises.
     """
 
     name: str
@@ -138,6 +146,7 @@ class Remedy:
     kept: float = 0.7
     skips: bool = False
     followed: bool = True
+    said: bool = False
 
     def treat(self, patient: Patient) -> Treatment | Refusal:
         """Do what is proposed to a copy of the patient's network."""
@@ -147,3 +156,16 @@ class Remedy:
     def within(self, name: str) -> Remedy:
         """Return the same remedy, tried on top of another."""
         return replace(self, name=f"{name}, {self.name}")
+
+
+def kept_for(remedy: Remedy, reading: Reading) -> float:
+    """Return the part of the usual budget to leave for larger changes, which are surer.
+
+    A convolution's few channels make no narrow layer: chance averages over its positions.
+    """
+    if reading.chain is None:
+        return min(remedy.kept, FOR_LESS_LIKELY if remedy.said else FOR_OTHERS)
+    layers = reading.chain.layers
+    narrow = sum(1.0 / layer.width for layer in layers[:-1] if layer.width) > NARROW
+    narrow = narrow and all(layer.kind == "linear" for layer in layers)
+    return FOR_SKIPS if narrow and not remedy.skips else remedy.kept

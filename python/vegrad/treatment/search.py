@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from vegrad.treatment.outcome import PAIRS, Attempt, Ended, Outcome
 from vegrad.treatment.promise import creeping, ended, hopeless, rose, standing, worse
 from vegrad.treatment.rates import long_steps
 from vegrad.treatment.remedies import FOLLOWING, REMEDIES, TRAINING
-from vegrad.treatment.remedy import Patient, Remedy, Treatment
+from vegrad.treatment.remedy import Patient, Remedy, Treatment, kept_for
 from vegrad.treatment.trial import Trial
 
 LEAST_ROWS = 8  # to look at, however short a training is
@@ -26,14 +27,16 @@ BATCHES = 4  # and those of a diagnosis, in batches
 # What is kept for others may be spent on a trial that has come so much of the way, or so many times
 # the share of a training that it has taken.
 ALMOST, FAST = 0.9, 3.0
-# Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
-# gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of
-# the usual budget, for remedies whose gradient need not pass all layers.
-NARROW, FOR_SKIPS = 0.5, 1.25
-AGAIN = 3  # times the steps of a cure in which it must do without its luck
 LUCK = "reached the goal, but not with the rows in another order"
+FAR = 2.0  # times the loss of the best constant output
 GIVE_UP = 0.1  # of a training: less is no trial
 DEEP = 3  # changes of the training on top of one of the network
+
+
+THOROUGH = 12  # passes at most, of a diagnosis that draws weights anew
+
+# Diagnoses a network on a batch as thoroughly; returns what that costs, in rows, too.
+Thoroughly = Callable[[Any, Any], tuple[Diagnosis, float]]
 
 
 class Search:
@@ -47,10 +50,12 @@ class Search:
         self,
         subject: Curable,
         plan: Plan,
+        thoroughly: Thoroughly | None = None,
         remedies: Sequence[Remedy] = REMEDIES,
         following: Sequence[Remedy] = FOLLOWING,
     ) -> None:
         self.plan, self.remedies, self.following = plan, remedies, following
+        self.thoroughly = thoroughly
         self.given = Treatment(subject)
         count = len(subject.data)
         self.batch_size = min(plan.batch_size, count)
@@ -64,71 +69,84 @@ class Search:
         self.attempts: list[Attempt] = []
         sick = self._trial(self.given)
         self.budget = Budget(plan, self.batch_size, len(self.rows), subject.early, sick)
-        self.budget.passed += subject.looking(len(rows))
+        self.budget.passed += subject.looking(len(rows)) + before.further * len(rows)
         self.kept = 0.0
 
-    def _trial(self, treatment: Treatment, order: int = 0) -> Trial:
+    def _trial(self, treatment: Treatment) -> Trial:
         plan = self.plan
-        return Trial(
-            treatment, self.rows, plan.goal, self.batch_size, plan.steps, plan.seed + order
-        )
+        return Trial(treatment, self.rows, plan.goal, self.batch_size, plan.steps, plan.seed)
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
         problem = about(self.given, self.plan.goal, quick=True)
         if problem:
             return self._conclude(None, problem)
-        if self.patient.diagnosis.healthy:
-            remedies = self._without_findings()
-            if not remedies:
-                return self._conclude(None)
-        else:
-            remedies = [r for r in self.remedies if self.patient.kinds & r.kinds]
-        base = self.patient
-        for remedy in remedies:
-            self.kept = self._kept(remedy)
-            if not self._worth_a_trial():
-                continue
-            patient = replace(base, passed=0.0)
-            chosen = self._attempt(remedy, patient, DEEP)
-            if chosen is not None:
-                return self._conclude(chosen)
-            if patient.given.is_scaled:
-                base = replace(patient, passed=0.0)  # the data stay scaled for all that follows
+        remedies = self._remedies()
+        if not remedies:
+            return self._conclude(None)
+        self.base = self.patient
+        chosen = self._try_all(remedies)
         self.kept, best = 0.0, self.budget.best()
-        if best is not None:  # with what is left
-            chosen = self._follow(self.attempts[best.place].name, best, base, DEEP)
-            if chosen is not None:
-                return self._conclude(chosen)
-        return self._conclude(self.budget.best())
+        if chosen is None and best is not None:  # with what is left
+            chosen = self._follow(self.attempts[best.place].name, best, self.base, DEEP)
+        return self._conclude(chosen or self.budget.best())
 
-    def _without_findings(self) -> list[Remedy]:
-        """Return the remedies for a network whose gradients are healthy; none if it trains."""
-        general = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
-        of_data = [remedy for remedy in general if not remedy.skips]
+    def _try_all(self, remedies: Sequence[Remedy]) -> Tried | None:
+        """Try remedies until one reaches the goal; first with what is kept for others, then all.
+
+        What was kept for skip connections is free where none could be tried.
+        """
+        left = list[Remedy]()
+        for remedy in remedies:
+            self.kept = kept_for(remedy, self.patient.reading)
+            if not self._worth_a_trial():
+                left.append(remedy)
+                continue
+            chosen = self._try(remedy)
+            if chosen is not None:
+                return chosen
+        self.kept = 0.0
+        trained = [self.attempts[tried.place].name for tried in self.budget.tried]
+        skips = tuple(remedy.name for remedy in remedies if remedy.skips)
+        if any(name.startswith(skips) for name in trained):
+            return None
+        tried = (self._try(remedy) for remedy in left if self._worth_a_trial())
+        return next((chosen for chosen in tried if chosen is not None), None)
+
+    def _try(self, remedy: Remedy) -> Tried | None:
+        patient = replace(self.base, passed=0.0)
+        chosen = self._attempt(remedy, patient, DEEP)
+        if patient.given.is_scaled:
+            self.base = patient  # the data stay scaled for all that follows
+        return chosen
+
+    def _remedies(self) -> list[Remedy]:
+        """Return the remedies for what was found; for a healthy network none if it trains.
+
+        If it does not, a thorough diagnosis may find more.
+        """
+        if not self.patient.diagnosis.healthy:
+            return [remedy for remedy in self.remedies if self.patient.kinds & remedy.kinds]
+        of_data, *others = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
         sick = self.budget.sick
-        if all(isinstance(remedy.propose(self.patient), Refusal) for remedy in of_data):
+        if isinstance(of_data.propose(self.patient), Refusal):
             sick.train(self.plan.steps, lambda trial: hopeless(trial) or creeping(trial))
             if sick.reached:
                 return []
             self.patient.history = sick.history
-        return [*of_data, *self.following, *(remedy for remedy in general if remedy.skips)]
-
-    # What is kept for others
-
-    def _kept(self, remedy: Remedy) -> float:
-        """Return the part of the usual budget to leave for larger changes, which are surer.
-
-        Where no larger ones are possible, nothing is kept. A convolution's few channels make no
-        narrow layer: chance averages over its positions.
-        """
-        reading = self.patient.reading
-        if reading.chain is None:
-            return 0.0
-        layers = reading.chain.layers
-        narrow = sum(1.0 / layer.width for layer in layers[:-1] if layer.width) > NARROW
-        narrow = narrow and all(layer.kind == "linear" for layer in layers)
-        return FOR_SKIPS if narrow and not remedy.skips else remedy.kept
+            steps = int(GIVE_UP * self.plan.steps) + THOROUGH
+            if self.thoroughly is not None and self.budget.room(steps):
+                rows = self.patient.rows[: self.batch_size]
+                found, passed = self.thoroughly(*self.given.subject.data.take(rows))
+                self.budget.passed += passed
+                if not found.healthy:
+                    self.patient.diagnosis = found
+                    return self._remedies()
+        # Where the loss begins far above a guess's, the weights are at fault before the steps.
+        above = sick.points[0][1] > FAR * self.plan.goal.guess
+        first = [remedy for remedy in others if above and not remedy.skips]
+        others = [remedy for remedy in others if remedy not in first]
+        return [of_data, *first, *self.following, *others]
 
     def _worth_a_trial(self) -> bool:
         """Return True if there is room for one; for the first change, whatever is kept."""
@@ -174,7 +192,7 @@ class Search:
         done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
         why, how = "", "no-better"
         if not treatment.is_of_training:
-            why = worse(before, after, scaled=treatment.is_scaled)
+            why = worse(before, after, scaled=treatment.is_scaled, said=remedy.said)
         if not why and not self._worth_a_trial():
             why, how = "no passes are left to train it", "no-passes"
         if why:
@@ -184,7 +202,7 @@ class Search:
             patient.given, patient.diagnosis = treatment, after
         tried = self._train(treatment, done, after)
         trial = tried.trial
-        failed = self._by_luck(trial) if trial.reached else None
+        failed = self.budget.by_luck(trial) if trial.reached else None
         if trial.reached and failed is None:
             return tried
         if failed is not None:
@@ -213,20 +231,6 @@ class Search:
         figures = replace(done, loss=pairs["loss"], accuracy=pairs["accuracy"])
         self.attempts.append(replace(figures, why=why, ended=how, steps=count, passes=passes))
         return tried
-
-    def _by_luck(self, trial: Trial) -> Trial | None:
-        """Train again with the rows in another order; return that if it misses the goal.
-
-        None, too, where nothing is left to spend on it.
-        """
-        steps = trial.history.steps
-        if not self.budget.room(steps):
-            return None
-        again = self._trial(trial.treatment, order=1)
-        self.budget.again.append(again)
-        most = max(AGAIN * steps, self.plan.steps // 5)
-        again.train(most, lambda trial: hopeless(trial) or not self.budget.room(steps))
-        return None if again.reached or not self.budget.room(steps) else again
 
     def _conclude(
         self, chosen: Tried | None, problem: tuple[str, ...] = ()
