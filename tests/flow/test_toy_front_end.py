@@ -176,7 +176,7 @@ def test_a_weak_layer_is_found_and_put_right() -> None:
     assert (finding.kind, finding.layers, finding.blame) == ("vanishing", (1,), "weights")
     assert finding.advice.startswith("multiply second.weight by")
     attempt = cured(net, data).attempts[1]
-    assert attempt.name == "scale single layers"
+    assert attempt.name == "what the diagnosis says"
     assert attempt.after is not None
     assert attempt.after.healthy
 
@@ -187,7 +187,7 @@ def test_a_strong_layer_is_cured_and_the_patch_does_it() -> None:
     outcome = cured(net, data)
     assert outcome.before.verdict == "exploding"
     assert outcome.cured, str(outcome)
-    assert [a.name for a in outcome.attempts if a.accepted] == ["scale single layers"]
+    assert [a.name for a in outcome.attempts if a.accepted] == ["what the diagnosis says"]
     exec(outcome.patch, {"net": net})
     assert cured(net, data).before.healthy
 

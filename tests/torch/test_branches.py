@@ -177,7 +177,7 @@ def test_a_branch_that_drowns_the_others_is_named_with_its_factor(
     assert finding.evidence["factor"] == pytest.approx(1 / factor, rel=0.1)
     assert finding.advice == f"multiply {name} by {finding.evidence['factor']:.3g}."
     assert found.rows[finding.layers[0]]["module"] == name.removesuffix(".weight")
-    assert finding.evidence["gradient"] < 0.1  # above the branch, as a share of that below it
+    assert abs(finding.evidence["decades"]) > 1  # what the factor does to some gradient
     times(model, name, finding.evidence["factor"])
     assert diagnosed(model).healthy
 
@@ -192,11 +192,8 @@ def test_a_closed_branch_is_named_with_its_factor(name: str, std: float | None) 
     assert [finding.kind for finding in found.findings] == ["vanishing"]
     finding = found.findings[0]
     assert finding.sites[0].name == name
-    assert finding.severity == "warning"
     assert finding.evidence["factor"] == pytest.approx(1e4, rel=0.1)
-    assert (
-        finding.evidence["gradient"] < 1e-3
-    )  # as a share of that of the other branches' first matrices
+    assert finding.evidence["decades"] < -3
     times(model, name, 1e4)
     assert diagnosed(model).healthy
 
@@ -273,6 +270,6 @@ def test_scaling_by_the_factor_cures_the_model() -> None:
     )
     assert found.cured
     assert found.after.healthy
-    assert [one.name for one in found.attempts if one.accepted] == ["scale single layers"]
+    assert [one.name for one in found.attempts if one.accepted] == ["what the diagnosis says"]
     ratio = model.h[1].attn.c_proj.weight.detach() / before
     assert float(ratio.mean()) == pytest.approx(1e-4, rel=0.1)

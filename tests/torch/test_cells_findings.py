@@ -269,7 +269,7 @@ def test_scaling_by_the_factor_cures_the_model(
     found = cured(model, task)
     assert found.cured, found.summary
     assert found.after.healthy
-    assert [one.name for one in found.attempts if one.accepted] == ["recurrent parameters"]
+    assert [one.name for one in found.attempts if one.accepted] == ["what the diagnosis says"]
     assert '    model.get_parameter("cells.weight_hh_l0").mul_(' in found.patch
     ratio = model.cells.weight_hh_l0.detach() / before  # The model itself is changed.
     assert float(ratio.mean()) == pytest.approx(1.0, rel=0.1)

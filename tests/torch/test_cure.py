@@ -68,7 +68,7 @@ def test_a_broken_layer_gets_its_factor_in_place() -> None:
     assert found.model is model
     assert (found.before.verdict, found.after.verdict) == ("vanishing", "healthy")
     accepted = [attempt.name for attempt in found.attempts if attempt.accepted]
-    assert accepted == ["scale single layers"]
+    assert accepted == ["what the diagnosis says"]
     ratio = model[6].weight / sick[6].weight
     assert 1e3 < float(ratio.mean().detach()) < 1e5
     assert same(patched(sick, found), model)
@@ -383,7 +383,7 @@ def test_a_convolution_and_what_becomes_plain_types() -> None:
     assert found.after.healthy
     plain = found.to_dict()
     names = [attempt["name"] for attempt in plain["attempts"]]
-    assert names[:2] == ["scale the data", "scale single layers"]
+    assert names[:2] == ["scale the data", "what the diagnosis says"]
     assert plain["cost"] <= 1.5
 
 

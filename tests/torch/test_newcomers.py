@@ -1,5 +1,6 @@
 """Diagnose and cure models as they are used: partly frozen, with adapters, in half precision."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
+from vegrad.torch.reading.reading import read  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -36,7 +38,7 @@ def test_a_chain_of_bfloat16_is_judged() -> None:
     assert found.config["dtype"] == "bfloat16"
     model = mlp().bfloat16()
     nn.init.constant_(model[2].weight, 3e38)
-    assert "bfloat16's largest number" in diagnosed(model, X.bfloat16()).summary
+    assert "with that put right the loss is finite" in diagnosed(model, X.bfloat16()).summary
 
 
 @pytest.mark.parametrize("frozen", [1, 2, 4])
@@ -213,15 +215,16 @@ def test_weights_in_autocasts_cache_are_not_used_after_they_have_changed() -> No
     with torch.autocast("cpu", torch.bfloat16):
         found = ours.cure(model, LOSS, X, LABELS, goal=0.9, in_place=False)
         assert found.reached
-        spread = ours.diagnose(model, LOSS, X, LABELS).expected.gain_log2_std
-    assert (spread > 0).all()
+        chain = read(model, LOSS, X, LABELS, resamples=1, seed=0).chain
+        assert (chain.draw().gain_log2_std > 0).all()
 
 
-def test_a_model_that_cannot_be_copied_is_refused() -> None:
+def test_a_model_that_keeps_a_tensor_of_a_graph_is_cured_too() -> None:
     model = mlp(2)
     model.last = model(X)
-    with pytest.raises(TypeError, match=r"copy\.deepcopy copies, as changes are tried on copies: "):
-        ours.cure(model, LOSS, X, LABELS)
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(model)
+    assert ours.cure(model, LOSS, X, LABELS).before.healthy
 
 
 def test_lsuv_leaves_the_weights_where_the_model_cannot_run() -> None:

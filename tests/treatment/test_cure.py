@@ -87,18 +87,18 @@ def not_a_number(parameters: Parameters) -> None:
 
 
 SICK = {
-    "a weak layer": (lambda: edited(scaled(7, 1e-3)), "scale single layers"),
-    "a strong layer": (lambda: edited(scaled(7, 1e3)), "scale single layers"),
+    "a weak layer": (lambda: edited(scaled(7, 1e-3)), "what the diagnosis says"),
+    "a strong layer": (lambda: edited(scaled(7, 1e3)), "what the diagnosis says"),
     "a strong ReLU layer": (
         lambda: edited(scaled(4, 1e3), activation="relu", init="he_normal", depth=8),
-        "scale single layers",
+        "what the diagnosis says",
     ),
-    "saturating biases": (lambda: edited(biased(5, 30.0)), "reset biases"),
+    "saturating biases": (lambda: edited(biased(5, 30.0)), "what the diagnosis says"),
     "a dead layer": (
         lambda: edited(biased(3, -50.0), activation="relu", init="he_normal", depth=8),
-        "reset biases",
+        "what the diagnosis says",
     ),
-    "not a number": (lambda: edited(not_a_number), "draw layers again"),
+    "not a number": (lambda: edited(not_a_number), "what the diagnosis says"),
     "weak layers": (lambda: build(init="normal", sigma_w=0.3), "scale every layer"),
     "strong ReLU layers": (
         lambda: build(activation="relu", init="normal", sigma_w=4.0),
@@ -272,7 +272,7 @@ def test_a_small_budget_does_not_pass_over_the_smallest_change(budget: float) ->
     """In a deep narrow network, too, where much of the budget is kept for skip connections."""
     cure = treat(edited(scaled(7, 1e-3), depth=24), budget=budget)
     assert cure.reached
-    assert {a.name for a in cure.attempts if a.steps} == {"scale single layers"}
+    assert {a.name for a in cure.attempts if a.steps} == {"what the diagnosis says"}
 
 
 def test_a_cure_by_luck_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
