@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from math import inf, isfinite, log2, nan, prod, sqrt
+from math import inf, isfinite, log2, nan, prod
 
 import torch
 from torch import Tensor, nn
@@ -100,19 +100,18 @@ def _fans(values: Tensor, use: Operation | None, owner: Module) -> tuple[int, in
 
 def _blocks(values: Tensor) -> tuple[float, ...]:
     """Return log2 of the root mean squares of a third of the rows each, if there are thirds."""
-    if len(values) % SOME or values.is_complex():
+    if len(values) % SOME or not values.numel():
         return ()
-    norms = torch.linalg.vector_norm(values.reshape(SOME, -1), dim=1, dtype=torch.float64) / sqrt(
-        values.numel() / SOME
-    )
-    return tuple(log2(one) if 0 < one < inf else -inf for one in norms.tolist())
+    each = log2(values.numel() / SOME) / 2
+    return tuple(models.size_log2(one) - each for one in values.chunk(SOME))
 
 
 def _kurtosis(matrix: Tensor) -> float:
-    fourth, second = (
-        float(torch.linalg.vector_norm(matrix, order, dtype=torch.float64)) for order in (4, 2)
-    )
-    return matrix.numel() * (fourth / second) ** 4 if second else nan
+    rms = models.rms(matrix)
+    if not 0 < rms < inf:
+        return nan
+    squares = (matrix.float() / rms).square()
+    return float(squares.square().mean())
 
 
 def first_nonfinite(values: Tensor) -> NonFiniteValue | None:
