@@ -240,3 +240,40 @@ def test_what_cannot_be_followed_is_said() -> None:
     found = ours.diagnose(Rows(), F.cross_entropy, X[:, 0], LABELS)
     assert found.healthy
     assert any("what inner did could not be followed" in note for note in found.notes)
+
+
+class Reversed(torch.autograd.Function):
+    """Run a module again on the way back, as reversible layers do, which writes to `.grad`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        ctx.module, ctx.x = module, x.detach()
+        with torch.no_grad():
+            return module(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        x = ctx.x.requires_grad_()
+        with torch.enable_grad():
+            ctx.module(x).backward(gradient)
+        return x.grad, None
+
+
+def test_layers_that_write_gradients_by_themselves_are_read_and_leave_none() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.inner, self.out = (nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(Reversed.apply(self.first(x), self.inner))
+
+    torch.manual_seed(0)
+    model = Net()
+    own = torch.ones_like(model.inner.weight)
+    model.inner.weight.grad = own
+    now = graph(model, X[:, 0]).what_if.effect(None)
+    assert all(size > -20 for size in now.gradients_log2.values())
+    assert model.inner.weight.grad is own
+    assert bool((own == 1).all())
+    assert model.first.weight.grad is None

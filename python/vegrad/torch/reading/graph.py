@@ -71,7 +71,10 @@ class Graph:
             Its place, if it was appended.
         """
         parameters = tuple(self.names[id(one)] for one in call.tensors if id(one) in self.names)
-        known = {place for one in call.tensors if (place := self._made_by.get(one)) is not None}
+        given = [one for one in call.tensors if _is_signal(one)] or call.tensors
+        if call.name.startswith("embedding"):
+            given = call.tensors
+        known = {place for one in given if (place := self._made_by.get(one)) is not None}
         if not made or not (parameters or known):
             return None
         place = len(self.operations)
@@ -117,6 +120,11 @@ class Graph:
             else replace(one, delta_log2=size if size == size else inf)
             for place, one in enumerate(self.operations)
         ]
+
+
+def _is_signal(tensor: Tensor) -> bool:
+    """Return True of numbers; indices beside them, as of a graph's edges, only say where."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 class _Enter:

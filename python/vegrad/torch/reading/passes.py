@@ -155,16 +155,18 @@ def backward(run: Pass) -> list[Tensor | None]:
 def gradients(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the gradients of leaves; those that they have in `.grad` stay as they are.
 
-    Checkpoints of the reentrant kind run only within `backward()`, which writes to `.grad`.
+    Checkpoints of the reentrant kind run only within `backward()`, which writes to `.grad`, as
+    reversible layers do by themselves.
     """
-    if not has_reentrant(loss):
-        return list(torch.autograd.grad(loss, list(wanted), allow_unused=True))
     kept = [(one, one.grad) for one in wanted]
     try:
         for one in wanted:
             one.grad = None
-        loss.backward()
-        return [one.grad for one in wanted]
+        if has_reentrant(loss):
+            loss.backward()
+            return [one.grad for one in wanted]
+        given = torch.autograd.grad(loss, list(wanted), allow_unused=True)
+        return [one.grad if g is None else g for one, g in zip(wanted, given, strict=True)]
     finally:
         for one, gradient in kept:
             one.grad = gradient
