@@ -31,17 +31,22 @@ state = _State()
 def untouched(model: Module, loss_fn: object = None) -> Iterator[None]:
     """Restore buffers (BatchNorm's running statistics) and random generators at the end.
 
-    The buffers of the loss are restored too, if it is a module. Gradients stay as they are if the
-    passes within use `torch.autograd.grad`.
+    The buffers of the loss are restored too, if it is a module. Parameters have no `.grad` within,
+    to which layers that run backward by themselves would add, and the one that they had afterwards.
     """
     both = [model, loss_fn] if isinstance(loss_fn, Module) else [model]
+    kept = [(one, one.grad) for one in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for one in both for buffer in one.buffers()]
     before, state.on = state.on, True
     try:
+        for parameter, _ in kept:
+            parameter.grad = None
         with torch.random.fork_rng(devices=gpus(model)), torch.enable_grad():
             yield
     finally:
         state.on = before
+        for parameter, gradient in kept:
+            parameter.grad = gradient
         with torch.no_grad():
             for buffer, values in buffers:
                 buffer.copy_(values)
