@@ -365,7 +365,7 @@ def lazy_layers_after_a_first_run() -> Task:
     return Task(model, F.cross_entropy, x, y, "2.weight")
 
 
-class Frosted(nn.Module):
+class FrozenBackbone(nn.Module):
     """A frozen backbone with batch normalization in eval, and a head that is trained."""
 
     def __init__(self) -> None:
@@ -382,7 +382,7 @@ class Frosted(nn.Module):
 
 @task
 def frozen_backbone() -> Task:
-    return Task(Frosted(), F.cross_entropy, *labelled(2, 6, 6), "head.2.weight")
+    return Task(FrozenBackbone(), F.cross_entropy, *labelled(2, 6, 6), "head.2.weight")
 
 
 class Residuals(nn.Module):
