@@ -107,14 +107,15 @@ def _made_between(
         below, above = layer_sites([backward[-1], backward[-1] + 1], chain.names)
         facts = {**found.facts, "below": below, "above": above}
         return replace(found, advises=NO_DERIVATIVE, cause="domain-edge", facts=facts, edit=None)
-    if reading.loss_kind and not backward:
+    if reading.loss_kind and not backward and reading.loss == inf:
         return found
     return replace(
         found,
         cause="loss-domain",
+        sites=(Site("loss", "loss"), *found.sites),
         says="the output is finite, but the loss is not",
-        advises="look at {words.loss} (a division, a root, a norm or a logarithm at 0) and at the "
-        "target.",
+        advises="look at {words.loss} (a mean over nothing, a division, a root, a norm or a "
+        "logarithm at 0) and at the target.",
         edit=None,
     )
 
