@@ -79,6 +79,7 @@ class Parameter:
     role: str = ""
     """"map" (an input is multiplied with it), "table" (looked up), "norm" (a normalization's
     weights), "bias", "recurrent", "variance" (a normalization's running variance); "" of others."""
+    trained: bool = True
     fans: tuple[int, int] = (0, 0)
     """fan_in and fan_out of a map."""
     blocks: tuple[float, ...] = ()

@@ -6,7 +6,18 @@ from vegrad.flow.reading import INPUT, MAPS, Operation, Reading
 
 NEUTRAL = {
     *("mul", "rmul", "imul", "div", "truediv", "dropout", "clone", "to", "contiguous", "identity"),
-    *("view", "reshape", "flatten", "transpose", "permute", "getitem", "unsqueeze", "squeeze"),
+    *(
+        "get",
+        "t",
+        "view",
+        "reshape",
+        "flatten",
+        "transpose",
+        "permute",
+        "getitem",
+        "unsqueeze",
+        "squeeze",
+    ),
     *("chunk", "split", "unbind", "expand", "feature_dropout"),
 }
 ACTIVATIONS = {
@@ -52,6 +63,7 @@ def taken_by(reading: Reading) -> dict[str, frozenset[str]]:
         for below in one.below:
             above.setdefault(below, set()).add(place)
     found: dict[str, frozenset[str]] = {}
+    views = set[str]()  # parameters of which only views are known
     for place, one in enumerate(reading.operations):
         if not one.parameters:
             continue
@@ -67,5 +79,7 @@ def taken_by(reading: Reading) -> dict[str, frozenset[str]]:
             else:
                 kinds.add(taker.kind)
         for name in one.parameters:
-            found.setdefault(name, frozenset(kinds))
+            if name not in found or name in views:
+                found[name] = frozenset(kinds)
+                (views.add if one.kind in NEUTRAL else views.discard)(name)
     return found

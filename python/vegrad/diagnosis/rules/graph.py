@@ -12,6 +12,7 @@ from math import inf, isfinite, isnan
 
 import numpy as np
 
+from vegrad.diagnosis.rules.maps import ABSURD, is_absurd
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import AddSkips, Edit, Initialize, SetActivation, together
 from vegrad.flow.finding import Finding
@@ -20,7 +21,6 @@ from vegrad.flow.site import Site
 from vegrad.flow.ways import entries, heads
 from vegrad.flow.wording import DECADE
 
-ABSURD = 30.0  # times the loss of the best constant output
 FEWEST = 6  # maps, of which the first and the last third are compared
 KEYED = {"softmax", "scaled_dot_product_attention"}
 SHARP = 0.9  # share of attention's rows with all weight on one key
@@ -160,13 +160,6 @@ def _sharp(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
 
 
 # What is too large, or 0 ------------------------------------------------------------------------
-
-
-def is_absurd(reading: Reading) -> bool:
-    """Return True if outputs are far too large for a cross entropy, beside the best constant."""
-    return any(
-        one.kind != "mse" and one.value >= ABSURD * one.constant > 0 for one in reading.losses
-    )
 
 
 def _absurd(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

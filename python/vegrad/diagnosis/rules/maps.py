@@ -16,7 +16,15 @@ from vegrad.flow.wording import DECADE, exp10
 
 ALL_LARGE, ALL_SMALL = 0.2, -1.0  # decades beyond all initializations: the median of all maps
 MOST_OF_THEM = 0.75  # of the maps must be off the same way
+ABSURD = 30.0  # times the loss of the best constant output
 NORMAL = 0.02  # the standard deviation that transformers are drawn with
+
+
+def is_absurd(reading: Reading) -> bool:
+    """Return True if outputs are far too large for a cross entropy, beside the best constant."""
+    return any(
+        one.kind != "mse" and one.value >= ABSURD * one.constant > 0 for one in reading.losses
+    )
 
 
 class Maps:
@@ -53,8 +61,10 @@ class Maps:
             return None
         off = np.array([beyond(size_of(one), self._guesses[n]) for n, one in self.maps.items()])
         middle = float(np.median(off))
-        limit = ALL_LARGE if middle > 0 else ALL_SMALL
-        if abs(middle) < abs(limit) or np.mean(off * middle > 0) < MOST_OF_THEM:
+        limit, most = (ALL_LARGE if middle > 0 else ALL_SMALL), MOST_OF_THEM
+        if middle > 0 and is_absurd(self.reading):
+            limit, most = limit / 2, most / 2
+        if abs(middle) < abs(limit) or np.mean(off * middle > 0) < most:
             return None
         names = tuple(self.maps)
         edit: Edit = Initialize("default") if self.reading.draws_itself else Redraw(names)

@@ -18,7 +18,7 @@ from vegrad.flow.wording import DECADE, exp10
 SEVERAL = 2  # others that begin as 0 too: that is by design
 ADDED = {"add", "radd", "iadd"}
 ROW_NORMS = {"layer_norm", "rms_norm"}
-FRESH = 0.1  # decades within which a size is that of a known drawing
+FRESH = 0.2  # decades within which a size is that of a known drawing
 SMALL_TABLE = 0.005  # the smallest standard deviation that tables are drawn with
 LARGE_BIAS = 2.0  # mean of a bias, from which it is a suspect: it moves units out of their range
 LARGE_INPUT = 20.0  # root mean square of inputs
@@ -58,7 +58,7 @@ class Suspects:
         known = {
             name: one
             for name, one in self.parameters.items()
-            if one.role == "table" and isfinite(one.rms_log2)
+            if one.role == "table" and one.trained and isfinite(one.rms_log2)
         }
         alike = log10(NORMAL) if self.maps.usual == "normal" else 0.0  # who draws all from one does
         divided = any(one.kind in ROW_NORMS for one in self.reading.operations)
@@ -76,7 +76,7 @@ class Suspects:
             off = large if large > 0 else min(small, 0.0)
             if abs(off) >= OFF:
                 usual = float(np.median(others)) if others else alike
-                near = abs(usual - alike) < 2 * FRESH or abs(usual - alike) >= OFF
+                near = abs(usual - alike) < FRESH or abs(usual - alike) >= OFF
                 factor = exp10((alike if near else usual) - size)
                 yield Suspect((name,), Scale((name,), factor), off, "embedding-scale")
 
@@ -118,7 +118,9 @@ class Suspects:
     def _off_tokens(self) -> Iterator[Suspect]:
         """Yield what is added to a stream, or stands in it, far larger than N(0, 1)."""
         for name, one in self.parameters.items():
-            stands = one.role == "" and len(one.shape) > 1 and one.name in self._added
+            stands = (
+                one.role == "" and one.trained and len(one.shape) > 1 and one.name in self._added
+            )
             if stands and size_of(one) >= OFF:
                 yield Suspect(
                     (name,), Scale((name,), exp10(-size_of(one))), size_of(one), "embedding-scale"

@@ -44,7 +44,12 @@ class Graph:
 
     def __post_init__(self) -> None:
         self._made_by: ByTensor[int] = ByTensor()
+        self._views: ByTensor[str] = ByTensor()  # parameters seen through views of them
         self._running: list[str] = []
+
+    def _name(self, tensor: Tensor) -> str | None:
+        """Return the name of a parameter, or of the one that a tensor is a view of."""
+        return self.names.get(id(tensor)) or self._views.get(tensor)
 
     def begin(self, inputs: list[Tensor]) -> None:
         """Take in the tensors that the model is given."""
@@ -70,7 +75,7 @@ class Graph:
         Returns:
             Its place, if it was appended.
         """
-        parameters = tuple(self.names[id(one)] for one in call.tensors if id(one) in self.names)
+        parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
         given = [one for one in call.tensors if _is_signal(one)] or call.tensors
         if call.name.startswith("embedding"):
             given = call.tensors
@@ -82,8 +87,11 @@ class Graph:
         for one in made:
             self._made_by[one] = place
         out, kind = made[0], call.name.strip("_")
+        if call.name in VIEWS and len(parameters) == 1 and not known:
+            for one in made:
+                self._views[one] = parameters[0]
         rms = flat = alike = nan
-        measured = call.name not in VIEWS and (out.is_floating_point() or out.is_complex())
+        measured = call.name not in VIEWS and _is_signal(out) and out.layout is torch.strided
         if measured:
             rms = rms_log2(out)
             flat, alike = _flatness(call, out), _alike(out, rms)

@@ -48,6 +48,7 @@ def read_parameters(
             size - log2(max(values.numel(), 1)) / 2 if isfinite(size) else -inf,
             mean=float(values.double().mean()) if role == "bias" else nan,
             role=role,
+            trained=parameter.requires_grad,
             fans=_fans(values, use, owner) if role in ("map", "recurrent") else (0, 0),
             blocks=_blocks(values) if role == "map" else (),
             kurtosis=_kurtosis(values) if name in drawn else nan,
@@ -59,11 +60,13 @@ def read_parameters(
 
 
 def _uses(operations: Sequence[Operation]) -> dict[str, Operation]:
-    """Return the first operation that each parameter goes into, by the parameter's name."""
+    """Return the first operation that multiplies with each parameter; else the first of all."""
     found: dict[str, Operation] = {}
     for one in operations:
         for name in one.parameters:
-            found.setdefault(name, one)
+            known = found.setdefault(name, one)
+            if one.kind in MULTIPLIES and known.kind not in MULTIPLIES:
+                found[name] = one
     return found
 
 
@@ -93,6 +96,8 @@ def _fans(values: Tensor, use: Operation | None, owner: Module) -> tuple[int, in
         return owner.hidden_size, first
     if values.ndim == 2 and kind not in MAPS and kind != "multi_head_attention_forward":
         first, second = second, first  # x @ W
+    elif values.ndim == 3 and kind in PRODUCTS:  # a stack of such
+        return second, values.shape[2]
     elif "transpose" in kind:
         first, second = second, first
     return second * field, first * field

@@ -201,6 +201,10 @@ def _of_graph(
     norms, operations = gradients.norms_log2, _operations(run)
     if isfinite(loss) and _are_lost(model, norms):
         norms, operations = _precisely(task, wanted) or (norms, operations)
+    parameters = read_parameters(model, trace.graph, norms)
+    for name, size in gradients.norms_log2.items():
+        if not size < inf:  # in the model's own dtype
+            parameters[name] = replace(parameters[name], lost=True)
     why = f"no chain of layers: {trace.foreign}" if trace.foreign else "no chain of layers"
     about = {
         "model": f"{type(model).__name__} ({why}), loss {loss:.4g}",
@@ -214,7 +218,7 @@ def _of_graph(
         loss_kind=run.loss_kind,
         losses=run.losses,
         operations=operations,
-        parameters=read_parameters(model, trace.graph, norms),
+        parameters=parameters,
         inputs=_inputs(task.x),
         draws_itself=schemes.has_own(task.model),
         tables=frozenset(trace.tables),
