@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vegrad.flow.reading import INPUT, MAPS, Operation, Reading
 
+ADDED = {"add", "radd", "iadd"}
 NEUTRAL = {
     *("mul", "rmul", "imul", "div", "truediv", "dropout", "clone", "to", "contiguous", "identity"),
     *(
@@ -28,15 +29,21 @@ RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
 def entries(reading: Reading) -> list[Operation]:
-    """Return the maps and recurrent modules that inputs come to without passing another."""
-    open_ways: list[bool] = []
+    """Return the maps and recurrent modules that inputs come to without passing another.
+
+    A residual stream that begins with the inputs does not bring them to each of its branches.
+    """
+    open_ways, mapped = list[bool](), list[bool]()
     found = []
     for one in reading.operations:
+        behind = any(n != INPUT and mapped[n] for n in one.below)
         from_input = any(n == INPUT or open_ways[n] for n in one.below)
+        from_input &= not (behind and one.kind in ADDED)
         is_map = one.kind in MAPS | RECURRENT and bool(one.parameters)
         if is_map and from_input:
             found.append(one)
         open_ways.append(from_input and not is_map)
+        mapped.append(behind or is_map)
     return found
 
 

@@ -12,11 +12,10 @@ from vegrad.diagnosis.rules.maps import NORMAL, Maps
 from vegrad.diagnosis.rules.suspect import OFF, Suspect, beyond, grouped, pattern, size_of
 from vegrad.flow.edits import Redraw, Scale, ScaleData, Shift
 from vegrad.flow.reading import Parameter, Reading
-from vegrad.flow.ways import entries, heads, taken_by
+from vegrad.flow.ways import ADDED, entries, heads, taken_by
 from vegrad.flow.wording import DECADE, exp10
 
 SEVERAL = 2  # others that begin as 0 too: that is by design
-ADDED = {"add", "radd", "iadd"}
 ROW_NORMS = {"layer_norm", "rms_norm"}
 FRESH = 0.2  # decades within which a size is that of a known drawing
 SMALL_TABLE = 0.005  # the smallest standard deviation that tables are drawn with
