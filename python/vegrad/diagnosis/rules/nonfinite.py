@@ -112,7 +112,7 @@ def _made_between(
     return replace(
         found,
         cause="loss-domain",
-        sites=(Site("loss", "loss"), *found.sites),
+        sites=(Site("loss", "loss"),),
         says="the output is finite, but the loss is not",
         advises="look at {words.loss} (a mean over nothing, a division, a root, a norm or a "
         "logarithm at 0) and at the target.",

@@ -46,7 +46,7 @@ class Suspects:
             *self.maps.off(),
             *self._zeros(),
             *self._off_tables(),
-            *self._off_tokens(),
+            *self._off_others(),
             *self._off_norms(),
             *self._off_variances(),
             *self._off_biases(),
@@ -114,21 +114,22 @@ class Suspects:
             if zero and name not in last and not self._goes_to(one) & {*ADDED, "loss"}:
                 yield Suspect((name,), Redraw((name,)), -inf, "weight-scale")
 
-    def _off_tokens(self) -> Iterator[Suspect]:
-        """Yield what is added to a stream, or stands in it, far larger than N(0, 1)."""
+    def _off_others(self) -> Iterator[Suspect]:
+        """Yield other matrices that are far larger than N(0, 1): tokens, attention's vectors."""
+        added = {*ADDED, "cat", "expand", "repeat"}
+        beside = {n for one in self.reading.operations if one.kind in added for n in one.parameters}
         for name, one in self.parameters.items():
-            stands = (
-                one.role == "" and one.trained and len(one.shape) > 1 and one.name in self._added
-            )
-            if stands and size_of(one) >= OFF:
-                yield Suspect(
-                    (name,), Scale((name,), exp10(-size_of(one))), size_of(one), "embedding-scale"
-                )
-
-    @cached_property
-    def _added(self) -> set[str]:
-        kinds = {*ADDED, "cat", "expand", "repeat"}
-        return {n for one in self.reading.operations if one.kind in kinds for n in one.parameters}
+            size = size_of(one)
+            if one.role == "" and len(one.shape) > 1 and one.trained and size >= OFF:
+                cause = "embedding-scale" if name in beside else "weight-scale"
+                kin = [
+                    size_of(o)
+                    for n, o in self.parameters.items()
+                    if n != name and o.role == "" and pattern(n) == pattern(name)
+                ]
+                wanted = float(np.median(kin)) if kin else 0.0
+                if abs(size - wanted) >= OFF:
+                    yield Suspect((name,), Scale((name,), exp10(wanted - size)), size, cause)
 
     def _off_variances(self) -> Iterator[Suspect]:
         own = {n: one for n, one in self.parameters.items() if one.role == "variance"}
