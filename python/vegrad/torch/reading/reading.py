@@ -9,6 +9,7 @@ from math import inf, isfinite
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -25,6 +26,9 @@ from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
 from vegrad.torch.reading.trace import Trace
 from vegrad.torch.reading.what_if import WhatIf
 from vegrad.torch.vocabulary import TorchVocabulary
+
+SAFE = 90.0  # log2 of a norm: below, no gradient of any size is all 0 or inf in a wide dtype
+WIDE = {torch.bfloat16, torch.float32, torch.float64}
 
 
 def read(
@@ -152,6 +156,9 @@ def _lost(
     """Return the layers whose true gradient is finite, but 0 or inf in the model's dtype."""
     under, over = [], []
     for number in np.flatnonzero(np.isfinite(sizes)).tolist():
+        one = gradients[number]
+        if one is not None and one.dtype in WIDE and abs(sizes[number]) < SAFE:
+            continue  # without copies in float64 of what may be large
         shift = run.shift(run.path[number])
         stored = passes.shifted(gradients[number], shift, run.layers[number].weight)
         if not stored.any():
