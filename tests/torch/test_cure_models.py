@@ -267,6 +267,12 @@ def test_rows_must_be_there() -> None:
 # Accuracy and goals ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rows", ["no", 0, 5])
+def test_rows_must_be_true_false_or_none(rows: Any) -> None:
+    with pytest.raises(TypeError, match="rows must be True, False or None, not "):
+        cure(made(), rows=rows)
+
+
 def test_the_accuracy_is_that_of_the_labels_that_the_loss_compares() -> None:
     """Shifted by one place, with some to be ignored."""
     words = torch.randint(1, 5, (8, 6), generator=torch.Generator().manual_seed(2))

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from vegrad.activations import ACTIVATIONS
 from vegrad.flow.reading import INPUT, MAPS, Operation, Reading
 
 ADDED = {"add", "radd", "iadd"}
+# What only scales, drops out or reshapes.
 NEUTRAL = {
-    *("mul", "rmul", "imul", "div", "truediv", "dropout", "clone", "to", "contiguous", "identity"),
-    *(
-        "get",
-        "t",
-        "view",
-        "reshape",
-        "flatten",
-        "transpose",
-        "permute",
-        "getitem",
-        "unsqueeze",
-        "squeeze",
-    ),
-    *("chunk", "split", "unbind", "expand", "feature_dropout"),
+    *("mul", "rmul", "imul", "div", "truediv", "dropout", "feature_dropout", "clone", "identity"),
+    *("get", "getitem", "t", "view", "reshape", "flatten", "transpose", "permute", "expand"),
+    *("squeeze", "unsqueeze", "chunk", "split", "unbind", "to", "contiguous"),
 }
-ACTIVATIONS = {
-    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish"),
-    *("hardtanh", "prelu", "tanh", "sigmoid", "hardsigmoid", "softplus", "clamp"),
+OTHER_ACTIVATIONS = {
+    "celu",
+    "clamp",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "mish",
+    "prelu",
+    "relu6",
 }
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
@@ -81,7 +78,7 @@ def taken_by(reading: Reading) -> dict[str, frozenset[str]]:
                 continue
             seen.add(next_place)
             taker = reading.operations[next_place]
-            if taker.kind in NEUTRAL | ACTIVATIONS:
+            if taker.kind in NEUTRAL | ACTIVATIONS.keys() | OTHER_ACTIVATIONS:
                 ahead += above.get(next_place, ())
             else:
                 kinds.add(taker.kind)

@@ -181,8 +181,7 @@ def cure(
         before = diagnose(model, loss_fn, x, target)  # says where, and runs nothing
         why = "no change of the model makes up for values that are not finite"
         return ModelCure.without_a_trial(before, plan, why, model=model)
-    if rows and not passes.row_count(x, target):
-        raise ValueError("rows=True needs inputs and a target of the same number of rows")
+    _check_rows(rows, x, target)
     data = ModelData(x, target, rows=rows is not False)
     given = CurableModel(model, loss_fn, data, optimizer, plan.seed).prepared()
     spent = 0.0
@@ -191,6 +190,13 @@ def cure(
         data.rows, spent = are_independent(given.model, data.take, count)
         spent /= 1 if data.rows else count  # where all is one batch, that counts as a row
     return _searched(model, given, plan, goal, FORWARD * spent, in_place=in_place)
+
+
+def _check_rows(rows: object, x: Any, target: Any) -> None:
+    if rows is not None and not isinstance(rows, bool):
+        raise TypeError(f"rows must be True, False or None, not {rows!r:.60}")
+    if rows and not passes.row_count(x, target):
+        raise ValueError("rows=True needs inputs and a target of the same number of rows")
 
 
 def _searched(

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vegrad.torch.reading.what_if import borrowed
+
 NARROW = {torch.float16, torch.bfloat16, torch.float32}
 
 
-@contextmanager
-def in_float64(model: Module) -> Iterator[None]:
+def in_float64(model: Module) -> AbstractContextManager[None]:
     """Put values of float64 into all parameters and buffers, and take them out at the end."""
     several = [one for one in (*model.parameters(), *model.buffers()) if one.dtype in NARROW]
-    before = [(one, one.data) for one in several]
-    try:
-        for one in several:
-            one.data = one.data.double()
-        yield
-    finally:
-        for one, values in before:
-            one.data = values
+    return borrowed(several, torch.float64)
 
 
 def doubled(value: object) -> object:
