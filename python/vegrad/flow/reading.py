@@ -64,6 +64,9 @@ class Operation:
     """Share of its output's size that all rows have in common: 1 where they are all the same."""
     lost: bool = False
     """True if its output is not finite."""
+    edge: str = ""
+    """The cause, by its stable name, for which its output or its derivative is not finite with the
+    inputs that it had: they are at an edge of what it is made for. "" if they are not."""
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,9 @@ class Reading:
     loss_kind: str = ""
     """The name of a known loss; "" of one's own."""
     operations: tuple[Operation, ...] = ()
+    """Those of the model, and the loss as the last."""
+    loss_operations: tuple[Operation, ...] = ()
+    """Those within the loss; their places go on from those of `operations`."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     """By name, in the order of the network."""
     tables: frozenset[str] = frozenset()
@@ -363,6 +369,11 @@ class Reading:
     """Answers what would be, had something been changed."""
     problem: NonFiniteData | None = None
     """Why nothing was run, if nothing was."""
+
+    @property
+    def everything(self) -> tuple[Operation, ...]:
+        """All operations in the order of their places, those within the loss too."""
+        return (*self.operations, *self.loss_operations)
 
     @property
     def maps(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from torch.nn import Module
 from vegrad.flow.reading import INPUT, MAPS, Operation
 from vegrad.torch.models import size_log2
 from vegrad.torch.reading.call import ADDS, ATTENTION, BATCH_NORM, VIEWS, Call
+from vegrad.torch.reading.edges import edge
 from vegrad.torch.reading.tensors import ByTensor
 
 SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
@@ -41,6 +42,8 @@ class Graph:
     outputs: Callable[[int, Tensor, bool, bool], None] | None = None
     """Called with the place and the output of each operation, whether it is a layer's, and whether
     it is a sum's."""
+    end: int = -1
+    """The place of the loss, after which those within it stand; -1 while the model runs."""
 
     def __post_init__(self) -> None:
         self._made_by: ByTensor[int] = ByTensor()
@@ -55,6 +58,11 @@ class Graph:
         """Take in the tensors that the model is given."""
         for one in inputs:
             self._made_by[one] = INPUT
+
+    def end_model(self) -> None:
+        """Put the loss in its place: what runs from now on runs within it."""
+        self.end = len(self.operations)
+        self.operations.append(Operation("loss", "loss", (self.end - 1,)))
 
     @contextmanager
     def following(self, model: Module) -> Iterator[None]:
@@ -97,13 +105,21 @@ class Graph:
             flat, alike = _flatness(call, out), _alike(out, rms)
         if call.name == "batch_norm":
             self._variance(call)
-        lost = measured and not rms < inf
         one = Operation(
-            kind, path, tuple(sorted(known)), parameters, rms, flat=flat, alike=alike, lost=lost
+            kind,
+            path,
+            tuple(sorted(known)),
+            parameters,
+            rms,
+            flat=flat,
+            alike=alike,
+            lost=measured and not rms < inf,
+            edge=edge(call, out),
         )
         self.operations.append(one)
         if self.outputs is not None and measured:
-            self.outputs(place, out, call.name in MAPS, call.raw in ADDS)
+            in_model = self.end < 0
+            self.outputs(place, out, in_model and call.name in MAPS, in_model and call.raw in ADDS)
         return place
 
     def _variance(self, call: Call) -> None:

@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vegrad.flow.data import KnownLoss
+from vegrad.torch.reading.call import Call as FunctionCall
+from vegrad.torch.reading.graph import Graph
+from vegrad.torch.reading.tensors import is_transformed, tensors_in
 
 KINDS = {
     "mse_loss": "mse",
@@ -60,11 +63,12 @@ class Call:
 
 
 class Heard(TorchFunctionMode):
-    """Writes down the calls of losses while it is on."""
+    """Writes down the calls of losses while it is on, and in a graph all that they consist of."""
 
-    def __init__(self) -> None:
+    def __init__(self, graph: Graph | None = None) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.graph = graph
 
     def __torch_function__(
         self,
@@ -74,6 +78,10 @@ class Heard(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name, out = getattr(function, "__name__", ""), function(*args, **(kwargs or {}))
+        if self.graph is not None:
+            call = FunctionCall(function, args, kwargs or {})
+            if not any(map(is_transformed, call.tensors)):
+                self.graph.ran(call, list(tensors_in(out)))
         if name in KINDS:
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")

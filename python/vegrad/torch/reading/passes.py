@@ -102,13 +102,15 @@ def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
     trace = Trace(names, inputs, graph)
     with graph.following(model), trace:
         output = called(model, x)
-    heard = Heard()
+    chain = trace.path(output)
+    graph.end_model()
+    heard = Heard(graph)
     with heard:
         loss = checked(loss_fn(output, target))
     # Autograd computes no gradient below the lowest parameter that is trained.
     path = [
         place
-        for place in trace.path(output)
+        for place in chain
         if (operation := trace.layers[place].operation) is not None and hooked.reaches(operation)
     ]
     reentrant = has_reentrant(loss)

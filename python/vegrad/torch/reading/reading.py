@@ -82,6 +82,7 @@ def _of_chain(task: passes.Task, run: passes.Pass, resamples: int, seed: int) ->
     expected = passes.expected_of(run, drawing, task.x)
     draw = partial(redraw.expected, task, run, drawing, seed) if resamples else None
     weights = [layer.weight for layer in chain.layers]
+    operations, within = _operations(run)
     sizes = dict(zip(weights, chain.flow.gradient_log2.tolist(), strict=True))
     return Reading(
         vocabulary=TorchVocabulary(),
@@ -90,7 +91,8 @@ def _of_chain(task: passes.Task, run: passes.Pass, resamples: int, seed: int) ->
         loss=float(run.loss.detach()),
         loss_kind=run.loss_kind,
         losses=run.losses,
-        operations=_operations(run),
+        operations=operations,
+        loss_operations=within,
         parameters=read_parameters(task.model, run.trace.graph, sizes, _drawn(run.trace)),
         inputs=_inputs(task.x),
         draws_itself=schemes.has_own(task.model),
@@ -135,10 +137,12 @@ def _layers(run: passes.Pass) -> tuple[Layer, ...]:
     )
 
 
-def _operations(run: passes.Pass) -> tuple[Operation, ...]:
-    """Write down what ran, with δ where it was measured, and the loss at the end."""
-    found = run.trace.graph.with_deltas(run.hooks.sizes)
-    return (*found, Operation(run.loss_kind or "loss", "loss", (len(found) - 1,)))
+def _operations(run: passes.Pass) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+    """Write down what ran, with δ where it was measured: in the model, and within the loss."""
+    graph = run.trace.graph
+    found = graph.with_deltas(run.hooks.sizes)
+    found[graph.end] = replace(found[graph.end], kind=run.loss_kind or "loss")
+    return tuple(found[: graph.end + 1]), tuple(found[graph.end + 1 :])
 
 
 def _inputs(x: object) -> tuple[Input, ...]:
@@ -205,9 +209,9 @@ def _of_graph(
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     named = _gradients(run, wanted)
     gradients, loss = recorded(model, named), float(run.loss.detach())
-    norms, operations = gradients.norms_log2, _operations(run)
+    norms, (operations, within) = gradients.norms_log2, _operations(run)
     if isfinite(loss) and _are_lost(model, norms):
-        norms, operations = _precisely(task, wanted) or (norms, operations)
+        norms, (operations, within) = _precisely(task, wanted) or (norms, (operations, within))
     parameters = read_parameters(model, trace.graph, norms)
     for name, size in gradients.norms_log2.items():
         if not size < inf:  # in the model's own dtype
@@ -225,6 +229,7 @@ def _of_graph(
         loss_kind=run.loss_kind,
         losses=run.losses,
         operations=operations,
+        loss_operations=within,
         parameters=parameters,
         inputs=_inputs(task.x),
         draws_itself=schemes.has_own(task.model),
@@ -254,7 +259,7 @@ def _are_lost(model: Module, norms: Mapping[str, float]) -> bool:
 
 def _precisely(
     task: passes.Task, wanted: Mapping[str, Tensor]
-) -> tuple[dict[str, float], tuple[Operation, ...]] | None:
+) -> tuple[dict[str, float], tuple[tuple[Operation, ...], tuple[Operation, ...]]] | None:
     """Measure gradients and operations in float64; None if the model does not run like that."""
     try:
         with precise.in_float64(task.model):
