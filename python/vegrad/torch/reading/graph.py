@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, log2, nan
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.flow.reading import INPUT, MAPS, Operation
 from vegrad.torch.models import size_log2
 from vegrad.torch.reading.call import ADDS, ATTENTION, BATCH_NORM, VIEWS, Call
-from vegrad.torch.reading.edges import edge
-from vegrad.torch.reading.tensors import ByTensor
+from vegrad.torch.reading.edges import Edge, after, before, holds_infinity, is_finite, made_by
+from vegrad.torch.reading.tensors import ByTensor, tensors_in
 
 SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
 # Outputs of activations at and beyond which the derivative is below 5 % of its largest.
@@ -26,6 +27,8 @@ BENDS = {
     "tanh": (-0.9747, 0.9747),
 }
 LEAST_KEYS = 4  # of attention that may count as saturated
+# What takes some values and leaves others, which may be anything.
+HIDES = {"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "nanmedian"}
 SHARP = 0.99  # of its weight on one key, a row of attention counts as flat
 
 
@@ -35,6 +38,8 @@ class Graph:
 
     names: dict[int, str]
     """Names of the parameters by id."""
+    buffers: dict[int, str] = field(default_factory=dict)
+    """Names of the buffers by id."""
     operations: list[Operation] = field(default_factory=list)
     """In the order in which they ran."""
     variances: dict[int, float] = field(default_factory=dict)
@@ -44,9 +49,17 @@ class Graph:
     it is a sum's."""
     end: int = -1
     """The place of the loss, after which those within it stand; -1 while the model runs."""
+    strangers: dict[int, nn.Parameter] = field(default_factory=dict)
+    """Parameters by id that the model uses and does not have."""
+    reached: set[int] | None = None
+    """The leaves, by id, that a way leads back to from the loss; None if that is not known."""
 
     def __post_init__(self) -> None:
         self._made_by: ByTensor[int] = ByTensor()
+        # What targets, and what is made of nothing but them, has that is not finite: its cause.
+        self._given: ByTensor[str] = ByTensor()
+        self._edges: dict[int, Tensor] = {}  # the elements that are at an edge, by place
+        self._unused: set[int] = set()  # places where these get a gradient of 0
         self._views: ByTensor[str] = ByTensor()  # parameters seen through views of them
         self._running: list[str] = []
 
@@ -59,10 +72,23 @@ class Graph:
         for one in inputs:
             self._made_by[one] = INPUT
 
-    def end_model(self) -> None:
-        """Put the loss in its place: what runs from now on runs within it."""
+    def end_model(self, target: object = None) -> None:
+        """Put the loss in its place: what runs from now on runs within it, on this target."""
         self.end = len(self.operations)
         self.operations.append(Operation("loss", "loss", (self.end - 1,)))
+        for one in tensors_in(target):
+            if self._made_by.get(one) is None:
+                self._given[one] = "" if is_finite(one) else "nonfinite-target"
+
+    def end_loss(self, *losses: Tensor) -> None:
+        """Leave out what ran within the loss after it was made, and note what leads to it."""
+        places = {place for one in losses if (place := self._made_by.get(one)) is not None}
+        if not places:
+            return
+        del self.operations[max(*places, self.end) + 1 :]
+        within = {n for one in self.operations[self.end + 1 :] for n in one.below if n < self.end}
+        below = within if max(places) > self.end else places
+        self.operations[self.end] = replace(self.operations[self.end], below=tuple(sorted(below)))
 
     @contextmanager
     def following(self, model: Module) -> Iterator[None]:
@@ -77,50 +103,121 @@ class Graph:
             for hook in hooks:
                 hook.remove()
 
-    def ran(self, call: Call, made: list[Tensor]) -> int | None:
-        """Append an operation, unless it has nothing to do with inputs and parameters.
+    def run(self, call: Call) -> tuple[Any, list[Tensor], int | None]:
+        """Run a call, and append it unless it has nothing to do with inputs and parameters.
 
         Returns:
-            Its place, if it was appended.
+            What it returned, the tensors therein, and its place if it was appended.
         """
+        edge = before(call) if self._is_known(call) else None
+        out = call.function(*call.args, **call.kwargs)
+        made = list(tensors_in(out))
+        return out, made, self._ran(call, made, edge)
+
+    def _is_known(self, call: Call) -> bool:
+        return any(
+            self._made_by.get(one) is not None
+            or self._name(one) is not None
+            or self._given.get(one) is not None
+            for one in call.tensors
+        )
+
+    def _ran(self, call: Call, made: list[Tensor], edge: Edge | None) -> int | None:
         parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
         given = [one for one in call.tensors if _is_signal(one)] or call.tensors
         if call.name.startswith("embedding"):
             given = call.tensors
         known = {place for one in given if (place := self._made_by.get(one)) is not None}
+        self._meet_strangers(call)
         if not made or not (parameters or known):
+            self._pass_on(call, made, edge)
             return None
-        place = len(self.operations)
+        place, out, kind = len(self.operations), made[0], call.name.strip("_")
         path = parameters[0].rpartition(".")[0] if parameters else self.module
-        for one in made:
-            self._made_by[one] = place
-        out, kind = made[0], call.name.strip("_")
         if call.name in VIEWS and len(parameters) == 1 and not known:
             for one in made:
                 self._views[one] = parameters[0]
         rms = flat = alike = nan
-        measured = call.name not in VIEWS and _is_signal(out) and out.layout is torch.strided
+        numbers = _is_signal(out) and out.layout is torch.strided
+        measured = call.name not in VIEWS and numbers
         if measured:
             rms = rms_log2(out)
             flat, alike = _flatness(call, out), _alike(out, rms)
         if call.name == "batch_norm":
             self._variance(call)
-        one = Operation(
-            kind,
-            path,
-            tuple(sorted(known)),
-            parameters,
-            rms,
-            flat=flat,
-            alike=alike,
-            lost=measured and not rms < inf,
-            edge=edge(call, out),
+        lost = not rms < inf if measured else numbers and self._carries(out, known)
+        edge = edge or (after(call, out, lost) if measured else None)
+        cause = edge.cause if edge is not None else ""
+        if lost and edge is None:
+            cause = self._cause(call, made, rms, known)
+        elif not lost and _cuts(call, made):
+            ended = kind in ("detach", "get") or not torch.is_grad_enabled()
+            cause = "detached" if ended else "no-derivative"
+        if edge is not None and edge.where is not None:
+            self._edges[place] = edge.where
+        for one in made:
+            self._made_by[one] = place
+        below = tuple(sorted(known))
+        self.operations.append(
+            Operation(
+                kind, path, below, parameters, rms, flat=flat, alike=alike, lost=lost, edge=cause
+            )
         )
-        self.operations.append(one)
         if self.outputs is not None and measured:
             in_model = self.end < 0
             self.outputs(place, out, in_model and call.name in MAPS, in_model and call.raw in ADDS)
         return place
+
+    def _meet_strangers(self, call: Call) -> None:
+        """Note parameters that the model trains and does not have."""
+        if self.end >= 0 or not torch.is_grad_enabled():
+            return
+        for one in call.tensors:
+            if isinstance(one, nn.Parameter) and one.requires_grad and id(one) not in self.names:
+                self.strangers[id(one)] = one
+
+    def _carries(self, out: Tensor, known: set[int]) -> bool:
+        """Return True if a view of what is not finite is not finite either."""
+        return any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
+
+    def _pass_on(self, call: Call, made: list[Tensor], edge: Edge | None) -> None:
+        """Note what is made of nothing but targets."""
+        causes = [cause for one in call.tensors if (cause := self._given.get(one)) is not None]
+        if causes:
+            first = next((one for one in causes if one), edge.cause if edge is not None else "")
+            for one in made:
+                self._given[one] = "" if is_finite(one) else first or "nonfinite-target"
+
+    def _cause(self, call: Call, made: list[Tensor], rms: float, known: set[int]) -> str:
+        """Return the cause for which an output is not finite; "" if its inputs are not either.
+
+        Infinities that somebody put in are a mask.
+        """
+        several = [self.operations[n] for n in known if n != INPUT]
+        if any(one.lost for one in several):
+            new = rms != rms and not any(one.rms_log2 != one.rms_log2 for one in several)
+            return "domain-edge" if new else ""
+        for one in call.tensors:
+            if not _is_signal(one) or any(one is other for other in made) or is_finite(one):
+                continue
+            if self._made_by.get(one) == INPUT:
+                return "nonfinite-input"
+            if cause := self._given.get(one):
+                return cause
+            if not bool(one.isnan().any()):
+                return "domain-edge" if rms != rms else ""
+            return (
+                "nonfinite-weights" if {id(one)} & {*self.names, *self.buffers} else "domain-edge"
+            )
+        if holds_infinity(call):
+            return "domain-edge" if rms != rms and call.name in ("mul", "__rmul__") else ""
+        return made_by(call, made[0])
+
+    def came(self, place: int, delta: Tensor) -> None:
+        """Take note of δ at an operation: those at its edge may get none of it."""
+        where = self._edges.get(place)
+        if where is not None and where.shape == delta.shape and not bool((delta[where] != 0).any()):
+            self._unused.add(place)
 
     def _variance(self, call: Call) -> None:
         """Note the batch's own variance where a normalization uses running statistics."""
@@ -138,12 +235,22 @@ class Graph:
 
     def with_deltas(self, sizes: dict[int, float]) -> list[Operation]:
         """Return the operations with δ, which is inf where it is not finite."""
-        return [
-            one
-            if (size := sizes.get(place)) is None
-            else replace(one, delta_log2=size if size == size else inf)
-            for place, one in enumerate(self.operations)
-        ]
+        hidden, found = set[int](), list[Operation]()
+        for place in reversed(range(len(self.operations))):
+            one = self.operations[place]
+            if one.kind in HIDES or (place in hidden and not one.parameters):
+                hidden.update(one.below)
+            edge = "where-branch" if place in self._unused and place in hidden else one.edge
+            size = sizes.get(place, nan)
+            delta = size if size == size else inf if place in sizes else nan
+            found.append(replace(one, delta_log2=delta, edge=edge))
+        return found[::-1]
+
+
+def _cuts(call: Call, made: list[Tensor]) -> bool:
+    """Return True if something that a gradient could come back to goes in, and it ends there."""
+    comes = any(one.requires_grad for one in call.tensors)
+    return comes and not any(one.requires_grad for one in made)
 
 
 def _is_signal(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from vegrad.flow.data import KnownLoss
 from vegrad.torch.reading.call import Call as FunctionCall
 from vegrad.torch.reading.graph import Graph
-from vegrad.torch.reading.tensors import is_transformed, tensors_in
+from vegrad.torch.reading.tensors import is_transformed
 
 KINDS = {
     "mse_loss": "mse",
@@ -77,11 +77,11 @@ class Heard(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name, out = getattr(function, "__name__", ""), function(*args, **(kwargs or {}))
-        if self.graph is not None:
-            call = FunctionCall(function, args, kwargs or {})
-            if not any(map(is_transformed, call.tensors)):
-                self.graph.ran(call, list(tensors_in(out)))
+        name, call = getattr(function, "__name__", ""), FunctionCall(function, args, kwargs or {})
+        if self.graph is None or any(map(is_transformed, call.tensors)):
+            out = function(*args, **call.kwargs)
+        else:
+            out, *_ = self.graph.run(call)
         if name in KINDS:
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")

@@ -37,7 +37,7 @@ from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
 from vegrad.torch.reading.losses import Heard, known_losses
-from vegrad.torch.reading.trace import Layer, Replay, Trace, names_of
+from vegrad.torch.reading.trace import Layer, Replay, Trace
 
 FAR = 60.0  # log2 of a size of δ, beyond which squares may leave the range of float32
 Loss: TypeAlias = Callable[[Any, Any], Any]
@@ -87,23 +87,28 @@ class Pass:
         return 0.0 if operation is None else self.hooks.shifts.get(operation, 0.0)
 
 
-def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
+def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
     """Run the model and the loss, with hooks that will measure δ on the way back.
+
+    Args:
+        task: what to run.
+        graph: of the model, in which nothing has run yet; it is written down there, also where
+            something raises.
+        hooked: new hooks, to which the graph hands its outputs.
 
     Raises:
         ValueError: for a batch without rows, for a loss that is no single number, and for a loss
             that does not depend on the parameters.
     """
-    hooked, inputs = Hooks(), inputs_of(x)
+    model, loss_fn, x, target = task
+    inputs = inputs_of(x)
     if inputs and not any(one.numel() for one in inputs):
         raise ValueError(f"x must have at least one row, not the shape {tuple(inputs[0].shape)}")
-    names = names_of(model)
-    graph = Graph(names, outputs=hooked.on_output)
-    trace = Trace(names, inputs, graph)
+    trace = Trace(graph.names, inputs, graph)
     with graph.following(model), trace:
         output = called(model, x)
     chain = trace.path(output)
-    graph.end_model()
+    graph.end_model(target)
     heard = Heard(graph)
     with heard:
         loss = checked(loss_fn(output, target))
@@ -115,11 +120,19 @@ def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
     ]
     reentrant = has_reentrant(loss)
     path = [] if reentrant else path
+    graph.end_loss(loss)
+    if not reentrant:
+        graph.reached = {id(getattr(one, "variable", None)) for one in nodes_from(loss.grad_fn)}
     hooked.begin()
+    chosen = {trace.layers[place].operation: trace.layers[place] for place in path}
     if path:
         hooked.find_cuts(loss.grad_fn)
-        chosen = {trace.layers[place].operation: trace.layers[place] for place in path}
-        hooked.on_delta = lambda place, delta: _pass_through(chosen.get(place), delta)
+
+    def on_delta(place: int, delta: Tensor) -> None:
+        graph.came(place, delta)
+        _pass_through(chosen.get(place), delta)
+
+    hooked.on_delta = on_delta
     trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
     return Pass(trace, hooked, path, output, loss, known_losses(heard.calls), trainable)
 
