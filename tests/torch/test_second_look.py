@@ -1,4 +1,4 @@
-"""A second look at a step of which only the model's inputs and the gradient at its output are left."""
+"""A second look at a step: the model's inputs and the gradient at its output are known."""
 
 from typing import Any
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isnan, nan
 
 from vegrad.diagnosis.rules.culprits import CUTS, site_of, taken_by
 from vegrad.diagnosis.rules.rule import Rule
@@ -26,8 +26,7 @@ def _unregistered(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
             sites=tuple(Site("parameter", name) for name in names),
             says="the model uses and trains {sites}, which its parameters() do not have: an "
             "optimizer that is given those never changes them",
-            advises="keep layers in nn.ModuleList or nn.ModuleDict and tensors as nn.Parameter "
-            "attributes of the module, not in plain lists, and make them in __init__.",
+            advises="{words.keeping}.",
             evidence={"count": len(names)},
         )
 
@@ -49,8 +48,8 @@ def _detached(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
         one = operations[cut]
         between = site_of(reading, cut)
         stops = "{operation} ends the graph there"
-        advises = "leave out {words.cuts} between them and the loss, or set requires_grad=False if "
-        advises += "they are meant to stay as they are."
+        advises = "leave out {words.cuts} between them and the loss, or {words.freezing} if they "
+        advises += "are meant to stay as they are."
         if one.edge == "no-derivative":
             stops = "{operation} has no derivative"
             advises = "use something that has a derivative in its place: a softmax for an argmax, "
@@ -124,8 +123,7 @@ def _steps(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
                 cause="no-derivative",
                 sites=(*(Site("parameter", name) for name in names), between),
                 says="no gradient comes back to {parameters}: the derivative of {operation} is 0",
-                advises="use a straight-through estimator (x + (y - x).detach() for y made of x), "
-                "or a smooth function in its place.",
+                advises="use a straight-through estimator, or a smooth function in its place.",
                 facts={
                     "operation": f"{one.kind} in {between.name or between.kind}",
                     "parameters": tuple(Site("parameter", name) for name in names),
@@ -184,33 +182,54 @@ def _of_one(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
 def _gates(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find parameters that are exactly 0 one above the other, and get no gradient from each other.
 
-    If all is 0, there is no gate to speak of.
+    The upper one's inputs are all 0, and so is δ at the lower one. If all is 0, there is no gate to
+    speak of.
     """
-    known = reading.parameters
-    zero = {n for n, one in known.items() if one.trained and one.rms_log2 == -inf and _size(one)}
-    learns = any(
-        one.is_matrix and one.rms_log2 > -inf and one.gradient_log2 > -inf for one in known.values()
-    )
-    still = {name for name in zero if known[name].gradient_log2 == -inf}
-    if not learns or len(still) < 2:
+    known, everything = reading.parameters, reading.everything
+    zero = {name for name, one in known.items() if one.trained and one.rms_log2 == -inf}
+    if len(zero) < 2 or all(one.name in zero for one in known.values() if one.is_matrix):
         return
-    everything, own, below = reading.everything, dict[int, set[str]](), dict[int, set[str]]()
-    for place, one in enumerate(everything):
-        under = set[str]().union(*(below[n] for n in one.below if n != INPUT))
-        here = {name for name in one.parameters if name in zero and _is_factor(known[name], one)}
-        passes = {name for name in one.parameters if _is_trained(reading, name)}
-        own[place] = here
-        pairs = under & still if here & still and one.delta_log2 > -inf else set[str]()
-        if pairs and not any(n in passes for n in passes - here if known[n].is_matrix):
-            names = (*sorted(pairs, key=list(known).index), *sorted(here & still))
-            yield _closed(names, rule)
-            return
-        below[place] = under | here
-    return
+    uses = {
+        name: [n for n, one in enumerate(everything) if name in one.parameters] for name in zero
+    }
+    lower = {
+        name
+        for name, places in uses.items()
+        if places and all(everything[n].delta_log2 == -inf for n in places)
+    }
+    upper = {
+        name
+        for name, places in uses.items()
+        if places
+        and all(_takes_zeros(reading, n) and -inf < everything[n].delta_log2 < inf for n in places)
+    }
+    for name in sorted(upper, key=list(known).index):
+        below = _parameters_below(reading, uses[name]) & lower
+        below = {one for one in below if _is_factor(known[one], everything[uses[one][0]])}
+        if below and _is_factor(known[name], everything[uses[name][0]]):
+            yield _closed((*sorted(below, key=list(known).index), name), rule)
 
 
-def _size(one: Parameter) -> bool:
-    return bool(one.shape) or one.rms_log2 == -inf
+def _takes_zeros(reading: Reading, place: int) -> bool:
+    """Return True if all that an operation takes beside its parameters is exactly 0."""
+    everything, ahead, sizes = reading.everything, [place], list[float]()
+    while ahead:
+        for n in everything[ahead.pop()].below:
+            size = nan if n == INPUT else everything[n].rms_log2
+            if n != INPUT and isnan(size) and not everything[n].parameters:
+                ahead.append(n)
+            else:
+                sizes.append(size)
+    return bool(sizes) and all(size == -inf for size in sizes)
+
+
+def _parameters_below(reading: Reading, places: Sequence[int]) -> set[str]:
+    everything, ahead, seen = reading.everything, list(places), set[int]()
+    while ahead:
+        below = {n for n in everything[ahead.pop()].below if n != INPUT} - seen
+        seen |= below
+        ahead += below
+    return {name for n in seen for name in everything[n].parameters}
 
 
 def _is_factor(one: Parameter, operation: Operation) -> bool:

@@ -286,9 +286,9 @@ def _argument(call: Call, place: int, name: str) -> Any:
     return call.args[place] if len(call.args) > place else call.kwargs.get(name)
 
 
-def _axis(call: Call, place: int, name: str, otherwise: int) -> Any:
+def _axis(call: Call, place: int, name: str, otherwise: int) -> int:
     given = _argument(call, place, name)
-    return otherwise if given is None else given
+    return given if isinstance(given, int) else otherwise
 
 
 def _values(call: Call) -> Tensor | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, log2, nan
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,9 @@ from torch.nn import Module
 from vegrad.flow.reading import INPUT, MAPS, Operation
 from vegrad.torch.models import size_log2
 from vegrad.torch.reading.call import ADDS, ATTENTION, BATCH_NORM, VIEWS, Call
-from vegrad.torch.reading.edges import Edge, after, before, holds_infinity, is_finite, made_by
+from vegrad.torch.reading.edges import Edge, after, before, is_finite
 from vegrad.torch.reading.tensors import ByTensor, tensors_in
+from vegrad.torch.reading.values import Values
 
 SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
 # Outputs of activations at and beyond which the derivative is below 5 % of its largest.
@@ -27,8 +27,6 @@ BENDS = {
     "tanh": (-0.9747, 0.9747),
 }
 LEAST_KEYS = 4  # of attention that may count as saturated
-# What takes some values and leaves others, which may be anything.
-HIDES = {"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "nanmedian"}
 SHARP = 0.99  # of its weight on one key, a row of attention counts as flat
 
 
@@ -38,8 +36,8 @@ class Graph:
 
     names: dict[int, str]
     """Names of the parameters by id."""
-    buffers: dict[int, str] = field(default_factory=dict)
-    """Names of the buffers by id."""
+    buffers: frozenset[int] = frozenset()
+    """The buffers by id."""
     operations: list[Operation] = field(default_factory=list)
     """In the order in which they ran."""
     variances: dict[int, float] = field(default_factory=dict)
@@ -56,10 +54,7 @@ class Graph:
 
     def __post_init__(self) -> None:
         self._made_by: ByTensor[int] = ByTensor()
-        # What targets, and what is made of nothing but them, has that is not finite: its cause.
-        self._given: ByTensor[str] = ByTensor()
-        self._edges: dict[int, Tensor] = {}  # the elements that are at an edge, by place
-        self._unused: set[int] = set()  # places where these get a gradient of 0
+        self.values = Values(self._made_by, {*self.names, *self.buffers})
         self._views: ByTensor[str] = ByTensor()  # parameters seen through views of them
         self._running: list[str] = []
 
@@ -76,9 +71,7 @@ class Graph:
         """Put the loss in its place: what runs from now on runs within it, on this target."""
         self.end = len(self.operations)
         self.operations.append(Operation("loss", "loss", (self.end - 1,)))
-        for one in tensors_in(target):
-            if self._made_by.get(one) is None:
-                self._given[one] = "" if is_finite(one) else "nonfinite-target"
+        self.values.give(target)
 
     def end_loss(self, *losses: Tensor) -> None:
         """Leave out what ran within the loss after it was made, and note what leads to it."""
@@ -103,24 +96,17 @@ class Graph:
             for hook in hooks:
                 hook.remove()
 
-    def run(self, call: Call) -> tuple[Any, list[Tensor], int | None]:
+    def run(self, call: Call) -> tuple[object, list[Tensor], int | None]:
         """Run a call, and append it unless it has nothing to do with inputs and parameters.
 
         Returns:
             What it returned, the tensors therein, and its place if it was appended.
         """
-        edge = before(call) if self._is_known(call) else None
+        ours = any(self._made_by.get(one) is not None or self._name(one) for one in call.tensors)
+        edge = before(call) if ours or self.values.knows(call) else None
         out = call.function(*call.args, **call.kwargs)
         made = list(tensors_in(out))
         return out, made, self._ran(call, made, edge)
-
-    def _is_known(self, call: Call) -> bool:
-        return any(
-            self._made_by.get(one) is not None
-            or self._name(one) is not None
-            or self._given.get(one) is not None
-            for one in call.tensors
-        )
 
     def _ran(self, call: Call, made: list[Tensor], edge: Edge | None) -> int | None:
         parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
@@ -130,7 +116,7 @@ class Graph:
         known = {place for one in given if (place := self._made_by.get(one)) is not None}
         self._meet_strangers(call)
         if not made or not (parameters or known):
-            self._pass_on(call, made, edge)
+            self.values.pass_on(call, made, edge)
             return None
         place, out, kind = len(self.operations), made[0], call.name.strip("_")
         path = parameters[0].rpartition(".")[0] if parameters else self.module
@@ -149,12 +135,13 @@ class Graph:
         edge = edge or (after(call, out, lost) if measured else None)
         cause = edge.cause if edge is not None else ""
         if lost and edge is None:
-            cause = self._cause(call, made, rms, known)
+            several = [self.operations[n] for n in known if n != INPUT]
+            cause = self.values.cause(call, made, rms, several)
         elif not lost and _cuts(call, made):
             ended = kind in ("detach", "get") or not torch.is_grad_enabled()
             cause = "detached" if ended else "no-derivative"
-        if edge is not None and edge.where is not None:
-            self._edges[place] = edge.where
+        if edge is not None:
+            self.values.at_edge(place, edge)
         for one in made:
             self._made_by[one] = place
         below = tuple(sorted(known))
@@ -180,45 +167,6 @@ class Graph:
         """Return True if a view of what is not finite is not finite either."""
         return any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
 
-    def _pass_on(self, call: Call, made: list[Tensor], edge: Edge | None) -> None:
-        """Note what is made of nothing but targets."""
-        causes = [cause for one in call.tensors if (cause := self._given.get(one)) is not None]
-        if causes:
-            first = next((one for one in causes if one), edge.cause if edge is not None else "")
-            for one in made:
-                self._given[one] = "" if is_finite(one) else first or "nonfinite-target"
-
-    def _cause(self, call: Call, made: list[Tensor], rms: float, known: set[int]) -> str:
-        """Return the cause for which an output is not finite; "" if its inputs are not either.
-
-        Infinities that somebody put in are a mask.
-        """
-        several = [self.operations[n] for n in known if n != INPUT]
-        if any(one.lost for one in several):
-            new = rms != rms and not any(one.rms_log2 != one.rms_log2 for one in several)
-            return "domain-edge" if new else ""
-        for one in call.tensors:
-            if not _is_signal(one) or any(one is other for other in made) or is_finite(one):
-                continue
-            if self._made_by.get(one) == INPUT:
-                return "nonfinite-input"
-            if cause := self._given.get(one):
-                return cause
-            if not bool(one.isnan().any()):
-                return "domain-edge" if rms != rms else ""
-            return (
-                "nonfinite-weights" if {id(one)} & {*self.names, *self.buffers} else "domain-edge"
-            )
-        if holds_infinity(call):
-            return "domain-edge" if rms != rms and call.name in ("mul", "__rmul__") else ""
-        return made_by(call, made[0])
-
-    def came(self, place: int, delta: Tensor) -> None:
-        """Take note of δ at an operation: those at its edge may get none of it."""
-        where = self._edges.get(place)
-        if where is not None and where.shape == delta.shape and not bool((delta[where] != 0).any()):
-            self._unused.add(place)
-
     def _variance(self, call: Call) -> None:
         """Note the batch's own variance where a normalization uses running statistics."""
         given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
@@ -235,16 +183,13 @@ class Graph:
 
     def with_deltas(self, sizes: dict[int, float]) -> list[Operation]:
         """Return the operations with δ, which is inf where it is not finite."""
-        hidden, found = set[int](), list[Operation]()
-        for place in reversed(range(len(self.operations))):
-            one = self.operations[place]
-            if one.kind in HIDES or (place in hidden and not one.parameters):
-                hidden.update(one.below)
-            edge = "where-branch" if place in self._unused and place in hidden else one.edge
+        hidden, found = self.values.hidden(self.operations), list[Operation]()
+        for place, one in enumerate(self.operations):
             size = sizes.get(place, nan)
             delta = size if size == size else inf if place in sizes else nan
+            edge = "where-branch" if place in hidden else one.edge
             found.append(replace(one, delta_log2=delta, edge=edge))
-        return found[::-1]
+        return found
 
 
 def _cuts(call: Call, made: list[Tensor]) -> bool:

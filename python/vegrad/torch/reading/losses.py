@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,17 +71,17 @@ class Heard(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         name, call = getattr(function, "__name__", ""), FunctionCall(function, args, kwargs or {})
         if self.graph is None or any(map(is_transformed, call.tensors)):
             out = function(*args, **call.kwargs)
         else:
-            out, *_ = self.graph.run(call)
-        if name in KINDS:
+            out = self.graph.run(call)[0]
+        if name in KINDS and isinstance(out, Tensor):
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")
             if isinstance(output, Tensor) and isinstance(target, Tensor):

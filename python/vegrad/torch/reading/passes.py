@@ -17,7 +17,7 @@ layers are no chain are measured by a monitor instead (`reading.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, nan
 from typing import Any, NamedTuple, TypeAlias
@@ -33,6 +33,7 @@ from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2
+from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
@@ -129,7 +130,7 @@ def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
         hooked.find_cuts(loss.grad_fn)
 
     def on_delta(place: int, delta: Tensor) -> None:
-        graph.came(place, delta)
+        graph.values.came(place, delta)
         _pass_through(chosen.get(place), delta)
 
     hooked.on_delta = on_delta
@@ -165,31 +166,6 @@ def backward(run: Pass) -> list[Tensor | None]:
     for place, gradient in zip(some, given, strict=False):
         found[place] = gradient
     return found
-
-
-def gradients(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the gradients of leaves; those that they have in `.grad` stay as they are.
-
-    Checkpoints of the reentrant kind run only within `backward()`, which writes to `.grad`, as
-    reversible layers do by themselves.
-    """
-    kept = [(one, one.grad) for one in wanted]
-    try:
-        for one in wanted:
-            one.grad = None
-        if has_reentrant(loss):
-            loss.backward()
-            return [one.grad for one in wanted]
-        given = torch.autograd.grad(loss, list(wanted), allow_unused=True)
-        return [one.grad if g is None else g for one, g in zip(wanted, given, strict=True)]
-    finally:
-        for one, gradient in kept:
-            one.grad = gradient
-
-
-def has_reentrant(loss: Tensor) -> bool:
-    """Return True if there are checkpoints of the reentrant kind on the way back."""
-    return any(node.name() == "CheckpointFunctionBackward" for node in nodes_from(loss.grad_fn))
 
 
 def replayed(task: Task, run: Pass, *, deep: bool) -> tuple[FloatArray, list[float], Tensor] | None:

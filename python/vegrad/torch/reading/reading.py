@@ -19,7 +19,7 @@ from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.resampling import resampled
 from vegrad.torch import models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw
-from vegrad.torch.reading.gradients import recorded
+from vegrad.torch.reading.gradients import gradients, recorded
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
@@ -69,16 +69,17 @@ def _read(
         if found is None:
             raise
         return found
-    more: dict[str, Any] = {"what_if": what_if, "data": data}
-    more["unregistered"] = names_of_strangers(task.model, graph.strangers)
+    unregistered = names_of_strangers(task.model, graph.strangers)
     if not run.path:
         recurrent = () if data else tuple(cells.recurrences(task.model, calls, seed))
-        return replace(_of_graph(task, run, recurrent), **more)
+        reading = _of_graph(task, run, recurrent)
+        return replace(reading, what_if=what_if, data=data, unregistered=unregistered)
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
     resamples = resamples if isfinite(reading.loss or 0.0) else 0
     batches = _resampled(task, run, resamples, seed)
-    return replace(reading, chain=replace(reading.chain, batches=batches), **more)
+    chain = replace(reading.chain, batches=batches)
+    return replace(reading, chain=chain, what_if=what_if, data=data, unregistered=unregistered)
 
 
 def interrupted(
@@ -287,7 +288,7 @@ def _of_graph(
 
 
 def _gradients(run: passes.Pass, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    given = passes.gradients(run.loss, list(wanted.values()))
+    given = gradients(run.loss, list(wanted.values()))
     return {n: g for n, g in zip(wanted, given, strict=True) if g is not None}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,8 @@ from torch.nn import Module
 from vegrad.flow.data import NonFiniteData
 from vegrad.flow.reading import Reading
 from vegrad.torch import models
-from vegrad.torch.reading import passes
 from vegrad.torch.reading.edges import is_finite
+from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.losses import Heard
 from vegrad.torch.reading.parameters import read_parameters
@@ -25,7 +24,7 @@ from vegrad.torch.vocabulary import TorchVocabulary
 
 
 def second_look(
-    model: Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], delta: Tensor | None
+    model: Module, args: tuple[object, ...], kwargs: Mapping[str, object], delta: Tensor | None
 ) -> Reading | None:
     """Run a model again on what it was given, and back from the gradient that came to its output.
 
@@ -54,7 +53,7 @@ def second_look(
             graph.end_model()
             outputs = [one for one in tensors_in(output) if one.is_floating_point()]
             graph.end_loss(*outputs)
-            hooked.on_delta = graph.came
+            hooked.on_delta = graph.values.came
             hooked.begin()
             sizes = _back(model, outputs[0], delta) if delta is not None and outputs else {}
         except Exception as error:
@@ -78,7 +77,7 @@ def _back(model: Module, output: Tensor, delta: Tensor) -> dict[str, float]:
     wanted = {name: one for name, one in model.named_parameters() if one.requires_grad}
     if not output.requires_grad or output.shape != delta.shape:
         return {}
-    if passes.has_reentrant(output):
+    if has_reentrant(output):
         torch.autograd.backward(output, delta)
         found = [one.grad for one in wanted.values()]
     else:
@@ -87,7 +86,9 @@ def _back(model: Module, output: Tensor, delta: Tensor) -> dict[str, float]:
     return {name: models.size_log2(one) for name, one in several if one is not None}
 
 
-def _not_finite(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[NonFiniteData, ...]:
+def _not_finite(
+    args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> tuple[NonFiniteData, ...]:
     """Return what is not finite among the inputs; one that stands alone is called x."""
     given = args[0] if len(args) == 1 else args
     several = not_finite("data", "x", given), not_finite("data", "x", dict(kwargs))

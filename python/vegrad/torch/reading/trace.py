@@ -343,5 +343,4 @@ def names_of(model: Module) -> dict[int, str]:
 
 def graph_of(model: Module, outputs: Callable[[int, Tensor, bool, bool], None]) -> Graph:
     """Return a graph of a model in which nothing has run yet."""
-    buffers = {id(one): name for name, one in model.named_buffers()}
-    return Graph(names_of(model), buffers, outputs=outputs)
+    return Graph(names_of(model), frozenset(map(id, model.buffers())), outputs=outputs)
