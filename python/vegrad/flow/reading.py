@@ -41,6 +41,9 @@ MAPS = {
     "conv_transpose3d",
 }
 
+# Operations that take some values and leave others, which may be anything.
+HIDES = {"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "nanmedian"}
+
 
 @dataclass(frozen=True)
 class Operation:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf, isnan
 
-from vegrad.flow.reading import INPUT, Operation, Reading
+from vegrad.flow.reading import HIDES, INPUT, Operation, Reading
 from vegrad.flow.site import Site
 
 DATA = {"nonfinite-input": "data", "nonfinite-target": "target"}
@@ -29,8 +29,6 @@ class Culprit:
     cause: str
     back: bool = False
     """True if the loss is finite, and only the gradient is not."""
-    hidden: bool = False
-    """True if what is not finite is left out on its way to the loss."""
 
 
 def made_forward(reading: Reading) -> Culprit | None:
@@ -56,11 +54,12 @@ def made_back(reading: Reading) -> Culprit | None:
     """
     everything, takers = reading.everything, taken_by(reading)
     lost = {one.name for one in reading.parameters.values() if one.lost}
+    suspects = list[Culprit]()
     for place in range(len(everything) - 1, -1, -1):
         one = everything[place]
         if isnan(one.delta_log2) or one.delta_log2 == inf:
             continue
-        inputs = list(_measured_below(reading, place))
+        inputs = list(measured_below(reading, place))
         came = any(
             everything[n].delta_log2 == inf and not _is_lost_above(reading, n, takers)
             for n in inputs
@@ -68,8 +67,8 @@ def made_back(reading: Reading) -> Culprit | None:
         if came or lost.intersection(one.parameters):
             unseen = [n for n in inputs if isnan(everything[n].delta_log2)]
             passed = next((n for n in unseen if _is_edge(everything[n])), place)
-            return _behind(reading, place if _is_edge(one) else passed)
-    return None
+            suspects.append(_behind(reading, place if _is_edge(one) else passed))
+    return next((one for one in suspects if one.operation.edge), next(iter(suspects), None))
 
 
 def taken_by(reading: Reading) -> dict[int, list[int]]:
@@ -83,30 +82,44 @@ def taken_by(reading: Reading) -> dict[int, list[int]]:
 
 def _is_lost_above(reading: Reading, place: int, takers: dict[int, list[int]]) -> bool:
     """Return True if a gradient that is not finite came to one of those that take this output."""
-    above = takers.get(place, [])
-    deltas = {n: reading.everything[n].delta_log2 for n in above}
-    return any(
-        size == inf or (isnan(size) and _is_lost_above(reading, n, takers))
-        for n, size in deltas.items()
-    )
+    everything, ahead, seen = reading.everything, [place], set[int]()
+    while ahead:
+        for n in takers.get(ahead.pop(), []):
+            if everything[n].delta_log2 == inf:
+                return True
+            if isnan(everything[n].delta_log2) and n not in seen:
+                seen.add(n)
+                ahead.append(n)
+    return False
 
 
 def _behind(reading: Reading, place: int) -> Culprit:
+    """Blame an operation below which the gradient is lost, or what made its input."""
     everything = reading.everything
     one = everything[place]
-    origin = next(
-        (n for n in sorted(_lost_above(reading, one.below)) if _is_edge(everything[n])), None
-    )
-    if origin is not None:
-        cause = _cause(reading, origin)
-        kept = cause in DATA or cause in ("masked-row", "overflow", "dtype-range")
-        return Culprit(everything[origin], origin, cause if kept else "where-branch", True, True)
-    if _is_edge(one):
-        hidden = one.lost and one.edge not in ("masked-row", "overflow", "dtype-range")
-        cause = "where-branch" if hidden else _cause(reading, place)
-        return Culprit(one, place, cause, True, hidden or one.edge == "where-branch")
-    narrow = reading.dtype == "float16"
-    return Culprit(one, place, "dtype-range" if narrow else "domain-edge", True)
+    lost = sorted(_lost_above(reading, one.below))
+    origin = next((n for n in lost if _is_edge(everything[n])), place)
+    blamed = everything[origin]
+    if not _is_edge(blamed):
+        narrow = reading.dtype == "float16"
+        return Culprit(one, place, "dtype-range" if narrow else "domain-edge", True)
+    cause = _cause(reading, origin)
+    hidden = cause == "where-branch" or (blamed.lost and _is_hidden(reading, origin))
+    if hidden and cause not in DATA and cause not in ("masked-row", "dtype-range"):
+        cause = "where-branch"
+    return Culprit(blamed, origin, cause, True)
+
+
+def _is_hidden(reading: Reading, place: int) -> bool:
+    """Return True if a where() or the like takes what an operation makes, or what is made of it."""
+    above, everything = {place}, reading.everything
+    for n in range(place + 1, len(everything)):
+        if above.intersection(everything[n].below):
+            if everything[n].kind in HIDES:
+                return True
+            if not everything[n].parameters:
+                above.add(n)
+    return False
 
 
 def _is_edge(one: Operation) -> bool:
@@ -116,7 +129,7 @@ def _is_edge(one: Operation) -> bool:
     return bool(one.edge) and one.edge not in CUTS and one.edge != "zero-vectors"
 
 
-def _measured_below(reading: Reading, place: int) -> Iterator[int]:
+def measured_below(reading: Reading, place: int) -> Iterator[int]:
     """Yield the operations that an input comes from, through those where no δ was measured."""
     everything, seen = reading.everything, set[int]()
     ahead = list(everything[place].below)

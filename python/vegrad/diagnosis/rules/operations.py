@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import inf, isfinite, isnan, nan
 
-from vegrad.diagnosis.rules.culprits import CUTS, site_of, taken_by
+from vegrad.diagnosis.rules.culprits import CUTS, measured_below, site_of, taken_by
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import INPUT, Operation, Parameter, Reading
+from vegrad.flow.reading import INPUT, MAPS, Operation, Parameter, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE
 
@@ -33,21 +33,24 @@ def _unregistered(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
 
 def _detached(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find what cuts parameters off from a loss that other parameters learn from."""
-    operations = reading.operations
+    everything = reading.everything
     blocked = {one.name for one in reading.parameters.values() if one.trained and not one.reached}
     by_cut: dict[int, list[str]] = {}
-    for place, one in enumerate(operations):
+    for place, one in enumerate(reading.operations):
         ours = [name for name in one.parameters if name in blocked]
-        if ours and (cut := _first_cut(reading, place)) is not None:
+        cut = (_first_cut(reading, place) or _begun_anew(reading, place)) if ours else None
+        if cut is not None:
             by_cut.setdefault(cut, []).extend(ours)
     whole = all(not one.reached for one in reading.parameters.values() if one.trained)
     for cut, several in by_cut.items():
-        if not whole and not _feeds_trained(reading, cut):
+        if not whole and everything[cut].edge in CUTS and not _feeds_trained(reading, cut):
             continue  # a target, as that of a teacher
         names = list(dict.fromkeys(several))
-        one = operations[cut]
+        one = everything[cut]
         between = site_of(reading, cut)
         stops = "{operation} ends the graph there"
+        if one.edge not in CUTS:
+            stops = "what {operation} takes was made outside the graph"
         advises = "leave out {words.cuts} between them and the loss, or {words.freezing} if they "
         advises += "are meant to stay as they are."
         if one.edge == "no-derivative":
@@ -58,7 +61,7 @@ def _detached(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
             kind=rule.kind,
             severity="critical",
             rule=rule.name,
-            cause=one.edge,
+            cause=one.edge if one.edge in CUTS else "detached",
             sites=(*(Site("parameter", name) for name in names), between),
             says=f"no gradient comes back to {{parameters}}: {stops}",
             advises=advises,
@@ -91,6 +94,12 @@ def _first_cut(reading: Reading, start: int) -> int | None:
     return min(found, key=lambda n: (everything[n].edge != "detached", n), default=None)
 
 
+def _begun_anew(reading: Reading, place: int) -> int | None:
+    """Return a map after one that takes nothing of what was seen, as if from a list of numbers."""
+    later = enumerate(reading.operations[place + 1 :], place + 1)
+    return next((n for n, one in later if one.kind in MAPS and not one.below), None)
+
+
 def _feeds_trained(reading: Reading, cut: int) -> bool:
     """Return True if what comes after a cut goes through a map that is trained."""
     above, everything = taken_by(reading), reading.everything
@@ -108,28 +117,36 @@ def _feeds_trained(reading: Reading, cut: int) -> bool:
 
 
 def _steps(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find roundings and the like, whose derivative is 0, on the only way to parameters."""
-    everything = reading.everything
-    for place, one in enumerate(everything):
-        if one.kind not in STEPS or not -inf < one.delta_log2 < inf:
+    """Find roundings and the like, whose derivative is 0, on the only way to parameters.
+
+    So does what overflows to infinity, as the division by it gives 0.
+    """
+    for place, one in enumerate(reading.everything):
+        beyond = one.lost and one.edge in ("overflow", "dtype-range") and one.delta_log2 == -inf
+        step = one.kind in STEPS and -inf < one.delta_log2 < inf
+        names = _below_without_gradient(reading, place) if step or beyond else ()
+        if not names:
             continue
-        names = _below_without_gradient(reading, place)
-        if names:
-            between = site_of(reading, place)
-            yield Finding(
-                kind=rule.kind,
-                severity="critical",
-                rule=rule.name,
-                cause="no-derivative",
-                sites=(*(Site("parameter", name) for name in names), between),
-                says="no gradient comes back to {parameters}: the derivative of {operation} is 0",
-                advises="use a straight-through estimator, or a smooth function in its place.",
-                facts={
-                    "operation": f"{one.kind} in {between.name or between.kind}",
-                    "parameters": tuple(Site("parameter", name) for name in names),
-                },
-                evidence={"count": len(names)},
-            )
+        between = site_of(reading, place)
+        stops, advises = "the derivative of {operation} is 0", "use a straight-through estimator, "
+        advises += "or a smooth function in its place."
+        if beyond:
+            stops = "what {operation} makes of finite values is beyond the largest of its dtype"
+            advises = "scale down what comes into {operation}, or use a wider dtype for it."
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause=one.edge if beyond else "no-derivative",
+            sites=(*(Site("parameter", name) for name in names), between),
+            says=f"no gradient comes back to {{parameters}}: {stops}",
+            advises=advises,
+            facts={
+                "operation": f"{one.kind} in {between.name or between.kind}",
+                "parameters": tuple(Site("parameter", name) for name in names),
+            },
+            evidence={"count": len(names)},
+        )
 
 
 def _below_without_gradient(reading: Reading, place: int) -> list[str]:
@@ -216,10 +233,10 @@ def _takes_zeros(reading: Reading, place: int) -> bool:
     while ahead:
         for n in everything[ahead.pop()].below:
             size = nan if n == INPUT else everything[n].rms_log2
-            if n != INPUT and isnan(size) and not everything[n].parameters:
-                ahead.append(n)
-            else:
+            if n == INPUT or not isnan(size):
                 sizes.append(size)
+            elif not everything[n].parameters:  # no view of one
+                ahead.append(n)
     return bool(sizes) and all(size == -inf for size in sizes)
 
 
@@ -261,7 +278,7 @@ def _zero_rows(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
     for place, one in enumerate(everything):
         if one.edge != "zero-vectors" or not isfinite(one.delta_log2):
             continue
-        below = [everything[n].delta_log2 for n in one.below if n != INPUT]
+        below = [everything[n].delta_log2 for n in measured_below(reading, place)]
         grows = max((size for size in below if isfinite(size)), default=-inf) - one.delta_log2
         if isnan(grows) or grows / DECADE < rule.warning:
             continue

@@ -120,7 +120,7 @@ def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
         if (operation := trace.layers[place].operation) is not None and hooked.reaches(operation)
     ]
     reentrant = has_reentrant(loss)
-    path = [] if reentrant else path
+    path = [] if reentrant or loss.grad_fn is None else path
     graph.end_loss(loss)
     if not reentrant:
         graph.reached = {id(getattr(one, "variable", None)) for one in nodes_from(loss.grad_fn)}

@@ -6,13 +6,10 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
-from vegrad.flow.reading import INPUT, Operation
+from vegrad.flow.reading import HIDES, INPUT, Operation
 from vegrad.torch.reading.call import Call
 from vegrad.torch.reading.edges import Edge, holds_infinity, is_finite, made_by
 from vegrad.torch.reading.tensors import ByTensor, tensors_in
-
-# What takes some values and leaves others, which may be anything.
-HIDES = {"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "nanmedian"}
 
 
 class Values:
