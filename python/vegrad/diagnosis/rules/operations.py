@@ -206,19 +206,16 @@ def _gates(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     zero = {name for name, one in known.items() if one.trained and one.rms_log2 == -inf}
     if len(zero) < 2 or all(one.name in zero for one in known.values() if one.is_matrix):
         return
-    uses = {
-        name: [n for n, one in enumerate(everything) if name in one.parameters] for name in zero
-    }
-    lower = {
-        name
-        for name, places in uses.items()
-        if places and all(everything[n].delta_log2 == -inf for n in places)
-    }
+    uses = dict[str, list[int]]()
+    for place, one in enumerate(everything):
+        if not isnan(one.delta_log2):
+            for name in zero.intersection(one.parameters):
+                uses.setdefault(name, []).append(place)
+    lower = {n for n, at in uses.items() if all(everything[m].delta_log2 == -inf for m in at)}
     upper = {
         name
-        for name, places in uses.items()
-        if places
-        and all(_takes_zeros(reading, n) and -inf < everything[n].delta_log2 < inf for n in places)
+        for name, at in uses.items()
+        if all(_takes_zeros(reading, n) and -inf < everything[n].delta_log2 < inf for n in at)
     }
     for name in sorted(upper, key=list(known).index):
         below = _parameters_below(reading, uses[name]) & lower
