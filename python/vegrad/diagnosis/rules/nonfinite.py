@@ -40,7 +40,7 @@ WORDS = {
         "function (log_softmax and cross_entropy for a logarithm of probabilities).",
     ),
     "zero-division": (
-        "it divides by exactly 0",
+        "it divides by exactly 0, as a mean over nothing does",
         "add a small number to what {operation} divides by, or leave those elements out before.",
     ),
     "loss-normalizer": (
