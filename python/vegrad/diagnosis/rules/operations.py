@@ -289,8 +289,13 @@ def _closed(names: Sequence[str], rule: Rule) -> Finding:
 
 
 def _zero_rows(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find rows of 0 that a normalization divides by their size, which is next to nothing."""
-    everything = reading.everything
+    """Find rows of 0 that a normalization divides by their size, which is next to nothing.
+
+    Those that are parameters have a rule of their own.
+    """
+    everything, known = reading.everything, reading.parameters.values()
+    if any(one.rms_log2 == -inf and one.is_matrix and one.role in ("", "table") for one in known):
+        return
     for place, one in enumerate(everything):
         if one.edge != "zero-vectors" or not isfinite(one.delta_log2):
             continue
