@@ -202,9 +202,7 @@ DATA = (
         "there are few, let the loss count them as 0 and say so in the logs.",
         lies_in="data",
         curable=False,
-        sources=(
-            "Graves et al. 2006: https://doi.org/10.1145/1143844.1143891",
-        ),
+        sources=("Graves et al. 2006: https://doi.org/10.1145/1143844.1143891",),
     ),
     Cause(
         name="loss-domain",

@@ -47,9 +47,7 @@ GRAPH = (
         "afterwards.",
         lies_in="architecture",
         curable=False,
-        sources=(
-            "PyTorch, modules: https://docs.pytorch.org/docs/stable/notes/modules.html",
-        ),
+        sources=("PyTorch, modules: https://docs.pytorch.org/docs/stable/notes/modules.html",),
     ),
     Cause(
         name="norm-of-one",

@@ -21,19 +21,19 @@ SECTIONS: dict[str, tuple[Cause, ...]] = {
     "The optimizer and the loop": LOOP,
 }
 CAUSES: dict[str, Cause] = {cause.name: cause for section in SECTIONS.values() for cause in section}
-LIKE = 0.4  # of difflib's ratio: less alike is not offered
 
 
-def cause_of(name: str) -> Cause:
+def cause_of(name: str, what: str = "cause") -> Cause:
     """Return a cause by its name.
 
     Raises:
-        ValueError: there is none of this name; the message has the nearest ones.
+        ValueError: there is none of this name; the message begins with `what` the name is, and
+            has the nearest ones.
     """
     if name not in CAUSES:
-        near = get_close_matches(name, CAUSES, n=3, cutoff=LIKE)
-        like = f" (the nearest are {', '.join(near)})" if near else ""
-        raise ValueError(f"cause must be one that `vegrad explain` lists, not {name!r}{like}")
+        near = get_close_matches(name, CAUSES)
+        like = f" (nearest: {', '.join(near)})" if near else ""
+        raise ValueError(f"{what} must be one that `vegrad explain` lists, not {name!r}{like}")
     return CAUSES[name]
 
 
@@ -50,7 +50,7 @@ def as_ignored(ignore: Collection[str]) -> tuple[str, ...]:
     for name in ignore:
         if not isinstance(name, str):
             raise TypeError(f"ignore must have names of causes, not {type(name).__name__}")
-        cause_of(name)
+        cause_of(name, "every cause in ignore")
     return tuple(dict.fromkeys(ignore))
 
 
