@@ -95,7 +95,7 @@ DATA = (
     ),
     Cause(
         name="constant-output",
-        says="No weight can change the output: it is a constant of its own making.",
+        says="No weight can change the output: it is the same constant whatever comes in.",
         shows="The loss does not move at all from the first step on and accuracy stays where it "
         "was: a softmax over one unit is always 1, a cross-entropy of one class always 0.",
         evidence="Every gradient is exactly 0, though activations vary from row to row.",
@@ -128,7 +128,7 @@ DATA = (
         shows="Gradients grow with the batch and the rate that works depends on it; or the loss "
         "is far from what its kind allows; or it climbs steadily from the first step.",
         evidence="The loss beside that of the best constant output, its growth with the number of "
-        "rows, or a climb along its own gradient.",
+        "rows, or a loss that climbs although the steps follow its gradient.",
         sites="The loss.",
         advises="Let {words.loss} return the mean over rows, with the class axis where it expects "
         "it, and minimize: a score or likelihood that should grow gets a minus sign.",
@@ -182,7 +182,7 @@ DATA = (
         name="loss-normalizer",
         says="The loss is divided by something that is almost 0.",
         shows="Now and then one batch has a loss and gradients thousands of times larger than the "
-        "others, and throws the weights.",
+        "others, and throws the weights off.",
         evidence="The divisor beside its size in other batches, and the loss that grows as it "
         "shrinks.",
         sites="The loss.",
@@ -196,7 +196,8 @@ DATA = (
         name="infeasible-alignment",
         says="A sequence loss (CTC) has a label that is longer than its frames allow.",
         shows="The loss is infinite in some batches, and its gradient NaN.",
-        evidence="The lengths: label plus repeated symbols exceed the frames.",
+        evidence="The lengths: that of the label, plus one for each symbol that repeats the one "
+        "before it, is more than that of the frames.",
         sites="The loss, and the rows.",
         advises="Drop such rows, or give them more frames (less striding before the loss). If "
         "there are few, let the loss count them as 0 and say so in the logs.",

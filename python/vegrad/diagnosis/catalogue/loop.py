@@ -18,8 +18,8 @@ LOOP = (
         evidence="Steps that land beyond where the loss is as high as where they began, along a "
         "direction that goes downhill, in most looks; or updates that grow from step to step.",
         sites="The optimizer.",
-        advises="Lower the learning rate to what the finding says, or warm it up over the first "
-        "hundreds of steps.",
+        advises="Lower the learning rate (to the value that the finding gives, where it gives "
+        "one), or warm it up over the first hundreds of steps.",
         lies_in="loop",
         curable=True,
         sources=(
@@ -35,8 +35,8 @@ LOOP = (
         evidence="Steps that go a small part of the way to the minimum along their direction, and "
         "updates that are tiny beside the weights.",
         sites="The optimizer.",
-        advises="Raise the learning rate to what the finding says, and keep a float32 copy of the "
-        "weights where steps are below their last digit.",
+        advises="Raise the learning rate (to the value that the finding gives, where it gives "
+        "one), and keep a float32 copy of the weights where steps are below their last digit.",
         lies_in="loop",
         curable=True,
         sources=("Smith 2017, the range test: https://arxiv.org/abs/1506.01186",),
@@ -50,7 +50,7 @@ LOOP = (
         "after every one of them; passes between two steps (accumulation) are no finding.",
         sites="The optimizer.",
         advises="Empty the gradients once for every step, before the backward pass. Where several "
-        "passes shall make one step, step only after the last of them.",
+        "passes are to make one step, step only after the last of them.",
         lies_in="loop",
         curable=False,
         sources=(ZEROING,),
@@ -63,7 +63,7 @@ LOOP = (
         evidence="It requires and gets a gradient, and is in no group of an optimizer that steps.",
         sites="The parameter.",
         advises="Add it to the optimizer as a further group, or make the optimizer after the "
-        "model is complete. If it shall stay as it is, let it require no gradient.",
+        "model is complete. If it is meant to stay as it is, let it require no gradient.",
         lies_in="loop",
         curable=False,
         sources=("PyTorch, torch.optim: https://docs.pytorch.org/docs/stable/optim.html",),
@@ -100,8 +100,8 @@ LOOP = (
         "loss, sets the length of the step; plain SGD stands still.",
         evidence="Norms before and after the clip in nearly all steps.",
         sites="The clip.",
-        advises="Set the limit near the upper end of the norms seen in a healthy stretch (the "
-        "finding gives them), so that it acts on few steps.",
+        advises="Set the limit near the upper end of the norms in a healthy stretch, so that it "
+        "acts on few steps.",
         lies_in="loop",
         curable=False,
         sources=(PASCANU,),

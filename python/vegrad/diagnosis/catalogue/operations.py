@@ -5,21 +5,19 @@ from vegrad.diagnosis.catalogue.cause import Cause
 OPERATIONS = (
     Cause(
         name="sqrt-at-zero",
-        says="A square root, norm or standard deviation is taken at 0, where its derivative is "
-        "infinite.",
+        says="A square root is taken at 0, where its derivative is infinite.",
         shows="The loss is finite and the gradient is NaN or infinite, often only in some "
-        "batches: those with two equal points, a constant row, or a perfect prediction.",
-        evidence="The operation's input is exactly 0 and finite, and its gradient is the first "
-        "that is not finite.",
+        "batches: a distance between two equal points, the standard deviation of a constant row, "
+        "the root of a perfect prediction's error. Built-in norms often take the derivative there "
+        "as 0; a root that is written out does not.",
+        evidence="The operation's input is exactly 0, and its gradient is the first that is not "
+        "finite.",
         sites="The operation, and the rows in which its input is 0.",
         advises="Add a small ε inside the root, √(x + ε), or compare squares and take no root. An "
         "ε added outside does not help.",
         lies_in="operation",
         curable=False,
-        sources=(
-            "PyTorch issue 2421, of norm: https://github.com/pytorch/pytorch/issues/2421",
-            "PyTorch issue 4320, of std: https://github.com/pytorch/pytorch/issues/4320",
-        ),
+        sources=("PyTorch pull request 2775: https://github.com/pytorch/pytorch/pull/2775",),
     ),
     Cause(
         name="where-branch",
@@ -45,7 +43,7 @@ OPERATIONS = (
         "output or gradient is the first that is not finite.",
         sites="The operation, and the rows in which its input is so.",
         advises="Clamp the input to a little inside the domain, such as ±(1 − 1e-6), or use a "
-        "form without that edge: atan2 of sine and cosine for an angle, log1p for log(1 + x).",
+        "form without that edge: atan2 of sine and cosine in place of acos, log1p for log(1 + x).",
         lies_in="operation",
         curable=False,
         sources=(

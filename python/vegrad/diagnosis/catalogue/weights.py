@@ -67,7 +67,7 @@ WEIGHTS = (
         "are far outside the range in which the activation bends.",
         sites="The activation, and the bias or weight that pushes its input so far out.",
         advises="Do what the finding says of the bias or the weight that it names. If the inputs "
-        "are what is large, scale them; or put {words.normalization}.",
+        "are what is large, scale them; or use {words.normalization}.",
         lies_in="weights",
         curable=True,
         sources=("Glorot and Bengio 2010: https://proceedings.mlr.press/v9/glorot10a.html",),
@@ -115,7 +115,7 @@ WEIGHTS = (
         evidence="The gate's value over all steps, and what the gradient's reach becomes when its "
         "bias is put right.",
         sites="The rows of the bias that belong to the gate.",
-        advises="Set those rows as the finding says. An LSTM's forget bias usually begins at 1, "
+        advises="Set those rows as the finding says. An LSTM's forget bias is often begun at 1, "
         "or higher where the memory must be long.",
         lies_in="weights",
         curable=True,
@@ -150,8 +150,8 @@ WEIGHTS = (
         sites="The running variance (or mean) of the normalization.",
         advises="Run batches of the training data through the model in training mode until the "
         "statistics have settled, or reset them; check that the inputs are scaled as they were in "
-        "the training. With small batches use a larger momentum, or a normalization that needs "
-        "none (layer or group).",
+        "the training. With very small batches use a normalization that needs no such statistics "
+        "(layer or group).",
         lies_in="weights",
         curable=True,
         sources=(
@@ -195,16 +195,19 @@ WEIGHTS = (
     ),
     Cause(
         name="zero-vectors",
-        says="Rows that are exactly 0 enter a normalization, which divides by little more than ε.",
-        shows="A few rows (padding, empty nodes, silent frames) have gradients thousands of times "
-        "larger than all others, and swamp the step.",
-        evidence="Input rows that are exactly 0, the ε that they are divided by, and the size of "
-        "their gradients beside those of other rows.",
-        sites="The normalization, and the rows.",
-        advises="Leave those rows out of the normalization or of the loss with a mask, or raise "
-        "its ε to the square of a size that counts as small in the data.",
-        lies_in="operation",
-        curable=False,
+        says="Rows that are exactly 0 enter a normalization, which has nothing to divide by but "
+        "its ε.",
+        shows="A few rows (a token that begins at 0, padding, empty nodes, silent frames) have "
+        "gradients thousands of times larger than all others, and swamp the step.",
+        evidence="Rows that are exactly 0, the ε that they are divided by, and the size of their "
+        "gradients beside those of others.",
+        sites="The parameter that is 0, or the normalization and the rows.",
+        advises="If the row is a parameter, draw it from a normal distribution of standard "
+        "deviation 0.02. If it comes from the data, leave it out of the normalization or of the "
+        "loss with a mask, or raise ε to what counts as small in the data (its square, where ε is "
+        "added to a variance).",
+        lies_in="weights",
+        curable=True,
         sources=("PyTorch issue 184575: https://github.com/pytorch/pytorch/issues/184575",),
     ),
     Cause(
@@ -261,7 +264,7 @@ WEIGHTS = (
         name="saturated-attention",
         says="Attention puts all weight on one key in nearly every row, where softmax is flat.",
         shows="Queries and keys get next to no gradient. The loss stands still, or jumps up in "
-        "the midst of a training.",
+        "the middle of a training.",
         evidence="The entropy of the attention's rows is next to 0, and the logits are far larger "
         "than softmax can resolve.",
         sites="The attention, and the query's and key's weights.",
