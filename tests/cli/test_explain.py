@@ -1,6 +1,8 @@
 """`vegrad explain`, `--ignore` and `--format` in the shell, and the page of the docs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,12 @@ def test_the_page_of_a_cause(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert [line for line in output.splitlines() if line in titles] == titles
     assert all(f"\n  {source}\n" in output for source in CAUSES[name].sources)
     assert CAUSES[name].says in " ".join(output.split())
+
+
+def test_pages_need_no_pytorch() -> None:
+    code = "import sys; from vegrad.cli import main; main(['explain', 'detached']); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_an_unknown_cause_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from vegrad.cli.explain import EXAMPLES  # noqa: E402
+from vegrad.cli.explain import examples  # noqa: E402
 from vegrad.diagnosis.catalogue.table import CAUSES  # noqa: E402
 
 PRELUDE = "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
@@ -101,20 +101,20 @@ def run(code: str) -> Names:
 
 
 def test_every_cause_has_an_example_and_a_check() -> None:
-    assert list(EXAMPLES) == list(CAUSES)
+    assert list(examples()) == list(CAUSES)
     assert FAULTY.keys() == CAUSES.keys()
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_the_fault_is_there_and_is_mended(cause: str) -> None:
-    example = EXAMPLES[cause]
+    example = examples()[cause]
     assert FAULTY[cause](run(example.fault))
     assert not FAULTY[cause](run(example.mended))
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_examples_are_short(cause: str) -> None:
-    example = EXAMPLES[cause]
+    example = examples()[cause]
     for code in (example.fault, example.mended):
         lines = code.splitlines()
         assert len(lines) <= 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
+from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ def listing() -> str:
 
 def page(cause: Cause) -> str:
     """Return the page of a cause for the terminal."""
-    example = EXAMPLES[cause.name]
+    example = examples()[cause.name]
     lines = [cause.name, "", textwrap.fill(cause.says, WIDTH), ""]
     for title, text in _parts(cause):
         lines += [title, *_indented(text), ""]
@@ -97,7 +98,7 @@ def markdown() -> str:
         lines += ["", f"## {title}"]
         for cause in causes:
             lines += ["", f"### {cause.name}", "", *textwrap.wrap(cause.says, 100)]
-            lines += _sections(cause, EXAMPLES[cause.name])
+            lines += _sections(cause, examples()[cause.name])
     return "\n".join(lines) + "\n"
 
 
@@ -131,15 +132,13 @@ def _indented(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _examples() -> dict[str, Example]:
-    """Read the examples, which stand with the front end whose words they are."""
+@cache
+def examples() -> dict[str, Example]:
+    """Read the example of each cause, which stand with the front end whose words they are."""
     text = (resources.files("vegrad") / "torch" / "examples.md").read_text(encoding="utf-8")
     parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)[1:]
-    examples = {}
+    found = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         fault, mended = re.findall(r"```python\n(.*?)```", body, flags=re.DOTALL)
-        examples[name] = Example(fault, mended, tuple(re.findall(r"^<(.+)>$", body, re.MULTILINE)))
-    return examples
-
-
-EXAMPLES = _examples()
+        found[name] = Example(fault, mended, tuple(re.findall(r"^<(.+)>$", body, re.MULTILINE)))
+    return found
