@@ -136,6 +136,8 @@ def remarks(diagnosis: ShownDiagnosis) -> list[str]:
         if place > 0:
             lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", WIDTH))
         lines.append(_indented("→ ", finding.advice))
+    if diagnosis.findings and diagnosis.left_out:  # else the verdict says it
+        lines.append(_indented("! ", f"{diagnosis.left_out}."))
     dtype = diagnosis.config.get("dtype")
     for layers, value in ((diagnosis.underflowed, "all 0"), (diagnosis.overflowed, "inf")):
         if layers:
