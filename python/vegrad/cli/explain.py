@@ -40,22 +40,23 @@ class Example(NamedTuple):
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a page, or the list of causes; return 0."""
+    """Print pages, or the list of causes; return 0."""
     if options.markdown:
-        if options.cause is not None:
-            raise ValueError(f"--markdown writes all pages: it goes without {options.cause!r}")
+        if options.cause:
+            raise ValueError(f"--markdown writes all pages: it goes without {options.cause[0]!r}")
         print(markdown(), end="")
-    elif options.cause is None:
+    elif not options.cause:
         print(listing())
     else:
-        print(page(cause_of(options.cause)))
+        pages = [page(cause_of(name)) for name in options.cause]
+        print(f"\n\n{'─' * WIDTH}\n\n".join(pages))
     return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad explain`."""
     parser.add_argument(
-        "cause", nargs="?", metavar="CAUSE", help="its name; all are listed if none"
+        "cause", nargs="*", metavar="CAUSE", help="its name; all are listed if none"
     )
     parser.add_argument("--markdown", action="store_true", help="print the pages of all causes")
 
