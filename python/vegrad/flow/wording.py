@@ -79,6 +79,10 @@ class Vocabulary:
     skips = "skip connections"
     cuts = "something that cuts the gradient off"
     """Calls after which no gradient comes back."""
+    freezing = "freeze them"
+    """A way to leave parameters out of the training."""
+    keeping = "register them with the network"
+    """A way to make parameters known, as an instruction."""
     loss = "the loss function"
 
     def edit(self, edit: Edit) -> str:
