@@ -18,8 +18,10 @@ from torch.optim.optimizer import (
 
 from vegrad._core import Clipped
 from vegrad.torch.gradient_norms import norms_of
+from vegrad.torch.monitor import listening
 from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.hooks import ModuleHooks
+from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import is_plain
 from vegrad.torch.optimizer_step import CoreStep
 
@@ -57,7 +59,9 @@ class StepHooks(ModuleHooks):
         """A weak reference to the last optimizer that was found to be the model's."""
         self._ender: Callable[[], Optimizer | None] = lambda: None
         """A weak reference to the optimizer that has ended the last step."""
+        self.loop = Loop(lambda: self._params)
         self._begin()
+        listening.listen(self.loop)
         # The hooks are global: they must not keep the monitor, and with it the model, alive.
         myself = weakref.ref(self)
 
@@ -74,8 +78,14 @@ class StepHooks(ModuleHooks):
         self._handles.append(register_optimizer_step_pre_hook(about_to_step))
         self._handles.append(register_optimizer_step_post_hook(has_stepped))
 
+    def remove(self) -> None:
+        """Take all hooks off the model; the records stay."""
+        listening.leave(self.loop)
+        super().remove()
+
     def _begin(self) -> None:
         """Begin a step; it is looked at if its number says so."""
+        self.loop.begin()
         looking = self.steps % self.every == 0 and not self._paused
         self._clear(looking, looking and self.steps // self.every % self.details == 0)
 
@@ -96,8 +106,23 @@ class StepHooks(ModuleHooks):
             self._last_optimizer = weakref.ref(optimizer)
         return self._mine[optimizer]
 
-    def step(self) -> None:
-        """Read the gradients: a step is about to be taken. Optimizers call this by themselves."""
+    def step(self, loss: float | Tensor | None = None) -> None:
+        """Read the gradients: a step is about to be taken. Optimizers call this by themselves.
+
+        Args:
+            loss: the loss. Where an optimizer of the model ends the steps, giving it does not end
+                one too: it is the loss of the step that was just taken, or of the one in progress.
+        """
+        if loss is not None:
+            value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+            if self._ender() is None:
+                self.loop.given = value
+            elif self.loop.backwards:
+                self.loop.given = value
+                return
+            else:
+                self.history.give_loss(value)
+                return
         if self._pending is not None:  # the last step has raised, so that nobody ended it
             self._end(None)
         self._end(None)
@@ -125,7 +150,7 @@ class StepHooks(ModuleHooks):
         if self._on:
             found = None if known or self._others else self._watch.record(self._params)
             if found is not None:
-                self.history.add(self.steps, len(self._params), *found)
+                self.history.add(self.steps, len(self._params), *found, self.loop.loss())
             else:
                 with torch.no_grad():
                     self._record(known)
@@ -162,7 +187,7 @@ class StepHooks(ModuleHooks):
         np.divide(self._squares, self._counts, out=rms, where=self._counts > 0)
         deltas = np.where(self._deltas < 0, nan, self._deltas)
         numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
-        self.history.add(self.steps, len(self._params), joint, numbers)
+        self.history.add(self.steps, len(self._params), joint, numbers, self.loop.loss())
         if self._counting:
             if plain := [one for one in grads if is_plain(one)]:
                 self._count("gradients", plain)
