@@ -24,6 +24,7 @@ from vegrad.flow.edits import (
     Redraw,
     Scale,
     ScaleData,
+    ScaleTarget,
     SetActivation,
     Shift,
     Zero,
@@ -51,17 +52,29 @@ def _chain(p: Patient) -> Chain | None:
 
 
 def _scale_data(p: Patient) -> Proposal | Refusal:
-    if p.given.is_scaled:
-        return Refusal("the data are scaled already")
     spread = p.given.subject.data.spread()
+    return _scaled(p, ScaleData(), spread, "the data", "median {:.3g}")
+
+
+def _scale_target(p: Patient) -> Proposal | Refusal:
+    spread = p.given.subject.data.target_spread()
+    return _scaled(p, ScaleTarget(), spread, "the targets", "it was {:.3g}")
+
+
+def _scaled(
+    p: Patient, edit: Edit, spread: tuple[float, float] | Refusal, what: str, note: str
+) -> Proposal | Refusal:
+    """Propose to scale what is far from a mean of 0 and a standard deviation of 1."""
+    if p.given.has(type(edit)):
+        return Refusal(f"{what} are scaled already")
     if isinstance(spread, Refusal):
         return spread
     typical, off = spread
     edits = [finding.edit for finding in p.diagnosis.findings if finding.edit is not None]
-    asked = any(isinstance(part, ScaleData) for edit in edits for part in parts(edit))
+    asked = any(isinstance(part, type(edit)) for one in edits for part in parts(one))
     if not asked and 1 / FAR <= typical <= FAR and off <= FAR / 3:
-        return Refusal(f"the data need no scaling: their standard deviation is {typical:.3g}")
-    return Proposal(ScaleData(), f"median {typical:.3g}")
+        return Refusal(f"{what} need no scaling: their standard deviation is {typical:.3g}")
+    return Proposal(edit, note.format(typical))
 
 
 # Values of parameters ---------------------------------------------------------------------------
@@ -306,6 +319,7 @@ TANH_SKIPS = _of_chain(TANH, Normalize(on=False), AddSkips(), Initialize("orthog
 EVERYTHING = _of_chain(TANH, Normalize(), AddSkips(), Initialize("critical"))
 REMEDIES = (
     Remedy("scale the data", BOTH, _scale_data),
+    Remedy("scale the target", BOTH, _scale_target),
     Remedy("what the diagnosis says", FLOW, _as_said, said=True),
     Remedy("reset biases", FLOW, _reset_biases),
     Remedy("draw layers again", FLOW, _draw_layers),

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.flow.edits import SCALES
 from vegrad.flow.subject import Refusal
+from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.conclusion import about, conclude
 from vegrad.treatment.curable import Curable
@@ -78,7 +80,10 @@ class Search:
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
+        first = beyond_cure(self.patient.diagnosis)
         problem = about(self.given, self.plan.goal, quick=True)
+        if first is not None:
+            problem = (f"{first.message}: {first.advice}", *problem)
         if problem:
             return self._conclude(None, problem)
         remedies = self._remedies()
@@ -88,7 +93,8 @@ class Search:
         chosen = self._try_all(remedies)
         self.kept, best = 0.0, self.budget.best()
         if chosen is None and best is not None:  # with what is left
-            chosen = self._follow(self.attempts[best.place].name, best, self.base, DEEP)
+            name = self.attempts[best.place].name
+            chosen = self._go_on(best) or self._follow(name, best, self.base, DEEP)
         return self._conclude(chosen or self.budget.best())
 
     def _try_all(self, remedies: Sequence[Remedy]) -> Tried | None:
@@ -116,8 +122,8 @@ class Search:
     def _try(self, remedy: Remedy) -> Tried | None:
         patient = replace(self.base, passed=0.0)
         chosen = self._attempt(remedy, patient, DEEP)
-        if patient.given.is_scaled:
-            self.base = patient  # the data stay scaled for all that follows
+        if patient.given is not self.base.given:
+            self.base = patient  # what was scaled stays so for all that follows
         return chosen
 
     def _remedies(self) -> list[Remedy]:
@@ -127,9 +133,10 @@ class Search:
         """
         if not self.patient.diagnosis.healthy:
             return [remedy for remedy in self.remedies if self.patient.kinds & remedy.kinds]
-        of_data, *others = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
+        every = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
+        of_data, others = every[: len(SCALES)], every[len(SCALES) :]
         sick = self.budget.sick
-        if isinstance(of_data.propose(self.patient), Refusal):
+        if all(isinstance(remedy.propose(self.patient), Refusal) for remedy in of_data):
             sick.train(self.plan.steps, lambda trial: hopeless(trial) or creeping(trial))
             if sick.reached:
                 return []
@@ -146,7 +153,7 @@ class Search:
         above = sick.points[0][1] > FAR * self.plan.goal.guess
         first = [remedy for remedy in others if above and not remedy.skips]
         others = [remedy for remedy in others if remedy not in first]
-        return [of_data, *first, *self.following, *others]
+        return [*of_data, *first, *self.following, *others]
 
     def _worth_a_trial(self) -> bool:
         """Return True if there is room for one; for the first change, whatever is kept."""
@@ -192,16 +199,16 @@ class Search:
         done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
         why, how = "", "no-better"
         if not treatment.is_of_training:
-            why = worse(before, after, scaled=treatment.is_scaled, said=remedy.said)
+            why = worse(before, after, scaled=treatment.scales, said=remedy.said)
         if not why and not self._worth_a_trial():
             why, how = "no passes are left to train it", "no-passes"
         if why:
             self.attempts.append(replace(done, why=why, ended=how))
             return None
-        if treatment.is_scaled:
-            patient.given, patient.diagnosis = treatment, after
         tried = self._train(treatment, done, after)
         trial = tried.trial
+        if treatment.scales:
+            patient.given, patient.diagnosis, patient.history = treatment, after, trial.history
         failed = self.budget.by_luck(trial) if trial.reached else None
         if trial.reached and failed is None:
             return tried
@@ -218,19 +225,38 @@ class Search:
 
     def _train(self, treatment: Treatment, done: Attempt, after: Diagnosis) -> Tried:
         """Train a promising change until the goal is reached, or it is seen that it will not be."""
-        for one in self.budget.tried:  # one network and its optimizer's states are kept at a time
-            one.trial.forget()
+        best = self.budget.best()
+        for one in self.budget.tried:  # the best may be gone on with at the end
+            if one is not best:
+                one.trial.forget()
         trial = self._trial(treatment)
         tried = Tried(len(self.attempts), trial, after)
         self.budget.tried.append(tried)
         trial.train(self.plan.steps, self._over)
+        self.attempts.append(self._record(done, trial, 0.0))
+        return tried
+
+    def _record(self, done: Attempt, trial: Trial, before: float) -> Attempt:
+        """Write down how a training has ended; `before` rows of it are written down already."""
         (_, *first), (count, *last) = trial.points[0], trial.points[-1]
         pairs = {name: (a, b) for name, a, b in zip(PAIRS, first, last, strict=True)}
         how, why = ended(trial)
-        passes = done.passes + trial.passed / self.batch_size
+        passes = done.passes + (trial.passed - before) / self.batch_size
         figures = replace(done, loss=pairs["loss"], accuracy=pairs["accuracy"])
-        self.attempts.append(replace(figures, why=why, ended=how, steps=count, passes=passes))
-        return tried
+        return replace(figures, why=why, ended=how, steps=count, passes=passes)
+
+    def _go_on(self, best: Tried) -> Tried | None:
+        """Train the best on, if it was still learning; return it if that reaches the goal."""
+        trial, before = best.trial, best.trial.passed
+        if not trial.can_go_on or self._stands(trial):
+            return None
+        trial.train(self.plan.steps, self._stands)
+        self.attempts[best.place] = self._record(self.attempts[best.place], trial, before)
+        return best if trial.reached else None
+
+    def _stands(self, trial: Trial) -> bool:
+        learning = trial.moving or trial.on_the_way
+        return not (learning and self.budget.room(trial.history.steps + trial.block_steps))
 
     def _conclude(
         self, chosen: Tried | None, problem: tuple[str, ...] = ()
