@@ -11,11 +11,11 @@ import numpy as np
 from vegrad.arrays.checks import Array
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
+from vegrad.networks.editor import Times
 from vegrad.networks.mlp import MLP
 from vegrad.networks.training import Run
 from vegrad.optim import Optimizer
 from vegrad.treatment.data import ArrayData
-
 
 OF_LOSS = ("loss", "loss_after", "slope", "slope_after")
 
@@ -57,7 +57,7 @@ class NetworkTrainer:
 
     def _tell(self, own: History, first: int, epochs: int) -> None:
         """Add what the steps have shown to the history, in the target's own units."""
-        scaled = {name: self._unit for name in OF_LOSS}
+        scaled = dict.fromkeys(OF_LOSS, self._unit)
         steps = [own.since(first, name) * scaled.get(name, 1.0) for name in STEPS]
         self._history.add_steps(np.array(steps))
         for epoch in range(epochs, own.epochs):
@@ -88,7 +88,9 @@ def renewed(optimizer: Optimizer, *, factor: float = 1.0, **changes: Any) -> Opt
     """Return the optimizer as it began, its learning rate times `factor`."""
     lr: Any = optimizer.lr
     if factor != 1.0:
-        schedule = lr
-        lr = (lambda step: factor * schedule(step)) if callable(schedule) else factor * schedule
+        if isinstance(lr, Times):
+            lr = Times(lr.schedule, factor * lr.factor)
+        else:
+            lr = Times(lr, factor) if callable(lr) else factor * lr
     arguments: dict[str, Any] = {"clip": copy.deepcopy(optimizer.clip)} | optimizer._arguments
     return type(optimizer)(lr, **(arguments | changes))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.checks import Array
 from vegrad.networks.editor import clone
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
@@ -31,7 +32,7 @@ class Cure(Outcome):
     network: MLP
     optimizer: Optimizer
     scaling: Scaling | None = None
-    target_scaling: Scaling | None = None
+    target_scaling: tuple[Array, float] | None = None
 
 
 def cure(

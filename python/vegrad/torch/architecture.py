@@ -129,15 +129,20 @@ def normalized(model: Module, names: list[str]) -> Lines:
         "nn.LayerNorm(layer.out_features)": linear,
         "nn.GroupNorm(1, layer.out_channels)": others,
     }
-    lines: list[str] = []
-    for norm, chosen in norms.items():
-        if chosen:
-            lines += [
-                f"for name in {chosen!r}:",
-                "    layer = model.get_submodule(name)",
-                f"    model.set_submodule(name, nn.Sequential(layer, {norm}))",
-            ]
-    return tuple(lines)
+    return tuple(
+        line
+        for norm, chosen in norms.items()
+        for line in (followed(chosen, norm) if chosen else ())
+    )
+
+
+def followed(names: list[str], module: str) -> Lines:
+    """Put a module behind each of these layers; its code may speak of the `layer`."""
+    return (
+        f"for name in {names!r}:",
+        "    layer = model.get_submodule(name)",
+        f"    model.set_submodule(name, nn.Sequential(layer, {module}))",
+    )
 
 
 def skipped(units: Units) -> Lines:

@@ -228,11 +228,15 @@ class ModelEditor(ValueEditor):
                     found = self._kinds(places)
                     if found == [wanted]:
                         continue
-                    if not found:
+                    if not found and self.chain.activation != "identity":
                         return Refusal("the activations are no modules of the model", self.passed)
                     used, new = name, True
-                    code += architecture.activated(places, wanted)
-                    words.append(f"use {wanted} in place of {', '.join(found)}")
+                    if found:
+                        code += architecture.activated(places, wanted)
+                        words.append(f"use {wanted} in place of {', '.join(found)}")
+                    else:
+                        code += architecture.followed(names, f"nn.{wanted}()")
+                        words.append(f"use {wanted} after each hidden layer, which has none")
                 case Normalize(True):
                     if architecture.has_norm(self.model):
                         return Refusal("the model has a normalization already")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isclose, isfinite, nan
@@ -33,6 +34,11 @@ from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.search import THOROUGH, Search
 from vegrad.treatment.trial import FORWARD
 
+IMPORTS = {  # by what calls for them
+    r"(?<![.\w])torch\.": "import torch",
+    r"(?<![.\w])nn\.": "from torch import nn",
+    r"(?<![.\w])vegrad\.torch\.": "import vegrad.torch",
+}
 FIRST = 64  # rows, from whose loss and outputs the goal follows
 LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
 
@@ -109,11 +115,15 @@ class CurableModel(ModelSubject):
         """Write the code that does the same to the user's model."""
         found = [f"# {words}", *lines]
         if self.rate is not None:
+            if any("set_submodule" in line or "Residual(" in line for line in lines):
+                found.append("# optimizer: made of the parameters that the model has now")
             found += ["for group in optimizer.param_groups:", f'    group["lr"] = {self.rate!r}']
         if self.clip is not None:
             call = f"vegrad.torch.clip_grad_norm_(model.parameters(), {self.clip!r})"
             found += ["# before each step:", call]
-        return "\n".join(found) + "\n"
+        code = "\n".join(found) + "\n"
+        needed = [line for name, line in IMPORTS.items() if re.search(name, code)]
+        return "\n".join([*needed, "", code] if needed else [code])
 
 
 @torch.inference_mode(False)

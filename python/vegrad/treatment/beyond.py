@@ -50,7 +50,7 @@ def beyond_cure(diagnosis: Diagnosis) -> Finding | None:
     none of these.
     """
     for place, finding in enumerate(diagnosis.findings):
-        if finding.cause in BEYOND and finding.edit is None:
-            if place == 0 or finding.severity == "critical":
-                return finding
+        weighs = place == 0 or finding.severity == "critical"
+        if weighs and finding.cause in BEYOND and finding.edit is None:
+            return finding
     return None

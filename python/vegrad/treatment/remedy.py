@@ -140,7 +140,8 @@ class Remedy:
     """One row of `REMEDIES`: what it is tried for, and the function that proposes the edit.
 
     While it is tried, `kept` of the usual budget is left for those that come after it. `skips`
-    is True if its network has skip connections, `followed` if the history of its training may ask
+    is True if its network has skip connections, `scales` if it changes the scale of the data, which
+    stays so for all that follows, `followed` if the history of its training may ask
     for another change on top of it, and `said` if it is what the diagnosis itself advises.
     """
 
@@ -149,6 +150,7 @@ class Remedy:
     propose: Callable[[Patient], Proposal | Refusal]
     kept: float = 0.7
     skips: bool = False
+    scales: bool = False
     followed: bool = True
     said: bool = False
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.flow.edits import SCALES
 from vegrad.flow.subject import Refusal
 from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import Budget, Tried
@@ -17,8 +16,8 @@ from vegrad.treatment.conclusion import about, conclude
 from vegrad.treatment.curable import Curable
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import PAIRS, Attempt, Ended, Outcome
-from vegrad.treatment.promise import creeping, ended, hopeless, rose, standing, worse
-from vegrad.treatment.rates import long_steps
+from vegrad.treatment.promise import creeping, ended, hopeless, rose, standing, thrown, worse
+from vegrad.treatment.rates import long_steps, short_steps
 from vegrad.treatment.remedies import FOLLOWING, REMEDIES, TRAINING
 from vegrad.treatment.remedy import Patient, Remedy, Treatment, kept_for
 from vegrad.treatment.trial import Trial
@@ -95,6 +94,9 @@ class Search:
         if chosen is None and best is not None:  # with what is left
             name = self.attempts[best.place].name
             chosen = self._go_on(best) or self._follow(name, best, self.base, DEEP)
+            best = self.budget.best()
+            if chosen is None and best is not None:
+                chosen = self._go_on(best, learning=False)
         return self._conclude(chosen or self.budget.best())
 
     def _try_all(self, remedies: Sequence[Remedy]) -> Tried | None:
@@ -105,6 +107,10 @@ class Search:
         left = list[Remedy]()
         for remedy in remedies:
             self.kept = kept_for(remedy, self.patient.reading)
+            if not remedy.scales and self.base.history is not self.patient.history:
+                chosen = self._follow_scaled()
+                if chosen is not None:
+                    return chosen
             if not self._worth_a_trial():
                 left.append(remedy)
                 continue
@@ -118,6 +124,13 @@ class Search:
             return None
         tried = (self._try(remedy) for remedy in left if self._worth_a_trial())
         return next((chosen for chosen in tried if chosen is not None), None)
+
+    def _follow_scaled(self) -> Tried | None:
+        """Try what the training on scaled data asks for, once all is scaled."""
+        tried = self.budget.tried[-1]
+        name, base = self.attempts[tried.place].name, self.base
+        self.base = replace(base, history=self.patient.history)
+        return self._follow(name, tried, base, DEEP) if self._astray(tried.trial) else None
 
     def _try(self, remedy: Remedy) -> Tried | None:
         patient = replace(self.base, passed=0.0)
@@ -134,7 +147,8 @@ class Search:
         if not self.patient.diagnosis.healthy:
             return [remedy for remedy in self.remedies if self.patient.kinds & remedy.kinds]
         every = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
-        of_data, others = every[: len(SCALES)], every[len(SCALES) :]
+        of_data = [remedy for remedy in every if remedy.scales]
+        others = [remedy for remedy in every if not remedy.scales]
         sick = self.budget.sick
         if all(isinstance(remedy.propose(self.patient), Refusal) for remedy in of_data):
             sick.train(self.plan.steps, lambda trial: hopeless(trial) or creeping(trial))
@@ -164,7 +178,7 @@ class Search:
         """Return True if a trial is to be ended: it learns nothing, or nothing is left to spend."""
         kept = 0.0 if trial.way >= min(ALMOST, FAST * trial.share) else self.kept
         slow = self.patient.diagnosis.healthy and (standing(trial) or creeping(trial))
-        if slow or hopeless(trial, patient=self.kept == 0.0):
+        if slow or thrown(trial) or hopeless(trial, patient=self.kept == 0.0):
             return True
         return not self.budget.room(trial.history.steps + trial.block_steps, kept)
 
@@ -217,8 +231,8 @@ class Search:
             cost = done.passes + failed.passed / self.batch_size
             self.attempts[tried.place] = replace(done, why=LUCK, ended="luck", passes=cost)
         healthy = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
-        astray = trial.ended or rose(trial) or healthy or long_steps(trial.history)
-        if deeper and (failed is not None or astray):
+        astray = failed is not None or healthy or self._astray(trial)
+        if deeper and astray and not remedy.scales:
             last = tried if failed is None else replace(tried, trial=failed)
             return self._follow(remedy.name, last, patient, deeper)
         return None
@@ -236,6 +250,12 @@ class Search:
         self.attempts.append(self._record(done, trial, 0.0))
         return tried
 
+    @staticmethod
+    def _astray(trial: Trial) -> bool:
+        """Return True if the steps of a training may be to blame that it missed the goal."""
+        history = trial.history
+        return bool(trial.ended) or rose(trial) or long_steps(history) or short_steps(history)
+
     def _record(self, done: Attempt, trial: Trial, before: float) -> Attempt:
         """Write down how a training has ended; `before` rows of it are written down already."""
         (_, *first), (count, *last) = trial.points[0], trial.points[-1]
@@ -245,18 +265,19 @@ class Search:
         figures = replace(done, loss=pairs["loss"], accuracy=pairs["accuracy"])
         return replace(figures, why=why, ended=how, steps=count, passes=passes)
 
-    def _go_on(self, best: Tried) -> Tried | None:
-        """Train the best on, if it was still learning; return it if that reaches the goal."""
+    def _go_on(self, best: Tried, *, learning: bool = True) -> Tried | None:
+        """Train the best on, as long as it is learning; return it if that reaches the goal."""
         trial, before = best.trial, best.trial.passed
-        if not trial.can_go_on or self._stands(trial):
+
+        def over(trial: Trial) -> bool:
+            stands = learning and not (trial.moving or trial.on_the_way)
+            return stands or not self.budget.room(trial.history.steps + trial.block_steps)
+
+        if not trial.can_go_on or over(trial):
             return None
-        trial.train(self.plan.steps, self._stands)
+        trial.train(self.plan.steps, over)
         self.attempts[best.place] = self._record(self.attempts[best.place], trial, before)
         return best if trial.reached else None
-
-    def _stands(self, trial: Trial) -> bool:
-        learning = trial.moving or trial.on_the_way
-        return not (learning and self.budget.room(trial.history.steps + trial.block_steps))
 
     def _conclude(
         self, chosen: Tried | None, problem: tuple[str, ...] = ()
