@@ -27,6 +27,7 @@ from vegrad.flow.data import Input, KnownLoss, NonFiniteData, NonFiniteValue
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.trend import Along, Gains
+from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
 from vegrad.theory.expected import ExpectedFlow
 
@@ -275,40 +276,6 @@ class Module:
     """True if it has parameters of its own."""
     begun: bool = False
     """True if its output was 0 at first, and the first step changes that."""
-
-
-@dataclass(frozen=True)
-class Watched:
-    """Observations of a monitor beside the sizes of modules."""
-
-    step: int = 0
-    norm: float = nan
-    """Joint norm of all parameters' gradients."""
-    nonfinite: FirstNonFinite | None = None
-
-
-class FirstNonFinite(Protocol):
-    """Where the first NaN or infinity of a training came from."""
-
-    @property
-    def step(self) -> int:
-        """The number of steps that had been taken."""
-
-    @property
-    def phase(self) -> str:
-        """One of "forward", "backward" and "gradient"."""
-
-    @property
-    def module(self) -> str:
-        """The path of the module whose operation made it."""
-
-    @property
-    def parameter(self) -> str:
-        """The module's parameter that is not finite itself, if one is."""
-
-    @property
-    def message(self) -> str:
-        """All of it, in words."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,13 @@ class TorchVocabulary(Vocabulary):
         "not in plain lists, and make them in __init__"
     )
     loss = "loss_fn"
+    empties = "call optimizer.zero_grad() once for every step, before the backward pass"
+    unscales = "call scaler.unscale_(optimizer) before the gradients are clipped"
+    holds = (
+        "give them to the optimizer (add_param_group); if they are to stay as they are, say so by "
+        "requires_grad_(False)"
+    )
+    registers = "keep modules in a ModuleList or ModuleDict, and parameters in a ParameterList"
 
     def site(self, site: Site) -> str:
         """Name a layer's parameters as the model does."""

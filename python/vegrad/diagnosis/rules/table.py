@@ -12,6 +12,7 @@ from vegrad.diagnosis.rules import (
     embeddings,
     gradients,
     graph,
+    loop,
     modules,
     nonfinite,
     operations,
@@ -42,7 +43,8 @@ SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
 GRAPH = (nonfinite.PASS, *graph.RULES)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
-MODULES = modules.RULES
+LOOP = loop.RULES
+MODULES = (*LOOP, *modules.RULES)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (
