@@ -26,7 +26,7 @@ DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
-OPERATIONS = (nonfinite.PASS, *operations.RULES)
+OPERATIONS = (nonfinite.KNOWN, *operations.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     nonfinite.PASS,
