@@ -21,6 +21,7 @@ from vegrad.flow.trend import Trend
 from vegrad.flow.wording import DECADE, power, times
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
+FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
 
@@ -34,9 +35,9 @@ def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]
     if reading.problem is not None:
         findings = _asked(table.DATA, reading)
     elif reading.chain is not None:
-        findings = _of_any(reading, _of_chain)
-    elif reading.operations:
-        findings = _of_any(reading, _of_graph)
+        findings = _with_losses(reading, _of_chain)
+    elif reading.operations or reading.compared:
+        findings = _with_losses(reading, _of_graph)
     elif reading.modules:  # a monitor's report
         findings = _of_modules(reading)
     else:
@@ -74,6 +75,16 @@ def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:
     return findings
 
 
+def _with_losses(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
+    """Find what is wrong at the loss, which is known for certain, then what is besides."""
+    certain = _asked(table.LOSSES, reading)
+    final = any(one.cause in FINAL for one in certain)
+    if final or not reading.operations:
+        return certain
+    found = [*certain, *_of_any(reading, rest)]
+    return found or _asked([table.ABSURD], reading)
+
+
 def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
     """Find what is off by itself, then what is wrong besides: once that is put right."""
     graph = reading.chain is None
@@ -81,14 +92,14 @@ def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[
     if whole:
         return whole
     own = _asked(table.CELLS, reading)
-    inputs = _asked([table.INPUTS], reading) if graph and not own else []
+    inputs = [] if own else _asked([table.INPUTS], reading)
     if inputs:
         return inputs
     own += rest(reading)
     first = list(table.SINGLE.find(reading, table.SINGLE, own))
     if not first:
         more = [] if graph else _asked([table.WHOLE], reading)
-        return _drawn_rather(own, more, reading, rest) or _asked([table.INPUTS], reading)
+        return _drawn_rather(own, more, reading, rest)
     edits = [one.edit for one in first if one.edit is not None]
     what_if = reading.what_if
     again = what_if.reading(together(*edits)) if edits and what_if is not None else None

@@ -51,7 +51,7 @@ def _whole(
         kind=rule.kind,
         severity=rule.severity(trend.decades),
         rule=rule.name,
-        cause=_cause(blame, stretch),
+        cause=_cause(blame, sign, stretch),
         sites=layer_sites(layers, chain.names),
         says=f"{_passed_on(sign)}, {where}; {_to_blame(chain, blame)}",
         advises=advises,
@@ -77,8 +77,9 @@ def _whole(
     )
 
 
-def _cause(blame: str, stretch: range | None) -> str:
-    if blame == "activation":
+def _cause(blame: str, sign: int, stretch: range | None) -> str:
+    """Return the cause; where derivatives multiply, weights that are as large are to blame."""
+    if blame == "activation" and sign < 0:
         return "activation-derivative"
     return "weight-scale-all" if stretch is None else "weight-scale"
 

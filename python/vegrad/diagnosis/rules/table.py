@@ -12,10 +12,13 @@ from vegrad.diagnosis.rules import (
     embeddings,
     gradients,
     graph,
+    losses,
     modules,
     nonfinite,
     recurrent,
     steps,
+    symmetry,
+    targets,
     units,
 )
 from vegrad.diagnosis.rules import residual as streams
@@ -23,6 +26,8 @@ from vegrad.diagnosis.rules import residual as streams
 DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
+# Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
+LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     *nonfinite.RULES,
@@ -37,6 +42,7 @@ CHAIN = (
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
 GRAPH = (nonfinite.GRAPH, *graph.RULES)
+ABSURD = graph.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 MODULES = modules.RULES
@@ -53,6 +59,7 @@ CELLS = (recurrent.THROUGH_TIME,)
 STEPS = steps.RULES
 RULES = (
     *DATA,
+    *LOSSES,
     SINGLE,
     WHOLE,
     INPUTS,

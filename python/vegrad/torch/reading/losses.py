@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from vegrad.flow.data import KnownLoss
 from vegrad.torch.reading.call import Call as FunctionCall
+from vegrad.torch.reading.compared import Comparisons
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.tensors import is_transformed, tensors_in
 
@@ -65,10 +66,10 @@ class Call:
 class Heard(TorchFunctionMode):
     """Writes down the calls of losses while it is on, and in a graph all that they consist of."""
 
-    def __init__(self, graph: Graph | None = None) -> None:
+    def __init__(self, graph: Graph | None = None, comparisons: Comparisons | None = None) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.graph = graph
+        self.graph, self.comparisons = graph, comparisons
 
     def __torch_function__(
         self,
@@ -77,11 +78,16 @@ class Heard(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name, out = getattr(function, "__name__", ""), function(*args, **(kwargs or {}))
-        if self.graph is not None:
-            call = FunctionCall(function, args, kwargs or {})
-            if not any(map(is_transformed, call.tensors)):
-                self.graph.ran(call, list(tensors_in(out)))
+        name = getattr(function, "__name__", "")
+        call = FunctionCall(function, args, kwargs or {})
+        seen = self.graph is not None and not any(map(is_transformed, call.tensors))
+        if seen and self.comparisons is not None:
+            self.comparisons.begins(call)
+        out = function(*args, **(kwargs or {}))
+        if seen and self.graph is not None:
+            self.graph.ran(call, list(tensors_in(out)))
+        if seen and self.comparisons is not None:
+            self.comparisons.ran(call, out)
         if name in KINDS:
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")

@@ -28,11 +28,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.flow.data import KnownLoss
+from vegrad.flow.data import Compared, KnownLoss
 from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2
+from vegrad.torch.reading.compared import Comparisons
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
@@ -63,6 +64,7 @@ class Pass:
     output: Tensor
     loss: Tensor
     losses: tuple[KnownLoss, ...]
+    compared: tuple[Compared, ...]
     trainable: list[Tensor]
     """Parameters and inputs of the model that require a gradient."""
 
@@ -104,7 +106,8 @@ def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
         output = called(model, x)
     chain = trace.path(output)
     graph.end_model()
-    heard = Heard(graph)
+    comparisons = Comparisons(graph, target)
+    heard = Heard(graph, comparisons)
     with heard:
         loss = checked(loss_fn(output, target))
     # Autograd computes no gradient below the lowest parameter that is trained.
@@ -121,7 +124,8 @@ def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
         chosen = {trace.layers[place].operation: trace.layers[place] for place in path}
         hooked.on_delta = lambda place, delta: _pass_through(chosen.get(place), delta)
     trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
-    return Pass(trace, hooked, path, output, loss, known_losses(heard.calls), trainable)
+    losses = known_losses(heard.calls)
+    return Pass(trace, hooked, path, output, loss, losses, tuple(comparisons.found), trainable)
 
 
 def checked(loss: object) -> Tensor:

@@ -19,7 +19,9 @@ from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.resampling import resampled
 from vegrad.torch import models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw
+from vegrad.torch.reading.compared import RefusedError
 from vegrad.torch.reading.gradients import recorded
+from vegrad.torch.reading.graph import rms_log2, shared
 from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.modules import modules_of
 from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
@@ -55,8 +57,13 @@ def read(
 
 def _read(task: passes.Task, resamples: int, seed: int) -> Reading:
     what_if = WhatIf(task, partial(_read, resamples=0, seed=seed), seed)
-    with cells.heard(task.model) as calls:
-        run = passes.forward(*task)
+    try:
+        with cells.heard(task.model) as calls:
+            run = passes.forward(*task)
+    except RefusedError as error:
+        about = {"model": type(task.model).__name__}
+        vocabulary = TorchVocabulary()
+        return Reading(vocabulary=vocabulary, about=about, compared=(error.compared,))
     if not run.path:
         recurrent = tuple(cells.recurrences(task.model, calls, seed))
         return replace(_of_graph(task, run, recurrent), what_if=what_if)
@@ -91,6 +98,7 @@ def _of_chain(task: passes.Task, run: passes.Pass, resamples: int, seed: int) ->
         loss=float(run.loss.detach()),
         loss_kind=run.loss_kind,
         losses=run.losses,
+        compared=run.compared,
         operations=operations,
         loss_operations=within,
         parameters=read_parameters(task.model, run.trace.graph, sizes, _drawn(run.trace)),
@@ -150,7 +158,9 @@ def _inputs(x: object) -> tuple[Input, ...]:
     found = []
     for name, one in named_inputs("x", x).items():
         if one.is_floating_point() and one.numel():
-            found.append(Input(name, models.rms(one), float(one.detach().double().mean())))
+            rms = models.rms(one)
+            mean = float(one.detach().double().mean())
+            found.append(Input(name, rms, mean, alike=shared(one, rms_log2(one))))
     return tuple(found)
 
 
@@ -228,6 +238,7 @@ def _of_graph(
         loss=loss,
         loss_kind=run.loss_kind,
         losses=run.losses,
+        compared=run.compared,
         operations=operations,
         loss_operations=within,
         parameters=parameters,

@@ -1,0 +1,206 @@
+"""Write down which outputs a loss compares with which targets, before they are reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import nan, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vegrad.flow.data import Compared, Spread
+from vegrad.torch.reading.call import Call
+from vegrad.torch.reading.graph import Graph
+from vegrad.torch.reading.tensors import ByTensor, tensors_in
+
+PAIRS = {
+    "mse_loss",
+    "l1_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "cross_entropy",
+    "nll_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "multilabel_soft_margin_loss",
+    "soft_margin_loss",
+    "hinge_embedding_loss",
+    "kl_div",
+    "poisson_nll_loss",
+}
+CLASSES = {"cross_entropy", "nll_loss"}
+SUBTRACTS = {"sub", "__sub__", "__rsub__", "rsub", "subtract"}
+MULTIPLIES = {"mul", "__mul__", "__rmul__", "multiply"}
+IGNORED = -100  # PyTorch's default ignore_index
+PARTS = 64  # quantiles
+MOST = 1 << 16  # numbers of which quantiles are taken
+NEAR = 1e-3  # of 1, to which probabilities add up
+
+
+class RefusedError(ValueError):
+    """A loss does not take what it is given; the message is PyTorch's."""
+
+    def __init__(self, compared: Compared, message: str) -> None:
+        super().__init__(message)
+        self.compared = compared
+
+
+class Comparisons:
+    """Outputs beside targets, as the calls of a loss show them."""
+
+    def __init__(self, graph: Graph, target: object) -> None:
+        self.graph = graph
+        self.found: list[Compared] = []
+        self._targets: ByTensor[bool] = ByTensor()  # True of those that were given as they are
+        for one in tensors_in(target):
+            self._targets[one] = True
+        self._plain = len(graph.operations) - 1  # the place of the loss
+
+    def begins(self, call: Call) -> None:
+        """Look at a call before it runs.
+
+        Raises:
+            RefusedError: for labels or probabilities that PyTorch does not take, on some devices
+                by ending the process.
+        """
+        if call.name not in PAIRS:
+            return
+        found = self._pair(call, None)
+        why = "" if found is None else _why_refused(found)
+        if found is not None and why:
+            raise RefusedError(replace(found, refused=True), why)
+
+    def ran(self, call: Call, out: object) -> None:
+        """Note a call that has run."""
+        if call.name in PAIRS:
+            found = self._pair(call, out)
+            if found is not None:
+                self.found.append(found)
+        elif call.raw in SUBTRACTS | MULTIPLIES and len(call.args) > 1:
+            self._own(call, out)
+        if any(self._targets.get(one) is not None for one in call.tensors):
+            for one in tensors_in(out):
+                if self._targets.get(one) is None:
+                    self._targets[one] = False
+
+    def _pair(self, call: Call, out: object) -> Compared | None:
+        given = dict(zip(("input", "target"), call.args, strict=False)) | dict(call.kwargs)
+        output, target = given.get("input"), given.get("target")
+        if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+            return None
+        if not output.requires_grad:
+            if call.name not in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"):
+                return None
+            output, target = target, output  # these are symmetric
+        mean = given.get("reduction", "mean") == "mean"
+        value = nan
+        if isinstance(out, Tensor) and out.numel() == 1 and mean:
+            value = float(out.detach())
+        return self._compared(call.name, output, target, value, given)
+
+    def _own(self, call: Call, out: object) -> None:
+        """Note a difference of output and target, and a product of a logarithm with a target."""
+        first, second = call.args[:2]
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+            return
+        output, target = (first, second) if first.requires_grad else (second, first)
+        if not output.requires_grad:
+            return
+        given = self._targets.get(target) is not None
+        if call.raw in SUBTRACTS:
+            if not given and not target.requires_grad:
+                return
+            value = nan
+            if isinstance(out, Tensor) and out.numel():
+                value = float(out.detach().abs().double().square().mean())
+            found = self._compared("sub", output, target, value, {})
+        else:
+            place = self.graph.place_of(output)
+            kind = "" if place is None or place < 0 else self.graph.operations[place].kind
+            if not given or kind not in ("log", "log_softmax", "logsigmoid", "clamp", "log1p"):
+                return
+            found = self._compared("mul", output, target, nan, {})
+        if found is not None:
+            self.found.append(found)
+
+    def _compared(
+        self, name: str, output: Tensor, target: Tensor, value: float, given: Mapping[str, Any]
+    ) -> Compared | None:
+        place, there = self.graph.place_of(output), spread(output)
+        ignored = given.get("ignore_index", IGNORED)
+        labelled = name in CLASSES and not target.is_floating_point()
+        wanted = spread(target[target != ignored] if labelled else target)
+        if place is None or there is None or wanted is None:
+            return None
+        units = 0
+        if name in CLASSES and output.ndim:
+            units = output.shape[min(1, output.ndim - 1)]
+        moving = target.requires_grad
+        return Compared(
+            name,
+            there,
+            replace(wanted, shape=tuple(target.shape)),
+            place,
+            target_place=self.graph.place_of(target) if moving else None,
+            value=value,
+            given=self._targets.get(target) is not None,
+            plain=self._targets.get(target) is True and place < self._plain,
+            units=units,
+            sums=_sums(output, there),
+            labels=labelled,
+        )
+
+
+def spread(tensor: Tensor) -> Spread | None:
+    """Return where the elements of a tensor lie; None if there are none, or they are no numbers."""
+    values = tensor.detach()
+    if values.is_complex() or not values.numel() or values.layout is not torch.strided:
+        return None
+    floats = values.double().flatten()
+    low, high = (float(one) for one in torch.aminmax(floats))
+    std, mean = (float(one) for one in torch.std_mean(floats, correction=0))
+    some = floats[:: max(1, floats.numel() // MOST)].sort().values
+    steps = torch.linspace(0, len(some) - 1, min(PARTS, len(some))).round().long()
+    return Spread(
+        tuple(values.shape),
+        low,
+        high,
+        mean,
+        std,
+        tuple(some[steps.to(some.device)].tolist()),
+        whole=not values.is_floating_point() or bool((some == some.round()).all()),
+    )
+
+
+def _sums(output: Tensor, there: Spread) -> tuple[bool, bool]:
+    """Return over which axes probabilities, or those that these are logarithms of, sum to 1."""
+    values = output.detach()
+    if values.ndim < 2 or min(values.shape[:2]) < 2:
+        return False, False
+    if there.low < 0 and there.high <= 0:
+        values = values.double().exp()
+    elif there.low < 0 or there.high > 1 + NEAR:
+        return False, False
+
+    def ones(axis: int) -> bool:
+        return bool(((values.double().sum(axis) - 1).abs() < NEAR).all())
+
+    return ones(1) or (values.ndim > 2 and ones(-1)), ones(0)
+
+
+def _why_refused(found: Compared) -> str:
+    """Return why a loss does not take an output and a target, in PyTorch's words; "" if it does."""
+    output, target = found.output, found.target
+    if found.function in CLASSES and len(target.shape) == len(output.shape) - 1:
+        if not found.labels:
+            return "expected scalar type Long but found Float"
+        if target.low < 0 or target.high >= found.units:
+            return f"Target {target.low if target.low < 0 else target.high:.0f} is out of bounds."
+    if found.function == "binary_cross_entropy" and prod(output.shape) == prod(target.shape):
+        if output.low < 0 or output.high > 1:
+            return "all elements of input should be between 0 and 1"
+        if target.low < 0 or target.high > 1:
+            return "all elements of target should be between 0 and 1"
+    return ""
