@@ -187,7 +187,7 @@ def test_a_loss_far_above_that_of_guessing_is_no_chance(
     value: float, std: float, healthy: bool
 ) -> None:
     outputs, labels = Spread((128, 64), -40, 130, 0, std), Spread((128,), 0, 63, 30, 18)
-    one = Compared("cross_entropy", outputs, labels, -1, value=value, units=64, labels=True)
+    one = Compared("cross_entropy", outputs, labels, 3, value=value, units=64, labels=True)
     assert found(reading(compared=(one,))).healthy is healthy
 
 

@@ -36,7 +36,7 @@ def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]
         findings = _asked(table.DATA, reading)
     elif reading.chain is not None:
         findings = _with_losses(reading, _of_chain)
-    elif reading.operations or reading.compared:
+    elif reading.operations:
         findings = _with_losses(reading, _of_graph)
     elif reading.modules:  # a monitor's report
         findings = _of_modules(reading)
@@ -79,7 +79,7 @@ def _with_losses(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> 
     """Find what is wrong at the loss, which is known for certain, then what is besides."""
     certain = _asked(table.LOSSES, reading)
     final = any(one.cause in FINAL for one in certain)
-    if final or not reading.operations:
+    if final or any(one.refused for one in reading.compared):
         return certain
     found = [*certain, *_of_any(reading, rest)]
     return found or _asked([table.ABSURD], reading)

@@ -80,7 +80,8 @@ class Compared:
     value: float = nan
     """The mean loss, where it can be told; not negative but for targets that do not fit."""
     given: bool = True
-    """True if the target is (made of) the one that the loss was given."""
+    """True if the target is (made of) the one that the loss was given; of two that are made by
+    parameters, either."""
     plain: bool = True
     """True if both are the very tensors that the loss was given."""
     units: int = 0

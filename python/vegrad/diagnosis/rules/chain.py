@@ -205,6 +205,8 @@ def _entrance(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     bounded = chain.activation in BOUNDED or chain.norm is not None
     if bounded or any(f.kind == rule.kind for f in earlier) or not std >= 10.0**rule.warning:
         return
+    if reading.tables or len(chain.layers) == 1:
+        return  # no inputs of the user's, or no layer above
     yield Finding(
         kind=rule.kind,
         severity=rule.severity(log10(std)),

@@ -12,8 +12,12 @@ from math import exp, isfinite, log1p
 
 from vegrad.diagnosis.rules.outputs import (
     CLASSES,
+    EDGE,
+    ERRORS,
+    LOSS,
     PROBABILITIES,
     RANGES,
+    SIGMOID,
     above,
     after,
     guess,
@@ -28,13 +32,7 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import MAPS, Reading
 from vegrad.flow.site import Site
 
-ERRORS = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "sub"}
-SIGMOID = {"binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"}
-BINARY = {*SIGMOID, "binary_cross_entropy"}
-SIGNED = {"soft_margin_loss", "hinge_embedding_loss"}
 LOGARITHMS = {"nll_loss", "kl_div"}
-EDGE = 1e-4  # beyond its range by which a target is off
-LOSS, TARGET = Site("loss", "loss"), Site("target", "target")
 
 
 def _sites(reading: Reading, compared: Compared, *first: Site) -> tuple[Site, ...]:
@@ -66,8 +64,8 @@ def _constant(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
             cause="constant-output",
             sites=_sites(reading, one, LOSS),
             says=f"{what}, so that no gradient comes to any weight",
-            advises="for two classes use one unit with binary_cross_entropy_with_logits, or two "
-            "with cross_entropy; for more, as many units as classes; for numbers, no softmax.",
+            advises="for two classes use one unit with a binary cross entropy of its logit, or two "
+            "with a cross entropy; for more, as many units as classes; for numbers, no softmax.",
             evidence={"value": one.output.mean, "units": 1.0},
         )
         return
@@ -83,132 +81,6 @@ def _is_one(reading: Reading, one: Compared) -> bool:
     divided = kinds & {"softmax", "log_softmax", "div", "truediv", "divide"}
     varies = any(reading.everything[n].alike < 1 for n in maps)
     return bool(divided) and varies and "relu" not in kinds
-
-
-# Shapes ------------------------------------------------------------------------------------------
-
-
-def _broadcast(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find that each output is compared with the targets of all rows."""
-    for one in reading.compared:
-        output, target = one.output.shape, one.target.shape
-        own = one.function != "sub" or one.plain
-        if one.function not in ERRORS or not own or output == target:
-            continue
-        both = _broadcasted(output, target)
-        if both is None or both in (output, target):
-            continue
-        yield Finding(
-            kind=rule.kind,
-            severity="critical",
-            rule=rule.name,
-            cause="broadcast",
-            sites=(LOSS, TARGET),
-            says=f"the output has the shape {output} and the target {target}: their difference "
-            f"has the shape {both}, each output beside the targets of other rows too",
-            advises="give both the same shape: output.squeeze(-1), or target.unsqueeze(-1).",
-            evidence={"rows": float(output[0] if output else 1)},
-        )
-        return
-
-
-def _broadcasted(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the shape of a difference; None if there is none."""
-    width = max(len(first), len(second))
-    pairs = zip(
-        (1,) * (width - len(first)) + first, (1,) * (width - len(second)) + second, strict=True
-    )
-    found = []
-    for a, b in pairs:
-        if a != b and 1 not in (a, b):
-            return None
-        found.append(max(a, b))
-    return tuple(found)
-
-
-# Targets that the loss is not made for -----------------------------------------------------------
-
-
-def _target_range(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find targets outside of what a loss is made for."""
-    for one in reading.compared:
-        found = _outside(one, reading)
-        if found is None:
-            continue
-        says, advises = found
-        yield Finding(
-            kind=rule.kind,
-            severity="critical",
-            rule=rule.name,
-            cause="target-range",
-            sites=(TARGET, LOSS),
-            says=says,
-            advises=advises,
-            facts={"loss": one.function},
-            evidence={
-                "low": one.target.low,
-                "high": one.target.high,
-                "units": float(one.units),
-                "loss": reading.loss if reading.loss is not None else one.value,
-            },
-        )
-        return
-
-
-def _outside(one: Compared, reading: Reading) -> tuple[str, str] | None:
-    """Return what is wrong with targets and what to do, as templates; None if they are right."""
-    low, high = one.target.low, one.target.high
-    if one.function in CLASSES and one.labels and (low < 0 or high >= one.units):
-        return (
-            "the labels reach from {low:.0f} to {high:.0f}, where {loss} over {units:.0f} units "
-            "takes 0 to {units:.0f} − 1",
-            "give the last layer as many units as there are classes, and number these from 0; "
-            "a label that does not count is ignore_index.",
-        )
-    if one.function in CLASSES and not one.labels:
-        if len(one.target.shape) < len(one.output.shape):
-            return (
-                "the labels are floating-point numbers, where {loss} takes whole ones",
-                "convert them: target.long().",
-            )
-        if one.function == "cross_entropy" and (low < -EDGE or high > 1 + EDGE):
-            return (
-                "the targets reach from {low:.3g} to {high:.3g}, where {loss} takes probabilities "
-                "of classes, or labels",
-                "for numbers use mse_loss; for classes labels, or rows that sum to 1.",
-            )
-    if one.function in BINARY and (low < -EDGE or high > 1 + EDGE):
-        return (
-            "the targets reach from {low:.3g} to {high:.3g}, where {loss} takes 0 to 1: beyond "
-            "these it has no minimum, and falls below 0 for ever",
-            "for several classes use as many units and cross_entropy; for two, targets of 0 and 1; "
-            "for numbers mse_loss.",
-        )
-    if one.function in SIGNED and one.target.whole and (low, high) == (0, 1):
-        return (
-            "the targets are 0 and 1, where {loss} takes −1 and 1: those of 0 count for nothing",
-            "use 2 * target - 1, or binary_cross_entropy_with_logits.",
-        )
-    if one.function == "poisson_nll_loss" and low < -EDGE:
-        return (
-            "the targets reach down to {low:.3g}, where {loss} takes counts, which are 0 or more",
-            "for numbers of both signs use mse_loss.",
-        )
-    if one.function == "mul" and high > 1 + EDGE and _beside(one, reading):
-        return (
-            "the targets reach from {low:.3g} to {high:.3g}, where a binary cross entropy takes 0 "
-            "to 1: beyond these it has no minimum, and falls below 0 for ever",
-            "for several classes use as many units and cross_entropy; for numbers mse_loss.",
-        )
-    return None
-
-
-def _beside(one: Compared, reading: Reading) -> bool:
-    """Return True if 1 - target is multiplied with a logarithm too, as of two classes."""
-    return any(
-        other.function == "mul" and abs(other.target.low + one.target.high - 1) < EDGE
-        for other in reading.compared
-    )
 
 
 # Probabilities and logits ------------------------------------------------------------------------
@@ -235,7 +107,7 @@ def _double(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
             + (", below {floor:.3g} it cannot come" if floor > 0 else ""),
             advises=f"leave the {kind or 'softmax'} out of the model: {{loss}} applies its own."
             if takes == "logits"
-            else f"give {{loss}} the logarithm: log_softmax instead of {kind or 'softmax'}.",
+            else f"give {{loss}} the logarithm: a log-softmax instead of {kind or 'softmax'}.",
             facts={"loss": one.function},
             evidence={"floor": floor, "constant": constant},
         )
@@ -312,9 +184,9 @@ def _domain(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
             cause="loss-domain",
             sites=_sites(reading, one, LOSS),
             says=f"{{loss}} takes {takes}, and is given numbers from {{low:.3g}} to {{high:.3g}}",
-            advises="use binary_cross_entropy_with_logits."
+            advises="use a binary cross entropy that takes logits."
             if binary
-            else "use cross_entropy, which takes them as they are, or log_softmax before.",
+            else "use a cross entropy that takes logits, or a log-softmax before it.",
             facts={"loss": one.function},
             evidence={"low": one.output.low, "high": one.output.high},
         )
@@ -330,7 +202,7 @@ def _out_of_reach(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
         return
     for one in reading.compared:
         kind, low, high = range_of(reading, one)
-        if not kind:
+        if not kind or one.target_place is not None:
             continue
         if one.function in ERRORS:
             lost = unreachable(one.target, low, high)
@@ -376,7 +248,7 @@ def _reduced(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
                 _sites(reading, one, LOSS),
                 "the softmax is taken over the rows of the batch: the probabilities of a class sum "
                 "to 1 over all rows, not those of a row over the classes",
-                "take it over the classes: dim=1 or dim=-1.",
+                "take it over the axis of the classes.",
             )
             return
     if _is_flipped(reading) and not earlier:
@@ -436,34 +308,14 @@ CONSTANT_OUTPUT = Rule(
     source="the commonest fault in sets of faulty networks (Cao et al. 2022, DeepFD)",
     find=_constant,
 )
-BROADCAST = Rule(
-    name="broadcast",
-    kind="stalled",
-    warning=1,
-    critical=1,
-    measured="shapes of output and target, and of their difference",
-    reason="(N, 1) beside (N,) makes (N, N): the best output is then the mean of all targets.",
-    source="PyTorch's own warning of mse_loss",
-    find=_broadcast,
-)
-TARGET_RANGE = Rule(
-    name="target-range",
-    kind="stalled",
-    warning=1,
-    critical=1,
-    measured="lowest and highest target beside what the loss takes",
-    reason="A cross entropy is bounded below only for probabilities.",
-    source="torch.nn.BCELoss, CrossEntropyLoss",
-    find=_target_range,
-)
 DOUBLE_SOFTMAX = Rule(
     name="double-softmax",
     kind="stalled",
-    warning=0,
+    warning=0.01,
     critical=0.5,
     measured="lowest loss that outputs between 0 and 1 can have, over that of guessing",
     reason="log(1 + (C − 1)/e) is 1.46 for ten classes.",
-    source="torch.nn.CrossEntropyLoss takes unnormalized logits",
+    source="PyTorch's documentation of CrossEntropyLoss: unnormalized logits",
     find=_double,
 )
 LOSS_DOMAIN = Rule(
@@ -473,7 +325,7 @@ LOSS_DOMAIN = Rule(
     critical=1,
     measured="outputs outside of the domain of the loss",
     reason="Without a normalization the loss has no lower bound, or no value.",
-    source="torch.nn.NLLLoss, BCELoss",
+    source="PyTorch's documentation of NLLLoss and BCELoss",
     find=_domain,
 )
 OUTPUT_RANGE = Rule(
@@ -494,13 +346,11 @@ WRONG_REDUCTION = Rule(
     critical=1,
     measured="sums of probabilities over classes and rows; the sign of the loss",
     reason="A softmax over rows makes each row's output depend on the others'.",
-    source="torch.nn.Softmax's argument dim",
+    source="PyTorch's documentation of Softmax, argument dim",
     find=_reduced,
 )
 RULES = (
     CONSTANT_OUTPUT,
-    BROADCAST,
-    TARGET_RANGE,
     DOUBLE_SOFTMAX,
     LOSS_DOMAIN,
     OUTPUT_RANGE,

@@ -7,6 +7,7 @@ from math import exp, inf, log, log1p
 
 from vegrad.flow.data import Compared, Spread
 from vegrad.flow.reading import INPUT, Operation, Reading
+from vegrad.flow.site import Site
 
 SAME = {  # what leaves values as they are
     *("get", "getitem", "t", "view", "reshape", "flatten", "transpose", "permute", "expand"),
@@ -14,6 +15,11 @@ SAME = {  # what leaves values as they are
     *("clone", "identity", "movedim", "select", "narrow", "swapaxes", "view_as", "type_as"),
     *("unflatten", "requires_grad", "broadcast_to", "expand_as"),
 }
+ERRORS = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "sub"}
+SIGMOID = {"binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"}
+BINARY = {*SIGMOID, "binary_cross_entropy"}
+LOSS, TARGET = Site("loss", "loss"), Site("target", "target")
+EDGE = 1e-4  # beyond its range by which a target is off
 CLASSES = {"cross_entropy", "nll_loss"}
 PROBABILITIES = {"softmax", "sigmoid", "hardsigmoid", "gumbel_softmax"}
 RANGES = {

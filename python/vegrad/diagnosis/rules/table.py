@@ -27,7 +27,7 @@ DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
 # Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
-LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES)
+LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES, units.SOFTMAX_WITHIN)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     *nonfinite.RULES,
@@ -63,6 +63,7 @@ RULES = (
     SINGLE,
     WHOLE,
     INPUTS,
+    ABSURD,
     *GRAPH,
     *CHAIN,
     *STREAMS,

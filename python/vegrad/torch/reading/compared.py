@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import nan, prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,9 +41,9 @@ NEAR = 1e-3  # of 1, to which probabilities add up
 class RefusedError(ValueError):
     """A loss does not take what it is given; the message is PyTorch's."""
 
-    def __init__(self, compared: Compared, message: str) -> None:
+    def __init__(self, compared: Compared, message: str, graph: Graph) -> None:
         super().__init__(message)
-        self.compared = compared
+        self.compared, self.operations = compared, tuple(graph.operations[: graph.end + 1])
 
 
 class Comparisons:
@@ -70,7 +69,7 @@ class Comparisons:
         found = self._pair(call, None)
         why = "" if found is None else _why_refused(found)
         if found is not None and why:
-            raise RefusedError(replace(found, refused=True), why)
+            raise RefusedError(replace(found, refused=True), why, self.graph)
 
     def ran(self, call: Call, out: object) -> None:
         """Note a call that has run."""
@@ -126,7 +125,7 @@ class Comparisons:
             self.found.append(found)
 
     def _compared(
-        self, name: str, output: Tensor, target: Tensor, value: float, given: Mapping[str, Any]
+        self, name: str, output: Tensor, target: Tensor, value: float, given: Mapping[str, object]
     ) -> Compared | None:
         place, there = self.graph.place_of(output), spread(output)
         ignored = given.get("ignore_index", IGNORED)
@@ -145,7 +144,7 @@ class Comparisons:
             place,
             target_place=self.graph.place_of(target) if moving else None,
             value=value,
-            given=self._targets.get(target) is not None,
+            given=any(self._targets.get(one) is not None for one in (target, output)[: 1 + moving]),
             plain=self._targets.get(target) is True and place < self._plain,
             units=units,
             sums=_sums(output, there),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vegrad.flow.data import KnownLoss
+from vegrad.flow.data import Compared, KnownLoss
 from vegrad.torch.reading.call import Call as FunctionCall
 from vegrad.torch.reading.compared import Comparisons
 from vegrad.torch.reading.graph import Graph
@@ -66,10 +66,15 @@ class Call:
 class Heard(TorchFunctionMode):
     """Writes down the calls of losses while it is on, and in a graph all that they consist of."""
 
-    def __init__(self, graph: Graph | None = None, comparisons: Comparisons | None = None) -> None:
+    def __init__(self, graph: Graph | None = None, target: object = None) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.graph, self.comparisons = graph, comparisons
+        self._comparisons = None if graph is None else Comparisons(graph, target)
+
+    @property
+    def compared(self) -> Sequence[Compared]:
+        """Outputs beside targets, in the order in which they were compared."""
+        return () if self._comparisons is None else self._comparisons.found
 
     def __torch_function__(
         self,
@@ -80,14 +85,14 @@ class Heard(TorchFunctionMode):
     ) -> Any:
         name = getattr(function, "__name__", "")
         call = FunctionCall(function, args, kwargs or {})
-        seen = self.graph is not None and not any(map(is_transformed, call.tensors))
-        if seen and self.comparisons is not None:
-            self.comparisons.begins(call)
-        out = function(*args, **(kwargs or {}))
-        if seen and self.graph is not None:
-            self.graph.ran(call, list(tensors_in(out)))
-        if seen and self.comparisons is not None:
-            self.comparisons.ran(call, out)
+        comparisons = self._comparisons
+        if comparisons is None or any(map(is_transformed, call.tensors)):
+            out = function(*args, **call.kwargs)
+        else:
+            comparisons.begins(call)
+            out = function(*args, **call.kwargs)
+            comparisons.graph.ran(call, list(tensors_in(out)))
+            comparisons.ran(call, out)
         if name in KINDS:
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")

@@ -33,7 +33,6 @@ from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2
-from vegrad.torch.reading.compared import Comparisons
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
@@ -106,8 +105,7 @@ def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
         output = called(model, x)
     chain = trace.path(output)
     graph.end_model()
-    comparisons = Comparisons(graph, target)
-    heard = Heard(graph, comparisons)
+    heard = Heard(graph, target)
     with heard:
         loss = checked(loss_fn(output, target))
     # Autograd computes no gradient below the lowest parameter that is trained.
@@ -124,8 +122,8 @@ def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
         chosen = {trace.layers[place].operation: trace.layers[place] for place in path}
         hooked.on_delta = lambda place, delta: _pass_through(chosen.get(place), delta)
     trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
-    losses = known_losses(heard.calls)
-    return Pass(trace, hooked, path, output, loss, losses, tuple(comparisons.found), trainable)
+    losses, compared = known_losses(heard.calls), tuple(heard.compared)
+    return Pass(trace, hooked, path, output, loss, losses, compared, trainable)
 
 
 def checked(loss: object) -> Tensor:

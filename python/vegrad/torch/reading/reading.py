@@ -62,8 +62,12 @@ def _read(task: passes.Task, resamples: int, seed: int) -> Reading:
             run = passes.forward(*task)
     except RefusedError as error:
         about = {"model": type(task.model).__name__}
-        vocabulary = TorchVocabulary()
-        return Reading(vocabulary=vocabulary, about=about, compared=(error.compared,))
+        return Reading(
+            vocabulary=TorchVocabulary(),
+            about=about,
+            operations=error.operations,
+            compared=(error.compared,),
+        )
     if not run.path:
         recurrent = tuple(cells.recurrences(task.model, calls, seed))
         return replace(_of_graph(task, run, recurrent), what_if=what_if)
