@@ -26,6 +26,7 @@ from vegrad.flow.edits import (
     Redraw,
     Scale,
     ScaleData,
+    ScaleTarget,
     SetActivation,
     Shift,
     Together,
@@ -79,7 +80,15 @@ class Vocabulary:
     skips = "skip connections"
     cuts = "something that cuts the gradient off"
     """Calls after which no gradient comes back."""
+    freezing = "freeze them"
+    """A way to leave parameters out of the training."""
+    keeping = "register them with the network"
+    """A way to make parameters known, as an instruction."""
     loss = "the loss function"
+    empties = "empty the gradients once for every step, before the backward pass"
+    unscales = "scale the gradients back before they are clipped"
+    holds = "give them to the optimizer; if they are to stay as they are, let them need no gradient"
+    registers = "keep them where the network lists its parameters"
 
     def edit(self, edit: Edit) -> str:
         """Say what an edit does, as an instruction."""
@@ -104,6 +113,8 @@ class Vocabulary:
                 return f"use {self.activation(name)}"
             case ScaleData():
                 return "scale the columns of x to mean 0 and standard deviation 1"
+            case ScaleTarget():
+                return "scale the target to mean 0 and standard deviation 1"
             case LearningRate(rate):
                 return f"set the learning rate to {rate:.2g}"
             case Clip(limit):

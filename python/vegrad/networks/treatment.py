@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.checks import Array
 from vegrad.networks.editor import clone
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
@@ -25,12 +26,13 @@ class Cure(Outcome):
 
     `network` is the cured one, before training; a copy of the given one if nothing was better.
     `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
-    through, (x - shift)/scale, if it is.
+    through, (x - shift)/scale, if it is; `target_scaling` is that of the target.
     """
 
     network: MLP
     optimizer: Optimizer
     scaling: Scaling | None = None
+    target_scaling: tuple[Array, float] | None = None
 
 
 def cure(
@@ -77,7 +79,8 @@ def cure(
         raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, network.config["loss"])
-    data = ArrayData(*network.checked(x, target))
+    numeric = network.config["loss"] == "mse"
+    data = ArrayData(*network.checked(x, target), numeric=numeric)
     given = NetworkSubject(clone(network), data, optimizer, seed)
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
     return _searched(given, Plan(aim, steps, batch_size, seed, budget))
@@ -103,4 +106,5 @@ def _searched(given: NetworkSubject, plan: Plan) -> Cure:
         network=treated.network,
         optimizer=treated.optimizer or optimizer,
         scaling=treated.scaling,
+        target_scaling=treated.data.units,
     )

@@ -16,6 +16,41 @@ from vegrad.torch.reading.losses import Call, Heard
 from vegrad.treatment.goal import Goal, goal_for
 
 
+class Lenient(Module):
+    """A loss that is NaN where another raises because the model's output is not finite.
+
+    PyTorch's BCELoss is one that raises then. Here the trouble can be measured like any other: the
+    gradients are NaN too. Whatever else is raised, is raised.
+    """
+
+    def __init__(self, loss_fn: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, output: Any, target: Any) -> Any:
+        """Return the loss, of whatever the model returned and whatever the loss takes."""
+        try:
+            return self.loss_fn(output, target)
+        except (ValueError, RuntimeError):
+            broken = [one for one in models.tensors_in(output) if not bool(one.isfinite().all())]
+            if not broken:
+                raise
+            return torch.stack([one.sum() * nan for one in broken]).sum()
+
+
+class InUnits(Module):
+    """The loss in the target's own units, of outputs and targets that were scaled."""
+
+    def __init__(self, loss_fn: Callable[[Any, Any], Any], shift: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.loss_fn, self.shift, self.scale = loss_fn, shift, scale
+
+    def forward(self, output: Tensor, target: Tensor) -> Any:
+        """Return the loss of output · scale + shift beside the target likewise."""
+        back = (one * self.scale + self.shift.view_as(one[:1]) for one in (output, target))
+        return self.loss_fn(*back)
+
+
 @dataclass(frozen=True)
 class Answers:
     """Output and loss of a batch, and what the loss compared."""

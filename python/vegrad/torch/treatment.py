@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, nan
+from math import isclose, isfinite, nan
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from vegrad.diagnosis.history import History
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.subject import Refusal
 from vegrad.torch import models
-from vegrad.torch.answers import Answers, answers, goal_of
+from vegrad.torch.answers import Answers, Lenient, answers, goal_of
 from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.reading import passes
@@ -33,6 +34,11 @@ from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.search import THOROUGH, Search
 from vegrad.treatment.trial import FORWARD
 
+IMPORTS = {  # by what calls for them
+    r"(?<![.\w])torch\.": "import torch",
+    r"(?<![.\w])nn\.": "from torch import nn",
+    r"(?<![.\w])vegrad\.torch\.": "import vegrad.torch",
+}
 FIRST = 64  # rows, from whose loss and outputs the goal follows
 LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
 
@@ -109,11 +115,15 @@ class CurableModel(ModelSubject):
         """Write the code that does the same to the user's model."""
         found = [f"# {words}", *lines]
         if self.rate is not None:
+            if any("set_submodule" in line or "Residual(" in line for line in lines):
+                found.append("# optimizer: made of the parameters that the model has now")
             found += ["for group in optimizer.param_groups:", f'    group["lr"] = {self.rate!r}']
         if self.clip is not None:
             call = f"vegrad.torch.clip_grad_norm_(model.parameters(), {self.clip!r})"
             found += ["# before each step:", call]
-        return "\n".join(found) + "\n"
+        code = "\n".join(found) + "\n"
+        needed = [line for name, line in IMPORTS.items() if re.search(name, code)]
+        return "\n".join([*needed, "", code] if needed else [code])
 
 
 @torch.inference_mode(False)
@@ -183,7 +193,7 @@ def cure(
         return ModelCure.without_a_trial(before, plan, why, model=model)
     _check_rows(rows, x, target)
     data = ModelData(x, target, rows=rows is not False)
-    given = CurableModel(model, loss_fn, data, optimizer, plan.seed).prepared()
+    given = CurableModel(model, Lenient(loss_fn), data, optimizer, plan.seed).prepared()
     spent = 0.0
     if rows is None and len(data) > 1:
         count = len(data)
@@ -212,8 +222,15 @@ def _searched(
     data, loss_fn = given.data, given.loss_fn
     drawn = np.random.default_rng(plan.seed).permutation(len(data))[:FIRST]
     x, target = data.take(drawn)
-    with models.untouched(given.model, loss_fn):
-        first = answers(given.model, loss_fn, x, target)
+    try:
+        with models.untouched(given.model, loss_fn):
+            first = answers(given.model, loss_fn, x, target)
+    except Exception:
+        # It is the user's mistake, unless a diagnosis knows better; then that raises the same.
+        before = diagnose(models.unwrapped(model), loss_fn, x, target)
+        if before.healthy:
+            raise
+        return ModelCure.without_a_trial(before, plan, _said(before), model=model)
     if (
         not isinstance(first.loss, Tensor)
         or first.loss.numel() != 1
@@ -225,6 +242,7 @@ def _searched(
     check_goal(wanted, goal.kind)
     spent += FORWARD * len(drawn)
     data.fitted = _is_fitted(first.output, target) and _is_looked_at(given, first, target)
+    data.numeric = data.fitted and _is_of_differences(loss_fn, first.output, target)
     if wanted is None and (first.kind == "" or not isfinite(goal.wanted)):
         # Half of a loss that is far too large is no goal.
         before = given.diagnosed(x, target, theory=True)
@@ -307,6 +325,20 @@ def _is_looked_at(given: CurableModel, first: Answers, target: Any) -> bool:
     with models.untouched(given.model, given.loss_fn):
         other = given.loss_fn(first.output, target.roll(1, 0))
     return bool(torch.as_tensor(other != first.loss).any())
+
+
+def _is_of_differences(loss_fn: Loss, output: Any, target: Any) -> bool:
+    """Return True if a loss of numbers stays the same where both have another zero."""
+    if not isinstance(target, Tensor) or not target.is_floating_point() or target.ndim < 1:
+        return False
+    output = output.detach()
+    squares = [one.detach().double().square().mean() for one in (output, target)]
+    size = float(torch.stack(squares).max().sqrt())
+    try:
+        first, other = (float(loss_fn(output + by, target + by)) for by in (0.0, size))
+    except (ValueError, RuntimeError):
+        return False
+    return isclose(first, other, rel_tol=1e-2)
 
 
 def _unfused(model: Module) -> Module:

@@ -10,13 +10,14 @@ import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.subject import Refusal
+from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.conclusion import about, conclude
 from vegrad.treatment.curable import Curable
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import PAIRS, Attempt, Ended, Outcome
-from vegrad.treatment.promise import creeping, ended, hopeless, rose, standing, worse
-from vegrad.treatment.rates import long_steps
+from vegrad.treatment.promise import creeping, ended, hopeless, rose, standing, thrown, worse
+from vegrad.treatment.rates import long_steps, short_steps
 from vegrad.treatment.remedies import FOLLOWING, REMEDIES, TRAINING
 from vegrad.treatment.remedy import Patient, Remedy, Treatment, kept_for
 from vegrad.treatment.trial import Trial
@@ -78,7 +79,10 @@ class Search:
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
+        first = beyond_cure(self.patient.diagnosis)
         problem = about(self.given, self.plan.goal, quick=True)
+        if first is not None:
+            problem = (f"{first.message}: {first.advice}", *problem)
         if problem:
             return self._conclude(None, problem)
         remedies = self._remedies()
@@ -88,7 +92,11 @@ class Search:
         chosen = self._try_all(remedies)
         self.kept, best = 0.0, self.budget.best()
         if chosen is None and best is not None:  # with what is left
-            chosen = self._follow(self.attempts[best.place].name, best, self.base, DEEP)
+            name = self.attempts[best.place].name
+            chosen = self._go_on(best) or self._follow(name, best, self.base, DEEP)
+            best = self.budget.best()
+            if chosen is None and best is not None:
+                chosen = self._go_on(best, learning=False)
         return self._conclude(chosen or self.budget.best())
 
     def _try_all(self, remedies: Sequence[Remedy]) -> Tried | None:
@@ -99,6 +107,10 @@ class Search:
         left = list[Remedy]()
         for remedy in remedies:
             self.kept = kept_for(remedy, self.patient.reading)
+            if not remedy.scales and self.base.history is not self.patient.history:
+                chosen = self._follow_scaled()
+                if chosen is not None:
+                    return chosen
             if not self._worth_a_trial():
                 left.append(remedy)
                 continue
@@ -113,11 +125,18 @@ class Search:
         tried = (self._try(remedy) for remedy in left if self._worth_a_trial())
         return next((chosen for chosen in tried if chosen is not None), None)
 
+    def _follow_scaled(self) -> Tried | None:
+        """Try what the training on scaled data asks for, once all is scaled."""
+        tried = self.budget.tried[-1]
+        name, base = self.attempts[tried.place].name, self.base
+        self.base = replace(base, history=self.patient.history)
+        return self._follow(name, tried, base, DEEP) if self._astray(tried.trial) else None
+
     def _try(self, remedy: Remedy) -> Tried | None:
         patient = replace(self.base, passed=0.0)
         chosen = self._attempt(remedy, patient, DEEP)
-        if patient.given.is_scaled:
-            self.base = patient  # the data stay scaled for all that follows
+        if patient.given is not self.base.given:
+            self.base = patient  # what was scaled stays so for all that follows
         return chosen
 
     def _remedies(self) -> list[Remedy]:
@@ -127,9 +146,11 @@ class Search:
         """
         if not self.patient.diagnosis.healthy:
             return [remedy for remedy in self.remedies if self.patient.kinds & remedy.kinds]
-        of_data, *others = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
+        every = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
+        of_data = [remedy for remedy in every if remedy.scales]
+        others = [remedy for remedy in every if not remedy.scales]
         sick = self.budget.sick
-        if isinstance(of_data.propose(self.patient), Refusal):
+        if all(isinstance(remedy.propose(self.patient), Refusal) for remedy in of_data):
             sick.train(self.plan.steps, lambda trial: hopeless(trial) or creeping(trial))
             if sick.reached:
                 return []
@@ -146,7 +167,7 @@ class Search:
         above = sick.points[0][1] > FAR * self.plan.goal.guess
         first = [remedy for remedy in others if above and not remedy.skips]
         others = [remedy for remedy in others if remedy not in first]
-        return [of_data, *first, *self.following, *others]
+        return [*of_data, *first, *self.following, *others]
 
     def _worth_a_trial(self) -> bool:
         """Return True if there is room for one; for the first change, whatever is kept."""
@@ -157,7 +178,7 @@ class Search:
         """Return True if a trial is to be ended: it learns nothing, or nothing is left to spend."""
         kept = 0.0 if trial.way >= min(ALMOST, FAST * trial.share) else self.kept
         slow = self.patient.diagnosis.healthy and (standing(trial) or creeping(trial))
-        if slow or hopeless(trial, patient=self.kept == 0.0):
+        if slow or thrown(trial) or hopeless(trial, patient=self.kept == 0.0):
             return True
         return not self.budget.room(trial.history.steps + trial.block_steps, kept)
 
@@ -192,16 +213,16 @@ class Search:
         done = Attempt(remedy.name, treatment.words, False, "", before, after, passes=cost)
         why, how = "", "no-better"
         if not treatment.is_of_training:
-            why = worse(before, after, scaled=treatment.is_scaled, said=remedy.said)
+            why = worse(before, after, scaled=treatment.scales, said=remedy.said)
         if not why and not self._worth_a_trial():
             why, how = "no passes are left to train it", "no-passes"
         if why:
             self.attempts.append(replace(done, why=why, ended=how))
             return None
-        if treatment.is_scaled:
-            patient.given, patient.diagnosis = treatment, after
         tried = self._train(treatment, done, after)
         trial = tried.trial
+        if treatment.scales:
+            patient.given, patient.diagnosis, patient.history = treatment, after, trial.history
         failed = self.budget.by_luck(trial) if trial.reached else None
         if trial.reached and failed is None:
             return tried
@@ -210,27 +231,53 @@ class Search:
             cost = done.passes + failed.passed / self.batch_size
             self.attempts[tried.place] = replace(done, why=LUCK, ended="luck", passes=cost)
         healthy = remedy.kinds == TRAINING and self.patient.diagnosis.healthy
-        astray = trial.ended or rose(trial) or healthy or long_steps(trial.history)
-        if deeper and (failed is not None or astray):
+        astray = failed is not None or healthy or self._astray(trial)
+        if deeper and astray and not remedy.scales:
             last = tried if failed is None else replace(tried, trial=failed)
             return self._follow(remedy.name, last, patient, deeper)
         return None
 
     def _train(self, treatment: Treatment, done: Attempt, after: Diagnosis) -> Tried:
         """Train a promising change until the goal is reached, or it is seen that it will not be."""
-        for one in self.budget.tried:  # one network and its optimizer's states are kept at a time
-            one.trial.forget()
+        best = self.budget.best()
+        for one in self.budget.tried:  # the best may be gone on with at the end
+            if one is not best:
+                one.trial.forget()
         trial = self._trial(treatment)
         tried = Tried(len(self.attempts), trial, after)
         self.budget.tried.append(tried)
         trial.train(self.plan.steps, self._over)
+        self.attempts.append(self._record(done, trial, 0.0))
+        return tried
+
+    @staticmethod
+    def _astray(trial: Trial) -> bool:
+        """Return True if the steps of a training may be to blame that it missed the goal."""
+        history = trial.history
+        return bool(trial.ended) or rose(trial) or long_steps(history) or short_steps(history)
+
+    def _record(self, done: Attempt, trial: Trial, before: float) -> Attempt:
+        """Write down how a training has ended; `before` rows of it are written down already."""
         (_, *first), (count, *last) = trial.points[0], trial.points[-1]
         pairs = {name: (a, b) for name, a, b in zip(PAIRS, first, last, strict=True)}
         how, why = ended(trial)
-        passes = done.passes + trial.passed / self.batch_size
+        passes = done.passes + (trial.passed - before) / self.batch_size
         figures = replace(done, loss=pairs["loss"], accuracy=pairs["accuracy"])
-        self.attempts.append(replace(figures, why=why, ended=how, steps=count, passes=passes))
-        return tried
+        return replace(figures, why=why, ended=how, steps=count, passes=passes)
+
+    def _go_on(self, best: Tried, *, learning: bool = True) -> Tried | None:
+        """Train the best on, as long as it is learning; return it if that reaches the goal."""
+        trial, before = best.trial, best.trial.passed
+
+        def over(trial: Trial) -> bool:
+            stands = learning and not (trial.moving or trial.on_the_way)
+            return stands or not self.budget.room(trial.history.steps + trial.block_steps)
+
+        if not trial.can_go_on or over(trial):
+            return None
+        trial.train(self.plan.steps, over)
+        self.attempts[best.place] = self._record(self.attempts[best.place], trial, before)
+        return best if trial.reached else None
 
     def _conclude(
         self, chosen: Tried | None, problem: tuple[str, ...] = ()

@@ -12,9 +12,11 @@ from vegrad.diagnosis.rules import (
     embeddings,
     gradients,
     graph,
+    loop,
     losses,
     modules,
     nonfinite,
+    operations,
     recurrent,
     steps,
     symmetry,
@@ -28,9 +30,11 @@ DEAD, SATURATED = units.RULES
 DATA = (nonfinite.NONFINITE_DATA,)
 # Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
 LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES, units.SOFTMAX_WITHIN)
+# Of any network, before all else: what is not finite, and operations that let nothing pass.
+OPERATIONS = (nonfinite.PASS, *operations.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
-    *nonfinite.RULES,
+    nonfinite.PASS,
     DEAD,
     chain.EXPLODING,
     chain.EXPLODING_LAYER,
@@ -41,11 +45,12 @@ CHAIN = (
 )
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
-GRAPH = (nonfinite.GRAPH, *graph.RULES)
+GRAPH = (nonfinite.PASS, *graph.RULES)
 ABSURD = graph.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
-MODULES = modules.RULES
+LOOP = loop.RULES
+MODULES = (*LOOP, *modules.RULES)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (
@@ -64,8 +69,9 @@ RULES = (
     WHOLE,
     INPUTS,
     ABSURD,
-    *GRAPH,
+    *operations.RULES,
     *CHAIN,
+    *graph.RULES,
     *STREAMS,
     *CELLS,
     *MODULES,

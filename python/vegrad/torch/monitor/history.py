@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 
@@ -92,6 +93,8 @@ class Record:
     """Root mean square of each module's output, in the order of `Monitor.modules`."""
     delta_norms: FloatArray
     """Norm of the gradient with respect to each module's output, in the same order."""
+    loss: float = nan
+    """The loss of which the gradients were taken, without a GradScaler's factor."""
 
 
 class MonitorHistory:
@@ -103,12 +106,24 @@ class MonitorHistory:
 
     def __init__(self, keep: int) -> None:
         # Steps are kept as they come, since arrays take longer to make than to fill: step, number
-        # of parameters, joint norm, and the float64 numbers of gradients, activations and δ.
-        self._steps: deque[tuple[int, int, float, bytes]] = deque(maxlen=keep)
+        # of parameters, joint norm, the float64 numbers of gradients, activations and δ, and loss.
+        self._steps: deque[tuple[int, int, float, bytes, float]] = deque(maxlen=keep)
 
-    def add(self, step: int, parameters: int, joint: float, numbers: bytes) -> None:
+    def add(
+        self, step: int, parameters: int, joint: float, numbers: bytes, loss: float = nan
+    ) -> None:
         """Keep a step, as `_core.Watch.record` returns it."""
-        self._steps.append((step, parameters, joint, numbers))
+        self._steps.append((step, parameters, joint, numbers, loss))
+
+    def give_loss(self, loss: float) -> None:
+        """Set the loss of the last step."""
+        if self._steps:
+            self._steps[-1] = (*self._steps[-1][:4], loss)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of each step."""
+        return tuple(step[4] for step in self._steps)
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -125,8 +140,8 @@ class MonitorHistory:
         return np.array([getattr(one, name) for one in self])
 
 
-def _record(step: int, parameters: int, joint: float, numbers: bytes) -> Record:
+def _record(step: int, parameters: int, joint: float, numbers: bytes, loss: float) -> Record:
     values = np.frombuffer(numbers, np.float64)
     modules = (len(values) - parameters) // 2
     norms, rms, deltas = np.split(values, [parameters, parameters + modules])
-    return Record(step, joint, norms, rms, deltas)
+    return Record(step, joint, norms, rms, deltas, loss)

@@ -41,9 +41,9 @@ NEAR = 1e-3  # of 1, to which probabilities add up
 class RefusedError(ValueError):
     """A loss does not take what it is given; the message is PyTorch's."""
 
-    def __init__(self, compared: Compared, message: str, graph: Graph) -> None:
+    def __init__(self, compared: Compared, message: str) -> None:
         super().__init__(message)
-        self.compared, self.operations = compared, tuple(graph.operations[: graph.end + 1])
+        self.compared = compared
 
 
 class Comparisons:
@@ -69,7 +69,7 @@ class Comparisons:
         found = self._pair(call, None)
         why = "" if found is None else _why_refused(found)
         if found is not None and why:
-            raise RefusedError(replace(found, refused=True), why, self.graph)
+            raise RefusedError(replace(found, refused=True), why)
 
     def ran(self, call: Call, out: object) -> None:
         """Note a call that has run."""

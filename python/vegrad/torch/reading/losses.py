@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from vegrad.flow.data import Compared, KnownLoss
 from vegrad.torch.reading.call import Call as FunctionCall
 from vegrad.torch.reading.compared import Comparisons
 from vegrad.torch.reading.graph import Graph
-from vegrad.torch.reading.tensors import is_transformed, tensors_in
+from vegrad.torch.reading.tensors import is_transformed
 
 KINDS = {
     "mse_loss": "mse",
@@ -78,22 +77,20 @@ class Heard(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        name = getattr(function, "__name__", "")
-        call = FunctionCall(function, args, kwargs or {})
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        name, call = getattr(function, "__name__", ""), FunctionCall(function, args, kwargs or {})
         comparisons = self._comparisons
         if comparisons is None or any(map(is_transformed, call.tensors)):
             out = function(*args, **call.kwargs)
         else:
             comparisons.begins(call)
-            out = function(*args, **call.kwargs)
-            comparisons.graph.ran(call, list(tensors_in(out)))
+            out = comparisons.graph.run(call)[0]
             comparisons.ran(call, out)
-        if name in KINDS:
+        if name in KINDS and isinstance(out, Tensor):
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")
             if isinstance(output, Tensor) and isinstance(target, Tensor):
