@@ -32,6 +32,7 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import MAPS, Reading
 from vegrad.flow.site import Site
 
+SUMS = {"sum", "mean", "div", "truediv", "nansum", "nanmean", "squeeze", "view", "reshape"}
 LOGARITHMS = {"nll_loss", "kl_div"}
 
 
@@ -286,9 +287,10 @@ def _is_flipped(reading: Reading) -> bool:
     if not one.given or one.target_place is not None:
         return False
     rest = {o.kind for o in after(reading, one.place)} - {"loss", reading.loss_kind}
-    if one.function == "mul":
-        sums = {"mul", "sum", "mean", "div", "truediv", "nansum", "nanmean"}
-        return one.target.low >= 0 and one.output.high <= EDGE and rest <= sums
+    if one.function in ("mul", "gather"):
+        picked = one.function == "gather"
+        allowed = SUMS | ({"gather", "getitem", "take_along_dim"} if picked else {"mul"})
+        return (picked or one.target.low >= 0) and one.output.high <= EDGE and rest <= allowed
     if one.function == "nll_loss" and one.output.high > EDGE:
         return False
     if not one.value > 0:

@@ -32,9 +32,11 @@ PAIRS = {
 CLASSES = {"cross_entropy", "nll_loss"}
 SUBTRACTS = {"sub", "__sub__", "__rsub__", "rsub", "subtract"}
 MULTIPLIES = {"mul", "__mul__", "__rmul__", "multiply"}
+CHOOSES = {"gather", "__getitem__", "take_along_dim"}
+LOGARITHMS = ("log", "log_softmax", "logsigmoid", "clamp", "log1p")
 IGNORED = -100  # PyTorch's default ignore_index
 PARTS = 64  # quantiles
-MOST = 1 << 16  # numbers of which quantiles are taken
+MOST, LARGE = 1 << 16, 1 << 24  # numbers of which quantiles are taken, and sums over all rows
 NEAR = 1e-3  # of 1, to which probabilities add up
 
 
@@ -77,7 +79,7 @@ class Comparisons:
             found = self._pair(call, out)
             if found is not None:
                 self.found.append(found)
-        elif call.raw in SUBTRACTS | MULTIPLIES and len(call.args) > 1:
+        elif call.raw in SUBTRACTS | MULTIPLIES | CHOOSES and len(call.args) > 1:
             self._own(call, out)
         if any(self._targets.get(one) is not None for one in call.tensors):
             for one in tensors_in(out):
@@ -100,27 +102,27 @@ class Comparisons:
         return self._compared(call.name, output, target, value, given)
 
     def _own(self, call: Call, out: object) -> None:
-        """Note a difference of output and target, and a product of a logarithm with a target."""
-        first, second = call.args[:2]
-        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        """Note a difference of output and target, and logarithms that a target weights or picks."""
+        pair = list(tensors_in(call.args[:3]))
+        if len(pair) < 2 or not isinstance(out, Tensor):
             return
-        output, target = (first, second) if first.requires_grad else (second, first)
+        output, target = pair[0], pair[-1]
+        if not output.requires_grad and call.raw not in CHOOSES:
+            output, target = target, output
         if not output.requires_grad:
             return
-        given = self._targets.get(target) is not None
+        name, value, given = "sub", nan, self._targets.get(target) is not None
         if call.raw in SUBTRACTS:
             if not given and not target.requires_grad:
                 return
-            value = nan
-            if isinstance(out, Tensor) and out.numel():
-                value = float(out.detach().abs().double().square().mean())
-            found = self._compared("sub", output, target, value, {})
+            value = float(out.detach().abs().square().double().mean()) if out.numel() else nan
         else:
+            name = "mul" if call.raw in MULTIPLIES else "gather"
             place = self.graph.place_of(output)
             kind = "" if place is None or place < 0 else self.graph.operations[place].kind
-            if not given or kind not in ("log", "log_softmax", "logsigmoid", "clamp", "log1p"):
+            if not given or kind not in LOGARITHMS:
                 return
-            found = self._compared("mul", output, target, nan, {})
+        found = self._compared(name, output, target, value, {})
         if found is not None:
             self.found.append(found)
 
@@ -157,10 +159,12 @@ def spread(tensor: Tensor) -> Spread | None:
     values = tensor.detach()
     if values.is_complex() or not values.numel() or values.layout is not torch.strided:
         return None
-    floats = values.double().flatten()
+    floats = values.flatten()
+    if floats.numel() <= MOST or not values.is_floating_point():
+        floats = floats.double()
     low, high = (float(one) for one in torch.aminmax(floats))
     std, mean = (float(one) for one in torch.std_mean(floats, correction=0))
-    some = floats[:: max(1, floats.numel() // MOST)].sort().values
+    some = floats[:: max(1, floats.numel() // MOST)].double().sort().values
     steps = torch.linspace(0, len(some) - 1, min(PARTS, len(some))).round().long()
     return Spread(
         tuple(values.shape),
@@ -169,7 +173,7 @@ def spread(tensor: Tensor) -> Spread | None:
         mean,
         std,
         tuple(some[steps.to(some.device)].tolist()),
-        whole=not values.is_floating_point() or bool((some == some.round()).all()),
+        whole=bool((some == some.round()).all()),
     )
 
 
@@ -178,15 +182,18 @@ def _sums(output: Tensor, there: Spread) -> tuple[bool, bool]:
     values = output.detach()
     if values.ndim < 2 or min(values.shape[:2]) < 2:
         return False, False
-    if there.low < 0 and there.high <= 0:
-        values = values.double().exp()
-    elif there.low < 0 or there.high > 1 + NEAR:
+    logarithms = there.low < 0 and there.high <= 0
+    if not logarithms and (there.low < 0 or there.high > 1 + NEAR):
         return False, False
 
-    def ones(axis: int) -> bool:
-        return bool(((values.double().sum(axis) - 1).abs() < NEAR).all())
+    def ones(axis: int, rows: int) -> bool:
+        some = values[:rows].double()
+        some = some.exp() if logarithms else some
+        return bool(((some.sum(axis) - 1).abs() < NEAR).all())
 
-    return ones(1) or (values.ndim > 2 and ones(-1)), ones(0)
+    few = max(2, MOST // max(values[0].numel(), 1))
+    over_units = ones(1, few) or (values.ndim > 2 and ones(-1, few))
+    return over_units, not over_units and values.numel() <= LARGE and ones(0, len(values))
 
 
 def _why_refused(found: Compared) -> str:

@@ -252,8 +252,9 @@ def shared(tensor: Tensor, rms: float) -> float:
     share = min(float(2.0 ** (mean - rms)), 1.0)
     if share < PARALLEL or tensor[0].numel() < LEAST_FEATURES or tensor.is_complex():
         return share
-    rows = tensor.detach().flatten(1).double()
-    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    rows = tensor.detach().flatten(1)
+    rows = rows if rows.dtype is torch.float64 else rows.float()
+    rows = torch.nn.functional.normalize(rows, dim=1, eps=1e-30)
     return max(share, min(float(rows.mean(0).norm()), 1.0))
 
 
