@@ -13,11 +13,14 @@ from vegrad.diagnosis.rules import (
     gradients,
     graph,
     loop,
+    losses,
     modules,
     nonfinite,
     operations,
     recurrent,
     steps,
+    symmetry,
+    targets,
     units,
 )
 from vegrad.diagnosis.rules import residual as streams
@@ -25,6 +28,8 @@ from vegrad.diagnosis.rules import residual as streams
 DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
+# Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
+LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES, units.SOFTMAX_WITHIN)
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
 OPERATIONS = (nonfinite.KNOWN, *operations.RULES)
 # Of a chain of layers, causes before effects.
@@ -41,6 +46,7 @@ CHAIN = (
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
 GRAPH = (nonfinite.PASS, *graph.RULES)
+ABSURD = graph.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = loop.RULES
@@ -58,9 +64,11 @@ CELLS = (recurrent.THROUGH_TIME,)
 STEPS = steps.RULES
 RULES = (
     *DATA,
+    *LOSSES,
     SINGLE,
     WHOLE,
     INPUTS,
+    ABSURD,
     *operations.RULES,
     *CHAIN,
     *graph.RULES,
