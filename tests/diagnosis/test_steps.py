@@ -32,7 +32,7 @@ def history_of(steps: Any, epochs: list[int]) -> vegrad.History:
         "epoch_steps": epochs,
         "epoch_loss": [float(np.mean(loss)) for loss in losses],
         **{name: [0.0] * len(epochs) for name in EPOCHS[2:]},
-        **{name: [[0.0]] * len(epochs) for name in LAYERS},
+        **{name: [[-10.0]] * len(epochs) for name in LAYERS},
     }
     return vegrad.History.from_dict(dict(zip(STEPS, steps.T.tolist(), strict=True)) | of_epoch)
 
