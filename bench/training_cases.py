@@ -99,9 +99,15 @@ def diverging(half: str, count: int) -> Iterator[Case]:
     """Yield trainings with a rate that is a little too high, or becomes so; not all diverge."""
     for number in range(count):
         case = _drawn(half, 100000 + number, DIVERGENCES[number % len(DIVERGENCES)])
-        random = np.random.default_rng(case.number)
-        factor = float(10 ** random.uniform(0.5, 2.0))
-        yield replace(case, factor=factor, clip=None, schedule="constant")
+        yield replace(case, clip=None, schedule="constant")
+
+
+def harder(case: Case) -> Iterator[Case]:
+    """Yield a case with higher and higher rates: the first that diverges is a little too high."""
+    factor = 1.0
+    while factor < 1000:
+        yield replace(case, factor=factor)
+        factor *= 1.3 if case.fault == "constant" else 3.0
 
 
 def _drawn(half: str, number: int, fault: str) -> Case:
@@ -202,7 +208,13 @@ def run(case: Case, **options: Any) -> dict[str, Any]:
         history = fit(validation=(x[held], target[held]), **options)
     except ValueError as error:
         history, ended = error.history, type(error).__name__  # type: ignore[attr-defined]
-    return {"history": history, "ended": ended, "reached": _reached(case, history)}
+    return {
+        "history": history,
+        "loss": history.loss,
+        "findings": history.findings,
+        "ended": ended,
+        "reached": _reached(case, history),
+    }
 
 
 def _rate(case: Case, steps: int) -> Any:

@@ -126,6 +126,10 @@ class History:
         """Return a copy of the first entries of a column of STEPS."""
         return self._steps[STEPS.index(name), : min(count, self._count)].copy()
 
+    def at(self, step: int, name: str) -> float:
+        """Return the entry of a column of STEPS at a step."""
+        return float(self._steps[STEPS.index(name), step])
+
     def last(self, name: str, back: int = 1) -> Any:
         """Return the last entry of a column of EPOCHS or LAYERS, or one so many places back."""
         return self._epochs[name][-back]
@@ -150,7 +154,11 @@ class History:
         columns: dict[str, Any] = {name: getattr(self, name).tolist() for name in STEPS}
         for name, column in self._epochs.items():
             columns[name] = [list(map(float, v)) if name in LAYERS else float(v) for v in column]
-        return columns | {"noted": [to_plain(one) for one in self._noted], "watched": self.watched}
+        return columns | self.met()
+
+    def met(self) -> dict[str, Any]:
+        """Return what is no column: the findings that were noted, as plain JSON types."""
+        return {"noted": [to_plain(one) for one in self._noted], "watched": self.watched}
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, Any]) -> History:

@@ -185,10 +185,9 @@ def _with_history(findings: list[Finding], history: Steps | None) -> list[Findin
     seen = list(of_history(history))
     long = [place for place, finding in enumerate(seen) if finding.kind == "overshooting"]
     count = long[-1] + 1 if long else 0
-    known = {(finding.kind, finding.cause) for finding in findings}
+    known = {finding.kind for finding in findings}
     before, after = (
-        [one for one in part if (one.kind, one.cause) not in known]
-        for part in (seen[:count], seen[count:])
+        [one for one in part if one.kind not in known] for part in (seen[:count], seen[count:])
     )
     return before + findings + after
 

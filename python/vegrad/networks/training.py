@@ -60,7 +60,7 @@ def fit(
         callbacks: called with (network, history) after each epoch; True ends the training.
         progress: show a line on standard error.
         gauge_every: the gauge takes `History.alpha` at every so many steps, each of which then
-            costs about two, and of eight in a row where one is suspicious; None for never.
+            costs about two, and of six in a row where one is suspicious; None for never.
         checkpoint: a file that is written after each epoch, whole or not at all.
         resume: a checkpoint to go on from, bit for bit as if never stopped.
         on_finding: what is done when the first batch, the steps or the end of an epoch tell that
@@ -105,9 +105,9 @@ def _epochs(
     history, rows, watch = state.history, len(run.data), run.watch
     assert watch is not None
     for epoch in range(history.epochs, epochs):
-        order = state.random.permutation(rows) if state.settings["shuffle"] else np.arange(rows)
         first = history.steps
         try:
+            order = state.random.permutation(rows) if state.settings["shuffle"] else np.arange(rows)
             if not first:
                 watch.begin(order, run.batch_size)
             run.epoch(order, shown.interval, partial(shown.step, epoch, history))

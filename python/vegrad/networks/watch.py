@@ -15,6 +15,8 @@ from vegrad.diagnosis.history import History
 from vegrad.diagnosis.judge import judge
 from vegrad.diagnosis.rules.long_steps import (
     BACK,
+    BLOCK,
+    EARLY,
     LONG_STEPS,
     LOOKS,
     MATERIAL,
@@ -23,7 +25,7 @@ from vegrad.diagnosis.rules.long_steps import (
     Window,
     start_of,
 )
-from vegrad.diagnosis.rules.steps import BLOCK, LARGE, RISE, TINY, middle
+from vegrad.diagnosis.rules.steps import LARGE, RISE, TINY, middle
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Network
 from vegrad.networks.reading import read
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from vegrad.networks.mlp import MLP
 
 FEW, MANY = 32, 256  # rows of a quick look and of a close one
-CLOSE = 50  # steps from one check of the loss to the next; every BLOCK of the first ones
-SPARE = 0.05  # of the steps, that may be looked at because something is suspicious
+CLOSE = 25  # steps from one check of the loss to the next; every BLOCK of the first ones
+SPARE = 0.1  # of the steps, that may be looked at because something is suspicious
+GROWN = 1.2  # times the learning rate at which steps were last looked at closely
 NO_BETTER = 0.9  # times the loss of the best constant
 
 
@@ -65,6 +68,10 @@ class Watch:
         self.data, self.target, self.gauge = data, target, gauge
         self.best, self.seen = inf, 0  # the lowest mean loss of BLOCK steps, and of how many
         self.constant = inf
+        self.ended = int(history.epoch_steps.sum())
+        """The number of steps at the end of the last epoch."""
+        self.no_better = False
+        """True if the last epoch's loss was not below that of a constant output."""
         alarms.known(one.finding for one in history.noted)
 
     # The first batch -----------------------------------------------------------------------------
@@ -81,9 +88,16 @@ class Watch:
         return judge(read(self.network, x, target, resamples=resamples, seed=0, theory=False))
 
     def _found(self, findings: tuple[Finding, ...]) -> None:
+        """Note findings and tell of them, but not of what steps that are too long have done."""
+        if self._overshoots:
+            self.alarms.known(findings)
         for finding in findings:
             self.history.note(finding)
         self.alarms.tell(one.finding for one in self.history.noted)
+
+    @property
+    def _overshoots(self) -> bool:
+        return any(one.finding.kind == "overshooting" for one in self.history.noted)
 
     # Steps ---------------------------------------------------------------------------------------
 
@@ -106,7 +120,7 @@ class Watch:
     def check(self) -> None:
         """Look at the steps that were taken, if it is time to."""
         history, step = self.history, self.history.steps
-        last = history.since(step - 1, "loss")[0]
+        last = history.at(step - 1, "loss")
         if not isfinite(last):
             self.broken()
         if not self.gauge:
@@ -115,11 +129,26 @@ class Watch:
             self._close_window()
         suspicious = self._blocks(step)
         if self.gauge > 1 and (step - 1) % self.gauge == 0:
-            alpha, slope = (history.since(step - 1, name)[0] for name in ("alpha", "slope"))
+            alpha, slope = (history.at(step - 1, name) for name in ("alpha", "slope"))
             if slope >= 0 or not alpha <= SUSPICIOUS:
                 self._open_window(step - 1)
-        if suspicious:
+        if suspicious or (step % CLOSE == 0 and self._lengthens(step)):
             self._open_window(step)
+
+    def _lengthens(self, step: int) -> bool:
+        """Return True if a rate that rises has made steps long since they were last looked at."""
+        history = self.history
+        if not history.epochs:
+            return False
+
+        def rate(place: int) -> float:
+            return history.at(place, "learning_rate")
+
+        now, then = rate(step - 1), rate(self.ended - 1)
+        seen = max(then, 0.0) if history.watched is None else rate(history.watched)
+        if not now > GROWN * seen > 0 < then:
+            return False
+        return middle(history.last("update_log2")) + log2(now / then) > MOVED - 1
 
     def _blocks(self, step: int) -> bool:
         """Take in the mean losses of blocks of steps; return True if one has risen."""
@@ -143,7 +172,7 @@ class Watch:
         history = self.history
         if self._window_end > step or not self.gauge:
             return
-        if any(one.finding.kind == "overshooting" for one in history.noted):
+        if self._overshoots:
             return
         if self.gauge > 1 and step > 3 * LOOKS:
             looked = np.count_nonzero(~np.isnan(history.alpha)) - step // self.gauge
@@ -153,8 +182,6 @@ class Watch:
 
     def _close_window(self) -> None:
         history, first = self.history, self._window_end - LOOKS
-        loss = history.loss
-        blocks = loss[: first // BLOCK * BLOCK].reshape(-1, BLOCK).mean(axis=1)
         size = norm(self.network.parameters)
         length = float(np.median(history.since(first, "step_length")))
         known = 0 < size < inf and 0 < length < inf
@@ -162,13 +189,13 @@ class Watch:
             first,
             history.since(first, "alpha"),
             history.since(first, "slope"),
-            loss[first:],
-            start_of(loss),
-            float(blocks.min()) if len(blocks) else loss[0],
+            history.loss,
             log2(length / size) if known else inf,
             float(history.since(first, "learning_rate")[0]),
         )
         self._found(tuple(LONG_STEPS.find(window, LONG_STEPS, ())))
+        if first < EARLY and window.downhill > 0 and window.moved > MOVED:
+            self._open_window(history.steps)  # the first steps go too far now and then
 
     def stops(self, due: bool) -> bool:
         """Check if it is time to; return True if the training is to end here."""
@@ -179,10 +206,10 @@ class Watch:
     def broken(self, *, ending: bool = False) -> None:
         """Say why the loss or a gradient is no number any more, as far as that can be told.
 
-        Where an error is `ending` the training, there is no other.
+        Where an error is `ending` the training, whoever catches it has the findings from there.
         """
-        if ending and self.alarms.on_finding == "raise":
-            self.alarms = Alarms("stop", self.history)
+        if ending and self.alarms.on_finding != "warn":
+            self.alarms = Alarms("stop", self.history)  # it tells nobody
         bad = ~np.isfinite(self.data).reshape(len(self.data), -1).all(axis=1)
         bad |= ~np.isfinite(self.target).reshape(len(self.target), -1).all(axis=1)
         rows = np.flatnonzero(bad)
@@ -196,21 +223,24 @@ class Watch:
     def close_epoch(self) -> None:
         """Judge the end of an epoch: closely if the training does not go well."""
         history, epoch = self.history, self.history.epochs
+        self.ended = history.steps
         loss, moved = history.last("epoch_loss"), middle(history.last("update_log2"))
         if epoch == 1 or self.constant == inf:
             self.constant = _best_constant(self.target, self.network.config["loss"])
-        if moved > MOVED:
+        if moved > MOVED - (history.steps > CLOSE):
             self._open_window(history.steps)
         no_better = not loss < NO_BETTER * min(self.constant, self._start)
-        if no_better and isfinite(loss) and epoch & (epoch - 1) == 0:
-            rows = np.linspace(0, len(self.data) - 1, min(len(self.data), MANY)).astype(np.intp)
-            self._found(self._judged(rows, resamples=0))
         rose = epoch > 1 and not loss < (1 + RISE) * history.last("epoch_loss", 2)
         if no_better or rose or not TINY < moved < LARGE:
-            steady = epoch > 1 and self._is_steady()
             found = history.findings
             self._found(tuple(f for f in found if f.kind == "overshooting"))
-            self.alarms.tell(f for f in found if steady and f.cause == "learning-rate-low")
+            most = max(middle(row) for row in history.update_log2)
+            tiny = most < TINY and epoch > 1 and self._is_steady()
+            self.alarms.tell(f for f in found if tiny and f.cause == "learning-rate-low")
+        worse, self.no_better = self.no_better and no_better, no_better
+        if worse and isfinite(loss) and epoch & (epoch - 1) == 0:
+            rows = np.linspace(0, len(self.data) - 1, min(len(self.data), MANY)).astype(np.intp)
+            self._found(self._judged(rows, resamples=0))
 
     def _is_steady(self) -> bool:
         """Return True if the learning rate did not rise in the last epoch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan
+from math import inf, isfinite, nan
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from vegrad.flow.edits import LearningRate
 from vegrad.flow.finding import Finding
 from vegrad.flow.site import Site
 
-LOOKS = 8  # steps that are looked at in a row once something is suspicious
+LOOKS = 6  # steps that are looked at in a row once something is suspicious
 SUSPICIOUS = -0.5  # α of a single look
 MOVED = -5.3  # log2 of ‖ΔW‖/‖W‖ of a step, below which no step is called long
 BACK = 1.5  # times its best mean of ten steps: a loss that is looked at closely
-MATERIAL = 0.1  # of the first loss, below which its ups and downs do not matter
-RISEN = 1.2  # times the best mean of as many steps
+MATERIAL = 0.005  # of the first loss, below which its ups and downs do not matter
+BLOCK = 10  # steps
+RISEN = 1.2  # times the best mean of a block: a loss that does not fall any more
+EARLY, STAYS = 40, 0.9  # the first steps, and times the loss just before: one that does not fall
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,33 @@ class Window:
     alpha: FloatArray
     slope: FloatArray
     loss: FloatArray
-    start: float
-    """The loss that the training began with."""
-    best: float
-    """The lowest mean of as many steps before; nan if there were none."""
+    """Of all steps from the first of the training on."""
     moved: float
     """log2 of the median step's length over the size of all parameters."""
     learning_rate: float
+
+    @property
+    def downhill(self) -> float:
+        """The median α of the steps that go downhill on their batch; nan if they are too few.
+
+        A step that goes uphill (momentum, Adam) says nothing of its length.
+        """
+        alpha = self.alpha[self.slope < 0]
+        return float(np.median(alpha)) if len(alpha) >= LOOKS - 2 else nan
+
+    @property
+    def falls(self) -> bool:
+        """True if the loss still falls, or is so low that its ups and downs do not matter."""
+        here, before = self.loss[self.first :], self.loss[: self.first]
+        start = start_of(self.loss)
+        if not np.isfinite(here).all():
+            return False
+        if not self.first:
+            return bool(here[LOOKS // 2 :].mean() < STAYS * start)
+        if self.first < EARLY:
+            return bool(here.mean() < STAYS * before[-LOOKS:].mean())
+        best = before[: self.first // BLOCK * BLOCK].reshape(-1, BLOCK).mean(axis=1).min()
+        return bool(here.mean() <= MATERIAL * start or here.mean() < RISEN * best)
 
 
 def start_of(loss: FloatArray) -> float:
@@ -49,20 +71,11 @@ def start_of(loss: FloatArray) -> float:
 
 
 def _long(window: Window, rule: RuleOf[Window], earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find that steps end past the minimum along them, one after another.
-
-    A step that goes uphill on its own batch (momentum, Adam) says nothing of its length.
-    """
-    downhill = window.alpha[window.slope < 0]
-    if len(downhill) < LOOKS // 2:
+    """Find that steps end past the minimum along them, one after another."""
+    alpha, rate = window.downhill, window.learning_rate
+    if not alpha > rule.warning or window.moved < MOVED or window.falls:
         return
-    alpha, mean = float(np.median(downhill)), float(np.mean(window.loss))
-    if not alpha > rule.warning or window.moved < MOVED:
-        return
-    falls = mean <= MATERIAL * window.start or (window.first and mean < RISEN * window.best)
-    if falls and not isnan(mean):
-        return
-    rate, last = window.learning_rate, window.first + len(window.loss) - 1
+    last = len(window.loss) - 1
     yield Finding(
         kind=rule.kind,
         severity="warning",
@@ -74,7 +87,7 @@ def _long(window: Window, rule: RuleOf[Window], earlier: Sequence[Finding]) -> I
         "the loss is about to rise",
         advises="lower the learning rate, from {learning_rate:.3g} to {wanted:.2g} to begin with, "
         "or let it rise more slowly.",
-        facts={"looks": len(downhill)},
+        facts={"looks": int((window.slope < 0).sum())},
         evidence={
             "step": window.first,
             "seen": last,
@@ -90,7 +103,7 @@ def _long(window: Window, rule: RuleOf[Window], earlier: Sequence[Finding]) -> I
 LONG_STEPS = RuleOf[Window](
     name="long-steps",
     kind="overshooting",
-    warning=0.0,
+    warning=1e-3,
     critical=inf,
     measured=f"median α of {LOOKS} steps in a row, of those that go downhill on their batch and "
     f"move the weights by more than 2^{MOVED:g} of their size, while the loss does not fall",

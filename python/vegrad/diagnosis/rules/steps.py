@@ -12,19 +12,18 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.noted import Noted
-from vegrad.diagnosis.rules.long_steps import LONG_STEPS, start_of
+from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, start_of
 from vegrad.diagnosis.rules.rule import RuleOf
 from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
 from vegrad.flow.site import Site
 
-LONG, SHORT = 0.5, -0.9  # median α
+LONG, SHORT = 0.5, -0.99  # median α
 LOOKS = 8  # of steps downhill, before they say anything by themselves; FEW if the loss agrees
 FEW = 3
 CLIMBS = 0.3  # share of the steps looked at
 LITTLE = 0.1  # of its first value: what the loss must have lost not to be critical
-SOME = 0.3
-BLOCK = 10  # steps over which a loss is averaged
+SOME, MOST = 0.3, 0.8
 HIGH = 4.0  # times its first value: a mean loss that no good training comes to
 THROWN = 100.0  # times its first value: a loss that has been there has lost what it knew
 BABY, NEARLY_ALL = 1e-3, 0.9  # 1 + α of the median step; share of the steps within 5 times that
@@ -86,17 +85,18 @@ def of_history(history: Steps) -> tuple[Finding, ...]:
       AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss), and by a tenth of all that
       the loss has lost.
 
-    Of a network through which no gradient comes, or whose units are dead, the steps are not judged.
+    Of a network through which no gradient comes, or whose units are dead, it is only said that it
+    stalls, if it does: its steps are not to blame.
     """
     at_first = [one.finding for one in history.noted if one.step == 0]
     later = [one.finding for one in history.noted if one.step > 0]
     long = [one for one in later if one.kind == "overshooting"]
     later = [one for one in later if one.kind != "overshooting"]
-    if any(one.kind in STARVES for one in at_first) or not history.steps:
-        return _unique([*at_first, *later])
+    if not history.steps:
+        return _unique(at_first)
     found: list[Finding] = []
-    digest = Digest(history)
-    for rule in OF_HISTORY:
+    digest, starved = Digest(history), any(one.kind in STARVES for one in at_first)
+    for rule in [STALLED] if starved else OF_HISTORY:
         found.extend(rule.find(digest, rule, [*at_first, *later, *long, *found]))
     long = [one for one in found if one.kind == "overshooting"] + long
     rest = [one for one in found if one.kind != "overshooting"]
@@ -237,11 +237,6 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
     left = digest.looks[~(np.isfinite(alpha) & np.isfinite(digest.after))]
     if len(left):
         return int(left[0]), begins + "one led the loss out of its range (α {alpha:+.2g})", {}
-    if not digest.highest <= HIGH and _grew(digest):
-        first = int(np.flatnonzero(~(digest.loss <= 2 * digest.start))[0])
-        much = "the loss rose to {highest:.3g} times what it was"
-        much = much if digest.highest < inf else "the loss rose until it was no number"
-        return first, begins + much, {}
     share = float(climbs.sum()) / max(len(climbs), 1)
     few = len(alpha) >= FEW and not fallen > 0
     enough = few or len(alpha) >= LOOKS
@@ -249,6 +244,11 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
         part = "the loss of {percent:.0f} % of the batches is higher after the step than before"
         part += " (α {alpha:+.2g})"
         return int(digest.looks[climbs][0]), begins + part, {"percent": 100 * share}
+    if not digest.highest <= HIGH and _grew(digest):
+        first = int(np.flatnonzero(~(digest.loss <= 2 * digest.start))[0])
+        much = "the loss rose to {highest:.3g} times what it was"
+        much = much if digest.highest < inf else "the loss rose until it was no number"
+        return first, begins + much, {}
     if (enough and median > LONG) or (few and median > 0):
         first = int(digest.looks[alpha > min(LONG, median - 1e-12)][0])
         return first, begins + "they pass the minimum (α {alpha:+.2g})", {}
@@ -309,12 +309,15 @@ def _grew(digest: Digest) -> bool:
 
 def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -> Iterator[Finding]:
     history = digest.history
-    if earlier or history.steps < ENOUGH:
+    cause_known = next((one for one in earlier if one.kind in STARVES), None)
+    long = any(one.kind == "overshooting" for one in earlier)
+    if history.steps < ENOUGH or long or (earlier and cause_known is None):
         return
     fallen, alpha, median = digest.fallen, digest.alpha, digest.median
     if median < SHORT:
         fallen = float(np.fmin(fallen, _fall_by_looks(digest)))
-    baby = median < BABY - 1 and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
+    baby = (len(alpha) >= FEW or fallen < SOME) and median < BABY - 1
+    baby = baby and fallen < MOST and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
     tiny = max(digest.moves, default=nan) < TINY and fallen < 1 - LONG and not median > -LONG
     if not (fallen < rule.warning or baby or tiny):
         return
@@ -322,7 +325,11 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     facts: dict[str, object] = {"percent": 100 * max(fallen, 0)}
     evidence: dict[str, float] = {"fall": fallen, "steps": history.steps}
     advises, edit, cause = "see what diagnose says of the gradients.", None, ""
-    if len(alpha):
+    if cause_known is not None:
+        says += ", as is to be expected: {effect}"
+        facts["effect"] = cause_known.kind
+        advises = "mend that first; no learning rate makes up for it."
+    elif len(alpha):
         last = int(digest.looks[-1])
         rate = float(history.learning_rate[last])
         wanted = rate / (1 + median) if median > -1 else inf
@@ -401,46 +408,45 @@ def _oscillating(
 
 # The table --------------------------------------------------------------------------------------
 
-OF_HISTORY = (
-    RuleOf[Digest](
-        name="overshooting",
-        kind="overshooting",
-        warning=HIGH,
-        critical=THROWN,
-        measured="highest mean loss of ten steps over the first loss; also, of the steps looked at "
-        f"that go downhill on their batch, {LOOKS} at least: {CLIMBS:.0%} of them climb, or their "
-        f"median α is above {LONG}; also updates above 2^{LARGE:g} of the weights while the loss "
-        "loses little",
-        reason="On the parabola along a step, α = 0 lands at the minimum and α = 1 climbs as far "
-        "as it came down; single batches climb now and then in any training, and losses near 0 go "
-        "up and down for nothing. No good training of bench/trainings.py came to 4 times its loss.",
-        source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
-        find=_overshooting,
-    ),
-    RuleOf[Digest](
-        name="stalled",
-        kind="stalled",
-        warning=LITTLE,
-        critical=LITTLE,
-        measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more, "
-        f"found where it is below the limit; also 1 + α below {BABY} at the median step, or "
-        f"updates below 2^{TINY:g} of the weights while the loss loses less than half",
-        reason="Asked only where no step overshoots and nothing else was found, which has a cause "
-        "and a cure of its own.",
-        source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
-        find=_stalled,
-    ),
-    RuleOf[Digest](
-        name="oscillating",
-        kind="oscillating",
-        warning=0.2,
-        critical=inf,
-        measured=f"share of the epochs, of {EPOCHS} at least, that end with a loss {RISE:.0%} "
-        f"above the one before, and {SWING:.0%} of all that it has lost",
-        reason="A loss that falls on the whole rises in single epochs too, but seldom; near its "
-        "lowest it goes up and down by a part of itself that is nothing beside what it has lost.",
-        source="AUTOTRAINER (Zhang et al. 2021, arXiv:2002.05945), on the loss",
-        find=_oscillating,
-    ),
+OVERSHOOTING = RuleOf[Digest](
+    name="overshooting",
+    kind="overshooting",
+    warning=HIGH,
+    critical=THROWN,
+    measured="highest mean loss of ten steps over the first loss; also, of the steps looked at "
+    f"that go downhill on their batch, {LOOKS} at least: {CLIMBS:.0%} of them climb, or their "
+    f"median α is above {LONG}; also updates above 2^{LARGE:g} of the weights while the loss "
+    "loses little",
+    reason="On the parabola along a step, α = 0 lands at the minimum and α = 1 climbs as far "
+    "as it came down; single batches climb now and then in any training, and losses near 0 go "
+    "up and down for nothing. No good training of bench/trainings.py came to 4 times its loss.",
+    source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
+    find=_overshooting,
 )
+STALLED = RuleOf[Digest](
+    name="stalled",
+    kind="stalled",
+    warning=LITTLE,
+    critical=LITTLE,
+    measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more, "
+    f"found where it is below the limit; also 1 + α below {BABY} at the median step, or "
+    f"updates below 2^{TINY:g} of the weights while the loss loses less than half",
+    reason="Asked only where no step overshoots and nothing else was found, which has a cause "
+    "and a cure of its own.",
+    source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
+    find=_stalled,
+)
+OSCILLATING = RuleOf[Digest](
+    name="oscillating",
+    kind="oscillating",
+    warning=0.2,
+    critical=inf,
+    measured=f"share of the epochs, of {EPOCHS} at least, that end with a loss {RISE:.0%} "
+    f"above the one before, and {SWING:.0%} of all that it has lost",
+    reason="A loss that falls on the whole rises in single epochs too, but seldom; near its "
+    "lowest it goes up and down by a part of itself that is nothing beside what it has lost.",
+    source="AUTOTRAINER (Zhang et al. 2021, arXiv:2002.05945), on the loss",
+    find=_oscillating,
+)
+OF_HISTORY = (OVERSHOOTING, STALLED, OSCILLATING)
 RULES: tuple[RuleOf[Any], ...] = (*OF_HISTORY, LONG_STEPS)
