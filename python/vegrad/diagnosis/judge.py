@@ -206,9 +206,14 @@ def _with_history(findings: list[Finding], history: Steps | None) -> list[Findin
     """Take in a history: steps that are too long break a network, and broken gradients stall it."""
     if history is None:
         return findings
-    of_steps = list(of_history(history))
-    first = [finding for finding in of_steps if finding.kind == "overshooting"]
-    return first + findings + [finding for finding in of_steps if finding not in first]
+    seen = list(of_history(history))
+    long = [place for place, finding in enumerate(seen) if finding.kind == "overshooting"]
+    count = long[-1] + 1 if long else 0
+    known = {finding.kind for finding in findings}
+    before, after = (
+        [one for one in part if one.kind not in known] for part in (seen[:count], seen[count:])
+    )
+    return before + findings + after
 
 
 # What was looked at -----------------------------------------------------------------------------
