@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import vegrad
 from vegrad.networks.editor import written
+from vegrad.treatment.attempts import LUCK
 from vegrad.treatment.rates import wanted_rate
 from vegrad.treatment.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
-from vegrad.treatment.search import LUCK
 from vegrad.treatment.trial import Trial
 
 Parameters = Mapping[str, Any]
@@ -176,6 +176,7 @@ def test_the_further_the_first_step_is_thrown_the_smaller_the_rate(
 ) -> None:
     loss = np.array([2.0, after, np.inf])
     history = SimpleNamespace(steps=3, learning_rate=np.ones(3), findings=(), loss=loss,
+                              gradient_norm=np.ones(3),
                               loss_after=np.array([after, np.nan, np.nan]))  # fmt: skip
     rate = wanted_rate(history)
     assert rate == (pytest.approx(wanted), "the loss left its range")
