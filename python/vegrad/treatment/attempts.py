@@ -164,7 +164,7 @@ class Attempts:
             stands = learning and not (trial.moving or trial.on_the_way)
             return stands or not self.budget.room(trial.history.steps + trial.block_steps)
 
-        if not trial.can_go_on or over(trial):
+        if trial.reached or not trial.can_go_on or over(trial):
             return None
         done = self.attempts[best.place]
         trial.train(self.plan.steps, lambda trial: self._looked(done.name, trial, over))
