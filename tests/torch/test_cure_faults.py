@@ -1,4 +1,4 @@
-"""vegrad.torch.cure on faults that people report: the output's activation, rates, targets, losses."""
+"""vegrad.torch.cure on faults that people report: outputs, rates, targets, losses."""
 
 import copy
 from typing import Any
@@ -49,13 +49,13 @@ class Gated(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.inner, self.leave, self.half = (nn.Linear(4, 4) for _ in range(4))
+        self.enter, self.inner, self.leave, self.open = (nn.Linear(4, 4) for _ in range(4))
         self.within, self.gate, self.shared = nn.Sigmoid(), nn.Sigmoid(), nn.Tanh()
         self.scale = nn.Parameter(torch.ones(4))
 
     def forward(self, x: Any) -> Any:
         h = self.shared(self.enter(x)) * self.within(self.inner(x))
-        return self.scale * self.shared(self.leave(h)) * self.gate(self.half(h))
+        return self.scale * self.shared(self.leave(h)) * self.gate(self.open(h))
 
 
 def test_the_outputs_activations_are_told_from_those_within() -> None:
@@ -78,8 +78,7 @@ def test_a_sigmoid_before_bceloss_stays_one(tail: Any) -> None:
     with torch.no_grad():
         output = found.model(x)
     assert 0.0 <= float(output.min()) <= float(output.max()) <= 1.0
-    kinds = [type(one) for one in found.model.modules()]
-    assert kinds.count(nn.Sigmoid) == 1
+    assert type(list(found.model.children())[-len(tail)]) is nn.Sigmoid
 
 
 # ------------------------------------------------------------------------------- losses that raise
@@ -105,7 +104,7 @@ class Normal(nn.Module):
 def test_a_training_that_raises_on_nan_is_an_attempt_that_failed() -> None:
     x, target = numbers()
     found = cure(layers(2, nn.ReLU), Normal(), x, target, optimizer=lambda parameters:
-                 torch.optim.SGD(parameters, lr=100.0), steps=100)  # fmt: skip
+                 torch.optim.SGD(parameters, lr=100.0), steps=100, goal=1.15)  # fmt: skip
     assert found.attempts
     assert found.reached, str(found)
 
@@ -197,15 +196,23 @@ def test_a_goal_is_possible() -> None:
         assert found.goal.wanted <= 1.0
 
 
-def test_where_the_loss_is_to_blame_nothing_is_spent() -> None:
+class Cut(nn.Module):
+    """Two layers, between which no gradient comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Any) -> Any:
+        return self.leave(torch.tanh(self.enter(x)).detach())
+
+
+def test_where_the_code_is_to_blame_nothing_is_spent() -> None:
     x, target = clouds()
-    model = layers(2, nn.ReLU)
+    model = Cut()
     before = copy.deepcopy(model)
 
-    def loss(output: Any, wanted: Any) -> Any:
-        return nn.functional.binary_cross_entropy_with_logits(output.detach(), wanted)
-
-    found = cure(model, loss, x, target)
+    found = cure(model, nn.BCEWithLogitsLoss(), x, target)
     assert not found.reached
     assert (found.attempts, found.patch) == ((), "")
     assert found.cost < 0.05
@@ -226,15 +233,15 @@ def test_a_network_without_activations_gets_some() -> None:
 
 
 def test_progress_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    x, target = clouds()
+    x, target = numbers()
     looks: list[Look] = []
     options = {"optimizer": adam(1e-6), "steps": 100}
-    cure(layers(2, nn.ReLU), nn.BCEWithLogitsLoss(), x, target, progress=looks.append, **options)
+    cure(layers(2, nn.ReLU), nn.MSELoss(), x, target, progress=looks.append, **options)
     assert {look.name for look in looks} >= {"as it is", "learning rate"}
     assert [look.cost for look in looks] == sorted(look.cost for look in looks)
     assert any(look.ended for look in looks)
     assert capsys.readouterr().err == ""
-    cure(layers(2, nn.ReLU), nn.BCEWithLogitsLoss(), x, target, progress=True, **options)
+    cure(layers(2, nn.ReLU), nn.MSELoss(), x, target, progress=True, **options)
     assert "learning rate  step " in capsys.readouterr().err
     with pytest.raises(TypeError, match="progress must be"):
-        cure(layers(2, nn.ReLU), nn.BCEWithLogitsLoss(), x, target, progress=3)
+        cure(layers(2, nn.ReLU), nn.MSELoss(), x, target, progress=3)
