@@ -85,11 +85,11 @@ def report(monitor: StepHooks, flush_gain: float | None) -> Report:
 def watched_by(monitor: StepHooks) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
     last = monitor.history[-1]
-    lately = [
-        monitor.history[place].gradient_norms for place in range(-min(len(monitor.history), FEW), 0)
-    ]
-    always = (np.array(lately) > 0).all(0) if len(lately) == FEW else np.zeros(0, bool)
-    gradients = dict(zip(monitor.parameters, always.tolist(), strict=False))
+    gradients: dict[str, bool] = {}
+    if len(monitor.history) >= FEW:
+        lately = [monitor.history[place].gradient_norms for place in range(-FEW, 0)]
+        for place, name in enumerate(monitor.parameters):
+            gradients[name] = all(bool(norms[place] > 0) for norms in lately)
     return Watched(
         last.step,
         last.gradient_norm,

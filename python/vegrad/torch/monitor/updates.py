@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isnan, nan
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.flow.watched import Sample, Update
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.optimizer_state import CoreState
+from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
 EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
@@ -189,7 +190,7 @@ def _rms(values: FloatArray) -> float:
     return float(np.sqrt(np.mean(values * values))) if values.size else nan
 
 
-def _setting(group: dict[str, Any]) -> _Setting:
+def _setting(group: Group) -> _Setting:
     decay, epsilon, betas = group.get("weight_decay"), group.get("eps"), group.get("betas")
     return _Setting(
         float(group.get("lr", nan)),
