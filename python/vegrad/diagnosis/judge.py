@@ -76,6 +76,9 @@ def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:
 
 def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
     """Find what is off by itself, then what is wrong besides: once that is put right."""
+    stops = [one for one in _asked(table.OPERATIONS, reading) if one.cause != "overflow"]
+    if stops:  # what was measured besides is only its effect
+        return stops
     graph = reading.chain is None
     whole = _asked([table.WHOLE], reading) if graph else []
     if whole:

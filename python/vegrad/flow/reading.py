@@ -42,6 +42,9 @@ MAPS = {
     "conv_transpose3d",
 }
 
+# Operations that take some values and leave others, which may be anything.
+HIDES = {"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "nanmedian"}
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -97,6 +100,8 @@ class Parameter:
     nonfinite: NonFiniteValue | None = None
     lost: bool = False
     """True if its gradient is not finite."""
+    reached: bool = True
+    """False if no way leads back to it from the loss."""
 
     @property
     def module(self) -> str:
@@ -336,6 +341,13 @@ class Reading:
     """Answers what would be, had something been changed."""
     problem: NonFiniteData | None = None
     """Why nothing was run, if nothing was."""
+    data: tuple[NonFiniteData, ...] = ()
+    """Values of the inputs and targets that are not finite, though the pass was run: the network
+    or the loss may leave them out."""
+    unregistered: tuple[str, ...] = ()
+    """Parameters that the network uses and trains, and does not have."""
+    raised: str = ""
+    """The error that ended the pass, where what is not finite made one."""
 
     @property
     def everything(self) -> tuple[Operation, ...]:

@@ -19,6 +19,11 @@ class TorchVocabulary(Vocabulary):
     normalization = "torch.nn.LayerNorm after each Linear"
     skips = "skip connections, x + f(x)"
     cuts = "a detach(), .data, item() or no_grad()"
+    freezing = "set requires_grad=False"
+    keeping = (
+        "keep layers in an nn.ModuleList or nn.ModuleDict and tensors as nn.Parameter attributes, "
+        "not in plain lists, and make them in __init__"
+    )
     loss = "loss_fn"
     empties = "call optimizer.zero_grad() once for every step, before the backward pass"
     unscales = "call scaler.unscale_(optimizer) before the gradients are clipped"
