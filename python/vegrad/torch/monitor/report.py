@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
 FEW = 4  # steps at each of which a parameter must have had a gradient, to miss it elsewhere
+WINDOW = 10  # steps before a NaN that are asked for growth
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -85,21 +86,39 @@ def report(monitor: StepHooks, flush_gain: float | None) -> Report:
 def watched_by(monitor: StepHooks) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
     last = monitor.history[-1]
-    lately = [
-        monitor.history[place].gradient_norms for place in range(-min(len(monitor.history), FEW), 0)
-    ]
-    always = (np.array(lately) > 0).all(0) if len(lately) == FEW else np.zeros(0, bool)
-    gradients = dict(zip(monitor.parameters, always.tolist(), strict=False))
+    gradients: dict[str, bool] = {}
+    if len(monitor.history) >= FEW:
+        lately = [monitor.history[place].gradient_norms for place in range(-FEW, 0)]
+        for place, name in enumerate(monitor.parameters):
+            gradients[name] = all(bool(norms[place] > 0) for norms in lately)
     return Watched(
         last.step,
         last.gradient_norm,
         monitor.nonfinite,
+        _growth(monitor),
         loops=monitor.loop.steps.facts(),
         losses=monitor.history.losses,
         samples=monitor.updates.samples(),
         unheld=monitor.owners.unheld(gradients, monitor.steps),
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
     )
+
+
+def _growth(monitor: StepHooks) -> float:
+    """Return how many times gradients, outputs or the loss grew before the first NaN or inf."""
+    first = monitor.nonfinite
+    if first is None:
+        return nan
+    before = [one for one in monitor.history if first.step - WINDOW <= one.step < first.step]
+    found = [first.growth]
+    for sizes in (
+        [one.gradient_norm for one in before],
+        [abs(one.loss) for one in before],
+        [float(np.nanmax(one.activation_rms, initial=0.0)) for one in before],
+    ):
+        finite = [size for size in sizes if 0 < size < inf]
+        found.append(finite[-1] / min(finite) if finite else nan)
+    return max((one for one in found if not isnan(one)), default=nan)
 
 
 def modules_of(monitor: StepHooks) -> tuple[Module, ...]:

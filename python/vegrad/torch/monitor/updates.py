@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import isnan, nan
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.flow.watched import Sample, Update
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.optimizer_state import CoreState
+from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
 EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
 FIRST = 3
 KEEP = 8
+SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
 
 class _Setting(NamedTuple):
@@ -189,7 +191,7 @@ def _rms(values: FloatArray) -> float:
     return float(np.sqrt(np.mean(values * values))) if values.size else nan
 
 
-def _setting(group: dict[str, Any]) -> _Setting:
+def _setting(group: Group) -> _Setting:
     decay, epsilon, betas = group.get("weight_decay"), group.get("eps"), group.get("betas")
     return _Setting(
         float(group.get("lr", nan)),
@@ -206,3 +208,24 @@ def _below_epsilon(square: Tensor, step: object, setting: _Setting) -> float:
         return nan
     unbiased = _array(square) / (1 - setting.second ** float(step))
     return float(np.mean(np.sqrt(unbiased) < setting.epsilon))
+
+
+def lost_epsilon(optimizers: Iterable[Optimizer], parameter: Tensor) -> float:
+    """Return the ε of the parameter's optimizer if it is 0 in its dtype; nan otherwise.
+
+    That divides by 0 where the gradients' running square is 0 too, as it must be somewhere.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            epsilon = group.get("eps")
+            if not isinstance(epsilon, float) or not any(
+                one is parameter for one in group["params"]
+            ):
+                continue
+            shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
+            squares = [one for name, one in shown.get(parameter, {}).items() if name in SQUARES]
+            if bool(torch.tensor(epsilon, dtype=parameter.dtype)) or epsilon == 0:
+                continue
+            if any(bool((one == 0).any()) for one in squares):
+                return epsilon
+    return nan
