@@ -76,6 +76,9 @@ def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:
 
 def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
     """Find what is off by itself, then what is wrong besides: once that is put right."""
+    stops = [one for one in _asked(table.OPERATIONS, reading) if one.cause != "overflow"]
+    if stops:  # what was measured besides is only its effect
+        return stops
     graph = reading.chain is None
     whole = _asked([table.WHOLE], reading) if graph else []
     if whole:
@@ -161,8 +164,16 @@ def _of_streams(reading: Reading) -> list[Finding]:
 def _of_modules(reading: Reading) -> list[Finding]:
     findings = _asked(table.MODULES, reading)
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
-    findings.sort(key=lambda f: (f.kind != "nonfinite", cut and f.kind != "dead"))
-    return findings
+    return sorted(findings, key=lambda f: (_rank(f), cut and f.kind != "dead"))
+
+
+def _rank(finding: Finding) -> int:
+    """Put what is certain of the loop before a NaN, and what may be meant after all others."""
+    if finding.kind == "nonfinite":
+        return 1
+    if finding.rule not in (rule.name for rule in table.LOOP):
+        return 2
+    return 0 if finding.severity == "critical" else 3
 
 
 def _with_ratios(findings: Sequence[Finding], reading: Reading) -> list[Finding]:

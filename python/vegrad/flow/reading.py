@@ -27,6 +27,7 @@ from vegrad.flow.data import Input, KnownLoss, NonFiniteData, NonFiniteValue
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.trend import Along, Gains
+from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
 from vegrad.theory.expected import ExpectedFlow
 
@@ -40,6 +41,9 @@ MAPS = {
     "conv_transpose2d",
     "conv_transpose3d",
 }
+
+# Operations that take some values and leave others, which may be anything.
+HIDES = {"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "nanmedian"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Parameter:
     nonfinite: NonFiniteValue | None = None
     lost: bool = False
     """True if its gradient is not finite."""
+    reached: bool = True
+    """False if no way leads back to it from the loss."""
 
     @property
     def module(self) -> str:
@@ -273,40 +279,6 @@ class Module:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Observations of a monitor beside the sizes of modules."""
-
-    step: int = 0
-    norm: float = nan
-    """Joint norm of all parameters' gradients."""
-    nonfinite: FirstNonFinite | None = None
-
-
-class FirstNonFinite(Protocol):
-    """Where the first NaN or infinity of a training came from."""
-
-    @property
-    def step(self) -> int:
-        """The number of steps that had been taken."""
-
-    @property
-    def phase(self) -> str:
-        """One of "forward", "backward" and "gradient"."""
-
-    @property
-    def module(self) -> str:
-        """The path of the module whose operation made it."""
-
-    @property
-    def parameter(self) -> str:
-        """The module's parameter that is not finite itself, if one is."""
-
-    @property
-    def message(self) -> str:
-        """All of it, in words."""
-
-
-@dataclass(frozen=True)
 class Gradients:
     """Gradients that were recorded, and those of them that make a chain, from the input on."""
 
@@ -369,6 +341,13 @@ class Reading:
     """Answers what would be, had something been changed."""
     problem: NonFiniteData | None = None
     """Why nothing was run, if nothing was."""
+    data: tuple[NonFiniteData, ...] = ()
+    """Values of the inputs and targets that are not finite, though the pass was run: the network
+    or the loss may leave them out."""
+    unregistered: tuple[str, ...] = ()
+    """Parameters that the network uses and trains, and does not have."""
+    raised: str = ""
+    """The error that ended the pass, where what is not finite made one."""
 
     @property
     def everything(self) -> tuple[Operation, ...]:

@@ -12,8 +12,10 @@ from vegrad.diagnosis.rules import (
     embeddings,
     gradients,
     graph,
+    loop,
     modules,
     nonfinite,
+    operations,
     recurrent,
     steps,
     units,
@@ -23,9 +25,11 @@ from vegrad.diagnosis.rules import residual as streams
 DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
+# Of any network, before all else: what is not finite, and operations that let nothing pass.
+OPERATIONS = (nonfinite.PASS, *operations.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
-    *nonfinite.RULES,
+    nonfinite.PASS,
     DEAD,
     chain.EXPLODING,
     chain.EXPLODING_LAYER,
@@ -36,10 +40,11 @@ CHAIN = (
 )
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
-GRAPH = (nonfinite.GRAPH, *graph.RULES)
+GRAPH = (nonfinite.PASS, *graph.RULES)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
-MODULES = modules.RULES
+LOOP = loop.RULES
+MODULES = (*LOOP, *modules.RULES)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (
@@ -56,8 +61,9 @@ RULES = (
     SINGLE,
     WHOLE,
     INPUTS,
-    *GRAPH,
+    *operations.RULES,
     *CHAIN,
+    *graph.RULES,
     *STREAMS,
     *CELLS,
     *MODULES,

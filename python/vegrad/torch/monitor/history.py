@@ -120,6 +120,11 @@ class MonitorHistory:
         if self._steps:
             self._steps[-1] = (*self._steps[-1][:4], loss)
 
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of each step."""
+        return tuple(step[4] for step in self._steps)
+
     def __len__(self) -> int:
         return len(self._steps)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from math import nan
+from math import inf, nan
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.monitor.stepped import SeenStep, Stepped, has_some
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
@@ -30,20 +31,37 @@ class Loop:
 
     def __init__(self, parameters: Callable[[], list[Tensor]]) -> None:
         self._parameters = parameters
+        self._known: list[Tensor] = []
+        self._ids: frozenset[int] = frozenset()
         self._depth = 0
         self._grads: list[Tensor | None] = []
         self._versions: list[int] = []
         self._root: Tensor | None = None
-        self._scaler: GradScaler = None
-        self.begin()
+        self._scaler: GradScaler | None = None
+        self.steps = Stepped()
+        self._reset()
 
-    def begin(self) -> None:
-        """Begin a step."""
-        self.losses: list[Tensor | None] = []
-        """Of each backward pass since the gradients were empty; None if it was no scalar's."""
-        self.backwards = 0
+    def _reset(self) -> None:
+        self.over = False
+        """True once the step is taken: what comes next belongs to the next one."""
         self.given: float | None = None
         """The loss that the user has given."""
+        self._clip = ""
+        self._heard: Heard | None = None
+        self._clip_scale: Tensor | float = 1.0
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget the backward passes, whose gradients are gone."""
+        self._losses: list[Tensor | None] = []
+        self.backwards = 0
+        """Backward passes since the gradients were empty."""
+        self._scale: Tensor | None = None
+        self._last: tuple[int, int, bool] | None = None
+        """A parameter whose gradient the last pass has changed: its place, the gradient's version,
+        and True if it is known that some element of it was not 0."""
+
+    # The calls ----------------------------------------------------------------------------------
 
     def backward_begins(self, roots: Sequence[object], weights: Sequence[Tensor | None]) -> None:
         """Note the loss, and which gradients are there."""
@@ -53,11 +71,10 @@ class Loop:
         self._grads = grads = [one.grad for one in self._parameters()]
         there = [one for one in grads if one is not None]
         self._versions = [-1 if one is None else one._version for one in grads] if there else []
-        self._empty = not there or not any(
-            map(_has_some, {there[-1], there[len(there) // 2], there[0]})
-        )
+        few = {there[-1], there[len(there) // 2], there[0]} if there else ()
+        self._empty = not any(map(has_some, few))
+        self.steps.look(grads)
         self._root = self._loss_of(roots)
-        self._scaler = None
 
     def backward_ends(self) -> None:
         """Count the pass if it has changed a gradient of the model."""
@@ -65,19 +82,33 @@ class Loop:
         if self._depth:
             return
         before, self._grads, root, self._root = self._grads, [], self._root, None
-        if self._has_changed(before):
-            if self._empty:
-                self.begin()
-            self.backwards += 1
-            self.losses.append(root)
+        scaler, self._scaler = self._scaler, None
+        parameters = self._parameters()
+        changed = self._changed(parameters, before)
+        if changed is None:
+            return
+        if self.over:
+            self._reset()
+        elif self._empty:
+            self._restart()
+        self.backwards += 1
+        self._losses.append(root)
+        self._scale = None if scaler is None else scaler._scale
+        grad = parameters[changed].grad
+        if grad is not None:
+            self._last = changed, grad._version, bool(self._versions) and has_some(grad)
+        self.steps.stamp(parameters)
 
-    def _has_changed(self, before: Sequence[Tensor | None]) -> bool:
+    def _changed(self, parameters: list[Tensor], before: Sequence[Tensor | None]) -> int | None:
+        """Return the place of a parameter whose gradient is another than before."""
         versions = self._versions or repeat(-1)
-        for parameter, old, version in zip(self._parameters(), before, versions, strict=False):
-            now = parameter.grad
+        for place, (one, old, version) in enumerate(
+            zip(parameters, before, versions, strict=False)
+        ):
+            now = one.grad
             if now is not old or (now is not None and now._version != version):
-                return True
-        return False
+                return place
+        return None
 
     def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
         """Return the loss that a backward pass begins with, where it is known."""
@@ -88,7 +119,7 @@ class Loop:
             if is_distributed(root) or _is_wrapped(root):
                 return None
             value = root.detach()
-            if self._scaler is not None:
+            if self._scaler is not None and self._scaler._scale is not None:
                 value = value.double() / self._scaler._scale.to(value.device)
             total = value if total is None else total + value
         return total
@@ -99,22 +130,73 @@ class Loop:
 
     def unscaled(self, optimizer: Optimizer) -> None:
         """Note that gradients are as they were before a GradScaler scaled the loss."""
+        if self.steps.knows(optimizer) or not self._mine.isdisjoint(
+            id(one) for group in optimizer.param_groups for one in group["params"]
+        ):
+            self._scale = None
 
     def clips(self, clipped: Heard) -> None:
-        """Note a clip."""
+        """Note a clip of the model's gradients, and when it comes."""
+        if not 0 < clipped.limit < inf:  # to measure a norm is no clip
+            return
+        mine = self._mine
+        if not any(id(one) in mine for one in clipped.parameters):
+            return
+        if self.over:
+            self._reset()
+        if self.backwards == 0:
+            kind, scale = "before", None
+        else:
+            kind, scale = ("scaled", self._scale) if self._scale is not None else ("done", None)
+        if self._clip != "done":
+            self._clip, self._heard = kind, clipped._replace(parameters=())
+            self._clip_scale = 1.0 if scale is None else scale
+
+    @property
+    def _mine(self) -> frozenset[int]:
+        parameters = self._parameters()
+        if parameters is not self._known:
+            self._known, self._ids = parameters, frozenset(map(id, parameters))
+        return self._ids
+
+    # The steps ----------------------------------------------------------------------------------
+
+    def stepped(self, optimizer: Optimizer, step: int, norm: float) -> None:
+        """Note that an optimizer has stepped, with gradients of this joint norm (nan: unknown)."""
+        parameters = self._parameters()
+        seen = SeenStep(
+            step,
+            self.backwards,
+            self._was_emptied(parameters, norm),
+            self._clip,
+            self._heard,
+            self._clip_scale,
+            norm,
+        )
+        self.steps.note(optimizer, parameters, seen)
+
+    def _was_emptied(self, parameters: list[Tensor], norm: float) -> bool:
+        """Return True if what the backward passes gave was gone before the step."""
+        if self._last is None or not self.backwards:
+            return False
+        place, version, had_some = self._last
+        grad = parameters[place].grad
+        if grad is None:
+            return norm == 0
+        return norm == 0 and had_some and grad._version != version
+
+    def give(self, loss: float) -> None:
+        """Take the loss of the step in progress from the user."""
+        if self.over:
+            self._reset()
+        self.given = loss
 
     def loss(self) -> float:
         """Return the step's loss; nan if it is not known. Those on other devices are waited for."""
+        if self.over:
+            return nan
         if self.given is not None:
             return self.given
-        if not self.losses or any(one is None for one in self.losses):
+        if not self._losses or any(one is None for one in self._losses):
             return nan
-        return sum(float(one) for one in self.losses if one is not None)
-
-
-def _has_some(grad: Tensor) -> bool:
-    """Return True if some of a few elements is not 0; those on other devices are taken to be."""
-    if grad.device.type != "cpu" or grad.layout is not torch.strided or type(grad) is not Tensor:
-        return True
-    flat = grad.detach().reshape(-1) if grad.is_contiguous() else grad.detach()[:1].reshape(-1)
-    return bool(flat[:: max(len(flat) // 64, 1)].any())
+        return sum(float(one) for one in self._losses if one is not None)

@@ -16,13 +16,15 @@ from vegrad.diagnosis.judge import begun_words
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Module, Reading, Watched
+from vegrad.flow.reading import Module, Reading
 from vegrad.flow.subject import Subject
+from vegrad.flow.watched import Watched
 from vegrad.flow.wording import exp2, listed
 from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
+FEW = 4  # steps at each of which a parameter must have had a gradient, to miss it elsewhere
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -83,7 +85,21 @@ def report(monitor: StepHooks, flush_gain: float | None) -> Report:
 def watched_by(monitor: StepHooks) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
     last = monitor.history[-1]
-    return Watched(last.step, last.gradient_norm, monitor.nonfinite)
+    gradients: dict[str, bool] = {}
+    if len(monitor.history) >= FEW:
+        lately = [monitor.history[place].gradient_norms for place in range(-FEW, 0)]
+        for place, name in enumerate(monitor.parameters):
+            gradients[name] = all(bool(norms[place] > 0) for norms in lately)
+    return Watched(
+        last.step,
+        last.gradient_norm,
+        monitor.nonfinite,
+        loops=monitor.loop.steps.facts(),
+        losses=monitor.history.losses,
+        samples=monitor.updates.samples(),
+        unheld=monitor.owners.unheld(gradients, monitor.steps),
+        unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
+    )
 
 
 def modules_of(monitor: StepHooks) -> tuple[Module, ...]:

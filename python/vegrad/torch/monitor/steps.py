@@ -23,6 +23,8 @@ from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.hooks import ModuleHooks
 from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import is_plain
+from vegrad.torch.monitor.owners import Owners
+from vegrad.torch.monitor.updates import Updates
 from vegrad.torch.optimizer_step import CoreStep
 
 
@@ -50,6 +52,7 @@ class StepHooks(ModuleHooks):
         self.history = MonitorHistory(keep)
         self.subnormals = {}
         self._paused = False
+        self._joint = nan
         self._optimizer = optimizer
         self._pending: tuple[CoreStep, Clipped | None] | None = None
         """One of vegrad's optimizers that is in its step, and its report on the step before."""
@@ -60,6 +63,8 @@ class StepHooks(ModuleHooks):
         self._ender: Callable[[], Optimizer | None] = lambda: None
         """A weak reference to the optimizer that has ended the last step."""
         self.loop = Loop(lambda: self._params)
+        self.owners = Owners(model, self.loop.steps.ids)
+        self.updates = Updates(lambda: self._params, lambda: self.parameters)
         self._begin()
         listening.listen(self.loop)
         # The hooks are global: they must not keep the monitor, and with it the model, alive.
@@ -68,11 +73,13 @@ class StepHooks(ModuleHooks):
         def about_to_step(optimizer: Optimizer, *_: object) -> None:
             monitor = myself()
             if monitor is not None and monitor._is_mine(optimizer):
+                if monitor._on:
+                    monitor.updates.before(optimizer, monitor.steps)
                 monitor._about_to_step(optimizer)
 
         def has_stepped(optimizer: Optimizer, *_: object) -> None:
             monitor = myself()
-            if monitor is not None and monitor._pending is not None:
+            if monitor is not None and monitor._is_mine(optimizer):
                 monitor._has_stepped(optimizer)
 
         self._handles.append(register_optimizer_step_pre_hook(about_to_step))
@@ -85,7 +92,7 @@ class StepHooks(ModuleHooks):
 
     def _begin(self) -> None:
         """Begin a step; it is looked at if its number says so."""
-        self.loop.begin()
+        self.loop.over = True
         looking = self.steps % self.every == 0 and not self._paused
         self._clear(looking, looking and self.steps // self.every % self.details == 0)
 
@@ -115,13 +122,11 @@ class StepHooks(ModuleHooks):
         """
         if loss is not None:
             value = float(loss.detach() if isinstance(loss, Tensor) else loss)
-            if self._ender() is None:
-                self.loop.given = value
-            elif self.loop.backwards:
-                self.loop.given = value
-                return
-            else:
+            if self._ender() is not None and self.loop.over:
                 self.history.give_loss(value)
+                return
+            self.loop.give(value)
+            if self._ender() is not None:
                 return
         if self._pending is not None:  # the last step has raised, so that nobody ended it
             self._end(None)
@@ -142,14 +147,19 @@ class StepHooks(ModuleHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """End the step of one of vegrad's optimizers, with the norms that it has taken."""
         if self._pending is not None and self._pending[0] is optimizer:
-            fresh = optimizer.clipped is not self._pending[1]
-            self._end(optimizer.norms() if fresh else None)
+            fresh = self._pending[0].clipped is not self._pending[1]
+            self._end(self._pending[0].norms() if fresh else None)
+        self.updates.after(optimizer)
+        self.owners.begin()
+        self.loop.stepped(optimizer, self.steps - 1, self._joint)
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step; `known` has norms of gradients, by the parameter's id."""
+        self._joint = nan
         if self._on:
             found = None if known or self._others else self._watch.record(self._params)
             if found is not None:
+                self._joint = found[0]
                 self.history.add(self.steps, len(self._params), *found, self.loop.loss())
             else:
                 with torch.no_grad():
@@ -182,6 +192,7 @@ class StepHooks(ModuleHooks):
         joint = sqrt(sum([size * size for size in sizes]))
         if not joint < inf:
             joint = self._joint_of(sizes, grads)
+        self._joint = joint
         self._add_others()
         rms = np.full(len(self.modules), nan)
         np.divide(self._squares, self._counts, out=rms, where=self._counts > 0)

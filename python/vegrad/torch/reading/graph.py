@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite, log2, nan
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.flow.reading import INPUT, MAPS, Operation
 from vegrad.torch.models import size_log2
 from vegrad.torch.reading.call import ADDS, ATTENTION, BATCH_NORM, VIEWS, Call
-from vegrad.torch.reading.edges import edge
-from vegrad.torch.reading.tensors import ByTensor
+from vegrad.torch.reading.edges import Edge, after, before, is_finite
+from vegrad.torch.reading.tensors import ByTensor, tensors_in
+from vegrad.torch.reading.values import Values
 
 SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
 # Outputs of activations at and beyond which the derivative is below 5 % of its largest.
@@ -35,6 +36,8 @@ class Graph:
 
     names: dict[int, str]
     """Names of the parameters by id."""
+    buffers: frozenset[int] = frozenset()
+    """The buffers by id."""
     operations: list[Operation] = field(default_factory=list)
     """In the order in which they ran."""
     variances: dict[int, float] = field(default_factory=dict)
@@ -44,9 +47,14 @@ class Graph:
     it is a sum's."""
     end: int = -1
     """The place of the loss, after which those within it stand; -1 while the model runs."""
+    strangers: dict[int, nn.Parameter] = field(default_factory=dict)
+    """Parameters by id that the model uses and does not have."""
+    reached: set[int] | None = None
+    """The leaves, by id, that a way leads back to from the loss; None if that is not known."""
 
     def __post_init__(self) -> None:
         self._made_by: ByTensor[int] = ByTensor()
+        self.values = Values(self._made_by, {*self.names, *self.buffers})
         self._views: ByTensor[str] = ByTensor()  # parameters seen through views of them
         self._running: list[str] = []
 
@@ -59,10 +67,21 @@ class Graph:
         for one in inputs:
             self._made_by[one] = INPUT
 
-    def end_model(self) -> None:
-        """Put the loss in its place: what runs from now on runs within it."""
+    def end_model(self, target: object = None) -> None:
+        """Put the loss in its place: what runs from now on runs within it, on this target."""
         self.end = len(self.operations)
         self.operations.append(Operation("loss", "loss", (self.end - 1,)))
+        self.values.give(target)
+
+    def end_loss(self, *losses: Tensor) -> None:
+        """Leave out what ran within the loss after it was made, and note what leads to it."""
+        places = {place for one in losses if (place := self._made_by.get(one)) is not None}
+        if not places:
+            return
+        del self.operations[max(*places, self.end) + 1 :]
+        within = {n for one in self.operations[self.end + 1 :] for n in one.below if n < self.end}
+        below = within if max(places) > self.end else places
+        self.operations[self.end] = replace(self.operations[self.end], below=tuple(sorted(below)))
 
     @contextmanager
     def following(self, model: Module) -> Iterator[None]:
@@ -77,50 +96,76 @@ class Graph:
             for hook in hooks:
                 hook.remove()
 
-    def ran(self, call: Call, made: list[Tensor]) -> int | None:
-        """Append an operation, unless it has nothing to do with inputs and parameters.
+    def run(self, call: Call) -> tuple[object, list[Tensor], int | None]:
+        """Run a call, and append it unless it has nothing to do with inputs and parameters.
 
         Returns:
-            Its place, if it was appended.
+            What it returned, the tensors therein, and its place if it was appended.
         """
+        ours = any(self._made_by.get(one) is not None or self._name(one) for one in call.tensors)
+        edge = before(call) if ours or self.values.knows(call) else None
+        out = call.function(*call.args, **call.kwargs)
+        made = list(tensors_in(out))
+        return out, made, self._ran(call, made, edge)
+
+    def _ran(self, call: Call, made: list[Tensor], edge: Edge | None) -> int | None:
         parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
         given = [one for one in call.tensors if _is_signal(one)] or call.tensors
         if call.name.startswith("embedding"):
             given = call.tensors
         known = {place for one in given if (place := self._made_by.get(one)) is not None}
+        self._meet_strangers(call)
         if not made or not (parameters or known):
+            self.values.pass_on(call, made, edge)
             return None
-        place = len(self.operations)
+        place, out, kind = len(self.operations), made[0], call.name.strip("_")
         path = parameters[0].rpartition(".")[0] if parameters else self.module
-        for one in made:
-            self._made_by[one] = place
-        out, kind = made[0], call.name.strip("_")
         if call.name in VIEWS and len(parameters) == 1 and not known:
             for one in made:
                 self._views[one] = parameters[0]
         rms = flat = alike = nan
-        measured = call.name not in VIEWS and _is_signal(out) and out.layout is torch.strided
+        numbers = _is_signal(out) and out.layout is torch.strided
+        measured = call.name not in VIEWS and numbers
         if measured:
             rms = rms_log2(out)
             flat, alike = _flatness(call, out), _alike(out, rms)
         if call.name == "batch_norm":
             self._variance(call)
-        one = Operation(
-            kind,
-            path,
-            tuple(sorted(known)),
-            parameters,
-            rms,
-            flat=flat,
-            alike=alike,
-            lost=measured and not rms < inf,
-            edge=edge(call, out),
+        lost = not rms < inf if measured else numbers and self._carries(out, known)
+        edge = edge or (after(call, out, lost) if measured else None)
+        cause = edge.cause if edge is not None else ""
+        if lost and edge is None:
+            several = [self.operations[n] for n in known if n != INPUT]
+            cause = self.values.cause(call, made, rms, several)
+        elif not lost and _cuts(call, made):
+            ended = kind in ("detach", "get") or not torch.is_grad_enabled()
+            cause = "detached" if ended else "no-derivative"
+        if edge is not None:
+            self.values.at_edge(place, edge)
+        for one in made:
+            self._made_by[one] = place
+        below = tuple(sorted(known))
+        self.operations.append(
+            Operation(
+                kind, path, below, parameters, rms, flat=flat, alike=alike, lost=lost, edge=cause
+            )
         )
-        self.operations.append(one)
         if self.outputs is not None and measured:
             in_model = self.end < 0
             self.outputs(place, out, in_model and call.name in MAPS, in_model and call.raw in ADDS)
         return place
+
+    def _meet_strangers(self, call: Call) -> None:
+        """Note parameters that the model trains and does not have."""
+        if self.end >= 0 or not torch.is_grad_enabled():
+            return
+        for one in call.tensors:
+            if isinstance(one, nn.Parameter) and one.requires_grad and id(one) not in self.names:
+                self.strangers[id(one)] = one
+
+    def _carries(self, out: Tensor, known: set[int]) -> bool:
+        """Return True if a view of what is not finite is not finite either."""
+        return any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
 
     def _variance(self, call: Call) -> None:
         """Note the batch's own variance where a normalization uses running statistics."""
@@ -138,12 +183,19 @@ class Graph:
 
     def with_deltas(self, sizes: dict[int, float]) -> list[Operation]:
         """Return the operations with δ, which is inf where it is not finite."""
-        return [
-            one
-            if (size := sizes.get(place)) is None
-            else replace(one, delta_log2=size if size == size else inf)
-            for place, one in enumerate(self.operations)
-        ]
+        hidden, found = self.values.hidden(self.operations), list[Operation]()
+        for place, one in enumerate(self.operations):
+            size = sizes.get(place, nan)
+            delta = size if size == size else inf if place in sizes else nan
+            edge = "where-branch" if place in hidden else one.edge
+            found.append(replace(one, delta_log2=delta, edge=edge))
+        return found
+
+
+def _cuts(call: Call, made: list[Tensor]) -> bool:
+    """Return True if something that a gradient could come back to goes in, and it ends there."""
+    comes = any(one.requires_grad for one in call.tensors)
+    return comes and not any(one.requires_grad for one in made)
 
 
 def _is_signal(tensor: Tensor) -> bool:

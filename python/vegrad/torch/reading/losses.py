@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from vegrad.flow.data import KnownLoss
 from vegrad.torch.reading.call import Call as FunctionCall
 from vegrad.torch.reading.graph import Graph
-from vegrad.torch.reading.tensors import is_transformed, tensors_in
+from vegrad.torch.reading.tensors import is_transformed
 
 KINDS = {
     "mse_loss": "mse",
@@ -72,17 +71,17 @@ class Heard(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        name, out = getattr(function, "__name__", ""), function(*args, **(kwargs or {}))
-        if self.graph is not None:
-            call = FunctionCall(function, args, kwargs or {})
-            if not any(map(is_transformed, call.tensors)):
-                self.graph.ran(call, list(tensors_in(out)))
-        if name in KINDS:
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        name, call = getattr(function, "__name__", ""), FunctionCall(function, args, kwargs or {})
+        if self.graph is None or any(map(is_transformed, call.tensors)):
+            out = function(*args, **call.kwargs)
+        else:
+            out = self.graph.run(call)[0]
+        if name in KINDS and isinstance(out, Tensor):
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")
             if isinstance(output, Tensor) and isinstance(target, Tensor):
