@@ -214,9 +214,9 @@ def coming() -> Iterator[Training]:
             for size in ("deep", "tanh", "shallow"):
                 for optimizer in ("sgd", "momentum", "adam", "rmsprop"):
                     one = Training("rate", data, size, optimizer, seed)
-                    for rate in (3.0, 6.0, 12.0):
+                    for rate in (12.0, 25.0, 50.0):
                         yield replace(one, rate=rate)
-                        yield replace(one, kind="warm-up", rate=2 * rate, warmup=150, steps=200)
+                        yield replace(one, kind="warm-up", rate=rate, warmup=100)
                     for rate in (1.0, 3.0, 6.0):
                         yield replace(one, kind="bad batch", rate=rate, bad=60)
                 for rate in (3.0, 10.0):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from vegrad.diagnosis.rules import (
     chain,
     departures,
+    divergence,
     embeddings,
     gradients,
     graph,
@@ -44,7 +45,8 @@ GRAPH = (nonfinite.PASS, *graph.RULES)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = loop.RULES
-MODULES = (*LOOP, *modules.RULES)
+COURSE = divergence.RULES
+MODULES = (*LOOP, *COURSE, *modules.RULES, divergence.GOES_NOWHERE)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (

@@ -88,6 +88,7 @@ class Monitor(StepHooks):
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
         self._spikes = Spikes()
         self._batch: object = None
+        self._due = False
 
     def __repr__(self) -> str:
         return f"<Monitor of {self.kind}: {len(self.modules)} modules, {self.steps} steps>"
@@ -126,10 +127,10 @@ class Monitor(StepHooks):
             batch: the batch's index or name, for the records of `spikes`; likewise.
         """
         if batch is not None:
-            if self.loop.backwards or self._ender() is None:
-                self._batch = batch
-            else:
+            if self._ender() is not None and self.loop.over:
                 self._spikes.set_batch(self.steps - 1, batch)
+            else:
+                self._batch = batch
         super().step(loss)
 
     def _end(self, known: dict[int, float] | None) -> None:
@@ -142,10 +143,20 @@ class Monitor(StepHooks):
             return
         loss, norm = self.history.last_sizes
         spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
-        due = self._alarms.due(loss, norm)
-        if due or spike:
-            found = report(self, self.flush_gain, self._looks).findings
-            self._alarms.tell(self._alarms.kept(found), step)
+        self._due = self._alarms.due(loss, norm) or spike
+        if self._due and self._ender() is None:
+            self._judge()
+
+    def _has_stepped(self, optimizer: Optimizer) -> None:
+        """Judge the training if it is time, now that the step is taken."""
+        super()._has_stepped(optimizer)
+        if self._due:
+            self._judge()
+
+    def _judge(self) -> None:
+        self._due = False
+        found = report(self, self.flush_gain, self._looks).findings
+        self._alarms.tell(self._alarms.kept(found), self.history.last_step)
 
     def scalars(self, all: bool = False) -> dict[str, float]:
         """Return the last step as a flat dictionary for a logger; empty before the first step.

@@ -51,7 +51,7 @@ def _worst(first: np.ndarray, last: np.ndarray) -> float:
 
 def _update(monitor: Monitor) -> float:
     """Return the median of ‖Δw‖/‖w‖ over the matrices at the last step that was sampled."""
-    samples = monitor.samples
+    samples = monitor.updates.samples()
     ratios = [
         one.change / one.weight
         for one in (samples[-1].updates if samples else ())
@@ -62,5 +62,5 @@ def _update(monitor: Monitor) -> float:
 
 def _clipped(monitor: Monitor) -> float:
     """Return the share of the last steps whose gradients a clip made smaller; nan without one."""
-    steps = [one for loop in monitor.loops for one in loop if one.clip and one.before == one.before]
+    steps = [one for loop in monitor.loop.steps.facts() for one in loop if one.clip and one.before == one.before]
     return float(np.mean([one.before > one.limit for one in steps])) if steps else nan
