@@ -12,14 +12,8 @@ while they run is counted then. Exits 1 below the bars.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +174,13 @@ def healthy() -> Iterator[Training]:
 
 def large(factor):
     """Return a maker of deep networks whose weights are too large or too small."""
-    return lambda i, o: stack(i, (64,) * 8, o, nn.ReLU, lambda w: nn.init.normal_(w, 0.0, factor * (2 / w.shape[1]) ** 0.5))
+    return lambda i, o: stack(
+        i,
+        (64,) * 8,
+        o,
+        nn.ReLU,
+        lambda w: nn.init.normal_(w, 0.0, factor * (2 / w.shape[1]) ** 0.5),
+    )
 
 
 def dead(i, o):
@@ -196,7 +196,12 @@ def sick() -> Iterator[Training]:
         for optimizer in OPTIMIZERS:
             for seed in range(2):
                 one = Training("", data, "deep", optimizer, seed)
-                yield replace(one, kind="vanishing", size="sigmoid", make=lambda i, o: stack(i, (48,) * 9, o, nn.Sigmoid))
+                yield replace(
+                    one,
+                    kind="vanishing",
+                    size="sigmoid",
+                    make=lambda i, o: stack(i, (48,) * 9, o, nn.Sigmoid),
+                )
                 yield replace(one, kind="vanishing", size="small", make=large(0.35))
                 yield replace(one, kind="exploding", size="large", make=large(3.0))
                 yield replace(one, kind="dead", size="bias", make=dead)
@@ -220,7 +225,22 @@ def coming() -> Iterator[Training]:
                     for rate in (1.0, 3.0, 6.0):
                         yield replace(one, kind="bad batch", rate=rate, bad=60)
                 for rate in (3.0, 10.0):
-                    yield replace(one, kind="β₂", optimizer="adam", rate=rate, options={"betas": (0.9, 0.99999)}, steps=250)
-                    yield replace(one, kind="β₂", optimizer="adam", rate=rate, options={"betas": (0.9, 0.99999)}, steps=250, bad=80)
+                    yield replace(
+                        one,
+                        kind="β₂",
+                        optimizer="adam",
+                        rate=rate,
+                        options={"betas": (0.9, 0.99999)},
+                        steps=250,
+                    )
+                    yield replace(
+                        one,
+                        kind="β₂",
+                        optimizer="adam",
+                        rate=rate,
+                        options={"betas": (0.9, 0.99999)},
+                        steps=250,
+                        bad=80,
+                    )
                 for rate in (2.0, 5.0, 10.0):
                     yield replace(one, kind="float16", optimizer="sgd", rate=rate, half=True)

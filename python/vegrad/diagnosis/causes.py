@@ -12,7 +12,7 @@ from math import inf, isfinite
 
 import numpy as np
 
-from vegrad.diagnosis.rules import divergence, modules
+from vegrad.diagnosis.rules import collapse, divergence, modules
 from vegrad.diagnosis.rules.residual import faint
 from vegrad.diagnosis.rules.table import CHAIN
 from vegrad.flow.finding import Finding, layer_sites
@@ -26,13 +26,17 @@ Findings = list[Finding]
 
 
 def after_divergence(findings: Sequence[Finding]) -> Findings:
-    """Drop what a divergence has left: of a NaN that grew, the module where it was seen first, and
-    of a network that was thrown, the sizes of its gradients."""
+    """Drop the effects of a divergence.
+
+    They are the module where a NaN that grew was seen first, and in a network that was thrown the
+    sizes of its gradients.
+    """
     rules = {one.rule for one in findings}
     dropped = set[str]()
     if rules & {one.name for one in (*divergence.FIRST, divergence.DIVERGED)}:
         dropped |= {modules.NONFINITE.name}
-    if rules & {divergence.DIVERGED.name, divergence.OVERSHOOTS.name}:
+    thrown = (divergence.DIVERGED, divergence.OVERSHOOTS, *collapse.RULES)
+    if rules & {one.name for one in thrown}:
         dropped |= {modules.DRIFT.name}
     return [one for one in findings if one.rule not in dropped]
 

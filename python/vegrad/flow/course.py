@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import Any
 
@@ -71,4 +70,5 @@ def smooth(values: FloatArray, width: int = 5) -> FloatArray:
     if len(values) < width:
         return np.zeros(0)
     finite = np.where(np.isnan(values), inf, values)
-    return np.median(np.lib.stride_tricks.sliding_window_view(finite, width), axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(finite, width)
+    return np.asarray(np.median(windows, axis=1), np.float64)

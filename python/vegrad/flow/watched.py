@@ -48,6 +48,8 @@ class Update:
     """Of the weights in the first sample."""
     count: int = 0
     """Elements of the parameter."""
+    inputs: int = 1
+    """Those of a row of it: a matrix's fan_in."""
     still: float
     """Share of the elements with a gradient that the step has not changed; nan if none has one."""
     decay: float = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vegrad.diagnosis.rules import (
     chain,
+    collapse,
     departures,
     divergence,
     embeddings,
@@ -45,8 +46,8 @@ GRAPH = (nonfinite.PASS, *graph.RULES)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = loop.RULES
-COURSE = divergence.RULES
-MODULES = (*LOOP, *COURSE, *modules.RULES, divergence.GOES_NOWHERE)
+COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
+MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import nan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -97,6 +98,16 @@ class Record:
     """The loss of which the gradients were taken, without a GradScaler's factor."""
 
 
+class Columns(NamedTuple):
+    """Steps as arrays, a row each: (S,), and (S, M) for M modules."""
+
+    step: FloatArray
+    loss: FloatArray
+    norm: FloatArray
+    rms: FloatArray
+    delta: FloatArray
+
+
 class MonitorHistory:
     """The last steps that were looked at.
 
@@ -131,8 +142,8 @@ class MonitorHistory:
         _, _, joint, _, loss = self._steps[-1]
         return loss, joint
 
-    def columns(self, first: int, last: int) -> Record:
-        """Return the first and the last so many steps as one `Record` whose fields are arrays.
+    def columns(self, first: int, last: int) -> Columns:
+        """Return the first and the last so many steps as arrays.
 
         Steps before the model had the parameters that it has now are left out.
         """
@@ -143,9 +154,9 @@ class MonitorHistory:
         kept = [one for one in kept if len(one[3]) == len(now[3])]
         values = np.frombuffer(b"".join(one[3] for one in kept), np.float64).reshape(len(kept), -1)
         modules = (values.shape[1] - now[1]) // 2
-        norms, rms, deltas = np.split(values, [now[1], now[1] + modules], axis=1)
+        _, rms, deltas = np.split(values, [now[1], now[1] + modules], axis=1)
         numbers = np.array([(one[0], one[2], one[4]) for one in kept], np.float64)
-        return Record(numbers[:, 0], numbers[:, 1], norms, rms, deltas, numbers[:, 2])
+        return Columns(numbers[:, 0], numbers[:, 2], numbers[:, 1], rms, deltas)
 
     @property
     def losses(self) -> tuple[float, ...]:

@@ -117,7 +117,9 @@ def _sizes(source: Tensor) -> tuple[float, float]:
     """Return the root mean square of an input and of its largest column."""
     few = source.detach()[: max(1, ELEMENTS // max(source[:1].numel(), 1))].double()
     squares = few.square()
-    columns = squares.reshape(-1, squares.shape[-1]).mean(0) if squares.ndim == 2 else squares.mean()
+    columns = (
+        squares.reshape(-1, squares.shape[-1]).mean(0) if squares.ndim == 2 else squares.mean()
+    )
     return float(squares.mean().sqrt()), float(columns.max().sqrt())
 
 

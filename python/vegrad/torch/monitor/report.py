@@ -140,9 +140,9 @@ def course_of(monitor: StepHooks, looks: Looks) -> Course:
     return Course(
         step=columns.step,
         loss=columns.loss,
-        norm=columns.gradient_norm,
-        rms=columns.activation_rms[:, order],
-        delta=columns.delta_norms[:, order],
+        norm=columns.norm,
+        rms=columns.rms[:, order],
+        delta=columns.delta[:, order],
         largest=looks.largest,
         looked=looks.names,
         looks=looks.all,

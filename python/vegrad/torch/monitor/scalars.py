@@ -62,5 +62,10 @@ def _update(monitor: Monitor) -> float:
 
 def _clipped(monitor: Monitor) -> float:
     """Return the share of the last steps whose gradients a clip made smaller; nan without one."""
-    steps = [one for loop in monitor.loop.steps.facts() for one in loop if one.clip and one.before == one.before]
+    steps = [
+        one
+        for loop in monitor.loop.steps.facts()
+        for one in loop
+        if one.clip and one.before == one.before
+    ]
     return float(np.mean([one.before > one.limit for one in steps])) if steps else nan

@@ -145,6 +145,7 @@ class Updates:
                     gradient=_rms(grads[part]),
                     first=self._first.setdefault(place, weight),
                     count=parameter.numel(),
+                    inputs=parameter.numel() // max(len(parameter), 1) if parameter.ndim else 1,
                     still=float(stays[with_gradient].mean()) if with_gradient.any() else nan,
                     decay=decay,
                     decoupled=setting.decoupled,
