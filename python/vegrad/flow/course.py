@@ -46,6 +46,8 @@ class Course:
     """The largest of its columns, by its root mean square."""
     outputs: int = 0
     """Elements of the model's output in the first step; 0 if they are not known."""
+    loss_kind: str = ""
+    """"binary_cross_entropy" of that loss; "" of others."""
     complete: bool = True
     """False if the first steps were not kept."""
 

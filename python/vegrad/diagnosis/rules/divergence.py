@@ -109,6 +109,27 @@ def _targets(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _negative(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find a binary cross-entropy below 0, which no targets within 0 and 1 give."""
+    course = course_of(reading)
+    if course is None or course.loss_kind != "binary_cross_entropy":
+        return
+    lowest = float(np.nanmin(course.loss, initial=inf))
+    if not lowest < rule.warning:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="target-range",
+        sites=(Site("target"), Site("loss")),
+        says="the binary cross-entropy went down to {lowest:.3g}: it is below 0 only for targets "
+        "outside of 0 and 1, and then has no lower end",
+        advises="give it targets of 0 and 1, or use a cross-entropy with one output a class.",
+        evidence={"lowest": lowest},
+    )
+
+
 # After a divergence -----------------------------------------------------------------------------
 
 
@@ -286,5 +307,15 @@ PROMISES = Rule(
     source="Polyak 1987; Loizou et al. 2021, arXiv:2002.10542; bench/trainings_torch.py",
     find=_promises,
 )
-FIRST = (INPUTS, TARGETS)
+NEGATIVE = Rule(
+    name="course-negative",
+    kind="exploding",
+    warning=-1e-6,
+    critical=-1e-6,
+    measured="the lowest binary cross-entropy",
+    reason="Minus the logarithm of a probability is at least 0.",
+    source="datascience.stackexchange 38604",
+    find=_negative,
+)
+FIRST = (INPUTS, TARGETS, NEGATIVE)
 RULES = (*FIRST, DIVERGED, OVERSHOOTS)

@@ -119,7 +119,7 @@ class Monitor(StepHooks):
     def step(self, loss: float | Tensor | None = None, *, batch: object = None) -> None:
         """Give the loss and the batch of a step; without an optimizer, also end the step.
 
-        Optimizers end steps by themselves.
+        Optimizers end steps by themselves, so that with one `step()` is needed for these only.
 
         Args:
             loss: the loss. Where an optimizer of the model ends the steps, giving it does not end
@@ -131,6 +131,8 @@ class Monitor(StepHooks):
                 self._spikes.set_batch(self.steps - 1, batch)
             else:
                 self._batch = batch
+            if loss is None and self._ender() is not None:
+                return
         super().step(loss)
 
     def _end(self, known: dict[int, float] | None) -> None:

@@ -27,6 +27,7 @@ from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
 FEW = 4  # steps at each of which a parameter must have had a gradient, to miss it elsewhere
+BINARY = ("BinaryCrossEntropyBackward0", "BinaryCrossEntropyWithLogitsBackward0")
 EARLIEST, LATEST = 50, 400  # steps that a training is judged by
 MUCH = 0.01  # subnormal elements that are worth a word
 
@@ -149,6 +150,7 @@ def course_of(monitor: StepHooks, looks: Looks) -> Course:
         input_rms=looks.input_rms,
         input_column=looks.input_column,
         outputs=looks.outputs,
+        loss_kind="binary_cross_entropy" if monitor.loop.made_by in BINARY else "",
         complete=int(columns.step[0]) == 0,
     )
 
