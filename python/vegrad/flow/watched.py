@@ -88,6 +88,8 @@ class Watched:
     norm: float = nan
     """Joint norm of all parameters' gradients."""
     nonfinite: FirstNonFinite | None = None
+    growth: float = nan
+    """Growth of gradients, outputs or loss over the few steps before that, the largest."""
     loops: tuple[tuple[LoopStep, ...], ...] = ()
     """The last steps of each optimizer."""
     losses: tuple[float, ...] = ()
@@ -111,7 +113,7 @@ class FirstNonFinite(Protocol):
 
     @property
     def phase(self) -> str:
-        """One of "forward", "backward" and "gradient"."""
+        """One of "forward", "loss", "backward" and "gradient"."""
 
     @property
     def module(self) -> str:
@@ -120,6 +122,22 @@ class FirstNonFinite(Protocol):
     @property
     def parameter(self) -> str:
         """The module's parameter that is not finite itself, if one is."""
+
+    @property
+    def cause(self) -> str:
+        """The cause, where an operation of the loss is to blame; "" otherwise."""
+
+    @property
+    def operation(self) -> str:
+        """That operation."""
+
+    @property
+    def epsilon(self) -> float:
+        """The optimizer's ε, if that is 0 in the dtype of the parameter; nan otherwise."""
+
+    @property
+    def reading(self) -> object:
+        """A `Reading` of the network on the same input, operation by operation; None without."""
 
     @property
     def message(self) -> str:

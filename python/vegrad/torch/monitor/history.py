@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from typing import NamedTuple
 
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
+from vegrad.flow.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class NonFinite:
     module: str
     """Path of the module whose operation made it."""
     phase: str
-    """ "forward", "backward" (a gradient flowing through) or "gradient" (of a parameter)."""
+    """ "forward", "loss" (what the backward pass begins with), "backward" (a gradient flowing
+    through) or "gradient" (of a parameter)."""
     step: int
     """Number of steps that had been taken."""
     batch_index: int | None
@@ -40,12 +42,27 @@ class NonFinite:
     to the output of this other module was not. "" if no gradient was finite before it."""
     gradient_of: str = ""
     """In the gradient phase: the parameter whose gradient is not finite."""
+    cause: str = ""
+    """The cause, by its stable name, where an operation of the loss is to blame."""
+    operation: str = ""
+    """That operation."""
+    reading: Reading | None = field(default=None, repr=False, compare=False)
+    """Another pass of the model on the same input, read operation by operation."""
+    epsilon: float = nan
+    """The optimizer's ε, if that is 0 in the dtype of the parameter that is not finite."""
+    growth: float = nan
+    """Growth of the outputs of modules since the step before, the largest; nan if not known."""
 
     @property
     def message(self) -> str:
         """One sentence: the value, when and where it was seen, and what had been finite before."""
         where = "" if self.batch_index is None else f", sample {self.batch_index} of the batch"
-        said = {"forward": self._forward, "backward": self._backward, "gradient": self._gradient}
+        said = {
+            "forward": self._forward,
+            "loss": self._loss,
+            "backward": self._backward,
+            "gradient": self._gradient,
+        }
         return f"{self.value} at step {self.step}{where}: {said[self.phase]()}"
 
     def _forward(self) -> str:
@@ -58,6 +75,9 @@ class NonFinite:
             f"{what}; neither is its input: the operation that made it is no module, or the data "
             "are not finite"
         )
+
+    def _loss(self) -> str:
+        return "the loss is not finite, though the outputs of all modules are"
 
     def _backward(self) -> str:
         if not self.output_of:
@@ -183,3 +203,17 @@ def _record(step: int, parameters: int, joint: float, numbers: bytes, loss: floa
     modules = (len(values) - parameters) // 2
     norms, rms, deltas = np.split(values, [parameters, parameters + modules])
     return Record(step, joint, norms, rms, deltas, loss)
+
+
+def growth(squares: FloatArray, counts: FloatArray, last: Record) -> float:
+    """Return the largest growth of a module's output since a step; nan if none is known.
+
+    Args:
+        squares: Σ x² of each module's outputs.
+        counts: how many elements they have.
+        last: the step before.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.sqrt(squares / counts) / last.activation_rms
+    known = ratios[np.isfinite(ratios)]
+    return float(known.max()) if known.size else nan

@@ -203,7 +203,12 @@ class ModuleHooks:
             module_class=type(module).__name__,
             parameter=path if (path := f"{name}.{parameter}") in self.parameters else parameter,
             input_finite=source is None or bool(torch.isfinite(source).all()),
+            **self._before(dict(module.named_parameters()).get(parameter)),
         )
+
+    def _before(self, bad: Tensor | None) -> dict[str, float]:
+        """Return what the steps before tell of a parameter, or output, that is not finite."""
+        return {}
 
     def _find_backward(self, place: int, grad: Tensor) -> None:
         """Note a gradient that is not finite, and the module that the last finite one came to."""

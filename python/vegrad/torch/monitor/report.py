@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from vegrad.torch.vocabulary import TorchVocabulary
 FEW = 4  # steps at each of which a parameter must have had a gradient, to miss it elsewhere
 BINARY = ("BinaryCrossEntropyBackward0", "BinaryCrossEntropyWithLogitsBackward0")
 EARLIEST, LATEST = 50, 400  # steps that a training is judged by
+WINDOW = 10  # steps before a NaN that are asked for growth
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -98,6 +99,7 @@ def watched_by(monitor: StepHooks, looks: Looks) -> Watched:
         last.step,
         last.gradient_norm,
         monitor.nonfinite,
+        _growth(monitor),
         loops=monitor.loop.steps.facts(),
         losses=monitor.history.losses,
         samples=monitor.updates.samples(),
@@ -105,6 +107,23 @@ def watched_by(monitor: StepHooks, looks: Looks) -> Watched:
         unheld=monitor.owners.unheld(gradients, monitor.steps),
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
     )
+
+
+def _growth(monitor: StepHooks) -> float:
+    """Return how many times gradients, outputs or the loss grew before the first NaN or inf."""
+    first = monitor.nonfinite
+    if first is None:
+        return nan
+    before = [one for one in monitor.history if first.step - WINDOW <= one.step < first.step]
+    found = [first.growth]
+    for sizes in (
+        [one.gradient_norm for one in before],
+        [abs(one.loss) for one in before],
+        [float(np.nanmax(one.activation_rms, initial=0.0)) for one in before],
+    ):
+        finite = [size for size in sizes if 0 < size < inf]
+        found.append(finite[-1] / min(finite) if finite else nan)
+    return max((one for one in found if not isnan(one)), default=nan)
 
 
 def modules_of(monitor: StepHooks) -> tuple[Module, ...]:

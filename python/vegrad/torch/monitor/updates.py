@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import isnan, nan
 from typing import NamedTuple
@@ -28,6 +28,7 @@ ELEMENTS = 64  # of a parameter
 EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
 FIRST = 3
 KEEP = 8
+SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
 
 class _Setting(NamedTuple):
@@ -211,3 +212,24 @@ def _below_epsilon(square: Tensor, step: object, setting: _Setting) -> float:
         return nan
     unbiased = _array(square) / (1 - setting.second ** float(step))
     return float(np.mean(np.sqrt(unbiased) < setting.epsilon))
+
+
+def lost_epsilon(optimizers: Iterable[Optimizer], parameter: Tensor) -> float:
+    """Return the ε of the parameter's optimizer if it is 0 in its dtype; nan otherwise.
+
+    That divides by 0 where the gradients' running square is 0 too, as it must be somewhere.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            epsilon = group.get("eps")
+            if not isinstance(epsilon, float) or not any(
+                one is parameter for one in group["params"]
+            ):
+                continue
+            shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
+            squares = [one for name, one in shown.get(parameter, {}).items() if name in SQUARES]
+            if bool(torch.tensor(epsilon, dtype=parameter.dtype)) or epsilon == 0:
+                continue
+            if any(bool((one == 0).any()) for one in squares):
+                return epsilon
+    return nan
