@@ -175,13 +175,15 @@ def _of_streams(reading: Reading) -> list[Finding]:
 
 
 def _of_modules(reading: Reading) -> list[Finding]:
-    findings = _asked(table.MODULES, reading)
+    findings = causes.after_divergence(_asked(table.MODULES, reading))
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
     return sorted(findings, key=lambda f: (_rank(f), cut and f.kind != "dead"))
 
 
 def _rank(finding: Finding) -> int:
     """Put what is certain of the loop before a NaN, and what may be meant after all others."""
+    if finding.rule in (rule.name for rule in table.COURSE):
+        return 1
     if finding.kind == "nonfinite":
         return 1
     if finding.rule not in (rule.name for rule in table.LOOP):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from vegrad.diagnosis.rules import (
     chain,
+    collapse,
     departures,
+    divergence,
     embeddings,
     gradients,
     graph,
@@ -50,7 +52,8 @@ ABSURD = graph.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = loop.RULES
-MODULES = (*LOOP, *modules.RULES)
+COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
+MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (

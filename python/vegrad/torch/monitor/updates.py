@@ -74,6 +74,7 @@ class Updates:
         self._taken: _Taken | None = None
         self._first: dict[int, float] = {}
         self._peaks: dict[int, float] = {}
+        self._early: list[Sample] = []
         self._samples: deque[Sample] = deque(maxlen=KEEP)
 
     @torch.no_grad()
@@ -116,9 +117,9 @@ class Updates:
                 taken.squares[place] = few(square).clone(), state.get("step")
 
     def samples(self) -> tuple[Sample, ...]:
-        """Return the last samples, as numbers."""
+        """Return the first few samples and the last, as numbers."""
         self._digest()
-        return tuple(self._samples)
+        return (*self._early, *self._samples)
 
     def _digest(self) -> None:
         """Turn the last sample into numbers."""
@@ -144,6 +145,8 @@ class Updates:
                     change=_rms(new[part] - old[part]),
                     gradient=_rms(grads[part]),
                     first=self._first.setdefault(place, weight),
+                    count=parameter.numel(),
+                    inputs=parameter.numel() // max(len(parameter), 1) if parameter.ndim else 1,
                     still=float(stays[with_gradient].mean()) if with_gradient.any() else nan,
                     decay=decay,
                     decoupled=setting.decoupled,
@@ -153,7 +156,8 @@ class Updates:
         rate = max(setting.rate for setting in taken.settings)
         self._peaks[taken.optimizer] = peak = max(rate, self._peaks.get(taken.optimizer, 0.0))
         dtypes = {str(parameters[place].dtype).removeprefix("torch.") for place in taken.places}
-        self._samples.append(
+        kept = self._early if len(self._early) < FIRST else self._samples
+        kept.append(
             Sample(
                 step=taken.step,
                 optimizer=taken.optimizer,
