@@ -19,7 +19,6 @@ from vegrad.diagnosis.rules.long_steps import (
     EARLY,
     LONG_STEPS,
     LOOKS,
-    MATERIAL,
     MOVED,
     SUSPICIOUS,
     Window,
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 FEW, MANY = 32, 256  # rows of a quick look and of a close one
 CLOSE = 25  # steps from one check of the loss to the next; every BLOCK of the first ones
 SPARE = 0.1  # of the steps, that may be looked at because something is suspicious
+MATTERS = 0.1  # times the first loss, from which a loss that rises is looked at
+SHORT = -3.0  # log2 of what steps must grow by to be long, for no look to be of use
 GROWN = 1.2  # times the learning rate at which steps were last looked at closely
 NO_BETTER = 0.9  # times the loss of the best constant
 
@@ -67,11 +68,13 @@ class Watch:
         self.network, self.history, self.alarms = cast("MLP", network), history, alarms
         self.data, self.target, self.gauge = data, target, gauge
         self.best, self.seen = inf, 0  # the lowest mean loss of BLOCK steps, and of how many
-        self.constant = inf
+        self.constant = _best_constant(target, network.config["loss"])
         self.ended = int(history.epoch_steps.sum())
         """The number of steps at the end of the last epoch."""
-        self.no_better = False
-        """True if the last epoch's loss was not below that of a constant output."""
+        self.no_better = 0
+        """How many epochs on end ended with a loss no better than that of a constant output."""
+        for loss in history.epoch_loss:
+            self.no_better = self.no_better + 1 if self._is_no_better(loss) else 0
         alarms.known(one.finding for one in history.noted)
 
     # The first batch -----------------------------------------------------------------------------
@@ -148,7 +151,7 @@ class Watch:
         seen = max(then, 0.0) if history.watched is None else rate(history.watched)
         if not now > GROWN * seen > 0 < then:
             return False
-        return middle(history.last("update_log2")) + log2(now / then) > MOVED - 1
+        return middle(history.last("update_log2")) + log2(now / then) > MOVED - 1.5
 
     def _blocks(self, step: int) -> bool:
         """Take in the mean losses of blocks of steps; return True if one has risen."""
@@ -160,7 +163,7 @@ class Watch:
             risen = mean > BACK * self.best
             self.best = min(self.best, mean)
         self.seen += len(blocks)
-        return risen and mean > MATERIAL * self._start
+        return risen and mean > MATTERS * self._start
 
     @property
     def _start(self) -> float:
@@ -173,6 +176,8 @@ class Watch:
         if self._window_end > step or not self.gauge:
             return
         if self._overshoots:
+            return
+        if history.epochs and middle(history.last("update_log2")) < MOVED + SHORT:
             return
         if self.gauge > 1 and step > 3 * LOOKS:
             looked = np.count_nonzero(~np.isnan(history.alpha)) - step // self.gauge
@@ -191,7 +196,7 @@ class Watch:
             history.since(first, "slope"),
             history.loss,
             log2(length / size) if known else inf,
-            float(history.since(first, "learning_rate")[0]),
+            history.learning_rate,
         )
         self._found(tuple(LONG_STEPS.find(window, LONG_STEPS, ())))
         if first < EARLY and window.downhill > 0 and window.moved > MOVED:
@@ -225,11 +230,9 @@ class Watch:
         history, epoch = self.history, self.history.epochs
         self.ended = history.steps
         loss, moved = history.last("epoch_loss"), middle(history.last("update_log2"))
-        if epoch == 1 or self.constant == inf:
-            self.constant = _best_constant(self.target, self.network.config["loss"])
         if moved > MOVED - (history.steps > CLOSE):
             self._open_window(history.steps)
-        no_better = not loss < NO_BETTER * min(self.constant, self._start)
+        no_better = self._is_no_better(loss)
         rose = epoch > 1 and not loss < (1 + RISE) * history.last("epoch_loss", 2)
         if no_better or rose or not TINY < moved < LARGE:
             found = history.findings
@@ -237,10 +240,13 @@ class Watch:
             most = max(middle(row) for row in history.update_log2)
             tiny = most < TINY and epoch > 1 and self._is_steady()
             self.alarms.tell(f for f in found if tiny and f.cause == "learning-rate-low")
-        worse, self.no_better = self.no_better and no_better, no_better
-        if worse and isfinite(loss) and epoch & (epoch - 1) == 0:
+        self.no_better = self.no_better + 1 if no_better else 0
+        if self.no_better in (3, 6, 12, 24, 48) and isfinite(loss):
             rows = np.linspace(0, len(self.data) - 1, min(len(self.data), MANY)).astype(np.intp)
             self._found(self._judged(rows, resamples=0))
+
+    def _is_no_better(self, loss: float) -> bool:
+        return not loss < NO_BETTER * min(self.constant, self._start)
 
     def _is_steady(self) -> bool:
         """Return True if the learning rate did not rise in the last epoch."""
