@@ -24,7 +24,7 @@ from vegrad.diagnosis.rules.long_steps import (
     Window,
     start_of,
 )
-from vegrad.diagnosis.rules.steps import LARGE, RISE, TINY, middle
+from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY, middle
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Network
 from vegrad.networks.reading import read
@@ -38,6 +38,7 @@ SPARE = 0.1  # of the steps, that may be looked at because something is suspicio
 MATTERS = 0.1  # times the first loss, from which a loss that rises is looked at
 SHORT = -3.0  # log2 of what steps must grow by to be long, for no look to be of use
 GROWN = 1.2  # times the learning rate at which steps were last looked at closely
+SURE = 3  # epochs, before steps are called too long though the loss has not been thrown up
 NO_BETTER = 0.9  # times the loss of the best constant
 
 
@@ -236,7 +237,15 @@ class Watch:
         rose = epoch > 1 and not loss < (1 + RISE) * history.last("epoch_loss", 2)
         if no_better or rose or not TINY < moved < LARGE:
             found = history.findings
-            self._found(tuple(f for f in found if f.kind == "overshooting"))
+            sure = epoch >= SURE or not isfinite(loss)
+            self._found(
+                tuple(
+                    one
+                    for one in found
+                    if one.kind == "overshooting"
+                    and (sure or not one.evidence.get("highest", 0.0) <= HIGH)
+                )
+            )
             most = max(middle(row) for row in history.update_log2)
             tiny = most < TINY and epoch > 1 and self._is_steady()
             self.alarms.tell(f for f in found if tiny and f.cause == "learning-rate-low")

@@ -239,7 +239,8 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
         return int(left[0]), begins + "one led the loss out of its range (α {alpha:+.2g})", {}
     share = float(climbs.sum()) / max(len(climbs), 1)
     few = len(alpha) >= FEW and not fallen > 0
-    enough = few or len(alpha) >= LOOKS
+    spread = len({step // BLOCK for step in digest.looks.tolist()}) >= FEW
+    enough = few or (len(alpha) >= LOOKS and spread and fallen < 1 - LITTLE)
     if enough and share >= CLIMBS:
         part = "the loss of {percent:.0f} % of the batches is higher after the step than before"
         part += " (α {alpha:+.2g})"
