@@ -26,6 +26,7 @@ from vegrad.diagnosis.rules.long_steps import (
 )
 from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY, middle
 from vegrad.flow.finding import Finding
+from vegrad.flow.wording import DECADE
 from vegrad.networks.network import Network
 from vegrad.networks.reading import read
 
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
     from vegrad.networks.mlp import MLP
 
 FEW, MANY = 32, 256  # rows of a quick look and of a close one
-CLOSE = 25  # steps from one check of the loss to the next; every BLOCK of the first ones
+CLOSE, FAR = 25, 100  # steps from one check of the loss to the next; every BLOCK of the first ones
 SPARE = 0.1  # of the steps, that may be looked at because something is suspicious
 MATTERS = 0.1  # times the first loss, from which a loss that rises is looked at
 SHORT = -3.0  # log2 of what steps must grow by to be long, for no look to be of use
 GROWN = 1.2  # times the learning rate at which steps were last looked at closely
 SURE = 3  # epochs, before steps are called too long though the loss has not been thrown up
+# A first batch that need not be judged: its loss, in those of the best constant output, its sizes,
+# and the log2 of its gradients.
+USUAL, PLAIN, FAINT = 2.0, 20.0, 20.0
 NO_BETTER = 0.9  # times the loss of the best constant
 
 
@@ -70,6 +74,8 @@ class Watch:
         self.data, self.target, self.gauge = data, target, gauge
         self.best, self.seen = inf, 0  # the lowest mean loss of BLOCK steps, and of how many
         self.constant = _best_constant(target, network.config["loss"])
+        self.moved = middle(history.last("update_log2")) if history.epochs else inf
+        """log2 of how far the last epoch's last step moved the weights: the median layer."""
         self.ended = int(history.epoch_steps.sum())
         """The number of steps at the end of the last epoch."""
         self.no_better = 0
@@ -83,9 +89,29 @@ class Watch:
     def begin(self, order: npt.NDArray[np.intp], batch_size: int) -> None:
         """Judge the network on its first batch, and the data where there is a NaN in it."""
         few = order[: min(max(batch_size, FEW), 4 * MANY)]
-        if self._judged(few, resamples=0):
+        if not self._is_usual(few) and self._judged(few, resamples=0):
             many = order[: min(max(batch_size, MANY), 4 * MANY)]
             self._found(self._judged(many, resamples=4))
+
+    def _is_usual(self, rows: Array) -> bool:
+        """Return True if one pass shows nothing that comes near to a limit of any rule.
+
+        It takes a tenth of a judgement's time, which short trainings would feel. What it cannot
+        see, such as a bounded output, is judged.
+        """
+        loss = self.network.backward(self.data[rows], self.target[rows])
+        if self.network.config["output"] != "identity" or not loss < USUAL * self.constant:
+            return False
+        if not 1 / PLAIN < self.constant < PLAIN:
+            return False
+        flow = self.network.flow
+        gains, std, sizes = flow.delta_log2, flow.preactivation_std, flow.gradient_log2
+        even = abs(sizes).max() < FAINT and gains.max() - gains.min() < USUAL * DECADE / 2
+        alive = max(flow.dead.max(), flow.saturated[:-1].max(initial=0.0)) < 0.6
+        if not (even and alive and std.min() > 1 / PLAIN and std.max() < PLAIN):
+            return False
+        weights = [w for w in self.network.parameters.values() if w.ndim == 2]
+        return not any((w[:1] == w[1:2]).all() for w in weights if len(w) > 1)
 
     def _judged(self, rows: Array, resamples: int) -> tuple[Finding, ...]:
         x, target = self.data[rows], self.target[rows]
@@ -110,7 +136,7 @@ class Watch:
         step, due = self.history.steps, []
         if self.gauge > 1:
             due.append((step - 1) // self.gauge * self.gauge + self.gauge + 1 if step else 1)
-        near = BLOCK if step < 4 * BLOCK else CLOSE
+        near = BLOCK if step < 4 * BLOCK else CLOSE if self._may_be_long else FAR
         due.append((step // near + 1) * near)
         end = self._window_end
         if end > step:
@@ -152,7 +178,7 @@ class Watch:
         seen = max(then, 0.0) if history.watched is None else rate(history.watched)
         if not now > GROWN * seen > 0 < then:
             return False
-        return middle(history.last("update_log2")) + log2(now / then) > MOVED - 1.5
+        return self.moved + log2(now / then) > MOVED - 1.5
 
     def _blocks(self, step: int) -> bool:
         """Take in the mean losses of blocks of steps; return True if one has risen."""
@@ -178,13 +204,18 @@ class Watch:
             return
         if self._overshoots:
             return
-        if history.epochs and middle(history.last("update_log2")) < MOVED + SHORT:
+        if not self._may_be_long:
             return
         if self.gauge > 1 and step > 3 * LOOKS:
             looked = np.count_nonzero(~np.isnan(history.alpha)) - step // self.gauge
             if looked > 3 * LOOKS + SPARE * step:
                 return
         history.watched = step
+
+    @property
+    def _may_be_long(self) -> bool:
+        """False if steps were far too short to be long at the last epoch's end."""
+        return not self.history.epochs or self.moved > MOVED + SHORT
 
     def _close_window(self) -> None:
         history, first = self.history, self._window_end - LOOKS
@@ -230,7 +261,8 @@ class Watch:
         """Judge the end of an epoch: closely if the training does not go well."""
         history, epoch = self.history, self.history.epochs
         self.ended = history.steps
-        loss, moved = history.last("epoch_loss"), middle(history.last("update_log2"))
+        loss = history.last("epoch_loss")
+        self.moved = moved = middle(history.last("update_log2"))
         if moved > MOVED - (history.steps > CLOSE):
             self._open_window(history.steps)
         no_better = self._is_no_better(loss)
