@@ -190,3 +190,14 @@ def test_a_rate_far_too_low_is_told_but_not_of_a_warm_up() -> None:
     assert said == ["stalled"]
     assert history.findings[0].cause == "learning-rate-low"
     assert told(make(), vegrad.optim.warmup(0.05, 60), epochs=12)[0] == []
+
+
+@pytest.mark.parametrize(("size", "causes"), [(300.0, "target-scale"), (1.0, None)])
+def test_targets_that_are_large_are_to_blame(size: float, causes: str | None) -> None:
+    net = vegrad.MLP([8, 16, 1], activation="relu", init="he_normal", seed=0)
+    target = size * (X[:, 0] + X[:, 1] ** 2)
+    said: list[vegrad.Finding] = []
+    history = net.fit(X, target, optimizer=vegrad.SGD(0.05), epochs=5, batch_size=20, seed=0,
+                      progress=False, on_finding=said.append)  # fmt: skip
+    assert [one.cause for one in said][:1] == ([causes] if causes else [])
+    assert [one.cause for one in history.findings][:1] == ([causes] if causes else [])

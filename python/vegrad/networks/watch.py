@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from math import inf, isfinite, log2
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norm
 from vegrad.diagnosis.alarms import Alarms
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.judge import judge
+from vegrad.diagnosis.rules.digest import middle
 from vegrad.diagnosis.rules.long_steps import (
     BACK,
     BLOCK,
@@ -24,41 +22,27 @@ from vegrad.diagnosis.rules.long_steps import (
     Window,
     start_of,
 )
-from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY, middle
-from vegrad.flow.finding import Finding
-from vegrad.flow.wording import DECADE
+from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY
+from vegrad.networks.examiner import MANY, Examiner
 from vegrad.networks.network import Network
-from vegrad.networks.reading import read
 
-if TYPE_CHECKING:
-    from vegrad.networks.mlp import MLP
-
-FEW, MANY = 32, 256  # rows of a quick look and of a close one
 CLOSE, FAR = 25, 100  # steps from one check of the loss to the next; every BLOCK of the first ones
 SPARE = 0.1  # of the steps, that may be looked at because something is suspicious
 MATTERS = 0.1  # times the first loss, from which a loss that rises is looked at
 SHORT = -3.0  # log2 of what steps must grow by to be long, for no look to be of use
 GROWN = 1.2  # times the learning rate at which steps were last looked at closely
 SURE = 3  # epochs, before steps are called too long though the loss has not been thrown up
-# A first batch that need not be judged: its loss, in those of the best constant output, its sizes,
-# and the log2 of its gradients.
-USUAL, PLAIN, FAINT = 2.0, 20.0, 20.0
 NO_BETTER = 0.9  # times the loss of the best constant
 
 
-class Watch:
-    """What `fit` looks at while it trains, and whom it tells.
+class Watch(Examiner):
+    """The examiner that `fit` has look at its steps while they are taken, and at epochs' ends.
 
     What it decides follows from the history and the number of steps alone, so that a resume goes on
     as if there had been no stop.
 
     Args:
-        network: the network in training.
-        history: its history, which findings are noted in.
-        data: (N, I), as the network takes them.
-        target: of all rows.
         gauge: the distance of the steps that are looked at anyway; 0 if none is.
-        alarms: told of findings when they appear.
     """
 
     def __init__(
@@ -70,10 +54,9 @@ class Watch:
         gauge: int,
         alarms: Alarms,
     ) -> None:
-        self.network, self.history, self.alarms = cast("MLP", network), history, alarms
-        self.data, self.target, self.gauge = data, target, gauge
+        super().__init__(network, history, data, target, alarms)
+        self.gauge = gauge
         self.best, self.seen = inf, 0  # the lowest mean loss of BLOCK steps, and of how many
-        self.constant = _best_constant(target, network.config["loss"])
         self.moved = middle(history.last("update_log2")) if history.epochs else inf
         """log2 of how far the last epoch's last step moved the weights: the median layer."""
         self.ended = int(history.epoch_steps.sum())
@@ -82,52 +65,6 @@ class Watch:
         """How many epochs on end ended with a loss no better than that of a constant output."""
         for loss in history.epoch_loss:
             self.no_better = self.no_better + 1 if self._is_no_better(loss) else 0
-        alarms.known(one.finding for one in history.noted)
-
-    # The first batch -----------------------------------------------------------------------------
-
-    def begin(self, order: npt.NDArray[np.intp], batch_size: int) -> None:
-        """Judge the network on its first batch, and the data where there is a NaN in it."""
-        few = order[: min(max(batch_size, FEW), 4 * MANY)]
-        if not self._is_usual(few) and self._judged(few, resamples=0):
-            many = order[: min(max(batch_size, MANY), 4 * MANY)]
-            self._found(self._judged(many, resamples=4))
-
-    def _is_usual(self, rows: Array) -> bool:
-        """Return True if one pass shows nothing that comes near to a limit of any rule.
-
-        It takes a tenth of a judgement's time, which short trainings would feel. What it cannot
-        see, such as a bounded output, is judged.
-        """
-        loss = self.network.backward(self.data[rows], self.target[rows])
-        if self.network.config["output"] != "identity" or not loss < USUAL * self.constant:
-            return False
-        if not 1 / PLAIN < self.constant < PLAIN:
-            return False
-        flow = self.network.flow
-        gains, std, sizes = flow.delta_log2, flow.preactivation_std, flow.gradient_log2
-        even = abs(sizes).max() < FAINT and gains.max() - gains.min() < USUAL * DECADE / 2
-        alive = max(flow.dead.max(), flow.saturated[:-1].max(initial=0.0)) < 0.6
-        if not (even and alive and std.min() > 1 / PLAIN and std.max() < PLAIN):
-            return False
-        weights = [w for w in self.network.parameters.values() if w.ndim == 2]
-        return not any((w[:1] == w[1:2]).all() for w in weights if len(w) > 1)
-
-    def _judged(self, rows: Array, resamples: int) -> tuple[Finding, ...]:
-        x, target = self.data[rows], self.target[rows]
-        return judge(read(self.network, x, target, resamples=resamples, seed=0, theory=False))
-
-    def _found(self, findings: tuple[Finding, ...]) -> None:
-        """Note findings and tell of them, but not of what steps that are too long have done."""
-        if self._overshoots:
-            self.alarms.known(findings)
-        for finding in findings:
-            self.history.note(finding)
-        self.alarms.tell(one.finding for one in self.history.noted)
-
-    @property
-    def _overshoots(self) -> bool:
-        return any(one.finding.kind == "overshooting" for one in self.history.noted)
 
     # Steps ---------------------------------------------------------------------------------------
 
@@ -202,7 +139,7 @@ class Watch:
         history = self.history
         if self._window_end > step or not self.gauge:
             return
-        if self._overshoots:
+        if self.overshoots:
             return
         if not self._may_be_long:
             return
@@ -230,7 +167,7 @@ class Watch:
             log2(length / size) if known else inf,
             history.learning_rate,
         )
-        self._found(tuple(LONG_STEPS.find(window, LONG_STEPS, ())))
+        self.found(tuple(LONG_STEPS.find(window, LONG_STEPS, ())))
         if first < EARLY and window.downhill > 0 and window.moved > MOVED:
             self._open_window(history.steps)  # the first steps go too far now and then
 
@@ -239,21 +176,6 @@ class Watch:
         if due:
             self.check()
         return self.alarms.stop
-
-    def broken(self, *, ending: bool = False) -> None:
-        """Say why the loss or a gradient is no number any more, as far as that can be told.
-
-        Where an error is `ending` the training, whoever catches it has the findings from there.
-        """
-        if ending and self.alarms.on_finding != "warn":
-            self.alarms = Alarms("stop", self.history)  # it tells nobody
-        bad = ~np.isfinite(self.data).reshape(len(self.data), -1).all(axis=1)
-        bad |= ~np.isfinite(self.target).reshape(len(self.target), -1).all(axis=1)
-        rows = np.flatnonzero(bad)
-        if len(rows):
-            self._found(self._judged(rows[:1], resamples=0))
-        else:
-            self._found(tuple(f for f in self.history.findings if f.kind == "overshooting"))
 
     # Epochs --------------------------------------------------------------------------------------
 
@@ -270,7 +192,7 @@ class Watch:
         if no_better or rose or not TINY < moved < LARGE:
             found = history.findings
             sure = epoch >= SURE or not isfinite(loss)
-            self._found(
+            self.found(
                 tuple(
                     one
                     for one in found
@@ -284,7 +206,7 @@ class Watch:
         self.no_better = self.no_better + 1 if no_better else 0
         if self.no_better in (3, 6, 12, 24, 48) and isfinite(loss):
             rows = np.linspace(0, len(self.data) - 1, min(len(self.data), MANY)).astype(np.intp)
-            self._found(self._judged(rows, resamples=0))
+            self.found(self.judged(rows))
 
     def _is_no_better(self, loss: float) -> bool:
         return not loss < NO_BETTER * min(self.constant, self._start)
@@ -295,20 +217,3 @@ class Watch:
             self.history.steps - self.history.last("epoch_steps"), "learning_rate"
         )
         return bool(rates[-1] <= rates[0])
-
-    def end(self) -> None:
-        """Say what the training as a whole tells."""
-        self.alarms.tell(self.history.findings)
-
-
-def _best_constant(target: Array, loss: str) -> float:
-    """Return the mean loss of the best output that is the same for all rows."""
-    if loss == "cross_entropy":
-        share = np.bincount(target.ravel()) / target.size
-        share = share[share > 0]
-        return float(-(share * np.log(share)).sum())
-    wanted = target.reshape(len(target), -1)
-    if loss == "mse":
-        return float(wanted.var(axis=0, dtype=np.float64).mean())
-    mean = np.clip(wanted.mean(axis=0, dtype=np.float64), 1e-12, 1 - 1e-12)
-    return float(-(mean * np.log(mean) + (1 - mean) * np.log1p(-mean)).mean())

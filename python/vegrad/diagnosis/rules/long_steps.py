@@ -22,6 +22,7 @@ LATER = 80  # steps, that a warm-up may take
 LIFTED = 1.5  # times the learning rate of half the steps ago: one that rises
 BACK = 1.5  # times its best mean of ten steps: a loss that is looked at closely
 MATERIAL = 0.005  # of the first loss, below which its ups and downs do not matter
+LARGE_TARGET = 30.0  # root mean square
 BLOCK = 10  # steps
 RISEN = 1.2  # times the best mean of a block: a loss that does not fall any more
 EARLY, STAYS = 40, 0.9  # the first steps, and times the loss just before: one that does not fall
@@ -131,3 +132,26 @@ LONG_STEPS = RuleOf[Window](
     "2021, arXiv:2103.00065)",
     find=_long,
 )
+
+
+def target_scale(kind: str, rms: float) -> Finding | None:
+    """Blame the targets' size for steps that are too long, or that lead nowhere.
+
+    Args:
+        kind: "overshooting" or "stalled", as the steps were found.
+        rms: root mean square of the targets of a mean square.
+    """
+    if not rms >= LARGE_TARGET:
+        return None
+    return Finding(
+        kind=kind,
+        severity="critical",
+        rule="long-steps" if kind == "overshooting" else "stalled",
+        cause="target-scale",
+        sites=(Site("target", "target"),),
+        says="the targets have a root mean square of {rms:.3g}, not about 1: the loss begins at "
+        "its square, and its gradients are as many times too large for the usual rates",
+        advises="subtract from the targets their mean and divide them by their standard deviation, "
+        "and undo that in what is predicted.",
+        evidence={"rms": rms},
+    )
