@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import inf, isfinite, log2, nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,9 @@ from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue, Spread
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
 from vegrad.flow.resampling import resampled
+from vegrad.networks.network import Network
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.theory.expected import ExpectedFlow, expected_flow
-
-if TYPE_CHECKING:
-    from vegrad.networks.mlp import MLP
 
 LOSSES = {
     "mse": "mse_loss",
@@ -30,7 +28,7 @@ PARTS = 64  # quantiles
 
 
 def read(
-    network: MLP, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
+    network: Network, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
 ) -> Reading:
     """Run a network forward and back, which overwrites its gradients and flow, and read it."""
     config = network.config
@@ -142,7 +140,7 @@ def _operations(config: Mapping[str, Any], flow: Flow) -> tuple[Operation, ...]:
     return tuple(found)
 
 
-def _parameters(network: MLP, flow: Flow) -> dict[str, Parameter]:
+def _parameters(network: Network, flow: Flow) -> dict[str, Parameter]:
     found = {}
     sizes = norms(network.parameters).tolist()
     for (name, value), norm in zip(network.parameters.items(), sizes, strict=True):
@@ -178,14 +176,14 @@ def first_nonfinite(value: Array) -> NonFiniteValue | None:
     return NonFiniteValue(place, float(value[place]), int(bad.sum()))
 
 
-def _lost(network: MLP, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
+def _lost(network: Network, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
     """Return the layers whose true weight gradient is finite, while the dtype's is lost."""
     gradients = network.gradients
     finite = np.flatnonzero(np.isfinite(flow.gradient_log2)).tolist()
     return tuple(i for i in finite if is_lost(gradients[f"layers.{i}.weight"]))
 
 
-def _resampled(network: MLP, x: Any, target: Any, count: int, seed: int) -> FloatArray:
+def _resampled(network: Network, x: Any, target: Any, count: int, seed: int) -> FloatArray:
     """Return gains (count, L - 1), as if of batches as large as this one."""
     data, wanted = as_array(x, "x"), as_array(target, "target")
     same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
@@ -197,7 +195,7 @@ def _resampled(network: MLP, x: Any, target: Any, count: int, seed: int) -> Floa
     return resampled(gains, len(data) if same else 0, len(network.config["sizes"]) - 2, count, seed)
 
 
-def expected_or_none(network: MLP, x: Any) -> ExpectedFlow | None:
+def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
     """Return what theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))
