@@ -75,8 +75,9 @@ class Attempts:
 
     def _over(self, trial: Trial) -> bool:
         """Return True if a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        kept = 0.0 if trial.way >= min(ALMOST, FAST * trial.share) else self.kept
-        slow = self.patient.diagnosis.healthy and (standing(trial) or creeping(trial))
+        fast = trial.way >= min(ALMOST, FAST * trial.share)
+        kept = 0.0 if fast else self.kept
+        slow = creeping(trial) or (self.patient.diagnosis.healthy and standing(trial))
         if slow or thrown(trial) or hopeless(trial, patient=self.kept == 0.0):
             return True
         return not self.budget.room(trial.history.steps + trial.block_steps, kept)
