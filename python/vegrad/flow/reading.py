@@ -23,10 +23,11 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
-from vegrad.flow.data import Input, KnownLoss, NonFiniteData, NonFiniteValue
+from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.trend import Along, Gains
+from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
 from vegrad.theory.expected import ExpectedFlow
 
@@ -40,6 +41,9 @@ MAPS = {
     "conv_transpose2d",
     "conv_transpose3d",
 }
+
+# Operations that take some values and leave others, which may be anything.
+HIDES = {"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "nanmedian"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class Operation:
     """Share of its output's size that all rows have in common: 1 where they are all the same."""
     lost: bool = False
     """True if its output is not finite."""
+    edge: str = ""
+    """The cause, by its stable name, for which its output or its derivative is not finite with the
+    inputs that it had: they are at an edge of what it is made for. "" if they are not."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,11 @@ class Parameter:
     nonfinite: NonFiniteValue | None = None
     lost: bool = False
     """True if its gradient is not finite."""
+    copies: tuple[bool, bool] = (False, False)
+    """True if all its rows (the units that it makes) are equal, and all its columns (those that it
+    takes)."""
+    reached: bool = True
+    """False if no way leads back to it from the loss."""
 
     @property
     def module(self) -> str:
@@ -267,40 +279,8 @@ class Module:
     """True if it has parameters of its own."""
     begun: bool = False
     """True if its output was 0 at first, and the first step changes that."""
-
-
-@dataclass(frozen=True)
-class Watched:
-    """Observations of a monitor beside the sizes of modules."""
-
-    step: int = 0
-    norm: float = nan
-    """Joint norm of all parameters' gradients."""
-    nonfinite: FirstNonFinite | None = None
-
-
-class FirstNonFinite(Protocol):
-    """Where the first NaN or infinity of a training came from."""
-
-    @property
-    def step(self) -> int:
-        """The number of steps that had been taken."""
-
-    @property
-    def phase(self) -> str:
-        """One of "forward", "backward" and "gradient"."""
-
-    @property
-    def module(self) -> str:
-        """The path of the module whose operation made it."""
-
-    @property
-    def parameter(self) -> str:
-        """The module's parameter that is not finite itself, if one is."""
-
-    @property
-    def message(self) -> str:
-        """All of it, in words."""
+    kind: str = ""
+    """The name of its class."""
 
 
 @dataclass(frozen=True)
@@ -343,6 +323,9 @@ class Reading:
     loss_kind: str = ""
     """The name of a known loss; "" of one's own."""
     operations: tuple[Operation, ...] = ()
+    """Those of the model, and the loss as the last."""
+    loss_operations: tuple[Operation, ...] = ()
+    """Those within the loss; their places go on from those of `operations`."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     """By name, in the order of the network."""
     tables: frozenset[str] = frozenset()
@@ -355,6 +338,8 @@ class Reading:
     gradients: Gradients | None = None
     losses: tuple[KnownLoss, ...] = ()
     """Those of known kinds that the loss consists of."""
+    compared: tuple[Compared, ...] = ()
+    """Outputs beside targets, in the order in which the loss took them."""
     inputs: tuple[Input, ...] = ()
     draws_itself: bool = False
     """True if the network has a way of its own to draw its weights, which `Initialize("default")`
@@ -363,6 +348,18 @@ class Reading:
     """Answers what would be, had something been changed."""
     problem: NonFiniteData | None = None
     """Why nothing was run, if nothing was."""
+    data: tuple[NonFiniteData, ...] = ()
+    """Values of the inputs and targets that are not finite, though the pass was run: the network
+    or the loss may leave them out."""
+    unregistered: tuple[str, ...] = ()
+    """Parameters that the network uses and trains, and does not have."""
+    raised: str = ""
+    """The error that ended the pass, where what is not finite made one."""
+
+    @property
+    def everything(self) -> tuple[Operation, ...]:
+        """All operations in the order of their places, those within the loss too."""
+        return (*self.operations, *self.loss_operations)
 
     @property
     def maps(self) -> frozenset[str]:

@@ -80,7 +80,15 @@ class Vocabulary:
     skips = "skip connections"
     cuts = "something that cuts the gradient off"
     """Calls after which no gradient comes back."""
+    freezing = "freeze them"
+    """A way to leave parameters out of the training."""
+    keeping = "register them with the network"
+    """A way to make parameters known, as an instruction."""
     loss = "the loss function"
+    empties = "empty the gradients once for every step, before the backward pass"
+    unscales = "scale the gradients back before they are clipped"
+    holds = "give them to the optimizer; if they are to stay as they are, let them need no gradient"
+    registers = "keep them where the network lists its parameters"
 
     def edit(self, edit: Edit) -> str:
         """Say what an edit does, as an instruction."""

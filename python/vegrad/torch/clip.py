@@ -9,7 +9,7 @@ compiles uses PyTorch's alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from inspect import GEN_CREATED, getgeneratorstate
 from math import inf, isfinite
 from types import GeneratorType
@@ -31,6 +31,21 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # FLOATS: the widest of them, but float32 for float16 and bfloat16 together.
 _PROMOTED = [FLOATS[2 if bits == 3 else max(bits.bit_length() - 1, 0)] for bits in range(16)]
 _SLACK = 1e-6  # PyTorch adds it to a norm before it divides by the norm
+
+
+class Heard(NamedTuple):
+    """A clip of gradients, as a monitor is told of it."""
+
+    parameters: Sequence[Tensor]
+    kind: str
+    """ "norm", or "value" of a clip of each element."""
+    limit: float
+    norm: Tensor | float | None
+    """The joint norm before the clip, if it was taken."""
+
+
+heard: Callable[[Heard], None] | None = None
+"""Set while a monitor listens: it is told of each clip."""
 
 
 def clip_grad_norm_(
@@ -88,6 +103,8 @@ def clip_grad_norm_(
             return _clip_mixed(several, limit, order, error_if_nonfinite, foreach, compat)
         if found.clipped:
             increment_version(grads)
+        if heard is not None:
+            heard(Heard(several, "norm", limit, found.norm))
         if grads:
             dtype = _PROMOTED[found.dtypes] if compat else torch.float64
             return torch.tensor(found.norm, dtype=dtype)
@@ -100,8 +117,11 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
     if torch.compiler.is_compiling():
         utils.clip_grad_value_(parameters, clip_value, foreach)
         return
-    grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
+    several = listed(parameters)
+    grads = [grad for one in several if (grad := one.grad) is not None]
     limit = float(clip_value)
+    if heard is not None:
+        heard(Heard(several, "value", limit, None))
     ours, others = grads, []
     if not limit >= 0:  # PyTorch gives negative limits a meaning
         ours, others = [], grads
@@ -162,8 +182,11 @@ def clip_grads_with_norm_(
     if torch.compiler.is_compiling():
         utils.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
         return
-    grads = [grad for one in listed(parameters) if (grad := one.grad) is not None]
+    several = listed(parameters)
+    grads = [grad for one in several if (grad := one.grad) is not None]
     limit = float(max_norm)
+    if heard is not None:
+        heard(Heard(several, "norm", limit, total_norm))
     ours, others = grads, []
     plain = (
         type(total_norm) is Tensor
@@ -248,10 +271,13 @@ def _clip_mixed(
     grads = [grad for one in parameters if (grad := one.grad) is not None]
     ours, others = _split(grads)
     if not ours:
-        return utils.clip_grad_norm_(_holders(others), limit, order, error_if_nonfinite, foreach)
+        # The parameters themselves, so that those who listen know them.
+        return utils.clip_grad_norm_(parameters, limit, order, error_if_nonfinite, foreach)
     norm = _joint([_core.norm(ours, order), _norm_of(others, order, foreach)], order)
     if error_if_nonfinite and not isfinite(norm):
         raise RuntimeError(_nonfinite(order))
+    if heard is not None:
+        heard(Heard(parameters, "norm", limit, norm))
     first = grads[0].device
     total = torch.tensor(norm, dtype=torch.float64)
     slack = _SLACK if compat else 0.0

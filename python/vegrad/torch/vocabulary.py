@@ -19,7 +19,19 @@ class TorchVocabulary(Vocabulary):
     normalization = "torch.nn.LayerNorm after each Linear"
     skips = "skip connections, x + f(x)"
     cuts = "a detach(), .data, item() or no_grad()"
+    freezing = "set requires_grad=False"
+    keeping = (
+        "keep layers in an nn.ModuleList or nn.ModuleDict and tensors as nn.Parameter attributes, "
+        "not in plain lists, and make them in __init__"
+    )
     loss = "loss_fn"
+    empties = "call optimizer.zero_grad() once for every step, before the backward pass"
+    unscales = "call scaler.unscale_(optimizer) before the gradients are clipped"
+    holds = (
+        "give them to the optimizer (add_param_group); if they are to stay as they are, say so by "
+        "requires_grad_(False)"
+    )
+    registers = "keep modules in a ModuleList or ModuleDict, and parameters in a ParameterList"
 
     def site(self, site: Site) -> str:
         """Name a layer's parameters as the model does."""

@@ -15,12 +15,18 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.hooks import RemovableHandle
 
 from vegrad._core import Clipped
 from vegrad.torch.gradient_norms import norms_of
-from vegrad.torch.monitor.history import MonitorHistory, NonFinite
+from vegrad.torch.monitor import listening
+from vegrad.torch.monitor.first import FirstLook
+from vegrad.torch.monitor.history import MonitorHistory, NonFinite, growth
 from vegrad.torch.monitor.hooks import ModuleHooks
+from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import is_plain
+from vegrad.torch.monitor.owners import Owners
+from vegrad.torch.monitor.updates import Updates, lost_epsilon
 from vegrad.torch.optimizer_step import CoreStep
 
 
@@ -48,6 +54,7 @@ class StepHooks(ModuleHooks):
         self.history = MonitorHistory(keep)
         self.subnormals = {}
         self._paused = False
+        self._joint = nan
         self._optimizer = optimizer
         self._pending: tuple[CoreStep, Clipped | None] | None = None
         """One of vegrad's optimizers that is in its step, and its report on the step before."""
@@ -57,27 +64,32 @@ class StepHooks(ModuleHooks):
         """A weak reference to the last optimizer that was found to be the model's."""
         self._ender: Callable[[], Optimizer | None] = lambda: None
         """A weak reference to the optimizer that has ended the last step."""
+        self.loop = Loop(lambda: self._params)
+        self.owners = Owners(model, self.loop.steps.ids)
+        self.updates = Updates(lambda: self._params, lambda: self.parameters)
+        self.first = FirstLook(model, self)
+        self._handles += self.first.handles
         self._begin()
-        # The hooks are global: they must not keep the monitor, and with it the model, alive.
-        myself = weakref.ref(self)
+        listening.listen(self.loop)
+        listening.listen(self.first)
+        self._handles += _optimizer_hooks(weakref.ref(self))
 
-        def about_to_step(optimizer: Optimizer, *_: object) -> None:
-            monitor = myself()
-            if monitor is not None and monitor._is_mine(optimizer):
-                monitor._about_to_step(optimizer)
-
-        def has_stepped(optimizer: Optimizer, *_: object) -> None:
-            monitor = myself()
-            if monitor is not None and monitor._pending is not None:
-                monitor._has_stepped(optimizer)
-
-        self._handles.append(register_optimizer_step_pre_hook(about_to_step))
-        self._handles.append(register_optimizer_step_post_hook(has_stepped))
+    def remove(self) -> None:
+        """Take all hooks off the model; the records stay."""
+        listening.leave(self.loop)
+        listening.leave(self.first)
+        super().remove()
 
     def _begin(self) -> None:
         """Begin a step; it is looked at if its number says so."""
+        self.loop.over = True
         looking = self.steps % self.every == 0 and not self._paused
         self._clear(looking, looking and self.steps // self.every % self.details == 0)
+
+    @property
+    def looking(self) -> bool:
+        """True while the step in progress is looked at."""
+        return self._on
 
     def _is_mine(self, optimizer: Optimizer) -> bool:
         """Return True if the optimizer's steps count."""
@@ -96,8 +108,21 @@ class StepHooks(ModuleHooks):
             self._last_optimizer = weakref.ref(optimizer)
         return self._mine[optimizer]
 
-    def step(self) -> None:
-        """Read the gradients: a step is about to be taken. Optimizers call this by themselves."""
+    def step(self, loss: float | Tensor | None = None) -> None:
+        """Read the gradients: a step is about to be taken. Optimizers call this by themselves.
+
+        Args:
+            loss: the loss. Where an optimizer of the model ends the steps, giving it does not end
+                one too: it is the loss of the step that was just taken, or of the one in progress.
+        """
+        if loss is not None:
+            value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+            if self._ender() is not None and self.loop.over:
+                self.history.give_loss(value)
+                return
+            self.loop.give(value)
+            if self._ender() is not None:
+                return
         if self._pending is not None:  # the last step has raised, so that nobody ended it
             self._end(None)
         self._end(None)
@@ -117,24 +142,39 @@ class StepHooks(ModuleHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """End the step of one of vegrad's optimizers, with the norms that it has taken."""
         if self._pending is not None and self._pending[0] is optimizer:
-            fresh = optimizer.clipped is not self._pending[1]
-            self._end(optimizer.norms() if fresh else None)
+            fresh = self._pending[0].clipped is not self._pending[1]
+            self._end(self._pending[0].norms() if fresh else None)
+        self.updates.after(optimizer)
+        self.owners.begin()
+        self.loop.stepped(optimizer, self.steps - 1, self._joint)
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step; `known` has norms of gradients, by the parameter's id."""
+        self._joint = nan
         if self._on:
             found = None if known or self._others else self._watch.record(self._params)
             if found is not None:
-                self.history.add(self.steps, len(self._params), *found)
+                self._joint = found[0]
+                self.history.add(self.steps, len(self._params), *found, self.loop.loss())
             else:
                 with torch.no_grad():
                     self._record(known)
                 self._watch.clear()
             if self.nonfinite is not None and self._was_skipped(self.nonfinite):
                 self.nonfinite = None
+        self.first.step_ends()
         self.steps += 1
         self._pending = None
         self._begin()
+
+    def _before(self, bad: Tensor | None) -> dict[str, float]:
+        if not len(self.history):
+            return {}
+        last = self.history[-1]
+        found = {"growth": growth(self._squares, self._counts, last)}
+        if bad is not None and last.gradient_norm < inf:
+            found["epsilon"] = lost_epsilon(self.loop.steps.optimizers, bad)
+        return found
 
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""
@@ -157,12 +197,13 @@ class StepHooks(ModuleHooks):
         joint = sqrt(sum([size * size for size in sizes]))
         if not joint < inf:
             joint = self._joint_of(sizes, grads)
+        self._joint = joint
         self._add_others()
         rms = np.full(len(self.modules), nan)
         np.divide(self._squares, self._counts, out=rms, where=self._counts > 0)
         deltas = np.where(self._deltas < 0, nan, self._deltas)
         numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
-        self.history.add(self.steps, len(self._params), joint, numbers)
+        self.history.add(self.steps, len(self._params), joint, numbers, self.loop.loss())
         if self._counting:
             if plain := [one for one in grads if is_plain(one)]:
                 self._count("gradients", plain)
@@ -193,3 +234,24 @@ class StepHooks(ModuleHooks):
         if self.nonfinite is None:
             self._find_gradient(*wrong[0])
         return sum([sizes[place] for place, _ in wrong])
+
+
+def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
+    """Hook all optimizers: the hooks are global, and must not keep the monitor alive."""
+
+    def about_to_step(optimizer: Optimizer, *_: object) -> None:
+        monitor = myself()
+        if monitor is not None and monitor._is_mine(optimizer):
+            if monitor._on:
+                monitor.updates.before(optimizer, monitor.steps)
+            monitor._about_to_step(optimizer)
+
+    def has_stepped(optimizer: Optimizer, *_: object) -> None:
+        monitor = myself()
+        if monitor is not None and monitor._is_mine(optimizer):
+            monitor._has_stepped(optimizer)
+
+    return [
+        register_optimizer_step_pre_hook(about_to_step),
+        register_optimizer_step_post_hook(has_stepped),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,32 @@ from torch.nn import Module
 
 from vegrad.arrays.measurement import measure
 from vegrad.flow.reading import Gradients
+from vegrad.torch.reading.hooks import nodes_from
+
+
+def gradients(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradients of leaves; those that they have in `.grad` stay as they are.
+
+    Checkpoints of the reentrant kind run only within `backward()`, which writes to `.grad`, as
+    reversible layers do by themselves.
+    """
+    kept = [(one, one.grad) for one in wanted]
+    try:
+        for one in wanted:
+            one.grad = None
+        if has_reentrant(loss):
+            loss.backward()
+            return [one.grad for one in wanted]
+        given = torch.autograd.grad(loss, list(wanted), allow_unused=True)
+        return [one.grad if g is None else g for one, g in zip(wanted, given, strict=True)]
+    finally:
+        for one, gradient in kept:
+            one.grad = gradient
+
+
+def has_reentrant(loss: Tensor) -> bool:
+    """Return True if there are checkpoints of the reentrant kind on the way back."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in nodes_from(loss.grad_fn))
 
 
 def recorded(model: Module, gradients: Mapping[str, Tensor]) -> Gradients:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite, log2, nan
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.flow.reading import INPUT, MAPS, Operation
 from vegrad.torch.models import size_log2
 from vegrad.torch.reading.call import ADDS, ATTENTION, BATCH_NORM, VIEWS, Call
-from vegrad.torch.reading.tensors import ByTensor
+from vegrad.torch.reading.edges import Edge, after, before, is_finite
+from vegrad.torch.reading.tensors import ByTensor, tensors_in
+from vegrad.torch.reading.values import Values
 
 SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
 # Outputs of activations at and beyond which the derivative is below 5 % of its largest.
@@ -24,6 +26,8 @@ BENDS = {
     "sigmoid": (0.0127, 0.9873),
     "tanh": (-0.9747, 0.9747),
 }
+PARALLEL = 0.95  # of their size, which rows have in common, from which they may be parallel
+LEAST_FEATURES = 8  # of rows that may count as parallel
 LEAST_KEYS = 4  # of attention that may count as saturated
 SHARP = 0.99  # of its weight on one key, a row of attention counts as flat
 
@@ -34,6 +38,8 @@ class Graph:
 
     names: dict[int, str]
     """Names of the parameters by id."""
+    buffers: frozenset[int] = frozenset()
+    """The buffers by id."""
     operations: list[Operation] = field(default_factory=list)
     """In the order in which they ran."""
     variances: dict[int, float] = field(default_factory=dict)
@@ -41,9 +47,16 @@ class Graph:
     outputs: Callable[[int, Tensor, bool, bool], None] | None = None
     """Called with the place and the output of each operation, whether it is a layer's, and whether
     it is a sum's."""
+    end: int = -1
+    """The place of the loss, after which those within it stand; -1 while the model runs."""
+    strangers: dict[int, nn.Parameter] = field(default_factory=dict)
+    """Parameters by id that the model uses and does not have."""
+    reached: set[int] | None = None
+    """The leaves, by id, that a way leads back to from the loss; None if that is not known."""
 
     def __post_init__(self) -> None:
         self._made_by: ByTensor[int] = ByTensor()
+        self.values = Values(self._made_by, {*self.names, *self.buffers})
         self._views: ByTensor[str] = ByTensor()  # parameters seen through views of them
         self._running: list[str] = []
 
@@ -51,10 +64,30 @@ class Graph:
         """Return the name of a parameter, or of the one that a tensor is a view of."""
         return self.names.get(id(tensor)) or self._views.get(tensor)
 
+    def place_of(self, tensor: Tensor) -> int | None:
+        """Return the place of the operation that made a tensor; INPUT of inputs, None of others."""
+        return self._made_by.get(tensor)
+
     def begin(self, inputs: list[Tensor]) -> None:
         """Take in the tensors that the model is given."""
         for one in inputs:
             self._made_by[one] = INPUT
+
+    def end_model(self, target: object = None) -> None:
+        """Put the loss in its place: what runs from now on runs within it, on this target."""
+        self.end = len(self.operations)
+        self.operations.append(Operation("loss", "loss", (self.end - 1,)))
+        self.values.give(target)
+
+    def end_loss(self, *losses: Tensor) -> None:
+        """Leave out what ran within the loss after it was made, and note what leads to it."""
+        places = {place for one in losses if (place := self._made_by.get(one)) is not None}
+        if not places:
+            return
+        del self.operations[max(*places, self.end) + 1 :]
+        within = {n for one in self.operations[self.end + 1 :] for n in one.below if n < self.end}
+        below = within if max(places) > self.end else places
+        self.operations[self.end] = replace(self.operations[self.end], below=tuple(sorted(below)))
 
     @contextmanager
     def following(self, model: Module) -> Iterator[None]:
@@ -69,42 +102,77 @@ class Graph:
             for hook in hooks:
                 hook.remove()
 
-    def ran(self, call: Call, made: list[Tensor]) -> int | None:
-        """Append an operation, unless it has nothing to do with inputs and parameters.
+    def run(self, call: Call) -> tuple[object, list[Tensor], int | None]:
+        """Run a call, and append it unless it has nothing to do with inputs and parameters.
 
         Returns:
-            Its place, if it was appended.
+            What it returned, the tensors therein, and its place if it was appended.
         """
+        ours = any(self._made_by.get(one) is not None or self._name(one) for one in call.tensors)
+        edge = before(call) if ours or self.values.knows(call) else None
+        out = call.function(*call.args, **call.kwargs)
+        made = list(tensors_in(out))
+        return out, made, self._ran(call, made, edge)
+
+    def _ran(self, call: Call, made: list[Tensor], edge: Edge | None) -> int | None:
         parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
         given = [one for one in call.tensors if _is_signal(one)] or call.tensors
         if call.name.startswith("embedding"):
             given = call.tensors
         known = {place for one in given if (place := self._made_by.get(one)) is not None}
+        self._meet_strangers(call)
         if not made or not (parameters or known):
+            self.values.pass_on(call, made, edge)
             return None
-        place = len(self.operations)
+        place, out, kind = len(self.operations), made[0], call.name.strip("_")
         path = parameters[0].rpartition(".")[0] if parameters else self.module
-        for one in made:
-            self._made_by[one] = place
-        out, kind = made[0], call.name.strip("_")
         if call.name in VIEWS and len(parameters) == 1 and not known:
             for one in made:
                 self._views[one] = parameters[0]
         rms = flat = alike = nan
-        measured = call.name not in VIEWS and _is_signal(out) and out.layout is torch.strided
+        numbers = _is_signal(out) and out.layout is torch.strided
+        measured = call.name not in VIEWS and numbers
         if measured:
             rms = rms_log2(out)
-            flat, alike = _flatness(call, out), _alike(out, rms)
+            flat, alike = _flatness(call, out), shared(out, rms)
         if call.name == "batch_norm":
             self._variance(call)
-        lost = measured and not rms < inf
-        one = Operation(
-            kind, path, tuple(sorted(known)), parameters, rms, flat=flat, alike=alike, lost=lost
+        lost = not rms < inf if measured else numbers and self._carries(out, known)
+        edge = edge or (after(call, out, lost) if measured else None)
+        cause = edge.cause if edge is not None else ""
+        if lost and edge is None:
+            several = [self.operations[n] for n in known if n != INPUT]
+            cause = self.values.cause(call, made, rms, several)
+        elif not lost and _cuts(call, made):
+            ended = kind in ("detach", "get") or not torch.is_grad_enabled()
+            cause = "detached" if ended else "no-derivative"
+        if edge is not None:
+            self.values.at_edge(place, edge)
+        for one in made:
+            self._made_by[one] = place
+        below = tuple(sorted(known))
+        self.operations.append(
+            Operation(
+                kind, path, below, parameters, rms, flat=flat, alike=alike, lost=lost, edge=cause
+            )
         )
-        self.operations.append(one)
         if self.outputs is not None and measured:
-            self.outputs(place, out, call.name in MAPS, call.raw in ADDS)
+            in_model = self.end < 0
+            self.outputs(place, out, in_model and call.name in MAPS, in_model and call.raw in ADDS)
         return place
+
+    def _meet_strangers(self, call: Call) -> None:
+        """Note parameters that the model trains and does not have."""
+        if self.end >= 0 or not torch.is_grad_enabled():
+            return
+        for one in call.tensors:
+            known = id(one) in self.names or self._made_by.get(one) is not None
+            if isinstance(one, nn.Parameter) and one.requires_grad and not known:
+                self.strangers[id(one)] = one
+
+    def _carries(self, out: Tensor, known: set[int]) -> bool:
+        """Return True if a view of what is not finite is not finite either."""
+        return any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
 
     def _variance(self, call: Call) -> None:
         """Note the batch's own variance where a normalization uses running statistics."""
@@ -122,12 +190,19 @@ class Graph:
 
     def with_deltas(self, sizes: dict[int, float]) -> list[Operation]:
         """Return the operations with δ, which is inf where it is not finite."""
-        return [
-            one
-            if (size := sizes.get(place)) is None
-            else replace(one, delta_log2=size if size == size else inf)
-            for place, one in enumerate(self.operations)
-        ]
+        hidden, found = self.values.hidden(self.operations), list[Operation]()
+        for place, one in enumerate(self.operations):
+            size = sizes.get(place, nan)
+            delta = size if size == size else inf if place in sizes else nan
+            edge = "where-branch" if place in hidden else one.edge
+            found.append(replace(one, delta_log2=delta, edge=edge))
+        return found
+
+
+def _cuts(call: Call, made: list[Tensor]) -> bool:
+    """Return True if something that a gradient could come back to goes in, and it ends there."""
+    comes = any(one.requires_grad for one in call.tensors)
+    return comes and not any(one.requires_grad for one in made)
 
 
 def _is_signal(tensor: Tensor) -> bool:
@@ -166,12 +241,22 @@ def rms_log2(tensor: Tensor) -> float:
     return size - log2(count) / 2 if isfinite(size) else size
 
 
-def _alike(tensor: Tensor, rms: float) -> float:
-    """Return the share of the size of a tensor that its mean over rows has."""
+def shared(tensor: Tensor, rms: float) -> float:
+    """Return the share of the size of a tensor that its mean over rows has.
+
+    Where that is nearly all of it, rows are taken without their sizes, in which alone they may
+    differ: nodes of a graph that have been averaged are alike but for their degrees.
+    """
     if tensor.ndim < 2 or len(tensor) < 2 or not -inf < rms < inf:
         return nan
     mean = rms_log2(tensor.detach().mean(0))
-    return min(float(2.0 ** (mean - rms)), 1.0)
+    share = min(float(2.0 ** (mean - rms)), 1.0)
+    if share < PARALLEL or tensor[0].numel() < LEAST_FEATURES or tensor.is_complex():
+        return share
+    rows = tensor.detach().flatten(1)
+    rows = rows if rows.dtype is torch.float64 else rows.float()
+    rows = torch.nn.functional.normalize(rows, dim=1, eps=1e-30)
+    return max(share, min(float(rows.mean(0).norm()), 1.0))
 
 
 def _flatness(call: Call, out: Tensor) -> float:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vegrad.flow.data import KnownLoss
+from vegrad.flow.data import Compared, KnownLoss
+from vegrad.torch.reading.call import Call as FunctionCall
+from vegrad.torch.reading.compared import Comparisons
+from vegrad.torch.reading.graph import Graph
+from vegrad.torch.reading.tensors import is_transformed
 
 KINDS = {
     "mse_loss": "mse",
@@ -60,21 +63,34 @@ class Call:
 
 
 class Heard(TorchFunctionMode):
-    """Writes down the calls of losses while it is on."""
+    """Writes down the calls of losses while it is on, and in a graph all that they consist of."""
 
-    def __init__(self) -> None:
+    def __init__(self, graph: Graph | None = None, target: object = None) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self._comparisons = None if graph is None else Comparisons(graph, target)
+
+    @property
+    def compared(self) -> Sequence[Compared]:
+        """Outputs beside targets, in the order in which they were compared."""
+        return () if self._comparisons is None else self._comparisons.found
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        name, out = getattr(function, "__name__", ""), function(*args, **(kwargs or {}))
-        if name in KINDS:
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        name, call = getattr(function, "__name__", ""), FunctionCall(function, args, kwargs or {})
+        comparisons = self._comparisons
+        if comparisons is None or any(map(is_transformed, call.tensors)):
+            out = function(*args, **call.kwargs)
+        else:
+            comparisons.begins(call)
+            out = comparisons.graph.run(call)[0]
+            comparisons.ran(call, out)
+        if name in KINDS and isinstance(out, Tensor):
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")
             if isinstance(output, Tensor) and isinstance(target, Tensor):

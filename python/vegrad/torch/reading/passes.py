@@ -17,7 +17,7 @@ layers are no chain are measured by a monitor instead (`reading.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, nan
 from typing import Any, NamedTuple, TypeAlias
@@ -28,16 +28,17 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.flow.data import KnownLoss
+from vegrad.flow.data import Compared, KnownLoss
 from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2
+from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
 from vegrad.torch.reading.losses import Heard, known_losses
-from vegrad.torch.reading.trace import Layer, Replay, Trace, names_of
+from vegrad.torch.reading.trace import Layer, Replay, Trace
 
 FAR = 60.0  # log2 of a size of δ, beyond which squares may leave the range of float32
 Loss: TypeAlias = Callable[[Any, Any], Any]
@@ -63,6 +64,7 @@ class Pass:
     output: Tensor
     loss: Tensor
     losses: tuple[KnownLoss, ...]
+    compared: tuple[Compared, ...]
     trainable: list[Tensor]
     """Parameters and inputs of the model that require a gradient."""
 
@@ -87,39 +89,55 @@ class Pass:
         return 0.0 if operation is None else self.hooks.shifts.get(operation, 0.0)
 
 
-def forward(model: Module, loss_fn: Loss, x: object, target: object) -> Pass:
+def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
     """Run the model and the loss, with hooks that will measure δ on the way back.
+
+    Args:
+        task: what to run.
+        graph: of the model, in which nothing has run yet; it is written down there, also where
+            something raises.
+        hooked: new hooks, to which the graph hands its outputs.
 
     Raises:
         ValueError: for a batch without rows, for a loss that is no single number, and for a loss
             that does not depend on the parameters.
     """
-    hooked, inputs = Hooks(), inputs_of(x)
+    model, loss_fn, x, target = task
+    inputs = inputs_of(x)
     if inputs and not any(one.numel() for one in inputs):
         raise ValueError(f"x must have at least one row, not the shape {tuple(inputs[0].shape)}")
-    names = names_of(model)
-    graph = Graph(names, outputs=hooked.on_output)
-    trace = Trace(names, inputs, graph)
+    trace = Trace(graph.names, inputs, graph)
     with graph.following(model), trace:
         output = called(model, x)
-    heard = Heard()
+    chain = trace.path(output)
+    graph.end_model(target)
+    heard = Heard(graph, target)
     with heard:
         loss = checked(loss_fn(output, target))
     # Autograd computes no gradient below the lowest parameter that is trained.
     path = [
         place
-        for place in trace.path(output)
+        for place in chain
         if (operation := trace.layers[place].operation) is not None and hooked.reaches(operation)
     ]
     reentrant = has_reentrant(loss)
-    path = [] if reentrant else path
+    path = [] if reentrant or loss.grad_fn is None else path
+    graph.end_loss(loss)
+    if not reentrant:
+        graph.reached = {id(getattr(one, "variable", None)) for one in nodes_from(loss.grad_fn)}
     hooked.begin()
+    chosen = {trace.layers[place].operation: trace.layers[place] for place in path}
     if path:
         hooked.find_cuts(loss.grad_fn)
-        chosen = {trace.layers[place].operation: trace.layers[place] for place in path}
-        hooked.on_delta = lambda place, delta: _pass_through(chosen.get(place), delta)
+
+    def on_delta(place: int, delta: Tensor) -> None:
+        graph.values.came(place, delta)
+        _pass_through(chosen.get(place), delta)
+
+    hooked.on_delta = on_delta
     trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
-    return Pass(trace, hooked, path, output, loss, known_losses(heard.calls), trainable)
+    losses, compared = known_losses(heard.calls), tuple(heard.compared)
+    return Pass(trace, hooked, path, output, loss, losses, compared, trainable)
 
 
 def checked(loss: object) -> Tensor:
@@ -150,31 +168,6 @@ def backward(run: Pass) -> list[Tensor | None]:
     for place, gradient in zip(some, given, strict=False):
         found[place] = gradient
     return found
-
-
-def gradients(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the gradients of leaves; those that they have in `.grad` stay as they are.
-
-    Checkpoints of the reentrant kind run only within `backward()`, which writes to `.grad`, as
-    reversible layers do by themselves.
-    """
-    kept = [(one, one.grad) for one in wanted]
-    try:
-        for one in wanted:
-            one.grad = None
-        if has_reentrant(loss):
-            loss.backward()
-            return [one.grad for one in wanted]
-        given = torch.autograd.grad(loss, list(wanted), allow_unused=True)
-        return [one.grad if g is None else g for one, g in zip(wanted, given, strict=True)]
-    finally:
-        for one, gradient in kept:
-            one.grad = gradient
-
-
-def has_reentrant(loss: Tensor) -> bool:
-    """Return True if there are checkpoints of the reentrant kind on the way back."""
-    return any(node.name() == "CheckpointFunctionBackward" for node in nodes_from(loss.grad_fn))
 
 
 def replayed(task: Task, run: Pass, *, deep: bool) -> tuple[FloatArray, list[float], Tensor] | None:

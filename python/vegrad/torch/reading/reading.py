@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf, isfinite
+from math import inf, isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,15 @@ from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.resampling import resampled
 from vegrad.torch import models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw
-from vegrad.torch.reading.gradients import recorded
+from vegrad.torch.reading.compared import RefusedError
+from vegrad.torch.reading.gradients import gradients, recorded
+from vegrad.torch.reading.graph import Graph, rms_log2, shared
+from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.modules import modules_of
 from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
-from vegrad.torch.reading.trace import Trace
+from vegrad.torch.reading.trace import Trace, graph_of
+from vegrad.torch.reading.unregistered import names_of_strangers
 from vegrad.torch.reading.what_if import WhatIf
 from vegrad.torch.vocabulary import TorchVocabulary
 
@@ -44,27 +48,73 @@ def read(
         resamples: number of batches drawn with replacement whose gains are measured too.
         seed: seed of these batches, and of weights drawn anew.
     """
-    problem = not_finite("data", "x", x) or not_finite("target", "target", target)
-    if problem is not None:
-        about = {"model": type(model).__name__}
-        return Reading(vocabulary=TorchVocabulary(), about=about, problem=problem)
     task = passes.Task(model, loss_fn, x, target)
+    bad = not_finite("data", "x", x), not_finite("target", "target", target)
+    data = tuple(one for one in bad if one is not None)
     with models.untouched(model, loss_fn):
-        return _read(task, resamples, seed)
+        return _read(task, resamples, seed, data)
 
 
-def _read(task: passes.Task, resamples: int, seed: int) -> Reading:
+def _read(
+    task: passes.Task, resamples: int, seed: int, data: tuple[NonFiniteData, ...] = ()
+) -> Reading:
     what_if = WhatIf(task, partial(_read, resamples=0, seed=seed), seed)
-    with cells.heard(task.model) as calls:
-        run = passes.forward(*task)
+    resamples = 0 if data else resamples
+    hooked = Hooks()
+    graph = graph_of(task.model, hooked.on_output)
+    try:
+        with cells.heard(task.model) as calls:
+            run = passes.forward(task, graph, hooked)
+    except Exception as error:
+        found = interrupted(task.model, graph, error, data)
+        if found is None:
+            raise
+        return found
+    unregistered = names_of_strangers(task.model, graph.strangers)
     if not run.path:
-        recurrent = tuple(cells.recurrences(task.model, calls, seed))
-        return replace(_of_graph(task, run, recurrent), what_if=what_if)
+        recurrent = () if data else tuple(cells.recurrences(task.model, calls, seed))
+        reading = _of_graph(task, run, recurrent)
+        return replace(reading, what_if=what_if, data=data, unregistered=unregistered)
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
     resamples = resamples if isfinite(reading.loss or 0.0) else 0
     batches = _resampled(task, run, resamples, seed)
-    return replace(reading, chain=replace(reading.chain, batches=batches), what_if=what_if)
+    chain = replace(reading.chain, batches=batches)
+    return replace(reading, chain=chain, what_if=what_if, data=data, unregistered=unregistered)
+
+
+def interrupted(
+    model: Module, graph: Graph, error: Exception, data: tuple[NonFiniteData, ...]
+) -> Reading | None:
+    """Read a pass that raised an error, if it may have done so for what is not finite."""
+    if graph.end < 0:
+        graph.end_model()
+    operations = tuple(graph.with_deltas({}))
+    parameters = read_parameters(model, graph, {})
+    made = any(one.lost and (one.edge or isnan(one.rms_log2)) for one in operations)
+    compared = (error.compared,) if isinstance(error, RefusedError) else ()
+    known = bool(made or data or compared)
+    if not known and all(one.nonfinite is None for one in parameters.values()):
+        return None
+    said = str(error).partition("\n")[0]
+    return Reading(
+        vocabulary=TorchVocabulary(),
+        about={"model": type(model).__name__, "parameters": len(parameters)},
+        dtype=_dtype(model.parameters()),
+        loss=nan,
+        operations=operations[: graph.end + 1],
+        loss_operations=operations[graph.end + 1 :],
+        compared=compared,
+        parameters=parameters,
+        data=data,
+        raised=f"{type(error).__name__}: {said:.80}",
+    )
+
+
+def _dtype(parameters: Iterable[Tensor]) -> str:
+    """Return the name of the dtype of the first parameter that is trained."""
+    trained = (one for one in parameters if one.requires_grad)
+    return str(next(trained).dtype).removeprefix("torch.")
 
 
 # A chain ----------------------------------------------------------------------------------------
@@ -82,6 +132,7 @@ def _of_chain(task: passes.Task, run: passes.Pass, resamples: int, seed: int) ->
     expected = passes.expected_of(run, drawing, task.x)
     draw = partial(redraw.expected, task, run, drawing, seed) if resamples else None
     weights = [layer.weight for layer in chain.layers]
+    operations, within = _operations(run)
     sizes = dict(zip(weights, chain.flow.gradient_log2.tolist(), strict=True))
     return Reading(
         vocabulary=TorchVocabulary(),
@@ -90,7 +141,9 @@ def _of_chain(task: passes.Task, run: passes.Pass, resamples: int, seed: int) ->
         loss=float(run.loss.detach()),
         loss_kind=run.loss_kind,
         losses=run.losses,
-        operations=_operations(run),
+        compared=run.compared,
+        operations=operations,
+        loss_operations=within,
         parameters=read_parameters(task.model, run.trace.graph, sizes, _drawn(run.trace)),
         inputs=_inputs(task.x),
         draws_itself=schemes.has_own(task.model),
@@ -135,10 +188,12 @@ def _layers(run: passes.Pass) -> tuple[Layer, ...]:
     )
 
 
-def _operations(run: passes.Pass) -> tuple[Operation, ...]:
-    """Write down what ran, with δ where it was measured, and the loss at the end."""
-    found = run.trace.graph.with_deltas(run.hooks.sizes)
-    return (*found, Operation(run.loss_kind or "loss", "loss", (len(found) - 1,)))
+def _operations(run: passes.Pass) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+    """Write down what ran, with δ where it was measured: in the model, and within the loss."""
+    graph = run.trace.graph
+    found = graph.with_deltas(run.hooks.sizes)
+    found[graph.end] = replace(found[graph.end], kind=run.loss_kind or "loss")
+    return tuple(found[: graph.end + 1]), tuple(found[graph.end + 1 :])
 
 
 def _inputs(x: object) -> tuple[Input, ...]:
@@ -146,7 +201,9 @@ def _inputs(x: object) -> tuple[Input, ...]:
     found = []
     for name, one in named_inputs("x", x).items():
         if one.is_floating_point() and one.numel():
-            found.append(Input(name, models.rms(one), float(one.detach().double().mean())))
+            rms = models.rms(one)
+            mean = float(one.detach().double().mean())
+            found.append(Input(name, rms, mean, alike=shared(one, rms_log2(one))))
     return tuple(found)
 
 
@@ -205,9 +262,9 @@ def _of_graph(
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     named = _gradients(run, wanted)
     gradients, loss = recorded(model, named), float(run.loss.detach())
-    norms, operations = gradients.norms_log2, _operations(run)
+    norms, (operations, within) = gradients.norms_log2, _operations(run)
     if isfinite(loss) and _are_lost(model, norms):
-        norms, operations = _precisely(task, wanted) or (norms, operations)
+        norms, (operations, within) = _precisely(task, wanted) or (norms, (operations, within))
     parameters = read_parameters(model, trace.graph, norms)
     for name, size in gradients.norms_log2.items():
         if not size < inf:  # in the model's own dtype
@@ -220,11 +277,13 @@ def _of_graph(
     return Reading(
         vocabulary=TorchVocabulary(),
         about=about,
-        dtype=str(next(iter(wanted.values())).dtype).removeprefix("torch."),
+        dtype=_dtype(wanted.values()),
         loss=loss,
         loss_kind=run.loss_kind,
         losses=run.losses,
+        compared=run.compared,
         operations=operations,
+        loss_operations=within,
         parameters=parameters,
         inputs=_inputs(task.x),
         draws_itself=schemes.has_own(task.model),
@@ -237,7 +296,7 @@ def _of_graph(
 
 
 def _gradients(run: passes.Pass, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    given = passes.gradients(run.loss, list(wanted.values()))
+    given = gradients(run.loss, list(wanted.values()))
     return {n: g for n, g in zip(wanted, given, strict=True) if g is not None}
 
 
@@ -254,12 +313,14 @@ def _are_lost(model: Module, norms: Mapping[str, float]) -> bool:
 
 def _precisely(
     task: passes.Task, wanted: Mapping[str, Tensor]
-) -> tuple[dict[str, float], tuple[Operation, ...]] | None:
+) -> tuple[dict[str, float], tuple[tuple[Operation, ...], tuple[Operation, ...]]] | None:
     """Measure gradients and operations in float64; None if the model does not run like that."""
     try:
         with precise.in_float64(task.model):
             x, target = precise.doubled(task.x), precise.doubled(task.target)
-            run = passes.forward(task.model, task.loss_fn, x, target)
+            hooked = Hooks()
+            graph = graph_of(task.model, hooked.on_output)
+            run = passes.forward(task._replace(x=x, target=target), graph, hooked)
             named = _gradients(run, wanted)
             return {n: models.size_log2(g) for n, g in named.items()}, _operations(run)
     except (RuntimeError, TypeError, ValueError):

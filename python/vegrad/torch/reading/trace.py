@@ -47,7 +47,7 @@ from vegrad.torch.reading.call import (
 )
 from vegrad.torch.reading.graph import SAFE, Graph, rms_log2
 from vegrad.torch.reading.hooks import Hooks
-from vegrad.torch.reading.tensors import ByTensor, is_transformed, tensors_in
+from vegrad.torch.reading.tensors import ByTensor, is_transformed
 
 FLAT = 0.05  # An element is saturated if |φ′| there is below this share of the largest.
 
@@ -137,11 +137,9 @@ class Trace(TorchFunctionMode):
         origin = frozenset[int]().union(*map(self.origin, call.tensors))
         way = self._branches.added(*args[:2]) if call.adds else None
         way = way or self._branches.of(call.tensors)
-        out = function(*args, **call.kwargs)
-        made = list(tensors_in(out))
+        out, made, operation = self.graph.run(call)
         for one in made:
             self._branches.made(one, way)
-        operation = self.graph.ran(call, made)
         if call.name.startswith("embedding"):
             self.tables.update(self.names[id(t)] for t in call.tensors if id(t) in self.names)
         if call.name in LAYERS and isinstance(out, Tensor):
@@ -341,3 +339,8 @@ def _flatness(call: Call, y: Tensor) -> tuple[float, float]:
 def names_of(model: Module) -> dict[int, str]:
     """Return the names of a model's parameters by id."""
     return {id(parameter): name for name, parameter in model.named_parameters()}
+
+
+def graph_of(model: Module, outputs: Callable[[int, Tensor, bool, bool], None]) -> Graph:
+    """Return a graph of a model in which nothing has run yet."""
+    return Graph(names_of(model), frozenset(map(id, model.buffers())), outputs=outputs)

@@ -22,6 +22,7 @@ from vegrad.flow.subject import Refusal
 from vegrad.torch import models
 from vegrad.torch.editor import ModelEditor
 from vegrad.torch.reading import passes
+from vegrad.torch.reading.gradients import gradients
 from vegrad.torch.trainer import ModelData
 
 Again = Callable[[passes.Task], Reading]
@@ -69,7 +70,7 @@ class WhatIf:
         wanted = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             return None
-        found = passes.gradients(loss, list(wanted.values()))
+        found = gradients(loss, list(wanted.values()))
         sizes = {
             name: -inf if one is None else models.size_log2(one)
             for name, one in zip(wanted, found, strict=True)

@@ -1,0 +1,391 @@
+"""Rules on a training's loop and its optimizer: calls in the wrong order, steps that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
+from statistics import median
+from typing import TypeAlias
+
+from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Reading
+from vegrad.flow.site import Site
+from vegrad.flow.watched import LoopStep, Sample, Update, Watched
+
+FEW = 4  # steps that have to show a trouble in the order of calls
+MOST = 0.75  # share of the last steps that have to
+OPTIMIZER = Site("optimizer", "optimizer")
+SHOWN = 3  # parameters that a message names
+SAMPLES = 3  # samples in a row that have to show a trouble of steps
+NOTHING = 3e-5  # ‖change‖/‖weights‖ of a step that does all but nothing
+CUT = 1e-3  # limit over norm of a clip that leaves all but nothing
+STILL = 0.9  # share of elements that a step does not change in their dtype
+SHRUNK = 0.1  # size of decayed weights beside what they began with
+BETTER = 0.9  # loss beside the first, from which on the training is none that decay has stopped
+BELOW = 0.95  # share of the elements below ε from which ε sets the steps
+Find: TypeAlias = Callable[[Reading, Rule, Sequence[Finding]], Iterator[Finding]]
+
+
+def _loops(reading: Reading) -> tuple[tuple[LoopStep, ...], ...]:
+    """Return the last steps of each optimizer that has taken a few."""
+    watched = reading.watched
+    return () if watched is None else tuple(one for one in watched.loops if len(one) >= FEW)
+
+
+def _mostly(steps: Sequence[LoopStep], shown: Sequence[bool]) -> bool:
+    """Return True if the trouble shows in the last steps, and in most of all that are kept."""
+    lately = shown[-2 * FEW :]
+    return sum(lately) >= FEW and sum(lately) >= MOST * len(lately)
+
+
+def _kept(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    for steps in _loops(reading):
+        # Nothing can be left at the first step.
+        kept = [one.kept for one in steps if one.step > steps[0].step or steps[0].kept]
+        if not _mostly(steps, kept):
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="no-zero-grad",
+            sites=(OPTIMIZER,),
+            says="the gradients are never emptied: in {share:.0%} of the last {count:.0f} steps "
+            "those that had been stepped already were still there when the backward pass began, "
+            "and it was added to them; every step takes the sum of all gradients so far",
+            advises="{words.empties}.",
+            evidence={
+                "share": sum(kept) / len(kept),
+                "count": float(len(kept)),
+                "norm": steps[-1].norm,
+            },
+        )
+        return
+
+
+def _emptied(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    for steps in _loops(reading):
+        emptied = [one.emptied for one in steps]
+        if not _mostly(steps, emptied):
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="zero-grad-before-step",
+            sites=(OPTIMIZER,),
+            says="the gradients are emptied after the backward pass and before the step, which "
+            "has none to take: so it was at {count:.0f} of the last {steps:.0f} steps",
+            advises="{words.empties}, and step right after it.",
+            evidence={"count": float(sum(emptied)), "steps": float(len(emptied))},
+        )
+        return
+
+
+def _clip_order(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    for steps in _loops(reading):
+        for kind, cause in (("scaled", "clip-before-unscale"), ("before", "clip-before-backward")):
+            scaled = kind == "scaled"
+            wrong = [one for one in steps if one.clip == kind and (one.scale > 1 or not scaled)]
+            if not _mostly(steps, [one in wrong for one in steps]):
+                continue
+            last = wrong[-1]
+            beyond = any(one.norm > 1.01 * one.limit for one in wrong if not one.by_value)
+            yield Finding(
+                kind="stalled" if scaled else rule.kind,
+                severity="critical" if scaled or beyond else "warning",
+                rule=rule.name,
+                cause=cause,
+                sites=(OPTIMIZER,),
+                says=SCALED if scaled else EARLY if beyond else IN_VAIN,
+                advises="{words.unscales}."
+                if scaled
+                else "clip after the backward pass, right before the step.",
+                evidence={
+                    "limit": last.limit,
+                    "norm": max((one.norm for one in wrong if isfinite(one.norm)), default=0.0),
+                    "scale": last.scale,
+                    "left": last.limit / last.scale,
+                },
+            )
+            return
+
+
+SCALED = (
+    "the gradients are clipped at {limit:.3g} while they are still {scale:.0f} times too large: "
+    "of what is left the step takes {left:.2g} at most"
+)
+IN_VAIN = (
+    "the gradients are clipped before the backward pass has made them, so that the clip does "
+    "nothing"
+)
+EARLY = IN_VAIN + ": their norm at the step was up to {norm:.3g}, beyond its limit of {limit:.3g}"
+
+
+def _unheld(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None:
+        return
+    for names, cause, says, advises in (
+        (
+            watched.unregistered,
+            "unregistered",
+            "{names} {get} a gradient, but the model does not list {them} among its parameters, "
+            "so that no optimizer was given {them}",
+            "{words.registers}.",
+        ),
+        (
+            watched.unheld,
+            "not-in-optimizer",
+            "{names} {get} a gradient at every step, but no optimizer has {them}: {they} "
+            "never changed",
+            "{words.holds}.",
+        ),
+    ):
+        if names:
+            more = len(names) - SHOWN
+            one = len(names) == 1
+            yield Finding(
+                kind=rule.kind,
+                severity="warning",
+                rule=rule.name,
+                cause=cause,
+                sites=tuple(Site("parameter", name) for name in names),
+                says=says,
+                advises=advises,
+                facts={
+                    "names": ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else ""),
+                    "get": "gets" if one else "get",
+                    "them": "it" if one else "them",
+                    "they": "it has" if one else "they have",
+                },
+                evidence={"count": float(len(names))},
+            )
+
+
+def _sampled(watched: Watched) -> list[Sequence[Sample]]:
+    """Return the last samples of each optimizer's steps, its first ones left out."""
+    later = [one for one in watched.samples if one.step >= FEW]
+    numbers = dict.fromkeys(one.optimizer for one in later)
+    several = [[one for one in later if one.optimizer == number] for number in numbers]
+    return [one[-SAMPLES:] for one in several if len(one) >= SAMPLES]
+
+
+def _moved(updates: Sequence[Update]) -> float:
+    """Return ‖change‖/‖weights‖ of all together."""
+    weights = sum(one.weight**2 for one in updates) ** 0.5
+    return sum(one.change**2 for one in updates) ** 0.5 / weights if weights else 0.0
+
+
+def _matrices(sample: Sample) -> list[Update]:
+    return [one for one in sample.updates if one.matrix]
+
+
+def _is_steady(samples: Sequence[Sample]) -> bool:
+    """Return True if the rate is the training's own: neither warmed up nor nearly run down."""
+    return 0 < samples[-1].rate <= samples[0].rate and 2 * samples[-1].rate >= samples[-1].peak
+
+
+def _clip_small(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or any(one.kind == "stalled" for one in earlier):
+        return
+    moves = [[_moved(one.updates) for one in samples] for samples in _sampled(watched)]
+    if not moves or not all(one < NOTHING for several in moves for one in several):
+        return
+    for steps in _loops(reading):
+        done = [one for one in steps if one.clip == "done"]
+        cut = [one.limit / one.before for one in done if one.before > 0 and not one.by_value]
+        if len(cut) < FEW or sum(one < CUT for one in cut) < MOST * len(steps):
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="clip-too-small",
+            sites=(OPTIMIZER,),
+            says="the clip leaves {left:.2g} of the gradients (their norm is {before:.3g}, its "
+            "limit {limit:.3g}), and a step changes the weights by {moved:.1g} of their size",
+            advises="raise the limit of the clip to about {before:.2g}, the usual norm.",
+            evidence={
+                "left": median(cut),
+                "before": median(one.before for one in done if one.before > 0),
+                "limit": done[-1].limit,
+                "moved": moves[0][-1],
+            },
+        )
+        return
+
+
+def _still(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or any(one.kind == "stalled" for one in earlier):
+        return
+    for samples in _sampled(watched):
+        shares = [
+            [one.still for one in _matrices(sample) if isfinite(one.still)] for sample in samples
+        ]
+        if not all(shares) or not _is_steady(samples):
+            continue
+        if any(median(several) < STILL for several in shares):
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="learning-rate-low",
+            sites=(OPTIMIZER,),
+            says="steps at a learning rate of {rate:.2g} are too small for {dtype}: {share:.0%} of "
+            "the weights that have a gradient are the same after a step as before it",
+            advises="keep the weights that are trained in a wider dtype (float32), or raise the "
+            "learning rate.",
+            facts={"dtype": samples[-1].dtype or "the weights' dtype"},
+            evidence={"rate": samples[-1].rate, "share": median(shares[-1])},
+        )
+        return
+
+
+def _epsilon(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or any(one.kind == "stalled" for one in earlier):
+        return
+    for samples in _sampled(watched):
+        below = [
+            [one.below_epsilon for one in _matrices(sample) if isfinite(one.below_epsilon)]
+            for sample in samples
+        ]
+        if not all(below) or not _is_steady(samples):
+            continue
+        moved = max(_moved(_matrices(sample)) for sample in samples)
+        gradients = any(one.gradient > 0 for one in samples[-1].updates)
+        if moved >= NOTHING or not gradients or min(median(one) for one in below) < BELOW:
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="optimizer-eps",
+            sites=(OPTIMIZER,),
+            says="the gradients are smaller than the optimizer's ε, which is what they are divided "
+            "by then: a step changes the weights by {moved:.1g} of their size",
+            advises="scale the loss up, or lower the optimizer's eps.",
+            evidence={"share": median(below[-1]), "moved": moved},
+        )
+        return
+
+
+def _decay(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find weights that their decay has driven to 0, against gradients that are smaller."""
+    watched = reading.watched
+    if watched is None:
+        return
+    for samples in _sampled(watched):
+        decayed = [one for one in _matrices(samples[-1]) if one.decay > 0 and one.first > 0]
+        shrunk = [
+            one
+            for one in decayed
+            if one.weight < SHRUNK * one.first
+            and one.decay > (one.change / 2 if one.decoupled else one.gradient)
+        ]
+        gone = [one for one in decayed if one.weight < 1e-3 * one.first]
+        shrunk += [one for one in gone if one not in shrunk]
+        known = [loss for loss in watched.losses if isfinite(loss)]
+        learns = bool(known) and median(known[-5:]) < BETTER * median(known[:3])
+        if len(shrunk) < 2 / 3 * len(decayed) or not shrunk or learns:
+            continue
+        worst = min(shrunk, key=lambda one: one.weight / one.first)
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="weight-decay",
+            sites=(OPTIMIZER, *(Site("parameter", one.name) for one in shrunk)),
+            says="weight decay drives the weights to 0: {worst} and {others:.0f} more have less "
+            "than {limit:.0%} of the size that they began with, their decay is larger than their "
+            "gradient, and the loss does not fall",
+            advises="lower the weight decay; 0.0005 is usual with SGD, 0.01 with AdamW.",
+            facts={"worst": worst.name},
+            evidence={
+                "others": float(len(shrunk) - 1),
+                "limit": SHRUNK,
+                "left": worst.weight / worst.first,
+            },
+        )
+        return
+
+
+REPORTED = "reported troubles of many; see the page of the cause"
+
+
+def _row(name: str, kind: str, measured: str, reason: str, find: Find) -> Rule:
+    return Rule(
+        name=name,
+        kind=kind,
+        warning=MOST,
+        critical=MOST,
+        measured=measured,
+        reason=reason,
+        source=REPORTED,
+        find=find,
+    )
+
+
+RULES = (
+    _row(
+        "loop-kept-gradients",
+        "overshooting",
+        "share of the last steps that took the gradients of earlier steps again",
+        "One step may be a slip of the first lines of a program; most are the loop's.",
+        _kept,
+    ),
+    _row(
+        "loop-emptied-gradients",
+        "stalled",
+        "share of the last steps whose gradients were emptied before them",
+        "A step without gradients does nothing.",
+        _emptied,
+    ),
+    _row(
+        "loop-clip-order",
+        "idle",
+        "share of the last steps whose clip came before the backward pass or the unscaling",
+        "Such a clip cuts what is not there yet, or not yet of its size.",
+        _clip_order,
+    ),
+    _row(
+        "optimizer-decay",
+        "vanishing",
+        "share of the matrices that weight decay has made less than a tenth of what they were",
+        "A decay that only regularizes is outweighed by the gradient long before.",
+        _decay,
+    ),
+    _row(
+        "optimizer-clip",
+        "stalled",
+        "share of the last steps whose clip left less than a thousandth of the gradient",
+        "A limit is there for the few gradients that are too large.",
+        _clip_small,
+    ),
+    _row(
+        "optimizer-epsilon",
+        "stalled",
+        "share of the weights whose gradients are below the optimizer's ε",
+        "ε is to keep a division by 0 from happening, not to set the size of steps.",
+        _epsilon,
+    ),
+    _row(
+        "optimizer-still",
+        "stalled",
+        "share of the weights with a gradient that a step leaves as they are in their dtype",
+        "Below half the distance of two neighbouring numbers a change is rounded away.",
+        _still,
+    ),
+    _row(
+        "optimizer-parameters",
+        "idle",
+        "parameters that get a gradient and that no optimizer steps",
+        "Their gradient is work for nothing: either they are to be trained, or need none.",
+        _unheld,
+    ),
+)

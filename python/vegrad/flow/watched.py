@@ -1,0 +1,144 @@
+"""Observations of a training from outside: its loop, its optimizer's steps, and its first NaN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+from typing import Protocol
+
+from vegrad.flow.course import Course
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopStep:
+    """The calls of a training loop from one step of an optimizer to the next."""
+
+    step: int
+    backwards: int = 1
+    """Backward passes whose gradients the step was to take."""
+    kept: bool = False
+    """True if the gradients of the step before had not been emptied."""
+    emptied: bool = False
+    """True if the gradients were emptied after the backward pass, so that the step took none."""
+    clip: str = ""
+    """ "done"; "before" the backward pass; "scaled" for a clip of gradients that a loss scaler had
+    not yet scaled back; "" if there was none."""
+    limit: float = nan
+    """The clip's largest norm, or value."""
+    by_value: bool = False
+    """True if the clip was of each element by itself."""
+    before: float = nan
+    """The joint norm before the clip; nan if it is not known."""
+    scale: float = 1.0
+    """The factor by which the gradients were scaled at a clip that was "scaled"."""
+    norm: float = nan
+    """The joint norm of the gradients that the step took; nan if it was not looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One parameter at a step that was sampled: root mean squares of some of its elements."""
+
+    name: str
+    matrix: bool
+    weight: float
+    change: float
+    gradient: float
+    first: float
+    """Of the weights in the first sample."""
+    count: int = 0
+    """Elements of the parameter."""
+    inputs: int = 1
+    """Those of a row of it: a matrix's fan_in."""
+    still: float
+    """Share of the elements with a gradient that the step has not changed; nan if none has one."""
+    decay: float = 0.0
+    """Of what weight decay adds, in units of `gradient` (or of `change`, see `decoupled`)."""
+    decoupled: bool = False
+    """True if the decay does not go through the gradient."""
+    below_epsilon: float = nan
+    """Share of the elements whose gradients' running size is below the optimizer's ε."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A step whose changes were sampled."""
+
+    step: int
+    optimizer: int
+    """The number of the optimizer, where several have parameters of the model."""
+    rate: float
+    """The largest learning rate of its groups."""
+    peak: float
+    """The largest of all samples so far."""
+    dtype: str
+    updates: tuple[Update, ...]
+
+    @property
+    def promise(self) -> float:
+        """What the step would take off the loss at most, by its gradient."""
+        return sum(one.count * one.change * one.gradient for one in self.updates if one.matrix)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Observations of a monitor beside the sizes of modules."""
+
+    step: int = 0
+    norm: float = nan
+    """Joint norm of all parameters' gradients."""
+    nonfinite: FirstNonFinite | None = None
+    growth: float = nan
+    """Growth of gradients, outputs or loss over the few steps before that, the largest."""
+    loops: tuple[tuple[LoopStep, ...], ...] = ()
+    """The last steps of each optimizer."""
+    losses: tuple[float, ...] = ()
+    """The loss of each step that was looked at; nan where it is not known."""
+    samples: tuple[Sample, ...] = ()
+    """The first and the last steps whose changes were sampled."""
+    course: Course | None = None
+    """The steps that were looked at, as arrays."""
+    unheld: tuple[str, ...] = ()
+    """Parameters that get a gradient at each step, and that no optimizer holds or changes."""
+    unregistered: tuple[str, ...] = ()
+    """Parameters that get a gradient, though the model does not list them, nor any optimizer."""
+
+
+class FirstNonFinite(Protocol):
+    """Where the first NaN or infinity of a training came from."""
+
+    @property
+    def step(self) -> int:
+        """The number of steps that had been taken."""
+
+    @property
+    def phase(self) -> str:
+        """One of "forward", "loss", "backward" and "gradient"."""
+
+    @property
+    def module(self) -> str:
+        """The path of the module whose operation made it."""
+
+    @property
+    def parameter(self) -> str:
+        """The module's parameter that is not finite itself, if one is."""
+
+    @property
+    def cause(self) -> str:
+        """The cause, where an operation of the loss is to blame; "" otherwise."""
+
+    @property
+    def operation(self) -> str:
+        """That operation."""
+
+    @property
+    def epsilon(self) -> float:
+        """The optimizer's ε, if that is 0 in the dtype of the parameter; nan otherwise."""
+
+    @property
+    def reading(self) -> object:
+        """A `Reading` of the network on the same input, operation by operation; None without."""
+
+    @property
+    def message(self) -> str:
+        """All of it, in words."""

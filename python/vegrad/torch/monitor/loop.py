@@ -1,0 +1,205 @@
+"""The facts of a training loop: the loss, and in which order a step's calls came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from math import inf, nan
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from vegrad.torch.clip import Heard
+from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.monitor.stepped import SeenStep, Stepped, has_some
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+class Loop:
+    """A listener that keeps, for one model, what its training loop has done since its last step.
+
+    A backward pass is the model's if it changes the `.grad` of one of its parameters. The loss is
+    the sum of what the backward passes began with since the gradients were last empty: that of
+    which `.grad` holds the gradient. A GradScaler's factor is taken out of it.
+
+    Args:
+        parameters: returns the model's parameters.
+    """
+
+    def __init__(self, parameters: Callable[[], list[Tensor]]) -> None:
+        self._parameters = parameters
+        self._known: list[Tensor] = []
+        self._ids: frozenset[int] = frozenset()
+        self._depth = 0
+        self._grads: list[Tensor | None] = []
+        self._versions: list[int] = []
+        self._root: Tensor | None = None
+        self._scaler: GradScaler | None = None
+        self.steps = Stepped()
+        self.made_by = ""
+        """PyTorch's name of the operation that made the first loss, "NllLossBackward0"."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self.over = False
+        """True once the step is taken: what comes next belongs to the next one."""
+        self.given: float | None = None
+        """The loss that the user has given."""
+        self._clip = ""
+        self._heard: Heard | None = None
+        self._clip_scale: Tensor | float = 1.0
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget the backward passes, whose gradients are gone."""
+        self._losses: list[Tensor | None] = []
+        self.backwards = 0
+        """Backward passes since the gradients were empty."""
+        self._scale: Tensor | None = None
+        self._last: tuple[int, int, bool] | None = None
+        """A parameter whose gradient the last pass has changed: its place, the gradient's version,
+        and True if it is known that some element of it was not 0."""
+
+    # The calls ----------------------------------------------------------------------------------
+
+    def backward_begins(self, roots: Sequence[object], weights: Sequence[Tensor | None]) -> None:
+        """Note the loss, and which gradients are there."""
+        self._depth += 1
+        if self._depth > 1:  # within another pass, as checkpoints do
+            return
+        self._grads = grads = [one.grad for one in self._parameters()]
+        there = [one for one in grads if one is not None]
+        self._versions = [-1 if one is None else one._version for one in grads] if there else []
+        few = {there[-1], there[len(there) // 2], there[0]} if there else ()
+        self._empty = not any(map(has_some, few))
+        self.steps.look(grads)
+        self._root = self._loss_of(roots)
+
+    def backward_ends(self) -> None:
+        """Count the pass if it has changed a gradient of the model."""
+        self._depth -= 1
+        if self._depth:
+            return
+        before, self._grads, root, self._root = self._grads, [], self._root, None
+        scaler, self._scaler = self._scaler, None
+        parameters = self._parameters()
+        changed = self._changed(parameters, before)
+        if changed is None:
+            return
+        if self.over:
+            self._reset()
+        elif self._empty:
+            self._restart()
+        self.backwards += 1
+        self._losses.append(root)
+        self._scale = None if scaler is None else scaler._scale
+        grad = parameters[changed].grad
+        if grad is not None:
+            self._last = changed, grad._version, bool(self._versions) and has_some(grad)
+        self.steps.stamp(parameters)
+
+    def _changed(self, parameters: list[Tensor], before: Sequence[Tensor | None]) -> int | None:
+        """Return the place of a parameter whose gradient is another than before."""
+        versions = self._versions or repeat(-1)
+        for place, (one, old, version) in enumerate(
+            zip(parameters, before, versions, strict=False)
+        ):
+            now = one.grad
+            if now is not old or (now is not None and now._version != version):
+                return place
+        return None
+
+    def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
+        """Return the loss that a backward pass begins with, where it is known."""
+        total: Tensor | None = None
+        for root in roots:
+            if not isinstance(root, Tensor) or root.numel() != 1 or root.is_meta:
+                return None
+            if is_distributed(root) or _is_wrapped(root):
+                return None
+            self.made_by = self.made_by or type(root.grad_fn).__name__
+            value = root.detach()
+            if self._scaler is not None and self._scaler._scale is not None:
+                value = value.double() / self._scaler._scale.to(value.device)
+            total = value if total is None else total + value
+        return total
+
+    def scaled(self, scaler: GradScaler, raw: object, result: object) -> None:
+        """Remember the scaler whose factor the next backward pass's loss has."""
+        self._scaler = scaler
+
+    def unscaled(self, optimizer: Optimizer) -> None:
+        """Note that gradients are as they were before a GradScaler scaled the loss."""
+        if self.steps.knows(optimizer) or not self._mine.isdisjoint(
+            id(one) for group in optimizer.param_groups for one in group["params"]
+        ):
+            self._scale = None
+
+    def clips(self, clipped: Heard) -> None:
+        """Note a clip of the model's gradients, and when it comes."""
+        if not 0 < clipped.limit < inf:  # to measure a norm is no clip
+            return
+        mine = self._mine
+        if not any(id(one) in mine for one in clipped.parameters):
+            return
+        if self.over:
+            self._reset()
+        if self.backwards == 0:
+            kind, scale = "before", None
+        else:
+            kind, scale = ("scaled", self._scale) if self._scale is not None else ("done", None)
+        if self._clip != "done":
+            self._clip, self._heard = kind, clipped._replace(parameters=())
+            self._clip_scale = 1.0 if scale is None else scale
+
+    @property
+    def _mine(self) -> frozenset[int]:
+        parameters = self._parameters()
+        if parameters is not self._known:
+            self._known, self._ids = parameters, frozenset(map(id, parameters))
+        return self._ids
+
+    # The steps ----------------------------------------------------------------------------------
+
+    def stepped(self, optimizer: Optimizer, step: int, norm: float) -> None:
+        """Note that an optimizer has stepped, with gradients of this joint norm (nan: unknown)."""
+        parameters = self._parameters()
+        seen = SeenStep(
+            step,
+            self.backwards,
+            self._was_emptied(parameters, norm),
+            self._clip,
+            self._heard,
+            self._clip_scale,
+            norm,
+        )
+        self.steps.note(optimizer, parameters, seen)
+
+    def _was_emptied(self, parameters: list[Tensor], norm: float) -> bool:
+        """Return True if what the backward passes gave was gone before the step."""
+        if self._last is None or not self.backwards:
+            return False
+        place, version, had_some = self._last
+        grad = parameters[place].grad
+        if grad is None:
+            return norm == 0
+        return norm == 0 and had_some and grad._version != version
+
+    def give(self, loss: float) -> None:
+        """Take the loss of the step in progress from the user."""
+        if self.over:
+            self._reset()
+        self.given = loss
+
+    def loss(self) -> float:
+        """Return the step's loss; nan if it is not known. Those on other devices are waited for."""
+        if self.over:
+            return nan
+        if self.given is not None:
+            return self.given
+        if not self._losses or any(one is None for one in self._losses):
+            return nan
+        return sum(float(one) for one in self._losses if one is not None)

@@ -1,0 +1,148 @@
+"""The steps of a model's optimizers: what each took, and gradients that nobody has emptied."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vegrad.flow.watched import LoopStep
+from vegrad.torch.clip import Heard
+
+KEEP = 64  # steps of each optimizer that are kept
+PROBES = 4  # parameters of each optimizer whose gradients are asked whether they were emptied
+
+
+@dataclass
+class SeenStep:
+    """One step of an optimizer, as it was seen; tensors are read when somebody asks."""
+
+    step: int
+    backwards: int
+    emptied: bool
+    clip: str
+    heard: Heard | None
+    scale: Tensor | float
+    norm: float
+    kept: bool = False
+
+
+class _Held:
+    """The parameters of the model that an optimizer holds, and its last steps."""
+
+    def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+        self.count = _count(optimizer)
+        held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        self.places = [place for place, one in enumerate(parameters) if id(one) in held]
+        self.left: dict[int, tuple[int, int]] = {}
+        """Gradients that were stepped and not emptied since: id and version, by place."""
+        self.steps: deque[SeenStep] = deque(maxlen=KEEP)
+
+
+class Stepped:
+    """The steps of all optimizers that have parameters of one model."""
+
+    def __init__(self) -> None:
+        self._held: weakref.WeakKeyDictionary[Optimizer, _Held] = weakref.WeakKeyDictionary()
+        self._every: deque[_Held] = deque(maxlen=KEEP)
+        """The same, of optimizers that are gone too."""
+        self.ids: set[int] = set()
+        """The ids of the parameters that an optimizer has stepped."""
+
+    def knows(self, optimizer: Optimizer) -> bool:
+        """Return True for an optimizer that has stepped."""
+        return optimizer in self._held
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those that have stepped, and are still there."""
+        return list(self._held)
+
+    def look(self, grads: Sequence[Tensor | None]) -> None:
+        """Look which gradients that were stepped are left, as a backward pass begins."""
+        for held in self._held.values():
+            if held.left:
+                held.left = {
+                    place: stamp
+                    for place, stamp in held.left.items()
+                    if place < len(grads) and _is_left(grads[place], stamp)
+                }
+
+    def stamp(self, parameters: Sequence[Tensor]) -> None:
+        """Note how the gradients that were left are, as the backward pass ends."""
+        for held in self._held.values():
+            for place in held.left:
+                held.left[place] = _stamp(parameters[place].grad)
+
+    def note(self, optimizer: Optimizer, parameters: Sequence[Tensor], seen: SeenStep) -> None:
+        """Take in a step of an optimizer."""
+        held = self._held.get(optimizer)
+        if held is None or held.count != _count(optimizer):
+            held = self._renewed(held, optimizer, parameters)
+        seen.kept = bool(held.left) and seen.backwards > 0
+        held.steps.append(seen)
+        last = len(held.places) - 1
+        probes = {held.places[n * last // (PROBES - 1)] for n in range(PROBES) if last >= 0}
+        held.left = {
+            place: _stamp(grad) for place in probes if (grad := parameters[place].grad) is not None
+        }
+
+    def _renewed(
+        self, old: _Held | None, optimizer: Optimizer, parameters: Sequence[Tensor]
+    ) -> _Held:
+        """Look up the parameters of an optimizer that is new, or has been given others."""
+        held = self._held[optimizer] = _Held(optimizer, parameters)
+        if old is not None:
+            held.steps = old.steps
+            self._every.remove(old)
+        self._every.append(held)
+        self.ids.update(id(parameters[place]) for place in held.places)
+        return held
+
+    def facts(self) -> tuple[tuple[LoopStep, ...], ...]:
+        """Return the last steps of each optimizer of the model."""
+        return tuple(tuple(map(_plain, held.steps)) for held in self._every if held.places)
+
+
+def _plain(step: SeenStep) -> LoopStep:
+    heard = step.heard
+    before = nan if heard is None or heard.norm is None else float(heard.norm)
+    return LoopStep(
+        step=step.step,
+        backwards=step.backwards,
+        kept=step.kept,
+        emptied=step.emptied,
+        clip=step.clip,
+        limit=nan if heard is None else heard.limit,
+        by_value=heard is not None and heard.kind == "value",
+        before=before if isfinite(before) else nan,
+        scale=float(step.scale),
+        norm=step.norm,
+    )
+
+
+def _count(optimizer: Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimizer.param_groups)
+
+
+def _stamp(grad: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if grad is None else (id(grad), grad._version)
+
+
+def _is_left(grad: Tensor | None, stamp: tuple[int, int]) -> bool:
+    """Return True if a gradient that was stepped is there as it was."""
+    return grad is not None and _stamp(grad) == stamp and has_some(grad)
+
+
+def has_some(grad: Tensor) -> bool:
+    """Return True if some of a few elements is not 0; those on other devices are taken to be."""
+    if grad.device.type != "cpu" or grad.layout is not torch.strided or type(grad) is not Tensor:
+        return True
+    flat = grad.detach().reshape(-1) if grad.is_contiguous() else grad.detach()[:1].reshape(-1)
+    return bool(flat[:: max(len(flat) // 64, 1)].any())

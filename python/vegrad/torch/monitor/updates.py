@@ -1,0 +1,235 @@
+"""The changes that an optimizer's steps make to a model's weights, in samples of their elements.
+
+A sampled step costs two copies of a few elements of each parameter. They stay on the parameters'
+device until they are asked for.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from math import isnan, nan
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.watched import Sample, Update
+from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.optimizer_state import CoreState
+from vegrad.torch.optimizer_step import Group
+
+ELEMENTS = 64  # of a parameter
+EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
+FIRST = 3
+KEEP = 8
+SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
+
+
+class _Setting(NamedTuple):
+    """The numbers of a parameter's group, as they were at a step."""
+
+    rate: float
+    decay: float
+    decoupled: bool
+    epsilon: float
+    second: float
+    """β₂; nan where there is none."""
+
+
+@dataclass
+class _Taken:
+    """A sampled step: elements of each parameter, still on its device."""
+
+    step: int
+    optimizer: int
+    settings: list[_Setting]
+    places: list[int]
+    old: Tensor
+    grads: Tensor
+    new: Tensor | None = None
+    squares: dict[int, tuple[Tensor, object]] = field(default_factory=dict)
+    """The running square of each gradient and its number of steps, by the parameter's place."""
+
+
+class Updates:
+    """Samples of an optimizer's steps, for the parameters of one model.
+
+    Args:
+        parameters: returns the model's parameters.
+        names: returns their names.
+    """
+
+    def __init__(
+        self, parameters: Callable[[], list[Tensor]], names: Callable[[], list[str]]
+    ) -> None:
+        self._parameters, self._names = parameters, names
+        self._seen: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
+        """The number of each optimizer, and how many of its steps were seen."""
+        self._taken: _Taken | None = None
+        self._first: dict[int, float] = {}
+        self._peaks: dict[int, float] = {}
+        self._early: list[Sample] = []
+        self._samples: deque[Sample] = deque(maxlen=KEEP)
+
+    @torch.no_grad()
+    def before(self, optimizer: Optimizer, step: int) -> None:
+        """Take a sample, if this step is to have one: the optimizer is about to step."""
+        seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
+        seen[1] += 1
+        if seen[1] > FIRST and seen[1] % EVERY:
+            return
+        self._digest()
+        place_of = {id(one): place for place, one in enumerate(self._parameters())}
+        settings, places, old, grads = [], [], [], []
+        for group in optimizer.param_groups:
+            setting = _setting(group)
+            for one in group["params"]:
+                place, grad = place_of.get(id(one)), one.grad
+                if place is None or grad is None:
+                    continue
+                if can_be_sampled(one) and can_be_sampled(grad):
+                    settings.append(setting)
+                    places.append(place)
+                    old.append(few(one))
+                    grads.append(few(grad))
+        if places:
+            self._taken = _Taken(step, seen[0], settings, places, _joined(old), _joined(grads))
+
+    @torch.no_grad()
+    def after(self, optimizer: Optimizer) -> None:
+        """Take the other half of the sample: the optimizer has stepped."""
+        taken = self._taken
+        if taken is None or taken.new is not None:
+            return
+        parameters = [self._parameters()[place] for place in taken.places]
+        taken.new = _joined([few(one) for one in parameters])
+        shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
+        for place, one in zip(taken.places, parameters, strict=True):
+            state = shown.get(one, {})
+            square = state.get("exp_avg_sq")
+            if isinstance(square, Tensor) and can_be_sampled(square):
+                taken.squares[place] = few(square).clone(), state.get("step")
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Return the first few samples and the last, as numbers."""
+        self._digest()
+        return (*self._early, *self._samples)
+
+    def _digest(self) -> None:
+        """Turn the last sample into numbers."""
+        taken, self._taken = self._taken, None
+        if taken is None or taken.new is None:
+            return
+        names, parameters = self._names(), self._parameters()
+        old, new, grads = (_array(one) for one in (taken.old, taken.new, taken.grads))
+        updates, begin = [], 0
+        for place, setting in zip(taken.places, taken.settings, strict=True):
+            parameter = parameters[place]
+            part = slice(begin, begin := begin + min(ELEMENTS, parameter.numel()))
+            weight = _rms(old[part])
+            with_gradient = np.isfinite(grads[part]) & (grads[part] != 0)
+            stays = old[part] == new[part]
+            square = taken.squares.get(place)
+            decay = setting.decay * weight * (setting.rate if setting.decoupled else 1.0)
+            updates.append(
+                Update(
+                    name=names[place],
+                    matrix=parameter.ndim > 1,
+                    weight=weight,
+                    change=_rms(new[part] - old[part]),
+                    gradient=_rms(grads[part]),
+                    first=self._first.setdefault(place, weight),
+                    count=parameter.numel(),
+                    inputs=parameter.numel() // max(len(parameter), 1) if parameter.ndim else 1,
+                    still=float(stays[with_gradient].mean()) if with_gradient.any() else nan,
+                    decay=decay,
+                    decoupled=setting.decoupled,
+                    below_epsilon=nan if square is None else _below_epsilon(*square, setting),
+                )
+            )
+        rate = max(setting.rate for setting in taken.settings)
+        self._peaks[taken.optimizer] = peak = max(rate, self._peaks.get(taken.optimizer, 0.0))
+        dtypes = {str(parameters[place].dtype).removeprefix("torch.") for place in taken.places}
+        kept = self._early if len(self._early) < FIRST else self._samples
+        kept.append(
+            Sample(
+                step=taken.step,
+                optimizer=taken.optimizer,
+                rate=rate,
+                peak=peak,
+                dtype=dtypes.pop() if len(dtypes) == 1 else "",
+                updates=tuple(updates),
+            )
+        )
+
+
+def can_be_sampled(one: Tensor) -> bool:
+    """Return True if elements can be picked by their place in memory."""
+    if not one.numel() or one.is_meta or one.layout is not torch.strided or is_distributed(one):
+        return False
+    return one.is_floating_point() and one.is_contiguous()
+
+
+def few(one: Tensor) -> Tensor:
+    """Return up to `ELEMENTS` elements, spread over the tensor, without a copy."""
+    count = one.numel()
+    return one.detach().view(-1)[: count // ELEMENTS * ELEMENTS or None : max(count // ELEMENTS, 1)]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    device = parts[0].device
+    return torch.cat([one if one.device == device else one.to(device) for one in parts])
+
+
+def _array(one: Tensor) -> FloatArray:
+    return one.double().cpu().numpy()
+
+
+def _rms(values: FloatArray) -> float:
+    return float(np.sqrt(np.mean(values * values))) if values.size else nan
+
+
+def _setting(group: Group) -> _Setting:
+    decay, epsilon, betas = group.get("weight_decay"), group.get("eps"), group.get("betas")
+    return _Setting(
+        float(group.get("lr", nan)),
+        float(decay) if isinstance(decay, float | int) else 0.0,
+        bool(group.get("decoupled_weight_decay", False)),
+        float(epsilon) if isinstance(epsilon, float | int) else nan,
+        float(betas[-1]) if isinstance(betas, tuple | list) else nan,
+    )
+
+
+def _below_epsilon(square: Tensor, step: object, setting: _Setting) -> float:
+    """Return the share of elements whose running size is below ε."""
+    if not isinstance(step, Tensor | float | int) or isnan(setting.second + setting.epsilon):
+        return nan
+    unbiased = _array(square) / (1 - setting.second ** float(step))
+    return float(np.mean(np.sqrt(unbiased) < setting.epsilon))
+
+
+def lost_epsilon(optimizers: Iterable[Optimizer], parameter: Tensor) -> float:
+    """Return the ε of the parameter's optimizer if it is 0 in its dtype; nan otherwise.
+
+    That divides by 0 where the gradients' running square is 0 too, as it must be somewhere.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            epsilon = group.get("eps")
+            if not isinstance(epsilon, float) or not any(
+                one is parameter for one in group["params"]
+            ):
+                continue
+            shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
+            squares = [one for name, one in shown.get(parameter, {}).items() if name in SQUARES]
+            if bool(torch.tensor(epsilon, dtype=parameter.dtype)) or epsilon == 0:
+                continue
+            if any(bool((one == 0).any()) for one in squares):
+                return epsilon
+    return nan

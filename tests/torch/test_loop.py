@@ -1,0 +1,117 @@
+"""Monitor on training loops: the loss of each step, and calls that come in the wrong order."""
+
+import copy
+import gc
+import pickle
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # noqa: E402
+from vegrad.torch import Monitor  # noqa: E402
+from vegrad.torch.monitor import listening  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def small() -> tuple[nn.Sequential, torch.Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(16, 6)
+
+
+def test_the_loss_of_each_step_is_kept() -> None:
+    model, x = small()
+    monitor, optimizer = Monitor(model), torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert monitor.history.loss.tolist() == pytest.approx(losses)
+    assert monitor.history[-1].loss == pytest.approx(losses[-1])
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_accumulated_losses_are_summed(to_none: bool) -> None:
+    model, x = small()
+    monitor, optimizer = Monitor(model), torch.optim.SGD(model.parameters(), 0.1)
+    wanted = []
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=to_none)
+        wanted.append(0.0)
+        for part in x.chunk(4):
+            loss = model(part).square().mean() / 4
+            loss.backward()
+            wanted[-1] += loss.item()
+        optimizer.step()
+    assert monitor.history.loss.tolist() == pytest.approx(wanted)
+
+
+def test_the_loss_is_without_a_scalers_factor() -> None:
+    model, x = small()
+    monitor, optimizer = Monitor(model), torch.optim.SGD(model.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for divisor in (1, 2):
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        (scaler.scale(loss) / divisor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert monitor.history[-1].loss == pytest.approx(loss.item() / divisor)
+
+
+def test_losses_of_other_models_do_not_count() -> None:
+    model, x = small()
+    other = copy.deepcopy(model)
+    monitor, optimizer = Monitor(model), torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        other(model(x).detach().expand(-1, 6)).sum().backward()
+        loss = model(x).square().mean()
+        loss.backward()
+        other(x).sum().backward()
+        optimizer.step()
+    assert monitor.history[-1].loss == pytest.approx(loss.item())
+
+
+def test_a_user_can_give_the_loss() -> None:
+    model, x = small()
+    monitor = Monitor(model)
+    for value in (3.0, torch.tensor(2.0)):  # without an optimizer that is seen
+        torch.autograd.backward(model(x), torch.ones(16, 1))
+        monitor.step(value)
+    assert monitor.history.loss.tolist() == [3.0, 2.0]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for value in (5.0, 4.0):
+        torch.autograd.backward(model(x), torch.ones(16, 1))
+        optimizer.step()
+        monitor.step(value)
+    assert monitor.history.loss.tolist() == [3.0, 2.0, 5.0, 4.0]
+
+
+def test_listening_ends_with_the_last_monitor() -> None:
+    def places() -> list[Any]:
+        scaler = torch.amp.GradScaler
+        cells = (clip_grad_norm_.__closure__, clip_grad_value_.__closure__)
+        held = [one.cell_contents for cell in cells if cell for one in cell]
+        return [torch.autograd._engine_run_backward, scaler.scale, scaler.unscale_, *held]
+
+    gc.collect()
+    before = places()
+    model, _ = small()
+    first, second = Monitor(model), Monitor(model)
+    assert places()[0] is not before[0]
+    assert pickle.loads(pickle.dumps(clip_grad_norm_)) is clip_grad_norm_
+    first.remove()
+    assert places()[0] is not before[0]
+    second.remove()
+    assert places() == before
+    assert listening._listeners == []
+    third = Monitor(model)
+    del model, first, second, third
+    gc.collect()
+    assert places() == before
