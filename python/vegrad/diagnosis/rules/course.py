@@ -11,6 +11,7 @@ from vegrad.flow.course import Course
 from vegrad.flow.reading import Reading
 from vegrad.flow.watched import Sample
 
+BEGINS = 3  # steps before which an adaptive optimizer's steps are of another size
 LEFT = 0.05  # of the first loss: below it, all steps promise more than there is
 
 
@@ -90,7 +91,9 @@ def promised(reading: Reading, course: Course) -> float:
     found = [
         one.promise / loss
         for one in samples
-        if (loss := at.get(one.step, nan)) > LEFT * first > 0 and isfinite(one.promise)
+        if one.step >= BEGINS
+        and (loss := at.get(one.step, nan)) > LEFT * first > 0
+        and isfinite(one.promise)
     ]
     return float(np.median(found[-3:])) if len(found) >= 3 else 0.0
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from math import inf, isfinite
 from typing import TypeAlias
 
+from vegrad.diagnosis.rules.divergence import PROMISE
 from vegrad.flow.finding import Finding
 
 OnFinding: TypeAlias = Callable[[Finding], object] | str | None
@@ -69,7 +70,8 @@ class Alarms:
         self._losses: deque[float] = deque(maxlen=WIDTH)
         self._norms: deque[float] = deque(maxlen=WIDTH)
         self._first = self._lowest = self._usual = inf
-        self._broken = False
+        self._broken = self._promised = False
+        self._promises: deque[float] = deque(maxlen=3)
         self._rest, self._wait = 0, REST
 
     def due(self, loss: float, norm: float) -> bool:
@@ -84,6 +86,16 @@ class Alarms:
             return False
         self._rest = self._wait
         self._wait = min(2 * self._wait, LONGEST)
+        return True
+
+    def promises(self, promise: float, loss: float) -> bool:
+        """Take in what a step promises to take off the loss; return True if it is time to judge."""
+        if loss > 0:
+            self._promises.append(promise / loss)
+        known = sorted(self._promises)
+        if len(known) < 3 or not known[1] >= PROMISE or self._promised:
+            return False
+        self._promised = True
         return True
 
     def _is_odd(self, loss: float, norm: float) -> bool:

@@ -25,7 +25,7 @@ from vegrad.torch.optimizer_state import CoreState
 from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
-EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
+EVERY = 5  # steps that are looked at, for one that is sampled; the first few all are
 FIRST = 3
 KEEP = 8
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
@@ -116,6 +116,12 @@ class Updates:
             if isinstance(square, Tensor) and can_be_sampled(square):
                 taken.squares[place] = few(square).clone(), state.get("step")
 
+    def fresh(self) -> Sample | None:
+        """Return the last sample, if it was not returned before."""
+        waiting = self._taken is not None and self._taken.new is not None
+        self._digest()
+        return (self._samples or self._early)[-1] if waiting else None
+
     def samples(self) -> tuple[Sample, ...]:
         """Return the first few samples and the last, as numbers."""
         self._digest()
@@ -179,7 +185,9 @@ def can_be_sampled(one: Tensor) -> bool:
 def few(one: Tensor) -> Tensor:
     """Return up to `ELEMENTS` elements, spread over the tensor, without a copy."""
     count = one.numel()
-    return one.detach().view(-1)[: count // ELEMENTS * ELEMENTS or None : max(count // ELEMENTS, 1)]
+    # An odd stride does not meet the same column in every row of a matrix of 64 columns.
+    stride = max(count // ELEMENTS - (count // ELEMENTS + 1) % 2, 1)
+    return one.detach().view(-1)[: stride * ELEMENTS if count >= ELEMENTS else None : stride]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
