@@ -26,8 +26,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from vegrad.arrays.checks import as_count
-from vegrad.flow.finding import Finding
 from vegrad.diagnosis.rules.course import BEGINS
+from vegrad.flow.finding import Finding
 from vegrad.torch.monitor.alarms import Alarms, OnFinding
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report, report
