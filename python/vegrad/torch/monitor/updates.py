@@ -26,7 +26,7 @@ from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
 EVERY = 5  # steps that are looked at, for one that is sampled; the first few all are
-FIRST = 3
+FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
 KEEP = 8
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
@@ -82,7 +82,7 @@ class Updates:
         """Take a sample, if this step is to have one: the optimizer is about to step."""
         seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
         seen[1] += 1
-        if seen[1] > FIRST and seen[1] % EVERY:
+        if seen[1] > FIRST and seen[1] % (2 if seen[1] < BEGINNING else EVERY):
             return
         self._digest()
         place_of = {id(one): place for place, one in enumerate(self._parameters())}
@@ -171,6 +171,7 @@ class Updates:
                 peak=peak,
                 dtype=dtypes.pop() if len(dtypes) == 1 else "",
                 updates=tuple(updates),
+                rough=bool(taken.squares) and all(isnan(one.second) for one in taken.settings),
             )
         )
 
