@@ -12,7 +12,7 @@ from vegrad.flow.reading import Reading
 from vegrad.flow.watched import Sample
 
 BEGINS = 3  # steps before which an adaptive optimizer's steps are of another size
-ROUGH = 1.4
+ROUGH, WARM = 2.2, 20  # of such steps, and the number of those that are longer yet
 LEFT = 0.05  # of the first loss: below it, all steps promise more than there is
 
 
@@ -87,9 +87,12 @@ def promise_of(sample: Sample) -> float:
     """Return what a step promises to take off the loss, of rough steps in units of averaged ones.
 
     The gradient of one batch is in the step that is made of it, and the more so the less other
-    batches are: of RMSprop's steps, healthy trainings promise 1.9 times the loss, of others 1.5.
+    batches are: of RMSprop's steps, healthy trainings promise 1.9 times the loss, of others 1.5;
+    the first of them, whose mean square is not settled, promise more.
     """
-    return sample.promise / (ROUGH if sample.rough else 1.0)
+    if sample.rough:
+        return sample.promise / ROUGH if sample.step >= WARM else 0.0
+    return sample.promise
 
 
 def promised(reading: Reading, course: Course) -> float:
