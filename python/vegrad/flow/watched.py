@@ -73,6 +73,8 @@ class Sample:
     """The largest of all samples so far."""
     dtype: str
     updates: tuple[Update, ...]
+    rough: bool = False
+    """True if the steps are divided by the gradients' size, but are not averaged over steps."""
 
     @property
     def promise(self) -> float:

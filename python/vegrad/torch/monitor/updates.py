@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isnan, nan
+from math import isnan, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.watched import Sample, Update
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.optimizer_state import CoreState
 from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
-EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
-FIRST = 3
+EVERY = 5  # steps that are looked at, for one that is sampled; the first few all are
+FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
 KEEP = 8
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
@@ -82,7 +82,7 @@ class Updates:
         """Take a sample, if this step is to have one: the optimizer is about to step."""
         seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
         seen[1] += 1
-        if seen[1] > FIRST and seen[1] % EVERY:
+        if seen[1] > FIRST and seen[1] % (2 if seen[1] < BEGINNING else EVERY):
             return
         self._digest()
         place_of = {id(one): place for place, one in enumerate(self._parameters())}
@@ -116,6 +116,12 @@ class Updates:
             if isinstance(square, Tensor) and can_be_sampled(square):
                 taken.squares[place] = few(square).clone(), state.get("step")
 
+    def fresh(self) -> Sample | None:
+        """Return the last sample, if it was not returned before."""
+        waiting = self._taken is not None and self._taken.new is not None
+        self._digest()
+        return (self._samples or self._early)[-1] if waiting else None
+
     def samples(self) -> tuple[Sample, ...]:
         """Return the first few samples and the last, as numbers."""
         self._digest()
@@ -128,26 +134,26 @@ class Updates:
             return
         names, parameters = self._names(), self._parameters()
         old, new, grads = (_array(one) for one in (taken.old, taken.new, taken.grads))
-        updates, begin = [], 0
-        for place, setting in zip(taken.places, taken.settings, strict=True):
-            parameter = parameters[place]
-            part = slice(begin, begin := begin + min(ELEMENTS, parameter.numel()))
-            weight = _rms(old[part])
-            with_gradient = np.isfinite(grads[part]) & (grads[part] != 0)
-            stays = old[part] == new[part]
-            square = taken.squares.get(place)
-            decay = setting.decay * weight * (setting.rate if setting.decoupled else 1.0)
+        counts = [parameters[place].numel() for place in taken.places]
+        sizes = [min(count, ELEMENTS) for count in counts]
+        weight, change, gradient = (_sizes(one, sizes) for one in (old, new - old, grads))
+        with_gradient = np.isfinite(grads) & (grads != 0)
+        moving, still = (_sums(one, sizes) for one in (with_gradient, with_gradient & (old == new)))
+        updates = []
+        for n, (place, setting) in enumerate(zip(taken.places, taken.settings, strict=True)):
+            parameter, square = parameters[place], taken.squares.get(place)
+            decay = setting.decay * weight[n] * (setting.rate if setting.decoupled else 1.0)
             updates.append(
                 Update(
                     name=names[place],
                     matrix=parameter.ndim > 1,
-                    weight=weight,
-                    change=_rms(new[part] - old[part]),
-                    gradient=_rms(grads[part]),
-                    first=self._first.setdefault(place, weight),
-                    count=parameter.numel(),
-                    inputs=parameter.numel() // max(len(parameter), 1) if parameter.ndim else 1,
-                    still=float(stays[with_gradient].mean()) if with_gradient.any() else nan,
+                    weight=weight[n],
+                    change=change[n],
+                    gradient=gradient[n],
+                    first=self._first.setdefault(place, weight[n]),
+                    count=counts[n],
+                    inputs=counts[n] // len(parameter) if parameter.ndim else 1,
+                    still=still[n] / moving[n] if moving[n] else nan,
                     decay=decay,
                     decoupled=setting.decoupled,
                     below_epsilon=nan if square is None else _below_epsilon(*square, setting),
@@ -165,6 +171,7 @@ class Updates:
                 peak=peak,
                 dtype=dtypes.pop() if len(dtypes) == 1 else "",
                 updates=tuple(updates),
+                rough=bool(taken.squares) and all(isnan(one.second) for one in taken.settings),
             )
         )
 
@@ -179,7 +186,9 @@ def can_be_sampled(one: Tensor) -> bool:
 def few(one: Tensor) -> Tensor:
     """Return up to `ELEMENTS` elements, spread over the tensor, without a copy."""
     count = one.numel()
-    return one.detach().view(-1)[: count // ELEMENTS * ELEMENTS or None : max(count // ELEMENTS, 1)]
+    # An odd stride does not meet the same column in every row of a matrix of 64 columns.
+    stride = max(count // ELEMENTS - (count // ELEMENTS + 1) % 2, 1)
+    return one.detach().view(-1)[: stride * ELEMENTS if count >= ELEMENTS else None : stride]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -191,8 +200,17 @@ def _array(one: Tensor) -> FloatArray:
     return one.double().cpu().numpy()
 
 
-def _rms(values: FloatArray) -> float:
-    return float(np.sqrt(np.mean(values * values))) if values.size else nan
+def _sums(values: Array, sizes: Sequence[int]) -> list[float]:
+    """Return the sums of parts of so many elements, one part after another."""
+    begins = np.cumsum([0, *sizes[:-1]])
+    return np.add.reduceat(values, begins, dtype=np.float64).tolist()
+
+
+def _sizes(values: FloatArray, sizes: Sequence[int]) -> list[float]:
+    """Return the root mean squares of such parts."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = _sums(values * values, sizes)
+    return [sqrt(one / count) for one, count in zip(squares, sizes, strict=True)]
 
 
 def _setting(group: Group) -> _Setting:
