@@ -68,7 +68,7 @@ def read(
     )
 
 
-def _compared(network: MLP, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
+def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
     """Write down the output beside the target, as the loss compares them."""
     outputs, config = network.forward(x), network.config
     wanted = as_array(target, "target")
