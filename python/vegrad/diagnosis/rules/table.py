@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vegrad.diagnosis.rules import (
     chain,
+    cuts,
     departures,
     embeddings,
     gradients,
@@ -26,7 +27,7 @@ DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
-OPERATIONS = (nonfinite.KNOWN, *operations.RULES)
+OPERATIONS = (nonfinite.KNOWN, *cuts.RULES, *operations.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     nonfinite.PASS,
@@ -61,6 +62,7 @@ RULES = (
     SINGLE,
     WHOLE,
     INPUTS,
+    *cuts.RULES,
     *operations.RULES,
     *CHAIN,
     *graph.RULES,
