@@ -175,13 +175,15 @@ def _of_streams(reading: Reading) -> list[Finding]:
 
 
 def _of_modules(reading: Reading) -> list[Finding]:
-    findings = _asked(table.MODULES, reading)
+    findings = causes.after_divergence(_asked(table.MODULES, reading))
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
     return sorted(findings, key=lambda f: (_rank(f), cut and f.kind != "dead"))
 
 
 def _rank(finding: Finding) -> int:
     """Put what is certain of the loop before a NaN, and what may be meant after all others."""
+    if finding.rule in (rule.name for rule in table.COURSE):
+        return 1
     if finding.kind == "nonfinite":
         return 1
     if finding.rule not in (rule.name for rule in table.LOOP):
@@ -206,9 +208,14 @@ def _with_history(findings: list[Finding], history: Steps | None) -> list[Findin
     """Take in a history: steps that are too long break a network, and broken gradients stall it."""
     if history is None:
         return findings
-    of_steps = list(of_history(history))
-    first = [finding for finding in of_steps if finding.kind == "overshooting"]
-    return first + findings + [finding for finding in of_steps if finding not in first]
+    seen = list(of_history(history))
+    long = [place for place, finding in enumerate(seen) if finding.kind == "overshooting"]
+    count = long[-1] + 1 if long else 0
+    known = {finding.kind for finding in findings}
+    before, after = (
+        [one for one in part if one.kind not in known] for part in (seen[:count], seen[count:])
+    )
+    return before + findings + after
 
 
 # What was looked at -----------------------------------------------------------------------------

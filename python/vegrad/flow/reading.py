@@ -279,6 +279,8 @@ class Module:
     """True if it has parameters of its own."""
     begun: bool = False
     """True if its output was 0 at first, and the first step changes that."""
+    kind: str = ""
+    """The name of its class."""
 
 
 @dataclass(frozen=True)

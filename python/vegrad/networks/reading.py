@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import inf, isfinite, log2, nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue, Spread
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
 from vegrad.flow.resampling import resampled
-from vegrad.networks.mlp import MLP
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.theory.expected import ExpectedFlow, expected_flow
+
+if TYPE_CHECKING:
+    from vegrad.networks.mlp import MLP
 
 LOSSES = {
     "mse": "mse_loss",

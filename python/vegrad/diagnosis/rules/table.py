@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from vegrad.diagnosis.rules import (
     chain,
+    collapse,
     departures,
+    divergence,
     embeddings,
     gradients,
     graph,
@@ -31,7 +33,7 @@ DATA = (nonfinite.NONFINITE_DATA,)
 # Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
 LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES, units.SOFTMAX_WITHIN)
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
-OPERATIONS = (nonfinite.PASS, *operations.RULES)
+OPERATIONS = (nonfinite.KNOWN, *operations.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     nonfinite.PASS,
@@ -50,7 +52,8 @@ ABSURD = graph.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = loop.RULES
-MODULES = (*LOOP, *modules.RULES)
+COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
+MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (

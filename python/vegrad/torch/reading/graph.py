@@ -166,7 +166,8 @@ class Graph:
         if self.end >= 0 or not torch.is_grad_enabled():
             return
         for one in call.tensors:
-            if isinstance(one, nn.Parameter) and one.requires_grad and id(one) not in self.names:
+            known = id(one) in self.names or self._made_by.get(one) is not None
+            if isinstance(one, nn.Parameter) and one.requires_grad and not known:
                 self.strangers[id(one)] = one
 
     def _carries(self, out: Tensor, known: set[int]) -> bool:
