@@ -177,9 +177,8 @@ def test_the_scale_of_the_loss_changes_nothing(options: dict[str, Any]) -> None:
     assert [f.layers for f in plain.findings] == [f.layers for f in scaled.findings]
 
     network = build(**options | {"loss": "mse"})
-    target = np.eye(10)[LABELS]
     for factor in (1, 1e3, 1e6):
-        found = diagnose(network, X, target * factor).findings
+        found = diagnose(network, X, factor * np.eye(10)[LABELS]).findings
         kinds = [f.kind for f in found if f.cause != "target-scale" or factor == 1]
         assert kinds[:1] == [plain.verdict] * (not plain.healthy)
 
