@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
+from vegrad.diagnosis.catalogue.table import CAUSES
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.finding import Finding
 
 # Causes whose remedy is a line of the user's own code: in the loop, the loss or an operation.
-BEYOND = frozenset(
-    {
-        "broadcast",
-        "clip-before-backward",
-        "clip-before-unscale",
-        "clip-too-small",
-        "constant-output",
-        "detached",
-        "domain-edge",
-        "double-softmax",
-        "dtype-range",
-        "empty-loss",
-        "infeasible-alignment",
-        "loss-domain",
-        "loss-normalizer",
-        "masked-row",
-        "moving-target",
-        "no-derivative",
-        "no-zero-grad",
-        "nonfinite-input",
-        "nonfinite-target",
-        "norm-of-one",
-        "not-in-optimizer",
-        "optimizer-eps",
-        "output-range",
-        "sqrt-at-zero",
-        "target-range",
-        "unregistered",
-        "weight-decay",
-        "where-branch",
-        "wrong-reduction",
-        "zero-division",
-        "zero-vectors",
-    }
-)
+BEYOND = frozenset(name for name, cause in CAUSES.items() if not cause.curable)
 
 
 def beyond_cure(diagnosis: Diagnosis) -> Finding | None:

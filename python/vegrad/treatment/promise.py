@@ -80,7 +80,7 @@ def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool, said: bool = Fal
     first = after.findings[0]
     if badness(after) >= badness(before) and not scaled:
         return f"no better: {first.kind}: {first.message}"
-    if not said and any(finding.severity == "critical" for finding in after.findings):
+    if not (said or scaled) and any(finding.severity == "critical" for finding in after.findings):
         return f"still {first.kind}: {first.message}"
     return ""
 

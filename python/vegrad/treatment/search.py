@@ -17,7 +17,7 @@ from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.progress import Listener
 from vegrad.treatment.promise import astray, creeping, hopeless
-from vegrad.treatment.remedies import REMEDIES, TRAINING
+from vegrad.treatment.remedies import FLOW, REMEDIES, TRAINING
 from vegrad.treatment.remedy import AS_IT_IS, Remedy, Treatment, kept_for
 from vegrad.treatment.trial import Trial
 
@@ -116,7 +116,9 @@ class Search(Attempts):
         If it does not, a thorough diagnosis may find more.
         """
         if not self.patient.diagnosis.healthy:
-            return [remedy for remedy in self.remedies if self.patient.kinds & remedy.kinds]
+            kinds = self.patient.kinds
+            kinds |= set() if kinds <= FLOW else FLOW  # a kind that has no remedies of its own
+            return [remedy for remedy in self.remedies if kinds & remedy.kinds]
         every = [remedy for remedy in self.remedies if remedy.kinds >= TRAINING]
         of_data = [remedy for remedy in every if remedy.scales]
         others = [remedy for remedy in every if not remedy.scales]
