@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 
@@ -38,9 +40,12 @@ class Examiner:
     ) -> None:
         self.network, self.history, self.alarms = network, history, alarms
         self.data, self.target = data, target
-        self.constant = _best_constant(target, network.config["loss"])
-        """The loss of the best output that is the same for all rows."""
         alarms.known(one.finding for one in history.noted)
+
+    @cached_property
+    def constant(self) -> float:
+        """The loss of the best output that is the same for all rows."""
+        return _best_constant(self.target, self.network.config["loss"])
 
     def begin(self, order: npt.NDArray[np.intp], batch_size: int) -> None:
         """Judge the network on its first batch, and the data where there is a NaN in it."""
