@@ -115,7 +115,7 @@ def test_a_step_that_raises_is_a_step() -> None:
             optimizer.step()
     monitor.step()
     assert monitor.steps == 3
-    assert monitor.nonfinite.phase == "backward"
+    assert monitor.nonfinite.phase == "loss"
 
 
 def test_every_and_keep() -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import nan
 from typing import Protocol
 
+from vegrad.flow.course import Course
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopStep:
@@ -44,6 +46,10 @@ class Update:
     gradient: float
     first: float
     """Of the weights in the first sample."""
+    count: int = 0
+    """Elements of the parameter."""
+    inputs: int = 1
+    """Those of a row of it: a matrix's fan_in."""
     still: float
     """Share of the elements with a gradient that the step has not changed; nan if none has one."""
     decay: float = 0.0
@@ -68,6 +74,11 @@ class Sample:
     dtype: str
     updates: tuple[Update, ...]
 
+    @property
+    def promise(self) -> float:
+        """What the step would take off the loss at most, by its gradient."""
+        return sum(one.count * one.change * one.gradient for one in self.updates if one.matrix)
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -77,12 +88,16 @@ class Watched:
     norm: float = nan
     """Joint norm of all parameters' gradients."""
     nonfinite: FirstNonFinite | None = None
+    growth: float = nan
+    """Growth of gradients, outputs or loss over the few steps before that, the largest."""
     loops: tuple[tuple[LoopStep, ...], ...] = ()
     """The last steps of each optimizer."""
     losses: tuple[float, ...] = ()
     """The loss of each step that was looked at; nan where it is not known."""
     samples: tuple[Sample, ...] = ()
-    """The last steps whose changes were sampled."""
+    """The first and the last steps whose changes were sampled."""
+    course: Course | None = None
+    """The steps that were looked at, as arrays."""
     unheld: tuple[str, ...] = ()
     """Parameters that get a gradient at each step, and that no optimizer holds or changes."""
     unregistered: tuple[str, ...] = ()
@@ -98,7 +113,7 @@ class FirstNonFinite(Protocol):
 
     @property
     def phase(self) -> str:
-        """One of "forward", "backward" and "gradient"."""
+        """One of "forward", "loss", "backward" and "gradient"."""
 
     @property
     def module(self) -> str:
@@ -107,6 +122,22 @@ class FirstNonFinite(Protocol):
     @property
     def parameter(self) -> str:
         """The module's parameter that is not finite itself, if one is."""
+
+    @property
+    def cause(self) -> str:
+        """The cause, where an operation of the loss is to blame; "" otherwise."""
+
+    @property
+    def operation(self) -> str:
+        """That operation."""
+
+    @property
+    def epsilon(self) -> float:
+        """The optimizer's ε, if that is 0 in the dtype of the parameter; nan otherwise."""
+
+    @property
+    def reading(self) -> object:
+        """A `Reading` of the network on the same input, operation by operation; None without."""
 
     @property
     def message(self) -> str:

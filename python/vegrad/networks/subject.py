@@ -156,7 +156,7 @@ class NetworkSubject:
         )
         shift, scale = script.names["target_shift"], script.names["target_scale"]
         scaled = cast(Array, script.names["target"]).astype(target.dtype)
-        units = cast(Array, shift), float(cast(Any, scale))
+        units = cast(Array, shift), float(np.float64(cast(float, scale)))
         self.data = replace(self.data, target=scaled, units=units)
         back = "# in the old units: network.forward(x) * target_scale + target_shift"
         return Code((*script.lines, back))

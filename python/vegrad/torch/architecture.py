@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn import Module
 
 from vegrad.torch import models
@@ -59,7 +60,7 @@ def activated(names: list[str], new: str) -> Lines:
     return (f"for name in {_named(names)}:", f"    model.set_submodule(name, nn.{new}())")
 
 
-def activations(model: Module, x: Any, kinds: tuple[type[Module], ...] = ()) -> list[str]:
+def activations(model: Module, x: object, kinds: tuple[type[Module], ...] = ()) -> list[str]:
     """Return the names of the activations that run for x, without those of the model's output.
 
     An activation is the output's if what it returns meets no further weights on its way there. It
@@ -95,10 +96,10 @@ def activations(model: Module, x: Any, kinds: tuple[type[Module], ...] = ()) -> 
     return [name for name, one in found if id(one) in inner]
 
 
-def _after_the_weights(outputs: Iterable[Tensor]) -> set[Any]:
+def _after_the_weights(outputs: Iterable[Tensor]) -> set[object]:
     """Return the nodes of the graph from the outputs back to the last layers' weights."""
-    waiting: list[Any] = [one.grad_fn for one in outputs if one.grad_fn is not None]
-    seen = set[Any](waiting)
+    waiting = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    seen = set[object](waiting)
     while waiting:
         node = waiting.pop()
         nexts = [one for one, _ in node.next_functions if one is not None]
@@ -109,7 +110,7 @@ def _after_the_weights(outputs: Iterable[Tensor]) -> set[Any]:
     return seen
 
 
-def _is_weight(node: Any) -> bool:
+def _is_weight(node: Node) -> bool:
     """Return True of a node that is a matrix of weights, or only turns one."""
     while len(node.next_functions) == 1 and node.next_functions[0][0] is not None:
         node = node.next_functions[0][0]

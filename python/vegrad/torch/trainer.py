@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, inf, isfinite, nan
 from typing import Any
@@ -22,9 +22,9 @@ from vegrad.torch.answers import InUnits, answers
 from vegrad.torch.clip import clip_grad_norm_
 from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.reading import passes
+from vegrad.torch.reading.passes import Loss
 
 EARLY = (1, 3)  # steps that are gauged too: the first may be the only one that is not too long
-Loss = Callable[[Any, Any], Any]
 
 
 class ModelData:
@@ -107,7 +107,7 @@ class ModelData:
         The mean is the largest of the columns'.
         """
         if not self.numeric:
-            return Refusal("the loss takes the targets as they are")
+            return Refusal("")  # of labels there is nothing to say
         values = self.target.detach().double()
         mean = values.mean(0)
         size = float((values - mean).square().mean().sqrt())

@@ -24,13 +24,15 @@ from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.reading import passes
 from vegrad.torch.reading.cells import IN_TIME
+from vegrad.torch.reading.passes import Loss
 from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.rows import are_independent
 from vegrad.torch.subject import MakeOptimizer, ModelSubject
-from vegrad.torch.trainer import EARLY, Loss, ModelData, ModelTrainer
+from vegrad.torch.trainer import EARLY, ModelData, ModelTrainer
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.goal import Goal, Plan, check_goal, check_lengths
 from vegrad.treatment.outcome import Outcome
+from vegrad.treatment.progress import Listener, listener
 from vegrad.treatment.search import THOROUGH, Search
 from vegrad.treatment.trial import FORWARD
 
@@ -141,6 +143,7 @@ def cure(
     budget: float = BUDGET,
     in_place: bool = True,
     rows: bool | None = None,
+    progress: bool | Listener = False,
 ) -> ModelCure:
     """Find the smallest change that makes a model train, and prove it.
 
@@ -173,6 +176,8 @@ def cure(
             are a patch, and `.model` is a copy.
         rows: True if rows may be taken by themselves; False if all are one batch, as the nodes of
             a graph are; None to find it out, by a run of some rows with and without others.
+        progress: True for a line on standard error; or a function, which is called with a
+            `vegrad.treatment.progress.Look` at every look at a training.
 
     Returns:
         A ModelCure: `.before`, `.after`, `.attempts`, `.model`, `.proof`, `.patch`; print it.
@@ -183,6 +188,7 @@ def cure(
             rows=True for inputs and a target without rows in common.
     """
     check(model, loss_fn)
+    tell = listener(progress)
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
     unknown = Goal("mse", nan if goal is None else goal, nan)  # before the model has run
@@ -199,7 +205,7 @@ def cure(
         count = len(data)
         data.rows, spent = are_independent(given.model, data.take, count)
         spent /= 1 if data.rows else count  # where all is one batch, that counts as a row
-    return _searched(model, given, plan, goal, FORWARD * spent, in_place=in_place)
+    return _searched(model, given, plan, goal, FORWARD * spent, tell, in_place=in_place)
 
 
 def _check_rows(rows: object, x: Any, target: Any) -> None:
@@ -215,6 +221,7 @@ def _searched(
     plan: Plan,
     wanted: float | None,
     spent: float,
+    tell: Listener,
     *,
     in_place: bool,
 ) -> ModelCure:
@@ -253,7 +260,7 @@ def _searched(
     del first  # memory
     plan = replace(plan, goal=goal)
     with models.untouched(given.model, loss_fn):
-        search = Search(given, plan, given.thoroughly)
+        search = Search(given, plan, given.thoroughly, tell=tell)
         search.budget.passed += spent
         outcome, treatment = search.run()
     treated = treatment.subject
@@ -327,15 +334,17 @@ def _is_looked_at(given: CurableModel, first: Answers, target: Any) -> bool:
     return bool(torch.as_tensor(other != first.loss).any())
 
 
-def _is_of_differences(loss_fn: Loss, output: Any, target: Any) -> bool:
+def _is_of_differences(loss_fn: Loss, output: object, target: object) -> bool:
     """Return True if a loss of numbers stays the same where both have another zero."""
-    if not isinstance(target, Tensor) or not target.is_floating_point() or target.ndim < 1:
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
         return False
-    output = output.detach()
-    squares = [one.detach().double().square().mean() for one in (output, target)]
+    if not target.is_floating_point() or not target.ndim:
+        return False
+    given, wanted = output.detach(), target.detach()
+    squares = [one.double().square().mean() for one in (given, wanted)]
     size = float(torch.stack(squares).max().sqrt())
     try:
-        first, other = (float(loss_fn(output + by, target + by)) for by in (0.0, size))
+        first, other = (float(loss_fn(given + by, wanted + by)) for by in (0.0, size))
     except (ValueError, RuntimeError):
         return False
     return isclose(first, other, rel_tol=1e-2)

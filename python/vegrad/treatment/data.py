@@ -44,7 +44,7 @@ class ArrayData:
         The mean is the largest of the columns'.
         """
         if not self.numeric:
-            return Refusal("the loss takes the targets as they are")
+            return Refusal("")  # of labels there is nothing to say
         mean = self.target.mean(axis=0, dtype=np.float64)
         size = float(np.sqrt(np.mean(np.square(self.target - mean))))
         if not size:

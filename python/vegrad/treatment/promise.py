@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.treatment.outcome import Ended
-from vegrad.treatment.rates import CREEPING, median_alpha
+from vegrad.treatment.rates import CREEPING, long_steps, median_alpha, short_steps
 from vegrad.treatment.trial import Trial
 
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
@@ -44,6 +44,12 @@ def standing(trial: Trial) -> bool:
 def thrown(trial: Trial) -> bool:
     """Return True if a training is far above its beginning and above a guess."""
     return trial.points[-1][1] > THROWN * max(trial.points[0][1], trial.goal.guess)
+
+
+def astray(trial: Trial) -> bool:
+    """Return True if the steps of a training may be to blame that it missed the goal."""
+    history = trial.history
+    return bool(trial.ended) or rose(trial) or long_steps(history) or short_steps(history)
 
 
 def rose(trial: Trial) -> bool:

@@ -5,49 +5,134 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import inf, isfinite, log10
+from math import inf, isfinite, log10, nan
 
 from vegrad.diagnosis.rules.chain import BY_SIGN
+from vegrad.diagnosis.rules.nonfinite import PASS, WORDS
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Redraw
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Reading
+from vegrad.flow.reading import Module, Reading
 from vegrad.flow.site import Site
+from vegrad.flow.watched import FirstNonFinite, Watched
 
+SIGMOIDS, TANHS = ("Sigmoid", "Hardsigmoid"), ("Tanh", "Softsign", "Hardtanh")
+LEAST = 0.05  # of a derivative, where outputs are next to ±1
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
+GREW = 10.0  # growth over the steps before, from which what is too large is the steps' work
+TOO_LARGE = {"overflow", "dtype-range"}
 NEEDED = {
     "forward": "look at the input of this module and at the operations before it: a division, a "
     "logarithm or an exponential of what the data of this sample make.",
-    "backward": "the derivative of this operation has no finite value there: a square root, a norm "
-    "or a logarithm at 0, or a where() with an unused infinite branch.",
-    "gradient": "the sum over the batch overflows: scale the loss down, or use a wider dtype.",
+    "loss": "look at {words.loss} and at the target: a division, a logarithm, a mean over nothing.",
+    "backward": "look for an operation whose derivative has no finite value there: a square root "
+    "or a logarithm at 0, a where() with an unused infinite branch.",
+    "gradient": "look at what this parameter is multiplied with, and at the size of the loss.",
 }
+SLOWER = "lower the learning rate, to a tenth at first, and clip the gradients' joint norm at 1."
 
 
 def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    first = None if reading.watched is None else reading.watched.nonfinite
-    if first is None:
+    watched = reading.watched
+    first = None if watched is None else watched.nonfinite
+    if watched is None or first is None:
         return
+    if first.parameter:
+        yield _of_weights(first, watched, reading, rule)
+        return
+    found = _second(first, rule)
+    cause = first.cause or ("" if found is None else found.cause)
+    if watched.growth >= GREW and (not cause or cause in TOO_LARGE):
+        yield _said(first, reading, rule, "learning-rate-high", GROWN, SLOWER, watched.growth)
+    elif first.cause:
+        why, advises = WORDS.get(cause, OF_TARGET)
+        yield _said(
+            first, reading, rule, cause, f"{{first}}. It comes from {{operation}}: {why}", advises
+        )
+    elif found is not None:
+        yield found
+    else:
+        yield _said(first, reading, rule, "", "{first}", NEEDED[first.phase])
+
+
+GROWN = (
+    "{first}. Before that the training grew {growth:.2g}-fold within a few steps: its steps are "
+    "too large"
+)
+OF_TARGET = (
+    "the target has values that are not finite; what is left out of the loss is not left out of "
+    "the gradient (0 · NaN is NaN)",
+    "take out the rows or elements that are known before anything is computed with the target.",
+)
+
+
+def _second(first: FirstNonFinite, rule: Rule) -> Finding | None:
+    """Return what the second look at the model tells, if it knows an operation or the data."""
+    again = first.reading
+    if not isinstance(again, Reading):
+        return None
+    for found in PASS.find(again, PASS, ()):
+        if "operation" in found.facts or found.cause.startswith("nonfinite-"):
+            return replace(
+                found,
+                rule=rule.name,
+                says=f"at step {first.step} {found.says}",
+                evidence={**found.evidence, "step": float(first.step)},
+            )
+    return None
+
+
+def _of_weights(first: FirstNonFinite, watched: Watched, reading: Reading, rule: Rule) -> Finding:
+    """Say what has made a parameter that is not finite: a step, ε or nothing that was seen."""
+    epsilon = first.epsilon
+    if epsilon == epsilon:
+        says = (
+            "{first}. The step before made it so, of finite gradients: the optimizer's ε of "
+            "{epsilon:.0e} is 0 in the parameter's dtype, and a gradient of 0 is divided by it"
+        )
+        advises = (
+            "keep the weights and the optimizer's state in float32 (with autocast), or set its eps "
+            "to a number that the dtype has: 1e-4 in float16."
+        )
+        said = _said(first, reading, rule, "optimizer-eps", says, advises)
+        return replace(said, facts={**said.facts, "epsilon": epsilon})
+    if first.step and watched.growth >= GREW:
+        return _said(first, reading, rule, "learning-rate-high", GROWN, SLOWER, watched.growth)
+    advises = "draw or load {parameter} again; if training made it so, lower the learning rate by "
+    advises += "a factor of 10 and clip the gradients' joint norm at 1."
+    said = _said(first, reading, rule, "nonfinite-weights", "{first}", advises)
+    return replace(said, edit=Redraw((first.parameter,)))
+
+
+def _said(
+    first: FirstNonFinite,
+    reading: Reading,
+    rule: Rule,
+    cause: str,
+    says: str,
+    advises: str,
+    growth: float = nan,
+) -> Finding:
     names = [module.name for module in reading.modules]
     place = names.index(first.module) if first.module in names else None
-    sites = [Site("module", first.module, place)]
+    sites = [Site("loss", "loss") if first.cause else Site("module", first.module, place)]
     if first.parameter:
         sites.insert(0, Site("parameter", first.parameter))
-    advises = NEEDED[first.phase]
-    if first.parameter:
-        advises = "draw or load {site} again; if training made it so, lower the learning rate by a "
-        advises += "factor of 10 and clip the gradients' joint norm at 1."
-    yield Finding(
+    evidence = {"step": float(first.step)}
+    return Finding(
         kind=rule.kind,
         severity="critical",
         rule=rule.name,
-        cause="nonfinite-weights" if first.parameter else "overflow",
+        cause=cause,
         sites=tuple(sites),
-        says="{first}",
+        says=says,
         advises=advises,
-        facts={"first": first.message},
-        evidence={"step": float(first.step)},
-        edit=Redraw((first.parameter,)) if first.parameter else None,
+        facts={
+            "first": first.message,
+            "operation": first.operation,
+            "parameter": Site("parameter", first.parameter),
+        },
+        evidence=evidence | ({"growth": growth} if growth == growth else {}),
     )
 
 
@@ -73,7 +158,7 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         kind=kind,
         severity=limits.severity(decades),
         rule=rule.name,
-        cause="detached" if cut else "weight-scale-all",
+        cause="detached" if cut else _cause(modules[first : last + 1], decades),
         sites=(Site("module", modules[first].name, first), Site("module", modules[worst].name)),
         says=f"the gradient that reaches module {{site}} is {reach} of the one at module {{last}}, "
         "the last of {count} with weights; it changes most in passing module {worst_module}",
@@ -87,6 +172,16 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         },
         evidence={"decades": decades, "worst": float(worst)},
     )
+
+
+def _cause(modules: Sequence[Module], decades: float) -> str:
+    """Return activation-derivative if the activations' derivatives account for half of it."""
+    shrinks = sum(
+        log10(max(0.25 if one.kind in SIGMOIDS else 1 - one.activation_rms**2, LEAST))
+        for one in modules
+        if one.kind in SIGMOIDS or (one.kind in TANHS and one.activation_rms < inf)
+    )
+    return "activation-derivative" if shrinks < 0 and shrinks <= decades / 2 else "weight-scale-all"
 
 
 def _steepest(chain: Sequence[tuple[int, float]], kind: str) -> int:

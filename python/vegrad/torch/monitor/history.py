@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
+from typing import NamedTuple
 
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
+from vegrad.flow.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class NonFinite:
     module: str
     """Path of the module whose operation made it."""
     phase: str
-    """ "forward", "backward" (a gradient flowing through) or "gradient" (of a parameter)."""
+    """ "forward", "loss" (what the backward pass begins with), "backward" (a gradient flowing
+    through) or "gradient" (of a parameter)."""
     step: int
     """Number of steps that had been taken."""
     batch_index: int | None
@@ -39,12 +42,27 @@ class NonFinite:
     to the output of this other module was not. "" if no gradient was finite before it."""
     gradient_of: str = ""
     """In the gradient phase: the parameter whose gradient is not finite."""
+    cause: str = ""
+    """The cause, by its stable name, where an operation of the loss is to blame."""
+    operation: str = ""
+    """That operation."""
+    reading: Reading | None = field(default=None, repr=False, compare=False)
+    """Another pass of the model on the same input, read operation by operation."""
+    epsilon: float = nan
+    """The optimizer's ε, if that is 0 in the dtype of the parameter that is not finite."""
+    growth: float = nan
+    """Growth of the outputs of modules since the step before, the largest; nan if not known."""
 
     @property
     def message(self) -> str:
         """One sentence: the value, when and where it was seen, and what had been finite before."""
         where = "" if self.batch_index is None else f", sample {self.batch_index} of the batch"
-        said = {"forward": self._forward, "backward": self._backward, "gradient": self._gradient}
+        said = {
+            "forward": self._forward,
+            "loss": self._loss,
+            "backward": self._backward,
+            "gradient": self._gradient,
+        }
         return f"{self.value} at step {self.step}{where}: {said[self.phase]()}"
 
     def _forward(self) -> str:
@@ -57,6 +75,9 @@ class NonFinite:
             f"{what}; neither is its input: the operation that made it is no module, or the data "
             "are not finite"
         )
+
+    def _loss(self) -> str:
+        return "the loss is not finite, though the outputs of all modules are"
 
     def _backward(self) -> str:
         if not self.output_of:
@@ -97,6 +118,16 @@ class Record:
     """The loss of which the gradients were taken, without a GradScaler's factor."""
 
 
+class Columns(NamedTuple):
+    """Steps as arrays, a row each: (S,), and (S, M) for M modules."""
+
+    step: FloatArray
+    loss: FloatArray
+    norm: FloatArray
+    rms: FloatArray
+    delta: FloatArray
+
+
 class MonitorHistory:
     """The last steps that were looked at.
 
@@ -119,6 +150,33 @@ class MonitorHistory:
         """Set the loss of the last step."""
         if self._steps:
             self._steps[-1] = (*self._steps[-1][:4], loss)
+
+    @property
+    def last_step(self) -> int:
+        """The number of the last step."""
+        return self._steps[-1][0]
+
+    @property
+    def last_sizes(self) -> tuple[float, float]:
+        """The last step's loss and the joint norm of its gradients."""
+        _, _, joint, _, loss = self._steps[-1]
+        return loss, joint
+
+    def columns(self, first: int, last: int) -> Columns:
+        """Return the first and the last so many steps as arrays.
+
+        Steps before the model had the parameters that it has now are left out.
+        """
+        places = range(len(self._steps))
+        few = places if len(places) <= first + last else [*places[:first], *places[-last:]]
+        now = self._steps[-1]
+        kept = [one for place in few if (one := self._steps[place])[1] == now[1]]
+        kept = [one for one in kept if len(one[3]) == len(now[3])]
+        values = np.frombuffer(b"".join(one[3] for one in kept), np.float64).reshape(len(kept), -1)
+        modules = (values.shape[1] - now[1]) // 2
+        _, rms, deltas = np.split(values, [now[1], now[1] + modules], axis=1)
+        numbers = np.array([(one[0], one[2], one[4]) for one in kept], np.float64)
+        return Columns(numbers[:, 0], numbers[:, 2], numbers[:, 1], rms, deltas)
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -145,3 +203,17 @@ def _record(step: int, parameters: int, joint: float, numbers: bytes, loss: floa
     modules = (len(values) - parameters) // 2
     norms, rms, deltas = np.split(values, [parameters, parameters + modules])
     return Record(step, joint, norms, rms, deltas, loss)
+
+
+def growth(squares: FloatArray, counts: FloatArray, last: Record) -> float:
+    """Return the largest growth of a module's output since a step; nan if none is known.
+
+    Args:
+        squares: Σ x² of each module's outputs.
+        counts: how many elements they have.
+        last: the step before.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.sqrt(squares / counts) / last.activation_rms
+    known = ratios[np.isfinite(ratios)]
+    return float(known.max()) if known.size else nan

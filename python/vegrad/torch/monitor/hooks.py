@@ -50,6 +50,7 @@ class ModuleHooks:
         watched = [(plain_name(n), m) for n, m in model.named_modules() if is_watched(m)]
         self.modules = [name or type(module).__name__ for name, module in watched]
         self._watched = [module for _, module in watched]
+        self.classes = [type(module).__name__ for _, module in watched]
         self.own = [own_parameters(path, one) for path, one in watched]
         self._model, self.kind = model, type(model).__name__
         self._on = self._counting = False
@@ -202,7 +203,12 @@ class ModuleHooks:
             module_class=type(module).__name__,
             parameter=path if (path := f"{name}.{parameter}") in self.parameters else parameter,
             input_finite=source is None or bool(torch.isfinite(source).all()),
+            **self._before(dict(module.named_parameters()).get(parameter)),
         )
+
+    def _before(self, bad: Tensor | None) -> dict[str, float]:
+        """Return what the steps before tell of a parameter, or output, that is not finite."""
+        return {}
 
     def _find_backward(self, place: int, grad: Tensor) -> None:
         """Note a gradient that is not finite, and the module that the last finite one came to."""

@@ -23,6 +23,7 @@ from torch.nn.utils import clip_grad
 from torch.optim import Optimizer
 
 from vegrad.torch import clip
+from vegrad.torch.models import state
 
 Call: TypeAlias = Callable[..., object]
 
@@ -125,7 +126,7 @@ def _backward(original: Call) -> Call:
     def run_backward(
         roots: Sequence[object], weights: Sequence[Tensor | None], *rest: object, **named: object
     ) -> object:
-        told = _alive() if named.get("accumulate_grad") else []
+        told = _alive() if named.get("accumulate_grad") and not state.on else []
         for listener in told:
             listener.backward_begins(roots, weights)
         try:

@@ -117,7 +117,27 @@ class FirstRun:
         return FirstRun, (_not_noted,)
 
 
-def _not_noted(module: Module) -> None:
+class CallHook:
+    """A hook of a whole model, with any arguments; otherwise as `Hook`."""
+
+    __slots__ = ("called",)
+
+    def __init__(self, called: Callable[..., None]) -> None:
+        self.called = called
+
+    def __call__(self, *given: object) -> None:
+        """Call `called`, unless the model is being compiled."""
+        if not _is_compiling():
+            self.called(*given)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> CallHook:
+        return self
+
+    def __reduce__(self) -> tuple[type[CallHook], tuple[Callable[..., None]]]:
+        return CallHook, (_not_noted,)
+
+
+def _not_noted(*_: object) -> None:
     """Do nothing, in place of a hook that was pickled."""
 
 

@@ -59,6 +59,11 @@ class Stepped:
         """Return True for an optimizer that has stepped."""
         return optimizer in self._held
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those that have stepped, and are still there."""
+        return list(self._held)
+
     def look(self, grads: Sequence[Tensor | None]) -> None:
         """Look which gradients that were stepped are left, as a backward pass begins."""
         for held in self._held.values():

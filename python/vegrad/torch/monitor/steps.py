@@ -15,16 +15,18 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.hooks import RemovableHandle
 
 from vegrad._core import Clipped
 from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.monitor import listening
-from vegrad.torch.monitor.history import MonitorHistory, NonFinite
+from vegrad.torch.monitor.first import FirstLook
+from vegrad.torch.monitor.history import MonitorHistory, NonFinite, growth
 from vegrad.torch.monitor.hooks import ModuleHooks
 from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import is_plain
 from vegrad.torch.monitor.owners import Owners
-from vegrad.torch.monitor.updates import Updates
+from vegrad.torch.monitor.updates import Updates, lost_epsilon
 from vegrad.torch.optimizer_step import CoreStep
 
 
@@ -65,29 +67,17 @@ class StepHooks(ModuleHooks):
         self.loop = Loop(lambda: self._params)
         self.owners = Owners(model, self.loop.steps.ids)
         self.updates = Updates(lambda: self._params, lambda: self.parameters)
+        self.first = FirstLook(model, self)
+        self._handles += self.first.handles
         self._begin()
         listening.listen(self.loop)
-        # The hooks are global: they must not keep the monitor, and with it the model, alive.
-        myself = weakref.ref(self)
-
-        def about_to_step(optimizer: Optimizer, *_: object) -> None:
-            monitor = myself()
-            if monitor is not None and monitor._is_mine(optimizer):
-                if monitor._on:
-                    monitor.updates.before(optimizer, monitor.steps)
-                monitor._about_to_step(optimizer)
-
-        def has_stepped(optimizer: Optimizer, *_: object) -> None:
-            monitor = myself()
-            if monitor is not None and monitor._is_mine(optimizer):
-                monitor._has_stepped(optimizer)
-
-        self._handles.append(register_optimizer_step_pre_hook(about_to_step))
-        self._handles.append(register_optimizer_step_post_hook(has_stepped))
+        listening.listen(self.first)
+        self._handles += _optimizer_hooks(weakref.ref(self))
 
     def remove(self) -> None:
         """Take all hooks off the model; the records stay."""
         listening.leave(self.loop)
+        listening.leave(self.first)
         super().remove()
 
     def _begin(self) -> None:
@@ -95,6 +85,11 @@ class StepHooks(ModuleHooks):
         self.loop.over = True
         looking = self.steps % self.every == 0 and not self._paused
         self._clear(looking, looking and self.steps // self.every % self.details == 0)
+
+    @property
+    def looking(self) -> bool:
+        """True while the step in progress is looked at."""
+        return self._on
 
     def _is_mine(self, optimizer: Optimizer) -> bool:
         """Return True if the optimizer's steps count."""
@@ -167,9 +162,19 @@ class StepHooks(ModuleHooks):
                 self._watch.clear()
             if self.nonfinite is not None and self._was_skipped(self.nonfinite):
                 self.nonfinite = None
+        self.first.step_ends()
         self.steps += 1
         self._pending = None
         self._begin()
+
+    def _before(self, bad: Tensor | None) -> dict[str, float]:
+        if not len(self.history):
+            return {}
+        last = self.history[-1]
+        found = {"growth": growth(self._squares, self._counts, last)}
+        if bad is not None and last.gradient_norm < inf:
+            found["epsilon"] = lost_epsilon(self.loop.steps.optimizers, bad)
+        return found
 
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""
@@ -229,3 +234,24 @@ class StepHooks(ModuleHooks):
         if self.nonfinite is None:
             self._find_gradient(*wrong[0])
         return sum([sizes[place] for place, _ in wrong])
+
+
+def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
+    """Hook all optimizers: the hooks are global, and must not keep the monitor alive."""
+
+    def about_to_step(optimizer: Optimizer, *_: object) -> None:
+        monitor = myself()
+        if monitor is not None and monitor._is_mine(optimizer):
+            if monitor._on:
+                monitor.updates.before(optimizer, monitor.steps)
+            monitor._about_to_step(optimizer)
+
+    def has_stepped(optimizer: Optimizer, *_: object) -> None:
+        monitor = myself()
+        if monitor is not None and monitor._is_mine(optimizer):
+            monitor._has_stepped(optimizer)
+
+    return [
+        register_optimizer_step_pre_hook(about_to_step),
+        register_optimizer_step_post_hook(has_stepped),
+    ]

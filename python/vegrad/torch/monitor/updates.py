@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import isnan, nan
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.flow.watched import Sample, Update
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.optimizer_state import CoreState
+from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
 EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
 FIRST = 3
 KEEP = 8
+SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
 
 class _Setting(NamedTuple):
@@ -72,6 +74,7 @@ class Updates:
         self._taken: _Taken | None = None
         self._first: dict[int, float] = {}
         self._peaks: dict[int, float] = {}
+        self._early: list[Sample] = []
         self._samples: deque[Sample] = deque(maxlen=KEEP)
 
     @torch.no_grad()
@@ -114,9 +117,9 @@ class Updates:
                 taken.squares[place] = few(square).clone(), state.get("step")
 
     def samples(self) -> tuple[Sample, ...]:
-        """Return the last samples, as numbers."""
+        """Return the first few samples and the last, as numbers."""
         self._digest()
-        return tuple(self._samples)
+        return (*self._early, *self._samples)
 
     def _digest(self) -> None:
         """Turn the last sample into numbers."""
@@ -142,6 +145,8 @@ class Updates:
                     change=_rms(new[part] - old[part]),
                     gradient=_rms(grads[part]),
                     first=self._first.setdefault(place, weight),
+                    count=parameter.numel(),
+                    inputs=parameter.numel() // max(len(parameter), 1) if parameter.ndim else 1,
                     still=float(stays[with_gradient].mean()) if with_gradient.any() else nan,
                     decay=decay,
                     decoupled=setting.decoupled,
@@ -151,7 +156,8 @@ class Updates:
         rate = max(setting.rate for setting in taken.settings)
         self._peaks[taken.optimizer] = peak = max(rate, self._peaks.get(taken.optimizer, 0.0))
         dtypes = {str(parameters[place].dtype).removeprefix("torch.") for place in taken.places}
-        self._samples.append(
+        kept = self._early if len(self._early) < FIRST else self._samples
+        kept.append(
             Sample(
                 step=taken.step,
                 optimizer=taken.optimizer,
@@ -189,7 +195,7 @@ def _rms(values: FloatArray) -> float:
     return float(np.sqrt(np.mean(values * values))) if values.size else nan
 
 
-def _setting(group: dict[str, Any]) -> _Setting:
+def _setting(group: Group) -> _Setting:
     decay, epsilon, betas = group.get("weight_decay"), group.get("eps"), group.get("betas")
     return _Setting(
         float(group.get("lr", nan)),
@@ -206,3 +212,24 @@ def _below_epsilon(square: Tensor, step: object, setting: _Setting) -> float:
         return nan
     unbiased = _array(square) / (1 - setting.second ** float(step))
     return float(np.mean(np.sqrt(unbiased) < setting.epsilon))
+
+
+def lost_epsilon(optimizers: Iterable[Optimizer], parameter: Tensor) -> float:
+    """Return the ε of the parameter's optimizer if it is 0 in its dtype; nan otherwise.
+
+    That divides by 0 where the gradients' running square is 0 too, as it must be somewhere.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            epsilon = group.get("eps")
+            if not isinstance(epsilon, float) or not any(
+                one is parameter for one in group["params"]
+            ):
+                continue
+            shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
+            squares = [one for name, one in shown.get(parameter, {}).items() if name in SQUARES]
+            if bool(torch.tensor(epsilon, dtype=parameter.dtype)) or epsilon == 0:
+                continue
+            if any(bool((one == 0).any()) for one in squares):
+                return epsilon
+    return nan

@@ -1,0 +1,194 @@
+"""The first NaN or inf of a training: what is needed to tell which operation made it, and why.
+
+The model's last call is held by reference until the step ends, so that it can be run again when a
+value that is not finite is seen (`reading.second_look`). Of the loss, which cannot be run again,
+the operations next to it are held while the backward pass runs (loss_graph.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from vegrad.torch.clip import Heard
+from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.models import state
+from vegrad.torch.monitor.history import NonFinite
+from vegrad.torch.monitor.loss_graph import Node, blamed, kept
+from vegrad.torch.monitor.modules import Back, CallHook
+from vegrad.torch.reading.second_look import second_look
+
+LARGE = 1 << 24  # elements of an output, from which the gradient that comes to it is not held
+LOSS = "the loss"
+MANY = 400  # operations of a graph that are looked at once a loss is not finite
+SKIPS = 3  # passes under a GradScaler that are not finite before one of them is looked at
+
+
+class Watching(Protocol):
+    """A monitor, as far as it matters here."""
+
+    nonfinite: NonFinite | None
+    steps: int
+
+    @property
+    def looking(self) -> bool:
+        """True while the step is looked at."""
+
+
+class FirstLook:
+    """A listener that looks again at the step in which the first NaN or inf was seen.
+
+    Args:
+        model: the model.
+        monitor: its monitor.
+    """
+
+    def __init__(self, model: Module, monitor: Watching) -> None:
+        self._model, self._monitor = unwrapped(model), monitor
+        self._looked: NonFinite | None = None
+        """The one that was looked at."""
+        self._nodes: list[Node] = []
+        self._scaled, self._skips, self._depth = False, 0, 0
+        self.clear()
+        self.handles = [
+            self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True),
+            self._model.register_forward_hook(CallHook(self._returned)),
+        ]
+
+    def clear(self) -> None:
+        """Let go of the model's last call: the step is over."""
+        self._call: tuple[tuple[object, ...], Mapping[str, object]] | None = None
+        self._delta: Tensor | None = None
+
+    # The model's calls --------------------------------------------------------------------------
+
+    def _called(
+        self, module: Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> None:
+        if (
+            module is self._model
+            and not state.on
+            and torch.is_grad_enabled()
+            and self._monitor.looking
+        ):
+            self._call, self._delta = (args, kwargs), None
+
+    def _returned(self, module: Module, args: object, output: object) -> None:
+        if module is not self._model or state.on or self._call is None:
+            return
+        if self._is_new():
+            self._look(None)
+        elif isinstance(output, Tensor) and output.requires_grad and output.numel() < LARGE:
+            output.register_hook(Back(self._came))
+
+    def _came(self, delta: Tensor) -> None:
+        if self._call is not None and not state.on:
+            self._delta = delta
+
+    # The loop's calls ---------------------------------------------------------------------------
+
+    def backward_begins(self, roots: Sequence[object], weights: Sequence[Tensor | None]) -> None:
+        """Look at the loss, and hold what its operations have saved."""
+        self._depth += 1
+        if self._depth > 1 or self._call is None or self._monitor.nonfinite is not None:
+            return
+        root = roots[0] if len(roots) == 1 else None
+        if not isinstance(root, Tensor) or root.numel() != 1 or root.device.type != "cpu":
+            return
+        value = float(root.detach())
+        if isfinite(value):
+            self._nodes = kept(roots, lost=False)
+        elif _reaches(root, set(map(id, self._model.parameters()))):
+            what = "NaN" if value != value else "inf"
+            first = NonFinite(LOSS, "loss", self._monitor.steps, None, what, 1)
+            if not self._blame(first, kept(roots, lost=True, most=MANY), value):
+                self._monitor.nonfinite = first
+                self._look(None)
+
+    def backward_ends(self) -> None:
+        """Tell what made the gradient that is not finite, if one was seen in this pass."""
+        self._depth -= 1
+        nodes, self._nodes = self._nodes, []
+        scaled, self._scaled = self._scaled, False
+        if self._depth or not self._is_new():
+            return
+        first = self._monitor.nonfinite
+        if first is not None and not first.output_of and self._blame(first, nodes, None):
+            return
+        if not scaled or self._skips == SKIPS:
+            self._look(self._delta)
+        self._skips += scaled
+
+    def _blame(self, first: NonFinite, nodes: Sequence[Node], loss: float | None) -> bool:
+        """Note which operation of the loss made what is not finite, if one is to blame.
+
+        `loss` is None if it is finite, and only its gradient is not.
+        """
+        found = blamed(nodes, loss is not None, loss is None or loss != loss)
+        if found is not None:
+            self._looked = replace(first, cause=found.cause, operation=found.operation)
+            self._monitor.nonfinite = self._looked
+        return found is not None
+
+    def scaled(self, scaler: GradScaler, raw: object, result: object) -> None:
+        """Remember that the next loss is scaled: its gradients may overflow, and are skipped."""
+        self._scaled = True
+
+    def unscaled(self, optimizer: Optimizer) -> None:
+        """Hear nothing of interest."""
+
+    def clips(self, clipped: Heard) -> None:
+        """Hear nothing of interest."""
+
+    def step_ends(self) -> None:
+        """Look at a gradient that was seen to be not finite only now, and let go of the call."""
+        if self._is_new():
+            self._look(self._delta)
+        self.clear()
+
+    # The second look ----------------------------------------------------------------------------
+
+    def _is_new(self) -> bool:
+        first = self._monitor.nonfinite
+        return first is not None and first is not self._looked and not first.parameter
+
+    def _look(self, delta: Tensor | None) -> None:
+        """Run the model again, and keep what that tells with what was seen."""
+        first, call = self._monitor.nonfinite, self._call
+        if first is None:
+            return
+        if call is not None and not any(map(is_distributed, self._model.parameters())):
+            self._call = None
+            first = replace(first, reading=second_look(self._model, *call, delta))
+        self._monitor.nonfinite = self._looked = first
+
+
+def unwrapped(model: Module) -> Module:
+    """Return the model without what wraps it for several processes or for the compiler."""
+    for name in ("_orig_mod", "module"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, Module) and type(model).__module__.startswith("torch."):
+            return unwrapped(inner)
+    return model
+
+
+def _reaches(root: Tensor, ids: set[int]) -> bool:
+    """Return True if a graph leads to one of these parameters."""
+    ahead, seen = [root.grad_fn], set()
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in ids:
+            return True
+        ahead += [one for one, _ in node.next_functions]
+    return False
