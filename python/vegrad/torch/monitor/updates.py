@@ -40,6 +40,8 @@ class _Setting(NamedTuple):
     epsilon: float
     second: float
     """β₂; nan where there is none."""
+    rough: bool
+    """True of RMSprop's and Adagrad's without momentum: divided by a size, but not averaged."""
 
 
 @dataclass
@@ -171,7 +173,7 @@ class Updates:
                 peak=peak,
                 dtype=dtypes.pop() if len(dtypes) == 1 else "",
                 updates=tuple(updates),
-                rough=bool(taken.squares) and all(isnan(one.second) for one in taken.settings),
+                rough=all(one.rough for one in taken.settings),
             )
         )
 
@@ -221,6 +223,7 @@ def _setting(group: Group) -> _Setting:
         bool(group.get("decoupled_weight_decay", False)),
         float(epsilon) if isinstance(epsilon, float | int) else nan,
         float(betas[-1]) if isinstance(betas, tuple | list) else nan,
+        ("alpha" in group or "lr_decay" in group) and betas is None and not group.get("momentum"),
     )
 
 
