@@ -33,7 +33,7 @@ def run(monitor_factory, fixed=False):
     state, action, after, done = transitions()
     model = mlp(3, 64, 64, 2)
     frozen = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02 if fixed else 0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     monitor, losses = monitor_factory(model), []
     for step in range(600):
         index = torch.randint(0, 512, (32,))
