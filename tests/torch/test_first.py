@@ -81,7 +81,9 @@ LOSSES: dict[str, tuple[Step, str | None]] = {
         None,
     ),
     "where() around a logarithm": (
-        lambda model, x, y: torch.where(model(x) > 0, model(x).relu().log(), 0.0).mean(),
+        lambda model, x, y: torch.where(
+            model(x) > 0, (model(x) * (model(x) > 0)).log(), 0.0
+        ).mean(),
         "where-branch",
     ),
     "where() within it": (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
 from typing import NamedTuple
@@ -48,13 +48,18 @@ class _Taken:
 
     step: int
     optimizer: int
+    peak: float
     settings: list[_Setting]
     places: list[int]
     old: Tensor
     grads: Tensor
     new: Tensor | None = None
-    squares: dict[int, tuple[Tensor, object]] = field(default_factory=dict)
-    """The running square of each gradient and its number of steps, by the parameter's place."""
+    square_places: list[int] = field(default_factory=list)
+    squares: Tensor | None = None
+    """The running squares of the gradients of the parameters at these places."""
+    count: object = None
+    """How many steps are in them."""
+    sample: Sample | None = None
 
 
 class Updates:
@@ -71,19 +76,22 @@ class Updates:
         self._parameters, self._names = parameters, names
         self._seen: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
         """The number of each optimizer, and how many of its steps were seen."""
-        self._taken: _Taken | None = None
-        self._first: dict[int, float] = {}
+        self._optimizers = 0
         self._peaks: dict[int, float] = {}
-        self._samples: deque[Sample] = deque(maxlen=KEEP)
+        self._start: dict[int, _Taken] = {}
+        """The first sample of each optimizer."""
+        self._first: dict[int, float] = {}
+        self._taken: deque[_Taken] = deque(maxlen=KEEP)
 
     @torch.no_grad()
     def before(self, optimizer: Optimizer, step: int) -> None:
         """Take a sample, if this step is to have one: the optimizer is about to step."""
-        seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
+        if (seen := self._seen.get(optimizer)) is None:
+            seen = self._seen[optimizer] = [self._optimizers, 0]
+            self._optimizers += 1
         seen[1] += 1
         if seen[1] > FIRST and seen[1] % EVERY:
             return
-        self._digest()
         place_of = {id(one): place for place, one in enumerate(self._parameters())}
         settings, places, old, grads = [], [], [], []
         for group in optimizer.param_groups:
@@ -98,71 +106,98 @@ class Updates:
                     old.append(few(one))
                     grads.append(few(grad))
         if places:
-            self._taken = _Taken(step, seen[0], settings, places, _joined(old), _joined(grads))
+            number, rate = seen[0], max(one.rate for one in settings)
+            self._peaks[number] = peak = max(rate, self._peaks.get(number, 0.0))
+            taken = _Taken(step, number, peak, settings, places, _joined(old), _joined(grads))
+            self._taken.append(taken)
+            self._start.setdefault(number, taken)
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer) -> None:
         """Take the other half of the sample: the optimizer has stepped."""
-        taken = self._taken
+        taken = self._taken[-1] if self._taken else None
         if taken is None or taken.new is not None:
             return
-        parameters = [self._parameters()[place] for place in taken.places]
-        taken.new = _joined([few(one) for one in parameters])
+        parameters = self._parameters()
+        taken.new = _joined([few(parameters[place]) for place in taken.places])
         shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
-        for place, one in zip(taken.places, parameters, strict=True):
-            state = shown.get(one, {})
+        squares = []
+        for place in taken.places:
+            state = shown.get(parameters[place], {})
             square = state.get("exp_avg_sq")
             if isinstance(square, Tensor) and can_be_sampled(square):
-                taken.squares[place] = few(square).clone(), state.get("step")
+                taken.square_places.append(place)
+                squares.append(few(square))
+                taken.count = state.get("step")
+        if squares:
+            taken.squares = _joined(squares)
+            if isinstance(taken.count, Tensor):
+                taken.count = taken.count.clone()
 
     def samples(self) -> tuple[Sample, ...]:
         """Return the last samples, as numbers."""
-        self._digest()
-        return tuple(self._samples)
+        for start in self._start.values():
+            sizes = _parts(start.old, start.places, self._parameters())
+            for place, part in sizes.items():
+                self._first.setdefault(place, _rms(part))
+        found = []
+        for taken in self._taken:
+            if taken.sample is None and taken.new is not None:
+                taken.sample = self._digested(taken)
+            if taken.sample is not None:
+                found.append(taken.sample)
+        return tuple(found)
 
-    def _digest(self) -> None:
-        """Turn the last sample into numbers."""
-        taken, self._taken = self._taken, None
-        if taken is None or taken.new is None:
-            return
+    def _digested(self, taken: _Taken) -> Sample:
+        """Turn a sample into numbers."""
+        assert taken.new is not None
         names, parameters = self._names(), self._parameters()
-        old, new, grads = (_array(one) for one in (taken.old, taken.new, taken.grads))
-        updates, begin = [], 0
+        old, new, grads = (
+            _parts(one, taken.places, parameters) for one in (taken.old, taken.new, taken.grads)
+        )
+        squares = taken.squares
+        known = {} if squares is None else _parts(squares, taken.square_places, parameters)
+        updates = []
         for place, setting in zip(taken.places, taken.settings, strict=True):
-            parameter = parameters[place]
-            part = slice(begin, begin := begin + min(ELEMENTS, parameter.numel()))
-            weight = _rms(old[part])
-            with_gradient = np.isfinite(grads[part]) & (grads[part] != 0)
-            stays = old[part] == new[part]
-            square = taken.squares.get(place)
-            decay = setting.decay * weight * (setting.rate if setting.decoupled else 1.0)
+            weight = _rms(old[place])
+            with_gradient = np.isfinite(grads[place]) & (grads[place] != 0)
+            stays = (old[place] == new[place])[with_gradient]
+            below = _below_epsilon(known[place], taken.count, setting) if place in known else nan
             updates.append(
                 Update(
                     name=names[place],
-                    matrix=parameter.ndim > 1,
+                    matrix=parameters[place].ndim > 1,
                     weight=weight,
-                    change=_rms(new[part] - old[part]),
-                    gradient=_rms(grads[part]),
-                    first=self._first.setdefault(place, weight),
-                    still=float(stays[with_gradient].mean()) if with_gradient.any() else nan,
-                    decay=decay,
+                    change=_rms(new[place] - old[place]),
+                    gradient=_rms(grads[place]),
+                    first=self._first.get(place, weight),
+                    still=float(stays.mean()) if stays.size else nan,
+                    decay=setting.decay * weight * (setting.rate if setting.decoupled else 1.0),
                     decoupled=setting.decoupled,
-                    below_epsilon=nan if square is None else _below_epsilon(*square, setting),
+                    below_epsilon=below,
                 )
             )
-        rate = max(setting.rate for setting in taken.settings)
-        self._peaks[taken.optimizer] = peak = max(rate, self._peaks.get(taken.optimizer, 0.0))
         dtypes = {str(parameters[place].dtype).removeprefix("torch.") for place in taken.places}
-        self._samples.append(
-            Sample(
-                step=taken.step,
-                optimizer=taken.optimizer,
-                rate=rate,
-                peak=peak,
-                dtype=dtypes.pop() if len(dtypes) == 1 else "",
-                updates=tuple(updates),
-            )
+        return Sample(
+            step=taken.step,
+            optimizer=taken.optimizer,
+            rate=max(setting.rate for setting in taken.settings),
+            peak=taken.peak,
+            dtype=dtypes.pop() if len(dtypes) == 1 else "",
+            updates=tuple(updates),
         )
+
+
+def _parts(
+    joined: Tensor, places: Sequence[int], parameters: Sequence[Tensor]
+) -> dict[int, FloatArray]:
+    """Return the elements of each parameter, by its place."""
+    values, begin, found = _array(joined), 0, dict[int, FloatArray]()
+    for place in places:
+        end = begin + min(ELEMENTS, parameters[place].numel())
+        found[place] = values[begin:end]
+        begin = end
+    return found
 
 
 def can_be_sampled(one: Tensor) -> bool:
@@ -175,7 +210,7 @@ def can_be_sampled(one: Tensor) -> bool:
 def few(one: Tensor) -> Tensor:
     """Return up to `ELEMENTS` elements, spread over the tensor, without a copy."""
     count = one.numel()
-    return one.detach().view(-1)[: count // ELEMENTS * ELEMENTS or None : max(count // ELEMENTS, 1)]
+    return one.detach().as_strided((min(count, ELEMENTS),), (max(count // ELEMENTS, 1),))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -202,11 +237,11 @@ def _setting(group: Group) -> _Setting:
     )
 
 
-def _below_epsilon(square: Tensor, step: object, setting: _Setting) -> float:
+def _below_epsilon(square: FloatArray, step: object, setting: _Setting) -> float:
     """Return the share of elements whose running size is below ε."""
     if not isinstance(step, Tensor | float | int) or isnan(setting.second + setting.epsilon):
         return nan
-    unbiased = _array(square) / (1 - setting.second ** float(step))
+    unbiased = square / (1 - setting.second ** float(step))
     return float(np.mean(np.sqrt(unbiased) < setting.epsilon))
 
 
