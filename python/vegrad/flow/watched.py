@@ -35,10 +35,9 @@ class LoopStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """One parameter at a step that was sampled: root mean squares of some of its elements."""
+    """One matrix at a step that was sampled: root mean squares of some of its elements."""
 
     name: str
-    matrix: bool
     weight: float
     change: float
     gradient: float

@@ -1,7 +1,7 @@
 """The changes that an optimizer's steps make to a model's weights, in samples of their elements.
 
-A sampled step costs two copies of a few elements of each parameter. They stay on the parameters'
-device until they are asked for.
+A sampled step costs two copies of a few elements of each matrix. They stay on its device until they
+are asked for.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Updates:
             setting = _setting(group)
             for one in group["params"]:
                 place, grad = place_of.get(id(one)), one.grad
-                if place is None or grad is None:
+                if place is None or grad is None or one.ndim < 2:
                     continue
                 if can_be_sampled(one) and can_be_sampled(grad):
                     settings.append(setting)
@@ -166,7 +166,6 @@ class Updates:
             updates.append(
                 Update(
                     name=names[place],
-                    matrix=parameters[place].ndim > 1,
                     weight=weight,
                     change=_rms(new[place] - old[place]),
                     gradient=_rms(grads[place]),
