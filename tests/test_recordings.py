@@ -164,7 +164,7 @@ def test_text_and_dictionary() -> None:
 def trained(rate: float, **options: Any) -> vegrad.History:
     net = build(**options)
     return net.fit(X, LABELS, optimizer=vegrad.SGD(rate), epochs=6, batch_size=32, seed=0,
-                   progress=False, gauge_every=2)  # fmt: skip
+                   progress=False, gauge_every=2, on_finding=lambda _: None)  # fmt: skip
 
 
 def test_a_history_alone() -> None:
@@ -184,7 +184,7 @@ def test_a_history_alone() -> None:
 def test_a_history_beside_the_network() -> None:
     net = build(activation="sigmoid")
     history = net.fit(X, LABELS, optimizer=vegrad.SGD(0.01), epochs=6, batch_size=32, seed=0,
-                      progress=False)  # fmt: skip
+                      progress=False, on_finding=lambda _: None)  # fmt: skip
     found = diagnose(net, X, LABELS, history=history)
     assert [f.kind for f in found.findings] == ["vanishing", "stalled"]  # the cause first
     assert diagnose(net, X, LABELS).verdict == "vanishing"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement, measure
+from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.reading import Gradients, Reading
@@ -15,7 +16,11 @@ from vegrad.flow.wording import DECADE, Vocabulary
 
 
 def diagnose_gradients(
-    gradients: Any, parameters: Any = None, order: Sequence[Any] | None = None
+    gradients: Any,
+    parameters: Any = None,
+    order: Sequence[Any] | None = None,
+    *,
+    ignore: Collection[str] = (),
 ) -> Diagnosis:
     """Judge gradients that were recorded anywhere, without the network that they belong to.
 
@@ -33,14 +38,16 @@ def diagnose_gradients(
             weights, is part of the evidence.
         order: names, or positions, from input to output, of the buffers that make the chain; the
             order given, if None.
+        ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
 
     Returns:
         A Diagnosis with `measurement`, without `flow`.
 
     Raises:
         TypeError, ValueError: for what is no buffer; an order of unknown names; parameters of
-            other names. NaN and inf are a finding.
+            other names; what is no name of a cause in ignore. NaN and inf are a finding.
     """
+    ignored = as_ignored(ignore)
     names, values = _named(gradients)
     measurement = measure(dict(zip(names, values, strict=True)))
     recorded = Gradients(
@@ -52,21 +59,27 @@ def diagnose_gradients(
         ratios={} if parameters is None else _ratios(names, measurement, parameters),
         measurement=measurement,
     )
-    return Diagnosis.of(reading_of(recorded))
+    return Diagnosis.of(reading_of(recorded)).ignoring(ignored)
 
 
-def diagnose_history(history: History) -> Diagnosis:
+def diagnose_history(history: History, *, ignore: Collection[str] = ()) -> Diagnosis:
     """Judge a training from its history: its steps, and the weights' gradients in its last epoch.
+
+    Args:
+        history: of the training.
+        ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
 
     Raises:
         TypeError: if it is no History.
+        TypeError, ValueError: for what is no name of a cause in ignore.
     """
+    ignored = as_ignored(ignore)
     if not isinstance(history, History):
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     sizes = history.gradient_log2[-1] if history.epochs else []
     chain = {f"layers.{layer}.weight": float(size) for layer, size in enumerate(sizes)}
     recorded = Gradients(norms_log2=chain, chain=tuple(chain))
-    return Diagnosis.of(reading_of(recorded, epochs=history.epochs), history)
+    return Diagnosis.of(reading_of(recorded, epochs=history.epochs), history).ignoring(ignored)
 
 
 def reading_of(recorded: Gradients, **about: object) -> Reading:

@@ -295,7 +295,7 @@ def test_a_gradient_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> No
     error, *findings = errors.splitlines()
     assert error.endswith("(in step 1 of training, in epoch 1)")
     assert findings[0].startswith("overshooting: from step 0 on steps are too long")
-    assert "lower the learning rate from 1e+25 to" in findings[1]
+    assert "lower the learning rate from 1e+25 by powers of ten" in findings[1]
     assert files() == {NETWORK, HISTORY}
 
 

@@ -7,7 +7,7 @@ from math import inf, log2, nan
 import pytest
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.rules.suspects import Suspects
-from vegrad.flow.data import Input, KnownLoss
+from vegrad.flow.data import Compared, Input, Spread
 from vegrad.flow.edits import Edit, Initialize, Redraw, Scale, ScaleData, Shift, parts
 from vegrad.flow.reading import INPUT, Effect, Operation, Parameter, Reading
 from vegrad.flow.wording import Vocabulary
@@ -180,10 +180,15 @@ def test_a_loss_that_becomes_finite_is_nonfinite() -> None:
     assert "the loss is finite" in finding.message
 
 
-@pytest.mark.parametrize(("value", "healthy"), [(4.2, True), (109.0, True), (880.0, False)])
-def test_a_loss_far_above_that_of_a_constant_is_no_chance(value: float, healthy: bool) -> None:
-    losses = (KnownLoss("cross_entropy", value, 4.16),)
-    assert found(reading(losses=losses)).healthy is healthy
+@pytest.mark.parametrize(
+    ("value", "std", "healthy"), [(4.2, 0.2, True), (12.0, 5.0, True), (109.0, 17.0, False)]
+)
+def test_a_loss_far_above_that_of_guessing_is_no_chance(
+    value: float, std: float, healthy: bool
+) -> None:
+    outputs, labels = Spread((128, 64), -40, 130, 0, std), Spread((128,), 0, 63, 30, 18)
+    one = Compared("cross_entropy", outputs, labels, 3, value=value, units=64, labels=True)
+    assert found(reading(compared=(one,))).healthy is healthy
 
 
 def deltas(first: float, last: float, maps: int = 9) -> Mapping[str, object]:

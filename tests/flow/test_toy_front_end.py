@@ -171,7 +171,7 @@ def test_a_healthy_toy_is_left_alone() -> None:
 def test_a_weak_layer_is_found_and_put_right() -> None:
     net, data = drawn(2, 24, 2), task()
     net["second.weight"] *= 1e-4
-    before = Diagnosis.of(ToySubject(net, data).read(*vars(data).values(), resamples=0, seed=0))
+    before = Diagnosis.of(ToySubject(net, data).read(data.x, data.target, resamples=0, seed=0))
     finding = before.findings[0]
     assert (finding.kind, finding.layers, finding.blame) == ("vanishing", (1,), "weights")
     assert finding.advice.startswith("multiply second.weight by")

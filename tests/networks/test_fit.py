@@ -113,6 +113,7 @@ def test_the_gauge_on_a_parabola() -> None:
             shuffle=False,
             progress=False,
             gauge_every=1,
+            on_finding=lambda _: None,
         )
         return float(history.alpha[0]), [before, *history.loss]
 
@@ -356,6 +357,7 @@ def test_a_gradient_that_is_not_finite() -> None:
             epochs=1,
             batch_size=8,
             progress=False,
+            on_finding=lambda _: None,
         )
     assert "in step 0 of training, in epoch 1" in error.value.__notes__
     assert error.value.history.steps == 0  # type: ignore[attr-defined]

@@ -225,7 +225,8 @@ def test_a_history_with_little_in_it() -> None:
 def test_findings_of_the_history_are_shown() -> None:
     net = network(3, activation="tanh")
     options = {"epochs": 5, "batch_size": 20, "seed": 0, "gauge_every": 1}
-    wild = net.fit(X, LABELS, optimizer=vegrad.SGD(60.0), progress=False, **options)
+    with pytest.warns(UserWarning, match="overshooting"):
+        wild = net.fit(X, LABELS, optimizer=vegrad.SGD(60.0), progress=False, **options)
     assert [finding.kind for finding in wild.findings]
     page = Page(SICK["healthy"].to_html(history=wild))
     for finding in wild.findings:

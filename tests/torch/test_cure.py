@@ -11,6 +11,9 @@ torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from torch import nn  # noqa: E402
 
+from tests.torch.patched import cure as checked  # noqa: E402
+from tests.torch.patched import run_patch  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 LOSS = nn.CrossEntropyLoss()
@@ -34,16 +37,7 @@ def chain(activation: Any = nn.Tanh, depth: int = 8, width: int = 24) -> Any:
 
 def cure(model: Any, **options: Any) -> Any:
     x, target = task()
-    return ours.cure(model, LOSS, x, target, **{"steps": 120, **options})
-
-
-def run_patch(model: Any, found: Any, x: Any) -> dict[str, Any]:
-    """The names that a user has after the patch, which began with a copy of the model."""
-    changed = copy.deepcopy(model)
-    names = {"torch": torch, "nn": nn, "vegrad": __import__("vegrad"), "model": changed, "x": x}
-    names["optimizer"] = torch.optim.Adam(changed.parameters())
-    exec(found.patch.partition("# before each step")[0], names)
-    return names
+    return checked(model, LOSS, x, target, **{"steps": 120, **options})
 
 
 def patched(model: Any, found: Any) -> Any:
@@ -125,7 +119,7 @@ def test_it_costs_no_more_than_its_budget(
     x, _ = task()
     target = torch.randint(0, 3, (len(x),), generator=torch.Generator().manual_seed(5))
     Meter.forward_rows = Meter.backward_rows = 0
-    found = ours.cure(nn.Sequential(*model, Meter()), LOSS, x, target, steps=100, budget=budget)
+    found = checked(nn.Sequential(*model, Meter()), LOSS, x, target, steps=100, budget=budget)
     assert found.cost <= budget
     assert Meter.passes() / (100 * 32) <= budget + 0.01
     assert found.cost >= Meter.passes() / (100 * 32) - 0.01  # what is said is what was run
@@ -259,7 +253,7 @@ def test_data_far_from_unit_size_are_scaled() -> None:
     wide = x + 1e4
     wide[:, 3] = 7.0
     model = chain(depth=4)
-    found = ours.cure(model, LOSS, wide, target, steps=120)
+    found = checked(model, LOSS, wide, target, steps=120)
     assert found.cured
     assert found.attempts[-1].name == "scale the data"
     scaled = run_patch(model, found, wide)["x"]
@@ -271,7 +265,7 @@ def test_data_far_from_unit_size_are_scaled() -> None:
 def test_two_classes_have_an_accuracy() -> None:
     x, target = task()
     model = nn.Sequential(chain(nn.ReLU, depth=20), nn.Linear(3, 1), nn.Flatten(0))
-    found = ours.cure(model, nn.BCEWithLogitsLoss(), x, (target == 1).float(), steps=120)
+    found = checked(model, nn.BCEWithLogitsLoss(), x, (target == 1).float(), steps=120)
     assert found.goal.kind == "binary_cross_entropy"
     assert found.cured
     assert found.proof is not None
@@ -289,7 +283,7 @@ def test_sequences_of_labels_have_an_accuracy() -> None:
     def loss(output: Any, wanted: Any) -> Any:
         return LOSS(output.flatten(0, 1), wanted.flatten())
 
-    found = ours.cure(chain(nn.ReLU, depth=20), loss, x, target, steps=120)
+    found = checked(chain(nn.ReLU, depth=20), loss, x, target, steps=120)
     assert found.goal.kind == "cross_entropy"
     assert found.cured
 
@@ -335,7 +329,7 @@ def test_never_worse() -> None:
     before = copy.deepcopy(model)
     x, _ = task()
     target = torch.randint(0, 3, (len(x),), generator=torch.Generator().manual_seed(5))
-    found = ours.cure(model, LOSS, x, target, steps=40)
+    found = checked(model, LOSS, x, target, steps=40)
     if found.patch:
         assert found.proof is not None
         assert found.proof.loss[1] < found.proof.loss[0]
@@ -359,7 +353,7 @@ def test_an_unknown_loss_and_several_inputs() -> None:
     def loss(output: Any, wanted: Any) -> Any:
         return (output[:, 0] - wanted.float()).abs().pow(1.5).mean()
 
-    found = ours.cure(Two(), loss, inputs, target, steps=60)
+    found = checked(Two(), loss, inputs, target, steps=60)
     assert found.before.verdict == "vanishing"
     assert found.proof is None or not found.proof.loss[1] > found.proof.loss[0]
 
@@ -367,7 +361,7 @@ def test_an_unknown_loss_and_several_inputs() -> None:
 def test_data_that_are_not_finite_have_no_cure() -> None:
     x, target = task()
     x[0, 0] = float("inf")
-    found = ours.cure(chain(), LOSS, x, target)
+    found = checked(chain(), LOSS, x, target)
     assert not found.reached
     assert "x[0, 0] is inf" in str(found)
     assert found.to_dict()["goal"] == "not known"
@@ -379,7 +373,7 @@ def test_a_convolution_and_what_becomes_plain_types() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), *layers, nn.Flatten(),
                           nn.Linear(128, 3))  # fmt: skip
     x, target = task()
-    found = ours.cure(model, LOSS, x.reshape(-1, 1, 4, 4), target, steps=60)
+    found = checked(model, LOSS, x.reshape(-1, 1, 4, 4), target, steps=60)
     assert found.after.healthy
     plain = found.to_dict()
     names = [attempt["name"] for attempt in plain["attempts"]]
@@ -437,7 +431,7 @@ def test_several_inputs_have_rows() -> None:
 
     x, target = task()
     one = cure(chain(nn.ReLU, depth=20), steps=60)
-    found = ours.cure(Two(), LOSS, {"a": x[:, :8], "b": x[:, 8:]}, target, steps=60)
+    found = checked(Two(), LOSS, {"a": x[:, :8], "b": x[:, 8:]}, target, steps=60)
     assert found.batch_size == 32
     assert [a.name for a in found.attempts if a.accepted] == [
         a.name for a in one.attempts if a.accepted

@@ -184,8 +184,9 @@ class Detached(nn.Module):
 
 def test_a_layer_cut_off_by_detach_is_named() -> None:
     finding = diagnosed(Detached()).findings[0]
-    assert finding.message.startswith("no gradient comes back to a: there is no way")
-    assert finding.advice.startswith("look between a and b for a detach()")
+    assert (finding.cause, finding.sites[0].name) == ("detached", "a.weight")
+    assert finding.message.startswith("no gradient comes back to a.weight and a.bias: a detach")
+    assert finding.advice.startswith("leave out a detach()")
 
 
 class Experts(nn.Module):

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
-from vegrad.networks.editor import written
+from vegrad.networks.editor import clone, written
+from vegrad.treatment.attempts import LUCK
 from vegrad.treatment.rates import wanted_rate
 from vegrad.treatment.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
-from vegrad.treatment.search import LUCK
 from vegrad.treatment.trial import Trial
+
+from tests.patches import run_as_file
 
 Parameters = Mapping[str, Any]
 RNG = np.random.default_rng(3)
@@ -57,6 +59,8 @@ def treat(network: vegrad.MLP, x: Any = X, target: Any = LABELS, **options: Any)
     if not accepted:
         for name, array in cure.network.parameters.items():
             np.testing.assert_array_equal(array, before[name])
+    if cure.patch:
+        run_as_file(cure.patch, network=clone(network), x=x, target=target)
     assert all(len(line) <= 80 for line in str(cure).splitlines())
     assert len(str(cure).splitlines()) <= 30
     return cure
@@ -176,6 +180,7 @@ def test_the_further_the_first_step_is_thrown_the_smaller_the_rate(
 ) -> None:
     loss = np.array([2.0, after, np.inf])
     history = SimpleNamespace(steps=3, learning_rate=np.ones(3), findings=(), loss=loss,
+                              gradient_norm=np.ones(3),
                               loss_after=np.array([after, np.nan, np.nan]))  # fmt: skip
     rate = wanted_rate(history)
     assert rate == (pytest.approx(wanted), "the loss left its range")
@@ -284,7 +289,7 @@ def test_a_cure_by_luck_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             lucky = self.seed == 0 or "skip connections" in self.treatment.words
             return lucky and super().reached
 
-    monkeypatch.setattr(sys.modules["vegrad.treatment.search"], "Trial", OnlyInOrder)
+    monkeypatch.setattr(sys.modules["vegrad.treatment.attempts"], "Trial", OnlyInOrder)
     cure = treat(build(init="normal", sigma_w=0.3), budget=4.0)
     assert "skip connections" in cure.summary
     tried = [a for a in cure.attempts if a.steps and not a.accepted]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
-from vegrad.cli import bench, cure, diagnose, theory, train
+from vegrad.cli import bench, cure, diagnose, explain, theory, train
 from vegrad.cli.options import Parser
 
 
@@ -46,6 +46,11 @@ COMMANDS = {
         "Train a network given by options; Ctrl-C stops it, --resume goes on as if it never had.",
         train.run,
         train.add_options,
+    ),
+    "explain": Command(
+        "Explain a cause by the name that findings give: how it shows, an example, what to do.",
+        explain.run,
+        explain.add_options,
     ),
     "theory": Command(
         "Show what mean-field theory says of an activation: phase, depth scales, critical weights.",

@@ -36,18 +36,18 @@ def run(options: argparse.Namespace) -> int:
     target, network = build_task(options, data)
     steps = positive("--steps", options.steps)
     optimizer = build_optimizer(options, steps)
-    with spinner("looking for the smallest change that trains"):
-        found = cure(
-            network,
-            data.x,
-            target,
-            goal=options.goal,
-            optimizer=optimizer,
-            steps=steps,
-            batch_size=positive("--batch", options.batch),
-            seed=options.seed,
-            budget=options.budget,
-        )
+    found = cure(
+        network,
+        data.x,
+        target,
+        goal=options.goal,
+        optimizer=optimizer,
+        steps=steps,
+        batch_size=positive("--batch", options.batch),
+        seed=options.seed,
+        budget=options.budget,
+        progress=not options.quiet,
+    )
     files = _write(options, found)
     if options.json:
         content = found.to_dict()
@@ -100,5 +100,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=float, default=BUDGET, help=f"the most to spend, in trainings ({BUDGET})")
     output = parser.add_argument_group("output")
     add_json_option(output)
+    output.add_argument("--quiet", action="store_true", help="no progress on standard error")
     output.add_argument("--patch", metavar="PATH", help="save the change as Python code")
     output.add_argument("--save", metavar="PATH", help="save the cured network, before training")

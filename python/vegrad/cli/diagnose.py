@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array
 from vegrad.cli import cure
+from vegrad.cli.annotations import annotated
 from vegrad.cli.options import (
     Parser,
     add_data_options,
@@ -38,12 +39,15 @@ DEMO = {
     "plot": "vegrad-flow.png",
 }
 PAGES = (".html", ".htm")
+FORMATS = ("text", "json", "github")
 MOST_ROWS = 4096  # taken by default: more rows change nothing but the memory that is needed
 
 
 def run(options: argparse.Namespace) -> int:
     """Diagnose a network; return 0 if it is healthy, else 1."""
     _check_page(options)
+    if options.json and options.format not in (None, "json"):
+        raise ValueError(f"--json is --format json: it goes without --format {options.format}")
     return 0 if _judge(options, load_data(options)).healthy else 1
 
 
@@ -70,14 +74,16 @@ def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None
     target, network = build_task(options, data)
     rows = _rows(data, target, options)
     with spinner("one forward and one backward pass"):
-        diagnosis = diagnose(network, data.x[rows], target[rows])
+        diagnosis = diagnose(network, data.x[rows], target[rows], ignore=options.ignore)
     files: dict[str, str | None] = {"picture": None, "page": options.html}
     if options.plot is not None and diagnosis.flow is not None:
         with spinner("drawing the picture"):
             files["picture"] = diagnosis.plot(options.plot)
     if options.html is not None:
         _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
-    if options.json:
+    if options.format == "github":
+        print(*annotated(_placed(diagnosis, data)), sep="\n")
+    elif options.json or options.format == "json":
         _print_json(data, len(rows), diagnosis, files, found)
     else:
         _print_text(data, len(rows), diagnosis, files, options.all_layers)
@@ -166,7 +172,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad diagnose`."""
     add_data_options(parser, f"rows to take (at most {MOST_ROWS})")
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
-    _add_output_options(parser)
+    group = _add_output_options(parser)
+    forms = "text, json (as --json), or github: annotations of a workflow"
+    group.add_argument("--format", choices=FORMATS, help=forms)
+    group.add_argument(
+        "--ignore",
+        metavar="CAUSE",
+        action="append",
+        default=[],
+        help="leave findings of this cause out (may be repeated); vegrad explain lists causes",
+    )
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
@@ -177,9 +192,10 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     _add_output_options(parser)
 
 
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
+def _add_output_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("output")
     add_json_option(group)
     group.add_argument("--all-layers", action="store_true", help="print every layer's row")
     group.add_argument("--plot", metavar="PATH", help="save a picture (.png, .svg, .pdf)")
     group.add_argument("--html", metavar="PATH", help="save a page for the browser (.html)")
+    return group

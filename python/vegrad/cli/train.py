@@ -1,19 +1,17 @@
 """`vegrad train`: from options to a trained network, its history and a checkpoint to go on from.
 
 Ctrl-C and SIGTERM stop a training in the same way: what there is is saved, and the command that
-goes on with it is printed.
+goes on with it is printed. What is found is printed when it is met, and again at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import shlex
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,14 +38,15 @@ from vegrad.cli.options import (
     print_json,
     spinner,
 )
+from vegrad.cli.outputs import PICTURES, check_outputs
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.datasets import Dataset
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
+from vegrad.flow.finding import Finding
 from vegrad.networks.mlp import MLP
 from vegrad.optim import Optimizer
 
-PICTURES = (".png", ".svg", ".pdf")
-HISTORIES = (".json", ".csv")
+STOPS = ("warning", "critical")
 Figures = dict[str, float | None]
 
 
@@ -67,10 +65,24 @@ class _Run:
     seconds: float = 0.0
     ended: str = "finished"
     message: str = ""
+    stop_on: str | None = None
+    """The severity of a finding that ends the training: "warning" stands for both."""
+    live: bool = False
+    """True if there may be a line of progress on the terminal."""
+    told: list[Finding] = field(default_factory=list)
 
     def __call__(self, network: MLP, history: History) -> None:
         self.history, self.done, self.here = history, history.epochs, self.here + 1
         self.last = time.perf_counter()
+
+    def hear(self, finding: Finding) -> bool:
+        """Print a finding when `fit` meets it; return True if it is to end the training."""
+        self.told.append(finding)
+        print("\n" * self.live + _words(finding), file=sys.stderr, flush=True)
+        if self.stop_on is None or (self.stop_on, finding.severity) == ("critical", "warning"):
+            return False
+        self.ended, self.message = "stopped", f"stopped by a finding: {finding.kind}"
+        return True
 
     def follow(self, fit: Callable[..., History], **arguments: object) -> None:
         """Call `fit`, and note how it ended and how long it took."""
@@ -86,13 +98,13 @@ class _Run:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train a network; return 0, 1 after a gradient that is not finite, or 130 if interrupted."""
+    """Train a network; return 0, 1 if something was found, or 130 if interrupted."""
     with _sigterm_as_ctrl_c():
         return _train(options)
 
 
 def _train(options: argparse.Namespace) -> int:
-    outputs = _check_outputs(options)
+    outputs = check_outputs(options)
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
     data = load_data(options)
@@ -111,10 +123,10 @@ def _train(options: argparse.Namespace) -> int:
         seed=options.seed,
         resume=source,
     )
-    run = _Run()
+    run = _Run(stop_on=options.stop_on, live=not options.quiet and sys.stderr.isatty())
     if source is not None:
         _check_resume(source, options, optimizer)
-        run.history = fit(epochs=0, progress=False)
+        run.history = fit(epochs=0, progress=False, on_finding="stop")
         run.done = run.history.epochs
     if not options.json:
         rows = f"{len(learn)} rows of {data.x.shape[1]} columns to learn, {len(hold)} held out"
@@ -127,6 +139,7 @@ def _train(options: argparse.Namespace) -> int:
         callbacks=[run],
         progress=not options.quiet,
         checkpoint=options.checkpoint,
+        on_finding=run.hear,
     )
     if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
         print(file=sys.stderr)  # the line of progress has not been ended
@@ -139,7 +152,9 @@ def _train(options: argparse.Namespace) -> int:
     used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
     _report(options.json, run, _figures(run, len(learn)), files, again, about)
-    return {"finished": 0, "nonfinite": 1, "interrupted": 130}[run.ended]
+    if run.ended == "interrupted":
+        return 130
+    return 1 if run.ended != "finished" or run.history.findings else 0
 
 
 def _report(
@@ -154,9 +169,13 @@ def _report(
     try:
         if as_json:
             ended = {"ended": run.ended, "message": run.message or None}
-            print_json({**ended, **figures, "files": files, "resume": again, **about})
+            found = [finding.to_dict() for finding in run.history.findings]
+            more = {"files": files, "resume": again, "findings": found}
+            print_json({**ended, **figures, **more, **about})
         else:
             _print(figures, files)
+            for finding in run.history.findings:
+                print(_words(finding))
         sys.stdout.flush()
     finally:  # Ctrl-C may have ended the reader of stdout too
         _complain(run, again)
@@ -187,13 +206,20 @@ def _complain(run: _Run, again: str | None) -> None:
     """Print on stderr what went wrong, and the command that goes on."""
     if run.ended == "nonfinite":
         print(f"vegrad: error: {run.message}", file=sys.stderr)
-        # After a training that ends well, `fit` prints the findings itself.
-        for finding in run.history.findings:
-            print(f"{finding.kind}: {finding.message}\n  → {finding.advice}", file=sys.stderr)
+        told = {(finding.kind, finding.cause) for finding in run.told}
+        for finding in run.history.findings:  # which `fit` had no time to tell
+            if (finding.kind, finding.cause) not in told:
+                print(_words(finding), file=sys.stderr)
+    if run.ended == "stopped":
+        print(f"vegrad: {run.message}", file=sys.stderr)
     if run.ended == "interrupted":
         print(f"vegrad: {run.message}", file=sys.stderr)
     if again is not None:
         print(f"To go on:\n  {again}", file=sys.stderr)
+
+
+def _words(finding: Finding) -> str:
+    return f"{finding.kind}: {finding.message}\n  → {finding.advice}"
 
 
 def _interrupted(run: _Run, checkpoint: str, saved: bool) -> str:
@@ -243,36 +269,6 @@ def _command(arguments: Sequence[str], source: str) -> str:
         if not value and not word.startswith("--resume="):
             kept.append(word)
     return shlex.join(["vegrad", *kept, "--resume", source])
-
-
-def _check_outputs(options: argparse.Namespace) -> dict[str, str]:
-    """Return the paths of network, history and picture, after checking that all can be written."""
-    outputs = {"network": options.save, "history": options.history}
-    if options.plot is not None:
-        outputs["picture"] = options.plot
-        _check_ending("--plot", options.plot, PICTURES)
-        try:
-            importlib.import_module("matplotlib.figure")
-        except ImportError as error:
-            raise ImportError('pictures need matplotlib: pip install "vegrad[cli]"') from error
-    _check_ending("--history", options.history, HISTORIES)
-    paths = [*outputs.values(), options.checkpoint]
-    for path in paths:
-        if Path(path).is_dir() or not Path(path).name:
-            raise ValueError(f"{path!r} must be a file, not a folder")
-        try:
-            with tempfile.TemporaryFile(dir=Path(path).parent):
-                pass
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from error
-    if len({os.path.abspath(path) for path in paths}) < len(paths):
-        raise ValueError(f"outputs must be different files, not {', '.join(paths)}")
-    return outputs
-
-
-def _check_ending(option: str, path: str, endings: Sequence[str]) -> None:
-    if Path(path).suffix not in endings:
-        raise ValueError(f"{option} must end in {' or '.join(endings)}, not {path!r}")
 
 
 def _check_finite(data: Dataset, target: Array) -> None:
@@ -382,6 +378,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--epochs", type=int, default=20, help="passes over the data, from the first start on (20)")
     add("--validation", type=float, default=0.2, metavar="SHARE", help=held_out)
+    add("--stop-on", choices=STOPS, help="end at the first finding that is as bad as that")
     add("--resume", nargs="?", const="", metavar="PATH", help=resume)
     output = parser.add_argument_group("output")
     add = output.add_argument
@@ -392,5 +389,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ):
         add(f"--{name}", default=path, metavar="PATH", help=f"{what} ({path})")
     add("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
-    add("--quiet", action="store_true", help="no progress")
+    add("--quiet", action="store_true", help="no progress; findings are printed nevertheless")
     add_json_option(output)

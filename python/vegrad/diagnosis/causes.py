@@ -12,7 +12,7 @@ from math import inf, isfinite
 
 import numpy as np
 
-from vegrad.diagnosis.rules import modules
+from vegrad.diagnosis.rules import collapse, divergence, modules
 from vegrad.diagnosis.rules.residual import faint
 from vegrad.diagnosis.rules.table import CHAIN
 from vegrad.flow.finding import Finding, layer_sites
@@ -20,6 +20,25 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
 
 Findings = list[Finding]
+
+
+# A training --------------------------------------------------------------------------------------
+
+
+def after_divergence(findings: Sequence[Finding]) -> Findings:
+    """Drop the effects of a divergence.
+
+    They are the module where a NaN that grew was seen first, and in a network that was thrown the
+    sizes of its gradients.
+    """
+    rules = {one.rule for one in findings}
+    dropped = set[str]()
+    if rules & {one.name for one in (*divergence.FIRST, divergence.DIVERGED)}:
+        dropped |= {modules.NONFINITE.name}
+    thrown = (divergence.DIVERGED, divergence.OVERSHOOTS, *collapse.RULES)
+    if rules & {one.name for one in thrown}:
+        dropped |= {modules.DRIFT.name}
+    return [one for one in findings if one.rule not in dropped]
 
 
 # A chain ----------------------------------------------------------------------------------------

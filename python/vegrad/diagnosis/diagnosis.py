@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from os import PathLike
@@ -10,6 +11,7 @@ from typing import Any, Self, cast
 
 from vegrad.arrays.files import plain
 from vegrad.arrays.measurement import Measurement
+from vegrad.diagnosis.catalogue.table import as_ignored, without
 from vegrad.diagnosis.history import History, as_history
 from vegrad.diagnosis.judge import judge, looked_at, trend_of
 from vegrad.flow.edits import is_in_place
@@ -49,6 +51,8 @@ class Diagnosis:
     overflowed: tuple[int, ...] = ()
     expected: ExpectedFlow | None = None
     measurement: Measurement | None = None
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Causes that were left out, as asked, and how many findings of each there had been."""
     reading: Reading | None = field(default=None, repr=False)
     """The reading that the rules were given."""
     further: int = field(default=0, repr=False, compare=False)
@@ -94,6 +98,26 @@ class Diagnosis:
             **(parts | more),
         )
 
+    def ignoring(self, causes: Collection[str]) -> Self:
+        """Return the diagnosis without findings of these causes.
+
+        Raises:
+            TypeError, ValueError: for what is no name of a cause (`vegrad explain` lists them).
+        """
+        counts = Counter(finding.cause for finding in self.findings)
+        ignored = {**self.ignored, **{name: counts[name] for name in as_ignored(causes)}}
+        return replace(self, findings=without(self.findings, ignored), ignored=ignored)
+
+    @property
+    def left_out(self) -> str:
+        """The causes that were left out, as a clause; "" if none was."""
+        found = {1: "1 finding"}
+        names = [
+            f"{name} ({found.get(count, f'{count} findings')})" if count else name
+            for name, count in self.ignored.items()
+        ]
+        return f"left out, as asked: {', '.join(names)}" if names else ""
+
     @property
     def verdict(self) -> str:
         """The kind of the first finding, or "healthy"."""
@@ -112,7 +136,9 @@ class Diagnosis:
     @property
     def sentence(self) -> str:
         """The first finding's message; of a healthy network what was looked at."""
-        return self.findings[0].message if self.findings else self.looked_at
+        if self.findings:
+            return self.findings[0].message
+        return "; ".join(filter(None, (self.looked_at, self.left_out)))
 
     def apply(self, network: Any, finding: Finding | None = None) -> tuple[str, ...] | None:
         """Do what a finding advises to a network, in place.
@@ -193,6 +219,7 @@ class Diagnosis:
         """Return the same as plain JSON types; numbers that are not finite are None."""
         names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")
         content: dict[str, Any] = {name: getattr(self, name) for name in names}
+        content["ignored"] = dict(self.ignored)
         content["findings"] = [finding.to_dict() for finding in self.findings]
         content["trend"] = self.trend and vars(self.trend)
         content["flow"] = self.flow and self.flow.to_dict()

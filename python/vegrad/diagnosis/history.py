@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from math import isfinite, isnan, nan
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.diagnosis.noted import Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
 from vegrad.reports.descent import draw
@@ -51,6 +51,8 @@ class History:
 
     Epochs and layers, (E, L), of the epoch's last step: gradient_log2 (log2 ‖∂loss/∂W‖) and
     update_log2 (log2 of ‖ΔW‖ over ‖W‖; healthy training is said to be near 2^-10).
+
+    `noted` has the findings that were met while it ran, with the number of steps before each.
     """
 
     loss: FloatArray
@@ -74,6 +76,9 @@ class History:
         self._steps = np.empty((len(STEPS), 64))  # with room for more than there are
         self._count = 0
         self._epochs: dict[str, list[Any]] = {name: [] for name in (*EPOCHS, *LAYERS)}
+        self._noted: list[Noted] = []
+        self.watched: int | None = None
+        """The step at which the gauge last began to look at several in a row."""
 
     def __getattr__(self, name: str) -> FloatArray:
         if name in STEPS and "_steps" in self.__dict__:
@@ -96,8 +101,19 @@ class History:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Steps that overshoot, stall or oscillate, with the rate that would do better."""
+        """What was met while it ran, and steps that overshoot, stall or oscillate; causes first."""
         return of_history(self)
+
+    @property
+    def noted(self) -> tuple[Noted, ...]:
+        """The findings that were met while it ran."""
+        return tuple(self._noted)
+
+    def note(self, finding: Finding) -> None:
+        """Note a finding, unless one of its kind and cause was noted before."""
+        known = {(one.finding.kind, one.finding.cause) for one in self._noted}
+        if (finding.kind, finding.cause) not in known:
+            self._noted.append(noted(self._count, finding))
 
     def __repr__(self) -> str:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
@@ -105,6 +121,18 @@ class History:
     def since(self, step: int, name: str) -> FloatArray:
         """Return a copy of a column of STEPS from this step on."""
         return self._steps[STEPS.index(name), step : self._count].copy()
+
+    def first(self, name: str, count: int) -> FloatArray:
+        """Return a copy of the first entries of a column of STEPS."""
+        return self._steps[STEPS.index(name), : min(count, self._count)].copy()
+
+    def at(self, step: int, name: str) -> float:
+        """Return the entry of a column of STEPS at a step."""
+        return float(self._steps[STEPS.index(name), step])
+
+    def last(self, name: str, back: int = 1) -> Any:
+        """Return the last entry of a column of EPOCHS or LAYERS, or one so many places back."""
+        return self._epochs[name][-back]
 
     def add_steps(self, columns: FloatArray) -> None:
         """Append entries (STEPS, steps)."""
@@ -122,11 +150,15 @@ class History:
             self._epochs[name].append(values[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return lists of floats, by name."""
+        """Return lists of floats, by name, and what was noted as plain JSON types."""
         columns: dict[str, Any] = {name: getattr(self, name).tolist() for name in STEPS}
         for name, column in self._epochs.items():
             columns[name] = [list(map(float, v)) if name in LAYERS else float(v) for v in column]
-        return columns
+        return columns | self.met()
+
+    def met(self) -> dict[str, Any]:
+        """Return what is no column: the findings that were noted, as plain JSON types."""
+        return {"noted": [to_plain(one) for one in self._noted], "watched": self.watched}
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, Any]) -> History:
@@ -143,14 +175,16 @@ class History:
             if len({len(columns[name]) for name in names}) > 1:
                 raise ValueError(f"{', '.join(names)} must have the same number of entries")
             if names is STEPS:
-                steps = [[_number(value) for value in columns[name]] for name in names]
+                steps = [[as_number(value) for value in columns[name]] for name in names]
                 history.add_steps(np.array(steps, np.float64).reshape(len(names), -1))
                 continue
             for name in names:
                 history._epochs[name] = [
-                    [_number(v) for v in value] if name in LAYERS else _number(value)
+                    [as_number(v) for v in value] if name in LAYERS else as_number(value)
                     for value in columns[name]
                 ]
+        history._noted = [from_plain(one) for one in columns.get("noted", ())]
+        history.watched = columns.get("watched")
         return history
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -161,7 +195,12 @@ class History:
         path = Path(path)
         if path.suffix == ".json":
             columns = {
-                name: [list(map(_plain, v)) if name in LAYERS else _plain(v) for v in column]
+                name: [
+                    list(map(plain_number, v)) if name in LAYERS else plain_number(v)
+                    for v in column
+                ]
+                if name in (*STEPS, *EPOCHS, *LAYERS)
+                else column
                 for name, column in self.to_dict().items()
             }
             path.write_text(json.dumps(columns, allow_nan=False) + "\n", encoding="utf-8")
@@ -213,11 +252,3 @@ def as_history(name: str, value: Any) -> History:
     if not isinstance(value, History):
         raise TypeError(f"{name} must be a vegrad.History, not {type(value).__name__}")
     return value
-
-
-def _plain(value: float) -> float | str | None:
-    return value if isfinite(value) else None if isnan(value) else str(value)
-
-
-def _number(value: Any) -> float:
-    return nan if value is None else float(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from math import inf, isfinite, log10
+from math import inf, isfinite, isnan, log10
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from vegrad.flow.trend import Trend
 from vegrad.flow.wording import DECADE, power, times
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
+FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
 
@@ -34,9 +35,9 @@ def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]
     if reading.problem is not None:
         findings = _asked(table.DATA, reading)
     elif reading.chain is not None:
-        findings = _of_any(reading, _of_chain)
+        findings = _with_losses(reading, _of_chain)
     elif reading.operations:
-        findings = _of_any(reading, _of_graph)
+        findings = _with_losses(reading, _of_graph)
     elif reading.modules:  # a monitor's report
         findings = _of_modules(reading)
     else:
@@ -74,6 +75,18 @@ def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:
     return findings
 
 
+def _with_losses(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
+    """Find what is wrong at the loss, which is known for certain, then what is besides."""
+    certain = _asked(table.LOSSES, reading)
+    refused = any(one.refused for one in reading.compared)
+    if any(one.cause in FINAL for one in certain) or (certain and refused):
+        return certain
+    besides = _of_any(reading, rest)
+    if reading.loss is not None and isnan(reading.loss):
+        return besides or certain
+    return [*certain, *besides] or _asked([table.ABSURD], reading)
+
+
 def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
     """Find what is off by itself, then what is wrong besides: once that is put right."""
     stops = [one for one in _asked(table.OPERATIONS, reading) if one.cause != "overflow"]
@@ -84,14 +97,14 @@ def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[
     if whole:
         return whole
     own = _asked(table.CELLS, reading)
-    inputs = _asked([table.INPUTS], reading) if graph and not own else []
+    inputs = [] if own else _asked([table.INPUTS], reading)
     if inputs:
         return inputs
     own += rest(reading)
     first = list(table.SINGLE.find(reading, table.SINGLE, own))
     if not first:
         more = [] if graph else _asked([table.WHOLE], reading)
-        return _drawn_rather(own, more, reading, rest) or _asked([table.INPUTS], reading)
+        return _drawn_rather(own, more, reading, rest)
     edits = [one.edit for one in first if one.edit is not None]
     what_if = reading.what_if
     again = what_if.reading(together(*edits)) if edits and what_if is not None else None
@@ -162,13 +175,15 @@ def _of_streams(reading: Reading) -> list[Finding]:
 
 
 def _of_modules(reading: Reading) -> list[Finding]:
-    findings = _asked(table.MODULES, reading)
+    findings = causes.after_divergence(_asked(table.MODULES, reading))
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
     return sorted(findings, key=lambda f: (_rank(f), cut and f.kind != "dead"))
 
 
 def _rank(finding: Finding) -> int:
     """Put what is certain of the loop before a NaN, and what may be meant after all others."""
+    if finding.rule in (rule.name for rule in table.COURSE):
+        return 1
     if finding.kind == "nonfinite":
         return 1
     if finding.rule not in (rule.name for rule in table.LOOP):
@@ -193,9 +208,14 @@ def _with_history(findings: list[Finding], history: Steps | None) -> list[Findin
     """Take in a history: steps that are too long break a network, and broken gradients stall it."""
     if history is None:
         return findings
-    of_steps = list(of_history(history))
-    first = [finding for finding in of_steps if finding.kind == "overshooting"]
-    return first + findings + [finding for finding in of_steps if finding not in first]
+    seen = list(of_history(history))
+    long = [place for place, finding in enumerate(seen) if finding.kind == "overshooting"]
+    count = long[-1] + 1 if long else 0
+    known = {finding.kind for finding in findings}
+    before, after = (
+        [one for one in part if one.kind not in known] for part in (seen[:count], seen[count:])
+    )
+    return before + findings + after
 
 
 # What was looked at -----------------------------------------------------------------------------

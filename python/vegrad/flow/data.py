@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import hypot, nan
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,59 @@ class Input:
     """As the caller knows it: x, x[1], …"""
     rms: float
     mean: float
+    alike: float = nan
+    """Share of their size that all rows have in common: 1 where they are all the same."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where numbers lie: outputs, or targets."""
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    mean: float
+    std: float
+    quantiles: tuple[float, ...] = ()
+    """Numbers that divide them into parts of the same count, the lowest and the highest among them;
+    of many, those of an even choice."""
+    whole: bool = False
+    """True of whole numbers."""
+
+    @property
+    def rms(self) -> float:
+        """Root mean square."""
+        return hypot(self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An output beside a target, as the loss compares them."""
+
+    function: str
+    """The loss as PyTorch calls it, or "sub" and "mul" of an operation of a loss of one's own."""
+    output: Spread
+    target: Spread
+    place: int
+    """Of the operation that made the output."""
+    target_place: int | None = None
+    """Of the operation that made the target; None if no trained parameter has part in it."""
+    value: float = nan
+    """The mean loss, where it can be told; not negative but for targets that do not fit."""
+    given: bool = True
+    """True if the target is (made of) the one that the loss was given; of two that are made by
+    parameters, either."""
+    plain: bool = True
+    """True if both are the very tensors that the loss was given."""
+    units: int = 0
+    """Over which a cross entropy is taken."""
+    sums: tuple[bool, bool] = (False, False)
+    """True if probabilities sum to 1 over the units, and over the rows: those that the output is,
+    or of which it is the logarithm."""
+    labels: bool = False
+    """True if the target is labels; those that do not count are left out of its spread."""
+    refused: bool = False
+    """True if the loss does not take them, so that nothing could be run to its end."""
 
 
 @dataclass(frozen=True)

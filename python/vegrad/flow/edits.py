@@ -108,6 +108,15 @@ class ScaleData(Edit):
 
 
 @dataclass(frozen=True)
+class ScaleTarget(Edit):
+    """Subtract from each column of the target its mean, and divide all by a standard deviation.
+
+    It is that of all columns about their means, so that the mean square stays the same but for its
+    unit.
+    """
+
+
+@dataclass(frozen=True)
 class LearningRate(Edit):
     """Set the learning rate; a schedule is multiplied by rate/instead_of as a whole."""
 
@@ -152,7 +161,8 @@ def is_in_place(edit: Edit) -> bool:
 
 ARCHITECTURE = (AddSkips, Normalize, SetActivation)
 TRAINING = (LearningRate, Clip)
-ONCE = (ScaleData, *TRAINING)
+SCALES = (ScaleData, ScaleTarget)
+ONCE = (*SCALES, *TRAINING)
 
 
 def keeps_shape(edit: Edit) -> bool:

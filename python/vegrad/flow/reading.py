@@ -23,7 +23,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
-from vegrad.flow.data import Input, KnownLoss, NonFiniteData, NonFiniteValue
+from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.trend import Along, Gains
@@ -100,6 +100,9 @@ class Parameter:
     nonfinite: NonFiniteValue | None = None
     lost: bool = False
     """True if its gradient is not finite."""
+    copies: tuple[bool, bool] = (False, False)
+    """True if all its rows (the units that it makes) are equal, and all its columns (those that it
+    takes)."""
     reached: bool = True
     """False if no way leads back to it from the loss."""
 
@@ -276,6 +279,8 @@ class Module:
     """True if it has parameters of its own."""
     begun: bool = False
     """True if its output was 0 at first, and the first step changes that."""
+    kind: str = ""
+    """The name of its class."""
 
 
 @dataclass(frozen=True)
@@ -333,6 +338,8 @@ class Reading:
     gradients: Gradients | None = None
     losses: tuple[KnownLoss, ...] = ()
     """Those of known kinds that the loss consists of."""
+    compared: tuple[Compared, ...] = ()
+    """Outputs beside targets, in the order in which the loss took them."""
     inputs: tuple[Input, ...] = ()
     draws_itself: bool = False
     """True if the network has a way of its own to draw its weights, which `Initialize("default")`

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import nan
 from typing import Protocol
 
+from vegrad.flow.course import Course
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopStep:
@@ -35,14 +37,19 @@ class LoopStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """One matrix at a step that was sampled: root mean squares of some of its elements."""
+    """One parameter at a step that was sampled: root mean squares of some of its elements."""
 
     name: str
+    matrix: bool = True
     weight: float
     change: float
     gradient: float
     first: float
     """Of the weights in the first sample."""
+    count: int = 0
+    """Elements of the parameter."""
+    inputs: int = 1
+    """Those of a row of it: a matrix's fan_in."""
     still: float
     """Share of the elements with a gradient that the step has not changed; nan if none has one."""
     decay: float = 0.0
@@ -67,6 +74,11 @@ class Sample:
     dtype: str
     updates: tuple[Update, ...]
 
+    @property
+    def promise(self) -> float:
+        """What the step would take off the loss at most, by its gradient."""
+        return sum(one.count * one.change * one.gradient for one in self.updates if one.matrix)
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -83,7 +95,9 @@ class Watched:
     losses: tuple[float, ...] = ()
     """The loss of each step that was looked at; nan where it is not known."""
     samples: tuple[Sample, ...] = ()
-    """The last steps whose changes were sampled."""
+    """The first and the last steps whose changes were sampled."""
+    course: Course | None = None
+    """The steps that were looked at, as arrays."""
     unheld: tuple[str, ...] = ()
     """Parameters that get a gradient at each step, and that no optimizer holds or changes."""
     unregistered: tuple[str, ...] = ()

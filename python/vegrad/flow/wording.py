@@ -26,6 +26,7 @@ from vegrad.flow.edits import (
     Redraw,
     Scale,
     ScaleData,
+    ScaleTarget,
     SetActivation,
     Shift,
     Together,
@@ -112,6 +113,8 @@ class Vocabulary:
                 return f"use {self.activation(name)}"
             case ScaleData():
                 return "scale the columns of x to mean 0 and standard deviation 1"
+            case ScaleTarget():
+                return "scale the target to mean 0 and standard deviation 1"
             case LearningRate(rate):
                 return f"set the learning rate to {rate:.2g}"
             case Clip(limit):

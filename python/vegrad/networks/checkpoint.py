@@ -49,6 +49,7 @@ class TrainingState:
             "settings": self.settings,
             "random": self.random.bit_generator.state,
             "optimizer": state | {"state": steps},
+            "met": self.history.met(),
         }
         save_tensors(path, arrays, about)
 
@@ -72,7 +73,7 @@ class TrainingState:
             shapes = {name: array.shape for name, array in parameters.items()}
             if shapes != {name: array.shape for name, array in self.network.parameters.items()}:
                 raise ValueError(f"its parameters have other shapes: {shapes}")
-            history = History.from_dict(rooms["history"])
+            history = History.from_dict({**rooms["history"], **about.get("met", {})})
             random = np.random.default_rng()
             random.bit_generator.state = about["random"]
             steps = about["optimizer"]["state"]

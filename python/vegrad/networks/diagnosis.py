@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from vegrad.arrays.checks import as_count
+from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.networks.mlp import MLP
@@ -21,6 +23,7 @@ def diagnose(
     resamples: int = 4,
     seed: int = 0,
     theory: bool = True,
+    ignore: Collection[str] = (),
 ) -> Diagnosis:
     """Judge the gradients of `network` by one forward and backward pass.
 
@@ -34,10 +37,12 @@ def diagnose(
         seed: of that draw.
         theory: True to work out what theory expects, which takes a millisecond or two a layer
             and changes no verdict.
+        ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
 
     Raises:
         TypeError, ValueError: as `MLP.backward`; but NaN and infinity in the data are a finding.
+            Also for what is no name of a cause in ignore.
     """
-    count = as_count("resamples", resamples)
+    count, ignored = as_count("resamples", resamples), as_ignored(ignore)
     reading = read(network, x, target, resamples=count, seed=seed, theory=theory)
-    return Diagnosis.of(reading, history, NetworkSubject)
+    return Diagnosis.of(reading, history, NetworkSubject).ignoring(ignored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite, sqrt
 from typing import Any, cast
@@ -32,6 +33,18 @@ from vegrad.treatment.script import LEAST, Editor, Script
 
 TOLERANCE = 0.05  # of LSUV
 WEIGHTS = {"critical": "weights at the critical point", "orthogonal": "orthogonal weights"}
+
+
+@dataclass(frozen=True)
+class Times:
+    """A schedule of the learning rate, times a factor."""
+
+    schedule: Callable[[int], float]
+    factor: float
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.factor * self.schedule(step)
 
 
 def clone(network: MLP) -> MLP:
@@ -238,10 +251,17 @@ def written(config: Mapping[str, Any]) -> str:
 
 
 def written_optimizer(optimizer: Optimizer) -> str:
-    """Write the call that makes an optimizer like this."""
-    lr = "schedule" if callable(optimizer.lr) else f"{optimizer.lr:.6g}"
+    """Write the call that makes an optimizer like this; `schedule` is the user's own, if any."""
+    match optimizer.lr:
+        case Times(_, factor):
+            lr = f"lambda step: {factor:.6g} * schedule(step)"
+        case float() as rate:
+            lr = f"{rate:.6g}"
+        case _:
+            lr = "schedule"
     more = _changed(type(optimizer), optimizer._arguments, ())
     clip = "" if optimizer.clip is None else f", clip=vegrad.clipping.{optimizer.clip!r}"
+    clip = clip.replace("=inf", '=float("inf")')
     return f"vegrad.{type(optimizer).__name__}({lr}{', ' if more else ''}{more}{clip})"
 
 

@@ -12,7 +12,7 @@ from vegrad.arrays.checks import Array
 from vegrad.clipping import GlobalNorm
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData
+from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData, ScaleTarget
 from vegrad.flow.reading import Reading
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks import reading
@@ -68,6 +68,8 @@ class NetworkSubject:
         match edit:
             case ScaleData():
                 return self._scale_data()
+            case ScaleTarget():
+                return self._scale_target()
             case LearningRate(rate, before):
                 factor = rate / (before or self._optimizer.rate())
                 self.optimizer = renewed(self._optimizer, factor=factor)
@@ -140,3 +142,21 @@ class NetworkSubject:
         self.scaling = shift, scale
         self.data = replace(self.data, x=(x - shift) / scale)
         return Code(script.lines)
+
+    def _scale_target(self) -> Code | Refusal:
+        """Scale the columns by what they are in float64."""
+        spread, target = self.data.target_spread(), self.data.target
+        if isinstance(spread, Refusal):
+            return spread
+        script = Script(np=np, target=target.astype(np.float64))
+        script.run(
+            "target_shift = target.mean(axis=0)",
+            "target_scale = np.sqrt(np.mean(np.square(target - target_shift)))",
+            "target = (target - target_shift) / target_scale",
+        )
+        shift, scale = script.names["target_shift"], script.names["target_scale"]
+        scaled = cast(Array, script.names["target"]).astype(target.dtype)
+        units = cast(Array, shift), float(np.float64(cast(float, scale)))
+        self.data = replace(self.data, target=scaled, units=units)
+        back = "# in the old units: network.forward(x) * target_scale + target_shift"
+        return Code((*script.lines, back))

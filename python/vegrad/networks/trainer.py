@@ -10,11 +10,14 @@ import numpy as np
 
 from vegrad.arrays.checks import Array
 from vegrad.clipping import NonFiniteGradientError
-from vegrad.diagnosis.history import History
+from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
+from vegrad.networks.editor import Times
 from vegrad.networks.mlp import MLP
 from vegrad.networks.training import Run
 from vegrad.optim import Optimizer
 from vegrad.treatment.data import ArrayData
+
+OF_LOSS = ("loss", "loss_after", "slope", "slope_after")
 
 
 class NetworkTrainer:
@@ -33,17 +36,33 @@ class NetworkTrainer:
         gauge_every: int,
     ) -> None:
         self._network, self._data, self._history = network, data, history
-        self._run = Run(network, optimizer, history, data.x, data.target, batch_size, gauge_every)
+        # Of the mean square, where the targets were scaled; their own history is in other units.
+        self._unit = 1.0 if data.units is None else data.units[1] ** 2
+        own = history if data.units is None else History()
+        self._run = Run(network, optimizer, own, data.x, data.target, batch_size, gauge_every)
 
     def advance(self, order: Array) -> str:
         """Take a step on each batch of rows; return why it cannot go on, "" if it can."""
-        first = self._history.steps
+        own = self._run.history
+        first, epochs = own.steps, own.epochs
         try:
             self._run.epoch(order.ravel(), inf, lambda done: None)
+            self._run.close_epoch(first, None)
         except NonFiniteGradientError as error:
             return str(error)
-        self._run.close_epoch(first, None)
+        finally:
+            if own is not self._history:
+                self._tell(own, first, epochs)
         return ""
+
+    def _tell(self, own: History, first: int, epochs: int) -> None:
+        """Add what the steps have shown to the history, in the target's own units."""
+        scaled = dict.fromkeys(OF_LOSS, self._unit)
+        steps = [own.since(first, name) * scaled.get(name, 1.0) for name in STEPS]
+        self._history.add_steps(np.array(steps))
+        for epoch in range(epochs, own.epochs):
+            columns = {name: getattr(own, name)[epoch] for name in (*EPOCHS, *LAYERS)}
+            self._history.add_epoch(**columns | {"epoch_loss": columns["epoch_loss"] * self._unit})
 
     def evaluate(self, rows: Array) -> tuple[float, float]:
         """Return loss and accuracy (nan for numbers) on these rows, from one forward pass."""
@@ -51,7 +70,8 @@ class NetworkTrainer:
         output = self._network.forward(x).astype(np.float64)
         with np.errstate(all="ignore"):
             if kind == "mse":
-                return float(np.mean((output - target.reshape(output.shape)) ** 2)), nan
+                far = np.mean((output - target.reshape(output.shape)) ** 2)
+                return float(far) * self._unit, nan
             if not np.isfinite(output).all():
                 return nan, 0.0
             if kind == "cross_entropy":
@@ -68,7 +88,9 @@ def renewed(optimizer: Optimizer, *, factor: float = 1.0, **changes: Any) -> Opt
     """Return the optimizer as it began, its learning rate times `factor`."""
     lr: Any = optimizer.lr
     if factor != 1.0:
-        schedule = lr
-        lr = (lambda step: factor * schedule(step)) if callable(schedule) else factor * schedule
+        if isinstance(lr, Times):
+            lr = Times(lr.schedule, factor * lr.factor)
+        else:
+            lr = Times(lr, factor) if callable(lr) else factor * lr
     arguments: dict[str, Any] = {"clip": copy.deepcopy(optimizer.clip)} | optimizer._arguments
     return type(optimizer)(lr, **(arguments | changes))

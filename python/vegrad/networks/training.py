@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, FloatArray, as_count
 from vegrad.arrays.measurement import norms
+from vegrad.clipping import NonFiniteGradientError
+from vegrad.diagnosis.alarms import Alarms, OnFinding
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress
+from vegrad.networks.watch import Watch
 from vegrad.optim import Optimizer
 
 Callback = Callable[[Any, History], object]
@@ -40,6 +43,7 @@ def fit(
     gauge_every: int | None = 100,
     checkpoint: str | PathLike[str] | None = None,
     resume: str | PathLike[str] | None = None,
+    on_finding: OnFinding = "warn",
 ) -> History:
     """Train the network; Ctrl-C is answered within a batch and leaves it as a step left it.
 
@@ -56,9 +60,14 @@ def fit(
         callbacks: called with (network, history) after each epoch; True ends the training.
         progress: show a line on standard error.
         gauge_every: the gauge takes `History.alpha` at every so many steps, each of which then
-            costs about two; None for never.
+            costs about two, and of six in a row where one is suspicious; None for never.
         checkpoint: a file that is written after each epoch, whole or not at all.
         resume: a checkpoint to go on from, bit for bit as if never stopped.
+        on_finding: what is done when the first batch, the steps or the end of an epoch tell that
+            something is wrong, once for each cause: "warn" (a Python warning), "raise" (a
+            `vegrad.diagnosis.alarms.FindingError` with `.finding` and `.history`), "stop" (the
+            training ends there), or a function that is called with the `vegrad.Finding`, and ends
+            the training by returning True. `History.findings` has them all in any case.
 
     Raises:
         TypeError, ValueError: before the first step; NonFiniteGradientError as the clip's rule
@@ -72,10 +81,13 @@ def fit(
     data, wanted = network.checked(x, target)
     held = None if validation is None else network.checked(*validation)
     settings = {"rows": len(data), "batch_size": batch_size, "shuffle": bool(shuffle)}
+    Alarms(on_finding, None)  # which complains of what is neither
     state = TrainingState(network, optimizer, settings, np.random.default_rng(seed), History())
     if resume is not None:
         state.resume(resume)
-    run = Run(network, optimizer, state.history, data, wanted, batch_size, gauge)
+    alarms = Alarms(on_finding, state.history)
+    watch = Watch(network, state.history, data, wanted, gauge, alarms)
+    run = Run(network, optimizer, state.history, data, wanted, batch_size, gauge, watch)
     shown = Progress(progress, epochs, len(data), batch_size, state.history.steps)
     return _epochs(state, run, held, epochs, list(callbacks), shown, checkpoint)
 
@@ -90,26 +102,36 @@ def _epochs(
     checkpoint: str | PathLike[str] | None,
 ) -> History:
     """Run the epochs that are left; `held` are the rows held out for validation."""
-    history, rows = state.history, len(run.data)
+    history, rows, watch = state.history, len(run.data), run.watch
+    assert watch is not None
     for epoch in range(history.epochs, epochs):
-        order = state.random.permutation(rows) if state.settings["shuffle"] else np.arange(rows)
         first = history.steps
         try:
+            order = state.random.permutation(rows) if state.settings["shuffle"] else np.arange(rows)
+            if not first:
+                watch.begin(order, run.batch_size)
             run.epoch(order, shown.interval, partial(shown.step, epoch, history))
+            if watch.alarms.stop:
+                break
+            run.close_epoch(first, held)
+            watch.close_epoch()
         except BaseException as error:
             if isinstance(error, ValueError):
                 error.add_note(f"in step {history.steps} of training, in epoch {epoch + 1}")
             error.history = history  # type: ignore[attr-defined]
+            if isinstance(error, NonFiniteGradientError):
+                watch.broken(ending=True)
             raise
-        run.close_epoch(first, held)
         shown.epoch(epoch, history)
         if checkpoint is not None:
             state.save(checkpoint)
         # Every callback is called, also after one has asked to end the training.
         answers = [callback(state.network, history) for callback in callbacks]
-        if any(answer is True for answer in answers):
+        if any(answer is True for answer in answers) or watch.alarms.stop:
             break
-    shown.findings(history)
+    watch.end()
+    if watch.alarms.on_finding == "warn":  # others have been told
+        shown.findings(history)
     return history
 
 
@@ -124,6 +146,7 @@ class Run:
         target: of all rows.
         batch_size: rows of a step.
         gauge: look at `History.alpha` at every so many steps; 0 for never.
+        watch: looks at the steps between, if there is one.
     """
 
     def __init__(
@@ -135,7 +158,9 @@ class Run:
         target: Array,
         batch_size: int,
         gauge: int,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.network, self.optimizer, self.history = network, optimizer, history
         self.data, self.batch_size, self.gauge = data, batch_size, gauge
         self.trainer = network.trainer(data, target, batch_size)
@@ -155,7 +180,11 @@ class Run:
         last = (len(order) - 1) // size * size  # where the last batch begins
         while start < len(order):
             steps = last // size - start // size or 1
-            until = -self.history.steps % self.gauge if self.gauge else 0
+            until, every = -self.history.steps % self.gauge if self.gauge else 0, self.gauge
+            if self.watch is not None:
+                near, closely = self.watch.ahead()
+                steps = min(steps, near)
+                until, every = (0, 1) if closely else (until, every)
             if start == last:
                 self.before = {name: weight.copy() for name, weight in self.weights.items()}
             records = np.empty((steps, RECORD))
@@ -166,7 +195,7 @@ class Run:
                     order[start : start + steps * size],
                     records,
                     rows=size,
-                    gauge=(until, self.gauge),
+                    gauge=(until, every),
                     seconds=seconds,
                 )
             finally:
@@ -174,6 +203,8 @@ class Run:
                 self.history.add_steps(_columns(records[: self.trainer.done]))
             start += self.trainer.done * size
             show(min(start, len(order)))
+            if self.watch is not None and self.watch.stops(self.trainer.done == near):
+                return
 
     def close_epoch(self, first: int, held: tuple[Array, Array] | None) -> None:
         """Record an epoch whose first step was number `first`; `held` is evaluated."""

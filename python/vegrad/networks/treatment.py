@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.checks import Array
 from vegrad.networks.editor import clone
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
@@ -16,6 +17,7 @@ from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.goal import Plan, check_goal, check_lengths, goal_for
 from vegrad.treatment.outcome import Outcome
+from vegrad.treatment.progress import Listener, listener
 from vegrad.treatment.search import Search
 
 
@@ -25,12 +27,13 @@ class Cure(Outcome):
 
     `network` is the cured one, before training; a copy of the given one if nothing was better.
     `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
-    through, (x - shift)/scale, if it is.
+    through, (x - shift)/scale, if it is; `target_scaling` is that of the target.
     """
 
     network: MLP
     optimizer: Optimizer
     scaling: Scaling | None = None
+    target_scaling: tuple[Array, float] | None = None
 
 
 def cure(
@@ -44,6 +47,7 @@ def cure(
     batch_size: int = 32,
     seed: int = 0,
     budget: float = BUDGET,
+    progress: bool | Listener = False,
 ) -> Cure:
     """Find the smallest change that makes `network` train, and prove it.
 
@@ -67,6 +71,8 @@ def cure(
             has no seed of its own.
         budget: the most that may be spent, in trainings of `steps`, the given network's included.
             (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
+        progress: True for a line on standard error; or a function, which is called with a
+            `vegrad.treatment.progress.Look` at every look at a training.
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
@@ -75,22 +81,24 @@ def cure(
         optimizer = Adam(1e-3)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
+    tell = listener(progress)
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, network.config["loss"])
-    data = ArrayData(*network.checked(x, target))
+    numeric = network.config["loss"] == "mse"
+    data = ArrayData(*network.checked(x, target), numeric=numeric)
     given = NetworkSubject(clone(network), data, optimizer, seed)
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
-    return _searched(given, Plan(aim, steps, batch_size, seed, budget))
+    return _searched(given, Plan(aim, steps, batch_size, seed, budget), tell)
 
 
-def _searched(given: NetworkSubject, plan: Plan) -> Cure:
+def _searched(given: NetworkSubject, plan: Plan, tell: Listener) -> Cure:
     data, optimizer = given.data, given.optimizer
     assert optimizer is not None
     if not (np.isfinite(data.x).all() and np.isfinite(data.target).all()):
         before = given.diagnosed(data.x, data.target, theory=True)  # says where, and runs nothing
         why = "no change of the network makes up for values that are not finite"
         return Cure.without_a_trial(before, plan, why, network=given.network, optimizer=optimizer)
-    search = Search(given, plan)
+    search = Search(given, plan, tell=tell)
     outcome, treatment = search.run()
     treated = treatment.subject
     assert isinstance(treated, NetworkSubject)
@@ -103,4 +111,5 @@ def _searched(given: NetworkSubject, plan: Plan) -> Cure:
         network=treated.network,
         optimizer=treated.optimizer or optimizer,
         scaling=treated.scaling,
+        target_scaling=treated.data.units,
     )

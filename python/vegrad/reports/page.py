@@ -113,10 +113,12 @@ def _verdict(diagnosis: ShownDiagnosis) -> str:
 
 
 def _findings(diagnosis: ShownDiagnosis) -> str:
+    left_out = f"<p>{_sentence(diagnosis.left_out)}.</p>" if diagnosis.left_out else ""
     if not diagnosis.findings:
-        return "<h2>Findings</h2><p>There are none: no rule reached its limit.</p>"
+        none = "There are none: no rule reached its limit." if not left_out else "There are none."
+        return f"<h2>Findings</h2><p>{none}</p>{left_out}"
     title = "Finding" if len(diagnosis.findings) == 1 else "Findings, causes before effects"
-    return f"<h2>{title}</h2>{_cards(diagnosis.findings)}"
+    return f"<h2>{title}</h2>{_cards(diagnosis.findings)}{left_out}"
 
 
 def _cards(findings: Iterable[Finding]) -> str:

@@ -61,6 +61,10 @@ class ShownDiagnosis(Protocol):
         """The verdict and the sentence."""
 
     @property
+    def left_out(self) -> str:
+        """The causes that were left out, as a clause; "" if none was."""
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The network's arguments, or what else is known of what was looked at."""
 

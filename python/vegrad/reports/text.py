@@ -136,6 +136,11 @@ def remarks(diagnosis: ShownDiagnosis) -> list[str]:
         if place > 0:
             lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", WIDTH))
         lines.append(_indented("→ ", finding.advice))
+    causes = dict.fromkeys(one.cause for one in diagnosis.findings if one.cause)
+    if causes:
+        lines.append(_indented("? ", f"vegrad explain {' '.join(causes)}"))
+    if diagnosis.findings and diagnosis.left_out:  # else the verdict says it
+        lines.append(_indented("! ", f"{diagnosis.left_out}."))
     dtype = diagnosis.config.get("dtype")
     for layers, value in ((diagnosis.underflowed, "all 0"), (diagnosis.overflowed, "inf")):
         if layers:

@@ -14,6 +14,7 @@ from vegrad.torch.clip import (
 from vegrad.torch.diagnosis import ModelDiagnosis, diagnose
 from vegrad.torch.fused.sequential import FusedMLP, fuse
 from vegrad.torch.lsuv import lsuv_
+from vegrad.torch.monitor.alarms import FindingError, FindingWarning
 from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion
@@ -24,6 +25,8 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "FindingError",
+    "FindingWarning",
     "FusedMLP",
     "Lion",
     "ModelCure",

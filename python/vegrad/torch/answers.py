@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isclose, nan
 from typing import Any
@@ -13,7 +13,43 @@ from torch.nn import Module
 
 from vegrad.torch import models
 from vegrad.torch.reading.losses import Call, Heard
+from vegrad.torch.reading.passes import Loss
 from vegrad.treatment.goal import Goal, goal_for
+
+
+class Lenient(Module):
+    """A loss that is NaN where another raises because the model's output is not finite.
+
+    PyTorch's BCELoss is one that raises then. Here the trouble can be measured like any other: the
+    gradients are NaN too. Whatever else is raised, is raised.
+    """
+
+    def __init__(self, loss_fn: Loss) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, output: object, target: object) -> object:
+        """Return the loss, of whatever the model returned and whatever the loss takes."""
+        try:
+            return self.loss_fn(output, target)
+        except (ValueError, RuntimeError):
+            broken = [one for one in models.tensors_in(output) if not bool(one.isfinite().all())]
+            if not broken:
+                raise
+            return torch.stack([one.sum() * nan for one in broken]).sum()
+
+
+class InUnits(Module):
+    """The loss in the target's own units, of outputs and targets that were scaled."""
+
+    def __init__(self, loss_fn: Loss, shift: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.loss_fn, self.shift, self.scale = loss_fn, shift, scale
+
+    def forward(self, output: Tensor, target: Tensor) -> object:
+        """Return the loss of output · scale + shift beside the target likewise."""
+        back = (one * self.scale + self.shift.view_as(one[:1]) for one in (output, target))
+        return self.loss_fn(*back)
 
 
 @dataclass(frozen=True)
@@ -46,7 +82,7 @@ class Answers:
         return float(self.loss.detach()) if isinstance(self.loss, Tensor) else float(self.loss)
 
 
-def answers(model: Module, loss_fn: Callable[[Any, Any], Any], x: Any, target: Any) -> Answers:
+def answers(model: Module, loss_fn: Loss, x: Any, target: Any) -> Answers:
     """Run a model and its loss, with gradients, which some models ask for inside."""
     with torch.enable_grad():
         with Heard() as inside:

@@ -6,7 +6,7 @@ patch shows and what is run to apply it: `model` is the model, and torch and nn 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from inspect import getsource
 from itertools import pairwise
 from math import sqrt
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn import Module
 
 from vegrad.torch import models
@@ -54,51 +55,66 @@ def module_of(activation: str) -> str:
     return next(module.__name__ for module, row in MODULES.items() if row.ours == activation)
 
 
-def activations_of(model: Module) -> list[str]:
-    """Return the names of the classes of activations in the model, of those that vegrad knows."""
-    kinds = tuple(MODULES)
-    return sorted({type(one).__name__ for one in model.modules() if isinstance(one, kinds)})
-
-
-def activated(found: list[str], new: str) -> Lines:
-    """Put the activation `new` in place of those of the classes found."""
-    kinds = ", ".join(f"nn.{kind}" for kind in found)
-    return (
-        "for name, module in list(model.named_modules()):",
-        f"    if isinstance(module, ({kinds},)):",
-        f"        model.set_submodule(name, nn.{new}())",
-    )
-
-
-def placed(names: list[str], new: str) -> Lines:
+def activated(names: list[str], new: str) -> Lines:
     """Put the activation `new` in place of modules."""
-    return (f"for name in {names!r}:", f"    model.set_submodule(name, nn.{new}())")
+    return (f"for name in {_named(names)}:", f"    model.set_submodule(name, nn.{new}())")
 
 
-def inner(model: Module, kind: type[Module], x: Any) -> list[str]:
-    """Return the modules of a kind that run for x, without one that makes the model's output."""
-    found: dict[str, Tensor] = {}
+def activations(model: Module, x: object, kinds: tuple[type[Module], ...] = ()) -> list[str]:
+    """Return the names of the activations that run for x, without those of the model's output.
 
-    def hook(name: str) -> Callable[[Module, object, Tensor], None]:
-        def keep(module: Module, inputs: object, output: Tensor) -> None:
-            found[name] = output.detach()
+    An activation is the output's if what it returns meets no further weights on its way there. It
+    is part of what the model means, as the sigmoid is that makes probabilities.
 
-        return keep
+    Args:
+        model: the model.
+        x: some rows, which are run; if None, all activations are returned.
+        kinds: classes of activations; by default all that vegrad knows.
+    """
+    made: dict[int, list[object]] = {}
 
-    modules = [(name, one) for name, one in model.named_modules() if name and type(one) is kind]
-    handles = [one.register_forward_hook(hook(name)) for name, one in modules]
+    def keep(module: Module, inputs: object, output: object) -> None:
+        nodes = [one.grad_fn for one in models.tensors_in(output)]
+        made.setdefault(id(module), []).extend(node for node in nodes if node is not None)
+
+    found = [
+        (name, one)
+        for name, one in model.named_modules(remove_duplicate=False)
+        if name and type(one) in (kinds or tuple(MODULES))
+    ]
+    if x is None:
+        return [name for name, _ in found]
+    unique = {id(one): one for _, one in found}.values()
+    handles = [one.register_forward_hook(keep) for one in unique]
     try:
         with models.untouched(model):
-            outputs = list(models.tensors_in(models.called(model, x)))
+            tail = _after_the_weights(models.tensors_in(models.called(model, x)))
     finally:
         for handle in handles:
             handle.remove()
-    made = {name for name, one in found.items() for output in outputs if _equal(one, output)}
-    return [name for name in found if name not in made]
+    inner = {key for key, nodes in made.items() if not any(node in tail for node in nodes)}
+    return [name for name, one in found if id(one) in inner]
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.numel() == other.numel() and torch.equal(one.flatten(), other.detach().flatten())
+def _after_the_weights(outputs: Iterable[Tensor]) -> set[object]:
+    """Return the nodes of the graph from the outputs back to the last layers' weights."""
+    waiting = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    seen = set[object](waiting)
+    while waiting:
+        node = waiting.pop()
+        nexts = [one for one, _ in node.next_functions if one is not None]
+        if any(map(_is_weight, nexts)):
+            continue
+        waiting += [one for one in nexts if one not in seen]
+        seen.update(nexts)
+    return seen
+
+
+def _is_weight(node: Node) -> bool:
+    """Return True of a node that is a matrix of weights, or only turns one."""
+    while len(node.next_functions) == 1 and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return getattr(getattr(node, "variable", None), "ndim", 0) > 1
 
 
 def has_norm(model: Module) -> bool:
@@ -114,15 +130,20 @@ def normalized(model: Module, names: list[str]) -> Lines:
         "nn.LayerNorm(layer.out_features)": linear,
         "nn.GroupNorm(1, layer.out_channels)": others,
     }
-    lines: list[str] = []
-    for norm, chosen in norms.items():
-        if chosen:
-            lines += [
-                f"for name in {chosen!r}:",
-                "    layer = model.get_submodule(name)",
-                f"    model.set_submodule(name, nn.Sequential(layer, {norm}))",
-            ]
-    return tuple(lines)
+    return tuple(
+        line
+        for norm, chosen in norms.items()
+        for line in (followed(chosen, norm) if chosen else ())
+    )
+
+
+def followed(names: list[str], module: str) -> Lines:
+    """Put a module behind each of these layers; its code may speak of the `layer`."""
+    return (
+        f"for name in {names!r}:",
+        "    layer = model.get_submodule(name)",
+        f"    model.set_submodule(name, nn.Sequential(layer, {module}))",
+    )
 
 
 def skipped(units: Units) -> Lines:
@@ -170,12 +191,17 @@ def _listed(runs: list[tuple[int, int]]) -> str:
 
 
 def _named(names: list[str]) -> str:
-    """Return names as code, in a short form if they are numbered one after the other."""
+    """Return names as code, in a short form if they are numbered in even steps."""
     before, _, first = names[0].rpartition(".")
     path = f"{before}." if before else ""
-    end = int(first) + len(names) if first.isdigit() else 0
-    if len(names) > 3 and names == [f"{path}{n}" for n in range(end - len(names), end)]:
-        return f'[f"{path}{{n}}" for n in range({first}, {end})]'
+    last = names[1 if len(names) > 1 else 0].rpartition(".")[2]
+    if len(names) > 3 and first.isdigit() and last.isdigit():
+        step = int(last) - int(first)
+        end = int(first) + len(names) * step
+        numbers = range(int(first), end - step + 1, step) if step > 0 else range(0)
+        if names == [f"{path}{n}" for n in numbers]:
+            every = "" if step == 1 else f", {step}"
+            return f'[f"{path}{{n}}" for n in range({first}, {numbers.stop}{every})]'
     return repr(names)
 
 

@@ -5,7 +5,7 @@
     TensorBoard(monitor).write()      # after a step
     WandB(monitor, run).write()
 
-All write `Monitor.scalars()` under "vegrad/". Each needs its own package, which is imported when it
+All write `Monitor.scalars()`, a dozen numbers, under "vegrad/". Each needs its own package, which is imported when it
 is first asked for.
 """
 
@@ -33,7 +33,7 @@ def lightning_callback(**options: Any) -> Any:
     """Return a `lightning.Callback` (or pytorch_lightning's) with a `monitor` of its module.
 
     The numbers go to the trainer's loggers whenever the trainer logs; the report is printed by
-    `print(callback.monitor.report())`.
+    `print(callback.monitor.report())`. With `on_finding="stop"` a finding ends the training.
 
     Args:
         **options: of `Monitor`.
@@ -58,8 +58,13 @@ def lightning_callback(**options: Any) -> Any:
         def on_fit_start(self, trainer: object, module: Module) -> None:
             self.monitor = Monitor(module, **options)
 
-        def on_train_batch_end(self, trainer: Any, module: Module, *_: object) -> None:
+        def on_train_batch_end(
+            self, trainer: Any, module: Module, outputs: object, batch: object, batch_idx: int
+        ) -> None:
             assert self.monitor is not None
+            self.monitor.step(batch=batch_idx)
+            if self.monitor.stopped:
+                trainer.should_stop = True
             if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.loggers:
                 numbers = named_scalars(self.monitor)
                 for logger in trainer.loggers:
@@ -75,7 +80,9 @@ def lightning_callback(**options: Any) -> Any:
 def trainer_callback(**options: Any) -> Any:
     """Return a `transformers.TrainerCallback` with a `monitor` of the model that is trained.
 
-    The monitor's numbers are added to all that the Trainer logs, wherever it reports to.
+    The monitor's numbers are added to the Trainer's `state.log_history`, and so to its
+    `trainer_state.json`; nothing is added to the lines that it prints. `on_finding="stop"` ends the
+    training after the step, as Lightning's callback does too.
 
     Args:
         **options: of `Monitor`.
@@ -99,6 +106,10 @@ def trainer_callback(**options: Any) -> Any:
         ) -> None:
             self.monitor = Monitor(model, **options)
 
+        def on_step_end(self, args: object, state: Any, control: Any, **_: object) -> None:
+            if self.monitor is not None and self.monitor.stopped:
+                control.should_training_stop = True
+
         def on_log(
             self,
             args: object,
@@ -109,10 +120,8 @@ def trainer_callback(**options: Any) -> Any:
         ) -> None:
             if self.monitor is None or logs is None or "loss" not in logs:
                 return  # the log is of an evaluation, or of the end
-            numbers = named_scalars(self.monitor)
-            logs.update(numbers)
-            if state.log_history:
-                state.log_history[-1].update(numbers)
+            if state.log_history:  # not `logs`, which the Trainer prints after this
+                state.log_history[-1].update(named_scalars(self.monitor))
 
         def on_train_end(self, args: object, state: object, control: object, **_: object) -> None:
             assert self.monitor is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch.nn import Module
 
 from vegrad.arrays.checks import as_count
+from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.reports.text import text
@@ -51,6 +53,7 @@ def diagnose(
     history: History | None = None,
     resamples: int = 4,
     seed: int = 0,
+    ignore: Collection[str] = (),
 ) -> Diagnosis:
     """Judge the gradients of a model by one forward and backward pass of a batch.
 
@@ -72,6 +75,7 @@ def diagnose(
         resamples: further passes, over at most 256 rows drawn from the batch with replacement,
             which tell how far the gains depend on the batch; 0 for one pass only.
         seed: seed of that draw.
+        ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
 
     Theory tells which gains to expect if it knows every module. For other chains (convolutions,
     pooling, BatchNorm, blocks with their normalization before or after the skip connection, ...),
@@ -84,21 +88,25 @@ def diagnose(
         gradients.
 
     Raises:
-        TypeError: for a model that is no module, or a loss_fn that cannot be called.
+        TypeError: for a model that is no module, or a loss_fn that cannot be called; for an
+            ignore that is no collection of strings.
         ValueError: for a loss that is not a single number, or a model without parameters that
-            require a gradient. NaN and inf are no errors, but findings.
+            require a gradient; for a name in ignore that no cause has. NaN and inf are no errors,
+            but findings.
     """
     check(model, loss_fn)
     count, seed = as_count("resamples", resamples), as_count("seed", seed)
+    ignored = as_ignored(ignore)
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
     reading = read(model, loss_fn, x, target, resamples=count, seed=seed)
     if reading.chain is not None:
-        return ModelDiagnosis.of(reading, history, ModelSubject, modules=reading.chain.names)
+        names = reading.chain.names
+        return ModelDiagnosis.of(reading, history, ModelSubject, modules=names).ignoring(ignored)
     if reading.modules:
-        return Report.of_modules(reading, history, ModelSubject)
-    return Diagnosis.of(reading, history, ModelSubject)
+        return Report.of_modules(reading, history, ModelSubject).ignoring(ignored)
+    return Diagnosis.of(reading, history, ModelSubject).ignoring(ignored)
 
 
 def check(model: object, loss_fn: object) -> None:

@@ -120,6 +120,15 @@ class ValueEditor(Editor):
                 lines = [f"    for name in {several!r}:", f"        {get}(name){at}.{does}"]
             self._run(*(["with torch.no_grad():", *lines] if lines else []))
 
+    def _activations(self, *kinds: type[Module]) -> list[str]:
+        """Return the names of activations within; where no rows may be run, of all."""
+        x = None if self._rows is None else self._data.take(self._rows)[0]
+        self.passed += self._count / 3
+        return architecture.activations(self.model, x, kinds)
+
+    def _kinds(self, names: Sequence[str]) -> list[str]:
+        return sorted({type(self.model.get_submodule(name)).__name__ for name in names})
+
     def _redraw(self, names: Sequence[str]) -> str | Refusal:
         """Draw parameters again as their modules do it; what else these have is kept."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
@@ -171,10 +180,10 @@ class ValueEditor(Editor):
         if self.chain is not None:
             activation = self.chain.activation
         else:
-            found = [one.lower() for one in architecture.activations_of(self.model)]
-            if len(found) != 1 or found[0] not in CRITICAL_SIGMA_B:
+            found = {one.lower() for one in self._kinds(self._activations())}
+            activation = found.pop() if len(found) == 1 else ""
+            if activation not in CRITICAL_SIGMA_B:
                 return Refusal("the model has no one activation that has a critical point")
-            activation = found[0]
         self._run(*schemes.drawn(activation, self.seed))
         return f"draw all weights again, orthogonal, at {activation}'s critical point"
 
@@ -215,14 +224,19 @@ class ModelEditor(ValueEditor):
             match edit:
                 case SetActivation(name):
                     wanted = architecture.module_of(name)
-                    found = architecture.activations_of(self.model)
+                    places = self._activations()
+                    found = self._kinds(places)
                     if found == [wanted]:
                         continue
-                    if not found:
-                        return Refusal("the activations are no modules of the model")
+                    if not found and self.chain.activation != "identity":
+                        return Refusal("the activations are no modules of the model", self.passed)
                     used, new = name, True
-                    code += architecture.activated(found, wanted)
-                    words.append(f"use {wanted} in place of {', '.join(found)}")
+                    if found:
+                        code += architecture.activated(places, wanted)
+                        words.append(f"use {wanted} in place of {', '.join(found)}")
+                    else:
+                        code += architecture.followed(names, f"nn.{wanted}()")
+                        words.append(f"use {wanted} after each hidden layer, which has none")
                 case Normalize(True):
                     if architecture.has_norm(self.model):
                         return Refusal("the model has a normalization already")
@@ -257,12 +271,11 @@ class ModelEditor(ValueEditor):
         """Put another activation in place of the sigmoids within a model that is no chain."""
         match edits:
             case [SetActivation(name)]:
-                self.passed += self._count / 3
-                places = architecture.inner(self.model, nn.Sigmoid, self._sample())
+                places = self._activations(nn.Sigmoid)
                 if not places:
                     return Refusal("no sigmoid within is a module of the model", self.passed)
                 wanted = architecture.module_of(name)
-                self._run(*architecture.placed(places, wanted))
+                self._run(*architecture.activated(places, wanted))
                 return f"use {wanted} in place of {len(places)} sigmoids"
         return Refusal("the layers do not form one chain")
 

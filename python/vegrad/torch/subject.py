@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array
-from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData
+from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData, ScaleTarget
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Code, Refusal
 from vegrad.torch import models
@@ -71,6 +71,8 @@ class ModelSubject:
         match edit:
             case ScaleData():
                 return self._scale_data()
+            case ScaleTarget():
+                return self._scale_target()
             case LearningRate(rate):
                 self.rate = rate
                 return Code()
@@ -118,3 +120,22 @@ class ModelSubject:
         self.data = self.data.with_x(scaled)
         columns = "columns" if table.ndim == 2 else "channels"
         return Code(lines, words=f"scale the {columns} of {at} to mean 0 and standard deviation 1")
+
+    def _scale_target(self) -> Code | Refusal:
+        """Scale columns by what they are in float64."""
+        spread, target = self.data.target_spread(), self.data.target
+        if isinstance(spread, Refusal):
+            return spread
+        script = Script(torch=torch, target=target.detach().double())
+        script.run(
+            "target_shift = target.mean(0, keepdim=True)",
+            "target_scale = (target - target_shift).square().mean().sqrt()",
+        )
+        names = ("target_shift", "target_scale")
+        shift, scale = (cast(Tensor, script.names[one]).to(target.dtype) for one in names)
+        self.data = self.data.with_units((target - shift) / scale, shift, scale)
+        lines = ("target_shift, target_scale = target_shift.to(target), target_scale.to(target)",
+                 "target = (target - target_shift) / target_scale",
+                 "# in the old units: model(x) * target_scale + target_shift")  # fmt: skip
+        double = tuple(line.replace("target.mean", "target.double().mean") for line in script.lines)
+        return Code((*double, *lines), words="scale the target to mean 0 and standard deviation 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, inf, isfinite, nan
 from typing import Any
@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.modules.dropout import _DropoutNd as Dropout
 
 from vegrad.arrays.checks import Array
 from vegrad.diagnosis.history import History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.flow.subject import Refusal
 from vegrad.torch import models
-from vegrad.torch.answers import answers
+from vegrad.torch.answers import InUnits, answers
 from vegrad.torch.clip import clip_grad_norm_
 from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.reading import passes
+from vegrad.torch.reading.passes import Loss
 
 EARLY = (1, 3)  # steps that are gauged too: the first may be the only one that is not too long
-Loss = Callable[[Any, Any], Any]
 
 
 class ModelData:
@@ -35,6 +36,11 @@ class ModelData:
         fitted: True if outputs look as if they shall become the targets, a number or class each.
         rows: False if rows must not be taken by themselves.
     """
+
+    numeric = False
+    """True if targets are numbers whose unit is free: the loss sees how far outputs are off."""
+    units: tuple[Tensor, Tensor] | None = None
+    """The shift and scale that targets were put through: (target - shift)/scale."""
 
     def __init__(self, x: Any, target: Any, *, fitted: bool = False, rows: bool = True) -> None:
         self.x, self.target, self.fitted, self.rows = x, target, fitted, rows
@@ -51,7 +57,15 @@ class ModelData:
 
     def with_x(self, x: Any) -> ModelData:
         """Return the same data with other inputs, of the same shapes."""
-        return ModelData(x, self.target, fitted=self.fitted, rows=self.rows)
+        other = ModelData(x, self.target, fitted=self.fitted, rows=self.rows)
+        other.numeric, other.units = self.numeric, self.units
+        return other
+
+    def with_units(self, target: Tensor, shift: Tensor, scale: Tensor) -> ModelData:
+        """Return the same data with targets in other units."""
+        other = ModelData(self.x, target, fitted=self.fitted, rows=self.rows)
+        other.numeric, other.units = self.numeric, (shift, scale)
+        return other
 
     @property
     def key(self) -> Any:
@@ -86,6 +100,20 @@ class ModelData:
         if not bool(varies.any()):
             return Refusal("the columns of x are constant: there is nothing to scale")
         return float(std[varies].median()), float((mean.abs() / std)[varies].median())
+
+    def target_spread(self) -> tuple[float, float] | Refusal:
+        """Return the standard deviation of the targets, each column by itself, and |mean| over it.
+
+        The mean is the largest of the columns'.
+        """
+        if not self.numeric:
+            return Refusal("")  # of labels there is nothing to say
+        values = self.target.detach().double()
+        mean = values.mean(0)
+        size = float((values - mean).square().mean().sqrt())
+        if not size:
+            return Refusal("the targets are constant: there is nothing to scale")
+        return size, float(mean.abs().max()) / size
 
     def table(self, kind: str) -> tuple[Array, Array] | None:
         """Return x (N, I) and the targets, if they are rows of numbers and labels or numbers."""
@@ -126,7 +154,13 @@ class ModelTrainer:
             torch.manual_seed(self.seed + first)  # the same with and without a cure
             for number, rows in enumerate(order, first):
                 gauged = number % self.gauge_every == 0 or number in EARLY
-                columns.append(self._step(rows, gauged=gauged))
+                try:
+                    columns.append(self._step(rows, gauged=gauged))
+                except Exception as error:  # of the user's code, for what a change has made of it
+                    rate = float(self.optimizer.param_groups[0]["lr"])
+                    columns.append([nan, nan, 1.0, rate, *[nan] * 5])
+                    why = f"step {number} raises {type(error).__name__}: {error}"
+                    break
                 if not isfinite(columns[-1][1]):
                     why = f"the gradient's norm is {columns[-1][1]} at step {number}"
                     break
@@ -145,16 +179,40 @@ class ModelTrainer:
         return why
 
     def evaluate(self, rows: Array) -> tuple[float, float]:
-        """Return loss and accuracy (nan if there is none) on rows, in the model's own mode."""
-        with models.untouched(self.model, self.loss_fn):
-            found = answers(self.model, self.loss_fn, *self.data.take(rows))
-            return found.value, found.accuracy
+        """Return loss and accuracy (nan if there is none) on rows, in the target's own units.
+
+        The model is in its own mode, but without dropout. Both are nan if something raises.
+        """
+        drops = [one for one in self.model.modules() if isinstance(one, Dropout) and one.training]
+        try:
+            with models.untouched(self.model, self.loss_fn):
+                torch.manual_seed(self.seed)
+                for one in drops:
+                    one.training = False
+                found = answers(self.model, self._in_units, *self.data.take(rows))
+                return found.value, found.accuracy
+        except Exception:  # of the user's code, for what a change has made of it
+            return nan, nan
+        finally:
+            for one in drops:
+                one.training = True
+
+    @property
+    def _in_units(self) -> Loss:
+        units = self.data.units
+        return self.loss_fn if units is None else InUnits(self.loss_fn, *units)
 
     def _step(self, rows: Array, *, gauged: bool) -> list[float]:
         """Take a step; return its row of a history's columns."""
         x, target = self.data.take(rows)
+        random = _random_states(self.model) if gauged else []
         self.optimizer.zero_grad()
-        loss = self.loss_fn(models.called(self.model, x), target)
+        output = models.called(self.model, x)
+        loss = self.loss_fn(output, target)
+        unit = 1.0
+        if self.data.units is not None and float(loss):
+            with torch.no_grad():
+                unit = float(self._in_units(output, target)) / float(loss)
         wanted = [p for p in self.model.parameters() if p.requires_grad]
         # Not backward(), which would add to the gradients of what else the loss is made with.
         grads = torch.autograd.grad(loss, wanted, allow_unused=True)
@@ -164,7 +222,7 @@ class ModelTrainer:
         norm = self._clipped_norm(params)
         clipped = 1.0 if self.clip is None or not norm > self.clip else self.clip / norm
         rate = float(self.optimizer.param_groups[0]["lr"])
-        row = [float(loss.detach()), norm, clipped, rate, *[nan] * 5]
+        row = [float(loss.detach()) * unit, norm, clipped, rate, *[nan] * 5]
         if not isfinite(norm):
             return row
         before = [
@@ -174,7 +232,8 @@ class ModelTrainer:
         ]
         self.optimizer.step()
         if gauged:
-            row[4:] = self._gauge(row[0], params, before, x, target)
+            row[4:] = self._gauge(float(loss.detach()), params, before, x, target, random)
+            row[6:] = [figure * unit for figure in row[6:]]
         return row
 
     def _clipped_norm(self, params: Sequence[Tensor]) -> float:
@@ -190,9 +249,14 @@ class ModelTrainer:
         before: Sequence[tuple[Tensor, Tensor]],
         x: Any,
         target: Any,
+        random: Sequence[tuple[torch.device, Tensor]],
     ) -> list[float]:
-        """Return alpha, step_length, loss_after, slope and slope_after."""
+        """Return alpha, step_length, loss_after, slope and slope_after.
+
+        What is drawn at random, as dropout is, is drawn as before the step.
+        """
         with models.untouched(self.model):
+            _set_random_states(random)
             after = self.loss_fn(models.called(self.model, x), target)
             grads = torch.autograd.grad(after, params, allow_unused=True)
         moved = [_real(p.detach()) - _real(old) for p, (old, _) in zip(params, before, strict=True)]
@@ -212,6 +276,20 @@ class ModelTrainer:
         """Return log2 of the last gradients' norms, of weights."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None and p.ndim > 1]
         return [max(models.size_log2(grad), -1e4) for grad in grads]
+
+
+def _random_states(model: Module) -> list[tuple[torch.device, Tensor]]:
+    """Return the states of the random generators that a model may draw from."""
+    gpus = [(one, torch.cuda.get_rng_state(one)) for one in models.gpus(model)]
+    return [(torch.device("cpu"), torch.get_rng_state()), *gpus]
+
+
+def _set_random_states(states: Sequence[tuple[torch.device, Tensor]]) -> None:
+    for device, state in states:
+        if device.type == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, device)
 
 
 def _real(values: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, nan
+from math import isclose, isfinite, nan
 from typing import Any, Self
 
 import numpy as np
@@ -18,21 +19,28 @@ from vegrad.diagnosis.history import History
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.subject import Refusal
 from vegrad.torch import models
-from vegrad.torch.answers import Answers, answers, goal_of
+from vegrad.torch.answers import Answers, Lenient, answers, goal_of
 from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.reading import passes
 from vegrad.torch.reading.cells import IN_TIME
+from vegrad.torch.reading.passes import Loss
 from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.rows import are_independent
 from vegrad.torch.subject import MakeOptimizer, ModelSubject
-from vegrad.torch.trainer import EARLY, Loss, ModelData, ModelTrainer
+from vegrad.torch.trainer import EARLY, ModelData, ModelTrainer
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.goal import Goal, Plan, check_goal, check_lengths
 from vegrad.treatment.outcome import Outcome
+from vegrad.treatment.progress import Listener, listener
 from vegrad.treatment.search import THOROUGH, Search
 from vegrad.treatment.trial import FORWARD
 
+IMPORTS = {  # by what calls for them
+    r"(?<![.\w])torch\.": "import torch",
+    r"(?<![.\w])nn\.": "from torch import nn",
+    r"(?<![.\w])vegrad\.torch\.": "import vegrad.torch",
+}
 FIRST = 64  # rows, from whose loss and outputs the goal follows
 LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
 
@@ -109,11 +117,15 @@ class CurableModel(ModelSubject):
         """Write the code that does the same to the user's model."""
         found = [f"# {words}", *lines]
         if self.rate is not None:
+            if any("set_submodule" in line or "Residual(" in line for line in lines):
+                found.append("# optimizer: made of the parameters that the model has now")
             found += ["for group in optimizer.param_groups:", f'    group["lr"] = {self.rate!r}']
         if self.clip is not None:
             call = f"vegrad.torch.clip_grad_norm_(model.parameters(), {self.clip!r})"
             found += ["# before each step:", call]
-        return "\n".join(found) + "\n"
+        code = "\n".join(found) + "\n"
+        needed = [line for name, line in IMPORTS.items() if re.search(name, code)]
+        return "\n".join([*needed, "", code] if needed else [code])
 
 
 @torch.inference_mode(False)
@@ -131,6 +143,7 @@ def cure(
     budget: float = BUDGET,
     in_place: bool = True,
     rows: bool | None = None,
+    progress: bool | Listener = False,
 ) -> ModelCure:
     """Find the smallest change that makes a model train, and prove it.
 
@@ -163,6 +176,8 @@ def cure(
             are a patch, and `.model` is a copy.
         rows: True if rows may be taken by themselves; False if all are one batch, as the nodes of
             a graph are; None to find it out, by a run of some rows with and without others.
+        progress: True for a line on standard error; or a function, which is called with a
+            `vegrad.treatment.progress.Look` at every look at a training.
 
     Returns:
         A ModelCure: `.before`, `.after`, `.attempts`, `.model`, `.proof`, `.patch`; print it.
@@ -173,6 +188,7 @@ def cure(
             rows=True for inputs and a target without rows in common.
     """
     check(model, loss_fn)
+    tell = listener(progress)
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
     unknown = Goal("mse", nan if goal is None else goal, nan)  # before the model has run
@@ -183,13 +199,13 @@ def cure(
         return ModelCure.without_a_trial(before, plan, why, model=model)
     _check_rows(rows, x, target)
     data = ModelData(x, target, rows=rows is not False)
-    given = CurableModel(model, loss_fn, data, optimizer, plan.seed).prepared()
+    given = CurableModel(model, Lenient(loss_fn), data, optimizer, plan.seed).prepared()
     spent = 0.0
     if rows is None and len(data) > 1:
         count = len(data)
         data.rows, spent = are_independent(given.model, data.take, count)
         spent /= 1 if data.rows else count  # where all is one batch, that counts as a row
-    return _searched(model, given, plan, goal, FORWARD * spent, in_place=in_place)
+    return _searched(model, given, plan, goal, FORWARD * spent, tell, in_place=in_place)
 
 
 def _check_rows(rows: object, x: Any, target: Any) -> None:
@@ -205,6 +221,7 @@ def _searched(
     plan: Plan,
     wanted: float | None,
     spent: float,
+    tell: Listener,
     *,
     in_place: bool,
 ) -> ModelCure:
@@ -212,8 +229,15 @@ def _searched(
     data, loss_fn = given.data, given.loss_fn
     drawn = np.random.default_rng(plan.seed).permutation(len(data))[:FIRST]
     x, target = data.take(drawn)
-    with models.untouched(given.model, loss_fn):
-        first = answers(given.model, loss_fn, x, target)
+    try:
+        with models.untouched(given.model, loss_fn):
+            first = answers(given.model, loss_fn, x, target)
+    except Exception:
+        # It is the user's mistake, unless a diagnosis knows better; then that raises the same.
+        before = diagnose(models.unwrapped(model), loss_fn, x, target)
+        if before.healthy:
+            raise
+        return ModelCure.without_a_trial(before, plan, _said(before), model=model)
     if (
         not isinstance(first.loss, Tensor)
         or first.loss.numel() != 1
@@ -225,6 +249,7 @@ def _searched(
     check_goal(wanted, goal.kind)
     spent += FORWARD * len(drawn)
     data.fitted = _is_fitted(first.output, target) and _is_looked_at(given, first, target)
+    data.numeric = data.fitted and _is_of_differences(loss_fn, first.output, target)
     if wanted is None and (first.kind == "" or not isfinite(goal.wanted)):
         # Half of a loss that is far too large is no goal.
         before = given.diagnosed(x, target, theory=True)
@@ -235,7 +260,7 @@ def _searched(
     del first  # memory
     plan = replace(plan, goal=goal)
     with models.untouched(given.model, loss_fn):
-        search = Search(given, plan, given.thoroughly)
+        search = Search(given, plan, given.thoroughly, tell=tell)
         search.budget.passed += spent
         outcome, treatment = search.run()
     treated = treatment.subject
@@ -307,6 +332,22 @@ def _is_looked_at(given: CurableModel, first: Answers, target: Any) -> bool:
     with models.untouched(given.model, given.loss_fn):
         other = given.loss_fn(first.output, target.roll(1, 0))
     return bool(torch.as_tensor(other != first.loss).any())
+
+
+def _is_of_differences(loss_fn: Loss, output: object, target: object) -> bool:
+    """Return True if a loss of numbers stays the same where both have another zero."""
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+        return False
+    if not target.is_floating_point() or not target.ndim:
+        return False
+    given, wanted = output.detach(), target.detach()
+    squares = [one.double().square().mean() for one in (given, wanted)]
+    size = float(torch.stack(squares).max().sqrt())
+    try:
+        first, other = (float(loss_fn(given + by, wanted + by)) for by in (0.0, size))
+    except (ValueError, RuntimeError):
+        return False
+    return isclose(first, other, rel_tol=1e-2)
 
 
 def _unfused(model: Module) -> Module:

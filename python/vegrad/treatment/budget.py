@@ -76,7 +76,7 @@ class Budget:
         # The best may be the trial that goes on now, or, if that gets worse, the best before it.
         bests = [self.best(), self.best(len(self.tried) - 1)]
         proof = max(steps, *(0 if b is None else b.trial.history.steps for b in bests))
-        behind = max(0, proof - sick.history.steps)
+        behind = 0 if sick.ended else max(0, proof - sick.history.steps)
         ahead = block * size * (1.0 + 1.0 / block) + 2 * looks
         gauge = 1.0 + 1.0 / (2 * block)
         looks += size  # the gauge looks at the first step too

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.flow.edits import TRAINING, ScaleData, parts
+from vegrad.flow.edits import SCALES, TRAINING, parts
 from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.goal import Goal
 from vegrad.treatment.learnability import about_data
@@ -91,7 +91,7 @@ def _lessons(given: Treatment, goal: Goal, before: Diagnosis, after: Diagnosis) 
         return said
     edit = after.findings[0].edit
     single = () if edit is None else parts(edit)
-    if any(not isinstance(one, (ScaleData, *TRAINING)) for one in single):
+    if any(not isinstance(one, (*SCALES, *TRAINING)) for one in single):
         return said
     return (*said, f"{after.findings[0].message}: {after.findings[0].advice}")
 
@@ -123,5 +123,7 @@ def _summary(
     if reached:
         but = "" if before.healthy else f"{before.verdict}, but "
         return f"nothing to cure: {but}the {noun} reaches {goal} as it is"
+    if not attempts:
+        return f"not cured: no change of the {noun} can help, and none was tried"
     tried = sum(attempt.after is not None for attempt in attempts)
     return f"not cured: none of {tried} changes reached {goal}"

@@ -26,6 +26,12 @@ class Data(Protocol):
         The medians of the columns' standard deviations and of their |mean| over that.
         """
 
+    def target_spread(self) -> tuple[float, float] | Refusal:
+        """Return how large the targets are, or why they cannot be scaled.
+
+        The standard deviation about the columns' means, and the largest |mean| over that.
+        """
+
     def table(self, kind: str) -> tuple[Array, Array] | None:
         """Return x (N, I) and the targets as arrays, if a loss of this kind is one of rows."""
 

@@ -16,6 +16,10 @@ class ArrayData:
 
     x: Array
     target: Array
+    numeric: bool = False
+    """True if targets are numbers whose unit is free, as with the mean square."""
+    units: tuple[Array, float] | None = None
+    """The shift and scale that targets were put through: (target - shift)/scale."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -33,6 +37,19 @@ class ArrayData:
             return Refusal("the columns of x are constant: there is nothing to scale")
         typical, off = std[varies], np.abs(mean[varies]) / std[varies]
         return float(np.median(typical)), float(np.median(off))
+
+    def target_spread(self) -> tuple[float, float] | Refusal:
+        """Return the standard deviation of the targets about their columns' means, and |mean|/std.
+
+        The mean is the largest of the columns'.
+        """
+        if not self.numeric:
+            return Refusal("")  # of labels there is nothing to say
+        mean = self.target.mean(axis=0, dtype=np.float64)
+        size = float(np.sqrt(np.mean(np.square(self.target - mean))))
+        if not size:
+            return Refusal("the targets are constant: there is nothing to scale")
+        return size, float(np.max(np.abs(mean))) / size
 
     def table(self, kind: str) -> tuple[Array, Array]:
         """Return both, whatever the loss."""

@@ -101,9 +101,11 @@ def goal_for(kind: str, target: Array, wanted: float | None) -> Goal:
         share = np.bincount(target) / len(target)
         best = float(share.max())
     else:
-        p = target.astype(np.float64).reshape(len(target), -1).mean(axis=0)
+        # Outside 0 to 1 there are no shares; what is right is counted as `evaluate` does it.
+        values = target.astype(np.float64).reshape(len(target), -1)
+        p, above = values.clip(0.0, 1.0).mean(axis=0), (values > 0.5).mean(axis=0)
         share = np.stack([p, 1 - p])
-        best = float(share.max(axis=0).mean())
+        best = float(np.maximum(above, 1 - above).mean())
     with np.errstate(all="ignore"):
         entropy = -float(np.nansum(share * np.log(share)))
     guess = entropy if share.ndim == 1 else entropy / share.shape[1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.treatment.outcome import Ended
-from vegrad.treatment.rates import CREEPING, median_alpha
+from vegrad.treatment.rates import CREEPING, long_steps, median_alpha, short_steps
 from vegrad.treatment.trial import Trial
 
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
-LATE = 0.2  # of a training: from then on a falling loss is not enough
+LATE = 0.2  # of a training: from then on a loss must fall as fast as the goal asks for
 ABOVE = 1.2  # times the guess's loss
+THROWN = 3.0  # times the first loss and the guess's: what was learnt by then is lost
 HALF = 0.5  # of the way
 STANDING = -0.99  # median α of steps that are as good as none
 
@@ -21,14 +22,15 @@ def hopeless(trial: Trial, *, patient: bool = False) -> bool:
     If patient, it may have learnt nothing at the first look.
     """
     needed = [way for share, way in NEEDED[patient:] if trial.share >= share]
-    moving = trial.moving and trial.share <= LATE
-    return bool(needed) and not (trial.way >= needed[-1] or moving)
+    if not needed or trial.way >= needed[-1] or trial.on_the_way:
+        return False
+    return not (trial.moving and trial.share <= LATE)
 
 
 def creeping(trial: Trial) -> bool:
     """Return True if the gauge says of a training that its steps are far too short."""
     short = trial.share >= NEEDED[0][0] and median_alpha(trial.history) < CREEPING
-    return short and trial.way < HALF
+    return short and trial.way < HALF and not trial.on_the_way
 
 
 def standing(trial: Trial) -> bool:
@@ -37,6 +39,17 @@ def standing(trial: Trial) -> bool:
     That takes a front end that gauges more than the first step by then.
     """
     return trial.treatment.subject.early > 0 and median_alpha(trial.history) < STANDING
+
+
+def thrown(trial: Trial) -> bool:
+    """Return True if a training is far above its beginning and above a guess."""
+    return trial.points[-1][1] > THROWN * max(trial.points[0][1], trial.goal.guess)
+
+
+def astray(trial: Trial) -> bool:
+    """Return True if the steps of a training may be to blame that it missed the goal."""
+    history = trial.history
+    return bool(trial.ended) or rose(trial) or long_steps(history) or short_steps(history)
 
 
 def rose(trial: Trial) -> bool:

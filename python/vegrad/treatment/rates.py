@@ -14,6 +14,9 @@ from vegrad.diagnosis.history import History
 
 RISEN = 1.5  # times the first loss
 MOST = 100.0  # times, by which the learning rate is changed at once
+THROWN = 3.0  # times the first loss: no single steps did that
+SHORT = -0.9  # median α: a tenth of the way, which a training mostly has no time for
+PART = 0.3  # of the way to the minimum of a batch along the step, that a longer step shall go
 CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
 LANDING = -0.3  # median α: momentum carries such steps beyond the minimum
 SHORTER = 5.0  # times, then, and where the loss left its range; its square if the first step made
@@ -30,6 +33,8 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
         return "no training has been looked at"
     rate = float(history.learning_rate[-1])
     finding = next((f for f in history.findings if "wanted" in f.evidence), None)
+    if not (history.gradient_norm != 0).any():
+        return "no gradient has come back: no learning rate makes a step of it"
     tenth = max(1, history.steps // 10)
     if not np.isfinite(history.loss).all():
         far = (history.loss_after[:1] > JUMP * history.loss[:1]).any()
@@ -38,7 +43,8 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
         # The gauge's later steps began where an earlier one had thrown the weights.
         wanted, why = rate / 10, "the loss rose"
     elif finding is not None:
-        wanted = finding.evidence["wanted"]
+        longer = finding.kind == "stalled"
+        wanted = finding.evidence["wanted"] * (PART if longer else 1.0)
         if finding.kind == "overshooting":
             wanted = min(wanted, first_landing(history))
             if finding.severity == "critical":
@@ -46,12 +52,11 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
                 wanted = min(wanted, rate / 10)
         wanted = min(max(wanted, rate / MOST), rate * MOST)
         why = f"{finding.kind}: α {finding.evidence['alpha']:+.2g}"
-        longer = finding.kind == "stalled"
         if not (wanted > 2 * rate if longer else wanted < rate / 1.5):
             return f"the steps are about as long as they may be ({why})"
-    elif median_alpha(history) < CREEPING:
-        wanted = rate / max(1.0 + median_alpha(history), 1.0 / MOST)
-        why = f"baby steps: α {median_alpha(history):+.3f}"
+    elif median_alpha(history) < SHORT:
+        wanted = rate * min(PART / max(1.0 + median_alpha(history), PART / MOST), MOST)
+        why = f"short steps: α {median_alpha(history):+.3f}"
     elif long_steps(history):
         wanted, why = rate / SHORTER, f"long steps: α {median_alpha(history):+.2f}"
     else:
@@ -63,6 +68,11 @@ def median_alpha(history: History) -> float:
     """Return the median α of the steps that the gauge looked at; 0 if there are none."""
     alpha = history.alpha[~np.isnan(history.alpha)]
     return float(np.median(alpha)) if alpha.size else 0.0
+
+
+def short_steps(history: History) -> bool:
+    """Return True if the gauge saw steps go a small part of the way to the minimum along them."""
+    return median_alpha(history) < SHORT
 
 
 def long_steps(history: History) -> bool:
@@ -95,6 +105,9 @@ def wanted_limit(history: History | None) -> float | str:
     found = {finding.kind for finding in history.findings}
     if not found & {"overshooting", "oscillating"} and np.isfinite(history.loss).all():
         return "no step went too far"
+    tenth = max(1, history.steps // 10)
+    if np.mean(history.loss[-tenth:]) > THROWN * history.loss[0]:
+        return "the loss rose from the first steps on: that is the learning rate's business"
     norms = history.gradient_norm
     norms = norms[np.isfinite(norms) & (norms > 0)]
     if not norms.size:

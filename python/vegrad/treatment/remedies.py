@@ -24,6 +24,7 @@ from vegrad.flow.edits import (
     Redraw,
     Scale,
     ScaleData,
+    ScaleTarget,
     SetActivation,
     Shift,
     Zero,
@@ -39,6 +40,7 @@ from vegrad.treatment.rates import wanted_limit, wanted_rate
 from vegrad.treatment.remedy import Patient, Proposal, Remedy
 
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
+EXACT = 1e-6  # log2 of a gain, below which nothing has changed a gradient but rounding
 ROUNDS = 4  # of looks: a parameter that is put right may show the next
 NO_CHAIN = Refusal("the layers do not form one chain")
 
@@ -51,17 +53,29 @@ def _chain(p: Patient) -> Chain | None:
 
 
 def _scale_data(p: Patient) -> Proposal | Refusal:
-    if p.given.is_scaled:
-        return Refusal("the data are scaled already")
     spread = p.given.subject.data.spread()
+    return _scaled(p, ScaleData(), spread, "the data", "median {:.3g}")
+
+
+def _scale_target(p: Patient) -> Proposal | Refusal:
+    spread = p.given.subject.data.target_spread()
+    return _scaled(p, ScaleTarget(), spread, "the targets", "it was {:.3g}")
+
+
+def _scaled(
+    p: Patient, edit: Edit, spread: tuple[float, float] | Refusal, what: str, note: str
+) -> Proposal | Refusal:
+    """Propose to scale what is far from a mean of 0 and a standard deviation of 1."""
+    if p.given.has(type(edit)):
+        return Refusal(f"{what} are scaled already")
     if isinstance(spread, Refusal):
         return spread
     typical, off = spread
     edits = [finding.edit for finding in p.diagnosis.findings if finding.edit is not None]
-    asked = any(isinstance(part, ScaleData) for edit in edits for part in parts(edit))
+    asked = any(isinstance(part, type(edit)) for one in edits for part in parts(one))
     if not asked and 1 / FAR <= typical <= FAR and off <= FAR / 3:
-        return Refusal(f"the data need no scaling: their standard deviation is {typical:.3g}")
-    return Proposal(ScaleData(), f"median {typical:.3g}")
+        return Refusal(f"{what} need no scaling: their standard deviation is {typical:.3g}")
+    return Proposal(edit, note.format(typical))
 
 
 # Values of parameters ---------------------------------------------------------------------------
@@ -217,6 +231,15 @@ def _anew(scheme: str) -> Callable[[Patient], Proposal | Refusal]:
     return propose
 
 
+def _nonlinear(p: Patient) -> Proposal | Refusal:
+    chain = _chain(p)
+    if chain is None or chain.activation != "identity" or len(chain.layers) < 2:
+        return Refusal("the layers form no chain without activations")
+    if (abs(chain.flow.activation_gain_log2) > EXACT).any():
+        return Refusal("something between the layers changes the gradient")
+    return Proposal(together(SetActivation("relu"), Initialize("he_normal")))
+
+
 def _without_sigmoids(p: Patient) -> Proposal | Refusal:
     """Use GELU, as smooth, in place of sigmoids, if most activations of no chain are such."""
     kinds = [one.kind for one in p.reading.operations if one.kind in ACTIVATIONS]
@@ -305,13 +328,15 @@ TANH = SetActivation("tanh")
 TANH_SKIPS = _of_chain(TANH, Normalize(on=False), AddSkips(), Initialize("orthogonal"))
 EVERYTHING = _of_chain(TANH, Normalize(), AddSkips(), Initialize("critical"))
 REMEDIES = (
-    Remedy("scale the data", BOTH, _scale_data),
+    Remedy("scale the data", BOTH, _scale_data, scales=True),
+    Remedy("scale the target", BOTH, _scale_target, 0.5, scales=True),
     Remedy("what the diagnosis says", FLOW, _as_said, said=True),
     Remedy("reset biases", FLOW, _reset_biases),
     Remedy("draw layers again", FLOW, _draw_layers),
     Remedy("scale every layer", FLOW, _lsuv),
     Remedy("what it says of all layers", FLOW, _as_said_of_all, said=True),
     Remedy("clip", FLOW, _clip_first),
+    Remedy("activations", BOTH, _nonlinear, 0.3),
     Remedy("no sigmoids", BOTH, _without_sigmoids, 0.3),
     Remedy("initialize as by default", BOTH, _anew("default"), 0.0),
     Remedy("initialize for ReLU", BOTH, _anew("he_normal"), 0.0),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from vegrad.arrays.checks import Array
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.flow.edits import Edit, ScaleData, is_of_training, keeps_shape, parts, replaces
+from vegrad.flow.edits import SCALES, Edit, is_of_training, keeps_shape, parts, replaces
 from vegrad.flow.reading import Reading
 from vegrad.flow.subject import Code, Refusal
 from vegrad.treatment.curable import Curable
@@ -68,11 +68,15 @@ class Treatment:
         """The code that leads here from what was given."""
         return tuple(line for change in self.changes for line in change.code.lines)
 
-    @property
-    def is_scaled(self) -> bool:
-        """True if the data were scaled."""
+    def has(self, kind: type[Edit]) -> bool:
+        """Return True if an edit of this kind is among the changes."""
         single = (part for change in self.changes for part in parts(change.edit))
-        return any(isinstance(part, ScaleData) for part in single)
+        return any(isinstance(part, kind) for part in single)
+
+    @property
+    def scales(self) -> bool:
+        """True if the last change was one of the scale of data or target."""
+        return bool(self.changes) and isinstance(self.changes[-1].edit, SCALES)
 
     @property
     def keeps_shape(self) -> bool:
@@ -136,7 +140,8 @@ class Remedy:
     """One row of `REMEDIES`: what it is tried for, and the function that proposes the edit.
 
     While it is tried, `kept` of the usual budget is left for those that come after it. `skips`
-    is True if its network has skip connections, `followed` if the history of its training may ask
+    is True if its network has skip connections, `scales` if it changes the scale of the data, which
+    stays so for all that follows, `followed` if the history of its training may ask
     for another change on top of it, and `said` if it is what the diagnosis itself advises.
     """
 
@@ -145,6 +150,7 @@ class Remedy:
     propose: Callable[[Patient], Proposal | Refusal]
     kept: float = 0.7
     skips: bool = False
+    scales: bool = False
     followed: bool = True
     said: bool = False
 

@@ -18,6 +18,7 @@ LOOKS = 20  # at a whole training
 NEAR = 0.9  # of the guess's loss: below, a look is worth a forward pass
 SOON = 1.5  # times the loss wanted: the same with the mean square
 MOVING = 0.95  # of the loss two looks ago
+FALLING = 5  # looks, from the first to the last of which a gain is taken
 FORWARD = 1 / 3  # of a forward and backward pass
 
 
@@ -97,6 +98,19 @@ class Trial:
         """True if the loss is clearly lower than two looks ago."""
         losses = [point[1] for point in self.points[-3:]]
         return losses[-1] < MOVING * losses[0]
+
+    @property
+    def on_the_way(self) -> bool:
+        """True if what the last looks have gained leads to the goal by the end of the training."""
+        before, now = self.points[-FALLING:][0], self.points[-1]
+        was, left = self.goal.way(*before[1:]), self.steps - now[0]
+        gained = (self.way - was) / max(now[0] - before[0], 1)
+        return gained > 0 and self.way + gained * left >= 1
+
+    @property
+    def can_go_on(self) -> bool:
+        """True if nothing has ended it, and it was not let go."""
+        return not self.ended and self._trainer is not None
 
     def train(self, until: int, stop: Callable[[Trial], bool] | None = None) -> None:
         """Train to this step in all, or until `stop` says so at a look, or it cannot go on."""

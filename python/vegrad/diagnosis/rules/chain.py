@@ -51,7 +51,7 @@ def _whole(
         kind=rule.kind,
         severity=rule.severity(trend.decades),
         rule=rule.name,
-        cause=_cause(blame, stretch),
+        cause=_cause(blame, sign, stretch),
         sites=layer_sites(layers, chain.names),
         says=f"{_passed_on(sign)}, {where}; {_to_blame(chain, blame)}",
         advises=advises,
@@ -77,8 +77,9 @@ def _whole(
     )
 
 
-def _cause(blame: str, stretch: range | None) -> str:
-    if blame == "activation":
+def _cause(blame: str, sign: int, stretch: range | None) -> str:
+    """Return the cause; where derivatives multiply, weights that are as large are to blame."""
+    if blame == "activation" and sign < 0:
         return "activation-derivative"
     return "weight-scale-all" if stretch is None else "weight-scale"
 
@@ -204,6 +205,8 @@ def _entrance(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     bounded = chain.activation in BOUNDED or chain.norm is not None
     if bounded or any(f.kind == rule.kind for f in earlier) or not std >= 10.0**rule.warning:
         return
+    if reading.tables or len(chain.layers) == 1:
+        return  # no inputs of the user's, or no layer above
     yield Finding(
         kind=rule.kind,
         severity=rule.severity(log10(std)),

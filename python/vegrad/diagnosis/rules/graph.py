@@ -12,17 +12,20 @@ from math import inf, isfinite, isnan
 
 import numpy as np
 
-from vegrad.diagnosis.rules.maps import ABSURD, is_absurd
+from vegrad.diagnosis.rules.maps import ABSURD
+from vegrad.diagnosis.rules.outputs import above, guess, shaped_by
 from vegrad.diagnosis.rules.rule import Rule
-from vegrad.flow.edits import AddSkips, Edit, Initialize, SetActivation, together
+from vegrad.flow.edits import AddSkips, Edit, Initialize, Scale, SetActivation, together
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import MAPS, Chain, Operation, Reading
 from vegrad.flow.site import Site
-from vegrad.flow.ways import entries, heads
+from vegrad.flow.ways import entries
 from vegrad.flow.wording import DECADE
 
 FEWEST = 6  # maps, of which the first and the last third are compared
 KEYED = {"softmax", "scaled_dot_product_attention"}
+LOGITS = {"cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"}
+LARGE = 4.0  # standard deviation of outputs
 SHARP = 0.9  # share of attention's rows with all weight on one key
 
 
@@ -164,21 +167,32 @@ def _sharp(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
 
 def _absurd(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find outputs that are far too large for the loss, where nothing else is known to be off."""
-    if earlier or not is_absurd(reading):
+    if earlier:
         return
-    worst = max((one for one in reading.losses if one.constant > 0), key=lambda one: one.value)
-    last = sorted(heads(reading))
+    known = [one for one in reading.compared if one.function in LOGITS and isfinite(one.value)]
+    worst = max(known, key=lambda one: one.value / guess(one), default=None)
+    if worst is None or worst.value < rule.warning * guess(worst) or worst.output.std < LARGE:
+        return
+    _, maps = above(reading, worst.place, tuple(MAPS))
+    last = [name for n in sorted(maps) for name in reading.operations[n].parameters[:1]]
+    made = shaped_by(reading, worst.place)
+    raw = made is not None and made.kind in MAPS and bool(last)
+    if not raw and worst.value < ABSURD * guess(worst):
+        return  # cosines are made larger by a factor that is meant
+    edit = Scale(tuple(last), float(f"{1 / worst.output.std:.3g}")) if last else None
     yield Finding(
         kind=rule.kind,
-        severity="critical",
+        severity=rule.severity(worst.value / guess(worst)),
         rule=rule.name,
         cause="logits-scale",
         sites=tuple(Site("parameter", name) for name in last) or (Site("loss", "loss"),),
-        says="the loss is {loss:.3g}, where the best constant output has {constant:.3g}: outputs "
-        "are far too large for it",
-        advises="use an initialization that gives outputs of a size of about 1.",
-        facts={"loss": worst.value, "constant": worst.constant},
-        evidence={"loss": worst.value, "constant": worst.constant},
+        says="the loss is {loss:.3g}, where guessing has {guess:.3g}: outputs of a standard "
+        "deviation of {std:.3g} are far too large for it",
+        advises="{edit}: an untrained network's outputs should be about 1 in size at most."
+        if last
+        else "use an initialization that gives outputs of a size of about 1.",
+        evidence={"loss": worst.value, "guess": guess(worst), "std": worst.output.std},
+        edit=edit,
     )
 
 
@@ -235,9 +249,9 @@ ATTENTION = Rule(
 ABSURD_LOSS = Rule(
     name="loss-absurd",
     kind="exploding",
-    warning=ABSURD,
-    critical=ABSURD,
-    measured="a cross entropy over that of the best constant output",
+    warning=12,
+    critical=30,
+    measured="a cross entropy over that of guessing",
     reason="The first steps do nothing but make the outputs smaller.",
     source="Karpathy 2019, A Recipe for Training Neural Networks (verify loss @ init)",
     find=_absurd,
@@ -252,4 +266,4 @@ ZERO_VECTORS = Rule(
     source="class and position tokens of DeiT and ViT-MAE in transformers",
     find=_zero_vectors,
 )
-RULES = (ZERO_VECTORS, SHRINKS, ABSURD_LOSS, ATTENTION)
+RULES = (ZERO_VECTORS, SHRINKS, ATTENTION)

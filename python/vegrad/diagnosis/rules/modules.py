@@ -12,10 +12,12 @@ from vegrad.diagnosis.rules.nonfinite import PASS, WORDS
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Redraw
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Reading
+from vegrad.flow.reading import Module, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.watched import FirstNonFinite, Watched
 
+SIGMOIDS, TANHS = ("Sigmoid", "Hardsigmoid"), ("Tanh", "Softsign", "Hardtanh")
+LEAST = 0.05  # of a derivative, where outputs are next to ±1
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
 GREW = 10.0  # growth over the steps before, from which what is too large is the steps' work
 TOO_LARGE = {"overflow", "dtype-range"}
@@ -156,7 +158,7 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         kind=kind,
         severity=limits.severity(decades),
         rule=rule.name,
-        cause="detached" if cut else "weight-scale-all",
+        cause="detached" if cut else _cause(modules[first : last + 1], decades),
         sites=(Site("module", modules[first].name, first), Site("module", modules[worst].name)),
         says=f"the gradient that reaches module {{site}} is {reach} of the one at module {{last}}, "
         "the last of {count} with weights; it changes most in passing module {worst_module}",
@@ -170,6 +172,16 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         },
         evidence={"decades": decades, "worst": float(worst)},
     )
+
+
+def _cause(modules: Sequence[Module], decades: float) -> str:
+    """Return activation-derivative if the activations' derivatives account for half of it."""
+    shrinks = sum(
+        log10(max(0.25 if one.kind in SIGMOIDS else 1 - one.activation_rms**2, LEAST))
+        for one in modules
+        if one.kind in SIGMOIDS or (one.kind in TANHS and one.activation_rms < inf)
+    )
+    return "activation-derivative" if shrinks < 0 and shrinks <= decades / 2 else "weight-scale-all"
 
 
 def _steepest(chain: Sequence[tuple[int, float]], kind: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, nan
+from math import inf, isfinite
 
 import numpy as np
 
@@ -40,7 +40,7 @@ WORDS = {
         "function (log_softmax and cross_entropy for a logarithm of probabilities).",
     ),
     "zero-division": (
-        "it divides by exactly 0",
+        "it divides by exactly 0, as a mean over nothing does",
         "add a small number to what {operation} divides by, or leave those elements out before.",
     ),
     "loss-normalizer": (
@@ -95,9 +95,16 @@ class Called:
 
 
 def _in_pass(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    known = list(_known(reading, rule, earlier))
+    found = None if known or reading.chain is None else _in_values(reading, rule, reading.chain)
+    if found is None and not known and reading.operations and _is_lost(reading):
+        found = _unknown(reading, rule)
+    yield from known if found is None else (found,)
+
+
+def _known(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find what is not finite where it is known who made it."""
     found = _in_parameters(reading, rule) or _in_operations(reading, rule)
-    if found is None and reading.chain is not None:
-        found = _in_values(reading, rule, reading.chain)
     if found is not None:
         more = f"; then the pass raised {reading.raised}" if reading.raised else ""
         yield replace(found, says=found.says + more.replace("{", "{{").replace("}", "}}"))
@@ -173,30 +180,25 @@ def _in_values(reading: Reading, rule: Rule, chain: Chain) -> Finding | None:
 
 def _in_operations(reading: Reading, rule: Rule) -> Finding | None:
     """Find the operation that made what is not finite in the loss, or in the gradient."""
-    if not reading.operations:
+    if not reading.operations or not _is_lost(reading):
         return None
-    chain = reading.chain
-    if reading.loss is not None and not isfinite(reading.loss):
-        culprit = made_forward(reading)
-        if culprit is None or (culprit.cause == "overflow" and chain is not None):
-            grown = None if chain is None else _in_values(reading, rule, chain)
-            if grown is not None and grown.layers and not isfinite(chain_end(chain)):
-                return grown
-    else:
-        lost = any(one.lost for one in reading.parameters.values())
-        if not lost and all(one.delta_log2 != inf for one in reading.everything):
-            return None
-        culprit = made_back(reading)
+    chain, ahead = reading.chain, reading.loss is not None and not isfinite(reading.loss)
+    culprit = made_forward(reading) if ahead else made_back(reading)
     if culprit is None or culprit.cause in DATA:
         data = _of_data(reading, rule, culprit)
-        return data or (_unknown(reading, rule) if culprit is None else _at(culprit, reading, rule))
+        return data or (None if culprit is None else _at(culprit, reading, rule))
+    grown = ahead and chain is not None and not isfinite(float(chain.flow.activation_rms[-1]))
+    if grown and chain is not None and culprit.cause == "overflow":
+        return _in_values(reading, rule, chain)
     return _at(culprit, reading, rule)
 
 
-def chain_end(chain: Chain | None) -> float:
-    """Return the size of what the last layer of a chain makes; nan if it is not finite."""
-    sizes = chain.flow.activation_rms if chain is not None else np.zeros(0)
-    return float(sizes[-1]) if sizes.size else nan
+def _is_lost(reading: Reading) -> bool:
+    """Return True if the loss is not finite, or a gradient."""
+    if reading.loss is not None and not isfinite(reading.loss):
+        return True
+    lost = any(one.lost for one in reading.parameters.values())
+    return lost or any(one.delta_log2 == inf for one in reading.everything)
 
 
 def _at(culprit: Culprit, reading: Reading, rule: Rule) -> Finding:
@@ -306,6 +308,7 @@ PASS = Rule(
     source="all tools; naming the first place: pytorch#86362, #160016",
     find=_in_pass,
 )
+KNOWN = replace(PASS, find=_known)
 NONFINITE_DATA = Rule(
     name="nonfinite-data",
     kind="nonfinite",

@@ -169,11 +169,30 @@ def _is_trained(reading: Reading, name: str) -> bool:
     return one is not None and one.trained
 
 
+def _alignment(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find a loss that leaves out every row, as none has an alignment."""
+    for place, one in enumerate(reading.everything):
+        if one.edge == "infeasible-alignment" and not one.lost:
+            yield Finding(
+                kind=rule.kind,
+                severity="critical",
+                rule=rule.name,
+                cause="infeasible-alignment",
+                sites=(site_of(reading, place),),
+                says="every label is longer than its frames (one that repeats needs one more "
+                "between), so that {operation} leaves out every row",
+                advises="give more frames (less stride), or shorten the labels.",
+                facts={"operation": one.kind},
+                evidence={"rows": 1.0},
+            )
+
+
 # One element ------------------------------------------------------------------------------------
 
 
 def _of_one(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    several = [n for n, one in enumerate(reading.operations) if one.edge == rule.name]
+    operations = reading.operations
+    several = [n for n, one in enumerate(operations) if one.edge == rule.name and one.below]
     if not several:
         return
     sites = tuple(dict.fromkeys(site_of(reading, place) for place in several))
@@ -270,12 +289,19 @@ def _closed(names: Sequence[str], rule: Rule) -> Finding:
 
 
 def _zero_rows(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find rows of 0 that a normalization divides by their size, which is next to nothing."""
-    everything = reading.everything
+    """Find rows of 0 that a normalization divides by their size, which is next to nothing.
+
+    Those that are parameters have a rule of their own.
+    """
+    everything, known = reading.everything, reading.parameters.values()
+    if any(one.rms_log2 == -inf and one.is_matrix and one.role in ("", "table") for one in known):
+        return
     for place, one in enumerate(everything):
         if one.edge != "zero-vectors" or not isfinite(one.delta_log2):
             continue
-        below = [everything[n].delta_log2 for n in measured_below(reading, place)]
+        # Embeddings leave the gradient of their padding out.
+        inputs = [everything[n] for n in measured_below(reading, place)]
+        below = [one.delta_log2 for one in inputs if not one.kind.startswith("embedding")]
         grows = max((size for size in below if isfinite(size)), default=-inf) - one.delta_log2
         if isnan(grows) or grows / DECADE < rule.warning:
             continue
@@ -354,4 +380,14 @@ ZERO_ROWS = Rule(
     source="pytorch#184575",
     find=_zero_rows,
 )
-RULES = (UNREGISTERED, DETACHED, STEP_FUNCTIONS, NORM_OF_ONE, CLOSED_GATES, ZERO_ROWS)
+ALIGNMENT = Rule(
+    name="alignment",
+    kind="dead",
+    warning=1,
+    critical=1,
+    measured="lengths of labels, with what repeats counted twice, beside those of their frames",
+    reason="A row without an alignment has a loss of infinity, or none.",
+    source="Graves et al. 2006 (connectionist temporal classification)",
+    find=_alignment,
+)
+RULES = (UNREGISTERED, ALIGNMENT, DETACHED, STEP_FUNCTIONS, NORM_OF_ONE, CLOSED_GATES, ZERO_ROWS)

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf
-from typing import Protocol
+from functools import cached_property
+from math import inf, isfinite, nan
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.diagnosis.noted import Noted
+from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, start_of
 from vegrad.diagnosis.rules.rule import RuleOf
 from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
 from vegrad.flow.site import Site
 
-LONG = 0.5  # median α
+LONG, SHORT = 0.5, -0.99  # median α
+LOOKS = 8  # of steps downhill, before they say anything by themselves; FEW if the loss agrees
+FEW = 3
+CLIMBS = 0.3  # share of the steps looked at
 LITTLE = 0.1  # of its first value: what the loss must have lost not to be critical
+SOME, MOST = 0.3, 0.8
+HIGH = 4.0  # times its first value: a mean loss that no good training comes to
 THROWN = 100.0  # times its first value: a loss that has been there has lost what it knew
 BABY, NEARLY_ALL = 1e-3, 0.9  # 1 + α of the median step; share of the steps within 5 times that
 ENOUGH = 20  # steps before anything is called stalled
+# log2 of what a step moves weights, over their size: of a usual one, of one too large, too small.
+USUAL, LARGE, VERY_LARGE, TINY = -10.0, -5.0, -4.2, -13.5
 RISE, EPOCHS = 0.03, 5  # of the loss from epoch to epoch; at least so many
+SWING = 0.1  # of all that the loss has lost: a rise below that is noise
+LEAST = 1e-3  # of a learning rate: no advice goes below that without a trial
+STARVES = ("vanishing", "dead", "saturated", "idle", "collapsed")
 
 
 class Steps(Protocol):
@@ -36,6 +49,7 @@ class Steps(Protocol):
     coefficient: FloatArray
     epoch_loss: FloatArray
     epoch_steps: FloatArray
+    update_log2: FloatArray
 
     @property
     def steps(self) -> int:
@@ -45,17 +59,22 @@ class Steps(Protocol):
     def epochs(self) -> int:
         """The number of finished epochs."""
 
+    @property
+    def noted(self) -> tuple[Noted, ...]:
+        """What was found while it ran."""
+
 
 def of_history(history: Steps) -> tuple[Finding, ...]:
-    """Find steps that overshoot, stall or oscillate, from the loss and the gauge α.
+    """Return what a training has met and what its steps say, causes before effects.
 
     α is Cockpit's gauge (Schneider et al. 2021, arXiv:2102.06604), seen at some of the steps. On
-    the parabola along a step, lr/(1 + α) would have landed at the minimum. Where the loss climbs,
-    the parabola is taken through the loss before, its slope and the loss after.
+    the parabola along a step, lr/(1 + α) would have landed at the minimum. A step that goes uphill
+    on its own batch, as momentum, Adam and the noise of batches make some do, is no overshoot.
 
-    - overshooting: the loss of the batch is higher after the step in a tenth of those looked at, or
-      half of them go past the minimum by half its distance (α > 0.5), or past it at all while the
-      loss is no lower at the end than at the start;
+    - overshooting: a step has led the loss out of its range; or a mean of ten steps' losses was 4
+      times the first, or has become NaN after it grew; or of at least 8 steps downhill 3 in 10
+      climb, or the median goes past the minimum by half its distance (α > 0.5); or the loss has
+      lost little while steps move weights by more than 1/32 of their size, or end past the minimum.
       It is critical if the loss has lost less than a tenth of its first value by the end, or was
       100 times that in between;
     - stalled: after 20 steps the loss has lost less than a tenth of what it was, or the steps
@@ -63,94 +82,267 @@ def of_history(history: Steps) -> tuple[Finding, ...]:
       single batches differ by more), or steps go less than a thousandth of the way to the minimum
       along them, and no step overshoots;
     - oscillating: of at least 5 epochs, a fifth end 3 % above the one before (the rule of
-      AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss).
+      AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss), and by a tenth of all that
+      the loss has lost.
+
+    Of a network through which no gradient comes, or whose units are dead, it is only said that it
+    stalls, if it does: its steps are not to blame.
     """
+    at_first = [one.finding for one in history.noted if one.step == 0]
+    later = [one.finding for one in history.noted if one.step > 0]
+    long = [one for one in later if one.kind == "overshooting"]
+    later = [one for one in later if one.kind != "overshooting"]
+    if not history.steps:
+        return _unique(at_first)
     found: list[Finding] = []
-    for rule in RULES if history.steps else ():
-        found.extend(rule.find(history, rule, found))
-    return tuple(found)
+    digest, starved = Digest(history), any(one.kind in STARVES for one in at_first)
+    for rule in [STALLED] if starved else OF_HISTORY:
+        found.extend(rule.find(digest, rule, [*at_first, *later, *long, *found]))
+    long = [one for one in found if one.kind == "overshooting"] + long
+    rest = [one for one in found if one.kind != "overshooting"]
+    return _unique([*at_first, *long, *later, *rest])
 
 
-def _looks(history: Steps) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    alpha = history.alpha
-    steps = np.flatnonzero(~np.isnan(alpha))
-    return steps, alpha[steps]
+def _unique(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Keep the first of each kind and cause."""
+    return tuple({(one.kind, one.cause): one for one in reversed(findings)}.values())[::-1]
+
+
+class Digest:
+    """What the rules ask of a history, each worked out once."""
+
+    def __init__(self, history: Steps) -> None:
+        self.history, self.loss = history, history.loss
+        self.start = start_of(self.loss)
+
+    @cached_property
+    def looked(self) -> npt.NDArray[np.intp]:
+        """The steps that were looked at."""
+        alpha: FloatArray = self.history.alpha
+        return np.flatnonzero(alpha == alpha)
+
+    @cached_property
+    def looks(self) -> npt.NDArray[np.intp]:
+        """Those of them that go downhill on their batch."""
+        return self.looked[self.history.slope[self.looked] < 0]
+
+    @cached_property
+    def alpha(self) -> FloatArray:
+        """Their α."""
+        return self.history.alpha[self.looks]
+
+    @cached_property
+    def after(self) -> FloatArray:
+        """The loss of their batch after them."""
+        return self.history.loss_after[self.looks]
+
+    @cached_property
+    def climbs(self) -> npt.NDArray[np.bool_]:
+        """True where that is higher than before."""
+        return ~(self.after <= self.loss[self.looks])
+
+    @cached_property
+    def median(self) -> float:
+        """The median α; nan if none was looked at."""
+        return middle(self.alpha)
+
+    @cached_property
+    def fallen(self) -> float:
+        """The part of its first value that the loss has lost in the last epoch's steps."""
+        count = int(self.history.epoch_steps[-1]) if self.history.epochs else len(self.loss)
+        last = self.loss[-min(count, max(len(self.loss) // 2, 1)) :]
+        with np.errstate(all="ignore"):
+            return float(1 - last.sum() / len(last) / self.start)
+
+    @cached_property
+    def highest(self) -> float:
+        """The highest mean loss of ten steps, over the first; inf where one is no number."""
+        block = min(BLOCK, len(self.loss))
+        means = self.loss[: len(self.loss) // block * block].reshape(-1, block).sum(axis=1) / block
+        high = max(float(means.max()), float(self.loss[-block:].sum()) / block)
+        return high / self.start if isfinite(high) else inf
+
+    @cached_property
+    def moves(self) -> list[float]:
+        """log2 of how far the last step of each epoch moves the weights: the median layer."""
+        found = [middle(row) for row in self.history.update_log2]
+        return [one for one in found if isfinite(one)]
+
+    @property
+    def moved(self) -> float:
+        """The median of these; nan if there are none."""
+        return middle(self.moves)
+
+
+def middle(values: FloatArray | Sequence[float]) -> float:
+    """Return the median of a few numbers; nan if there are none, or one is no number."""
+    if len(values) > 64:
+        return float(np.median(values))
+    order = sorted(values)
+    if not order or any(one != one for one in order):
+        return nan
+    half = len(order) // 2
+    return float(order[half] if len(order) % 2 else (order[half - 1] + order[half]) / 2)
+
+
+# Too long ---------------------------------------------------------------------------------------
 
 
 def _overshooting(
-    history: Steps, rule: RuleOf[Steps], earlier: Sequence[Finding]
+    digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]
 ) -> Iterator[Finding]:
-    steps, alpha = _looks(history)
-    if not len(steps):
+    seen = _too_long(digest)
+    if seen is None:
         return
-    fallen = _fall(history)
-    before, after = history.loss[steps], history.loss_after[steps]
-    median, climbs = float(np.median(alpha)), ~(after <= before)
-    diverged = not fallen > 0 and median > 0
-    share = float(climbs.mean())
-    if not (share >= rule.warning or median > LONG or diverged):
-        return
-    beyond = climbs if climbs.any() else alpha > min(LONG, median - 1e-12)
-    first = int(steps[beyond][0])
+    history, fallen, high = digest.history, digest.fallen, digest.highest
+    first, says, facts = seen
     rate = float(history.learning_rate[first])
-    if climbs.any():
-        slope = (history.slope * history.step_length)[steps[climbs]]
-        with np.errstate(all="ignore"):
-            part = np.nan_to_num(slope / (2 * (slope + before[climbs] - after[climbs])))
-        wanted = rate * float(np.median(part))
-        past = "the loss of {percent:.0f} % of the batches is higher after the step than before"
+    wanted, where = _shorter(digest, rate)
+    advises = "lower the learning rate from {learning_rate:.3g}"
+    if isfinite(wanted):
+        advises += f" to {{wanted:.2g}}, {where}"
     else:
-        wanted = rate / (1 + float(np.median(alpha[beyond])))
-        past = "they pass the minimum"
-    says = f"from step {{step:d}} on steps are too long: {past} (α {{alpha:+.2g}})"
-    says += "" if fallen > 0 else "; the loss is no lower than at the start"
-    advises = "lower the learning rate from {learning_rate:.3g} to {wanted:.2g}, which would land "
-    advises += "at the minimum along the step"
-    facts: dict[str, object] = {"percent": 100 * share}
-    if (history.coefficient == 1).all():
-        facts["clip"] = Clip(float(np.nanmedian(history.gradient_norm[: first + 1])))
+        advises += " by powers of ten, until the loss falls from the first steps on"
+    norms = history.gradient_norm[: first + 1]
+    if (history.coefficient == 1).all() and np.nanmedian(norms) > 0:
+        facts["clip"] = Clip(float(np.nanmedian(norms)))
         advises += ", or {clip}, the norm that it had until then"
-    thrown = not float(np.max(history.loss)) <= THROWN * history.loss[0]
-    evidence = {"step": first, "alpha": median, "climbs": share}
+    thrown = not high <= THROWN or not float(digest.loss.max()) <= THROWN * digest.start
+    evidence = {
+        "step": first,
+        "alpha": digest.median,
+        "climbs": float(digest.climbs.mean()) if len(digest.climbs) else nan,
+        "highest": high,
+        "fall": fallen,
+        "learning_rate": rate,
+    }
     yield Finding(
         kind=rule.kind,
         severity="warning" if fallen > LITTLE and not thrown else "critical",
         rule=rule.name,
         cause="learning-rate-high",
         sites=(Site("step", f"step {first}", first),),
-        says=says,
+        says=says + ("" if fallen > 0 else "; the loss is no lower than at the start"),
         advises=advises + ".",
         facts=facts,
-        evidence=evidence | {"learning_rate": rate, "wanted": wanted},
-        edit=LearningRate(wanted),
+        evidence=evidence | ({"wanted": wanted} if isfinite(wanted) else {}),
+        edit=LearningRate(wanted) if isfinite(wanted) else None,
     )
 
 
-def _stalled(history: Steps, rule: RuleOf[Steps], earlier: Sequence[Finding]) -> Iterator[Finding]:
-    if earlier:
+def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
+    """Return the first step that was too long, what says so, and what the words name."""
+    begins = "from step {step:d} on steps are too long: "
+    alpha, climbs, median, fallen = digest.alpha, digest.climbs, digest.median, digest.fallen
+    left = digest.looks[~(np.isfinite(alpha) & np.isfinite(digest.after))]
+    if len(left):
+        return int(left[0]), begins + "one led the loss out of its range (α {alpha:+.2g})", {}
+    share = float(climbs.sum()) / max(len(climbs), 1)
+    few = len(alpha) >= FEW and not fallen > 0
+    enough = few or len(alpha) >= LOOKS
+    if enough and share >= CLIMBS:
+        part = "the loss of {percent:.0f} % of the batches is higher after the step than before"
+        part += " (α {alpha:+.2g})"
+        return int(digest.looks[climbs][0]), begins + part, {"percent": 100 * share}
+    if not digest.highest <= HIGH and _grew(digest):
+        first = int(np.flatnonzero(~(digest.loss <= 2 * digest.start))[0])
+        much = "the loss rose to {highest:.3g} times what it was"
+        much = much if digest.highest < inf else "the loss rose until it was no number"
+        return first, begins + much, {}
+    if (enough and median > LONG) or (few and median > 0):
+        first = int(digest.looks[alpha > min(LONG, median - 1e-12)][0])
+        return first, begins + "they pass the minimum (α {alpha:+.2g})", {}
+    if not median > -LONG:
+        return None
+    if (digest.moved > LARGE and fallen < SOME) or (
+        digest.moved > VERY_LARGE and fallen < 1 - LITTLE
+    ):
+        says = "each moves the weights by {moved:.2g} of their size, and the loss has lost "
+        says += "{percent:.0f} % only"
+        moved = float(np.exp2(digest.moved))
+        return 0, begins + says, {"moved": moved, "percent": 100 * max(fallen, 0.0)}
+    return None
+
+
+def _shorter(digest: Digest, rate: float) -> tuple[float, str]:
+    """Return a rate that is possible and what says so; nan if nothing does.
+
+    Where the loss climbs, the parabola is taken through the loss before, its slope and the loss
+    after; else it is that of α. Steps that are long by their size alone are made of a usual one.
+    """
+    history, climbs = digest.history, digest.climbs
+    where = "which would land at the minimum along the step"
+    with np.errstate(all="ignore"):
+        if climbs.any():
+            up = digest.looks[climbs]
+            slope = (history.slope * history.step_length)[up]
+            rise = digest.after[climbs] - digest.loss[up]
+            wanted = rate * float(np.median(np.nan_to_num(slope / (2 * (slope - rise)))))
+        elif digest.median > 0:
+            wanted = rate / (1 + middle(digest.alpha[digest.alpha > 0]))
+        else:
+            wanted = rate * float(np.exp2(USUAL - digest.moved))
+            where = "at which they would move the weights by a thousandth of their size"
+    return (wanted, where) if LEAST * rate <= wanted < rate else (nan, "")
+
+
+def _grew(digest: Digest) -> bool:
+    """Return True if the loss was seen to grow before it was no number, or stayed one."""
+    loss = digest.loss
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if not len(bad):
+        return True
+    known = loss[: bad[0]]
+    if not len(known):
+        return False
+    norms = digest.history.gradient_norm[: bad[0] + 1]
+    if not np.isfinite(norms[:-1]).all() or digest.moved > LARGE:
+        return True
+    norms = norms[np.isfinite(norms)]
+    return bool(
+        known[-5:].max() > 2 * start_of(known) or norms[-5:].max() > HIGH * np.median(norms)
+    )
+
+
+# Too short --------------------------------------------------------------------------------------
+
+
+def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -> Iterator[Finding]:
+    history = digest.history
+    cause_known = next((one for one in earlier if one.kind in STARVES), None)
+    long = any(one.kind == "overshooting" for one in earlier)
+    if history.steps < ENOUGH or long or (earlier and cause_known is None):
         return
-    steps, alpha = _looks(history)
-    fallen = float(np.fmin(_fall(history), _fall_by_looks(history, steps)))
-    baby = len(steps) > 0 and np.median(1 + alpha) < BABY
-    baby = baby and np.quantile(1 + alpha, NEARLY_ALL) < 5 * BABY
-    if history.steps < ENOUGH or not (fallen < rule.warning or baby):
+    fallen, alpha, median = digest.fallen, digest.alpha, digest.median
+    if median < SHORT:
+        fallen = float(np.fmin(fallen, _fall_by_looks(digest)))
+    baby = (len(alpha) >= FEW or fallen < SOME) and median < BABY - 1
+    baby = baby and fallen < MOST and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
+    tiny = max(digest.moves, default=nan) < TINY and fallen < 1 - LONG and not median > -LONG
+    if not (fallen < rule.warning or baby or tiny):
         return
     says = "the loss fell by {percent:.1f} % in {steps:d} steps"
     facts: dict[str, object] = {"percent": 100 * max(fallen, 0)}
     evidence: dict[str, float] = {"fall": fallen, "steps": history.steps}
     advises, edit, cause = "see what diagnose says of the gradients.", None, ""
-    if len(steps):
-        median, last = float(np.median(alpha)), int(steps[-1])
+    if cause_known is not None:
+        says += ", as is to be expected: {effect}"
+        facts["effect"] = cause_known.kind
+        advises = "mend that first; no learning rate makes up for it."
+    elif len(alpha):
+        last = int(digest.looks[-1])
         rate = float(history.learning_rate[last])
-        wanted = rate / (1 + median) if median > -1 else np.inf
-        evidence |= {"step": last, "alpha": median, "learning_rate": rate, "wanted": wanted}
+        wanted = rate / (1 + median) if median > -1 else inf
+        evidence |= {"step": last, "alpha": median, "learning_rate": rate}
         if median < -LONG:
-            facts["way"] = float(f"{1 / (1 + median):.2g}") if median > -1 else np.inf
+            facts["way"] = float(f"{1 / (1 + median):.2g}") if median > -1 else inf
             says += ": baby steps, 1/{way:g} of the way to the minimum (α {alpha:+.4f})"
-            advises = "raise the learning rate from {learning_rate:.3g} towards {wanted:.2g}, "
-            advises += "which would land at the minimum along the step; if that does not help, "
-            advises += "see what diagnose says of the gradients."
-            edit, cause = LearningRate(wanted), "learning-rate-low"
+            advises = "raise the learning rate from {learning_rate:.3g}"
+            if 0 < wanted < inf:
+                advises += " towards {wanted:.2g}, which would land at the minimum along the step"
+                evidence["wanted"], edit = wanted, LearningRate(wanted)
+            advises += "; if that does not help, see what diagnose says of the gradients."
+            cause = "learning-rate-low"
         else:
             says += ", though they reach the minimum of their direction (α {alpha:+.2f})"
     yield Finding(
@@ -167,13 +359,32 @@ def _stalled(history: Steps, rule: RuleOf[Steps], earlier: Sequence[Finding]) ->
     )
 
 
+def _fall_by_looks(digest: Digest) -> float:
+    """Return the part that all steps would take off the loss if each did as those looked at.
+
+    It is nan if none was looked at. The loss is that of a step's own batch, which falls by more
+    than that of all rows.
+    """
+    history, steps = digest.history, digest.looked
+    before, after = digest.loss[steps], history.loss_after[steps]
+    with np.errstate(all="ignore"):
+        part = np.log(after / before)
+    part = part[np.isfinite(part)]
+    return float(-np.expm1(history.steps * np.mean(part))) if part.size else nan
+
+
+# Up and down ------------------------------------------------------------------------------------
+
+
 def _oscillating(
-    history: Steps, rule: RuleOf[Steps], earlier: Sequence[Finding]
+    digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]
 ) -> Iterator[Finding]:
+    history = digest.history
     loss = history.epoch_loss
-    if len(loss) < EPOCHS:
+    if len(loss) < EPOCHS or earlier or not np.isfinite(loss).all():
         return
-    rises = np.diff(loss) > RISE * np.abs(loss[:-1])
+    rise, lost = np.diff(loss), max(digest.start, loss.max()) - loss.min()
+    rises = (rise > RISE * np.abs(loss[:-1])) & (rise > SWING * lost)
     share = float(rises.mean())
     if share < rule.warning:
         return
@@ -195,60 +406,47 @@ def _oscillating(
     )
 
 
-def _fall(history: Steps) -> float:
-    """Return the part of its first value that the loss has lost in the last epoch's steps."""
-    loss = history.loss
-    count = int(history.epoch_steps[-1]) if history.epochs else len(loss)
-    with np.errstate(all="ignore"):
-        return float(1 - np.mean(loss[-min(count, max(len(loss) // 2, 1)) :]) / loss[0])
+# The table --------------------------------------------------------------------------------------
 
-
-def _fall_by_looks(history: Steps, steps: npt.NDArray[np.intp]) -> float:
-    """Return the part that all steps would take off the loss if each did as those looked at.
-
-    It is nan if none was looked at. The loss is that of a step's own batch, which falls by more
-    than that of all rows.
-    """
-    before, after = history.loss[steps], history.loss_after[steps]
-    with np.errstate(all="ignore"):
-        part = np.log(after / before)
-    part = part[np.isfinite(part)]
-    return float(-np.expm1(history.steps * np.mean(part))) if part.size else np.nan
-
-
-RULES = (
-    RuleOf[Steps](
-        name="overshooting",
-        kind="overshooting",
-        warning=0.1,
-        critical=inf,  # by the loss: see `of_history`
-        measured="share of the steps looked at after which the loss of their batch is higher; also "
-        f"a median α above {LONG}, or above 0 where the loss is no lower at the end",
-        reason="On the parabola along a step, α = 0 lands at the minimum and α = 1 climbs as far "
-        "as it came down; single batches climb now and then in any training.",
-        source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
-        find=_overshooting,
-    ),
-    RuleOf[Steps](
-        name="stalled",
-        kind="stalled",
-        warning=LITTLE,
-        critical=LITTLE,
-        measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more, "
-        f"found where it is below the limit; also 1 + α below {BABY} at the median step",
-        reason="Asked only where no step overshoots, which has a cause and a cure of its own.",
-        source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
-        find=_stalled,
-    ),
-    RuleOf[Steps](
-        name="oscillating",
-        kind="oscillating",
-        warning=0.2,
-        critical=inf,
-        measured=f"share of the epochs, of {EPOCHS} at least, that end with a loss {RISE:.0%} "
-        "above the one before",
-        reason="A loss that falls on the whole rises in single epochs too, but seldom.",
-        source="AUTOTRAINER (Zhang et al. 2021, arXiv:2002.05945), on the loss",
-        find=_oscillating,
-    ),
+OVERSHOOTING = RuleOf[Digest](
+    name="overshooting",
+    kind="overshooting",
+    warning=HIGH,
+    critical=THROWN,
+    measured="highest mean loss of ten steps over the first loss; also, of the steps looked at "
+    f"that go downhill on their batch, {LOOKS} at least: {CLIMBS:.0%} of them climb, or their "
+    f"median α is above {LONG}; also updates above 2^{LARGE:g} of the weights while the loss "
+    "loses little",
+    reason="On the parabola along a step, α = 0 lands at the minimum and α = 1 climbs as far "
+    "as it came down; single batches climb now and then in any training, and losses near 0 go "
+    "up and down for nothing. No good training of bench/trainings.py came to 4 times its loss.",
+    source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
+    find=_overshooting,
 )
+STALLED = RuleOf[Digest](
+    name="stalled",
+    kind="stalled",
+    warning=LITTLE,
+    critical=LITTLE,
+    measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more, "
+    f"found where it is below the limit; also 1 + α below {BABY} at the median step, or "
+    f"updates below 2^{TINY:g} of the weights while the loss loses less than half",
+    reason="Asked only where no step overshoots and nothing else was found, which has a cause "
+    "and a cure of its own.",
+    source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
+    find=_stalled,
+)
+OSCILLATING = RuleOf[Digest](
+    name="oscillating",
+    kind="oscillating",
+    warning=0.2,
+    critical=inf,
+    measured=f"share of the epochs, of {EPOCHS} at least, that end with a loss {RISE:.0%} "
+    f"above the one before, and {SWING:.0%} of all that it has lost",
+    reason="A loss that falls on the whole rises in single epochs too, but seldom; near its "
+    "lowest it goes up and down by a part of itself that is nothing beside what it has lost.",
+    source="AUTOTRAINER (Zhang et al. 2021, arXiv:2002.05945), on the loss",
+    find=_oscillating,
+)
+OF_HISTORY = (OVERSHOOTING, STALLED, OSCILLATING)
+RULES: tuple[RuleOf[Any], ...] = (*OF_HISTORY, LONG_STEPS)

@@ -20,7 +20,7 @@ ROW_NORMS = {"layer_norm", "rms_norm"}
 FRESH = 0.2  # decades within which a size is that of a known drawing
 SMALL_TABLE = 0.005  # the smallest standard deviation that tables are drawn with
 LARGE_BIAS = 2.0  # mean of a bias, from which it is a suspect: it moves units out of their range
-LARGE_INPUT = 20.0  # root mean square of inputs
+LARGE_INPUT, SMALL_INPUT = 20.0, 1e-3  # root mean squares of inputs
 LARGE_OUTPUT = 5.0  # the same of what the first maps make of them
 
 
@@ -37,7 +37,7 @@ class Suspects:
         return [] if everything is None else [everything]
 
     def inputs(self) -> list[Suspect]:
-        """Return inputs that are far too large."""
+        """Return inputs that are far too large or small."""
         return list(self._off_inputs())
 
     def single(self) -> list[Suspect]:
@@ -167,8 +167,8 @@ class Suspects:
             known = (gate.parameter for gate in cell.gates if gate.part == "ih")
             through = [self.parameters[name].through_log2 for name in known]
             sizes.append(max(through) / DECADE + log10(cell.input_rms or 1.0))
-        if sizes and max(sizes) < log10(LARGE_OUTPUT):
-            return  # small weights make up for them
+        made_up_for = bool(sizes) and max(sizes) < log10(LARGE_OUTPUT)  # by small weights
         for one in self.reading.inputs:
-            if one.rms >= LARGE_INPUT:
+            large = one.rms >= LARGE_INPUT and not made_up_for
+            if large or 0 < one.rms <= SMALL_INPUT:
                 yield Suspect((one.name,), ScaleData(), log10(one.rms), "input-scale")

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from vegrad.diagnosis.rules import (
     chain,
+    collapse,
     departures,
+    divergence,
     embeddings,
     gradients,
     graph,
     loop,
+    losses,
     modules,
     nonfinite,
     operations,
     recurrent,
     steps,
+    symmetry,
+    targets,
     units,
 )
 from vegrad.diagnosis.rules import residual as streams
@@ -25,8 +30,10 @@ from vegrad.diagnosis.rules import residual as streams
 DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
+# Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
+LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES, units.SOFTMAX_WITHIN)
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
-OPERATIONS = (nonfinite.PASS, *operations.RULES)
+OPERATIONS = (nonfinite.KNOWN, *operations.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     nonfinite.PASS,
@@ -41,10 +48,12 @@ CHAIN = (
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
 GRAPH = (nonfinite.PASS, *graph.RULES)
+ABSURD = graph.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = loop.RULES
-MODULES = (*LOOP, *modules.RULES)
+COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
+MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
 GRADIENTS = gradients.RULES
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (
@@ -58,9 +67,11 @@ CELLS = (recurrent.THROUGH_TIME,)
 STEPS = steps.RULES
 RULES = (
     *DATA,
+    *LOSSES,
     SINGLE,
     WHOLE,
     INPUTS,
+    ABSURD,
     *operations.RULES,
     *CHAIN,
     *graph.RULES,

@@ -6,10 +6,15 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 
 from vegrad.activations import BOUNDED
+from vegrad.diagnosis.rules.outputs import SAME, shaped_by
 from vegrad.diagnosis.rules.rule import Rule
-from vegrad.flow.edits import Edit, Normalize, Redraw, Scale, SetActivation, Shift
+from vegrad.diagnosis.rules.suspects import LARGE_INPUT
+from vegrad.flow.data import Input
+from vegrad.flow.edits import Edit, Normalize, Redraw, Scale, ScaleData, SetActivation, Shift
 from vegrad.flow.finding import Finding, layer_sites
-from vegrad.flow.reading import Chain, Reading
+from vegrad.flow.reading import MAPS, Chain, Reading
+from vegrad.flow.site import Site
+from vegrad.flow.wording import DECADE
 
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
@@ -42,19 +47,40 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
     mean = float(chain.flow.preactivation_mean[worst])
     deviation = float(chain.flow.preactivation_std[worst])
     edit, advises = _mended(chain, worst, mean, deviation)
+    raw = [] if dead or worst or deviation < WIDE else _raw(reading)
+    if raw:
+        edit, advises = ScaleData(), "{edit}" + THERE
+        says += "; the values of {inputs} have a root mean square of {rms:.3g}, not about 1"
     fraction = float(fractions[worst])
     yield Finding(
         kind=rule.kind,
         severity=rule.severity(fraction),
         rule=rule.name,
-        cause=f"{rule.kind}-units",
-        sites=layer_sites(found, chain.names),
+        cause="input-scale" if raw else _cause(rule, found, reading),
+        sites=(*(Site("data", one.name) for one in raw), *layer_sites(found, chain.names)),
         says=says,
         advises=advises,
         edit=edit,
-        facts={"percent": 100 * fraction, "worst": layer_sites([worst], chain.names)},
+        facts={
+            "percent": 100 * fraction,
+            "worst": layer_sites([worst], chain.names),
+            "rms": max((one.rms for one in raw), default=0.0),
+            "inputs": ", ".join(one.name for one in raw),
+        },
         evidence={"fraction": fraction, "layer": float(worst), "mean": mean, "std": deviation},
     )
+
+
+def _cause(rule: Rule, found: Sequence[int], reading: Reading) -> str:
+    """Return the cause; of outputs at their bound, with a loss above that of a constant, theirs."""
+    last = reading.chain is not None and list(found) == [len(reading.chain.layers) - 1]
+    poor = any(one.value > one.constant for one in reading.losses)
+    return "output-range" if last and poor else f"{rule.kind}-units"
+
+
+def _raw(reading: Reading) -> list[Input]:
+    """Return inputs that are far too large, which the first layer takes."""
+    return [] if reading.tables else [one for one in reading.inputs if one.rms >= LARGE_INPUT]
 
 
 def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Edit, str]:
@@ -76,6 +102,71 @@ def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Ed
     )
 
 
+def _softmax(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find a softmax between two maps where an activation belongs."""
+    found, worst = list[str](), 0.0
+    for place, one in enumerate(reading.operations):
+        below = shaped_by(reading, one.below[0]) if len(one.below) == 1 else None
+        if one.kind != "softmax" or below is None or below.kind not in MAPS:
+            continue
+        takers = _takers(reading, place)
+        lost = (below.delta_log2 - one.delta_log2) / DECADE
+        if not takers or not all(_narrows(reading, name) for name in takers):
+            continue
+        if lost <= rule.warning:
+            found.append(one.name)
+            worst = min(worst, lost)
+    if not found:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical" if found[1:] else rule.severity(worst),
+        rule=rule.name,
+        cause="activation-derivative",
+        sites=tuple(Site("module", name) for name in found if name) or (Site("model"),),
+        says="a softmax is used as a hidden activation: its values sum to 1 over all units, so "
+        "that each is next to nothing, and it passes on {lost:power} of the gradient",
+        advises="{edit}; a softmax belongs to the output, or to attention.",
+        evidence={"lost": worst, "count": float(len(found))},
+        edit=SetActivation("relu"),
+    )
+
+
+def _takers(reading: Reading, place: int) -> list[str]:
+    """Return the weights of the maps that take an output; [] if anything else does."""
+    found, ahead = list[str](), {place}
+    for one in reading.operations[place + 1 :]:
+        place += 1
+        if ahead.isdisjoint(one.below):
+            continue
+        if one.kind in (*SAME, "dropout"):
+            ahead.add(place)
+        elif one.kind in MAPS and one.parameters:
+            found.append(one.parameters[0])
+        else:
+            return []
+    return found
+
+
+def _narrows(reading: Reading, name: str) -> bool:
+    """Return True of a trained map with no more outputs than inputs.
+
+    From a few topics to many words, proportions are a model.
+    """
+    weight = reading.parameters.get(name)
+    return weight is not None and weight.trained and weight.fans[0] >= weight.fans[1] > 0
+
+
+SOFTMAX_WITHIN = Rule(
+    name="softmax-within",
+    kind="vanishing",
+    warning=-0.9,
+    critical=-2,
+    measured="log10 of δ before a softmax between two maps over δ after it",
+    reason="Of n units each passes on 1/n.",
+    source="an arithmetic fact; Cao et al. 2022 (DeepFD) have it among their faults",
+    find=_softmax,
+)
 RULES = (
     Rule(
         name="dead-units",

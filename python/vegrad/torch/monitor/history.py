@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import nan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -117,6 +118,16 @@ class Record:
     """The loss of which the gradients were taken, without a GradScaler's factor."""
 
 
+class Columns(NamedTuple):
+    """Steps as arrays, a row each: (S,), and (S, M) for M modules."""
+
+    step: FloatArray
+    loss: FloatArray
+    norm: FloatArray
+    rms: FloatArray
+    delta: FloatArray
+
+
 class MonitorHistory:
     """The last steps that were looked at.
 
@@ -139,6 +150,33 @@ class MonitorHistory:
         """Set the loss of the last step."""
         if self._steps:
             self._steps[-1] = (*self._steps[-1][:4], loss)
+
+    @property
+    def last_step(self) -> int:
+        """The number of the last step."""
+        return self._steps[-1][0]
+
+    @property
+    def last_sizes(self) -> tuple[float, float]:
+        """The last step's loss and the joint norm of its gradients."""
+        _, _, joint, _, loss = self._steps[-1]
+        return loss, joint
+
+    def columns(self, first: int, last: int) -> Columns:
+        """Return the first and the last so many steps as arrays.
+
+        Steps before the model had the parameters that it has now are left out.
+        """
+        places = range(len(self._steps))
+        few = places if len(places) <= first + last else [*places[:first], *places[-last:]]
+        now = self._steps[-1]
+        kept = [one for place in few if (one := self._steps[place])[1] == now[1]]
+        kept = [one for one in kept if len(one[3]) == len(now[3])]
+        values = np.frombuffer(b"".join(one[3] for one in kept), np.float64).reshape(len(kept), -1)
+        modules = (values.shape[1] - now[1]) // 2
+        _, rms, deltas = np.split(values, [now[1], now[1] + modules], axis=1)
+        numbers = np.array([(one[0], one[2], one[4]) for one in kept], np.float64)
+        return Columns(numbers[:, 0], numbers[:, 2], numbers[:, 1], rms, deltas)
 
     @property
     def losses(self) -> tuple[float, ...]:

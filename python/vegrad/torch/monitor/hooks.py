@@ -50,6 +50,7 @@ class ModuleHooks:
         watched = [(plain_name(n), m) for n, m in model.named_modules() if is_watched(m)]
         self.modules = [name or type(module).__name__ for name, module in watched]
         self._watched = [module for _, module in watched]
+        self.classes = [type(module).__name__ for _, module in watched]
         self.own = [own_parameters(path, one) for path, one in watched]
         self._model, self.kind = model, type(model).__name__
         self._on = self._counting = False

@@ -39,6 +39,8 @@ class Loop:
         self._root: Tensor | None = None
         self._scaler: GradScaler | None = None
         self.steps = Stepped()
+        self.made_by = ""
+        """PyTorch's name of the operation that made the first loss, "NllLossBackward0"."""
         self._reset()
 
     def _reset(self) -> None:
@@ -118,6 +120,7 @@ class Loop:
                 return None
             if is_distributed(root) or _is_wrapped(root):
                 return None
+            self.made_by = self.made_by or type(root.grad_fn).__name__
             value = root.detach()
             if self._scaler is not None and self._scaler._scale is not None:
                 value = value.double() / self._scaler._scale.to(value.device)

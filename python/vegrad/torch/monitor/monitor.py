@@ -15,15 +15,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from math import nan
 from statistics import median
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
 from vegrad.arrays.checks import as_count
+from vegrad.flow.finding import Finding
+from vegrad.torch.monitor.alarms import Alarms, OnFinding
+from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report, report
+from vegrad.torch.monitor.scalars import scalars
+from vegrad.torch.monitor.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.steps import StepHooks
 
 
@@ -39,6 +47,11 @@ class Monitor(StepHooks):
         backward: also read the gradients that come back to the outputs of modules with weights.
         details: at every so many steps that are looked at, subnormals are counted too.
         keep: number of steps that `history` keeps.
+        on_finding: what happens when the training shows something wrong, once for each cause: a
+            function that is called with the `Finding`; "warn" gives a `FindingWarning` with the
+            step; "raise" raises a `FindingError` out of the optimizer's step, which is not taken;
+            "stop" sets `stopped`, on which the callbacks end the training; None is silent.
+        ignore: causes that nothing is said about, such as ("learning-rate-low",).
 
     A step ends when the optimizer is about to take it, so that accumulated gradients are read once;
     without an optimizer, call `step()`. Gradients are read as they are then, after any clipping in
@@ -60,6 +73,8 @@ class Monitor(StepHooks):
         backward: bool = True,
         details: int = 100,
         keep: int = 10_000,
+        on_finding: OnFinding = "warn",
+        ignore: Iterable[str] = (),
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
@@ -67,7 +82,13 @@ class Monitor(StepHooks):
             raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
         every, details = as_count("every", every, 1), as_count("details", details, 1)
         keep = min(as_count("keep", keep, 1), sys.maxsize)
+        self._alarms = Alarms(on_finding, ignore)
         super().__init__(model, backward, optimizer, every, details, keep)
+        named = zip(self.modules, self._watched, self.own, strict=True)
+        self._looks = Looks(model, [(name, one) for name, one, own in named if own])
+        self._spikes = Spikes()
+        self._batch: object = None
+        self._due = False
 
     def __repr__(self) -> str:
         return f"<Monitor of {self.kind}: {len(self.modules)} modules, {self.steps} steps>"
@@ -75,31 +96,92 @@ class Monitor(StepHooks):
     def __deepcopy__(self, memo: dict[int, object]) -> Monitor:
         return self  # a copy of the model has our hooks, which know that it is not the model
 
-    def scalars(self) -> dict[str, float]:
-        """Return the last step as a flat dictionary for a logger; empty before the first step."""
-        if not len(self.history):
-            return {}
-        last = self.history[-1]
-        found = {"gradient_norm": last.gradient_norm}
-        for title, names, values in (
-            ("gradient_norm", self.parameters, last.gradient_norms),
-            ("activation_rms", self.modules, last.activation_rms),
-            ("delta_norm", self.modules, last.delta_norms),
-        ):
-            pairs = zip(names, values.tolist(), strict=True)
-            found |= {f"{title}/{name}": value for name, value in pairs if value == value}
-        found |= {f"subnormal_share/{phase}": share for phase, share in self.subnormals.items()}
-        return found | {"nonfinite": float(self.nonfinite is not None)}
+    @property
+    def stopped(self) -> bool:
+        """True once there was a finding, with `on_finding="stop"`: the loop is to end."""
+        return self._alarms.stopped
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings so far, in the order in which they came up."""
+        return tuple(self._alarms.found.values())
+
+    @property
+    def spikes(self) -> tuple[Spike, ...]:
+        """The last spikes of the loss or the gradient, each with the steps around it."""
+        return self._spikes.all
+
+    def remove(self) -> None:
+        """Take all hooks off the model; the records stay."""
+        super().remove()
+        self._looks.remove()
+
+    def step(self, loss: float | Tensor | None = None, *, batch: object = None) -> None:
+        """Give the loss and the batch of a step; without an optimizer, also end the step.
+
+        Optimizers end steps by themselves, so that with one `step()` is needed for these only.
+
+        Args:
+            loss: the loss. Where an optimizer of the model ends the steps, giving it does not end
+                one too: it is the loss of the step that was just taken, or of the one in progress.
+            batch: the batch's index or name, for the records of `spikes`; likewise.
+        """
+        if batch is not None:
+            if self._ender() is not None and self.loop.over:
+                self._spikes.set_batch(self.steps - 1, batch)
+            else:
+                self._batch = batch
+            if loss is None and self._ender() is not None:
+                return
+        super().step(loss)
+
+    def _end(self, known: dict[int, float] | None) -> None:
+        """End a step, and judge the training if it is time."""
+        looked, step = self._on, self.steps
+        super()._end(known)
+        self._looks.end(step, self.steps)
+        batch, self._batch = self._batch, None
+        if not looked:
+            return
+        loss, norm = self.history.last_sizes
+        spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
+        self._due = self._alarms.due(loss, norm) or spike
+        if self._due and self._ender() is None:
+            self._judge()
+
+    def _has_stepped(self, optimizer: Optimizer) -> None:
+        """Judge the training if it is time, now that the step is taken."""
+        super()._has_stepped(optimizer)
+        if self._due:
+            self._judge()
+
+    def _judge(self) -> None:
+        self._due = False
+        found = report(self, self.flush_gain, self._looks).findings
+        self._alarms.tell(self._alarms.kept(found), self.history.last_step)
+
+    def scalars(self, all: bool = False) -> dict[str, float]:
+        """Return the last step as a flat dictionary for a logger; empty before the first step.
+
+        Args:
+            all: also the numbers of each parameter and module, by name.
+        """
+        return scalars(self, everything=all)
 
     def report(self) -> Report:
-        """Return a Diagnosis of the last step, which prints a table of the modules.
+        """Return a Diagnosis of the training so far, which prints a table of the modules.
+
+        It begins with what went wrong first: after a divergence, with the cause that the steps
+        before it show.
 
         Raises:
             ValueError: before the first step.
         """
         if not len(self.history):
             raise ValueError("a monitor must have seen a step before it can report, not none")
-        return report(self, self.flush_gain)
+        found = report(self, self.flush_gain, self._looks)
+        findings = self._alarms.with_earlier(self._alarms.kept(found.findings))
+        return replace(found, findings=findings)
 
     def measure_flush(self, step: Callable[[], object], repeats: int = 5) -> float:
         """Measure how many times faster `step()` is with torch.set_flush_denormal(True).

@@ -15,16 +15,20 @@ from vegrad.diagnosis.history import History
 from vegrad.diagnosis.judge import begun_words
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
+from vegrad.flow.course import Course
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Module, Reading
 from vegrad.flow.subject import Subject
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import exp2, listed
 from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
+from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
 FEW = 4  # steps at each of which a parameter must have had a gradient, to miss it elsewhere
+BINARY = ("BinaryCrossEntropyBackward0", "BinaryCrossEntropyWithLogitsBackward0")
+EARLIEST, LATEST = 50, 400  # steps that a training is judged by
 WINDOW = 10  # steps before a NaN that are asked for growth
 MUCH = 0.01  # subnormal elements that are worth a word
 
@@ -67,8 +71,8 @@ class Report(Diagnosis):
         )
 
 
-def report(monitor: StepHooks, flush_gain: float | None) -> Report:
-    """Return the report of a monitor's last step.
+def report(monitor: StepHooks, flush_gain: float | None, looks: Looks) -> Report:
+    """Return the report of a monitor's steps so far.
 
     `flush_gain` is how many times faster a step was without subnormals, if that was measured.
     """
@@ -78,12 +82,12 @@ def report(monitor: StepHooks, flush_gain: float | None) -> Report:
         vocabulary=TorchVocabulary(),
         about=about,
         modules=modules_of(monitor),
-        watched=watched_by(monitor),
+        watched=watched_by(monitor, looks),
     )
     return Report.of_modules(reading, notes=_subnormal(monitor.subnormals, flush_gain))
 
 
-def watched_by(monitor: StepHooks) -> Watched:
+def watched_by(monitor: StepHooks, looks: Looks) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
     last = monitor.history[-1]
     gradients: dict[str, bool] = {}
@@ -99,6 +103,7 @@ def watched_by(monitor: StepHooks) -> Watched:
         loops=monitor.loop.steps.facts(),
         losses=monitor.history.losses,
         samples=monitor.updates.samples(),
+        course=course_of(monitor, looks),
         unheld=monitor.owners.unheld(gradients, monitor.steps),
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
     )
@@ -143,9 +148,30 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
                 weighted=bool(own),
                 # Heads and adapters begin with outputs of 0, and their weights have moved.
                 begun=first.activation_rms[place] == 0.0 and not moved.isdisjoint(own),
+                kind=monitor.classes[place],
             )
         )
     return tuple(found[place] for place in monitor.run_order)
+
+
+def course_of(monitor: StepHooks, looks: Looks) -> Course:
+    """Return the first and the last steps of a monitor as arrays, modules in run order."""
+    columns, order = monitor.history.columns(EARLIEST, LATEST), monitor.run_order
+    return Course(
+        step=columns.step,
+        loss=columns.loss,
+        norm=columns.norm,
+        rms=columns.rms[:, order],
+        delta=columns.delta[:, order],
+        largest=looks.largest,
+        looked=looks.names,
+        looks=looks.all,
+        input_rms=looks.input_rms,
+        input_column=looks.input_column,
+        outputs=looks.outputs,
+        loss_kind="binary_cross_entropy" if monitor.loop.made_by in BINARY else "",
+        complete=int(columns.step[0]) == 0,
+    )
 
 
 def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[ModuleRow, ...]:

@@ -81,6 +81,8 @@ class Updates:
         self._start: dict[int, _Taken] = {}
         """The first sample of each optimizer."""
         self._first: dict[int, float] = {}
+        self._last: _Taken | None = None
+        self._early: list[_Taken] = []
         self._taken: deque[_Taken] = deque(maxlen=KEEP)
 
     @torch.no_grad()
@@ -109,13 +111,14 @@ class Updates:
             number, rate = seen[0], max(one.rate for one in settings)
             self._peaks[number] = peak = max(rate, self._peaks.get(number, 0.0))
             taken = _Taken(step, number, peak, settings, places, _joined(old), _joined(grads))
-            self._taken.append(taken)
+            self._last = taken
+            (self._early if len(self._early) < FIRST else self._taken).append(taken)
             self._start.setdefault(number, taken)
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer) -> None:
         """Take the other half of the sample: the optimizer has stepped."""
-        taken = self._taken[-1] if self._taken else None
+        taken = self._last
         if taken is None or taken.new is not None:
             return
         parameters = self._parameters()
@@ -135,13 +138,13 @@ class Updates:
                 taken.count = taken.count.clone()
 
     def samples(self) -> tuple[Sample, ...]:
-        """Return the last samples, as numbers."""
+        """Return the first few samples and the last, as numbers."""
         for start in self._start.values():
             sizes = _parts(start.old, start.places, self._parameters())
             for place, part in sizes.items():
                 self._first.setdefault(place, _rms(part))
         found = []
-        for taken in self._taken:
+        for taken in (*self._early, *self._taken):
             if taken.sample is None and taken.new is not None:
                 taken.sample = self._digested(taken)
             if taken.sample is not None:
@@ -170,6 +173,8 @@ class Updates:
                     change=_rms(new[place] - old[place]),
                     gradient=_rms(grads[place]),
                     first=self._first.get(place, weight),
+                    count=parameters[place].numel(),
+                    inputs=parameters[place].numel() // max(len(parameters[place]), 1),
                     still=float(stays.mean()) if stays.size else nan,
                     decay=setting.decay * weight * (setting.rate if setting.decoupled else 1.0),
                     decoupled=setting.decoupled,

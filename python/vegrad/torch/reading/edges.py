@@ -37,7 +37,7 @@ class Edge:
 def before(call: Call) -> Edge | None:
     """Return the edge that the inputs of a call are at, before it runs; None if at none."""
     look = BEFORE.get(call.name.strip("_"))
-    return None if look is None or not _is_judged(call) else look(call)
+    return None if look is None or not _is_judged(call) else _attempted(lambda: look(call))
 
 
 def after(call: Call, out: Tensor, lost: bool) -> Edge | None:
@@ -50,10 +50,20 @@ def after(call: Call, out: Tensor, lost: bool) -> Edge | None:
     """
     name = call.name.strip("_")
     look = AFTER.get(name)
-    found = None if look is None or not _is_judged(call) else look(call, out, lost)
+    found = None
+    if look is not None and _is_judged(call):
+        found = _attempted(lambda: look(call, out, lost))
     if found is None and lost and _is_of_nothing(call):
         return Edge("empty-loss")
     return found
+
+
+def _attempted(look: Callable[[], Edge | None]) -> Edge | None:
+    """Look at a call; of a form of it that is not known, nothing is said."""
+    try:
+        return look()
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return None
 
 
 def made_by(call: Call, out: Tensor) -> str:
@@ -62,6 +72,8 @@ def made_by(call: Call, out: Tensor) -> str:
     name = call.name.strip("_")
     if name in LOSSES:
         return "loss-domain"
+    if name in POLES or name.startswith("linalg"):
+        return "domain-edge"
     limits = torch.finfo(out.dtype if out.is_floating_point() else torch.float32)
     if name in GROWING or not bool(out.isnan().any()) or size > limits.max**LARGE:
         return "dtype-range" if limits.bits == 16 and limits.max < 1e5 else "overflow"
@@ -183,7 +195,7 @@ def _alignment(call: Call) -> Edge | None:
 def _norm(call: Call, out: Tensor, lost: bool) -> Edge | None:
     x = _values(call)
     single = x is not None and x.numel() == out.numel() and call.name in ("std", "var", "std_mean")
-    if single and x is not None and x.numel():
+    if single and lost and is_finite(x):
         return Edge("norm-of-one")
     return None if out.is_complex() else _at("sqrt-at-zero", out.detach() == 0)
 
@@ -300,7 +312,9 @@ def _values(call: Call) -> Tensor | None:
 
 
 def _is_judged(call: Call) -> bool:
-    return all(one.layout is torch.strided and not one.is_meta for one in call.tensors)
+    return not any(
+        one.layout is not torch.strided or one.is_meta or one.is_nested for one in call.tensors
+    )
 
 
 def _largest(tensor: Tensor) -> float:
@@ -311,7 +325,8 @@ def _largest(tensor: Tensor) -> float:
 def is_finite(values: object) -> bool:
     """Return True if all numbers in tensors are finite."""
     several = (one for one in tensors_in(values) if one.is_floating_point() or one.is_complex())
-    return all(bool(torch.isfinite(one.detach()).all()) for one in several)
+    dense = (one for one in several if one.layout is torch.strided and not one.is_nested)
+    return all(bool(torch.isfinite(one.detach()).all()) for one in dense)
 
 
 BEFORE: dict[str, Callable[[Call], Edge | None]] = {
@@ -353,4 +368,5 @@ AFTER: dict[str, Callable[[Call, Tensor, bool], Edge | None]] = {
     **dict.fromkeys(("nanmean", "nanmedian"), _mean_of_known),
 }
 GROWING = {"exp", "expm1", "exp2", "sinh", "cosh", "prod", "cumprod", "square"}
+POLES = {"logdet", "slogdet", "inverse", "pinverse", "lgamma", "digamma", "polygamma", "tan"}
 LOSSES = {"poisson_nll_loss", "gaussian_nll_loss", "kl_div", "binary_cross_entropy"}

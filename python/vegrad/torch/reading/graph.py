@@ -26,6 +26,8 @@ BENDS = {
     "sigmoid": (0.0127, 0.9873),
     "tanh": (-0.9747, 0.9747),
 }
+PARALLEL = 0.95  # of their size, which rows have in common, from which they may be parallel
+LEAST_FEATURES = 8  # of rows that may count as parallel
 LEAST_KEYS = 4  # of attention that may count as saturated
 SHARP = 0.99  # of its weight on one key, a row of attention counts as flat
 
@@ -61,6 +63,10 @@ class Graph:
     def _name(self, tensor: Tensor) -> str | None:
         """Return the name of a parameter, or of the one that a tensor is a view of."""
         return self.names.get(id(tensor)) or self._views.get(tensor)
+
+    def place_of(self, tensor: Tensor) -> int | None:
+        """Return the place of the operation that made a tensor; INPUT of inputs, None of others."""
+        return self._made_by.get(tensor)
 
     def begin(self, inputs: list[Tensor]) -> None:
         """Take in the tensors that the model is given."""
@@ -128,7 +134,7 @@ class Graph:
         measured = call.name not in VIEWS and numbers
         if measured:
             rms = rms_log2(out)
-            flat, alike = _flatness(call, out), _alike(out, rms)
+            flat, alike = _flatness(call, out), shared(out, rms)
         if call.name == "batch_norm":
             self._variance(call)
         lost = not rms < inf if measured else numbers and self._carries(out, known)
@@ -160,7 +166,8 @@ class Graph:
         if self.end >= 0 or not torch.is_grad_enabled():
             return
         for one in call.tensors:
-            if isinstance(one, nn.Parameter) and one.requires_grad and id(one) not in self.names:
+            known = id(one) in self.names or self._made_by.get(one) is not None
+            if isinstance(one, nn.Parameter) and one.requires_grad and not known:
                 self.strangers[id(one)] = one
 
     def _carries(self, out: Tensor, known: set[int]) -> bool:
@@ -234,12 +241,22 @@ def rms_log2(tensor: Tensor) -> float:
     return size - log2(count) / 2 if isfinite(size) else size
 
 
-def _alike(tensor: Tensor, rms: float) -> float:
-    """Return the share of the size of a tensor that its mean over rows has."""
+def shared(tensor: Tensor, rms: float) -> float:
+    """Return the share of the size of a tensor that its mean over rows has.
+
+    Where that is nearly all of it, rows are taken without their sizes, in which alone they may
+    differ: nodes of a graph that have been averaged are alike but for their degrees.
+    """
     if tensor.ndim < 2 or len(tensor) < 2 or not -inf < rms < inf:
         return nan
     mean = rms_log2(tensor.detach().mean(0))
-    return min(float(2.0 ** (mean - rms)), 1.0)
+    share = min(float(2.0 ** (mean - rms)), 1.0)
+    if share < PARALLEL or tensor[0].numel() < LEAST_FEATURES or tensor.is_complex():
+        return share
+    rows = tensor.detach().flatten(1)
+    rows = rows if rows.dtype is torch.float64 else rows.float()
+    rows = torch.nn.functional.normalize(rows, dim=1, eps=1e-30)
+    return max(share, min(float(rows.mean(0).norm()), 1.0))
 
 
 def _flatness(call: Call, out: Tensor) -> float:

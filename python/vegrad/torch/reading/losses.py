@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vegrad.flow.data import KnownLoss
+from vegrad.flow.data import Compared, KnownLoss
 from vegrad.torch.reading.call import Call as FunctionCall
+from vegrad.torch.reading.compared import Comparisons
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.tensors import is_transformed
 
@@ -64,10 +65,15 @@ class Call:
 class Heard(TorchFunctionMode):
     """Writes down the calls of losses while it is on, and in a graph all that they consist of."""
 
-    def __init__(self, graph: Graph | None = None) -> None:
+    def __init__(self, graph: Graph | None = None, target: object = None) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.graph = graph
+        self._comparisons = None if graph is None else Comparisons(graph, target)
+
+    @property
+    def compared(self) -> Sequence[Compared]:
+        """Outputs beside targets, in the order in which they were compared."""
+        return () if self._comparisons is None else self._comparisons.found
 
     def __torch_function__(
         self,
@@ -77,10 +83,13 @@ class Heard(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         name, call = getattr(function, "__name__", ""), FunctionCall(function, args, kwargs or {})
-        if self.graph is None or any(map(is_transformed, call.tensors)):
+        comparisons = self._comparisons
+        if comparisons is None or any(map(is_transformed, call.tensors)):
             out = function(*args, **call.kwargs)
         else:
-            out = self.graph.run(call)[0]
+            comparisons.begins(call)
+            out = comparisons.graph.run(call)[0]
+            comparisons.ran(call, out)
         if name in KINDS and isinstance(out, Tensor):
             given = dict(zip(NAMES, args, strict=False)) | dict(kwargs or {})
             output, target = given.get("input"), given.get("target")

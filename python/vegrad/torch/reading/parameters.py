@@ -16,6 +16,7 @@ from vegrad.torch.reading.call import NORMS, PRODUCTS
 from vegrad.torch.reading.graph import Graph
 
 MULTIPLIES = MAPS | PRODUCTS | {"multi_head_attention_forward", "bilinear", "matmul"}
+NO_COPIES = False, False
 SOME = 3  # maps in one: queries, keys and values
 
 
@@ -56,6 +57,7 @@ def read_parameters(
             lost=not gradients.get(name, 0.0) < inf,
             reached=graph.reached is None or id(parameter) in graph.reached,
             nonfinite=first_nonfinite(values) if judged and not size < inf else None,
+            copies=(_are_equal(values, 0), _are_equal(values, 1)) if role == "map" else NO_COPIES,
         )
     return found | _statistics(model, graph)
 
@@ -110,6 +112,18 @@ def _blocks(values: Tensor) -> tuple[float, ...]:
         return ()
     each = log2(values.numel() / SOME) / 2
     return tuple(models.size_log2(one) - each for one in values.chunk(SOME))
+
+
+def _are_equal(values: Tensor, axis: int) -> bool:
+    """Return True if a matrix has the same numbers at all places along an axis."""
+    count = values.shape[axis]
+    if count < 2 or not values.numel():
+        return False
+    corner = values.flatten(2)[..., 0] if values.ndim > 2 else values
+    corner = corner.select(1 - axis, 0)  # few numbers, which nearly always tell
+    if not bool((corner == corner[0]).all()):
+        return False
+    return bool((values == values.narrow(axis, 0, 1)).all())
 
 
 def _kurtosis(matrix: Tensor) -> float:

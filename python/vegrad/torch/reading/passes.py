@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.flow.data import KnownLoss
+from vegrad.flow.data import Compared, KnownLoss
 from vegrad.flow.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
@@ -64,6 +64,7 @@ class Pass:
     output: Tensor
     loss: Tensor
     losses: tuple[KnownLoss, ...]
+    compared: tuple[Compared, ...]
     trainable: list[Tensor]
     """Parameters and inputs of the model that require a gradient."""
 
@@ -110,7 +111,7 @@ def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
         output = called(model, x)
     chain = trace.path(output)
     graph.end_model(target)
-    heard = Heard(graph)
+    heard = Heard(graph, target)
     with heard:
         loss = checked(loss_fn(output, target))
     # Autograd computes no gradient below the lowest parameter that is trained.
@@ -135,7 +136,8 @@ def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
 
     hooked.on_delta = on_delta
     trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
-    return Pass(trace, hooked, path, output, loss, known_losses(heard.calls), trainable)
+    losses, compared = known_losses(heard.calls), tuple(heard.compared)
+    return Pass(trace, hooked, path, output, loss, losses, compared, trainable)
 
 
 def checked(loss: object) -> Tensor:

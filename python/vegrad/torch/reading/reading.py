@@ -19,8 +19,9 @@ from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.resampling import resampled
 from vegrad.torch import models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw
+from vegrad.torch.reading.compared import RefusedError
 from vegrad.torch.reading.gradients import gradients, recorded
-from vegrad.torch.reading.graph import Graph
+from vegrad.torch.reading.graph import Graph, rms_log2, shared
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.modules import modules_of
@@ -91,7 +92,9 @@ def interrupted(
     operations = tuple(graph.with_deltas({}))
     parameters = read_parameters(model, graph, {})
     made = any(one.lost and (one.edge or isnan(one.rms_log2)) for one in operations)
-    if not made and not data and all(one.nonfinite is None for one in parameters.values()):
+    compared = (error.compared,) if isinstance(error, RefusedError) else ()
+    known = bool(made or data or compared)
+    if not known and all(one.nonfinite is None for one in parameters.values()):
         return None
     said = str(error).partition("\n")[0]
     return Reading(
@@ -101,6 +104,7 @@ def interrupted(
         loss=nan,
         operations=operations[: graph.end + 1],
         loss_operations=operations[graph.end + 1 :],
+        compared=compared,
         parameters=parameters,
         data=data,
         raised=f"{type(error).__name__}: {said:.80}",
@@ -137,6 +141,7 @@ def _of_chain(task: passes.Task, run: passes.Pass, resamples: int, seed: int) ->
         loss=float(run.loss.detach()),
         loss_kind=run.loss_kind,
         losses=run.losses,
+        compared=run.compared,
         operations=operations,
         loss_operations=within,
         parameters=read_parameters(task.model, run.trace.graph, sizes, _drawn(run.trace)),
@@ -196,7 +201,9 @@ def _inputs(x: object) -> tuple[Input, ...]:
     found = []
     for name, one in named_inputs("x", x).items():
         if one.is_floating_point() and one.numel():
-            found.append(Input(name, models.rms(one), float(one.detach().double().mean())))
+            rms = models.rms(one)
+            mean = float(one.detach().double().mean())
+            found.append(Input(name, rms, mean, alike=shared(one, rms_log2(one))))
     return tuple(found)
 
 
@@ -274,6 +281,7 @@ def _of_graph(
         loss=loss,
         loss_kind=run.loss_kind,
         losses=run.losses,
+        compared=run.compared,
         operations=operations,
         loss_operations=within,
         parameters=parameters,

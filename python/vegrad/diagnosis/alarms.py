@@ -1,0 +1,75 @@
+"""Alarms: what is done when a training meets a finding, once for each cause."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from vegrad.flow.finding import Finding
+
+OnFinding = Callable[[Finding], object] | Literal["warn", "raise", "stop"]
+WAYS = ("warn", "raise", "stop")
+
+
+class FindingWarning(UserWarning):
+    """A training has met a finding."""
+
+
+class FindingError(RuntimeError):
+    """A training has met a finding, and was asked to end with an error then."""
+
+    finding: Finding
+    history: Any
+    """What the training has recorded so far."""
+
+    def __init__(self, finding: Finding, history: Any) -> None:
+        super().__init__(f"{finding.kind}: {finding.message} {finding.advice}")
+        self.finding, self.history = finding, history
+
+
+class Alarms:
+    """Findings that were told, and what is done with new ones.
+
+    Args:
+        on_finding: "warn" for a Python warning, "raise" for a `FindingError`, "stop" to end the
+            training, or a function that is called with the finding; True ends the training.
+        history: what the error is given.
+
+    Raises:
+        TypeError, ValueError: on_finding is nothing of this.
+    """
+
+    def __init__(self, on_finding: OnFinding, history: Any) -> None:
+        if not callable(on_finding):
+            if not isinstance(on_finding, str):
+                kind = type(on_finding).__name__
+                raise TypeError(f"on_finding must be a function or one of {WAYS}, not {kind}")
+            if on_finding not in WAYS:
+                raise ValueError(
+                    f"on_finding must be a function or one of {WAYS}, not {on_finding!r}"
+                )
+        self.on_finding, self.history = on_finding, history
+        self.stop = False
+        """True once the training is to end."""
+        self._told: set[tuple[str, str]] = set()
+
+    def known(self, findings: Iterable[Finding]) -> None:
+        """Take notice of what was told before, as after a resume."""
+        self._told.update((one.kind, one.cause) for one in findings)
+
+    def tell(self, findings: Iterable[Finding]) -> None:
+        """Do what is to be done, for those that were not told yet."""
+        for finding in findings:
+            if (finding.kind, finding.cause) in self._told:
+                continue
+            self.known([finding])
+            if callable(self.on_finding):
+                self.stop |= self.on_finding(finding) is True
+            elif self.on_finding == "warn":
+                said = f"{finding.kind}: {finding.message}\n  → {finding.advice}"
+                warnings.warn(said, FindingWarning, stacklevel=2)
+            elif self.on_finding == "stop":
+                self.stop = True
+            else:
+                raise FindingError(finding, self.history)

@@ -1,0 +1,1 @@
+"""The table of causes: one row for each name that `Finding.cause` can have."""

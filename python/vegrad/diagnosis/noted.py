@@ -1,0 +1,108 @@
+"""Findings that a training has met on its way, in a form that outlives it: in files and pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isfinite, isnan, nan
+from typing import Any, cast
+
+from vegrad.flow import edits
+from vegrad.flow.edits import Edit
+from vegrad.flow.finding import PLAIN, Finding, edit_to_dict
+from vegrad.flow.site import Site
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A finding, in its final words, and the number of steps that had been taken then."""
+
+    step: int
+    finding: Finding
+
+
+def noted(step: int, finding: Finding) -> Noted:
+    """Note a finding at a step: its words are rendered now, in the words of its front end."""
+    said = replace(
+        finding,
+        says=_literal(finding.message),
+        advises=_literal(finding.advice),
+        facts={},
+        evidence={name: float(value) for name, value in finding.evidence.items()},
+        vocabulary=PLAIN,
+    )
+    return Noted(step, said)
+
+
+def to_plain(one: Noted) -> dict[str, Any]:
+    """Return a noted finding as JSON types; numbers are as `plain_number` has them."""
+    finding = one.finding
+    content: dict[str, Any] = {
+        name: getattr(finding, name)
+        for name in ("kind", "severity", "cause", "rule", "blame", "message", "advice")
+    }
+    content["evidence"] = {name: plain_number(value) for name, value in finding.evidence.items()}
+    content["sites"] = [
+        vars(site) | {"rows": site.rows and list(site.rows)} for site in finding.sites
+    ]
+    content["edit"] = None if finding.edit is None else _plain_edit(edit_to_dict(finding.edit))
+    return {"step": one.step, **content}
+
+
+def from_plain(content: Mapping[str, Any]) -> Noted:
+    """Return the noted finding that `to_plain` described.
+
+    Raises:
+        ValueError: something is missing, or of another kind.
+    """
+    try:
+        finding = Finding(
+            sites=tuple(
+                Site(**(site | {"rows": site["rows"] and tuple(site["rows"])}))
+                for site in content["sites"]
+            ),
+            evidence={name: as_number(value) for name, value in content["evidence"].items()},
+            edit=None if content["edit"] is None else _edit(content["edit"]),
+            says=_literal(content["message"]),
+            advises=_literal(content["advice"]),
+            **{n: content[n] for n in ("kind", "severity", "cause", "rule", "blame")},
+        )
+        return Noted(int(content["step"]), finding)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a noted finding must be as to_dict() gave it: {error!r}") from error
+
+
+def plain_number(value: float) -> float | str | None:
+    """Return a number as JSON has it: nan as null, infinities as "inf" and "-inf"."""
+    return value if isfinite(value) else None if isnan(value) else str(value)
+
+
+def as_number(value: Any) -> float:
+    """Return the number that `plain_number` gave."""
+    return nan if value is None else float(value)
+
+
+def _literal(text: str) -> str:
+    """Return the template of a text that stays as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _plain_edit(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain_edit(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_edit(entry) for entry in value]
+    return plain_number(value) if isinstance(value, float) else value
+
+
+def _edit(content: Mapping[str, Any]) -> Edit:
+    fields = dict(content)
+    kind = getattr(edits, fields.pop("edit"))
+    if "edits" in fields:
+        return cast(Edit, kind(tuple(_edit(one) for one in fields["edits"])))
+    values = {n: tuple(v) if isinstance(v, list) else _infinite(v) for n, v in fields.items()}
+    return cast(Edit, kind(**values))
+
+
+def _infinite(value: Any) -> Any:
+    return float(value) if value in ("inf", "-inf") else value

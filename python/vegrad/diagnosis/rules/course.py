@@ -1,0 +1,106 @@
+"""The numbers of a training's course that rules compare."""
+
+from __future__ import annotations
+
+from math import isfinite, log10, nan
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.course import Course
+from vegrad.flow.reading import Reading
+from vegrad.flow.watched import Sample
+
+LEFT = 0.05  # of the first loss: below it, all steps promise more than there is
+
+
+def course_of(reading: Reading) -> Course | None:
+    """Return the course of the training that a reading is of, if it has one with steps."""
+    course = None if reading.watched is None else reading.watched.course
+    return course if course is not None and course.steps else None
+
+
+def samples_of(reading: Reading) -> tuple[Sample, ...]:
+    """Return the steps of which changes were sampled."""
+    return () if reading.watched is None else reading.watched.samples
+
+
+def is_norm(kind: str) -> bool:
+    """Return True for the class of a normalization."""
+    return "Norm" in kind
+
+
+def varies(course: Course, place: int) -> float:
+    """Return the share of an output that differs from row to row, at the first look."""
+    return 1 - course.looks[0].alike[place] if course.looks else nan
+
+
+def first_lost(course: Course) -> int | None:
+    """Return the place of the first step with a number that is not finite; None if there is none.
+
+    A loss or size that is not known is NaN too, so that only one that was known before counts.
+    """
+    lost = ~np.isfinite(course.norm)
+    for column in (course.loss[:, None], course.rms, course.delta):
+        known = np.logical_or.accumulate(np.isfinite(column), axis=0)
+        lost |= (known & ~np.isfinite(column)).any(1)
+        lost |= np.isinf(column).any(1)
+    return int(np.argmax(lost)) if lost.any() else None
+
+
+def grown(course: Course) -> float:
+    """Return by how many decades loss or gradients have grown at the end."""
+    found = [0.0]
+    for values in (course.loss, course.norm):
+        known = values[np.isfinite(values) & (values > 0)]
+        if len(known) > 1:
+            found.append(
+                log10(known[-10:].max() / np.median(known[: max(len(known) // 2, 1)][:10]))
+            )
+    return max(found)
+
+
+def sizes_grew(course: Course) -> bool:
+    """Return True if some module's output has grown tenfold within five steps."""
+    with np.errstate(all="ignore"):
+        steps = course.rms[5:] / course.rms[:-5]
+    return bool(np.nanmax(steps, initial=0.0) >= 10)
+
+
+def moved_most(reading: Reading, until: int) -> float:
+    """Return the largest change of weights over their size in the steps that were sampled."""
+    samples = samples_of(reading)
+    ratios = [ratio_of(one) for one in samples if one.step < until]
+    return max((one for one in ratios if isfinite(one)), default=0.0)
+
+
+def ratio_of(sample: Sample) -> float:
+    """Return the largest change over size of a step's matrices; nan if there is none."""
+    ratios = [one.change / one.weight for one in sample.updates if one.matrix and one.weight > 0]
+    known = [one for one in ratios if isfinite(one)]
+    return max(known) if known else nan
+
+
+def promised(reading: Reading, course: Course) -> float:
+    """Return what the last sampled steps promise to take off, over the loss: their median."""
+    samples = samples_of(reading)
+    losses: FloatArray = course.loss
+    at = {int(step): float(loss) for step, loss in zip(course.step, losses, strict=True)}
+    first = float(np.median(losses[:5]))
+    found = [
+        one.promise / loss
+        for one in samples
+        if (loss := at.get(one.step, nan)) > LEFT * first > 0 and isfinite(one.promise)
+    ]
+    return float(np.median(found[-3:])) if len(found) >= 3 else 0.0
+
+
+def ends(course: Course) -> dict[str, float]:
+    """Return the loss and the gradients' norm at first and at last."""
+    losses, norms = course.loss[np.isfinite(course.loss)], course.norm[np.isfinite(course.norm)]
+    found = dict[str, float]()
+    if len(losses):
+        found |= {"first": float(losses[0]), "last": float(losses[-1])}
+    if len(norms):
+        found |= {"first_norm": float(norms[0]), "last_norm": float(norms[-1])}
+    return found

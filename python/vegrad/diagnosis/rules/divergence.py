@@ -1,0 +1,321 @@
+"""Rules on the course of a training: what its steps have done to loss, gradients and outputs.
+
+After a divergence the numbers of the last step tell nothing: all is NaN, or dead, or flat. The
+steps before it do. They also show a divergence that comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import inf, isfinite, log10, nan, sqrt
+
+import numpy as np
+
+from vegrad.diagnosis.rules.course import (
+    course_of,
+    ends,
+    first_lost,
+    grown,
+    is_norm,
+    moved_most,
+    promised,
+    samples_of,
+    sizes_grew,
+    varies,
+)
+from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.course import Course, smooth
+from vegrad.flow.edits import LearningRate, ScaleData
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Reading
+from vegrad.flow.site import Site
+
+LARGE, SMALL = 30.0, 1e-3  # root mean square of an input far from order 1
+PASSED = 10.0  # and of what the first module makes of a large one
+FAR = 100.0  # times the outputs' size: targets far from order 1
+GROWN = 1.0  # decades by which loss or gradients grow before a step is blamed for a NaN
+WHOLE = 1.0  # change of the weights over their size, in one step, that leaves nothing of them
+BEGAN = 5  # steps after which a large first step is still the first
+ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five)
+STRONG = 0.3  # change of the weights over their size in one of the first steps
+PROMISE = 2.2  # times the loss that is left, which steps promise to take off
+ALIKE = 1e-4  # variation between rows that is none
+NEAR = 64.0  # the dtype's range over what is near its end
+
+
+# At the start -----------------------------------------------------------------------------------
+
+
+def _inputs(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Compare the first batch with order 1, and with what the first module makes of it."""
+    course = course_of(reading)
+    if course is None or not course.complete or not course.input_column > 0:
+        return
+    weighted = [place for place, one in enumerate(reading.modules) if one.weighted]
+    if not weighted or is_norm(reading.modules[weighted[0]].kind):
+        return
+    first, size = weighted[0], course.input_column
+    after = reading.modules[first + 1].kind if first + 1 < len(reading.modules) else ""
+    made = float(course.rms[0, first])
+    large = size >= LARGE and made >= PASSED and not is_norm(after)
+    small = size <= SMALL and varies(course, 0) < ALIKE
+    if not (large or small):
+        return
+    yield Finding(
+        kind="exploding" if large else "vanishing",
+        severity="critical" if size >= rule.critical or small else "warning",
+        rule=rule.name,
+        cause="input-scale",
+        sites=(Site("data", "x"), Site("module", reading.modules[first].name, first)),
+        says="the inputs are of size {size:.3g} (root mean square of the largest column), and "
+        "module {module} makes outputs of size {made:.3g} of them",
+        advises="{edit}, with numbers taken from the training data.",
+        edit=ScaleData(),
+        evidence={"size": size, "made": made},
+        facts={"module": reading.modules[first].name},
+    )
+
+
+def _targets(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Compare the first loss with the outputs, where its gradient says that it is an error's."""
+    course = course_of(reading)
+    if course is None or not course.complete or not course.outputs:
+        return
+    weighted = [place for place, one in enumerate(reading.modules) if one.weighted]
+    if not weighted:
+        return
+    last = weighted[-1]
+    loss, made, delta = course.loss[0], course.rms[0, last], course.delta[0, last]
+    if not (0 < loss < inf and made > 0 and delta > 0):
+        return
+    # Of a mean square δ is 2(y − t)/n; of a mean absolute error ±1/n.
+    norm = delta * sqrt(course.outputs)
+    squared = abs(log10(norm / (2 * sqrt(loss)))) < 0.1
+    absolute = abs(log10(norm)) < 0.02
+    size = sqrt(loss) if squared else float(loss) if absolute else 0.0
+    if size < rule.warning or size < FAR * made:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="target-scale",
+        sites=(Site("target"), Site("loss")),
+        says="the targets are of size {size:.3g}, and the outputs begin at {made:.2g}: the first "
+        "loss is {loss:.3g}",
+        advises="subtract their mean from the targets and divide them by their standard deviation; "
+        "undo it after the model.",
+        evidence={"size": size, "made": float(made), "loss": float(loss)},
+    )
+
+
+def _negative(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find a binary cross-entropy below 0, which no targets within 0 and 1 give."""
+    course = course_of(reading)
+    if course is None or course.loss_kind != "binary_cross_entropy":
+        return
+    lowest = float(np.nanmin(course.loss, initial=inf))
+    if not lowest < rule.warning:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="target-range",
+        sites=(Site("target"), Site("loss")),
+        says="the binary cross-entropy went down to {lowest:.3g}: it is below 0 only for targets "
+        "outside of 0 and 1, and then has no lower end",
+        advises="give it targets of 0 and 1, or use a cross-entropy with one output a class.",
+        evidence={"lowest": lowest},
+    )
+
+
+# After a divergence -----------------------------------------------------------------------------
+
+
+def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Look at what grew before the first number that was not finite."""
+    course = course_of(reading)
+    if course is None:
+        return
+    end = first_lost(course)
+    if not end:  # never, or from the beginning
+        return
+    before = course.until(end)
+    decades, moved = grown(before), moved_most(reading, int(course.step[end]))
+    if decades < rule.warning and not (end <= BEGAN and moved >= WHOLE):
+        return
+    near = float(np.nanmax(before.rms[-1], initial=0.0)) * NEAR > course.largest
+    at_first = float(np.nanmax(before.rms[0], initial=0.0)) * NEAR**2 > course.largest
+    if near and at_first and moved < STRONG:
+        yield _range(course, before, rule)
+        return
+    yield _too_long(
+        reading,
+        rule,
+        "critical",
+        "the loss went from {first:.3g} to {last:.3g} and the gradients' norm from "
+        "{first_norm:.3g} to {last_norm:.3g} in the steps before step {step:d}, at which numbers "
+        "are no longer finite",
+        {"decades": decades, "moved": moved, "step": float(course.step[end])} | ends(before),
+        kind="nonfinite",
+    )
+
+
+def _range(course: Course, before: Course, rule: Rule) -> Finding:
+    return Finding(
+        kind="nonfinite",
+        severity="critical",
+        rule=rule.name,
+        cause="dtype-range",
+        sites=(Site("model"),),
+        says="outputs are of size {size:.3g}, and the largest number of their dtype is "
+        "{largest:.3g}",
+        advises="use bfloat16 or float32, or normalize what the layers make.",
+        evidence={
+            "size": float(np.nanmax(before.rms[-1], initial=0.0)),
+            "largest": course.largest,
+            "step": float(course.step[before.steps]),
+        },
+    )
+
+
+def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find a loss that rose far above its first value, by steps that were long."""
+    course = course_of(reading)
+    if course is None or any(one.cause == "learning-rate-high" for one in earlier):
+        return
+    losses = smooth(course.loss)
+    first = float(np.median(course.loss[:3])) if course.complete else nan
+    if not len(losses) or not 0 < first < inf or not isfinite(losses[-1]):
+        return
+    peak, late = float(losses.max()), float(losses[-1])
+    moved = moved_most(reading, int(course.step[0]) + BEGAN)
+    rose = peak >= rule.warning * first
+    long = moved >= STRONG / 3 or promised(reading, course) >= 1 or sizes_grew(course)
+    flung = moved >= STRONG and late >= 0.7 * first and len(losses) >= 10
+    if not (rose and long) and not flung:
+        return
+    yield _too_long(
+        reading,
+        rule,
+        "critical" if late >= 0.9 * first else "warning",
+        "the loss began at {first:.3g}, rose to {peak:.3g} and is at {last:.3g}: steps are too "
+        "long"
+        + (" (one of the first changed weights by {moved:.2g} of their size)" if moved else ""),
+        {"peak": peak, "moved": moved} | ends(course),
+    )
+
+
+def _promises(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Compare what steps promise to take off the loss with all that is left of it."""
+    course = course_of(reading)
+    if course is None or any(one.cause == "learning-rate-high" for one in earlier):
+        return
+    promise = promised(reading, course)
+    if not promise >= rule.warning:
+        return
+    yield _too_long(
+        reading,
+        rule,
+        "warning",
+        "by its gradient each step would take {promise:.2g} times as much off the loss as there is "
+        "left of it: steps are so long that the loss may soon grow",
+        {"promise": promise} | ends(course),
+    )
+
+
+def _too_long(
+    reading: Reading,
+    rule: Rule,
+    severity: str,
+    says: str,
+    evidence: dict[str, float],
+    kind: str = "overshooting",
+) -> Finding:
+    """Return the finding that steps are too long."""
+    samples = samples_of(reading)
+    rate = samples[-1].rate if samples else nan
+    known = isfinite(rate) and rate > 0
+    course = course_of(reading)
+    calm = float(np.median(course.norm[:10])) if course is not None else nan
+    advises = "lower the learning rate"
+    advises += " from {rate:.3g}, at first tenfold" if known else " tenfold"
+    advises += ", or let it rise over the first steps"
+    advises += ", and clip the gradients' joint norm at {calm:.2g}" if 0 < calm < inf else ""
+    return Finding(
+        kind=kind,
+        severity=severity,
+        rule=rule.name,
+        cause="learning-rate-high",
+        sites=(Site("optimizer"),),
+        says=says,
+        advises=advises + ".",
+        edit=LearningRate(rate / 10, rate) if known else None,
+        evidence={name: one for name, one in evidence.items() if one == one},
+        facts={"rate": rate, "calm": calm},
+    )
+
+
+INPUTS = Rule(
+    name="course-inputs",
+    kind="exploding",
+    warning=LARGE,
+    critical=1000.0,
+    measured="root mean square of the largest column of the first batch",
+    reason="Layers are drawn for inputs of order 1: larger ones flatten or throw them.",
+    source="LeCun et al. 1998, Efficient BackProp, 4.3",
+    find=_inputs,
+)
+TARGETS = Rule(
+    name="course-targets",
+    kind="exploding",
+    warning=FAR,
+    critical=FAR,
+    measured="size of the first error, of a mean square or mean absolute error",
+    reason="The gradient has the size of the error, and outputs begin at order 1.",
+    source="keras#4563",
+    find=_targets,
+)
+DIVERGED = Rule(
+    name="course-diverged",
+    kind="nonfinite",
+    warning=GROWN,
+    critical=GROWN,
+    measured="decades by which loss or gradients grew before the first NaN",
+    reason="What an operation makes comes at once; what steps make grows from step to step.",
+    source="ssd.pytorch#275",
+    find=_diverged,
+)
+OVERSHOOTS = Rule(
+    name="course-overshoots",
+    kind="overshooting",
+    warning=ROSE,
+    critical=ROSE,
+    measured="the loss (median of five steps) over its first value",
+    reason="A loss that falls does not rise above its beginning; 320 healthy trainings: 1.2.",
+    source="bench/trainings_torch.py",
+    find=_overshoots,
+)
+PROMISES = Rule(
+    name="course-promises",
+    kind="overshooting",
+    warning=PROMISE,
+    critical=inf,
+    measured="gradient times change over the loss, median of three steps",
+    reason="A step that promises more than there is goes past every minimum (Polyak's step).",
+    source="Polyak 1987; Loizou et al. 2021, arXiv:2002.10542; bench/trainings_torch.py",
+    find=_promises,
+)
+NEGATIVE = Rule(
+    name="course-negative",
+    kind="exploding",
+    warning=-1e-6,
+    critical=-1e-6,
+    measured="the lowest binary cross-entropy",
+    reason="Minus the logarithm of a probability is at least 0.",
+    source="datascience.stackexchange 38604",
+    find=_negative,
+)
+FIRST = (INPUTS, TARGETS, NEGATIVE)
+RULES = (*FIRST, DIVERGED, OVERSHOOTS)

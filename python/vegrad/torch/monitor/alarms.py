@@ -1,0 +1,142 @@
+"""Alarms of a monitor: when a training is judged while it runs, and who is told of a finding."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from math import inf, isfinite
+from typing import TypeAlias
+
+from vegrad.flow.finding import Finding
+
+OnFinding: TypeAlias = Callable[[Finding], object] | str | None
+WORDS = ("warn", "raise", "stop")
+EARLY = (1, 3, 10, 20, 35, 50, 75)  # numbers of steps after which a training is judged; then
+EVERY = 100
+WIDTH = 5  # losses of which the median is taken
+RISE, GROWTH = 1.25, 3.0  # of the loss above its lowest, of the gradient above its usual size
+FLOOR = 0.1  # of the first loss: what is below is not compared with
+REST, LONGEST = 4, 64  # steps between judgements that a trigger has caused, growing
+
+
+class FindingWarning(UserWarning):
+    """A monitor has found something wrong with a training."""
+
+    def __init__(self, message: str, finding: Finding | None = None) -> None:
+        super().__init__(message)
+        self.finding = finding
+
+
+class FindingError(RuntimeError):
+    """A monitor that was told to raise has found something wrong with a training."""
+
+    def __init__(self, message: str, finding: Finding | None = None) -> None:
+        super().__init__(message)
+        self.finding = finding
+
+
+class Alarms:
+    """Decides at each step if a training is judged now, and tells of each cause once.
+
+    Args:
+        on_finding: a function of a finding, "warn", "raise", "stop", or None for silence.
+        ignore: causes that nothing is said about.
+
+    Raises:
+        TypeError, ValueError: for other values.
+    """
+
+    def __init__(self, on_finding: OnFinding, ignore: Iterable[str]) -> None:
+        if isinstance(on_finding, str):
+            if on_finding not in WORDS:
+                wanted = ", ".join(f'"{word}"' for word in WORDS)
+                raise ValueError(
+                    f'on_finding must be a function, {wanted} or None, not "{on_finding}"'
+                )
+        elif on_finding is not None and not callable(on_finding):
+            kind = type(on_finding).__name__
+            raise TypeError(f"on_finding must be a function, a word or None, not {kind}")
+        if isinstance(ignore, str):
+            raise TypeError('ignore must be a collection of causes such as ("collapse",), not str')
+        self.act, self.ignore = on_finding, frozenset(ignore)
+        self.found: dict[str, Finding] = {}
+        """The findings by cause, in the order in which they were first seen."""
+        self.steps: dict[str, int] = {}
+        """The step at which each was first seen."""
+        self.stopped = False
+        self._count = 0
+        self._losses: deque[float] = deque(maxlen=WIDTH)
+        self._norms: deque[float] = deque(maxlen=WIDTH)
+        self._first = self._lowest = self._usual = inf
+        self._broken = False
+        self._rest, self._wait = 0, REST
+
+    def due(self, loss: float, norm: float) -> bool:
+        """Take in a step's loss and gradient norm; return True if it is time to judge."""
+        self._count += 1
+        count = self._count
+        if count in EARLY or count % EVERY == 0:
+            return True
+        if self._rest > 0:
+            self._rest -= 1
+        if not self._is_odd(loss, norm) or self._rest > 0:
+            return False
+        self._rest = self._wait
+        self._wait = min(2 * self._wait, LONGEST)
+        return True
+
+    def _is_odd(self, loss: float, norm: float) -> bool:
+        """Return True of what is no part of a quiet training."""
+        if not isfinite(norm) or loss in (inf, -inf):
+            first, self._broken = not self._broken, True
+            return first
+        losses, norms = self._losses, self._norms
+        losses.append(loss)
+        norms.append(norm)
+        if len(losses) < WIDTH:
+            return False
+        middle, size = sorted(losses)[WIDTH // 2], sorted(norms)[WIDTH // 2]
+        if self._first == inf:
+            self._first, self._usual = middle, size
+        floor = FLOOR * abs(self._first)
+        odd = middle > RISE * max(self._lowest, floor) or size > GROWTH * self._usual
+        self._lowest = min(self._lowest, middle)
+        self._usual += 0.05 * (min(size, GROWTH * self._usual) - self._usual)
+        return odd
+
+    def tell(self, findings: Iterable[Finding], step: int) -> None:
+        """Tell of findings whose causes are new, as `on_finding` says.
+
+        Raises:
+            FindingError: if it says "raise".
+        """
+        new = []
+        for one in findings:
+            cause = one.cause or one.kind
+            if cause not in self.found:
+                self.steps[cause] = step
+                new.append(one)
+            self.found[cause] = one
+        for one in new:
+            self._tell(one, step)
+
+    def _tell(self, one: Finding, step: int) -> None:
+        words = f"step {step}, {one.kind} ({one.cause or one.kind}): {one.message}; {one.advice}"
+        if self.act == "warn":
+            warnings.warn(FindingWarning(words, one), stacklevel=2)
+        elif self.act == "raise":
+            raise FindingError(words, one)
+        elif self.act == "stop":
+            self.stopped = True
+        elif callable(self.act):
+            self.act(one)
+
+    def kept(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        """Return findings without those whose causes are to be ignored."""
+        return tuple(one for one in findings if one.cause not in self.ignore)
+
+    def with_earlier(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        """Return findings with those that were seen before, in the order in which they came up."""
+        now = {one.cause or one.kind: one for one in findings}
+        return tuple((self.found | now).values())

@@ -1,0 +1,142 @@
+"""Closer looks of a monitor: how alike the rows of a few outputs are, and the size of the input.
+
+They take passes of PyTorch over the outputs, so that only every tenth step has one, of a few
+modules.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from math import inf, nan
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from vegrad.flow.course import Look
+from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.models import state
+from vegrad.torch.monitor.modules import Hook, tensor_in
+
+EVERY, KEEP = 10, 400  # steps from look to look; looks that are kept beside the first few
+FIRST = 5
+FEW = 6  # modules that are looked at, and the model itself
+ELEMENTS = 1 << 20  # of an output that are looked at
+
+
+class Looks:
+    """Closer looks at a model's outputs.
+
+    Args:
+        model: the model.
+        modules: those with weights of their own, by name.
+    """
+
+    def __init__(self, model: Module, modules: Sequence[tuple[str, Module]]) -> None:
+        chosen = _spread(modules)
+        self.names = (*(name for name, _ in chosen), type(model).__name__)
+        self._modules = [weakref.ref(one) for one in (*(one for _, one in chosen), model)]
+        self.on = True
+        self.first: list[Look] = []
+        self.last: list[Look] = []
+        self.input_rms = self.input_column = nan
+        self.outputs = 0
+        self.largest = inf
+        self._begin()
+        self._handles = [
+            one.register_forward_hook(Hook(_Ran(self, place)))
+            for place, one in enumerate([*(one for _, one in chosen), model])
+        ]
+
+    def _begin(self) -> None:
+        self._alike = [nan] * len(self.names)
+
+    def end(self, step: int, following: int) -> None:
+        """End a step, and begin another by its number."""
+        if self.on:
+            if any(one == one for one in self._alike):
+                look = Look(step=step, alike=tuple(self._alike))
+                (self.first if len(self.first) < FIRST else self.last).append(look)
+                del self.last[:-KEEP]
+            self._begin()
+        self.on = following < FIRST or following % EVERY == 0
+
+    @property
+    def all(self) -> tuple[Look, ...]:
+        """The looks that were kept, the oldest first."""
+        return (*self.first, *self.last)
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def ran(self, place: int, module: Module, inputs: tuple[object, ...], output: Any) -> None:
+        """Look at the output of a module, and at the model's input in the first step."""
+        if state.on or module is not self._modules[place]():
+            return
+        output = tensor_in(output)
+        if output is None or not _is_readable(output):
+            return
+        self.largest = min(self.largest, torch.finfo(output.dtype).max)
+        self._alike[place] = alike(output)
+        if place == len(self.names) - 1 and not self.outputs:
+            self.outputs = output.numel()
+            source = tensor_in(inputs)
+            if source is not None and _is_readable(source):
+                self.input_rms, self.input_column = _sizes(source)
+
+
+class _Ran:
+    """A forward hook that does not keep the looks, and with them the model, alive."""
+
+    def __init__(self, looks: Looks, place: int) -> None:
+        self._looks, self._place = weakref.ref(looks), place
+
+    def __call__(self, module: Module, inputs: tuple[object, ...], output: object) -> None:
+        looks = self._looks()
+        if looks is not None and looks.on and _wants_gradient(output):
+            looks.ran(self._place, module, inputs, output)
+
+
+def alike(output: Tensor) -> float:
+    """Return the share of an output's mean square that all rows have in common; nan of one row."""
+    if output.ndim < 2 or len(output) < 2 or not output.numel():
+        return nan
+    rows = output.detach()[: max(2, ELEMENTS // max(output[0].numel(), 1))].flatten(1).float()
+    whole = float(rows.square().mean())
+    if not 0 < whole < inf:
+        return nan
+    return 1.0 - float((rows - rows.mean(0)).square().mean()) / whole
+
+
+def _sizes(source: Tensor) -> tuple[float, float]:
+    """Return the root mean square of an input and of its largest column."""
+    few = source.detach()[: max(1, ELEMENTS // max(source[:1].numel(), 1))].double()
+    squares = few.square()
+    columns = (
+        squares.reshape(-1, squares.shape[-1]).mean(0) if squares.ndim == 2 else squares.mean()
+    )
+    return float(squares.mean().sqrt()), float(columns.max().sqrt())
+
+
+def _is_readable(one: Tensor) -> bool:
+    return not (one.is_meta or is_distributed(one) or one.layout is not torch.strided) and bool(
+        one.numel()
+    )
+
+
+def _wants_gradient(output: object) -> bool:
+    """Return True if a gradient will come back, so that it is no evaluation."""
+    found = tensor_in(output)
+    return found is not None and found.requires_grad
+
+
+def _spread(modules: Sequence[tuple[str, Module]]) -> list[tuple[str, Module]]:
+    """Return up to `FEW` of the modules, evenly spread."""
+    count = len(modules)
+    places = {round(place * (count - 1) / max(FEW - 1, 1)) for place in range(FEW)} if count else ()
+    return [modules[place] for place in sorted(places)]
