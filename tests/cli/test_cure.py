@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vegrad
 from vegrad import MLP
 from vegrad.cli import main
+
+from tests.patches import run_as_file
 
 SICK = ("--depth", "20", "--init", "normal", "--sigma-w", "0.3", "--goal", "0.9")
 WINE = ("--data", "wine", "--width", "16", "--steps", "200", "--lr", "0.005")
@@ -45,6 +48,26 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert content["proof"]["accuracy"][1] >= 0.9
     assert 0 < content["cost"] <= 1.5
     assert content["before"]["verdict"] == "vanishing"
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cure(*SICK) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert all("  step " in line and "  cost " in line for line in lines)
+    assert cure(*SICK, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_patch_runs_as_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cure(*SICK, "--quiet", "--patch", "patch.py", "--clip", "global_norm:inf") == 0
+    data = vegrad.datasets.load("wine")
+    network = MLP([13, *[16] * 19, 3], activation="tanh", init="normal", sigma_w=0.3,
+                  loss="cross_entropy", seed=0)  # fmt: skip
+    patch = Path("patch.py").read_text(encoding="utf-8")
+    names = run_as_file(patch, network=network, x=data.x, target=data.target("cross_entropy"))
+    right = names["network"].forward(names["x"]).argmax(1) == data.target("cross_entropy")
+    assert np.mean(right) >= 0.9
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -397,3 +397,52 @@ def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> 
     Path("locked").mkdir(mode=0o500)
     assert train("--save", "locked/net") == 2
     assert "locked/net: Permission denied" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------- what is found
+
+
+SICK = ("--depth", "30", "--activation", "sigmoid", "--init", "glorot_uniform", "--epochs", "3")
+
+
+def test_findings_are_printed_when_met_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*SICK) == 1  # quietly
+    output = capsys.readouterr()
+    assert output.err.startswith("vanishing: each layer passes on")
+    lines = output.out.splitlines()
+    assert any(line.startswith("vanishing: ") for line in lines[-4:])
+    assert files() == {NETWORK, HISTORY, CHECKPOINT}
+    history = History.from_dict(json.loads(Path(HISTORY).read_text()))
+    assert history.findings[0].kind == "vanishing"
+
+
+def test_findings_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    content = figures(capsys, *SICK, code=1)
+    assert content["ended"] == "finished"
+    assert content["findings"][0]["kind"] == "vanishing"
+    assert figures(capsys, "--epochs", "2")["findings"] == []
+
+
+def test_a_finding_may_stop_it(capsys: pytest.CaptureFixture[str]) -> None:
+    content = figures(capsys, *SICK, "--stop-on", "critical", code=1)
+    assert (content["ended"], content["epochs"]) == ("stopped", 0)
+    assert content["message"] == "stopped by a finding: vanishing"
+    rising = [
+        "--optimizer",
+        "sgd",
+        "--schedule",
+        "warmup",
+        "--lr",
+        "100",
+        "--clip",
+        "none",
+        "--epochs",
+        "60",
+    ]
+    content = figures(capsys, *rising, "--stop-on", "warning", code=1)
+    assert content["ended"] == "stopped"
+    assert content["findings"][0]["kind"] == "overshooting"
+    assert content["findings"][0]["severity"] in ("warning", "critical")
+    assert content["epochs"] < 60
+    assert main(["train", *SMALL, "--stop-on", "never"]) == 2
+    assert "--stop-on" in capsys.readouterr().err

@@ -188,7 +188,8 @@ def test_a_loss_far_above_that_of_guessing_is_no_chance(
 ) -> None:
     outputs, labels = Spread((128, 64), -40, 130, 0, std), Spread((128,), 0, 63, 30, 18)
     one = Compared("cross_entropy", outputs, labels, 3, value=value, units=64, labels=True)
-    assert found(reading(compared=(one,))).healthy is healthy
+    assert found(reading(sized("d.weight", 1.0), compared=(one,))).healthy is healthy
+    assert found(reading(compared=(one,))).healthy
 
 
 def deltas(first: float, last: float, maps: int = 9) -> Mapping[str, object]:

@@ -196,3 +196,58 @@ def test_a_descent_of_a_run_that_ends_in_nan(tmp_path: Path) -> None:
         history._steps[STEPS.index(name), history.steps - 1] = np.nan
     history.plot_descent(tmp_path / "x.png")
     assert pytest.importorskip("matplotlib.image").imread(tmp_path / "x.png").std() > 0.03
+
+
+def changed(history: vegrad.History, **columns: Any) -> vegrad.History:
+    content = history.to_dict()
+    for name, values in columns.items():
+        content[name] = list(values)
+    return vegrad.History.from_dict(content)
+
+
+def test_a_step_uphill_is_no_overshoot() -> None:
+    """Momentum, Adam and noise go uphill on a batch now and then, whatever the rate."""
+    climbing = quadratic(2.1)
+    assert "overshooting" in found(climbing)
+    falling = np.linspace(8, 2, 40)
+    uphill = changed(climbing, slope=np.abs(climbing.slope), loss=falling)
+    assert found(uphill) == {}
+
+
+def test_one_look_in_three_is_no_alarm() -> None:
+    good = quadratic(0.3, start=4.0, every=16)
+    looked = np.flatnonzero(~np.isnan(good.alpha))
+    assert len(looked) == 3
+    after, alpha = good.loss_after, good.alpha
+    after[looked[1]], alpha[looked[1]] = 1.2 * good.loss[looked[1]], 1.4
+    assert found(changed(good, loss_after=after, alpha=alpha)) == {}
+    enough = quadratic(0.3, start=4.0, every=4)  # ten, of which half climb
+    looked, after = np.flatnonzero(~np.isnan(enough.alpha)), enough.loss_after
+    after[looked[::2]] = 1.2 * enough.loss[looked[::2]]
+    assert found(changed(enough, loss_after=after))["overshooting"].severity == "warning"
+
+
+def test_no_rate_that_is_not_possible() -> None:
+    """A parabola through a loss that rose a millionfold leads next to nowhere."""
+    wild = quadratic(2.1)
+    finding = found(changed(wild, loss_after=1e7 * wild.loss))["overshooting"]
+    assert "wanted" not in finding.evidence
+    assert finding.edit is None
+
+
+def test_updates_that_are_large_and_help_little() -> None:
+    history = quadratic(1.0, start=0.4)  # from 2.08 to 2
+    flat = changed(history, alpha=np.full(40, 0.1), update_log2=[[-3.0]] * 40)
+    finding = found(flat)["overshooting"]
+    assert finding.evidence["wanted"] == pytest.approx(1 / 1.1)
+    usual = changed(history, alpha=np.full(40, 0.1), update_log2=[[-9.0]] * 40)
+    assert "overshooting" not in found(usual)
+
+
+def test_a_swing_near_the_lowest_loss_is_none() -> None:
+    loss = np.array([1.0, 0.5, 0.1, 0.01, 0.02, 0.005, 0.012, 0.003, 0.009])
+    steps = np.full((9, len(STEPS)), np.nan)
+    steps[:, :4] = np.stack([loss, loss, np.ones(9), np.full(9, 0.3)], 1)
+    assert found(history_of(steps, [1] * 9)) == {}
+    steps[5:, 0] += [0.3, 0.0, 0.3, 0.0]
+    assert "oscillating" in found(history_of(steps, [1] * 9))

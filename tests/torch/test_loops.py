@@ -12,7 +12,10 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from vegrad.clipping import GlobalNorm  # noqa: E402
 from vegrad.torch import Monitor  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore::vegrad.torch.FindingWarning"),  # asked of the report
+]
 STEPS = 45
 
 

@@ -15,7 +15,10 @@ from vegrad import NonFiniteGradientError  # noqa: E402
 from vegrad.clipping import GlobalNorm, Value  # noqa: E402
 from vegrad.torch import AdamW, Monitor  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore::vegrad.torch.FindingWarning"),  # asked of the report
+]
 
 
 def mlp(
@@ -61,7 +64,7 @@ def test_the_numbers_are_autograds() -> None:
     np.testing.assert_allclose(last.gradient_norm, np.linalg.norm(norms), rtol=1e-6)
     assert monitor.parameters == [name for name, _ in model.named_parameters()]
     assert monitor.modules == ["0", "1", "2", "3", "4", "5"]
-    scalars = monitor.scalars()
+    scalars = monitor.scalars(all=True)
     assert scalars["gradient_norm/2.bias"] == pytest.approx(norms[3])
     assert scalars["activation_rms/5"] == pytest.approx(rms[5])
     assert scalars["delta_norm/0"] == pytest.approx(float(deltas[-1].norm()))

@@ -12,7 +12,10 @@ from vegrad.torch import Monitor  # noqa: E402
 
 from tests.torch.test_monitor import mlp, train  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore::vegrad.torch.FindingWarning"),  # asked of the report
+]
 
 
 class Root(nn.Module):

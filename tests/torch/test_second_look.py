@@ -54,6 +54,11 @@ def test_a_forward_pass_alone_and_inputs_that_are_not_finite() -> None:
     assert (first.cause, first.sites[0].rows) == ("nonfinite-input", (3, 1))
 
 
+def test_a_loss_whose_gradient_is_not_finite() -> None:
+    first = judge(looked(torch.randn(6, 4), torch.full((6, 2), torch.nan)))[0]
+    assert (first.cause, first.sites[0].kind) == ("loss-domain", "loss")
+
+
 def test_what_is_finite_has_no_culprit() -> None:
     x = torch.randn(6, 4)
     reading = looked(x, torch.ones(6, 2), root=False)

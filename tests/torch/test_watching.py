@@ -15,7 +15,10 @@ from vegrad.torch import AdamW, Monitor  # noqa: E402
 
 from tests.torch.test_monitor import mlp, train  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore::vegrad.torch.FindingWarning"),  # asked of the report
+]
 
 
 @pytest.mark.parametrize("every", [1, 2])

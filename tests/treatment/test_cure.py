@@ -11,6 +11,8 @@ import pytest
 import vegrad
 from vegrad.networks.editor import clone, written
 from vegrad.treatment.attempts import LUCK
+from vegrad.treatment.goal import goal_for
+from vegrad.treatment.progress import Look
 from vegrad.treatment.rates import wanted_rate
 from vegrad.treatment.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
 from vegrad.treatment.trial import Trial
@@ -333,3 +335,70 @@ def test_a_written_network_is_the_network() -> None:
     network = build(norm="layer", residual=True, dtype="float64", init="normal", sigma_w=1.5)
     again = eval(written(network.config), {"vegrad": vegrad})
     assert again.config == network.config
+
+
+# ---------------------------------------------------------------------- targets, patches, progress
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("optimizer", [vegrad.Adam(3e-3), vegrad.SGD(0.02)])
+def test_targets_are_scaled(columns: int, optimizer: vegrad.optim.Optimizer) -> None:
+    target = 1e4 * (np.sin(X[:, :columns]) + X[:, 1 : 1 + columns]) + 1e5
+    network = build(depth=3, outputs=columns, loss="mse")
+    cure = treat(network, target=target, optimizer=optimizer, goal=None)
+    assert cure.cured, str(cure)
+    assert "scale the target" in cure.summary
+    assert cure.target_scaling is not None
+    assert cure.proof is not None
+    variance = float(np.mean(target.var(axis=0)))
+    assert cure.goal.wanted == pytest.approx(variance / 2)  # in the user's units, as is the proof
+    assert cure.proof.loss[1] <= cure.goal.wanted < cure.proof.loss[0]
+    assert cure.proof["after"].loss[0] == pytest.approx(variance, rel=3.0)
+    names = run_as_file(cure.patch, network=clone(network), x=X, target=target)
+    shift, scale = cure.target_scaling
+    np.testing.assert_allclose(names["target"] * scale + shift, target, rtol=1e-5)
+    output = names["network"].forward(names["x"]) * names["target_scale"] + names["target_shift"]
+    assert np.mean((output - target) ** 2) < cure.goal.wanted
+
+
+def test_patches_of_odd_optimizers_run() -> None:
+    """A clip at infinity, a schedule: `treat` runs the patch."""
+    clip = vegrad.clipping.GlobalNorm(np.inf)
+    cure = treat(build(depth=3), optimizer=vegrad.SGD(300.0, clip=clip))
+    assert cure.cured, str(cure)
+    assert 'float("inf")' in cure.patch
+    names: dict[str, Any] = {"schedule": vegrad.optim.cosine(1e-6, 300)}
+    found = vegrad.cure(build(depth=3), X, LABELS, optimizer=vegrad.SGD(names["schedule"]),
+                        goal=GOAL, steps=300)  # fmt: skip
+    assert found.cured, str(found)
+    assert "* schedule(step)" in found.patch
+    names |= {"network": build(depth=3), "x": X, "target": LABELS}
+    output = run_as_file(found.patch, **names)["network"].forward(X)
+    assert np.mean(output.argmax(1) == LABELS) > GOAL - 0.05
+
+
+def test_goals_of_two_classes_are_shares() -> None:
+    for low, high in ((1.0, 2.0), (-1.0, 1.0), (0.2, 0.9), (0.0, 1.0)):
+        target = np.where(LABELS > 1, high, low)[:, None]
+        goal = goal_for("binary_cross_entropy", target, None)
+        assert goal.base <= goal.wanted <= 1.0
+        assert goal.guess >= 0.0
+
+
+def test_a_training_that_falls_steadily_goes_on() -> None:
+    """Nothing but time is missing: a fifth of the way at a quarter of a training is no end."""
+    goal = goal_for("mse", np.array([[-1.0], [1.0]]), 0.5)
+    points = [(20 * n, 1.0 - 0.0008 * 20 * n, np.nan) for n in range(11)]
+    falling = SimpleNamespace(points=points, goal=goal, steps=800, way=goal.way(0.84, np.nan))
+    assert Trial.on_the_way.fget(falling)  # type: ignore[attr-defined]
+    falling.steps = 400
+    assert not Trial.on_the_way.fget(falling)  # type: ignore[attr-defined]
+
+
+def test_progress_is_told() -> None:
+    looks: list[Look] = []
+    treat(build(init="normal", sigma_w=0.3), progress=looks.append)
+    assert "scale every layer" in {look.name for look in looks}
+    assert all(0 <= look.step <= look.steps for look in looks)
+    with pytest.raises(TypeError, match="progress must be"):
+        vegrad.cure(build(depth=2), X, LABELS, progress="yes")  # type: ignore[arg-type]

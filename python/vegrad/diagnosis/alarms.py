@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from vegrad.flow.finding import Finding
 
@@ -20,10 +20,10 @@ class FindingError(RuntimeError):
     """A training has met a finding, and was asked to end with an error then."""
 
     finding: Finding
-    history: Any
+    history: object
     """What the training has recorded so far."""
 
-    def __init__(self, finding: Finding, history: Any) -> None:
+    def __init__(self, finding: Finding, history: object) -> None:
         super().__init__(f"{finding.kind}: {finding.message} {finding.advice}")
         self.finding, self.history = finding, history
 
@@ -40,7 +40,7 @@ class Alarms:
         TypeError, ValueError: on_finding is nothing of this.
     """
 
-    def __init__(self, on_finding: OnFinding, history: Any) -> None:
+    def __init__(self, on_finding: OnFinding, history: object) -> None:
         if not callable(on_finding):
             if not isinstance(on_finding, str):
                 kind = type(on_finding).__name__

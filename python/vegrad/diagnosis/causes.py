@@ -20,6 +20,8 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
 
 Findings = list[Finding]
+GROWN = ("", "overflow", "dtype-range", "nonfinite-weights", "learning-rate-high")
+"""Causes of a NaN that are the effects of a divergence where the steps before it show one."""
 
 
 # A training --------------------------------------------------------------------------------------
@@ -31,12 +33,15 @@ def after_divergence(findings: Sequence[Finding]) -> Findings:
     They are the module where a NaN that grew was seen first, and in a network that was thrown the
     sizes of its gradients.
     """
-    rules = {one.rule for one in findings}
+    rules = {one.rule: one.cause for one in findings}
     dropped = set[str]()
-    if rules & {one.name for one in (*divergence.FIRST, divergence.DIVERGED)}:
-        dropped |= {modules.NONFINITE.name}
+    if rules.get(modules.NONFINITE.name, "") in GROWN:
+        if rules.keys() & {one.name for one in (*divergence.FIRST, divergence.DIVERGED)}:
+            dropped |= {modules.NONFINITE.name}
+    else:  # an operation or the optimizer's ε is to blame, or the data
+        dropped |= {divergence.DIVERGED.name}
     thrown = (divergence.DIVERGED, divergence.OVERSHOOTS, *collapse.RULES)
-    if rules & {one.name for one in thrown}:
+    if rules.keys() & {one.name for one in thrown}:
         dropped |= {modules.DRIFT.name}
     return [one for one in findings if one.rule not in dropped]
 

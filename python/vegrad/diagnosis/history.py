@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.diagnosis.noted import Noted, as_number, from_plain, noted, plain_number, to_plain
+from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
 from vegrad.reports.descent import draw
@@ -75,7 +74,7 @@ class History:
     def __init__(self) -> None:
         self._steps = np.empty((len(STEPS), 64))  # with room for more than there are
         self._count = 0
-        self._epochs: dict[str, list[Any]] = {name: [] for name in (*EPOCHS, *LAYERS)}
+        self._epochs: dict[str, list[Json]] = {name: [] for name in (*EPOCHS, *LAYERS)}
         self._noted: list[Noted] = []
         self.watched: int | None = None
         """The step at which the gauge last began to look at several in a row."""
@@ -101,7 +100,7 @@ class History:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was met while it ran, and steps that overshoot, stall or oscillate; causes first."""
+        """Findings that were met while it ran, and those on its steps; causes come first."""
         return of_history(self)
 
     @property
@@ -109,11 +108,11 @@ class History:
         """The findings that were met while it ran."""
         return tuple(self._noted)
 
-    def note(self, finding: Finding) -> None:
-        """Note a finding, unless one of its kind and cause was noted before."""
+    def note(self, finding: Finding, step: int | None = None) -> None:
+        """Note a finding at a step (the next one), unless one of its kind and cause was noted."""
         known = {(one.finding.kind, one.finding.cause) for one in self._noted}
         if (finding.kind, finding.cause) not in known:
-            self._noted.append(noted(self._count, finding))
+            self._noted.append(noted(self._count if step is None else step, finding))
 
     def __repr__(self) -> str:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
@@ -130,7 +129,7 @@ class History:
         """Return the entry of a column of STEPS at a step."""
         return float(self._steps[STEPS.index(name), step])
 
-    def last(self, name: str, back: int = 1) -> Any:
+    def last(self, name: str, back: int = 1) -> Json:
         """Return the last entry of a column of EPOCHS or LAYERS, or one so many places back."""
         return self._epochs[name][-back]
 
@@ -144,24 +143,24 @@ class History:
         self._steps[:, self._count : end] = columns
         self._count = end
 
-    def add_epoch(self, **values: Any) -> None:
+    def add_epoch(self, **values: Json) -> None:
         """Append an entry for each of EPOCHS and LAYERS."""
         for name in (*EPOCHS, *LAYERS):
             self._epochs[name].append(values[name])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return lists of floats, by name, and what was noted as plain JSON types."""
-        columns: dict[str, Any] = {name: getattr(self, name).tolist() for name in STEPS}
+        columns: dict[str, Json] = {name: getattr(self, name).tolist() for name in STEPS}
         for name, column in self._epochs.items():
             columns[name] = [list(map(float, v)) if name in LAYERS else float(v) for v in column]
         return columns | self.met()
 
-    def met(self) -> dict[str, Any]:
+    def met(self) -> dict[str, Json]:
         """Return what is no column: the findings that were noted, as plain JSON types."""
         return {"noted": [to_plain(one) for one in self._noted], "watched": self.watched}
 
     @classmethod
-    def from_dict(cls, columns: Mapping[str, Any]) -> History:
+    def from_dict(cls, columns: Mapping[str, Json]) -> History:
         """Return the history that `to_dict` described.
 
         Raises:
@@ -210,7 +209,7 @@ class History:
         else:
             raise ValueError(f"path must end in .json or .csv, not {path.suffix!r}")
 
-    def _rows(self) -> Any:
+    def _rows(self) -> Iterator[list[object]]:
         columns = self.to_dict()
         layers = range(len(columns[LAYERS[0]][0]) if self.epochs else 0)
         yield ["step", "epoch", *STEPS, *EPOCHS, *(f"{n}.{i}" for n in LAYERS for i in layers)]
@@ -240,7 +239,7 @@ class History:
         draw(self, path, title)
 
 
-def as_history(name: str, value: Any) -> History:
+def as_history(name: str, value: object) -> History:
     """Return a history, or the one that a mapping of `to_dict` describes.
 
     Raises:

@@ -10,10 +10,11 @@ import numpy as np
 
 from vegrad.diagnosis import causes
 from vegrad.diagnosis.rules import normalization, table
+from vegrad.diagnosis.rules.digest import Steps
 from vegrad.diagnosis.rules.graph import enters_higher
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.rule import Rule
-from vegrad.diagnosis.rules.steps import Steps, of_history
+from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain, Reading

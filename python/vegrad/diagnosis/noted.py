@@ -12,6 +12,8 @@ from vegrad.flow.edits import Edit
 from vegrad.flow.finding import PLAIN, Finding, edit_to_dict
 from vegrad.flow.site import Site
 
+Json = Any  # what JSON can hold
+
 
 @dataclass(frozen=True)
 class Noted:
@@ -34,10 +36,10 @@ def noted(step: int, finding: Finding) -> Noted:
     return Noted(step, said)
 
 
-def to_plain(one: Noted) -> dict[str, Any]:
+def to_plain(one: Noted) -> dict[str, Json]:
     """Return a noted finding as JSON types; numbers are as `plain_number` has them."""
     finding = one.finding
-    content: dict[str, Any] = {
+    content: dict[str, Json] = {
         name: getattr(finding, name)
         for name in ("kind", "severity", "cause", "rule", "blame", "message", "advice")
     }
@@ -49,7 +51,7 @@ def to_plain(one: Noted) -> dict[str, Any]:
     return {"step": one.step, **content}
 
 
-def from_plain(content: Mapping[str, Any]) -> Noted:
+def from_plain(content: Mapping[str, Json]) -> Noted:
     """Return the noted finding that `to_plain` described.
 
     Raises:
@@ -77,7 +79,7 @@ def plain_number(value: float) -> float | str | None:
     return value if isfinite(value) else None if isnan(value) else str(value)
 
 
-def as_number(value: Any) -> float:
+def as_number(value: Json) -> float:
     """Return the number that `plain_number` gave."""
     return nan if value is None else float(value)
 
@@ -87,7 +89,7 @@ def _literal(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _plain_edit(value: Any) -> Any:
+def _plain_edit(value: Json) -> Json:
     if isinstance(value, Mapping):
         return {name: _plain_edit(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -95,7 +97,7 @@ def _plain_edit(value: Any) -> Any:
     return plain_number(value) if isinstance(value, float) else value
 
 
-def _edit(content: Mapping[str, Any]) -> Edit:
+def _edit(content: Mapping[str, Json]) -> Edit:
     fields = dict(content)
     kind = getattr(edits, fields.pop("edit"))
     if "edits" in fields:
@@ -104,5 +106,5 @@ def _edit(content: Mapping[str, Any]) -> Edit:
     return cast(Edit, kind(**values))
 
 
-def _infinite(value: Any) -> Any:
+def _infinite(value: Json) -> Json:
     return float(value) if value in ("inf", "-inf") else value

@@ -40,7 +40,7 @@ class Update:
     """One parameter at a step that was sampled: root mean squares of some of its elements."""
 
     name: str
-    matrix: bool = True
+    matrix: bool
     weight: float
     change: float
     gradient: float
@@ -73,6 +73,8 @@ class Sample:
     """The largest of all samples so far."""
     dtype: str
     updates: tuple[Update, ...]
+    rough: bool = False
+    """True if the steps are divided by the gradients' size, but are not averaged over steps."""
 
     @property
     def promise(self) -> float:

@@ -55,6 +55,10 @@ class Network:
         """Return the loss of the rows of x."""
         raise NotImplementedError
 
+    def backward(self, x: Any, target: Any) -> float:
+        """Run a forward and a backward pass; return the loss and fill gradients and flow."""
+        raise NotImplementedError
+
     def _build(self) -> None:
         """Make the core's network for `config`; its parameters are zero."""
         self._dtype = np.dtype(self.config["dtype"])

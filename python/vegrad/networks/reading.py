@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from math import inf, isfinite, log2, nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, as_array
 from vegrad.arrays.measurement import norms
-from vegrad.flow.data import NonFiniteData, NonFiniteValue
+from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue, Spread
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
 from vegrad.flow.resampling import resampled
+from vegrad.networks.network import Network
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.theory.expected import ExpectedFlow, expected_flow
 
-if TYPE_CHECKING:
-    from vegrad.networks.mlp import MLP
+LOSSES = {
+    "mse": "mse_loss",
+    "cross_entropy": "cross_entropy",
+    "binary_cross_entropy": "binary_cross_entropy_with_logits",
+}
+PARTS = 64  # quantiles
 
 
 def read(
-    network: MLP, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
+    network: Network, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
 ) -> Reading:
     """Run a network forward and back, which overwrites its gradients and flow, and read it."""
     config = network.config
@@ -57,7 +63,52 @@ def read(
         loss_kind=config["loss"],
         operations=_operations(config, flow),
         parameters=_parameters(network, flow),
+        compared=_compared(network, x, target, loss),
         chain=chain,
+    )
+
+
+def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
+    """Write down the output beside the target, as the loss compares them."""
+    outputs, config = network.forward(x), network.config
+    wanted = as_array(target, "target")
+    if wanted.ndim < outputs.ndim and config["loss"] != "cross_entropy":
+        wanted = wanted[:, None]
+    layers = len(config["sizes"]) - 1
+    made = 2 * layers + (layers - 1) * (config["norm"] is not None) - 1
+    residual = config["residual"] and config["sizes"][-2] == config["sizes"][-1]
+    if residual or not np.isfinite(outputs).all():
+        return ()
+    one = Compared(
+        LOSSES[config["loss"]],
+        _spread(outputs),
+        _spread(wanted),
+        made + _skips(config),
+        value=loss,
+        units=outputs.shape[1],
+        labels=config["loss"] == "cross_entropy",
+    )
+    return (one,)
+
+
+def _skips(config: Mapping[str, Any]) -> int:
+    """Return the number of skip connections, which are operations too."""
+    sizes = config["sizes"]
+    return sum(a == b for a, b in pairwise(sizes)) if config["residual"] else 0
+
+
+def _spread(values: Array) -> Spread:
+    """Return where numbers lie."""
+    numbers = np.asarray(values, np.float64)
+    parts = np.quantile(numbers, np.linspace(0, 1, PARTS), method="nearest")
+    return Spread(
+        numbers.shape,
+        float(numbers.min()),
+        float(numbers.max()),
+        float(numbers.mean()),
+        float(numbers.std()),
+        tuple(parts.tolist()),
+        whole=bool((numbers == np.round(numbers)).all()),
     )
 
 
@@ -89,7 +140,7 @@ def _operations(config: Mapping[str, Any], flow: Flow) -> tuple[Operation, ...]:
     return tuple(found)
 
 
-def _parameters(network: MLP, flow: Flow) -> dict[str, Parameter]:
+def _parameters(network: Network, flow: Flow) -> dict[str, Parameter]:
     found = {}
     sizes = norms(network.parameters).tolist()
     for (name, value), norm in zip(network.parameters.items(), sizes, strict=True):
@@ -100,8 +151,20 @@ def _parameters(network: MLP, flow: Flow) -> dict[str, Parameter]:
             log2(norm) - log2(value.size) / 2 if 0 < norm < inf else -inf,
             gradient_log2=float(flow.gradient_log2[layer]) if is_weight else nan,
             nonfinite=None if isfinite(norm) else first_nonfinite(value),
+            copies=_copies(value) if is_weight else (False, False),
         )
     return found
+
+
+def _copies(weight: Array) -> tuple[bool, bool]:
+    """Return True where all rows are equal, and all columns: see `Parameter.copies`."""
+    rows, columns = weight.shape
+    if (weight[0, 0] != weight[-1, 0]) and (weight[0, 0] != weight[0, -1]):
+        return False, False
+    return (
+        rows > 1 and bool((weight == weight[:1]).all()),
+        columns > 1 and bool((weight == weight[:, :1]).all()),
+    )
 
 
 def first_nonfinite(value: Array) -> NonFiniteValue | None:
@@ -113,14 +176,14 @@ def first_nonfinite(value: Array) -> NonFiniteValue | None:
     return NonFiniteValue(place, float(value[place]), int(bad.sum()))
 
 
-def _lost(network: MLP, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
+def _lost(network: Network, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
     """Return the layers whose true weight gradient is finite, while the dtype's is lost."""
     gradients = network.gradients
     finite = np.flatnonzero(np.isfinite(flow.gradient_log2)).tolist()
     return tuple(i for i in finite if is_lost(gradients[f"layers.{i}.weight"]))
 
 
-def _resampled(network: MLP, x: Any, target: Any, count: int, seed: int) -> FloatArray:
+def _resampled(network: Network, x: Any, target: Any, count: int, seed: int) -> FloatArray:
     """Return gains (count, L - 1), as if of batches as large as this one."""
     data, wanted = as_array(x, "x"), as_array(target, "target")
     same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
@@ -132,7 +195,7 @@ def _resampled(network: MLP, x: Any, target: Any, count: int, seed: int) -> Floa
     return resampled(gains, len(data) if same else 0, len(network.config["sizes"]) - 2, count, seed)
 
 
-def expected_or_none(network: MLP, x: Any) -> ExpectedFlow | None:
+def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
     """Return what theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))

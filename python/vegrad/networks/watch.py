@@ -3,56 +3,46 @@
 from __future__ import annotations
 
 from math import inf, isfinite, log2
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norm
 from vegrad.diagnosis.alarms import Alarms
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.judge import judge
+from vegrad.diagnosis.rules.digest import middle
 from vegrad.diagnosis.rules.long_steps import (
     BACK,
     BLOCK,
     EARLY,
     LONG_STEPS,
     LOOKS,
-    MATERIAL,
     MOVED,
     SUSPICIOUS,
     Window,
     start_of,
 )
-from vegrad.diagnosis.rules.steps import LARGE, RISE, TINY, middle
-from vegrad.flow.finding import Finding
+from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY
+from vegrad.networks.examiner import MANY, Examiner
 from vegrad.networks.network import Network
-from vegrad.networks.reading import read
 
-if TYPE_CHECKING:
-    from vegrad.networks.mlp import MLP
-
-FEW, MANY = 32, 256  # rows of a quick look and of a close one
-CLOSE = 25  # steps from one check of the loss to the next; every BLOCK of the first ones
+CLOSE, FAR = 25, 100  # steps from one check of the loss to the next; every BLOCK of the first ones
 SPARE = 0.1  # of the steps, that may be looked at because something is suspicious
+MATTERS = 0.1  # times the first loss, from which a loss that rises is looked at
+SHORT = -3.0  # log2 of what steps must grow by to be long, for no look to be of use
 GROWN = 1.2  # times the learning rate at which steps were last looked at closely
+SURE = 3  # epochs, before steps are called too long though the loss has not been thrown up
 NO_BETTER = 0.9  # times the loss of the best constant
 
 
-class Watch:
-    """What `fit` looks at while it trains, and whom it tells.
+class Watch(Examiner):
+    """The examiner that `fit` has look at its steps while they are taken, and at epochs' ends.
 
     What it decides follows from the history and the number of steps alone, so that a resume goes on
     as if there had been no stop.
 
     Args:
-        network: the network in training.
-        history: its history, which findings are noted in.
-        data: (N, I), as the network takes them.
-        target: of all rows.
         gauge: the distance of the steps that are looked at anyway; 0 if none is.
-        alarms: told of findings when they appear.
     """
 
     def __init__(
@@ -64,40 +54,17 @@ class Watch:
         gauge: int,
         alarms: Alarms,
     ) -> None:
-        self.network, self.history, self.alarms = cast("MLP", network), history, alarms
-        self.data, self.target, self.gauge = data, target, gauge
+        super().__init__(network, history, data, target, alarms)
+        self.gauge = gauge
         self.best, self.seen = inf, 0  # the lowest mean loss of BLOCK steps, and of how many
-        self.constant = inf
+        self.moved = middle(history.last("update_log2")) if history.epochs else inf
+        """log2 of how far the last epoch's last step moved the weights: the median layer."""
         self.ended = int(history.epoch_steps.sum())
         """The number of steps at the end of the last epoch."""
-        self.no_better = False
-        """True if the last epoch's loss was not below that of a constant output."""
-        alarms.known(one.finding for one in history.noted)
-
-    # The first batch -----------------------------------------------------------------------------
-
-    def begin(self, order: npt.NDArray[np.intp], batch_size: int) -> None:
-        """Judge the network on its first batch, and the data where there is a NaN in it."""
-        few = order[: min(max(batch_size, FEW), 4 * MANY)]
-        if self._judged(few, resamples=0):
-            many = order[: min(max(batch_size, MANY), 4 * MANY)]
-            self._found(self._judged(many, resamples=4))
-
-    def _judged(self, rows: Array, resamples: int) -> tuple[Finding, ...]:
-        x, target = self.data[rows], self.target[rows]
-        return judge(read(self.network, x, target, resamples=resamples, seed=0, theory=False))
-
-    def _found(self, findings: tuple[Finding, ...]) -> None:
-        """Note findings and tell of them, but not of what steps that are too long have done."""
-        if self._overshoots:
-            self.alarms.known(findings)
-        for finding in findings:
-            self.history.note(finding)
-        self.alarms.tell(one.finding for one in self.history.noted)
-
-    @property
-    def _overshoots(self) -> bool:
-        return any(one.finding.kind == "overshooting" for one in self.history.noted)
+        self.no_better = 0
+        """How many epochs on end ended with a loss no better than that of a constant output."""
+        for loss in history.epoch_loss:
+            self.no_better = self.no_better + 1 if self._is_no_better(loss) else 0
 
     # Steps ---------------------------------------------------------------------------------------
 
@@ -106,7 +73,7 @@ class Watch:
         step, due = self.history.steps, []
         if self.gauge > 1:
             due.append((step - 1) // self.gauge * self.gauge + self.gauge + 1 if step else 1)
-        near = BLOCK if step < 4 * BLOCK else CLOSE
+        near = BLOCK if step < 4 * BLOCK else CLOSE if self._may_be_long else FAR
         due.append((step // near + 1) * near)
         end = self._window_end
         if end > step:
@@ -148,7 +115,7 @@ class Watch:
         seen = max(then, 0.0) if history.watched is None else rate(history.watched)
         if not now > GROWN * seen > 0 < then:
             return False
-        return middle(history.last("update_log2")) + log2(now / then) > MOVED - 1
+        return self.moved + log2(now / then) > MOVED - 1.5
 
     def _blocks(self, step: int) -> bool:
         """Take in the mean losses of blocks of steps; return True if one has risen."""
@@ -160,7 +127,7 @@ class Watch:
             risen = mean > BACK * self.best
             self.best = min(self.best, mean)
         self.seen += len(blocks)
-        return risen and mean > MATERIAL * self._start
+        return risen and mean > MATTERS * self._start
 
     @property
     def _start(self) -> float:
@@ -172,13 +139,20 @@ class Watch:
         history = self.history
         if self._window_end > step or not self.gauge:
             return
-        if self._overshoots:
+        if self.overshoots:
+            return
+        if not self._may_be_long:
             return
         if self.gauge > 1 and step > 3 * LOOKS:
             looked = np.count_nonzero(~np.isnan(history.alpha)) - step // self.gauge
             if looked > 3 * LOOKS + SPARE * step:
                 return
         history.watched = step
+
+    @property
+    def _may_be_long(self) -> bool:
+        """False if steps were far too short to be long at the last epoch's end."""
+        return not self.history.epochs or self.moved > MOVED + SHORT
 
     def _close_window(self) -> None:
         history, first = self.history, self._window_end - LOOKS
@@ -191,9 +165,9 @@ class Watch:
             history.since(first, "slope"),
             history.loss,
             log2(length / size) if known else inf,
-            float(history.since(first, "learning_rate")[0]),
+            history.learning_rate,
         )
-        self._found(tuple(LONG_STEPS.find(window, LONG_STEPS, ())))
+        self.found(tuple(LONG_STEPS.find(window, LONG_STEPS, ())))
         if first < EARLY and window.downhill > 0 and window.moved > MOVED:
             self._open_window(history.steps)  # the first steps go too far now and then
 
@@ -203,44 +177,39 @@ class Watch:
             self.check()
         return self.alarms.stop
 
-    def broken(self, *, ending: bool = False) -> None:
-        """Say why the loss or a gradient is no number any more, as far as that can be told.
-
-        Where an error is `ending` the training, whoever catches it has the findings from there.
-        """
-        if ending and self.alarms.on_finding != "warn":
-            self.alarms = Alarms("stop", self.history)  # it tells nobody
-        bad = ~np.isfinite(self.data).reshape(len(self.data), -1).all(axis=1)
-        bad |= ~np.isfinite(self.target).reshape(len(self.target), -1).all(axis=1)
-        rows = np.flatnonzero(bad)
-        if len(rows):
-            self._found(self._judged(rows[:1], resamples=0))
-        else:
-            self._found(tuple(f for f in self.history.findings if f.kind == "overshooting"))
-
     # Epochs --------------------------------------------------------------------------------------
 
     def close_epoch(self) -> None:
         """Judge the end of an epoch: closely if the training does not go well."""
         history, epoch = self.history, self.history.epochs
         self.ended = history.steps
-        loss, moved = history.last("epoch_loss"), middle(history.last("update_log2"))
-        if epoch == 1 or self.constant == inf:
-            self.constant = _best_constant(self.target, self.network.config["loss"])
+        loss = history.last("epoch_loss")
+        self.moved = moved = middle(history.last("update_log2"))
         if moved > MOVED - (history.steps > CLOSE):
             self._open_window(history.steps)
-        no_better = not loss < NO_BETTER * min(self.constant, self._start)
+        no_better = self._is_no_better(loss)
         rose = epoch > 1 and not loss < (1 + RISE) * history.last("epoch_loss", 2)
         if no_better or rose or not TINY < moved < LARGE:
             found = history.findings
-            self._found(tuple(f for f in found if f.kind == "overshooting"))
+            sure = epoch >= SURE or not isfinite(loss)
+            self.found(
+                tuple(
+                    one
+                    for one in found
+                    if one.kind == "overshooting"
+                    and (sure or not one.evidence.get("highest", 0.0) <= HIGH)
+                )
+            )
             most = max(middle(row) for row in history.update_log2)
             tiny = most < TINY and epoch > 1 and self._is_steady()
             self.alarms.tell(f for f in found if tiny and f.cause == "learning-rate-low")
-        worse, self.no_better = self.no_better and no_better, no_better
-        if worse and isfinite(loss) and epoch & (epoch - 1) == 0:
+        self.no_better = self.no_better + 1 if no_better else 0
+        if self.no_better in (3, 6, 12, 24, 48) and isfinite(loss):
             rows = np.linspace(0, len(self.data) - 1, min(len(self.data), MANY)).astype(np.intp)
-            self._found(self._judged(rows, resamples=0))
+            self.found(self.judged(rows))
+
+    def _is_no_better(self, loss: float) -> bool:
+        return not loss < NO_BETTER * min(self.constant, self._start)
 
     def _is_steady(self) -> bool:
         """Return True if the learning rate did not rise in the last epoch."""
@@ -248,20 +217,3 @@ class Watch:
             self.history.steps - self.history.last("epoch_steps"), "learning_rate"
         )
         return bool(rates[-1] <= rates[0])
-
-    def end(self) -> None:
-        """Say what the training as a whole tells."""
-        self.alarms.tell(self.history.findings)
-
-
-def _best_constant(target: Array, loss: str) -> float:
-    """Return the mean loss of the best output that is the same for all rows."""
-    if loss == "cross_entropy":
-        share = np.bincount(target.ravel()) / target.size
-        share = share[share > 0]
-        return float(-(share * np.log(share)).sum())
-    wanted = target.reshape(len(target), -1)
-    if loss == "mse":
-        return float(wanted.var(axis=0, dtype=np.float64).mean())
-    mean = np.clip(wanted.mean(axis=0, dtype=np.float64), 1e-12, 1 - 1e-12)
-    return float(-(mean * np.log(mean) + (1 - mean) * np.log1p(-mean)).mean())

@@ -5,8 +5,8 @@
     TensorBoard(monitor).write()      # after a step
     WandB(monitor, run).write()
 
-All write `Monitor.scalars()`, a dozen numbers, under "vegrad/". Each needs its own package, which is imported when it
-is first asked for.
+All write `Monitor.scalars()`, a dozen numbers, under "vegrad/". Each needs its own package, which
+is imported when it is first asked for.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Attempts:
         sick = self._trial(self.given)
         self.budget = Budget(plan, self.batch_size, len(self.rows), subject.early, sick)
         self.budget.passed += subject.looking(len(rows)) + before.further * len(rows)
-        self.kept = 0.0
+        self.kept, self.said = 0.0, False
 
     def _trial(self, treatment: Treatment) -> Trial:
         plan = self.plan
@@ -75,8 +75,11 @@ class Attempts:
 
     def _over(self, trial: Trial) -> bool:
         """Return True if a trial is to be ended: it learns nothing, or nothing is left to spend."""
-        kept = 0.0 if trial.way >= min(ALMOST, FAST * trial.share) else self.kept
-        slow = self.patient.diagnosis.healthy and (standing(trial) or creeping(trial))
+        fast = trial.way >= min(ALMOST, FAST * trial.share)
+        kept = 0.0 if fast else self.kept
+        # What the diagnosis itself says is the smallest change, and gets the time that it needs.
+        slow = creeping(trial) and not self.said
+        slow |= self.patient.diagnosis.healthy and standing(trial)
         if slow or thrown(trial) or hopeless(trial, patient=self.kept == 0.0):
             return True
         return not self.budget.room(trial.history.steps + trial.block_steps, kept)
@@ -118,6 +121,7 @@ class Attempts:
         if why:
             self.attempts.append(replace(done, why=why, ended=how))
             return None
+        self.said = remedy.said
         tried = self._train(treatment, done, after)
         trial = tried.trial
         if treatment.scales:

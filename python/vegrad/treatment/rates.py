@@ -105,8 +105,7 @@ def wanted_limit(history: History | None) -> float | str:
     found = {finding.kind for finding in history.findings}
     if not found & {"overshooting", "oscillating"} and np.isfinite(history.loss).all():
         return "no step went too far"
-    tenth = max(1, history.steps // 10)
-    if np.mean(history.loss[-tenth:]) > THROWN * history.loss[0]:
+    if np.median(history.loss) > THROWN * history.loss[0]:
         return "the loss rose from the first steps on: that is the learning rate's business"
     norms = history.gradient_norm
     norms = norms[np.isfinite(norms) & (norms > 0)]

@@ -18,7 +18,7 @@ LOOKS = 20  # at a whole training
 NEAR = 0.9  # of the guess's loss: below, a look is worth a forward pass
 SOON = 1.5  # times the loss wanted: the same with the mean square
 MOVING = 0.95  # of the loss two looks ago
-FALLING = 5  # looks, from the first to the last of which a gain is taken
+FALLING = 3  # looks, from the first to the last of which a gain is taken
 FORWARD = 1 / 3  # of a forward and backward pass
 
 

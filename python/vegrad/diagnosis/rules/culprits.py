@@ -101,13 +101,18 @@ def _behind(reading: Reading, place: int) -> Culprit:
     origin = next((n for n in lost if _is_edge(everything[n])), place)
     blamed = everything[origin]
     if not _is_edge(blamed):
-        narrow = reading.dtype == "float16"
-        return Culprit(one, place, "dtype-range" if narrow else "domain-edge", True)
+        beyond = "dtype-range" if reading.dtype == "float16" else "overflow"
+        return Culprit(one, place, "domain-edge" if _decomposes(one) else beyond, True)
     cause = _cause(reading, origin)
     hidden = cause == "where-branch" or (blamed.lost and _is_hidden(reading, origin))
     if hidden and cause not in DATA and cause not in ("masked-row", "dtype-range"):
         cause = "where-branch"
     return Culprit(blamed, origin, cause, True)
+
+
+def _decomposes(one: Operation) -> bool:
+    """Return True of decompositions, whose derivative divides by differences of eigenvalues."""
+    return one.kind.startswith("linalg") or one.kind in ("svd", "qr", "symeig", "pinverse")
 
 
 def _is_hidden(reading: Reading, place: int) -> bool:

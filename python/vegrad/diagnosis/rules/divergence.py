@@ -37,8 +37,10 @@ GROWN = 1.0  # decades by which loss or gradients grow before a step is blamed f
 WHOLE = 1.0  # change of the weights over their size, in one step, that leaves nothing of them
 BEGAN = 5  # steps after which a large first step is still the first
 ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five)
+BACK, LOW = 2.2, 0.3  # times its lowest, but not below this share of its first: healthy 1.9
+TURNED = 1.5  # decades
 STRONG = 0.3  # change of the weights over their size in one of the first steps
-PROMISE = 2.2  # times the loss that is left, which steps promise to take off
+PROMISE = 1.6  # times the loss that is left, which steps promise to take off: healthy 1.5
 ALIKE = 1e-4  # variation between rows that is none
 NEAR = 64.0  # the dtype's range over what is near its end
 
@@ -191,20 +193,33 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
         return
     peak, late = float(losses.max()), float(losses[-1])
     moved = moved_most(reading, int(course.step[0]) + BEGAN)
-    rose = peak >= rule.warning * first
-    long = moved >= STRONG / 3 or promised(reading, course) >= 1 or sizes_grew(course)
-    flung = moved >= STRONG and late >= 0.7 * first and len(losses) >= 10
+    calm = smooth(course.loss, 8)
+    back = len(calm) > 8 and calm[-1] >= BACK * max(float(calm.min()), LOW * first)
+    rose = peak >= rule.warning * first or back
+    long = moved >= STRONG / 3 or promised(reading, course) >= 0.5 or sizes_grew(course)
+    flung = moved >= STRONG and (late >= 0.7 * first or _turned(course)) and len(losses) >= 5
     if not (rose and long) and not flung:
         return
     yield _too_long(
         reading,
         rule,
         "critical" if late >= 0.9 * first else "warning",
-        "the loss began at {first:.3g}, rose to {peak:.3g} and is at {last:.3g}: steps are too "
-        "long"
+        "the loss began at {first:.3g}, fell to {lowest:.3g}, was as high as {peak:.3g} and is at "
+        "{last:.3g}: steps are too long"
         + (" (one of the first changed weights by {moved:.2g} of their size)" if moved else ""),
-        {"peak": peak, "moved": moved} | ends(course),
+        {"peak": peak, "lowest": float(losses.min()), "moved": moved} | ends(course),
     )
+
+
+def _turned(course: Course) -> bool:
+    """Return True if δ at the first module, beside that at the last, is another than at first."""
+    known = np.flatnonzero(np.isfinite(course.delta).all(0))
+    if len(known) < 2:
+        return False
+    with np.errstate(all="ignore"):
+        ratios = np.log10(course.delta[:, known[0]] / course.delta[:, known[-1]])
+    change = np.median(ratios[-5:]) - ratios[0]
+    return bool(abs(change) >= TURNED or change != change)
 
 
 def _promises(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

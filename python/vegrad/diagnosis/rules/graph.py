@@ -8,7 +8,7 @@ first, do not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isnan, log2
 
 import numpy as np
 
@@ -26,6 +26,7 @@ FEWEST = 6  # maps, of which the first and the last third are compared
 KEYED = {"softmax", "scaled_dot_product_attention"}
 LOGITS = {"cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"}
 LARGE = 4.0  # standard deviation of outputs
+TIMES = 3.0  # what the head makes of an input of size 1
 SHARP = 0.9  # share of attention's rows with all weight on one key
 
 
@@ -176,9 +177,12 @@ def _absurd(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
     _, maps = above(reading, worst.place, tuple(MAPS))
     last = [name for n in sorted(maps) for name in reading.operations[n].parameters[:1]]
     made = shaped_by(reading, worst.place)
-    raw = made is not None and made.kind in MAPS and bool(last)
-    if not raw and worst.value < ABSURD * guess(worst):
-        return  # cosines are made larger by a factor that is meant
+    raw = made is not None and made.kind in MAPS
+    matrices = [reading.parameters[name] for name in last if name in reading.parameters]
+    large = any(one.through_log2 >= log2(TIMES) for one in matrices)
+    absurd = reading.chain is None and worst.value >= ABSURD * guess(worst)
+    if not (raw and large) and not absurd:
+        return  # cosines are made larger by a factor that is meant, and streams by their depth
     edit = Scale(tuple(last), float(f"{1 / worst.output.std:.3g}")) if last else None
     yield Finding(
         kind=rule.kind,

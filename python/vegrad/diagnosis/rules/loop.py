@@ -178,6 +178,10 @@ def _moved(updates: Sequence[Update]) -> float:
     return sum(one.change**2 for one in updates) ** 0.5 / weights if weights else 0.0
 
 
+def _matrices(sample: Sample) -> list[Update]:
+    return [one for one in sample.updates if one.matrix]
+
+
 def _is_steady(samples: Sequence[Sample]) -> bool:
     """Return True if the rate is the training's own: neither warmed up nor nearly run down."""
     return 0 < samples[-1].rate <= samples[0].rate and 2 * samples[-1].rate >= samples[-1].peak
@@ -220,7 +224,7 @@ def _still(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         return
     for samples in _sampled(watched):
         shares = [
-            [one.still for one in sample.updates if isfinite(one.still)] for sample in samples
+            [one.still for one in _matrices(sample) if isfinite(one.still)] for sample in samples
         ]
         if not all(shares) or not _is_steady(samples):
             continue
@@ -248,12 +252,12 @@ def _epsilon(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
         return
     for samples in _sampled(watched):
         below = [
-            [one.below_epsilon for one in sample.updates if isfinite(one.below_epsilon)]
+            [one.below_epsilon for one in _matrices(sample) if isfinite(one.below_epsilon)]
             for sample in samples
         ]
         if not all(below) or not _is_steady(samples):
             continue
-        moved = max(_moved(sample.updates) for sample in samples)
+        moved = max(_moved(_matrices(sample)) for sample in samples)
         gradients = any(one.gradient > 0 for one in samples[-1].updates)
         if moved >= NOTHING or not gradients or min(median(one) for one in below) < BELOW:
             continue
@@ -277,7 +281,7 @@ def _decay(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     if watched is None:
         return
     for samples in _sampled(watched):
-        decayed = [one for one in samples[-1].updates if one.decay > 0 and one.first > 0]
+        decayed = [one for one in _matrices(samples[-1]) if one.decay > 0 and one.first > 0]
         shrunk = [
             one
             for one in decayed

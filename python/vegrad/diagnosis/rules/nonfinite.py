@@ -79,6 +79,15 @@ WORDS = {
         "load the model's state again, or reset running statistics.",
     ),
 }
+COMBINES = {
+    *("mul", "rmul", "imul", "add", "radd", "iadd", "sub", "rsub", "isub", "sum", "mean", "cumsum"),
+    *("matmul", "bmm", "einsum", "linear", "logsumexp"),
+}
+INFINITIES = (
+    "it combines infinities (0 · inf and inf - inf are NaN)",
+    "mask with a large negative number (-1e4) in place of -inf, and leave out what is masked "
+    "before {operation}.",
+)
 FILL = "fill in or remove {these} (rows and columns are counted from 0), then diagnose again."
 
 
@@ -205,6 +214,10 @@ def _at(culprit: Culprit, reading: Reading, rule: Rule) -> Finding:
     """Say that an operation is to blame."""
     site, one = site_of(reading, culprit.place), culprit.operation
     reason, advises = WORDS.get(culprit.cause, WORDS["domain-edge"])
+    if culprit.cause in ("domain-edge", "loss-domain") and one.kind in COMBINES:
+        reason, advises = INFINITIES
+    if culprit.cause == "overflow" and culprit.back and not one.edge:
+        reason = "what it makes of the gradient is beyond the largest number of {dtype}"
     says = "the output of {operation} is not finite, though its inputs are: "
     if culprit.back:
         says = "the loss is finite, but the gradient is not from {operation} on its way down: "

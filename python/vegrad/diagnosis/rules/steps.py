@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from math import inf, isfinite, nan
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from vegrad.arrays.checks import FloatArray
-from vegrad.diagnosis.noted import Noted
-from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, start_of
+from vegrad.diagnosis.rules.digest import Digest, Steps, middle
+from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, Window, start_of
 from vegrad.diagnosis.rules.rule import RuleOf
 from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
@@ -34,34 +30,6 @@ RISE, EPOCHS = 0.03, 5  # of the loss from epoch to epoch; at least so many
 SWING = 0.1  # of all that the loss has lost: a rise below that is noise
 LEAST = 1e-3  # of a learning rate: no advice goes below that without a trial
 STARVES = ("vanishing", "dead", "saturated", "idle", "collapsed")
-
-
-class Steps(Protocol):
-    """The columns of a `vegrad.History` that these rules read."""
-
-    loss: FloatArray
-    loss_after: FloatArray
-    slope: FloatArray
-    step_length: FloatArray
-    alpha: FloatArray
-    learning_rate: FloatArray
-    gradient_norm: FloatArray
-    coefficient: FloatArray
-    epoch_loss: FloatArray
-    epoch_steps: FloatArray
-    update_log2: FloatArray
-
-    @property
-    def steps(self) -> int:
-        """The number of steps."""
-
-    @property
-    def epochs(self) -> int:
-        """The number of finished epochs."""
-
-    @property
-    def noted(self) -> tuple[Noted, ...]:
-        """What was found while it ran."""
 
 
 def of_history(history: Steps) -> tuple[Finding, ...]:
@@ -106,83 +74,6 @@ def of_history(history: Steps) -> tuple[Finding, ...]:
 def _unique(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Keep the first of each kind and cause."""
     return tuple({(one.kind, one.cause): one for one in reversed(findings)}.values())[::-1]
-
-
-class Digest:
-    """What the rules ask of a history, each worked out once."""
-
-    def __init__(self, history: Steps) -> None:
-        self.history, self.loss = history, history.loss
-        self.start = start_of(self.loss)
-
-    @cached_property
-    def looked(self) -> npt.NDArray[np.intp]:
-        """The steps that were looked at."""
-        alpha: FloatArray = self.history.alpha
-        return np.flatnonzero(alpha == alpha)
-
-    @cached_property
-    def looks(self) -> npt.NDArray[np.intp]:
-        """Those of them that go downhill on their batch."""
-        return self.looked[self.history.slope[self.looked] < 0]
-
-    @cached_property
-    def alpha(self) -> FloatArray:
-        """Their α."""
-        return self.history.alpha[self.looks]
-
-    @cached_property
-    def after(self) -> FloatArray:
-        """The loss of their batch after them."""
-        return self.history.loss_after[self.looks]
-
-    @cached_property
-    def climbs(self) -> npt.NDArray[np.bool_]:
-        """True where that is higher than before."""
-        return ~(self.after <= self.loss[self.looks])
-
-    @cached_property
-    def median(self) -> float:
-        """The median α; nan if none was looked at."""
-        return middle(self.alpha)
-
-    @cached_property
-    def fallen(self) -> float:
-        """The part of its first value that the loss has lost in the last epoch's steps."""
-        count = int(self.history.epoch_steps[-1]) if self.history.epochs else len(self.loss)
-        last = self.loss[-min(count, max(len(self.loss) // 2, 1)) :]
-        with np.errstate(all="ignore"):
-            return float(1 - last.sum() / len(last) / self.start)
-
-    @cached_property
-    def highest(self) -> float:
-        """The highest mean loss of ten steps, over the first; inf where one is no number."""
-        block = min(BLOCK, len(self.loss))
-        means = self.loss[: len(self.loss) // block * block].reshape(-1, block).sum(axis=1) / block
-        high = max(float(means.max()), float(self.loss[-block:].sum()) / block)
-        return high / self.start if isfinite(high) else inf
-
-    @cached_property
-    def moves(self) -> list[float]:
-        """log2 of how far the last step of each epoch moves the weights: the median layer."""
-        found = [middle(row) for row in self.history.update_log2]
-        return [one for one in found if isfinite(one)]
-
-    @property
-    def moved(self) -> float:
-        """The median of these; nan if there are none."""
-        return middle(self.moves)
-
-
-def middle(values: FloatArray | Sequence[float]) -> float:
-    """Return the median of a few numbers; nan if there are none, or one is no number."""
-    if len(values) > 64:
-        return float(np.median(values))
-    order = sorted(values)
-    if not order or any(one != one for one in order):
-        return nan
-    half = len(order) // 2
-    return float(order[half] if len(order) % 2 else (order[half - 1] + order[half]) / 2)
 
 
 # Too long ---------------------------------------------------------------------------------------
@@ -239,7 +130,8 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
         return int(left[0]), begins + "one led the loss out of its range (α {alpha:+.2g})", {}
     share = float(climbs.sum()) / max(len(climbs), 1)
     few = len(alpha) >= FEW and not fallen > 0
-    enough = few or len(alpha) >= LOOKS
+    spread = len({step // BLOCK for step in digest.looks.tolist()}) >= FEW
+    enough = few or (len(alpha) >= LOOKS and spread and fallen < 1 - LITTLE)
     if enough and share >= CLIMBS:
         part = "the loss of {percent:.0f} % of the batches is higher after the step than before"
         part += " (α {alpha:+.2g})"
@@ -449,4 +341,4 @@ OSCILLATING = RuleOf[Digest](
     find=_oscillating,
 )
 OF_HISTORY = (OVERSHOOTING, STALLED, OSCILLATING)
-RULES: tuple[RuleOf[Any], ...] = (*OF_HISTORY, LONG_STEPS)
+RULES: tuple[RuleOf[Digest] | RuleOf[Window], ...] = (*OF_HISTORY, LONG_STEPS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from vegrad.diagnosis.rules import (
     chain,
     collapse,
+    cuts,
     departures,
     divergence,
     embeddings,
@@ -33,7 +34,7 @@ DATA = (nonfinite.NONFINITE_DATA,)
 # Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
 LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES, units.SOFTMAX_WITHIN)
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
-OPERATIONS = (nonfinite.KNOWN, *operations.RULES)
+OPERATIONS = (nonfinite.KNOWN, *cuts.RULES, *operations.RULES)
 # Of a chain of layers, causes before effects.
 CHAIN = (
     nonfinite.PASS,
@@ -72,6 +73,7 @@ RULES = (
     WHOLE,
     INPUTS,
     ABSURD,
+    *cuts.RULES,
     *operations.RULES,
     *CHAIN,
     *graph.RULES,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf, isfinite
 from typing import TypeAlias
 
+from vegrad.diagnosis.rules.divergence import PROMISE
+from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.flow.finding import Finding
 
 OnFinding: TypeAlias = Callable[[Finding], object] | str | None
@@ -69,7 +72,8 @@ class Alarms:
         self._losses: deque[float] = deque(maxlen=WIDTH)
         self._norms: deque[float] = deque(maxlen=WIDTH)
         self._first = self._lowest = self._usual = inf
-        self._broken = False
+        self._broken = self._promised = self._drifts = False
+        self._promises: deque[float] = deque(maxlen=3)
         self._rest, self._wait = 0, REST
 
     def due(self, loss: float, norm: float) -> bool:
@@ -85,6 +89,14 @@ class Alarms:
         self._rest = self._wait
         self._wait = min(2 * self._wait, LONGEST)
         return True
+
+    def promises(self, promise: float, loss: float) -> bool:
+        """Take in what a step promises to take off the loss; return True if it is time to judge."""
+        if loss > 0:
+            self._promises.append(promise / loss)
+        known = sorted(self._promises)
+        before, self._promised = self._promised, len(known) == 3 and known[1] >= PROMISE
+        return self._promised and not before
 
     def _is_odd(self, loss: float, norm: float) -> bool:
         """Return True of what is no part of a quiet training."""
@@ -111,9 +123,14 @@ class Alarms:
         Raises:
             FindingError: if it says "raise".
         """
-        new = []
+        new, drifts, self._drifts = [], self._drifts, False
         for one in findings:
             cause = one.cause or one.kind
+            if one.rule == DRIFT.name:
+                # In a network that is being thrown this passes, so that it must be seen twice.
+                self._drifts = True
+                if not drifts and self._count > 1 and cause not in self.found:
+                    continue
             if cause not in self.found:
                 self.steps[cause] = step
                 new.append(one)
@@ -124,7 +141,7 @@ class Alarms:
     def _tell(self, one: Finding, step: int) -> None:
         words = f"step {step}, {one.kind} ({one.cause or one.kind}): {one.message}; {one.advice}"
         if self.act == "warn":
-            warnings.warn(FindingWarning(words, one), stacklevel=2)
+            warnings.warn(FindingWarning(words, one), stacklevel=_user())
         elif self.act == "raise":
             raise FindingError(words, one)
         elif self.act == "stop":
@@ -140,3 +157,15 @@ class Alarms:
         """Return findings with those that were seen before, in the order in which they came up."""
         now = {one.cause or one.kind: one for one in findings}
         return tuple((self.found | now).values())
+
+
+def _user() -> int:
+    """Return the stack level, for a warning of the caller's, of the code that calls PyTorch."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_package(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_package(name: str) -> bool:
+    return name.partition(".")[0] in ("vegrad", "torch", "contextlib")

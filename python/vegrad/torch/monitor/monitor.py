@@ -26,6 +26,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from vegrad.arrays.checks import as_count
+from vegrad.diagnosis.rules.course import BEGINS, promise_of
 from vegrad.flow.finding import Finding
 from vegrad.torch.monitor.alarms import Alarms, OnFinding
 from vegrad.torch.monitor.looks import Looks
@@ -152,6 +153,10 @@ class Monitor(StepHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
+        if len(self.history) and (sample := self.updates.fresh()) is not None:
+            loss, _ = self.history.last_sizes
+            if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
+                self._due = True
         if self._due:
             self._judge()
 

@@ -1,7 +1,7 @@
 """The changes that an optimizer's steps make to a model's weights, in samples of their elements.
 
-A sampled step costs two copies of a few elements of each matrix. They stay on its device until they
-are asked for.
+A sampled step costs two copies of a few elements of each parameter. They stay on the parameters'
+device until they are asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isnan, nan
+from math import isnan, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.watched import Sample, Update
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.optimizer_state import CoreState
 from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
-EVERY = 10  # steps that are looked at, for one that is sampled; the first few all are
-FIRST = 3
+EVERY = 5  # steps that are looked at, for one that is sampled; the first few all are
+FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
 KEEP = 8
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
@@ -48,18 +48,13 @@ class _Taken:
 
     step: int
     optimizer: int
-    peak: float
     settings: list[_Setting]
     places: list[int]
     old: Tensor
     grads: Tensor
     new: Tensor | None = None
-    square_places: list[int] = field(default_factory=list)
-    squares: Tensor | None = None
-    """The running squares of the gradients of the parameters at these places."""
-    count: object = None
-    """How many steps are in them."""
-    sample: Sample | None = None
+    squares: dict[int, tuple[Tensor, object]] = field(default_factory=dict)
+    """The running square of each gradient and its number of steps, by the parameter's place."""
 
 
 class Updates:
@@ -76,31 +71,27 @@ class Updates:
         self._parameters, self._names = parameters, names
         self._seen: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
         """The number of each optimizer, and how many of its steps were seen."""
-        self._optimizers = 0
-        self._peaks: dict[int, float] = {}
-        self._start: dict[int, _Taken] = {}
-        """The first sample of each optimizer."""
+        self._taken: _Taken | None = None
         self._first: dict[int, float] = {}
-        self._last: _Taken | None = None
-        self._early: list[_Taken] = []
-        self._taken: deque[_Taken] = deque(maxlen=KEEP)
+        self._peaks: dict[int, float] = {}
+        self._early: list[Sample] = []
+        self._samples: deque[Sample] = deque(maxlen=KEEP)
 
     @torch.no_grad()
     def before(self, optimizer: Optimizer, step: int) -> None:
         """Take a sample, if this step is to have one: the optimizer is about to step."""
-        if (seen := self._seen.get(optimizer)) is None:
-            seen = self._seen[optimizer] = [self._optimizers, 0]
-            self._optimizers += 1
+        seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
         seen[1] += 1
-        if seen[1] > FIRST and seen[1] % EVERY:
+        if seen[1] > FIRST and seen[1] % (2 if seen[1] < BEGINNING else EVERY):
             return
+        self._digest()
         place_of = {id(one): place for place, one in enumerate(self._parameters())}
         settings, places, old, grads = [], [], [], []
         for group in optimizer.param_groups:
             setting = _setting(group)
             for one in group["params"]:
                 place, grad = place_of.get(id(one)), one.grad
-                if place is None or grad is None or one.ndim < 2:
+                if place is None or grad is None:
                     continue
                 if can_be_sampled(one) and can_be_sampled(grad):
                     settings.append(setting)
@@ -108,100 +99,81 @@ class Updates:
                     old.append(few(one))
                     grads.append(few(grad))
         if places:
-            number, rate = seen[0], max(one.rate for one in settings)
-            self._peaks[number] = peak = max(rate, self._peaks.get(number, 0.0))
-            taken = _Taken(step, number, peak, settings, places, _joined(old), _joined(grads))
-            self._last = taken
-            (self._early if len(self._early) < FIRST else self._taken).append(taken)
-            self._start.setdefault(number, taken)
+            self._taken = _Taken(step, seen[0], settings, places, _joined(old), _joined(grads))
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer) -> None:
         """Take the other half of the sample: the optimizer has stepped."""
-        taken = self._last
+        taken = self._taken
         if taken is None or taken.new is not None:
             return
-        parameters = self._parameters()
-        taken.new = _joined([few(parameters[place]) for place in taken.places])
+        parameters = [self._parameters()[place] for place in taken.places]
+        taken.new = _joined([few(one) for one in parameters])
         shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
-        squares = []
-        for place in taken.places:
-            state = shown.get(parameters[place], {})
+        for place, one in zip(taken.places, parameters, strict=True):
+            state = shown.get(one, {})
             square = state.get("exp_avg_sq")
             if isinstance(square, Tensor) and can_be_sampled(square):
-                taken.square_places.append(place)
-                squares.append(few(square))
-                taken.count = state.get("step")
-        if squares:
-            taken.squares = _joined(squares)
-            if isinstance(taken.count, Tensor):
-                taken.count = taken.count.clone()
+                taken.squares[place] = few(square).clone(), state.get("step")
+
+    def fresh(self) -> Sample | None:
+        """Return the last sample, if it was not returned before."""
+        waiting = self._taken is not None and self._taken.new is not None
+        self._digest()
+        return (self._samples or self._early)[-1] if waiting else None
 
     def samples(self) -> tuple[Sample, ...]:
         """Return the first few samples and the last, as numbers."""
-        for start in self._start.values():
-            sizes = _parts(start.old, start.places, self._parameters())
-            for place, part in sizes.items():
-                self._first.setdefault(place, _rms(part))
-        found = []
-        for taken in (*self._early, *self._taken):
-            if taken.sample is None and taken.new is not None:
-                taken.sample = self._digested(taken)
-            if taken.sample is not None:
-                found.append(taken.sample)
-        return tuple(found)
+        self._digest()
+        return (*self._early, *self._samples)
 
-    def _digested(self, taken: _Taken) -> Sample:
-        """Turn a sample into numbers."""
-        assert taken.new is not None
+    def _digest(self) -> None:
+        """Turn the last sample into numbers."""
+        taken, self._taken = self._taken, None
+        if taken is None or taken.new is None:
+            return
         names, parameters = self._names(), self._parameters()
-        old, new, grads = (
-            _parts(one, taken.places, parameters) for one in (taken.old, taken.new, taken.grads)
-        )
-        squares = taken.squares
-        known = {} if squares is None else _parts(squares, taken.square_places, parameters)
+        old, new, grads = (_array(one) for one in (taken.old, taken.new, taken.grads))
+        counts = [parameters[place].numel() for place in taken.places]
+        sizes = [min(count, ELEMENTS) for count in counts]
+        weight, change, gradient = (_sizes(one, sizes) for one in (old, new - old, grads))
+        with_gradient = np.isfinite(grads) & (grads != 0)
+        moving, still = (_sums(one, sizes) for one in (with_gradient, with_gradient & (old == new)))
         updates = []
-        for place, setting in zip(taken.places, taken.settings, strict=True):
-            weight = _rms(old[place])
-            with_gradient = np.isfinite(grads[place]) & (grads[place] != 0)
-            stays = (old[place] == new[place])[with_gradient]
-            below = _below_epsilon(known[place], taken.count, setting) if place in known else nan
+        for n, (place, setting) in enumerate(zip(taken.places, taken.settings, strict=True)):
+            parameter, square = parameters[place], taken.squares.get(place)
+            decay = setting.decay * weight[n] * (setting.rate if setting.decoupled else 1.0)
             updates.append(
                 Update(
                     name=names[place],
-                    weight=weight,
-                    change=_rms(new[place] - old[place]),
-                    gradient=_rms(grads[place]),
-                    first=self._first.get(place, weight),
-                    count=parameters[place].numel(),
-                    inputs=parameters[place].numel() // max(len(parameters[place]), 1),
-                    still=float(stays.mean()) if stays.size else nan,
-                    decay=setting.decay * weight * (setting.rate if setting.decoupled else 1.0),
+                    matrix=parameter.ndim > 1,
+                    weight=weight[n],
+                    change=change[n],
+                    gradient=gradient[n],
+                    first=self._first.setdefault(place, weight[n]),
+                    count=counts[n],
+                    inputs=counts[n] // len(parameter) if parameter.ndim else 1,
+                    still=still[n] / moving[n] if moving[n] else nan,
+                    decay=decay,
                     decoupled=setting.decoupled,
-                    below_epsilon=below,
+                    below_epsilon=nan if square is None else _below_epsilon(*square, setting),
                 )
             )
+        rate = max(setting.rate for setting in taken.settings)
+        self._peaks[taken.optimizer] = peak = max(rate, self._peaks.get(taken.optimizer, 0.0))
         dtypes = {str(parameters[place].dtype).removeprefix("torch.") for place in taken.places}
-        return Sample(
-            step=taken.step,
-            optimizer=taken.optimizer,
-            rate=max(setting.rate for setting in taken.settings),
-            peak=taken.peak,
-            dtype=dtypes.pop() if len(dtypes) == 1 else "",
-            updates=tuple(updates),
+        kept = self._early if len(self._early) < FIRST else self._samples
+        kept.append(
+            Sample(
+                step=taken.step,
+                optimizer=taken.optimizer,
+                rate=rate,
+                peak=peak,
+                dtype=dtypes.pop() if len(dtypes) == 1 else "",
+                updates=tuple(updates),
+                rough=bool(taken.squares) and all(isnan(one.second) for one in taken.settings),
+            )
         )
-
-
-def _parts(
-    joined: Tensor, places: Sequence[int], parameters: Sequence[Tensor]
-) -> dict[int, FloatArray]:
-    """Return the elements of each parameter, by its place."""
-    values, begin, found = _array(joined), 0, dict[int, FloatArray]()
-    for place in places:
-        end = begin + min(ELEMENTS, parameters[place].numel())
-        found[place] = values[begin:end]
-        begin = end
-    return found
 
 
 def can_be_sampled(one: Tensor) -> bool:
@@ -214,7 +186,9 @@ def can_be_sampled(one: Tensor) -> bool:
 def few(one: Tensor) -> Tensor:
     """Return up to `ELEMENTS` elements, spread over the tensor, without a copy."""
     count = one.numel()
-    return one.detach().as_strided((min(count, ELEMENTS),), (max(count // ELEMENTS, 1),))
+    # An odd stride does not meet the same column in every row of a matrix of 64 columns.
+    stride = max(count // ELEMENTS - (count // ELEMENTS + 1) % 2, 1)
+    return one.detach().view(-1)[: stride * ELEMENTS if count >= ELEMENTS else None : stride]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -226,8 +200,17 @@ def _array(one: Tensor) -> FloatArray:
     return one.double().cpu().numpy()
 
 
-def _rms(values: FloatArray) -> float:
-    return float(np.sqrt(np.mean(values * values))) if values.size else nan
+def _sums(values: Array, sizes: Sequence[int]) -> list[float]:
+    """Return the sums of parts of so many elements, one part after another."""
+    begins = np.cumsum([0, *sizes[:-1]])
+    return np.add.reduceat(values, begins, dtype=np.float64).tolist()
+
+
+def _sizes(values: FloatArray, sizes: Sequence[int]) -> list[float]:
+    """Return the root mean squares of such parts."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = _sums(values * values, sizes)
+    return [sqrt(one / count) for one, count in zip(squares, sizes, strict=True)]
 
 
 def _setting(group: Group) -> _Setting:
@@ -241,11 +224,11 @@ def _setting(group: Group) -> _Setting:
     )
 
 
-def _below_epsilon(square: FloatArray, step: object, setting: _Setting) -> float:
+def _below_epsilon(square: Tensor, step: object, setting: _Setting) -> float:
     """Return the share of elements whose running size is below ε."""
     if not isinstance(step, Tensor | float | int) or isnan(setting.second + setting.epsilon):
         return nan
-    unbiased = square / (1 - setting.second ** float(step))
+    unbiased = _array(square) / (1 - setting.second ** float(step))
     return float(np.mean(np.sqrt(unbiased) < setting.epsilon))
 
 

@@ -21,6 +21,7 @@ from vegrad.torch.reading.call import Call
 from vegrad.torch.reading.tensors import tensors_in
 
 IGNORED = -100  # PyTorch's default ignore_index
+TINY = 1e-4  # below this, no count and no sum of weights is meant
 TINY_EPS = 1e-8  # up to this ε, a normalization of a row of 0 passes on 1e4 times the gradient
 LARGE = 0.25  # share of the exponents of a dtype, from which its products may leave its range
 
@@ -158,6 +159,8 @@ def _division(call: Call) -> Edge | None:
         where = torch.ones_like(above, dtype=torch.bool) if at_zero else None
         count = True
     else:
+        if below.numel() == 1 and not below.requires_grad and _is_tiny(below, above):
+            return Edge("loss-normalizer")
         where = below == 0 if bool((below == 0).any()) else None
         count = not below.requires_grad and (
             below.ndim == 0 or not isinstance(above, Tensor) or below.numel() < above.numel()
@@ -169,6 +172,12 @@ def _division(call: Call) -> Edge | None:
         return Edge("zero-division", where)
     nothing = not isinstance(above, Tensor) or bool((above.detach() * where == 0).all())
     return Edge("empty-loss" if nothing else "loss-normalizer", where)
+
+
+def _is_tiny(below: Tensor, above: object) -> bool:
+    """Return True if a number is next to 0, and what it divides is not."""
+    size = abs(float(below.detach()))
+    return 0 < size < TINY and isinstance(above, Tensor) and _largest(above) > size / TINY
 
 
 def _alignment(call: Call) -> Edge | None:

@@ -55,7 +55,9 @@ def read_parameters(
             kurtosis=_kurtosis(values) if name in drawn else nan,
             gradient_log2=gradients.get(name, nan),
             lost=not gradients.get(name, 0.0) < inf,
-            reached=graph.reached is None or id(parameter) in graph.reached,
+            reached=graph.reached is None
+            or id(parameter) in graph.reached
+            or gradients.get(name, -inf) > -inf,  # reversible layers run backward by themselves
             nonfinite=first_nonfinite(values) if judged and not size < inf else None,
             copies=(_are_equal(values, 0), _are_equal(values, 1)) if role == "map" else NO_COPIES,
         )

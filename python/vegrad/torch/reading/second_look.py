@@ -36,7 +36,8 @@ def second_look(
         args: what it was called with.
         kwargs: what it was called with by name.
         delta: the gradient of the loss with respect to its output, of the output's shape, or to the
-            first output of several; None to look at the forward pass only.
+            first output of several; None to look at the forward pass only. If it is not finite
+            itself, the loss is to blame.
 
     Returns:
         A reading without a chain, whose operations have sizes, δ and edges. Its loss is nan where
@@ -59,14 +60,18 @@ def second_look(
         except Exception as error:
             return interrupted(model, graph, error, data)
         parameters = read_parameters(model, graph, sizes)
-        operations = tuple(graph.with_deltas(hooked.sizes))
+        operations = graph.with_deltas(hooked.sizes)
+        if delta is not None and not is_finite(delta):
+            operations[graph.end] = replace(
+                operations[graph.end], edge="loss-domain", delta_log2=0.0
+            )
         lost = not is_finite(outputs)
     return Reading(
         vocabulary=TorchVocabulary(),
         about={"model": type(model).__name__, "parameters": len(parameters)},
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         loss=float("nan") if lost else None,
-        operations=operations[: graph.end + 1],
+        operations=tuple(operations[: graph.end + 1]),
         parameters={name: replace(one, reached=True) for name, one in parameters.items()},
         data=data,
     )

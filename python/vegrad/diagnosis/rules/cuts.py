@@ -1,0 +1,201 @@
+"""Rules on ways that end: parameters to which no gradient comes back, whatever the loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import inf
+
+from vegrad.diagnosis.rules.culprits import CUTS, site_of, taken_by
+from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import INPUT, MAPS, Operation, Reading
+from vegrad.flow.site import Site
+
+STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "floordiv", "heaviside"}
+
+
+def _unregistered(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    names = reading.unregistered
+    if names:
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="unregistered",
+            sites=tuple(Site("parameter", name) for name in names),
+            says="the model uses and trains {sites}, which its parameters() do not have: an "
+            "optimizer that is given those never changes them",
+            advises="{words.keeping}.",
+            evidence={"count": len(names)},
+        )
+
+
+def _detached(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find what cuts parameters off from a loss that other parameters learn from."""
+    everything = reading.everything
+    blocked = {one.name for one in reading.parameters.values() if one.trained and not one.reached}
+    by_cut: dict[int, list[str]] = {}
+    for place, one in enumerate(reading.operations):
+        ours = [name for name in one.parameters if name in blocked]
+        cut = (_first_cut(reading, place) or _begun_anew(reading, place)) if ours else None
+        if cut is not None:
+            by_cut.setdefault(cut, []).extend(ours)
+    whole = all(not one.reached for one in reading.parameters.values() if one.trained)
+    for cut, several in by_cut.items():
+        if not whole and everything[cut].edge in CUTS and not _feeds_trained(reading, cut):
+            continue  # a target, as that of a teacher
+        names = list(dict.fromkeys(several))
+        one = everything[cut]
+        between = site_of(reading, cut)
+        stops = "{operation} ends the graph there"
+        if one.edge not in CUTS:
+            stops = "what {operation} takes was made outside the graph"
+        advises = "leave out {words.cuts} between them and the loss, or {words.freezing} if they "
+        advises += "are meant to stay as they are."
+        if one.edge == "no-derivative":
+            stops = "{operation} has no derivative"
+            advises = "use something that has a derivative in its place: a softmax for an argmax, "
+            advises += "a sigmoid for a comparison, or a straight-through estimator."
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause=one.edge if one.edge in CUTS else "detached",
+            sites=(*(Site("parameter", name) for name in names), between),
+            says=f"no gradient comes back to {{parameters}}: {stops}",
+            advises=advises,
+            facts={
+                "operation": f"{_plainly(one)} in {between.name or between.kind}",
+                "parameters": tuple(Site("parameter", name) for name in names),
+            },
+            evidence={"count": len(names)},
+        )
+
+
+def _plainly(one: Operation) -> str:
+    return "a detach" if one.edge == "detached" and one.kind in ("detach", "get") else one.kind
+
+
+def _first_cut(reading: Reading, start: int) -> int | None:
+    """Return the first operation above one, or itself, at which the graph ends."""
+    above, everything = taken_by(reading), reading.everything
+    ahead, seen, found = [start], set[int](), list[int]()
+    while ahead:
+        place = ahead.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        if everything[place].edge in CUTS:
+            found.append(place)
+        else:
+            ahead += above.get(place, [])
+    found = [place for place in found if place < len(reading.operations)] or found
+    return min(found, key=lambda n: (everything[n].edge != "detached", n), default=None)
+
+
+def _begun_anew(reading: Reading, place: int) -> int | None:
+    """Return a map after one that takes nothing of what was seen, as if from a list of numbers."""
+    later = enumerate(reading.operations[place + 1 :], place + 1)
+    return next((n for n, one in later if one.kind in MAPS and not one.below), None)
+
+
+def _feeds_trained(reading: Reading, cut: int) -> bool:
+    """Return True if what comes after a cut goes through a map that is trained."""
+    above, everything = taken_by(reading), reading.everything
+    ahead, seen = [cut], set[int]()
+    while ahead:
+        place = ahead.pop()
+        for n in above.get(place, []):
+            names = (reading.parameters.get(name) for name in everything[n].parameters)
+            if any(one is not None and one.trained and one.reached for one in names):
+                return True
+            if n not in seen:
+                seen.add(n)
+                ahead.append(n)
+    return False
+
+
+def _steps(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find roundings and the like, whose derivative is 0, on the only way to parameters.
+
+    So does what overflows to infinity, as the division by it gives 0.
+    """
+    for place, one in enumerate(reading.everything):
+        beyond = one.lost and one.edge in ("overflow", "dtype-range") and one.delta_log2 == -inf
+        step = one.kind in STEPS and -inf < one.delta_log2 < inf
+        names = _below_without_gradient(reading, place) if step or beyond else ()
+        if not names:
+            continue
+        between = site_of(reading, place)
+        stops, advises = "the derivative of {operation} is 0", "use a straight-through estimator, "
+        advises += "or a smooth function in its place."
+        if beyond:
+            stops = "what {operation} makes of finite values is beyond the largest of its dtype"
+            advises = "scale down what comes into {operation}, or use a wider dtype for it."
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause=one.edge if beyond else "no-derivative",
+            sites=(*(Site("parameter", name) for name in names), between),
+            says=f"no gradient comes back to {{parameters}}: {stops}",
+            advises=advises,
+            facts={
+                "operation": f"{one.kind} in {between.name or between.kind}",
+                "parameters": tuple(Site("parameter", name) for name in names),
+            },
+            evidence={"count": len(names)},
+        )
+
+
+def _below_without_gradient(reading: Reading, place: int) -> list[str]:
+    """Return the parameters below an operation if none of what they are in gets a gradient."""
+    everything, ahead, seen, found = reading.everything, [place], set[int](), list[str]()
+    while ahead:
+        for n in everything[ahead.pop()].below:
+            if n == INPUT or n in seen:
+                continue
+            seen.add(n)
+            if everything[n].delta_log2 > -inf:
+                return []
+            found += [p for p in everything[n].parameters if _is_trained(reading, p)]
+            ahead.append(n)
+    return list(dict.fromkeys(reversed(found)))
+
+
+def _is_trained(reading: Reading, name: str) -> bool:
+    one = reading.parameters.get(name)
+    return one is not None and one.trained
+
+
+UNREGISTERED = Rule(
+    name="unregistered",
+    kind="idle",
+    warning=1,
+    critical=1,
+    measured="parameters in the graph that the model's parameters() do not have",
+    reason="No optimizer is given them, so that they stay as they are.",
+    source="pytorch.org, nn.ModuleList",
+    find=_unregistered,
+)
+DETACHED = Rule(
+    name="detached",
+    kind="vanishing",
+    warning=1,
+    critical=1,
+    measured="parameters that the graph does not lead back to, and the operation at which it ends",
+    reason="They stay as they are, and what lies above learns from features that never improve.",
+    source="speechbrain#1396",
+    find=_detached,
+)
+STEP_FUNCTIONS = Rule(
+    name="step-functions",
+    kind="vanishing",
+    warning=1,
+    critical=1,
+    measured="δ of exactly 0 below a rounding or a sign, on the only way to parameters",
+    reason="Such functions are flat wherever they have a derivative.",
+    source="Bengio et al. 2013, arXiv:1308.3432 (straight-through estimator)",
+    find=_steps,
+)
+RULES = (UNREGISTERED, DETACHED, STEP_FUNCTIONS)

@@ -1,0 +1,120 @@
+"""A history as the rules on steps ask for it: each figure worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from math import inf, isfinite, nan
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.diagnosis.noted import Noted
+from vegrad.diagnosis.rules.long_steps import BLOCK, start_of
+
+
+class Steps(Protocol):
+    """The columns of a `vegrad.History` that these rules read."""
+
+    loss: FloatArray
+    loss_after: FloatArray
+    slope: FloatArray
+    step_length: FloatArray
+    alpha: FloatArray
+    learning_rate: FloatArray
+    gradient_norm: FloatArray
+    coefficient: FloatArray
+    epoch_loss: FloatArray
+    epoch_steps: FloatArray
+    update_log2: FloatArray
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+
+    @property
+    def epochs(self) -> int:
+        """The number of finished epochs."""
+
+    @property
+    def noted(self) -> tuple[Noted, ...]:
+        """The findings that were met while it ran."""
+
+
+class Digest:
+    """Figures of a history, each worked out once."""
+
+    def __init__(self, history: Steps) -> None:
+        self.history, self.loss = history, history.loss
+        self.start = start_of(self.loss)
+
+    @cached_property
+    def looked(self) -> npt.NDArray[np.intp]:
+        """The steps that were looked at."""
+        alpha: FloatArray = self.history.alpha
+        return np.flatnonzero(alpha == alpha)
+
+    @cached_property
+    def looks(self) -> npt.NDArray[np.intp]:
+        """Those of them that go downhill on their batch."""
+        return self.looked[self.history.slope[self.looked] < 0]
+
+    @cached_property
+    def alpha(self) -> FloatArray:
+        """Their α."""
+        return self.history.alpha[self.looks]
+
+    @cached_property
+    def after(self) -> FloatArray:
+        """The loss of their batch after them."""
+        return self.history.loss_after[self.looks]
+
+    @cached_property
+    def climbs(self) -> npt.NDArray[np.bool_]:
+        """True where that is higher than before."""
+        return ~(self.after <= self.loss[self.looks])
+
+    @cached_property
+    def median(self) -> float:
+        """The median α; nan if none was looked at."""
+        return middle(self.alpha)
+
+    @cached_property
+    def fallen(self) -> float:
+        """The part of its first value that the loss has lost in the last epoch's steps."""
+        count = int(self.history.epoch_steps[-1]) if self.history.epochs else len(self.loss)
+        last = self.loss[-min(count, max(len(self.loss) // 2, 1)) :]
+        with np.errstate(all="ignore"):
+            return float(1 - last.sum() / len(last) / self.start)
+
+    @cached_property
+    def highest(self) -> float:
+        """The highest mean loss of ten steps, over the first; inf where one is no number."""
+        block = min(BLOCK, len(self.loss))
+        means = self.loss[: len(self.loss) // block * block].reshape(-1, block).sum(axis=1) / block
+        high = max(float(means.max()), float(self.loss[-block:].sum()) / block)
+        return high / self.start if isfinite(high) else inf
+
+    @cached_property
+    def moves(self) -> list[float]:
+        """log2 of how far the last step of each epoch moves the weights: the median layer."""
+        found = [middle(row) for row in self.history.update_log2]
+        return [one for one in found if isfinite(one)]
+
+    @property
+    def moved(self) -> float:
+        """The median of these; nan if there are none."""
+        return middle(self.moves)
+
+
+def middle(values: FloatArray | Sequence[float]) -> float:
+    """Return the median of a few numbers; nan if there are none, or one is no number."""
+    if len(values) > 64:
+        return float(np.median(values))
+    order = sorted(values)
+    if not order or any(one != one for one in order):
+        return nan
+    half = len(order) // 2
+    return float(order[half] if len(order) % 2 else (order[half - 1] + order[half]) / 2)
