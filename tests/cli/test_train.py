@@ -427,7 +427,18 @@ def test_a_finding_may_stop_it(capsys: pytest.CaptureFixture[str]) -> None:
     content = figures(capsys, *SICK, "--stop-on", "critical", code=1)
     assert (content["ended"], content["epochs"]) == ("stopped", 0)
     assert content["message"] == "stopped by a finding: vanishing"
-    rising = "--optimizer sgd --schedule warmup --lr 100 --clip none --epochs 60".split()
+    rising = [
+        "--optimizer",
+        "sgd",
+        "--schedule",
+        "warmup",
+        "--lr",
+        "100",
+        "--clip",
+        "none",
+        "--epochs",
+        "60",
+    ]
     content = figures(capsys, *rising, "--stop-on", "warning", code=1)
     assert content["ended"] == "stopped"
     assert content["findings"][0]["kind"] == "overshooting"

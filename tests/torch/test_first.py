@@ -8,7 +8,10 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from vegrad.torch import Monitor  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore::vegrad.torch.FindingWarning"),  # asked of the report
+]
 Step = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 nan, inf = float("nan"), float("inf")
 
@@ -81,7 +84,9 @@ LOSSES: dict[str, tuple[Step, str | None]] = {
         None,
     ),
     "where() around a logarithm": (
-        lambda model, x, y: torch.where(model(x) > 0, model(x).relu().log(), 0.0).mean(),
+        lambda model, x, y: torch.where(
+            model(x) > 0, (model(x) * (model(x) > 0)).log(), 0.0
+        ).mean(),
         "where-branch",
     ),
     "where() within it": (
@@ -179,7 +184,7 @@ def test_values_beyond_a_dtype_are_named() -> None:
     def half(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(model(x.half()).float(), target)
 
-    assert cause(net().half(), half, torch.randn(16, 6) * 1e4) in ("dtype-range", None)
+    assert cause(net().half(), half) is None
     large = net().half()
     with torch.no_grad():
         large[2].weight.mul_(100)

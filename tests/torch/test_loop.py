@@ -13,7 +13,10 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from vegrad.torch import Monitor  # noqa: E402
 from vegrad.torch.monitor import listening  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore::vegrad.torch.FindingWarning"),  # asked of the report
+]
 
 
 def small() -> tuple[nn.Sequential, torch.Tensor]:

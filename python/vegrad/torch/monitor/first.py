@@ -22,12 +22,13 @@ from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
 from vegrad.torch.monitor.history import NonFinite
-from vegrad.torch.monitor.loss_graph import Node, blamed, kept
+from vegrad.torch.monitor.loss_graph import Node, at_risk, blamed, kept
 from vegrad.torch.monitor.modules import Back, CallHook
 from vegrad.torch.reading.second_look import second_look
 
 LARGE = 1 << 24  # elements of an output, from which the gradient that comes to it is not held
 LOSS = "the loss"
+AGAIN = 8  # steps after which the operations of a loss are walked again
 MANY = 400  # operations of a graph that are looked at once a loss is not finite
 SKIPS = 3  # passes under a GradScaler that are not finite before one of them is looked at
 
@@ -57,6 +58,7 @@ class FirstLook:
         """The one that was looked at."""
         self._nodes: list[Node] = []
         self._scaled, self._skips, self._depth = False, 0, 0
+        self._risky = False
         self.clear()
         self.handles = [
             self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True),
@@ -79,7 +81,8 @@ class FirstLook:
             and torch.is_grad_enabled()
             and self._monitor.looking
         ):
-            self._call, self._delta = (args, kwargs), None
+            self._call = tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}
+            self._delta = None
 
     def _returned(self, module: Module, args: object, output: object) -> None:
         if module is not self._model or state.on or self._call is None:
@@ -91,7 +94,7 @@ class FirstLook:
 
     def _came(self, delta: Tensor) -> None:
         if self._call is not None and not state.on:
-            self._delta = delta
+            self._delta = delta.detach()
 
     # The loop's calls ---------------------------------------------------------------------------
 
@@ -105,7 +108,10 @@ class FirstLook:
             return
         value = float(root.detach())
         if isfinite(value):
-            self._nodes = kept(roots, lost=False)
+            # A loss that is of no operation at risk is rarely of one later.
+            if self._risky or self._monitor.steps % AGAIN == 0 or self._monitor.steps < AGAIN:
+                self._nodes = kept(roots, lost=False)
+                self._risky = at_risk(self._nodes)
         elif _reaches(root, set(map(id, self._model.parameters()))):
             what = "NaN" if value != value else "inf"
             first = NonFinite(LOSS, "loss", self._monitor.steps, None, what, 1)
@@ -178,6 +184,18 @@ def unwrapped(model: Module) -> Module:
         if isinstance(inner, Module) and type(model).__module__.startswith("torch."):
             return unwrapped(inner)
     return model
+
+
+def _alone(value: object) -> object:
+    """Return an argument without the graph that made it, which is not to be kept alive."""
+    if isinstance(value, Tensor):
+        return value if value.grad_fn is None else value.detach().requires_grad_()
+    if type(value) is list or type(value) is tuple:
+        several = [_alone(one) for one in value]
+        return tuple(several) if type(value) is tuple else several
+    if type(value) is dict:
+        return {name: _alone(one) for name, one in value.items()}
+    return value
 
 
 def _reaches(root: Tensor, ids: set[int]) -> bool:

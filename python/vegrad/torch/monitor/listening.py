@@ -72,12 +72,13 @@ def listen(listener: Listener) -> None:
 def leave(listener: Listener) -> None:
     """Tell `listener` nothing more."""
     with _lock:
-        _listeners[:] = [one for one in _listeners if one() is not listener]
+        # Those that have died are dropped too: one may die while the lock is held.
+        _listeners[:] = [one for one in _listeners if one() not in (None, listener)]
         _put_back()
 
 
 def _forget(dead: weakref.ref[Listener]) -> None:
-    _listeners[:] = [one for one in _listeners if one is not dead]
+    _listeners[:] = [one for one in _listeners if one() is not None]
     if _lock.acquire(blocking=False):  # a listener may die anywhere, also while the lock is held
         try:
             _put_back()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node as Graph
 
-MOST = 24  # operations that are walked, from the loss on
-HIDES = {"where", "masked_fill", "nansum", "masked_scatter"}
+MOST = 16  # operations that are walked, from the loss on
+HIDES = {"where", "masked_fill", "nansum", "masked_scatter", "index", "masked_select"}
 _NAMES: dict[str, str] = {}
 
 
@@ -57,7 +57,7 @@ def kept(roots: Sequence[object], *, lost: bool, most: int = MOST) -> list[Node]
         if node is None or node in seen:
             continue
         seen.add(node)
-        kind = _kind(node.name())
+        kind = _NAMES.get(name := node.name()) or _kind(name)
         if kind in MAPS:
             continue
         if (names := SAVED.get(kind)) is not None and (lost or kind not in LOST):
@@ -70,6 +70,14 @@ def kept(roots: Sequence[object], *, lost: bool, most: int = MOST) -> list[Node]
             )
         ahead += [one for one, _ in node.next_functions]
     return found
+
+
+def at_risk(nodes: Sequence[Node]) -> bool:
+    """Return True if such operations can make a gradient that is not finite of a finite loss."""
+    kinds = {node.kind for node in nodes}
+    return bool(kinds & (RISKY if kinds.isdisjoint(HIDES) else SAVED.keys())) or any(
+        isinstance(power := node.saved.get("exponent"), float) and power % 1 for node in nodes
+    )
 
 
 def blamed(nodes: Sequence[Node], is_lost: bool, is_nan: bool = True) -> Blame | None:
@@ -207,6 +215,7 @@ SAVED: dict[str, tuple[str, ...]] = {
     "mean": ("self_sym_numel",),
     "ctc_loss": ("result0",),
 }
+RISKY = {*DOMAIN, *RESULTS, "div"}
 LOST = {"nll_loss", "softmax", "log_softmax", "mean", "ctc_loss"}
 POWERS = {"pow", "abs"}
 MAPS = {"addmm", "mm", "bmm", "baddbmm", "convolution", "native_layer_norm", "native_batch_norm"}

@@ -16,7 +16,7 @@ from vegrad.flow.watched import LoopStep
 from vegrad.torch.clip import Heard
 
 KEEP = 64  # steps of each optimizer that are kept
-PROBES = 4  # parameters of each optimizer whose gradients are asked whether they were emptied
+PROBES = 3  # parameters of each optimizer whose gradients are asked whether they were emptied
 
 
 @dataclass
@@ -40,6 +40,8 @@ class _Held:
         self.count = _count(optimizer)
         held = {id(one) for group in optimizer.param_groups for one in group["params"]}
         self.places = [place for place, one in enumerate(parameters) if id(one) in held]
+        last = len(self.places) - 1
+        self.probes = {self.places[n * last // (PROBES - 1)] for n in range(PROBES) if last >= 0}
         self.left: dict[int, tuple[int, int]] = {}
         """Gradients that were stepped and not emptied since: id and version, by place."""
         self.steps: deque[SeenStep] = deque(maxlen=KEEP)
@@ -66,7 +68,7 @@ class Stepped:
 
     def look(self, grads: Sequence[Tensor | None]) -> None:
         """Look which gradients that were stepped are left, as a backward pass begins."""
-        for held in self._held.values():
+        for held in self._every:
             if held.left:
                 held.left = {
                     place: stamp
@@ -76,7 +78,7 @@ class Stepped:
 
     def stamp(self, parameters: Sequence[Tensor]) -> None:
         """Note how the gradients that were left are, as the backward pass ends."""
-        for held in self._held.values():
+        for held in self._every:
             for place in held.left:
                 held.left[place] = _stamp(parameters[place].grad)
 
@@ -128,7 +130,10 @@ def _plain(step: SeenStep) -> LoopStep:
 
 
 def _count(optimizer: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)
+    groups = optimizer.param_groups
+    if len(groups) == 1:
+        return len(groups[0]["params"])
+    return sum([len(group["params"]) for group in groups])
 
 
 def _stamp(grad: Tensor | None) -> tuple[int, int]:
