@@ -14,29 +14,30 @@ from vegrad.flow.site import Site
 from vegrad.flow.ways import heads
 
 MIXES = {"matmul", "mm", "bmm", "spmm", "index_add", "scatter_add", "scatter_reduce", "addmm"}
+ROUNDS = 4  # of averaging, fewer of which are a pooling
 LEAST = 1e-4  # of what varies, below which float32 measures nothing
 
 
 def _copies(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find units that get the same and pass on the same, so that they stay copies."""
     known = reading.parameters
+    weights = [known[name] for name in reading.maps if name in known and known[name].trained]
+    nothing = all(one.rms_log2 == -inf for one in weights)
     found = list[str]()
     for one in reading.operations:
-        if one.kind not in MAPS or not one.parameters:
-            continue
-        weight = known.get(one.parameters[0])
+        weight = known.get(one.parameters[0]) if one.kind in MAPS and one.parameters else None
         if weight is None or not weight.copies[1] or not weight.trained:
             continue
         for below in one.below:
             _, maps = above(reading, below, tuple(MAPS))
             for n in sorted(maps):
-                name = next(iter(reading.operations[n].parameters), "")
-                under = known.get(name)
-                if under is not None and under.copies[0] and under.trained:
-                    found += [name, weight.name]
+                under = known.get(next(iter(reading.operations[n].parameters), ""))
+                if under is None or not under.copies[0] or not under.trained:
+                    continue
+                if nothing or max(under.rms_log2, weight.rms_log2) > -inf:  # else a closed gate
+                    found += [under.name, weight.name]
     names = tuple(dict.fromkeys(found))
-    zero = all(known[name].rms_log2 == -inf for name in names)
-    if not names or (zero and len(names) < 3):
+    if len(names) < 2 + nothing:
         return
     yield Finding(
         kind=rule.kind,
@@ -74,7 +75,7 @@ def _collapse(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
         if below == INPUT:
             continue
         total, mixed, depth = _lost(reading, below)
-        if total > rule.warning or mixed > total / 2:
+        if total > rule.warning or mixed > total / 2 or depth < ROUNDS:
             continue
         yield Finding(
             kind=rule.kind,
@@ -133,7 +134,7 @@ SYMMETRY = Rule(
 COLLAPSE = Rule(
     name="collapse",
     kind="collapsed",
-    warning=-1.5,
+    warning=-1.8,
     critical=-2,
     measured="log10 of the share of the head's input that differs between rows",
     reason="Averaging over neighbours makes nodes alike, exponentially in its rounds.",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from vegrad.diagnosis.rules.outputs import BINARY, CLASSES, EDGE, ERRORS, LOSS, TARGET, above
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.data import Compared
+from vegrad.flow.edits import ScaleTarget
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import MAPS, Reading
 
@@ -169,8 +170,9 @@ def _scale(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
                 if large
                 else "beside the error that the outputs start with, what they tell is lost"
             ),
-            advises="train on (target − mean) / standard deviation, and undo that when predicting.",
+            advises="{edit}, and undo that when predicting.",
             evidence={"mean": one.target.mean, "std": spread, "output": output},
+            edit=ScaleTarget(),
         )
         return
 
