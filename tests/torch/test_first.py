@@ -187,8 +187,8 @@ def test_values_beyond_a_dtype_are_named() -> None:
     assert cause(net().half(), half) is None
     large = net().half()
     with torch.no_grad():
-        large[2].weight.mul_(100)
-    assert cause(large, half, torch.randn(16, 6) * 1e4) == "dtype-range"
+        large[2].weight.mul_(2e5)
+    assert cause(large, half) == "dtype-range"
 
 
 def test_weights_that_are_nan_from_the_start_are_named() -> None:

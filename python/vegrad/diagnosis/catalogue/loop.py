@@ -56,6 +56,18 @@ LOOP = (
         sources=(ZEROING,),
     ),
     Cause(
+        name="zero-grad-before-step",
+        says="Gradients are emptied after the backward pass, so that the step has none to take.",
+        shows="The loss stays where it is from the first step on, though gradients flow.",
+        evidence="A backward pass has made gradients that are gone when the optimizer steps, in "
+        "nearly all steps.",
+        sites="The optimizer.",
+        advises="Empty the gradients before the backward pass or after the step, never between.",
+        lies_in="loop",
+        curable=False,
+        sources=(ZEROING,),
+    ),
+    Cause(
         name="not-in-optimizer",
         says="A parameter gets gradients and no optimizer ever steps it.",
         shows="It keeps its first value: a head added later, a second network, parameters made "
