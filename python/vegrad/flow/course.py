@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf, nan
-from typing import Any
 
 import numpy as np
 
@@ -58,10 +57,14 @@ class Course:
 
     def until(self, end: int) -> Course:
         """Return the first `end` of the steps."""
-        parts: dict[str, Any] = {
-            name: getattr(self, name)[:end] for name in ("step", "loss", "norm", "rms", "delta")
-        }
-        return replace(self, **parts)
+        return replace(
+            self,
+            step=self.step[:end],
+            loss=self.loss[:end],
+            norm=self.norm[:end],
+            rms=self.rms[:end],
+            delta=self.delta[:end],
+        )
 
 
 def smooth(values: FloatArray, width: int = 5) -> FloatArray:

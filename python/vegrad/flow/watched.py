@@ -78,7 +78,7 @@ class Sample:
 
     @property
     def promise(self) -> float:
-        """What the step would take off the loss at most, by its gradient."""
+        """The most that the step would take off the loss, by its gradient."""
         return sum(one.count * one.change * one.gradient for one in self.updates if one.matrix)
 
 

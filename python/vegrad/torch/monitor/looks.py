@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from math import inf, nan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,11 +73,11 @@ class Looks:
             handle.remove()
 
     @torch.no_grad()
-    def ran(self, place: int, module: Module, inputs: tuple[object, ...], output: Any) -> None:
+    def ran(self, place: int, module: Module, inputs: tuple[object, ...], made: object) -> None:
         """Look at the output of a module, and at the model's input in the first step."""
         if state.on or module is not self._modules[place]():
             return
-        output = tensor_in(output)
+        output = tensor_in(made)
         if output is None or not _is_readable(output):
             return
         self.largest = min(self.largest, torch.finfo(output.dtype).max)

@@ -171,7 +171,8 @@ class Monitor(StepHooks):
         Args:
             all: also the numbers of each parameter and module, by name.
         """
-        return scalars(self, everything=all)
+        counts = {"spikes": float(len(self.spikes)), "findings": float(len(self.findings))}
+        return scalars(self, counts, everything=all)
 
     def report(self) -> Report:
         """Return a Diagnosis of the training so far, which prints a table of the modules.

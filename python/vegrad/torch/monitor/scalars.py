@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite, isnan, nan
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from vegrad.torch.monitor.monitor import Monitor
+from vegrad.torch.monitor.steps import StepHooks
 
 
-def scalars(monitor: Monitor, *, everything: bool = False) -> dict[str, float]:
+def scalars(
+    monitor: StepHooks, counts: Mapping[str, float], *, everything: bool = False
+) -> dict[str, float]:
     """Return a dozen numbers of a monitor's last step, or also those of each module; {} before it.
 
-    The worst module is that whose output has changed most in size since the first step.
+    `counts` are further numbers. The worst module is that whose output has changed most in size
+    since the first step.
     """
     if not len(monitor.history):
         return {}
@@ -28,7 +30,7 @@ def scalars(monitor: Monitor, *, everything: bool = False) -> dict[str, float]:
     found["activation_change/worst_module"] = _worst(first.activation_rms, last.activation_rms)
     found["update_ratio"], found["clipped_share"] = _update(monitor), _clipped(monitor)
     found |= {f"subnormal_share/{phase}": share for phase, share in monitor.subnormals.items()}
-    found |= {"spikes": float(len(monitor.spikes)), "findings": float(len(monitor.findings))}
+    found |= counts
     found["nonfinite"] = float(monitor.nonfinite is not None)
     found = {name: value for name, value in found.items() if not isnan(value)}
     for title, names, values in (
@@ -49,7 +51,7 @@ def _worst(first: np.ndarray, last: np.ndarray) -> float:
     return float(np.exp(logs[np.argmax(np.abs(logs))])) if logs.size else nan
 
 
-def _update(monitor: Monitor) -> float:
+def _update(monitor: StepHooks) -> float:
     """Return the median of ‖Δw‖/‖w‖ over the matrices at the last step that was sampled."""
     samples = monitor.updates.samples()
     ratios = [
@@ -60,7 +62,7 @@ def _update(monitor: Monitor) -> float:
     return float(np.median(ratios)) if ratios else nan
 
 
-def _clipped(monitor: Monitor) -> float:
+def _clipped(monitor: StepHooks) -> float:
     """Return the share of the last steps whose gradients a clip made smaller; nan without one."""
     steps = [
         one
