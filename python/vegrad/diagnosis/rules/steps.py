@@ -206,10 +206,12 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     if history.steps < ENOUGH or long or (earlier and cause_known is None):
         return
     fallen, alpha, median = digest.fallen, digest.alpha, digest.median
+    if fallen >= MOST:
+        return
     if median < SHORT:
         fallen = float(np.fmin(fallen, _fall_by_looks(digest)))
     baby = (len(alpha) >= FEW or fallen < SOME) and median < BABY - 1
-    baby = baby and fallen < MOST and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
+    baby = baby and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
     tiny = max(digest.moves, default=nan) < TINY and fallen < 1 - LONG and not median > -LONG
     if not (fallen < rule.warning or baby or tiny):
         return
