@@ -261,10 +261,8 @@ def two_optimizers(watch: Watch) -> Result:
     x, y = digits()
     model = mlp(64, 64, 10)
     monitor = watch(model)
-    pair = [
-        torch.optim.Adam(model[0].parameters(), lr=1e-3),
-        torch.optim.SGD(model[2].parameters(), lr=0.05),
-    ]
+    body, head = model[0].parameters(), model[2].parameters()
+    pair = [torch.optim.Adam(body, lr=1e-3), torch.optim.SGD(head, lr=0.05)]
     for index in batches(512, 200):
         for optimizer in pair:
             optimizer.zero_grad()
@@ -326,9 +324,7 @@ def adversaries(watch: Watch) -> Result:
     torch.manual_seed(0)
     both = nn.ModuleDict({"maker": mlp(4, 32, 2), "critic": mlp(2, 32, 1)})
     monitor = watch(both)
-    rates = {"maker": 1e-3, "critic": 1e-3}
-    steps = {name: torch.optim.Adam(both[name].parameters(), lr=rate, betas=(0.5, 0.999))
-             for name, rate in rates.items()}  # fmt: skip
+    steps = {k: torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.999)) for k, net in both.items()}
     yes, no = torch.ones(64, 1), torch.zeros(64, 1)
     for _ in range(300):
         real = torch.randn(64, 2) * 0.5 + 2
