@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import isnan
 
 from torch import Tensor
 
@@ -87,10 +88,33 @@ class Values:
             self._unused.add(place)
 
     def hidden(self, operations: Sequence[Operation]) -> set[int]:
-        """Return the operations of which a where() or a mask takes none of what is at an edge."""
-        found = set[int]()
+        """Return the operations of which a where() or a mask takes none of what is at an edge.
+
+        What comes to a where() by both of its branches is taken by one of them.
+        """
+        found, taken = set[int](), set[int]()
         for place in reversed(range(len(operations))):
             one = operations[place]
-            if one.kind in HIDES or (place in found and not one.parameters):
-                found.update(one.below)
-        return found & self._unused
+            if one.kind in HIDES:
+                ways = [_behind(n, operations) for n in one.below if _is_value(n, operations)]
+                found.update(*ways)
+                taken.update(n for way in ways for n in way if sum(n in w for w in ways) > 1)
+        return (found - taken) & self._unused
+
+
+def _is_value(place: int, operations: Sequence[Operation]) -> bool:
+    """Return True of numbers: conditions have no size."""
+    one = operations[place]
+    return place != INPUT and (one.lost or not isnan(one.rms_log2))
+
+
+def _behind(place: int, operations: Sequence[Operation]) -> set[int]:
+    """Return an operation and those before it, up to those with parameters."""
+    found, ahead = set[int](), [place]
+    while ahead:
+        one = ahead.pop()
+        if one != INPUT and one not in found:
+            found.add(one)
+            if not operations[one].parameters:
+                ahead += operations[one].below
+    return found
