@@ -35,11 +35,15 @@ def after_divergence(findings: Sequence[Finding]) -> Findings:
     """
     rules = {one.rule: one.cause for one in findings}
     dropped = set[str]()
-    if rules.get(modules.NONFINITE.name, "") in GROWN:
+    lost = next((one for one in findings if one.rule == modules.NONFINITE.name), None)
+    begins = lost is not None and bool(lost.cause) and not lost.evidence["step"]
+    if rules.get(modules.NONFINITE.name, "") in GROWN and not begins:
         if rules.keys() & {one.name for one in (*divergence.FIRST, divergence.DIVERGED)}:
             dropped |= {modules.NONFINITE.name}
     else:  # an operation or the optimizer's ε is to blame, or the data
         dropped |= {divergence.DIVERGED.name}
+    if begins:  # all sizes are those of a network that has made a NaN
+        dropped |= {modules.DRIFT.name, modules.DEAD.name}
     thrown = (divergence.DIVERGED, divergence.OVERSHOOTS, *collapse.RULES)
     if rules.keys() & {one.name for one in thrown}:
         dropped |= {modules.DRIFT.name}

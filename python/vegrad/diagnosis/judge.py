@@ -8,7 +8,7 @@ from math import inf, isfinite, isnan, log10
 
 import numpy as np
 
-from vegrad.diagnosis import causes
+from vegrad.diagnosis import causes, second
 from vegrad.diagnosis.rules import normalization, table
 from vegrad.diagnosis.rules.digest import Steps
 from vegrad.diagnosis.rules.graph import enters_higher
@@ -177,12 +177,16 @@ def _of_streams(reading: Reading) -> list[Finding]:
 
 def _of_modules(reading: Reading) -> list[Finding]:
     findings = causes.after_divergence(_asked(table.MODULES, reading))
+    if reading.watched is not None:
+        findings = second.settled(findings, reading.watched.second, reading.modules)
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
     return sorted(findings, key=lambda f: (_rank(f), cut and f.kind != "dead"))
 
 
 def _rank(finding: Finding) -> int:
     """Put what is certain of the loop before a NaN, and what may be meant after all others."""
+    if finding.rule == table.NONFINITE.name and finding.cause and not finding.evidence["step"]:
+        return 0  # nothing can have come before it
     if finding.rule in (rule.name for rule in table.COURSE):
         return 1
     if finding.kind == "nonfinite":

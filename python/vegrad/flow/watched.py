@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import nan
 from typing import Protocol
 
 from vegrad.flow.course import Course
+from vegrad.flow.finding import Finding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,8 @@ class Watched:
     """Parameters that get a gradient at each step, and that no optimizer holds or changes."""
     unregistered: tuple[str, ...] = ()
     """Parameters that get a gradient, though the model does not list them, nor any optimizer."""
+    second: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
+    """By a cause that sizes suggest: what a diagnosis of the model found at that step."""
 
 
 class FirstNonFinite(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, log10, nan
+from math import isfinite, log10, nan, sqrt
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from vegrad.flow.watched import Sample
 
 BEGINS = 3  # steps before which an adaptive optimizer's steps are of another size
 ROUGH, WARM = 2.2, 20  # of such steps, and the number of those that are longer yet
+BEGUN = 0.01  # what a matrix makes of an input of size 1, below which it begins at nearly 0
 LEFT = 0.05  # of the first loss: below it, all steps promise more than there is
 
 
@@ -77,8 +78,15 @@ def moved_most(reading: Reading, until: int) -> float:
 
 
 def ratio_of(sample: Sample) -> float:
-    """Return the largest change over size of a step's matrices; nan if there is none."""
-    ratios = [one.change / one.weight for one in sample.updates if one.matrix and one.weight > 0]
+    """Return the largest change over size of a step's matrices; nan if there is none.
+
+    Those that began next to 0, as last layers of branches do, have no size to compare with.
+    """
+    ratios = [
+        one.change / one.weight
+        for one in sample.updates
+        if one.matrix and one.weight > 0 and one.first * sqrt(one.inputs) >= BEGUN
+    ]
     known = [one for one in ratios if isfinite(one)]
     return max(known) if known else nan
 

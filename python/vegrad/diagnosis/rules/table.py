@@ -55,7 +55,7 @@ REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 LOOP = loop.RULES
 COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
 MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
-GRADIENTS = gradients.RULES
+GRADIENTS, NONFINITE = gradients.RULES, modules.NONFINITE
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (
     streams.DROWNING,

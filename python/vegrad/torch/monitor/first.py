@@ -1,8 +1,10 @@
-"""The first NaN or inf of a training: what is needed to tell which operation made it, and why.
+"""The model's last call, held so that it can be looked at again, and the first NaN or inf.
 
-The model's last call is held by reference until the step ends, so that it can be run again when a
-value that is not finite is seen (`reading.second_look`). Of the loss, which cannot be run again,
-the operations next to it are held while the backward pass runs (loss_graph.py).
+What the model was called with is held by reference, without its graph, until it is called again,
+and so is the gradient that came to its output: when a value that is not finite is seen, or sizes
+that may have several causes, the model is run again on it (`reading.second_look`). Of the loss, the
+operations next to it are held while the backward pass runs (loss_graph.py), and one of PyTorch's
+own losses with its target as long as the call (known_loss.py).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,14 +20,17 @@ from torch.amp import GradScaler
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from vegrad.flow.reading import Reading
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
 from vegrad.torch.monitor.history import NonFinite
+from vegrad.torch.monitor.known_loss import Loss, known_loss, numbers_of, towards
 from vegrad.torch.monitor.loss_graph import Node, at_risk, blamed, kept
 from vegrad.torch.monitor.modules import Back, CallHook
-from vegrad.torch.reading.second_look import second_look
+from vegrad.torch.reading.second_look import full_look, second_look
 
+Arguments: TypeAlias = tuple[tuple[object, ...], Mapping[str, object]]
 LARGE = 1 << 24  # elements of an output, from which the gradient that comes to it is not held
 LOSS = "the loss"
 AGAIN = 8  # steps after which the operations of a loss are walked again
@@ -58,7 +63,10 @@ class FirstLook:
         """The one that was looked at."""
         self._nodes: list[Node] = []
         self._scaled, self._skips, self._depth = False, 0, 0
-        self._risky = False
+        self._risky, self._calls = False, 0
+        self._held: Arguments | None = None
+        """What the model was last called with, until it is called again."""
+        self._begin(None)
         self.clear()
         self.handles = [
             self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True),
@@ -66,9 +74,14 @@ class FirstLook:
         ]
 
     def clear(self) -> None:
-        """Let go of the model's last call: the step is over."""
-        self._call: tuple[tuple[object, ...], Mapping[str, object]] | None = None
+        """End a step: its call is no longer asked for what is not finite."""
+        self._call: Arguments | None = None
+
+    def _begin(self, call: Arguments | None) -> None:
+        self._call = self._held = call
         self._delta: Tensor | None = None
+        self._loss: tuple[Loss, object] | None = None
+        self._made: tuple[int, ...] = ()
 
     # The model's calls --------------------------------------------------------------------------
 
@@ -81,12 +94,13 @@ class FirstLook:
             and torch.is_grad_enabled()
             and self._monitor.looking
         ):
-            self._call = tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}
-            self._delta = None
+            self._begin((tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}))
+            self._calls += 1
 
     def _returned(self, module: Module, args: object, output: object) -> None:
         if module is not self._model or state.on or self._call is None:
             return
+        self._made = numbers_of(output)
         if self._is_new():
             self._look(None)
         elif isinstance(output, Tensor) and output.requires_grad and output.numel() < LARGE:
@@ -104,7 +118,13 @@ class FirstLook:
         if self._depth > 1 or self._call is None or self._monitor.nonfinite is not None:
             return
         root = roots[0] if len(roots) == 1 else None
-        if not isinstance(root, Tensor) or root.numel() != 1 or root.device.type != "cpu":
+        if not isinstance(root, Tensor) or root.numel() != 1:
+            return
+        self._loss = known_loss(root, self._made)
+        if self._loss is None and self._calls > 1:
+            self._held = None  # whose δ came to which call is not known
+        self._calls = 0
+        if root.device.type != "cpu":
             return
         value = float(root.detach())
         if isfinite(value):
@@ -161,6 +181,19 @@ class FirstLook:
         self.clear()
 
     # The second look ----------------------------------------------------------------------------
+
+    def again(self) -> Reading | None:
+        """Return a reading of the model on its last call, as a diagnosis makes one.
+
+        None if that is not held, or cannot be run again, and where the gradient at its output is
+        not known.
+        """
+        call, loss = self._held, self._loss
+        if loss is None and self._delta is not None:
+            loss = towards, self._delta
+        if call is None or loss is None or any(map(is_distributed, self._model.parameters())):
+            return None
+        return full_look(self._model, *call, *loss)
 
     def _is_new(self) -> bool:
         first = self._monitor.nonfinite

@@ -166,6 +166,11 @@ def _has_constant(node: Graph) -> bool:
     )
 
 
+def kind_of(node: Graph) -> str:
+    """Return the name of an operation: log_softmax of LogSoftmaxBackward0."""
+    return _kind(node.name())
+
+
 def _kind(name: str) -> str:
     """Return the name of an operation: log_softmax of LogSoftmaxBackward0."""
     if name not in _NAMES:

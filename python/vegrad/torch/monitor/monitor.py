@@ -28,9 +28,10 @@ from torch.optim import Optimizer
 from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
 from vegrad.flow.finding import Finding
+from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms, OnFinding
 from vegrad.torch.monitor.looks import Looks
-from vegrad.torch.monitor.report import Report, report
+from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.scalars import scalars
 from vegrad.torch.monitor.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.steps import StepHooks
@@ -87,7 +88,7 @@ class Monitor(StepHooks):
         super().__init__(model, backward, optimizer, every, details, keep)
         named = zip(self.modules, self._watched, self.own, strict=True)
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
-        self._spikes = Spikes()
+        self._spikes, self._again = Spikes(), Again()
         self._batch: object = None
         self._due = False
 
@@ -149,6 +150,8 @@ class Monitor(StepHooks):
         self._due = self._alarms.due(loss, norm) or spike
         if self._due and self._ender() is None:
             self._judge()
+        elif self._due and step < BEGINS:  # a first step may leave nothing of the model
+            self._again.report(self, self.flush_gain, self._looks)
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
@@ -162,7 +165,7 @@ class Monitor(StepHooks):
 
     def _judge(self) -> None:
         self._due = False
-        found = report(self, self.flush_gain, self._looks).findings
+        found = self._again.report(self, self.flush_gain, self._looks).findings
         self._alarms.tell(self._alarms.kept(found), self.history.last_step)
 
     def scalars(self, all: bool = False) -> dict[str, float]:
@@ -185,7 +188,7 @@ class Monitor(StepHooks):
         """
         if not len(self.history):
             raise ValueError("a monitor must have seen a step before it can report, not none")
-        found = report(self, self.flush_gain, self._looks)
+        found = self._again.report(self, self.flush_gain, self._looks)
         findings = self._alarms.with_earlier(self._alarms.kept(found.findings))
         return replace(found, findings=findings)
 

@@ -15,6 +15,7 @@ from vegrad.diagnosis.history import History
 from vegrad.diagnosis.judge import begun_words
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
+from vegrad.diagnosis.second import Second
 from vegrad.flow.course import Course
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Module, Reading
@@ -71,10 +72,16 @@ class Report(Diagnosis):
         )
 
 
-def report(monitor: StepHooks, flush_gain: float | None, looks: Looks) -> Report:
+def report(
+    monitor: StepHooks, flush_gain: float | None, looks: Looks, second: Second | None = None
+) -> Report:
     """Return the report of a monitor's steps so far.
 
-    `flush_gain` is how many times faster a step was without subnormals, if that was measured.
+    Args:
+        monitor: what has watched them.
+        flush_gain: how many times faster a step was without subnormals, if that was measured.
+        looks: its closer looks at outputs.
+        second: what second looks at the model have found, by the cause that was doubted.
     """
     last = monitor.history[-1]
     about = {"model": f"{monitor.kind}, step {last.step}", "parameters": len(monitor.parameters)}
@@ -82,12 +89,12 @@ def report(monitor: StepHooks, flush_gain: float | None, looks: Looks) -> Report
         vocabulary=TorchVocabulary(),
         about=about,
         modules=modules_of(monitor),
-        watched=watched_by(monitor, looks),
+        watched=watched_by(monitor, looks, second),
     )
     return Report.of_modules(reading, notes=_subnormal(monitor.subnormals, flush_gain))
 
 
-def watched_by(monitor: StepHooks, looks: Looks) -> Watched:
+def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
     last = monitor.history[-1]
     gradients: dict[str, bool] = {}
@@ -106,6 +113,7 @@ def watched_by(monitor: StepHooks, looks: Looks) -> Watched:
         course=course_of(monitor, looks),
         unheld=monitor.owners.unheld(gradients, monitor.steps),
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
+        second=second or {},
     )
 
 

@@ -1,7 +1,11 @@
-"""Look again at a step that made what is not finite: run the model once more, under the trace."""
+"""Look again at a step that a monitor has seen: run the model once more, under the trace.
+
+`second_look` is for a step that made what is not finite, `full_look` for one whose sizes are odd.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,7 +21,8 @@ from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.losses import Heard
 from vegrad.torch.reading.parameters import read_parameters
-from vegrad.torch.reading.reading import interrupted, not_finite
+from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.reading import interrupted, not_finite, read
 from vegrad.torch.reading.tensors import tensors_in
 from vegrad.torch.reading.trace import graph_of
 from vegrad.torch.vocabulary import TorchVocabulary
@@ -75,6 +80,54 @@ def second_look(
         parameters={name: replace(one, reached=True) for name, one in parameters.items()},
         data=data,
     )
+
+
+def full_look(
+    model: Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    loss_fn: Loss,
+    target: object,
+) -> Reading | None:
+    """Read a model again on what it was given, as a diagnosis does, but without further passes.
+
+    The model, its buffers, `.grad` and the random generators are left as they were.
+
+    Args:
+        model: the model, without wrappers.
+        args: what it was called with.
+        kwargs: what it was called with by name.
+        loss_fn: the loss, or a stand-in that has its gradient at the model's output.
+        target: what the loss takes beside the output.
+
+    Returns:
+        A reading that cannot be asked what other weights would give. None if the model cannot be
+        run again.
+    """
+    try:
+        x = _joined(model, args, kwargs)
+        with torch.inference_mode(False):
+            found = read(model, loss_fn, x, target, resamples=0, seed=0)
+    except Exception:  # a model may do anything, and its training is not to be disturbed
+        return None
+    return replace(found, what_if=None)
+
+
+def _joined(model: Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+    """Return arguments as `models.called` takes them.
+
+    Raises:
+        TypeError: for arguments that cannot all be given by name.
+    """
+    if not kwargs:
+        plain = len(args) == 1 and isinstance(args[0], Tensor)
+        return args[0] if plain else args
+    if not args:
+        return dict(kwargs)
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    if bound.args and len(bound.args) != len(args):
+        return bound.args if not bound.kwargs else dict(bound.arguments)
+    return dict(bound.arguments)
 
 
 def _back(model: Module, output: Tensor, delta: Tensor) -> dict[str, float]:

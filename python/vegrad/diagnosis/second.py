@@ -1,0 +1,76 @@
+"""Findings of a monitor that only sizes suggest, beside what a second look at the model tells.
+
+Sizes of modules may have several causes. A diagnosis of the same step follows its graph: what it
+finds is said in their place, and where it finds nothing wrong, a gradient that seems to drift
+reaches the first modules by other ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from vegrad.diagnosis.rules import divergence, modules
+from vegrad.diagnosis.rules.culprits import CUTS
+from vegrad.diagnosis.rules.graph import FEWEST
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import MAPS, Module, Reading
+from vegrad.flow.site import Site
+
+MEASURED = (divergence.INPUTS.name, divergence.TARGETS.name)
+WEAK = (*MEASURED, modules.DRIFT.name, modules.DEAD.name)
+NO_GRADIENT = "no gradient"
+"""The question of parameters that get none, though others do."""
+ENDS = {*CUTS, "detached"}
+Second = Mapping[str, tuple[Finding, ...]]
+
+
+def questions(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return the causes that are to be looked at twice before they are said."""
+    return tuple(dict.fromkeys(one.cause for one in findings if one.rule in WEAK))
+
+
+def can_contradict(reading: Reading) -> bool:
+    """Return True if a gradient that shrinks or grows would be found in a reading."""
+    if reading.chain is not None:
+        return len(reading.chain.layers) > 1
+    maps = [one for one in reading.operations if one.kind in MAPS and one.parameters]
+    return len(maps) >= FEWEST
+
+
+def settled(
+    findings: Sequence[Finding], second: Second, watched: Sequence[Module]
+) -> list[Finding]:
+    """Put what second looks have found in the place of what sizes suggest.
+
+    Args:
+        findings: of a monitor's rules.
+        second: by cause, what a diagnosis found as this was suggested; () if nothing. A cause that
+            is missing was not looked at, or could not be.
+        watched: the modules of the report, to which layers are translated.
+    """
+    found = list[Finding]()
+    for one in findings:
+        if one.rule not in WEAK or one.cause not in second:
+            found.append(one)
+            continue
+        again = second[one.cause]
+        if one.rule in MEASURED:  # of data, whose size is certain; only its meaning may not be
+            again = tuple(other for other in again if other.severity == "critical")
+        same = any(other.cause == one.cause for other in again)
+        if same or (not again and one.rule != modules.DRIFT.name):
+            found.append(one)
+        found += [_placed(other, watched) for other in again if other.cause != one.cause]
+    cut = [one for one in second.get(NO_GRADIENT, ()) if one.cause in ENDS]
+    found += [_placed(one, watched) for one in cut]
+    return list({(one.cause or one.rule, one.sites): one for one in found}.values())
+
+
+def _placed(finding: Finding, watched: Sequence[Module]) -> Finding:
+    """Return a finding whose layers are modules of the report."""
+    places = {one.name: place for place, one in enumerate(watched)}
+    sites = tuple(
+        Site("module", site.name, places.get(site.name)) if site.place is not None else site
+        for site in finding.sites
+    )
+    return replace(finding, sites=sites)

@@ -1,0 +1,78 @@
+"""Second looks of a monitor: a diagnosis of the step, where sizes alone suggest a cause."""
+
+from __future__ import annotations
+
+from math import isnan
+
+from vegrad.diagnosis.judge import judge
+from vegrad.diagnosis.second import NO_GRADIENT, can_contradict, questions
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Reading
+from vegrad.torch.monitor.looks import Looks
+from vegrad.torch.monitor.report import Report, report
+from vegrad.torch.monitor.steps import StepHooks
+
+FEW = 4  # steps in which a parameter got no gradient before the graph is asked for the reason
+LATER = 10  # times the step at which nothing was found, from which there may be another look
+
+
+class Again:
+    """Findings of second looks, by the cause that was doubted.
+
+    Each is one pass of the model forward and back, so that there is one for each cause; only where
+    nothing was found may there be another, much later.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[Finding, ...]] = {}
+        self._steps: dict[str, int] = {}
+        """The step of the last look for each question, also of one that told nothing."""
+
+    def report(self, monitor: StepHooks, flush_gain: float | None, looks: Looks) -> Report:
+        """Return a monitor's report, after second looks at what it doubts."""
+        first = report(monitor, flush_gain, looks, self.found)
+        step = monitor.history.last_step
+        doubted = {*questions(first.findings), *_without_gradient(monitor)}
+        asked = [one for one in sorted(doubted) if self._is_open(one, step)]
+        if not asked or monitor.nonfinite is not None:
+            return first
+        self._steps |= dict.fromkeys(asked, step)
+        reading = monitor.first.again()
+        if reading is None:
+            return first
+        findings = _judged(reading)
+        if findings is not None:
+            self.found |= dict.fromkeys(asked, findings)
+        return report(monitor, flush_gain, looks, self.found)
+
+    def _is_open(self, question: str, step: int) -> bool:
+        if question not in self._steps:
+            return True
+        return not self.found.get(question) and step >= LATER * (self._steps[question] + 1)
+
+
+def _judged(reading: Reading) -> tuple[Finding, ...] | None:
+    """Return what is wrong by a reading; None if that it is healthy means nothing."""
+    found = judge(reading)
+    return found if found or can_contradict(reading) else None
+
+
+def _without_gradient(monitor: StepHooks) -> tuple[str, ...]:
+    """Return the question of parameters without a gradient, of modules that ran, beside others."""
+    if len(monitor.history) < FEW:
+        return ()
+    lately = [monitor.history[place] for place in range(-FEW, 0)]
+    if not all(one.gradient_norm > 0 for one in lately):
+        return ()
+    ran = {
+        name
+        for own, size in zip(monitor.own, lately[-1].activation_rms.tolist(), strict=True)
+        for name in own
+        if not isnan(size)
+    }
+    trained = dict(zip(monitor.parameters, monitor._params, strict=False))
+    for place, name in enumerate(monitor.parameters):
+        if name in ran and name in trained and trained[name].requires_grad:
+            if not any(one.gradient_norms[place] > 0 for one in lately):
+                return (NO_GRADIENT,)
+    return ()

@@ -1,0 +1,110 @@
+"""The loss of a step, put together again from its graph where PyTorch's own function made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import functional
+
+from vegrad.torch.models import tensors_in
+from vegrad.torch.monitor.loss_graph import kind_of
+
+Loss: TypeAlias = Callable[[Any, Any], Any]
+SCALED = {"mul", "div", "to_copy"}
+VIEWS = {"view", "_unsafe_view", "unsafe_view", "reshape_alias", "squeeze", "to_copy", "alias"}
+KNOWN: dict[str, Callable[..., Tensor]] = {
+    "mse_loss": functional.mse_loss,
+    "l1_loss": functional.l1_loss,
+    "smooth_l1_loss": functional.smooth_l1_loss,
+    "binary_cross_entropy": functional.binary_cross_entropy,
+    "binary_cross_entropy_with_logits": functional.binary_cross_entropy_with_logits,
+    "nll_loss": functional.nll_loss,
+}
+MOST = 6  # nodes that only pass a loss or an output on
+
+
+def numbers_of(output: object) -> tuple[int, ...]:
+    """Return the numbers of the operations that made a model's outputs, in the order of those."""
+    found = (one.grad_fn for one in tensors_in(output))
+    return tuple(-1 if node is None else node._sequence_nr() for node in found)
+
+
+def known_loss(root: Tensor, made: Sequence[int]) -> tuple[Loss, object] | None:
+    """Return the loss function and the target of a step; None if the graph does not tell them.
+
+    Args:
+        root: the loss, whose graph is still there.
+        made: the numbers of the operations that made the model's outputs.
+    """
+    node = root.grad_fn
+    if node is None:
+        return None
+    if len(made) > 1 and node._sequence_nr() in made:
+        return partial(_returned, made.index(node._sequence_nr())), None
+    node = _past(node, SCALED, ())
+    function = None if node is None else KNOWN.get(kind_of(node))
+    if node is None or function is None or len(made) != 1:
+        return None
+    target, weight = getattr(node, "_saved_target", None), getattr(node, "_saved_weight", None)
+    if not isinstance(target, Tensor):
+        return None
+    more: dict[str, object] = {} if weight is None else {"weight": weight}
+    below = _below(node)
+    if function is functional.nll_loss:
+        ignored = getattr(node, "_saved_ignore_index", -100)
+        more["ignore_index"] = ignored if ignored < 1 << 63 else ignored - (1 << 64)
+        if (
+            below is not None
+            and kind_of(below) == "log_softmax"
+            and below._sequence_nr() != made[0]
+        ):
+            function, below = functional.cross_entropy, _below(below)
+    end = None if below is None else _past(below, VIEWS, made)
+    if end is None or end._sequence_nr() != made[0]:
+        return None
+    return partial(_loss, function, more), target.detach()
+
+
+def towards(output: object, delta: Tensor) -> Tensor:
+    """Return a stand-in for a loss that is not known: its gradient at the output is this δ."""
+    first = next(one for one in tensors_in(output) if one.is_floating_point())
+    return (first * delta.to(first.dtype)).sum()
+
+
+def _loss(
+    function: Callable[..., Tensor], more: dict[str, object], output: Tensor, target: Tensor
+) -> Tensor:
+    """Return the mean loss of outputs that are brought into the target's shape."""
+    if target.is_floating_point():
+        given = output.to(target.dtype) if output.dtype != target.dtype else output
+        if given.shape != target.shape and given.numel() == target.numel():
+            given = given.reshape(target.shape)
+    else:
+        given = output
+        if target.ndim == 1 and output.ndim > 2:
+            given = output.reshape(-1, output.shape[-1])
+    return function(given, target, **more)
+
+
+def _returned(place: int, output: object, target: object) -> Tensor:
+    return list(tensors_in(output))[place]
+
+
+def _past(node: Node, kinds: set[str], made: Sequence[int]) -> Node | None:
+    """Return the first node that is more than a view or a factor."""
+    now: Node | None = node
+    for _ in range(MOST):
+        if now is None or now._sequence_nr() in made or kind_of(now) not in kinds:
+            return now
+        now = _below(now)
+    return None
+
+
+def _below(node: Node) -> Node | None:
+    """Return the only node below one; None if there are several."""
+    below = [one for one, _ in node.next_functions if one is not None]
+    return below[0] if len(below) == 1 else None
