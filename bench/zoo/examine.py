@@ -142,6 +142,9 @@ def _cured(specimen: Specimen, network: vegrad.MLP, x: Any, target: Any) -> dict
         seed=1,
     )
     healed = x if cure.scaling is None else (x - cure.scaling[0]) / cure.scaling[1]
+    if cure.target_scaling is not None:  # the score, a share of the variance, has no unit
+        shift, scale = cure.target_scaling
+        target = (target - shift) / scale
     clip = cure.optimizer.clip
     optimizer = specimen["optimizer"] | {
         "lr": cure.optimizer.rate(0),

@@ -79,7 +79,7 @@ def _asked(rules: Iterable[Rule], reading: Reading) -> list[Finding]:
 def _with_losses(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
     """Find what is wrong at the loss, which is known for certain, then what is besides."""
     certain = _asked(table.LOSSES, reading)
-    refused = any(one.refused for one in reading.compared)
+    refused = any(one.refused for one in reading.compared) or reading.undefined is not None
     if any(one.cause in FINAL for one in certain) or (certain and refused):
         return certain
     besides = _of_any(reading, rest)

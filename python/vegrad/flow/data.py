@@ -96,6 +96,20 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Undefined:
+    """Numbers for which a distribution is not defined, all of them finite."""
+
+    distribution: str
+    parameter: str
+    """Its name; "" of the values whose likelihood was asked for, which are targets."""
+    low: float
+    high: float
+    least: float
+    """What it takes at least; -inf if that is no bound."""
+    most: float
+
+
+@dataclass(frozen=True)
 class KnownLoss:
     """A loss of a known kind that was taken, as a mean."""
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
-from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue
+from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Undefined
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.trend import Along, Gains
@@ -355,6 +355,8 @@ class Reading:
     """Parameters that the network uses and trains, and does not have."""
     raised: str = ""
     """The error that ended the pass, where what is not finite made one."""
+    undefined: Undefined | None = None
+    """What a distribution has refused, which ended the pass."""
 
     @property
     def everything(self) -> tuple[Operation, ...]:

@@ -39,6 +39,8 @@ class ModelData:
 
     numeric = False
     """True if targets are numbers whose unit is free: the loss sees how far outputs are off."""
+    summed = False
+    """True if the loss is a sum over rows, which is then told by row."""
     units: tuple[Tensor, Tensor] | None = None
     """The shift and scale that targets were put through: (target - shift)/scale."""
 
@@ -57,14 +59,17 @@ class ModelData:
 
     def with_x(self, x: Any) -> ModelData:
         """Return the same data with other inputs, of the same shapes."""
-        other = ModelData(x, self.target, fitted=self.fitted, rows=self.rows)
-        other.numeric, other.units = self.numeric, self.units
-        return other
+        return self._with(x, self.target)
 
     def with_units(self, target: Tensor, shift: Tensor, scale: Tensor) -> ModelData:
         """Return the same data with targets in other units."""
-        other = ModelData(self.x, target, fitted=self.fitted, rows=self.rows)
-        other.numeric, other.units = self.numeric, (shift, scale)
+        other = self._with(self.x, target)
+        other.units = (shift, scale)
+        return other
+
+    def _with(self, x: Any, target: Any) -> ModelData:
+        other = ModelData(x, target, fitted=self.fitted, rows=self.rows)
+        other.numeric, other.units, other.summed = self.numeric, self.units, self.summed
         return other
 
     @property
@@ -190,12 +195,16 @@ class ModelTrainer:
                 for one in drops:
                     one.training = False
                 found = answers(self.model, self._in_units, *self.data.take(rows))
-                return found.value, found.accuracy
+                return found.value / self._shared_by(rows), found.accuracy
         except Exception:  # of the user's code, for what a change has made of it
             return nan, nan
         finally:
             for one in drops:
                 one.training = True
+
+    def _shared_by(self, rows: Array) -> int:
+        """Return the number of rows that share in a loss: 1 if it is a mean."""
+        return len(rows) if self.data.summed else 1
 
     @property
     def _in_units(self) -> Loss:
@@ -209,10 +218,10 @@ class ModelTrainer:
         self.optimizer.zero_grad()
         output = models.called(self.model, x)
         loss = self.loss_fn(output, target)
-        unit = 1.0
+        unit = 1.0 / self._shared_by(rows)
         if self.data.units is not None and float(loss):
             with torch.no_grad():
-                unit = float(self._in_units(output, target)) / float(loss)
+                unit *= float(self._in_units(output, target)) / float(loss)
         wanted = [p for p in self.model.parameters() if p.requires_grad]
         # Not backward(), which would add to the gradients of what else the loss is made with.
         grads = torch.autograd.grad(loss, wanted, allow_unused=True)

@@ -18,7 +18,7 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.subject import Refusal
-from vegrad.torch import models
+from vegrad.torch import models, settings
 from vegrad.torch.answers import Answers, Lenient, answers, goal_of
 from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
@@ -29,6 +29,7 @@ from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.rows import are_independent
 from vegrad.torch.subject import MakeOptimizer, ModelSubject
 from vegrad.torch.trainer import EARLY, ModelData, ModelTrainer
+from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.goal import Goal, Plan, check_goal, check_lengths
 from vegrad.treatment.outcome import Outcome
@@ -89,7 +90,20 @@ class CurableModel(ModelSubject):
         return found
 
     def thoroughly(self, x: Any, target: Any) -> tuple[Diagnosis, float]:
-        """Diagnose it beside draws of new weights too; return what that costs, in rows."""
+        """Diagnose it beside draws of new weights too; return what that costs, in rows.
+
+        Where the optimizer's settings are far from usual, some steps with it are watched first.
+        """
+        assert self.optimizer is not None
+        model = models.copied(self.model)
+        optimizer = self.optimizer([one for one in model.parameters() if one.requires_grad])
+        if settings.are_suspect(optimizer):
+            size = passes.row_count(x, target) or 1
+            watched = settings.watched(
+                model, self.loss_fn, optimizer, self.data, batch_size=size, seed=self.seed
+            )
+            if watched is not None and beyond_cure(watched) is not None:
+                return watched, float(settings.STEPS * size)
         found = diagnose(self.model, self.loss_fn, x, target)
         rows = passes.row_count(x, target) if self.data.rows else 1
         return found, float(THOROUGH * max(rows, 1))
@@ -166,7 +180,7 @@ def cure(
             functions are called with); else a loss, at most.
             By default 80 % of the way from the best constant output to perfection, for other losses
             half of it (half of the first loss, where that is not known). It is looked at on up to
-            256 of the rows.
+            256 of the rows; a loss that is a sum over rows counts by row.
         steps: of one training.
         batch_size: rows of a step.
         seed: of the order of the rows, of dropout and of new weights.
@@ -245,6 +259,9 @@ def _searched(
     ):
         before = diagnose(models.unwrapped(model), loss_fn, x, target)  # says so
         return ModelCure.without_a_trial(before, plan, _said(before), model=model)
+    data.summed = len(data) > 1 and _is_sum(loss_fn, first, target)
+    if data.summed:
+        first = replace(first, loss=first.loss / len(drawn))
     goal = goal_of(first, target, data.target, wanted)
     check_goal(wanted, goal.kind)
     spent += FORWARD * len(drawn)
@@ -332,6 +349,18 @@ def _is_looked_at(given: CurableModel, first: Answers, target: Any) -> bool:
     with models.untouched(given.model, given.loss_fn):
         other = given.loss_fn(first.output, target.roll(1, 0))
     return bool(torch.as_tensor(other != first.loss).any())
+
+
+def _is_sum(loss_fn: Loss, first: Answers, target: Any) -> bool:
+    """Return True if a loss of the same rows twice is twice as large."""
+    if not isinstance(first.output, Tensor) or not isinstance(target, Tensor):
+        return False
+    both = (torch.cat([one.detach(), one.detach()]) for one in (first.output, target))
+    try:
+        twice = float(loss_fn(*both))
+    except (ValueError, RuntimeError, IndexError):
+        return False
+    return first.value > 0 and isclose(twice, 2.0 * first.value, rel_tol=1e-3)
 
 
 def _is_of_differences(loss_fn: Loss, output: object, target: object) -> bool:

@@ -50,15 +50,12 @@ class Search(Attempts):
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
-        first = beyond_cure(self.patient.diagnosis)
-        problem = about(self.given, self.plan.goal, quick=True)
-        if first is not None:
-            problem = (f"{first.message}: {first.advice}", *problem)
+        problem = (*self._by_hand(), *about(self.given, self.plan.goal, quick=True))
         if problem:
             return self._conclude(None, problem)
         remedies = self._remedies()
         if not remedies:
-            return self._conclude(None)
+            return self._conclude(None, self._by_hand())
         self.base = self.patient
         chosen = self._try_all(remedies)
         self.kept, best = 0.0, self.budget.best()
@@ -69,6 +66,11 @@ class Search(Attempts):
             if chosen is None and best is not None:
                 chosen = self._go_on(best, learning=False)
         return self._conclude(chosen or self.budget.best())
+
+    def _by_hand(self) -> tuple[str, ...]:
+        """Say what must be mended in the user's own code before anything else is worth a trial."""
+        first = beyond_cure(self.patient.diagnosis)
+        return () if first is None else (f"{first.message}: {first.advice}",)
 
     def _try_all(self, remedies: Sequence[Remedy]) -> Tried | None:
         """Try remedies until one reaches the goal; first with what is kept for others, then all.
@@ -135,7 +137,7 @@ class Search(Attempts):
                 self.budget.passed += passed
                 if not found.healthy:
                     self.patient.diagnosis = found
-                    return self._remedies()
+                    return [] if self._by_hand() else self._remedies()
         # Where the loss begins far above a guess's, the weights are at fault before the steps.
         above = sick.points[0][1] > FAR * self.plan.goal.guess
         first = [remedy for remedy in others if above and not remedy.skips]

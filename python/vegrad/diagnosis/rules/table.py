@@ -11,6 +11,7 @@ from vegrad.diagnosis.rules import (
     collapse,
     cuts,
     departures,
+    distributions,
     divergence,
     embeddings,
     gradients,
@@ -32,7 +33,13 @@ DEAD, SATURATED = units.RULES
 # Of data that were not run.
 DATA = (nonfinite.NONFINITE_DATA,)
 # Of outputs beside targets at the loss, and of units and rows that are alike: known for certain.
-LOSSES = (*losses.RULES, *targets.RULES, *symmetry.RULES, units.SOFTMAX_WITHIN)
+LOSSES = (
+    distributions.UNDEFINED,
+    *losses.RULES,
+    *targets.RULES,
+    *symmetry.RULES,
+    units.SOFTMAX_WITHIN,
+)
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
 OPERATIONS = (nonfinite.KNOWN, *cuts.RULES, *operations.RULES)
 # Of a chain of layers, causes before effects.

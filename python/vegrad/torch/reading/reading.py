@@ -27,6 +27,7 @@ from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.modules import modules_of
 from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
 from vegrad.torch.reading.trace import Trace, graph_of
+from vegrad.torch.reading.undefined import undefined
 from vegrad.torch.reading.unregistered import names_of_strangers
 from vegrad.torch.reading.what_if import WhatIf
 from vegrad.torch.vocabulary import TorchVocabulary
@@ -86,14 +87,15 @@ def _read(
 def interrupted(
     model: Module, graph: Graph, error: Exception, data: tuple[NonFiniteData, ...]
 ) -> Reading | None:
-    """Read a pass that raised an error, if it may have done so for what is not finite."""
+    """Read a pass that raised an error, if it may have done so for the numbers that it met."""
     if graph.end < 0:
         graph.end_model()
     operations = tuple(graph.with_deltas({}))
     parameters = read_parameters(model, graph, {})
     made = any(one.lost and (one.edge or isnan(one.rms_log2)) for one in operations)
     compared = (error.compared,) if isinstance(error, RefusedError) else ()
-    known = bool(made or data or compared)
+    refused = undefined(error)
+    known = bool(made or data or compared or refused)
     if not known and all(one.nonfinite is None for one in parameters.values()):
         return None
     said = str(error).partition("\n")[0]
@@ -108,6 +110,7 @@ def interrupted(
         parameters=parameters,
         data=data,
         raised=f"{type(error).__name__}: {said:.80}",
+        undefined=refused,
     )
 
 
