@@ -125,7 +125,7 @@ def whole_step(problem, watched):
 
     model, x, target = problem()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
-    monitor = vegrad.torch.Monitor(model) if watched else None
+    monitor = vegrad.torch.Monitor(model, on_finding=None) if watched else None
 
     def call():
         optimizer.zero_grad()

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from vegrad.benchmark.machine import machine, versions
-from watched_trainings import BAD, SIZES, coming, healthy, sick
+from watched_trainings import SIZES, coming, healthy, sick
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "trainings_torch.json"
@@ -51,6 +51,7 @@ class Seen:
     name: str
     kind: str
     held: bool
+    bad: int | None
     first: float
     end: float
     doubled: int | None
@@ -74,6 +75,7 @@ def watched(training):
         training.name,
         training.kind,
         training.held,
+        training.bad,
         losses[0],
         losses[-1],
         at,
@@ -103,7 +105,7 @@ def counted(group, one, sibling):
     if group == "sick":
         learned = isfinite(one.end) and one.end <= 1.5 * sibling.end
         return None if learned else bool(one.said) and one.said[0] in ACCEPTED[one.kind]
-    earliest = max(FIRST, BAD + AHEAD + 1 if "bad" in one.name else 0)
+    earliest = max(FIRST, one.bad + AHEAD + 1 if one.bad is not None else 0)
     if one.doubled is None or one.recovered or one.doubled < earliest:
         return None
     return any(step <= one.doubled - AHEAD for step, _ in one.alarms)

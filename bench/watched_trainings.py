@@ -94,6 +94,7 @@ class Training:
     def name(self) -> str:
         """All that tells it from others."""
         more = f" ×{self.rate:g}" if self.rate != 1 else ""
+        more += " with a bad batch" if self.bad is not None else ""
         return f"{self.kind} {self.data} {self.size} {self.optimizer}{more} {self.seed}"
 
     @property
@@ -210,23 +211,25 @@ def coming() -> Iterator[Training]:
                         yield replace(one, kind="warm-up", rate=rate, warmup=100)
                     for rate in (1.0, 3.0, 6.0):
                         yield replace(one, kind="bad batch", rate=rate, bad=BAD)
-                for rate in (3.0, 10.0):
-                    yield replace(
+                for rate in (10.0, 30.0, 60.0):
+                    slow = replace(
                         one,
                         kind="β₂",
                         optimizer="adam",
                         rate=rate,
-                        options={"betas": (0.9, 0.99999)},
+                        options={"betas": (0.9, 0.9999)},
+                        warmup=150,
                         steps=250,
                     )
-                    yield replace(
-                        one,
-                        kind="β₂",
-                        optimizer="adam",
-                        rate=rate,
-                        options={"betas": (0.9, 0.99999)},
-                        steps=250,
-                        bad=80,
-                    )
-                for rate in (2.0, 5.0, 10.0):
-                    yield replace(one, kind="float16", optimizer="sgd", rate=rate, half=True)
+                    yield slow
+                    yield replace(slow, bad=80)
+                for rate in (10.0, 20.0, 40.0):
+                    for optimizer in ("sgd", "momentum"):
+                        yield replace(
+                            one,
+                            kind="float16",
+                            optimizer=optimizer,
+                            rate=rate,
+                            warmup=100,
+                            half=True,
+                        )

@@ -13,18 +13,23 @@ WAYS = ("warn", "raise", "stop")
 
 
 class FindingWarning(UserWarning):
-    """A training has met a finding."""
+    """A training has met a finding, which is its `finding`."""
+
+    def __init__(self, message: str = "", finding: Finding | None = None) -> None:
+        super().__init__(message)
+        self.finding = finding
 
 
 class FindingError(RuntimeError):
-    """A training has met a finding, and was asked to end with an error then."""
+    """A training has met a finding, and was asked to end with an error then.
 
-    finding: Finding
-    history: object
-    """What the training has recorded so far."""
+    It has the `finding` and, of `fit`, the `history`: what the training has recorded so far.
+    """
 
-    def __init__(self, finding: Finding, history: object) -> None:
-        super().__init__(f"{finding.kind}: {finding.message} {finding.advice}")
+    def __init__(
+        self, message: str = "", finding: Finding | None = None, history: object = None
+    ) -> None:
+        super().__init__(message)
         self.finding, self.history = finding, history
 
 
@@ -68,8 +73,9 @@ class Alarms:
                 self.stop |= self.on_finding(finding) is True
             elif self.on_finding == "warn":
                 said = f"{finding.kind}: {finding.message}\n  → {finding.advice}"
-                warnings.warn(said, FindingWarning, stacklevel=2)
+                warnings.warn(FindingWarning(said, finding), stacklevel=2)
             elif self.on_finding == "stop":
                 self.stop = True
             else:
-                raise FindingError(finding, self.history)
+                said = f"{finding.kind}: {finding.message} {finding.advice}"
+                raise FindingError(said, finding, self.history)

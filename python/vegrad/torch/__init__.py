@@ -5,6 +5,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('vegrad.torch needs PyTorch: pip install "vegrad[torch]"') from error
 
+from vegrad.diagnosis.alarms import FindingError, FindingWarning
 from vegrad.torch.clip import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -14,7 +15,6 @@ from vegrad.torch.clip import (
 from vegrad.torch.diagnosis import ModelDiagnosis, diagnose
 from vegrad.torch.fused.sequential import FusedMLP, fuse
 from vegrad.torch.lsuv import lsuv_
-from vegrad.torch.monitor.alarms import FindingError, FindingWarning
 from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.optim import SGD, Adam, AdamW, Lion

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite, log10, nan, sqrt
+from typing import Protocol
 
 import numpy as np
 
@@ -91,7 +92,23 @@ def ratio_of(sample: Sample) -> float:
     return max(known) if known else nan
 
 
-def promise_of(sample: Sample) -> float:
+class Step(Protocol):
+    """A sampled step, as far as its promise matters."""
+
+    @property
+    def step(self) -> int:
+        """Its number."""
+
+    @property
+    def rough(self) -> bool:
+        """True if it is not averaged over steps; see `Sample`."""
+
+    @property
+    def promise(self) -> float:
+        """The most that it would take off the loss, by its gradient."""
+
+
+def promise_of(sample: Step) -> float:
     """Return what a step promises to take off the loss, of rough steps in units of averaged ones.
 
     The gradient of one batch is in the step that is made of it, and the more so the less other

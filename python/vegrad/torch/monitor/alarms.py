@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from math import inf, isfinite
 from typing import TypeAlias
 
+from vegrad.diagnosis.alarms import FindingError, FindingWarning
 from vegrad.diagnosis.rules.divergence import PROMISE
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.flow.finding import Finding
@@ -21,22 +22,6 @@ WIDTH = 5  # losses of which the median is taken
 RISE, GROWTH = 1.25, 3.0  # of the loss above its lowest, of the gradient above its usual size
 FLOOR = 0.1  # of the first loss: what is below is not compared with
 REST, LONGEST = 4, 64  # steps between judgements that a trigger has caused, growing
-
-
-class FindingWarning(UserWarning):
-    """A monitor has found something wrong with a training."""
-
-    def __init__(self, message: str, finding: Finding | None = None) -> None:
-        super().__init__(message)
-        self.finding = finding
-
-
-class FindingError(RuntimeError):
-    """A monitor that was told to raise has found something wrong with a training."""
-
-    def __init__(self, message: str, finding: Finding | None = None) -> None:
-        super().__init__(message)
-        self.finding = finding
 
 
 class Alarms:

@@ -22,7 +22,7 @@ from vegrad.torch.monitor.modules import Hook, tensor_in
 EVERY, KEEP = 10, 400  # steps from look to look; looks that are kept beside the first few
 FIRST = 5
 FEW = 6  # modules that are looked at, and the model itself
-ELEMENTS = 1 << 20  # of an output that are looked at
+ROWS, ELEMENTS = 64, 1 << 12  # of an output that are looked at
 
 
 class Looks:
@@ -105,11 +105,11 @@ def alike(output: Tensor) -> float:
     """Return the share of an output's mean square that all rows have in common; nan of one row."""
     if output.ndim < 2 or len(output) < 2 or not output.numel():
         return nan
-    rows = output.detach()[: max(2, ELEMENTS // max(output[0].numel(), 1))].flatten(1).float()
-    whole = float(rows.square().mean())
-    if not 0 < whole < inf:
-        return nan
-    return 1.0 - float((rows - rows.mean(0)).square().mean()) / whole
+    rows = output.detach()[:ROWS].flatten(1)
+    few = rows[:, :: max(rows.numel() // ELEMENTS, 1) | 1].cpu().double().numpy()
+    flat, means = few.ravel(), few.sum(0) / len(few)
+    whole = float(flat @ flat) / flat.size
+    return float(means @ means) / (len(means) * whole) if 0 < whole < inf else nan
 
 
 def _sizes(source: Tensor) -> tuple[float, float]:

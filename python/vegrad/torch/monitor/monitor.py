@@ -157,6 +157,7 @@ class Monitor(StepHooks):
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
         if len(self.history) and (sample := self.updates.fresh()) is not None:
+            self._spikes.set_update(sample.step, sample.ratio)
             loss, _ = self.history.last_sizes
             if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
                 self._due = True

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import inf, isnan, log
 from statistics import median
+from typing import Any, NamedTuple
 
 BEFORE, AFTER = 10, 10  # steps kept around a spike
 LOSS, NORM = 3.0, 10.0  # times the median before that make one
@@ -13,8 +14,7 @@ NOISE = 5.0  # and so many times the usual distance from it, on the scale of log
 KEEP = 20
 
 
-@dataclass(frozen=True)
-class SpikeStep:
+class SpikeStep(NamedTuple):
     """A step near a spike, as plain numbers."""
 
     step: int
@@ -23,7 +23,8 @@ class SpikeStep:
     loss: float
     gradient_norm: float
     update: float
-    """The update's size beside the weights', the largest of the parameters; nan if not sampled."""
+    """The update's size beside the weights', of the matrix where it is largest; nan if it was not
+    sampled, as in most steps."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Spikes:
 
     def __init__(self) -> None:
         self._recent: deque[SpikeStep] = deque(maxlen=2 * BEFORE)
+        self._losses: deque[float] = deque(maxlen=2 * BEFORE)
+        self._norms: deque[float] = deque(maxlen=2 * BEFORE)
         self._found: deque[tuple[SpikeStep, float, float, list[SpikeStep]]] = deque(maxlen=KEEP)
 
     def see(self, one: SpikeStep) -> bool:
@@ -52,9 +55,15 @@ class Spikes:
         is_open = bool(self._found) and one.step - self._found[-1][0].step <= AFTER
         if is_open:
             self._found[-1][3].append(one)
-        before = list(self._recent)
+        losses, norms = self._losses, self._norms
+        few = len(losses) < BEFORE
+        # What is near the lowest is near the median too: of most steps nothing more is asked.
+        calm = few or (one.loss < LOSS * min(losses) and one.gradient_norm < NORM * min(norms))
+        before = [] if calm or is_open else list(self._recent)
         self._recent.append(one)
-        if is_open or len(before) < BEFORE:
+        losses.append(one.loss)
+        norms.append(one.gradient_norm)
+        if not before:
             return False
         loss = _times(one.loss, [step.loss for step in before], LOSS)
         norm = _times(one.gradient_norm, [step.gradient_norm for step in before], NORM)
@@ -63,14 +72,21 @@ class Spikes:
         self._found.append((one, loss, norm, [*before[-BEFORE:], one]))
         return True
 
+    def set_update(self, step: int, update: float) -> None:
+        """Set the size of a step's update beside the weights'."""
+        self._set(step, update=update)
+
     def set_batch(self, step: int, batch: object) -> None:
         """Set the index of a step's batch."""
-        for kept in (self._recent, *(window for *_, window in self._found)):
-            for place, one in enumerate(kept):
-                if one.step == step:
-                    kept[place] = SpikeStep(
-                        one.step, batch, one.loss, one.gradient_norm, one.update
-                    )
+        self._set(step, batch=batch)
+
+    def _set(self, step: int, **changed: Any) -> None:
+        for kept in (self._recent, *(window for *_, window in list(self._found)[-1:])):
+            for place in range(len(kept) - 1, -1, -1):
+                if kept[place].step <= step:
+                    if kept[place].step == step:
+                        kept[place] = kept[place]._replace(**changed)
+                    break
 
     @property
     def all(self) -> tuple[Spike, ...]:

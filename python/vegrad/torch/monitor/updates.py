@@ -10,7 +10,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isnan, nan, sqrt
+from functools import cached_property, lru_cache
+from math import isnan, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ ELEMENTS = 64  # of a parameter
 EVERY = 5  # steps that are looked at, for one that is sampled; the first few all are
 FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
 KEEP = 8
+SQUARED = 10  # steps, for one of which the optimizer's state is sampled too
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
 
@@ -44,19 +46,55 @@ class _Setting(NamedTuple):
     """True of RMSprop's and Adagrad's without momentum: divided by a size, but not averaged."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Taken:
-    """A sampled step: elements of each parameter, still on its device."""
+    """A sampled step: elements of each parameter, on its device until they are asked for."""
 
     step: int
     optimizer: int
     settings: list[_Setting]
+    peak: float
     places: list[int]
+    counts: list[int]
+    """Elements of each parameter."""
+    matrices: list[bool]
     old: Tensor
     grads: Tensor
     new: Tensor | None = None
     squares: dict[int, tuple[Tensor, object]] = field(default_factory=dict)
     """The running square of each gradient and its number of steps, by the parameter's place."""
+
+    @property
+    def rough(self) -> bool:
+        """True if the steps are divided by the gradients' size, but are not averaged over steps."""
+        return all(one.rough for one in self.settings)
+
+    @cached_property
+    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The weights before the step and after it, and the gradients, as numbers."""
+        new = self.old if self.new is None else self.new
+        return _array(self.old), _array(new), _array(self.grads)
+
+    @cached_property
+    def sizes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Root mean squares of each parameter's weights, of their change and of its gradient."""
+        (old, new, grads), parts = self.arrays, [min(one, ELEMENTS) for one in self.counts]
+        return _sizes(old, parts), _sizes(new - old, parts), _sizes(grads, parts)
+
+    @property
+    def promise(self) -> float:
+        """The most that the step would take off the loss, by its gradient."""
+        _, change, gradient = self.sizes
+        counts = np.where(self.matrices, self.counts, 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(counts @ (change * gradient))
+
+    @property
+    def ratio(self) -> float:
+        """The largest change of a matrix over its size; nan if there is none."""
+        weight, change, _ = self.sizes
+        known = np.asarray(self.matrices) & (weight > 0) & np.isfinite(change)
+        return float(np.max(change[known] / weight[known])) if known.any() else nan
 
 
 class Updates:
@@ -74,20 +112,23 @@ class Updates:
         self._seen: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
         """The number of each optimizer, and how many of its steps were seen."""
         self._taken: _Taken | None = None
+        self._is_fresh = False
         self._first: dict[int, float] = {}
         self._peaks: dict[int, float] = {}
-        self._early: list[Sample] = []
-        self._samples: deque[Sample] = deque(maxlen=KEEP)
+        self._early: list[_Taken] = []
+        self._late: deque[_Taken] = deque(maxlen=KEEP)
+        self._digested: weakref.WeakKeyDictionary[_Taken, Sample] = weakref.WeakKeyDictionary()
 
     @torch.no_grad()
     def before(self, optimizer: Optimizer, step: int) -> None:
         """Take a sample, if this step is to have one: the optimizer is about to step."""
         seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
         seen[1] += 1
+        self._taken = None
         if seen[1] > FIRST and seen[1] % (2 if seen[1] < BEGINNING else EVERY):
             return
-        self._digest()
-        place_of = {id(one): place for place, one in enumerate(self._parameters())}
+        known = self._parameters()
+        place_of = {id(one): place for place, one in enumerate(known)}
         settings, places, old, grads = [], [], [], []
         for group in optimizer.param_groups:
             setting = _setting(group)
@@ -101,46 +142,59 @@ class Updates:
                     old.append(few(one))
                     grads.append(few(grad))
         if places:
-            self._taken = _Taken(step, seen[0], settings, places, _joined(old), _joined(grads))
+            peak = max(*(one.rate for one in settings), self._peaks.get(seen[0], 0.0))
+            self._peaks[seen[0]] = peak
+            self._taken = _Taken(
+                step,
+                seen[0],
+                settings,
+                peak,
+                places,
+                [known[place].numel() for place in places],
+                [known[place].ndim > 1 for place in places],
+                _joined(old),
+                _joined(grads),
+            )
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer) -> None:
         """Take the other half of the sample: the optimizer has stepped."""
-        taken = self._taken
-        if taken is None or taken.new is not None:
+        taken, self._taken = self._taken, None
+        if taken is None:
             return
-        parameters = [self._parameters()[place] for place in taken.places]
-        taken.new = _joined([few(one) for one in parameters])
-        shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
-        for place, one in zip(taken.places, parameters, strict=True):
-            state = shown.get(one, {})
-            square = state.get("exp_avg_sq")
-            if isinstance(square, Tensor) and can_be_sampled(square):
-                taken.squares[place] = few(square).clone(), state.get("step")
+        parameters = self._parameters()
+        taken.new = _joined([few(parameters[place]) for place in taken.places])
+        if len(self._early) < FIRST or taken.step % SQUARED == 0:
+            shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
+            for place in taken.places:
+                state = shown.get(parameters[place], {})
+                square = state.get("exp_avg_sq")
+                if isinstance(square, Tensor) and can_be_sampled(square):
+                    taken.squares[place] = few(square).clone(), state.get("step")
+        (self._early if len(self._early) < FIRST else self._late).append(taken)
+        self._is_fresh = True
 
-    def fresh(self) -> Sample | None:
+    def fresh(self) -> _Taken | None:
         """Return the last sample, if it was not returned before."""
-        waiting = self._taken is not None and self._taken.new is not None
-        self._digest()
-        return (self._samples or self._early)[-1] if waiting else None
+        is_fresh, self._is_fresh = self._is_fresh, False
+        return (self._late or self._early)[-1] if is_fresh else None
 
     def samples(self) -> tuple[Sample, ...]:
         """Return the first few samples and the last, as numbers."""
-        self._digest()
-        return (*self._early, *self._samples)
+        return tuple(map(self._digest, (*self._early, *self._late)))
 
-    def _digest(self) -> None:
-        """Turn the last sample into numbers."""
-        taken, self._taken = self._taken, None
-        if taken is None or taken.new is None:
-            return
+    def _digest(self, taken: _Taken) -> Sample:
+        """Return a sample as numbers."""
+        if (found := self._digested.get(taken)) is not None:
+            return found
         names, parameters = self._names(), self._parameters()
-        old, new, grads = (_array(one) for one in (taken.old, taken.new, taken.grads))
-        counts = [parameters[place].numel() for place in taken.places]
-        sizes = [min(count, ELEMENTS) for count in counts]
-        weight, change, gradient = (_sizes(one, sizes) for one in (old, new - old, grads))
+        old, new, grads = taken.arrays
+        parts = [min(count, ELEMENTS) for count in taken.counts]
+        weight, change, gradient = (one.tolist() for one in taken.sizes)
         with_gradient = np.isfinite(grads) & (grads != 0)
-        moving, still = (_sums(one, sizes) for one in (with_gradient, with_gradient & (old == new)))
+        moving, still = (
+            _sums(one, parts).tolist() for one in (with_gradient, with_gradient & (old == new))
+        )
         updates = []
         for n, (place, setting) in enumerate(zip(taken.places, taken.settings, strict=True)):
             parameter, square = parameters[place], taken.squares.get(place)
@@ -148,34 +202,30 @@ class Updates:
             updates.append(
                 Update(
                     name=names[place],
-                    matrix=parameter.ndim > 1,
+                    matrix=taken.matrices[n],
                     weight=weight[n],
                     change=change[n],
                     gradient=gradient[n],
                     first=self._first.setdefault(place, weight[n]),
-                    count=counts[n],
-                    inputs=counts[n] // len(parameter) if parameter.ndim else 1,
+                    count=taken.counts[n],
+                    inputs=taken.counts[n] // len(parameter) if parameter.ndim else 1,
                     still=still[n] / moving[n] if moving[n] else nan,
                     decay=decay,
                     decoupled=setting.decoupled,
                     below_epsilon=nan if square is None else _below_epsilon(*square, setting),
                 )
             )
-        rate = max(setting.rate for setting in taken.settings)
-        self._peaks[taken.optimizer] = peak = max(rate, self._peaks.get(taken.optimizer, 0.0))
         dtypes = {str(parameters[place].dtype).removeprefix("torch.") for place in taken.places}
-        kept = self._early if len(self._early) < FIRST else self._samples
-        kept.append(
-            Sample(
-                step=taken.step,
-                optimizer=taken.optimizer,
-                rate=rate,
-                peak=peak,
-                dtype=dtypes.pop() if len(dtypes) == 1 else "",
-                updates=tuple(updates),
-                rough=all(one.rough for one in taken.settings),
-            )
+        found = self._digested[taken] = Sample(
+            step=taken.step,
+            optimizer=taken.optimizer,
+            rate=max(setting.rate for setting in taken.settings),
+            peak=taken.peak,
+            dtype=dtypes.pop() if len(dtypes) == 1 else "",
+            updates=tuple(updates),
+            rough=taken.rough,
         )
+        return found
 
 
 def can_be_sampled(one: Tensor) -> bool:
@@ -186,11 +236,15 @@ def can_be_sampled(one: Tensor) -> bool:
 
 
 def few(one: Tensor) -> Tensor:
-    """Return up to `ELEMENTS` elements, spread over the tensor, without a copy."""
-    count = one.numel()
+    """Return up to `ELEMENTS` elements, spread over a contiguous tensor, without a copy."""
+    return one.detach().as_strided(*_spread(one.numel()))
+
+
+@lru_cache(maxsize=1024)
+def _spread(count: int) -> tuple[tuple[int], tuple[int]]:
+    """Return how many elements of so many are taken, and the stride from one to the next."""
     # An odd stride does not meet the same column in every row of a matrix of 64 columns.
-    stride = max(count // ELEMENTS - (count // ELEMENTS + 1) % 2, 1)
-    return one.detach().view(-1)[: stride * ELEMENTS if count >= ELEMENTS else None : stride]
+    return (min(count, ELEMENTS),), (max(count // ELEMENTS - (count // ELEMENTS + 1) % 2, 1),)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -202,17 +256,16 @@ def _array(one: Tensor) -> FloatArray:
     return one.double().cpu().numpy()
 
 
-def _sums(values: Array, sizes: Sequence[int]) -> list[float]:
+def _sums(values: Array, sizes: Sequence[int]) -> FloatArray:
     """Return the sums of parts of so many elements, one part after another."""
     begins = np.cumsum([0, *sizes[:-1]])
-    return np.add.reduceat(values, begins, dtype=np.float64).tolist()
+    return np.add.reduceat(values, begins, dtype=np.float64)
 
 
-def _sizes(values: FloatArray, sizes: Sequence[int]) -> list[float]:
+def _sizes(values: FloatArray, sizes: Sequence[int]) -> FloatArray:
     """Return the root mean squares of such parts."""
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = _sums(values * values, sizes)
-    return [sqrt(one / count) for one, count in zip(squares, sizes, strict=True)]
+        return np.sqrt(_sums(values * values, sizes) / sizes)
 
 
 def _setting(group: Group) -> _Setting:
