@@ -347,6 +347,7 @@ def test_findings_of_a_history_are_added() -> None:
         progress=False,
         gauge_every=1,
         seed=0,
+        on_finding=None,
     )
     x, target = torch.from_numpy(X), torch.from_numpy(LABELS)
     found = ours.diagnose(model, LOSS, x, target, history=history)

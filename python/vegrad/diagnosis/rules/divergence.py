@@ -289,7 +289,7 @@ TARGETS = Rule(
     critical=FAR,
     measured="size of the first error, of a mean square or mean absolute error",
     reason="The gradient has the size of the error, and outputs begin at order 1.",
-    source="keras#4563",
+    source="keras#4563: targets of hundreds of thousands",
     find=_targets,
 )
 DIVERGED = Rule(
