@@ -150,7 +150,7 @@ def test_wrong_answers_to_findings() -> None:
     for wrong, error in (("shout", ValueError), (3, TypeError)):
         with pytest.raises(error, match="on_finding must be a function"):
             Monitor(network(8, 1), on_finding=wrong)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="ignore must be a collection"):
+    with pytest.raises(TypeError, match="ignore must be names of causes"):
         Monitor(network(8, 1), ignore="collapse")
 
 

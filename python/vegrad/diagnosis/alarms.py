@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from vegrad.flow.finding import Finding
 
-OnFinding = Callable[[Finding], object] | Literal["warn", "raise", "stop"]
+OnFinding: TypeAlias = Callable[[Finding], object] | Literal["warn", "raise", "stop"] | None
 WAYS = ("warn", "raise", "stop")
 
 
@@ -33,12 +33,28 @@ class FindingError(RuntimeError):
         self.finding, self.history = finding, history
 
 
+def checked_way(on_finding: OnFinding) -> OnFinding:
+    """Return what is to be done with a finding, checked.
+
+    Raises:
+        TypeError, ValueError: it is no function, no word that is known, and not None.
+    """
+    wanted = f"on_finding must be a function, {', '.join(map(repr, WAYS))} or None"
+    if isinstance(on_finding, str):
+        if on_finding not in WAYS:
+            raise ValueError(f"{wanted}, not {on_finding!r}")
+    elif on_finding is not None and not callable(on_finding):
+        raise TypeError(f"{wanted}, not {type(on_finding).__name__}")
+    return on_finding
+
+
 class Alarms:
     """Findings that were told, and what is done with new ones.
 
     Args:
         on_finding: "warn" for a Python warning, "raise" for a `FindingError`, "stop" to end the
-            training, or a function that is called with the finding; True ends the training.
+            training, a function that is called with the finding (True ends the training), or None
+            for silence.
         history: what the error is given.
 
     Raises:
@@ -46,15 +62,7 @@ class Alarms:
     """
 
     def __init__(self, on_finding: OnFinding, history: object) -> None:
-        if not callable(on_finding):
-            if not isinstance(on_finding, str):
-                kind = type(on_finding).__name__
-                raise TypeError(f"on_finding must be a function or one of {WAYS}, not {kind}")
-            if on_finding not in WAYS:
-                raise ValueError(
-                    f"on_finding must be a function or one of {WAYS}, not {on_finding!r}"
-                )
-        self.on_finding, self.history = on_finding, history
+        self.on_finding, self.history = checked_way(on_finding), history
         self.stop = False
         """True once the training is to end."""
         self._told: set[tuple[str, str]] = set()
@@ -76,6 +84,6 @@ class Alarms:
                 warnings.warn(FindingWarning(said, finding), stacklevel=2)
             elif self.on_finding == "stop":
                 self.stop = True
-            else:
+            elif self.on_finding == "raise":
                 said = f"{finding.kind}: {finding.message} {finding.advice}"
                 raise FindingError(said, finding, self.history)

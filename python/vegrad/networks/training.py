@@ -13,7 +13,7 @@ import numpy.typing as npt
 from vegrad.arrays.checks import Array, FloatArray, as_count
 from vegrad.arrays.measurement import norms
 from vegrad.clipping import NonFiniteGradientError
-from vegrad.diagnosis.alarms import Alarms, OnFinding
+from vegrad.diagnosis.alarms import Alarms, OnFinding, checked_way
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
@@ -66,8 +66,9 @@ def fit(
         on_finding: what is done when the first batch, the steps or the end of an epoch tell that
             something is wrong, once for each cause: "warn" (a Python warning), "raise" (a
             `vegrad.diagnosis.alarms.FindingError` with `.finding` and `.history`), "stop" (the
-            training ends there), or a function that is called with the `vegrad.Finding`, and ends
-            the training by returning True. `History.findings` has them all in any case.
+            training ends there), a function that is called with the `vegrad.Finding`, and ends
+            the training by returning True, or None for silence. `History.findings` has them all in
+            any case.
 
     Raises:
         TypeError, ValueError: before the first step; NonFiniteGradientError as the clip's rule
@@ -81,7 +82,7 @@ def fit(
     data, wanted = network.checked(x, target)
     held = None if validation is None else network.checked(*validation)
     settings = {"rows": len(data), "batch_size": batch_size, "shuffle": bool(shuffle)}
-    Alarms(on_finding, None)  # which complains of what is neither
+    checked_way(on_finding)
     state = TrainingState(network, optimizer, settings, np.random.default_rng(seed), History())
     if resume is not None:
         state.resume(resume)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import inf, isfinite
-from typing import TypeAlias
 
-from vegrad.diagnosis.alarms import FindingError, FindingWarning
+from vegrad.diagnosis.alarms import FindingError, FindingWarning, OnFinding, checked_way
+from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.rules.divergence import PROMISE
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.flow.finding import Finding
 
-OnFinding: TypeAlias = Callable[[Finding], object] | str | None
-WORDS = ("warn", "raise", "stop")
 EARLY = (1, 3, 10, 20, 35, 50, 75)  # numbers of steps after which a training is judged; then
 EVERY = 100
 WIDTH = 5  # losses of which the median is taken
@@ -36,18 +34,10 @@ class Alarms:
     """
 
     def __init__(self, on_finding: OnFinding, ignore: Iterable[str]) -> None:
-        if isinstance(on_finding, str):
-            if on_finding not in WORDS:
-                wanted = ", ".join(f'"{word}"' for word in WORDS)
-                raise ValueError(
-                    f'on_finding must be a function, {wanted} or None, not "{on_finding}"'
-                )
-        elif on_finding is not None and not callable(on_finding):
-            kind = type(on_finding).__name__
-            raise TypeError(f"on_finding must be a function, a word or None, not {kind}")
-        if isinstance(ignore, str):
-            raise TypeError('ignore must be a collection of causes such as ("collapse",), not str')
-        self.act, self.ignore = on_finding, frozenset(ignore)
+        self.act, self.ignore = (
+            checked_way(on_finding),
+            as_ignored(tuple(ignore) if not isinstance(ignore, str) else ignore),
+        )
         self.found: dict[str, Finding] = {}
         """The findings by cause, in the order in which they were first seen."""
         self.steps: dict[str, int] = {}

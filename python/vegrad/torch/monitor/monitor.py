@@ -26,10 +26,11 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from vegrad.arrays.checks import as_count
+from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
 from vegrad.flow.finding import Finding
 from vegrad.torch.monitor.again import Again
-from vegrad.torch.monitor.alarms import Alarms, OnFinding
+from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.scalars import scalars
