@@ -53,8 +53,9 @@ def settled(
         watched: the modules of the report, to which layers are translated.
     """
     found, known = list[Finding](), {one.cause for one in findings}
+    thrown = not known.isdisjoint(STEPS)  # by which all that one pass tells may be made
     for one in findings:
-        if one.rule not in WEAK or one.cause not in second:
+        if one.rule not in WEAK or one.cause not in second or thrown:
             found.append(one)
             continue
         again = second[one.cause]
@@ -64,7 +65,7 @@ def settled(
         same = one.cause in causes or (causes and causes <= known)  # else it is an effect
         if same or (not again and one.rule != modules.DRIFT.name):
             found.append(one)
-        found += [_placed(other, watched) for other in again if other.cause != one.cause]
+        found += [_placed(other, watched) for other in again if other.cause not in known]
     cut = [one for one in second.get(NO_GRADIENT, ()) if one.cause in ENDS]
     found += [_placed(one, watched) for one in cut]
     return list({(one.cause or one.rule, one.sites): one for one in found}.values())
