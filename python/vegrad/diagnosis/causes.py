@@ -12,7 +12,7 @@ from math import inf, isfinite
 
 import numpy as np
 
-from vegrad.diagnosis.rules import collapse, divergence, modules
+from vegrad.diagnosis.rules import collapse, divergence, loop, modules
 from vegrad.diagnosis.rules.residual import faint
 from vegrad.diagnosis.rules.table import CHAIN
 from vegrad.flow.finding import Finding, layer_sites
@@ -22,6 +22,7 @@ from vegrad.flow.site import Site
 Findings = list[Finding]
 GROWN = ("", "overflow", "dtype-range", "nonfinite-weights", "learning-rate-high")
 """Causes of a NaN that are the effects of a divergence where the steps before it show one."""
+LOOP = {one.name for one in loop.RULES}
 
 
 # A training --------------------------------------------------------------------------------------
@@ -45,7 +46,8 @@ def after_divergence(findings: Sequence[Finding]) -> Findings:
     if begins:  # all sizes are those of a network that has made a NaN
         dropped |= {modules.DRIFT.name, modules.DEAD.name}
     thrown = (divergence.DIVERGED, divergence.OVERSHOOTS, *collapse.RULES)
-    if rules.keys() & {one.name for one in thrown}:
+    decays = any(one.cause == "weight-decay" and one.rule in LOOP for one in findings)
+    if decays or rules.keys() & {one.name for one in thrown}:
         dropped |= {modules.DRIFT.name}
     return [one for one in findings if one.rule not in dropped]
 

@@ -18,6 +18,8 @@ from vegrad.flow.reading import MAPS, Module, Reading
 from vegrad.flow.site import Site
 
 MEASURED = (divergence.INPUTS.name, divergence.TARGETS.name)
+STEPS = ("learning-rate-high", "weight-decay")
+"""Causes of a drift that the steps before it show, of which one pass knows nothing."""
 WEAK = (*MEASURED, modules.DRIFT.name, modules.DEAD.name)
 NO_GRADIENT = "no gradient"
 """The question of parameters that get none, though others do."""
@@ -27,7 +29,8 @@ Second = Mapping[str, tuple[Finding, ...]]
 
 def questions(findings: Iterable[Finding]) -> tuple[str, ...]:
     """Return the causes that are to be looked at twice before they are said."""
-    return tuple(dict.fromkeys(one.cause for one in findings if one.rule in WEAK))
+    doubted = (one.cause for one in findings if one.rule in WEAK and one.cause not in STEPS)
+    return tuple(dict.fromkeys(doubted))
 
 
 def can_contradict(reading: Reading) -> bool:
@@ -49,18 +52,20 @@ def settled(
             is missing was not looked at, or could not be.
         watched: the modules of the report, to which layers are translated.
     """
-    found = list[Finding]()
+    found, known = list[Finding](), {one.cause for one in findings}
+    thrown = not known.isdisjoint(STEPS)  # by which all that one pass tells may be made
     for one in findings:
-        if one.rule not in WEAK or one.cause not in second:
+        if one.rule not in WEAK or one.cause not in second or thrown:
             found.append(one)
             continue
         again = second[one.cause]
         if one.rule in MEASURED:  # of data, whose size is certain; only its meaning may not be
             again = tuple(other for other in again if other.severity == "critical")
-        same = any(other.cause == one.cause for other in again)
+        causes = {other.cause for other in again}
+        same = one.cause in causes or (causes and causes <= known)  # else it is an effect
         if same or (not again and one.rule != modules.DRIFT.name):
             found.append(one)
-        found += [_placed(other, watched) for other in again if other.cause != one.cause]
+        found += [_placed(other, watched) for other in again if other.cause not in known]
     cut = [one for one in second.get(NO_GRADIENT, ()) if one.cause in ENDS]
     found += [_placed(one, watched) for one in cut]
     return list({(one.cause or one.rule, one.sites): one for one in found}.values())

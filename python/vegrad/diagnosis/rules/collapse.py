@@ -26,6 +26,9 @@ def _goes_nowhere(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
     if course is None or earlier or course.steps < ENOUGH or not course.complete:
         return
     samples = samples_of(reading)
+    if samples and all(one.rate == 0 for one in samples) and np.any(course.norm > 0):
+        yield _at_no_rate(rule, course.steps)
+        return
     ratios = [ratio_of(one) for one in samples]
     known = [one for one in ratios if isfinite(one)]
     norms, losses = course.norm, smooth(course.loss)
@@ -51,6 +54,19 @@ def _goes_nowhere(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
         + ("; it is {rate:.3g}." if isfinite(rate) else "."),
         evidence={"ratio": ratio, "away": away, "steps": float(course.steps)} | ends(course),
         facts={"rate": rate},
+    )
+
+
+def _at_no_rate(rule: Rule, steps: int) -> Finding:
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="learning-rate-low",
+        sites=(Site("optimizer"),),
+        says="the learning rate was 0 in all {steps:.0f} steps, so that none changed a weight",
+        advises="give the optimizer a learning rate above 0, and look at what schedules it.",
+        evidence={"steps": float(steps), "rate": 0.0},
     )
 
 

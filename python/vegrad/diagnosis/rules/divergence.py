@@ -37,6 +37,7 @@ GROWN = 1.0  # decades by which loss or gradients grow before a step is blamed f
 WHOLE = 1.0  # change of the weights over their size, in one step, that leaves nothing of them
 BEGAN = 5  # steps after which a large first step is still the first
 ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five)
+KNOWN = ("learning-rate-high", "weight-decay")
 BACK, LOW = 2.2, 0.3  # times its lowest, but not below this share of its first: healthy 1.9
 TURNED = 1.5  # decades
 STRONG = 0.3  # change of the weights over their size in one of the first steps
@@ -185,7 +186,7 @@ def _range(course: Course, before: Course, rule: Rule) -> Finding:
 def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find a loss that rose far above its first value, by steps that were long."""
     course = course_of(reading)
-    if course is None or any(one.cause == "learning-rate-high" for one in earlier):
+    if course is None or any(one.cause in KNOWN for one in earlier):
         return
     losses = smooth(course.loss)
     first = float(np.median(course.loss[:3])) if course.complete else nan
@@ -197,7 +198,8 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     back = len(calm) > 8 and calm[-1] >= BACK * max(float(calm.min()), LOW * first)
     rose = peak >= rule.warning * first or back
     long = moved >= STRONG / 3 or promised(reading, course) >= 0.5 or sizes_grew(course)
-    flung = moved >= STRONG and (late >= 0.7 * first or _turned(course)) and len(losses) >= 5
+    stays = late >= 0.7 * first or (late >= LOW * first and _turned(course))
+    flung = moved >= STRONG and stays and len(losses) >= 5
     if not (rose and long) and not flung:
         return
     yield _too_long(
@@ -218,6 +220,8 @@ def _turned(course: Course) -> bool:
         return False
     with np.errstate(all="ignore"):
         ratios = np.log10(course.delta[:, known[0]] / course.delta[:, known[-1]])
+    if not isfinite(ratios[0]):
+        return False  # as below a last layer that begins at 0
     change = np.median(ratios[-5:]) - ratios[0]
     return bool(abs(change) >= TURNED or change != change)
 

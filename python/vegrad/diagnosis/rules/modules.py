@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import inf, isfinite, log10, nan
 
 from vegrad.diagnosis.rules.chain import BY_SIGN
+from vegrad.diagnosis.rules.course import course_of, moved_most, samples_of
 from vegrad.diagnosis.rules.nonfinite import PASS, WORDS
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Redraw
@@ -17,6 +18,7 @@ from vegrad.flow.site import Site
 from vegrad.flow.watched import FirstNonFinite, Watched
 
 SIGMOIDS, TANHS = ("Sigmoid", "Hardsigmoid"), ("Tanh", "Softsign", "Hardtanh")
+STRONG = 0.3  # change of weights over their size in one step, that throws a network
 LEAST = 0.05  # of a derivative, where outputs are next to ±1
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
 GREW = 10.0  # growth over the steps before, from which what is too large is the steps' work
@@ -148,6 +150,10 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     limits = BY_SIGN[-1 if decades < 0 else 1]
     if abs(decades) < abs(limits.warning):
         return
+    by = _by_steps(reading, first, last)
+    if by:
+        yield _thrown(reading, rule, decades, by, first)
+        return
     worst = _steepest(chain, kind)
     if kind == "vanishing" and modules[worst].begun:
         return  # what lies below gets its gradient through weights that were 0
@@ -171,6 +177,52 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
             "worst_module": modules[worst].name,
         },
         evidence={"decades": decades, "worst": float(worst)},
+    )
+
+
+def _by_steps(reading: Reading, first: int, last: int) -> str:
+    """Return the cause if steps have made a drift that was not there at first; "" if not."""
+    course = course_of(reading)
+    if course is None or not course.complete or course.steps < 2:
+        return ""
+    start, end = (float(course.delta[0, place]) for place in (first, last))
+    if not (0 < start < inf and 0 < end < inf):
+        return ""
+    began = log10(start / end)
+    moved = moved_most(reading, int(course.step[-1]) + 1)
+    if abs(began) >= abs(BY_SIGN[-1 if began < 0 else 1].warning) or moved < STRONG:
+        return ""
+    decays = [
+        one.decay > (one.change / 2 if one.decoupled else one.gradient)
+        for one in samples_of(reading)[-1].updates
+        if one.matrix and one.weight > 0
+    ]
+    return "weight-decay" if decays and 2 * sum(decays) > len(decays) else "learning-rate-high"
+
+
+def _thrown(reading: Reading, rule: Rule, decades: float, cause: str, first: int) -> Finding:
+    """Return the finding that steps have made the first modules' gradients so small, or large."""
+    course = course_of(reading)
+    last = 0 if course is None else int(course.step[-1])
+    decay = cause == "weight-decay"
+    return Finding(
+        kind="vanishing" if decades < 0 else "exploding",
+        severity="critical",
+        rule=rule.name,
+        cause=cause,
+        sites=(Site("optimizer"), Site("module", reading.modules[first].name, first)),
+        says="the gradient that reaches the first module is {reach} of the one at the last, which "
+        "it was not at the first step: a step has changed weights by {moved:.2g} of their size"
+        + (", most of it by weight decay" if decay else ""),
+        advises="lower the weight decay; 0.0005 is usual with SGD, 0.01 with AdamW."
+        if decay
+        else SLOWER,
+        facts={"reach": f"10^{decades:.1f}" if isfinite(decades) else "0"},
+        evidence={
+            "decades": decades,
+            "moved": moved_most(reading, last + 1),
+            "worst": float(first),
+        },
     )
 
 

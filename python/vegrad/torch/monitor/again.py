@@ -71,8 +71,12 @@ def _without_gradient(monitor: StepHooks) -> tuple[str, ...]:
         if not isnan(size)
     }
     trained = dict(zip(monitor.parameters, monitor._params, strict=False))
-    for place, name in enumerate(monitor.parameters):
-        if name in ran and name in trained and trained[name].requires_grad:
-            if not any(one.gradient_norms[place] > 0 for one in lately):
-                return (NO_GRADIENT,)
-    return ()
+    missing = (
+        name
+        for place, name in enumerate(monitor.parameters)
+        if name in ran
+        and name in trained
+        and trained[name].requires_grad
+        and not any(one.gradient_norms[place] > 0 for one in lately)
+    )
+    return (NO_GRADIENT,) if any(missing) else ()
