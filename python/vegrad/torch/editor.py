@@ -30,6 +30,7 @@ from vegrad.flow.subject import Refusal
 from vegrad.flow.wording import FEW
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.torch import architecture, models, schemes
+from vegrad.torch.activations import MODULES
 from vegrad.torch.trainer import ModelData
 from vegrad.treatment.script import LEAST, Editor, Script, quoted
 
@@ -224,7 +225,7 @@ class ModelEditor(ValueEditor):
             match edit:
                 case SetActivation(name):
                     wanted = architecture.module_of(name)
-                    places = self._activations()
+                    places = self._activations(*MODULES, nn.Softmax)
                     found = self._kinds(places)
                     if found == [wanted]:
                         continue
@@ -257,9 +258,9 @@ class ModelEditor(ValueEditor):
                 else "orthogonal weights"
             )
             words.append(f"with new {at}")
-        self._run(*code)
         normalized = any(isinstance(edit, Normalize) and edit.on for edit in edits)
         try:
+            self._run(*code)
             if skips or normalized:
                 self._tame(self._output(), shrink=skips)
         except AttributeError as error:  # the model asks a layer for what only the layer has

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isclose, isfinite, nan
+from math import isfinite, nan
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from vegrad.torch import models, settings
 from vegrad.torch.answers import Answers, Lenient, answers, goal_of
 from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
+from vegrad.torch.loss_kinds import is_fitted, is_looked_at, is_of_differences, is_sum
 from vegrad.torch.reading import passes
 from vegrad.torch.reading.cells import IN_TIME
 from vegrad.torch.reading.passes import Loss
@@ -259,14 +260,12 @@ def _searched(
     ):
         before = diagnose(models.unwrapped(model), loss_fn, x, target)  # says so
         return ModelCure.without_a_trial(before, plan, _said(before), model=model)
-    data.summed = len(data) > 1 and _is_sum(loss_fn, first, target)
-    if data.summed:
-        first = replace(first, loss=first.loss / len(drawn))
-    goal = goal_of(first, target, data.target, wanted)
+    data.summed = len(data) > 1 and is_sum(loss_fn, first, target)
+    goal = goal_of(_of_row(first, data, drawn), target, data.target, wanted)
     check_goal(wanted, goal.kind)
     spent += FORWARD * len(drawn)
-    data.fitted = _is_fitted(first.output, target) and _is_looked_at(given, first, target)
-    data.numeric = data.fitted and _is_of_differences(loss_fn, first.output, target)
+    data.fitted = is_fitted(first.output, target) and is_looked_at(given, first, target)
+    data.numeric = data.fitted and is_of_differences(loss_fn, first.output, target)
     if wanted is None and (first.kind == "" or not isfinite(goal.wanted)):
         # Half of a loss that is far too large is no goal.
         before = given.diagnosed(x, target, theory=True)
@@ -291,6 +290,11 @@ def _searched(
     return ModelCure(**vars(outcome), model=cured, learning_rate=treated.rate, clip=treated.clip)
 
 
+def _of_row(found: Answers, data: ModelData, rows: Array) -> Answers:
+    """Return the same answers with the loss of a row, where the loss is a sum over rows."""
+    return replace(found, loss=found.loss / len(rows)) if data.summed else found
+
+
 def _mended_goal(given: CurableModel, before: Diagnosis, drawn: Array, goal: Goal) -> Goal:
     """Return the goal that follows from the loss after the first edit that lowers it, if one does.
 
@@ -306,7 +310,7 @@ def _mended_goal(given: CurableModel, before: Diagnosis, drawn: Array, goal: Goa
         x, target = given.data.take(drawn)
         with models.untouched(mended.model, given.loss_fn):
             again = answers(mended.model, given.loss_fn, x, target)
-        other = goal_of(again, target, given.data.target, None)
+        other = goal_of(_of_row(again, given.data, drawn), target, given.data.target, None)
         if isfinite(other.wanted) and not goal.wanted <= other.wanted:
             return other
         return goal
@@ -333,50 +337,6 @@ def _checked(optimizer: MakeOptimizer | None, model: Module) -> MakeOptimizer:
     if isinstance(made, torch.optim.LBFGS):
         raise TypeError(f"{wanted} that steps without a closure, not LBFGS")
     return optimizer
-
-
-def _is_fitted(output: Any, target: Any) -> bool:
-    """Return True if outputs look as if they shall become targets, a number or a class each."""
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
-        return False
-    return not target.is_floating_point() or output.numel() == target.numel()
-
-
-def _is_looked_at(given: CurableModel, first: Answers, target: Any) -> bool:
-    """Return True if the loss depends on which target belongs to which row."""
-    if len(given.data) == 1:
-        return bool(first.calls)
-    with models.untouched(given.model, given.loss_fn):
-        other = given.loss_fn(first.output, target.roll(1, 0))
-    return bool(torch.as_tensor(other != first.loss).any())
-
-
-def _is_sum(loss_fn: Loss, first: Answers, target: Any) -> bool:
-    """Return True if a loss of the same rows twice is twice as large."""
-    if not isinstance(first.output, Tensor) or not isinstance(target, Tensor):
-        return False
-    both = (torch.cat([one.detach(), one.detach()]) for one in (first.output, target))
-    try:
-        twice = float(loss_fn(*both))
-    except (ValueError, RuntimeError, IndexError):
-        return False
-    return first.value > 0 and isclose(twice, 2.0 * first.value, rel_tol=1e-3)
-
-
-def _is_of_differences(loss_fn: Loss, output: object, target: object) -> bool:
-    """Return True if a loss of numbers stays the same where both have another zero."""
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
-        return False
-    if not target.is_floating_point() or not target.ndim:
-        return False
-    given, wanted = output.detach(), target.detach()
-    squares = [one.double().square().mean() for one in (given, wanted)]
-    size = float(torch.stack(squares).max().sqrt())
-    try:
-        first, other = (float(loss_fn(given + by, wanted + by)) for by in (0.0, size))
-    except (ValueError, RuntimeError):
-        return False
-    return isclose(first, other, rel_tol=1e-2)
 
 
 def _unfused(model: Module) -> Module:

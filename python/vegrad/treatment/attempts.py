@@ -15,6 +15,7 @@ from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import PAIRS, Attempt, Ended
 from vegrad.treatment.progress import Listener, Look
 from vegrad.treatment.promise import astray, creeping, ended, hopeless, standing, thrown, worse
+from vegrad.treatment.rates import long_steps
 from vegrad.treatment.remedies import FOLLOWING, TRAINING
 from vegrad.treatment.remedy import Patient, Remedy, Treatment
 from vegrad.treatment.trial import Trial
@@ -98,6 +99,18 @@ class Attempts:
                 return chosen
         return None
 
+    def _gentler(self, remedy: Remedy, tried: Tried, patient: Patient) -> Tried:
+        """Return a lower rate in place of one that reached the goal by steps that are too long.
+
+        What goes far enough for the goal may go no further; a lower one must be about as quick.
+        """
+        trial = tried.trial
+        if not trial.treatment.is_of_training or not long_steps(trial.history):
+            return tried
+        other = self._follow(remedy.name, tried, patient, 1)
+        slower = other is not None and other.trial.history.steps > 2 * trial.history.steps
+        return tried if other is None or slower else other
+
     def _attempt(self, remedy: Remedy, patient: Patient, deeper: int) -> Tried | None:
         """Try a remedy; return what reached the goal, if it did or something on top of it."""
         before = patient.diagnosis
@@ -128,7 +141,7 @@ class Attempts:
             patient.given, patient.diagnosis, patient.history = treatment, after, trial.history
         failed = self.budget.by_luck(trial) if trial.reached else None
         if trial.reached and failed is None:
-            return tried
+            return self._gentler(remedy, tried, patient) if deeper else tried
         if failed is not None:
             done = self.attempts[tried.place]
             cost = done.passes + failed.passed / self.batch_size

@@ -231,6 +231,15 @@ def _anew(scheme: str) -> Callable[[Patient], Proposal | Refusal]:
     return propose
 
 
+def _activation_as_said(p: Patient) -> Proposal | Refusal:
+    """Exchange the activations as a finding says it, with new weights for them."""
+    edits = (finding.edit for finding in p.diagnosis.findings)
+    edit = next((one for one in edits if isinstance(one, SetActivation)), None)
+    if edit is None:
+        return Refusal("the diagnosis asks for no other activation")
+    return Proposal(together(edit, Initialize("he_normal")))
+
+
 def _nonlinear(p: Patient) -> Proposal | Refusal:
     chain = _chain(p)
     if chain is None or chain.activation != "identity" or len(chain.layers) < 2:
@@ -336,6 +345,7 @@ REMEDIES = (
     Remedy("scale every layer", FLOW, _lsuv),
     Remedy("what it says of all layers", FLOW, _as_said_of_all, said=True),
     Remedy("clip", FLOW, _clip_first),
+    Remedy("activation that it says", FLOW, _activation_as_said, 0.3, said=True),
     Remedy("activations", BOTH, _nonlinear, 0.3),
     Remedy("no sigmoids", BOTH, _without_sigmoids, 0.3),
     Remedy("initialize as by default", BOTH, _anew("default"), 0.0),

@@ -1,0 +1,58 @@
+"""Kinds of losses, told by what they make of other outputs and targets."""
+
+from __future__ import annotations
+
+from math import isclose
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vegrad.torch import models
+from vegrad.torch.answers import Answers
+from vegrad.torch.reading.passes import Loss
+from vegrad.torch.subject import ModelSubject
+
+
+def is_fitted(output: Any, target: Any) -> bool:
+    """Return True if outputs look as if they shall become targets, a number or a class each."""
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+        return False
+    return not target.is_floating_point() or output.numel() == target.numel()
+
+
+def is_looked_at(given: ModelSubject, first: Answers, target: Any) -> bool:
+    """Return True if the loss depends on which target belongs to which row."""
+    if len(given.data) == 1:
+        return bool(first.calls)
+    with models.untouched(given.model, given.loss_fn):
+        other = given.loss_fn(first.output, target.roll(1, 0))
+    return bool(torch.as_tensor(other != first.loss).any())
+
+
+def is_sum(loss_fn: Loss, first: Answers, target: Any) -> bool:
+    """Return True if a loss of the same rows twice is twice as large."""
+    if not isinstance(first.output, Tensor) or not isinstance(target, Tensor):
+        return False
+    both = (torch.cat([one.detach(), one.detach()]) for one in (first.output, target))
+    try:
+        twice = float(loss_fn(*both))
+    except (ValueError, RuntimeError, IndexError):
+        return False
+    return first.value > 0 and isclose(twice, 2.0 * first.value, rel_tol=1e-3)
+
+
+def is_of_differences(loss_fn: Loss, output: object, target: object) -> bool:
+    """Return True if a loss of numbers stays the same where both have another zero."""
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+        return False
+    if not target.is_floating_point() or not target.ndim:
+        return False
+    given, wanted = output.detach(), target.detach()
+    squares = [one.double().square().mean() for one in (given, wanted)]
+    size = float(torch.stack(squares).max().sqrt())
+    try:
+        first, other = (float(loss_fn(given + by, wanted + by)) for by in (0.0, size))
+    except (ValueError, RuntimeError):
+        return False
+    return isclose(first, other, rel_tol=1e-2)
