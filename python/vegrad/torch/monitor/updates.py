@@ -29,7 +29,6 @@ ELEMENTS = 64  # of a parameter
 EVERY = 5  # steps that are looked at, for one that is sampled; the first few all are
 FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
 KEEP = 8
-SQUARED = 10  # steps, for one of which the optimizer's state is sampled too
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
 
@@ -57,9 +56,8 @@ class _Taken:
     places: list[int]
     counts: list[int]
     """Elements of each parameter."""
-    matrices: list[bool]
-    old: Tensor
-    grads: Tensor
+    before: Tensor
+    """Weights of all before the step, and then their gradients."""
     new: Tensor | None = None
     squares: dict[int, tuple[Tensor, object]] = field(default_factory=dict)
     """The running square of each gradient and its number of steps, by the parameter's place."""
@@ -70,35 +68,42 @@ class _Taken:
         return all(one.rough for one in self.settings)
 
     @cached_property
-    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The weights before the step and after it, and the gradients, as numbers."""
-        new = self.old if self.new is None else self.new
-        return _array(self.old), _array(new), _array(self.grads)
+    def arrays(self) -> FloatArray:
+        """The weights before the step and after it, and the gradients, in numbers, (3, E)."""
+        before = self.before.double().cpu().numpy().reshape(2, -1)
+        new = before[:1] if self.new is None else self.new.double().cpu().numpy()[None]
+        return np.concatenate([before[:1], new, before[1:]])
 
     @cached_property
-    def sizes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Root mean squares of each parameter's weights, of their change and of its gradient."""
-        (old, new, grads), parts = self.arrays, [min(one, ELEMENTS) for one in self.counts]
-        return _sizes(old, parts), _sizes(new - old, parts), _sizes(grads, parts)
+    def sizes(self) -> FloatArray:
+        """Root mean squares of each one's weights, of their change and of its gradient, (3, P)."""
+        old, new, grads = self.arrays
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.square(np.stack([old, new - old, grads]))
+            return np.sqrt(_sums(squares, self.parts) / self.parts)
+
+    @property
+    def parts(self) -> list[int]:
+        """Elements of each parameter that were taken."""
+        return [min(one, ELEMENTS) for one in self.counts]
 
     @property
     def promise(self) -> float:
         """The most that the step would take off the loss, by its gradient."""
         _, change, gradient = self.sizes
-        counts = np.where(self.matrices, self.counts, 0)
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(counts @ (change * gradient))
+            return float(np.asarray(self.counts) @ (change * gradient))
 
     @property
     def ratio(self) -> float:
         """The largest change of a matrix over its size; nan if there is none."""
         weight, change, _ = self.sizes
-        known = np.asarray(self.matrices) & (weight > 0) & np.isfinite(change)
+        known = (weight > 0) & np.isfinite(change)
         return float(np.max(change[known] / weight[known])) if known.any() else nan
 
 
 class Updates:
-    """Samples of an optimizer's steps, for the parameters of one model.
+    """Samples of an optimizer's steps, for the matrices among one model's parameters.
 
     Args:
         parameters: returns the model's parameters.
@@ -133,8 +138,8 @@ class Updates:
         for group in optimizer.param_groups:
             setting = _setting(group)
             for one in group["params"]:
-                place, grad = place_of.get(id(one)), one.grad
-                if place is None or grad is None:
+                grad = one.grad if one.ndim > 1 else None  # rules compare matrices
+                if grad is None or (place := place_of.get(id(one))) is None:
                     continue
                 if can_be_sampled(one) and can_be_sampled(grad):
                     settings.append(setting)
@@ -151,9 +156,7 @@ class Updates:
                 peak,
                 places,
                 [known[place].numel() for place in places],
-                [known[place].ndim > 1 for place in places],
-                _joined(old),
-                _joined(grads),
+                _joined([*old, *grads]),
             )
 
     @torch.no_grad()
@@ -164,13 +167,12 @@ class Updates:
             return
         parameters = self._parameters()
         taken.new = _joined([few(parameters[place]) for place in taken.places])
-        if len(self._early) < FIRST or taken.step % SQUARED == 0:
-            shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
-            for place in taken.places:
-                state = shown.get(parameters[place], {})
-                square = state.get("exp_avg_sq")
-                if isinstance(square, Tensor) and can_be_sampled(square):
-                    taken.squares[place] = few(square).clone(), state.get("step")
+        shown = optimizer._shown if isinstance(optimizer, CoreState) else optimizer.state
+        for place in taken.places:
+            state = shown.get(parameters[place], {})
+            square = state.get("exp_avg_sq")
+            if isinstance(square, Tensor) and can_be_sampled(square):
+                taken.squares[place] = few(square).clone(), state.get("step")
         (self._early if len(self._early) < FIRST else self._late).append(taken)
         self._is_fresh = True
 
@@ -189,11 +191,11 @@ class Updates:
             return found
         names, parameters = self._names(), self._parameters()
         old, new, grads = taken.arrays
-        parts = [min(count, ELEMENTS) for count in taken.counts]
         weight, change, gradient = (one.tolist() for one in taken.sizes)
         with_gradient = np.isfinite(grads) & (grads != 0)
         moving, still = (
-            _sums(one, parts).tolist() for one in (with_gradient, with_gradient & (old == new))
+            _sums(one, taken.parts).tolist()
+            for one in (with_gradient, with_gradient & (old == new))
         )
         updates = []
         for n, (place, setting) in enumerate(zip(taken.places, taken.settings, strict=True)):
@@ -202,13 +204,13 @@ class Updates:
             updates.append(
                 Update(
                     name=names[place],
-                    matrix=taken.matrices[n],
+                    matrix=True,
                     weight=weight[n],
                     change=change[n],
                     gradient=gradient[n],
                     first=self._first.setdefault(place, weight[n]),
                     count=taken.counts[n],
-                    inputs=taken.counts[n] // len(parameter) if parameter.ndim else 1,
+                    inputs=taken.counts[n] // len(parameter),
                     still=still[n] / moving[n] if moving[n] else nan,
                     decay=decay,
                     decoupled=setting.decoupled,
@@ -236,8 +238,11 @@ def can_be_sampled(one: Tensor) -> bool:
 
 
 def few(one: Tensor) -> Tensor:
-    """Return up to `ELEMENTS` elements, spread over a contiguous tensor, without a copy."""
-    return one.detach().as_strided(*_spread(one.numel()))
+    """Return up to `ELEMENTS` elements, spread over a contiguous tensor, without a copy.
+
+    Gradients are to be off.
+    """
+    return one.as_strided(*_spread(one.numel()))
 
 
 @lru_cache(maxsize=1024)
@@ -257,15 +262,9 @@ def _array(one: Tensor) -> FloatArray:
 
 
 def _sums(values: Array, sizes: Sequence[int]) -> FloatArray:
-    """Return the sums of parts of so many elements, one part after another."""
+    """Return the sums, along the last axis, of parts of so many elements, one after another."""
     begins = np.cumsum([0, *sizes[:-1]])
-    return np.add.reduceat(values, begins, dtype=np.float64)
-
-
-def _sizes(values: FloatArray, sizes: Sequence[int]) -> FloatArray:
-    """Return the root mean squares of such parts."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.sqrt(_sums(values * values, sizes) / sizes)
+    return np.add.reduceat(values, begins, axis=-1, dtype=np.float64)
 
 
 def _setting(group: Group) -> _Setting:
