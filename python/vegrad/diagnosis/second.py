@@ -24,6 +24,9 @@ STEPS = ("learning-rate-high", "weight-decay")
 WEAK = (*MEASURED, modules.DRIFT.name, modules.DEAD.name)
 NO_GRADIENT = "no gradient"
 """The question of parameters that get none, though others do."""
+AT_LOSS = "the loss"
+"""The question of an output that an activation has made, beside what the loss takes."""
+UNFIT = {"constant-output", "double-softmax", "output-range"}
 ENDS = {*CUTS, "detached"}
 Second = Mapping[str, tuple[Finding, ...]]
 
@@ -68,8 +71,9 @@ def settled(
             found.append(one)
         more = [_placed(other, watched) for other in again if other.cause not in known]
         found += [_in_dtype(other, one) for other in more]
-    cut = [one for one in second.get(NO_GRADIENT, ()) if one.cause in ENDS]
-    found += [_placed(one, watched) for one in cut]
+    for question, causes in ((NO_GRADIENT, ENDS), (AT_LOSS, UNFIT)):
+        certain = [one for one in second.get(question, ()) if one.cause in causes]
+        found += [_placed(one, watched) for one in certain if one.cause not in known]
     return list({(one.cause or one.rule, one.sites): one for one in found}.values())
 
 
