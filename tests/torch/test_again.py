@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
-
 from vegrad.torch import Monitor  # noqa: E402
 
 
