@@ -187,6 +187,8 @@ def _rank(finding: Finding) -> int:
     """Put what is certain of the loop before a NaN, and what may be meant after all others."""
     if finding.rule == table.NONFINITE.name and finding.cause and not finding.evidence["step"]:
         return 0  # nothing can have come before it
+    if finding.cause in second.UNFIT:
+        return 0
     if finding.rule in (rule.name for rule in table.COURSE):
         return 1
     if finding.kind == "nonfinite":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 from vegrad.diagnosis.rules import divergence, modules
 from vegrad.diagnosis.rules.culprits import CUTS
@@ -23,6 +24,9 @@ STEPS = ("learning-rate-high", "weight-decay")
 WEAK = (*MEASURED, modules.DRIFT.name, modules.DEAD.name)
 NO_GRADIENT = "no gradient"
 """The question of parameters that get none, though others do."""
+AT_LOSS = "the loss"
+"""The question of an output that an activation has made, beside what the loss takes."""
+UNFIT = {"constant-output", "double-softmax", "output-range"}
 ENDS = {*CUTS, "detached"}
 Second = Mapping[str, tuple[Finding, ...]]
 
@@ -65,10 +69,20 @@ def settled(
         same = one.cause in causes or (causes and causes <= known)  # else it is an effect
         if same or (not again and one.rule != modules.DRIFT.name):
             found.append(one)
-        found += [_placed(other, watched) for other in again if other.cause not in known]
-    cut = [one for one in second.get(NO_GRADIENT, ()) if one.cause in ENDS]
-    found += [_placed(one, watched) for one in cut]
+        more = [_placed(other, watched) for other in again if other.cause not in known]
+        found += [_in_dtype(other, one) for other in more]
+    for question, causes in ((NO_GRADIENT, ENDS), (AT_LOSS, UNFIT)):
+        certain = [one for one in second.get(question, ()) if one.cause in causes]
+        found += [_placed(one, watched) for one in certain if one.cause not in known]
     return list({(one.cause or one.rule, one.sites): one for one in found}.values())
+
+
+def _in_dtype(finding: Finding, drift: Finding) -> Finding:
+    """Add that nothing of the gradient is left in its dtype, where so it was seen."""
+    gone = drift.evidence.get("decades") == -inf and drift.cause != "detached"
+    if not gone or finding.kind != "vanishing":
+        return finding
+    return replace(finding, says=f"{finding.says}; what is left of it is too small for its dtype")
 
 
 def _placed(finding: Finding, watched: Sequence[Module]) -> Finding:

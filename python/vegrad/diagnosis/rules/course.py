@@ -14,7 +14,7 @@ from vegrad.flow.watched import Sample
 
 BEGINS = 3  # steps before which an adaptive optimizer's steps are of another size
 ROUGH, WARM = 2.2, 20  # of such steps, and the number of those that are longer yet
-BEGUN = 0.01  # what a matrix makes of an input of size 1, below which it begins at nearly 0
+LEAST = 0.3  # what a matrix makes of an input of size 1: half of what PyTorch's default does
 LEFT = 0.05  # of the first loss: below it, all steps promise more than there is
 
 
@@ -72,21 +72,25 @@ def sizes_grew(course: Course) -> bool:
 
 
 def moved_most(reading: Reading, until: int) -> float:
-    """Return the largest change of weights over their size in the steps that were sampled."""
+    """Return the largest change of weights over their size in the steps that were sampled.
+
+    Weights that are next to 0, as those of last layers that begin there, count as if they were of
+    half the usual size: what moves those far throws nothing.
+    """
     samples = samples_of(reading)
-    ratios = [ratio_of(one) for one in samples if one.step < until]
+    ratios = [ratio_of(one, LEAST) for one in samples if one.step < until]
     return max((one for one in ratios if isfinite(one)), default=0.0)
 
 
-def ratio_of(sample: Sample) -> float:
+def ratio_of(sample: Sample, least: float = 0.0) -> float:
     """Return the largest change over size of a step's matrices; nan if there is none.
 
-    Those that began next to 0, as last layers of branches do, have no size to compare with.
+    `least` is what a matrix is taken to make of an input of size 1 if it makes less.
     """
     ratios = [
-        one.change / one.weight
+        one.change / max(one.weight, least / sqrt(one.inputs))
         for one in sample.updates
-        if one.matrix and one.weight > 0 and one.first * sqrt(one.inputs) >= BEGUN
+        if one.matrix and one.weight > 0
     ]
     known = [one for one in ratios if isfinite(one)]
     return max(known) if known else nan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isnan
 
 from vegrad.diagnosis.judge import judge
-from vegrad.diagnosis.second import NO_GRADIENT, can_contradict, questions
+from vegrad.diagnosis.second import AT_LOSS, NO_GRADIENT, can_contradict, questions
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.torch.monitor.looks import Looks
@@ -33,6 +33,7 @@ class Again:
         first = report(monitor, flush_gain, looks, self.found)
         step = monitor.history.last_step
         doubted = {*questions(first.findings), *_without_gradient(monitor)}
+        doubted |= {AT_LOSS} if monitor.first.is_bounded else set()
         asked = [one for one in sorted(doubted) if self._is_open(one, step)]
         if not asked or monitor.nonfinite is not None:
             return first

@@ -25,7 +25,7 @@ from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
 from vegrad.torch.monitor.history import NonFinite
-from vegrad.torch.monitor.known_loss import Loss, known_loss, numbers_of, towards
+from vegrad.torch.monitor.known_loss import KnownLoss, known_loss, numbers_of, towards
 from vegrad.torch.monitor.loss_graph import Node, at_risk, blamed, kept
 from vegrad.torch.monitor.modules import Back, CallHook
 from vegrad.torch.reading.second_look import full_look, second_look
@@ -80,7 +80,7 @@ class FirstLook:
     def _begin(self, call: Arguments | None) -> None:
         self._call = self._held = call
         self._delta: Tensor | None = None
-        self._loss: tuple[Loss, object] | None = None
+        self._loss: KnownLoss | None = None
         self._made: tuple[int, ...] = ()
 
     # The model's calls --------------------------------------------------------------------------
@@ -190,10 +190,15 @@ class FirstLook:
         """
         call, loss = self._held, self._loss
         if loss is None and self._delta is not None:
-            loss = towards, self._delta
+            loss = KnownLoss(towards, self._delta)
         if call is None or loss is None or any(map(is_distributed, self._model.parameters())):
             return None
-        return full_look(self._model, *call, *loss)
+        return full_look(self._model, *call, loss.function, loss.target)
+
+    @property
+    def is_bounded(self) -> bool:
+        """True if an activation made the output that one of PyTorch's losses takes."""
+        return self._loss is not None and self._loss.bounded
 
     def _is_new(self) -> bool:
         first = self._monitor.nonfinite

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -24,7 +24,17 @@ KNOWN: dict[str, Callable[..., Tensor]] = {
     "binary_cross_entropy_with_logits": functional.binary_cross_entropy_with_logits,
     "nll_loss": functional.nll_loss,
 }
+BOUNDED = {"softmax", "log_softmax", "sigmoid", "tanh", "relu", "softplus", "hardtanh"}
 MOST = 6  # nodes that only pass a loss or an output on
+
+
+class KnownLoss(NamedTuple):
+    """A loss that can be computed again."""
+
+    function: Loss
+    target: object
+    bounded: bool = False
+    """True if an activation made the output, or classes are one, so that the loss may not fit."""
 
 
 def numbers_of(output: object) -> tuple[int, ...]:
@@ -33,7 +43,7 @@ def numbers_of(output: object) -> tuple[int, ...]:
     return tuple(-1 if node is None else node._sequence_nr() for node in found)
 
 
-def known_loss(root: Tensor, made: Sequence[int]) -> tuple[Loss, object] | None:
+def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
     """Return the loss function and the target of a step; None if the graph does not tell them.
 
     Args:
@@ -44,7 +54,7 @@ def known_loss(root: Tensor, made: Sequence[int]) -> tuple[Loss, object] | None:
     if node is None:
         return None
     if len(made) > 1 and node._sequence_nr() in made:
-        return partial(_returned, made.index(node._sequence_nr())), None
+        return KnownLoss(partial(_returned, made.index(node._sequence_nr())), None)
     node = _past(node, SCALED, ())
     function = None if node is None else KNOWN.get(kind_of(node))
     if node is None or function is None or len(made) != 1:
@@ -66,7 +76,10 @@ def known_loss(root: Tensor, made: Sequence[int]) -> tuple[Loss, object] | None:
     end = None if below is None else _past(below, VIEWS, made)
     if end is None or end._sequence_nr() != made[0]:
         return None
-    return partial(_loss, function, more), target.detach()
+    classes = function in (functional.cross_entropy, functional.nll_loss)
+    bounded = kind_of(end) in BOUNDED - ({"log_softmax"} if classes else set())
+    alone = classes and _is_single(node)
+    return KnownLoss(partial(_loss, function, more), target.detach(), bounded or alone)
 
 
 def towards(output: object, delta: Tensor) -> Tensor:
@@ -88,6 +101,12 @@ def _loss(
         if target.ndim == 1 and output.ndim > 2:
             given = output.reshape(-1, output.shape[-1])
     return function(given, target, **more)
+
+
+def _is_single(node: Node) -> bool:
+    """Return True of a loss over one class."""
+    output = getattr(node, "_saved_self", None)
+    return isinstance(output, Tensor) and output.ndim > 1 and output.shape[1] == 1
 
 
 def _returned(place: int, output: object, target: object) -> Tensor:
