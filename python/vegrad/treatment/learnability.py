@@ -75,31 +75,30 @@ class _Fits:
     """Fits that need no gradient, on `held` rows that they have not seen."""
 
     best: float
-    """The highest score, see `_scores`."""
+    """The highest score, see `_score`."""
     name: str
     guess: float
     """The score of the mean."""
     learnable: bool
-    """True if row by row the best is better than guessing, beyond chance."""
+    """True if the best is better than guessing, beyond chance."""
     held: int
 
 
 def _fits(x: Array, outputs: Array, kind: str) -> _Fits:
     """Fit rows by a linear map, the nearest row and the nearest few, each part by the others."""
     order = np.random.default_rng(0).permutation(len(x))[:ROWS]
-    parts, known = np.array_split(order, PARTS), outputs[order]
+    parts = np.array_split(order, PARTS)
     pieces = [_fitted(x, outputs, np.setdiff1d(order, new), new) for new in parts]
-    columns = zip(*pieces, strict=True)
-    mean, *fits = (_scores(np.concatenate(one), outputs[np.concatenate(parts)], kind)
-                   for one in columns)  # fmt: skip
+    mean, *fits = (np.concatenate(one) for one in zip(*pieces, strict=True))
+    known = outputs[order]
     names = ("a linear fit", "the nearest row", f"the mean of the {NEIGHBOURS} nearest rows")
-    best, name, gained = max(
-        ((float(np.mean(one)), name, one - mean) for one, name in zip(fits, names, strict=True)),
-        key=lambda one: one[0],
-    )
-    error = float(np.std(gained)) / len(known) ** 0.5
-    learnable = float(np.mean(gained)) > DEVIATIONS * error
-    return _Fits(best, name, float(np.mean(mean)), learnable, len(known))
+    scores = [_score(fit, known, kind) for fit in fits]
+    best = int(np.argmax(scores))
+    along = ((fits[best] - mean) * (known - mean)).sum(axis=1)  # > 0 where it tells something
+    error = float(np.std(along)) / len(order) ** 0.5
+    guess = _score(mean, known, kind)
+    learnable = float(np.mean(along)) > DEVIATIONS * error and scores[best] > guess
+    return _Fits(scores[best], names[best], guess, learnable, len(order))
 
 
 def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, ...]:
@@ -129,14 +128,11 @@ def _compared(x: Array, outputs: Array, goal: Goal, *, healthy: bool) -> str:
     return f"the data can be learnt ({figures}){f': {then}' if healthy else ''}"
 
 
-def _scores(fit: Array, outputs: Array, kind: str) -> Array:
-    """Return each row's part of the score: the labels that are right, or the variance explained.
-
-    Their mean is the share of labels, or of the variance.
-    """
+def _score(fit: Array, outputs: Array, kind: str) -> float:
+    """Return the share of labels that are right, or of the variance that is explained."""
     if kind == "mse":
-        whole = max(float(np.mean(np.var(outputs, axis=0))), 1e-300)
-        return np.asarray(1.0 - np.mean(np.square(outputs - fit), axis=1) / whole)
+        rest = float(np.mean(np.square(outputs - fit)))
+        return 1.0 - rest / max(float(np.mean(np.var(outputs, axis=0))), 1e-300)
     if kind == "cross_entropy":
-        return np.asarray(fit.argmax(axis=1) == outputs.argmax(axis=1), np.float64)
-    return np.asarray(((fit > 0.5) == (outputs > 0.5)).mean(axis=1))
+        return float(np.mean(fit.argmax(axis=1) == outputs.argmax(axis=1)))
+    return float(np.mean((fit > 0.5) == (outputs > 0.5)))
