@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import runpy
 import time
 import warnings
 from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -161,16 +164,31 @@ def _cured(specimen: Specimen, network: vegrad.MLP, x: Any, target: Any) -> dict
         batch=BATCH,
         seed=specimen["number"],
     )
+    broken = _run_as_file(cure.patch, build(specimen)) if cure.patch else ""
     accepted = [attempt for attempt in cure.attempts if attempt.accepted]
     return {
         "cured": again.reached,
         "said": cure.reached,
         "cost": cure.cost,
+        "patch_raised": broken,
         "remedy": accepted[0].name if accepted else None,
         "score": _plain(again.score),
         "change": accepted[0].change if accepted else cure.summary,
         "tried": [a.name for a in cure.attempts if a.after is not None],
     }
+
+
+def _run_as_file(patch: str, built: tuple[vegrad.MLP, Any, Any]) -> str:
+    """Run a patch as its user does, on what was given; return what it raised, "" if nothing."""
+    network, x, target = built
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "patch.py"
+        file.write_text(patch, encoding="utf-8")
+        try:
+            runpy.run_path(str(file), {"network": network, "x": x, "target": target})
+        except Exception as problem:
+            return f"{type(problem).__name__}: {problem}"[:160]
+    return ""
 
 
 def _optimizer(specimen: Specimen) -> vegrad.SGD | vegrad.Adam:

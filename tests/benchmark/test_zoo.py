@@ -192,6 +192,7 @@ def test_a_quick_run_is_stopped_and_goes_on(
     treated = [record["cure"] for record in records if "cure" in record]
     assert treated
     assert all(cure["cost"] <= 1.5 for cure in treated)
+    assert not any(cure["patch_raised"] for cure in treated)
     assert program.main(["--table", "--file", str(file)]) == 0
     text = capsys.readouterr().out
     for name in (

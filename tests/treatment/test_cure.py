@@ -265,6 +265,7 @@ def test_clipping_is_said_not_to_cure_vanishing() -> None:
     assert said[0].why in " ".join(str(cure).split())
 
 
+@pytest.mark.filterwarnings("ignore::vegrad.diagnosis.alarms.FindingWarning")  # of a patch's fit
 @pytest.mark.parametrize(("budget", "steps", "batch_size"), [
     (1.0, 120, 32), (1.2, 120, 32), (3.0, 120, 32), (1.5, 40, 8), (1.5, 5, 100), (1.5, 500, 1),
 ])  # fmt: skip

@@ -16,6 +16,7 @@ from vegrad.optim import Adam, Optimizer
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.goal import Plan, check_goal, check_lengths, goal_for
+from vegrad.treatment.learnability import attainable
 from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.progress import Listener, listener
 from vegrad.treatment.search import Search
@@ -88,6 +89,8 @@ def cure(
     data = ArrayData(*network.checked(x, target), numeric=numeric)
     given = NetworkSubject(clone(network), data, optimizer, seed)
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
+    if goal is None:
+        aim = attainable(data.x, data.target, aim)
     return _searched(given, Plan(aim, steps, batch_size, seed, budget), tell)
 
 

@@ -33,6 +33,7 @@ from vegrad.torch.trainer import EARLY, ModelData, ModelTrainer
 from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.goal import Goal, Plan, check_goal, check_lengths
+from vegrad.treatment.learnability import attainable
 from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.progress import Listener, listener
 from vegrad.treatment.search import THOROUGH, Search
@@ -273,6 +274,9 @@ def _searched(
         spent += given.looking(len(drawn)) + FORWARD * len(drawn)
         if not isfinite(goal.wanted):
             return ModelCure.without_a_trial(before, plan, _said(before), model=model)
+    table = data.table(goal.kind) if wanted is None else None
+    if table is not None:
+        goal = attainable(*table, goal)
     del first  # memory
     plan = replace(plan, goal=goal)
     with models.untouched(given.model, loss_fn):

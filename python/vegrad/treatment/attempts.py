@@ -26,7 +26,7 @@ BATCHES = 4  # and those of a diagnosis, in batches
 # What is kept for others may be spent on a trial that has come so much of the way, or so many times
 # the share of a training that it has taken.
 ALMOST, FAST = 0.9, 3.0
-LUCK = "reached the goal, but not with the rows in another order"
+LUCK = "reached the goal, but not to stay, or not with the rows in another order"
 GIVE_UP = 0.1  # of a training: less is no trial
 Over = Callable[[Trial], bool]
 

@@ -12,6 +12,7 @@ from vegrad.treatment.promise import hopeless
 from vegrad.treatment.trial import FORWARD, Trial
 
 AGAIN = 3  # times the steps of a cure in which it must do without its luck
+HELD = 0.8  # of the way to the goal, that must be left some time after it was reached
 BUDGET = 1.5  # trainings: the usual one, in parts of which remedies keep passes for others
 
 
@@ -88,7 +89,8 @@ class Budget:
     def by_luck(self, trial: Trial) -> Trial | None:
         """Train again with the rows in another order; return that if it misses the goal.
 
-        None, too, where nothing is left to spend on it.
+        Where the training is what was changed, the goal must also be held for some time: too high
+        a rate may lose it again. None, too, where nothing is left to spend on it.
         """
         steps = trial.history.steps
         if not self.room(steps):
@@ -97,4 +99,14 @@ class Budget:
         self.again.append(again)
         most = max(AGAIN * steps, self.plan.steps // 5)
         again.train(most, lambda trial: hopeless(trial) or not self.room(steps))
+        if again.reached and trial.treatment.is_of_training:
+            self._hold(again, again.history.steps + max(steps, self.plan.steps // 4))
+            return None if again.way >= HELD or not self.room(steps) else again
         return None if again.reached or not self.room(steps) else again
+
+    def _hold(self, trial: Trial, until: int) -> None:
+        """Train on, though the goal is reached, as far as there is room."""
+        while trial.history.steps < until and not trial.ended and self.room(trial.history.steps):
+            trial.block(min(trial.block_steps, until - trial.history.steps), looking=False)
+        if not trial.ended:
+            trial.look()

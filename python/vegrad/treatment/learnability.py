@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from math import isclose
+
 import numpy as np
 
 from vegrad.arrays.checks import Array
 from vegrad.treatment.goal import Goal
 
+NEIGHBOURS = 10
+PARTS = 4  # of the rows, each fitted by the others
+MOST_OF_FIT = 0.9  # of what a fit gets, that is enough where the data have no more
+COLUMNS = 1000  # of more, no fit is made for a goal
 ROWS = 1000  # at most, that are compared with each other
-DEVIATIONS = 3.0  # of chance, above which a fit counts as better than guessing
+DEVIATIONS = 3.0  # standard errors, from which a fit counts as better than guessing
 RIDGE = 1e-3  # of the mean square of the columns
 
 
@@ -41,30 +48,82 @@ def _outputs(target: Array, kind: str) -> Array:
     return target.astype(np.float64).reshape(len(target), -1)
 
 
-def _compared(x: Array, outputs: Array, goal: Goal, *, healthy: bool) -> str:
-    """Compare two fits that need no gradient, on rows that they have not seen."""
+def attainable(x: Array, target: Array, goal: Goal) -> Goal:
+    """Return a goal that is no higher than what noise in the data leaves room for.
+
+    That is where a fit that needs no gradient does better than guessing on rows that it has not
+    seen, and still misses the goal: most of what it gets is then enough.
+    """
+    if len(x) < 20 or x.shape[1] > COLUMNS:
+        return goal
+    outputs = _outputs(target, goal.kind)
+    numbers = goal.kind == "mse"
+    if numbers and not isclose(goal.guess, float(np.mean(np.var(outputs, axis=0))), rel_tol=1e-3):
+        return goal  # another loss, or another unit
+    fits = _fits(x.astype(np.float64), outputs, goal.kind)
+    if not fits.learnable:
+        return goal
+    part = MOST_OF_FIT * fits.best
+    if numbers:
+        return replace(goal, wanted=max(goal.wanted, (1.0 - part) * goal.guess))
+    part = goal.base + MOST_OF_FIT * (fits.best - goal.base)
+    return goal if part <= goal.base else replace(goal, wanted=min(goal.wanted, part))
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """Fits that need no gradient, on `held` rows that they have not seen."""
+
+    best: float
+    """The highest score, see `_score`."""
+    name: str
+    guess: float
+    """The score of the mean."""
+    learnable: bool
+    """True if the best is better than guessing, beyond chance."""
+    held: int
+
+
+def _fits(x: Array, outputs: Array, kind: str) -> _Fits:
+    """Fit rows by a linear map, the nearest row and the nearest few, each part by the others."""
     order = np.random.default_rng(0).permutation(len(x))[:ROWS]
-    held = max(1, len(order) // 4)
-    if len(order) < 20:
-        return f"{len(order)} rows are too few to say whether the data can be learnt"
-    seen, new = order[held:], order[:held]
+    parts = np.array_split(order, PARTS)
+    pieces = [_fitted(x, outputs, np.setdiff1d(order, new), new) for new in parts]
+    mean, *fits = (np.concatenate(one) for one in zip(*pieces, strict=True))
+    known = outputs[order]
+    names = ("a linear fit", "the nearest row", f"the mean of the {NEIGHBOURS} nearest rows")
+    scores = [_score(fit, known, kind) for fit in fits]
+    best = int(np.argmax(scores))
+    along = ((fits[best] - mean) * (known - mean)).sum(axis=1)  # > 0 where it tells something
+    error = float(np.std(along)) / len(order) ** 0.5
+    guess = _score(mean, known, kind)
+    learnable = float(np.mean(along)) > DEVIATIONS * error and scores[best] > guess
+    return _Fits(scores[best], names[best], guess, learnable, len(order))
+
+
+def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, ...]:
+    """Fit new rows by those seen: their mean, a linear map, the nearest row, the nearest few."""
     columns = np.ptp(x[seen], axis=0) > 0
     z = (x[:, columns] - x[seen][:, columns].mean(axis=0)) / x[seen][:, columns].std(axis=0)
     centre = outputs[seen].mean(axis=0)
     gram = z[seen].T @ z[seen] + RIDGE * len(seen) * np.eye(z.shape[1])
     linear = z[new] @ np.linalg.solve(gram, z[seen].T @ (outputs[seen] - centre)) + centre
     apart = np.square(z[new]).sum(axis=1)[:, None] + np.square(z[seen]).sum(axis=1)
-    nearest = outputs[seen][np.argmin(apart - 2.0 * z[new] @ z[seen].T, axis=1)]
-    scores = [_score(fit, outputs[new], goal.kind) for fit in (linear, nearest)]
-    guess = _score(np.broadcast_to(centre, linear.shape), outputs[new], goal.kind)
-    best, name = max(zip(scores, ("a linear fit", "the nearest row"), strict=True))
+    near = np.argsort(apart - 2.0 * z[new] @ z[seen].T, axis=1)[:, :NEIGHBOURS]
+    nearest, few = outputs[seen][near[:, 0]], outputs[seen][near].mean(axis=1)
+    return np.broadcast_to(centre, linear.shape), linear, nearest, few
+
+
+def _compared(x: Array, outputs: Array, goal: Goal, *, healthy: bool) -> str:
+    """Compare fits that need no gradient, on rows that they have not seen."""
+    if len(x) < 20:
+        return f"{len(x)} rows are too few to say whether the data can be learnt"
+    fits = _fits(x, outputs, goal.kind)
     unit = "of the variance" if goal.kind == "mse" else "right"
-    chance = np.sqrt(max(guess * (1.0 - guess), 0.25 / held) / held)
-    if goal.kind == "mse":
-        chance = 1.0 / np.sqrt(held)
-    figures = f"{name} gets {100 * best:.0f} % {unit} of {held} rows not seen"
-    if best <= guess + DEVIATIONS * chance:
-        return f"the target looks independent of x: {figures}, guessing {100 * max(guess, 0):.0f} %"
+    figures = f"{fits.name} gets {100 * fits.best:.0f} % {unit} of {fits.held} rows not seen"
+    if not fits.learnable:
+        guess = 100 * max(fits.guess, 0)
+        return f"the target looks independent of x: {figures}, guessing {guess:.0f} %"
     then = "give the network more width, or more steps"
     return f"the data can be learnt ({figures}){f': {then}' if healthy else ''}"
 

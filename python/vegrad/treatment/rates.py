@@ -13,6 +13,7 @@ import numpy as np
 from vegrad.diagnosis.history import History
 
 RISEN = 1.5  # times the first loss
+USUAL = 1e-3  # to begin with in place of a rate of 0
 MOST = 100.0  # times, by which the learning rate is changed at once
 THROWN = 3.0  # times the first loss: no single steps did that
 SHORT = -0.9  # median α: a tenth of the way, which a training mostly has no time for
@@ -33,6 +34,8 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
         return "no training has been looked at"
     rate = float(history.learning_rate[-1])
     finding = next((f for f in history.findings if "wanted" in f.evidence), None)
+    if rate == 0.0:
+        return USUAL, "a rate of 0 takes no steps"
     if not (history.gradient_norm != 0).any():
         return "no gradient has come back: no learning rate makes a step of it"
     tenth = max(1, history.steps // 10)
