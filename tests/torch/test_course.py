@@ -1,15 +1,19 @@
 """What a monitor says of the course of a training: while it runs, and after it went wrong."""
 
+import math
 import warnings
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+import vegrad.diagnosis.alarms
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from vegrad.torch import FindingError, FindingWarning, Monitor  # noqa: E402
+from vegrad.torch.monitor.looks import alike  # noqa: E402
+from vegrad.torch.monitor.spikes import Spikes, SpikeStep  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -170,6 +174,28 @@ def test_the_steps_around_a_spike_are_kept() -> None:
     assert [one.step for one in spike.window] == list(range(10, 31))
     assert spike.window[0].batch == 110
     assert np.isfinite([one.loss for one in spike.window]).all()
+    sampled = [one.update for one in spike.window if one.update == one.update]
+    assert len(sampled) >= 4
+    assert all(0 < one < 1 for one in sampled)
+
+
+def test_a_loss_that_is_nan_is_a_spike_too_and_one_that_falls_is_none() -> None:
+    spikes = Spikes()
+    losses = [*np.geomspace(10, 0.1, 30), math.nan]
+    seen = [spikes.see(SpikeStep(n, None, loss, 1.0, math.nan)) for n, loss in enumerate(losses)]
+    assert seen == [False] * 30 + [True]
+
+
+def test_fit_and_monitors_warn_with_the_same_class() -> None:
+    assert vegrad.diagnosis.alarms.FindingWarning is FindingWarning
+    assert vegrad.diagnosis.alarms.FindingError is FindingError
+
+
+@pytest.mark.parametrize(("apart", "wanted"), [(0.0, 1.0), (1.0, 0.5), (100.0, 0.0)])
+def test_what_rows_have_in_common_is_a_share_of_their_size(apart: float, wanted: float) -> None:
+    torch.manual_seed(0)
+    output = torch.ones(600, 40) + apart * torch.randn(600, 40)
+    assert alike(output) == pytest.approx(wanted, abs=0.05)
 
 
 def test_a_dozen_scalars_or_all() -> None:
