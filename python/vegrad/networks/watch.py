@@ -74,7 +74,8 @@ class Watch(Examiner):
         if self.gauge > 1:
             due.append((step - 1) // self.gauge * self.gauge + self.gauge + 1 if step else 1)
         near = BLOCK if step < 4 * BLOCK else CLOSE if self._may_be_long else FAR
-        due.append((step // near + 1) * near)
+        if near < FAR or not due:
+            due.append((step // near + 1) * near)
         end = self._window_end
         if end > step:
             due.append(end)

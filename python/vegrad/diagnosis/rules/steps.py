@@ -277,8 +277,9 @@ def _oscillating(
     if len(loss) < EPOCHS or earlier or not np.isfinite(loss).all():
         return
     rise, lost = np.diff(loss), max(digest.start, loss.max()) - loss.min()
-    noise = np.array([digest.noise(n, n + 1) for n in range(len(rise))])
-    rises = (rise > RISE * np.abs(loss[:-1])) & (rise > SWING * lost) & (rise > noise)
+    rises = (rise > RISE * np.abs(loss[:-1])) & (rise > SWING * lost)
+    for n in np.flatnonzero(rises).tolist():
+        rises[n] = rise[n] > digest.noise(n, n + 1)
     share = float(rises.mean())
     if share < rule.warning:
         return
