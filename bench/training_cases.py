@@ -16,11 +16,12 @@ import numpy as np
 from vegrad import MLP, clipping, datasets, optim
 
 HALVES = ("tuning", "held out")
+SEEDS = {"tuning": 0, "held out": 2}  # 1 was held out before limits were last changed
 # What a training must reach on rows that it has not seen: a share of them, or a mean square.
 GOALS = {"digits": 0.92, "breast_cancer": 0.92, "wine": 0.9, "diabetes": 0.75}
 SIZES: dict[str, tuple[list[int], list[int]]] = {
     "tuning": ([16, 32, 64, 128], [1, 2, 3]),
-    "held out": ([24, 48, 96, 160], [1, 2, 4]),
+    "held out": ([20, 40, 80, 144], [1, 2, 3, 5]),
 }
 ACTIVATIONS = {
     "tuning": [("relu", "he_normal"), ("tanh", "glorot_uniform"), ("gelu", "he_normal")],
@@ -111,7 +112,7 @@ def harder(case: Case) -> Iterator[Case]:
 
 
 def _drawn(half: str, number: int, fault: str) -> Case:
-    random = np.random.default_rng([HALVES.index(half), number])
+    random = np.random.default_rng([SEEDS[half], number])
 
     def one(options: Any) -> Any:
         return options[int(random.integers(len(options)))]
@@ -124,7 +125,7 @@ def _drawn(half: str, number: int, fault: str) -> Case:
         "hidden": [one(widths)] * one(depths),
         "activation": activation,
         "init": init,
-        "seed": 1000 * HALVES.index(half) + number,
+        "seed": 1000 * SEEDS[half] + number,
     }
     batch = one([16, 32, 64])
     epochs = {"digits": 8, "breast_cancer": 15, "wine": 30, "diabetes": 15}[data]

@@ -112,12 +112,9 @@ def of_diverging(run: Training, half: str, count: int) -> Iterator[Line]:
     parts = {kind: Line(f"of them with a {kind} rate", 0.0) for kind in cases.DIVERGENCES}
     for case in cases.diverging(half, count):
         for at in cases.harder(case):
-            said: list[int] = []
-
-            def note(finding: Any, said: list[int] = said) -> None:
-                said.append(int(finding.evidence.get("seen", finding.evidence.get("step", 10**9))))
-
-            result = run(at, on_finding=note)
+            result = run(at, on_finding=lambda finding: None)
+            # The steps that had been taken when something was found, whatever step it blames.
+            said = [one.step for one in result["history"].noted]
             doubled = doubled_at(result["loss"])
             if doubled is None or result["reached"]:
                 continue

@@ -78,6 +78,8 @@ class History:
         self._noted: list[Noted] = []
         self.watched: int | None = None
         """The step at which the gauge last began to look at several in a row."""
+        self.doubts = 0
+        """How often several in a row were too long."""
 
     def __getattr__(self, name: str) -> FloatArray:
         if name in STEPS and "_steps" in self.__dict__:
@@ -157,7 +159,7 @@ class History:
 
     def met(self) -> dict[str, Json]:
         """Return what is no column: the findings that were noted, as plain JSON types."""
-        return {"noted": [to_plain(one) for one in self._noted], "watched": self.watched}
+        return {"noted": [to_plain(one) for one in self._noted], "watched": self.watched, "doubts": self.doubts}
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, Json]) -> History:
@@ -183,7 +185,7 @@ class History:
                     for value in columns[name]
                 ]
         history._noted = [from_plain(one) for one in columns.get("noted", ())]
-        history.watched = columns.get("watched")
+        history.watched, history.doubts = columns.get("watched"), columns.get("doubts", 0)
         return history
 
     def save(self, path: str | PathLike[str]) -> None:

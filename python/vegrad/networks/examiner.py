@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -88,15 +89,20 @@ class Examiner:
             self.history.note(finding)
         self.alarms.tell(one.finding for one in self.history.noted)
 
-    def _blame_target(self, findings: tuple[Finding, ...]) -> None:
-        """Note before all else that the targets' size makes steps too long, or lead nowhere."""
-        kinds = {one.kind for one in findings}
-        if self.network.config["loss"] == "mse" and np.isfinite(self.target).all():
-            rms = norm(self.target) / self.target.size**0.5
-            for kind in ("overshooting", "stalled"):
-                found = target_scale(kind, rms) if kind in kinds else None
-                if found is not None:
-                    self.history.note(found, step=0)
+    def _blame_target(self, findings: tuple[Finding, ...]) -> bool:
+        """Note before all else that the targets' size makes steps too long, or lead nowhere.
+
+        Return True if that was so.
+        """
+        kinds = {one.kind for one in findings} & {"overshooting", "stalled"}
+        if not kinds or self.network.config["loss"] != "mse":
+            return False
+        rms = norm(self.target) / self.target.size**0.5  # NaN and inf are no size
+        found = [target_scale(kind, rms) for kind in sorted(kinds)] if isfinite(rms) else []
+        for one in found:
+            if one is not None:
+                self.history.note(one, step=0)
+        return any(found)
 
     @property
     def overshoots(self) -> bool:
@@ -120,8 +126,10 @@ class Examiner:
 
     def end(self) -> None:
         """Say what the training as a whole tells."""
-        self._blame_target(self.history.findings)
-        self.alarms.tell(self.history.findings)
+        found = self.history.findings
+        if self._blame_target(found):
+            found = self.history.findings
+        self.alarms.tell(found)
 
 
 def _best_constant(target: Array, loss: str) -> float:

@@ -241,17 +241,17 @@ class Run:
 
 def _columns(records: FloatArray) -> FloatArray:
     """Return the history's columns (STEPS, steps) for the core's records (steps, RECORD)."""
-    columns = np.full((len(STEPS), len(records)), np.nan)
-    columns[:4] = records[:, :4].T
-    looked = ~np.isnan(records[:, 7])
-    if looked.any():
-        b, c = parabola(records[looked])
-        length = records[looked, 7]
+    columns = np.empty((len(STEPS), len(records)))
+    columns[:4], columns[4:] = records[:, :4].T, np.nan
+    looked = np.flatnonzero(records[:, 7] == records[:, 7])
+    if len(looked):
+        seen = records[looked]
+        b, c = parabola(seen)
         with np.errstate(divide="ignore", invalid="ignore"):
             alpha = -(b + 2 * c) / b
-            begins, ends = records[looked][:, [0, 5]], records[looked][:, [4, 6]]
+            begins, ends = seen[:, [0, 5]], seen[:, [4, 6]]
             beyond = np.isfinite(begins).all(1) & ~np.isfinite(ends).all(1)
             alpha[beyond] = np.inf  # the step has led loss or gradient out of their range
-            slopes = records[looked, 5:7].T / length
-            columns[4:, looked] = alpha, length, records[looked, 4], *slopes
+            slopes = seen[:, 5:7].T / seen[:, 7]
+            columns[4:, looked] = alpha, seen[:, 7], seen[:, 4], *slopes
     return columns

@@ -10,7 +10,7 @@ from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norm
 from vegrad.diagnosis.alarms import Alarms
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.rules.digest import middle
+from vegrad.diagnosis.rules.digest import Digest, middle
 from vegrad.diagnosis.rules.long_steps import (
     BACK,
     BLOCK,
@@ -74,7 +74,8 @@ class Watch(Examiner):
         if self.gauge > 1:
             due.append((step - 1) // self.gauge * self.gauge + self.gauge + 1 if step else 1)
         near = BLOCK if step < 4 * BLOCK else CLOSE if self._may_be_long else FAR
-        due.append((step // near + 1) * near)
+        if near < FAR or not due:
+            due.append((step // near + 1) * near)
         end = self._window_end
         if end > step:
             due.append(end)
@@ -155,21 +156,33 @@ class Watch(Examiner):
         return not self.history.epochs or self.moved > MOVED + SHORT
 
     def _close_window(self) -> None:
-        history, first = self.history, self._window_end - LOOKS
-        size = norm(self.network.parameters)
-        length = float(np.median(history.since(first, "step_length")))
-        known = 0 < size < inf and 0 < length < inf
-        window = Window(
-            first,
-            history.since(first, "alpha"),
-            history.since(first, "slope"),
-            history.loss,
-            log2(length / size) if known else inf,
-            history.learning_rate,
-        )
-        self.found(tuple(LONG_STEPS.find(window, LONG_STEPS, ())))
+        """Judge the steps that were looked at: twice as many, before one is told of them."""
+        first = self._window_end - LOOKS
+        window = self._window(first)
+        found = tuple(LONG_STEPS.find(window, LONG_STEPS, ()))
+        if found and not window.rises and self.network.config["loss"] == "mse":
+            self.history.doubts += 1
+            if self.history.doubts < 2:
+                self.history.watched = self.history.steps  # a few steps go too far now and then
+                return
+        self.found(found)
         if first < EARLY and window.downhill > 0 and window.moved > MOVED:
-            self._open_window(history.steps)  # the first steps go too far now and then
+            self._open_window(self.history.steps)
+
+    def _window(self, first: int) -> Window:
+        """Return what is known of the LOOKS steps from this one on, and before."""
+        history, end = self.history, first + LOOKS
+        size = norm(self.network.parameters)
+        length = float(np.median(history.since(first, "step_length")[:LOOKS]))
+        known = 0 < size < inf and 0 < length < inf
+        return Window(
+            first,
+            history.since(first, "alpha")[:LOOKS],
+            history.since(first, "slope")[:LOOKS],
+            history.first("loss", end),
+            log2(length / size) if known else inf,
+            history.first("learning_rate", end),
+        )
 
     def stops(self, due: bool) -> bool:
         """Check if it is time to; return True if the training is to end here."""
@@ -192,11 +205,13 @@ class Watch(Examiner):
         if no_better or rose or not TINY < moved < LARGE:
             found = history.findings
             sure = epoch >= SURE or not isfinite(loss)
+            gets_on = Digest(history).gets_on
             self.found(
                 tuple(
                     one
                     for one in found
                     if one.kind == "overshooting"
+                    and not gets_on
                     and (sure or not one.evidence.get("highest", 0.0) <= HIGH)
                 )
             )

@@ -14,6 +14,8 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.noted import Noted
 from vegrad.diagnosis.rules.long_steps import BLOCK, start_of
 
+SWING = 0.1  # of all that the loss has lost: a rise below that is noise
+
 
 class Steps(Protocol):
     """The columns of a `vegrad.History` that these rules read."""
@@ -88,6 +90,26 @@ class Digest:
         last = self.loss[-min(count, max(len(self.loss) // 2, 1)) :]
         with np.errstate(all="ignore"):
             return float(1 - last.sum() / len(last) / self.start)
+
+    @cached_property
+    def gets_on(self) -> bool:
+        """True if the mean loss of epochs falls, but for a rise that is small beside all it lost."""
+        losses = self.history.epoch_loss
+        if len(losses) < 2 or not np.isfinite(losses).all() or not losses[-1] < self.start:
+            return False
+        lowest = int(losses.argmin())
+        lost = max(self.start, float(losses.max())) - losses[lowest]
+        return bool(losses[-1] - losses[lowest] <= max(SWING * lost, self.noise(lowest, -1)))
+
+    def noise(self, one: int, other: int) -> float:
+        """Return twice the standard error of the difference of two epochs' mean losses."""
+        return 2 * float(np.hypot(self._errors[one], self._errors[other]))
+
+    @cached_property
+    def _errors(self) -> list[float]:
+        ends = np.cumsum(self.history.epoch_steps).astype(np.intp)
+        parts = np.split(self.loss[: ends[-1]], ends[:-1])
+        return [float(one.std() / len(one) ** 0.5) for one in parts]
 
     @cached_property
     def highest(self) -> float:

@@ -17,7 +17,7 @@ from vegrad.flow.site import Site
 LOOKS = 6  # steps that are looked at in a row once something is suspicious
 SUSPICIOUS = -0.5  # α of a single look
 MOVED = -5.3  # log2 of ‖ΔW‖/‖W‖ of a step, below which no step is called long
-NEAR = -0.3  # median α, with a learning rate that rises
+NEAR = -0.45  # median α, with a learning rate that rises
 LATER = 80  # steps, that a warm-up may take
 LIFTED = 1.5  # times the learning rate of half the steps ago: one that rises
 BACK = 1.5  # times its best mean of ten steps: a loss that is looked at closely
@@ -87,7 +87,9 @@ def _long(window: Window, rule: RuleOf[Window], earlier: Sequence[Finding]) -> I
     """Find that steps end past the minimum along them, one after another."""
     alpha, rate = window.downhill, float(window.learning_rate[window.first])
     alpha_limit, moved = (NEAR, MOVED - 1.2) if window.rises else (rule.warning, MOVED)
-    if not alpha > alpha_limit or window.moved < moved or window.falls:
+    if not alpha > alpha_limit or window.moved < moved:
+        return
+    if window.falls and not (window.rises and alpha > rule.warning):
         return
     last = len(window.loss) - 1
     where = "past the minimum along them"

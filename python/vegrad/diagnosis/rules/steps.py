@@ -7,7 +7,7 @@ from math import inf, isfinite, nan
 
 import numpy as np
 
-from vegrad.diagnosis.rules.digest import Digest, Steps, middle
+from vegrad.diagnosis.rules.digest import SWING, Digest, Steps, middle
 from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, Window, start_of
 from vegrad.diagnosis.rules.rule import RuleOf
 from vegrad.flow.edits import Clip, LearningRate
@@ -27,7 +27,6 @@ ENOUGH = 20  # steps before anything is called stalled
 # log2 of what a step moves weights, over their size: of a usual one, of one too large, too small.
 USUAL, LARGE, VERY_LARGE, TINY = -10.0, -5.0, -4.2, -13.5
 RISE, EPOCHS = 0.03, 5  # of the loss from epoch to epoch; at least so many
-SWING = 0.1  # of all that the loss has lost: a rise below that is noise
 LEAST = 1e-3  # of a learning rate: no advice goes below that without a trial
 STARVES = ("vanishing", "dead", "saturated", "idle", "collapsed")
 
@@ -279,6 +278,8 @@ def _oscillating(
         return
     rise, lost = np.diff(loss), max(digest.start, loss.max()) - loss.min()
     rises = (rise > RISE * np.abs(loss[:-1])) & (rise > SWING * lost)
+    for n in np.flatnonzero(rises).tolist():
+        rises[n] = rise[n] > digest.noise(n, n + 1)
     share = float(rises.mean())
     if share < rule.warning:
         return
