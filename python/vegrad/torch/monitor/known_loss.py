@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from vegrad.torch.models import tensors_in
 from vegrad.torch.monitor.loss_graph import kind_of
+from vegrad.torch.reading.passes import Loss
 
-Loss: TypeAlias = Callable[[Any, Any], Any]
 SCALED = {"mul", "div", "to_copy"}
 VIEWS = {"view", "_unsafe_view", "unsafe_view", "reshape_alias", "squeeze", "to_copy", "alias"}
 KNOWN: dict[str, Callable[..., Tensor]] = {
