@@ -109,7 +109,8 @@ class Digest:
     def _errors(self) -> list[float]:
         ends = np.cumsum(self.history.epoch_steps).astype(np.intp)
         parts = np.split(self.loss[: ends[-1]], ends[:-1])
-        return [float(one.std() / len(one) ** 0.5) for one in parts]
+        with np.errstate(all="ignore"):
+            return [float(one.std() / len(one) ** 0.5) for one in parts]
 
     @cached_property
     def highest(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.rule import RuleOf
-from vegrad.flow.edits import LearningRate
+from vegrad.flow.edits import LearningRate, ScaleTarget
 from vegrad.flow.finding import Finding
 from vegrad.flow.site import Site
 
@@ -153,7 +153,7 @@ def target_scale(kind: str, rms: float) -> Finding | None:
         sites=(Site("target", "target"),),
         says="the targets have a root mean square of {rms:.3g}, not about 1: the loss begins at "
         "its square, and its gradients are as many times too large for the usual rates",
-        advises="subtract from the targets their mean and divide them by their standard deviation, "
-        "and undo that in what is predicted.",
+        advises="{edit}, and undo that when predicting.",
         evidence={"rms": rms},
+        edit=ScaleTarget(),
     )
