@@ -93,7 +93,7 @@ class Digest:
 
     @cached_property
     def gets_on(self) -> bool:
-        """True if the mean loss of epochs falls, but for a rise that is small beside all it lost."""
+        """True if the mean loss of epochs falls, but for a rise that is no more than noise."""
         losses = self.history.epoch_loss
         if len(losses) < 2 or not np.isfinite(losses).all() or not losses[-1] < self.start:
             return False
