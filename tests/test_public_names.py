@@ -16,6 +16,8 @@ VEGRAD = [
     "Cure",
     "Diagnosis",
     "Finding",
+    "FindingError",
+    "FindingWarning",
     "Flow",
     "History",
     "Lion",

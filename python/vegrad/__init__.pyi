@@ -17,6 +17,8 @@ from vegrad.clipping import clip_by_block_rms_ as clip_by_block_rms_
 from vegrad.clipping import clip_by_global_norm_ as clip_by_global_norm_
 from vegrad.clipping import clip_by_norm_ as clip_by_norm_
 from vegrad.clipping import clip_by_value_ as clip_by_value_
+from vegrad.diagnosis.alarms import FindingError as FindingError
+from vegrad.diagnosis.alarms import FindingWarning as FindingWarning
 from vegrad.diagnosis.diagnosis import Diagnosis as Diagnosis
 from vegrad.diagnosis.history import History as History
 from vegrad.flow.finding import Finding as Finding

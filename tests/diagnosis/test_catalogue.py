@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import vegrad
+from vegrad import FindingWarning
 from vegrad.diagnosis.catalogue.cause import PLACES
 from vegrad.diagnosis.catalogue.table import CAUSES, SECTIONS, as_ignored, cause_of, without
 from vegrad.flow.finding import Finding
@@ -166,7 +167,8 @@ def test_histories_leave_causes_out() -> None:
     _, x, target = sigmoids()
     network = vegrad.MLP([8, 16, 3], activation="tanh", seed=0)
     options = {"batch_size": 8, "epochs": 100, "seed": 0, "progress": False}
-    history = network.fit(x, target, optimizer=vegrad.SGD(1e-5), **options)
+    with pytest.warns(FindingWarning, match="stalled: "):
+        history = network.fit(x, target, optimizer=vegrad.SGD(1e-5), **options)
     assert [f.cause for f in vegrad.diagnose_history(history).findings] == ["learning-rate-low"]
     kept = vegrad.diagnose_history(history, ignore=("learning-rate-low",))
     assert kept.healthy

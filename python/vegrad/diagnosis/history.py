@@ -159,7 +159,8 @@ class History:
 
     def met(self) -> dict[str, Json]:
         """Return what is no column: the findings that were noted, as plain JSON types."""
-        return {"noted": [to_plain(one) for one in self._noted], "watched": self.watched, "doubts": self.doubts}
+        noted = [to_plain(one) for one in self._noted]
+        return {"noted": noted, "watched": self.watched, "doubts": self.doubts}
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, Json]) -> History:

@@ -140,6 +140,7 @@ def _best_constant(target: Array, loss: str) -> float:
         return float(-(share * np.log(share)).sum())
     wanted = target.reshape(len(target), -1)
     if loss == "mse":
-        return float(wanted.var(axis=0, dtype=np.float64).mean())
+        with np.errstate(all="ignore"):  # an infinite target
+            return float(wanted.var(axis=0, dtype=np.float64).mean())
     mean = np.clip(wanted.mean(axis=0, dtype=np.float64), 1e-12, 1 - 1e-12)
     return float(-(mean * np.log(mean) + (1 - mean) * np.log1p(-mean)).mean())

@@ -64,11 +64,10 @@ def fit(
         checkpoint: a file that is written after each epoch, whole or not at all.
         resume: a checkpoint to go on from, bit for bit as if never stopped.
         on_finding: what is done when the first batch, the steps or the end of an epoch tell that
-            something is wrong, once for each cause: "warn" (a Python warning), "raise" (a
-            `vegrad.diagnosis.alarms.FindingError` with `.finding` and `.history`), "stop" (the
-            training ends there), a function that is called with the `vegrad.Finding`, and ends
-            the training by returning True, or None for silence. `History.findings` has them all in
-            any case.
+            something is wrong, once for each cause: "warn" (a `vegrad.FindingWarning`), "raise" (a
+            `vegrad.FindingError` with `.finding` and `.history`), "stop" (the training ends there),
+            a function that is called with the `vegrad.Finding`, and ends the training by returning
+            True, or None for silence. `History.findings` has them all in any case.
 
     Raises:
         TypeError, ValueError: before the first step; NonFiniteGradientError as the clip's rule

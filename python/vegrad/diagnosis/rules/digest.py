@@ -93,7 +93,7 @@ class Digest:
 
     @cached_property
     def gets_on(self) -> bool:
-        """True if the mean loss of epochs falls, but for a rise that is small beside all it lost."""
+        """True if the mean loss of epochs falls, but for a rise that is no more than noise."""
         losses = self.history.epoch_loss
         if len(losses) < 2 or not np.isfinite(losses).all() or not losses[-1] < self.start:
             return False
@@ -109,7 +109,8 @@ class Digest:
     def _errors(self) -> list[float]:
         ends = np.cumsum(self.history.epoch_steps).astype(np.intp)
         parts = np.split(self.loss[: ends[-1]], ends[:-1])
-        return [float(one.std() / len(one) ** 0.5) for one in parts]
+        with np.errstate(all="ignore"):
+            return [float(one.std() / len(one) ** 0.5) for one in parts]
 
     @cached_property
     def highest(self) -> float:

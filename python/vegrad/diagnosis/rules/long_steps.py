@@ -10,7 +10,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.rule import RuleOf
-from vegrad.flow.edits import LearningRate
+from vegrad.flow.edits import LearningRate, ScaleTarget
 from vegrad.flow.finding import Finding
 from vegrad.flow.site import Site
 
@@ -128,7 +128,7 @@ LONG_STEPS = RuleOf[Window](
     f"move the weights by more than 2^{MOVED:g} of their size, while the loss does not fall; "
     f"{NEAR} is enough where the learning rate rises",
     reason="Beyond the minimum along nearly every step the loss cannot fall for long. Of trainings "
-    "on four data sets, three in four that were about to diverge were seen five steps before "
+    "on four data sets, two in three that were about to diverge were told of five steps before "
     "their loss had doubled, and one in a hundred of the healthy ones (bench/trainings.py).",
     source="Cockpit (Schneider et al. 2021, arXiv:2102.06604); the edge of stability (Cohen et al. "
     "2021, arXiv:2103.00065)",
@@ -153,7 +153,7 @@ def target_scale(kind: str, rms: float) -> Finding | None:
         sites=(Site("target", "target"),),
         says="the targets have a root mean square of {rms:.3g}, not about 1: the loss begins at "
         "its square, and its gradients are as many times too large for the usual rates",
-        advises="subtract from the targets their mean and divide them by their standard deviation, "
-        "and undo that in what is predicted.",
+        advises="{edit}, and undo that when predicting.",
         evidence={"rms": rms},
+        edit=ScaleTarget(),
     )
