@@ -94,9 +94,10 @@ def _overshooting(
     else:
         advises += " by powers of ten, until the loss falls from the first steps on"
     norms = history.gradient_norm[: first + 1]
-    if (history.coefficient == 1).all() and np.nanmedian(norms) > 0:
-        facts["clip"] = Clip(float(np.nanmedian(norms)))
-        advises += ", or {clip}, the norm that it had until then"
+    usual = float(min(norms[0], np.nanmedian(norms)))  # before it grew
+    if (history.coefficient == 1).all() and 0 < usual < inf:
+        facts["clip"] = Clip(usual)
+        advises += ", or {clip}, the norm that it had before"
     thrown = not high <= THROWN or not float(digest.loss.max()) <= THROWN * digest.start
     evidence = {
         "step": first,
