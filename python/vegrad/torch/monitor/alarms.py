@@ -15,7 +15,7 @@ from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.flow.finding import Finding
 
 EARLY = (1, 3, 10, 20, 35, 50, 75)  # numbers of steps after which a training is judged; then
-EVERY = 100
+EVERY, LATE, RARELY = 100, 500, 500  # up to the step LATE and after it; triggers come beside
 WIDTH = 5  # losses of which the median is taken
 RISE, GROWTH = 1.25, 3.0  # of the loss above its lowest, of the gradient above its usual size
 FLOOR = 0.1  # of the first loss: what is below is not compared with
@@ -55,7 +55,7 @@ class Alarms:
         """Take in a step's loss and gradient norm; return True if it is time to judge."""
         self._count += 1
         count = self._count
-        if count in EARLY or count % EVERY == 0:
+        if count in EARLY or count % (EVERY if count <= LATE else RARELY) == 0:
             return True
         if self._rest > 0:
             self._rest -= 1

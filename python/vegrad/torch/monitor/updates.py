@@ -26,8 +26,8 @@ from vegrad.torch.optimizer_state import CoreState
 from vegrad.torch.optimizer_step import Group
 
 ELEMENTS = 64  # of a parameter
-EVERY = 5  # steps that are looked at, for one that is sampled; the first few all are
 FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
+EVERY, LATE, RARELY = 5, 300, 10  # one in so many steps is sampled then, and after step LATE
 KEEP = 8
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
@@ -130,7 +130,7 @@ class Updates:
         seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
         seen[1] += 1
         self._taken = None
-        if seen[1] > FIRST and seen[1] % (2 if seen[1] < BEGINNING else EVERY):
+        if seen[1] > FIRST and seen[1] % _interval(seen[1]):
             return
         known = self._parameters()
         place_of = {id(one): place for place, one in enumerate(known)}
@@ -228,6 +228,11 @@ class Updates:
             rough=taken.rough,
         )
         return found
+
+
+def _interval(step: int) -> int:
+    """Return the number of steps, about this one, of which one is sampled."""
+    return 2 if step < BEGINNING else EVERY if step <= LATE else RARELY
 
 
 def can_be_sampled(one: Tensor) -> bool:
