@@ -45,7 +45,7 @@ def is_sum(loss_fn: Loss, first: Answers, target: Any) -> bool:
         return False
     both = (torch.cat([one.detach(), one.detach()]) for one in (first.output, target))
     try:
-        twice = float(loss_fn(*both))
+        twice = float(torch.as_tensor(loss_fn(*both)).detach())
     except (ValueError, RuntimeError, IndexError):
         return False
     return first.value > 0 and isclose(twice, 2.0 * first.value, rel_tol=1e-3)

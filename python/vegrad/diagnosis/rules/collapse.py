@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 
 import numpy as np
 
@@ -144,8 +144,8 @@ GOES_NOWHERE = Rule(
     name="course-stalled",
     kind="stalled",
     warning=TINY,
-    critical=0.0,
-    measured="change of the weights over their size in a step",
+    critical=inf,
+    measured="change of the weights over their size in a step, which is below the limit",
     reason="A thousandth is usual; 320 healthy trainings: at least 5e-4.",
     source="Karpathy, cs231n; bench/trainings_torch.py",
     find=_goes_nowhere,

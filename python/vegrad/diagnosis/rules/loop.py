@@ -20,6 +20,7 @@ SHOWN = 3  # parameters that a message names
 SAMPLES = 3  # samples in a row that have to show a trouble of steps
 NOTHING = 3e-5  # ‖change‖/‖weights‖ of a step that does all but nothing
 CUT = 1e-3  # limit over norm of a clip that leaves all but nothing
+FEW_LOSSES = 6  # from which the last are compared with the first
 STILL = 0.9  # share of elements that a step does not change in their dtype
 SHRUNK = 0.1  # size of decayed weights beside what they began with
 BETTER = 0.9  # loss beside the first, from which on the training is none that decay has stopped
@@ -219,8 +220,12 @@ def _clip_small(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
 
 
 def _still(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find steps that change nothing, while there is something left to learn."""
     watched = reading.watched
     if watched is None or any(one.kind == "stalled" for one in earlier):
+        return
+    losses = [one for one in watched.losses if isfinite(one)]
+    if len(losses) > FEW_LOSSES and 0 <= median(losses[-3:]) < median(losses[:3]) / 2:
         return
     for samples in _sampled(watched):
         shares = [

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Sequence
 from math import inf, nan
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -107,8 +108,9 @@ def alike(output: Tensor) -> float:
         return nan
     rows = output.detach()[:ROWS].flatten(1)
     few = rows[:, :: max(rows.numel() // ELEMENTS, 1) | 1].cpu().double().numpy()
-    flat, means = few.ravel(), few.sum(0) / len(few)
-    whole = float(flat @ flat) / flat.size
+    flat = few.ravel()
+    with np.errstate(invalid="ignore", over="ignore"):
+        means, whole = few.sum(0) / len(few), float(flat @ flat) / flat.size
     return float(means @ means) / (len(means) * whole) if 0 < whole < inf else nan
 
 
