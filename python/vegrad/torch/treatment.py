@@ -231,6 +231,15 @@ def _check_rows(rows: object, x: Any, target: Any) -> None:
         raise ValueError("rows=True needs inputs and a target of the same number of rows")
 
 
+def _ask_the_loss(given: CurableModel, first: Answers, target: Any) -> None:
+    """Note what kind of loss it is: a sum, one of differences, of outputs beside targets."""
+    data, loss_fn = given.data, given.loss_fn
+    with models.untouched(given.model, loss_fn):
+        data.summed = len(data) > 1 and is_sum(loss_fn, first, target)
+        data.fitted = is_fitted(first.output, target) and is_looked_at(given, first, target)
+        data.numeric = data.fitted and is_of_differences(loss_fn, first.output, target)
+
+
 def _searched(
     model: Module,
     given: CurableModel,
@@ -261,14 +270,10 @@ def _searched(
     ):
         before = diagnose(models.unwrapped(model), loss_fn, x, target)  # says so
         return ModelCure.without_a_trial(before, plan, _said(before), model=model)
-    with models.untouched(given.model, given.loss_fn):
-        data.summed = len(data) > 1 and is_sum(loss_fn, first, target)
-        data.numeric = is_of_differences(loss_fn, first.output, target)
+    _ask_the_loss(given, first, target)
     goal = goal_of(_of_row(first, data, drawn), target, data.target, wanted)
     check_goal(wanted, goal.kind)
     spent += FORWARD * len(drawn)
-    data.fitted = is_fitted(first.output, target) and is_looked_at(given, first, target)
-    data.numeric &= data.fitted
     if wanted is None and (first.kind == "" or not isfinite(goal.wanted)):
         # Half of a loss that is far too large is no goal.
         before = given.diagnosed(x, target, theory=True)
