@@ -15,7 +15,7 @@ from vegrad.flow.watched import Sample
 BEGINS = 3  # steps before which an adaptive optimizer's steps are of another size
 ROUGH, WARM = 2.2, 20  # of such steps, and the number of those that are longer yet
 LEAST = 0.3  # what a matrix makes of an input of size 1: half of what PyTorch's default does
-LEFT = 0.05  # of the first loss: below it, all steps promise more than there is
+LEFT = 0.1  # of the first loss: below it, all steps promise more than there is
 
 
 def course_of(reading: Reading) -> Course | None:
@@ -125,16 +125,20 @@ def promise_of(sample: Step) -> float:
 
 
 def promised(reading: Reading, course: Course) -> float:
-    """Return what the last sampled steps promise to take off, over the loss: their median."""
+    """Return what the last sampled steps promise to take off, over the loss: their median.
+
+    Next to nothing is left of a loss that was learned: steps there promise nothing.
+    """
     samples = samples_of(reading)
     losses: FloatArray = course.loss
     at = {int(step): float(loss) for step, loss in zip(course.step, losses, strict=True)}
     first = float(np.median(losses[:5]))
     found = [
-        promise_of(one) / loss
+        promise_of(one) / loss if loss > LEFT * first else 0.0
         for one in samples
         if one.step >= BEGINS
-        and (loss := at.get(one.step, nan)) > LEFT * first > 0
+        and isfinite(loss := at.get(one.step, nan))
+        and first > 0
         and isfinite(one.promise)
     ]
     return float(np.median(found[-3:])) if len(found) >= 3 else 0.0

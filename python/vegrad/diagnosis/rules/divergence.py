@@ -40,6 +40,7 @@ ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five
 KNOWN = ("learning-rate-high", "weight-decay")
 BACK, LOW = 2.2, 0.3  # times its lowest, but not below this share of its first: healthy 1.9
 TURNED = 1.5  # decades
+NEARLY = 1.1  # times its lowest: a loss that still falls
 STRONG = 0.3  # change of the weights over their size in one of the first steps
 PROMISE = 1.6  # times the loss that is left, which steps promise to take off: healthy 1.5
 ALIKE = 1e-4  # variation between rows that is none
@@ -198,7 +199,8 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     back = len(calm) > 8 and calm[-1] >= BACK * max(float(calm.min()), LOW * first)
     rose = peak >= rule.warning * first or back
     long = moved >= STRONG / 3 or promised(reading, course) >= 0.5 or sizes_grew(course)
-    stays = late >= 0.7 * first or (late >= LOW * first and _turned(course))
+    falls = late <= NEARLY * float(losses.min()) < 0.9 * first
+    stays = (late >= 0.7 * first and not falls) or (late >= LOW * first and _turned(course))
     flung = moved >= STRONG and stays and len(losses) >= 5
     if not (rose and long) and not flung:
         return
