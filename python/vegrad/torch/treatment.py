@@ -224,14 +224,14 @@ def cure(
     return _searched(model, given, plan, goal, FORWARD * spent, tell, in_place=in_place)
 
 
-def _check_rows(rows: object, x: Any, target: Any) -> None:
+def _check_rows(rows: object, x: object, target: object) -> None:
     if rows is not None and not isinstance(rows, bool):
         raise TypeError(f"rows must be True, False or None, not {rows!r:.60}")
     if rows and not passes.row_count(x, target):
         raise ValueError("rows=True needs inputs and a target of the same number of rows")
 
 
-def _ask_the_loss(given: CurableModel, first: Answers, target: Any) -> None:
+def _ask_the_loss(given: CurableModel, first: Answers, target: object) -> None:
     """Note what kind of loss it is: a sum, one of differences, of outputs beside targets."""
     data, loss_fn = given.data, given.loss_fn
     with models.untouched(given.model, loss_fn):
@@ -254,21 +254,9 @@ def _searched(
     data, loss_fn = given.data, given.loss_fn
     drawn = np.random.default_rng(plan.seed).permutation(len(data))[:FIRST]
     x, target = data.take(drawn)
-    try:
-        with models.untouched(given.model, loss_fn):
-            first = answers(given.model, loss_fn, x, target)
-    except Exception:
-        # It is the user's mistake, unless a diagnosis knows better; then that raises the same.
-        before = diagnose(models.unwrapped(model), loss_fn, x, target)
-        if before.healthy:
-            raise
-        return ModelCure.without_a_trial(before, plan, _said(before), model=model)
-    if (
-        not isinstance(first.loss, Tensor)
-        or first.loss.numel() != 1
-        or not first.loss.requires_grad
-    ):
-        before = diagnose(models.unwrapped(model), loss_fn, x, target)  # says so
+    first = _first_answers(given, x, target)
+    if first is None:
+        before = diagnose(models.unwrapped(model), loss_fn, x, target)  # says why, or raises
         return ModelCure.without_a_trial(before, plan, _said(before), model=model)
     _ask_the_loss(given, first, target)
     goal = goal_of(_of_row(first, data, drawn), target, data.target, wanted)
@@ -299,6 +287,26 @@ def _searched(
         cured = model
         ModelSubject(model).write(treated)
     return ModelCure(**vars(outcome), model=cured, learning_rate=treated.rate, clip=treated.clip)
+
+
+def _first_answers(given: CurableModel, x: object, target: object) -> Answers | None:
+    """Return what the model answers to these rows, None if its loss cannot be trained on.
+
+    Raises:
+        Exception: what the model or the loss raises, if no finding says what is wrong with them.
+    """
+    model, loss_fn = given.model, given.loss_fn
+    try:
+        with models.untouched(model, loss_fn):
+            first = answers(model, loss_fn, x, target)
+    except Exception:
+        # It is the user's mistake, unless a diagnosis knows better; then that raises the same.
+        if diagnose(models.unwrapped(model), loss_fn, x, target).healthy:
+            raise
+        return None
+    loss = first.loss
+    usable = isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad
+    return first if usable else None
 
 
 def _of_row(found: Answers, data: ModelData, rows: Array) -> Answers:
