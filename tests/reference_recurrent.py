@@ -48,8 +48,7 @@ from tests.reference import (
 )
 from tests.reference_cells import GATES as GATES
 from tests.reference_cells import STATES as STATES
-from tests.reference_cells import Rounding
-from tests.reference_cells import times
+from tests.reference_cells import Rounding, times
 
 State = tuple[list[Scaled], ...]
 """h, or h and c, of each layer (B, H)."""
