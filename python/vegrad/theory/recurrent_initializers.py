@@ -15,14 +15,12 @@ from math import nan, sqrt
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray, as_count
-from vegrad.theory.cells import GATES
+from vegrad.theory.cells import CARRY, GATES
 from vegrad.theory.gaussian import check_positive, second_moment
 from vegrad.theory.initializers import INITIALIZERS
 from vegrad.theory.meanfield import critical_point
 
 INPUT_DEVIATION = 0.001  # of the input weights of identity networks (Le et al. 2015)
-CARRY = {"lstm": "forget", "gru": "update"}
-"""The gate by which a cell carries its state on."""
 
 
 @dataclass
