@@ -3,6 +3,7 @@
 
 #include "kernels/cell_gates.hpp"
 #include "kernels/cell_table.hpp"
+#include "kernels/product.hpp"
 
 namespace vegrad {
 namespace {
@@ -161,102 +162,123 @@ void advance(CellBackward<T>& b, std::ptrdiff_t rows) {
   move(b.matrix_squares, 1);
 }
 
-template <class Cell, class T>
-void finish_forward(const CellForward<T>& f, int first, int rows, int j, const T* sums,
-                    std::ptrdiff_t ld_sums, T* squares) {
-  ForwardRow<T> r;
-  r.exists = first_lanes<T>(f.H - j);
-  r.slot = f.slot;
-  for (int s = 0; s < Cell::kSlots; ++s) r.bias[s] = load<T>(f.bias + s * f.slot + j);
-  for (int i = first; i < first + rows; ++i, sums += ld_sums) {
-    for (int s = 0; s < Cell::kGates; ++s) r.sum[s] = load<T>(sums + s * kLanes<T>);
-    r.gates = f.gates + i * f.ld_gates + j;
-    r.h_before = f.h_before + i * f.ld_before + j;
-    if constexpr (Cell::kCarriesInState) {
-      r.c_before = f.c_before + i * f.ld_before + j;
-      r.c = f.c + i * f.ld + j;
-    }
-    const Vector<T> h = keep<T>(r.exists, Cell::template forward<T>(r));
-    store<T>(f.h + i * f.ld + j, h);
-    if (f.h_squares) {
-      T* const to = squares + i * kLanes<T>;
-      store<T>(to, fma(h, h, load<T>(to)));
-    }
-  }
-}
-
-// Sums of squares of the rows, lane by lane.
+// Row by row Σ of squares, of which a vector a row is kept until write().
 template <class T, int ROWS>
 struct SquaresOfRows {
-  alignas(64) T delta[ROWS * kLanes<T>], passed[ROWS * kLanes<T>], carried[ROWS * kLanes<T>],
-      state[ROWS * kLanes<T>], matrix[ROWS * kLanes<T>];
+  alignas(64) T sums[ROWS * kLanes<T>];
 
-  explicit SquaresOfRows(int rows) {
-    for (int i = 0; i < rows * kLanes<T>; ++i)
-      delta[i] = passed[i] = carried[i] = state[i] = matrix[i] = 0;
+  void clear(int rows) {
+    for (int i = 0; i < rows; ++i) store<T>(sums + i * kLanes<T>, Vector<T>{});
   }
-  static VEGRAD_INLINE void add(T* sums, int row, Vector<T> v) {
+  VEGRAD_INLINE void add(int row, Vector<T> v) {
     T* const to = sums + row * kLanes<T>;
-    store<T>(to, fma(v, v, load<T>(to)));
+    store<T>(to, load<T>(to) + v);
   }
-  void write(const CellBackward<T>& b) const {
-    const auto reduce = [&b](const T* sums, T* out) {
-      if (out)
-        for (int i = 0; i < b.rows; ++i) out[i] = T(sum<T>(load<T>(sums + i * kLanes<T>)));
-    };
-    reduce(delta, b.delta_squares);
-    reduce(passed, b.passed_squares);
-    reduce(carried, b.carried_squares);
-    reduce(state, b.state_squares);
-    reduce(matrix, b.matrix_squares);
+  // As many rows at once as a vector has lanes.
+  void write(int rows, T* out) {
+    constexpr int n = kLanes<T>;
+    for (int first = 0; first < rows; first += n) {
+      Vector<T> v[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i)
+        v[i] = first + i < rows ? load<T>(sums + (first + i) * n) : Vector<T>{};
+      exchange<T, n / 2>(v);
+#pragma GCC unroll 4
+      for (int half = n / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) v[i] += v[i + half];
+      store_first<T>(out + first, v[0], rows - first);
+    }
   }
 };
 
+// The cell at `vectors` vectors of units from `vector` on, of `rows` rows from `first` on, given
+// what the product with U has for them.
 template <class Cell, class T, int ROWS>
-void finish_backward(const CellBackward<T>& b, int first, int rows, int j, const T* sums,
-                     std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS>& squares) {
+void finish_forward(const CellForward<T>& f, int first, int rows, int vector, int vectors,
+                    const T* sums, std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS>& squares) {
+  constexpr int lanes = kLanes<T>;
+  ForwardRow<T> r;
+  r.slot = f.slot;
+  for (int i = first; i < first + rows; ++i, sums += ld_sums) {
+    const T* sum = sums;
+    Vector<T> total{};
+    for (int j = vector * lanes; j < (vector + vectors) * lanes; j += lanes) {
+      r.exists = first_lanes<T>(f.H - j);
+      for (int s = 0; s < Cell::kSlots; ++s) r.bias[s] = load<T>(f.bias + s * f.slot + j);
+      for (int s = 0; s < Cell::kGates; ++s, sum += lanes) r.sum[s] = load<T>(sum);
+      r.gates = f.gates + i * f.ld_gates + j;
+      r.h_before = f.h_before + i * f.ld_before + j;
+      if constexpr (Cell::kCarriesInState) {
+        r.c_before = f.c_before + i * f.ld_before + j;
+        r.c = f.c + i * f.ld + j;
+      }
+      const Vector<T> h = keep<T>(r.exists, Cell::template forward<T>(r));
+      store<T>(f.h + i * f.ld + j, h);
+      total = fma(h, h, total);
+    }
+    if (f.h_squares) squares.add(i, total);
+  }
+}
+
+// In the order of CellBackward's.
+enum { kDelta, kPassed, kCarried, kState, kMatrix, kSquares };
+
+template <class Cell, bool FLOW, class T, int ROWS>
+void finish_backward(const CellBackward<T>& b, int first, int rows, int vector, int vectors,
+                     const T* sums, std::ptrdiff_t ld_sums,
+                     SquaresOfRows<T, ROWS> (&squares)[kSquares]) {
+  constexpr int lanes = kLanes<T>;
   BackwardRow<T> r{};
-  r.exists = first_lanes<T>(b.H - j);
   r.slot = b.slot;
-  const bool carries = Cell::kCarries && b.carried, flow = b.passed_squares;
+  const bool carries = Cell::kCarries && b.carried, brings = carries && !b.fresh;
   for (int i = first; i < first + rows; ++i) {
     const Vector<T> scale = splat<T>(b.scale ? b.scale[i] : T(1));
-    T* const carried = carries ? b.carried + i * b.ld_carried + j : nullptr;
-    r.product = sums ? load<T>(sums + (i - first) * ld_sums) * scale : Vector<T>{};
-    r.carried = carries && !b.fresh ? load<T>(carried) * scale : Vector<T>{};
-    const Vector<T> passed = Cell::kCarriesInState ? r.product : r.product + r.carried;
-    r.delta = passed;
-    if (b.local) {
-      const Vector<T> local = load<T>(b.local + i * b.ld_local + j);
-      r.delta = fma(local, splat<T>(b.local_scale ? b.local_scale[i] : T(1)), r.delta);
-    }
-    r.delta = keep<T>(r.exists, r.delta);
-    if (b.delta) store<T>(b.delta + i * b.ld_delta + j, r.delta);
-    if (b.gates) {
-      r.gates = b.gates + i * b.ld_gates + j;
-      if constexpr (Cell::kCarriesInState) {
-        r.c = b.c + i * b.ld + j;
-        r.c_before = b.c_before + i * b.ld_before + j;
-      } else if constexpr (Cell::kCarries) {
-        r.h_before = b.h_before + i * b.ld_before + j;
-      } else {
-        r.h = b.h + i * b.ld + j;
+    const Vector<T> local_scale = splat<T>(b.local_scale ? b.local_scale[i] : T(1));
+    const T* sum = sums ? sums + (i - first) * ld_sums : nullptr;
+    Vector<T> total[kSquares] = {};
+    for (int j = vector * lanes; j < (vector + vectors) * lanes; j += lanes) {
+      r.exists = first_lanes<T>(b.H - j);
+      T* const carried = carries ? b.carried + i * b.ld_carried + j : nullptr;
+      r.product = Vector<T>{};
+      if (sum) {
+        r.product = load<T>(sum) * scale;
+        sum += lanes;
       }
-      Cell::template backward<T>(r);
-      if (carries) store<T>(carried, keep<T>(r.exists, r.carried_on));
-    } else if (Cell::kCarriesInState && carries) {
-      store<T>(carried, keep<T>(r.exists, r.carried));
-      r.state = r.carried;
-    } else {
-      r.matrix = r.product;
+      r.carried = brings ? load<T>(carried) * scale : Vector<T>{};
+      const Vector<T> passed = Cell::kCarriesInState ? r.product : r.product + r.carried;
+      r.delta = passed;
+      if (b.local) r.delta = fma(load<T>(b.local + i * b.ld_local + j), local_scale, r.delta);
+      r.delta = keep<T>(r.exists, r.delta);
+      if (b.delta) store<T>(b.delta + i * b.ld_delta + j, r.delta);
+      if (b.gates) {
+        r.gates = b.gates + i * b.ld_gates + j;
+        if constexpr (Cell::kCarriesInState) {
+          r.c = b.c + i * b.ld + j;
+          r.c_before = b.c_before + i * b.ld_before + j;
+        } else if constexpr (Cell::kCarries) {
+          r.h_before = b.h_before + i * b.ld_before + j;
+        } else {
+          r.h = b.h + i * b.ld + j;
+        }
+        Cell::template backward<T>(r);
+        if (carries) store<T>(carried, keep<T>(r.exists, r.carried_on));
+      } else if (Cell::kCarriesInState && carries) {
+        store<T>(carried, keep<T>(r.exists, r.carried));
+        r.state = r.carried;
+      } else {
+        r.matrix = r.product;
+      }
+      total[kDelta] = fma(r.delta, r.delta, total[kDelta]);
+      if constexpr (FLOW) {
+        const Vector<T> of[] = {r.delta, passed, r.carried_on, r.state, r.matrix};
+        for (int s = kPassed; s < kSquares; ++s) {
+          const Vector<T> v = keep<T>(r.exists, of[s]);
+          total[s] = fma(v, v, total[s]);
+        }
+      }
     }
-    squares.add(squares.delta, i, r.delta);
-    if (flow) {
-      squares.add(squares.passed, i, passed);
-      squares.add(squares.carried, i, keep<T>(r.exists, r.carried_on));
-      squares.add(squares.state, i, keep<T>(r.exists, r.state));
-      squares.add(squares.matrix, i, keep<T>(r.exists, r.matrix));
-    }
+    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].add(i, total[s]);
   }
 }
 
