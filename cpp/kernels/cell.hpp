@@ -174,10 +174,11 @@ void cell_forward_block(const CellForward<T>& f, int together) {
   CellTile<T> t{f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes};
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
+    const int end = (v + here) * lanes < f.H ? (v + here) * lanes : f.H;
     for_each_tile(f.rows, [&](int i, int rows) {
       t.a = f.h_before + i * f.ld_before;
       run_panels<T>(t, rows, here * gates);
-      finish_forward<Cell, T>(f, i, rows, v, here, sums, t.ldc, squares);
+      finish_forward<Cell>(f, i, rows, v * lanes, end, sums, t.ldc, squares);
     });
     t.b += std::ptrdiff_t(f.H) * together * gates * lanes;
   }
@@ -196,12 +197,14 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
   for (int s = 0; s < gates; ++s) t.segment[s] = Cell::kSlotsOfU[s] * b.slot;
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
+    const int end = (v + here) * lanes < b.H ? (v + here) * lanes : b.H;
     for_each_tile(b.rows, [&](int i, int rows) {
       if (product) {
         t.a = b.after + i * b.ld_gates;
         run_panels<T>(t, rows, here);
       }
-      finish_backward<Cell, FLOW, T>(b, i, rows, v, here, product ? sums : nullptr, t.ldc, squares);
+      finish_backward<Cell, FLOW>(b, i, rows, v * lanes, end, product ? sums : nullptr, t.ldc,
+                                  squares);
     });
     t.b += std::ptrdiff_t(b.H) * gates * together * lanes;
   }
