@@ -216,7 +216,7 @@ VEGRAD_INLINE Vector<T> forward_at(const CellForward<T>& f, int i, int j, const 
 
 // Units from j to `end` of `rows` rows from `first` on, given what the product with U has for them.
 template <class Cell, class T, int ROWS>
-void finish_forward(const CellForward<T>& f, int first, int rows, int j, int end, const T* sums,
+void finish_forward(const CellForward<T> f, int first, int rows, int j, int end, const T* sums,
                     std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS>& squares) {
   constexpr int lanes = kLanes<T>;
   for (int i = first; i < first + rows; ++i, sums += ld_sums) {
@@ -288,7 +288,7 @@ VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* 
 }
 
 template <class Cell, bool FLOW, class T, int ROWS>
-void finish_backward(const CellBackward<T>& b, int first, int rows, int j, int end, const T* sums,
+void finish_backward(const CellBackward<T> b, int first, int rows, int j, int end, const T* sums,
                      std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS> (&squares)[kSquares]) {
   constexpr int lanes = kLanes<T>;
   for (int i = first; i < first + rows; ++i) {
