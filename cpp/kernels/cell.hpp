@@ -28,6 +28,17 @@ constexpr int most_sums(int columns) {
          larger_of(kFewRows * together_of(1, columns), kNearRows * together_of(kNearRows, columns));
 }
 
+// Has the product fetch `slots` slots of the gates of `vectors` vectors of units, the first lines
+// of all slots first.
+template <class T>
+void fetch_gates(CellProduct<T>& p, const T* gates, std::ptrdiff_t slot, int slots, int vectors) {
+  constexpr int line = 64 / int(sizeof(T));
+  p.fetches = 0;
+  for (int at = (vectors * kLanes<T> - 1) / line * line; at >= 0; at -= line)
+    for (int s = 0; s < slots; ++s)
+      if (p.fetches < kMostFetches) p.fetch[p.fetches++] = gates + s * slot + at;
+}
+
 // One block of rows. Vectors of units outside, rows inside, so that the panels of U stay near.
 template <class Cell, class T>
 void cell_forward_block(const CellForward<T>& f, int together) {
@@ -37,13 +48,15 @@ void cell_forward_block(const CellForward<T>& f, int together) {
   if (f.h_squares) squares.clear(f.rows);
   const int vectors = (f.H + lanes - 1) / lanes;
   CellProduct<T> p{
-      0, f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes};
+      0, f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes, {}, 0, 0};
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
     const int end = (v + here) * lanes < f.H ? (v + here) * lanes : f.H;
     for_each_tile(f.rows, kNearRows, [&](int i, int rows) {
       p.rows = rows;
       p.a = f.h_before + i * f.ld_before;
+      p.fetch_row = f.ld_gates;
+      fetch_gates(p, f.gates + i * f.ld_gates + v * lanes, f.slot, Cell::kGates, here);
       cell_product(p, here * gates);
       finish_forward<Cell>(f, i, rows, v * lanes, end, sums, p.ldc, squares);
     });
@@ -60,7 +73,8 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
   SquaresOfRows<T, kCellRows> squares[kSquares];
   for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].clear(b.rows);
   const int vectors = (b.H + lanes - 1) / lanes;
-  CellProduct<T> p{0, b.H, gates, {}, nullptr, b.ld_gates, b.recurrent, sums, together * lanes};
+  CellProduct<T> p{0,  b.H, gates, {}, nullptr, b.ld_gates, b.recurrent, sums, together * lanes,
+                   {}, 0,   0};
   for (int s = 0; s < gates; ++s) p.segment[s] = Cell::kSlotsOfU[s] * b.slot;
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
@@ -69,6 +83,9 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
       if (product) {
         p.rows = rows;
         p.a = b.after + i * b.ld_gates;
+        p.fetch_row = b.ld_gates;
+        if (b.gates)
+          fetch_gates(p, b.gates + i * b.ld_gates + v * lanes, b.slot, Cell::kSlots, here);
         cell_product(p, here);
       }
       finish_backward<Cell, FLOW>(b, i, rows, v * lanes, end, product ? sums : nullptr, p.ldc,

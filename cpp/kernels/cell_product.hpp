@@ -7,7 +7,7 @@
 namespace vegrad {
 namespace {
 
-constexpr int kMostGates = 4;
+constexpr int kMostGates = 4, kMostFetches = 16;
 
 // c = a b, where a's columns are `segments` pieces of k, and b is in panels of all of them.
 template <class T>
@@ -19,6 +19,11 @@ struct CellProduct {
   const T* b;
   T* c;
   std::ptrdiff_t ldc;
+
+  // Lines that the cell wants afterwards, fetched meanwhile: of each row, from where these begin.
+  const T* fetch[kMostFetches];
+  int fetches;
+  std::ptrdiff_t fetch_row;
 
   std::ptrdiff_t panel() const { return std::ptrdiff_t(k) * segments * kPanelColumns<T>; }
 };
@@ -37,7 +42,7 @@ VEGRAD_INLINE void for_each_tile(int rows, int highest, Of of) {
 // One panel, or the first vector of it. So much of it at a time as stays in the first-level cache
 // while all tiles of rows go over it.
 template <class T, int VECTORS>
-void panel_product(const CellProduct<T>& p) {
+void panel_product(CellProduct<T>& p) {
   constexpr int near = 768 / int(sizeof(T));
   const int pieces = p.rows > kTileRows ? (p.k + near - 1) / near : 1;
   RegisterTile<T> t{};
@@ -46,12 +51,15 @@ void panel_product(const CellProduct<T>& p) {
   t.b = p.b;
   t.b_row = kPanelColumns<T>;
   t.ldc = p.ldc;
+  t.fetch_step = p.fetch_row * int(sizeof(T));
+  t.fetch_lines = p.rows;
   for (int s = 0; s < p.segments; ++s)
     for (int n = 0, k0 = 0; n < pieces; ++n) {
       t.k = (p.k - k0 + pieces - n - 1) / (pieces - n);
       for_each_tile(p.rows, kTileRows, [&](int i, int rows) {
         t.a = p.a + i * p.a_row + p.segment[s] + k0;
         t.c = p.c + i * p.ldc;
+        t.fetch = p.fetches > 0 ? reinterpret_cast<const char*>(p.fetch[--p.fetches]) : nullptr;
         tile_of<T, VECTORS>(rows)(t);
       });
       t.continued = true;
