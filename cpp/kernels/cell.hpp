@@ -17,16 +17,9 @@ constexpr int kCellRows = 64;
 // Rows whose sums stay in the first-level cache, beside a piece of a panel.
 constexpr int kNearRows = 36;
 
-// Vectors of units that the cell goes through at once: their panels are whole, and lines of what it
-// reads come in pairs.
-constexpr int together_of(int rows, int columns) {
-  return rows <= kFewRows ? 8 : columns > 1 ? 2 : 4;
-}
-constexpr int larger_of(int a, int b) { return a > b ? a : b; }
-constexpr int most_sums(int columns) {
-  return columns *
-         larger_of(kFewRows * together_of(1, columns), kNearRows * together_of(kNearRows, columns));
-}
+// Vectors of units that the cell goes through at once: their panels are whole.
+constexpr int together_of(int rows) { return rows <= kFewRows ? 8 : 4; }
+constexpr int kMostSums = kNearRows * together_of(kNearRows);
 
 // Has the product fetch `slots` slots of the gates of `vectors` vectors of units, the first lines
 // of all slots first.
@@ -43,7 +36,7 @@ void fetch_gates(CellProduct<T>& p, const T* gates, std::ptrdiff_t slot, int slo
 template <class Cell, class T>
 void cell_forward_block(const CellForward<T>& f, int together) {
   constexpr int lanes = kLanes<T>, gates = Cell::kGates;
-  alignas(64) T sums[most_sums(gates) * lanes];
+  alignas(64) T sums[kMostSums * gates * lanes];
   SquaresOfRows<T, kCellRows> squares;
   if (f.h_squares) squares.clear(f.rows);
   const int vectors = (f.H + lanes - 1) / lanes;
@@ -69,7 +62,7 @@ template <class Cell, bool FLOW, class T>
 void cell_backward_block(const CellBackward<T>& b, int together) {
   constexpr int lanes = kLanes<T>, gates = Cell::kGates;
   const bool product = b.after && !b.fresh;
-  alignas(64) T sums[most_sums(1) * lanes];
+  alignas(64) T sums[kMostSums * lanes];
   SquaresOfRows<T, kCellRows> squares[kSquares];
   for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].clear(b.rows);
   const int vectors = (b.H + lanes - 1) / lanes;
@@ -105,7 +98,7 @@ void cell_forward(const CellForward<T>& all) {
     CellForward<T> f = all;
     f.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
     advance(f, first);
-    cell_forward_block<Cell, T>(f, together_of(all.rows, Cell::kGates));
+    cell_forward_block<Cell, T>(f, together_of(all.rows));
   }
 }
 
@@ -116,9 +109,9 @@ void cell_backward(const CellBackward<T>& all) {
     b.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
     advance(b, first);
     if (all.passed_squares)
-      cell_backward_block<Cell, true, T>(b, together_of(all.rows, 1));
+      cell_backward_block<Cell, true, T>(b, together_of(all.rows));
     else
-      cell_backward_block<Cell, false, T>(b, together_of(all.rows, 1));
+      cell_backward_block<Cell, false, T>(b, together_of(all.rows));
   }
 }
 
