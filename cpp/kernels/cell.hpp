@@ -12,6 +12,8 @@
 namespace vegrad {
 namespace {
 
+constexpr int larger_of(int a, int b) { return a > b ? a : b; }
+
 // Rows that are gone through together: as many sums of squares are held a vector each.
 constexpr int kCellRows = 64;
 
@@ -73,9 +75,72 @@ void run_cell_tile(const CellTile<T>& tile, int rows) {
   }
 }
 
+// The same for few rows over PANELS panels: as many sums at once as hide the latency of an FMA.
+template <class T, int ROWS, int PANELS>
+void wide_cell_tile(const CellTile<T>& tile) {
+  const std::ptrdiff_t panel = std::ptrdiff_t(tile.k) * tile.segments * kPanelColumns<T>;
+  const T* b[PANELS];
+#pragma GCC unroll 8
+  for (int j = 0; j < PANELS; ++j) b[j] = opaque(tile.b + j * panel);
+  Vector<T> sum[ROWS][PANELS][kTileVectors] = {};
+  for (int s = 0; s < tile.segments; ++s) {
+    const T* a = tile.a + tile.segment[s];
+    for (int p = 0; p < tile.k; ++p, ++a) {
+      Vector<T> x[ROWS];
+#pragma GCC unroll 4
+      for (int i = 0; i < ROWS; ++i) x[i] = splat<T>(a[i * tile.a_row]);
+#pragma GCC unroll 8
+      for (int j = 0; j < PANELS; ++j) {
+#pragma GCC unroll 2
+        for (int u = 0; u < kTileVectors; ++u) {
+          const Vector<T> row = load<T>(b[j] + u * kLanes<T>);
+#pragma GCC unroll 4
+          for (int i = 0; i < ROWS; ++i) sum[i][j][u] = fma(x[i], row, sum[i][j][u]);
+        }
+        b[j] += kPanelColumns<T>;
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < PANELS; ++j)
+#pragma GCC unroll 2
+      for (int u = 0; u < kTileVectors; ++u)
+        store<T>(tile.c + i * tile.ldc + (j * kTileVectors + u) * kLanes<T>, sum[i][j][u]);
+}
+
+// Panels of a wide tile, by its rows.
+constexpr int kFewRows = 3;
+constexpr int kFewTogether = 8;  // vectors of units
+constexpr int kWidePanels[] = {4, kTileRows >= 12 ? 4 : 2, kTileRows >= 12 ? 3 : 2};
+
+// As many columns of a product as whole wide tiles have.
+template <class T, int ROWS>
+void run_wide(CellTile<T>& tile, int& vectors) {
+  constexpr int panels = kWidePanels[ROWS - 1];
+  for (; vectors >= panels * kTileVectors; vectors -= panels * kTileVectors) {
+    wide_cell_tile<T, ROWS, panels>(tile);
+    tile.b += std::ptrdiff_t(tile.k) * tile.segments * kPanelColumns<T> * panels;
+    tile.c += kPanelColumns<T> * panels;
+  }
+  if (panels > 2 && vectors >= 2 * kTileVectors) {
+    wide_cell_tile<T, ROWS, 2>(tile);
+    tile.b += std::ptrdiff_t(tile.k) * tile.segments * kPanelColumns<T> * 2;
+    tile.c += kPanelColumns<T> * 2;
+    vectors -= 2 * kTileVectors;
+  }
+}
+
 // `vectors` columns of a product, panel by panel.
 template <class T>
 void run_panels(CellTile<T> tile, int rows, int vectors) {
+  if (rows == 1)
+    run_wide<T, 1>(tile, vectors);
+  else if (rows == 2)
+    run_wide<T, 2>(tile, vectors);
+  else if (rows == 3)
+    run_wide<T, 3>(tile, vectors);
   for (; vectors > 1; vectors -= kTileVectors) {
     run_cell_tile<T, kTileVectors>(tile, rows);
     tile.b += std::ptrdiff_t(tile.k) * tile.segments * kPanelColumns<T>;
@@ -87,10 +152,11 @@ void run_panels(CellTile<T> tile, int rows, int vectors) {
 template <class Cell, class T>
 void cell_forward(const CellForward<T>& all) {
   constexpr int lanes = kLanes<T>, gates = Cell::kGates;
-  // Vectors of units whose gates fill whole panels.
-  constexpr int together = gates % kTileVectors ? kTileVectors : 1;
+  // Vectors of units whose gates fill whole panels, or of few rows wide tiles.
+  constexpr int full = gates % kTileVectors ? kTileVectors : 1;
+  const int together = all.rows <= kFewRows ? kFewTogether : full;
   const int vectors = (all.H + lanes - 1) / lanes;
-  alignas(64) T sums[kTileRows * together * gates * lanes];
+  alignas(64) T sums[larger_of(kTileRows * full, kFewRows * kFewTogether) * gates * lanes];
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellForward<T> f = all;
     f.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
@@ -121,8 +187,9 @@ void cell_forward(const CellForward<T>& all) {
 
 template <class Cell, class T>
 void cell_backward(const CellBackward<T>& all) {
-  constexpr int lanes = kLanes<T>, width = kPanelColumns<T>;
-  alignas(64) T sums[kTileRows * width];
+  constexpr int lanes = kLanes<T>;
+  alignas(64) T sums[larger_of(kTileRows * kTileVectors, kFewRows * kFewTogether) * lanes];
+  const int together = all.rows <= kFewRows ? kFewTogether : kTileVectors;
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellBackward<T> b = all;
     b.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
@@ -130,10 +197,11 @@ void cell_backward(const CellBackward<T>& all) {
     const bool product = b.after && !b.fresh;
     SquaresOfRows<T, kCellRows> squares(b.rows);
     const int tiles = (b.rows + kTileRows - 1) / kTileRows;
-    CellTile<T> t{b.H, Cell::kGates, {}, nullptr, b.ld_gates, b.recurrent, sums, width};
+    CellTile<T> t{b.H, Cell::kGates, {}, nullptr, b.ld_gates, b.recurrent, sums, together * lanes};
     for (int s = 0; s < Cell::kGates; ++s) t.segment[s] = Cell::kSlotsOfU[s] * b.slot;
-    for (int j = 0; j < b.H; j += width) {
-      const int here = b.H - j > lanes ? 2 : 1;
+    const int vectors = (b.H + lanes - 1) / lanes;
+    for (int v = 0; v < vectors; v += together) {
+      const int here = vectors - v < together ? vectors - v : together;
       int i = 0;
       for (int n = 0; n < tiles; ++n) {
         const int rows = (b.rows - i + tiles - n - 1) / (tiles - n);
@@ -142,11 +210,11 @@ void cell_backward(const CellBackward<T>& all) {
           run_panels<T>(t, rows, here);
         }
         for (int u = 0; u < here; ++u)
-          finish_backward<Cell, T>(b, i, rows, j + u * lanes, product ? sums + u * lanes : nullptr,
-                                   width, squares);
+          finish_backward<Cell, T>(b, i, rows, (v + u) * lanes,
+                                   product ? sums + u * lanes : nullptr, t.ldc, squares);
         i += rows;
       }
-      t.b += std::ptrdiff_t(b.H) * Cell::kGates * width;
+      t.b += std::ptrdiff_t(b.H) * Cell::kGates * together * lanes;
     }
     squares.write(b);
   }

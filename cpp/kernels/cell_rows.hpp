@@ -1,35 +1,13 @@
 // What a recurrent cell does with a vector of units, row by row, once the product with U is there.
 #pragma once
 
+#include "kernels/cell_gates.hpp"
 #include "kernels/cell_table.hpp"
-#include "simd/math.hpp"
 
 namespace vegrad {
 namespace {
 
 constexpr int kMostGates = 4;
-
-// σ(z) and tanh z where derivatives are made from the values: without |z|, and for tanh without
-// what lies beyond where it is 1.
-template <class T>
-VEGRAD_INLINE Vector<T> gate_of(Vector<T> z) {
-  constexpr T highest = MathConstants<T>::kExpHighest;
-  const Vector<T> x = at_most<T>(at_least<T>(-z, -highest), highest);
-  const Vector<T> value = reciprocal<T>(exponential_inside<T>(x).exp + T(1));
-  return select<T>(z < splat<T>(-highest), Vector<T>{}, value);
-}
-template <class T>
-VEGRAD_INLINE Vector<T> tanh_of(Vector<T> z) {
-  constexpr T highest = sizeof(T) == 4 ? T(18.1) : T(38.2);
-  const Vector<T> x = at_most<T>(at_least<T>(z + z, -highest), highest);
-  const Vector<T> e = exponential_inside<T>(x).expm1;
-  return e * reciprocal<T>(e + T(2));
-}
-// 1 - y², of a tanh y.
-template <class T>
-VEGRAD_INLINE Vector<T> slope_of(Vector<T> y) {
-  return (T(1) - y) * (T(1) + y);
-}
 
 // A row at one vector of units.
 template <class T>
