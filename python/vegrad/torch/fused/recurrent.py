@@ -23,6 +23,10 @@ from vegrad.torch.fused.gradients import Node
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
 Output: TypeAlias = tuple[Tensor | PackedSequence, State]
 
+_autograd: Any = torch._C._autograd
+_saving_hooks = getattr(_autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+_keeps_graph = getattr(_autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
@@ -87,8 +91,11 @@ class _Fused(nn.RNNBase):
     def _batch(self, input: Tensor | PackedSequence, hx: State) -> _Batch | None:
         """Return the arguments as the passes take them, or None if they do not fit."""
         self._update_flat_weights()
-        states = [] if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
-        if states and len(states) != 1 + (self.mode == "LSTM"):
+        pair = self.mode == "LSTM"
+        states: list[Any] = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
+        if hx is None:
+            states = []
+        elif len(states) != 1 + pair:
             return None
         packed = isinstance(input, PackedSequence)
         x, weights = input.data if packed else input, self._flat_weights
@@ -238,7 +245,8 @@ class _Pass(Function):
     @staticmethod
     def forward(ctx: Node, run: _Run, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        outputs, kept = run.forward(tensors, True)
+        # Whoever has hooks on saved tensors (checkpoints, offloading) wants little to be kept.
+        outputs, kept = run.forward(tensors, _saving_hooks(True) is None)
         ctx.run, ctx.kept = run, kept
         ctx.save_for_backward(*tensors)
         return tuple(outputs)
@@ -250,7 +258,10 @@ class _Pass(Function):
         if all(one is None for one in gradients):
             return nothing
         with torch.no_grad():
-            found = ctx.run.backward(ctx.kept, gradients, ctx.needs_input_grad[1])
+            kept = ctx.kept or ctx.run.forward(tensors, True)[1]
+            if not _keeps_graph():
+                ctx.kept = None  # the node itself may live on
+            found = ctx.run.backward(kept, gradients, ctx.needs_input_grad[1])
         wanted = ctx.needs_input_grad[1:]  # fewer than were found if there are no biases
         chosen = [one if need else None for one, need in zip(found, wanted, strict=False)]
         if second:
