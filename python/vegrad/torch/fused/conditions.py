@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -56,4 +56,4 @@ class _Refusal(Function):
         )
 
 
-refuse: Any = _Refusal.apply
+refuse: Callable[..., Tensor] = _Refusal.apply

@@ -7,7 +7,7 @@ where they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,14 @@ from vegrad.torch.fused.gradients import Node
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
 Output: TypeAlias = tuple[Tensor | PackedSequence, State]
 
-_autograd: Any = torch._C._autograd
-_saving_hooks = getattr(_autograd, "_top_saved_tensors_default_hooks", lambda _: None)
-_keeps_graph = getattr(_autograd, "_get_current_graph_task_keep_graph", lambda: True)
+_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
 class _Batch(NamedTuple):
-    """What one call gets, as the passes take it."""
+    """The arguments of one call, as the passes take them."""
 
     x: Tensor  # (T, B, I), or (B, T, I) if batch_first
     batch_first: bool
@@ -64,17 +63,17 @@ class _Fused(nn.RNNBase):
             x = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
         return batch.back(x, [torch.stack(states) for states in zip(*ends, strict=True)])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in super().__getstate__().items() if name != "_made"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         self._made = {}
 
     def _pass(self, place: int, x: Tensor, batch: _Batch) -> Sequence[Tensor]:
         """Run one layer in one direction; return the output and the last states."""
         count = 4 if self.bias else 2
-        weights: list[Any] = self._flat_weights[count * place : count * (place + 1)]
+        weights: list[Tensor] = self._flat_weights[count * place : count * (place + 1)]
         states = [one[place] for one in batch.states]
         layer = self._made.get((place, x.dtype))
         if layer is None:
@@ -92,7 +91,7 @@ class _Fused(nn.RNNBase):
         """Return the arguments as the passes take them, or None if they do not fit."""
         self._update_flat_weights()
         pair = self.mode == "LSTM"
-        states: list[Any] = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
+        states: list[object] = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
         if hx is None:
             states = []
         elif len(states) != 1 + pair:
@@ -272,7 +271,7 @@ class _Pass(Function):
 
 
 # As in sequential.py: without a search for wrappers that only torch.func makes.
-_apply: Any = super(Function, _Pass).apply
+_apply: Callable[..., tuple[Tensor, ...]] = super(Function, _Pass).apply
 
 
 def _is_plain(tensor: object, x: Tensor) -> bool:
