@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/activation_table.hpp"
+#include "kernels/cell_table.hpp"
 #include "kernels/run_table.hpp"
 #include "kernels/step_table.hpp"
 
@@ -195,6 +196,7 @@ struct Kernels {
   void (*write_gradient)(GradientTile<T>&);
   StepKernels<T> optimizer;
   ActivationKernels<T> activation[kActivationCount];
+  CellKernels<T> cell[kCellCount];  // by Cell
 };
 
 struct Runs {
