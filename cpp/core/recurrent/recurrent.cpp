@@ -128,7 +128,7 @@ double Recurrent<T>::backward(const Sequences<T>& batch, TimeWindow window, cons
   forward_only(pass, first);
   for (int t = first; t < T_; t += steps) {
     const int end = std::min(T_, t + steps);
-    move_window(pass, all ? std::max(0, end - back) : first, t);
+    move_window(pass, all ? std::max(0, t - (back - steps)) : first, t);
     forward_steps(pass, t, end);
     backward_steps(pass, t, end);
     make_weight_gradients(pass, t, end);
