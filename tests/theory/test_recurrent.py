@@ -111,7 +111,7 @@ def test_tied_gain_table(cell: str, bias: float, coherent: float, fresh: float |
     parameters["rnn.bias_ih_l0"][256:512] += bias
     x = np.random.default_rng(5).standard_normal((100, 4, 256))
     run = cells.run(cell, from_parameters(parameters), x)
-    late = cells.Run(run.cell, run.weights, run.steps[29], run.steps[30:])
+    late = run.after(30)
     found = theory.tied_gain(late)
     assert found.gain[0] == pytest.approx(coherent, rel=0.02)
     measured = theory.mean_gain_log2(late.back().delta_log2)[0]

@@ -28,6 +28,7 @@ from vegrad.theory.gaussian import check_positive
 from vegrad.theory.recurrent import reach
 
 DRAWS, STEPS, ROWS = 6, 64, 8
+SETTLED = 64  # steps of noise before those that count
 SETTLING = 4  # steps back before the direction of δ is that of the recurrence
 
 
@@ -172,7 +173,8 @@ def expected_recurrence(
         cell: tanh, relu, lstm or gru.
         weights: one layer and direction by part: ih (G·H, I), hh (G·H, P), b_ih, b_hh (G·H,) and
             hr (P, H). Of matrices only the size of each gate's block is used, biases are kept.
-        x: inputs (T, B, I); None takes 64 steps of 8 rows of normal noise.
+        x: inputs (T, B, I); None takes 64 steps of 8 rows of normal noise, with a
+            state that has settled.
         input_rms: root mean square of that noise.
         draws: number of weights that are drawn.
         seed: of the draws and the noise.
@@ -184,12 +186,13 @@ def expected_recurrence(
         raise ValueError(f"cell must be one of {', '.join(GATES)}, not {cell!r}")
     if draws < 2:
         raise ValueError(f"draws must be at least 2, not {draws}")
-    rng = np.random.default_rng(seed)
+    rng, settled = np.random.default_rng(seed), 0
     if x is None:
-        shape = STEPS, ROWS, weights["ih"].shape[1]
+        shape = SETTLED + STEPS, ROWS, weights["ih"].shape[1]
+        settled = SETTLED
         x = rng.standard_normal(shape) * check_positive("input_rms", input_rms)
     several = {part: _alike(cell, part, one, draws, rng) for part, one in weights.items()}
-    run = cells.run(cell, several, x)
+    run = cells.run(cell, several, x).after(settled)
     back = run.back()
     gains = mean_gain_log2(back.delta_log2)
     with np.errstate(invalid="ignore", divide="ignore"):
