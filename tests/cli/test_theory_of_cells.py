@@ -1,6 +1,7 @@
 """`vegrad theory --cell`: what is expected of recurrent cells, as text and as JSON."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from vegrad import theory
@@ -28,7 +29,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["theory", "--cell", "gru", "--hidden", "32", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["initializations"]
     assert [row["update_bias"] for row in rows] == [0, 1, 2, 3]
-    assert all(one["gain"] < two["gain"] for one, two in zip(rows, rows[1:], strict=False))
+    assert all(one["gain"] < two["gain"] for one, two in pairwise(rows))
     for row in rows:
         assert row["formula"] == pytest.approx(row["carry"] + row["matrix"])
         assert row["formula"] == pytest.approx(row["gain"], rel=0.08)

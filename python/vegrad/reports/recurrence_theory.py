@@ -153,7 +153,7 @@ def _gated_table(gate: str, rows: list[Expected]) -> tuple[Lines, Lines]:
         ("gain", "factor of ‖δ‖ from a step to the one before it, of weights drawn so"),
         ("formula", "the same by theory: what is carried, and what goes through the matrix"),
         ("carried", f"mean of the {gate} gate"),
-        ("matrix", "σ_u times the mean coefficient of what goes through the recurrent matrix"),
+        ("matrix", "σ_u times the mean coefficient of what goes through U"),
         ("time scale", f"steps in which the {gate} gate at its bias forgets all but 1/e"),
     ]
 
