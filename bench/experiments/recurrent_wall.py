@@ -1,8 +1,8 @@
 """R11. The wall of a single unit: Pascanu, Mikolov & Bengio 2013 (arXiv:1211.5063).
 
-x_t = w σ(x_{t-1}) + b from x_0 = ½ over 50 steps, loss (σ(x_50) - 0.7)². On the wall the gradient is
-200 times as large as beside it, and one step of gradient descent from there goes far off, to where
-there is no gradient any more; clipped, it does not.
+x_t = w σ(x_{t-1}) + b from x_0 = ½ over 50 steps, loss (σ(x_50) - 0.7)². On the wall the gradient
+is 200 times as large as beside it, and one step of gradient descent from there goes far off, to
+where there is no gradient any more; clipped, it does not.
 """
 
 import numpy as np

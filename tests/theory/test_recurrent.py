@@ -148,6 +148,22 @@ def test_expected_recurrence() -> None:
     assert np.isnan(tanh.time_scales).all()
 
 
+def test_expected_recurrence_of_what_does_not_go_back() -> None:
+    weights = {"ih": np.zeros((12, 2)), "hh": np.zeros((12, 4))}  # a GRU that halves its state
+    found = theory.expected_recurrence("gru", weights)
+    assert (found.gain_log2, found.gain_log2_std) == (-1.0, 0.0)
+    assert found.deviation(-0.5) == inf
+    assert np.isnan(found.deviation(-1.0))
+    np.testing.assert_allclose(found.time_scales, 1 / log(2))
+    dead = theory.expected_recurrence("relu", {"ih": np.ones((3, 1)), "hh": np.zeros((3, 3))})
+    assert dead.gain_log2 == -inf
+    assert dead.reach == 0.0
+    single = theory.expected_recurrence(
+        "tanh", {"ih": np.eye(3), "hh": np.eye(3)}, np.ones((1, 2, 3))
+    )
+    assert np.isnan(single.gain_log2)
+
+
 def test_gate_time_scales() -> None:
     for bias, scale in ((0, 1.44), (1, 3.19), (2, 7.88), (3, 20.6), (5, 148.9)):
         assert theory.gate_time_scale(bias) == pytest.approx(scale, rel=4e-3)

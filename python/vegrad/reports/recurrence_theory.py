@@ -151,7 +151,7 @@ def _gated_table(gate: str, rows: list[Expected]) -> tuple[Lines, Lines]:
         cells.append((f"{row.at:g}", *parts, *steps))
     return cells, [
         ("gain", "factor of ‖δ‖ from a step to the one before it, of weights drawn so"),
-        ("formula", "the same by theory: what is carried, and what goes through the matrix"),
+        ("formula", "the same by theory: the two parts that follow, added"),
         ("carried", f"mean of the {gate} gate"),
         ("matrix", "σ_u times the mean coefficient of what goes through U"),
         ("time scale", f"steps in which the {gate} gate at its bias forgets all but 1/e"),

@@ -143,19 +143,32 @@ class ExpectedRecurrence:
 
     def deviation(self, gain_log2: float) -> float:
         """Return by how many spreads a measured mean gain a step differs from the expected one."""
-        return (gain_log2 - self.gain_log2) / self.gain_log2_std
+        with np.errstate(divide="ignore", invalid="ignore"):
+            apart = np.float64(gain_log2 - self.gain_log2) / np.float64(self.gain_log2_std)
+        return float(apart)
 
 
 def mean_gain_log2(delta_log2: FloatArray, settling: int = SETTLING) -> FloatArray:
     """Return the mean of log2 of the gain a step over a way back, (..., T) to (...).
 
     The last steps are left out, as δ has come in there in a direction of its own, if there are
-    enough others. -inf or nan where the gradient has come to nothing.
+    enough others. -inf where the gradient has come to nothing, nan of a single step.
     """
     steps = delta_log2.shape[-1]
     top = steps - 1 - (settling if steps > 2 * settling else 0)
+    if top == 0:
+        return np.full(delta_log2.shape[:-1], np.nan)
+    first = delta_log2[..., 0]
     with np.errstate(invalid="ignore"):
-        return np.asarray((delta_log2[..., 0] - delta_log2[..., top]) / max(top, 1))
+        return np.where(np.isneginf(first), -np.inf, (first - delta_log2[..., top]) / top)
+
+
+def _mean_part(part: FloatArray) -> float:
+    """Return log2 of the mean of a part of the gain (S, T), the first step left out."""
+    values = np.exp2(part[:, 1:])
+    known = values[~np.isnan(values)]
+    with np.errstate(divide="ignore"):
+        return float(np.log2(known.mean())) if known.size else np.nan
 
 
 def expected_recurrence(
@@ -196,10 +209,6 @@ def expected_recurrence(
     back = run.back()
     gains = mean_gain_log2(back.delta_log2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        carry, matrix = (
-            float(np.log2(np.nanmean(np.exp2(part[:, 1:])))) if part.shape[1] > 1 else np.nan
-            for part in (back.carry_log2, back.matrix_log2)
-        )
         spread = float(np.std(gains, ddof=1) * np.sqrt(1.0 + 1.0 / draws))
         return ExpectedRecurrence(
             cell=cell,
@@ -208,8 +217,8 @@ def expected_recurrence(
             delta_log2_std=back.delta_log2.std(0, ddof=1) * np.sqrt(1.0 + 1.0 / draws),
             gain_log2=float(gains.mean()),
             gain_log2_std=spread,
-            carry_log2=carry,
-            matrix_log2=matrix,
+            carry_log2=_mean_part(back.carry_log2),
+            matrix_log2=_mean_part(back.matrix_log2),
             carry_mean=run.carry_mean.mean(0),
         )
 
