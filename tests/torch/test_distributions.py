@@ -7,9 +7,15 @@ import pytest
 torch = pytest.importorskip("torch")
 import vegrad.torch  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.distributions import Bernoulli, Beta, Normal  # noqa: E402
+from torch.distributions import Bernoulli, Beta, Distribution, Normal  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "checking")
+
+
+@pytest.fixture
+def checking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have distributions check what they are given; torch.compile turns that off for good."""
+    monkeypatch.setattr(Distribution, "_validate_args", True)
 
 
 def model(*tail: Any, outputs: int = 2) -> Any:
