@@ -6,149 +6,112 @@
 // them.
 #pragma once
 
+#include "kernels/cell_product.hpp"
 #include "kernels/cell_rows.hpp"
-#include "kernels/product.hpp"
 
 namespace vegrad {
 namespace {
 
-// Rows that are gone through together: as many sums of squares are held a vector each.
+// Rows of which the sums of squares are held, a vector each.
 constexpr int kCellRows = 64;
+// Rows whose sums stay in the first-level cache, beside a piece of a panel.
+constexpr int kNearRows = 36;
 
-// c (ROWS, VECTORS) = a b, where a's columns are cut into segments of k.
+// Vectors of units that the cell goes through at once: their panels are whole.
+constexpr int together_of(int rows) { return rows <= kFewRows ? 8 : 4; }
+constexpr int kMostSums = kNearRows * together_of(kNearRows);
+
+// Has the product fetch `slots` slots of the gates of `vectors` vectors of units, the first lines
+// of all slots first.
 template <class T>
-struct CellTile {
-  int k, segments;
-  std::ptrdiff_t segment[kMostGates];  // where each begins, from a
-  const T* a;
-  std::ptrdiff_t a_row;
-  const T* b;
-  T* c;
-  std::ptrdiff_t ldc;
-};
-
-template <class T, int ROWS, int VECTORS>
-void cell_tile(const CellTile<T>& tile) {
-  RegisterTile<T> t{};
-  t.k = tile.k;
-  t.a_row = tile.a_row;
-  t.a_column = 1;
-  t.b = tile.b;
-  t.b_row = kPanelColumns<T>;
-  Vector<T> sum[ROWS][VECTORS] = {};
-  for (int s = 0; s < tile.segments; ++s) {
-    t.a = tile.a + tile.segment[s];
-    accumulate<T, ROWS, VECTORS, false>(t, sum);
-    t.b += t.k * t.b_row;
-  }
-  T* c = tile.c;
-#pragma GCC unroll 16
-  for (int i = 0; i < ROWS; ++i) {
-    c = opaque(c);
-#pragma GCC unroll 8
-    for (int j = 0; j < VECTORS; ++j) store<T>(c + j * kLanes<T>, sum[i][j]);
-    c += tile.ldc;
-  }
+void fetch_gates(CellProduct<T>& p, const T* gates, std::ptrdiff_t slot, int slots, int vectors) {
+  constexpr int line = 64 / int(sizeof(T));
+  p.fetches = 0;
+  for (int at = (vectors * kLanes<T> - 1) / line * line; at >= 0; at -= line)
+    for (int s = 0; s < slots; ++s)
+      if (p.fetches < kMostFetches) p.fetch[p.fetches++] = gates + s * slot + at;
 }
 
-template <class T, int VECTORS>
-void run_cell_tile(const CellTile<T>& tile, int rows) {
-  switch (rows) {
-#define VEGRAD_CASE(n) \
-  case n:              \
-    return cell_tile<T, (n <= kTileRows ? n : 1), VECTORS>(tile);
-    VEGRAD_CASE(1)
-    VEGRAD_CASE(2)
-    VEGRAD_CASE(3)
-    VEGRAD_CASE(4)
-    VEGRAD_CASE(5)
-    VEGRAD_CASE(6)
-    VEGRAD_CASE(7)
-    VEGRAD_CASE(8)
-    VEGRAD_CASE(9)
-    VEGRAD_CASE(10)
-    VEGRAD_CASE(11)
-    VEGRAD_CASE(12)
-#undef VEGRAD_CASE
+// One block of rows. Vectors of units outside, rows inside, so that the panels of U stay near.
+template <class Cell, class T>
+void cell_forward_block(const CellForward<T>& f, int together) {
+  constexpr int lanes = kLanes<T>, gates = Cell::kGates;
+  alignas(64) T sums[kMostSums * gates * lanes];
+  SquaresOfRows<T, kCellRows> squares;
+  if (f.h_squares) squares.clear(f.rows);
+  const int vectors = (f.H + lanes - 1) / lanes;
+  CellProduct<T> p{
+      0, f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes, {}, 0, 0};
+  for (int v = 0; v < vectors; v += together) {
+    const int here = vectors - v < together ? vectors - v : together;
+    const int end = (v + here) * lanes < f.H ? (v + here) * lanes : f.H;
+    for_each_tile(f.rows, kNearRows, [&](int i, int rows) {
+      p.rows = rows;
+      p.a = f.h_before + i * f.ld_before;
+      p.fetch_row = f.ld_gates;
+      fetch_gates(p, f.gates + i * f.ld_gates + v * lanes, f.slot, Cell::kGates, here);
+      cell_product(p, here * gates);
+      finish_forward<Cell>(f, i, rows, v * lanes, end, sums, p.ldc, squares);
+    });
+    p.b += std::ptrdiff_t(f.H) * together * gates * lanes;
   }
+  if (f.h_squares) squares.write(f.rows, f.h_squares);
 }
 
-// `vectors` columns of a product, panel by panel.
-template <class T>
-void run_panels(CellTile<T> tile, int rows, int vectors) {
-  for (; vectors > 1; vectors -= kTileVectors) {
-    run_cell_tile<T, kTileVectors>(tile, rows);
-    tile.b += std::ptrdiff_t(tile.k) * tile.segments * kPanelColumns<T>;
-    tile.c += kPanelColumns<T>;
+template <class Cell, bool FLOW, class T>
+void cell_backward_block(const CellBackward<T>& b, int together) {
+  constexpr int lanes = kLanes<T>, gates = Cell::kGates;
+  const bool product = b.after && !b.fresh;
+  alignas(64) T sums[kMostSums * lanes];
+  SquaresOfRows<T, kCellRows> squares[kSquares];
+  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].clear(b.rows);
+  const int vectors = (b.H + lanes - 1) / lanes;
+  CellProduct<T> p{0,  b.H, gates, {}, nullptr, b.ld_gates, b.recurrent, sums, together * lanes,
+                   {}, 0,   0};
+  for (int s = 0; s < gates; ++s) p.segment[s] = Cell::kSlotsOfU[s] * b.slot;
+  for (int v = 0; v < vectors; v += together) {
+    const int here = vectors - v < together ? vectors - v : together;
+    const int end = (v + here) * lanes < b.H ? (v + here) * lanes : b.H;
+    for_each_tile(b.rows, kNearRows, [&](int i, int rows) {
+      if (product) {
+        p.rows = rows;
+        p.a = b.after + i * b.ld_gates;
+        p.fetch_row = b.ld_gates;
+        if (b.gates)
+          fetch_gates(p, b.gates + i * b.ld_gates + v * lanes, b.slot, Cell::kSlots, here);
+        cell_product(p, here);
+      }
+      finish_backward<Cell, FLOW>(b, i, rows, v * lanes, end, product ? sums : nullptr, p.ldc,
+                                  squares);
+    });
+    p.b += std::ptrdiff_t(b.H) * gates * together * lanes;
   }
-  if (vectors) run_cell_tile<T, 1>(tile, rows);
+  T* const out[] = {b.delta_squares, b.passed_squares, b.carried_squares, b.state_squares,
+                    b.matrix_squares};
+  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s)
+    if (out[s]) squares[s].write(b.rows, out[s]);
 }
 
 template <class Cell, class T>
 void cell_forward(const CellForward<T>& all) {
-  constexpr int lanes = kLanes<T>, gates = Cell::kGates;
-  // Vectors of units whose gates fill whole panels.
-  constexpr int together = gates % kTileVectors ? kTileVectors : 1;
-  const int vectors = (all.H + lanes - 1) / lanes;
-  alignas(64) T sums[kTileRows * together * gates * lanes];
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellForward<T> f = all;
     f.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
     advance(f, first);
-    alignas(64) T squares[kCellRows * lanes];
-    if (f.h_squares)
-      for (int i = 0; i < f.rows * lanes; ++i) squares[i] = 0;
-    const int tiles = (f.rows + kTileRows - 1) / kTileRows;
-    CellTile<T> t{f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes};
-    for (int v = 0; v < vectors; v += together) {
-      const int here = vectors - v < together ? vectors - v : together;
-      int i = 0;
-      for (int n = 0; n < tiles; ++n) {
-        const int rows = (f.rows - i + tiles - n - 1) / (tiles - n);
-        t.a = f.h_before + i * f.ld_before;
-        run_panels<T>(t, rows, here * gates);
-        for (int u = 0; u < here; ++u)
-          finish_forward<Cell, T>(f, i, rows, (v + u) * lanes, sums + u * gates * lanes, t.ldc,
-                                  squares);
-        i += rows;
-      }
-      t.b += std::ptrdiff_t(f.H) * together * gates * lanes;
-    }
-    if (f.h_squares)
-      for (int i = 0; i < f.rows; ++i) f.h_squares[i] = T(sum<T>(load<T>(squares + i * lanes)));
+    cell_forward_block<Cell, T>(f, together_of(all.rows));
   }
 }
 
 template <class Cell, class T>
 void cell_backward(const CellBackward<T>& all) {
-  constexpr int lanes = kLanes<T>, width = kPanelColumns<T>;
-  alignas(64) T sums[kTileRows * width];
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellBackward<T> b = all;
     b.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
     advance(b, first);
-    const bool product = b.after && !b.fresh;
-    SquaresOfRows<T, kCellRows> squares(b.rows);
-    const int tiles = (b.rows + kTileRows - 1) / kTileRows;
-    CellTile<T> t{b.H, Cell::kGates, {}, nullptr, b.ld_gates, b.recurrent, sums, width};
-    for (int s = 0; s < Cell::kGates; ++s) t.segment[s] = Cell::kSlotsOfU[s] * b.slot;
-    for (int j = 0; j < b.H; j += width) {
-      const int here = b.H - j > lanes ? 2 : 1;
-      int i = 0;
-      for (int n = 0; n < tiles; ++n) {
-        const int rows = (b.rows - i + tiles - n - 1) / (tiles - n);
-        if (product) {
-          t.a = b.after + i * b.ld_gates;
-          run_panels<T>(t, rows, here);
-        }
-        for (int u = 0; u < here; ++u)
-          finish_backward<Cell, T>(b, i, rows, j + u * lanes, product ? sums + u * lanes : nullptr,
-                                   width, squares);
-        i += rows;
-      }
-      t.b += std::ptrdiff_t(b.H) * Cell::kGates * width;
-    }
-    squares.write(b);
+    if (all.passed_squares)
+      cell_backward_block<Cell, true, T>(b, together_of(all.rows));
+    else
+      cell_backward_block<Cell, false, T>(b, together_of(all.rows));
   }
 }
 
