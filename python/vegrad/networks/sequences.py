@@ -141,9 +141,7 @@ def check_targets(array: Array, rows: int, steps: int, outputs: int, loss: str) 
             raise TypeError(f"target must be integer labels for cross_entropy, not {array.dtype}")
         wanted: tuple[tuple[int, ...], ...] = ((rows, steps),)
     else:
-        wanted = (
-            ((rows, steps, outputs), (rows, steps)) if outputs == 1 else ((rows, steps, outputs),)
-        )
+        wanted = ((rows, steps, outputs), (rows, steps)) if outputs == 1 else ((rows, steps, outputs),)
     if array.shape not in wanted:
         raise ValueError(f"target must have shape {wanted[0]} for {loss}, not {array.shape}")
 
