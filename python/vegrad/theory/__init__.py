@@ -54,6 +54,7 @@ from vegrad.theory.recurrent_initializers import (
     RECURRENT_INITIALIZERS,
     draw_recurrent_parameters,
 )
+from vegrad.theory.steady import steadied
 
 __all__ = [
     "FAMILIES",
@@ -94,6 +95,7 @@ __all__ = [
     "second_moment",
     "sensitivity",
     "sigma_w",
+    "steadied",
     "tied_gain",
     "truncation_error",
     "truncation_window",
