@@ -39,7 +39,9 @@ __all__ = [
     "Measurement",
     "NonFiniteGradientError",
     "Proof",
+    "RandomTruncation",
     "Statistics",
+    "Truncation",
     "__version__",
     "adaptive_clip_",
     "clip_by_block_rms_",
@@ -60,6 +62,7 @@ __all__ = [
     "optim",
     "set_num_threads",
     "theory",
+    "truncation",
 ]
 
 _LATER = {
@@ -73,11 +76,14 @@ _LATER = {
     "History": "vegrad.diagnosis.history",
     "MLP": "vegrad.networks.mlp",
     "Proof": "vegrad.treatment.outcome",
+    "RandomTruncation": "vegrad.networks.random_truncation",
+    "Truncation": "vegrad.networks.truncation",
     "cure": "vegrad.networks.treatment",
     "diagnose": "vegrad.networks.diagnosis",
     "diagnose_gradients": "vegrad.recordings",
     "diagnose_history": "vegrad.recordings",
     "lsuv_": "vegrad.networks.lsuv",
+    "truncation": "vegrad.networks.truncation",
 }
 
 

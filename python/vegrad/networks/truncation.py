@@ -95,9 +95,8 @@ class Truncation:
     def to_dict(self) -> dict[str, object]:
         """Return plain lists, numbers and names for JSON; nan is None."""
         errors = {name: column.tolist() for name, column in vars(self.errors).items()}
-        result = dict(vars(self)) | {"errors": errors, "parts": dict(self.parts)}
-        found: dict[str, object] = plain(result | {"summary": self.summary})
-        return found
+        result = vars(self) | {"errors": errors, "summary": self.summary}
+        return {name: plain(entry) for name, entry in result.items()}
 
 
 # Measurements ----------------------------------------------------------------------------------
@@ -129,6 +128,14 @@ class TimeGains(Protocol):
     @property
     def gain_log2(self) -> FloatArray:
         """log2 of the gain (L, T)."""
+
+    @property
+    def carry_log2(self) -> FloatArray:
+        """log2 of the part that is carried (L, T)."""
+
+    @property
+    def matrix_log2(self) -> FloatArray:
+        """log2 of the part that goes through the recurrent weights (L, T)."""
 
 
 class Measured(NamedTuple):
@@ -185,19 +192,22 @@ def truncation(
     return _Windows(network, x, target, lengths, state, scheme, every).result(tolerance)
 
 
-def _of_layers(network: MLP, x: npt.ArrayLike, target: npt.ArrayLike, tolerance: float) -> Truncation:
+def _of_layers(
+    network: MLP, x: npt.ArrayLike, target: npt.ArrayLike, tolerance: float
+) -> Truncation:
     network.backward(x, target)
     depth, gain = network.depth, network.flow.gain_log2
     full = _copied(network.gradients)
-    largest = _checked(full)
-    squares = [float(sum(np.sum((full[f"layers.{layer}.{part}"] / largest) ** 2)
-                         for part in ("weight", "bias"))) for layer in range(depth)]  # fmt: skip
+    largest, layer_of = _checked(full), {name: int(name.split(".")[1]) for name in full}
+    squares = np.zeros(depth)
+    for name, gradient in full.items():
+        squares[layer_of[name]] += _square(gradient / largest)
     lost = np.cumsum([0.0, *squares])
     measured = {}
     for window in range(1, depth + 1):
-        error = sqrt(lost[depth - window] / lost[-1])
-        parts = {name: float(int(name.split(".")[1]) < depth - window)
-                 for name, array in full.items() if array.any()}  # fmt: skip
+        cut = depth - window
+        error = sqrt(lost[cut] / lost[-1])
+        parts = {name: float(layer_of[name] < cut) for name, array in full.items() if array.any()}
         measured[window] = Measured(error, sqrt(max(0.0, 1 - error**2)), parts)
     window = next(window for window in measured if measured[window].error <= tolerance)
     return _result("layers", depth, "layers", tolerance, window, _gain(gain), measured, lambda _: 1)
@@ -216,12 +226,24 @@ class _Windows:
             raise ValueError('every goes with scheme="sliding" and losses at every step')
         self._every = None if every is None else as_count("every", every, 1)
         self._full = self._gradients(None)
-        self._gain = _gain(network.flow.gain_log2)
+        self._gain = _gain(self._gains(network))
         self._largest = _checked(self._full)
         self._steps = int(network.flow.gain_log2.shape[1])
         if self._every is not None and self._every > self._steps:
             raise ValueError(f"every must be at most {self._steps} steps, not {every}")
         self._measured = {self._steps: Measured(0.0, 1.0, dict.fromkeys(self._full, 0.0))}
+
+    def _gains(self, network: Recurrent) -> FloatArray:
+        """Return log2 of each step's gain (L, T).
+
+        Where the loss enters at every step, δ of an lstm is mostly that of its own step, and what
+        comes from later ones is in the cell's state.
+        """
+        flow = network.flow
+        if self._scheme != "last" and network.config["cell"] == "lstm":
+            with np.errstate(invalid="ignore"):  # nan where a part was not measured
+                return np.asarray(np.logaddexp2(flow.carry_log2, flow.matrix_log2), np.float64)
+        return flow.gain_log2
 
     def result(self, tolerance: float) -> Truncation:
         """Measure windows until the smallest is found."""

@@ -25,6 +25,7 @@ from vegrad.theory.meanfield import (
     variance_map,
 )
 from vegrad.theory.moments import FAMILIES, LogMoments, gradient_log_moments, sigma_w
+from vegrad.theory.truncation import truncation_error
 
 __all__ = [
     "FAMILIES",
@@ -48,5 +49,6 @@ __all__ = [
     "normalized_chi",
     "second_moment",
     "sigma_w",
+    "truncation_error",
     "variance_map",
 ]

@@ -55,9 +55,9 @@ def _squares(growth: float, first: np.ndarray, end: np.ndarray) -> FloatArray:
     """
     count = end - first
     if growth == -inf:
-        return (first == 0).astype(float)
+        return np.where(first == 0, 1.0, 0.0)
     if growth == 0:
-        return count.astype(float)
+        return np.asarray(count, np.float64)
     largest = first if growth < 0 else end - 1 - end.max()
-    sums: FloatArray = np.exp(growth * largest) * np.expm1(-abs(growth) * count)
-    return sums / np.expm1(-abs(growth))
+    size = np.exp(growth * largest) * np.expm1(-abs(growth) * count) / np.expm1(-abs(growth))
+    return np.asarray(size, np.float64)
