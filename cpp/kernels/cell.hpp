@@ -12,10 +12,15 @@
 namespace vegrad {
 namespace {
 
-constexpr int larger_of(int a, int b) { return a > b ? a : b; }
-
 // Rows that are gone through together: as many sums of squares are held a vector each.
 constexpr int kCellRows = 64;
+
+// Vectors of units whose sums are made before the cell goes through them: panels are whole, and the
+// lines of the gates come in pairs.
+constexpr int kFewRows = 3, kTogether = 4, kFewTogether = 8;
+constexpr int kMostSums = kTileRows * kTogether > kFewRows* kFewTogether ? kTileRows * kTogether
+                                                                         : kFewRows * kFewTogether;
+constexpr int together_of(int rows) { return rows <= kFewRows ? kFewTogether : kTogether; }
 
 // c (ROWS, VECTORS) = a b, where a's columns are cut into segments of k.
 template <class T>
@@ -111,8 +116,6 @@ void wide_cell_tile(const CellTile<T>& tile) {
 }
 
 // Panels of a wide tile, by its rows.
-constexpr int kFewRows = 3;
-constexpr int kFewTogether = 8;  // vectors of units
 constexpr int kWidePanels[] = {4, kTileRows >= 12 ? 4 : 2, kTileRows >= 12 ? 3 : 2};
 
 // As many columns of a product as whole wide tiles have.
@@ -149,74 +152,88 @@ void run_panels(CellTile<T> tile, int rows, int vectors) {
   if (vectors) run_cell_tile<T, 1>(tile, rows);
 }
 
+// Rows are cut into tiles of nearly the same height; of(first, rows) for each.
+template <class Of>
+VEGRAD_INLINE void for_each_tile(int rows, Of of) {
+  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int n = 0, i = 0; n < tiles; ++n) {
+    const int here = (rows - i + tiles - n - 1) / (tiles - n);
+    of(i, here);
+    i += here;
+  }
+}
+
+// One block of rows. Vectors of units outside, rows inside, so that the panels of U stay near.
+template <class Cell, class T>
+void cell_forward_block(const CellForward<T>& f, int together) {
+  constexpr int lanes = kLanes<T>, gates = Cell::kGates;
+  alignas(64) T sums[kMostSums * gates * lanes];
+  SquaresOfRows<T, kCellRows> squares;
+  if (f.h_squares) squares.clear(f.rows);
+  const int vectors = (f.H + lanes - 1) / lanes;
+  CellTile<T> t{f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes};
+  for (int v = 0; v < vectors; v += together) {
+    const int here = vectors - v < together ? vectors - v : together;
+    const int end = (v + here) * lanes < f.H ? (v + here) * lanes : f.H;
+    for_each_tile(f.rows, [&](int i, int rows) {
+      t.a = f.h_before + i * f.ld_before;
+      run_panels<T>(t, rows, here * gates);
+      finish_forward<Cell>(f, i, rows, v * lanes, end, sums, t.ldc, squares);
+    });
+    t.b += std::ptrdiff_t(f.H) * together * gates * lanes;
+  }
+  if (f.h_squares) squares.write(f.rows, f.h_squares);
+}
+
+template <class Cell, bool FLOW, class T>
+void cell_backward_block(const CellBackward<T>& b, int together) {
+  constexpr int lanes = kLanes<T>, gates = Cell::kGates;
+  const bool product = b.after && !b.fresh;
+  alignas(64) T sums[kMostSums * lanes];
+  SquaresOfRows<T, kCellRows> squares[kSquares];
+  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].clear(b.rows);
+  const int vectors = (b.H + lanes - 1) / lanes;
+  CellTile<T> t{b.H, gates, {}, nullptr, b.ld_gates, b.recurrent, sums, together * lanes};
+  for (int s = 0; s < gates; ++s) t.segment[s] = Cell::kSlotsOfU[s] * b.slot;
+  for (int v = 0; v < vectors; v += together) {
+    const int here = vectors - v < together ? vectors - v : together;
+    const int end = (v + here) * lanes < b.H ? (v + here) * lanes : b.H;
+    for_each_tile(b.rows, [&](int i, int rows) {
+      if (product) {
+        t.a = b.after + i * b.ld_gates;
+        run_panels<T>(t, rows, here);
+      }
+      finish_backward<Cell, FLOW>(b, i, rows, v * lanes, end, product ? sums : nullptr, t.ldc,
+                                  squares);
+    });
+    t.b += std::ptrdiff_t(b.H) * gates * together * lanes;
+  }
+  T* const out[] = {b.delta_squares, b.passed_squares, b.carried_squares, b.state_squares,
+                    b.matrix_squares};
+  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s)
+    if (out[s]) squares[s].write(b.rows, out[s]);
+}
+
 template <class Cell, class T>
 void cell_forward(const CellForward<T>& all) {
-  constexpr int lanes = kLanes<T>, gates = Cell::kGates;
-  // Vectors of units whose gates fill whole panels, or of few rows wide tiles.
-  constexpr int full = gates % kTileVectors ? kTileVectors : 1;
-  const int together = all.rows <= kFewRows ? kFewTogether : full;
-  const int vectors = (all.H + lanes - 1) / lanes;
-  alignas(64) T sums[larger_of(kTileRows * full, kFewRows * kFewTogether) * gates * lanes];
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellForward<T> f = all;
     f.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
     advance(f, first);
-    alignas(64) T squares[kCellRows * lanes];
-    if (f.h_squares)
-      for (int i = 0; i < f.rows * lanes; ++i) squares[i] = 0;
-    const int tiles = (f.rows + kTileRows - 1) / kTileRows;
-    CellTile<T> t{f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes};
-    for (int v = 0; v < vectors; v += together) {
-      const int here = vectors - v < together ? vectors - v : together;
-      int i = 0;
-      for (int n = 0; n < tiles; ++n) {
-        const int rows = (f.rows - i + tiles - n - 1) / (tiles - n);
-        t.a = f.h_before + i * f.ld_before;
-        run_panels<T>(t, rows, here * gates);
-        for (int u = 0; u < here; ++u)
-          finish_forward<Cell, T>(f, i, rows, (v + u) * lanes, sums + u * gates * lanes, t.ldc,
-                                  squares);
-        i += rows;
-      }
-      t.b += std::ptrdiff_t(f.H) * together * gates * lanes;
-    }
-    if (f.h_squares)
-      for (int i = 0; i < f.rows; ++i) f.h_squares[i] = T(sum<T>(load<T>(squares + i * lanes)));
+    cell_forward_block<Cell, T>(f, together_of(all.rows));
   }
 }
 
 template <class Cell, class T>
 void cell_backward(const CellBackward<T>& all) {
-  constexpr int lanes = kLanes<T>;
-  alignas(64) T sums[larger_of(kTileRows * kTileVectors, kFewRows * kFewTogether) * lanes];
-  const int together = all.rows <= kFewRows ? kFewTogether : kTileVectors;
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellBackward<T> b = all;
     b.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
     advance(b, first);
-    const bool product = b.after && !b.fresh;
-    SquaresOfRows<T, kCellRows> squares(b.rows);
-    const int tiles = (b.rows + kTileRows - 1) / kTileRows;
-    CellTile<T> t{b.H, Cell::kGates, {}, nullptr, b.ld_gates, b.recurrent, sums, together * lanes};
-    for (int s = 0; s < Cell::kGates; ++s) t.segment[s] = Cell::kSlotsOfU[s] * b.slot;
-    const int vectors = (b.H + lanes - 1) / lanes;
-    for (int v = 0; v < vectors; v += together) {
-      const int here = vectors - v < together ? vectors - v : together;
-      int i = 0;
-      for (int n = 0; n < tiles; ++n) {
-        const int rows = (b.rows - i + tiles - n - 1) / (tiles - n);
-        if (product) {
-          t.a = b.after + i * b.ld_gates;
-          run_panels<T>(t, rows, here);
-        }
-        for (int u = 0; u < here; ++u)
-          finish_backward<Cell, T>(b, i, rows, (v + u) * lanes,
-                                   product ? sums + u * lanes : nullptr, t.ldc, squares);
-        i += rows;
-      }
-      t.b += std::ptrdiff_t(b.H) * Cell::kGates * together * lanes;
-    }
-    squares.write(b);
+    if (all.passed_squares)
+      cell_backward_block<Cell, true, T>(b, together_of(all.rows));
+    else
+      cell_backward_block<Cell, false, T>(b, together_of(all.rows));
   }
 }
 

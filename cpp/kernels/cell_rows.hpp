@@ -3,53 +3,59 @@
 
 #include "kernels/cell_gates.hpp"
 #include "kernels/cell_table.hpp"
+#include "kernels/product.hpp"
 
 namespace vegrad {
 namespace {
 
 constexpr int kMostGates = 4;
 
+// Keeps padding zero, of which a vector of units has some unless it is WHOLE.
+template <class T, bool WHOLE>
+struct Units {
+  Bits<T> exists;
+
+  VEGRAD_INLINE Units(int H, int j) : exists(first_lanes<T>(H - j)) {}
+  VEGRAD_INLINE Vector<T> operator()(Vector<T> v) const { return WHOLE ? v : keep<T>(exists, v); }
+};
+
 // A row at one vector of units.
-template <class T>
+template <class T, class Units>
 struct ForwardRow {
+  const Units units;
   Vector<T> sum[kMostGates], bias[kMostGates];  // of U h
   T* gates;
   std::ptrdiff_t slot;
   const T *h_before, *c_before;
   T* c;
-  Bits<T> exists;
 
   VEGRAD_INLINE Vector<T> z(int s) const { return load<T>(gates + s * slot) + bias[s] + sum[s]; }
-  VEGRAD_INLINE void put(int s, Vector<T> v) const {
-    store<T>(gates + s * slot, keep<T>(exists, v));
-  }
+  VEGRAD_INLINE void put(int s, Vector<T> v) const { store<T>(gates + s * slot, units(v)); }
 };
 
 // What goes back into a row at one vector of units.
-template <class T>
+template <class T, class Units>
 struct BackwardRow {
+  const Units units;
   Vector<T> product, carried, scale, delta;  // carried: times scale
   T* gates;
   std::ptrdiff_t slot;
   const T *h, *h_before, *c, *c_before;
   Vector<T> carried_on, state, matrix;  // out, those that the cell has
-  Bits<T> exists;
 
   VEGRAD_INLINE Vector<T> get(int s) const { return load<T>(gates + s * slot); }
-  VEGRAD_INLINE void put(int s, Vector<T> v) const {
-    store<T>(gates + s * slot, keep<T>(exists, v));
-  }
+  VEGRAD_INLINE void put(int s, Vector<T> v) const { store<T>(gates + s * slot, units(v)); }
 };
 
 struct TanhCell {
   static constexpr int kGates = 1, kSlots = 1, kSlotsOfU[] = {0};
   static constexpr bool kCarries = false, kCarriesInState = false;
-  template <class T>
-  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
     return tanh_of<T>(r.z(0));
   }
-  template <class T>
-  static VEGRAD_INLINE void backward(BackwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
     r.put(0, r.delta * slope_of<T>(load<T>(r.h)));
   }
 };
@@ -57,13 +63,13 @@ struct TanhCell {
 struct ReluCell {
   static constexpr int kGates = 1, kSlots = 1, kSlotsOfU[] = {0};
   static constexpr bool kCarries = false, kCarriesInState = false;
-  template <class T>
-  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
     const Vector<T> z = r.z(0);
     return select<T>(z <= Vector<T>{}, Vector<T>{}, z);  // false for NaN, which must come through
   }
-  template <class T>
-  static VEGRAD_INLINE void backward(BackwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
     r.put(0, select<T>(load<T>(r.h) <= Vector<T>{}, Vector<T>{}, r.delta));
   }
 };
@@ -71,8 +77,8 @@ struct ReluCell {
 struct LstmCell {
   static constexpr int kGates = 4, kSlots = 4, kSlotsOfU[] = {0, 1, 2, 3};
   static constexpr bool kCarries = true, kCarriesInState = true;
-  template <class T>
-  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
     const Vector<T> i = gate_of<T>(r.z(0)), f = gate_of<T>(r.z(1));
     const Vector<T> g = tanh_of<T>(r.z(2)), o = gate_of<T>(r.z(3));
     const Vector<T> c = fma(f, load<T>(r.c_before), i * g);
@@ -80,11 +86,11 @@ struct LstmCell {
     r.put(1, f);
     r.put(2, g);
     r.put(3, o);
-    store<T>(r.c, keep<T>(r.exists, c));
+    store<T>(r.c, r.units(c));
     return o * tanh_of<T>(c);
   }
-  template <class T>
-  static VEGRAD_INLINE void backward(BackwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
     const Vector<T> i = r.get(0), f = r.get(1), g = r.get(2), o = r.get(3);
     const Vector<T> y = tanh_of<T>(load<T>(r.c)), through = o * slope_of<T>(y);
     const Vector<T> kappa = fma(r.delta, through, r.carried);
@@ -102,8 +108,8 @@ struct LstmCell {
 struct GruCell {
   static constexpr int kGates = 3, kSlots = 4, kSlotsOfU[] = {0, 1, 3};
   static constexpr bool kCarries = true, kCarriesInState = false;
-  template <class T>
-  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
     const Vector<T> reset = gate_of<T>(r.z(0)), update = gate_of<T>(r.z(1));
     const Vector<T> m = r.sum[2] + r.bias[3];
     const Vector<T> n = tanh_of<T>(fma(reset, m, load<T>(r.gates + 2 * r.slot) + r.bias[2]));
@@ -113,8 +119,8 @@ struct GruCell {
     r.put(3, m);
     return fma(update, load<T>(r.h_before), (T(1) - update) * n);
   }
-  template <class T>
-  static VEGRAD_INLINE void backward(BackwardRow<T>& r) {
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
     const Vector<T> reset = r.get(0), update = r.get(1), n = r.get(2), m = r.get(3);
     const Vector<T> rest = r.delta * (T(1) - update);
     const Vector<T> nu = rest * slope_of<T>(n), into_u = nu * reset;
@@ -161,102 +167,141 @@ void advance(CellBackward<T>& b, std::ptrdiff_t rows) {
   move(b.matrix_squares, 1);
 }
 
-template <class Cell, class T>
-void finish_forward(const CellForward<T>& f, int first, int rows, int j, const T* sums,
-                    std::ptrdiff_t ld_sums, T* squares) {
-  ForwardRow<T> r;
-  r.exists = first_lanes<T>(f.H - j);
-  r.slot = f.slot;
-  for (int s = 0; s < Cell::kSlots; ++s) r.bias[s] = load<T>(f.bias + s * f.slot + j);
-  for (int i = first; i < first + rows; ++i, sums += ld_sums) {
-    for (int s = 0; s < Cell::kGates; ++s) r.sum[s] = load<T>(sums + s * kLanes<T>);
-    r.gates = f.gates + i * f.ld_gates + j;
-    r.h_before = f.h_before + i * f.ld_before + j;
-    if constexpr (Cell::kCarriesInState) {
-      r.c_before = f.c_before + i * f.ld_before + j;
-      r.c = f.c + i * f.ld + j;
+// Row by row Σ of squares, of which a vector a row is kept until write().
+template <class T, int ROWS>
+struct SquaresOfRows {
+  alignas(64) T sums[ROWS * kLanes<T>];
+
+  void clear(int rows) {
+    for (int i = 0; i < rows; ++i) store<T>(sums + i * kLanes<T>, Vector<T>{});
+  }
+  VEGRAD_INLINE void add(int row, Vector<T> v) {
+    T* const to = sums + row * kLanes<T>;
+    store<T>(to, load<T>(to) + v);
+  }
+  // As many rows at once as a vector has lanes.
+  void write(int rows, T* out) {
+    constexpr int n = kLanes<T>;
+    for (int first = 0; first < rows; first += n) {
+      Vector<T> v[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i)
+        v[i] = first + i < rows ? load<T>(sums + (first + i) * n) : Vector<T>{};
+      exchange<T, n / 2>(v);
+#pragma GCC unroll 4
+      for (int half = n / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) v[i] += v[i + half];
+      store_first<T>(out + first, v[0], rows - first);
     }
-    const Vector<T> h = keep<T>(r.exists, Cell::template forward<T>(r));
-    store<T>(f.h + i * f.ld + j, h);
-    if (f.h_squares) {
-      T* const to = squares + i * kLanes<T>;
-      store<T>(to, fma(h, h, load<T>(to)));
+  }
+};
+
+// The cell at one vector of units of row i, from j on. Returns h.
+template <class Cell, bool WHOLE, class T>
+VEGRAD_INLINE Vector<T> forward_at(const CellForward<T>& f, int i, int j, const T* sums) {
+  ForwardRow<T, Units<T, WHOLE>> r{{f.H, j}, {}, {}, f.gates + i * f.ld_gates + j,
+                                   f.slot,   {}, {}, {}};
+  for (int s = 0; s < Cell::kSlots; ++s) r.bias[s] = load<T>(f.bias + s * f.slot + j);
+  for (int s = 0; s < Cell::kGates; ++s) r.sum[s] = load<T>(sums + s * kLanes<T>);
+  r.h_before = f.h_before + i * f.ld_before + j;
+  if constexpr (Cell::kCarriesInState) {
+    r.c_before = f.c_before + i * f.ld_before + j;
+    r.c = f.c + i * f.ld + j;
+  }
+  const Vector<T> h = r.units(Cell::forward(r));
+  store<T>(f.h + i * f.ld + j, h);
+  return h;
+}
+
+// Units from j to `end` of `rows` rows from `first` on, given what the product with U has for them.
+template <class Cell, class T, int ROWS>
+void finish_forward(const CellForward<T> f, int first, int rows, int j, int end, const T* sums,
+                    std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS>& squares) {
+  constexpr int lanes = kLanes<T>;
+  for (int i = first; i < first + rows; ++i, sums += ld_sums) {
+    const T* sum = sums;
+    Vector<T> total{};
+    int at = j;
+    for (; at + lanes <= end; at += lanes, sum += Cell::kGates * lanes) {
+      const Vector<T> h = forward_at<Cell, true>(f, i, at, sum);
+      total = fma(h, h, total);
+    }
+    if (at < end) {
+      const Vector<T> h = forward_at<Cell, false>(f, i, at, sum);
+      total = fma(h, h, total);
+    }
+    if (f.h_squares) squares.add(i, total);
+  }
+}
+
+// In the order of CellBackward's.
+enum { kDelta, kPassed, kCarried, kState, kMatrix, kSquares };
+
+// What a row has at every vector.
+template <class T>
+struct BackwardScales {
+  Vector<T> scale, local;
+};
+
+// The same back. sums: null if nothing comes back through U.
+template <class Cell, bool FLOW, bool WHOLE, class T>
+VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* sums,
+                               const BackwardScales<T>& scales, Vector<T> (&total)[kSquares]) {
+  BackwardRow<T, Units<T, WHOLE>> r{{b.H, j}, {}, {}, {}, {}, {}, b.slot,
+                                    {},       {}, {}, {}, {}, {}, {}};
+  const bool carries = Cell::kCarries && b.carried;
+  T* const carried = carries ? b.carried + i * b.ld_carried + j : nullptr;
+  r.product = sums ? load<T>(sums) * scales.scale : Vector<T>{};
+  r.carried = carries && !b.fresh ? load<T>(carried) * scales.scale : Vector<T>{};
+  const Vector<T> passed = Cell::kCarriesInState ? r.product : r.product + r.carried;
+  r.delta = passed;
+  if (b.local) r.delta = fma(load<T>(b.local + i * b.ld_local + j), scales.local, r.delta);
+  r.delta = r.units(r.delta);
+  if (b.delta) store<T>(b.delta + i * b.ld_delta + j, r.delta);
+  if (b.gates) {
+    r.gates = b.gates + i * b.ld_gates + j;
+    if constexpr (Cell::kCarriesInState) {
+      r.c = b.c + i * b.ld + j;
+      r.c_before = b.c_before + i * b.ld_before + j;
+    } else if constexpr (Cell::kCarries) {
+      r.h_before = b.h_before + i * b.ld_before + j;
+    } else {
+      r.h = b.h + i * b.ld + j;
+    }
+    Cell::backward(r);
+    if (carries) store<T>(carried, r.units(r.carried_on));
+  } else if (Cell::kCarriesInState && carries) {
+    store<T>(carried, r.units(r.carried));
+    r.state = r.carried;
+  } else {
+    r.matrix = r.product;
+  }
+  total[kDelta] = fma(r.delta, r.delta, total[kDelta]);
+  if constexpr (FLOW) {
+    const Vector<T> of[] = {r.delta, passed, r.carried_on, r.state, r.matrix};
+    for (int s = kPassed; s < kSquares; ++s) {
+      const Vector<T> v = r.units(of[s]);
+      total[s] = fma(v, v, total[s]);
     }
   }
 }
 
-// Sums of squares of the rows, lane by lane.
-template <class T, int ROWS>
-struct SquaresOfRows {
-  alignas(64) T delta[ROWS * kLanes<T>], passed[ROWS * kLanes<T>], carried[ROWS * kLanes<T>],
-      state[ROWS * kLanes<T>], matrix[ROWS * kLanes<T>];
-
-  explicit SquaresOfRows(int rows) {
-    for (int i = 0; i < rows * kLanes<T>; ++i)
-      delta[i] = passed[i] = carried[i] = state[i] = matrix[i] = 0;
-  }
-  static VEGRAD_INLINE void add(T* sums, int row, Vector<T> v) {
-    T* const to = sums + row * kLanes<T>;
-    store<T>(to, fma(v, v, load<T>(to)));
-  }
-  void write(const CellBackward<T>& b) const {
-    const auto reduce = [&b](const T* sums, T* out) {
-      if (out)
-        for (int i = 0; i < b.rows; ++i) out[i] = T(sum<T>(load<T>(sums + i * kLanes<T>)));
-    };
-    reduce(delta, b.delta_squares);
-    reduce(passed, b.passed_squares);
-    reduce(carried, b.carried_squares);
-    reduce(state, b.state_squares);
-    reduce(matrix, b.matrix_squares);
-  }
-};
-
-template <class Cell, class T, int ROWS>
-void finish_backward(const CellBackward<T>& b, int first, int rows, int j, const T* sums,
-                     std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS>& squares) {
-  BackwardRow<T> r{};
-  r.exists = first_lanes<T>(b.H - j);
-  r.slot = b.slot;
-  const bool carries = Cell::kCarries && b.carried, flow = b.passed_squares;
+template <class Cell, bool FLOW, class T, int ROWS>
+void finish_backward(const CellBackward<T> b, int first, int rows, int j, int end, const T* sums,
+                     std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS> (&squares)[kSquares]) {
+  constexpr int lanes = kLanes<T>;
   for (int i = first; i < first + rows; ++i) {
-    const Vector<T> scale = splat<T>(b.scale ? b.scale[i] : T(1));
-    T* const carried = carries ? b.carried + i * b.ld_carried + j : nullptr;
-    r.product = sums ? load<T>(sums + (i - first) * ld_sums) * scale : Vector<T>{};
-    r.carried = carries && !b.fresh ? load<T>(carried) * scale : Vector<T>{};
-    const Vector<T> passed = Cell::kCarriesInState ? r.product : r.product + r.carried;
-    r.delta = passed;
-    if (b.local) {
-      const Vector<T> local = load<T>(b.local + i * b.ld_local + j);
-      r.delta = fma(local, splat<T>(b.local_scale ? b.local_scale[i] : T(1)), r.delta);
-    }
-    r.delta = keep<T>(r.exists, r.delta);
-    if (b.delta) store<T>(b.delta + i * b.ld_delta + j, r.delta);
-    if (b.gates) {
-      r.gates = b.gates + i * b.ld_gates + j;
-      if constexpr (Cell::kCarriesInState) {
-        r.c = b.c + i * b.ld + j;
-        r.c_before = b.c_before + i * b.ld_before + j;
-      } else if constexpr (Cell::kCarries) {
-        r.h_before = b.h_before + i * b.ld_before + j;
-      } else {
-        r.h = b.h + i * b.ld + j;
-      }
-      Cell::template backward<T>(r);
-      if (carries) store<T>(carried, keep<T>(r.exists, r.carried_on));
-    } else if (Cell::kCarriesInState && carries) {
-      store<T>(carried, keep<T>(r.exists, r.carried));
-      r.state = r.carried;
-    } else {
-      r.matrix = r.product;
-    }
-    squares.add(squares.delta, i, r.delta);
-    if (flow) {
-      squares.add(squares.passed, i, passed);
-      squares.add(squares.carried, i, keep<T>(r.exists, r.carried_on));
-      squares.add(squares.state, i, keep<T>(r.exists, r.state));
-      squares.add(squares.matrix, i, keep<T>(r.exists, r.matrix));
-    }
+    const BackwardScales<T> scales = {splat<T>(b.scale ? b.scale[i] : T(1)),
+                                      splat<T>(b.local_scale ? b.local_scale[i] : T(1))};
+    Vector<T> total[kSquares] = {};
+    int at = j;
+    for (; at + lanes <= end; at += lanes)
+      backward_at<Cell, FLOW, true>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
+    if (at < end)
+      backward_at<Cell, FLOW, false>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
+    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].add(i, total[s]);
+    if (sums) sums += ld_sums;
   }
 }
 

@@ -54,6 +54,7 @@ struct Product {
   std::ptrdiff_t ldc;
   bool c_elsewhere = false;  // c is in no near cache: fetched while the sums are made
   Ahead ahead;
+  bool continued = false;  // c goes on from what it holds: k in pieces changes no bit
 };
 
 // Sums over a tile of pre-activations, about `shift` so that a small spread around a large mean

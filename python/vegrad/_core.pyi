@@ -10,6 +10,7 @@ _Array = npt.NDArray[Any]
 
 __version__: str
 ACTIVATIONS: tuple[str, ...]
+CELLS: tuple[str, ...]
 KEPT: tuple[str, ...]
 LOSSES: tuple[str, ...]
 NORMS: tuple[str, ...]
@@ -126,6 +127,38 @@ class Network:
     ) -> _Array | None: ...
     def flow(self) -> dict[str, npt.NDArray[np.float64]]: ...
     def workspace_bytes(self, batch: int) -> int: ...
+
+class Recurrent:
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        cell: str,
+        layers: int,
+        targets: str,
+        loss: str,
+        dtype: str,
+    ) -> None: ...
+    def parameters(self) -> dict[str, _Array]: ...
+    def gradients(self) -> dict[str, _Array]: ...
+
+    # These do nothing and return None if an argument is not an array of the kind that they need.
+    def forward(self, x: object, lengths: object, state: object) -> _Array | None: ...
+    def loss(self, x: object, target: object, lengths: object, state: object) -> float | None: ...
+    def backward(
+        self,
+        x: object,
+        target: object,
+        lengths: object,
+        state: object,
+        window: tuple[int, int] | None,
+        factors: object,
+        flow: bool,
+    ) -> float | None: ...
+    def state(self) -> tuple[_Array, ...]: ...
+    def flow(self) -> dict[str, npt.NDArray[np.float64]]: ...
+    def workspace_bytes(self, batch: int, steps: int, window: int) -> int: ...
 
 class Watch:
     on: bool

@@ -233,7 +233,8 @@ class _Way:
         size = _norm(last)
         with np.errstate(divide="ignore", invalid="ignore"):
             self.delta = np.where(_wide(size) > 0, last / _wide(size), 0.0)
-        self.kappa = np.zeros((*last.shape[:2], run.weights["hh"].shape[1] // 4))
+        units = run.weights["hh"].shape[1] // len(GATES[run.cell])
+        self.kappa = np.zeros((*last.shape[:2], units))
         self.exponent = np.zeros(len(last))
         shape = len(last), len(run.steps)
         self.back = Back(*(np.full(shape, np.nan) for _ in range(5)))
