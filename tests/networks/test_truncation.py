@@ -160,7 +160,7 @@ def test_the_formula_is_the_sum(gain: float, steps: int, window: int, every: int
     every = min(every, window)
     lost = whole = 0.0
     for step in range(1, steps + 1):
-        end = min(-(-step // every) * every, steps)
+        end = -(-step // every) * every
         for lag in range(step):
             whole += gain ** (2 * lag)
             lost += gain ** (2 * lag) if step - lag <= end - window else 0.0

@@ -226,3 +226,7 @@ class ShownTimeFlow(Protocol):
     @property
     def time_scales(self) -> FloatArray:
         """Memory of each unit in steps (L, H)."""
+
+    @property
+    def every_step(self) -> bool:
+        """True if the loss enters at each step."""
