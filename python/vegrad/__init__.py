@@ -23,6 +23,7 @@ from vegrad.optim import SGD, Adam, AdamW, Lion
 
 __all__ = [
     "MLP",
+    "RNN",
     "SGD",
     "Adam",
     "AdamW",
@@ -41,6 +42,7 @@ __all__ = [
     "Proof",
     "RandomTruncation",
     "Statistics",
+    "TimeFlow",
     "Truncation",
     "__version__",
     "adaptive_clip_",
@@ -75,9 +77,11 @@ _LATER = {
     "Flow": "vegrad.flow.flow",
     "History": "vegrad.diagnosis.history",
     "MLP": "vegrad.networks.mlp",
+    "RNN": "vegrad.networks.rnn",
     "Proof": "vegrad.treatment.outcome",
     "RandomTruncation": "vegrad.networks.random_truncation",
     "Truncation": "vegrad.networks.truncation",
+    "TimeFlow": "vegrad.networks.time_flow",
     "cure": "vegrad.networks.treatment",
     "diagnose": "vegrad.networks.diagnosis",
     "diagnose_gradients": "vegrad.recordings",
