@@ -43,7 +43,10 @@ def test_the_window_is_within_and_the_next_shorter_is_not(
     network.backward(X, TARGETS[targets])
     np.testing.assert_array_equal(flat(network), full)
 
-    assert found.window is not None
+    if found.window is None:
+        assert (scheme, tolerance) == ("chunked", 1e-3)
+        assert (found.errors.error[:-1] > tolerance).all()
+        return
     network.backward(X, TARGETS[targets], truncation=found.window)
     assert loss_of(full, flat(network)) <= tolerance
     back = found.window[1] if isinstance(found.window, tuple) else found.window

@@ -212,6 +212,10 @@ class ShownTimeFlow(Protocol):
         """log2 of the gain of each step back (L, T)."""
 
     @property
+    def passed_log2(self) -> FloatArray:
+        """log2 of what a step passes on of a gradient from later ones (L, T)."""
+
+    @property
     def carry_log2(self) -> FloatArray:
         """The part of the gain that is carried (L, T)."""
 

@@ -44,7 +44,7 @@ def text(flow: ShownTimeFlow) -> str:
     for layer in range(layers):
         gain, carry, matrix = (
             times(finite_mean(column[layer, 1:])) if np.isfinite(column[layer, 1:]).any() else "?"
-            for column in (flow.gain_log2, flow.carry_log2, flow.matrix_log2)
+            for column in (flow.passed_log2, flow.carry_log2, flow.matrix_log2)
         )
         line = f"{layer:<6}{gain:>12}" + (f"{carry:>10}{matrix:>10}" if gated else "")
         line += f"{_steps(flow.reach[layer]):>14}"
@@ -108,7 +108,7 @@ def left_over(flow: ShownTimeFlow) -> FloatArray:
     """
     if not flow.every_step:
         return decades(flow.delta_log2 - flow.delta_log2[:, -1:])
-    back = np.cumsum(flow.gain_log2[:, :0:-1], axis=1)[:, ::-1]
+    back = np.cumsum(flow.passed_log2[:, :0:-1], axis=1)[:, ::-1]
     return decades(np.concatenate([back, np.zeros((len(back), 1))], axis=1))
 
 
@@ -175,7 +175,7 @@ def _draw_gains(axes: Axes, flow: ShownTimeFlow, gated: bool) -> None:
     detail = "mean of the layers" if len(flow.gain_log2) > 1 else ""
     axes.set_title(detail, loc="right", fontsize=9, color=INK)
     axes.axhline(1, color=INK, linewidth=0.8)
-    parts = [("gain", flow.gain_log2, INK, 1.8)]
+    parts = [("gain", flow.passed_log2, INK, 1.8)]
     if gated:
         parts += [("carried by the gate", flow.carry_log2, GRADIENT, 1.2),
                   ("through U", flow.matrix_log2, DERIVATIVE, 1.2)]  # fmt: skip
