@@ -55,6 +55,7 @@ from vegrad.theory.recurrent_initializers import (
     draw_recurrent_parameters,
 )
 from vegrad.theory.steady import steadied
+from vegrad.theory.truncation import truncation_error
 
 __all__ = [
     "FAMILIES",
