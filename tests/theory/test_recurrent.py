@@ -203,19 +203,19 @@ def test_truncation() -> None:
         (0.8647, 32, 0.0095, 0.304),
     )
     for gain, window, sliding, chunked in rows:
-        assert theory.truncation_error(gain, window) == pytest.approx(sliding, abs=6e-4)
-        found = theory.truncation_error(gain, window, "chunked")
+        assert theory.limiting_truncation_error(gain, window) == pytest.approx(sliding, abs=6e-4)
+        found = theory.limiting_truncation_error(gain, window, "chunked")
         assert found == pytest.approx(chunked, abs=6e-4)
-    assert theory.truncation_error(0.865, 35, "chunked") == pytest.approx(0.29, abs=0.005)
-    assert theory.truncation_error(0.95, 35, "chunked") == pytest.approx(0.51, abs=0.005)
+    assert theory.limiting_truncation_error(0.865, 35, "chunked") == pytest.approx(0.29, abs=0.005)
+    assert theory.limiting_truncation_error(0.95, 35, "chunked") == pytest.approx(0.51, abs=0.005)
     assert theory.truncation_window(0.865, 0.1) == 16
     assert theory.truncation_window(0.865, 0.1, "chunked") == 298
     for scheme in ("sliding", "chunked"):
         assert theory.truncation_window(1.0, 0.1, scheme) == inf
-        assert theory.truncation_error(1.1, 50, scheme) == 1.0
+        assert theory.limiting_truncation_error(1.1, 50, scheme) == 1.0
         k = int(theory.truncation_window(0.9, 0.2, scheme))
-        assert theory.truncation_error(0.9, k, scheme) <= 0.2
-        assert theory.truncation_error(0.9, k - 1, scheme) > 0.2
+        assert theory.limiting_truncation_error(0.9, k, scheme) <= 0.2
+        assert theory.limiting_truncation_error(0.9, k - 1, scheme) > 0.2
 
 
 @pytest.mark.parametrize(
@@ -223,8 +223,8 @@ def test_truncation() -> None:
     [
         (lambda: theory.recurrent_gain("lstm", 1.0, 0.1), "tanh or relu"),
         (lambda: theory.recurrent_gain("tanh", 1.0, -0.1), "q_in must be finite and positive"),
-        (lambda: theory.truncation_error(0.5, 0), "window must be at least 1"),
-        (lambda: theory.truncation_error(0.5, 3, "both"), "scheme must be"),
+        (lambda: theory.limiting_truncation_error(0.5, 0), "window must be at least 1"),
+        (lambda: theory.limiting_truncation_error(0.5, 3, "both"), "scheme must be"),
         (lambda: theory.truncation_window(0.5, 1.0), "error must be below 1"),
         (lambda: theory.sensitivity(1.0), "decay must be below 1"),
         (lambda: theory.chrono_memory(1.0, 3), "at least 2 steps"),

@@ -43,11 +43,11 @@ from vegrad.theory.recurrent import (
     expected_lyapunov,
     gate_bias,
     gate_time_scale,
+    limiting_truncation_error,
     reach,
     recurrent_fixed_point,
     recurrent_gain,
     sensitivity,
-    truncation_error,
     truncation_window,
 )
 from vegrad.theory.recurrent_initializers import (
@@ -86,6 +86,7 @@ __all__ = [
     "gate_bias",
     "gate_time_scale",
     "gradient_log_moments",
+    "limiting_truncation_error",
     "lyapunov_exponents",
     "mean",
     "mean_gain_log2",

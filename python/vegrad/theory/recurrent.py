@@ -171,7 +171,7 @@ def sensitivity(decay: float) -> Sensitivity:
 # Truncated backpropagation ---------------------------------------------------------------------
 
 
-def truncation_error(gain: float, window: int, scheme: str = "sliding") -> float:
+def limiting_truncation_error(gain: float, window: int, scheme: str = "sliding") -> float:
     """Return the relative error of ∂loss/∂U if a gradient goes back `window` steps only.
 
     It is for losses at every step whose gradients have independent directions. Where the gain is 1
@@ -199,7 +199,7 @@ def truncation_error(gain: float, window: int, scheme: str = "sliding") -> float
 
 
 def truncation_window(gain: float, error: float, scheme: str = "sliding") -> float:
-    """Return the smallest window whose `truncation_error` is at most `error`; inf if there is none.
+    """Return the smallest window whose `limiting_truncation_error` is at most `error`; inf if there is none.
 
     With (k1, k2), every loss goes back at least k2 - k1 + 1 steps: k2 is this and k1 - 1 more.
 
@@ -208,16 +208,18 @@ def truncation_window(gain: float, error: float, scheme: str = "sliding") -> flo
     """
     if check_positive("error", error) >= 1.0:
         raise ValueError(f"error must be below 1, not {error}")
-    if truncation_error(gain, 1, scheme) <= error:
+    if limiting_truncation_error(gain, 1, scheme) <= error:
         return 1.0
     if gain >= 1.0:
         return inf
     low, high = 1, 2
-    while truncation_error(gain, high, scheme) > error:
+    while limiting_truncation_error(gain, high, scheme) > error:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (
-            (low, middle) if truncation_error(gain, middle, scheme) <= error else (middle, high)
+            (low, middle)
+            if limiting_truncation_error(gain, middle, scheme) <= error
+            else (middle, high)
         )
     return float(high)
