@@ -199,7 +199,7 @@ def limiting_truncation_error(gain: float, window: int, scheme: str = "sliding")
 
 
 def truncation_window(gain: float, error: float, scheme: str = "sliding") -> float:
-    """Return the smallest window whose `limiting_truncation_error` is at most `error`; inf if there is none.
+    """Return the smallest window with a `limiting_truncation_error` of at most `error`, else inf.
 
     With (k1, k2), every loss goes back at least k2 - k1 + 1 steps: k2 is this and k1 - 1 more.
 
