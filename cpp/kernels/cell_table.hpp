@@ -1,9 +1,9 @@
 // One step of a recurrent layer, forward and back: what the kernels for it take.
 //
 // Letters: H units, G slots of a unit. A slot is a gate's number for each unit: lstm i f g o (G 4),
-// gru r z n m (4, of which the input's part has the first three), tanh and relu z (1). Rows of slots
-// are padded: slot s of unit j stands at s * slot + j, `slot` being H rounded up to whole vectors of
-// kPadBytes. Padding is zero in h, c, δ and what is packed, and stays so.
+// gru r z n m (4, of which the input's part has the first three), tanh and relu z (1). Rows of
+// slots are padded: slot s of unit j stands at s * slot + j, `slot` being H rounded up to whole
+// vectors of kPadBytes. Padding is zero in h, c, δ and what is packed, and stays so.
 //
 // A step reads h of the step before and writes into other memory. What a row gets does not depend
 // on the rows that are computed beside it.
@@ -32,7 +32,7 @@ struct CellForward {
   T* gates;            // in: W x; out: lstm i f g o, gru r z n m, else unspecified
   T *h, *c;            // out; c: lstm
   std::ptrdiff_t ld_before, ld, ld_gates;  // of h and c before, of h and c, of gates
-  T* h_squares;        // out, of each row: Σ h²; null: not wanted
+  T* h_squares;                            // out, of each row: Σ h²; null: not wanted
 };
 
 // δ and the gates' α of a step, from the α of the step after it.
@@ -50,17 +50,17 @@ struct CellBackward {
   const T* after;      // α of the step after (rows, G slots), at ld_gates; null: p is scale carried
   const T* scale;      // of each row; null: 1
   const T* local;      // (rows, H): the gradient that enters at this step; null: none
-  const T* local_scale;                       // of each row; null: 1
-  T* gates;            // in: as the forward step left them; out: α. Null: only δ and `carried` of
-                       // what comes before the first step: δ = p (+ local), carried *= scale (lstm)
-  const T *h, *h_before;                      // tanh and relu: h; gru: h_before
-  const T *c, *c_before;                      // lstm
-  T* carried;          // in, out; null: nothing is carried (tanh, relu)
-  bool fresh;          // nothing comes from later steps: `after` and `carried` are not read
-  T* delta;            // out: δ (rows, H); null: not wanted
+  const T* local_scale;  // of each row; null: 1
+  T* gates;              // in: as the forward step left them; out: α. Null: only δ and `carried` of
+             // what comes before the first step: δ = p (+ local), carried *= scale (lstm)
+  const T *h, *h_before;  // tanh and relu: h; gru: h_before
+  const T *c, *c_before;  // lstm
+  T* carried;             // in, out; null: nothing is carried (tanh, relu)
+  bool fresh;             // nothing comes from later steps: `after` and `carried` are not read
+  T* delta;               // out: δ (rows, H); null: not wanted
   std::ptrdiff_t ld_local, ld_gates, ld, ld_before, ld_carried, ld_delta;  // ld: of h and c
   // Out, of each row, not null:
-  T* delta_squares;    // Σ δ²
+  T* delta_squares;  // Σ δ²
   // Out, of each row; all null: not wanted.
   T* passed_squares;   // Σ p²
   T* carried_squares;  // lstm: Σ (κ f)², gru: Σ (δ z)², of this step

@@ -1,6 +1,7 @@
 // All kernels, compiled for the instruction set of the file that includes this.
 #pragma once
 
+#include "kernels/cell.hpp"
 #include "kernels/layer.hpp"
 #include "kernels/product.hpp"
 #include "kernels/run.hpp"
@@ -26,7 +27,9 @@ constexpr Kernels<T> kernels_of_this_instruction_set() {
 #define VEGRAD_ROW(name, ...) activation_kernels<T, name>(),
               VEGRAD_ACTIVATIONS(VEGRAD_ROW)
 #undef VEGRAD_ROW
-          }};
+          },
+          {cell_kernels<TanhCell, T>(), cell_kernels<ReluCell, T>(), cell_kernels<LstmCell, T>(),
+           cell_kernels<GruCell, T>()}};
 }
 
 constexpr Runs runs_of_this_instruction_set() {

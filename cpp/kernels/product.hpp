@@ -168,7 +168,7 @@ void product(const Product<T>& p) {
   int k0 = 0;
   for (int block = 0; block < blocks; ++block) {
     t.k = (p.k - k0 + blocks - block - 1) / (blocks - block);
-    t.continued = block > 0;
+    t.continued = block > 0 || p.continued;
     int i = 0;
     for (int n = 0; n < tiles; ++n) {
       const int rows = (p.m - i + tiles - n - 1) / (tiles - n);

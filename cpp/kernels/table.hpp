@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/activation_table.hpp"
+#include "kernels/cell_table.hpp"
 #include "kernels/run_table.hpp"
 #include "kernels/step_table.hpp"
 
@@ -53,6 +54,7 @@ struct Product {
   std::ptrdiff_t ldc;
   bool c_elsewhere = false;  // c is in no near cache: fetched while the sums are made
   Ahead ahead;
+  bool continued = false;  // c goes on from what it holds: k in pieces changes no bit
 };
 
 // Sums over a tile of pre-activations, about `shift` so that a small spread around a large mean
@@ -195,6 +197,7 @@ struct Kernels {
   void (*write_gradient)(GradientTile<T>&);
   StepKernels<T> optimizer;
   ActivationKernels<T> activation[kActivationCount];
+  CellKernels<T> cell[kCellCount];  // by Cell
 };
 
 struct Runs {

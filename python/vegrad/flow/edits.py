@@ -40,10 +40,12 @@ class Zero(Edit):
 
 @dataclass(frozen=True)
 class Shift(Edit):
-    """Add an amount to parameters."""
+    """Add an amount to parameters; only to the rows from `rows[0]` up to `rows[1]`, if given."""
 
     parameters: tuple[str, ...]
     amount: float
+    rows: tuple[int, int] | None = None
+    gate: str = ""
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ class Vocabulary:
                 return f"multiply {self.parameters(names, rows, gate)} by {factor:.3g}"
             case Zero(names, rows, gate):
                 return f"set {self.parameters(names, rows, gate)} to 0"
-            case Shift(names, amount):
-                return f"add {amount:.3g} to {self.parameters(names)}"
+            case Shift(names, amount, rows, gate):
+                return f"add {amount:.3g} to {self.parameters(names, rows, gate)}"
             case Redraw(names):
                 return f"draw {self.parameters(names)} again"
             case Initialize(scheme):

@@ -97,8 +97,8 @@ class ValueEditor(Editor):
                 self._each(names, f"mul_({float(f'{factor:.4g}')!r})", rows)
             case Zero(names, rows):
                 self._each(names, "zero_()", rows)
-            case Shift(names, amount):
-                self._each(names, f"add_({amount!r})")
+            case Shift(names, amount, rows):
+                self._each(names, f"add_({amount!r})", rows)
             case Redraw(names):
                 return self._redraw(names)
             case Lsuv(orthogonal):

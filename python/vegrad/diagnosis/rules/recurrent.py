@@ -49,10 +49,14 @@ class Reach:
     """Decades over fresh weights, as far back as they reach, or as there are steps."""
     flat: float
     """Share of the gates' elements that is saturated."""
+    usual_flat: float
+    """The same, of fresh weights."""
 
     @property
     def kind(self) -> str:
         """The kind of finding that this is; "" if it is none."""
+        if min(self.flat, self.usual_flat) >= SATURATED:
+            return "saturated"  # where sizes differ by decades from draw to draw
         if self.growth >= EXPLODED or (self.growth >= GROWN and self.beyond >= BEYOND):
             return "exploding"
         if self.beyond <= -SHORT:
@@ -75,6 +79,7 @@ def reach(sizes: FloatArray, flat: FloatArray) -> tuple[Reach, Reach]:
             growth=float(some.max() - max(some[0], fresh[0])),
             beyond=float(some[at] - fresh[at]),
             flat=saturated,
+            usual_flat=float(flat[1:].mean()),
         )
 
     with np.errstate(invalid="ignore"):  # -inf where nothing comes at all

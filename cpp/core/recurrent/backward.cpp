@@ -1,0 +1,266 @@
+#include <algorithm>
+#include <cstring>
+
+#include "core/recurrent/exponents.hpp"
+#include "core/recurrent/head.hpp"
+#include "core/recurrent/pass.hpp"
+#include "core/recurrent/products.hpp"
+#include "core/runtime/threads.hpp"
+
+namespace vegrad {
+namespace {
+
+// What a thread does on the way back: its rows, through a chunk of steps of one layer after the
+// other, from the uppermost on.
+template <class T>
+class BackwardRows {
+ public:
+  BackwardRows(TimePass<T>& pass, RowRange rows, int begin, int end, int thread)
+      : pass_(pass),
+        shape_(pass.shape),
+        schedule_(pass.schedule),
+        rows_(rows),
+        begin_(begin),
+        end_(end),
+        scratch_(pass.work.scratch[thread]) {}
+
+  void run() {
+    const int L = shape_.layers;
+    if (pass_.request.flow) clear_carry_sums();
+    local_ = pass_.work.local;
+    for (int stop = end_; stop > pass_.first; stop -= pass_.chunk) {
+      first_ = std::max(pass_.first, stop - pass_.chunk);
+      for (int l = L - 1; l >= 0; --l) {
+        if (l == L - 1)
+          enter_above(stop);
+        else
+          multiply_back_through_input(l + 1, stop);
+        for (int t = stop - 1; t >= first_; --t) step_back(l, t);
+      }
+      if (pass_.request.x_gradient.data) write_x_gradient(stop);
+    }
+    for (int l = 0; l < L; ++l) {
+      if (pass_.first == 0 && first_wanted()) before_first(l);
+      take_exponents_out(l);
+    }
+  }
+
+ private:
+  bool first_wanted() const { return pass_.request.flow || pass_.request.h_before_gradient; }
+  bool enters(int l, int t) const {
+    if (l < shape_.layers - 1) return true;
+    return shape_.outputs ? t >= begin_ && pass_.on_last(t) : true;
+  }
+  T* local(int t, int row, std::ptrdiff_t ld) const {
+    return local_ + (std::ptrdiff_t(t - first_) * schedule_.rows() + row) * ld;
+  }
+
+  // The gradient that enters the uppermost layer at the steps of this chunk.
+  void enter_above(int stop) {
+    const std::ptrdiff_t ld = pass_.sizes.hidden;
+    if (shape_.outputs) {
+      int from = std::max(first_, begin_);
+      if (!shape_.targets_all) from = std::max(from, schedule_.steps() - 1);
+      if (from < stop) head_backward(pass_, from, stop, rows_, local(from, 0, ld));
+      return;
+    }
+    const Request<T>& r = pass_.request;
+    const int H = shape_.hidden;
+    for (int t = first_; t < stop; ++t)
+      for (int i = rows_.begin; i < std::min(rows_.end, schedule_.count(t)); ++i) {
+        T* const to = local(t, i, ld);
+        if (r.output_gradient.data)
+          std::memcpy(to, r.output_gradient.at(schedule_, i, t), H * sizeof(T));
+        else
+          std::memset(to, 0, H * sizeof(T));
+        if (r.h_gradient && i >= schedule_.count(t + 1))
+          for (int j = 0; j < H; ++j)
+            to[j] += r.h_gradient[schedule_.row_of(i) * std::ptrdiff_t(H) + j];
+      }
+  }
+
+  // Wᵀ α of layer l at the steps of this chunk, with α's exponents.
+  void multiply_back_through_input(int l, int stop) {
+    const Kernels<T>& kernels = pass_.kernels();
+    const int I = shape_.inputs_of(l), H = shape_.hidden;
+    const std::ptrdiff_t ld = pass_.ld_input(l), size = packed_numbers(kernels, H, I);
+    for_rows_of_steps(schedule_, first_, stop, rows_.begin, rows_.end, [&](int t, int rows) {
+      const T* const in = pass_.alpha(l, t) + rows_.begin * pass_.sizes.gates;
+      for (int g = 0; g < shape_.gates(); ++g)
+        packed_product(kernels, rows, I, H, in + slot_of_input(shape_.cell, g) * pass_.sizes.slot,
+                       pass_.sizes.gates, pass_.work.layers[l].input_back + g * size,
+                       local(t, rows_.begin, ld), ld, g > 0);
+    });
+  }
+
+  void write_x_gradient(int stop) {
+    multiply_back_through_input(0, stop);
+    const std::ptrdiff_t ld = pass_.ld_input(0);
+    for (int t = first_; t < stop; ++t)
+      for (int i = rows_.begin; i < std::min(rows_.end, schedule_.count(t)); ++i) {
+        T* const row = local(t, i, ld);
+        multiply_back(row, shape_.inputs, pass_.work.layers[0].exponents[pass_.place(t) + i]);
+        std::memcpy(pass_.request.x_gradient.at(schedule_, i, t), row, shape_.inputs * sizeof(T));
+      }
+  }
+
+  void step_back(int l, int t) {
+    const int there = std::min(rows_.end, schedule_.count(t));
+    if (there <= rows_.begin) return;
+    const double factor =
+        pass_.request.factors && t + 1 < schedule_.steps() ? pass_.request.factors[t + 1] : 1;
+    const int after = t == end_ - 1 || factor == 0 ? 0 : schedule_.count(t + 1);
+    const int split = std::clamp(after, rows_.begin, there);
+    if (pass_.work.layers[l].alpha != pass_.work.layers[l].gates)
+      std::memcpy(pass_.alpha(l, t) + rows_.begin * pass_.sizes.gates,
+                  pass_.gates(l, t) + rows_.begin * pass_.sizes.gates,
+                  (there - rows_.begin) * pass_.sizes.gates * sizeof(T));
+    if (pass_.request.flow) add_carry(l, t, there);
+    if (rows_.begin < split) call(l, t, {rows_.begin, split}, false, factor);
+    if (split < there) call(l, t, {split, there}, true, 1);
+  }
+
+  CellBackward<T> arguments(int l, int t, RowRange rows) const {
+    LayerMemory<T>& m = pass_.work.layers[l];
+    const std::ptrdiff_t ld = pass_.sizes.hidden, at = rows.begin * ld;
+    CellBackward<T> b{};
+    b.rows = rows.end - rows.begin;
+    b.H = shape_.hidden;
+    b.slot = pass_.sizes.slot;
+    b.recurrent = m.state_back;
+    b.carried = m.carried ? m.carried + at : nullptr;
+    b.ld_local = b.ld = b.ld_before = b.ld_carried = b.ld_delta = ld;
+    b.ld_gates = pass_.sizes.gates;
+    b.delta_squares = scratch_.squares;
+    if (t < 0) return b;
+    b.gates = pass_.alpha(l, t) + rows.begin * pass_.sizes.gates;
+    b.h = pass_.h(l, t) + at;
+    b.h_before = pass_.h(l, t - 1) + at;
+    if (shape_.has_c()) {
+      b.c = pass_.c(l, t) + at;
+      b.c_before = pass_.c(l, t - 1) + at;
+    }
+    return b;
+  }
+
+  void call(int l, int t, RowRange rows, bool fresh, double factor) {
+    LayerMemory<T>& m = pass_.work.layers[l];
+    const std::ptrdiff_t ld = pass_.sizes.hidden;
+    CellBackward<T> b = arguments(l, t, rows);
+    if (enters(l, t)) b.local = local(t, rows.begin, ld);
+    const std::int32_t* const of_local =
+        l + 1 < shape_.layers ? pass_.work.layers[l + 1].exponents.data() + pass_.place(t)
+                              : nullptr;
+    const StepScales<T> scales =
+        scales_of_step(pass_, l, t, rows, fresh, factor, b.local, ld, of_local, scratch_);
+    b.scale = scales.scale;
+    b.local_scale = scales.local_scale;
+    b.fresh = fresh;
+    if (!fresh)
+      b.after = pass_.alpha(l, t + 1) + rows.begin * pass_.sizes.gates;
+    else if (pass_.request.c_gradient)
+      enter_c(b, l, rows);
+    if (pass_.request.flow) want_flow(b, m.sums, pass_.place(t) + rows.begin);
+    pass_.cell().backward(b);
+    note_step(pass_, l, t, rows, b.delta_squares);
+  }
+
+  // The gradient with respect to c after the last step: carried into it.
+  void enter_c(CellBackward<T>& b, int l, RowRange rows) {
+    b.fresh = false;
+    const std::ptrdiff_t H = shape_.hidden;
+    T* const carried = pass_.work.layers[l].carried;
+    for (int i = rows.begin; i < rows.end; ++i) {
+      T* const to = carried + i * pass_.sizes.hidden;
+      std::memcpy(to, pass_.request.c_gradient + schedule_.row_of(i) * H, H * sizeof(T));
+      multiply_back(to, H, -std::int64_t(pass_.work.layers[l].exponent[i]));
+    }
+  }
+
+  void want_flow(CellBackward<T>& b, const FlowSums<T>& sums, std::ptrdiff_t at) const {
+    b.delta_squares = sums.delta + at;
+    b.passed_squares = sums.passed + at;
+    b.carried_squares = sums.carried + at;
+    b.state_squares = sums.state + at;
+    b.matrix_squares = sums.matrix + at;
+  }
+
+  // What passes from step 0 into the initial state.
+  void before_first(int l) {
+    LayerMemory<T>& m = pass_.work.layers[l];
+    const RowRange rows{rows_.begin, std::min(rows_.end, schedule_.count(0))};
+    if (rows.begin >= rows.end) return;
+    const std::ptrdiff_t ld = pass_.sizes.hidden, H = shape_.hidden;
+    CellBackward<T> b = arguments(l, -1, rows);
+    b.after = pass_.alpha(l, 0) + rows.begin * pass_.sizes.gates;
+    b.delta = scratch_.rows;
+    for (int i = rows.begin; i < rows.end; ++i)
+      scratch_.scale[i - rows.begin] = power_of_two<T>(m.shift[i]);
+    b.scale = scratch_.scale;
+    if (pass_.request.flow) want_flow(b, m.first, rows.begin);
+    pass_.cell().backward(b);
+    for (int i = rows.begin; i < rows.end; ++i) {
+      m.exponent[i] -= m.shift[i];
+      m.shift[i] = 0;
+      if (!pass_.request.h_before_gradient) continue;
+      T* const row = b.delta + (i - rows.begin) * ld;
+      multiply_back(row, H, m.exponent[i]);
+      std::memcpy(pass_.request.h_before_gradient + schedule_.row_of(i) * H, row, H * sizeof(T));
+      if (!pass_.request.c_before_gradient) continue;
+      T* const c = m.carried + i * ld;
+      multiply_back(c, H, m.exponent[i]);
+      std::memcpy(pass_.request.c_before_gradient + schedule_.row_of(i) * H, c, H * sizeof(T));
+    }
+  }
+
+  void take_exponents_out(int l) {
+    const std::vector<std::int32_t>& exponents = pass_.work.layers[l].exponents;
+    const std::ptrdiff_t width = shape_.slots() * pass_.sizes.slot;
+    for (int t = pass_.first; t < end_; ++t)
+      for (int i = rows_.begin; i < std::min(rows_.end, schedule_.count(t)); ++i)
+        if (const std::int32_t exponent = exponents[pass_.place(t) + i])
+          multiply_back(pass_.alpha(l, t) + i * pass_.sizes.gates, width, exponent);
+  }
+
+  void clear_carry_sums() {
+    for (LayerMemory<T>& m : pass_.work.layers)
+      for (int group = rows_.begin / kRowGroup; group * kRowGroup < rows_.end; ++group)
+        std::memset(m.carry_sums + group * pass_.sizes.slot, 0, pass_.sizes.slot * sizeof(T));
+  }
+
+  // f (lstm) or z (gru), before α takes its place.
+  void add_carry(int l, int t, int there) {
+    if (!shape_.carries()) return;
+    const std::ptrdiff_t slot = pass_.sizes.slot;  // that of f and that of z are both the second
+    for (int i = rows_.begin; i < there; ++i) {
+      T* const to = pass_.work.layers[l].carry_sums + i / kRowGroup * slot;
+      const T* const from = pass_.gates(l, t) + i * pass_.sizes.gates + slot;
+      for (std::ptrdiff_t j = 0; j < slot; ++j) to[j] += from[j];
+    }
+  }
+
+  TimePass<T>& pass_;
+  const RecurrentShape& shape_;
+  const Schedule& schedule_;
+  const RowRange rows_;
+  const int begin_, end_;
+  const ThreadScratch<T>& scratch_;
+  T* local_ = nullptr;
+  int first_ = 0;  // of the chunk
+};
+
+}  // namespace
+
+template <class T>
+void backward_steps(TimePass<T>& pass, int begin, int end) {
+  const Schedule& schedule = pass.schedule;
+  const int groups = std::min(pass.threads, schedule.rows());
+  parallel_for(groups, groups, [&](int i, int thread) {
+    RowRange rows{schedule.begin_of(i, groups), schedule.begin_of(i + 1, groups)};
+    if (rows.begin < rows.end) BackwardRows<T>(pass, rows, begin, end, thread).run();
+  });
+}
+
+VEGRAD_FOR_BOTH_TYPES(backward_steps)
+
+}  // namespace vegrad

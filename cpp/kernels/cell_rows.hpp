@@ -1,0 +1,309 @@
+// What a recurrent cell does with a vector of units, row by row, once the product with U is there.
+#pragma once
+
+#include "kernels/cell_gates.hpp"
+#include "kernels/cell_table.hpp"
+#include "kernels/product.hpp"
+
+namespace vegrad {
+namespace {
+
+constexpr int kMostGates = 4;
+
+// Keeps padding zero, of which a vector of units has some unless it is WHOLE.
+template <class T, bool WHOLE>
+struct Units {
+  Bits<T> exists;
+
+  VEGRAD_INLINE Units(int H, int j) : exists(first_lanes<T>(H - j)) {}
+  VEGRAD_INLINE Vector<T> operator()(Vector<T> v) const { return WHOLE ? v : keep<T>(exists, v); }
+};
+
+// A row at one vector of units.
+template <class T, class Units>
+struct ForwardRow {
+  const Units units;
+  Vector<T> sum[kMostGates], bias[kMostGates];  // of U h
+  T* gates;
+  std::ptrdiff_t slot;
+  const T *h_before, *c_before;
+  T* c;
+
+  VEGRAD_INLINE Vector<T> z(int s) const { return load<T>(gates + s * slot) + bias[s] + sum[s]; }
+  VEGRAD_INLINE void put(int s, Vector<T> v) const { store<T>(gates + s * slot, units(v)); }
+};
+
+// What goes back into a row at one vector of units.
+template <class T, class Units>
+struct BackwardRow {
+  const Units units;
+  Vector<T> product, carried, scale, delta;  // carried: times scale
+  T* gates;
+  std::ptrdiff_t slot;
+  const T *h, *h_before, *c, *c_before;
+  Vector<T> carried_on, state, matrix;  // out, those that the cell has
+
+  VEGRAD_INLINE Vector<T> get(int s) const { return load<T>(gates + s * slot); }
+  VEGRAD_INLINE void put(int s, Vector<T> v) const { store<T>(gates + s * slot, units(v)); }
+};
+
+struct TanhCell {
+  static constexpr int kGates = 1, kSlots = 1, kSlotsOfU[] = {0};
+  static constexpr bool kCarries = false, kCarriesInState = false;
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
+    return tanh_of<T>(r.z(0));
+  }
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
+    r.put(0, r.delta * slope_of<T>(load<T>(r.h)));
+  }
+};
+
+struct ReluCell {
+  static constexpr int kGates = 1, kSlots = 1, kSlotsOfU[] = {0};
+  static constexpr bool kCarries = false, kCarriesInState = false;
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
+    const Vector<T> z = r.z(0);
+    return select<T>(z <= Vector<T>{}, Vector<T>{}, z);  // false for NaN, which must come through
+  }
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
+    r.put(0, select<T>(load<T>(r.h) <= Vector<T>{}, Vector<T>{}, r.delta));
+  }
+};
+
+struct LstmCell {
+  static constexpr int kGates = 4, kSlots = 4, kSlotsOfU[] = {0, 1, 2, 3};
+  static constexpr bool kCarries = true, kCarriesInState = true;
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
+    const Vector<T> i = gate_of<T>(r.z(0)), f = gate_of<T>(r.z(1));
+    const Vector<T> g = tanh_of<T>(r.z(2)), o = gate_of<T>(r.z(3));
+    const Vector<T> c = fma(f, load<T>(r.c_before), i * g);
+    r.put(0, i);
+    r.put(1, f);
+    r.put(2, g);
+    r.put(3, o);
+    store<T>(r.c, r.units(c));
+    return o * tanh_of<T>(c);
+  }
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
+    const Vector<T> i = r.get(0), f = r.get(1), g = r.get(2), o = r.get(3);
+    const Vector<T> y = tanh_of<T>(load<T>(r.c)), through = o * slope_of<T>(y);
+    const Vector<T> kappa = fma(r.delta, through, r.carried);
+    const Vector<T> into_i = kappa * i;
+    r.put(0, into_i * (g * (T(1) - i)));
+    r.carried_on = kappa * f;
+    r.put(1, r.carried_on * (load<T>(r.c_before) * (T(1) - f)));
+    r.put(2, into_i * slope_of<T>(g));
+    r.put(3, (r.delta * o) * (y * (T(1) - o)));
+    r.state = kappa;
+    r.matrix = r.product * through;
+  }
+};
+
+struct GruCell {
+  static constexpr int kGates = 3, kSlots = 4, kSlotsOfU[] = {0, 1, 3};
+  static constexpr bool kCarries = true, kCarriesInState = false;
+  template <class T, class Units>
+  static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
+    const Vector<T> reset = gate_of<T>(r.z(0)), update = gate_of<T>(r.z(1));
+    const Vector<T> m = r.sum[2] + r.bias[3];
+    const Vector<T> n = tanh_of<T>(fma(reset, m, load<T>(r.gates + 2 * r.slot) + r.bias[2]));
+    r.put(0, reset);
+    r.put(1, update);
+    r.put(2, n);
+    r.put(3, m);
+    return fma(update, load<T>(r.h_before), (T(1) - update) * n);
+  }
+  template <class T, class Units>
+  static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
+    const Vector<T> reset = r.get(0), update = r.get(1), n = r.get(2), m = r.get(3);
+    const Vector<T> rest = r.delta * (T(1) - update);
+    const Vector<T> nu = rest * slope_of<T>(n), into_u = nu * reset;
+    r.put(0, into_u * (m * (T(1) - reset)));
+    r.put(1, rest * (update * (load<T>(r.h_before) - n)));
+    r.put(2, nu);
+    r.put(3, into_u);
+    r.carried_on = r.delta * update;
+    r.state = Vector<T>{};
+    r.matrix = r.product;
+  }
+};
+
+template <class T>
+void advance(CellForward<T>& f, std::ptrdiff_t rows) {
+  f.h_before += rows * f.ld_before;
+  if (f.c_before) f.c_before += rows * f.ld_before;
+  f.gates += rows * f.ld_gates;
+  f.h += rows * f.ld;
+  if (f.c) f.c += rows * f.ld;
+  if (f.h_squares) f.h_squares += rows;
+}
+
+template <class T>
+void advance(CellBackward<T>& b, std::ptrdiff_t rows) {
+  const auto move = [rows](auto*& p, std::ptrdiff_t ld) {
+    if (p) p += rows * ld;
+  };
+  move(b.after, b.ld_gates);
+  move(b.scale, 1);
+  move(b.local, b.ld_local);
+  move(b.local_scale, 1);
+  move(b.gates, b.ld_gates);
+  move(b.h, b.ld);
+  move(b.h_before, b.ld_before);
+  move(b.c, b.ld);
+  move(b.c_before, b.ld_before);
+  move(b.carried, b.ld_carried);
+  move(b.delta, b.ld_delta);
+  move(b.delta_squares, 1);
+  move(b.passed_squares, 1);
+  move(b.carried_squares, 1);
+  move(b.state_squares, 1);
+  move(b.matrix_squares, 1);
+}
+
+// Row by row Σ of squares, of which a vector a row is kept until write().
+template <class T, int ROWS>
+struct SquaresOfRows {
+  alignas(64) T sums[ROWS * kLanes<T>];
+
+  void clear(int rows) {
+    for (int i = 0; i < rows; ++i) store<T>(sums + i * kLanes<T>, Vector<T>{});
+  }
+  VEGRAD_INLINE void add(int row, Vector<T> v) {
+    T* const to = sums + row * kLanes<T>;
+    store<T>(to, load<T>(to) + v);
+  }
+  // As many rows at once as a vector has lanes.
+  void write(int rows, T* out) {
+    constexpr int n = kLanes<T>;
+    for (int first = 0; first < rows; first += n) {
+      Vector<T> v[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i)
+        v[i] = first + i < rows ? load<T>(sums + (first + i) * n) : Vector<T>{};
+      exchange<T, n / 2>(v);
+#pragma GCC unroll 4
+      for (int half = n / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) v[i] += v[i + half];
+      store_first<T>(out + first, v[0], rows - first);
+    }
+  }
+};
+
+// The cell at one vector of units of row i, from j on. Returns h.
+template <class Cell, bool WHOLE, class T>
+VEGRAD_INLINE Vector<T> forward_at(const CellForward<T>& f, int i, int j, const T* sums) {
+  ForwardRow<T, Units<T, WHOLE>> r{{f.H, j}, {}, {}, f.gates + i * f.ld_gates + j,
+                                   f.slot,   {}, {}, {}};
+  for (int s = 0; s < Cell::kSlots; ++s) r.bias[s] = load<T>(f.bias + s * f.slot + j);
+  for (int s = 0; s < Cell::kGates; ++s) r.sum[s] = load<T>(sums + s * kLanes<T>);
+  r.h_before = f.h_before + i * f.ld_before + j;
+  if constexpr (Cell::kCarriesInState) {
+    r.c_before = f.c_before + i * f.ld_before + j;
+    r.c = f.c + i * f.ld + j;
+  }
+  const Vector<T> h = r.units(Cell::forward(r));
+  store<T>(f.h + i * f.ld + j, h);
+  return h;
+}
+
+// Units from j to `end` of `rows` rows from `first` on, given what the product with U has for them.
+template <class Cell, class T, int ROWS>
+void finish_forward(const CellForward<T> f, int first, int rows, int j, int end, const T* sums,
+                    std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS>& squares) {
+  constexpr int lanes = kLanes<T>;
+  for (int i = first; i < first + rows; ++i, sums += ld_sums) {
+    const T* sum = sums;
+    Vector<T> total{};
+    int at = j;
+    for (; at + lanes <= end; at += lanes, sum += Cell::kGates * lanes) {
+      const Vector<T> h = forward_at<Cell, true>(f, i, at, sum);
+      total = fma(h, h, total);
+    }
+    if (at < end) {
+      const Vector<T> h = forward_at<Cell, false>(f, i, at, sum);
+      total = fma(h, h, total);
+    }
+    if (f.h_squares) squares.add(i, total);
+  }
+}
+
+// In the order of CellBackward's.
+enum { kDelta, kPassed, kCarried, kState, kMatrix, kSquares };
+
+// What a row has at every vector.
+template <class T>
+struct BackwardScales {
+  Vector<T> scale, local;
+};
+
+// The same back. sums: null if nothing comes back through U.
+template <class Cell, bool FLOW, bool WHOLE, class T>
+VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* sums,
+                               const BackwardScales<T>& scales, Vector<T> (&total)[kSquares]) {
+  BackwardRow<T, Units<T, WHOLE>> r{{b.H, j}, {}, {}, {}, {}, {}, b.slot,
+                                    {},       {}, {}, {}, {}, {}, {}};
+  const bool carries = Cell::kCarries && b.carried;
+  T* const carried = carries ? b.carried + i * b.ld_carried + j : nullptr;
+  r.product = sums ? load<T>(sums) * scales.scale : Vector<T>{};
+  r.carried = carries && !b.fresh ? load<T>(carried) * scales.scale : Vector<T>{};
+  const Vector<T> passed = Cell::kCarriesInState ? r.product : r.product + r.carried;
+  r.delta = passed;
+  if (b.local) r.delta = fma(load<T>(b.local + i * b.ld_local + j), scales.local, r.delta);
+  r.delta = r.units(r.delta);
+  if (b.delta) store<T>(b.delta + i * b.ld_delta + j, r.delta);
+  if (b.gates) {
+    r.gates = b.gates + i * b.ld_gates + j;
+    if constexpr (Cell::kCarriesInState) {
+      r.c = b.c + i * b.ld + j;
+      r.c_before = b.c_before + i * b.ld_before + j;
+    } else if constexpr (Cell::kCarries) {
+      r.h_before = b.h_before + i * b.ld_before + j;
+    } else {
+      r.h = b.h + i * b.ld + j;
+    }
+    Cell::backward(r);
+    if (carries) store<T>(carried, r.units(r.carried_on));
+  } else if (Cell::kCarriesInState && carries) {
+    store<T>(carried, r.units(r.carried));
+    r.state = r.carried;
+  } else {
+    r.matrix = r.product;
+  }
+  total[kDelta] = fma(r.delta, r.delta, total[kDelta]);
+  if constexpr (FLOW) {
+    const Vector<T> of[] = {r.delta, passed, r.carried_on, r.state, r.matrix};
+    for (int s = kPassed; s < kSquares; ++s) {
+      const Vector<T> v = r.units(of[s]);
+      total[s] = fma(v, v, total[s]);
+    }
+  }
+}
+
+template <class Cell, bool FLOW, class T, int ROWS>
+void finish_backward(const CellBackward<T> b, int first, int rows, int j, int end, const T* sums,
+                     std::ptrdiff_t ld_sums, SquaresOfRows<T, ROWS> (&squares)[kSquares]) {
+  constexpr int lanes = kLanes<T>;
+  for (int i = first; i < first + rows; ++i) {
+    const BackwardScales<T> scales = {splat<T>(b.scale ? b.scale[i] : T(1)),
+                                      splat<T>(b.local_scale ? b.local_scale[i] : T(1))};
+    Vector<T> total[kSquares] = {};
+    int at = j;
+    for (; at + lanes <= end; at += lanes)
+      backward_at<Cell, FLOW, true>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
+    if (at < end)
+      backward_at<Cell, FLOW, false>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
+    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].add(i, total[s]);
+    if (sums) sums += ld_sums;
+  }
+}
+
+}  // namespace
+}  // namespace vegrad
