@@ -60,7 +60,9 @@ class TimeFlow:
             return -1.0 / np.log(self.carry_mean)
 
     def _reach(self, layer: int) -> float:
-        gains = self.gain_log2[layer, :0:-1]  # from the last step back; what leaves step 0 is left out
+        gains = self.gain_log2[
+            layer, :0:-1
+        ]  # from the last step back; what leaves step 0 is left out
         measured = np.isnan(gains)
         gains = gains[: int(measured.argmax()) if measured.any() else None]
         if not len(gains):

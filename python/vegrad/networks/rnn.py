@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
 from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from vegrad import _core
-from vegrad.arrays.checks import Array, FloatArray, as_count, as_number
+from vegrad._core import Recurrent
+from vegrad.arrays.checks import Array, FloatArray, as_count, as_number, as_target
+from vegrad.arrays.measurement import norms
+from vegrad.flow.finding import Finding
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks import sequences
 from vegrad.networks.network import Config, Network, Shapes, check_dtype, check_name
+from vegrad.networks.recurrent_reading import judge_data
+from vegrad.networks.recurrent_trainer import RecurrentTrainer
 from vegrad.networks.recurrent_training import fit
-from vegrad.networks.sequences import Cuts, Lengths, State, Truncation
+from vegrad.networks.rows import Batch, Rows
+from vegrad.networks.sequence_rows import SequenceRows, Shape, flat
+from vegrad.networks.sequences import Cuts, Lengths, State, Truncation, window_of
 from vegrad.theory.cells import GATES
 from vegrad.theory.recurrent_initializers import draw_recurrent_parameters
 
 TARGETS = ("last", "all")
 STATES = {"tanh": 1, "relu": 1, "lstm": 2, "gru": 1}
 """How many arrays the state of a cell has: h, or h and c."""
+Window: TypeAlias = tuple[int, int]
 Pass: TypeAlias = tuple[Array, Lengths | None, State | None]
 
 
@@ -68,6 +74,8 @@ class RNN(Network):
             together.
     """
 
+    _core: Recurrent
+
     kind = "RNN"
     fit = fit  # the training loop, whose first argument is the network
 
@@ -111,7 +119,7 @@ class RNN(Network):
             for name, array in drawn.items():
                 self._parameters[name][...] = array
 
-    def _new_core(self) -> _core.Recurrent:
+    def _new_core(self) -> Recurrent:
         names = ("inputs", "hidden", "outputs", "cell", "layers", "targets", "loss", "dtype")
         return _core.Recurrent(**{name: self.config[name] for name in names})
 
@@ -137,9 +145,7 @@ class RNN(Network):
 
     # Passes --------------------------------------------------------------------------------------
 
-    def forward(
-        self, x: object, *, lengths: object = None, state: object = None
-    ) -> Array:
+    def forward(self, x: object, *, lengths: object = None, state: object = None) -> Array:
         """Return the outputs (B, O), or (B, T, O) if there is a target at each step.
 
         What lies beyond a row's length is 0. Arguments as for `backward`.
@@ -211,7 +217,7 @@ class RNN(Network):
         return self._core.state()
 
     @property
-    def flow(self) -> TimeFlow:  # type: ignore[override]
+    def flow(self) -> TimeFlow:
         """The gradient flow through time that the last `backward` measured.
 
         Raises:
@@ -221,9 +227,6 @@ class RNN(Network):
 
     def _new_flow(self) -> TimeFlow:
         return TimeFlow(**self._core.flow(), every_step=self._every_step)
-
-    def gradient_sizes(self) -> FloatArray:
-        """Return log2 of the norms of the weights' gradients."""
 
     def workspace_bytes(self, batch: int, steps: int, window: int | None = None) -> int:
         """Return the bytes that the network keeps between calls once trained on such a batch.
@@ -248,7 +251,87 @@ class RNN(Network):
         batch = sequences.as_sequences(x, c["inputs"], self._dtype)
         rows, steps, _ = batch.shape
         found = sequences.as_lengths(lengths, rows, steps)
-        if state is not None:
-            shape = c["layers"], rows, c["hidden"]
-            state = sequences.as_state(state, shape, STATES[c["cell"]], self._dtype)
-        return batch, found, cast("State | None", state)
+        if state is None:
+            return batch, found, None
+        shape = c["layers"], rows, c["hidden"]
+        return batch, found, sequences.as_state(state, shape, STATES[c["cell"]], self._dtype)
+
+    def _with_target(
+        self, target: object, x: Array, lengths: Lengths | None, state: State | None
+    ) -> tuple[Array, Array, Lengths | None, State | None]:
+        outputs, loss = self.config["outputs"], self.config["loss"]
+        if self._every_step:
+            wanted = sequences.as_targets(
+                target, x.shape[0], x.shape[1], lengths, outputs, self._dtype, loss
+            )
+        else:
+            wanted = as_target(target, len(x), outputs, self._dtype, loss)
+        return x, wanted, lengths, state
+
+    def _window(self, truncation: object, x: object) -> tuple[Window | None, FloatArray | None]:
+        """Return the core's window, and the factors of a truncation at random."""
+        chosen = sequences.as_truncation(truncation)
+        if not isinstance(chosen, Cuts):
+            return window_of(chosen), None
+        shape = np.shape(cast(npt.ArrayLike, x))
+        steps = shape[1] if len(shape) == 3 else 0
+        return None, np.ascontiguousarray(chosen.factors(steps), np.float64)
+
+    # For a training ------------------------------------------------------------------------------
+
+    def rows(
+        self, x: object, target: object, lengths: object = None, truncation: object = None
+    ) -> SequenceRows:
+        """Return sequences to train on, checked as far as they need not be read for that."""
+        c = self.config
+        shape = Shape(c["inputs"], c["outputs"], self._dtype, c["loss"], self._every_step)
+        return SequenceRows(shape, x, target, lengths, truncation)
+
+    def checked(self, x: object, target: object, lengths: object = None) -> Batch:
+        """Return arguments of a pass as contiguous arrays that the core takes.
+
+        Raises:
+            TypeError, ValueError: as `backward`.
+        """
+        batch, wanted, found, _ = self._with_target(target, *self._sequences(x, lengths, None))
+        return Batch(batch, wanted, found)
+
+    def trainer(self, rows: Rows, batch_size: int) -> RecurrentTrainer:
+        """Return what takes steps on batches of these rows, which `rows` has made."""
+        assert isinstance(rows, SequenceRows)
+        return RecurrentTrainer(self._core, rows, batch_size)
+
+    def weight_gradients_log2(self) -> FloatArray:
+        """Return log2 of the norms of the weights' gradients, as far as the dtype holds them."""
+        with np.errstate(divide="ignore"):
+            return np.log2(norms({name: self._gradients[name] for name in self.weights}))
+
+    def loss_of(self, batch: Batch) -> float:
+        """Return the loss of a batch that was checked."""
+        return self.loss(batch.x, batch.target, lengths=batch.lengths)
+
+    def compared(self, batch: Batch) -> tuple[Array, Array]:
+        """Return outputs (N, O) beside the targets, one a row or one a step of each row."""
+        output = self.forward(batch.x, lengths=batch.lengths)
+        if not self._every_step:
+            return output, batch.target
+        return flat(output, batch.lengths), flat(batch.target, batch.lengths)
+
+    def is_usual(self, batch: Batch, constant: float) -> bool:
+        """Return True if the loss is finite."""
+        return bool(np.isfinite(self.loss_of(batch)))
+
+    def judged(self, batch: Batch, resamples: int) -> tuple[Finding, ...]:
+        """Judge the data of a batch, as far as they are not finite."""
+        return judge_data(self.config, batch)
+
+
+def _as_size(argument: str, value: object) -> int:
+    size = as_count(argument, value, 1)
+    if size >= 2**31:
+        raise ValueError(f"{argument} must be from 1 to 2147483647, not {size}")
+    return size
+
+
+def _as_number_or_none(argument: str, value: object) -> float | None:
+    return None if value is None else as_number(argument, value)

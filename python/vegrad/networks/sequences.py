@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array, FloatArray, as_array, as_count, as_target, cast
+from vegrad.arrays.checks import Array, FloatArray, as_array, as_count, cast
 
 Lengths: TypeAlias = npt.NDArray[np.int64]
 State: TypeAlias = tuple[Array, ...]
@@ -98,40 +98,42 @@ def as_targets(
     rows: int,
     steps: int,
     lengths: Lengths | None,
-    *,
     outputs: int,
     dtype: npt.DTypeLike,
     loss: str,
-    every_step: bool,
 ) -> Array:
-    """Return the target of `loss`: one a row, or one a step and row.
+    """Return the targets of `loss`, one a step of each row.
 
-    For cross_entropy it is int64 labels (rows,) or (rows, steps), else values of `dtype` and one
-    axis more, which may be missing if there is one output. What lies beyond a row's length may be
-    anything.
+    For cross_entropy they are int64 labels (rows, steps), else values of `dtype` and one axis more,
+    which may be missing if there is one output. What lies beyond a row's length may be anything.
     """
-    if not every_step:
-        return as_target(value, rows, outputs, dtype, loss)
     array = as_array(value, "target")
     check_targets(array, rows, steps, outputs, loss)
-    labels = loss == "cross_entropy"
-    if not labels:
-        array = array.reshape(rows, steps, outputs)
-    if loss != "mse":
-        there = np.arange(steps) < (np.full(rows, steps) if lengths is None else lengths)[:, None]
-        there = there if labels else there[..., None]
-        inside = (
-            (array >= 0) & (array < outputs)
-            if labels
-            else (array >= 0) & (array <= 1) | np.isnan(array)
+    if loss == "cross_entropy":
+        _check_inside(
+            array, (array >= 0) & (array < outputs), lengths, f"labels from 0 to {outputs - 1}"
         )
-        wrong = there & ~inside
-        if wrong.any():
-            place = tuple(int(n) for n in np.argwhere(wrong)[0])
-            wanted = f"labels from 0 to {outputs - 1}" if labels else f"in [0, 1] for {loss}"
-            where = ", ".join(map(str, place))
-            raise ValueError(f"target must be {wanted}, but target[{where}] is {array[place]}")
-    return np.ascontiguousarray(array, np.int64) if labels else cast(array, dtype)
+        return np.ascontiguousarray(array, np.int64)
+    array = array.reshape(rows, steps, outputs)
+    if loss == "binary_cross_entropy":
+        inside = (array >= 0) & (array <= 1) | np.isnan(array)
+        _check_inside(array, inside, lengths, f"in [0, 1] for {loss}")
+    return cast(array, dtype)
+
+
+def _check_inside(
+    array: Array, inside: npt.NDArray[np.bool_], lengths: Lengths | None, wanted: str
+) -> None:
+    """Check that targets (B, T, …) are inside a range, where a row has that step."""
+    if inside.all():
+        return
+    if lengths is not None:
+        beyond = np.arange(array.shape[1]) >= lengths[:, None]
+        inside |= beyond.reshape(*beyond.shape, *[1] * (array.ndim - 2))
+    if not inside.all():
+        place = tuple(int(n) for n in np.argwhere(~inside)[0])
+        where = ", ".join(map(str, place))
+        raise ValueError(f"target must be {wanted}, but target[{where}] is {array[place]}")
 
 
 def check_targets(array: Array, rows: int, steps: int, outputs: int, loss: str) -> None:
@@ -141,7 +143,9 @@ def check_targets(array: Array, rows: int, steps: int, outputs: int, loss: str) 
             raise TypeError(f"target must be integer labels for cross_entropy, not {array.dtype}")
         wanted: tuple[tuple[int, ...], ...] = ((rows, steps),)
     else:
-        wanted = ((rows, steps, outputs), (rows, steps)) if outputs == 1 else ((rows, steps, outputs),)
+        wanted = (
+            ((rows, steps, outputs), (rows, steps)) if outputs == 1 else ((rows, steps, outputs),)
+        )
     if array.shape not in wanted:
         raise ValueError(f"target must have shape {wanted[0]} for {loss}, not {array.shape}")
 

@@ -185,7 +185,9 @@ def truncation(
     return _Windows(network, x, target, lengths, state, scheme, every).result(tolerance)
 
 
-def _of_layers(network: MLP, x: npt.ArrayLike, target: npt.ArrayLike, tolerance: float) -> Truncation:
+def _of_layers(
+    network: MLP, x: npt.ArrayLike, target: npt.ArrayLike, tolerance: float
+) -> Truncation:
     network.backward(x, target)
     depth, gain = network.depth, network.flow.gain_log2
     full = _copied(network.gradients)

@@ -52,6 +52,7 @@ from vegrad.theory.recurrent_initializers import (
     RECURRENT_INITIALIZERS,
     draw_recurrent_parameters,
 )
+from vegrad.theory.steady import steadied
 from vegrad.theory.truncation import truncation_error, truncation_window
 
 __all__ = [
@@ -93,6 +94,7 @@ __all__ = [
     "second_moment",
     "sensitivity",
     "sigma_w",
+    "steadied",
     "tied_gain",
     "truncation_error",
     "truncation_window",
