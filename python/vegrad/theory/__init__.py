@@ -43,19 +43,17 @@ from vegrad.theory.recurrent import (
     expected_lyapunov,
     gate_bias,
     gate_time_scale,
-    limiting_truncation_error,
     reach,
     recurrent_fixed_point,
     recurrent_gain,
     sensitivity,
-    truncation_window,
 )
 from vegrad.theory.recurrent_initializers import (
     RECURRENT_INITIALIZERS,
     draw_recurrent_parameters,
 )
 from vegrad.theory.steady import steadied
-from vegrad.theory.truncation import truncation_error
+from vegrad.theory.truncation import truncation_error, truncation_window
 
 __all__ = [
     "FAMILIES",
@@ -86,7 +84,6 @@ __all__ = [
     "gate_bias",
     "gate_time_scale",
     "gradient_log_moments",
-    "limiting_truncation_error",
     "lyapunov_exponents",
     "mean",
     "mean_gain_log2",
