@@ -10,6 +10,7 @@ _Array = npt.NDArray[Any]
 
 __version__: str
 ACTIVATIONS: tuple[str, ...]
+CELLS: tuple[str, ...]
 KEPT: tuple[str, ...]
 LOSSES: tuple[str, ...]
 NORMS: tuple[str, ...]
