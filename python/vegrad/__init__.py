@@ -23,6 +23,7 @@ from vegrad.optim import SGD, Adam, AdamW, Lion
 
 __all__ = [
     "MLP",
+    "RNN",
     "SGD",
     "Adam",
     "AdamW",
@@ -40,6 +41,7 @@ __all__ = [
     "NonFiniteGradientError",
     "Proof",
     "Statistics",
+    "TimeFlow",
     "__version__",
     "adaptive_clip_",
     "clip_by_block_rms_",
@@ -72,7 +74,9 @@ _LATER = {
     "Flow": "vegrad.flow.flow",
     "History": "vegrad.diagnosis.history",
     "MLP": "vegrad.networks.mlp",
+    "RNN": "vegrad.networks.rnn",
     "Proof": "vegrad.treatment.outcome",
+    "TimeFlow": "vegrad.flow.time_flow",
     "cure": "vegrad.networks.treatment",
     "diagnose": "vegrad.networks.diagnosis",
     "diagnose_gradients": "vegrad.recordings",

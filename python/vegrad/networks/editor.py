@@ -96,8 +96,8 @@ class NetworkEditor(Editor):
                 self._each(names, f"*= {factor!r}", rows)
             case Zero(names, rows):
                 self._each(names, "= 0.0", rows)
-            case Shift(names, amount):
-                self._each(names, f"+= {amount!r}")
+            case Shift(names, amount, rows):
+                self._each(names, f"+= {amount!r}", rows)
             case Redraw(names):
                 self._run(f"fresh = {written(self._with_seed())}")
                 self._each(names, "= fresh.parameters[{name}]")

@@ -13,6 +13,7 @@ from vegrad.clipping import NonFiniteGradientError
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.networks.editor import Times
 from vegrad.networks.mlp import MLP
+from vegrad.networks.rows import Rows
 from vegrad.networks.training import Run
 from vegrad.optim import Optimizer
 from vegrad.treatment.data import ArrayData
@@ -39,7 +40,7 @@ class NetworkTrainer:
         # Of the mean square, where the targets were scaled; their own history is in other units.
         self._unit = 1.0 if data.units is None else data.units[1] ** 2
         own = history if data.units is None else History()
-        self._run = Run(network, optimizer, own, data.x, data.target, batch_size, gauge_every)
+        self._run = Run(network, optimizer, own, Rows(data.x, data.target), batch_size, gauge_every)
 
     def advance(self, order: Array) -> str:
         """Take a step on each batch of rows; return why it cannot go on, "" if it can."""
