@@ -164,23 +164,32 @@ class MLP(Network):
         assert loss is not None
         return loss
 
-    def backward(self, x: Any, target: Any, *, flow: bool = True) -> float:
+    def backward(
+        self, x: Any, target: Any, *, flow: bool = True, truncation: int | None = None
+    ) -> float:
         """Run one forward and backward pass; return the loss and fill `.gradients` and `.flow`.
 
         Args:
             x: (B, I), B from 1 to 2^30.
             target: (B, O), or (B,) when O = 1; for cross_entropy integer labels (B,).
             flow: False leaves the statistics of the flow out.
+            truncation: K ends the pass after the K topmost layers, and saves the work below. These
+                layers get the gradients of a full pass, those below exactly 0; there is no flow.
+                None, or the number of layers and more, for a full pass. `vegrad.truncation` tells
+                what K loses.
 
         Raises:
             TypeError, ValueError: before anything is written, if x or target does not fit. NaN and
                 inf are no errors here: they propagate to the loss, the gradients and the flow.
         """
-        loss = self._core.backward(x, target, flow)
+        layers = self.depth
+        if truncation is not None:
+            layers = min(as_count("truncation", truncation, 1), layers)
+        loss = self._core.backward(x, target, flow, layers)
         if loss is None:
-            loss = self._core.backward(*self.checked(x, target), flow)
+            loss = self._core.backward(*self.checked(x, target), flow, layers)
         assert loss is not None
-        self.note_pass(flow=flow)
+        self.note_pass(flow=flow and layers == self.depth)
         return loss
 
     def workspace_bytes(self, batch: int) -> int:

@@ -106,10 +106,13 @@ class Network:
         """The gradient flow that the last `backward` measured.
 
         Raises:
-            RuntimeError: if there was no `backward` yet, or the last one had `flow=False`.
+            RuntimeError: if there was no `backward` yet, or the last one had `flow=False` or was
+                truncated.
         """
         if not self._measured:
-            raise RuntimeError("no flow yet: call backward(x, target) first, with flow=True")
+            raise RuntimeError(
+                "no flow yet: call backward(x, target) first, with flow=True and no truncation"
+            )
         if self._flow is None:
             self._flow = self._new_flow()
         return self._flow

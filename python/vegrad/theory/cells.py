@@ -171,10 +171,11 @@ class Run:
         An element is where its derivative is below 5 % of the largest; none of relu's are.
         """
         shares = []
-        for name, gate in self.gates.items():
+        for place, name in enumerate(GATES[self.cell]):
             largest = 1.0 if self.cell in ("tanh", "relu") or name in ("cell", "new") else 0.25
             low = 0.0 if self.cell == "relu" else SATURATED * largest
-            shares.append(np.mean(gate.slope < low, axis=(1, 2, 3)))
+            slopes = (step.gates[place].slope for step in self.steps)
+            shares.append(np.mean([np.mean(one < low, axis=(1, 2)) for one in slopes], axis=0))
         return np.asarray(np.mean(shares, axis=0))
 
     @property
@@ -183,6 +184,11 @@ class Run:
         if self.cell not in CARRY:
             return np.full((len(self.start.h), self.weights["hh"].shape[-1]), np.nan)
         return np.asarray(self.gates[CARRY[self.cell]].value.mean((1, 2)))
+
+    def after(self, steps: int) -> Run:
+        """Return the run without its first steps, in which a state of zeros settles."""
+        start = self.steps[steps - 1] if steps else self.start
+        return Run(self.cell, self.weights, start, self.steps[steps:])
 
     def back(self, last: FloatArray | None = None) -> Back:
         """Carry a gradient at the last output back through all steps.
