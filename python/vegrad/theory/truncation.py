@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from math import ceil, expm1, inf, log, sqrt
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray, as_count, as_limit
+
+IntArray: TypeAlias = npt.NDArray[np.integer]
 
 
 def truncation_error(gain: float, steps: int, window: int, every: int | None = None) -> float:
@@ -48,19 +52,19 @@ def truncation_error(gain: float, steps: int, window: int, every: int | None = N
     return sqrt(float(lost.sum()) / float(all_of_it.sum()))
 
 
-def _squares(growth: float, first: np.ndarray, end: np.ndarray) -> FloatArray:
+def _squares(growth: float, first: IntArray, end: IntArray) -> FloatArray:
     """Return Σ exp(growth·j) of j from `first` to below `end`; if growth > 0, over exp(growth·T).
 
     An empty sum is 0.
     """
     count = end - first
     if growth == -inf:
-        return (first == 0).astype(float)
+        return np.asarray(first == 0, np.float64)
     if growth == 0:
-        return count.astype(float)
+        return np.asarray(count, np.float64)
     largest = first if growth < 0 else end - 1 - end.max()
     sums: FloatArray = np.exp(growth * largest) * np.expm1(-abs(growth) * count)
-    return sums / np.expm1(-abs(growth))
+    return np.asarray(sums / np.expm1(-abs(growth)))
 
 
 def truncation_window(gain: float, error: float, scheme: str = "sliding") -> float:
