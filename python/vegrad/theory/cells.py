@@ -185,6 +185,11 @@ class Run:
             return np.full((len(self.start.h), self.weights["hh"].shape[-1]), np.nan)
         return np.asarray(self.gates[CARRY[self.cell]].value.mean((1, 2)))
 
+    def after(self, steps: int) -> Run:
+        """Return the run without its first steps, in which a state of zeros settles."""
+        start = self.steps[steps - 1] if steps else self.start
+        return Run(self.cell, self.weights, start, self.steps[steps:])
+
     def back(self, last: FloatArray | None = None) -> Back:
         """Carry a gradient at the last output back through all steps.
 
