@@ -40,8 +40,10 @@ __all__ = [
     "Measurement",
     "NonFiniteGradientError",
     "Proof",
+    "RandomTruncation",
     "Statistics",
     "TimeFlow",
+    "Truncation",
     "__version__",
     "adaptive_clip_",
     "clip_by_block_rms_",
@@ -62,6 +64,7 @@ __all__ = [
     "optim",
     "set_num_threads",
     "theory",
+    "truncation",
 ]
 
 _LATER = {
@@ -76,12 +79,15 @@ _LATER = {
     "MLP": "vegrad.networks.mlp",
     "RNN": "vegrad.networks.rnn",
     "Proof": "vegrad.treatment.outcome",
-    "TimeFlow": "vegrad.flow.time_flow",
+    "RandomTruncation": "vegrad.networks.random_truncation",
+    "Truncation": "vegrad.networks.truncation",
+    "TimeFlow": "vegrad.networks.time_flow",
     "cure": "vegrad.networks.treatment",
     "diagnose": "vegrad.networks.diagnosis",
     "diagnose_gradients": "vegrad.recordings",
     "diagnose_history": "vegrad.recordings",
     "lsuv_": "vegrad.networks.lsuv",
+    "truncation": "vegrad.networks.truncation",
 }
 
 

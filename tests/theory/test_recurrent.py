@@ -193,6 +193,9 @@ def test_sensitivity() -> None:
         assert found == pytest.approx(row, rel=4e-4)
 
 
+LONG = 200_000  # steps, beside which the ends of a sequence do not count
+
+
 def test_truncation() -> None:
     rows = (
         (0.7015, 4, 0.242, 0.478),
@@ -203,19 +206,22 @@ def test_truncation() -> None:
         (0.8647, 32, 0.0095, 0.304),
     )
     for gain, window, sliding, chunked in rows:
-        assert theory.truncation_error(gain, window) == pytest.approx(sliding, abs=6e-4)
-        found = theory.truncation_error(gain, window, "chunked")
+        found = theory.truncation_error(gain, LONG, window, 1)
+        assert found == pytest.approx(sliding, abs=6e-4)
+        found = theory.truncation_error(gain, LONG, window, window)
         assert found == pytest.approx(chunked, abs=6e-4)
-    assert theory.truncation_error(0.865, 35, "chunked") == pytest.approx(0.29, abs=0.005)
-    assert theory.truncation_error(0.95, 35, "chunked") == pytest.approx(0.51, abs=0.005)
-    assert theory.truncation_window(0.865, 0.1) == 16
-    assert theory.truncation_window(0.865, 0.1, "chunked") == 298
+    assert theory.truncation_error(0.865, LONG, 35, 35) == pytest.approx(0.29, abs=0.005)
+    assert theory.truncation_error(0.95, LONG, 35, 35) == pytest.approx(0.51, abs=0.005)
+    assert theory.truncation_window(0.8647, 0.1) == 16
+    assert theory.truncation_window(0.8647, 0.1, "chunked") == 297
     for scheme in ("sliding", "chunked"):
         assert theory.truncation_window(1.0, 0.1, scheme) == inf
-        assert theory.truncation_error(1.1, 50, scheme) == 1.0
+        assert theory.truncation_window(0.0, 0.1, scheme) == 1
+        assert theory.truncation_window(0.3, 0.4, scheme) == 1
         k = int(theory.truncation_window(0.9, 0.2, scheme))
-        assert theory.truncation_error(0.9, k, scheme) <= 0.2
-        assert theory.truncation_error(0.9, k - 1, scheme) > 0.2
+        ends = [1 if scheme == "sliding" else one for one in (k, k - 1)]
+        assert theory.truncation_error(0.9, LONG, k, ends[0]) <= 0.2
+        assert theory.truncation_error(0.9, LONG, k - 1, ends[1]) > 0.2
 
 
 @pytest.mark.parametrize(
@@ -223,9 +229,8 @@ def test_truncation() -> None:
     [
         (lambda: theory.recurrent_gain("lstm", 1.0, 0.1), "tanh or relu"),
         (lambda: theory.recurrent_gain("tanh", 1.0, -0.1), "q_in must be finite and positive"),
-        (lambda: theory.truncation_error(0.5, 0), "window must be at least 1"),
-        (lambda: theory.truncation_error(0.5, 3, "both"), "scheme must be"),
-        (lambda: theory.truncation_window(0.5, 1.0), "error must be below 1"),
+        (lambda: theory.truncation_window(0.5, 0.1, "both"), "scheme must be"),
+        (lambda: theory.truncation_window(0.5, 1.0), "error must be above 0 and below 1"),
         (lambda: theory.sensitivity(1.0), "decay must be below 1"),
         (lambda: theory.chrono_memory(1.0, 3), "at least 2 steps"),
         (lambda: theory.expected_recurrence("LSTM", {}), "cell must be one of"),

@@ -42,6 +42,20 @@ class TimeFlow:
     """Mean of the carrying gate over rows and steps: f of an LSTM, z of a GRU; else nan (L, H)."""
     every_step: bool = False
     """True if the loss enters at each step, which hides the decay of δ from step to step."""
+    through_cell: bool = False
+    """True of an LSTM, whose cell state carries a gradient on that δ does not show."""
+
+    @property
+    def passed_log2(self) -> FloatArray:
+        """log2 of what a step passes on of a gradient that came from later ones (L, T).
+
+        The gain, but for an LSTM whose loss enters at each step: δ_t is then mostly that of the
+        step's own loss, while what came before is in κ_t, of which the parts add up.
+        """
+        if not (self.through_cell and self.every_step):
+            return self.gain_log2
+        with np.errstate(invalid="ignore"):  # nan where a part was not measured
+            return np.asarray(np.logaddexp2(self.carry_log2, self.matrix_log2), np.float64)
 
     @property
     def reach(self) -> FloatArray:
@@ -57,12 +71,11 @@ class TimeFlow:
     def time_scales(self) -> FloatArray:
         """Steps over which each unit keeps what it holds, -1/ln(carry_mean) (L, H)."""
         with np.errstate(divide="ignore"):
-            return -1.0 / np.log(self.carry_mean)
+            return 1.0 / np.abs(np.log(self.carry_mean))
 
     def _reach(self, layer: int) -> float:
-        gains = self.gain_log2[
-            layer, :0:-1
-        ]  # from the last step back; what leaves step 0 is left out
+        # From the last step back; what leaves step 0 is left out.
+        gains = self.passed_log2[layer, :0:-1]
         measured = np.isnan(gains)
         gains = gains[: int(measured.argmax()) if measured.any() else None]
         if not len(gains):

@@ -12,7 +12,6 @@ from vegrad._core import Recurrent
 from vegrad.arrays.checks import Array, FloatArray, as_count, as_number, as_target
 from vegrad.arrays.measurement import norms
 from vegrad.flow.finding import Finding
-from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks import sequences
 from vegrad.networks.network import Config, Network, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_reading import judge_data
@@ -21,6 +20,7 @@ from vegrad.networks.recurrent_training import fit
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.sequence_rows import SequenceRows, Shape, flat
 from vegrad.networks.sequences import Cuts, Lengths, State, Truncation, window_of
+from vegrad.networks.time_flow import TimeFlow
 from vegrad.theory.cells import GATES
 from vegrad.theory.recurrent_initializers import draw_recurrent_parameters
 
@@ -226,7 +226,8 @@ class RNN(Network):
         return cast(TimeFlow, super().flow)
 
     def _new_flow(self) -> TimeFlow:
-        return TimeFlow(**self._core.flow(), every_step=self._every_step)
+        cell = self.config["cell"] == "lstm"
+        return TimeFlow(**self._core.flow(), every_step=self._every_step, through_cell=cell)
 
     def workspace_bytes(self, batch: int, steps: int, window: int | None = None) -> int:
         """Return the bytes that the network keeps between calls once trained on such a batch.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, sqrt
 from os import PathLike
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from vegrad.arrays.checks import Array, FloatArray, as_count, as_fraction
 from vegrad.arrays.files import plain
 from vegrad.flow.wording import exp2
 from vegrad.networks.mlp import MLP
+from vegrad.networks.rnn import RNN
 from vegrad.reports.picture import Figure, keep
 from vegrad.reports.truncation import draw, summary, text
 from vegrad.theory.truncation import truncation_error
@@ -95,40 +97,11 @@ class Truncation:
     def to_dict(self) -> dict[str, object]:
         """Return plain lists, numbers and names for JSON; nan is None."""
         errors = {name: column.tolist() for name, column in vars(self.errors).items()}
-        result = dict(vars(self)) | {"errors": errors, "parts": dict(self.parts)}
-        found: dict[str, object] = plain(result | {"summary": self.summary})
-        return found
+        result = vars(self) | {"errors": errors, "summary": self.summary}
+        return {name: plain(entry) for name, entry in result.items()}
 
 
 # Measurements ----------------------------------------------------------------------------------
-
-
-class Recurrent(Protocol):
-    """A recurrent network, as far as its truncation needs it."""
-
-    config: dict[str, object]
-
-    @property
-    def gradients(self) -> Mapping[str, Array]:
-        """The gradients of the last pass."""
-
-    @property
-    def flow(self) -> TimeGains:
-        """The flow of the last full pass."""
-
-    def backward(
-        self, x: object, target: object, *, lengths: object, state: object,
-        truncation: Window | None,
-    ) -> float:  # fmt: skip
-        """Run a pass, which goes back no farther than the truncation says."""
-
-
-class TimeGains(Protocol):
-    """The gains of each layer and step."""
-
-    @property
-    def gain_log2(self) -> FloatArray:
-        """log2 of the gain (L, T)."""
 
 
 class Measured(NamedTuple):
@@ -140,7 +113,7 @@ class Measured(NamedTuple):
 
 
 def truncation(
-    network: MLP | Recurrent,
+    network: MLP | RNN,
     x: npt.ArrayLike,
     target: npt.ArrayLike,
     tolerance: float = 0.1,
@@ -182,6 +155,8 @@ def truncation(
         if lengths is not None or state is not None or every is not None:
             raise TypeError("lengths, state and every are for recurrent networks only")
         return _of_layers(network, x, target, tolerance)
+    if not isinstance(network, RNN):
+        raise TypeError(f"network must be a vegrad.RNN or MLP, not {type(network).__name__}")
     return _Windows(network, x, target, lengths, state, scheme, every).result(tolerance)
 
 
@@ -191,15 +166,16 @@ def _of_layers(
     network.backward(x, target)
     depth, gain = network.depth, network.flow.gain_log2
     full = _copied(network.gradients)
-    largest = _checked(full)
-    squares = [float(sum(np.sum((full[f"layers.{layer}.{part}"] / largest) ** 2)
-                         for part in ("weight", "bias"))) for layer in range(depth)]  # fmt: skip
+    largest, layer_of = _checked(full), {name: int(name.split(".")[1]) for name in full}
+    squares = np.zeros(depth)
+    for name, gradient in full.items():
+        squares[layer_of[name]] += _square(gradient / largest)
     lost = np.cumsum([0.0, *squares])
     measured = {}
     for window in range(1, depth + 1):
-        error = sqrt(lost[depth - window] / lost[-1])
-        parts = {name: float(int(name.split(".")[1]) < depth - window)
-                 for name, array in full.items() if array.any()}  # fmt: skip
+        cut = depth - window
+        error = sqrt(lost[cut] / lost[-1])
+        parts = {name: float(layer_of[name] < cut) for name, array in full.items() if array.any()}
         measured[window] = Measured(error, sqrt(max(0.0, 1 - error**2)), parts)
     window = next(window for window in measured if measured[window].error <= tolerance)
     return _result("layers", depth, "layers", tolerance, window, _gain(gain), measured, lambda _: 1)
@@ -209,18 +185,19 @@ class _Windows:
     """Truncated passes of a recurrent network on one batch."""
 
     def __init__(
-        self, network: Recurrent, x: npt.ArrayLike, target: npt.ArrayLike, lengths: object,
+        self, network: RNN, x: npt.ArrayLike, target: npt.ArrayLike, lengths: object,
         state: object, scheme: str, every: int | None,
     ) -> None:  # fmt: skip
-        self._pass = (network, x, target, {"lengths": lengths, "state": state})
+        self._network = network
+        self._backward = partial(network.backward, x, target, lengths=lengths, state=state)
         self._scheme = "last" if network.config["targets"] == "last" else scheme
         if every is not None and self._scheme != "sliding":
             raise ValueError('every goes with scheme="sliding" and losses at every step')
         self._every = None if every is None else as_count("every", every, 1)
         self._full = self._gradients(None)
-        self._gain = _gain(network.flow.gain_log2)
+        self._gain = _gain(network.flow.passed_log2)
         self._largest = _checked(self._full)
-        self._steps = int(network.flow.gain_log2.shape[1])
+        self._steps = int(network.flow.passed_log2.shape[1])
         if self._every is not None and self._every > self._steps:
             raise ValueError(f"every must be at most {self._steps} steps, not {every}")
         self._measured = {self._steps: Measured(0.0, 1.0, dict.fromkeys(self._full, 0.0))}
@@ -228,8 +205,7 @@ class _Windows:
     def result(self, tolerance: float) -> Truncation:
         """Measure windows until the smallest is found."""
         window = self._search(tolerance)
-        network, x, target, options = self._pass
-        network.backward(x, target, truncation=None, **options)
+        self._backward()
         measured = dict(sorted(self._measured.items()))
         return _result("steps", self._steps, self._scheme, tolerance, window, self._gain, measured,
                        self._every_of)  # fmt: skip
@@ -280,9 +256,8 @@ class _Windows:
         return found
 
     def _gradients(self, window: Window | None) -> dict[str, FloatArray]:
-        network, x, target, options = self._pass
-        network.backward(x, target, truncation=window, **options)
-        return _copied(network.gradients)
+        self._backward(truncation=window)
+        return _copied(self._network.gradients)
 
 
 def _result(

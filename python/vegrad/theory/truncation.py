@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, log, sqrt
+from math import ceil, expm1, inf, log, sqrt
 
 import numpy as np
 
@@ -61,3 +61,41 @@ def _squares(growth: float, first: np.ndarray, end: np.ndarray) -> FloatArray:
     largest = first if growth < 0 else end - 1 - end.max()
     sums: FloatArray = np.exp(growth * largest) * np.expm1(-abs(growth) * count)
     return sums / np.expm1(-abs(growth))
+
+
+def truncation_window(gain: float, error: float, scheme: str = "sliding") -> float:
+    """Return the smallest window whose error is at most `error`, of a sequence that has no end.
+
+    It is for losses at every step. With windows of k2 steps every k1, every loss goes back at least
+    k2 - k1 + 1 steps: k2 is the sliding window and k1 - 1 more.
+
+    Args:
+        gain: the factor by which a step back changes the size of the gradient.
+        error: relative, as in `truncation_error`.
+        scheme: "sliding" (every loss goes back K steps, error gain^K) or "chunked" (K steps
+            forward, K back, error √(χ(1 - χ^K)/(K(1 - χ))), which falls as 1/√K only).
+
+    Returns:
+        The number of steps, a whole number; inf if the gain is 1 or more, where none is enough.
+
+    Raises:
+        TypeError, ValueError: error is not between 0 and 1; another scheme; a negative gain.
+    """
+    gain, error = as_limit("gain", gain), as_limit("error", error)
+    if not 0 < error < 1:
+        raise ValueError(f"error must be above 0 and below 1, not {error}")
+    if scheme not in ("sliding", "chunked"):
+        raise ValueError(f"scheme must be sliding or chunked, not {scheme!r}")
+    if gain >= 1.0:
+        return inf
+    if gain <= error:
+        return 1.0
+    if scheme == "sliding":
+        return float(ceil(log(error) / log(gain) - 1e-12))
+    chi = gain * gain
+    low, high = 1, ceil(chi / ((1.0 - chi) * error**2))  # enough, as 1 - χ^K is below 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = chi * -expm1(middle * log(chi)) <= error**2 * middle * (1.0 - chi)
+        low, high = (low, middle) if enough else (middle, high)
+    return float(high)
