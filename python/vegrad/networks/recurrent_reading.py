@@ -52,6 +52,7 @@ def nonfinite_data(name: str, batch: Batch) -> NonFiniteData | None:
         NonFiniteValue((number, *rest), float(values[(row, *rest)]), int(bad.sum())),
         rows=int(bad.reshape(len(bad), -1).any(axis=1).sum()),
         of=len(values),
+        steps=values.ndim == batch.x.ndim,
     )
 
 
