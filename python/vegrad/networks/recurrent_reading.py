@@ -11,7 +11,7 @@ import numpy as np
 from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norms
 from vegrad.diagnosis.judge import judge
-from vegrad.flow.data import NonFiniteData, NonFiniteValue
+from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue
 from vegrad.flow.finding import Finding
 from vegrad.flow.lags import Lags
 from vegrad.flow.reading import Operation, Parameter, Reading
@@ -52,6 +52,7 @@ def nonfinite_data(name: str, batch: Batch) -> NonFiniteData | None:
         NonFiniteValue((number, *rest), float(values[(row, *rest)]), int(bad.sum())),
         rows=int(bad.reshape(len(bad), -1).any(axis=1).sum()),
         of=len(values),
+        steps=values.ndim == batch.x.ndim,
     )
 
 
@@ -78,7 +79,7 @@ def read(network: RNN, x: object, target: object, lengths: object, seed: int) ->
     loss = network.backward(batch.x, batch.target, lengths=batch.lengths)
     operations = _operations(network)
     outputs, wanted = network.compared(batch)
-    compared = ()
+    compared: tuple[Compared, ...] = ()
     if np.isfinite(outputs).all():
         compared = (compared_outputs(outputs, wanted, loss, config, len(operations) - 2),)
     one_a_row = config["targets"] == "last" and batch.lengths is None

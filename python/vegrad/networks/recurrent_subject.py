@@ -104,7 +104,8 @@ class RecurrentSubject(NetworkSubject):
         return super().apply(edit, rows)
 
     def _editor(self, rows: Array | None) -> RecurrentEditor:
-        return RecurrentEditor(self.network, self.data.x, rows, self.seed)
+        network: Any = self.network
+        return RecurrentEditor(network, self.data.x, rows, self.seed)
 
     def rows(self) -> Any:
         """Return the data as a training takes them."""

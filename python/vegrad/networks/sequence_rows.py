@@ -91,8 +91,8 @@ class SequenceRows(Rows):
                 f"truncation goes with one array for x; it comes in {len(x)} windows already"
             )
         edges, rows = [0], 0
-        for number, one in enumerate(x):
-            part = as_array(one, f"x[{number}]")
+        for number in range(len(x)):
+            part = as_array(x[number], f"x[{number}]")
             sequences.check_sequences(part, self.shape.inputs, f"x[{number}]")
             rows = rows or len(part)
             if len(part) != rows:
