@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
-from typing import TYPE_CHECKING
 
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.history import History
+from vegrad.networks.sequence_network import SequenceNetwork
 from vegrad.networks.sequences import Truncation
 from vegrad.networks.training import Callback, Options, train
 from vegrad.optim import Optimizer
 
-if TYPE_CHECKING:
-    from vegrad.networks.rnn import RNN
-
 
 def fit(
-    network: RNN,
+    network: SequenceNetwork,
     x: object,
     target: object,
     *,

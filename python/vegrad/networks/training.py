@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,12 @@ from vegrad.diagnosis.alarms import Alarms, OnFinding, checked_way
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
+from vegrad.networks.layered import LayeredNetwork
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.watch import Watch
 from vegrad.optim import Optimizer
-
-if TYPE_CHECKING:
-    from vegrad.networks.mlp import MLP
 
 Callback = Callable[[Any, History], object]
 
@@ -33,7 +31,7 @@ RECORD = 8  # the numbers that the core's Trainer writes down of a step
 
 
 def fit(
-    network: MLP,
+    network: LayeredNetwork,
     x: Any,
     target: Any,
     *,
