@@ -20,8 +20,8 @@ Rows of unequal length begin together, or end together where only their last ste
 row that is not there at a step keeps its state, and the gradient for it.
 
 A window (k1, k2) ends at steps k1, 2 k1, … and T; the losses of the steps that are new in it go
-back to its first step, k2 - k1 before the first that is new: chunks for k1 = k2, also where the last
-one is shorter. Where only the last step has a loss there is one window.
+back to its first step, k2 before its end; for k1 = k2 these are chunks, of which the last may be
+shorter. Where only the last step has a loss there is one window.
 
 All values are `Scaled`, so that sequences of any length and gain are right; see reference.py for
 what is exact. x is finite where there are rows; beyond them it may be anything.
@@ -68,6 +68,8 @@ class Pass:
     state_gradients: tuple[list[Scaled], ...]
     """∂loss/∂ of the initial h, or h and c, of each layer (B, H)."""
     flow: dict[str, np.ndarray]
+    pre_activations: list[Scaled]
+    """Of tanh and relu, at each step and layer."""
 
 
 def run(
@@ -110,6 +112,7 @@ def run(
         way.gradients | losses.gradients,
         way.at_start,
         flow.arrays,
+        [step.z[0] for steps in network.steps for step in steps],
     )
 
 
@@ -121,8 +124,8 @@ def windows(T: int, targets: str, window: tuple[int, int] | None) -> list[tuple[
     if targets == "last":
         return [(max(T - k2, 0), T, T - 1)]
     ends = [*range(k1, T, k1), T]
-    begins = [0, *ends[:-1]]
-    return [(max(new - (k2 - k1), 0), end, new) for end, new in zip(ends, begins, strict=True)]
+    found = zip(ends, [0, *ends[:-1]], strict=True)
+    return [(max(end - k2, 0) if k2 > k1 else new, end, new) for end, new in found]
 
 
 class Rows:
@@ -150,6 +153,13 @@ class Rows:
 
     def only(self, t: int, values: Scaled) -> Scaled:
         return Scaled(np.where(self.there[t][:, None], values.mantissa, 0.0), values.exponent)
+
+    def in_both(self, t: int) -> np.ndarray:
+        """The rows of step t that are there at the step before it, too, if there is one."""
+        return self.there[t] & (self.there[t - 1] if t else True)
+
+    def only_both(self, t: int, values: Scaled) -> Scaled:
+        return Scaled(np.where(self.in_both(t)[:, None], values.mantissa, 0.0), values.exponent)
 
 
 class Unrolled:
@@ -296,7 +306,10 @@ class Way:
 
 
 class Flow:
-    """The fields of `vegrad.TimeFlow`; a step that several windows go through has the last's."""
+    """The fields of `vegrad.TimeFlow`; a step that several windows go through has the last's.
+
+    Gains are of the rows that are there at both steps.
+    """
 
     def __init__(self, L: int, T: int, H: int) -> None:
         names = ("delta", "gain", "carry", "matrix", "hidden")
@@ -316,18 +329,20 @@ class Flow:
     ) -> None:
         if not rows.there[t].any():
             return
+        to, count = self.arrays, rows.there[t].sum() * delta.mantissa.shape[1]
+        to["delta_log2"][layer, t] = log2_norm(rows.only(t, delta)) - 0.5 * math.log2(count)
+        if not rows.in_both(t).any():
+            return
         delta, passed, matrix, carried = (
-            rows.only(t, s) for s in (delta, passed, matrix, found.carried)
+            rows.only_both(t, s) for s in (delta, passed, matrix, found.carried)
         )
-        size, to = log2_norm(delta), self.arrays
-        count = rows.there[t].sum() * delta.mantissa.shape[1]
-        to["delta_log2"][layer, t] = size - 0.5 * math.log2(count)
         to["gain_log2"][layer, t] = ratio(passed, delta)
+        gru = len(found.state.mantissa[0]) > len(delta.mantissa[0])
         if found.kappa is not None:  # the matrix part is measured one step on
-            self.kappas[layer, t] = rows.only(t, found.kappa)
+            self.kappas[layer, t] = rows.only_both(t, found.kappa)
             to["carry_log2"][layer, t] = ratio(carried, self.kappas[layer, t])
         else:
-            to["carry_log2"][layer, t] = ratio(carried, delta)
+            to["carry_log2"][layer, t] = ratio(carried, delta) if gru else -math.inf
             to["matrix_log2"][layer, t] = ratio(matrix, delta)
 
     def matrix_part(

@@ -18,6 +18,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   vegrad::register_kernels(module);
   vegrad::register_network(module);
   vegrad::register_recurrent(module);
+  vegrad::register_recurrent_layer(module);
   vegrad::register_clipping(module);
   vegrad::register_optimizer(module);
   vegrad::register_parameters(module);

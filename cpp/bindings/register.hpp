@@ -9,6 +9,7 @@ void register_runtime(pybind11::module_& module);
 void register_kernels(pybind11::module_& module);
 void register_network(pybind11::module_& module);
 void register_recurrent(pybind11::module_& module);
+void register_recurrent_layer(pybind11::module_& module);
 void register_clipping(pybind11::module_& module);
 void register_optimizer(pybind11::module_& module);
 void register_parameters(pybind11::module_& module);

@@ -2,13 +2,11 @@
 #pragma once
 
 #include "kernels/cell_gates.hpp"
+#include "kernels/cell_product.hpp"
 #include "kernels/cell_table.hpp"
-#include "kernels/product.hpp"
 
 namespace vegrad {
 namespace {
-
-constexpr int kMostGates = 4;
 
 // Keeps padding zero, of which a vector of units has some unless it is WHOLE.
 template <class T, bool WHOLE>

@@ -58,10 +58,11 @@ struct RegisterTile {
   bool continued, c_elsewhere;
   const char* fetch;
   std::ptrdiff_t fetch_step;
+  int fetch_lines;  // at most: one a step
 };
 
 template <class T, int ROWS, int VECTORS, bool FETCH>
-VEGRAD_INLINE void accumulate(const RegisterTile<T>& t, Vector<T> (&sum)[ROWS][VECTORS]) {
+VEGRAD_INLINE void accumulate(RegisterTile<T>& t, int k, Vector<T> (&sum)[ROWS][VECTORS]) {
   constexpr int kGroups = (ROWS + 3) / 4;
   const std::ptrdiff_t a_row = t.a_row, a_column = t.a_column, b_row = t.b_row;
   const T* b = t.b;
@@ -69,7 +70,7 @@ VEGRAD_INLINE void accumulate(const RegisterTile<T>& t, Vector<T> (&sum)[ROWS][V
   const T* group[kGroups];
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) group[g] = opaque(t.a + 4 * g * a_row);
-  for (int p = 0; p < t.k; ++p) {
+  for (int p = 0; p < k; ++p) {
     Vector<T> row[VECTORS];
 #pragma GCC unroll 8
     for (int j = 0; j < VECTORS; ++j) row[j] = load<T>(b + j * kLanes<T>);
@@ -87,6 +88,8 @@ VEGRAD_INLINE void accumulate(const RegisterTile<T>& t, Vector<T> (&sum)[ROWS][V
       fetch += t.fetch_step;
     }
   }
+  t.a += k * a_column;
+  t.b = b;
 }
 
 // A running sum is continued from c, so that cutting k into blocks changes no bit.
@@ -96,7 +99,7 @@ VEGRAD_INLINE void accumulate(const RegisterTile<T>& t, Vector<T> (&sum)[ROWS][V
 // beforehand and reload them in the loop, at a tenth of the speed.
 template <class T, int ROWS, int VECTORS>
 void tile(const RegisterTile<T>& tile) {
-  const RegisterTile<T> t = tile;
+  RegisterTile<T> t = tile;
   Vector<T> sum[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; ++i)
@@ -112,10 +115,9 @@ void tile(const RegisterTile<T>& tile) {
       c = opaque(c + t.ldc);
     }
   }
-  if (t.fetch)
-    accumulate<T, ROWS, VECTORS, true>(t, sum);
-  else
-    accumulate<T, ROWS, VECTORS, false>(t, sum);
+  const int fetches = t.fetch ? t.fetch_lines < t.k ? t.fetch_lines : t.k : 0;
+  if (fetches) accumulate<T, ROWS, VECTORS, true>(t, fetches, sum);
+  if (fetches < t.k) accumulate<T, ROWS, VECTORS, false>(t, t.k - fetches, sum);
   c = t.c;
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; ++i) {
@@ -165,6 +167,7 @@ void product(const Product<T>& p) {
   t.ldc = p.ldc;
   t.c_elsewhere = p.c_elsewhere;
   t.fetch_step = p.ahead.step;
+  t.fetch_lines = p.k;
   int k0 = 0;
   for (int block = 0; block < blocks; ++block) {
     t.k = (p.k - k0 + blocks - block - 1) / (blocks - block);

@@ -160,6 +160,35 @@ class Recurrent:
     def flow(self) -> dict[str, npt.NDArray[np.float64]]: ...
     def workspace_bytes(self, batch: int, steps: int, window: int) -> int: ...
 
+class RecurrentLayer:
+    def __init__(self, inputs: int, hidden: int, cell: str, dtype: str) -> None: ...
+
+    # x (B, T, I) or (T, B, I), the output in the same order. Biases may be None, as may what starts
+    # at zero. What is kept owns what the way back needs; it can be gone back through more than once.
+    def forward(
+        self,
+        x: _Array,
+        lengths: npt.NDArray[np.int64] | None,
+        h0: _Array | None,
+        c0: _Array | None,
+        w_ih: _Array,
+        w_hh: _Array,
+        b_ih: _Array | None,
+        b_hh: _Array | None,
+        time_major: bool,
+        reverse: bool,
+        keep: bool,
+    ) -> tuple[_Array, _Array, _Array | None, object]: ...
+    # Of x, h0, c0, w_ih, w_hh, b_ih, b_hh.
+    def backward(
+        self,
+        kept: object,
+        d_out: _Array | None,
+        d_h: _Array | None,
+        d_c: _Array | None,
+        need_dx: bool,
+    ) -> tuple[_Array | None, _Array, _Array | None, _Array, _Array, _Array, _Array]: ...
+
 class Watch:
     on: bool
     plain: bool

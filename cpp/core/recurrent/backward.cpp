@@ -27,7 +27,6 @@ class BackwardRows {
   void run() {
     const int L = shape_.layers;
     if (pass_.request.flow) clear_carry_sums();
-    local_ = pass_.work.local;
     for (int stop = end_; stop > pass_.first; stop -= pass_.chunk) {
       first_ = std::max(pass_.first, stop - pass_.chunk);
       for (int l = L - 1; l >= 0; --l) {
@@ -51,24 +50,25 @@ class BackwardRows {
     if (l < shape_.layers - 1) return true;
     return shape_.outputs ? t >= begin_ && pass_.on_last(t) : true;
   }
-  T* local(int t, int row, std::ptrdiff_t ld) const {
-    return local_ + (std::ptrdiff_t(t - first_) * schedule_.rows() + row) * ld;
+  // Of one leading dimension whatever it holds: each thread has its rows of it.
+  T* local(int t, int row) const {
+    return pass_.work.local +
+           (std::ptrdiff_t(t - first_) * schedule_.rows() + row) * pass_.ld_local();
   }
 
   // The gradient that enters the uppermost layer at the steps of this chunk.
   void enter_above(int stop) {
-    const std::ptrdiff_t ld = pass_.sizes.hidden;
     if (shape_.outputs) {
       int from = std::max(first_, begin_);
       if (!shape_.targets_all) from = std::max(from, schedule_.steps() - 1);
-      if (from < stop) head_backward(pass_, from, stop, rows_, local(from, 0, ld));
+      if (from < stop) head_backward(pass_, from, stop, rows_, local(from, 0));
       return;
     }
     const Request<T>& r = pass_.request;
     const int H = shape_.hidden;
     for (int t = first_; t < stop; ++t)
       for (int i = rows_.begin; i < std::min(rows_.end, schedule_.count(t)); ++i) {
-        T* const to = local(t, i, ld);
+        T* const to = local(t, i);
         if (r.output_gradient.data)
           std::memcpy(to, r.output_gradient.at(schedule_, i, t), H * sizeof(T));
         else
@@ -83,22 +83,21 @@ class BackwardRows {
   void multiply_back_through_input(int l, int stop) {
     const Kernels<T>& kernels = pass_.kernels();
     const int I = shape_.inputs_of(l), H = shape_.hidden;
-    const std::ptrdiff_t ld = pass_.ld_input(l), size = packed_numbers(kernels, H, I);
+    const std::ptrdiff_t size = packed_numbers(kernels, H, I);
     for_rows_of_steps(schedule_, first_, stop, rows_.begin, rows_.end, [&](int t, int rows) {
       const T* const in = pass_.alpha(l, t) + rows_.begin * pass_.sizes.gates;
       for (int g = 0; g < shape_.gates(); ++g)
         packed_product(kernels, rows, I, H, in + slot_of_input(shape_.cell, g) * pass_.sizes.slot,
                        pass_.sizes.gates, pass_.work.layers[l].input_back + g * size,
-                       local(t, rows_.begin, ld), ld, g > 0);
+                       local(t, rows_.begin), pass_.ld_local(), g > 0);
     });
   }
 
   void write_x_gradient(int stop) {
     multiply_back_through_input(0, stop);
-    const std::ptrdiff_t ld = pass_.ld_input(0);
     for (int t = first_; t < stop; ++t)
       for (int i = rows_.begin; i < std::min(rows_.end, schedule_.count(t)); ++i) {
-        T* const row = local(t, i, ld);
+        T* const row = local(t, i);
         multiply_back(row, shape_.inputs, pass_.work.layers[0].exponents[pass_.place(t) + i]);
         std::memcpy(pass_.request.x_gradient.at(schedule_, i, t), row, shape_.inputs * sizeof(T));
       }
@@ -129,8 +128,9 @@ class BackwardRows {
     b.slot = pass_.sizes.slot;
     b.recurrent = m.state_back;
     b.carried = m.carried ? m.carried + at : nullptr;
-    b.ld_local = b.ld = b.ld_before = b.ld_carried = b.ld_delta = ld;
+    b.ld = b.ld_before = b.ld_carried = b.ld_delta = ld;
     b.ld_gates = pass_.sizes.gates;
+    b.ld_local = pass_.ld_local();
     b.delta_squares = scratch_.squares;
     if (t < 0) return b;
     b.gates = pass_.alpha(l, t) + rows.begin * pass_.sizes.gates;
@@ -145,14 +145,13 @@ class BackwardRows {
 
   void call(int l, int t, RowRange rows, bool fresh, double factor) {
     LayerMemory<T>& m = pass_.work.layers[l];
-    const std::ptrdiff_t ld = pass_.sizes.hidden;
     CellBackward<T> b = arguments(l, t, rows);
-    if (enters(l, t)) b.local = local(t, rows.begin, ld);
+    if (enters(l, t)) b.local = local(t, rows.begin);
     const std::int32_t* const of_local =
         l + 1 < shape_.layers ? pass_.work.layers[l + 1].exponents.data() + pass_.place(t)
                               : nullptr;
-    const StepScales<T> scales =
-        scales_of_step(pass_, l, t, rows, fresh, factor, b.local, ld, of_local, scratch_);
+    const StepScales<T> scales = scales_of_step(pass_, l, t, rows, fresh, factor, b.local,
+                                                pass_.ld_local(), of_local, scratch_);
     b.scale = scales.scale;
     b.local_scale = scales.local_scale;
     b.fresh = fresh;
@@ -245,7 +244,6 @@ class BackwardRows {
   const RowRange rows_;
   const int begin_, end_;
   const ThreadScratch<T>& scratch_;
-  T* local_ = nullptr;
   int first_ = 0;  // of the chunk
 };
 

@@ -13,23 +13,23 @@ namespace {
 template <class T>
 class ForwardRows {
  public:
-  ForwardRows(TimePass<T>& pass, RowRange rows, int thread)
-      : pass_(pass),
-        shape_(pass.shape),
-        schedule_(pass.schedule),
-        rows_(rows),
-        scratch_(pass.work.scratch[thread]) {}
+  ForwardRows(TimePass<T>& pass, RowRange rows)
+      : pass_(pass), shape_(pass.shape), schedule_(pass.schedule), rows_(rows) {}
 
   void run(int begin, int end) {
-    for (int l = 0; begin == 0 && l < shape_.layers; ++l) begin_rows(l, -1);
+    const bool anew = pass_.request.x.data;
+    for (int l = 0; anew && begin == 0 && l < shape_.layers; ++l) begin_rows(l, -1);
     for (int t = begin; t < end; t += pass_.chunk) {
       const int stop = std::min(end, t + pass_.chunk);
-      gather(t, stop);
+      if (anew) gather(t, stop);
       for (int l = 0; l < shape_.layers; ++l) {
         multiply_input(l, t, stop);
         for (int step = t; step < stop; ++step) make_step(l, step);
       }
-      if (shape_.outputs) head_forward(pass_, t, stop, rows_, scratch_);
+      if (shape_.outputs)
+        head_forward(pass_, t, stop, rows_);
+      else if (pass_.request.output.data)
+        write_output(t, stop);
     }
   }
 
@@ -60,6 +60,14 @@ class ForwardRows {
       for (int i = rows_.begin; i < rows_.begin + rows_at(t); ++i)
         std::memcpy(pass_.input(0, t) + i * ld, pass_.request.x.at(schedule_, i, t),
                     shape_.inputs * sizeof(T));
+  }
+
+  void write_output(int begin, int end) {
+    const int top = shape_.layers - 1;
+    for (int t = begin; t < end; ++t)
+      for (int i = rows_.begin; i < rows_.begin + rows_at(t); ++i)
+        std::memcpy(pass_.request.output.at(schedule_, i, t),
+                    pass_.h(top, t) + i * pass_.sizes.hidden, shape_.hidden * sizeof(T));
   }
 
   // W x into the gates.
@@ -119,7 +127,6 @@ class ForwardRows {
   const RecurrentShape& shape_;
   const Schedule& schedule_;
   const RowRange rows_;
-  const ThreadScratch<T>& scratch_;
 };
 
 }  // namespace
@@ -127,9 +134,9 @@ class ForwardRows {
 template <class T>
 void forward_steps(TimePass<T>& pass, int begin, int end) {
   const int groups = std::min(pass.threads, pass.schedule.rows());
-  parallel_for(groups, groups, [&](int i, int thread) {
+  parallel_for(groups, groups, [&](int i, int) {
     const RowRange rows{pass.schedule.begin_of(i, groups), pass.schedule.begin_of(i + 1, groups)};
-    if (rows.begin < rows.end) ForwardRows<T>(pass, rows, thread).run(begin, end);
+    if (rows.begin < rows.end) ForwardRows<T>(pass, rows).run(begin, end);
   });
 }
 

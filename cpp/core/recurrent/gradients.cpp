@@ -134,6 +134,7 @@ void add_layer(TimePass<T>& pass, int l, int begin, int end, AllGradients<T>& al
                             to.weight_ih + row * I});
     all.products.push_back({state, pass.work.layers[l].h, sizes.gates, sizes.hidden, &all.of_state,
                             grid_of<T>(H, H), to.weight_hh + row * H});
+    if (!to.bias_ih) continue;
     const bool apart = in != state;
     all.sums.push_back(
         {in, sizes.gates, rows, H, to.bias_ih + row, apart ? nullptr : to.bias_hh + row});

@@ -24,7 +24,7 @@ void finish_output(TimePass<T>& pass, int row, int t, T* out) {
 }  // namespace
 
 template <class T>
-void head_forward(TimePass<T>& pass, int begin, int end, RowRange rows, const ThreadScratch<T>&) {
+void head_forward(TimePass<T>& pass, int begin, int end, RowRange rows) {
   const RecurrentShape& shape = pass.shape;
   const int top = shape.layers - 1, O = shape.outputs;
   if (!shape.targets_all) {
@@ -43,7 +43,7 @@ void head_forward(TimePass<T>& pass, int begin, int end, RowRange rows, const Th
 
 template <class T>
 void head_backward(const TimePass<T>& pass, int begin, int end, RowRange rows, T* local) {
-  const std::ptrdiff_t ld = pass.sizes.hidden, ld_output = pass.sizes.output;
+  const std::ptrdiff_t ld = pass.ld_local(), ld_output = pass.sizes.output;
   for_rows_of_steps(pass.schedule, begin, end, rows.begin, rows.end, [&](int t, int n) {
     packed_product(pass.kernels(), n, pass.shape.hidden, pass.shape.outputs,
                    pass.output(t) + rows.begin * ld_output, ld_output, pass.work.head_back,

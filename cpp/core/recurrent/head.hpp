@@ -9,8 +9,7 @@ namespace vegrad {
 // with targets their losses are added to those of the rows, and the loss's gradient takes their
 // place.
 template <class T>
-void head_forward(TimePass<T>& pass, int begin, int end, RowRange rows,
-                  const ThreadScratch<T>& scratch);
+void head_forward(TimePass<T>& pass, int begin, int end, RowRange rows);
 
 // The gradient with respect to h of the uppermost layer at steps begin … end, to `local` as steps
 // of B rows.

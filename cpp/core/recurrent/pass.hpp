@@ -34,11 +34,11 @@ struct StepRows {
 // What a pass reads and writes of its caller's. Rows have no padding. Null: not wanted.
 template <class T>
 struct Request {
-  StepRows<const T> x;
+  StepRows<const T> x;  // null: it is in memory from a pass before, and so is the state before
   // of each layer (L, B, H); null: zeros
   const T *h_before = nullptr, *c_before = nullptr;
-  // with a head
   StepRows<T> output;
+  // with a head
   StepRows<const T> values;
   StepRows<const std::int64_t> labels;
   double loss_scale = 0;
@@ -130,6 +130,7 @@ struct TimePass {
     return work.layers[l].c ? work.layers[l].c + state_place(t) * sizes.hidden : nullptr;
   }
   std::ptrdiff_t ld_input(int l) const { return l == 0 ? padded<T>(shape.inputs) : sizes.hidden; }
+  std::ptrdiff_t ld_local() const { return std::max(sizes.hidden, ld_input(0)); }
   T* input(int l, int t) const { return l == 0 ? work.x + place(t) * ld_input(0) : h(l - 1, t); }
   T* output(int t) const { return work.output + (shape.targets_all ? place(t) * sizes.output : 0); }
 };
@@ -142,6 +143,8 @@ std::size_t time_bytes(const RecurrentShape& shape, int rows, int steps, bool sl
 // Packs the weights, which may have changed.
 template <class T>
 void pack_weights(TimePass<T>& pass, bool training);
+
+constexpr int kInferenceSteps = 16;  // in memory where nothing goes back
 
 // The rows of a task of a loop over rows: those of task i of n.
 struct RowRange {

@@ -8,8 +8,6 @@
 namespace vegrad {
 namespace {
 
-constexpr int kInferenceSteps = 16;
-
 // Where the parameters lie in one block, from one cache line on each; the gradients lie alike.
 template <class T>
 std::size_t lay_out(const RecurrentShape& shape, T* base, std::vector<LayerWeights<T>>& layers,
@@ -128,7 +126,8 @@ double Recurrent<T>::backward(const Sequences<T>& batch, TimeWindow window, cons
   forward_only(pass, first);
   for (int t = first; t < T_; t += steps) {
     const int end = std::min(T_, t + steps);
-    move_window(pass, all ? std::max(0, t - (back - steps)) : first, t);
+    // Chunks that lie one behind the other are never gone through twice, not even by a short last.
+    move_window(pass, back > steps ? std::max(0, end - back) : t, t);
     forward_steps(pass, t, end);
     backward_steps(pass, t, end);
     make_weight_gradients(pass, t, end);

@@ -161,7 +161,8 @@ void pack_weights(TimePass<T>& pass, bool training) {
                          m.input_back + g * packed_size<T>(H, int(I)));
         for (int g = 0; g < G; ++g)
           for (int j = 0; j < H; ++j) {
-            const T in = of.bias_ih[g * H + j], state = of.bias_hh[g * H + j];
+            const T in = of.bias_ih ? of.bias_ih[g * H + j] : T(0);
+            const T state = of.bias_hh ? of.bias_hh[g * H + j] : T(0);
             const bool apart = slot_of_input(shape.cell, g) != slot_of_state(shape.cell, g);
             m.bias[slot_of_input(shape.cell, g) * pass.sizes.slot + j] = apart ? in : in + state;
             if (apart) m.bias[slot_of_state(shape.cell, g) * pass.sizes.slot + j] = state;

@@ -9,7 +9,7 @@ To keep the cost small, a front end hands over a few rows and the last steps onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
@@ -19,7 +19,7 @@ import numpy as np
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.edits import Edit, Scale, Shift, Zero
 from vegrad.flow.reading import Gate
-from vegrad.theory.cells import CARRY, GATES, Run, run
+from vegrad.theory.cells import GATES, Run, run
 
 Weights = dict[str, FloatArray]
 """By part: ih, hh, b_ih, b_hh, and hr where outputs are projected."""
@@ -121,13 +121,14 @@ class Recurrence:
     def look(self, seed: int) -> FloatArray:
         """Fill in what is measured; return the outputs (steps, rows, outputs)."""
         random = np.random.default_rng(seed + 0x7EC0)
-        several = [self.own]
-        for _ in range(DRAWS if self.units < WIDE else FEWER):
-            shapes = {part: one.shape for part, one in self.own.items()}
-            several.append(
-                {k: random.uniform(-self.bound, self.bound, s) for k, s in shapes.items()}
-            )
-        found = run(self.mode, _stacked(several), self.x)
+        draws = DRAWS if self.units < WIDE else FEWER
+        weights = Weights()
+        for part, own in self.own.items():
+            weights[part] = random.random((1 + draws, *own.shape))
+            weights[part] *= 2 * self.bound
+            weights[part] -= self.bound
+            weights[part][0] = own
+        found = run(self.mode, weights, self.x)
         back = found.back()
         self.sizes, self.flat = back.sizes, found.flat
         self.parts = np.stack([_mean(back.carry_log2), _mean(back.matrix_log2)])
@@ -160,21 +161,25 @@ def _coherent(found: Run) -> FloatArray:
     with σ² = units × the variance of the recurrent weights of g, n or all. It holds for weights of
     independent entries about 0, where the carry fluctuates less than the matrix passes on.
     """
-    gates, axes = found.gates, (1, 2, 3)
+    passed, carry = (np.zeros(len(found.start.h)) for _ in range(2))
+    several = [tuple(step.gates) for step in found.steps]
     if found.cell == "lstm":
-        steps = found.steps
-        lid = [one.gates[3].value * one.tanh_c.slope for one in steps if one.tanh_c is not None]
-        passed = gates["input"].value.mean(axes) * gates["cell"].slope.mean(axes)
-        passed = passed * np.mean([one.mean(axis=(1, 2)) for one in lid], axis=0)
+        lid = [g[3].value * one.tanh_c.slope for g, one in zip(several, found.steps, strict=True)
+               if one.tanh_c is not None]  # fmt: skip
+        carry = _over(g[1].value for g in several)
+        passed = _over(g[0].value for g in several) * _over(g[2].slope for g in several)
+        passed = passed * _over(lid)
     elif found.cell == "gru":
-        leaves = gates["reset"].value * (1 - gates["update"].value)
-        passed = (leaves * gates["new"].slope).mean(axes)
+        carry = _over(g[1].value for g in several)
+        passed = _over(g[0].value * (1 - g[1].value) * g[2].slope for g in several)
     else:
-        passed = np.sqrt((gates[""].slope ** 2).mean(axes))
-    carry = np.zeros_like(passed)
-    if found.cell in CARRY:
-        carry = gates[CARRY[found.cell]].value.mean(axes)
+        passed = np.sqrt(_over(g[0].slope ** 2 for g in several))
     return np.stack([carry, passed * _spread(found)])
+
+
+def _over(steps: Iterable[FloatArray]) -> FloatArray:
+    """Return the mean of all steps (S, B, H), a set at a time."""
+    return np.asarray(np.mean([one.mean(axis=(1, 2)) for one in steps], axis=0))
 
 
 def _spread(found: Run) -> FloatArray:

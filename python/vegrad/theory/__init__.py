@@ -47,12 +47,15 @@ from vegrad.theory.recurrent import (
     recurrent_fixed_point,
     recurrent_gain,
     sensitivity,
+    truncation_error,
+    truncation_window,
 )
 from vegrad.theory.recurrent_initializers import (
     RECURRENT_INITIALIZERS,
     draw_recurrent_parameters,
 )
-from vegrad.theory.truncation import truncation_error, truncation_window
+from vegrad.theory.steady import steadied
+from vegrad.theory.truncation import truncation_error
 
 __all__ = [
     "FAMILIES",
@@ -93,6 +96,7 @@ __all__ = [
     "second_moment",
     "sensitivity",
     "sigma_w",
+    "steadied",
     "tied_gain",
     "truncation_error",
     "truncation_window",

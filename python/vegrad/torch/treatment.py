@@ -42,6 +42,7 @@ from vegrad.treatment.trial import FORWARD
 IMPORTS = {  # by what calls for them
     r"(?<![.\w])torch\.": "import torch",
     r"(?<![.\w])nn\.": "from torch import nn",
+    r"(?<![.\w])vegrad\.theory\.": "import vegrad",
     r"(?<![.\w])vegrad\.torch\.": "import vegrad.torch",
 }
 FIRST = 64  # rows, from whose loss and outputs the goal follows

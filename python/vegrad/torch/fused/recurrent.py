@@ -6,8 +6,9 @@ where they are.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -32,64 +33,135 @@ _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "tanh", "RNN_RELU": "relu"}
 class _Batch(NamedTuple):
     """The arguments of one call, as the passes take them."""
 
-    x: Tensor  # (T, B, I), or (B, T, I) if batch_first
-    batch_first: bool
+    x: Tensor  # (T, B, I), or (B, T, I) if not time_major
+    time_major: bool
     lengths: Array | None  # (B,)
     states: list[Tensor]  # each (layers · directions, B, H); none if the caller gave none
     back: Callable[[Tensor, list[Tensor]], Output]  # makes of output and states what is returned
 
 
+class _Cell(NamedTuple):
+    """One layer of one direction, with its weights and the memory that they lie in."""
+
+    layer: _core.RecurrentLayer
+    reverse: bool
+    weights: list[Tensor]
+    arrays: list[Array | None]
+
+    def forward(
+        self, batch: _Batch, x: Tensor, states: Sequence[Tensor], keep: bool
+    ) -> tuple[list[Tensor], object]:
+        """Return the output, the last states (1, B, H), and what is kept for the way back."""
+        h, c = (*(one.detach().contiguous().numpy() for one in states), None, None)[:2]
+        rows = x.detach().contiguous().numpy()
+        out, *ends, kept = self.layer.forward(
+            rows, batch.lengths, h, c, *self.arrays, batch.time_major, self.reverse, keep
+        )
+        last = [torch.from_numpy(one[None]) for one in ends if one is not None]
+        return [torch.from_numpy(out), *last], kept
+
+    def backward(
+        self, kept: object, gradients: Sequence[Tensor | None], states: int, need_dx: bool
+    ) -> list[Tensor | None]:
+        """Return the gradients of x, as many states as were given, and the weights."""
+        d_out, *ends = (None if one is None else one.contiguous().numpy() for one in gradients)
+        d_h, d_c = (*(None if one is None else one[0] for one in ends), None)[:2]
+        found = self.layer.backward(kept, d_out, d_h, d_c, need_dx)
+        chosen = *found[: 1 + states], *found[3 : 3 + len(self.weights)]
+        return [None if one is None else torch.from_numpy(one) for one in chosen]
+
+
+class _Bound(NamedTuple):
+    """The weights of a module where they lay when they were last looked at."""
+
+    parameters: dict[str, Tensor]  # the module's own dictionary
+    own: list[Tensor]
+    holders: list[tuple[dict[str, Tensor], str]]
+    places: bytes
+    cells: list[_Cell]
+
+    def needed(self) -> bytes | None:
+        """Return a byte for each weight, 1 if it needs a gradient; None if one was moved."""
+        return _core.unmoved(self.own, self.holders, self.places)
+
+
 class _Fused(nn.RNNBase):
     """The forward pass that FusedLSTM, FusedGRU and FusedRNN have in common."""
 
-    _made: dict[tuple[int, torch.dtype], _core.RecurrentLayer]
+    _bound: _Bound | None
 
     def forward(self, input: Tensor | PackedSequence, hx: State = None) -> Output:
         """Return the output and the last states, shaped as torch's modules shape them."""
         batch = None if torch.compiler.is_compiling() else self._batch(input, hx)
-        if batch is None:
+        weights = None if batch is None else self._weights()
+        if batch is None or weights is None or weights[0].own[0].dtype is not batch.x.dtype:
             found: Output = super().forward(input, hx)
             return found
-        directions = 1 + self.bidirectional
+        bound, needed = weights
+        grad = torch.is_grad_enabled() and (
+            1 in needed or any(one.requires_grad for one in (batch.x, *batch.states))
+        )
         x, ends = batch.x, []
-        for layer in range(self.num_layers):
-            if layer and self.dropout:
-                x = functional.dropout(x, self.dropout, self.training)
-            outs = []
-            for place in range(directions * layer, directions * (layer + 1)):
-                out, *end = self._pass(place, x, batch)
-                outs.append(out)
-                ends.append(end)
-            x = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
-        return batch.back(x, [torch.stack(states) for states in zip(*ends, strict=True)])
+        directions = 1 + self.bidirectional
+        for place, cell in enumerate(bound.cells):
+            if place % directions == 0:
+                if place and self.dropout:
+                    x = functional.dropout(x, self.dropout, self.training)
+                outs = []
+            states = [one[place] for one in batch.states]
+            if grad:
+                out, *end = _apply(cell, batch, x, *states, *cell.weights)
+            else:
+                out, *end = cell.forward(batch, x, states, False)[0]
+            outs.append(out)
+            ends.append(end)
+            if len(outs) == directions:
+                x = out if directions == 1 else torch.cat(outs, -1)
+        return batch.back(x, ends[0] if len(ends) == 1 else list(map(torch.cat, zip(*ends))))
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_made"}
+        return super().__getstate__() | {"_bound": None}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__(state)
-        self._made = {}
+    def _weights(self) -> tuple[_Bound, bytes] | None:
+        """Return where the weights lie, and which need a gradient; None if they do not fit."""
+        bound = self._bound
+        if bound is not None and bound.parameters is self._parameters:
+            needed = bound.needed()
+            if needed is not None:
+                return bound, needed
+        bound = self._bind()
+        # Tensors that only pass through (torch.func.functional_call) are not to be held.
+        lasting = bound is not None and all(type(one) is nn.Parameter for one in bound.own)
+        self._bound = bound if lasting else None
+        needed = None if bound is None else bound.needed()
+        return None if bound is None or needed is None else (bound, needed)
 
-    def _pass(self, place: int, x: Tensor, batch: _Batch) -> Sequence[Tensor]:
-        """Run one layer in one direction; return the output and the last states."""
-        count = 4 if self.bias else 2
-        weights: list[Tensor] = self._flat_weights[count * place : count * (place + 1)]
-        states = [one[place] for one in batch.states]
-        layer = self._made.get((place, x.dtype))
-        if layer is None:
-            sizes = x.shape[-1], self.hidden_size
-            layer = _core.RecurrentLayer(*sizes, _CELLS[self.mode], DTYPES[x.dtype])
-            self._made[place, x.dtype] = layer
-        reverse = self.bidirectional and place % 2 == 1
-        run = _Run(layer, batch.lengths, not batch.batch_first, reverse, len(states))
-        if torch.is_grad_enabled() and any(one.requires_grad for one in (x, *states, *weights)):
-            outputs: Sequence[Tensor] = _apply(run, x, *states, *weights)
-            return outputs
-        return run.forward([x, *states, *weights], False)[0]
+    @torch.inference_mode(False)
+    def _bind(self) -> _Bound | None:
+        """Look where the weights lie; return None if the passes cannot read them there."""
+        names, directions, count = (
+            self._flat_weights_names,
+            1 + self.bidirectional,
+            2 + 2 * self.bias,
+        )
+        weights = [self._parameters.get(name) for name in names]
+        dtype = getattr(weights[0], "dtype", None)
+        own = [one for one in weights if _is_plain(one, dtype) and one.is_contiguous()]
+        if dtype not in DTYPES or [tuple(one.shape) for one in own] != self._shapes():
+            return None
+        cells = []
+        for place in range(self.num_layers * directions):
+            mine = own[count * place : count * (place + 1)]
+            arrays = [*(one.detach().numpy() for one in mine), None, None][:4]
+            sizes = mine[0].shape[1], self.hidden_size
+            layer = _core.RecurrentLayer(*sizes, _CELLS[self.mode], DTYPES[dtype])
+            cells.append(_Cell(layer, place % directions == 1, mine, arrays))
+        places = struct.pack(f"={len(own)}Q", *map(Tensor.data_ptr, own))
+        holders = [(self._parameters, name) for name in names]
+        return _Bound(self._parameters, own, holders, places, cells)
 
     def _batch(self, input: Tensor | PackedSequence, hx: State) -> _Batch | None:
         """Return the arguments as the passes take them, or None if they do not fit."""
-        self._update_flat_weights()
         pair = self.mode == "LSTM"
         states: list[object] = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
         if hx is None:
@@ -97,14 +169,13 @@ class _Fused(nn.RNNBase):
         elif len(states) != 1 + pair:
             return None
         packed = isinstance(input, PackedSequence)
-        x, weights = input.data if packed else input, self._flat_weights
+        x = input.data if packed else input
+        dtype = getattr(x, "dtype", None)
         fits = (
-            all(_is_plain(one, x) for one in (x, *states, *weights))
-            and x.dtype in DTYPES
+            all(_is_plain(one, dtype) for one in (x, *states))
             and x.ndim in (2, 3)
             and x.shape[-1] == self.input_size
             and x.numel() > 0
-            and [tuple(one.shape) for one in weights] == self._shapes()
             and is_plain_run()
         )
         if not fits:
@@ -126,7 +197,7 @@ class _Fused(nn.RNNBase):
                 out, ends = out.squeeze(axis), [one.squeeze(1) for one in ends]
             return out, self._as_one(ends)
 
-        return _Batch(x, self.batch_first, None, states, back)
+        return _Batch(x, not self.batch_first, None, states, back)
 
     def _packed(self, packed: PackedSequence, states: list[Tensor]) -> _Batch | None:
         """Return the arguments if x is packed; its rows stay in the order that they lie in."""
@@ -143,7 +214,7 @@ class _Fused(nn.RNNBase):
             data = pack_padded_sequence(out, lengths).data
             return PackedSequence(data, sizes, order, old_order), self._as_one(ends)
 
-        return _Batch(x, False, lengths.numpy(), states, back)
+        return _Batch(x, True, lengths.numpy(), states, back)
 
     def _are_states(self, states: list[Tensor], rows: int) -> bool:
         shape = self.num_layers * (1 + self.bidirectional), rows, self.hidden_size
@@ -203,83 +274,57 @@ def fused(module: nn.RNNBase) -> nn.RNNBase:
     for name, value in vars(module).items():
         if name != "_compiled_call_impl":
             found.__dict__[name] = value.copy() if name in own else value
-    found._made = {}
+    found._bound = None
     return found
-
-
-class _Run(NamedTuple):
-    """One layer of one direction, and how it is to run over one batch."""
-
-    layer: _core.RecurrentLayer
-    lengths: Array | None
-    time_major: bool
-    reverse: bool
-    states: int  # the number of states given: 0, 1 (h) or 2 (h, c)
-
-    def forward(self, tensors: Sequence[Tensor], keep: bool) -> tuple[list[Tensor], object]:
-        """Return output and last states for x, states and weights, and what was kept."""
-        x, *rest = (one.detach().contiguous().numpy() for one in tensors)
-        h, c = (*rest[: self.states], None, None)[:2]
-        w_ih, w_hh, b_ih, b_hh = (*rest[self.states :], None, None)[:4]
-        found = self.layer.forward(
-            x, self.lengths, h, c, w_ih, w_hh, b_ih, b_hh, self.time_major, self.reverse, keep
-        )
-        *arrays, kept = found
-        return [torch.from_numpy(one) for one in arrays if one is not None], kept
-
-    def backward(
-        self, kept: object, gradients: Sequence[Tensor | None], need_dx: bool
-    ) -> list[Tensor | None]:
-        """Return the gradients of x, the states and the weights."""
-        given = [None if one is None else one.contiguous().numpy() for one in gradients]
-        d_out, d_h, d_c = (*given, None)[:3]
-        x, *rest = self.layer.backward(kept, d_out, d_h, d_c, need_dx)
-        arrays = [x, *rest[: self.states], *rest[2:]]
-        return [None if one is None else torch.from_numpy(one) for one in arrays]
 
 
 class _Pass(Function):
     """One pass in autograd's graph."""
 
     @staticmethod
-    def forward(ctx: Node, run: _Run, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Node, cell: _Cell, batch: _Batch, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         # Whoever has hooks on saved tensors (checkpoints, offloading) wants little to be kept.
-        outputs, kept = run.forward(tensors, _saving_hooks(True) is None)
-        ctx.run, ctx.kept = run, kept
-        ctx.save_for_backward(*tensors)
+        keep = _saving_hooks(True) is None
+        outputs, ctx.kept = cell.forward(batch, x, tensors[: len(batch.states)], keep)
+        ctx.cell, ctx.batch = cell, batch._replace(x=x, states=[])
+        ctx.save_for_backward(x, *tensors)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Node, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors, second = ctx.saved_tensors, torch.is_grad_enabled()
-        nothing = (None,) * (1 + len(tensors))
+        (x, *tensors), second = ctx.saved_tensors, torch.is_grad_enabled()
+        cell, kept = ctx.cell, ctx.kept
+        states = tensors[: len(tensors) - len(cell.weights)]
         if all(one is None for one in gradients):
-            return nothing
+            return (None,) * (3 + len(tensors))
         with torch.no_grad():
-            kept = ctx.kept or ctx.run.forward(tensors, True)[1]
-            if not _keeps_graph():
+            if kept is None:
+                kept = cell.forward(ctx.batch, x, states, True)[1]
+            elif not _keeps_graph():
                 ctx.kept = None  # the node itself may live on
-            found = ctx.run.backward(kept, gradients, ctx.needs_input_grad[1])
-        wanted = ctx.needs_input_grad[1:]  # fewer than were found if there are no biases
-        chosen = [one if need else None for one, need in zip(found, wanted, strict=False)]
+            needed = ctx.needs_input_grad[2:]
+            found = cell.backward(kept, gradients, len(states), needed[0])
+        chosen = [one if need else None for one, need in zip(found, needed, strict=True)]
         if second:
-            sources = [*tensors, *(one for one in gradients if one is not None)]
+            sources = [x, *tensors, *(one for one in gradients if one is not None)]
             name = "fused recurrent module"
             chosen = [None if one is None else refuse(name, one, *sources) for one in chosen]
-        return None, *chosen
+        return None, None, *chosen
 
 
 # As in sequential.py: without a search for wrappers that only torch.func makes.
 _apply: Callable[..., tuple[Tensor, ...]] = super(Function, _Pass).apply
 
 
-def _is_plain(tensor: object, x: Tensor) -> bool:
-    """Return True for an ordinary tensor in the CPU's memory, of the dtype of x."""
+def _is_plain(tensor: object, dtype: object) -> TypeGuard[Tensor]:
+    """Return True for an ordinary tensor in the CPU's memory, of this dtype."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and isinstance(tensor, Tensor)
-        and tensor.dtype is x.dtype
+        and tensor.dtype is dtype
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
         and not tensor.is_neg()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.flow.lags import Lags
 from vegrad.flow.recurrence import (
     LEAST_STEPS,
     MOST_ROWS,
@@ -92,6 +93,18 @@ def recurrences(model: Module, calls: Calls, seed: int = 0) -> list[Recurrence]:
     return found
 
 
+def lags(model: Module, calls: Calls, target: object) -> Lags | None:
+    """Return the inputs of the first recurrent module beside targets of one a sequence."""
+    for name, several in calls.items():
+        module = model.get_submodule(name)
+        assert isinstance(module, nn.RNNBase | nn.RNNCellBase)
+        x = _joined(module, several)
+        if x is None or not isinstance(target, Tensor) or target.is_complex():
+            return None
+        return Lags.of(_plain(x.transpose(0, 1)), target.detach().cpu().numpy())
+    return None
+
+
 def _suffixes(module: Recurrent) -> list[list[str]]:
     """Return the ends of the parameters' names, layer by layer, direction by direction."""
     if not isinstance(module, nn.RNNBase):
@@ -103,21 +116,23 @@ def _suffixes(module: Recurrent) -> list[list[str]]:
 def _steps(
     module: Recurrent, several: Sequence[tuple[object, bool]]
 ) -> tuple[FloatArray, int] | None:
-    """Return some rows of the last steps (steps, rows, inputs) of a module's inputs, and all steps.
+    """Return some rows of a module's last inputs (steps, rows, inputs), and how many steps."""
+    x = _joined(module, several)
+    if x is None:
+        return None
+    rows = np.linspace(0, x.shape[1] - 1, min(MOST_ROWS, x.shape[1])).astype(np.intp)
+    return _plain(x[-MOST_STEPS:, torch.from_numpy(rows).to(x.device)]), len(x)
 
-    Calls that go on from the state of the call before are joined.
-    """
+
+def _joined(module: Recurrent, several: Sequence[tuple[object, bool]]) -> Tensor | None:
+    """Return a module's inputs (steps, rows, inputs); calls that go on are joined."""
     parts: list[Tensor] = []
     for given, goes_on in several:
         part = _laid_out(module, given)
         if part is None or (parts and (not goes_on or part.shape[1:] != parts[0].shape[1:])):
             break
         parts.append(part)
-    if not parts:
-        return None
-    x = torch.cat(parts)
-    rows = np.linspace(0, x.shape[1] - 1, min(MOST_ROWS, x.shape[1])).astype(np.intp)
-    return _plain(x[-MOST_STEPS:, torch.from_numpy(rows).to(x.device)]), len(x)
+    return torch.cat(parts) if parts else None
 
 
 def _laid_out(module: Recurrent, given: object) -> Tensor | None:
