@@ -47,15 +47,13 @@ from vegrad.theory.recurrent import (
     recurrent_fixed_point,
     recurrent_gain,
     sensitivity,
-    truncation_error,
-    truncation_window,
 )
 from vegrad.theory.recurrent_initializers import (
     RECURRENT_INITIALIZERS,
     draw_recurrent_parameters,
 )
 from vegrad.theory.steady import steadied
-from vegrad.theory.truncation import truncation_error
+from vegrad.theory.truncation import truncation_error, truncation_window
 
 __all__ = [
     "FAMILIES",
