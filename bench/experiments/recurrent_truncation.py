@@ -1,10 +1,10 @@
-"""R3. What truncated backpropagation loses: overlapping windows and chunks, by formula and measured.
+"""R3. What truncated backpropagation loses: overlapping windows and chunks, beside the formula.
 
 A driven tanh network of 200 units over 240 steps, with losses of independent directions at every
 step: the relative error of ∂loss/∂U. With a gain g a step, windows of K steps at every step are off
-by g^K and chunks of K by √(χ(1 - χ^K)/(K(1 - χ))), χ = g², but for the ends of the sequence. What
-chance adds to the gain of the weights that were drawn counts K times: 0.25 % of it are 8 % at K = 32,
-so the formula stands there with the drawn weights' own gain, too.
+by g^K and chunks of K by √(χ(1 - χ^K)/(K(1 - χ))), χ = g², but for the ends of the sequence. By
+chance the gain of drawn weights is a little off, which counts K times: that is most of what is left
+at K = 32.
 """
 
 import numpy as np

@@ -265,8 +265,10 @@ def _result(
     measured: Mapping[int, Measured], every_of: Callable[[int], int | None],
 ) -> Truncation:  # fmt: skip
     every = [every_of(one) for one in measured]
-    expected = [truncation_error(gain, total, one, step) if isfinite(gain) else np.nan
-                for one, step in zip(measured, every, strict=True)]  # fmt: skip
+    expected = []
+    for one, step in zip(measured, every, strict=True):
+        by_formula = truncation_error(gain, total, one, step) if isfinite(gain) else np.nan
+        expected.append(0.0 if one == total else by_formula)
     errors = TruncationErrors(
         np.array(list(measured)),
         np.array([step or 0 for step in every]),
