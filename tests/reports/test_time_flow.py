@@ -20,7 +20,7 @@ def test_every_flow_can_be_shown(cell: str, targets: str, layers: int, steps: in
     network.backward(X[:, :steps], target if targets == "all" else target[:, -1])
     lines = str(network.flow).splitlines()
     assert len(lines) == layers + 3
-    assert max(map(len, lines)) <= 82
+    assert max(map(len, lines)) <= 80
     sizes = left_over(network.flow)
     assert sizes.shape == (layers, steps)
     np.testing.assert_array_equal(sizes[:, -1], 0)

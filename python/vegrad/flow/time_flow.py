@@ -49,8 +49,8 @@ class TimeFlow:
     def passed_log2(self) -> FloatArray:
         """log2 of what a step passes on of a gradient that came from later ones (L, T).
 
-        The gain, but for an LSTM: where something enters at each step, the loss or what the layer
-        above gives, δ_t is mostly that, while what came before is in κ_t, of which the parts add up.
+        The gain, but for an LSTM: where the loss or the layer above adds to δ at each step, δ_t is
+        mostly that, while what came from later steps is in κ_t, of which the parts add up.
         """
         if not self.through_cell:
             return self.gain_log2
