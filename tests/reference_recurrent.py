@@ -20,8 +20,8 @@ Rows of unequal length begin together, or end together where only their last ste
 row that is not there at a step keeps its state, and the gradient for it.
 
 A window (k1, k2) ends at steps k1, 2 k1, … and T; the losses of the steps that are new in it go
-back to its first step, k2 before its end; for k1 = k2 these are chunks, of which the last may be
-shorter. Where only the last step has a loss there is one window.
+back to its first step, k2 before its end. With k1 = k2 they are chunks that do not overlap, the
+last of which may be shorter. Where only the last step has a loss there is one window.
 
 All values are `Scaled`, so that sequences of any length and gain are right; see reference.py for
 what is exact. x is finite where there are rows; beyond them it may be anything.
@@ -124,8 +124,10 @@ def windows(T: int, targets: str, window: tuple[int, int] | None) -> list[tuple[
     if targets == "last":
         return [(max(T - k2, 0), T, T - 1)]
     ends = [*range(k1, T, k1), T]
-    found = zip(ends, [0, *ends[:-1]], strict=True)
-    return [(max(end - k2, 0) if k2 > k1 else new, end, new) for end, new in found]
+    return [
+        (max(end - k2, 0) if k2 > k1 else new, end, new)
+        for end, new in zip(ends, [0, *ends[:-1]], strict=True)
+    ]
 
 
 class Rows:

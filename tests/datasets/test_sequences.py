@@ -73,7 +73,7 @@ def test_steps_behind_the_end_count_nowhere(tmp_path: Path) -> None:
 
 def test_where_a_value_stands(tmp_path: Path) -> None:
     data = load_sequences(write(tmp_path, x=RNG.normal(size=(6, 5, 4)), y=np.arange(6)))
-    assert data.place(3, 1, 4) == "row 3, step 4, column 1"
+    assert data.place(3, 4, 1) == "row 3, step 4, column 1"
 
 
 X, Y = np.ones((4, 5, 2)), np.arange(4)

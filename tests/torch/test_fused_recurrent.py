@@ -138,15 +138,15 @@ def test_values_states_and_gradients(
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Return a list that gets, for each fused forward pass, True if it keeps anything."""
     found: list[bool] = []
-    forward = recurrent._Run.forward
+    forward = recurrent._Cell.forward
 
-    def counted(self: Any, tensors: Any, keep: bool) -> Any:
+    def counted(self: Any, order: Any, x: Any, states: Any, keep: bool) -> Any:
         found.append(keep)
-        out, kept = forward(self, tensors, keep)
+        out, kept = forward(self, order, x, states, keep)
         assert (kept is not None) == keep
         return out, kept
 
-    monkeypatch.setattr(recurrent._Run, "forward", counted)
+    monkeypatch.setattr(recurrent._Cell, "forward", counted)
     return found
 
 

@@ -101,7 +101,7 @@ def test_where_the_pass_does_not_fit_the_module_runs(
     plain, fused = both(kind, dtype=torch.float32)
     x = batch(torch.float32)
     with monkeypatch.context() as patch:
-        patch.setattr(recurrent._Run, "forward", None)  # it would raise an error
+        patch.setattr(recurrent._Cell, "forward", None)  # it would raise an error
         with torch.autocast("cpu", torch.bfloat16):
             outs = [model(x)[0] for model in (plain, fused)]
         assert outs[0].dtype == outs[1].dtype
@@ -191,17 +191,17 @@ def test_what_was_kept_goes_with_the_backward_pass(
             self.kept = kept
 
     seen: list[Any] = []
-    forward, backward = recurrent._Run.forward, recurrent._Run.backward
+    forward, backward = recurrent._Cell.forward, recurrent._Cell.backward
 
-    def kept(self: Any, tensors: Any, keep: bool) -> Any:
-        out, kept = forward(self, tensors, keep)
+    def kept(self: Any, *arguments: Any) -> Any:
+        out, kept = forward(self, *arguments)
         held = Held(kept)
         seen.append(weakref.ref(held))
         return out, held
 
-    monkeypatch.setattr(recurrent._Run, "forward", kept)
+    monkeypatch.setattr(recurrent._Cell, "forward", kept)
     monkeypatch.setattr(
-        recurrent._Run, "backward", lambda self, kept, *rest: backward(self, kept.kept, *rest)
+        recurrent._Cell, "backward", lambda self, kept, *rest: backward(self, kept.kept, *rest)
     )
     _, fused = both(kind)
     loss = weighed(fused(batch()))
@@ -300,6 +300,23 @@ def test_a_diagnosis_of_a_model_with_a_fused_module(kind: str) -> None:
         model = Model(module)
         texts.append(str(ours.diagnose(model, nn.MSELoss(), x, torch.zeros(4, 2))))
     assert texts[0] == texts[1].replace("Fused", "")
+
+
+@each_kind
+def test_weights_that_are_moved_or_lie_otherwise(kind: str) -> None:
+    plain, fused = both(kind)
+    moves = (
+        lambda one: setattr(one, "data", one.data.clone().mul_(2)),
+        lambda one: setattr(one, "data", one.data.t().contiguous().t()),
+        lambda one: one.data.mul_(0.5),
+        lambda one: setattr(one, "data", one.data.contiguous()),
+    )
+    for move in moves:
+        for model in (plain, fused):
+            move(model.weight_hh_l0)
+            model.zero_grad()
+        assert_close(results(fused, [batch()]), results(plain, [batch()]))
+        assert_close(flat(copy.copy(fused)(batch())), flat(plain(batch())))
 
 
 @each_kind

@@ -3,6 +3,7 @@
 
 #include "core/network/grid.hpp"
 #include "core/recurrent/pass.hpp"
+#include "core/recurrent/products.hpp"
 #include "core/runtime/threads.hpp"
 
 namespace vegrad {
@@ -15,6 +16,7 @@ std::size_t chunk_rows(const RowSizes<T>& sizes) {
   return std::max<std::size_t>(kChunkBytes / (sizes.gates * sizeof(T)), 1);
 }
 
+// Room for what pack() leaves, whatever the instruction set.
 template <class T>
 std::size_t packed_size(std::size_t k, int columns) {
   constexpr std::size_t panel = 2 * 64 / sizeof(T);  // of the widest vectors
@@ -152,13 +154,13 @@ void pack_weights(TimePass<T>& pass, bool training) {
       case 2:
         for (int g = 0; g < G; ++g)
           kernels.pack(of.weight_ih + g * H * I, 1, I, int(I), H,
-                       m.input + g * packed_size<T>(I, H));
+                       m.input + g * packed_numbers(kernels, I, H));
         break;
       case 3:
         if (training && m.input_back)
           for (int g = 0; g < G; ++g)
             kernels.pack(of.weight_ih + g * H * I, I, 1, H, int(I),
-                         m.input_back + g * packed_size<T>(H, int(I)));
+                         m.input_back + g * packed_numbers(kernels, H, int(I)));
         for (int g = 0; g < G; ++g)
           for (int j = 0; j < H; ++j) {
             const T in = of.bias_ih ? of.bias_ih[g * H + j] : T(0);

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array
 from vegrad.cli import cure
 from vegrad.cli.annotations import annotated
 from vegrad.cli.options import (
@@ -19,13 +20,12 @@ from vegrad.cli.options import (
     add_data_options,
     add_json_option,
     add_network_options,
-    build_task,
-    load_data,
     positive,
     print_json,
     spinner,
 )
-from vegrad.datasets import Dataset
+from vegrad.cli.task import Task, build_task, counted, described, load_data
+from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.site import Site
 from vegrad.networks.diagnosis import diagnose
@@ -71,10 +71,13 @@ def _check_page(options: argparse.Namespace) -> None:
 
 def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None) -> Diagnosis:
     """Diagnose the network; print the diagnosis, and save the picture and page that are wanted."""
-    target, network = build_task(options, data)
-    rows = _rows(data, target, options)
+    task = build_task(options, data)
+    rows = _rows(task, options)
     with spinner("one forward and one backward pass"):
-        diagnosis = diagnose(network, data.x[rows], target[rows], ignore=options.ignore)
+        judge = cast(Callable[..., Diagnosis], diagnose)  # of either kind of network
+        diagnosis = judge(
+            task.network, *task.rows(rows)[:2], **task.lengths(rows), ignore=options.ignore
+        )
     files: dict[str, str | None] = {"picture": None, "page": options.html}
     if options.plot is not None and diagnosis.flow is not None:
         with spinner("drawing the picture"):
@@ -105,16 +108,16 @@ def _place(diagnosis: Diagnosis, data: Dataset) -> str | None:
     """Describe where the value in x stands because of which nothing was run, if there is one."""
     for finding in diagnosis.findings[:1]:
         match finding.sites:
-            case [Site(kind="data", rows=(row, column))]:
-                return data.place(row, column)
+            case [Site(kind="data", rows=(row, *rest))]:
+                return data.place(row, *rest)
     return None
 
 
-def _rows(data: Dataset, target: Array, options: argparse.Namespace) -> npt.NDArray[np.intp]:
+def _rows(task: Task, options: argparse.Namespace) -> npt.NDArray[np.intp]:
     """Choose the rows to diagnose; all if a value is not finite, as nothing is run then."""
-    count = len(data.x)
+    count = len(task.target)
     wanted = MOST_ROWS if options.batch is None else positive("--batch", options.batch)
-    finite = np.isfinite(data.x).all() and np.isfinite(target).all()
+    finite = np.isfinite(task.data.x).all() and np.isfinite(task.target).all()
     if wanted >= count or not finite:
         return np.arange(count)
     return np.sort(np.random.default_rng(options.seed).choice(count, wanted, replace=False))
@@ -123,7 +126,7 @@ def _rows(data: Dataset, target: Array, options: argparse.Namespace) -> npt.NDAr
 def _print_text(
     data: Dataset, rows: int, diagnosis: Diagnosis, files: dict[str, str | None], all_layers: bool
 ) -> None:
-    print(f"{data.name}: {rows} rows of {data.x.shape[1]} columns")
+    print(described(data, rows))
     print(report.measurements(diagnosis, all_layers=all_layers), end="\n\n")
     _print_verdict(report.verdict(diagnosis), diagnosis.healthy)
     for remark in report.remarks(diagnosis):
@@ -159,10 +162,11 @@ def _print_json(
     found: Cure | None,
 ) -> None:
     content = diagnosis.to_dict()
-    content["data"] = {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
+    about = counted(data, rows)
     place = _place(diagnosis, data)
-    if place is not None and data.columns:
-        content["data"]["place"] = place
+    if place is not None and (data.columns or isinstance(data, Sequences)):
+        about["place"] = place
+    content["data"] = about
     if found is not None:
         content["cure"] = found.to_dict()
     print_json(content | files)

@@ -67,8 +67,9 @@ class Dataset:
         target = self.target(loss)
         return len(self.labels) if loss == "cross_entropy" else int(target.shape[-1])
 
-    def place(self, row: int, column: int) -> str:
+    def place(self, row: int, *rest: int) -> str:
         """Describe where x[row, column] comes from."""
+        column = rest[-1]
         name = f'column "{self.columns[column]}"' if self.columns else f"column {column}"
         return f"line {self.lines[row]}, {name}" if self.lines else f"row {row}, {name}"
 

@@ -27,13 +27,10 @@ class Sequences(Dataset):
     """Number of steps of each row (B,), int64; None if all have T. The steps behind are 0."""
     targets: str = "last"
 
-    def place(self, row: int, column: int, step: int | None = None) -> str:
+    def place(self, row: int, *rest: int) -> str:
         """Describe where x[row, step, column] comes from."""
-        return (
-            f"row {row}, column {column}"
-            if step is None
-            else (f"row {row}, step {step}, column {column}")
-        )
+        step, column = rest
+        return f"row {row}, step {step}, column {column}"
 
 
 def load_sequences(path: str | PathLike[str], targets: str | None = None) -> Sequences:

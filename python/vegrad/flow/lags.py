@@ -14,8 +14,8 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
 
-BLOCKS = 4  # parts of a span of steps, each summarized by means
-PRODUCTS = 4  # inputs, up to which the means of their products are taken too
+BLOCKS = 4  # parts of a span of steps, each summarized by itself
+PRODUCTS = 4  # inputs, up to which their products are looked at too
 ROWS = 2  # for each number that is fitted
 MOST_ROWS = 1024
 RIDGE = 1e-3  # of the mean square, so that columns that do not vary are no matter
@@ -51,22 +51,26 @@ class Lags:
         nan if there are too few rows to know.
         """
         count = self.x.shape[1]
-        if not 0 < steps < count:
+        if not 0 < steps < count or not self.wanted.var(axis=0).any():
             return nan
-        near, far = _means(self.x[:, -steps:]), _means(self.x[:, :-steps])
+        x = self.x
+        if x.shape[2] <= PRODUCTS:
+            first, second = np.triu_indices(x.shape[2])
+            x = np.concatenate([x, x[..., first] * x[..., second]], axis=2)
+        # Each span has a mean and a largest value of each column, before and after.
+        blocks = min(BLOCKS, len(x) // (2 * ROWS * 4 * x.shape[2]))
+        if not blocks:
+            return nan
+        near, far = _summary(x[:, -steps:], blocks), _summary(x[:, :-steps], blocks)
         both = np.concatenate([near, far], axis=1)
-        if len(self.x) < 2 * ROWS * both.shape[1] or not self.wanted.var(axis=0).any():
-            return nan
         return _told(both, self.wanted) - max(_told(near, self.wanted), 0.0)
 
 
-def _means(x: FloatArray) -> FloatArray:
-    """Return means over a few spans of steps, of inputs and their products (B, numbers)."""
-    if x.shape[2] <= PRODUCTS:
-        first, second = np.triu_indices(x.shape[2])
-        x = np.concatenate([x, x[..., first] * x[..., second]], axis=2)
-    parts = np.array_split(x, min(BLOCKS, x.shape[1]), axis=1)
-    return np.concatenate([part.mean(axis=1) for part in parts], axis=1)
+def _summary(x: FloatArray, blocks: int) -> FloatArray:
+    """Return means and largest values over a few spans of steps (B, numbers)."""
+    parts = np.array_split(x, min(blocks, x.shape[1]), axis=1)
+    means = [part.mean(axis=1) for part in parts]
+    return np.concatenate([*means, *(part.max(axis=1) for part in parts)], axis=1)
 
 
 def _told(given: FloatArray, wanted: FloatArray) -> float:

@@ -71,7 +71,7 @@ class TimeFlow:
     def time_scales(self) -> FloatArray:
         """Steps over which each unit keeps what it holds, -1/ln(carry_mean) (L, H)."""
         with np.errstate(divide="ignore"):
-            return -1.0 / np.log(self.carry_mean)
+            return 1.0 / np.abs(np.log(self.carry_mean))
 
     def _reach(self, layer: int) -> float:
         # From the last step back; what leaves step 0 is left out.

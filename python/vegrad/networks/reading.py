@@ -85,16 +85,22 @@ def _compared(network: MLP, x: Any, target: Any, loss: float) -> tuple[Compared,
     residual = config["residual"] and config["sizes"][-2] == config["sizes"][-1]
     if residual or not np.isfinite(outputs).all():
         return ()
-    one = Compared(
+    return (compared_outputs(outputs, wanted, loss, config, made + _skips(config)),)
+
+
+def compared_outputs(
+    outputs: Array, wanted: Array, loss: float, config: Mapping[str, Any], place: int
+) -> Compared:
+    """Write down outputs (N, O) beside targets; `place` is the operation that made them."""
+    return Compared(
         LOSSES[config["loss"]],
         _spread(outputs),
         _spread(wanted),
-        made + _skips(config),
+        place,
         value=loss,
         units=outputs.shape[1],
         labels=config["loss"] == "cross_entropy",
     )
-    return (one,)
 
 
 def _skips(config: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.networks.rows import Batch
 from vegrad.networks.sequences import Lengths
-from vegrad.networks.vocabulary import LayerVocabulary
+from vegrad.networks.vocabulary import RecurrentVocabulary
 
 
 def judge_data(config: Mapping[str, object], batch: Batch) -> tuple[Finding, ...]:
@@ -21,7 +21,7 @@ def judge_data(config: Mapping[str, object], batch: Batch) -> tuple[Finding, ...
     problem = nonfinite_data("x", batch) or nonfinite_data("target", batch)
     if problem is None:
         return ()
-    return judge(Reading(vocabulary=LayerVocabulary(1), about=dict(config), problem=problem))
+    return judge(Reading(vocabulary=RecurrentVocabulary(), about=dict(config), problem=problem))
 
 
 def nonfinite_data(name: str, batch: Batch) -> NonFiniteData | None:
@@ -43,6 +43,7 @@ def nonfinite_data(name: str, batch: Batch) -> NonFiniteData | None:
         NonFiniteValue((number, *rest), float(values[(row, *rest)]), int(bad.sum())),
         rows=int(bad.reshape(len(bad), -1).any(axis=1).sum()),
         of=len(values),
+        steps=values.ndim == batch.x.ndim,
     )
 
 

@@ -35,8 +35,8 @@ class RecurrentTrainer:
         self._clipped: _core.Clipped | None = None
         self._window = 0
         """The window of the batch in hand that is to be taken next."""
-        self._state: State | None = None
-        """The state after the window before, of all rows of the batch."""
+        self._states: dict[int, State | None] = {0: None}
+        """The states before steps at which windows begin, of all rows of the batch."""
 
     @property
     def clipped(self) -> _core.Clipped:
@@ -64,7 +64,7 @@ class RecurrentTrainer:
             record[:] = self._step(rows, step, float(rates[self.taken]), request, bool(look))
             self.done += 1
             if self._window == self.rows.steps(rows, size)[0]:
-                self._window, self._state, first = 0, None, first + size
+                self._window, self._states, first = 0, {0: None}, first + size
             if perf_counter() - start >= seconds:
                 return
 
@@ -77,33 +77,60 @@ class RecurrentTrainer:
         look: bool,
     ) -> tuple[float, ...]:
         """Take the next window of the batch; return what is written down of it."""
-        all_ = self.rows
-        batch = all_.piece(rows, *all_.bounds[self._window])
+        begin, end = self.rows.bounds[self._window]
+        carries, cuts = len(self.rows.bounds) > 1, self.rows.cuts
+        there = self.rows.there(rows, self._window)
+        first = self.rows.first_step(self._window)
+        batch = self.rows.piece(rows[there], first, end)
         assert batch is not None
-        carries = len(all_.bounds) > 1
-        window = None if carries else all_.window
-        factors = None if all_.cuts is None else all_.cuts.factors(batch.x.shape[1])
-        there = all_.there(rows, self._window)
-        state = self._state and tuple(np.ascontiguousarray(p[:, there]) for p in self._state)
-        data = batch.x, batch.target, batch.lengths, state, window, factors
-        loss = self.core.backward(*data, True)
+        data = (
+            batch.x,
+            batch.target,
+            batch.lengths,
+            self._state_at(first, rows, there),
+            None if carries else self.rows.window,
+            None if cuts is None else cuts.factors(end - first),
+        )
+        loss = self.core.backward(*data, True, begin - first)
         assert loss is not None
-        after = self.core.state() if carries else None
+        if carries:
+            self._keep(end, begin, there)
         before = (_copies(self.parameters), _copies(self.gradients)) if look else None
         self._clipped = clipped = step(rate, *request)
         self.taken += not clipped.skipped
         self._window += 1
-        if self._state is None or after is None:
-            self._state = after
-        else:
-            for part, new in zip(self._state, after, strict=True):
-                part[:, there] = new
         looked: tuple[float, ...] = (nan,) * 4
         if before is not None:
-            loss_after = self.core.backward(*data, False)
+            loss_after = self.core.backward(*data, False, begin - first)
             assert loss_after is not None
             looked = loss_after, *self._compared(*before)
         return loss, clipped.norm, clipped.coefficient, rate, *looked
+
+    def _state_at(self, step: int, rows: Array, there: Array) -> State | None:
+        """Return the state before a step, of those rows that are there.
+
+        A window that overlaps the one before may begin between two whose states are kept.
+        """
+        known = max(one for one in self._states if one <= step)
+        self._states = {at: one for at, one in self._states.items() if at >= known}
+        kept = self._states[known]
+        state = kept and tuple(np.ascontiguousarray(part[:, there]) for part in kept)
+        if known < step:
+            between = self.rows.piece(rows[there], known, step)
+            assert between is not None
+            self.core.forward(between.x, None, state)
+            state = self.core.state()
+        return state
+
+    def _keep(self, end: int, begin: int, there: Array) -> None:
+        """Keep the state after a window; rows that have ended keep theirs."""
+        before, after = self._states[begin], self.core.state()
+        if there.all() or before is None:
+            self._states[end] = after
+            return
+        self._states[end] = state = tuple(part.copy() for part in before)
+        for part, new in zip(state, after, strict=True):
+            part[:, there] = new
 
     def _compared(
         self, parameters: Sequence[Array], gradients: Sequence[Array]

@@ -30,6 +30,9 @@ class Rows:
     cuts: Cuts | None = None
     """A truncation at random, with whose draws a checkpoint has to go on."""
 
+    windows = 1
+    """The most steps that are taken on a batch."""
+
     def __init__(self, x: Array, target: Array) -> None:
         self.x, self.target = x, target
 

@@ -76,6 +76,7 @@ class SequenceRows(Rows):
             ends = [*range(self.window[0], self.total, self.window[0]), self.total]
         self.bounds = list(pairwise([0, *ends]))
         """First and last step + 1 of what is new in each window."""
+        self.windows = len(self.bounds)
 
     def _windows(
         self, x: Sequence[object], target: object
@@ -90,8 +91,8 @@ class SequenceRows(Rows):
                 f"truncation goes with one array for x; it comes in {len(x)} windows already"
             )
         edges, rows = [0], 0
-        for number, one in enumerate(x):
-            part = as_array(one, f"x[{number}]")
+        for number in range(len(x)):
+            part = as_array(x[number], f"x[{number}]")
             sequences.check_sequences(part, self.shape.inputs, f"x[{number}]")
             rows = rows or len(part)
             if len(part) != rows:
@@ -150,6 +151,13 @@ class SequenceRows(Rows):
         if self.lengths is None:
             return np.ones(len(rows), bool)
         return np.asarray(self.lengths[rows] > self.bounds[window][0])
+
+    def first_step(self, window: int) -> int:
+        """Return the step where a window begins: before what is new in it, if windows overlap."""
+        begin, end = self.bounds[window]
+        if self.window is None or len(self.bounds) == 1 or self.window[1] == self.window[0]:
+            return begin
+        return max(0, end - self.window[1])
 
     def piece(self, rows: Array, begin: int, end: int) -> Batch | None:
         """Return steps from `begin` to `end` of those rows that have some; None if none has."""

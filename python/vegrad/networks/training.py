@@ -133,6 +133,7 @@ def train(network: Network, rows: Rows, held: Batch | None, options: Options) ->
     state = TrainingState(network, o.optimizer, settings, random, History(), rows.cuts)
     if o.resume is not None:
         state.resume(o.resume)
+    state.history.windows = rows.windows
     alarms = Alarms(o.on_finding, state.history)
     watch = Watch(network, state.history, rows, o.gauge, alarms)
     run = Run(network, o.optimizer, state.history, rows, o.batch_size, o.gauge, watch)

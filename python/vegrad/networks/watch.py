@@ -196,6 +196,8 @@ class Watch(Examiner):
         history, epoch = self.history, self.history.epochs
         self.ended = history.steps
         loss = history.last("epoch_loss")
+        if not isfinite(loss):
+            self.broken()
         self.moved = moved = middle(history.last("update_log2"))
         if moved > MOVED - (history.steps > CLOSE):
             self._open_window(history.steps)

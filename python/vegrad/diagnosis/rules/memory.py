@@ -146,7 +146,7 @@ FORGETS = Rule(
     name="forgets-what-is-needed",
     kind="vanishing",
     warning=1,
-    critical=3,
+    critical=10,
     measured="steps back that the task needs, over those that get a thousandth of the gradient",
     reason="What gets less than a thousandth is not learned beside what gets all. That it is "
     "needed is said by the user, or by targets of which 20 % can be told from it alone.",

@@ -30,12 +30,18 @@ _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph",
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
+class _Order(NamedTuple):
+    """The order of a batch's axes, and how long its rows are."""
+
+    time_major: bool
+    lengths: Array | None  # (B,); None: all are as long as the batch
+
+
 class _Batch(NamedTuple):
     """The arguments of one call, as the passes take them."""
 
     x: Tensor  # (T, B, I), or (B, T, I) if not time_major
-    time_major: bool
-    lengths: Array | None  # (B,)
+    order: _Order
     states: list[Tensor]  # each (layers · directions, B, H); none if the caller gave none
     back: Callable[[Tensor, list[Tensor]], Output]  # makes of output and states what is returned
 
@@ -46,16 +52,16 @@ class _Cell(NamedTuple):
     layer: _core.RecurrentLayer
     reverse: bool
     weights: list[Tensor]
-    arrays: list[Array | None]
+    arrays: tuple[Array, Array, Array | None, Array | None]
 
     def forward(
-        self, batch: _Batch, x: Tensor, states: Sequence[Tensor], keep: bool
+        self, order: _Order, x: Tensor, states: Sequence[Tensor], keep: bool
     ) -> tuple[list[Tensor], object]:
         """Return the output, the last states (1, B, H), and what is kept for the way back."""
-        h, c = (*(one.detach().contiguous().numpy() for one in states), None, None)[:2]
-        rows = x.detach().contiguous().numpy()
+        h, c = (*(one.contiguous().numpy() for one in states), None, None)[:2]
+        rows, (time_major, lengths) = x.contiguous().numpy(), order
         out, *ends, kept = self.layer.forward(
-            rows, batch.lengths, h, c, *self.arrays, batch.time_major, self.reverse, keep
+            rows, lengths, h, c, *self.arrays, time_major, self.reverse, keep
         )
         last = [torch.from_numpy(one[None]) for one in ends if one is not None]
         return [torch.from_numpy(out), *last], kept
@@ -110,14 +116,16 @@ class _Fused(nn.RNNBase):
                 outs = []
             states = [one[place] for one in batch.states]
             if grad:
-                out, *end = _apply(cell, batch, x, *states, *cell.weights)
+                out, *end = _apply(cell, batch.order, x, *states, *cell.weights)
             else:
-                out, *end = cell.forward(batch, x, states, False)[0]
+                out, *end = cell.forward(batch.order, x, states, False)[0]
             outs.append(out)
             ends.append(end)
             if len(outs) == directions:
                 x = out if directions == 1 else torch.cat(outs, -1)
-        return batch.back(x, ends[0] if len(ends) == 1 else list(map(torch.cat, zip(*ends))))
+        return batch.back(
+            x, ends[0] if len(ends) == 1 else list(map(torch.cat, zip(*ends, strict=True)))
+        )
 
     def __getstate__(self) -> dict[str, object]:
         return super().__getstate__() | {"_bound": None}
@@ -152,10 +160,10 @@ class _Fused(nn.RNNBase):
         cells = []
         for place in range(self.num_layers * directions):
             mine = own[count * place : count * (place + 1)]
-            arrays = [*(one.detach().numpy() for one in mine), None, None][:4]
+            w_ih, w_hh, b_ih, b_hh = (*(one.detach().numpy() for one in mine), None, None)[:4]
             sizes = mine[0].shape[1], self.hidden_size
             layer = _core.RecurrentLayer(*sizes, _CELLS[self.mode], DTYPES[dtype])
-            cells.append(_Cell(layer, place % directions == 1, mine, arrays))
+            cells.append(_Cell(layer, place % directions == 1, mine, (w_ih, w_hh, b_ih, b_hh)))
         places = struct.pack(f"={len(own)}Q", *map(Tensor.data_ptr, own))
         holders = [(self._parameters, name) for name in names]
         return _Bound(self._parameters, own, holders, places, cells)
@@ -197,7 +205,7 @@ class _Fused(nn.RNNBase):
                 out, ends = out.squeeze(axis), [one.squeeze(1) for one in ends]
             return out, self._as_one(ends)
 
-        return _Batch(x, not self.batch_first, None, states, back)
+        return _Batch(x, _Order(not self.batch_first, None), states, back)
 
     def _packed(self, packed: PackedSequence, states: list[Tensor]) -> _Batch | None:
         """Return the arguments if x is packed; its rows stay in the order that they lie in."""
@@ -214,7 +222,7 @@ class _Fused(nn.RNNBase):
             data = pack_padded_sequence(out, lengths).data
             return PackedSequence(data, sizes, order, old_order), self._as_one(ends)
 
-        return _Batch(x, True, lengths.numpy(), states, back)
+        return _Batch(x, _Order(True, lengths.numpy()), states, back)
 
     def _are_states(self, states: list[Tensor], rows: int) -> bool:
         shape = self.num_layers * (1 + self.bidirectional), rows, self.hidden_size
@@ -283,36 +291,43 @@ class _Pass(Function):
 
     @staticmethod
     def forward(
-        ctx: Node, cell: _Cell, batch: _Batch, x: Tensor, *tensors: Tensor
+        ctx: Node, cell: _Cell, order: _Order, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
+        states = tensors[: len(tensors) - len(cell.weights)]
         # Whoever has hooks on saved tensors (checkpoints, offloading) wants little to be kept.
-        keep = _saving_hooks(True) is None
-        outputs, ctx.kept = cell.forward(batch, x, tensors[: len(batch.states)], keep)
-        ctx.cell, ctx.batch = cell, batch._replace(x=x, states=[])
+        outputs, ctx.kept = cell.forward(order, x, states, _saving_hooks(True) is None)
+        ctx.cell, ctx.order = cell, order
         ctx.save_for_backward(x, *tensors)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Node, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        (x, *tensors), second = ctx.saved_tensors, torch.is_grad_enabled()
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                found = _Pass.run(ctx, gradients)
+            tensors = (*ctx.saved_tensors, *(one for one in gradients if one is not None))
+            name = "fused recurrent module"
+            found = [None if one is None else refuse(name, one, *tensors) for one in found]
+        else:
+            found = _Pass.run(ctx, gradients)
+        return None, None, *found
+
+    @staticmethod
+    def run(ctx: Node, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the gradients of x, the states and the weights, None where none is needed."""
+        x, *tensors = ctx.saved_tensors
         cell, kept = ctx.cell, ctx.kept
         states = tensors[: len(tensors) - len(cell.weights)]
+        needed = ctx.needs_input_grad[2:]
         if all(one is None for one in gradients):
-            return (None,) * (3 + len(tensors))
-        with torch.no_grad():
-            if kept is None:
-                kept = cell.forward(ctx.batch, x, states, True)[1]
-            elif not _keeps_graph():
-                ctx.kept = None  # the node itself may live on
-            needed = ctx.needs_input_grad[2:]
-            found = cell.backward(kept, gradients, len(states), needed[0])
-        chosen = [one if need else None for one, need in zip(found, needed, strict=True)]
-        if second:
-            sources = [x, *tensors, *(one for one in gradients if one is not None)]
-            name = "fused recurrent module"
-            chosen = [None if one is None else refuse(name, one, *sources) for one in chosen]
-        return None, None, *chosen
+            return [None] * len(needed)
+        if kept is None:
+            kept = cell.forward(ctx.order, x, states, True)[1]
+        elif not _keeps_graph():
+            ctx.kept = None  # the node itself may live on
+        found = cell.backward(kept, gradients, len(states), needed[0])
+        return [one if need else None for one, need in zip(found, needed, strict=True)]
 
 
 # As in sequential.py: without a search for wrappers that only torch.func makes.

@@ -7,7 +7,7 @@ the task where under 1 % of 1000 rows are wrong.
 import numpy as np
 import vegrad
 from common import BLUE, ORANGE, SEEDS, picture, save, table
-from sequences import clip, gaussian, share_wrong, shown, train
+from recurrent_training import clip, gaussian, share_wrong, shown, train
 from vegrad.datasets import temporal_order
 
 STEPS, T, UNITS, BATCH, RATE = 3000, 20, 50, 20, 0.1

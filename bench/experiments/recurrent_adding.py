@@ -7,7 +7,7 @@ error of 0.01 on 1000 rows; the guess 1 has 0.167.
 import numpy as np
 import vegrad
 from common import BLUE, GREEN, ORANGE, RED, SEEDS, picture, save, table
-from sequences import clip, gaussian, shown, train
+from recurrent_training import clip, gaussian, shown, train
 from vegrad.datasets import adding
 
 UNITS, BATCH, RATE, ENOUGH = 64, 64, 2e-3, 0.01

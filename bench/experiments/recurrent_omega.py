@@ -8,7 +8,7 @@ under 1 % of 1000 rows are wrong.
 import numpy as np
 import vegrad
 from common import BLUE, ORANGE, SEEDS, picture, save, table
-from sequences import Sequences, clip, share_wrong, shown, spectral_radius, train
+from recurrent_training import Sequences, clip, share_wrong, shown, spectral_radius, train
 from vegrad.datasets import temporal_order
 
 STEPS, T, UNITS, BATCH, RATE = 12_000, 50, 50, 20, 0.01
