@@ -31,7 +31,7 @@ Window = int | tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class TruncationErrors:
-    """What each window loses: arrays with an entry for each that was measured, shortest first."""
+    """The loss of each window: arrays with an entry for each that was measured, shortest first."""
 
     window: npt.NDArray[np.int64]
     """Steps that are gone back, or layers from the top."""
@@ -105,7 +105,7 @@ class Truncation:
 
 
 class Measured(NamedTuple):
-    """What one window has shown."""
+    """Error and cosine of one window, and the error of each parameter."""
 
     error: float
     cosine: float
