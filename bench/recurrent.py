@@ -38,11 +38,12 @@ CELLS = ("lstm", "gru", "tanh")
 KEPT_BY_FUSE, FLOW_COST, MEMORY, BUSY = 0.85, 0.02, 1.2, 1.8
 SIZE = 1024  # of the matrices whose product sets the limit
 LEGEND = (
-    "Milliseconds of a pass forward and backward; medians, of ratios those of the turns. ×: how"
-    " many times faster vegrad is than PyTorch with subnormals flushed, PyTorch as it comes, and JAX's"
-    " scan. share: of the fastest matrix product, timed in the same turns, or (of one batch row) of"
-    " the fastest way to read the recurrent weights twice a step from the cache that holds them."
-    " fuse: the share of vegrad's rate that `vegrad.torch.fuse` keeps. In brackets: what is asked."
+    "Milliseconds of a pass forward and backward; medians, of ratios those of the turns."
+    " ×: how many times faster vegrad is than PyTorch with subnormals flushed, PyTorch as it comes"
+    " and JAX's scan. share: of the fastest matrix product, timed in the same turns, or (of one"
+    " batch row) of the fastest way to read the recurrent weights twice a step from the cache that"
+    " holds them. fuse: the share of vegrad's rate that `vegrad.torch.fuse` keeps. In brackets: what"
+    " is asked."
 )
 
 
