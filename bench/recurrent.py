@@ -42,8 +42,8 @@ LEGEND = (
     " ×: how many times faster vegrad is than PyTorch with subnormals flushed, PyTorch as it comes"
     " and JAX's scan. share: of the fastest matrix product, timed in the same turns, or (of one"
     " batch row) of the fastest way to read the recurrent weights twice a step from the cache that"
-    " holds them. fuse: the share of vegrad's rate that `vegrad.torch.fuse` keeps. In brackets: what"
-    " is asked."
+    " holds them. fuse: the share of vegrad's rate that `vegrad.torch.fuse` keeps. In brackets:"
+    " what is asked."
 )
 
 
