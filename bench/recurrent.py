@@ -317,7 +317,7 @@ def main():
     if not peers.installed(peers.Jax):
         print("JAX is left out: it is not installed")
     settings = {"seconds": 0.1 if options.quick else 1, "busy": None}
-    settings |= {"rows": 2 if options.quick else len(ROWS)}
+    settings |= {"rows": 1 if options.quick else len(ROWS)}
     settings |= {"turned": [False] if options.quick else [False, True]}
     results = report.description() | {"settings": settings}
     results["runs"] = [run(settings | {"threads": n}) for n in threads]
