@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -38,13 +37,13 @@ from vegrad.benchmark.timing import fastest, interleave
 CELLS = ("lstm", "gru", "tanh")
 KEPT_BY_FUSE, FLOW_COST, MEMORY, BUSY = 0.85, 0.02, 1.2, 1.8
 SIZE = 1024  # of the matrices whose product sets the limit
-PROGRAMS = list(product((False, True), (1, 4)))  # of JAX: (turned, unroll)
 LEGEND = (
-    "Milliseconds of a pass forward and backward, medians. ×: how many times faster vegrad is than"
-    " PyTorch with subnormals flushed, PyTorch as it comes, and JAX's scan. share: of the fastest"
-    " matrix product, timed in the same turns, or (of one batch row) of the fastest way to read the"
-    " recurrent weights twice a step from the cache that holds them. fuse: the share of vegrad's"
-    " rate that `vegrad.torch.fuse` keeps. In brackets: what is asked."
+    "Milliseconds of a pass forward and backward; medians, of ratios those of the turns."
+    " ×: how many times faster vegrad is than PyTorch with subnormals flushed, PyTorch as it comes"
+    " and JAX's scan. share: of the fastest matrix product, timed in the same turns, or (of one"
+    " batch row) of the fastest way to read the recurrent weights twice a step from the cache that"
+    " holds them. fuse: the share of vegrad's rate that `vegrad.torch.fuse` keeps. In brackets:"
+    " what is asked."
 )
 
 
@@ -78,11 +77,17 @@ def measure(case, settings):
     call, often = limit(case, settings)
     calls = {name: task.call for name, task in made.items()} | {"limit": call}
     turns = interleave(calls, settings["seconds"])
+    medians = {name: [median(turn) for turn in found] for name, found in turns.items()}
+    over = {
+        name: median(b / a for a, b in zip(medians["vegrad"], found, strict=False))
+        for name, found in medians.items()
+    }
     return {
         "label": case.row.label,
         "cell": case.cell,
         "flops": case.flops,
-        "limit_ms": often * report.timing.summary(turns["limit"])["median_ms"],
+        # of vegrad's time: each other's, and the machine's limit
+        "over": over | {"limit": often * over["limit"], "fuse": 1 / over["fuse"]},
         "peers": {name: report.summary(task, turns[name]) for name, task in made.items()},
     }
 
@@ -166,19 +171,6 @@ def busy(settings):
 # The tables
 
 
-def share(row):
-    """Return the share of the machine's limit that a row reaches."""
-    return row["limit_ms"] / row["peers"]["vegrad"]["median_ms"]
-
-
-def ratios(row):
-    """Return vegrad's speed over each other's; of fuse, the share that it keeps."""
-    times = {name: peer["median_ms"] for name, peer in row["peers"].items()}
-    return {name: ms / times["vegrad"] for name, ms in times.items()} | {
-        "fuse": times["vegrad"] / times["fuse"]
-    }
-
-
 def asked(row):
     """Return what is asked of a row: the shares for one and two threads, and the ratios."""
     shape = next(one for one in ROWS if one.label == row["label"])
@@ -194,10 +186,10 @@ def table(run):
     others = {"torch flushed": "× flushed", "torch": "× as it comes", "jax": "× JAX"}
     lines = [["T, B, I, H", "cell", "vegrad", "GF/s", "share", *others.values(), "fuse"]]
     for row in run["rows"]:
-        ms, found = row["peers"]["vegrad"]["median_ms"], ratios(row)
+        ms, found = row["peers"]["vegrad"]["median_ms"], row["over"]
         shares, wanted = asked(row)
         line = [row["label"], row["cell"], f"{ms:#.3g}", f"{1e-6 * row['flops'] / ms:.1f}"]
-        line.append(f"{100 * share(row):.0f} % ({100 * shares[run['threads'] > 1]:.0f})")
+        line.append(f"{100 * found['limit']:.0f} % ({100 * shares[run['threads'] > 1]:.0f})")
         for name in others:
             least = f" ({wanted[name]:g})" if name in wanted and run["threads"] == 1 else ""
             line.append(f"{found[name]:.2f}{least}" if name in found else "–")
@@ -214,10 +206,10 @@ def shortfalls(results):
         where = f"{report.threads_text(run)}, "
         for row in run["rows"]:
             name, (shares, wanted) = f"{where}{row['cell']} {row['label']}: ", asked(row)
-            got, least = share(row), shares[run["threads"] > 1]
+            got, least = row["over"]["limit"], shares[run["threads"] > 1]
             if got < least:
                 yield f"{name}{100 * got:.0f} % of the limit, {100 * least:.0f} % asked"
-            for other, value in ratios(row).items():
+            for other, value in row["over"].items():
                 single = run["threads"] == 1 or other == "fuse"
                 if other in wanted and single and value < wanted[other]:
                     yield f"{name}{other} {value:.2f}, {wanted[other]:g} asked"
@@ -324,9 +316,9 @@ def main():
         parser.error(f"--threads must be between 1 and the {len(cores)} cores there are")
     if not peers.installed(peers.Jax):
         print("JAX is left out: it is not installed")
-    settings = {"seconds": 0.1 if options.quick else 2, "busy": None}
-    settings |= {"rows": 2 if options.quick else len(ROWS)}
-    settings |= {"programs": PROGRAMS[:1] if options.quick else PROGRAMS}
+    settings = {"seconds": 0.1 if options.quick else 1, "busy": None}
+    settings |= {"rows": 1 if options.quick else len(ROWS)}
+    settings |= {"turned": [False] if options.quick else [False, True]}
     results = report.description() | {"settings": settings}
     results["runs"] = [run(settings | {"threads": n}) for n in threads]
     names = ("vegrad", "torch flushed") if max(threads) > 1 else ()
