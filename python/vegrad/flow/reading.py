@@ -247,10 +247,12 @@ class Cell(Protocol):
     """Share of its gates' elements, over all steps, that are saturated; of the same sets."""
     parts: FloatArray
     """What carry and matrix pass on of the gradient, a step (2, sets)."""
-    expected: FloatArray
-    """The same, as theory expects it of the gates' means (2, sets)."""
     length: int
     """The steps of a sequence, of which `sizes` may have the last ones only."""
+
+    @property
+    def expected(self) -> FloatArray:
+        """Carry and matrix as theory expects them of the gates' means (2, sets)."""
 
     @property
     def label(self) -> str:

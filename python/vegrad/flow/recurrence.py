@@ -9,7 +9,7 @@ To keep the cost small, a front end hands over a few rows and the last steps onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
@@ -19,7 +19,8 @@ import numpy as np
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.edits import Edit, Scale, Shift, Zero
 from vegrad.flow.reading import Gate
-from vegrad.theory.cells import GATES, Run, run
+from vegrad.theory.cells import GATES, run
+from vegrad.theory.recurrence import tied_gain
 
 Weights = dict[str, FloatArray]
 """By part: ih, hh, b_ih, b_hh, and hr where outputs are projected."""
@@ -59,8 +60,7 @@ class Recurrence:
     """Share of the gates' elements, over all steps, that are saturated (sets,)."""
     parts: FloatArray = field(default_factory=lambda: np.zeros((2, 1)))
     """What carry and matrix pass on of the gradient, a step (2, sets)."""
-    expected: FloatArray = field(default_factory=lambda: np.zeros((2, 1)))
-    """The same, by the formulas of `_coherent`."""
+    _seed: int = 0
 
     @property
     def units(self) -> int:
@@ -120,7 +120,26 @@ class Recurrence:
 
     def look(self, seed: int) -> FloatArray:
         """Fill in what is measured; return the outputs (steps, rows, outputs)."""
-        random = np.random.default_rng(seed + 0x7EC0)
+        self._seed = seed
+        found = run(self.mode, self._sets(), self.x)
+        back = found.back()
+        self.sizes, self.flat = back.sizes, found.flat
+        self.parts = np.stack([_mean(back.carry_log2), _mean(back.matrix_log2)])
+        outputs: FloatArray = found.outputs[0]
+        return outputs
+
+    @cached_property
+    def expected(self) -> FloatArray:
+        """What theory expects carry and matrix to pass on, by the gates' means (2, sets).
+
+        It takes a further pass, which only a finding asks for.
+        """
+        gain = tied_gain(run(self.mode, self._sets(), self.x))
+        return np.stack([gain.carry, gain.matrix])
+
+    def _sets(self) -> Weights:
+        """Return its own weights and those drawn anew, the sets as the first axis."""
+        random = np.random.default_rng(self._seed + 0x7EC0)
         draws = DRAWS if self.units < WIDE else FEWER
         weights = Weights()
         for part, own in self.own.items():
@@ -128,13 +147,7 @@ class Recurrence:
             weights[part] *= 2 * self.bound
             weights[part] -= self.bound
             weights[part][0] = own
-        found = run(self.mode, weights, self.x)
-        back = found.back()
-        self.sizes, self.flat = back.sizes, found.flat
-        self.parts = np.stack([_mean(back.carry_log2), _mean(back.matrix_log2)])
-        self.expected = _coherent(found)
-        outputs: FloatArray = found.outputs[0]
-        return outputs
+        return weights
 
 
 def _stacked(several: Sequence[Weights]) -> Weights:
@@ -147,49 +160,6 @@ def _mean(sizes: FloatArray) -> FloatArray:
     total = np.where(known, sizes, 0.0).sum(axis=1)
     found: FloatArray = np.exp2(total / np.maximum(known.sum(axis=1), 1))
     return found
-
-
-def _coherent(found: Run) -> FloatArray:
-    """Return what carry and matrix should pass on, by the means of the gates (2, sets).
-
-    As the matrix is the same at every step, its products add up coherently:
-
-        lstm    E f + σ E i · E(1 - g²) · E(o (1 - tanh² c))
-        gru     E z + σ E(r (1 - z)(1 - n²))
-        others  σ √(E φ'²)
-
-    with σ² = units × the variance of the recurrent weights of g, n or all. It holds for weights of
-    independent entries about 0, where the carry fluctuates less than the matrix passes on.
-    """
-    passed, carry = (np.zeros(len(found.start.h)) for _ in range(2))
-    several = [tuple(step.gates) for step in found.steps]
-    if found.cell == "lstm":
-        lid = [g[3].value * one.tanh_c.slope for g, one in zip(several, found.steps, strict=True)
-               if one.tanh_c is not None]  # fmt: skip
-        carry = _over(g[1].value for g in several)
-        passed = _over(g[0].value for g in several) * _over(g[2].slope for g in several)
-        passed = passed * _over(lid)
-    elif found.cell == "gru":
-        carry = _over(g[1].value for g in several)
-        passed = _over(g[0].value * (1 - g[1].value) * g[2].slope for g in several)
-    else:
-        passed = np.sqrt(_over(g[0].slope ** 2 for g in several))
-    return np.stack([carry, passed * _spread(found)])
-
-
-def _over(steps: Iterable[FloatArray]) -> FloatArray:
-    """Return the mean of all steps (S, B, H), a set at a time."""
-    return np.asarray(np.mean([one.mean(axis=(1, 2)) for one in steps], axis=0))
-
-
-def _spread(found: Run) -> FloatArray:
-    """Return σ of each set."""
-    hh = found.weights["hh"]
-    blocks = hh.reshape(len(hh), len(GATES[found.cell]), -1, hh.shape[2])
-    matrix = blocks[:, {"lstm": 2, "gru": 2}.get(found.cell, 0)]
-    if "hr" in found.weights:
-        matrix = matrix @ found.weights["hr"]
-    return np.asarray(np.sqrt(matrix.shape[1] * matrix.var(axis=(1, 2))))
 
 
 def _rms(values: Array) -> float:
