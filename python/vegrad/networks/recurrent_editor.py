@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from vegrad.flow.edits import (
     ARCHITECTURE,
@@ -95,7 +95,7 @@ class RecurrentEditor(NetworkEditor):
         return ", ".join(said)
 
 
-def written(config: dict[str, Any]) -> str:
+def written(config: Mapping[str, object]) -> str:
     """Write the call that makes a network with this config."""
     sizes = ", ".join(str(config[name]) for name in SIZES)
     more = changed_arguments(RNN, config, SIZES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 from vegrad.arrays.checks import Array
 from vegrad.diagnosis.diagnosis import Diagnosis
@@ -14,9 +14,11 @@ from vegrad.flow.reading import Reading
 from vegrad.flow.recurrence import IN_TIME
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks.editor import written_optimizer
+from vegrad.networks.mlp import MLP
 from vegrad.networks.recurrent_editor import RecurrentEditor
-from vegrad.networks.recurrent_reading import read
 from vegrad.networks.rnn import RNN
+from vegrad.networks.rows import Rows
+from vegrad.networks.sequence_reading import read
 from vegrad.networks.subject import NetworkSubject
 from vegrad.networks.vocabulary import RecurrentVocabulary
 from vegrad.treatment.data import ArrayData
@@ -28,7 +30,7 @@ class SequenceData(ArrayData):
 
     lengths: Array | None = None
 
-    def take(self, rows: Array) -> tuple[Any, Array]:
+    def take(self, rows: Array) -> tuple[object, Array]:  # type: ignore[override]
         """Return these rows' inputs, beside their lengths if they have some, and targets."""
         x = self.x[rows]
         given = x if self.lengths is None else (x, self.lengths[rows])
@@ -68,7 +70,7 @@ class RecurrentSubject(NetworkSubject):
         return RecurrentVocabulary()
 
     def read(
-        self, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
+        self, x: object, target: object, *, resamples: int, seed: int, theory: bool = True
     ) -> Reading:
         """Run the network forward and back on a batch and write down what that tells.
 
@@ -86,7 +88,7 @@ class RecurrentSubject(NetworkSubject):
             reading = replace(reading, lags=Lags.of(self.data.x, self.data.target))
         return reading
 
-    def diagnosed(self, x: Any, target: Any, *, theory: bool) -> Diagnosis:
+    def diagnosed(self, x: object, target: object, *, theory: bool) -> Diagnosis:
         """Diagnose it on a batch."""
         return Diagnosis.of(self.read(x, target, resamples=0, seed=0), None, RecurrentSubject)
 
@@ -104,10 +106,9 @@ class RecurrentSubject(NetworkSubject):
         return super().apply(edit, rows)
 
     def _editor(self, rows: Array | None) -> RecurrentEditor:
-        network: Any = self.network
-        return RecurrentEditor(network, self.data.x, rows, self.seed)
+        return RecurrentEditor(cast(MLP, self.network), self.data.x, rows, self.seed)
 
-    def rows(self) -> Any:
+    def rows(self) -> Rows:
         """Return the data as a training takes them."""
         lengths = self.data.lengths if isinstance(self.data, SequenceData) else None
         return self.network.rows(self.data.x, self.data.target, lengths, self.truncation)

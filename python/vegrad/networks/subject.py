@@ -44,7 +44,7 @@ class NetworkSubject:
     noun = "network"
     early = 0
     axes = "0"
-    """Of x, over which a column goes."""
+    """Axes of x, over which a column goes."""
 
     def __post_init__(self) -> None:
         """Raise TypeError if it is no network."""

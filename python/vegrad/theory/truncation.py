@@ -41,8 +41,7 @@ def truncation_error(gain: float, steps: int, window: int, every: int | None = N
         if every > window:
             raise ValueError(f"every must be at most window = {window}, not {every}")
         lags = np.arange(1, steps + 1)  # parts of the loss of each step
-        ends = np.minimum(-(-lags // every) * every, steps)
-        reach = np.minimum(lags, window - (ends - lags))
+        reach = np.minimum(lags, window - -lags % every)
     growth = 2 * log(gain) if gain > 0 else -inf
     lost, all_of_it = _squares(growth, reach, lags), _squares(growth, np.zeros_like(lags), lags)
     return sqrt(float(lost.sum()) / float(all_of_it.sum()))
@@ -55,12 +54,12 @@ def _squares(growth: float, first: np.ndarray, end: np.ndarray) -> FloatArray:
     """
     count = end - first
     if growth == -inf:
-        return (first == 0).astype(float)
+        return np.where(first == 0, 1.0, 0.0)
     if growth == 0:
-        return count.astype(float)
+        return np.asarray(count, np.float64)
     largest = first if growth < 0 else end - 1 - end.max()
-    sums: FloatArray = np.exp(growth * largest) * np.expm1(-abs(growth) * count)
-    return sums / np.expm1(-abs(growth))
+    size = np.exp(growth * largest) * np.expm1(-abs(growth) * count) / np.expm1(-abs(growth))
+    return np.asarray(size, np.float64)
 
 
 def truncation_window(gain: float, error: float, scheme: str = "sliding") -> float:
