@@ -177,3 +177,62 @@ def test_values_that_are_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *QUICK, "--data", "broken.npz"]) == 2
     where = "broken.npz: values must be finite, not nan as in row 3, step 2, column 1"
     assert where in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ diagnosis, cure and the demo
+
+
+def test_a_diagnosis(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("diagnose", "--cell", "lstm", "--width", "32", "--plot", "flow.png")
+    assert main(list(options)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "temporal_order: 4000 sequences of 60 steps, 6 inputs"
+    assert lines[1].startswith("1 layer of 32 lstm units (6 inputs, 4 outputs), float32, loss 1.")
+    assert lines[2] == "default initialization, cross_entropy of the last step"
+    assert lines[4].split()[:3] == ["layer", "gain", "a"]
+    assert any(line.startswith("vanishing: the gradient through time") for line in lines)
+    assert lines[-1] == "picture: flow.png"
+    assert Path("flow.png").read_bytes().startswith(b"\x89PNG")
+    found = content(capsys, *options)
+    assert found["data"] == {"name": "temporal_order", "rows": 4000, "steps": 60, "columns": 6}
+    assert (found["verdict"], found["network"]["cell"]) == ("vanishing", "lstm")
+
+
+def test_rows_of_unequal_length_are_diagnosed(
+    sequences: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = content(capsys, "diagnose", *QUICK[:4], "--data", sequences, "--batch", "50")
+    assert found["data"] == {"name": "sequences.npz", "rows": 50, "steps": 9, "columns": 3}
+
+
+def test_where_a_value_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 5, 2))
+    x[3, 2, 1] = np.nan
+    np.savez("broken.npz", x=x, y=np.arange(20) % 2)
+    assert main(["diagnose", *QUICK[:4], "--data", "broken.npz", "--plot", "none.png"]) == 1
+    text = capsys.readouterr().out
+    assert "nonfinite" in text
+    assert "row 3, step 2, column 1" in text
+    assert not Path("none.png").exists()
+
+
+def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--recurrent"]) == 0
+    text = capsys.readouterr().out
+    assert "vanishing: the gradient through time of rnn (layer 0) reaches the last" in text
+    assert "picture: vegrad-flow-through-time.png" in text
+    assert Path("vegrad-flow-through-time.png").read_bytes().startswith(b"\x89PNG")
+    assert "cured: vanishing → healthy" in text
+    proof = text.partition("proof: ")[2]
+    before, after = map(float, re.findall(r"([\d.]+) %", proof))
+    assert before < 40
+    assert after >= 90
+
+
+def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("cure", "--cell", "lstm", "--width", "32", "--quiet", "--save", "net.safetensors")
+    found = content(capsys, *options, "--patch", "patch.py")
+    assert found["cured"]
+    assert found["data"]["steps"] == 60
+    assert vegrad.RNN.load("net.safetensors").config["hidden"] == 32
+    assert "network.parameters" in Path("patch.py").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import numpy as np
 
 from vegrad.arrays.files import save_bytes
 from vegrad.cli.options import (
+    add_cell_options,
     add_data_options,
     add_json_option,
     add_network_options,
@@ -95,6 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad cure`."""
     add_data_options(parser, "rows of a step (32)", 32)
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    add_cell_options(parser)
     add_optimizer_options(parser, clip="none")
     add = parser.add_argument_group("cure").add_argument
     goal = "accuracy to reach or, with mse, loss (some of the way from guessing)"

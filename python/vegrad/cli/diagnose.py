@@ -17,6 +17,7 @@ from vegrad.cli import cure
 from vegrad.cli.annotations import annotated
 from vegrad.cli.options import (
     Parser,
+    add_cell_options,
     add_data_options,
     add_json_option,
     add_network_options,
@@ -29,6 +30,7 @@ from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.site import Site
 from vegrad.networks.diagnosis import diagnose
+from vegrad.networks.rnn import RNN
 from vegrad.networks.treatment import Cure
 from vegrad.reports import text as report
 
@@ -37,6 +39,12 @@ DEMO = {
     "activation": "sigmoid",
     "init": "glorot_uniform",
     "plot": "vegrad-flow.png",
+}
+RECURRENT_DEMO = {
+    "cell": "lstm",
+    "data": "temporal_order:60",
+    "width": 32,
+    "plot": "vegrad-flow-through-time.png",
 }
 PAGES = (".html", ".htm")
 FORMATS = ("text", "json", "github")
@@ -53,6 +61,10 @@ def run(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Diagnose and cure the network of the demo; return 0."""
+    shown = vars(options)
+    for name, value in (RECURRENT_DEMO if options.recurrent else DEMO).items():
+        if name != "plot" or options.plot is None:
+            shown[name] = value
     _check_page(options)
     data = load_data(options)
     wanted = options.json or options.html is not None  # else the diagnosis is shown before the cure
@@ -79,9 +91,9 @@ def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None
             task.network, *task.rows(rows)[:2], **task.lengths(rows), ignore=options.ignore
         )
     files: dict[str, str | None] = {"picture": None, "page": options.html}
-    if options.plot is not None and diagnosis.flow is not None:
+    if options.plot is not None:
         with spinner("drawing the picture"):
-            files["picture"] = diagnosis.plot(options.plot)
+            files["picture"] = _plot(task, diagnosis, options.plot)
     if options.html is not None:
         _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
     if options.format == "github":
@@ -89,7 +101,11 @@ def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None
     elif options.json or options.format == "json":
         _print_json(data, len(rows), diagnosis, files, found)
     else:
-        _print_text(data, len(rows), diagnosis, files, options.all_layers)
+        print(described(data, len(rows)))
+        print(report.measurements(diagnosis, all_layers=options.all_layers), end="\n\n")
+        if _has_time_flow(task, diagnosis):
+            print(task.network.flow, end="\n\n")
+        _print_text(data, diagnosis, files)
     return diagnosis
 
 
@@ -123,11 +139,20 @@ def _rows(task: Task, options: argparse.Namespace) -> npt.NDArray[np.intp]:
     return np.sort(np.random.default_rng(options.seed).choice(count, wanted, replace=False))
 
 
-def _print_text(
-    data: Dataset, rows: int, diagnosis: Diagnosis, files: dict[str, str | None], all_layers: bool
-) -> None:
-    print(described(data, rows))
-    print(report.measurements(diagnosis, all_layers=all_layers), end="\n\n")
+def _has_time_flow(task: Task, diagnosis: Diagnosis) -> bool:
+    """Tell if the network is recurrent and was run: not so if a value of the data is not finite."""
+    return isinstance(task.network, RNN) and diagnosis.loss is not None
+
+
+def _plot(task: Task, diagnosis: Diagnosis, path: str) -> str | None:
+    """Draw the flow through layers or through time, if the network was run."""
+    if isinstance(task.network, RNN) and _has_time_flow(task, diagnosis):
+        task.network.flow.plot(path)
+        return path
+    return None if diagnosis.flow is None else diagnosis.plot(path)
+
+
+def _print_text(data: Dataset, diagnosis: Diagnosis, files: dict[str, str | None]) -> None:
     _print_verdict(report.verdict(diagnosis), diagnosis.healthy)
     for remark in report.remarks(diagnosis):
         print(remark)
@@ -176,6 +201,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad diagnose`."""
     add_data_options(parser, f"rows to take (at most {MOST_ROWS})")
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    add_cell_options(parser)
     group = _add_output_options(parser)
     forms = "text, json (as --json), or github: annotations of a workflow"
     group.add_argument("--format", choices=FORMATS, help=forms)
@@ -192,7 +218,12 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     """Set the options of `vegrad diagnose` for the demo; only those of the output can be chosen."""
     everything = Parser()
     add_options(everything)
-    parser.set_defaults(**(vars(everything.parse_args([])) | DEMO))
+    parser.set_defaults(**vars(everything.parse_args([])))
+    parser.add_argument(
+        "--recurrent",
+        action="store_true",
+        help="an LSTM that is to remember the order of two symbols, instead",
+    )
     _add_output_options(parser)
 
 
