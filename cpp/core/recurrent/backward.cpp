@@ -40,7 +40,6 @@ class BackwardRows {
     }
     for (int l = 0; l < L; ++l) {
       if (pass_.first == 0 && first_wanted()) before_first(l);
-      take_exponents_out(l);
     }
   }
 
@@ -211,15 +210,6 @@ class BackwardRows {
       multiply_back(c, H, m.exponent[i]);
       std::memcpy(pass_.request.c_before_gradient + schedule_.row_of(i) * H, c, H * sizeof(T));
     }
-  }
-
-  void take_exponents_out(int l) {
-    const std::vector<std::int32_t>& exponents = pass_.work.layers[l].exponents;
-    const std::ptrdiff_t width = shape_.slots() * pass_.sizes.slot;
-    for (int t = pass_.first; t < end_; ++t)
-      for (int i = rows_.begin; i < std::min(rows_.end, schedule_.count(t)); ++i)
-        if (const std::int32_t exponent = exponents[pass_.place(t) + i])
-          multiply_back(pass_.alpha(l, t) + i * pass_.sizes.gates, width, exponent);
   }
 
   void clear_carry_sums() {

@@ -58,11 +58,15 @@ struct FlowSums {
   T *hidden, *delta, *passed, *carried, *state, *matrix;
 };
 
+// Rows of a block of a weight gradient's operands, of which a panel fits the first-level cache and
+// all the second; and columns of α in a tile: whole register tiles on every machine.
+constexpr int kGradientRows = 192, kGradientColumns = 48;
+
 // What a thread uses for itself.
 template <class T>
 struct ThreadScratch {
   T *scale, *local_scale, *squares;  // of each row
-  T* tile;                           // of a weight gradient
+  T *left, *right;                   // operands of a weight gradient, packed
   T* rows;                           // (B, H)
 };
 
@@ -89,9 +93,11 @@ struct TimeWorkspace {
   Buffer<T> memory;
   T* x = nullptr;
   std::vector<LayerMemory<T>> layers;
-  T *head = nullptr, *head_back = nullptr;  // packed
-  T* output = nullptr;                      // and its gradient, of each row (and step)
-  T* local = nullptr;                       // (chunk, B, widest): the gradient that enters
+  T *head = nullptr, *head_back = nullptr;   // packed
+  T* output = nullptr;                       // and its gradient, of each row (and step)
+  T* local = nullptr;                        // (chunk, B, widest): the gradient that enters
+  T *sums_ih = nullptr, *sums_hh = nullptr;  // of weight gradients
+  std::vector<double> bias_sums;
   std::vector<ThreadScratch<T>> scratch;
   std::vector<double> losses;  // of each row
 };

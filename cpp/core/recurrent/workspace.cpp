@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/network/grid.hpp"
 #include "core/recurrent/pass.hpp"
 #include "core/recurrent/products.hpp"
 #include "core/runtime/threads.hpp"
@@ -75,13 +74,22 @@ std::size_t layout(TimeWorkspace<T>& w, const RecurrentShape& shape) {
     if (w.training) w.head_back = parts.take(packed_size<T>(shape.outputs, shape.hidden));
     w.output = parts.take((shape.targets_all ? w.row_steps : B) * sizes.output);
   }
+  if (w.training) {
+    const std::size_t slots = std::max<std::size_t>(shape.slots() * H, shape.outputs);
+    w.sums_ih = parts.take(slots * widest);
+    w.sums_hh = parts.take(slots * sizes.hidden);
+    w.bias_sums.resize(slots);
+  }
   w.scratch.resize(w.threads);
   for (ThreadScratch<T>& s : w.scratch) {
     s.scale = parts.take(B);
     s.local_scale = parts.take(B);
     s.squares = parts.take(B);
-    s.tile = parts.take(kNarrowRowStep * padded<T>(kWideBytes / sizeof(T)));
-    if (w.training) s.rows = parts.take(B * sizes.hidden);
+    if (!w.training) continue;
+    s.rows = parts.take(B * sizes.hidden);
+    s.left = parts.take(kGradientRows * kGradientColumns);
+    s.right = parts.take(kGradientRows * packed_size<T>(1, shape.hidden) +
+                         kGradientRows * packed_size<T>(1, std::max(shape.hidden, shape.inputs)));
   }
   return parts.size();
 }
