@@ -45,14 +45,15 @@ void cell_forward_block(const CellForward<T>& f, int together) {
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
     const int end = (v + here) * lanes < f.H ? (v + here) * lanes : f.H;
-    for_each_tile(f.rows, kNearRows, [&](int i, int rows) {
+    for (RowTiles tile(f.rows, kNearRows); tile.next();) {
+      const int i = tile.first, rows = tile.rows;
       p.rows = rows;
       p.a = f.h_before + i * f.ld_before;
       p.fetch_row = f.ld_gates;
       fetch_gates(p, f.gates + i * f.ld_gates + v * lanes, f.slot, Cell::kGates, here);
       cell_product(p, here * gates);
       finish_forward<Cell>(f, i, rows, v * lanes, end, sums, p.ldc, squares);
-    });
+    }
     p.b += std::ptrdiff_t(f.H) * together * gates * lanes;
   }
   if (f.h_squares) squares.write(f.rows, f.h_squares);
@@ -72,7 +73,8 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
     const int end = (v + here) * lanes < b.H ? (v + here) * lanes : b.H;
-    for_each_tile(b.rows, kNearRows, [&](int i, int rows) {
+    for (RowTiles tile(b.rows, kNearRows); tile.next();) {
+      const int i = tile.first, rows = tile.rows;
       if (product) {
         p.rows = rows;
         p.a = b.after + i * b.ld_gates;
@@ -83,7 +85,7 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
       }
       finish_backward<Cell, FLOW>(b, i, rows, v * lanes, end, product ? sums : nullptr, p.ldc,
                                   squares);
-    });
+    }
     p.b += std::ptrdiff_t(b.H) * gates * together * lanes;
   }
   T* const out[] = {b.delta_squares, b.passed_squares, b.carried_squares, b.state_squares,

@@ -28,16 +28,24 @@ struct CellProduct {
   std::ptrdiff_t panel() const { return std::ptrdiff_t(k) * segments * kPanelColumns<T>; }
 };
 
-// Rows are cut into tiles of nearly the same height; of(first, rows) for each.
-template <class Of>
-VEGRAD_INLINE void for_each_tile(int rows, int highest, Of of) {
-  const int tiles = (rows + highest - 1) / highest;
-  for (int n = 0, i = 0; n < tiles; ++n) {
-    const int here = (rows - i + tiles - n - 1) / (tiles - n);
-    of(i, here);
-    i += here;
+// Rows cut into tiles of nearly the same height, one after the other.
+struct RowTiles {
+  int first = 0, rows = 0;
+
+  VEGRAD_INLINE RowTiles(int all, int highest)
+      : left_(all), tiles_((all + highest - 1) / highest) {}
+  VEGRAD_INLINE bool next() {
+    if (tiles_ == 0) return false;
+    first += rows;
+    rows = (left_ + tiles_ - 1) / tiles_;
+    --tiles_;
+    left_ -= rows;
+    return true;
   }
-}
+
+ private:
+  int left_, tiles_;
+};
 
 // One panel, or the first vector of it. So much of it at a time as stays in the first-level cache
 // while all tiles of rows go over it.
@@ -56,12 +64,12 @@ void panel_product(CellProduct<T>& p) {
   for (int s = 0; s < p.segments; ++s)
     for (int n = 0, k0 = 0; n < pieces; ++n) {
       t.k = (p.k - k0 + pieces - n - 1) / (pieces - n);
-      for_each_tile(p.rows, kTileRows, [&](int i, int rows) {
-        t.a = p.a + i * p.a_row + p.segment[s] + k0;
-        t.c = p.c + i * p.ldc;
+      for (RowTiles tile(p.rows, kTileRows); tile.next();) {
+        t.a = p.a + tile.first * p.a_row + p.segment[s] + k0;
+        t.c = p.c + tile.first * p.ldc;
         t.fetch = p.fetches > 0 ? reinterpret_cast<const char*>(p.fetch[--p.fetches]) : nullptr;
-        tile_of<T, VECTORS>(rows)(t);
-      });
+        tile_of<T, VECTORS>(tile.rows)(t);
+      }
       t.continued = true;
       t.b += t.k * t.b_row;
       k0 += t.k;

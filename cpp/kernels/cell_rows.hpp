@@ -132,37 +132,40 @@ struct GruCell {
   }
 };
 
+// A pointer that is null, for something that is missing, stays so.
+template <class P>
+VEGRAD_INLINE void move(P*& p, std::ptrdiff_t elements) {
+  if (p) p += elements;
+}
+
 template <class T>
 void advance(CellForward<T>& f, std::ptrdiff_t rows) {
-  f.h_before += rows * f.ld_before;
-  if (f.c_before) f.c_before += rows * f.ld_before;
-  f.gates += rows * f.ld_gates;
-  f.h += rows * f.ld;
-  if (f.c) f.c += rows * f.ld;
-  if (f.h_squares) f.h_squares += rows;
+  move(f.h_before, rows * f.ld_before);
+  move(f.c_before, rows * f.ld_before);
+  move(f.gates, rows * f.ld_gates);
+  move(f.h, rows * f.ld);
+  move(f.c, rows * f.ld);
+  move(f.h_squares, rows);
 }
 
 template <class T>
 void advance(CellBackward<T>& b, std::ptrdiff_t rows) {
-  const auto move = [rows](auto*& p, std::ptrdiff_t ld) {
-    if (p) p += rows * ld;
-  };
-  move(b.after, b.ld_gates);
-  move(b.scale, 1);
-  move(b.local, b.ld_local);
-  move(b.local_scale, 1);
-  move(b.gates, b.ld_gates);
-  move(b.h, b.ld);
-  move(b.h_before, b.ld_before);
-  move(b.c, b.ld);
-  move(b.c_before, b.ld_before);
-  move(b.carried, b.ld_carried);
-  move(b.delta, b.ld_delta);
-  move(b.delta_squares, 1);
-  move(b.passed_squares, 1);
-  move(b.carried_squares, 1);
-  move(b.state_squares, 1);
-  move(b.matrix_squares, 1);
+  move(b.after, rows * b.ld_gates);
+  move(b.scale, rows);
+  move(b.local, rows * b.ld_local);
+  move(b.local_scale, rows);
+  move(b.gates, rows * b.ld_gates);
+  move(b.h, rows * b.ld);
+  move(b.h_before, rows * b.ld_before);
+  move(b.c, rows * b.ld);
+  move(b.c_before, rows * b.ld_before);
+  move(b.carried, rows * b.ld_carried);
+  move(b.delta, rows * b.ld_delta);
+  move(b.delta_squares, rows);
+  move(b.passed_squares, rows);
+  move(b.carried_squares, rows);
+  move(b.state_squares, rows);
+  move(b.matrix_squares, rows);
 }
 
 // Row by row Σ of squares, of which a vector a row is kept until write().
