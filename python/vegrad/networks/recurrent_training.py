@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
-from typing import TYPE_CHECKING
 
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.history import History
+from vegrad.networks.network import Network
+from vegrad.networks.rows import Batch
+from vegrad.networks.sequence_rows import SequenceRows
 from vegrad.networks.sequences import Truncation
 from vegrad.networks.training import Callback, Options, train
 from vegrad.optim import Optimizer
 
-if TYPE_CHECKING:
-    from vegrad.networks.rnn import RNN
+
+class RecurrentNetwork(Network):
+    """A network that `fit` of this module trains."""
+
+    def rows(
+        self, x: object, target: object, lengths: object = None, truncation: object = None
+    ) -> SequenceRows:
+        """Return sequences to train on, checked as far as they need not be read for that."""
+        raise NotImplementedError
+
+    def batch(self, x: object, target: object, lengths: object = None) -> Batch:
+        """Return arguments of a pass as contiguous arrays that the core takes."""
+        raise NotImplementedError
 
 
 def fit(
-    network: RNN,
+    network: RecurrentNetwork,
     x: object,
     target: object,
     *,
@@ -84,5 +97,5 @@ def fit(
         on_finding,
     )
     rows = network.rows(x, target, lengths, truncation)
-    held = None if validation is None else network.checked(*validation)
+    held = None if validation is None else network.batch(*validation)
     return train(network, rows, held, options)

@@ -13,10 +13,10 @@ from vegrad.arrays.checks import Array, FloatArray, as_count, as_number, as_targ
 from vegrad.arrays.measurement import norms
 from vegrad.flow.finding import Finding
 from vegrad.networks import sequences
-from vegrad.networks.network import Config, Network, Shapes, check_dtype, check_name
+from vegrad.networks.network import Config, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_reading import judge_data
 from vegrad.networks.recurrent_trainer import RecurrentTrainer
-from vegrad.networks.recurrent_training import fit
+from vegrad.networks.recurrent_training import RecurrentNetwork, fit
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.sequence_rows import SequenceRows, Shape, flat
 from vegrad.networks.sequences import Cuts, Lengths, State, Truncation, window_of
@@ -31,7 +31,7 @@ Window: TypeAlias = tuple[int, int]
 Pass: TypeAlias = tuple[Array, Lengths | None, State | None]
 
 
-class RNN(Network):
+class RNN(RecurrentNetwork):
     """A recurrent network with fused passes and an exact gradient flow through time.
 
     Cells, gate order, names and shapes are those of `torch.nn.RNN`, `LSTM` and `GRU` (batch first)
@@ -288,14 +288,14 @@ class RNN(Network):
         shape = Shape(c["inputs"], c["outputs"], self._dtype, c["loss"], self._every_step)
         return SequenceRows(shape, x, target, lengths, truncation)
 
-    def checked(self, x: object, target: object, lengths: object = None) -> Batch:
+    def batch(self, x: object, target: object, lengths: object = None) -> Batch:
         """Return arguments of a pass as contiguous arrays that the core takes.
 
         Raises:
             TypeError, ValueError: as `backward`.
         """
-        batch, wanted, found, _ = self._with_target(target, *self._sequences(x, lengths, None))
-        return Batch(batch, wanted, found)
+        sequence, wanted, found, _ = self._with_target(target, *self._sequences(x, lengths, None))
+        return Batch(sequence, wanted, found)
 
     def trainer(self, rows: Rows, batch_size: int) -> RecurrentTrainer:
         """Return what takes steps on batches of these rows, which `rows` has made."""

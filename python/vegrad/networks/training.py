@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,13 @@ from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.watch import Watch
 from vegrad.optim import Optimizer
 
-if TYPE_CHECKING:
-    from vegrad.networks.mlp import MLP
-
 Callback = Callable[[Any, History], object]
 
 RECORD = 8  # the numbers that the core's Trainer writes down of a step
 
 
 def fit(
-    network: MLP,
+    network: Network,
     x: Any,
     target: Any,
     *,
