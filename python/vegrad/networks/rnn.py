@@ -10,7 +10,6 @@ import numpy.typing as npt
 from vegrad import _core
 from vegrad._core import Recurrent
 from vegrad.arrays.checks import Array, FloatArray, as_count, as_number, as_target
-from vegrad.arrays.measurement import norms
 from vegrad.flow.finding import Finding
 from vegrad.networks import sequences
 from vegrad.networks.network import Config, Shapes, check_dtype, check_name
@@ -301,11 +300,6 @@ class RNN(RecurrentNetwork):
         """Return what takes steps on batches of these rows, which `rows` has made."""
         assert isinstance(rows, SequenceRows)
         return RecurrentTrainer(self._core, rows, batch_size)
-
-    def weight_gradients_log2(self) -> FloatArray:
-        """Return log2 of the norms of the weights' gradients, as far as the dtype holds them."""
-        with np.errstate(divide="ignore"):
-            return np.log2(norms({name: self._gradients[name] for name in self.weights}))
 
     def loss_of(self, batch: Batch) -> float:
         """Return the loss of a batch that was checked."""
