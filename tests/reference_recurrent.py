@@ -289,6 +289,7 @@ class Way:
                 else:
                     passed = add(matrix, carried)
                 passed = times(self.factors[t], passed)
+                matrix = times(self.factors[t], matrix)
                 self.flow.measure(layer, t, self.rows, delta, passed, matrix, found)
                 later[0][layer] = self.rows.keep(t, passed, delta)
                 below = self.network.input(layer, t)

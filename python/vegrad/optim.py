@@ -27,7 +27,7 @@ Rate = float | Callable[[int], float]
 
 
 class Trainer(Protocol):
-    """What takes the steps of a training: the core's `Trainer`, or something like it."""
+    """Stepper of a training: the core's `Trainer`, or something like it."""
 
     @property
     def done(self) -> int:
@@ -39,7 +39,7 @@ class Trainer(Protocol):
 
     @property
     def clipped(self) -> _core.Clipped:
-        """What the clip found and did in the last step."""
+        """Result of the clip in the last step."""
 
     def run(
         self,

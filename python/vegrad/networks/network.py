@@ -49,6 +49,18 @@ class Network:
         """Return a checked copy of a config read from a file, and the parameters' shapes."""
         raise NotImplementedError
 
+    def checked(self, x: object, target: object) -> tuple[Array, Array]:
+        """Return x and target as contiguous arrays that the core takes, copied only if needed."""
+        raise NotImplementedError
+
+    def forward(self, x: object) -> Array:
+        """Return the output for the rows of x."""
+        raise NotImplementedError
+
+    def backward(self, x: object, target: object) -> float:
+        """Run a forward and a backward pass; return the loss and fill gradients and flow."""
+        raise NotImplementedError
+
     def _build(self) -> None:
         """Make the core's network for `config`; its parameters are zero."""
         self._dtype = np.dtype(self.config["dtype"])

@@ -1,4 +1,4 @@
-"""What can be told of a `vegrad.RNN` and its data, as a reading."""
+"""The data of a `vegrad.RNN`, as far as they can be judged without a pass."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class RecurrentTrainer:
 
     @property
     def clipped(self) -> _core.Clipped:
-        """What the clip found and did in the last step."""
+        """Result of the clip in the last step."""
         assert self._clipped is not None
         return self._clipped
 

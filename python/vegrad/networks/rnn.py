@@ -9,13 +9,19 @@ import numpy.typing as npt
 
 from vegrad import _core
 from vegrad._core import Recurrent
+<<<<<<< HEAD
 from vegrad.arrays.checks import Array, FloatArray, as_count, as_number
 from vegrad.arrays.measurement import norms
 from vegrad.flow.finding import Finding
+=======
+from vegrad.arrays.checks import Array, FloatArray, as_count, as_number, as_target
+from vegrad.flow.finding import Finding
+from vegrad.networks import sequences
+>>>>>>> ref19
 from vegrad.networks.network import Config, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_reading import judge_data
 from vegrad.networks.recurrent_trainer import RecurrentTrainer
-from vegrad.networks.recurrent_training import fit
+from vegrad.networks.recurrent_training import RecurrentNetwork, fit
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.sequence_network import SequenceNetwork
 from vegrad.networks.sequence_rows import SequenceRows, flat
@@ -27,7 +33,11 @@ from vegrad.theory.recurrent_initializers import draw_recurrent_parameters
 TARGETS = ("last", "all")
 
 
+<<<<<<< HEAD
 class RNN(SequenceNetwork):
+=======
+class RNN(RecurrentNetwork):
+>>>>>>> ref19
     """A recurrent network with fused passes and an exact gradient flow through time.
 
     Cells, gate order, names and shapes are those of `torch.nn.RNN`, `LSTM` and `GRU` (batch first)
@@ -239,15 +249,30 @@ class RNN(SequenceNetwork):
 
     # For a training ------------------------------------------------------------------------------
 
+<<<<<<< HEAD
+=======
+    def rows(
+        self, x: object, target: object, lengths: object = None, truncation: object = None
+    ) -> SequenceRows:
+        """Return sequences to train on, checked as far as they need not be read for that."""
+        c = self.config
+        shape = Shape(c["inputs"], c["outputs"], self._dtype, c["loss"], self._every_step)
+        return SequenceRows(shape, x, target, lengths, truncation)
+
+    def batch(self, x: object, target: object, lengths: object = None) -> Batch:
+        """Return arguments of a pass as contiguous arrays that the core takes.
+
+        Raises:
+            TypeError, ValueError: as `backward`.
+        """
+        sequence, wanted, found, _ = self._with_target(target, *self._sequences(x, lengths, None))
+        return Batch(sequence, wanted, found)
+
+>>>>>>> ref19
     def trainer(self, rows: Rows, batch_size: int) -> RecurrentTrainer:
         """Return what takes steps on batches of these rows, which `rows` has made."""
         assert isinstance(rows, SequenceRows)
         return RecurrentTrainer(self._core, rows, batch_size)
-
-    def weight_gradients_log2(self) -> FloatArray:
-        """Return log2 of the norms of the weights' gradients, as far as the dtype holds them."""
-        with np.errstate(divide="ignore"):
-            return np.log2(norms({name: self._gradients[name] for name in self.weights}))
 
     def loss_of(self, batch: Batch) -> float:
         """Return the loss of a batch that was checked."""

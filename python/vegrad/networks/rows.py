@@ -41,7 +41,7 @@ class Rows:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What must be the same where a training goes on, as plain JSON types."""
+        """Settings that must be the same where a training goes on, as plain JSON types."""
         return {"rows": len(self)}
 
     @property

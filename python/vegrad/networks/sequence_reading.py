@@ -30,7 +30,7 @@ def read(network: RNN, x: object, target: object, lengths: object, seed: int) ->
         seed: of weights drawn anew.
     """
     config, vocabulary = network.config, RecurrentVocabulary()
-    batch = network.checked(x, target, lengths)
+    batch = network.batch(x, target, lengths)
     problem = nonfinite_data("x", batch) or nonfinite_data("target", batch)
     if problem is not None:
         return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)

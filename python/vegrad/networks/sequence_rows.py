@@ -16,7 +16,7 @@ from vegrad.networks.sequences import Cuts, Lengths, window_of
 
 
 class Shape(NamedTuple):
-    """What a recurrent network says of the data that it takes."""
+    """All that a recurrent network says of the data that it takes."""
 
     inputs: int
     outputs: int
@@ -125,7 +125,7 @@ class SequenceRows(Rows):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What must be the same where a training goes on, as plain JSON types."""
+        """Settings that must be the same where a training goes on, as plain JSON types."""
         truncation: object = None if self.window is None else list(self.window)
         return {"rows": self.rows, "steps": self.total, "truncation": truncation}
 

@@ -1,4 +1,4 @@
-"""What passes of recurrent networks are given: sequences, lengths, states, targets, truncations."""
+"""Arguments of recurrent passes: sequences, lengths, states, targets, truncations."""
 
 from __future__ import annotations
 

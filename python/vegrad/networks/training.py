@@ -31,7 +31,11 @@ RECORD = 8  # the numbers that the core's Trainer writes down of a step
 
 
 def fit(
+<<<<<<< HEAD
     network: LayeredNetwork,
+=======
+    network: Network,
+>>>>>>> ref19
     x: Any,
     target: Any,
     *,

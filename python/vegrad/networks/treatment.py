@@ -91,7 +91,7 @@ def cure(
     check_goal(goal, network.config["loss"])
     numeric = network.config["loss"] == "mse"
     if isinstance(network, RNN):
-        rows = network.checked(x, target, lengths)
+        rows = network.batch(x, target, lengths)
         sequences = SequenceData(rows.x, rows.target, numeric=numeric, lengths=rows.lengths)
         patient = RecurrentSubject(clone(network), sequences, optimizer, seed)
         wanted = patient.rows().wanted

@@ -157,7 +157,7 @@ class ShownTruncationErrors(Protocol):
 
     @property
     def cosine(self) -> FloatArray:
-        """Of the angle to the full gradient."""
+        """The cosine of the angle to the full gradient."""
 
     @property
     def expected(self) -> FloatArray:
@@ -169,7 +169,7 @@ class ShownTruncation(Protocol):
 
     @property
     def noun(self) -> str:
-        """What is gone back, "steps" or "layers"."""
+        """The unit that is gone back, "steps" or "layers"."""
 
     @property
     def total(self) -> int:
@@ -193,7 +193,7 @@ class ShownTruncation(Protocol):
 
     @property
     def errors(self) -> ShownTruncationErrors:
-        """What each window loses."""
+        """The relative error of each window."""
 
     @property
     def parts(self) -> Mapping[str, float]:
