@@ -170,11 +170,7 @@ class RecurrentLayer:
     def __init__(self, inputs: int, hidden: int, cell: str, dtype: str) -> None: ...
 
     # x (B, T, I) or (T, B, I), the output in the same order. Biases may be None, as may what starts
-<<<<<<< HEAD
     # at zero. What is kept has all that the way back needs, also more than once.
-=======
-    # at zero. What is kept owns what the way back needs, and can be gone back through again.
->>>>>>> ref19
     def forward(
         self,
         x: _Array,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,9 @@ from vegrad._core import Trainer as CoreTrainer
 from vegrad.arrays.checks import Array, FloatArray, as_batch, as_count, as_number, as_target
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
-from vegrad.networks.layered import LayeredNetwork
 from vegrad.networks.network import (
     Config,
+    Network,
     Shapes,
     check_dtype,
     check_flag,
@@ -31,7 +31,7 @@ from vegrad.networks.training import fit
 from vegrad.theory.initializers import INITIALIZERS, draw_parameters, resolve_sigmas
 
 
-class MLP(LayeredNetwork):
+class MLP(Network):
     """A multilayer perceptron with fused passes and an exact gradient flow.
 
     Layer l of L computes z = h Wᵀ + b, y = norm(z) (hidden layers only) and h + φ(y) if `residual`
@@ -129,8 +129,22 @@ class MLP(LayeredNetwork):
             sizes[2:-2] = [f"… {len(sizes) - 4} more …"]
         return f"MLP([{', '.join(sizes)}], {options})"
 
+    @property
+    def flow(self) -> Flow:
+        """The gradient flow that the last `backward` measured.
+
+        Raises:
+            RuntimeError: if there was no `backward` yet, or the last one had `flow=False`.
+        """
+        return cast(Flow, super().flow)
+
     def _new_flow(self) -> Flow:
         return Flow(**self._core.flow())
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers with weights."""
+        return len(self.config["sizes"]) - 1
 
     def forward(self, x: Any) -> Array:
         """Return the output (B, O) for the rows of x (B, I), in the network's dtype."""

@@ -18,11 +18,7 @@ from vegrad.flow.flow import Flow
 from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
 from vegrad.flow.resampling import resampled
 from vegrad.flow.wording import DECADE
-<<<<<<< HEAD
-from vegrad.networks.layered import LayeredNetwork
-=======
 from vegrad.networks.network import Network
->>>>>>> ref19
 from vegrad.networks.rows import Batch
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.theory.expected import ExpectedFlow, expected_flow
@@ -36,11 +32,7 @@ PARTS = 64  # quantiles
 
 
 def read(
-<<<<<<< HEAD
-    network: LayeredNetwork, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
-=======
     network: Network, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
->>>>>>> ref19
 ) -> Reading:
     """Run a network forward and back, which overwrites its gradients and flow, and read it."""
     config = network.config
@@ -80,11 +72,7 @@ def read(
     )
 
 
-<<<<<<< HEAD
-def _compared(network: LayeredNetwork, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
-=======
 def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
->>>>>>> ref19
     """Write down the output beside the target, as the loss compares them."""
     outputs, config = network.forward(x), network.config
     wanted = as_array(target, "target")
@@ -162,11 +150,7 @@ def _operations(config: Mapping[str, Any], flow: Flow) -> tuple[Operation, ...]:
     return tuple(found)
 
 
-<<<<<<< HEAD
-def _parameters(network: LayeredNetwork, flow: Flow) -> dict[str, Parameter]:
-=======
 def _parameters(network: Network, flow: Flow) -> dict[str, Parameter]:
->>>>>>> ref19
     found = {}
     sizes = norms(network.parameters).tolist()
     for (name, value), norm in zip(network.parameters.items(), sizes, strict=True):
@@ -202,22 +186,14 @@ def first_nonfinite(value: Array) -> NonFiniteValue | None:
     return NonFiniteValue(place, float(value[place]), int(bad.sum()))
 
 
-<<<<<<< HEAD
-def _lost(network: LayeredNetwork, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
-=======
 def _lost(network: Network, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
->>>>>>> ref19
     """Return the layers whose true weight gradient is finite, while the dtype's is lost."""
     gradients = network.gradients
     finite = np.flatnonzero(np.isfinite(flow.gradient_log2)).tolist()
     return tuple(i for i in finite if is_lost(gradients[f"layers.{i}.weight"]))
 
 
-<<<<<<< HEAD
-def _resampled(network: LayeredNetwork, x: Any, target: Any, count: int, seed: int) -> FloatArray:
-=======
 def _resampled(network: Network, x: Any, target: Any, count: int, seed: int) -> FloatArray:
->>>>>>> ref19
     """Return gains (count, L - 1), as if of batches as large as this one."""
     data, wanted = as_array(x, "x"), as_array(target, "target")
     same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
@@ -229,11 +205,7 @@ def _resampled(network: Network, x: Any, target: Any, count: int, seed: int) -> 
     return resampled(gains, len(data) if same else 0, len(network.config["sizes"]) - 2, count, seed)
 
 
-<<<<<<< HEAD
-def expected_or_none(network: LayeredNetwork, x: Any) -> ExpectedFlow | None:
-=======
 def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
->>>>>>> ref19
     """Return what theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))
@@ -275,11 +247,7 @@ def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> NonFinite
 USUAL, PLAIN, FAINT = 2.0, 20.0, 20.0
 
 
-<<<<<<< HEAD
-def is_usual(network: LayeredNetwork, batch: Batch, constant: float) -> bool:
-=======
 def is_usual(network: Network, batch: Batch, constant: float) -> bool:
->>>>>>> ref19
     """Return True if one pass shows nothing that comes near to a limit of any rule.
 
     It takes a tenth of a judgement's time, which short trainings would feel. What it cannot
@@ -300,11 +268,7 @@ def is_usual(network: Network, batch: Batch, constant: float) -> bool:
     return not any((w[:1] == w[1:2]).all() for w in weights if len(w) > 1)
 
 
-<<<<<<< HEAD
-def judged(network: LayeredNetwork, batch: Batch, resamples: int) -> tuple[Finding, ...]:
-=======
 def judged(network: Network, batch: Batch, resamples: int) -> tuple[Finding, ...]:
->>>>>>> ref19
     """Judge a network as it is on these rows, by one pass and `resamples` more."""
     return judge(read(network, batch.x, batch.target, resamples=resamples, seed=0, theory=False))
 

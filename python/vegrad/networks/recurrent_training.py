@@ -11,22 +11,13 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import norms
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.history import History
-<<<<<<< HEAD
-from vegrad.networks.sequence_network import SequenceNetwork
-=======
 from vegrad.networks.network import Network
 from vegrad.networks.rows import Batch
 from vegrad.networks.sequence_rows import SequenceRows
->>>>>>> ref19
 from vegrad.networks.sequences import Truncation
 from vegrad.networks.training import Callback, Options, train
 from vegrad.optim import Optimizer
 
-<<<<<<< HEAD
-
-def fit(
-    network: SequenceNetwork,
-=======
 
 class RecurrentNetwork(Network):
     """A network that `fit` of this module trains."""
@@ -49,7 +40,6 @@ class RecurrentNetwork(Network):
 
 def fit(
     network: RecurrentNetwork,
->>>>>>> ref19
     x: object,
     target: object,
     *,

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from vegrad import _core
 from vegrad._core import Recurrent
-<<<<<<< HEAD
-from vegrad.arrays.checks import Array, FloatArray, as_count, as_number
-from vegrad.arrays.measurement import norms
-from vegrad.flow.finding import Finding
-=======
 from vegrad.arrays.checks import Array, FloatArray, as_count, as_number, as_target
 from vegrad.flow.finding import Finding
 from vegrad.networks import sequences
->>>>>>> ref19
 from vegrad.networks.network import Config, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_reading import judge_data
 from vegrad.networks.recurrent_trainer import RecurrentTrainer
 from vegrad.networks.recurrent_training import RecurrentNetwork, fit
 from vegrad.networks.rows import Batch, Rows
-from vegrad.networks.sequence_network import SequenceNetwork
-from vegrad.networks.sequence_rows import SequenceRows, flat
-from vegrad.networks.sequences import State, Truncation
+from vegrad.networks.sequence_rows import SequenceRows, Shape, flat
+from vegrad.networks.sequences import Cuts, Lengths, State, Truncation, window_of
 from vegrad.networks.time_flow import TimeFlow
 from vegrad.theory.cells import GATES
 from vegrad.theory.recurrent_initializers import draw_recurrent_parameters
 
 TARGETS = ("last", "all")
+STATES = {"tanh": 1, "relu": 1, "lstm": 2, "gru": 1}
+"""How many arrays the state of a cell has: h, or h and c."""
+Window: TypeAlias = tuple[int, int]
+Pass: TypeAlias = tuple[Array, Lengths | None, State | None]
 
 
-<<<<<<< HEAD
-class RNN(SequenceNetwork):
-=======
 class RNN(RecurrentNetwork):
->>>>>>> ref19
     """A recurrent network with fused passes and an exact gradient flow through time.
 
     Cells, gate order, names and shapes are those of `torch.nn.RNN`, `LSTM` and `GRU` (batch first)
@@ -247,10 +240,45 @@ class RNN(RecurrentNetwork):
         window = steps if window is None else as_count("window", window, 1)
         return self._core.workspace_bytes(batch, steps, window)
 
+    # Arguments -----------------------------------------------------------------------------------
+
+    @property
+    def _every_step(self) -> bool:
+        return bool(self.config["targets"] == "all")
+
+    def _sequences(self, x: object, lengths: object, state: object) -> Pass:
+        c = self.config
+        batch = sequences.as_sequences(x, c["inputs"], self._dtype)
+        rows, steps, _ = batch.shape
+        found = sequences.as_lengths(lengths, rows, steps)
+        if state is None:
+            return batch, found, None
+        shape = c["layers"], rows, c["hidden"]
+        return batch, found, sequences.as_state(state, shape, STATES[c["cell"]], self._dtype)
+
+    def _with_target(
+        self, target: object, x: Array, lengths: Lengths | None, state: State | None
+    ) -> tuple[Array, Array, Lengths | None, State | None]:
+        outputs, loss = self.config["outputs"], self.config["loss"]
+        if self._every_step:
+            wanted = sequences.as_targets(
+                target, x.shape[0], x.shape[1], lengths, outputs, self._dtype, loss
+            )
+        else:
+            wanted = as_target(target, len(x), outputs, self._dtype, loss)
+        return x, wanted, lengths, state
+
+    def _window(self, truncation: object, x: object) -> tuple[Window | None, FloatArray | None]:
+        """Return the core's window, and the factors of a truncation at random."""
+        chosen = sequences.as_truncation(truncation)
+        if not isinstance(chosen, Cuts):
+            return window_of(chosen), None
+        shape = np.shape(cast(npt.ArrayLike, x))
+        steps = shape[1] if len(shape) == 3 else 0
+        return None, np.ascontiguousarray(chosen.factors(steps), np.float64)
+
     # For a training ------------------------------------------------------------------------------
 
-<<<<<<< HEAD
-=======
     def rows(
         self, x: object, target: object, lengths: object = None, truncation: object = None
     ) -> SequenceRows:
@@ -268,7 +296,6 @@ class RNN(RecurrentNetwork):
         sequence, wanted, found, _ = self._with_target(target, *self._sequences(x, lengths, None))
         return Batch(sequence, wanted, found)
 
->>>>>>> ref19
     def trainer(self, rows: Rows, batch_size: int) -> RecurrentTrainer:
         """Return what takes steps on batches of these rows, which `rows` has made."""
         assert isinstance(rows, SequenceRows)

@@ -18,7 +18,6 @@ from vegrad.diagnosis.alarms import Alarms, OnFinding, checked_way
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
-from vegrad.networks.layered import LayeredNetwork
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress
 from vegrad.networks.rows import Batch, Rows
@@ -31,11 +30,7 @@ RECORD = 8  # the numbers that the core's Trainer writes down of a step
 
 
 def fit(
-<<<<<<< HEAD
-    network: LayeredNetwork,
-=======
     network: Network,
->>>>>>> ref19
     x: Any,
     target: Any,
     *,
