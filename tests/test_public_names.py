@@ -111,7 +111,10 @@ TORCH = [
         ("vegrad.clipping", CLIPPING),
         ("vegrad.optim", OPTIM),
         ("vegrad.theory", THEORY),
-        ("vegrad.datasets", ["load", "NAMES"]),
+        (
+            "vegrad.datasets",
+            ["load", "NAMES", "load_sequences", "temporal_order", "adding", "copy"],
+        ),
     ],
 )
 def test_names_are_importable(module: str, names: list[str]) -> None:

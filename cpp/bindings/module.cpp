@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   }
   vegrad::register_runtime(module);
   vegrad::register_kernels(module);
+  vegrad::register_cells(module);
   vegrad::register_network(module);
   vegrad::register_recurrent(module);
   vegrad::register_recurrent_layer(module);

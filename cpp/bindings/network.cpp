@@ -55,12 +55,12 @@ std::optional<double> loss(const AnyNetwork& self, const py::object& x, const py
 }
 
 std::optional<double> backward(const AnyNetwork& self, const py::object& x,
-                               const py::object& target, bool flow) {
+                               const py::object& target, bool flow, int layers) {
   return self.visit([&](auto& network) -> std::optional<double> {
     const Batch<ElementOf<std::decay_t<decltype(network)>>> batch(network.shape(), x, &target);
     if (!batch.fits) return std::nullopt;
     const py::gil_scoped_release release;
-    return network.backward(batch.x, batch.B, batch.values, batch.labels, flow);
+    return network.backward(batch.x, batch.B, batch.values, batch.labels, flow, layers);
   });
 }
 
@@ -160,7 +160,8 @@ void register_network(py::module_& module) {
                // need.
       .def("forward", &forward, py::arg("x"))
       .def("loss", &loss, py::arg("x"), py::arg("target"))
-      .def("backward", &backward, py::arg("x"), py::arg("target"), py::arg("flow"))
+      .def("backward", &backward, py::arg("x"), py::arg("target"), py::arg("flow"),
+           py::arg("layers"))
       .def("forward_kept", &forward_kept, py::arg("x"))
       .def("backward_kept", &backward_kept, py::arg("number"), py::arg("x"), py::arg("gradient"),
            py::arg("delta"), py::arg("gradients"))

@@ -76,7 +76,7 @@ std::optional<double> backward(const AnyRecurrent& self, const py::object& x,
                                const py::object& target, const py::object& lengths,
                                const py::object& state,
                                const std::optional<std::pair<int, int>>& window,
-                               const py::object& factors, bool flow) {
+                               const py::object& factors, bool flow, int losses_from) {
   return self.visit([&](auto& network) -> std::optional<double> {
     using T = RecurrentElement<std::decay_t<decltype(network)>>;
     const SequenceBatch<T> batch(network.shape(), x, lengths, state, &target);
@@ -84,8 +84,11 @@ std::optional<double> backward(const AnyRecurrent& self, const py::object& x,
         factors.is_none() || !batch.fits ? nullptr : shaped<double>(factors, {batch.all.steps});
     if (!batch.fits || (!factors.is_none() && !of_steps)) return std::nullopt;
     const TimeWindow asked = window_of(window);
+    if (losses_from < 0 || losses_from >= batch.all.steps ||
+        (losses_from > 0 && (window || !network.shape().targets_all)))
+      throw py::value_error("losses_from must be a step, without a window, with targets at all");
     const py::gil_scoped_release release;
-    return network.backward(batch.all, asked, of_steps, flow);
+    return network.backward(batch.all, asked, of_steps, flow, losses_from);
   });
 }
 
@@ -162,7 +165,8 @@ void register_recurrent(py::module_& module) {
       .def("forward", &forward, py::arg("x"), py::arg("lengths"), py::arg("state"))
       .def("loss", &loss, py::arg("x"), py::arg("target"), py::arg("lengths"), py::arg("state"))
       .def("backward", &backward, py::arg("x"), py::arg("target"), py::arg("lengths"),
-           py::arg("state"), py::arg("window"), py::arg("factors"), py::arg("flow"))
+           py::arg("state"), py::arg("window"), py::arg("factors"), py::arg("flow"),
+           py::arg("losses_from") = 0)
       .def("state", &state)
       .def("flow", &flow)
       .def("workspace_bytes", &workspace_bytes, py::arg("batch"), py::arg("steps"),

@@ -7,6 +7,7 @@ namespace vegrad {
 
 void register_runtime(pybind11::module_& module);
 void register_kernels(pybind11::module_& module);
+void register_cells(pybind11::module_& module);
 void register_network(pybind11::module_& module);
 void register_recurrent(pybind11::module_& module);
 void register_recurrent_layer(pybind11::module_& module);

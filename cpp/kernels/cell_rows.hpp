@@ -173,10 +173,8 @@ struct SquaresOfRows {
   void clear(int rows) {
     for (int i = 0; i < rows; ++i) store<T>(sums + i * kLanes<T>, Vector<T>{});
   }
-  VEGRAD_INLINE void add(int row, Vector<T> v) {
-    T* const to = sums + row * kLanes<T>;
-    store<T>(to, load<T>(to) + v);
-  }
+  VEGRAD_INLINE Vector<T> get(int row) const { return load<T>(sums + row * kLanes<T>); }
+  VEGRAD_INLINE void put(int row, Vector<T> v) { store<T>(sums + row * kLanes<T>, v); }
   // As many rows at once as a vector has lanes.
   void write(int rows, T* out) {
     constexpr int n = kLanes<T>;
@@ -219,7 +217,7 @@ void finish_forward(const CellForward<T> f, int first, int rows, int j, int end,
   constexpr int lanes = kLanes<T>;
   for (int i = first; i < first + rows; ++i, sums += ld_sums) {
     const T* sum = sums;
-    Vector<T> total{};
+    Vector<T> total = f.h_squares ? squares.get(i) : Vector<T>{};
     int at = j;
     for (; at + lanes <= end; at += lanes, sum += Cell::kGates * lanes) {
       const Vector<T> h = forward_at<Cell, true>(f, i, at, sum);
@@ -229,7 +227,7 @@ void finish_forward(const CellForward<T> f, int first, int rows, int j, int end,
       const Vector<T> h = forward_at<Cell, false>(f, i, at, sum);
       total = fma(h, h, total);
     }
-    if (f.h_squares) squares.add(i, total);
+    if (f.h_squares) squares.put(i, total);
   }
 }
 
@@ -292,13 +290,15 @@ void finish_backward(const CellBackward<T> b, int first, int rows, int j, int en
   for (int i = first; i < first + rows; ++i) {
     const BackwardScales<T> scales = {splat<T>(b.scale ? b.scale[i] : T(1)),
                                       splat<T>(b.local_scale ? b.local_scale[i] : T(1))};
-    Vector<T> total[kSquares] = {};
+    // Continued, so that it makes no difference how many vectors are gone through at once.
+    Vector<T> total[kSquares];
+    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) total[s] = squares[s].get(i);
     int at = j;
     for (; at + lanes <= end; at += lanes)
       backward_at<Cell, FLOW, true>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
     if (at < end)
       backward_at<Cell, FLOW, false>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
-    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].add(i, total[s]);
+    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].put(i, total[s]);
     if (sums) sums += ld_sums;
   }
 }

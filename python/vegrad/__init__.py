@@ -23,6 +23,7 @@ from vegrad.optim import SGD, Adam, AdamW, Lion
 
 __all__ = [
     "MLP",
+    "RNN",
     "SGD",
     "Adam",
     "AdamW",
@@ -39,7 +40,10 @@ __all__ = [
     "Measurement",
     "NonFiniteGradientError",
     "Proof",
+    "RandomTruncation",
     "Statistics",
+    "TimeFlow",
+    "Truncation",
     "__version__",
     "adaptive_clip_",
     "clip_by_block_rms_",
@@ -60,6 +64,7 @@ __all__ = [
     "optim",
     "set_num_threads",
     "theory",
+    "truncation",
 ]
 
 _LATER = {
@@ -72,12 +77,17 @@ _LATER = {
     "Flow": "vegrad.flow.flow",
     "History": "vegrad.diagnosis.history",
     "MLP": "vegrad.networks.mlp",
+    "RNN": "vegrad.networks.rnn",
     "Proof": "vegrad.treatment.outcome",
+    "RandomTruncation": "vegrad.networks.random_truncation",
+    "Truncation": "vegrad.networks.truncation",
+    "TimeFlow": "vegrad.networks.time_flow",
     "cure": "vegrad.networks.treatment",
     "diagnose": "vegrad.networks.diagnosis",
     "diagnose_gradients": "vegrad.recordings",
     "diagnose_history": "vegrad.recordings",
     "lsuv_": "vegrad.networks.lsuv",
+    "truncation": "vegrad.networks.truncation",
 }
 
 

@@ -26,8 +26,13 @@ from vegrad.flow.flow import Flow as Flow
 from vegrad.networks.diagnosis import diagnose as diagnose
 from vegrad.networks.lsuv import lsuv_ as lsuv_
 from vegrad.networks.mlp import MLP as MLP
+from vegrad.networks.random_truncation import RandomTruncation as RandomTruncation
+from vegrad.networks.rnn import RNN as RNN
+from vegrad.networks.time_flow import TimeFlow as TimeFlow
 from vegrad.networks.treatment import Cure as Cure
 from vegrad.networks.treatment import cure as cure
+from vegrad.networks.truncation import Truncation as Truncation
+from vegrad.networks.truncation import truncation as truncation
 from vegrad.optim import SGD as SGD
 from vegrad.optim import Adam as Adam
 from vegrad.optim import AdamW as AdamW

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import cos, pi
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,38 @@ from vegrad.arrays.checks import Buffers, FloatArray
 from vegrad.clipping.rules import Learn, Request, Rule
 
 Rate = float | Callable[[int], float]
+
+
+class Trainer(Protocol):
+    """What takes the steps of a training: the core's `Trainer`, or something like it."""
+
+    @property
+    def done(self) -> int:
+        """How many steps the last run made."""
+
+    @property
+    def taken(self) -> int:
+        """The same without those that were skipped."""
+
+    @property
+    def clipped(self) -> _core.Clipped:
+        """What the clip found and did in the last step."""
+
+    def run(
+        self,
+        optimizer: _core.Optimizer,
+        order: npt.NDArray[np.int64],
+        rates: npt.NDArray[np.float64],
+        records: npt.NDArray[np.float64],
+        seconds: float,
+        gauge: tuple[int, int],
+        rule: str,
+        limit: object,
+        ord: float,
+        nonfinite: str,
+        eps: float,
+    ) -> None:
+        """Take a step for each record, on batches of rows in this order."""
 
 
 class Optimizer:
@@ -86,7 +118,7 @@ class Optimizer:
 
     def run(
         self,
-        trainer: _core.Trainer,
+        trainer: Trainer,
         grads: Buffers,
         order: npt.NDArray[np.int64],
         records: FloatArray,
@@ -97,7 +129,8 @@ class Optimizer:
     ) -> None:
         """Train for about `seconds` on batches of `rows` rows, in the `order` given; for `fit`.
 
-        Each of the trainer.done steps fills a row of `records`. If the rule of the clip learns from
+        There is a step for each row of `records`, one a batch or as many as the trainer takes on
+        it, and each of the trainer.done steps fills its row. If the rule of the clip learns from
         its results, only one step is taken. `gauge` says which steps are gauged: the first of
         them, counted from here, and the distance to the next; 0 for none.
         """

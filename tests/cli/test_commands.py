@@ -292,7 +292,7 @@ def test_no_memory_is_no_traceback(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("vegrad.cli.options.MLP", fail)
+    monkeypatch.setattr("vegrad.cli.task.MLP", fail)
     assert main(["diagnose"]) == 2
     assert "not enough memory" in capsys.readouterr().err
 

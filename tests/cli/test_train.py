@@ -18,7 +18,7 @@ import vegrad
 from safetensors.numpy import load_file
 from vegrad import MLP, History, clipping, datasets
 from vegrad.cli import main, options
-from vegrad.cli.train import _split
+from vegrad.cli.task import split
 
 NETWORK, CHECKPOINT = "vegrad-network.safetensors", "vegrad-checkpoint.safetensors"
 HISTORY = "vegrad-history.json"
@@ -98,7 +98,7 @@ def test_the_held_out_rows_are_not_learned(capsys: pytest.CaptureFixture[str]) -
     content = figures(capsys, "--validation", "1e-9", "--epochs", "1")
     assert content["data"]["held_out"] == 1
     data = datasets.load("wine")
-    learn, hold = _split(len(data.x), 0.2, 3)
+    learn, hold = split(len(data.x), 0.2, 3)
     assert sorted([*learn, *hold]) == list(range(178))
     figures(capsys, "--seed", "3", "--epochs", "2")
     net = MLP.load(NETWORK)

@@ -47,9 +47,28 @@ def test_outputs_are_those_of_pytorch(kind: str, options: dict[str, Any]) -> Non
     wanted = model.cells(given)[0]
     wanted = (wanted.transpose(0, 1) if model.cells.batch_first else wanted).detach()
     last = cells[-2:] if options.get("bidirectional") else cells[-1:]
-    outputs = [one.look(0) for one in last]
+    outputs = [torch.from_numpy(one.look(0)) for one in last]
     outputs[1:] = [one.flip(0) for one in outputs[1:]]
     torch.testing.assert_close(torch.cat(outputs, -1), wanted)
+
+
+def _lstm(z: torch.Tensor, h: torch.Tensor, state: list[torch.Tensor]) -> list[torch.Tensor]:
+    i, f, g, o = (z + h).chunk(4, -1)
+    c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    return [o.sigmoid() * c.tanh(), c]
+
+
+def _gru(z: torch.Tensor, h: torch.Tensor, state: list[torch.Tensor]) -> list[torch.Tensor]:
+    (r, u, n), (hr, hu, hn) = z.chunk(3, -1), h.chunk(3, -1)
+    new = (n + (r + hr).sigmoid() * hn).tanh()
+    return [torch.lerp(new, state[0], (u + hu).sigmoid())]
+
+
+def _rnn(z: torch.Tensor, h: torch.Tensor, state: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [(z + h).tanh()]
+
+
+FORMULAS = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,14 +77,13 @@ def test_sizes_are_those_of_autograd(kind: str) -> None:
     model = made(kind).double()
     x, _ = data(model, 10, rows=4)
     (one,) = looked_at(model, x.double())
-    cell = cells.CELLS[one.mode]
-    parts, state = [], [torch.zeros(1, 4, UNITS).double() for _ in one.widths]
-    for at in one.x:
-        part = (at @ one.own["ih"].T + one.own["b_ih"])[None].requires_grad_()
-        state = cell(part, state[0] @ one.own["hh"].T + one.own["b_hh"], state, {})
+    own = {part: torch.from_numpy(values) for part, values in one.own.items()}
+    parts, state = [], [torch.zeros(4, UNITS).double() for _ in range(2)]
+    for at in torch.from_numpy(one.x):
+        part = (at @ own["ih"].T + own["b_ih"]).requires_grad_()
+        state = FORMULAS[kind](part, state[0] @ own["hh"].T + own["b_hh"], state)
         parts.append(part)
-    random = torch.Generator().manual_seed(0)
-    given = torch.randn(4, UNITS, generator=random, dtype=torch.float64)
+    given = torch.from_numpy(np.random.default_rng(0).standard_normal((4, UNITS)))
     found = torch.autograd.grad((state[0] * given).sum() / given.norm(), parts)
     wanted = [float(gradient.norm().log2()) for gradient in found][::-1]
     np.testing.assert_allclose(one.sizes[:, 0], wanted, rtol=1e-9)

@@ -20,10 +20,9 @@ constexpr double kLargestDerivative[] = {
 #undef VEGRAD_ROW
 };
 
-// δ = g φ′ (back through the normalization) of a tile of layer l, and h for the weights' gradient.
+// g φ′ of a tile of layer l, and h for the weights' gradient.
 template <class T>
-void backward_tile(Pass<T>& pass, int l, const Tile& t, const T* g, T* delta, TileSums& sums) {
-  const Kernels<T>& kernels = instruction_set().kernels<T>();
+BackwardTile<T> through_activation(Pass<T>& pass, int l, const Tile& t, const T* g, T* delta) {
   const NetworkShape& shape = pass.shape;
   Workspace<T>& w = pass.work;
   const Activation activation = shape.activation_of(l);
@@ -41,21 +40,28 @@ void backward_tile(Pass<T>& pass, int l, const Tile& t, const T* g, T* delta, Ti
   tile.saturated_below = T(saturation_limit(activation));
   tile.column_sums = w.column_sums[l] + t.row_block * ld + t.column;
   if (!derivative_underflows(activation)) tile.alive = w.alive[l] + t.row_block * ld + t.column;
-  kernels.activation[activation].backward(tile);
+  instruction_set().kernels<T>().activation[activation].backward(tile);
+  return tile;
+}
+
+// δ = g φ′ (back through the normalization) of a tile of layer l, and h for the weights' gradient.
+template <class T>
+void backward_tile(Pass<T>& pass, int l, const Tile& t, const T* g, T* delta, TileSums& sums) {
+  const BackwardTile<T> tile = through_activation(pass, l, t, g, delta);
   sums.g_squares = tile.g_squares;
   sums.delta_squares = tile.delta_squares;
   sums.saturated = tile.saturated;
-  if (!shape.has_norm(l)) return;
+  if (!pass.shape.has_norm(l)) return;
   NormTile<T> norm{};
   norm.rows = t.rows;
   norm.columns = t.columns;
-  norm.center = shape.norm == Norm::layer;
-  norm.z = w.z[l] + at;
-  norm.inverse = w.inverse[l] + t.row;
-  norm.delta = delta + at;
-  norm.ldz = norm.ld_delta = ld;
+  norm.center = pass.shape.norm == Norm::layer;
+  norm.z = pass.work.z[l] + t.row * tile.ldz + t.column;
+  norm.inverse = pass.work.inverse[l] + t.row;
+  norm.delta = tile.delta;
+  norm.ldz = norm.ld_delta = tile.ldz;
   norm.column_sums = tile.column_sums;
-  kernels.normalize_backward(norm);
+  instruction_set().kernels<T>().normalize_backward(norm);
   sums.delta_squares = norm.delta_squares;
 }
 
@@ -173,6 +179,23 @@ void backward_layer(Pass<T>& pass, int l, const WeightGradient<T>& pending) {
   make_bias_gradient(pass, l);
 }
 
+// Ends a pass above layer l, whose gradients and those of all layers below are zero: leaves the
+// output of layer l where the weights' gradient of the next layer looks for it. It is rounded as a
+// pass through the layer would, unless that has to scale the layer for its δ alone.
+template <class T>
+void end_above(Pass<T>& pass, int l, const WeightGradient<T>& pending) {
+  std::fill(pass.gradients, pass.weight_gradient(l + 1), T(0));
+  if (pass.shape.residual) return;
+  Workspace<T>& w = pass.work;
+  T* const unused = spare_beside(w, {pass.delta.data, pending.delta.data});
+  if (!fits_fast_path(pass, l, BackwardStep<T>{}) && !pass.nonfinite)
+    return outputs_rescaled(pass, l);
+  const Grid tiles = pass.row_grid(l);
+  parallel_for(tiles.tasks(), pass.team(pass.elements(l) * kLossCycles), [&](int task, int) {
+    through_activation(pass, l, tiles.tile(task), unused, unused);
+  });
+}
+
 }  // namespace
 
 double saturation_limit(Activation activation) {
@@ -261,12 +284,13 @@ void make_bias_gradient(Pass<T>& pass, int l) {
 }
 
 template <class T>
-double backward_pass(Pass<T>& pass, const Target<T>& target) {
+double backward_pass(Pass<T>& pass, const Target<T>& target, int lowest) {
+  pass.lowest = lowest;
   const double loss = backward_from_loss(pass, target);
   // A layer's weight gradient needs δ of the layer and h of the one below; it is made beside the
   // product that comes after both, in one loop.
   WeightGradient<T> pending;
-  for (int l = pass.shape.layers() - 1; l >= 1;) {
+  for (int l = pass.shape.layers() - 1; l >= lowest;) {
     const int next = backward_chain(pass, l, pending);
     if (next < l) {
       l = next;
@@ -278,7 +302,8 @@ double backward_pass(Pass<T>& pass, const Target<T>& target) {
     --l;
   }
   if (pass.passes_without_chains > 0) --pass.passes_without_chains;
-  make_gradients(pass, pending, gradient_of_layer(pass, 1, pass.delta));
+  if (lowest > 1) end_above(pass, lowest - 1, pending);
+  make_gradients(pass, pending, gradient_of_layer(pass, lowest, pass.delta));
   return loss;
 }
 

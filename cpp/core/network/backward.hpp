@@ -32,9 +32,10 @@ struct Target {
 };
 
 // Everything that follows a forward pass in the same workspace: returns the loss, leaves gradients
-// and, if wanted, the flow. δ of the first layer stands in pass.delta.
+// and, if wanted, the flow. It ends at layer `lowest`, whose δ stands in pass.delta; the gradients
+// of the layers below are zero, and their flow is not measured.
 template <class T>
-double backward_pass(Pass<T>& pass, const Target<T>& target);
+double backward_pass(Pass<T>& pass, const Target<T>& target, int lowest = 1);
 
 // |φ′| below this counts as saturated.
 double saturation_limit(Activation activation);

@@ -33,7 +33,7 @@ int end_of_backward_chain(const Pass<T>& pass, int l) {
   if (alone || !pass.shape.keeps_outputs()) return l;
   double cycles = 0;
   int last = l + 1;
-  for (; last > 1 && l - last + 1 < kLongestBackwardChain; --last) {
+  for (; last > pass.lowest && l - last + 1 < kLongestBackwardChain; --last) {
     if (pass.row_grid(last - 1).column_blocks > 1) break;
     cycles += 2 * pass.product_cycles(last);
   }

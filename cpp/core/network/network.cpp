@@ -60,13 +60,14 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
 
 template <class T>
 double Network<T>::backward(const T* x, int B, const T* values, const std::int64_t* labels,
-                            bool flow) {
+                            bool flow, int layers) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
+  const int lowest = std::max(1, shape_.layers() - layers + 1);
   ++number_;
-  prepare(training_, B, true, flow);
+  prepare(training_, B, true, flow && lowest == 1);
   forward_pass(training_, x, B);
-  return backward_pass(training_, {values, labels});
+  return backward_pass(training_, {values, labels}, lowest);
 }
 
 template <class T>

@@ -26,10 +26,12 @@ class Network {
   T* gradients() const { return gradients_.data(); }
   std::size_t used() const { return places_.used; }
 
-  // x (B, I) and out (B, O) without padding. Target: values (B, O), or labels (B).
+  // x (B, I) and out (B, O) without padding. Target: values (B, O), or labels (B). Only so many
+  // layers from the top get a gradient; if that is not all of them, there is no flow.
   void forward(const T* x, int B, T* out);
   double loss(const T* x, int B, const T* values, const std::int64_t* labels);
-  double backward(const T* x, int B, const T* values, const std::int64_t* labels, bool flow);
+  double backward(const T* x, int B, const T* values, const std::int64_t* labels, bool flow,
+                  int layers);
   // The same in two calls, the loss being somebody else's (Loss::given). The first returns the
   // number of its pass. If another has been since, the second goes forward again. `delta`, unless
   // null, gets δ of the first layer (B, O); `gradients` (used()) the gradients, as they lie here.

@@ -81,6 +81,7 @@ struct Pass {
   int rows_of_call = 0;  // of the largest piece of the call
   bool training = false;
   bool flow_wanted = false;
+  int lowest = 1;  // the layer where the way back ends
 
   Workspace<T> work;
   const MatrixUnit* unit = nullptr;  // null if the pass may not use one

@@ -35,4 +35,8 @@ template <class T>
 bool backward_rescaled(Pass<T>& pass, int l, const ScaledMatrix<T>& above,
                        const ScaledMatrix<T>& skip);
 
+// φ(z) of layer l, whose z the rescaled path has left, where output_of has it.
+template <class T>
+void outputs_rescaled(Pass<T>& pass, int l);
+
 }  // namespace vegrad

@@ -241,7 +241,18 @@ bool backward_rescaled(Pass<T>& pass, int l, const ScaledMatrix<T>& above,
   return true;
 }
 
+template <class T>
+void outputs_rescaled(Pass<T>& pass, int l) {
+  std::vector<T> output(pass.shape.sizes[l]);
+  std::vector<ScaledNumber> value, derivative;
+  for (int i = 0; i < pass.rows; ++i) {
+    activate_row(pass, l, i, value, derivative, output.data());
+    std::copy(output.begin(), output.end(), output_of(pass, l) + i * pass.ld(l));
+  }
+}
+
 VEGRAD_FOR_BOTH(backward_from_loss_rescaled)
 VEGRAD_FOR_BOTH(backward_rescaled)
+VEGRAD_FOR_BOTH(outputs_rescaled)
 
 }  // namespace vegrad

@@ -42,7 +42,8 @@ class TrainerOf : public Trainer {
         throw std::invalid_argument("a label has become " + std::to_string(labels_[i]));
     }
     return network_.backward(x_.data(), count, examples_.labels ? nullptr : values_.data(),
-                             examples_.labels ? labels_.data() : nullptr, !again);
+                             examples_.labels ? labels_.data() : nullptr, !again,
+                             network_.shape().layers());
   }
 
   const Scaled* squares() override {

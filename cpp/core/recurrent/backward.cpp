@@ -192,8 +192,9 @@ class BackwardRows {
     CellBackward<T> b = arguments(l, -1, rows);
     b.after = pass_.alpha(l, 0) + rows.begin * pass_.sizes.gates;
     b.delta = scratch_.rows;
+    const T factor = pass_.request.factors ? T(pass_.request.factors[0]) : T(1);
     for (int i = rows.begin; i < rows.end; ++i)
-      scratch_.scale[i - rows.begin] = power_of_two<T>(m.shift[i]);
+      scratch_.scale[i - rows.begin] = power_of_two<T>(m.shift[i]) * factor;
     b.scale = scratch_.scale;
     if (pass_.request.flow) want_flow(b, m.first, rows.begin);
     pass_.cell().backward(b);

@@ -51,7 +51,7 @@ Recurrent<T>::Recurrent(const RecurrentShape& shape) : training_(shape), inferen
 // The pass over this batch, with room for so many steps.
 template <class T>
 void Recurrent<T>::begin(TimePass<T>& pass, const Sequences<T>& batch, int steps, bool sliding,
-                         bool flow) {
+                         bool flow, int losses_from) {
   const RecurrentShape& shape = pass.shape;
   const bool training = &pass == &training_, all = shape.targets_all;
   prepare(pass, batch.rows, steps, training, sliding, flow);
@@ -63,7 +63,8 @@ void Recurrent<T>::begin(TimePass<T>& pass, const Sequences<T>& batch, int steps
   r.c_before = batch.c;
   if (batch.values) r.values = all_steps(batch.values, batch.steps, shape.outputs, all);
   if (batch.labels) r.labels = all_steps(batch.labels, batch.steps, 1, all);
-  const double losses = all ? double(pass.schedule.row_steps()) : double(batch.rows);
+  const std::int64_t outputs = pass.schedule.row_steps() - pass.schedule.place(losses_from);
+  const double losses = double(all ? outputs : batch.rows);
   r.loss_scale = 1 / (shape.loss == Loss::cross_entropy ? losses : losses * shape.outputs);
   r.flow = flow;
   pass.first = 0;
@@ -108,7 +109,7 @@ double Recurrent<T>::loss(const Sequences<T>& batch) {
 
 template <class T>
 double Recurrent<T>::backward(const Sequences<T>& batch, TimeWindow window, const double* factors,
-                              bool flow) {
+                              bool flow, int losses_from) {
   const std::lock_guard<std::mutex> lock(running_);
   const FlushSubnormals flush;
   const int T_ = batch.steps;
@@ -120,10 +121,17 @@ double Recurrent<T>::backward(const Sequences<T>& batch, TimeWindow window, cons
     steps = back;
     first = T_ - back;
   }
-  begin(pass, batch, back, all && back > steps, flow);
+  begin(pass, batch, back, all && back > steps, flow, losses_from);
   pass.request.factors = factors;
   if (flow) flow_.begin(pass.shape, T_);
-  forward_only(pass, first);
+  if (losses_from == 0) {
+    forward_only(pass, first);
+  } else {
+    forward_steps(pass, 0, losses_from);
+    std::fill(pass.work.losses.begin(), pass.work.losses.end(), 0.0);
+    first = losses_from;
+    steps = T_ - first;
+  }
   for (int t = first; t < T_; t += steps) {
     const int end = std::min(T_, t + steps);
     // Chunks that lie one behind the other are never gone through twice, not even by a short last.

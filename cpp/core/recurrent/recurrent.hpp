@@ -45,7 +45,10 @@ class Recurrent {
 
   void forward(const Sequences<T>& batch, T* out);
   double loss(const Sequences<T>& batch);
-  double backward(const Sequences<T>& batch, TimeWindow window, const double* factors, bool flow);
+  // The losses of steps before `losses_from` are left out, if there is one at each step and no
+  // window: so a window of a longer sequence is gone through, whose first steps are not new.
+  double backward(const Sequences<T>& batch, TimeWindow window, const double* factors, bool flow,
+                  int losses_from = 0);
   // After the last pass: h and, of an lstm, c (L, B, H); the number of rows.
   int rows() const { return last_ ? last_->schedule.rows() : 0; }
   void state(T* h, T* c);
@@ -53,7 +56,8 @@ class Recurrent {
   std::size_t workspace_bytes(int rows, int steps, TimeWindow window) const;
 
  private:
-  void begin(TimePass<T>& pass, const Sequences<T>& batch, int steps, bool sliding, bool flow);
+  void begin(TimePass<T>& pass, const Sequences<T>& batch, int steps, bool sliding, bool flow,
+             int losses_from = 0);
   void forward_only(TimePass<T>& pass, int end);
   double sum_of_losses(const TimePass<T>& pass) const;
 

@@ -57,7 +57,7 @@ def as_batch(value: object, columns: int, dtype: npt.DTypeLike, name: str = "x")
         raise ValueError(f"{name} must have at least one row, not shape {array.shape}")
     if array.shape[0] > _MOST_ROWS:
         raise ValueError(f"{name} must have at most {_MOST_ROWS} rows, not {array.shape[0]}")
-    return _cast(array, dtype)
+    return cast(array, dtype)
 
 
 def as_target(value: object, rows: int, columns: int, dtype: npt.DTypeLike, loss: str) -> Array:
@@ -81,7 +81,7 @@ def as_target(value: object, rows: int, columns: int, dtype: npt.DTypeLike, loss
                 f"target must lie in [0, 1] for binary_cross_entropy, "
                 f"but target[{row}, {column}] is {array[row, column]}"
             )
-    return _cast(array, dtype)
+    return cast(array, dtype)
 
 
 def _as_labels(array: Array, rows: int, classes: int) -> Array:
@@ -98,7 +98,8 @@ def _as_labels(array: Array, rows: int, classes: int) -> Array:
     return np.ascontiguousarray(array, np.int64)
 
 
-def _cast(array: Array, dtype: npt.DTypeLike) -> Array:
+def cast(array: Array, dtype: npt.DTypeLike) -> Array:
+    """Return an array as a C-contiguous one of `dtype`, copied only if needed."""
     with np.errstate(over="ignore"):  # a value too large for `dtype` becomes inf
         return np.ascontiguousarray(array, dtype)
 

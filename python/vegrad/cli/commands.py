@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "Diagnose and cure a 50-layer sigmoid network on handwritten digits.",
+        "Diagnose and cure a 50-layer sigmoid network on handwritten digits, or an LSTM.",
         diagnose.run_demo,
         diagnose.add_demo_options,
     ),

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from vegrad.arrays.files import save_bytes
 from vegrad.cli.options import (
+    add_cell_options,
     add_data_options,
     add_json_option,
     add_network_options,
     add_optimizer_options,
-    build_network,
     build_optimizer,
-    build_task,
-    load_data,
     positive,
     print_json,
     spinner,
 )
+from vegrad.cli.task import build_network, build_task, counted, described, load_data
 from vegrad.datasets import Dataset
 from vegrad.networks.treatment import Cure, cure
 from vegrad.reports.cure import attempts, cost, text
 from vegrad.treatment.budget import BUDGET
 
 DEMO_GOAL = 0.9  # accuracy that the demo wants to reach
+treat = cast(Callable[..., Cure], cure)  # takes either kind of network
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,13 +37,14 @@ def run(options: argparse.Namespace) -> int:
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise ValueError(f"{path!r} must be a file in a folder that exists")
     data = load_data(options)
-    target, network = build_task(options, data)
+    task = build_task(options, data)
     steps = positive("--steps", options.steps)
     optimizer = build_optimizer(options, steps)
-    found = cure(
-        network,
+    found = treat(
+        task.network,
         data.x,
-        target,
+        task.target,
+        **task.lengths(np.arange(len(data.x))),
         goal=options.goal,
         optimizer=optimizer,
         steps=steps,
@@ -51,10 +56,9 @@ def run(options: argparse.Namespace) -> int:
     files = _write(options, found)
     if options.json:
         content = found.to_dict()
-        content["data"] = {"name": data.name, "rows": len(data.x), "columns": data.x.shape[1]}
-        print_json(content | {"files": files})
+        print_json(content | {"data": counted(data, len(data.x)), "files": files})
     else:
-        print(f"{data.name}: {len(data.x)} rows of {data.x.shape[1]} columns")
+        print(described(data, len(data.x)))
         print(text(found))
         for name, path in files.items():
             print(f"{name}: {path}")
@@ -67,7 +71,7 @@ def demonstrate(options: argparse.Namespace, data: Dataset) -> Cure:
     """Cure the network of the demo."""
     network = build_network(options, data, data.loss)
     with spinner("looking for the smallest change that trains"):
-        return cure(network, data.x, data.target(data.loss), goal=DEMO_GOAL, seed=options.seed)
+        return treat(network, data.x, data.target(data.loss), goal=DEMO_GOAL, seed=options.seed)
 
 
 def demonstrated(found: Cure) -> str:
@@ -92,6 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad cure`."""
     add_data_options(parser, "rows of a step (32)", 32)
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    add_cell_options(parser)
     add_optimizer_options(parser, clip="none")
     add = parser.add_argument_group("cure").add_argument
     goal = "accuracy to reach or, with mse, loss (some of the way from guessing)"

@@ -5,30 +5,32 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array
 from vegrad.cli import cure
 from vegrad.cli.annotations import annotated
 from vegrad.cli.options import (
     Parser,
+    add_cell_options,
     add_data_options,
     add_json_option,
     add_network_options,
-    build_task,
-    load_data,
     positive,
     print_json,
     spinner,
 )
-from vegrad.datasets import Dataset
+from vegrad.cli.task import Task, build_task, counted, described, load_data
+from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.site import Site
 from vegrad.networks.diagnosis import diagnose
+from vegrad.networks.rnn import RNN
 from vegrad.networks.treatment import Cure
 from vegrad.reports import text as report
 
@@ -37,6 +39,12 @@ DEMO = {
     "activation": "sigmoid",
     "init": "glorot_uniform",
     "plot": "vegrad-flow.png",
+}
+RECURRENT_DEMO = {
+    "cell": "lstm",
+    "data": "temporal_order:60",
+    "width": 32,
+    "plot": "vegrad-flow-through-time.png",
 }
 PAGES = (".html", ".htm")
 FORMATS = ("text", "json", "github")
@@ -53,6 +61,10 @@ def run(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Diagnose and cure the network of the demo; return 0."""
+    shown = vars(options)
+    for name, value in (RECURRENT_DEMO if options.recurrent else DEMO).items():
+        if name != "plot" or options.plot is None:
+            shown[name] = value
     _check_page(options)
     data = load_data(options)
     wanted = options.json or options.html is not None  # else the diagnosis is shown before the cure
@@ -71,14 +83,17 @@ def _check_page(options: argparse.Namespace) -> None:
 
 def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None) -> Diagnosis:
     """Diagnose the network; print the diagnosis, and save the picture and page that are wanted."""
-    target, network = build_task(options, data)
-    rows = _rows(data, target, options)
+    task = build_task(options, data)
+    rows = _rows(task, options)
     with spinner("one forward and one backward pass"):
-        diagnosis = diagnose(network, data.x[rows], target[rows], ignore=options.ignore)
+        judge = cast(Callable[..., Diagnosis], diagnose)  # of either kind of network
+        diagnosis = judge(
+            task.network, *task.rows(rows)[:2], **task.lengths(rows), ignore=options.ignore
+        )
     files: dict[str, str | None] = {"picture": None, "page": options.html}
-    if options.plot is not None and diagnosis.flow is not None:
+    if options.plot is not None:
         with spinner("drawing the picture"):
-            files["picture"] = diagnosis.plot(options.plot)
+            files["picture"] = _plot(task, diagnosis, options.plot)
     if options.html is not None:
         _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
     if options.format == "github":
@@ -86,7 +101,11 @@ def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None
     elif options.json or options.format == "json":
         _print_json(data, len(rows), diagnosis, files, found)
     else:
-        _print_text(data, len(rows), diagnosis, files, options.all_layers)
+        print(described(data, len(rows)))
+        print(report.measurements(diagnosis, all_layers=options.all_layers), end="\n\n")
+        if _has_time_flow(task, diagnosis):
+            print(task.network.flow, end="\n\n")
+        _print_text(data, diagnosis, files)
     return diagnosis
 
 
@@ -105,26 +124,35 @@ def _place(diagnosis: Diagnosis, data: Dataset) -> str | None:
     """Describe where the value in x stands because of which nothing was run, if there is one."""
     for finding in diagnosis.findings[:1]:
         match finding.sites:
-            case [Site(kind="data", rows=(row, column))]:
-                return data.place(row, column)
+            case [Site(kind="data", rows=(row, *rest))]:
+                return data.place(row, *rest)
     return None
 
 
-def _rows(data: Dataset, target: Array, options: argparse.Namespace) -> npt.NDArray[np.intp]:
+def _rows(task: Task, options: argparse.Namespace) -> npt.NDArray[np.intp]:
     """Choose the rows to diagnose; all if a value is not finite, as nothing is run then."""
-    count = len(data.x)
+    count = len(task.target)
     wanted = MOST_ROWS if options.batch is None else positive("--batch", options.batch)
-    finite = np.isfinite(data.x).all() and np.isfinite(target).all()
+    finite = np.isfinite(task.data.x).all() and np.isfinite(task.target).all()
     if wanted >= count or not finite:
         return np.arange(count)
     return np.sort(np.random.default_rng(options.seed).choice(count, wanted, replace=False))
 
 
-def _print_text(
-    data: Dataset, rows: int, diagnosis: Diagnosis, files: dict[str, str | None], all_layers: bool
-) -> None:
-    print(f"{data.name}: {rows} rows of {data.x.shape[1]} columns")
-    print(report.measurements(diagnosis, all_layers=all_layers), end="\n\n")
+def _has_time_flow(task: Task, diagnosis: Diagnosis) -> bool:
+    """Tell if the network is recurrent and was run: not so if a value of the data is not finite."""
+    return isinstance(task.network, RNN) and diagnosis.loss is not None
+
+
+def _plot(task: Task, diagnosis: Diagnosis, path: str) -> str | None:
+    """Draw the flow through layers or through time, if the network was run."""
+    if isinstance(task.network, RNN) and _has_time_flow(task, diagnosis):
+        task.network.flow.plot(path)
+        return path
+    return None if diagnosis.flow is None else diagnosis.plot(path)
+
+
+def _print_text(data: Dataset, diagnosis: Diagnosis, files: dict[str, str | None]) -> None:
     _print_verdict(report.verdict(diagnosis), diagnosis.healthy)
     for remark in report.remarks(diagnosis):
         print(remark)
@@ -159,10 +187,11 @@ def _print_json(
     found: Cure | None,
 ) -> None:
     content = diagnosis.to_dict()
-    content["data"] = {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
+    about = counted(data, rows)
     place = _place(diagnosis, data)
-    if place is not None and data.columns:
-        content["data"]["place"] = place
+    if place is not None and (data.columns or isinstance(data, Sequences)):
+        about["place"] = place
+    content["data"] = about
     if found is not None:
         content["cure"] = found.to_dict()
     print_json(content | files)
@@ -172,6 +201,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad diagnose`."""
     add_data_options(parser, f"rows to take (at most {MOST_ROWS})")
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    add_cell_options(parser)
     group = _add_output_options(parser)
     forms = "text, json (as --json), or github: annotations of a workflow"
     group.add_argument("--format", choices=FORMATS, help=forms)
@@ -188,7 +218,12 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     """Set the options of `vegrad diagnose` for the demo; only those of the output can be chosen."""
     everything = Parser()
     add_options(everything)
-    parser.set_defaults(**(vars(everything.parse_args([])) | DEMO))
+    parser.set_defaults(**vars(everything.parse_args([])))
+    parser.add_argument(
+        "--recurrent",
+        action="store_true",
+        help="an LSTM that is to remember the order of two symbols, instead",
+    )
     _add_output_options(parser)
 
 

@@ -1,4 +1,4 @@
-"""Options that subcommands share, and the data, network and optimizer that they describe."""
+"""Options that subcommands share, and the optimizer that they describe."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from math import inf
 from typing import NamedTuple, NoReturn, TypeVar
 
 from vegrad import _core, clipping, datasets, optim
-from vegrad.arrays.checks import Array
-from vegrad.networks.mlp import MLP
+from vegrad.theory.cells import GATES
 from vegrad.theory.initializers import INITIALIZERS
+from vegrad.theory.recurrent_initializers import RECURRENT_INITIALIZERS
 
 T = TypeVar("T")
+
+
+SEQUENCES = "temporal_order"  # the data of a recurrent network, if none is named
 
 
 class Clip(NamedTuple):
@@ -68,8 +71,12 @@ def add_data_options(
 ) -> None:
     """Add the options that choose the data; `batch` says what --batch counts."""
     group = parser.add_argument_group("data")
-    names = ", ".join(datasets.NAMES)
-    group.add_argument("--data", default="digits", help=f"{names}, a .npz or a .csv file")
+    names, tasks = ", ".join(datasets.NAMES), " or ".join(f"{name}[:T]" for name in datasets.TASKS)
+    group.add_argument(
+        "--data",
+        help=f"{names}, a .npz or a .csv file (digits); with --cell {tasks}, drawn, or a "
+        f".npz file with x (B, T, I), y and, if rows differ in length, lengths ({SEQUENCES})",
+    )
     group.add_argument("--target", metavar="COLUMN", help="the column of the .csv file to learn")
     group.add_argument("--batch", type=int, metavar="ROWS", default=default, help=batch)
 
@@ -77,12 +84,14 @@ def add_data_options(
 def add_network_options(
     parser: argparse.ArgumentParser, *, depth: int, width: int, activation: str, init: str
 ) -> None:
-    """Add the options that describe a network, with these defaults."""
+    """Add the options that describe a network, with these defaults of one without --cell."""
+    parser.set_defaults(chain={"depth": depth, "activation": activation, "init": init}, cell=None)
     add = parser.add_argument_group("network").add_argument
-    add("--depth", type=int, default=depth, help=f"layers with weights ({depth})")
+    add("--depth", type=int, help=f"layers with weights ({depth})")
     add("--width", type=int, default=width, help=f"units of a hidden layer ({width})")
-    add("--activation", default=activation, help=f"{', '.join(_core.ACTIVATIONS)} ({activation})")
-    add("--init", default=init, help=f"{', '.join(INITIALIZERS)} ({init})")
+    add("--activation", help=f"{', '.join(_core.ACTIVATIONS)} ({activation})")
+    recurrent = ", ".join(RECURRENT_INITIALIZERS)
+    add("--init", help=f"{', '.join(INITIALIZERS)} ({init}); with --cell {recurrent} (default)")
     add("--sigma-w", type=float, help="with --init normal: weights N(0, sigma²/fan-in)")
     add("--sigma-b", type=float, help="with --init normal: biases N(0, sigma²)")
     add("--loss", help=f"{', '.join(_core.LOSSES)} (the one that suits the target)")
@@ -90,6 +99,16 @@ def add_network_options(
     add("--norm", help=f"{', '.join(_core.NORMS)}, of the pre-activations")
     add("--dtype", default="float32", help="float32 or float64")
     add("--seed", type=int, default=0, help="seed of the weights and of every draw of rows (0)")
+
+
+def add_cell_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a recurrent network."""
+    add = parser.add_argument_group("recurrent network, in place of layers").add_argument
+    add("--cell", help=f"{', '.join(GATES)}: recurrent layers of --width units")
+    add("--layers", type=int, help="recurrent layers (1)")
+    add("--forget-bias", type=float, help="bias of the forget gate (lstm) or update gate (gru)")
+    add("--time-scale", type=float, help="with --init chrono: the longest, in steps (those of x)")
+    add("--targets", choices=datasets.TARGETS, help="one a row, or one a step (as y is shaped)")
 
 
 def add_optimizer_options(parser: argparse.ArgumentParser, clip: str = "global_norm:1") -> None:
@@ -109,6 +128,15 @@ def add_optimizer_options(parser: argparse.ArgumentParser, clip: str = "global_n
     add("--clip", default=clip, metavar="RULE[:NUMBER]", help=f"{clips} ({clip})")
 
 
+def add_truncation_option(group: argparse._ActionsContainer) -> None:
+    """Add --truncation, which goes with --cell."""
+    group.add_argument(
+        "--truncation",
+        metavar="K[,K2]",
+        help="go back K steps only, in chunks; or, with K2, every K steps go back K2",
+    )
+
+
 def add_json_option(group: argparse._ActionsContainer) -> None:
     """Add --json to the options of the output."""
     group.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -118,37 +146,6 @@ def print_json(content: Mapping[str, object]) -> None:
     """Print JSON for programs, with the version of vegrad."""
     content = {**content, "version": _core.__version__}
     print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
-
-
-def load_data(options: argparse.Namespace) -> datasets.Dataset:
-    """Load the dataset that the options name."""
-    with spinner(f"reading {options.data}"):
-        return datasets.load(options.data, options.target)
-
-
-def build_task(options: argparse.Namespace, data: datasets.Dataset) -> tuple[Array, MLP]:
-    """Return the target in the form that the loss takes, and the network of the options."""
-    loss = options.loss or data.loss
-    target = data.target(loss)
-    return target, build_network(options, data, loss)
-
-
-def build_network(options: argparse.Namespace, data: datasets.Dataset, loss: str) -> MLP:
-    """Build the network of the options, with inputs and outputs that fit the data."""
-    hidden = [positive("--width", options.width)] * (positive("--depth", options.depth) - 1)
-    with spinner(f"building {options.depth} layers"):
-        return MLP(
-            [data.x.shape[1], *hidden, data.outputs(loss)],
-            activation=options.activation,
-            loss=loss,
-            init=options.init,
-            sigma_w=options.sigma_w,
-            sigma_b=options.sigma_b,
-            norm=options.norm,
-            residual=options.residual,
-            dtype=options.dtype,
-            seed=options.seed,
-        )
 
 
 def build_optimizer(options: argparse.Namespace, steps: int) -> optim.Optimizer:

@@ -1,4 +1,7 @@
-"""`vegrad theory`: the predictions of mean-field theory for an activation at a point (σ_w, σ_b)."""
+"""`vegrad theory`: the predictions of mean-field theory for an activation at a point (σ_w, σ_b).
+
+With --cell it is about a recurrent cell at its initialization instead.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ from dataclasses import asdict
 from math import isfinite, isnan
 
 from vegrad import _core, theory
-from vegrad.cli.options import add_json_option, print_json, spinner
+from vegrad.cli.options import add_json_option, one_of, positive, print_json, spinner
+from vegrad.reports import recurrence_theory
 from vegrad.reports import theory as theory_report
-from vegrad.theory.gaussian import activation_of, check_sigma
+from vegrad.theory.cells import GATES
+from vegrad.theory.gaussian import activation_of, check_positive, check_sigma
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the predictions, and draw a picture if one is asked for; return 0."""
+    if options.cell is not None:
+        return _run_cell(options)
+    options.activation = options.activation or "tanh"
     point = _point(options.activation, options.sigma_w, options.sigma_b)
     picture = None
     if options.plot is not None:
@@ -29,6 +37,27 @@ def run(options: argparse.Namespace) -> int:
     print(theory_report.theory_table(options.activation, *point))
     if picture is not None:
         print(f"\npicture: {picture}")
+    return 0
+
+
+def _run_cell(options: argparse.Namespace) -> int:
+    """Print what is expected of a recurrent cell; return 0."""
+    for option in ("activation", "sigma_w", "sigma_b", "plot"):
+        if getattr(options, option) is not None:
+            name = option if option == "activation" else "--" + option.replace("_", "-")
+            raise ValueError(f"{name} does not go with --cell")
+    one_of("--cell", GATES, options.cell)
+    sizes: dict[str, int] = {
+        name: positive(f"--{name}", getattr(options, name)) for name in ("hidden", "inputs")
+    }
+    rms = check_positive("--input-rms", options.input_rms)
+    if options.json:
+        rows = recurrence_theory.expected_cells(options.cell, **sizes, input_rms=rms)
+        content = recurrence_theory.expected_content(options.cell, rows)
+        plain = [{name: _plain(value) for name, value in row.items()} for row in content]
+        print_json({"cell": options.cell, **sizes, "input_rms": rms, "initializations": plain})
+        return 0
+    print(recurrence_theory.recurrence_table(options.cell, **sizes, input_rms=rms))
     return 0
 
 
@@ -78,8 +107,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad theory`."""
     names = ", ".join(_core.ACTIVATIONS)
     add = parser.add_argument
-    add("activation", nargs="?", default="tanh", help=f"{names} (tanh)")
+    add("activation", nargs="?", help=f"{names} (tanh)")
     add("--sigma-w", type=float, metavar="X", help="weights N(0, X²/fan-in) (the critical ones)")
     add("--sigma-b", type=float, metavar="Y", help="biases N(0, Y²) (0 if --sigma-w is given)")
     add("--plot", metavar="PATH", help="save a picture of the phases (.png, .svg, .pdf)")
+    add("--cell", metavar="NAME", help=f"{', '.join(GATES)}: about a recurrent cell instead")
+    add("--hidden", type=int, default=128, metavar="H", help="units of the cell (128)")
+    add("--inputs", type=int, default=64, metavar="I", help="inputs of the cell (64)")
+    add("--input-rms", type=float, default=1.0, metavar="X", help="size of its inputs (1)")
     add_json_option(parser)

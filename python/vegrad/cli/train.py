@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,23 +27,31 @@ from vegrad.arrays.checks import Array
 from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers, replacing
 from vegrad.cli.options import (
     CLIPS,
+    add_cell_options,
     add_data_options,
     add_json_option,
     add_network_options,
     add_optimizer_options,
+    add_truncation_option,
     build_optimizer,
-    build_task,
-    load_data,
     positive,
     print_json,
     spinner,
 )
 from vegrad.cli.outputs import PICTURES, check_outputs
+from vegrad.cli.task import (
+    as_truncation,
+    build_task,
+    check_finite,
+    described,
+    load_data,
+    split,
+)
 from vegrad.clipping import NonFiniteGradientError
-from vegrad.datasets import Dataset
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.flow.finding import Finding
 from vegrad.networks.mlp import MLP
+from vegrad.networks.rnn import RNN
 from vegrad.optim import Optimizer
 
 STOPS = ("warning", "critical")
@@ -71,7 +79,7 @@ class _Run:
     """True if there may be a line of progress on the terminal."""
     told: list[Finding] = field(default_factory=list)
 
-    def __call__(self, network: MLP, history: History) -> None:
+    def __call__(self, network: MLP | RNN, history: History) -> None:
         self.history, self.done, self.here = history, history.epochs, self.here + 1
         self.last = time.perf_counter()
 
@@ -107,17 +115,20 @@ def _train(options: argparse.Namespace) -> int:
     outputs = check_outputs(options)
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
+    truncation = as_truncation(options.truncation)
     data = load_data(options)
-    target, network = build_task(options, data)
-    _check_finite(data, target)
-    learn, hold = _split(len(data.x), options.validation, options.seed)
+    task = build_task(options, data)
+    check_finite(task)
+    learn, hold = split(len(data.x), options.validation, options.seed)
     epochs, batch = positive("--epochs", options.epochs), positive("--batch", options.batch)
     optimizer = build_optimizer(options, epochs * -(-len(learn) // batch))
     source = None if options.resume is None else options.resume or options.checkpoint
+    network, train = task.network, cast(Callable[..., History], task.network.fit)
     fit = partial(
-        network.fit,
-        data.x[learn],
-        target[learn],
+        train,
+        *task.rows(learn)[:2],
+        **task.lengths(learn),
+        **({} if truncation is None else {"truncation": truncation}),
         optimizer=optimizer,
         batch_size=batch,
         seed=options.seed,
@@ -129,13 +140,12 @@ def _train(options: argparse.Namespace) -> int:
         run.history = fit(epochs=0, progress=False, on_finding="stop")
         run.done = run.history.epochs
     if not options.json:
-        rows = f"{len(learn)} rows of {data.x.shape[1]} columns to learn, {len(hold)} held out"
-        print(f"{data.name}: {rows}", flush=True)
+        print(f"{described(data, len(learn))} to learn, {len(hold)} held out", flush=True)
     before = _stamp(options.checkpoint)
     run.follow(
         fit,
         epochs=epochs,
-        validation=(data.x[hold], target[hold]) if len(hold) else None,
+        validation=task.rows(hold) if len(hold) else None,
         callbacks=[run],
         progress=not options.quiet,
         checkpoint=options.checkpoint,
@@ -182,7 +192,7 @@ def _report(
 
 
 def _save(
-    options: argparse.Namespace, outputs: dict[str, str], network: MLP, run: _Run, saved: bool
+    options: argparse.Namespace, outputs: dict[str, str], network: MLP | RNN, run: _Run, saved: bool
 ) -> dict[str, str]:
     """Write what is to be kept and return the paths by name; `saved` tells of a checkpoint."""
     run.history = _even(run.history)
@@ -271,28 +281,6 @@ def _command(arguments: Sequence[str], source: str) -> str:
     return shlex.join(["vegrad", *kept, "--resume", source])
 
 
-def _check_finite(data: Dataset, target: Array) -> None:
-    for name, values in (("x", data.x), ("the target", target)):
-        bad = np.argwhere(~np.isfinite(values))
-        if len(bad):
-            row, column = (int(n) for n in (*bad[0], 0)[:2])
-            line = f"line {data.lines[row]}" if data.lines else f"row {row}"
-            place = data.place(row, column) if name == "x" else f"{line}, the target"
-            value = values[tuple(bad[0])]
-            raise ValueError(f"{data.name}: values must be finite, not {value} as in {place}")
-
-
-def _split(rows: int, share: float, seed: int) -> tuple[Array, Array]:
-    """Draw the rows to learn and the rows to hold out, each in the order of the data."""
-    if not 0 <= share < 1:
-        raise ValueError(f"--validation must be at least 0 and under 1, not {share}")
-    held = max(1, round(share * rows)) if share else 0
-    if held >= rows:
-        raise ValueError(f"--validation {share} leaves none of {rows} rows to learn")
-    order = np.random.default_rng(seed).permutation(rows)
-    return np.sort(order[held:]), np.sort(order[:held])
-
-
 def _check_resume(path: str, options: argparse.Namespace, optimizer: Optimizer) -> None:
     """Refuse options that differ from the checkpoint's, as a resume would silently ignore them."""
     _, about = load_tensors(path, "checkpoint")
@@ -370,8 +358,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad train`."""
     add_data_options(parser, "rows of a step (32)", 32)
     add_network_options(parser, depth=3, width=128, activation="relu", init="he_normal")
+    add_cell_options(parser)
     add_optimizer_options(parser)
-    add = parser.add_argument_group("training").add_argument
+    group = parser.add_argument_group("training")
+    add_truncation_option(group)
+    add = group.add_argument
     held_out, resume = (
         "share of the rows to hold out (0.2)",
         "go on from a checkpoint (that of --checkpoint)",

@@ -80,6 +80,9 @@ class History:
         """The step at which the gauge last began to look at several in a row."""
         self.doubts = 0
         """How often several in a row were too long."""
+        self.windows = 1
+        """Steps that are taken on a batch, each on a window of its sequences: their losses differ
+        by where in a sequence they are."""
 
     def __getattr__(self, name: str) -> FloatArray:
         if name in STEPS and "_steps" in self.__dict__:
@@ -160,7 +163,8 @@ class History:
     def met(self) -> dict[str, Json]:
         """Return what is no column: the findings that were noted, as plain JSON types."""
         noted = [to_plain(one) for one in self._noted]
-        return {"noted": noted, "watched": self.watched, "doubts": self.doubts}
+        windows = {"windows": self.windows} if self.windows > 1 else {}
+        return {"noted": noted, "watched": self.watched, "doubts": self.doubts} | windows
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, Json]) -> History:
@@ -187,6 +191,7 @@ class History:
                 ]
         history._noted = [from_plain(one) for one in columns.get("noted", ())]
         history.watched, history.doubts = columns.get("watched"), columns.get("doubts", 0)
+        history.windows = columns.get("windows", 1)
         return history
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -30,6 +30,8 @@ class NonFiniteData:
     """How many rows there are."""
     too_large_for: str = ""
     """The dtype that the value does not fit, if it is finite itself."""
+    steps: bool = False
+    """True if the second axis has the steps of sequences."""
 
 
 @dataclass(frozen=True)

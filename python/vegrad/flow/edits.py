@@ -40,10 +40,47 @@ class Zero(Edit):
 
 @dataclass(frozen=True)
 class Shift(Edit):
-    """Add an amount to parameters."""
+    """Add an amount to parameters; only to the rows from `rows[0]` up to `rows[1]`, if given."""
 
     parameters: tuple[str, ...]
     amount: float
+    rows: tuple[int, int] | None = None
+    gate: str = ""
+
+
+@dataclass(frozen=True)
+class Orthogonal(Edit):
+    """Draw recurrent matrices again, each of the square blocks that they consist of orthogonal."""
+
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Chrono(Edit):
+    """Draw the bias of the gate that carries the state for time scales up to so many steps.
+
+    It is the logarithm of uniform numbers, as Tallec & Ollivier 2018 do it (arXiv:1804.11188). The
+    first of `parameters` gets it and the others, which are added to it, 0; `rows` are the gate's.
+    The rows of `opposite`, of an LSTM's input gate, get the same with the other sign.
+    """
+
+    parameters: tuple[str, ...]
+    rows: tuple[int, int]
+    steps: int
+    opposite: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Steady(Edit):
+    """Change the recurrent weights until gradients keep their size from step to step.
+
+    Done by `vegrad.theory.steadied`, driven by noise of the standard deviation `drive` in place of
+    data.
+    """
+
+    parameters: tuple[str, ...]
+    drive: float
+    cell: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +130,13 @@ class Normalize(Edit):
 
 
 @dataclass(frozen=True)
+class SetCell(Edit):
+    """Put another recurrent cell in place of the one there is, with new weights: lstm or gru."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class SetActivation(Edit):
     """Replace the hidden layers' activation; `name` is one of `vegrad.activations`."""
 
@@ -133,6 +177,14 @@ class Clip(Edit):
 
 
 @dataclass(frozen=True)
+class Truncate(Edit):
+    """Go back `back` steps from every so many (`every`) of the losses along a sequence."""
+
+    every: int
+    back: int
+
+
+@dataclass(frozen=True)
 class Together(Edit):
     """Several edits that belong together, in their order."""
 
@@ -151,7 +203,7 @@ def together(*edits: Edit) -> Edit:
     return edits[0] if len(edits) == 1 else Together(edits)
 
 
-IN_PLACE = (Scale, Zero, Shift, Redraw, Initialize)
+IN_PLACE = (Scale, Zero, Shift, Orthogonal, Chrono, Steady, Redraw, Initialize)
 
 
 def is_in_place(edit: Edit) -> bool:
@@ -159,8 +211,8 @@ def is_in_place(edit: Edit) -> bool:
     return all(isinstance(part, IN_PLACE) for part in parts(edit))
 
 
-ARCHITECTURE = (AddSkips, Normalize, SetActivation)
-TRAINING = (LearningRate, Clip)
+ARCHITECTURE = (AddSkips, Normalize, SetActivation, SetCell)
+TRAINING = (LearningRate, Clip, Truncate)
 SCALES = (ScaleData, ScaleTarget)
 ONCE = (*SCALES, *TRAINING)
 

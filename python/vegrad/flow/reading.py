@@ -26,6 +26,7 @@ from vegrad.arrays.measurement import Measurement
 from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Undefined
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
+from vegrad.flow.lags import Lags
 from vegrad.flow.trend import Along, Gains
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
@@ -244,6 +245,14 @@ class Cell(Protocol):
     """log2 of the gradient's size, (steps back, sets): its own weights, then those drawn anew."""
     flat: FloatArray
     """Share of its gates' elements, over all steps, that are saturated; of the same sets."""
+    parts: FloatArray
+    """What carry and matrix pass on of the gradient, a step (2, sets)."""
+    length: int
+    """The steps of a sequence, of which `sizes` may have the last ones only."""
+
+    @property
+    def expected(self) -> FloatArray:
+        """Carry and matrix as theory expects them of the gates' means (2, sets)."""
 
     @property
     def label(self) -> str:
@@ -333,6 +342,10 @@ class Reading:
     chain: Chain | None = None
     branches: tuple[Branch, ...] = ()
     cells: tuple[Cell, ...] = ()
+    memory: int = 0
+    """How far back, in steps, lies what the task needs, as the user says; 0 if nothing was said."""
+    lags: Lags | None = None
+    """What the data tell of that, where targets are one a sequence."""
     modules: tuple[Module, ...] = ()
     watched: Watched | None = None
     gradients: Gradients | None = None

@@ -17,19 +17,24 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.edits import (
     AddSkips,
+    Chrono,
     Clip,
     Edit,
     Initialize,
     LearningRate,
     Lsuv,
     Normalize,
+    Orthogonal,
     Redraw,
     Scale,
     ScaleData,
     ScaleTarget,
     SetActivation,
+    SetCell,
     Shift,
+    Steady,
     Together,
+    Truncate,
     Zero,
     parts,
 )
@@ -97,8 +102,15 @@ class Vocabulary:
                 return f"multiply {self.parameters(names, rows, gate)} by {factor:.3g}"
             case Zero(names, rows, gate):
                 return f"set {self.parameters(names, rows, gate)} to 0"
-            case Shift(names, amount):
-                return f"add {amount:.3g} to {self.parameters(names)}"
+            case Shift(names, amount, rows, gate):
+                return f"add {amount:.3g} to {self.parameters(names, rows, gate)}"
+            case Orthogonal(names):
+                return f"draw {self.parameters(names)} again, orthogonal"
+            case Chrono(names, _, steps):
+                gates = self.parameters(names[:1])
+                return f"draw {gates} for time scales up to {steps} steps (chrono)"
+            case Steady(names):
+                return f"change {self.parameters(names)} until gradients keep their size"
             case Redraw(names):
                 return f"draw {self.parameters(names)} again"
             case Initialize(scheme):
@@ -111,6 +123,8 @@ class Vocabulary:
                 return f"{'use' if on else 'leave out'} {self.normalization}"
             case SetActivation(name):
                 return f"use {self.activation(name)}"
+            case SetCell(name):
+                return f"use {name.upper()} cells"
             case ScaleData():
                 return "scale the columns of x to mean 0 and standard deviation 1"
             case ScaleTarget():
@@ -119,6 +133,8 @@ class Vocabulary:
                 return f"set the learning rate to {rate:.2g}"
             case Clip(limit):
                 return f"clip the gradients' global norm at {limit:.2g}"
+            case Truncate(every, back):
+                return f"go back {back} steps from every {every}"
             case Together():
                 return self._together(parts(edit))
         raise TypeError(f"edit must be one of vegrad.flow.edits, not {type(edit).__name__}")

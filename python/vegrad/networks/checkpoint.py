@@ -14,11 +14,12 @@ from vegrad.arrays.checks import Array
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.networks.network import Network
+from vegrad.networks.sequences import Cuts
 from vegrad.optim import Optimizer
 
 # The part of a network's config that says where its weights began: a resume replaces the weights,
 # so that the network that goes on may have begun elsewhere.
-START = {"init", "sigma_w", "sigma_b", "seed"}
+START = {"init", "sigma_w", "sigma_b", "seed", "forget_bias", "time_scale", "input_variance"}
 
 
 @dataclass
@@ -32,6 +33,8 @@ class TrainingState:
     random: np.random.Generator
     """Draws the order of the rows, once an epoch."""
     history: History
+    cuts: Cuts | None = None
+    """A truncation at random."""
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state to a safetensors file, which appears whole or not at all."""
@@ -51,6 +54,8 @@ class TrainingState:
             "optimizer": state | {"state": steps},
             "met": self.history.met(),
         }
+        if self.cuts is not None:
+            about["cuts"] = self.cuts.state_dict()
         save_tensors(path, arrays, about)
 
     def resume(self, path: str | PathLike[str]) -> None:
@@ -82,6 +87,8 @@ class TrainingState:
                 kind, _, key = name.partition(".")
                 kept[key][kind] = array
             self.optimizer.load_state_dict(about["optimizer"] | {"state": kept})
+            if self.cuts is not None:
+                self.cuts.load_state_dict(about["cuts"])
         for name, array in self.network.parameters.items():
             array[...] = parameters[name]
         self.random, self.history = random, history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from vegrad.arrays.checks import as_count
@@ -11,11 +12,13 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import read
+from vegrad.networks.recurrent_subject import RecurrentSubject
+from vegrad.networks.rnn import RNN
 from vegrad.networks.subject import NetworkSubject
 
 
 def diagnose(
-    network: MLP,
+    network: MLP | RNN,
     x: Any,
     target: Any,
     *,
@@ -24,13 +27,15 @@ def diagnose(
     seed: int = 0,
     theory: bool = True,
     ignore: Collection[str] = (),
+    lengths: object = None,
+    memory: int = 0,
 ) -> Diagnosis:
     """Judge the gradients of `network` by one forward and backward pass.
 
     Args:
-        network: a `vegrad.MLP`, whose `.gradients` and `.flow` are overwritten.
-        x: the inputs (B, I).
-        target: as for `MLP.backward`.
+        network: a `vegrad.MLP` or `vegrad.RNN`, whose `.gradients` and `.flow` are overwritten.
+        x: the inputs (B, I), or sequences (B, T, I).
+        target: as for the network's `backward`.
         history: of its training, whose findings are taken in.
         resamples: further passes, over at most 256 rows drawn from the batch with replacement,
             which tell how far the gains depend on the batch; 0 for one pass only.
@@ -38,11 +43,21 @@ def diagnose(
         theory: True to work out what theory expects, which takes a millisecond or two a layer
             and changes no verdict.
         ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
+        lengths: of sequences, as for `RNN.backward`.
+        memory: how many steps back lies what the task needs, of recurrent networks. If they forget
+            it, that is a finding; without it, only where the targets themselves tell of it.
 
     Raises:
         TypeError, ValueError: as `MLP.backward`; but NaN and infinity in the data are a finding.
             Also for what is no name of a cause in ignore.
     """
     count, ignored = as_count("resamples", resamples), as_ignored(ignore)
+    if isinstance(network, RNN):
+        given = x if lengths is None else (x, lengths)
+        found = RecurrentSubject(network).read(given, target, resamples=count, seed=seed)
+        found = replace(found, memory=as_count("memory", memory))
+        return Diagnosis.of(found, history, RecurrentSubject).ignoring(ignored)
+    if lengths is not None or memory:
+        raise ValueError("lengths and memory go with a vegrad.RNN, not with a vegrad.MLP")
     reading = read(network, x, target, resamples=count, seed=seed, theory=theory)
     return Diagnosis.of(reading, history, NetworkSubject).ignoring(ignored)

@@ -47,9 +47,9 @@ class Times:
         return self.factor * self.schedule(step)
 
 
-def clone(network: MLP) -> MLP:
+def clone(network: Any) -> Any:
     """Return a copy, to the bit."""
-    twin = MLP(**(network.config | {"seed": network.config["seed"] or 0}))
+    twin = type(network)(**(network.config | {"seed": network.config["seed"] or 0}))
     twin.config["seed"] = network.config["seed"]
     for name, array in network.parameters.items():
         twin.parameters[name][...] = array
@@ -96,8 +96,8 @@ class NetworkEditor(Editor):
                 self._each(names, f"*= {factor!r}", rows)
             case Zero(names, rows):
                 self._each(names, "= 0.0", rows)
-            case Shift(names, amount):
-                self._each(names, f"+= {amount!r}")
+            case Shift(names, amount, rows):
+                self._each(names, f"+= {amount!r}", rows)
             case Redraw(names):
                 self._run(f"fresh = {written(self._with_seed())}")
                 self._each(names, "= fresh.parameters[{name}]")
@@ -247,7 +247,7 @@ def written(config: Mapping[str, Any]) -> str:
         run = end - start
         texts += [f"*[{sizes[start]}] * {run}"] if run > 3 else [str(sizes[start])] * run
         start = end
-    return f"vegrad.MLP([{', '.join(texts)}], {_changed(MLP, config, ('sizes',))})"
+    return f"vegrad.MLP([{', '.join(texts)}], {changed_arguments(MLP, config, ('sizes',))})"
 
 
 def written_optimizer(optimizer: Optimizer) -> str:
@@ -259,13 +259,13 @@ def written_optimizer(optimizer: Optimizer) -> str:
             lr = f"{rate:.6g}"
         case _:
             lr = "schedule"
-    more = _changed(type(optimizer), optimizer._arguments, ())
+    more = changed_arguments(type(optimizer), optimizer._arguments, ())
     clip = "" if optimizer.clip is None else f", clip=vegrad.clipping.{optimizer.clip!r}"
     clip = clip.replace("=inf", '=float("inf")')
     return f"vegrad.{type(optimizer).__name__}({lr}{', ' if more else ''}{more}{clip})"
 
 
-def _changed(
+def changed_arguments(
     function: Callable[..., object], arguments: Mapping[str, object], without: Sequence[str]
 ) -> str:
     """Write the arguments that are not those by default."""

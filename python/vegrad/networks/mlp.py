@@ -12,20 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad import _core
-from vegrad.arrays.checks import Array, as_batch, as_count, as_number, as_target
+from vegrad._core import Network as CoreNetwork
+from vegrad._core import Trainer as CoreTrainer
+from vegrad.arrays.checks import Array, FloatArray, as_batch, as_count, as_number, as_target
+from vegrad.flow.finding import Finding
+from vegrad.flow.flow import Flow
+from vegrad.networks.layered import LayeredNetwork
 from vegrad.networks.network import (
     Config,
-    Network,
     Shapes,
     check_dtype,
     check_flag,
     check_name,
 )
+from vegrad.networks.reading import is_usual, judged
+from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.training import fit
 from vegrad.theory.initializers import INITIALIZERS, draw_parameters, resolve_sigmas
 
 
-class MLP(Network):
+class MLP(LayeredNetwork):
     """A multilayer perceptron with fused passes and an exact gradient flow.
 
     Layer l of L computes z = h Wᵀ + b, y = norm(z) (hidden layers only) and h + φ(y) if `residual`
@@ -56,6 +62,8 @@ class MLP(Network):
     Raises:
         TypeError, ValueError: for arguments of the wrong kind or out of range.
     """
+
+    _core: CoreNetwork
 
     kind = "MLP"
     fit = fit  # the training loop, whose first argument is the network
@@ -99,7 +107,7 @@ class MLP(Network):
                 self._parameters[f"layers.{number}.weight"][...] = weight
                 self._parameters[f"layers.{number}.bias"][...] = bias
 
-    def _new_core(self) -> _core.Network:
+    def _new_core(self) -> CoreNetwork:
         names = ("sizes", "activation", "output", "loss", "norm", "residual", "dtype")
         return _core.Network(**{name: self.config[name] for name in names})
 
@@ -121,10 +129,8 @@ class MLP(Network):
             sizes[2:-2] = [f"… {len(sizes) - 4} more …"]
         return f"MLP([{', '.join(sizes)}], {options})"
 
-    @property
-    def depth(self) -> int:
-        """L, the number of layers with weights."""
-        return len(self.config["sizes"]) - 1
+    def _new_flow(self) -> Flow:
+        return Flow(**self._core.flow())
 
     def forward(self, x: Any) -> Array:
         """Return the output (B, O) for the rows of x (B, I), in the network's dtype."""
@@ -144,23 +150,32 @@ class MLP(Network):
         assert loss is not None
         return loss
 
-    def backward(self, x: Any, target: Any, *, flow: bool = True) -> float:
+    def backward(
+        self, x: Any, target: Any, *, flow: bool = True, truncation: int | None = None
+    ) -> float:
         """Run one forward and backward pass; return the loss and fill `.gradients` and `.flow`.
 
         Args:
             x: (B, I), B from 1 to 2^30.
             target: (B, O), or (B,) when O = 1; for cross_entropy integer labels (B,).
             flow: False leaves the statistics of the flow out.
+            truncation: K ends the pass after the K topmost layers, and saves the work below. These
+                layers get the gradients of a full pass, those below exactly 0; there is no flow.
+                None, or the number of layers and more, for a full pass. `vegrad.truncation` tells
+                what K loses.
 
         Raises:
             TypeError, ValueError: before anything is written, if x or target does not fit. NaN and
                 inf are no errors here: they propagate to the loss, the gradients and the flow.
         """
-        loss = self._core.backward(x, target, flow)
+        layers = self.depth
+        if truncation is not None:
+            layers = min(as_count("truncation", truncation, 1), layers)
+        loss = self._core.backward(x, target, flow, layers)
         if loss is None:
-            loss = self._core.backward(*self.checked(x, target), flow)
+            loss = self._core.backward(*self.checked(x, target), flow, layers)
         assert loss is not None
-        self.note_pass(flow=flow)
+        self.note_pass(flow=flow and layers == self.depth)
         return loss
 
     def workspace_bytes(self, batch: int) -> int:
@@ -183,6 +198,32 @@ class MLP(Network):
         c = self.config
         batch = self._batch(x)
         return batch, as_target(target, len(batch), c["sizes"][-1], self._dtype, c["loss"])
+
+    # For a training -------------------------------------------------------------------------------
+
+    def weight_gradients_log2(self) -> FloatArray:
+        """Return log2 of the norms of the weights' gradients in the last pass."""
+        return self.flow.gradient_log2
+
+    def trainer(self, rows: Rows, batch_size: int) -> CoreTrainer:
+        """Return the core's trainer of this network."""
+        return _core.Trainer(self._core, rows.x, rows.target, batch_size)
+
+    def loss_of(self, batch: Batch) -> float:
+        """Return the loss of a batch that was checked."""
+        return self.loss(batch.x, batch.target)
+
+    def compared(self, batch: Batch) -> tuple[Array, Array]:
+        """Return the outputs (N, O) beside the targets."""
+        return self.forward(batch.x), batch.target
+
+    def is_usual(self, batch: Batch, constant: float) -> bool:
+        """Return True if one pass shows nothing that comes near to a limit of any rule."""
+        return is_usual(self, batch, constant)
+
+    def judged(self, batch: Batch, resamples: int) -> tuple[Finding, ...]:
+        """Judge the network as it is by one pass over these rows, and `resamples` more."""
+        return judged(self, batch, resamples)
 
 
 def _check_sizes(sizes: Sequence[int]) -> list[int]:

@@ -10,10 +10,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from vegrad import _core
-from vegrad.arrays.checks import Array
+from vegrad._core import Network as CoreNetwork
+from vegrad._core import Recurrent
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
+from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
+from vegrad.flow.time_flow import TimeFlow
+from vegrad.networks.rows import Batch, Rows
+from vegrad.optim import Trainer
 
 Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
@@ -23,40 +28,25 @@ class Network:
     """The parameters, gradients, flow and files that every own network has.
 
     A subclass sets `kind`, checks its arguments into `config`, calls `_build` and then fills the
-    parameters. It implements the methods that raise NotImplementedError here, and `backward`, for
-    the shapes that it takes, and has `fit` from networks/training.py.
+    parameters. It implements the methods that raise NotImplementedError here, has `forward`, `loss`
+    and `backward` for the shapes that it takes, and a `fit` that ends in networks/training.py.
     """
 
     kind: ClassVar[str]
     """The name under which files hold networks of this class."""
     config: Config
     """The arguments of the constructor, as plain JSON types."""
-    _flow: Flow | None
+    _core: CoreNetwork | Recurrent
+    _flow: Flow | TimeFlow | None
     _measured: bool
 
-    def _new_core(self) -> _core.Network:
+    def _new_core(self) -> CoreNetwork | Recurrent:
         """Return the core's network that `config` describes, its parameters zero."""
         raise NotImplementedError
 
     @classmethod
     def _described(cls, config: Config) -> tuple[Config, Shapes]:
         """Return a checked copy of a config read from a file, and the parameters' shapes."""
-        raise NotImplementedError
-
-    def checked(self, x: Any, target: Any) -> tuple[Array, Array]:
-        """Return x and target as contiguous arrays that the core takes, copied only if needed."""
-        raise NotImplementedError
-
-    def forward(self, x: Any) -> Array:
-        """Return the output for the rows of x."""
-        raise NotImplementedError
-
-    def loss(self, x: Any, target: Any) -> float:
-        """Return the loss of the rows of x."""
-        raise NotImplementedError
-
-    def backward(self, x: Any, target: Any) -> float:
-        """Run a forward and a backward pass; return the loss and fill gradients and flow."""
         raise NotImplementedError
 
     def _build(self) -> None:
@@ -112,16 +102,19 @@ class Network:
         return self._gradients
 
     @property
-    def flow(self) -> Flow:
+    def flow(self) -> Flow | TimeFlow:
         """The gradient flow that the last `backward` measured.
 
         Raises:
-            RuntimeError: if there was no `backward` yet, or the last one had `flow=False`.
+            RuntimeError: if there was no `backward` yet, or the last one had `flow=False` or was
+                truncated.
         """
         if not self._measured:
-            raise RuntimeError("no flow yet: call backward(x, target) first, with flow=True")
+            raise RuntimeError(
+                "no flow yet: call backward(x, target) first, with flow=True and no truncation"
+            )
         if self._flow is None:
-            self._flow = Flow(**self._core.flow())
+            self._flow = self._new_flow()
         return self._flow
 
     def note_pass(self, *, flow: bool) -> None:
@@ -131,9 +124,43 @@ class Network:
         """
         self._flow, self._measured = None, flow
 
-    def trainer(self, x: Array, target: Array, batch_size: int) -> _core.Trainer:
-        """Return the core's trainer of this network on data that `checked` returned."""
-        return _core.Trainer(self._core, x, target, batch_size)
+    def _new_flow(self) -> Flow | TimeFlow:
+        """Return the flow that the core has measured."""
+        raise NotImplementedError
+
+    # For a training -------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """The parameters without the biases."""
+        return {name: array for name, array in self._parameters.items() if "weight" in name}
+
+    def weight_gradients_log2(self) -> FloatArray:
+        """Return log2 of the norms of the gradients of `weights` in the last pass."""
+        raise NotImplementedError
+
+    def trainer(self, rows: Rows, batch_size: int) -> Trainer:
+        """Return what takes steps on batches of these rows, which were checked."""
+        raise NotImplementedError
+
+    def loss_of(self, batch: Batch) -> float:
+        """Return the loss of a batch that was checked."""
+        raise NotImplementedError
+
+    def compared(self, batch: Batch) -> tuple[Array, Array]:
+        """Return outputs (N, O) beside the targets that the loss compares them with."""
+        raise NotImplementedError
+
+    def is_usual(self, batch: Batch, constant: float) -> bool:
+        """Return True if one pass shows nothing that comes near to a limit of any rule.
+
+        `constant` is the loss of the best output that is the same for all rows.
+        """
+        raise NotImplementedError
+
+    def judged(self, batch: Batch, resamples: int) -> tuple[Finding, ...]:
+        """Judge the network as it is by one pass over these rows, and `resamples` more."""
+        raise NotImplementedError
 
 
 def check_name(argument: str, name: str, known: Iterable[str]) -> str:

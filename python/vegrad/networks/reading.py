@@ -11,11 +11,15 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, as_array
 from vegrad.arrays.measurement import norms
+from vegrad.diagnosis.judge import judge
 from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue, Spread
+from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
 from vegrad.flow.resampling import resampled
-from vegrad.networks.network import Network
+from vegrad.flow.wording import DECADE
+from vegrad.networks.layered import LayeredNetwork
+from vegrad.networks.rows import Batch
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.theory.expected import ExpectedFlow, expected_flow
 
@@ -28,7 +32,7 @@ PARTS = 64  # quantiles
 
 
 def read(
-    network: Network, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
+    network: LayeredNetwork, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
 ) -> Reading:
     """Run a network forward and back, which overwrites its gradients and flow, and read it."""
     config = network.config
@@ -68,7 +72,7 @@ def read(
     )
 
 
-def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
+def _compared(network: LayeredNetwork, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
     """Write down the output beside the target, as the loss compares them."""
     outputs, config = network.forward(x), network.config
     wanted = as_array(target, "target")
@@ -79,16 +83,22 @@ def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compa
     residual = config["residual"] and config["sizes"][-2] == config["sizes"][-1]
     if residual or not np.isfinite(outputs).all():
         return ()
-    one = Compared(
+    return (compared_outputs(outputs, wanted, loss, config, made + _skips(config)),)
+
+
+def compared_outputs(
+    outputs: Array, wanted: Array, loss: float, config: Mapping[str, Any], place: int
+) -> Compared:
+    """Write down outputs (N, O) beside targets; `place` is the operation that made them."""
+    return Compared(
         LOSSES[config["loss"]],
         _spread(outputs),
         _spread(wanted),
-        made + _skips(config),
+        place,
         value=loss,
         units=outputs.shape[1],
         labels=config["loss"] == "cross_entropy",
     )
-    return (one,)
 
 
 def _skips(config: Mapping[str, Any]) -> int:
@@ -140,7 +150,7 @@ def _operations(config: Mapping[str, Any], flow: Flow) -> tuple[Operation, ...]:
     return tuple(found)
 
 
-def _parameters(network: Network, flow: Flow) -> dict[str, Parameter]:
+def _parameters(network: LayeredNetwork, flow: Flow) -> dict[str, Parameter]:
     found = {}
     sizes = norms(network.parameters).tolist()
     for (name, value), norm in zip(network.parameters.items(), sizes, strict=True):
@@ -176,14 +186,14 @@ def first_nonfinite(value: Array) -> NonFiniteValue | None:
     return NonFiniteValue(place, float(value[place]), int(bad.sum()))
 
 
-def _lost(network: Network, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
+def _lost(network: LayeredNetwork, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
     """Return the layers whose true weight gradient is finite, while the dtype's is lost."""
     gradients = network.gradients
     finite = np.flatnonzero(np.isfinite(flow.gradient_log2)).tolist()
     return tuple(i for i in finite if is_lost(gradients[f"layers.{i}.weight"]))
 
 
-def _resampled(network: Network, x: Any, target: Any, count: int, seed: int) -> FloatArray:
+def _resampled(network: LayeredNetwork, x: Any, target: Any, count: int, seed: int) -> FloatArray:
     """Return gains (count, L - 1), as if of batches as large as this one."""
     data, wanted = as_array(x, "x"), as_array(target, "target")
     same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
@@ -195,7 +205,7 @@ def _resampled(network: Network, x: Any, target: Any, count: int, seed: int) -> 
     return resampled(gains, len(data) if same else 0, len(network.config["sizes"]) - 2, count, seed)
 
 
-def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
+def expected_or_none(network: LayeredNetwork, x: Any) -> ExpectedFlow | None:
     """Return what theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))
@@ -228,3 +238,36 @@ def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> NonFinite
         of=len(seen),
         too_large_for=dtype.name if finite else "",
     )
+
+
+# For a training -----------------------------------------------------------------------------------
+
+# A first batch that need not be judged: its loss, in those of the best constant output, its sizes,
+# and the log2 of its gradients.
+USUAL, PLAIN, FAINT = 2.0, 20.0, 20.0
+
+
+def is_usual(network: LayeredNetwork, batch: Batch, constant: float) -> bool:
+    """Return True if one pass shows nothing that comes near to a limit of any rule.
+
+    It takes a tenth of a judgement's time, which short trainings would feel. What it cannot
+    see, such as a bounded output, is judged. `constant` is the loss of the best constant output.
+    """
+    loss = network.backward(batch.x, batch.target)
+    if network.config["output"] != "identity" or not loss < USUAL * constant:
+        return False
+    if not 1 / PLAIN < constant < PLAIN:
+        return False
+    flow = network.flow
+    gains, std, sizes = flow.delta_log2, flow.preactivation_std, flow.gradient_log2
+    even = abs(sizes).max() < FAINT and gains.max() - gains.min() < USUAL * DECADE / 2
+    alive = max(flow.dead.max(), flow.saturated[:-1].max(initial=0.0)) < 0.6
+    if not (even and alive and std.min() > 1 / PLAIN and std.max() < PLAIN):
+        return False
+    weights = [w for w in network.parameters.values() if w.ndim == 2]
+    return not any((w[:1] == w[1:2]).all() for w in weights if len(w) > 1)
+
+
+def judged(network: LayeredNetwork, batch: Batch, resamples: int) -> tuple[Finding, ...]:
+    """Judge a network as it is on these rows, by one pass and `resamples` more."""
+    return judge(read(network, batch.x, batch.target, resamples=resamples, seed=0, theory=False))

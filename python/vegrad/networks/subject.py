@@ -18,6 +18,7 @@ from vegrad.flow.subject import Code, Refusal
 from vegrad.networks import reading
 from vegrad.networks.editor import NetworkEditor, clone, written_optimizer
 from vegrad.networks.mlp import MLP
+from vegrad.networks.rows import Rows
 from vegrad.networks.trainer import NetworkTrainer, renewed
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.optim import Adam, Optimizer
@@ -42,6 +43,8 @@ class NetworkSubject:
 
     noun = "network"
     early = 0
+    axes = "0"
+    """Axes of x, over which a column goes."""
 
     def __post_init__(self) -> None:
         """Raise TypeError if it is no network."""
@@ -78,11 +81,18 @@ class NetworkSubject:
                 clip = GlobalNorm(limit, nonfinite="skip")
                 self.optimizer = renewed(self._optimizer, clip=clip)
                 return Code()
-        editor = NetworkEditor(self.network, self.data.x, rows, self.seed)
+        editor = self._editor(rows)
         done = editor.apply(edit)
         if not isinstance(done, Refusal):
             self.network = editor.network
         return done
+
+    def _editor(self, rows: Array | None) -> NetworkEditor:
+        return NetworkEditor(self.network, self.data.x, rows, self.seed)
+
+    def rows(self) -> Rows:
+        """Return the data as a training takes them."""
+        return Rows(self.data.x, self.data.target)
 
     def write(self, other: Self) -> None:
         """Take over the parameters' values of another network of the same shape."""
@@ -105,7 +115,9 @@ class NetworkSubject:
     ) -> NetworkTrainer:
         """Begin a training of a copy; nothing in it is drawn at random."""
         network, optimizer = clone(self.network), renewed(self._optimizer)
-        return NetworkTrainer(network, optimizer, self.data, history, batch_size, gauge_every)
+        return NetworkTrainer(
+            network, optimizer, self.rows(), self.data.units, history, batch_size, gauge_every
+        )
 
     def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
         """Write the code from the user's network, x and target to a training of this one."""
@@ -134,8 +146,8 @@ class NetworkSubject:
             return Refusal("there are no data to scale")
         script = Script(np=np, x=x.astype(np.float64))
         script.run(
-            "shift = x.mean(axis=0)",
-            "scale = np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)",
+            f"shift = x.mean(axis={self.axes})",
+            f"scale = np.where(np.ptp(x, axis={self.axes}) > 0, x.std(axis={self.axes}), 1.0)",
             "x = (x - shift) / scale",
         )
         shift, scale = (cast(Array, script.names[n]).astype(x.dtype) for n in ("shift", "scale"))

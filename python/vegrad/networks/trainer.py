@@ -13,9 +13,10 @@ from vegrad.clipping import NonFiniteGradientError
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.networks.editor import Times
 from vegrad.networks.mlp import MLP
+from vegrad.networks.rnn import RNN
+from vegrad.networks.rows import Rows
 from vegrad.networks.training import Run
 from vegrad.optim import Optimizer
-from vegrad.treatment.data import ArrayData
 
 OF_LOSS = ("loss", "loss_after", "slope", "slope_after")
 
@@ -28,18 +29,19 @@ class NetworkTrainer:
 
     def __init__(
         self,
-        network: MLP,
+        network: MLP | RNN,
         optimizer: Optimizer,
-        data: ArrayData,
+        rows: Rows,
+        units: tuple[Array, float] | None,
         history: History,
         batch_size: int,
         gauge_every: int,
     ) -> None:
-        self._network, self._data, self._history = network, data, history
+        self._network, self._rows, self._history = network, rows, history
         # Of the mean square, where the targets were scaled; their own history is in other units.
-        self._unit = 1.0 if data.units is None else data.units[1] ** 2
-        own = history if data.units is None else History()
-        self._run = Run(network, optimizer, own, data.x, data.target, batch_size, gauge_every)
+        self._unit = 1.0 if units is None else units[1] ** 2
+        own = history if units is None else History()
+        self._run = Run(network, optimizer, own, rows, batch_size, gauge_every)
 
     def advance(self, order: Array) -> str:
         """Take a step on each batch of rows; return why it cannot go on, "" if it can."""
@@ -66,8 +68,9 @@ class NetworkTrainer:
 
     def evaluate(self, rows: Array) -> tuple[float, float]:
         """Return loss and accuracy (nan for numbers) on these rows, from one forward pass."""
-        kind, (x, target) = self._network.config["loss"], self._data.take(rows)
-        output = self._network.forward(x).astype(np.float64)
+        kind, batch = self._network.config["loss"], self._rows.take(rows, whole=True)
+        output, target = self._network.compared(batch)
+        output = output.astype(np.float64)
         with np.errstate(all="ignore"):
             if kind == "mse":
                 far = np.mean((output - target.reshape(output.shape)) ** 2)

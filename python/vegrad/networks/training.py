@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -17,8 +18,10 @@ from vegrad.diagnosis.alarms import Alarms, OnFinding, checked_way
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
+from vegrad.networks.layered import LayeredNetwork
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress
+from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.watch import Watch
 from vegrad.optim import Optimizer
 
@@ -28,7 +31,7 @@ RECORD = 8  # the numbers that the core's Trainer writes down of a step
 
 
 def fit(
-    network: Network,
+    network: LayeredNetwork,
     x: Any,
     target: Any,
     *,
@@ -74,35 +77,79 @@ def fit(
             says, with the weights as the last step left them. What ends a training, Ctrl-C too,
             has the history so far as its attribute `history`.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be one of vegrad.optim's, not {type(optimizer).__name__}")
-    epochs, batch_size = as_count("epochs", epochs), as_count("batch_size", batch_size, 1)
-    gauge = 0 if gauge_every is None else as_count("gauge_every", gauge_every)
-    data, wanted = network.checked(x, target)
-    held = None if validation is None else network.checked(*validation)
-    settings = {"rows": len(data), "batch_size": batch_size, "shuffle": bool(shuffle)}
-    checked_way(on_finding)
-    state = TrainingState(network, optimizer, settings, np.random.default_rng(seed), History())
-    if resume is not None:
-        state.resume(resume)
-    alarms = Alarms(on_finding, state.history)
-    watch = Watch(network, state.history, data, wanted, gauge, alarms)
-    run = Run(network, optimizer, state.history, data, wanted, batch_size, gauge, watch)
-    shown = Progress(progress, epochs, len(data), batch_size, state.history.steps)
-    return _epochs(state, run, held, epochs, list(callbacks), shown, checkpoint)
+    options = Options(
+        optimizer,
+        epochs,
+        batch_size,
+        shuffle,
+        seed,
+        callbacks,
+        progress,
+        gauge_every,
+        checkpoint,
+        resume,
+        on_finding,
+    )
+    rows = Rows(*network.checked(x, target))
+    held = None if validation is None else Batch(*network.checked(*validation))
+    return train(network, rows, held, options)
+
+
+@dataclass
+class Options:
+    """The arguments of `fit` that are the same for all networks, which are checked here."""
+
+    optimizer: Optimizer
+    epochs: int
+    batch_size: int
+    shuffle: bool = True
+    seed: int | None = None
+    callbacks: Iterable[Callback] = ()
+    progress: bool = True
+    gauge_every: int | None = 100
+    checkpoint: str | PathLike[str] | None = None
+    resume: str | PathLike[str] | None = None
+    on_finding: OnFinding = "warn"
+
+    def __post_init__(self) -> None:
+        """Raise TypeError or ValueError for what does not fit."""
+        if not isinstance(self.optimizer, Optimizer):
+            got = type(self.optimizer).__name__
+            raise TypeError(f"optimizer must be one of vegrad.optim's, not {got}")
+        self.epochs = as_count("epochs", self.epochs)
+        self.batch_size = as_count("batch_size", self.batch_size, 1)
+        gauge = self.gauge_every
+        self.gauge = 0 if gauge is None else as_count("gauge_every", gauge)
+        checked_way(self.on_finding)
+
+
+def train(network: Network, rows: Rows, held: Batch | None, options: Options) -> History:
+    """Train a network on rows that were checked; `held` are those held out for validation."""
+    o = options
+    settings = {**rows.settings, "batch_size": o.batch_size, "shuffle": bool(o.shuffle)}
+    random = np.random.default_rng(o.seed)
+    state = TrainingState(network, o.optimizer, settings, random, History(), rows.cuts)
+    if o.resume is not None:
+        state.resume(o.resume)
+    state.history.windows = rows.windows
+    alarms = Alarms(o.on_finding, state.history)
+    watch = Watch(network, state.history, rows, o.gauge, alarms)
+    run = Run(network, o.optimizer, state.history, rows, o.batch_size, o.gauge, watch)
+    shown = Progress(o.progress, o.epochs, len(rows), o.batch_size, state.history.steps)
+    return _epochs(state, run, held, o.epochs, list(o.callbacks), shown, o.checkpoint)
 
 
 def _epochs(
     state: TrainingState,
     run: Run,
-    held: tuple[Array, Array] | None,
+    held: Batch | None,
     epochs: int,
     callbacks: Sequence[Callback],
     shown: Progress,
     checkpoint: str | PathLike[str] | None,
 ) -> History:
     """Run the epochs that are left; `held` are the rows held out for validation."""
-    history, rows, watch = state.history, len(run.data), run.watch
+    history, rows, watch = state.history, len(run.rows), run.watch
     assert watch is not None
     for epoch in range(history.epochs, epochs):
         first = history.steps
@@ -136,14 +183,13 @@ def _epochs(
 
 
 class Run:
-    """The steps of one training, over data that `checked` returned.
+    """The steps of one training, over rows that were checked.
 
     Args:
         network: the network, whose weights are changed.
         optimizer: the optimizer.
         history: gets an entry for each step and each epoch.
-        data: (N, I).
-        target: of all rows.
+        rows: the data.
         batch_size: rows of a step.
         gauge: look at `History.alpha` at every so many steps; 0 for never.
         watch: looks at the steps between, if there is one.
@@ -154,45 +200,46 @@ class Run:
         network: Network,
         optimizer: Optimizer,
         history: History,
-        data: Array,
-        target: Array,
+        rows: Rows,
         batch_size: int,
         gauge: int,
         watch: Watch | None = None,
     ) -> None:
         self.watch = watch
         self.network, self.optimizer, self.history = network, optimizer, history
-        self.data, self.batch_size, self.gauge = data, batch_size, gauge
-        self.trainer = network.trainer(data, target, batch_size)
-        self.weights = {k: v for k, v in network.parameters.items() if k.endswith("weight")}
+        self.rows, self.batch_size, self.gauge = rows, batch_size, gauge
+        self.trainer = network.trainer(rows, batch_size)
+        self.weights = network.weights
         self.before: dict[str, Array] = {}
         """The weights before the epoch's last step."""
 
     def epoch(
         self, order: npt.NDArray[np.intp], seconds: float, show: Callable[[int], None]
     ) -> None:
-        """Take one step for each batch of rows, in this order.
+        """Take the steps on each batch of rows, in this order: one, or one for each window.
 
         `show` is called with the number of rows done, about every so many seconds. The core takes
         many steps in one call; the last one has a call of its own, for the weights before it.
         """
-        size, start = self.batch_size, 0
-        last = (len(order) - 1) // size * size  # where the last batch begins
-        while start < len(order):
-            steps = last // size - start // size or 1
+        size = self.batch_size
+        ends = np.cumsum(self.rows.steps(order, size))  # of each batch, in steps
+        step, last = 0, int(ends[-1]) - 1
+        while step <= last:
+            steps = last - step or 1
             until, every = -self.history.steps % self.gauge if self.gauge else 0, self.gauge
             if self.watch is not None:
                 near, closely = self.watch.ahead()
                 steps = min(steps, near)
                 until, every = (0, 1) if closely else (until, every)
-            if start == last:
+            if step == last:
                 self.before = {name: weight.copy() for name, weight in self.weights.items()}
             records = np.empty((steps, RECORD))
+            batches = np.searchsorted(ends, [step, step + steps - 1], "right")
             try:
                 self.optimizer.run(
                     self.trainer,
                     self.network.gradients,
-                    order[start : start + steps * size],
+                    order[batches[0] * size : (batches[1] + 1) * size],
                     records,
                     rows=size,
                     gauge=(until, every),
@@ -201,35 +248,35 @@ class Run:
             finally:
                 self.network.note_pass(flow=True)
                 self.history.add_steps(_columns(records[: self.trainer.done]))
-            start += self.trainer.done * size
-            show(min(start, len(order)))
+            step += self.trainer.done
+            show(min(int(np.searchsorted(ends, step, "right")) * size, len(order)))
             if self.watch is not None and self.watch.stops(self.trainer.done == near):
                 return
 
-    def close_epoch(self, first: int, held: tuple[Array, Array] | None) -> None:
+    def close_epoch(self, first: int, held: Batch | None) -> None:
         """Record an epoch whose first step was number `first`; `held` is evaluated."""
         steps = {name: self.history.since(first, name) for name in ("loss", "coefficient")}
         moved = {name: weight - self.before[name] for name, weight in self.weights.items()}
         with np.errstate(divide="ignore", invalid="ignore"):
             update = np.log2(norms(moved)) - np.log2(norms(self.before))
-        validation = (np.nan, np.nan) if held is None else self._validate(*held)
+        validation = (np.nan, np.nan) if held is None else self._validate(held)
         self.history.add_epoch(
             epoch_steps=len(steps["loss"]),
             epoch_loss=float(np.mean(steps["loss"])),
             clipped_share=float(np.mean(steps["coefficient"] < 1)),
             validation_loss=validation[0],
             validation_accuracy=validation[1],
-            gradient_log2=self.network.flow.gradient_log2.tolist(),
+            gradient_log2=self.network.weight_gradients_log2().tolist(),
             update_log2=update.tolist(),
         )
 
-    def _validate(self, x: Array, target: Array) -> tuple[float, float]:
+    def _validate(self, held: Batch) -> tuple[float, float]:
         """Return loss and accuracy; the accuracy of a mean square is nan."""
         kind = self.network.config["loss"]
-        loss = self.network.loss(x, target)
+        loss = self.network.loss_of(held)
         if kind == "mse":
             return loss, np.nan
-        output = self.network.forward(x)
+        output, target = self.network.compared(held)
         right = (
             output.argmax(1) == target
             if kind == "cross_entropy"

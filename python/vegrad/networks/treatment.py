@@ -11,6 +11,8 @@ from vegrad.arrays.checks import Array
 from vegrad.networks.editor import clone
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
+from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData
+from vegrad.networks.rnn import RNN
 from vegrad.networks.subject import NetworkSubject, Scaling
 from vegrad.optim import Adam, Optimizer
 from vegrad.treatment.budget import BUDGET
@@ -31,14 +33,14 @@ class Cure(Outcome):
     through, (x - shift)/scale, if it is; `target_scaling` is that of the target.
     """
 
-    network: MLP
+    network: MLP | RNN
     optimizer: Optimizer
     scaling: Scaling | None = None
     target_scaling: tuple[Array, float] | None = None
 
 
 def cure(
-    network: MLP,
+    network: MLP | RNN,
     x: Any,
     target: Any,
     *,
@@ -49,6 +51,7 @@ def cure(
     seed: int = 0,
     budget: float = BUDGET,
     progress: bool | Listener = False,
+    lengths: object = None,
 ) -> Cure:
     """Find the smallest change that makes `network` train, and prove it.
 
@@ -59,9 +62,9 @@ def cure(
     Then the given network is trained for as many steps: the proof.
 
     Args:
-        network: a `vegrad.MLP`, which stays as it is.
-        x: the inputs (N, I).
-        target: as for `MLP.backward`, for all rows.
+        network: a `vegrad.MLP` or `vegrad.RNN`, which stays as it is.
+        x: the inputs (N, I), or sequences (N, T, I).
+        target: as for the network's `backward`, for all rows.
         goal: an accuracy, at least, for the two cross entropies; for mse a loss, at most. By
             default 80 % of the way from the best constant output to perfection, for mse half of
             it. It is looked at on up to 256 of the rows.
@@ -74,6 +77,7 @@ def cure(
             (Trainings of under some hundred rows cost less than a look at them; they may pass it.)
         progress: True for a line on standard error; or a function, which is called with a
             `vegrad.treatment.progress.Look` at every look at a training.
+        lengths: of sequences (N,), as for `RNN.backward`.
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
@@ -86,6 +90,15 @@ def cure(
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, network.config["loss"])
     numeric = network.config["loss"] == "mse"
+    if isinstance(network, RNN):
+        rows = network.checked(x, target, lengths)
+        sequences = SequenceData(rows.x, rows.target, numeric=numeric, lengths=rows.lengths)
+        patient = RecurrentSubject(clone(network), sequences, optimizer, seed)
+        wanted = patient.rows().wanted
+        aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
+        return _searched(patient, Plan(aim, steps, batch_size, seed, budget), tell)
+    if lengths is not None:
+        raise ValueError("lengths go with a vegrad.RNN, not with a vegrad.MLP")
     data = ArrayData(*network.checked(x, target), numeric=numeric)
     given = NetworkSubject(clone(network), data, optimizer, seed)
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
@@ -98,7 +111,8 @@ def _searched(given: NetworkSubject, plan: Plan, tell: Listener) -> Cure:
     data, optimizer = given.data, given.optimizer
     assert optimizer is not None
     if not (np.isfinite(data.x).all() and np.isfinite(data.target).all()):
-        before = given.diagnosed(data.x, data.target, theory=True)  # says where, and runs nothing
+        every = np.arange(len(data))
+        before = given.diagnosed(*data.take(every), theory=True)  # says where, and runs nothing
         why = "no change of the network makes up for values that are not finite"
         return Cure.without_a_trial(before, plan, why, network=given.network, optimizer=optimizer)
     search = Search(given, plan, tell=tell)
@@ -106,7 +120,7 @@ def _searched(given: NetworkSubject, plan: Plan, tell: Listener) -> Cure:
     treated = treatment.subject
     assert isinstance(treated, NetworkSubject)
     after = outcome.after
-    if outcome.patch:
+    if outcome.patch and isinstance(treated.network, MLP):
         sample, _ = treated.data.take(search.patient.rows)
         after = replace(after, expected=expected_or_none(treated.network, sample))
     return Cure(

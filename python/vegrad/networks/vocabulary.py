@@ -53,3 +53,11 @@ class LayerVocabulary(Vocabulary):
     def scheme(self, name: str) -> str:
         """Write the argument for an initialization."""
         return f'init="{name}"'
+
+
+class RecurrentVocabulary(Vocabulary):
+    """Parameters have PyTorch's names, and edits are arguments of `vegrad.RNN`."""
+
+    def scheme(self, name: str) -> str:
+        """Write the argument for an initialization."""
+        return f'init="{name}"'

@@ -6,7 +6,6 @@ from math import inf, isfinite, log2
 
 import numpy as np
 
-from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norm
 from vegrad.diagnosis.alarms import Alarms
 from vegrad.diagnosis.history import History
@@ -25,6 +24,7 @@ from vegrad.diagnosis.rules.long_steps import (
 from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY
 from vegrad.networks.examiner import MANY, Examiner
 from vegrad.networks.network import Network
+from vegrad.networks.rows import Rows
 
 CLOSE, FAR = 25, 100  # steps from one check of the loss to the next; every BLOCK of the first ones
 SPARE = 0.1  # of the steps, that may be looked at because something is suspicious
@@ -49,12 +49,11 @@ class Watch(Examiner):
         self,
         network: Network,
         history: History,
-        data: Array,
-        target: Array,
+        rows: Rows,
         gauge: int,
         alarms: Alarms,
     ) -> None:
-        super().__init__(network, history, data, target, alarms)
+        super().__init__(network, history, rows, alarms)
         self.gauge = gauge
         self.best, self.seen = inf, 0  # the lowest mean loss of BLOCK steps, and of how many
         self.moved = middle(history.last("update_log2")) if history.epochs else inf
@@ -197,6 +196,8 @@ class Watch(Examiner):
         history, epoch = self.history, self.history.epochs
         self.ended = history.steps
         loss = history.last("epoch_loss")
+        if not isfinite(loss):
+            self.broken()
         self.moved = moved = middle(history.last("update_log2"))
         if moved > MOVED - (history.steps > CLOSE):
             self._open_window(history.steps)
@@ -220,7 +221,8 @@ class Watch(Examiner):
             self.alarms.tell(f for f in found if tiny and f.cause == "learning-rate-low")
         self.no_better = self.no_better + 1 if no_better else 0
         if self.no_better in (3, 6, 12, 24, 48) and isfinite(loss):
-            rows = np.linspace(0, len(self.data) - 1, min(len(self.data), MANY)).astype(np.intp)
+            count = len(self.rows)
+            rows = np.linspace(0, count - 1, min(count, MANY)).astype(np.intp)
             self.found(self.judged(rows))
 
     def _is_no_better(self, loss: float) -> bool:

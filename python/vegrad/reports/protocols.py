@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.finding import Finding
@@ -139,3 +142,95 @@ class Comparison:
     accuracy: Sequence[float] | None = None
     """Shares of the rows, from 0 to 1."""
     diagnoses: Sequence[ShownDiagnosis] | None = None
+
+
+class ShownTruncationErrors(Protocol):
+    """The loss of each measured window, shortest first."""
+
+    @property
+    def window(self) -> npt.NDArray[np.int64]:
+        """Steps or layers that are gone back."""
+
+    @property
+    def error(self) -> FloatArray:
+        """The relative error of the gradient."""
+
+    @property
+    def cosine(self) -> FloatArray:
+        """Of the angle to the full gradient."""
+
+    @property
+    def expected(self) -> FloatArray:
+        """The error by formula."""
+
+
+class ShownTruncation(Protocol):
+    """The window that a tolerance needs; see `vegrad.Truncation`."""
+
+    @property
+    def noun(self) -> str:
+        """What is gone back, "steps" or "layers"."""
+
+    @property
+    def total(self) -> int:
+        """How many of them there are."""
+
+    @property
+    def scheme(self) -> str:
+        """The way windows lie: sliding, chunked, last or layers."""
+
+    @property
+    def tolerance(self) -> float:
+        """The relative error that is allowed."""
+
+    @property
+    def window(self) -> int | tuple[int, int] | None:
+        """The smallest window, None if none is worth while."""
+
+    @property
+    def gain(self) -> float:
+        """The factor of the gradient's size a step or layer."""
+
+    @property
+    def errors(self) -> ShownTruncationErrors:
+        """What each window loses."""
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """The relative error of each parameter's gradient at the window."""
+
+
+class ShownTimeFlow(Protocol):
+    """How a gradient went back through time; see `vegrad.TimeFlow`."""
+
+    @property
+    def delta_log2(self) -> FloatArray:
+        """log2 of the size of δ (L, T)."""
+
+    @property
+    def gain_log2(self) -> FloatArray:
+        """log2 of the gain of each step back (L, T)."""
+
+    @property
+    def passed_log2(self) -> FloatArray:
+        """log2 of what a step passes on of a gradient from later ones (L, T)."""
+
+    @property
+    def carry_log2(self) -> FloatArray:
+        """The part of the gain that is carried (L, T)."""
+
+    @property
+    def matrix_log2(self) -> FloatArray:
+        """The part of the gain that goes through the recurrent weights (L, T)."""
+
+    @property
+    def reach(self) -> FloatArray:
+        """Steps back to where a thousandth is left (L,)."""
+
+    @property
+    def time_scales(self) -> FloatArray:
+        """Memory of each unit in steps (L, H)."""
+
+    @property
+    def every_step(self) -> bool:
+        """True if the loss enters at each step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, isnan, log2, log10
 from typing import TypedDict
 
@@ -108,6 +108,8 @@ def describe(diagnosis: ShownDiagnosis) -> str:
             f"{len(measurement.names)} gradients, {measurement.total.count} elements, "
             f"joint norm {measurement.total.norm:.4g}"
         )
+    if "cell" in config:
+        return _recurrent(config, diagnosis.loss)
     if "sizes" not in config:
         return ", ".join(f"{value} {name}" for name, value in config.items())
     sizes, hidden = config["sizes"], config["sizes"][1:-1]
@@ -122,6 +124,21 @@ def describe(diagnosis: ShownDiagnosis) -> str:
     options += [f"norm {config['norm']}"] if config["norm"] is not None else []
     options += ["residual"] if config["residual"] else []
     return f"{line}\n{', '.join([*options, config['loss']])}"
+
+
+def _recurrent(config: Mapping[str, object], loss: float | None) -> str:
+    """Describe a recurrent network in two lines."""
+    layers = config["layers"]
+    line = (
+        f"{layers} layer{'s' if layers != 1 else ''} of {config['hidden']} {config['cell']} units"
+    )
+    line += f" ({config['inputs']} inputs, {config['outputs']} outputs), {config['dtype']}"
+    line += "" if loss is None else f", loss {loss:.4g}"
+    numbers = (("forget_bias", "forget bias"), ("time_scale", "time scale"))
+    options = [f"{config['init']} initialization"]
+    options += [f"{words} {config[name]:g}" for name, words in numbers if config[name] is not None]
+    targets = "the last step" if config["targets"] == "last" else "every step"
+    return f"{line}\n{', '.join(options)}, {config['loss']} of {targets}"
 
 
 def verdict(diagnosis: ShownDiagnosis) -> str:

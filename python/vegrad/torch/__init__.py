@@ -13,7 +13,9 @@ from vegrad.torch.clip import (
     get_total_norm,
 )
 from vegrad.torch.diagnosis import ModelDiagnosis, diagnose
-from vegrad.torch.fused.sequential import FusedMLP, fuse
+from vegrad.torch.fused.fuse import fuse
+from vegrad.torch.fused.recurrent import FusedGRU, FusedLSTM, FusedRNN
+from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.lsuv import lsuv_
 from vegrad.torch.monitor.history import MonitorHistory, NonFinite
 from vegrad.torch.monitor.monitor import Monitor
@@ -27,7 +29,10 @@ __all__ = [
     "AdamW",
     "FindingError",
     "FindingWarning",
+    "FusedGRU",
+    "FusedLSTM",
     "FusedMLP",
+    "FusedRNN",
     "Lion",
     "ModelCure",
     "ModelDiagnosis",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ def diagnose(
     resamples: int = 4,
     seed: int = 0,
     ignore: Collection[str] = (),
+    memory: int = 0,
 ) -> Diagnosis:
     """Judge the gradients of a model by one forward and backward pass of a batch.
 
@@ -76,6 +77,8 @@ def diagnose(
             which tell how far the gains depend on the batch; 0 for one pass only.
         seed: seed of that draw.
         ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
+        memory: how many steps back lies what the task needs, of recurrent modules. If they forget
+            it, that is a finding; without it, only where the targets themselves tell of it.
 
     Theory tells which gains to expect if it knows every module. For other chains (convolutions,
     pooling, BatchNorm, blocks with their normalization before or after the skip connection, ...),
@@ -101,6 +104,7 @@ def diagnose(
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
     reading = read(model, loss_fn, x, target, resamples=count, seed=seed)
+    reading = replace(reading, memory=as_count("memory", memory))
     if reading.chain is not None:
         names = reading.chain.names
         return ModelDiagnosis.of(reading, history, ModelSubject, modules=names).ignoring(ignored)

@@ -15,21 +15,25 @@ from torch.nn import Module
 from vegrad.arrays.checks import Array
 from vegrad.flow.edits import (
     AddSkips,
+    Chrono,
     Edit,
     Initialize,
     Lsuv,
     Normalize,
+    Orthogonal,
     Redraw,
     Scale,
     SetActivation,
+    SetCell,
     Shift,
+    Steady,
     Zero,
 )
 from vegrad.flow.reading import Chain
 from vegrad.flow.subject import Refusal
 from vegrad.flow.wording import FEW
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
-from vegrad.torch import architecture, models, schemes
+from vegrad.torch import architecture, models, recurrent, schemes
 from vegrad.torch.activations import MODULES
 from vegrad.torch.trainer import ModelData
 from vegrad.treatment.script import LEAST, Editor, Script, quoted
@@ -97,8 +101,10 @@ class ValueEditor(Editor):
                 self._each(names, f"mul_({float(f'{factor:.4g}')!r})", rows)
             case Zero(names, rows):
                 self._each(names, "zero_()", rows)
-            case Shift(names, amount):
-                self._each(names, f"add_({amount!r})")
+            case Shift(names, amount, rows):
+                self._each(names, f"add_({amount!r})", rows)
+            case Orthogonal() | Chrono() | Steady():
+                self._run(*recurrent.drawn(self.model, edit, self.seed))
             case Redraw(names):
                 return self._redraw(names)
             case Lsuv(orthogonal):
@@ -214,6 +220,8 @@ class ModelEditor(ValueEditor):
 
     def _rebuild(self, edits: Sequence[Edit]) -> str | Refusal:
         """Put other modules in place of layers; with skips or another activation, new weights."""
+        if any(isinstance(edit, SetCell) for edit in edits):
+            return Refusal("how the model takes the cells' state stands in its own code")
         names = self._layers()
         if self.chain is None and self._rows is not None:
             return self._without_sigmoids(edits)

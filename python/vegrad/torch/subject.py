@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array
-from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData, ScaleTarget
+from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData, ScaleTarget, Truncate
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Code, Refusal
 from vegrad.torch import models
@@ -79,6 +79,8 @@ class ModelSubject:
             case Clip(limit):
                 self.clip = limit
                 return Code()
+            case Truncate():
+                return Refusal("how far back a step goes stands in the training's own code")
         editor = ModelEditor(self.model, self.chain, self.data, rows, self.seed)
         return editor.apply(edit)
 

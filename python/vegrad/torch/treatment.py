@@ -17,6 +17,7 @@ from vegrad.arrays.checks import Array, as_count
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.edits import is_in_place
+from vegrad.flow.recurrence import IN_TIME
 from vegrad.flow.subject import Refusal
 from vegrad.torch import models, settings
 from vegrad.torch.answers import Answers, Lenient, answers, goal_of
@@ -24,7 +25,6 @@ from vegrad.torch.diagnosis import check, diagnose
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.loss_kinds import is_fitted, is_looked_at, is_of_differences, is_sum
 from vegrad.torch.reading import passes
-from vegrad.torch.reading.cells import IN_TIME
 from vegrad.torch.reading.passes import Loss
 from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.rows import are_independent
@@ -42,6 +42,7 @@ from vegrad.treatment.trial import FORWARD
 IMPORTS = {  # by what calls for them
     r"(?<![.\w])torch\.": "import torch",
     r"(?<![.\w])nn\.": "from torch import nn",
+    r"(?<![.\w])vegrad\.theory\.": "import vegrad",
     r"(?<![.\w])vegrad\.torch\.": "import vegrad.torch",
 }
 FIRST = 64  # rows, from whose loss and outputs the goal follows

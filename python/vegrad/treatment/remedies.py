@@ -35,6 +35,7 @@ from vegrad.flow.edits import (
 from vegrad.flow.reading import Chain
 from vegrad.flow.subject import Refusal
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
+from vegrad.treatment import recurrent
 from vegrad.treatment.promise import badness
 from vegrad.treatment.rates import wanted_limit, wanted_rate
 from vegrad.treatment.remedy import Patient, Proposal, Remedy
@@ -342,9 +343,16 @@ REMEDIES = (
     Remedy("what the diagnosis says", FLOW, _as_said, said=True),
     Remedy("reset biases", FLOW, _reset_biases),
     Remedy("draw layers again", FLOW, _draw_layers),
+    Remedy("open the gates", BOTH, recurrent.open_gates),
+    Remedy("gates for the length", BOTH, recurrent.gates_for_the_length),
+    Remedy("scale the recurrent matrix", BOTH, recurrent.scale_matrix),
+    Remedy("orthogonal recurrent matrix", BOTH, recurrent.orthogonal_matrix),
     Remedy("scale every layer", FLOW, _lsuv),
     Remedy("what it says of all layers", FLOW, _as_said_of_all, said=True),
     Remedy("clip", FLOW, _clip_first),
+    Remedy("truncate", BOTH, recurrent.truncated),
+    Remedy("steady gradients", BOTH, recurrent.steady_matrix, 0.3),
+    Remedy("another cell", BOTH, recurrent.other_cell, 0.0),
     Remedy("activation that it says", FLOW, _activation_as_said, 0.3, said=True),
     Remedy("activations", BOTH, _nonlinear, 0.3),
     Remedy("no sigmoids", BOTH, _without_sigmoids, 0.3),

@@ -95,7 +95,9 @@ WEIGHTS = (
         shows="Outputs do not depend on what came many steps before, or the gradient is huge for "
         "long sequences and fine for short ones.",
         evidence="The gradient's size step by step back through time, beside that of the same "
-        "cell with weights drawn anew.",
+        "cell with weights drawn anew, and a step's gain taken apart into carry and matrix beside "
+        "what theory expects. What weights drawn anew forget too is a fault only where the task "
+        "needs it: the user says so, or targets can be told from steps beyond the reach alone.",
         sites="The recurrent matrix, or the rows of it that belong to a gate.",
         advises="Multiply the matrix by the factor that the finding gives, or draw it as an "
         "orthogonal matrix. For long sequences use a cell with a carry (LSTM, GRU), and clip the "
@@ -113,7 +115,8 @@ WEIGHTS = (
         shows="An LSTM or GRU forgets within a few steps however long its sequences are, or its "
         "gates do not react to the input.",
         evidence="The gate's value over all steps, and what the gradient's reach becomes when its "
-        "bias is put right.",
+        "bias is put right. What weights drawn anew forget too is a fault only where the task "
+        "needs it: the user says so, or targets can be told from steps beyond the reach alone.",
         sites="The rows of the bias that belong to the gate.",
         advises="Set those rows as the finding says. An LSTM's forget bias is often begun at 1, "
         "or higher where the memory must be long.",

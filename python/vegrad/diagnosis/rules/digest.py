@@ -31,6 +31,7 @@ class Steps(Protocol):
     epoch_loss: FloatArray
     epoch_steps: FloatArray
     update_log2: FloatArray
+    windows: int
 
     @property
     def steps(self) -> int:
@@ -49,7 +50,7 @@ class Digest:
     """Figures of a history, each worked out once."""
 
     def __init__(self, history: Steps) -> None:
-        self.history, self.loss = history, history.loss
+        self.history, self.loss = history, leveled(history.loss, history.windows)
         self.start = start_of(self.loss)
 
     @cached_property
@@ -76,7 +77,7 @@ class Digest:
     @cached_property
     def climbs(self) -> npt.NDArray[np.bool_]:
         """True where that is higher than before."""
-        return ~(self.after <= self.loss[self.looks])
+        return ~(self.after <= self.history.loss[self.looks])
 
     @cached_property
     def median(self) -> float:
@@ -141,3 +142,18 @@ def middle(values: FloatArray | Sequence[float]) -> float:
         return nan
     half = len(order) // 2
     return float(order[half] if len(order) % 2 else (order[half - 1] + order[half]) / 2)
+
+
+def leveled(loss: FloatArray, windows: int) -> FloatArray:
+    """Return losses with the mean of a batch's windows for each; as they are, if it has but one.
+
+    Windows of a sequence are not alike: a loss that is higher in later ones does not rise by that.
+    What is left of a batch at the end has the mean of the one before. NaN and inf stay.
+    """
+    whole = len(loss) // windows * windows
+    if windows == 1 or not whole:
+        return loss
+    with np.errstate(invalid="ignore"):
+        means = loss[:whole].reshape(-1, windows).mean(axis=1)
+    level = np.append(np.repeat(means, windows), np.full(len(loss) - whole, means[-1]))
+    return np.where(np.isfinite(loss) & np.isfinite(level), level, loss)

@@ -288,6 +288,9 @@ def _in_data(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
 def _data(problem: NonFiniteData, rule: Rule, more: str, advises: str) -> Finding:
     first = problem.first
     row, column = (*first.index, 0, 0)[:2]
+    step = {"step": column} if problem.steps and len(first.index) > 1 else {}
+    if step:
+        column = (*first.index, 0)[2]
     among = "the only such value in {of} rows"
     if first.count > 1:
         among = "the first of {count:d} such values in {rows:d} of {of} rows"
@@ -306,7 +309,7 @@ def _data(problem: NonFiniteData, rule: Rule, more: str, advises: str) -> Findin
             "of": problem.of,
             "these": "it" if first.count == 1 else f"these {first.count} values",
         },
-        evidence={"row": row, "column": column, "count": first.count, "rows": problem.rows},
+        evidence={"row": row, **step, "column": column, "count": first.count, "rows": problem.rows},
     )
 
 

@@ -7,7 +7,7 @@ again if it is made as fresh ones are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, log10, sqrt
 
@@ -31,6 +31,10 @@ OFF = 2.0  # times fresh weights: smaller ones are not blamed
 ALIKE = 4.0  # times, between the gates of a matrix that is off as a whole
 ROUNDS = 3  # parameters that may be off together
 FLOOR = -999.0  # decades, that stand for nothing at all
+PARTS = (
+    "; of it the {part} is at fault: carry and matrix pass on {carry:.2g} and {matrix:.2g}, where "
+    "{expected_carry:.2g} and {expected_matrix:.2g} are to be expected"
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,14 @@ class Reach:
     """Decades over fresh weights, as far back as they reach, or as there are steps."""
     flat: float
     """Share of the gates' elements that is saturated."""
+    usual_flat: float
+    """The same, of fresh weights."""
 
     @property
     def kind(self) -> str:
         """The kind of finding that this is; "" if it is none."""
+        if min(self.flat, self.usual_flat) >= SATURATED:
+            return "saturated"  # where sizes differ by decades from draw to draw
         if self.growth >= EXPLODED or (self.growth >= GROWN and self.beyond >= BEYOND):
             return "exploding"
         if self.beyond <= -SHORT:
@@ -75,10 +83,35 @@ def reach(sizes: FloatArray, flat: FloatArray) -> tuple[Reach, Reach]:
             growth=float(some.max() - max(some[0], fresh[0])),
             beyond=float(some[at] - fresh[at]),
             flat=saturated,
+            usual_flat=float(flat[1:].mean()),
         )
 
     with np.errstate(invalid="ignore"):  # -inf where nothing comes at all
         return of(own, float(flat[0])), of(fresh, float(flat[1:].mean()))
+
+
+def parted(cell: Cell, gain: float) -> dict[str, float]:
+    """Return a step's gain and its parts beside what theory expects of weights drawn anew."""
+    carry, matrix = (float(part[0]) for part in cell.parts)
+    usual_carry, usual_matrix = (float(part[1:].mean()) for part in cell.expected)
+    found = {
+        "gain": exp2(gain),
+        "carry": carry,
+        "matrix": matrix,
+        "expected_gain": usual_carry + usual_matrix,
+        "expected_carry": usual_carry,
+        "expected_matrix": usual_matrix,
+    }
+    return {name: value for name, value in found.items() if isfinite(value)}
+
+
+def _part(evidence: Mapping[str, float]) -> str:
+    """Return the part of the gain that is further from what theory expects: carry or matrix."""
+    off = {
+        name: abs(evidence.get(name, 0.0) - evidence.get(f"expected_{name}", 0.0))
+        for name in ("carry", "matrix")
+    }
+    return max(off, key=lambda name: off[name])
 
 
 def _steps(sizes: FloatArray, start: float) -> int:
@@ -111,12 +144,15 @@ def _found(
         "fresh_reach": float(fresh.steps),
         "growth": own.growth,
         "flat": own.flat,
+        **parted(cell, own.gain),
     }
     if kind != "saturated":
         evidence["decades"] = max(size, FLOOR)
     if changes:
         factor = changes[0].factor
         evidence["factor"] = factor
+    if says.endswith(PARTS) and not {"carry", "expected_carry"} <= evidence.keys():
+        says = says.removesuffix(PARTS)
     advises = "{edit}." if changes else _without_cause(kind, fresh)
     names = [name for change in changes for name in change.parameters]
     return Finding(
@@ -137,6 +173,7 @@ def _found(
             "percent": 100 * own.flat,
             "fresh_percent": 100 * fresh.flat,
             "input_rms": cell.input_rms,
+            "part": _part(evidence),
         },
         evidence=evidence,
         blame="weights",
@@ -149,7 +186,7 @@ def _said(kind: str, own: Reach) -> tuple[str, float]:
     if kind == "exploding":
         says = "through time the gradient grows {gain:times} a step back in {cell}, to "
         says += "{grown:times} within {steps} steps; weights drawn anew give {fresh_gain:times}"
-        return says, own.growth
+        return says + PARTS, own.growth
     if kind == "saturated":
         says = "{percent:.0f} % of the gates' elements in {cell} are saturated: they learn 20 "
         says += "times slower, or not at all; with weights drawn anew {fresh_percent:.0f} %"
@@ -160,7 +197,7 @@ def _said(kind: str, own: Reach) -> tuple[str, float]:
     count = "step" if own.steps == 1 else "{reach:d} steps"
     says = f"the gradient through time of {{cell}} reaches the last {count} of {{steps}} "
     says += "({gain:times} a step back); with weights drawn anew the last {fresh_reach:d} "
-    return says + "({fresh_gain:times})", own.beyond
+    return says + "({fresh_gain:times})" + PARTS, own.beyond
 
 
 def _without_cause(kind: str, fresh: Reach) -> str:

@@ -168,7 +168,7 @@ def _shorter(digest: Digest, rate: float) -> tuple[float, str]:
         if climbs.any():
             up = digest.looks[climbs]
             slope = (history.slope * history.step_length)[up]
-            rise = digest.after[climbs] - digest.loss[up]
+            rise = digest.after[climbs] - history.loss[up]
             wanted = rate * float(np.median(np.nan_to_num(slope / (2 * (slope - rise)))))
         elif digest.median > 0:
             wanted = rate / (1 + middle(digest.alpha[digest.alpha > 0]))
@@ -260,7 +260,7 @@ def _fall_by_looks(digest: Digest) -> float:
     than that of all rows.
     """
     history, steps = digest.history, digest.looked
-    before, after = digest.loss[steps], history.loss_after[steps]
+    before, after = history.loss[steps], history.loss_after[steps]
     with np.errstate(all="ignore"):
         part = np.log(after / before)
     part = part[np.isfinite(part)]

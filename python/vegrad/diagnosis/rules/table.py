@@ -18,6 +18,7 @@ from vegrad.diagnosis.rules import (
     graph,
     loop,
     losses,
+    memory,
     modules,
     nonfinite,
     operations,
@@ -70,7 +71,7 @@ STREAMS = (
     embeddings.SMALL_EMBEDDING,
     streams.CLOSED_BRANCH,
 )
-CELLS = (recurrent.THROUGH_TIME,)
+CELLS = (recurrent.THROUGH_TIME, memory.FORGETS)
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
 RULES = (

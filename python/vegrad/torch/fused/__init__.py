@@ -1,1 +1,1 @@
-"""nn.Sequential run by the core's fused passes."""
+"""Modules of PyTorch run by the core's fused passes: nn.Sequential, LSTM, GRU and RNN."""

@@ -6,22 +6,20 @@ The parameters stay the modules' own, but lie in the core's memory, so that both
 from __future__ import annotations
 
 import struct
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from vegrad import _core
 from vegrad.arrays.checks import Array
 from vegrad.torch.activations import MODULES
+from vegrad.torch.fused.conditions import DTYPES, NotFusedError, dtype_of, is_plain_run, refuse
 from vegrad.torch.fused.gradients import Block, Handover, Node
-from vegrad.torch.models import state
 
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 # The attributes that a FusedMLP has beside those of a Sequential; copies make theirs anew.
 _PASS = {
     "_network",
@@ -39,41 +37,14 @@ _PASS = {
 }
 
 
-def fuse(module: nn.Sequential, *, direct: bool = False) -> nn.Sequential:
-    """Return the same network, run in one fused pass forward and one backward.
-
-    The layers must be Linear layers with biases, all of float32 or all of float64 on the CPU, with
-    one kind of activation between them and any or none after the last.
-
-    Args:
-        module: the network.
-        direct: leave the parameters out of autograd's graph, where each is a node that takes as
-            long to reach as a small layer takes to compute. `backward()` does the same, but no hook
-            of a parameter is called (DistributedDataParallel has such hooks), and
-            torch.autograd.grad does not know the parameters.
-
-    Returns:
-        A FusedMLP with the module's own layers (the same parameters and state_dict), mode and
-        hooks. Or, with a warning that says why, the module itself.
-
-    Raises:
-        TypeError: if `module` is not a torch.nn.Module.
-    """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Sequential, not {type(module).__name__}")
-    try:
-        forward = getattr(module.forward, "__func__", None)
-        if forward not in (nn.Sequential.forward, FusedMLP.forward):
-            raise _NotFusedError("the module's forward() must be that of nn.Sequential")
-        fused = FusedMLP(*module, direct=direct)
-    except _NotFusedError as reason:
-        warnings.warn(f"not fused: {reason}", stacklevel=2)
-        return module
+def fused(module: nn.Sequential, direct: bool) -> FusedMLP:
+    """Return a module with the forward() of nn.Sequential as a FusedMLP, or raise NotFusedError."""
+    found = FusedMLP(*module, direct=direct)
     for name, value in vars(module).items():
         if name not in (*_PASS, "_compiled_call_impl"):
             own = name in ("_modules", "_parameters", "_buffers")
-            fused.__dict__[name] = value.copy() if own else value
-    return fused
+            found.__dict__[name] = value.copy() if own else value
+    return found
 
 
 class FusedMLP(nn.Sequential):
@@ -127,7 +98,7 @@ class FusedMLP(nn.Sequential):
         super().__setstate__(state)
         try:
             self._bind(self.direct)
-        except _NotFusedError:  # the layers had been exchanged before the copy
+        except NotFusedError:  # the layers had been exchanged before the copy
             self._layers = None
 
     def __getitem__(self, idx: int | slice) -> nn.Module:
@@ -145,12 +116,7 @@ class FusedMLP(nn.Sequential):
             and x.layout is torch.strided
             and x.shape[-1] == self._sizes[0]
             and x.numel() > 0
-            and not torch.is_autocast_enabled("cpu")
-            and not state.on  # a diagnosis wants to see the layers run
-            and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0
-            and not torch._C._len_torch_dispatch_stack()
-            and torch._C._get_tracing_state() is None  # torch.jit.trace
+            and is_plain_run()
             and all(given.get(name, value) == value for given, name, value in self._numbers)
         )
         return _core.unmoved(self._own, self._named, self._places) if fits else None
@@ -202,8 +168,8 @@ class _Pass(Function):
             below = torch.from_numpy(delta) @ fused._own[0].detach() if wanted else None
         flat = block.flat if joint_wanted else None
         if second:
-            below = None if below is None else _refuse(below, x, joint, gradient)
-            flat = None if flat is None else _refuse(flat, x, joint, gradient)
+            below = None if below is None else refuse("FusedMLP", below, x, joint, gradient)
+            flat = None if flat is None else refuse("FusedMLP", flat, x, joint, gradient)
         handover = fused._handover
         if fused.direct and flat is not None:
             handover.leave(handover.cut(flat) if second else block.pieces, ctx.needed)
@@ -229,28 +195,11 @@ class _Pass(Function):
         return delta, block
 
 
-class _Refusal(Function):
-    """A gradient in a graph that leads back to its sources, but raises an error when followed."""
-
-    @staticmethod
-    def forward(_: Node, gradient: Tensor, *sources: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(_: Node, *gradients: Tensor) -> None:
-        raise RuntimeError(
-            "a FusedMLP has no second derivatives: its gradients cannot be differentiated"
-        )
-
+FORWARDS = (nn.Sequential.forward, FusedMLP.forward)
 
 # Function.apply first searches the arguments for wrappers that only torch.func makes, which takes
 # time; the method that it then calls does the work.
 _apply: Any = super(Function, _Pass).apply
-_refuse: Any = _Refusal.apply
-
-
-class _NotFusedError(Exception):
-    """The reason why a module is left as it is."""
 
 
 class _Network(NamedTuple):
@@ -270,7 +219,7 @@ def _described(layers: Iterable[nn.Module]) -> _Network:
     for place, layer in enumerate(layers):
         if type(layer) is nn.Linear:
             if layer.bias is None:
-                raise _NotFusedError(f"layer {place} must have a bias")
+                raise NotFusedError(f"layer {place} must have a bias")
             linear.append(layer)
             activations.append("identity")
         elif type(layer) is nn.Identity and linear:
@@ -279,28 +228,23 @@ def _described(layers: Iterable[nn.Module]) -> _Network:
             row = MODULES[type(layer)]
             for argument, value in row.arguments.items():
                 if getattr(layer, argument, value) != value:
-                    raise _NotFusedError(f"{argument} of layer {place} must be {value}")
+                    raise NotFusedError(f"{argument} of layer {place} must be {value}")
             activations[-1] = row.ours
         else:
-            raise _NotFusedError(
+            raise NotFusedError(
                 f"layer {place} must be a Linear or the activation of one, not {layer}"
             )
     if not linear:
-        raise _NotFusedError("there must be a Linear layer")
+        raise NotFusedError("there must be a Linear layer")
     if len(set(activations[:-1])) > 1:
         kinds = ", ".join(sorted(set(activations[:-1])))
-        raise _NotFusedError(f"the activations between the layers must be of one kind, not {kinds}")
+        raise NotFusedError(f"the activations between the layers must be of one kind, not {kinds}")
     parameters = [one for layer in linear for one in (layer.weight, layer.bias)]
     if len(set(map(id, parameters))) < len(parameters):
-        raise _NotFusedError("no two layers may share a parameter")
-    found = {(one.dtype, one.device.type, type(one)) for one in parameters}
-    dtype, device, kind = next(iter(found))
-    if len(found) > 1 or dtype not in _DTYPES or device != "cpu" or kind is not nn.Parameter:
-        raise _NotFusedError("all parameters must be float32, or all float64, on the CPU")
-    if any(one.is_inference() for one in parameters):
-        raise _NotFusedError("the parameters must not be made in inference mode")
+        raise NotFusedError("no two layers may share a parameter")
+    dtype = dtype_of(parameters)
     sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
     if sizes[:-1] != [layer.in_features for layer in linear]:
-        raise _NotFusedError("each layer must take what the one before gives")
+        raise NotFusedError("each layer must take what the one before gives")
     between = activations[0] if len(linear) > 1 else "identity"
-    return _Network(sizes, between, activations[-1], _DTYPES[dtype], linear)
+    return _Network(sizes, between, activations[-1], DTYPES[dtype], linear)

@@ -16,6 +16,7 @@ from torch.nn import Module
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.data import Input, NonFiniteData
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
+from vegrad.flow.recurrence import Recurrence
 from vegrad.flow.resampling import resampled
 from vegrad.torch import models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw
@@ -75,6 +76,8 @@ def _read(
     if not run.path:
         recurrent = () if data else tuple(cells.recurrences(task.model, calls, seed))
         reading = _of_graph(task, run, recurrent)
+        if recurrent:
+            reading = replace(reading, lags=cells.lags(task.model, calls, task.target))
         return replace(reading, what_if=what_if, data=data, unregistered=unregistered)
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
@@ -257,9 +260,7 @@ def _drawn(trace: Trace) -> Collection[str]:
 # Any other model --------------------------------------------------------------------------------
 
 
-def _of_graph(
-    task: passes.Task, run: passes.Pass, recurrent: tuple[cells.Recurrence, ...]
-) -> Reading:
+def _of_graph(task: passes.Task, run: passes.Pass, recurrent: tuple[Recurrence, ...]) -> Reading:
     """Read a model by the graph of its pass and by its parameters' gradients."""
     model, trace = task.model, run.trace
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}

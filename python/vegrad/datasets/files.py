@@ -11,80 +11,18 @@ import importlib
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import nan
 from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
 
-from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.checks import Array
+from vegrad.datasets.dataset import Dataset, as_dataset
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
-LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
 REGRESSION = ("diabetes",)
-MOST_CLASSES = 50  # a target of whole numbers with more distinct values is a quantity
 MISSING = ("", "na", "n/a", "nan", "null")
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Inputs ready for a network, and the target to learn from them.
-
-    `x` has shape (B, I); its columns have mean 0 and standard deviation 1, but constant columns are
-    0 and values that are not finite stay. `y` is int64 labels of shape (B,) from 0 on if `classes`,
-    else float64 of shape (B, O), standardized like x. `labels` are the names of the classes,
-    `columns` those of the columns of x.
-    """
-
-    name: str
-    x: FloatArray
-    y: Array
-    labels: tuple[str, ...]
-    columns: tuple[str, ...]
-    lines: tuple[int, ...] = ()
-    """The line of the .csv file that each row comes from; empty for other data."""
-
-    @property
-    def classes(self) -> bool:
-        """True if the target is classes, False if it is numbers."""
-        return bool(self.labels)
-
-    @property
-    def loss(self) -> str:
-        """The loss that suits the target."""
-        return "cross_entropy" if self.classes else "mse"
-
-    def target(self, loss: str) -> Array:
-        """Return the target in the form that `loss` takes.
-
-        It is int64 labels of shape (B,) for cross_entropy, else float64 of shape (B, O) for O
-        outputs of the network.
-
-        Raises:
-            ValueError: `loss` is unknown, or needs classes and the target is numbers.
-        """
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
-        if not self.classes:
-            if loss != "mse":
-                raise ValueError(f"{loss} needs classes, but the target of {self.name} is numbers")
-            return self.y
-        if loss == "cross_entropy":
-            return self.y
-        if loss == "binary_cross_entropy" and len(self.labels) == 2:
-            return self.y[:, None].astype(np.float64)
-        return np.eye(len(self.labels))[self.y]
-
-    def outputs(self, loss: str) -> int:
-        """Return the number of units that `loss` needs in the last layer."""
-        target = self.target(loss)
-        return len(self.labels) if target.ndim == 1 else int(target.shape[1])
-
-    def place(self, row: int, column: int) -> str:
-        """Describe where x[row, column] comes from."""
-        name = f'column "{self.columns[column]}"' if self.columns else f"column {column}"
-        return f"line {self.lines[row]}, {name}" if self.lines else f"row {row}, {name}"
 
 
 def load(name_or_path: str | PathLike[str], target_column: str | None = None) -> Dataset:
@@ -135,32 +73,12 @@ def _load_sklearn(name: str) -> Dataset:
         ) from error
     bunch = getattr(sklearn_datasets, f"load_{name}")()
     columns = tuple(map(str, bunch.feature_names))
-    return _dataset(name, bunch.data, bunch.target, columns, numbers=name in REGRESSION)
+    return as_dataset(name, bunch.data, bunch.target, columns, numbers=name in REGRESSION)
 
 
 def _load_npz(path: Path) -> Dataset:
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    broken = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError)
-    arrays: dict[str, Array] = {}
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a complete .npz file (interrupted while written?)")
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            names = sorted(content.files)
-            for name in {"x", "y"} & set(names):
-                arrays[name] = content[name]
-    except broken as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(f"{path}: x and y must be arrays of numbers, not objects") from error
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if len(arrays) < 2:
-        raise ValueError(f"{path} must hold x and y, not {', '.join(names) or 'nothing'}")
+    arrays = read_npz(path)
     x, y = arrays["x"], arrays["y"]
-    if x.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: x must be numbers, not {x.dtype}")
-    if y.dtype.kind not in "biufU":
-        raise ValueError(f"{path}: y must be numbers or text, not {y.dtype}")
     if x.ndim == 0 or y.ndim not in (1, 2) or len(x) != len(y):
         raise ValueError(
             f"{path}: x (B, …) and y (B,) or (B, O) must have as many rows, "
@@ -168,7 +86,34 @@ def _load_npz(path: Path) -> Dataset:
         )
     if x.size == 0:
         raise ValueError(f"{path}: x must not be empty, but has shape {x.shape}")
-    return _dataset(str(path), x.reshape(len(x), -1), y)
+    return as_dataset(str(path), x.reshape(len(x), -1), y)
+
+
+def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
+    """Read x, y and, if they are there, the optional arrays of a .npz file; x is numbers.
+
+    Raises:
+        ValueError: the file is damaged, or x or y is missing or of the wrong kind.
+    """
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    broken = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a complete .npz file (interrupted while written?)")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = sorted(content.files)
+            arrays = {name: content[name] for name in names if name in ("x", "y", *optional)}
+    except broken as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path}: x and y must be arrays of numbers, not objects") from error
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not {"x", "y"} <= set(arrays):
+        raise ValueError(f"{path} must hold x and y, not {', '.join(names) or 'nothing'}")
+    for name, kinds, wanted in (("x", "biuf", "numbers"), ("y", "biufU", "numbers or text")):
+        if arrays[name].dtype.kind not in kinds:
+            raise ValueError(f"{path}: {name} must be {wanted}, not {arrays[name].dtype}")
+    return arrays
 
 
 def _load_csv(path: Path, target_column: str | None) -> Dataset:
@@ -202,7 +147,7 @@ def _load_csv(path: Path, target_column: str | None) -> Dataset:
                     f"as in line {line}"
                 )
             x[number, column] = value
-    return _dataset(
+    return as_dataset(
         str(path), x, _csv_target(path, target_column, targets, lines), header, lines=lines
     )
 
@@ -247,55 +192,3 @@ def _number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
-
-
-def _dataset(
-    name: str,
-    x: Array,
-    y: Array,
-    columns: Sequence[str] = (),
-    *,
-    numbers: bool = False,
-    lines: tuple[int, ...] = (),
-) -> Dataset:
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    labels: tuple[str, ...] = ()
-    values = np.unique(y) if y.ndim == 1 else y
-    if y.ndim == 1 and len(values) == 1:
-        raise ValueError(f"the target of {name} is {values[0]} in every row: nothing to learn")
-    if y.ndim == 1 and not numbers and _are_labels(values):
-        labels = tuple(_label(value) for value in values.tolist())
-        target: Array = np.searchsorted(values, y).astype(np.int64)
-    elif y.dtype.kind == "U":
-        raise ValueError(f"the target of {name} must be one column of text or columns of numbers")
-    else:
-        target = _standardize(y.reshape(len(y), -1))
-    return Dataset(name, _standardize(x), target, labels, tuple(columns), lines)
-
-
-def _are_labels(values: Array) -> bool:
-    if values.dtype.kind in "Ub":
-        return True
-    whole = values.dtype.kind != "f" or bool((np.isfinite(values) & (values % 1 == 0)).all())
-    return whole and len(values) <= MOST_CLASSES
-
-
-def _label(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) else str(value)
-
-
-def _standardize(values: Array) -> FloatArray:
-    """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0."""
-    columns = np.array(values, dtype=np.float64)
-    finite = np.isfinite(columns)
-    count = np.maximum(finite.sum(axis=0), 1)
-    known = np.where(finite, columns, 0.0)
-    scale = np.maximum(np.abs(known).max(axis=0), np.finfo(np.float64).tiny)
-    known /= scale  # so that the squares stay in range
-    mean = known.sum(axis=0) / count
-    centred = np.where(finite, known - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=0) / count)
-    varies = deviation > 1e-12  # relative to the largest value: less is only rounding
-    result = np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
-    result[~finite] = columns[~finite]
-    return result

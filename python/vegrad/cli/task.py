@@ -1,0 +1,205 @@
+"""The data that the options name and the network that they describe: what a command works on."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vegrad.arrays.checks import Array
+from vegrad.cli.options import SEQUENCES, one_of, positive, spinner
+from vegrad.datasets import TASKS, Dataset, Sequences, load, load_sequences
+from vegrad.networks.mlp import MLP
+from vegrad.networks.rnn import RNN
+from vegrad.theory.cells import GATES
+
+ROWS, STEPS = 4000, 60
+"""Rows of a task that is drawn, and its T if none is given."""
+CHAIN = ("depth", "activation", "sigma_w", "sigma_b", "residual", "norm", "target")
+RECURRENT = ("layers", "forget_bias", "time_scale", "targets", "truncation")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, the target in the form that the loss takes, and a network that fits them."""
+
+    data: Dataset
+    target: Array
+    network: MLP | RNN
+
+    def rows(self, chosen: Array) -> tuple[Array, ...]:
+        """Return x and target of the rows, and their lengths if these are unequal."""
+        lengths = self.lengths(chosen).values()
+        return self.data.x[chosen], self.target[chosen], *lengths
+
+    def lengths(self, chosen: Array) -> dict[str, Array]:
+        """Return the argument `lengths` for the rows; none if all have as many steps."""
+        if isinstance(self.data, Sequences) and self.data.lengths is not None:
+            return {"lengths": self.data.lengths[chosen]}
+        return {}
+
+
+def load_data(options: argparse.Namespace) -> Dataset:
+    """Load the data that the options name; with --cell, sequences.
+
+    Raises:
+        ValueError: options that do not go together; and as `vegrad.datasets.load`.
+    """
+    check_options(options)
+    if options.cell is None:
+        name = options.data or "digits"
+        if name.partition(":")[0] in TASKS:
+            raise ValueError(f"--data {name} is sequences: it goes with --cell ({_cells()})")
+        with spinner(f"reading {name}"):
+            return load(name, options.target)
+    name = options.data or SEQUENCES
+    task, colon, steps = name.partition(":")
+    if task not in TASKS:
+        if not name.lower().endswith(".npz"):
+            tasks = ", ".join(TASKS)
+            raise ValueError(f"--cell needs sequences: {tasks} or a .npz file, not --data {name}")
+        with spinner(f"reading {name}"):
+            return load_sequences(name, options.targets)
+    if colon and not steps.isdecimal():
+        raise ValueError(f"--data {task}: must be followed by a number of steps, not {steps!r}")
+    with spinner(f"drawing {task}"):
+        data = TASKS[task](ROWS, int(steps) if colon else STEPS, seed=options.seed)
+    if options.targets not in (None, data.targets):
+        raise ValueError(
+            f"--targets of {task} must be {data.targets}, as it is drawn, not {options.targets}"
+        )
+    return data
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse options of a chain of layers with --cell, and those of recurrent ones without."""
+    if options.cell is not None:
+        one_of("--cell", GATES, options.cell)
+        for name in CHAIN:
+            if getattr(options, name, None) not in (None, False):
+                raise ValueError(f"{_typed(name)} goes with a network of layers, not with --cell")
+    else:
+        for name in RECURRENT:
+            if getattr(options, name, None) is not None:
+                raise ValueError(f"{_typed(name)} goes with --cell ({_cells()})")
+
+
+def build_task(options: argparse.Namespace, data: Dataset) -> Task:
+    """Return the data with its target in the form that the loss takes, and the network."""
+    loss = options.loss or data.loss
+    return Task(data, data.target(loss), build_network(options, data, loss))
+
+
+def build_network(options: argparse.Namespace, data: Dataset, loss: str) -> MLP | RNN:
+    """Build the network of the options, with inputs and outputs that fit the data."""
+    width = positive("--width", options.width)
+    if isinstance(data, Sequences):
+        return _recurrent(options, data, loss, width)
+    chosen = {
+        k: v if getattr(options, k) is None else getattr(options, k)
+        for k, v in options.chain.items()
+    }
+    hidden = [width] * (positive("--depth", chosen.pop("depth")) - 1)
+    with spinner(f"building {len(hidden) + 1} layers"):
+        return MLP(
+            [data.x.shape[1], *hidden, data.outputs(loss)],
+            loss=loss,
+            sigma_w=options.sigma_w,
+            sigma_b=options.sigma_b,
+            norm=options.norm,
+            residual=options.residual,
+            dtype=options.dtype,
+            seed=options.seed,
+            **chosen,
+        )
+
+
+def _recurrent(options: argparse.Namespace, data: Sequences, loss: str, width: int) -> RNN:
+    init = options.init or "default"
+    more: dict[str, float] = {}
+    if init == "chrono":
+        more["time_scale"] = options.time_scale or data.x.shape[1]
+    elif options.time_scale is not None:
+        raise ValueError(f"--time-scale goes with --init chrono, not with --init {init}")
+    if init == "critical":
+        more["input_variance"] = float(np.nanmean(data.x**2))
+    return RNN(
+        data.x.shape[2],
+        width,
+        data.outputs(loss),
+        cell=options.cell,
+        layers=positive("--layers", 1 if options.layers is None else options.layers),
+        targets=data.targets,
+        init=init,
+        forget_bias=options.forget_bias,
+        loss=loss,
+        dtype=options.dtype,
+        seed=options.seed,
+        **more,
+    )
+
+
+def as_truncation(text: str | None) -> int | tuple[int, int] | None:
+    """Return the number of --truncation K, or both of K1,K2."""
+    if text is None:
+        return None
+    numbers = [number.strip() for number in text.split(",")]
+    if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise ValueError(f"--truncation must be K or K1,K2, whole numbers from 1 on, not {text!r}")
+    if len(numbers) == 1:
+        return int(numbers[0])
+    every, back = int(numbers[0]), int(numbers[1])
+    if back < every:
+        raise ValueError(f"--truncation K1,K2: K2 must be at least K1, {every}, not {back}")
+    return every, back
+
+
+def described(data: Dataset, rows: int) -> str:
+    """Describe the data in a line: its name, rows, and what a row has."""
+    if not isinstance(data, Sequences):
+        return f"{data.name}: {rows} rows of {data.x.shape[1]} columns"
+    steps = str(data.x.shape[1])
+    if data.lengths is not None and (least := int(data.lengths.min())) < data.x.shape[1]:
+        steps = f"{least} to {steps}"
+    return f"{data.name}: {rows} sequences of {steps} steps, {data.x.shape[2]} inputs"
+
+
+def counted(data: Dataset, rows: int) -> dict[str, object]:
+    """Return the same for JSON."""
+    if not isinstance(data, Sequences):
+        return {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
+    return {"name": data.name, "rows": rows, "steps": data.x.shape[1], "columns": data.x.shape[2]}
+
+
+def check_finite(task: Task) -> None:
+    """Refuse values that are not finite, and say where the first one stands."""
+    data = task.data
+    for name, values in (("x", data.x), ("the target", task.target)):
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, *rest = (int(n) for n in bad[0])
+            line = f"line {data.lines[row]}" if data.lines else f"row {row}"
+            place = data.place(row, *rest) if name == "x" else f"{line}, the target"
+            value = values[tuple(bad[0])]
+            raise ValueError(f"{data.name}: values must be finite, not {value} as in {place}")
+
+
+def split(rows: int, share: float, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Draw the rows to learn and the rows to hold out, each in the order of the data."""
+    if not 0 <= share < 1:
+        raise ValueError(f"--validation must be at least 0 and under 1, not {share}")
+    held = max(1, round(share * rows)) if share else 0
+    if held >= rows:
+        raise ValueError(f"--validation {share} leaves none of {rows} rows to learn")
+    order = np.random.default_rng(seed).permutation(rows)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _cells() -> str:
+    return ", ".join(GATES)

@@ -1,0 +1,135 @@
+"""A table of inputs and the target to learn from them: columns standardized, classes recognized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vegrad.arrays.checks import Array, FloatArray
+
+LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
+MOST_CLASSES = 50  # a target of whole numbers with more distinct values is a quantity
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs ready for a network, and the target to learn from them.
+
+    `x` has shape (B, I); its columns have mean 0 and standard deviation 1, but constant columns are
+    0 and values that are not finite stay. `y` is int64 labels of shape (B,) from 0 on if `classes`,
+    else float64 of shape (B, O), standardized like x. `labels` are the names of the classes,
+    `columns` those of the columns of x.
+    """
+
+    name: str
+    x: FloatArray
+    y: Array
+    labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    lines: tuple[int, ...] = ()
+    """The line of the .csv file that each row comes from; empty for other data."""
+
+    @property
+    def classes(self) -> bool:
+        """True if the target is classes, False if it is numbers."""
+        return bool(self.labels)
+
+    @property
+    def loss(self) -> str:
+        """The loss that suits the target."""
+        return "cross_entropy" if self.classes else "mse"
+
+    def target(self, loss: str) -> Array:
+        """Return the target in the form that `loss` takes.
+
+        It is int64 labels of shape (B,) for cross_entropy, else float64 of shape (B, O) for O
+        outputs of the network.
+
+        Raises:
+            ValueError: `loss` is unknown, or needs classes and the target is numbers.
+        """
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
+        if not self.classes:
+            if loss != "mse":
+                raise ValueError(f"{loss} needs classes, but the target of {self.name} is numbers")
+            return self.y
+        if loss == "cross_entropy":
+            return self.y
+        if loss == "binary_cross_entropy" and len(self.labels) == 2:
+            return self.y[..., None].astype(np.float64)
+        return np.eye(len(self.labels))[self.y]
+
+    def outputs(self, loss: str) -> int:
+        """Return the number of units that `loss` needs in the last layer."""
+        target = self.target(loss)
+        return len(self.labels) if loss == "cross_entropy" else int(target.shape[-1])
+
+    def place(self, row: int, *rest: int) -> str:
+        """Describe where x[row, column] comes from."""
+        column = rest[-1]
+        name = f'column "{self.columns[column]}"' if self.columns else f"column {column}"
+        return f"line {self.lines[row]}, {name}" if self.lines else f"row {row}, {name}"
+
+
+def as_dataset(
+    name: str,
+    x: Array,
+    y: Array,
+    columns: Sequence[str] = (),
+    *,
+    numbers: bool = False,
+    lines: tuple[int, ...] = (),
+) -> Dataset:
+    """Make a dataset of x (B, I), standardized, and y (B,) or (B, O), classes or numbers.
+
+    `numbers` says that whole numbers are no classes.
+
+    Raises:
+        ValueError: the target is the same in every row, or columns of text.
+    """
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    labels: tuple[str, ...] = ()
+    values = np.unique(y) if y.ndim == 1 else y
+    if y.ndim == 1 and len(values) == 1:
+        raise ValueError(f"the target of {name} is {values[0]} in every row: nothing to learn")
+    if y.ndim == 1 and not numbers and are_labels(values):
+        labels = tuple(label_of(value) for value in values.tolist())
+        target: Array = np.searchsorted(values, y).astype(np.int64)
+    elif y.dtype.kind == "U":
+        raise ValueError(f"the target of {name} must be one column of text or columns of numbers")
+    else:
+        target = standardize(y.reshape(len(y), -1))
+    return Dataset(name, standardize(x), target, labels, tuple(columns), lines)
+
+
+def are_labels(values: Array) -> bool:
+    """Tell if a target of these distinct values is classes: text, or a few whole numbers."""
+    if values.dtype.kind in "Ub":
+        return True
+    whole = values.dtype.kind != "f" or bool((np.isfinite(values) & (values % 1 == 0)).all())
+    return whole and len(values) <= MOST_CLASSES
+
+
+def label_of(value: object) -> str:
+    """Return the name of the class that a target's value stands for."""
+    return str(int(value)) if isinstance(value, float) else str(value)
+
+
+def standardize(values: Array) -> FloatArray:
+    """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0."""
+    columns = np.array(values, dtype=np.float64)
+    finite = np.isfinite(columns)
+    count = np.maximum(finite.sum(axis=0), 1)
+    known = np.where(finite, columns, 0.0)
+    scale = np.maximum(np.abs(known).max(axis=0), np.finfo(np.float64).tiny)
+    known /= scale  # so that the squares stay in range
+    mean = known.sum(axis=0) / count
+    centred = np.where(finite, known - mean, 0.0)
+    deviation = np.sqrt((centred**2).sum(axis=0) / count)
+    varies = deviation > 1e-12  # relative to the largest value: less is only rounding
+    result = np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
+    result[~finite] = columns[~finite]
+    return result

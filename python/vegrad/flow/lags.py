@@ -1,0 +1,91 @@
+"""Evidence in the data that a target depends on steps that lie far back.
+
+What the first steps of a sequence tell of the target, beyond what the last ones do, is measured by
+least squares on one half of the rows and judged on the other. It can miss a dependence, but not
+make one up: fits to chance gain nothing on rows that they have not seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+
+from vegrad.arrays.checks import Array, FloatArray
+
+BLOCKS = 4  # parts of a span of steps, each summarized by itself
+PRODUCTS = 4  # inputs, up to which their products are looked at too
+ROWS = 2  # for each number that is fitted
+MOST_ROWS = 1024
+RIDGE = 1e-3  # of the mean square, so that columns that do not vary are no matter
+
+
+@dataclass(frozen=True)
+class Lags:
+    """Sequences with their targets, one a row."""
+
+    x: FloatArray
+    """(B, T, I), aligned at the last step."""
+    wanted: FloatArray
+    """(B, O): numbers, or a column for each class."""
+
+    @staticmethod
+    def of(x: Array, target: Array) -> Lags | None:
+        """Return the lags of inputs (B, T, I); None of targets that are not one a row."""
+        if x.ndim != 3 or len(x) != len(target) or target.ndim > 2 or not x.size:
+            return None
+        rows = np.linspace(0, len(x) - 1, min(len(x), MOST_ROWS)).astype(np.intp)
+        some = np.asarray(x[rows], np.float64)
+        wanted = np.asarray(target[rows])
+        if wanted.ndim == 1 and not np.issubdtype(wanted.dtype, np.floating):
+            wanted = (wanted[:, None] == np.unique(wanted)).astype(np.float64)
+        wanted = wanted.reshape(len(wanted), -1).astype(np.float64)
+        if not (np.isfinite(some).all() and np.isfinite(wanted).all()):
+            return None
+        return Lags(some, wanted)
+
+    def beyond(self, steps: int) -> float:
+        """Return the share of the target that steps further back tell, and the last ones do not.
+
+        nan if there are too few rows to know.
+        """
+        count = self.x.shape[1]
+        if not 0 < steps < count or not self.wanted.var(axis=0).any():
+            return nan
+        x = self.x
+        if x.shape[2] <= PRODUCTS:
+            first, second = np.triu_indices(x.shape[2])
+            x = np.concatenate([x, x[..., first] * x[..., second]], axis=2)
+        # Each span has a mean and a largest value of each column, before and after.
+        blocks = min(BLOCKS, len(x) // (2 * ROWS * 4 * x.shape[2]))
+        if not blocks:
+            return nan
+        near, far = _summary(x[:, -steps:], blocks), _summary(x[:, :-steps], blocks)
+        both = np.concatenate([near, far], axis=1)
+        return _told(both, self.wanted) - max(_told(near, self.wanted), 0.0)
+
+
+def _summary(x: FloatArray, blocks: int) -> FloatArray:
+    """Return means and largest values over a few spans of steps (B, numbers)."""
+    parts = np.array_split(x, min(blocks, x.shape[1]), axis=1)
+    means = [part.mean(axis=1) for part in parts]
+    return np.concatenate([*means, *(part.max(axis=1) for part in parts)], axis=1)
+
+
+def _told(given: FloatArray, wanted: FloatArray) -> float:
+    """Return the share of the variance of `wanted` that is told on rows that were not fitted."""
+    missed, whole = 0.0, 0.0
+    order = np.random.default_rng(0).permutation(len(given))
+    halves = np.array_split(order, 2)
+    for fitted, held in (halves, halves[::-1]):
+        mean, target = given[fitted].mean(axis=0), wanted[fitted].mean(axis=0)
+        scale = given[fitted].std(axis=0)
+        columns = scale > 0
+        mean, scale = mean[columns], scale[columns]
+        a, b = (given[fitted][:, columns] - mean) / scale, wanted[fitted] - target
+        square = a.T @ a + RIDGE * len(a) * np.eye(a.shape[1])
+        found = (given[held][:, columns] - mean) / scale @ np.linalg.solve(square, a.T @ b)
+        missed += float(np.square(wanted[held] - target - found).sum())
+        whole += float(np.square(wanted[held] - target).sum())
+    return 1.0 - missed / whole if whole else 0.0

@@ -1,0 +1,133 @@
+"""Recurrent networks as a subject: what `vegrad.diagnose` and `vegrad.cure` ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from vegrad.arrays.checks import Array
+from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.flow.edits import Edit, Truncate
+from vegrad.flow.lags import Lags
+from vegrad.flow.reading import Reading
+from vegrad.flow.recurrence import IN_TIME
+from vegrad.flow.subject import Code, Refusal
+from vegrad.networks.editor import written_optimizer
+from vegrad.networks.mlp import MLP
+from vegrad.networks.recurrent_editor import RecurrentEditor
+from vegrad.networks.rnn import RNN
+from vegrad.networks.rows import Rows
+from vegrad.networks.sequence_reading import read
+from vegrad.networks.subject import NetworkSubject
+from vegrad.networks.vocabulary import RecurrentVocabulary
+from vegrad.treatment.data import ArrayData
+
+
+@dataclass(frozen=True)
+class SequenceData(ArrayData):
+    """Sequences x (N, T, I), their lengths and their targets."""
+
+    lengths: Array | None = None
+
+    def take(self, rows: Array) -> tuple[object, Array]:  # type: ignore[override]
+        """Return these rows' inputs, beside their lengths if they have some, and targets."""
+        x = self.x[rows]
+        given = x if self.lengths is None else (x, self.lengths[rows])
+        return given, self.target[rows]
+
+    def spread(self) -> tuple[float, float] | Refusal:
+        """Return the spread of the columns over rows and steps."""
+        if self.lengths is not None:
+            return Refusal("the sequences are of unequal length")
+        flat = replace(self, x=self.x.reshape(-1, self.x.shape[-1]))
+        return ArrayData.spread(flat)
+
+    def target_spread(self) -> tuple[float, float] | Refusal:
+        """Return that of targets of one a row."""
+        if self.target.ndim > 2:
+            return Refusal("")
+        return super().target_spread()
+
+
+@dataclass
+class RecurrentSubject(NetworkSubject):
+    """A `vegrad.RNN`; for a cure with the data and the optimizer that it is trained with."""
+
+    network: RNN  # type: ignore[assignment]
+    truncation: tuple[int, int] | None = None
+
+    axes = "(0, 1)"
+
+    def __post_init__(self) -> None:
+        """Raise TypeError if it is no recurrent network."""
+        if not isinstance(self.network, RNN):
+            raise TypeError(f"network must be a vegrad.RNN, not {type(self.network).__name__}")
+
+    @property
+    def vocabulary(self) -> RecurrentVocabulary:  # type: ignore[override]
+        """The names of layers, parameters and edits."""
+        return RecurrentVocabulary()
+
+    def read(
+        self, x: object, target: object, *, resamples: int, seed: int, theory: bool = True
+    ) -> Reading:
+        """Run the network forward and back on a batch and write down what that tells.
+
+        Args:
+            x: (B, T, I), or with the rows' lengths (x, lengths).
+            target: as for `RNN.backward`.
+            resamples: of no use here.
+            seed: of weights drawn anew.
+            theory: of no use here.
+        """
+        given, lengths = x if isinstance(x, tuple) else (x, None)
+        reading = read(self.network, given, target, lengths, seed)
+        if isinstance(self.data, SequenceData) and len(self.data) and self.data.lengths is None:
+            # All rows tell more of what the task needs than a batch does.
+            reading = replace(reading, lags=Lags.of(self.data.x, self.data.target))
+        return reading
+
+    def diagnosed(self, x: object, target: object, *, theory: bool) -> Diagnosis:
+        """Diagnose it on a batch."""
+        return Diagnosis.of(self.read(x, target, resamples=0, seed=0), None, RecurrentSubject)
+
+    def looking(self, rows: int) -> float:
+        """Return what a diagnosis costs, in rows that go forward and back."""
+        return float(rows + IN_TIME * self.network.config["layers"])
+
+    def apply(self, edit: Edit, rows: Array | None = None) -> Code | Refusal:
+        """Do an edit in place, if its shape allows it; else to another network."""
+        if isinstance(edit, Truncate):
+            if self.network.config["targets"] != "all":
+                return Refusal("there is a loss at the last step only")
+            self.truncation = edit.every, edit.back
+            return Code()
+        return super().apply(edit, rows)
+
+    def _editor(self, rows: Array | None) -> RecurrentEditor:
+        return RecurrentEditor(cast(MLP, self.network), self.data.x, rows, self.seed)
+
+    def rows(self) -> Rows:
+        """Return the data as a training takes them."""
+        lengths = self.data.lengths if isinstance(self.data, SequenceData) else None
+        return self.network.rows(self.data.x, self.data.target, lengths, self.truncation)
+
+    def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
+        """Write the code from the user's network, x and target to a training of this one."""
+        epochs = max(1, round(steps * batch_size / len(self.data)))
+        imports = ["import numpy as np"] if any("np." in line for line in lines) else []
+        lengths = isinstance(self.data, SequenceData) and self.data.lengths is not None
+        call = (
+            "network.fit(",
+            "    x,",
+            "    target,",
+            *(["    lengths=lengths,"] if lengths else []),
+            *([f"    truncation={self.truncation},"] if self.truncation else []),
+            f"    optimizer={written_optimizer(self._optimizer)},",
+            f"    epochs={epochs},",
+            f"    batch_size={batch_size},",
+            f"    seed={self.seed},",
+            ")",
+        )
+        return "\n".join([*imports, "import vegrad", "", f"# {words}", *lines, *call, ""])

@@ -1,0 +1,64 @@
+"""The rows that a network is trained on, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vegrad.arrays.checks import Array
+from vegrad.networks.sequences import Cuts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows, as the passes of a network take them."""
+
+    x: Array
+    target: Array
+    lengths: npt.NDArray[np.int64] | None = None
+    """Of sequences; None if they have none, or are all of the same length."""
+    rows: Array | None = None
+    """The numbers of these rows among all; None if they are all."""
+
+
+class Rows:
+    """Inputs x (N, …) and targets (N, …), of which each step of a training takes some rows."""
+
+    cuts: Cuts | None = None
+    """A truncation at random, with whose draws a checkpoint has to go on."""
+
+    windows = 1
+    """The most steps that are taken on a batch."""
+
+    def __init__(self, x: Array, target: Array) -> None:
+        self.x, self.target = x, target
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What must be the same where a training goes on, as plain JSON types."""
+        return {"rows": len(self)}
+
+    @property
+    def wanted(self) -> Array:
+        """All the targets that count, a row or step each."""
+        return self.target
+
+    def take(self, rows: Array, *, whole: bool = False) -> Batch:
+        """Return these rows for a look at the network: all of them that there is, if `whole`."""
+        return Batch(self.x[rows], self.target[rows], rows=rows)
+
+    def broken(self) -> Array:
+        """Return the numbers of the rows with values that are not finite."""
+        bad = ~np.isfinite(self.x).reshape(len(self), -1).all(axis=1)
+        bad |= ~np.isfinite(self.target).reshape(len(self), -1).all(axis=1)
+        return np.flatnonzero(bad)
+
+    def steps(self, order: Array, batch_size: int) -> npt.NDArray[np.int64]:
+        """Return the number of steps that are taken on each batch of rows in this order."""
+        return np.ones(-(-len(order) // batch_size), np.int64)

@@ -1,0 +1,112 @@
+"""One pass of a `vegrad.RNN`, as a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf, isfinite, log2, nan
+
+import numpy as np
+
+from vegrad.arrays.measurement import norms
+from vegrad.flow.data import Compared
+from vegrad.flow.lags import Lags
+from vegrad.flow.reading import Operation, Parameter, Reading
+from vegrad.flow.recurrence import LEAST_STEPS, MOST_ROWS, MOST_STEPS, PARTS, Recurrence
+from vegrad.networks.reading import compared_outputs, first_nonfinite
+from vegrad.networks.recurrent_reading import nonfinite_data
+from vegrad.networks.rnn import RNN
+from vegrad.networks.rows import Batch
+from vegrad.networks.vocabulary import RecurrentVocabulary
+
+
+def read(network: RNN, x: object, target: object, lengths: object, seed: int) -> Reading:
+    """Run a network forward and back, which overwrites its gradients and flow, and read it.
+
+    Args:
+        network: it.
+        x: (B, T, I).
+        target: as for `RNN.backward`.
+        lengths: likewise.
+        seed: of weights drawn anew.
+    """
+    config, vocabulary = network.config, RecurrentVocabulary()
+    batch = network.checked(x, target, lengths)
+    problem = nonfinite_data("x", batch) or nonfinite_data("target", batch)
+    if problem is not None:
+        return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)
+    loss = network.backward(batch.x, batch.target, lengths=batch.lengths)
+    operations = _operations(network)
+    outputs, wanted = network.compared(batch)
+    compared: tuple[Compared, ...] = ()
+    if np.isfinite(outputs).all():
+        compared = (compared_outputs(outputs, wanted, loss, config, len(operations) - 2),)
+    one_a_row = config["targets"] == "last" and batch.lengths is None
+    return Reading(
+        vocabulary=vocabulary,
+        about=dict(config),
+        dtype=config["dtype"],
+        loss=loss,
+        loss_kind=config["loss"],
+        operations=operations,
+        parameters=_parameters(network),
+        compared=compared,
+        cells=tuple(_cells(network, batch, seed)),
+        lags=Lags.of(batch.x, batch.target) if one_a_row else None,
+    )
+
+
+def _operations(network: RNN) -> tuple[Operation, ...]:
+    """Write down the pass: the layers, the head and the loss."""
+    found = [
+        Operation(network.config["cell"], f"rnn (layer {n})", (n - 1,), tuple(_names(n).values()))
+        for n in range(network.config["layers"])
+    ]
+    count = len(found)
+    found.append(Operation("linear", "head", (count - 1,), ("head.weight", "head.bias")))
+    return (*found, Operation(network.config["loss"], "loss", (count,)))
+
+
+def _names(layer: int) -> dict[str, str]:
+    """Return the names of a layer's parameters by part."""
+    return {part: f"rnn.{PARTS[part]}_l{layer}" for part in ("ih", "hh", "b_ih", "b_hh")}
+
+
+def _parameters(network: RNN) -> dict[str, Parameter]:
+    """Measure the parameters and their gradients."""
+    found, gradients = {}, network.gradients
+    sizes, own = norms(network.parameters).tolist(), norms(gradients).tolist()
+    for (name, value), norm, size in zip(network.parameters.items(), sizes, own, strict=True):
+        role = "bias" if "bias" in name else "map" if name == "head.weight" else "recurrent"
+        found[name] = Parameter(
+            name,
+            value.shape,
+            log2(norm) - log2(value.size) / 2 if 0 < norm < inf else -inf,
+            role=role,
+            fans=value.shape[::-1] if value.ndim == 2 else (0, 0),
+            gradient_log2=log2(size) if 0 < size < inf else -inf if not size else nan,
+            nonfinite=None if isfinite(norm) else first_nonfinite(value),
+            lost=not isfinite(size),
+        )
+    return found
+
+
+def _cells(network: RNN, batch: Batch, seed: int) -> Iterator[Recurrence]:
+    """Look at each layer, on some rows of the last steps."""
+    length = batch.x.shape[1]
+    # The longer half of the rows, of which all have the steps that are looked at.
+    lengths = np.full(len(batch.x), length) if batch.lengths is None else batch.lengths
+    steps = int(np.median(lengths))
+    rows = np.flatnonzero(lengths >= steps)
+    rows = rows[np.linspace(0, len(rows) - 1, min(MOST_ROWS, len(rows))).astype(np.intp)]
+    x = np.stack([batch.x[row, lengths[row] - steps : lengths[row]] for row in rows], axis=1)
+    x = x[-MOST_STEPS:].astype(np.float64)
+    if len(x) < LEAST_STEPS:
+        return
+    for layer in range(network.config["layers"]):
+        names = _names(layer)
+        own = {part: network.parameters[n].astype(np.float64) for part, n in names.items()}
+        if not all(np.isfinite(one).all() for one in (*own.values(), x)):
+            return
+        cell = Recurrence("rnn", network.config["cell"], names, own, x, steps)
+        x = cell.look(seed)
+        yield cell

@@ -1,0 +1,37 @@
+"""The flow through time of an own network, with its text and its picture."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+from vegrad.flow import time_flow
+from vegrad.reports.picture import Figure, keep
+from vegrad.reports.time_flow import draw, text
+
+
+class TimeFlow(time_flow.TimeFlow):
+    """How signal and gradient travelled through layers and steps, as text and as a picture."""
+
+    __doc__ = time_flow.TimeFlow.__doc__
+
+    def __str__(self) -> str:
+        return text(self)
+
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw what is left of the gradient over layers and steps, with the reach.
+
+        Below are the gain of a step, with what the gate carries and what goes through U, and how
+        long each unit keeps what it holds. Returns matplotlib's figure.
+
+        Args:
+            path: a file to write, whose suffix gives the format.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: the suffix is unknown.
+            OSError: the file cannot be written; nothing half-written is left.
+        """
+        figure = draw(self)
+        if path is not None:
+            keep(figure, path)
+        return figure

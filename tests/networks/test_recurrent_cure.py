@@ -1,0 +1,192 @@
+"""Judge and cure own recurrent networks, each with a task that it cannot learn as it is."""
+
+import numpy as np
+import pytest
+import vegrad
+from vegrad.flow.edits import (
+    Chrono,
+    Edit,
+    Orthogonal,
+    SetCell,
+    Shift,
+    Steady,
+    Truncate,
+)
+from vegrad.flow.subject import Refusal
+from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData
+
+UNITS = 32
+FORGET = (UNITS, 2 * UNITS)
+
+
+def shown_once(steps: int, at: int = 0, rows: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """Make noise with the class shown at one step."""
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 4, rows)
+    x = 0.3 * random.standard_normal((rows, steps, 12))
+    x[np.arange(rows), at, classes] += 3.0
+    return x.astype(np.float32), classes
+
+
+def made(cell: str = "lstm", seed: int = 0, **options: object) -> vegrad.RNN:
+    return vegrad.RNN(12, UNITS, 4, cell=cell, loss="cross_entropy", seed=seed, **options)
+
+
+# Diagnosis ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_cell_that_forgets_what_is_needed_gets_its_bias(cell: str) -> None:
+    network = made(cell)
+    (finding,) = vegrad.diagnose(network, *shown_once(60)).findings
+    assert (finding.kind, finding.cause) == ("vanishing", "gate-bias")
+    evidence = finding.evidence
+    assert evidence["gain"] == pytest.approx(evidence["carry"] + evidence["matrix"], rel=0.1)
+    assert evidence["expected_gain"] == pytest.approx(evidence["gain"], rel=0.1)
+    assert isinstance(finding.edit, Shift)
+    assert finding.edit.rows == FORGET
+    found = vegrad.diagnose(network, *shown_once(60))
+    assert found.apply(network) == ("rnn.bias_ih_l0",)
+    assert vegrad.diagnose(network, *shown_once(60)).healthy
+
+
+def test_what_is_within_reach_or_not_said_is_no_finding() -> None:
+    assert vegrad.diagnose(made(), *shown_once(60, at=55)).healthy
+    x, target = shown_once(60, rows=32)  # too few to know
+    assert vegrad.diagnose(made(), x, target).healthy
+    assert not vegrad.diagnose(made(), x, target, memory=50).healthy
+    assert vegrad.diagnose(made(), x, target, memory=8).healthy
+
+
+@pytest.mark.parametrize(
+    ("cell", "name", "factor", "kind"),
+    [
+        ("lstm", "rnn.weight_hh_l0", 20.0, "exploding"),
+        ("gru", "rnn.weight_hh_l1", 20.0, "exploding"),
+        ("tanh", "rnn.weight_hh_l0", 1e-3, "vanishing"),
+        ("lstm", "rnn.weight_ih_l1", 1e-5, "vanishing"),
+    ],
+)
+def test_a_wrong_matrix_is_named_with_its_factor(
+    cell: str, name: str, factor: float, kind: str
+) -> None:
+    network = made(cell, layers=2)
+    x, target = shown_once(40, rows=16)
+    assert vegrad.diagnose(network, x, target).healthy
+    network.parameters[name][...] *= factor
+    found = vegrad.diagnose(network, x, target)
+    (finding,) = found.findings
+    assert (finding.kind, finding.sites[1].name) == (kind, name)
+    assert finding.evidence["factor"] == pytest.approx(1 / factor, rel=0.1)
+    assert found.apply(network)
+    assert vegrad.diagnose(network, x, target).healthy
+
+
+def test_a_nan_is_named_by_row_step_and_input() -> None:
+    x, target = shown_once(40)
+    x[3, 17, 2] = np.nan
+    found = vegrad.diagnose(made(), x, target)
+    assert found.verdict == "nonfinite"
+    assert "x[3, 17, 2]" in found.findings[0].message
+    lengths = np.full(512, 40)
+    lengths[3] = 17  # it lies beyond
+    assert vegrad.diagnose(made(), x, target, lengths=lengths).healthy
+
+
+def test_lengths_and_memory_are_of_recurrent_networks() -> None:
+    network = vegrad.MLP([3, 4, 1])
+    x, target = np.zeros((4, 3)), np.zeros((4, 1))
+    with pytest.raises(ValueError, match=r"go with a vegrad\.RNN"):
+        vegrad.diagnose(network, x, target, memory=3)
+    with pytest.raises(ValueError, match=r"go with a vegrad\.RNN"):
+        vegrad.cure(network, x, target, lengths=[1, 1, 1, 1])
+
+
+# Edits -------------------------------------------------------------------------------------------
+
+
+def edited(network: vegrad.RNN, edit: Edit) -> tuple[RecurrentSubject, object]:
+    subject = RecurrentSubject(network, SequenceData(*shown_once(20)))
+    return subject, subject.apply(edit)
+
+
+def test_orthogonal_matrices_gate_by_gate() -> None:
+    network = made()
+    _, done = edited(network, Orthogonal(("rnn.weight_hh_l0",)))
+    assert done.changed == ("rnn.weight_hh_l0",)
+    for block in np.split(network.parameters["rnn.weight_hh_l0"], 4):
+        np.testing.assert_allclose(block @ block.T, np.eye(UNITS), atol=1e-5)
+
+
+def test_chrono_biases() -> None:
+    network = made()
+    names = ("rnn.bias_ih_l0", "rnn.bias_hh_l0")
+    edited(network, Chrono(names, FORGET, 100, (0, UNITS)))
+    bias = network.parameters["rnn.bias_ih_l0"]
+    times = np.exp(bias[UNITS : 2 * UNITS])
+    assert 1 <= times.min() < 30 < 70 < times.max() <= 99
+    np.testing.assert_allclose(bias[:UNITS], -bias[UNITS : 2 * UNITS])
+    assert not network.parameters["rnn.bias_hh_l0"][: 2 * UNITS].any()
+    assert network.parameters["rnn.bias_hh_l0"][2 * UNITS :].all()
+
+
+def test_steady_weights_keep_the_gradient() -> None:
+    network = made("tanh")
+    before = vegrad.diagnose(network, *shown_once(60, rows=32)).reading.cells[0]
+    edited(network, Steady(("rnn.weight_hh_l0",), 0.3, "tanh"))
+    after = vegrad.diagnose(network, *shown_once(60, rows=32)).reading.cells[0]
+    assert before.sizes[-1, 0] < -40
+    assert after.sizes[-1, 0] > -10
+
+
+def test_another_cell_and_truncation() -> None:
+    subject, done = edited(made("tanh"), SetCell("lstm"))
+    assert subject.network.config["cell"] == "lstm"
+    assert 'cell="lstm"' not in done.lines[-1]  # it is the default
+    assert isinstance(edited(made(), Truncate(5, 10))[1], Refusal)
+    subject = RecurrentSubject(made(targets="all"), SequenceData(np.zeros((4, 9, 12)), np.zeros(4)))
+    subject.apply(Truncate(5, 10))
+    assert subject.truncation == (5, 10)
+
+
+# Cures -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "steps", "remedy"),
+    [
+        ("lstm", 120, "bias"),
+        ("gru", 60, "bias"),
+        ("tanh", 30, "multiply rnn.weight_hh_l0 by"),
+    ],
+)
+def test_a_class_shown_at_the_first_step_is_learned(cell: str, steps: int, remedy: str) -> None:
+    network, (x, target) = made(cell), shown_once(steps)
+    before = {name: array.copy() for name, array in network.parameters.items()}
+    cure = vegrad.cure(network, x, target, steps=600, optimizer=vegrad.Adam(1e-2))
+    assert cure.before.verdict == "vanishing"
+    assert cure.cured, cure.summary
+    assert remedy in next(one.change for one in cure.attempts if one.accepted)
+    assert all((network.parameters[name] == one).all() for name, one in before.items())
+    names = {"network": network, "x": x, "target": target}
+    exec(cure.patch.partition("network.fit(")[0], names)
+    made_so, cured = names["network"].parameters, cure.network.parameters
+    assert all((made_so[name] == cured[name]).all() for name in cured)
+
+
+def test_lengths_come_through() -> None:
+    x, target = shown_once(40)
+    lengths = np.random.default_rng(0).integers(30, 41, 512)
+    cure = vegrad.cure(
+        made("gru"), x, target, lengths=lengths, steps=400, optimizer=vegrad.Adam(1e-2)
+    )
+    assert cure.cured, cure.summary
+    assert not cure.patch or "lengths=lengths" in cure.patch
+
+
+def test_an_explosion_is_clipped_or_scaled() -> None:
+    network, (x, target) = made("tanh"), shown_once(20, at=18)
+    network.parameters["rnn.weight_hh_l0"][...] *= 20
+    cure = vegrad.cure(network, x, target, steps=300, optimizer=vegrad.Adam(1e-2))
+    assert cure.before.verdict == "exploding"
+    assert cure.cured, cure.summary
