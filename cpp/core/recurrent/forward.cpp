@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/recurrent/decayed.hpp"
 #include "core/recurrent/head.hpp"
 #include "core/recurrent/pass.hpp"
 #include "core/recurrent/products.hpp"
@@ -106,6 +107,7 @@ class ForwardRows {
       f.ld_gates = pass_.sizes.gates;
       if (pass_.request.flow) f.h_squares = m.sums.hidden + pass_.place(t) + rows_.begin;
       pass_.cell().forward(f);
+      if (f.h_squares) follow_decayed(pass_, l, t, {rows_.begin, rows_.begin + rows});
     }
     begin_rows(l, t);
     end_rows(l, t);

@@ -70,19 +70,28 @@ struct ThreadScratch {
   T* rows;                           // (B, H)
 };
 
+// h of a row (and c) is `h` 2^exponent, while it is out of the dtype's range (decayed.hpp).
+struct DecayedState {
+  bool active = false;
+  std::int64_t exponent = 0;
+  std::vector<double> h, c;
+};
+
 template <class T>
 struct LayerMemory {
   T *gates = nullptr, *alpha = nullptr;  // alpha: gates' own memory unless they are needed again
   T *h = nullptr, *c = nullptr;
-  T* carried = nullptr;                       // (B, H)
-  T *last_h = nullptr, *last_c = nullptr;     // (B, H): of each row's last step so far
-  T *state = nullptr, *state_back = nullptr;  // U, packed
-  T *input = nullptr, *input_back = nullptr;  // W, packed gate by gate
-  T* bias = nullptr;                          // of each slot
-  std::vector<std::int32_t> exponents;        // of each row and step in memory
-  std::vector<std::int32_t> exponent, shift;  // of each row: of the last step back
-  FlowSums<T> sums{}, first{};                // of each row and step; of what comes before
-  T* carry_sums = nullptr;                    // of each group of rows (slot)
+  T* carried = nullptr;                        // (B, H)
+  T *last_h = nullptr, *last_c = nullptr;      // (B, H): of each row's last step so far
+  T *state = nullptr, *state_back = nullptr;   // U, packed
+  T *input = nullptr, *input_back = nullptr;   // W, packed gate by gate
+  T* bias = nullptr;                           // of each slot
+  std::vector<std::int32_t> exponents;         // of each row and step in memory
+  std::vector<std::int32_t> exponent, shift;   // of each row: of the last step back
+  FlowSums<T> sums{}, first{};                 // of each row and step; of what comes before
+  T* carry_sums = nullptr;                     // of each group of rows (slot)
+  std::vector<std::int32_t> hidden_exponents;  // with flow: of each row and step
+  std::vector<DecayedState> decayed;           // of each row
 };
 
 template <class T>

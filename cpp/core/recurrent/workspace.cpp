@@ -119,6 +119,9 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
   w.losses.assign(rows, 0.0);
   for (LayerMemory<T>& m : w.layers) {
     if (training) m.exponents.resize(w.row_steps);
+    if (flow) m.hidden_exponents.resize(w.row_steps);
+    if (flow) m.decayed.resize(w.rows);
+    for (DecayedState& state : m.decayed) state.active = false;
     m.exponent.resize(rows);
     m.shift.resize(rows);
   }
