@@ -49,10 +49,10 @@ class TimeFlow:
     def passed_log2(self) -> FloatArray:
         """log2 of what a step passes on of a gradient that came from later ones (L, T).
 
-        The gain, but for an LSTM whose loss enters at each step: δ_t is then mostly that of the
-        step's own loss, while what came before is in κ_t, of which the parts add up.
+        The gain, but for an LSTM: where the loss or the layer above adds to δ at each step, δ_t is
+        mostly that, while what came from later steps is in κ_t, of which the parts add up.
         """
-        if not (self.through_cell and self.every_step):
+        if not self.through_cell:
             return self.gain_log2
         with np.errstate(invalid="ignore"):  # nan where a part was not measured
             return np.asarray(np.logaddexp2(self.carry_log2, self.matrix_log2), np.float64)

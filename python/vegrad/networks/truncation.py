@@ -31,7 +31,7 @@ Window = int | tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class TruncationErrors:
-    """What each window loses: arrays with an entry for each that was measured, shortest first."""
+    """The loss of each window: arrays with an entry for each that was measured, shortest first."""
 
     window: npt.NDArray[np.int64]
     """Steps that are gone back, or layers from the top."""
@@ -105,7 +105,7 @@ class Truncation:
 
 
 class Measured(NamedTuple):
-    """What one window has shown."""
+    """Error and cosine of one window, and the error of each parameter."""
 
     error: float
     cosine: float
@@ -265,8 +265,10 @@ def _result(
     measured: Mapping[int, Measured], every_of: Callable[[int], int | None],
 ) -> Truncation:  # fmt: skip
     every = [every_of(one) for one in measured]
-    expected = [truncation_error(gain, total, one, step) if isfinite(gain) else np.nan
-                for one, step in zip(measured, every, strict=True)]  # fmt: skip
+    expected = []
+    for one, step in zip(measured, every, strict=True):
+        by_formula = truncation_error(gain, total, one, step) if isfinite(gain) else np.nan
+        expected.append(0.0 if one == total else by_formula)
     errors = TruncationErrors(
         np.array(list(measured)),
         np.array([step or 0 for step in every]),

@@ -145,7 +145,7 @@ class Comparison:
 
 
 class ShownTruncationErrors(Protocol):
-    """What each measured window loses, shortest first."""
+    """The loss of each measured window, shortest first."""
 
     @property
     def window(self) -> npt.NDArray[np.int64]:

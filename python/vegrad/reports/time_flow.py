@@ -39,7 +39,7 @@ def text(flow: ShownTimeFlow) -> str:
     layers, steps = flow.gain_log2.shape
     gated = bool(np.isfinite(flow.time_scales).any())
     parts = f"{'carried':>10}{'by U':>10}" if gated else ""
-    memory = f"{'memory of a unit: half, longest':>34}" if gated else ""
+    memory = f"{'memory: median, longest':>28}" if gated else ""
     lines = [f"{'layer':<6}{'gain a step':>12}{parts}{'reach':>14}{memory}"]
     for layer in range(layers):
         gain, carry, matrix = (
@@ -51,11 +51,10 @@ def text(flow: ShownTimeFlow) -> str:
         if gated:
             scales = flow.time_scales[layer]
             longest = f"{_steps(float(np.median(scales)))}, {_steps(float(np.max(scales)))}"
-            line += f"{longest:>34}"
+            line += f"{longest:>28}"
         lines.append(line)
     entry = "at each step" if flow.every_step else "at the last step"
-    lines += ["", f"{steps} steps; the loss enters {entry}. Reach: steps back to a thousandth of "
-              "the size."]  # fmt: skip
+    lines += ["", f"{steps} steps; the loss enters {entry}. Reach: to a thousandth of the size."]
     return "\n".join(lines)
 
 
@@ -130,8 +129,7 @@ def _draw_map(figure: Figure, axes: Axes, sizes: FloatArray) -> None:
     colours = importlib.import_module("matplotlib.colors")
     known = sizes[np.isfinite(sizes)]
     far = min(WIDEST, max(GONE * -1, float(np.abs(known).max()) if known.size else 0.0))
-    tones = colours.LinearSegmentedColormap.from_list("flow", TONES)
-    tones.set_bad("#c9cfd6")
+    tones = colours.LinearSegmentedColormap.from_list("flow", TONES).with_extremes(bad="#c9cfd6")
     norm = colours.TwoSlopeNorm(0.0, -far, far if known.size and known.max() > 1 else 1.0)
     extent = (-0.5, steps - 0.5, -0.5, layers - 0.5)
     drawn = axes.imshow(
@@ -204,6 +202,7 @@ def _draw_time_scales(axes: Axes, flow: ShownTimeFlow) -> None:
     colours = [LINES[layer % len(LINES)] for layer in range(len(layers))]
     axes.hist(layers, bins=edges, stacked=True, color=colours)
     axes.set_xscale("log")
+    axes.margins(y=0.15)
     axes.axvline(steps, color=INK, linewidth=1, linestyle=":")
     axes.text(steps, 0.94, f"{steps} steps ", color=INK, fontsize=9, ha="right",
               transform=axes.get_xaxis_transform())  # fmt: skip

@@ -1,4 +1,4 @@
-"""What truncated backpropagation loses, as text and as a picture."""
+"""The losses of truncated backpropagation, as text and as a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What truncated backpropagation through time loses, from the gain of one step alone."""
+"""The error of truncated backpropagation through time, from the gain of one step alone."""
 
 from __future__ import annotations
 
