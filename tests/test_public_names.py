@@ -7,8 +7,6 @@ import sys
 import pytest
 
 VEGRAD = [
-    "MLP",
-    "SGD",
     "Adam",
     "AdamW",
     "Attempt",
@@ -21,10 +19,16 @@ VEGRAD = [
     "Flow",
     "History",
     "Lion",
+    "MLP",
     "Measurement",
     "NonFiniteGradientError",
     "Proof",
+    "RNN",
+    "RandomTruncation",
+    "SGD",
     "Statistics",
+    "TimeFlow",
+    "Truncation",
     "__version__",
     "adaptive_clip_",
     "clip_by_block_rms_",
@@ -45,6 +49,7 @@ VEGRAD = [
     "optim",
     "set_num_threads",
     "theory",
+    "truncation",
 ]
 CLIPPING = [
     "Value",

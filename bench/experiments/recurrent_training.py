@@ -24,7 +24,7 @@ class Course:
     """What a training has come to."""
 
     losses: list[float] = field(default_factory=list)
-    """Of each step's rows."""
+    """Loss of each step's rows."""
     norms: list[float] = field(default_factory=list)
     """Joint norm of each step's gradient, before the clip."""
     looks: list[tuple[int, float]] = field(default_factory=list)

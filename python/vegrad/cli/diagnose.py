@@ -124,8 +124,10 @@ def _place(diagnosis: Diagnosis, data: Dataset) -> str | None:
     """Describe where the value in x stands because of which nothing was run, if there is one."""
     for finding in diagnosis.findings[:1]:
         match finding.sites:
-            case [Site(kind="data", rows=(row, *rest))]:
-                return data.place(row, *rest)
+            case [Site(kind="data", rows=(row, column))] if isinstance(data, Sequences):
+                return data.place(row, int(finding.evidence["step"]), column)
+            case [Site(kind="data", rows=(row, column))]:
+                return data.place(row, column)
     return None
 
 
