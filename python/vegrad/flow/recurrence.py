@@ -130,7 +130,7 @@ class Recurrence:
 
     @cached_property
     def expected(self) -> FloatArray:
-        """Return the parts that theory expects carry and matrix to pass on, by the gates' means (2, sets).
+        """Return what theory expects carry and matrix to pass on, by the gates' means (2, sets).
 
         It takes a further pass, which only a finding asks for.
         """

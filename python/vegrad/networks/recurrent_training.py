@@ -5,37 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from os import PathLike
 
-import numpy as np
-
-from vegrad.arrays.checks import FloatArray
-from vegrad.arrays.measurement import norms
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.history import History
-from vegrad.networks.network import Network
-from vegrad.networks.rows import Batch
-from vegrad.networks.sequence_rows import SequenceRows
+from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.sequences import Truncation
 from vegrad.networks.training import Callback, Options, train
 from vegrad.optim import Optimizer
-
-
-class RecurrentNetwork(Network):
-    """A network that `fit` of this module trains."""
-
-    def rows(
-        self, x: object, target: object, lengths: object = None, truncation: object = None
-    ) -> SequenceRows:
-        """Return sequences to train on, checked as far as they need not be read for that."""
-        raise NotImplementedError
-
-    def batch(self, x: object, target: object, lengths: object = None) -> Batch:
-        """Return arguments of a pass as contiguous arrays that the core takes."""
-        raise NotImplementedError
-
-    def weight_gradients_log2(self) -> FloatArray:
-        """Return log2 of the norms of the weights' gradients, as far as the dtype holds them."""
-        with np.errstate(divide="ignore"):
-            return np.log2(norms({name: self._gradients[name] for name in self.weights}))
 
 
 def fit(
