@@ -1,6 +1,7 @@
 // What a recurrent cell does with a vector of units, row by row, once the product with U is there.
 #pragma once
 
+#include "kernels/activations.hpp"
 #include "kernels/cell_gates.hpp"
 #include "kernels/cell_product.hpp"
 #include "kernels/cell_table.hpp"
@@ -45,16 +46,22 @@ struct BackwardRow {
   VEGRAD_INLINE void put(int s, Vector<T> v) const { store<T>(gates + s * slot, units(v)); }
 };
 
+// Its only number is kept in the form that has the slope's digits where tanh is saturated.
 struct TanhCell {
   static constexpr int kGates = 1, kSlots = 1, kSlotsOfU[] = {0};
   static constexpr bool kCarries = false, kCarriesInState = false;
   template <class T, class Units>
   static VEGRAD_INLINE Vector<T> forward(const ForwardRow<T, Units>& r) {
-    return tanh_of<T>(r.z(0));
+    Vector<T> h, kept;
+    tanh::keep<T>(r.z(0), h, kept);
+    r.put(0, kept);
+    return h;
   }
   template <class T, class Units>
   static VEGRAD_INLINE void backward(BackwardRow<T, Units>& r) {
-    r.put(0, r.delta * slope_of<T>(load<T>(r.h)));
+    Vector<T> h, slope;
+    tanh::from_kept<T>(r.get(0), h, slope);
+    r.put(0, r.delta * slope);
   }
 };
 

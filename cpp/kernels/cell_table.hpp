@@ -29,7 +29,7 @@ struct CellForward {
   const T* bias;       // G * slot: the sums of both biases; gru: b_in in slot n, b_hn in slot m
   const T* h_before;   // (rows, H)
   const T* c_before;   // lstm
-  T* gates;            // in: W x; out: lstm i f g o, gru r z n m, else unspecified
+  T* gates;            // in: W x; out: lstm i f g o, gru r z n m, tanh its kept form
   T *h, *c;            // out; c: lstm
   std::ptrdiff_t ld_before, ld, ld_gates;  // of h and c before, of h and c, of gates
   T* h_squares;                            // out, of each row: Σ h²; null: not wanted
@@ -53,7 +53,7 @@ struct CellBackward {
   const T* local_scale;  // of each row; null: 1
   T* gates;              // in: as the forward step left them; out: α. Null: only δ and `carried` of
              // what comes before the first step: δ = p (+ local), carried *= scale (lstm)
-  const T *h, *h_before;  // tanh and relu: h; gru: h_before
+  const T *h, *h_before;  // relu: h; gru: h_before
   const T *c, *c_before;  // lstm
   T* carried;             // in, out; null: nothing is carried (tanh, relu)
   bool fresh;             // nothing comes from later steps: `after` and `carried` are not read

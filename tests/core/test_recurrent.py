@@ -121,6 +121,8 @@ def assert_agrees(
         floor = eps * float(np.linalg.norm(want)) + float(np.finfo(dtype).tiny)
         off = float(np.linalg.norm(got[name].astype(np.float64) - want))
         assert off <= 2 * MARGIN * (spread + floor), f"{name} is off by {off:.3g}; {spread:.3g}"
+    if more["window"] is not None:
+        return  # Network.flow refuses to tell of a truncated pass
     for name in (*FLOWS, "carry_mean"):
         want, flow = expected.flow[name], got[name]
         assert flow.shape == want.shape
