@@ -100,7 +100,7 @@ def passes(sizes, B, dtype, activation="tanh", loss="mse", flow=True, scale=1.0,
     net.forward(x)
     net.loss(x, target)
     net.backward(x, target)
-    net._core.backward(x, target, False)
+    net._core.backward(x, target, False, net.depth)
     if loss == "mse" and not options:
         given = _core.Network(list(sizes), activation, "identity", "given", None, False,
                               np.dtype(dtype).name)
@@ -175,6 +175,35 @@ def run(script: str, isa: str, where: str, **environment: str) -> None:
     assert said == (0, "nothing else was touched\n"), done.stderr[-4000:]
 
 
+RECURRENT = """
+def passes(cell, sizes, rows, steps, dtype, layers, targets, lengths, windows):
+    net = vegrad.RNN(*sizes, cell=cell, layers=layers, targets=targets, dtype=dtype, seed=1)
+    x = array(rows, steps, sizes[0], dtype=dtype)
+    shape = (rows, steps, sizes[2]) if targets == "all" else (rows, sizes[2])
+    target = array(*shape, dtype=dtype)
+    if lengths:
+        lengths = guarded(random.integers(1, steps + 1, rows), after)
+    else:
+        lengths = None
+    parts = 2 if cell == "lstm" else 1
+    state = tuple(array(layers, rows, sizes[1], dtype=dtype) for _ in range(parts))
+    net._core.forward(x, lengths, state)
+    for window in windows:
+        for flow in (False, True):
+            assert net._core.backward(x, target, lengths, state, window, None, flow) is not None
+    net._core.state()
+
+for number, cell in enumerate(("tanh", "relu", "lstm", "gru")):
+    for hidden in (1, 7, 16, 33):
+        for rows, steps in ((1, 3), (5, 4), (33, 2)):
+            for targets in ("last", "all"):
+                dtype = ("float32", "float64")[(hidden + rows) % 2]
+                passes(cell, (3, hidden, 2), rows, steps, dtype, 2, targets, hidden == 7,
+                       (None, (1, 1), (1, 2)))
+print("nothing else was touched")
+"""
+
+
 ISAS = [*_core.isas(), *(["amx"] if _core.has_matrix_unit() else [])]
 every_isa = pytest.mark.parametrize("isa", ISAS)
 every_side = pytest.mark.parametrize("where", ["after", "before"])
@@ -190,6 +219,12 @@ def test_buffers(isa: str, where: str) -> None:
 @every_isa
 def test_networks(isa: str, where: str) -> None:
     run(NETWORKS, isa, where, VEGRAD_NUM_THREADS="2")
+
+
+@every_side
+@pytest.mark.parametrize("isa", _core.isas())
+def test_recurrent_networks(isa: str, where: str) -> None:
+    run(RECURRENT, isa, where, VEGRAD_NUM_THREADS="2")
 
 
 def test_the_guard_is_there() -> None:

@@ -13,11 +13,12 @@ from vegrad.diagnosis.rules import normalization, table
 from vegrad.diagnosis.rules.digest import Steps
 from vegrad.diagnosis.rules.graph import enters_higher
 from vegrad.diagnosis.rules.modules import DRIFT
+from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Chain, Reading
+from vegrad.flow.reading import Cell, Chain, Reading
 from vegrad.flow.trend import Trend
 from vegrad.flow.wording import DECADE, power, times
 
@@ -247,6 +248,8 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
         return _chain_looked_at(reading.chain, trend)
     if reading.modules:
         return _modules_looked_at(reading)
+    if reading.cells:
+        return "; ".join(_cell_looked_at(cell) for cell in reading.cells)
     recorded = reading.gradients
     if recorded is None or trend is None:
         return "there is no chain of gradients to compare"
@@ -270,6 +273,14 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
     return (
         f"the gradient passes each layer at {times(trend.gain)}{interval * (trend.count > 1)} and "
         f"reaches the first layer at {power(size)} {'times' if size >= 0 else 'of'} the last"
+    )
+
+
+def _cell_looked_at(cell: Cell) -> str:
+    own, fresh = reach(cell.sizes, cell.flat)
+    return (
+        f"the gradient through time of {cell.label} reaches the last {own.steps} of "
+        f"{len(cell.sizes)} steps, with weights drawn anew the last {fresh.steps}"
     )
 
 

@@ -200,7 +200,7 @@ class RNN(RecurrentNetwork):
             batch = self._with_target(target, *self._sequences(x, lengths, state))
             loss = self._core.backward(*batch, window, factors, flow)
         assert loss is not None
-        self.note_pass(flow=flow)
+        self.note_pass(flow=flow and window is None)
         return loss
 
     @property
@@ -216,7 +216,8 @@ class RNN(RecurrentNetwork):
         """The gradient flow through time that the last `backward` measured.
 
         Raises:
-            RuntimeError: if there was no `backward` yet, or the last one had `flow=False`.
+            RuntimeError: if there was no `backward` yet, or the last one had `flow=False` or was
+                truncated.
         """
         return cast(TimeFlow, super().flow)
 
