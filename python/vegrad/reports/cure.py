@@ -158,7 +158,8 @@ def proof(
     rows = [("loss", [f"{value:.3g}" for value in loss])]
     if not isnan(accuracy[1]):
         rows.append(("accuracy", [_percent(value) for value in accuracy]))
-    rows.append(("gradient, first layer over last", [_chain(d) for d in diagnoses]))
+    if any(diagnosis.flow is not None for diagnosis in diagnoses):
+        rows.append(("gradient, first layer over last", [_chain(d) for d in diagnoses]))
     head = f"proof: {steps} steps from seed {seed}"
     lines = [f"{head:<46}{'without':>11}{'with':>11}"]
     lines += [f"  {name:<44}{a:>11}{b:>11}" for name, (a, b) in rows]

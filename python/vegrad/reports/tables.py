@@ -86,7 +86,8 @@ def comparison(shown: Comparison) -> str:
     if shown.diagnoses is not None:
         flows = [diagnosis.flow for diagnosis in shown.diagnoses]
         left = ["–" if flow is None else power(flow.chain_log10) for flow in flows]
-        pairs.append(("gradient, first layer over last, at the start", left))
+        if any(flow is not None for flow in flows):
+            pairs.append(("gradient, first layer over last, at the start", left))
     rows = [_row(words, [f"<td>{cell}</td>" for cell in cells]) for words, cells in pairs]
     return _table("Before and after", ["at the end", "before", "after"], rows, css=" brief")
 
