@@ -142,7 +142,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("k2 < k1", {"truncation": (5, 3)}, "at least the k1 = 5 steps that are new, not k2 = 3"),
     ("no window", {"truncation": 0}, "truncation must be at least 1, not 0"),
     ("three numbers", {"truncation": (1, 2, 3)}, r"truncation must be K or \(k1, k2\), not 3"),
-    ("half a step", {"truncation": 2.5}, "truncation must be an integer, not float"),
+    ("half a step", {"truncation": 2.5}, r"truncation must be K, \(k1, k2\) or .*, not float"),
 ]  # fmt: skip
 
 

@@ -279,8 +279,8 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
 def _cell_looked_at(cell: Cell) -> str:
     own, fresh = reach(cell.sizes, cell.flat)
     return (
-        f"the gradient through time of {cell.label} reaches the last {own.steps} of "
-        f"{len(cell.sizes)} steps, with weights drawn anew the last {fresh.steps}"
+        f"the gradient through time of {cell.label} reaches the last {own.steps} of the "
+        f"{len(cell.sizes)} steps looked at, with weights drawn anew the last {fresh.steps}"
     )
 
 

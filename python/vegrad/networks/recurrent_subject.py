@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -13,7 +12,6 @@ from vegrad.flow.lags import Lags
 from vegrad.flow.reading import Reading
 from vegrad.flow.recurrence import IN_TIME
 from vegrad.flow.subject import Code, Refusal
-from vegrad.networks.editor import written_optimizer
 from vegrad.networks.mlp import MLP
 from vegrad.networks.recurrent_editor import RecurrentEditor
 from vegrad.networks.rnn import RNN
@@ -113,21 +111,7 @@ class RecurrentSubject(NetworkSubject):
         lengths = self.data.lengths if isinstance(self.data, SequenceData) else None
         return self.network.rows(self.data.x, self.data.target, lengths, self.truncation)
 
-    def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
-        """Write the code from the user's network, x and target to a training of this one."""
-        epochs = max(1, round(steps * batch_size / len(self.data)))
-        imports = ["import numpy as np"] if any("np." in line for line in lines) else []
+    def _fit_arguments(self) -> list[str]:
         lengths = isinstance(self.data, SequenceData) and self.data.lengths is not None
-        call = (
-            "network.fit(",
-            "    x,",
-            "    target,",
-            *(["    lengths=lengths,"] if lengths else []),
-            *([f"    truncation={self.truncation},"] if self.truncation else []),
-            f"    optimizer={written_optimizer(self._optimizer)},",
-            f"    epochs={epochs},",
-            f"    batch_size={batch_size},",
-            f"    seed={self.seed},",
-            ")",
-        )
-        return "\n".join([*imports, "import vegrad", "", f"# {words}", *lines, *call, ""])
+        found = ["lengths=lengths"] if lengths else []
+        return [*found, f"truncation={self.truncation}"] if self.truncation else found

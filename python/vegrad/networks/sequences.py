@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -164,6 +165,9 @@ def as_truncation(value: object) -> Truncation:
                 f"not k2 = {k2}"
             )
         return k1, k2
+    if not isinstance(value, Integral):
+        got = type(value).__name__
+        raise TypeError(f"truncation must be K, (k1, k2) or a RandomTruncation, not {got}")
     return as_count("truncation", value, 1)
 
 

@@ -127,6 +127,7 @@ class NetworkSubject:
             "network.fit(",
             "    x,",
             "    target,",
+            *(f"    {one}," for one in self._fit_arguments()),
             f"    optimizer={written_optimizer(self._optimizer)},",
             f"    epochs={epochs},",
             f"    batch_size={batch_size},",
@@ -134,6 +135,10 @@ class NetworkSubject:
             ")",
         )
         return "\n".join([*imports, "import vegrad", "", f"# {words}", *lines, *call, ""])
+
+    def _fit_arguments(self) -> list[str]:
+        """Return the arguments of `fit` that only some networks take, as a patch writes them."""
+        return []
 
     @property
     def _optimizer(self) -> Optimizer:
