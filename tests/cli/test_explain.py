@@ -48,7 +48,7 @@ def test_an_unknown_cause_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> No
     assert output.err.startswith("vegrad: error: cause must be one that `vegrad explain` lists")
     assert "not 'dead-neurons'" in output.err
     assert main(["explain", "zero_vectors"]) == 2
-    assert "nearest: zero-vectors" in capsys.readouterr().err
+    assert "did you mean zero-vectors?" in capsys.readouterr().err
     assert main(["explain", "collapse", "--markdown"]) == 2
 
 
@@ -78,7 +78,7 @@ def test_ignored_causes_change_the_exit_code(capsys: pytest.CaptureFixture[str])
     content = json.loads(capsys.readouterr().out)
     assert content["ignored"] == {"activation-derivative": 1, "dead-units": 0}
     assert main([*SICK, "--ignore", "dead-unit"]) == 2
-    assert "not 'dead-unit' (nearest: dead-units" in capsys.readouterr().err
+    assert "not 'dead-unit' (did you mean dead-units?)" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------- --format

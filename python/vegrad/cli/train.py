@@ -28,17 +28,15 @@ from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers, 
 from vegrad.cli.options import (
     CLIPS,
     add_cell_options,
+    add_common_options,
     add_data_options,
-    add_json_option,
     add_network_options,
     add_optimizer_options,
     add_truncation_option,
     build_optimizer,
     positive,
-    print_json,
-    spinner,
 )
-from vegrad.cli.outputs import PICTURES, check_outputs
+from vegrad.cli.outputs import PICTURES, settle
 from vegrad.cli.task import (
     as_truncation,
     build_task,
@@ -47,6 +45,7 @@ from vegrad.cli.task import (
     load_data,
     split,
 )
+from vegrad.cli.terminal import print_json, spinner
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.flow.finding import Finding
@@ -112,7 +111,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    outputs = check_outputs(options)
+    settle(options)
+    outputs = {"network": options.save, "history": options.history}
+    if options.plot is not None:
+        outputs["picture"] = options.plot
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
     truncation = as_truncation(options.truncation)
@@ -183,9 +185,9 @@ def _report(
             more = {"files": files, "resume": again, "findings": found}
             print_json({**ended, **figures, **more, **about})
         else:
-            _print(figures, files)
             for finding in run.history.findings:
                 print(_words(finding))
+            _print(figures, files)
         sys.stdout.flush()
     finally:  # Ctrl-C may have ended the reader of stdout too
         _complain(run, again)
@@ -207,7 +209,7 @@ def _save(
         with replacing(files["history"]) as temporary:
             run.history.save(temporary)
     if "picture" in files:
-        with spinner("drawing the picture"):
+        with spinner(options, "drawing the picture"):
             run.history.plot(files["picture"])
     return files | {"checkpoint": options.checkpoint} if saved else files
 
@@ -356,29 +358,28 @@ def _print(figures: Figures, files: dict[str, str]) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad train`."""
-    add_data_options(parser, "rows of a step (32)", 32)
+    add_data_options(parser, "rows of a step (default 32)", 32)
     add_network_options(parser, depth=3, width=128, activation="relu", init="he_normal")
     add_cell_options(parser)
     add_optimizer_options(parser)
     group = parser.add_argument_group("training")
     add_truncation_option(group)
     add = group.add_argument
-    held_out, resume = (
-        "share of the rows to hold out (0.2)",
-        "go on from a checkpoint (that of --checkpoint)",
-    )
-    add("--epochs", type=int, default=20, help="passes over the data, from the first start on (20)")
+    epochs = "passes over the data, from the first start on (default 20)"
+    held_out = "share of the rows to hold out (default 0.2)"
+    stop = "end at the first finding that is as bad as that (default: go on)"
+    resume = "go on from a checkpoint (default: that of --checkpoint), in the same files"
+    add("--epochs", type=int, metavar="N", default=20, help=epochs)
     add("--validation", type=float, default=0.2, metavar="SHARE", help=held_out)
-    add("--stop-on", choices=STOPS, help="end at the first finding that is as bad as that")
+    add("--stop-on", metavar="SEVERITY", choices=STOPS, help=f"{', '.join(STOPS)}: {stop}")
     add("--resume", nargs="?", const="", metavar="PATH", help=resume)
-    output = parser.add_argument_group("output")
-    add = output.add_argument
+    group = parser.add_argument_group("output")
     for name, path, what in (
         ("save", "vegrad-network.safetensors", "the network"),
         ("history", "vegrad-history.json", "what training saw, .json or .csv"),
         ("checkpoint", "vegrad-checkpoint.safetensors", "written after each epoch"),
     ):
-        add(f"--{name}", default=path, metavar="PATH", help=f"{what} ({path})")
-    add("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
-    add("--quiet", action="store_true", help="no progress; findings are printed nevertheless")
-    add_json_option(output)
+        told = f"{what} (default {path})"
+        group.add_argument(f"--{name}", default=path, metavar="PATH", help=told)
+    group.add_argument("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
+    add_common_options(group, quiet="no progress; findings are printed nevertheless")
