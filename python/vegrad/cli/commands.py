@@ -73,8 +73,8 @@ COMMANDS = {
         descent.add_options,
         (
             "vegrad descent",
-            "vegrad descent edge --clip global_norm:0.1",
-            "vegrad descent own --depth 5 --optimizer adamw --batch 32 --steps 100",
+            "vegrad descent edge --lr 0.5",
+            "vegrad descent --depth 5 --optimizer adamw --batch 32 --steps 100",
         ),
     ),
     "explain": Command(

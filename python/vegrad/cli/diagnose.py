@@ -66,7 +66,7 @@ def run_demo(options: argparse.Namespace) -> int:
     data = load_data(options)
     wanted = options.json or options.html is not None  # else the diagnosis is shown before the cure
     found = cure.demonstrate(options, data) if wanted else None
-    diagnosis, files = _judge(options, data, found)
+    _, files = _judge(options, data, found)
     if options.json:
         return 0
     cure.show(options, found or cure.demonstrate(options, data))
