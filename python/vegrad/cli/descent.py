@@ -27,7 +27,7 @@ from vegrad.networks.descent import descend
 from vegrad.reports import descent as report
 
 PICTURE = "vegrad-descent.png"
-MOST_ROWS = 1000  # which are learned, and along the steps measured
+MOST_ROWS = 600  # which are learned, and along the steps measured
 STEPS = 24
 STORIES: dict[str, dict[str, object]] = {
     "plateau": {"depth": 30, "activation": "sigmoid", "lr": 0.03, "momentum": 0.0, "steps": 72},
@@ -106,7 +106,7 @@ def _descent(
         found = descend(
             task.network,
             *task.rows(rows)[:2],
-            **task.lengths(rows),
+            lengths=task.lengths(rows).get("lengths"),
             optimizer=optimizer,
             steps=steps,
             batch_size=batch,

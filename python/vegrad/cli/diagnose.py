@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.cli import cure
+from vegrad.cli import cure, descent
 from vegrad.cli.annotations import annotated
 from vegrad.cli.options import (
     add_cell_options,
@@ -92,7 +92,8 @@ def _judge(
         with spinner(options, "drawing the picture"):
             files["picture"] = _plot(task, diagnosis, options.plot)
     if options.html is not None:
-        _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
+        told = descent.tell(options) if found is not None and options.cell is None else None
+        _placed(diagnosis, data).to_html(options.html, proof=found and found.proof, descents=told)
     if options.format == "github":
         print(*annotated(_placed(diagnosis, data)), sep="\n")
     elif options.json or options.format == "json":

@@ -31,16 +31,16 @@ class Hop(NamedTuple):
     colour: str
     marker: str
     """The shape, as matplotlib names it."""
-    shape: str
-    """The same as an SVG path around 0, 0."""
+    mark: str
+    """The same, as charts of a page name it."""
     name: str
 
 
 HOPS = (
-    Hop(-0.9, "#6fb7ec", ">", "M-4-4L4 0L-4 4z", "baby step"),
-    Hop(0.5, "#53d8ab", "o", "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", "good step"),
-    Hop(1e300, "#f4e04d", "D", "M0-5L5 0L0 5L-5 0z", "past the minimum"),
-    Hop(np.inf, "#ff8a5c", "^", "M0-5L5 4L-5 4z", "up the other side"),  # the loss climbs
+    Hop(-0.9, "#6fb7ec", ">", "arrow", "baby step"),
+    Hop(0.5, "#53d8ab", "o", "circle", "good step"),
+    Hop(1e300, "#f4e04d", "D", "diamond", "past the minimum"),
+    Hop(np.inf, "#ff8a5c", "^", "peak", "up the other side"),  # the loss climbs
 )
 PAST = 0.25  # of the fall to the lowest place: that of α 0.5 on a parabola
 EDGE = 0.2  # of the loss: a rise worth a word
@@ -126,7 +126,8 @@ def losses_of(descent: Descent) -> FloatArray:
     """Return all finite losses at the ends of steps, and that of guessing if it is known."""
     ends = [look.loss[[0, -1]] for look in descent.looks]
     losses = np.concatenate([descent.loss, *ends, [descent.guess]])
-    return losses[np.isfinite(losses)]
+    finite: FloatArray = losses[np.isfinite(losses)]
+    return finite
 
 
 def tall(losses: FloatArray) -> bool:
@@ -160,10 +161,10 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         board.set_yscale("log")
     if isfinite(descent.guess):
         board.axhline(descent.guess, color=CHALK, linewidth=1, linestyle=(0, (6, 4)), zorder=1)
-        words = {"color": CHALK, "fontsize": 8, "ha": "right", "va": "top", "bbox": SLATE}
-        sideways = board.get_yaxis_transform()
-        below = {"textcoords": "offset points", "xytext": (0, -4)}
-        board.annotate("guessing", (0.995, descent.guess), xycoords=sideways, **below, **words)
+        below: dict[str, object] = {"textcoords": "offset points", "xytext": (0, -4)}
+        below |= {"color": CHALK, "fontsize": 8, "ha": "right", "va": "top", "bbox": SLATE}
+        at = board.get_yaxis_transform()
+        board.annotate("guessing", (0.995, descent.guess), xycoords=at, **below)
     known = np.isfinite(descent.loss)
     if len(descent.looks) < len(descent.length) or not descent.whole:
         (line,) = board.plot(places[known], descent.loss[known], color=FAINT, linewidth=1.0)
@@ -171,8 +172,8 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
     for look in descent.looks:
         _hop(board, look, places[look.step], widths[look.step])
     if not logarithmic:
-        low, high = _reach(descent, finite)
-        board.set_ylim(low, high + 0.3 * (high - low))
+        low, high = reach(descent, finite)
+        board.set_ylim(low, high + 0.25 * (high - low))  # with room for words
     else:
         board.set_ylim(finite.min() / 1.5, finite.max() * 4)
     _say(board, descent, places)
@@ -187,13 +188,12 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         board.set_title(title, color=CHALK, fontsize=10)
 
 
-def _reach(descent: Descent, finite: FloatArray) -> tuple[float, float]:
+def reach(descent: Descent, finite: FloatArray) -> tuple[float, float]:
     """Return the ends of the axis: down to 0 where the loss hardly changes, which it then shows."""
     low = min([float(finite.min()), *(float(np.nanmin(look.loss)) for look in descent.looks)])
     high = float(finite.max())
-    if low >= 0 and high - low < FLAT * high:
-        return 0.0, high
-    return low - 0.1 * (high - low), high
+    room = 0.08 * (high - low) or 1.0
+    return (0.0 if low >= 0 and high - low < FLAT * high else low - room), high + room
 
 
 def _hop(board: Axes, look: Look, start: float, width: float) -> None:
@@ -228,16 +228,18 @@ def _legend(figure: Axes, kinds: list[int], descents: Sequence[tuple[str, Descen
 def _say(board: Axes, descent: Descent, places: FloatArray) -> None:
     """Write what happens beside the steps at which it does."""
     heights = (0.97, 0.86, 0.75)
+    whole = places[-1] or 1.0
     font = {"color": CHALK, "fontsize": 9, "style": "italic", "va": "top", "bbox": SLATE}
     line = {"arrowstyle": "-", "color": CHALK, "linewidth": 0.6, "alpha": 0.7}
     for (place, text), height in zip(notes(descent), heights, strict=False):
-        look, late = descent.looks[place], place > len(descent.looks) / 2
+        look = descent.looks[place]
+        across = min(max(places[look.step + 1] / whole, 0.04), 0.97)
         board.annotate(
             text,
             (places[look.step + 1], look.loss[-1]),
-            (0.98 if late else 0.1, height),
+            (across, height),
             textcoords="axes fraction",
-            ha="right" if late else "left",
+            ha="right" if across > 0.5 else "left",
             arrowprops=line,
             zorder=6,
             **font,

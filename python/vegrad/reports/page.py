@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
 from math import inf, log10, nan
@@ -15,10 +15,11 @@ import numpy as np
 from vegrad import _core
 from vegrad.arrays import files
 from vegrad.arrays.measurement import Measurement
+from vegrad.flow.descent import Descent
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power
-from vegrad.reports import charts, tables, training_charts
+from vegrad.reports import charts, descent, tables, training_charts
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.style import STYLE
 from vegrad.reports.text import describe
@@ -60,6 +61,7 @@ def page(
     diagnosis: ShownDiagnosis,
     history: ShownHistory | None = None,
     proof: Comparison | None = None,
+    descents: Mapping[str, Descent] | None = None,
 ) -> str:
     """Write the page of `diagnosis`; see `Diagnosis.to_html`."""
     flow, measurement = diagnosis.flow, diagnosis.measurement
@@ -72,6 +74,8 @@ def page(
         parts.append(_descent(diagnosis, history))
     if proof is not None:
         parts.append(_proof(proof))
+    if descents:
+        parts.append(_stories(descents))
     parts += ["</main>", _footer(), _data(diagnosis)]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -216,9 +220,18 @@ def _descent(diagnosis: ShownDiagnosis, history: ShownHistory) -> str:
     said = "" if history.findings else "<p>Its steps neither overshoot nor stall.</p>"
     said += _cards(found) if found else ""
     runs = [Run("", "gradient", history)]
-    drawn = training_charts.loss(runs) + training_charts.hops(history)
+    drawn = training_charts.loss(runs) + training_charts.hops(descent.of_history(history))
     drawn += training_charts.accuracy(runs)
     return f'<h2>The descent</h2><p>{epochs}</p>{said}<div class="row spaced">{drawn}</div>'
+
+
+def _stories(descents: Mapping[str, Descent]) -> str:
+    """Show the steps of trainings as hops over the loss, with what a step can be."""
+    drawn = "".join(
+        training_charts.hops(one, title, f"story-{place}")
+        for place, (title, one) in enumerate(descents.items())
+    )
+    return f'<h2>How steps go over the loss</h2><div class="row three">{drawn}</div>'
 
 
 def _proof(proof: Comparison) -> str:
