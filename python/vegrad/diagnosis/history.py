@@ -15,7 +15,7 @@ from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, pl
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
 from vegrad.reports import descent
-from vegrad.reports.picture import plot_history
+from vegrad.reports.picture import Figure, plot_history
 
 STEPS = (
     "loss",
@@ -230,23 +230,26 @@ class History:
                 row += [value for name in LAYERS for value in columns[name][epoch]]
             yield row
 
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib."""
-        plot_history(self, path)
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib.
 
-    def plot_descent(self, path: str | PathLike[str], title: str = "") -> None:
+        Returns matplotlib's figure, which is also written to `path` if there is one.
+        """
+        return plot_history(self, path)
+
+    def plot_descent(self, path: str | PathLike[str] | None = None, title: str = "") -> Figure:
         """Draw the loss along the way, with the steps as one would draw them on a blackboard.
 
         Of the steps that the gauge looked at, up to 24 are drawn as hops over the loss along them,
         a curve through loss and slope at their ends: baby steps, good ones, overshoots and climbs
         by colour and shape, and where the clip shortened one, how far it would have gone. Each is
         over the loss of its own batch; `vegrad descent` draws the loss of all rows. Needs
-        matplotlib.
+        matplotlib, whose figure is returned, and also written to `path` if there is one.
 
         Raises:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
-        descent.draw([(title, descent.of_history(self))], path)
+        return descent.draw([(title, descent.of_history(self))], path)
 
 
 def as_history(name: str, value: object) -> History:

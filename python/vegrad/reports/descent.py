@@ -15,7 +15,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.descent import Descent, Look
-from vegrad.reports.picture import Axes, blank, keep
+from vegrad.reports.picture import Axes, Figure, blank, kept
 from vegrad.reports.protocols import ShownHistory
 
 MOST = 24  # hops
@@ -138,7 +138,9 @@ def tall(losses: FloatArray) -> bool:
 # The picture -----------------------------------------------------------------------------------
 
 
-def draw(descents: Sequence[tuple[str, Descent]], path: str | PathLike[str]) -> None:
+def draw(
+    descents: Sequence[tuple[str, Descent]], path: str | PathLike[str] | None = None
+) -> Figure:
     """Draw descents with their titles side by side, as one would on a blackboard."""
     if not any(descent.looks for _, descent in descents):
         raise ValueError("history must have a step that the gauge looked at: fit(gauge_every=1)")
@@ -149,7 +151,7 @@ def draw(descents: Sequence[tuple[str, Descent]], path: str | PathLike[str]) -> 
         _draw(board, title, descent)
     kinds = sorted({kind(look) for _, descent in descents for look in descent.looks})
     _legend(figure, kinds, descents)
-    keep(figure, path, dpi=130)
+    return kept(figure, path, dpi=130)
 
 
 def _draw(board: Axes, title: str, descent: Descent) -> None:
@@ -210,7 +212,7 @@ def _hop(board: Axes, look: Look, start: float, width: float) -> None:
         board.plot(x, look.ghost, ":", color=CHALK, linewidth=0.8, zorder=2)
 
 
-def _legend(figure: Axes, kinds: list[int], descents: Sequence[tuple[str, Descent]]) -> None:
+def _legend(figure: Figure, kinds: list[int], descents: Sequence[tuple[str, Descent]]) -> None:
     """Name the kinds of steps that are drawn."""
     line = importlib.import_module("matplotlib.lines").Line2D
     handles = [
