@@ -144,7 +144,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "by a clip), or own: what the options describe (default: own with any of these options, "
         "else the first three side by side)"
     )
-    parser.add_argument("story", nargs="?", choices=STORIES, metavar="STORY", help=stories)
+    parser.add_argument("story", nargs="?", choices=list(STORIES), metavar="STORY", help=stories)
     add_data_options(parser, f"rows of a step (default: all, of which {MOST_ROWS} are taken)")
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
     add_cell_options(parser)

@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse what is none of the choices, and suggest the nearest."""
         if action.choices is not None and value not in action.choices:
-            option = [str(action.metavar or action.dest), *action.option_strings][-1]
+            option = [action.dest, *action.option_strings][-1]
             raise ValueError(not_one_of(option, list(action.choices), str(value)))
 
     def unknown(self, words: Sequence[str]) -> str:

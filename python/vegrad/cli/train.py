@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import numpy as np
 
@@ -45,7 +46,7 @@ from vegrad.cli.task import (
     load_data,
     split,
 )
-from vegrad.cli.terminal import print_json, spinner
+from vegrad.cli.terminal import print_json, spinner, width
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.flow.finding import Finding
@@ -85,7 +86,7 @@ class _Run:
     def hear(self, finding: Finding) -> bool:
         """Print a finding when `fit` meets it; return True if it is to end the training."""
         self.told.append(finding)
-        print("\n" * self.live + _words(finding), file=sys.stderr, flush=True)
+        print("\n" * self.live + _words(finding, sys.stderr), file=sys.stderr, flush=True)
         if self.stop_on is None or (self.stop_on, finding.severity) == ("critical", "warning"):
             return False
         self.ended, self.message = "stopped", f"stopped by a finding: {finding.kind}"
@@ -186,7 +187,7 @@ def _report(
             print_json({**ended, **figures, **more, **about})
         else:
             for finding in run.history.findings:
-                print(_words(finding))
+                print(_words(finding, sys.stdout))
             _print(figures, files)
         sys.stdout.flush()
     finally:  # Ctrl-C may have ended the reader of stdout too
@@ -221,7 +222,7 @@ def _complain(run: _Run, again: str | None) -> None:
         told = {(finding.kind, finding.cause) for finding in run.told}
         for finding in run.history.findings:  # which `fit` had no time to tell
             if (finding.kind, finding.cause) not in told:
-                print(_words(finding), file=sys.stderr)
+                print(_words(finding, sys.stderr), file=sys.stderr)
     if run.ended == "stopped":
         print(f"vegrad: {run.message}", file=sys.stderr)
     if run.ended == "interrupted":
@@ -230,8 +231,12 @@ def _complain(run: _Run, again: str | None) -> None:
         print(f"To go on:\n  {again}", file=sys.stderr)
 
 
-def _words(finding: Finding) -> str:
-    return f"{finding.kind}: {finding.message}\n  → {finding.advice}"
+def _words(finding: Finding, stream: TextIO) -> str:
+    """Write a finding and its advice: as wide as the terminal, or in a line each for programs."""
+    lines = (f"{finding.kind}: {finding.message}", f"  → {finding.advice}")
+    if not stream.isatty():
+        return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, width(), subsequent_indent="    ") for line in lines)
 
 
 def _interrupted(run: _Run, checkpoint: str, saved: bool) -> str:

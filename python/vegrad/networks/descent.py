@@ -23,6 +23,7 @@ SHORTENING = ("GlobalNorm", "AutoClip", "ZClip")  # rules with one factor for al
 Buffers = dict[str, Array]
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def descend(
     network: MLP | RNN,
     x: Array,
@@ -79,9 +80,8 @@ def descend(
             seen.append(walk.look(step, losses[-1], slope, before, moved, unclipped))
     else:
         losses.append(walk.loss())
-    guess = goal_for(network.config["loss"], network.checked(x, target)[1], None).guess
     columns = np.array(losses), np.array(norms), np.array(factors)
-    return Descent(*columns, tuple(seen), guess)
+    return Descent(*columns, tuple(seen), walk.guess())
 
 
 def _copies(buffers: Mapping[str, Array]) -> Buffers:
@@ -105,6 +105,15 @@ class _Walk:
     def loss(self) -> float:
         """Return the loss of all rows."""
         return cast(Callable[..., float], self.network.loss)(self.x, self.target, **self.lengths)
+
+    def guess(self) -> float:
+        """Return the loss of the best output that is the same for all rows."""
+        if isinstance(self.network, RNN):
+            lengths = self.lengths.get("lengths")
+            wanted = self.network.rows(self.x, self.target, lengths, None).wanted
+        else:
+            wanted = self.network.checked(self.x, self.target)[1]
+        return goal_for(self.network.config["loss"], wanted, None).guess
 
     def look(
         self,
