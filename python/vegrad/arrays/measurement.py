@@ -94,7 +94,10 @@ class Statistics:
 
 
 class Measurement:
-    """Statistics of each buffer and of all together; prints as a table."""
+    """Statistics of each buffer and of all together; prints as a table.
+
+    The table has the columns zeros, subnormals, infs and nans only where one of them is not 0.
+    """
 
     def __init__(self, names: list[str], buffers: list[Statistics], total: Statistics) -> None:
         self.names = names
@@ -109,7 +112,9 @@ class Measurement:
         lines: list[tuple[str, ...]] = [_TITLES]
         lines += [_line(name, one) for name, one in zip(self.names, self.buffers, strict=True)]
         lines.append(_line("all", self.total))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        columns = [one for one in zip(*lines, strict=True) if set(one[1:]) != {"·"}]
+        lines = list(zip(*columns, strict=True))
+        widths = [max(map(len, column)) for column in columns]
         return "\n".join(
             "  ".join(
                 cell.ljust(width) if place in (0, len(widths) - 1) else cell.rjust(width)
