@@ -151,7 +151,10 @@ def _plot(task: Task, diagnosis: Diagnosis, path: str) -> str | None:
     if isinstance(task.network, RNN) and _has_time_flow(task, diagnosis):
         task.network.flow.plot(path)
         return path
-    return None if diagnosis.flow is None else diagnosis.plot(path)
+    if diagnosis.flow is None:
+        return None
+    diagnosis.plot(path)
+    return path
 
 
 def _print_text(data: Dataset, diagnosis: Diagnosis, files: dict[str, str | None]) -> None:

@@ -21,7 +21,7 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.trend import Trend
 from vegrad.reports.page import page, write
-from vegrad.reports.picture import plot
+from vegrad.reports.picture import Figure, plot
 from vegrad.reports.protocols import Comparison
 from vegrad.reports.text import text
 from vegrad.theory.expected import ExpectedFlow
@@ -177,8 +177,11 @@ class Diagnosis:
         """
         return text(self, all_layers=all_layers)
 
-    def plot(self, path: str | PathLike[str] = "vegrad-flow.png") -> str:
-        """Draw the flow into a file, whose suffix gives the format, and return its path.
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw the flow; return matplotlib's figure.
+
+        Args:
+            path: a file to write, whose suffix gives the format.
 
         Raises:
             ImportError: matplotlib is not installed.

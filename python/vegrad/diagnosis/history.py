@@ -15,7 +15,7 @@ from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, pl
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
 from vegrad.reports.descent import draw
-from vegrad.reports.picture import plot_history
+from vegrad.reports.picture import Figure, plot_history
 
 STEPS = (
     "loss",
@@ -230,21 +230,25 @@ class History:
                 row += [value for name in LAYERS for value in columns[name][epoch]]
             yield row
 
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib."""
-        plot_history(self, path)
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib.
 
-    def plot_descent(self, path: str | PathLike[str], title: str = "") -> None:
+        Returns matplotlib's figure, which is also written to `path` if there is one.
+        """
+        return plot_history(self, path)
+
+    def plot_descent(self, path: str | PathLike[str] | None = None, title: str = "") -> Figure:
         """Draw the loss along the way, with the steps as one would draw them on a blackboard.
 
         Of the steps that the gauge looked at, up to 24 are drawn as hops over the parabola that
         fits the loss along them: baby steps, good ones, overshoots and climbs apart, and where the
-        clip shortened one, how far it would have gone. Needs matplotlib.
+        clip shortened one, how far it would have gone. Needs matplotlib, whose figure is returned,
+        and also written to `path` if there is one.
 
         Raises:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
-        draw(self, path, title)
+        return draw(self, path, title)
 
 
 def as_history(name: str, value: object) -> History:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 
 from vegrad.flow import time_flow
-from vegrad.reports.picture import Figure, keep
+from vegrad.reports.picture import Figure, kept
 from vegrad.reports.time_flow import draw, text
 
 
@@ -31,7 +31,4 @@ class TimeFlow(time_flow.TimeFlow):
             ValueError: the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        figure = draw(self)
-        if path is not None:
-            keep(figure, path)
-        return figure
+        return kept(draw(self), path)

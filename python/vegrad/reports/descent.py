@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.reports.picture import Axes, blank, keep
+from vegrad.reports.picture import Axes, Figure, blank, kept
 from vegrad.reports.protocols import ShownHistory
 
 MOST = 24  # hops
@@ -112,7 +112,7 @@ def tall(losses: FloatArray) -> bool:
 # The picture -----------------------------------------------------------------------------------
 
 
-def draw(history: ShownHistory, path: str | PathLike[str], title: str) -> None:
+def draw(history: ShownHistory, path: str | PathLike[str] | None = None, title: str = "") -> Figure:
     """Draw the descent as one would on a blackboard; see `History.plot_descent`."""
     if not np.isfinite(history.step_length).any():
         raise ValueError("history must have a step that the gauge looked at: fit(gauge_every=1)")
@@ -143,7 +143,7 @@ def draw(history: ShownHistory, path: str | PathLike[str], title: str) -> None:
         spine.set_color(FAINT)
     if title:
         board.set_title(title, color=CHALK, fontsize=10)
-    keep(figure, path, dpi=100)
+    return kept(figure, path, dpi=100)
 
 
 def _hop(board: Axes, arc: Arc, start: float, width: float, colour: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import textwrap
 from collections.abc import Sized
+from functools import partial
 from math import log10
 from os import PathLike, fspath
 from pathlib import Path
@@ -43,17 +45,22 @@ def blank(size: tuple[float, float], ground: str = "white") -> Figure:
         figure = importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "vegrad[cli]"') from error
-    return figure.Figure(figsize=size, layout="constrained", facecolor=ground)
+    drawn = figure.Figure(figsize=size, layout="constrained", facecolor=ground)
+    drawn._repr_png_ = partial(_png, drawn)  # a notebook shows it, also one without pyplot
+    return drawn
 
 
-def sheet(path: str | PathLike[str], size: tuple[float, float]) -> Figure:
-    """Return an empty figure to be kept in `path`, whose suffix must be one of matplotlib's.
+def sheet(path: str | PathLike[str] | None, size: tuple[float, float]) -> Figure:
+    """Return an empty figure; if it is to be kept in `path`, matplotlib must know the suffix.
 
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: an unknown suffix.
     """
-    figure, target = blank(size), Path(fspath(path))
+    figure = blank(size)
+    if path is None:
+        return figure
+    target = Path(fspath(path))
     if _suffix(target) not in figure.canvas.get_supported_filetypes():
         raise ValueError(
             "a picture's name must end in .png, .svg, .pdf or another format of matplotlib, "
@@ -77,6 +84,20 @@ def keep(figure: Figure, path: str | PathLike[str], dpi: int = 150) -> str:
     return str(target)
 
 
+def kept(figure: Figure, path: str | PathLike[str] | None, dpi: int = 150) -> Figure:
+    """Return a figure, which is saved if there is a path."""
+    if path is not None:
+        keep(figure, path, dpi)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """Return a figure as a notebook shows it."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
+
+
 def _suffix(target: Path) -> str:
     return target.suffix.lstrip(".").lower()
 
@@ -89,8 +110,8 @@ def bare(axes: Axes) -> None:
 # The flow --------------------------------------------------------------------------------------
 
 
-def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str]) -> str:
-    """Draw the flow of `diagnosis` into `path`; see `Diagnosis.plot`."""
+def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> Figure:
+    """Draw the flow of `diagnosis`; see `Diagnosis.plot`."""
     flow = diagnosis.flow
     if flow is None:
         raise ValueError(
@@ -119,7 +140,7 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str]) -> str:
         axes.set_xlim(-room, len(flow.dead) - 1 + room)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.supxlabel(describe(diagnosis).replace("\n", ", "), fontsize=8.5, color=INK, x=0.5)
-    return keep(figure, path)
+    return kept(figure, path)
 
 
 def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
@@ -252,7 +273,7 @@ def _dot(layers: Sized) -> float:
 # A training ------------------------------------------------------------------------------------
 
 
-def plot_history(history: ShownHistory, path: str | PathLike[str]) -> None:
+def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None) -> Figure:
     """Draw loss, gradient norm, clip and learning rate over the steps; see `History.plot`."""
     figure = blank((9, 6.5))
     panels = list(figure.subplots(2, 2, sharex=True).flat)
@@ -277,4 +298,4 @@ def plot_history(history: ShownHistory, path: str | PathLike[str]) -> None:
             panel.set_yscale("log")
     for panel in (factors, rates):
         panel.set_xlabel("step")
-    keep(figure, path, dpi=110)
+    return kept(figure, path, dpi=110)
