@@ -228,7 +228,7 @@ def sentence(words: str) -> str:
     kept in one line.
     """
     first, _, _ = words.partition(" ")
-    if first.isalpha():
+    if first.rstrip(":").isalpha():
         words = words[0].upper() + words[1:]
     parts = (
         f'<span class="whole">{escape(part)}</span>' if POWER.search(part) else escape(part)

@@ -190,7 +190,7 @@ h2, h3 { font-weight: 650; } dt { font-weight: 400; }
 .inside > h2 { font-size: 1.15em; margin-top: 20px; } .inside > h2:first-child { margin-top: 0; }
 .inside figure.card { margin-bottom: 0; }
 .card { padding: 14px 16px; }
-.scroll { max-height: 400px; }
+.scroll { max-height: 480px; }
 summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
 pre { margin: 8px 0 0; padding: 12px 14px; overflow: auto; border-radius: 8px; border: 0;
   background: var(--shade); color: var(--ink); font: 13px/1.45 ui-monospace, "SF Mono", Menlo,
