@@ -97,7 +97,10 @@ class Statistics:
 
 
 class Measurement:
-    """Statistics of each buffer and of all together; prints as a table."""
+    """Statistics of each buffer and of all together; prints as a table.
+
+    The table has the columns zeros, subnormals, infs and nans only where one of them is not 0.
+    """
 
     def __init__(self, names: list[str], buffers: list[Statistics], total: Statistics) -> None:
         self.names = names
@@ -111,7 +114,7 @@ class Measurement:
         return f"<Measurement of {buffers}, {self.total.count} elements>"
 
     def __str__(self) -> str:
-        lines = [_TITLES, *self._lines()]
+        lines = self._lines()
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(
@@ -123,19 +126,22 @@ class Measurement:
 
     def _repr_html_(self) -> str:
         """Write a table in the notebook's own style, of many buffers the first and the last."""
-        lines = self._lines()
+        titles, *lines = self._lines()
         if len(lines) > _MOST:
-            gap = (f"⋮ {len(lines) - _MOST} more", *[""] * (len(_TITLES) - 1))
+            gap = (f"⋮ {len(lines) - _MOST} more", *[""] * (len(titles) - 1))
             lines = [*lines[: _MOST // 2], gap, *lines[-(_MOST // 2) :]]
         body = "".join(f"<tr>{_cells(line)}</tr>" for line in lines)
-        head = "".join(f"<th>{escape(title)}</th>" for title in _TITLES)
+        head = "".join(f"<th>{escape(title)}</th>" for title in titles)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div style="overflow-x: auto">{table}</div>'
 
     def _lines(self) -> list[tuple[str, ...]]:
-        """Return the cells of each buffer, and of all."""
-        named = zip(self.names, self.buffers, strict=True)
-        return [*(_line(name, one) for name, one in named), _line("all", self.total)]
+        """Return the titles, and the cells of each buffer and of all; without empty columns."""
+        lines = [_TITLES]
+        lines += [_line(name, one) for name, one in zip(self.names, self.buffers, strict=True)]
+        lines.append(_line("all", self.total))
+        columns = [one for one in zip(*lines, strict=True) if set(one[1:]) != {"·"}]
+        return list(zip(*columns, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics as plain types; nan and inf stay floats."""
