@@ -171,9 +171,10 @@ def _print_numbers(
     print(report.measurements(diagnosis, all_layers=every, width=width()))
     if _has_time_flow(task, diagnosis):
         print(f"\n{task.network.flow}")
-    if options.verbose:
-        for line in report.evidence(diagnosis):
-            print(line)
+    for finding in diagnosis.findings if options.verbose else ():
+        print(f"\nevidence of {finding.kind}{f' ({finding.cause})' * bool(finding.cause)}")
+        for name, value in finding.evidence.items():
+            print(f"  {name:<28}{value:.6g}")
 
 
 def _print_json(

@@ -8,10 +8,11 @@ from math import isnan
 from typing import Protocol
 
 from vegrad.flow.wording import power
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import Comparison, ShownDiagnosis
 
 WIDTH = 80
 MOST = 8  # attempts shown in full
+DONE = "✓"
 RESULTS = {  # by how an attempt's training ended
     "reached": "no better",
     "luck": "by luck",
@@ -78,6 +79,10 @@ class ShownProof(Protocol):
     def diagnoses(self) -> tuple[ShownDiagnosis, ShownDiagnosis]:
         """The diagnoses of both networks."""
 
+    @property
+    def comparison(self) -> Comparison:
+        """The two trainings side by side, and what was measured at their ends."""
+
 
 class ShownOutcome(Protocol):
     """The result of a search for a cure."""
@@ -89,6 +94,14 @@ class ShownOutcome(Protocol):
     @property
     def summary(self) -> str:
         """The outcome in a sentence."""
+
+    @property
+    def reached(self) -> bool:
+        """True if the goal was reached."""
+
+    @property
+    def patch(self) -> str:
+        """The change as code, "" if there is none."""
 
     @property
     def attempts(self) -> Sequence[ShownAttempt]:
@@ -143,31 +156,33 @@ def attempts(tried: Sequence[ShownAttempt], width: int = WIDTH) -> list[str]:
 
     A narrow terminal has no room for the gradient's column and that of the steps.
     """
-    rows = [(attempt, attempt.after) for attempt in tried if attempt.after is not None]
+    rows = [row(attempt) for attempt in tried if attempt.after is not None]
     lines = []
     if rows:
         lines.append(_columns("tried", "first/last", "steps", "loss", "result", width))
     shown = rows if len(rows) <= MOST else [*rows[: MOST - 2], *rows[-2:]]
-    for place, (attempt, after) in enumerate(shown):
+    for place, (name, left, steps, loss, result) in enumerate(shown):
         if len(rows) > MOST and place == MOST - 2:
             lines.append(f"  ⋮  {len(rows) - MOST} more")
-        lines.append(_row(attempt, after, width))
+        lines.append(_columns(name, left, steps, loss, result, width))
     for attempt in tried:
         if attempt.ended == "impossible":
             lines += _filled(attempt.why, f"{attempt.name}: ", width)
     return [*lines, ""] if lines else []
 
 
-def _row(attempt: ShownAttempt, after: ShownDiagnosis, width: int) -> str:
+def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
+    """Return an attempt's name, the gradient's first over last size, steps, loss and result."""
+    after = attempt.after
     if attempt.accepted:
-        result = "✓"
+        result = DONE
     elif attempt.steps:
         result = RESULTS[attempt.ended]
     else:
-        result = "–" if after.healthy else after.verdict
+        result = "–" if after is None or after.healthy else after.verdict
     loss = "" if isnan(attempt.loss[0]) else f"{attempt.loss[0]:.3g} → {attempt.loss[1]:.3g}"
     steps = str(attempt.steps) if attempt.steps else "–"
-    return _columns(attempt.name, _chain(after), steps, loss, result, width)
+    return attempt.name, "–" if after is None else _chain(after), steps, loss, result
 
 
 def _columns(name: str, chain: str, steps: str, loss: str, result: str, width: int) -> str:

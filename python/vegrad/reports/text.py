@@ -12,8 +12,9 @@ import numpy as np
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named, times
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import BesideFlow, ShownDiagnosis
 from vegrad.reports.values import gain, number, size
+from vegrad.theory.expected import ExpectedFlow
 
 WIDTH = 80
 ENDS = 5  # layers shown at either end of a deep network
@@ -170,18 +171,16 @@ def _recurrent(config: Mapping[str, object], loss: float | None) -> str:
     return f"{line}\n{', '.join(options)}, {config['loss']} of {targets}"
 
 
+def brief(diagnosis: ShownDiagnosis) -> str:
+    """Write the verdict and its sentence, and how many findings there are beside it, in a line."""
+    more = len(diagnosis.findings) - 1
+    others = f" (and {more} more finding{'s' * (more != 1)})" if more > 0 else ""
+    return f"{diagnosis.summary}{others}"
+
+
 def verdict(diagnosis: ShownDiagnosis, width: int = WIDTH) -> str:
     """Write the verdict and its sentence."""
     return textwrap.fill(diagnosis.summary, width)
-
-
-def evidence(diagnosis: ShownDiagnosis) -> list[str]:
-    """Write the numbers that each finding rests on, below an empty line."""
-    lines = []
-    for finding in diagnosis.findings:
-        lines += ["", f"evidence of {finding.kind}{f' ({finding.cause})' * bool(finding.cause)}"]
-        lines += [f"  {name:<28}{value:.6g}" for name, value in finding.evidence.items()]
-    return lines
 
 
 def remarks(diagnosis: ShownDiagnosis, width: int = WIDTH) -> list[str]:
@@ -209,7 +208,7 @@ def remarks(diagnosis: ShownDiagnosis, width: int = WIDTH) -> list[str]:
 
 
 def table(
-    diagnosis: ShownDiagnosis,
+    diagnosis: BesideFlow,
     flow: Flow,
     *,
     all_layers: bool = False,
@@ -222,9 +221,9 @@ def table(
     `names` has a layer's module, that stands in place of the note, and an arrow marks it. Columns
     are left out where the terminal is narrow.
     """
-    notes = _notes(diagnosis)
+    notes = _notes(diagnosis, flow)
     lost = {*diagnosis.underflowed, *diagnosis.overflowed}
-    shown = _shown(len(flow.delta_log2), all_layers, picked=notes)
+    shown = chosen(len(flow.delta_log2), all_layers, picked=notes)
     aside = max((len(notes.get(layer, "")) + 2 for layer in shown if layer in notes), default=0)
     left_out = _left_out(width - aside)
     expected = None if diagnosis.expected is None else diagnosis.expected.gain_log2
@@ -290,7 +289,7 @@ def gradients(
     return [
         f"{'gradient':<{wide}}  {'elements':>9}  log10 norm      gain  zeros",
         *_with_gaps(
-            _shown(len(chain), all_layers, picked=picked),
+            chosen(len(chain), all_layers, picked=picked),
             row,
             lambda count: f"{'⋮':<{wide}}  {count} not shown",
         ),
@@ -304,13 +303,13 @@ def modules(rows: Sequence[ModuleRow], *, all_layers: bool = False) -> list[str]
     def line(place: int) -> str:
         row = rows[place]
         rms = "" if isnan(row["activation_rms"]) else f"{row['activation_rms']:.3g}"
-        sizes = f"{_log10(row['delta_norm']):>7}  {_log10(row['gradient_norm']):>14}"
+        sizes = f"{log10_of(row['delta_norm']):>7}  {log10_of(row['gradient_norm']):>14}"
         return f"{row['module']:<{wide}}  {rms:>14}  {sizes}  {row['note']}".rstrip()
 
     return [
         f"{'module':<{wide}}  activation rms  δ log10  gradient log10",
         *_with_gaps(
-            _shown(len(rows), all_layers, ends=MODULE_ENDS),
+            chosen(len(rows), all_layers, ends=MODULE_ENDS),
             line,
             lambda count: f"{'⋮':<{wide}}  {count} modules not shown",
         ),
@@ -330,7 +329,7 @@ def through_time(rows: Sequence[TimeRow]) -> list[str]:
     return lines
 
 
-def _shown(
+def chosen(
     count: int, everything: bool, *, ends: int = ENDS, picked: Iterable[int] = ()
 ) -> list[int]:
     """Choose the rows to show: all, or both ends and a few picked ones between them."""
@@ -353,27 +352,26 @@ def _with_gaps(
     return lines
 
 
-def _notes(diagnosis: ShownDiagnosis) -> dict[int, str]:
+def _notes(diagnosis: BesideFlow, flow: Flow) -> dict[int, str]:
     """Return what the table says beside single layers, the most telling layers first."""
     notes: dict[int, str] = {}
     for finding in diagnosis.findings:
         if finding.kind in ("dead", "saturated", "nonfinite") or len(finding.layers) == 1:
             for layer in sorted(finding.layers, key=lambda i: i != finding.evidence.get("layer")):
                 notes.setdefault(layer, finding.kind)
-    for layer, word in _unlike_its_draw(diagnosis).items():
+    for layer, word in _unlike_its_draw(diagnosis.expected, flow).items():
         notes.setdefault(layer, word)
     return notes
 
 
-def _unlike_its_draw(diagnosis: ShownDiagnosis) -> dict[int, str]:
+def _unlike_its_draw(expected: ExpectedFlow | None, flow: Flow) -> dict[int, str]:
     """Return single gains that freshly drawn weights cannot have, where the others are as drawn.
 
     They are no finding, as they may be meant and mostly train: of 167 networks of the benchmark zoo
     166 trained with one layer times 0.02, 119 with one times 50. Training moves gains as well, but
     mostly many at once: of 218 trained networks 7 had such a gain, and in none did it stand alone.
     """
-    flow, expected = diagnosis.flow, diagnosis.expected
-    if flow is None or expected is None:
+    if expected is None:
         return {}
     apart = np.abs(expected.deviations(flow))
     with np.errstate(invalid="ignore"):
@@ -389,5 +387,6 @@ def _indented(mark: str, sentence: str, width: int = WIDTH) -> str:
     return textwrap.fill(sentence, width, initial_indent=f"  {mark}", subsequent_indent="    ")
 
 
-def _log10(norm: float) -> str:
+def log10_of(norm: float) -> str:
+    """Write log10 of a norm, "" if there is none."""
     return "" if isnan(norm) else f"{log10(norm):.2f}" if 0 < norm < inf else f"{norm:g}"
