@@ -1,6 +1,6 @@
 """How far can one rely on what is said of a recurrent network's memory? Truth is by training.
 
-    python bench/recurrent_field.py             # 90 trainings, half an hour on one core
+    python bench/recurrent_field.py             # 99 networks, 20 minutes on one core
     python bench/recurrent_field.py --count 12  # fewer
 
 Networks and tasks are drawn: LSTM, GRU and tanh in `vegrad.RNN` and in PyTorch, with several
@@ -311,7 +311,7 @@ def counts(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run the cases and write what was said of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=90)
+    parser.add_argument("--count", type=int, default=99)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--output", type=Path, help="a file; by default, of a whole run, results/")
     options = parser.parse_args()
@@ -321,7 +321,7 @@ def main() -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
     print(counts(rows))
-    path = options.output or (RESULT if options.count >= 90 else None)
+    path = options.output or (RESULT if options.count >= 99 else None)
     if path is not None:
         path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 

@@ -57,6 +57,19 @@ class Lags:
         """Return the share of the gradient that enters before the last steps by itself."""
         return float(np.linalg.norm(self.entering[:-steps]) / np.linalg.norm(self.entering))
 
+    def before(self, hint: float, told: float) -> int:
+        """Return the number of last steps that tell nothing of the target, while others do.
+
+        Args:
+            hint: a share of the target, below which it is nothing.
+            told: that of what earlier steps tell; if it is less, or not known, 0 is returned.
+        """
+        low, high = 0, self.x.shape[1]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.told(middle)[0] < hint else (low, middle)
+        return low if low and self.told(low)[1] >= told else 0
+
     def told(self, steps: int) -> tuple[float, float]:
         """Return the shares of the target that the last steps tell, and that only earlier ones do.
 

@@ -166,6 +166,20 @@ def _found(
     )
 
 
+def lost_on_the_way(reading: Reading) -> float:
+    """Return the decades that a gradient loses on its way to the first step that tells something.
+
+    It is 0 where that is not known.
+    """
+    lags, cells = reading.lags, reading.cells
+    if lags is None or not cells or any(one.backwards for one in cells):
+        return 0.0
+    steps = lags.before(HINT, TOLD)
+    if not steps or lags.beside(steps) > BESIDE:
+        return 0.0
+    return min(lost_at(one.sizes[:, 0], min(steps, one.length)) for one in cells)
+
+
 def _beyond(reading: Reading) -> tuple[int, float]:
     """Return the steps back from which on targets are told, and the share of them that is.
 
