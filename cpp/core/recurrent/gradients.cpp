@@ -255,7 +255,7 @@ LayerGradient<T> gradient_of_head(TimePass<T>& pass) {
       pass.sizes.hidden,
       0,
       H,
-      nullptr,
+      pass.work.output_exponents.data(),
       nullptr,
       pass.work.sums_hh,
       pass.work.bias_sums.data(),
