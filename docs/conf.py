@@ -19,9 +19,9 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "docstrings",
+    "generated",
 ]
 nitpicky = True
-exclude_patterns = ["causes.md"]
 default_role = "py:obj"  # `name` in a docstring is a link where it is a public name
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -47,6 +47,8 @@ if "READTHEDOCS" in os.environ:  # elsewhere a build needs nothing from the netw
         "numpy": ("https://numpy.org/doc/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
+
+suppress_warnings = ["misc.highlighting_failure"]  # what a command prints is no language
 
 html_theme = "furo"
 html_title = f"vegrad {release}"

@@ -1,4 +1,4 @@
-"""`vegrad explain`, `--ignore` and `--format` in the shell, and the page of the docs."""
+"""`vegrad explain`, `--ignore` and `--format` in the shell."""
 
 import json
 import subprocess
@@ -11,7 +11,6 @@ from vegrad.cli.annotations import annotation
 from vegrad.cli.explain import markdown
 from vegrad.diagnosis.catalogue.table import CAUSES, SECTIONS
 
-DOCS = Path(__file__).parents[2] / "docs"
 SICK = ["diagnose", "--data", "wine", "--width", "16", "--depth", "30", "--activation", "sigmoid"]
 
 
@@ -50,12 +49,6 @@ def test_an_unknown_cause_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["explain", "zero_vectors"]) == 2
     assert "nearest: zero-vectors" in capsys.readouterr().err
     assert main(["explain", "collapse", "--markdown"]) == 2
-
-
-@pytest.mark.skipif(not DOCS.is_dir(), reason="an installed package has no docs")
-def test_the_page_of_the_docs_is_what_the_table_gives() -> None:
-    """If it is not: vegrad explain --markdown > docs/causes.md."""
-    assert (DOCS / "causes.md").read_text(encoding="utf-8") == markdown()
 
 
 def test_markdown_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
