@@ -52,3 +52,5 @@ suppress_warnings = ["misc.highlighting_failure"]  # what a command prints is no
 
 html_theme = "furo"
 html_title = f"vegrad {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

@@ -37,12 +37,16 @@ def rules() -> Iterator[str]:
     """Give each rule with its limits, its reason and its source, in the order in which they ask."""
     for number, rule in enumerate(RULES, 1):
         yield from (f"({rule.name})=", f"**{number}. {rule.name}** ({rule.kind})", "")
-        limits = f"a warning from {rule.warning:g}"
-        if abs(rule.critical) != float("inf") and rule.critical != rule.warning:
-            limits += f", critical from {rule.critical:g}"
-        yield f": Measured: {marked(rule.measured)}; {limits}. {sentence(marked(rule.reason))}"
-        yield f"  *{sentence(linked(rule.source))}*"
-        yield ""
+        yield f": Measured: {marked(rule.measured)}{limits(rule.warning, rule.critical)}."
+        yield from (f"  {marked(rule.reason)}", f"  *Source: {linked(rule.source)}.*", "")
+
+
+def limits(warning: float, critical: float) -> str:
+    """Return from where on a finding is a warning, and critical; nothing where one is enough."""
+    if warning == critical == 1:
+        return ""
+    both = abs(critical) != float("inf") and critical != warning
+    return f"; a warning from {warning:g}" + (f", critical from {critical:g}" if both else "")
 
 
 def causes() -> Iterator[str]:
@@ -77,7 +81,12 @@ def cause_page(cause: Cause) -> Iterator[str]:
 def gallery() -> Iterator[str]:
     """Give each experiment that draws a picture: its picture, what it shows, and its program."""
     for program in sorted(EXPERIMENTS.glob("*.py"), key=place):
-        pictures = sorted(EXPERIMENTS.glob(f"{program.stem}.png"))
+        group = f"{program.stem.removesuffix('s')}-"
+        pictures = [
+            picture
+            for picture in sorted(EXPERIMENTS.glob("*.png"))
+            if picture.stem == program.stem or picture.stem.startswith(group)
+        ]
         if not pictures:
             continue
         title, _, text = described(program).partition("\n")
@@ -120,11 +129,6 @@ def document(path: Path) -> Iterator[str]:
     """Give a document without its title; links to files beside it become their names."""
     text = path.read_text(encoding="utf-8").partition("\n")[2]
     yield re.sub(r"\[([^]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
-
-
-def sentence(text: str) -> str:
-    """Return the text with a full stop and a capital letter."""
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 
 def marked(text: str) -> str:
