@@ -75,7 +75,7 @@ _LATER = {
     "Finding": "vegrad.flow.finding",
     "FindingError": "vegrad.diagnosis.alarms",
     "FindingWarning": "vegrad.diagnosis.alarms",
-    "Flow": "vegrad.flow.flow",
+    "Flow": "vegrad.reports.flow",
     "History": "vegrad.diagnosis.history",
     "MLP": "vegrad.networks.mlp",
     "RNN": "vegrad.networks.rnn",
