@@ -20,10 +20,11 @@ from vegrad.flow.flow import Flow
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.trend import Trend
+from vegrad.reports import notebook
 from vegrad.reports.page import page, write
 from vegrad.reports.picture import Figure, plot
 from vegrad.reports.protocols import Comparison
-from vegrad.reports.text import text
+from vegrad.reports.text import brief, text
 from vegrad.theory.expected import ExpectedFlow
 
 
@@ -111,9 +112,8 @@ class Diagnosis:
     @property
     def left_out(self) -> str:
         """The causes that were left out, as a clause; "" if none was."""
-        found = {1: "1 finding"}
         names = [
-            f"{name} ({found.get(count, f'{count} findings')})" if count else name
+            f"{name} ({count} finding{'s' * (count > 1)})" if count else name
             for name, count in self.ignored.items()
         ]
         return f"left out, as asked: {', '.join(names)}" if names else ""
@@ -167,8 +167,14 @@ class Diagnosis:
         done = subject.apply(finding.edit)
         return None if isinstance(done, Refusal) else done.changed or None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {brief(self)}>"
+
     def __str__(self) -> str:
         return self.to_text()
+
+    def _repr_html_(self) -> str:
+        return notebook.diagnosis(self)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers, the verdict, findings and advice.
@@ -222,7 +228,7 @@ class Diagnosis:
         """Return the same as plain JSON types; numbers that are not finite are None."""
         names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")
         content: dict[str, Any] = {name: getattr(self, name) for name in names}
-        content["ignored"] = dict(self.ignored)
+        content |= {"ignored": dict(self.ignored), "network": dict(self.config)}
         content["findings"] = [finding.to_dict() for finding in self.findings]
         content["trend"] = self.trend and vars(self.trend)
         content["flow"] = self.flow and self.flow.to_dict()
@@ -231,7 +237,6 @@ class Diagnosis:
         if expected is not None and self.flow is not None:
             content["expected"]["deviations"] = expected.deviations(self.flow).tolist()
         content["measurement"] = self.measurement and self.measurement.to_dict()
-        content["network"] = dict(self.config)
         return cast("dict[str, Any]", plain(content))
 
 

@@ -14,6 +14,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
+from vegrad.reports import notebook
 from vegrad.reports.descent import draw
 from vegrad.reports.picture import Figure, plot_history
 
@@ -121,6 +122,9 @@ class History:
 
     def __repr__(self) -> str:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
+
+    def _repr_html_(self) -> str:
+        return notebook.history(self)
 
     def since(self, step: int, name: str) -> FloatArray:
         """Return a copy of a column of STEPS from this step on."""

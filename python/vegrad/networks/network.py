@@ -15,10 +15,10 @@ from vegrad._core import Recurrent
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
 from vegrad.flow.finding import Finding
-from vegrad.flow.flow import Flow
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks.rows import Batch, Rows
 from vegrad.optim import Trainer
+from vegrad.reports.flow import Flow
 
 Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]

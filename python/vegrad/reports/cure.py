@@ -8,10 +8,11 @@ from math import isnan
 from typing import Protocol
 
 from vegrad.flow.wording import power
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import Comparison, ShownDiagnosis
 
 WIDTH = 80
 MOST = 8  # attempts shown in full
+DONE = "✓"
 RESULTS = {  # by how an attempt's training ended
     "reached": "no better",
     "luck": "by luck",
@@ -62,6 +63,10 @@ class ShownProof(Protocol):
     def text(self) -> str:
         """The text that `proof` writes."""
 
+    @property
+    def comparison(self) -> Comparison:
+        """The two trainings side by side, and what was measured at their ends."""
+
 
 class ShownOutcome(Protocol):
     """The result of a search for a cure."""
@@ -73,6 +78,14 @@ class ShownOutcome(Protocol):
     @property
     def summary(self) -> str:
         """The outcome in a sentence."""
+
+    @property
+    def reached(self) -> bool:
+        """True if the goal was reached."""
+
+    @property
+    def patch(self) -> str:
+        """The change as code, "" if there is none."""
 
     @property
     def attempts(self) -> Sequence[ShownAttempt]:
@@ -119,32 +132,34 @@ def cost(outcome: ShownOutcome) -> list[str]:
 
 def attempts(tried: Sequence[ShownAttempt]) -> list[str]:
     """Write a row for each attempt that changed something, and why clipping is no cure."""
-    rows = [(attempt, attempt.after) for attempt in tried if attempt.after is not None]
+    rows = [row(attempt) for attempt in tried if attempt.after is not None]
     lines = []
     if rows:
         lines.append(f"{'tried':<34}{'first/last':>11}{'steps':>7}{'loss':>16}  result")
     shown = rows if len(rows) <= MOST else [*rows[: MOST - 2], *rows[-2:]]
-    for place, (attempt, after) in enumerate(shown):
+    for place, (name, left, steps, loss, result) in enumerate(shown):
         if len(rows) > MOST and place == MOST - 2:
             lines.append(f"  ⋮  {len(rows) - MOST} more")
-        lines.append(_row(attempt, after))
+        name = textwrap.shorten(name, 33, placeholder="…")
+        lines.append(f"{name:<34}{left:>11}{steps:>7}{loss:>16}  {result}")
     for attempt in tried:
         if attempt.ended == "impossible":
             lines += _filled(attempt.why, f"{attempt.name}: ")
     return [*lines, ""] if lines else []
 
 
-def _row(attempt: ShownAttempt, after: ShownDiagnosis) -> str:
+def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
+    """Return an attempt's name, the gradient's first over last size, steps, loss and result."""
+    after = attempt.after
     if attempt.accepted:
-        result = "✓"
+        result = DONE
     elif attempt.steps:
         result = RESULTS[attempt.ended]
     else:
-        result = "–" if after.healthy else after.verdict
+        result = "–" if after is None or after.healthy else after.verdict
     loss = "" if isnan(attempt.loss[0]) else f"{attempt.loss[0]:.3g} → {attempt.loss[1]:.3g}"
     steps = str(attempt.steps) if attempt.steps else "–"
-    name = textwrap.shorten(attempt.name, 33, placeholder="…")
-    return f"{name:<34}{_chain(after):>11}{steps:>7}{loss:>16}  {result}"
+    return attempt.name, "–" if after is None else _chain(after), steps, loss, result
 
 
 def proof(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import ceil, floor, isfinite, log10
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ class Chart:
     """One plot, drawn from back to front by its methods.
 
     Args:
-        name: the id of its title on the page, where it must be unique.
+        name: the beginning of its title's id, which must be unique on the page.
         title: what a screen reader says first.
         description: what the plot shows, in words and numbers, for a screen reader.
         x: the ends of the horizontal axis.
@@ -56,11 +57,13 @@ class Chart:
         self._front: list[str] = []
 
     def __str__(self) -> str:
+        # A notebook has many outputs, each with a chart of this name.
+        name = f"{self.name}-{crc32(''.join(self._plot).encode()):x}"
         head = (
             f'<svg class="chart" role="img" width="100%" height="{self.height + FOOT}" '
-            f'aria-labelledby="{self.name}-title {self.name}-text">'
-            f'<title id="{self.name}-title">{escape(self.title)}</title>'
-            f'<desc id="{self.name}-text">{escape(self.description)}</desc>'
+            f'aria-labelledby="{name}-title {name}-text">'
+            f'<title id="{name}-title">{escape(self.title)}</title>'
+            f'<desc id="{name}-text">{escape(self.description)}</desc>'
         )
         inner = (
             f'<svg width="100%" height="{self.height}" viewBox="0 0 {WIDE} {self.height}" '

@@ -12,8 +12,9 @@ import numpy as np
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named, times
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import BesideFlow, ShownDiagnosis
 from vegrad.reports.values import gain, number, size
+from vegrad.theory.expected import ExpectedFlow
 
 WIDTH = 80
 ENDS = 5  # layers shown at either end of a deep network
@@ -141,6 +142,13 @@ def _recurrent(config: Mapping[str, object], loss: float | None) -> str:
     return f"{line}\n{', '.join(options)}, {config['loss']} of {targets}"
 
 
+def brief(diagnosis: ShownDiagnosis) -> str:
+    """Write the verdict and its sentence, and how many findings there are beside it, in a line."""
+    more = len(diagnosis.findings) - 1
+    others = f" (and {more} more finding{'s' * (more != 1)})" if more > 0 else ""
+    return f"{diagnosis.summary}{others}"
+
+
 def verdict(diagnosis: ShownDiagnosis) -> str:
     """Write the verdict and its sentence."""
     return textwrap.fill(diagnosis.summary, WIDTH)
@@ -170,14 +178,14 @@ def remarks(diagnosis: ShownDiagnosis) -> list[str]:
 
 
 def table(
-    diagnosis: ShownDiagnosis, flow: Flow, *, all_layers: bool = False, names: Sequence[str] = ()
+    diagnosis: BesideFlow, flow: Flow, *, all_layers: bool = False, names: Sequence[str] = ()
 ) -> list[str]:
     """Write the table of layers, one a line.
 
     Deep networks lose the middle layers that nothing is said about, unless `all_layers`. If
     `names` has a layer's module, that stands in place of the note, and an arrow marks it.
     """
-    notes = _notes(diagnosis)
+    notes = _notes(diagnosis, flow)
     lost = {*diagnosis.underflowed, *diagnosis.overflowed}
     expected = None if diagnosis.expected is None else diagnosis.expected.gain_log2
     columns = [flow.gain_log2, expected, flow.weight_gain_log2, flow.activation_gain_log2]
@@ -192,7 +200,7 @@ def table(
             return f"{line:<67}  {names[layer][-NAME:]}{' ←' if layer in notes else ''}"
         return f"{line:<66}  {notes.get(layer, '')}".rstrip()
 
-    shown = _shown(len(flow.delta_log2), all_layers, picked=notes)
+    shown = chosen(len(flow.delta_log2), all_layers, picked=notes)
     return [
         "layer    output  flat  gradient     gain expected  weights   deriv.",
         "            rms     %     log10     (gain = weights × derivative)",
@@ -221,7 +229,7 @@ def gradients(
     return [
         f"{'gradient':<{wide}}  {'elements':>9}  log10 norm      gain  zeros",
         *_with_gaps(
-            _shown(len(chain), all_layers, picked=picked),
+            chosen(len(chain), all_layers, picked=picked),
             row,
             lambda count: f"{'⋮':<{wide}}  {count} not shown",
         ),
@@ -235,13 +243,13 @@ def modules(rows: Sequence[ModuleRow], *, all_layers: bool = False) -> list[str]
     def line(place: int) -> str:
         row = rows[place]
         rms = "" if isnan(row["activation_rms"]) else f"{row['activation_rms']:.3g}"
-        sizes = f"{_log10(row['delta_norm']):>7}  {_log10(row['gradient_norm']):>14}"
+        sizes = f"{log10_of(row['delta_norm']):>7}  {log10_of(row['gradient_norm']):>14}"
         return f"{row['module']:<{wide}}  {rms:>14}  {sizes}  {row['note']}".rstrip()
 
     return [
         f"{'module':<{wide}}  activation rms  δ log10  gradient log10",
         *_with_gaps(
-            _shown(len(rows), all_layers, ends=MODULE_ENDS),
+            chosen(len(rows), all_layers, ends=MODULE_ENDS),
             line,
             lambda count: f"{'⋮':<{wide}}  {count} modules not shown",
         ),
@@ -261,7 +269,7 @@ def through_time(rows: Sequence[TimeRow]) -> list[str]:
     return lines
 
 
-def _shown(
+def chosen(
     count: int, everything: bool, *, ends: int = ENDS, picked: Iterable[int] = ()
 ) -> list[int]:
     """Choose the rows to show: all, or both ends and a few picked ones between them."""
@@ -284,27 +292,26 @@ def _with_gaps(
     return lines
 
 
-def _notes(diagnosis: ShownDiagnosis) -> dict[int, str]:
+def _notes(diagnosis: BesideFlow, flow: Flow) -> dict[int, str]:
     """Return what the table says beside single layers, the most telling layers first."""
     notes: dict[int, str] = {}
     for finding in diagnosis.findings:
         if finding.kind in ("dead", "saturated", "nonfinite") or len(finding.layers) == 1:
             for layer in sorted(finding.layers, key=lambda i: i != finding.evidence.get("layer")):
                 notes.setdefault(layer, finding.kind)
-    for layer, word in _unlike_its_draw(diagnosis).items():
+    for layer, word in _unlike_its_draw(diagnosis.expected, flow).items():
         notes.setdefault(layer, word)
     return notes
 
 
-def _unlike_its_draw(diagnosis: ShownDiagnosis) -> dict[int, str]:
+def _unlike_its_draw(expected: ExpectedFlow | None, flow: Flow) -> dict[int, str]:
     """Return single gains that freshly drawn weights cannot have, where the others are as drawn.
 
     They are no finding, as they may be meant and mostly train: of 167 networks of the benchmark zoo
     166 trained with one layer times 0.02, 119 with one times 50. Training moves gains as well, but
     mostly many at once: of 218 trained networks 7 had such a gain, and in none did it stand alone.
     """
-    flow, expected = diagnosis.flow, diagnosis.expected
-    if flow is None or expected is None:
+    if expected is None:
         return {}
     apart = np.abs(expected.deviations(flow))
     with np.errstate(invalid="ignore"):
@@ -320,5 +327,6 @@ def _indented(mark: str, sentence: str) -> str:
     return textwrap.fill(sentence, WIDTH, initial_indent=f"  {mark}", subsequent_indent="    ")
 
 
-def _log10(norm: float) -> str:
+def log10_of(norm: float) -> str:
+    """Write log10 of a norm, "" if there is none."""
     return "" if isnan(norm) else f"{log10(norm):.2f}" if 0 < norm < inf else f"{norm:g}"
