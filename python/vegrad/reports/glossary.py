@@ -278,3 +278,8 @@ TERMS = (
         "(Tallec & Ollivier 2018, arXiv:1804.11188).",
     ),
 )
+
+
+def term_of(name: str) -> Term | None:
+    """Return the term that has this name, in whatever case; None if there is none."""
+    return next((term for term in TERMS if name.casefold() in map(str.casefold, term.names)), None)
