@@ -137,7 +137,7 @@ class Measurement:
 
     def _lines(self) -> list[tuple[str, ...]]:
         """Return the titles, and the cells of each buffer and of all; without empty columns."""
-        lines = [_TITLES]
+        lines: list[tuple[str, ...]] = [_TITLES]
         lines += [_line(name, one) for name, one in zip(self.names, self.buffers, strict=True)]
         lines.append(_line("all", self.total))
         columns = [one for one in zip(*lines, strict=True) if set(one[1:]) != {"·"}]
