@@ -7,7 +7,7 @@ from pathlib import Path
 
 import vegrad
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "vegrad"
 author = copyright = "the vegrad developers"  # Sphinx's names
@@ -17,8 +17,8 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
-    "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "docstrings",
 ]
 nitpicky = True
 exclude_patterns = ["causes.md"]
@@ -29,10 +29,16 @@ myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"  # neither prompts nor what is printed are copied
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+python_maximum_signature_line_length = 88
+autodoc_preserve_defaults = True
+# These go by their names, and are explained at the head of the API's pages.
+autodoc_type_aliases = {name: name for name in ("Array", "Buffers", "FloatArray", "Quantity")}
 autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
-napoleon_numpy_docstring = False
+nitpick_ignore_regex = [
+    ("py:obj", ".*"),  # of the default role, which is code where it is no name
+    ("py:class", r"(np|numpy|torch|collections|os|typing|types)\..*"),
+    ("py:class", r"[A-Z]\w*|vegrad\.\w+\..*"),  # types in signatures that are not public
+]
 
 if "READTHEDOCS" in os.environ:  # elsewhere a build needs nothing from the network
     extensions.append("sphinx.ext.intersphinx")

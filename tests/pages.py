@@ -21,11 +21,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
+import vegrad
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
@@ -92,9 +94,13 @@ def run_shell(example: Example) -> str | None:
 
 
 def needs(code: str) -> None:
-    """Skip code that imports a package which vegrad does without and which is not installed."""
+    """Skip code that imports a package which vegrad does without and which is not installed.
+
+    Other blocks have run in this process: that one forgets an import has to be seen in the code.
+    """
+    tree = ast.parse(code)
     imported = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -102,6 +108,13 @@ def needs(code: str) -> None:
     for name in sorted(OPTIONAL & {part for path in imported for part in path.split(".")}):
         if find_spec(name) is None:
             raise SkipTest(f"{name} is not installed")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "vegrad":
+            path = f"vegrad.{node.attr}"
+            known = node.attr in vegrad.__all__ or any(
+                f"{one}.".startswith(f"{path}.") for one in imported
+            )
+            assert known, f"{path} is used and not imported"
 
 
 def difference(shown: str, printed: str) -> str | None:
@@ -115,9 +128,17 @@ def difference(shown: str, printed: str) -> str | None:
 
 @contextlib.contextmanager
 def a_folder() -> Iterator[Path]:
-    """Work in a fresh folder with docs/files in it, and with a terminal of 80 columns."""
+    """Work in a fresh folder with docs/files in it, and with a terminal of 80 columns.
+
+    A finding may be said as a warning: that is what pages show. Any other warning is an error.
+    """
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.chdir(name),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("default", vegrad.FindingWarning)
         folder = Path(name)
         if FILES.is_dir():
             shutil.copytree(FILES, folder, dirs_exist_ok=True)

@@ -1,4 +1,5 @@
 from vegrad import clipping as clipping
+from vegrad import datasets as datasets
 from vegrad import optim as optim
 from vegrad import theory as theory
 from vegrad._core import __version__ as __version__
