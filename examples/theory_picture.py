@@ -12,7 +12,7 @@ import vegrad
 from matplotlib import pyplot as plt
 from vegrad import theory
 
-SIGMAS = np.linspace(0.6, 2.6, 41)
+SIGMAS = np.linspace(0.6, 2.6, 21)
 MEASURED = np.linspace(0.7, 2.5, 7)
 DEPTH, WIDTH = 30, 200
 
