@@ -98,7 +98,7 @@ def time_flow(shown: ShownTimeFlow) -> str:
     return _frame(
         "",
         [
-            ("the reach", f'<p class="headline">{escape(headline(shown))}.</p>'),
+            ("the reach", f'<p class="headline">{parts.sentence(headline(shown))}.</p>'),
             ("the table of layers", tables.memory(shown)),
             ("the gradient", recurrent_charts.through_time(shown)),
             ("the gains", recurrent_charts.gains_in_time(shown)),
@@ -111,7 +111,7 @@ def truncation(shown: ShownTruncation) -> str:
     return _frame(
         "",
         [
-            ("the window", f'<p class="headline">{escape(truncation_words(shown))}</p>'),
+            ("the window", f'<p class="headline">{parts.sentence(truncation_words(shown))}</p>'),
             ("the losses", recurrent_charts.lost(shown)),
             ("the table of windows", _folded("All windows", tables.windows(shown))),
         ],
