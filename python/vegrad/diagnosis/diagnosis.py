@@ -14,6 +14,7 @@ from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.catalogue.table import as_ignored, without
 from vegrad.diagnosis.history import History, as_history
 from vegrad.diagnosis.judge import judge, looked_at, trend_of
+from vegrad.flow.descent import Descent
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
@@ -202,6 +203,7 @@ class Diagnosis:
         *,
         history: History | None = None,
         proof: Any = None,
+        descents: Mapping[str, Descent] | None = None,
     ) -> str:
         """Make a page that needs nothing beside itself: findings, flow, theory, charts, all layers.
 
@@ -210,6 +212,7 @@ class Diagnosis:
             history: of a training, whose loss, steps and findings are then shown.
             proof: what a cure has shown: a mapping (or object) with a `History` each as "before"
                 and "after" and optionally a "text".
+            descents: the steps of trainings over the loss, by title, as `vegrad descent` draws.
 
         Returns:
             The page.
@@ -219,7 +222,7 @@ class Diagnosis:
             OSError: the file cannot be written; nothing half-written is left.
         """
         seen = None if history is None else as_history("history", history)
-        html = page(self, seen, None if proof is None else _comparison(proof))
+        html = page(self, seen, None if proof is None else _comparison(proof), descents)
         if path is not None:
             write(html, path)
         return html

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from os import PathLike
 
 from vegrad import _core
 from vegrad.arrays import files
+from vegrad.flow.descent import Descent
 from vegrad.reports import parts
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.style import STYLE
@@ -20,6 +22,7 @@ def page(
     diagnosis: ShownDiagnosis,
     history: ShownHistory | None = None,
     proof: Comparison | None = None,
+    descents: Mapping[str, Descent] | None = None,
 ) -> str:
     """Write the page of `diagnosis`; see `Diagnosis.to_html`."""
     flow, measurement = diagnosis.flow, diagnosis.measurement
@@ -32,6 +35,8 @@ def page(
         found.append(parts.descent(history, diagnosis.findings))
     if proof is not None:
         found.append(parts.proof(proof))
+    if descents:
+        found.append(parts.stories(descents))
     found += ["</main>", _footer(), _data(diagnosis)]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

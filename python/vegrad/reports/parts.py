@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from math import inf, log10, nan
 
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement
+from vegrad.flow.descent import Descent
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power
 from vegrad.reports import charts, tables, training_charts
+from vegrad.reports.descent import of_history
 from vegrad.reports.protocols import BesideFlow, Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.text import describe
 from vegrad.reports.training_charts import Run
@@ -188,9 +190,18 @@ def descent(history: ShownHistory, told: Sequence[Finding] = ()) -> str:
     said = "" if history.findings else "<p>Its steps neither overshoot nor stall.</p>"
     said += cards(found) if found else ""
     runs = [Run("", "gradient", history)]
-    drawn = training_charts.loss(runs) + training_charts.hops(history)
+    drawn = training_charts.loss(runs) + training_charts.hops(of_history(history))
     drawn += training_charts.accuracy(runs)
     return f'<h2>The descent</h2><p>{epochs}</p>{said}<div class="row spaced">{drawn}</div>'
+
+
+def stories(descents: Mapping[str, Descent]) -> str:
+    """Show the steps of trainings, by their titles, as hops over the loss."""
+    drawn = "".join(
+        training_charts.hops(one, title, f"story-{place}")
+        for place, (title, one) in enumerate(descents.items())
+    )
+    return f'<h2>How steps go over the loss</h2><div class="row three">{drawn}</div>'
 
 
 def proof(shown: Comparison) -> str:

@@ -59,6 +59,7 @@ dl.numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; }
 figure.card { margin-bottom: 16px; min-width: 0; }
 .row figure.card { margin-bottom: 0; }
 .row.spaced { margin-top: 16px; }
+.row.three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 figcaption { display: flex; flex-wrap: wrap; gap: 2px 16px; justify-content: space-between;
   align-items: baseline; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 6px 0 12px; font-size: .88rem; }
@@ -93,8 +94,10 @@ svg path { vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .f-derivative { fill: var(--derivative); opacity: var(--tint); }
 .f-expected { fill: var(--ink); opacity: .14; } .f-alarm { fill: var(--alarm); opacity: .13; }
 .s-chalk { stroke: #e8e6df; } .s-way { stroke: #8fa39b; }
-.s-hop0 { stroke: #9ec9e2; } .s-hop1 { stroke: #b7dd9b; } .s-hop2 { stroke: #f2cf63; }
-.s-hop3 { stroke: #f08a7a; }
+.s-hop0 { stroke: #6fb7ec; } .s-hop1 { stroke: #53d8ab; } .s-hop2 { stroke: #f4e04d; }
+.s-hop3 { stroke: #ff8a5c; } .mark { stroke: #26332f; stroke-width: 1; }
+.f-hop0 { fill: #6fb7ec; } .f-hop1 { fill: #53d8ab; } .f-hop2 { fill: #f4e04d; }
+.f-hop3 { fill: #ff8a5c; } .board .chart .faint-text { fill: #e8e6df; }
 .hint { fill: transparent; } .hint:hover { fill: var(--ink); opacity: .1; }
 
 .scroll { overflow: auto; max-height: 75vh; border: 1px solid var(--line); border-radius: 12px;

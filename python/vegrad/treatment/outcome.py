@@ -122,7 +122,7 @@ class Proof(Mapping[str, History]):
     @property
     def text(self) -> str:
         """Loss, accuracy and flow, without and with the cure, in lines of at most 80 letters."""
-        return proof(self.steps, self.seed, self.loss, self.accuracy, self.diagnoses)
+        return "\n".join(proof(self))
 
 
 @dataclass(frozen=True, kw_only=True)
