@@ -69,6 +69,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == files
 
 
+@pytest.mark.filterwarnings("ignore:Proactor event loop:RuntimeWarning")  # zmq, on Windows
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
