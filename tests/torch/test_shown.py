@@ -82,6 +82,9 @@ def test_a_diagnosis_shows_itself(name: str) -> None:
     page = Page(html)
     assert found.sentence.partition(";")[0][1:] in page.text
     assert len(repr(found).splitlines()) == 1
+    if name == "chain":
+        assert "0 0" in page.text  # layer 0 is module 0
+        assert "1 2" in page.text
 
 
 def test_a_cure_shows_its_patch() -> None:
