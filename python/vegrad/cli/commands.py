@@ -81,7 +81,7 @@ COMMANDS = {
         "Explain a cause by the name that findings give: how it shows, an example, what to do.",
         explain.run,
         explain.add_options,
-        ("vegrad explain", "vegrad explain dead-units"),
+        ("vegrad explain", "vegrad explain dead-units", "vegrad explain gain"),
     ),
     "theory": Command(
         "Show what mean-field theory says of an activation: phase, depth scales, critical weights.",
