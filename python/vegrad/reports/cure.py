@@ -12,12 +12,13 @@ from vegrad.reports.protocols import ShownDiagnosis
 
 WIDTH = 80
 MOST = 8  # attempts shown in full
-RESULTS = {  # by how an attempt's training ended
+RESULTS = {  # by how an attempt ended
     "reached": "no better",
     "luck": "by luck",
     "slow": "too slow",
     "learns-nothing": "too slow",
     "diverged": "diverges",
+    "out-of-reach": "no reach",
 }
 
 Pair = tuple[float, float]  # without and with the cure, or before and after
@@ -120,31 +121,34 @@ def cost(outcome: ShownOutcome) -> list[str]:
 def attempts(tried: Sequence[ShownAttempt]) -> list[str]:
     """Write a row for each attempt that changed something, and why clipping is no cure."""
     rows = [(attempt, attempt.after) for attempt in tried if attempt.after is not None]
-    lines = []
+    lines, of_chains = [], any(after.flow is not None for _, after in rows)
     if rows:
-        lines.append(f"{'tried':<34}{'first/last':>11}{'steps':>7}{'loss':>16}  result")
+        first = f"{'tried':<34}{'first/last':>11}" if of_chains else f"{'tried':<45}"
+        lines.append(f"{first}{'steps':>7}{'loss':>16}  result")
     shown = rows if len(rows) <= MOST else [*rows[: MOST - 2], *rows[-2:]]
     for place, (attempt, after) in enumerate(shown):
         if len(rows) > MOST and place == MOST - 2:
             lines.append(f"  ⋮  {len(rows) - MOST} more")
-        lines.append(_row(attempt, after))
+        lines.append(_row(attempt, after, of_chains=of_chains))
     for attempt in tried:
         if attempt.ended == "impossible":
             lines += _filled(attempt.why, f"{attempt.name}: ")
     return [*lines, ""] if lines else []
 
 
-def _row(attempt: ShownAttempt, after: ShownDiagnosis) -> str:
+def _row(attempt: ShownAttempt, after: ShownDiagnosis, *, of_chains: bool) -> str:
+    """Write an attempt; where no layers form a chain, there is no first and last one to compare."""
     if attempt.accepted:
         result = "✓"
-    elif attempt.steps:
+    elif attempt.steps or attempt.ended == "out-of-reach":
         result = RESULTS[attempt.ended]
     else:
         result = "–" if after.healthy else after.verdict
     loss = "" if isnan(attempt.loss[0]) else f"{attempt.loss[0]:.3g} → {attempt.loss[1]:.3g}"
     steps = str(attempt.steps) if attempt.steps else "–"
-    name = textwrap.shorten(attempt.name, 33, placeholder="…")
-    return f"{name:<34}{_chain(after):>11}{steps:>7}{loss:>16}  {result}"
+    name = textwrap.shorten(attempt.name, 33 if of_chains else 44, placeholder="…")
+    first = f"{name:<34}{_chain(after):>11}" if of_chains else f"{name:<45}"
+    return f"{first}{steps:>7}{loss:>16}  {result}"
 
 
 def proof(

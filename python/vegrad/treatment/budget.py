@@ -100,7 +100,8 @@ class Budget:
         most = max(AGAIN * steps, self.plan.steps // 5)
         again.train(most, lambda trial: hopeless(trial) or not self.room(steps))
         if again.reached and trial.treatment.is_of_training:
-            self._hold(again, again.history.steps + max(steps, self.plan.steps // 4))
+            until = again.history.steps + max(steps, self.plan.steps // 4)
+            self._hold(again, max(until, self.plan.steps) if self.plan.whole else until)
             return None if again.way >= HELD or not self.room(steps) else again
         return None if again.reached or not self.room(steps) else again
 
