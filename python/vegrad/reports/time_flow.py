@@ -100,15 +100,8 @@ def draw(flow: ShownTimeFlow) -> Figure:
 
 
 def left_over(flow: ShownTimeFlow) -> FloatArray:
-    """Return log10 of what each step gets of the last step's gradient (L, T); nan: nothing known.
-
-    Where the loss enters at each step, δ holds the steps' own losses as well. The gains then tell
-    what is left of the last one's.
-    """
-    if not flow.every_step:
-        return decades(flow.delta_log2 - flow.delta_log2[:, -1:])
-    back = np.cumsum(flow.passed_log2[:, :0:-1], axis=1)[:, ::-1]
-    return decades(np.concatenate([back, np.zeros((len(back), 1))], axis=1))
+    """Return log10 of what each step gets of the last step's gradient (L, T); nan: not known."""
+    return decades(flow.left_log2)
 
 
 def _title(flow: ShownTimeFlow) -> str:

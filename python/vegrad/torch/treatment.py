@@ -82,7 +82,7 @@ class CurableModel(ModelSubject):
     noun = "model"
     early = len(EARLY)
     lags: Lags | None = None
-    """The data of more rows than a diagnosis has, which tell of the steps that targets depend on."""
+    """Data of more rows than a diagnosis has, which tell of the steps that targets depend on."""
 
     def prepared(self) -> Self:
         """Return a copy to search with: of plain layers, and with an optimizer that was checked."""
