@@ -24,10 +24,12 @@ from vegrad.cli.options import (
 from vegrad.cli.task import build_network, build_task, counted, described, load_data
 from vegrad.datasets import Dataset
 from vegrad.networks.treatment import Cure, cure
+from vegrad.optim import Adam
 from vegrad.reports.cure import attempts, cost, text
 from vegrad.treatment.budget import BUDGET
 
 DEMO_GOAL = 0.9  # accuracy that the demo wants to reach
+DEMO_RATE, DEMO_STEPS = 0.01, 1000  # of its recurrent network
 treat = cast(Callable[..., Cure], cure)  # takes either kind of network
 
 
@@ -70,8 +72,18 @@ def run(options: argparse.Namespace) -> int:
 def demonstrate(options: argparse.Namespace, data: Dataset) -> Cure:
     """Cure the network of the demo."""
     network = build_network(options, data, data.loss)
+    more: dict[str, object] = {}
+    if options.cell:
+        more = {"optimizer": Adam(DEMO_RATE), "steps": DEMO_STEPS}
     with spinner("looking for the smallest change that trains"):
-        return treat(network, data.x, data.target(data.loss), goal=DEMO_GOAL, seed=options.seed)
+        return treat(
+            network,
+            data.x,
+            data.target(data.loss),
+            goal=DEMO_GOAL,
+            seed=options.seed,
+            **more,
+        )
 
 
 def demonstrated(found: Cure) -> str:

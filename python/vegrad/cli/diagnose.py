@@ -42,7 +42,7 @@ DEMO = {
 }
 RECURRENT_DEMO = {
     "cell": "lstm",
-    "data": "temporal_order:60",
+    "data": "temporal_order:120",
     "width": 32,
     "plot": "vegrad-flow-through-time.png",
 }

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any, cast
 
 import numpy as np
 
 from vegrad.arrays.checks import Array
+from vegrad.clipping import GlobalNorm
 from vegrad.flow.edits import (
     ARCHITECTURE,
     AddSkips,
@@ -251,7 +252,10 @@ def written(config: Mapping[str, Any]) -> str:
 
 
 def written_optimizer(optimizer: Optimizer) -> str:
-    """Write the call that makes an optimizer like this; `schedule` is the user's own, if any."""
+    """Write the call that makes an optimizer like this; `schedule` is the user's own, if any.
+
+    A clip without a limit, which only measures, is left out.
+    """
     match optimizer.lr:
         case Times(_, factor):
             lr = f"lambda step: {factor:.6g} * schedule(step)"
@@ -260,8 +264,11 @@ def written_optimizer(optimizer: Optimizer) -> str:
         case _:
             lr = "schedule"
     more = changed_arguments(type(optimizer), optimizer._arguments, ())
-    clip = "" if optimizer.clip is None else f", clip=vegrad.clipping.{optimizer.clip!r}"
-    clip = clip.replace("=inf", '=float("inf")')
+    clip, rule = "", optimizer.clip
+    if rule is not None and not (isinstance(rule, GlobalNorm) and rule.max_norm == inf):
+        arguments = changed_arguments(type(rule), rule._values("nonfinite"), ())
+        arguments = arguments.replace("=inf", '=float("inf")')
+        clip = f", clip=vegrad.clipping.{type(rule).__name__}({arguments})"
     return f"vegrad.{type(optimizer).__name__}({lr}{', ' if more else ''}{more}{clip})"
 
 
