@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/recurrent/decayed.hpp"
 #include "core/recurrent/exponents.hpp"
 #include "core/recurrent/head.hpp"
 #include "core/recurrent/pass.hpp"
@@ -114,8 +115,20 @@ class BackwardRows {
                   pass_.gates(l, t) + rows_.begin * pass_.sizes.gates,
                   (there - rows_.begin) * pass_.sizes.gates * sizeof(T));
     if (pass_.request.flow) add_carry(l, t, there);
-    if (rows_.begin < split) call(l, t, {rows_.begin, split}, false, factor);
-    if (split < there) call(l, t, {split, there}, true, 1);
+    call_by_kind(l, t, {rows_.begin, split}, false, factor);
+    call_by_kind(l, t, {split, there}, true, 1);
+  }
+
+  // Whether a row of relu was out of range: its slopes then stand in place of the gates.
+  bool has_slopes(int l, int t, int row) const {
+    return shape_.cell == Cell::relu && decayed_state(pass_, l, t, row);
+  }
+
+  void call_by_kind(int l, int t, RowRange rows, bool fresh, double factor) {
+    for (int i = rows.begin, end; i < rows.end; i = end) {
+      for (end = i + 1; end < rows.end && has_slopes(l, t, end) == has_slopes(l, t, i);) ++end;
+      call(l, t, {i, end}, fresh, factor);
+    }
   }
 
   CellBackward<T> arguments(int l, int t, RowRange rows) const {
@@ -127,9 +140,9 @@ class BackwardRows {
     b.slot = pass_.sizes.slot;
     b.recurrent = m.state_back;
     b.carried = m.carried ? m.carried + at : nullptr;
-    b.ld = b.ld_before = b.ld_carried = b.ld_delta = ld;
+    b.ld = b.ld_before = b.ld_carried = ld;
     b.ld_gates = pass_.sizes.gates;
-    b.ld_local = pass_.ld_local();
+    b.ld_local = b.ld_delta = pass_.ld_local();
     b.delta_squares = scratch_.squares;
     if (t < 0) return b;
     b.gates = pass_.alpha(l, t) + rows.begin * pass_.sizes.gates;
@@ -148,12 +161,17 @@ class BackwardRows {
     if (enters(l, t)) b.local = local(t, rows.begin);
     const std::int32_t* const of_local =
         l + 1 < shape_.layers ? pass_.work.layers[l + 1].exponents.data() + pass_.place(t)
+        : shape_.outputs      ? pass_.work.output_exponents.data() + pass_.output_place(t)
                               : nullptr;
     const StepScales<T> scales = scales_of_step(pass_, l, t, rows, fresh, factor, b.local,
                                                 pass_.ld_local(), of_local, scratch_);
     b.scale = scales.scale;
     b.local_scale = scales.local_scale;
     b.fresh = fresh;
+    if (has_slopes(l, t, rows.begin)) {
+      b.h = b.gates;
+      b.ld = b.ld_gates;
+    }
     if (!fresh)
       b.after = pass_.alpha(l, t + 1) + rows.begin * pass_.sizes.gates;
     else if (pass_.request.c_gradient)
@@ -191,7 +209,7 @@ class BackwardRows {
     const std::ptrdiff_t ld = pass_.sizes.hidden, H = shape_.hidden;
     CellBackward<T> b = arguments(l, -1, rows);
     b.after = pass_.alpha(l, 0) + rows.begin * pass_.sizes.gates;
-    b.delta = scratch_.rows;
+    b.delta = local(first_, rows.begin);
     const T factor = pass_.request.factors ? T(pass_.request.factors[0]) : T(1);
     for (int i = rows.begin; i < rows.end; ++i)
       scratch_.scale[i - rows.begin] = power_of_two<T>(m.shift[i]) * factor;
@@ -202,7 +220,7 @@ class BackwardRows {
       m.exponent[i] -= m.shift[i];
       m.shift[i] = 0;
       if (!pass_.request.h_before_gradient) continue;
-      T* const row = b.delta + (i - rows.begin) * ld;
+      T* const row = b.delta + (i - rows.begin) * b.ld_delta;
       multiply_back(row, H, m.exponent[i]);
       std::memcpy(pass_.request.h_before_gradient + schedule_.row_of(i) * H, row, H * sizeof(T));
       if (!pass_.request.c_before_gradient) continue;
@@ -243,8 +261,8 @@ class BackwardRows {
 template <class T>
 void backward_steps(TimePass<T>& pass, int begin, int end) {
   const Schedule& schedule = pass.schedule;
-  const int groups = std::min(pass.threads, schedule.rows());
-  parallel_for(groups, groups, [&](int i, int thread) {
+  const int groups = row_tasks(pass);
+  parallel_for(groups, pass.threads, [&](int i, int thread) {
     RowRange rows{schedule.begin_of(i, groups), schedule.begin_of(i + 1, groups)};
     if (rows.begin < rows.end) BackwardRows<T>(pass, rows, begin, end, thread).run();
   });

@@ -18,17 +18,17 @@ class ForwardRows {
       : pass_(pass), shape_(pass.shape), schedule_(pass.schedule), rows_(rows) {}
 
   void run(int begin, int end) {
-    const bool anew = pass_.request.x.data;
-    for (int l = 0; anew && begin == 0 && l < shape_.layers; ++l) begin_rows(l, -1);
+    const bool anew = begin == 0 && !pass_.request.again;
+    for (int l = 0; anew && l < shape_.layers; ++l) begin_rows(l, -1);
     for (int t = begin; t < end; t += pass_.chunk) {
       const int stop = std::min(end, t + pass_.chunk);
-      if (anew) gather(t, stop);
+      gather(t, stop);
       for (int l = 0; l < shape_.layers; ++l) {
         multiply_input(l, t, stop);
         for (int step = t; step < stop; ++step) make_step(l, step);
       }
       if (shape_.outputs)
-        head_forward(pass_, t, stop, rows_);
+        finish_steps(t, stop);
       else if (pass_.request.output.data)
         write_output(t, stop);
     }
@@ -45,6 +45,7 @@ class ForwardRows {
       const std::ptrdiff_t from = (std::ptrdiff_t(l) * schedule_.rows() + schedule_.row_of(i)) * H;
       set(pass_.h(l, t) + i * ld, pass_.request.h_before, from);
       if (shape_.has_c()) set(pass_.c(l, t) + i * ld, pass_.request.c_before, from);
+      if (pass_.follows()) pass_.work.layers[l].decayed[i].active = false;
     }
   }
 
@@ -55,11 +56,16 @@ class ForwardRows {
       std::memset(to, 0, shape_.hidden * sizeof(T));
   }
 
+  // x of the chunk's steps: each thread has its rows of it.
+  T* x(int t) const {
+    return pass_.work.local + std::ptrdiff_t(t - first_) * schedule_.rows() * pass_.ld_input(0);
+  }
+
   void gather(int begin, int end) {
-    const std::ptrdiff_t ld = pass_.ld_input(0);
+    first_ = begin;
     for (int t = begin; t < end; ++t)
       for (int i = rows_.begin; i < rows_.begin + rows_at(t); ++i)
-        std::memcpy(pass_.input(0, t) + i * ld, pass_.request.x.at(schedule_, i, t),
+        std::memcpy(x(t) + i * pass_.ld_input(0), pass_.request.x.at(schedule_, i, t),
                     shape_.inputs * sizeof(T));
   }
 
@@ -77,7 +83,7 @@ class ForwardRows {
     const int I = shape_.inputs_of(l), H = shape_.hidden;
     const std::ptrdiff_t ld = pass_.ld_input(l), size = packed_numbers(kernels, I, H);
     for_rows_of_steps(schedule_, begin, end, rows_.begin, rows_.end, [&](int t, int rows) {
-      const T* const in = pass_.input(l, t) + rows_.begin * ld;
+      const T* const in = (l == 0 ? x(t) : pass_.h(l - 1, t)) + rows_.begin * ld;
       T* const out = pass_.gates(l, t) + rows_.begin * pass_.sizes.gates;
       for (int g = 0; g < shape_.gates(); ++g)
         packed_product(kernels, rows, H, I, in, ld, pass_.work.layers[l].input + g * size,
@@ -105,12 +111,21 @@ class ForwardRows {
       }
       f.ld_before = f.ld = ld;
       f.ld_gates = pass_.sizes.gates;
-      if (pass_.request.flow) f.h_squares = m.sums.hidden + pass_.place(t) + rows_.begin;
+      if (pass_.follows()) f.h_squares = m.hidden_squares + pass_.place(t) + rows_.begin;
       pass_.cell().forward(f);
-      if (f.h_squares) follow_decayed(pass_, l, t, {rows_.begin, rows_.begin + rows});
     }
     begin_rows(l, t);
     end_rows(l, t);
+  }
+
+  // The head, beside the states out of range, of which only those of one step are there at a time.
+  void finish_steps(int begin, int end) {
+    multiply_by_head(pass_, begin, end, rows_);
+    for (int t = begin; t < end; ++t) {
+      const RowRange there{rows_.begin, rows_.begin + std::max(rows_at(t), 0)};
+      if (pass_.follows()) follow_decayed(pass_, t, there);
+      finish_outputs(pass_, t, there);
+    }
   }
 
   // Keeps the states of the rows whose last step is t.
@@ -129,14 +144,15 @@ class ForwardRows {
   const RecurrentShape& shape_;
   const Schedule& schedule_;
   const RowRange rows_;
+  int first_ = 0;  // of the chunk
 };
 
 }  // namespace
 
 template <class T>
 void forward_steps(TimePass<T>& pass, int begin, int end) {
-  const int groups = std::min(pass.threads, pass.schedule.rows());
-  parallel_for(groups, groups, [&](int i, int) {
+  const int groups = row_tasks(pass);
+  parallel_for(groups, pass.threads, [&](int i, int) {
     const RowRange rows{pass.schedule.begin_of(i, groups), pass.schedule.begin_of(i + 1, groups)};
     if (rows.begin < rows.end) ForwardRows<T>(pass, rows).run(begin, end);
   });

@@ -8,11 +8,12 @@
 namespace vegrad {
 namespace {
 
-// Rows of a chunk of steps: so many that their gates take a part of the second-level cache.
+// Rows of a chunk of steps: so many that their gates take a part of the second-level cache, and
+// enough for a product.
 template <class T>
 std::size_t chunk_rows(const RowSizes<T>& sizes) {
-  constexpr std::size_t kChunkBytes = 384 * 1024;
-  return std::max<std::size_t>(kChunkBytes / (sizes.gates * sizeof(T)), 1);
+  constexpr std::size_t kChunkBytes = 384 * 1024, kMost = 256;
+  return std::clamp<std::size_t>(kChunkBytes / (sizes.gates * sizeof(T)), 1, kMost);
 }
 
 // Room for what pack() leaves, whatever the instruction set.
@@ -25,7 +26,7 @@ std::size_t packed_size(std::size_t k, int columns) {
 template <class T>
 FlowSums<T> take_sums(Parts<T>& parts, std::size_t n) {
   FlowSums<T> sums;
-  for (T** at : {&sums.hidden, &sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix})
+  for (T** at : {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix})
     *at = parts.take(n);
   return sums;
 }
@@ -45,6 +46,7 @@ void layout_layer(TimeWorkspace<T>& w, Parts<T>& parts, const RecurrentShape& sh
   m.bias = parts.take(shape.slots() * sizes.slot);
   m.state = parts.take(cell.packed_size(shape.hidden));
   m.input = parts.take(shape.gates() * packed_size<T>(shape.inputs_of(l), shape.hidden));
+  if (w.follows) m.hidden_squares = parts.take(all);
   if (!w.training) return;
   if (shape.carries()) m.carried = parts.take(B * sizes.hidden);
   m.state_back = parts.take(cell.packed_size(shape.hidden));
@@ -57,41 +59,50 @@ void layout_layer(TimeWorkspace<T>& w, Parts<T>& parts, const RecurrentShape& sh
   }
 }
 
+// What a thread has while weight gradients are made.
+template <class T>
+void layout_operands(TimeWorkspace<T>& w, Parts<T>& parts, const RecurrentShape& shape) {
+  const std::size_t H = packed_size<T>(1, shape.hidden);
+  const std::size_t widest = std::max(H, packed_size<T>(1, shape.inputs));
+  for (ThreadScratch<T>& s : w.scratch) {
+    s.left = parts.take(kGradientRows * kGradientColumns);
+    s.right = parts.take(kGradientRows * (H + widest));
+  }
+}
+
 // Says where everything lies in w.memory; returns the number of elements.
 template <class T>
 std::size_t layout(TimeWorkspace<T>& w, const RecurrentShape& shape) {
   const RowSizes<T> sizes(shape);
-  const std::size_t B = w.rows, H = shape.hidden;
-  const std::ptrdiff_t ld_x = padded<T>(shape.inputs);
+  const std::size_t B = w.rows, H = shape.hidden, vector = kPadBytes / sizeof(T);
   Parts<T> parts(w.memory.data());
-  w.x = parts.take(w.row_steps * ld_x);
   w.layers.resize(shape.layers);
   for (int l = 0; l < shape.layers; ++l) layout_layer(w, parts, shape, l);
-  const std::ptrdiff_t widest = std::max(sizes.hidden, ld_x);
-  if (w.training) w.local = parts.take(std::max(B, chunk_rows<T>(sizes)) * widest);
   if (shape.outputs) {
     w.head = parts.take(packed_size<T>(H, shape.outputs));
     if (w.training) w.head_back = parts.take(packed_size<T>(shape.outputs, shape.hidden));
     w.output = parts.take((shape.targets_all ? w.row_steps : B) * sizes.output);
-  }
-  if (w.training) {
-    const std::size_t slots = std::max<std::size_t>(shape.slots() * H, shape.outputs);
-    w.sums_ih = parts.take(slots * widest);
-    w.sums_hh = parts.take(slots * sizes.hidden);
-    w.bias_sums.resize(slots);
   }
   w.scratch.resize(w.threads);
   for (ThreadScratch<T>& s : w.scratch) {
     s.scale = parts.take(B);
     s.local_scale = parts.take(B);
     s.squares = parts.take(B);
-    if (!w.training) continue;
-    s.rows = parts.take(B * sizes.hidden);
-    s.left = parts.take(kGradientRows * kGradientColumns);
-    s.right = parts.take(kGradientRows * packed_size<T>(1, shape.hidden) +
-                         kGradientRows * packed_size<T>(1, std::max(shape.hidden, shape.inputs)));
   }
-  return parts.size();
+  if (w.training) {
+    const std::size_t slots = std::max<std::size_t>(shape.slots() * H, shape.outputs);
+    w.edge_ih = parts.take(slots * vector);
+    w.edge_hh = parts.take(slots * vector);
+    w.bias_sums.resize(slots);
+  }
+  // The steps are over when weight gradients are made, so that both have the same memory; but not
+  // where each part is to be guarded by itself.
+  Parts<T> again = parts;
+  const std::ptrdiff_t widest = std::max(sizes.hidden, padded<T>(shape.inputs));
+  w.local = parts.take(std::max(B, chunk_rows<T>(sizes)) * widest);
+  if (guard_pages() != GuardPages::kNone) again = parts;
+  if (w.training) layout_operands(w, again, shape);
+  return std::max(parts.size(), again.size());
 }
 
 }  // namespace
@@ -101,9 +112,11 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
   TimeWorkspace<T>& w = pass.work;
   pass.threads = num_threads();
   const std::size_t row_steps = std::size_t(rows) * steps;
+  const bool follows = pass.shape.outputs && (flow || pass.shape.cell == Cell::relu);
   pass.chunk = int(std::max<std::size_t>(chunk_rows<T>(pass.sizes) / rows, 1));
   if (std::size_t(rows) > w.rows || row_steps > w.row_steps || pass.threads > w.threads ||
-      (training && !w.training) || (sliding && !w.sliding) || (flow && !w.flow)) {
+      (training && !w.training) || (sliding && !w.sliding) || (flow && !w.flow) ||
+      (follows && !w.follows)) {
     TimeWorkspace<T> wanted;
     wanted.rows = std::max<std::size_t>(rows, w.rows);
     wanted.row_steps = std::max(row_steps, w.row_steps);
@@ -111,17 +124,18 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
     wanted.training = training || w.training;
     wanted.sliding = sliding || w.sliding;
     wanted.flow = flow || w.flow;
+    wanted.follows = follows || w.follows;
     w = TimeWorkspace<T>();  // the old memory goes before the new comes
     w = std::move(wanted);
     w.memory = Buffer<T>(layout(w, pass.shape));
     layout(w, pass.shape);
   }
   w.losses.assign(rows, 0.0);
+  w.output_exponents.resize(pass.shape.targets_all ? w.row_steps : w.rows);
   for (LayerMemory<T>& m : w.layers) {
     if (training) m.exponents.resize(w.row_steps);
-    if (flow) m.hidden_exponents.resize(w.row_steps);
-    if (flow) m.decayed.resize(w.rows);
-    for (DecayedState& state : m.decayed) state.active = false;
+    if (follows) m.hidden_exponents.resize(w.row_steps);
+    if (follows) m.decayed.resize(w.rows);
     m.exponent.resize(rows);
     m.shift.resize(rows);
   }
@@ -135,8 +149,9 @@ std::size_t time_bytes(const RecurrentShape& shape, int rows, int steps, bool sl
   w.threads = num_threads();
   w.training = true;
   w.sliding = sliding;
-  return layout(w, shape) * sizeof(T) +
-         std::size_t(rows) * steps * shape.layers * sizeof(std::int32_t);
+  w.follows = shape.outputs && shape.cell == Cell::relu;
+  const std::size_t exponents = shape.layers * (w.follows ? 2 : 1) + (shape.targets_all ? 1 : 0);
+  return layout(w, shape) * sizeof(T) + w.row_steps * exponents * sizeof(std::int32_t);
 }
 
 template <class T>
@@ -186,6 +201,16 @@ void pack_weights(TimePass<T>& pass, bool training) {
 }
 
 template <class T>
+int row_tasks(const TimePass<T>& pass) {
+  constexpr std::size_t kNear = 512 * 1024;  // U stays in the second-level cache beside the rest
+  const int rows = pass.schedule.rows(), H = pass.shape.hidden;
+  if (pass.threads == 1) return 1;
+  const bool near = std::size_t(pass.shape.gates()) * H * H * sizeof(T) <= kNear;
+  const int least = near ? 8 : 32;
+  return std::min(rows, rows >= 2 * pass.threads * least ? 2 * pass.threads : pass.threads);
+}
+
+template <class T>
 void move_window(TimePass<T>& pass, int first, int end) {
   if (first == pass.first) return;
   const std::size_t row_steps = pass.place(end) - pass.place(first);
@@ -193,17 +218,20 @@ void move_window(TimePass<T>& pass, int first, int end) {
   const auto move = [](T* to, const T* from, std::size_t n) {
     if (to) std::memmove(to, from, n * sizeof(T));
   };
-  move(pass.work.x, pass.input(0, first), row_steps * pass.ld_input(0));
   for (int l = 0; l < pass.shape.layers; ++l) {
     LayerMemory<T>& m = pass.work.layers[l];
     move(m.gates, pass.gates(l, first), row_steps * pass.sizes.gates);
     move(m.h, pass.h(l, first - 1), states * pass.sizes.hidden);
     move(m.c, pass.c(l, first - 1), states * pass.sizes.hidden);
+    if (pass.follows())
+      std::copy_n(m.hidden_exponents.begin() + pass.place(first), row_steps,
+                  m.hidden_exponents.begin());
   }
   pass.first = first;
 }
 
 VEGRAD_FOR_BOTH_TYPES(prepare)
+VEGRAD_FOR_BOTH_TYPES(row_tasks)
 VEGRAD_FOR_BOTH_TYPES(move_window)
 VEGRAD_FOR_BOTH_TYPES(time_bytes)
 VEGRAD_FOR_BOTH_TYPES(pack_weights)

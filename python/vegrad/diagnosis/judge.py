@@ -288,7 +288,7 @@ def _cells_looked_at(cells: Sequence[Cell]) -> str:
 
 def _modules_looked_at(reading: Reading) -> str:
     known = [one.delta for one in reading.modules if one.weighted and 0 < one.delta < inf]
-    norm = nan if reading.watched is None else reading.watched.norm
+    norm = _gradient_norm(reading)
     if len(known) < 2:
         whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"
         return f"every number is finite{whole}"
@@ -296,6 +296,13 @@ def _modules_looked_at(reading: Reading) -> str:
     size = log10(known[0] / known[-1])
     of = "times" if size >= 0 else "of"
     return f"the gradient reaches the first module at {power(size)} {of} the last{whole}"
+
+
+def _gradient_norm(reading: Reading) -> float:
+    if reading.watched is not None:
+        return reading.watched.norm
+    measured = reading.gradients and reading.gradients.measurement
+    return measured.total.norm if measured else nan
 
 
 def begun_words(names: Sequence[str]) -> str:

@@ -375,6 +375,10 @@ class Reading:
     undefined: Undefined | None = None
     """What a distribution has refused, which ended the pass."""
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.operations)} operations, {len(self.parameters)} parameters"
+        return f"<Reading of {counts}, loss {self.loss}>"
+
     @property
     def everything(self) -> tuple[Operation, ...]:
         """All operations in the order of their places, those within the loss too."""

@@ -1,8 +1,9 @@
 """Words, made last: numbers, sites and edits as sentences.
 
-Rules say what they found in templates such as "the gradient shrinks {gain:times} in passing
-{site}". `render` fills them in from a finding's evidence, sites and edit; how a layer, a parameter
-or an edit is called is the business of a `Vocabulary`, of which every front end has its own.
+Rules say what they found in templates such as "the gradient is multiplied by {gain:share} in
+passing {site}". `render` fills them in from a finding's evidence, sites and edit; how a layer, a
+parameter or an edit is called is the business of a `Vocabulary`, of which every front end has its
+own.
 """
 
 from __future__ import annotations

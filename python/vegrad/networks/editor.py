@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from vegrad.arrays.checks import Array
-from vegrad.clipping import GlobalNorm
+from vegrad.clipping import Rule
 from vegrad.flow.edits import (
     ARCHITECTURE,
     AddSkips,
@@ -252,10 +252,7 @@ def written(config: Mapping[str, Any]) -> str:
 
 
 def written_optimizer(optimizer: Optimizer) -> str:
-    """Write the call that makes an optimizer like this; `schedule` is the user's own, if any.
-
-    A clip without a limit, which only measures, is left out.
-    """
+    """Write the call that makes an optimizer like this; `schedule` is the user's own, if any."""
     match optimizer.lr:
         case Times(_, factor):
             lr = f"lambda step: {factor:.6g} * schedule(step)"
@@ -264,12 +261,19 @@ def written_optimizer(optimizer: Optimizer) -> str:
         case _:
             lr = "schedule"
     more = changed_arguments(type(optimizer), optimizer._arguments, ())
-    clip, rule = "", optimizer.clip
-    if rule is not None and not (isinstance(rule, GlobalNorm) and rule.max_norm == inf):
-        arguments = changed_arguments(type(rule), rule._values("nonfinite"), ())
-        arguments = arguments.replace("=inf", '=float("inf")')
-        clip = f", clip=vegrad.clipping.{type(rule).__name__}({arguments})"
-    return f"vegrad.{type(optimizer).__name__}({lr}{', ' if more else ''}{more}{clip})"
+    clip = "" if optimizer.clip is None else _written_clip(optimizer.clip)
+    parts = ", ".join(part for part in (lr, more, clip) if part)
+    return f"vegrad.{type(optimizer).__name__}({parts})"
+
+
+def _written_clip(clip: Rule) -> str:
+    """Write the argument for a clip like this; nothing for one whose limit is never reached."""
+    names = inspect.signature(type(clip)).parameters
+    arguments = {k: v for k, v in clip.state_dict().items() if k in names}
+    if inf in arguments.values():
+        return ""
+    name = type(clip).__name__
+    return f"clip=vegrad.clipping.{name}({changed_arguments(type(clip), arguments, ())})"
 
 
 def changed_arguments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from math import inf, isfinite, isnan
 
 import numpy as np
@@ -31,34 +32,47 @@ LINES = (GRADIENT, DERIVATIVE, THEORY, WEIGHTS, INK, FAINT)
 TONES = [(0.0, "#f4f6f8"), (0.5, GRADIENT), (0.7, "#e9b44c"), (1.0, ALARM)]
 WIDEST = 24.0  # decades of colour on either side: beyond it all is as pale, or as dark
 
+WIDTH = 80
+
 # Text ------------------------------------------------------------------------------------------
 
 
-def text(flow: ShownTimeFlow) -> str:
-    """Write the mean gain of a step, its parts, the reach and the units' memory, a line a layer."""
+def text(flow: ShownTimeFlow, width: int = WIDTH) -> str:
+    """Write the mean gain of a step, its parts, the reach and the units' memory, a line a layer.
+
+    A narrow terminal has no room for the memory.
+    """
     layers, steps = flow.gain_log2.shape
     gated = bool(np.isfinite(flow.time_scales).any())
     parts = f"{'carried':>10}{'by U':>10}" if gated else ""
-    memory = f"{'memory: median, longest':>28}" if gated else ""
+    remembers = gated and width >= WIDTH
+    memory = f"{'memory: median, longest':>28}" if remembers else ""
     lines = [f"{'layer':<6}{'gain a step':>12}{parts}{'reach':>14}{memory}"]
     for layer in range(layers):
         gain, carry, matrix = (
-            times(finite_mean(column[layer, 1:])) if np.isfinite(column[layer, 1:]).any() else "?"
+            mean_gain(column[layer])
             for column in (flow.passed_log2, flow.carry_log2, flow.matrix_log2)
         )
         line = f"{layer:<6}{gain:>12}" + (f"{carry:>10}{matrix:>10}" if gated else "")
-        line += f"{_steps(flow.reach[layer]):>14}"
-        if gated:
+        line += f"{steps_of(flow.reach[layer]):>14}"
+        if remembers:
             scales = flow.time_scales[layer]
-            longest = f"{_steps(float(np.median(scales)))}, {_steps(float(np.max(scales)))}"
+            longest = f"{steps_of(float(np.median(scales)))}, {steps_of(float(np.max(scales)))}"
             line += f"{longest:>28}"
         lines.append(line)
     entry = "at each step" if flow.every_step else "at the last step"
-    lines += ["", f"{steps} steps; the loss enters {entry}. Reach: to a thousandth of the size."]
-    return "\n".join(lines)
+    said = f"{steps} steps; the loss enters {entry}. Reach: to a thousandth of the size."
+    return "\n".join([*lines, "", textwrap.fill(said, width)])
 
 
-def _steps(count: float) -> str:
+def mean_gain(log2_gains: FloatArray) -> str:
+    """Write the mean gain of a step, from log2 gains (T,), of which the first leaves step 0."""
+    known = log2_gains[1:]
+    return times(finite_mean(known)) if np.isfinite(known).any() else "?"
+
+
+def steps_of(count: float) -> str:
+    """Write a number of steps: 3 steps, no end."""
     if isnan(count):
         return "?"
     if count == inf:
@@ -79,7 +93,7 @@ def draw(flow: ShownTimeFlow) -> Figure:
     top = figure.add_subplot(grid[0, :])
     middle = figure.add_subplot(grid[1, :], sharex=top)
     lower = figure.add_subplot(grid[2, 0] if gated else grid[2, :])
-    figure.suptitle(_title(flow), color=INK, fontsize=13, fontweight="bold", x=0.012, ha="left")
+    figure.suptitle(headline(flow), color=INK, fontsize=13, fontweight="bold", x=0.012, ha="left")
     sizes = left_over(flow)
     _draw_map(figure, top, sizes)
     _draw_sizes(middle, flow, sizes)
@@ -104,7 +118,8 @@ def left_over(flow: ShownTimeFlow) -> FloatArray:
     return decades(flow.left_log2)
 
 
-def _title(flow: ShownTimeFlow) -> str:
+def headline(flow: ShownTimeFlow) -> str:
+    """Say in a sentence how far back the gradient reaches."""
     reach, steps = flow.reach, flow.gain_log2.shape[1]
     if not np.isfinite(reach).any():
         grows = bool((reach == inf).any())
@@ -114,7 +129,7 @@ def _title(flow: ShownTimeFlow) -> str:
         return "In some layers the gradient does not shrink on its way back"
     more = ", beyond the first step" if reach[layer] > steps - 1 else ""
     of = "" if len(reach) == 1 else f" in layer {layer}, at most"
-    return f"A thousandth of the gradient is left {_steps(reach[layer])} back{of}{more}"
+    return f"A thousandth of the gradient is left {steps_of(reach[layer])} back{of}{more}"
 
 
 def _draw_map(figure: Figure, axes: Axes, sizes: FloatArray) -> None:
@@ -146,7 +161,7 @@ def _draw_sizes(axes: Axes, flow: ShownTimeFlow, sizes: FloatArray) -> None:
               transform=axes.get_yaxis_transform())  # fmt: skip
     for layer in range(layers):
         colour, reach = LINES[layer % len(LINES)], float(flow.reach[layer])
-        what = "its reach has no end" if reach == inf else f"reach {_steps(reach)}"
+        what = "its reach has no end" if reach == inf else f"reach {steps_of(reach)}"
         label = f"layer {layer}: {what}"
         axes.plot(sizes[layer], color=colour, linewidth=1.8, label=label if layer < 6 else None)
         if isfinite(reach) and reach <= steps - 1:

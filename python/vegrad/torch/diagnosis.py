@@ -14,6 +14,7 @@ from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.reading import Reading
+from vegrad.reports import notebook
 from vegrad.reports.text import text
 from vegrad.torch import models
 from vegrad.torch.monitor.report import Report
@@ -22,7 +23,7 @@ from vegrad.torch.reading.reading import read
 from vegrad.torch.subject import ModelSubject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelDiagnosis(Diagnosis):
     """A diagnosis of a model whose layers are a chain; layer n is `modules[n]`."""
 
@@ -34,6 +35,9 @@ class ModelDiagnosis(Diagnosis):
         return (
             self.reading is not None and self.reading.chain is not None and self.reading.chain.drawn
         )
+
+    def _repr_html_(self) -> str:
+        return notebook.diagnosis(self, self.modules)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers with their modules, the verdict, findings and advice."""
