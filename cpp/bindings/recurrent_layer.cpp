@@ -15,12 +15,12 @@ namespace {
 template <class T>
 using LayerPointer = std::shared_ptr<RecurrentLayer<T>>;
 
-// What a forward pass kept; its memory goes back to the layer.
+// What a forward pass kept, x with it; its memory goes back to the layer.
 template <class T>
 class Kept {
  public:
-  Kept(LayerPointer<T> layer, bool keep)
-      : layer_(std::move(layer)), keep_(keep), pass_(layer_->take(keep)) {}
+  Kept(LayerPointer<T> layer, const py::object& x, bool keep)
+      : layer_(std::move(layer)), x_(x), keep_(keep), pass_(layer_->take(keep)) {}
   Kept(Kept&& other) = default;
   ~Kept() {
     if (pass_) layer_->give_back(std::move(pass_), keep_);
@@ -30,6 +30,7 @@ class Kept {
 
  private:
   LayerPointer<T> layer_;
+  py::object x_;
   bool keep_;
   std::unique_ptr<KeptPass<T>> pass_;
   std::unique_ptr<std::mutex> running_ = std::make_unique<std::mutex>();
@@ -85,7 +86,7 @@ py::array_t<T> steps_array(py::ssize_t B, py::ssize_t steps, py::ssize_t n, bool
 }
 
 template <class T>
-py::tuple forward(const LayerPointer<T>& layer, const LayerInput<T>& in,
+py::tuple forward(const LayerPointer<T>& layer, const py::object& x, const LayerInput<T>& in,
                   const LayerWeights<const T>& weights, bool keep) {
   const RecurrentShape& shape = layer->shape();
   const py::ssize_t B = in.rows, H = shape.hidden;
@@ -93,7 +94,7 @@ py::tuple forward(const LayerPointer<T>& layer, const LayerInput<T>& in,
   py::array_t<T> h({B, H}), c({shape.has_c() ? B : py::ssize_t(0), H});
   T *const to = out.mutable_data(), *const to_h = h.mutable_data(),
            *const to_c = shape.has_c() ? c.mutable_data() : nullptr;
-  Kept<T> kept(layer, keep);
+  Kept<T> kept(layer, x, keep);
   {
     const py::gil_scoped_release release;
     on_borrowed_threads([&] { layer->forward(kept.pass(), in, weights, keep, to, to_h, to_c); });
@@ -158,7 +159,7 @@ class AnyLayer {
       const LayerWeights<const T> weights{
           needed<T>("w_ih", w_ih, {GH, shape.inputs}), needed<T>("w_hh", w_hh, {GH, H}),
           optional<T>("b_ih", b_ih, {GH}), optional<T>("b_hh", b_hh, {GH})};
-      return vegrad::forward(layer, input_of<T>(shape, x, lengths, h0, c0, time_major, reverse),
+      return vegrad::forward(layer, x, input_of<T>(shape, x, lengths, h0, c0, time_major, reverse),
                              weights, keep);
     });
   }

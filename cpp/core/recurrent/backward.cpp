@@ -140,9 +140,9 @@ class BackwardRows {
     b.slot = pass_.sizes.slot;
     b.recurrent = m.state_back;
     b.carried = m.carried ? m.carried + at : nullptr;
-    b.ld = b.ld_before = b.ld_carried = b.ld_delta = ld;
+    b.ld = b.ld_before = b.ld_carried = ld;
     b.ld_gates = pass_.sizes.gates;
-    b.ld_local = pass_.ld_local();
+    b.ld_local = b.ld_delta = pass_.ld_local();
     b.delta_squares = scratch_.squares;
     if (t < 0) return b;
     b.gates = pass_.alpha(l, t) + rows.begin * pass_.sizes.gates;
@@ -209,7 +209,7 @@ class BackwardRows {
     const std::ptrdiff_t ld = pass_.sizes.hidden, H = shape_.hidden;
     CellBackward<T> b = arguments(l, -1, rows);
     b.after = pass_.alpha(l, 0) + rows.begin * pass_.sizes.gates;
-    b.delta = scratch_.rows;
+    b.delta = local(first_, rows.begin);
     const T factor = pass_.request.factors ? T(pass_.request.factors[0]) : T(1);
     for (int i = rows.begin; i < rows.end; ++i)
       scratch_.scale[i - rows.begin] = power_of_two<T>(m.shift[i]) * factor;
@@ -220,7 +220,7 @@ class BackwardRows {
       m.exponent[i] -= m.shift[i];
       m.shift[i] = 0;
       if (!pass_.request.h_before_gradient) continue;
-      T* const row = b.delta + (i - rows.begin) * ld;
+      T* const row = b.delta + (i - rows.begin) * b.ld_delta;
       multiply_back(row, H, m.exponent[i]);
       std::memcpy(pass_.request.h_before_gradient + schedule_.row_of(i) * H, row, H * sizeof(T));
       if (!pass_.request.c_before_gradient) continue;
@@ -261,8 +261,8 @@ class BackwardRows {
 template <class T>
 void backward_steps(TimePass<T>& pass, int begin, int end) {
   const Schedule& schedule = pass.schedule;
-  const int groups = std::min(pass.threads, schedule.rows());
-  parallel_for(groups, groups, [&](int i, int thread) {
+  const int groups = row_tasks(pass);
+  parallel_for(groups, pass.threads, [&](int i, int thread) {
     RowRange rows{schedule.begin_of(i, groups), schedule.begin_of(i + 1, groups)};
     if (rows.begin < rows.end) BackwardRows<T>(pass, rows, begin, end, thread).run();
   });

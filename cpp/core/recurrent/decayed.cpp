@@ -27,7 +27,8 @@ class DecayedStep {
     const bool from_below = below && below->active;
     const std::int64_t input_unit = from_below ? below->exponent : 0;
     unit_ = std::max(state.exponent, input_unit);
-    const T* const x = pass_.input(l_, t_) + row_ * pass_.ld_input(l_);
+    const T* const x = l_ == 0 ? pass_.request.x.at(pass_.schedule, row_, t_)
+                               : pass_.h(l_ - 1, t_) + row_ * pass_.sizes.hidden;
     const int I = pass_.shape.inputs_of(l_);
     // A bias or an input of 0 holds nothing up: the unit is then the state's own.
     const bool held = held_up(x, I) && !from_below;

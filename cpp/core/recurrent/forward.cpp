@@ -18,11 +18,11 @@ class ForwardRows {
       : pass_(pass), shape_(pass.shape), schedule_(pass.schedule), rows_(rows) {}
 
   void run(int begin, int end) {
-    const bool anew = pass_.request.x.data;
-    for (int l = 0; anew && begin == 0 && l < shape_.layers; ++l) begin_rows(l, -1);
+    const bool anew = begin == 0 && !pass_.request.again;
+    for (int l = 0; anew && l < shape_.layers; ++l) begin_rows(l, -1);
     for (int t = begin; t < end; t += pass_.chunk) {
       const int stop = std::min(end, t + pass_.chunk);
-      if (anew) gather(t, stop);
+      gather(t, stop);
       for (int l = 0; l < shape_.layers; ++l) {
         multiply_input(l, t, stop);
         for (int step = t; step < stop; ++step) make_step(l, step);
@@ -56,11 +56,16 @@ class ForwardRows {
       std::memset(to, 0, shape_.hidden * sizeof(T));
   }
 
+  // x of the chunk's steps: each thread has its rows of it.
+  T* x(int t) const {
+    return pass_.work.local + std::ptrdiff_t(t - first_) * schedule_.rows() * pass_.ld_input(0);
+  }
+
   void gather(int begin, int end) {
-    const std::ptrdiff_t ld = pass_.ld_input(0);
+    first_ = begin;
     for (int t = begin; t < end; ++t)
       for (int i = rows_.begin; i < rows_.begin + rows_at(t); ++i)
-        std::memcpy(pass_.input(0, t) + i * ld, pass_.request.x.at(schedule_, i, t),
+        std::memcpy(x(t) + i * pass_.ld_input(0), pass_.request.x.at(schedule_, i, t),
                     shape_.inputs * sizeof(T));
   }
 
@@ -78,7 +83,7 @@ class ForwardRows {
     const int I = shape_.inputs_of(l), H = shape_.hidden;
     const std::ptrdiff_t ld = pass_.ld_input(l), size = packed_numbers(kernels, I, H);
     for_rows_of_steps(schedule_, begin, end, rows_.begin, rows_.end, [&](int t, int rows) {
-      const T* const in = pass_.input(l, t) + rows_.begin * ld;
+      const T* const in = (l == 0 ? x(t) : pass_.h(l - 1, t)) + rows_.begin * ld;
       T* const out = pass_.gates(l, t) + rows_.begin * pass_.sizes.gates;
       for (int g = 0; g < shape_.gates(); ++g)
         packed_product(kernels, rows, H, I, in, ld, pass_.work.layers[l].input + g * size,
@@ -139,14 +144,15 @@ class ForwardRows {
   const RecurrentShape& shape_;
   const Schedule& schedule_;
   const RowRange rows_;
+  int first_ = 0;  // of the chunk
 };
 
 }  // namespace
 
 template <class T>
 void forward_steps(TimePass<T>& pass, int begin, int end) {
-  const int groups = std::min(pass.threads, pass.schedule.rows());
-  parallel_for(groups, groups, [&](int i, int) {
+  const int groups = row_tasks(pass);
+  parallel_for(groups, pass.threads, [&](int i, int) {
     const RowRange rows{pass.schedule.begin_of(i, groups), pass.schedule.begin_of(i + 1, groups)};
     if (rows.begin < rows.end) ForwardRows<T>(pass, rows).run(begin, end);
   });

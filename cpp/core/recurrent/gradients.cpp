@@ -8,30 +8,34 @@
 namespace vegrad {
 namespace {
 
-// Where rows of a block stand in α (or the head's gradient), in the layer's input and in the state
-// before it.
+// Which rows of α (or the head's gradient) a block has, and where its rows of the layer's input and
+// of the state before it are.
+template <class T>
 struct BlockOfRows {
   int rows = 0;
-  std::ptrdiff_t left[kGradientRows], input[kGradientRows], state[kGradientRows];
+  std::ptrdiff_t left[kGradientRows];
+  const T *input[kGradientRows], *state[kGradientRows];
 };
 
-// Calls body(block) for all rows of steps begin … end, in order. `input(t)` and `state(t)` are the
-// places of a step's first rows.
-template <class Place, class Input, class State, class Body>
+// Calls body(block) for all rows of steps begin … end, in order. `left(t)` is the place of a step's
+// first row; `input(t, i)` and `state(t, i)` are rows.
+template <class T, class Place, class Input, class State, class Body>
 void for_blocks(const Schedule& schedule, int begin, int end, const Place& left, const Input& input,
                 const State& state, const Body& body) {
-  BlockOfRows block;
+  BlockOfRows<T> block;
   for (int t = begin; t < end; ++t)
     for (int i = 0; i < schedule.count(t); ++i) {
       block.left[block.rows] = left(t) + i;
-      block.input[block.rows] = input(t) + i;
-      block.state[block.rows++] = state(t) + i;
+      block.input[block.rows] = input(t, i);
+      block.state[block.rows++] = state(t, i);
       if (block.rows < kGradientRows) continue;
       body(block);
       block.rows = 0;
     }
   if (block.rows) body(block);
 }
+
+constexpr int kMostGateGradients = 4;  // gru: α of n belongs to W, that of m to U
 
 // The columns of α that belong to one gate's rows of a weight, or to both weights'.
 template <class T>
@@ -40,34 +44,34 @@ struct GateGradient {
   T *weight_ih, *weight_hh, *bias, *other_bias;  // null: α has no part in it
 };
 
-// All gradients of one layer, or of the head, whose only operand is then `state`.
+// All gradients of one layer, or of the head, whose only operand is then `state` (inputs 0).
 template <class T>
 struct LayerGradient {
   std::ptrdiff_t ld_left;
   int columns;  // of each gate
-  const T *input, *state;
-  std::ptrdiff_t ld_input, ld_state;
   int inputs, states;
   const std::int32_t* exponents;  // of the rows of α; null: 0
-  T *sums_ih, *sums_hh;           // (gates * columns, ld_input), …: what is summed up so far
-  double* bias_sums;              // (slots, columns)
-  std::vector<GateGradient<T>> gates;
+  T *edge_ih, *edge_hh;  // (slots * columns, a vector): sums of what is beyond whole vectors
+  double* bias_sums;     // (slots, columns)
+  int count = 0;
+  GateGradient<T> gates[kMostGateGradients] = {};
 
+  void push(const GateGradient<T>& gate) { gates[count++] = gate; }
   int tasks_of_gate() const { return (columns + kGradientColumns - 1) / kGradientColumns; }
-  int tasks() const { return int(gates.size()) * tasks_of_gate(); }
+  int tasks() const { return count * tasks_of_gate(); }
 };
 
-// Rows of x one after the other in panels, as pack() leaves them.
+// Rows one after the other in panels, as pack() leaves them.
 template <class T>
-void pack_block(const T* x, std::ptrdiff_t ld, const std::ptrdiff_t* at, int rows, int n, int width,
-                T* out) {
+void pack_block(const T* const* from, int rows, int n, int width, T* out) {
   for (int j = 0; j < n; j += width) {
-    const std::size_t bytes = std::min<std::ptrdiff_t>(width, ld - j) * sizeof(T);
-    for (int i = 0; i < rows; ++i, out += width) std::memcpy(out, x + at[i] * ld + j, bytes);
+    const std::size_t bytes = std::min(width, n - j) * sizeof(T);
+    for (int i = 0; i < rows; ++i, out += width) std::memcpy(out, from[i] + j, bytes);
   }
 }
 
-// What a thread does: some tasks of a layer, block by block of rows.
+// What a thread does: some tasks of a layer, block by block of rows. Sums stand where the gradients
+// are to be, but for columns that are no whole vector.
 template <class T>
 class GradientTasks {
  public:
@@ -78,27 +82,29 @@ class GradientTasks {
         layer_(layer),
         first_(first),
         last_(last),
+        width_(kernels_.panel_columns),
         left_(scratch.left),
         input_(scratch.right),
-        state_(scratch.right + kGradientRows * (layer.input ? whole(layer.inputs) : 0)) {}
+        state_(scratch.right + kGradientRows * whole(layer.inputs)) {
+    for_edges([](T* edge, T* weight, int n) { std::memcpy(edge, weight, n * sizeof(T)); });
+  }
 
-  void add(const BlockOfRows& block) {
-    const int width = kernels_.panel_columns;
-    if (layer_.input)
-      pack_block(layer_.input, layer_.ld_input, block.input, block.rows, layer_.inputs, width,
-                 input_);
-    pack_block(layer_.state, layer_.ld_state, block.state, block.rows, layer_.states, width,
-               state_);
+  void add(const BlockOfRows<T>& block) {
+    if (layer_.inputs) pack_block(block.input, block.rows, layer_.inputs, width_, input_);
+    pack_block(block.state, block.rows, layer_.states, width_, state_);
     for (int task = first_; task < last_; ++task) add_tile(block, task);
     started_ = true;
   }
 
   void write() const {
+    for_edges([](T* edge, T* weight, int n) { std::memcpy(weight, edge, n * sizeof(T)); });
     for (int task = first_; task < last_; ++task) {
       const Place p = place(task);
       const GateGradient<T>& gate = layer_.gates[p.gate];
-      write_weight(gate.weight_ih, layer_.sums_ih, layer_.ld_input, layer_.inputs, p);
-      write_weight(gate.weight_hh, layer_.sums_hh, layer_.ld_state, layer_.states, p);
+      if (!started_ && !pass_.add) {
+        clear(gate.weight_ih, layer_.inputs, p);
+        clear(gate.weight_hh, layer_.states, p);
+      }
       const double* const sums = layer_.bias_sums + std::ptrdiff_t(p.gate) * layer_.columns;
       for (T* const bias : {gate.bias, gate.other_bias})
         for (int j = p.column; bias && j < p.column + p.columns; ++j)
@@ -111,10 +117,8 @@ class GradientTasks {
     int gate, column, columns;
   };
 
-  std::ptrdiff_t whole(int n) const {
-    const int width = kernels_.panel_columns;
-    return (n + width - 1) / width * width;
-  }
+  int whole(int n) const { return (n + width_ - 1) / width_ * width_; }
+  int edge_of(int n) const { return n % (width_ / 2); }  // of two vectors a panel
 
   Place place(int task) const {
     const int column = task % layer_.tasks_of_gate() * kGradientColumns;
@@ -122,26 +126,40 @@ class GradientTasks {
             std::min(kGradientColumns, layer_.columns - column)};
   }
 
-  // Where a tile's sums stand: gates that share a weight with no other have rows of their own.
-  T* sums(T* all, std::ptrdiff_t ld, const Place& p) const {
-    return all + (std::ptrdiff_t(p.gate) * layer_.columns + p.column) * ld;
+  T* edge(T* all, const Place& p) const {
+    return all + (std::ptrdiff_t(p.gate) * layer_.columns + p.column) * kEdge;
   }
 
-  void add_tile(const BlockOfRows& block, int task) {
+  // body(edge, weight, n) for the last n numbers of each row of a weight that are no whole vector,
+  // if something has been summed up already.
+  template <class Body>
+  void for_edges(const Body& body) const {
+    for (int task = first_; (started_ || pass_.add) && task < last_; ++task) {
+      const Place p = place(task);
+      const GateGradient<T>& gate = layer_.gates[p.gate];
+      const auto rows = [&](T* weight, T* all, int n) {
+        const int few = edge_of(n);
+        for (int i = 0; weight && few && i < p.columns; ++i)
+          body(edge(all, p) + i * kEdge, weight + std::ptrdiff_t(p.column + i + 1) * n - few, few);
+      };
+      rows(gate.weight_ih, layer_.edge_ih, layer_.inputs);
+      rows(gate.weight_hh, layer_.edge_hh, layer_.states);
+    }
+  }
+
+  void add_tile(const BlockOfRows<T>& block, int task) {
     const Place p = place(task);
     const GateGradient<T>& gate = layer_.gates[p.gate];
     pack_left(block, gate.left + p.column, p.columns);
     if (gate.bias) add_bias(block.rows, p);
     if (gate.weight_ih)
-      multiply(block.rows, p.columns, input_, layer_.inputs,
-               sums(layer_.sums_ih, layer_.ld_input, p), layer_.ld_input);
+      multiply(block.rows, p, input_, layer_.inputs, gate.weight_ih, layer_.edge_ih);
     if (gate.weight_hh)
-      multiply(block.rows, p.columns, state_, layer_.states,
-               sums(layer_.sums_hh, layer_.ld_state, p), layer_.ld_state);
+      multiply(block.rows, p, state_, layer_.states, gate.weight_hh, layer_.edge_hh);
   }
 
   // α of these columns, its exponents multiplied back.
-  void pack_left(const BlockOfRows& block, const T* from, int columns) {
+  void pack_left(const BlockOfRows<T>& block, const T* from, int columns) {
     T* out = left_;
     for (int i = 0; i < block.rows; ++i, out += kGradientColumns) {
       std::memcpy(out, from + block.left[i] * layer_.ld_left, columns * sizeof(T));
@@ -157,43 +175,34 @@ class GradientTasks {
     for (int j = 0; j < p.columns; ++j) to[j] = (started_ ? to[j] : 0.0) + double(sums[j]);
   }
 
-  void multiply(int rows, int columns, const T* right, int n, T* to, std::ptrdiff_t ld) const {
-    const int width = kernels_.panel_columns;
-    for (int j = 0; j < n; j += width) {
-      const RightOperand<T> b{right + std::ptrdiff_t(j) * rows, width, 0};
-      kernels_.product({columns,
-                        std::min(width, n - j),
-                        rows,
-                        left_,
-                        1,
-                        kGradientColumns,
-                        b,
-                        to + j,
-                        ld,
-                        false,
-                        {},
-                        started_});
+  // These rows of a weight's gradient (·, n).
+  void multiply(int rows, const Place& p, const T* right, int n, T* weight, T* edges) const {
+    weight += std::ptrdiff_t(p.column) * n;
+    const int few = edge_of(n);
+    for (int j = 0; j < n; j += width_) {
+      const T* const panel = right + std::ptrdiff_t(j) * rows;
+      const int columns = std::min(width_, n - few - j);
+      if (columns > 0) product(rows, p.columns, columns, panel, weight + j, n);
     }
+    const T* const last = right + std::ptrdiff_t(n / width_ * width_) * rows;
+    if (few) product(rows, p.columns, few, last + (n - few) % width_, edge(edges, p), kEdge);
   }
 
-  void write_weight(T* weight, T* all, std::ptrdiff_t ld, int n, const Place& p) const {
-    if (!weight) return;
-    const T* from = sums(all, ld, p);
-    T* to = weight + std::ptrdiff_t(p.column) * n;
-    for (int i = 0; i < p.columns; ++i, from += ld, to += n)
-      if (!started_) {
-        if (!pass_.add) std::memset(to, 0, n * sizeof(T));
-      } else if (pass_.add) {
-        for (int j = 0; j < n; ++j) to[j] += from[j];
-      } else {
-        std::memcpy(to, from, n * sizeof(T));
-      }
+  void product(int rows, int m, int n, const T* right, T* c, std::ptrdiff_t ldc) const {
+    const RightOperand<T> b{right, width_, 0};
+    const bool continued = started_ || pass_.add;
+    kernels_.product({m, n, rows, left_, 1, kGradientColumns, b, c, ldc, false, {}, continued});
   }
 
+  void clear(T* weight, int n, const Place& p) const {
+    if (weight) std::memset(weight + std::ptrdiff_t(p.column) * n, 0, sizeof(T) * n * p.columns);
+  }
+
+  static constexpr std::ptrdiff_t kEdge = kPadBytes / sizeof(T);
   const TimePass<T>& pass_;
   const Kernels<T>& kernels_;
   const LayerGradient<T>& layer_;
-  const int first_, last_;
+  const int first_, last_, width_;
   T *const left_, *const input_, *const state_;
   bool started_ = false;
 };
@@ -204,7 +213,7 @@ void make_gradients(const TimePass<T>& pass, const LayerGradient<T>& layer, cons
   parallel_for(groups, groups, [&](int group, int thread) {
     GradientTasks<T> tasks(pass, layer, first_task(layer.tasks(), group, groups),
                            first_task(layer.tasks(), group + 1, groups), pass.work.scratch[thread]);
-    blocks([&](const BlockOfRows& block) { tasks.add(block); });
+    blocks([&](const BlockOfRows<T>& block) { tasks.add(block); });
     tasks.write();
   });
 }
@@ -213,31 +222,27 @@ template <class T>
 LayerGradient<T> gradient_of(TimePass<T>& pass, int l) {
   const RecurrentShape& shape = pass.shape;
   const LayerWeights<T>& to = pass.gradients[l];
+  TimeWorkspace<T>& w = pass.work;
   const std::ptrdiff_t slot = pass.sizes.slot, H = shape.hidden, I = shape.inputs_of(l);
-  const T* const alpha = pass.work.layers[l].alpha;
+  const T* const alpha = w.layers[l].alpha;
   LayerGradient<T> g{pass.sizes.gates,
                      shape.hidden,
-                     l == 0 ? pass.work.x : pass.work.layers[l - 1].h,
-                     pass.work.layers[l].h,
-                     pass.ld_input(l),
-                     pass.sizes.hidden,
-                     shape.inputs_of(l),
+                     int(I),
                      shape.hidden,
-                     pass.work.layers[l].exponents.data(),
-                     pass.work.sums_ih,
-                     pass.work.sums_hh,
-                     pass.work.bias_sums.data(),
-                     {}};
+                     w.layers[l].exponents.data(),
+                     w.edge_ih,
+                     w.edge_hh,
+                     w.bias_sums.data()};
   const auto bias = [H](T* of, int gate) { return of ? of + gate * H : nullptr; };
   for (int i = 0; i < shape.gates(); ++i) {
     const int in = slot_of_input(shape.cell, i), state = slot_of_state(shape.cell, i);
     T *const ih = to.weight_ih + i * H * I, *const hh = to.weight_hh + i * H * H;
     T *const b_ih = bias(to.bias_ih, i), *const b_hh = bias(to.bias_hh, i);
     if (in == state) {
-      g.gates.push_back({alpha + in * slot, ih, hh, b_ih, b_hh});
+      g.push({alpha + in * slot, ih, hh, b_ih, b_hh});
     } else {
-      g.gates.push_back({alpha + in * slot, ih, nullptr, b_ih, nullptr});
-      g.gates.push_back({alpha + state * slot, nullptr, hh, b_hh, nullptr});
+      g.push({alpha + in * slot, ih, nullptr, b_ih, nullptr});
+      g.push({alpha + state * slot, nullptr, hh, b_hh, nullptr});
     }
   }
   return g;
@@ -245,21 +250,17 @@ LayerGradient<T> gradient_of(TimePass<T>& pass, int l) {
 
 template <class T>
 LayerGradient<T> gradient_of_head(TimePass<T>& pass) {
-  const int H = pass.shape.hidden;
-  return {
-      pass.sizes.output,
-      pass.shape.outputs,
-      nullptr,
-      pass.work.layers.back().h,
-      0,
-      pass.sizes.hidden,
-      0,
-      H,
-      pass.work.output_exponents.data(),
-      nullptr,
-      pass.work.sums_hh,
-      pass.work.bias_sums.data(),
-      {{pass.work.output, nullptr, pass.head_gradient.weight, pass.head_gradient.bias, nullptr}}};
+  const HeadWeights<T>& to = pass.head_gradient;
+  LayerGradient<T> g{pass.sizes.output,
+                     pass.shape.outputs,
+                     0,
+                     pass.shape.hidden,
+                     pass.work.output_exponents.data(),
+                     nullptr,
+                     pass.work.edge_hh,
+                     pass.work.bias_sums.data()};
+  g.push({pass.work.output, nullptr, to.weight, to.bias, nullptr});
+  return g;
 }
 
 }  // namespace
@@ -267,21 +268,27 @@ LayerGradient<T> gradient_of_head(TimePass<T>& pass) {
 template <class T>
 void make_weight_gradients(TimePass<T>& pass, int begin, int end) {
   const Schedule& schedule = pass.schedule;
+  const std::ptrdiff_t ld = pass.sizes.hidden;
   const auto place = [&](int t) { return std::ptrdiff_t(pass.place(t)); };
-  const auto state = [&](int t) { return std::ptrdiff_t(pass.state_place(t)); };
-  const auto before = [&](int t) { return std::ptrdiff_t(pass.state_place(t - 1)); };
-  for (int l = 0; l < pass.shape.layers; ++l)
+  const auto x = [&](int t, int i) { return pass.request.x.at(schedule, i, t); };
+  for (int l = 0; l < pass.shape.layers; ++l) {
+    const auto below = [&](int t, int i) { return pass.h(l - 1, t) + i * ld; };
+    const auto before = [&](int t, int i) { return pass.h(l, t - 1) + i * ld; };
     make_gradients(pass, gradient_of(pass, l), [&](const auto& body) {
       if (l == 0)
-        for_blocks(schedule, pass.first, end, place, place, before, body);
+        for_blocks<T>(schedule, pass.first, end, place, x, before, body);
       else
-        for_blocks(schedule, pass.first, end, place, state, before, body);
+        for_blocks<T>(schedule, pass.first, end, place, below, before, body);
     });
+  }
   if (pass.shape.outputs == 0) return;
+  const int top = pass.shape.layers - 1;
   const bool all = pass.shape.targets_all;
   const auto output = [&](int t) { return all ? place(t) : 0; };
+  const auto none = [](int, int) -> const T* { return nullptr; };
+  const auto state = [&](int t, int i) { return pass.h(top, t) + i * ld; };
   make_gradients(pass, gradient_of_head(pass), [&](const auto& body) {
-    for_blocks(schedule, all ? begin : end - 1, end, output, output, state, body);
+    for_blocks<T>(schedule, all ? begin : end - 1, end, output, none, state, body);
   });
 }
 

@@ -71,10 +71,13 @@ void RecurrentLayer<T>::backward(KeptPass<T>& kept, const LayerGradients<T>& in,
   const FlushSubnormals flush;
   TimePass<T>& pass = kept.pass;
   const int steps = pass.schedule.steps();
-  pass.request = {};
-  if (kept.replaced) forward_steps(pass, 0, steps);  // from x and the states as they lie here
-  kept.replaced = true;
   Request<T>& r = pass.request;
+  const StepRows<const T> x = r.x;
+  r = {};
+  r.x = x;
+  r.again = true;
+  if (kept.replaced) forward_steps(pass, 0, steps);
+  kept.replaced = true;
   r.output_gradient = steps_of(in.output, pass.schedule, shape_.hidden, kept.time_major);
   r.h_gradient = in.h;
   r.c_gradient = in.c;

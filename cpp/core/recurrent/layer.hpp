@@ -53,7 +53,7 @@ class RecurrentLayer {
   std::unique_ptr<KeptPass<T>> take(bool keep);
   void give_back(std::unique_ptr<KeptPass<T>> kept, bool keep);
 
-  // Outputs in the order of x, the rest (B, H). Biases may be null.
+  // Outputs in the order of x, the rest (B, H). Biases may be null. What is kept needs x again.
   void forward(KeptPass<T>& kept, const LayerInput<T>& in, const LayerWeights<const T>& weights,
                bool keep, T* out, T* h, T* c);
   // May be called again.

@@ -34,7 +34,8 @@ struct StepRows {
 // What a pass reads and writes of its caller's. Rows have no padding. Null: not wanted.
 template <class T>
 struct Request {
-  StepRows<const T> x;  // null: it is in memory from a pass before, and so is the state before
+  StepRows<const T> x;
+  bool again = false;  // the state before is in memory from the same pass before
   // of each layer (L, B, H); null: zeros
   const T *h_before = nullptr, *c_before = nullptr;
   StepRows<T> output;
@@ -67,7 +68,6 @@ template <class T>
 struct ThreadScratch {
   T *scale, *local_scale, *squares;  // of each row
   T *left, *right;                   // operands of a weight gradient, packed
-  T* rows;                           // (B, H)
 };
 
 // h of a row (and c) is `h` 2^exponent, while it is out of the dtype's range (decayed.hpp).
@@ -102,13 +102,12 @@ struct TimeWorkspace {
   int threads = 0;                      // and for so many threads.
   bool training = false, sliding = false, flow = false, follows = false;
   Buffer<T> memory;
-  T* x = nullptr;
   std::vector<LayerMemory<T>> layers;
   T *head = nullptr, *head_back = nullptr;     // packed
   T* output = nullptr;                         // and its gradient, of each row (and step),
   std::vector<std::int32_t> output_exponents;  // times 2^exponent
-  T* local = nullptr;                          // (chunk, B, widest): the gradient that enters
-  T *sums_ih = nullptr, *sums_hh = nullptr;    // of weight gradients
+  T* local = nullptr;  // (chunk, B, widest): forward x, back the gradient that enters
+  T *edge_ih = nullptr, *edge_hh = nullptr;  // of weight gradients, where they are no whole vectors
   std::vector<double> bias_sums;
   std::vector<ThreadScratch<T>> scratch;
   std::vector<double> losses;  // of each row
@@ -152,7 +151,6 @@ struct TimePass {
   }
   std::ptrdiff_t ld_input(int l) const { return l == 0 ? padded<T>(shape.inputs) : sizes.hidden; }
   std::ptrdiff_t ld_local() const { return std::max(sizes.hidden, ld_input(0)); }
-  T* input(int l, int t) const { return l == 0 ? work.x + place(t) * ld_input(0) : h(l - 1, t); }
   std::int64_t output_place(int t) const { return shape.targets_all ? place(t) : 0; }
   T* output(int t) const { return work.output + output_place(t) * sizes.output; }
 };
@@ -172,6 +170,11 @@ constexpr int kInferenceSteps = 16;  // in memory where nothing goes back
 struct RowRange {
   int begin, end;
 };
+
+// How many tasks the rows are. Two a thread where there are enough of them: who has lost its core
+// to another process then holds up half of its rows. Rows of a task share what they read of U.
+template <class T>
+int row_tasks(const TimePass<T>& pass);
 
 // Makes `first` the first step in memory, where those before `end` are kept.
 template <class T>

@@ -8,11 +8,12 @@
 namespace vegrad {
 namespace {
 
-// Rows of a chunk of steps: so many that their gates take a part of the second-level cache.
+// Rows of a chunk of steps: so many that their gates take a part of the second-level cache, and
+// enough for a product.
 template <class T>
 std::size_t chunk_rows(const RowSizes<T>& sizes) {
-  constexpr std::size_t kChunkBytes = 384 * 1024;
-  return std::max<std::size_t>(kChunkBytes / (sizes.gates * sizeof(T)), 1);
+  constexpr std::size_t kChunkBytes = 384 * 1024, kMost = 256;
+  return std::clamp<std::size_t>(kChunkBytes / (sizes.gates * sizeof(T)), 1, kMost);
 }
 
 // Room for what pack() leaves, whatever the instruction set.
@@ -58,41 +59,50 @@ void layout_layer(TimeWorkspace<T>& w, Parts<T>& parts, const RecurrentShape& sh
   }
 }
 
+// What a thread has while weight gradients are made.
+template <class T>
+void layout_operands(TimeWorkspace<T>& w, Parts<T>& parts, const RecurrentShape& shape) {
+  const std::size_t H = packed_size<T>(1, shape.hidden);
+  const std::size_t widest = std::max(H, packed_size<T>(1, shape.inputs));
+  for (ThreadScratch<T>& s : w.scratch) {
+    s.left = parts.take(kGradientRows * kGradientColumns);
+    s.right = parts.take(kGradientRows * (H + widest));
+  }
+}
+
 // Says where everything lies in w.memory; returns the number of elements.
 template <class T>
 std::size_t layout(TimeWorkspace<T>& w, const RecurrentShape& shape) {
   const RowSizes<T> sizes(shape);
-  const std::size_t B = w.rows, H = shape.hidden;
-  const std::ptrdiff_t ld_x = padded<T>(shape.inputs);
+  const std::size_t B = w.rows, H = shape.hidden, vector = kPadBytes / sizeof(T);
   Parts<T> parts(w.memory.data());
-  w.x = parts.take(w.row_steps * ld_x);
   w.layers.resize(shape.layers);
   for (int l = 0; l < shape.layers; ++l) layout_layer(w, parts, shape, l);
-  const std::ptrdiff_t widest = std::max(sizes.hidden, ld_x);
-  if (w.training) w.local = parts.take(std::max(B, chunk_rows<T>(sizes)) * widest);
   if (shape.outputs) {
     w.head = parts.take(packed_size<T>(H, shape.outputs));
     if (w.training) w.head_back = parts.take(packed_size<T>(shape.outputs, shape.hidden));
     w.output = parts.take((shape.targets_all ? w.row_steps : B) * sizes.output);
-  }
-  if (w.training) {
-    const std::size_t slots = std::max<std::size_t>(shape.slots() * H, shape.outputs);
-    w.sums_ih = parts.take(slots * widest);
-    w.sums_hh = parts.take(slots * sizes.hidden);
-    w.bias_sums.resize(slots);
   }
   w.scratch.resize(w.threads);
   for (ThreadScratch<T>& s : w.scratch) {
     s.scale = parts.take(B);
     s.local_scale = parts.take(B);
     s.squares = parts.take(B);
-    if (!w.training) continue;
-    s.rows = parts.take(B * sizes.hidden);
-    s.left = parts.take(kGradientRows * kGradientColumns);
-    s.right = parts.take(kGradientRows * packed_size<T>(1, shape.hidden) +
-                         kGradientRows * packed_size<T>(1, std::max(shape.hidden, shape.inputs)));
   }
-  return parts.size();
+  if (w.training) {
+    const std::size_t slots = std::max<std::size_t>(shape.slots() * H, shape.outputs);
+    w.edge_ih = parts.take(slots * vector);
+    w.edge_hh = parts.take(slots * vector);
+    w.bias_sums.resize(slots);
+  }
+  // The steps are over when weight gradients are made, so that both have the same memory; but not
+  // where each part is to be guarded by itself.
+  Parts<T> again = parts;
+  const std::ptrdiff_t widest = std::max(sizes.hidden, padded<T>(shape.inputs));
+  w.local = parts.take(std::max(B, chunk_rows<T>(sizes)) * widest);
+  if (guard_pages() != GuardPages::kNone) again = parts;
+  if (w.training) layout_operands(w, again, shape);
+  return std::max(parts.size(), again.size());
 }
 
 }  // namespace
@@ -191,6 +201,16 @@ void pack_weights(TimePass<T>& pass, bool training) {
 }
 
 template <class T>
+int row_tasks(const TimePass<T>& pass) {
+  constexpr std::size_t kNear = 512 * 1024;  // U stays in the second-level cache beside the rest
+  const int rows = pass.schedule.rows(), H = pass.shape.hidden;
+  if (pass.threads == 1) return 1;
+  const bool near = std::size_t(pass.shape.gates()) * H * H * sizeof(T) <= kNear;
+  const int least = near ? 8 : 32;
+  return std::min(rows, rows >= 2 * pass.threads * least ? 2 * pass.threads : pass.threads);
+}
+
+template <class T>
 void move_window(TimePass<T>& pass, int first, int end) {
   if (first == pass.first) return;
   const std::size_t row_steps = pass.place(end) - pass.place(first);
@@ -198,7 +218,6 @@ void move_window(TimePass<T>& pass, int first, int end) {
   const auto move = [](T* to, const T* from, std::size_t n) {
     if (to) std::memmove(to, from, n * sizeof(T));
   };
-  move(pass.work.x, pass.input(0, first), row_steps * pass.ld_input(0));
   for (int l = 0; l < pass.shape.layers; ++l) {
     LayerMemory<T>& m = pass.work.layers[l];
     move(m.gates, pass.gates(l, first), row_steps * pass.sizes.gates);
@@ -212,6 +231,7 @@ void move_window(TimePass<T>& pass, int first, int end) {
 }
 
 VEGRAD_FOR_BOTH_TYPES(prepare)
+VEGRAD_FOR_BOTH_TYPES(row_tasks)
 VEGRAD_FOR_BOTH_TYPES(move_window)
 VEGRAD_FOR_BOTH_TYPES(time_bytes)
 VEGRAD_FOR_BOTH_TYPES(pack_weights)

@@ -23,13 +23,11 @@
 #include <system_error>
 #include <thread>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
 
+#include "core/runtime/cores.hpp"
 #include "core/runtime/floating_point.hpp"
 #include "core/runtime/task_loop.hpp"
 
@@ -73,6 +71,7 @@ class Workers : public Team {
     const TaskLoop::Loop loop = loops_.announce(n, function, context, threads);
     // One that falls asleep at this moment may be missed. It is woken by the next loop: nobody
     // waits for a thread that has taken no task.
+    whereabouts_.part(threads);
     wake();
     loops_.finish(loop);
     return true;
@@ -93,6 +92,7 @@ class Workers : public Team {
       TaskLoop::Loop loop{};
       for (std::uint64_t seen = before;; seen = loop.number) {
         wait_for_loop(seen, loop);
+        whereabouts_.note(thread);
         if (thread < loop.threads) loops_.work(loop, thread);
       }
     }).detach();
@@ -112,6 +112,7 @@ class Workers : public Team {
   }
 
   int workers_ = 0;
+  Whereabouts whereabouts_;
   alignas(64) std::atomic<std::uint32_t> bell_{0};
 };
 
@@ -255,15 +256,6 @@ Workers& workers() {
   if (g_workers.compare_exchange_strong(existing, fresh)) return *fresh;
   delete fresh;
   return *existing;
-}
-
-int available_cores() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-#endif
-  const unsigned n = std::thread::hardware_concurrency();
-  return n > 0 ? int(n) : 1;
 }
 
 // The number that `text` is, or begins with if a comma follows; 0 if it is none in range.

@@ -11,7 +11,8 @@ from vegrad import _core
 from vegrad.benchmark.machine import cores
 from vegrad.benchmark.run import Settings, measure
 from vegrad.benchmark.timing import Json
-from vegrad.cli.options import add_json_option, one_of, positive, print_json, spinner
+from vegrad.cli.options import add_common_options, add_name, positive
+from vegrad.cli.terminal import print_json, spinner
 
 BUSY = 1.0  # a load above this is mentioned: other work disturbs the timing
 LIBRARIES = ("numpy", "torch", "jax", "vegrad")
@@ -30,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     found: Json = {}
     start = time.perf_counter()
     try:
-        with spinner(f"timing for about {settings.seconds:g} s; Ctrl-C ends it with what is there"):
+        with spinner(
+            options, f"timing for about {settings.seconds:g} s; Ctrl-C ends it with what is there"
+        ):
             measure(settings, found.update)
     except KeyboardInterrupt:
         if not found:
@@ -52,7 +55,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         )
     if not 0 < options.seconds < inf:
         raise ValueError(f"--seconds must be above 0 and finite, not {options.seconds:g}")
-    one_of("--activation", dict.fromkeys(_core.ACTIVATIONS), options.activation)
     return Settings(
         layers=positive("--depth", options.depth),
         width=positive("--width", options.width),
@@ -158,14 +160,14 @@ def figure(value: float) -> str:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad bench`: the network, and how it is timed."""
     add = parser.add_argument_group("network").add_argument
-    names = ", ".join(_core.ACTIVATIONS)
-    add("--depth", type=int, default=50, help="layers with weights (%(default)s)")
-    add("--width", type=int, default=64, help="units of every layer, and inputs (%(default)s)")
-    add("--activation", default="tanh", help=f"{names} (%(default)s)")
-    add("--batch", type=int, metavar="ROWS", default=64, help="rows of a pass (%(default)s)")
-    group = parser.add_argument_group("timing")
-    add = group.add_argument
-    seconds = "time to spend, about; loading and compiling come before (%(default)g)"
-    add("--threads", type=int, metavar="N", help="threads of every library (as many as vegrad's)")
+    add("--depth", type=int, metavar="N", default=50, help="layers with weights (default 50)")
+    units = "units of every layer, and inputs (default 64)"
+    add("--width", type=int, metavar="N", default=64, help=units)
+    add_name(add, "--activation", _core.ACTIVATIONS, "(default tanh)", default="tanh")
+    add("--batch", type=int, metavar="ROWS", default=64, help="rows of a pass (default 64)")
+    add = parser.add_argument_group("timing").add_argument
+    seconds = "time to spend, about; loading and compiling come before (default 6)"
+    threads = "threads of every library (default: as many as vegrad's)"
+    add("--threads", type=int, metavar="N", help=threads)
     add("--seconds", type=float, metavar="S", default=6.0, help=seconds)
-    add_json_option(group)
+    add_common_options(parser.add_argument_group("output"), files=False)

@@ -9,10 +9,10 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from vegrad.cli.terminal import width
 from vegrad.diagnosis.catalogue.cause import Cause
 from vegrad.diagnosis.catalogue.table import SECTIONS, cause_of
 from vegrad.flow.wording import Vocabulary
-from vegrad.reports.text import WIDTH
 
 WORDS = Vocabulary()
 INTRODUCTION = """\
@@ -49,14 +49,14 @@ def run(options: argparse.Namespace) -> int:
         print(listing())
     else:
         pages = [page(cause_of(name)) for name in options.cause]
-        print(f"\n\n{'─' * WIDTH}\n\n".join(pages))
+        print(f"\n\n{'─' * width()}\n\n".join(pages))
     return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad explain`."""
     parser.add_argument(
-        "cause", nargs="*", metavar="CAUSE", help="its name; all are listed if none"
+        "cause", nargs="*", metavar="CAUSE", help="its name (default: all are listed)"
     )
     parser.add_argument("--markdown", action="store_true", help="print the pages of all causes")
 
@@ -69,7 +69,7 @@ def listing() -> str:
         for cause in causes:
             lines += textwrap.wrap(
                 f"{cause.name:22}{cause.says}",
-                WIDTH,
+                width(),
                 initial_indent="  ",
                 subsequent_indent=" " * 24,
             )
@@ -79,7 +79,7 @@ def listing() -> str:
 def page(cause: Cause) -> str:
     """Return the page of a cause for the terminal."""
     example = examples()[cause.name]
-    lines = [cause.name, "", textwrap.fill(cause.says, WIDTH), ""]
+    lines = [cause.name, "", textwrap.fill(cause.says, width()), ""]
     for title, text in _parts(cause):
         lines += [title, *_indented(text), ""]
     for title, code in _code(example):
@@ -130,7 +130,7 @@ def _code(example: Example) -> list[tuple[str, str]]:
 
 
 def _indented(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.wrap(text, width(), initial_indent="  ", subsequent_indent="  ")
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from math import inf, isfinite, isnan, log10
+from math import inf, isfinite, isnan, log10, nan
 
 import numpy as np
 
@@ -286,13 +286,21 @@ def _cell_looked_at(cell: Cell) -> str:
 
 def _modules_looked_at(reading: Reading) -> str:
     known = [one.delta for one in reading.modules if one.weighted and 0 < one.delta < inf]
-    norm = 0.0 if reading.watched is None else reading.watched.norm
+    norm = _gradient_norm(reading)
     if len(known) < 2:
-        return f"every number is finite, the gradient's norm is {norm:.3g}"
-    return (
-        f"the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} of the "
-        f"last, its norm over all parameters is {norm:.3g}"
-    )
+        whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"
+        return f"every number is finite{whole}"
+    whole = "" if isnan(norm) else f", its norm over all parameters is {norm:.3g}"
+    size = log10(known[0] / known[-1])
+    of = "times" if size >= 0 else "of"
+    return f"the gradient reaches the first module at {power(size)} {of} the last{whole}"
+
+
+def _gradient_norm(reading: Reading) -> float:
+    if reading.watched is not None:
+        return reading.watched.norm
+    measured = reading.gradients and reading.gradients.measurement
+    return measured.total.norm if measured else nan
 
 
 def begun_words(names: Sequence[str]) -> str:

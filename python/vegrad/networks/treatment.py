@@ -24,7 +24,7 @@ from vegrad.treatment.progress import Listener, listener
 from vegrad.treatment.search import Search
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Cure(Outcome):
     """The outcome for a network.
 

@@ -21,7 +21,7 @@ from vegrad.torch.reading.reading import read
 from vegrad.torch.subject import ModelSubject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelDiagnosis(Diagnosis):
     """A diagnosis of a model whose layers are a chain; layer n is `modules[n]`."""
 

@@ -49,7 +49,7 @@ FIRST = 64  # rows, from whose loss and outputs the goal follows
 LOOKING = 4 / 3  # of a forward and backward pass: a diagnosis goes through the weights once more
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ModelCure(Outcome):
     """The outcome for a model; print it.
 
