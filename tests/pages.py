@@ -161,11 +161,4 @@ collect = Sybil(
     ],
     path=str(ROOT),
     patterns=["README.md", "docs/**/*.md"],
-    excludes=[
-        "README.md",
-        "docs/causes.md",
-        "docs/pytorch.md",
-        "docs/recurrent.md",
-        "docs/truncation.md",
-    ],
 ).pytest()
