@@ -23,20 +23,10 @@ def fit(net: vegrad.RNN, x: Any, target: Any, **options: Any) -> vegrad.History:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("targets", ["last", "all"])
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
-@pytest.mark.parametrize(
-    ("B", "T", "I", "H", "O"), [(1, 1, 1, 1, 1), (3, 1, 2, 4, 2), (1, 7, 1, 1, 2)]
-)
-def test_one_of_everything(
-    cell: str,
-    targets: str,
-    loss: str,
-    B: int,
-    T: int,
-    I: int,
-    H: int,
-    O: int,  # noqa: E741
-) -> None:
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (3, 1, 2, 4, 2), (1, 7, 1, 1, 2)])
+def test_one_of_everything(cell: str, targets: str, loss: str, sizes: tuple[int, ...]) -> None:
     """Also a loss of one class, which is 0 from the start."""
+    B, T, I, H, O = sizes  # noqa: E741
     rng = np.random.default_rng(0)
     net = vegrad.RNN(I, H, O, cell=cell, targets=targets, loss=loss, layers=2, seed=0)
     x, shape = rng.standard_normal((B, T, I)), (B, T) if targets == "all" else (B,)
