@@ -288,11 +288,12 @@ def _modules_looked_at(reading: Reading) -> str:
     known = [one.delta for one in reading.modules if one.weighted and 0 < one.delta < inf]
     norm = _gradient_norm(reading)
     if len(known) < 2:
-        return f"every number is finite, the gradient's norm is {norm:.3g}"
-    return (
-        f"the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} of the "
-        f"last, its norm over all parameters is {norm:.3g}"
-    )
+        whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"
+        return f"every number is finite{whole}"
+    whole = "" if isnan(norm) else f", its norm over all parameters is {norm:.3g}"
+    size = log10(known[0] / known[-1])
+    of = "times" if size >= 0 else "of"
+    return f"the gradient reaches the first module at {power(size)} {of} the last{whole}"
 
 
 def _gradient_norm(reading: Reading) -> float:

@@ -255,6 +255,10 @@ class Cell(Protocol):
         """Carry and matrix as theory expects them of the gates' means (2, sets)."""
 
     @property
+    def backwards(self) -> bool:
+        """True if it reads sequences from their end."""
+
+    @property
     def label(self) -> str:
         """How it is called in words: the module, its layer and direction."""
 

@@ -75,6 +75,11 @@ class Recurrence:
         return 1.0 / sqrt(self.units)
 
     @property
+    def backwards(self) -> bool:
+        """True if it reads sequences from their end."""
+        return self.names["hh"].endswith("_reverse")
+
+    @property
     def label(self) -> str:
         """Name for messages: the module, its layer and direction."""
         _, _, suffix = self.names["hh"].rpartition("weight_hh")

@@ -124,8 +124,9 @@ class Vocabulary:
                 return f"{'use' if on else 'leave out'} {self.normalization}"
             case SetActivation(name):
                 return f"use {self.activation(name)}"
-            case SetCell(name):
-                return f"use {name.upper()} cells"
+            case SetCell(name, steps):
+                scales = f", with time scales up to {steps} steps (chrono)" if steps else ""
+                return f"use {name.upper()} cells{scales}"
             case ScaleData():
                 return "scale the columns of x to mean 0 and standard deviation 1"
             case ScaleTarget():
