@@ -160,6 +160,6 @@ collect = Sybil(
         CodeBlockParser("console", run_shell),
     ],
     path=str(ROOT),
-    patterns=["README.md", "docs/**/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     excludes=["docs/causes.md"],
 ).pytest()
