@@ -160,5 +160,5 @@ collect = Sybil(
         CodeBlockParser("console", run_shell),
     ],
     path=str(ROOT),
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
 ).pytest()
