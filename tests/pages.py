@@ -138,7 +138,7 @@ def a_folder() -> Iterator[Path]:
         contextlib.chdir(name),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("default", vegrad.FindingWarning)
+        warnings.simplefilter("default")  # findings, and other libraries
         folder = Path(name)
         if FILES.is_dir():
             shutil.copytree(FILES, folder, dirs_exist_ok=True)
