@@ -144,6 +144,28 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
+def arm(session: nox.Session) -> None:
+    """Build the core for arm64 and run its tests in C++ on an emulator.
+
+    This takes a cross compiler and qemu; on Debian g++-aarch64-linux-gnu and qemu-user.
+    """
+    session.install("cmake>=3.20", "ninja")
+    build = session.create_tmp()
+    compiler, root = "aarch64-linux-gnu-g++", "/usr/aarch64-linux-gnu"
+    defined = {
+        "VEGRAD_CPP_TESTS": "ON",
+        "CMAKE_SYSTEM_NAME": "Linux",
+        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
+        "CMAKE_CXX_COMPILER": compiler,
+        "CMAKE_CROSSCOMPILING_EMULATOR": f"qemu-aarch64;-L;{root}",
+    }
+    options = [f"-D{name}={value}" for name, value in defined.items()]
+    session.run("cmake", "-S", ".", "-B", build, "-G", "Ninja", *options)
+    session.run("cmake", "--build", build)
+    session.run("ctest", "--test-dir", build, "--output-on-failure")
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Read randomly damaged files for half a minute; arguments go to .ci/fuzz.py."""
     session.install(".[test]")

@@ -16,12 +16,13 @@ release = version = vegrad.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
+    "commands",
     "docstrings",
+    "generated",
+    "mathml",
 ]
 nitpicky = True
-exclude_patterns = ["causes.md"]
 default_role = "py:obj"  # `name` in a docstring is a link where it is a public name
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -48,5 +49,10 @@ if "READTHEDOCS" in os.environ:  # elsewhere a build needs nothing from the netw
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
 
+suppress_warnings = ["misc.highlighting_failure"]  # what a command prints is no language
+
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"vegrad {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

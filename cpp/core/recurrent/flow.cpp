@@ -37,9 +37,9 @@ class LayerFlow {
     const double elements = 0.5 * std::log2(double(n) * pass_.shape.hidden);
     const FlowSums<T>& sums = m_.sums;
     flow_.delta[at] = norm(sums.delta, t, n) - elements;
-    flow_.hidden[at] =
-        log2_norm(sums.hidden + pass_.place(t), m_.hidden_exponents.data() + pass_.place(t), n) -
-        elements;
+    flow_.hidden[at] = log2_norm(m_.hidden_squares + pass_.place(t),
+                                 m_.hidden_exponents.data() + pass_.place(t), n) -
+                       elements;
     if (passes) note_gain(t, at);
   }
 

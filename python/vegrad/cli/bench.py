@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
 from collections.abc import Iterator
 from math import inf
@@ -12,7 +13,7 @@ from vegrad.benchmark.machine import cores
 from vegrad.benchmark.run import Settings, measure
 from vegrad.benchmark.timing import Json
 from vegrad.cli.options import add_common_options, add_name, positive
-from vegrad.cli.terminal import print_json, spinner
+from vegrad.cli.terminal import print_json, spinner, width
 
 BUSY = 1.0  # a load above this is mentioned: other work disturbs the timing
 LIBRARIES = ("numpy", "torch", "jax", "vegrad")
@@ -21,8 +22,7 @@ TITLES = {
     "clip": "clip by the joint norm",
     "adamw": "AdamW, with that clip",
 }
-# A line of the tables: a name and four columns.
-ROW = "{:<38}{:>10}{:>10}{:>10}{:>10}"
+WIDE = 78  # of a table with all of its columns
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        print("\n".join(text(found)))
+        lines = (textwrap.fill(line, width()) for line in text(found, width()))
+        print("\n".join(lines))
     return 0
 
 
@@ -68,8 +69,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 # Text ------------------------------------------------------------------------------------------
 
 
-def text(found: Json) -> Iterator[str]:
-    """Yield the lines of the description and of the tables, which are 80 columns wide."""
+def text(found: Json, columns: int = 80) -> Iterator[str]:
+    """Yield the lines of the description and of the tables, for a terminal of so many columns."""
     network, machine, used = found["network"], found["machine"], found["versions"]
     layers = f"{network['layers']} layer{'s' * (network['layers'] > 1)} of width {network['width']}"
     threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
@@ -84,7 +85,7 @@ def text(found: Json) -> Iterator[str]:
     yield from _checked(found)
     for work in found["work"]:
         yield ""
-        yield from _table(work, network)
+        yield from _table(work, network, columns)
     if not found["done"]:
         yield ""
         yield "ended early: these are the figures so far"
@@ -99,19 +100,19 @@ def _checked(found: Json) -> Iterator[str]:
     if any("difference" in row and "left_out" in row for w in found["work"] for row in w["rows"]):
         yield "Before timing all were held to float64; whoever is off is left out below."
         return
-    yield "Before timing all were held to float64. Off, relative to an array's largest"
     yield (
-        f"element: loss and gradients {largest['pass']:.0e}, clipped gradients"
+        "Before timing all were held to float64. Off, relative to an array's largest element: "
+        f"loss and gradients {largest['pass']:.0e}, clipped gradients"
         f" {largest['clip']:.0e}, steps {largest['adamw']:.0e}."
     )
 
 
-def _table(work: Json, network: Json) -> Iterator[str]:
+def _table(work: Json, network: Json, columns: int) -> Iterator[str]:
     rate = "GFLOP/s" if "flops" in work else "GB/s"
     title = TITLES[work["name"]]
     if "bytes" in work:
         title += f", {2 * network['layers']} arrays"
-    yield ROW.format(title, "ms", "× vegrad", rate, "of limit")
+    yield _row(columns, title, "ms", "× vegrad", rate, "of limit")
     for row in work["rows"]:
         name = row["title"] + (f" ({row['variant']})" if row.get("variant") else "")
         if "left_out" in row:
@@ -119,10 +120,11 @@ def _table(work: Json, network: Json) -> Iterator[str]:
             continue
         took = row["median_ms"] or row.get("estimated_ms")
         if took is None:
-            yield ROW.format(name, *"––––")
+            yield _row(columns, name, *"––––")
             continue
         guess = "~" if row["median_ms"] is None else ""
-        yield ROW.format(
+        yield _row(
+            columns,
             name,
             guess + figure(took),
             "–" if row.get("ratio") is None else guess + figure(row["ratio"]),
@@ -133,6 +135,14 @@ def _table(work: Json, network: Json) -> Iterator[str]:
         yield "~ estimated from a small part: too slow for --seconds"
     if "limit_ms" in work:
         yield _limit(work)
+
+
+def _row(columns: int, name: str, *cells: str) -> str:
+    """Write a line of a table; a narrow terminal has no room for the last column."""
+    shown = cells if columns >= WIDE else cells[:-1]
+    room = min(38, columns - 10 * len(shown))
+    name = textwrap.shorten(name, room, placeholder="…")
+    return f"{name:<{room}}{''.join(f'{cell:>10}' for cell in shown)}"
 
 
 def _limit(work: Json) -> str:

@@ -81,7 +81,7 @@ COMMANDS = {
         "Explain a cause by the name that findings give: how it shows, an example, what to do.",
         explain.run,
         explain.add_options,
-        ("vegrad explain", "vegrad explain dead-units"),
+        ("vegrad explain", "vegrad explain dead-units", "vegrad explain gain"),
     ),
     "theory": Command(
         "Show what mean-field theory says of an activation: phase, depth scales, critical weights.",
@@ -99,6 +99,11 @@ COMMANDS = {
         bench.add_options,
         ("vegrad bench", "vegrad bench --depth 20 --width 256 --threads 1 --seconds 20"),
     ),
+}
+USAGES = {
+    "descent": "[STORY] [options]",
+    "explain": "[CAUSE …] [options]",
+    "theory": "[ACTIVATION] [options]",
 }
 CODES = (
     "Exit codes: 0 healthy, or done; 1 a finding; 2 wrong use; 4 a full disk; 130 interrupted. "
@@ -152,15 +157,23 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of the program, and that of each command."""
     says = "Find, explain and cure vanishing and exploding gradients."
     examples = ("vegrad demo", "vegrad diagnose --depth 30 --activation sigmoid")
-    parser = Parser(prog="vegrad", says=says, examples=examples, notes=CODES)
+    parser = Parser(
+        prog="vegrad", usage="[options] COMMAND …", says=says, examples=examples, notes=CODES
+    )
     parser.add_argument("--version", action="version", version=f"vegrad {_core.__version__}")
     script = f"print the script that completes commands and options in {', '.join(SHELLS)}"
     parser.add_argument("--completion", metavar="SHELL", choices=SHELLS, help=script)
-    subparsers = parser.add_subparsers(metavar="command", dest="command")
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", prog="vegrad"
+    )
     commands = {}
     for name, command in COMMANDS.items():
         commands[name] = subparsers.add_parser(
-            name, help=command.help, says=command.help, examples=command.examples
+            name,
+            help=command.help,
+            says=command.help,
+            usage=USAGES.get(name, "[options]"),
+            examples=command.examples,
         )
         command.add_options(commands[name])
     return parser, commands

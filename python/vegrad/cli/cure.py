@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from typing import cast
 
@@ -57,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_verdict("\n".join(report.verdict(found, width())), good=found.reached)
         if not options.quiet:
-            print(f"\n{described(data, len(data.x))}")
+            before = textwrap.fill(f"before: {found.before.summary}", width())
+            print(f"\n{described(data, len(data.x))}\n{before}")
             print("\n".join(report.details(found, width())))
         if found.patch and "patch" not in files:
             print(f"\n{found.patch}", end="")
@@ -77,7 +79,7 @@ def show(options: argparse.Namespace, found: Cure) -> None:
     print()
     print_verdict("\n".join(report.verdict(found, width())), good=found.reached)
     if not options.quiet:
-        print("\n".join(report.details(found, width(), before=False)))
+        print("\n".join(report.details(found, width())))
 
 
 def _write(options: argparse.Namespace, found: Cure) -> dict[str, str | None]:

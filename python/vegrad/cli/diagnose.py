@@ -31,6 +31,8 @@ from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.rnn import RNN
 from vegrad.networks.treatment import Cure
 from vegrad.reports import text as report
+from vegrad.reports import time_flow
+from vegrad.reports.protocols import ShownTimeFlow
 
 Group = argparse._ArgumentGroup
 DEMO = {"depth": 50, "activation": "sigmoid", "init": "glorot_uniform"}
@@ -170,7 +172,7 @@ def _print_numbers(
     print(f"\n{described(task.data, rows)}")
     print(report.measurements(diagnosis, all_layers=every, width=width()))
     if _has_time_flow(task, diagnosis):
-        print(f"\n{task.network.flow}")
+        print(f"\n{time_flow.text(cast(ShownTimeFlow, task.network.flow), width())}")
     for finding in diagnosis.findings if options.verbose else ():
         print(f"\nevidence of {finding.kind}{f' ({finding.cause})' * bool(finding.cause)}")
         for name, value in finding.evidence.items():

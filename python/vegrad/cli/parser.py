@@ -21,6 +21,7 @@ class Parser(argparse.ArgumentParser):
         says: the sentence above the options.
         examples: command lines, shown below them.
         notes: what stands below the examples.
+        usage: what stands behind the program's name.
         prog: the program, with the command.
     """
 
@@ -30,6 +31,7 @@ class Parser(argparse.ArgumentParser):
         says: str = "",
         examples: Sequence[str] = (),
         notes: str = "",
+        usage: str = "[options]",
         prog: str | None = None,
     ) -> None:
         shown = ["Examples:", *(f"  {line}" for line in examples)] if examples else []
@@ -37,6 +39,7 @@ class Parser(argparse.ArgumentParser):
             shown += ["", textwrap.fill(notes, width() - 2)]
         super().__init__(
             prog=prog,
+            usage=f"%(prog)s {usage}",
             description=textwrap.fill(says, width() - 2),
             epilog="\n".join(shown),
             allow_abbrev=False,

@@ -12,7 +12,7 @@ from math import isfinite, isnan
 from vegrad import _core, theory
 from vegrad.cli.options import add_common_options, add_name, positive
 from vegrad.cli.outputs import PICTURES, settle
-from vegrad.cli.terminal import print_files, print_json, spinner
+from vegrad.cli.terminal import print_files, print_json, spinner, width
 from vegrad.reports import recurrence_theory
 from vegrad.reports import theory as theory_report
 from vegrad.theory.cells import GATES
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         content = _content(options.activation, *point)
         print_json({name: _plain(value) for name, value in content.items()} | {"picture": picture})
         return 0
-    print(theory_report.theory_table(options.activation, *point))
+    print(theory_report.theory_table(options.activation, *point, width=width()))
     print_files({"picture": picture})
     return 0
 
@@ -58,7 +58,7 @@ def _run_cell(options: argparse.Namespace) -> int:
         plain = [{name: _plain(value) for name, value in row.items()} for row in content]
         print_json({"cell": options.cell, **sizes, "input_rms": rms, "initializations": plain})
         return 0
-    print(recurrence_theory.recurrence_table(options.cell, **sizes, input_rms=rms))
+    print(recurrence_theory.recurrence_table(options.cell, **sizes, input_rms=rms, width=width()))
     return 0
 
 

@@ -78,14 +78,6 @@ class Diagnosis:
             reading = _drawn(reading, reading.chain)
             findings = judge(reading, history)
         chain, trend = reading.chain, trend_of(reading)
-        parts: dict[str, Any] = {}
-        if chain is not None:
-            parts = {
-                "flow": chain.flow,
-                "underflowed": chain.underflowed,
-                "overflowed": chain.overflowed,
-                "expected": chain.expected,
-            }
         return cls(
             findings,
             looked_at(reading, trend),
@@ -97,7 +89,7 @@ class Diagnosis:
             reading=replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
             further=0 if reading.what_if is None else reading.what_if.passes,
             subject_of=subject_of,
-            **(parts | more),
+            **(_of_chain(chain) | more),
         )
 
     def ignoring(self, causes: Collection[str]) -> Self:
@@ -241,6 +233,12 @@ class Diagnosis:
             content["expected"]["deviations"] = expected.deviations(self.flow).tolist()
         content["measurement"] = self.measurement and self.measurement.to_dict()
         return cast("dict[str, Any]", plain(content))
+
+
+def _of_chain(chain: Chain | None) -> dict[str, Any]:
+    """Return what a diagnosis has where the layers are a chain."""
+    names = ("flow", "underflowed", "overflowed", "expected")
+    return {} if chain is None else {name: getattr(chain, name) for name in names}
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:

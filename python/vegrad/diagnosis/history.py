@@ -204,15 +204,7 @@ class History:
         """
         path = Path(path)
         if path.suffix == ".json":
-            columns = {
-                name: [
-                    list(map(plain_number, v)) if name in LAYERS else plain_number(v)
-                    for v in column
-                ]
-                if name in (*STEPS, *EPOCHS, *LAYERS)
-                else column
-                for name, column in self.to_dict().items()
-            }
+            columns = _with_nulls(self.to_dict())
             path.write_text(json.dumps(columns, allow_nan=False) + "\n", encoding="utf-8")
         elif path.suffix == ".csv":
             with open(path, "w", newline="", encoding="utf-8") as file:
@@ -253,6 +245,16 @@ class History:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
         return descent.draw([(title, descent.of_history(self))], path)
+
+
+def _with_nulls(columns: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the columns without numbers that JSON does not have."""
+    return {
+        name: [list(map(plain_number, v)) if name in LAYERS else plain_number(v) for v in column]
+        if name in (*STEPS, *EPOCHS, *LAYERS)
+        else column
+        for name, column in columns.items()
+    }
 
 
 def as_history(name: str, value: object) -> History:

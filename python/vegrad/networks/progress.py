@@ -54,8 +54,8 @@ class Progress:
             self.line.close()
 
     def findings(self, history: History) -> None:
-        """Show the findings of the whole training."""
-        if self.line is not None:
+        """Show the findings of the whole training; in a notebook the warnings are enough."""
+        if self.line is not None and not self.line.is_bar:
             for finding in history.findings:
                 sys.stderr.write(f"{finding}\n")
 

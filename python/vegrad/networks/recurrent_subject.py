@@ -31,7 +31,7 @@ class SequenceData(ArrayData):
 
     @cached_property
     def lags(self) -> Lags | None:
-        """What all rows tell of the steps that the targets depend on, where that can be asked."""
+        """The steps that the targets depend on, as all rows tell, where that can be asked."""
         return None if self.lengths is not None else Lags.of(self.x, self.target)
 
     def take(self, rows: Array) -> tuple[object, Array]:  # type: ignore[override]

@@ -8,6 +8,7 @@ named.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -29,14 +30,19 @@ from vegrad.reports.time_flow import headline
 from vegrad.reports.truncation import truncation_words
 
 MOST = 58_000  # bytes of an output, which a notebook stores with each run
+HINT = re.compile(r'<rect class="hint".*?</rect>')
 FINDINGS = 4  # shown as cards; of the others only the kinds are named
 
 Part = tuple[str, str]  # what to call it where it is left out, and its HTML
 
 
-def diagnosis(shown: ShownDiagnosis) -> str:
-    """Show a diagnosis: verdict, findings, and the flow or the gradients."""
-    return _frame(parts.verdict(shown, "p"), [("the findings", _findings(shown)), *_seen(shown)])
+def diagnosis(shown: ShownDiagnosis, names: Sequence[str] = ()) -> str:
+    """Show a diagnosis: verdict, findings, and the flow or the gradients.
+
+    `names` are the layers' modules.
+    """
+    found = [("the findings", _findings(shown)), *_seen(shown, names)]
+    return _frame(parts.verdict(shown, "p"), found)
 
 
 def modules(
@@ -98,7 +104,7 @@ def time_flow(shown: ShownTimeFlow) -> str:
     return _frame(
         "",
         [
-            ("the reach", f'<p class="headline">{escape(headline(shown))}.</p>'),
+            ("the reach", f'<p class="headline">{parts.sentence(headline(shown))}.</p>'),
             ("the table of layers", tables.memory(shown)),
             ("the gradient", recurrent_charts.through_time(shown)),
             ("the gains", recurrent_charts.gains_in_time(shown)),
@@ -111,7 +117,7 @@ def truncation(shown: ShownTruncation) -> str:
     return _frame(
         "",
         [
-            ("the window", f'<p class="headline">{escape(truncation_words(shown))}</p>'),
+            ("the window", f'<p class="headline">{parts.sentence(truncation_words(shown))}</p>'),
             ("the losses", recurrent_charts.lost(shown)),
             ("the table of windows", _folded("All windows", tables.windows(shown))),
         ],
@@ -130,7 +136,7 @@ def _findings(shown: ShownDiagnosis) -> str:
     return found
 
 
-def _seen(shown: ShownDiagnosis) -> list[Part]:
+def _seen(shown: ShownDiagnosis, names: Sequence[str] = ()) -> list[Part]:
     """Return what was measured: the flow, or the gradients if only they were."""
     found: list[Part] = []
     flow, gradients = shown.flow, shown.measurement
@@ -138,7 +144,7 @@ def _seen(shown: ShownDiagnosis) -> list[Part]:
         found += [
             ("the gradient", charts.gradient(shown, flow)),
             ("the gains", charts.gains(shown, flow, parts.theory(shown, flow))),
-            ("the table of layers", _folded("All layers", tables.layers(shown, flow))),
+            ("the table of layers", _folded("All layers", tables.layers(shown, flow, names))),
         ]
     if gradients is not None:
         chain = shown.config.get("chain", gradients.names)
@@ -156,7 +162,9 @@ def _frame(head: str, found: Iterable[Part]) -> str:
     """Put parts into a frame with the style, as many as there is room for."""
     room = MOST - len(NOTEBOOK.encode()) - len(head.encode()) - 500
     shown, left_out = [], []
-    for name, part in found:
+    for name, whole in found:
+        # Where there are many layers, a pointer could hardly tell their hints apart.
+        part = whole if len(whole) < MOST // 4 else HINT.sub("", whole)
         size = len(part.encode())
         if size <= room:
             room -= size

@@ -235,12 +235,13 @@ def word(severity: str, said: str) -> str:
 def sentence(words: str) -> str:
     """Write a sentence as HTML.
 
-    It gets a capital letter, unless a name such as x[3, 1] begins it. Numbers such as 1e-31 are
-    kept in one line.
+    It gets a capital letter, unless a name such as x[3, 1] begins it. Numbers such as 1e-31 and
+    12 % are kept in one line.
     """
     first, _, _ = words.partition(" ")
     if first.rstrip(":").isalpha():
         words = words[0].upper() + words[1:]
+    words = words.replace(" %", "\u00a0%")
     parts = (
         f'<span class="whole">{escape(part)}</span>' if POWER.search(part) else escape(part)
         for part in words.split(" ")

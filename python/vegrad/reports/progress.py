@@ -23,7 +23,8 @@ class Line:
 
     def __init__(self) -> None:
         self._bar = _bar() if in_notebook() else None
-        self.live = self._bar is not None or sys.stderr.isatty()
+        self.is_bar = self._bar is not None
+        self.live = self.is_bar or sys.stderr.isatty()
 
     def write(
         self, place: str, numbers: str, done: int, total: int, *, stays: bool = False

@@ -6,13 +6,14 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.reports.protocols import ShownTimeFlow, ShownTruncation
-from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
+from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach, thinned
 from vegrad.reports.time_flow import GONE, left_over, steps_of
 from vegrad.reports.truncation import LEAST, apart, percent
 from vegrad.reports.values import decades
 
 COLOURS = ("gradient", "derivative", "weights", "ink", "faint")  # of layers, in turn
 NAMED = 6  # layers in a legend
+POINTS = 240  # of a line, since there may be many
 LOWEST = -40.0  # decades; what is left below is not told apart
 
 
@@ -31,7 +32,7 @@ def through_time(flow: ShownTimeFlow) -> str:
     legend: list[Entry] = []
     for layer in range(layers):
         css = f"s-{COLOURS[layer % len(COLOURS)]}"
-        chart.line(np.arange(steps), left[layer], css)
+        chart.line(*thinned(np.arange(float(steps)), left[layer], POINTS), css)
         if layer < NAMED:
             said = f"layer {layer}, reach {steps_of(float(flow.reach[layer]))}"
             legend.append((said, [("line", css)]))
@@ -57,7 +58,7 @@ def gains_in_time(flow: ShownTimeFlow) -> str:
     chart.rule(0.0, "thin s-soft")
     legend: list[Entry] = []
     for (said, _, css), line in zip(parts, lines, strict=True):
-        chart.line(np.arange(steps), line, css)
+        chart.line(*thinned(np.arange(float(steps)), line, POINTS), css)
         legend.append((said, [("line", css)]))
     chart.x_axis(plain_ticks(0, steps - 1, whole=True))
     return figure("Gain of a step back", chart, legend, aside="above 1× the gradient grows")

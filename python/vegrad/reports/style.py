@@ -194,7 +194,9 @@ h2, h3 { font-weight: 650; } dt { font-weight: 400; }
 .inside figure.card { margin-bottom: 0; }
 .card { padding: 14px 16px; }
 .scroll { max-height: 480px; }
-summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
+h2, h3, p, li, dt, dd, table, tr, th, td, figcaption { color: inherit; }
+.row { margin-left: 0; margin-right: 0; } .row::before, .row::after { content: none; }
+summary { display: list-item; cursor: pointer; font-weight: 600; padding: 4px 0; }
 pre { margin: 8px 0 0; padding: 12px 14px; overflow: auto; border-radius: 8px; border: 0;
   background: var(--shade); color: var(--ink); font: 13px/1.45 ui-monospace, "SF Mono", Menlo,
   Consolas, monospace; white-space: pre; }

@@ -126,9 +126,11 @@ class Chart:
     def band(self, x: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, css: str) -> None:
         """Fill what lies between two lines, where both are finite."""
         x, low, high = (np.asarray(values, float) for values in (x, low, high))
-        known = np.isfinite(low) & np.isfinite(high)
-        if known.sum() < 2:
+        known = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+        if len(known) < 2:
             return
+        if len(known) > MOST_POINTS // 2:
+            known = known[np.linspace(0, len(known) - 1, MOST_POINTS // 2).round().astype(int)]
         up = [self._at(a, b) for a, b in zip(x[known], high[known], strict=True)]
         down = [self._at(a, b) for a, b in zip(x[known], low[known], strict=True)]
         self._plot.append(f'<path class="{css}" d="M{"L".join(up + down[::-1])}z"/>')
@@ -210,11 +212,11 @@ class Chart:
                 pen = False
 
 
-def thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+def thinned(x: FloatArray, y: FloatArray, most: int = MOST_POINTS) -> tuple[FloatArray, FloatArray]:
     """Keep as many points as an eye can tell apart: the smallest and largest of each piece."""
-    if len(y) <= MOST_POINTS:
+    if len(y) <= most:
         return x, y
-    pieces = np.array_split(np.arange(len(y)), MOST_POINTS // 2)
+    pieces = np.array_split(np.arange(len(y)), most // 2)
     kept = []
     for piece in pieces:
         known = piece[np.isfinite(y[piece])]

@@ -20,8 +20,11 @@ from vegrad.reports.truncation import percent, shown_windows
 from vegrad.reports.values import expected_gain, factor, gain, number, size, surprises
 
 
-def layers(diagnosis: BesideFlow, flow: Flow) -> str:
-    """Write a row for every layer, marked where there is something to say of it."""
+def layers(diagnosis: BesideFlow, flow: Flow, names: Sequence[str] = ()) -> str:
+    """Write a row for every layer, marked where there is something to say of it.
+
+    `names` are the layers' modules, to stand beside their numbers.
+    """
     expected, _ = expected_gain(diagnosis, flow)
     known, away = bool(np.isfinite(expected).any()), surprises(diagnosis, flow)
     notes, lost = _notes(diagnosis, away), _lost(diagnosis)
@@ -44,7 +47,8 @@ def layers(diagnosis: BesideFlow, flow: Flow) -> str:
             row[4] = row[4].replace("<td>", '<td class="away">')
         if remarks:
             row.append(_remarks("; ".join([*notes.get(layer, []), *lost.get(layer, [])])))
-        rows.append(_row(str(layer), row, marked=layer in notes))
+        name = f"{layer}&ensp;{escape(names[layer])}" if names else str(layer)
+        rows.append(_row(name, row, marked=layer in notes))
     return (
         '<p class="above">From the input (0) to the output. A gain compares δ of a layer with that '
         "of the layer above; it contains the weights of the layer above and the derivative of its "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from math import inf, isfinite, isnan
 
 import numpy as np
@@ -31,15 +32,21 @@ LINES = (GRADIENT, DERIVATIVE, THEORY, WEIGHTS, INK, FAINT)
 TONES = [(0.0, "#f4f6f8"), (0.5, GRADIENT), (0.7, "#e9b44c"), (1.0, ALARM)]
 WIDEST = 24.0  # decades of colour on either side: beyond it all is as pale, or as dark
 
+WIDTH = 80
+
 # Text ------------------------------------------------------------------------------------------
 
 
-def text(flow: ShownTimeFlow) -> str:
-    """Write the mean gain of a step, its parts, the reach and the units' memory, a line a layer."""
+def text(flow: ShownTimeFlow, width: int = WIDTH) -> str:
+    """Write the mean gain of a step, its parts, the reach and the units' memory, a line a layer.
+
+    A narrow terminal has no room for the memory.
+    """
     layers, steps = flow.gain_log2.shape
     gated = bool(np.isfinite(flow.time_scales).any())
     parts = f"{'carried':>10}{'by U':>10}" if gated else ""
-    memory = f"{'memory: median, longest':>28}" if gated else ""
+    remembers = gated and width >= WIDTH
+    memory = f"{'memory: median, longest':>28}" if remembers else ""
     lines = [f"{'layer':<6}{'gain a step':>12}{parts}{'reach':>14}{memory}"]
     for layer in range(layers):
         gain, carry, matrix = (
@@ -48,14 +55,14 @@ def text(flow: ShownTimeFlow) -> str:
         )
         line = f"{layer:<6}{gain:>12}" + (f"{carry:>10}{matrix:>10}" if gated else "")
         line += f"{steps_of(flow.reach[layer]):>14}"
-        if gated:
+        if remembers:
             scales = flow.time_scales[layer]
             longest = f"{steps_of(float(np.median(scales)))}, {steps_of(float(np.max(scales)))}"
             line += f"{longest:>28}"
         lines.append(line)
     entry = "at each step" if flow.every_step else "at the last step"
-    lines += ["", f"{steps} steps; the loss enters {entry}. Reach: to a thousandth of the size."]
-    return "\n".join(lines)
+    said = f"{steps} steps; the loss enters {entry}. Reach: to a thousandth of the size."
+    return "\n".join([*lines, "", textwrap.fill(said, width)])
 
 
 def mean_gain(log2_gains: FloatArray) -> str:

@@ -13,6 +13,7 @@ from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
+from vegrad.reports import notebook
 from vegrad.reports.text import text
 from vegrad.torch import models
 from vegrad.torch.monitor.report import Report
@@ -33,6 +34,9 @@ class ModelDiagnosis(Diagnosis):
         return (
             self.reading is not None and self.reading.chain is not None and self.reading.chain.drawn
         )
+
+    def _repr_html_(self) -> str:
+        return notebook.diagnosis(self, self.modules)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers with their modules, the verdict, findings and advice."""

@@ -14,7 +14,16 @@ from vegrad.treatment.curable import Curable
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import PAIRS, Attempt, Ended
 from vegrad.treatment.progress import Listener, Look
-from vegrad.treatment.promise import astray, creeping, ended, hopeless, standing, thrown, unreached, worse
+from vegrad.treatment.promise import (
+    astray,
+    creeping,
+    ended,
+    hopeless,
+    standing,
+    thrown,
+    unreached,
+    worse,
+)
 from vegrad.treatment.rates import long_steps
 from vegrad.treatment.remedies import FOLLOWING, TRAINING
 from vegrad.treatment.remedy import Patient, Remedy, Treatment
