@@ -173,6 +173,17 @@ void advance(CellBackward<T>& b, std::ptrdiff_t rows) {
   move(b.carried_squares, rows);
   move(b.state_squares, rows);
   move(b.matrix_squares, rows);
+  b.carry_row += int(rows);
+}
+
+// Both halves, and so on; what a vector held is lost.
+template <class T>
+VEGRAD_INLINE T sum_of(T* lanes) {
+#pragma GCC unroll 4
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
 }
 
 // Row by row Σ of squares, of which a vector a row is kept until write().
@@ -185,9 +196,13 @@ struct SquaresOfRows {
   }
   VEGRAD_INLINE Vector<T> get(int row) const { return load<T>(sums + row * kLanes<T>); }
   VEGRAD_INLINE void put(int row, Vector<T> v) { store<T>(sums + row * kLanes<T>, v); }
-  // As many rows at once as a vector has lanes.
+  // As many rows at once as a vector has lanes, or each by itself: with the same sums.
   void write(int rows, T* out) {
     constexpr int n = kLanes<T>;
+    if (rows <= 2) {
+      for (int i = 0; i < rows; ++i) out[i] = sum_of(sums + i * n);
+      return;
+    }
     for (int first = 0; first < rows; first += n) {
       Vector<T> v[n];
 #pragma GCC unroll 16
@@ -274,6 +289,10 @@ VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* 
       r.h_before = b.h_before + i * b.ld_before + j;
     } else {
       r.h = b.h + i * b.ld + j;
+    }
+    if (FLOW && Cell::kCarries && b.carry_sums) {
+      T* const to = b.carry_sums + (i + b.carry_row) / kRowGroup * b.slot + j;
+      store<T>(to, load<T>(to) + r.get(1));
     }
     Cell::backward(r);
     if (carries) store<T>(carried, r.units(r.carried_on));
