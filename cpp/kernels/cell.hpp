@@ -66,7 +66,7 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
   const bool product = b.after && !b.fresh;
   alignas(64) T sums[kMostSums * lanes];
   SquaresOfRows<T, kCellRows> squares[kSquares];
-  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].clear(b.rows);
+  for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s) squares[s].clear(b.rows);
   const int vectors = (b.H + lanes - 1) / lanes;
   CellProduct<T> p{0,  b.H, gates, {},    nullptr, b.ld_gates, b.recurrent, sums, together * lanes,
                    {}, 0,   0,     b.lone};
@@ -91,7 +91,7 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
   }
   T* const out[] = {b.delta_squares, b.passed_squares, b.carried_squares, b.state_squares,
                     b.matrix_squares};
-  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s)
+  for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s)
     if (out[s]) squares[s].write(b.rows, out[s]);
 }
 

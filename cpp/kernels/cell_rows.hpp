@@ -259,6 +259,12 @@ void finish_forward(const CellForward<T> f, int first, int rows, int j, int end,
 // In the order of CellBackward's.
 enum { kDelta, kPassed, kCarried, kState, kMatrix, kSquares };
 
+// How many of them a cell has.
+template <class Cell, bool FLOW>
+constexpr int kSquaresOf = !FLOW            ? kPassed
+                           : Cell::kCarries ? kSquares
+                                            : kCarried;
+
 // What a row has at every vector.
 template <class T>
 struct BackwardScales {
@@ -305,7 +311,7 @@ VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* 
   total[kDelta] = fma(r.delta, r.delta, total[kDelta]);
   if constexpr (FLOW) {
     const Vector<T> of[] = {r.delta, passed, r.carried_on, r.state, r.matrix};
-    for (int s = kPassed; s < kSquares; ++s) {
+    for (int s = kPassed; s < kSquaresOf<Cell, FLOW>; ++s) {
       const Vector<T> v = r.units(of[s]);
       total[s] = fma(v, v, total[s]);
     }
@@ -321,13 +327,13 @@ void finish_backward(const CellBackward<T> b, int first, int rows, int j, int en
                                       splat<T>(b.local_scale ? b.local_scale[i] : T(1))};
     // Continued, so that it makes no difference how many vectors are gone through at once.
     Vector<T> total[kSquares];
-    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) total[s] = squares[s].get(i);
+    for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s) total[s] = squares[s].get(i);
     int at = j;
     for (; at + lanes <= end; at += lanes)
       backward_at<Cell, FLOW, true>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
     if (at < end)
       backward_at<Cell, FLOW, false>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
-    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].put(i, total[s]);
+    for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s) squares[s].put(i, total[s]);
     if (sums) sums += ld_sums;
   }
 }

@@ -41,13 +41,14 @@ class LayerFlow {
     const int n = schedule.count(t);
     const std::size_t at = std::size_t(l_) * schedule.steps() + t;
     if (n == 0) return;
-    const double elements = 0.5 * std::log2(double(n) * pass_.shape.hidden);
+    if (n != rows_) elements_ = 0.5 * std::log2(double(n) * pass_.shape.hidden);
+    rows_ = n;
     const FlowSums<T>& sums = m_.sums;
     const double delta = norm(sums.delta, t, n);
-    flow_.delta[at] = delta - elements;
+    flow_.delta[at] = delta - elements_;
     flow_.hidden[at] =
         log2_norm(sums.hidden + pass_.place(t), m_.hidden_exponents.data() + pass_.place(t), n) -
-        elements;
+        elements_;
     if (passes) note_gain(t, at, delta);
   }
 
@@ -89,6 +90,8 @@ class LayerFlow {
   const int l_;
   const LayerMemory<T>& m_;
   TimeFlowColumns& flow_;
+  int rows_ = 0;
+  double elements_ = 0;  // half the log2 of how many the rows have
 };
 
 }  // namespace
