@@ -2,7 +2,7 @@
 
     python bench/buffers.py               the table, on two threads; bench/results/buffers.json
     python bench/buffers.py --quick       a smoke run
-    python bench/buffers.py --markdown    the table of the last complete run, for the README
+    python bench/buffers.py --markdown    the last complete run, for docs/benchmarks.md
 
 One process, bound to as many cores as threads, measures everything. It needs PyTorch; the line
 against optax needs JAX, and times the same formula written in JAX where optax is not installed.

@@ -149,23 +149,26 @@ def text(results):
 
 
 def markdown(results):
-    """Render one table for the README; a cell has one figure for each number of threads."""
-    first, *rest = table(results["runs"])
-    lines = [first, ["---"] + ["---:"] * (len(first) - 1), *rest]
-    counts = " / ".join(threads_text(run) for run in results["runs"])
+    """Render two tables, of times and of ratios, for each number of threads: docs/benchmarks.md."""
     machine, used = results["machine"], results["runs"][0]["versions"]
-    names = ("numpy", "torch", "jax", "vegrad")
-    also = conditions.sentences(results["conditions"]) if "conditions" in results else ()
-    return "\n".join(
-        [
-            f"{LEGEND} {counts}, {machine['cpu']}, {used.get('isa', '?')}, {results['date']},"
-            f" {', '.join(f'{name} {used[name]}' for name in names if used.get(name))}.",
-            "",
-            *("| " + " | ".join(line) + " |" for line in lines),
-            "",
-            " ".join(also),
-        ]
-    )
+    names = [name for name in ("numpy", "torch", "jax", "vegrad") if used.get(name)]
+    versions = ", ".join(f"{name} {used[name]}" for name in names)
+    parts = [
+        f"{machine['cpu']}, {used.get('isa', '?')}, {results['date']}, {versions}.",
+        "",
+        LEGEND,
+    ]
+    for run in results["runs"]:
+        parts += ["", f"**{threads_text(run)}**"]
+        lines = table([run])
+        ratios = lines[0].index("limit") + 1
+        times = [line[:ratios] for line in lines]
+        for half in (times, [line[:1] + line[ratios:] for line in lines]):
+            half.insert(1, ["---"] + ["---:"] * (len(half[0]) - 1))
+            parts += ["", *("| " + " | ".join(line) + " |" for line in half)]
+    if "conditions" in results:
+        parts += ["", *(f"- {one}" for one in conditions.sentences(results["conditions"]))]
+    return "\n".join(parts)
 
 
 # Files

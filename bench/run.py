@@ -3,7 +3,7 @@
     python bench/run.py                 the table, on one thread and on two
     python bench/run.py --all           also the rows that take longer, then bench/buffers.py
     python bench/run.py --quick         a smoke run
-    python bench/run.py --markdown      the table of the last complete run, for the README
+    python bench/run.py --markdown      the tables of the last complete run, for docs/benchmarks.md
 
 Every number of threads gets a process of its own, bound to as many cores. A complete run is saved
 in bench/results/.

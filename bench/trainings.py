@@ -5,7 +5,7 @@
     python bench/trainings.py --quick      a smoke run
     python bench/trainings.py --markdown   the table of the last complete run
 
-Exit code 1 if a figure falls short of what is asked. What is measured: `docs/trainings.md`.
+Exit code 1 if a figure falls short of what is asked. What is measured: `docs/explanation/truth.md`.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ VEGRAD = [
     "clip_by_value_",
     "clipping",
     "cure",
+    "datasets",
     "diagnose",
     "diagnose_gradients",
     "diagnose_history",

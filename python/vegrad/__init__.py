@@ -52,6 +52,7 @@ __all__ = [
     "clip_by_value_",
     "clipping",
     "cure",
+    "datasets",
     "diagnose",
     "diagnose_gradients",
     "diagnose_history",
@@ -74,7 +75,7 @@ _LATER = {
     "Finding": "vegrad.flow.finding",
     "FindingError": "vegrad.diagnosis.alarms",
     "FindingWarning": "vegrad.diagnosis.alarms",
-    "Flow": "vegrad.flow.flow",
+    "Flow": "vegrad.reports.flow",
     "History": "vegrad.diagnosis.history",
     "MLP": "vegrad.networks.mlp",
     "RNN": "vegrad.networks.rnn",
@@ -95,8 +96,8 @@ def __getattr__(name: str) -> object:
     """Import a public name, or the package of this name, when it is first asked for."""
     if name in _LATER:
         found = getattr(import_module(_LATER[name]), name)
-    elif name == "theory":
-        found = import_module("vegrad.theory")
+    elif name in ("datasets", "theory"):
+        found = import_module(f"vegrad.{name}")
     else:
         raise AttributeError(f"module 'vegrad' has no attribute {name!r}")
     globals()[name] = found

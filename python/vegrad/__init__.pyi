@@ -1,4 +1,5 @@
 from vegrad import clipping as clipping
+from vegrad import datasets as datasets
 from vegrad import optim as optim
 from vegrad import theory as theory
 from vegrad._core import __version__ as __version__
@@ -22,7 +23,6 @@ from vegrad.diagnosis.alarms import FindingWarning as FindingWarning
 from vegrad.diagnosis.diagnosis import Diagnosis as Diagnosis
 from vegrad.diagnosis.history import History as History
 from vegrad.flow.finding import Finding as Finding
-from vegrad.flow.flow import Flow as Flow
 from vegrad.networks.diagnosis import diagnose as diagnose
 from vegrad.networks.lsuv import lsuv_ as lsuv_
 from vegrad.networks.mlp import MLP as MLP
@@ -39,6 +39,7 @@ from vegrad.optim import AdamW as AdamW
 from vegrad.optim import Lion as Lion
 from vegrad.recordings import diagnose_gradients as diagnose_gradients
 from vegrad.recordings import diagnose_history as diagnose_history
+from vegrad.reports.flow import Flow as Flow
 from vegrad.treatment.outcome import Attempt as Attempt
 from vegrad.treatment.outcome import Proof as Proof
 

@@ -246,7 +246,7 @@ def test_it_prints_as_a_table() -> None:
         assert "600" in row
     assert "3000" in lines[-1]  # the line for all buffers together
     heading = " ".join(lines[: lines.index(rows[0])])
-    for column in ("norm", "mean", "largest", "zeros"):
+    for column in ("norm", "mean", "largest", "smallest"):
         assert column in heading
     assert max(len(line) for line in lines) <= 200
 
@@ -270,3 +270,10 @@ def test_to_dict_is_plain(isa: str) -> None:
     text = json.dumps(told)
     for part in ('"norm"', '"norm_log2"', '"zeros"', '"marks"', '"histogram"', '"first_nonfinite"'):
         assert part in text
+
+
+def test_the_table_leaves_out_counts_that_are_all_zero() -> None:
+    clean = str(vegrad.measure({"a": np.ones(3), "b": np.ones(2)}))
+    assert not any(name in clean for name in ("zeros", "subnormals", "infs", "nans"))
+    heads = str(vegrad.measure({"a": np.array([0.0, 1.0]), "b": np.ones(2)})).splitlines()[0]
+    assert heads.split()[-1] == "zeros"

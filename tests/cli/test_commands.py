@@ -100,7 +100,7 @@ def test_exit_codes_tell_the_verdict(
     assert strict(capsys.readouterr().out)["verdict"] == verdict
     assert main(["diagnose", *SMALL, *options]) == code
     text = capsys.readouterr()
-    assert f"\n{verdict}: " in text.out
+    assert text.out.startswith(f"{verdict}: ")
     assert text.err == ""
     assert list(Path().iterdir()) == []
 
@@ -237,7 +237,12 @@ def test_hostile_names_of_columns_do_no_harm_in_the_page() -> None:
 
 WRONG = {
     (): "no command given",
-    ("nonsense",): "invalid choice: 'nonsense'",
+    ("nonsense",): "command must be one of demo, .* not 'nonsense'",
+    ("diagnoze",): r"not 'diagnoze' \(did you mean diagnose\?\)",
+    ("diagnose", "--activation", "rleu"): r"not 'rleu' \(did you mean relu\?\)",
+    ("diagnose", "--activaton", "relu"): r"relu \(did you mean --activation\?\)",
+    ("diagnose", "--act", "relu"): "unrecognized arguments: --act relu",
+    ("diagnose", "--data", "digts"): r"not 'digts' \(did you mean digits\?\)",
     ("diagnose", "--depth", "x"): "argument --depth: invalid int value: 'x'",
     ("diagnose", "--depth", "0"): "--depth must be at least 1, not 0",
     ("diagnose", "--width", "-3"): "--width must be at least 1, not -3",
@@ -247,7 +252,7 @@ WRONG = {
     ("diagnose", "--init", "zeros"): "init must be one of glorot_uniform, .* not 'zeros'",
     ("diagnose", "--loss", "hinge"): "loss must be one of mse, .* not 'hinge'",
     ("diagnose", "--norm", "batch"): "norm must be one of .* not 'batch'",
-    ("diagnose", "--dtype", "float16"): "dtype must be float32 or float64, not float16",
+    ("diagnose", "--dtype", "float16"): "dtype must be one of float32, float64, not 'float16'",
     ("diagnose", "--seed", "-1"): "seed must be at least 0",
     ("diagnose", "--sigma-w", "2"): 'sigma_w goes with init="normal"',
     ("diagnose", "--init", "normal"): 'init="normal" needs sigma_w',
@@ -258,7 +263,7 @@ WRONG = {
     ("diagnose", "--data", "text.csv", "--target", "y"): "must be numbers, not 'Paris'",
     ("diagnose", "--data", "text.csv"): "needs a target column, one of x, y",
     ("diagnose", "--data", "text.csv", "--target", "z"): 'column "z" is not in',
-    ("diagnose", "--plot", "flow.txt"): "a picture's name must end in",
+    ("diagnose", "--plot", "flow.txt"): "--plot must end in .png or .svg or .pdf, not",
     ("diagnose", "--plot", "no/flow.png"): "no/flow.png: No such file",
     ("diagnose", "--html", "page.pdf"): "--html must end in .html or .htm, not 'page.pdf'",
     ("diagnose", "--html", "no/page.html"): "no/page.html: No such file",

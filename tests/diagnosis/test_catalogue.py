@@ -95,7 +95,7 @@ def test_advice_takes_the_words_of_a_front_end() -> None:
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"not 'dead-unit' \(nearest: dead-units"):
+    with pytest.raises(ValueError, match=r"not 'dead-unit' \(did you mean dead-units"):
         cause_of("dead-unit")
     with pytest.raises(ValueError, match=r"lists, not 'xyz'$"):
         cause_of("xyz")

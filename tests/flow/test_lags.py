@@ -11,10 +11,25 @@ def test_numbers_shown_early() -> None:
     x = RANDOM(0).standard_normal((400, 40, 2))
     lags = Lags.of(x, x[:, 0, 0] + x[:, 1, 1])
     assert lags is not None
-    assert np.isnan(lags.beyond(0))
-    assert np.isnan(lags.beyond(40))
-    many = Lags.of(np.repeat(x[:, :4], 10, axis=1), x[:, 0, 0])
-    assert many.beyond(10) > 0.8
+    assert np.isnan(lags.told(0)).all()
+    assert np.isnan(lags.told(40)).all()
+    near, far = Lags.of(np.repeat(x[:, :4], 10, axis=1), x[:, 0, 0]).told(10)
+    assert near < 0.05
+    assert far > 0.8
+
+
+def test_what_later_steps_tell_too() -> None:
+    x = RANDOM(0).standard_normal((400, 40, 2))
+    x[:, 30] = x[:, 1]
+    near, far = Lags.of(x, x[:, 0, 0] + x[:, 1, 1]).told(12)
+    assert near > 0.05
+    assert far == pytest.approx(0.0, abs=0.2)
+
+
+def test_where_a_gradient_enters_by_itself() -> None:
+    x = RANDOM(0).standard_normal((40, 10, 2))
+    assert Lags.of(x, x[:, 0, 0]).beside(3) == 0
+    assert Lags.of(x, x[:, 0, 0], np.full(10, 2.0)).beside(4) == pytest.approx(0.6**0.5)
 
 
 def test_products_as_in_the_adding_problem() -> None:
@@ -25,23 +40,23 @@ def test_products_as_in_the_adding_problem() -> None:
     for place in places:
         x[np.arange(1000), place, 1] = 1.0
     target = sum(x[np.arange(1000), place, 0] for place in places)
-    assert Lags.of(x, target).beyond(15) > 0.5
+    assert Lags.of(x, target).told(15)[1] > 0.5
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_chance_makes_nothing_up(seed: int) -> None:
     random = RANDOM(seed)
     x = random.standard_normal((200, 40, 3))
-    assert not Lags.of(x, random.integers(0, 3, 200)).beyond(10) >= 0.1
+    assert not max(Lags.of(x, random.integers(0, 3, 200)).told(10)) >= 0.05
     # What all steps show is told by the last ones too.
     target = random.standard_normal(200)
     x[..., 0] += target[:, None]
-    assert not Lags.of(x, target).beyond(10) >= 0.2
+    assert not Lags.of(x, target).told(10)[1] >= 0.2
 
 
 def test_what_it_cannot_know() -> None:
     x = RANDOM(0).standard_normal((20, 40, 3))
-    assert np.isnan(Lags.of(x, x[:, 0, 0]).beyond(10))  # few rows
+    assert np.isnan(Lags.of(x, x[:, 0, 0]).told(10)).all()  # few rows
     assert Lags.of(x, np.zeros((20, 40, 1))) is None  # a target at each step
     assert Lags.of(x[:, 0], np.zeros(20)) is None
     assert Lags.of(np.full((20, 4, 1), np.nan), np.zeros(20)) is None

@@ -44,5 +44,14 @@ def test_pictures_of_a_flow(depth: int, tmp_path: Path) -> None:
     network = vegrad.MLP([6, *[8] * (depth - 1), 2], activation="sigmoid", seed=0)
     diagnosis = vegrad.diagnose(network, X, Y)
     path = tmp_path / "flow.png"
-    assert diagnosis.plot(path) == str(path)
+    assert diagnosis.plot(path).axes
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_figure_without_a_file() -> None:
+    """It shows itself in a notebook, and belongs to no window."""
+    history = trained(epochs=1, batch_size=10, gauge_every=1)
+    diagnosis = vegrad.diagnose(vegrad.MLP([6, 8, 2], seed=0), X, Y)
+    for figure in (diagnosis.plot(), history.plot(), history.plot_descent(title="A title")):
+        assert figure.axes
+        assert figure._repr_png_()[:4] == b"\x89PNG"

@@ -303,3 +303,15 @@ def test_a_deep_network_that_vanishes_is_said_of_the_whole(kind: str) -> None:
     found = diagnosed(deep(kind))
     assert found.verdict == "vanishing", str(found)
     assert is_of_the_whole(found), str(found)
+
+
+def test_the_norm_of_a_healthy_graph_is_that_of_its_gradients() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(32, 3))
+    x, target = torch.randn(16, 4, 8), torch.randint(3, (16,))
+    found = ours.diagnose(model, F.cross_entropy, x, target)
+    F.cross_entropy(model(x), target).backward()
+    norm = torch.nn.utils.get_total_norm([one.grad for one in model.parameters()])
+    assert found.healthy
+    assert f"over all parameters is {norm:.3g}" in found.sentence

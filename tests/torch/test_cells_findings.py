@@ -226,6 +226,46 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not model.cells._forward_pre_hooks
 
 
+class Bitwise(nn.Module):
+    """A classifier by an LSTM, of which the loss may see other than the last step's outputs."""
+
+    def __init__(self, seen: str, **options: Any) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(12, UNITS, batch_first=True, **options)
+        self.head = nn.Linear(UNITS * (1 + self.cells.bidirectional), 4)
+        self.seen = seen
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs, (state, _) = self.cells(x)
+        seen = {"last": outputs[:, -1], "mean": outputs.mean(1), "state": state[-1]}
+        return self.head(seen[self.seen])
+
+
+@pytest.mark.parametrize(
+    ("seen", "options", "healthy"),
+    [
+        ("last", {}, False),
+        ("last", {"num_layers": 2}, False),
+        ("state", {}, False),
+        ("mean", {}, True),  # each step has a gradient of its own
+        ("last", {"bidirectional": True}, True),  # early steps are the last ones for a direction
+    ],
+)
+def test_what_is_told_too_early_for_a_cell(
+    seen: str, options: dict[str, Any], healthy: bool
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    words = torch.randint(0, 4, (512,), generator=random)
+    x = 0.3 * torch.randn(512, 100, 12, generator=random)
+    x[:, 0] += 3.0 * nn.functional.one_hot(words, 12)
+    torch.manual_seed(0)
+    found = ours.diagnose(Bitwise(seen, **options), LOSS, x, words, resamples=0)
+    assert found.healthy == healthy
+    if not healthy:
+        assert found.findings[0].rule == "forgets-what-is-needed"
+        assert found.apply(Bitwise(seen, **options))
+
+
 # Cures -----------------------------------------------------------------------------------------
 
 

@@ -46,5 +46,5 @@ def test_names_are_checked_before_anything_runs() -> None:
     def loss(*_: object) -> torch.Tensor:
         raise AssertionError("the model was run")
 
-    with pytest.raises(ValueError, match=r"not 'kollapse' \(nearest: collapse"):
+    with pytest.raises(ValueError, match=r"not 'kollapse' \(did you mean collapse"):
         vegrad.torch.diagnose(nn.Linear(2, 1), loss, None, None, ignore=("kollapse",))

@@ -363,11 +363,11 @@ def test_targets_are_scaled(columns: int, optimizer: vegrad.optim.Optimizer) -> 
 
 
 def test_patches_of_odd_optimizers_run() -> None:
-    """A clip at infinity, a schedule: `treat` runs the patch."""
+    """A clip whose limit is never reached is left out; a schedule: `treat` runs the patch."""
     clip = vegrad.clipping.GlobalNorm(np.inf)
     cure = treat(build(depth=3), optimizer=vegrad.SGD(300.0, clip=clip))
     assert cure.cured, str(cure)
-    assert 'float("inf")' in cure.patch
+    assert "clip=" not in cure.patch
     names: dict[str, Any] = {"schedule": vegrad.optim.cosine(1e-6, 300)}
     found = vegrad.cure(build(depth=3), X, LABELS, optimizer=vegrad.SGD(names["schedule"]),
                         goal=GOAL, steps=300)  # fmt: skip

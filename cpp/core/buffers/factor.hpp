@@ -10,7 +10,7 @@ namespace vegrad {
 // By how much results that are rounded to a dtype may lie above what was asked of them: relative,
 // and for each element where it is subnormal. For double the error of the sum is counted in.
 struct Rounding {
-  double relative, absolute;
+  double relative = 0, absolute = 0;
 
   explicit Rounding(Dtype dtype) {
     switch (dtype) {

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/recurrent/decayed.hpp"
 #include "core/recurrent/exponents.hpp"
 #include "core/recurrent/head.hpp"
 #include "core/recurrent/pass.hpp"
@@ -113,8 +114,20 @@ class BackwardRows {
       std::memcpy(pass_.alpha(l, t) + rows_.begin * pass_.sizes.gates,
                   pass_.gates(l, t) + rows_.begin * pass_.sizes.gates,
                   (there - rows_.begin) * pass_.sizes.gates * sizeof(T));
-    if (rows_.begin < split) call(l, t, {rows_.begin, split}, false, factor);
-    if (split < there) call(l, t, {split, there}, true, 1);
+    call_by_kind(l, t, {rows_.begin, split}, false, factor);
+    call_by_kind(l, t, {split, there}, true, 1);
+  }
+
+  // Whether a row of relu was out of range: its slopes then stand in place of the gates.
+  bool has_slopes(int l, int t, int row) const {
+    return shape_.cell == Cell::relu && decayed_state(pass_, l, t, row);
+  }
+
+  void call_by_kind(int l, int t, RowRange rows, bool fresh, double factor) {
+    for (int i = rows.begin, end; i < rows.end; i = end) {
+      for (end = i + 1; end < rows.end && has_slopes(l, t, end) == has_slopes(l, t, i);) ++end;
+      call(l, t, {i, end}, fresh, factor);
+    }
   }
 
   CellBackward<T> arguments(int l, int t, RowRange rows) const {
@@ -148,12 +161,17 @@ class BackwardRows {
     if (enters(l, t)) b.local = local(t, rows.begin);
     const std::int32_t* const of_local =
         l + 1 < shape_.layers ? pass_.work.layers[l + 1].exponents.data() + pass_.place(t)
+        : shape_.outputs      ? pass_.work.output_exponents.data() + pass_.output_place(t)
                               : nullptr;
     const StepScales<T> scales = scales_of_step(pass_, l, t, rows, fresh, factor, b.local,
                                                 pass_.ld_local(), of_local, scratch_);
     b.scale = scales.scale;
     b.local_scale = scales.local_scale;
     b.fresh = fresh;
+    if (has_slopes(l, t, rows.begin)) {
+      b.h = b.gates;
+      b.ld = b.ld_gates;
+    }
     if (!fresh)
       b.after = pass_.alpha(l, t + 1) + rows.begin * pass_.sizes.gates;
     else if (pass_.request.c_gradient)

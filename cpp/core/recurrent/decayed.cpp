@@ -128,38 +128,41 @@ void set_from(DecayedState& state, const T* h, const T* c, int H) {
   state.exponent = 0;
 }
 
-}  // namespace
-
 template <class T>
-void follow_decayed(TimePass<T>& pass, int l, int t, RowRange rows) {
+void follow_row(TimePass<T>& pass, int l, int t, int i) {
   LayerMemory<T>& m = pass.work.layers[l];
   const std::ptrdiff_t ld = pass.sizes.hidden;
   const int H = pass.shape.hidden;
-  T* const squares = m.sums.hidden + pass.place(t);
-  std::int32_t* const exponents = m.hidden_exponents.data() + pass.place(t);
-  for (int i = rows.begin; i < rows.end; ++i) {
-    exponents[i] = 0;
-    DecayedState& state = m.decayed[i];
-    const double measured = double(squares[i]) / H;
-    if (measured >= kSmallest<T> && measured <= kLargest<T>) {
-      state.active = false;
-      continue;
-    }
-    if (!state.active)
-      set_from(state, pass.h(l, t - 1) + i * ld, m.c ? pass.c(l, t - 1) + i * ld : nullptr, H);
-    DecayedStep<T>(pass, l, t, i).run(state);
-    state.active = true;
-    double sum = 0;
-    for (const double x : state.h) sum += x * x;
-    if (sum > 0 && std::isfinite(sum)) {
-      const int shift = std::ilogb(sum) / 2;
-      squares[i] = T(std::ldexp(sum, -2 * shift));
-      exponents[i] = std::int32_t(
-          std::clamp<std::int64_t>(state.exponent + shift, INT32_MIN / 4, INT32_MAX / 4));
-    } else if (sum == 0) {
-      state.active = false;
-    }
+  T& squares = m.hidden_squares[pass.place(t) + i];
+  std::int32_t& exponent = m.hidden_exponents[pass.place(t) + i] = 0;
+  DecayedState& state = m.decayed[i];
+  const double measured = double(squares) / H;
+  if (measured >= kSmallest<T> && measured <= kLargest<T>) {
+    state.active = false;
+    return;
   }
+  if (!state.active)
+    set_from(state, pass.h(l, t - 1) + i * ld, m.c ? pass.c(l, t - 1) + i * ld : nullptr, H);
+  DecayedStep<T>(pass, l, t, i).run(state);
+  double sum = 0;
+  for (const double x : state.h) sum += x * x;
+  state.active = sum != 0;
+  if (!(sum > 0) || !std::isfinite(sum)) return;
+  const int shift = std::ilogb(sum) / 2;
+  squares = T(std::ldexp(sum, -2 * shift));
+  exponent =
+      std::int32_t(std::clamp<std::int64_t>(state.exponent + shift, INT32_MIN / 4, INT32_MAX / 4));
+  if (pass.shape.cell != Cell::relu) return;
+  T* const slopes = pass.gates(l, t) + i * pass.sizes.gates;
+  for (int j = 0; j < H; ++j) slopes[j] = T(state.h[j] > 0);
+}
+
+}  // namespace
+
+template <class T>
+void follow_decayed(TimePass<T>& pass, int t, RowRange rows) {
+  for (int l = 0; l < pass.shape.layers; ++l)
+    for (int i = rows.begin; i < rows.end; ++i) follow_row(pass, l, t, i);
 }
 
 VEGRAD_FOR_BOTH_TYPES(follow_decayed)

@@ -21,7 +21,7 @@ double squares_of(const T* x, std::ptrdiff_t n) {
 template <class T>
 std::int64_t joined(const T* local, int H, std::int64_t local_exponent, std::int64_t coming,
                     bool fresh) {
-  if (local_exponent == coming) return coming;
+  if (local_exponent == coming && !fresh) return coming;
   const double mean_square = squares_of(local, H) / H;
   if (!(mean_square > 0)) return coming;
   const std::int64_t shift = std::isfinite(mean_square) ? -correction(mean_square) : 0;

@@ -46,9 +46,9 @@ class LayerFlow {
     const FlowSums<T>& sums = m_.sums;
     const double delta = norm(sums.delta, t, n);
     flow_.delta[at] = delta - elements_;
-    flow_.hidden[at] =
-        log2_norm(sums.hidden + pass_.place(t), m_.hidden_exponents.data() + pass_.place(t), n) -
-        elements_;
+    flow_.hidden[at] = log2_norm(m_.hidden_squares + pass_.place(t),
+                                 m_.hidden_exponents.data() + pass_.place(t), n) -
+                       elements_;
     if (passes) note_gain(t, at, delta);
   }
 

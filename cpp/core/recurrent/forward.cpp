@@ -28,7 +28,7 @@ class ForwardRows {
         for (int step = t; step < stop; ++step) make_step(l, step);
       }
       if (shape_.outputs)
-        head_forward(pass_, t, stop, rows_);
+        finish_steps(t, stop);
       else if (pass_.request.output.data)
         write_output(t, stop);
     }
@@ -45,6 +45,7 @@ class ForwardRows {
       const std::ptrdiff_t from = (std::ptrdiff_t(l) * schedule_.rows() + schedule_.row_of(i)) * H;
       set(pass_.h(l, t) + i * ld, pass_.request.h_before, from);
       if (shape_.has_c()) set(pass_.c(l, t) + i * ld, pass_.request.c_before, from);
+      if (pass_.follows()) pass_.work.layers[l].decayed[i].active = false;
     }
   }
 
@@ -111,12 +112,21 @@ class ForwardRows {
       }
       f.ld_before = f.ld = ld;
       f.ld_gates = pass_.sizes.gates;
-      if (pass_.request.flow) f.h_squares = m.sums.hidden + pass_.place(t) + rows_.begin;
+      if (pass_.follows()) f.h_squares = m.hidden_squares + pass_.place(t) + rows_.begin;
       pass_.cell().forward(f);
-      if (f.h_squares) follow_decayed(pass_, l, t, {rows_.begin, rows_.begin + rows});
     }
     begin_rows(l, t);
     end_rows(l, t);
+  }
+
+  // The head, beside the states out of range, of which only those of one step are there at a time.
+  void finish_steps(int begin, int end) {
+    multiply_by_head(pass_, begin, end, rows_);
+    for (int t = begin; t < end; ++t) {
+      const RowRange there{rows_.begin, rows_.begin + std::max(rows_at(t), 0)};
+      if (pass_.follows()) follow_decayed(pass_, t, there);
+      finish_outputs(pass_, t, there);
+    }
   }
 
   // Keeps the states of the rows whose last step is t.

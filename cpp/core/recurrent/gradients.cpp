@@ -252,9 +252,14 @@ LayerGradient<T> gradient_of(TimePass<T>& pass, int l) {
 template <class T>
 LayerGradient<T> gradient_of_head(TimePass<T>& pass) {
   const HeadWeights<T>& to = pass.head_gradient;
-  LayerGradient<T> g{
-      pass.sizes.output, pass.shape.outputs,        0, pass.shape.hidden, nullptr, nullptr,
-      pass.work.edge_hh, pass.work.bias_sums.data()};
+  LayerGradient<T> g{pass.sizes.output,
+                     pass.shape.outputs,
+                     0,
+                     pass.shape.hidden,
+                     pass.work.output_exponents.data(),
+                     nullptr,
+                     pass.work.edge_hh,
+                     pass.work.bias_sums.data()};
   g.push({pass.work.output, nullptr, to.weight, to.bias, nullptr});
   return g;
 }

@@ -5,14 +5,18 @@
 
 namespace vegrad {
 
-// Outputs of a thread's rows at steps begin … end where there are any, to the caller if wanted;
-// with targets their losses are added to those of the rows, and the loss's gradient takes their
-// place.
+// V h of a thread's rows at steps begin … end, where there are outputs.
 template <class T>
-void head_forward(TimePass<T>& pass, int begin, int end, RowRange rows);
+void multiply_by_head(TimePass<T>& pass, int begin, int end, RowRange rows);
+
+// Then, step by step, the outputs, to the caller if wanted; with targets their losses are added to
+// those of the rows, and the loss's gradient takes their place, with an exponent where it or h is
+// out of the dtype's range.
+template <class T>
+void finish_outputs(TimePass<T>& pass, int t, RowRange rows);
 
 // The gradient with respect to h of the uppermost layer at steps begin … end, to `local` as steps
-// of B rows.
+// of B rows; its exponents are those of the outputs.
 template <class T>
 void head_backward(const TimePass<T>& pass, int begin, int end, RowRange rows, T* local);
 

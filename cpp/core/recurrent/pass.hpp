@@ -56,7 +56,7 @@ struct TimeRequest {
 // The sums of squares that a step's flow is made of, of each row (in memory as its gates are).
 template <class T>
 struct FlowSums {
-  T *hidden, *delta, *passed, *carried, *state, *matrix;
+  T *delta, *passed, *carried, *state, *matrix;
 };
 
 // Rows of a block of a weight gradient's operands, of which a panel fits the first-level cache and
@@ -81,28 +81,31 @@ template <class T>
 struct LayerMemory {
   T *gates = nullptr, *alpha = nullptr;  // alpha: gates' own memory unless they are needed again
   T *h = nullptr, *c = nullptr;
-  T* carried = nullptr;                        // (B, H)
-  T *last_h = nullptr, *last_c = nullptr;      // (B, H): of each row's last step so far
-  T *state = nullptr, *state_back = nullptr;   // U, packed
-  T *input = nullptr, *input_back = nullptr;   // W, packed gate by gate
-  T* bias = nullptr;                           // of each slot
-  std::vector<std::int32_t> exponents;         // of each row and step in memory
-  std::vector<std::int32_t> exponent, shift;   // of each row: of the last step back
-  FlowSums<T> sums{}, first{};                 // of each row and step; of what comes before
-  T* carry_sums = nullptr;                     // of each group of rows (slot)
-  std::vector<std::int32_t> hidden_exponents;  // with flow: of each row and step
-  std::vector<DecayedState> decayed;           // of each row
+  T* carried = nullptr;                       // (B, H)
+  T *last_h = nullptr, *last_c = nullptr;     // (B, H): of each row's last step so far
+  T *state = nullptr, *state_back = nullptr;  // U, packed
+  T *input = nullptr, *input_back = nullptr;  // W, packed gate by gate
+  T* bias = nullptr;                          // of each slot
+  std::vector<std::int32_t> exponents;        // of each row and step in memory
+  std::vector<std::int32_t> exponent, shift;  // of each row: of the last step back
+  FlowSums<T> sums{}, first{};                // of each row and step; of what comes before
+  T* carry_sums = nullptr;                    // of each group of rows (slot)
+  // If states are followed: Σ h² 4^exponent of each row and step, the exponent 0 while in range
+  T* hidden_squares = nullptr;
+  std::vector<std::int32_t> hidden_exponents;
+  std::vector<DecayedState> decayed;  // of each row
 };
 
 template <class T>
 struct TimeWorkspace {
   std::size_t rows = 0, row_steps = 0;  // There is room for so many,
   int threads = 0;                      // and for so many threads.
-  bool training = false, sliding = false, flow = false;
+  bool training = false, sliding = false, flow = false, follows = false;
   Buffer<T> memory;
   std::vector<LayerMemory<T>> layers;
-  T *head = nullptr, *head_back = nullptr;  // packed
-  T* output = nullptr;                      // and its gradient, of each row (and step)
+  T *head = nullptr, *head_back = nullptr;     // packed
+  T* output = nullptr;                         // and its gradient, of each row (and step),
+  std::vector<std::int32_t> output_exponents;  // times 2^exponent
   T* local = nullptr;  // (chunk, B, widest): forward x, back the gradient that enters
   T *edge_ih = nullptr, *edge_hh = nullptr;  // of weight gradients, where they are no whole vectors
   std::vector<double> bias_sums;
@@ -131,6 +134,9 @@ struct TimePass {
 
   const Kernels<T>& kernels() const { return instruction_set().kernels<T>(); }
   const CellKernels<T>& cell() const { return kernels().cell[int(shape.cell)]; }
+  // Whether states that leave the dtype's range are followed (decayed.hpp): for the flow, and for
+  // the slopes of relu, which are their signs.
+  bool follows() const { return shape.outputs && (request.flow || shape.cell == Cell::relu); }
   bool on_last(int t) const { return shape.targets_all || t == schedule.steps() - 1; }
 
   std::int64_t place(int t) const { return schedule.place(t) - schedule.place(first); }
@@ -145,7 +151,8 @@ struct TimePass {
   }
   std::ptrdiff_t ld_input(int l) const { return l == 0 ? padded<T>(shape.inputs) : sizes.hidden; }
   std::ptrdiff_t ld_local() const { return std::max(sizes.hidden, ld_input(0)); }
-  T* output(int t) const { return work.output + (shape.targets_all ? place(t) * sizes.output : 0); }
+  std::int64_t output_place(int t) const { return shape.targets_all ? place(t) : 0; }
+  T* output(int t) const { return work.output + output_place(t) * sizes.output; }
 };
 
 // Makes room for so many rows, and steps of a window.

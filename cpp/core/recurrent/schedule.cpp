@@ -14,18 +14,17 @@ void Schedule::arrange(int rows, int steps, const std::int64_t* lengths, bool en
   reversed_ = reversed;
   order_.resize(rows);
   lengths_.assign(rows, steps);
-  counts_.assign(steps, rows);
   std::iota(order_.begin(), order_.end(), 0);
-  if (!uniform_) {
-    // Stable without the memory that std::stable_sort takes.
-    std::sort(order_.begin(), order_.end(), [lengths](int a, int b) {
-      return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b;
-    });
-    for (int i = 0; i < rows; ++i) lengths_[i] = int(lengths[order_[i]]);
-    for (int t = 0, n = rows; t < steps; ++t) {
-      while (n > 0 && lengths_[n - 1] <= t) --n;
-      counts_[end_together ? steps - 1 - t : t] = n;
-    }
+  if (uniform_) return;
+  // Stable without the memory that std::stable_sort takes.
+  std::sort(order_.begin(), order_.end(), [lengths](int a, int b) {
+    return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b;
+  });
+  for (int i = 0; i < rows; ++i) lengths_[i] = int(lengths[order_[i]]);
+  counts_.resize(steps);
+  for (int t = 0, n = rows; t < steps; ++t) {
+    while (n > 0 && lengths_[n - 1] <= t) --n;
+    counts_[end_together ? steps - 1 - t : t] = n;
   }
   before_.resize(steps + 1);
   states_before_.resize(steps + 2);

@@ -24,7 +24,7 @@ class Schedule {
   int rows() const { return rows_; }
   int steps() const { return steps_; }
   bool uniform() const { return uniform_; }
-  std::int64_t row_steps() const { return before_.back(); }  // Σ lengths
+  std::int64_t row_steps() const { return place(steps_); }  // Σ lengths
 
   int row_of(int sorted) const { return order_[sorted]; }  // the caller's
   int length(int sorted) const { return lengths_[sorted]; }
@@ -34,11 +34,13 @@ class Schedule {
     return end_together_ ? t - steps_ + lengths_[sorted] : t;
   }
   // How many rows are there at step t; 0 before the first and after the last.
-  int count(int t) const { return t < 0 || t >= steps_ ? 0 : counts_[t]; }
+  int count(int t) const { return t < 0 || t >= steps_ ? 0 : uniform_ ? rows_ : counts_[t]; }
   // The place of the first row of step t among all.
-  std::int64_t place(int t) const { return before_[t]; }
+  std::int64_t place(int t) const { return uniform_ ? std::int64_t(t) * rows_ : before_[t]; }
   // The same in h and c, from t = -1 on.
-  std::int64_t state_place(int t) const { return states_before_[t + 1]; }
+  std::int64_t state_place(int t) const {
+    return uniform_ ? std::int64_t(t + 1) * rows_ : states_before_[t + 1];
+  }
 
   // Sorted rows in `groups` parts of about equal work: where part i begins.
   int begin_of(int i, int groups) const;
@@ -46,7 +48,8 @@ class Schedule {
  private:
   int rows_ = 0, steps_ = 0;
   bool end_together_ = false, reversed_ = false, uniform_ = true;
-  std::vector<int> order_, lengths_, counts_;
+  std::vector<int> order_, lengths_;
+  std::vector<int> counts_;  // these of every step, unless all rows have the same
   std::vector<std::int64_t> before_, states_before_;
 };
 

@@ -26,7 +26,7 @@ std::size_t packed_size(std::size_t k, int columns) {
 template <class T>
 FlowSums<T> take_sums(Parts<T>& parts, std::size_t n) {
   FlowSums<T> sums;
-  for (T** at : {&sums.hidden, &sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix})
+  for (T** at : {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix})
     *at = parts.take(n);
   return sums;
 }
@@ -46,6 +46,7 @@ void layout_layer(TimeWorkspace<T>& w, Parts<T>& parts, const RecurrentShape& sh
   m.bias = parts.take(shape.slots() * sizes.slot);
   m.state = parts.take(cell.packed_size(shape.hidden));
   m.input = parts.take(shape.gates() * packed_size<T>(shape.inputs_of(l), shape.hidden));
+  if (w.follows) m.hidden_squares = parts.take(all);
   if (!w.training) return;
   if (shape.carries()) m.carried = parts.take(B * sizes.hidden);
   m.state_back = parts.take(cell.packed_size(shape.hidden));
@@ -111,9 +112,11 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
   TimeWorkspace<T>& w = pass.work;
   pass.threads = num_threads();
   const std::size_t row_steps = std::size_t(rows) * steps;
+  const bool follows = pass.shape.outputs && (flow || pass.shape.cell == Cell::relu);
   pass.chunk = int(std::max<std::size_t>(chunk_rows<T>(pass.sizes) / rows, 1));
   if (std::size_t(rows) > w.rows || row_steps > w.row_steps || pass.threads > w.threads ||
-      (training && !w.training) || (sliding && !w.sliding) || (flow && !w.flow)) {
+      (training && !w.training) || (sliding && !w.sliding) || (flow && !w.flow) ||
+      (follows && !w.follows)) {
     TimeWorkspace<T> wanted;
     wanted.rows = std::max<std::size_t>(rows, w.rows);
     wanted.row_steps = std::max(row_steps, w.row_steps);
@@ -121,17 +124,18 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
     wanted.training = training || w.training;
     wanted.sliding = sliding || w.sliding;
     wanted.flow = flow || w.flow;
+    wanted.follows = follows || w.follows;
     w = TimeWorkspace<T>();  // the old memory goes before the new comes
     w = std::move(wanted);
     w.memory = Buffer<T>(layout(w, pass.shape));
     layout(w, pass.shape);
   }
   w.losses.assign(rows, 0.0);
+  w.output_exponents.resize(pass.shape.targets_all ? w.row_steps : w.rows);
   for (LayerMemory<T>& m : w.layers) {
     if (training) m.exponents.resize(w.row_steps);
-    if (flow) m.hidden_exponents.resize(w.row_steps);
-    if (flow) m.decayed.resize(w.rows);
-    for (DecayedState& state : m.decayed) state.active = false;
+    if (follows) m.hidden_exponents.resize(w.row_steps);
+    if (follows) m.decayed.resize(w.rows);
     m.exponent.resize(rows);
     m.shift.resize(rows);
   }
@@ -145,8 +149,9 @@ std::size_t time_bytes(const RecurrentShape& shape, int rows, int steps, bool sl
   w.threads = num_threads();
   w.training = true;
   w.sliding = sliding;
-  return layout(w, shape) * sizeof(T) +
-         std::size_t(rows) * steps * shape.layers * sizeof(std::int32_t);
+  w.follows = shape.outputs && shape.cell == Cell::relu;
+  const std::size_t exponents = shape.layers * (w.follows ? 2 : 1) + (shape.targets_all ? 1 : 0);
+  return layout(w, shape) * sizeof(T) + w.row_steps * exponents * sizeof(std::int32_t);
 }
 
 template <class T>
@@ -218,6 +223,9 @@ void move_window(TimePass<T>& pass, int first, int end) {
     move(m.gates, pass.gates(l, first), row_steps * pass.sizes.gates);
     move(m.h, pass.h(l, first - 1), states * pass.sizes.hidden);
     move(m.c, pass.c(l, first - 1), states * pass.sizes.hidden);
+    if (pass.follows())
+      std::copy_n(m.hidden_exponents.begin() + pass.place(first), row_steps,
+                  m.hidden_exponents.begin());
   }
   pass.first = first;
 }

@@ -8,6 +8,7 @@ anything is written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -190,3 +191,9 @@ def range_of(dtype: str) -> tuple[float, float]:
         return 2.0**-126, (2.0 - 2.0**-7) * 2.0**127
     ends = np.finfo(dtype)
     return float(ends.tiny), float(ends.max)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean relu?)" for the known name nearest to one that is none, or ""."""
+    nearest = get_close_matches(name.lower(), list(known), n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from math import inf, log2
 from typing import Any
 
@@ -12,6 +14,7 @@ from vegrad.arrays.checks import Buffers, FloatArray, as_order
 # The columns of the table.
 _SIZES = ("norm", "norm_log2", "rms", "mean", "largest", "smallest")
 _COUNTS = ("zeros", "subnormals", "infs", "nans")
+_MOST = 60  # rows of a table in a notebook
 _TITLES = ("buffer", "elements", "norm", "log2", *_SIZES[2:], *_COUNTS, "")
 
 
@@ -94,7 +97,10 @@ class Statistics:
 
 
 class Measurement:
-    """Statistics of each buffer and of all together; prints as a table."""
+    """Statistics of each buffer and of all together; prints as a table.
+
+    The table has the columns zeros, subnormals, infs and nans only where one of them is not 0.
+    """
 
     def __init__(self, names: list[str], buffers: list[Statistics], total: Statistics) -> None:
         self.names = names
@@ -103,12 +109,12 @@ class Measurement:
         self.total = total
 
     def __repr__(self) -> str:
-        return f"<Measurement of {len(self.names)} buffers, {self.total.count} elements>"
+        count = len(self.names)
+        buffers = f"{count} buffer{'s' * (count != 1)}"
+        return f"<Measurement of {buffers}, {self.total.count} elements>"
 
     def __str__(self) -> str:
-        lines: list[tuple[str, ...]] = [_TITLES]
-        lines += [_line(name, one) for name, one in zip(self.names, self.buffers, strict=True)]
-        lines.append(_line("all", self.total))
+        lines = self._lines()
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(
@@ -117,6 +123,25 @@ class Measurement:
             ).rstrip()
             for line in lines
         )
+
+    def _repr_html_(self) -> str:
+        """Write a table in the notebook's own style, of many buffers the first and the last."""
+        titles, *lines = self._lines()
+        if len(lines) > _MOST:
+            gap = (f"⋮ {len(lines) - _MOST} more", *[""] * (len(titles) - 1))
+            lines = [*lines[: _MOST // 2], gap, *lines[-(_MOST // 2) :]]
+        body = "".join(f"<tr>{_cells(line)}</tr>" for line in lines)
+        head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<div style="overflow-x: auto">{table}</div>'
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        """Return the titles, and the cells of each buffer and of all; without empty columns."""
+        lines: list[tuple[str, ...]] = [_TITLES]
+        lines += [_line(name, one) for name, one in zip(self.names, self.buffers, strict=True)]
+        lines.append(_line("all", self.total))
+        columns = [one for one in zip(*lines, strict=True) if set(one[1:]) != {"·"}]
+        return list(zip(*columns, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics as plain types; nan and inf stay floats."""
@@ -146,3 +171,11 @@ def _line(name: str, statistics: Statistics) -> tuple[str, ...]:
     counts = [str(getattr(statistics, count) or "·") for count in _COUNTS]
     marks = "← " + ", ".join(statistics.marks) if statistics.marks else ""
     return name, str(statistics.count), *sizes, *counts, marks
+
+
+def _cells(line: Sequence[str]) -> str:
+    """Write a line as a row of a table: the name to the left, numbers to the right."""
+    left, right = "text-align: left", "text-align: right; font-variant-numeric: tabular-nums"
+    styles = [left, *[right] * (len(line) - 2), f"{left}; white-space: nowrap"]
+    cells = zip(("th", *["td"] * (len(line) - 1)), styles, line, strict=True)
+    return "".join(f'<{tag} style="{style}">{escape(cell)}</{tag}>' for tag, style, cell in cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
 from collections.abc import Iterator
 from math import inf
@@ -11,7 +12,8 @@ from vegrad import _core
 from vegrad.benchmark.machine import cores
 from vegrad.benchmark.run import Settings, measure
 from vegrad.benchmark.timing import Json
-from vegrad.cli.options import add_json_option, one_of, positive, print_json, spinner
+from vegrad.cli.options import add_common_options, add_name, positive
+from vegrad.cli.terminal import print_json, spinner, width
 
 BUSY = 1.0  # a load above this is mentioned: other work disturbs the timing
 LIBRARIES = ("numpy", "torch", "jax", "vegrad")
@@ -20,8 +22,7 @@ TITLES = {
     "clip": "clip by the joint norm",
     "adamw": "AdamW, with that clip",
 }
-# A line of the tables: a name and four columns.
-ROW = "{:<38}{:>10}{:>10}{:>10}{:>10}"
+WIDE = 78  # of a table with all of its columns
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     found: Json = {}
     start = time.perf_counter()
     try:
-        with spinner(f"timing for about {settings.seconds:g} s; Ctrl-C ends it with what is there"):
+        with spinner(
+            options, f"timing for about {settings.seconds:g} s; Ctrl-C ends it with what is there"
+        ):
             measure(settings, found.update)
     except KeyboardInterrupt:
         if not found:
@@ -39,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        print("\n".join(text(found)))
+        lines = (textwrap.fill(line, width()) for line in text(found, width()))
+        print("\n".join(lines))
     return 0
 
 
@@ -52,7 +56,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         )
     if not 0 < options.seconds < inf:
         raise ValueError(f"--seconds must be above 0 and finite, not {options.seconds:g}")
-    one_of("--activation", dict.fromkeys(_core.ACTIVATIONS), options.activation)
     return Settings(
         layers=positive("--depth", options.depth),
         width=positive("--width", options.width),
@@ -66,8 +69,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 # Text ------------------------------------------------------------------------------------------
 
 
-def text(found: Json) -> Iterator[str]:
-    """Yield the lines of the description and of the tables, which are 80 columns wide."""
+def text(found: Json, columns: int = 80) -> Iterator[str]:
+    """Yield the lines of the description and of the tables, for a terminal of so many columns."""
     network, machine, used = found["network"], found["machine"], found["versions"]
     layers = f"{network['layers']} layer{'s' * (network['layers'] > 1)} of width {network['width']}"
     threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
@@ -82,7 +85,7 @@ def text(found: Json) -> Iterator[str]:
     yield from _checked(found)
     for work in found["work"]:
         yield ""
-        yield from _table(work, network)
+        yield from _table(work, network, columns)
     if not found["done"]:
         yield ""
         yield "ended early: these are the figures so far"
@@ -97,19 +100,19 @@ def _checked(found: Json) -> Iterator[str]:
     if any("difference" in row and "left_out" in row for w in found["work"] for row in w["rows"]):
         yield "Before timing all were held to float64; whoever is off is left out below."
         return
-    yield "Before timing all were held to float64. Off, relative to an array's largest"
     yield (
-        f"element: loss and gradients {largest['pass']:.0e}, clipped gradients"
+        "Before timing all were held to float64. Off, relative to an array's largest element: "
+        f"loss and gradients {largest['pass']:.0e}, clipped gradients"
         f" {largest['clip']:.0e}, steps {largest['adamw']:.0e}."
     )
 
 
-def _table(work: Json, network: Json) -> Iterator[str]:
+def _table(work: Json, network: Json, columns: int) -> Iterator[str]:
     rate = "GFLOP/s" if "flops" in work else "GB/s"
     title = TITLES[work["name"]]
     if "bytes" in work:
         title += f", {2 * network['layers']} arrays"
-    yield ROW.format(title, "ms", "× vegrad", rate, "of limit")
+    yield _row(columns, title, "ms", "× vegrad", rate, "of limit")
     for row in work["rows"]:
         name = row["title"] + (f" ({row['variant']})" if row.get("variant") else "")
         if "left_out" in row:
@@ -117,10 +120,11 @@ def _table(work: Json, network: Json) -> Iterator[str]:
             continue
         took = row["median_ms"] or row.get("estimated_ms")
         if took is None:
-            yield ROW.format(name, *"––––")
+            yield _row(columns, name, *"––––")
             continue
         guess = "~" if row["median_ms"] is None else ""
-        yield ROW.format(
+        yield _row(
+            columns,
             name,
             guess + figure(took),
             "–" if row.get("ratio") is None else guess + figure(row["ratio"]),
@@ -131,6 +135,14 @@ def _table(work: Json, network: Json) -> Iterator[str]:
         yield "~ estimated from a small part: too slow for --seconds"
     if "limit_ms" in work:
         yield _limit(work)
+
+
+def _row(columns: int, name: str, *cells: str) -> str:
+    """Write a line of a table; a narrow terminal has no room for the last column."""
+    shown = cells if columns >= WIDE else cells[:-1]
+    room = min(38, columns - 10 * len(shown))
+    name = textwrap.shorten(name, room, placeholder="…")
+    return f"{name:<{room}}{''.join(f'{cell:>10}' for cell in shown)}"
 
 
 def _limit(work: Json) -> str:
@@ -158,14 +170,14 @@ def figure(value: float) -> str:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad bench`: the network, and how it is timed."""
     add = parser.add_argument_group("network").add_argument
-    names = ", ".join(_core.ACTIVATIONS)
-    add("--depth", type=int, default=50, help="layers with weights (%(default)s)")
-    add("--width", type=int, default=64, help="units of every layer, and inputs (%(default)s)")
-    add("--activation", default="tanh", help=f"{names} (%(default)s)")
-    add("--batch", type=int, metavar="ROWS", default=64, help="rows of a pass (%(default)s)")
-    group = parser.add_argument_group("timing")
-    add = group.add_argument
-    seconds = "time to spend, about; loading and compiling come before (%(default)g)"
-    add("--threads", type=int, metavar="N", help="threads of every library (as many as vegrad's)")
+    add("--depth", type=int, metavar="N", default=50, help="layers with weights (default 50)")
+    units = "units of every layer, and inputs (default 64)"
+    add("--width", type=int, metavar="N", default=64, help=units)
+    add_name(add, "--activation", _core.ACTIVATIONS, "(default tanh)", default="tanh")
+    add("--batch", type=int, metavar="ROWS", default=64, help="rows of a pass (default 64)")
+    add = parser.add_argument_group("timing").add_argument
+    seconds = "time to spend, about; loading and compiling come before (default 6)"
+    threads = "threads of every library (default: as many as vegrad's)"
+    add("--threads", type=int, metavar="N", help=threads)
     add("--seconds", type=float, metavar="S", default=6.0, help=seconds)
-    add_json_option(group)
+    add_common_options(parser.add_argument_group("output"), files=False)

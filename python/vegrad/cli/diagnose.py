@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.cli import cure
+from vegrad.cli import cure, descent
 from vegrad.cli.annotations import annotated
 from vegrad.cli.options import (
-    Parser,
     add_cell_options,
+    add_common_options,
     add_data_options,
-    add_json_option,
     add_network_options,
     positive,
-    print_json,
-    spinner,
 )
+from vegrad.cli.outputs import PAGES, PICTURES, settle
+from vegrad.cli.parser import Parser
 from vegrad.cli.task import Task, build_task, counted, described, load_data
+from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
 from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.site import Site
@@ -33,80 +31,80 @@ from vegrad.networks.diagnosis import diagnose
 from vegrad.networks.rnn import RNN
 from vegrad.networks.treatment import Cure
 from vegrad.reports import text as report
+from vegrad.reports import time_flow
+from vegrad.reports.protocols import ShownTimeFlow
 
-DEMO = {
-    "depth": 50,
-    "activation": "sigmoid",
-    "init": "glorot_uniform",
-    "plot": "vegrad-flow.png",
-}
-RECURRENT_DEMO = {
-    "cell": "lstm",
-    "data": "temporal_order:60",
-    "width": 32,
-    "plot": "vegrad-flow-through-time.png",
-}
-PAGES = (".html", ".htm")
+Group = argparse._ArgumentGroup
+DEMO = {"depth": 50, "activation": "sigmoid", "init": "glorot_uniform"}
+RECURRENT_DEMO = {"cell": "lstm", "data": "temporal_order:120", "width": 32}
+PICTURE, RECURRENT_PICTURE = "vegrad-flow.png", "vegrad-flow-through-time.png"
 FORMATS = ("text", "json", "github")
+Files = dict[str, str | None]
 MOST_ROWS = 4096  # taken by default: more rows change nothing but the memory that is needed
 
 
 def run(options: argparse.Namespace) -> int:
     """Diagnose a network; return 0 if it is healthy, else 1."""
-    _check_page(options)
+    settle(options)
     if options.json and options.format not in (None, "json"):
         raise ValueError(f"--json is --format json: it goes without --format {options.format}")
-    return 0 if _judge(options, load_data(options)).healthy else 1
+    diagnosis, files = _judge(options, load_data(options))
+    if (options.format or "text") == "text" and not options.json:
+        print_files(files)
+    return 0 if diagnosis.healthy else 1
 
 
 def run_demo(options: argparse.Namespace) -> int:
     """Diagnose and cure the network of the demo; return 0."""
-    shown = vars(options)
-    for name, value in (RECURRENT_DEMO if options.recurrent else DEMO).items():
-        if name != "plot" or options.plot is None:
-            shown[name] = value
-    _check_page(options)
+    vars(options).update(RECURRENT_DEMO if options.recurrent else DEMO)
+    picture = RECURRENT_PICTURE if options.recurrent else PICTURE
+    kept = None
+    if options.plot is None:
+        # Nobody has asked for this file: one that is there is left, and no reason to stop.
+        kept = os.path.join(options.out or "", picture)
+        if options.force or not os.path.exists(kept):
+            options.plot, kept = picture, None
+    settle(options)
     data = load_data(options)
     wanted = options.json or options.html is not None  # else the diagnosis is shown before the cure
     found = cure.demonstrate(options, data) if wanted else None
-    _judge(options, data, found)
-    if not options.json:
-        print()
-        print(cure.demonstrated(found or cure.demonstrate(options, data)))
+    _, files = _judge(options, data, found)
+    if options.json:
+        return 0
+    cure.show(options, found or cure.demonstrate(options, data))
+    print_files(files)
+    if kept is not None:
+        print(f"\n{kept} is there already: --force draws it anew")
     return 0
 
 
-def _check_page(options: argparse.Namespace) -> None:
-    if options.html is not None and Path(options.html).suffix.lower() not in PAGES:
-        raise ValueError(f"--html must end in {' or '.join(PAGES)}, not {options.html!r}")
-
-
-def _judge(options: argparse.Namespace, data: Dataset, found: Cure | None = None) -> Diagnosis:
+def _judge(
+    options: argparse.Namespace, data: Dataset, found: Cure | None = None
+) -> tuple[Diagnosis, Files]:
     """Diagnose the network; print the diagnosis, and save the picture and page that are wanted."""
     task = build_task(options, data)
     rows = _rows(task, options)
-    with spinner("one forward and one backward pass"):
+    with spinner(options, "one forward and one backward pass"):
         judge = cast(Callable[..., Diagnosis], diagnose)  # of either kind of network
         diagnosis = judge(
             task.network, *task.rows(rows)[:2], **task.lengths(rows), ignore=options.ignore
         )
-    files: dict[str, str | None] = {"picture": None, "page": options.html}
+    files: Files = {"picture": None, "page": options.html}
     if options.plot is not None:
-        with spinner("drawing the picture"):
+        with spinner(options, "drawing the picture"):
             files["picture"] = _plot(task, diagnosis, options.plot)
     if options.html is not None:
-        _placed(diagnosis, data).to_html(options.html, proof=found and found.proof)
+        told = descent.tell(options) if found is not None and options.cell is None else None
+        _placed(diagnosis, data).to_html(options.html, proof=found and found.proof, descents=told)
     if options.format == "github":
         print(*annotated(_placed(diagnosis, data)), sep="\n")
     elif options.json or options.format == "json":
         _print_json(data, len(rows), diagnosis, files, found)
     else:
-        print(described(data, len(rows)))
-        print(report.measurements(diagnosis, all_layers=options.all_layers), end="\n\n")
-        if _has_time_flow(task, diagnosis):
-            print(task.network.flow, end="\n\n")
-        _print_text(data, diagnosis, files)
-    return diagnosis
+        _print_verdict(data, diagnosis)
+        if not options.quiet:
+            _print_numbers(options, task, len(rows), diagnosis)
+    return diagnosis, files
 
 
 def _placed(diagnosis: Diagnosis, data: Dataset) -> Diagnosis:
@@ -151,41 +149,41 @@ def _plot(task: Task, diagnosis: Diagnosis, path: str) -> str | None:
     if isinstance(task.network, RNN) and _has_time_flow(task, diagnosis):
         task.network.flow.plot(path)
         return path
-    return None if diagnosis.flow is None else diagnosis.plot(path)
+    if diagnosis.flow is None:
+        return None
+    diagnosis.plot(path)
+    return path
 
 
-def _print_text(data: Dataset, diagnosis: Diagnosis, files: dict[str, str | None]) -> None:
-    _print_verdict(report.verdict(diagnosis), diagnosis.healthy)
-    for remark in report.remarks(diagnosis):
+def _print_verdict(data: Dataset, diagnosis: Diagnosis) -> None:
+    print_verdict(report.verdict(diagnosis, width()), good=diagnosis.healthy)
+    for remark in report.remarks(diagnosis, width()):
         print(remark)
     place = _place(diagnosis, data)
     if place is not None:
         print(f"  → it stands in {place}")
-    written = [f"{what}: {path}" for what, path in files.items() if path is not None]
-    if written:
-        print("", *written, sep="\n")
 
 
-def _print_verdict(text: str, healthy: bool) -> None:
-    """Print in colour on a terminal, unless NO_COLOR asks for none."""
-    try:
-        console = importlib.import_module("rich.console").Console()
-        coloured = console.is_terminal and not console.no_color and console.color_system
-    except ImportError:
-        coloured = None
-    if not coloured:
-        print(text)
-        return
-    sys.stdout.flush()
-    style = "bold green" if healthy else "bold red"
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+def _print_numbers(
+    options: argparse.Namespace, task: Task, rows: int, diagnosis: Diagnosis
+) -> None:
+    """Print below the verdict what was looked at, and the flow."""
+    every = options.all_layers or options.verbose
+    print(f"\n{described(task.data, rows)}")
+    print(report.measurements(diagnosis, all_layers=every, width=width()))
+    if _has_time_flow(task, diagnosis):
+        print(f"\n{time_flow.text(cast(ShownTimeFlow, task.network.flow), width())}")
+    for finding in diagnosis.findings if options.verbose else ():
+        print(f"\nevidence of {finding.kind}{f' ({finding.cause})' * bool(finding.cause)}")
+        for name, value in finding.evidence.items():
+            print(f"  {name:<28}{value:.6g}")
 
 
 def _print_json(
     data: Dataset,
     rows: int,
     diagnosis: Diagnosis,
-    files: dict[str, str | None],
+    files: Files,
     found: Cure | None,
 ) -> None:
     content = diagnosis.to_dict()
@@ -201,12 +199,12 @@ def _print_json(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad diagnose`."""
-    add_data_options(parser, f"rows to take (at most {MOST_ROWS})")
+    add_data_options(parser, f"rows to take (default: all, at most {MOST_ROWS})")
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
     add_cell_options(parser)
     group = _add_output_options(parser)
-    forms = "text, json (as --json), or github: annotations of a workflow"
-    group.add_argument("--format", choices=FORMATS, help=forms)
+    forms = f"{', '.join(FORMATS)} (annotations of a workflow) (default text)"
+    group.add_argument("--format", metavar="FORM", choices=FORMATS, help=forms)
     group.add_argument(
         "--ignore",
         metavar="CAUSE",
@@ -226,13 +224,19 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="an LSTM that is to remember the order of two symbols, instead",
     )
-    _add_output_options(parser)
+    _add_output_options(parser, f" (default {PICTURE}, or {RECURRENT_PICTURE})")
 
 
-def _add_output_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def _add_output_options(parser: argparse.ArgumentParser, picture: str = "") -> Group:
     group = parser.add_argument_group("output")
-    add_json_option(group)
-    group.add_argument("--all-layers", action="store_true", help="print every layer's row")
-    group.add_argument("--plot", metavar="PATH", help="save a picture (.png, .svg, .pdf)")
-    group.add_argument("--html", metavar="PATH", help="save a page for the browser (.html)")
+    add = group.add_argument
+    pictures, pages = (" or ".join(endings) for endings in (PICTURES, PAGES))
+    add("--plot", metavar="PATH", help=f"save a picture ({pictures}){picture}")
+    add("--html", metavar="PATH", help=f"save a page for the browser ({pages})")
+    add("--all-layers", action="store_true", help="print every layer's row")
+    add_common_options(
+        group,
+        quiet="no progress, and no more than the verdict and the names of files",
+        verbose="every layer's row and the findings' evidence; of an error, where it was raised",
+    )
     return group

@@ -1,4 +1,4 @@
-"""`vegrad explain`: the page of a cause, the list of all, and both as Markdown."""
+"""`vegrad explain`: the page of a cause, what a word of a message means, and the list of all."""
 
 from __future__ import annotations
 
@@ -9,26 +9,13 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from vegrad.cli.terminal import width
 from vegrad.diagnosis.catalogue.cause import Cause
-from vegrad.diagnosis.catalogue.table import SECTIONS, cause_of
+from vegrad.diagnosis.catalogue.table import CAUSES, SECTIONS, cause_of
 from vegrad.flow.wording import Vocabulary
-from vegrad.reports.text import WIDTH
+from vegrad.reports.glossary import TERMS, Term, term_of
 
 WORDS = Vocabulary()
-INTRODUCTION = """\
-# Causes
-
-A finding has a *kind*, what is seen (vanishing, exploding, nonfinite, …), and a *cause*, why. This
-is the table of all causes by the names that `finding.cause` has. vegrad names a cause only on the
-evidence that is given here; where no evidence decides, `finding.cause` is empty.
-
-`vegrad explain NAME` prints these pages in the shell. `ignore=("NAME",)` in the functions that
-diagnose, and `vegrad diagnose --ignore NAME`, leave findings of a cause out, and say so.
-
-The examples run in PyTorch after `import torch`, `from torch import nn` and
-`from torch.nn import functional as F`: first with the fault, then mended. This page is written by
-`vegrad explain --markdown`.
-"""
 
 
 class Example(NamedTuple):
@@ -41,24 +28,31 @@ class Example(NamedTuple):
 
 def run(options: argparse.Namespace) -> int:
     """Print pages, or the list of causes; return 0."""
-    if options.markdown:
-        if options.cause:
-            raise ValueError(f"--markdown writes all pages: it goes without {options.cause[0]!r}")
-        print(markdown(), end="")
-    elif not options.cause:
-        print(listing())
-    else:
-        pages = [page(cause_of(name)) for name in options.cause]
-        print(f"\n\n{'─' * WIDTH}\n\n".join(pages))
+    pages = [_page_of(name) for name in options.cause] or [listing()]
+    print(f"\n\n{'─' * width()}\n\n".join(pages))
     return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad explain`."""
     parser.add_argument(
-        "cause", nargs="*", metavar="CAUSE", help="its name; all are listed if none"
+        "cause",
+        nargs="*",
+        metavar="CAUSE",
+        help="its name, or a word of a message, such as gain (default: all causes are listed)",
     )
-    parser.add_argument("--markdown", action="store_true", help="print the pages of all causes")
+
+
+def _page_of(name: str) -> str:
+    term = None if name in CAUSES else term_of(name)
+    return page(cause_of(name)) if term is None else definition(term)
+
+
+def definition(term: Term) -> str:
+    """Return what a word means, for the terminal."""
+    return "\n".join(
+        [", ".join(term.names), "", textwrap.fill(term.says, width(), break_on_hyphens=False)]
+    )
 
 
 def listing() -> str:
@@ -69,17 +63,19 @@ def listing() -> str:
         for cause in causes:
             lines += textwrap.wrap(
                 f"{cause.name:22}{cause.says}",
-                WIDTH,
+                width(),
                 initial_indent="  ",
                 subsequent_indent=" " * 24,
             )
-    return "\n".join([*lines[1:], "", "vegrad explain CAUSE prints its page."])
+    words = ", ".join(sorted((term.names[0] for term in TERMS), key=str.casefold))
+    lines += ["", *textwrap.wrap(f"Words of messages: {words}", width())]
+    return "\n".join([*lines[1:], "", "vegrad explain NAME tells more of each."])
 
 
 def page(cause: Cause) -> str:
     """Return the page of a cause for the terminal."""
     example = examples()[cause.name]
-    lines = [cause.name, "", textwrap.fill(cause.says, WIDTH), ""]
+    lines = [cause.name, "", textwrap.fill(cause.says, width()), ""]
     for title, text in _parts(cause):
         lines += [title, *_indented(text), ""]
     for title, code in _code(example):
@@ -87,33 +83,6 @@ def page(cause: Cause) -> str:
     links = [*cause.sources, *example.more]
     lines += ["Sources", *(f"  {link}" for link in links)]
     return "\n".join(lines)
-
-
-def markdown() -> str:
-    """Return the table and the pages of all causes as Markdown."""
-    lines = [INTRODUCTION]
-    for title, causes in SECTIONS.items():
-        lines += ["", f"**{title}**", "", "| cause | what is wrong |", "|---|---|"]
-        lines += [f"| [{cause.name}](#{cause.name}) | {cause.says} |" for cause in causes]
-    for title, causes in SECTIONS.items():
-        lines += ["", f"## {title}"]
-        for cause in causes:
-            lines += ["", f"### {cause.name}", "", *textwrap.wrap(cause.says, 100)]
-            lines += _sections(cause, examples()[cause.name])
-    return "\n".join(lines) + "\n"
-
-
-def _sections(cause: Cause, example: Example) -> list[str]:
-    lines: list[str] = []
-    for title, text in _parts(cause):
-        words = textwrap.wrap(
-            f"**{title}.** {text}", 100, break_on_hyphens=False, break_long_words=False
-        )
-        lines += ["", *words]
-    for title, code in _code(example):
-        lines += ["", f"{title}:", "", "```python", code.rstrip(), "```"]
-    links = [re.sub(r"(https:\S+)", r"<\1>", link) for link in (*cause.sources, *example.more)]
-    return [*lines, "", "Sources:", "", *(f"- {link}" for link in links)]
 
 
 def _parts(cause: Cause) -> list[tuple[str, str]]:
@@ -130,7 +99,7 @@ def _code(example: Example) -> list[tuple[str, str]]:
 
 
 def _indented(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.wrap(text, width(), initial_indent="  ", subsequent_indent="  ")
 
 
 @cache

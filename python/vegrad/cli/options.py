@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from math import inf
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, TypeVar
 
 from vegrad import _core, clipping, datasets, optim
+from vegrad.cli.outputs import add_file_options
+from vegrad.cli.parser import not_one_of
 from vegrad.theory.cells import GATES
 from vegrad.theory.initializers import INITIALIZERS
 from vegrad.theory.recurrent_initializers import RECURRENT_INITIALIZERS
@@ -58,27 +57,21 @@ SCHEDULES: dict[str, Callable[[float, int], optim.Rate]] = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ValueErrors, so that they are printed like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a ValueError with the message."""
-        raise ValueError(message)
-
-
 def add_data_options(
     parser: argparse.ArgumentParser, batch: str, default: int | None = None
 ) -> None:
     """Add the options that choose the data; `batch` says what --batch counts."""
-    group = parser.add_argument_group("data")
+    add = parser.add_argument_group("data").add_argument
     names, tasks = ", ".join(datasets.NAMES), " or ".join(f"{name}[:T]" for name in datasets.TASKS)
-    group.add_argument(
+    add(
         "--data",
-        help=f"{names}, a .npz or a .csv file (digits); with --cell {tasks}, drawn, or a "
-        f".npz file with x (B, T, I), y and, if rows differ in length, lengths ({SEQUENCES})",
+        metavar="NAME|FILE",
+        help=f"{names}, a .npz or a .csv file (default digits); with --cell {tasks}, drawn, or a "
+        f".npz file with x (B, T, I), y and, if rows differ in length, lengths (default "
+        f"{SEQUENCES})",
     )
-    group.add_argument("--target", metavar="COLUMN", help="the column of the .csv file to learn")
-    group.add_argument("--batch", type=int, metavar="ROWS", default=default, help=batch)
+    add("--target", metavar="COLUMN", help="column of the .csv file to learn")
+    add("--batch", type=int, metavar="ROWS", default=default, help=batch)
 
 
 def add_network_options(
@@ -87,45 +80,63 @@ def add_network_options(
     """Add the options that describe a network, with these defaults of one without --cell."""
     parser.set_defaults(chain={"depth": depth, "activation": activation, "init": init}, cell=None)
     add = parser.add_argument_group("network").add_argument
-    add("--depth", type=int, help=f"layers with weights ({depth})")
-    add("--width", type=int, default=width, help=f"units of a hidden layer ({width})")
-    add("--activation", help=f"{', '.join(_core.ACTIVATIONS)} ({activation})")
+    inits = {**INITIALIZERS, **RECURRENT_INITIALIZERS}
     recurrent = ", ".join(RECURRENT_INITIALIZERS)
-    add("--init", help=f"{', '.join(INITIALIZERS)} ({init}); with --cell {recurrent} (default)")
-    add("--sigma-w", type=float, help="with --init normal: weights N(0, sigma²/fan-in)")
-    add("--sigma-b", type=float, help="with --init normal: biases N(0, sigma²)")
-    add("--loss", help=f"{', '.join(_core.LOSSES)} (the one that suits the target)")
-    add("--residual", action="store_true", help="skip connections")
-    add("--norm", help=f"{', '.join(_core.NORMS)}, of the pre-activations")
-    add("--dtype", default="float32", help="float32 or float64")
-    add("--seed", type=int, default=0, help="seed of the weights and of every draw of rows (0)")
+    add("--depth", type=int, metavar="N", help=f"layers with weights (default {depth})")
+    add(
+        "--width",
+        type=int,
+        metavar="N",
+        default=width,
+        help="units of a hidden layer (default %(default)s)",
+    )
+    add_name(add, "--activation", _core.ACTIVATIONS, f"(default {activation})")
+    add(
+        "--init",
+        metavar="NAME",
+        choices=inits,
+        help=f"{', '.join(INITIALIZERS)} (default {init}); with --cell {recurrent} (default "
+        "default)",
+    )
+    add("--sigma-w", type=float, metavar="X", help="with --init normal: weights N(0, X²/fan-in)")
+    add(
+        "--sigma-b", type=float, metavar="X", help="with --init normal: biases N(0, X²) (default 0)"
+    )
+    add_name(add, "--loss", _core.LOSSES, "(default: the one that suits the target)")
+    add("--residual", action="store_true", help="skip connections (default: none)")
+    add_name(add, "--norm", _core.NORMS, "of the pre-activations (default: none)")
+    add_name(add, "--dtype", ("float32", "float64"), "(default float32)", default="float32")
+    seed = "seed of the weights and of every draw of rows (default 0)"
+    add("--seed", type=int, metavar="N", default=0, help=seed)
 
 
 def add_cell_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe a recurrent network."""
     add = parser.add_argument_group("recurrent network, in place of layers").add_argument
-    add("--cell", help=f"{', '.join(GATES)}: recurrent layers of --width units")
-    add("--layers", type=int, help="recurrent layers (1)")
-    add("--forget-bias", type=float, help="bias of the forget gate (lstm) or update gate (gru)")
-    add("--time-scale", type=float, help="with --init chrono: the longest, in steps (those of x)")
-    add("--targets", choices=datasets.TARGETS, help="one a row, or one a step (as y is shaped)")
+    add_name(add, "--cell", GATES, "recurrent layers of --width units")
+    add("--layers", type=int, metavar="N", help="recurrent layers (default 1)")
+    bias = "bias of the forget gate (lstm) or update gate (gru) (default: as --init has it)"
+    add("--forget-bias", type=float, metavar="X", help=bias)
+    longest = "with --init chrono: the longest, in steps (default: the steps of x)"
+    add("--time-scale", type=float, metavar="X", help=longest)
+    add_name(add, "--targets", datasets.TARGETS, "one a row, or one a step (default: as y is)")
 
 
-def add_optimizer_options(parser: argparse.ArgumentParser, clip: str = "global_norm:1") -> None:
-    """Add the options that describe an optimizer; `clip` is the default of --clip."""
+def add_optimizer_options(
+    parser: argparse.ArgumentParser, clip: str = "global_norm:1", optimizer: str = "adamw"
+) -> None:
+    """Add the options that describe an optimizer, with these defaults."""
     add = parser.add_argument_group("optimizer").add_argument
     rates = ", ".join(f"{name} {lr:g}" for name, (_, lr) in OPTIMIZERS.items())
     clips = ", ".join(n if n == "none" else f"{n}:{c.default:g}" for n, c in CLIPS.items())
-    add("--optimizer", default="adamw", help=f"{', '.join(OPTIMIZERS)} (adamw)")
-    add("--lr", type=float, help=f"learning rate ({rates})")
-    add("--momentum", type=float, help="momentum of sgd (0.9)")
-    add("--weight-decay", type=float, help="weight decay (the optimizer's own)")
-    add(
-        "--schedule",
-        default="constant",
-        help=f"how the rate changes: {', '.join(SCHEDULES)} (constant)",
-    )
-    add("--clip", default=clip, metavar="RULE[:NUMBER]", help=f"{clips} ({clip})")
+    add_name(add, "--optimizer", OPTIMIZERS, "(default %(default)s)", default=optimizer)
+    add("--lr", type=float, metavar="X", help=f"learning rate (default: {rates})")
+    add("--momentum", type=float, metavar="X", help="momentum of sgd (default 0.9)")
+    add("--weight-decay", type=float, metavar="X", help="(default: the optimizer's own)")
+    what = "how the rate changes (default %(default)s)"
+    add_name(add, "--schedule", SCHEDULES, what, default="constant")
+    rule = f"one of {clips} (default %(default)s)"
+    add("--clip", default=clip, metavar="RULE[:NUMBER]", help=rule)
 
 
 def add_truncation_option(group: argparse._ActionsContainer) -> None:
@@ -133,19 +144,37 @@ def add_truncation_option(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--truncation",
         metavar="K[,K2]",
-        help="go back K steps only, in chunks; or, with K2, every K steps go back K2",
+        help="go back K steps only, in chunks; or, with K2, every K steps go back K2 (default: "
+        "all steps)",
     )
 
 
-def add_json_option(group: argparse._ActionsContainer) -> None:
-    """Add --json to the options of the output."""
-    group.add_argument("--json", action="store_true", help="print JSON instead of text")
+def add_name(
+    add: Callable[..., object],
+    option: str,
+    names: Collection[str],
+    what: str,
+    default: str | None = None,
+) -> None:
+    """Add an option that takes one of these names, which stand in its help."""
+    words = f"{', '.join(names)}{' ' if what.startswith('(') else ': '}{what}"
+    add(option, metavar="NAME", choices=list(names), default=default, help=words)
 
 
-def print_json(content: Mapping[str, object]) -> None:
-    """Print JSON for programs, with the version of vegrad."""
-    content = {**content, "version": _core.__version__}
-    print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
+def add_common_options(
+    group: argparse._ActionsContainer,
+    *,
+    quiet: str = "no progress",
+    verbose: str = "of an error, show where it was raised",
+    files: bool = True,
+) -> None:
+    """Add the options of the output that every command has."""
+    add = group.add_argument
+    add("--json", action="store_true", help="print JSON instead of text")
+    add("-q", "--quiet", action="store_true", help=quiet)
+    add("-v", "--verbose", action="store_true", help=verbose)
+    if files:
+        add_file_options(group)
 
 
 def build_optimizer(options: argparse.Namespace, steps: int) -> optim.Optimizer:
@@ -188,19 +217,5 @@ def positive(option: str, value: int) -> int:
 def one_of(option: str, table: Mapping[str, T], name: str) -> T:
     """Return the entry of this name; the ValueError if there is none lists all names."""
     if name not in table:
-        raise ValueError(f"{option} must be one of {', '.join(table)}, not {name!r}")
+        raise ValueError(not_one_of(option, table, name))
     return table[name]
-
-
-@contextmanager
-def spinner(what: str) -> Iterator[None]:
-    """Show a spinner on stderr while something takes long, if stderr is a terminal."""
-    try:
-        console = importlib.import_module("rich.console").Console(stderr=True)
-    except ImportError:
-        console = None
-    if console is None or not console.is_terminal:
-        yield
-        return
-    with console.status(what):
-        yield

@@ -1,4 +1,4 @@
-"""The files that a command writes: checked before anything is done."""
+"""The files that a command writes: placed in --out and checked before anything is done."""
 
 from __future__ import annotations
 
@@ -11,33 +11,72 @@ from pathlib import Path
 
 PICTURES = (".png", ".svg", ".pdf")
 HISTORIES = (".json", ".csv")
+PAGES = (".html", ".htm")
+ENDINGS: dict[str, Sequence[str]] = {
+    "save": (),
+    "history": HISTORIES,
+    "checkpoint": (),
+    "plot": PICTURES,
+    "html": PAGES,
+    "patch": (),
+}
+"""The options that name a file to write, and what its name must end in."""
 
 
-def check_outputs(options: argparse.Namespace) -> dict[str, str]:
-    """Return the paths of network, history and picture, after checking that all can be written."""
-    outputs = {"network": options.save, "history": options.history}
-    if options.plot is not None:
-        outputs["picture"] = options.plot
-        _check_ending("--plot", options.plot, PICTURES)
+def add_file_options(group: argparse._ActionsContainer) -> None:
+    """Add the options that say where files go and if they may replace others."""
+    group.add_argument(
+        "--out", metavar="DIR", help="the folder for all files, made if missing (default: here)"
+    )
+    group.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+
+def settle(options: argparse.Namespace) -> None:
+    """Place the files of the options in --out, and check that all can be written.
+
+    Raises:
+        ValueError: wrong endings, the same name twice, or files that exist, without --force;
+            `train` may write over them with --resume, as it goes on in the same files.
+        OSError: a folder that is missing or cannot be written to.
+        ImportError: a picture is wanted without matplotlib.
+    """
+    named = {name: path for name in ENDINGS if (path := getattr(options, name, None)) is not None}
+    for name, path in named.items():
+        if ENDINGS[name] and Path(path).suffix.lower() not in ENDINGS[name]:
+            raise ValueError(
+                f"--{name} must end in {' or '.join(ENDINGS[name])}, not {str(path)!r}"
+            )
+    if "plot" in named:
         try:
             importlib.import_module("matplotlib.figure")
         except ImportError as error:
             raise ImportError('pictures need matplotlib: pip install "vegrad[cli]"') from error
-    _check_ending("--history", options.history, HISTORIES)
-    paths = [*outputs.values(), options.checkpoint]
-    for path in paths:
-        if Path(path).is_dir() or not Path(path).name:
-            raise ValueError(f"{path!r} must be a file, not a folder")
-        try:
-            with tempfile.TemporaryFile(dir=Path(path).parent):
-                pass
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from error
+    if options.out is not None:
+        named = {name: os.path.join(options.out, path) for name, path in named.items()}
+        vars(options).update(named)
+    paths = list(named.values())
     if len({os.path.abspath(path) for path in paths}) < len(paths):
         raise ValueError(f"outputs must be different files, not {', '.join(paths)}")
-    return outputs
+    may_replace = options.force or getattr(options, "resume", None) is not None
+    there = [path for path in paths if Path(path).is_file()]
+    if there and not may_replace:
+        exist = "exists" if len(there) == 1 else "exist"
+        raise ValueError(
+            f"{', '.join(there)} {exist}: --force overwrites, --out DIR writes elsewhere"
+        )
+    if options.out is not None and paths:
+        Path(options.out).mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        _check_writable(path)
 
 
-def _check_ending(option: str, path: str, endings: Sequence[str]) -> None:
-    if Path(path).suffix not in endings:
-        raise ValueError(f"{option} must end in {' or '.join(endings)}, not {path!r}")
+def _check_writable(path: str) -> None:
+    if Path(path).is_dir() or not Path(path).name:
+        raise ValueError(f"{path!r} must be a file, not a folder")
+    if Path(path).exists() and not Path(path).is_file():
+        return  # such as /dev/stdout
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error

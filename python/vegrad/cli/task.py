@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array
-from vegrad.cli.options import SEQUENCES, one_of, positive, spinner
-from vegrad.datasets import TASKS, Dataset, Sequences, load, load_sequences
+from vegrad.arrays.checks import Array, did_you_mean
+from vegrad.cli.options import SEQUENCES, positive
+from vegrad.cli.terminal import spinner
+from vegrad.datasets import NAMES, TASKS, Dataset, Sequences, load, load_sequences
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
 from vegrad.theory.cells import GATES
@@ -52,19 +55,22 @@ def load_data(options: argparse.Namespace) -> Dataset:
         name = options.data or "digits"
         if name.partition(":")[0] in TASKS:
             raise ValueError(f"--data {name} is sequences: it goes with --cell ({_cells()})")
-        with spinner(f"reading {name}"):
+        _known(name, NAMES)
+        with spinner(options, f"reading {name}"):
             return load(name, options.target)
     name = options.data or SEQUENCES
     task, colon, steps = name.partition(":")
     if task not in TASKS:
         if not name.lower().endswith(".npz"):
-            tasks = ", ".join(TASKS)
-            raise ValueError(f"--cell needs sequences: {tasks} or a .npz file, not --data {name}")
-        with spinner(f"reading {name}"):
+            tasks, hint = ", ".join(TASKS), did_you_mean(task, TASKS)
+            raise ValueError(
+                f"--cell needs sequences: {tasks} or a .npz file, not --data {name}{hint}"
+            )
+        with spinner(options, f"reading {name}"):
             return load_sequences(name, options.targets)
     if colon and not steps.isdecimal():
         raise ValueError(f"--data {task}: must be followed by a number of steps, not {steps!r}")
-    with spinner(f"drawing {task}"):
+    with spinner(options, f"drawing {task}"):
         data = TASKS[task](ROWS, int(steps) if colon else STEPS, seed=options.seed)
     if options.targets not in (None, data.targets):
         raise ValueError(
@@ -73,10 +79,16 @@ def load_data(options: argparse.Namespace) -> Dataset:
     return data
 
 
+def _known(name: str, names: Collection[str]) -> None:
+    """Refuse a name of data that is none, and no file's, if it is near to one."""
+    hint = did_you_mean(name, names)
+    if name not in names and not Path(name).suffix and hint:
+        raise ValueError(f"--data must be {', '.join(names)} or a file, not {name!r}{hint}")
+
+
 def check_options(options: argparse.Namespace) -> None:
     """Refuse options of a chain of layers with --cell, and those of recurrent ones without."""
     if options.cell is not None:
-        one_of("--cell", GATES, options.cell)
         for name in CHAIN:
             if getattr(options, name, None) not in (None, False):
                 raise ValueError(f"{_typed(name)} goes with a network of layers, not with --cell")
@@ -102,7 +114,7 @@ def build_network(options: argparse.Namespace, data: Dataset, loss: str) -> MLP 
         for k, v in options.chain.items()
     }
     hidden = [width] * (positive("--depth", chosen.pop("depth")) - 1)
-    with spinner(f"building {len(hidden) + 1} layers"):
+    with spinner(options, f"building {len(hidden) + 1} layers"):
         return MLP(
             [data.x.shape[1], *hidden, data.outputs(loss)],
             loss=loss,

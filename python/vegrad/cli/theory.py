@@ -10,7 +10,9 @@ from dataclasses import asdict
 from math import isfinite, isnan
 
 from vegrad import _core, theory
-from vegrad.cli.options import add_json_option, one_of, positive, print_json, spinner
+from vegrad.cli.options import add_common_options, add_name, positive
+from vegrad.cli.outputs import PICTURES, settle
+from vegrad.cli.terminal import print_files, print_json, spinner, width
 from vegrad.reports import recurrence_theory
 from vegrad.reports import theory as theory_report
 from vegrad.theory.cells import GATES
@@ -22,11 +24,12 @@ def run(options: argparse.Namespace) -> int:
     """Print the predictions, and draw a picture if one is asked for; return 0."""
     if options.cell is not None:
         return _run_cell(options)
+    settle(options)
     options.activation = options.activation or "tanh"
     point = _point(options.activation, options.sigma_w, options.sigma_b)
     picture = None
     if options.plot is not None:
-        with spinner("drawing the picture"):
+        with spinner(options, "drawing the picture"):
             picture = theory_report.plot_phases(
                 options.activation, options.plot, sigma_w=point[0], sigma_b=point[1]
             )
@@ -34,9 +37,8 @@ def run(options: argparse.Namespace) -> int:
         content = _content(options.activation, *point)
         print_json({name: _plain(value) for name, value in content.items()} | {"picture": picture})
         return 0
-    print(theory_report.theory_table(options.activation, *point))
-    if picture is not None:
-        print(f"\npicture: {picture}")
+    print(theory_report.theory_table(options.activation, *point, width=width()))
+    print_files({"picture": picture})
     return 0
 
 
@@ -46,7 +48,6 @@ def _run_cell(options: argparse.Namespace) -> int:
         if getattr(options, option) is not None:
             name = option if option == "activation" else "--" + option.replace("_", "-")
             raise ValueError(f"{name} does not go with --cell")
-    one_of("--cell", GATES, options.cell)
     sizes: dict[str, int] = {
         name: positive(f"--{name}", getattr(options, name)) for name in ("hidden", "inputs")
     }
@@ -57,7 +58,7 @@ def _run_cell(options: argparse.Namespace) -> int:
         plain = [{name: _plain(value) for name, value in row.items()} for row in content]
         print_json({"cell": options.cell, **sizes, "input_rms": rms, "initializations": plain})
         return 0
-    print(recurrence_theory.recurrence_table(options.cell, **sizes, input_rms=rms))
+    print(recurrence_theory.recurrence_table(options.cell, **sizes, input_rms=rms, width=width()))
     return 0
 
 
@@ -105,14 +106,20 @@ def _plain(value: object) -> object:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad theory`."""
-    names = ", ".join(_core.ACTIVATIONS)
     add = parser.add_argument
-    add("activation", nargs="?", help=f"{names} (tanh)")
-    add("--sigma-w", type=float, metavar="X", help="weights N(0, X²/fan-in) (the critical ones)")
-    add("--sigma-b", type=float, metavar="Y", help="biases N(0, Y²) (0 if --sigma-w is given)")
-    add("--plot", metavar="PATH", help="save a picture of the phases (.png, .svg, .pdf)")
-    add("--cell", metavar="NAME", help=f"{', '.join(GATES)}: about a recurrent cell instead")
-    add("--hidden", type=int, default=128, metavar="H", help="units of the cell (128)")
-    add("--inputs", type=int, default=64, metavar="I", help="inputs of the cell (64)")
-    add("--input-rms", type=float, default=1.0, metavar="X", help="size of its inputs (1)")
-    add_json_option(parser)
+    names = f"{', '.join(_core.ACTIVATIONS)} (default tanh)"
+    add("activation", nargs="?", choices=_core.ACTIVATIONS, metavar="ACTIVATION", help=names)
+    weights = "weights N(0, X²/fan-in) (default: the critical ones)"
+    biases = "biases N(0, Y²) (default: where there is a critical point, or 0 with --sigma-w)"
+    add("--sigma-w", type=float, metavar="X", help=weights)
+    add("--sigma-b", type=float, metavar="Y", help=biases)
+    add = parser.add_argument_group("recurrent cell, in place of an activation").add_argument
+    add_name(add, "--cell", GATES, "what is expected of it at its initialization")
+    add("--hidden", type=int, default=128, metavar="H", help="units of the cell (default 128)")
+    add("--inputs", type=int, default=64, metavar="I", help="inputs of the cell (default 64)")
+    rms = "size of its inputs (default 1)"
+    add("--input-rms", type=float, default=1.0, metavar="X", help=rms)
+    group = parser.add_argument_group("output")
+    picture = f"save a picture of the phases ({', '.join(PICTURES)})"
+    group.add_argument("--plot", metavar="PATH", help=picture)
+    add_common_options(group)

@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import numpy as np
 
@@ -28,17 +29,15 @@ from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers, 
 from vegrad.cli.options import (
     CLIPS,
     add_cell_options,
+    add_common_options,
     add_data_options,
-    add_json_option,
     add_network_options,
     add_optimizer_options,
     add_truncation_option,
     build_optimizer,
     positive,
-    print_json,
-    spinner,
 )
-from vegrad.cli.outputs import PICTURES, check_outputs
+from vegrad.cli.outputs import PICTURES, settle
 from vegrad.cli.task import (
     as_truncation,
     build_task,
@@ -47,6 +46,7 @@ from vegrad.cli.task import (
     load_data,
     split,
 )
+from vegrad.cli.terminal import print_json, spinner, width
 from vegrad.clipping import NonFiniteGradientError
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.flow.finding import Finding
@@ -86,7 +86,7 @@ class _Run:
     def hear(self, finding: Finding) -> bool:
         """Print a finding when `fit` meets it; return True if it is to end the training."""
         self.told.append(finding)
-        print("\n" * self.live + _words(finding), file=sys.stderr, flush=True)
+        print("\n" * self.live + _words(finding, sys.stderr), file=sys.stderr, flush=True)
         if self.stop_on is None or (self.stop_on, finding.severity) == ("critical", "warning"):
             return False
         self.ended, self.message = "stopped", f"stopped by a finding: {finding.kind}"
@@ -112,7 +112,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    outputs = check_outputs(options)
+    settle(options)
+    outputs = {"network": options.save, "history": options.history}
+    if options.plot is not None:
+        outputs["picture"] = options.plot
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
     truncation = as_truncation(options.truncation)
@@ -183,9 +186,9 @@ def _report(
             more = {"files": files, "resume": again, "findings": found}
             print_json({**ended, **figures, **more, **about})
         else:
-            _print(figures, files)
             for finding in run.history.findings:
-                print(_words(finding))
+                print(_words(finding, sys.stdout))
+            _print(figures, files)
         sys.stdout.flush()
     finally:  # Ctrl-C may have ended the reader of stdout too
         _complain(run, again)
@@ -207,7 +210,7 @@ def _save(
         with replacing(files["history"]) as temporary:
             run.history.save(temporary)
     if "picture" in files:
-        with spinner("drawing the picture"):
+        with spinner(options, "drawing the picture"):
             run.history.plot(files["picture"])
     return files | {"checkpoint": options.checkpoint} if saved else files
 
@@ -219,7 +222,7 @@ def _complain(run: _Run, again: str | None) -> None:
         told = {(finding.kind, finding.cause) for finding in run.told}
         for finding in run.history.findings:  # which `fit` had no time to tell
             if (finding.kind, finding.cause) not in told:
-                print(_words(finding), file=sys.stderr)
+                print(_words(finding, sys.stderr), file=sys.stderr)
     if run.ended == "stopped":
         print(f"vegrad: {run.message}", file=sys.stderr)
     if run.ended == "interrupted":
@@ -228,8 +231,12 @@ def _complain(run: _Run, again: str | None) -> None:
         print(f"To go on:\n  {again}", file=sys.stderr)
 
 
-def _words(finding: Finding) -> str:
-    return f"{finding.kind}: {finding.message}\n  → {finding.advice}"
+def _words(finding: Finding, stream: TextIO) -> str:
+    """Write a finding and its advice: as wide as the terminal, or in a line each for programs."""
+    lines = (f"{finding.kind}: {finding.message}", f"  → {finding.advice}")
+    if not stream.isatty():
+        return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, width(), subsequent_indent="    ") for line in lines)
 
 
 def _interrupted(run: _Run, checkpoint: str, saved: bool) -> str:
@@ -356,29 +363,28 @@ def _print(figures: Figures, files: dict[str, str]) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad train`."""
-    add_data_options(parser, "rows of a step (32)", 32)
+    add_data_options(parser, "rows of a step (default 32)", 32)
     add_network_options(parser, depth=3, width=128, activation="relu", init="he_normal")
     add_cell_options(parser)
     add_optimizer_options(parser)
     group = parser.add_argument_group("training")
     add_truncation_option(group)
     add = group.add_argument
-    held_out, resume = (
-        "share of the rows to hold out (0.2)",
-        "go on from a checkpoint (that of --checkpoint)",
-    )
-    add("--epochs", type=int, default=20, help="passes over the data, from the first start on (20)")
+    epochs = "passes over the data, from the first start on (default 20)"
+    held_out = "share of the rows to hold out (default 0.2)"
+    stop = "end at the first finding that is as bad as that (default: go on)"
+    resume = "go on from a checkpoint (default: that of --checkpoint), in the same files"
+    add("--epochs", type=int, metavar="N", default=20, help=epochs)
     add("--validation", type=float, default=0.2, metavar="SHARE", help=held_out)
-    add("--stop-on", choices=STOPS, help="end at the first finding that is as bad as that")
+    add("--stop-on", metavar="SEVERITY", choices=STOPS, help=f"{', '.join(STOPS)}: {stop}")
     add("--resume", nargs="?", const="", metavar="PATH", help=resume)
-    output = parser.add_argument_group("output")
-    add = output.add_argument
+    group = parser.add_argument_group("output")
     for name, path, what in (
         ("save", "vegrad-network.safetensors", "the network"),
         ("history", "vegrad-history.json", "what training saw, .json or .csv"),
         ("checkpoint", "vegrad-checkpoint.safetensors", "written after each epoch"),
     ):
-        add(f"--{name}", default=path, metavar="PATH", help=f"{what} ({path})")
-    add("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
-    add("--quiet", action="store_true", help="no progress; findings are printed nevertheless")
-    add_json_option(output)
+        told = f"{what} (default {path})"
+        group.add_argument(f"--{name}", default=path, metavar="PATH", help=told)
+    group.add_argument("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
+    add_common_options(group, quiet="no progress; findings are printed nevertheless")

@@ -14,16 +14,18 @@ from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.catalogue.table import as_ignored, without
 from vegrad.diagnosis.history import History, as_history
 from vegrad.diagnosis.judge import judge, looked_at, trend_of
+from vegrad.flow.descent import Descent
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.trend import Trend
+from vegrad.reports import notebook
 from vegrad.reports.page import page, write
-from vegrad.reports.picture import plot
+from vegrad.reports.picture import Figure, plot
 from vegrad.reports.protocols import Comparison
-from vegrad.reports.text import text
+from vegrad.reports.text import brief, text
 from vegrad.theory.expected import ExpectedFlow
 
 
@@ -76,14 +78,6 @@ class Diagnosis:
             reading = _drawn(reading, reading.chain)
             findings = judge(reading, history)
         chain, trend = reading.chain, trend_of(reading)
-        parts: dict[str, Any] = {}
-        if chain is not None:
-            parts = {
-                "flow": chain.flow,
-                "underflowed": chain.underflowed,
-                "overflowed": chain.overflowed,
-                "expected": chain.expected,
-            }
         return cls(
             findings,
             looked_at(reading, trend),
@@ -95,7 +89,7 @@ class Diagnosis:
             reading=replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
             further=0 if reading.what_if is None else reading.what_if.passes,
             subject_of=subject_of,
-            **(parts | more),
+            **(_of_chain(chain) | more),
         )
 
     def ignoring(self, causes: Collection[str]) -> Self:
@@ -111,9 +105,8 @@ class Diagnosis:
     @property
     def left_out(self) -> str:
         """The causes that were left out, as a clause; "" if none was."""
-        found = {1: "1 finding"}
         names = [
-            f"{name} ({found.get(count, f'{count} findings')})" if count else name
+            f"{name} ({count} finding{'s' * (count > 1)})" if count else name
             for name, count in self.ignored.items()
         ]
         return f"left out, as asked: {', '.join(names)}" if names else ""
@@ -167,8 +160,14 @@ class Diagnosis:
         done = subject.apply(finding.edit)
         return None if isinstance(done, Refusal) else done.changed or None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {brief(self)}>"
+
     def __str__(self) -> str:
         return self.to_text()
+
+    def _repr_html_(self) -> str:
+        return notebook.diagnosis(self)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers, the verdict, findings and advice.
@@ -177,8 +176,11 @@ class Diagnosis:
         """
         return text(self, all_layers=all_layers)
 
-    def plot(self, path: str | PathLike[str] = "vegrad-flow.png") -> str:
-        """Draw the flow into a file, whose suffix gives the format, and return its path.
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw the flow; return matplotlib's figure.
+
+        Args:
+            path: a file to write, whose suffix gives the format.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -193,6 +195,7 @@ class Diagnosis:
         *,
         history: History | None = None,
         proof: Any = None,
+        descents: Mapping[str, Descent] | None = None,
     ) -> str:
         """Make a page that needs nothing beside itself: findings, flow, theory, charts, all layers.
 
@@ -201,6 +204,7 @@ class Diagnosis:
             history: of a training, whose loss, steps and findings are then shown.
             proof: what a cure has shown: a mapping (or object) with a `History` each as "before"
                 and "after" and optionally a "text".
+            descents: the steps of trainings over the loss, by title, as `vegrad descent` draws.
 
         Returns:
             The page.
@@ -210,7 +214,7 @@ class Diagnosis:
             OSError: the file cannot be written; nothing half-written is left.
         """
         seen = None if history is None else as_history("history", history)
-        html = page(self, seen, None if proof is None else _comparison(proof))
+        html = page(self, seen, None if proof is None else _comparison(proof), descents)
         if path is not None:
             write(html, path)
         return html
@@ -219,7 +223,7 @@ class Diagnosis:
         """Return the same as plain JSON types; numbers that are not finite are None."""
         names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")
         content: dict[str, Any] = {name: getattr(self, name) for name in names}
-        content["ignored"] = dict(self.ignored)
+        content |= {"ignored": dict(self.ignored), "network": dict(self.config)}
         content["findings"] = [finding.to_dict() for finding in self.findings]
         content["trend"] = self.trend and vars(self.trend)
         content["flow"] = self.flow and self.flow.to_dict()
@@ -228,8 +232,13 @@ class Diagnosis:
         if expected is not None and self.flow is not None:
             content["expected"]["deviations"] = expected.deviations(self.flow).tolist()
         content["measurement"] = self.measurement and self.measurement.to_dict()
-        content["network"] = dict(self.config)
         return cast("dict[str, Any]", plain(content))
+
+
+def _of_chain(chain: Chain | None) -> dict[str, Any]:
+    """Return what a diagnosis has where the layers are a chain."""
+    names = ("flow", "underflowed", "overflowed", "expected")
+    return {} if chain is None else {name: getattr(chain, name) for name in names}
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:

@@ -14,8 +14,8 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
-from vegrad.reports.descent import draw
-from vegrad.reports.picture import plot_history
+from vegrad.reports import descent, notebook
+from vegrad.reports.picture import Figure, plot_history
 
 STEPS = (
     "loss",
@@ -122,6 +122,9 @@ class History:
     def __repr__(self) -> str:
         return f"<History of {self.epochs} epochs, {self.steps} steps>"
 
+    def _repr_html_(self) -> str:
+        return notebook.history(self)
+
     def since(self, step: int, name: str) -> FloatArray:
         """Return a copy of a column of STEPS from this step on."""
         return self._steps[STEPS.index(name), step : self._count].copy()
@@ -201,15 +204,7 @@ class History:
         """
         path = Path(path)
         if path.suffix == ".json":
-            columns = {
-                name: [
-                    list(map(plain_number, v)) if name in LAYERS else plain_number(v)
-                    for v in column
-                ]
-                if name in (*STEPS, *EPOCHS, *LAYERS)
-                else column
-                for name, column in self.to_dict().items()
-            }
+            columns = _with_nulls(self.to_dict())
             path.write_text(json.dumps(columns, allow_nan=False) + "\n", encoding="utf-8")
         elif path.suffix == ".csv":
             with open(path, "w", newline="", encoding="utf-8") as file:
@@ -230,21 +225,36 @@ class History:
                 row += [value for name in LAYERS for value in columns[name][epoch]]
             yield row
 
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib."""
-        plot_history(self, path)
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib.
 
-    def plot_descent(self, path: str | PathLike[str], title: str = "") -> None:
+        Returns matplotlib's figure, which is also written to `path` if there is one.
+        """
+        return plot_history(self, path)
+
+    def plot_descent(self, path: str | PathLike[str] | None = None, title: str = "") -> Figure:
         """Draw the loss along the way, with the steps as one would draw them on a blackboard.
 
-        Of the steps that the gauge looked at, up to 24 are drawn as hops over the parabola that
-        fits the loss along them: baby steps, good ones, overshoots and climbs apart, and where the
-        clip shortened one, how far it would have gone. Needs matplotlib.
+        Of the steps that the gauge looked at, up to 24 are drawn as hops over the loss along them,
+        a curve through loss and slope at their ends: baby steps, good ones, overshoots and climbs
+        by colour and shape, and where the clip shortened one, how far it would have gone. Each is
+        over the loss of its own batch; `vegrad descent` draws the loss of all rows. Needs
+        matplotlib, whose figure is returned, and also written to `path` if there is one.
 
         Raises:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
-        draw(self, path, title)
+        return descent.draw([(title, descent.of_history(self))], path)
+
+
+def _with_nulls(columns: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the columns without numbers that JSON does not have."""
+    return {
+        name: [list(map(plain_number, v)) if name in LAYERS else plain_number(v) for v in column]
+        if name in (*STEPS, *EPOCHS, *LAYERS)
+        else column
+        for name, column in columns.items()
+    }
 
 
 def as_history(name: str, value: object) -> History:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from math import inf, isfinite, isnan, log10
+from math import inf, isfinite, isnan, log10, nan
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Cell, Chain, Reading
 from vegrad.flow.trend import Trend
-from vegrad.flow.wording import DECADE, power, times
+from vegrad.flow.wording import DECADE, listed, power, times
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
 FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
@@ -249,7 +249,7 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
     if reading.modules:
         return _modules_looked_at(reading)
     if reading.cells:
-        return "; ".join(_cell_looked_at(cell) for cell in reading.cells)
+        return _cells_looked_at(reading.cells)
     recorded = reading.gradients
     if recorded is None or trend is None:
         return "there is no chain of gradients to compare"
@@ -276,23 +276,33 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
     )
 
 
-def _cell_looked_at(cell: Cell) -> str:
-    own, fresh = reach(cell.sizes, cell.flat)
+def _cells_looked_at(cells: Sequence[Cell]) -> str:
+    fresh = [reach(cell.sizes, cell.flat)[1].steps for cell in cells]
+    names = listed([cell.label for cell in cells])
     return (
-        f"the gradient through time of {cell.label} reaches the last {own.steps} of the "
-        f"{len(cell.sizes)} steps looked at, with weights drawn anew the last {fresh.steps}"
+        f"the gradient of {names} goes back through time as far as weights drawn anew let it "
+        f"(a thousandth of it gets {min(fresh)} steps back), or farther; nothing says that the "
+        "task needs more"
     )
 
 
 def _modules_looked_at(reading: Reading) -> str:
     known = [one.delta for one in reading.modules if one.weighted and 0 < one.delta < inf]
-    norm = 0.0 if reading.watched is None else reading.watched.norm
+    norm = _gradient_norm(reading)
     if len(known) < 2:
-        return f"every number is finite, the gradient's norm is {norm:.3g}"
-    return (
-        f"the gradient reaches the first module at 10^{log10(known[0] / known[-1]):.1f} of the "
-        f"last, its norm over all parameters is {norm:.3g}"
-    )
+        whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"
+        return f"every number is finite{whole}"
+    whole = "" if isnan(norm) else f", its norm over all parameters is {norm:.3g}"
+    size = log10(known[0] / known[-1])
+    of = "times" if size >= 0 else "of"
+    return f"the gradient reaches the first module at {power(size)} {of} the last{whole}"
+
+
+def _gradient_norm(reading: Reading) -> float:
+    if reading.watched is not None:
+        return reading.watched.norm
+    measured = reading.gradients and reading.gradients.measurement
+    return measured.total.norm if measured else nan
 
 
 def begun_words(names: Sequence[str]) -> str:

@@ -131,9 +131,14 @@ class Normalize(Edit):
 
 @dataclass(frozen=True)
 class SetCell(Edit):
-    """Put another recurrent cell in place of the one there is, with new weights: lstm or gru."""
+    """Put another recurrent cell in place of the one there is, with new weights: lstm or gru.
+
+    Its gates' biases are drawn for time scales up to `steps` (chrono); 0 puts a bias of 1 at the
+    gate that carries.
+    """
 
     name: str
+    steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,13 @@ class Finding:
         """The remedy, in a sentence."""
         return render(self.advises, self._named(), self.vocabulary)
 
+    def __repr__(self) -> str:
+        cause = f" by {self.cause}" if self.cause else ""
+        return f"<Finding: {self.kind}{cause}: {self.message}>"
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}\n  → {self.advice}"
+
     def _named(self) -> dict[str, object]:
         site = self.sites[0] if self.sites else None
         return {"site": site, "sites": self.sites, "edit": self.edit, **self.evidence, **self.facts}

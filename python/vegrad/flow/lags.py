@@ -8,7 +8,7 @@ make one up: fits to chance gain nothing on rows that they have not seen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
+from math import log, nan
 
 import numpy as np
 
@@ -18,6 +18,7 @@ BLOCKS = 4  # parts of a span of steps, each summarized by itself
 PRODUCTS = 4  # inputs, up to which their products are looked at too
 ROWS = 2  # for each number that is fitted
 MOST_ROWS = 1024
+CHANCE = 0.01
 RIDGE = 1e-3  # of the mean square, so that columns that do not vary are no matter
 
 
@@ -29,10 +30,15 @@ class Lags:
     """(B, T, I), aligned at the last step."""
     wanted: FloatArray
     """(B, O): numbers, or a column for each class."""
+    entering: FloatArray
+    """Size of the gradient that enters at the outputs of each step by itself (T,)."""
 
     @staticmethod
-    def of(x: Array, target: Array) -> Lags | None:
-        """Return the lags of inputs (B, T, I); None of targets that are not one a row."""
+    def of(x: Array, target: Array, entering: FloatArray | None = None) -> Lags | None:
+        """Return the lags of inputs (B, T, I); None of targets that are not one a row.
+
+        Without `entering`, the loss is one of the last step's outputs.
+        """
         if x.ndim != 3 or len(x) != len(target) or target.ndim > 2 or not x.size:
             return None
         rows = np.linspace(0, len(x) - 1, min(len(x), MOST_ROWS)).astype(np.intp)
@@ -43,16 +49,37 @@ class Lags:
         wanted = wanted.reshape(len(wanted), -1).astype(np.float64)
         if not (np.isfinite(some).all() and np.isfinite(wanted).all()):
             return None
-        return Lags(some, wanted)
+        if entering is None:
+            entering = np.append(np.zeros(x.shape[1] - 1), 1.0)
+        return Lags(some, wanted, entering)
 
-    def beyond(self, steps: int) -> float:
-        """Return the share of the target that steps further back tell, and the last ones do not.
+    def beside(self, steps: int) -> float:
+        """Return the share of the gradient that enters before the last steps by itself."""
+        return float(np.linalg.norm(self.entering[:-steps]) / np.linalg.norm(self.entering))
 
-        nan if there are too few rows to know.
+    def before(self, hint: float, told: float) -> int:
+        """Return the number of last steps that tell nothing of the target, while others do.
+
+        Args:
+            hint: a share of the target, below which it is nothing.
+            told: that of what earlier steps tell; if it is less, or not known, 0 is returned.
+        """
+        low, high = 0, self.x.shape[1]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.told(middle)[0] < hint else (low, middle)
+        return low if low and self.told(low)[1] >= told else 0
+
+    def told(self, steps: int) -> tuple[float, float]:
+        """Return the shares of the target that the last steps tell, and that only earlier ones do.
+
+        Of the last steps one by itself counts too, which their summary may miss.
+
+        (nan, nan) if there are too few rows to know.
         """
         count = self.x.shape[1]
         if not 0 < steps < count or not self.wanted.var(axis=0).any():
-            return nan
+            return nan, nan
         x = self.x
         if x.shape[2] <= PRODUCTS:
             first, second = np.triu_indices(x.shape[2])
@@ -60,10 +87,22 @@ class Lags:
         # Each span has a mean and a largest value of each column, before and after.
         blocks = min(BLOCKS, len(x) // (2 * ROWS * 4 * x.shape[2]))
         if not blocks:
-            return nan
+            return nan, nan
         near, far = _summary(x[:, -steps:], blocks), _summary(x[:, :-steps], blocks)
         both = np.concatenate([near, far], axis=1)
-        return _told(both, self.wanted) - max(_told(near, self.wanted), 0.0)
+        known = max(_told(near, self.wanted), 0.0)
+        told = _told(both, self.wanted) - known
+        return max(known, _single(x[:, -steps:], self.wanted)), told
+
+
+def _single(x: FloatArray, wanted: FloatArray) -> float:
+    """Return the largest share of a target that one number tells; 0 if that may be chance."""
+    table = x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(axis=0)
+    target = wanted - wanted.mean(axis=0)
+    sizes = np.outer(np.square(table).sum(axis=0), np.square(target).sum(axis=0))
+    shares = np.square(table.T @ target) / np.where(sizes > 0, sizes, 1.0)
+    largest = float(shares.max())
+    return largest if largest * len(x) > 2.0 * log(2.0 * shares.size / CHANCE) else 0.0
 
 
 def _summary(x: FloatArray, blocks: int) -> FloatArray:

@@ -255,6 +255,10 @@ class Cell(Protocol):
         """Carry and matrix as theory expects them of the gates' means (2, sets)."""
 
     @property
+    def backwards(self) -> bool:
+        """True if it reads sequences from their end."""
+
+    @property
     def label(self) -> str:
         """How it is called in words: the module, its layer and direction."""
 
@@ -370,6 +374,10 @@ class Reading:
     """The error that ended the pass, where what is not finite made one."""
     undefined: Undefined | None = None
     """What a distribution has refused, which ended the pass."""
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.operations)} operations, {len(self.parameters)} parameters"
+        return f"<Reading of {counts}, loss {self.loss}>"
 
     @property
     def everything(self) -> tuple[Operation, ...]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from math import sqrt
 
 import numpy as np
+import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.edits import Edit, Scale, Shift, Zero
@@ -26,8 +27,9 @@ Weights = dict[str, FloatArray]
 """By part: ih, hh, b_ih, b_hh, and hr where outputs are projected."""
 
 DRAWS = 4
-# From this number of units, fresh weights differ less from each other, and take longer to run.
-WIDE, FEWER = 256, 2
+# Fresh weights of many units differ less from each other, and take longer to run: from this number
+# on one draw is enough, of half as many two; and matrices are in float32.
+WIDE = 512
 MOST_ROWS, MOST_STEPS = 8, 64
 LEAST_STEPS = 3
 IN_TIME = 2 * (1 + DRAWS) * MOST_ROWS  # The cost of a look in rows: in float64, step by step.
@@ -71,6 +73,11 @@ class Recurrence:
     def bound(self) -> float:
         """Bound of fresh weights and biases, which PyTorch draws uniformly within ± it."""
         return 1.0 / sqrt(self.units)
+
+    @property
+    def backwards(self) -> bool:
+        """True if it reads sequences from their end."""
+        return self.names["hh"].endswith("_reverse")
 
     @property
     def label(self) -> str:
@@ -140,13 +147,16 @@ class Recurrence:
     def _sets(self) -> Weights:
         """Return its own weights and those drawn anew, the sets as the first axis."""
         random = np.random.default_rng(self._seed + 0x7EC0)
-        draws = DRAWS if self.units < WIDE else FEWER
+        draws = min(DRAWS, max(WIDE // self.units, 1))
         weights = Weights()
         for part, own in self.own.items():
-            weights[part] = random.random((1 + draws, *own.shape))
-            weights[part] *= 2 * self.bound
-            weights[part] -= self.bound
-            weights[part][0] = own
+            drawn = random.random((1 + draws, *own.shape))
+            drawn *= 2 * self.bound
+            drawn -= self.bound
+            drawn[0] = own
+            narrow = part == "hh" and 2 * self.units >= WIDE  # read at each step, forward and back
+            dtype: npt.DTypeLike = np.float32 if narrow else np.float64
+            weights[part] = drawn.astype(dtype, copy=False)
         return weights
 
 

@@ -1,8 +1,9 @@
 """Words, made last: numbers, sites and edits as sentences.
 
-Rules say what they found in templates such as "the gradient shrinks {gain:times} in passing
-{site}". `render` fills them in from a finding's evidence, sites and edit; how a layer, a parameter
-or an edit is called is the business of a `Vocabulary`, of which every front end has its own.
+Rules say what they found in templates such as "the gradient is multiplied by {gain:share} in
+passing {site}". `render` fills them in from a finding's evidence, sites and edit; how a layer, a
+parameter or an edit is called is the business of a `Vocabulary`, of which every front end has its
+own.
 """
 
 from __future__ import annotations
@@ -123,8 +124,9 @@ class Vocabulary:
                 return f"{'use' if on else 'leave out'} {self.normalization}"
             case SetActivation(name):
                 return f"use {self.activation(name)}"
-            case SetCell(name):
-                return f"use {name.upper()} cells"
+            case SetCell(name, steps):
+                scales = f", with time scales up to {steps} steps (chrono)" if steps else ""
+                return f"use {name.upper()} cells{scales}"
             case ScaleData():
                 return "scale the columns of x to mean 0 and standard deviation 1"
             case ScaleTarget():

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any, cast
 
 import numpy as np
 
 from vegrad.arrays.checks import Array
+from vegrad.clipping import Rule
 from vegrad.flow.edits import (
     ARCHITECTURE,
     AddSkips,
@@ -260,9 +261,19 @@ def written_optimizer(optimizer: Optimizer) -> str:
         case _:
             lr = "schedule"
     more = changed_arguments(type(optimizer), optimizer._arguments, ())
-    clip = "" if optimizer.clip is None else f", clip=vegrad.clipping.{optimizer.clip!r}"
-    clip = clip.replace("=inf", '=float("inf")')
-    return f"vegrad.{type(optimizer).__name__}({lr}{', ' if more else ''}{more}{clip})"
+    clip = "" if optimizer.clip is None else _written_clip(optimizer.clip)
+    parts = ", ".join(part for part in (lr, more, clip) if part)
+    return f"vegrad.{type(optimizer).__name__}({parts})"
+
+
+def _written_clip(clip: Rule) -> str:
+    """Write the argument for a clip like this; nothing for one whose limit is never reached."""
+    names = inspect.signature(type(clip)).parameters
+    arguments = {k: v for k, v in clip.state_dict().items() if k in names}
+    if inf in arguments.values():
+        return ""
+    name = type(clip).__name__
+    return f"clip=vegrad.clipping.{name}({changed_arguments(type(clip), arguments, ())})"
 
 
 def changed_arguments(

@@ -16,7 +16,6 @@ from vegrad._core import Network as CoreNetwork
 from vegrad._core import Trainer as CoreTrainer
 from vegrad.arrays.checks import Array, FloatArray, as_batch, as_count, as_number, as_target
 from vegrad.flow.finding import Finding
-from vegrad.flow.flow import Flow
 from vegrad.networks.network import (
     Config,
     Network,
@@ -28,6 +27,7 @@ from vegrad.networks.network import (
 from vegrad.networks.reading import is_usual, judged
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.training import fit
+from vegrad.reports.flow import Flow
 from vegrad.theory.initializers import INITIALIZERS, draw_parameters, resolve_sigmas
 
 

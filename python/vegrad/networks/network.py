@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from vegrad._core import Network as CoreNetwork
 from vegrad._core import Recurrent
-from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
 from vegrad.flow.finding import Finding
-from vegrad.flow.flow import Flow
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks.rows import Batch, Rows
 from vegrad.optim import Trainer
+from vegrad.reports.flow import Flow
 
 Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
@@ -34,6 +34,8 @@ class Network:
 
     kind: ClassVar[str]
     """The name under which files hold networks of this class."""
+    few_tell: ClassVar[bool] = True
+    """True if a few rows show whatever is wrong; what targets depend on takes many."""
     config: Config
     """The arguments of the constructor, as plain JSON types."""
     _core: CoreNetwork | Recurrent
@@ -175,13 +177,14 @@ class Network:
         raise NotImplementedError
 
 
-def check_name(argument: str, name: str, known: Iterable[str]) -> str:
+def check_name(argument: str, name: str, known: Collection[str]) -> str:
     """Return `name` if it is one of those known, else raise with their list."""
     names = ", ".join(known)
     if not isinstance(name, str):
         raise TypeError(f"{argument} must be one of {names}, not {type(name).__name__}")
     if name not in known:
-        raise ValueError(f"{argument} must be one of {names}, not {name!r}")
+        hint = did_you_mean(name, known)
+        raise ValueError(f"{argument} must be one of {names}, not {name!r}{hint}")
     return name
 
 

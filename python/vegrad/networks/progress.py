@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 
 import numpy as np
 
 from vegrad.diagnosis.history import History
+from vegrad.reports.progress import Line
 
 RECENT = 100  # steps over which the share of clipped ones is taken
 
 
 class Progress:
     """A line that is written over as the training goes on a terminal, else one line an epoch.
+
+    In a notebook it is one bar for the whole training.
 
     Args:
         wanted: False for silence.
@@ -25,37 +27,46 @@ class Progress:
     """
 
     def __init__(self, wanted: bool, epochs: int, rows: int, batch_size: int, before: int) -> None:
-        self.wanted, self.epochs, self.rows = wanted, epochs, rows
-        self.live = wanted and sys.stderr.isatty()
-        self.interval = 0.1 if self.live else np.inf  # seconds
+        self.epochs, self.rows = epochs, rows
+        self.line = Line() if wanted else None
+        live = self.line is not None and self.line.live
+        self.interval = 0.1 if live else np.inf  # seconds
         self.start = self.last = time.perf_counter()
         self.batch_size, self.before = batch_size, before
 
     def step(self, epoch: int, history: History, done: int) -> None:
         """Show how many rows of an epoch are done, unless that was shown just now."""
         now = time.perf_counter()
-        if not self.live or now - self.last < self.interval:
+        if now - self.last < self.interval:
             return
         self.last = now
-        self._write(f"{epoch + 1}/{self.epochs}  {100 * done // self.rows:3d} %", history)
+        place = f"{epoch + 1}/{self.epochs}  {100 * done // self.rows:3d} %"
+        self._write(place, history, epoch * self.rows + done)
 
     def epoch(self, epoch: int, history: History) -> None:
         """Show the end of an epoch, in a line that stays."""
-        if self.wanted:
-            self._write(f"{epoch + 1}/{self.epochs}", history)
-            sys.stderr.write("\n")
+        done = (epoch + 1) * self.rows
+        self._write(f"{epoch + 1}/{self.epochs}", history, done, stays=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self.line is not None:
+            self.line.close()
 
     def findings(self, history: History) -> None:
-        """Show the findings of the whole training."""
-        if self.wanted:
+        """Show the findings of the whole training; in a notebook the warnings are enough."""
+        if self.line is not None and not self.line.is_bar:
             for finding in history.findings:
-                sys.stderr.write(f"{finding.kind}: {finding.message}\n  → {finding.advice}\n")
+                sys.stderr.write(f"{finding}\n")
 
-    def _write(self, place: str, history: History) -> None:
+    def _write(self, place: str, history: History, done: int, *, stays: bool = False) -> None:
+        if self.line is None:
+            return
+
         def last(name: str) -> float:
             return float(history.since(history.steps - 1, name)[-1])
 
-        text = f"epoch {place}  loss {last('loss'):.4g}"
+        text = f"loss {last('loss'):.4g}"
         for loss, accuracy in zip(
             history.validation_loss[-1:], history.validation_accuracy[-1:], strict=True
         ):
@@ -66,10 +77,4 @@ class Progress:
         rate = (history.steps - self.before) * self.batch_size / seconds
         text += f"  gradient {last('gradient_norm'):.3g}  clipped {100 * clipped:.0f} %"
         text += f"  {rate:,.0f} rows/s"
-        if self.live:
-            # The line is written over the last one; a longer one than the terminal is wide would
-            # leave rows behind.
-            width = shutil.get_terminal_size().columns - 1
-            text = "\r" + text[:width].ljust(width)
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        self.line.write(f"epoch {place}", text, done, self.epochs * self.rows, stays=stays)

@@ -68,12 +68,14 @@ class RecurrentEditor(NetworkEditor):
         config, said = self._with_seed(), list[str]()
         for edit in edits:
             match edit:
-                case SetCell(name):
-                    config |= {"cell": name, "init": "default", "forget_bias": 1.0}
-                    config |= {"time_scale": None, "input_variance": None}
-                    said.append(
-                        f"use {name.upper()} cells, with a bias of 1 at the gate that carries"
-                    )
+                case SetCell(name, steps):
+                    biases = {"init": "default", "forget_bias": 1.0, "time_scale": None}
+                    with_ = "a bias of 1 at the gate that carries"
+                    if steps:
+                        biases = {"init": "chrono", "forget_bias": None, "time_scale": steps}
+                        with_ = f"time scales up to {steps} steps (chrono)"
+                    config |= {"cell": name, "input_variance": None, **biases}
+                    said.append(f"use {name.upper()} cells, with {with_}")
                 case Initialize("default"):
                     config |= {"init": "default", "time_scale": None, "input_variance": None}
                     said.append("draw all weights again, as by default")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 from vegrad.arrays.checks import Array
@@ -27,6 +28,11 @@ class SequenceData(ArrayData):
     """Sequences x (N, T, I), their lengths and their targets."""
 
     lengths: Array | None = None
+
+    @cached_property
+    def lags(self) -> Lags | None:
+        """The steps that the targets depend on, as all rows tell, where that can be asked."""
+        return None if self.lengths is not None else Lags.of(self.x, self.target)
 
     def take(self, rows: Array) -> tuple[object, Array]:  # type: ignore[override]
         """Return these rows' inputs, beside their lengths if they have some, and targets."""
@@ -80,11 +86,10 @@ class RecurrentSubject(NetworkSubject):
             theory: of no use here.
         """
         given, lengths = x if isinstance(x, tuple) else (x, None)
-        reading = read(self.network, given, target, lengths, seed)
-        if isinstance(self.data, SequenceData) and len(self.data) and self.data.lengths is None:
-            # All rows tell more of what the task needs than a batch does.
-            reading = replace(reading, lags=Lags.of(self.data.x, self.data.target))
-        return reading
+        reading = read(self.network, self.network.batch(given, target, lengths), seed)
+        if reading.lags is None or not isinstance(self.data, SequenceData) or not len(self.data):
+            return reading
+        return replace(reading, lags=self.data.lags)  # of more rows than a batch has
 
     def diagnosed(self, x: object, target: object, *, theory: bool) -> Diagnosis:
         """Diagnose it on a batch."""

@@ -14,6 +14,8 @@ from vegrad.networks import sequences
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.sequences import Cuts, Lengths, window_of
 
+_ENOUGH = 2**20  # numbers that tell how large targets are
+
 
 class Shape(NamedTuple):
     """All that a recurrent network says of the data that it takes."""
@@ -131,12 +133,18 @@ class SequenceRows(Rows):
 
     @property
     def wanted(self) -> Array:
-        """All the targets that count: one a row, or one a step of each row."""
+        """The targets that count: one a row, or one a step of each row; of a stream the first."""
         if not self.shape.every_step:
             return as_array(self.targets[0], "target")
-        rows = np.arange(self.rows)
-        pieces = [self.piece(rows, *bounds) for bounds in self.bounds]
-        return np.concatenate([flat(one.target, one.lengths) for one in pieces if one is not None])
+        found: list[Array] = []
+        size = 0
+        for bounds in self.bounds:
+            one = self.piece(np.arange(self.rows), *bounds)
+            if one is None or size >= _ENOUGH:
+                break  # no row has steps in the windows after it, or there are enough
+            found.append(flat(one.target, one.lengths))
+            size += found[-1].size
+        return np.concatenate(found)
 
     def steps(self, order: Array, batch_size: int) -> npt.NDArray[np.int64]:
         """Return the number of windows that each batch of rows has."""

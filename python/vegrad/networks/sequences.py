@@ -172,10 +172,12 @@ def as_truncation(value: object) -> Truncation:
 
 
 def window_of(truncation: Truncation) -> tuple[int, int] | None:
-    """Return (k1, k2), None if gradients go all the way back."""
+    """Return (k1, k2), at most what a sequence may have; None if gradients go all the way back."""
     if isinstance(truncation, int):
-        return truncation, truncation
-    return truncation if isinstance(truncation, tuple) else None
+        truncation = truncation, truncation
+    if not isinstance(truncation, tuple):
+        return None
+    return min(truncation[0], _MOST), min(truncation[1], _MOST)
 
 
 def is_windows(value: object) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from os import PathLike
 
 from vegrad.flow import time_flow
-from vegrad.reports.picture import Figure, keep
-from vegrad.reports.time_flow import draw, text
+from vegrad.reports import notebook
+from vegrad.reports.picture import Figure, kept
+from vegrad.reports.time_flow import draw, steps_of, text
 
 
 class TimeFlow(time_flow.TimeFlow):
@@ -14,8 +15,17 @@ class TimeFlow(time_flow.TimeFlow):
 
     __doc__ = time_flow.TimeFlow.__doc__
 
+    def __repr__(self) -> str:
+        layers, steps = self.gain_log2.shape
+        reach = ", ".join(map(steps_of, self.reach))
+        plural = "s" * (layers != 1)
+        return f"<TimeFlow of {layers} layer{plural}, {steps} steps: reach {reach}>"
+
     def __str__(self) -> str:
         return text(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.time_flow(self)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Draw what is left of the gradient over layers and steps, with the reach.
@@ -31,7 +41,4 @@ class TimeFlow(time_flow.TimeFlow):
             ValueError: the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        figure = draw(self)
-        if path is not None:
-            keep(figure, path)
-        return figure
+        return kept(draw(self), path)

@@ -135,7 +135,10 @@ def train(network: Network, rows: Rows, held: Batch | None, options: Options) ->
     watch = Watch(network, state.history, rows, o.gauge, alarms)
     run = Run(network, o.optimizer, state.history, rows, o.batch_size, o.gauge, watch)
     shown = Progress(o.progress, o.epochs, len(rows), o.batch_size, state.history.steps)
-    return _epochs(state, run, held, o.epochs, list(o.callbacks), shown, o.checkpoint)
+    try:
+        return _epochs(state, run, held, o.epochs, list(o.callbacks), shown, o.checkpoint)
+    finally:
+        shown.close()
 
 
 def _epochs(

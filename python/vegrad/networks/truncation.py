@@ -17,7 +17,8 @@ from vegrad.arrays.files import plain
 from vegrad.flow.wording import exp2
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
-from vegrad.reports.picture import Figure, keep
+from vegrad.reports import notebook
+from vegrad.reports.picture import Figure, kept
 from vegrad.reports.truncation import draw, summary, text
 from vegrad.theory.truncation import truncation_error
 
@@ -75,8 +76,14 @@ class Truncation:
         """The result in a sentence or two."""
         return summary(self)
 
+    def __repr__(self) -> str:
+        return f"<Truncation: {self.summary}>"
+
     def __str__(self) -> str:
         return text(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.truncation(self)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Draw error and cosine over the window; return matplotlib's figure.
@@ -89,10 +96,7 @@ class Truncation:
             ValueError: the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        figure = draw(self)
-        if path is not None:
-            keep(figure, path)
-        return figure
+        return kept(draw(self), path)
 
     def to_dict(self) -> dict[str, object]:
         """Return plain lists, numbers and names for JSON; nan is None."""

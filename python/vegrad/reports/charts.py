@@ -9,7 +9,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power, times
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import BesideFlow
 from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
 from vegrad.reports.values import (
     decades,
@@ -34,7 +34,7 @@ EXPECTED: Entry = (
 # The flow --------------------------------------------------------------------------------------
 
 
-def gradient(diagnosis: ShownDiagnosis, flow: Flow) -> str:
+def gradient(diagnosis: BesideFlow, flow: Flow) -> str:
     """Draw δ of every layer, measured beside expected, and what the dtype has lost."""
     layers = np.arange(len(flow.delta_log2))
     delta, weights = decades(flow.delta_log2), decades(flow.gradient_log2)
@@ -75,7 +75,7 @@ def gradient(diagnosis: ShownDiagnosis, flow: Flow) -> str:
     return figure(title, chart, legend, aside="← the backward pass runs this way")
 
 
-def gains(diagnosis: ShownDiagnosis, flow: Flow, note: str = "") -> str:
+def gains(diagnosis: BesideFlow, flow: Flow, note: str = "") -> str:
     """Draw measured gains beside expected, split into weights and derivative; `note` is HTML."""
     title = "Gain = weights × derivative"
     gain, weights, derivative, base = gains_of(flow)
@@ -137,7 +137,7 @@ def flat(flow: Flow) -> str:
     return figure("Saturated and dead", chart, legend)
 
 
-def activations(diagnosis: ShownDiagnosis, flow: Flow) -> str:
+def activations(diagnosis: BesideFlow, flow: Flow) -> str:
     """Draw the root mean square of every layer's output, measured beside expected."""
     sizes_log2 = rms_log2(flow)
     size, count = decades(sizes_log2), len(sizes_log2)

@@ -8,16 +8,18 @@ from math import isnan
 from typing import Protocol
 
 from vegrad.flow.wording import power
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import Comparison, ShownDiagnosis
 
 WIDTH = 80
 MOST = 8  # attempts shown in full
-RESULTS = {  # by how an attempt's training ended
+DONE, NONE = "✓", "–"
+RESULTS = {  # by how an attempt ended
     "reached": "no better",
     "luck": "by luck",
     "slow": "too slow",
     "learns-nothing": "too slow",
     "diverged": "diverges",
+    "out-of-reach": "no reach",
 }
 
 Pair = tuple[float, float]  # without and with the cure, or before and after
@@ -56,11 +58,31 @@ class ShownAttempt(Protocol):
 
 
 class ShownProof(Protocol):
-    """The same training without and with the cure."""
+    """The same training without and with the cure; pairs are of their ends."""
 
     @property
-    def text(self) -> str:
-        """The text that `proof` writes."""
+    def steps(self) -> int:
+        """The number of steps of each."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of both."""
+
+    @property
+    def loss(self) -> Pair:
+        """The loss."""
+
+    @property
+    def accuracy(self) -> Pair:
+        """The accuracy from 0 to 1, or NaN."""
+
+    @property
+    def diagnoses(self) -> tuple[ShownDiagnosis, ShownDiagnosis]:
+        """The diagnoses of both networks."""
+
+    @property
+    def comparison(self) -> Comparison:
+        """The two trainings side by side, and what was measured at their ends."""
 
 
 class ShownOutcome(Protocol):
@@ -73,6 +95,14 @@ class ShownOutcome(Protocol):
     @property
     def summary(self) -> str:
         """The outcome in a sentence."""
+
+    @property
+    def reached(self) -> bool:
+        """True if the goal was reached."""
+
+    @property
+    def patch(self) -> str:
+        """The change as code, "" if there is none."""
 
     @property
     def attempts(self) -> Sequence[ShownAttempt]:
@@ -101,78 +131,94 @@ class ShownOutcome(Protocol):
 
 def text(outcome: ShownOutcome) -> str:
     """Write the whole outcome: 80 columns, about 25 lines."""
-    lines = [*_filled(outcome.before.summary, "before: "), *cost(outcome), ""]
-    lines += attempts(outcome.attempts)
+    lines = [*_filled(outcome.before.summary, "before: "), *_filled(outcome.summary)]
+    about = [line for sentence in outcome.about for line in _filled(sentence, "  → ")]
+    return "\n".join([*lines, *details(outcome, about=about)])
+
+
+def verdict(outcome: ShownOutcome, width: int = WIDTH) -> list[str]:
+    """Write the outcome in a sentence, and what is wrong with the data if nothing helped."""
+    lines = _filled(outcome.summary, width=width)
     for sentence in outcome.about:
-        lines += _filled(sentence, "  → ")
-    if outcome.proof is not None:
-        lines += [*([""] if outcome.about else []), outcome.proof.text]
-    return "\n".join(lines).rstrip()
+        lines += _filled(sentence, "  → ", width)
+    return lines
 
 
-def cost(outcome: ShownOutcome) -> list[str]:
-    """Write the outcome in a sentence, and what it cost to come to it."""
+def details(outcome: ShownOutcome, width: int = WIDTH, *, about: Sequence[str] = ()) -> list[str]:
+    """Write what it cost, what was tried, the lines `about` the data, and the proof."""
     training = f"one training ({outcome.steps} steps of {outcome.batch_size} rows)"
-    paid = f"cost: {outcome.cost:.2f} of {training}, everything included"
-    return [*_filled(outcome.summary), paid]
+    paid = f"{outcome.cost:.2f} of {training}, everything included"
+    lines = [*_filled(paid, "cost: ", width), "", *attempts(outcome.attempts, width), *about]
+    if outcome.proof is not None:
+        lines += [*([""] if about else []), *proof(outcome.proof, width)]
+    return lines if lines[-1] else lines[:-1]
 
 
-def attempts(tried: Sequence[ShownAttempt]) -> list[str]:
-    """Write a row for each attempt that changed something, and why clipping is no cure."""
-    rows = [(attempt, attempt.after) for attempt in tried if attempt.after is not None]
+def attempts(tried: Sequence[ShownAttempt], width: int = WIDTH) -> list[str]:
+    """Write a row for each attempt that changed something, and why clipping is no cure.
+
+    A narrow terminal has no room for the gradient's column and that of the steps. Where no layers
+    form a chain, there is no first and last one to compare.
+    """
+    rows = [row(attempt) for attempt in tried if attempt.after is not None]
+    chains = any(left != NONE for _, left, *_ in rows)
     lines = []
     if rows:
-        lines.append(f"{'tried':<34}{'first/last':>11}{'steps':>7}{'loss':>16}  result")
+        chain = "first/last" if chains else ""
+        lines.append(_columns("tried", chain, "steps", "loss", "result", width))
     shown = rows if len(rows) <= MOST else [*rows[: MOST - 2], *rows[-2:]]
-    for place, (attempt, after) in enumerate(shown):
+    for place, (name, left, steps, loss, result) in enumerate(shown):
         if len(rows) > MOST and place == MOST - 2:
             lines.append(f"  ⋮  {len(rows) - MOST} more")
-        lines.append(_row(attempt, after))
+        lines.append(_columns(name, left if chains else "", steps, loss, result, width))
     for attempt in tried:
         if attempt.ended == "impossible":
-            lines += _filled(attempt.why, f"{attempt.name}: ")
+            lines += _filled(attempt.why, f"{attempt.name}: ", width)
     return [*lines, ""] if lines else []
 
 
-def _row(attempt: ShownAttempt, after: ShownDiagnosis) -> str:
+def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
+    """Return an attempt's name, the gradient's first over last size, steps, loss and result."""
+    after = attempt.after
     if attempt.accepted:
-        result = "✓"
-    elif attempt.steps:
+        result = DONE
+    elif attempt.steps or attempt.ended == "out-of-reach":
         result = RESULTS[attempt.ended]
     else:
-        result = "–" if after.healthy else after.verdict
+        result = "–" if after is None or after.healthy else after.verdict
     loss = "" if isnan(attempt.loss[0]) else f"{attempt.loss[0]:.3g} → {attempt.loss[1]:.3g}"
     steps = str(attempt.steps) if attempt.steps else "–"
-    name = textwrap.shorten(attempt.name, 33, placeholder="…")
-    return f"{name:<34}{_chain(after):>11}{steps:>7}{loss:>16}  {result}"
+    return attempt.name, NONE if after is None else _chain(after), steps, loss, result
 
 
-def proof(
-    steps: int,
-    seed: int,
-    loss: Pair,
-    accuracy: Pair,
-    diagnoses: tuple[ShownDiagnosis, ShownDiagnosis],
-) -> str:
-    """Write loss, accuracy (from 0 to 1, or NaN) and flow without and with the cure."""
-    rows = [("loss", [f"{value:.3g}" for value in loss])]
-    if not isnan(accuracy[1]):
-        rows.append(("accuracy", [_percent(value) for value in accuracy]))
-    if any(diagnosis.flow is not None for diagnosis in diagnoses):
-        rows.append(("gradient, first layer over last", [_chain(d) for d in diagnoses]))
-    head = f"proof: {steps} steps from seed {seed}"
-    lines = [f"{head:<46}{'without':>11}{'with':>11}"]
-    lines += [f"  {name:<44}{a:>11}{b:>11}" for name, (a, b) in rows]
-    return "\n".join(lines)
+def _columns(name: str, chain: str, steps: str, loss: str, result: str, width: int) -> str:
+    numbers = f"{chain:>11}{steps:>7}" if chain else f"{steps:>7}"
+    numbers = numbers if width >= WIDTH else ""
+    room = min(34 if chain else 45, width - len(numbers) - 28)
+    name = textwrap.shorten(name, room - 1, placeholder="…")
+    return f"{name:<{room}}{numbers}{loss:>16}  {result}"
+
+
+def proof(shown: ShownProof, width: int = WIDTH) -> list[str]:
+    """Write loss, accuracy and flow without and with the cure."""
+    rows = [("loss", [f"{value:.3g}" for value in shown.loss])]
+    if not isnan(shown.accuracy[1]):
+        rows.append(("accuracy", [_percent(value) for value in shown.accuracy]))
+    if any(diagnosis.flow is not None for diagnosis in shown.diagnoses):
+        rows.append(("gradient, first layer over last", [_chain(d) for d in shown.diagnoses]))
+    head = f"proof: {shown.steps} steps from seed {shown.seed}"
+    room = min(46, width - 22)
+    lines = [f"{head:<{room}}{'without':>11}{'with':>11}"]
+    return lines + [f"  {name:<{room - 2}}{a:>11}{b:>11}" for name, (a, b) in rows]
 
 
 def _chain(diagnosis: ShownDiagnosis) -> str:
-    return "–" if diagnosis.flow is None else power(diagnosis.flow.chain_log10)
+    return NONE if diagnosis.flow is None else power(diagnosis.flow.chain_log10)
 
 
 def _percent(share: float) -> str:
     return "–" if isnan(share) else f"{100 * share:.1f} %"
 
 
-def _filled(sentence: str, mark: str = "") -> list[str]:
-    return textwrap.wrap(sentence, WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark))
+def _filled(sentence: str, mark: str = "", width: int = WIDTH) -> list[str]:
+    return textwrap.wrap(sentence, width, initial_indent=mark, subsequent_indent=" " * len(mark))

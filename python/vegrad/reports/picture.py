@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import textwrap
-from collections.abc import Sized
+from collections.abc import Callable, Sized
+from functools import partial
 from math import log10
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,6 +29,8 @@ Axes = Any
 INK, FAINT, THEORY = "#22313f", "#9aa5b1", "#8e5ea2"
 GRADIENT, WEIGHTS, DERIVATIVE, ALARM = "#00707a", "#0072b2", "#d55e00", "#b3261e"
 COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
+HARDLY = 0.005  # of the elements of a layer: fewer are not worth a panel
+ALIKE = 0.3  # decades: activations that change by less over all layers are not either
 TRAINING, HELD_OUT = "#1f6f8b", "#e07a5f"
 
 
@@ -43,17 +47,22 @@ def blank(size: tuple[float, float], ground: str = "white") -> Figure:
         figure = importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "vegrad[cli]"') from error
-    return figure.Figure(figsize=size, layout="constrained", facecolor=ground)
+    drawn = figure.Figure(figsize=size, layout="constrained", facecolor=ground)
+    drawn._repr_png_ = partial(_png, drawn)  # a notebook shows it, also one without pyplot
+    return drawn
 
 
-def sheet(path: str | PathLike[str], size: tuple[float, float]) -> Figure:
-    """Return an empty figure to be kept in `path`, whose suffix must be one of matplotlib's.
+def sheet(path: str | PathLike[str] | None, size: tuple[float, float]) -> Figure:
+    """Return an empty figure; if it is to be kept in `path`, matplotlib must know the suffix.
 
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: an unknown suffix.
     """
-    figure, target = blank(size), Path(fspath(path))
+    figure = blank(size)
+    if path is None:
+        return figure
+    target = Path(fspath(path))
     if _suffix(target) not in figure.canvas.get_supported_filetypes():
         raise ValueError(
             "a picture's name must end in .png, .svg, .pdf or another format of matplotlib, "
@@ -77,6 +86,20 @@ def keep(figure: Figure, path: str | PathLike[str], dpi: int = 150) -> str:
     return str(target)
 
 
+def kept(figure: Figure, path: str | PathLike[str] | None, dpi: int = 150) -> Figure:
+    """Return a figure, which is saved if there is a path."""
+    if path is not None:
+        keep(figure, path, dpi)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """Return a figure as a notebook shows it."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
+
+
 def _suffix(target: Path) -> str:
     return target.suffix.lstrip(".").lower()
 
@@ -89,8 +112,8 @@ def bare(axes: Axes) -> None:
 # The flow --------------------------------------------------------------------------------------
 
 
-def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str]) -> str:
-    """Draw the flow of `diagnosis` into `path`; see `Diagnosis.plot`."""
+def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> Figure:
+    """Draw the flow of `diagnosis`; see `Diagnosis.plot`."""
     flow = diagnosis.flow
     if flow is None:
         raise ValueError(
@@ -99,27 +122,54 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str]) -> str:
         )
     figure = sheet(path, (10, 8.6))
     ticker = importlib.import_module("matplotlib.ticker")
-    grid = figure.add_gridspec(3, 2, height_ratios=(1.7, 1.25, 0.9))
     colour, title = COLOURS.get(diagnosis.verdict, ALARM), textwrap.fill(diagnosis.summary, 96)
     figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
-    top = figure.add_subplot(grid[0, :])
-    middle = figure.add_subplot(grid[1, :], sharex=top)
-    left = figure.add_subplot(grid[2, 0])
-    right = figure.add_subplot(grid[2, 1], sharex=left)
-    _draw_gradient(top, diagnosis, flow)
-    _draw_gains(middle, ticker, flow)
-    _draw_flat(left, flow)
-    _draw_activations(right, flow)
+    small, unsaid = _telling(flow)
+    gains = bool(len(flow.gain_log2))
+    heights = [1.7, *[1.25] * gains, *[0.9] * bool(small)]
+    grid = figure.add_gridspec(len(heights), max(len(small), 1), height_ratios=heights)
+    large = [figure.add_subplot(grid[0, :])]
+    _draw_gradient(large[0], diagnosis, flow)
+    if gains:
+        large.append(figure.add_subplot(grid[1, :], sharex=large[0]))
+        large[0].tick_params(labelbottom=False)
+        _draw_gains(large[1], ticker, flow)
+    below = [figure.add_subplot(grid[-1, place]) for place in range(len(small))]
+    for axes, draw in zip(below, small, strict=True):
+        draw(axes, flow)
     room = 0.5 + 0.01 * len(flow.dead)
-    for axes in (top, middle, left, right):
+    for axes in (*large, *below):
         bare(axes)
         axes.tick_params(colors=INK, labelsize=9)
         axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlim(-room, len(flow.dead) - 1 + room)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    figure.supxlabel(describe(diagnosis).replace("\n", ", "), fontsize=8.5, color=INK, x=0.5)
-    return keep(figure, path)
+    for axes in below or large[-1:]:
+        axes.set_xlabel("layer", color=INK)
+    words = describe(diagnosis).replace("\n", ", ")
+    figure.supxlabel("\n".join([words, *unsaid]), fontsize=8.5, color=INK, x=0.5)
+    return kept(figure, path)
+
+
+Drawing = Callable[[Axes, Flow], None]
+
+
+def _telling(flow: Flow) -> tuple[list[Drawing], list[str]]:
+    """Choose the small panels that have something to say, and say of the others why not."""
+    small: list[Drawing] = []
+    unsaid = []
+    if max(flow.saturated.max(), flow.dead.max()) < HARDLY:
+        unsaid.append("hardly an element is saturated or dead")
+    else:
+        small.append(_draw_flat)
+    rms = decades(rms_log2(flow))
+    if np.isfinite(rms).all() and np.ptp(rms) < ALIKE:
+        low, high = 10.0 ** rms.min(), 10.0 ** rms.max()
+        unsaid.append(f"activations keep their size, rms {low:.2g} to {high:.2g}")
+    else:
+        small.append(_draw_activations)
+    return small, ["; ".join(unsaid)] if unsaid else []
 
 
 def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
@@ -145,7 +195,6 @@ def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
         _say(axes, 0.5, f"exactly zero in {named(zero.tolist())}", ALARM)
     _draw_range(axes, dtype)
     axes.set_ylabel("log10 of its size", color=INK)
-    axes.tick_params(labelbottom=False)
     _legend(axes)
 
 
@@ -169,9 +218,13 @@ def _draw_range(axes: Axes, dtype: str) -> None:
     for outer, inner, words in stripes:
         axes.axhspan(outer, inner, color=ALARM, alpha=0.08, linewidth=0)
         axes.axhline(inner, color=ALARM, linewidth=1)
-        place = {"ha": "right", "va": "top" if outer < inner else "bottom"}
-        sideways = axes.get_yaxis_transform()
-        axes.text(0.99, inner, f"{words} ", color=ALARM, fontsize=9, transform=sideways, **place)
+        below = outer < inner
+        away: dict[str, object] = {
+            "textcoords": "offset points",
+            "xytext": (-4, -3 if below else 3),
+        }
+        away |= {"ha": "right", "va": "top" if below else "bottom", "color": ALARM, "fontsize": 9}
+        axes.annotate(words, (1, inner), xycoords=axes.get_yaxis_transform(), **away)
     axes.set_ylim(limits)
 
 
@@ -211,9 +264,6 @@ def _draw_flat(axes: Axes, flow: Flow) -> None:
     axes.set_ylim(0, 135)  # room for the legend
     axes.set_yticks([0, 25, 50, 75, 100])
     axes.set_ylabel("%", color=INK)
-    axes.set_xlabel("layer", color=INK)
-    if max(flow.saturated.max(), flow.dead.max()) < 0.005:
-        _say(axes, 0.4, "hardly any", FAINT)
     _legend(axes, columns=2)
 
 
@@ -224,7 +274,6 @@ def _draw_activations(axes: Axes, flow: Flow) -> None:
     middle, half = (low + high) / 2, max((high - low) / 2, 0.6)
     axes.set_ylim(middle - half, middle + half)
     axes.set_ylabel("log10 rms", color=INK)
-    axes.set_xlabel("layer", color=INK)
 
 
 def _title(axes: Axes, title: str, detail: str) -> None:
@@ -252,7 +301,7 @@ def _dot(layers: Sized) -> float:
 # A training ------------------------------------------------------------------------------------
 
 
-def plot_history(history: ShownHistory, path: str | PathLike[str]) -> None:
+def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None) -> Figure:
     """Draw loss, gradient norm, clip and learning rate over the steps; see `History.plot`."""
     figure = blank((9, 6.5))
     panels = list(figure.subplots(2, 2, sharex=True).flat)
@@ -277,4 +326,4 @@ def plot_history(history: ShownHistory, path: str | PathLike[str]) -> None:
             panel.set_yscale("log")
     for panel in (factors, rates):
         panel.set_xlabel("step")
-    keep(figure, path, dpi=110)
+    return kept(figure, path, dpi=110)

@@ -7,7 +7,7 @@ there: whatever has these attributes can be shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,12 +40,43 @@ class ShownTrend(Protocol):
         """The number of gains."""
 
 
-class ShownDiagnosis(Protocol):
-    """A verdict with its findings and, as far as they are known, the numbers it rests on."""
+class BesideFlow(Protocol):
+    """The knowledge that is shown beside a flow: findings, expectations, lost gradients."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The findings, causes before effects."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The network's arguments, or what else is known of what was looked at."""
+
+    @property
+    def underflowed(self) -> tuple[int, ...]:
+        """The layers whose weight gradient the dtype stores as 0, though it is not."""
+
+    @property
+    def overflowed(self) -> tuple[int, ...]:
+        """The layers whose weight gradient the dtype stores as inf, though it is not."""
+
+    @property
+    def expected(self) -> ExpectedFlow | None:
+        """The flow that theory expects."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The knowledge beside a flow that stands alone: none."""
+
+    findings: tuple[Finding, ...] = ()
+    config: Mapping[str, object] = field(default_factory=dict)
+    underflowed: tuple[int, ...] = ()
+    overflowed: tuple[int, ...] = ()
+    expected: ExpectedFlow | None = None
+
+
+class ShownDiagnosis(BesideFlow, Protocol):
+    """A verdict with its findings and, as far as they are known, the numbers it rests on."""
 
     @property
     def verdict(self) -> str:
@@ -68,10 +99,6 @@ class ShownDiagnosis(Protocol):
         """The causes that were left out, as a clause; "" if none was."""
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """The network's arguments, or what else is known of what was looked at."""
-
-    @property
     def loss(self) -> float | None:
         """The mean loss of the batch."""
 
@@ -82,18 +109,6 @@ class ShownDiagnosis(Protocol):
     @property
     def trend(self) -> ShownTrend | None:
         """The trend of the gains."""
-
-    @property
-    def underflowed(self) -> tuple[int, ...]:
-        """The layers whose weight gradient the dtype stores as 0, though it is not."""
-
-    @property
-    def overflowed(self) -> tuple[int, ...]:
-        """The layers whose weight gradient the dtype stores as inf, though it is not."""
-
-    @property
-    def expected(self) -> ExpectedFlow | None:
-        """The flow that theory expects."""
 
     @property
     def measurement(self) -> Measurement | None:
@@ -214,6 +229,10 @@ class ShownTimeFlow(Protocol):
     @property
     def passed_log2(self) -> FloatArray:
         """log2 of what a step passes on of a gradient from later ones (L, T)."""
+
+    @property
+    def left_log2(self) -> FloatArray:
+        """log2 of what each step gets of the last step's gradient (L, T)."""
 
     @property
     def carry_log2(self) -> FloatArray:

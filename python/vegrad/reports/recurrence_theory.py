@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass
 from math import inf, isinf, sqrt
 from typing import TypeAlias
@@ -115,9 +116,17 @@ def expected_content(cell: str, rows: list[Expected]) -> list[dict[str, float]]:
 
 
 def recurrence_table(
-    cell: str, *, hidden: int = 128, inputs: int = 64, input_rms: float = 1.0, seed: int = 0
+    cell: str,
+    *,
+    hidden: int = 128,
+    inputs: int = 64,
+    input_rms: float = 1.0,
+    seed: int = 0,
+    width: int = 80,
 ) -> str:
-    """Write what theory expects of a recurrent cell at its initialization, 80 columns wide.
+    """Write what theory expects of a recurrent cell at its initialization.
+
+    A narrow terminal has no room for what the formula gives beside the gain.
 
     Raises:
         TypeError, ValueError: as `expected_cells`.
@@ -133,8 +142,13 @@ def recurrence_table(
         ("reach", "steps after which a thousandth of the gradient is left"),
         ("10 %", "steps that every loss must go back for 10 % of error in ∂loss/∂U"),
     ]
+    table = _columns(cells)
+    if "formula" in cells[0] and max(map(len, table)) > width:
+        table = _columns([(*row[:2], *row[3:]) for row in cells])
+        notes = [note for note in notes if note[0] != "formula"]
     words = [f"{name:<12} {meaning}" for name, meaning in notes]
-    return "\n".join([head, "", *_columns(cells), "", *words])
+    words = [textwrap.fill(line, width, subsequent_indent=" " * 13) for line in words]
+    return "\n".join([textwrap.fill(head, width), "", *table, "", *words])
 
 
 Lines: TypeAlias = list[tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""The style of a page: light and dark, on a phone, on a desktop and on paper."""
+"""The style of a page, and of a notebook's outputs: light and dark, on a phone and on paper."""
 
 from __future__ import annotations
 
@@ -16,18 +16,8 @@ DARK = """
 --weights: #57b0e6; --derivative: #ff9b57; --faint: #7c8995; --tint: .7;
 """
 
-STYLE = (
-    f"""
-:root {{ color-scheme: light dark; {LIGHT} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
-@media print {{ :root {{ color-scheme: light; {LIGHT} --ground: #ffffff; }} }}
-"""
-    + """
+PARTS = """
 * { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--ground); color: var(--ink); overflow-wrap: anywhere;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main, footer { max-width: 1120px; margin: 0 auto; padding: 0 20px; }
 h1, h2, h3, p, ul, ol, dl, dd, figure { margin: 0; padding: 0; }
 ul, ol { list-style: none; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 40px 0 14px; }
@@ -48,7 +38,7 @@ code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 .verdict { background: var(--mark-ground); border-bottom: 1px solid var(--line);
   border-top: 6px solid var(--mark); padding: 26px 0 26px; }
 .verdict > div { max-width: 1120px; margin: 0 auto; padding: 0 20px; }
-.verdict h1 { font-size: clamp(1.45rem, 1rem + 2.1vw, 2.3rem); line-height: 1.22;
+.headline { font-size: clamp(1.45rem, 1rem + 2.1vw, 2.3rem); line-height: 1.22;
   font-weight: 700; letter-spacing: -.012em; max-width: 36em; text-wrap: balance; }
 .verdict .word { font-size: 1.15rem; margin-bottom: 8px; }
 .verdict .more { font-size: 1.1rem; margin-top: 10px; max-width: 60em; }
@@ -57,6 +47,7 @@ code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 .findings > li { border-left: 6px solid var(--mark); margin-bottom: 14px; }
 .findings header { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; }
 .findings .message { margin: 6px 0 10px; }
+.findings header + .advice { margin-top: 8px; }
 .advice { background: var(--shade); border-radius: 8px; padding: 10px 14px; }
 .advice b { display: block; font-size: .85rem; color: var(--soft); font-weight: 600; }
 dl.numbers { display: flex; flex-wrap: wrap; gap: 8px 26px; margin-top: 12px; }
@@ -68,6 +59,7 @@ dl.numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; }
 figure.card { margin-bottom: 16px; min-width: 0; }
 .row figure.card { margin-bottom: 0; }
 .row.spaced { margin-top: 16px; }
+.row.three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 figcaption { display: flex; flex-wrap: wrap; gap: 2px 16px; justify-content: space-between;
   align-items: baseline; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 6px 0 12px; font-size: .88rem; }
@@ -102,8 +94,10 @@ svg path { vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .f-derivative { fill: var(--derivative); opacity: var(--tint); }
 .f-expected { fill: var(--ink); opacity: .14; } .f-alarm { fill: var(--alarm); opacity: .13; }
 .s-chalk { stroke: #e8e6df; } .s-way { stroke: #8fa39b; }
-.s-hop0 { stroke: #9ec9e2; } .s-hop1 { stroke: #b7dd9b; } .s-hop2 { stroke: #f2cf63; }
-.s-hop3 { stroke: #f08a7a; }
+.s-hop0 { stroke: #6fb7ec; } .s-hop1 { stroke: #53d8ab; } .s-hop2 { stroke: #f4e04d; }
+.s-hop3 { stroke: #ff8a5c; } .mark { stroke: #26332f; stroke-width: 1; }
+.f-hop0 { fill: #6fb7ec; } .f-hop1 { fill: #53d8ab; } .f-hop2 { fill: #f4e04d; }
+.f-hop3 { fill: #ff8a5c; } .board .chart .faint-text { fill: #e8e6df; }
 .hint { fill: transparent; } .hint:hover { fill: var(--ink); opacity: .1; }
 
 .scroll { overflow: auto; max-height: 75vh; border: 1px solid var(--line); border-radius: 12px;
@@ -120,12 +114,26 @@ tbody th { position: sticky; left: 0; z-index: 1; background: var(--card); font-
 thead th:first-child { left: 0; z-index: 3; }
 .words { text-align: left; white-space: normal; min-width: 18em; }
 .brief { width: fit-content; max-width: 100%; }
-.brief th:first-child { text-align: left; white-space: normal; }
+.brief th:first-child, .names th:first-child { text-align: left; white-space: normal; }
 p + .scroll, p + .findings { margin-top: 12px; }
 td.away { font-weight: 700; color: var(--alarm); }
 tr.marked th, tr.marked td { background: var(--alarm-ground); }
-footer { color: var(--soft); font-size: .88rem; padding-top: 28px; padding-bottom: 40px; }
+tr.cured th, tr.cured td { background: var(--good-ground); }
+"""
 
+STYLE = (
+    f"""
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+@media print {{ :root {{ color-scheme: light; {LIGHT} --ground: #ffffff; }} }}
+"""
+    + PARTS
+    + """
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--ground); color: var(--ink); overflow-wrap: anywhere;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+main, footer { max-width: 1120px; margin: 0 auto; padding: 0 20px; }
+footer { color: var(--soft); font-size: .88rem; padding-top: 28px; padding-bottom: 40px; }
 @media (max-width: 560px) {
   main, footer, .verdict > div { padding-left: 14px; padding-right: 14px; }
   .card { padding: 14px; } .plot { padding-left: 46px; padding-right: 4px; }
@@ -137,6 +145,69 @@ footer { color: var(--soft); font-size: .88rem; padding-top: 28px; padding-botto
   .scroll { max-height: none; overflow: visible; } thead th, tbody th { position: static; }
   table { font-size: 8pt; } th, td { padding: 2px 6px; } .words { min-width: 8em; }
   figure, .findings > li, tr { break-inside: avoid; }
+}
+"""
+)
+
+# The themes of Jupyter, Colab, VS Code and sites made by Sphinx; where there is none, the system's.
+DARK_THEMES = (
+    '[data-jp-theme-light="false"]',
+    ".vscode-dark",
+    ".vscode-high-contrast",
+    '[theme="dark"]',
+    '[data-theme="dark"]',
+)
+LIGHT_THEMES = (
+    '[data-jp-theme-light="true"]',
+    ".vscode-light",
+    '[theme="light"]',
+    '[data-theme="light"]',
+)
+
+
+def _themed(themes: tuple[str, ...], colours: str) -> str:
+    return f":is({', '.join(themes)}) .vegrad {{ {colours} }}"
+
+
+# Every rule is nested in the class of an output, written twice to weigh more than a notebook's own.
+NOTEBOOK = (
+    f"""
+.vegrad {{ color-scheme: light; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ .vegrad {{ color-scheme: dark; {DARK} }} }}
+{_themed(LIGHT_THEMES, f"color-scheme: light; {LIGHT}")}
+{_themed(DARK_THEMES, f"color-scheme: dark; {DARK}")}
+.vegrad.vegrad {{
+font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
+background: var(--ground); color: var(--ink); border: 1px solid var(--line); border-radius: 12px;
+max-width: 1000px; margin: 4px 0; overflow: hidden; overflow-wrap: anywhere; text-align: left;
+{PARTS.replace("rem", "em").strip()}
+"""
+    + """
+.verdict { padding: 16px 0; border-top-width: 4px; }
+.verdict > div { padding: 0 16px; }
+.headline { font-size: 1.3em; margin: 0; line-height: 1.35; max-width: none; text-wrap: wrap; }
+h2, h3 { font-weight: 650; } dt { font-weight: 400; }
+.verdict .more, .verdict .network { font-size: 1em; margin-top: 6px; }
+.inside { padding: 14px 16px 16px; }
+.inside > * + * { margin-top: 12px; }
+.inside > h2 { font-size: 1.15em; margin-top: 20px; } .inside > h2:first-child { margin-top: 0; }
+.inside figure.card { margin-bottom: 0; }
+.card { padding: 14px 16px; }
+.scroll { max-height: 480px; }
+h2, h3, p, li, dt, dd, table, tr, th, td, figcaption { color: inherit; }
+.row { margin-left: 0; margin-right: 0; } .row::before, .row::after { content: none; }
+summary { display: list-item; cursor: pointer; font-weight: 600; padding: 4px 0; }
+pre { margin: 8px 0 0; padding: 12px 14px; overflow: auto; border-radius: 8px; border: 0;
+  background: var(--shade); color: var(--ink); font: 13px/1.45 ui-monospace, "SF Mono", Menlo,
+  Consolas, monospace; white-space: pre; }
+table { margin: 0; table-layout: auto; border: 0; }
+thead th { background: var(--shade); } thead { border: 0; }
+th, td { max-width: none; border-width: 0 0 1px; vertical-align: baseline; line-height: 1.4; }
+tbody tr, tbody tr:nth-child(n), tbody tr:hover { background: none; }
+dt, dd { float: none; width: auto; margin: 0; padding: 0; }
+li { margin: 0; } li + li { margin-top: 0; }
+@media (max-width: 560px) { .inside { padding: 10px; } .card { padding: 12px; }
+  .plot { padding-left: 44px; padding-right: 4px; } th, td { padding: 5px 9px; } }
 }
 """
 )

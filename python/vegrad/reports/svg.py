@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import ceil, floor, isfinite, log10
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +27,20 @@ Ticks = Sequence[tuple[float, str]]
 # A line of a legend: its words, and the shapes (line, dots or area) beside them with their classes.
 Entry = tuple[str, Sequence[tuple[str, str]]]
 SHAPES = {"line": "M0 6h26", "dots": "M13 6h0", "area": "M2 0h22v12h-22z"}
+# Marks around 0, 0, which are told apart without their colours; a legend takes them as shapes.
+MARKS = {
+    "arrow": "M-4-4.5L5 0L-4 4.5z",
+    "circle": "M-4.3 0a4.3 4.3 0 1 0 8.6 0a4.3 4.3 0 1 0-8.6 0z",
+    "diamond": "M0-5.5L5.5 0L0 5.5L-5.5 0z",
+    "peak": "M0-5.5L5.2 4L-5.2 4z",
+}
 
 
 class Chart:
     """One plot, drawn from back to front by its methods.
 
     Args:
-        name: the id of its title on the page, where it must be unique.
+        name: the beginning of its title's id, which must be unique on the page.
         title: what a screen reader says first.
         description: what the plot shows, in words and numbers, for a screen reader.
         x: the ends of the horizontal axis.
@@ -56,11 +64,13 @@ class Chart:
         self._front: list[str] = []
 
     def __str__(self) -> str:
+        # A notebook has many outputs, each with a chart of this name.
+        name = f"{self.name}-{crc32(''.join(self._plot).encode()):x}"
         head = (
             f'<svg class="chart" role="img" width="100%" height="{self.height + FOOT}" '
-            f'aria-labelledby="{self.name}-title {self.name}-text">'
-            f'<title id="{self.name}-title">{escape(self.title)}</title>'
-            f'<desc id="{self.name}-text">{escape(self.description)}</desc>'
+            f'aria-labelledby="{name}-title {name}-text">'
+            f'<title id="{name}-title">{escape(self.title)}</title>'
+            f'<desc id="{name}-text">{escape(self.description)}</desc>'
         )
         inner = (
             f'<svg width="100%" height="{self.height}" viewBox="0 0 {WIDE} {self.height}" '
@@ -104,12 +114,23 @@ class Chart:
         if path:
             self._plot.append(f'<path class="dots {css}" d="{path}"/>')
 
+    def marks(self, x: npt.ArrayLike, y: npt.ArrayLike, mark: str, css: str) -> None:
+        """Draw one of MARKS at each finite y, in front of everything."""
+        for a, b in zip(_floats(x), _floats(y), strict=True):
+            if isfinite(b):
+                self._front.append(
+                    f'<svg x="{self._percent(a)}%" y="{_short(self._down(b))}" overflow="visible">'
+                    f'<path class="{css}" d="{MARKS[mark]}"/></svg>'
+                )
+
     def band(self, x: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, css: str) -> None:
         """Fill what lies between two lines, where both are finite."""
         x, low, high = (np.asarray(values, float) for values in (x, low, high))
-        known = np.isfinite(low) & np.isfinite(high)
-        if known.sum() < 2:
+        known = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+        if len(known) < 2:
             return
+        if len(known) > MOST_POINTS // 2:
+            known = known[np.linspace(0, len(known) - 1, MOST_POINTS // 2).round().astype(int)]
         up = [self._at(a, b) for a, b in zip(x[known], high[known], strict=True)]
         down = [self._at(a, b) for a, b in zip(x[known], low[known], strict=True)]
         self._plot.append(f'<path class="{css}" d="M{"L".join(up + down[::-1])}z"/>')
@@ -191,11 +212,11 @@ class Chart:
                 pen = False
 
 
-def thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+def thinned(x: FloatArray, y: FloatArray, most: int = MOST_POINTS) -> tuple[FloatArray, FloatArray]:
     """Keep as many points as an eye can tell apart: the smallest and largest of each piece."""
-    if len(y) <= MOST_POINTS:
+    if len(y) <= most:
         return x, y
-    pieces = np.array_split(np.arange(len(y)), MOST_POINTS // 2)
+    pieces = np.array_split(np.arange(len(y)), most // 2)
     kept = []
     for piece in pieces:
         known = piece[np.isfinite(y[piece])]
@@ -223,10 +244,7 @@ def figure(
     drawn = str(chart) if isinstance(chart, Chart) else f"<p>{escape(chart)}</p>"
     lines = []
     for words, shapes in legend:
-        paths = "".join(
-            f'<path class="{shape if shape != "area" else ""} {css_of}" d="{SHAPES[shape]}"/>'
-            for shape, css_of in shapes
-        )
+        paths = "".join(_in_legend(shape, css_of) for shape, css_of in shapes)
         lines.append(f'<li><svg aria-hidden="true">{paths}</svg>{escape(words)}</li>')
     return (
         f'<figure class="card {css}"><figcaption><h3>{escape(title)}</h3>'
@@ -237,6 +255,12 @@ def figure(
         + (f'<p class="note">{note}</p>' if note else "")
         + "</figure>"
     )
+
+
+def _in_legend(shape: str, css: str) -> str:
+    if shape in MARKS:
+        return f'<path class="{css}" transform="translate(13 6)" d="{MARKS[shape]}"/>'
+    return f'<path class="{shape if shape != "area" else ""} {css}" d="{SHAPES[shape]}"/>'
 
 
 # Axes -----------------------------------------------------------------------------------------

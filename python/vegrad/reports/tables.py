@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from math import isnan, nan
+from math import inf, isnan, log2, nan
 
 import numpy as np
 
@@ -12,12 +12,19 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement, Statistics
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
-from vegrad.reports.protocols import Comparison, ShownDiagnosis
+from vegrad.reports.cure import DONE, ShownAttempt, row
+from vegrad.reports.protocols import BesideFlow, Comparison, ShownTimeFlow, ShownTruncation
+from vegrad.reports.text import MODULE_ENDS, ModuleRow, TimeRow, chosen, log10_of
+from vegrad.reports.time_flow import mean_gain, steps_of
+from vegrad.reports.truncation import percent, shown_windows
 from vegrad.reports.values import expected_gain, factor, gain, number, size, surprises
 
 
-def layers(diagnosis: ShownDiagnosis, flow: Flow) -> str:
-    """Write a row for every layer, marked where there is something to say of it."""
+def layers(diagnosis: BesideFlow, flow: Flow, names: Sequence[str] = ()) -> str:
+    """Write a row for every layer, marked where there is something to say of it.
+
+    `names` are the layers' modules, to stand beside their numbers.
+    """
     expected, _ = expected_gain(diagnosis, flow)
     known, away = bool(np.isfinite(expected).any()), surprises(diagnosis, flow)
     notes, lost = _notes(diagnosis, away), _lost(diagnosis)
@@ -40,7 +47,8 @@ def layers(diagnosis: ShownDiagnosis, flow: Flow) -> str:
             row[4] = row[4].replace("<td>", '<td class="away">')
         if remarks:
             row.append(_remarks("; ".join([*notes.get(layer, []), *lost.get(layer, [])])))
-        rows.append(_row(str(layer), row, marked=layer in notes))
+        name = f"{layer}&ensp;{escape(names[layer])}" if names else str(layer)
+        rows.append(_row(name, row, marked=layer in notes))
     return (
         '<p class="above">From the input (0) to the output. A gain compares δ of a layer with that '
         "of the layer above; it contains the weights of the layer above and the derivative of its "
@@ -92,6 +100,74 @@ def comparison(shown: Comparison) -> str:
     return _table("Before and after", ["at the end", "before", "after"], rows, css=" brief")
 
 
+def attempts(tried: Sequence[ShownAttempt]) -> str:
+    """Write a row for each change that was made and judged; nothing if there is none."""
+    rows = []
+    for name, *figures, result in (row(one) for one in tried if one.after is not None):
+        cells = [*(f"<td>{cell}</td>" for cell in figures), _remarks(result)]
+        rows.append(_row(escape(name), cells, css="cured" if result == DONE else ""))
+    head = ["tried", "gradient, first over last", "steps", "loss"]
+    return _table("Attempts", head, rows, remarks=True, css=" names") if rows else ""
+
+
+def modules(rows: Sequence[ModuleRow]) -> str:
+    """Write a row for each module; of many the first and the last."""
+    body = []
+    for place in chosen(len(rows), False, ends=MODULE_ENDS):
+        module = rows[place]
+        rms = "" if isnan(module["activation_rms"]) else number(module["activation_rms"])
+        cells = [rms, log10_of(module["delta_norm"]), log10_of(module["gradient_norm"])]
+        cells = [f"<td>{cell}</td>" for cell in cells]
+        cells.append(_remarks(module["note"].removeprefix("← ")))
+        body.append(_row(escape(module["module"]), cells, marked=bool(module["note"])))
+    left = len(rows) - len(body)
+    above = f'<p class="above">{left} modules in the middle are not shown.</p>' if left else ""
+    head = ["module", "activation rms", "log10 ‖δ‖", "log10 of the gradient"]
+    return above + _table("Modules", head, body, remarks=True, css=" names")
+
+
+def through_time(rows: Sequence[TimeRow]) -> str:
+    """Write a row for each recurrent weight; nothing if there are none."""
+    body = []
+    for one in rows:
+        gains = [gain(log2(g) if g > 0 else -inf) for g in (one["gain"], one["fresh_gain"])]
+        reach = f"{one['reach']} of {one['steps']} steps"
+        cells = [gains[0], reach, gains[1], f"{one['fresh_reach']} steps"]
+        body.append(_row(escape(one["parameter"]), [f"<td>{cell}</td>" for cell in cells]))
+    head = ["through time", "a step back", "reaches the last", "weights drawn anew", "would reach"]
+    return _table("Through time", head, body, css=" names") if body else ""
+
+
+def windows(truncation: ShownTruncation) -> str:
+    """Write a row for each window that was measured."""
+    errors, body = truncation.errors, []
+    for place in shown_windows(truncation):
+        window, error, expected = errors.window[place], errors.error[place], errors.expected[place]
+        cells = [percent(error), "" if isnan(expected) else percent(expected)]
+        cells += [f"{errors.cosine[place]:.4f}", DONE if error <= truncation.tolerance else ""]
+        body.append(_row(f"{window} of {truncation.total}", [f"<td>{cell}</td>" for cell in cells]))
+    head = [f"{truncation.noun} gone back", "loses", "by formula", "cosine"]
+    head.append(f"within {percent(truncation.tolerance)}")
+    return _table("Windows", head, body, css=" brief")
+
+
+def memory(flow: ShownTimeFlow) -> str:
+    """Write a row for each recurrent layer: gain of a step, its parts, reach and memory."""
+    gated = bool(np.isfinite(flow.time_scales).any())
+    head = ["layer", "gain a step", *["carried", "by U"] * gated, "reach"]
+    head += ["memory, median", "memory, longest"] * gated
+    body = []
+    for layer, name in enumerate(map(str, range(len(flow.gain_log2)))):
+        cells = [mean_gain(flow.passed_log2[layer])]
+        cells += [mean_gain(part[layer]) for part in (flow.carry_log2, flow.matrix_log2)] * gated
+        cells.append(steps_of(flow.reach[layer]))
+        if gated:
+            scales = flow.time_scales[layer]
+            cells += [steps_of(float(np.median(scales))), steps_of(float(np.max(scales)))]
+        body.append(_row(name, [f"<td>{cell}</td>" for cell in cells]))
+    return _table("Layers", head, body, css=" brief")
+
+
 def _percent(shares: Iterable[float]) -> list[float]:
     return [100 * share for share in shares]
 
@@ -115,8 +191,9 @@ def _table(
     )
 
 
-def _row(head: str, cells: Iterable[str], *, marked: bool = False) -> str:
-    css = ' class="marked"' if marked else ""
+def _row(head: str, cells: Iterable[str], *, marked: bool = False, css: str = "") -> str:
+    css = "marked" if marked else css
+    css = f' class="{css}"' if css else ""
     return f'<tr{css}><th scope="row">{head}</th>{"".join(cells)}</tr>'
 
 
@@ -124,7 +201,7 @@ def _remarks(words: str) -> str:
     return f'<td class="words">{escape(words)}</td>'
 
 
-def _notes(diagnosis: ShownDiagnosis, away: dict[int, str]) -> dict[int, list[str]]:
+def _notes(diagnosis: BesideFlow, away: dict[int, str]) -> dict[int, list[str]]:
     """Return what findings and theory say of single layers."""
     notes: dict[int, list[str]] = {}
     for finding in diagnosis.findings:
@@ -136,7 +213,7 @@ def _notes(diagnosis: ShownDiagnosis, away: dict[int, str]) -> dict[int, list[st
     return notes
 
 
-def _lost(diagnosis: ShownDiagnosis) -> dict[int, list[str]]:
+def _lost(diagnosis: BesideFlow) -> dict[int, list[str]]:
     """Return the layers whose gradient the dtype has lost, and what it stores instead."""
     dtype = diagnosis.config.get("dtype", "")
     lost: dict[int, list[str]] = {}

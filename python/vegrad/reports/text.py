@@ -1,4 +1,4 @@
-"""A diagnosis as text: the tables and sentences for the terminal, 80 columns wide."""
+"""A diagnosis as text: the tables and sentences for the terminal, 80 columns wide unless told."""
 
 from __future__ import annotations
 
@@ -12,14 +12,39 @@ import numpy as np
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named, times
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import BesideFlow, ShownDiagnosis
 from vegrad.reports.values import gain, number, size
+from vegrad.theory.expected import ExpectedFlow
 
 WIDTH = 80
 ENDS = 5  # layers shown at either end of a deep network
 MODULE_ENDS = 11  # modules shown at either end of a model with many
 PICKED = 4  # layers shown in between, because a finding is about them
 NAME = 22  # letters of a module's path shown beside its layer
+# The columns of the table of layers, each with its width and its two lines of words.
+COLUMNS = {
+    "layer": 5,
+    "output": 10,
+    "flat": 6,
+    "gradient": 10,
+    "gain": 9,
+    "expected": 9,
+    "weights": 9,
+    "derivative": 9,
+}
+HEADS = (
+    (
+        "layer",
+        "    output",
+        "  flat",
+        "  gradient",
+        "     gain",
+        " expected",
+        "  weights",
+        "   deriv.",
+    ),
+    ("     ", "       rms", "     %", "     log10", "", "", "", ""),
+)
 # A single gain is remarkable if it lies this many spreads and this far (log2; a factor of ten) from
 # the expected one.
 FAR_SPREADS, FAR_LOG2 = 8.0, 3.32
@@ -87,14 +112,19 @@ def text_of_modules(
 
 
 def measurements(
-    diagnosis: ShownDiagnosis, *, all_layers: bool = False, names: Sequence[str] = ()
+    diagnosis: ShownDiagnosis,
+    *,
+    all_layers: bool = False,
+    names: Sequence[str] = (),
+    width: int = WIDTH,
 ) -> str:
     """Write what was looked at and, if it was run, the table of its layers or gradients."""
-    head = describe(diagnosis)
+    lines = describe(diagnosis).splitlines()
+    head = "\n".join(textwrap.fill(line, width) for line in lines)
     if diagnosis.measurement is not None:
         rows = gradients(diagnosis, diagnosis.measurement, all_layers=all_layers)
     elif diagnosis.flow is not None:
-        rows = table(diagnosis, diagnosis.flow, all_layers=all_layers, names=names)
+        rows = table(diagnosis, diagnosis.flow, all_layers=all_layers, names=names, width=width)
     else:
         return head
     return "\n".join([head, "", *rows])
@@ -141,28 +171,36 @@ def _recurrent(config: Mapping[str, object], loss: float | None) -> str:
     return f"{line}\n{', '.join(options)}, {config['loss']} of {targets}"
 
 
-def verdict(diagnosis: ShownDiagnosis) -> str:
+def brief(diagnosis: ShownDiagnosis) -> str:
+    """Write the verdict and its sentence, and how many findings there are beside it, in a line."""
+    more = len(diagnosis.findings) - 1
+    others = f" (and {more} more finding{'s' * (more != 1)})" if more > 0 else ""
+    return f"{diagnosis.summary}{others}"
+
+
+def verdict(diagnosis: ShownDiagnosis, width: int = WIDTH) -> str:
     """Write the verdict and its sentence."""
-    return textwrap.fill(diagnosis.summary, WIDTH)
+    return textwrap.fill(diagnosis.summary, width)
 
 
-def remarks(diagnosis: ShownDiagnosis) -> list[str]:
+def remarks(diagnosis: ShownDiagnosis, width: int = WIDTH) -> list[str]:
     """Write the advice, the further findings with theirs, and what the dtype lost."""
     lines = []
     for place, finding in enumerate(diagnosis.findings):
         if place > 0:
-            lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", WIDTH))
-        lines.append(_indented("→ ", finding.advice))
+            lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", width))
+        lines.append(_indented("→ ", finding.advice, width))
     causes = dict.fromkeys(one.cause for one in diagnosis.findings if one.cause)
     if causes:
-        lines.append(_indented("? ", f"vegrad explain {' '.join(causes)}"))
+        lines.append(_indented("? ", f"vegrad explain {' '.join(causes)}", width))
     if diagnosis.findings and diagnosis.left_out:  # else the verdict says it
-        lines.append(_indented("! ", f"{diagnosis.left_out}."))
+        lines.append(_indented("! ", f"{diagnosis.left_out}.", width))
     dtype = diagnosis.config.get("dtype")
     for layers, value in ((diagnosis.underflowed, "all 0"), (diagnosis.overflowed, "inf")):
         if layers:
             lost = f"{dtype} cannot hold the weight gradients of {named(layers)}, which are {value}"
-            lines.append(_indented("! ", f"{lost} in .gradients; the table has their true size."))
+            lost += " in .gradients; the table has their true size."
+            lines.append(_indented("! ", lost, width))
     return lines
 
 
@@ -170,34 +208,64 @@ def remarks(diagnosis: ShownDiagnosis) -> list[str]:
 
 
 def table(
-    diagnosis: ShownDiagnosis, flow: Flow, *, all_layers: bool = False, names: Sequence[str] = ()
+    diagnosis: BesideFlow,
+    flow: Flow,
+    *,
+    all_layers: bool = False,
+    names: Sequence[str] = (),
+    width: int = WIDTH,
 ) -> list[str]:
     """Write the table of layers, one a line.
 
     Deep networks lose the middle layers that nothing is said about, unless `all_layers`. If
-    `names` has a layer's module, that stands in place of the note, and an arrow marks it.
+    `names` has a layer's module, that stands in place of the note, and an arrow marks it. Columns
+    are left out where the terminal is narrow.
     """
-    notes = _notes(diagnosis)
+    notes = _notes(diagnosis, flow)
     lost = {*diagnosis.underflowed, *diagnosis.overflowed}
+    shown = chosen(len(flow.delta_log2), all_layers, picked=notes)
+    aside = max((len(notes.get(layer, "")) + 2 for layer in shown if layer in notes), default=0)
+    left_out = _left_out(width - aside)
     expected = None if diagnosis.expected is None else diagnosis.expected.gain_log2
-    columns = [flow.gain_log2, expected, flow.weight_gain_log2, flow.activation_gain_log2]
+    gains = {
+        "gain": flow.gain_log2,
+        "expected": expected,
+        "weights": flow.weight_gain_log2,
+        "derivative": flow.activation_gain_log2,
+    }
 
     def row(layer: int) -> str:
-        line = f"{layer:>5}  {number(flow.activation_rms[layer]):>8} "
-        line += f"{100 * flow.saturated[layer]:>5.0f}  {size(flow.delta_log2[layer]):>8}"
-        line += "!" if layer in lost else " "
+        cells = {
+            "layer": f"{layer:>5}",
+            "output": f"  {number(flow.activation_rms[layer]):>8}",
+            "flat": f" {100 * flow.saturated[layer]:>5.0f}",
+            "gradient": f"  {size(flow.delta_log2[layer]):>8}{'!' if layer in lost else ' '}",
+        }
         if layer < len(flow.gain_log2):
-            line += " ".join(f"{'' if g is None else gain(g[layer]):>8}" for g in columns)
+            for name, values in gains.items():
+                cell = "" if values is None else gain(values[layer])
+                cells[name] = f"{cell:>{8 if name == 'gain' else 9}}"
+        line = "".join(cell for name, cell in cells.items() if name not in left_out)
         if layer < len(names):
             return f"{line:<67}  {names[layer][-NAME:]}{' ←' if layer in notes else ''}"
-        return f"{line:<66}  {notes.get(layer, '')}".rstrip()
+        room = sum(COLUMNS[name] for name in COLUMNS if name not in left_out)
+        return f"{line:<{room}}  {notes.get(layer, '')}".rstrip()
 
-    shown = _shown(len(flow.delta_log2), all_layers, picked=notes)
-    return [
-        "layer    output  flat  gradient     gain expected  weights   deriv.",
-        "            rms     %     log10     (gain = weights × derivative)",
-        *_with_gaps(shown, row, lambda count: f"    ⋮  {count} layers not shown"),
+    heads = [
+        "".join(words for name, words in zip(COLUMNS, line, strict=True) if name not in left_out)
+        for line in HEADS
     ]
+    heads[1] += "" if left_out else "     (gain = weights × derivative)"
+    return [*heads, *_with_gaps(shown, row, lambda count: f"    ⋮  {count} layers not shown")]
+
+
+def _left_out(room: int) -> set[str]:
+    """Choose the columns that a table of this width has no room for."""
+    left_out: set[str] = set()
+    for name in ("expected", "flat", "output"):
+        if sum(COLUMNS[one] for one in COLUMNS if one not in left_out) > room:
+            left_out.add(name)
+    return left_out
 
 
 def gradients(
@@ -221,7 +289,7 @@ def gradients(
     return [
         f"{'gradient':<{wide}}  {'elements':>9}  log10 norm      gain  zeros",
         *_with_gaps(
-            _shown(len(chain), all_layers, picked=picked),
+            chosen(len(chain), all_layers, picked=picked),
             row,
             lambda count: f"{'⋮':<{wide}}  {count} not shown",
         ),
@@ -235,13 +303,13 @@ def modules(rows: Sequence[ModuleRow], *, all_layers: bool = False) -> list[str]
     def line(place: int) -> str:
         row = rows[place]
         rms = "" if isnan(row["activation_rms"]) else f"{row['activation_rms']:.3g}"
-        sizes = f"{_log10(row['delta_norm']):>7}  {_log10(row['gradient_norm']):>14}"
+        sizes = f"{log10_of(row['delta_norm']):>7}  {log10_of(row['gradient_norm']):>14}"
         return f"{row['module']:<{wide}}  {rms:>14}  {sizes}  {row['note']}".rstrip()
 
     return [
         f"{'module':<{wide}}  activation rms  δ log10  gradient log10",
         *_with_gaps(
-            _shown(len(rows), all_layers, ends=MODULE_ENDS),
+            chosen(len(rows), all_layers, ends=MODULE_ENDS),
             line,
             lambda count: f"{'⋮':<{wide}}  {count} modules not shown",
         ),
@@ -261,7 +329,7 @@ def through_time(rows: Sequence[TimeRow]) -> list[str]:
     return lines
 
 
-def _shown(
+def chosen(
     count: int, everything: bool, *, ends: int = ENDS, picked: Iterable[int] = ()
 ) -> list[int]:
     """Choose the rows to show: all, or both ends and a few picked ones between them."""
@@ -284,27 +352,26 @@ def _with_gaps(
     return lines
 
 
-def _notes(diagnosis: ShownDiagnosis) -> dict[int, str]:
+def _notes(diagnosis: BesideFlow, flow: Flow) -> dict[int, str]:
     """Return what the table says beside single layers, the most telling layers first."""
     notes: dict[int, str] = {}
     for finding in diagnosis.findings:
         if finding.kind in ("dead", "saturated", "nonfinite") or len(finding.layers) == 1:
             for layer in sorted(finding.layers, key=lambda i: i != finding.evidence.get("layer")):
                 notes.setdefault(layer, finding.kind)
-    for layer, word in _unlike_its_draw(diagnosis).items():
+    for layer, word in _unlike_its_draw(diagnosis.expected, flow).items():
         notes.setdefault(layer, word)
     return notes
 
 
-def _unlike_its_draw(diagnosis: ShownDiagnosis) -> dict[int, str]:
+def _unlike_its_draw(expected: ExpectedFlow | None, flow: Flow) -> dict[int, str]:
     """Return single gains that freshly drawn weights cannot have, where the others are as drawn.
 
     They are no finding, as they may be meant and mostly train: of 167 networks of the benchmark zoo
     166 trained with one layer times 0.02, 119 with one times 50. Training moves gains as well, but
     mostly many at once: of 218 trained networks 7 had such a gain, and in none did it stand alone.
     """
-    flow, expected = diagnosis.flow, diagnosis.expected
-    if flow is None or expected is None:
+    if expected is None:
         return {}
     apart = np.abs(expected.deviations(flow))
     with np.errstate(invalid="ignore"):
@@ -316,9 +383,10 @@ def _unlike_its_draw(diagnosis: ShownDiagnosis) -> dict[int, str]:
     return {int(i): f"{'≪' if off[i] < 0 else '≫'} expected" for i in np.flatnonzero(far)}
 
 
-def _indented(mark: str, sentence: str) -> str:
-    return textwrap.fill(sentence, WIDTH, initial_indent=f"  {mark}", subsequent_indent="    ")
+def _indented(mark: str, sentence: str, width: int = WIDTH) -> str:
+    return textwrap.fill(sentence, width, initial_indent=f"  {mark}", subsequent_indent="    ")
 
 
-def _log10(norm: float) -> str:
+def log10_of(norm: float) -> str:
+    """Write log10 of a norm, "" if there is none."""
     return "" if isnan(norm) else f"{log10(norm):.2f}" if 0 < norm < inf else f"{norm:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from math import inf, isfinite, isinf, isnan, log, log2
 from os import PathLike
 
@@ -33,8 +34,8 @@ def phase(activation: str, sigma_w: float, sigma_b: float) -> str:
     return "critical" if abs(growth) < CRITICAL else "chaotic" if growth > 0 else "ordered"
 
 
-def theory_table(activation: str, sigma_w: float, sigma_b: float) -> str:
-    """Write what theory says of networks of this activation at (σ_w, σ_b), 80 columns wide.
+def theory_table(activation: str, sigma_w: float, sigma_b: float, width: int = 80) -> str:
+    """Write what theory says of networks of this activation at (σ_w, σ_b).
 
     Raises:
         TypeError, ValueError: an unknown activation; a negative sigma.
@@ -64,7 +65,8 @@ def theory_table(activation: str, sigma_w: float, sigma_b: float) -> str:
     ]
     head = f"{activation}, weights N(0, {sigma_w:g}²/fan-in), biases N(0, {sigma_b:g}²)"
     lines = [f"{name:<16}{value:>14}   {words}".rstrip() for name, value, words in rows]
-    return "\n".join([head, "", *lines])
+    lines = [textwrap.fill(line, width, subsequent_indent=" " * 33) for line in lines]
+    return "\n".join([textwrap.fill(head, width), "", *lines])
 
 
 def _variance(q: float) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from html import escape
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.flow.descent import Descent
 from vegrad.reports import descent
 from vegrad.reports.protocols import ShownHistory
 from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
@@ -83,45 +86,59 @@ def accuracy(runs: Sequence[Run], name: str = "accuracy") -> str:
     return figure("Validation accuracy", chart, legend, aside="over the epochs")
 
 
-def hops(history: ShownHistory) -> str:
-    """Draw the steps that the gauge looked at, as hops over the loss along them."""
-    shown = descent.chosen(history)
-    if not len(shown):
+def hops(one: Descent, title: str = "The descent", name: str = "hops") -> str:
+    """Draw the steps that were looked at, as hops over the loss along them."""
+    if not one.looks:
         return ""
-    places, widths, compressed = descent.way(history)
-    arcs = [descent.along(history, step) for step in shown]
-    losses = np.append(history.loss, history.loss_after[shown])
-    losses = losses[np.isfinite(losses)]
-    kinds = [descent.kind(history, step) for step in shown]
+    places, widths, compressed = descent.way(one)
+    losses = descent.losses_of(one)
+    kinds = [descent.kind(look) for look in one.looks]
     counts = {k: kinds.count(k) for k in sorted(set(kinds))}
     words = ", ".join(f"{n} × {descent.HOPS[k].name}" for k, n in counts.items())
     words = f"Of the steps drawn: {words}."
-    chart, scale = _loss_chart("hops", "The descent", words, (0.0, places[-1]), losses, 230)
-    chart.line(places[:-1], scale(history.loss), "thin s-way")
-    legend: list[Entry] = [(descent.HOPS[k].name, [("line", f"s-hop{k}")]) for k in counts]
-    room = np.ptp(losses) / 4
-    for step, kind, (t, curve, beyond, ghost) in zip(shown, kinds, arcs, strict=True):
-        start, width = places[step], widths[step]
-        if curve.min() < losses.min() - room or curve.max() > losses.max() + room:
-            t, curve = t[[0, -1]], curve[[0, -1]]  # a slope so steep says nothing of the way
-        if len(beyond):
-            chart.line(start + width * beyond, scale(ghost), "dotted s-chalk")
-        chart.line(start + width * t, scale(curve), f"s-hop{kind}")
-        chart.dots([start], scale(history.loss[[step]]), "small s-chalk")
-    if any(len(arc.beyond) for arc in arcs):
+    ends = descent.reach(one, losses)
+    chart, scale = _loss_chart(name, title, words, (0.0, places[-1]), losses, 230, ends)
+    if isfinite(one.guess):
+        level = scale(np.array([one.guess, one.guess]))
+        chart.line(places[[0, -1]], level, "dashed s-chalk")
+        chart.text(places[-1], float(level[0]), "guessing", "faint-text", "end", below=14)
+    if len(one.looks) < len(one.length) or not one.whole:
+        chart.line(places, scale(one.loss), "thin s-way")
+    for look, kind in zip(one.looks, kinds, strict=True):
+        start, width = places[look.step], widths[look.step]
+        if len(look.beyond):
+            chart.line(start + width * look.beyond, scale(look.ghost), "dotted s-chalk")
+        chart.line(start + width * look.places, scale(look.loss), f"s-hop{kind}")
+        chart.dots([start], scale(look.loss[:1]), "small s-chalk")
+        hop = descent.HOPS[kind]
+        chart.marks([start + width], scale(look.loss[-1:]), hop.mark, f"mark f-hop{kind}")
+    legend: list[Entry] = [
+        (descent.HOPS[k].name, [("line", f"s-hop{k}"), (descent.HOPS[k].mark, f"mark f-hop{k}")])
+        for k in counts
+    ]
+    if any(len(look.beyond) for look in one.looks):
         legend.append(("without the clip", [("line", "dotted s-chalk")]))
     aside = "way through the weights" + (", lengths by their logarithm" * compressed)
-    note = (
-        f"{len(shown)} of the steps that the gauge looked at, each over the loss of its batch "
-        "along the step."
-    )
-    return figure("The descent", chart, legend, aside=aside, note=note, css="board")
+    rows = "the loss of all rows" if one.whole else "the loss of its batch"
+    said = "; ".join(words.replace("\n", ", ") for _, words in descent.notes(one))
+    note = f"{len(one.looks)} of {len(one.length)} steps, each over {rows} along the step."
+    note = f"{said[:1].upper()}{said[1:]}. {note}" if said else note
+    return figure(title, chart, legend, aside=aside, note=escape(note), css="board")
 
 
 def _loss_chart(
-    name: str, title: str, words: str, x: tuple[float, float], losses: FloatArray, height: int
+    name: str,
+    title: str,
+    words: str,
+    x: tuple[float, float],
+    losses: FloatArray,
+    height: int,
+    ends: tuple[float, float] | None = None,
 ) -> tuple[Chart, Callable[[FloatArray], FloatArray]]:
-    """Begin a chart of losses, logarithmic if they span much; return it and the axis's scale."""
+    """Begin a chart of losses, logarithmic if they span much; return it and the axis's scale.
+
+    `ends` are those of an axis that is not logarithmic, if they are not to follow from the losses.
+    """
     finite = losses[np.isfinite(losses)]
     if not len(finite):
         finite = np.ones(1)
@@ -129,7 +146,8 @@ def _loss_chart(
         ends = reach([np.log10(finite)], least=0.3)
         scale, ticks = _log10, power_ticks(*ends)
     else:
-        ends = reach([finite], least=1e-9 + 1e-3 * float(np.abs(finite).max()))
+        least = 1e-9 + 1e-3 * float(np.abs(finite).max())
+        ends = reach([finite], least) if ends is None else ends
         scale, ticks = _as_it_is, plain_ticks(*ends)
     chart = Chart(name, title, words, x, ends, height)
     chart.y_axis(ticks)

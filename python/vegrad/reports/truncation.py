@@ -47,7 +47,7 @@ def text(truncation: ShownTruncation) -> str:
     lines.append(
         f"{truncation.noun + ' gone back':<18}{'loses':>10}{'by formula':>13}{'cosine':>10}"
     )
-    for place in _shown(truncation):
+    for place in shown_windows(truncation):
         window, error = errors.window[place], errors.error[place]
         expected, cosine = errors.expected[place], errors.cosine[place]
         name = f"{total} → {window}"
@@ -62,7 +62,7 @@ def text(truncation: ShownTruncation) -> str:
     return "\n".join(lines)
 
 
-def _shown(truncation: ShownTruncation) -> list[int]:
+def shown_windows(truncation: ShownTruncation) -> list[int]:
     """Return the places of windows that a table has room for."""
     windows, total = truncation.errors.window.tolist(), truncation.total
     if len(windows) <= MOST_ROWS:
@@ -161,7 +161,7 @@ def _axes(top: Axes, below: Axes, truncation: ShownTruncation) -> None:
     ticker = importlib.import_module("matplotlib.ticker")
     if truncation.noun == "steps":
         below.set_xscale("log")
-        ticks = truncation.errors.window[_apart(truncation.errors.window)]
+        ticks = truncation.errors.window[apart(truncation.errors.window)]
         below.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         below.xaxis.set_minor_locator(ticker.NullLocator())
     else:
@@ -185,7 +185,7 @@ def _axes(top: Axes, below: Axes, truncation: ShownTruncation) -> None:
     below.set_xlabel(ways[truncation.scheme], color=INK)
 
 
-def _apart(windows: np.ndarray) -> list[int]:
+def apart(windows: np.ndarray) -> list[int]:
     """Return the places of windows whose names do not run into each other on a log axis."""
     places: list[int] = []
     last = 0.0

@@ -12,7 +12,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray, range_of
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, times
-from vegrad.reports.protocols import ShownDiagnosis
+from vegrad.reports.protocols import BesideFlow
 
 NEAR = 10  # decades from the end of a dtype's range at which charts show that end
 SURPRISE = 4.0  # spreads from the expected gain, farther than chance is likely to take one
@@ -73,7 +73,7 @@ def with_range(
 # What theory expects ---------------------------------------------------------------------------
 
 
-def expected_delta(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, FloatArray]:
+def expected_delta(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, FloatArray]:
     """Return log10 of the expected ‖δ‖, starting at the measured last layer, and its spread.
 
     Both are NaN where theory has no say.
@@ -84,7 +84,7 @@ def expected_delta(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, F
     return decades(theory.delta_log2 + last), theory.delta_log2_std / DECADE
 
 
-def expected_gain(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, FloatArray]:
+def expected_gain(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, FloatArray]:
     """Return log10 of the expected gains and their spread, NaN where theory has no say."""
     theory = diagnosis.expected
     if theory is None:
@@ -92,7 +92,7 @@ def expected_gain(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, Fl
     return decades(theory.gain_log2), theory.gain_log2_std / DECADE
 
 
-def expected_rms(diagnosis: ShownDiagnosis, flow: Flow) -> tuple[FloatArray, FloatArray]:
+def expected_rms(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, FloatArray]:
     """Return log10 of the activations' expected root mean square, and its spread; else NaN."""
     theory = diagnosis.expected
     if theory is None:
@@ -105,7 +105,7 @@ def _unknown(measured: FloatArray) -> tuple[FloatArray, FloatArray]:
     return (np.full(len(measured), np.nan),) * 2
 
 
-def surprises(diagnosis: ShownDiagnosis, flow: Flow) -> dict[int, str]:
+def surprises(diagnosis: BesideFlow, flow: Flow) -> dict[int, str]:
     """Return the gains that chance does not explain: "expected 0.98×, measured 0.21×", by layer."""
     expected, spread = expected_gain(diagnosis, flow)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -7,7 +7,8 @@ PyTorch. Front ends measure their cells with it, theory takes the means of gates
 
 It must guarantee sizes far beyond what float64 can hold: a power of two is taken out of each step's
 gradient, and slopes of gates are computed from pre-activations, so that they keep their digits
-where a gate is saturated. It leaves out gradients of parameters, which the core has.
+where a gate is saturated. A recurrent matrix of float32 is multiplied in float32, all else is in
+float64. It leaves out gradients of parameters, which the core has.
 
 Letters: S sets of weights, T steps, B rows, I inputs, H units, P outputs (H, unless an LSTM has
 projections), G gates.
@@ -255,7 +256,7 @@ class _Way:
             assert step.tanh_c is not None
             kappa = self.kappa + inner * step.gates[3].value * step.tanh_c.slope
             at, self.kappa = _lstm_back(step, before, inner, kappa)
-            self.delta = through = at @ weights["hh"]
+            self.delta = through = _product(at, weights["hh"])
             parts = _norm(self.kappa), self._into_cell(before, through), _norm(kappa)
         else:
             if run.cell == "gru":
@@ -263,7 +264,7 @@ class _Way:
             else:
                 at, carried = _vanilla_back(step, delta)
                 product = at
-            through = product @ weights["hh"]
+            through = _product(product, weights["hh"])
             self.delta = carried + through
             parts = _norm(carried), _norm(through), size
         self._write(t, size, _norm(at), parts)
@@ -306,6 +307,15 @@ def _norm(several: FloatArray) -> FloatArray:
     return np.asarray(largest * np.sqrt(np.sum(flat * flat, axis=1)))
 
 
+def _product(several: FloatArray, matrices: FloatArray) -> FloatArray:
+    """Return products in the dtype of the matrices, of entries beyond its range too."""
+    if matrices.dtype == several.dtype:
+        return np.asarray(several @ matrices)
+    exponent = _wide(np.frexp(np.abs(several).max(axis=(1, 2)))[1])
+    scaled = np.ldexp(several, -exponent).astype(matrices.dtype)
+    return np.asarray(np.ldexp((scaled @ matrices).astype(np.float64), exponent))
+
+
 def _wide(one_a_set: FloatArray) -> FloatArray:
     return one_a_set[:, None, None]
 
@@ -315,7 +325,7 @@ def run(cell: str, weights: Weights, x: FloatArray, state: Sequence[FloatArray] 
 
     Args:
         cell: tanh, relu, lstm or gru.
-        weights: by part, float64, all with the sets as their first axis.
+        weights: by part, float64, all with the sets as their first axis; hh may be float32.
         x: inputs (T, B, I), or (S, T, B, I) where each set has its own.
         state: h (B, P) or (S, B, P) before the first step and, of an LSTM, c; zeros if left out.
     """
@@ -334,7 +344,7 @@ def run(cell: str, weights: Weights, x: FloatArray, state: Sequence[FloatArray] 
     taken, hh = list[Step](), np.ascontiguousarray(weights["hh"].swapaxes(-1, -2))
     bias = weights["b_hh"][:, None] if "b_hh" in weights else 0.0
     for given in parts:
-        recurrent = before.h @ hh + bias
+        recurrent = _product(before.h, hh) + bias
         if cell == "lstm":
             before = _lstm(given, recurrent, before, weights.get("hr"))
         elif cell == "gru":

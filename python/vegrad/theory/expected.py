@@ -85,6 +85,9 @@ class ExpectedFlow:
             apart: FloatArray = (flow.gain_log2 - self.gain_log2) / self.gain_log2_std
         return apart
 
+    def __repr__(self) -> str:
+        return f"<ExpectedFlow of {len(self.delta_log2)} layers>"
+
 
 def expected_flow(network: Configured, x: object = None, *, input_rms: float = 1.0) -> ExpectedFlow:
     """Return the flow that theory expects of `network` at initialization, from its config alone.

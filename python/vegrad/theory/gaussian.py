@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from vegrad import _core
 from vegrad.activations import ACTIVATIONS, Activation, Function, erf, leaky_relu, normal_pdf
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import FloatArray, did_you_mean
 
 Quantity = TypeVar("Quantity", float, FloatArray)
 
@@ -73,7 +73,7 @@ def activation_of(name: str, negative_slope: float = 0.01) -> Activation:
     names = ", ".join(_core.ACTIVATIONS)
     if not isinstance(name, str):
         raise TypeError(f"activation must be one of {names}, not {type(name).__name__}")
-    raise ValueError(f"activation must be one of {names}, not {name!r}")
+    raise ValueError(f"activation must be one of {names}, not {name!r}{did_you_mean(name, KNOWN)}")
 
 
 def check_q(q: object) -> FloatArray:

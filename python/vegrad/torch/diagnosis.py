@@ -13,6 +13,8 @@ from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
+from vegrad.flow.reading import Reading
+from vegrad.reports import notebook
 from vegrad.reports.text import text
 from vegrad.torch import models
 from vegrad.torch.monitor.report import Report
@@ -21,7 +23,7 @@ from vegrad.torch.reading.reading import read
 from vegrad.torch.subject import ModelSubject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelDiagnosis(Diagnosis):
     """A diagnosis of a model whose layers are a chain; layer n is `modules[n]`."""
 
@@ -33,6 +35,9 @@ class ModelDiagnosis(Diagnosis):
         return (
             self.reading is not None and self.reading.chain is not None and self.reading.chain.drawn
         )
+
+    def _repr_html_(self) -> str:
+        return notebook.diagnosis(self, self.modules)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers with their modules, the verdict, findings and advice."""
@@ -104,7 +109,13 @@ def diagnose(
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
     reading = read(model, loss_fn, x, target, resamples=count, seed=seed)
-    reading = replace(reading, memory=as_count("memory", memory))
+    return judged(replace(reading, memory=as_count("memory", memory)), history, ignored)
+
+
+def judged(
+    reading: Reading, history: History | None = None, ignored: Collection[str] = ()
+) -> Diagnosis:
+    """Return the diagnosis of a reading, in the form that its modules ask for."""
     if reading.chain is not None:
         names = reading.chain.names
         return ModelDiagnosis.of(reading, history, ModelSubject, modules=names).ignoring(ignored)

@@ -14,7 +14,16 @@ from vegrad.treatment.curable import Curable
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import PAIRS, Attempt, Ended
 from vegrad.treatment.progress import Listener, Look
-from vegrad.treatment.promise import astray, creeping, ended, hopeless, standing, thrown, worse
+from vegrad.treatment.promise import (
+    astray,
+    creeping,
+    ended,
+    hopeless,
+    standing,
+    thrown,
+    unreached,
+    worse,
+)
 from vegrad.treatment.rates import long_steps
 from vegrad.treatment.remedies import FOLLOWING, TRAINING
 from vegrad.treatment.remedy import Patient, Remedy, Treatment
@@ -129,6 +138,8 @@ class Attempts:
         why, how = "", "no-better"
         if not treatment.is_of_training:
             why = worse(before, after, scaled=treatment.scales, said=remedy.said)
+            if not why and not treatment.scales:
+                why, how = unreached(after), "out-of-reach"
         if not why and not self._worth_a_trial():
             why, how = "no passes are left to train it", "no-passes"
         if why:

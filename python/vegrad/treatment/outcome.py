@@ -11,7 +11,9 @@ import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
+from vegrad.reports import notebook
 from vegrad.reports.cure import proof, text
+from vegrad.reports.protocols import Comparison
 from vegrad.treatment.goal import Goal, Plan
 
 PAIRS = ("loss", "accuracy")
@@ -26,6 +28,7 @@ Ended = Literal[
     "learns-nothing",
     "diverged",
     "no-better",
+    "out-of-reach",
     "no-passes",
     "impossible",
 ]
@@ -53,6 +56,10 @@ class Attempt:
     passes: float = 0.0
     ended: Ended = ""
     """The way it ended; "" if there was nothing to change."""
+
+    def __repr__(self) -> str:
+        mark = "accepted: " if self.accepted else ""
+        return f"<Attempt: {self.name}: {mark}{self.why}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, None where there is no number."""
@@ -99,10 +106,24 @@ class Proof(Mapping[str, History]):
     def __len__(self) -> int:
         return len(self._histories)
 
+    def __repr__(self) -> str:
+        before, after = self.loss
+        return f"<Proof: {self.steps} steps, loss {before:.3g} without, {after:.3g} with the cure>"
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def comparison(self) -> Comparison:
+        """The two trainings side by side."""
+        words = f"{self.steps} steps from seed {self.seed}, on the same rows."
+        ends = (self.loss, self.accuracy, self.diagnoses)
+        return Comparison(self["before"], self["after"], words, *ends)
+
     @property
     def text(self) -> str:
         """Loss, accuracy and flow, without and with the cure, in lines of at most 80 letters."""
-        return proof(self.steps, self.seed, self.loss, self.accuracy, self.diagnoses)
+        return "\n".join(proof(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +173,14 @@ class Outcome:
         """True if something was wrong that a change has put right."""
         return self.reached and any(attempt.accepted for attempt in self.attempts)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary}>"
+
     def __str__(self) -> str:
         return text(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.cure(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; numbers that are not finite are None."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from vegrad.reports.progress import Line
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,21 @@ class Look:
 Listener = Callable[[Look], object]
 
 
-class Line:
-    """Writes on standard error: on a terminal a line that is written over, else one an attempt."""
+class Telling:
+    """Writes looks on standard error, in a line that stays how an attempt has ended."""
 
     def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
+        self._line = Line()
 
     def __call__(self, look: Look) -> None:
-        """Show a look, and in a line that stays how an attempt has ended."""
-        if not (self.live or look.ended):
-            return
-        text = f"{look.name}  step {look.step}/{look.steps}  loss {look.loss:.4g}"
-        text += f"  cost {look.cost:.2f}" + (f"  {look.ended}" if look.ended else "")
-        if self.live:
-            width = shutil.get_terminal_size().columns - 1
-            text = "\r" + text[:width].ljust(width)
-        sys.stderr.write(text + ("\n" if look.ended else ""))
-        sys.stderr.flush()
+        """Show a look."""
+        place = f"{look.name}  step {look.step}/{look.steps}"
+        numbers = f"loss {look.loss:.4g}  cost {look.cost:.2f}"
+        numbers += f"  {look.ended}" if look.ended else ""
+        self._line.write(place, numbers, look.step, look.steps, stays=bool(look.ended))
+
+    def __del__(self) -> None:
+        self._line.close()
 
 
 def listener(progress: bool | Listener) -> Listener:
@@ -53,7 +51,7 @@ def listener(progress: bool | Listener) -> Listener:
         TypeError: if it is neither True, False nor a function.
     """
     if isinstance(progress, bool):
-        return Line() if progress else lambda look: None
+        return Telling() if progress else lambda look: None
     if not callable(progress):
         kind = type(progress).__name__
         raise TypeError(f"progress must be True, False or a function, not {kind}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.diagnosis.rules.memory import lost_on_the_way
+from vegrad.flow.wording import power
 from vegrad.treatment.outcome import Ended
 from vegrad.treatment.rates import CREEPING, long_steps, median_alpha, short_steps
 from vegrad.treatment.trial import Trial
@@ -13,6 +15,7 @@ LATE = 0.2  # of a training: from then on a loss must fall as fast as the goal a
 ABOVE = 1.2  # times the guess's loss
 THROWN = 3.0  # times the first loss and the guess's: what was learnt by then is lost
 HALF = 0.5  # of the way
+FAR = 4.0  # decades, that a gradient may lose on its way to what tells of the target
 STANDING = -0.99  # median α of steps that are as good as none
 
 
@@ -83,6 +86,15 @@ def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool, said: bool = Fal
     if not (said or scaled) and any(finding.severity == "critical" for finding in after.findings):
         return f"still {first.kind}: {first.message}"
     return ""
+
+
+def unreached(diagnosis: Diagnosis) -> str:
+    """Return why a training of recurrent cells is not promising, from one pass; "" if it is."""
+    reading = diagnosis.reading
+    lost = 0.0 if reading is None else lost_on_the_way(reading)
+    if lost <= FAR:
+        return ""
+    return f"only {power(-lost)} of the gradient gets to what the target depends on"
 
 
 def badness(diagnosis: Diagnosis) -> float:

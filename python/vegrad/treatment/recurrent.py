@@ -144,7 +144,8 @@ def other_cell(p: Patient) -> Proposal | Refusal:
     cells = p.reading.cells
     if not cells or any(one.mode in CARRY for one in cells):
         return NONE
-    return Proposal(SetCell("lstm"))
+    steps = p.reading.memory or max(one.length for one in cells)
+    return Proposal(SetCell("lstm", steps if steps >= LEAST_SCALES else 0))
 
 
 open_gates = _each(True, _opened)

@@ -16,13 +16,13 @@ from vegrad.treatment.curable import Curable
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.progress import Listener
-from vegrad.treatment.promise import astray, creeping, hopeless
+from vegrad.treatment.promise import astray, creeping, hopeless, unreached
 from vegrad.treatment.remedies import FLOW, REMEDIES, TRAINING
 from vegrad.treatment.remedy import AS_IT_IS, Remedy, Treatment, kept_for
 from vegrad.treatment.trial import Trial
 
 FAR = 2.0  # times the loss of the best constant output
-DEEP = 3  # changes of the training on top of one of the network
+DEEP = 3  # changes of the training on top of one of the network; 1 of recurrent cells
 THOROUGH = 12  # passes at most, of a diagnosis that draws weights anew
 
 # Diagnoses a network on a batch as thoroughly; returns what that costs, in rows, too.
@@ -107,7 +107,7 @@ class Search(Attempts):
 
     def _try(self, remedy: Remedy) -> Tried | None:
         patient = replace(self.base, passed=0.0)
-        chosen = self._attempt(remedy, patient, DEEP)
+        chosen = self._attempt(remedy, patient, 1 if self.patient.reading.cells else DEEP)
         if patient.given is not self.base.given:
             self.base = patient  # what was scaled stays so for all that follows
         return chosen
@@ -138,8 +138,10 @@ class Search(Attempts):
                 if not found.healthy:
                     self.patient.diagnosis = found
                     return [] if self._by_hand() else self._remedies()
-        # Where the loss begins far above a guess's, the weights are at fault before the steps.
+        # Where the loss begins far above a guess's, or its gradient does not get to what it depends
+        # on, the weights are at fault before the steps.
         above = sick.points[0][1] > FAR * self.plan.goal.guess
+        above = above or bool(unreached(self.patient.diagnosis))
         first = [remedy for remedy in others if above and not remedy.skips]
         others = [remedy for remedy in others if remedy not in first]
         return [*of_data, *first, *self.following, *others]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 
+from vegrad.arrays.checks import did_you_mean
 from vegrad.diagnosis.catalogue.cause import Cause
 from vegrad.diagnosis.catalogue.data import DATA
 from vegrad.diagnosis.catalogue.graph import GRAPH
@@ -28,12 +28,11 @@ def cause_of(name: str, what: str = "cause") -> Cause:
 
     Raises:
         ValueError: there is none of this name; the message begins with `what` the name is, and
-            has the nearest ones.
+            suggests the nearest one.
     """
     if name not in CAUSES:
-        near = get_close_matches(name, CAUSES)
-        like = f" (nearest: {', '.join(near)})" if near else ""
-        raise ValueError(f"{what} must be one that `vegrad explain` lists, not {name!r}{like}")
+        hint = did_you_mean(name, CAUSES)
+        raise ValueError(f"{what} must be one that `vegrad explain` lists, not {name!r}{hint}")
     return CAUSES[name]
 
 

@@ -97,7 +97,8 @@ WEIGHTS = (
         evidence="The gradient's size step by step back through time, beside that of the same "
         "cell with weights drawn anew, and a step's gain taken apart into carry and matrix beside "
         "what theory expects. What weights drawn anew forget too is a fault only where the task "
-        "needs it: the user says so, or targets can be told from steps beyond the reach alone.",
+        "needs it: the user says so, or much of the targets can be told from early steps, and "
+        "nothing from any to which more than a hundred millionth of the gradient comes.",
         sites="The recurrent matrix, or the rows of it that belong to a gate.",
         advises="Multiply the matrix by the factor that the finding gives, or draw it as an "
         "orthogonal matrix. For long sequences use a cell with a carry (LSTM, GRU), and clip the "
@@ -116,7 +117,8 @@ WEIGHTS = (
         "gates do not react to the input.",
         evidence="The gate's value over all steps, and what the gradient's reach becomes when its "
         "bias is put right. What weights drawn anew forget too is a fault only where the task "
-        "needs it: the user says so, or targets can be told from steps beyond the reach alone.",
+        "needs it: the user says so, or much of the targets can be told from early steps, and "
+        "nothing from any to which more than a hundred millionth of the gradient comes.",
         sites="The rows of the bias that belong to the gate.",
         advises="Set those rows as the finding says. An LSTM's forget bias is often begun at 1, "
         "or higher where the memory must be long.",

@@ -151,13 +151,13 @@ def _one_layer(
         edit, advises, cause, facts = _one_edit(chain, part, at, gain, usual)
         facts |= {"gain": Log2(gain), "usual_gain": Log2(usual)}
         evidence = {"gain": exp2(gain), "usual_gain": exp2(usual)}
-        says = f"the gradient {'shrinks' if gain < 0 else 'grows'} {{gain:times}} in passing "
-        says += "{site}, and {usual_gain:times} in other layers"
+        says = "the gradient is multiplied by {gain:share} in passing {site}, and by "
+        says += "{usual_gain:share} in other layers"
         expected = chain.expected
         if expected is not None and isfinite(expected.gain_log2[place]):
             evidence["expected_gain"] = exp2(float(expected.gain_log2[place]))
             source = "weights drawn anew give" if chain.drawn else "theory expects"
-            says += f"; {source} {{expected_gain:times}}"
+            says += f"; {source} {{expected_gain:share}}"
         yield Finding(
             kind=rule.kind,
             severity=rule.severity((gain - usual) / DECADE),

@@ -201,9 +201,8 @@ def _of_gap(rule: Rule, gain: float, usual: float, below: Site, above: Site) -> 
         rule=rule.name,
         cause="weight-scale",
         sites=(above, Site("parameter", below.name)),
-        says="between {above} and {below} below it the gradient "
-        f"{'grows' if gain > 0 else 'shrinks'} {{gain:times}}, and {{usual_gain:times}} "
-        "between other layers",
+        says="between {above} and {below} below it the gradient is multiplied by {gain:share}, "
+        "and by {usual_gain:share} between other layers",
         advises="look at {above}, which it passes through there: multiplying that by "
         "{factor:share} would bring it in line with the others.",
         facts={

@@ -117,6 +117,10 @@ class Record:
     loss: float = nan
     """The loss of which the gradients were taken, without a GradScaler's factor."""
 
+    def __repr__(self) -> str:
+        sizes = f"gradient norm {self.gradient_norm:.4g}, loss {self.loss:.4g}"
+        return f"<Record of step {self.step}: {sizes}>"
+
 
 class Columns(NamedTuple):
     """Steps as arrays, a row each: (S,), and (S, M) for M modules."""
@@ -185,6 +189,9 @@ class MonitorHistory:
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    def __repr__(self) -> str:
+        return f"<MonitorHistory of {len(self)} steps>"
 
     def __getitem__(self, place: int) -> Record:
         return _record(*self._steps[place])

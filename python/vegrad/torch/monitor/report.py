@@ -22,6 +22,7 @@ from vegrad.flow.reading import Module, Reading
 from vegrad.flow.subject import Subject
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import exp2, listed
+from vegrad.reports import notebook
 from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.steps import StepHooks
@@ -34,7 +35,7 @@ WINDOW = 10  # steps before a NaN that are asked for growth
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(Diagnosis):
     """A diagnosis of a monitored step; `flow` is None, `rows` has the modules' numbers."""
 
@@ -64,6 +65,9 @@ class Report(Diagnosis):
     def to_dict(self) -> dict[str, Any]:
         """Return what a `Diagnosis` does, with `through_time`."""
         return super().to_dict() | {"through_time": [dict(row) for row in self.through_time]}
+
+    def _repr_html_(self) -> str:
+        return notebook.modules(self, self.rows, self.through_time, self.notes)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of modules, the verdict, findings and advice."""

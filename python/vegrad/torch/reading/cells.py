@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -30,10 +31,25 @@ from vegrad.flow.recurrence import (
     Recurrence,
     Weights,
 )
+from vegrad.torch.models import called
 
 Recurrent: TypeAlias = nn.RNNBase | nn.RNNCellBase
-Calls: TypeAlias = dict[str, list[tuple[object, bool]]]
-"""The input of each call of a module, and whether a state was passed too, by the module's name."""
+
+
+@dataclass
+class Call:
+    """One call of a recurrent module."""
+
+    given: object
+    """Its input."""
+    goes_on: bool
+    """True if a state was passed too."""
+    entered: FloatArray | None = None
+    """Size of the gradient that came to the output of each step (steps,), where one did."""
+
+
+Calls: TypeAlias = dict[str, list[Call]]
+"""The calls of each module, by its name."""
 
 
 @contextmanager
@@ -42,13 +58,21 @@ def heard(model: Module) -> Iterator[Calls]:
     calls: Calls = {}
 
     def hear(
-        name: str, module: Module, args: tuple[object, ...], kwargs: dict[str, object]
+        name: str,
+        module: Module,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        output: object,
     ) -> None:
         given = dict(zip(("input", "hx"), args, strict=False)) | kwargs
-        calls.setdefault(name, []).append((given.get("input"), given.get("hx") is not None))
+        call = Call(given.get("input"), given.get("hx") is not None)
+        calls.setdefault(name, []).append(call)
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, Tensor) and first.requires_grad:
+            first.register_hook(partial(_came, module, call))
 
     hooks = [
-        module.register_forward_pre_hook(partial(hear, name), with_kwargs=True)
+        module.register_forward_hook(partial(hear, name), with_kwargs=True)
         for name, module in model.named_modules()
         if _mode(module)
     ]
@@ -57,6 +81,14 @@ def heard(model: Module) -> Iterator[Calls]:
     finally:
         for one in hooks:
             one.remove()
+
+
+def _came(module: Module, call: Call, gradient: Tensor | None) -> None:
+    """Note the sizes of what has come to the outputs of each step."""
+    assert isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    steps = _laid_out(module, gradient)
+    if steps is not None:
+        call.entered = _plain(steps.detach().double().flatten(1).norm(dim=1))
 
 
 def _mode(module: Module) -> str:
@@ -94,15 +126,33 @@ def recurrences(model: Module, calls: Calls, seed: int = 0) -> list[Recurrence]:
 
 
 def lags(model: Module, calls: Calls, target: object) -> Lags | None:
-    """Return the inputs of the first recurrent module beside targets of one a sequence."""
-    for name, several in calls.items():
-        module = model.get_submodule(name)
-        assert isinstance(module, nn.RNNBase | nn.RNNCellBase)
-        x = _joined(module, several)
-        if x is None or not isinstance(target, Tensor) or target.is_complex():
-            return None
-        return Lags.of(_plain(x.transpose(0, 1)), target.detach().cpu().numpy())
-    return None
+    """Return the inputs of the only recurrent module beside targets of one a sequence.
+
+    Asked after a backward pass, which tells at which steps a gradient enters.
+    """
+    if len(calls) != 1 or not isinstance(target, Tensor) or target.is_complex():
+        return None
+    ((name, several),) = calls.items()
+    module = model.get_submodule(name)
+    assert isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    x = _joined(module, several)
+    if x is None or any(isinstance(one.given, nn.utils.rnn.PackedSequence) for one in several):
+        return None
+    entering = np.zeros(len(x))  # where the loss is one of the state after the last step
+    entering[-1] = 1.0
+    if any(one.entered is not None for one in several):
+        sizes = [np.zeros(1) if one.entered is None else one.entered for one in several]
+        entering = np.concatenate(sizes)
+    if len(entering) != len(x):
+        return None
+    return Lags.of(_plain(x.transpose(0, 1)), target.detach().cpu().numpy(), entering)
+
+
+def lags_of_rows(model: Module, x: object, target: object) -> Lags | None:
+    """Run a model forward on some rows, for what these tell of the steps that targets depend on."""
+    with heard(model) as calls, torch.no_grad():
+        called(model, x)
+    return lags(model, calls, target)
 
 
 def _suffixes(module: Recurrent) -> list[list[str]]:
@@ -113,9 +163,7 @@ def _suffixes(module: Recurrent) -> list[list[str]]:
     return [[f"_l{layer}{end}" for end in ends] for layer in range(module.num_layers)]
 
 
-def _steps(
-    module: Recurrent, several: Sequence[tuple[object, bool]]
-) -> tuple[FloatArray, int] | None:
+def _steps(module: Recurrent, several: Sequence[Call]) -> tuple[FloatArray, int] | None:
     """Return some rows of a module's last inputs (steps, rows, inputs), and how many steps."""
     x = _joined(module, several)
     if x is None:
@@ -124,12 +172,12 @@ def _steps(
     return _plain(x[-MOST_STEPS:, torch.from_numpy(rows).to(x.device)]), len(x)
 
 
-def _joined(module: Recurrent, several: Sequence[tuple[object, bool]]) -> Tensor | None:
+def _joined(module: Recurrent, several: Sequence[Call]) -> Tensor | None:
     """Return a module's inputs (steps, rows, inputs); calls that go on are joined."""
     parts: list[Tensor] = []
-    for given, goes_on in several:
-        part = _laid_out(module, given)
-        if part is None or (parts and (not goes_on or part.shape[1:] != parts[0].shape[1:])):
+    for call in several:
+        part = _laid_out(module, call.given)
+        if part is None or (parts and (not call.goes_on or part.shape[1:] != parts[0].shape[1:])):
             break
         parts.append(part)
     return torch.cat(parts) if parts else None

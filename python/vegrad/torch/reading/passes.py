@@ -29,7 +29,7 @@ from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.data import Compared, KnownLoss
-from vegrad.flow.flow import Flow
+from vegrad.reports.flow import Flow
 from vegrad.theory.expected import ExpectedFlow, flow_through
 from vegrad.theory.propagation import Shape
 from vegrad.torch.models import called, rms, size_log2

@@ -1,0 +1,42 @@
+// The core without Python, on every instruction set of this processor: for one that is emulated, or
+// where no Python is. See CONTRIBUTING.md.
+#include <cstdio>
+
+#include "core/runtime/dispatch.hpp"
+#include "core/runtime/threads.hpp"
+#include "cpp/check.hpp"
+
+namespace vegrad::tests {
+namespace {
+int g_failures = 0;
+}
+
+int failures() { return g_failures; }
+
+void close(const std::string& what, double got, double want, double tolerance) {
+  if (std::fabs(got - want) <= tolerance * (1 + std::fabs(want)) || got == want) return;
+  if (++g_failures <= 20) std::printf("  %s is %.17g, not %.17g\n", what.c_str(), got, want);
+}
+
+}  // namespace vegrad::tests
+
+int main() {
+  using namespace vegrad::tests;
+  const struct {
+    const char* name;
+    void (*check)();
+  } parts[] = {{"activations", check_activations},
+               {"buffers", check_buffers},
+               {"network", check_network},
+               {"recurrent", check_recurrent}};
+  vegrad::set_num_threads(2);
+  for (const vegrad::InstructionSet* set : vegrad::supported_instruction_sets()) {
+    vegrad::use_instruction_set(set->name);
+    for (const auto& part : parts) {
+      const int before = failures();
+      part.check();
+      std::printf("%s %s: %s\n", set->name, part.name, failures() == before ? "good" : "wrong");
+    }
+  }
+  return failures() != 0;
+}
