@@ -131,8 +131,9 @@ class ShownOutcome(Protocol):
 
 def text(outcome: ShownOutcome) -> str:
     """Write the whole outcome: 80 columns, about 25 lines."""
-    before = _filled(outcome.before.summary, "before: ")
-    return "\n".join([*verdict(outcome), "", *before, *details(outcome)])
+    lines = [*_filled(outcome.before.summary, "before: "), *_filled(outcome.summary)]
+    about = [line for sentence in outcome.about for line in _filled(sentence, "  → ")]
+    return "\n".join([*lines, *details(outcome, about=about)])
 
 
 def verdict(outcome: ShownOutcome, width: int = WIDTH) -> list[str]:
@@ -143,12 +144,13 @@ def verdict(outcome: ShownOutcome, width: int = WIDTH) -> list[str]:
     return lines
 
 
-def details(outcome: ShownOutcome, width: int = WIDTH) -> list[str]:
-    """Write what it cost, what was tried, and the proof."""
+def details(outcome: ShownOutcome, width: int = WIDTH, *, about: Sequence[str] = ()) -> list[str]:
+    """Write what it cost, what was tried, the lines `about` the data, and the proof."""
     training = f"one training ({outcome.steps} steps of {outcome.batch_size} rows)"
     paid = f"{outcome.cost:.2f} of {training}, everything included"
-    lines = [*_filled(paid, "cost: ", width), "", *attempts(outcome.attempts, width)]
-    lines += [] if outcome.proof is None else proof(outcome.proof, width)
+    lines = [*_filled(paid, "cost: ", width), "", *attempts(outcome.attempts, width), *about]
+    if outcome.proof is not None:
+        lines += [*([""] if about else []), *proof(outcome.proof, width)]
     return lines if lines[-1] else lines[:-1]
 
 
