@@ -65,8 +65,8 @@ class TimeFlow:
         the loss enters at each step, it is what the gains of the steps leave.
         """
         if not (self.every_step or self.through_cell):
-            with np.errstate(invalid="ignore"):
-                return self.delta_log2 - self.delta_log2[:, -1:]
+            last = self.delta_log2[:, -1:]
+            return self.delta_log2 - np.where(np.isfinite(last), last, np.nan)
         back = np.cumsum(self.passed_log2[:, :0:-1], axis=1)[:, ::-1]
         return np.concatenate([back, np.zeros((len(back), 1))], axis=1)
 
