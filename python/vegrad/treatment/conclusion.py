@@ -51,7 +51,9 @@ def conclude(
         above = proof.loss[0] > ABOVE * plan.goal.guess >= ABOVE * proof.loss[1]
         reached = sick.reached and not (above and trial.reached)
         if better and not reached:  # what works is left alone
-            treatment, reached, after = trial.treatment, trial.reached, chosen.after
+            treatment, after = trial.treatment, chosen.after
+            lost = plan.whole and attempts[chosen.place].ended == "luck"
+            reached = trial.reached and not lost
             why = "reached the goal" if reached else "the best, though short of the goal"
             attempts[chosen.place] = replace(attempts[chosen.place], accepted=True, why=why)
     size = budget.batch_size
@@ -122,7 +124,8 @@ def _summary(
         was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
         return f"cured: {was}{accepted.change}"
     if accepted is not None:
-        return f"improved, but short of {goal}: {accepted.change}"
+        short = "not to stay at" if accepted.ended == "luck" else "short of"
+        return f"improved, but {short} {goal}: {accepted.change}"
     if reached:
         but = "" if before.healthy else f"{before.verdict}, but "
         return f"nothing to cure: {but}the {noun} reaches {goal} as it is"
