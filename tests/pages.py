@@ -23,6 +23,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
@@ -75,22 +76,30 @@ def run_session(example: Example) -> str | None:
 def run_shell(example: Example) -> str | None:
     """Run each command of vegrad; compare what it prints, if something is shown."""
     parts = re.split(r"^\$ (.*(?:\\\n.*)*)\n?", example.parsed, flags=re.MULTILINE)[1:]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    steps = [(command, shown) for command, shown in pairs if command.startswith("vegrad ")]
+    all_done = runs(tuple(command for command, _ in steps))
+    for (command, shown), done in zip(steps, all_done, strict=True):
+        if done.returncode not in (0, 1) or "Traceback" in done.stderr:
+            return f"{command}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if shown.strip() and (found := difference(shown, done.stdout)):
+            return f"{command}\n{found}"
+    return None
+
+
+@cache
+def runs(commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[str]]:
+    """Run a block's commands one after the other, once for all blocks with the same commands."""
     with a_folder():
-        for command, shown in zip(parts[::2], parts[1::2], strict=True):
-            name, *arguments = shlex.split(command, comments=True)
-            if name != "vegrad":
-                continue
-            done = subprocess.run(
-                [sys.executable, "-m", "vegrad", *arguments],
+        return [
+            subprocess.run(
+                [sys.executable, "-m", "vegrad", *shlex.split(command, comments=True)[1:]],
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            if done.returncode not in (0, 1) or "Traceback" in done.stderr:
-                return f"{command}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-            if shown.strip() and (found := difference(shown, done.stdout)):
-                return f"{command}\n{found}"
-    return None
+            for command in commands
+        ]
 
 
 def needs(code: str) -> None:
@@ -162,5 +171,5 @@ collect = Sybil(
         CodeBlockParser("console", run_shell),
     ],
     path=str(ROOT),
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
 ).pytest()

@@ -86,7 +86,7 @@ class RecurrentSubject(NetworkSubject):
             theory: of no use here.
         """
         given, lengths = x if isinstance(x, tuple) else (x, None)
-        reading = read(self.network, given, target, lengths, seed)
+        reading = read(self.network, self.network.batch(given, target, lengths), seed)
         if reading.lags is None or not isinstance(self.data, SequenceData) or not len(self.data):
             return reading
         return replace(reading, lags=self.data.lags)  # of more rows than a batch has

@@ -13,10 +13,10 @@ from vegrad.arrays.checks import Array, as_count, as_number
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Config, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_network import RecurrentNetwork
-from vegrad.networks.recurrent_reading import judge_data
 from vegrad.networks.recurrent_trainer import RecurrentTrainer
 from vegrad.networks.recurrent_training import fit
 from vegrad.networks.rows import Batch, Rows
+from vegrad.networks.sequence_reading import is_usual, judged
 from vegrad.networks.sequence_rows import SequenceRows, flat
 from vegrad.networks.sequences import State, Truncation
 from vegrad.networks.time_flow import TimeFlow
@@ -256,12 +256,12 @@ class RNN(RecurrentNetwork):
         return flat(output, batch.lengths), flat(batch.target, batch.lengths)
 
     def is_usual(self, batch: Batch, constant: float) -> bool:
-        """Return True if the loss is finite."""
-        return bool(np.isfinite(self.loss_of(batch)))
+        """Return True if one pass shows nothing that comes near to a limit of any rule."""
+        return is_usual(self, batch, constant)
 
     def judged(self, batch: Batch, resamples: int) -> tuple[Finding, ...]:
-        """Judge the data of a batch, as far as they are not finite."""
-        return judge_data(self.config, batch)
+        """Judge the network as it is by one pass over these rows."""
+        return judged(self, batch)
 
 
 def _as_size(argument: str, value: object) -> int:

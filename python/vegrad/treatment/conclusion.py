@@ -15,6 +15,8 @@ from vegrad.treatment.promise import ABOVE
 from vegrad.treatment.remedy import Treatment
 from vegrad.treatment.trial import Trial
 
+LEAST = 0.01  # of a guess's loss, that a change which does not reach the goal must gain
+
 
 def conclude(
     given: Treatment,
@@ -43,7 +45,8 @@ def conclude(
         trial = chosen.trial
         _catch_up(sick, trial.history.steps)
         proof = Proof(sick, trial, (before, chosen.after))
-        better = trial.reached or not proof.loss[0] <= proof.loss[1]
+        gained = proof.loss[0] - proof.loss[1]
+        better = trial.reached or not gained <= LEAST * abs(plan.goal.guess)
         # Classes may be right though the loss is worse than a guess's.
         above = proof.loss[0] > ABOVE * plan.goal.guess >= ABOVE * proof.loss[1]
         reached = sick.reached and not (above and trial.reached)
