@@ -65,6 +65,19 @@ def test_a_window_longer_than_any_sequence_is_all_of_it(truncation: Any, targets
     assert fit(net, x, target, truncation=truncation).windows == 1
 
 
+@pytest.mark.parametrize(
+    ("held", "got"), [(lambda x, y: (x,), "1 arrays"), (lambda x, y: x, "ndarray")]
+)
+def test_data_held_out_that_are_no_pair_are_refused(held: Any, got: str) -> None:
+    x, target = np.ones((4, 5, 2)), np.ones((4, 1))
+    wanted = r"validation must be \(x, target\) or \(x, target, lengths\), not "
+    with pytest.raises(TypeError, match=wanted + got):
+        fit(vegrad.RNN(2, 3, 1, seed=0), x, target, validation=held(x, target))
+    net = vegrad.MLP([2, 3, 1], seed=0)
+    with pytest.raises(TypeError, match=rf"validation must be \(x, target\), not {got}"):
+        fit(net, x[:, 0], target, validation=held(x[:, 0], target))
+
+
 MILLION = """
 import resource, sys
 import numpy as np, vegrad

@@ -13,7 +13,7 @@ from vegrad.arrays.checks import Array, as_count, as_number
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Config, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_network import RecurrentNetwork
-from vegrad.networks.recurrent_trainer import RecurrentTrainer
+from vegrad.networks.recurrent_trainer import Trainer, trainer_of
 from vegrad.networks.recurrent_training import fit
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.sequence_reading import is_usual, judged
@@ -239,10 +239,10 @@ class RNN(RecurrentNetwork):
 
     # For a training ------------------------------------------------------------------------------
 
-    def trainer(self, rows: Rows, batch_size: int) -> RecurrentTrainer:
+    def trainer(self, rows: Rows, batch_size: int) -> Trainer:
         """Return what takes steps on batches of these rows, which `rows` has made."""
         assert isinstance(rows, SequenceRows)
-        return RecurrentTrainer(self._core, rows, batch_size)
+        return trainer_of(self._core, rows, batch_size)
 
     def loss_of(self, batch: Batch) -> float:
         """Return the loss of a batch that was checked."""
