@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import vegrad
@@ -34,7 +33,6 @@ python_maximum_signature_line_length = 88
 autodoc_preserve_defaults = True
 # These go by their names, and are explained at the head of the API's pages.
 autodoc_type_aliases = {name: name for name in ("Array", "Buffers", "FloatArray", "Quantity")}
-autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
 nitpick_ignore_regex = [
     ("py:obj", ".*"),  # of the default role, which is code where it is no name
     ("py:class", r"(np|numpy|torch|collections|os|typing|types)\..*"),

@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the site."""
     if "VEGRAD_SITE" in os.environ:
         return Path(os.environ["VEGRAD_SITE"])
-    for package in ("sphinx", "furo", "myst_parser", "sphinx_copybutton"):
+    for package in ("torch", "sphinx", "furo", "myst_parser", "sphinx_copybutton"):
         pytest.importorskip(package, reason="the site is built with the extra docs")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(folder)]
