@@ -15,6 +15,8 @@ changes), "skip" (nothing changes), "zero" (such elements become 0) or "propagat
 applied as it stands).
 """
 
+from __future__ import annotations
+
 from vegrad import _core
 from vegrad._core import Clipped, NonFiniteGradientError
 from vegrad.arrays import checks
