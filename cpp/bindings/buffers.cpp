@@ -9,31 +9,73 @@
 namespace py = pybind11;
 
 namespace vegrad {
+namespace {
 
-std::string Buffers::label_of(const py::handle& key, std::int64_t position) const {
+[[noreturn]] void refuse_none(const std::string& label) {
+  throw py::type_error(label + " must be an array or a CPU tensor, not NoneType");
+}
+
+}  // namespace
+
+std::string Buffers::part(Kind container, const py::handle& key, std::int64_t position) {
+  if (container == Kind::kSequence) return "[" + std::to_string(position) + "]";
+  if (py::isinstance<py::str>(key)) return "[\"" + std::string(py::str(key)) + "\"]";
+  return "[" + std::string(py::repr(key)) + "]";
+}
+
+std::string Buffers::path(std::size_t entry) const {
+  std::string parts;
+  for (; entry != 0; entry = entries_[entry].parent) {
+    const Entry& one = entries_[entry];
+    parts.insert(0, part(entries_[one.parent].kind, one.key, one.position));
+  }
+  return argument_ + parts;
+}
+
+std::string Buffers::here() const {
   if (kind_ == Kind::kOne) return argument_;
-  if (kind_ == Kind::kSequence) return argument_ + ("[" + std::to_string(position) + "]");
-  const std::string text = py::isinstance<py::str>(key) ? "\"" + std::string(py::str(key)) + "\""
-                                                        : std::string(py::repr(key));
-  return argument_ + ("[" + text + "]");
+  return (is_flat() ? argument_ : path(within_)) + part(kind_, current_key_, length_);
 }
 
 std::string Buffers::label(std::size_t number) const {
-  return label_of(kind_ == Kind::kMapping ? keys_[number] : py::object(), positions_[number]);
+  if (!is_flat()) return path(leaves_[number]);
+  if (kind_ == Kind::kOne) return argument_;
+  return argument_ + part(kind_, {}, positions_[number]);
 }
 
 py::object Buffers::key(std::size_t number) const {
   if (kind_ == Kind::kOne) return py::none();
-  if (kind_ == Kind::kMapping) return keys_[number];
-  return py::int_(positions_[number]);
+  if (is_flat()) return py::int_(positions_[number]);
+  const Entry& entry = entries_[leaves_[number]];
+  if (entry.parent != 0) return name(number);
+  return kind_ == Kind::kMapping ? entry.key : py::int_(entry.position);
 }
 
-py::list Buffers::keys() const {
-  py::list names;
-  for (std::size_t i = 0; i < size(); ++i)
-    names.append(kind_ == Kind::kMapping ? py::str(keys_[i])
-                                         : py::str(std::to_string(positions_[i])));
-  return names;
+py::str Buffers::name(std::size_t number) const {
+  if (is_flat()) return py::str(std::to_string(positions_[number]));
+  const auto own = [&](const Entry& one) {
+    return entries_[one.parent].kind == Kind::kMapping ? py::str(one.key)
+                                                       : py::str(std::to_string(one.position));
+  };
+  const Entry* entry = &entries_[leaves_[number]];
+  if (entry->parent == 0) return own(*entry);
+  std::string parts = own(*entry);
+  while (entry->parent != 0) {
+    entry = &entries_[entry->parent];
+    parts.insert(0, std::string(own(*entry)) + ".");
+  }
+  return parts;
+}
+
+py::list Buffers::names() const {
+  py::list all;
+  for (std::size_t i = 0; i < size(); ++i) all.append(name(i));
+  return all;
+}
+
+void Buffers::refuse_one_name(std::size_t number, std::size_t other) const {
+  throw py::value_error(label(number) + " and " + label(other) +
+                        " must have different names, but both are " + std::string(name(number)));
 }
 
 py::list Buffers::present() const {
@@ -44,8 +86,27 @@ py::list Buffers::present() const {
   return found;
 }
 
+Buffers::Kind Buffers::container_kind(const py::handle& object) {
+  if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) return Kind::kSequence;
+  if (PyDict_Check(object.ptr())) return Kind::kMapping;
+  if (PyUnicode_Check(object.ptr()) || PyBytes_Check(object.ptr()) ||
+      PyByteArray_Check(object.ptr()))
+    return Kind::kOne;
+  const py::module_ abc = py::module_::import("collections.abc");
+  return py::isinstance(object, abc.attr("Mapping"))    ? Kind::kMapping
+         : py::isinstance(object, abc.attr("Sequence")) ? Kind::kSequence
+                                                        : Kind::kOne;
+}
+
+const char* Buffers::kind_name(Kind kind) {
+  return kind == Kind::kOne        ? "one buffer"
+         : kind == Kind::kMapping  ? "a mapping"
+         : kind == Kind::kSequence ? "a sequence"
+                                   : "None";
+}
+
 Buffers::Buffers(const char* argument, const py::object& object, bool writable)
-    : argument_(argument), writable_(writable) {
+    : argument_(argument), writable_(writable), root_(object.ptr()) {
   const auto is_buffer = [&] {
     return py::isinstance<py::array>(object) || exchange_api(Py_TYPE(object.ptr())) ||
            py::hasattr(object, "__dlpack__");
@@ -64,30 +125,82 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
                          " must be an array, a CPU tensor, or a sequence or mapping of them, not " +
                          type_name(object));
   } else {
-    const py::object mapping = py::module_::import("collections.abc").attr("Mapping");
-    kind_ = py::isinstance(object, mapping) ? Kind::kMapping : Kind::kSequence;
+    kind_ = container_kind(object) == Kind::kMapping ? Kind::kMapping : Kind::kSequence;
   }
-  if (kind_ == Kind::kMapping) {
-    const auto items = py::reinterpret_steal<py::object>(PyMapping_Items(object.ptr()));
-    if (!items) throw py::error_already_set();
-    owners.push_back(items);
-    for (const py::handle item : items) {
-      const auto pair = py::reinterpret_borrow<py::tuple>(item);
-      add(pair[1], pair[0]);
-    }
-    return;
-  }
-  // A list of one's own: another thread may change the user's while kernels run.
-  const auto items = py::reinterpret_steal<py::object>(PySequence_List(object.ptr()));
-  if (!items) throw py::error_already_set();
-  const Py_ssize_t length = PyList_GET_SIZE(items.ptr());
-  if (length == 0 && PyIter_Check(object.ptr()))
+  if (kind_ == Kind::kMapping) plant();
+  add_items(object);
+  if (length_ == 0 && PyIter_Check(object.ptr()))
     throw py::value_error(std::string(argument) +
                           " must be a sequence, a mapping or a fresh iterator of buffers, not a " +
                           type_name(object) + " that yields nothing");
+  if (!is_flat()) entries_[0].number = entries_.size();
+}
+
+void Buffers::add_items(const py::handle& container) {
+  // A list of one's own: another thread may change the user's while kernels run.
+  const bool named = kind_ == Kind::kMapping;
+  const auto items = py::reinterpret_steal<py::object>(named ? PyMapping_Items(container.ptr())
+                                                             : PySequence_List(container.ptr()));
+  if (!items) throw py::error_already_set();
   owners.push_back(items);
-  reserve(length);
-  for (Py_ssize_t i = 0; i < length; ++i) add(PyList_GET_ITEM(items.ptr(), i), {});
+  const Py_ssize_t length = PyList_GET_SIZE(items.ptr());
+  if (within_ == 0) reserve(length);
+  for (Py_ssize_t i = 0; i < length; ++i) {
+    PyObject* const item = PyList_GET_ITEM(items.ptr(), i);
+    if (named) {
+      const auto pair = py::reinterpret_borrow<py::tuple>(item);
+      add(pair[1], pair[0]);
+    } else {
+      add(item, {});
+    }
+  }
+}
+
+// Notes of what there is so far, now that its positions no longer say it all.
+void Buffers::plant() {
+  entries_.push_back({0, kind_, {}, 0, 0, root_});
+  const std::int64_t length = length_;
+  std::size_t next = 0;
+  for (length_ = 0; length_ < length; ++length_) {
+    const bool buffer = next < size() && positions_[next] == length_;
+    note(buffer ? Kind::kOne : Kind::kNone, {}, next);
+    next += buffer;
+  }
+  entries_[0].number = entries_.size();
+}
+
+void Buffers::note(Kind kind, const py::handle& key, std::size_t number) {
+  if (kind == Kind::kOne) leaves_.push_back(entries_.size());
+  entries_.push_back(
+      {within_, kind, py::reinterpret_borrow<py::object>(key), length_, number, nullptr});
+}
+
+void Buffers::enter(const py::handle& item, const py::handle& key) {
+  if (is_flat()) plant();
+  int depth = 1;
+  for (std::size_t around = within_;; around = entries_[around].parent, ++depth) {
+    if (entries_[around].object == item.ptr())
+      throw py::value_error(here() + " must not be " + path(around) + " itself, which it lies in");
+    if (around == 0) break;
+  }
+  if (depth == kDeepest)
+    throw py::value_error(std::string(argument_) + " must be nested at most " +
+                          std::to_string(kDeepest) + " deep, but " + here() + " is a " +
+                          type_name(item));
+  const Kind kind = container_kind(item), kind_outside = kind_;
+  const std::int64_t length_outside = length_;
+  const std::size_t outside = within_, inside = entries_.size();
+  if (within_ == 0) outermost_ = length_;
+  note(kind, key, 0);
+  entries_[inside].object = item.ptr();
+  within_ = inside;
+  kind_ = kind;
+  length_ = 0;
+  add_items(item);
+  entries_[inside].number = entries_.size();
+  within_ = outside;
+  kind_ = kind_outside;
+  length_ = length_outside + 1;
 }
 
 Buffers::Buffers(const char* argument, const py::list& holders, const char* attribute,
@@ -112,64 +225,109 @@ Buffers::Buffers(const char* argument, const py::list& holders, const char* attr
 void Buffers::reserve(std::size_t length) {
   views.reserve(length);
   positions_.reserve(length);
+  if (!is_flat()) {
+    entries_.reserve(length + 1);
+    leaves_.reserve(length);
+  }
   if (length >= kMany) wake_threads();
 }
 
-// Where `other` has each key; ValueError unless both have the same names.
-py::dict Buffers::places_in(const char* argument, const Buffers& other) const {
-  py::dict place;
-  py::set mine = skipped_ ? py::set(skipped_) : py::set();
-  for (const py::object& key : keys_) mine.add(key);
-  for (std::size_t i = 0; i < other.size(); ++i) place[other.keys_[i]] = i;
-  for (std::size_t i = 0; i < size(); ++i)
-    if (!place.contains(keys_[i]) && !(other.skipped_ && other.skipped_.contains(keys_[i])))
-      throw py::value_error(std::string(argument) + " must have the names of " + argument_ +
-                            ", but has no " +
-                            label_of(keys_[i], 0).substr(std::string(argument_).size()));
-  for (std::size_t i = 0; i < other.size(); ++i) {
-    if (!mine.contains(other.keys_[i]))
-      throw py::value_error(std::string(argument_) + " must have the names of " + argument +
-                            ", but has no " +
-                            other.label_of(other.keys_[i], 0).substr(std::string(argument).size()));
-  }
-  return place;
+std::size_t Buffers::length_of(std::size_t sequence) const {
+  std::size_t length = 0;
+  for (std::size_t i = sequence + 1; i < after(sequence); i = after(i)) ++length;
+  return length;
 }
 
-Buffers Buffers::matched(const char* argument, const py::object& object, bool writable) const {
-  Buffers other(argument, object, writable), result;
-  const auto kind = [](const Buffers& buffers) {
-    return buffers.kind_ == Kind::kOne       ? "one buffer"
-           : buffers.kind_ == Kind::kMapping ? "a mapping"
-                                             : "a sequence";
-  };
-  if (other.kind_ != kind_)
-    throw py::type_error(std::string(argument) + " must be " + kind(*this) + " like " + argument_ +
-                         ", not " + kind(other));
-  if (kind_ == Kind::kSequence && other.length_ != length_)
-    throw py::value_error(std::string(argument) + " must have " + std::to_string(length_) +
+void Buffers::miss(const Buffers& other, std::size_t mapping, std::size_t theirs,
+                   std::size_t entry) const {
+  throw py::value_error(other.path(theirs) + " must have the names of " + path(mapping) +
+                        ", but has no " + part(Kind::kMapping, entries_[entry].key, 0));
+}
+
+// Two mappings' entries by their keys, in whatever order; one that is None need not be there.
+void Buffers::pair_named(const Buffers& other, std::size_t mapping, std::size_t theirs,
+                         std::vector<std::size_t>& places) const {
+  py::dict found;
+  for (std::size_t i = theirs + 1; i < other.after(theirs); i = other.after(i))
+    found[other.entries_[i].key] = i;
+  for (std::size_t i = mapping + 1; i < after(mapping); i = after(i)) {
+    const py::object& key = entries_[i].key;
+    const py::object place = found.contains(key) ? py::object(found[key]) : py::none();
+    if (!place.is_none()) {
+      pair(other, i, py::cast<std::size_t>(place), places);
+      found[key] = py::none();
+    } else if (entries_[i].kind != Kind::kNone) {
+      miss(other, mapping, theirs, i);
+    }
+  }
+  for (const auto& [key, place] : found) {
+    if (place.is_none()) continue;
+    const auto entry = py::cast<std::size_t>(place);
+    if (other.entries_[entry].kind != Kind::kNone) other.miss(*this, theirs, mapping, entry);
+  }
+}
+
+void Buffers::pair(const Buffers& other, std::size_t entry, std::size_t theirs,
+                   std::vector<std::size_t>& places) const {
+  const Kind kind = entries_[entry].kind;
+  if (kind == Kind::kNone) return;
+  if (const Kind given = other.entries_[theirs].kind; given != kind) {
+    if (kind == Kind::kOne && given == Kind::kNone) refuse_none(other.path(theirs));
+    throw py::type_error(other.path(theirs) + " must be " + kind_name(kind) + " like " +
+                         path(entry) + ", not " + kind_name(given));
+  }
+  if (kind == Kind::kOne) {
+    places[entries_[entry].number] = other.entries_[theirs].number;
+  } else if (kind == Kind::kMapping) {
+    pair_named(other, entry, theirs, places);
+  } else {
+    const std::size_t length = length_of(entry), given = other.length_of(theirs);
+    if (given != length)
+      throw py::value_error(other.path(theirs) + " must have " + std::to_string(length) +
+                            " entries like " + path(entry) + ", not " + std::to_string(given));
+    for (std::size_t i = entry + 1, j = theirs + 1; i < after(entry);
+         i = after(i), j = other.after(j))
+      pair(other, i, j, places);
+  }
+}
+
+void Buffers::pair_flat(const Buffers& other, std::vector<std::size_t>& places) const {
+  if (other.length_ != length_)
+    throw py::value_error(std::string(other.argument_) + " must have " + std::to_string(length_) +
                           " entries like " + argument_ + ", not " + std::to_string(other.length_));
-  const py::dict place = kind_ == Kind::kMapping ? places_in(argument, other) : py::dict();
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < size(); ++i) {
+    while (next < other.size() && other.positions_[next] < positions_[i]) ++next;
+    if (next == other.size() || other.positions_[next] != positions_[i])
+      refuse_none(other.argument_ + part(kind_, {}, positions_[i]));
+    places[i] = next;
+  }
+}
+
+Buffers Buffers::matched(const char* argument, const py::object& object, bool writable) {
+  Buffers other(argument, object, writable), result;
+  if (other.kind_ != kind_)
+    throw py::type_error(std::string(argument) + " must be " + kind_name(kind_) + " like " +
+                         argument_ + ", not " + kind_name(other.kind_));
+  std::vector<std::size_t> places(size());
+  if (is_flat() && other.is_flat()) {
+    pair_flat(other, places);
+  } else {
+    if (is_flat()) plant();
+    if (other.is_flat()) other.plant();
+    pair(other, 0, 0, places);
+  }
   result.argument_ = argument;
   result.kind_ = kind_;
   result.length_ = length_;
+  result.entries_ = entries_;
+  result.leaves_ = leaves_;
+  result.positions_ = positions_;
   result.owners = std::move(other.owners);
   result.axes_ = std::move(other.axes_);
-  std::size_t next = 0;
+  result.views.reserve(size());
   for (std::size_t i = 0; i < size(); ++i) {
-    std::size_t j = 0;
-    bool found = true;
-    if (kind_ == Kind::kMapping) {
-      found = place.contains(keys_[i]);
-      if (found) j = py::cast<std::size_t>(place[keys_[i]]);
-    } else {
-      while (next < other.size() && other.positions_[next] < positions_[i]) ++next;
-      found = next < other.size() && other.positions_[next] == positions_[i];
-      j = next;
-    }
-    std::string name = label(i).substr(std::string(argument_).size());
-    if (!found)
-      throw py::type_error(argument + name + " must be an array or a CPU tensor, not NoneType");
-    const View &mine = views[i], &theirs = other.views[j];
+    const View &mine = views[i], &theirs = other.views[places[i]];
     bool same = mine.ndim == theirs.ndim;
     for (int axis = 0; same && axis < mine.ndim; ++axis)
       same = mine.shape[axis] == theirs.shape[axis];
@@ -179,12 +337,10 @@ Buffers Buffers::matched(const char* argument, const py::object& object, bool wr
         for (int axis = 0; axis < view.ndim; ++axis) sizes[axis] = view.shape[axis];
         return std::string(py::str(sizes));
       };
-      throw py::value_error(argument + name + " must have the shape of " + label(i) + ", " +
+      throw py::value_error(result.label(i) + " must have the shape of " + label(i) + ", " +
                             shape(mine) + ", not " + shape(theirs));
     }
     result.views.push_back(theirs);
-    result.positions_.push_back(positions_[i]);
-    if (kind_ == Kind::kMapping) result.keys_.push_back(keys_[i]);
   }
   return result;
 }

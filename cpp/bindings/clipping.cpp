@@ -102,7 +102,7 @@ py::tuple measure(const py::object& object, bool with_histogram) {
     for (std::size_t b = 0; b < found.size(); ++b)
       if (found[b].infs + found[b].nans > 0) first[b] = first_nonfinite(buffers.views[b], ignored);
   }
-  const py::list names = buffers.keys();
+  const py::list names = buffers.names();
   py::list parts;
   Statistics all;
   py::object first_of_all = py::none(), dtype_of_all = py::none();
@@ -134,6 +134,18 @@ py::tuple measure(const py::object& object, bool with_histogram) {
   joint["dtype"] = dtype_of_all.is_none() ? py::object(py::str("")) : dtype_of_all;
   joint["histogram"] = with_histogram ? py::object(histogram_of(pointers)) : py::none();
   return py::make_tuple(names, parts, joint);
+}
+
+// The names by which a rule keeps something of each buffer.
+py::list names(const py::object& object) {
+  const Buffers grads("grads", object, false);
+  const py::list all = grads.names();
+  py::dict places;
+  for (std::size_t i = 0; i < grads.size(); ++i) {
+    if (places.contains(all[i])) grads.refuse_one_name(py::cast<std::size_t>(places[all[i]]), i);
+    places[all[i]] = i;
+  }
+  return all;
 }
 
 NonFinite policy_of(const std::string& name) {
@@ -301,7 +313,8 @@ void register_clipping(py::module_& module) {
   g_nonfinite_error = PyErr_NewExceptionWithDoc(
       "vegrad.NonFiniteGradientError",
       "A gradient has an element that is inf or NaN, and nothing has been changed.\n\n"
-      "name: the buffer's name in a mapping, its position in a sequence, or None.\n"
+      "name: the buffer's name in a mapping, its position in a sequence, its path such as\n"
+      "\"layers.0.weight\" where they are nested, or None if there is only one.\n"
       "index: the first such element, a tuple.",
       PyExc_ValueError, nullptr);
   if (!g_nonfinite_error) throw py::error_already_set();
@@ -327,6 +340,8 @@ void register_clipping(py::module_& module) {
              "The norm of each buffer; see vegrad.norms.");
   module.def("measure", &measure, py::arg("buffers"), py::arg("histogram"),
              "Names, statistics of each buffer, and of all; see vegrad.measure.");
+  module.def("names", &names, py::arg("grads"),
+             "The name or path of each buffer; ValueError if two have the same.");
   module.def("clip", &clip_with, py::arg("rule"), py::arg("grads"), py::arg("limit"),
              py::arg("ord") = 2.0, py::arg("nonfinite") = "raise", py::arg("params") = py::none(),
              py::arg("eps") = 0.0, py::arg("after") = true,

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #include "bindings/register.hpp"
@@ -100,6 +101,14 @@ std::vector<std::unique_ptr<OptimizerState>*> Optimizer::states_of(const Buffers
   std::vector<std::size_t> places;
   places.reserve(parameters.size());
   for (std::size_t i = 0; i < parameters.size(); ++i) places.push_back(place_of(parameters, i));
+  if (!parameters.is_flat()) {
+    constexpr std::size_t kNobody = std::numeric_limits<std::size_t>::max();
+    std::vector<std::size_t> owner(states_.size(), kNobody);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      if (owner[places[i]] != kNobody) parameters.refuse_one_name(owner[places[i]], i);
+      owner[places[i]] = i;
+    }
+  }
   std::vector<std::unique_ptr<OptimizerState>*> states;
   states.reserve(parameters.size());
   for (const std::size_t place : places) states.push_back(&states_[place]);
@@ -169,10 +178,10 @@ void Optimizer::load(const py::dict& all) {
 
 std::size_t Optimizer::place_of(const Buffers& parameters, std::size_t number) {
   const std::int64_t position = parameters.position(number);
-  const bool named = parameters.is_mapping();
+  const bool named = !parameters.is_flat();
   if (!named && position < std::int64_t(by_position_.size()) && by_position_[position] >= 0)
     return std::size_t(by_position_[position]);
-  const py::str key = named ? py::str(parameters.key(number)) : py::str(std::to_string(position));
+  const py::str key = parameters.name(number);
   std::size_t place = states_.size();
   if (place_.contains(key)) {
     place = py::cast<std::size_t>(place_[key]);

@@ -55,7 +55,7 @@ class Optimizer {
   pybind11::dict place_;             // of each key
   std::vector<pybind11::str> keys_;  // of each place
   std::vector<std::unique_ptr<OptimizerState>> states_;
-  std::vector<std::int64_t> by_position_;  // the places of sequences' buffers; -1: not known yet
+  std::vector<std::int64_t> by_position_;  // the places of flat sequences' buffers; -1: not known
 };
 
 }  // namespace vegrad

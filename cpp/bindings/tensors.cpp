@@ -315,19 +315,22 @@ bool Buffers::add_capsule(const py::handle& item, View& view) {
 void Buffers::add(const py::handle& item, const py::handle& key) {
   current_key_ = key;
   if (item.is_none()) {
-    if (kind_ == Kind::kMapping) {
-      if (!skipped_) skipped_ = py::set();
-      py::reinterpret_borrow<py::set>(skipped_).add(key);
-    }
+    if (!is_flat()) note(Kind::kNone, key, 0);
     ++length_;
     return;
   }
   if (PyTypeObject* const type = Py_TYPE(item.ptr()); type != last_type_) {
     last_type_ = type;
     last_api_ = nullptr;
-    last_source_ = py::isinstance<py::array>(item)    ? Source::kArray
-                   : (last_api_ = exchange_api(type)) ? Source::kExchange
-                                                      : Source::kCapsule;
+    const bool array = py::isinstance<py::array>(item);
+    const bool plain = type == &PyDict_Type || type == &PyList_Type || type == &PyTuple_Type;
+    if (!array && !plain) last_api_ = exchange_api(type);
+    if (plain || (!array && !last_api_ && !py::hasattr(item, "__dlpack__") &&
+                  container_kind(item) != Kind::kOne)) {
+      last_type_ = nullptr;  // so that nothing else has to be asked whether it is one
+      return enter(item, key);
+    }
+    last_source_ = array ? Source::kArray : last_api_ ? Source::kExchange : Source::kCapsule;
   }
   View& view = views.emplace_back();  // not a copy: that waits for each of its parts
   if (last_source_ == Source::kExchange)
@@ -335,7 +338,9 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
   else if (last_source_ == Source::kArray)
     add_array(item, view);
   else if (!add_capsule(item, view))
-    throw py::type_error(here() + " must be an array or a CPU tensor, not " + type_name(item));
+    throw py::type_error(here() +
+                         " must be an array, a CPU tensor, or a sequence or mapping of them, not " +
+                         type_name(item));
   if (view.count > 0 && !view.data)
     throw py::value_error(here() + " must have memory, but is a " + type_name(item) +
                           " without any");
@@ -346,8 +351,13 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
       py::bool_(item.attr("is_neg")()))
     throw py::type_error(here() + " must be a tensor as it lies in memory, not one with the " +
                          "negative bit: call resolve_neg() first");
-  positions_.push_back(length_++);
-  if (kind_ == Kind::kMapping) keys_.push_back(py::reinterpret_borrow<py::object>(key));
+  if (is_flat()) {
+    positions_.push_back(length_);
+  } else {
+    positions_.push_back(within_ == 0 ? length_ : outermost_);
+    note(Kind::kOne, key, size() - 1);
+  }
+  ++length_;
 }
 
 }  // namespace vegrad

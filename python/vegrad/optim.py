@@ -2,10 +2,11 @@
 
 `step(params, grads)` changes the weights in place and leaves the gradients as they are; it reads
 them once for the norm of the clip and once for the step. Weights are float32 or float64 buffers:
-NumPy arrays or CPU tensors of any shape and strides, one alone, a sequence or a mapping. Gradients
-may have any dtype that `vegrad.clipping` takes. The optimizer's state, such as momenta, has the
-dtype of the weights. A parameter whose gradient is None is passed over. Names, defaults and
-formulas are those of torch.optim.
+NumPy arrays or CPU tensors of any shape and strides, one alone, a sequence or a mapping, nested as
+`vegrad.measure` takes them. Gradients may have any dtype that `vegrad.clipping` takes. The
+optimizer's state, such as momenta, has the dtype of the weights. A parameter whose gradient is None
+is passed over, and so are all that lie where the gradients have None. Names, defaults and formulas
+are those of torch.optim.
 """
 
 from __future__ import annotations
@@ -101,10 +102,12 @@ class Optimizer:
 
         Args:
             params: the weights.
-            grads: gradients with the same names (or number) and shapes; they are never written.
+            grads: gradients with the same names (or number), nesting and shapes; they are never
+                written.
 
         Raises:
-            TypeError, ValueError: the buffers do not fit; nothing has changed.
+            TypeError, ValueError: the buffers do not fit, or two have the same name once theirs are
+                joined by dots; nothing has changed.
             NonFiniteGradientError: a gradient is not finite and the rule of the clip wants this
                 error; nothing has changed. Without a clip nothing looks for NaN and inf.
         """
@@ -156,7 +159,10 @@ class Optimizer:
         return self.clip.prepare(grads)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return arguments, steps, and copies of the state of each buffer by name or position."""
+        """Return arguments, steps, and copies of the state of each buffer.
+
+        `state["state"]` has them by the names that `vegrad.measure` gives: "layers.0.weight".
+        """
         return {
             "optimizer": type(self).__name__,
             "arguments": {"lr": None if callable(self.lr) else self.lr, **self._arguments},

@@ -20,8 +20,9 @@ FloatArray = npt.NDArray[np.float64]
 Buffers: TypeAlias = object
 """One buffer, or a sequence or mapping of buffers (or None), nested as deep as you like.
 
-A buffer is a NumPy array or a CPU tensor that speaks DLPack. The compiled module checks this when
-it is called: type checkers have no way to describe it, so the alias serves the reader.
+A buffer is a NumPy array or a CPU tensor that speaks DLPack. "As deep as you like" ends at 64. The
+compiled module checks this when it is called: type checkers have no way to describe it, so the
+alias serves the reader.
 """
 _MOST_ROWS = 2**30
 POLICIES = ("raise", "skip", "zero", "propagate")

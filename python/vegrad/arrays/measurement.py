@@ -25,7 +25,8 @@ def norm(buffers: Buffers, ord: float = 2) -> float:
 
     Raises:
         TypeError: `buffers` holds something that is not a buffer.
-        ValueError: `ord` is out of range.
+        ValueError: `ord` is out of range, or containers are nested over 64 deep or contain
+            themselves.
     """
     return _core.norm(buffers, as_order(ord))
 
@@ -104,7 +105,7 @@ class Measurement:
 
     def __init__(self, names: list[str], buffers: list[Statistics], total: Statistics) -> None:
         self.names = names
-        """The keys of the mapping, or the positions in the sequence."""
+        """Keys and positions on the way to each buffer, joined by dots: layers.0.weight."""
         self.buffers = buffers
         self.total = total
 
@@ -156,11 +157,14 @@ def measure(buffers: Buffers, *, histogram: bool = False) -> Measurement:
     """Measure norms, magnitudes and counts of each buffer and of all together, in one read.
 
     Args:
-        buffers: one buffer, a sequence or a mapping; None entries are passed over.
+        buffers: one buffer, or a sequence or mapping of buffers and of further sequences (lists,
+            tuples) and mappings, up to 64 within each other. None entries are passed over.
         histogram: whether to count the elements by powers of two as well.
 
     Raises:
-        TypeError, ValueError: `buffers` holds something that is not a buffer.
+        TypeError: `buffers` holds something that is not a buffer.
+        ValueError: a buffer cannot be read as it lies, or containers are nested too deep or contain
+            themselves.
     """
     names, parts, joint = _core.measure(buffers, bool(histogram))
     return Measurement(names, [Statistics(**part) for part in parts], Statistics(**joint))

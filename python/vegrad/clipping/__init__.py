@@ -1,8 +1,9 @@
 """Clipping of gradients in place, and the rules that training loops apply.
 
-`grads` is one buffer, or a sequence or mapping of buffers. A buffer is a NumPy array or a CPU
-tensor that speaks DLPack, of float16, bfloat16, float32 or float64, with any shape and strides.
-`None` entries are passed over. All checks come before the first write.
+`grads` is one buffer, or a sequence or mapping of buffers, nested as `vegrad.measure` takes them. A
+buffer is a NumPy array or a CPU tensor that speaks DLPack, of float16, bfloat16, float32 or
+float64, with any shape and strides. `None` entries are passed over. All checks come before the
+first write.
 
 Norms of float16, bfloat16 and float32 buffers accumulate in float64, those of float64 buffers in
 scaled sums, so that a norm is right whenever every element is finite. Results have the same bits
@@ -102,8 +103,8 @@ def adaptive_clip_(
 
     Args:
         grads: the gradients.
-        params: the parameters, buffers with the same names (or number) and shapes; their dtypes
-            may differ from those of the gradients.
+        params: the parameters, buffers with the same names (or number), nesting and shapes; their
+            dtypes may differ from those of the gradients.
         clipping: λ, the largest ratio of gradient to weight.
         eps: the value that stands for ‖W‖ if that is smaller.
         nonfinite: what to do about gradients that are inf or NaN.

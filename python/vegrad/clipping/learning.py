@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf, isfinite, sqrt
 from typing import Any, ClassVar
 
@@ -177,14 +177,7 @@ class AdaGC(Rule):
 
 
 def _named(grads: Buffers) -> tuple[list[str], Buffers]:
-    """Return the names or positions of the buffers that are not None, and buffers to read again."""
-    if isinstance(grads, Mapping):
-        return [str(name) for name, grad in grads.items() if grad is not None], grads
-    if hasattr(grads, "__dlpack__") or not isinstance(grads, Iterable):
-        return ["0"], grads
-    buffers = list(grads)
-    if not buffers and isinstance(grads, Iterator):
-        _core.clip(
-            "global_norm", grads, None
-        )  # raises the error about an iterator that yields nothing
-    return [str(place) for place, grad in enumerate(buffers) if grad is not None], buffers
+    """Return the names of the buffers that are not None, and buffers to read again."""
+    if isinstance(grads, Iterator):
+        grads = list(grads) or grads  # one that yields nothing is the core's to refuse
+    return _core.names(grads), grads
