@@ -42,8 +42,9 @@ LEGEND = (
     " ×: how many times faster vegrad is than PyTorch with subnormals flushed, PyTorch as it comes"
     " and JAX's scan. share: of the fastest matrix product, timed in the same turns, or (of one"
     " batch row) of the fastest way to read the recurrent weights twice a step from the cache that"
-    " holds them. fuse: the share of vegrad's rate that `vegrad.torch.fuse` keeps. In brackets:"
-    " what is asked."
+    " holds them; at most: what is left of that if the other products, each over all steps, are as"
+    " fast as the fastest matrix product and nothing else takes time. fuse: the share of vegrad's"
+    " rate that `vegrad.torch.fuse` keeps. In brackets: what is asked."
 )
 
 
@@ -82,7 +83,7 @@ def measure(case, settings):
         name: median(b / a for a, b in zip(medians["vegrad"], found, strict=False))
         for name, found in medians.items()
     }
-    return {
+    found = {
         "label": case.row.label,
         "cell": case.cell,
         "flops": case.flops,
@@ -90,6 +91,10 @@ def measure(case, settings):
         "over": over | {"limit": often * over["limit"], "fuse": 1 / over["fuse"]},
         "peers": {name: report.summary(task, turns[name]) for name, task in made.items()},
     }
+    if case.row.batch == 1:
+        read = often * median(medians["limit"])
+        found["at most"] = read / (read + case.flops_of_all_steps / settings["rate"])
+    return found
 
 
 def flow_cost(case, settings):
@@ -131,7 +136,8 @@ def child(settings):
         "threads": settings["threads"],
         "product": {"by": name, "gflops": 2e-9 * SIZE**3 / best},
     }
-    settings, rows = settings | {"product": name}, ROWS[: settings["rows"]]
+    settings |= {"product": name, "rate": 2 * SIZE**3 / best}
+    rows = ROWS[: settings["rows"]]
     found["rows"] = [measure(Case(row, cell), settings) for row in rows for cell in CELLS]
     first = [Case(rows[0], cell) for cell in CELLS]
     found["flow_cost"] = {case.cell: flow_cost(case, settings) for case in first}
@@ -189,7 +195,8 @@ def table(run):
         ms, found = row["peers"]["vegrad"]["median_ms"], row["over"]
         shares, wanted = asked(row)
         line = [row["label"], row["cell"], f"{ms:#.3g}", f"{1e-6 * row['flops'] / ms:.1f}"]
-        line.append(f"{100 * found['limit']:.0f} % ({100 * shares[run['threads'] > 1]:.0f})")
+        most = f", at most {100 * row['at most']:.0f}" if "at most" in row else ""
+        line.append(f"{100 * found['limit']:.0f} % ({100 * shares[run['threads'] > 1]:.0f}{most})")
         for name in others:
             least = f" ({wanted[name]:g})" if name in wanted and run["threads"] == 1 else ""
             line.append(f"{found[name]:.2f}{least}" if name in found else "–")
@@ -208,7 +215,8 @@ def shortfalls(results):
             name, (shares, wanted) = f"{where}{row['cell']} {row['label']}: ", asked(row)
             got, least = row["over"]["limit"], shares[run["threads"] > 1]
             if got < least:
-                yield f"{name}{100 * got:.0f} % of the limit, {100 * least:.0f} % asked"
+                most = f", {100 * row['at most']:.0f} % possible" if "at most" in row else ""
+                yield f"{name}{100 * got:.0f} % of the limit, {100 * least:.0f} % asked{most}"
             for other, value in row["over"].items():
                 single = run["threads"] == 1 or other == "fuse"
                 if other in wanted and single and value < wanted[other]:

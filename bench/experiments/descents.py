@@ -12,6 +12,8 @@ import numpy as np
 import vegrad
 from vegrad import datasets
 from vegrad.clipping import GlobalNorm
+from vegrad.networks.descent import descend
+from vegrad.reports.descent import draw
 
 RUNS = (  # name, activation, layers, learning rate, clip, steps
     ("vanishing", "sigmoid", 30, 0.02, None, 24),
@@ -21,20 +23,32 @@ RUNS = (  # name, activation, layers, learning rate, clip, steps
 )
 
 
+DATA = datasets.load("digits")
+X, LABELS = np.ascontiguousarray(DATA.x, np.float32), DATA.target("cross_entropy")
+ORDER = np.random.default_rng(0).permutation(len(X))
+
+
+def network(activation, layers, seed):
+    """Make a network 64 wide with Glorot's initialization."""
+    sizes = [64] * layers + [10]
+    return vegrad.MLP(sizes, activation=activation, loss="cross_entropy", seed=seed)
+
+
+def optimizer(rate, clip):
+    """Make the optimizer of a run."""
+    return vegrad.SGD(rate, clip=None if clip is None else GlobalNorm(clip))
+
+
 def train(activation, layers, rate, clip, steps, seed):
-    """Train a network 64 wide from Glorot's initialization; return its history."""
-    data = datasets.load("digits")
-    x, labels = np.ascontiguousarray(data.x, np.float32), data.target("cross_entropy")
-    order = np.random.default_rng(0).permutation(len(x))
-    learn, hold = order[:1400], order[1400:]
-    net = vegrad.MLP([64] * layers + [10], activation=activation, loss="cross_entropy", seed=seed)
-    return net.fit(
+    """Train a network; return its history."""
+    x, labels, learn, hold = X, LABELS, ORDER[:1400], ORDER[1400:]
+    return network(activation, layers, seed).fit(
         x[learn],
         labels[learn],
         validation=(x[hold], labels[hold]),
         epochs=steps,
         batch_size=1400,
-        optimizer=vegrad.SGD(rate, clip=None if clip is None else GlobalNorm(clip)),
+        optimizer=optimizer(rate, clip),
         seed=seed,
         progress=False,
         gauge_every=1,
@@ -56,7 +70,10 @@ def main():
             if seed == 0 and steps < 100:
                 title = f"{layers} {activation} layers, SGD {rate:g}"
                 title += "" if clip is None else f", joint norm clipped at {clip:g}"
-                history.plot_descent(Path(__file__).with_name(f"descent-{name}.png"), title)
+                path = Path(__file__).with_name(f"descent-{name}.png")
+                net, step = network(activation, layers, seed), optimizer(rate, clip)
+                x, labels = X[ORDER[:1400]], LABELS[ORDER[:1400]]
+                draw([(title, descend(net, x, labels, optimizer=step, steps=steps))], path)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class StepArrays {
   py::ssize_t slot() const { return slot_; }
   py::ssize_t slots_in_all() const { return slots_ * slot_; }
   int rows() const { return int(rows_); }
+  bool lone() const { return arrays_.contains("lone"); }
 
  private:
   const py::dict& arrays_;
@@ -72,6 +73,7 @@ void forward_as(int cell, int H, const py::dict& arrays) {
   const StepArrays<T> in(arrays, cell, H);
   CellForward<T> f{};
   f.rows = in.rows();
+  f.lone = in.lone();
   f.H = H;
   f.slot = f.ld = f.ld_before = in.slot();
   f.ld_gates = in.slots_in_all();
@@ -96,6 +98,7 @@ void backward_as(int cell, int H, const py::dict& arrays, bool fresh) {
   const StepArrays<T> in(arrays, cell, H);
   CellBackward<T> b{};
   b.rows = in.rows();
+  b.lone = in.lone();
   b.H = H;
   b.slot = b.ld = b.ld_before = b.ld_local = b.ld_carried = b.ld_delta = in.slot();
   b.ld_gates = in.slots_in_all();
@@ -117,6 +120,7 @@ void backward_as(int cell, int H, const py::dict& arrays, bool fresh) {
   b.carried_squares = in.one_a_row("carried_squares");
   b.state_squares = in.one_a_row("state_squares");
   b.matrix_squares = in.one_a_row("matrix_squares");
+  b.carry_sums = in.get("carry_sums", (in.rows() + kRowGroup - 1) / kRowGroup, in.slot());
   const bool state = Cell(cell) != Cell::lstm || (b.c && b.c_before);
   const bool carries = kCellSlots[cell] == 1 || b.carried;
   if (!b.recurrent || !b.h || !b.h_before || !b.delta_squares || !state || !carries)

@@ -1,13 +1,17 @@
 // The loop of training: a network's batches and an optimizer's steps in one call.
 #include "core/network/training.hpp"
 
+#include <pybind11/stl.h>
+
 #include <chrono>
 #include <memory>
 #include <string>
 
 #include "bindings/network.hpp"
 #include "bindings/optimizer.hpp"
+#include "bindings/recurrent.hpp"
 #include "bindings/register.hpp"
+#include "core/recurrent/training.hpp"
 
 namespace py = pybind11;
 
@@ -22,7 +26,9 @@ constexpr std::chrono::milliseconds kSignalInterval(10);
 class PyTrainer {
  public:
   // The arguments as vegrad.buffers makes them: x and target contiguous, of the network's dtype.
-  PyTrainer(py::object network, py::object x, py::object target, int batch_size)
+  // lengths and window are of sequences, as Recurrent.backward takes them.
+  PyTrainer(py::object network, py::object x, py::object target, int batch_size,
+            const py::object& lengths, const std::optional<std::pair<int, int>>& window)
       : network_(std::move(network)),
         x_(std::move(x)),
         target_(std::move(target)),
@@ -30,10 +36,14 @@ class PyTrainer {
         parameters_("params", network_.attr("parameters")(), true),
         gradients_("grads", network_.attr("gradients")(), false) {
     if (batch_size < 1) throw py::value_error("batch_size must be at least 1");
+    if (py::isinstance<AnyRecurrent>(network_)) {
+      begin_sequences(lengths, window);
+      return;
+    }
     network_.cast<const AnyNetwork&>().visit([&](auto& typed) {
       using T = ElementOf<std::decay_t<decltype(typed)>>;
       const Batch<T> all(typed.shape(), x_, &target_);
-      if (!all.fits) throw py::type_error("x and target must be as the network takes them");
+      must_fit(all.fits && lengths.is_none() && !window);
       rows_ = all.B;
       const Examples<T> examples{all.B, all.x, all.values, all.labels};
       trainer_ = make_trainer(typed, examples, batch_size);
@@ -94,6 +104,25 @@ class PyTrainer {
   const Trainer& trainer() const { return *trainer_; }
 
  private:
+  static void must_fit(bool fits) {
+    if (!fits) throw py::type_error("x and target must be as the network takes them");
+  }
+
+  void begin_sequences(const py::object& lengths,
+                       const std::optional<std::pair<int, int>>& window) {
+    const TimeWindow asked = window ? TimeWindow{window->first, window->second} : TimeWindow{};
+    network_.cast<const AnyRecurrent&>().visit([&](auto& typed) {
+      using T = RecurrentElement<std::decay_t<decltype(typed)>>;
+      const SequenceBatch<T> batch(typed.shape(), x_, lengths, py::none(), &target_);
+      must_fit(batch.fits && (!window || (asked.steps >= 1 && asked.back >= asked.steps)));
+      const Sequences<T>& all = batch.all;
+      rows_ = all.rows;
+      SequenceExamples<T> examples{all.rows, all.steps, all.x, all.values, all.labels, {}};
+      if (all.lengths) examples.lengths.assign(all.lengths, all.lengths + all.rows);
+      trainer_ = make_trainer(typed, std::move(examples), batch_size_, asked);
+    });
+  }
+
   py::object network_, x_, target_;
   int batch_size_;
   std::int64_t rows_ = 0;
@@ -104,9 +133,12 @@ class PyTrainer {
 }  // namespace
 
 void register_training(py::module_& module) {
-  py::class_<PyTrainer>(module, "Trainer", "Steps of a network over batches; see vegrad.MLP.fit.")
-      .def(py::init<py::object, py::object, py::object, int>(), py::arg("network"), py::arg("x"),
-           py::arg("target"), py::arg("batch_size"))
+  py::class_<PyTrainer>(module, "Trainer",
+                        "Steps of a network over batches; see fit() of vegrad.MLP and vegrad.RNN.")
+      .def(py::init<py::object, py::object, py::object, int, const py::object&,
+                    const std::optional<std::pair<int, int>>&>(),
+           py::arg("network"), py::arg("x"), py::arg("target"), py::arg("batch_size"),
+           py::arg("lengths") = py::none(), py::arg("window") = py::none())
       .def("run", &PyTrainer::run, py::arg("optimizer"), py::arg("order"), py::arg("rates"),
            py::arg("records"), py::arg("seconds"), py::arg("gauge"), py::arg("rule"),
            py::arg("limit"), py::arg("ord"), py::arg("nonfinite"), py::arg("eps"),

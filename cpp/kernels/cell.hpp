@@ -41,7 +41,8 @@ void cell_forward_block(const CellForward<T>& f, int together) {
   if (f.h_squares) squares.clear(f.rows);
   const int vectors = (f.H + lanes - 1) / lanes;
   CellProduct<T> p{
-      0, f.H, 1, {}, nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes, {}, 0, 0};
+      0,  f.H, 1, {},    nullptr, f.ld_before, f.recurrent, sums, together * gates * lanes,
+      {}, 0,   0, f.lone};
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
     const int end = (v + here) * lanes < f.H ? (v + here) * lanes : f.H;
@@ -50,7 +51,7 @@ void cell_forward_block(const CellForward<T>& f, int together) {
       p.rows = rows;
       p.a = f.h_before + i * f.ld_before;
       p.fetch_row = f.ld_gates;
-      fetch_gates(p, f.gates + i * f.ld_gates + v * lanes, f.slot, Cell::kGates, here);
+      if (!f.lone) fetch_gates(p, f.gates + i * f.ld_gates + v * lanes, f.slot, Cell::kGates, here);
       cell_product(p, here * gates);
       finish_forward<Cell>(f, i, rows, v * lanes, end, sums, p.ldc, squares);
     }
@@ -65,10 +66,10 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
   const bool product = b.after && !b.fresh;
   alignas(64) T sums[kMostSums * lanes];
   SquaresOfRows<T, kCellRows> squares[kSquares];
-  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].clear(b.rows);
+  for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s) squares[s].clear(b.rows);
   const int vectors = (b.H + lanes - 1) / lanes;
-  CellProduct<T> p{0,  b.H, gates, {}, nullptr, b.ld_gates, b.recurrent, sums, together * lanes,
-                   {}, 0,   0};
+  CellProduct<T> p{0,  b.H, gates, {},    nullptr, b.ld_gates, b.recurrent, sums, together * lanes,
+                   {}, 0,   0,     b.lone};
   for (int s = 0; s < gates; ++s) p.segment[s] = Cell::kSlotsOfU[s] * b.slot;
   for (int v = 0; v < vectors; v += together) {
     const int here = vectors - v < together ? vectors - v : together;
@@ -79,7 +80,7 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
         p.rows = rows;
         p.a = b.after + i * b.ld_gates;
         p.fetch_row = b.ld_gates;
-        if (b.gates)
+        if (b.gates && !b.lone)
           fetch_gates(p, b.gates + i * b.ld_gates + v * lanes, b.slot, Cell::kSlots, here);
         cell_product(p, here);
       }
@@ -90,12 +91,13 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
   }
   T* const out[] = {b.delta_squares, b.passed_squares, b.carried_squares, b.state_squares,
                     b.matrix_squares};
-  for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s)
+  for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s)
     if (out[s]) squares[s].write(b.rows, out[s]);
 }
 
 template <class Cell, class T>
 void cell_forward(const CellForward<T>& all) {
+  if (all.rows <= kCellRows) return cell_forward_block<Cell, T>(all, together_of(all.rows));
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellForward<T> f = all;
     f.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
@@ -105,15 +107,21 @@ void cell_forward(const CellForward<T>& all) {
 }
 
 template <class Cell, class T>
+void cell_backward_rows(const CellBackward<T>& b, int together) {
+  if (b.passed_squares)
+    cell_backward_block<Cell, true, T>(b, together);
+  else
+    cell_backward_block<Cell, false, T>(b, together);
+}
+
+template <class Cell, class T>
 void cell_backward(const CellBackward<T>& all) {
+  if (all.rows <= kCellRows) return cell_backward_rows<Cell, T>(all, together_of(all.rows));
   for (int first = 0; first < all.rows; first += kCellRows) {
     CellBackward<T> b = all;
     b.rows = all.rows - first < kCellRows ? all.rows - first : kCellRows;
     advance(b, first);
-    if (all.passed_squares)
-      cell_backward_block<Cell, true, T>(b, together_of(all.rows));
-    else
-      cell_backward_block<Cell, false, T>(b, together_of(all.rows));
+    cell_backward_rows<Cell, T>(b, together_of(all.rows));
   }
 }
 

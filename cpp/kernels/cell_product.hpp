@@ -24,6 +24,7 @@ struct CellProduct {
   const T* fetch[kMostFetches];
   int fetches;
   std::ptrdiff_t fetch_row;
+  bool lone;  // the row is the only one of its batch
 
   std::ptrdiff_t panel() const { return std::ptrdiff_t(k) * segments * kPanelColumns<T>; }
 };
@@ -132,11 +133,69 @@ int wide_products(CellProduct<T>& p, int vectors) {
   return vectors;
 }
 
+// The next ROWS rows of b, each into sums of its own.
+template <class T, int ROWS, int SUMS, int PANELS, int VECTORS>
+VEGRAD_INLINE void add_rows(const T* a, const T* (&b)[PANELS],
+                            Vector<T> (&sum)[SUMS][PANELS][VECTORS]) {
+#pragma GCC unroll 4
+  for (int s = 0; s < ROWS; ++s) {
+    const Vector<T> x = splat<T>(a[s]);
+#pragma GCC unroll 8
+    for (int j = 0; j < PANELS; ++j)
+#pragma GCC unroll 2
+      for (int u = 0; u < VECTORS; ++u)
+        sum[s][j][u] = fma(x, load<T>(b[j] + s * kPanelColumns<T> + u * kLanes<T>), sum[s][j][u]);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < PANELS; ++j) b[j] += ROWS * kPanelColumns<T>;
+}
+
+// The only row there is over PANELS panels, of which the first VECTORS vectors count: as many sums
+// for every element, of every so many-th k, as hide the latency of an FMA.
+template <class T, int PANELS, int VECTORS>
+void lone_product(const CellProduct<T>& p) {
+  constexpr int most = kTileRows < 12 ? 8 : 16, n = most / (PANELS * VECTORS);
+  constexpr int sums = n < 1 ? 1 : n > 4 ? 4 : n;
+  const T* b[PANELS];
+#pragma GCC unroll 8
+  for (int j = 0; j < PANELS; ++j) b[j] = opaque(p.b + j * p.panel());
+  Vector<T> sum[sums][PANELS][VECTORS] = {};
+  for (int segment = 0; segment < p.segments; ++segment) {
+    const T* a = p.a + p.segment[segment];
+    const T* const end = a + p.k;
+    for (; a + sums <= end; a += sums) add_rows<T, sums>(a, b, sum);
+    for (; a < end; ++a) add_rows<T, 1>(a, b, sum);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < PANELS; ++j)
+#pragma GCC unroll 2
+    for (int u = 0; u < VECTORS; ++u) {
+      Vector<T> total = sum[0][j][u];
+#pragma GCC unroll 4
+      for (int s = 1; s < sums; ++s) total += sum[s][j][u];
+      store<T>(p.c + (j * kTileVectors + u) * kLanes<T>, total);
+    }
+}
+
+// `vectors` columns of it.
+template <class T>
+void lone_products(CellProduct<T> p, int vectors) {
+  for (; vectors >= 4 * kTileVectors; vectors -= 4 * kTileVectors, advance(p, 4))
+    lone_product<T, 4, kTileVectors>(p);
+  for (; vectors >= 2 * kTileVectors; vectors -= 2 * kTileVectors, advance(p, 2))
+    lone_product<T, 2, kTileVectors>(p);
+  for (; vectors >= kTileVectors; vectors -= kTileVectors, advance(p, 1))
+    lone_product<T, 1, kTileVectors>(p);
+  if (vectors) lone_product<T, 1, 1>(p);
+}
+
 constexpr int kFewRows = 3;
 
 // `vectors` columns.
 template <class T>
-void cell_product(CellProduct<T> p, int vectors) {
+void cell_product(const CellProduct<T>& all, int vectors) {
+  if (all.lone) return lone_products(all, vectors);
+  CellProduct<T> p = all;
   if (p.rows == 1)
     vectors = wide_products<T, 1>(p, vectors);
   else if (p.rows == 2)

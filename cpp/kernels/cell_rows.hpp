@@ -173,6 +173,17 @@ void advance(CellBackward<T>& b, std::ptrdiff_t rows) {
   move(b.carried_squares, rows);
   move(b.state_squares, rows);
   move(b.matrix_squares, rows);
+  b.carry_row += int(rows);
+}
+
+// Both halves, and so on; what a vector held is lost.
+template <class T>
+VEGRAD_INLINE T sum_of(T* lanes) {
+#pragma GCC unroll 4
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
 }
 
 // Row by row Σ of squares, of which a vector a row is kept until write().
@@ -185,9 +196,13 @@ struct SquaresOfRows {
   }
   VEGRAD_INLINE Vector<T> get(int row) const { return load<T>(sums + row * kLanes<T>); }
   VEGRAD_INLINE void put(int row, Vector<T> v) { store<T>(sums + row * kLanes<T>, v); }
-  // As many rows at once as a vector has lanes.
+  // As many rows at once as a vector has lanes, or each by itself: with the same sums.
   void write(int rows, T* out) {
     constexpr int n = kLanes<T>;
+    if (rows <= 2) {
+      for (int i = 0; i < rows; ++i) out[i] = sum_of(sums + i * n);
+      return;
+    }
     for (int first = 0; first < rows; first += n) {
       Vector<T> v[n];
 #pragma GCC unroll 16
@@ -244,6 +259,12 @@ void finish_forward(const CellForward<T> f, int first, int rows, int j, int end,
 // In the order of CellBackward's.
 enum { kDelta, kPassed, kCarried, kState, kMatrix, kSquares };
 
+// How many of them a cell has.
+template <class Cell, bool FLOW>
+constexpr int kSquaresOf = !FLOW            ? kPassed
+                           : Cell::kCarries ? kSquares
+                                            : kCarried;
+
 // What a row has at every vector.
 template <class T>
 struct BackwardScales {
@@ -275,6 +296,10 @@ VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* 
     } else {
       r.h = b.h + i * b.ld + j;
     }
+    if (FLOW && Cell::kCarries && b.carry_sums) {
+      T* const to = b.carry_sums + (i + b.carry_row) / kRowGroup * b.slot + j;
+      store<T>(to, load<T>(to) + r.get(1));
+    }
     Cell::backward(r);
     if (carries) store<T>(carried, r.units(r.carried_on));
   } else if (Cell::kCarriesInState && carries) {
@@ -286,7 +311,7 @@ VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* 
   total[kDelta] = fma(r.delta, r.delta, total[kDelta]);
   if constexpr (FLOW) {
     const Vector<T> of[] = {r.delta, passed, r.carried_on, r.state, r.matrix};
-    for (int s = kPassed; s < kSquares; ++s) {
+    for (int s = kPassed; s < kSquaresOf<Cell, FLOW>; ++s) {
       const Vector<T> v = r.units(of[s]);
       total[s] = fma(v, v, total[s]);
     }
@@ -302,13 +327,13 @@ void finish_backward(const CellBackward<T> b, int first, int rows, int j, int en
                                       splat<T>(b.local_scale ? b.local_scale[i] : T(1))};
     // Continued, so that it makes no difference how many vectors are gone through at once.
     Vector<T> total[kSquares];
-    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) total[s] = squares[s].get(i);
+    for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s) total[s] = squares[s].get(i);
     int at = j;
     for (; at + lanes <= end; at += lanes)
       backward_at<Cell, FLOW, true>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
     if (at < end)
       backward_at<Cell, FLOW, false>(b, i, at, sums ? sums + at - j : nullptr, scales, total);
-    for (int s = 0; s < (FLOW ? kSquares : kPassed); ++s) squares[s].put(i, total[s]);
+    for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s) squares[s].put(i, total[s]);
     if (sums) sums += ld_sums;
   }
 }

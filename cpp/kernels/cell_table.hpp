@@ -6,7 +6,8 @@
 // vectors of kPadBytes. Padding is zero in h, c, δ and what is packed, and stays so.
 //
 // A step reads h of the step before and writes into other memory. What a row gets does not depend
-// on the rows that are computed beside it.
+// on the rows that are computed beside it, unless it is `lone`: the sums of the only row of a batch
+// are made in another order, which is faster.
 #pragma once
 
 #include <cstddef>
@@ -20,10 +21,13 @@ constexpr int kCellSlots[] = {1, 1, 4, 4};
 // Rows of the weights are so many times H.
 constexpr int kCellGates[] = {1, 1, 4, 3};
 
+constexpr int kRowGroup = 4;  // rows that are never parted among threads
+
 // h and c of a step from those of the step before.
 template <class T>
 struct CellForward {
   int rows, H;
+  bool lone;
   std::ptrdiff_t slot;
   const T* recurrent;  // U as pack_forward() leaves it
   const T* bias;       // G * slot: the sums of both biases; gru: b_in in slot n, b_hn in slot m
@@ -45,6 +49,7 @@ struct CellForward {
 template <class T>
 struct CellBackward {
   int rows, H;
+  bool lone;
   std::ptrdiff_t slot;
   const T* recurrent;  // U as pack_backward() leaves it
   const T* after;      // α of the step after (rows, G slots), at ld_gates; null: p is scale carried
@@ -65,7 +70,9 @@ struct CellBackward {
   T* passed_squares;   // Σ p²
   T* carried_squares;  // lstm: Σ (κ f)², gru: Σ (δ z)², of this step
   T* state_squares;    // lstm: Σ κ²
-  T* matrix_squares;   // lstm: Σ (p o (1 - tanh² c))², gru: Σ (scale Uᵀ α_after)²
+  T* carry_sums;  // lstm, gru: f or z of each unit is added (slot), for every four rows of those
+  int carry_row;  // of which this is the number of the first
+  T* matrix_squares;  // lstm: Σ (p o (1 - tanh² c))², gru: Σ (scale Uᵀ α_after)²
 };
 
 template <class T>

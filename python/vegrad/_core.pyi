@@ -223,7 +223,15 @@ class Watch:
     def backward_hook(self, place: int, slowly: Callable[[Any], None]) -> Callable[[Any], None]: ...
 
 class Trainer:
-    def __init__(self, network: Network, x: _Array, target: _Array, batch_size: int) -> None: ...
+    def __init__(
+        self,
+        network: Network | Recurrent,
+        x: _Array,
+        target: _Array,
+        batch_size: int,
+        lengths: npt.NDArray[np.int64] | None = None,
+        window: tuple[int, int] | None = None,
+    ) -> None: ...
     @property
     def done(self) -> int: ...
     @property

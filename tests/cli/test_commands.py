@@ -159,6 +159,8 @@ def test_pages_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     page = Path("demo.htm").read_text(encoding="utf-8")
     assert "passes on 0.23 of the gradient" in page
     assert "The proof" in page
+    assert "How steps go over the loss" in page
+    assert "Lost on a plateau, baby steps: 1/" in page
 
 
 def test_the_same_seed_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:

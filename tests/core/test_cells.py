@@ -74,6 +74,33 @@ def test_more_rows_and_units_than_stay_near(isa: str, cell: str, rows: int, hidd
     check(Step(cell, rows, hidden, "float64"), fresh=False, last=False, scaled=True)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@dtypes
+@pytest.mark.parametrize("rows", [1, 4, 6, 70])
+def test_what_is_carried_is_summed_for_every_four_rows(
+    isa: str, cell: str, dtype: str, rows: int
+) -> None:
+    step = Step(cell, rows, 21, dtype)
+    step.forward()
+    carry = step.of("gates")[1]
+    step.go_back()
+    step.arrays["carry_sums"] = sums = np.zeros((-(-rows // 4), step.slot), step.dtype)
+    sums[:, :21] = 1
+    step.backward()
+    want = np.array([1 + carry[first : first + 4].sum(0) for first in range(0, rows, 4)])
+    assert_close(step, {"carry_sums": want}, "carry_sums")
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("hidden", [*range(1, 35), 48, 63, 64, 65, 100, 128, 200])
+def test_the_only_row_of_a_batch(isa: str, cell: str, dtype: str, hidden: int) -> None:
+    """Its sums are made in another order."""
+    step = Step(cell, 1, hidden, dtype)
+    step.arrays["lone"] = np.ones(1)
+    check(step, fresh=False, last=False, scaled=True)
+
+
 @cells
 @dtypes
 @pytest.mark.parametrize("hidden", [1, 17, 40, 200])

@@ -345,3 +345,41 @@ def test_the_gradient_of_a_scaled_identity(isa: str, dtype: str) -> None:
     wanted = np.full((H, H), T * entering * u ** (T - 1))
     tolerance = 100 * T * np.finfo(dtype).eps
     np.testing.assert_allclose(net.gradients["rnn.weight_hh_l0"], wanted, rtol=tolerance)
+
+
+@both_dtypes
+@pytest.mark.parametrize("kind", ["diagonal", "identity", "orthogonal"])
+def test_the_gradient_of_a_matrix_with_known_powers(isa: str, kind: str, dtype: str) -> None:
+    """∂loss/∂U = Σ_t (Uᵀ)^(T-t) g (U^(t-1) h_0)ᵀ and δ_t = (Uᵀ)^(T-t) g, with matrix powers."""
+    T, H = 12, 4
+    U = {
+        "diagonal": np.diag([0.5, 0.8, 1.0, 1.1]),
+        "identity": np.eye(H),
+        "orthogonal": np.roll(np.eye(H), 1, axis=0),  # a permutation: relu's arguments stay > 0
+    }[kind]
+    net, h = linear(U, dtype), np.array([1.0, 2.0, 0.5, 0.25])
+    net.parameters["head.weight"][...] = [[1.0, 0.5, 2.0, 1.5]]
+    net.backward(np.zeros((1, T, 1), dtype), np.zeros((1, 1), dtype), state=(h[None, None],))
+    power = np.linalg.matrix_power
+    V = net.parameters["head.weight"].astype(np.float64)
+    g = 2 * (V @ power(U, T) @ h) * V[0]
+    deltas = [power(U.T, T - t) @ g for t in range(1, T + 1)]
+    wanted = sum(np.outer(d, power(U, t) @ h) for t, d in enumerate(deltas))
+    tolerance = 100 * T * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(net.gradients["rnn.weight_hh_l0"], wanted, rtol=tolerance)
+    sizes = np.log2(np.linalg.norm(deltas, axis=1) / math.sqrt(H))
+    np.testing.assert_allclose(net.flow.delta_log2[0], sizes, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_bits_are_the_same_on_one_to_eight_threads(
+    isa: str, keep_threads: None, cell: str
+) -> None:
+    case = draw_case(
+        cell=cell, targets="all", sizes=(9, 40, 3), B=37, T=9, layers=2, lengths=True, state=True
+    )
+    found = []
+    for threads in range(1, 9):
+        vegrad.set_num_threads(threads)
+        found.append(bits(run_core(*case)))
+    assert all(one == found[0] for one in found)

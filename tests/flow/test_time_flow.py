@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vegrad
 from vegrad.flow.time_flow import TimeFlow
 
 
@@ -52,6 +53,17 @@ def test_a_loss_at_every_step_does_not_hide_the_decay() -> None:
     """δ stays, as each step adds to it; gains tell."""
     flow = flow_of(np.zeros(30), np.full(30, -1.0), every_step=True)
     assert flow.reach[0] == pytest.approx(math.log2(1000))
+    np.testing.assert_array_equal(flow.left_log2[0], np.arange(-29.0, 1.0))
+
+
+def test_the_reach_of_an_lstm_is_that_of_its_cell() -> None:
+    """What the cell state carries is not in δ, which is small already at the step before."""
+    x = np.random.default_rng(0).standard_normal((64, 60, 6))
+    network = vegrad.RNN(6, 32, 1, seed=0)
+    network.backward(x, x[:, 0, :1])
+    (cell,) = vegrad.diagnose(network, x, x[:, 0, :1]).reading.cells
+    measured = np.flatnonzero(cell.sizes[:, 0] < cell.sizes[0, 0] - math.log2(1000))[0]
+    assert network.flow.reach[0] == pytest.approx(measured, abs=2)
 
 
 def test_time_scales_of_units() -> None:

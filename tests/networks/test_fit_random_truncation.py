@@ -149,3 +149,15 @@ def test_a_nan_in_a_stream_is_found_by_row_and_step(
     history = fit(make("all"), *stream, truncation=5 if kind == "map" else None)
     (found,) = (one for one in history.findings if one.kind == "nonfinite")
     assert [found.evidence[name] for name in ("row", "step", "column")] == [row, step, 2]
+
+
+@pytest.mark.parametrize("kind", ["windows", "map"])
+def test_a_label_in_a_stream_is_refused_by_row_and_step(tmp_path: Path, kind: str) -> None:
+    """It is read only when the training comes there, in whatever order the rows are."""
+    x, labels = data("all")[0], np.zeros((ROWS, T), int)
+    labels[2, 7] = 5
+    stream = as_stream(kind, tmp_path, x, labels)
+    net = vegrad.RNN(*SIZES, targets="all", loss="cross_entropy", seed=0)
+    with pytest.raises(ValueError, match=r"labels from 0 to 1, but target\[2, 7\] is 5"):
+        fit(net, *stream, truncation=5 if kind == "map" else None)
+    fit(net, *stream, truncation=5 if kind == "map" else None, lengths=[T, T, 7, T, T, T])

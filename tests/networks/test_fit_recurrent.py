@@ -311,3 +311,56 @@ def test_windows_must_fit_each_other() -> None:
         fit(net, [x[:, :5], x[:, 5:]], [target[:, :5], target[:, 5:]], truncation=2)
     with pytest.raises(ValueError, match='needs a network with targets="all"'):
         fit(make("last"), [x[:, :5], x[:, 5:]], target[:, 0])
+
+
+# Findings ---------------------------------------------------------------------------------------
+
+
+def shown(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make noise with the class shown at the first step."""
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 4, 512)
+    x = 0.3 * rng.standard_normal((512, steps, 6)).astype("float32")
+    x[np.arange(512), 0, target] += 3.0
+    return x, target
+
+
+def trained(network: vegrad.RNN, steps: int = 20, **options: Any) -> list[tuple[str, int]]:
+    arguments: dict[str, Any] = {"optimizer": vegrad.Adam(1e-3), "epochs": 1} | options
+    history = network.fit(
+        *shown(steps), batch_size=32, seed=0, progress=False, on_finding=None, **arguments
+    )
+    return [(one.finding.rule, one.step) for one in history.noted]
+
+
+def classifier(cell: str = "lstm") -> vegrad.RNN:
+    return vegrad.RNN(6, 16, 4, cell=cell, loss="cross_entropy", seed=0)
+
+
+def test_a_healthy_training_has_no_findings() -> None:
+    assert not trained(classifier("gru"), 10, optimizer=vegrad.Adam(1e-2), epochs=3)
+
+
+def test_the_first_batch_is_judged() -> None:
+    assert trained(classifier(), 120) == [("forgets-what-is-needed", 0)]
+    network = classifier("tanh")
+    network.parameters["rnn.weight_hh_l0"][...] *= 20
+    assert trained(network)[0] == ("through-time", 0)
+    network = classifier()
+    network.parameters["head.weight"][0, 0] = math.nan
+    assert trained(network)[0] == ("nonfinite-pass", 0)
+
+
+def test_steps_are_judged() -> None:
+    found = trained(classifier("tanh"), optimizer=vegrad.SGD(30.0), epochs=2)
+    assert found[0][0] in ("long-steps", "overshooting")
+    assert 0 < found[0][1] < 20
+
+
+def test_ends_of_epochs_are_judged() -> None:
+    def shrunk(network: vegrad.RNN, history: vegrad.History) -> None:
+        if history.epochs == 2:
+            network.parameters["rnn.weight_hh_l0"][...] *= 1e-4
+
+    found = trained(classifier(), optimizer=vegrad.SGD(1e-6), epochs=3, callbacks=[shrunk])
+    assert ("through-time", 48) in found

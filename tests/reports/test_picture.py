@@ -55,3 +55,15 @@ def test_a_figure_without_a_file() -> None:
     for figure in (diagnosis.plot(), history.plot(), history.plot_descent(title="A title")):
         assert figure.axes
         assert figure._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_panels_that_say_nothing_are_left_out() -> None:
+    def panels(**options: object) -> list[str]:
+        options = {"activation": "tanh", "init": "glorot_uniform"} | options
+        network = vegrad.MLP([6, *[8] * 9, 2], seed=0, **options)
+        return [one.get_title("left") for one in vegrad.diagnose(network, X, Y).plot().axes]
+
+    large = ["The gradient, layer by layer", "Gain = weights × derivative"]
+    assert panels(activation="sigmoid") == large
+    assert panels(init="normal", sigma_w=6.0) == [*large, "Saturated and dead", "Activations"]
+    assert panels(init="normal", sigma_w=0.3) == [*large, "Activations"]

@@ -336,3 +336,15 @@ def test_a_change_that_does_not_help_is_not_made() -> None:
     assert found.before.verdict == "vanishing"
     assert "nothing to cure" in found.summary
     assert torch.equal(model.cells.weight_hh_l0, before)
+
+
+@pytest.mark.parametrize(("kind", "remedy"), [("RNN", "until gradients keep their size")])
+def test_a_task_that_needs_memory_is_learned(kind: str, remedy: str) -> None:
+    """The class is shown in noise, at the first of many steps."""
+    random = torch.Generator().manual_seed(0)
+    words = torch.randint(0, 4, (512,), generator=random)
+    x = 0.3 * torch.randn(512, 60, 12, generator=random)
+    x[:, 0] += 3.0 * nn.functional.one_hot(words, 12)
+    found = cured(made(kind), (x, words), steps=600)
+    assert found.cured, found.summary
+    assert remedy in next(one.change for one in found.attempts if one.accepted)

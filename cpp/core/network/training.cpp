@@ -69,37 +69,10 @@ class TrainerOf : public Trainer {
   }
 
   void remember() override {
-    parameters_.assign(network_.parameters(), network_.parameters() + network_.size());
-    gradients_.assign(network_.gradients(), network_.gradients() + network_.size());
+    before_.remember(network_.parameters(), network_.gradients(), network_.size());
   }
-
   void compare(StepRecord& record) override {
-    const std::int64_t n = std::int64_t(network_.size()), tasks = (n + kPart - 1) / kPart;
-    std::vector<double> parts(3 * tasks);
-    const T *const after = network_.parameters(), *const gradient = network_.gradients();
-    parallel_for(int(tasks), int(std::min<std::int64_t>(tasks, num_threads())), [&](int task, int) {
-      double lanes[3][kLanes] = {};
-      const std::int64_t first = task * kPart, end = std::min(n, first + kPart);
-      const auto add = [&](std::int64_t i, int lane) {
-        const double moved = double(after[i]) - double(parameters_[i]);
-        lanes[0][lane] += moved * double(gradients_[i]);
-        lanes[1][lane] += moved * double(gradient[i]);
-        lanes[2][lane] += moved * moved;
-      };
-      std::int64_t i = first;
-      for (; i + kLanes <= end; i += kLanes)
-        for (int lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
-      for (; i < end; ++i) add(i, 0);
-      double sums[3] = {};
-      for (int k = 0; k < 3; ++k)
-        for (const double sum : lanes[k]) sums[k] += sum;
-      std::copy(sums, sums + 3, parts.data() + 3 * task);
-    });
-    double sums[3] = {};
-    for (std::size_t i = 0; i < parts.size(); ++i) sums[i % 3] += parts[i];
-    record.slope = sums[0];
-    record.slope_after = sums[1];
-    record.length = std::sqrt(sums[2]);
+    before_.compare(network_.parameters(), network_.gradients(), record);
   }
 
   Network<T>& network_;
@@ -107,10 +80,45 @@ class TrainerOf : public Trainer {
   std::vector<T> x_, values_;  // the batch
   std::vector<std::int64_t> labels_;
   std::vector<Scaled> squares_;
-  std::vector<T> parameters_, gradients_;  // as they were before the step
+  BeforeStep<T> before_;
 };
 
 }  // namespace
+
+template <class T>
+void BeforeStep<T>::remember(const T* parameters, const T* gradients, std::size_t size) {
+  parameters_.assign(parameters, parameters + size);
+  gradients_.assign(gradients, gradients + size);
+}
+
+template <class T>
+void BeforeStep<T>::compare(const T* after, const T* gradient, StepRecord& record) const {
+  const std::int64_t n = std::int64_t(parameters_.size()), tasks = (n + kPart - 1) / kPart;
+  std::vector<double> parts(3 * tasks);
+  parallel_for(int(tasks), int(std::min<std::int64_t>(tasks, num_threads())), [&](int task, int) {
+    double lanes[3][kLanes] = {};
+    const std::int64_t first = task * kPart, end = std::min(n, first + kPart);
+    const auto add = [&](std::int64_t i, int lane) {
+      const double moved = double(after[i]) - double(parameters_[i]);
+      lanes[0][lane] += moved * double(gradients_[i]);
+      lanes[1][lane] += moved * double(gradient[i]);
+      lanes[2][lane] += moved * moved;
+    };
+    std::int64_t i = first;
+    for (; i + kLanes <= end; i += kLanes)
+      for (int lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+    for (; i < end; ++i) add(i, 0);
+    double sums[3] = {};
+    for (int k = 0; k < 3; ++k)
+      for (const double sum : lanes[k]) sums[k] += sum;
+    std::copy(sums, sums + 3, parts.data() + 3 * task);
+  });
+  double sums[3] = {};
+  for (std::size_t i = 0; i < parts.size(); ++i) sums[i % 3] += parts[i];
+  record.slope = sums[0];
+  record.slope_after = sums[1];
+  record.length = std::sqrt(sums[2]);
+}
 
 void Trainer::run(const std::int64_t* order, std::int64_t rows, int batch_size, const double* rates,
                   Gauge gauge, const Step& step, const std::function<bool()>& after,
@@ -142,6 +150,8 @@ std::unique_ptr<Trainer> make_trainer(Network<T>& network, const Examples<T>& ex
   return std::make_unique<TrainerOf<T>>(network, examples, batch_size);
 }
 
+template class BeforeStep<float>;
+template class BeforeStep<double>;
 template std::unique_ptr<Trainer> make_trainer(Network<float>&, const Examples<float>&, int);
 template std::unique_ptr<Trainer> make_trainer(Network<double>&, const Examples<double>&, int);
 

@@ -60,6 +60,19 @@ class Trainer {
   virtual void compare(StepRecord& record) = 0;
 };
 
+// Parameters and gradients, all in one block each, before a step: what those after it are compared
+// with.
+template <class T>
+class BeforeStep {
+ public:
+  void remember(const T* parameters, const T* gradients, std::size_t size);
+  // Slopes along the step and its length.
+  void compare(const T* parameters, const T* gradients, StepRecord& record) const;
+
+ private:
+  std::vector<T> parameters_, gradients_;
+};
+
 template <class T>
 std::unique_ptr<Trainer> make_trainer(Network<T>& network, const Examples<T>& examples,
                                       int batch_size);

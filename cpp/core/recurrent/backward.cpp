@@ -64,7 +64,7 @@ class BackwardRows {
       if (from < stop) head_backward(pass_, from, stop, rows_, local(from, 0));
       return;
     }
-    const Request<T>& r = pass_.request;
+    const TimeRequest<T>& r = pass_.request;
     const int H = shape_.hidden;
     for (int t = first_; t < stop; ++t)
       for (int i = rows_.begin; i < std::min(rows_.end, schedule_.count(t)); ++i) {
@@ -114,7 +114,6 @@ class BackwardRows {
       std::memcpy(pass_.alpha(l, t) + rows_.begin * pass_.sizes.gates,
                   pass_.gates(l, t) + rows_.begin * pass_.sizes.gates,
                   (there - rows_.begin) * pass_.sizes.gates * sizeof(T));
-    if (pass_.request.flow) add_carry(l, t, there);
     call_by_kind(l, t, {rows_.begin, split}, false, factor);
     call_by_kind(l, t, {split, there}, true, 1);
   }
@@ -136,6 +135,7 @@ class BackwardRows {
     const std::ptrdiff_t ld = pass_.sizes.hidden, at = rows.begin * ld;
     CellBackward<T> b{};
     b.rows = rows.end - rows.begin;
+    b.lone = schedule_.rows() == 1;
     b.H = shape_.hidden;
     b.slot = pass_.sizes.slot;
     b.recurrent = m.state_back;
@@ -177,6 +177,8 @@ class BackwardRows {
     else if (pass_.request.c_gradient)
       enter_c(b, l, rows);
     if (pass_.request.flow) want_flow(b, m.sums, pass_.place(t) + rows.begin);
+    b.carry_sums = m.carry_sums;
+    b.carry_row = rows.begin;
     pass_.cell().backward(b);
     note_step(pass_, l, t, rows, b.delta_squares);
   }
@@ -234,17 +236,6 @@ class BackwardRows {
     for (LayerMemory<T>& m : pass_.work.layers)
       for (int group = rows_.begin / kRowGroup; group * kRowGroup < rows_.end; ++group)
         std::memset(m.carry_sums + group * pass_.sizes.slot, 0, pass_.sizes.slot * sizeof(T));
-  }
-
-  // f (lstm) or z (gru), before α takes its place.
-  void add_carry(int l, int t, int there) {
-    if (!shape_.carries()) return;
-    const std::ptrdiff_t slot = pass_.sizes.slot;  // that of f and that of z are both the second
-    for (int i = rows_.begin; i < there; ++i) {
-      T* const to = pass_.work.layers[l].carry_sums + i / kRowGroup * slot;
-      const T* const from = pass_.gates(l, t) + i * pass_.sizes.gates + slot;
-      for (std::ptrdiff_t j = 0; j < slot; ++j) to[j] += from[j];
-    }
   }
 
   TimePass<T>& pass_;

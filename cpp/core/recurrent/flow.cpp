@@ -11,6 +11,13 @@ constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
 // log2 of the root of Σ squares 4^exponent over rows; -inf for 0.
 template <class T>
 double log2_norm(const T* squares, const std::int32_t* exponents, int rows) {
+  double plain = 0;
+  bool alike = true;
+  for (int i = 0; i < rows; ++i) {
+    plain += double(squares[i]);
+    alike &= exponents[i] == exponents[0];
+  }
+  if (alike) return plain == 0 ? -HUGE_VAL : half_log2(plain, exponents[0]);
   std::int32_t largest = INT32_MIN;
   for (int i = 0; i < rows; ++i)
     if (!(squares[i] == 0)) largest = std::max(largest, exponents[i]);
@@ -34,13 +41,15 @@ class LayerFlow {
     const int n = schedule.count(t);
     const std::size_t at = std::size_t(l_) * schedule.steps() + t;
     if (n == 0) return;
-    const double elements = 0.5 * std::log2(double(n) * pass_.shape.hidden);
+    if (n != rows_) elements_ = 0.5 * std::log2(double(n) * pass_.shape.hidden);
+    rows_ = n;
     const FlowSums<T>& sums = m_.sums;
-    flow_.delta[at] = norm(sums.delta, t, n) - elements;
+    const double delta = norm(sums.delta, t, n);
+    flow_.delta[at] = delta - elements_;
     flow_.hidden[at] = log2_norm(m_.hidden_squares + pass_.place(t),
                                  m_.hidden_exponents.data() + pass_.place(t), n) -
-                       elements;
-    if (passes) note_gain(t, at);
+                       elements_;
+    if (passes) note_gain(t, at, delta);
   }
 
  private:
@@ -49,16 +58,16 @@ class LayerFlow {
   }
 
   // From step t to the step before, of the rows that both have.
-  void note_gain(int t, std::size_t at) {
+  void note_gain(int t, std::size_t at, double delta) {
     const bool into_state = t == 0;
-    const int n = into_state ? pass_.schedule.count(0)
-                             : std::min(pass_.schedule.count(t), pass_.schedule.count(t - 1));
+    const int there = pass_.schedule.count(t);
+    const int n = into_state ? there : std::min(there, pass_.schedule.count(t - 1));
     if (n == 0) return;
     const auto before = [&](const T* of_step, const T* of_state) {
       return into_state ? log2_norm(of_state, m_.exponent.data(), n) : norm(of_step, t - 1, n);
     };
     const FlowSums<T>& sums = m_.sums;
-    const double delta = norm(sums.delta, t, n);
+    if (n < there) delta = norm(sums.delta, t, n);
     flow_.gain[at] = before(sums.passed, m_.first.passed) - delta;
     switch (pass_.shape.cell) {
       case Cell::lstm: {
@@ -81,6 +90,8 @@ class LayerFlow {
   const int l_;
   const LayerMemory<T>& m_;
   TimeFlowColumns& flow_;
+  int rows_ = 0;
+  double elements_ = 0;  // half the log2 of how many the rows have
 };
 
 }  // namespace

@@ -98,6 +98,7 @@ class ForwardRows {
       const std::ptrdiff_t ld = pass_.sizes.hidden, at = rows_.begin * ld;
       CellForward<T> f{};
       f.rows = rows;
+      f.lone = schedule_.rows() == 1;
       f.H = shape_.hidden;
       f.slot = pass_.sizes.slot;
       f.recurrent = m.state;

@@ -209,8 +209,9 @@ class GradientTasks {
 
 template <class T, class Blocks>
 void make_gradients(const TimePass<T>& pass, const LayerGradient<T>& layer, const Blocks& blocks) {
-  const int groups = std::min(pass.threads, layer.tasks());
-  parallel_for(groups, groups, [&](int group, int thread) {
+  // As row_tasks(): two a thread, though each packs the operands for itself.
+  const int groups = pass.threads == 1 ? 1 : std::min(2 * pass.threads, layer.tasks());
+  parallel_for(groups, pass.threads, [&](int group, int thread) {
     GradientTasks<T> tasks(pass, layer, first_task(layer.tasks(), group, groups),
                            first_task(layer.tasks(), group + 1, groups), pass.work.scratch[thread]);
     blocks([&](const BlockOfRows<T>& block) { tasks.add(block); });

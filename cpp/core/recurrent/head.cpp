@@ -73,7 +73,7 @@ bool scaled_loss(const TimePass<T>& pass, int row, int t, LossRow<T> of_row, T* 
 // A row's output as it stands in memory, to whoever wants it.
 template <class T>
 void finish_output(TimePass<T>& pass, int row, int t, T* out) {
-  const Request<T>& r = pass.request;
+  const TimeRequest<T>& r = pass.request;
   const int top = pass.shape.layers - 1, O = pass.shape.outputs;
   for (int j = 0; j < O; ++j) out[j] += pass.head.bias[j];
   if (r.output.data) std::memcpy(r.output.at(pass.schedule, row, t), out, O * sizeof(T));

@@ -71,7 +71,7 @@ void RecurrentLayer<T>::backward(KeptPass<T>& kept, const LayerGradients<T>& in,
   const FlushSubnormals flush;
   TimePass<T>& pass = kept.pass;
   const int steps = pass.schedule.steps();
-  Request<T>& r = pass.request;
+  TimeRequest<T>& r = pass.request;
   const StepRows<const T> x = r.x;
   r = {};
   r.x = x;

@@ -33,7 +33,7 @@ struct StepRows {
 
 // What a pass reads and writes of its caller's. Rows have no padding. Null: not wanted.
 template <class T>
-struct Request {
+struct TimeRequest {
   StepRows<const T> x;
   bool again = false;  // the state before is in memory from the same pass before
   // of each layer (L, B, H); null: zeros
@@ -126,7 +126,7 @@ struct TimePass {
 
   Schedule schedule;
   TimeWorkspace<T> work;
-  Request<T> request;
+  TimeRequest<T> request;
   int threads = 1;   // of this pass
   int chunk = 1;     // steps that a thread takes through a layer before the next
   int first = 0;     // the first step in memory

@@ -57,7 +57,7 @@ void Recurrent<T>::begin(TimePass<T>& pass, const Sequences<T>& batch, int steps
   prepare(pass, batch.rows, steps, training, sliding, flow);
   pack_weights(pass, training);
   pass.schedule.arrange(batch.rows, batch.steps, batch.lengths, !all);
-  Request<T>& r = pass.request = {};
+  TimeRequest<T>& r = pass.request = {};
   r.x = all_steps(batch.x, batch.steps, shape.inputs, true);
   r.h_before = batch.h;
   r.c_before = batch.c;

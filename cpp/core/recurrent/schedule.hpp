@@ -11,9 +11,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace vegrad {
+#include "kernels/cell_table.hpp"
 
-constexpr int kRowGroup = 4;  // rows that are never parted among threads
+namespace vegrad {
 
 class Schedule {
  public:

@@ -11,6 +11,7 @@
 // What it leaves out: where threads come from and how they sleep (threads.cpp).
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -28,6 +29,10 @@ using Clock = std::chrono::steady_clock;
 // two passes, shorter than anybody notices.
 constexpr int kLooks = 300, kPauses = 800;
 constexpr std::chrono::microseconds kNap{20};
+
+// One that waits for others' last tasks looks for at most so long before it naps: who has lost its
+// core to another process can then go on here.
+constexpr std::chrono::microseconds kPatience{200};
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -113,9 +118,9 @@ class TaskLoop {
       }
       return sum == std::uint64_t(loop.tasks);
     };
-    // A thread that holds a task for longer than all that was done here has lost its core to
-    // another process: leave it this one.
-    const Clock::time_point patient_until = end + (end - begin);
+    // A thread that holds a task for longer than all that was done here, or for very long, has lost
+    // its core to another process: leave it this one.
+    const Clock::time_point patient_until = end + std::min<Clock::duration>(end - begin, kPatience);
     while (!spin(done))
       if (Clock::now() > patient_until) std::this_thread::sleep_for(kNap);
     finished_.store(loop.number, std::memory_order_relaxed);

@@ -24,10 +24,12 @@ from vegrad.cli.task import build_network, build_task, counted, described, load_
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
 from vegrad.datasets import Dataset
 from vegrad.networks.treatment import Cure, cure
+from vegrad.optim import Adam
 from vegrad.reports import cure as report
 from vegrad.treatment.budget import BUDGET
 
 DEMO_GOAL = 0.9  # accuracy that the demo wants to reach
+DEMO_RATE, DEMO_STEPS = 0.01, 1000  # of its recurrent network
 treat = cast(Callable[..., Cure], cure)  # takes either kind of network
 
 
@@ -70,8 +72,18 @@ def run(options: argparse.Namespace) -> int:
 def demonstrate(options: argparse.Namespace, data: Dataset) -> Cure:
     """Cure the network of the demo."""
     network = build_network(options, data, data.loss)
+    more: dict[str, object] = {}
+    if options.cell:
+        more = {"optimizer": Adam(DEMO_RATE), "steps": DEMO_STEPS}
     with spinner(options, "looking for the smallest change that trains"):
-        return treat(network, data.x, data.target(data.loss), goal=DEMO_GOAL, seed=options.seed)
+        return treat(
+            network,
+            data.x,
+            data.target(data.loss),
+            goal=DEMO_GOAL,
+            seed=options.seed,
+            **more,
+        )
 
 
 def show(options: argparse.Namespace, found: Cure) -> None:

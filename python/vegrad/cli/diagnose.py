@@ -36,7 +36,7 @@ from vegrad.reports.protocols import ShownTimeFlow
 
 Group = argparse._ArgumentGroup
 DEMO = {"depth": 50, "activation": "sigmoid", "init": "glorot_uniform"}
-RECURRENT_DEMO = {"cell": "lstm", "data": "temporal_order:60", "width": 32}
+RECURRENT_DEMO = {"cell": "lstm", "data": "temporal_order:120", "width": 32}
 PICTURE, RECURRENT_PICTURE = "vegrad-flow.png", "vegrad-flow-through-time.png"
 FORMATS = ("text", "json", "github")
 Files = dict[str, str | None]

@@ -20,7 +20,7 @@ from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Cell, Chain, Reading
 from vegrad.flow.trend import Trend
-from vegrad.flow.wording import DECADE, power, times
+from vegrad.flow.wording import DECADE, listed, power, times
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
 FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
@@ -249,7 +249,7 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
     if reading.modules:
         return _modules_looked_at(reading)
     if reading.cells:
-        return "; ".join(_cell_looked_at(cell) for cell in reading.cells)
+        return _cells_looked_at(reading.cells)
     recorded = reading.gradients
     if recorded is None or trend is None:
         return "there is no chain of gradients to compare"
@@ -276,11 +276,13 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
     )
 
 
-def _cell_looked_at(cell: Cell) -> str:
-    own, fresh = reach(cell.sizes, cell.flat)
+def _cells_looked_at(cells: Sequence[Cell]) -> str:
+    fresh = [reach(cell.sizes, cell.flat)[1].steps for cell in cells]
+    names = listed([cell.label for cell in cells])
     return (
-        f"the gradient through time of {cell.label} reaches the last {own.steps} of the "
-        f"{len(cell.sizes)} steps looked at, with weights drawn anew the last {fresh.steps}"
+        f"the gradient of {names} goes back through time as far as weights drawn anew let it "
+        f"(a thousandth of it gets {min(fresh)} steps back), or farther; nothing says that the "
+        "task needs more"
     )
 
 

@@ -58,12 +58,24 @@ class TimeFlow:
             return np.asarray(np.logaddexp2(self.carry_log2, self.matrix_log2), np.float64)
 
     @property
+    def left_log2(self) -> FloatArray:
+        """log2 of what each step gets of the last step's gradient (L, T); nan if not measured.
+
+        That is δ over the last δ. Of an LSTM, of which δ shows only what comes through U, and where
+        the loss enters at each step, it is what the gains of the steps leave.
+        """
+        if not (self.every_step or self.through_cell):
+            last = self.delta_log2[:, -1:]
+            return self.delta_log2 - np.where(np.isfinite(last), last, np.nan)
+        back = np.cumsum(self.passed_log2[:, :0:-1], axis=1)[:, ::-1]
+        return np.concatenate([back, np.zeros((len(back), 1))], axis=1)
+
+    @property
     def reach(self) -> FloatArray:
         """Number of steps back from the last to where a thousandth of the gradient is left (L,).
 
-        Measured, where it lies within the steps: of δ, or where the loss enters at each step, of
-        what the gains leave of a gradient. Else 3 ln 10/-ln g with the mean gain g of the steps;
-        inf if the gradient does not shrink, nan if nothing was measured.
+        Measured, where it lies within the steps (`left_log2`). Else 3 ln 10/-ln g with the mean
+        gain g of the steps; inf if the gradient does not shrink, nan if nothing was measured.
         """
         return np.array([self._reach(layer) for layer in range(len(self.gain_log2))])
 
@@ -80,10 +92,7 @@ class TimeFlow:
         gains = gains[: int(measured.argmax()) if measured.any() else None]
         if not len(gains):
             return np.nan
-        sizes = np.concatenate([[0.0], np.cumsum(gains)])
-        if not self.every_step:
-            delta = self.delta_log2[layer, ::-1][: len(sizes)]
-            sizes = delta - delta[0]
+        sizes = self.left_log2[layer, ::-1][: len(gains) + 1]
         limit = log2(LEFT)
         beyond = np.flatnonzero(sizes <= limit)
         if len(beyond):

@@ -43,9 +43,10 @@ class Examiner:
     def begin(self, order: npt.NDArray[np.intp], batch_size: int) -> None:
         """Judge the network on its first batch, and the data where there is a NaN in it."""
         few = order[: min(max(batch_size, FEW), 4 * MANY)]
-        usual = self.network.is_usual(self.rows.take(few), self.constant)
-        if not usual and self.judged(few, resamples=0):
-            many = order[: min(max(batch_size, MANY), 4 * MANY)]
+        if self.network.is_usual(self.rows.take(few), self.constant):
+            return
+        many = order[: min(max(batch_size, MANY), 4 * MANY)]
+        if not self.network.few_tell or self.judged(few, resamples=0):
             self.found(self.judged(many, resamples=4))
 
     def judged(

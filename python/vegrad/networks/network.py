@@ -34,6 +34,8 @@ class Network:
 
     kind: ClassVar[str]
     """The name under which files hold networks of this class."""
+    few_tell: ClassVar[bool] = True
+    """True if a few rows show whatever is wrong; what targets depend on takes many."""
     config: Config
     """The arguments of the constructor, as plain JSON types."""
     _core: CoreNetwork | Recurrent

@@ -13,7 +13,7 @@ from vegrad.networks import sequences
 from vegrad.networks.network import Network
 from vegrad.networks.rows import Batch
 from vegrad.networks.sequence_rows import SequenceRows, Shape
-from vegrad.networks.sequences import Cuts, Lengths, State, window_of
+from vegrad.networks.sequences import Cuts, Lengths, State, Truncation, window_of
 
 STATES = {"tanh": 1, "relu": 1, "lstm": 2, "gru": 1}
 """The number of arrays that the state of a cell has: h, or h and c."""
@@ -23,6 +23,8 @@ Pass: TypeAlias = tuple[Array, Lengths | None, State | None]
 
 class RecurrentNetwork(Network):
     """A network whose rows are sequences, with a target at the last step or at each."""
+
+    few_tell = False
 
     @property
     def _every_step(self) -> bool:
@@ -58,6 +60,19 @@ class RecurrentNetwork(Network):
         shape = np.shape(cast(npt.ArrayLike, x))
         steps = shape[1] if len(shape) == 3 else 0
         return None, np.ascontiguousarray(chosen.factors(steps), np.float64)
+
+    def backward(
+        self,
+        x: object,
+        target: object,
+        *,
+        lengths: object = None,
+        state: object = None,
+        truncation: Truncation = None,
+        flow: bool = True,
+    ) -> float:
+        """Run a forward and a backward pass; return the loss and fill gradients and flow."""
+        raise NotImplementedError
 
     def rows(
         self, x: object, target: object, lengths: object = None, truncation: object = None

@@ -31,7 +31,7 @@ class SequenceData(ArrayData):
 
     @cached_property
     def lags(self) -> Lags | None:
-        """The steps, as all rows tell of them, that the targets depend on, where that can be asked."""
+        """The steps that the targets depend on, as all rows tell, where that can be asked."""
         return None if self.lengths is not None else Lags.of(self.x, self.target)
 
     def take(self, rows: Array) -> tuple[object, Array]:  # type: ignore[override]
@@ -86,7 +86,7 @@ class RecurrentSubject(NetworkSubject):
             theory: of no use here.
         """
         given, lengths = x if isinstance(x, tuple) else (x, None)
-        reading = read(self.network, given, target, lengths, seed)
+        reading = read(self.network, self.network.batch(given, target, lengths), seed)
         if reading.lags is None or not isinstance(self.data, SequenceData) or not len(self.data):
             return reading
         return replace(reading, lags=self.data.lags)  # of more rows than a batch has

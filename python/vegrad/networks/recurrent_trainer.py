@@ -1,4 +1,7 @@
-"""The steps of a recurrent network's training: one a batch, or one a window of its steps."""
+"""The steps of a recurrent network's training: one a batch, or one a window of its steps.
+
+Where a step takes whole sequences that are in memory, the loop is the core's.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,32 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import nan, sqrt
 from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from vegrad import _core
-from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.checks import Array, FloatArray, cast
 from vegrad.networks.sequence_rows import SequenceRows
 from vegrad.networks.sequences import State
+
+
+def trainer_of(core: _core.Recurrent, rows: SequenceRows, batch_size: int) -> Trainer:
+    """Return what takes steps on batches of these rows; x of another dtype is converted once."""
+    x, target = rows.parts[0], rows.targets[0]
+    whole = len(rows.bounds) == 1 and rows.cuts is None and len(rows) > 0
+    if not (whole and _in_memory(x) and _in_memory(target)):
+        return RecurrentTrainer(core, rows, batch_size)
+    assert isinstance(x, np.ndarray)
+    taken = np.ascontiguousarray(cast(x, rows.shape.dtype))
+    return _core.Trainer(
+        core, taken, np.ascontiguousarray(target), batch_size, rows.lengths, rows.window
+    )
+
+
+def _in_memory(array: object) -> bool:
+    return isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
 
 
 class RecurrentTrainer:
@@ -147,3 +168,6 @@ class RecurrentTrainer:
 
 def _copies(arrays: Mapping[str, Array]) -> list[Array]:
     return [array.copy() for array in arrays.values()]
+
+
+Trainer: TypeAlias = RecurrentTrainer | _core.Trainer

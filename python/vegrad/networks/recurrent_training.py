@@ -9,7 +9,7 @@ from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.history import History
 from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.sequences import Truncation
-from vegrad.networks.training import Callback, Options, train
+from vegrad.networks.training import Callback, Options, check_validation, train
 from vegrad.optim import Optimizer
 
 
@@ -80,6 +80,7 @@ def fit(
         resume,
         on_finding,
     )
+    check_validation(validation, 2, 3)
     rows = network.rows(x, target, lengths, truncation)
     held = None if validation is None else network.batch(*validation)
     return train(network, rows, held, options)

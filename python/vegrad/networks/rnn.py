@@ -13,10 +13,10 @@ from vegrad.arrays.checks import Array, as_count, as_number
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Config, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_network import RecurrentNetwork
-from vegrad.networks.recurrent_reading import judge_data
-from vegrad.networks.recurrent_trainer import RecurrentTrainer
+from vegrad.networks.recurrent_trainer import Trainer, trainer_of
 from vegrad.networks.recurrent_training import fit
 from vegrad.networks.rows import Batch, Rows
+from vegrad.networks.sequence_reading import is_usual, judged
 from vegrad.networks.sequence_rows import SequenceRows, flat
 from vegrad.networks.sequences import State, Truncation
 from vegrad.networks.time_flow import TimeFlow
@@ -239,10 +239,10 @@ class RNN(RecurrentNetwork):
 
     # For a training ------------------------------------------------------------------------------
 
-    def trainer(self, rows: Rows, batch_size: int) -> RecurrentTrainer:
+    def trainer(self, rows: Rows, batch_size: int) -> Trainer:
         """Return what takes steps on batches of these rows, which `rows` has made."""
         assert isinstance(rows, SequenceRows)
-        return RecurrentTrainer(self._core, rows, batch_size)
+        return trainer_of(self._core, rows, batch_size)
 
     def loss_of(self, batch: Batch) -> float:
         """Return the loss of a batch that was checked."""
@@ -256,12 +256,12 @@ class RNN(RecurrentNetwork):
         return flat(output, batch.lengths), flat(batch.target, batch.lengths)
 
     def is_usual(self, batch: Batch, constant: float) -> bool:
-        """Return True if the loss is finite."""
-        return bool(np.isfinite(self.loss_of(batch)))
+        """Return True if one pass shows nothing that comes near to a limit of any rule."""
+        return is_usual(self, batch, constant)
 
     def judged(self, batch: Batch, resamples: int) -> tuple[Finding, ...]:
-        """Judge the data of a batch, as far as they are not finite."""
-        return judge_data(self.config, batch)
+        """Judge the network as it is by one pass over these rows."""
+        return judged(self, batch)
 
 
 def _as_size(argument: str, value: object) -> int:

@@ -7,31 +7,32 @@ from math import inf, isfinite, log2, nan
 
 import numpy as np
 
+from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norms
-from vegrad.flow.data import Compared
+from vegrad.diagnosis.judge import judge
+from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue
+from vegrad.flow.finding import Finding
 from vegrad.flow.lags import Lags
 from vegrad.flow.reading import Operation, Parameter, Reading
 from vegrad.flow.recurrence import LEAST_STEPS, MOST_ROWS, MOST_STEPS, PARTS, Recurrence
+from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks.reading import compared_outputs, first_nonfinite
-from vegrad.networks.recurrent_reading import nonfinite_data
-from vegrad.networks.rnn import RNN
+from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.rows import Batch
+from vegrad.networks.sequences import Lengths
 from vegrad.networks.vocabulary import RecurrentVocabulary
 
 
-def read(network: RNN, x: object, target: object, lengths: object, seed: int) -> Reading:
+def read(network: RecurrentNetwork, batch: Batch, seed: int = 0) -> Reading:
     """Run a network forward and back, which overwrites its gradients and flow, and read it.
 
     Args:
-        network: it.
-        x: (B, T, I).
-        target: as for `RNN.backward`.
-        lengths: likewise.
+        network: the network.
+        batch: arguments of its pass, which were checked.
         seed: of weights drawn anew.
     """
     config, vocabulary = network.config, RecurrentVocabulary()
-    batch = network.batch(x, target, lengths)
-    problem = nonfinite_data("x", batch) or nonfinite_data("target", batch)
+    problem = _nonfinite_data("x", batch) or _nonfinite_data("target", batch)
     if problem is not None:
         return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)
     loss = network.backward(batch.x, batch.target, lengths=batch.lengths)
@@ -55,7 +56,33 @@ def read(network: RNN, x: object, target: object, lengths: object, seed: int) ->
     )
 
 
-def _operations(network: RNN) -> tuple[Operation, ...]:
+def judged(network: RecurrentNetwork, batch: Batch) -> tuple[Finding, ...]:
+    """Judge a network as it is on these rows, by one pass."""
+    return judge(read(network, batch))
+
+
+# A first batch that need not be judged: its loss, in those of the best constant output, and limits
+# of its gradient's size at any step over that at the last, in log2.
+USUAL, SMALL, LARGE = 2.0, -10.0, 2.0
+
+
+def is_usual(network: RecurrentNetwork, batch: Batch, constant: float) -> bool:
+    """Return True if one pass shows nothing that comes near to a limit of any rule.
+
+    It takes a small part of the time of a judgement, which short trainings would feel. `constant`
+    is the loss of the best constant output.
+    """
+    loss = network.backward(batch.x, batch.target, lengths=batch.lengths)
+    if not loss < USUAL * constant:
+        return False
+    flow = network.flow
+    assert isinstance(flow, TimeFlow)
+    with np.errstate(invalid="ignore"):
+        sizes = np.cumsum(flow.passed_log2[:, :0:-1], axis=1)
+    return bool((sizes > SMALL).all() and (sizes < LARGE).all())
+
+
+def _operations(network: RecurrentNetwork) -> tuple[Operation, ...]:
     """Write down the pass: the layers, the head and the loss."""
     found = [
         Operation(network.config["cell"], f"rnn (layer {n})", (n - 1,), tuple(_names(n).values()))
@@ -71,7 +98,7 @@ def _names(layer: int) -> dict[str, str]:
     return {part: f"rnn.{PARTS[part]}_l{layer}" for part in ("ih", "hh", "b_ih", "b_hh")}
 
 
-def _parameters(network: RNN) -> dict[str, Parameter]:
+def _parameters(network: RecurrentNetwork) -> dict[str, Parameter]:
     """Measure the parameters and their gradients."""
     found, gradients = {}, network.gradients
     sizes, own = norms(network.parameters).tolist(), norms(gradients).tolist()
@@ -90,7 +117,7 @@ def _parameters(network: RNN) -> dict[str, Parameter]:
     return found
 
 
-def _cells(network: RNN, batch: Batch, seed: int) -> Iterator[Recurrence]:
+def _cells(network: RecurrentNetwork, batch: Batch, seed: int) -> Iterator[Recurrence]:
     """Look at each layer, on some rows of the last steps."""
     length = batch.x.shape[1]
     # The longer half of the rows, of which all have the steps that are looked at.
@@ -110,3 +137,34 @@ def _cells(network: RNN, batch: Batch, seed: int) -> Iterator[Recurrence]:
         cell = Recurrence("rnn", network.config["cell"], names, own, x, steps)
         x = cell.look(seed)
         yield cell
+
+
+# The data ---------------------------------------------------------------------------------------
+
+
+def _nonfinite_data(name: str, batch: Batch) -> NonFiniteData | None:
+    """Return the first value of x or the target that is not finite, by row and step among all.
+
+    What lies beyond a row's length counts nowhere.
+    """
+    values = batch.x if name == "x" else batch.target
+    bad = ~np.isfinite(values)
+    if batch.lengths is not None and values.ndim == batch.x.ndim:
+        bad &= _there(batch.lengths, values)
+    if not bad.any():
+        return None
+    row, *rest = (int(n) for n in np.argwhere(bad)[0])
+    number = row if batch.rows is None else int(batch.rows[row])
+    return NonFiniteData(
+        "data" if name == "x" else "target",
+        name,
+        NonFiniteValue((number, *rest), float(values[(row, *rest)]), int(bad.sum())),
+        rows=int(bad.reshape(len(bad), -1).any(axis=1).sum()),
+        of=len(values),
+        steps=values.ndim == batch.x.ndim,
+    )
+
+
+def _there(lengths: Lengths, values: Array) -> Array:
+    """Return True where a row has the step (B, T, 1)."""
+    return (np.arange(values.shape[1]) < lengths[:, None])[..., None]

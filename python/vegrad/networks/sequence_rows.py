@@ -114,12 +114,19 @@ class SequenceRows(Rows):
         else:
             self.targets = [self._as_target(target, self.rows, self.total, self.lengths)]
 
-    def _as_target(self, target: object, rows: int, steps: int, lengths: Lengths | None) -> Array:
+    def _as_target(
+        self,
+        target: object,
+        rows: int,
+        steps: int,
+        lengths: Lengths | None,
+        part_of: tuple[Array, int] | None = None,
+    ) -> Array:
         shape = self.shape
         if not shape.every_step:
             return as_target(target, rows, shape.outputs, shape.dtype, shape.loss)
         return sequences.as_targets(
-            target, rows, steps, lengths, shape.outputs, shape.dtype, shape.loss
+            target, rows, steps, lengths, shape.outputs, shape.dtype, shape.loss, part_of
         )
 
     def __len__(self) -> int:
@@ -180,7 +187,7 @@ class SequenceRows(Rows):
             target = self._cut(self.targets, rows, begin, end)
         else:
             target = as_array(self.targets[0], "target")[rows]
-        wanted = self._as_target(target, len(rows), end - begin, lengths)
+        wanted = self._as_target(target, len(rows), end - begin, lengths, (rows, begin))
         return Batch(x, wanted, lengths, rows)
 
     def _cut(self, parts: Sequence[object], rows: Array, begin: int, end: int) -> Array:

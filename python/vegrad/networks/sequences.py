@@ -102,28 +102,38 @@ def as_targets(
     outputs: int,
     dtype: npt.DTypeLike,
     loss: str,
+    part_of: tuple[Array, int] | None = None,
 ) -> Array:
     """Return the targets of `loss`, one a step of each row.
 
     For cross_entropy they are int64 labels (rows, steps), else values of `dtype` and one axis more,
     which may be missing if there is one output. What lies beyond a row's length may be anything.
+    Where they are a part of more, `part_of` has the numbers of its rows and its first step.
     """
     array = as_array(value, "target")
     check_targets(array, rows, steps, outputs, loss)
     if loss == "cross_entropy":
         _check_inside(
-            array, (array >= 0) & (array < outputs), lengths, f"labels from 0 to {outputs - 1}"
+            array,
+            (array >= 0) & (array < outputs),
+            lengths,
+            f"labels from 0 to {outputs - 1}",
+            part_of,
         )
         return np.ascontiguousarray(array, np.int64)
     array = array.reshape(rows, steps, outputs)
     if loss == "binary_cross_entropy":
         inside = (array >= 0) & (array <= 1) | np.isnan(array)
-        _check_inside(array, inside, lengths, f"in [0, 1] for {loss}")
+        _check_inside(array, inside, lengths, f"in [0, 1] for {loss}", part_of)
     return cast(array, dtype)
 
 
 def _check_inside(
-    array: Array, inside: npt.NDArray[np.bool_], lengths: Lengths | None, wanted: str
+    array: Array,
+    inside: npt.NDArray[np.bool_],
+    lengths: Lengths | None,
+    wanted: str,
+    part_of: tuple[Array, int] | None,
 ) -> None:
     """Check that targets (B, T, …) are inside a range, where a row has that step."""
     if inside.all():
@@ -133,7 +143,10 @@ def _check_inside(
         inside |= beyond.reshape(*beyond.shape, *[1] * (array.ndim - 2))
     if not inside.all():
         place = tuple(int(n) for n in np.argwhere(~inside)[0])
-        where = ", ".join(map(str, place))
+        row, step, *rest = place
+        if part_of is not None:
+            row, step = int(part_of[0][row]), part_of[1] + step
+        where = ", ".join(map(str, (row, step, *rest)))
         raise ValueError(f"target must be {wanted}, but target[{where}] is {array[place]}")
 
 

@@ -89,9 +89,19 @@ def fit(
         resume,
         on_finding,
     )
+    check_validation(validation, 2)
     rows = Rows(*network.checked(x, target))
     held = None if validation is None else Batch(*network.checked(*validation))
     return train(network, rows, held, options)
+
+
+def check_validation(held: object, *counts: int) -> None:
+    """Raise TypeError unless the data held out for validation, if any, have so many parts."""
+    if held is None or (isinstance(held, tuple | list) and len(held) in counts):
+        return
+    wanted = "(x, target)" + " or (x, target, lengths)" * (3 in counts)
+    got = f"{len(held)} arrays" if isinstance(held, tuple | list) else type(held).__name__
+    raise TypeError(f"validation must be {wanted}, not {got}")
 
 
 @dataclass

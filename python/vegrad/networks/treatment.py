@@ -96,7 +96,8 @@ def cure(
         patient = RecurrentSubject(clone(network), sequences, optimizer, seed)
         wanted = patient.rows().wanted
         aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
-        return _searched(patient, Plan(aim, steps, batch_size, seed, budget), tell)
+        plan = Plan(aim, steps, batch_size, seed, budget, whole=True)
+        return _searched(patient, plan, tell)
     if lengths is not None:
         raise ValueError("lengths go with a vegrad.RNN, not with a vegrad.MLP")
     data = ArrayData(*network.checked(x, target), numeric=numeric)

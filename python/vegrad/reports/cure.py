@@ -12,13 +12,14 @@ from vegrad.reports.protocols import Comparison, ShownDiagnosis
 
 WIDTH = 80
 MOST = 8  # attempts shown in full
-DONE = "✓"
-RESULTS = {  # by how an attempt's training ended
+DONE, NONE = "✓", "–"
+RESULTS = {  # by how an attempt ended
     "reached": "no better",
     "luck": "by luck",
     "slow": "too slow",
     "learns-nothing": "too slow",
     "diverged": "diverges",
+    "out-of-reach": "no reach",
 }
 
 Pair = tuple[float, float]  # without and with the cure, or before and after
@@ -156,17 +157,20 @@ def details(outcome: ShownOutcome, width: int = WIDTH, *, about: Sequence[str] =
 def attempts(tried: Sequence[ShownAttempt], width: int = WIDTH) -> list[str]:
     """Write a row for each attempt that changed something, and why clipping is no cure.
 
-    A narrow terminal has no room for the gradient's column and that of the steps.
+    A narrow terminal has no room for the gradient's column and that of the steps. Where no layers
+    form a chain, there is no first and last one to compare.
     """
     rows = [row(attempt) for attempt in tried if attempt.after is not None]
+    chains = any(left != NONE for _, left, *_ in rows)
     lines = []
     if rows:
-        lines.append(_columns("tried", "first/last", "steps", "loss", "result", width))
+        chain = "first/last" if chains else ""
+        lines.append(_columns("tried", chain, "steps", "loss", "result", width))
     shown = rows if len(rows) <= MOST else [*rows[: MOST - 2], *rows[-2:]]
     for place, (name, left, steps, loss, result) in enumerate(shown):
         if len(rows) > MOST and place == MOST - 2:
             lines.append(f"  ⋮  {len(rows) - MOST} more")
-        lines.append(_columns(name, left, steps, loss, result, width))
+        lines.append(_columns(name, left if chains else "", steps, loss, result, width))
     for attempt in tried:
         if attempt.ended == "impossible":
             lines += _filled(attempt.why, f"{attempt.name}: ", width)
@@ -178,18 +182,19 @@ def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
     after = attempt.after
     if attempt.accepted:
         result = DONE
-    elif attempt.steps:
+    elif attempt.steps or attempt.ended == "out-of-reach":
         result = RESULTS[attempt.ended]
     else:
         result = "–" if after is None or after.healthy else after.verdict
     loss = "" if isnan(attempt.loss[0]) else f"{attempt.loss[0]:.3g} → {attempt.loss[1]:.3g}"
     steps = str(attempt.steps) if attempt.steps else "–"
-    return attempt.name, "–" if after is None else _chain(after), steps, loss, result
+    return attempt.name, NONE if after is None else _chain(after), steps, loss, result
 
 
 def _columns(name: str, chain: str, steps: str, loss: str, result: str, width: int) -> str:
-    numbers = f"{chain:>11}{steps:>7}" if width >= WIDTH else ""
-    room = min(34, width - len(numbers) - 28)
+    numbers = f"{chain:>11}{steps:>7}" if chain else f"{steps:>7}"
+    numbers = numbers if width >= WIDTH else ""
+    room = min(34 if chain else 45, width - len(numbers) - 28)
     name = textwrap.shorten(name, room - 1, placeholder="…")
     return f"{name:<{room}}{numbers}{loss:>16}  {result}"
 
@@ -208,7 +213,7 @@ def proof(shown: ShownProof, width: int = WIDTH) -> list[str]:
 
 
 def _chain(diagnosis: ShownDiagnosis) -> str:
-    return "–" if diagnosis.flow is None else power(diagnosis.flow.chain_log10)
+    return NONE if diagnosis.flow is None else power(diagnosis.flow.chain_log10)
 
 
 def _percent(share: float) -> str:

@@ -231,6 +231,10 @@ class ShownTimeFlow(Protocol):
         """log2 of what a step passes on of a gradient from later ones (L, T)."""
 
     @property
+    def left_log2(self) -> FloatArray:
+        """log2 of what each step gets of the last step's gradient (L, T)."""
+
+    @property
     def carry_log2(self) -> FloatArray:
         """The part of the gain that is carried (L, T)."""
 

@@ -61,7 +61,8 @@ def text(flow: ShownTimeFlow, width: int = WIDTH) -> str:
             line += f"{longest:>28}"
         lines.append(line)
     entry = "at each step" if flow.every_step else "at the last step"
-    said = f"{steps} steps; the loss enters {entry}. Reach: to a thousandth of the size."
+    entry = f"{steps_of(steps)}; the loss enters {entry}"
+    said = f"{entry}. Reach: to a thousandth of the size."
     return "\n".join([*lines, "", textwrap.fill(said, width)])
 
 
@@ -108,26 +109,23 @@ def draw(flow: ShownTimeFlow) -> Figure:
         axes.set_axisbelow(True)
     for axes in (top, *panels):
         axes.tick_params(colors=INK, labelsize=9)
+    for axes in (top, lower):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     top.set_xlim(-0.5, steps - 0.5)
     top.tick_params(labelbottom=False)
     return figure
 
 
 def left_over(flow: ShownTimeFlow) -> FloatArray:
-    """Return log10 of what each step gets of the last step's gradient (L, T); nan: nothing known.
-
-    Where the loss enters at each step, δ holds the steps' own losses as well. The gains then tell
-    what is left of the last one's.
-    """
-    if not flow.every_step:
-        return decades(flow.delta_log2 - flow.delta_log2[:, -1:])
-    back = np.cumsum(flow.passed_log2[:, :0:-1], axis=1)[:, ::-1]
-    return decades(np.concatenate([back, np.zeros((len(back), 1))], axis=1))
+    """Return log10 of what each step gets of the last step's gradient (L, T); nan: not known."""
+    return decades(flow.left_log2)
 
 
 def headline(flow: ShownTimeFlow) -> str:
     """Say in a sentence how far back the gradient reaches."""
     reach, steps = flow.reach, flow.gain_log2.shape[1]
+    if steps == 1:
+        return "There is one step, from which no gradient goes back"
     if not np.isfinite(reach).any():
         grows = bool((reach == inf).any())
         return "The gradient does not shrink on its way back" if grows else "No gradient goes back"
@@ -166,11 +164,12 @@ def _draw_sizes(axes: Axes, flow: ShownTimeFlow, sizes: FloatArray) -> None:
     axes.axhline(GONE, color=ALARM, linewidth=1)
     axes.text(0.005, GONE, "a thousandth", color=ALARM, fontsize=9, va="bottom",
               transform=axes.get_yaxis_transform())  # fmt: skip
-    for layer in range(layers):
-        colour, reach = LINES[layer % len(LINES)], float(flow.reach[layer])
+    named = {round(layer) for layer in np.linspace(0, layers - 1, len(LINES))}
+    for layer, colour in enumerate(_colours(layers)):
+        reach = float(flow.reach[layer])
         what = "its reach has no end" if reach == inf else f"reach {steps_of(reach)}"
-        label = f"layer {layer}: {what}"
-        axes.plot(sizes[layer], color=colour, linewidth=1.8, label=label if layer < 6 else None)
+        label = f"layer {layer}: {what}" if layer in named else None
+        axes.plot(sizes[layer], color=colour, linewidth=1.8, label=label)
         if isfinite(reach) and reach <= steps - 1:
             place = steps - 1 - reach
             axes.plot([place, place], [GONE, 0], color=colour, linewidth=1, linestyle=":")
@@ -179,7 +178,16 @@ def _draw_sizes(axes: Axes, flow: ShownTimeFlow, sizes: FloatArray) -> None:
     axes.set_ylim(low, max(high, 0.5))
     axes.set_ylabel("log10 of what is left", color=INK)
     axes.set_xlabel("step", color=INK)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
+    axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=9, labelcolor=INK)
+
+
+def _colours(layers: int) -> list[str]:
+    """Return a colour for each layer: of many, from dark for the lowest to pale."""
+    if layers <= len(LINES):
+        return list(LINES[:layers])
+    maps = importlib.import_module("matplotlib").colormaps
+    hex_of = importlib.import_module("matplotlib.colors").to_hex
+    return [hex_of(maps["viridis"](0.9 * layer / (layers - 1))) for layer in range(layers)]
 
 
 def _draw_gains(axes: Axes, flow: ShownTimeFlow, gated: bool) -> None:
@@ -214,13 +222,13 @@ def _draw_time_scales(axes: Axes, flow: ShownTimeFlow) -> None:
     low = min(float(known.min()), steps) / 1.3
     edges = np.geomspace(low, max(float(known.max()), steps) * 1.3, 28)
     layers = [row[np.isfinite(row)] for row in scales]
-    colours = [LINES[layer % len(LINES)] for layer in range(len(layers))]
-    axes.hist(layers, bins=edges, stacked=True, color=colours)
+    axes.hist(layers, bins=edges, stacked=True, color=_colours(len(layers)))
     axes.set_xscale("log")
     axes.margins(y=0.15)
     axes.axvline(steps, color=INK, linewidth=1, linestyle=":")
-    axes.text(steps, 0.94, f"{steps} steps ", color=INK, fontsize=9, ha="right",
+    axes.text(steps, 0.94, f"{steps_of(steps)} ", color=INK, fontsize=9, ha="right",
               transform=axes.get_xaxis_transform())  # fmt: skip
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set_xlabel("-1/ln of the mean gate, in steps", color=INK)
     axes.set_ylabel("units", color=INK)

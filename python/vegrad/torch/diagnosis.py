@@ -13,6 +13,7 @@ from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
+from vegrad.flow.reading import Reading
 from vegrad.reports import notebook
 from vegrad.reports.text import text
 from vegrad.torch import models
@@ -108,7 +109,13 @@ def diagnose(
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
     reading = read(model, loss_fn, x, target, resamples=count, seed=seed)
-    reading = replace(reading, memory=as_count("memory", memory))
+    return judged(replace(reading, memory=as_count("memory", memory)), history, ignored)
+
+
+def judged(
+    reading: Reading, history: History | None = None, ignored: Collection[str] = ()
+) -> Diagnosis:
+    """Return the diagnosis of a reading, in the form that its modules ask for."""
     if reading.chain is not None:
         names = reading.chain.names
         return ModelDiagnosis.of(reading, history, ModelSubject, modules=names).ignoring(ignored)

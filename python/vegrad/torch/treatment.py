@@ -17,14 +17,15 @@ from vegrad.arrays.checks import Array, as_count
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.edits import is_in_place
+from vegrad.flow.lags import MOST_ROWS, Lags
 from vegrad.flow.recurrence import IN_TIME
 from vegrad.flow.subject import Refusal
 from vegrad.torch import models, settings
 from vegrad.torch.answers import Answers, Lenient, answers, goal_of
-from vegrad.torch.diagnosis import check, diagnose
+from vegrad.torch.diagnosis import check, diagnose, judged
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.loss_kinds import is_fitted, is_looked_at, is_of_differences, is_sum
-from vegrad.torch.reading import passes
+from vegrad.torch.reading import cells, passes
 from vegrad.torch.reading.passes import Loss
 from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.rows import are_independent
@@ -74,11 +75,14 @@ class ModelCure(Outcome):
         return super().to_dict() | {"learning_rate": self.learning_rate, "clip": self.clip}
 
 
+@dataclass
 class CurableModel(ModelSubject):
     """A model with its loss, the data and the optimizer that it is trained with."""
 
     noun = "model"
     early = len(EARLY)
+    lags: Lags | None = None
+    """Data of more rows than a diagnosis has, which tell of the steps that targets depend on."""
 
     def prepared(self) -> Self:
         """Return a copy to search with: of plain layers, and with an optimizer that was checked."""
@@ -88,9 +92,10 @@ class CurableModel(ModelSubject):
 
     def diagnosed(self, x: Any, target: Any, *, theory: bool) -> Diagnosis:
         """Diagnose it on a batch, without resampling."""
-        found = diagnose(self.model, self.loss_fn, x, target, resamples=0)
-        self.chain = None if found.reading is None else found.reading.chain
-        return found
+        reading = self.read(x, target, resamples=0, seed=0)
+        if reading.lags is not None and self.lags is not None:
+            reading = replace(reading, lags=replace(self.lags, entering=reading.lags.entering))
+        return judged(reading)
 
     def thoroughly(self, x: Any, target: Any) -> tuple[Diagnosis, float]:
         """Diagnose it beside draws of new weights too; return what that costs, in rows.
@@ -113,9 +118,13 @@ class CurableModel(ModelSubject):
 
     def looking(self, rows: int) -> float:
         """Return what a diagnosis costs, in rows that go forward and back."""
+        return LOOKING * rows + (IN_TIME if self.is_recurrent else 0)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """True if there are modules that go through time."""
         kinds = nn.RNNBase | nn.RNNCellBase
-        recurrent = any(isinstance(one, kinds) for one in self.model.modules())
-        return LOOKING * rows + (IN_TIME if recurrent else 0)
+        return any(isinstance(one, kinds) for one in self.model.modules())
 
     def trainer(
         self, history: History, *, batch_size: int, gauge_every: int, seed: int
@@ -253,7 +262,8 @@ def _searched(
 ) -> ModelCure:
     """Look at the first rows for the goal, and search for what reaches it."""
     data, loss_fn = given.data, given.loss_fn
-    drawn = np.random.default_rng(plan.seed).permutation(len(data))[:FIRST]
+    every = np.random.default_rng(plan.seed).permutation(len(data))
+    drawn = every[:FIRST]
     x, target = data.take(drawn)
     first = _first_answers(given, x, target)
     if first is None:
@@ -274,8 +284,12 @@ def _searched(
     if table is not None:
         goal = attainable(*table, goal)
     del first  # memory
-    plan = replace(plan, goal=goal)
+    plan = replace(plan, goal=goal, whole=given.is_recurrent)
     with models.untouched(given.model, loss_fn):
+        if given.is_recurrent and len(data) > 1:
+            some = every[:MOST_ROWS]
+            given.lags = cells.lags_of_rows(given.model, *data.take(some))
+            spent += FORWARD * len(some)
         search = Search(given, plan, given.thoroughly, tell=tell)
         search.budget.passed += spent
         outcome, treatment = search.run()

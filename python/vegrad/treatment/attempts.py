@@ -138,7 +138,8 @@ class Attempts:
         why, how = "", "no-better"
         if not treatment.is_of_training:
             why = worse(before, after, scaled=treatment.scales, said=remedy.said)
-            why = why or ("" if treatment.scales else unreached(after))
+            if not why and not treatment.scales:
+                why, how = unreached(after), "out-of-reach"
         if not why and not self._worth_a_trial():
             why, how = "no passes are left to train it", "no-passes"
         if why:

@@ -90,17 +90,24 @@ class Budget:
         """Train again with the rows in another order; return that if it misses the goal.
 
         Where the training is what was changed, the goal must also be held for some time: too high
-        a rate may lose it again. None, too, where nothing is left to spend on it.
+        a rate may lose it again. None, too, where nothing is left to spend on it; but a rate that
+        must hold the goal for a whole training has then not done so.
         """
-        steps = trial.history.steps
+        steps, rate = trial.history.steps, trial.treatment.is_of_training
+        whole = rate and self.plan.whole
         if not self.room(steps):
-            return None
+            return trial if whole else None
         again = replace(trial, seed=trial.seed + 1, points=[], history=History(), passed=0.0)
         self.again.append(again)
         most = max(AGAIN * steps, self.plan.steps // 5)
         again.train(most, lambda trial: hopeless(trial) or not self.room(steps))
-        if again.reached and trial.treatment.is_of_training:
-            self._hold(again, again.history.steps + max(steps, self.plan.steps // 4))
+        if again.reached and rate:
+            until = again.history.steps + max(steps, self.plan.steps // 4)
+            until = self.plan.steps if whole else until
+            self._hold(again, until)
+            if whole:
+                held = again.history.steps >= until and again.way >= HELD
+                return None if held else again
             return None if again.way >= HELD or not self.room(steps) else again
         return None if again.reached or not self.room(steps) else again
 

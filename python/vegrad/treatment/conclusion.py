@@ -15,6 +15,8 @@ from vegrad.treatment.promise import ABOVE
 from vegrad.treatment.remedy import Treatment
 from vegrad.treatment.trial import Trial
 
+LEAST = 0.01  # of a guess's loss, that a change which does not reach the goal must gain
+
 
 def conclude(
     given: Treatment,
@@ -43,12 +45,15 @@ def conclude(
         trial = chosen.trial
         _catch_up(sick, trial.history.steps)
         proof = Proof(sick, trial, (before, chosen.after))
-        better = trial.reached or not proof.loss[0] <= proof.loss[1]
+        gained = proof.loss[0] - proof.loss[1]
+        better = trial.reached or not gained <= LEAST * abs(plan.goal.guess)
         # Classes may be right though the loss is worse than a guess's.
         above = proof.loss[0] > ABOVE * plan.goal.guess >= ABOVE * proof.loss[1]
         reached = sick.reached and not (above and trial.reached)
         if better and not reached:  # what works is left alone
-            treatment, reached, after = trial.treatment, trial.reached, chosen.after
+            treatment, after = trial.treatment, chosen.after
+            lost = plan.whole and attempts[chosen.place].ended == "luck"
+            reached = trial.reached and not lost
             why = "reached the goal" if reached else "the best, though short of the goal"
             attempts[chosen.place] = replace(attempts[chosen.place], accepted=True, why=why)
     size = budget.batch_size
@@ -119,7 +124,8 @@ def _summary(
         was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
         return f"cured: {was}{accepted.change}"
     if accepted is not None:
-        return f"improved, but short of {goal}: {accepted.change}"
+        short = "not to stay at" if accepted.ended == "luck" else "short of"
+        return f"improved, but {short} {goal}: {accepted.change}"
     if reached:
         but = "" if before.healthy else f"{before.verdict}, but "
         return f"nothing to cure: {but}the {noun} reaches {goal} as it is"

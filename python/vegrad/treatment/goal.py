@@ -62,6 +62,8 @@ class Plan:
     seed: int
     budget: float
     """The most to spend, in whole trainings."""
+    whole: bool = False
+    """True if another learning rate must hold the goal to the end of a training."""
 
 
 def check_lengths(steps: int, batch_size: int, budget: float) -> tuple[int, int]:

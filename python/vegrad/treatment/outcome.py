@@ -28,6 +28,7 @@ Ended = Literal[
     "learns-nothing",
     "diverged",
     "no-better",
+    "out-of-reach",
     "no-passes",
     "impossible",
 ]

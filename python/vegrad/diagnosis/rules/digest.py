@@ -14,6 +14,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.noted import Noted
 from vegrad.diagnosis.rules.long_steps import BLOCK, start_of
 
+NO_LOSS = 1e-12  # of a training that begins with nothing left to learn
 SWING = 0.1  # of all that the loss has lost: a rise below that is noise
 
 
@@ -119,7 +120,7 @@ class Digest:
         block = min(BLOCK, len(self.loss))
         means = self.loss[: len(self.loss) // block * block].reshape(-1, block).sum(axis=1) / block
         high = max(float(means.max()), float(self.loss[-block:].sum()) / block)
-        return high / self.start if isfinite(high) else inf
+        return high / max(self.start, NO_LOSS) if isfinite(high) else inf
 
     @cached_property
     def moves(self) -> list[float]:

@@ -31,6 +31,7 @@ from vegrad.flow.recurrence import (
     Recurrence,
     Weights,
 )
+from vegrad.torch.models import called
 
 Recurrent: TypeAlias = nn.RNNBase | nn.RNNCellBase
 
@@ -145,6 +146,13 @@ def lags(model: Module, calls: Calls, target: object) -> Lags | None:
     if len(entering) != len(x):
         return None
     return Lags.of(_plain(x.transpose(0, 1)), target.detach().cpu().numpy(), entering)
+
+
+def lags_of_rows(model: Module, x: object, target: object) -> Lags | None:
+    """Run a model forward on some rows, for what these tell of the steps that targets depend on."""
+    with heard(model) as calls, torch.no_grad():
+        called(model, x)
+    return lags(model, calls, target)
 
 
 def _suffixes(module: Recurrent) -> list[list[str]]:
