@@ -351,6 +351,19 @@ class Broken(Endless):
         raise OSError("in the middle")
 
 
+class Twice(Endless):
+    """Has one name for two buffers, which no real mapping has."""
+
+    def items(self) -> Any:
+        return [("a", np.ones(2)), ("a", np.ones(2))]
+
+
+def test_a_mapping_that_has_a_name_twice() -> None:
+    assert vegrad.norm([Twice()]) == 2.0
+    with pytest.raises(ValueError, match=r'params\[0\] must have the names of .* has no \["a"\]'):
+        vegrad.SGD(0.1).step([Twice()], [Twice()])
+
+
 def test_errors_inside_are_passed_on() -> None:
     for passed in ([A, Broken()], {"a": [Broken()]}):
         with pytest.raises(OSError, match="in the middle"):
