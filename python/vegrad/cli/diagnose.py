@@ -28,11 +28,8 @@ from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.site import Site
 from vegrad.networks.diagnosis import diagnose
-from vegrad.networks.rnn import RNN
 from vegrad.networks.treatment import Cure
 from vegrad.reports import text as report
-from vegrad.reports import time_flow
-from vegrad.reports.protocols import ShownTimeFlow
 
 Group = argparse._ArgumentGroup
 DEMO = {"depth": 50, "activation": "sigmoid", "init": "glorot_uniform"}
@@ -92,7 +89,7 @@ def _judge(
     files: Files = {"picture": None, "page": options.html}
     if options.plot is not None:
         with spinner(options, "drawing the picture"):
-            files["picture"] = _plot(task, diagnosis, options.plot)
+            files["picture"] = _plot(diagnosis, options.plot)
     if options.html is not None:
         told = descent.tell(options) if found is not None and options.cell is None else None
         _placed(diagnosis, data).to_html(options.html, proof=found and found.proof, descents=told)
@@ -139,16 +136,8 @@ def _rows(task: Task, options: argparse.Namespace) -> npt.NDArray[np.intp]:
     return np.sort(np.random.default_rng(options.seed).choice(count, wanted, replace=False))
 
 
-def _has_time_flow(task: Task, diagnosis: Diagnosis) -> bool:
-    """Tell if the network is recurrent and was run: not so if a value of the data is not finite."""
-    return isinstance(task.network, RNN) and diagnosis.loss is not None
-
-
-def _plot(task: Task, diagnosis: Diagnosis, path: str) -> str | None:
-    """Draw the flow through layers or through time, if the network was run."""
-    if isinstance(task.network, RNN) and _has_time_flow(task, diagnosis):
-        task.network.flow.plot(path)
-        return path
+def _plot(diagnosis: Diagnosis, path: str) -> str | None:
+    """Draw the flow, if the network was run."""
     if diagnosis.flow is None:
         return None
     diagnosis.plot(path)
@@ -171,8 +160,6 @@ def _print_numbers(
     every = options.all_layers or options.verbose
     print(f"\n{described(task.data, rows)}")
     print(report.measurements(diagnosis, all_layers=every, width=width()))
-    if _has_time_flow(task, diagnosis):
-        print(f"\n{time_flow.text(cast(ShownTimeFlow, task.network.flow), width())}")
     for finding in diagnosis.findings if options.verbose else ():
         print(f"\nevidence of {finding.kind}{f' ({finding.cause})' * bool(finding.cause)}")
         for name, value in finding.evidence.items():

@@ -20,12 +20,14 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
+from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
 from vegrad.reports import notebook
 from vegrad.reports.page import page, write
-from vegrad.reports.picture import Figure, plot
+from vegrad.reports.picture import Figure
 from vegrad.reports.protocols import Comparison
 from vegrad.reports.text import brief, text
+from vegrad.reports.time_picture import plot
 from vegrad.theory.expected import ExpectedFlow
 
 
@@ -35,9 +37,10 @@ class Diagnosis:
 
     `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
     are None where nothing was run because the data are not finite, or because only gradients or a
-    history were given. `expected` is what theory expects at initialization (None where it has no
-    say). `underflowed` and `overflowed` are the layers whose weight gradient the network's dtype
-    lost (to 0 or inf) although the flow knows its size. `measurement` has the gradients that
+    history were given; a recurrent network has no trend. `expected` is what theory expects of a
+    chain of layers at initialization (None where it has no say, and of recurrent networks).
+    `underflowed` and `overflowed` are the layers whose weight gradient the network's dtype lost (to
+    0 or inf) although the flow knows its size. `measurement` has the gradients that
     `diagnose_gradients` was given.
     """
 
@@ -47,7 +50,8 @@ class Diagnosis:
     config: Mapping[str, Any]
     """The network, described by name and value."""
     loss: float | None = None
-    flow: Flow | None = None
+    flow: Flow | TimeFlow | None = None
+    """Through the layers of a chain, or through the steps of a `vegrad.RNN`."""
     trend: Trend | None = None
     underflowed: tuple[int, ...] = ()
     overflowed: tuple[int, ...] = ()
@@ -89,7 +93,7 @@ class Diagnosis:
             reading=replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
             further=0 if reading.what_if is None else reading.what_if.passes,
             subject_of=subject_of,
-            **(_of_chain(chain) | more),
+            **({"flow": reading.time_flow} | _of_chain(chain) | more),
         )
 
     def ignoring(self, causes: Collection[str]) -> Self:
@@ -101,6 +105,16 @@ class Diagnosis:
         counts = Counter(finding.cause for finding in self.findings)
         ignored = {**self.ignored, **{name: counts[name] for name in as_ignored(causes)}}
         return replace(self, findings=without(self.findings, ignored), ignored=ignored)
+
+    @property
+    def layer_flow(self) -> Flow | None:
+        """The flow, if it is that of a chain of layers."""
+        return self.flow if isinstance(self.flow, Flow) else None
+
+    @property
+    def time_flow(self) -> TimeFlow | None:
+        """The flow, if it is that of a recurrent network."""
+        return self.flow if isinstance(self.flow, TimeFlow) else None
 
     @property
     def left_out(self) -> str:
@@ -221,18 +235,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON types; numbers that are not finite are None."""
-        names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")
-        content: dict[str, Any] = {name: getattr(self, name) for name in names}
-        content |= {"ignored": dict(self.ignored), "network": dict(self.config)}
-        content["findings"] = [finding.to_dict() for finding in self.findings]
-        content["trend"] = self.trend and vars(self.trend)
-        content["flow"] = self.flow and self.flow.to_dict()
-        expected = self.expected
-        content["expected"] = expected and {n: v.tolist() for n, v in vars(expected).items()}
-        if expected is not None and self.flow is not None:
-            content["expected"]["deviations"] = expected.deviations(self.flow).tolist()
-        content["measurement"] = self.measurement and self.measurement.to_dict()
-        return cast("dict[str, Any]", plain(content))
+        return _as_dict(self)
 
 
 def _of_chain(chain: Chain | None) -> dict[str, Any]:
@@ -261,3 +264,18 @@ def _comparison(proof: Any) -> Comparison:
     if loss is not None:  # a proof of vegrad.cure, whose numbers stand in the table
         words = f"{entry('steps')} steps from seed {entry('seed')}, on the same rows."
     return Comparison(before, after, words, loss, accuracy, entry("diagnoses"))
+
+
+def _as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
+    names = ("verdict", "healthy", "summary", "loss", "underflowed", "overflowed")
+    content: dict[str, Any] = {name: getattr(diagnosis, name) for name in names}
+    content |= {"ignored": dict(diagnosis.ignored), "network": dict(diagnosis.config)}
+    content["findings"] = [finding.to_dict() for finding in diagnosis.findings]
+    content["trend"] = diagnosis.trend and vars(diagnosis.trend)
+    content["flow"] = diagnosis.flow and diagnosis.flow.to_dict()
+    expected, layers = diagnosis.expected, diagnosis.layer_flow
+    content["expected"] = expected and {n: v.tolist() for n, v in vars(expected).items()}
+    if expected is not None and layers is not None:
+        content["expected"]["deviations"] = expected.deviations(layers).tolist()
+    content["measurement"] = diagnosis.measurement and diagnosis.measurement.to_dict()
+    return cast("dict[str, Any]", plain(content))

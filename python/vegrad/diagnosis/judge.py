@@ -19,6 +19,7 @@ from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Cell, Chain, Reading
+from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
 from vegrad.flow.wording import DECADE, listed, power, times
 
@@ -250,6 +251,8 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
         return _modules_looked_at(reading)
     if reading.cells:
         return _cells_looked_at(reading.cells)
+    if reading.time_flow is not None:
+        return _time_looked_at(reading.time_flow)
     recorded = reading.gradients
     if recorded is None or trend is None:
         return "there is no chain of gradients to compare"
@@ -283,6 +286,22 @@ def _cells_looked_at(cells: Sequence[Cell]) -> str:
         f"the gradient of {names} goes back through time as far as weights drawn anew let it "
         f"(a thousandth of it gets {min(fresh)} steps back), or farther; nothing says that the "
         "task needs more"
+    )
+
+
+def _time_looked_at(flow: TimeFlow) -> str:
+    """Say what a few steps tell, which are too few to compare cells with weights drawn anew."""
+    steps = flow.gain_log2.shape[1]
+    if steps == 1:
+        return "there is one step, from which no gradient goes back through time"
+    left = flow.left_log2[:, 0]
+    if np.isnan(left).all():
+        return "the gradient is exactly 0"
+    layer = int(np.nanargmin(left))
+    size = float(left[layer]) / DECADE
+    return (
+        f"the gradient {f'of layer {layer} ' * (len(left) > 1)}reaches the first of {steps} steps "
+        f"at {power(size)} {'times' if size >= 0 else 'of'} the last"
     )
 
 

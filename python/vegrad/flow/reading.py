@@ -27,6 +27,7 @@ from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFinit
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.lags import Lags
+from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Along, Gains
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
@@ -344,6 +345,8 @@ class Reading:
     tables: frozenset[str] = frozenset()
     """Names of embeddings."""
     chain: Chain | None = None
+    time_flow: TimeFlow | None = None
+    """The flow through the steps of a recurrent network, as far as the pass itself shows it."""
     branches: tuple[Branch, ...] = ()
     cells: tuple[Cell, ...] = ()
     memory: int = 0

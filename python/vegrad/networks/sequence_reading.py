@@ -36,6 +36,8 @@ def read(network: RecurrentNetwork, batch: Batch, seed: int = 0) -> Reading:
     if problem is not None:
         return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)
     loss = network.backward(batch.x, batch.target, lengths=batch.lengths)
+    flow = network.flow
+    assert isinstance(flow, TimeFlow)
     operations = _operations(network)
     outputs, wanted = network.compared(batch)
     compared: tuple[Compared, ...] = ()
@@ -51,6 +53,7 @@ def read(network: RecurrentNetwork, batch: Batch, seed: int = 0) -> Reading:
         operations=operations,
         parameters=_parameters(network),
         compared=compared,
+        time_flow=flow,
         cells=tuple(_cells(network, batch, seed)),
         lags=Lags.of(batch.x, batch.target) if one_a_row else None,
     )

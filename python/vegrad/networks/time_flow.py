@@ -7,7 +7,8 @@ from os import PathLike
 from vegrad.flow import time_flow
 from vegrad.reports import notebook
 from vegrad.reports.picture import Figure, kept
-from vegrad.reports.time_flow import draw, steps_of, text
+from vegrad.reports.time_flow import steps_of, text
+from vegrad.reports.time_picture import draw
 
 
 class TimeFlow(time_flow.TimeFlow):

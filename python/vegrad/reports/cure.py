@@ -204,7 +204,7 @@ def proof(shown: ShownProof, width: int = WIDTH) -> list[str]:
     rows = [("loss", [f"{value:.3g}" for value in shown.loss])]
     if not isnan(shown.accuracy[1]):
         rows.append(("accuracy", [_percent(value) for value in shown.accuracy]))
-    if any(diagnosis.flow is not None for diagnosis in shown.diagnoses):
+    if any(diagnosis.layer_flow is not None for diagnosis in shown.diagnoses):
         rows.append(("gradient, first layer over last", [_chain(d) for d in shown.diagnoses]))
     head = f"proof: {shown.steps} steps from seed {shown.seed}"
     room = min(46, width - 22)
@@ -213,7 +213,8 @@ def proof(shown: ShownProof, width: int = WIDTH) -> list[str]:
 
 
 def _chain(diagnosis: ShownDiagnosis) -> str:
-    return NONE if diagnosis.flow is None else power(diagnosis.flow.chain_log10)
+    flow = diagnosis.layer_flow
+    return NONE if flow is None else power(flow.chain_log10)
 
 
 def _percent(share: float) -> str:

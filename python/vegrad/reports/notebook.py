@@ -101,15 +101,8 @@ def flow(shown: Flow) -> str:
 
 def time_flow(shown: ShownTimeFlow) -> str:
     """Show a flow through time: what is left of the gradient, the gains, reach and memory."""
-    return _frame(
-        "",
-        [
-            ("the reach", f'<p class="headline">{parts.sentence(headline(shown))}.</p>'),
-            ("the table of layers", tables.memory(shown)),
-            ("the gradient", recurrent_charts.through_time(shown)),
-            ("the gains", recurrent_charts.gains_in_time(shown)),
-        ],
-    )
+    reach = f'<p class="headline">{parts.sentence(headline(shown))}.</p>'
+    return _frame("", [("the reach", reach), *_in_time(shown)])
 
 
 def truncation(shown: ShownTruncation) -> str:
@@ -137,21 +130,31 @@ def _findings(shown: ShownDiagnosis) -> str:
 
 
 def _seen(shown: ShownDiagnosis, names: Sequence[str] = ()) -> list[Part]:
-    """Return what was measured: the flow, or the gradients if only they were."""
+    """Return what was measured: a flow, or the gradients if only they were."""
     found: list[Part] = []
-    flow, gradients = shown.flow, shown.measurement
+    flow, gradients = shown.layer_flow, shown.measurement
     if flow is not None:
         found += [
             ("the gradient", charts.gradient(shown, flow)),
             ("the gains", charts.gains(shown, flow, parts.theory(shown, flow))),
             ("the table of layers", _folded("All layers", tables.layers(shown, flow, names))),
         ]
+    if shown.time_flow is not None:
+        found += _in_time(shown.time_flow)
     if gradients is not None:
         chain = shown.config.get("chain", gradients.names)
         drawn = parts.sizes(chain, gradients)
         listed = _folded("All gradients", tables.gradients(chain, gradients))
         found += [("the gradients' sizes", drawn), ("the table of gradients", listed)]
     return found
+
+
+def _in_time(flow: ShownTimeFlow) -> list[Part]:
+    return [
+        ("the table of layers", tables.memory(flow)),
+        ("the gradient", recurrent_charts.through_time(flow)),
+        ("the gains", recurrent_charts.gains_in_time(flow)),
+    ]
 
 
 def _folded(title: str, content: str) -> str:

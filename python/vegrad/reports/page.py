@@ -25,10 +25,12 @@ def page(
     descents: Mapping[str, Descent] | None = None,
 ) -> str:
     """Write the page of `diagnosis`; see `Diagnosis.to_html`."""
-    flow, measurement = diagnosis.flow, diagnosis.measurement
+    flow, measurement = diagnosis.layer_flow, diagnosis.measurement
     found = [parts.verdict(diagnosis), "<main>", parts.findings(diagnosis)]
     if flow is not None:
         found.append(parts.flow(diagnosis, flow))
+    if diagnosis.time_flow is not None:
+        found.append(parts.through_time(diagnosis.time_flow))
     if measurement is not None:
         found.append(parts.measurement(diagnosis, measurement))
     if history is not None:

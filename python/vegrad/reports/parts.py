@@ -14,10 +14,17 @@ from vegrad.flow.descent import Descent
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power
-from vegrad.reports import charts, tables, training_charts
+from vegrad.reports import charts, recurrent_charts, tables, training_charts
 from vegrad.reports.descent import of_history
-from vegrad.reports.protocols import BesideFlow, Comparison, ShownDiagnosis, ShownHistory
+from vegrad.reports.protocols import (
+    BesideFlow,
+    Comparison,
+    ShownDiagnosis,
+    ShownHistory,
+    ShownTimeFlow,
+)
 from vegrad.reports.text import describe
+from vegrad.reports.time_flow import headline
 from vegrad.reports.training_charts import Run
 from vegrad.reports.values import SURPRISE, expected_delta, expected_gain, surprises
 
@@ -135,6 +142,15 @@ def flow(diagnosis: ShownDiagnosis, flow: Flow) -> str:
         f"<h2>All layers</h2>{tables.layers(diagnosis, flow)}"
         f'<h2>Saturated, dead, and the activations</h2><div class="row">{charts.flat(flow)}'
         f"{charts.activations(diagnosis, flow)}</div>"
+    )
+
+
+def through_time(flow: ShownTimeFlow) -> str:
+    """Show the flow through time: its reach, its charts, and the table of layers."""
+    return (
+        f'<h2>The flow through time</h2><p class="above">{sentence(headline(flow))}.</p>'
+        f"{recurrent_charts.through_time(flow)}{recurrent_charts.gains_in_time(flow)}"
+        f"<h2>All layers</h2>{tables.memory(flow)}"
     )
 
 

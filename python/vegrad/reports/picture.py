@@ -6,7 +6,7 @@ import importlib
 import io
 import os
 import textwrap
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from functools import partial
 from math import log10
 from os import PathLike, fspath
@@ -113,8 +113,8 @@ def bare(axes: Axes) -> None:
 
 
 def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> Figure:
-    """Draw the flow of `diagnosis`; see `Diagnosis.plot`."""
-    flow = diagnosis.flow
+    """Draw the flow of `diagnosis` through its layers; see `Diagnosis.plot`."""
+    flow = diagnosis.layer_flow
     if flow is None:
         raise ValueError(
             "there is no flow to draw, because the data are not finite or what was looked at is no "
@@ -122,9 +122,8 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> 
         )
     figure = sheet(path, (10, 8.6))
     ticker = importlib.import_module("matplotlib.ticker")
-    colour, title = COLOURS.get(diagnosis.verdict, ALARM), textwrap.fill(diagnosis.summary, 96)
-    figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
     small, unsaid = _telling(flow)
+    headed(figure, diagnosis, unsaid)
     gains = bool(len(flow.gain_log2))
     heights = [1.7, *[1.25] * gains, *[0.9] * bool(small)]
     grid = figure.add_gridspec(len(heights), max(len(small), 1), height_ratios=heights)
@@ -147,9 +146,15 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> 
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     for axes in below or large[-1:]:
         axes.set_xlabel("layer", color=INK)
+    return kept(figure, path)
+
+
+def headed(figure: Figure, diagnosis: ShownDiagnosis, unsaid: Sequence[str] = ()) -> None:
+    """Write the verdict above a figure, and the network and what else is to be said below it."""
+    colour, title = COLOURS.get(diagnosis.verdict, ALARM), textwrap.fill(diagnosis.summary, 96)
+    figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
     words = describe(diagnosis).replace("\n", ", ")
     figure.supxlabel("\n".join([words, *unsaid]), fontsize=8.5, color=INK, x=0.5)
-    return kept(figure, path)
 
 
 Drawing = Callable[[Axes, Flow], None]

@@ -103,8 +103,12 @@ class ShownDiagnosis(BesideFlow, Protocol):
         """The mean loss of the batch."""
 
     @property
-    def flow(self) -> Flow | None:
-        """The measured flow."""
+    def layer_flow(self) -> Flow | None:
+        """The measured flow of a chain of layers."""
+
+    @property
+    def time_flow(self) -> ShownTimeFlow | None:
+        """The measured flow of a recurrent network."""
 
     @property
     def trend(self) -> ShownTrend | None:

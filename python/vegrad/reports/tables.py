@@ -92,7 +92,7 @@ def comparison(shown: Comparison) -> str:
         if not all(map(isnan, values))
     ]
     if shown.diagnoses is not None:
-        flows = [diagnosis.flow for diagnosis in shown.diagnoses]
+        flows = [diagnosis.layer_flow for diagnosis in shown.diagnoses]
         left = ["–" if flow is None else power(flow.chain_log10) for flow in flows]
         if any(flow is not None for flow in flows):
             pairs.append(("gradient, first layer over last, at the start", left))

@@ -12,6 +12,7 @@ import numpy as np
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named, times
+from vegrad.reports import time_flow
 from vegrad.reports.protocols import BesideFlow, ShownDiagnosis
 from vegrad.reports.values import gain, number, size
 from vegrad.theory.expected import ExpectedFlow
@@ -123,8 +124,11 @@ def measurements(
     head = "\n".join(textwrap.fill(line, width) for line in lines)
     if diagnosis.measurement is not None:
         rows = gradients(diagnosis, diagnosis.measurement, all_layers=all_layers)
-    elif diagnosis.flow is not None:
-        rows = table(diagnosis, diagnosis.flow, all_layers=all_layers, names=names, width=width)
+    elif diagnosis.layer_flow is not None:
+        flow = diagnosis.layer_flow
+        rows = table(diagnosis, flow, all_layers=all_layers, names=names, width=width)
+    elif diagnosis.time_flow is not None:
+        rows = [time_flow.text(diagnosis.time_flow, width)]
     else:
         return head
     return "\n".join([head, "", *rows])

@@ -212,7 +212,8 @@ def _until(history: History, steps: int) -> History:
 
 
 def _chain(diagnosis: Diagnosis) -> float | None:
-    return None if diagnosis.flow is None else _plain(diagnosis.flow.chain_log10)
+    flow = diagnosis.layer_flow
+    return None if flow is None else _plain(flow.chain_log10)
 
 
 def _plain(value: float) -> float | None:
