@@ -198,6 +198,9 @@ def test_a_diagnosis(capsys: pytest.CaptureFixture[str]) -> None:
     found = content(capsys, *options, "--force")
     assert found["data"] == {"name": "temporal_order", "rows": 4000, "steps": 120, "columns": 6}
     assert (found["verdict"], found["network"]["cell"]) == ("vanishing", "lstm")
+    assert np.shape(found["flow"]["delta_log2"]) == (1, 120)
+    content(capsys, *options, "--force", "--html", "page.html")
+    assert "The flow through time" in Path("page.html").read_text()
 
 
 def test_rows_of_unequal_length_are_diagnosed(

@@ -76,6 +76,12 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def judge_sequences(steps: int, **options: Any) -> Diagnosis:
+    rng = np.random.default_rng(3)
+    net = vegrad.RNN(3, 6, 2, **{"seed": 0} | options)
+    return vegrad.diagnose(net, rng.standard_normal((8, steps, 3)), rng.standard_normal((8, 2)))
+
+
 SICK: dict[str, Diagnosis] = {
     "vanishing": judge(50),
     "exploding": judge(activation="relu", init="normal", sigma_w=9.0, depth=60),
@@ -84,6 +90,8 @@ SICK: dict[str, Diagnosis] = {
     "two layers": judge(2),
     "no theory": replace(judge(), expected=None),
     "zero": diagnose(network(3, loss="mse"), X, network(3, loss="mse").forward(X)),
+    "recurrent": judge_sequences(40, layers=2),
+    "recurrent, one step": judge_sequences(1, cell="relu"),
     "not run": diagnose(network(), np.where(X > 2, np.nan, X), LABELS),
 }
 
@@ -102,7 +110,9 @@ def test_the_page_is_whole(name: str) -> None:
     (data,) = page.scripts
     assert json.loads(data) == diagnosis.to_dict() | {"version": vegrad.__version__}
     rows = [e for e in page.elements if e == ("th", {"scope": "row"})]
-    assert len(rows) == (0 if diagnosis.flow is None else len(diagnosis.flow.dead))
+    assert len(rows) == (0 if diagnosis.flow is None else len(diagnosis.flow.delta_log2))
+    in_time = diagnosis.config.get("layers") is not None and diagnosis.flow is not None
+    assert ("The flow through time" in page.text) == in_time
     assert not re.search(r"\bnan\b|\bNone\b", page.text.replace("is nan", ""))
 
 
