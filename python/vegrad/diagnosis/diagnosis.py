@@ -38,7 +38,7 @@ class Diagnosis:
     `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
     are None where nothing was run because the data are not finite, or because only gradients or a
     history were given; a recurrent network has no trend. `expected` is what theory expects of a
-    chain of layers at initialization (None where it has no say, and of recurrent networks, for which
+    chain of layers at initialization (None where it has no say, and of recurrent networks, of which
     `vegrad.theory.expected_recurrence` works it out). `underflowed` and `overflowed` are the layers
     whose weight gradient the network's dtype lost (to 0 or inf) although the flow knows its size.
     `measurement` has the gradients that `diagnose_gradients` was given.
