@@ -1,8 +1,10 @@
 """Evidence in the data that a target depends on steps that lie far back.
 
 What the first steps of a sequence tell of the target, beyond what the last ones do, is measured by
-least squares on one half of the rows and judged on the other. It can miss a dependence, but not
-make one up: fits to chance gain nothing on rows that they have not seen.
+least squares on one half of the rows and judged on the other: once from means and largest values of
+a few spans of steps, and once from those single numbers that, each by itself, tell more than chance
+makes of the best of so many. It can miss a dependence, but not make one up: fits to chance gain
+nothing on rows that they have not seen.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from math import log, nan
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vegrad.arrays.checks import Array, FloatArray
 
@@ -19,6 +22,7 @@ PRODUCTS = 4  # inputs, up to which their products are looked at too
 ROWS = 2  # for each number that is fitted
 MOST_ROWS = 1024
 CHANCE = 0.01
+PICKED = 16  # single numbers at most, of all steps
 RIDGE = 1e-3  # of the mean square, so that columns that do not vary are no matter
 
 
@@ -92,17 +96,42 @@ class Lags:
         both = np.concatenate([near, far], axis=1)
         known = max(_told(near, self.wanted), 0.0)
         told = _told(both, self.wanted) - known
-        return max(known, _single(x[:, -steps:], self.wanted)), told
+        # A number at one step is lost in its span's mean.
+        late = max(_told(_numbers(x[:, -steps:]), self.wanted, pick=True), 0.0)
+        told = max(told, _told(_numbers(x), self.wanted, pick=True) - max(known, late))
+        return max(known, late, _single(x[:, -steps:], self.wanted)), told
 
 
 def _single(x: FloatArray, wanted: FloatArray) -> float:
     """Return the largest share of a target that one number tells; 0 if that may be chance."""
-    table = x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(axis=0)
-    target = wanted - wanted.mean(axis=0)
-    sizes = np.outer(np.square(table).sum(axis=0), np.square(target).sum(axis=0))
-    shares = np.square(table.T @ target) / np.where(sizes > 0, sizes, 1.0)
+    shares = _shares(_numbers(x), wanted)
     largest = float(shares.max())
-    return largest if largest * len(x) > 2.0 * log(2.0 * shares.size / CHANCE) else 0.0
+    return largest if largest * len(x) > _by_chance(shares.size) else 0.0
+
+
+def _by_chance(count: int) -> float:
+    """Return the most that the largest of so many shares, times the rows, is by chance."""
+    return 2.0 * log(2.0 * count / CHANCE)
+
+
+def _numbers(x: FloatArray) -> FloatArray:
+    """Return the numbers of all steps in one row (B, T·I)."""
+    return x.reshape(len(x), -1)
+
+
+def _shares(given: FloatArray, wanted: FloatArray) -> FloatArray:
+    """Return the share of each output's variance that each number tells by itself (numbers, O)."""
+    table, target = given - given.mean(axis=0), wanted - wanted.mean(axis=0)
+    sizes = np.outer(np.square(table).sum(axis=0), np.square(target).sum(axis=0))
+    return np.square(table.T @ target) / np.where(sizes > 0, sizes, 1.0)
+
+
+def _picked(given: FloatArray, wanted: FloatArray) -> NDArray[np.intp]:
+    """Return those numbers that tell more than chance does, the most telling first."""
+    shares = _shares(given, wanted)
+    best = shares.max(axis=1)
+    order = np.argsort(-best, kind="stable")[:PICKED]
+    return order[best[order] * len(given) > _by_chance(shares.size)]
 
 
 def _summary(x: FloatArray, blocks: int) -> FloatArray:
@@ -112,19 +141,25 @@ def _summary(x: FloatArray, blocks: int) -> FloatArray:
     return np.concatenate([*means, *(part.max(axis=1) for part in parts)], axis=1)
 
 
-def _told(given: FloatArray, wanted: FloatArray) -> float:
-    """Return the share of the variance of `wanted` that is told on rows that were not fitted."""
+def _told(given: FloatArray, wanted: FloatArray, *, pick: bool = False) -> float:
+    """Return the share of the variance of `wanted` that is told on rows that were not fitted.
+
+    If `pick`, only by the numbers that the fitted rows pick out.
+    """
     missed, whole = 0.0, 0.0
     order = np.random.default_rng(0).permutation(len(given))
     halves = np.array_split(order, 2)
     for fitted, held in (halves, halves[::-1]):
-        mean, target = given[fitted].mean(axis=0), wanted[fitted].mean(axis=0)
-        scale = given[fitted].std(axis=0)
+        seen, new, target = given[fitted], given[held], wanted[fitted].mean(axis=0)
+        if pick:
+            best = _picked(seen, wanted[fitted])
+            seen, new = seen[:, best], new[:, best]
+        mean, scale = seen.mean(axis=0), seen.std(axis=0)
         columns = scale > 0
         mean, scale = mean[columns], scale[columns]
-        a, b = (given[fitted][:, columns] - mean) / scale, wanted[fitted] - target
+        a, b = (seen[:, columns] - mean) / scale, wanted[fitted] - target
         square = a.T @ a + RIDGE * len(a) * np.eye(a.shape[1])
-        found = (given[held][:, columns] - mean) / scale @ np.linalg.solve(square, a.T @ b)
+        found = (new[:, columns] - mean) / scale @ np.linalg.solve(square, a.T @ b)
         missed += float(np.square(wanted[held] - target - found).sum())
         whole += float(np.square(wanted[held] - target).sum())
     return 1.0 - missed / whole if whole else 0.0
