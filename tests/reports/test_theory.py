@@ -36,6 +36,18 @@ def test_what_the_table_says() -> None:
     assert "of gradients, which grow" in theory_report.theory_table("tanh", 3.0, 0.1)
 
 
+def test_a_critical_point_where_units_saturate_says_so() -> None:
+    """The share is that of the network vegrad measures: 0.55 of the elements, layer by layer."""
+    sigmoid = " ".join(theory_report.theory_table("sigmoid", 10.149, 0.0).split())
+    assert "keep their size, but units are saturated" in sigmoid
+    assert "saturated 52% of a unit's values" in sigmoid
+    assert "lecun_normal 0.05572 χ₁ there (σ_w 1, σ_b 0): the gain is 0.24×" in sigmoid
+    assert "saturated" not in theory_report.theory_table("tanh", 1.327, 0.05**0.5)
+    assert "lecun_normal" not in theory_report.theory_table("relu", 2**0.5, 0.0)
+    assert theory_report.saturated("tanh", np.inf) == 1.0
+    assert theory_report.saturated("relu", 1.0) == 0.0
+
+
 def test_phases() -> None:
     assert theory_report.phase("tanh", 1.3, 0.3) == "ordered"
     assert theory_report.phase("tanh", 2.0, 0.3) == "chaotic"

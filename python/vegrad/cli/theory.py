@@ -85,6 +85,7 @@ def _content(activation: str, sigma_w: float, sigma_b: float) -> dict[str, objec
         "sigma_b": sigma_b,
         "phase": theory_report.phase(*at),
         "fixed_point": theory.fixed_point(*at),
+        "saturated": theory_report.saturated(activation, theory.fixed_point(*at)),
         "chi_parallel": theory.chi_parallel(*at),
         "correlation_fixed_point": theory.correlation_fixed_point(*at),
         "chi": theory.chi(*at),

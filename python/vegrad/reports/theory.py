@@ -17,6 +17,8 @@ from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 
 CRITICAL = 1e-3  # |ln χ₁| below which gradients pass a thousand layers: neither phase
 DEPTHS = 6.0  # depth scales up to which a network trains (Schoenholz 2017)
+FLAT = 0.05  # of the largest slope: where a smaller one counts as saturated
+MANY = 0.5  # of a unit's values, from which on diagnoses call a layer saturated
 LONGEST = 3.0  # log10 of the longest depth scale that the picture distinguishes from infinity
 
 
@@ -49,6 +51,8 @@ def theory_table(activation: str, sigma_w: float, sigma_b: float, width: int = 8
         "chaotic": "signals part, gradients explode",
         "critical": "gradients keep their size",
     }[state]
+    share = saturated(activation, q)
+    what += ", but units are saturated" if share >= MANY else ""
     rows = [
         ("phase", state, what),
         ("q*", _variance(q), _fate(q)),
@@ -58,8 +62,10 @@ def theory_table(activation: str, sigma_w: float, sigma_b: float, width: int = 8
         ("depth scales", _layers(scales.gradient), f"of gradients{_growing(scales.gradient)}"),
         ("", _layers(scales.correlation), f"of correlations{_growing(scales.correlation)}"),
         ("", _layers(scales.variance), f"of the variance{_growing(scales.variance)}"),
-        ("trains to", _layers(_trainable(scales)), "six depth scales"),
+        ("trains to", _layers(_trainable(scales)), "six depth scales" + _caution(share)),
+        *([("saturated", f"{share:.0%}", "of a unit's values")] if share >= 0.005 else []),
         *_critical(activation, sigma_b),
+        *_usual(activation, sigma_w, sigma_b),
         ("gain", f"{theory.gain(activation):.4f}", "makes the variance of φ(Z) 1"),
         ("χ if normalized", f"{theory.normalized_chi(activation):.4g}", "layer norm or LSUV"),
     ]
@@ -67,6 +73,35 @@ def theory_table(activation: str, sigma_w: float, sigma_b: float, width: int = 8
     lines = [f"{name:<16}{value:>14}   {words}".rstrip() for name, value, words in rows]
     lines = [textwrap.fill(line, width, subsequent_indent=" " * 33) for line in lines]
     return "\n".join([textwrap.fill(head, width), "", *lines])
+
+
+def saturated(activation: str, q: float) -> float:
+    """Return the share of pre-activations of this variance where a bounded activation is flat.
+
+    Flat is where the slope is below 5 % of its largest; 0 for activations that are not bounded.
+    """
+    phi = activation_of(activation)
+    if phi.at_infinity != (0.0, 0.0) or not q > 0:
+        return 0.0
+    if isinf(q):
+        return 1.0
+    z = np.linspace(-8.0, 8.0, 8001)
+    weight = np.exp(-0.5 * z**2)
+    flat = np.abs(phi.slope(np.sqrt(q) * z)) < FLAT * phi.largest_slope
+    return float((weight * flat).sum() / weight.sum())
+
+
+def _caution(share: float) -> str:
+    return "; saturated units learn 20 times slower" if share >= MANY else ""
+
+
+def _usual(activation: str, sigma_w: float, sigma_b: float) -> list[tuple[str, str, str]]:
+    """Return the row about usual weights, to compare with; none for rectifiers."""
+    if (sigma_w, sigma_b) == (1.0, 0.0) or activation_of(activation).rectifier:
+        return []
+    factor = theory.chi(activation, 1.0, 0.0)
+    words = f"χ₁ there (σ_w 1, σ_b 0): the gain is {times(_gain(factor))}"
+    return [("lecun_normal", f"{factor:.4g}", words)]
 
 
 def _variance(q: float) -> str:
