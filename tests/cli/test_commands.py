@@ -225,6 +225,46 @@ def test_missing_values_are_a_finding_with_their_place(capsys: pytest.CaptureFix
     assert not Path("a.png").exists()
 
 
+def test_a_target_that_is_not_finite_has_its_line(
+    capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    Path("data.csv").write_text("a,y\n1,2\n\n3,inf\n5,0.5\n")
+    assert main(["diagnose", "--data", "data.csv", "--target", "y"]) == 1
+    text = capsys.readouterr().out
+    assert "target[1, 0] is inf" in text
+    assert "it stands in line 4, the target" in text
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--target", "year"), "target: 20 classes (whole numbers; --loss mse for a regression)"),
+        (("--target", "year", "--loss", "mse"), "10 layers of width 64 (1 input, 1 output)"),
+        (("--target", "kind"), "10 layers of width 64 (1 input, 3 outputs)"),
+        (
+            ("--target", "kind", "--loss", "mse"),
+            "target: 3 classes, an output for each that is to be 1 or 0 (mse)",
+        ),
+        (
+            ("--target", "year", "--loss", "binary_cross_entropy"),
+            "target: 20 classes, an output for each that is to be 1 or 0 (binary_cross_entropy)",
+        ),
+    ],
+)
+def test_how_the_target_was_taken(
+    options: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = options[1]
+    values = [str(1990 + i % 20) if name == "year" else "abc"[i % 3] for i in range(60)]
+    rows = "".join(f"{i / 7:.3f},{value}\n" for i, value in enumerate(values))
+    Path("data.csv").write_text(f"a,{name}\n{rows}")
+    main(["diagnose", "--data", "data.csv", *options])
+    lines = capsys.readouterr().out.splitlines()
+    after = lines[lines.index("data.csv: 60 rows of 1 column") + 1]
+    assert after.startswith(told)
+
+
 def test_hostile_names_of_columns_do_no_harm_in_the_page() -> None:
     evil = "<script>alert(1)</script>"
     Path("data.csv").write_text(f"a,{evil},y\n1,2,0\n3,,1\n5,6,0\n")
@@ -262,7 +302,13 @@ WRONG = {
     ("diagnose", "--data", "iris"): "data must be digits",
     ("diagnose", "--data", "none.csv"): "none.csv does not exist",
     ("diagnose", "--data", "cut.npz"): "not a complete .npz file",
-    ("diagnose", "--data", "text.csv", "--target", "y"): "must be numbers, not 'Paris'",
+    (
+        "diagnose",
+        "--data",
+        "text.csv",
+        "--target",
+        "y",
+    ): "line 3, column \"x\" is 'Paris': every column but the target must be",
     ("diagnose", "--data", "text.csv"): "needs a target column, one of x, y",
     ("diagnose", "--data", "text.csv", "--target", "z"): 'column "z" is not in',
     ("diagnose", "--plot", "flow.txt"): "--plot must end in .png or .svg or .pdf, not",

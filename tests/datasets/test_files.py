@@ -104,6 +104,22 @@ def test_csv_whole_numbers_are_classes_unless_many(tmp_path: Path) -> None:
     assert not load(many, "y").classes
 
 
+def test_whole_numbers_are_numbers_if_asked(tmp_path: Path) -> None:
+    years = write(tmp_path, "x,y\n" + "".join(f"{i},{1990 + i % 20}\n" for i in range(60)))
+    guessed, asked = load(years, "y"), load(years, "y", numbers=True)
+    assert (guessed.whole, len(guessed.labels), guessed.loss) == (True, 20, "cross_entropy")
+    assert (asked.whole, asked.labels, asked.loss) == (False, (), "mse")
+    assert asked.y.std() == pytest.approx(1)
+    text = load(write(tmp_path, "x,y\n1,a\n2,b\n"), "y", numbers=True)
+    assert (text.whole, text.labels) == (False, ("a", "b"))
+
+
+def test_many_columns_of_text_are_counted(tmp_path: Path) -> None:
+    names = ",".join(f"c{i}" for i in range(12))
+    with pytest.raises(ValueError, match="column \"c7\" is 't'; 4 more: every column but"):
+        load(write(tmp_path, f"{names},y\n{'t,' * 12}1\n"), "y")
+
+
 def test_missing_values_stay_and_spoil_nothing_else(tmp_path: Path) -> None:
     data = load(write(tmp_path, "x,z,y\n1,1,a\n,2,b\n3,NA,a\n"), "y")
     assert np.argwhere(np.isnan(data.x)).tolist() == [[1, 0], [2, 1]]
@@ -120,7 +136,10 @@ BAD_CSV = {
     "x,z\n1,2\n": 'the column "y" is not in .*data.csv, which has x, z',
     "y,y\n1,2\n": 'the column "y" is twice in',
     "y\n1\n2\n": "must have columns beside y",
-    "x,city,y\n1,2,0\n3,Paris,1\n": "column \"city\" must be numbers, not 'Paris' as in line 3",
+    "x,city,y\n1,2,0\n3,Paris,1\n": "line 3, column \"city\" is 'Paris': .* leave it out of",
+    "x,a,b,y\n1,,q,0\n3,p,r,1\n": (
+        "line 3, column \"a\" is 'p'; line 2, column \"b\" is 'q': .* leave these out of the file"
+    ),
     "x,y\n1,2\n1,2,3\n": "line 3 has 3 values, not 2 as the first line",
     "x,y\n1,2\n1\n": "line 3 has 1 values, not 2",
     "x,y\n1,a\n2,\n": 'target column "y" has no value in line 3',

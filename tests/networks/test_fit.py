@@ -407,7 +407,9 @@ def test_a_history_in_files(tmp_path: Path) -> None:
         vegrad.History.from_dict({})
     with pytest.raises(AttributeError, match="no losses; its columns: loss"):
         _ = history.losses
-    assert repr(history) == "<History of 3 epochs, 15 steps>"
+    way = f"{history.epoch_loss[0]:.4g} → {history.epoch_loss[-1]:.4g}"
+    assert repr(history) == f"<History of 3 epochs, 15 steps: loss {way}>"
+    assert {"loss", "gradient_norm", "epoch_loss", "gradient_log2", "plot"} <= set(dir(history))
 
 
 def test_a_history_as_a_picture(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_a_warning_once_for_each_cause() -> None:
         fit(make(**VANISHING))
     said = [str(one.message).partition(":")[0] for one in caught]
     assert said == ["vanishing", "stalled"]
+    assert {one.filename for one in caught} == {__file__}  # where `fit` is called
 
 
 def test_an_error_has_finding_and_history() -> None:

@@ -20,7 +20,7 @@ from vegrad.cli.options import (
     positive,
 )
 from vegrad.cli.outputs import settle
-from vegrad.cli.task import build_network, build_task, counted, described, load_data
+from vegrad.cli.task import build_network, build_task, counted, described, load_data, target_told
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
 from vegrad.datasets import Dataset
 from vegrad.networks.treatment import Cure, cure
@@ -61,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
         print_verdict("\n".join(report.verdict(found, width())), good=found.reached)
         if not options.quiet:
             before = textwrap.fill(f"before: {found.before.summary}", width())
-            print(f"\n{described(data, len(data.x))}\n{before}")
+            print(f"\n{described(data, len(data.x))}")
+            print(*target_told(data, options.loss), before, sep="\n")
             print("\n".join(report.details(found, width())))
         if found.patch and "patch" not in files:
             print(f"\n{found.patch}", end="")

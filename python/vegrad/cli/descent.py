@@ -19,7 +19,7 @@ from vegrad.cli.options import (
 )
 from vegrad.cli.outputs import PICTURES, settle
 from vegrad.cli.parser import Parser
-from vegrad.cli.task import build_task, check_finite, described, load_data
+from vegrad.cli.task import build_task, check_finite, described, load_data, target_told
 from vegrad.cli.terminal import print_files, print_json, spinner, width
 from vegrad.datasets import Dataset
 from vegrad.flow.descent import Descent
@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         if not options.quiet:
             print(textwrap.fill(title, width(), initial_indent="  ", subsequent_indent="  "))
     if not options.quiet:
-        print(f"\n{described(data, min(len(data.x), MOST_ROWS))}")
+        about = described(data, min(len(data.x), MOST_ROWS))
+        print("", about, *target_told(data, options.loss), sep="\n")
     print_files({"picture": options.plot})
     return 0
 

@@ -22,7 +22,7 @@ from vegrad.cli.options import (
 )
 from vegrad.cli.outputs import PAGES, PICTURES, settle
 from vegrad.cli.parser import Parser
-from vegrad.cli.task import Task, build_task, counted, described, load_data
+from vegrad.cli.task import Task, build_task, counted, described, load_data, target_told
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
 from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
@@ -116,13 +116,15 @@ def _placed(diagnosis: Diagnosis, data: Dataset) -> Diagnosis:
 
 
 def _place(diagnosis: Diagnosis, data: Dataset) -> str | None:
-    """Describe where the value in x stands because of which nothing was run, if there is one."""
+    """Describe where the value stands because of which nothing was run, if there is one."""
     for finding in diagnosis.findings[:1]:
         match finding.sites:
             case [Site(kind="data", rows=(row, column))] if isinstance(data, Sequences):
                 return data.place(row, int(finding.evidence["step"]), column)
             case [Site(kind="data", rows=(row, column))]:
                 return data.place(row, column)
+            case [Site(kind="target", rows=(row, *_))] if data.lines:
+                return data.target_place(row)
     return None
 
 
@@ -158,7 +160,8 @@ def _print_numbers(
 ) -> None:
     """Print below the verdict what was looked at, and the flow."""
     every = options.all_layers or options.verbose
-    print(f"\n{described(task.data, rows)}")
+    about = described(task.data, rows)
+    print("", about, *target_told(task.data, options.loss), sep="\n")
     print(report.measurements(diagnosis, all_layers=every, width=width()))
     for finding in diagnosis.findings if options.verbose else ():
         print(f"\nevidence of {finding.kind}{f' ({finding.cause})' * bool(finding.cause)}")

@@ -16,6 +16,7 @@ from vegrad.cli.terminal import spinner
 from vegrad.datasets import NAMES, TASKS, Dataset, Sequences, load, load_sequences
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
+from vegrad.reports.values import count_of
 from vegrad.theory.cells import GATES
 
 ROWS, STEPS = 4000, 60
@@ -57,7 +58,7 @@ def load_data(options: argparse.Namespace) -> Dataset:
             raise ValueError(f"--data {name} is sequences: it goes with --cell ({_cells()})")
         _known(name, NAMES)
         with spinner(options, f"reading {name}"):
-            return load(name, options.target)
+            return load(name, options.target, numbers=options.loss == "mse")
     name = options.data or SEQUENCES
     task, colon, steps = name.partition(":")
     if task not in TASKS:
@@ -67,7 +68,7 @@ def load_data(options: argparse.Namespace) -> Dataset:
                 f"--cell needs sequences: {tasks} or a .npz file, not --data {name}{hint}"
             )
         with spinner(options, f"reading {name}"):
-            return load_sequences(name, options.targets)
+            return load_sequences(name, options.targets, numbers=options.loss == "mse")
     if colon and not steps.isdecimal():
         raise ValueError(f"--data {task}: must be followed by a number of steps, not {steps!r}")
     with spinner(options, f"drawing {task}"):
@@ -171,11 +172,23 @@ def as_truncation(text: str | None) -> int | tuple[int, int] | None:
 def described(data: Dataset, rows: int) -> str:
     """Describe the data in a line: its name, rows, and what a row has."""
     if not isinstance(data, Sequences):
-        return f"{data.name}: {rows} rows of {data.x.shape[1]} columns"
+        columns = count_of(data.x.shape[1], "column")
+        return f"{data.name}: {count_of(rows, 'row')} of {columns}"
     steps = str(data.x.shape[1])
     if data.lengths is not None and (least := int(data.lengths.min())) < data.x.shape[1]:
         steps = f"{least} to {steps}"
-    return f"{data.name}: {rows} sequences of {steps} steps, {data.x.shape[2]} inputs"
+    sequences, inputs = count_of(rows, "sequence"), count_of(data.x.shape[2], "input")
+    return f"{data.name}: {sequences} of {steps} step{'s' * (steps != '1')}, {inputs}"
+
+
+def target_told(data: Dataset, loss: str | None) -> list[str]:
+    """Say in a line how the target was taken, where another would have been as likely."""
+    count, loss = len(data.labels), loss or data.loss
+    if count and (loss == "mse" or (loss == "binary_cross_entropy" and count > 2)):
+        return [f"target: {count} classes, an output for each that is to be 1 or 0 ({loss})"]
+    if data.whole and data.name not in NAMES:
+        return [f"target: {count} classes (whole numbers; --loss mse for a regression)"]
+    return []
 
 
 def counted(data: Dataset, rows: int) -> dict[str, object]:
@@ -192,8 +205,7 @@ def check_finite(task: Task) -> None:
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             row, *rest = (int(n) for n in bad[0])
-            line = f"line {data.lines[row]}" if data.lines else f"row {row}"
-            place = data.place(row, *rest) if name == "x" else f"{line}, the target"
+            place = data.place(row, *rest) if name == "x" else data.target_place(row)
             value = values[tuple(bad[0])]
             raise ValueError(f"{data.name}: values must be finite, not {value} as in {place}")
 

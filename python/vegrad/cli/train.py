@@ -45,6 +45,7 @@ from vegrad.cli.task import (
     described,
     load_data,
     split,
+    target_told,
 )
 from vegrad.cli.terminal import print_json, spinner, width
 from vegrad.clipping import NonFiniteGradientError
@@ -143,7 +144,8 @@ def _train(options: argparse.Namespace) -> int:
         run.history = fit(epochs=0, progress=False, on_finding="stop")
         run.done = run.history.epochs
     if not options.json:
-        print(f"{described(data, len(learn))} to learn, {len(hold)} held out", flush=True)
+        shares = f"{described(data, len(learn))} to learn, {len(hold)} held out"
+        print(shares, *target_told(data, options.loss), sep="\n", flush=True)
     before = _stamp(options.checkpoint)
     run.follow(
         fit,

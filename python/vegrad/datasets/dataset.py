@@ -30,6 +30,8 @@ class Dataset:
     columns: tuple[str, ...] = ()
     lines: tuple[int, ...] = ()
     """The line of the .csv file that each row comes from; empty for other data."""
+    whole: bool = False
+    """True if the classes are whole numbers, which might as well be a quantity."""
 
     @property
     def classes(self) -> bool:
@@ -73,6 +75,10 @@ class Dataset:
         name = f'column "{self.columns[column]}"' if self.columns else f"column {column}"
         return f"line {self.lines[row]}, {name}" if self.lines else f"row {row}, {name}"
 
+    def target_place(self, row: int) -> str:
+        """Describe where y[row] comes from."""
+        return f"line {self.lines[row]}, the target" if self.lines else f"row {row}, the target"
+
 
 def as_dataset(
     name: str,
@@ -85,32 +91,38 @@ def as_dataset(
 ) -> Dataset:
     """Make a dataset of x (B, I), standardized, and y (B,) or (B, O), classes or numbers.
 
-    `numbers` says that whole numbers are no classes.
+    `numbers` says that whole numbers are no classes, however few they are.
 
     Raises:
         ValueError: the target is the same in every row, or columns of text.
     """
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     labels: tuple[str, ...] = ()
+    whole = False
     values = np.unique(y) if y.ndim == 1 else y
     if y.ndim == 1 and len(values) == 1:
         raise ValueError(f"the target of {name} is {values[0]} in every row: nothing to learn")
-    if y.ndim == 1 and not numbers and are_labels(values):
-        labels = tuple(label_of(value) for value in values.tolist())
+    if y.ndim == 1 and are_labels(values) and not (numbers and is_number(values)):
+        labels, whole = tuple(label_of(value) for value in values.tolist()), is_number(values)
         target: Array = np.searchsorted(values, y).astype(np.int64)
     elif y.dtype.kind == "U":
         raise ValueError(f"the target of {name} must be one column of text or columns of numbers")
     else:
         target = standardize(y.reshape(len(y), -1))
-    return Dataset(name, standardize(x), target, labels, tuple(columns), lines)
+    return Dataset(name, standardize(x), target, labels, tuple(columns), lines, whole)
 
 
 def are_labels(values: Array) -> bool:
     """Tell if a target of these distinct values is classes: text, or a few whole numbers."""
     if values.dtype.kind in "Ub":
         return True
-    whole = values.dtype.kind != "f" or bool((np.isfinite(values) & (values % 1 == 0)).all())
+    whole = values.dtype.kind != "f" or bool(np.isfinite(values).all() and (values % 1 == 0).all())
     return whole and len(values) <= MOST_CLASSES
+
+
+def is_number(values: Array) -> bool:
+    """Tell if values are numbers, not text and not truths."""
+    return values.dtype.kind not in "Ub"
 
 
 def label_of(value: object) -> str:

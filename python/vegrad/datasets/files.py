@@ -17,15 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
-from vegrad.arrays.checks import Array
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.datasets.dataset import Dataset, as_dataset
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
 REGRESSION = ("diabetes",)
 MISSING = ("", "na", "n/a", "nan", "null")
+MOST_NAMED = 8  # columns that an error names
 
 
-def load(name_or_path: str | PathLike[str], target_column: str | None = None) -> Dataset:
+def load(
+    name_or_path: str | PathLike[str],
+    target_column: str | None = None,
+    *,
+    numbers: bool = False,
+) -> Dataset:
     """Read a dataset: digits, breast_cancer, wine, diabetes, a .npz or a .csv file.
 
     Args:
@@ -33,7 +39,9 @@ def load(name_or_path: str | PathLike[str], target_column: str | None = None) ->
             is flattened to (B, I), and y of shape (B,) or (B, O). A .csv file has a header line and
             numbers separated by commas, semicolons or tabs; an empty cell or NA is a missing value
             and becomes NaN.
-        target_column: the column of a .csv file to learn; if it holds text, the texts are classes.
+        target_column: the column of a .csv file to learn.
+        numbers: take a file's target of whole numbers as numbers. Else text, and whole numbers of
+            at most 50 different values, are classes.
 
     Raises:
         ValueError: the content is not as described.
@@ -54,9 +62,9 @@ def load(name_or_path: str | PathLike[str], target_column: str | None = None) ->
     if not path.is_file():
         raise ValueError(f"{text} must be a file")
     if suffix == ".csv":
-        return _load_csv(path, target_column)
+        return _load_csv(path, target_column, numbers)
     _no_target_column(target_column, text)
-    return _load_npz(path)
+    return _load_npz(path, numbers)
 
 
 def _no_target_column(target_column: str | None, name: str) -> None:
@@ -76,7 +84,7 @@ def _load_sklearn(name: str) -> Dataset:
     return as_dataset(name, bunch.data, bunch.target, columns, numbers=name in REGRESSION)
 
 
-def _load_npz(path: Path) -> Dataset:
+def _load_npz(path: Path, numbers: bool) -> Dataset:
     arrays = read_npz(path)
     x, y = arrays["x"], arrays["y"]
     if x.ndim == 0 or y.ndim not in (1, 2) or len(x) != len(y):
@@ -86,7 +94,7 @@ def _load_npz(path: Path) -> Dataset:
         )
     if x.size == 0:
         raise ValueError(f"{path}: x must not be empty, but has shape {x.shape}")
-    return as_dataset(str(path), x.reshape(len(x), -1), y)
+    return as_dataset(str(path), x.reshape(len(x), -1), y, numbers=numbers)
 
 
 def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
@@ -116,7 +124,7 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
     return arrays
 
 
-def _load_csv(path: Path, target_column: str | None) -> Dataset:
+def _load_csv(path: Path, target_column: str | None, numbers: bool) -> Dataset:
     header, rows = _read_csv(path)
     shown = ", ".join(header)
     if target_column is None:
@@ -137,19 +145,35 @@ def _load_csv(path: Path, target_column: str | None) -> Dataset:
     at = header.index(target_column)
     targets = [row.pop(at).strip() for _, row in rows]
     header.pop(at)
+    target = _csv_target(path, target_column, targets, lines)
+    x = _csv_inputs(path, header, rows)
+    return as_dataset(str(path), x, target, header, numbers=numbers, lines=lines)
+
+
+def _csv_inputs(
+    path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]
+) -> FloatArray:
+    """Return the cells (B, I) as numbers, or name every column that holds something else."""
     x = np.empty((len(rows), len(header)))
+    bad: dict[int, str] = {}
     for number, (line, row) in enumerate(rows):
         for column, cell in enumerate(row):
             value = _number(cell)
             if value is None:
-                raise ValueError(
-                    f'{path}: the column "{header[column]}" must be numbers, not {cell!r} '
-                    f"as in line {line}"
+                bad.setdefault(
+                    column, f'line {line}, column "{header[column]}" is {cell.strip()!r}'
                 )
-            x[number, column] = value
-    return as_dataset(
-        str(path), x, _csv_target(path, target_column, targets, lines), header, lines=lines
-    )
+            else:
+                x[number, column] = value
+    if bad:
+        shown = [bad[column] for column in sorted(bad)]
+        more = f"; {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
+        raise ValueError(
+            f"{path}: {'; '.join(shown[:MOST_NAMED])}{more}: every column but the target must be "
+            f"numbers, so leave {'these' if len(shown) > 1 else 'it'} out of the file or write "
+            "numbers instead"
+        )
+    return x
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

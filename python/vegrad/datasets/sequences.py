@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import Array
-from vegrad.datasets.dataset import Dataset, are_labels, label_of, standardize
+from vegrad.datasets.dataset import Dataset, are_labels, is_number, label_of, standardize
 from vegrad.datasets.files import read_npz
 
 TARGETS = ("last", "all")
@@ -33,7 +33,9 @@ class Sequences(Dataset):
         return f"row {row}, step {step}, column {column}"
 
 
-def load_sequences(path: str | PathLike[str], targets: str | None = None) -> Sequences:
+def load_sequences(
+    path: str | PathLike[str], targets: str | None = None, *, numbers: bool = False
+) -> Sequences:
     """Read sequences from a .npz file.
 
     It holds x (B, T, I) or, with one input, (B, T); y; and, if the rows are of unequal length,
@@ -45,6 +47,7 @@ def load_sequences(path: str | PathLike[str], targets: str | None = None) -> Seq
     Args:
         path: of the file.
         targets: "last" or "all"; None takes what the shape of y says: (B, T) is one a step.
+        numbers: take whole numbers as numbers, never as classes.
 
     Raises:
         ValueError: the content is not as described.
@@ -76,8 +79,11 @@ def load_sequences(path: str | PathLike[str], targets: str | None = None) -> Seq
         valid = np.arange(steps) < lengths[:, None]
     known = np.zeros(x.shape)
     known[valid] = standardize(x[valid])
-    target, labels = _target(file, y, valid if targets == "all" else None)
-    return Sequences(str(file), known, target, labels, lengths=lengths, targets=targets)
+    target, labels = _target(file, y, valid if targets == "all" else None, numbers)
+    whole = bool(labels) and is_number(y)
+    return Sequences(
+        str(file), known, target, labels, whole=whole, lengths=lengths, targets=targets
+    )
 
 
 def _lengths(file: Path, lengths: Array | None, rows: int, steps: int) -> Array | None:
@@ -112,7 +118,9 @@ def _check_targets(file: Path, targets: str, y: Array, steps: int) -> None:
         )
 
 
-def _target(file: Path, y: Array, valid: Array | None) -> tuple[Array, tuple[str, ...]]:
+def _target(
+    file: Path, y: Array, valid: Array | None, numbers: bool
+) -> tuple[Array, tuple[str, ...]]:
     """Return the target and its classes; `valid` (B, T) are the steps that count.
 
     It is None if there is one target a row.
@@ -123,7 +131,7 @@ def _target(file: Path, y: Array, valid: Array | None) -> tuple[Array, tuple[str
     values = np.unique(counts)
     if len(values) == 1:
         raise ValueError(f"the target of {file} is {values[0]} everywhere: nothing to learn")
-    if y.ndim == axes and are_labels(values):
+    if y.ndim == axes and are_labels(values) and not (numbers and is_number(values)):
         labels = tuple(label_of(value) for value in values.tolist())
         places = np.minimum(np.searchsorted(values, y), len(values) - 1)
         return places.astype(np.int64), labels

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal, TypeAlias
 
 from vegrad.flow.finding import Finding
@@ -48,6 +49,14 @@ def checked_way(on_finding: OnFinding) -> OnFinding:
     return on_finding
 
 
+def user_level(packages: Collection[str] = ("vegrad",)) -> int:
+    """Return the stack level, for a warning of the caller's, of the code outside these packages."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in packages:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 class Alarms:
     """Findings that were told, and what is done with new ones.
 
@@ -81,7 +90,7 @@ class Alarms:
                 self.stop |= self.on_finding(finding) is True
             elif self.on_finding == "warn":
                 said = f"{finding.kind}: {finding.message}\n  → {finding.advice}"
-                warnings.warn(FindingWarning(said, finding), stacklevel=2)
+                warnings.warn(FindingWarning(said, finding), stacklevel=user_level())
             elif self.on_finding == "stop":
                 self.stop = True
             elif self.on_finding == "raise":

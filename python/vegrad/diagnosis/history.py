@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -120,7 +120,12 @@ class History:
             self._noted.append(noted(self._count if step is None else step, finding))
 
     def __repr__(self) -> str:
-        return f"<History of {self.epochs} epochs, {self.steps} steps>"
+        losses = self.epoch_loss
+        way = f": loss {losses[0]:.4g} → {losses[-1]:.4g}" if len(losses) else ""
+        return f"<History of {self.epochs} epochs, {self.steps} steps{way}>"
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *STEPS, *EPOCHS, *LAYERS]
 
     def _repr_html_(self) -> str:
         return notebook.history(self)

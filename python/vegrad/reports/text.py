@@ -14,7 +14,7 @@ from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named, times
 from vegrad.reports import time_flow
 from vegrad.reports.protocols import BesideFlow, ShownDiagnosis
-from vegrad.reports.values import gain, number, size
+from vegrad.reports.values import count_of, gain, number, size
 from vegrad.theory.expected import ExpectedFlow
 
 WIDTH = 80
@@ -147,11 +147,11 @@ def describe(diagnosis: ShownDiagnosis) -> str:
     if "sizes" not in config:
         return ", ".join(f"{value} {name}" for name, value in config.items())
     sizes, hidden = config["sizes"], config["sizes"][1:-1]
-    line = f"{len(sizes) - 1} layer{'s' if hidden else ''}"
+    line = count_of(len(sizes) - 1, "layer")
     if hidden:
         line += f" of width {min(hidden)}"
         line += f" to {max(hidden)}" if len(set(hidden)) > 1 else ""
-    line += f" ({sizes[0]} inputs, {sizes[-1]} outputs), {config['dtype']}"
+    line += f" ({_ends(sizes[0], sizes[-1])}), {config['dtype']}"
     line += "" if diagnosis.loss is None else f", loss {diagnosis.loss:.4g}"
     options = [config["activation"], config["init"]]
     options += [f"{name} {config[name]:g}" for name in ("sigma_w", "sigma_b") if config[name]]
@@ -160,13 +160,14 @@ def describe(diagnosis: ShownDiagnosis) -> str:
     return f"{line}\n{', '.join([*options, config['loss']])}"
 
 
+def _ends(inputs: object, outputs: object) -> str:
+    return f"{count_of(inputs, 'input')}, {count_of(outputs, 'output')}"
+
+
 def _recurrent(config: Mapping[str, object], loss: float | None) -> str:
     """Describe a recurrent network in two lines."""
-    layers = config["layers"]
-    line = (
-        f"{layers} layer{'s' if layers != 1 else ''} of {config['hidden']} {config['cell']} units"
-    )
-    line += f" ({config['inputs']} inputs, {config['outputs']} outputs), {config['dtype']}"
+    line = f"{count_of(config['layers'], 'layer')} of {config['hidden']} {config['cell']} units"
+    line += f" ({_ends(config['inputs'], config['outputs'])}), {config['dtype']}"
     line += "" if loss is None else f", loss {loss:.4g}"
     numbers = (("forget_bias", "forget bias"), ("time_scale", "time scale"))
     options = [f"{config['init']} initialization"]
@@ -346,10 +347,12 @@ def chosen(
 def _with_gaps(
     shown: Sequence[int], row: Callable[[int], str], gap: Callable[[int], str]
 ) -> list[str]:
-    """Write the rows at these places, and a line where rows between them are not shown."""
+    """Write the rows at these places, and a line where several between them are not shown."""
     lines, previous = [], -1
     for place in shown:
-        if place > previous + 1:
+        if place == previous + 2:  # a line that says so would take as much room
+            lines.append(row(place - 1))
+        elif place > previous + 2:
             lines.append(gap(place - previous - 1))
         lines.append(row(place))
         previous = place

@@ -32,6 +32,11 @@ def rms_log2(flow: Flow) -> FloatArray:
     return sizes
 
 
+def count_of(count: object, noun: str) -> str:
+    """Write a count of things: "1 layer", "2 layers"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def gains_of(flow: Flow) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Return the gains (log10), those of the weights, those of the derivative, and a base.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable
 from math import inf, isfinite
 
-from vegrad.diagnosis.alarms import FindingError, FindingWarning, OnFinding, checked_way
+from vegrad.diagnosis.alarms import FindingError, FindingWarning, OnFinding, checked_way, user_level
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.rules.divergence import PROMISE
 from vegrad.diagnosis.rules.modules import DRIFT
@@ -19,6 +18,7 @@ EVERY, LATE, RARELY = 100, 500, 500  # up to the step LATE and after it; trigger
 WIDTH = 5  # losses of which the median is taken
 RISE, GROWTH = 1.25, 3.0  # of the loss above its lowest, of the gradient above its usual size
 FLOOR = 0.1  # of the first loss: what is below is not compared with
+OURS = ("vegrad", "torch", "contextlib")  # a warning points at code outside these packages
 REST, LONGEST = 4, 64  # steps between judgements that a trigger has caused, growing
 
 
@@ -116,7 +116,7 @@ class Alarms:
     def _tell(self, one: Finding, step: int) -> None:
         words = f"step {step}, {one.kind} ({one.cause or one.kind}): {one.message}; {one.advice}"
         if self.act == "warn":
-            warnings.warn(FindingWarning(words, one), stacklevel=_user())
+            warnings.warn(FindingWarning(words, one), stacklevel=user_level(OURS))
         elif self.act == "raise":
             raise FindingError(words, one)
         elif self.act == "stop":
@@ -132,15 +132,3 @@ class Alarms:
         """Return findings with those that were seen before, in the order in which they came up."""
         now = {one.cause or one.kind: one for one in findings}
         return tuple((self.found | now).values())
-
-
-def _user() -> int:
-    """Return the stack level, for a warning of the caller's, of the code that calls PyTorch."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_package(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _is_package(name: str) -> bool:
-    return name.partition(".")[0] in ("vegrad", "torch", "contextlib")
