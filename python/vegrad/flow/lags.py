@@ -123,14 +123,15 @@ def _shares(given: FloatArray, wanted: FloatArray) -> FloatArray:
     """Return the share of each output's variance that each number tells by itself (numbers, O)."""
     table, target = given - given.mean(axis=0), wanted - wanted.mean(axis=0)
     sizes = np.outer(np.square(table).sum(axis=0), np.square(target).sum(axis=0))
-    return np.square(table.T @ target) / np.where(sizes > 0, sizes, 1.0)
+    shares: FloatArray = np.square(table.T @ target) / np.where(sizes > 0, sizes, 1.0)
+    return shares
 
 
 def _picked(given: FloatArray, wanted: FloatArray) -> NDArray[np.intp]:
     """Return those numbers that tell more than chance does, the most telling first."""
     shares = _shares(given, wanted)
     best = shares.max(axis=1)
-    order = np.argsort(-best, kind="stable")[:PICKED]
+    order: NDArray[np.intp] = np.argsort(-best, kind="stable")[:PICKED]
     return order[best[order] * len(given) > _by_chance(shares.size)]
 
 
