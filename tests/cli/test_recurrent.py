@@ -137,6 +137,8 @@ def test_one_target_a_row_by_option(capsys: pytest.CaptureFixture[str]) -> None:
         ("--cell lstm --activation relu", "--activation goes with a network of layers"),
         ("--cell lstm --sigma-w 1", "--sigma-w goes with a network of layers"),
         ("--cell lstm --target y", "--target goes with a network of layers"),
+        ("--memory 9", "--memory goes with --cell (tanh, relu, lstm, gru)"),
+        ("--cell lstm --memory 0", "--memory must be at least 1, not 0"),
         ("--layers 2", "--layers goes with --cell (tanh, relu, lstm, gru)"),
         ("--forget-bias 1", "--forget-bias goes with --cell"),
         ("--targets all", "--targets goes with --cell"),

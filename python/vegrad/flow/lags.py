@@ -131,8 +131,9 @@ def _picked(given: FloatArray, wanted: FloatArray) -> NDArray[np.intp]:
     """Return those numbers that tell more than chance does, the most telling first."""
     shares = _shares(given, wanted)
     best = shares.max(axis=1)
-    order: NDArray[np.intp] = np.argsort(-best, kind="stable")[:PICKED]
-    return order[best[order] * len(given) > _by_chance(shares.size)]
+    order = np.argsort(-best, kind="stable")[:PICKED]
+    known: NDArray[np.bool_] = best[order] * len(given) > _by_chance(shares.size)
+    return order[known]
 
 
 def _summary(x: FloatArray, blocks: int) -> FloatArray:

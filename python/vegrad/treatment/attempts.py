@@ -25,7 +25,7 @@ from vegrad.treatment.promise import (
     unreached,
     worse,
 )
-from vegrad.treatment.rates import long_steps
+from vegrad.treatment.rates import long_steps, short_steps
 from vegrad.treatment.remedies import FOLLOWING, TRAINING
 from vegrad.treatment.remedy import Patient, Remedy, Treatment
 from vegrad.treatment.trial import Trial
@@ -92,7 +92,8 @@ class Attempts:
         # What the diagnosis itself says is the smallest change, and gets the time that it needs.
         slow = creeping(trial) and not self.said
         slow |= self.patient.diagnosis.healthy and standing(trial)
-        patient = PATIENT if self.brought else int(self.kept == 0.0)
+        brought = self.brought and not short_steps(trial.history)  # else a higher rate is next
+        patient = PATIENT if brought else int(self.kept == 0.0)
         if slow or thrown(trial) or hopeless(trial, patient=patient):
             return True
         return not self.budget.room(trial.history.steps + trial.block_steps, kept)
@@ -149,7 +150,7 @@ class Attempts:
             self.attempts.append(replace(done, why=why, ended=how))
             return None
         self.brought = brings(self.patient.diagnosis, after)
-        self.said = remedy.said or self.brought
+        self.said = remedy.said
         tried = self._train(treatment, done, after)
         trial = tried.trial
         if treatment.scales:
