@@ -149,7 +149,7 @@ class Attempts:
         if why:
             self.attempts.append(replace(done, why=why, ended=how))
             return None
-        self.brought = brings(self.patient.diagnosis, after)
+        self.brought = not remedy.said and brings(self.patient.diagnosis, after)
         self.said = remedy.said
         tried = self._train(treatment, done, after)
         trial = tried.trial
