@@ -137,8 +137,6 @@ def test_one_target_a_row_by_option(capsys: pytest.CaptureFixture[str]) -> None:
         ("--cell lstm --activation relu", "--activation goes with a network of layers"),
         ("--cell lstm --sigma-w 1", "--sigma-w goes with a network of layers"),
         ("--cell lstm --target y", "--target goes with a network of layers"),
-        ("--memory 9", "--memory goes with --cell (tanh, relu, lstm, gru)"),
-        ("--cell lstm --memory 0", "--memory must be at least 1, not 0"),
         ("--layers 2", "--layers goes with --cell (tanh, relu, lstm, gru)"),
         ("--forget-bias 1", "--forget-bias goes with --cell"),
         ("--targets all", "--targets goes with --cell"),
@@ -240,3 +238,18 @@ def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["data"]["steps"] == 60
     assert vegrad.RNN.load("net.safetensors").config["hidden"] == 32
     assert "network.parameters" in Path("patch.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["diagnose", "cure"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--memory 9", "--memory goes with --cell (tanh, relu, lstm, gru)"),
+        ("--cell lstm --memory 0", "--memory must be at least 1, not 0"),
+    ],
+)
+def test_a_memory_that_is_none(
+    capsys: pytest.CaptureFixture[str], command: str, options: str, message: str
+) -> None:
+    assert main([command, *options.split()]) == 2
+    assert message in capsys.readouterr().err
