@@ -241,3 +241,18 @@ def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["data"]["steps"] == 60
     assert vegrad.RNN.load("net.safetensors").config["hidden"] == 32
     assert "network.parameters" in Path("patch.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["diagnose", "cure"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--memory 9", "--memory goes with --cell (tanh, relu, lstm, gru)"),
+        ("--cell lstm --memory 0", "--memory must be at least 1, not 0"),
+    ],
+)
+def test_a_memory_that_is_none(
+    capsys: pytest.CaptureFixture[str], command: str, options: str, message: str
+) -> None:
+    assert main([command, *options.split()]) == 2
+    assert message in capsys.readouterr().err

@@ -121,6 +121,8 @@ def test_lengths_and_memory_are_of_recurrent_networks() -> None:
         vegrad.diagnose(network, x, target, memory=3)
     with pytest.raises(ValueError, match=r"go with a vegrad\.RNN"):
         vegrad.cure(network, x, target, lengths=[1, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"go with a vegrad\.RNN"):
+        vegrad.cure(network, x, target, memory=3)
 
 
 # Edits -------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from vegrad.cli.options import (
     add_cell_options,
     add_common_options,
     add_data_options,
+    add_memory_option,
     add_network_options,
     add_optimizer_options,
     build_optimizer,
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         data.x,
         task.target,
         **task.lengths(np.arange(len(data.x))),
+        **task.remembers(options),
         goal=options.goal,
         optimizer=optimizer,
         steps=steps,
@@ -112,6 +114,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser, "rows of a step (default 32)", 32)
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
     add_cell_options(parser)
+    add_memory_option(parser)
     add_optimizer_options(parser, clip="none")
     add = parser.add_argument_group("cure").add_argument
     goal = "accuracy to reach or, with mse, loss (default: some of the way from guessing)"

@@ -17,6 +17,7 @@ from vegrad.cli.options import (
     add_cell_options,
     add_common_options,
     add_data_options,
+    add_memory_option,
     add_network_options,
     positive,
 )
@@ -84,7 +85,11 @@ def _judge(
     with spinner(options, "one forward and one backward pass"):
         judge = cast(Callable[..., Diagnosis], diagnose)  # of either kind of network
         diagnosis = judge(
-            task.network, *task.rows(rows)[:2], **task.lengths(rows), ignore=options.ignore
+            task.network,
+            *task.rows(rows)[:2],
+            **task.lengths(rows),
+            **task.remembers(options),
+            ignore=options.ignore,
         )
     files: Files = {"picture": None, "page": options.html}
     if options.plot is not None:
@@ -192,6 +197,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser, f"rows to take (default: all, at most {MOST_ROWS})")
     add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
     add_cell_options(parser)
+    add_memory_option(parser)
     group = _add_output_options(parser)
     forms = f"{', '.join(FORMATS)} (annotations of a workflow) (default text)"
     group.add_argument("--format", metavar="FORM", choices=FORMATS, help=forms)

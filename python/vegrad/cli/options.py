@@ -122,6 +122,12 @@ def add_cell_options(parser: argparse.ArgumentParser) -> None:
     add_name(add, "--targets", datasets.TARGETS, "one a row, or one a step (default: as y is)")
 
 
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """Add --memory, which goes with --cell."""
+    needed = "steps back lies what the task needs (default: as the targets tell)"
+    parser.add_argument("--memory", type=int, metavar="K", help=f"with --cell: so many {needed}")
+
+
 def add_optimizer_options(
     parser: argparse.ArgumentParser, clip: str = "global_norm:1", optimizer: str = "adamw"
 ) -> None:

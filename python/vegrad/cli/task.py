@@ -22,7 +22,7 @@ from vegrad.theory.cells import GATES
 ROWS, STEPS = 4000, 60
 """Rows of a task that is drawn, and its T if none is given."""
 CHAIN = ("depth", "activation", "sigma_w", "sigma_b", "residual", "norm", "target")
-RECURRENT = ("layers", "forget_bias", "time_scale", "targets", "truncation")
+RECURRENT = ("layers", "forget_bias", "time_scale", "targets", "truncation", "memory")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Task:
         """Return x and target of the rows, and their lengths if these are unequal."""
         lengths = self.lengths(chosen).values()
         return self.data.x[chosen], self.target[chosen], *lengths
+
+    def remembers(self, options: argparse.Namespace) -> dict[str, int]:
+        """Return the argument `memory`, if the options give one."""
+        return {} if options.memory is None else {"memory": positive("--memory", options.memory)}
 
     def lengths(self, chosen: Array) -> dict[str, Array]:
         """Return the argument `lengths` for the rows; none if all have as many steps."""

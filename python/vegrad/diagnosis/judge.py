@@ -284,8 +284,8 @@ def _cells_looked_at(cells: Sequence[Cell]) -> str:
     names = listed([cell.label for cell in cells])
     return (
         f"the gradient of {names} goes back through time as far as weights drawn anew let it "
-        f"(a thousandth of it gets {min(fresh)} steps back), or farther; nothing says that the "
-        "task needs more"
+        f"(a thousandth of it gets {min(fresh)} steps back), or farther; if the task needs more, "
+        "say so with memory=K"
     )
 
 

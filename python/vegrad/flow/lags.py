@@ -123,7 +123,8 @@ def _shares(given: FloatArray, wanted: FloatArray) -> FloatArray:
     """Return the share of each output's variance that each number tells by itself (numbers, O)."""
     table, target = given - given.mean(axis=0), wanted - wanted.mean(axis=0)
     sizes = np.outer(np.square(table).sum(axis=0), np.square(target).sum(axis=0))
-    return np.square(table.T @ target) / np.where(sizes > 0, sizes, 1.0)
+    shares: FloatArray = np.square(table.T @ target) / np.where(sizes > 0, sizes, 1.0)
+    return shares
 
 
 def _picked(given: FloatArray, wanted: FloatArray) -> NDArray[np.intp]:
@@ -131,7 +132,8 @@ def _picked(given: FloatArray, wanted: FloatArray) -> NDArray[np.intp]:
     shares = _shares(given, wanted)
     best = shares.max(axis=1)
     order = np.argsort(-best, kind="stable")[:PICKED]
-    return order[best[order] * len(given) > _by_chance(shares.size)]
+    known: NDArray[np.bool_] = best[order] * len(given) > _by_chance(shares.size)
+    return order[known]
 
 
 def _summary(x: FloatArray, blocks: int) -> FloatArray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 from vegrad.arrays.checks import as_count
@@ -54,8 +53,8 @@ def diagnose(
     count, ignored = as_count("resamples", resamples), as_ignored(ignore)
     if isinstance(network, RNN):
         given = x if lengths is None else (x, lengths)
-        found = RecurrentSubject(network).read(given, target, resamples=count, seed=seed)
-        found = replace(found, memory=as_count("memory", memory))
+        subject = RecurrentSubject(network, memory=as_count("memory", memory))
+        found = subject.read(given, target, resamples=count, seed=seed)
         return Diagnosis.of(found, history, RecurrentSubject).ignoring(ignored)
     if lengths is not None or memory:
         raise ValueError("lengths and memory go with a vegrad.RNN, not with a vegrad.MLP")

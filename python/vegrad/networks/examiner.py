@@ -80,6 +80,20 @@ class Examiner:
                 self.history.note(one, step=0)
         return any(found)
 
+    def blame_memory(self, findings: tuple[Finding, ...]) -> bool:
+        """Note before all else that a training stalls as the network forgets what it needs.
+
+        Return True if that was so.
+        """
+        if not any(one.kind == "stalled" for one in findings):
+            return False
+        count = len(self.rows)
+        rows = np.linspace(0, count - 1, min(count, 4 * MANY)).astype(np.intp)
+        found = self.network.forgotten(self.rows.take(rows))
+        for one in found:
+            self.history.note(one, step=0)
+        return bool(found)
+
     @property
     def overshoots(self) -> bool:
         """True if steps that are too long were noted."""
@@ -101,7 +115,7 @@ class Examiner:
     def end(self) -> None:
         """Say what the training as a whole tells."""
         found = self.history.findings
-        if self._blame_target(found):
+        if self._blame_target(found) or self.blame_memory(found):
             found = self.history.findings
         self.alarms.tell(found)
 

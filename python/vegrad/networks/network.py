@@ -176,6 +176,10 @@ class Network:
         """Judge the network as it is by one pass over these rows, and `resamples` more."""
         raise NotImplementedError
 
+    def forgotten(self, batch: Batch) -> tuple[Finding, ...]:
+        """Return what it forgets, though its target needs it, if it learns nothing."""
+        return ()
+
 
 def check_name(argument: str, name: str, known: Collection[str]) -> str:
     """Return `name` if it is one of those known, else raise with their list."""

@@ -60,6 +60,8 @@ class RecurrentSubject(NetworkSubject):
 
     network: RNN  # type: ignore[assignment]
     truncation: tuple[int, int] | None = None
+    memory: int = 0
+    """How many steps back lies what the task needs, if the user says so."""
 
     axes = "(0, 1)"
 
@@ -87,6 +89,7 @@ class RecurrentSubject(NetworkSubject):
         """
         given, lengths = x if isinstance(x, tuple) else (x, None)
         reading = read(self.network, self.network.batch(given, target, lengths), seed)
+        reading = replace(reading, memory=self.memory)
         if reading.lags is None or not isinstance(self.data, SequenceData) or not len(self.data):
             return reading
         return replace(reading, lags=self.data.lags)  # of more rows than a batch has

@@ -16,7 +16,7 @@ from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.recurrent_trainer import Trainer, trainer_of
 from vegrad.networks.recurrent_training import fit
 from vegrad.networks.rows import Batch, Rows
-from vegrad.networks.sequence_reading import is_usual, judged
+from vegrad.networks.sequence_reading import forgotten, is_usual, judged
 from vegrad.networks.sequence_rows import SequenceRows, flat
 from vegrad.networks.sequences import State, Truncation
 from vegrad.networks.time_flow import TimeFlow
@@ -262,6 +262,10 @@ class RNN(RecurrentNetwork):
     def judged(self, batch: Batch, resamples: int) -> tuple[Finding, ...]:
         """Judge the network as it is by one pass over these rows."""
         return judged(self, batch)
+
+    def forgotten(self, batch: Batch) -> tuple[Finding, ...]:
+        """Return what it forgets of these rows, though its target needs it."""
+        return forgotten(self, batch)
 
 
 def _as_size(argument: str, value: object) -> int:

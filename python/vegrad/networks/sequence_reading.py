@@ -10,6 +10,7 @@ import numpy as np
 from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norms
 from vegrad.diagnosis.judge import judge
+from vegrad.diagnosis.rules import memory
 from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue
 from vegrad.flow.finding import Finding
 from vegrad.flow.lags import Lags
@@ -62,6 +63,14 @@ def read(network: RecurrentNetwork, batch: Batch, seed: int = 0) -> Reading:
 def judged(network: RecurrentNetwork, batch: Batch) -> tuple[Finding, ...]:
     """Judge a network as it is on these rows, by one pass."""
     return judge(read(network, batch))
+
+
+def forgotten(network: RecurrentNetwork, batch: Batch) -> tuple[Finding, ...]:
+    """Return what a network that learns nothing forgets of these rows, though its target needs it.
+
+    Nothing is said of data in which something is not finite.
+    """
+    return memory.forgotten(read(network, batch))
 
 
 # A first batch that need not be judged: its loss, in those of the best constant output, and limits

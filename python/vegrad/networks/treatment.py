@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.arrays.checks import Array
+from vegrad.arrays.checks import Array, as_count
 from vegrad.networks.editor import clone
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
@@ -52,6 +52,7 @@ def cure(
     budget: float = BUDGET,
     progress: bool | Listener = False,
     lengths: object = None,
+    memory: int = 0,
 ) -> Cure:
     """Find the smallest change that makes `network` train, and prove it.
 
@@ -78,6 +79,7 @@ def cure(
         progress: True for a line on standard error; or a function, which is called with a
             `vegrad.treatment.progress.Look` at every look at a training.
         lengths: of sequences (N,), as for `RNN.backward`.
+        memory: how many steps back lies what the task needs, of a `vegrad.RNN`, as for `diagnose`.
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
@@ -93,13 +95,15 @@ def cure(
     if isinstance(network, RNN):
         rows = network.batch(x, target, lengths)
         sequences = SequenceData(rows.x, rows.target, numeric=numeric, lengths=rows.lengths)
-        patient = RecurrentSubject(clone(network), sequences, optimizer, seed)
+        patient = RecurrentSubject(
+            clone(network), sequences, optimizer, seed, memory=as_count("memory", memory)
+        )
         wanted = patient.rows().wanted
         aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
         plan = Plan(aim, steps, batch_size, seed, budget, whole=True)
         return _searched(patient, plan, tell)
-    if lengths is not None:
-        raise ValueError("lengths go with a vegrad.RNN, not with a vegrad.MLP")
+    if lengths is not None or memory:
+        raise ValueError("lengths and memory go with a vegrad.RNN, not with a vegrad.MLP")
     data = ArrayData(*network.checked(x, target), numeric=numeric)
     given = NetworkSubject(clone(network), data, optimizer, seed)
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))

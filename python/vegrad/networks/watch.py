@@ -218,7 +218,10 @@ class Watch(Examiner):
             )
             most = max(middle(row) for row in history.update_log2)
             tiny = most < TINY and epoch > 1 and self._is_steady()
-            self.alarms.tell(f for f in found if tiny and f.cause == "learning-rate-low")
+            low = tuple(f for f in found if tiny and f.cause == "learning-rate-low")
+            if low and self.blame_memory(low):
+                low = tuple(f for f in history.findings if f.kind == "vanishing")
+            self.alarms.tell(low)
         self.no_better = self.no_better + 1 if no_better else 0
         if self.no_better in (3, 6, 12, 24, 48) and isfinite(loss):
             count = len(self.rows)

@@ -16,6 +16,7 @@ from vegrad.treatment.outcome import PAIRS, Attempt, Ended
 from vegrad.treatment.progress import Listener, Look
 from vegrad.treatment.promise import (
     astray,
+    brings,
     creeping,
     ended,
     hopeless,
@@ -24,7 +25,7 @@ from vegrad.treatment.promise import (
     unreached,
     worse,
 )
-from vegrad.treatment.rates import long_steps
+from vegrad.treatment.rates import long_steps, short_steps
 from vegrad.treatment.remedies import FOLLOWING, TRAINING
 from vegrad.treatment.remedy import Patient, Remedy, Treatment
 from vegrad.treatment.trial import Trial
@@ -36,6 +37,7 @@ BATCHES = 4  # and those of a diagnosis, in batches
 # the share of a training that it has taken.
 ALMOST, FAST = 0.9, 3.0
 LUCK = "reached the goal, but not to stay, or not with the rows in another order"
+PATIENT = 2  # looks at a training whose gradient now gets to what the target depends on
 GIVE_UP = 0.1  # of a training: less is no trial
 Over = Callable[[Trial], bool]
 
@@ -72,7 +74,7 @@ class Attempts:
         sick = self._trial(self.given)
         self.budget = Budget(plan, self.batch_size, len(self.rows), subject.early, sick)
         self.budget.passed += subject.looking(len(rows)) + before.further * len(rows)
-        self.kept, self.said = 0.0, False
+        self.kept, self.said, self.brought = 0.0, False, False
 
     def _trial(self, treatment: Treatment) -> Trial:
         plan = self.plan
@@ -90,7 +92,9 @@ class Attempts:
         # What the diagnosis itself says is the smallest change, and gets the time that it needs.
         slow = creeping(trial) and not self.said
         slow |= self.patient.diagnosis.healthy and standing(trial)
-        if slow or thrown(trial) or hopeless(trial, patient=self.kept == 0.0):
+        brought = self.brought and not short_steps(trial.history)  # else a higher rate is next
+        patient = PATIENT if brought else int(self.kept == 0.0)
+        if slow or thrown(trial) or hopeless(trial, patient=patient):
             return True
         return not self.budget.room(trial.history.steps + trial.block_steps, kept)
 
@@ -145,6 +149,7 @@ class Attempts:
         if why:
             self.attempts.append(replace(done, why=why, ended=how))
             return None
+        self.brought = not remedy.said and brings(self.patient.diagnosis, after)
         self.said = remedy.said
         tried = self._train(treatment, done, after)
         trial = tried.trial

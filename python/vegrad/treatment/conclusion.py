@@ -11,10 +11,14 @@ from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.goal import Goal
 from vegrad.treatment.learnability import about_data
 from vegrad.treatment.outcome import Attempt, Outcome, Proof
-from vegrad.treatment.promise import ABOVE
+from vegrad.treatment.promise import ABOVE, unreached
 from vegrad.treatment.remedy import Treatment
 from vegrad.treatment.trial import Trial
 
+LONGER = (
+    "more width is no help; begin with gates for the length (chrono) or another cell that carries "
+    "its state so far, and give it more steps"
+)
 LEAST = 0.01  # of a guess's loss, that a change which does not reach the goal must gain
 
 
@@ -78,12 +82,13 @@ def conclude(
     return outcome, treatment
 
 
-def about(
-    given: Treatment, goal: Goal, *, quick: bool = False, healthy: bool = True
-) -> tuple[str, ...]:
-    """Say what is wrong with the data, if they are rows of numbers and labels or numbers."""
+def about(given: Treatment, goal: Goal, *, quick: bool = False, then: str = "") -> tuple[str, ...]:
+    """Say what is wrong with the data, if they are rows of numbers and labels or numbers.
+
+    If they can be learnt, say what to do `then`.
+    """
     table = given.subject.data.table(goal.kind)
-    return () if table is None else about_data(*table, goal, quick=quick, healthy=healthy)
+    return () if table is None else about_data(*table, goal, quick=quick, then=then)
 
 
 def _lessons(given: Treatment, goal: Goal, before: Diagnosis, after: Diagnosis) -> tuple[str, ...]:
@@ -91,7 +96,9 @@ def _lessons(given: Treatment, goal: Goal, before: Diagnosis, after: Diagnosis) 
 
     That is the first finding, where it asks for no change of the network.
     """
-    said = about(given, goal, healthy=after.healthy)
+    far = unreached(before)
+    then = "give the network more width, or more steps" if after.healthy else ""
+    said = about(given, goal, then=f"{far}, so that {LONGER}" if far else then)
     if after.healthy:
         return said
     edit = after.findings[0].edit

@@ -20,7 +20,7 @@ RIDGE = 1e-3  # of the mean square of the columns
 
 
 def about_data(
-    x: Array, target: Array, goal: Goal, *, quick: bool = False, healthy: bool = True
+    x: Array, target: Array, goal: Goal, *, quick: bool = False, then: str = ""
 ) -> tuple[str, ...]:
     """Say what is wrong with the data or, if they can be learnt, that they are not to blame.
 
@@ -29,7 +29,7 @@ def about_data(
         target: as the network takes it.
         goal: with its kind of loss.
         quick: say only what rules out learning for certain, and else nothing.
-        healthy: True if nothing is wrong with the network, so that it may only be too small.
+        then: what to do where the data can be learnt.
     """
     if len(x) > 1 and not np.ptp(x, axis=0).any():
         return ("x is the same in every row: no network can tell the rows apart",)
@@ -38,7 +38,7 @@ def about_data(
         return ("the target is the same in every row: there is nothing to learn",)
     if quick:
         return ()
-    return (_compared(x.astype(np.float64), outputs, goal, healthy=healthy),)
+    return (_compared(x.astype(np.float64), outputs, goal, then),)
 
 
 def _outputs(target: Array, kind: str) -> Array:
@@ -114,7 +114,7 @@ def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, .
     return np.broadcast_to(centre, linear.shape), linear, nearest, few
 
 
-def _compared(x: Array, outputs: Array, goal: Goal, *, healthy: bool) -> str:
+def _compared(x: Array, outputs: Array, goal: Goal, then: str) -> str:
     """Compare fits that need no gradient, on rows that they have not seen."""
     if len(x) < 20:
         return f"{len(x)} rows are too few to say whether the data can be learnt"
@@ -124,8 +124,7 @@ def _compared(x: Array, outputs: Array, goal: Goal, *, healthy: bool) -> str:
     if not fits.learnable:
         guess = 100 * max(fits.guess, 0)
         return f"the target looks independent of x: {figures}, guessing {guess:.0f} %"
-    then = "give the network more width, or more steps"
-    return f"the data can be learnt ({figures}){f': {then}' if healthy else ''}"
+    return f"the data can be learnt ({figures}){f': {then}' if then else ''}"
 
 
 def _score(fit: Array, outputs: Array, kind: str) -> float:

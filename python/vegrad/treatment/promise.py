@@ -16,13 +16,14 @@ ABOVE = 1.2  # times the guess's loss
 THROWN = 3.0  # times the first loss and the guess's: what was learnt by then is lost
 HALF = 0.5  # of the way
 FAR = 4.0  # decades, that a gradient may lose on its way to what tells of the target
+NEAR = 2.0  # decades, by which it has come there
 STANDING = -0.99  # median α of steps that are as good as none
 
 
-def hopeless(trial: Trial, *, patient: bool = False) -> bool:
+def hopeless(trial: Trial, *, patient: int = 0) -> bool:
     """Return True if a training has learnt too little to go on with.
 
-    If patient, it may have learnt nothing at the first look.
+    It may have learnt nothing at the first so many looks.
     """
     needed = [way for share, way in NEEDED[patient:] if trial.share >= share]
     if not needed or trial.way >= needed[-1] or trial.on_the_way:
@@ -95,6 +96,15 @@ def unreached(diagnosis: Diagnosis) -> str:
     if lost <= FAR:
         return ""
     return f"only {power(-lost)} of the gradient gets to what the target depends on"
+
+
+def brings(before: Diagnosis, after: Diagnosis) -> bool:
+    """Return True if a change brings the gradient to what the target depends on.
+
+    The fault is then mended, and the rest is for the training to do, which takes its time.
+    """
+    reading = after.reading
+    return bool(unreached(before)) and reading is not None and lost_on_the_way(reading) <= NEAR
 
 
 def badness(diagnosis: Diagnosis) -> float:

@@ -15,6 +15,7 @@ tanh cell through 1e-19).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import exp, inf, log
 
 import numpy as np
@@ -179,6 +180,24 @@ def lost_on_the_way(reading: Reading) -> float:
     if not steps or lags.beside(steps) > BESIDE:
         return 0.0
     return min(lost_at(one.sizes[:, 0], min(steps, one.length)) for one in cells)
+
+
+def forgotten(reading: Reading) -> tuple[Finding, ...]:
+    """Return what a training that has stalled may be blamed on: its gradient does not get far back.
+
+    That it learns nothing is seen by then, so that it may be any cell.
+    """
+    lost = lost_on_the_way(reading)
+    if lost < FORGETS.critical:
+        return ()
+    assert reading.lags is not None
+    steps = reading.lags.before(HINT, TOLD)
+    told = reading.lags.told(steps)[1]
+    return (
+        replace(
+            _found(reading, FORGETS, reading.cells, steps, told), vocabulary=reading.vocabulary
+        ),
+    )
 
 
 def _beyond(reading: Reading) -> tuple[int, float]:
