@@ -20,7 +20,7 @@ from vegrad.reports.protocols import ShownHistory
 
 MOST = 24  # hops
 BOARD, CHALK, FAINT = "#26332f", "#e8e6df", "#8fa39b"
-SLATE = {"facecolor": "#26332f", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+SLATE = {"facecolor": "#26332f", "edgecolor": "none", "alpha": 1.0, "pad": 1}
 
 
 class Hop(NamedTuple):
@@ -44,6 +44,7 @@ HOPS = (
 )
 PAST = 0.25  # of the fall to the lowest place: that of α 0.5 on a parabola
 EDGE = 0.2  # of the loss: a rise worth a word
+STUCK = 0.9  # of the loss at first, or of guessing: what is left where a training learns nothing
 FLAT = 0.15  # of the highest loss: a way over which as little changes is drawn as flat as it is
 FAR = 20  # longest over usual length, from which on lengths are shown by their logarithm
 TALL = 20  # highest over lowest loss, from which on the axis is logarithmic
@@ -128,6 +129,19 @@ def losses_of(descent: Descent) -> FloatArray:
     losses = np.concatenate([descent.loss, *ends, [descent.guess]])
     finite: FloatArray = losses[np.isfinite(losses)]
     return finite
+
+
+def outcome(descent: Descent) -> str:
+    """Return "learns", "stuck" or "diverges", by the loss alone: at first, in the end, of guessing.
+
+    Stuck is a loss that stays above nine tenths of what it was, or of that of guessing if this is
+    less; it diverges where it ends a fifth higher than it began, or is not finite.
+    """
+    first, last = float(descent.looks[0].loss[0]), float(descent.looks[-1].loss[-1])
+    if not isfinite(last) or last - first > EDGE * abs(first):
+        return "diverges"
+    least = min(first, float(np.nan_to_num(descent.guess, nan=np.inf)))
+    return "stuck" if last > STUCK * least else "learns"
 
 
 def tall(losses: FloatArray) -> bool:
@@ -255,11 +269,9 @@ def notes(descent: Descent) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     if np.isfinite(alpha).any() and np.median(alpha) < HOPS[0].most:
         share = 1 / max(1 + float(np.median(alpha)), 1e-9)
-        text = f"baby steps: 1/{float(f'{share:.2g}'):g} of the way"
-        stuck = looks[-1].loss[-1] > 0.9 * min(
-            looks[0].loss[0], np.nan_to_num(descent.guess, nan=np.inf)
-        )
-        found.append((len(looks) // 2, f"lost on a plateau\n{text}" if stuck else text))
+        text = f"baby steps: 1/{float(f'{share:.2g}'):g} of the way\nto the minimum along each"
+        stuck = outcome(descent) == "stuck"
+        found.append((len(looks) // 2, f"lost on a plateau,\n{text}" if stuck else text))
     rise = np.array([look.loss[-1] - look.loss[0] for look in looks])
     rise = np.nan_to_num(rise, nan=np.inf)
     if len(rise) and rise.max() > EDGE * min(abs(look.loss[0]) for look in looks):
@@ -268,5 +280,5 @@ def notes(descent: Descent) -> list[tuple[int, str]]:
     if len(looks) and (factors < 1).any():
         times = 1 / float(np.median(factors[factors < 1]))
         place = int(np.flatnonzero(factors < 1)[-1])
-        found.append((place, f"held by the clip: {times:.2g}× shorter"))
+        found.append((place, f"held by the clip:\nsteps {times:.2g}× shorter"))
     return found
