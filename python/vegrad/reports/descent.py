@@ -53,7 +53,7 @@ TALL = 20  # highest over lowest loss, from which on the axis is logarithmic
 # Numbers ---------------------------------------------------------------------------------------
 
 
-def of_history(history: ShownHistory) -> Descent:
+def of_history(history: ShownHistory, guess: float | None = None) -> Descent:
     """Return the descent that a history recorded, each step on its own batch.
 
     Where the gauge did not look, a step is taken to be as long as the one before it where it did.
@@ -61,16 +61,18 @@ def of_history(history: ShownHistory) -> Descent:
     straight line where that would lead out of what a loss can be; beyond it the parabola that fits
     the step, as far as it is above the least loss there can be.
     """
-    lengths = history.step_length
+    lengths, line = history.step_length, nan if guess is None else float(guess)
     looks = np.flatnonzero(np.isfinite(lengths))
     if not len(looks):
-        return Descent(history.loss, lengths, history.coefficient, (), whole=False)
+        return Descent(history.loss, lengths, history.coefficient, (), line, whole=False)
     nearest = looks[np.searchsorted(looks, np.arange(len(lengths)), side="right").clip(1) - 1]
     known = np.isfinite(history.loss) & np.isfinite(history.loss_after)
     shown = looks[np.linspace(0, len(looks) - 1, min(MOST, len(looks))).round().astype(int)]
     losses = history.loss
     seen = tuple(_along(history, int(step)) for step in np.unique(shown[known[shown]]))
-    return Descent(np.append(losses, nan), lengths[nearest], history.coefficient, seen, whole=False)
+    return Descent(
+        np.append(losses, nan), lengths[nearest], history.coefficient, seen, line, whole=False
+    )
 
 
 def _along(history: ShownHistory, step: int) -> Look:
@@ -194,6 +196,8 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         board.set_ylim(finite.min() / 1.5, finite.max() * 4)
     _say(board, descent, places)
     words = "way through the weights" + (", by the logarithm of each step" * compressed)
+    if len(descent.looks) < min(len(descent.length), MOST):
+        words += f"; {len(descent.looks)} of {len(descent.length)} steps looked at (gauge_every)"
     board.set_xlabel(words, color=FAINT, fontsize=8)
     board.set_ylabel("loss" if descent.whole else "loss of each batch", color=FAINT, fontsize=8)
     board.tick_params(colors=FAINT, labelsize=8, which="both")

@@ -198,8 +198,8 @@ TERMS = (
     ),
     Term(
         ("no reach",),
-        "The result of a change to a recurrent network, in the table of a cure, after which next to "
-        "nothing of the gradient gets back to the steps that the target depends on.",
+        "The result of a change to a recurrent network, in the table of a cure, after which next "
+        "to nothing of the gradient gets back to the steps that the target depends on.",
     ),
     Term(
         ("budget",),
