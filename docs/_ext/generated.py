@@ -1,6 +1,7 @@
 """Parts of pages that are made from tables and files of the source: never written by hand.
 
-A page has `<!-- generated: NAME -->` on a line of its own, and NAME is a row of `PARTS`.
+A page has `<!-- generated: NAME -->` on a line of its own, and NAME is a row of `PARTS`. Before it
+stands, for who reads the source, where to find the same: the site leaves this paragraph out.
 """
 
 import ast
@@ -21,6 +22,7 @@ from vegrad.reports.glossary import TERMS
 DOCS = Path(__file__).parents[1]
 BENCH = DOCS.parent / "bench"
 EXPERIMENTS = BENCH / "experiments"
+STUB = re.compile(r"^\*Made when the site is built.*?\*\n\n", re.DOTALL | re.MULTILINE)
 ADDRESS = re.compile(r"(?<![<(])(https?://[^\s,;)]+)")
 PAPER = re.compile(r"\barXiv:(\d{4}\.\d{4,5})")
 
@@ -153,7 +155,7 @@ def fill(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = re.sub(
         r"^<!-- generated: (\w+) -->$",
         lambda mark: "\n".join(PARTS[mark[1]]()),
-        source[0],
+        STUB.sub("", source[0]),
         flags=re.MULTILINE,
     )
 

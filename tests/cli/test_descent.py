@@ -26,9 +26,14 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 def test_the_three_stories(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["descent"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("plateau: lost on a plateau, baby steps: 1/")
-    assert any(line.startswith("edge: over the edge; loss 2.3") for line in lines)
-    assert any(line.startswith("clip: held by the clip: ") for line in lines)
+    assert lines[0].startswith("plateau: stuck, loss 2.5")
+    assert any(line.startswith("edge: diverges, loss 2.3") for line in lines)
+    assert any(line.startswith("clip: learns, loss 2.3") for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert "lost on a plateau, baby steps: 1/" in text
+    assert "of the way to the minimum along each; " in text
+    assert "; over the edge; " in text
+    assert "; held by the clip: steps " in text
     assert lines[-1] == "picture: vegrad-descent.png"
     assert Path("vegrad-descent.png").read_bytes().startswith(b"\x89PNG")
 
@@ -42,6 +47,13 @@ def test_a_story_says_what_it_is_called(capsys: pytest.CaptureFixture[str]) -> N
     clip = told(capsys, "edge", "--clip", "global_norm:0.1")["edge"]
     assert clip["title"] == "50 layers of tanh, SGD 2, clip global_norm:0.1"
     assert max(clip["loss"]) < 1.2 * clip["guess"]
+
+
+def test_a_training_that_learns_is_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+    """Baby steps and a step over the edge are how it learns, and not what comes of it."""
+    plateau = told(capsys, "plateau", "--activation", "tanh")["plateau"]
+    assert plateau["outcome"] == "learns"
+    assert plateau["loss"][-1] < 0.4 * plateau["loss"][0]
 
 
 def test_options_make_it_ones_own(capsys: pytest.CaptureFixture[str]) -> None:

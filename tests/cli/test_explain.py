@@ -44,8 +44,10 @@ def test_an_unknown_cause_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["explain", "dead-neurons"]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("vegrad: error: cause must be one that `vegrad explain` lists")
+    assert output.err.startswith("vegrad: error: cause must be the name of a cause or a word")
     assert "not 'dead-neurons'" in output.err
+    assert main(["explain", "vanish"]) == 2
+    assert "did you mean vanishing?" in " ".join(capsys.readouterr().err.split())
     assert main(["explain", "zero_vectors"]) == 2
     assert "did you mean zero-vectors?" in capsys.readouterr().err
 
@@ -56,7 +58,11 @@ def test_words_of_messages_are_explained(term: Term, capsys: pytest.CaptureFixtu
         assert main(["explain", name.upper() if name.isascii() else name]) == 0
         head, _, *lines = capsys.readouterr().out.splitlines()
         assert head == ", ".join(term.names)
-        assert " ".join(lines) == term.says
+        text = " ".join(" ".join(lines).split())
+        assert text.startswith(term.says)
+        assert set(term.see) <= {*CAUSES}
+        assert ("Possible causes" in text) == bool(term.see)
+        assert all(cause in text for cause in term.see)
     assert main(["explain"]) == 0
     assert term.names[0] in capsys.readouterr().out
 

@@ -1,5 +1,7 @@
 """The drawing of a descent: only what a loss can be, kinds by shape, the loss of guessing."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import vegrad
@@ -75,6 +77,19 @@ def test_a_plateau_is_flat_and_a_fall_fills_the_axis() -> None:
     for board in figure.axes:
         assert any(np.allclose(line.get_ydata(), 2.302) for line in board.lines)
     assert [text for _, text in descent.notes(plateau)] == [
-        "lost on a plateau\nbaby steps: 1/100 of the way"
+        "lost on a plateau,\nbaby steps: 1/100 of the way\nto the minimum along each"
     ]
     assert descent.notes(fall) == []
+
+
+def test_the_outcome_is_read_off_the_loss() -> None:
+    for losses, guess, outcome in (
+        ((2.3, 1.0), 2.3, "learns"),
+        ((2.3, 3.3, 0.2), np.nan, "learns"),
+        ((9.0, 2.2), 2.3, "stuck"),  # has come as far as guessing
+        ((2.3, 2.5), np.nan, "stuck"),
+        ((2.3, 9.0), 2.3, "diverges"),
+        ((2.3, np.inf), 2.3, "diverges"),
+    ):
+        looks = (look(one, other, step=n) for n, (one, other) in enumerate(pairwise(losses)))
+        assert descent.outcome(walked(*looks, guess=guess)) == outcome

@@ -33,6 +33,24 @@ def test_pictures_of_a_training(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+def test_what_never_changed_has_no_panel() -> None:
+    bare = trained(epochs=2, batch_size=10)
+    assert [axes.get_title() for axes in bare.plot().axes] == ["loss", "gradient norm"]
+    network = vegrad.MLP([6, 8, 2], activation="tanh", seed=0)
+    optimizer = vegrad.SGD(0.1, clip=vegrad.clipping.GlobalNorm(0.1))
+    clipped = network.fit(X, Y, optimizer=optimizer, epochs=2, batch_size=10, progress=False)
+    titles = [axes.get_title() for axes in clipped.plot().axes]
+    assert titles == ["loss", "gradient norm", "clip's factor"]
+
+
+def test_a_descent_tells_of_steps_not_looked_at_and_of_guessing() -> None:
+    few = trained(epochs=4, batch_size=10, gauge_every=5).plot_descent(guess=0.7).axes[0]
+    assert few.get_xlabel().endswith(" steps looked at (gauge_every)")
+    assert any(np.allclose(line.get_ydata(), 0.7) for line in few.lines)
+    every = trained(epochs=1, batch_size=10, gauge_every=1).plot_descent().axes[0]
+    assert "looked at" not in every.get_xlabel()
+
+
 def test_an_empty_training_and_one_without_looks(tmp_path: Path) -> None:
     History().plot(tmp_path / "a.png")
     with pytest.raises(ValueError, match="gauge_every=1"):

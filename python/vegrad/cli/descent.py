@@ -120,12 +120,13 @@ def _descent(
 
 def _sentence(name: str, descent: Descent) -> str:
     """Say what a descent shows."""
-    said = [note.replace("\n", ", ") for _, note in report.notes(descent)]
+    said = [note.replace("\n", " ") for _, note in report.notes(descent)]
     kinds = Counter(report.HOPS[report.kind(look)].name for look in descent.looks)
     counted = ", ".join(f"{count} × {kind}" for kind, count in kinds.items())
     losses = descent.loss[np.isfinite(descent.loss)]
     way = f"loss {losses[0]:.4g} → {losses[-1]:.4g} (guessing {descent.guess:.4g})"
-    return f"{name}: {'; '.join([*said, way])}; of {len(descent.looks)} steps {counted}"
+    story = "; ".join([f"{report.outcome(descent)}, {way}", *said])
+    return f"{name}: {story}; of {len(descent.looks)} steps {counted}"
 
 
 def _content(title: str, descent: Descent) -> dict[str, object]:
@@ -135,7 +136,8 @@ def _content(title: str, descent: Descent) -> dict[str, object]:
         for look in descent.looks
     ]
     guess = descent.guess if np.isfinite(descent.guess) else None
-    return {"title": title, "guess": guess, "loss": losses, "looks": looks}
+    outcome = report.outcome(descent)
+    return {"title": title, "outcome": outcome, "guess": guess, "loss": losses, "looks": looks}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,10 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from vegrad.arrays.checks import did_you_mean
 from vegrad.cli.terminal import width
 from vegrad.diagnosis.catalogue.cause import Cause
-from vegrad.diagnosis.catalogue.table import CAUSES, SECTIONS, cause_of
+from vegrad.diagnosis.catalogue.table import CAUSES, SECTIONS
 from vegrad.flow.wording import Vocabulary
 from vegrad.reports.glossary import TERMS, Term, term_of
 
@@ -45,14 +46,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _page_of(name: str) -> str:
     term = None if name in CAUSES else term_of(name)
-    return page(cause_of(name)) if term is None else definition(term)
+    if term is not None:
+        return definition(term)
+    if name not in CAUSES:
+        words = [word for term in TERMS for word in term.names]
+        hint = did_you_mean(name, [*CAUSES, *words])
+        raise ValueError(
+            f"cause must be the name of a cause or a word of messages, not {name!r}{hint}; "
+            "`vegrad explain` lists both"
+        )
+    return page(CAUSES[name])
 
 
 def definition(term: Term) -> str:
     """Return what a word means, for the terminal."""
-    return "\n".join(
-        [", ".join(term.names), "", textwrap.fill(term.says, width(), break_on_hyphens=False)]
-    )
+    lines = [", ".join(term.names), "", *_filled(term.says)]
+    if term.see:
+        lines += ["", *_filled(f"Possible causes, among others: {', '.join(term.see)}.")]
+        lines += ["", f"vegrad explain {term.see[0]} tells more of one."]
+    return "\n".join(lines)
+
+
+def _filled(text: str) -> list[str]:
+    return textwrap.wrap(text, width(), break_on_hyphens=False)
 
 
 def listing() -> str:

@@ -233,23 +233,31 @@ class History:
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib.
 
-        Returns matplotlib's figure, which is also written to `path` if there is one.
+        A clip or a learning rate that never changed is left out. Returns matplotlib's figure, which
+        is also written to `path` if there is one.
         """
         return plot_history(self, path)
 
-    def plot_descent(self, path: str | PathLike[str] | None = None, title: str = "") -> Figure:
+    def plot_descent(
+        self,
+        path: str | PathLike[str] | None = None,
+        title: str = "",
+        guess: float | None = None,
+    ) -> Figure:
         """Draw the loss along the way, with the steps as one would draw them on a blackboard.
 
         Of the steps that the gauge looked at, up to 24 are drawn as hops over the loss along them,
         a curve through loss and slope at their ends: baby steps, good ones, overshoots and climbs
         by colour and shape, and where the clip shortened one, how far it would have gone. Each is
-        over the loss of its own batch; `vegrad descent` draws the loss of all rows. Needs
-        matplotlib, whose figure is returned, and also written to `path` if there is one.
+        over the loss of its own batch; `vegrad descent` draws the loss of all rows. A dashed line
+        stands at `guess`, if it is given: the loss of an output that takes no look at the inputs,
+        such as log 10 of ten classes. Needs matplotlib, whose figure is returned, and also written
+        to `path` if there is one.
 
         Raises:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
-        return descent.draw([(title, descent.of_history(self))], path)
+        return descent.draw([(title, descent.of_history(self, guess))], path)
 
 
 def _with_nulls(columns: Mapping[str, Json]) -> dict[str, Json]:

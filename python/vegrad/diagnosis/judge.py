@@ -25,6 +25,7 @@ from vegrad.flow.wording import DECADE, listed, power, times
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
 FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
+NEAR = 1.0  # decades of a healthy chain, from which on it is said where health ends
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
 
@@ -273,9 +274,11 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
         return "one layer has no chain of gradients" if single else "the gradient is exactly 0"
     interval = f" (95 % interval {times(trend.low)} to {times(trend.high)})"
     size = chain.flow.chain_log10
+    rule = table.GROWS if size > 0 else table.SHRINKS
     return (
         f"the gradient passes each layer at {times(trend.gain)}{interval * (trend.count > 1)} and "
         f"reaches the first layer at {power(size)} {'times' if size >= 0 else 'of'} the last"
+        + (f" ({rule.kind} begins at {10.0**rule.warning:g})" if abs(size) >= NEAR else "")
     )
 
 

@@ -20,7 +20,7 @@ from vegrad.reports.protocols import ShownHistory
 
 MOST = 24  # hops
 BOARD, CHALK, FAINT = "#26332f", "#e8e6df", "#8fa39b"
-SLATE = {"facecolor": "#26332f", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+SLATE = {"facecolor": "#26332f", "edgecolor": "none", "alpha": 1.0, "pad": 1}
 
 
 class Hop(NamedTuple):
@@ -44,6 +44,7 @@ HOPS = (
 )
 PAST = 0.25  # of the fall to the lowest place: that of α 0.5 on a parabola
 EDGE = 0.2  # of the loss: a rise worth a word
+STUCK = 0.9  # of the loss at first, or of guessing: what is left where a training learns nothing
 FLAT = 0.15  # of the highest loss: a way over which as little changes is drawn as flat as it is
 FAR = 20  # longest over usual length, from which on lengths are shown by their logarithm
 TALL = 20  # highest over lowest loss, from which on the axis is logarithmic
@@ -52,7 +53,7 @@ TALL = 20  # highest over lowest loss, from which on the axis is logarithmic
 # Numbers ---------------------------------------------------------------------------------------
 
 
-def of_history(history: ShownHistory) -> Descent:
+def of_history(history: ShownHistory, guess: float | None = None) -> Descent:
     """Return the descent that a history recorded, each step on its own batch.
 
     Where the gauge did not look, a step is taken to be as long as the one before it where it did.
@@ -60,16 +61,18 @@ def of_history(history: ShownHistory) -> Descent:
     straight line where that would lead out of what a loss can be; beyond it the parabola that fits
     the step, as far as it is above the least loss there can be.
     """
-    lengths = history.step_length
+    lengths, line = history.step_length, nan if guess is None else float(guess)
     looks = np.flatnonzero(np.isfinite(lengths))
     if not len(looks):
-        return Descent(history.loss, lengths, history.coefficient, (), whole=False)
+        return Descent(history.loss, lengths, history.coefficient, (), line, whole=False)
     nearest = looks[np.searchsorted(looks, np.arange(len(lengths)), side="right").clip(1) - 1]
     known = np.isfinite(history.loss) & np.isfinite(history.loss_after)
     shown = looks[np.linspace(0, len(looks) - 1, min(MOST, len(looks))).round().astype(int)]
     losses = history.loss
     seen = tuple(_along(history, int(step)) for step in np.unique(shown[known[shown]]))
-    return Descent(np.append(losses, nan), lengths[nearest], history.coefficient, seen, whole=False)
+    return Descent(
+        np.append(losses, nan), lengths[nearest], history.coefficient, seen, line, whole=False
+    )
 
 
 def _along(history: ShownHistory, step: int) -> Look:
@@ -130,6 +133,19 @@ def losses_of(descent: Descent) -> FloatArray:
     return finite
 
 
+def outcome(descent: Descent) -> str:
+    """Return "learns", "stuck" or "diverges", by the loss alone: at first, in the end, of guessing.
+
+    Stuck is a loss that stays above nine tenths of what it was, or of that of guessing if this is
+    less; it diverges where it ends a fifth higher than it began, or is not finite.
+    """
+    first, last = float(descent.looks[0].loss[0]), float(descent.looks[-1].loss[-1])
+    if not isfinite(last) or last - first > EDGE * abs(first):
+        return "diverges"
+    least = min(first, float(np.nan_to_num(descent.guess, nan=np.inf)))
+    return "stuck" if last > STUCK * least else "learns"
+
+
 def tall(losses: FloatArray) -> bool:
     """Return True if these finite losses need a logarithmic axis."""
     return len(losses) > 0 and losses.min() > 0 and losses.max() > TALL * losses.min()
@@ -180,6 +196,8 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         board.set_ylim(finite.min() / 1.5, finite.max() * 4)
     _say(board, descent, places)
     words = "way through the weights" + (", by the logarithm of each step" * compressed)
+    if len(descent.looks) < min(len(descent.length), MOST):
+        words += f"; {len(descent.looks)} of {len(descent.length)} steps looked at (gauge_every)"
     board.set_xlabel(words, color=FAINT, fontsize=8)
     board.set_ylabel("loss" if descent.whole else "loss of each batch", color=FAINT, fontsize=8)
     board.tick_params(colors=FAINT, labelsize=8, which="both")
@@ -255,11 +273,9 @@ def notes(descent: Descent) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     if np.isfinite(alpha).any() and np.median(alpha) < HOPS[0].most:
         share = 1 / max(1 + float(np.median(alpha)), 1e-9)
-        text = f"baby steps: 1/{float(f'{share:.2g}'):g} of the way"
-        stuck = looks[-1].loss[-1] > 0.9 * min(
-            looks[0].loss[0], np.nan_to_num(descent.guess, nan=np.inf)
-        )
-        found.append((len(looks) // 2, f"lost on a plateau\n{text}" if stuck else text))
+        text = f"baby steps: 1/{float(f'{share:.2g}'):g} of the way\nto the minimum along each"
+        stuck = outcome(descent) == "stuck"
+        found.append((len(looks) // 2, f"lost on a plateau,\n{text}" if stuck else text))
     rise = np.array([look.loss[-1] - look.loss[0] for look in looks])
     rise = np.nan_to_num(rise, nan=np.inf)
     if len(rise) and rise.max() > EDGE * min(abs(look.loss[0]) for look in looks):
@@ -268,5 +284,5 @@ def notes(descent: Descent) -> list[tuple[int, str]]:
     if len(looks) and (factors < 1).any():
         times = 1 / float(np.median(factors[factors < 1]))
         place = int(np.flatnonzero(factors < 1)[-1])
-        found.append((place, f"held by the clip: {times:.2g}× shorter"))
+        found.append((place, f"held by the clip:\nsteps {times:.2g}× shorter"))
     return found

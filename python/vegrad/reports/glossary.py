@@ -13,6 +13,8 @@ class Term(NamedTuple):
 
     names: tuple[str, ...]
     says: str
+    see: tuple[str, ...] = ()
+    """Of a finding's kind: causes that it often has."""
 
 
 TERMS = (
@@ -69,26 +71,58 @@ TERMS = (
         ("vanishing",),
         "The gradient becomes smaller from layer to layer on its way down (or from step to step on "
         "its way back), by three decades or more, so that early layers hardly learn.",
+        see=(
+            "activation-derivative",
+            "weight-scale-all",
+            "weight-scale",
+            "saturated-units",
+            "recurrent-weights",
+            "gate-bias",
+        ),
     ),
     Term(
         ("exploding",),
         "The gradient becomes larger from layer to layer on its way down, by three decades or "
         "more, so that steps are thrown far off.",
+        see=(
+            "weight-scale-all",
+            "weight-scale",
+            "recurrent-weights",
+            "normalization-weight",
+            "embedding-scale",
+        ),
     ),
     Term(
         ("saturated", "flat"),
         "An element is saturated, or flat, where the derivative of its activation is below 5 % of "
         "the largest that it can be: at the ends of a sigmoid or tanh. Hardly any gradient passes "
         "there.",
+        see=(
+            "saturated-units",
+            "weight-scale",
+            "input-scale",
+            "saturated-attention",
+        ),
     ),
     Term(
         ("dead",),
         "A unit is dead if its activation has the derivative 0 for every row of the batch, as a "
         "ReLU has whose input is always negative. Its weights get no gradient.",
+        see=(
+            "dead-units",
+            "input-scale",
+        ),
     ),
     Term(
         ("nonfinite",),
         "A value that is NaN or infinite.",
+        see=(
+            "nonfinite-input",
+            "nonfinite-target",
+            "nonfinite-weights",
+            "overflow",
+            "zero-division",
+        ),
     ),
     Term(
         ("collapsed", "collapse", "alike"),
@@ -97,15 +131,22 @@ TERMS = (
     Term(
         ("stalled",),
         "A training whose loss hardly moves, or that cannot move.",
+        see=(
+            "learning-rate-low",
+            "clip-too-small",
+            "weight-decay",
+        ),
     ),
     Term(
         ("overshooting",),
         "A training whose steps land beyond the minimum along themselves, so that the loss does "
         "not fall, or rises.",
+        see=("learning-rate-high",),
     ),
     Term(
         ("oscillating",),
         "A training whose loss goes up and down from epoch to epoch.",
+        see=("oscillating",),
     ),
     Term(
         ("idle",),
@@ -151,6 +192,16 @@ TERMS = (
         "A change as code, to be pasted into a program.",
     ),
     Term(
+        ("too slow",),
+        "The result of a change, in the table of a cure, with which training was ended before it "
+        "had come near the goal: its loss did not fall fast enough.",
+    ),
+    Term(
+        ("no reach",),
+        "The result of a change to a recurrent network, in the table of a cure, after which next "
+        "to nothing of the gradient gets back to the steps that the target depends on.",
+    ),
+    Term(
         ("budget",),
         "The most that a cure may cost, in trainings of the given network.",
     ),
@@ -164,7 +215,7 @@ TERMS = (
         "have a standard deviation of 1 on the data (Mishkin & Matas 2016, arXiv:1511.06422).",
     ),
     Term(
-        ("skip connection", "residual stream", "branch"),
+        ("skip connection", "skip connections", "residual stream", "branch", "branches"),
         "What adds the input of a layer, or of a block, to its output, so that the gradient has a "
         "way round it. A network of such blocks has a stream, to which each branch adds something.",
     ),
@@ -190,7 +241,7 @@ TERMS = (
         "arXiv:1611.01232).",
     ),
     Term(
-        ("σ_w", "σ_b"),
+        ("σ_w", "σ_b", "sigma_w", "sigma_b"),
         "The sizes of weights and biases: weights have the variance σ_w² over the number of a "
         "unit's inputs, biases σ_b².",
     ),
@@ -198,6 +249,21 @@ TERMS = (
         ("χ", "χ₁"),
         "The factor of ‖δ‖² from a layer to the one below it, the square of the gain, in a wide "
         "network: below 1 gradients vanish, above 1 they explode.",
+    ),
+    Term(
+        ("phase",),
+        "What becomes of gradients in a deep network of these σ_w and σ_b: ordered, where they "
+        "vanish, chaotic, where they explode, or critical, where they keep their size.",
+    ),
+    Term(
+        ("q*",),
+        "The variance of pre-activations at which layers leave it as it is; in a deep network that "
+        "of nearly all layers.",
+    ),
+    Term(
+        ("c*",),
+        "The correlation that the pre-activations of any two samples come to in a deep network: "
+        "at 1 they have become alike.",
     ),
     Term(
         ("critical point", "critical"),
@@ -215,6 +281,15 @@ TERMS = (
         "Where a step lands on the parabola along it: -1 is where it began, 0 the minimum, 1 as "
         "high on the other side as it began, and more a climb (Cockpit, Schneider et al. 2021, "
         "arXiv:2102.06604).",
+    ),
+    Term(
+        ("guessing",),
+        "The loss of the best output that is the same for all rows, which takes no look at the "
+        "inputs: log 10 = 2.30 of cross-entropy for ten classes of the same number.",
+    ),
+    Term(
+        ("plateau",),
+        "A stretch of a training on which the loss hardly falls, often at that of guessing.",
     ),
     Term(
         ("gauge",),
@@ -252,7 +327,7 @@ TERMS = (
         "left. What lies further back is hardly learnt.",
     ),
     Term(
-        ("carry",),
+        ("carry", "carried"),
         "The part of a step's gain that does not go through the recurrent matrix: what the forget "
         "gate of an LSTM, or the update gate of a GRU, passes on as it is. The rest is the "
         "matrix's part.",

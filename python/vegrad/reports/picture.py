@@ -307,10 +307,22 @@ def _dot(layers: Sized) -> float:
 
 
 def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None) -> Figure:
-    """Draw loss, gradient norm, clip and learning rate over the steps; see `History.plot`."""
-    figure = blank((9, 6.5))
-    panels = list(figure.subplots(2, 2, sharex=True).flat)
-    losses, norms, factors, rates = panels
+    """Draw loss, gradient norm, clip and learning rate over the steps; see `History.plot`.
+
+    A clip or a learning rate that never changed has no panel.
+    """
+    more = [
+        (title, values)
+        for title, values in (
+            ("clip's factor", history.coefficient),
+            ("learning rate", history.learning_rate),
+        )
+        if len(np.unique(values)) > 1
+    ]
+    rows, columns = (2, 2) if len(more) == 2 else (1, 2 + len(more))
+    figure = blank((9, 3.25 * rows))
+    panels = list(figure.subplots(rows, columns, sharex=True).flat)
+    losses, norms = panels[:2]
     thin = {"color": TRAINING, "linewidth": 0.8}
     ends = np.cumsum(history.epoch_steps) - 1
     losses.plot(history.loss, color=FAINT, linewidth=0.8, label="batch")
@@ -319,9 +331,9 @@ def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None)
         losses.plot(ends, history.validation_loss, ".-", color=HELD_OUT, label="validation")
     losses.legend(frameon=False)
     norms.plot(history.gradient_norm, **thin)
-    factors.plot(history.coefficient, **thin)
-    rates.plot(history.learning_rate, color=TRAINING)
-    titles = ("loss", "gradient norm", "clip's factor", "learning rate")
+    for panel, (_, values) in zip(panels[2:], more, strict=False):
+        panel.plot(values, **thin)
+    titles = ("loss", "gradient norm", *(title for title, _ in more))
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(title)
         panel.grid(alpha=0.3)
@@ -329,6 +341,6 @@ def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None)
     for panel, values in ((losses, history.loss), (norms, history.gradient_norm)):
         if history.steps and (values > 0).all():
             panel.set_yscale("log")
-    for panel in (factors, rates):
+    for panel in panels[-columns:]:
         panel.set_xlabel("step")
     return kept(figure, path, dpi=110)

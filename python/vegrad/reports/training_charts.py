@@ -120,7 +120,7 @@ def hops(one: Descent, title: str = "The descent", name: str = "hops") -> str:
         legend.append(("without the clip", [("line", "dotted s-chalk")]))
     aside = "way through the weights" + (", lengths by their logarithm" * compressed)
     rows = "the loss of all rows" if one.whole else "the loss of its batch"
-    said = "; ".join(words.replace("\n", ", ") for _, words in descent.notes(one))
+    said = "; ".join(words.replace("\n", " ") for _, words in descent.notes(one))
     note = f"{len(one.looks)} of {len(one.length)} steps, each over {rows} along the step."
     note = f"{said[:1].upper()}{said[1:]}. {note}" if said else note
     return figure(title, chart, legend, aside=aside, note=escape(note), css="board")
