@@ -176,6 +176,8 @@ def test_theory(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert text.startswith("tanh, weights N(0, 1.3")
     assert "phase                 critical   gradients keep their size" in text
+    assert main(["theory", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("critical: gradients keep their size (tanh, weights")
     assert main(["theory", "relu", "--sigma-w", "1", "--plot", "phases.png"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("relu, weights N(0, 1²/fan-in), biases N(0, 0²)\n")

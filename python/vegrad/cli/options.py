@@ -216,6 +216,12 @@ def _clip(text: str) -> clipping.Rule:
         raise ValueError(f"--clip {text}: {error}") from error
 
 
+def written_clip(text: str) -> str:
+    """Return the value of --clip with its number, also where that is the default."""
+    name, colon, _ = text.partition(":")
+    return text if colon or name == "none" else f"{name}:{CLIPS[name].default:g}"
+
+
 def positive(option: str, value: int) -> int:
     """Return the value, which must be at least 1."""
     if value < 1:
