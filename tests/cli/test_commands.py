@@ -176,6 +176,8 @@ def test_theory(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert text.startswith("tanh, weights N(0, 1.3")
     assert "phase                 critical   gradients keep their size" in text
+    assert main(["theory", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("critical: gradients keep their size (tanh, weights")
     assert main(["theory", "relu", "--sigma-w", "1", "--plot", "phases.png"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("relu, weights N(0, 1²/fan-in), biases N(0, 0²)\n")
@@ -291,26 +293,24 @@ WRONG = {
     ("diagnose", "--batch", "0"): "--batch must be at least 1, not 0",
     ("diagnose", "--width", "9999999999"): "must be from 1 to 2147483647",
     ("diagnose", "--activation", "swish"): "activation must be one of identity, .* not 'swish'",
-    ("diagnose", "--init", "zeros"): "init must be one of glorot_uniform, .* not 'zeros'",
+    ("diagnose", "--init", "zeros"): "--init must be one of glorot_uniform, .* not 'zeros'",
     ("diagnose", "--loss", "hinge"): "loss must be one of mse, .* not 'hinge'",
     ("diagnose", "--norm", "batch"): "norm must be one of .* not 'batch'",
     ("diagnose", "--dtype", "float16"): "dtype must be one of float32, float64, not 'float16'",
     ("diagnose", "--seed", "-1"): "seed must be at least 0",
-    ("diagnose", "--sigma-w", "2"): 'sigma_w goes with init="normal"',
-    ("diagnose", "--init", "normal"): 'init="normal" needs sigma_w',
+    ("diagnose", "--sigma-w", "2"): "--sigma-w goes with --init normal, not with --init glo",
+    ("diagnose", "--init", "he"): r"glorot_uniform, .* \(did you mean he_uniform or he_normal\?\)",
+    ("diagnose", "--init", "chrono"): r"--init chrono goes with --cell \(tanh, relu, lstm, gru\)",
+    ("diagnose", "text.csv"): r"text.csv \(did you mean --data text.csv\?\)",
+    ("diagnose", "--init", "normal"): "--init normal needs --sigma-w",
     ("diagnose", "--init", "normal", "--sigma-w", "nan"): "sigma_w must be finite",
     ("diagnose", "--data", "iris"): "data must be digits",
     ("diagnose", "--data", "none.csv"): "none.csv does not exist",
     ("diagnose", "--data", "cut.npz"): "not a complete .npz file",
-    (
-        "diagnose",
-        "--data",
-        "text.csv",
-        "--target",
-        "y",
-    ): "line 3, column \"x\" is 'Paris': every column but the target must be",
+    ("diagnose", "--data", "text.csv", "--target", "y"): "line 3, column \"x\" is 'Paris': every",
     ("diagnose", "--data", "text.csv"): "needs a target column, one of x, y",
     ("diagnose", "--data", "text.csv", "--target", "z"): 'column "z" is not in',
+    ("diagnose", "--data", "text.csv", "--target", "Y"): r"which has x, y \(did you mean y\?\)",
     ("diagnose", "--plot", "flow.txt"): "--plot must end in .png or .svg or .pdf, not",
     ("diagnose", "--plot", "no/flow.png"): "no/flow.png: No such file",
     ("diagnose", "--html", "page.pdf"): "--html must end in .html or .htm, not 'page.pdf'",

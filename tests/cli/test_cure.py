@@ -62,12 +62,22 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_patch_runs_as_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert cure(*SICK, "--quiet", "--patch", "patch.py", "--clip", "global_norm:inf") == 0
     data = vegrad.datasets.load("wine")
-    network = MLP([13, *[16] * 19, 3], activation="tanh", init="normal", sigma_w=0.3,
-                  loss="cross_entropy", seed=0)  # fmt: skip
-    patch = Path("patch.py").read_text(encoding="utf-8")
-    names = run_as_file(patch, network=network, x=data.x, target=data.target("cross_entropy"))
+    names = run_as_file(Path("patch.py").read_text(encoding="utf-8"))  # brings data and network
     right = names["network"].forward(names["x"]).argmax(1) == data.target("cross_entropy")
     assert np.mean(right) >= 0.9
+
+
+def test_a_patch_for_a_table_has_its_schedule() -> None:
+    rng = np.random.default_rng(0)
+    rows = "".join(f"{a:.3f},{b:.3f},{a + b:.3f}\n" for a, b in rng.normal(size=(200, 2)))
+    Path("table.csv").write_text(f"a,b,sum\n{rows}")
+    sick = ("--depth", "20", "--width", "16", "--activation", "sigmoid", "--schedule", "warmup")
+    assert main(["cure", "--data", "table.csv", "--target", "sum", *sick, "--patch", "a.py"]) == 0
+    patch = Path("a.py").read_text(encoding="utf-8")
+    assert 'data = vegrad.datasets.load("table.csv", target_column="sum")\n' in patch
+    assert "schedule = vegrad.optim.warmup(0.001, 50)\n" in patch
+    names = run_as_file(patch)
+    assert np.mean((names["network"].forward(names["x"]) - names["target"]) ** 2) < 0.5
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,10 @@ def test_one_target_a_row_by_option(capsys: pytest.CaptureFixture[str]) -> None:
         ("--cell lstm --data adding:5", "steps must be at least 10, not 5"),
         ("--cell lstm --data adding --targets all", "--targets of adding must be last"),
         ("--cell lstm --data none.npz", "none.npz does not exist"),
-        ("--cell lstm --init he_normal", "init must be one of default, orthogonal"),
+        (
+            "--cell lstm --init he_normal",
+            "--init he_normal goes without --cell: it must",
+        ),
         ("--cell lstm --init identity", 'init="identity" is for cell tanh and relu'),
         ("--cell lstm --time-scale 9", "--time-scale goes with --init chrono, not with --init d"),
         ("--cell tanh --forget-bias 1", "forget_bias is for cell lstm and gru, not 'tanh'"),

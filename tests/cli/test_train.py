@@ -84,7 +84,7 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2].startswith("loss 0.")
     assert lines[3].startswith("validation loss 0.")
     assert lines[3].endswith(" %")
-    assert lines[4].endswith(" % of the steps")
+    assert lines[4].endswith(" % of the steps (--clip global_norm:1)")
     assert lines[5:] == [f"network: {NETWORK}", "history: steps.csv", f"checkpoint: {CHECKPOINT}"]
     assert output.err == ""
     with open("steps.csv", newline="") as file:

@@ -328,3 +328,11 @@ def test_sizes_beyond_any_memory() -> None:
     for sizes in ([2**31 - 1] * 2, [2**31 - 1] * 9):
         with pytest.raises(MemoryError):
             vegrad.MLP(sizes, dtype="float64")
+
+
+def test_a_parameter_of_another_name_suggests_the_nearest() -> None:
+    network = vegrad.MLP([2, 3, 3, 1])
+    for arrays in (network.parameters, network.gradients):
+        with pytest.raises(KeyError, match=r"no parameter layer.0.weight \(did you mean layers.0"):
+            arrays["layer.0.weight"]
+    assert network.parameters.get("layer.0.weight") is None

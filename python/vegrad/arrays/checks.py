@@ -195,6 +195,12 @@ def range_of(dtype: str) -> tuple[float, float]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean relu?)" for the known name nearest to one that is none, or ""."""
-    nearest = get_close_matches(name.lower(), list(known), n=1)
-    return f" (did you mean {nearest[0]}?)" if nearest else ""
+    """Return " (did you mean relu?)" for the known name nearest to one that is none, or "".
+
+    Of names of which it is only the beginning, two are named.
+    """
+    by_lower, wanted = {one.lower(): one for one in known}, name.lower()
+    nearest = get_close_matches(wanted, list(by_lower), n=1)
+    if not nearest and len(wanted) > 1:
+        nearest = [one for one in by_lower if one.startswith(wanted)][:2]
+    return f" (did you mean {' or '.join(by_lower[one] for one in nearest)}?)" if nearest else ""

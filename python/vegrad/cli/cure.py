@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -19,15 +20,30 @@ from vegrad.cli.options import (
     add_optimizer_options,
     build_optimizer,
     positive,
+    written_schedule,
 )
 from vegrad.cli.outputs import settle
-from vegrad.cli.task import build_network, build_task, counted, described, load_data, target_told
+from vegrad.cli.task import (
+    ROWS,
+    STEPS,
+    Task,
+    build_network,
+    build_task,
+    counted,
+    described,
+    load_data,
+    target_told,
+)
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
-from vegrad.datasets import Dataset
+from vegrad.datasets import NAMES, TASKS, Dataset, Sequences
+from vegrad.networks.editor import written as written_mlp
+from vegrad.networks.recurrent_editor import written as written_rnn
+from vegrad.networks.rnn import RNN
 from vegrad.networks.treatment import Cure, cure
 from vegrad.optim import Adam
 from vegrad.reports import cure as report
 from vegrad.treatment.budget import BUDGET
+from vegrad.treatment.script import quoted
 
 DEMO_GOAL = 0.9  # accuracy that the demo wants to reach
 DEMO_RATE, DEMO_STEPS = 0.01, 1000  # of its recurrent network
@@ -55,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         budget=options.budget,
         progress=not options.quiet,
     )
+    if found.patch:
+        found = replace(found, patch=_runnable(options, task, found.patch))
     files = _write(options, found)
     if options.json:
         content = found.to_dict()
@@ -95,6 +113,36 @@ def show(options: argparse.Namespace, found: Cure) -> None:
     print_verdict("\n".join(report.verdict(found, width())), good=found.reached)
     if not options.quiet:
         print("\n".join(report.details(found, width())))
+
+
+def _runnable(options: argparse.Namespace, task: Task, patch: str) -> str:
+    """Add the lines that load the data and make the network, so that the patch runs as a file."""
+    data, loss = task.data, task.network.config["loss"]
+    lines = [
+        f"data = {_loading(options, data)}",
+        f"x, target = data.x, data.target({quoted(loss)})",
+    ]
+    if "lengths=lengths" in patch:
+        lines.append("lengths = data.lengths")
+    if "network = vegrad." not in patch:
+        written = written_rnn if isinstance(task.network, RNN) else written_mlp
+        lines.append(f"network = {written(task.network.config)}")
+    if options.schedule != "constant":
+        lines.append(f"schedule = {written_schedule(options, options.steps)}")
+    return patch.replace("import vegrad\n", "\n".join(["import vegrad", "", *lines, ""]), 1)
+
+
+def _loading(options: argparse.Namespace, data: Dataset) -> str:
+    """Write the call that loads the data of the options."""
+    more = ", numbers=True" if options.loss == "mse" and data.name not in NAMES else ""
+    if not isinstance(data, Sequences):
+        if options.target is not None:
+            more = f", target_column={quoted(options.target)}{more}"
+        return f"vegrad.datasets.load({quoted(data.name)}{more})"
+    if data.name in TASKS:
+        task, _, steps = (options.data or data.name).partition(":")
+        return f"vegrad.datasets.{task}({ROWS}, {int(steps or STEPS)}, seed={options.seed})"
+    return f"vegrad.datasets.load_sequences({quoted(data.name)}, {quoted(data.targets)}{more})"
 
 
 def _write(options: argparse.Namespace, found: Cure) -> dict[str, str | None]:

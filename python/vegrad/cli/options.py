@@ -198,6 +198,15 @@ def build_optimizer(options: argparse.Namespace, steps: int) -> optim.Optimizer:
     return make(rate, clip=_clip(options.clip), **more)
 
 
+def written_schedule(options: argparse.Namespace, steps: int) -> str:
+    """Write the call that makes the schedule of the options, which is not constant."""
+    _, usual = OPTIMIZERS[options.optimizer]
+    lr, few = usual if options.lr is None else options.lr, steps // 10
+    if options.schedule == "warmup":
+        return f"vegrad.optim.warmup({lr!r}, {few})"
+    return f"vegrad.optim.cosine({lr!r}, {steps}, warmup={few})"
+
+
 def _clip(text: str) -> clipping.Rule:
     name, colon, number = text.partition(":")
     rule, argument, value = one_of("--clip", CLIPS, name)
@@ -211,6 +220,12 @@ def _clip(text: str) -> clipping.Rule:
         return rule(**{argument: value})
     except ValueError as error:
         raise ValueError(f"--clip {text}: {error}") from error
+
+
+def written_clip(text: str) -> str:
+    """Return the value of --clip with its number, also where that is the default."""
+    name, colon, _ = text.partition(":")
+    return text if colon or name == "none" else f"{name}:{CLIPS[name].default:g}"
 
 
 def positive(option: str, value: int) -> int:

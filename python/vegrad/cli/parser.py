@@ -11,6 +11,7 @@ from typing import NoReturn
 from vegrad.arrays.checks import did_you_mean
 from vegrad.cli.terminal import width
 
+CHECKED_LATER = ("init",)  # whose names depend on --cell; the shell completes all of them
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
@@ -52,12 +53,16 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse what is none of the choices, and suggest the nearest."""
+        if action.dest in CHECKED_LATER:
+            return
         if action.choices is not None and value not in action.choices:
             option = [action.dest, *action.option_strings][-1]
             raise ValueError(not_one_of(option, list(action.choices), str(value)))
 
     def unknown(self, words: Sequence[str]) -> str:
         """Return the message about words that are no options of this command."""
+        if "--data" in self._option_string_actions and words[0].endswith((".csv", ".npz")):
+            return f"unrecognized arguments: {' '.join(words)} (did you mean --data {words[0]}?)"
         options = (word.partition("=")[0] for word in words if word.startswith("--"))
         hints = (did_you_mean(word, self._option_string_actions) for word in options)
         return f"unrecognized arguments: {' '.join(words)}{next(filter(None, hints), '')}"

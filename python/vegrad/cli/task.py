@@ -12,12 +12,15 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, did_you_mean
 from vegrad.cli.options import SEQUENCES, positive
+from vegrad.cli.parser import not_one_of
 from vegrad.cli.terminal import spinner
 from vegrad.datasets import NAMES, TASKS, Dataset, Sequences, load, load_sequences
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
 from vegrad.reports.values import count_of
 from vegrad.theory.cells import GATES
+from vegrad.theory.initializers import INITIALIZERS
+from vegrad.theory.recurrent_initializers import RECURRENT_INITIALIZERS
 
 ROWS, STEPS = 4000, 60
 """Rows of a task that is drawn, and its T if none is given."""
@@ -101,6 +104,30 @@ def check_options(options: argparse.Namespace) -> None:
         for name in RECURRENT:
             if getattr(options, name, None) is not None:
                 raise ValueError(f"{_typed(name)} goes with --cell ({_cells()})")
+        _check_sigmas(options)
+    _check_init(options)
+
+
+def _check_init(options: argparse.Namespace) -> None:
+    own: Collection[str] = RECURRENT_INITIALIZERS
+    other: Collection[str] = INITIALIZERS
+    if options.cell is None:
+        own, other = other, own
+    if options.init in other and options.init not in own:
+        goes = f"goes with --cell ({_cells()})" if options.cell is None else "goes without --cell"
+        raise ValueError(f"--init {options.init} {goes}: it must be one of {', '.join(own)}")
+    if options.init is not None and options.init not in own:
+        raise ValueError(not_one_of("--init", own, options.init))
+
+
+def _check_sigmas(options: argparse.Namespace) -> None:
+    init = options.init or options.chain["init"]
+    for name, inits in (("sigma_w", ("normal",)), ("sigma_b", ("normal", "critical"))):
+        if getattr(options, name) is not None and init not in inits:
+            goes = " or ".join(f"--init {one}" for one in inits)
+            raise ValueError(f"{_typed(name)} goes with {goes}, not with --init {init}")
+    if init == "normal" and options.sigma_w is None:
+        raise ValueError("--init normal needs --sigma-w, the size of the weights")
 
 
 def build_task(options: argparse.Namespace, data: Dataset) -> Task:

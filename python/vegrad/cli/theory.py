@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
         content = _content(options.activation, *point)
         print_json({name: _plain(value) for name, value in content.items()} | {"picture": picture})
         return 0
-    print(theory_report.theory_table(options.activation, *point, width=width()))
+    told = theory_report.theory_verdict if options.quiet else theory_report.theory_table
+    print(told(options.activation, *point, width=width()))
     print_files({"picture": picture})
     return 0
 
@@ -123,4 +124,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     picture = f"save a picture of the phases ({', '.join(PICTURES)})"
     group.add_argument("--plot", metavar="PATH", help=picture)
-    add_common_options(group)
+    add_common_options(
+        group, quiet="of an activation, no more than the phase and the names of files"
+    )

@@ -36,6 +36,7 @@ from vegrad.cli.options import (
     add_truncation_option,
     build_optimizer,
     positive,
+    written_clip,
 )
 from vegrad.cli.outputs import PICTURES, settle
 from vegrad.cli.task import (
@@ -166,6 +167,7 @@ def _train(options: argparse.Namespace) -> int:
         again = _command(options.arguments, source)
     used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
+    about["clip"] = written_clip(options.clip)
     _report(options.json, run, _figures(run, len(learn)), files, again, about)
     if run.ended == "interrupted":
         return 130
@@ -190,7 +192,7 @@ def _report(
         else:
             for finding in run.history.findings:
                 print(_words(finding, sys.stdout))
-            _print(figures, files)
+            _print(figures, files, about["clip"])
         sys.stdout.flush()
     finally:  # Ctrl-C may have ended the reader of stdout too
         _complain(run, again)
@@ -346,7 +348,7 @@ def _figures(run: _Run, rows: int) -> Figures:
     }
 
 
-def _print(figures: Figures, files: dict[str, str]) -> None:
+def _print(figures: Figures, files: dict[str, str], clip: object) -> None:
     f = figures
     if f["epochs"]:
         speed = f", {f['rows_per_second']:,.0f} rows/s" if f["rows_per_second"] else ""
@@ -358,7 +360,7 @@ def _print(figures: Figures, files: dict[str, str]) -> None:
         accuracy = "" if share is None else f", accuracy {100 * share:.1f} %"
         print(f"validation loss {f['validation_loss']:.4g}{accuracy}")
     if f["clipped_share"] is not None:
-        print(f"clipped {100 * f['clipped_share']:.0f} % of the steps")
+        print(f"clipped {100 * f['clipped_share']:.0f} % of the steps (--clip {clip})")
     for name, path in files.items():
         print(f"{name}: {path}")
 

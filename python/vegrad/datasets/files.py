@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.datasets.dataset import Dataset, as_dataset
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
@@ -131,7 +131,10 @@ def _load_csv(path: Path, target_column: str | None, numbers: bool) -> Dataset:
         raise ValueError(f"{path} needs a target column, one of {shown}")
     if header.count(target_column) != 1:
         wrong = "twice" if target_column in header else "not"
-        raise ValueError(f'the column "{target_column}" is {wrong} in {path}, which has {shown}')
+        hint = "" if target_column in header else did_you_mean(target_column, header)
+        raise ValueError(
+            f'the column "{target_column}" is {wrong} in {path}, which has {shown}{hint}'
+        )
     if len(header) < 2:
         raise ValueError(f"{path} must have columns beside {target_column}")
     if not rows:

@@ -67,8 +67,8 @@ class Network:
         """Make the core's network for `config`; its parameters are zero."""
         self._dtype = np.dtype(self.config["dtype"])
         self._core = self._new_core()
-        self._parameters = MappingProxyType(self._core.parameters())
-        self._gradients = MappingProxyType(self._core.gradients())
+        self._parameters = MappingProxyType(_Named(self._core.parameters()))
+        self._gradients = MappingProxyType(_Named(self._core.gradients()))
         self.note_pass(flow=False)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -179,6 +179,14 @@ class Network:
     def forgotten(self, batch: Batch) -> tuple[Finding, ...]:
         """Return what it forgets, though its target needs it, if it learns nothing."""
         return ()
+
+
+class _Named(dict[str, Array]):
+    """Arrays by the names of their parameters, which suggests the nearest of another name."""
+
+    def __missing__(self, name: object) -> Array:
+        some = ", ".join([*list(self)[:4], *["…"] * (len(self) > 4)])
+        raise KeyError(f"no parameter {name}{did_you_mean(str(name), self)}; there are {some}")
 
 
 def check_name(argument: str, name: str, known: Collection[str]) -> str:

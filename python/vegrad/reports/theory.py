@@ -36,6 +36,13 @@ def phase(activation: str, sigma_w: float, sigma_b: float) -> str:
     return "critical" if abs(growth) < CRITICAL else "chaotic" if growth > 0 else "ordered"
 
 
+PHASES = {
+    "ordered": "signals come together, gradients vanish",
+    "chaotic": "signals part, gradients explode",
+    "critical": "gradients keep their size",
+}
+
+
 def theory_table(activation: str, sigma_w: float, sigma_b: float, width: int = 80) -> str:
     """Write what theory says of networks of this activation at (σ_w, σ_b).
 
@@ -46,15 +53,9 @@ def theory_table(activation: str, sigma_w: float, sigma_b: float, width: int = 8
     q, factor = theory.fixed_point(*at), theory.chi(*at)
     slope, correlation = theory.chi_parallel(*at), theory.correlation_fixed_point(*at)
     scales, state = theory.depth_scales(*at), phase(*at)
-    what = {
-        "ordered": "signals come together, gradients vanish",
-        "chaotic": "signals part, gradients explode",
-        "critical": "gradients keep their size",
-    }[state]
     share = saturated(activation, q)
-    what += ", but units are saturated" if share >= MANY else ""
     rows = [
-        ("phase", state, what),
+        ("phase", state, _phase_words(state, share)),
         ("q*", _variance(q), _fate(q)),
         ("V′(q*)", f"{slope:.4g}", "below 1: a variance beside q* returns to it"),
         ("c*", f"{correlation:.4g}", "correlation that two samples come to"),
@@ -69,7 +70,7 @@ def theory_table(activation: str, sigma_w: float, sigma_b: float, width: int = 8
         ("gain", f"{theory.gain(activation):.4f}", "makes the variance of φ(Z) 1"),
         ("χ if normalized", f"{theory.normalized_chi(activation):.4g}", "layer norm or LSUV"),
     ]
-    head = f"{activation}, weights N(0, {sigma_w:g}²/fan-in), biases N(0, {sigma_b:g}²)"
+    head = _head(*at)
     lines = [f"{name:<16}{value:>14}   {words}".rstrip() for name, value, words in rows]
     lines = [textwrap.fill(line, width, subsequent_indent=" " * 33) for line in lines]
     return "\n".join([textwrap.fill(head, width), "", *lines])
@@ -102,6 +103,25 @@ def _usual(activation: str, sigma_w: float, sigma_b: float) -> list[tuple[str, s
     factor = theory.chi(activation, 1.0, 0.0)
     words = f"χ₁ there (σ_w 1, σ_b 0): the gain is {times(_gain(factor))}"
     return [("lecun_normal", f"{factor:.4g}", words)]
+
+
+def theory_verdict(activation: str, sigma_w: float, sigma_b: float, width: int = 80) -> str:
+    """Write the phase of networks of this activation at (σ_w, σ_b) in a sentence.
+
+    Raises:
+        TypeError, ValueError: an unknown activation; a negative sigma.
+    """
+    at = (activation, sigma_w, sigma_b)
+    state, share = phase(*at), saturated(activation, theory.fixed_point(*at))
+    return textwrap.fill(f"{state}: {_phase_words(state, share)} ({_head(*at)})", width)
+
+
+def _head(activation: str, sigma_w: float, sigma_b: float) -> str:
+    return f"{activation}, weights N(0, {sigma_w:g}²/fan-in), biases N(0, {sigma_b:g}²)"
+
+
+def _phase_words(state: str, share: float) -> str:
+    return PHASES[state] + (", but units are saturated" if share >= MANY else "")
 
 
 def _variance(q: float) -> str:
