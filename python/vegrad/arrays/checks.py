@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from math import inf
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -121,6 +122,14 @@ def as_limit(argument: str, value: object) -> float:
     number = as_number(argument, value)
     if not number >= 0:
         raise ValueError(f"{argument} must be at least 0, not {value}")
+    return number
+
+
+def as_finite(argument: str, value: object) -> float:
+    """Return a finite number that must be at least 0 as a float."""
+    number = as_limit(argument, value)
+    if number == inf:
+        raise ValueError(f"{argument} must be finite, not {value}")
     return number
 
 
