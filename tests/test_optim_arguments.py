@@ -134,3 +134,9 @@ def test_a_clipped_can_be_pickled() -> None:
     assert repr(again) == repr(clipped)
     assert again.norms.tobytes() == clipped.norms.tobytes()
     assert again.dtypes == clipped.dtypes
+
+
+def test_without_a_clip_nothing_is_counted() -> None:
+    clipped = vegrad.SGD(0.1).step(np.ones(2), np.array([np.nan, 1.0]))
+    assert clipped.nonfinite == 0
+    assert repr(clipped).startswith("Clipped(norm=nan, norm_after=nan, coefficient=1, ")

@@ -225,8 +225,9 @@ py::tuple clip_gradients(const py::list& parameters, double limit, double p,
 
 std::string shown(const Clipped& c) {
   char text[160];
-  std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ", c.norm,
-                c.norm_after, c.coefficient);
+  std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ",
+                std::fabs(c.norm), std::fabs(c.norm_after),
+                std::fabs(c.coefficient));  // NaN has no sign
   return text + std::string("clipped=") + (c.clipped ? "True" : "False") +
          ", skipped=" + (c.skipped ? "True" : "False") +
          ", nonfinite=" + std::to_string(c.nonfinite) + ")";

@@ -47,7 +47,8 @@ def as_array(value: Any, name: str) -> Array:
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of numbers: {error}") from error
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must be an array of real numbers, not {array.dtype}")
+        got = type(value).__name__ if array.dtype == object and array.ndim == 0 else array.dtype
+        raise TypeError(f"{name} must be an array of real numbers, not {got}")
     return array
 
 

@@ -30,3 +30,13 @@ def test_a_copy_has_parameters_of_its_own(copied: Any, network: Any, shape: Any)
     assert np.array(second.forward(x)).tobytes() == want.tobytes()
     second.parameters[name][...] = 0
     assert np.array(first.forward(x)).tobytes() == want.tobytes()
+
+
+def test_a_class_is_no_truncation() -> None:
+    network = vegrad.RNN(3, 8, 2, seed=1)
+    with pytest.raises(TypeError, match="a RandomTruncation, not the class RandomTruncation"):
+        network.backward(
+            np.ones((1, 5, 3)),
+            np.ones((1, 2)),
+            truncation=vegrad.RandomTruncation,  # type: ignore[arg-type]
+        )
