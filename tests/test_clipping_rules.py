@@ -356,3 +356,41 @@ def test_bad_settings(make_one: Callable[[], Any], error: Any, said: list[str]) 
         make_one()
     for part in said:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "bad", "error", "said"),
+    [
+        (clipping.GlobalNorm(1.0), "max_norm", -1, ValueError, "max_norm must be at least 0"),
+        (clipping.GlobalNorm(1.0), "max_norm", math.nan, ValueError, "max_norm must be at least"),
+        (clipping.Norm(1.0), "max_norm", "x", TypeError, "max_norm must be a real number, not str"),
+        (clipping.Norm(1.0), "ord", 0, ValueError, "ord must be above 0"),
+        (clipping.Value(1.0), "nonfinite", "stop", ValueError, "nonfinite must be one of raise"),
+        (clipping.Adaptive(), "eps", -1, ValueError, "eps must be at least 0, not -1"),
+        (clipping.AutoClip(), "percentile", 200, ValueError, "percentile must be from 0 to 100"),
+        (clipping.ZClip(), "warmup", 0, ValueError, "warmup must be at least 1, not 0"),
+        (clipping.AdaGC(), "beta", 1.0, ValueError, "beta must be from 0 to below 1"),
+    ],
+)
+def test_settings_may_change_and_are_checked_again(
+    rule: clipping.Rule, name: str, bad: Any, error: type[Exception], said: str
+) -> None:
+    before = repr(rule)
+    with pytest.raises(error, match=said):
+        setattr(rule, name, bad)
+    assert repr(rule) == before
+
+
+def test_a_limit_that_changes_between_steps() -> None:
+    rule, grad = clipping.GlobalNorm(10.0), np.array([3.0, 4.0])
+    assert not rule.apply_(grad).clipped
+    rule.max_norm = 1
+    assert rule.apply_(grad).norm_after == pytest.approx(1.0)
+    assert repr(rule) == "GlobalNorm(max_norm=1.0, ord=2.0, nonfinite='raise')"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_units_with_weights_that_are_not_finite_are_not_clipped(bad: float) -> None:
+    grad = np.full((2, 2), 100.0)
+    clipping.Adaptive(0.01).apply_(grad, np.array([[1.0, bad], [3.0, 4.0]]))
+    np.testing.assert_allclose(np.linalg.norm(grad, axis=1), [np.sqrt(2) * 100, 0.05])

@@ -79,7 +79,7 @@ py::dict described(const Statistics& s) {
   out["norm_log2"] = log2_of(norm);
   out["rms"] = s.count ? value({norm.sum / std::sqrt(n), norm.exponent}) : missing;
   out["mean"] = s.count ? value({s.sum.sum / n, s.sum.exponent}) : missing;
-  out["largest"] = s.largest;
+  out["largest"] = s.infs + s.nans < s.count ? s.largest : missing;
   out["smallest"] = s.smallest < std::numeric_limits<double>::infinity() ? s.smallest : missing;
   out["zeros"] = s.zeros;
   out["subnormals"] = s.subnormals;
@@ -170,7 +170,8 @@ Rule rule_of(const std::string& name) {
 Clipped clip_with(const std::string& rule, const py::object& object, const py::object& limit,
                   double p, const std::string& nonfinite, const py::object& parameters, double eps,
                   bool after) {
-  Buffers grads("grads", object, true);
+  const bool only_measured = limit.is_none() && nonfinite != "zero";
+  Buffers grads("grads", object, !only_measured);
   std::optional<Buffers> matched;
   if (rule == "adaptive") matched.emplace(grads.matched("params", parameters, false));
   refuse_overlap(grads, matched ? &*matched : nullptr);
@@ -224,8 +225,9 @@ py::tuple clip_gradients(const py::list& parameters, double limit, double p,
 
 std::string shown(const Clipped& c) {
   char text[160];
-  std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ", c.norm,
-                c.norm_after, c.coefficient);
+  std::snprintf(text, sizeof text, "Clipped(norm=%.6g, norm_after=%.6g, coefficient=%.6g, ",
+                std::fabs(c.norm), std::fabs(c.norm_after),
+                std::fabs(c.coefficient));  // NaN has no sign
   return text + std::string("clipped=") + (c.clipped ? "True" : "False") +
          ", skipped=" + (c.skipped ? "True" : "False") +
          ", nonfinite=" + std::to_string(c.nonfinite) + ")";
@@ -330,10 +332,28 @@ void register_clipping(py::module_& module) {
       .def_readonly("clipped", &Clipped::clipped, "Whether anything was above its limit.")
       .def_readonly("skipped", &Clipped::skipped,
                     "Whether nothing was done because an element is not finite.")
-      .def_readonly("nonfinite", &Clipped::nonfinite, "How many elements are not finite.")
+      .def_readonly("nonfinite", &Clipped::nonfinite,
+                    "How many elements are not finite; 0 after a step without a clip, which "
+                    "does not look.")
       .def_readonly("dtypes", &Clipped::dtypes,
                     "The buffers' dtypes, a bit each: float16, bfloat16, float32, float64.")
-      .def("__repr__", &shown);
+      .def("__repr__", &shown)
+      .def(py::pickle(
+          [](const Clipped& c) {
+            return py::make_tuple(c.norm, c.norm_after, c.coefficient, c.clipped, c.skipped,
+                                  c.nonfinite, c.norms, c.dtypes);
+          },
+          [](const py::tuple& t) {
+            if (t.size() != 8) throw py::value_error("the state must be that of a Clipped");
+            return Clipped{t[0].cast<double>(),
+                           t[1].cast<double>(),
+                           t[2].cast<double>(),
+                           t[3].cast<bool>(),
+                           t[4].cast<bool>(),
+                           t[5].cast<std::int64_t>(),
+                           t[6].cast<std::vector<double>>(),
+                           t[7].cast<unsigned>()};
+          }));
   module.def("norm", &norm, py::arg("buffers"), py::arg("ord"),
              "The joint norm of buffers; see vegrad.norm.");
   module.def("norms", &norms, py::arg("buffers"), py::arg("ord"),

@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -101,6 +102,13 @@ std::vector<std::unique_ptr<OptimizerState>*> Optimizer::states_of(const Buffers
   std::vector<std::size_t> places;
   places.reserve(parameters.size());
   for (std::size_t i = 0; i < parameters.size(); ++i) places.push_back(place_of(parameters, i));
+  if (loaded_ > 0 && !places.empty()) {
+    if (std::all_of(places.begin(), places.end(), [&](std::size_t p) { return p >= loaded_; }))
+      throw py::value_error("params must have names of the state that was loaded, such as " +
+                            std::string(py::repr(keys_.front())) + ", but the first is " +
+                            std::string(py::repr(parameters.name(0))));
+    loaded_ = 0;
+  }
   if (!parameters.is_flat()) {
     constexpr std::size_t kNobody = std::numeric_limits<std::size_t>::max();
     std::vector<std::size_t> owner(states_.size(), kNobody);
@@ -152,8 +160,9 @@ void Optimizer::load(const py::dict& all) {
       arrays.push_back(py::array::ensure(one[name], py::array::c_style));
       const py::array& array = arrays.back();
       if (!array || array.size() != arrays.front().size() ||
-          !array.dtype().is(arrays.front().dtype()) ||
-          !(array.dtype().is(py::dtype::of<float>()) || array.dtype().is(py::dtype::of<double>())))
+          !array.dtype().equal(arrays.front().dtype()) ||
+          !(array.dtype().equal(py::dtype::of<float>()) ||
+            array.dtype().equal(py::dtype::of<double>())))
         throw py::value_error("the state of " + std::string(py::str(key)) +
                               " must have arrays of float32 or float64, all of one size");
     }
@@ -174,6 +183,7 @@ void Optimizer::load(const py::dict& all) {
   keys_ = std::move(keys);
   states_ = std::move(states);
   by_position_.clear();
+  loaded_ = keys_.size();
 }
 
 std::size_t Optimizer::place_of(const Buffers& parameters, std::size_t number) {

@@ -55,6 +55,7 @@ class Optimizer {
   pybind11::dict place_;             // of each key
   std::vector<pybind11::str> keys_;  // of each place
   std::vector<std::unique_ptr<OptimizerState>> states_;
+  std::size_t loaded_ = 0;  // how many places a loaded state has, until a step has found one
   std::vector<std::int64_t> by_position_;  // the places of flat sequences' buffers; -1: not known
 };
 

@@ -277,3 +277,21 @@ def test_the_table_leaves_out_counts_that_are_all_zero() -> None:
     assert not any(name in clean for name in ("zeros", "subnormals", "infs", "nans"))
     heads = str(vegrad.measure({"a": np.array([0.0, 1.0]), "b": np.ones(2)})).splitlines()[0]
     assert heads.split()[-1] == "zeros"
+
+
+@pytest.mark.parametrize("values", [[], [np.nan], [np.inf, np.nan]])
+def test_there_is_no_largest_element_without_a_finite_one(values: list[float]) -> None:
+    measured = vegrad.measure(np.array(values, np.float64))
+    assert np.isnan([measured.total.largest, measured.buffers[0].smallest]).all()
+    assert np.isnan(measured.buffers[0].largest)
+    assert vegrad.measure(np.zeros(2)).total.largest == 0
+
+
+def test_measuring_with_the_clipping_functions_takes_arrays_that_are_read_only() -> None:
+    frozen = np.array([3.0, 4.0])
+    frozen.flags.writeable = False
+    assert vegrad.clip_by_global_norm_(frozen, None).norm == 5.0
+    assert vegrad.clip_by_norm_([frozen], None, nonfinite="skip").norms.tolist() == [5.0]
+    for limit, policy in ((1.0, "raise"), (None, "zero")):
+        with pytest.raises(ValueError, match="must be writable"):
+            vegrad.clip_by_global_norm_(frozen, limit, nonfinite=policy)

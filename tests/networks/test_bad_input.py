@@ -303,6 +303,11 @@ def test_nonfinite_parameters_propagate(loss: str, bad: float, dtype: str) -> No
             assert np.isnan(net.flow.delta_log2[-1])
 
 
+def test_no_array_at_all() -> None:
+    with pytest.raises(TypeError, match="x must be an array of real numbers, not NoneType"):
+        vegrad.MLP([3, 2]).backward(None, np.ones((1, 2)))
+
+
 def test_a_nan_target() -> None:
     net, x, target = problem([3, 5, 2], 4)
     target[1, 1] = np.nan

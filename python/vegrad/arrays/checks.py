@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from math import inf
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -46,7 +47,8 @@ def as_array(value: Any, name: str) -> Array:
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of numbers: {error}") from error
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must be an array of real numbers, not {array.dtype}")
+        got = type(value).__name__ if array.dtype == object and array.ndim == 0 else array.dtype
+        raise TypeError(f"{name} must be an array of real numbers, not {got}")
     return array
 
 
@@ -121,6 +123,14 @@ def as_limit(argument: str, value: object) -> float:
     number = as_number(argument, value)
     if not number >= 0:
         raise ValueError(f"{argument} must be at least 0, not {value}")
+    return number
+
+
+def as_finite(argument: str, value: object) -> float:
+    """Return a finite number that must be at least 0 as a float."""
+    number = as_limit(argument, value)
+    if number == inf:
+        raise ValueError(f"{argument} must be finite, not {value}")
     return number
 
 

@@ -32,7 +32,11 @@ def norm(buffers: Buffers, ord: float = 2) -> float:
 
 
 def norms(buffers: Buffers, ord: float = 2) -> FloatArray:
-    """Return the norm of each buffer that is not None, in their order, as a float64 array."""
+    """Return the norm of each buffer that is not None, in their order, as a float64 array.
+
+    Raises:
+        TypeError, ValueError: as `norm` does.
+    """
     return _core.norms(buffers, as_order(ord))
 
 

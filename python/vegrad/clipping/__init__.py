@@ -11,6 +11,9 @@ with any number of threads and on every instruction set. A norm that exceeds its
 than the rounding of the elements explains is left alone, so that clipping twice changes nothing.
 Nothing is written where nothing is clipped.
 
+Memory is written behind the back of PyTorch's version counter: clip after the backward pass, not
+between a forward pass that keeps a tensor and its backward pass. `vegrad.torch` counts.
+
 `nonfinite` says what happens if an element is inf or NaN: "raise" (NonFiniteGradientError, nothing
 changes), "skip" (nothing changes), "zero" (such elements become 0) or "propagate" (the formula is
 applied as it stands).
@@ -49,6 +52,16 @@ def clip_by_value_(grads: Buffers, limit: float, *, nonfinite: str = "raise") ->
     """Clip every element: g ← min(max(g, -limit), limit). The norms that it returns are L2 norms.
 
     The limit is rounded to the dtype of each buffer.
+
+    Args:
+        grads: one buffer, or a sequence or mapping of buffers, nested as you like.
+        limit: the largest magnitude of an element, at least 0; inf clips nothing.
+        nonfinite: what to do about elements that are inf or NaN.
+
+    Raises:
+        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
+        NonFiniteGradientError: an element is not finite and nonfinite is "raise"; nothing has
+            changed.
     """
     return _core.clip(
         "value", grads, checks.as_limit("limit", limit), 2.0, checks.as_policy(nonfinite)
@@ -56,10 +69,24 @@ def clip_by_value_(grads: Buffers, limit: float, *, nonfinite: str = "raise") ->
 
 
 def clip_by_norm_(
-    grads: Buffers, max_norm: float, *, ord: float = 2, nonfinite: str = "raise"
+    grads: Buffers, max_norm: float | None, *, ord: float = 2, nonfinite: str = "raise"
 ) -> Clipped:
-    """Clip each buffer by its own norm N: g ← g · min(1, max_norm / N)."""
-    limit = checks.as_limit("max_norm", max_norm)
+    """Clip each buffer by its own norm N: g ← g · min(1, max_norm / N).
+
+    With max_norm=None the gradients are only measured, and may be read-only.
+
+    Args:
+        grads: one buffer, or a sequence or mapping of buffers, nested as you like.
+        max_norm: the largest norm of a buffer, at least 0, or None.
+        ord: the order of the norm, above 0; inf for the largest magnitude.
+        nonfinite: what to do about elements that are inf or NaN.
+
+    Raises:
+        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
+        NonFiniteGradientError: an element is not finite and nonfinite is "raise"; nothing has
+            changed.
+    """
+    limit = checks.as_limit_or_none("max_norm", max_norm)
     return _core.clip("norm", grads, limit, checks.as_order(ord), checks.as_policy(nonfinite))
 
 
@@ -68,10 +95,21 @@ def clip_by_global_norm_(
 ) -> Clipped:
     """Clip all buffers by their joint norm N: g ← g · min(1, max_norm / N).
 
-    With max_norm=None the gradients are only measured. Source: Pascanu et al. 2013,
-    arXiv:1211.5063.
+    With max_norm=None the gradients are only measured, and may be read-only. Source: Pascanu et al.
+    2013, arXiv:1211.5063.
+
+    Args:
+        grads: one buffer, or a sequence or mapping of buffers, nested as you like.
+        max_norm: the largest joint norm, at least 0, or None.
+        ord: the order of the norm, above 0; inf for the largest magnitude.
+        nonfinite: what to do about elements that are inf or NaN.
+
+    Raises:
+        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
+        NonFiniteGradientError: an element is not finite and nonfinite is "raise"; nothing has
+            changed.
     """
-    limit = None if max_norm is None else checks.as_limit("max_norm", max_norm)
+    limit = checks.as_limit_or_none("max_norm", max_norm)
     return _core.clip(
         "global_norm", grads, limit, checks.as_order(ord), checks.as_policy(nonfinite)
     )
@@ -81,6 +119,16 @@ def clip_by_block_rms_(grads: Buffers, max_rms: float, *, nonfinite: str = "rais
     """Clip each buffer by its root mean square: g ← g · min(1, max_rms / RMS(g)).
 
     The norms that it returns are L2 norms.
+
+    Args:
+        grads: one buffer, or a sequence or mapping of buffers, nested as you like.
+        max_rms: the largest root mean square of a buffer, at least 0.
+        nonfinite: what to do about elements that are inf or NaN.
+
+    Raises:
+        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
+        NonFiniteGradientError: an element is not finite and nonfinite is "raise"; nothing has
+            changed.
     """
     return _core.clip(
         "block_rms", grads, checks.as_limit("max_rms", max_rms), 2.0, checks.as_policy(nonfinite)
@@ -99,7 +147,8 @@ def adaptive_clip_(
 
     For each unit, M = clipping · max(‖W‖, eps); where ‖G‖ > M, G ← G · M / max(‖G‖, 1e-6). The
     units are counted by the first axis: a unit is a row of an (out, in) weight. A buffer with one
-    axis or none is one unit. All norms are L2 norms. Source: arXiv:2102.06171.
+    axis or none is one unit. All norms are L2 norms. Only gradients are looked through for what is
+    not finite: a unit with a NaN or inf among its weights is not clipped. Source: arXiv:2102.06171.
 
     Args:
         grads: the gradients.
@@ -108,6 +157,11 @@ def adaptive_clip_(
         clipping: λ, the largest ratio of gradient to weight.
         eps: the value that stands for ‖W‖ if that is smaller.
         nonfinite: what to do about gradients that are inf or NaN.
+
+    Raises:
+        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
+        NonFiniteGradientError: a gradient is not finite and nonfinite is "raise"; nothing has
+            changed.
     """
     ratio, least = checks.as_limit("clipping", clipping), checks.as_limit("eps", eps)
     return _core.clip("adaptive", grads, ratio, 2.0, checks.as_policy(nonfinite), params, least)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from math import inf, isfinite, sqrt
 from typing import Any, ClassVar
 
@@ -41,17 +42,26 @@ class _Learned(Rule):
         raise NotImplementedError
 
 
-class AutoClip(_Learned):
-    """Clip to a percentile of all joint norms so far (Seetharaman 2020, arXiv:2007.14469)."""
+def _percentage(argument: str, value: object) -> float:
+    number = checks.as_number(argument, value)
+    if not 0 <= number <= 100:
+        raise ValueError(f"{argument} must be from 0 to 100, not {value}")
+    return number
 
-    _arguments = ("percentile",)
+
+class AutoClip(_Learned):
+    """Clip to a percentile of all joint norms so far (Seetharaman 2020, arXiv:2007.14469).
+
+    `history` keeps every norm, as in the source, and each step reads all of them: time and memory
+    grow with the number of steps. To forget, shorten it between steps: `del rule.history[:-1000]`.
+    """
+
+    _arguments: ClassVar = {"percentile": _percentage}
     _learnt: ClassVar = {"history": checks.as_limits}
 
     def __init__(self, percentile: float = 10, *, nonfinite: str = "raise") -> None:
         super().__init__(nonfinite)
-        self.percentile = checks.as_number("percentile", percentile)
-        if not 0 <= self.percentile <= 100:
-            raise ValueError(f"percentile must be from 0 to 100, not {percentile}")
+        self.percentile = percentile
         self.history: list[float] = []
 
     def _limit_for(self, norm: float) -> tuple[float, Callable[[], None]]:
@@ -64,12 +74,18 @@ class ZClip(_Learned):
 
     For `warmup` steps the joint norm N is clipped to max_grad_norm; the mean μ and the variance σ²
     of the norms before clipping are kept. After that z = (N - μ)/(σ + 1e-6). If z exceeds
-    z_threshold, the limit is μ + z_threshold² σ / z, but at most max_grad_norm. μ and σ² are then
-    moving averages, which keep the share alpha of their value and take in N, or the limit if N
-    exceeded the threshold.
+    z_threshold, the limit is μ + z_threshold² σ / z, but at most max_grad_norm; otherwise nothing
+    is clipped, even where N exceeds max_grad_norm. μ and σ² are then moving averages, which keep
+    the share alpha of their value and take in N, or the limit if N exceeded the threshold: first μ,
+    then σ² with the square of the distance from the new μ.
     """
 
-    _arguments = ("alpha", "z_threshold", "warmup", "max_grad_norm")
+    _arguments: ClassVar = {
+        "alpha": checks.as_fraction,
+        "z_threshold": checks.as_limit,
+        "warmup": partial(checks.as_count, least=1),
+        "max_grad_norm": checks.as_limit,
+    }
     _learnt: ClassVar = {
         "seen": checks.as_limits,
         "mean": checks.as_limit_or_none,
@@ -86,10 +102,10 @@ class ZClip(_Learned):
         nonfinite: str = "raise",
     ) -> None:
         super().__init__(nonfinite)
-        self.alpha = checks.as_fraction("alpha", alpha)
-        self.z_threshold = checks.as_limit("z_threshold", z_threshold)
-        self.warmup = checks.as_count("warmup", warmup, least=1)
-        self.max_grad_norm = checks.as_limit("max_grad_norm", max_grad_norm)
+        self.alpha = alpha
+        self.z_threshold = z_threshold
+        self.warmup = warmup
+        self.max_grad_norm = max_grad_norm
         self.seen: list[float] = []
         self.mean: float | None = None
         self.variance: float | None = None
@@ -130,7 +146,12 @@ class AdaGC(Rule):
     and γ takes in the clipped norm with weight 1 - beta.
     """
 
-    _arguments = ("ratio", "beta", "start", "max_norm")
+    _arguments: ClassVar = {
+        "ratio": checks.as_limit,
+        "beta": checks.as_fraction,
+        "start": checks.as_count,
+        "max_norm": checks.as_limit,
+    }
     _learnt: ClassVar = {"steps": checks.as_count, "averages": checks.as_limits_by_name}
 
     def __init__(
@@ -143,10 +164,10 @@ class AdaGC(Rule):
         nonfinite: str = "raise",
     ) -> None:
         super().__init__(nonfinite)
-        self.ratio = checks.as_limit("ratio", ratio)
-        self.beta = checks.as_fraction("beta", beta)
-        self.start = checks.as_count("start", start)
-        self.max_norm = checks.as_limit("max_norm", max_norm)
+        self.ratio = ratio
+        self.beta = beta
+        self.start = start
+        self.max_norm = max_norm
         self.steps = 0
         self.averages: dict[str, float] = {}
 

@@ -18,6 +18,25 @@ Request: TypeAlias = tuple[str, Any, float, str, float]
 Learn: TypeAlias = Callable[[Clipped], None]
 
 
+class _Checked:
+    """Attribute that checks what it is set to; reading it costs nothing, as there is no getter."""
+
+    def __init__(self, name: str, check: Callable[[str, Any], object]) -> None:
+        self.name, self.check = name, check
+        self.__doc__ = None
+
+    def __set__(self, rule: Rule, value: object) -> None:
+        vars(rule)[self.name] = self.check(self.name, value)
+
+
+def _order(_: str, value: object) -> float:
+    return checks.as_order(value)
+
+
+def _policy(_: str, value: object) -> str:
+    return checks.as_policy(value)
+
+
 class Rule:
     """A way to clip, with its arguments and its state, as optimizers take it for `clip`.
 
@@ -25,19 +44,29 @@ class Rule:
     nor the norm of a step that was skipped or refused.
 
     A subclass names its rule in the core, its arguments with the limit first, and the parts of its
-    state that it learns, each with the function that checks a value of it.
+    state that it learns, each with the function that checks a value of it. Arguments may be changed
+    between steps, and are checked again then.
     """
 
     _rule: ClassVar[str]
-    _arguments: ClassVar[tuple[str, ...]] = ()
+    _arguments: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
+    _limit: ClassVar[str]
     _learnt: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
     ord = 2.0
     """Order of the norm."""
     eps = 0.0
     """The value that stands for the norm of a weight if that is smaller."""
 
+    def __init_subclass__(cls) -> None:
+        own = vars(cls).get("_arguments", {})
+        for name, check in {"nonfinite": _policy, **own}.items():
+            if name not in vars(cls):
+                setattr(cls, name, _Checked(name, check))
+        if own:
+            cls._limit = next(iter(own))
+
     def __init__(self, nonfinite: str) -> None:
-        self.nonfinite = checks.as_policy(nonfinite)
+        self.nonfinite = nonfinite
 
     def apply_(self, grads: Buffers, params: Buffers = None) -> Clipped:
         """Clip the gradients in place; only `Adaptive` uses the parameters."""
@@ -52,7 +81,7 @@ class Rule:
 
         If `grads` was an iterator, the gradients that are returned are a list of what it gave.
         """
-        return grads, self._request(self._rule, getattr(self, self._arguments[0])), None
+        return grads, self._request(self._rule, getattr(self, self._limit)), None
 
     def _request(self, rule: str, limit: object) -> Request:
         return rule, limit, self.ord, self.nonfinite, self.eps
@@ -86,53 +115,56 @@ class Rule:
 class Value(Rule):
     """Clip every element, as `clip_by_value_` does."""
 
-    _rule, _arguments = "value", ("limit",)
+    _rule: ClassVar = "value"
+    _arguments: ClassVar = {"limit": checks.as_limit}
 
     def __init__(self, limit: float, *, nonfinite: str = "raise") -> None:
         super().__init__(nonfinite)
-        self.limit = checks.as_limit("limit", limit)
+        self.limit = limit
 
 
 class _ByNorm(Rule):
-    _arguments = ("max_norm", "ord")
+    _arguments: ClassVar = {"max_norm": checks.as_limit, "ord": _order}
 
     def __init__(self, max_norm: float, ord: float = 2, *, nonfinite: str = "raise") -> None:
         super().__init__(nonfinite)
-        self.max_norm, self.ord = checks.as_limit("max_norm", max_norm), checks.as_order(ord)
+        self.max_norm, self.ord = max_norm, ord
 
 
 class Norm(_ByNorm):
     """Clip each buffer by its own norm, as `clip_by_norm_` does."""
 
-    _rule = "norm"
+    _rule: ClassVar = "norm"
 
 
 class GlobalNorm(_ByNorm):
     """Clip all buffers by their joint norm, as `clip_by_global_norm_` does."""
 
-    _rule = "global_norm"
+    _rule: ClassVar = "global_norm"
 
 
 class BlockRMS(Rule):
     """Clip each buffer by its root mean square, as `clip_by_block_rms_` does."""
 
-    _rule, _arguments = "block_rms", ("max_rms",)
+    _rule: ClassVar = "block_rms"
+    _arguments: ClassVar = {"max_rms": checks.as_limit}
 
     def __init__(self, max_rms: float, *, nonfinite: str = "raise") -> None:
         super().__init__(nonfinite)
-        self.max_rms = checks.as_limit("max_rms", max_rms)
+        self.max_rms = max_rms
 
 
 class Adaptive(Rule):
     """Clip the gradient of each unit in proportion to its weights, as `adaptive_clip_` does."""
 
-    _rule, _arguments = "adaptive", ("clipping", "eps")
+    _rule: ClassVar = "adaptive"
+    _arguments: ClassVar = {"clipping": checks.as_limit, "eps": checks.as_limit}
 
     def __init__(
         self, clipping: float = 0.01, eps: float = 1e-3, *, nonfinite: str = "raise"
     ) -> None:
         super().__init__(nonfinite)
-        self.clipping, self.eps = checks.as_limit("clipping", clipping), checks.as_limit("eps", eps)
+        self.clipping, self.eps = clipping, eps
 
     def apply_(self, grads: Buffers, params: Buffers = None) -> Clipped:  # noqa: D102
         if params is None:

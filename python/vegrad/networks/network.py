@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
+from copyreg import __newobj__  # type: ignore[attr-defined]
 from os import PathLike
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -100,6 +102,18 @@ class Network:
         for name, array in arrays.items():
             network._parameters[name][...] = array
         return network
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return __newobj__, (type(self),), (self.config, dict(self._parameters))
+
+    def __setstate__(self, state: tuple[Config, dict[str, Array]]) -> None:
+        self.config, parameters = state
+        self._build()
+        for name, array in parameters.items():
+            self._parameters[name][...] = array
 
     @property
     def parameters(self) -> Mapping[str, Array]:

@@ -185,9 +185,10 @@ class RNN(RecurrentNetwork):
                 as `.state` is after a pass. No gradient goes into it.
             truncation: how far gradients go back. None: all the way. (k1, k2): the losses of each
                 k1 steps, beginning with the first, go back k2 steps from the last of them (Williams
-                & Peng 1990). K: (K, K), chunks of K steps. If only the last step has a target, k2
-                or K steps from there. Or a `vegrad.RandomTruncation`, drawn anew for each pass.
-                Memory is of the steps that gradients go back.
+                & Peng 1990). K: (K, K), chunks of K steps, of which the last may be short: with
+                T = 13 and K = 4 the last loss goes back one step only. If only the last step has a
+                target, k2 or K steps from there. Or a `vegrad.RandomTruncation`, drawn anew for
+                each pass. Memory is of the steps that gradients go back.
             flow: False leaves the statistics of the flow out.
 
         Raises:

@@ -166,7 +166,7 @@ def check_targets(array: Array, rows: int, steps: int, outputs: int, loss: str) 
 
 def as_truncation(value: object) -> Truncation:
     """Return None, K, (k1, k2) or a truncation at random, with numbers from 1 on and k1 ≤ k2."""
-    if value is None or isinstance(value, Cuts):
+    if value is None or (isinstance(value, Cuts) and not isinstance(value, type)):
         return value
     if isinstance(value, tuple | list):
         if len(value) != 2:
@@ -179,7 +179,7 @@ def as_truncation(value: object) -> Truncation:
             )
         return k1, k2
     if not isinstance(value, Integral):
-        got = type(value).__name__
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise TypeError(f"truncation must be K, (k1, k2) or a RandomTruncation, not {got}")
     return as_count("truncation", value, 1)
 

@@ -248,7 +248,7 @@ class Run:
             records = np.empty((steps, RECORD))
             batches = np.searchsorted(ends, [step, step + steps - 1], "right")
             try:
-                self.optimizer.run(
+                self.optimizer._run(
                     self.trainer,
                     self.network.gradients,
                     order[batches[0] * size : (batches[1] + 1) * size],

@@ -12,7 +12,8 @@ are those of torch.optim.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import cos, pi
+from copy import deepcopy
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -23,6 +24,9 @@ from vegrad._core import Clipped
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers, FloatArray
 from vegrad.clipping.rules import Learn, Request, Rule
+from vegrad.optim.schedules import cosine, warmup
+
+__all__ = ["SGD", "Adam", "AdamW", "Lion", "Optimizer", "cosine", "warmup"]
 
 Rate = float | Callable[[int], float]
 
@@ -59,22 +63,57 @@ class Trainer(Protocol):
         """Take a step for each record, on batches of rows in this order."""
 
 
+def _argument(name: str) -> property:
+    return property(
+        lambda self: self._arguments[name],
+        lambda self, value: self._change(name, value),
+        doc="Argument that may be changed between steps, and is checked again then.",
+    )
+
+
 class Optimizer:
-    """The base class of all optimizers."""
+    """The base class of all optimizers.
+
+    Arguments may be changed between steps, such as `optimizer.weight_decay = 0.0`: they are checked
+    as when the optimizer is made, and count from the next step. Copies and pickles have a state of
+    their own.
+    """
+
+    __slots__ = ("__weakref__", "_arguments", "_clip", "_core", "_lr", "steps")
 
     _kind: ClassVar[str]
+    steps: int
+    """The number of steps taken so far."""
+    maximize = _argument("maximize")
 
     def __init__(self, lr: Rate, clip: Rule | None, arguments: dict[str, Any]) -> None:
+        self.lr = lr
+        self.clip = clip
+        self.steps = 0
+        self._arguments = arguments
+        self._core = self._make()
+
+    @property
+    def lr(self) -> Rate:
+        """The learning rate, or a function that gives it for each step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: Rate) -> None:
+        self._lr: Rate = lr if callable(lr) else checks.as_finite("lr", lr)
+
+    @property
+    def clip(self) -> Rule | None:
+        """The rule that clips the gradients before each step."""
+        return self._clip
+
+    @clip.setter
+    def clip(self, clip: Rule | None) -> None:
         if clip is not None and not isinstance(clip, Rule):
             raise TypeError(
                 f"clip must be a rule of vegrad.clipping or None, not {type(clip).__name__}"
             )
-        self.lr: Rate = lr if callable(lr) else checks.as_limit("lr", lr)
-        self.clip = clip
-        self.steps = 0
-        """The number of steps taken so far."""
-        self._arguments = arguments
-        self._core = self._make()
+        self._clip = clip
 
     def _make(self) -> _core.Optimizer:
         a = self._arguments
@@ -87,18 +126,47 @@ class Optimizer:
         decoupled = isinstance(self, AdamW | Lion)
         return _core.Optimizer(kind=self._kind, decoupled=decoupled, **numbers, **flags)
 
+    def _change(self, name: str, value: object) -> None:
+        """Go on with another argument from the same state."""
+        fresh = type(self)(self._lr, clip=self._clip, **(self._arguments | {name: value}))
+        state = self._core.state()
+        if name == "momentum" and not self._arguments[name]:
+            state = {}  # it has only numbers of steps, and momentum begins with the next gradient
+        if name == "amsgrad" and value:
+            for one in state.values():
+                one.setdefault("largest_square", np.zeros_like(one["square"]))
+        fresh._core.load(state)
+        self._arguments, self._core = fresh._arguments, fresh._core
+
+    def __copy__(self) -> Optimizer:
+        return deepcopy(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        made = partial(type(self), **self._arguments)
+        return made, (self._lr,), (self._clip, self.steps, self._core.state())
+
+    def __setstate__(self, state: tuple[Rule | None, int, dict[str, Any]]) -> None:
+        self.clip, self.steps, kept = state
+        self._core.load(kept)
+
     def __repr__(self) -> str:
         arguments = {"lr": self.lr, **self._arguments, "clip": self.clip}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 
     def rate(self, step: int | None = None) -> float:
         """Return the learning rate of a step, counted from 0; by default that of the next step."""
-        if not callable(self.lr):
-            return self.lr
-        return checks.as_limit("lr", self.lr(self.steps if step is None else step))
+        lr = self._lr
+        if not callable(lr):
+            return lr
+        return checks.as_finite("lr", lr(self.steps if step is None else step))
 
     def step(self, params: Buffers, grads: Buffers) -> Clipped:
         """Take one step in place, and return what the clip found and did.
+
+        Without a clip the result has the norm and its `nonfinite` is 0, as nothing looks for NaN
+        and inf. A tensor that requires gradients is changed as under `torch.no_grad()`, but
+        PyTorch's version counter does not count it: run a backward pass before the step, not after
+        it. (`vegrad.torch` counts.)
 
         Args:
             params: the weights.
@@ -109,7 +177,7 @@ class Optimizer:
             TypeError, ValueError: the buffers do not fit, or two have the same name once theirs are
                 joined by dots; nothing has changed.
             NonFiniteGradientError: a gradient is not finite and the rule of the clip wants this
-                error; nothing has changed. Without a clip nothing looks for NaN and inf.
+                error; nothing has changed.
         """
         rate = self.rate()
         grads, request, learn = self._prepare(grads)
@@ -119,7 +187,7 @@ class Optimizer:
         self.steps += not clipped.skipped
         return clipped
 
-    def run(
+    def _run(
         self,
         trainer: Trainer,
         grads: Buffers,
@@ -143,8 +211,8 @@ class Optimizer:
         rates = np.empty(len(records))
         rates[:] = (
             [self.rate(self.steps + step) for step in range(len(records))]
-            if callable(self.lr)
-            else self.lr
+            if callable(self._lr)
+            else self._lr
         )
         try:
             trainer.run(self._core, order, rates, records, seconds, gauge, *request)
@@ -154,9 +222,9 @@ class Optimizer:
             learn(trainer.clipped)
 
     def _prepare(self, grads: Buffers) -> tuple[Any, Request, Learn | None]:
-        if self.clip is None:
+        if self._clip is None:
             return grads, ("none", None, 2.0, "propagate", 0.0), None
-        return self.clip.prepare(grads)
+        return self._clip.prepare(grads)
 
     def state_dict(self) -> dict[str, Any]:
         """Return arguments, steps, and copies of the state of each buffer.
@@ -190,7 +258,8 @@ class Optimizer:
             raise ValueError(f"state must be as state_dict() gave it: {error}") from error
         if self.clip is not None:
             self.clip.load_state_dict(state["clip"])
-        vars(self).update(vars(fresh))
+        self._lr, self.steps = fresh._lr, fresh.steps
+        self._arguments, self._core = fresh._arguments, fresh._core
 
 
 class SGD(Optimizer):
@@ -200,7 +269,11 @@ class SGD(Optimizer):
     p -= lr · buf, or lr · (g + momentum · buf) if nesterov.
     """
 
-    _kind = "sgd"
+    __slots__ = ()
+
+    _kind: ClassVar = "sgd"
+    momentum, dampening = _argument("momentum"), _argument("dampening")
+    weight_decay, nesterov = _argument("weight_decay"), _argument("nesterov")
 
     def __init__(
         self,
@@ -214,9 +287,9 @@ class SGD(Optimizer):
         clip: Rule | None = None,
     ) -> None:
         arguments = {
-            "momentum": checks.as_limit("momentum", momentum),
-            "dampening": checks.as_limit("dampening", dampening),
-            "weight_decay": checks.as_limit("weight_decay", weight_decay),
+            "momentum": checks.as_finite("momentum", momentum),
+            "dampening": checks.as_finite("dampening", dampening),
+            "weight_decay": checks.as_finite("weight_decay", weight_decay),
             "nesterov": _flag("nesterov", nesterov),
             "maximize": _flag("maximize", maximize),
         }
@@ -235,7 +308,11 @@ class Adam(Optimizer):
     With amsgrad, the largest v so far stands for v.
     """
 
-    _kind = "adam"
+    __slots__ = ()
+
+    _kind: ClassVar = "adam"
+    betas, eps = _argument("betas"), _argument("eps")
+    weight_decay, amsgrad = _argument("weight_decay"), _argument("amsgrad")
 
     def __init__(
         self,
@@ -250,8 +327,8 @@ class Adam(Optimizer):
     ) -> None:
         arguments = {
             "betas": _betas(betas),
-            "eps": checks.as_limit("eps", eps),
-            "weight_decay": checks.as_limit("weight_decay", weight_decay),
+            "eps": checks.as_finite("eps", eps),
+            "weight_decay": checks.as_finite("weight_decay", weight_decay),
             "amsgrad": _flag("amsgrad", amsgrad),
             "maximize": _flag("maximize", maximize),
         }
@@ -263,6 +340,8 @@ class AdamW(Adam):
 
     First p *= 1 - lr · weight_decay, then the step of Adam.
     """
+
+    __slots__ = ()
 
     def __init__(
         self,
@@ -284,7 +363,10 @@ class Lion(Optimizer):
     u = β1 m + (1 - β1) g; p ← p (1 - lr · weight_decay) - lr · sign(u); m = β2 m + (1 - β2) g.
     """
 
-    _kind = "lion"
+    __slots__ = ()
+
+    _kind: ClassVar = "lion"
+    betas, weight_decay = _argument("betas"), _argument("weight_decay")
 
     def __init__(
         self,
@@ -297,39 +379,10 @@ class Lion(Optimizer):
     ) -> None:
         arguments = {
             "betas": _betas(betas),
-            "weight_decay": checks.as_limit("weight_decay", weight_decay),
+            "weight_decay": checks.as_finite("weight_decay", weight_decay),
             "maximize": _flag("maximize", maximize),
         }
         super().__init__(lr, clip, arguments)
-
-
-def warmup(lr: float, steps: int) -> Callable[[int], float]:
-    """Return a rate that rises linearly to `lr` over the first `steps` steps and then stays."""
-    top, count = checks.as_limit("lr", lr), checks.as_count("steps", steps)
-    return lambda step: top * min(1.0, (step + 1) / max(count, 1))
-
-
-def cosine(lr: float, steps: int, *, final: float = 0.0, warmup: int = 0) -> Callable[[int], float]:
-    """Return a rate that rises for `warmup` steps, then falls by a cosine to `final` at `steps`.
-
-    Source: Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts.
-    """
-    top, last, rise = (
-        checks.as_limit("lr", lr),
-        checks.as_count("steps", steps),
-        checks.as_count("warmup", warmup),
-    )
-    bottom = checks.as_limit("final", final)
-    if rise > last:
-        raise ValueError(f"warmup must be at most steps, {steps}, not {warmup}")
-
-    def rate(step: int) -> float:
-        if step < rise:
-            return top * (step + 1) / rise
-        done = min(1.0, (step - rise) / max(last - rise, 1))
-        return bottom + (top - bottom) * (1 + cos(pi * done)) / 2
-
-    return rate
 
 
 def _betas(betas: object) -> tuple[float, float]:
