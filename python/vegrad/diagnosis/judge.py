@@ -287,7 +287,7 @@ def _cells_looked_at(cells: Sequence[Cell]) -> str:
 
 
 def _modules_looked_at(reading: Reading) -> str:
-    known = [one.delta for one in reading.modules if one.weighted and 0 < one.delta < inf]
+    known = [one.delta for one in reading.modules if one.chained and 0 < one.delta < inf]
     norm = _gradient_norm(reading)
     if len(known) < 2:
         whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"

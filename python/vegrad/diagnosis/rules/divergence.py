@@ -55,7 +55,7 @@ def _inputs(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
     course = course_of(reading)
     if course is None or not course.complete or not course.input_column > 0:
         return
-    weighted = [place for place, one in enumerate(reading.modules) if one.weighted]
+    weighted = [place for place, one in enumerate(reading.modules) if one.chained]
     if not weighted or is_norm(reading.modules[weighted[0]].kind):
         return
     first, size = weighted[0], course.input_column
@@ -85,7 +85,7 @@ def _targets(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     course = course_of(reading)
     if course is None or not course.complete or not course.outputs:
         return
-    weighted = [place for place, one in enumerate(reading.modules) if one.weighted]
+    weighted = [place for place, one in enumerate(reading.modules) if one.chained]
     if not weighted:
         return
     last = weighted[-1]

@@ -147,7 +147,7 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
         for name, size in zip(monitor.parameters, first.gradient_norms, strict=True)
         if size > 0 and not name.endswith("bias")
     }
-    found = []
+    found, outer = [], _outer(monitor)
     for place, (name, own) in enumerate(zip(monitor.modules, monitor.own, strict=True)):
         sizes = (gradients.get(parameter, nan) for parameter in own)
         known = [size for size in sizes if not isnan(size)]
@@ -161,20 +161,29 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
                 # Heads and adapters begin with outputs of 0, and their weights have moved.
                 begun=first.activation_rms[place] == 0.0 and not moved.isdisjoint(own),
                 kind=monitor.classes[place],
+                outer=outer[place],
             )
         )
     return tuple(found[place] for place in monitor.run_order)
 
 
+def _outer(monitor: StepHooks) -> list[bool]:
+    """Return True for each module within which others with weights ran in the last step."""
+    ran = np.isfinite(monitor.history[-1].activation_rms)
+    return [bool(ran[inner].any()) for inner in monitor.inner]
+
+
 def course_of(monitor: StepHooks, looks: Looks) -> Course:
     """Return the first and the last steps of a monitor as arrays, modules in run order."""
     columns, order = monitor.history.columns(EARLIEST, LATEST), monitor.run_order
+    delta = columns.delta.copy()
+    delta[:, _outer(monitor)] = nan
     return Course(
         step=columns.step,
         loss=columns.loss,
         norm=columns.norm,
         rms=columns.rms[:, order],
-        delta=columns.delta[:, order],
+        delta=delta[:, order],
         largest=looks.largest,
         looked=looks.names,
         looks=looks.all,
