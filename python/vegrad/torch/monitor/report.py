@@ -118,7 +118,26 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         unheld=monitor.owners.unheld(gradients, monitor.steps),
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
         second=second or {},
+        without=_without_gradient(monitor),
+        passes=monitor.loop.passes,
+        strayed=monitor.owners.strayed(),
     )
+
+
+def _without_gradient(monitor: StepHooks) -> int:
+    """Return the steps so far if the model ran at each and no parameter has ever had a gradient."""
+    history = monitor.history
+    ran = any(np.isfinite(size) for size in history[-1].activation_rms[_weighted(monitor)])
+    taken = [one for steps in monitor.loop.steps.facts() for one in steps]
+    if not ran or not taken or any(one.backwards for one in taken) or history[0].step:
+        return 0
+    if not any(one.requires_grad for one in monitor._params):
+        return 0
+    return 0 if np.any(history.gradient_norm != 0) else len(history)
+
+
+def _weighted(monitor: StepHooks) -> list[int]:
+    return [place for place, own in enumerate(monitor.own) if own]
 
 
 def _growth(monitor: StepHooks) -> float:
