@@ -309,7 +309,7 @@ def _time_looked_at(flow: TimeFlow) -> str:
 
 
 def _modules_looked_at(reading: Reading) -> str:
-    known = [one.delta for one in reading.modules if one.weighted and 0 < one.delta < inf]
+    known = [one.delta for one in reading.modules if one.chained and 0 < one.delta < inf]
     norm = _gradient_norm(reading)
     if len(known) < 2:
         whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"

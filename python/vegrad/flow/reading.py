@@ -295,6 +295,13 @@ class Module:
     """True if its output was 0 at first, and the first step changes that."""
     kind: str = ""
     """The name of its class."""
+    outer: bool = False
+    """True if modules with weights ran within it: δ at its output is that of the last of them."""
+
+    @property
+    def chained(self) -> bool:
+        """True if it is one link of the chain of modules with weights, and holds no others."""
+        return self.weighted and not self.outer
 
 
 @dataclass(frozen=True)

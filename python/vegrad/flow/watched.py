@@ -106,6 +106,13 @@ class Watched:
     """Parameters that get a gradient at each step, and that no optimizer holds or changes."""
     unregistered: tuple[str, ...] = ()
     """Parameters that get a gradient, though the model does not list them, nor any optimizer."""
+    without: int = 0
+    """Steps so far, if the network ran and no parameter of it has had a gradient at any."""
+    passes: int = 0
+    """Backward passes that were heard, of any network."""
+    strayed: tuple[str, ...] = ()
+    """Parameters with gradients of a network of which no optimizer has a parameter, though some
+    have stepped."""
     second: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     """By a cause that sizes suggest: what a diagnosis of the model found at that step."""
 

@@ -55,7 +55,7 @@ def _inputs(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
     course = course_of(reading)
     if course is None or not course.complete or not course.input_column > 0:
         return
-    weighted = [place for place, one in enumerate(reading.modules) if one.weighted]
+    weighted = [place for place, one in enumerate(reading.modules) if one.chained]
     if not weighted or is_norm(reading.modules[weighted[0]].kind):
         return
     first, size = weighted[0], course.input_column
@@ -85,7 +85,7 @@ def _targets(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     course = course_of(reading)
     if course is None or not course.complete or not course.outputs:
         return
-    weighted = [place for place, one in enumerate(reading.modules) if one.weighted]
+    weighted = [place for place, one in enumerate(reading.modules) if one.chained]
     if not weighted:
         return
     last = weighted[-1]
@@ -204,14 +204,16 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     flung = moved >= STRONG and stays and len(losses) >= 5
     if not (rose and long) and not flung:
         return
+    lowest, known = float(losses.min()), ends(course)
     yield _too_long(
         reading,
         rule,
         "critical" if late >= 0.9 * first else "warning",
-        "the loss began at {first:.3g}, fell to {lowest:.3g}, was as high as {peak:.3g} and is at "
-        "{last:.3g}: steps are too long"
+        "the loss began at {first:.3g}, "
+        + ("fell to {lowest:.3g}, " if lowest < known["first"] else "")
+        + "was as high as {peak:.3g} and is at {last:.3g}: steps are too long"
         + (" (one of the first changed weights by {moved:.2g} of their size)" if moved else ""),
-        {"peak": peak, "lowest": float(losses.min()), "moved": moved} | ends(course),
+        {"peak": peak, "lowest": lowest, "moved": moved} | known,
     )
 
 

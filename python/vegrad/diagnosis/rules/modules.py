@@ -141,7 +141,7 @@ def _said(
 def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Compare δ at the first module with weights and at the last."""
     modules = reading.modules
-    chain = [(n, one.delta) for n, one in enumerate(modules) if one.weighted and one.delta < inf]
+    chain = [(n, one.delta) for n, one in enumerate(modules) if one.chained and one.delta < inf]
     if len(chain) < 2 or chain[-1][1] == 0:
         return
     (first, start), (last, end) = chain[0], chain[-1]

@@ -23,6 +23,7 @@ from vegrad.diagnosis.rules import (
     nonfinite,
     operations,
     recurrent,
+    silent,
     steps,
     symmetry,
     targets,
@@ -60,7 +61,7 @@ GRAPH = (nonfinite.PASS, *graph.RULES)
 ABSURD = graph.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
-LOOP = loop.RULES
+LOOP = (*loop.RULES, *silent.RULES)
 COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
 MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
 GRADIENTS, NONFINITE = gradients.RULES, modules.NONFINITE

@@ -25,6 +25,7 @@ from vegrad.torch.monitor.modules import (
     FirstRun,
     Hook,
     first_sample,
+    inner_places,
     is_watched,
     own_parameters,
     plain_name,
@@ -52,6 +53,8 @@ class ModuleHooks:
         self._watched = [module for _, module in watched]
         self.classes = [type(module).__name__ for _, module in watched]
         self.own = [own_parameters(path, one) for path, one in watched]
+        self.inner = inner_places(self._watched, self.own)
+        """The numbers of the modules with weights within each, that may run in its place."""
         self._model, self.kind = model, type(model).__name__
         self._on = self._counting = False
         self._tally: dict[str, list[int]] = {}

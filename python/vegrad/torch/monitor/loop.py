@@ -41,6 +41,8 @@ class Loop:
         self.steps = Stepped()
         self.made_by = ""
         """PyTorch's name of the operation that made the first loss, "NllLossBackward0"."""
+        self.passes = 0
+        """Backward passes that were heard, of this model or of others."""
         self._reset()
 
     def _reset(self) -> None:
@@ -70,6 +72,7 @@ class Loop:
         self._depth += 1
         if self._depth > 1:  # within another pass, as checkpoints do
             return
+        self.passes += 1
         self._grads = grads = [one.grad for one in self._parameters()]
         there = [one for one in grads if one is not None]
         self._versions = [-1 if one is None else one._version for one in grads] if there else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TypeAlias
@@ -42,6 +42,30 @@ def is_watched(module: Module) -> bool:
     if next(module.parameters(recurse=False), None) is not None:
         return type(module).forward is not torch.nn.modules.module._forward_unimplemented
     return not module._modules and type(module) is not Module
+
+
+def inner_places(watched: Sequence[Module], own: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Return the numbers of the modules with parameters within each; none within a single layer."""
+    places = {id(one): place for place, one in enumerate(watched) if own[place]}
+    return [
+        [places[id(one)] for one in module.modules() if one is not module and id(one) in places]
+        if not _is_layer(module)
+        else []
+        for module in watched
+    ]
+
+
+def _is_layer(module: Module) -> bool:
+    """Return True if a module uses its parameters as PyTorch's do, whatever else it holds.
+
+    So do adapters and parametrizations of such a module; a container that adds a table of positions
+    or scales what its modules make does not.
+    """
+    return any(
+        base.__module__.startswith("torch.nn.modules.")
+        and not base.__module__.endswith((".module", ".container"))
+        for base in type(module).__mro__
+    )
 
 
 def is_plain(tensor: Tensor | None) -> bool:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from math import nan
 from statistics import median
 
@@ -88,6 +90,7 @@ class Monitor(StepHooks):
         self._alarms = Alarms(on_finding, ignore)
         super().__init__(model, backward, optimizer, every, details, keep)
         named = zip(self.modules, self._watched, self.own, strict=True)
+        self.owners.tell = partial(_strayed, weakref.ref(self))
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
         self._spikes, self._again = Spikes(), Again()
         self._batch: object = None
@@ -189,7 +192,9 @@ class Monitor(StepHooks):
             ValueError: before the first step.
         """
         if not len(self.history):
-            raise ValueError("a monitor must have seen a step before it can report, not none")
+            if not self.owners.strayed():
+                raise ValueError("a monitor must have seen a step before it can report, not none")
+            super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)
         findings = self._alarms.with_earlier(self._alarms.kept(found.findings))
         return replace(found, findings=findings)
@@ -228,3 +233,9 @@ class Monitor(StepHooks):
             self._begin()
         self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain
+
+
+def _strayed(myself: weakref.ref[Monitor]) -> None:
+    """Tell that the steps that are taken are not the model's; a monitor must not hold itself."""
+    if (monitor := myself()) is not None:
+        monitor._alarms.tell(monitor._alarms.kept(monitor.report().findings), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from vegrad.torch.monitor.modules import plain_name
 from vegrad.torch.monitor.updates import can_be_sampled, few
 
 AGAIN = 100  # steps after which optimizers are looked for again
+STRANGERS = 10  # steps of other optimizers alone, after which this model's are asked for
 DEPTH = 3  # of lists and dictionaries within each other
 
 
@@ -75,6 +76,10 @@ class Owners:
         self._start: dict[int, Tensor] | None = None
         """A few elements of each parameter after the first step, by id."""
         self._asked: tuple[int, set[int]] = (0, set())
+        self.strangers = 0
+        """Steps of optimizers that have no parameter of the model, before its own first one."""
+        self.tell: Callable[[], None] = lambda: None
+        """Called once, if after a few of these steps it seems that there are to be no others."""
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -82,6 +87,23 @@ class Owners:
         if self._start is None:
             everything = [*self._model.parameters(), *hidden_parameters(self._model).values()]
             self._start = {id(one): few(one).clone() for one in everything if can_be_sampled(one)}
+
+    def see_stranger(self) -> None:
+        """Note that an optimizer of other parameters has stepped, and none of the model's."""
+        self.strangers += 1
+        self.begin()
+        if self.strangers == STRANGERS and self.strayed():
+            self.tell()
+
+    def strayed(self) -> tuple[str, ...]:
+        """Return the model's parameters with gradients if steps were taken, but none of theirs."""
+        named = {plain_name(name): one for name, one in self._model.named_parameters()}
+        got = {name: _has_gradient(one) for name, one in named.items() if one.requires_grad}
+        if self._stepped or self.strangers <= 1 or not any(got.values()):
+            return ()
+        suspects = {name: named[name] for name, has in got.items() if has}
+        found = self._search(suspects, self.strangers)
+        return found if len(found) == len(suspects) else ()
 
     def unheld(self, gradients: Mapping[str, bool], step: int) -> tuple[str, ...]:
         """Return the parameters, of those with `gradients`, that no optimizer has.

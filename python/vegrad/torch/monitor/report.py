@@ -118,7 +118,26 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         unheld=monitor.owners.unheld(gradients, monitor.steps),
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
         second=second or {},
+        without=_without_gradient(monitor),
+        passes=monitor.loop.passes,
+        strayed=monitor.owners.strayed(),
     )
+
+
+def _without_gradient(monitor: StepHooks) -> int:
+    """Return the steps so far if the model ran at each and no parameter has ever had a gradient."""
+    history = monitor.history
+    ran = any(np.isfinite(size) for size in history[-1].activation_rms[_weighted(monitor)])
+    taken = [one for steps in monitor.loop.steps.facts() for one in steps]
+    if not ran or not taken or any(one.backwards for one in taken) or history[0].step:
+        return 0
+    if not any(one.requires_grad for one in monitor._params):
+        return 0
+    return 0 if np.any(history.gradient_norm != 0) else len(history)
+
+
+def _weighted(monitor: StepHooks) -> list[int]:
+    return [place for place, own in enumerate(monitor.own) if own]
 
 
 def _growth(monitor: StepHooks) -> float:
@@ -147,7 +166,7 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
         for name, size in zip(monitor.parameters, first.gradient_norms, strict=True)
         if size > 0 and not name.endswith("bias")
     }
-    found = []
+    found, outer = [], _outer(monitor)
     for place, (name, own) in enumerate(zip(monitor.modules, monitor.own, strict=True)):
         sizes = (gradients.get(parameter, nan) for parameter in own)
         known = [size for size in sizes if not isnan(size)]
@@ -161,20 +180,29 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
                 # Heads and adapters begin with outputs of 0, and their weights have moved.
                 begun=first.activation_rms[place] == 0.0 and not moved.isdisjoint(own),
                 kind=monitor.classes[place],
+                outer=outer[place],
             )
         )
     return tuple(found[place] for place in monitor.run_order)
 
 
+def _outer(monitor: StepHooks) -> list[bool]:
+    """Return True for each module within which others with weights ran in the last step."""
+    ran = np.isfinite(monitor.history[-1].activation_rms)
+    return [bool(ran[inner].any()) for inner in monitor.inner]
+
+
 def course_of(monitor: StepHooks, looks: Looks) -> Course:
     """Return the first and the last steps of a monitor as arrays, modules in run order."""
     columns, order = monitor.history.columns(EARLIEST, LATEST), monitor.run_order
+    delta = columns.delta.copy()
+    delta[:, _outer(monitor)] = nan
     return Course(
         step=columns.step,
         loss=columns.loss,
         norm=columns.norm,
         rms=columns.rms[:, order],
-        delta=columns.delta[:, order],
+        delta=delta[:, order],
         largest=looks.largest,
         looked=looks.names,
         looks=looks.all,

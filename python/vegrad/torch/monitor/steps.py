@@ -248,8 +248,12 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
 
     def has_stepped(optimizer: Optimizer, *_: object) -> None:
         monitor = myself()
-        if monitor is not None and monitor._is_mine(optimizer):
+        if monitor is None:
+            return
+        if monitor._is_mine(optimizer):
             monitor._has_stepped(optimizer)
+        elif not len(monitor.history):
+            monitor.owners.see_stranger()
 
     return [
         register_optimizer_step_pre_hook(about_to_step),

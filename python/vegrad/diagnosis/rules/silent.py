@@ -1,0 +1,78 @@
+"""Rules on steps that change nothing: no gradient comes, or it is others that are stepped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vegrad.diagnosis.rules.loop import OPTIMIZER
+from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Reading
+from vegrad.flow.site import Site
+
+LEAST = 10  # steps without a gradient
+
+
+def _without(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or watched.without < rule.warning:
+        return
+    says = "no parameter has got a gradient in {steps:.0f} steps: "
+    if watched.passes:
+        says += "backward passes were made, but none came back to this model"
+        advises = "look between the model's output and {words.loss} for {words.cuts}; if it is "
+        advises += "another model that is trained, do not step this one's optimizer."
+    else:
+        says += "the optimizer steps, but no backward pass was made"
+        advises = "take the gradient of {words.loss} before each step: a backward pass from it."
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="detached" if watched.passes else "",
+        sites=(OPTIMIZER,),
+        says=says,
+        advises=advises,
+        evidence={"steps": float(watched.without)},
+    )
+
+
+def _strayed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or not watched.strayed:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="not-in-optimizer",
+        sites=tuple(Site("parameter", name) for name in watched.strayed),
+        says="backward passes were seen, but no optimizer that has this model's parameters has "
+        "stepped: {count:.0f} parameters have gradients and have never changed",
+        advises="give the optimizer the parameters of this very model, after it was copied, moved "
+        "or made anew.",
+        evidence={"count": float(len(watched.strayed))},
+    )
+
+
+WITHOUT = Rule(
+    name="loop-without-gradients",
+    kind="stalled",
+    warning=LEAST,
+    critical=LEAST,
+    measured="steps from the first on at which no parameter had a gradient",
+    reason="Where two models take turns each gets a gradient within a few steps.",
+    source="reported troubles of many: the output detached, the backward pass forgotten",
+    find=_without,
+)
+STRAYED = Rule(
+    name="loop-other-parameters",
+    kind="idle",
+    warning=1,
+    critical=1,
+    measured="parameters with gradients, in a model of which no optimizer has any",
+    reason="All steps that are taken are those of other parameters, such as a copy's.",
+    source="reported troubles of many: a model that was copied after its optimizer was made",
+    find=_strayed,
+)
+RULES = (WITHOUT, STRAYED)
