@@ -67,7 +67,8 @@ class Optimizer:
     def __init__(self, lr: Rate, clip: Rule | None, arguments: dict[str, Any]) -> None:
         if clip is not None and not isinstance(clip, Rule):
             raise TypeError(
-                f"clip must be a rule of vegrad.clipping or None, not {type(clip).__name__}"
+                "clip must be a rule of vegrad.clipping, as GlobalNorm(1.0), or None, not "
+                f"{type(clip).__name__}"
             )
         self.lr: Rate = lr if callable(lr) else checks.as_limit("lr", lr)
         self.clip = clip
