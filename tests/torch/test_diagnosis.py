@@ -400,3 +400,10 @@ def test_a_model_that_gives_its_loss_needs_no_target() -> None:
 
     batch = torch.randn(8, 4), torch.arange(8) % 3
     assert ours.diagnose(Own(), lambda output, _: output["loss"], batch).healthy
+
+
+def test_what_is_no_chain_has_no_plot() -> None:
+    model = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    told = ours.diagnose(model, nn.functional.mse_loss, torch.randn(4, 3, 4), torch.randn(4, 3, 4))
+    with pytest.raises(ValueError, match="is no chain of layers: print it, or call to_html"):
+        told.plot()
