@@ -293,7 +293,7 @@ def test_bad_data_are_a_finding_and_nothing_is_run(value: float) -> None:
     assert diagnosis.loss is None
     with pytest.raises(RuntimeError, match="no flow yet"):
         _ = network.flow
-    with pytest.raises(ValueError, match="no flow to draw"):
+    with pytest.raises(ValueError, match="no flow to draw, because the data are not finite"):
         diagnosis.plot("never.png")
     json.dumps(diagnosis.to_dict(), allow_nan=False)
     assert "nothing was run" in " ".join(str(diagnosis).split())

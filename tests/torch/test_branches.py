@@ -273,3 +273,33 @@ def test_scaling_by_the_factor_cures_the_model() -> None:
     assert [one.name for one in found.attempts if one.accepted] == ["what the diagnosis says"]
     ratio = model.h[1].attn.c_proj.weight.detach() / before
     assert float(ratio.mean()) == pytest.approx(1e-4, rel=0.1)
+
+
+class Rectified(nn.Module):
+    """A block without normalization, which lets the stream grow 1.7× (He weights times `scale`)."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.f = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+        with torch.no_grad():
+            for layer in (self.f[0], self.f[2]):
+                nn.init.kaiming_normal_(layer.weight).mul_(scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.f(x)
+
+
+@pytest.mark.parametrize(("blocks", "scale"), [(40, 1.0), (8, 4.0)])
+def test_stream_that_grows_is_no_branchs_fault(blocks: int, scale: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[Rectified(scale) for _ in range(blocks)], nn.Linear(64, 10))
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(64) % 10
+    told = ours.diagnose(model, LOSS, x, labels, resamples=0)
+    assert [finding.cause for finding in told.findings][:1] == ["weight-scale-all"]
+    assert all(finding.cause != "branch-scale" for finding in told.findings)
+    with torch.no_grad():
+        model[3].f[2].weight.mul_(1e-5)
+    told = ours.diagnose(model, LOSS, x, labels, resamples=0)
+    assert told.findings[0].cause in ("weight-scale", "branch-scale")
+    assert told.findings[0].sites[0].name.startswith("3.f.2")

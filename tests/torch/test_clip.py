@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
-from vegrad import _core  # noqa: E402
+from vegrad import _core, clipping  # noqa: E402
 
 theirs = torch.nn.utils
 SHAPES = [(5, 7), (13,), (), (64, 33), (4097,), (2, 3, 4, 5)]
@@ -427,3 +427,16 @@ def test_gradients_are_found_through_what_a_class_puts_before_them() -> None:
     assert [id(one) for one in found] == [id(plain.grad), id(odd.shown)]
     assert clipped.norm == 5
     torch.testing.assert_close(odd.shown, torch.tensor([0.0, 0.8]))
+
+
+def test_parameters_are_no_gradients() -> None:
+    model = torch.nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    for given in (model.parameters(), list(model.parameters()), dict(model.named_parameters())):
+        with pytest.raises(TypeError, match=r"p\.grad of each parameter p, or call vegrad\.torch"):
+            clipping.clip_by_global_norm_(given, 1e-3)
+    with pytest.raises(TypeError, match="not a Parameter that requires one"):
+        clipping.GlobalNorm(1e-3).apply_([model.weight])
+    assert torch.equal(model.weight, before)
+    (made,) = torch.autograd.grad(model.weight.square().sum(), model.weight, create_graph=True)
+    assert clipping.clip_by_global_norm_([made], 1e-3).clipped  # no leaf: a gradient with a graph

@@ -372,3 +372,38 @@ def test_no_tensor_of_the_passes_stays_alive(skips: bool) -> None:
     gc.collect()
     assert len(passes) == 4 * 5
     assert [one for one in passes if one() is not None] == []
+
+
+def test_one_advice_for_all_dead_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for _ in range(4):
+        model.extend([nn.Linear(16, 16), nn.ReLU()])
+        nn.init.constant_(model[-2].bias, -3)
+    model.append(nn.Linear(16, 3))
+    x, labels = torch.randn(64, 16), torch.arange(64) % 3
+    told = ours.diagnose(model, nn.functional.cross_entropy, x, labels, resamples=0)
+    assert told.findings[0].kind == "dead"
+    assert told.apply(model) == ("0.bias", "2.bias", "4.bias", "6.bias")
+    again = ours.diagnose(model, nn.functional.cross_entropy, x, labels, resamples=0)
+    assert again.verdict != "dead"
+
+
+def test_a_model_that_gives_its_loss_needs_no_target() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": nn.functional.cross_entropy(self.map(x), labels)}
+
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    assert ours.diagnose(Own(), lambda output, _: output["loss"], batch).healthy
+
+
+def test_what_is_no_chain_has_no_plot() -> None:
+    model = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    told = ours.diagnose(model, nn.functional.mse_loss, torch.randn(4, 3, 4), torch.randn(4, 3, 4))
+    with pytest.raises(ValueError, match="is no chain of layers: print it, or call to_html"):
+        told.plot()

@@ -250,6 +250,16 @@ def test_a_softmax_over_the_rows() -> None:
     assert cause(log, lambda p, y: functional.nll_loss(p.log(), y), labels(4)) == "wrong-reduction"
 
 
+def test_a_softmax_too_many_has_one_advice() -> None:
+    told = diagnose(made(4, nn.Softmax(0)), functional.cross_entropy, inputs(), labels(4))
+    assert [finding.cause for finding in told.findings] == ["double-softmax"]
+
+
+def test_a_loss_without_a_lower_bound_is_finite() -> None:
+    told = diagnose(made(4), functional.nll_loss, inputs(), labels(4))
+    assert [(one.kind, one.cause) for one in told.findings] == [("stalled", "loss-domain")]
+
+
 def test_a_flipped_sign() -> None:
     one_hot = functional.one_hot(labels(4), 4).float()
     assert (

@@ -7,7 +7,7 @@ anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from math import inf
 from numbers import Real
@@ -27,6 +27,31 @@ alias serves the reader.
 """
 _MOST_ROWS = 2**30
 POLICIES = ("raise", "skip", "zero", "propagate")
+
+
+def as_gradients(grads: Buffers) -> Buffers:
+    """Return buffers that are about to be clipped, those of an iterator as a list.
+
+    Raises:
+        TypeError: the first or the last is a parameter of a PyTorch model: a leaf that requires a
+            gradient. To look at all of them would take as long as to clip small ones.
+    """
+    ends: tuple[object, ...] = (grads,)
+    if isinstance(grads, dict):
+        ends = (next(iter(grads.values()), None), next(reversed(grads.values()), None))
+    elif isinstance(grads, list | tuple) and grads:
+        ends = grads[0], grads[-1]
+    elif isinstance(grads, Iterator):
+        grads = list(grads) or grads  # an empty one is refused by those who read it
+        return as_gradients(grads) if isinstance(grads, list) else grads
+    for one in ends:
+        if getattr(one, "requires_grad", False) and getattr(one, "is_leaf", False):
+            raise TypeError(
+                f"grads must be gradients, not a {type(one).__name__} that requires one: pass "
+                "p.grad of each parameter p, or call vegrad.torch.clip_grad_norm_(parameters, "
+                "max_norm)"
+            )
+    return grads
 
 
 def as_array(value: Any, name: str) -> Array:

@@ -3,7 +3,7 @@
 `grads` is one buffer, or a sequence or mapping of buffers, nested as `vegrad.measure` takes them. A
 buffer is a NumPy array or a CPU tensor that speaks DLPack, of float16, bfloat16, float32 or
 float64, with any shape and strides. `None` entries are passed over. All checks come before the
-first write.
+first write. Parameters of a PyTorch model are refused, as they are no gradients: TypeError.
 
 Norms of float16, bfloat16 and float32 buffers accumulate in float64, those of float64 buffers in
 scaled sums, so that a norm is right whenever every element is finite. Results have the same bits
@@ -64,7 +64,11 @@ def clip_by_value_(grads: Buffers, limit: float, *, nonfinite: str = "raise") ->
             changed.
     """
     return _core.clip(
-        "value", grads, checks.as_limit("limit", limit), 2.0, checks.as_policy(nonfinite)
+        "value",
+        checks.as_gradients(grads),
+        checks.as_limit("limit", limit),
+        2.0,
+        checks.as_policy(nonfinite),
     )
 
 
@@ -87,7 +91,9 @@ def clip_by_norm_(
             changed.
     """
     limit = checks.as_limit_or_none("max_norm", max_norm)
-    return _core.clip("norm", grads, limit, checks.as_order(ord), checks.as_policy(nonfinite))
+    return _core.clip(
+        "norm", checks.as_gradients(grads), limit, checks.as_order(ord), checks.as_policy(nonfinite)
+    )
 
 
 def clip_by_global_norm_(
@@ -111,7 +117,11 @@ def clip_by_global_norm_(
     """
     limit = checks.as_limit_or_none("max_norm", max_norm)
     return _core.clip(
-        "global_norm", grads, limit, checks.as_order(ord), checks.as_policy(nonfinite)
+        "global_norm",
+        checks.as_gradients(grads),
+        limit,
+        checks.as_order(ord),
+        checks.as_policy(nonfinite),
     )
 
 
@@ -131,7 +141,11 @@ def clip_by_block_rms_(grads: Buffers, max_rms: float, *, nonfinite: str = "rais
             changed.
     """
     return _core.clip(
-        "block_rms", grads, checks.as_limit("max_rms", max_rms), 2.0, checks.as_policy(nonfinite)
+        "block_rms",
+        checks.as_gradients(grads),
+        checks.as_limit("max_rms", max_rms),
+        2.0,
+        checks.as_policy(nonfinite),
     )
 
 
@@ -164,4 +178,12 @@ def adaptive_clip_(
             changed.
     """
     ratio, least = checks.as_limit("clipping", clipping), checks.as_limit("eps", eps)
-    return _core.clip("adaptive", grads, ratio, 2.0, checks.as_policy(nonfinite), params, least)
+    return _core.clip(
+        "adaptive",
+        checks.as_gradients(grads),
+        ratio,
+        2.0,
+        checks.as_policy(nonfinite),
+        params,
+        least,
+    )

@@ -70,7 +70,9 @@ class Rule:
 
     def apply_(self, grads: Buffers, params: Buffers = None) -> Clipped:
         """Clip the gradients in place; only `Adaptive` uses the parameters."""
-        grads, (rule, limit, order, nonfinite, eps), learn = self.prepare(grads)
+        grads, (rule, limit, order, nonfinite, eps), learn = self.prepare(
+            checks.as_gradients(grads)
+        )
         clipped = _core.clip(rule, grads, limit, order, nonfinite, params, eps)
         if learn is not None:
             learn(clipped)

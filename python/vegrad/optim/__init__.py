@@ -111,7 +111,8 @@ class Optimizer:
     def clip(self, clip: Rule | None) -> None:
         if clip is not None and not isinstance(clip, Rule):
             raise TypeError(
-                f"clip must be a rule of vegrad.clipping or None, not {type(clip).__name__}"
+                "clip must be a rule of vegrad.clipping, as GlobalNorm(1.0), or None, not "
+                f"{type(clip).__name__}"
             )
         self._clip = clip
 

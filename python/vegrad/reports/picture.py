@@ -116,9 +116,13 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> 
     """Draw the flow of `diagnosis` through its layers; see `Diagnosis.plot`."""
     flow = diagnosis.layer_flow
     if flow is None:
+        causes = {finding.cause for finding in diagnosis.findings}
+        unread = diagnosis.loss is None and causes & {"nonfinite-input", "nonfinite-target"}
         raise ValueError(
-            "there is no flow to draw, because the data are not finite or what was looked at is no "
-            "chain of layers"
+            "there is no flow to draw, because the data are not finite, so that nothing was run"
+            if unread
+            else "there is no flow to draw, because what was looked at is no chain of layers: "
+            "print it, or call to_html(), for a table"
         )
     figure = sheet(path, (10, 8.6))
     ticker = importlib.import_module("matplotlib.ticker")

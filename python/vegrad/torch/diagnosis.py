@@ -53,7 +53,7 @@ def diagnose(
     model: Module,
     loss_fn: Loss,
     x: object,
-    target: object,
+    target: object = None,
     *,
     history: History | None = None,
     resamples: int = 4,
@@ -76,7 +76,7 @@ def diagnose(
             is diagnosed.
         loss_fn: called with the model's output and target; returns the mean loss, a tensor.
         x: the inputs, with the batch as first dimension; a tuple or mapping of several.
-        target: whatever loss_fn takes.
+        target: whatever loss_fn takes; None where the model's output is its loss, or holds it.
         history: a `vegrad.History` of the model's training, whose findings are added.
         resamples: further passes, over at most 256 rows drawn from the batch with replacement,
             which tell how far the gains depend on the batch; 0 for one pass only.

@@ -50,7 +50,8 @@ class CoreState(torch.optim.Optimizer):
     ) -> None:
         if clip is not None and not isinstance(clip, Rule):
             raise TypeError(
-                f"clip must be a rule of vegrad.clipping or None, not {type(clip).__name__}"
+                "clip must be a rule of vegrad.clipping, as GlobalNorm(1.0), or None, not "
+                f"{type(clip).__name__}"
             )
         self._renew()
         super().__init__(params, *arguments, **options)

@@ -179,7 +179,7 @@ def _domain(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
             continue
         takes = "probabilities" if binary else "logarithms of probabilities"
         yield Finding(
-            kind=rule.kind,
+            kind="nonfinite" if one.refused else rule.kind,
             severity="critical",
             rule=rule.name,
             cause="loss-domain",
@@ -239,8 +239,12 @@ def _out_of_reach(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
 
 
 def _reduced(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find a softmax over the rows of the batch, and a loss with the wrong sign."""
-    for one in reading.compared:
+    """Find a softmax over the rows of the batch, and a loss with the wrong sign.
+
+    A softmax that is one too many is to be left out, whatever its axis is.
+    """
+    twice = any(finding.cause == "double-softmax" for finding in earlier)
+    for one in () if twice else reading.compared:
         made = shaped_by(reading, one.place)
         over_rows = one.sums[1] and not one.sums[0] and made is not None
         if over_rows and made is not None and made.kind in ("softmax", "log_softmax", "log"):
@@ -322,7 +326,7 @@ DOUBLE_SOFTMAX = Rule(
 )
 LOSS_DOMAIN = Rule(
     name="loss-domain",
-    kind="nonfinite",
+    kind="stalled",
     warning=1,
     critical=1,
     measured="outputs outside of the domain of the loss",

@@ -46,18 +46,20 @@ def _off(branches: tuple[Branch, ...]) -> list[tuple[int, float]]:
 
     A branch drowns the stream if it adds 10 times what it is added to, and 30 times what others
     like it add; it is closed if it adds a thousandth of what they do, and not exactly nothing,
-    which is how some begin.
+    which is how some begin. Where a stream grows from block to block, so does what branches add:
+    a branch is off only if it is beside its own stream too, as others are beside theirs.
     """
     drowned, found = False, []
     for place, branch in enumerate(branches):
         alike = _alike(branch, branches)
         others = alike if len(alike) >= ALIKE else [one for one in branches if one is not branch]
         off, over = _beyond("size", branch, others), (branch.size - branch.stream) / DECADE
+        over = min(over, _beyond("size", branch, others, beside=True))
         if off >= OFF and (over >= DROWNS or drowned):
             drowned = True
             found.append((place, off))
         elif len(alike) >= ALIKE:
-            off = _beyond("varies", branch, alike)
+            off = max(_beyond("varies", branch, alike, beside=beside) for beside in (False, True))
             if off <= CLOSED:
                 found.append((place, off))
     return found
@@ -144,9 +146,12 @@ def _alike(branch: Branch, branches: Sequence[Branch]) -> list[Branch]:
     ]
 
 
-def _beyond(what: str, branch: Branch, others: Sequence[Branch]) -> float:
-    """Return the decades between a size and the others' median; 0 where it cannot be said."""
-    own, sizes = getattr(branch, what), [getattr(one, what) for one in others]
+def _beyond(what: str, branch: Branch, others: Sequence[Branch], *, beside: bool = False) -> float:
+    """Return the decades between a size and the others' median; 0 where it cannot be said.
+
+    `beside` compares what is left when each has been divided by its own stream.
+    """
+    own, *sizes = (getattr(one, what) - beside * one.stream for one in (branch, *others))
     sizes = [size for size in sizes if isfinite(size)]
     return float(own - np.median(sizes)) / DECADE if sizes and isfinite(own) else 0.0
 

@@ -17,6 +17,7 @@ from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE
 
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
+ALIKE = 0.1  # by which means differ at most that one shift mends
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
 
@@ -47,6 +48,8 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
     mean = float(chain.flow.preactivation_mean[worst])
     deviation = float(chain.flow.preactivation_std[worst])
     edit, advises = _mended(chain, worst, mean, deviation)
+    if dead and found[1:] and isinstance(edit, Shift):
+        edit, advises = _lifted(chain, found, edit, advises)
     raw = [] if dead or worst or deviation < WIDE else _raw(reading)
     if raw:
         edit, advises = ScaleData(), "{edit}" + THERE
@@ -100,6 +103,18 @@ def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Ed
         SetActivation("leaky_relu"),
         "{edit}, which is nowhere flat, or draw the weights again" + THERE,
     )
+
+
+def _lifted(chain: Chain, found: Sequence[int], edit: Shift, advises: str) -> tuple[Edit, str]:
+    """Return one advice for all dead layers, if their biases are as far off as the worst's."""
+    means = [float(chain.flow.preactivation_mean[layer]) for layer in found]
+    deviations = [float(chain.flow.preactivation_std[layer]) for layer in found]
+    biases = [chain.layers[layer].bias for layer in found]
+    for mean, deviation in zip(means, deviations, strict=True):
+        if not abs(mean) > deviation or abs(mean + edit.amount) > ALIKE * abs(edit.amount):
+            return edit, advises
+    names = tuple(name for name in biases if name)
+    return (Shift(names, edit.amount), advises) if len(names) == len(found) else (edit, advises)
 
 
 def _softmax(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
