@@ -275,7 +275,9 @@ def _dead(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
         cause="dead-units",
         sites=tuple(Site("module", name, place) for name, place in zip(names, dead, strict=True)),
         says="every output of module {names} is 0",
-        advises="draw the weights before it again, lower the learning rate, or use a leaky "
+        advises="look at what it attends to: a mask that hides every step leaves outputs of 0."
+        if all("Attention" in reading.modules[place].kind for place in dead)
+        else "draw the weights before it again, lower the learning rate, or use a leaky "
         "activation.",
         facts={"names": ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")},
         evidence={"count": float(len(dead))},

@@ -71,12 +71,15 @@ def _without_gradient(monitor: StepHooks) -> tuple[str, ...]:
         for name in own
         if not isnan(size)
     }
+    # Those under no_grad() have no size, but the optimizer means to train them.
+    quiet = {name for place in monitor.run_order[: monitor.ran] for name in monitor.own[place]}
+    held = monitor.loop.steps.ids
     trained = dict(zip(monitor.parameters, monitor._params, strict=False))
     missing = (
         name
         for place, name in enumerate(monitor.parameters)
-        if name in ran
-        and name in trained
+        if name in trained
+        and (name in ran or (name in quiet and id(trained[name]) in held))
         and trained[name].requires_grad
         and not any(one.gradient_norms[place] > 0 for one in lately)
     )

@@ -82,6 +82,11 @@ class ModuleHooks:
         }
 
     @property
+    def ran(self) -> int:
+        """The number of modules that have ever run, with gradients or without."""
+        return len(self._order)
+
+    @property
     def run_order(self) -> list[int]:
         """The numbers of the modules in the order in which they first ran, then of all others."""
         ran = self._order
