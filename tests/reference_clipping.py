@@ -318,7 +318,7 @@ def statistics(arrays: Arrays, dtypes: Sequence[str]) -> dict[str, Any]:
         "norm_log2": n.log2(),
         "rms": float(n.over(math.sqrt(x.size))),
         "mean": mean(x),
-        "largest": float(np.max(sizes, initial=0.0)),
+        "largest": float(np.max(np.abs(x[np.isfinite(x)]))) if np.isfinite(x).any() else math.nan,
         "smallest": float(np.min(sizes)) if sizes.size else math.nan,
         "zeros": int(np.sum(x == 0)),
         "subnormals": subnormals,
