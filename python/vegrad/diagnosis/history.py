@@ -226,10 +226,7 @@ class History:
         return plot_history(self, path)
 
     def plot_descent(
-        self,
-        path: str | PathLike[str] | None = None,
-        title: str = "",
-        guess: float | None = None,
+        self, path: str | PathLike[str] | None = None, title: str = "", guess: float | None = None
     ) -> Figure:
         """Draw the loss along the way, with the steps as one would draw them on a blackboard.
 
