@@ -122,7 +122,8 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> 
         )
     figure = sheet(path, (10, 8.6))
     ticker = importlib.import_module("matplotlib.ticker")
-    colour, title = COLOURS.get(diagnosis.verdict, ALARM), textwrap.fill(diagnosis.summary, 96)
+    colour = COLOURS.get(diagnosis.verdict, ALARM) if diagnosis.verdict else INK
+    title = textwrap.fill(diagnosis.summary, 96)
     figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
     small, unsaid = _telling(flow)
     gains = bool(len(flow.gain_log2))
@@ -148,7 +149,7 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> 
     for axes in below or large[-1:]:
         axes.set_xlabel("layer", color=INK)
     words = describe(diagnosis).replace("\n", ", ")
-    figure.supxlabel("\n".join([words, *unsaid]), fontsize=8.5, color=INK, x=0.5)
+    figure.supxlabel("\n".join(filter(None, [words, *unsaid])), fontsize=8.5, color=INK, x=0.5)
     return kept(figure, path)
 
 
@@ -184,7 +185,7 @@ def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
     if np.isfinite(usual).all():
         axes.plot(layers, usual, color=THEORY, linewidth=1.2, label="expected, ±2 spreads")
         _band(axes, usual - 2 * spread, usual + 2 * spread, THEORY, 0.12)
-    dtype = diagnosis.config["dtype"]
+    dtype = diagnosis.config.get("dtype")
     for lost, word in ((diagnosis.underflowed, "0.0"), (diagnosis.overflowed, "inf")):
         if lost:
             cross = {"color": ALARM, "markersize": _dot(lost) * 1.7 or 1}
@@ -193,7 +194,8 @@ def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
     zero = np.flatnonzero(flow.delta_log2 == -np.inf)
     if zero.size:
         _say(axes, 0.5, f"exactly zero in {named(zero.tolist())}", ALARM)
-    _draw_range(axes, dtype)
+    if dtype is not None:
+        _draw_range(axes, dtype)
     axes.set_ylabel("log10 of its size", color=INK)
     _legend(axes)
 
