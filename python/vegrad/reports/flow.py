@@ -18,7 +18,7 @@ from vegrad.reports.text import table
 class _Alone(Nothing):
     """A flow that nobody has judged, with a title for its picture."""
 
-    flow: flow.Flow | None = None
+    layer_flow: flow.Flow | None = None
     summary: str = ""
     verdict: str = ""
     trend: None = None
@@ -55,5 +55,5 @@ class Flow(flow.Flow):
             ValueError: the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        alone = _Alone(flow=self, summary=repr(self)[1:-1])
+        alone = _Alone(layer_flow=self, summary=repr(self)[1:-1])
         return plot(cast(ShownDiagnosis, alone), path)
