@@ -62,3 +62,12 @@ def test_a_chain_is_sick_from_three_decades_on(
     assert diagnosis.flow is not None
     assert abs(diagnosis.flow.chain_log10 - sign * decades) < 0.1
     assert [f.severity for f in diagnosis.findings if f.kind == kind] == severities
+
+
+def test_a_healthy_chain_near_the_limit_says_where_that_lies() -> None:
+    sizes = [32, *[64] * 24, 10]
+    tanh = MLP(sizes, activation="tanh", init="normal", sigma_w=0.85, loss="cross_entropy", seed=0)
+    summary = diagnose(tanh, X, LABELS).summary
+    assert summary.startswith("healthy: ")
+    assert summary.endswith(" of the last (vanishing begins at 0.001)")
+    assert "begins" not in diagnose(network(), X, LABELS).summary

@@ -1,6 +1,6 @@
 """Words, made last: templates, vocabularies, and edits as instructions."""
 
-from math import inf, nan
+from math import inf, log2, nan
 
 import pytest
 from vegrad.flow.edits import (
@@ -24,7 +24,7 @@ from vegrad.flow.edits import (
 )
 from vegrad.flow.finding import Finding, layer_sites
 from vegrad.flow.site import Site
-from vegrad.flow.wording import Vocabulary, render
+from vegrad.flow.wording import Vocabulary, named, power, render, times
 from vegrad.networks.vocabulary import LayerVocabulary
 
 PLAIN, NUMBERED = Vocabulary(), LayerVocabulary(10)
@@ -142,3 +142,18 @@ def test_a_finding_is_data_and_words() -> None:
         "edit": "Scale", "parameters": list(WEIGHT), "factor": 1e5, "rows": None, "gate": "",
     }  # fmt: skip
     assert content["sites"][1]["name"] == "layers.3.weight"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (0.214, "0.21×"), (0.98, "0.98×"), (0.999, "1.00×"), (1.044, "1.04×"), (14.14, "14.1×"),
+    (123.4, "123×"), (3.1e-12, "3.1e-12×"), (9.99e-5, "1.0e-4×"), (0.0, "0×"), (2e30, "2.0e+30×"),
+])  # fmt: skip
+def test_factors_in_words(value: float, shown: str) -> None:
+    assert times(log2(value) if value else -inf) == shown
+
+
+def test_sizes_and_layers_in_words() -> None:
+    assert power(-5000.3) == "5e-5001"
+    assert power(nan) == "?"
+    assert named([3]) == "layer 3"
+    assert named([3, 4, 5, 9]) == "layers 3–5, 9"

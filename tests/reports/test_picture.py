@@ -85,3 +85,11 @@ def test_panels_that_say_nothing_are_left_out() -> None:
     assert panels(activation="sigmoid") == large
     assert panels(init="normal", sigma_w=6.0) == [*large, "Saturated and dead", "Activations"]
     assert panels(init="normal", sigma_w=0.3) == [*large, "Activations"]
+
+
+def test_a_flow_alone_is_drawn_without_a_verdict(tmp_path: Path) -> None:
+    network = vegrad.MLP([3, 8, 8, 2], seed=0)
+    network.backward(np.ones((4, 3)), np.ones((4, 2)))
+    figure = network.flow.plot(tmp_path / "flow.svg")
+    assert figure.get_suptitle().startswith("Flow of 3 layers: the first gets")
+    assert (tmp_path / "flow.svg").exists()

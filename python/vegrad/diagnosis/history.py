@@ -213,22 +213,9 @@ class History:
             path.write_text(json.dumps(columns, allow_nan=False) + "\n", encoding="utf-8")
         elif path.suffix == ".csv":
             with open(path, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(self._rows())
+                csv.writer(file).writerows(_rows(self))
         else:
             raise ValueError(f"path must end in .json or .csv, not {path.suffix!r}")
-
-    def _rows(self) -> Iterator[list[object]]:
-        columns = self.to_dict()
-        layers = range(len(columns[LAYERS[0]][0]) if self.epochs else 0)
-        yield ["step", "epoch", *STEPS, *EPOCHS, *(f"{n}.{i}" for n in LAYERS for i in layers)]
-        ends = np.cumsum(self.epoch_steps).astype(int).tolist()
-        for step in range(self.steps):
-            epoch = int(np.searchsorted(ends, step, side="right"))
-            row = [step, epoch, *(columns[name][step] for name in STEPS)]
-            if epoch < self.epochs and step == ends[epoch] - 1:
-                row += [columns[name][epoch] for name in EPOCHS]
-                row += [value for name in LAYERS for value in columns[name][epoch]]
-            yield row
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib.
@@ -239,10 +226,7 @@ class History:
         return plot_history(self, path)
 
     def plot_descent(
-        self,
-        path: str | PathLike[str] | None = None,
-        title: str = "",
-        guess: float | None = None,
+        self, path: str | PathLike[str] | None = None, title: str = "", guess: float | None = None
     ) -> Figure:
         """Draw the loss along the way, with the steps as one would draw them on a blackboard.
 
@@ -258,6 +242,21 @@ class History:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
         return descent.draw([(title, descent.of_history(self, guess))], path)
+
+
+def _rows(history: History) -> Iterator[list[object]]:
+    """Make the rows of a .csv file, the titles first."""
+    columns = history.to_dict()
+    layers = range(len(columns[LAYERS[0]][0]) if history.epochs else 0)
+    yield ["step", "epoch", *STEPS, *EPOCHS, *(f"{n}.{i}" for n in LAYERS for i in layers)]
+    ends = np.cumsum(history.epoch_steps).astype(int).tolist()
+    for step in range(history.steps):
+        epoch = int(np.searchsorted(ends, step, side="right"))
+        row = [step, epoch, *(columns[name][step] for name in STEPS)]
+        if epoch < history.epochs and step == ends[epoch] - 1:
+            row += [columns[name][epoch] for name in EPOCHS]
+            row += [value for name in LAYERS for value in columns[name][epoch]]
+        yield row
 
 
 def _with_nulls(columns: Mapping[str, Json]) -> dict[str, Json]:

@@ -3,12 +3,10 @@
 Every front end turns a pass of its kind of network into a `Reading`; the rules know nothing else.
 It holds names and float64 numbers, no tensors of any framework. Sizes are carried as logarithms,
 so that they are right where the dtype of the network underflows or overflows. What costs further
-passes is asked for only where a rule needs it: `fresh_drift`, `Cell.if_changed`.
-
-A reading is a graph: `operations` in the order in which they ran, each with the places of those
-that its input comes from. Where layers follow each other on one way through that graph, `chain`
-has that way with its gradient flow. Of what is no chain, `modules` and `gradients` tell. A front
-end fills in what it can see, and leaves the rest empty.
+passes is asked for only where a rule needs it: `fresh_drift`, `Cell.if_changed`. It is a graph:
+`operations` as they ran, each with the places of those that its input comes from. Where layers
+follow each other on one way, `chain` has it with its gradient flow; else `modules` and `gradients`
+tell.
 """
 
 from __future__ import annotations
@@ -300,7 +298,7 @@ class Module:
 
     @property
     def chained(self) -> bool:
-        """True if it is one link of the chain of modules with weights, and holds no others."""
+        """True if it is a link of the chain of modules with weights."""
         return self.weighted and not self.outer
 
 

@@ -155,10 +155,11 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> 
 
 def headed(figure: Figure, diagnosis: ShownDiagnosis, unsaid: Sequence[str] = ()) -> None:
     """Write the verdict above a figure, and the network and what else is to be said below it."""
-    colour, title = COLOURS.get(diagnosis.verdict, ALARM), textwrap.fill(diagnosis.summary, 96)
+    colour = COLOURS.get(diagnosis.verdict, ALARM) if diagnosis.verdict else INK
+    title = textwrap.fill(diagnosis.summary, 96)
     figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
     words = describe(diagnosis).replace("\n", ", ")
-    figure.supxlabel("\n".join([words, *unsaid]), fontsize=8.5, color=INK, x=0.5)
+    figure.supxlabel("\n".join(filter(None, [words, *unsaid])), fontsize=8.5, color=INK, x=0.5)
 
 
 Drawing = Callable[[Axes, Flow], None]
@@ -193,7 +194,7 @@ def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
     if np.isfinite(usual).all():
         axes.plot(layers, usual, color=THEORY, linewidth=1.2, label="expected, ±2 spreads")
         _band(axes, usual - 2 * spread, usual + 2 * spread, THEORY, 0.12)
-    dtype = diagnosis.config["dtype"]
+    dtype = diagnosis.config.get("dtype")
     for lost, word in ((diagnosis.underflowed, "0.0"), (diagnosis.overflowed, "inf")):
         if lost:
             cross = {"color": ALARM, "markersize": _dot(lost) * 1.7 or 1}
@@ -202,7 +203,8 @@ def _draw_gradient(axes: Axes, diagnosis: ShownDiagnosis, flow: Flow) -> None:
     zero = np.flatnonzero(flow.delta_log2 == -np.inf)
     if zero.size:
         _say(axes, 0.5, f"exactly zero in {named(zero.tolist())}", ALARM)
-    _draw_range(axes, dtype)
+    if dtype is not None:
+        _draw_range(axes, dtype)
     axes.set_ylabel("log10 of its size", color=INK)
     _legend(axes)
 
