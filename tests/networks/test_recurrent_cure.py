@@ -14,6 +14,7 @@ from vegrad.flow.edits import (
 )
 from vegrad.flow.subject import Refusal
 from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData
+from vegrad.treatment.conclusion import UNSEEN
 
 UNITS = 32
 FORGET = (UNITS, 2 * UNITS)
@@ -216,7 +217,8 @@ def test_a_rate_that_was_not_held_to_the_end_is_no_cure() -> None:
     options = {"lengths": lengths, "steps": 400, "optimizer": vegrad.Adam(1e-2)}
     cure = vegrad.cure(made("gru"), x, target, budget=1.5, **options)  # too little to see it held
     assert not cure.cured
-    assert cure.summary.startswith("improved, but not to stay at accuracy")
+    assert cure.summary.startswith("improved, but not seen to stay at accuracy")
+    assert cure.about == (UNSEEN,)
 
 
 def test_an_explosion_is_clipped_or_scaled() -> None:

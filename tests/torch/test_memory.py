@@ -131,3 +131,13 @@ def test_parts_of_a_gain_are_those_of_theory() -> None:
     gain = 2 ** ((cell.sizes[40] - cell.sizes[10]) / 30)
     np.testing.assert_allclose(gain, cell.expected.sum(axis=0), rtol=0.1)  # single draws
     assert gain.mean() == pytest.approx(cell.expected.sum(axis=0).mean(), rel=0.03)
+
+
+def test_a_cure_takes_the_memory() -> None:
+    model = made()
+    x, target = data(model, STEPS)
+    assert ours.cure(model, LOSS, x, target, steps=10).before.healthy
+    cure = ours.cure(model, LOSS, x, target, steps=10, memory=50)
+    assert cure.before.findings[0].evidence["needed"] == 50
+    with pytest.raises(ValueError, match="memory"):
+        ours.cure(model, LOSS, x, target, memory=-1)

@@ -83,6 +83,7 @@ class CurableModel(ModelSubject):
     early = len(EARLY)
     lags: Lags | None = None
     """Data of more rows than a diagnosis has, which tell of the steps that targets depend on."""
+    memory: int = 0
 
     def prepared(self) -> Self:
         """Return a copy to search with: of plain layers, and with an optimizer that was checked."""
@@ -95,7 +96,7 @@ class CurableModel(ModelSubject):
         reading = self.read(x, target, resamples=0, seed=0)
         if reading.lags is not None and self.lags is not None:
             reading = replace(reading, lags=replace(self.lags, entering=reading.lags.entering))
-        return judged(reading)
+        return judged(replace(reading, memory=self.memory))
 
     def thoroughly(self, x: Any, target: Any) -> tuple[Diagnosis, float]:
         """Diagnose it beside draws of new weights too; return what that costs, in rows.
@@ -112,7 +113,7 @@ class CurableModel(ModelSubject):
             )
             if watched is not None and beyond_cure(watched) is not None:
                 return watched, float(settings.STEPS * size)
-        found = diagnose(self.model, self.loss_fn, x, target)
+        found = diagnose(self.model, self.loss_fn, x, target, memory=self.memory)
         rows = passes.row_count(x, target) if self.data.rows else 1
         return found, float(THOROUGH * max(rows, 1))
 
@@ -170,6 +171,7 @@ def cure(
     in_place: bool = True,
     rows: bool | None = None,
     progress: bool | Listener = False,
+    memory: int = 0,
 ) -> ModelCure:
     """Find the smallest change that makes a model train, and prove it.
 
@@ -204,6 +206,7 @@ def cure(
             a graph are; None to find it out, by a run of some rows with and without others.
         progress: True for a line on standard error; or a function, which is called with a
             `vegrad.treatment.progress.Look` at every look at a training.
+        memory: how many steps back lies what the task needs, of recurrent modules.
 
     Returns:
         A ModelCure: `.before`, `.after`, `.attempts`, `.model`, `.proof`, `.patch`; print it.
@@ -225,7 +228,9 @@ def cure(
         return ModelCure.without_a_trial(before, plan, why, model=model)
     _check_rows(rows, x, target)
     data = ModelData(x, target, rows=rows is not False)
-    given = CurableModel(model, Lenient(loss_fn), data, optimizer, plan.seed).prepared()
+    given = CurableModel(
+        model, Lenient(loss_fn), data, optimizer, plan.seed, memory=as_count("memory", memory)
+    ).prepared()
     spent = 0.0
     if rows is None and len(data) > 1:
         count = len(data)

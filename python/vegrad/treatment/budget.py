@@ -91,7 +91,8 @@ class Budget:
 
         Where the training is what was changed, the goal must also be held for some time: too high
         a rate may lose it again. None, too, where nothing is left to spend on it; but a rate that
-        must hold the goal for a whole training has then not done so.
+        must hold the goal for a whole training has then not done so, and if all that is left is too
+        little to see it, it is left for others.
         """
         steps, rate = trial.history.steps, trial.treatment.is_of_training
         whole = rate and self.plan.whole
@@ -104,12 +105,20 @@ class Budget:
         if again.reached and rate:
             until = again.history.steps + max(steps, self.plan.steps // 4)
             until = self.plan.steps if whole else until
+            if whole and not self._affords(until - again.history.steps, steps):
+                return again
             self._hold(again, until)
             if whole:
                 held = again.history.steps >= until and again.way >= HELD
                 return None if held else again
             return None if again.way >= HELD or not self.room(steps) else again
         return None if again.reached or not self.room(steps) else again
+
+    def _affords(self, steps: int, proof: int) -> bool:
+        """Return True if so many more steps can be paid, and the given network's proof."""
+        behind = 0 if self.sick.ended else max(0, proof - self.sick.history.steps)
+        most = self.plan.budget * self.plan.steps * self.batch_size
+        return self.spent + (steps + behind) * self.batch_size <= most
 
     def _hold(self, trial: Trial, until: int) -> None:
         """Train on, though the goal is reached, as far as there is room."""

@@ -19,6 +19,7 @@ LONGER = (
     "more width is no help; begin with gates for the length (chrono) or another cell that carries "
     "its state so far, and give it more steps"
 )
+UNSEEN = "the goal was reached once; a larger budget tells if the change holds it, or finds another"
 LEAST = 0.01  # of a guess's loss, that a change which does not reach the goal must gain
 
 
@@ -43,7 +44,7 @@ def conclude(
     Returns:
         The outcome, and the treatment that it recommends.
     """
-    sick, plan, attempts = budget.sick, budget.plan, list(attempts)
+    sick, plan, attempts, lost = budget.sick, budget.plan, list(attempts), False
     after, treatment, proof, reached = before, given, None, sick.reached
     if chosen is not None:
         trial = chosen.trial
@@ -65,6 +66,8 @@ def conclude(
     if treatment is not given:
         subject, words = treatment.subject, treatment.words
         patch = subject.patch(words, treatment.lines, steps=plan.steps, batch_size=size)
+    if not (reached or problem):
+        problem = (UNSEEN,) if lost else _lessons(given, plan.goal, before, after)
     outcome = Outcome(
         before=before,
         after=after,
@@ -77,7 +80,7 @@ def conclude(
         cost=budget.cost,
         steps=plan.steps,
         batch_size=size,
-        about=problem if reached or problem else _lessons(given, plan.goal, before, after),
+        about=problem,
     )
     return outcome, treatment
 
@@ -131,7 +134,7 @@ def _summary(
         was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
         return f"cured: {was}{accepted.change}"
     if accepted is not None:
-        short = "not to stay at" if accepted.ended == "luck" else "short of"
+        short = "not seen to stay at" if accepted.ended == "luck" else "short of"
         return f"improved, but {short} {goal}: {accepted.change}"
     if reached:
         but = "" if before.healthy else f"{before.verdict}, but "
