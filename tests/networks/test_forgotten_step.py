@@ -37,6 +37,7 @@ def test_a_training_that_stalls_is_not_told_to_step_further(cell: str) -> None:
         optimizer=vegrad.AdamW(1e-2),
         epochs=6,
         batch_size=32,
+        seed=0,
         progress=False,
         on_finding=None,
     )
@@ -50,6 +51,7 @@ def test_one_with_a_rate_that_is_too_low_is() -> None:
         optimizer=vegrad.SGD(1e-5),
         epochs=4,
         batch_size=32,
+        seed=0,
         progress=False,
         on_finding=None,
     )
