@@ -67,7 +67,12 @@ def test_momentum_that_is_switched_on_begins_with_the_next_gradient() -> None:
         ("lr", float("nan"), ValueError, "lr must be at least 0, not nan"),
         ("lr", float("inf"), ValueError, "lr must be finite, not inf"),
         ("lr", "x", TypeError, "lr must be a real number, not str"),
-        ("clip", 3, TypeError, "clip must be a rule of vegrad.clipping, as GlobalNorm(1.0), or None, not int"),
+        (
+            "clip",
+            3,
+            TypeError,
+            "clip must be a rule of vegrad.clipping, as GlobalNorm(1.0), or None, not int",
+        ),
         ("momentum", -1, ValueError, "momentum must be at least 0"),
         ("momentum", 0, ValueError, "nesterov must come with a momentum"),
         ("nesterov", 1, TypeError, "nesterov must be True or False"),
