@@ -71,7 +71,7 @@ def test_momentum_that_is_switched_on_begins_with_the_next_gradient() -> None:
             "clip",
             3,
             TypeError,
-            "clip must be a rule of vegrad.clipping, as GlobalNorm(1.0), or None, not int",
+            "clip must be a rule of vegrad.clipping, as GlobalNorm.1.0., or None, not int",
         ),
         ("momentum", -1, ValueError, "momentum must be at least 0"),
         ("momentum", 0, ValueError, "nesterov must come with a momentum"),
