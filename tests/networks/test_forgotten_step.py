@@ -76,3 +76,11 @@ def test_a_cure_gives_gates_for_the_length_their_time() -> None:
 def test_a_cure_takes_the_memory() -> None:
     found = vegrad.cure(made(), *bit(40, 3), steps=20, memory=37)
     assert found.before.findings[0].evidence["needed"] == 37
+
+
+def test_a_memory_beyond_the_sequences_is_refused() -> None:
+    x, labels = bit(40, 3)
+    with pytest.raises(ValueError, match="memory must be at most the 40 steps of x, not 41"):
+        vegrad.diagnose(made(), x, labels, memory=41)
+    with pytest.raises(ValueError, match="memory must be at most the 40 steps of x, not 41"):
+        vegrad.cure(made(), x, labels, memory=41)

@@ -11,7 +11,7 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import read
-from vegrad.networks.recurrent_subject import RecurrentSubject
+from vegrad.networks.recurrent_subject import RecurrentSubject, as_memory
 from vegrad.networks.rnn import RNN
 from vegrad.networks.subject import NetworkSubject
 
@@ -53,7 +53,7 @@ def diagnose(
     count, ignored = as_count("resamples", resamples), as_ignored(ignore)
     if isinstance(network, RNN):
         given = x if lengths is None else (x, lengths)
-        subject = RecurrentSubject(network, memory=as_count("memory", memory))
+        subject = RecurrentSubject(network, memory=as_memory(memory, x))
         found = subject.read(given, target, resamples=count, seed=seed)
         return Diagnosis.of(found, history, RecurrentSubject).ignoring(ignored)
     if lengths is not None or memory:

@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
-from vegrad.arrays.checks import Array
+import numpy as np
+import numpy.typing as npt
+
+from vegrad.arrays.checks import Array, as_count
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.edits import Edit, Truncate
 from vegrad.flow.lags import Lags
@@ -52,6 +55,14 @@ class SequenceData(ArrayData):
         if self.target.ndim > 2:
             return Refusal("")
         return super().target_spread()
+
+
+def as_memory(memory: object, x: object) -> int:
+    """Return the number of steps back that what the task needs lies, within the steps of x."""
+    count, shape = as_count("memory", memory), np.shape(cast(npt.ArrayLike, x))
+    if len(shape) == 3 and count > shape[1]:
+        raise ValueError(f"memory must be at most the {shape[1]} steps of x, not {count}")
+    return count
 
 
 @dataclass

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.arrays.checks import Array, as_count
+from vegrad.arrays.checks import Array
 from vegrad.networks.editor import clone
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import expected_or_none
-from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData
+from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData, as_memory
 from vegrad.networks.rnn import RNN
 from vegrad.networks.subject import NetworkSubject, Scaling
 from vegrad.optim import Adam, Optimizer
@@ -96,7 +96,7 @@ def cure(
         rows = network.batch(x, target, lengths)
         sequences = SequenceData(rows.x, rows.target, numeric=numeric, lengths=rows.lengths)
         patient = RecurrentSubject(
-            clone(network), sequences, optimizer, seed, memory=as_count("memory", memory)
+            clone(network), sequences, optimizer, seed, memory=as_memory(memory, rows.x)
         )
         wanted = patient.rows().wanted
         aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
