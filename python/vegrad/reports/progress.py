@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
+import warnings
 from typing import Any
 
 
@@ -56,9 +57,12 @@ class Line:
 
 
 def _bar() -> Any:
-    """Return tqdm's bar for notebooks, None if it is not installed."""
+    """Return tqdm's bar (of text where there are no widgets), None if it is not installed."""
     try:
-        tqdm = importlib.import_module("tqdm.auto").tqdm
+        with warnings.catch_warnings():
+            # Without ipywidgets tqdm warns, in red, and then draws a bar of text: what is wanted.
+            warnings.simplefilter("ignore")
+            tqdm = importlib.import_module("tqdm.auto").tqdm
     except ImportError:
         return None
     return tqdm(total=1, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}")
