@@ -22,8 +22,8 @@ CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network", "recurrent"]}
 # Bottom up: a package imports what stands above it in this list, or itself.
 LAYERS = ["_core", "arrays", "activations", "clipping", "optim", "datasets", "theory", "flow",
-          "reports", "diagnosis", "treatment", "recordings", "networks", "torch", "benchmark",
-          "cli"]  # fmt: skip
+          "reports", "diagnosis", "runs", "treatment", "recordings", "networks", "torch",
+          "benchmark", "watching", "cli"]  # fmt: skip
 FRONT_ENDS = {"recordings", "networks", "torch"}
 # Who may import a framework: the front end for it, and the peer that vegrad is timed beside. The
 # latter only in functions, as nobody needs the framework who does not run that peer.

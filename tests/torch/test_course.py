@@ -11,9 +11,9 @@ import vegrad.diagnosis.alarms
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+from vegrad.runs.spikes import Spikes, SpikeStep  # noqa: E402
 from vegrad.torch import FindingError, FindingWarning, Monitor  # noqa: E402
 from vegrad.torch.monitor.looks import alike  # noqa: E402
-from vegrad.torch.monitor.spikes import Spikes, SpikeStep  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -31,12 +31,12 @@ from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
 from vegrad.flow.finding import Finding
+from vegrad.runs.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.scalars import scalars
-from vegrad.torch.monitor.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.steps import StepHooks
 
 

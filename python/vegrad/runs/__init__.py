@@ -1,0 +1,1 @@
+"""Runs: the records of trainings, made here or elsewhere, step by step."""

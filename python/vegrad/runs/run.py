@@ -1,0 +1,80 @@
+"""The record of a training, step by step, whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.diagnosis.history import History
+from vegrad.diagnosis.noted import Noted
+from vegrad.runs.spikes import Spike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training as arrays, an entry for each of S steps that were recorded, the oldest first.
+
+    A number that was not recorded is nan; so is one of a step of which it was not recorded, as a
+    validation loss of most. Sizes of gradients are logarithms, which float64 holds where the sizes
+    themselves would be 0 or inf; -inf is a gradient of exactly 0.
+    """
+
+    step: FloatArray
+    """Numbers of the steps, (S,), rising."""
+    loss: FloatArray
+    """Loss of each step's batch, (S,)."""
+    gradient_norm: FloatArray
+    """Joint norm of all gradients before any clip, (S,)."""
+    clipped_norm: FloatArray
+    """The same after the clip, as the step used them, (S,)."""
+    learning_rate: FloatArray
+    """(S,)."""
+    update_ratio: FloatArray
+    """Size of the update beside that of the weights, of the median matrix, (S,)."""
+    validation_loss: FloatArray
+    """(S,)."""
+    modules: tuple[str, ...] = ()
+    """Names of M modules or layers with weights, from the input to the output."""
+    gradient_log2: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    """log2 of the norm of the gradient of each module's weights, (S, M)."""
+    floor_log2: float = -inf
+    """log2 of the smallest normal number of the gradients' dtype."""
+    noted: tuple[Noted, ...] = ()
+    """Findings, each with the step at which it came up, the first one first."""
+    spikes: tuple[Spike, ...] = ()
+    """Spikes of the loss or the gradient, each with the steps around it."""
+    about: Mapping[str, object] = field(default_factory=dict)
+    """What is known beside: "name", "model", "source" (the file or program that recorded it), …"""
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that were recorded."""
+        return len(self.step)
+
+    @classmethod
+    def of_history(cls, history: History, **about: object) -> Run:
+        """Return the run that `fit` has recorded; gradients by layer are those of epochs' ends."""
+        steps, layers = history.steps, history.gradient_log2
+        ends = (np.cumsum(history.epoch_steps) - 1).astype(int)
+        count = layers.shape[1] if layers.ndim == 2 else 0
+        sizes, validation = np.full((steps, count), np.nan), np.full(steps, np.nan)
+        if count:
+            sizes[ends], validation[ends] = layers, history.validation_loss
+        norm: FloatArray = history.gradient_norm
+        return cls(
+            step=np.arange(steps, dtype=np.float64),
+            loss=history.loss,
+            gradient_norm=norm,
+            clipped_norm=norm * history.coefficient,
+            learning_rate=history.learning_rate,
+            update_ratio=np.full(steps, np.nan),
+            validation_loss=validation,
+            modules=tuple(f"layer.{n}.weight" for n in range(count)),
+            gradient_log2=sizes,
+            noted=history.noted,
+            about=about,
+        )
