@@ -14,13 +14,17 @@ Turns = list[list[float]]  # the duration of each call in each turn, in seconds
 Json = dict[str, Any]  # figures by name, in plain JSON types
 
 
-def settle(limit: float = 0.3) -> None:
-    """Wait, for `limit` seconds at most, until the threads of the last library stop spinning."""
+def settle(limit: float = 0.5) -> None:
+    """Wait, for `limit` seconds at most, until the threads of the last library stop spinning.
+
+    OpenBLAS's spin for 0.13 s. Linux may count the time of a thread that spins every 4 ms only, so
+    that shorter looks would miss it.
+    """
     end = time.perf_counter() + limit
     while time.perf_counter() < end:
         before = time.process_time()
-        time.sleep(0.002)
-        if time.process_time() - before < 0.0003:
+        time.sleep(0.01)
+        if time.process_time() - before < 0.002:
             return
 
 
