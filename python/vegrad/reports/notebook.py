@@ -25,6 +25,7 @@ from vegrad.reports import (
     tables,
 )
 from vegrad.reports.cure import ShownOutcome
+from vegrad.reports.module_text import MODULE_ENDS
 from vegrad.reports.protocols import (
     Nothing,
     ShownDiagnosis,
@@ -34,7 +35,6 @@ from vegrad.reports.protocols import (
 )
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import NOTEBOOK
-from vegrad.reports.text import MODULE_ENDS
 from vegrad.reports.time_flow import headline
 from vegrad.reports.truncation import truncation_words
 

@@ -12,8 +12,9 @@ from os import PathLike
 from vegrad import _core
 from vegrad.arrays import files
 from vegrad.flow.descent import Descent
-from vegrad.reports import model_parts, parts, tables
+from vegrad.reports import model_parts, parts
 from vegrad.reports.model_parts import ENDS
+from vegrad.reports.module_text import module_places
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import STYLE
@@ -96,7 +97,7 @@ def _shortened(diagnosis: ShownDiagnosis) -> dict[str, object]:
     content = diagnosis.to_dict()
     modules, measured = content.get("modules"), content.get("measurement")
     if modules is not None and len(modules) > 2 * ENDS:
-        places = tables.module_places(modules, ENDS)
+        places = module_places(modules, ENDS)
         content["modules"] = [modules[n] for n in places]
         content["modules_left_out"] = len(modules) - len(places)
     if measured is not None and len(measured["buffers"]) > 2 * ENDS:

@@ -79,7 +79,7 @@ def _colours(scale: tuple[float, float], floor: float, name: str, legend: list[E
         chart.upright(floor, "thick s-alarm")
         legend = [(f"{power(floor, 1)}: the dtype's floor", [("line", "thick s-alarm")]), *legend]
     chart.x_axis(power_ticks(start, high, most=5))
-    return "norm of the gradient of a module's weights", chart, legend
+    return "Norm of the gradient of a module's weights", chart, legend
 
 
 def _height(rows: int) -> int:

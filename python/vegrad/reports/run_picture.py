@@ -12,6 +12,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.wording import DECADE
 from vegrad.reports.heat import INFINITE, LOST, RAMP, Cells, cells_of
+from vegrad.reports.module_text import ModuleRow
 from vegrad.reports.picture import (
     ALARM,
     DERIVATIVE,
@@ -28,7 +29,6 @@ from vegrad.reports.picture import (
 )
 from vegrad.reports.protocols import ShownDiagnosis
 from vegrad.reports.shown_run import ShownModules, ShownRun
-from vegrad.reports.text import ModuleRow
 from vegrad.reports.values import NEAR, with_range
 
 NAMES = 14  # modules named beside a heat map, at most
@@ -131,7 +131,7 @@ def _finish(axes: Axes, title: str, run: ShownRun, lines: Sequence[Line]) -> Non
     for drawn, (_, css, _) in zip(axes.get_lines(), lines, strict=True):
         drawn.set_color(_COLOURS[css[:2]])
     known = np.concatenate([values[np.isfinite(values)] for values, _, _ in lines])
-    if title != "learning rate" and known.size and (known > 0).all():
+    if known.size and 0 < known.min() < 0.1 * known.max() and title != "learning rate":
         axes.set_yscale("log")
     _mark(axes, run)
     if title == "loss":

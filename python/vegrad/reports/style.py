@@ -101,7 +101,8 @@ svg path { vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .s-hop3 { stroke: #ff8a5c; } .mark { stroke: #26332f; stroke-width: 1; }
 .f-hop0 { fill: #6fb7ec; } .f-hop1 { fill: #53d8ab; } .f-hop2 { fill: #f4e04d; }
 .f-hop3 { fill: #ff8a5c; } .board .chart .faint-text { fill: #e8e6df; }
-.pixels { image-rendering: pixelated; } .f-finding { fill: var(--alarm); }
+.spike + .spike { margin-top: 14px; } .pixels { image-rendering: pixelated; }
+.f-finding { fill: var(--alarm); }
 .f-spike { fill: var(--derivative); } .f-lost { fill: #d0392b; } .f-infinite { fill: #e75ae0; }
 .mark.f-finding, .mark.f-spike { stroke: var(--card); }
 .hint { fill: transparent; } .hint:hover { fill: var(--ink); opacity: .1; }
