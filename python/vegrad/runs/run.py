@@ -47,6 +47,9 @@ class Run:
     """Findings, each with the step at which it came up, the first one first."""
     spikes: tuple[Spike, ...] = ()
     """Spikes of the loss or the gradient, each with the steps around it."""
+    nonfinite: Mapping[str, float] = field(default_factory=dict)
+    """First step at which a number that was recorded was NaN or infinite, by its column's name: in
+    a column nan alone may also be a number that was not recorded."""
     about: Mapping[str, object] = field(default_factory=dict)
     """What is known beside: "name", "model", "source" (the file or program that recorded it), …"""
 
