@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf, isnan, nan
 from typing import Any
 
@@ -24,6 +24,7 @@ from vegrad.flow.watched import Watched
 from vegrad.flow.wording import exp2, listed
 from vegrad.reports import notebook
 from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
+from vegrad.runs.run import Run
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
@@ -43,6 +44,8 @@ class Report(Diagnosis):
     notes: tuple[str, ...] = ()
     through_time: tuple[TimeRow, ...] = ()
     """Reach of the gradient back in time in each recurrent module, and its gain a step."""
+    run: Run | None = field(default=None, compare=False)
+    """The steps of the training, if it is the report of a `Monitor`."""
 
     @classmethod
     def of_modules(
