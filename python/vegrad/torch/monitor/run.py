@@ -71,7 +71,7 @@ def _by_module(monitor: StepHooks, norms: FloatArray) -> tuple[tuple[str, ...], 
     """Return the modules that have got a gradient, in run order, and its norm, (S, M)."""
     places = {name: place for place, name in enumerate(monitor.parameters)}
     names, found = [], []
-    for one in monitor.run_order:
+    for one in _by_depth(monitor.run_order, monitor.ran):
         own = [places[name] for name in monitor.own[one] if name in places]
         known = norms[:, own]
         there = ~np.isnan(known).all(axis=1)
@@ -80,6 +80,17 @@ def _by_module(monitor: StepHooks, norms: FloatArray) -> tuple[tuple[str, ...], 
             names.append(monitor.modules[one])
             found.append(np.where(there, sizes, nan))
     return tuple(names), np.array(found, np.float64).reshape(len(found), len(norms)).T
+
+
+def _by_depth(order: Sequence[int], ran: int) -> list[int]:
+    """Return the places of modules by depth: each that was never run follows the one before it.
+
+    Such are parts of a module that uses their weights itself.
+    """
+    found = list(order[:ran])
+    for one in sorted(order[ran:]):
+        found.insert(found.index(one - 1) + 1 if one else 0, one)
+    return found
 
 
 def _floor(monitor: StepHooks) -> float:
