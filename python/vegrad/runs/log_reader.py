@@ -9,15 +9,15 @@ from math import nan
 from vegrad.diagnosis.noted import Json, as_number, from_plain
 from vegrad.runs.form import COLUMNS, FORMAT, KEY, LONGEST
 from vegrad.runs.gathered import MOST, TABLE, Gathered
+from vegrad.runs.names import clean, cleaned
 from vegrad.runs.run import Run
 from vegrad.runs.spikes import Spike, SpikeStep
 
 NAMES = 10_000  # modules
-LETTERS = 300  # of a name
 
 
 class LogReader:
-    """What was read of a log so far.
+    """The part of a log that was read so far.
 
     Args:
         most: steps that are kept at most, see `Gathered`.
@@ -83,9 +83,9 @@ class LogReader:
         if len(names) > NAMES:
             raise ValueError(f"it must have {NAMES} modules at most, not {len(names)}")
         gathered, about = self.gathered, content.get("about", {})
-        gathered.modules = tuple(str(name)[:LETTERS] for name in names)
+        gathered.modules = tuple(map(clean, names))
         gathered.floor_log2 = as_number(content["floor_log2"])
-        gathered.about = {str(name)[:LETTERS]: _short(value) for name, value in about.items()}
+        gathered.about = dict(cleaned(about))
         self._begun = True
 
     def _entry(self, content: Mapping[str, Json]) -> None:
@@ -111,9 +111,9 @@ class LogReader:
         elif "order" in content:
             self._order = list(map(int, content["order"]))
         elif "finding" in content:
-            gathered.note(from_plain(content["finding"]))
+            gathered.note(from_plain(cleaned(content["finding"])))
         elif "spike" in content:
-            gathered.spike(_spike(content["spike"]))
+            gathered.spike(_spike(cleaned(content["spike"])))
 
 
 def _step(value: Json) -> float:
@@ -121,10 +121,6 @@ def _step(value: Json) -> float:
     if not 0 <= step < 2**53:
         raise ValueError("no number of a step")
     return step
-
-
-def _short(value: Json) -> Json:
-    return value[:LETTERS] if isinstance(value, str) else value
 
 
 def _spike(content: Mapping[str, Json]) -> Spike:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
@@ -57,6 +57,10 @@ class Run:
     def steps(self) -> int:
         """The number of steps that were recorded."""
         return len(self.step)
+
+    def with_about(self, **about: object) -> Run:
+        """Return the run with more that is known of it."""
+        return replace(self, about={**self.about, **about})
 
     @classmethod
     def of_history(cls, history: History, **about: object) -> Run:
