@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
@@ -65,6 +65,10 @@ class Run:
         steps = [one.step for one in spike.window]
         near = (self.step >= min(steps, default=0)) & (self.step <= spike.step)
         return first_moved(self.step[near], self.gradient_log2[near], self.modules, spike.step)
+
+    def with_about(self, **about: object) -> Run:
+        """Return the run with more that is known of it."""
+        return replace(self, about={**self.about, **about})
 
     @classmethod
     def of_history(cls, history: History, **about: object) -> Run:

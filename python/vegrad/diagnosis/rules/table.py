@@ -22,6 +22,7 @@ from vegrad.diagnosis.rules import (
     modules,
     nonfinite,
     operations,
+    recorded,
     recurrent,
     silent,
     steps,
@@ -74,6 +75,8 @@ STREAMS = (
     streams.CLOSED_BRANCH,
 )
 CELLS = (recurrent.THROUGH_TIME, memory.FORGETS)
+# Of a run of which only the steps were recorded.
+RUNS = recorded.RULES
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
 RULES = (
@@ -91,5 +94,6 @@ RULES = (
     *CELLS,
     *MODULES,
     *GRADIENTS,
+    *RUNS,
     *STEPS,
 )
