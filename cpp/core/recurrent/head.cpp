@@ -31,13 +31,13 @@ std::int64_t normalize(const std::vector<ScaledNumber>& numbers, T* out) {
   return exponent;
 }
 
-// V h + b with an exponent, of an h that may be out of range.
+// V h + b with exponents to `output`, of an h that may be out of range.
 template <class T>
-std::vector<ScaledNumber> scaled_output(const TimePass<T>& pass, int row, int t) {
+void make_scaled_output(const TimePass<T>& pass, int row, int t,
+                        std::vector<ScaledNumber>& output) {
   const int top = pass.shape.layers - 1, O = pass.shape.outputs, H = pass.shape.hidden;
   const DecayedState* const state = decayed_state(pass, top, t, row);
   const T* const h = pass.h(top, t) + row * pass.sizes.hidden;
-  std::vector<ScaledNumber> output(O);
   for (int j = 0; j < O; ++j) {
     double sum = 0;
     for (int k = 0; k < H; ++k)
@@ -48,21 +48,20 @@ std::vector<ScaledNumber> scaled_output(const TimePass<T>& pass, int row, int t)
     const std::int64_t unit = bias == 0 ? of_h.exponent : std::max<std::int64_t>(of_h.exponent, 0);
     output[j] = {shifted(of_h.mantissa, of_h.exponent - unit) + shifted(bias, -unit), unit};
   }
-  return output;
 }
 
 // The loss of a row, and its gradient to `out` with the exponent that is returned beside it, both
 // whatever their sizes. False, and nothing is done, if numbers are not finite.
 template <class T>
 bool scaled_loss(const TimePass<T>& pass, int row, int t, LossRow<T> of_row, T* out, double& loss,
-                 std::int32_t& exponent) {
-  std::vector<ScaledNumber> numbers = scaled_output(pass, row, t);
-  std::vector<T> values(numbers.size());
+                 std::int32_t& exponent, ThreadScratch<T>& scratch) {
+  std::vector<ScaledNumber>& numbers = scratch.outputs;
+  make_scaled_output(pass, row, t, numbers);
   for (std::size_t j = 0; j < numbers.size(); ++j)
     if (!std::isfinite(numbers[j].mantissa) || (of_row.values && !std::isfinite(of_row.values[j])))
       return false;
-  of_row.exponent = normalize(numbers, values.data());
-  of_row.h = values.data();
+  of_row.h = scratch.output_mantissas.data();
+  of_row.exponent = normalize(numbers, scratch.output_mantissas.data());
   loss = loss_row<T, T>(pass.shape.loss, of_row, pass.request.loss_scale, nullptr);
   loss_row_scaled(pass.shape.loss, of_row, pass.request.loss_scale, numbers.data());
   exponent =
@@ -72,7 +71,7 @@ bool scaled_loss(const TimePass<T>& pass, int row, int t, LossRow<T> of_row, T* 
 
 // A row's output as it stands in memory, to whoever wants it.
 template <class T>
-void finish_output(TimePass<T>& pass, int row, int t, T* out) {
+void finish_output(TimePass<T>& pass, int row, int t, T* out, ThreadScratch<T>& scratch) {
   const TimeRequest<T>& r = pass.request;
   const int top = pass.shape.layers - 1, O = pass.shape.outputs;
   for (int j = 0; j < O; ++j) out[j] += pass.head.bias[j];
@@ -83,7 +82,7 @@ void finish_output(TimePass<T>& pass, int row, int t, T* out) {
   double loss = loss_row<T, T>(pass.shape.loss, of_row, r.loss_scale, out);
   std::int32_t& exponent = pass.work.output_exponents[pass.output_place(t) + row] = 0;
   if (decayed_state(pass, top, t, row) || !in_range(out, O))
-    scaled_loss(pass, row, t, of_row, out, loss, exponent);
+    scaled_loss(pass, row, t, of_row, out, loss, exponent, scratch);
   pass.work.losses[row] += loss;
 }
 
@@ -105,10 +104,10 @@ void multiply_by_head(TimePass<T>& pass, int begin, int end, RowRange rows) {
 }
 
 template <class T>
-void finish_outputs(TimePass<T>& pass, int t, RowRange rows) {
+void finish_outputs(TimePass<T>& pass, int t, RowRange rows, ThreadScratch<T>& scratch) {
   if (!pass.on_last(t)) return;
   for (int i = rows.begin; i < rows.end; ++i)
-    finish_output(pass, i, t, pass.output(t) + i * pass.sizes.output);
+    finish_output(pass, i, t, pass.output(t) + i * pass.sizes.output, scratch);
 }
 
 template <class T>

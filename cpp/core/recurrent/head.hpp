@@ -13,7 +13,7 @@ void multiply_by_head(TimePass<T>& pass, int begin, int end, RowRange rows);
 // those of the rows, and the loss's gradient takes their place, with an exponent where it or h is
 // out of the dtype's range.
 template <class T>
-void finish_outputs(TimePass<T>& pass, int t, RowRange rows);
+void finish_outputs(TimePass<T>& pass, int t, RowRange rows, ThreadScratch<T>& scratch);
 
 // The gradient with respect to h of the uppermost layer at steps begin … end, to `local` as steps
 // of B rows; its exponents are those of the outputs.

@@ -68,6 +68,9 @@ template <class T>
 struct ThreadScratch {
   T *scale, *local_scale, *squares;  // of each row
   T *left, *right;                   // operands of a weight gradient, packed
+  // the outputs of a row that is out of range
+  std::vector<ScaledNumber> outputs;
+  std::vector<T> output_mantissas;
 };
 
 // h of a row (and c) is `h` 2^exponent, while it is out of the dtype's range (decayed.hpp).
@@ -75,6 +78,7 @@ struct DecayedState {
   bool active = false;
   std::int64_t exponent = 0;
   std::vector<double> h, c;
+  std::vector<double> next_h, next_c;  // of a step, while it is made
 };
 
 template <class T>

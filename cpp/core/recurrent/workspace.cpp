@@ -131,6 +131,10 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
     layout(w, pass.shape);
   }
   w.losses.assign(rows, 0.0);
+  for (ThreadScratch<T>& s : w.scratch) {
+    s.outputs.resize(pass.shape.outputs);
+    s.output_mantissas.resize(pass.shape.outputs);
+  }
   w.output_exponents.resize(pass.shape.targets_all ? w.row_steps : w.rows);
   for (LayerMemory<T>& m : w.layers) {
     if (training) m.exponents.resize(w.row_steps);
