@@ -129,7 +129,7 @@ class ForwardRows {
     for (int t = begin; t < end; ++t) {
       const RowRange there{rows_.begin, rows_.begin + std::max(rows_at(t), 0)};
       if (pass_.follows()) follow_decayed(pass_, t, there);
-      finish_outputs(pass_, t, there, scratch_);
+      finish_outputs(pass_, begin, t, there, scratch_);
     }
   }
 
