@@ -84,7 +84,7 @@ def gains(diagnosis: BesideFlow, flow: Flow, note: str = "") -> str:
     gain, weights, derivative, base = gains_of(flow)
     layers, zero = np.arange(len(gain)), np.zeros(len(gain))
     if not len(layers):
-        return figure(title, "one layer has no chain of gradients")
+        return figure(title, "there is one layer, and none to compare its gradient with")
     expected, spread = expected_gain(diagnosis, flow)
     low, high = expected - 2 * spread, expected + 2 * spread
     axis = reach([gain, weights, base + derivative, low, high, zero], least=0.9)

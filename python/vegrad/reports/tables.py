@@ -13,7 +13,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement, Statistics
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
-from vegrad.reports.cure import DONE, ShownAttempt, row
+from vegrad.reports.cure import DONE, ShownAttempt, is_shown, row
 from vegrad.reports.module_text import MODULE_ENDS, ModuleRow, TimeRow, log10_of, module_places
 from vegrad.reports.protocols import BesideFlow, Comparison, ShownTimeFlow, ShownTruncation
 from vegrad.reports.shown_run import ShownSpikeStep
@@ -114,7 +114,7 @@ def comparison(shown: Comparison) -> str:
 def attempts(tried: Sequence[ShownAttempt]) -> str:
     """Write a row for each change that was made and judged; nothing if there is none."""
     rows = []
-    for name, *figures, result in (row(one) for one in tried if one.after is not None):
+    for name, *figures, result in (row(one) for one in tried if is_shown(one)):
         cells = [*(f"<td>{cell}</td>" for cell in figures), _remarks(result)]
         rows.append(_row(escape(name), cells, css="cured" if result == DONE else ""))
     head = ["tried", "gradient, first over last", "steps", "loss"]
