@@ -15,7 +15,7 @@ from vegrad.reports.svg import Chart, Entry, plain_ticks, power_ticks, reach, st
 from vegrad.reports.training_charts import loss_chart
 from vegrad.reports.values import NEAR, decades
 
-LETTERS = 16  # of a module's name beside a chart
+LETTERS = 14  # of a module's name beside a chart
 ROW = 16  # pixels from name to name
 SHOWN = 6  # findings that the legend tells of
 MOST_HINTS = 60

@@ -66,7 +66,7 @@ figcaption { display: flex; flex-wrap: wrap; gap: 2px 16px; justify-content: spa
 .legend li { display: flex; align-items: center; gap: 7px; }
 .legend svg { width: 26px; height: 12px; flex: none; overflow: visible; }
 .plot { padding: 4px 10px 0 52px; }
-.plot.named { padding-left: 122px; } h4 { margin: 0; font-size: .92rem; font-weight: 600; }
+.plot.named { padding-left: 112px; } h4 { margin: 0; font-size: .92rem; font-weight: 600; }
 .above-plot { display: flex; flex-wrap: wrap; gap: 0 18px; margin-top: 12px; }
 .above-plot .legend { margin: 0 0 8px; } figcaption + .above-plot { margin-top: 6px; }
 .plot p { text-align: center; color: var(--soft); font-size: .85rem; }
@@ -144,7 +144,7 @@ footer { color: var(--soft); font-size: .88rem; padding-top: 28px; padding-botto
 @media (max-width: 560px) {
   main, footer, .verdict > div { padding-left: 14px; padding-right: 14px; }
   .card { padding: 14px; } .plot { padding-left: 46px; padding-right: 4px; }
-  .plot.named { padding-left: 88px; } .named svg.chart { font-size: 9.5px; }
+  .plot.named { padding-left: 78px; } .named svg.chart { font-size: 9.5px; }
   th, td { padding: 5px 9px; }
 }
 @media print {
