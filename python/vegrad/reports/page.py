@@ -19,6 +19,7 @@ from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import STYLE
 
+ELEMENT = "vegrad-diagnosis"  # of a page, that has the numbers for programs
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -48,7 +49,7 @@ def page(
     if descents:
         found.append(parts.stories(descents))
     content = diagnosis.to_dict() if modules is None else _shortened(diagnosis)
-    found += ["</main>", footer(), _data(content)]
+    found += ["</main>", footer(), embedded(content)]
     return document(diagnosis.verdict, found)
 
 
@@ -81,13 +82,13 @@ def write(html: str, path: str | PathLike[str]) -> None:
 # What is around it -----------------------------------------------------------------------------
 
 
-def footer() -> str:
-    """Write the version and the time, and where a program finds the numbers."""
+def footer(element: str = ELEMENT) -> str:
+    """Write the version and the time, and the element in which a program finds the numbers."""
     now = datetime.now(UTC)
     return (
         f"<footer><p>vegrad {escape(_core.__version__)}, "
         f'<time datetime="{now:%Y-%m-%dT%H:%MZ}">{now:%Y-%m-%d %H:%M} UTC</time>. A program finds '
-        "these numbers in the element <code>vegrad-diagnosis</code> of this page, as JSON.</p>"
+        f"these numbers in the element <code>{element}</code> of this page, as JSON.</p>"
         "</footer>"
     )
 
@@ -107,10 +108,10 @@ def _shortened(diagnosis: ShownDiagnosis) -> dict[str, object]:
     return content
 
 
-def _data(content: Mapping[str, object]) -> str:
+def embedded(content: Mapping[str, object], element: str = ELEMENT) -> str:
     """Embed content as JSON without <, > and &, so that nothing in it can end the element."""
     content = {**content, "version": _core.__version__}
     text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=str)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return f'<script type="application/json" id="vegrad-diagnosis">{text}</script>'
+    return f'<script type="application/json" id="{element}">{text}</script>'

@@ -175,13 +175,18 @@ def _draw_heat(figure: Figure, axes: Axes, run: ShownRun, cells: Cells) -> None:
     bar.ax.tick_params(labelsize=8.5, colors=INK)
     if near:
         bar.ax.axhline(floor, color=ALARM, linewidth=2)
-    rows = len(cells.rows)
-    shown = np.unique(np.linspace(0, rows - 1, min(rows, NAMES)).round().astype(int)).tolist()
-    places = [cells.rows[n][1 if n == rows - 1 else 0] for n in shown]
-    axes.set_yticks(shown, [_shortened(run.modules[n]) for n in places], fontsize=8)
+    named_rows(axes, run.modules, cells)
     axes.set_title("Gradient by depth over time", loc="left", fontsize=11, fontweight="bold")
     axes.tick_params(colors=INK)
     _mark(axes, run, words=True)
+
+
+def named_rows(axes: Axes, modules: Sequence[str], cells: Cells) -> None:
+    """Name the rows of a heat map that there is room for."""
+    rows = len(cells.rows)
+    shown = np.unique(np.linspace(0, rows - 1, min(rows, NAMES)).round().astype(int)).tolist()
+    places = [cells.rows[n][1 if n == rows - 1 else 0] for n in shown]
+    axes.set_yticks(shown, [_shortened(modules[n]) for n in places], fontsize=8)
 
 
 def _mark(axes: Axes, run: ShownRun, *, words: bool = False) -> None:

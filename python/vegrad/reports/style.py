@@ -54,6 +54,7 @@ dl.numbers { display: flex; flex-wrap: wrap; gap: 8px 26px; margin-top: 12px; }
 dl.numbers dt { font-size: .82rem; color: var(--soft); }
 dl.numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; }
 
+.told { list-style: disc; padding-left: 1.2em; } .told li { margin-bottom: 4px; }
 .row { display: grid; gap: 16px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 figure.card { margin-bottom: 16px; min-width: 0; }

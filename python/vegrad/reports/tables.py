@@ -111,6 +111,12 @@ def comparison(shown: Comparison) -> str:
     return _table("Before and after", ["at the end", "before", "after"], rows, css=" brief")
 
 
+def pairs(label: str, head: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> str:
+    """Write a row for each name and the values that two have of it."""
+    body = [_row(escape(name), [f"<td>{escape(v)}</td>" for v in two]) for name, *two in rows]
+    return _table(escape(label), map(escape, head), body, css=" brief names")
+
+
 def attempts(tried: Sequence[ShownAttempt]) -> str:
     """Write a row for each change that was made and judged; nothing if there is none."""
     rows = []
