@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
-from vegrad.cli import bench, cure, descent, diagnose, explain, theory, train
+from vegrad.cli import bench, cure, descent, diagnose, diagnose_run, explain, theory, train
 from vegrad.cli.parser import SHELLS, Parser, completion
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -46,6 +46,16 @@ COMMANDS = {
             "vegrad diagnose --depth 30 --activation sigmoid",
             "vegrad diagnose --data table.csv --target price --init he_normal --html page.html",
             "vegrad diagnose --cell lstm --data adding:200 --json",
+        ),
+    ),
+    "diagnose-run": Command(
+        "Judge a training from its log, made with vegrad or without; exit code 1 for a finding.",
+        diagnose_run.run,
+        diagnose_run.add_options,
+        (
+            "vegrad diagnose-run run.jsonl",
+            "vegrad diagnose-run checkpoint-500/trainer_state.json --format github",
+            "vegrad diagnose-run lightning_logs/version_0",
         ),
     ),
     "cure": Command(
@@ -101,6 +111,7 @@ COMMANDS = {
     ),
 }
 USAGES = {
+    "diagnose-run": "PATH [options]",
     "descent": "[STORY] [options]",
     "explain": "[CAUSE …] [options]",
     "theory": "[ACTIVATION] [options]",
