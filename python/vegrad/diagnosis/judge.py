@@ -283,8 +283,10 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
         weights = [chain.layers[place].weight for place in chain.begun]
         return begun_words(weights)
     if trend is None:
-        single = len(chain.layers) == 1
-        return "one layer has no chain of gradients" if single else "the gradient is exactly 0"
+        sizes = chain.flow.delta_log2
+        if len(sizes) == 1 and isfinite(sizes[0]):
+            return "there is one layer, to which a gradient comes; there is none to compare it with"
+        return "the gradient is exactly 0"
     interval = f" (95 % interval {times(trend.low)} to {times(trend.high)})"
     size = chain.flow.chain_log10
     rule = table.GROWS if size > 0 else table.SHRINKS

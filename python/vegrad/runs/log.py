@@ -138,6 +138,11 @@ class RunLog:
             content = json.dumps(list(map(size, log2)), separators=(",", ":"))
             self._write(f'{{"sizes":{step},"log2":{content}}}')
 
+    def more_about(self, about: Mapping[str, object]) -> None:
+        """Write what became known of the run after its beginning."""
+        if about:
+            self._write(json.dumps({"about": dict(about)}, ensure_ascii=False, allow_nan=False))
+
     def order(self, places: Sequence[int]) -> None:
         """Write the places of the modules in the order in which they ran."""
         self._write(json.dumps({"order": list(places)}))

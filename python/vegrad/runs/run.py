@@ -11,6 +11,8 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.history import History
 from vegrad.diagnosis.noted import Noted
+from vegrad.reports.shown_run import ShownSpike
+from vegrad.runs.moved import Moved, first_moved
 from vegrad.runs.spikes import Spike
 
 
@@ -57,6 +59,12 @@ class Run:
     def steps(self) -> int:
         """The number of steps that were recorded."""
         return len(self.step)
+
+    def moved(self, spike: ShownSpike) -> Moved | None:
+        """Return the module whose gradient left its usual size first, as a spike came, if any."""
+        steps = [one.step for one in spike.window]
+        near = (self.step >= min(steps, default=0)) & (self.step <= spike.step)
+        return first_moved(self.step[near], self.gradient_log2[near], self.modules, spike.step)
 
     def with_about(self, **about: object) -> Run:
         """Return the run with more that is known of it."""

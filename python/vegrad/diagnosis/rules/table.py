@@ -41,6 +41,7 @@ LOSSES = (
     *losses.RULES,
     *targets.RULES,
     *symmetry.RULES,
+    units.LOGITS_HELD,
     units.SOFTMAX_WITHIN,
 )
 # Of any network, before all else: what is not finite, and operations that let nothing pass.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from math import inf, isfinite, isnan, log2, nan
+from collections.abc import Iterable
+from math import inf, isnan, log2, nan
 from os import PathLike
 
 import numpy as np
-import torch
-from torch.optim import Optimizer
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.noted import noted
+from vegrad.flow.finding import Finding
 from vegrad.runs.log import RunLog
 from vegrad.runs.spikes import AFTER, Spikes
 from vegrad.torch.monitor.alarms import Alarms
+from vegrad.torch.monitor.run import by_depth, floor_of, settings_of
 from vegrad.torch.monitor.steps import StepHooks
+from vegrad.torch.monitor.track import Track
 from vegrad.torch.monitor.updates import Taken
-from vegrad.torch.optimizer_step import CoreStep
-
-ALIKE = 0.01  # relative: the norm after a clip is what its limit says
 
 
 class Journal:
@@ -38,7 +37,7 @@ class Journal:
     ) -> None:
         self.log: RunLog | None = None
         self._last, self._noted, self._open = -1, 0, -1
-        self._pending: tuple[int, float, float | None, float | None, float | None] | None = None
+        self._pending: tuple[int, list[float | None]] | None = None
         """A step whose loss is not known yet: step, norms before and after, rate, update."""
         self._spikes: Spikes | None = None
         if path is None:
@@ -52,7 +51,7 @@ class Journal:
         self.log = RunLog(
             path,
             modules=[monitor.modules[n] for n in self._weighted],
-            floor_log2=_floor(monitor),
+            floor_log2=floor_of(monitor),
             about={
                 "model": monitor.kind,
                 "source": "vegrad.torch.Monitor",
@@ -64,7 +63,7 @@ class Journal:
     def stepped(
         self,
         monitor: StepHooks,
-        optimizer: Optimizer | None = None,
+        track: Track | None = None,
         sample: Taken | None = None,
     ) -> None:
         """Write the last step, now that it was taken; if its loss is known, at once."""
@@ -73,14 +72,14 @@ class Journal:
         self._flush(None)
         step, (loss, norm) = monitor.history.last_step, monitor.history.last_sizes
         self._last = step
-        before, after = (norm, None) if optimizer is None else _norms(monitor, optimizer, norm)
-        rate = None if optimizer is None else _rate(optimizer)
-        update = None if sample is None or isnan(sample.middle) else sample.middle
-        self._pending = step, before, after, rate, update
+        before, after, rate = (norm, norm, nan) if track is None else track.last(norm)
+        update = nan if sample is None else sample.middle
+        numbers = (before, nan if after == before else after, rate, update)
+        self._pending = step, [None if isnan(one) else one for one in numbers]
         if not isnan(loss) or monitor.nonfinite is not None:
             self._flush(loss)
         if self.log.wants_sizes(step):
-            self._write_sizes(monitor, step, before / norm if norm > 0 else 1.0)
+            self._write_sizes(monitor, track, before / norm if norm > 0 else 1.0)
         if self._spikes is not None and step >= self._open + AFTER:
             self.log.spike(self._spikes.all[-1])
             self._spikes = None
@@ -92,19 +91,24 @@ class Journal:
             if not isnan(loss):
                 self._flush(loss)
 
-    def spike(self, spikes: Spikes) -> None:
-        """Write a spike, now and again with the steps after it."""
-        if self.log is not None:
+    def ended(self, monitor: StepHooks, spikes: Spikes | None, alone: bool) -> None:
+        """Write a spike, if the step is one, and the step itself if no optimizer will take it."""
+        if self.log is not None and spikes is not None:
             self._spikes = spikes
             self._open = spikes.all[-1].step
             self.log.spike(spikes.all[-1])
+        if alone:
+            self.stepped(monitor)
 
-    def found(self, alarms: Alarms) -> None:
-        """Write the findings that are new."""
-        if self.log is not None:
-            for cause in list(alarms.found)[self._noted :]:
-                self.log.note(noted(alarms.steps[cause], alarms.found[cause]))
-            self._noted = len(alarms.found)
+    def tell(self, alarms: Alarms, findings: Iterable[Finding], step: int) -> None:
+        """Let alarms tell of findings, and write those that are new."""
+        try:
+            alarms.tell(findings, step)
+        finally:
+            if self.log is not None:
+                for cause in list(alarms.found)[self._noted :]:
+                    self.log.note(noted(alarms.steps[cause], alarms.found[cause]))
+                self._noted = len(alarms.found)
 
     def close(self) -> None:
         """Write what is left, and close the file."""
@@ -115,22 +119,25 @@ class Journal:
     def _flush(self, loss: float | None) -> None:
         pending, self._pending = self._pending, None
         if pending is not None and self.log is not None:
-            step, *numbers = pending
+            step, numbers = pending
             self.log.step(step, loss, *numbers)
 
-    def _write_sizes(self, monitor: StepHooks, step: int, clip: float) -> None:
+    def _write_sizes(self, monitor: StepHooks, track: Track | None, clip: float) -> None:
         """Write the sizes of modules' gradients, as they were before a clip of all."""
         assert self.log is not None
         if not self._ordered:
             self._ordered = True
+            self.log.more_about({"settings": settings_of(monitor, track)} if track else {})
             rank = {n: place for place, n in enumerate(self._weighted)}
-            order = [rank[n] for n in monitor.run_order if n in rank]
+            order = [rank[n] for n in by_depth(monitor.run_order, monitor.ran) if n in rank]
             if order != sorted(order):
                 self.log.order(order)
         norms = monitor.history[-1].gradient_norms
         if len(norms) > (self._places.max() if len(self._places) else 0):
             shift = log2(clip) if 0 < clip < inf else 0.0
-            self.log.sizes(step, (_joined(norms[self._places], self._begins) + shift).tolist())
+            self.log.sizes(
+                self._last, (_joined(norms[self._places], self._begins) + shift).tolist()
+            )
 
 
 def _joined(norms: FloatArray, begins: np.ndarray) -> FloatArray:
@@ -140,31 +147,3 @@ def _joined(norms: FloatArray, begins: np.ndarray) -> FloatArray:
         logs = 2 * np.log2(np.where(known, norms, 0.0))
         sums = np.logaddexp2.reduceat(logs, begins) / 2
     return np.where(np.logical_or.reduceat(known, begins), sums, nan)
-
-
-def _norms(monitor: StepHooks, optimizer: Optimizer, norm: float) -> tuple[float, float | None]:
-    """Return the gradients' joint norm before a clip and after it; None if there was none.
-
-    A clip that was heard may be one of a part of the gradients: it was one of all if they are as
-    its limit says.
-    """
-    if isinstance(optimizer, CoreStep) and optimizer.clip is not None:
-        return norm, None if optimizer.clipped is None else optimizer.clipped.norm_after
-    seen = monitor.loop.steps.last(optimizer)
-    heard = None if seen is None or seen.clip != "done" else seen.heard
-    if heard is None or heard.norm is None or heard.kind != "norm" or not 0 < heard.limit < inf:
-        return norm, None
-    before = float(heard.norm)
-    alike = abs(norm - min(before, heard.limit)) <= ALIKE * norm
-    return (before, norm) if alike and isfinite(before) else (norm, None)
-
-
-def _rate(optimizer: Optimizer) -> float | None:
-    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
-    return max(map(float, rates), default=None)
-
-
-def _floor(monitor: StepHooks) -> float:
-    """Return log2 of the smallest normal number of the parameters' dtypes, the largest of them."""
-    dtypes = {one.dtype for one in monitor._params if one.is_floating_point()}
-    return max((log2(torch.finfo(one).smallest_normal) for one in dtypes), default=-inf)
