@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
-from vegrad.cli import bench, cure, descent, diagnose, diagnose_run, explain, theory, train
+from vegrad.cli import bench, cure, descent, diagnose, diagnose_run, explain, theory, train, watch
 from vegrad.cli.parser import SHELLS, Parser, completion
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -57,6 +57,12 @@ COMMANDS = {
             "vegrad diagnose-run checkpoint-500/trainer_state.json --format github",
             "vegrad diagnose-run lightning_logs/version_0",
         ),
+    ),
+    "watch": Command(
+        "Show a training while it runs, in the terminal or on a page: loss, gradients, findings.",
+        watch.run,
+        watch.add_options,
+        ("vegrad watch run.jsonl", "vegrad watch run.jsonl --html", "vegrad watch logs --once"),
     ),
     "cure": Command(
         "Find the smallest change that makes a network train; exit code 1 if there is none.",
@@ -114,6 +120,7 @@ USAGES = {
     "diagnose-run": "PATH [options]",
     "descent": "[STORY] [options]",
     "explain": "[CAUSE …] [options]",
+    "watch": "PATH [options]",
     "theory": "[ACTIVATION] [options]",
 }
 CODES = (

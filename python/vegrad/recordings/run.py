@@ -68,7 +68,7 @@ def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()
         raise ValueError(f"{_named(run.about)}: it has neither losses nor norms of gradients")
     reading = Reading(
         vocabulary=Vocabulary(),
-        about={**run.about, "chain": list(run.modules)},
+        about=run.about,
         gradients=_chain(run),
         watched=Watched(recorded=run),
     )

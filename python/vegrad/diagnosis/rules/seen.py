@@ -93,7 +93,9 @@ def run_looked_at(run: Recorded) -> str:
         elif len(losses) < SOME:
             words += f", too few entries ({len(losses)}) to judge its course by"
     known = columns["loss"] | columns["gradient_norm"]
-    said = f"of {int(known.sum())} steps that were logged, {_joined(looked)} "
+    every = run.about.get("steps")  # of a long run not all are kept
+    count = every if isinstance(every, int) else int(known.sum())
+    said = f"of {count} steps that were logged, {_joined(looked)} "
     said += "were" if len(looked) > 1 else "was"
     said += f" looked at{words}"
     return said + (f"; not recorded: {', '.join(missing)}" if missing else "")
