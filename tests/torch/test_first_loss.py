@@ -16,7 +16,7 @@ ROWS, WIDTH, CLASSES = 64, 32, 6
 class Block(nn.Module):
     """A branch of two layers that is added to its input, with weights drawn for ReLU."""
 
-    def __init__(self, *, conv: bool = False) -> None:
+    def __init__(self, *, conv: bool = False, norm: bool = False) -> None:
         super().__init__()
         if conv:
             two = [nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in range(2)]
@@ -24,7 +24,8 @@ class Block(nn.Module):
             two = [nn.Linear(WIDTH, WIDTH) for _ in range(2)]
         for one in two:
             nn.init.kaiming_normal_(one.weight)
-        self.f = nn.Sequential(two[0], nn.ReLU(), two[1])
+        first = nn.LayerNorm(WIDTH) if norm else nn.Identity()
+        self.f = nn.Sequential(first, two[0], nn.ReLU(), two[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.f(x)
@@ -42,9 +43,9 @@ class Cosines(nn.Module):
         return self.factor * functional.linear(x, weight)
 
 
-def stream(blocks: int, outputs: int = CLASSES) -> nn.Sequential:
+def stream(blocks: int, outputs: int = CLASSES, *, norm: bool = False) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(*[Block() for _ in range(blocks)], nn.Linear(WIDTH, outputs))
+    return nn.Sequential(*[Block(norm=norm) for _ in range(blocks)], nn.Linear(WIDTH, outputs))
 
 
 def convolutions(blocks: int) -> nn.Sequential:
@@ -70,7 +71,7 @@ def test_a_stream_that_grows_gets_smaller_branches(make: type[nn.Module]) -> Non
     found = diagnose(model, functional.cross_entropy, x, y)
     (one,) = found.findings
     assert one.cause == "logits-scale"
-    assert all(site.name.endswith("f.2.weight") for site in one.sites)
+    assert all(site.name.endswith("f.3.weight") for site in one.sites)
     assert one.evidence["loss"] > 12 * one.evidence["guess"]
     assert found.apply(model)
     assert diagnose(model, functional.cross_entropy, x, y).healthy
@@ -85,8 +86,8 @@ def test_so_it_does_for_a_squared_error() -> None:
     )
 
 
-@pytest.mark.parametrize("model", [stream(3), Cosines(20.0), Cosines(64.0)])
-def test_streams_that_are_short_and_cosines_that_are_scaled_are_left_alone(
+@pytest.mark.parametrize("model", [stream(3), stream(60, norm=True), Cosines(20.0), Cosines(64.0)])
+def test_short_and_normalized_streams_and_scaled_cosines_are_left_alone(
     model: nn.Module,
 ) -> None:
     assert diagnose(model, functional.cross_entropy, *data()).healthy

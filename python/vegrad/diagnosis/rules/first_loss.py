@@ -17,6 +17,7 @@ from vegrad.flow.site import Site
 LOGITS = {"cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"}
 LARGE = 4.0  # standard deviation of outputs
 TIMES = 3.0  # what the head makes of an input of size 1
+NORMS = {"layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"}
 FACTORS = {"mul", "rmul", "imul", "div", "truediv", "cosine_similarity"}
 SEVERAL = 4  # branches that make a stream
 NEAR, LESS = 3.0, 10.0  # times guessing to which a change has to bring the loss, or the factor
@@ -85,15 +86,20 @@ def _change(reading: Reading, worst: Compared, *, far: bool) -> tuple[Scale | No
     branches = _smaller_branches(reading, worst)
     if branches is not None:
         return branches, STREAM
-    if not far or worst.function not in LOGITS:
-        return None
-    if reading.chain is None and smaller is not None:
+    if not far or worst.function not in LOGITS or reading.chain is not None:
+        return None  # a stream behind normalizations may well grow with its depth
+    if smaller is not None:
         return smaller, HEAD
     return None, "use an initialization that gives outputs of a size of about 1."
 
 
 def _smaller_branches(reading: Reading, worst: Compared) -> Scale | None:
-    """Return what makes the last map of each branch smaller, if that brings the loss down."""
+    """Return what makes the last map of each branch smaller, if that brings the loss down.
+
+    Of branches that begin with a normalization each adds as much, and gradients keep their size.
+    """
+    if any(one.kind in NORMS for one in reading.operations):
+        return None
     maps = [
         [name for name in one.trail if reading.parameters[name].role == "map"]
         for one in reading.branches
