@@ -36,6 +36,8 @@ def test_two_runs(
     assert "exists: --force overwrites" in capsys.readouterr().err
     assert main(["compare", logs[0], logs[0]]) == 0
     capsys.readouterr()
+    assert main(["compare", *logs, "--quiet"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 1
     assert main(["compare", *logs, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["departures"][0]["what"] == "loss"
 

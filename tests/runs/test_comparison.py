@@ -58,7 +58,7 @@ def test_the_module_that_parts_first_is_named() -> None:
         "step 110: the gradient of block.",
         "; 3 other modules part there too",
         "step 130: the loss is 2.00 times as large in new as in base",
-        "they are the same to the last bit before step 130",
+        "before step 130 they are the same to the last bit",
     ):
         assert words in " ".join(text.split()), words
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from vegrad.cli import outputs
+from vegrad.cli.options import add_common_options
 from vegrad.cli.outputs import PAGES, PICTURES
-from vegrad.cli.terminal import width
+from vegrad.cli.terminal import print_files, print_json, width
 from vegrad.reports import comparison
 from vegrad.runs.comparison import compare
 
@@ -15,32 +15,32 @@ from vegrad.runs.comparison import compare
 def run(options: argparse.Namespace) -> int:
     """Compare two runs; return 1 if they part."""
     outputs.settle(options)
-    found = compare(*options.run_path, names=options.names)
+    found = compare(*options.runs, names=options.names)
     if options.html is not None:
         found.to_html(options.html)
     if options.plot is not None:
         found.plot(options.plot)
     if options.json:
-        print(json.dumps(found.to_dict(), allow_nan=False))
+        print_json(found.to_dict())
     else:
-        print(comparison.text(found, width()))
+        print(comparison.headline(found) if options.quiet else comparison.text(found, width()))
+        print_files({"picture": options.plot, "page": options.html})
     return int(found.differ)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad compare`."""
     parser.add_argument(
-        "run_path",
+        "runs",
         nargs=2,
         metavar="RUN",
         help="a run's log, a saved history (.json), trainer_state.json, metrics.csv or an event "
         "file; or a folder with one",
     )
-    parser.add_argument(
-        "--names", nargs=2, metavar=("A", "B"), help="what to call them (default: their files)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    group = parser.add_argument_group("output")
+    names = "what to call them (default: the names of their files)"
+    group.add_argument("--names", nargs=2, metavar=("A", "B"), help=names)
     pictures, pages = ", ".join(PICTURES), ", ".join(PAGES)
-    parser.add_argument("--plot", metavar="PATH", help=f"save a picture ({pictures})")
-    parser.add_argument("--html", metavar="PATH", help=f"save a page for the browser ({pages})")
-    outputs.add_file_options(parser)
+    group.add_argument("--plot", metavar="PATH", help=f"save a picture ({pictures})")
+    group.add_argument("--html", metavar="PATH", help=f"save a page for the browser ({pages})")
+    add_common_options(group, quiet="no more than what parted first")
