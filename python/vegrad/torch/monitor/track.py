@@ -16,6 +16,7 @@ from vegrad.torch.optimizer_step import CoreStep
 
 Size: TypeAlias = Tensor | float | None
 MOMENTARY = ("params", "lr", "initial_lr")  # of a group's entries: no settings of the whole run
+NAMES = ("norm_before_clip", "norm_after_clip")  # among the numbers for loggers
 ALIKE = 0.01  # relative: the size after a clip is what its limit says
 
 
@@ -86,14 +87,31 @@ class Track:
                 continue
             n = place[one.step]
             found.rate[n] = np.fmax(found.rate[n], one.rate)
-            if isfinite(one.after):  # the norm was read before the clip
-                found.after[n] = one.after
-            elif one.before is not None and 0 < one.limit < inf:
-                # What was clipped are all gradients only if the clip left what was read.
-                before = float(one.before)
-                if abs(norm[n] - min(before, one.limit)) <= ALIKE * norm[n]:
-                    found.before[n] = before
+            if (pair := _norms(one, float(norm[n]))) is not None:
+                found.before[n], found.after[n] = pair
         return found
+
+    def clip(self, step: int, norm: float) -> dict[str, float]:
+        """Return a late step's norms around its clip, by name; nothing if no clip was heard.
+
+        `norm` is the joint norm of that step's gradients as they were read.
+        """
+        for one in reversed(self._steps):
+            if one.step <= step:
+                pair = _norms(one, norm) if one.step == step else None
+                return dict(zip(NAMES, pair, strict=True)) if pair is not None else {}
+        return {}
+
+
+def _norms(one: _Stepped, norm: float) -> tuple[float, float] | None:
+    """Return the joint norm before and after a clip of all gradients; None if none was heard."""
+    if isfinite(one.after):  # it was read before the clip
+        return norm, one.after
+    if one.before is None or not 0 < one.limit < inf:
+        return None
+    # What was clipped are all gradients only if the clip left what was read.
+    before = float(one.before)
+    return (before, norm) if abs(norm - min(before, one.limit)) <= ALIKE * norm else None
 
 
 def _settings(optimizer: Optimizer) -> dict[str, object]:
