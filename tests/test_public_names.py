@@ -53,6 +53,7 @@ VEGRAD = [
     "norms",
     "num_threads",
     "optim",
+    "read_run",
     "set_num_threads",
     "theory",
     "truncation",

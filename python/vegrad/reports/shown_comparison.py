@@ -36,7 +36,7 @@ class ShownDeparture(Protocol):
         """True if both are finite."""
 
 
-class ShownFoundIn(Protocol):
+class ShownDifference(Protocol):
     """A finding's cause, and the step at which it came up in each of two."""
 
     @property
@@ -64,7 +64,7 @@ class ShownComparison(Protocol):
         """What differs, the first one first."""
 
     @property
-    def findings(self) -> Sequence[ShownFoundIn]:
+    def findings(self) -> Sequence[ShownDifference]:
         """The findings that are not in both alike."""
 
     @property

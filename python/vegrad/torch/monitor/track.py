@@ -29,6 +29,19 @@ class _Stepped(NamedTuple):
     after: float
     """The joint norm after the clip of one of vegrad's own optimizers."""
 
+    def around(self, norm: float) -> tuple[float, float] | None:
+        """Return the joint norm before and after a clip of all gradients; None if none was heard.
+
+        `norm` is the one that was read.
+        """
+        if isfinite(self.after):  # it was read before the clip
+            return norm, self.after
+        if self.before is None or not 0 < self.limit < inf:
+            return None
+        # What was clipped are all gradients only if the clip left what was read.
+        before = float(self.before)
+        return (before, norm) if abs(norm - min(before, self.limit)) <= ALIKE * norm else None
+
 
 class Tracks(NamedTuple):
     """Columns for some steps, (S,) each; nan where a number is not known."""
@@ -87,9 +100,14 @@ class Track:
                 continue
             n = place[one.step]
             found.rate[n] = np.fmax(found.rate[n], one.rate)
-            if (pair := _norms(one, float(norm[n]))) is not None:
+            if (pair := one.around(float(norm[n]))) is not None:
                 found.before[n], found.after[n] = pair
         return found
+
+    def last(self, norm: float) -> tuple[float, float, float]:
+        """Return the joint norm before and after the clip of the last step, and the rate."""
+        one = self._steps[-1]
+        return *(one.around(norm) or (norm, norm)), one.rate
 
     def clip(self, step: int, norm: float) -> dict[str, float]:
         """Return a late step's norms around its clip, by name; nothing if no clip was heard.
@@ -98,20 +116,9 @@ class Track:
         """
         for one in reversed(self._steps):
             if one.step <= step:
-                pair = _norms(one, norm) if one.step == step else None
+                pair = one.around(norm) if one.step == step else None
                 return dict(zip(NAMES, pair, strict=True)) if pair is not None else {}
         return {}
-
-
-def _norms(one: _Stepped, norm: float) -> tuple[float, float] | None:
-    """Return the joint norm before and after a clip of all gradients; None if none was heard."""
-    if isfinite(one.after):  # it was read before the clip
-        return norm, one.after
-    if one.before is None or not 0 < one.limit < inf:
-        return None
-    # What was clipped are all gradients only if the clip left what was read.
-    before = float(one.before)
-    return (before, norm) if abs(norm - min(before, one.limit)) <= ALIKE * norm else None
 
 
 def _settings(optimizer: Optimizer) -> dict[str, object]:
