@@ -17,7 +17,7 @@ class ShownDeparture(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the module or layer."""
+        """The name of the module or layer; "" of a column."""
 
     @property
     def step(self) -> int | None:
@@ -61,7 +61,7 @@ class ShownComparison(Protocol):
 
     @property
     def departures(self) -> Sequence[ShownDeparture]:
-        """What differs, the first one first."""
+        """The numbers that differ, the first one first."""
 
     @property
     def findings(self) -> Sequence[ShownDifference]:

@@ -22,6 +22,8 @@ from vegrad.reports.run_picture import plot_run
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.monitor.track import NAMES
 
+Foreign = Any  # of other packages, whose types cannot be named
+
 PREFIX = "vegrad/"
 PICTURE = f"{PREFIX}gradient_by_depth"
 FIRST = 16  # steps after which there is a first picture; then whenever they have doubled
@@ -198,7 +200,7 @@ class TensorBoard:
         ImportError: tensorboard is not installed.
     """
 
-    def __init__(self, monitor: Monitor, log_dir: Any = None) -> None:
+    def __init__(self, monitor: Monitor, log_dir: Foreign = None) -> None:
         self.monitor, self._pictures = monitor, _Pictures(monitor)
         if hasattr(log_dir, "add_scalar"):
             self.writer = log_dir
@@ -230,7 +232,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A writer of a monitor's numbers to a run of Weights & Biases, with pictures, as to TensorBoard.
+    """A writer of a monitor's numbers to a run of Weights & Biases, with the same pictures.
 
     Args:
         monitor: the monitor.
@@ -242,7 +244,7 @@ class WandB:
         ImportError: wandb is not installed.
     """
 
-    def __init__(self, monitor: Monitor, run: Any = None, **options: Any) -> None:
+    def __init__(self, monitor: Monitor, run: Foreign = None, **options: Foreign) -> None:
         self.monitor, self._pictures = monitor, _Pictures(monitor)
         if run is None:
             try:
@@ -256,7 +258,7 @@ class WandB:
         """Write the last step's numbers; `step` is the number of that step if not given."""
         step = self.monitor.steps - 1 if step is None else step
         picture = self._picture() if self._pictures.due else {}
-        self.run.log(named_scalars(self.monitor) | picture, step=step)
+        self.run.log({**named_scalars(self.monitor), **picture}, step=step)
 
     def close(self) -> None:
         """Log the last picture, and end the run."""
@@ -264,7 +266,7 @@ class WandB:
             self.run.log(picture, step=self.monitor.steps - 1)
         self.run.finish()
 
-    def _picture(self) -> dict[str, Any]:
+    def _picture(self) -> dict[str, object]:
         if (figure := self._pictures.draw()) is None:
             return {}
         return {PICTURE: importlib.import_module("wandb").Image(figure)}
