@@ -51,6 +51,7 @@ VEGRAD = [
     "norms",
     "num_threads",
     "optim",
+    "read_run",
     "set_num_threads",
     "theory",
     "truncation",

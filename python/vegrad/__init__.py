@@ -66,6 +66,7 @@ __all__ = [
     "norms",
     "num_threads",
     "optim",
+    "read_run",
     "set_num_threads",
     "theory",
     "truncation",

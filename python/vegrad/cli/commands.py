@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
-from vegrad.cli import bench, cure, descent, diagnose, explain, theory, train
+from vegrad.cli import bench, cure, descent, diagnose, diagnose_run, explain, theory, train, watch
 from vegrad.cli.interrupts import FULL
 from vegrad.cli.parser import SHELLS, Parser, completion
 
@@ -45,6 +45,22 @@ COMMANDS = {
             "vegrad diagnose --data table.csv --target price --init he_normal --html page.html",
             "vegrad diagnose --cell lstm --data adding:200 --json",
         ),
+    ),
+    "diagnose-run": Command(
+        "Judge a training from its log, made with vegrad or without; exit code 1 for a finding.",
+        diagnose_run.run,
+        diagnose_run.add_options,
+        (
+            "vegrad diagnose-run run.jsonl",
+            "vegrad diagnose-run checkpoint-500/trainer_state.json --format github",
+            "vegrad diagnose-run lightning_logs/version_0",
+        ),
+    ),
+    "watch": Command(
+        "Show a training while it runs, in the terminal or on a page: loss, gradients, findings.",
+        watch.run,
+        watch.add_options,
+        ("vegrad watch run.jsonl", "vegrad watch run.jsonl --html", "vegrad watch logs --once"),
     ),
     "cure": Command(
         "Find the smallest change that makes a network train; exit code 1 if there is none.",
@@ -99,8 +115,10 @@ COMMANDS = {
     ),
 }
 USAGES = {
+    "diagnose-run": "PATH [options]",
     "descent": "[STORY] [options]",
     "explain": "[CAUSE …] [options]",
+    "watch": "PATH [options]",
     "theory": "[ACTIVATION] [options]",
 }
 CODES = (

@@ -18,7 +18,7 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Interrupts:
-    """What the signals that come are answered with."""
+    """The answers to the signals that come."""
 
     saving = False
     """True while files are written: one signal waits for them, the one after it does not."""

@@ -29,11 +29,19 @@ def _package(name: str) -> ImportError:
     return ImportError(f'this needs {name}: pip install "vegrad[torch-loggers]"')
 
 
+def _logged(options: dict[str, Any], step: int, first: bool) -> dict[str, Any]:
+    """Return the options of a monitor, whose log goes on at a step, in the first process alone."""
+    if not first:
+        return {name: value for name, value in options.items() if name != "log"}
+    return {"first_step": step, **options} if options.get("log") is not None else options
+
+
 def lightning_callback(**options: Any) -> Any:
     """Return a `lightning.Callback` (or pytorch_lightning's) with a `monitor` of its module.
 
     The numbers go to the trainer's loggers whenever the trainer logs; the report is printed by
-    `print(callback.monitor.report())`. With `on_finding="stop"` a finding ends the training.
+    `print(callback.monitor.report())`. With `on_finding="stop"` a finding ends the training. With
+    `log="run.jsonl"` the first process writes the log, from the trainer's step on.
 
     Args:
         **options: of `Monitor`.
@@ -55,8 +63,9 @@ def lightning_callback(**options: Any) -> Any:
         def __init__(self) -> None:
             self.monitor: Monitor | None = None
 
-        def on_fit_start(self, trainer: object, module: Module) -> None:
-            self.monitor = Monitor(module, **options)
+        def on_fit_start(self, trainer: Any, module: Module) -> None:
+            more = _logged(options, trainer.global_step, trainer.is_global_zero)
+            self.monitor = Monitor(module, **more)
 
         def on_train_batch_end(
             self, trainer: Any, module: Module, outputs: object, batch: object, batch_idx: int
@@ -82,7 +91,8 @@ def trainer_callback(**options: Any) -> Any:
 
     The monitor's numbers are added to the Trainer's `state.log_history`, and so to its
     `trainer_state.json`; nothing is added to the lines that it prints. `on_finding="stop"` ends the
-    training after the step, as Lightning's callback does too.
+    training after the step, as Lightning's callback does too. With `log="run.jsonl"` the first
+    process writes the log, from the Trainer's step on.
 
     Args:
         **options: of `Monitor`.
@@ -102,9 +112,10 @@ def trainer_callback(**options: Any) -> Any:
             self.monitor: Monitor | None = None
 
         def on_train_begin(
-            self, args: object, state: object, control: object, *, model: Module, **_: object
+            self, args: object, state: Any, control: object, *, model: Module, **_: object
         ) -> None:
-            self.monitor = Monitor(model, **options)
+            more = _logged(options, state.global_step, state.is_world_process_zero)
+            self.monitor = Monitor(model, **more)
 
         def on_step_end(self, args: object, state: Any, control: Any, **_: object) -> None:
             if self.monitor is not None and self.monitor.stopped:

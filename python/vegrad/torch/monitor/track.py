@@ -28,6 +28,17 @@ class _Stepped(NamedTuple):
     after: float
     """The joint norm after the clip of one of vegrad's own optimizers."""
 
+    def norms(self, norm: float) -> tuple[float, float]:
+        """Return the joint norm before the clip and after it, given the one that was read."""
+        if isfinite(self.after):  # it was read before the clip
+            return norm, self.after
+        if self.before is not None and 0 < self.limit < inf:
+            # What was clipped are all gradients only if the clip left what was read.
+            before = float(self.before)
+            if abs(norm - min(before, self.limit)) <= ALIKE * norm:
+                return before, norm
+        return norm, norm
+
 
 class Tracks(NamedTuple):
     """Columns for some steps, (S,) each; nan where a number is not known."""
@@ -86,14 +97,13 @@ class Track:
                 continue
             n = place[one.step]
             found.rate[n] = np.fmax(found.rate[n], one.rate)
-            if isfinite(one.after):  # the norm was read before the clip
-                found.after[n] = one.after
-            elif one.before is not None and 0 < one.limit < inf:
-                # What was clipped are all gradients only if the clip left what was read.
-                before = float(one.before)
-                if abs(norm[n] - min(before, one.limit)) <= ALIKE * norm[n]:
-                    found.before[n] = before
+            found.before[n], found.after[n] = one.norms(float(norm[n]))
         return found
+
+    def last(self, norm: float) -> tuple[float, float, float]:
+        """Return the joint norm before and after the clip of the last step, and the rate."""
+        one = self._steps[-1]
+        return *one.norms(norm), one.rate
 
 
 def _settings(optimizer: Optimizer) -> dict[str, object]:
