@@ -129,6 +129,12 @@ void set_from(DecayedState& state, const T* h, const T* c, int H) {
   state.exponent = 0;
 }
 
+// Σ h² of a row from and to which its h is in range.
+template <class T>
+bool in_range(T squares, int H) {
+  return squares >= T(kSmallest<T> * H) && squares <= T(kLargest<T> * H);
+}
+
 template <class T>
 void follow_row(TimePass<T>& pass, int l, int t, int i) {
   LayerMemory<T>& m = pass.work.layers[l];
@@ -137,8 +143,7 @@ void follow_row(TimePass<T>& pass, int l, int t, int i) {
   T& squares = m.hidden_squares[pass.place(t) + i];
   std::int32_t& exponent = m.hidden_exponents[pass.place(t) + i] = 0;
   DecayedState& state = m.decayed[i];
-  const double measured = double(squares) / H;
-  if (measured >= kSmallest<T> && measured <= kLargest<T>) {
+  if (in_range(squares, H)) {
     state.active = false;
     return;
   }
