@@ -241,7 +241,7 @@ def _chain_edit(
         advises = (
             f"{activation}'s derivative is {most}, which weights of the usual size do not make "
         )
-        advises += "up for: "
+        advises += "make up for: "
         instead = together(SetActivation("tanh"), Initialize("lecun_normal"))
         return relu, advises + "{edit}, or {instead}.", {"instead": instead}
     if activation in UNSTABLE and chain.norm is None:
