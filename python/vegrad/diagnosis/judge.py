@@ -123,7 +123,7 @@ def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[
     own = _asked(table.CELLS, reading)
     inputs = [] if own else _asked(table.INPUTS, reading)
     if inputs:
-        return inputs
+        return _asked([table.ENTRANCE], reading) or inputs  # it knows what to do besides
     own += rest(reading)
     first = list(table.SINGLE.find(reading, table.SINGLE, own))
     if not first:

@@ -65,6 +65,7 @@ INPUTS = (departures.INPUTS, *columns.RULES)
 GRAPH = (nonfinite.PASS, *graph.RULES)
 ABSURD = first_loss.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
+ENTRANCE = chain.ENTRANCE
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = (*loop.RULES, *silent.RULES)
 COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
