@@ -9,6 +9,7 @@ import numpy as np
 
 from vegrad.diagnosis.rules.digest import SWING, Digest, Steps, middle
 from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, Window, start_of
+from vegrad.diagnosis.rules.lost_steps import LOST
 from vegrad.diagnosis.rules.rule import RuleOf
 from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
@@ -64,7 +65,7 @@ def of_history(history: Steps) -> tuple[Finding, ...]:
         return _unique(at_first)
     found: list[Finding] = []
     digest, starved = Digest(history), any(one.kind in STARVES for one in at_first)
-    for rule in [STALLED] if starved else OF_HISTORY:
+    for rule in [STALLED, LOST] if starved else OF_HISTORY:
         found.extend(rule.find(digest, rule, [*at_first, *later, *long, *found]))
     long = [one for one in found if one.kind == "overshooting"] + long
     rest = [one for one in found if one.kind != "overshooting"]
@@ -174,6 +175,8 @@ def _limit(digest: Digest, first: int) -> tuple[float, str]:
     began = digest.looks < max(first + 1, FEW)
     began &= (digest.alpha > 0) | digest.climbs
     if not began.any():
+        if first <= 1 and not (len(digest.looks) and digest.looks[0] == 0):
+            return nan, ""  # the first step may have been the one that was too long
         return usual, "the norm that it had before"
     at = int(np.argmax(began))  # later ones begin where this one has thrown the network
     step, past = int(digest.looks[at]), max(float(digest.alpha[at]), 0.0)
@@ -394,5 +397,5 @@ OSCILLATING = RuleOf[Digest](
     source="AUTOTRAINER (Zhang et al. 2021, arXiv:2002.05945), on the loss",
     find=_oscillating,
 )
-OF_HISTORY = (OVERSHOOTING, STALLED, OSCILLATING)
+OF_HISTORY = (OVERSHOOTING, STALLED, OSCILLATING, LOST)
 RULES: tuple[RuleOf[Digest] | RuleOf[Window], ...] = (*OF_HISTORY, LONG_STEPS)
