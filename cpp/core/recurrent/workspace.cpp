@@ -26,7 +26,8 @@ std::size_t packed_size(std::size_t k, int columns) {
 template <class T>
 FlowSums<T> take_sums(Parts<T>& parts, std::size_t n) {
   FlowSums<T> sums;
-  for (T** at : {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix})
+  for (T** at :
+       {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix, &sums.into_state})
     *at = parts.take(n);
   return sums;
 }
