@@ -88,7 +88,7 @@ SICK: dict[str, Diagnosis] = {
     "healthy": judge(activation="relu", init="he_normal"),
     "one layer": judge(1),
     "two layers": judge(2),
-    "no theory": replace(judge(), expected=None),
+    "no theory": replace(judge(), expected_flow=None),
     "zero": diagnose(network(3, loss="mse"), X, network(3, loss="mse").forward(X)),
     "recurrent": judge_sequences(40, layers=2),
     "recurrent, one step": judge_sequences(1, cell="relu"),
@@ -162,9 +162,10 @@ def test_charts_are_described_in_words() -> None:
 
 def test_small_departures_may_add_up() -> None:
     diagnosis = SICK["healthy"]
-    assert diagnosis.expected is not None
-    shifted = replace(diagnosis.expected, delta_log2=diagnosis.expected.delta_log2 + 50.0)
-    page = Page(replace(diagnosis, expected=shifted).to_html())
+    expected = diagnosis.expected_flow
+    assert expected is not None
+    shifted = replace(expected, delta_log2=expected.delta_log2 + 50.0)
+    page = Page(replace(diagnosis, expected_flow=shifted).to_html())
     assert re.search(r"but together they leave \S+ of δ at the first layer", page.text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import isfinite
 from os import PathLike
 from typing import Any, Self, cast
@@ -29,6 +30,7 @@ from vegrad.reports.protocols import Comparison
 from vegrad.reports.text import brief, text
 from vegrad.reports.time_picture import plot
 from vegrad.theory.expected import ExpectedFlow
+from vegrad.theory.recurrence import ExpectedRecurrence
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,9 @@ class Diagnosis:
 
     `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
     are None where nothing was run because the data are not finite, or because only gradients or a
-    history were given; a recurrent network has no trend. `expected` is what theory expects of a
-    chain of layers at initialization (None where it has no say, and of recurrent networks, of which
-    `vegrad.theory.expected_recurrence` works it out). `underflowed` and `overflowed` are the layers
-    whose weight gradient the network's dtype lost (to 0 or inf) although the flow knows its size.
+    history were given; a recurrent network has no trend. `underflowed` and `overflowed` are the
+    layers whose weight gradient the network's dtype lost (to 0 or inf) although the flow knows its
+    size. `expected_flow` is what theory expects of a chain of layers at initialization.
     `measurement` has the gradients that `diagnose_gradients` was given.
     """
 
@@ -55,7 +56,7 @@ class Diagnosis:
     trend: Trend | None = None
     underflowed: tuple[int, ...] = ()
     overflowed: tuple[int, ...] = ()
-    expected: ExpectedFlow | None = None
+    expected_flow: ExpectedFlow | None = None
     measurement: Measurement | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Causes that were left out, as asked, and how many findings of each there had been."""
@@ -105,6 +106,17 @@ class Diagnosis:
         counts = Counter(finding.cause for finding in self.findings)
         ignored = {**self.ignored, **{name: counts[name] for name in as_ignored(causes)}}
         return replace(self, findings=without(self.findings, ignored), ignored=ignored)
+
+    @cached_property
+    def expected(self) -> ExpectedFlow | tuple[ExpectedRecurrence, ...] | None:
+        """The flow that theory expects; None where it has no say.
+
+        Of a chain of layers at initialization. Of recurrent cells, each by itself (without what
+        comes down from a layer above), with weights as large as its own that are drawn anew; this
+        is worked out when it is first asked for and may take as long as the diagnosis.
+        """
+        cells = () if self.reading is None else self.reading.cells
+        return self.expected_flow or tuple(cell.anew for cell in cells) or None
 
     @property
     def layer_flow(self) -> Flow | None:
@@ -240,8 +252,10 @@ class Diagnosis:
 
 def _of_chain(chain: Chain | None) -> dict[str, Any]:
     """Return what a diagnosis has where the layers are a chain."""
-    names = ("flow", "underflowed", "overflowed", "expected")
-    return {} if chain is None else {name: getattr(chain, name) for name in names}
+    if chain is None:
+        return {}
+    names = ("flow", "underflowed", "overflowed")
+    return {"expected_flow": chain.expected} | {name: getattr(chain, name) for name in names}
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:
@@ -273,7 +287,7 @@ def _as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
     content["findings"] = [finding.to_dict() for finding in diagnosis.findings]
     content["trend"] = diagnosis.trend and vars(diagnosis.trend)
     content["flow"] = diagnosis.flow and diagnosis.flow.to_dict()
-    expected, layers = diagnosis.expected, diagnosis.layer_flow
+    expected, layers = diagnosis.expected_flow, diagnosis.layer_flow
     content["expected"] = expected and {n: v.tolist() for n, v in vars(expected).items()}
     if expected is not None and layers is not None:
         content["expected"]["deviations"] = expected.deviations(layers).tolist()

@@ -16,9 +16,10 @@ from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.steps import of_history
+from vegrad.flow.cell import Cell
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Cell, Chain, Reading
+from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
 from vegrad.flow.wording import DECADE, listed, power, times

@@ -26,7 +26,7 @@ from vegrad.treatment.remedy import Patient, Proposal
 
 ROUNDS = 4  # of looks: a parameter that is put right may show the next
 BY_HAND = Refusal(
-    "what it advises is for you to do: it is no change that is tried", worth_saying=True
+    "its advice is in words, without a change that could be tried as it stands", worth_saying=True
 )
 NO_VALUES = Refusal("the diagnosis asks for no other values")
 
@@ -37,7 +37,8 @@ def as_said(p: Patient) -> Proposal | Refusal:
     if edit is not None and _stands_alone(p, edit):
         return Proposal(edit)
     proposal = _values(p)
-    return BY_HAND if edit is None and isinstance(proposal, Refusal) else proposal
+    by_hand = edit is None and p.diagnosis.findings and isinstance(proposal, Refusal)
+    return BY_HAND if by_hand else proposal
 
 
 def else_said(p: Patient) -> Proposal | Refusal:
@@ -65,7 +66,8 @@ def activation_said(p: Patient) -> Proposal | Refusal:
 
 
 def _first(p: Patient) -> Edit | None:
-    return p.diagnosis.findings[0].edit
+    """Return what the first finding asks for; what has scaled the data may have left none."""
+    return p.diagnosis.findings[0].edit if p.diagnosis.findings else None
 
 
 def _stands_alone(p: Patient, edit: Edit) -> bool:
