@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import starmap
 from math import isfinite
 from os import PathLike
 from typing import Any, Self, cast
@@ -76,26 +77,7 @@ class Diagnosis:
         **more: Any,
     ) -> Self:
         """Judge a reading."""
-        findings = judge(reading, history)
-        numbers = isfinite(reading.loss or 0.0)
-        numbers &= all(one.nonfinite is None for one in reading.parameters.values())
-        if findings and numbers and reading.chain is not None and reading.chain.draw is not None:
-            reading = _drawn(reading, reading.chain)
-            findings = judge(reading, history)
-        chain, trend = reading.chain, trend_of(reading)
-        return cls(
-            findings,
-            looked_at(reading, trend),
-            reading.about,
-            loss=reading.loss,
-            trend=trend,
-            measurement=None if reading.gradients is None else reading.gradients.measurement,
-            # Not what would keep the network alive.
-            reading=replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
-            further=0 if reading.what_if is None else reading.what_if.passes,
-            subject_of=subject_of,
-            **({"flow": reading.time_flow} | _of_chain(chain) | more),
-        )
+        return cls(**_judged(reading, history) | more, subject_of=subject_of)
 
     def ignoring(self, causes: Collection[str]) -> Self:
         """Return the diagnosis without findings of these causes.
@@ -131,11 +113,8 @@ class Diagnosis:
     @property
     def left_out(self) -> str:
         """The causes that were left out, as a clause; "" if none was."""
-        names = [
-            f"{name} ({count} finding{'s' * (count > 1)})" if count else name
-            for name, count in self.ignored.items()
-        ]
-        return f"left out, as asked: {', '.join(names)}" if names else ""
+        names = ", ".join(starmap(_counted, self.ignored.items()))
+        return f"left out, as asked: {names}" if names else ""
 
     @property
     def verdict(self) -> str:
@@ -248,6 +227,34 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON types; numbers that are not finite are None."""
         return _as_dict(self)
+
+
+def _counted(cause: str, count: int) -> str:
+    return f"{cause} ({count} finding{'s' * (count > 1)})" if count else cause
+
+
+def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
+    """Return what a diagnosis has of a reading."""
+    findings = judge(reading, history)
+    numbers = isfinite(reading.loss or 0.0)
+    numbers &= all(one.nonfinite is None for one in reading.parameters.values())
+    if findings and numbers and reading.chain is not None and reading.chain.draw is not None:
+        reading = _drawn(reading, reading.chain)
+        findings = judge(reading, history)
+    chain, trend = reading.chain, trend_of(reading)
+    return {
+        "findings": findings,
+        "looked_at": looked_at(reading, trend),
+        "config": reading.about,
+        "loss": reading.loss,
+        "trend": trend,
+        "measurement": None if reading.gradients is None else reading.gradients.measurement,
+        # Not what would keep the network alive.
+        "reading": replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
+        "further": 0 if reading.what_if is None else reading.what_if.passes,
+        "flow": reading.time_flow,
+        **_of_chain(chain),
+    }
 
 
 def _of_chain(chain: Chain | None) -> dict[str, Any]:
