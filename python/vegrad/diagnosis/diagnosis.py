@@ -242,7 +242,7 @@ def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
         reading = _drawn(reading, reading.chain)
         findings = judge(reading, history)
     chain, trend = reading.chain, trend_of(reading)
-    return {
+    judged = {
         "findings": findings,
         "looked_at": looked_at(reading, trend),
         "config": reading.about,
@@ -253,16 +253,11 @@ def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
         "reading": replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
         "further": 0 if reading.what_if is None else reading.what_if.passes,
         "flow": reading.time_flow,
-        **_of_chain(chain),
     }
-
-
-def _of_chain(chain: Chain | None) -> dict[str, Any]:
-    """Return what a diagnosis has where the layers are a chain."""
-    if chain is None:
-        return {}
-    names = ("flow", "underflowed", "overflowed")
-    return {"expected_flow": chain.expected} | {name: getattr(chain, name) for name in names}
+    if chain is not None:
+        judged |= {name: getattr(chain, name) for name in ("flow", "underflowed", "overflowed")}
+        judged["expected_flow"] = chain.expected
+    return judged
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:
