@@ -242,7 +242,7 @@ def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
         reading = _drawn(reading, reading.chain)
         findings = judge(reading, history)
     chain, trend = reading.chain, trend_of(reading)
-    judged = {
+    return {
         "findings": findings,
         "looked_at": looked_at(reading, trend),
         "config": reading.about,
@@ -252,12 +252,11 @@ def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
         # Not what would keep the network alive.
         "reading": replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
         "further": 0 if reading.what_if is None else reading.what_if.passes,
-        "flow": reading.time_flow,
+        "underflowed": () if chain is None else chain.underflowed,
+        "overflowed": () if chain is None else chain.overflowed,
+        "flow": reading.time_flow if chain is None else chain.flow,
+        "expected_flow": None if chain is None else chain.expected,
     }
-    if chain is not None:
-        judged |= {name: getattr(chain, name) for name in ("flow", "underflowed", "overflowed")}
-        judged["expected_flow"] = chain.expected
-    return judged
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:
