@@ -14,6 +14,7 @@ from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.reports import notebook
 from vegrad.reports.cure import proof, text
 from vegrad.reports.protocols import Comparison
+from vegrad.reports.values import count_of
 from vegrad.treatment.goal import Goal, Plan
 
 PAIRS = ("loss", "accuracy")
@@ -109,7 +110,8 @@ class Proof(Mapping[str, History]):
 
     def __repr__(self) -> str:
         before, after = self.loss
-        return f"<Proof: {self.steps} steps, loss {before:.3g} without, {after:.3g} with the cure>"
+        steps = count_of(self.steps, "step")
+        return f"<Proof: {steps}, loss {before:.3g} without, {after:.3g} with the cure>"
 
     def __str__(self) -> str:
         return self.text
@@ -117,7 +119,7 @@ class Proof(Mapping[str, History]):
     @property
     def comparison(self) -> Comparison:
         """The two trainings side by side."""
-        words = f"{self.steps} steps from seed {self.seed}, on the same rows."
+        words = f"{count_of(self.steps, 'step')} from seed {self.seed}, on the same rows."
         ends = (self.loss, self.accuracy, self.diagnoses)
         return Comparison(self["before"], self["after"], words, *ends)
 

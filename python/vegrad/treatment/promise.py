@@ -5,6 +5,7 @@ from __future__ import annotations
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.rules.memory import lost_on_the_way
 from vegrad.flow.wording import power
+from vegrad.reports.values import count_of
 from vegrad.treatment.outcome import Ended
 from vegrad.treatment.rates import CREEPING, long_steps, median_alpha, short_steps
 from vegrad.treatment.trial import Trial
@@ -69,8 +70,8 @@ def ended(trial: Trial) -> tuple[Ended, str]:
     if trial.ended:
         return "diverged", trial.ended
     if hopeless(trial):
-        return "learns-nothing", f"learns nothing in {steps} steps"
-    return "slow", f"not at the goal after {steps} steps"
+        return "learns-nothing", f"learns nothing in {count_of(steps, 'step')}"
+    return "slow", f"not at the goal after {count_of(steps, 'step')}"
 
 
 def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool, said: bool = False) -> str:
