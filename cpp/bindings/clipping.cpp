@@ -331,7 +331,8 @@ void register_clipping(py::module_& module) {
                     "Smallest factor that any element was multiplied by; 1 if nothing was clipped.")
       .def_readonly("clipped", &Clipped::clipped, "Whether anything was above its limit.")
       .def_readonly("skipped", &Clipped::skipped,
-                    "Whether nothing was done because an element is not finite.")
+                    "Whether nothing was done because an element is not finite, or because the "
+                    "rule leaves out the step.")
       .def_readonly("nonfinite", &Clipped::nonfinite,
                     "How many elements are not finite; 0 after a step without a clip, which "
                     "does not look.")

@@ -68,6 +68,10 @@ class Clipping {
     }
     if (request_.rule == Rule::kGlobalNorm) {
       const double limit = request_.choose ? request_.choose(value(norm_)) : request_.limit;
+      if (limit == -kInfinity) {
+        out_.skipped = true;
+        return std::move(out_);
+      }
       Rounding rounding(Dtype::kFloat64);
       for (const View& view : views_) rounding.widen(view.dtype);
       over_ = exceeds(norm_, limit, rounding, elements_of(views_), request_.order) ||

@@ -47,7 +47,8 @@ struct Request {
   NonFinite nonfinite = NonFinite::kRaise;
   double limit = std::numeric_limits<double>::infinity();
   const double* limits = nullptr;        // kLimits: the largest norm of each buffer
-  std::function<double(double)> choose;  // kGlobalNorm: the limit from the norm, unless empty
+  // kGlobalNorm: the limit from the norm, -inf to skip the step, unless empty.
+  std::function<double(double)> choose;
   bool float_factor = false;             // kGlobalNorm: rounded down to one, unless for doubles
   double eps = 0;                        // kAdaptive
   const View* parameters = nullptr;      // kAdaptive: one a buffer

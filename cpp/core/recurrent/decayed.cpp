@@ -35,11 +35,12 @@ class DecayedStep {
     if (!from_below) unit_ = held ? std::max<std::int64_t>(state.exponent, 0) : state.exponent;
     in_ = shifted(1, input_unit - unit_);
     of_state_ = shifted(1, state.exponent - unit_);
-    next_.assign(H_, 0.0);
+    state.next_h.resize(H_);
+    state.next_c.resize(pass_.shape.has_c() ? H_ : 0);
     for (int j = 0; j < H_; ++j)
-      next_[j] = unit(j, from_below ? below->h.data() : nullptr, x, I, state);
-    for (int j = 0; j < H_ && pass_.shape.has_c(); ++j) state.c[j] = c_[j];
-    state.h = next_;
+      state.next_h[j] = unit(j, from_below ? below->h.data() : nullptr, x, I, state);
+    state.h.swap(state.next_h);
+    state.c.swap(state.next_c);
     normalize(state);
   }
 
@@ -73,7 +74,7 @@ class DecayedStep {
   }
   double bias(const T* of, int gate, int j) const { return of ? double(of[gate * H_ + j]) : 0.0; }
 
-  double unit(int j, const double* below, const T* x, int I, const DecayedState& state) {
+  double unit(int j, const double* below, const T* x, int I, DecayedState& state) {
     const LayerWeights<const T>& w = pass_.weights[l_];
     const auto both = [&](int g) { return of_input(g, j, below, x, I) + of_state(g, j, state); };
     const auto biases = [&](int g) { return bias(w.bias_ih, g, j) + bias(w.bias_hh, g, j); };
@@ -84,10 +85,11 @@ class DecayedStep {
         return std::max(both(0) + scaled(biases(0)), 0.0);
       case Cell::tanh:
         return bent(both(0) + scaled(biases(0)));
-      case Cell::lstm:
-        if (j == 0) c_.assign(H_, 0.0);
-        c_[j] = gate(1) * state.c[j] * of_state_ + gate(0) * bent(both(2) + scaled(biases(2)));
-        return gate(3) * bent(c_[j]);
+      case Cell::lstm: {
+        double& c = state.next_c[j];
+        c = gate(1) * state.c[j] * of_state_ + gate(0) * bent(both(2) + scaled(biases(2)));
+        return gate(3) * bent(c);
+      }
       case Cell::gru: {
         const double z = gate(1), m = of_state(2, j, state) + scaled(bias(w.bias_hh, 2, j));
         const double n =
@@ -118,7 +120,6 @@ class DecayedStep {
   const int l_, t_, row_, H_;
   std::int64_t unit_ = 0;
   double in_ = 1, of_state_ = 1;
-  std::vector<double> next_, c_;
 };
 
 template <class T>

@@ -252,7 +252,7 @@ LayerGradient<T> gradient_of(TimePass<T>& pass, int l) {
 template <class T>
 LayerGradient<T> gradient_of_head(TimePass<T>& pass) {
   const HeadWeights<T>& to = pass.head_gradient;
-  LayerGradient<T> g{pass.sizes.output,
+  LayerGradient<T> g{pass.shape.outputs,
                      pass.shape.outputs,
                      0,
                      pass.shape.hidden,
@@ -260,7 +260,7 @@ LayerGradient<T> gradient_of_head(TimePass<T>& pass) {
                      nullptr,
                      pass.work.edge_hh,
                      pass.work.bias_sums.data()};
-  g.push({pass.work.output, nullptr, to.weight, to.bias, nullptr});
+  g.push({pass.work.output_gradient, nullptr, to.weight, to.bias, nullptr});
   return g;
 }
 

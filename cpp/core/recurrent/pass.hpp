@@ -68,6 +68,9 @@ template <class T>
 struct ThreadScratch {
   T *scale, *local_scale, *squares;  // of each row
   T *left, *right;                   // operands of a weight gradient, packed
+  // the outputs of a row that is out of range
+  std::vector<ScaledNumber> outputs;
+  std::vector<T> output_mantissas;
 };
 
 // h of a row (and c) is `h` 2^exponent, while it is out of the dtype's range (decayed.hpp).
@@ -75,6 +78,7 @@ struct DecayedState {
   bool active = false;
   std::int64_t exponent = 0;
   std::vector<double> h, c;
+  std::vector<double> next_h, next_c;  // of a step, while it is made
 };
 
 template <class T>
@@ -104,10 +108,11 @@ struct TimeWorkspace {
   Buffer<T> memory;
   std::vector<LayerMemory<T>> layers;
   T *head = nullptr, *head_back = nullptr;     // packed
-  T* output = nullptr;                         // and its gradient, of each row (and step),
+  T* outputs = nullptr;                        // of a chunk of steps (chunk, B, O); and their
+  T* output_gradient = nullptr;                // gradient, of each row (and step), unpadded,
   std::vector<std::int32_t> output_exponents;  // times 2^exponent
   T* local = nullptr;  // (chunk, B, widest): forward x, back the gradient that enters
-  T *edge_ih = nullptr, *edge_hh = nullptr;  // of weight gradients, where they are no whole vectors
+  T *edge_ih = nullptr, *edge_hh = nullptr;  // of weight gradients that are no whole vectors
   std::vector<double> bias_sums;
   std::vector<ThreadScratch<T>> scratch;
   std::vector<double> losses;  // of each row
@@ -152,7 +157,7 @@ struct TimePass {
   std::ptrdiff_t ld_input(int l) const { return l == 0 ? padded<T>(shape.inputs) : sizes.hidden; }
   std::ptrdiff_t ld_local() const { return std::max(sizes.hidden, ld_input(0)); }
   std::int64_t output_place(int t) const { return shape.targets_all ? place(t) : 0; }
-  T* output(int t) const { return work.output + output_place(t) * sizes.output; }
+  T* output_gradient(int t) const { return work.output_gradient + output_place(t) * shape.outputs; }
 };
 
 // Makes room for so many rows, and steps of a window.

@@ -81,7 +81,8 @@ std::size_t layout(TimeWorkspace<T>& w, const RecurrentShape& shape) {
   if (shape.outputs) {
     w.head = parts.take(packed_size<T>(H, shape.outputs));
     if (w.training) w.head_back = parts.take(packed_size<T>(shape.outputs, shape.hidden));
-    w.output = parts.take((shape.targets_all ? w.row_steps : B) * sizes.output);
+    if (w.training)
+      w.output_gradient = parts.take((shape.targets_all ? w.row_steps : B) * shape.outputs);
   }
   w.scratch.resize(w.threads);
   for (ThreadScratch<T>& s : w.scratch) {
@@ -91,15 +92,18 @@ std::size_t layout(TimeWorkspace<T>& w, const RecurrentShape& shape) {
   }
   if (w.training) {
     const std::size_t slots = std::max<std::size_t>(shape.slots() * H, shape.outputs);
-    w.edge_ih = parts.take(slots * vector);
-    w.edge_hh = parts.take(slots * vector);
+    const auto edges = [&](std::size_t columns) { return columns % vector ? slots * vector : 0; };
+    w.edge_ih = parts.take(std::max(edges(shape.inputs), shape.layers > 1 ? edges(H) : 0));
+    w.edge_hh = parts.take(edges(H));
     w.bias_sums.resize(slots);
   }
   // The steps are over when weight gradients are made, so that both have the same memory; but not
   // where each part is to be guarded by itself.
   Parts<T> again = parts;
   const std::ptrdiff_t widest = std::max(sizes.hidden, padded<T>(shape.inputs));
-  w.local = parts.take(std::max(B, chunk_rows<T>(sizes)) * widest);
+  const std::size_t chunk = std::max(B, chunk_rows<T>(sizes));
+  w.local = parts.take(chunk * widest);
+  w.outputs = parts.take((shape.targets_all ? chunk : B) * sizes.output);
   if (guard_pages() != GuardPages::kNone) again = parts;
   if (w.training) layout_operands(w, again, shape);
   return std::max(parts.size(), again.size());
@@ -131,7 +135,11 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
     layout(w, pass.shape);
   }
   w.losses.assign(rows, 0.0);
-  w.output_exponents.resize(pass.shape.targets_all ? w.row_steps : w.rows);
+  for (ThreadScratch<T>& s : w.scratch) {
+    s.outputs.resize(pass.shape.outputs);
+    s.output_mantissas.resize(pass.shape.outputs);
+  }
+  if (training) w.output_exponents.resize(pass.shape.targets_all ? w.row_steps : w.rows);
   for (LayerMemory<T>& m : w.layers) {
     if (training) m.exponents.resize(w.row_steps);
     if (follows) m.hidden_exponents.resize(w.row_steps);

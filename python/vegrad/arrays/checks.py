@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -134,11 +134,14 @@ def cast(array: Array, dtype: npt.DTypeLike) -> Array:
 
 
 def as_number(argument: str, value: object) -> float:
-    """Return a real number as a float."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    """Return a real number as a float; an array or a tensor without axes is one."""
+    number = value
+    if getattr(value, "ndim", None) == 0 and not isinstance(value, np.ma.MaskedArray):
+        number = value.item()  # type: ignore[attr-defined]
+    if not isinstance(number, Real) or isinstance(number, bool):
         raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
     try:
-        return float(value)
+        return float(number)
     except OverflowError:
         raise ValueError(f"{argument} must be in the range of a float, not {value}") from None
 
@@ -164,9 +167,29 @@ def as_limit_or_none(argument: str, value: object) -> float | None:
     return None if value is None else as_limit(argument, value)
 
 
-def as_limits(argument: str, values: Iterable[object]) -> list[float]:
-    """Return numbers that must be at least 0 as floats."""
-    return [as_limit(argument, value) for value in values]
+def as_finites(argument: str, values: Iterable[object]) -> list[float]:
+    """Return finite numbers that must be at least 0 as floats."""
+    return [as_finite(argument, value) for value in values]
+
+
+def as_reals(argument: str, values: Iterable[object]) -> list[float]:
+    """Return finite numbers of either sign as floats."""
+    numbers = [as_number(argument, value) for value in values]
+    if not all(map(isfinite, numbers)):
+        raise ValueError(f"{argument} must be finite")
+    return numbers
+
+
+def as_counts(argument: str, values: Iterable[object]) -> list[int]:
+    """Return integers that must be at least 1."""
+    return [as_count(argument, value, 1) for value in values]
+
+
+def as_flag(argument: str, value: object) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, not {value!r}")
+    return value
 
 
 def as_limits_by_name(argument: str, values: Mapping[object, object]) -> dict[str, float]:

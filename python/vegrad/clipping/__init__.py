@@ -27,6 +27,7 @@ from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers
 from vegrad.clipping.learning import AdaGC, AutoClip, ZClip
 from vegrad.clipping.rules import Adaptive, BlockRMS, GlobalNorm, Norm, Rule, Value
+from vegrad.clipping.skipping import SkipSpike
 
 __all__ = [
     "AdaGC",
@@ -38,6 +39,7 @@ __all__ = [
     "NonFiniteGradientError",
     "Norm",
     "Rule",
+    "SkipSpike",
     "Value",
     "ZClip",
     "adaptive_clip_",

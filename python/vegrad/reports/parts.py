@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from math import inf, log10, nan
@@ -183,10 +184,12 @@ def theory(diagnosis: BesideFlow, flow: Flow) -> str:
     )
 
 
-def measurement(diagnosis: ShownDiagnosis, measurement: Measurement) -> str:
-    """Show the gradients of a diagnosis that was made from them alone."""
+def measurement(
+    diagnosis: ShownDiagnosis, measurement: Measurement, ends: int = sys.maxsize
+) -> str:
+    """Show measured gradients; the table has so many at either end."""
     chain = diagnosis.config.get("chain", measurement.names)
-    listed = tables.gradients(chain, measurement)
+    listed = tables.gradients(chain, measurement, ends)
     return f"<h2>The gradients</h2>{sizes(chain, measurement)}{listed}"
 
 

@@ -22,6 +22,7 @@ from vegrad.diagnosis.rules import (
     modules,
     nonfinite,
     operations,
+    recorded,
     recurrent,
     silent,
     steps,
@@ -40,6 +41,7 @@ LOSSES = (
     *losses.RULES,
     *targets.RULES,
     *symmetry.RULES,
+    units.LOGITS_HELD,
     units.SOFTMAX_WITHIN,
 )
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
@@ -73,6 +75,8 @@ STREAMS = (
     streams.CLOSED_BRANCH,
 )
 CELLS = (recurrent.THROUGH_TIME, memory.FORGETS)
+# Of a run of which only the steps were recorded.
+RUNS = recorded.RULES
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
 RULES = (
@@ -90,5 +94,6 @@ RULES = (
     *CELLS,
     *MODULES,
     *GRADIENTS,
+    *RUNS,
     *STEPS,
 )

@@ -33,7 +33,7 @@ class Again:
         first = report(monitor, flush_gain, looks, self.found)
         step = monitor.history.last_step
         doubted = {*questions(first.findings), *_without_gradient(monitor)}
-        doubted |= {AT_LOSS} if monitor.first.is_bounded else set()
+        doubted |= {AT_LOSS} if monitor.first.is_doubtful else set()
         asked = [one for one in sorted(doubted) if self._is_open(one, step)]
         if not asked or monitor.nonfinite is not None:
             return first

@@ -14,31 +14,33 @@ graph: of those there are the parameters' gradients.
 from __future__ import annotations
 
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from math import nan
-from statistics import median
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
 from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.alarms import OnFinding
+from vegrad.diagnosis.noted import noted
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
 from vegrad.flow.finding import Finding
 from vegrad.reports.values import count_of
+from vegrad.runs.run import Run
 from vegrad.runs.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
+from vegrad.torch.monitor.flush import flush_gain
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
+from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
 from vegrad.torch.monitor.steps import StepHooks
+from vegrad.torch.monitor.track import Track
 
 
 class Monitor(StepHooks):
@@ -93,7 +95,7 @@ class Monitor(StepHooks):
         named = zip(self.modules, self._watched, self.own, strict=True)
         self.owners.tell = partial(_strayed, weakref.ref(self))
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
-        self._spikes, self._again = Spikes(), Again()
+        self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
         self._batch: object = None
         self._due = False
 
@@ -162,8 +164,10 @@ class Monitor(StepHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
+        self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
         if len(self.history) and (sample := self.updates.fresh()) is not None:
             self._spikes.set_update(sample.step, sample.ratio)
+            self.track.updated(sample.step, sample.middle)
             loss, _ = self.history.last_sizes
             if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
                 self._due = True
@@ -184,6 +188,14 @@ class Monitor(StepHooks):
         counts = {"spikes": float(len(self.spikes)), "findings": float(len(self.findings))}
         return scalars(self, counts, everything=all)
 
+    @property
+    def run(self) -> Run:
+        """The training so far, step by step; of a long one some steps of each stretch."""
+        met = zip(self._alarms.found.items(), self._alarms.steps.values(), strict=True)
+        return run_of(
+            self, self.track, [noted(step, one) for (_, one), step in met], self._spikes.all
+        )
+
     def report(self) -> Report:
         """Return a Diagnosis of the training so far, which prints a table of the modules.
 
@@ -199,7 +211,7 @@ class Monitor(StepHooks):
             super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)
         findings = self._alarms.with_earlier(self._alarms.kept(found.findings))
-        return replace(found, findings=findings)
+        return replace(found, findings=findings, run=self.run)
 
     def measure_flush(self, step: Callable[[], object], repeats: int = 5) -> float:
         """Measure how many times faster `step()` is with torch.set_flush_denormal(True).
@@ -213,27 +225,12 @@ class Monitor(StepHooks):
             step: a function that does one training step.
             repeats: number of steps of each kind.
         """
-        repeats = as_count("repeats", repeats, 1)
-        if not callable(step):
-            raise TypeError(f"step must be a function that does a step, not {type(step).__name__}")
-        flushed = float(torch.tensor(5e-324, dtype=torch.float64) * 1) == 0.0
-        times: dict[bool, list[float]] = {False: [], True: []}
         self._paused, self._on, self._watch.on = True, False, False
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
-            for turn in range(2 * repeats + 2):
-                torch.set_flush_denormal(bool(turn % 2))
-                start = time.perf_counter()
-                step()
-                if turn > 1:
-                    times[bool(turn % 2)].append(time.perf_counter() - start)
+            self.flush_gain = flush_gain(step, repeats)
         finally:
-            torch.set_flush_denormal(flushed)
-            torch.set_num_threads(threads)
             self._paused = False
             self._begin()
-        self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain
 
 

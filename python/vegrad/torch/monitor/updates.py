@@ -97,9 +97,18 @@ class _Taken:
     @property
     def ratio(self) -> float:
         """The largest change of a matrix over its size; nan if there is none."""
+        return float(np.max(self._ratios)) if self._ratios.size else nan
+
+    @property
+    def middle(self) -> float:
+        """The median of these ratios; nan if there is none."""
+        return float(np.median(self._ratios)) if self._ratios.size else nan
+
+    @cached_property
+    def _ratios(self) -> FloatArray:
         weight, change, _ = self.sizes
         known = (weight > 0) & np.isfinite(change)
-        return float(np.max(change[known] / weight[known])) if known.any() else nan
+        return change[known] / weight[known]
 
 
 class Updates:
