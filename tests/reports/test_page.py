@@ -18,6 +18,8 @@ from vegrad.diagnosis.history import History
 from vegrad.flow.finding import Finding
 from vegrad.networks.diagnosis import diagnose
 from vegrad.reports import style
+from vegrad.reports import words as said
+from vegrad.reports.glossary import term_of
 from vegrad.reports.svg import Chart, plain_ticks, power_ticks, thinned
 
 RNG = np.random.default_rng(3)
@@ -380,3 +382,13 @@ def test_in_a_browser(width: int, dark: bool, tmp_path: Path) -> None:
     assert found["ink"] != found["ground"]
     if width < 500:
         assert found["sideways"] > width
+
+
+def test_a_page_explains_its_words() -> None:
+    page = Page(SICK["vanishing"].to_html())
+    assert "Words" in page.text
+    for name in ("vanishing", "δ, delta", "gain"):
+        assert name in page.text
+    assert "time scale" not in page.text
+    for names in (said.FLOW, said.THEORY, said.TIME, said.GRADIENTS, said.TRAINING, said.PROOF):
+        assert all(term_of(name) is not None for name in names)

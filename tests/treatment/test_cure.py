@@ -111,7 +111,7 @@ SICK = {
     "weak layers": (lambda: build(init="normal", sigma_w=0.3), "what the diagnosis says"),
     "strong ReLU layers": (
         lambda: build(activation="relu", init="normal", sigma_w=4.0),
-        "what the diagnosis says",
+        "scale every layer",
     ),
     "deep sigmoid": (
         lambda: build(activation="sigmoid", init="glorot_uniform"),

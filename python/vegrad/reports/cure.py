@@ -23,6 +23,7 @@ RESULTS = {  # by how an attempt ended
     "learns-nothing": "too slow",
     "diverged": "diverges",
     "out-of-reach": "no reach",
+    "high": "high loss",
 }
 
 Pair = tuple[float, float]  # without and with the cure, or before and after
@@ -192,7 +193,7 @@ def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
         result = {"reached": DONE, "luck": ONCE}.get(attempt.ended, BEST)
     elif attempt.ended == SKIPPED:
         result = SKIPPED
-    elif attempt.steps or attempt.ended == "out-of-reach":
+    elif attempt.steps or attempt.ended in ("out-of-reach", "high"):
         result = RESULTS[attempt.ended]
     else:
         result = "–" if after is None or after.healthy else after.verdict

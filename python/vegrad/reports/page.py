@@ -17,6 +17,7 @@ from vegrad.reports.model_parts import ENDS
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import STYLE
+from vegrad.reports.words import words
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -46,6 +47,7 @@ def page(
         found.append(parts.proof(proof))
     if descents:
         found.append(parts.stories(descents))
+    found.append(words(diagnosis, history, proof))
     content = diagnosis.to_dict() if modules is None else _shortened(diagnosis)
     found += ["</main>", footer(), _data(content)]
     return document(diagnosis.verdict, found)

@@ -35,7 +35,7 @@ def as_said(p: Patient) -> Proposal | Refusal:
     """Do what the first finding asks for; other values along with what else asks for such."""
     edit = _first(p)
     if edit is not None and _stands_alone(p, edit):
-        return Proposal(edit)
+        return Proposal(edit, waits=True)
     proposal = _values(p)
     by_hand = edit is None and p.diagnosis.findings and isinstance(proposal, Refusal)
     return BY_HAND if by_hand else proposal
@@ -48,11 +48,11 @@ def else_said(p: Patient) -> Proposal | Refusal:
 
 
 def said_of_all(p: Patient) -> Proposal | Refusal:
-    """Change all layers of a chain as another than the first finding says it."""
-    edits = (finding.edit for finding in p.diagnosis.findings[1:])
+    """Change all layers of a chain as a finding says it; LSUV, a layer at a time, is surer."""
+    edits = (finding.edit for finding in p.diagnosis.findings)
     edit = next((one for one in edits if one is not None and _is_whole(one)), None)
     if p.chain is None or edit is None:
-        return Refusal("the diagnosis asks for nothing else of all layers")
+        return Refusal("the diagnosis asks for nothing of all layers")
     return Proposal(edit)
 
 
