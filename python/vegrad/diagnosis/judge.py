@@ -13,9 +13,9 @@ from vegrad.diagnosis.rules import normalization, table
 from vegrad.diagnosis.rules.digest import Steps
 from vegrad.diagnosis.rules.graph import enters_higher
 from vegrad.diagnosis.rules.modules import DRIFT
-from vegrad.diagnosis.rules.recorded import run_looked_at
 from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
+from vegrad.diagnosis.rules.seen import run_looked_at
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.cell import Cell
 from vegrad.flow.edits import Redraw, Scale, parts, together

@@ -62,4 +62,4 @@ class Recorded(Protocol):
 
     @property
     def about(self) -> Mapping[str, object]:
-        """What is known beside."""
+        """Anything else that is known."""

@@ -26,9 +26,14 @@ class RunDiagnosis(Diagnosis):
 
     run: Run | None = field(default=None, compare=False)
 
+    @property
+    def head(self) -> str:
+        """The file, the model and what has recorded it, in a line."""
+        return _head(self.config)
+
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return what the run is of, the verdict, findings and advice."""
-        return "\n".join([_head(self.config), "", verdict(self), *remarks(self)])
+        return "\n".join([self.head, "", verdict(self), *remarks(self)])
 
 
 def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()) -> RunDiagnosis:
@@ -58,10 +63,12 @@ def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()
             raise TypeError(f"run must be a Run or the path of one, not {type(run).__name__}")
         run = read_run(run)
     if not run.steps:
-        raise ValueError(f"{_named(run.about)} has no step yet: there is nothing to judge")
+        raise ValueError(f"{_named(run.about)}: it has no step yet: there is nothing to judge")
+    if not any(np.isfinite(c).any() for c in (run.loss, run.gradient_norm)) and not run.nonfinite:
+        raise ValueError(f"{_named(run.about)}: it has neither losses nor norms of gradients")
     reading = Reading(
         vocabulary=Vocabulary(),
-        about={**run.about, "chain": list(run.modules)},
+        about=run.about,
         gradients=_chain(run),
         watched=Watched(recorded=run),
     )

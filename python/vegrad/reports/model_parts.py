@@ -27,7 +27,9 @@ def parts_of(shown: ShownModules, ends: int) -> dict[str, str]:
     """Return what is shown of the modules themselves, by what to call it."""
     in_time = tables.through_time(shown.through_time)
     return {
-        "the gradient by module": f"<h2>The modules</h2>{charts.modules(shown.rows, shown.dtype)}",
+        "the gradient by module": f"<h2>The modules</h2>{charts.modules(shown.rows, shown.dtype)}"
+        if shown.rows
+        else "",
         "the modules": tables.modules(shown.rows, ends) if shown.rows else "",
         "the flow through time": f"<h2>Through time</h2>{in_time}" if in_time else "",
         "the notes": notes(shown.notes),

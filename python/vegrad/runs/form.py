@@ -6,12 +6,13 @@
     {"sizes": 0, "log2": [-1.5, -0.7]}
     {"validated": 0, "loss": 2.4}
     {"order": [1, 0]}
+    {"about": {"settings": {…}}}
     {"finding": {…}}
     {"spike": {…}}
 
-"order" has the places of the modules as they ran. "from" begins a stretch: what stands above it of
-this step and later ones is superseded. A number that is not known is left out. NaN is null, and
-infinities are "inf" and "-inf".
+"order" has the places of the modules as they ran; "about" adds to that of the header. "from"
+begins a stretch: what stands above it of this step and later ones is superseded. A number that is
+not known is left out. NaN is null, and infinities are "inf" and "-inf".
 
 The file stays bounded. Of the first 2²⁰ steps each has a line; then every second one up to step
 2²¹, every fourth up to 2²², and so on. Sizes of modules are written at the first 64 steps, then at

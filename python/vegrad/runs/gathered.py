@@ -60,7 +60,7 @@ class Gathered:
         if len(self._numbers) and step <= self._numbers[-WIDTH]:
             self.truncate(step)
         wanted = self.wants
-        self.seen += 1
+        self.seen = max(self.seen, 0) + 1
         for name, value in known.items():
             if not isfinite(value):
                 self.nonfinite.setdefault(name, step)
@@ -96,7 +96,9 @@ class Gathered:
     def truncate(self, step: float) -> None:
         """Forget a step and those after it: a training has gone on from there."""
         steps = self._numbers[::WIDTH]
-        del self._numbers[bisect_left(steps, step) * WIDTH :]
+        kept = bisect_left(steps, step)
+        self.seen -= (len(steps) - kept) * self.stride
+        del self._numbers[kept * WIDTH :]
         place = bisect_left(self._places, step)
         del self._places[place:]
         del self._sizes[place * len(self.modules) :]

@@ -138,6 +138,15 @@ class RunLog:
             content = json.dumps(list(map(size, log2)), separators=(",", ":"))
             self._write(f'{{"sizes":{step},"log2":{content}}}')
 
+    def more_about(self, about: Mapping[str, object]) -> None:
+        """Write what became known of the run after its beginning."""
+        if about:
+            self._write(json.dumps({"about": dict(about)}, ensure_ascii=False, allow_nan=False))
+
+    def order(self, places: Sequence[int]) -> None:
+        """Write the places of the modules in the order in which they ran."""
+        self._write(json.dumps({"order": list(places)}))
+
     def note(self, one: Noted) -> None:
         """Write a finding."""
         self._write(json.dumps({"finding": to_plain(one)}, ensure_ascii=False, allow_nan=False))
@@ -160,6 +169,10 @@ class RunLog:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def __del__(self) -> None:
+        if "_file" in self.__dict__:
+            self.close()
 
     def _write(self, line: str) -> None:
         """Append a line; the first that cannot be written is warned of, and is the last."""

@@ -108,6 +108,8 @@ class LogReader:
             gathered.validated(_step(content["validated"]), as_number(content["loss"]))
         elif "from" in content:
             gathered.truncate(_step(content["from"]))
+        elif "about" in content:
+            gathered.about |= cleaned(content["about"])
         elif "order" in content:
             self._order = list(map(int, content["order"]))
         elif "finding" in content:

@@ -20,6 +20,7 @@ from vegrad.runs.trainer_state import LARGEST, of_trainer_state, parsed
 
 PIECE = 1 << 20
 EVENTS = "events.out.tfevents.*"
+POINTER = b"version https://git-lfs"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KINDS = (
     "a log of vegrad, a Trainer's trainer_state.json, a metrics.csv of Lightning, an event file of "
@@ -123,4 +124,6 @@ def _read(files: list[BinaryIO]) -> Run:
             return of_metrics(line.decode(errors="replace") for line in files[0])
     if not first:
         raise ValueError("it is empty")
+    if first.startswith(POINTER):
+        raise ValueError("it is only a pointer of Git LFS: `git lfs pull` gets the file")
     raise ValueError(f"it must be {KINDS}")

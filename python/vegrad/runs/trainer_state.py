@@ -33,10 +33,13 @@ def of_trainer_state(content: Mapping[str, Json]) -> Run:
 
 
 def _numbers(entries: list[Json]) -> Iterator[tuple[str, float, float]]:
+    numbered = any(isinstance(entry, dict) and "step" in entry for entry in entries)
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict):
             continue
         step = number(entry.get("step"))
+        if step is None and numbered:
+            continue  # of a prediction
         for name, value in entry.items():
             size = number(value)
             # The last entry's train_loss is the mean of all steps.

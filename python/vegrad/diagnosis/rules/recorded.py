@@ -8,8 +8,6 @@ and of a training by reward, whose loss says nothing of its success, it is not j
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from math import inf, log10, nan, sqrt
 
 import numpy as np
@@ -18,20 +16,19 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.course import grown
 from vegrad.diagnosis.rules.loop import CUT
 from vegrad.diagnosis.rules.rule import Rule
+from vegrad.diagnosis.rules.seen import FEW, SOME, Seen
 from vegrad.flow.course import Course
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
-from vegrad.flow.recorded import Recorded
 from vegrad.flow.site import Site
-from vegrad.flow.wording import listed
 
-FEW, SOME, MANY = 5, 20, 40  # losses to judge a level by, a rise, a standstill
-PARTS = 10  # of a training, whose levels are compared
+MANY = 40  # losses to judge a standstill by
 ROSE, BACK = (
     1.5,
     2.2,
 )  # times its first level, and its lowest: healthy trainings come to 1.2 and 1.9
 HIGH = 0.5  # of its first level: where a loss that rose from its lowest must be
+FLUNG = 10.0  # times its first value: a level that no good training comes to
 OUT = 1.2  # times the highest of nine in ten about its lowest: what is no scatter
 GREW = 3.0  # times the gradients' norm: what long steps do to it
 FLAT = 0.01  # of the loss: a change that is none
@@ -41,66 +38,14 @@ GONE = 4.0
 LEFT = 0.1  # of the first loss: below it little is left to learn
 REST = 0.1  # share of the steps at a learning rate of 0
 
+LOOK = "see what comes to the layers: vegrad.torch.Monitor, or vegrad.torch.diagnose"
+RATE = "; if that is well, try a larger learning rate than {rate:.3g}."
 OPTIMIZER, LOSS, MODEL = Site("optimizer"), Site("loss"), Site("model")
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Figures of a run, each worked out once."""
-
-    run: Recorded
-
-    @cached_property
-    def known(self) -> np.ndarray:
-        """The places of losses that are finite."""
-        return np.flatnonzero(np.isfinite(self.run.loss))
-
-    @cached_property
-    def losses(self) -> FloatArray:
-        """Losses that are finite, in their order."""
-        return np.asarray(self.run.loss[self.known], np.float64)
-
-    @property
-    def means_success(self) -> bool:
-        """True if a lower loss is a better one."""
-        return len(self.losses) > 0 and not self.run.about.get("rewarded") and self.losses.min() > 0
-
-    @cached_property
-    def parts(self) -> list[FloatArray]:
-        """Losses by parts of the training."""
-        return np.array_split(self.losses, PARTS)
-
-    @cached_property
-    def levels(self) -> list[float]:
-        """The median of each."""
-        return [float(np.median(one)) for one in self.parts if len(one)]
-
-    @property
-    def first(self) -> float:
-        """The loss that it began with."""
-        return float(np.median(self.losses[:FEW])) if len(self.losses) else nan
-
-    @cached_property
-    def norms(self) -> FloatArray:
-        """Norms of the gradients that are finite, in their order."""
-        return np.asarray(self.run.gradient_norm[np.isfinite(self.run.gradient_norm)], np.float64)
-
-    def norm_growth(self) -> float:
-        """Return how many times the usual norm the last ones are; nan if it is not known."""
-        if len(self.norms) < SOME:
-            return nan
-        usual, late = np.median(self.norms), np.median(self.norms[-FEW:])
-        return float(late / usual) if usual > 0 else nan
-
-    def rates(self) -> tuple[float, float]:
-        """Return the largest learning rate and the last; nan if none is known."""
-        rates = self.run.learning_rate[np.isfinite(self.run.learning_rate)]
-        return (float(rates.max()), float(rates[-1])) if len(rates) else (nan, nan)
-
-
-def _seen(reading: Reading) -> _Seen | None:
+def _seen(reading: Reading) -> Seen | None:
     watched = reading.watched
-    return None if watched is None or watched.recorded is None else _Seen(watched.recorded)
+    return None if watched is None or watched.recorded is None else Seen(watched.recorded)
 
 
 def _finding(
@@ -110,15 +55,15 @@ def _finding(
     advises: str,
     evidence: dict[str, float],
     cause: str = "",
+    site: Site = OPTIMIZER,
     kind: str = "",
-    *sites: Site,
 ) -> Finding:
     return Finding(
         kind=kind or rule.kind,
         severity=severity,
         rule=rule.name,
         cause=cause,
-        sites=sites or (OPTIMIZER,),
+        sites=(site,),
         says=says,
         advises=advises,
         evidence={name: value for name, value in evidence.items() if value == value},
@@ -164,20 +109,18 @@ def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
         "look for the first operation that makes a NaN (vegrad.torch.Monitor names it); in "
         "float16, use bfloat16 or a scaler of the loss.",
         {"step": float(begin), "count": count, "loss": float(seen.losses[-1])},
-        "",
-        "",
-        MODEL,
+        site=MODEL,
     )
 
 
-def _lost(seen: _Seen, rule: Rule, step: float) -> Finding:
+def _lost(seen: Seen, rule: Rule, step: float) -> Finding:
     """Return the finding of a loss that is no number."""
     run = seen.run
     again = bool((run.step[seen.known] > step).any())
     if again:
         says = "the loss was not finite at step {step:.0f}, and was again later"
         advises = "look at that batch, and for an operation that overflows on it."
-        return _finding(rule, "warning", says, advises, {"step": step}, "", "", LOSS)
+        return _finding(rule, "warning", says, advises, {"step": step}, site=LOSS)
     end = int(np.searchsorted(run.step, step))
     empty = np.empty((end, 0))
     course = Course(
@@ -196,7 +139,7 @@ def _lost(seen: _Seen, rule: Rule, step: float) -> Finding:
         says = "the loss is not finite from step {step:.0f} on"
         says += ", where it was {last:.3g} before" if len(seen.losses) else ""
         advises = "look for the first operation that makes a NaN: vegrad.torch.Monitor names it."
-        return _finding(rule, "critical", says, advises, evidence, "", "", LOSS)
+        return _finding(rule, "critical", says, advises, evidence, site=LOSS)
     return _finding(
         rule,
         "critical",
@@ -226,22 +169,27 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     calm = float(np.quantile(windows[place], 0.9)) * OUT
     floor = float(np.quantile(seen.losses[-width:], 0.25))
     above = late >= ROSE * seen.first and floor > seen.losses[:width].max()
+    begin, highest = float(seen.losses[0]), float(middles.max())
+    thrown = highest >= FLUNG * begin > 0 and late >= (1 - LEFT) * begin
     back = late >= BACK * lowest and late >= HIGH * seen.first and floor > calm
-    if not (above or back):
+    if not (above or back or thrown):
         return
     growth, rate = seen.norm_growth(), seen.rates()[0]
-    long = growth >= GREW
+    long = growth >= GREW or thrown
     yield _finding(
         rule,
         "critical",
-        "the loss began at {first:.3g}, was as low as {lowest:.3g} and is at {late:.3g}"
-        + (", and the gradients' norm is {growth:.2g} times its usual" if long else ""),
+        "the loss began at {first:.3g}, was as "
+        + ("high as {highest:.3g}" if thrown else "low as {lowest:.3g}")
+        + " and is at {late:.3g}"
+        + (", and the gradients' norm is {growth:.2g} times its usual" if growth >= GREW else ""),
         "lower the learning rate" + (" from {rate:.3g}" if rate > 0 else "") + ", at first "
         "tenfold, or let it rise over the first steps, and clip the gradients"
         + ("." if long else "; if other data came in at that step, look at them first."),
         {
-            "first": seen.first,
+            "first": begin if thrown else seen.first,
             "lowest": lowest,
+            "highest": highest,
             "late": late,
             "growth": growth,
             "rate": rate,
@@ -276,9 +224,8 @@ def _blown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
             "last": seen.levels[-1],
             "decades": decades,
         },
-        "",
-        "exploding" if decades > 0 else "vanishing",
-        MODEL,
+        site=MODEL,
+        kind="exploding" if decades > 0 else "vanishing",
     )
 
 
@@ -301,9 +248,7 @@ def _no_gradient(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> It
         "learned any more",
         "see where they stop: vegrad.torch.Monitor, or vegrad.torch.diagnose.",
         {"count": float(zeros)},
-        "",
-        "",
-        MODEL,
+        site=MODEL,
     )
 
 
@@ -352,13 +297,7 @@ def _stalled(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
         "the loss has not fallen: it was {first:.4g} at first and is {last:.4g}, after "
         "{steps:.0f} steps"
         + (", and the clip leaves {left:.2g} of the gradients" if clipped else ""),
-        ("raise the clip's limit." if clipped else "see what comes to the layers: ")
-        + ("" if clipped else "vegrad.torch.Monitor, or vegrad.torch.diagnose; if that is ")
-        + (
-            ""
-            if clipped
-            else "well, try a larger learning rate" + (" than {rate:.3g}." if rate > 0 else ".")
-        ),
+        "raise the clip's limit." if clipped else LOOK + (RATE if rate > 0 else "."),
         {
             "first": seen.levels[0],
             "last": seen.levels[-1],
@@ -383,35 +322,6 @@ def _slope(values: FloatArray) -> float:
     return slope / error if error > 0 else (0.0 if slope == 0 else inf * slope)
 
 
-# What was looked at -----------------------------------------------------------------------------
-
-TITLES = {
-    "loss": "the loss",
-    "gradient_norm": "the gradients' norm",
-    "clipped_norm": "its clip",
-    "learning_rate": "the learning rate",
-}
-
-
-def run_looked_at(run: Recorded) -> str:
-    """Say what of a run was looked at, and how it went."""
-    seen, columns = _Seen(run), {name: np.isfinite(getattr(run, name)) for name in TITLES}
-    looked = [title for name, title in TITLES.items() if columns[name].any()]
-    missing = [title for name, title in TITLES.items() if not columns[name].any()]
-    losses, words = seen.losses, ""
-    if len(losses):
-        last = float(np.median(losses[-FEW:]))
-        words = f": the loss went from {seen.first:.4g} to {last:.4g}"
-        if not seen.means_success:
-            words += ", which is not judged, as it need not fall"
-        elif len(losses) < SOME:
-            words += f", too few entries ({len(losses)}) to judge its course by"
-    said = f"of {len(run.step)} steps that were logged, {listed(looked)} "
-    said += "were" if len(looked) > 1 else "was"
-    said += f" looked at{words}"
-    return said + (f"; not recorded: {', '.join(missing)}" if missing else "")
-
-
 # The table --------------------------------------------------------------------------------------
 
 NOTED = Rule(
@@ -431,8 +341,7 @@ NONFINITE = Rule(
     critical=FEW,
     measured="a loss that was logged as NaN or infinity; logged steps on end whose gradients' norm "
     "is not finite",
-    reason="A scaler of the loss makes single steps infinite, and more than a few at the start "
-    "only if something is wrong.",
+    reason="A scaler of the loss makes a few steps infinite, and never all of the last.",
     source="PyTorch, GradScaler: 2^16 is halved until it fits",
     find=_nonfinite,
 )

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from math import nan
+from os import PathLike
 
 from torch import Tensor
 from torch.nn import Module
@@ -35,6 +36,7 @@ from vegrad.runs.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.flush import flush_gain
+from vegrad.torch.monitor.journal import Journal
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.run import run_of
@@ -60,6 +62,10 @@ class Monitor(StepHooks):
             step; "raise" raises a `FindingError` out of the optimizer's step, which is not taken;
             "stop" sets `stopped`, on which the callbacks end the training; None is silent.
         ignore: causes that nothing is said about, such as ("learning-rate-low",).
+        log: a file that gets a line a step, for `vegrad watch` and `vegrad.read_run`; one that is
+            there is gone on with. Each process needs one of its own.
+        first_step: number of the first step, of a training that goes on; what the log has of it
+            and of later ones is superseded.
 
     A step ends when the optimizer is about to take it, so that accumulated gradients are read once;
     without an optimizer, call `step()`. Gradients are read as they are then, after any clipping in
@@ -83,6 +89,8 @@ class Monitor(StepHooks):
         keep: int = 10_000,
         on_finding: OnFinding = "warn",
         ignore: Iterable[str] = (),
+        log: str | PathLike[str] | None = None,
+        first_step: int = 0,
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
@@ -98,6 +106,9 @@ class Monitor(StepHooks):
         self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
         self._batch: object = None
         self._due = False
+        self.steps = as_count("first_step", first_step)
+        self._begin()
+        self._journal = Journal(self, log, self.steps)
 
     def __repr__(self) -> str:
         modules = count_of(len(self.modules), "module")
@@ -125,6 +136,7 @@ class Monitor(StepHooks):
         """Take all hooks off the model; the records stay."""
         super().remove()
         self._looks.remove()
+        self._journal.close()
 
     def step(self, loss: float | Tensor | None = None, *, batch: object = None) -> None:
         """Give the loss and the batch of a step; without an optimizer, also end the step.
@@ -144,6 +156,7 @@ class Monitor(StepHooks):
             if loss is None and self._ender() is not None:
                 return
         super().step(loss)
+        self._journal.given(self)
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step, and judge the training if it is time."""
@@ -156,6 +169,7 @@ class Monitor(StepHooks):
         loss, norm = self.history.last_sizes
         spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
         self._due = self._alarms.due(loss, norm) or spike
+        self._journal.ended(self, self._spikes if spike else None, self._ender() is None)
         if self._due and self._ender() is None:
             self._judge()
         elif self._due and step < BEGINS:  # a first step may leave nothing of the model
@@ -165,19 +179,21 @@ class Monitor(StepHooks):
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
         self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
-        if len(self.history) and (sample := self.updates.fresh()) is not None:
+        sample = self.updates.fresh() if len(self.history) else None
+        if sample is not None:
             self._spikes.set_update(sample.step, sample.ratio)
             self.track.updated(sample.step, sample.middle)
             loss, _ = self.history.last_sizes
             if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
                 self._due = True
+        self._journal.stepped(self, self.track, sample)
         if self._due:
             self._judge()
 
     def _judge(self) -> None:
         self._due = False
         found = self._again.report(self, self.flush_gain, self._looks).findings
-        self._alarms.tell(self._alarms.kept(found), self.history.last_step)
+        self._journal.tell(self._alarms, self._alarms.kept(found), self.history.last_step)
 
     def scalars(self, all: bool = False) -> dict[str, float]:
         """Return the last step as a flat dictionary for a logger; empty before the first step.
@@ -186,6 +202,8 @@ class Monitor(StepHooks):
             all: also the numbers of each parameter and module, by name.
         """
         counts = {"spikes": float(len(self.spikes)), "findings": float(len(self.findings))}
+        if len(self.history):
+            counts |= self.track.clip(self.history.last_step, self.history.last_sizes[1])
         return scalars(self, counts, everything=all)
 
     @property

@@ -30,7 +30,7 @@ def run_of(
         "model": monitor.kind,
         "parameters": len(monitor.parameters),
         "source": "vegrad.torch.Monitor",
-        "settings": _settings(monitor, track),
+        "settings": settings_of(monitor, track),
     }
     if not len(every):
         return Run(
@@ -60,9 +60,10 @@ def run_of(
         validation_loss=np.full(len(step), nan),
         modules=modules,
         gradient_log2=sizes,
-        floor_log2=_floor(monitor),
+        floor_log2=floor_of(monitor),
         noted=tuple(noted),
         spikes=tuple(spikes),
+        nonfinite=_nonfinite(step, loss, norm),
         about=about,
     )
 
@@ -71,7 +72,7 @@ def _by_module(monitor: StepHooks, norms: FloatArray) -> tuple[tuple[str, ...], 
     """Return the modules that have got a gradient, in run order, and its norm, (S, M)."""
     places = {name: place for place, name in enumerate(monitor.parameters)}
     names, found = [], []
-    for one in _by_depth(monitor.run_order, monitor.ran):
+    for one in by_depth(monitor.run_order, monitor.ran):
         own = [places[name] for name in monitor.own[one] if name in places]
         known = norms[:, own]
         there = ~np.isnan(known).all(axis=1)
@@ -82,7 +83,7 @@ def _by_module(monitor: StepHooks, norms: FloatArray) -> tuple[tuple[str, ...], 
     return tuple(names), np.array(found, np.float64).reshape(len(found), len(norms)).T
 
 
-def _by_depth(order: Sequence[int], ran: int) -> list[int]:
+def by_depth(order: Sequence[int], ran: int) -> list[int]:
     """Return the places of modules by depth: each that was never run follows the one before it.
 
     Such are parts of a module that uses their weights itself.
@@ -93,13 +94,23 @@ def _by_depth(order: Sequence[int], ran: int) -> list[int]:
     return found
 
 
-def _floor(monitor: StepHooks) -> float:
+def _nonfinite(step: FloatArray, loss: FloatArray, norm: FloatArray) -> dict[str, float]:
+    """Return the first step at which a number was NaN or infinite, by its column's name.
+
+    A loss that is nan may be one that nobody has given, unless the gradients are not finite either.
+    """
+    wrong = ~np.isfinite(norm)
+    columns = {"loss": (wrong & np.isnan(loss)) | np.isinf(loss), "gradient_norm": wrong}
+    return {name: float(step[there][0]) for name, there in columns.items() if there.any()}
+
+
+def floor_of(monitor: StepHooks) -> float:
     """Return log2 of the smallest normal number of the parameters' dtypes, the largest of them."""
     dtypes = {one.dtype for one in monitor._params if one.is_floating_point()}
     return max((log2(torch.finfo(one).smallest_normal) for one in dtypes), default=-inf)
 
 
-def _settings(monitor: StepHooks, track: Track) -> dict[str, object]:
+def settings_of(monitor: StepHooks, track: Track) -> dict[str, object]:
     """Return the settings of a model's optimizers and of its clip, as plain JSON types."""
     found: dict[str, object] = {}
     for place, settings in enumerate(track.settings):
