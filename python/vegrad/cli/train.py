@@ -53,7 +53,6 @@ from vegrad.flow.finding import Finding
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
 from vegrad.optim import Optimizer
-from vegrad.reports.values import count_of
 
 STOPS = ("warning", "critical")
 Figures = dict[str, float | None]
@@ -358,8 +357,7 @@ def _print(figures: Figures, files: dict[str, str], clip: object) -> None:
     f = figures
     if f["epochs"]:
         speed = f", {f['rows_per_second']:,.0f} rows/s" if f["rows_per_second"] else ""
-        length = f"{count_of(f['epochs'], 'epoch')}, {count_of(f['steps'], 'step')}"
-        print(f"{length}; {f['seconds']:.2f} s{speed}")
+        print(f"{f['epochs']} epochs, {f['steps']} steps; {f['seconds']:.2f} s{speed}")
         loss = "not finite" if f["loss"] is None else f"{f['loss']:.4g}"
         print(f"loss {loss}, mean of the last epoch")
     if f["validation_loss"] is not None:
