@@ -28,7 +28,7 @@ def cure(*arguments: str) -> int:
 def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert cure(*SICK, "--patch", "patch.py", "--save", "net.safetensors") == 0
     text = capsys.readouterr().out
-    assert "cured: vanishing → healthy: scale each layer" in text
+    assert "cured: vanishing → healthy: multiply the weights of every layer" in text
     assert "proof: " in text
     network = MLP.load("net.safetensors")
     assert network.config["sizes"] == [13, *[16] * 19, 3]
