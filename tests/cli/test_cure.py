@@ -32,7 +32,7 @@ def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert "proof: " in text
     network = MLP.load("net.safetensors")
     assert network.config["sizes"] == [13, *[16] * 19, 3]
-    assert "vegrad.lsuv_(network" in Path("patch.py").read_text(encoding="utf-8")
+    assert "network.parameters[name][...] *= " in Path("patch.py").read_text(encoding="utf-8")
     assert {path.name for path in Path().iterdir()} == {"patch.py", "net.safetensors"}
 
 
