@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import starmap
 from math import isfinite
 from os import PathLike
 from typing import Any, Self, cast
@@ -30,6 +32,7 @@ from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.text import brief, text
 from vegrad.reports.time_picture import plot
 from vegrad.theory.expected import ExpectedFlow
+from vegrad.theory.recurrence import ExpectedRecurrence
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,9 @@ class Diagnosis:
 
     `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
     are None where nothing was run because the data are not finite, or because only gradients or a
-    history were given; a recurrent network has no trend. `expected` is what theory expects of a
-    chain of layers at initialization (None where it has no say, and of recurrent networks, of which
-    `vegrad.theory.expected_recurrence` works it out). `underflowed` and `overflowed` are the layers
-    whose weight gradient the network's dtype lost (to 0 or inf) although the flow knows its size.
+    history were given; a recurrent network has no trend. `underflowed` and `overflowed` are the
+    layers whose weight gradient the network's dtype lost (to 0 or inf) although the flow knows its
+    size. `expected_flow` is what theory expects of a chain of layers at initialization.
     `measurement` has the gradients that `diagnose_gradients` was given.
     """
 
@@ -56,7 +58,7 @@ class Diagnosis:
     trend: Trend | None = None
     underflowed: tuple[int, ...] = ()
     overflowed: tuple[int, ...] = ()
-    expected: ExpectedFlow | None = None
+    expected_flow: ExpectedFlow | None = None
     measurement: Measurement | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Causes that were left out, as asked, and how many findings of each there had been."""
@@ -76,26 +78,7 @@ class Diagnosis:
         **more: Any,
     ) -> Self:
         """Judge a reading."""
-        findings = judge(reading, history)
-        numbers = isfinite(reading.loss or 0.0)
-        numbers &= all(one.nonfinite is None for one in reading.parameters.values())
-        if findings and numbers and reading.chain is not None and reading.chain.draw is not None:
-            reading = _drawn(reading, reading.chain)
-            findings = judge(reading, history)
-        chain, trend = reading.chain, trend_of(reading)
-        return cls(
-            findings,
-            looked_at(reading, trend),
-            reading.about,
-            loss=reading.loss,
-            trend=trend,
-            measurement=None if reading.gradients is None else reading.gradients.measurement,
-            # Not what would keep the network alive.
-            reading=replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
-            further=0 if reading.what_if is None else reading.what_if.passes,
-            subject_of=subject_of,
-            **({"flow": reading.time_flow} | _of_chain(chain) | more),
-        )
+        return cls(**_judged(reading, history) | more, subject_of=subject_of)
 
     def ignoring(self, causes: Collection[str]) -> Self:
         """Return the diagnosis without findings of these causes.
@@ -106,6 +89,17 @@ class Diagnosis:
         counts = Counter(finding.cause for finding in self.findings)
         ignored = {**self.ignored, **{name: counts[name] for name in as_ignored(causes)}}
         return replace(self, findings=without(self.findings, ignored), ignored=ignored)
+
+    @cached_property
+    def expected(self) -> ExpectedFlow | tuple[ExpectedRecurrence, ...] | None:
+        """The flow that theory expects; None where it has no say.
+
+        Of a chain of layers at initialization. Of recurrent cells, each by itself (without what
+        comes down from a layer above), with weights as large as its own that are drawn anew; this
+        is worked out when it is first asked for and may take as long as the diagnosis.
+        """
+        cells = () if self.reading is None else self.reading.cells
+        return self.expected_flow or tuple(cell.anew for cell in cells) or None
 
     @property
     def layer_flow(self) -> Flow | None:
@@ -120,11 +114,8 @@ class Diagnosis:
     @property
     def left_out(self) -> str:
         """The causes that were left out, as a clause; "" if none was."""
-        names = [
-            f"{name} ({count} finding{'s' * (count > 1)})" if count else name
-            for name, count in self.ignored.items()
-        ]
-        return f"left out, as asked: {', '.join(names)}" if names else ""
+        names = ", ".join(starmap(_counted, self.ignored.items()))
+        return f"left out, as asked: {names}" if names else ""
 
     @property
     def verdict(self) -> str:
@@ -244,10 +235,34 @@ class Diagnosis:
         return _as_dict(self)
 
 
-def _of_chain(chain: Chain | None) -> dict[str, Any]:
-    """Return what a diagnosis has where the layers are a chain."""
-    names = ("flow", "underflowed", "overflowed", "expected")
-    return {} if chain is None else {name: getattr(chain, name) for name in names}
+def _counted(cause: str, count: int) -> str:
+    return f"{cause} ({count} finding{'s' * (count > 1)})" if count else cause
+
+
+def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
+    """Return what a diagnosis has of a reading."""
+    findings = judge(reading, history)
+    numbers = isfinite(reading.loss or 0.0)
+    numbers &= all(one.nonfinite is None for one in reading.parameters.values())
+    if findings and numbers and reading.chain is not None and reading.chain.draw is not None:
+        reading = _drawn(reading, reading.chain)
+        findings = judge(reading, history)
+    chain, trend = reading.chain, trend_of(reading)
+    return {
+        "findings": findings,
+        "looked_at": looked_at(reading, trend),
+        "config": reading.about,
+        "loss": reading.loss,
+        "trend": trend,
+        "measurement": None if reading.gradients is None else reading.gradients.measurement,
+        # Not what would keep the network alive.
+        "reading": replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
+        "further": 0 if reading.what_if is None else reading.what_if.passes,
+        "underflowed": () if chain is None else chain.underflowed,
+        "overflowed": () if chain is None else chain.overflowed,
+        "flow": reading.time_flow if chain is None else chain.flow,
+        "expected_flow": None if chain is None else chain.expected,
+    }
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:
@@ -279,7 +294,7 @@ def _as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
     content["findings"] = [finding.to_dict() for finding in diagnosis.findings]
     content["trend"] = diagnosis.trend and vars(diagnosis.trend)
     content["flow"] = diagnosis.flow and diagnosis.flow.to_dict()
-    expected, layers = diagnosis.expected, diagnosis.layer_flow
+    expected, layers = diagnosis.expected_flow, diagnosis.layer_flow
     content["expected"] = expected and {n: v.tolist() for n, v in vars(expected).items()}
     if expected is not None and layers is not None:
         content["expected"]["deviations"] = expected.deviations(layers).tolist()

@@ -17,6 +17,7 @@ from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
 from vegrad.reports import descent, notebook
 from vegrad.reports.picture import Figure, plot_history
+from vegrad.reports.values import count_of
 
 STEPS = (
     "loss",
@@ -123,7 +124,8 @@ class History:
     def __repr__(self) -> str:
         losses = self.epoch_loss
         way = f": loss {losses[0]:.4g} → {losses[-1]:.4g}" if len(losses) else ""
-        return f"<History of {self.epochs} epochs, {self.steps} steps{way}>"
+        length = f"{count_of(self.epochs, 'epoch')}, {count_of(self.steps, 'step')}"
+        return f"<History of {length}{way}>"
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *STEPS, *EPOCHS, *LAYERS]

@@ -11,7 +11,7 @@ tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import log2, nan, prod
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.flow.cell import Cell
 from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Undefined
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
@@ -222,61 +223,6 @@ class Branch:
     """log2 of f(x) less its mean: of what it makes of x, biases left out."""
     below: tuple[str, ...] = ()
     """Names of the parameters that made x, since the last sum."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The part of a recurrent parameter that belongs to one gate."""
-
-    parameter: str
-    part: str
-    """ih, hh, b_ih, b_hh or hr."""
-    gate: str
-    """"" of a cell without gates."""
-    rows: tuple[int, int]
-    rms: float
-
-
-class Cell(Protocol):
-    """One layer and direction of a recurrent module, with a what-if for its parameters."""
-
-    module: str
-    mode: str
-    sizes: FloatArray
-    """log2 of the gradient's size, (steps back, sets): its own weights, then those drawn anew."""
-    flat: FloatArray
-    """Share of its gates' elements, over all steps, that are saturated; of the same sets."""
-    parts: FloatArray
-    """What carry and matrix pass on of the gradient, a step (2, sets)."""
-    length: int
-    """The steps of a sequence, of which `sizes` may have the last ones only."""
-
-    @property
-    def expected(self) -> FloatArray:
-        """Carry and matrix as theory expects them of the gates' means (2, sets)."""
-
-    @property
-    def backwards(self) -> bool:
-        """True if it reads sequences from their end."""
-
-    @property
-    def label(self) -> str:
-        """How it is called in words: the module, its layer and direction."""
-
-    @property
-    def bound(self) -> float:
-        """The bound of weights and biases drawn anew, which are uniform within ± it."""
-
-    @property
-    def input_rms(self) -> float:
-        """Root mean square of what goes in."""
-
-    @property
-    def gates(self) -> tuple[Gate, ...]:
-        """The sizes of its parameters, gate by gate."""
-
-    def if_changed(self, trials: Sequence[Sequence[Edit]]) -> tuple[FloatArray, FloatArray]:
-        """Return sizes (steps back, trials) and shares that are flat, had these been done."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from vegrad.reports.module_text import module_places
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import STYLE
+from vegrad.reports.words import words
 
 ELEMENT = "vegrad-diagnosis"  # of a page, that has the numbers for programs
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -48,6 +49,7 @@ def page(
         found.append(parts.proof(proof))
     if descents:
         found.append(parts.stories(descents))
+    found.append(words(diagnosis, history, proof))
     content = diagnosis.to_dict() if modules is None else _shortened(diagnosis)
     found += ["</main>", footer(), embedded(content)]
     return document(diagnosis.verdict, found)

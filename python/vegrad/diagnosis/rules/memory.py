@@ -23,9 +23,10 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.recurrent import FLOOR, LOST, parted
 from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.cell import Cell
 from vegrad.flow.edits import Edit, Scale, Shift, together
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Cell, Reading
+from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE, exp2
 from vegrad.theory.cells import CARRY

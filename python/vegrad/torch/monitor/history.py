@@ -12,6 +12,7 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.reading import Reading
+from vegrad.reports.values import count_of
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ class MonitorHistory:
         return len(self._steps)
 
     def __repr__(self) -> str:
-        return f"<MonitorHistory of {len(self)} steps>"
+        return f"<MonitorHistory of {count_of(len(self), 'step')}>"
 
     def __getitem__(self, place: int) -> Record:
         return _record(*self._steps[place])
