@@ -86,6 +86,7 @@ double dot(const T* gradient, const std::vector<double>& direction) {
 
 // In the files of their names, for the active instruction set.
 void check_activations();
+void check_allocations();
 void check_buffers();
 void check_network();
 void check_recurrent();

@@ -28,8 +28,10 @@ int main() {
   } parts[] = {{"activations", check_activations},
                {"buffers", check_buffers},
                {"network", check_network},
-               {"recurrent", check_recurrent}};
+               {"recurrent", check_recurrent},
+               {"allocations", check_allocations}};
   vegrad::set_num_threads(2);
+  vegrad::set_shares_everything(true);
   for (const vegrad::InstructionSet* set : vegrad::supported_instruction_sets()) {
     vegrad::use_instruction_set(set->name);
     for (const auto& part : parts) {

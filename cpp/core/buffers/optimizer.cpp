@@ -67,9 +67,14 @@ class Blocks {
 
 std::vector<const char*> OptimizerSettings::state_names() const {
   std::vector<const char*> names = all_state_names();
-  if (kind == kSgd && momentum == 0) names.pop_back();
-  if (kind == kAdam && !amsgrad) names.pop_back();
+  names.resize(states());
   return names;
+}
+
+std::size_t OptimizerSettings::states() const {
+  if (kind == kSgd) return momentum != 0;
+  if (kind == kLion) return 1;
+  return amsgrad ? 3 : 2;
 }
 
 std::vector<const char*> OptimizerSettings::all_state_names() const {
@@ -80,7 +85,7 @@ std::vector<const char*> OptimizerSettings::all_state_names() const {
 
 void OptimizerState::make_room(const OptimizerSettings& settings) {
   const std::size_t bytes = std::size_t(count) * (dtype == Dtype::kFloat64 ? 8 : 4);
-  const std::size_t wanted = settings.state_names().size();
+  const std::size_t wanted = settings.states();
   if (memory.size() < wanted && settings.kind == kSgd) steps = 0;
   while (memory.size() < wanted) memory.emplace_back(bytes);
 }
@@ -125,7 +130,7 @@ Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t co
   const Blocks<E> gradient(gradients_[buffer]);
   const OptimizerState& state = **states_[buffer];
   const OptimizerSettings& settings = groups_[group_of_[buffer]].settings;
-  const std::size_t kept = settings.state_names().size();
+  const std::size_t kept = settings.states();
   StepRun<T> run{};
   if constexpr (sizeof(T) == 4)
     run.numbers = &numbers_of_[buffer]->of_float;

@@ -21,6 +21,7 @@ struct OptimizerSettings {
 
   // The names of what is kept of a buffer, in order; and of what could be.
   std::vector<const char*> state_names() const;
+  std::size_t states() const;  // how many
   std::vector<const char*> all_state_names() const;
 };
 

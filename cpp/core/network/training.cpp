@@ -92,9 +92,9 @@ void BeforeStep<T>::remember(const T* parameters, const T* gradients, std::size_
 }
 
 template <class T>
-void BeforeStep<T>::compare(const T* after, const T* gradient, StepRecord& record) const {
+void BeforeStep<T>::compare(const T* after, const T* gradient, StepRecord& record) {
   const std::int64_t n = std::int64_t(parameters_.size()), tasks = (n + kPart - 1) / kPart;
-  std::vector<double> parts(3 * tasks);
+  parts_.resize(3 * tasks);
   parallel_for(int(tasks), int(std::min<std::int64_t>(tasks, num_threads())), [&](int task, int) {
     double lanes[3][kLanes] = {};
     const std::int64_t first = task * kPart, end = std::min(n, first + kPart);
@@ -111,10 +111,10 @@ void BeforeStep<T>::compare(const T* after, const T* gradient, StepRecord& recor
     double sums[3] = {};
     for (int k = 0; k < 3; ++k)
       for (const double sum : lanes[k]) sums[k] += sum;
-    std::copy(sums, sums + 3, parts.data() + 3 * task);
+    std::copy(sums, sums + 3, parts_.data() + 3 * task);
   });
   double sums[3] = {};
-  for (std::size_t i = 0; i < parts.size(); ++i) sums[i % 3] += parts[i];
+  for (std::size_t i = 0; i < parts_.size(); ++i) sums[i % 3] += parts_[i];
   record.slope = sums[0];
   record.slope_after = sums[1];
   record.length = std::sqrt(sums[2]);
@@ -131,6 +131,7 @@ void Trainer::run(const std::int64_t* order, std::int64_t rows, int batch_size, 
     StepRecord record{pass(order + first, count, false), 0, 0, rates[taken], NAN, NAN, NAN, NAN};
     const bool look = gauge.every > 0 && done % gauge.every == gauge.first;
     if (look) remember();
+    records[done].loss = record.loss;  // for a rule of the clip that judges by it
     last = step(record.rate, squares());
     record.norm = last.norm;
     record.coefficient = last.coefficient;

@@ -67,10 +67,11 @@ class BeforeStep {
  public:
   void remember(const T* parameters, const T* gradients, std::size_t size);
   // Slopes along the step and its length.
-  void compare(const T* parameters, const T* gradients, StepRecord& record) const;
+  void compare(const T* parameters, const T* gradients, StepRecord& record);
 
  private:
   std::vector<T> parameters_, gradients_;
+  std::vector<double> parts_;  // the sums of each task
 };
 
 template <class T>

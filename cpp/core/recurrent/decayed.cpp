@@ -24,7 +24,7 @@ class DecayedStep {
   // From the state before to that after.
   void run(DecayedState& state) {
     const DecayedState* const below = l_ > 0 ? &pass_.work.layers[l_ - 1].decayed[row_] : nullptr;
-    const bool from_below = below && below->active;
+    const bool from_below = below && pass_.work.layers[l_ - 1].is_decayed[row_];
     const std::int64_t input_unit = from_below ? below->exponent : 0;
     unit_ = std::max(state.exponent, input_unit);
     const T* const x = l_ == 0 ? pass_.request.x.at(pass_.schedule, row_, t_)
@@ -35,11 +35,12 @@ class DecayedStep {
     if (!from_below) unit_ = held ? std::max<std::int64_t>(state.exponent, 0) : state.exponent;
     in_ = shifted(1, input_unit - unit_);
     of_state_ = shifted(1, state.exponent - unit_);
-    next_.assign(H_, 0.0);
+    state.next_h.resize(H_);
+    state.next_c.resize(pass_.shape.has_c() ? H_ : 0);
     for (int j = 0; j < H_; ++j)
-      next_[j] = unit(j, from_below ? below->h.data() : nullptr, x, I, state);
-    for (int j = 0; j < H_ && pass_.shape.has_c(); ++j) state.c[j] = c_[j];
-    state.h = next_;
+      state.next_h[j] = unit(j, from_below ? below->h.data() : nullptr, x, I, state);
+    state.h.swap(state.next_h);
+    state.c.swap(state.next_c);
     normalize(state);
   }
 
@@ -73,7 +74,7 @@ class DecayedStep {
   }
   double bias(const T* of, int gate, int j) const { return of ? double(of[gate * H_ + j]) : 0.0; }
 
-  double unit(int j, const double* below, const T* x, int I, const DecayedState& state) {
+  double unit(int j, const double* below, const T* x, int I, DecayedState& state) {
     const LayerWeights<const T>& w = pass_.weights[l_];
     const auto both = [&](int g) { return of_input(g, j, below, x, I) + of_state(g, j, state); };
     const auto biases = [&](int g) { return bias(w.bias_ih, g, j) + bias(w.bias_hh, g, j); };
@@ -84,10 +85,11 @@ class DecayedStep {
         return std::max(both(0) + scaled(biases(0)), 0.0);
       case Cell::tanh:
         return bent(both(0) + scaled(biases(0)));
-      case Cell::lstm:
-        if (j == 0) c_.assign(H_, 0.0);
-        c_[j] = gate(1) * state.c[j] * of_state_ + gate(0) * bent(both(2) + scaled(biases(2)));
-        return gate(3) * bent(c_[j]);
+      case Cell::lstm: {
+        double& c = state.next_c[j];
+        c = gate(1) * state.c[j] * of_state_ + gate(0) * bent(both(2) + scaled(biases(2)));
+        return gate(3) * bent(c);
+      }
       case Cell::gru: {
         const double z = gate(1), m = of_state(2, j, state) + scaled(bias(w.bias_hh, 2, j));
         const double n =
@@ -118,7 +120,6 @@ class DecayedStep {
   const int l_, t_, row_, H_;
   std::int64_t unit_ = 0;
   double in_ = 1, of_state_ = 1;
-  std::vector<double> next_, c_;
 };
 
 template <class T>
@@ -126,6 +127,26 @@ void set_from(DecayedState& state, const T* h, const T* c, int H) {
   state.h.assign(h, h + H);
   if (c) state.c.assign(c, c + H);
   state.exponent = 0;
+}
+
+// Σ h² of a row from and to which its h is in range.
+template <class T>
+bool in_range(T squares, int H) {
+  return squares >= T(kSmallest<T> * H) && squares <= T(kLargest<T> * H);
+}
+
+// Whether no row's state is out of range, nor was it a step before.
+template <class T>
+bool nothing_to_follow(TimePass<T>& pass, int l, int t, RowRange rows) {
+  LayerMemory<T>& m = pass.work.layers[l];
+  const T* const squares = m.hidden_squares + pass.place(t);
+  bool found = false;
+  for (int i = rows.begin; i < rows.end; ++i)
+    found |= m.is_decayed[i] | !in_range(squares[i], pass.shape.hidden);
+  if (found) return false;
+  const auto exponents = m.hidden_exponents.begin() + pass.place(t);
+  std::fill(exponents + rows.begin, exponents + rows.end, 0);
+  return true;
 }
 
 template <class T>
@@ -136,17 +157,16 @@ void follow_row(TimePass<T>& pass, int l, int t, int i) {
   T& squares = m.hidden_squares[pass.place(t) + i];
   std::int32_t& exponent = m.hidden_exponents[pass.place(t) + i] = 0;
   DecayedState& state = m.decayed[i];
-  const double measured = double(squares) / H;
-  if (measured >= kSmallest<T> && measured <= kLargest<T>) {
-    state.active = false;
+  if (in_range(squares, H)) {
+    m.is_decayed[i] = false;
     return;
   }
-  if (!state.active)
+  if (!m.is_decayed[i])
     set_from(state, pass.h(l, t - 1) + i * ld, m.c ? pass.c(l, t - 1) + i * ld : nullptr, H);
   DecayedStep<T>(pass, l, t, i).run(state);
   double sum = 0;
   for (const double x : state.h) sum += x * x;
-  state.active = sum != 0;
+  m.is_decayed[i] = sum != 0;
   if (!(sum > 0) || !std::isfinite(sum)) return;
   const int shift = std::ilogb(sum) / 2;
   squares = T(std::ldexp(sum, -2 * shift));
@@ -161,8 +181,10 @@ void follow_row(TimePass<T>& pass, int l, int t, int i) {
 
 template <class T>
 void follow_decayed(TimePass<T>& pass, int t, RowRange rows) {
-  for (int l = 0; l < pass.shape.layers; ++l)
+  for (int l = 0; l < pass.shape.layers; ++l) {
+    if (nothing_to_follow(pass, l, t, rows)) continue;
     for (int i = rows.begin; i < rows.end; ++i) follow_row(pass, l, t, i);
+  }
 }
 
 VEGRAD_FOR_BOTH_TYPES(follow_decayed)

@@ -14,8 +14,12 @@ namespace {
 template <class T>
 class ForwardRows {
  public:
-  ForwardRows(TimePass<T>& pass, RowRange rows)
-      : pass_(pass), shape_(pass.shape), schedule_(pass.schedule), rows_(rows) {}
+  ForwardRows(TimePass<T>& pass, RowRange rows, int thread)
+      : pass_(pass),
+        shape_(pass.shape),
+        schedule_(pass.schedule),
+        rows_(rows),
+        scratch_(pass.work.scratch[thread]) {}
 
   void run(int begin, int end) {
     const bool anew = begin == 0 && !pass_.request.again;
@@ -45,7 +49,7 @@ class ForwardRows {
       const std::ptrdiff_t from = (std::ptrdiff_t(l) * schedule_.rows() + schedule_.row_of(i)) * H;
       set(pass_.h(l, t) + i * ld, pass_.request.h_before, from);
       if (shape_.has_c()) set(pass_.c(l, t) + i * ld, pass_.request.c_before, from);
-      if (pass_.follows()) pass_.work.layers[l].decayed[i].active = false;
+      if (pass_.follows()) pass_.work.layers[l].is_decayed[i] = false;
     }
   }
 
@@ -125,7 +129,7 @@ class ForwardRows {
     for (int t = begin; t < end; ++t) {
       const RowRange there{rows_.begin, rows_.begin + std::max(rows_at(t), 0)};
       if (pass_.follows()) follow_decayed(pass_, t, there);
-      finish_outputs(pass_, t, there);
+      finish_outputs(pass_, begin, t, there, scratch_);
     }
   }
 
@@ -145,6 +149,7 @@ class ForwardRows {
   const RecurrentShape& shape_;
   const Schedule& schedule_;
   const RowRange rows_;
+  ThreadScratch<T>& scratch_;
   int first_ = 0;  // of the chunk
 };
 
@@ -153,9 +158,9 @@ class ForwardRows {
 template <class T>
 void forward_steps(TimePass<T>& pass, int begin, int end) {
   const int groups = row_tasks(pass);
-  parallel_for(groups, pass.threads, [&](int i, int) {
+  parallel_for(groups, pass.threads, [&](int i, int thread) {
     const RowRange rows{pass.schedule.begin_of(i, groups), pass.schedule.begin_of(i + 1, groups)};
-    if (rows.begin < rows.end) ForwardRows<T>(pass, rows).run(begin, end);
+    if (rows.begin < rows.end) ForwardRows<T>(pass, rows, thread).run(begin, end);
   });
 }
 

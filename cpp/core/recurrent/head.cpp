@@ -31,13 +31,13 @@ std::int64_t normalize(const std::vector<ScaledNumber>& numbers, T* out) {
   return exponent;
 }
 
-// V h + b with an exponent, of an h that may be out of range.
+// V h + b with exponents to `output`, of an h that may be out of range.
 template <class T>
-std::vector<ScaledNumber> scaled_output(const TimePass<T>& pass, int row, int t) {
+void make_scaled_output(const TimePass<T>& pass, int row, int t,
+                        std::vector<ScaledNumber>& output) {
   const int top = pass.shape.layers - 1, O = pass.shape.outputs, H = pass.shape.hidden;
   const DecayedState* const state = decayed_state(pass, top, t, row);
   const T* const h = pass.h(top, t) + row * pass.sizes.hidden;
-  std::vector<ScaledNumber> output(O);
   for (int j = 0; j < O; ++j) {
     double sum = 0;
     for (int k = 0; k < H; ++k)
@@ -48,21 +48,20 @@ std::vector<ScaledNumber> scaled_output(const TimePass<T>& pass, int row, int t)
     const std::int64_t unit = bias == 0 ? of_h.exponent : std::max<std::int64_t>(of_h.exponent, 0);
     output[j] = {shifted(of_h.mantissa, of_h.exponent - unit) + shifted(bias, -unit), unit};
   }
-  return output;
 }
 
 // The loss of a row, and its gradient to `out` with the exponent that is returned beside it, both
 // whatever their sizes. False, and nothing is done, if numbers are not finite.
 template <class T>
 bool scaled_loss(const TimePass<T>& pass, int row, int t, LossRow<T> of_row, T* out, double& loss,
-                 std::int32_t& exponent) {
-  std::vector<ScaledNumber> numbers = scaled_output(pass, row, t);
-  std::vector<T> values(numbers.size());
+                 std::int32_t& exponent, ThreadScratch<T>& scratch) {
+  std::vector<ScaledNumber>& numbers = scratch.outputs;
+  make_scaled_output(pass, row, t, numbers);
   for (std::size_t j = 0; j < numbers.size(); ++j)
     if (!std::isfinite(numbers[j].mantissa) || (of_row.values && !std::isfinite(of_row.values[j])))
       return false;
-  of_row.exponent = normalize(numbers, values.data());
-  of_row.h = values.data();
+  of_row.h = scratch.output_mantissas.data();
+  of_row.exponent = normalize(numbers, scratch.output_mantissas.data());
   loss = loss_row<T, T>(pass.shape.loss, of_row, pass.request.loss_scale, nullptr);
   loss_row_scaled(pass.shape.loss, of_row, pass.request.loss_scale, numbers.data());
   exponent =
@@ -70,9 +69,16 @@ bool scaled_loss(const TimePass<T>& pass, int row, int t, LossRow<T> of_row, T* 
   return true;
 }
 
-// A row's output as it stands in memory, to whoever wants it.
+// The outputs of step t, of a chunk that began at `begin`.
 template <class T>
-void finish_output(TimePass<T>& pass, int row, int t, T* out) {
+T* outputs_at(const TimePass<T>& pass, int begin, int t) {
+  const std::ptrdiff_t step = pass.shape.targets_all ? t - begin : 0;
+  return pass.work.outputs + step * pass.schedule.rows() * pass.sizes.output;
+}
+
+// A row's output, to whoever wants it.
+template <class T>
+void finish_output(TimePass<T>& pass, int row, int t, T* out, ThreadScratch<T>& scratch) {
   const TimeRequest<T>& r = pass.request;
   const int top = pass.shape.layers - 1, O = pass.shape.outputs;
   for (int j = 0; j < O; ++j) out[j] += pass.head.bias[j];
@@ -80,10 +86,13 @@ void finish_output(TimePass<T>& pass, int row, int t, T* out) {
   if (!r.values.data && !r.labels.data) return;
   const LossRow<T> of_row{O, out, 0, r.values.data ? r.values.at(pass.schedule, row, t) : nullptr,
                           r.labels.data ? *r.labels.at(pass.schedule, row, t) : 0};
-  double loss = loss_row<T, T>(pass.shape.loss, of_row, r.loss_scale, out);
-  std::int32_t& exponent = pass.work.output_exponents[pass.output_place(t) + row] = 0;
-  if (decayed_state(pass, top, t, row) || !in_range(out, O))
-    scaled_loss(pass, row, t, of_row, out, loss, exponent);
+  const bool back = pass.work.training;
+  T* const gradient = back ? pass.output_gradient(t) + std::ptrdiff_t(row) * O : out;
+  double loss = loss_row<T, T>(pass.shape.loss, of_row, r.loss_scale, gradient);
+  std::int32_t exponent = 0;
+  if (decayed_state(pass, top, t, row) || !in_range(gradient, O))
+    scaled_loss(pass, row, t, of_row, gradient, loss, exponent, scratch);
+  if (back) pass.work.output_exponents[pass.output_place(t) + row] = exponent;
   pass.work.losses[row] += loss;
 }
 
@@ -100,23 +109,24 @@ void multiply_by_head(TimePass<T>& pass, int begin, int end, RowRange rows) {
   const std::ptrdiff_t ld = pass.sizes.hidden, ld_output = pass.sizes.output;
   for_rows_of_steps(pass.schedule, begin, end, rows.begin, rows.end, [&](int t, int n) {
     packed_product(pass.kernels(), n, shape.outputs, shape.hidden, pass.h(top, t) + rows.begin * ld,
-                   ld, pass.work.head, pass.output(t) + rows.begin * ld_output, ld_output);
+                   ld, pass.work.head, outputs_at(pass, begin, t) + rows.begin * ld_output,
+                   ld_output);
   });
 }
 
 template <class T>
-void finish_outputs(TimePass<T>& pass, int t, RowRange rows) {
+void finish_outputs(TimePass<T>& pass, int begin, int t, RowRange rows, ThreadScratch<T>& scratch) {
   if (!pass.on_last(t)) return;
   for (int i = rows.begin; i < rows.end; ++i)
-    finish_output(pass, i, t, pass.output(t) + i * pass.sizes.output);
+    finish_output(pass, i, t, outputs_at(pass, begin, t) + i * pass.sizes.output, scratch);
 }
 
 template <class T>
 void head_backward(const TimePass<T>& pass, int begin, int end, RowRange rows, T* local) {
-  const std::ptrdiff_t ld = pass.ld_local(), ld_output = pass.sizes.output;
+  const std::ptrdiff_t ld = pass.ld_local(), O = pass.shape.outputs;
   for_rows_of_steps(pass.schedule, begin, end, rows.begin, rows.end, [&](int t, int n) {
-    packed_product(pass.kernels(), n, pass.shape.hidden, pass.shape.outputs,
-                   pass.output(t) + rows.begin * ld_output, ld_output, pass.work.head_back,
+    packed_product(pass.kernels(), n, pass.shape.hidden, int(O),
+                   pass.output_gradient(t) + rows.begin * O, O, pass.work.head_back,
                    local + (std::ptrdiff_t(t - begin) * pass.schedule.rows() + rows.begin) * ld,
                    ld);
   });

@@ -5,15 +5,15 @@
 
 namespace vegrad {
 
-// V h of a thread's rows at steps begin … end, where there are outputs.
+// V h of a thread's rows at steps begin … end of a chunk, where there are outputs.
 template <class T>
 void multiply_by_head(TimePass<T>& pass, int begin, int end, RowRange rows);
 
-// Then, step by step, the outputs, to the caller if wanted; with targets their losses are added to
-// those of the rows, and the loss's gradient takes their place, with an exponent where it or h is
-// out of the dtype's range.
+// Then, step by step of the chunk that began at `begin`, the outputs, to the caller if wanted; with
+// targets their losses are added to those of the rows, and on the way to going back the loss's
+// gradient is kept, with an exponent where it or h is out of the dtype's range.
 template <class T>
-void finish_outputs(TimePass<T>& pass, int t, RowRange rows);
+void finish_outputs(TimePass<T>& pass, int begin, int t, RowRange rows, ThreadScratch<T>& scratch);
 
 // The gradient with respect to h of the uppermost layer at steps begin … end, to `local` as steps
 // of B rows; its exponents are those of the outputs.

@@ -68,13 +68,16 @@ template <class T>
 struct ThreadScratch {
   T *scale, *local_scale, *squares;  // of each row
   T *left, *right;                   // operands of a weight gradient, packed
+  // the outputs of a row that is out of range
+  std::vector<ScaledNumber> outputs;
+  std::vector<T> output_mantissas;
 };
 
 // h of a row (and c) is `h` 2^exponent, while it is out of the dtype's range (decayed.hpp).
 struct DecayedState {
-  bool active = false;
   std::int64_t exponent = 0;
   std::vector<double> h, c;
+  std::vector<double> next_h, next_c;  // of a step, while it is made
 };
 
 template <class T>
@@ -93,7 +96,8 @@ struct LayerMemory {
   // If states are followed: Σ h² 4^exponent of each row and step, the exponent 0 while in range
   T* hidden_squares = nullptr;
   std::vector<std::int32_t> hidden_exponents;
-  std::vector<DecayedState> decayed;  // of each row
+  std::vector<std::uint8_t> is_decayed;  // of each row: its state is out of range,
+  std::vector<DecayedState> decayed;     // and is this one
 };
 
 template <class T>
@@ -104,10 +108,11 @@ struct TimeWorkspace {
   Buffer<T> memory;
   std::vector<LayerMemory<T>> layers;
   T *head = nullptr, *head_back = nullptr;     // packed
-  T* output = nullptr;                         // and its gradient, of each row (and step),
+  T* outputs = nullptr;                        // of a chunk of steps (chunk, B, O); and their
+  T* output_gradient = nullptr;                // gradient, of each row (and step), unpadded,
   std::vector<std::int32_t> output_exponents;  // times 2^exponent
   T* local = nullptr;  // (chunk, B, widest): forward x, back the gradient that enters
-  T *edge_ih = nullptr, *edge_hh = nullptr;  // of weight gradients, where they are no whole vectors
+  T *edge_ih = nullptr, *edge_hh = nullptr;  // of weight gradients that are no whole vectors
   std::vector<double> bias_sums;
   std::vector<ThreadScratch<T>> scratch;
   std::vector<double> losses;  // of each row
@@ -152,12 +157,15 @@ struct TimePass {
   std::ptrdiff_t ld_input(int l) const { return l == 0 ? padded<T>(shape.inputs) : sizes.hidden; }
   std::ptrdiff_t ld_local() const { return std::max(sizes.hidden, ld_input(0)); }
   std::int64_t output_place(int t) const { return shape.targets_all ? place(t) : 0; }
-  T* output(int t) const { return work.output + output_place(t) * sizes.output; }
+  T* output_gradient(int t) const { return work.output_gradient + output_place(t) * shape.outputs; }
 };
 
 // Makes room for so many rows, and steps of a window.
 template <class T>
 void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding, bool flow);
+// How many threads such a pass, with so many steps in memory, pays for.
+template <class T>
+int time_threads(const RecurrentShape& shape, int rows, int steps, bool training);
 template <class T>
 std::size_t time_bytes(const RecurrentShape& shape, int rows, int steps, bool sliding);
 // Packs the weights, which may have changed.

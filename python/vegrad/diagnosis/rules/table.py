@@ -23,6 +23,7 @@ from vegrad.diagnosis.rules import (
     modules,
     nonfinite,
     operations,
+    recorded,
     recurrent,
     silent,
     steps,
@@ -75,6 +76,8 @@ STREAMS = (
     streams.CLOSED_BRANCH,
 )
 CELLS = (recurrent.THROUGH_TIME, memory.FORGETS)
+# Of a run of which only the steps were recorded.
+RUNS = recorded.RULES
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
 RULES = (
@@ -92,5 +95,6 @@ RULES = (
     *CELLS,
     *MODULES,
     *GRADIENTS,
+    *RUNS,
     *STEPS,
 )
