@@ -15,7 +15,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
-from vegrad.cli import bench, cure, descent, diagnose, diagnose_run, explain, theory, train, watch
+from vegrad.cli import (
+    bench,
+    compare,
+    cure,
+    descent,
+    diagnose,
+    diagnose_run,
+    explain,
+    theory,
+    train,
+    watch,
+)
 from vegrad.cli.interrupts import FULL
 from vegrad.cli.parser import SHELLS, Parser, completion
 
@@ -91,6 +102,15 @@ COMMANDS = {
             "vegrad descent --depth 5 --optimizer adamw --batch 32 --steps 100",
         ),
     ),
+    "compare": Command(
+        "Compare two runs: what parted first and where; exit code 1 if they part.",
+        compare.run,
+        compare.add_options,
+        (
+            "vegrad compare before.jsonl after.jsonl",
+            "vegrad compare run1/metrics.csv run2/metrics.csv --html both.html",
+        ),
+    ),
     "explain": Command(
         "Explain a cause by the name that findings give: how it shows, an example, what to do.",
         explain.run,
@@ -115,6 +135,7 @@ COMMANDS = {
     ),
 }
 USAGES = {
+    "compare": "RUN RUN [options]",
     "diagnose-run": "PATH [options]",
     "descent": "[STORY] [options]",
     "explain": "[CAUSE …] [options]",

@@ -104,8 +104,8 @@ def remarks(one: ShownComparison) -> list[str]:
         first, last, count = one.steps
         said.append(f"compared are the {count} steps from {first:.0f} to {last:.0f} that both have")
         if isfinite(one.same_until):
-            until = f"they are the same to the last bit before step {one.same_until:.0f}"
-            said += [until] if one.same_until > first else []
+            until = f"before step {one.same_until:.0f} they are the same to the last bit"
+            said += [until] if one.same_until > first + 1 else []
     for name, only in zip(one.names, one.only, strict=True):
         if only:
             said.append(f"only {name} has {listed(list(only))}")

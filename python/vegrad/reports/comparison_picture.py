@@ -12,7 +12,7 @@ from vegrad.reports import comparison
 from vegrad.reports.comparison_charts import common, span
 from vegrad.reports.heat import RATIOS, ratios_of
 from vegrad.reports.picture import DERIVATIVE, GRADIENT, INK, Axes, Figure, bare, kept, sheet
-from vegrad.reports.run_picture import named_rows
+from vegrad.reports.run_picture import DPI, named_rows
 from vegrad.reports.shown_comparison import ShownComparison
 from vegrad.reports.shown_run import ShownRun
 from vegrad.reports.values import decades
@@ -32,7 +32,7 @@ def plot(one: ShownComparison, path: str | PathLike[str] | None = None) -> Figur
         raise ValueError("there is nothing to draw: the two have no gradients in common")
     title = textwrap.fill(comparison.headline(one), 96)
     figure.suptitle(title, color=INK, fontsize=12, fontweight="bold", x=0.012, ha="left")
-    return kept(figure, path)
+    return kept(figure, path, DPI)
 
 
 def _plot_runs(

@@ -10,6 +10,7 @@ from functools import partial
 from math import log10
 from os import PathLike, fspath
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ def _draw_range(axes: Axes, dtype: str) -> None:
     axes.set_ylim(limits)
 
 
-def _draw_gains(axes: Axes, ticker: Any, flow: Flow) -> None:
+def _draw_gains(axes: Axes, ticker: ModuleType, flow: Flow) -> None:
     gain, weights, derivative, base = gains_of(flow)
     layers = np.arange(len(gain))
     _title(axes, "Gain = weights × derivative", "above 1× the gradient grows, below it shrinks")

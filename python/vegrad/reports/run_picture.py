@@ -34,6 +34,7 @@ from vegrad.reports.values import NEAR, with_range
 NAMES = 14  # modules named beside a heat map, at most
 LETTERS = 28
 SPIKE = "#d55e00"
+DPI = 100
 
 
 def plot(
@@ -50,7 +51,7 @@ def plot(
         figure = sheet(path, (10, 5.2))
         _draw_modules(figure, rows, shown.dtype)
     headed(figure, diagnosis)
-    return kept(figure, path)
+    return kept(figure, path, DPI)
 
 
 def plot_run(run: ShownRun, path: str | PathLike[str] | None = None) -> Figure:
@@ -65,7 +66,7 @@ def plot_run(run: ShownRun, path: str | PathLike[str] | None = None) -> Figure:
         raise ValueError("there is no step to draw")
     figure = sheet(path, (10, 8.4))
     draw(figure, run)
-    return kept(figure, path)
+    return kept(figure, path, DPI)
 
 
 def heat_figure(run: ShownRun) -> Figure | None:

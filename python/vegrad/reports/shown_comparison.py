@@ -17,7 +17,7 @@ class ShownDeparture(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the module or layer."""
+        """The name of the module or layer; "" of a column."""
 
     @property
     def step(self) -> int | None:
@@ -36,7 +36,7 @@ class ShownDeparture(Protocol):
         """True if both are finite."""
 
 
-class ShownFoundIn(Protocol):
+class ShownDifference(Protocol):
     """A finding's cause, and the step at which it came up in each of two."""
 
     @property
@@ -61,10 +61,10 @@ class ShownComparison(Protocol):
 
     @property
     def departures(self) -> Sequence[ShownDeparture]:
-        """What differs, the first one first."""
+        """The numbers that differ, the first one first."""
 
     @property
-    def findings(self) -> Sequence[ShownFoundIn]:
+    def findings(self) -> Sequence[ShownDifference]:
         """The findings that are not in both alike."""
 
     @property

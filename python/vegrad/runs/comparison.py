@@ -27,7 +27,7 @@ MISSING = "–"  # a setting that one of two does not have
 
 
 @dataclass(frozen=True)
-class FoundIn:
+class Difference:
     """A finding's cause, and at which step it came up in each of two runs."""
 
     cause: str
@@ -45,7 +45,7 @@ class Comparison:
     departures: tuple[Departure, ...]
     """Numbers that differ by more than noise: of runs the first to part, of diagnoses the one
     nearest to the loss first."""
-    findings: tuple[FoundIn, ...]
+    findings: tuple[Difference, ...]
     """Causes that were found in one only, or at other steps."""
     settings: Mapping[str, tuple[object, object]]
     """Settings that differ, with both values; "–" where there is none."""
@@ -226,7 +226,7 @@ def _only(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...],
     )
 
 
-def _findings(found: Sequence[Mapping[str, object]]) -> tuple[FoundIn, ...]:
+def _findings(found: Sequence[Mapping[str, object]]) -> tuple[Difference, ...]:
     """Return the causes that are not in both, or that came up at different steps."""
     differ = []
     for cause in dict.fromkeys([*found[0], *found[1]]):
@@ -235,7 +235,7 @@ def _findings(found: Sequence[Mapping[str, object]]) -> tuple[FoundIn, ...]:
         if steps[0] != steps[1]:
             known = next(one for one in there if one is not None)
             kind = str(getattr(getattr(known, "finding", known), "kind", ""))
-            differ.append(FoundIn(cause, kind, (steps[0], steps[1])))
+            differ.append(Difference(cause, kind, (steps[0], steps[1])))
     return tuple(
         sorted(differ, key=lambda one: min(step for step in one.steps if step is not None))
     )

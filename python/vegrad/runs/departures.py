@@ -154,7 +154,7 @@ def first_away(away: FloatArray, least: float) -> Places:
     """Return the first place at which each column is farther from 0 than its noise; -1 if none.
 
     A column is far where the median of five entries is, from there on; the noise is the usual
-    change from entry to entry before that.
+    change from entry to entry up to about twice as many.
 
     Args:
         away: differences, (S, M); nan where none is known.
@@ -168,19 +168,14 @@ def first_away(away: FloatArray, least: float) -> Places:
     windows = np.lib.stride_tricks.sliding_window_view(away, width, axis=0)
     smooth = np.median(windows, axis=-1)  # nan where one of the five is
     jumps = np.abs(np.diff(away, axis=0))
+    ends = [end for n in range(40) if (end := FEW << n) < steps]
     for column in range(count):
-        until = steps
-        for _ in range(4):
-            noise = _usual(jumps[: max(until, FEW), column])
-            far = np.flatnonzero(np.abs(smooth[:, column]) > max(least, NOISE * noise))
-            if not far.size:
+        for end in (*ends, steps):  # noise is asked of what came before, as if there were no more
+            noise = _usual(jumps[:end, column])
+            far = np.abs(smooth[:end, column]) > max(least, NOISE * noise)
+            if far.any():
+                found[column] = _begins(away[:, column], int(np.argmax(far)), width, least)
                 break
-            found[column] = place = int(far[0])
-            if place >= until:
-                break
-            until = place
-        if found[column] >= 0:
-            found[column] = _begins(away[:, column], int(found[column]), width, least)
     return found
 
 
