@@ -202,9 +202,11 @@ py::tuple clip_gradients(const py::list& parameters, double limit, double p,
   if (slack > 0)
     request.choose = [limit, slack](double norm) {
       const double factor = limit / (norm + slack);
-      return factor >= 1           ? std::numeric_limits<double>::infinity()
-             : std::isfinite(norm) ? norm * factor
-                                   : limit;
+      // A factor of NaN, of an infinite limit and an infinite norm, is one for PyTorch.
+      return factor >= 1            ? std::numeric_limits<double>::infinity()
+             : std::isfinite(norm)  ? norm * factor
+             : std::isfinite(limit) ? limit
+                                    : std::numeric_limits<double>::quiet_NaN();
     };
   py::list present;
   Clipped result;
@@ -331,7 +333,8 @@ void register_clipping(py::module_& module) {
                     "Smallest factor that any element was multiplied by; 1 if nothing was clipped.")
       .def_readonly("clipped", &Clipped::clipped, "Whether anything was above its limit.")
       .def_readonly("skipped", &Clipped::skipped,
-                    "Whether nothing was done because an element is not finite.")
+                    "Whether nothing was done because an element is not finite, or because the "
+                    "rule leaves out the step.")
       .def_readonly("nonfinite", &Clipped::nonfinite,
                     "How many elements are not finite; 0 after a step without a clip, which "
                     "does not look.")

@@ -10,8 +10,8 @@
 namespace vegrad {
 
 // A rule of vegrad.clipping as it is handed down. `limit`: a number; for global_norm also a
-// function that gives it from the norm, or None for no limit; for limits an array with the largest
-// norm of each buffer.
+// function that gives it from the norm (-inf to skip the step), or None for no limit; for limits an
+// array with the largest norm of each buffer.
 struct RuleArguments {
   std::string rule;
   pybind11::object limit;

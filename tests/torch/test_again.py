@@ -98,6 +98,43 @@ def test_an_activation_before_the_loss_is_looked_at_with_the_loss() -> None:
     assert causes_of(lambda: nn.Sequential(mlp(), nn.Sigmoid()), shares) == []
 
 
+def beside_all(output: Tensor, target: Tensor) -> Tensor:
+    return functional.mse_loss(output[:, :1], target.float())
+
+
+def beside_its_own(output: Tensor, target: Tensor) -> Tensor:
+    return functional.mse_loss(output[:, :1], target.float()[:, None])
+
+
+def beside_several(output: Tensor, target: Tensor) -> Tensor:
+    return functional.mse_loss(output[:, :1], functional.one_hot(target, 3).float())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "loss", "wanted"),
+    [
+        (1, beside_all, ["broadcast"]),
+        (1, beside_its_own, []),
+        (1, beside_several, []),
+        (3, functional.nll_loss, ["loss-domain"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_that_is_not_made_for_what_it_gets(
+    outputs: int, loss: Callable[[Tensor, Tensor], Tensor], wanted: list[str]
+) -> None:
+    assert (
+        causes_of(lambda: nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, outputs)), loss)
+        == wanted
+    )
+
+
+def test_logarithms_are_taken_by_nll_loss_but_not_those_of_a_relu() -> None:
+    for last, wanted in ((nn.ReLU(), ["output-range"]), (nn.Identity(), [])):
+        model = nn.Sequential(mlp(), last, nn.LogSoftmax(1))
+        assert causes_of(lambda model=model: model, functional.nll_loss) == wanted
+
+
 def test_steps_that_throw_a_network_are_blamed_and_not_its_weights() -> None:
     assert causes_of(mlp, rate=30.0)[0] == "learning-rate-high"
     assert causes_of(mlp, rate=0.0, steps=60) == ["learning-rate-low"]

@@ -173,6 +173,56 @@ def test_targets_that_the_output_reaches(last: nn.Module, loss: Loss, target: Te
     assert cause(made(1, last), loss, target) == ""
 
 
+@pytest.mark.parametrize(
+    ("last", "loss", "classes"),
+    [
+        ((nn.ReLU(),), functional.cross_entropy, 2),
+        ((nn.ReLU(),), functional.cross_entropy, 6),
+        ((nn.ReLU6(),), functional.cross_entropy, 6),
+        ((nn.ReLU(), nn.LogSoftmax(1)), functional.nll_loss, 6),
+    ],
+)
+def test_logits_that_an_activation_holds(
+    last: tuple[nn.Module, ...], loss: Loss, classes: int
+) -> None:
+    assert cause(made(classes, *last), loss, labels(classes)) == "output-range"
+
+
+def test_a_class_that_is_held_on_every_row_is_counted() -> None:
+    model = made(6, nn.ReLU())
+    model[4].bias.data[:] = torch.tensor([3.0, 3.0, -3.0, 3.0, 3.0, -3.0])  # type: ignore[union-attr]
+    (found,) = diagnose(model, functional.cross_entropy, inputs(), labels(6), resamples=0).findings
+    assert (found.evidence["held"], found.evidence["units"]) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("last", "loss"),
+    [
+        ((nn.LeakyReLU(),), functional.cross_entropy),
+        ((nn.Softplus(),), functional.cross_entropy),
+        ((nn.Hardtanh(-50, 50),), functional.cross_entropy),
+        ((nn.Hardtanh(-50, 50), nn.LogSoftmax(1)), functional.nll_loss),
+        ((nn.ReLU(), nn.Linear(2, 2)), functional.cross_entropy),
+    ],
+)
+def test_logits_that_none_holds(last: tuple[nn.Module, ...], loss: Loss) -> None:
+    assert cause(made(2, *last), loss, labels(2)) == ""
+
+
+def test_means_of_what_a_relu_makes_are_not_held() -> None:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU())
+    model = nn.Sequential(head, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert cause(model, functional.cross_entropy, labels(4, 32), torch.randn(32, 3, 8, 8)) == ""
+
+
+def test_logits_of_a_relu_that_has_learned_its_classes_are_left_alone() -> None:
+    model, target = nn.Sequential(nn.Linear(6, 6), nn.ReLU()), torch.arange(48) % 6
+    torch.nn.init.eye_(model[0].weight)  # type: ignore[arg-type]
+    x = functional.one_hot(target).float()
+    assert cause(model, functional.cross_entropy, target, x) == ""
+
+
 @pytest.mark.parametrize(("bias", "wanted"), [(1.0, ""), (-1.0, "output-range")])
 def test_outputs_at_their_bound(bias: float, wanted: str) -> None:
     model = made(1, nn.ReLU())

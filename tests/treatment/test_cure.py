@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
+from vegrad.flow.edits import Initialize, SetActivation, together
 from vegrad.networks.editor import clone, written
+from vegrad.reports.cure import BEST, DONE, ONCE, is_shown, row
 from vegrad.treatment.attempts import LUCK
 from vegrad.treatment.goal import goal_for
+from vegrad.treatment.outcome import Attempt, Ended
 from vegrad.treatment.progress import Look
 from vegrad.treatment.rates import wanted_rate
 from vegrad.treatment.remedies import FLOW, FOLLOWING, REMEDIES, TRAINING
@@ -105,12 +108,15 @@ SICK = {
         "what the diagnosis says",
     ),
     "not a number": (lambda: edited(not_a_number), "what the diagnosis says"),
-    "weak layers": (lambda: build(init="normal", sigma_w=0.3), "scale every layer"),
+    "weak layers": (lambda: build(init="normal", sigma_w=0.3), "what the diagnosis says"),
     "strong ReLU layers": (
         lambda: build(activation="relu", init="normal", sigma_w=4.0),
-        "scale every layer",
+        "what the diagnosis says",
     ),
-    "deep sigmoid": (lambda: build(activation="sigmoid", init="glorot_uniform"), None),
+    "deep sigmoid": (
+        lambda: build(activation="sigmoid", init="glorot_uniform"),
+        "what the diagnosis says",
+    ),
 }
 
 
@@ -259,7 +265,8 @@ def test_values_that_are_not_finite_end_it() -> None:
 
 
 def test_clipping_is_said_not_to_cure_vanishing() -> None:
-    cure = treat(build(activation="sigmoid", init="glorot_uniform"))
+    noise = np.random.default_rng(1).integers(0, 4, len(X))
+    cure = treat(build(activation="sigmoid", init="glorot_uniform"), target=noise, budget=4.0)
     said = [attempt for attempt in cure.attempts if attempt.name == "clip"]
     assert "cannot" in said[0].why
     assert said[0].why in " ".join(str(cure).split())
@@ -300,6 +307,28 @@ def test_a_cure_by_luck_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tried[0].why == LUCK
     assert "by luck" in str(cure)
     assert tried[0].passes > tried[0].steps * 1.9  # both trainings are paid for
+
+
+def test_what_the_diagnosis_advises_is_tried_first() -> None:
+    """The very edit, and what stands after it in the table is none that was tried before."""
+    noise = np.random.default_rng(1).integers(0, 4, len(X))
+    cure = treat(build(activation="sigmoid", init="glorot_uniform"), target=noise, budget=4.0)
+    advised = SetActivation("relu"), Initialize("he_normal")
+    assert cure.before.findings[0].edit == together(*advised)
+    rows = [attempt for attempt in cure.attempts if is_shown(attempt)]
+    assert rows[0].name == "what the diagnosis says"
+    assert rows[0].steps
+    assert rows[0].change == "use relu, with new weights (he_normal)"
+    assert rows[0].change not in {one.change for one in rows[1:]}
+
+
+@pytest.mark.parametrize(
+    ("ended", "mark"), [("reached", DONE), ("luck", ONCE), ("slow", BEST), ("learns-nothing", BEST)]
+)
+def test_what_was_chosen_is_marked_by_the_way_it_ended(ended: Ended, mark: str) -> None:
+    before = vegrad.diagnose(build(), X, LABELS)
+    chosen = Attempt("clip", "", True, "", before, before, 10, ended=ended)
+    assert row(chosen)[-1] == mark
 
 
 def test_in_deep_narrow_networks_most_is_kept_for_skip_connections() -> None:
@@ -399,7 +428,7 @@ def test_a_training_that_falls_steadily_goes_on() -> None:
 def test_progress_is_told() -> None:
     looks: list[Look] = []
     treat(build(init="normal", sigma_w=0.3), progress=looks.append)
-    assert "scale every layer" in {look.name for look in looks}
+    assert "what the diagnosis says" in {look.name for look in looks}
     assert all(0 <= look.step <= look.steps for look in looks)
     with pytest.raises(TypeError, match="progress must be"):
         vegrad.cure(build(depth=2), X, LABELS, progress="yes")  # type: ignore[arg-type]

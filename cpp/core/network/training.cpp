@@ -131,6 +131,7 @@ void Trainer::run(const std::int64_t* order, std::int64_t rows, int batch_size, 
     StepRecord record{pass(order + first, count, false), 0, 0, rates[taken], NAN, NAN, NAN, NAN};
     const bool look = gauge.every > 0 && done % gauge.every == gauge.first;
     if (look) remember();
+    records[done].loss = record.loss;  // for a rule of the clip that judges by it
     last = step(record.rate, squares());
     record.norm = last.norm;
     record.coefficient = last.coefficient;

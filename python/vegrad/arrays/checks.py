@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -21,9 +21,9 @@ FloatArray = npt.NDArray[np.float64]
 Buffers: TypeAlias = object
 """One buffer, or a sequence or mapping of buffers (or None), nested as deep as you like.
 
-A buffer is a NumPy array or a CPU tensor that speaks DLPack. "As deep as you like" ends at 64. The
-compiled module checks this when it is called: type checkers have no way to describe it, so the
-alias serves the reader.
+A buffer is a NumPy array, not masked, or a CPU tensor that speaks DLPack. "As deep as you like"
+ends at 64. The compiled module checks this when it is called: type checkers have no way to describe
+it, so the alias serves the reader.
 """
 _MOST_ROWS = 2**30
 POLICIES = ("raise", "skip", "zero", "propagate")
@@ -58,7 +58,8 @@ def as_array(value: Any, name: str) -> Array:
     """Return `value` (an array, a CPU tensor, nested lists) as a NumPy array, uncopied if possible.
 
     Raises:
-        TypeError: for complex numbers, text and objects, and for tensors on another device.
+        TypeError: for complex numbers, text and objects, for masked arrays, and for tensors on
+            another device.
     """
     device = getattr(value, "device", None)
     if getattr(device, "type", "cpu") != "cpu":
@@ -67,6 +68,11 @@ def as_array(value: Any, name: str) -> Array:
         value = value.detach()
     if type(value).__module__ == "torch" and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no bfloat16
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a plain array, not a {type(value).__name__}, whose masked elements "
+            "would count as well: pass its .data, or what filled() gives"
+        )
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -134,11 +140,14 @@ def cast(array: Array, dtype: npt.DTypeLike) -> Array:
 
 
 def as_number(argument: str, value: object) -> float:
-    """Return a real number as a float."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    """Return a real number as a float; an array or a tensor without axes is one."""
+    number = value
+    if getattr(value, "ndim", None) == 0 and not isinstance(value, np.ma.MaskedArray):
+        number = value.item()  # type: ignore[attr-defined]
+    if not isinstance(number, Real) or isinstance(number, bool):
         raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
     try:
-        return float(value)
+        return float(number)
     except OverflowError:
         raise ValueError(f"{argument} must be in the range of a float, not {value}") from None
 
@@ -164,9 +173,29 @@ def as_limit_or_none(argument: str, value: object) -> float | None:
     return None if value is None else as_limit(argument, value)
 
 
-def as_limits(argument: str, values: Iterable[object]) -> list[float]:
-    """Return numbers that must be at least 0 as floats."""
-    return [as_limit(argument, value) for value in values]
+def as_finites(argument: str, values: Iterable[object]) -> list[float]:
+    """Return finite numbers that must be at least 0 as floats."""
+    return [as_finite(argument, value) for value in values]
+
+
+def as_reals(argument: str, values: Iterable[object]) -> list[float]:
+    """Return finite numbers of either sign as floats."""
+    numbers = [as_number(argument, value) for value in values]
+    if not all(map(isfinite, numbers)):
+        raise ValueError(f"{argument} must be finite")
+    return numbers
+
+
+def as_counts(argument: str, values: Iterable[object]) -> list[int]:
+    """Return integers that must be at least 1."""
+    return [as_count(argument, value, 1) for value in values]
+
+
+def as_flag(argument: str, value: object) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, not {value!r}")
+    return value
 
 
 def as_limits_by_name(argument: str, values: Mapping[object, object]) -> dict[str, float]:

@@ -201,7 +201,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = _add_output_options(parser)
     forms = f"{', '.join(FORMATS)} (annotations of a workflow) (default text)"
     group.add_argument("--format", metavar="FORM", choices=FORMATS, help=forms)
-    group.add_argument(
+    add_ignore_option(group.add_argument)
+
+
+def add_ignore_option(add: Callable[..., object]) -> None:
+    """Add --ignore."""
+    add(
         "--ignore",
         metavar="CAUSE",
         action="append",

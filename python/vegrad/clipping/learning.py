@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from math import inf, isfinite, sqrt
-from typing import Any, ClassVar
+from math import hypot, inf, isfinite, sqrt
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -13,22 +13,25 @@ from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers
-from vegrad.clipping.rules import Learn, Request, Rule
+from vegrad.clipping.percentiles import Percentiles
+from vegrad.clipping.rules import Loss, Prepared, Rule
 
 
-class _Learned(Rule):
+class Learned(Rule):
     """A rule whose limit for the joint norm follows from the norms seen so far."""
 
-    max_grad_norm = inf
+    max_grad_norm: float | None = None
 
-    def prepare(self, grads: Buffers) -> tuple[Any, Request, Learn | None]:
+    def prepare(  # noqa: D102
+        self, grads: Buffers, loss: Loss | None = None
+    ) -> Prepared:
         learn: Callable[[], None] | None = None
 
-        def choose(norm: float) -> float:
+        def choose(norm: float) -> float | None:
             nonlocal learn
             if not isfinite(norm):  # which happens only with nonfinite="propagate"
                 return self.max_grad_norm
-            limit, learn = self._limit_for(norm)
+            limit, learn = self._limit_for(norm, loss)
             return limit
 
         def after(clipped: Clipped) -> None:
@@ -37,8 +40,11 @@ class _Learned(Rule):
 
         return grads, self._request("global_norm", choose), after
 
-    def _limit_for(self, norm: float) -> tuple[float, Callable[[], None]]:
-        """Return the limit for this norm, and a function to call once it has been applied."""
+    def _limit_for(self, norm: float, loss: Loss | None) -> tuple[float, Callable[[], None]]:
+        """Return the limit for this norm, and a function to call once it has been applied.
+
+        A limit of -inf leaves out the step.
+        """
         raise NotImplementedError
 
 
@@ -49,47 +55,85 @@ def _percentage(argument: str, value: object) -> float:
     return number
 
 
-class AutoClip(_Learned):
+class AutoClip(Learned):
     """Clip to a percentile of all joint norms so far (Seetharaman 2020, arXiv:2007.14469).
 
-    `history` keeps every norm, as in the source, and each step reads all of them: time and memory
-    grow with the number of steps. To forget, shorten it between steps: `del rule.history[:-1000]`.
+    The norm of this step is among them. The first 8192 norms are kept, as in the source; once there
+    are more, each counts in one of the bins of which there are 1024 to a doubling, and the limit is
+    within 2^-11 (0.05 %) of the exact percentile. So neither the time of a step nor the state
+    (`norms`, and `counts` of the bins) grows with the number of steps.
     """
 
     _arguments: ClassVar = {"percentile": _percentage}
-    _learnt: ClassVar = {"history": checks.as_limits}
+    _learnt: ClassVar = {"norms": checks.as_finites, "counts": checks.as_counts}
 
     def __init__(self, percentile: float = 10, *, nonfinite: str = "raise") -> None:
         super().__init__(nonfinite)
         self.percentile = percentile
-        self.history: list[float] = []
+        self._seen = Percentiles()
 
-    def _limit_for(self, norm: float) -> tuple[float, Callable[[], None]]:
-        history = [*self.history, norm]
-        return float(np.percentile(history, self.percentile)), lambda: self.history.append(norm)
+    @property
+    def norms(self) -> list[float]:
+        """The norms so far in order of size, or the middles of the bins that they are in."""
+        return self._seen.values
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of norms in each bin; empty while they are all kept."""
+        return self._seen.counts
+
+    def _limit_for(self, norm: float, loss: Loss | None) -> tuple[float, Callable[[], None]]:
+        return self._seen.with_one_more(self.percentile, norm), lambda: self._seen.add(norm)
+
+    def _restore(self, state: Mapping[str, object]) -> None:
+        norms, counts = (cast(Iterable[object], state[name]) for name in self._learnt)
+        self._seen = Percentiles(
+            checks.as_finites("norms", norms), checks.as_counts("counts", counts)
+        )
 
 
-class ZClip(_Learned):
+MODES = "zscore", "percentile"
+OPTIONS = "adaptive_scaling", "mean"
+
+
+def _one_of(names: tuple[str, ...], argument: str, value: object) -> str:
+    if value not in names:
+        raise ValueError(f"{argument} must be one of {', '.join(names)}, not {value!r}")
+    return str(value)
+
+
+class ZClip(Learned):
     """Bring joint norms far above their moving mean back to it (2025, arXiv:2504.02507).
 
-    For `warmup` steps the joint norm N is clipped to max_grad_norm; the mean μ and the variance σ²
-    of the norms before clipping are kept. After that z = (N - μ)/(σ + 1e-6). If z exceeds
-    z_threshold, the limit is μ + z_threshold² σ / z, but at most max_grad_norm; otherwise nothing
-    is clipped, even where N exceeds max_grad_norm. μ and σ² are then moving averages, which keep
-    the share alpha of their value and take in N, or the limit if N exceeded the threshold: first μ,
-    then σ² with the square of the distance from the new μ.
+    For `warmup` steps the mean μ and the standard deviation σ of the norms before clipping are
+    taken. After that a norm N above a threshold is brought down to a target T. In the mode
+    "zscore" it is above if z = (N - μ)/(σ + 1e-6) exceeds z_threshold, and T is
+    clip_factor · (μ + z_threshold² σ / z), or μ with the clip_option "mean". In the mode
+    "percentile" threshold and target are both μ + z_threshold σ.
+
+    μ and σ² are moving averages, which keep the share alpha of their value and take in T, or N
+    where it was not above: first μ, then σ² with the square of the distance from the new μ. With
+    skip_update_on_spike they take in nothing where it was above.
+
+    At every step, warm-up or not, no norm is left above max_grad_norm; None is no such cap, and the
+    averages know nothing of it. All this is as in the authors' code
+    (github.com/bluorion-com/ZClip), where a factor is T/(N + 1e-6), and T/N here.
     """
 
     _arguments: ClassVar = {
         "alpha": checks.as_fraction,
         "z_threshold": checks.as_limit,
         "warmup": partial(checks.as_count, least=1),
-        "max_grad_norm": checks.as_limit,
+        "max_grad_norm": checks.as_limit_or_none,
+        "mode": partial(_one_of, MODES),
+        "clip_option": partial(_one_of, OPTIONS),
+        "clip_factor": checks.as_finite,
+        "skip_update_on_spike": checks.as_flag,
     }
     _learnt: ClassVar = {
-        "seen": checks.as_limits,
+        "seen": checks.as_finites,
         "mean": checks.as_limit_or_none,
-        "variance": checks.as_limit_or_none,
+        "deviation": checks.as_limit_or_none,
     }
 
     def __init__(
@@ -97,8 +141,12 @@ class ZClip(_Learned):
         alpha: float = 0.97,
         z_threshold: float = 2.5,
         warmup: int = 25,
-        max_grad_norm: float = 1.0,
+        max_grad_norm: float | None = 1.0,
         *,
+        mode: str = "zscore",
+        clip_option: str = "adaptive_scaling",
+        clip_factor: float = 1.0,
+        skip_update_on_spike: bool = False,
         nonfinite: str = "raise",
     ) -> None:
         super().__init__(nonfinite)
@@ -106,36 +154,56 @@ class ZClip(_Learned):
         self.z_threshold = z_threshold
         self.warmup = warmup
         self.max_grad_norm = max_grad_norm
+        self.mode, self.clip_option = mode, clip_option
+        self.clip_factor = clip_factor
+        self.skip_update_on_spike = skip_update_on_spike
         self.seen: list[float] = []
         self.mean: float | None = None
-        self.variance: float | None = None
+        self.deviation: float | None = None
 
-    def _limit_for(self, norm: float) -> tuple[float, Callable[[], None]]:
-        mean, variance = self.mean, self.variance
-        if mean is None or variance is None:
-            return self.max_grad_norm, lambda: self._warm_up(norm)
-        deviation = sqrt(variance)
+    def _limit_for(self, norm: float, loss: Loss | None) -> tuple[float, Callable[[], None]]:
+        mean, deviation = self.mean, self.deviation
+        cap = inf if self.max_grad_norm is None else self.max_grad_norm
+        if mean is None or deviation is None:
+            return cap, lambda: self._warm_up(norm)
+        target = self._target(norm, mean, deviation)
+        if target is None:
+            return cap, lambda: self._follow(mean, deviation, norm)
+        taken = None if self.skip_update_on_spike else target
+        return min(target, cap), lambda: self._follow(mean, deviation, taken)
+
+    def _target(self, norm: float, mean: float, deviation: float) -> float | None:
+        """Return what a norm above the threshold is brought down to, None for one that is not."""
+        if self.mode == "percentile":
+            threshold = mean + self.z_threshold * deviation
+            return threshold if norm > threshold else None
         z = (norm - mean) / (deviation + 1e-6)
-        limit, taken = inf, norm
-        if z > self.z_threshold:
-            limit = mean + self.z_threshold * deviation / (z / self.z_threshold)
-            limit = taken = min(limit, self.max_grad_norm)
-        return limit, lambda: self._follow(mean, variance, taken)
+        if not z > self.z_threshold:
+            return None
+        if self.clip_option == "mean":
+            return mean
+        return self.clip_factor * (mean + self.z_threshold * deviation * (self.z_threshold / z))
 
     def _warm_up(self, norm: float) -> None:
         self.seen.append(norm)
         if len(self.seen) >= self.warmup:
-            self.mean, self.variance = float(np.mean(self.seen)), float(np.var(self.seen))
+            scale = max(self.seen) or 1.0  # so that no square is out of range
+            seen = np.array(self.seen) / scale
+            self.mean, self.deviation = float(scale * seen.mean()), float(scale * seen.std())
             self.seen = []
 
-    def _follow(self, mean: float, variance: float, taken: float) -> None:
+    def _follow(self, mean: float, deviation: float, taken: float | None) -> None:
+        if taken is None:
+            return
         self.mean = self.alpha * mean + (1 - self.alpha) * taken
-        self.variance = self.alpha * variance + (1 - self.alpha) * (taken - self.mean) ** 2
+        self.deviation = hypot(
+            sqrt(self.alpha) * deviation, sqrt(1 - self.alpha) * (taken - self.mean)
+        )
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, object]) -> None:
         super()._restore(state)
-        if (self.mean is None) != (self.variance is None):
-            raise ValueError("mean and variance must both be given, or neither")
+        if (self.mean is None) != (self.deviation is None):
+            raise ValueError("mean and deviation must both be given, or neither")
 
 
 class AdaGC(Rule):
@@ -143,7 +211,9 @@ class AdaGC(Rule):
 
     For `start` steps the joint norm is clipped to max_norm, and γ of each buffer is the smallest
     norm that it had after clipping. After that a norm above ratio · γ is brought down to ratio · γ,
-    and γ takes in the clipped norm with weight 1 - beta.
+    and γ takes in the clipped norm with weight 1 - beta. A buffer that is not there in a step keeps
+    its γ, and one that comes later begins with γ as its own norm, as in the authors' code
+    (github.com/lishuai-97/AdaGC). Buffers are told apart by their names or positions.
     """
 
     _arguments: ClassVar = {
@@ -171,16 +241,17 @@ class AdaGC(Rule):
         self.steps = 0
         self.averages: dict[str, float] = {}
 
-    def prepare(self, grads: Buffers) -> tuple[Any, Request, Learn | None]:  # noqa: D102
+    def prepare(  # noqa: D102
+        self, grads: Buffers, loss: Loss | None = None
+    ) -> Prepared:
         names, grads = _named(grads)
-        if self.averages and set(names) != self.averages.keys():
-            odd = sorted(self.averages.keys() ^ set(names))
-            raise ValueError(
-                f"grads must have the same buffers as in earlier steps, but {odd} differ"
-            )
         gamma = np.array([self.averages.get(name, inf) for name in names])
-        starting = self.steps < self.start or not self.averages
-        limits = self.ratio * gamma
+        starting = self.steps < self.start
+        new = np.array([name not in self.averages for name in names], bool)
+        if not starting and self.ratio < 1 and new.any():  # else they are below ratio · γ
+            gamma[new] = _core.norms(grads, 2.0)[new]
+        known = np.isfinite(gamma)
+        limits = np.where(known, self.ratio * np.where(known, gamma, 0), inf)
 
         def learn(clipped: Clipped) -> None:
             if clipped.skipped or not np.isfinite(clipped.norms).all():
@@ -188,8 +259,9 @@ class AdaGC(Rule):
             if starting:
                 after = np.minimum(gamma, clipped.norms * clipped.coefficient)
             else:
-                after = self.beta * gamma + (1 - self.beta) * np.minimum(clipped.norms, limits)
-            self.averages = dict(zip(names, after.tolist(), strict=True))
+                before = np.where(new, clipped.norms, gamma)
+                after = self.beta * before + (1 - self.beta) * np.minimum(clipped.norms, limits)
+            self.averages |= zip(names, after.tolist(), strict=True)
             self.steps += 1
 
         if starting:

@@ -14,14 +14,20 @@ from vegrad.arrays.checks import Buffers
 # What _core.clip is asked for: the name of the rule, the limit (a number for all buffers, an array
 # with one for each, or a function of the joint norm), the order of the norm, the policy, eps.
 Request: TypeAlias = tuple[str, Any, float, str, float]
+# Checks a value of an argument of this name, and returns it as the rule keeps it.
+Check: TypeAlias = Callable[[str, Any], object]
 # What a rule does with the result of a clip.
 Learn: TypeAlias = Callable[[Clipped], None]
+# The gradients, what the core is asked for, and what is done with its answer, if anything.
+Prepared: TypeAlias = tuple[Any, Request, Learn | None]
+# Gives the loss of a step, for a rule that judges by it; called only after the backward pass.
+Loss: TypeAlias = Callable[[], float]
 
 
 class _Checked:
     """Attribute that checks what it is set to; reading it costs nothing, as there is no getter."""
 
-    def __init__(self, name: str, check: Callable[[str, Any], object]) -> None:
+    def __init__(self, name: str, check: Check) -> None:
         self.name, self.check = name, check
         self.__doc__ = None
 
@@ -37,11 +43,20 @@ def _policy(_: str, value: object) -> str:
     return checks.as_policy(value)
 
 
+def as_known(loss: float | None) -> Loss | None:
+    """Return what gives this loss, a number that may be inf or NaN, to a rule; None for None."""
+    if loss is None:
+        return None
+    number = checks.as_number("loss", loss)
+    return lambda: number
+
+
 class Rule:
     """A way to clip, with its arguments and its state, as optimizers take it for `clip`.
 
     `state_dict()` has plain JSON types only. The state never takes in a norm that is not finite,
-    nor the norm of a step that was skipped or refused.
+    nor the norm of a step that was skipped or refused (but `SkipSpike` those that it leaves out).
+    Neither the state nor the time of a step grows with the number of steps.
 
     A subclass names its rule in the core, its arguments with the limit first, and the parts of its
     state that it learns, each with the function that checks a value of it. Arguments may be changed
@@ -49,9 +64,9 @@ class Rule:
     """
 
     _rule: ClassVar[str]
-    _arguments: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
+    _arguments: ClassVar[Mapping[str, Check]] = {}
     _limit: ClassVar[str]
-    _learnt: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
+    _learnt: ClassVar[Mapping[str, Check]] = {}
     ord = 2.0
     """Order of the norm."""
     eps = 0.0
@@ -68,17 +83,24 @@ class Rule:
     def __init__(self, nonfinite: str) -> None:
         self.nonfinite = nonfinite
 
-    def apply_(self, grads: Buffers, params: Buffers = None) -> Clipped:
-        """Clip the gradients in place; only `Adaptive` uses the parameters."""
+    def apply_(
+        self, grads: Buffers, params: Buffers = None, *, loss: float | None = None
+    ) -> Clipped:
+        """Clip the gradients in place.
+
+        Only `Adaptive` uses the parameters, and only `SkipSpike` the loss of this step: where it
+        leaves out the step, nothing changes and the result's `skipped` is True.
+        """
+        known = as_known(loss)
         grads, (rule, limit, order, nonfinite, eps), learn = self.prepare(
-            checks.as_gradients(grads)
+            checks.as_gradients(grads), known
         )
         clipped = _core.clip(rule, grads, limit, order, nonfinite, params, eps)
         if learn is not None:
             learn(clipped)
         return clipped
 
-    def prepare(self, grads: Buffers) -> tuple[Any, Request, Learn | None]:
+    def prepare(self, grads: Buffers, loss: Loss | None = None) -> Prepared:
         """Return what an optimizer needs: the gradients, the request, and what to do afterwards.
 
         If `grads` was an iterator, the gradients that are returned are a list of what it gave.
@@ -109,7 +131,7 @@ class Rule:
             raise ValueError(f"state must be as state_dict() gave it: {error}") from error
         vars(self).update(vars(fresh))
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, object]) -> None:
         for name, checked in self._learnt.items():
             setattr(self, name, checked(name, state[name]))
 
@@ -168,7 +190,9 @@ class Adaptive(Rule):
         super().__init__(nonfinite)
         self.clipping, self.eps = clipping, eps
 
-    def apply_(self, grads: Buffers, params: Buffers = None) -> Clipped:  # noqa: D102
+    def apply_(  # noqa: D102
+        self, grads: Buffers, params: Buffers = None, *, loss: float | None = None
+    ) -> Clipped:
         if params is None:
             raise TypeError("params must be the buffers that grads belong to, not None")
-        return super().apply_(grads, params)
+        return super().apply_(grads, params, loss=loss)

@@ -26,6 +26,7 @@ from vegrad.reports import notebook
 from vegrad.reports.page import page, write
 from vegrad.reports.picture import Figure
 from vegrad.reports.protocols import Comparison
+from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.text import brief, text
 from vegrad.reports.time_picture import plot
 from vegrad.theory.expected import ExpectedFlow
@@ -228,10 +229,15 @@ class Diagnosis:
             OSError: the file cannot be written; nothing half-written is left.
         """
         seen = None if history is None else as_history("history", history)
-        html = page(self, seen, None if proof is None else _comparison(proof), descents)
+        shown = None if proof is None else _comparison(proof)
+        html = page(self, seen, shown, descents, self._modules())
         if path is not None:
             write(html, path)
         return html
+
+    def _modules(self) -> ShownModules | None:
+        """Return what is shown of the modules of a model that is no chain."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON types; numbers that are not finite are None."""

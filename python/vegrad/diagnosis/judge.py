@@ -15,6 +15,7 @@ from vegrad.diagnosis.rules.graph import enters_higher
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
+from vegrad.diagnosis.rules.seen import run_looked_at
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
@@ -44,6 +45,8 @@ def judge(reading: Reading, history: Steps | None = None) -> tuple[Finding, ...]
         findings = _with_losses(reading, _of_graph)
     elif reading.modules:  # a monitor's report
         findings = _of_modules(reading)
+    elif reading.watched is not None and reading.watched.recorded is not None:
+        findings = _of_run(reading)
     else:
         findings = _with_ratios(_asked(table.GRADIENTS, reading), reading)
     findings = _with_history(findings, history)
@@ -186,6 +189,14 @@ def _of_modules(reading: Reading) -> list[Finding]:
     return sorted(findings, key=lambda f: (_rank(f), cut and f.kind != "dead"))
 
 
+def _of_run(reading: Reading) -> list[Finding]:
+    """Judge the steps of a run, and the gradients along its chain, if it has one."""
+    chain = [] if reading.gradients is None else _asked(table.GRADIENTS, reading)
+    found = _asked(table.RUNS, reading)
+    known = {one.kind for one in found}
+    return [*found, *(one for one in chain if one.kind not in known)]
+
+
 def _rank(finding: Finding) -> int:
     """Put what is certain of the loop before a NaN, and what may be meant after all others."""
     if finding.rule == table.NONFINITE.name and finding.cause and not finding.evidence["step"]:
@@ -250,6 +261,8 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
         return _chain_looked_at(reading.chain, trend)
     if reading.modules:
         return _modules_looked_at(reading)
+    if reading.watched is not None and reading.watched.recorded is not None:
+        return run_looked_at(reading.watched.recorded)
     if reading.cells:
         return _cells_looked_at(reading.cells)
     if reading.time_flow is not None:
@@ -270,8 +283,10 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
         weights = [chain.layers[place].weight for place in chain.begun]
         return begun_words(weights)
     if trend is None:
-        single = len(chain.layers) == 1
-        return "one layer has no chain of gradients" if single else "the gradient is exactly 0"
+        sizes = chain.flow.delta_log2
+        if len(sizes) == 1 and isfinite(sizes[0]):
+            return "there is one layer, to which a gradient comes; there is none to compare it with"
+        return "the gradient is exactly 0"
     interval = f" (95 % interval {times(trend.low)} to {times(trend.high)})"
     size = chain.flow.chain_log10
     rule = table.GROWS if size > 0 else table.SHRINKS

@@ -99,11 +99,19 @@ def _plain_edit(value: Json) -> Json:
 
 def _edit(content: Mapping[str, Json]) -> Edit:
     fields = dict(content)
-    kind = getattr(edits, fields.pop("edit"))
+    kind = _kind(fields.pop("edit"))
     if "edits" in fields:
         return cast(Edit, kind(tuple(_edit(one) for one in fields["edits"])))
     values = {n: tuple(v) if isinstance(v, list) else _infinite(v) for n, v in fields.items()}
     return cast(Edit, kind(**values))
+
+
+def _kind(name: Json) -> Json:
+    """Return the class of an edit; its name may be of a file that anybody has written."""
+    kind = getattr(edits, name)
+    if not isinstance(kind, type) or not issubclass(kind, Edit):
+        raise TypeError(f"no edit is called {name!r}")
+    return kind
 
 
 def _infinite(value: Json) -> Json:

@@ -91,6 +91,10 @@ class Compared:
     sums: tuple[bool, bool] = (False, False)
     """True if probabilities sum to 1 over the units, and over the rows: those that the output is,
     or of which it is the logarithm."""
+    held: int = 0
+    """Classes whose output is at a lower bound in every row, though there are rows of them."""
+    at_bound: float = 0.0
+    """Share of the rows whose own class is there."""
     labels: bool = False
     """True if the target is labels; those that do not count are left out of its spread."""
     refused: bool = False

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from vegrad.flow.course import Course
 from vegrad.flow.finding import Finding
+from vegrad.flow.recorded import Recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,8 @@ class Watched:
     strayed: tuple[str, ...] = ()
     """Parameters with gradients of a network of which no optimizer has a parameter, though some
     have stepped."""
+    recorded: Recorded | None = None
+    """The steps, where they are all that is known of a training."""
     second: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     """By a cause that sizes suggest: what a diagnosis of the model found at that step."""
 

@@ -86,6 +86,8 @@ class Vocabulary:
     skips = "skip connections"
     cuts = "something that cuts the gradient off"
     """Calls after which no gradient comes back."""
+    off = "something that switches gradients off"
+    """A call within which no gradients are made."""
     freezing = "freeze them"
     """A way to leave parameters out of the training."""
     keeping = "register them with the network"

@@ -32,6 +32,7 @@ def fit(
     checkpoint: str | PathLike[str] | None = None,
     resume: str | PathLike[str] | None = None,
     on_finding: OnFinding = "warn",
+    log: str | PathLike[str] | None = None,
 ) -> History:
     """Train the network; Ctrl-C is answered within a step and leaves it as a step left it.
 
@@ -60,6 +61,7 @@ def fit(
         checkpoint: a file that is written after each epoch, whole or not at all.
         resume: a checkpoint to go on from, bit for bit as if never stopped.
         on_finding: as for `MLP.fit`.
+        log: as for `MLP.fit`.
 
     Raises:
         TypeError, ValueError: before the first step, but for values of a memory map or a window
@@ -79,6 +81,7 @@ def fit(
         checkpoint,
         resume,
         on_finding,
+        log,
     )
     check_validation(validation, 2, 3)
     rows = network.rows(x, target, lengths, truncation)

@@ -18,6 +18,7 @@ from vegrad.diagnosis.alarms import Alarms, OnFinding, checked_way
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
+from vegrad.networks.logged import Logged
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress
 from vegrad.networks.rows import Batch, Rows
@@ -46,6 +47,7 @@ def fit(
     checkpoint: str | PathLike[str] | None = None,
     resume: str | PathLike[str] | None = None,
     on_finding: OnFinding = "warn",
+    log: str | PathLike[str] | None = None,
 ) -> History:
     """Train the network; Ctrl-C is answered within a batch and leaves it as a step left it.
 
@@ -70,6 +72,8 @@ def fit(
             `vegrad.FindingError` with `.finding` and `.history`), "stop" (the training ends there),
             a function that is called with the `vegrad.Finding`, and ends the training by returning
             True, or None for silence. `History.findings` has them all in any case.
+        log: a file to which a line is appended a step, for `vegrad watch` and `vegrad.read_run`;
+            one that is there is gone on with, its steps after a resume's superseded.
 
     Raises:
         TypeError, ValueError: before the first step; NonFiniteGradientError as the clip's rule
@@ -88,6 +92,7 @@ def fit(
         checkpoint,
         resume,
         on_finding,
+        log,
     )
     check_validation(validation, 2)
     rows = Rows(*network.checked(x, target))
@@ -119,6 +124,7 @@ class Options:
     checkpoint: str | PathLike[str] | None = None
     resume: str | PathLike[str] | None = None
     on_finding: OnFinding = "warn"
+    log: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for what does not fit."""
@@ -143,12 +149,15 @@ def train(network: Network, rows: Rows, held: Batch | None, options: Options) ->
     state.history.windows = rows.windows
     alarms = Alarms(o.on_finding, state.history)
     watch = Watch(network, state.history, rows, o.gauge, alarms)
-    run = Run(network, o.optimizer, state.history, rows, o.batch_size, o.gauge, watch)
+    log = None if o.log is None else Logged(o.log, network, o.optimizer, state.history)
+    run = Run(network, o.optimizer, state.history, rows, o.batch_size, o.gauge, watch, log)
     shown = Progress(o.progress, o.epochs, len(rows), o.batch_size, state.history.steps)
     try:
         return _epochs(state, run, held, o.epochs, list(o.callbacks), shown, o.checkpoint)
     finally:
         shown.close()
+        if log is not None:
+            log.close()
 
 
 def _epochs(
@@ -205,6 +214,7 @@ class Run:
         batch_size: rows of a step.
         gauge: look at `History.alpha` at every so many steps; 0 for never.
         watch: looks at the steps between, if there is one.
+        log: is told of the steps, if there is one.
     """
 
     def __init__(
@@ -216,8 +226,9 @@ class Run:
         batch_size: int,
         gauge: int,
         watch: Watch | None = None,
+        log: Logged | None = None,
     ) -> None:
-        self.watch = watch
+        self.watch, self.log = watch, log
         self.network, self.optimizer, self.history = network, optimizer, history
         self.rows, self.batch_size, self.gauge = rows, batch_size, gauge
         self.trainer = network.trainer(rows, batch_size)
@@ -260,6 +271,8 @@ class Run:
             finally:
                 self.network.note_pass(flow=True)
                 self.history.add_steps(_columns(records[: self.trainer.done]))
+                if self.log is not None:
+                    self.log.steps()
             step += self.trainer.done
             show(min(int(np.searchsorted(ends, step, "right")) * size, len(order)))
             if self.watch is not None and self.watch.stops(self.trainer.done == near):
@@ -281,6 +294,8 @@ class Run:
             gradient_log2=self.network.weight_gradients_log2().tolist(),
             update_log2=update.tolist(),
         )
+        if self.log is not None:
+            self.log.epoch()
 
     def _validate(self, held: Batch) -> tuple[float, float]:
         """Return loss and accuracy; the accuracy of a mean square is nan."""

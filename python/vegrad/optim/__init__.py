@@ -23,7 +23,7 @@ from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers, FloatArray
-from vegrad.clipping.rules import Learn, Request, Rule
+from vegrad.clipping.rules import Loss, Prepared, Rule, as_known
 from vegrad.optim.schedules import cosine, warmup
 
 __all__ = ["SGD", "Adam", "AdamW", "Lion", "Optimizer", "cosine", "warmup"]
@@ -161,7 +161,7 @@ class Optimizer:
             return lr
         return checks.as_finite("lr", lr(self.steps if step is None else step))
 
-    def step(self, params: Buffers, grads: Buffers) -> Clipped:
+    def step(self, params: Buffers, grads: Buffers, *, loss: float | None = None) -> Clipped:
         """Take one step in place, and return what the clip found and did.
 
         Without a clip the result has the norm and its `nonfinite` is 0, as nothing looks for NaN
@@ -173,6 +173,7 @@ class Optimizer:
             params: the weights.
             grads: gradients with the same names (or number), nesting and shapes; they are never
                 written.
+            loss: of this step, for a clip that judges by it: `vegrad.clipping.SkipSpike`.
 
         Raises:
             TypeError, ValueError: the buffers do not fit, or two have the same name once theirs are
@@ -180,8 +181,8 @@ class Optimizer:
             NonFiniteGradientError: a gradient is not finite and the rule of the clip wants this
                 error; nothing has changed.
         """
-        rate = self.rate()
-        grads, request, learn = self._prepare(grads)
+        rate, known = self.rate(), as_known(loss)
+        grads, request, learn = self._prepare(grads, known)
         clipped = self._core.step(params, grads, rate, *request)
         if learn is not None:
             learn(clipped)
@@ -206,7 +207,8 @@ class Optimizer:
         its results, only one step is taken. `gauge` says which steps are gauged: the first of
         them, counted from here, and the distance to the next; 0 for none.
         """
-        _, request, learn = self._prepare(grads)
+        # The trainer notes the loss of a step before it asks for the limit.
+        _, request, learn = self._prepare(grads, lambda: float(records[0, 0]))
         if learn is not None:
             order, records = order[:rows], records[:1]
         rates = np.empty(len(records))
@@ -222,10 +224,10 @@ class Optimizer:
         if learn is not None:
             learn(trainer.clipped)
 
-    def _prepare(self, grads: Buffers) -> tuple[Any, Request, Learn | None]:
+    def _prepare(self, grads: Buffers, loss: Loss | None) -> Prepared:
         if self._clip is None:
             return grads, ("none", None, 2.0, "propagate", 0.0), None
-        return self._clip.prepare(grads)
+        return self._clip.prepare(grads, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Return arguments, steps, and copies of the state of each buffer.
@@ -291,8 +293,8 @@ class SGD(Optimizer):
             "momentum": checks.as_finite("momentum", momentum),
             "dampening": checks.as_finite("dampening", dampening),
             "weight_decay": checks.as_finite("weight_decay", weight_decay),
-            "nesterov": _flag("nesterov", nesterov),
-            "maximize": _flag("maximize", maximize),
+            "nesterov": checks.as_flag("nesterov", nesterov),
+            "maximize": checks.as_flag("maximize", maximize),
         }
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(
@@ -330,8 +332,8 @@ class Adam(Optimizer):
             "betas": _betas(betas),
             "eps": checks.as_finite("eps", eps),
             "weight_decay": checks.as_finite("weight_decay", weight_decay),
-            "amsgrad": _flag("amsgrad", amsgrad),
-            "maximize": _flag("maximize", maximize),
+            "amsgrad": checks.as_flag("amsgrad", amsgrad),
+            "maximize": checks.as_flag("maximize", maximize),
         }
         super().__init__(lr, clip, arguments)
 
@@ -381,7 +383,7 @@ class Lion(Optimizer):
         arguments = {
             "betas": _betas(betas),
             "weight_decay": checks.as_finite("weight_decay", weight_decay),
-            "maximize": _flag("maximize", maximize),
+            "maximize": checks.as_flag("maximize", maximize),
         }
         super().__init__(lr, clip, arguments)
 
@@ -390,9 +392,3 @@ def _betas(betas: object) -> tuple[float, float]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers, not {betas!r}")
     return checks.as_fraction("betas[0]", betas[0]), checks.as_fraction("betas[1]", betas[1])
-
-
-def _flag(argument: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{argument} must be True or False, not {value!r}")
-    return value

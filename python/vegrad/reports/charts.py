@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isfinite, isnan
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power, times
+from vegrad.reports.module_text import ModuleRow
 from vegrad.reports.protocols import BesideFlow
 from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
 from vegrad.reports.values import (
+    Stripe,
     decades,
     expected_delta,
     expected_gain,
@@ -81,7 +84,7 @@ def gains(diagnosis: BesideFlow, flow: Flow, note: str = "") -> str:
     gain, weights, derivative, base = gains_of(flow)
     layers, zero = np.arange(len(gain)), np.zeros(len(gain))
     if not len(layers):
-        return figure(title, "one layer has no chain of gradients")
+        return figure(title, "there is one layer, and none to compare its gradient with")
     expected, spread = expected_gain(diagnosis, flow)
     low, high = expected - 2 * spread, expected + 2 * spread
     axis = reach([gain, weights, base + derivative, low, high, zero], least=0.9)
@@ -174,6 +177,62 @@ def sizes(names: Sequence[str], norm_log2: FloatArray) -> str:
     return figure("The gradients' sizes", chart, aside="from the input to the output")
 
 
+def modules(rows: Sequence[ModuleRow], dtype: str = "") -> str:
+    """Draw ‖δ‖ and the gradient of the weights of each module that has either; "" if none has.
+
+    `dtype` is that of the gradients, whose smallest number is marked where they come near it.
+    """
+    known = [one for one in rows if isfinite(one["delta_norm"]) or isfinite(one["gradient_norm"])]
+    if not known:
+        return ""
+    delta, weights = (
+        _sizes(one[name] for one in known) for name in ("delta_norm", "gradient_norm")
+    )
+    axis, stripes = reach([delta, weights], least=3.0), list[Stripe]()
+    finite = np.concatenate([one[np.isfinite(one)] for one in (delta, weights)])
+    if dtype and finite.size:
+        ends = (float(finite.min()), float(finite.max()))
+        axis, stripes = with_range(dtype, axis, ends, 0.12)
+    title, count = "The gradient, module by module", len(known)
+    words = (
+        f"log10 of sizes at {count} modules. ‖δ‖: {_from_to(delta)}. Weights: {_from_to(weights)}."
+    )
+    chart = Chart("modules", title, words.replace("layer", "module"), _sides(count), axis)
+    chart.y_axis(power_ticks(*axis))
+    for outer, inner, what in stripes:
+        chart.area(outer, inner, "f-alarm")
+        chart.rule(inner, "thin s-alarm")
+        chart.text(count - 1, inner, what, "alarm-text", "end", 14 if outer < inner else -7)
+    for sizes, css in ((weights, "thin s-weights"), (delta, "s-gradient")):
+        there = np.flatnonzero(np.isfinite(sizes))  # not all have both: lines go on without them
+        chart.line(there, sizes[there], css)
+        if count <= MOST_HINTS:
+            chart.dots(there, sizes[there], f"small {css}")
+    names = [one["module"] for one in known]
+    _unmeasured(chart, np.where(np.isnan(weights), 0.0, weights), names=names)
+    _layer_axis(chart, count)
+    chart.hints(
+        (n, f"{names[n]}: ‖δ‖ {_or_dash(delta[n])}, gradient {_or_dash(weights[n])}")
+        for n in _hinted(count)
+    )
+    legend: list[Entry] = [
+        ("at the module's output, ‖δ‖", [("line", "s-gradient"), ("dots", "s-gradient")]),
+        ("at its weights, ‖∂loss/∂W‖", [("line", "thin s-weights"), ("dots", "s-weights")]),
+    ]
+    return figure(title, chart, legend, aside="from the input to the output, as the table")
+
+
+def _sizes(norms: Iterable[float]) -> FloatArray:
+    """Return log10 of norms, -inf of 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: FloatArray = np.log10(np.fromiter(norms, np.float64))
+    return found
+
+
+def _or_dash(log10_size: float) -> str:
+    return "–" if isnan(log10_size) else power(log10_size, 1)
+
+
 # What the charts share -------------------------------------------------------------------------
 
 
@@ -256,9 +315,9 @@ def _most(values: FloatArray) -> float:
     return float(np.nanmax(values, initial=-np.inf))
 
 
-def _from_to(values: FloatArray) -> str:
+def _from_to(values: FloatArray, noun: str = "layer") -> str:
     known = np.flatnonzero(np.isfinite(values))
     if not known.size:
-        return "no layer has a finite one"
+        return f"no {noun} has a finite one"
     first, last = int(known[0]), int(known[-1])
-    return f"{values[first]:.2f} at layer {first}, {values[last]:.2f} at layer {last}"
+    return f"{values[first]:.2f} at {noun} {first}, {values[last]:.2f} at {noun} {last}"

@@ -13,6 +13,8 @@ from vegrad.reports.protocols import Comparison, ShownDiagnosis
 WIDTH = 80
 MOST = 8  # attempts shown in full
 DONE, NONE = "✓", "–"
+# What was chosen though it was not seen to stay at the goal, or came near it only.
+ONCE, BEST, SKIPPED = "once", "best", "skipped"
 RESULTS = {  # by how an attempt ended
     "reached": "no better",
     "luck": "by luck",
@@ -42,7 +44,7 @@ class ShownAttempt(Protocol):
 
     @property
     def ended(self) -> str:
-        """The way it ended: one of RESULTS, or "impossible", "no-better", "no-passes", ""."""
+        """The way it ended: of RESULTS, "skipped", "impossible", "no-better", "no-passes" or ""."""
 
     @property
     def after(self) -> ShownDiagnosis | None:
@@ -155,12 +157,12 @@ def details(outcome: ShownOutcome, width: int = WIDTH, *, about: Sequence[str] =
 
 
 def attempts(tried: Sequence[ShownAttempt], width: int = WIDTH) -> list[str]:
-    """Write a row for each attempt that changed something, and why clipping is no cure.
+    """Write a row for each attempt that changed something, and why what was skipped is no cure.
 
     A narrow terminal has no room for the gradient's column and that of the steps. Where no layers
     form a chain, there is no first and last one to compare.
     """
-    rows = [row(attempt) for attempt in tried if attempt.after is not None]
+    rows = [row(attempt) for attempt in tried if is_shown(attempt)]
     chains = any(left != NONE for _, left, *_ in rows)
     lines = []
     if rows:
@@ -172,16 +174,23 @@ def attempts(tried: Sequence[ShownAttempt], width: int = WIDTH) -> list[str]:
             lines.append(f"  ⋮  {len(rows) - MOST} more")
         lines.append(_columns(name, left if chains else "", steps, loss, result, width))
     for attempt in tried:
-        if attempt.ended == "impossible":
+        if attempt.ended in ("impossible", SKIPPED):
             lines += _filled(attempt.why, f"{attempt.name}: ", width)
     return [*lines, ""] if lines else []
+
+
+def is_shown(attempt: ShownAttempt) -> bool:
+    """Return True of what was done to the network, and of what the diagnosis advises."""
+    return attempt.after is not None or attempt.ended == SKIPPED
 
 
 def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
     """Return an attempt's name, the gradient's first over last size, steps, loss and result."""
     after = attempt.after
     if attempt.accepted:
-        result = DONE
+        result = {"reached": DONE, "luck": ONCE}.get(attempt.ended, BEST)
+    elif attempt.ended == SKIPPED:
+        result = SKIPPED
     elif attempt.steps or attempt.ended == "out-of-reach":
         result = RESULTS[attempt.ended]
     else:

@@ -15,8 +15,18 @@ from html import escape
 
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
-from vegrad.reports import charts, parts, recurrent_charts, tables
+from vegrad.reports import (
+    charts,
+    model_parts,
+    parts,
+    recurrent_charts,
+    run_charts,
+    spikes,
+    tables,
+)
+from vegrad.reports import comparison as comparisons
 from vegrad.reports.cure import ShownOutcome
+from vegrad.reports.module_text import MODULE_ENDS
 from vegrad.reports.protocols import (
     Nothing,
     ShownDiagnosis,
@@ -24,8 +34,9 @@ from vegrad.reports.protocols import (
     ShownTimeFlow,
     ShownTruncation,
 )
+from vegrad.reports.shown_comparison import ShownComparison
+from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import NOTEBOOK
-from vegrad.reports.text import ModuleRow, TimeRow
 from vegrad.reports.time_flow import headline
 from vegrad.reports.truncation import truncation_words
 
@@ -45,21 +56,19 @@ def diagnosis(shown: ShownDiagnosis, names: Sequence[str] = ()) -> str:
     return _frame(parts.verdict(shown, "p"), found)
 
 
-def modules(
-    shown: ShownDiagnosis,
-    rows: Sequence[ModuleRow],
-    in_time: Sequence[TimeRow],
-    notes: Iterable[str],
-) -> str:
-    """Show a diagnosis of a model by its modules."""
-    said = "".join(f'<p class="soft">{parts.sentence(note)}</p>' for note in notes)
-    found = [
-        ("the findings", _findings(shown)),
-        ("the modules", tables.modules(rows)),
-        ("the flow through time", tables.through_time(in_time)),
-        ("the notes", said),
-    ]
+def modules(shown: ShownDiagnosis, model: ShownModules) -> str:
+    """Show a diagnosis of a model by its modules, and the training if it is one's."""
+    run = model.run if model.run is not None and len(model.run.step) > 1 else None
+    found = [("the findings", _findings(shown))]
+    if run is not None:
+        found += [("the training", run_charts.course(run)), ("the spikes", spikes.section(run))]
+    found += model_parts.parts_of(model, MODULE_ENDS).items()
     return _frame(parts.verdict(shown, "p", shown.config["model"]), [*found, *_seen(shown)])
+
+
+def comparison(shown: ShownComparison) -> str:
+    """Show two runs or diagnoses side by side."""
+    return _frame(comparisons.head(shown), comparisons.parts_of(shown).items())
 
 
 def cure(shown: ShownOutcome) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from math import inf, log10, nan
@@ -105,7 +106,7 @@ def _card(finding: Finding, *, silent: bool = False) -> str:
     layers = f'<span class="soft">{named(finding.layers)}</span>' if finding.layers else ""
     blame = {"weights": "the weights", "activation": "the activation's derivative"}
     numbers = [
-        (EVIDENCE.get(name, name.replace("_", " ")), _figure(name, value))
+        (_called(finding, name), _figure(name, value))
         for name, value in finding.evidence.items()
         if value or not name.endswith("flowed_layers")
     ]
@@ -120,6 +121,13 @@ def _card(finding: Finding, *, silent: bool = False) -> str:
         + (f'<dl class="numbers">{listed}</dl>' if listed else "")
         + "</li>"
     )
+
+
+def _called(finding: Finding, name: str) -> str:
+    """Return the words for one of a finding's numbers."""
+    if name == "share" and finding.kind != "oscillating":  # which is a share of epochs
+        return name
+    return EVIDENCE.get(name, name.replace("_", " "))
 
 
 def _figure(name: str, value: float) -> str:
@@ -183,10 +191,12 @@ def theory(diagnosis: BesideFlow, flow: Flow) -> str:
     )
 
 
-def measurement(diagnosis: ShownDiagnosis, measurement: Measurement) -> str:
-    """Show the gradients of a diagnosis that was made from them alone."""
+def measurement(
+    diagnosis: ShownDiagnosis, measurement: Measurement, ends: int = sys.maxsize
+) -> str:
+    """Show measured gradients; the table has so many at either end."""
     chain = diagnosis.config.get("chain", measurement.names)
-    listed = tables.gradients(chain, measurement)
+    listed = tables.gradients(chain, measurement, ends)
     return f"<h2>The gradients</h2>{sizes(chain, measurement)}{listed}"
 
 

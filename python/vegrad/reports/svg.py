@@ -92,11 +92,15 @@ class Chart:
         """Write numbers left of the plot, and draw lines across it."""
         for value, label in ticks:
             y = _short(self._down(value))
-            self._behind.append(
-                f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-                f'<text class="tick" x="-8" y="{y}" dy=".35em" text-anchor="end">'
-                f"{escape(label)}</text>"
-            )
+            self._behind.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+            self.left(value, label)
+
+    def left(self, y: float, words: str) -> None:
+        """Write a word left of the plot."""
+        self._behind.append(
+            f'<text class="tick" x="-8" y="{_short(self._down(y))}" dy=".35em" text-anchor="end">'
+            f"{escape(words)}</text>"
+        )
 
     # Shapes ------------------------------------------------------------------------------------
 
@@ -157,6 +161,17 @@ class Chart:
         """Fill a stripe across the plot."""
         self.band(self.x, (low, low), (high, high), css)
 
+    def image(self, address: str) -> None:
+        """Fill the plot with the pixels of an image."""
+        self._plot.append(
+            f'<image class="pixels" width="{WIDE}" height="{self.height}" '
+            f'preserveAspectRatio="none" href="{escape(address)}"/>'
+        )
+
+    def upright(self, x: float, css: str) -> None:
+        """Draw an upright line through the plot."""
+        self.line((x, x), self.y, css)
+
     def rule(self, y: float, css: str) -> None:
         """Draw a level line across the plot."""
         self.line(self.x, (y, y), css)
@@ -184,6 +199,15 @@ class Chart:
             self._plot.append(
                 f'<rect class="hint" x="{left}" width="{wide}" height="{self.height}">'
                 f"<title>{escape(words)}</title></rect>"
+            )
+
+    def row_hints(self, places: Iterable[tuple[float, float, str]]) -> None:
+        """Give the parts of the plot between two y, from side to side, words for the pointer."""
+        for top, bottom, words in places:
+            start, end = self._down(top), self._down(bottom)
+            self._plot.append(
+                f'<rect class="hint" y="{_short(start)}" width="{WIDE}" '
+                f'height="{_short(end - start)}"><title>{escape(words)}</title></rect>'
             )
 
     # Places ------------------------------------------------------------------------------------
@@ -241,20 +265,50 @@ def figure(
 
     `note` is HTML, everything else is text.
     """
-    drawn = str(chart) if isinstance(chart, Chart) else f"<p>{escape(chart)}</p>"
-    lines = []
-    for words, shapes in legend:
-        paths = "".join(_in_legend(shape, css_of) for shape, css_of in shapes)
-        lines.append(f'<li><svg aria-hidden="true">{paths}</svg>{escape(words)}</li>')
+    drawn = f'<div class="plot">{_drawn(chart)}</div>'
+    return _captioned(title, f"{_legend(legend)}{drawn}", aside, note, css)
+
+
+def stacked(
+    title: str,
+    plots: Iterable[tuple[str, Chart | str, Iterable[Entry]]],
+    *,
+    aside: str = "",
+    note: str = "",
+    css: str = "",
+) -> str:
+    """Return charts below each other, with the words and the legend above each, as `figure` does.
+
+    They have room for words on their left, so that the same x is at the same place in all.
+    """
+    body = "".join(
+        f'<div class="above-plot">{f"<h4>{escape(words)}</h4>" if words else ""}'
+        f'{_legend(legend)}</div><div class="plot named">{_drawn(chart)}</div>'
+        for words, chart, legend in plots
+    )
+    return _captioned(title, body, aside, note, css)
+
+
+def _captioned(title: str, body: str, aside: str, note: str, css: str) -> str:
     return (
         f'<figure class="card {css}"><figcaption><h3>{escape(title)}</h3>'
         + (f'<span class="soft">{escape(aside)}</span>' if aside else "")
-        + "</figcaption>"
-        + (f'<ul class="legend">{"".join(lines)}</ul>' if lines else "")
-        + f'<div class="plot">{drawn}</div>'
+        + f"</figcaption>{body}"
         + (f'<p class="note">{note}</p>' if note else "")
         + "</figure>"
     )
+
+
+def _drawn(chart: Chart | str) -> str:
+    return str(chart) if isinstance(chart, Chart) else f"<p>{escape(chart)}</p>"
+
+
+def _legend(entries: Iterable[Entry]) -> str:
+    lines = []
+    for words, shapes in entries:
+        paths = "".join(_in_legend(shape, css_of) for shape, css_of in shapes)
+        lines.append(f'<li><svg aria-hidden="true">{paths}</svg>{escape(words)}</li>')
+    return f'<ul class="legend">{"".join(lines)}</ul>' if lines else ""
 
 
 def _in_legend(shape: str, css: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import inf, isnan, log2, nan
@@ -12,9 +13,11 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement, Statistics
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
-from vegrad.reports.cure import DONE, ShownAttempt, row
+from vegrad.reports.cure import DONE, ShownAttempt, is_shown, row
+from vegrad.reports.module_text import MODULE_ENDS, ModuleRow, TimeRow, log10_of, module_places
 from vegrad.reports.protocols import BesideFlow, Comparison, ShownTimeFlow, ShownTruncation
-from vegrad.reports.text import MODULE_ENDS, ModuleRow, TimeRow, chosen, log10_of
+from vegrad.reports.shown_run import ShownSpikeStep
+from vegrad.reports.text import chosen
 from vegrad.reports.time_flow import mean_gain, steps_of
 from vegrad.reports.truncation import percent, shown_windows
 from vegrad.reports.values import expected_gain, factor, gain, number, size, surprises
@@ -56,17 +59,25 @@ def layers(diagnosis: BesideFlow, flow: Flow, names: Sequence[str] = ()) -> str:
     )
 
 
-def gradients(chain: Sequence[str], measurement: Measurement) -> str:
-    """Write a row for every recorded gradient: those of the chain first, then the others."""
+def gradients(chain: Sequence[str], measurement: Measurement, ends: int = sys.maxsize) -> str:
+    """Write a row for every recorded gradient: those of the chain first, then the others.
+
+    Of more than twice `ends` those at either end, and a few of those with remarks.
+    """
     parts = dict(zip(measurement.names, measurement.buffers, strict=True))
+    names = [*chain, *(name for name in parts if name not in chain)]
+    remarkable = (place for place, name in enumerate(names) if parts[name].marks)
     rows = []
-    for place, name in enumerate([*chain, *(name for name in parts if name not in chain)]):
+    for place in chosen(len(names), False, ends=ends, picked=remarkable):
+        name = names[place]
         part = parts[name]
         cells = [str(place) if place < len(chain) else "", *_figures(part)]
         row = [*(f"<td>{cell}</td>" for cell in cells), _remarks(", ".join(part.marks))]
         rows.append(_row(escape(name), row, marked=bool(part.marks)))
+    left = len(names) - len(rows)
+    above = f'<p class="above">{left} gradients in the middle are not shown.</p>' if left else ""
     head = ["gradient", "layer", "elements", "log10 of the norm", "rms", "largest", "zeros"]
-    return _table("All gradients", [*head, "inf or nan"], rows, remarks=True)
+    return above + _table("All gradients", [*head, "inf or nan"], rows, remarks=True)
 
 
 def _figures(part: Statistics) -> list[str]:
@@ -100,20 +111,27 @@ def comparison(shown: Comparison) -> str:
     return _table("Before and after", ["at the end", "before", "after"], rows, css=" brief")
 
 
+def pairs(label: str, head: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> str:
+    """Write a row for each name and the values that two have of it."""
+    body = [_row(escape(name), [f"<td>{escape(v)}</td>" for v in two]) for name, *two in rows]
+    return _table(escape(label), map(escape, head), body, css=" brief names")
+
+
 def attempts(tried: Sequence[ShownAttempt]) -> str:
     """Write a row for each change that was made and judged; nothing if there is none."""
     rows = []
-    for name, *figures, result in (row(one) for one in tried if one.after is not None):
+    for name, *figures, result in (row(one) for one in tried if is_shown(one)):
         cells = [*(f"<td>{cell}</td>" for cell in figures), _remarks(result)]
         rows.append(_row(escape(name), cells, css="cured" if result == DONE else ""))
     head = ["tried", "gradient, first over last", "steps", "loss"]
     return _table("Attempts", head, rows, remarks=True, css=" names") if rows else ""
 
 
-def modules(rows: Sequence[ModuleRow]) -> str:
-    """Write a row for each module; of many the first and the last."""
+def modules(rows: Sequence[ModuleRow], ends: int = MODULE_ENDS) -> str:
+    """Write a row for each module; of many those at either end, and those that are remarkable."""
     body = []
-    for place in chosen(len(rows), False, ends=MODULE_ENDS):
+    shown = module_places(rows, ends)
+    for place in shown:
         module = rows[place]
         rms = "" if isnan(module["activation_rms"]) else number(module["activation_rms"])
         cells = [rms, log10_of(module["delta_norm"]), log10_of(module["gradient_norm"])]
@@ -124,6 +142,25 @@ def modules(rows: Sequence[ModuleRow]) -> str:
     above = f'<p class="above">{left} modules in the middle are not shown.</p>' if left else ""
     head = ["module", "activation rms", "log10 ‖δ‖", "log10 of the gradient"]
     return above + _table("Modules", head, body, remarks=True, css=" names")
+
+
+def window(steps: Sequence[tuple[ShownSpikeStep, float]], spike: int) -> str:
+    """Write a row for each step around a spike, which is marked, with its gradients' norm."""
+    batches = any(one.batch is not None for one, _ in steps)
+    updates = not all(isnan(one.update) for one, _ in steps)
+    body = []
+    for one, norm in steps:
+        cells = [escape(_short(str(one.batch)))] * batches
+        cells += [f"{value:.4g}" for value in (one.loss, norm)]
+        cells += ["" if isnan(one.update) else f"{one.update:.2g}"] * updates
+        cells = [f"<td>{cell}</td>" for cell in cells]
+        body.append(_row(str(one.step), cells, marked=one.step == spike))
+    head = ["step", *["batch"] * batches, "loss", "gradient norm", *["update / weight"] * updates]
+    return _table("Around the spike", head, body, css=" brief")
+
+
+def _short(words: str, letters: int = 24) -> str:
+    return words if len(words) <= letters else f"{words[: letters - 1]}…"
 
 
 def through_time(rows: Sequence[TimeRow]) -> str:

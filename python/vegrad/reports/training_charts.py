@@ -55,7 +55,7 @@ def loss(runs: Sequence[Run], name: str = "loss") -> str:
         f"{run.words or 'It goes'} from {_ends(run.history.loss)}." for run in runs
     )
     losses = np.concatenate([y for _, y, _ in curves])
-    chart, scale = _loss_chart(name, "Loss", words, (-0.5, max(last - 0.5, 0.5)), losses, 220)
+    chart, scale = loss_chart(name, "Loss", words, (-0.5, max(last - 0.5, 0.5)), losses, 220)
     for x, y, css in curves:
         chart.line(x, scale(y), css)
     for x, y, css in marks:
@@ -97,7 +97,7 @@ def hops(one: Descent, title: str = "The descent", name: str = "hops") -> str:
     words = ", ".join(f"{n} × {descent.HOPS[k].name}" for k, n in counts.items())
     words = f"Of the steps drawn: {words}."
     ends = descent.reach(one, losses)
-    chart, scale = _loss_chart(name, title, words, (0.0, places[-1]), losses, 230, ends)
+    chart, scale = loss_chart(name, title, words, (0.0, places[-1]), losses, 230, ends)
     if isfinite(one.guess):
         level = scale(np.array([one.guess, one.guess]))
         chart.line(places[[0, -1]], level, "dashed s-chalk")
@@ -126,7 +126,7 @@ def hops(one: Descent, title: str = "The descent", name: str = "hops") -> str:
     return figure(title, chart, legend, aside=aside, note=escape(note), css="board")
 
 
-def _loss_chart(
+def loss_chart(
     name: str,
     title: str,
     words: str,

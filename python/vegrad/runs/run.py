@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
@@ -11,7 +11,20 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.history import History
 from vegrad.diagnosis.noted import Noted
+from vegrad.reports.shown_run import ShownSpike
+from vegrad.runs.moved import Moved, first_moved
 from vegrad.runs.spikes import Spike
+from vegrad.runs.thin import MOST, kept_places
+
+COLUMNS = (
+    "step",
+    "loss",
+    "gradient_norm",
+    "clipped_norm",
+    "learning_rate",
+    "update_ratio",
+    "validation_loss",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +60,9 @@ class Run:
     """Findings, each with the step at which it came up, the first one first."""
     spikes: tuple[Spike, ...] = ()
     """Spikes of the loss or the gradient, each with the steps around it."""
+    nonfinite: Mapping[str, float] = field(default_factory=dict)
+    """First step at which a number that was recorded was NaN or infinite, by its column's name: in
+    a column nan alone may also be a number that was not recorded."""
     about: Mapping[str, object] = field(default_factory=dict)
     """What is known beside: "name", "model", "source" (the file or program that recorded it), …"""
 
@@ -54,6 +70,26 @@ class Run:
     def steps(self) -> int:
         """The number of steps that were recorded."""
         return len(self.step)
+
+    def moved(self, spike: ShownSpike) -> Moved | None:
+        """Return the module whose gradient left its usual size first, as a spike came, if any."""
+        steps = [one.step for one in spike.window]
+        near = (self.step >= min(steps, default=0)) & (self.step <= spike.step)
+        return first_moved(self.step[near], self.gradient_log2[near], self.modules, spike.step)
+
+    def thinned(self, most: int = MOST) -> Run:
+        """Return the run with about as many steps as `most`, findings' and spikes' among them."""
+        marked = [one.step for one in self.noted]
+        marked += [step.step for one in self.spikes for step in one.window]
+        places = kept_places(self.step, marked, most)
+        if len(places) == self.steps:
+            return self
+        columns = {name: getattr(self, name)[places] for name in (*COLUMNS, "gradient_log2")}
+        return replace(self, **columns)
+
+    def with_about(self, **about: object) -> Run:
+        """Return the run with more that is known of it."""
+        return replace(self, about={**self.about, **about})
 
     @classmethod
     def of_history(cls, history: History, **about: object) -> Run:

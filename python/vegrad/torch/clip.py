@@ -22,7 +22,7 @@ from torch.nn import Module, utils
 
 from vegrad import _core
 from vegrad._core import Clipped, NonFiniteGradientError
-from vegrad.clipping import Rule
+from vegrad.clipping.rules import Loss, Rule
 
 PARAMETERS = Module.parameters.__code__
 Tensors: TypeAlias = Iterable[Tensor] | Tensor
@@ -290,7 +290,9 @@ def _clip_mixed(
     return total.to(first, _dtype(grads) if compat else torch.float64)
 
 
-def clip_by_rule(rule: Rule, params: list[Tensor], grads: list[Tensor | None]) -> Clipped:
+def clip_by_rule(
+    rule: Rule, params: list[Tensor], grads: list[Tensor | None], loss: Loss | None = None
+) -> Clipped:
     """Clip gradients of any kind in place, those of other devices by way of the CPU."""
     buffers: list[Tensor | None] = []
     weights: list[Tensor | None] = []
@@ -304,7 +306,7 @@ def clip_by_rule(rule: Rule, params: list[Tensor], grads: list[Tensor | None]) -
             copied.append((view, buffers[-1]))
         if weights[-1] is not None:
             weights[-1] = weights[-1].cpu()
-    clipped = rule.apply_(buffers, weights)
+    clipped = rule.apply_(buffers, weights, loss=None if loss is None else loss())
     if clipped.clipped or clipped.nonfinite:
         for view, copy in copied:
             view.copy_(copy)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 from operator import is_, is_not
 from typing import Any, ClassVar, TypeAlias
@@ -18,7 +19,8 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from vegrad import _core
-from vegrad._core import Clipped, NonFiniteGradientError
+from vegrad._core import NonFiniteGradientError
+from vegrad.arrays.checks import as_number
 from vegrad.clipping import Rule
 from vegrad.torch.clip import clip_by_rule, is_ours
 from vegrad.torch.optimizer_state import CoreState
@@ -42,8 +44,8 @@ class CoreStep(CoreState):
     _sharing_is_foreign: bool
     """True once the core has refused a step where parameters may have shared memory."""
 
-    clipped: Clipped | None = None
-    """The clip's report on the last step: norms, and what was changed."""
+    _loss: Callable[[], float] | None = None
+    """Gives the loss of this step to the clip."""
 
     def _renew(self) -> None:
         super()._renew()
@@ -63,13 +65,19 @@ class CoreStep(CoreState):
         return _core.Optimizer(self._kind, **arguments)
 
     @torch._disable_dynamo
-    def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:
+    def step(
+        self, closure: Callable[[], Loss] | None = None, *, loss: Loss | None = None
+    ) -> Loss | None:
         """Take one step of every parameter that has a gradient; `closure` is as in torch.optim.
+
+        Args:
+            closure: measures the loss anew and returns it, which this method does too.
+            loss: of this step, if there is no closure, for a clip that judges by it:
+                `vegrad.clipping.SkipSpike`.
 
         Raises:
             NonFiniteGradientError: if the clip's rule says so; nothing has changed then.
         """
-        loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
@@ -87,9 +95,13 @@ class CoreStep(CoreState):
             self._all_ours = not self._find_foreign(grads)
             if self._all_ours:
                 self._move_in(frozenset())
-        if not self._all_ours or not self._step_all(params, grads):
-            self._step_mixed(params, grads)
-        return loss
+        self._loss = None if loss is None else partial(as_number, "loss", loss)
+        try:
+            if not self._all_ours or not self._step_all(params, grads):
+                self._step_mixed(params, grads)
+        finally:
+            self._loss = None  # which may hold on to a graph
+        return None if closure is None else loss
 
     def _step_all(self, params: list[Tensor], grads: Grads, again: bool = False) -> bool:
         """Step over all parameters in the core; return False if some turn out to be foreign."""
@@ -114,7 +126,7 @@ class CoreStep(CoreState):
             return
         request, learn = _UNCLIPPED, None
         if clip is not None:
-            grads, request, learn = clip.prepare(grads)
+            grads, request, learn = clip.prepare(grads, self._loss)
         spans, end, known = [], 0, self._known
         for place, group in enumerate(self.param_groups):
             numbers = self._numbers(group)
@@ -171,7 +183,7 @@ class CoreStep(CoreState):
         if foreign != self._foreign or not self._in_core or dtypes != self._dtypes:
             self._move_out()
             self._move_in(foreign)
-        clipped = self.clip and clip_by_rule(self.clip, params, grads)
+        clipped = self.clip and clip_by_rule(self.clip, params, grads, self._loss)
         if not (clipped and clipped.skipped):
             ours, of_ours = (
                 [None if place in foreign else one for place, one in enumerate(several)]

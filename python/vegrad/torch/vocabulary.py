@@ -19,6 +19,7 @@ class TorchVocabulary(Vocabulary):
     normalization = "torch.nn.LayerNorm after each Linear"
     skips = "skip connections, x + f(x)"
     cuts = "a detach(), .data, item() or no_grad()"
+    off = "no_grad()"
     freezing = "set requires_grad=False"
     keeping = (
         "keep layers in an nn.ModuleList or nn.ModuleDict and tensors as nn.Parameter attributes, "

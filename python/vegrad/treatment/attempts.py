@@ -75,6 +75,7 @@ class Attempts:
         self.budget = Budget(plan, self.batch_size, len(self.rows), subject.early, sick)
         self.budget.passed += subject.looking(len(rows)) + before.further * len(rows)
         self.kept, self.said, self.brought = 0.0, False, False
+        self.done = set[tuple[str, ...]]()  # the code of what has been judged
 
     def _trial(self, treatment: Treatment) -> Trial:
         plan = self.plan
@@ -132,11 +133,17 @@ class Attempts:
         treatment = remedy.treat(patient)
         if isinstance(treatment, Refusal):
             self.budget.passed += patient.passed
-            how: Ended = "impossible" if treatment.worth_saying else ""
+            how: Ended = ""
+            if treatment.worth_saying and not any(one.ended == "skipped" for one in self.attempts):
+                how = "skipped" if remedy.said else "impossible"
             if treatment.why:
                 refused = Attempt(remedy.name, "", False, treatment.why, before, ended=how)
                 self.attempts.append(refused)
             return None
+        if not treatment.is_of_training and treatment.lines in self.done:
+            self.budget.passed += patient.passed
+            return None
+        self.done.add(treatment.lines)
         after = before if treatment.is_of_training else patient.look(treatment)
         self.budget.passed += patient.passed
         cost = patient.passed / self.batch_size

@@ -19,7 +19,7 @@ from vegrad.treatment.goal import Goal, Plan
 PAIRS = ("loss", "accuracy")
 # The way an attempt ended: its training reached the goal, or only with the rows in one order, or
 # was too slow, learnt nothing or diverged; or it was not trained, because one pass was no better,
-# no passes were left, or such a change can never help.
+# no passes were left, such a change can never help, or what the diagnosis advises cannot be done.
 Ended = Literal[
     "",
     "reached",
@@ -31,6 +31,7 @@ Ended = Literal[
     "out-of-reach",
     "no-passes",
     "impossible",
+    "skipped",
 ]
 
 

@@ -8,11 +8,9 @@ be done to a network is the business of its front end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 
 from vegrad.activations import ACTIVATIONS
-from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.edits import (
     AddSkips,
     Clip,
@@ -22,32 +20,22 @@ from vegrad.flow.edits import (
     Lsuv,
     Normalize,
     Redraw,
-    Scale,
     ScaleData,
     ScaleTarget,
     SetActivation,
-    Shift,
     Zero,
-    is_in_place,
     parts,
     together,
 )
-from vegrad.flow.reading import Chain
 from vegrad.flow.subject import Refusal
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
-from vegrad.treatment import recurrent
-from vegrad.treatment.promise import badness
+from vegrad.treatment import advice, recurrent
 from vegrad.treatment.rates import wanted_limit, wanted_rate
 from vegrad.treatment.remedy import Patient, Proposal, Remedy
 
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
 EXACT = 1e-6  # log2 of a gain, below which nothing has changed a gradient but rounding
-ROUNDS = 4  # of looks: a parameter that is put right may show the next
 NO_CHAIN = Refusal("the layers do not form one chain")
-
-
-def _chain(p: Patient) -> Chain | None:
-    return p.reading.chain
 
 
 # The data ---------------------------------------------------------------------------------------
@@ -82,103 +70,8 @@ def _scaled(
 # Values of parameters ---------------------------------------------------------------------------
 
 
-def _as_said(p: Patient) -> Proposal | Refusal:
-    """Change values as the findings say it, and then as those of the next look do, for some rounds.
-
-    The best of what was looked at is proposed: what is found next may be no more than what the
-    change has shown, and where all of it does harm, what the first finding asks for may not.
-    """
-    looked = list[tuple[float, tuple[Edit, ...], Diagnosis]]()
-    done, diagnosis = tuple[Edit, ...](), p.diagnosis
-    for number in range(ROUNDS):
-        said = _said(diagnosis, whole=_chain(p) is None)
-        every = tuple(edit for edits in said for edit in edits)
-        choices = [every, said[0]] if len(said) > 1 and not number else [every] * bool(said)
-        tried = [one for new in choices if (one := _look(p, done, new)) is not None]
-        if not tried:
-            break
-        looked += tried
-        _, done, diagnosis = min(tried, key=lambda one: one[0])
-    if not looked:
-        return Refusal("the diagnosis asks for no other values")
-    return Proposal(together(*min(looked, key=lambda one: one[0])[1]))
-
-
-def _as_said_of_all(p: Patient) -> Proposal | Refusal:
-    """Change all layers of a chain as a finding says it; LSUV, a layer at a time, is surer."""
-    edits = (finding.edit for finding in p.diagnosis.findings)
-    edit = next((one for one in edits if one is not None and _is_whole(one)), None)
-    if _chain(p) is None or edit is None:
-        return Refusal("the diagnosis asks for nothing of all layers")
-    return Proposal(edit)
-
-
-def _said(diagnosis: Diagnosis, *, whole: bool) -> list[tuple[Edit, ...]]:
-    """Return the edits of values that findings ask for, of each parameter the first.
-
-    Those of all layers at once are left out unless `whole`.
-    """
-    found, touched = list[tuple[Edit, ...]](), set[str]()
-    for finding in diagnosis.findings:
-        # Instead of data, what they are multiplied with first may be scaled.
-        edits = [finding.edit, *finding.facts.values()]
-        edit = next((one for one in edits if isinstance(one, Edit) and is_in_place(one)), None)
-        if edit is None or (not whole and _is_whole(edit)):
-            continue
-        named = [getattr(part, "parameters", ()) for part in parts(edit)]
-        if not all(named):  # all that there are
-            return found or [parts(edit)]
-        new = {name for names in named for name in names}
-        if not new & touched:
-            found.append(parts(edit))
-            touched |= new
-    return found
-
-
-def _is_whole(edit: Edit) -> bool:
-    """Return True of new weights for all, or of one factor for several."""
-    return isinstance(edit, Initialize) or (isinstance(edit, Scale) and len(edit.parameters) > 1)
-
-
-def _look(
-    p: Patient, done: tuple[Edit, ...], new: tuple[Edit, ...]
-) -> tuple[float, tuple[Edit, ...], Diagnosis] | None:
-    """Diagnose the network with these edits and those before.
-
-    None if they cannot be done, or have been.
-    """
-    edits = _joined(done, new)
-    if edits == done:
-        return None
-    treated = p.treated(Proposal(together(*edits)))
-    if isinstance(treated, Refusal):
-        return None
-    diagnosis = p.look(treated)
-    return badness(diagnosis) if diagnosis.findings else -1.0, edits, diagnosis
-
-
-def _joined(done: tuple[Edit, ...], new: tuple[Edit, ...]) -> tuple[Edit, ...]:
-    """Return both, with factors and amounts for the same parameters as one."""
-    found: dict[Edit, Edit] = {}
-    for edit in (*done, *new):
-        match edit:
-            case Scale(_, factor):
-                key: Edit = replace(edit, factor=1.0)
-                before = found.get(key)
-                factor *= before.factor if isinstance(before, Scale) else 1.0
-                found[key] = replace(edit, factor=factor)
-            case Shift(_, amount):
-                key = replace(edit, amount=0.0)
-                before = found.get(key)
-                amount += before.amount if isinstance(before, Shift) else 0.0
-                found[key] = replace(edit, amount=amount)
-            case _:
-                found[edit] = edit
-    return tuple(found.values())
-
-
 def _reset_biases(p: Patient) -> Proposal | Refusal:
-    chain, findings = _chain(p), p.diagnosis.findings
+    chain, findings = p.chain, p.diagnosis.findings
     sick = {
         layer
         for f in findings
@@ -203,7 +96,7 @@ def _reset_biases(p: Patient) -> Proposal | Refusal:
 
 def _draw_layers(p: Patient) -> Proposal | Refusal:
     """Draw layers again that no factor can bring back: dead, not finite, or closed."""
-    chain, layers = _chain(p), set[int]()
+    chain, layers = p.chain, set[int]()
     for f in p.diagnosis.findings:
         if f.kind in ("dead", "nonfinite"):
             layers |= set(f.layers)
@@ -223,7 +116,7 @@ def _anew(scheme: str) -> Callable[[Patient], Proposal | Refusal]:
     """
 
     def propose(p: Patient) -> Proposal | Refusal:
-        chain = _chain(p)
+        chain = p.chain
         plain = chain is not None and not (chain.residual or chain.norm or p.diagnosis.healthy)
         if chain is not None and (chain.exact or plain):
             return Refusal("the layers form a chain, for which there are other weights")
@@ -232,17 +125,8 @@ def _anew(scheme: str) -> Callable[[Patient], Proposal | Refusal]:
     return propose
 
 
-def _activation_as_said(p: Patient) -> Proposal | Refusal:
-    """Exchange the activations as a finding says it, with new weights for them."""
-    edits = (finding.edit for finding in p.diagnosis.findings)
-    edit = next((one for one in edits if isinstance(one, SetActivation)), None)
-    if edit is None:
-        return Refusal("the diagnosis asks for no other activation")
-    return Proposal(together(edit, Initialize("he_normal")))
-
-
 def _nonlinear(p: Patient) -> Proposal | Refusal:
-    chain = _chain(p)
+    chain = p.chain
     if chain is None or chain.activation != "identity" or len(chain.layers) < 2:
         return Refusal("the layers form no chain without activations")
     if (abs(chain.flow.activation_gain_log2) > EXACT).any():
@@ -253,7 +137,7 @@ def _nonlinear(p: Patient) -> Proposal | Refusal:
 def _without_sigmoids(p: Patient) -> Proposal | Refusal:
     """Use GELU, as smooth, in place of sigmoids, if most activations of no chain are such."""
     kinds = [one.kind for one in p.reading.operations if one.kind in ACTIVATIONS]
-    if _chain(p) is not None or 2 * kinds.count("sigmoid") <= len(kinds):
+    if p.chain is not None or 2 * kinds.count("sigmoid") <= len(kinds):
         return Refusal("the activations are no sigmoids, or the layers form a chain")
     return Proposal(SetActivation("gelu"))
 
@@ -276,13 +160,13 @@ def _of_chain(*edits: Edit) -> Callable[[Patient], Proposal | Refusal]:
     """Return a remedy that proposes these edits to any chain."""
 
     def propose(p: Patient) -> Proposal | Refusal:
-        return NO_CHAIN if _chain(p) is None else Proposal(together(*edits))
+        return NO_CHAIN if p.chain is None else Proposal(together(*edits))
 
     return propose
 
 
 def _critical(p: Patient) -> Proposal | Refusal:
-    chain = _chain(p)
+    chain = p.chain
     if chain is None:
         return NO_CHAIN
     if chain.activation in CRITICAL_SIGMA_B:
@@ -291,7 +175,7 @@ def _critical(p: Patient) -> Proposal | Refusal:
 
 
 def _skips(p: Patient) -> Proposal | Refusal:
-    chain = _chain(p)
+    chain = p.chain
     if chain is None:
         return NO_CHAIN
     scheme = "critical" if chain.activation in CRITICAL_SIGMA_B else "orthogonal"
@@ -300,7 +184,7 @@ def _skips(p: Patient) -> Proposal | Refusal:
 
 def _activation(p: Patient) -> Proposal | Refusal:
     """Use tanh, which trains deepest at its critical point; in place of tanh, ReLU."""
-    chain = _chain(p)
+    chain = p.chain
     if chain is None:
         return NO_CHAIN
     if chain.activation == "tanh":
@@ -340,7 +224,8 @@ EVERYTHING = _of_chain(TANH, Normalize(), AddSkips(), Initialize("critical"))
 REMEDIES = (
     Remedy("scale the data", BOTH, _scale_data, scales=True),
     Remedy("scale the target", BOTH, _scale_target, 0.5, scales=True),
-    Remedy("what the diagnosis says", FLOW, _as_said, said=True),
+    Remedy("what the diagnosis says", FLOW, advice.as_said, said=True),
+    Remedy("what else it says", FLOW, advice.else_said, said=True),
     Remedy("reset biases", FLOW, _reset_biases),
     Remedy("draw layers again", FLOW, _draw_layers),
     Remedy("open the gates", BOTH, recurrent.open_gates),
@@ -348,12 +233,12 @@ REMEDIES = (
     Remedy("scale the recurrent matrix", BOTH, recurrent.scale_matrix),
     Remedy("orthogonal recurrent matrix", BOTH, recurrent.orthogonal_matrix),
     Remedy("scale every layer", FLOW, _lsuv),
-    Remedy("what it says of all layers", FLOW, _as_said_of_all, said=True),
+    Remedy("what it says of all layers", FLOW, advice.said_of_all, said=True),
     Remedy("clip", FLOW, _clip_first),
     Remedy("truncate", BOTH, recurrent.truncated),
     Remedy("steady gradients", BOTH, recurrent.steady_matrix, 0.3),
     Remedy("another cell", BOTH, recurrent.other_cell, 0.0),
-    Remedy("activation that it says", FLOW, _activation_as_said, 0.3, said=True),
+    Remedy("activation that it says", FLOW, advice.activation_said, 0.3, said=True),
     Remedy("activations", BOTH, _nonlinear, 0.3),
     Remedy("no sigmoids", BOTH, _without_sigmoids, 0.3),
     Remedy("initialize as by default", BOTH, _anew("default"), 0.0),

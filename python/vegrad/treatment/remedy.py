@@ -9,15 +9,16 @@ from vegrad.arrays.checks import Array
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.edits import SCALES, Edit, is_of_training, keeps_shape, parts, replaces
-from vegrad.flow.reading import Reading
+from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Code, Refusal
 from vegrad.treatment.curable import Curable
 
 AS_IT_IS = "as it is"
 # Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
 # gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of
-# the usual budget, for remedies whose gradient need not pass all layers.
-NARROW, FOR_SKIPS = 0.5, 1.25
+# the usual budget, for remedies whose gradient need not pass all layers, and beside what the
+# diagnosis says.
+NARROW, FOR_SKIPS, BESIDE_ADVICE = 0.5, 1.25, 1.0
 # Of the usual budget, what is kept for larger changes where the layers are no chain: beside what
 # the diagnosis says, and beside others.
 FOR_LESS_LIKELY, FOR_OTHERS = 0.25, 0.5
@@ -117,6 +118,11 @@ class Patient:
         return self.diagnosis.reading
 
     @property
+    def chain(self) -> Chain | None:
+        """The chain that the layers form, if they form one."""
+        return self.reading.chain
+
+    @property
     def kinds(self) -> set[str]:
         """The kinds of what was found."""
         return {finding.kind for finding in self.diagnosis.findings}
@@ -155,9 +161,18 @@ class Remedy:
     said: bool = False
 
     def treat(self, patient: Patient) -> Treatment | Refusal:
-        """Do what is proposed to a copy of the patient's network."""
+        """Do what is proposed to a copy of the patient's network.
+
+        Why that cannot be done is worth saying of what the diagnosis advises.
+        """
         proposal = self.propose(patient)
-        return proposal if isinstance(proposal, Refusal) else patient.treated(proposal)
+        if isinstance(proposal, Refusal):
+            return proposal
+        done = patient.treated(proposal)
+        if self.said and isinstance(done, Refusal):
+            words = patient.given.subject.vocabulary.edit(proposal.edit)
+            return replace(done, why=f"cannot {words}: {done.why}", worth_saying=True)
+        return done
 
     def within(self, name: str) -> Remedy:
         """Return the same remedy, tried on top of another."""
@@ -174,4 +189,6 @@ def kept_for(remedy: Remedy, reading: Reading) -> float:
     layers = reading.chain.layers
     narrow = sum(1.0 / layer.width for layer in layers[:-1] if layer.width) > NARROW
     narrow = narrow and all(layer.kind == "linear" for layer in layers)
-    return FOR_SKIPS if narrow and not remedy.skips else remedy.kept
+    if not narrow or remedy.skips:
+        return remedy.kept
+    return BESIDE_ADVICE if remedy.said else FOR_SKIPS

@@ -129,7 +129,7 @@ def _is_hidden(reading: Reading, place: int) -> bool:
 
 def _is_edge(one: Operation) -> bool:
     """Return True if an operation may have made what is not finite."""
-    if one.edge == "norm-of-one":
+    if one.edge in ("norm-of-one", "masked-row"):
         return one.lost
     return bool(one.edge) and one.edge not in CUTS and one.edge != "zero-vectors"
 

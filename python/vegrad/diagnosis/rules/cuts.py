@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
 from vegrad.diagnosis.rules.culprits import CUTS, site_of, taken_by
@@ -12,6 +12,11 @@ from vegrad.flow.reading import INPUT, MAPS, Operation, Reading
 from vegrad.flow.site import Site
 
 STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "floordiv", "heaviside"}
+DETACHES = {"detach", "get"}
+STAYS = (
+    "leave out {words.cuts} between them and the loss, or {words.freezing} if they are meant to "
+    "stay as they are."
+)
 
 
 def _unregistered(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -37,43 +42,80 @@ def _detached(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     by_cut: dict[int, list[str]] = {}
     for place, one in enumerate(reading.operations):
         ours = [name for name in one.parameters if name in blocked]
-        cut = (_first_cut(reading, place) or _begun_anew(reading, place)) if ours else None
+        cut = _first_cut(reading, place) if ours else None
+        if ours and cut is None:
+            cut = _begun_anew(reading, place)
         if cut is not None:
             by_cut.setdefault(cut, []).extend(ours)
     whole = all(not one.reached for one in reading.parameters.values() if one.trained)
+    off: dict[int, list[str]] = {}
     for cut, several in by_cut.items():
-        if not whole and everything[cut].edge in CUTS and not _feeds_trained(reading, cut):
-            continue  # a target, as that of a teacher
-        names = list(dict.fromkeys(several))
         one = everything[cut]
-        between = site_of(reading, cut)
-        stops = "{operation} ends the graph there"
-        if one.edge not in CUTS:
-            stops = "what {operation} takes was made outside the graph"
-        advises = "leave out {words.cuts} between them and the loss, or {words.freezing} if they "
-        advises += "are meant to stay as they are."
-        if one.edge == "no-derivative":
-            stops = "{operation} has no derivative"
-            advises = "use something that has a derivative in its place: a softmax for an argmax, "
-            advises += "a sigmoid for a comparison, or a straight-through estimator."
-        yield Finding(
-            kind=rule.kind,
-            severity="critical",
-            rule=rule.name,
-            cause=one.edge if one.edge in CUTS else "detached",
-            sites=(*(Site("parameter", name) for name in names), between),
-            says=f"no gradient comes back to {{parameters}}: {stops}",
-            advises=advises,
-            facts={
-                "operation": f"{_plainly(one)} in {between.name or between.kind}",
-                "parameters": tuple(Site("parameter", name) for name in names),
-            },
-            evidence={"count": len(names)},
-        )
+        if not whole and one.edge in CUTS and not _feeds_trained(reading, cut):
+            continue  # a target, as that of a teacher
+        if _runs_without(one):
+            off[cut] = several
+        else:
+            yield _cut_off(reading, rule, cut, several)
+    if off:
+        yield _switched_off(reading, rule, off)
+
+
+def _cut_off(reading: Reading, rule: Rule, cut: int, several: Sequence[str]) -> Finding:
+    """Return the finding that one operation cuts parameters off."""
+    one, between = reading.everything[cut], site_of(reading, cut)
+    names = list(dict.fromkeys(several))
+    stops, advises = "{operation} ends the graph there", STAYS
+    if one.edge not in CUTS:
+        stops = "what {operation} takes was made outside the graph"
+    if one.edge == "no-derivative":
+        stops = "{operation} has no derivative"
+        advises = "use something that has a derivative in its place: a softmax for an argmax, "
+        advises += "a sigmoid for a comparison, or a straight-through estimator."
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause=one.edge if one.edge in CUTS else "detached",
+        sites=(*(Site("parameter", name) for name in names), between),
+        says=f"no gradient comes back to {{parameters}}: {stops}",
+        advises=advises,
+        facts={
+            "operation": f"{_plainly(one)} in {between.name or between.kind}",
+            "parameters": tuple(Site("parameter", name) for name in names),
+        },
+        evidence={"count": len(names)},
+    )
+
+
+def _switched_off(reading: Reading, rule: Rule, off: Mapping[int, Sequence[str]]) -> Finding:
+    """Return the finding that parameters ran where gradients are switched off."""
+    names = tuple(dict.fromkeys(name for several in off.values() for name in several))
+    between = dict.fromkeys(site_of(reading, cut) for cut in off)
+    parameters = tuple(Site("parameter", name) for name in names)
+    themselves = all(reading.everything[cut].parameters for cut in off)
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="detached",
+        sites=tuple(dict.fromkeys((*parameters, *between))),
+        says="no gradient comes back to {parameters}: "
+        + ("they ran" if themselves else "what they make is used")
+        + " under {words.off}, where no graph is made",
+        advises=STAYS,
+        facts={"parameters": parameters},
+        evidence={"count": len(names)},
+    )
+
+
+def _runs_without(one: Operation) -> bool:
+    """Return True of an operation that ends the graph though it is made to go on with it."""
+    return one.edge == "detached" and one.kind not in DETACHES
 
 
 def _plainly(one: Operation) -> str:
-    return "a detach" if one.edge == "detached" and one.kind in ("detach", "get") else one.kind
+    return "a detach" if one.edge == "detached" and one.kind in DETACHES else one.kind
 
 
 def _first_cut(reading: Reading, start: int) -> int | None:

@@ -79,6 +79,38 @@ def _of_one(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
     )
 
 
+# No key -----------------------------------------------------------------------------------------
+
+
+def _masked(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find attention whose mask hides every key from every query, which then makes 0."""
+    operations = reading.operations
+    several = [
+        n
+        for n, one in enumerate(operations)
+        if one.edge == "masked-row" and not one.lost and -inf < one.delta_log2 < inf
+    ]
+    if not several:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="masked-row",
+        sites=tuple(dict.fromkeys(_module_of(reading, place) for place in several)),
+        says="the mask of attention in {sites} hides every key from every query: what it makes "
+        "does not depend on its input, and its queries, keys and values get no gradient",
+        advises="leave keys open that are to be seen. The mask may be the wrong way round: in some "
+        "functions True leaves a key out, in others it lets it in.",
+        evidence={"count": float(len(several))},
+    )
+
+
+def _module_of(reading: Reading, place: int) -> Site:
+    one = reading.operations[place]
+    return Site("module", one.name) if one.name else Site("model", "the model")
+
+
 # Two zeros --------------------------------------------------------------------------------------
 
 
@@ -197,6 +229,16 @@ NORM_OF_ONE = Rule(
     source="pytorch#19250",
     find=_of_one,
 )
+MASKED = Rule(
+    name="attention-masked",
+    kind="dead",
+    warning=1,
+    critical=1,
+    measured="share of the rows of attention from which a mask hides all keys",
+    reason="A row that is padding sees nothing by right; not all of them are padding.",
+    source="pytorch#103963; pytorch#131060 makes such rows 0 where they were NaN",
+    find=_masked,
+)
 CLOSED_GATES = Rule(
     name="closed-gates",
     kind="dead",
@@ -237,4 +279,4 @@ NORMALIZER = Rule(
     source="OpenRLHF#583, pytorch#75181 (counts of 0, and an ε added to them)",
     find=_normalizer,
 )
-RULES = (ALIGNMENT, NORMALIZER, NORM_OF_ONE, CLOSED_GATES, ZERO_ROWS)
+RULES = (ALIGNMENT, NORMALIZER, NORM_OF_ONE, MASKED, CLOSED_GATES, ZERO_ROWS)

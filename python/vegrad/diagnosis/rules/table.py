@@ -14,6 +14,7 @@ from vegrad.diagnosis.rules import (
     distributions,
     divergence,
     embeddings,
+    first_loss,
     gradients,
     graph,
     loop,
@@ -22,6 +23,7 @@ from vegrad.diagnosis.rules import (
     modules,
     nonfinite,
     operations,
+    recorded,
     recurrent,
     silent,
     steps,
@@ -40,6 +42,7 @@ LOSSES = (
     *losses.RULES,
     *targets.RULES,
     *symmetry.RULES,
+    units.LOGITS_HELD,
     units.SOFTMAX_WITHIN,
 )
 # Of any network, before all else: what is not finite, and operations that let nothing pass.
@@ -58,7 +61,7 @@ CHAIN = (
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
 GRAPH = (nonfinite.PASS, *graph.RULES)
-ABSURD = graph.ABSURD_LOSS
+ABSURD = first_loss.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = (*loop.RULES, *silent.RULES)
@@ -73,6 +76,8 @@ STREAMS = (
     streams.CLOSED_BRANCH,
 )
 CELLS = (recurrent.THROUGH_TIME, memory.FORGETS)
+# Of a run of which only the steps were recorded.
+RUNS = recorded.RULES
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
 RULES = (
@@ -90,5 +95,6 @@ RULES = (
     *CELLS,
     *MODULES,
     *GRADIENTS,
+    *RUNS,
     *STEPS,
 )

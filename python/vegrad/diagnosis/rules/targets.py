@@ -36,7 +36,10 @@ def _broadcast(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
             says=f"the output has the shape {output} and the target {target}: their difference "
             f"has the shape {both}, each output beside the targets of other rows too",
             advises="give both the same shape: take the last axis of the output away, or add one "
-            "to the target.",
+            "to the target."
+            if len(output) >= len(target)
+            else "give both the same shape: take the last axis of the target away, or add one to "
+            "the output.",
             evidence={"rows": float(output[0] if output else 1)},
         )
         return

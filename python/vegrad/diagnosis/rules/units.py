@@ -6,18 +6,20 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 
 from vegrad.activations import BOUNDED
-from vegrad.diagnosis.rules.outputs import SAME, shaped_by
+from vegrad.diagnosis.rules.outputs import LOSS, SAME, shaped_by
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.suspects import LARGE_INPUT
 from vegrad.flow.data import Input
 from vegrad.flow.edits import Edit, Normalize, Redraw, Scale, ScaleData, SetActivation, Shift
 from vegrad.flow.finding import Finding, layer_sites
-from vegrad.flow.reading import MAPS, Chain, Reading
+from vegrad.flow.reading import INPUT, MAPS, Chain, Operation, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE
 
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
 ALIKE = 0.1  # by which means differ at most that one shift mends
+AXES = {"permute", "transpose", "t", "movedim", "swapaxes"}  # which make others of units
+HOLDS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # of derivative 0 beyond a bound
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
 
@@ -121,7 +123,7 @@ def _softmax(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     """Find a softmax between two maps where an activation belongs."""
     found, worst = list[str](), 0.0
     for place, one in enumerate(reading.operations):
-        below = shaped_by(reading, one.below[0]) if len(one.below) == 1 else None
+        below = _maker(reading, one.below[0]) if len(one.below) == 1 else None
         if one.kind != "softmax" or below is None or below.kind not in MAPS:
             continue
         takers = _takers(reading, place)
@@ -147,6 +149,16 @@ def _softmax(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _maker(reading: Reading, place: int) -> Operation | None:
+    """Return the operation that made values, whose last axis is still the last."""
+    while place != INPUT:
+        one = reading.operations[place]
+        if one.kind not in SAME - AXES or len(one.below) != 1:
+            return one
+        place = one.below[0]
+    return None
+
+
 def _takers(reading: Reading, place: int) -> list[str]:
     """Return the weights of the maps that take an output; [] if anything else does."""
     found, ahead = list[str](), {place}
@@ -154,7 +166,7 @@ def _takers(reading: Reading, place: int) -> list[str]:
         place += 1
         if ahead.isdisjoint(one.below):
             continue
-        if one.kind in (*SAME, "dropout"):
+        if one.kind in {*SAME, "dropout"} - AXES:
             ahead.add(place)
         elif one.kind in MAPS and one.parameters:
             found.append(one.parameters[0])
@@ -172,6 +184,52 @@ def _narrows(reading: Reading, name: str) -> bool:
     return weight is not None and weight.trained and weight.fans[0] >= weight.fans[1] > 0
 
 
+def _held(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find logits that a ReLU or a clamp holds at its bound: of whole classes, or of many rows."""
+    for one in reading.compared:
+        made = shaped_by(reading, one.place)
+        if made is not None and made.kind == "log_softmax" and one.function == "nll_loss":
+            made = shaped_by(reading, made.below[0]) if len(made.below) == 1 else None
+        bound = made is not None and made.kind in HOLDS
+        if made is None or not bound or not (one.held or one.at_bound >= rule.warning):
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity=rule.severity(one.at_bound),
+            rule=rule.name,
+            cause="output-range",
+            sites=(LOSS, *((Site("module", made.name),) if made.name else ())),
+            says="a {operation} makes the logits, and "
+            + (
+                "holds those of {held:.0f} of {units:.0f} classes at its bound on every row: no "
+                "gradient comes to these, though there are rows of these classes"
+                if one.held
+                else "for {at_bound:.0%} of the rows it holds that of their own class at its "
+                "bound, where no gradient comes to it"
+            ),
+            advises="leave the {operation} out of the last layer: {loss} takes logits of any sign.",
+            facts={"operation": made.kind, "loss": one.function},
+            evidence={
+                "held": float(one.held),
+                "units": float(one.units),
+                "at_bound": one.at_bound,
+            },
+        )
+        return
+
+
+LOGITS_HELD = Rule(
+    name="logits-held",
+    kind="dead",
+    warning=0.25,
+    critical=0.75,
+    measured="share of the rows whose own class has its logit at the bound of a ReLU or a clamp; "
+    "or any class that has it there on every row",
+    reason="The derivative is 0 there. Half the rows begin so, and of classes that are held on "
+    "every row nothing is ever learned. Means of what a ReLU makes (SqueezeNet) are not held.",
+    source="an arithmetic fact",
+    find=_held,
+)
 SOFTMAX_WITHIN = Rule(
     name="softmax-within",
     kind="vanishing",

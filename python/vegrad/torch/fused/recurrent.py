@@ -18,7 +18,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from vegrad import _core
 from vegrad.arrays.checks import Array
-from vegrad.torch.fused.conditions import DTYPES, NotFusedError, dtype_of, is_plain_run, refuse
+from vegrad.torch.fused.conditions import (
+    DTYPES,
+    NotFusedError,
+    as_array,
+    as_kind,
+    dtype_of,
+    is_plain_run,
+    refuse,
+)
 from vegrad.torch.fused.gradients import Node
 
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
@@ -27,6 +35,7 @@ Output: TypeAlias = tuple[Tensor | PackedSequence, State]
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
+NAME = "fused recurrent module"
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
@@ -76,14 +85,9 @@ class _Cell(NamedTuple):
         self, kept: object, gradients: Sequence[Tensor | None], states: int, need_dx: bool
     ) -> list[Tensor | None]:
         """Return the gradients of x, as many states as were given, and the weights."""
-        d_out, d_h, *d_c = (None if one is None else one.contiguous().numpy() for one in gradients)
-        found = self.layer.backward(
-            kept,
-            d_out,
-            None if d_h is None else d_h[0],
-            d_c[0][0] if d_c and d_c[0] is not None else None,
-            need_dx,
-        )
+        d_out, *ends = (None if one is None else as_array(one, NAME) for one in gradients)
+        d_h, d_c = (*(None if one is None else one[0] for one in ends), None)[:2]
+        found = self.layer.backward(kept, d_out, d_h, d_c, need_dx)
         chosen = *found[: 1 + states], *found[3 : 3 + len(self.weights)]
         return [None if one is None else torch.from_numpy(one) for one in chosen]
 
@@ -140,6 +144,10 @@ class _Fused(nn.RNNBase):
 
     def __getstate__(self) -> dict[str, object]:
         return super().__getstate__() | {"_bound": None}
+
+    def __prepare_scriptable__(self) -> nn.RNNBase:
+        kind = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN)
+        return as_kind(self, kind, ["_bound"])
 
     def _weights(self) -> tuple[_Bound, bytes] | None:
         """Return where the weights lie, and which need a gradient; None if they do not fit."""
@@ -265,7 +273,9 @@ class FusedLSTM(_Fused, nn.LSTM):
     """An nn.LSTM that runs each layer and direction in one pass; `fuse` makes it.
 
     Where the pass does not fit (under autocast, after the module was moved to another device or
-    converted to another dtype, for inputs that do not fit) nn.LSTM's own runs.
+    converted to another dtype, for inputs that do not fit) nn.LSTM's own runs. torch.jit.script
+    compiles an nn.LSTM, and leaves it in place of this one in the model that it was given. Of
+    gradients it takes one at a time: batches of them (is_grads_batched) are a RuntimeError.
     """
 
 
@@ -295,11 +305,7 @@ def fused(module: nn.RNNBase) -> nn.RNNBase:
         raise NotFusedError(f"{', '.join(names)} must be parameters of the module")
     dtype_of([module._parameters[name] for name in names])
     kind = {"LSTM": FusedLSTM, "GRU": FusedGRU}.get(module.mode, FusedRNN)
-    found = kind.__new__(kind)
-    own = ("_modules", "_parameters", "_buffers", "_flat_weights")
-    for name, value in vars(module).items():
-        if name != "_compiled_call_impl":
-            found.__dict__[name] = value.copy() if name in own else value
+    found = as_kind(module, kind, ["_compiled_call_impl"])
     found._bound = None
     return found
 
@@ -325,8 +331,7 @@ class _Pass(Function):
             with torch.no_grad():
                 found = _Pass.run(ctx, gradients)
             tensors = (*ctx.saved_tensors, *(one for one in gradients if one is not None))
-            name = "fused recurrent module"
-            found = [None if one is None else refuse(name, one, *tensors) for one in found]
+            found = [None if one is None else refuse(NAME, one, *tensors) for one in found]
         else:
             found = _Pass.run(ctx, gradients)
         return None, None, *found

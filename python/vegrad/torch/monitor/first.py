@@ -196,9 +196,9 @@ class FirstLook:
         return full_look(self._model, *call, loss.function, loss.target)
 
     @property
-    def is_bounded(self) -> bool:
-        """True if an activation made the output that one of PyTorch's losses takes."""
-        return self._loss is not None and self._loss.bounded
+    def is_doubtful(self) -> bool:
+        """True if one of PyTorch's losses may not be made for the output or the target."""
+        return self._loss is not None and self._loss.doubtful
 
     def _is_new(self) -> bool:
         first = self._monitor.nonfinite

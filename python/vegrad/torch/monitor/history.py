@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import nan
 from typing import NamedTuple
@@ -181,6 +181,25 @@ class MonitorHistory:
         _, rms, deltas = np.split(values, [now[1], now[1] + modules], axis=1)
         numbers = np.array([(one[0], one[2], one[4]) for one in kept], np.float64)
         return Columns(numbers[:, 0], numbers[:, 2], numbers[:, 1], rms, deltas)
+
+    def sizes(self, places: Iterable[int]) -> tuple[FloatArray, FloatArray]:
+        """Return steps' numbers, joint norms and losses, (3, S), and norms of parameters, (S, P).
+
+        The latter are nan where the model had other parameters than in the last step.
+        """
+        every = list(self._steps)
+        kept = [every[place] for place in places]
+        count = self._steps[-1][1]
+        norms = np.full((len(kept), count), nan)
+        for row, one in zip(norms, kept, strict=True):
+            if one[1] == count:
+                row[:] = np.frombuffer(one[3], np.float64, count)
+        return np.array([(one[0], one[2], one[4]) for one in kept], np.float64).T, norms
+
+    @property
+    def numbers(self) -> FloatArray:
+        """The number of each step, (S,)."""
+        return np.array([step[0] for step in self._steps], np.float64)
 
     @property
     def losses(self) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from vegrad.torch.models import tensors_in
 from vegrad.torch.monitor.loss_graph import kind_of
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Loss
 
 SCALED = {"mul", "div", "to_copy"}
 VIEWS = {"view", "_unsafe_view", "unsafe_view", "reshape_alias", "squeeze", "to_copy", "alias"}
@@ -20,11 +20,14 @@ KNOWN: dict[str, Callable[..., Tensor]] = {
     "mse_loss": functional.mse_loss,
     "l1_loss": functional.l1_loss,
     "smooth_l1_loss": functional.smooth_l1_loss,
+    "huber_loss": functional.huber_loss,
     "binary_cross_entropy": functional.binary_cross_entropy,
     "binary_cross_entropy_with_logits": functional.binary_cross_entropy_with_logits,
     "nll_loss": functional.nll_loss,
 }
-BOUNDED = {"softmax", "log_softmax", "sigmoid", "tanh", "relu", "softplus", "hardtanh"}
+BOUNDED = {"softmax", "log_softmax", "sigmoid", "tanh", "relu", "softplus", "hardtanh", "clamp"}
+HELD = {"relu", "hardtanh", "clamp"}
+SETTINGS = ("beta", "delta")  # of losses that are square near 0
 MOST = 6  # nodes that only pass a loss or an output on
 
 
@@ -33,8 +36,9 @@ class KnownLoss(NamedTuple):
 
     function: Loss
     target: object
-    bounded: bool = False
-    """True if an activation made the output, or classes are one, so that the loss may not fit."""
+    doubtful: bool = False
+    """True if the loss may not fit: an activation made the output, or none did where logarithms of
+    probabilities belong; classes are one; output and target are of other shapes."""
 
 
 def numbers_of(output: object) -> tuple[int, ...]:
@@ -63,6 +67,8 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
     if not isinstance(target, Tensor):
         return None
     more: dict[str, object] = {} if weight is None else {"weight": weight}
+    more |= {name: getattr(node, f"_saved_{name}") for name in SETTINGS
+             if hasattr(node, f"_saved_{name}")}  # fmt: skip
     below = _below(node)
     if function is functional.nll_loss:
         ignored = getattr(node, "_saved_ignore_index", -100)
@@ -74,12 +80,30 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
         ):
             function, below = functional.cross_entropy, _below(below)
     end = None if below is None else _past(below, VIEWS, made)
+    spread = end is not None and kind_of(end) == "expand" and end._sequence_nr() != made[0]
+    if spread and end is not None:
+        target, below = _before_expansion(target), _below(end)
+        end = None if below is None else _past(below, VIEWS, made)
     if end is None or end._sequence_nr() != made[0]:
         return None
+    raw = function is functional.nll_loss and kind_of(end) != "log_softmax"
     classes = function in (functional.cross_entropy, functional.nll_loss)
     bounded = kind_of(end) in BOUNDED - ({"log_softmax"} if classes else set())
-    alone = classes and _is_single(node)
-    return KnownLoss(partial(_loss, function, more), target.detach(), bounded or alone)
+    if kind_of(end) == "log_softmax" and (below := _below(end)) is not None:
+        logits = _past(below, VIEWS, ())
+        bounded |= logits is not None and kind_of(logits) in HELD
+    doubtful = bounded or raw or spread or (classes and _is_single(node))
+    return KnownLoss(partial(_loss, function, more, spread), target.detach(), doubtful)
+
+
+def _before_expansion(target: Tensor) -> Tensor:
+    """Return a target as it was before it was brought to the shape of an error."""
+    found = target
+    for axis, stride in enumerate(target.stride()):
+        if stride == 0:
+            leads = found.ndim == target.ndim - axis
+            found = found[0] if leads else found.narrow(axis - target.ndim, 0, 1)
+    return found
 
 
 def towards(output: object, delta: Tensor) -> Tensor:
@@ -89,12 +113,19 @@ def towards(output: object, delta: Tensor) -> Tensor:
 
 
 def _loss(
-    function: Callable[..., Tensor], more: dict[str, object], output: Tensor, target: Tensor
+    function: Callable[..., Tensor],
+    more: Mapping[str, object],
+    spread: bool,
+    output: Tensor,
+    target: Tensor,
 ) -> Tensor:
-    """Return the mean loss of outputs that are brought into the target's shape."""
+    """Return the mean loss of outputs that are brought into the target's shape.
+
+    Those that the loss itself has spread over another shape stay as they are.
+    """
     if target.is_floating_point():
         given = output.to(target.dtype) if output.dtype != target.dtype else output
-        if given.shape != target.shape and given.numel() == target.numel():
+        if not spread and given.shape != target.shape and given.numel() == target.numel():
             given = given.reshape(target.shape)
     else:
         given = output

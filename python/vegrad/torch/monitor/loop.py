@@ -159,6 +159,13 @@ class Loop:
             self._clip_scale = 1.0 if scale is None else scale
 
     @property
+    def clip(self) -> tuple[Tensor | float | None, float]:
+        """The norm before the step's clip, and its limit; None and nan if they are not known."""
+        if self._clip != "done" or self._heard is None or self._heard.kind != "norm":
+            return None, nan
+        return self._heard.norm, self._heard.limit
+
+    @property
     def _mine(self) -> frozenset[int]:
         parameters = self._parameters()
         if parameters is not self._known:

@@ -14,30 +14,34 @@ graph: of those there are the parameters' gradients.
 from __future__ import annotations
 
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from math import nan
-from statistics import median
+from os import PathLike
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
 from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.alarms import OnFinding
+from vegrad.diagnosis.noted import noted
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
 from vegrad.flow.finding import Finding
+from vegrad.runs.run import Run
 from vegrad.runs.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
+from vegrad.torch.monitor.flush import flush_gain
+from vegrad.torch.monitor.journal import Journal
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
+from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
 from vegrad.torch.monitor.steps import StepHooks
+from vegrad.torch.monitor.track import Track
 
 
 class Monitor(StepHooks):
@@ -57,6 +61,10 @@ class Monitor(StepHooks):
             step; "raise" raises a `FindingError` out of the optimizer's step, which is not taken;
             "stop" sets `stopped`, on which the callbacks end the training; None is silent.
         ignore: causes that nothing is said about, such as ("learning-rate-low",).
+        log: a file that gets a line a step, for `vegrad watch` and `vegrad.read_run`; one that is
+            there is gone on with. Each process needs one of its own.
+        first_step: number of the first step, of a training that goes on; what the log has of it
+            and of later ones is superseded.
 
     A step ends when the optimizer is about to take it, so that accumulated gradients are read once;
     without an optimizer, call `step()`. Gradients are read as they are then, after any clipping in
@@ -80,6 +88,8 @@ class Monitor(StepHooks):
         keep: int = 10_000,
         on_finding: OnFinding = "warn",
         ignore: Iterable[str] = (),
+        log: str | PathLike[str] | None = None,
+        first_step: int = 0,
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
@@ -92,9 +102,12 @@ class Monitor(StepHooks):
         named = zip(self.modules, self._watched, self.own, strict=True)
         self.owners.tell = partial(_strayed, weakref.ref(self))
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
-        self._spikes, self._again = Spikes(), Again()
+        self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
         self._batch: object = None
         self._due = False
+        self.steps = as_count("first_step", first_step)
+        self._begin()
+        self._journal = Journal(self, log, self.steps)
 
     def __repr__(self) -> str:
         return f"<Monitor of {self.kind}: {len(self.modules)} modules, {self.steps} steps>"
@@ -121,6 +134,7 @@ class Monitor(StepHooks):
         """Take all hooks off the model; the records stay."""
         super().remove()
         self._looks.remove()
+        self._journal.close()
 
     def step(self, loss: float | Tensor | None = None, *, batch: object = None) -> None:
         """Give the loss and the batch of a step; without an optimizer, also end the step.
@@ -140,6 +154,7 @@ class Monitor(StepHooks):
             if loss is None and self._ender() is not None:
                 return
         super().step(loss)
+        self._journal.given(self)
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step, and judge the training if it is time."""
@@ -152,6 +167,7 @@ class Monitor(StepHooks):
         loss, norm = self.history.last_sizes
         spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
         self._due = self._alarms.due(loss, norm) or spike
+        self._journal.ended(self, self._spikes if spike else None, self._ender() is None)
         if self._due and self._ender() is None:
             self._judge()
         elif self._due and step < BEGINS:  # a first step may leave nothing of the model
@@ -160,18 +176,22 @@ class Monitor(StepHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
-        if len(self.history) and (sample := self.updates.fresh()) is not None:
+        self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
+        sample = self.updates.fresh() if len(self.history) else None
+        if sample is not None:
             self._spikes.set_update(sample.step, sample.ratio)
+            self.track.updated(sample.step, sample.middle)
             loss, _ = self.history.last_sizes
             if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
                 self._due = True
+        self._journal.stepped(self, self.track, sample)
         if self._due:
             self._judge()
 
     def _judge(self) -> None:
         self._due = False
         found = self._again.report(self, self.flush_gain, self._looks).findings
-        self._alarms.tell(self._alarms.kept(found), self.history.last_step)
+        self._journal.tell(self._alarms, self._alarms.kept(found), self.history.last_step)
 
     def scalars(self, all: bool = False) -> dict[str, float]:
         """Return the last step as a flat dictionary for a logger; empty before the first step.
@@ -180,7 +200,17 @@ class Monitor(StepHooks):
             all: also the numbers of each parameter and module, by name.
         """
         counts = {"spikes": float(len(self.spikes)), "findings": float(len(self.findings))}
+        if len(self.history):
+            counts |= self.track.clip(self.history.last_step, self.history.last_sizes[1])
         return scalars(self, counts, everything=all)
+
+    @property
+    def run(self) -> Run:
+        """The training so far, step by step; of a long one some steps of each stretch."""
+        met = zip(self._alarms.found.items(), self._alarms.steps.values(), strict=True)
+        return run_of(
+            self, self.track, [noted(step, one) for (_, one), step in met], self._spikes.all
+        )
 
     def report(self) -> Report:
         """Return a Diagnosis of the training so far, which prints a table of the modules.
@@ -197,7 +227,7 @@ class Monitor(StepHooks):
             super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)
         findings = self._alarms.with_earlier(self._alarms.kept(found.findings))
-        return replace(found, findings=findings)
+        return replace(found, findings=findings, run=self.run)
 
     def measure_flush(self, step: Callable[[], object], repeats: int = 5) -> float:
         """Measure how many times faster `step()` is with torch.set_flush_denormal(True).
@@ -211,27 +241,12 @@ class Monitor(StepHooks):
             step: a function that does one training step.
             repeats: number of steps of each kind.
         """
-        repeats = as_count("repeats", repeats, 1)
-        if not callable(step):
-            raise TypeError(f"step must be a function that does a step, not {type(step).__name__}")
-        flushed = float(torch.tensor(5e-324, dtype=torch.float64) * 1) == 0.0
-        times: dict[bool, list[float]] = {False: [], True: []}
         self._paused, self._on, self._watch.on = True, False, False
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
-            for turn in range(2 * repeats + 2):
-                torch.set_flush_denormal(bool(turn % 2))
-                start = time.perf_counter()
-                step()
-                if turn > 1:
-                    times[bool(turn % 2)].append(time.perf_counter() - start)
+            self.flush_gain = flush_gain(step, repeats)
         finally:
-            torch.set_flush_denormal(flushed)
-            torch.set_num_threads(threads)
             self._paused = False
             self._begin()
-        self.flush_gain = median(times[False]) / median(times[True])
         return self.flush_gain
 
 

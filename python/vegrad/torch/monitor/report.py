@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf, isnan, nan
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.files import plain
 from vegrad.diagnosis.causes import beginnings, unused_steps
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
@@ -22,8 +24,11 @@ from vegrad.flow.reading import Module, Reading
 from vegrad.flow.subject import Subject
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import exp2, listed
-from vegrad.reports import notebook
-from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
+from vegrad.reports import notebook, run_picture
+from vegrad.reports.module_text import ModuleRow, TimeRow, text_of_modules
+from vegrad.reports.picture import Figure
+from vegrad.reports.shown_run import ShownModules
+from vegrad.runs.run import Run
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
@@ -32,6 +37,7 @@ FEW = 4  # steps at each of which a parameter must have had a gradient, to miss 
 BINARY = ("BinaryCrossEntropyBackward0", "BinaryCrossEntropyWithLogitsBackward0")
 EARLIEST, LATEST = 50, 400  # steps that a training is judged by
 WINDOW = 10  # steps before a NaN that are asked for growth
+DTYPES = {-126.0: "float32", -14.0: "float16", -1022.0: "float64"}  # by log2 of their least
 MUCH = 0.01  # subnormal elements that are worth a word
 
 
@@ -43,6 +49,8 @@ class Report(Diagnosis):
     notes: tuple[str, ...] = ()
     through_time: tuple[TimeRow, ...] = ()
     """Reach of the gradient back in time in each recurrent module, and its gain a step."""
+    run: Run | None = field(default=None, compare=False)
+    """The steps of the training, if it is the report of a `Monitor`."""
 
     @classmethod
     def of_modules(
@@ -63,11 +71,33 @@ class Report(Diagnosis):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a `Diagnosis` does, with `through_time`."""
-        return super().to_dict() | {"through_time": [dict(row) for row in self.through_time]}
+        """Return what a `Diagnosis` does, with `modules` (the rows), `through_time` and `notes`."""
+        rows, in_time, notes = map(plain, (self.rows, self.through_time, self.notes))
+        return super().to_dict() | {"modules": rows, "through_time": in_time, "notes": notes}
 
     def _repr_html_(self) -> str:
-        return notebook.modules(self, self.rows, self.through_time, self.notes)
+        return notebook.modules(self, self._modules())
+
+    def _modules(self) -> ShownModules:
+        if self.run is not None:
+            dtype = DTYPES.get(self.run.floor_log2, "")
+        else:
+            dtype = "" if self.reading is None else self.reading.dtype
+        rows = self.rows if self.run is None else _by_depth(self.rows, self.run.modules)
+        return ShownModules(rows, self.through_time, self.notes, self.run, dtype)
+
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw the training, if it was monitored, or the modules; return matplotlib's figure.
+
+        Args:
+            path: a file to write, whose suffix gives the format.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: there is no number to draw, or the suffix is unknown.
+            OSError: the file cannot be written; nothing half-written is left.
+        """
+        return run_picture.plot(self, self._modules(), path)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of modules, the verdict, findings and advice."""
@@ -234,6 +264,17 @@ def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[ModuleRow, .
         }
         for place, one in enumerate(reading.modules)
     )
+
+
+def _by_depth(rows: Sequence[ModuleRow], modules: Sequence[str]) -> tuple[ModuleRow, ...]:
+    """Return rows with each module that was never run after the one that uses its weights."""
+    found = [row for row in rows if not isnan(row["activation_rms"])]
+    before = dict(zip(modules[1:], modules, strict=False))
+    for row in (row for row in rows if isnan(row["activation_rms"])):
+        names = [one["module"] for one in found]
+        last = before.get(row["module"])
+        found.insert(names.index(last) + 1 if last in names else len(found), row)
+    return tuple(found)
 
 
 def through_time(reading: Reading) -> tuple[TimeRow, ...]:

@@ -66,6 +66,11 @@ class Stepped:
         """Those that have stepped, and are still there."""
         return list(self._held)
 
+    def last(self, optimizer: Optimizer) -> SeenStep | None:
+        """Return the last step of an optimizer."""
+        held = self._held.get(optimizer)
+        return held.steps[-1] if held is not None and held.steps else None
+
     def look(self, grads: Sequence[Tensor | None]) -> None:
         """Look which gradients that were stepped are left, as a backward pass begins."""
         for held in self._every:

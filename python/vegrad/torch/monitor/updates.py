@@ -46,7 +46,7 @@ class _Setting(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Taken:
+class Taken:
     """A sampled step: elements of each parameter, on its device until they are asked for."""
 
     step: int
@@ -97,9 +97,18 @@ class _Taken:
     @property
     def ratio(self) -> float:
         """The largest change of a matrix over its size; nan if there is none."""
+        return float(np.max(self._ratios)) if self._ratios.size else nan
+
+    @property
+    def middle(self) -> float:
+        """The median of these ratios; nan if there is none."""
+        return float(np.median(self._ratios)) if self._ratios.size else nan
+
+    @cached_property
+    def _ratios(self) -> FloatArray:
         weight, change, _ = self.sizes
         known = (weight > 0) & np.isfinite(change)
-        return float(np.max(change[known] / weight[known])) if known.any() else nan
+        return change[known] / weight[known]
 
 
 class Updates:
@@ -116,13 +125,13 @@ class Updates:
         self._parameters, self._names = parameters, names
         self._seen: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
         """The number of each optimizer, and how many of its steps were seen."""
-        self._taken: _Taken | None = None
+        self._taken: Taken | None = None
         self._is_fresh = False
         self._first: dict[int, float] = {}
         self._peaks: dict[int, float] = {}
-        self._early: list[_Taken] = []
-        self._late: deque[_Taken] = deque(maxlen=KEEP)
-        self._digested: weakref.WeakKeyDictionary[_Taken, Sample] = weakref.WeakKeyDictionary()
+        self._early: list[Taken] = []
+        self._late: deque[Taken] = deque(maxlen=KEEP)
+        self._digested: weakref.WeakKeyDictionary[Taken, Sample] = weakref.WeakKeyDictionary()
 
     @torch.no_grad()
     def before(self, optimizer: Optimizer, step: int) -> None:
@@ -149,7 +158,7 @@ class Updates:
         if places:
             peak = max(*(one.rate for one in settings), self._peaks.get(seen[0], 0.0))
             self._peaks[seen[0]] = peak
-            self._taken = _Taken(
+            self._taken = Taken(
                 step,
                 seen[0],
                 settings,
@@ -176,7 +185,7 @@ class Updates:
         (self._early if len(self._early) < FIRST else self._late).append(taken)
         self._is_fresh = True
 
-    def fresh(self) -> _Taken | None:
+    def fresh(self) -> Taken | None:
         """Return the last sample, if it was not returned before."""
         is_fresh, self._is_fresh = self._is_fresh, False
         return (self._late or self._early)[-1] if is_fresh else None
@@ -185,7 +194,7 @@ class Updates:
         """Return the first few samples and the last, as numbers."""
         return tuple(map(self._digest, (*self._early, *self._late)))
 
-    def _digest(self, taken: _Taken) -> Sample:
+    def _digest(self, taken: Taken) -> Sample:
         """Return a sample as numbers."""
         if (found := self._digested.get(taken)) is not None:
             return found

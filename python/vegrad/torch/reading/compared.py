@@ -37,6 +37,7 @@ LOGARITHMS = ("log", "log_softmax", "logsigmoid", "clamp", "log1p")
 IGNORED = -100  # PyTorch's default ignore_index
 PARTS = 64  # quantiles
 MOST, LARGE = 1 << 16, 1 << 24  # numbers of which quantiles are taken, and sums over all rows
+ROWS = 8  # that have to agree on which class is the lowest
 NEAR = 1e-3  # of 1, to which probabilities add up
 
 
@@ -138,6 +139,7 @@ class Comparisons:
         units = 0
         if name in CLASSES and output.ndim:
             units = output.shape[min(1, output.ndim - 1)]
+        held, at_bound = _at_bound(output.detach(), target) if labelled and units > 1 else (0, 0.0)
         moving = target.requires_grad
         return Compared(
             name,
@@ -150,6 +152,8 @@ class Comparisons:
             plain=self._targets.get(target) is True and place < self._plain,
             units=units,
             sums=_sums(output, there),
+            held=held,
+            at_bound=at_bound,
             labels=labelled,
         )
 
@@ -194,6 +198,24 @@ def _sums(output: Tensor, there: Spread) -> tuple[bool, bool]:
     few = max(2, MOST // max(values[0].numel(), 1))
     over_units = ones(1, few) or (values.ndim > 2 and ones(-1, few))
     return over_units, not over_units and values.numel() <= LARGE and ones(0, len(values))
+
+
+def _at_bound(output: Tensor, labels: Tensor) -> tuple[int, float]:
+    """Return how many classes are at the lower bound of outputs in all rows, or in their own.
+
+    The bound is the lowest output of all, or one that several of a row have, as under a
+    log-softmax. The second is the share of rows in which their own class is there.
+    """
+    rows = output.movedim(1, -1).flatten(0, -2) if output.ndim > 1 else output[None]
+    own = labels.detach().flatten()
+    known = (own >= 0) & (own < rows.shape[1])
+    if len(own) != len(rows) or known.sum() < ROWS:
+        return 0, 0.0
+    rows, own = rows[known], own[known]
+    there = rows == rows.amin(-1, keepdim=True)
+    there &= (there.sum(-1, keepdim=True) > 1) | (rows == rows.min())
+    share = there.gather(1, own[:, None].long()).double().mean()
+    return int(there.all(0)[own.unique()].sum()), float(share)
 
 
 def _why_refused(found: Compared) -> str:

@@ -253,21 +253,37 @@ def _softmax(call: Call, out: Tensor, lost: bool) -> Edge | None:
 
 
 def _attention(call: Call, out: Tensor, lost: bool) -> Edge | None:
-    """Find masks that leave a row of attention without any key."""
-    if not lost:
+    """Find masks that leave rows of attention without any key: some that are NaN, or all of them.
+
+    Of a row without keys most implementations make 0, which is as it should be if the row is
+    padding; all rows are not.
+    """
+    left_out = _left_out(call)
+    if left_out is None:
         return None
-    keeps = call.name == "scaled_dot_product_attention"  # where a mask of it is True
-    masks = [one for name, one in call.kwargs.items() if "mask" in name]
-    if keeps:
-        masks += call.args[3:4]
-    for mask in masks:
-        if isinstance(mask, Tensor) and mask.ndim:
-            left_out = mask == -inf
-            if mask.dtype is torch.bool:
-                left_out = ~mask if keeps else mask
-            if bool(left_out.all(-1).any()):
-                return Edge("masked-row")
-    return None
+    empty = left_out.all(-1)
+    return Edge("masked-row") if bool(empty.any() if lost else empty.all()) else None
+
+
+def _left_out(call: Call) -> Tensor | None:
+    """Return True for each key that the masks of a call of attention hide from a query."""
+    if call.name == "scaled_dot_product_attention":
+        mask = _argument(call, 3, "attn_mask")
+        if not isinstance(mask, Tensor) or not mask.ndim:
+            return None
+        return ~mask if mask.dtype is torch.bool else mask == -inf
+    more = (_argument(call, 7, "bias_k"), _argument(call, 9, "add_zero_attn"))
+    if any(one is not None and one is not False for one in more):
+        return None  # there is a key besides
+    mask, padding = call.kwargs.get("attn_mask"), call.kwargs.get("key_padding_mask")
+    both = [one if one.dtype is torch.bool else one == -inf
+            for one in (mask, padding) if isinstance(one, Tensor) and one.ndim]  # fmt: skip
+    if len(both) < 2:
+        return both[0] if both else None
+    if both[0].ndim > 2:  # (B · heads, queries, keys)
+        both[0] = both[0].unflatten(0, (-1, int(_argument(call, 4, "num_heads"))))
+    keys = both[1] if both[1].ndim > 1 else both[1][None]
+    return both[0] | keys[:, None, None]
 
 
 def _labels(call: Call, out: Tensor, lost: bool) -> Edge | None:

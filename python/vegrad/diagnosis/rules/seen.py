@@ -1,0 +1,106 @@
+"""Figures of a run that was recorded, and what of it was looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import nan
+
+import numpy as np
+import numpy.typing as npt
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.recorded import Recorded
+
+FEW, SOME = 5, 20  # losses to judge a level by, and a rise
+PARTS = 10  # of a training, whose levels are compared
+TITLES = {
+    "loss": "the loss",
+    "gradient_norm": "the gradients' norm",
+    "clipped_norm": "the norm after a clip",
+    "learning_rate": "the learning rate",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Figures of a run, each worked out once."""
+
+    run: Recorded
+
+    @cached_property
+    def known(self) -> npt.NDArray[np.intp]:
+        """The places of losses that are finite."""
+        return np.flatnonzero(np.isfinite(self.run.loss))
+
+    @cached_property
+    def losses(self) -> FloatArray:
+        """Losses that are finite, in their order."""
+        return np.asarray(self.run.loss[self.known], np.float64)
+
+    @property
+    def means_success(self) -> bool:
+        """True if a lower loss is a better one."""
+        lowest = self.losses.min() if len(self.losses) else -1.0  # 0 may be rounded
+        return lowest >= 0 and not self.run.about.get("rewarded")
+
+    @cached_property
+    def parts(self) -> list[FloatArray]:
+        """Losses by parts of the training."""
+        return np.array_split(self.losses, PARTS)
+
+    @cached_property
+    def levels(self) -> list[float]:
+        """The median of each."""
+        return [float(np.median(one)) for one in self.parts if len(one)]
+
+    @property
+    def first(self) -> float:
+        """The loss that it began with."""
+        return float(np.median(self.losses[:FEW])) if len(self.losses) else nan
+
+    @cached_property
+    def norms(self) -> FloatArray:
+        """Norms of the gradients that are finite, in their order."""
+        return np.asarray(self.run.gradient_norm[np.isfinite(self.run.gradient_norm)], np.float64)
+
+    def norm_growth(self) -> float:
+        """Return how many times the usual norm the last ones are; nan if it is not known."""
+        if len(self.norms) < SOME:
+            return nan
+        usual, late = np.median(self.norms), np.median(self.norms[-FEW:])
+        return float(late / usual) if usual > 0 else nan
+
+    def rates(self) -> tuple[float, float]:
+        """Return the largest learning rate and the last; nan if none is known."""
+        rates = self.run.learning_rate[np.isfinite(self.run.learning_rate)]
+        return (float(rates.max()), float(rates[-1])) if len(rates) else (nan, nan)
+
+
+def run_looked_at(run: Recorded) -> str:
+    """Say what of a run was looked at, and how it went."""
+    seen, columns = Seen(run), {name: np.isfinite(getattr(run, name)) for name in TITLES}
+    looked = [title for name, title in TITLES.items() if columns[name].any()]
+    missing = [title for name, title in TITLES.items() if not columns[name].any()]
+    losses, words = seen.losses, ""
+    if len(losses):
+        few = len(losses) < 2 * FEW
+        first = float(losses[0]) if few else seen.first
+        last = float(losses[-1] if few else np.median(losses[-FEW:]))
+        words = f": the loss went from {first:.4g} to {last:.4g}"
+        if not seen.means_success:
+            words += ", which is not judged, as it need not fall"
+        elif len(losses) < SOME:
+            words += f", too few entries ({len(losses)}) to judge its course by"
+    known = columns["loss"] | columns["gradient_norm"]
+    every = run.about.get("steps")  # of a long run not all are kept
+    count = every if isinstance(every, int) else int(known.sum())
+    said = f"of {count} steps that were logged, {_joined(looked)} "
+    said += "were" if len(looked) > 1 else "was"
+    said += f" looked at{words}"
+    return said + (f"; not recorded: {', '.join(missing)}" if missing else "")
+
+
+def _joined(titles: list[str]) -> str:
+    *first, last = titles or ["nothing"]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,158 @@
+"""Protocols of a run that can be shown: its columns, findings and spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.finding import Finding
+from vegrad.reports.module_text import ModuleRow, TimeRow
+
+
+class ShownNoted(Protocol):
+    """A finding, and the step at which it came up."""
+
+    @property
+    def step(self) -> int:
+        """The number of steps that had been taken."""
+
+    @property
+    def finding(self) -> Finding:
+        """The finding."""
+
+
+class ShownSpikeStep(Protocol):
+    """A step near a spike."""
+
+    @property
+    def step(self) -> int:
+        """Its number."""
+
+    @property
+    def batch(self) -> object:
+        """The index or name of its batch; None if it is not known."""
+
+    @property
+    def loss(self) -> float:
+        """The loss of that batch."""
+
+    @property
+    def gradient_norm(self) -> float:
+        """The joint norm of the gradients."""
+
+    @property
+    def update(self) -> float:
+        """The size of the update beside the weights'; nan if it was not sampled."""
+
+
+class ShownSpike(Protocol):
+    """A loss or gradient far beyond those before, and the steps around it."""
+
+    @property
+    def step(self) -> int:
+        """Its step."""
+
+    @property
+    def batch(self) -> object:
+        """The index or name of its batch; None if it is not known."""
+
+    @property
+    def loss_times(self) -> float:
+        """The loss over the median of those before."""
+
+    @property
+    def norm_times(self) -> float:
+        """The gradients' joint norm over the median of those before."""
+
+    @property
+    def window(self) -> Sequence[ShownSpikeStep]:
+        """The steps around it."""
+
+
+class ShownMoved(Protocol):
+    """The module whose gradient left its usual size first, as a spike came."""
+
+    @property
+    def step(self) -> int:
+        """The step at which it did."""
+
+    @property
+    def module(self) -> str:
+        """Its name."""
+
+    @property
+    def times(self) -> float:
+        """The size of its gradient then over the usual one."""
+
+    @property
+    def others(self) -> int:
+        """How many more modules' gradients left theirs at that step."""
+
+
+class ShownRun(Protocol):
+    """A training, step by step; see `vegrad.runs.run.Run`."""
+
+    @property
+    def step(self) -> FloatArray:
+        """Numbers of the steps, (S,)."""
+
+    @property
+    def loss(self) -> FloatArray:
+        """Loss of each batch, (S,)."""
+
+    @property
+    def gradient_norm(self) -> FloatArray:
+        """Joint norm of all gradients before any clip, (S,)."""
+
+    @property
+    def clipped_norm(self) -> FloatArray:
+        """The same after it, (S,)."""
+
+    @property
+    def learning_rate(self) -> FloatArray:
+        """(S,)."""
+
+    @property
+    def update_ratio(self) -> FloatArray:
+        """Size of the update beside that of the weights, (S,)."""
+
+    @property
+    def validation_loss(self) -> FloatArray:
+        """(S,)."""
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """Names of the modules with weights, from the input to the output."""
+
+    @property
+    def gradient_log2(self) -> FloatArray:
+        """log2 of the norm of the gradient of each module's weights, (S, M)."""
+
+    @property
+    def floor_log2(self) -> float:
+        """log2 of the smallest normal number of the gradients' dtype."""
+
+    @property
+    def noted(self) -> Sequence[ShownNoted]:
+        """The findings, in the order in which they came up."""
+
+    @property
+    def spikes(self) -> Sequence[ShownSpike]:
+        """The spikes of the loss or the gradient."""
+
+    def moved(self, spike: ShownSpike) -> ShownMoved | None:
+        """Return the module whose gradient left its usual size first; None if none did."""
+
+
+@dataclass(frozen=True)
+class ShownModules:
+    """The modules of a model that is no chain, and the run of its training if there is one."""
+
+    rows: Sequence[ModuleRow]
+    through_time: Sequence[TimeRow] = ()
+    notes: Sequence[str] = ()
+    run: ShownRun | None = None
+    dtype: str = ""
+    """Of the gradients, if it is known."""
