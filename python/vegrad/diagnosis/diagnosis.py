@@ -22,7 +22,7 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
-from vegrad.reports import notebook
+from vegrad.reports import notebook, run_picture
 from vegrad.reports.page import page, write
 from vegrad.reports.picture import Figure
 from vegrad.reports.protocols import Comparison
@@ -182,7 +182,8 @@ class Diagnosis:
         return self.to_text()
 
     def _repr_html_(self) -> str:
-        return notebook.diagnosis(self)
+        modules = self._modules()
+        return notebook.diagnosis(self) if modules is None else notebook.modules(self, modules)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers, the verdict, findings and advice.
@@ -192,17 +193,18 @@ class Diagnosis:
         return text(self, all_layers=all_layers)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
-        """Draw the flow; return matplotlib's figure.
+        """Draw the flow or, if it is no chain, the training or the modules, in matplotlib's figure.
 
         Args:
             path: a file to write, whose suffix gives the format.
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: there is no flow to draw, or the suffix is unknown.
+            ValueError: there is nothing to draw, or the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        return plot(self, path)
+        modules = self._modules()
+        return plot(self, path) if modules is None else run_picture.plot(self, modules, path)
 
     def to_html(
         self,

@@ -50,7 +50,7 @@ def plot(
             raise ValueError("there is no gradient of a module to draw: print the diagnosis")
         figure = sheet(path, (10, 5.2))
         _draw_modules(figure, rows, shown.dtype)
-    headed(figure, diagnosis)
+    headed(figure, diagnosis, words=shown.head)
     return kept(figure, path, DPI)
 
 

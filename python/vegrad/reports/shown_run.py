@@ -150,7 +150,9 @@ class ShownRun(Protocol):
 class ShownModules:
     """The modules of a model that is no chain, and the run of its training if there is one."""
 
-    rows: Sequence[ModuleRow]
+    head: str
+    """The model, or the run, in a line."""
+    rows: Sequence[ModuleRow] = ()
     through_time: Sequence[TimeRow] = ()
     notes: Sequence[str] = ()
     run: ShownRun | None = None
