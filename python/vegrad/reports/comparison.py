@@ -34,7 +34,7 @@ def headline(one: ShownComparison) -> str:
     """Say in a clause what parted first."""
     if one.departures:
         first = one.departures[0]
-        where = "" if first.step is None else f"from step {first.step} on "
+        where = "from the loss back, " if first.step is None else f"from step {first.step} on "
         return f"{where}{departure(first, one.names)}"
     return _alike(one)
 
