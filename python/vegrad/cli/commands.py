@@ -7,7 +7,6 @@ Exit codes: 0 healthy, 1 a finding, 2 wrong use (one line on stderr), 4 a full d
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -28,9 +27,8 @@ from vegrad.cli import (
     train,
     watch,
 )
+from vegrad.cli.interrupts import FULL
 from vegrad.cli.parser import SHELLS, Parser, completion
-
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Command(NamedTuple):
@@ -169,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, OverflowError) as error:
         if getattr(options, "verbose", False):
             traceback.print_exception(error)
-        full = isinstance(error, OSError) and error.errno in FULL
-        return _complain(_message(error), 4 if full else 2)
+        if not (isinstance(error, OSError) and error.errno in FULL):
+            return _complain(_message(error))
+        return _complain("\n".join([_message(error), *getattr(error, "__notes__", ())]), 4)
 
 
 def _run(arguments: Sequence[str], options: argparse.Namespace) -> int:

@@ -66,6 +66,8 @@ class Operation:
     0, rows of a softmax with all weight on one key."""
     alike: float = nan
     """Share of its output's size that all rows have in common: 1 where they are all the same."""
+    keys: float = nan
+    """Share of their size by which the keys of attention differ; nan of all else."""
     lost: bool = False
     """True if its output is not finite."""
     edge: str = ""

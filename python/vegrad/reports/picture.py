@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import textwrap
 from collections.abc import Callable, Sequence, Sized
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.files import replacing
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
 from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
@@ -76,14 +76,8 @@ def keep(figure: Figure, path: str | PathLike[str], dpi: int = 150) -> str:
     """Save a figure, whole or not at all, and return the path; .png is added to a bare name."""
     target = Path(fspath(path))
     target = target if target.suffix else target.with_name(f"{target.name}.png")
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with replacing(target) as partial:
         figure.savefig(partial, format=_suffix(target), dpi=dpi)
-        partial.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return str(target)
 
 

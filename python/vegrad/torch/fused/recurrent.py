@@ -46,6 +46,9 @@ class _Order(NamedTuple):
     lengths: Array | None  # (B,); None: all are as long as the batch
 
 
+_STEPS_FIRST, _ROWS_FIRST = _Order(True, None), _Order(False, None)
+
+
 class _Batch(NamedTuple):
     """The arguments of one call, as the passes take them."""
 
@@ -67,13 +70,16 @@ class _Cell(NamedTuple):
         self, order: _Order, x: Tensor, states: Sequence[Tensor], keep: bool
     ) -> tuple[list[Tensor], object]:
         """Return the output, the last states (1, B, H), and what is kept for the way back."""
-        h, c = (*(one.contiguous().numpy() for one in states), None, None)[:2]
-        rows, (time_major, lengths) = x.contiguous().numpy(), order
-        out, *ends, kept = self.layer.forward(
-            rows, lengths, h, c, *self.arrays, time_major, self.reverse, keep
+        time_major, lengths = order
+        h = states[0].contiguous().numpy() if states else None
+        c = states[1].contiguous().numpy() if len(states) > 1 else None
+        out, last_h, last_c, kept = self.layer.forward(
+            x.contiguous().numpy(), lengths, h, c, *self.arrays, time_major, self.reverse, keep
         )
-        last = [torch.from_numpy(one[None]) for one in ends if one is not None]
-        return [torch.from_numpy(out), *last], kept
+        outputs = [torch.from_numpy(out), torch.from_numpy(last_h[None])]
+        if last_c is not None:
+            outputs.append(torch.from_numpy(last_c[None]))
+        return outputs, kept
 
     def backward(
         self, kept: object, gradients: Sequence[Tensor | None], states: int, need_dx: bool
@@ -183,17 +189,18 @@ class _Fused(nn.RNNBase):
 
     def _batch(self, input: Tensor | PackedSequence, hx: State) -> _Batch | None:
         """Return the arguments as the passes take them, or None if they do not fit."""
-        pair = self.mode == "LSTM"
-        states: list[object] = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
-        if hx is None:
-            states = []
-        elif len(states) != 1 + pair:
-            return None
+        states: list[object] = []
+        if hx is not None:
+            pair = self.mode == "LSTM"
+            states = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
+            if len(states) != 1 + pair:
+                return None
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         dtype = getattr(x, "dtype", None)
         fits = (
-            all(_is_plain(one, dtype) for one in (x, *states))
+            _is_plain(x, dtype)
+            and (not states or all(_is_plain(one, dtype) for one in states))
             and x.ndim in (2, 3)
             and x.shape[-1] == self.input_size
             and x.numel() > 0
@@ -206,6 +213,9 @@ class _Fused(nn.RNNBase):
     def _padded(self, x: Tensor, states: list[Tensor]) -> _Batch | None:
         """Return the arguments if x is (T, B, I), (B, T, I) or (T, I), and the states fit to it."""
         single, axis = x.ndim == 2, 0 if self.batch_first else 1
+        order = _ROWS_FIRST if self.batch_first else _STEPS_FIRST
+        if not (single or states):
+            return _Batch(x, order, states, self._both)
         if any(one.ndim != x.ndim for one in states):
             return None
         if single:
@@ -216,9 +226,9 @@ class _Fused(nn.RNNBase):
         def back(out: Tensor, ends: list[Tensor]) -> Output:
             if single:
                 out, ends = out.squeeze(axis), [one.squeeze(1) for one in ends]
-            return out, self._as_one(ends)
+            return self._both(out, ends)
 
-        return _Batch(x, _Order(not self.batch_first, None), states, back)
+        return _Batch(x, order, states, back)
 
     def _packed(self, packed: PackedSequence, states: list[Tensor]) -> _Batch | None:
         """Return the arguments if x is packed; its rows stay in the order that they lie in."""
@@ -240,6 +250,9 @@ class _Fused(nn.RNNBase):
     def _are_states(self, states: list[Tensor], rows: int) -> bool:
         shape = self.num_layers * (1 + self.bidirectional), rows, self.hidden_size
         return all(one.shape == shape for one in states)
+
+    def _both(self, out: Tensor, ends: list[Tensor]) -> Output:
+        return out, self._as_one(ends)
 
     def _as_one(self, states: list[Tensor]) -> State:
         return tuple(states) if self.mode == "LSTM" else states[0]
@@ -350,7 +363,7 @@ def _is_plain(tensor: object, dtype: object) -> TypeGuard[Tensor]:
         type(tensor) in (Tensor, nn.Parameter)
         and isinstance(tensor, Tensor)
         and tensor.dtype is dtype
-        and tensor.device.type == "cpu"
+        and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_neg()
     )
