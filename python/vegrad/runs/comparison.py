@@ -18,6 +18,7 @@ from vegrad.reports import comparison as shown
 from vegrad.reports import comparison_picture, notebook
 from vegrad.reports.page import write
 from vegrad.reports.picture import Figure
+from vegrad.reports.shown_run import after_clip, is_clipped
 from vegrad.runs.departures import MODULES, Departure, common_steps, departures_of, same_until
 from vegrad.runs.read import read_run
 from vegrad.runs.run import Run
@@ -266,9 +267,7 @@ def _figures(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
 
 
 def _figures_of(run: Run) -> dict[str, float]:
-    with np.errstate(invalid="ignore"):
-        clipped = run.clipped_norm < 0.999 * run.gradient_norm
-    known = np.isfinite(run.clipped_norm) & np.isfinite(run.gradient_norm)
+    clipped, known = is_clipped(run), np.isfinite(after_clip(run))
     return {
         "steps": float(run.steps and run.step[-1] + 1),
         "loss, at first": _middle(run.loss[:LATELY]),
