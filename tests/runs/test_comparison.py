@@ -227,6 +227,11 @@ def test_files_and_histories(tmp_path: Path) -> None:
     assert files.names == ("0.01.json", "0.05.json")
     assert files.departures == both.departures
     assert both.first.what == "learning_rate"
+    for place, history in enumerate(histories):
+        (tmp_path / f"run{place}").mkdir()
+        history.save(tmp_path / f"run{place}" / "history.json")
+    files = vegrad.compare(*(tmp_path / f"run{place}" / "history.json" for place in (0, 1)))
+    assert files.names == ("run0/history.json", "run1/history.json")
 
 
 # ------------------------------------------------------------------------------------- diagnoses

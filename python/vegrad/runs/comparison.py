@@ -179,14 +179,18 @@ def _names(two: Sequence[Run | Diagnosis], names: Sequence[str] | None) -> tuple
         if names[0] == names[1]:
             raise ValueError(f"names must differ, not both be {names[0]!r}")
         return names[0], names[1]
-    found = [_name_of(one.about) if isinstance(one, Run) else "" for one in two]
-    return (found[0], found[1]) if all(found) and found[0] != found[1] else ("a", "b")
+    for parts in (1, 2):  # of the paths of files, the last
+        first, second = (_name_of(one, parts) for one in two)
+        if first and second and first != second:
+            return first, second
+    return "a", "b"
 
 
-def _name_of(about: Mapping[str, object]) -> str:
+def _name_of(one: Run | Diagnosis, parts: int) -> str:
+    about = one.about if isinstance(one, Run) else {}
     if about.get("name"):
         return str(about["name"])
-    return Path(str(about["path"])).name if about.get("path") else ""
+    return "/".join(Path(str(about["path"])).parts[-parts:]) if about.get("path") else ""
 
 
 # Runs --------------------------------------------------------------------------------------------
