@@ -167,13 +167,7 @@ class Diagnosis:
             finding = self.findings[0] if self.findings else None
         elif not isinstance(finding, Finding):
             raise TypeError(f"finding must be a vegrad.Finding, not {type(finding).__name__}")
-        if self.subject_of is None:
-            return None
-        subject = self.subject_of(network)
-        if finding is None or finding.edit is None or not is_in_place(finding.edit):
-            return None
-        done = subject.apply(finding.edit)
-        return None if isinstance(done, Refusal) else done.changed or None
+        return None if self.subject_of is None else _applied(self.subject_of(network), finding)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {brief(self)}>"
@@ -231,8 +225,8 @@ class Diagnosis:
             OSError: the file cannot be written; nothing half-written is left.
         """
         seen = None if history is None else as_history("history", history)
-        shown = None if proof is None else _comparison(proof)
-        html = page(self, seen, shown, descents, self._modules())
+        compared = None if proof is None else _comparison(proof)
+        html = page(self, seen, compared, descents, self._modules())
         if path is not None:
             write(html, path)
         return html
@@ -244,6 +238,14 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON types; numbers that are not finite are None."""
         return _as_dict(self)
+
+
+def _applied(subject: Subject, finding: Finding | None) -> tuple[str, ...] | None:
+    """Apply a finding's edit in place; return what was changed, None if nothing was."""
+    if finding is None or finding.edit is None or not is_in_place(finding.edit):
+        return None
+    done = subject.apply(finding.edit)
+    return None if isinstance(done, Refusal) else done.changed or None
 
 
 def _of_chain(chain: Chain | None) -> dict[str, Any]:
