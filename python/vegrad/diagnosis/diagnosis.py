@@ -24,7 +24,7 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
-from vegrad.reports import notebook
+from vegrad.reports import notebook, run_picture
 from vegrad.reports.page import page, write
 from vegrad.reports.picture import Figure
 from vegrad.reports.protocols import Comparison
@@ -158,13 +158,7 @@ class Diagnosis:
             finding = self.findings[0] if self.findings else None
         elif not isinstance(finding, Finding):
             raise TypeError(f"finding must be a vegrad.Finding, not {type(finding).__name__}")
-        if self.subject_of is None:
-            return None
-        subject = self.subject_of(network)
-        if finding is None or finding.edit is None or not is_in_place(finding.edit):
-            return None
-        done = subject.apply(finding.edit)
-        return None if isinstance(done, Refusal) else done.changed or None
+        return None if self.subject_of is None else _applied(self.subject_of(network), finding)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {brief(self)}>"
@@ -173,7 +167,8 @@ class Diagnosis:
         return self.to_text()
 
     def _repr_html_(self) -> str:
-        return notebook.diagnosis(self)
+        modules = self._modules()
+        return notebook.diagnosis(self) if modules is None else notebook.modules(self, modules)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers, the verdict, findings and advice.
@@ -183,17 +178,18 @@ class Diagnosis:
         return text(self, all_layers=all_layers)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
-        """Draw the flow; return matplotlib's figure.
+        """Draw the flow or, if it is no chain, the training or the modules, in matplotlib's figure.
 
         Args:
             path: a file to write, whose suffix gives the format.
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: there is no flow to draw, or the suffix is unknown.
+            ValueError: there is nothing to draw, or the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        return plot(self, path)
+        modules = self._modules()
+        return plot(self, path) if modules is None else run_picture.plot(self, modules, path)
 
     def to_html(
         self,
@@ -220,8 +216,8 @@ class Diagnosis:
             OSError: the file cannot be written; nothing half-written is left.
         """
         seen = None if history is None else as_history("history", history)
-        shown = None if proof is None else _comparison(proof)
-        html = page(self, seen, shown, descents, self._modules())
+        compared = None if proof is None else _comparison(proof)
+        html = page(self, seen, compared, descents, self._modules())
         if path is not None:
             write(html, path)
         return html
@@ -263,6 +259,14 @@ def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
         "flow": reading.time_flow if chain is None else chain.flow,
         "expected_flow": None if chain is None else chain.expected,
     }
+
+
+def _applied(subject: Subject, finding: Finding | None) -> tuple[str, ...] | None:
+    """Apply a finding's edit in place; return what was changed, None if nothing was."""
+    if finding is None or finding.edit is None or not is_in_place(finding.edit):
+        return None
+    done = subject.apply(finding.edit)
+    return None if isinstance(done, Refusal) else done.changed or None
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:

@@ -14,6 +14,7 @@ from vegrad.flow.gradients import Gradients
 from vegrad.flow.reading import Reading
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
+from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.text import remarks, verdict
 from vegrad.runs.read import read_run
 from vegrad.runs.run import Run
@@ -31,6 +32,9 @@ class RunDiagnosis(Diagnosis):
     def head(self) -> str:
         """The file, the model and what has recorded it, in a line."""
         return _head(self.config)
+
+    def _modules(self) -> ShownModules:
+        return ShownModules(self.head, run=None if self.run is None else self.run.thinned())
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return what the run is of, the verdict, findings and advice."""

@@ -33,7 +33,9 @@ def page(
 ) -> str:
     """Write the page of `diagnosis`, with its modules if it is no chain; see `to_html`."""
     flow, measurement = diagnosis.layer_flow, diagnosis.measurement
-    found = [parts.verdict(diagnosis), "<main>", parts.findings(diagnosis)]
+    network = "" if modules is None else modules.head
+    head = parts.verdict(diagnosis, network=network)
+    found = [head, "<main>", parts.findings(diagnosis)]
     if flow is not None:
         found.append(parts.flow(diagnosis, flow))
     if diagnosis.time_flow is not None:
