@@ -192,7 +192,7 @@ def test_it_can_be_printed_drawn_and_saved(tmp_path: Path) -> None:
     steps = [{"step": 10 * n, "loss": loss} for n, loss in enumerate(falling(50).tolist())]
     path.write_text(json.dumps({"log_history": steps}))
     found = vegrad.diagnose_run(path)
-    assert str(found).startswith(f"{path}, trainer_state.json\n\nhealthy: of 50 steps")
+    assert str(found).startswith(f"{path}, Hugging Face Trainer\n\nhealthy: of 50 steps")
     html = found.to_html(tmp_path / "page.html")
     assert "The training, step by step" in html
     assert len(html) < 300_000

@@ -121,7 +121,7 @@ def test_event_files(tmp_path: Path) -> None:
     assert run.step.tolist() == [0, 1, 2, 3]  # the later file has gone on from step 3
     assert run.loss[3] == 0.5
     assert run.about["unknown"] == ["mystery"]
-    assert run.about["source"] == "event file"
+    assert run.about["source"] == "TensorBoard"
 
 
 def test_what_tensorboard_writes(tmp_path: Path) -> None:
