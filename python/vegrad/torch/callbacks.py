@@ -11,13 +11,14 @@ is imported when it is first asked for.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch.nn import Module
 
 from vegrad.torch.monitor.monitor import Monitor
 
 PREFIX = "vegrad/"
+Options: TypeAlias = dict[str, Any]
 
 
 def named_scalars(monitor: Monitor) -> dict[str, float]:
@@ -29,7 +30,7 @@ def _package(name: str) -> ImportError:
     return ImportError(f'this needs {name}: pip install "vegrad[torch-loggers]"')
 
 
-def _logged(options: dict[str, Any], step: int, first: bool) -> dict[str, Any]:
+def _logged(options: Options, step: int, first: bool) -> Options:
     """Return the options of a monitor, whose log goes on at a step, in the first process alone."""
     if not first:
         return {name: value for name, value in options.items() if name != "log"}
