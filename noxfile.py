@@ -110,6 +110,13 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+@nox.session(python=False)
+def long(session: nox.Session) -> None:
+    """Take a million steps of every rule and optimizer, and count what grows: some minutes."""
+    steps = {"VEGRAD_STEPS": os.environ.get("VEGRAD_STEPS", "1000000")}
+    session.run("pytest", "tests/test_long_runs.py", *session.posargs, env=steps)
+
+
 @nox.session
 def sanitize(session: nox.Session) -> None:
     """Build with sanitizers and run the tests that touch memory; arguments go to pytest.

@@ -24,6 +24,7 @@ from recurrent_cases import (
     KEPT,
     ROWS,
     Case,
+    autograd_pass,
     last_output,
     network,
     tasks,
@@ -44,7 +45,8 @@ LEGEND = (
     " batch row) of the fastest way to read the recurrent weights twice a step from the cache that"
     " holds them; at most: what is left of that if the other products, each over all steps, are as"
     " fast as the fastest matrix product and nothing else takes time. fuse: the share of vegrad's"
-    " rate that `vegrad.torch.fuse` keeps. In brackets: what is asked."
+    " rate that `vegrad.torch.fuse` keeps; at most: what a node of autograd's graph leaves of it"
+    " that does nothing. In brackets: what is asked."
 )
 
 
@@ -76,7 +78,8 @@ def measure(case, settings):
     print(f"  {settings['threads']} thread(s): {case.cell} {case.row.label}", file=sys.stderr)
     made = tasks(case, settings)
     call, often = limit(case, settings)
-    calls = {name: task.call for name, task in made.items()} | {"limit": call}
+    calls = {name: task.call for name, task in made.items()}
+    calls |= {"limit": call, "autograd": autograd_pass(case)}
     turns = interleave(calls, settings["seconds"])
     medians = {name: [median(turn) for turn in found] for name, found in turns.items()}
     over = {
@@ -88,7 +91,9 @@ def measure(case, settings):
         "cell": case.cell,
         "flops": case.flops,
         # of vegrad's time: each other's, and the machine's limit
-        "over": over | {"limit": often * over["limit"], "fuse": 1 / over["fuse"]},
+        "over": over
+        | {"limit": often * over["limit"]}
+        | {name: 1 / over[name] for name in ("fuse", "autograd")},
         "peers": {name: report.summary(task, turns[name]) for name, task in made.items()},
     }
     if case.row.batch == 1:
@@ -98,12 +103,25 @@ def measure(case, settings):
 
 
 def flow_cost(case, settings):
-    """Return what measuring the flow adds to a pass of the core's network, as a share."""
+    """Return what measuring the flow adds to a pass of the core's network, as a share.
+
+    Passes with it and without take turns one by one; what counts is the time of this process.
+    """
     _, call = network(case)
-    both = {"on": partial(call, True), "off": partial(call, False)}
-    turns = interleave(both, settings["seconds"])
-    pairs = zip(turns["on"], turns["off"], strict=False)
-    return median(median(a) / median(b) for a, b in pairs) - 1
+
+    def duration(flow):
+        start = time.process_time()
+        call(flow)
+        return time.process_time() - start
+
+    ratios, end = [], time.perf_counter() + 4 * settings["seconds"]
+    for flow in (True, False):
+        call(flow)
+    while time.perf_counter() < end or len(ratios) < 2:
+        first = len(ratios) % 2 == 0
+        took = {flow: duration(flow) for flow in (first, not first)}
+        ratios.append(took[True] / took[False])
+    return median(ratios) - 1
 
 
 def subnormals(case, settings):
@@ -118,13 +136,18 @@ def subnormals(case, settings):
 
 
 def memory(case):
-    """Return the bytes of a workspace over those that the way back needs, for T steps and fewer."""
+    """Return how the bytes of a workspace grow, and what is there whatever the steps.
+
+    "a step": what each step adds, over what the way back needs of it; "once": bytes; and the whole
+    over what the way back needs, for T steps and a quarter of them.
+    """
     made, row = network(case)[0], case.row
-    found = {}
-    for window in (row.steps, row.steps // 4):
-        listed = 4 * KEPT[case.cell] * window * row.batch * row.hidden
-        found[str(window)] = made.workspace_bytes(row.batch, row.steps, window) / listed
-    return found
+    windows = row.steps, row.steps // 4
+    whole = [made.workspace_bytes(row.batch, row.steps, window) for window in windows]
+    listed = [4 * KEPT[case.cell] * window * row.batch * row.hidden for window in windows]
+    slope = (whole[0] - whole[1]) / (listed[0] - listed[1])
+    found = {str(n): a / b for n, a, b in zip(windows, whole, listed, strict=True)}
+    return found | {"a step": slope, "once": whole[0] - slope * listed[0]}
 
 
 def child(settings):
@@ -200,7 +223,8 @@ def table(run):
         for name in others:
             least = f" ({wanted[name]:g})" if name in wanted and run["threads"] == 1 else ""
             line.append(f"{found[name]:.2f}{least}" if name in found else "–")
-        lines.append([*line, f"{100 * found['fuse']:.0f} % ({100 * wanted['fuse']:.0f})"])
+        most = f", at most {100 * found['autograd']:.0f}" if "autograd" in found else ""
+        lines.append([*line, f"{100 * found['fuse']:.0f} % ({100 * wanted['fuse']:.0f}{most})"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * n if i < 2 else "-" * (n - 1) + ":" for i, n in enumerate(widths)])
     for line in lines:
@@ -220,13 +244,16 @@ def shortfalls(results):
             for other, value in row["over"].items():
                 single = run["threads"] == 1 or other == "fuse"
                 if other in wanted and single and value < wanted[other]:
-                    yield f"{name}{other} {value:.2f}, {wanted[other]:g} asked"
+                    most = row["over"].get("autograd", 1) if other == "fuse" else 1
+                    possible = f", {most:.2f} possible" if most < wanted[other] else ""
+                    yield f"{name}{other} {value:.2f}, {wanted[other]:g} asked{possible}"
         for cell, cost in run["flow_cost"].items():
             if cost > FLOW_COST:
                 yield f"{where}{cell}: the flow costs {100 * cost:.1f} %"
         for cell, found in run["memory"].items():
-            if max(found.values()) > MEMORY:
-                yield f"{where}{cell}: memory is {max(found.values()):.2f} of what is listed"
+            most = max(value for name, value in found.items() if name != "once")
+            if most > MEMORY:
+                yield f"{where}{cell}: memory is {most:.2f} of what is listed"
     beside = results["busy"].get("vegrad")
     if beside and beside["busy"] > BUSY * beside["idle"]:
         yield f"beside a busy process vegrad takes {beside['busy'] / beside['idle']:.2f}×"
@@ -252,11 +279,18 @@ def sentences(results):
             f"The LSTM of {ROWS[0].label} on two threads with another process busy on one core:"
             f" {', '.join(parts)}."
         )
-    parts = [
-        f"{cell} {' and '.join(f'{ratio:.2f} ({steps} steps)' for steps, ratio in found.items())}"
-        for cell, found in results["runs"][0]["memory"].items()
-    ]
-    yield f"Memory of a pass over what the way back needs: {'; '.join(parts)}."
+    for run in results["runs"]:
+        parts = []
+        for cell, found in run["memory"].items():
+            of_steps = (f"{found[n]:.2f} ({n} steps)" for n in found if n.isdigit())
+            part = " ".join([cell, *of_steps])
+            if "once" in found:
+                part += f", {found['a step']:.2f} + {1e-6 * found['once']:.2f} MB"
+            parts.append(part)
+        yield (
+            f"On {report.threads_text(run)} the memory of a pass over what the way back needs, and"
+            f" that of a step beside what is there but once: {'; '.join(parts)}."
+        )
 
 
 def text(results):

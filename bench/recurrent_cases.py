@@ -134,6 +134,39 @@ def vegrad_pass(case):
     return call
 
 
+def autograd_pass(case):
+    """Return a call: vegrad's pass, and then a node of autograd's graph that does nothing.
+
+    The node takes and gives tensors as that of `vegrad.torch.fuse` does: no fused pass is faster.
+    """
+    import torch
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *tensors):
+            ctx.save_for_backward(*tensors)
+            return tuple(one.detach() for one in outputs)
+
+        @staticmethod
+        def backward(ctx, *gradients):
+            return tuple(one.detach() for one in ctx.saved_tensors)
+
+    *arrays, weights = case.numbers()
+    x, d_out, *weights = map(torch.from_numpy, (*arrays, *weights))
+    leaves = [x.requires_grad_(), *map(torch.nn.Parameter, weights)]
+    state = torch.zeros(1, case.row.batch, case.row.hidden)
+    outputs = [d_out, state, state][: 3 if case.cell == "lstm" else 2]
+    core = vegrad_pass(case)
+
+    def call():
+        core()
+        for leaf in leaves:
+            leaf.grad = None
+        Nothing.apply(*leaves)[0].backward(d_out)
+
+    return call
+
+
 def _jax_step(cell, turned):
     """Return the step of a scan: the state and the inputs' part of it give the next state."""
     from jax import nn, numpy

@@ -47,9 +47,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture
 def keep_threads() -> Iterator[None]:
-    """For a test that changes the thread count itself."""
+    """For a test that changes the thread count itself, and wants all threads to have work."""
     before = vegrad.num_threads()
+    _core.share_everything(True)
     yield
+    _core.share_everything(False)
     vegrad.set_num_threads(before)
 
 

@@ -198,6 +198,7 @@ def test_skip_spike_of_norms_that_are_all_the_same() -> None:
         rule = FAST()
         assert not any(rule.apply_(np.array([size])).skipped for _ in range(50))
         assert rule.apply_(np.array([size * 1.01 + 1e-308])).skipped
+        assert rule.apply_(np.array([1e300 + size * 100])).skipped
 
 
 def test_skip_spike_gets_used_to_higher_norms() -> None:

@@ -202,9 +202,11 @@ py::tuple clip_gradients(const py::list& parameters, double limit, double p,
   if (slack > 0)
     request.choose = [limit, slack](double norm) {
       const double factor = limit / (norm + slack);
-      return factor >= 1           ? std::numeric_limits<double>::infinity()
-             : std::isfinite(norm) ? norm * factor
-                                   : limit;
+      // A factor of NaN, of an infinite limit and an infinite norm, is one for PyTorch.
+      return factor >= 1            ? std::numeric_limits<double>::infinity()
+             : std::isfinite(norm)  ? norm * factor
+             : std::isfinite(limit) ? limit
+                                    : std::numeric_limits<double>::quiet_NaN();
     };
   py::list present;
   Clipped result;

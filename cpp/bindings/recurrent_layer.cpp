@@ -85,6 +85,13 @@ py::array_t<T> steps_array(py::ssize_t B, py::ssize_t steps, py::ssize_t n, bool
   return out;
 }
 
+// body(), on borrowed threads if several pay.
+template <class Body>
+void together(int threads, const Body& body) {
+  if (threads > 1) return on_borrowed_threads(body);
+  body();
+}
+
 template <class T>
 py::tuple forward(const LayerPointer<T>& layer, const py::object& x, const LayerInput<T>& in,
                   const LayerWeights<const T>& weights, bool keep) {
@@ -97,7 +104,8 @@ py::tuple forward(const LayerPointer<T>& layer, const py::object& x, const Layer
   Kept<T> kept(layer, x, keep);
   {
     const py::gil_scoped_release release;
-    on_borrowed_threads([&] { layer->forward(kept.pass(), in, weights, keep, to, to_h, to_c); });
+    together(layer->threads(in.rows, in.steps, keep),
+             [&] { layer->forward(kept.pass(), in, weights, keep, to, to_h, to_c); });
   }
   py::object last_c = py::none(), of_pass = py::none();
   if (shape.has_c()) last_c = c;
@@ -127,7 +135,7 @@ py::tuple backward(const LayerPointer<T>& layer, Kept<T>& kept, const py::object
   {
     const py::gil_scoped_release release;
     const std::lock_guard<std::mutex> lock(kept.running());
-    on_borrowed_threads([&] { layer->backward(kept.pass(), in, out, gradients); });
+    together(of.pass.threads, [&] { layer->backward(kept.pass(), in, out, gradients); });
   }
   py::object of_x = py::none(), of_c = py::none();
   if (need_dx) of_x = dx;

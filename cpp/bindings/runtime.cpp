@@ -66,6 +66,8 @@ void register_runtime(py::module_& module) {
              "Before the first call it is VEGRAD_NUM_THREADS, else OMP_NUM_THREADS, else the\n"
              "number of cores that this process may use. Results do not depend on it.\n\n"
              "Raises TypeError if n is no integer and ValueError if it is out of range.");
+  module.def("share_everything", &set_shares_everything, py::arg("on"),
+             "Share work among threads also where that does not pay, or not (for tests).");
   module.def("borrow_threads", &borrow_threads, py::arg("parallel"), py::arg("most"),
              py::arg("number"), "Run on OpenMP's threads where a caller of theirs is the caller.");
 }

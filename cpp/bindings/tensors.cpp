@@ -330,6 +330,13 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
       last_type_ = nullptr;  // so that nothing else has to be asked whether it is one
       return enter(item, key);
     }
+    if (array && type != py::detail::npy_api::get().PyArray_Type_ &&
+        py::isinstance(item, py::module_::import("numpy.ma").attr("MaskedArray"))) {
+      last_type_ = nullptr;
+      throw py::type_error(here() + " must be a plain array, not a " + type_name(item) +
+                           ", whose masked elements would count as well: pass its .data, or what "
+                           "filled() gives");
+    }
     last_source_ = array ? Source::kArray : last_api_ ? Source::kExchange : Source::kCapsule;
   }
   View& view = views.emplace_back();  // not a copy: that waits for each of its parts

@@ -29,6 +29,7 @@ __all__ = [
     "AdamW",
     "Attempt",
     "Clipped",
+    "Comparison",
     "Cure",
     "Diagnosis",
     "Finding",
@@ -53,6 +54,7 @@ __all__ = [
     "clip_by_norm_",
     "clip_by_value_",
     "clipping",
+    "compare",
     "cure",
     "datasets",
     "diagnose",
@@ -74,6 +76,7 @@ __all__ = [
 
 _LATER = {
     "Attempt": "vegrad.treatment.outcome",
+    "Comparison": "vegrad.runs.comparison",
     "Cure": "vegrad.networks.treatment",
     "Diagnosis": "vegrad.diagnosis.diagnosis",
     "Finding": "vegrad.flow.finding",
@@ -89,6 +92,7 @@ _LATER = {
     "RandomTruncation": "vegrad.networks.random_truncation",
     "Truncation": "vegrad.networks.truncation",
     "TimeFlow": "vegrad.networks.time_flow",
+    "compare": "vegrad.runs.comparison",
     "cure": "vegrad.networks.treatment",
     "diagnose": "vegrad.networks.diagnosis",
     "diagnose_gradients": "vegrad.recordings",

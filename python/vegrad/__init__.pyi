@@ -41,6 +41,8 @@ from vegrad.recordings import diagnose_gradients as diagnose_gradients
 from vegrad.recordings import diagnose_history as diagnose_history
 from vegrad.recordings import diagnose_run as diagnose_run
 from vegrad.reports.flow import Flow as Flow
+from vegrad.runs.comparison import Comparison as Comparison
+from vegrad.runs.comparison import compare as compare
 from vegrad.runs.log import RunLog as RunLog
 from vegrad.runs.read import read_run as read_run
 from vegrad.runs.run import Run as Run

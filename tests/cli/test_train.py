@@ -164,7 +164,8 @@ def test_a_csv_file_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_resume_is_as_if_it_had_never_stopped() -> None:
-    for more in ((), ("--optimizer", "sgd", "--schedule", "cosine", "--clip", "adagc")):
+    cosine = ("--optimizer", "sgd", "--schedule", "cosine", "--clip", "adagc")
+    for more in ((), cosine, ("--clip", "skip_spike:2"), ("--clip", "autoclip:30")):
         assert train(*more, "--epochs", "6") == 0
         expected = [Path(name).read_bytes() for name in (NETWORK, HISTORY, CHECKPOINT)]
         for resume in ([], ["--resume"], ["--resume", CHECKPOINT]):

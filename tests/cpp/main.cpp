@@ -31,6 +31,7 @@ int main() {
                {"recurrent", check_recurrent},
                {"allocations", check_allocations}};
   vegrad::set_num_threads(2);
+  vegrad::set_shares_everything(true);
   for (const vegrad::InstructionSet* set : vegrad::supported_instruction_sets()) {
     vegrad::use_instruction_set(set->name);
     for (const auto& part : parts) {

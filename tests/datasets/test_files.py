@@ -1,6 +1,10 @@
 """Datasets: reading, standardizing, and the errors for files that cannot be read."""
 
+import io
+import re
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +262,68 @@ def test_names_are_those_of_the_losses_of_the_network() -> None:
     from vegrad import _core
 
     assert set(datasets.LOSSES) == set(_core.LOSSES)
+
+
+def packed(path: Path, **members: bytes) -> Path:
+    """Write a compressed file with members of any content."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("_npy", ".npy"), content)
+    return path
+
+
+def header(shape: tuple[int, ...], dtype: str = "<f8") -> bytes:
+    """Make the beginning of an array's member, without its numbers."""
+    stream = io.BytesIO()
+    about = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, about)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"plain bytes", b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00", b"\0" * 10**7]
+)
+def test_members_that_are_no_arrays(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    for name in ("x", "x_npy"):
+        packed(path, **{name: content, "y_npy": header((3,)) + bytes(24)})
+        with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is damaged"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2**40,), "<f8"), ((10**200, 2), "|u1"), ((5,), "<U500000000"), ((2**31, 2**31), "<f4")],
+)
+def test_a_bomb(shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
+    """The shapes in the headers are looked at before anything is read."""
+    path = packed(tmp_path / "data.npz", x_npy=header(shape, dtype), y_npy=header((3,)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"x of shape .* the most is 8 \(VEGRAD_MAX_DATA=GB"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_limit_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, x=np.arange(3000.0), y=np.arange(3000) % 2)
+    monkeypatch.setenv("VEGRAD_MAX_DATA", "0.00004")
+    with pytest.raises(ValueError, match=r"y of shape .* brings the arrays to 4\.8e-05 GB"):
+        load(path)
+    monkeypatch.setenv("VEGRAD_MAX_DATA", "0.0001")
+    assert len(load(path).x) == 3000
+    for bad in ("x", "-1", "nan", "inf"):
+        monkeypatch.setenv("VEGRAD_MAX_DATA", bad)
+        with pytest.raises(
+            ValueError, match=f"VEGRAD_MAX_DATA must be a number of GB, not '{bad}'"
+        ):
+            load(path)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (3, -2), (2.5,), "x"])
+def test_shapes_that_are_none(shape: Any, tmp_path: Path) -> None:
+    path = packed(tmp_path / "data.npz", x_npy=header(shape), y_npy=header((3,)) + bytes(24))
+    with pytest.raises(ValueError, match="is damaged"):
+        load(path)

@@ -1,5 +1,7 @@
 """Judge and cure own recurrent networks, each with a task that it cannot learn as it is."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import vegrad
@@ -13,8 +15,11 @@ from vegrad.flow.edits import (
     Truncate,
 )
 from vegrad.flow.subject import Refusal
+from vegrad.networks import treatment
 from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData
 from vegrad.treatment.conclusion import UNSEEN
+from vegrad.treatment.remedies import REMEDIES
+from vegrad.treatment.search import Search
 
 UNITS = 32
 FORGET = (UNITS, 2 * UNITS)
@@ -227,3 +232,36 @@ def test_an_explosion_is_clipped_or_scaled() -> None:
     cure = vegrad.cure(network, x, target, steps=300, optimizer=vegrad.Adam(1e-2))
     assert cure.before.verdict == "exploding"
     assert cure.cured, cure.summary
+
+
+def echoed(rows: int = 256, steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Make numbers that are asked for two steps later."""
+    x = np.random.default_rng(0).standard_normal((rows, steps, 12)).astype(np.float32)
+    target = np.zeros((rows, steps, 1), np.float32)
+    target[:, 2:] = x[:, :-2, :1]
+    return x, target
+
+
+@pytest.mark.parametrize(("cell", "factor"), [("tanh", 4), ("gru", 8)])
+def test_an_explosion_is_stopped_by_a_truncation_if_by_nothing_else(
+    cell: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = vegrad.RNN(12, UNITS, 1, cell=cell, targets="all", seed=0)
+    network.parameters["rnn.weight_hh_l0"][...] *= factor
+    options = {"steps": 300, "optimizer": vegrad.Adam(3e-3)}
+    cure = vegrad.cure(network, *echoed(), **options)
+    assert cure.before.verdict == "exploding"
+    assert cure.cured, cure.summary
+    assert "multiply rnn.weight_hh_l0" in cure.attempts[-1].change
+    only = [remedy for remedy in REMEDIES if remedy.name == "truncate"]
+    monkeypatch.setattr(treatment, "Search", partial(Search, remedies=only))
+    cure = vegrad.cure(network, *echoed(), budget=3, **options)
+    assert cure.cured, cure.summary
+    assert "truncation=(" in cure.patch
+
+
+def test_what_is_needed_from_afar_is_not_cut_off() -> None:
+    network = vegrad.RNN(12, UNITS, 1, cell="relu", targets="all", seed=0)
+    network.parameters["rnn.weight_hh_l0"][...] *= 4
+    cure = vegrad.cure(network, *echoed(), steps=50, memory=30)
+    assert not any(one.name == "truncate" and one.change for one in cure.attempts)

@@ -10,7 +10,7 @@ import vegrad
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.finding import Finding
 from vegrad.reports import cure, text
-from vegrad.reports.text import ModuleRow, TimeRow
+from vegrad.reports.module_text import ModuleRow, TimeRow
 
 RNG = np.random.default_rng(3)
 X, LABELS = RNG.standard_normal((60, 8)), RNG.integers(0, 4, 60)

@@ -26,3 +26,11 @@ def test_runs_of_unlike_lengths_share_their_grid() -> None:
     short, long = (np.arange(n, dtype=float) for n in (4321, 80_000))
     common = np.intersect1d(short[kept_places(short)], long[kept_places(long)])
     assert len(common) >= 4321 // 128
+
+
+@pytest.mark.parametrize("first", [0, 49, 1000])
+def test_steps_that_lie_oddly(first: int) -> None:
+    step = first + 50.0 * np.arange(5000)
+    assert MOST / 3 < len(kept_places(step)) <= MOST
+    uneven = np.cumsum(np.random.default_rng(0).integers(1, 4000, 5000)).astype(float)
+    assert MOST / 5 < len(kept_places(uneven)) <= MOST

@@ -26,8 +26,10 @@ NAMES = {
     ],
 }
 # Classes of what functions return: their sections show the function that makes them.
-RESULTS = "Clipped Cure Dataset Diagnosis Finding Flow History Measurement Rule Sequences \
+RESULTS = (
+    "Clipped Comparison Cure Dataset Diagnosis Finding Flow History Measurement Rule Sequences \
 Statistics TimeFlow"
+)
 DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", re.MULTILINE)
 BLOCK = re.compile(r"^```(?:python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

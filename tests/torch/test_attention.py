@@ -32,6 +32,34 @@ class Encoder(nn.Module):
         return self.head(h.mean(1))
 
 
+class Mixer(nn.Module):
+    """Attention written out, layer on layer, whose heads may be mixed."""
+
+    def __init__(self, layers: int, *, skips: bool, heads: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(12, WIDTH), nn.Linear(WIDTH, 2)
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH) for _ in range(layers)])
+        self.maps = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(3 * layers)])
+        self.mixes = nn.ModuleList([nn.Linear(heads, heads) for _ in range(2 if heads else 0)])
+        self.skips, self.heads = skips, heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.table(x)
+        for layer, norm in enumerate(self.norms):
+            maps = self.maps[3 * layer : 3 * layer + 3]
+            heads = (max(self.heads, 1), -1)
+            q, k, v = (one(norm(h)).unflatten(-1, heads).transpose(1, 2) for one in maps)
+            a = q @ k.mT / q.shape[-1] ** 0.5
+            if self.heads:
+                a = self.mixes[0](a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            a = a.softmax(-1)
+            if self.heads:
+                a = self.mixes[1](a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            h = h * self.skips + (a @ v).transpose(1, 2).flatten(2)
+        return self.head(h.mean(1))
+
+
 class Own(nn.Module):
     """Attention that calls PyTorch's function, in which True lets a key in."""
 
@@ -94,3 +122,33 @@ def test_a_monitor_tells_of_the_mask_and_of_no_activation(mask: Tensor, wanted: 
         functional.cross_entropy(model(TOKENS), LABELS).backward()
         optimizer.step()
     assert [one.cause for one in monitor.report().findings] == wanted
+
+
+def test_tokens_that_become_alike_without_skip_connections() -> None:
+    model = Mixer(6, skips=False)
+    found = diagnose(model, functional.cross_entropy, TOKENS, LABELS).findings[0]
+    assert (found.kind, found.cause) == ("collapsed", "collapse")
+    assert found.evidence["now"] < 1e-4 < 0.1 < found.evidence["was"]
+    monitor, optimizer = Monitor(model, on_finding=None), torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(TOKENS), LABELS).backward()
+        optimizer.step()
+    assert "collapse" in [one.cause for one in monitor.report().findings]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 6])
+def test_tokens_that_skip_connections_keep_apart(layers: int) -> None:
+    model = Mixer(layers, skips=True)
+    assert diagnose(model, functional.cross_entropy, TOKENS, LABELS).healthy
+
+
+def test_tokens_that_are_alike_from_the_first_are_the_datas() -> None:
+    model = Mixer(6, skips=False)
+    found = diagnose(model, functional.cross_entropy, TOKENS[:, :1].expand(-1, STEPS), LABELS)
+    assert "collapse" not in [one.cause for one in found.findings]
+
+
+def test_heads_that_are_mixed_around_a_softmax_are_no_units() -> None:
+    model = Mixer(2, skips=True, heads=4)
+    assert diagnose(model, functional.cross_entropy, TOKENS, LABELS).healthy

@@ -56,6 +56,65 @@ def test_tensorboard_has_every_step(tmp_path: Path) -> None:
     assert {"vegrad/loss", "vegrad/update_ratio"} <= set(log.Tags()["scalars"])
 
 
+def test_tensorboard_has_one_picture_and_a_layout(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("matplotlib")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writers: list[Any] = []
+
+    def write(monitor: Any) -> None:
+        if not writers:
+            writers.append(callbacks.TensorBoard(monitor, str(tmp_path)))
+        writers[0].write()
+
+    trained(70, write)
+    writers[0].close()
+    sizes = {"images": 0, "scalars": 0, "tensors": 0}
+    log = EventAccumulator(str(tmp_path), sizes).Reload()
+    pictures = log.Images(callbacks.PICTURE)
+    assert [event.step for event in pictures] == [15, 31, 63, 69]
+    assert pictures[-1].width > 800
+    layout = log.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    for one in ("vegrad/gradient_norm", "vegrad/norm_before_clip", "findings and spikes"):
+        assert one.encode() in layout
+
+
+def test_a_writer_of_ones_own_keeps_its_layout() -> None:
+    class Writer:
+        """What SummaryWriter has, of which a part is needed."""
+
+        def __init__(self) -> None:
+            self.written: list[str] = []
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            self.written.append(name)
+
+        def add_figure(self, name: str, figure: Any, step: int) -> None:
+            self.written.append(name)
+
+        def close(self) -> None:
+            self.written.append("close")
+
+    writer = Writer()
+    board = callbacks.TensorBoard(trained(3), writer)
+    board.write()
+    board.close()
+    assert NORM in writer.written
+    assert writer.written[-2:] == [callbacks.PICTURE, "close"]
+
+
+def test_without_matplotlib_there_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    board = callbacks.TensorBoard(trained(20), Line := type("Line", (), {
+        "add_scalar": lambda *_: None, "close": lambda *_: None})())  # fmt: skip
+    board.write()
+    board.close()
+    assert not hasattr(Line, "add_figure")
+
+
 def test_wandb_logs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -66,11 +125,12 @@ def test_wandb_logs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             writers.append(callbacks.WandB(monitor, dir=str(tmp_path), project="test"))
         writers[0].write()
 
-    monitor = trained(3, write)
+    monitor = trained(20, write)
     run = writers[0].run
     assert run.offline
+    assert run.summary[callbacks.PICTURE]["_type"] == "image-file"
     # The last step may still get numbers of others: it is committed by the next, or at the end.
-    assert run.summary[NORM] == pytest.approx(monitor.history.gradient_norm[1])
+    assert run.summary[NORM] == pytest.approx(monitor.history.gradient_norm[18])
     writers[0].close()
     assert list(tmp_path.rglob("*.wandb"))
 

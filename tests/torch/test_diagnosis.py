@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -402,8 +403,13 @@ def test_a_model_that_gives_its_loss_needs_no_target() -> None:
     assert ours.diagnose(Own(), lambda output, _: output["loss"], batch).healthy
 
 
-def test_what_is_no_chain_has_no_plot() -> None:
+def test_what_is_no_chain_is_drawn_by_its_modules(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     model = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
     told = ours.diagnose(model, nn.functional.mse_loss, torch.randn(4, 3, 4), torch.randn(4, 3, 4))
-    with pytest.raises(ValueError, match="is no chain of layers: print it, or call to_html"):
-        told.plot()
+    (axes,) = told.plot(tmp_path / "modules.png").axes
+    assert [line.get_label() for line in axes.get_lines()][:2] == [
+        "at the weights, ‖∂loss/∂W‖",
+        "at the module's output, ‖δ‖",
+    ]
+    assert (tmp_path / "modules.png").stat().st_size > 10_000

@@ -332,3 +332,65 @@ def test_complex_parameters_are_measured() -> None:
     norm = float(torch.view_as_real(model.filter.grad).norm())
     place = monitor.parameters.index("filter")
     assert monitor.history[-1].gradient_norms[place] == pytest.approx(norm, rel=1e-5)
+
+
+class WithLoss(nn.Module):
+    """A model that works out its own loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(2)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": LOSS(self.body(x), labels)}
+
+
+class Picks(nn.Module):
+    """A loss that is a module and takes the output alone."""
+
+    def forward(self, output: dict[str, torch.Tensor]) -> torch.Tensor:
+        return output["loss"]
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda output: output["loss"], lambda output, _: output["loss"], Picks()]
+)
+def test_a_loss_may_take_the_output_alone(loss: Any) -> None:
+    assert ours.diagnose(WithLoss(), loss, {"x": X, "labels": LABELS}).healthy
+
+
+def test_a_loss_that_takes_the_output_alone_has_no_use_for_a_target() -> None:
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        ours.diagnose(WithLoss(), lambda output: output["loss"], (X, LABELS), LABELS)
+
+
+@pytest.mark.parametrize("call", [ours.diagnose, ours.cure])
+@pytest.mark.parametrize(
+    ("x", "target", "message"),
+    [
+        (X.numpy(), LABELS, r"x must be a torch.Tensor, not a numpy.ndarray: .*as_tensor\(x\)"),
+        (X.double().numpy(), LABELS, r"as_tensor\(x, dtype=torch.float32\)"),
+        ((X.numpy(),), LABELS, r"x\[0\] must be a torch.Tensor, not a numpy.ndarray"),
+        (X, LABELS.numpy(), r"target must be a torch.Tensor, not a numpy.ndarray"),
+    ],
+)
+def test_numpy_arrays_are_refused_in_plain_words(
+    call: Any, x: Any, target: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        call(mlp(2), LOSS, x, target)
+
+
+def test_a_model_and_a_loss_that_take_numpy_arrays_get_them() -> None:
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp(2)
+
+        def forward(self, x: np.ndarray) -> torch.Tensor:
+            return self.body(torch.from_numpy(x))
+
+    def loss(output: torch.Tensor, target: np.ndarray) -> torch.Tensor:
+        return LOSS(output, torch.from_numpy(target))
+
+    assert ours.diagnose(Takes(), loss, X.numpy(), LABELS.numpy()).verdict == "healthy"

@@ -1,5 +1,8 @@
 """vegrad.torch's optimizers in rare uses that torch.optim allows."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -133,3 +136,73 @@ def test_a_clip_that_calls_the_step_it_is_in() -> None:
     stepper.step(params, grads, 0.1, "global_norm", limit, 2.0, "raise", 0.0)
     assert looked == [{}]
     assert np.allclose(params[0], 0.9)
+
+
+@pytest.mark.parametrize("kind", [ours.SGD, ours.Adam, ours.AdamW, ours.Lion])
+def test_a_mapping_of_states_that_is_kept(kind: Any) -> None:
+    """It is as full after a step as before, whatever is asked of it, and so are its copies."""
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    options = {"momentum": 0.9} if kind is ours.SGD else {}
+    optimizer, plain = kind(weights, 0.1, **options), getattr(torch.optim, kind.__name__, kind)
+    theirs = plain([torch.nn.Parameter(torch.ones(3)) for _ in range(2)], 0.1, **options)
+    kept, (name, *_) = optimizer.state, optimizer._names
+    looks: list[Callable[[], object]] = [
+        lambda: len(kept),
+        lambda: bool(kept),
+        lambda: list(kept),
+        lambda: list(reversed(kept)),
+        lambda: weights[0] in kept,
+        lambda: len(kept[weights[1]]),
+        lambda: len(kept.get(weights[0], {})),
+        lambda: list(kept.keys()),
+        lambda: len(kept.values()),
+        lambda: len(kept.items()),
+        lambda: len(dict(kept)),
+        lambda: len({**kept}),
+        lambda: len(copy.copy(kept)),
+        lambda: len(kept.copy()),
+        lambda: len(copy.deepcopy(kept)),
+        lambda: len(pickle.loads(pickle.dumps(kept))),
+        lambda: len(kept | {}),
+        lambda: kept == optimizer.state != {},
+        lambda: "tensor" in repr(kept),
+    ]
+    for look in looks:
+        for one in (optimizer, theirs):
+            for group in one.param_groups:
+                for weight in group["params"]:
+                    weight.grad = torch.full((3,), 0.5)
+            one.step()
+        assert look()
+        assert optimizer.state is kept
+        for weight, other in zip(weights, theirs.param_groups[0]["params"], strict=True):
+            torch.testing.assert_close(kept[weight][name], theirs.state[other][name])
+
+
+def test_what_is_written_into_a_kept_mapping_counts() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.zeros(3)
+    optimizer = ours.SGD([weight], 1.0, momentum=1.0)
+    kept = optimizer.state
+    optimizer.step()
+    kept[weight]["momentum_buffer"].fill_(2.0)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), -1.0))
+    kept.clear()
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), -1.0))
+    assert len(kept) == 1
+
+
+def test_copies_and_pickles_have_the_last_clip() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.full((3,), 4.0)
+    optimizer = ours.Adam([weight], clip=clipping.GlobalNorm(1.0))
+    assert copy.deepcopy(optimizer).clipped is None
+    optimizer.step()
+    for one in (copy.copy(optimizer), copy.deepcopy(optimizer)):
+        assert repr(one.clipped) == repr(optimizer.clipped)
+    again = pickle.loads(pickle.dumps(optimizer))
+    assert again.clipped.norms.tolist() == optimizer.clipped.norms.tolist()
+    assert again.clipped.clipped
+    assert again.norms() is None or len(again.norms()) == 1

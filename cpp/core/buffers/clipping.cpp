@@ -75,7 +75,7 @@ class Clipping {
       Rounding rounding(Dtype::kFloat64);
       for (const View& view : views_) rounding.widen(view.dtype);
       over_ = exceeds(norm_, limit, rounding, elements_of(views_), request_.order) ||
-              norm_.sum != norm_.sum;
+              norm_.sum != norm_.sum || limit != limit;
       if (limit == kInfinity) over_ = false;
       factor_ = ratio(limit, norm_);
       const bool wide = out_.dtypes >> unsigned(Dtype::kFloat64) & 1;

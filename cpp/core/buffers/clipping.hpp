@@ -46,16 +46,16 @@ struct Request {
   Order order{};
   NonFinite nonfinite = NonFinite::kRaise;
   double limit = std::numeric_limits<double>::infinity();
-  const double* limits = nullptr;        // kLimits: the largest norm of each buffer
+  const double* limits = nullptr;  // kLimits: the largest norm of each buffer
   // kGlobalNorm: the limit from the norm, -inf to skip the step, unless empty.
   std::function<double(double)> choose;
-  bool float_factor = false;             // kGlobalNorm: rounded down to one, unless for doubles
-  double eps = 0;                        // kAdaptive
-  const View* parameters = nullptr;      // kAdaptive: one a buffer
-  Consumer* consumer = nullptr;          // nothing is written, but it takes every buffer
-  bool after_wanted = true;              // else norm_after may be NaN
-  bool norms_wanted = true;              // else there are none
-  const Scaled* squares = nullptr;       // of each buffer, finite, if somebody has summed them
+  bool float_factor = false;         // kGlobalNorm: rounded down to one, unless for doubles
+  double eps = 0;                    // kAdaptive
+  const View* parameters = nullptr;  // kAdaptive: one a buffer
+  Consumer* consumer = nullptr;      // nothing is written, but it takes every buffer
+  bool after_wanted = true;          // else norm_after may be NaN
+  bool norms_wanted = true;          // else there are none
+  const Scaled* squares = nullptr;   // of each buffer, finite, if somebody has summed them
 };
 
 // Clips the buffers, which must not overlap. With NonFinite::kRaise, where there is an element that

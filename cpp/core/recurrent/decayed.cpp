@@ -24,7 +24,7 @@ class DecayedStep {
   // From the state before to that after.
   void run(DecayedState& state) {
     const DecayedState* const below = l_ > 0 ? &pass_.work.layers[l_ - 1].decayed[row_] : nullptr;
-    const bool from_below = below && below->active;
+    const bool from_below = below && pass_.work.layers[l_ - 1].is_decayed[row_];
     const std::int64_t input_unit = from_below ? below->exponent : 0;
     unit_ = std::max(state.exponent, input_unit);
     const T* const x = l_ == 0 ? pass_.request.x.at(pass_.schedule, row_, t_)
@@ -129,6 +129,26 @@ void set_from(DecayedState& state, const T* h, const T* c, int H) {
   state.exponent = 0;
 }
 
+// Σ h² of a row from and to which its h is in range.
+template <class T>
+bool in_range(T squares, int H) {
+  return squares >= T(kSmallest<T> * H) && squares <= T(kLargest<T> * H);
+}
+
+// Whether no row's state is out of range, nor was it a step before.
+template <class T>
+bool nothing_to_follow(TimePass<T>& pass, int l, int t, RowRange rows) {
+  LayerMemory<T>& m = pass.work.layers[l];
+  const T* const squares = m.hidden_squares + pass.place(t);
+  bool found = false;
+  for (int i = rows.begin; i < rows.end; ++i)
+    found |= m.is_decayed[i] | !in_range(squares[i], pass.shape.hidden);
+  if (found) return false;
+  const auto exponents = m.hidden_exponents.begin() + pass.place(t);
+  std::fill(exponents + rows.begin, exponents + rows.end, 0);
+  return true;
+}
+
 template <class T>
 void follow_row(TimePass<T>& pass, int l, int t, int i) {
   LayerMemory<T>& m = pass.work.layers[l];
@@ -137,17 +157,16 @@ void follow_row(TimePass<T>& pass, int l, int t, int i) {
   T& squares = m.hidden_squares[pass.place(t) + i];
   std::int32_t& exponent = m.hidden_exponents[pass.place(t) + i] = 0;
   DecayedState& state = m.decayed[i];
-  const double measured = double(squares) / H;
-  if (measured >= kSmallest<T> && measured <= kLargest<T>) {
-    state.active = false;
+  if (in_range(squares, H)) {
+    m.is_decayed[i] = false;
     return;
   }
-  if (!state.active)
+  if (!m.is_decayed[i])
     set_from(state, pass.h(l, t - 1) + i * ld, m.c ? pass.c(l, t - 1) + i * ld : nullptr, H);
   DecayedStep<T>(pass, l, t, i).run(state);
   double sum = 0;
   for (const double x : state.h) sum += x * x;
-  state.active = sum != 0;
+  m.is_decayed[i] = sum != 0;
   if (!(sum > 0) || !std::isfinite(sum)) return;
   const int shift = std::ilogb(sum) / 2;
   squares = T(std::ldexp(sum, -2 * shift));
@@ -162,8 +181,10 @@ void follow_row(TimePass<T>& pass, int l, int t, int i) {
 
 template <class T>
 void follow_decayed(TimePass<T>& pass, int t, RowRange rows) {
-  for (int l = 0; l < pass.shape.layers; ++l)
+  for (int l = 0; l < pass.shape.layers; ++l) {
+    if (nothing_to_follow(pass, l, t, rows)) continue;
     for (int i = rows.begin; i < rows.end; ++i) follow_row(pass, l, t, i);
+  }
 }
 
 VEGRAD_FOR_BOTH_TYPES(follow_decayed)

@@ -11,13 +11,16 @@ constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
 // log2 of the root of Σ squares 4^exponent over rows; -inf for 0.
 template <class T>
 double log2_norm(const T* squares, const std::int32_t* exponents, int rows) {
-  double plain = 0;
-  bool alike = true;
-  for (int i = 0; i < rows; ++i) {
-    plain += double(squares[i]);
-    alike &= exponents[i] == exponents[0];
-  }
-  if (alike) return plain == 0 ? -HUGE_VAL : half_log2(plain, exponents[0]);
+  // Four sums at once: one would wait for itself.
+  double parts[4] = {};
+  std::int32_t others = 0;
+  for (int i = 0; i < rows; ++i) others |= exponents[i] ^ exponents[0];
+  int i = 0;
+  for (; i + 4 <= rows; i += 4)
+    for (int k = 0; k < 4; ++k) parts[k] += double(squares[i + k]);
+  for (; i < rows; ++i) parts[0] += double(squares[i]);
+  const double plain = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+  if (others == 0) return plain == 0 ? -HUGE_VAL : half_log2(plain, exponents[0]);
   std::int32_t largest = INT32_MIN;
   for (int i = 0; i < rows; ++i)
     if (!(squares[i] == 0)) largest = std::max(largest, exponents[i]);
@@ -72,6 +75,7 @@ class LayerFlow {
     switch (pass_.shape.cell) {
       case Cell::lstm: {
         const double state = norm(sums.state, t, n);
+        flow_.cell_gain[at] = before(sums.into_state, m_.first.into_state) - state;
         flow_.carry[at] = norm(sums.carried, t, n) - state;
         flow_.matrix[at] = into_state ? kNothing : norm(sums.matrix, t - 1, n) - state;
         break;
@@ -98,7 +102,7 @@ class LayerFlow {
 
 void TimeFlowColumns::begin(const RecurrentShape& shape, int steps) {
   const std::size_t n = std::size_t(shape.layers) * steps;
-  for (std::vector<double>* column : {&delta, &gain, &carry, &matrix, &hidden})
+  for (std::vector<double>* column : {&delta, &gain, &cell_gain, &carry, &matrix, &hidden})
     column->assign(n, kNothing);
   carry_mean.assign(std::size_t(shape.layers) * shape.hidden, kNothing);
   carry_sums.assign(carry_mean.size(), 0.0);

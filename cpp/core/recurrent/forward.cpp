@@ -49,7 +49,7 @@ class ForwardRows {
       const std::ptrdiff_t from = (std::ptrdiff_t(l) * schedule_.rows() + schedule_.row_of(i)) * H;
       set(pass_.h(l, t) + i * ld, pass_.request.h_before, from);
       if (shape_.has_c()) set(pass_.c(l, t) + i * ld, pass_.request.c_before, from);
-      if (pass_.follows()) pass_.work.layers[l].decayed[i].active = false;
+      if (pass_.follows()) pass_.work.layers[l].is_decayed[i] = false;
     }
   }
 

@@ -59,6 +59,29 @@ struct LayerGradient {
   void push(const GateGradient<T>& gate) { gates[count++] = gate; }
   int tasks_of_gate() const { return (columns + kGradientColumns - 1) / kGradientColumns; }
   int tasks() const { return count * tasks_of_gate(); }
+  // Of a task, but for the last of a gate: nearly alike, and whole register tiles.
+  int columns_of_task() const {
+    constexpr int unit = 12;
+    const int each = (columns + tasks_of_gate() - 1) / tasks_of_gate();
+    return (each + unit - 1) / unit * unit;
+  }
+  // Tasks in `groups` parts of about equal work: where part i begins.
+  int begin_of(int i, int groups) const {
+    const auto work = [&](int gate) {
+      return (gates[gate].weight_ih ? inputs : 0) + (gates[gate].weight_hh ? states : 0);
+    };
+    if (i == groups) return tasks();
+    std::int64_t left = 0;
+    for (int gate = 0; gate < count; ++gate) left += work(gate);
+    left = left * columns * i / groups;
+    for (int gate = 0; gate < count; ++gate) {
+      const std::int64_t of_task = std::int64_t(work(gate)) * columns_of_task();
+      const std::int64_t task = (2 * left + of_task) / (2 * of_task);
+      if (task < tasks_of_gate()) return gate * tasks_of_gate() + int(task);
+      left = std::max<std::int64_t>(left - std::int64_t(work(gate)) * columns, 0);
+    }
+    return tasks();
+  }
 };
 
 // Rows one after the other in panels, as pack() leaves them.
@@ -121,9 +144,8 @@ class GradientTasks {
   int edge_of(int n) const { return n % (width_ / 2); }  // of two vectors a panel
 
   Place place(int task) const {
-    const int column = task % layer_.tasks_of_gate() * kGradientColumns;
-    return {task / layer_.tasks_of_gate(), column,
-            std::min(kGradientColumns, layer_.columns - column)};
+    const int columns = layer_.columns_of_task(), column = task % layer_.tasks_of_gate() * columns;
+    return {task / layer_.tasks_of_gate(), column, std::min(columns, layer_.columns - column)};
   }
 
   T* edge(T* all, const Place& p) const {
@@ -212,8 +234,9 @@ void make_gradients(const TimePass<T>& pass, const LayerGradient<T>& layer, cons
   // As row_tasks(): two a thread, though each packs the operands for itself.
   const int groups = pass.threads == 1 ? 1 : std::min(2 * pass.threads, layer.tasks());
   parallel_for(groups, pass.threads, [&](int group, int thread) {
-    GradientTasks<T> tasks(pass, layer, first_task(layer.tasks(), group, groups),
-                           first_task(layer.tasks(), group + 1, groups), pass.work.scratch[thread]);
+    const int first = layer.begin_of(group, groups), last = layer.begin_of(group + 1, groups);
+    if (first == last) return;
+    GradientTasks<T> tasks(pass, layer, first, last, pass.work.scratch[thread]);
     blocks([&](const BlockOfRows<T>& block) { tasks.add(block); });
     tasks.write();
   });

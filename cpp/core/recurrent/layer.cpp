@@ -39,7 +39,7 @@ void RecurrentLayer<T>::forward(KeptPass<T>& kept, const LayerInput<T>& in,
                                 T* c) {
   const FlushSubnormals flush;
   TimePass<T>& pass = kept.pass;
-  const int steps = in.steps, piece = keep ? steps : std::min(steps, kInferenceSteps);
+  const int steps = in.steps, piece = steps_in_memory(steps, keep);
   prepare(pass, in.rows, piece, keep, false, false);
   pass.weights.assign(1, weights);
   pack_weights(pass, keep);

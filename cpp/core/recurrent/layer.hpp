@@ -1,6 +1,7 @@
 // One layer and one direction over somebody else's parameters, forward and back in two calls.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -53,6 +54,10 @@ class RecurrentLayer {
   std::unique_ptr<KeptPass<T>> take(bool keep);
   void give_back(std::unique_ptr<KeptPass<T>> kept, bool keep);
 
+  // How many threads such a pass pays for.
+  int threads(int rows, int steps, bool keep) const {
+    return time_threads<T>(shape_, rows, steps_in_memory(steps, keep), keep);
+  }
   // Outputs in the order of x, the rest (B, H). Biases may be null. What is kept needs x again.
   void forward(KeptPass<T>& kept, const LayerInput<T>& in, const LayerWeights<const T>& weights,
                bool keep, T* out, T* h, T* c);
@@ -61,6 +66,10 @@ class RecurrentLayer {
                 const LayerWeights<T>& gradients);
 
  private:
+  static int steps_in_memory(int steps, bool keep) {
+    return keep ? steps : std::min(steps, kInferenceSteps);
+  }
+
   const RecurrentShape shape_;
   std::mutex taking_;
   std::vector<std::unique_ptr<KeptPass<T>>> free_[2];  // by keep

@@ -56,7 +56,7 @@ struct TimeRequest {
 // The sums of squares that a step's flow is made of, of each row (in memory as its gates are).
 template <class T>
 struct FlowSums {
-  T *delta, *passed, *carried, *state, *matrix;
+  T *delta, *passed, *carried, *state, *matrix, *into_state;
 };
 
 // Rows of a block of a weight gradient's operands, of which a panel fits the first-level cache and
@@ -75,7 +75,6 @@ struct ThreadScratch {
 
 // h of a row (and c) is `h` 2^exponent, while it is out of the dtype's range (decayed.hpp).
 struct DecayedState {
-  bool active = false;
   std::int64_t exponent = 0;
   std::vector<double> h, c;
   std::vector<double> next_h, next_c;  // of a step, while it is made
@@ -97,7 +96,8 @@ struct LayerMemory {
   // If states are followed: Σ h² 4^exponent of each row and step, the exponent 0 while in range
   T* hidden_squares = nullptr;
   std::vector<std::int32_t> hidden_exponents;
-  std::vector<DecayedState> decayed;  // of each row
+  std::vector<std::uint8_t> is_decayed;  // of each row: its state is out of range,
+  std::vector<DecayedState> decayed;     // and is this one
 };
 
 template <class T>
@@ -163,6 +163,9 @@ struct TimePass {
 // Makes room for so many rows, and steps of a window.
 template <class T>
 void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding, bool flow);
+// How many threads such a pass, with so many steps in memory, pays for.
+template <class T>
+int time_threads(const RecurrentShape& shape, int rows, int steps, bool training);
 template <class T>
 std::size_t time_bytes(const RecurrentShape& shape, int rows, int steps, bool sliding);
 // Packs the weights, which may have changed.

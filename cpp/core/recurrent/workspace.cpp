@@ -26,7 +26,8 @@ std::size_t packed_size(std::size_t k, int columns) {
 template <class T>
 FlowSums<T> take_sums(Parts<T>& parts, std::size_t n) {
   FlowSums<T> sums;
-  for (T** at : {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix})
+  for (T** at :
+       {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix, &sums.into_state})
     *at = parts.take(n);
   return sums;
 }
@@ -114,7 +115,7 @@ std::size_t layout(TimeWorkspace<T>& w, const RecurrentShape& shape) {
 template <class T>
 void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding, bool flow) {
   TimeWorkspace<T>& w = pass.work;
-  pass.threads = num_threads();
+  pass.threads = time_threads<T>(pass.shape, rows, steps, training);
   const std::size_t row_steps = std::size_t(rows) * steps;
   const bool follows = pass.shape.outputs && (flow || pass.shape.cell == Cell::relu);
   pass.chunk = int(std::max<std::size_t>(chunk_rows<T>(pass.sizes) / rows, 1));
@@ -144,9 +145,25 @@ void prepare(TimePass<T>& pass, int rows, int steps, bool training, bool sliding
     if (training) m.exponents.resize(w.row_steps);
     if (follows) m.hidden_exponents.resize(w.row_steps);
     if (follows) m.decayed.resize(w.rows);
+    if (follows) m.is_decayed.resize(w.rows);
     m.exponent.resize(rows);
     m.shift.resize(rows);
   }
+}
+
+template <class T>
+int time_threads(const RecurrentShape& shape, int rows, int steps, bool training) {
+  // Cycles for which one more thread pays. A single row goes through its steps on one, and shares
+  // only its weight gradients: by then the others sleep.
+  constexpr double kWorthwhile = 1e5, kWorthwhileAlone = 2e5;
+  if (shares_everything()) return num_threads();
+  double weights = 0;
+  for (int l = 0; l < shape.layers; ++l)
+    weights += double(shape.gates()) * shape.hidden * (shape.inputs_of(l) + shape.hidden);
+  const int shared = (training ? 1 : 0) + (rows > 1 ? training ? 2 : 1 : 0);  // of 3 products
+  const double cycles = weights * rows * steps * shared * sizeof(T) / 64;
+  const double threads = cycles / (rows > 1 ? kWorthwhile : kWorthwhileAlone);
+  return int(std::clamp(threads, 1.0, double(num_threads())));
 }
 
 template <class T>
@@ -154,7 +171,7 @@ std::size_t time_bytes(const RecurrentShape& shape, int rows, int steps, bool sl
   TimeWorkspace<T> w;
   w.rows = rows;
   w.row_steps = std::size_t(rows) * steps;
-  w.threads = num_threads();
+  w.threads = time_threads<T>(shape, rows, steps, true);
   w.training = true;
   w.sliding = sliding;
   w.follows = shape.outputs && shape.cell == Cell::relu;
@@ -241,6 +258,7 @@ void move_window(TimePass<T>& pass, int first, int end) {
 VEGRAD_FOR_BOTH_TYPES(prepare)
 VEGRAD_FOR_BOTH_TYPES(row_tasks)
 VEGRAD_FOR_BOTH_TYPES(move_window)
+VEGRAD_FOR_BOTH_TYPES(time_threads)
 VEGRAD_FOR_BOTH_TYPES(time_bytes)
 VEGRAD_FOR_BOTH_TYPES(pack_weights)
 

@@ -221,6 +221,7 @@ class BorrowedThreads : public Team {
 // and starts with a new pool.
 std::atomic<Workers*> g_workers{nullptr};
 std::atomic<int> g_threads{1};
+std::atomic<bool> g_shares_everything{false};
 std::atomic<BorrowedThreads*> g_borrowed{nullptr};  // null: there are none to borrow
 OpenMp g_openmp;
 thread_local Team* t_team = nullptr;  // who takes part in this thread's loops, if not our own
@@ -271,6 +272,10 @@ int parse_threads(const char* text) {
 int num_threads() { return g_threads.load(std::memory_order_relaxed); }
 
 void set_num_threads(int n) { g_threads.store(n, std::memory_order_relaxed); }
+
+bool shares_everything() { return g_shares_everything.load(std::memory_order_relaxed); }
+
+void set_shares_everything(bool on) { g_shares_everything.store(on, std::memory_order_relaxed); }
 
 void read_thread_environment() {
   int n = 0;

@@ -13,6 +13,10 @@ int num_threads();
 void set_num_threads(int n);  // n >= 1
 constexpr int kMostThreads = 1024;
 
+// Whether also work that is over before a second thread has begun is shared: for tests.
+bool shares_everything();
+void set_shares_everything(bool on);
+
 // VEGRAD_NUM_THREADS, else OMP_NUM_THREADS, else the cores this process may use. Throws
 // std::invalid_argument if VEGRAD_NUM_THREADS is no number from 1 to kMostThreads.
 void read_thread_environment();

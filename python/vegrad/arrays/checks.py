@@ -21,9 +21,9 @@ FloatArray = npt.NDArray[np.float64]
 Buffers: TypeAlias = object
 """One buffer, or a sequence or mapping of buffers (or None), nested as deep as you like.
 
-A buffer is a NumPy array or a CPU tensor that speaks DLPack. "As deep as you like" ends at 64. The
-compiled module checks this when it is called: type checkers have no way to describe it, so the
-alias serves the reader.
+A buffer is a NumPy array, not masked, or a CPU tensor that speaks DLPack. "As deep as you like"
+ends at 64. The compiled module checks this when it is called: type checkers have no way to describe
+it, so the alias serves the reader.
 """
 _MOST_ROWS = 2**30
 POLICIES = ("raise", "skip", "zero", "propagate")
@@ -58,7 +58,8 @@ def as_array(value: Any, name: str) -> Array:
     """Return `value` (an array, a CPU tensor, nested lists) as a NumPy array, uncopied if possible.
 
     Raises:
-        TypeError: for complex numbers, text and objects, and for tensors on another device.
+        TypeError: for complex numbers, text and objects, for masked arrays, and for tensors on
+            another device.
     """
     device = getattr(value, "device", None)
     if getattr(device, "type", "cpu") != "cpu":
@@ -67,6 +68,11 @@ def as_array(value: Any, name: str) -> Array:
         value = value.detach()
     if type(value).__module__ == "torch" and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no bfloat16
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a plain array, not a {type(value).__name__}, whose masked elements "
+            "would count as well: pass its .data, or what filled() gives"
+        )
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:

@@ -21,6 +21,15 @@ import safetensors.numpy
 from vegrad import _core
 from vegrad.arrays.checks import Array
 
+_OF_CONTENT = (
+    safetensors.SafetensorError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,  # a number that is out of range
+    RecursionError,  # JSON that is nested too deep
+)
 _KEY = "vegrad"  # where the description stands in the metadata of the file
 
 
@@ -97,7 +106,7 @@ def complaining_of(path: str | PathLike[str]) -> Iterator[None]:
     """Turn every error about the content of a file into a ValueError that names the file."""
     try:
         yield
-    except (safetensors.SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except _OF_CONTENT as error:
         raise ValueError(f"{os.fspath(path)} cannot be read as vegrad's: {error}") from error
 
 

@@ -7,7 +7,6 @@ Exit codes: 0 healthy, 1 a finding, 2 wrong use (one line on stderr), 4 a full d
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -16,10 +15,20 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
-from vegrad.cli import bench, cure, descent, diagnose, diagnose_run, explain, theory, train, watch
+from vegrad.cli import (
+    bench,
+    compare,
+    cure,
+    descent,
+    diagnose,
+    diagnose_run,
+    explain,
+    theory,
+    train,
+    watch,
+)
+from vegrad.cli.interrupts import FULL
 from vegrad.cli.parser import SHELLS, Parser, completion
-
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Command(NamedTuple):
@@ -93,6 +102,15 @@ COMMANDS = {
             "vegrad descent --depth 5 --optimizer adamw --batch 32 --steps 100",
         ),
     ),
+    "compare": Command(
+        "Compare two runs: what parted first and where; exit code 1 if they part.",
+        compare.run,
+        compare.add_options,
+        (
+            "vegrad compare before.jsonl after.jsonl",
+            "vegrad compare run1/metrics.csv run2/metrics.csv --html both.html",
+        ),
+    ),
     "explain": Command(
         "Explain a cause by the name that findings give: how it shows, an example, what to do.",
         explain.run,
@@ -117,6 +135,7 @@ COMMANDS = {
     ),
 }
 USAGES = {
+    "compare": "RUN RUN [options]",
     "diagnose-run": "PATH [options]",
     "descent": "[STORY] [options]",
     "explain": "[CAUSE …] [options]",
@@ -148,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, OverflowError) as error:
         if getattr(options, "verbose", False):
             traceback.print_exception(error)
-        full = isinstance(error, OSError) and error.errno in FULL
-        return _complain(_message(error), 4 if full else 2)
+        if not (isinstance(error, OSError) and error.errno in FULL):
+            return _complain(_message(error))
+        return _complain("\n".join([_message(error), *getattr(error, "__notes__", ())]), 4)
 
 
 def _run(arguments: Sequence[str], options: argparse.Namespace) -> int:

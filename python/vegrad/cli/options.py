@@ -37,6 +37,7 @@ CLIPS = {
     "autoclip": Clip(clipping.AutoClip, "percentile", 10.0),
     "zclip": Clip(clipping.ZClip, "z_threshold", 2.5),
     "adagc": Clip(clipping.AdaGC, "ratio", 1.04),
+    "skip_spike": Clip(clipping.SkipSpike, "sigmas", 6.0),
     # A rule that only measures, so that a gradient that is not finite is still found.
     "none": Clip(clipping.GlobalNorm, "max_norm", inf),
 }

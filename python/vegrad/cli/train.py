@@ -10,13 +10,10 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -25,7 +22,8 @@ from typing import Any, TextIO, cast
 import numpy as np
 
 from vegrad.arrays.checks import Array
-from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers, replacing
+from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers
+from vegrad.cli.interrupts import FULL, Interrupts, interrupts
 from vegrad.cli.options import (
     CLIPS,
     add_cell_options,
@@ -109,11 +107,11 @@ class _Run:
 
 def run(options: argparse.Namespace) -> int:
     """Train a network; return 0, 1 if something was found, or 130 if interrupted."""
-    with _sigterm_as_ctrl_c():
-        return _train(options)
+    with interrupts() as heard:
+        return _train(options, heard)
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     settle(options)
     outputs = {"network": options.save, "history": options.history}
     if options.plot is not None:
@@ -147,24 +145,10 @@ def _train(options: argparse.Namespace) -> int:
     if not options.json:
         shares = f"{described(data, len(learn))} to learn, {len(hold)} held out"
         print(shares, *target_told(data, options.loss), sep="\n", flush=True)
-    before = _stamp(options.checkpoint)
-    run.follow(
-        fit,
-        epochs=epochs,
-        validation=task.rows(hold) if len(hold) else None,
-        callbacks=[run],
-        progress=not options.quiet,
-        checkpoint=options.checkpoint,
-        on_finding=run.hear,
+    whole = partial(
+        fit, epochs=epochs, validation=task.rows(hold) if len(hold) else None, callbacks=[run]
     )
-    if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
-        print(file=sys.stderr)  # the line of progress has not been ended
-    saved = _stamp(options.checkpoint) != before
-    files = _save(options, outputs, network, run, saved)
-    source = options.checkpoint if saved else source
-    again = None
-    if source is not None and run.ended == "interrupted":
-        again = _command(options.arguments, source)
+    files, again = _follow(options, heard, run, whole, network, outputs, source)
     used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
     about["clip"] = written_clip(options.clip)
@@ -172,6 +156,40 @@ def _train(options: argparse.Namespace) -> int:
     if run.ended == "interrupted":
         return 130
     return 1 if run.ended != "finished" or run.history.findings else 0
+
+
+def _follow(
+    options: argparse.Namespace,
+    heard: Interrupts,
+    run: _Run,
+    fit: Callable[..., History],
+    network: MLP | RNN,
+    outputs: dict[str, str],
+    source: str | None,
+) -> tuple[dict[str, str], str | None]:
+    """Train, and save what there is; return the files and the command that goes on, if it can."""
+    before = _stamp(options.checkpoint)
+    try:
+        run.follow(
+            fit,
+            progress=not options.quiet,
+            checkpoint=options.checkpoint,
+            on_finding=run.hear,
+        )
+        heard.saving = True
+        if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
+            print(file=sys.stderr)  # the line of progress has not been ended
+        saved = _stamp(options.checkpoint) != before
+        files = _save(options, outputs, network, run, saved)
+    except OSError as error:
+        last = source if _stamp(options.checkpoint) == before else options.checkpoint
+        if error.errno in FULL and last is not None:
+            error.add_note(f"To go on:\n  {_command(options.arguments, last)}")
+        raise
+    last = options.checkpoint if saved else source
+    if last is None or run.ended != "interrupted":
+        return files, None
+    return files, _command(options.arguments, last)
 
 
 def _report(
@@ -211,8 +229,7 @@ def _save(
     network.save(outputs["network"])
     files = dict(outputs) if run.history.steps else {"network": outputs["network"]}
     if "history" in files:
-        with replacing(files["history"]) as temporary:
-            run.history.save(temporary)
+        run.history.save(files["history"])
     if "picture" in files:
         with spinner(options, "drawing the picture"):
             run.history.plot(files["picture"])
@@ -265,18 +282,6 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return about.st_ino, about.st_mtime_ns
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _command(arguments: Sequence[str], source: str) -> str:

@@ -164,7 +164,8 @@ def adaptive_clip_(
     For each unit, M = clipping · max(‖W‖, eps); where ‖G‖ > M, G ← G · M / max(‖G‖, 1e-6). The
     units are counted by the first axis: a unit is a row of an (out, in) weight. A buffer with one
     axis or none is one unit. All norms are L2 norms. Only gradients are looked through for what is
-    not finite: a unit with a NaN or inf among its weights is not clipped. Source: arXiv:2102.06171.
+    not finite: a unit with a NaN or inf among its weights is not clipped. Source: arXiv:2102.06171;
+    the authors' own code takes a weight with a single column as one unit, as it does a vector.
 
     Args:
         grads: the gradients.

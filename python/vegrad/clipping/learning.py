@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from math import hypot, inf, isfinite, sqrt
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -65,10 +65,7 @@ class AutoClip(Learned):
     """
 
     _arguments: ClassVar = {"percentile": _percentage}
-    _learnt: ClassVar[dict[str, Callable[..., list[Any]]]] = {
-        "norms": checks.as_finites,
-        "counts": checks.as_counts,
-    }
+    _learnt: ClassVar = {"norms": checks.as_finites, "counts": checks.as_counts}
 
     def __init__(self, percentile: float = 10, *, nonfinite: str = "raise") -> None:
         super().__init__(nonfinite)
@@ -89,8 +86,10 @@ class AutoClip(Learned):
         return self._seen.with_one_more(self.percentile, norm), lambda: self._seen.add(norm)
 
     def _restore(self, state: Mapping[str, object]) -> None:
-        norms, counts = (checked(name, state[name]) for name, checked in self._learnt.items())
-        self._seen = Percentiles(norms, counts)
+        norms, counts = (cast(Iterable[object], state[name]) for name in self._learnt)
+        self._seen = Percentiles(
+            checks.as_finites("norms", norms), checks.as_counts("counts", counts)
+        )
 
 
 MODES = "zscore", "percentile"

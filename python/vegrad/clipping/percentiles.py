@@ -18,6 +18,7 @@ _TINY = -1100
 """The octave of all that is below the smallest normal float64, and counts as 0."""
 
 Counts = npt.NDArray[np.int64]
+_NONE: Counts = np.zeros(BINS, np.int64)
 
 
 class Percentiles:
@@ -45,6 +46,7 @@ class Percentiles:
             raise ValueError(f"values without counts must be at most {EXACT}, in order of size")
         self._kept: list[float] = [] if counts else list(values)
         self._octaves: dict[int, Counts] = {}
+        self._order: list[int] = []
         self._totals: dict[int, int] = {}
         for value, count in zip(values, counts, strict=False):
             self._count(value, count)
@@ -71,7 +73,7 @@ class Percentiles:
         place = percentile / 100 * len(self)  # of the sorted numbers, counted from 0
         below = min(floor(place), len(self))
         share = place - below
-        lower, upper = self._at(below, value), self._at(min(below + 1, len(self)), value)
+        lower, upper = self._pair(below, value)
         if share >= 0.5:
             return upper - (upper - lower) * (1 - share)
         return lower + (upper - lower) * share
@@ -83,36 +85,53 @@ class Percentiles:
             return list(self._kept)
         return [
             _middle(octave, int(place))
-            for octave in sorted(self._octaves)
+            for octave in self._order
             for place in np.flatnonzero(self._octaves[octave])
         ]
 
     @property
     def counts(self) -> list[int]:
         """Numbers of each bin among the `values`; nothing while all are kept."""
-        bins = [self._octaves[octave] for octave in sorted(self._octaves)]
+        bins = [self._octaves[octave] for octave in self._order]
         return [int(count) for one in bins for count in one[one > 0]]
 
     def _count(self, value: float, count: int) -> None:
         octave, place = _bin(value)
-        self._octaves.setdefault(octave, np.zeros(BINS, np.int64))[place] += count
-        self._totals[octave] = self._totals.get(octave, 0) + count
+        if octave not in self._octaves:
+            self._octaves[octave], self._totals[octave] = _NONE.copy(), 0
+            insort(self._order, octave)
+        self._octaves[octave][place] += count
+        self._totals[octave] += count
 
-    def _at(self, rank: int, value: float) -> float:
-        """Return the number at this rank, counted from 0, among all of them and this one."""
+    def _pair(self, rank: int, value: float) -> tuple[float, float]:
+        """Return the numbers at this rank, counted from 0, and the next, with this one among them.
+
+        After the last comes the last again.
+        """
+        last = len(self)
         if not self._octaves:
-            before = self._kept[rank - 1] if rank else 0.0
-            after = self._kept[rank] if rank < len(self._kept) else inf
-            return min(max(before, value), after)
-        more, place = _bin(value)
-        for octave in sorted({*self._octaves, more}):
-            total = self._totals.get(octave, 0) + (octave == more)
-            if rank < total:
-                ends = np.cumsum(self._octaves.get(octave, np.zeros(BINS, np.int64)))
-                if octave == more:
-                    ends[place:] += 1
-                return _middle(octave, int(np.searchsorted(ends, rank, "right")))
-            rank -= total
+            return self._exact(rank, value), self._exact(min(rank + 1, last), value)
+        lower, more = self._counted(rank, value)
+        return lower, lower if more or rank == last else self._counted(rank + 1, value)[0]
+
+    def _exact(self, rank: int, value: float) -> float:
+        before = self._kept[rank - 1] if rank else 0.0
+        after = self._kept[rank] if rank < len(self._kept) else inf
+        return min(max(before, value), after)
+
+    def _counted(self, rank: int, value: float) -> tuple[float, bool]:
+        """Return the middle of the bin that the number is in, and True if the next is in it too."""
+        own, place = _bin(value)
+        for octave in self._order if own in self._octaves else sorted([*self._order, own]):
+            total = self._totals.get(octave, 0) + (octave == own)
+            if rank >= total:
+                rank -= total
+                continue
+            ends = np.cumsum(self._octaves.get(octave, _NONE))
+            if octave == own:
+                ends[place:] += 1
+            found = int(np.searchsorted(ends, rank, "right"))
+            return _middle(octave, found), rank + 1 < ends[found]
         raise IndexError(f"there are not so many numbers: {rank} too few")
 
 

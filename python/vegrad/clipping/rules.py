@@ -14,6 +14,8 @@ from vegrad.arrays.checks import Buffers
 # What _core.clip is asked for: the name of the rule, the limit (a number for all buffers, an array
 # with one for each, or a function of the joint norm), the order of the norm, the policy, eps.
 Request: TypeAlias = tuple[str, Any, float, str, float]
+# Checks a value of an argument of this name, and returns it as the rule keeps it.
+Check: TypeAlias = Callable[[str, Any], object]
 # What a rule does with the result of a clip.
 Learn: TypeAlias = Callable[[Clipped], None]
 # The gradients, what the core is asked for, and what is done with its answer, if anything.
@@ -25,7 +27,7 @@ Loss: TypeAlias = Callable[[], float]
 class _Checked:
     """Attribute that checks what it is set to; reading it costs nothing, as there is no getter."""
 
-    def __init__(self, name: str, check: Callable[[str, Any], object]) -> None:
+    def __init__(self, name: str, check: Check) -> None:
         self.name, self.check = name, check
         self.__doc__ = None
 
@@ -62,9 +64,9 @@ class Rule:
     """
 
     _rule: ClassVar[str]
-    _arguments: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
+    _arguments: ClassVar[Mapping[str, Check]] = {}
     _limit: ClassVar[str]
-    _learnt: ClassVar[Mapping[str, Callable[[str, Any], object]]] = {}
+    _learnt: ClassVar[Mapping[str, Check]] = {}
     ord = 2.0
     """Order of the norm."""
     eps = 0.0

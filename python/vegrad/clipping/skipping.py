@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 from typing import ClassVar
 
 import numpy as np
@@ -69,11 +69,12 @@ class SkipSpike(Learned):
         if len(before) < self.after - 1:
             return False
         last = np.array(before[-self.window :])
-        scale = float(np.abs(last).max()) or 1.0  # so that no square is out of range
+        scale = float(max(last.max(), -last.min())) or 1.0  # so that no square is out of range
         last /= scale
-        mean = float(last.mean())
-        allowed = self.sigmas * float(last.std(ddof=1)) + ROUNDING * abs(mean)
-        return not value / scale - mean <= allowed
+        mean = float(np.add.reduce(last)) / len(last)
+        last -= mean
+        deviation = sqrt(last @ last / (len(last) - 1))
+        return not value / scale - mean <= self.sigmas * deviation + ROUNDING * abs(mean)
 
     def _take_in(self, value: float, before: list[float]) -> None:
         if isfinite(value):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import importlib
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from math import nan
+from math import nan, prod
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -24,6 +25,10 @@ NAMES = ("digits", "breast_cancer", "wine", "diabetes")
 REGRESSION = ("diabetes",)
 MISSING = ("", "na", "n/a", "nan", "null")
 MOST_NAMED = 8  # columns that an error names
+
+
+class TooLargeError(ValueError):
+    """The data of a file would take more memory than they may."""
 
 
 def load(
@@ -44,7 +49,8 @@ def load(
             at most 50 different values, are classes.
 
     Raises:
-        ValueError: the content is not as described.
+        ValueError: the content is not as described, or the arrays of a .npz file would take more
+            than 8 GB; the environment's VEGRAD_MAX_DATA is another number of GB.
         OSError: the file is missing or cannot be read.
         ImportError: scikit-learn is needed and not installed.
     """
@@ -101,7 +107,8 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
     """Read x, y and, if they are there, the optional arrays of a .npz file; x is numbers.
 
     Raises:
-        ValueError: the file is damaged, or x or y is missing or of the wrong kind.
+        ValueError: the file is damaged, x or y is missing or of the wrong kind, or the arrays would
+            take more memory than `most_bytes` allows; nothing has been read of them then.
     """
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
@@ -111,10 +118,14 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as content:
             names = sorted(content.files)
-            arrays = {name: content[name] for name in names if name in ("x", "y", *optional)}
+            chosen = [name for name in names if name in ("x", "y", *optional)]
+            _check_size(path, content.zip, chosen)
+            arrays = {name: content[name] for name in chosen}
     except broken as error:
         if "allow_pickle" in str(error):
             raise ValueError(f"{path}: x and y must be arrays of numbers, not objects") from error
+        if isinstance(error, TooLargeError):
+            raise
         raise ValueError(f"{path} is damaged: {error}") from error
     if not {"x", "y"} <= set(arrays):
         raise ValueError(f"{path} must hold x and y, not {', '.join(names) or 'nothing'}")
@@ -122,6 +133,41 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
         if arrays[name].dtype.kind not in kinds:
             raise ValueError(f"{path}: {name} must be {wanted}, not {arrays[name].dtype}")
     return arrays
+
+
+def most_bytes() -> int:
+    """Return how much memory the arrays of a file may take: VEGRAD_MAX_DATA in GB, or 8 of them.
+
+    A compressed file may be a thousand times smaller than what it unfolds to.
+    """
+    text = os.environ.get("VEGRAD_MAX_DATA", "8")
+    try:
+        found = float(text) * 1e9
+        return int(found) if found >= 0 else int("no size")
+    except (ValueError, OverflowError):
+        raise TooLargeError(f"VEGRAD_MAX_DATA must be a number of GB, not {text!r}") from None
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+    """Read the shapes in the headers of members, and refuse what takes too much memory."""
+    total, most = 0, most_bytes()
+    for name in names:
+        if f"{name}.npy" not in archive.namelist():
+            raise ValueError(f"{name} must be an array, as np.savez writes it, not plain bytes")
+        with archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            if version == (1, 0):
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            else:
+                shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+        if any(length < 0 for length in shape):
+            raise ValueError(f"{name} must have a shape, not {shape}")
+        total += prod(shape) * dtype.itemsize
+        if total > most:
+            raise TooLargeError(
+                f"{path}: {name} of shape {shape} brings the arrays to {total / 1e9:.3g} GB, and "
+                f"the most is {most / 1e9:.3g} (VEGRAD_MAX_DATA=GB in the environment changes that)"
+            )
 
 
 def _load_csv(path: Path, target_column: str | None, numbers: bool) -> Dataset:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.files import replacing
 from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
@@ -206,16 +207,16 @@ class History:
         """Write a .json file, or a .csv file with a row a step, an epoch's entries in its last.
 
         JSON has no nan and inf: they are null, "inf" and "-inf" there, as `from_dict` takes them.
+        The file appears whole or not at all.
         """
         path = Path(path)
-        if path.suffix == ".json":
-            columns = _with_nulls(self.to_dict())
-            path.write_text(json.dumps(columns, allow_nan=False) + "\n", encoding="utf-8")
-        elif path.suffix == ".csv":
-            with open(path, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(_rows(self))
-        else:
+        if path.suffix not in (".json", ".csv"):
             raise ValueError(f"path must end in .json or .csv, not {path.suffix!r}")
+        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as to:
+            if path.suffix == ".json":
+                to.write(json.dumps(_with_nulls(self.to_dict()), allow_nan=False) + "\n")
+            else:
+                csv.writer(to).writerows(_rows(self))
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Draw loss, gradient norm, clip and learning rate over the steps; needs matplotlib.

@@ -23,11 +23,11 @@ STEPS = ("learning-rate-high", "weight-decay")
 """Causes of a drift that the steps before it show, of which one pass knows nothing."""
 WEAK = (*MEASURED, modules.DRIFT.name, modules.DEAD.name)
 NO_GRADIENT = "no gradient"
-"""The question of parameters that get none, though others do."""
+"""The question of parameters that get none, or next to none, though others do."""
 AT_LOSS = "the loss"
 """The question of an output that may not be what the loss takes beside its target."""
 UNFIT = {"constant-output", "double-softmax", "output-range", "loss-domain", "broadcast"}
-ENDS = {*CUTS, "detached", "masked-row"}
+ENDS = {*CUTS, "detached", "masked-row", "collapse"}
 Second = Mapping[str, tuple[Finding, ...]]
 
 

@@ -20,13 +20,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.arrays.measurement import Measurement
 from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Undefined
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
+from vegrad.flow.gradients import Gradients
 from vegrad.flow.lags import Lags
 from vegrad.flow.time_flow import TimeFlow
-from vegrad.flow.trend import Along, Gains
+from vegrad.flow.trend import Gains
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
 from vegrad.theory.expected import ExpectedFlow
@@ -66,6 +66,8 @@ class Operation:
     0, rows of a softmax with all weight on one key."""
     alike: float = nan
     """Share of its output's size that all rows have in common: 1 where they are all the same."""
+    keys: float = nan
+    """Share of their size by which the keys of attention differ; nan of all else."""
     lost: bool = False
     """True if its output is not finite."""
     edge: str = ""
@@ -300,34 +302,6 @@ class Module:
     def chained(self) -> bool:
         """True if it is a link of the chain of modules with weights."""
         return self.weighted and not self.outer
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """Gradients that were recorded, and those of them that make a chain, from the input on."""
-
-    norms_log2: Mapping[str, float]
-    chain: tuple[str, ...]
-    biases: tuple[str, ...] = ()
-    """The chain of the biases, looked at where that of the weights shows nothing."""
-    ratios: Mapping[str, float] = field(default_factory=dict)
-    """log10 of ‖gradient‖/‖parameter‖ by name, if parameters were given."""
-    measurement: Measurement | None = None
-    """All that one read of them tells; None of a history, which has only their norms."""
-
-    def sizes(self, names: Sequence[str]) -> FloatArray:
-        """Return log2 of the norms of these gradients."""
-        return np.array([self.norms_log2[name] for name in names])
-
-    @cached_property
-    def along_weights(self) -> Along | None:
-        """The sizes along the chain, if two are known."""
-        return Along.through(self.sizes(self.chain), self.chain, "weights")
-
-    @cached_property
-    def along_biases(self) -> Along | None:
-        """The sizes along the chain of the biases, if two are known."""
-        return Along.through(self.sizes(self.biases), self.biases, "biases")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,12 +46,16 @@ class TrainingState:
             arrays |= {f"optimizer.{n}.{key}": a for n, a in kept.items() if n != "step"}
         for name in (*STEPS, *EPOCHS, *LAYERS):
             arrays[f"history.{name}"] = getattr(self.history, name)
+        clip = state.pop("clip")
+        if clip is not None:  # its lists are no part of the file's header, which is to stay short
+            arrays |= {f"clip.{n}": np.array(v) for n, v in clip.items() if isinstance(v, list)}
+            clip = {n: v for n, v in clip.items() if not isinstance(v, list)}
         about = {
             "kind": "checkpoint",
             "config": self.network.config,
             "settings": self.settings,
             "random": self.random.bit_generator.state,
-            "optimizer": state | {"state": steps},
+            "optimizer": state | {"state": steps, "clip": clip},
             "met": self.history.met(),
         }
         if self.cuts is not None:
@@ -86,7 +90,10 @@ class TrainingState:
             for name, array in rooms["optimizer"].items():
                 kind, _, key = name.partition(".")
                 kept[key][kind] = array
-            self.optimizer.load_state_dict(about["optimizer"] | {"state": kept})
+            clip = about["optimizer"]["clip"]
+            if clip is not None:
+                clip = clip | {name: array.tolist() for name, array in rooms["clip"].items()}
+            self.optimizer.load_state_dict(about["optimizer"] | {"state": kept, "clip": clip})
             if self.cuts is not None:
                 self.cuts.load_state_dict(about["cuts"])
         for name, array in self.network.parameters.items():

@@ -11,7 +11,8 @@ import numpy as np
 from vegrad.arrays.files import plain
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.flow.reading import Gradients, Reading
+from vegrad.flow.gradients import Gradients
+from vegrad.flow.reading import Reading
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
 from vegrad.reports.picture import Figure

@@ -10,9 +10,9 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, power, times
+from vegrad.reports.module_text import ModuleRow
 from vegrad.reports.protocols import BesideFlow
 from vegrad.reports.svg import Chart, Entry, figure, plain_ticks, power_ticks, reach
-from vegrad.reports.text import ModuleRow
 from vegrad.reports.values import (
     Stripe,
     decades,
@@ -203,8 +203,11 @@ def modules(rows: Sequence[ModuleRow], dtype: str = "") -> str:
         chart.area(outer, inner, "f-alarm")
         chart.rule(inner, "thin s-alarm")
         chart.text(count - 1, inner, what, "alarm-text", "end", 14 if outer < inner else -7)
-    _measured(chart, weights, "s-weights", "thin ")
-    _measured(chart, delta, "s-gradient")
+    for sizes, css in ((weights, "thin s-weights"), (delta, "s-gradient")):
+        there = np.flatnonzero(np.isfinite(sizes))  # not all have both: lines go on without them
+        chart.line(there, sizes[there], css)
+        if count <= MOST_HINTS:
+            chart.dots(there, sizes[there], f"small {css}")
     names = [one["module"] for one in known]
     _unmeasured(chart, np.where(np.isnan(weights), 0.0, weights), names=names)
     _layer_axis(chart, count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -33,6 +34,8 @@ RAMP = (
     "#a7e471",
     "#f8f266",
 )
+# Of ratios: blue where the second is smaller, orange where it is larger, pale where they are alike.
+RATIOS = ("#0a3a82", "#3f7fc4", "#a9c9e8", "#f3f3f1", "#f3c398", "#d97a22", "#8a3d00")
 LOST, INFINITE = "#d0392b", "#e75ae0"  # 0, or below the floor; inf
 SHADES = 250  # colours of the ramp in a picture; three more stand for what is not on it
 
@@ -61,7 +64,28 @@ class Cells:
 
 def cells_of(run: ShownRun, columns: int = COLUMNS, rows: int = ROWS) -> Cells | None:
     """Return the heat map of a run; None if it has no gradients by module."""
-    sizes, step = run.gradient_log2 / DECADE, run.step
+    return cells_from(run.step, run.gradient_log2, np.fmax, columns, rows)
+
+
+def ratios_of(
+    step: FloatArray, ratio_log2: FloatArray, columns: int = COLUMNS, rows: int = ROWS
+) -> Cells | None:
+    """Return a heat map of ratios, (S, M); of each column's steps that which is farthest from 1."""
+    largest = cells_from(step, ratio_log2, np.fmax, columns, rows)
+    smallest = cells_from(step, ratio_log2, np.fmin, columns, rows)
+    if largest is None or smallest is None:
+        return None
+    up, down = largest.log10, smallest.log10
+    with np.errstate(invalid="ignore"):
+        farthest = np.where(np.abs(up) >= np.abs(down), up, down)
+    return Cells(farthest, largest.steps, largest.rows)
+
+
+def cells_from(
+    step: FloatArray, log2: FloatArray, choose: np.ufunc, columns: int, rows: int
+) -> Cells | None:
+    """Return the heat map of numbers, (S, M); `choose` makes one of those of several steps."""
+    sizes = log2 / DECADE
     if not sizes.size or np.isnan(sizes).all():
         return None
     known = ~np.isnan(sizes).all(axis=1)
@@ -73,7 +97,7 @@ def cells_of(run: ShownRun, columns: int = COLUMNS, rows: int = ROWS) -> Cells |
     # A step belongs to the last column that begins at it or before; rounding is no step.
     place = np.searchsorted(edges, step + 1e-6 * apart, side="right") - 1
     starts = np.flatnonzero(np.diff(place, prepend=-1))
-    largest = np.fmax.reduceat(sizes, starts, axis=0)
+    largest = choose.reduceat(sizes, starts, axis=0)
     filled = largest[np.searchsorted(place[starts], np.arange(columns), side="right") - 1]
     groups = np.array_split(np.arange(sizes.shape[1]), min(rows, sizes.shape[1]))
     cells = np.stack([_median(filled[:, group]) for group in groups])
@@ -103,13 +127,13 @@ def shades(log10: FloatArray, scale: tuple[float, float], floor: float) -> npt.N
     return found.astype(np.uint8)
 
 
-def palette() -> npt.NDArray[np.uint8]:
+def palette(ramp: Sequence[str] = RAMP) -> npt.NDArray[np.uint8]:
     """Return the colours, (SHADES + 3, 3): of what is unknown, what is lost, inf, and the ramp."""
-    anchors = np.array([_rgb(one) for one in RAMP], np.float64)
-    places = np.linspace(0, len(RAMP) - 1, SHADES)
-    ramp = np.stack([np.interp(places, range(len(RAMP)), part) for part in anchors.T], axis=1)
+    anchors = np.array([_rgb(one) for one in ramp], np.float64)
+    places = np.linspace(0, len(ramp) - 1, SHADES)
+    shaded = np.stack([np.interp(places, range(len(ramp)), part) for part in anchors.T], axis=1)
     others = np.array([(0, 0, 0), _rgb(LOST), _rgb(INFINITE)], np.float64)
-    return np.concatenate([others, ramp]).round().astype(np.uint8)
+    return np.concatenate([others, shaded]).round().astype(np.uint8)
 
 
 def colour_of(log10: float, scale: tuple[float, float], floor: float = -inf) -> str:
@@ -122,19 +146,19 @@ def _rgb(colour: str) -> tuple[int, ...]:
     return tuple(bytes.fromhex(colour[1:]))
 
 
-def as_address(pixels: npt.NDArray[np.uint8]) -> str:
+def as_address(pixels: npt.NDArray[np.uint8], ramp: Sequence[str] = RAMP) -> str:
     """Return an image of the palette's colours, (R, C), as an address that holds it: a PNG."""
-    return f"data:image/png;base64,{b64encode(png(pixels)).decode()}"
+    return f"data:image/png;base64,{b64encode(png(pixels, ramp)).decode()}"
 
 
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def png(pixels: npt.NDArray[np.uint8], ramp: Sequence[str] = RAMP) -> bytes:
     """Return a PNG file of an image of the palette's colours, (R, C); colour 0 is transparent."""
     height, width = pixels.shape
     lines = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: none
     lines[:, 1:] = pixels
     parts = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-        (b"PLTE", palette().tobytes()),
+        (b"PLTE", palette(ramp).tobytes()),
         (b"tRNS", b"\x00"),
         (b"IDAT", zlib.compress(lines.tobytes(), 9)),
         (b"IEND", b""),

@@ -24,7 +24,9 @@ from vegrad.reports import (
     spikes,
     tables,
 )
+from vegrad.reports import comparison as comparisons
 from vegrad.reports.cure import ShownOutcome
+from vegrad.reports.module_text import MODULE_ENDS
 from vegrad.reports.protocols import (
     Nothing,
     ShownDiagnosis,
@@ -32,9 +34,9 @@ from vegrad.reports.protocols import (
     ShownTimeFlow,
     ShownTruncation,
 )
+from vegrad.reports.shown_comparison import ShownComparison
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import NOTEBOOK
-from vegrad.reports.text import MODULE_ENDS
 from vegrad.reports.time_flow import headline
 from vegrad.reports.truncation import truncation_words
 
@@ -62,6 +64,11 @@ def modules(shown: ShownDiagnosis, model: ShownModules) -> str:
         found += [("the training", run_charts.course(run)), ("the spikes", spikes.section(run))]
     found += model_parts.parts_of(model, MODULE_ENDS).items()
     return _frame(parts.verdict(shown, "p", shown.config["model"]), [*found, *_seen(shown)])
+
+
+def comparison(shown: ShownComparison) -> str:
+    """Show two runs or diagnoses side by side."""
+    return _frame(comparisons.head(shown), comparisons.parts_of(shown).items())
 
 
 def cure(shown: ShownOutcome) -> str:

@@ -12,12 +12,14 @@ from os import PathLike
 from vegrad import _core
 from vegrad.arrays import files
 from vegrad.flow.descent import Descent
-from vegrad.reports import model_parts, parts, tables
+from vegrad.reports import model_parts, parts
 from vegrad.reports.model_parts import ENDS
+from vegrad.reports.module_text import module_places
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import STYLE
 
+ELEMENT = "vegrad-diagnosis"  # of a page, that has the numbers for programs
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -47,7 +49,7 @@ def page(
     if descents:
         found.append(parts.stories(descents))
     content = diagnosis.to_dict() if modules is None else _shortened(diagnosis)
-    found += ["</main>", footer(), _data(content)]
+    found += ["</main>", footer(), embedded(content)]
     return document(diagnosis.verdict, found)
 
 
@@ -80,13 +82,13 @@ def write(html: str, path: str | PathLike[str]) -> None:
 # What is around it -----------------------------------------------------------------------------
 
 
-def footer() -> str:
-    """Write the version and the time, and where a program finds the numbers."""
+def footer(element: str = ELEMENT) -> str:
+    """Write the version and the time, and the element in which a program finds the numbers."""
     now = datetime.now(UTC)
     return (
         f"<footer><p>vegrad {escape(_core.__version__)}, "
         f'<time datetime="{now:%Y-%m-%dT%H:%MZ}">{now:%Y-%m-%d %H:%M} UTC</time>. A program finds '
-        "these numbers in the element <code>vegrad-diagnosis</code> of this page, as JSON.</p>"
+        f"these numbers in the element <code>{element}</code> of this page, as JSON.</p>"
         "</footer>"
     )
 
@@ -96,7 +98,7 @@ def _shortened(diagnosis: ShownDiagnosis) -> dict[str, object]:
     content = diagnosis.to_dict()
     modules, measured = content.get("modules"), content.get("measurement")
     if modules is not None and len(modules) > 2 * ENDS:
-        places = tables.module_places(modules, ENDS)
+        places = module_places(modules, ENDS)
         content["modules"] = [modules[n] for n in places]
         content["modules_left_out"] = len(modules) - len(places)
     if measured is not None and len(measured["buffers"]) > 2 * ENDS:
@@ -106,10 +108,10 @@ def _shortened(diagnosis: ShownDiagnosis) -> dict[str, object]:
     return content
 
 
-def _data(content: Mapping[str, object]) -> str:
+def embedded(content: Mapping[str, object], element: str = ELEMENT) -> str:
     """Embed content as JSON without <, > and &, so that nothing in it can end the element."""
     content = {**content, "version": _core.__version__}
     text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=str)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return f'<script type="application/json" id="vegrad-diagnosis">{text}</script>'
+    return f'<script type="application/json" id="{element}">{text}</script>'

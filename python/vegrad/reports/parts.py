@@ -106,7 +106,7 @@ def _card(finding: Finding, *, silent: bool = False) -> str:
     layers = f'<span class="soft">{named(finding.layers)}</span>' if finding.layers else ""
     blame = {"weights": "the weights", "activation": "the activation's derivative"}
     numbers = [
-        (EVIDENCE.get(name, name.replace("_", " ")), _figure(name, value))
+        (_called(finding, name), _figure(name, value))
         for name, value in finding.evidence.items()
         if value or not name.endswith("flowed_layers")
     ]
@@ -121,6 +121,13 @@ def _card(finding: Finding, *, silent: bool = False) -> str:
         + (f'<dl class="numbers">{listed}</dl>' if listed else "")
         + "</li>"
     )
+
+
+def _called(finding: Finding, name: str) -> str:
+    """Return the words for one of a finding's numbers."""
+    if name == "share" and finding.kind != "oscillating":  # which is a share of epochs
+        return name
+    return EVIDENCE.get(name, name.replace("_", " "))
 
 
 def _figure(name: str, value: float) -> str:

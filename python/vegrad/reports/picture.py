@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import textwrap
 from collections.abc import Callable, Sequence, Sized
 from functools import partial
 from math import log10
 from os import PathLike, fspath
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.files import replacing
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
 from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
@@ -75,14 +76,8 @@ def keep(figure: Figure, path: str | PathLike[str], dpi: int = 150) -> str:
     """Save a figure, whole or not at all, and return the path; .png is added to a bare name."""
     target = Path(fspath(path))
     target = target if target.suffix else target.with_name(f"{target.name}.png")
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with replacing(target) as partial:
         figure.savefig(partial, format=_suffix(target), dpi=dpi)
-        partial.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return str(target)
 
 
@@ -239,7 +234,7 @@ def _draw_range(axes: Axes, dtype: str) -> None:
     axes.set_ylim(limits)
 
 
-def _draw_gains(axes: Axes, ticker: Any, flow: Flow) -> None:
+def _draw_gains(axes: Axes, ticker: ModuleType, flow: Flow) -> None:
     gain, weights, derivative, base = gains_of(flow)
     layers = np.arange(len(gain))
     _title(axes, "Gain = weights × derivative", "above 1× the gradient grows, below it shrinks")

@@ -15,7 +15,7 @@ from vegrad.reports.svg import Chart, Entry, plain_ticks, power_ticks, reach, st
 from vegrad.reports.training_charts import loss_chart
 from vegrad.reports.values import NEAR, decades
 
-LETTERS = 16  # of a module's name beside a chart
+LETTERS = 14  # of a module's name beside a chart
 ROW = 16  # pixels from name to name
 SHOWN = 6  # findings that the legend tells of
 MOST_HINTS = 60
@@ -45,9 +45,9 @@ def heat(run: ShownRun, name: str = "run") -> list[Plot]:
         f"log10 of the norms of the gradients of {len(run.modules)} modules from step "
         f"{cells.steps[0]:.0f} to {cells.steps[1] - 1:.0f}. {_at_the_ends(run)}"
     )
-    chart = Chart(f"{name}-heat", title, words, cells.steps, (rows - 0.5, -0.5), _height(rows))
+    chart = Chart(f"{name}-heat", title, words, cells.steps, (rows - 0.5, -0.5), height_of(rows))
     chart.image(as_address(shades(cells.log10, scale, floor)))
-    for place, module in _names(run.modules, cells, chart.height):
+    for place, module in names_of(run.modules, cells, chart.height):
         chart.left(place, module)
     mark_findings(chart, run, -0.5)
     if rows <= MOST_HINTS:
@@ -79,14 +79,15 @@ def _colours(scale: tuple[float, float], floor: float, name: str, legend: list[E
         chart.upright(floor, "thick s-alarm")
         legend = [(f"{power(floor, 1)}: the dtype's floor", [("line", "thick s-alarm")]), *legend]
     chart.x_axis(power_ticks(start, high, most=5))
-    return "norm of the gradient of a module's weights", chart, legend
+    return "Norm of the gradient of a module's weights", chart, legend
 
 
-def _height(rows: int) -> int:
+def height_of(rows: int) -> int:
+    """Return the height of a heat map of so many rows, in pixels."""
     return min(max(12 * rows, 96), 300)
 
 
-def _names(modules: Sequence[str], cells: Cells, height: int) -> list[tuple[float, str]]:
+def names_of(modules: Sequence[str], cells: Cells, height: int) -> list[tuple[float, str]]:
     """Return the names that there is room for, each with its row: the ends, and some between."""
     rows = len(cells.rows)
     count = min(rows, max(height // ROW, 2))
@@ -138,7 +139,7 @@ def lines(run: ShownRun, name: str = "run") -> list[Plot]:
 
 def _loss(run: ShownRun, name: str) -> Plot:
     losses = np.concatenate([run.loss, run.validation_loss])
-    words = f"The loss over the steps: {_from_to(run.loss)}."
+    words = f"The loss over the steps: {from_to(run.loss)}."
     chart, scale = loss_chart(f"{name}-loss", "Loss", words, _sides(run), losses, 130)
     chart.line(run.step, scale(run.loss), "thin s-gradient")
     legend: list[Entry] = []
@@ -162,7 +163,7 @@ def _loss(run: ShownRun, name: str) -> Plot:
 def _norms(run: ShownRun, name: str) -> Plot:
     before, after = _log10(run.gradient_norm), _log10(run.clipped_norm)
     axis = reach([before, after], least=1.0)
-    words = f"The joint norm of all gradients: {_from_to(run.gradient_norm)}."
+    words = f"The joint norm of all gradients: {from_to(run.gradient_norm)}."
     chart = Chart(f"{name}-norm", "Gradient norm", words, _sides(run), axis, 130)
     chart.y_axis(power_ticks(*axis, most=4))
     chart.line(run.step, before, "thin s-gradient")
@@ -181,7 +182,7 @@ def _norms(run: ShownRun, name: str) -> Plot:
 def _updates(run: ShownRun, name: str) -> Plot:
     ratios = _log10(run.update_ratio)
     axis = reach([ratios, np.array([-3.0])], least=1.5)
-    words = f"‖ΔW‖/‖W‖ of the median matrix: {_from_to(run.update_ratio)}."
+    words = f"‖ΔW‖/‖W‖ of the median matrix: {from_to(run.update_ratio)}."
     chart = Chart(f"{name}-update", "Update ratio", words, _sides(run), axis, 100)
     chart.y_axis(power_ticks(*axis, most=4))
     chart.rule(-3.0, "dashed s-soft")
@@ -193,7 +194,7 @@ def _updates(run: ShownRun, name: str) -> Plot:
 def _rate(run: ShownRun, name: str) -> Plot:
     rates = run.learning_rate
     high = float(np.nanmax(rates))
-    words = f"The learning rate: {_from_to(rates)}."
+    words = f"The learning rate: {from_to(rates)}."
     chart = Chart(f"{name}-rate", "Learning rate", words, _sides(run), (0.0, 1.08 * high), 80)
     chart.y_axis([(0.0, "0"), (high, f"{high:.3g}")])
     chart.line(run.step, rates, "thin s-ink")
@@ -257,6 +258,7 @@ def _log10(values: FloatArray) -> FloatArray:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _from_to(values: FloatArray) -> str:
+def from_to(values: FloatArray) -> str:
+    """Say what a column begins and ends with."""
     known = values[np.isfinite(values)]
     return f"{known[0]:.4g} at first, {known[-1]:.4g} at last" if known.size else "none is finite"

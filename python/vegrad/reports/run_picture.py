@@ -12,6 +12,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.wording import DECADE
 from vegrad.reports.heat import INFINITE, LOST, RAMP, Cells, cells_of
+from vegrad.reports.module_text import ModuleRow
 from vegrad.reports.picture import (
     ALARM,
     DERIVATIVE,
@@ -28,12 +29,12 @@ from vegrad.reports.picture import (
 )
 from vegrad.reports.protocols import ShownDiagnosis
 from vegrad.reports.shown_run import ShownModules, ShownRun
-from vegrad.reports.text import ModuleRow
 from vegrad.reports.values import NEAR, with_range
 
 NAMES = 14  # modules named beside a heat map, at most
 LETTERS = 28
 SPIKE = "#d55e00"
+DPI = 100
 
 
 def plot(
@@ -50,7 +51,7 @@ def plot(
         figure = sheet(path, (10, 5.2))
         _draw_modules(figure, rows, shown.dtype)
     headed(figure, diagnosis)
-    return kept(figure, path)
+    return kept(figure, path, DPI)
 
 
 def plot_run(run: ShownRun, path: str | PathLike[str] | None = None) -> Figure:
@@ -65,7 +66,7 @@ def plot_run(run: ShownRun, path: str | PathLike[str] | None = None) -> Figure:
         raise ValueError("there is no step to draw")
     figure = sheet(path, (10, 8.4))
     draw(figure, run)
-    return kept(figure, path)
+    return kept(figure, path, DPI)
 
 
 def heat_figure(run: ShownRun) -> Figure | None:
@@ -131,7 +132,7 @@ def _finish(axes: Axes, title: str, run: ShownRun, lines: Sequence[Line]) -> Non
     for drawn, (_, css, _) in zip(axes.get_lines(), lines, strict=True):
         drawn.set_color(_COLOURS[css[:2]])
     known = np.concatenate([values[np.isfinite(values)] for values, _, _ in lines])
-    if title != "learning rate" and known.size and (known > 0).all():
+    if known.size and 0 < known.min() < 0.1 * known.max() and title != "learning rate":
         axes.set_yscale("log")
     _mark(axes, run)
     if title == "loss":
@@ -175,13 +176,18 @@ def _draw_heat(figure: Figure, axes: Axes, run: ShownRun, cells: Cells) -> None:
     bar.ax.tick_params(labelsize=8.5, colors=INK)
     if near:
         bar.ax.axhline(floor, color=ALARM, linewidth=2)
-    rows = len(cells.rows)
-    shown = np.unique(np.linspace(0, rows - 1, min(rows, NAMES)).round().astype(int)).tolist()
-    places = [cells.rows[n][1 if n == rows - 1 else 0] for n in shown]
-    axes.set_yticks(shown, [_shortened(run.modules[n]) for n in places], fontsize=8)
+    named_rows(axes, run.modules, cells)
     axes.set_title("Gradient by depth over time", loc="left", fontsize=11, fontweight="bold")
     axes.tick_params(colors=INK)
     _mark(axes, run, words=True)
+
+
+def named_rows(axes: Axes, modules: Sequence[str], cells: Cells) -> None:
+    """Name the rows of a heat map that there is room for."""
+    rows = len(cells.rows)
+    shown = np.unique(np.linspace(0, rows - 1, min(rows, NAMES)).round().astype(int)).tolist()
+    places = [cells.rows[n][1 if n == rows - 1 else 0] for n in shown]
+    axes.set_yticks(shown, [_shortened(modules[n]) for n in places], fontsize=8)
 
 
 def _mark(axes: Axes, run: ShownRun, *, words: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.finding import Finding
-from vegrad.reports.text import ModuleRow, TimeRow
+from vegrad.reports.module_text import ModuleRow, TimeRow
 
 
 class ShownNoted(Protocol):

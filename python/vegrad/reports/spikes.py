@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from math import inf, isnan
+from math import inf
+from statistics import median
 
 from vegrad.reports import tables
 from vegrad.reports.shown_run import ShownRun, ShownSpike, ShownSpikeStep
@@ -13,6 +14,7 @@ from vegrad.reports.values import count_of
 MOST = 5  # spikes that are shown: those that went highest
 AROUND = 3  # steps shown on either side of a spike
 LETTERS = 40  # of a batch's name
+FAR = 2.0  # times the median before: less is no part of the spike
 
 
 def section(run: ShownRun) -> str:
@@ -29,19 +31,20 @@ def section(run: ShownRun) -> str:
 def words(run: ShownRun, spike: ShownSpike) -> list[str]:
     """Tell of a spike: how high it went, in which batch, and which module moved first."""
     sizes = [
-        f"{what} {_times(factor)} the median of the steps before"
-        for what, factor in (("loss", spike.loss_times), ("gradient", spike.norm_times))
-        if factor > 0
+        f"{what} {factor:.3g} times"
+        for what, factor in (("loss", spike.loss_times), ("gradient", _norm_times(run, spike)))
+        if FAR <= factor < inf
     ]
     batch = "" if spike.batch is None else f", batch {_name(spike.batch)}"
-    said = [f"step {spike.step}{batch}: {' and '.join(sizes)}"]
+    far = f"{' and '.join(sizes)} the median of the steps before" if sizes else "not finite"
+    said = [f"step {spike.step}{batch}: {far}"]
     moved = run.moved(spike)
     if moved is not None:
         when = "at that step" if moved.step == spike.step else f"at step {moved.step}"
         others = f", with {count_of(moved.others, 'other module')}" if moved.others else ""
         said.append(
             f"the gradient of {moved.module} moved first and most, {when}{others}: to "
-            f"{_times(moved.times)} its usual size"
+            f"{moved.times:.3g} times its usual size"
         )
     elif run.gradient_log2.size:
         said.append("no module's gradient left its usual size before it")
@@ -51,9 +54,11 @@ def words(run: ShownRun, spike: ShownSpike) -> list[str]:
 def _card(run: ShownRun, spike: ShownSpike) -> str:
     title, *rest = words(run, spike)
     body = "".join(f"<p>{escape(one[0].upper() + one[1:])}.</p>" for one in rest)
+    norms = _norms(run)
+    around = [(one, norms.get(one.step, one.gradient_norm)) for one in _around(spike)]
     return (
         f'<div class="card spike"><h3>{escape(title[0].upper() + title[1:])}</h3>{body}'
-        f"{tables.window(_around(spike), spike.step)}</div>"
+        f"{tables.window(around, spike.step)}</div>"
     )
 
 
@@ -63,10 +68,20 @@ def _around(spike: ShownSpike) -> Sequence[ShownSpikeStep]:
     return spike.window[max(place - AROUND, 0) : place + AROUND + 1]
 
 
-def _times(factor: float) -> str:
-    if isnan(factor) or factor == inf:
-        return "beyond every multiple of"
-    return f"{factor:.3g} times"
+def _norm_times(run: ShownRun, spike: ShownSpike) -> float:
+    """Return the gradient's joint norm, before any clip, over the median of those before it."""
+    norms = _norms(run)
+    before = [
+        norms[one.step] for one in spike.window if one.step < spike.step and one.step in norms
+    ]
+    if spike.step not in norms or not before or not median(before) > 0:
+        return spike.norm_times
+    return norms[spike.step] / median(before)
+
+
+def _norms(run: ShownRun) -> dict[int, float]:
+    """Return the joint norm before any clip, by step."""
+    return {int(n): x for n, x in zip(run.step.tolist(), run.gradient_norm.tolist(), strict=True)}
 
 
 def _name(batch: object) -> str:

@@ -54,6 +54,7 @@ dl.numbers { display: flex; flex-wrap: wrap; gap: 8px 26px; margin-top: 12px; }
 dl.numbers dt { font-size: .82rem; color: var(--soft); }
 dl.numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; }
 
+.told { list-style: disc; padding-left: 1.2em; } .told li { margin-bottom: 4px; }
 .row { display: grid; gap: 16px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 figure.card { margin-bottom: 16px; min-width: 0; }
@@ -66,7 +67,7 @@ figcaption { display: flex; flex-wrap: wrap; gap: 2px 16px; justify-content: spa
 .legend li { display: flex; align-items: center; gap: 7px; }
 .legend svg { width: 26px; height: 12px; flex: none; overflow: visible; }
 .plot { padding: 4px 10px 0 52px; }
-.plot.named { padding-left: 122px; } h4 { margin: 0; font-size: .92rem; font-weight: 600; }
+.plot.named { padding-left: 112px; } h4 { margin: 0; font-size: .92rem; font-weight: 600; }
 .above-plot { display: flex; flex-wrap: wrap; gap: 0 18px; margin-top: 12px; }
 .above-plot .legend { margin: 0 0 8px; } figcaption + .above-plot { margin-top: 6px; }
 .plot p { text-align: center; color: var(--soft); font-size: .85rem; }
@@ -101,7 +102,8 @@ svg path { vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .s-hop3 { stroke: #ff8a5c; } .mark { stroke: #26332f; stroke-width: 1; }
 .f-hop0 { fill: #6fb7ec; } .f-hop1 { fill: #53d8ab; } .f-hop2 { fill: #f4e04d; }
 .f-hop3 { fill: #ff8a5c; } .board .chart .faint-text { fill: #e8e6df; }
-.pixels { image-rendering: pixelated; } .f-finding { fill: var(--alarm); }
+.spike + .spike { margin-top: 14px; } .pixels { image-rendering: pixelated; }
+.f-finding { fill: var(--alarm); }
 .f-spike { fill: var(--derivative); } .f-lost { fill: #d0392b; } .f-infinite { fill: #e75ae0; }
 .mark.f-finding, .mark.f-spike { stroke: var(--card); }
 .hint { fill: transparent; } .hint:hover { fill: var(--ink); opacity: .1; }
@@ -143,7 +145,7 @@ footer { color: var(--soft); font-size: .88rem; padding-top: 28px; padding-botto
 @media (max-width: 560px) {
   main, footer, .verdict > div { padding-left: 14px; padding-right: 14px; }
   .card { padding: 14px; } .plot { padding-left: 46px; padding-right: 4px; }
-  .plot.named { padding-left: 88px; } .named svg.chart { font-size: 9.5px; }
+  .plot.named { padding-left: 78px; } .named svg.chart { font-size: 9.5px; }
   th, td { padding: 5px 9px; }
 }
 @media print {

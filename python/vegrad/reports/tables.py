@@ -14,9 +14,10 @@ from vegrad.arrays.measurement import Measurement, Statistics
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
 from vegrad.reports.cure import DONE, ShownAttempt, is_shown, row
+from vegrad.reports.module_text import MODULE_ENDS, ModuleRow, TimeRow, log10_of, module_places
 from vegrad.reports.protocols import BesideFlow, Comparison, ShownTimeFlow, ShownTruncation
 from vegrad.reports.shown_run import ShownSpikeStep
-from vegrad.reports.text import MODULE_ENDS, ModuleRow, TimeRow, chosen, log10_of
+from vegrad.reports.text import chosen
 from vegrad.reports.time_flow import mean_gain, steps_of
 from vegrad.reports.truncation import percent, shown_windows
 from vegrad.reports.values import expected_gain, factor, gain, number, size, surprises
@@ -110,6 +111,12 @@ def comparison(shown: Comparison) -> str:
     return _table("Before and after", ["at the end", "before", "after"], rows, css=" brief")
 
 
+def pairs(label: str, head: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> str:
+    """Write a row for each name and the values that two have of it."""
+    body = [_row(escape(name), [f"<td>{escape(v)}</td>" for v in two]) for name, *two in rows]
+    return _table(escape(label), map(escape, head), body, css=" brief names")
+
+
 def attempts(tried: Sequence[ShownAttempt]) -> str:
     """Write a row for each change that was made and judged; nothing if there is none."""
     rows = []
@@ -137,20 +144,14 @@ def modules(rows: Sequence[ModuleRow], ends: int = MODULE_ENDS) -> str:
     return above + _table("Modules", head, body, remarks=True, css=" names")
 
 
-def module_places(rows: Sequence[ModuleRow], ends: int = MODULE_ENDS) -> list[int]:
-    """Return the places of the modules that are shown, of many."""
-    remarkable = (place for place, row in enumerate(rows) if row["note"])
-    return chosen(len(rows), False, ends=ends, picked=remarkable)
-
-
-def window(steps: Sequence[ShownSpikeStep], spike: int) -> str:
-    """Write a row for each step around a spike, which is marked."""
-    batches = any(one.batch is not None for one in steps)
-    updates = not all(isnan(one.update) for one in steps)
+def window(steps: Sequence[tuple[ShownSpikeStep, float]], spike: int) -> str:
+    """Write a row for each step around a spike, which is marked, with its gradients' norm."""
+    batches = any(one.batch is not None for one, _ in steps)
+    updates = not all(isnan(one.update) for one, _ in steps)
     body = []
-    for one in steps:
+    for one, norm in steps:
         cells = [escape(_short(str(one.batch)))] * batches
-        cells += [f"{value:.4g}" for value in (one.loss, one.gradient_norm)]
+        cells += [f"{value:.4g}" for value in (one.loss, norm)]
         cells += ["" if isnan(one.update) else f"{one.update:.2g}"] * updates
         cells = [f"<td>{cell}</td>" for cell in cells]
         body.append(_row(str(one.step), cells, marked=one.step == spike))

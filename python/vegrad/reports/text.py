@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf, isnan, log2, log10
-from typing import TypedDict
 
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.flow import Flow
-from vegrad.flow.wording import named, times
+from vegrad.flow.wording import named
 from vegrad.reports import time_flow
 from vegrad.reports.protocols import BesideFlow, ShownDiagnosis
 from vegrad.reports.values import count_of, gain, number, size
@@ -19,7 +17,6 @@ from vegrad.theory.expected import ExpectedFlow
 
 WIDTH = 80
 ENDS = 5  # layers shown at either end of a deep network
-MODULE_ENDS = 11  # modules shown at either end of a model with many
 PICKED = 4  # layers shown in between, because a finding is about them
 NAME = 22  # letters of a module's path shown beside its layer
 # The columns of the table of layers, each with its width and its two lines of words.
@@ -51,30 +48,6 @@ HEADS = (
 FAR_SPREADS, FAR_LOG2 = 8.0, 3.32
 
 
-class ModuleRow(TypedDict):
-    """A module's numbers in one pass; NaN where there is none."""
-
-    module: str
-    activation_rms: float
-    delta_norm: float
-    gradient_norm: float
-    note: str
-    weighted: bool
-
-
-class TimeRow(TypedDict):
-    """The gradient's way back through time at a recurrent weight, and at a fresh draw of it."""
-
-    parameter: str
-    gain: float
-    """Factor of ‖δ‖ a step."""
-    reach: int
-    """Steps that the gradient reaches."""
-    steps: int
-    fresh_gain: float
-    fresh_reach: int
-
-
 # Whole reports ---------------------------------------------------------------------------------
 
 
@@ -88,28 +61,6 @@ def text(diagnosis: ShownDiagnosis, *, all_layers: bool = False, names: Sequence
     """
     head = measurements(diagnosis, all_layers=all_layers, names=names)
     return "\n".join([head, "", verdict(diagnosis), *remarks(diagnosis)])
-
-
-def text_of_modules(
-    diagnosis: ShownDiagnosis,
-    rows: Sequence[ModuleRow],
-    in_time: Sequence[TimeRow] = (),
-    notes: Iterable[str] = (),
-    *,
-    all_layers: bool = False,
-) -> str:
-    """Write the same for a model whose modules are no chain; `config["model"]` is the first line.
-
-    Args:
-        diagnosis: its verdict, findings and advice are shown.
-        rows: one a module, in the order of the model.
-        in_time: one a recurrent weight.
-        notes: sentences that stand below the advice.
-        all_layers: show the middle modules of a large model too.
-    """
-    tables = [*modules(rows, all_layers=all_layers), *through_time(in_time)]
-    lines = [diagnosis.config["model"], "", *tables, "", verdict(diagnosis), *remarks(diagnosis)]
-    return "\n".join([*lines, *(_indented("! ", note) for note in notes)])
 
 
 def measurements(
@@ -145,7 +96,7 @@ def describe(diagnosis: ShownDiagnosis) -> str:
     if "cell" in config:
         return _recurrent(config, diagnosis.loss)
     if "sizes" not in config:
-        return ", ".join(f"{value} {name}" for name, value in config.items())
+        return ", ".join(str(v) if n == "model" else f"{v} {n}" for n, v in config.items())
     sizes, hidden = config["sizes"], config["sizes"][1:-1]
     line = count_of(len(sizes) - 1, "layer")
     if hidden:
@@ -194,18 +145,18 @@ def remarks(diagnosis: ShownDiagnosis, width: int = WIDTH) -> list[str]:
     for place, finding in enumerate(diagnosis.findings):
         if place > 0:
             lines.append(textwrap.fill(f"also {finding.kind}: {finding.message}", width))
-        lines.append(_indented("→ ", finding.advice, width))
+        lines.append(indented("→ ", finding.advice, width))
     causes = dict.fromkeys(one.cause for one in diagnosis.findings if one.cause)
     if causes:
-        lines.append(_indented("? ", f"vegrad explain {' '.join(causes)}", width))
+        lines.append(indented("? ", f"vegrad explain {' '.join(causes)}", width))
     if diagnosis.findings and diagnosis.left_out:  # else the verdict says it
-        lines.append(_indented("! ", f"{diagnosis.left_out}.", width))
+        lines.append(indented("! ", f"{diagnosis.left_out}.", width))
     dtype = diagnosis.config.get("dtype")
     for layers, value in ((diagnosis.underflowed, "all 0"), (diagnosis.overflowed, "inf")):
         if layers:
             lost = f"{dtype} cannot hold the weight gradients of {named(layers)}, which are {value}"
             lost += " in .gradients; the table has their true size."
-            lines.append(_indented("! ", lost, width))
+            lines.append(indented("! ", lost, width))
     return lines
 
 
@@ -261,7 +212,7 @@ def table(
         for line in HEADS
     ]
     heads[1] += "" if left_out else "     (gain = weights × derivative)"
-    return [*heads, *_with_gaps(shown, row, lambda count: f"    ⋮  {count} layers not shown")]
+    return [*heads, *with_gaps(shown, row, lambda count: f"    ⋮  {count} layers not shown")]
 
 
 def _left_out(room: int) -> set[str]:
@@ -293,45 +244,12 @@ def gradients(
     picked = [layer for finding in diagnosis.findings for layer in finding.layers]
     return [
         f"{'gradient':<{wide}}  {'elements':>9}  log10 norm      gain  zeros",
-        *_with_gaps(
+        *with_gaps(
             chosen(len(chain), all_layers, picked=picked),
             row,
             lambda count: f"{'⋮':<{wide}}  {count} not shown",
         ),
     ]
-
-
-def modules(rows: Sequence[ModuleRow], *, all_layers: bool = False) -> list[str]:
-    """Write the table of modules; large models lose those in the middle, unless `all_layers`."""
-    wide = max(map(len, ["module", *(row["module"] for row in rows)]))
-
-    def line(place: int) -> str:
-        row = rows[place]
-        rms = "" if isnan(row["activation_rms"]) else f"{row['activation_rms']:.3g}"
-        sizes = f"{log10_of(row['delta_norm']):>7}  {log10_of(row['gradient_norm']):>14}"
-        return f"{row['module']:<{wide}}  {rms:>14}  {sizes}  {row['note']}".rstrip()
-
-    return [
-        f"{'module':<{wide}}  activation rms  δ log10  gradient log10",
-        *_with_gaps(
-            chosen(len(rows), all_layers, ends=MODULE_ENDS),
-            line,
-            lambda count: f"{'⋮':<{wide}}  {count} modules not shown",
-        ),
-    ]
-
-
-def through_time(rows: Sequence[TimeRow]) -> list[str]:
-    """Write the table of recurrent weights below an empty line; nothing if there are none."""
-    if not rows:
-        return []
-    wide = max(map(len, ["through time", *(row["parameter"] for row in rows)]))
-    lines = ["", f"{'through time':<{wide}}  a step back  reaches the last    weights drawn anew"]
-    for row in rows:
-        own, fresh = (times(log2(g) if g > 0 else -inf) for g in (row["gain"], row["fresh_gain"]))
-        line = f"{row['parameter']:<{wide}}  {own:>11}  {row['reach']:>7} of {row['steps']} steps"
-        lines.append(f"{line:<{wide + 37}}{fresh:>8}, {row['fresh_reach']} steps")
-    return lines
 
 
 def chosen(
@@ -344,7 +262,7 @@ def chosen(
     return [*range(ends), *sorted(middle), *range(count - ends, count)]
 
 
-def _with_gaps(
+def with_gaps(
     shown: Sequence[int], row: Callable[[int], str], gap: Callable[[int], str]
 ) -> list[str]:
     """Write the rows at these places, and a line where several between them are not shown."""
@@ -390,10 +308,6 @@ def _unlike_its_draw(expected: ExpectedFlow | None, flow: Flow) -> dict[int, str
     return {int(i): f"{'≪' if off[i] < 0 else '≫'} expected" for i in np.flatnonzero(far)}
 
 
-def _indented(mark: str, sentence: str, width: int = WIDTH) -> str:
+def indented(mark: str, sentence: str, width: int = WIDTH) -> str:
+    """Write a sentence behind a mark, its further lines as far in."""
     return textwrap.fill(sentence, width, initial_indent=f"  {mark}", subsequent_indent="    ")
-
-
-def log10_of(norm: float) -> str:
-    """Write log10 of a norm, "" if there is none."""
-    return "" if isnan(norm) else f"{log10(norm):.2f}" if 0 < norm < inf else f"{norm:g}"

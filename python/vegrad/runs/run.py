@@ -14,6 +14,17 @@ from vegrad.diagnosis.noted import Noted
 from vegrad.reports.shown_run import ShownSpike
 from vegrad.runs.moved import Moved, first_moved
 from vegrad.runs.spikes import Spike
+from vegrad.runs.thin import MOST, kept_places
+
+COLUMNS = (
+    "step",
+    "loss",
+    "gradient_norm",
+    "clipped_norm",
+    "learning_rate",
+    "update_ratio",
+    "validation_loss",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +76,16 @@ class Run:
         steps = [one.step for one in spike.window]
         near = (self.step >= min(steps, default=0)) & (self.step <= spike.step)
         return first_moved(self.step[near], self.gradient_log2[near], self.modules, spike.step)
+
+    def thinned(self, most: int = MOST) -> Run:
+        """Return the run with about as many steps as `most`, findings' and spikes' among them."""
+        marked = [one.step for one in self.noted]
+        marked += [step.step for one in self.spikes for step in one.window]
+        places = kept_places(self.step, marked, most)
+        if len(places) == self.steps:
+            return self
+        columns = {name: getattr(self, name)[places] for name in (*COLUMNS, "gradient_log2")}
+        return replace(self, **columns)
 
     def with_about(self, **about: object) -> Run:
         """Return the run with more that is known of it."""

@@ -32,8 +32,12 @@ def kept_places(
     kept = np.isin(step, np.fromiter(marked, np.float64))
     kept[:ENDS] = kept[-ENDS:] = True
     apart = float(np.diff(step).min())
+    begin = step[0] % apart
     while count > most:
         apart *= 2
-        even = step % apart == 0
+        even = (step - begin) % apart == 0
         count = int(even.sum()) + 2 * ENDS
+    if count < most // 4:  # the steps lie unevenly, so that hardly one is on the grid
+        even = np.zeros(len(step), bool)
+        even[np.linspace(0, len(step) - 1, most - 2 * ENDS).round().astype(int)] = True
     return np.flatnonzero(kept | even)

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.torch import models
-from vegrad.torch.reading.losses import Call, Heard
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Call, Heard, Loss
 from vegrad.treatment.goal import Goal, goal_for
 
 

@@ -5,25 +5,68 @@
     TensorBoard(monitor).write()      # after a step
     WandB(monitor, run).write()
 
-All write `Monitor.scalars()`, a dozen numbers, under "vegrad/". Each needs its own package, which
-is imported when it is first asked for.
+All write `Monitor.scalars()`, a dozen numbers, under "vegrad/"; the last two also one picture of
+the whole run, where matplotlib is installed: now and then, and at the end. Each needs its own
+package, which is imported when it is first asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, TypeAlias
 
 from torch.nn import Module
 
+from vegrad.reports.picture import Figure
+from vegrad.reports.run_picture import plot_run
 from vegrad.torch.monitor.monitor import Monitor
+from vegrad.torch.monitor.track import NAMES
+
+Foreign = Any  # of other packages, whose types cannot be named
 
 PREFIX = "vegrad/"
 Options: TypeAlias = dict[str, Any]
+PICTURE = f"{PREFIX}gradient_by_depth"
+FIRST = 16  # steps after which there is a first picture; then whenever they have doubled
+# The charts of a board, by title: the numbers that share one.
+LAYOUT = {
+    "loss": ("loss",),
+    "gradient norm": ("gradient_norm", *NAMES),
+    "gradient at the ends, ‖δ‖": ("delta_norm/first_module", "delta_norm/last_module"),
+    "activations at the ends, rms": ("activation_rms/first_module", "activation_rms/last_module"),
+    "update over weight": ("update_ratio",),
+    "findings and spikes": ("findings", "spikes", "nonfinite"),
+}
 
 
 def named_scalars(monitor: Monitor) -> dict[str, float]:
     """Return the last step's numbers under the names that they are logged by."""
     return {PREFIX + name: value for name, value in monitor.scalars().items()}
+
+
+class _Pictures:
+    """Pictures of a monitor's run, made when its steps have doubled since the last one."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._drawn = 0
+        """The number of steps when the last one was made."""
+
+    @property
+    def due(self) -> bool:
+        """True if it is time for one."""
+        return self._monitor.steps >= max(FIRST, 2 * self._drawn)
+
+    def draw(self) -> Figure | None:
+        """Return a picture, if there are steps since the last one; None without matplotlib."""
+        steps = self._monitor.steps
+        if steps == self._drawn:
+            return None
+        self._drawn = steps
+        try:
+            return plot_run(self._monitor.run)
+        except (ImportError, ValueError):  # the latter where there is nothing to draw
+            return None
 
 
 def _package(name: str) -> ImportError:
@@ -145,6 +188,10 @@ def trainer_callback(**options: Any) -> Any:
 class TensorBoard:
     """A writer of a monitor's numbers to a TensorBoard log.
 
+    Beside them it writes a picture of the run (gradient by depth over time, loss, norms, updates,
+    findings) when its steps have doubled since the last one, and at the end; and, unless the writer
+    is given, a layout, by which numbers that belong together share a chart under "Custom scalars".
+
     Args:
         monitor: the monitor.
         log_dir: a folder, or a `torch.utils.tensorboard.SummaryWriter`; None for the folder
@@ -154,8 +201,8 @@ class TensorBoard:
         ImportError: tensorboard is not installed.
     """
 
-    def __init__(self, monitor: Monitor, log_dir: Any = None) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: Monitor, log_dir: Foreign = None) -> None:
+        self.monitor, self._pictures = monitor, _Pictures(monitor)
         if hasattr(log_dir, "add_scalar"):
             self.writer = log_dir
             return
@@ -164,20 +211,29 @@ class TensorBoard:
         except ImportError as error:
             raise _package("tensorboard") from error
         self.writer = SummaryWriter(log_dir)
+        charts = {title: ["Multiline", [PREFIX + one for one in LAYOUT[title]]] for title in LAYOUT}
+        self.writer.add_custom_scalars({"vegrad": charts})
 
     def write(self, step: int | None = None) -> None:
         """Write the last step's numbers; `step` is the number of that step if not given."""
         step = self.monitor.steps - 1 if step is None else step
         for name, value in named_scalars(self.monitor).items():
             self.writer.add_scalar(name, value, step)
+        if self._pictures.due:
+            self._draw(step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the last picture, and what is left."""
+        self._draw(self.monitor.steps - 1)
         self.writer.close()
+
+    def _draw(self, step: int) -> None:
+        if (figure := self._pictures.draw()) is not None:
+            self.writer.add_figure(PICTURE, figure, step)
 
 
 class WandB:
-    """A writer of a monitor's numbers to a run of Weights & Biases.
+    """A writer of a monitor's numbers to a run of Weights & Biases, with the same pictures.
 
     Args:
         monitor: the monitor.
@@ -189,8 +245,8 @@ class WandB:
         ImportError: wandb is not installed.
     """
 
-    def __init__(self, monitor: Monitor, run: Any = None, **options: Any) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: Monitor, run: Foreign = None, **options: Foreign) -> None:
+        self.monitor, self._pictures = monitor, _Pictures(monitor)
         if run is None:
             try:
                 import wandb
@@ -202,8 +258,16 @@ class WandB:
     def write(self, step: int | None = None) -> None:
         """Write the last step's numbers; `step` is the number of that step if not given."""
         step = self.monitor.steps - 1 if step is None else step
-        self.run.log(named_scalars(self.monitor), step=step)
+        picture = self._picture() if self._pictures.due else {}
+        self.run.log({**named_scalars(self.monitor), **picture}, step=step)
 
     def close(self) -> None:
-        """End the run."""
+        """Log the last picture, and end the run."""
+        if picture := self._picture():
+            self.run.log(picture, step=self.monitor.steps - 1)
         self.run.finish()
+
+    def _picture(self) -> dict[str, object]:
+        if (figure := self._pictures.draw()) is None:
+            return {}
+        return {PICTURE: importlib.import_module("wandb").Image(figure)}

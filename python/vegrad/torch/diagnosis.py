@@ -18,7 +18,7 @@ from vegrad.reports import notebook
 from vegrad.reports.text import text
 from vegrad.torch import models
 from vegrad.torch.monitor.report import Report
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Loss, taking_both
 from vegrad.torch.reading.reading import read
 from vegrad.torch.subject import ModelSubject
 
@@ -74,7 +74,8 @@ def diagnose(
     Args:
         model: any module; if torch.compile or DistributedDataParallel wraps it, the module inside
             is diagnosed.
-        loss_fn: called with the model's output and target; returns the mean loss, a tensor.
+        loss_fn: called with the model's output and target, or the output alone if it takes no
+            more; returns the mean loss, a tensor.
         x: the inputs, with the batch as first dimension; a tuple or mapping of several.
         target: whatever loss_fn takes; None where the model's output is its loss, or holds it.
         history: a `vegrad.History` of the model's training, whose findings are added.
@@ -96,8 +97,9 @@ def diagnose(
         gradients.
 
     Raises:
-        TypeError: for a model that is no module, or a loss_fn that cannot be called; for an
-            ignore that is no collection of strings.
+        TypeError: for a model that is no module, or a loss_fn that cannot be called; for NumPy
+            arrays, which the model or the loss does not take; for an ignore that is no collection
+            of strings.
         ValueError: for a loss that is not a single number, or a model without parameters that
             require a gradient; for a name in ignore that no cause has. NaN and inf are no errors,
             but findings.
@@ -108,7 +110,7 @@ def diagnose(
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
-    reading = read(model, loss_fn, x, target, resamples=count, seed=seed)
+    reading = read(model, taking_both(loss_fn, target), x, target, resamples=count, seed=seed)
     return judged(replace(reading, memory=as_count("memory", memory)), history, ignored)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vegrad.torch import models
 from vegrad.torch.answers import Answers
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Loss
 from vegrad.torch.subject import ModelSubject
 
 

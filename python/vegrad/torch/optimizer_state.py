@@ -3,13 +3,16 @@
 While a training runs, momenta and averages lie in `_core.Optimizer`, where the step finds them
 without a Python object for each. Reading `optimizer.state` (as a state_dict, a copy or a pickle
 does) converts them to PyTorch's tensors, which may then be changed; the next step moves them back
-into the core. So states go both ways between these classes and PyTorch's.
+into the core. So states go both ways between these classes and PyTorch's. The mapping
+`optimizer.state` may be kept: it converts them whenever it is looked at.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import update_wrapper
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -17,9 +20,60 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from vegrad import _core
-from vegrad.clipping import Rule
+from vegrad.clipping import Clipped, Rule
 
 State: TypeAlias = dict[str, Any]
+
+
+class Shown(defaultdict[Tensor, State]):
+    """States by parameter, which an optimizer takes out of the core when they are looked at.
+
+    Copies and pickles are defaultdicts that stand alone.
+    """
+
+    def __init__(self, owner: weakref.ref[CoreState], states: State) -> None:
+        self._owner = owner
+        super().__init__(dict, states)
+
+    def _look(self) -> None:
+        owner = self._owner()
+        if owner is not None:
+            owner._move_out()
+
+    def copy(self) -> defaultdict[Tensor, State]:  # type: ignore[override]
+        """Return the states as they are now."""
+        self._look()
+        return defaultdict(dict, self)
+
+    __copy__ = copy  # type: ignore[assignment]
+
+    def __or__(self, other: State) -> State:  # type: ignore[override]
+        return self.copy() | other
+
+    def __ror__(self, other: State) -> State:  # type: ignore[override]
+        return other | self.copy()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return defaultdict, (dict, dict(self.copy()))
+
+
+def _looking(name: str) -> Callable[..., object]:
+    """Return a dictionary's method that first takes the states out of the core."""
+    plain = getattr(defaultdict, name)
+
+    def method(self: Shown, *arguments: object, **more: object) -> object:
+        self._look()
+        return plain(self, *arguments, **more)
+
+    return update_wrapper(method, plain)
+
+
+for _name in (
+    *("__getitem__", "__setitem__", "__delitem__", "__contains__", "__iter__", "__reversed__"),
+    *("__len__", "__eq__", "__ne__", "__ior__", "__repr__"),
+    *("get", "keys", "values", "items", "pop", "popitem", "setdefault", "update", "clear"),
+):
+    setattr(Shown, _name, _looking(_name))
 
 
 class CoreState(torch.optim.Optimizer):
@@ -44,6 +98,8 @@ class CoreState(torch.optim.Optimizer):
 
     clip: Rule | None = None
     """A rule of vegrad.clipping, for the gradients of all groups together."""
+    clipped: Clipped | None = None
+    """The clip's report on the last step: norms, and what was changed."""
 
     def __init__(
         self, params: ParamsT, *arguments: Any, clip: Rule | None = None, **options: Any
@@ -65,13 +121,19 @@ class CoreState(torch.optim.Optimizer):
 
     @property
     def state(self) -> State:
-        """The state of each parameter, as PyTorch's optimizers keep it."""
+        """The state of each parameter, as PyTorch's optimizers keep it.
+
+        The mapping may be kept. The dictionary of one parameter in it is that of a moment: the next
+        step leaves it as it is.
+        """
         self._move_out()
         return self._shown
 
     @state.setter
     def state(self, value: State) -> None:
-        self._shown, self._in_core = value, False
+        if value is not vars(self).get("_shown"):
+            self._shown = Shown(weakref.ref(self), value)
+        self._in_core = False
 
     def _move_out(self) -> None:
         """Convert the states in the core to PyTorch's tensors, in `_shown`."""
@@ -137,7 +199,7 @@ class CoreState(torch.optim.Optimizer):
 
     def __getstate__(self) -> State:
         found: State = super().__getstate__()
-        return found | {"clip": self.clip}
+        return found | {"clip": self.clip, "clipped": self.clipped}
 
     def __setstate__(self, state: State) -> None:
         rest = dict(state)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from vegrad import _core
-from vegrad._core import Clipped, NonFiniteGradientError
+from vegrad._core import NonFiniteGradientError
 from vegrad.arrays.checks import as_number
 from vegrad.clipping import Rule
 from vegrad.torch.clip import clip_by_rule, is_ours
@@ -44,8 +44,6 @@ class CoreStep(CoreState):
     _sharing_is_foreign: bool
     """True once the core has refused a step where parameters may have shared memory."""
 
-    clipped: Clipped | None = None
-    """The clip's report on the last step: norms, and what was changed."""
     _loss: Callable[[], float] | None = None
     """Gives the loss of this step to the clip."""
 

@@ -9,7 +9,7 @@ from torch.nn import Module
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.torch import models
 from vegrad.torch.monitor.monitor import Monitor
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Loss
 from vegrad.torch.trainer import ModelData
 
 STEPS = 100  # that are watched: decay takes some to show

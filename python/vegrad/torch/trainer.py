@@ -22,7 +22,7 @@ from vegrad.torch.answers import InUnits, answers
 from vegrad.torch.clip import clip_grad_norm_
 from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.reading import passes
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Loss
 
 EARLY = (1, 3)  # steps that are gauged too: the first may be the only one that is not too long
 

@@ -26,7 +26,7 @@ from vegrad.torch.diagnosis import check, diagnose, judged
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.loss_kinds import is_fitted, is_looked_at, is_of_differences, is_sum
 from vegrad.torch.reading import cells, passes
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Loss, taking_both
 from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.rows import are_independent
 from vegrad.torch.subject import MakeOptimizer, ModelSubject
@@ -160,7 +160,7 @@ def cure(
     model: Module,
     loss_fn: Loss,
     x: Any,
-    target: Any,
+    target: Any = None,
     *,
     optimizer: MakeOptimizer | None = None,
     goal: float | None = None,
@@ -217,7 +217,7 @@ def cure(
             rows=True for inputs and a target without rows in common.
     """
     check(model, loss_fn)
-    tell = listener(progress)
+    loss_fn, tell = taking_both(loss_fn, target), listener(progress)
     steps, batch_size = check_lengths(steps, batch_size, budget)
     check_goal(goal, "mse")
     unknown = Goal("mse", nan if goal is None else goal, nan)  # before the model has run

@@ -34,6 +34,7 @@ ALL_WELL = Refusal("the gradient through time reaches all steps, and does not gr
 OPEN = 1.0  # the bias of a gate that carries the state
 SAME = 0.05  # of a factor
 LEFT = 0.05  # of a gradient, where a truncation ends
+MOST = 10.0  # times that a gradient may grow within one
 LEAST_SCALES = 4  # steps
 
 
@@ -123,15 +124,22 @@ def _given(cell: Cell) -> str:
 
 
 def truncated(p: Patient) -> Proposal | Refusal:
-    """Go back no further than the gradient reaches: from every k1 steps, k1 + ln ε/ln g."""
+    """Go back no further than the gradient reaches: from every k1 steps, k1 + ln ε/ln g.
+
+    One that explodes is stopped before it has grown much: no smaller error is made, but a step of
+    usual length.
+    """
     cells = p.reading.cells
     if not cells:
         return NONE
     gains = [exp2(gain_of(one.sizes[:, 0])) for one in cells]
-    if not all(0 < gain < 1 for gain in gains):
-        return Refusal("where gradients do not shrink from step to step no truncation is small")
     if p.reading.memory or "vanishing" in p.kinds:
         return Refusal("what is cut off is what the task needs")
+    if "exploding" in p.kinds and isfinite(max(gains)) and max(gains) > 1:
+        back = max(2, int(log(MOST) / log(max(gains))))
+        return Proposal(Truncate(back // 2, back))
+    if not all(0 < gain < 1 for gain in gains):
+        return Refusal("where gradients do not shrink from step to step no truncation is small")
     length = max(one.length for one in cells)
     back = int(log(LEFT) / log(max(gains))) + 1
     if 4 * back > length:

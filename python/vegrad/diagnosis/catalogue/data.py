@@ -111,12 +111,13 @@ DATA = (
         says="The activation of the output cannot reach the targets.",
         shows="Outputs pile up at the bound of a sigmoid, tanh, softmax or ReLU, and the loss "
         "stops far above what a constant would reach: house prices from a sigmoid, negative "
-        "targets from a ReLU.",
-        evidence="The range of the activation beside that of the targets; or outputs at their "
-        "bound while the loss is above the best constant's.",
+        "targets from a ReLU, logits that a ReLU holds at 0.",
+        evidence="The range of the activation beside that of the targets; outputs at their "
+        "bound while the loss is above the best constant's; or logits of the rows' own classes at "
+        "their bound.",
         sites="The activation of the output, and the target.",
-        advises="Leave the output of a regression without an activation, or scale the targets to "
-        "what it can reach.",
+        advises="Leave the output of a regression, and logits, without an activation; or scale the "
+        "targets to what it can reach.",
         lies_in="architecture",
         curable=False,
         sources=(TAXONOMY,),

@@ -68,8 +68,11 @@ OPERATIONS = (
         name="masked-row",
         says="A softmax works over a row of which every entry is masked with −inf.",
         shows="NaN in attention for queries that may look at nothing: empty sequences, rows that "
-        "are all padding, the first row of a causal mask that excludes itself.",
-        evidence="A row of the softmax's input that is −inf throughout.",
+        "are all padding, the first row of a causal mask that excludes itself. Some "
+        "implementations make 0 of such rows: a mask that hides everything then leaves queries, "
+        "keys and values without a gradient.",
+        evidence="A row of the softmax's input that is −inf throughout; where that gives 0, all "
+        "rows are such.",
         sites="The softmax or attention, and the rows.",
         advises="Leave one key open in such rows (its result can be masked afterwards), drop the "
         "empty rows, or fill with the dtype's lowest finite number in place of −inf.",

@@ -289,9 +289,9 @@ WEIGHTS = (
         shows="The loss begins far above that of a constant guess (for k classes, log k), and the "
         "first steps only serve to bring it down.",
         evidence="The loss beside that of the best constant output, and the outputs' size.",
-        sites="The last layer's weight.",
-        advises="Multiply the last layer's weight by the factor that the finding gives. It should "
-        "begin so small that all classes are about equally likely.",
+        sites="The last layer's weight; in a residual stream, the last weights of its branches.",
+        advises="Multiply these weights by the factor that the finding gives. Outputs should begin "
+        "so small that all classes are about equally likely.",
         lies_in="weights",
         curable=True,
         sources=(

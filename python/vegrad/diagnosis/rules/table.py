@@ -14,6 +14,7 @@ from vegrad.diagnosis.rules import (
     distributions,
     divergence,
     embeddings,
+    first_loss,
     gradients,
     graph,
     loop,
@@ -60,7 +61,7 @@ CHAIN = (
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
 GRAPH = (nonfinite.PASS, *graph.RULES)
-ABSURD = graph.ABSURD_LOSS
+ABSURD = first_loss.ABSURD_LOSS
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = (*loop.RULES, *silent.RULES)

@@ -12,12 +12,13 @@ from vegrad.diagnosis.rules.suspects import LARGE_INPUT
 from vegrad.flow.data import Input
 from vegrad.flow.edits import Edit, Normalize, Redraw, Scale, ScaleData, SetActivation, Shift
 from vegrad.flow.finding import Finding, layer_sites
-from vegrad.flow.reading import MAPS, Chain, Reading
+from vegrad.flow.reading import INPUT, MAPS, Chain, Operation, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE
 
 ONE_SIDED = 0.9  # half the elements of a healthy ReLU layer have φ′ = 0
 ALIKE = 0.1  # by which means differ at most that one shift mends
+AXES = {"permute", "transpose", "t", "movedim", "swapaxes"}  # which make others of units
 HOLDS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # of derivative 0 beyond a bound
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
@@ -122,7 +123,7 @@ def _softmax(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     """Find a softmax between two maps where an activation belongs."""
     found, worst = list[str](), 0.0
     for place, one in enumerate(reading.operations):
-        below = shaped_by(reading, one.below[0]) if len(one.below) == 1 else None
+        below = _maker(reading, one.below[0]) if len(one.below) == 1 else None
         if one.kind != "softmax" or below is None or below.kind not in MAPS:
             continue
         takers = _takers(reading, place)
@@ -148,6 +149,16 @@ def _softmax(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _maker(reading: Reading, place: int) -> Operation | None:
+    """Return the operation that made values, whose last axis is still the last."""
+    while place != INPUT:
+        one = reading.operations[place]
+        if one.kind not in SAME - AXES or len(one.below) != 1:
+            return one
+        place = one.below[0]
+    return None
+
+
 def _takers(reading: Reading, place: int) -> list[str]:
     """Return the weights of the maps that take an output; [] if anything else does."""
     found, ahead = list[str](), {place}
@@ -155,7 +166,7 @@ def _takers(reading: Reading, place: int) -> list[str]:
         place += 1
         if ahead.isdisjoint(one.below):
             continue
-        if one.kind in (*SAME, "dropout"):
+        if one.kind in {*SAME, "dropout"} - AXES:
             ahead.add(place)
         elif one.kind in MAPS and one.parameters:
             found.append(one.parameters[0])

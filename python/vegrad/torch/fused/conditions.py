@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+from vegrad.arrays.checks import Array
 from vegrad.torch.fused.gradients import Node
 from vegrad.torch.models import state
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -39,6 +43,35 @@ def dtype_of(parameters: list[Tensor]) -> torch.dtype:
     if any(one.is_inference() for one in parameters):
         raise NotFusedError("the parameters must not be made in inference mode")
     return dtype
+
+
+def as_array(gradient: Tensor, name: str) -> Array:
+    """Return a gradient that flows back to a module of this name as a contiguous array.
+
+    Raises:
+        RuntimeError: it is a batch of gradients, as vmap makes one.
+    """
+    try:
+        return gradient.contiguous().numpy()
+    except RuntimeError as error:
+        functorch = torch._C._functorch
+        if functorch.is_batchedtensor(gradient) or functorch.is_legacy_batchedtensor(gradient):
+            raise RuntimeError(
+                f"a {name} takes one gradient at a time, and no batch of them (is_grads_batched, "
+                "vectorize=True, vmap of a backward pass): take them in a loop, or use the module "
+                "that was fused"
+            ) from error
+        raise
+
+
+def as_kind(module: torch.nn.Module, kind: type[Module], without: Collection[str]) -> Module:
+    """Return a module of this kind with the same attributes, submodules and parameters."""
+    found = object.__new__(kind)
+    own = ("_modules", "_parameters", "_buffers", "_flat_weights")
+    for name, value in vars(module).items():
+        if name not in without:
+            found.__dict__[name] = value.copy() if name in own else value
+    return found
 
 
 class _Refusal(Function):

@@ -18,7 +18,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from vegrad import _core
 from vegrad.arrays.checks import Array
-from vegrad.torch.fused.conditions import DTYPES, NotFusedError, dtype_of, is_plain_run, refuse
+from vegrad.torch.fused.conditions import (
+    DTYPES,
+    NotFusedError,
+    as_array,
+    as_kind,
+    dtype_of,
+    is_plain_run,
+    refuse,
+)
 from vegrad.torch.fused.gradients import Node
 
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
@@ -27,6 +35,7 @@ Output: TypeAlias = tuple[Tensor | PackedSequence, State]
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
+NAME = "fused recurrent module"
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
@@ -35,6 +44,9 @@ class _Order(NamedTuple):
 
     time_major: bool
     lengths: Array | None  # (B,); None: all are as long as the batch
+
+
+_STEPS_FIRST, _ROWS_FIRST = _Order(True, None), _Order(False, None)
 
 
 class _Batch(NamedTuple):
@@ -58,19 +70,22 @@ class _Cell(NamedTuple):
         self, order: _Order, x: Tensor, states: Sequence[Tensor], keep: bool
     ) -> tuple[list[Tensor], object]:
         """Return the output, the last states (1, B, H), and what is kept for the way back."""
-        h, c = (*(one.contiguous().numpy() for one in states), None, None)[:2]
-        rows, (time_major, lengths) = x.contiguous().numpy(), order
-        out, *ends, kept = self.layer.forward(
-            rows, lengths, h, c, *self.arrays, time_major, self.reverse, keep
+        time_major, lengths = order
+        h = states[0].contiguous().numpy() if states else None
+        c = states[1].contiguous().numpy() if len(states) > 1 else None
+        out, last_h, last_c, kept = self.layer.forward(
+            x.contiguous().numpy(), lengths, h, c, *self.arrays, time_major, self.reverse, keep
         )
-        last = [torch.from_numpy(one[None]) for one in ends if one is not None]
-        return [torch.from_numpy(out), *last], kept
+        outputs = [torch.from_numpy(out), torch.from_numpy(last_h[None])]
+        if last_c is not None:
+            outputs.append(torch.from_numpy(last_c[None]))
+        return outputs, kept
 
     def backward(
         self, kept: object, gradients: Sequence[Tensor | None], states: int, need_dx: bool
     ) -> list[Tensor | None]:
         """Return the gradients of x, as many states as were given, and the weights."""
-        d_out, *ends = (None if one is None else one.contiguous().numpy() for one in gradients)
+        d_out, *ends = (None if one is None else as_array(one, NAME) for one in gradients)
         d_h, d_c = (*(None if one is None else one[0] for one in ends), None)[:2]
         found = self.layer.backward(kept, d_out, d_h, d_c, need_dx)
         chosen = *found[: 1 + states], *found[3 : 3 + len(self.weights)]
@@ -130,6 +145,10 @@ class _Fused(nn.RNNBase):
     def __getstate__(self) -> dict[str, object]:
         return super().__getstate__() | {"_bound": None}
 
+    def __prepare_scriptable__(self) -> nn.RNNBase:
+        kind = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(self.mode, nn.RNN)
+        return as_kind(self, kind, ["_bound"])
+
     def _weights(self) -> tuple[_Bound, bytes] | None:
         """Return where the weights lie, and which need a gradient; None if they do not fit."""
         bound = self._bound
@@ -170,17 +189,18 @@ class _Fused(nn.RNNBase):
 
     def _batch(self, input: Tensor | PackedSequence, hx: State) -> _Batch | None:
         """Return the arguments as the passes take them, or None if they do not fit."""
-        pair = self.mode == "LSTM"
-        states: list[object] = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
-        if hx is None:
-            states = []
-        elif len(states) != 1 + pair:
-            return None
+        states: list[object] = []
+        if hx is not None:
+            pair = self.mode == "LSTM"
+            states = list(hx) if pair and isinstance(hx, tuple | list) else [hx]
+            if len(states) != 1 + pair:
+                return None
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         dtype = getattr(x, "dtype", None)
         fits = (
-            all(_is_plain(one, dtype) for one in (x, *states))
+            _is_plain(x, dtype)
+            and (not states or all(_is_plain(one, dtype) for one in states))
             and x.ndim in (2, 3)
             and x.shape[-1] == self.input_size
             and x.numel() > 0
@@ -193,6 +213,9 @@ class _Fused(nn.RNNBase):
     def _padded(self, x: Tensor, states: list[Tensor]) -> _Batch | None:
         """Return the arguments if x is (T, B, I), (B, T, I) or (T, I), and the states fit to it."""
         single, axis = x.ndim == 2, 0 if self.batch_first else 1
+        order = _ROWS_FIRST if self.batch_first else _STEPS_FIRST
+        if not (single or states):
+            return _Batch(x, order, states, self._both)
         if any(one.ndim != x.ndim for one in states):
             return None
         if single:
@@ -203,9 +226,9 @@ class _Fused(nn.RNNBase):
         def back(out: Tensor, ends: list[Tensor]) -> Output:
             if single:
                 out, ends = out.squeeze(axis), [one.squeeze(1) for one in ends]
-            return out, self._as_one(ends)
+            return self._both(out, ends)
 
-        return _Batch(x, _Order(not self.batch_first, None), states, back)
+        return _Batch(x, order, states, back)
 
     def _packed(self, packed: PackedSequence, states: list[Tensor]) -> _Batch | None:
         """Return the arguments if x is packed; its rows stay in the order that they lie in."""
@@ -228,6 +251,9 @@ class _Fused(nn.RNNBase):
         shape = self.num_layers * (1 + self.bidirectional), rows, self.hidden_size
         return all(one.shape == shape for one in states)
 
+    def _both(self, out: Tensor, ends: list[Tensor]) -> Output:
+        return out, self._as_one(ends)
+
     def _as_one(self, states: list[Tensor]) -> State:
         return tuple(states) if self.mode == "LSTM" else states[0]
 
@@ -247,7 +273,9 @@ class FusedLSTM(_Fused, nn.LSTM):
     """An nn.LSTM that runs each layer and direction in one pass; `fuse` makes it.
 
     Where the pass does not fit (under autocast, after the module was moved to another device or
-    converted to another dtype, for inputs that do not fit) nn.LSTM's own runs.
+    converted to another dtype, for inputs that do not fit) nn.LSTM's own runs. torch.jit.script
+    compiles an nn.LSTM, and leaves it in place of this one in the model that it was given. Of
+    gradients it takes one at a time: batches of them (is_grads_batched) are a RuntimeError.
     """
 
 
@@ -277,11 +305,7 @@ def fused(module: nn.RNNBase) -> nn.RNNBase:
         raise NotFusedError(f"{', '.join(names)} must be parameters of the module")
     dtype_of([module._parameters[name] for name in names])
     kind = {"LSTM": FusedLSTM, "GRU": FusedGRU}.get(module.mode, FusedRNN)
-    found = kind.__new__(kind)
-    own = ("_modules", "_parameters", "_buffers", "_flat_weights")
-    for name, value in vars(module).items():
-        if name != "_compiled_call_impl":
-            found.__dict__[name] = value.copy() if name in own else value
+    found = as_kind(module, kind, ["_compiled_call_impl"])
     found._bound = None
     return found
 
@@ -307,8 +331,7 @@ class _Pass(Function):
             with torch.no_grad():
                 found = _Pass.run(ctx, gradients)
             tensors = (*ctx.saved_tensors, *(one for one in gradients if one is not None))
-            name = "fused recurrent module"
-            found = [None if one is None else refuse(name, one, *tensors) for one in found]
+            found = [None if one is None else refuse(NAME, one, *tensors) for one in found]
         else:
             found = _Pass.run(ctx, gradients)
         return None, None, *found
@@ -340,7 +363,7 @@ def _is_plain(tensor: object, dtype: object) -> TypeGuard[Tensor]:
         type(tensor) in (Tensor, nn.Parameter)
         and isinstance(tensor, Tensor)
         and tensor.dtype is dtype
-        and tensor.device.type == "cpu"
+        and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_neg()
     )

@@ -13,11 +13,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn.modules.module import _has_any_global_hook as any_global_hook
 
 from vegrad import _core
 from vegrad.arrays.checks import Array
 from vegrad.torch.activations import MODULES
-from vegrad.torch.fused.conditions import DTYPES, NotFusedError, dtype_of, is_plain_run, refuse
+from vegrad.torch.fused.conditions import (
+    DTYPES,
+    NotFusedError,
+    as_array,
+    as_kind,
+    dtype_of,
+    is_plain_run,
+    refuse,
+)
 from vegrad.torch.fused.gradients import Block, Handover, Node
 
 # The attributes that a FusedMLP has beside those of a Sequential; copies make theirs anew.
@@ -52,7 +61,9 @@ class FusedMLP(nn.Sequential):
 
     Its own hooks are called, those of its layers are not. Where the pass does not fit (under
     autocast, after layers were moved, converted or exchanged, for inputs of another dtype or
-    device) the layers run one by one.
+    device, while there are hooks of all modules) the layers run one by one. torch.jit.script
+    compiles the layers, and leaves them in place of a FusedMLP in the model that it was given. Of
+    gradients it takes one at a time: batches of them (is_grads_batched) are a RuntimeError.
     """
 
     def __init__(self, *layers: nn.Module, direct: bool = False) -> None:
@@ -101,6 +112,9 @@ class FusedMLP(nn.Sequential):
         except NotFusedError:  # the layers had been exchanged before the copy
             self._layers = None
 
+    def __prepare_scriptable__(self) -> nn.Sequential:
+        return as_kind(self, nn.Sequential, _PASS)
+
     def __getitem__(self, idx: int | slice) -> nn.Module:
         if isinstance(idx, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
@@ -117,6 +131,7 @@ class FusedMLP(nn.Sequential):
             and x.shape[-1] == self._sizes[0]
             and x.numel() > 0
             and is_plain_run()
+            and not any_global_hook()
             and all(given.get(name, value) == value for given, name, value in self._numbers)
         )
         return _core.unmoved(self._own, self._named, self._places) if fits else None
@@ -186,10 +201,10 @@ class _Pass(Function):
                 "one of the variables needed for gradient computation has been modified by an "
                 "inplace operation: a parameter of a FusedMLP, after its forward pass"
             )
+        array = as_array(gradient, "FusedMLP")
         block = fused._handover.take()
-        gradient = gradient.contiguous()
         delta = fused._network.backward_kept(
-            ctx.number, x.numpy(), gradient.numpy(), ctx.needs_input_grad[1], block.array
+            ctx.number, x.numpy(), array, ctx.needs_input_grad[1], block.array
         )
         assert delta is not None  # `_fits` has made sure of that
         return delta, block

@@ -13,6 +13,7 @@ from vegrad.torch.monitor.report import Report, report
 from vegrad.torch.monitor.steps import StepHooks
 
 FEW = 4  # steps in which a parameter got no gradient before the graph is asked for the reason
+TINY = 1e-8  # of the joint norm, below which a gradient is none
 LATER = 10  # times the step at which nothing was found, from which there may be another look
 
 
@@ -81,6 +82,6 @@ def _without_gradient(monitor: StepHooks) -> tuple[str, ...]:
         if name in trained
         and (name in ran or (name in quiet and id(trained[name]) in held))
         and trained[name].requires_grad
-        and not any(one.gradient_norms[place] > 0 for one in lately)
+        and not any(one.gradient_norms[place] > TINY * one.gradient_norm for one in lately)
     )
     return (NO_GRADIENT,) if any(missing) else ()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from vegrad.torch.models import tensors_in
 from vegrad.torch.monitor.loss_graph import kind_of
-from vegrad.torch.reading.passes import Loss
+from vegrad.torch.reading.losses import Loss
 
 SCALED = {"mul", "div", "to_copy"}
 VIEWS = {"view", "_unsafe_view", "unsafe_view", "reshape_alias", "squeeze", "to_copy", "alias"}

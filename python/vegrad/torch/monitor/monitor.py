@@ -200,6 +200,8 @@ class Monitor(StepHooks):
             all: also the numbers of each parameter and module, by name.
         """
         counts = {"spikes": float(len(self.spikes)), "findings": float(len(self.findings))}
+        if len(self.history):
+            counts |= self.track.clip(self.history.last_step, self.history.last_sizes[1])
         return scalars(self, counts, everything=all)
 
     @property

@@ -25,9 +25,9 @@ from vegrad.flow.subject import Subject
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import exp2, listed
 from vegrad.reports import notebook, run_picture
+from vegrad.reports.module_text import ModuleRow, TimeRow, text_of_modules
 from vegrad.reports.picture import Figure
 from vegrad.reports.shown_run import ShownModules
-from vegrad.reports.text import ModuleRow, TimeRow, text_of_modules
 from vegrad.runs.run import Run
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.steps import StepHooks
@@ -83,7 +83,8 @@ class Report(Diagnosis):
             dtype = DTYPES.get(self.run.floor_log2, "")
         else:
             dtype = "" if self.reading is None else self.reading.dtype
-        return ShownModules(self.rows, self.through_time, self.notes, self.run, dtype)
+        rows = self.rows if self.run is None else _by_depth(self.rows, self.run.modules)
+        return ShownModules(rows, self.through_time, self.notes, self.run, dtype)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Draw the training, if it was monitored, or the modules; return matplotlib's figure.
@@ -268,6 +269,17 @@ def rows_of(reading: Reading, findings: Sequence[Finding]) -> tuple[ModuleRow, .
         }
         for place, one in enumerate(reading.modules)
     )
+
+
+def _by_depth(rows: Sequence[ModuleRow], modules: Sequence[str]) -> tuple[ModuleRow, ...]:
+    """Return rows with each module that was never run after the one that uses its weights."""
+    found = [row for row in rows if not isnan(row["activation_rms"])]
+    before = dict(zip(modules[1:], modules, strict=False))
+    for row in (row for row in rows if isnan(row["activation_rms"])):
+        names = [one["module"] for one in found]
+        last = before.get(row["module"])
+        found.insert(names.index(last) + 1 if last in names else len(found), row)
+    return tuple(found)
 
 
 def through_time(reading: Reading) -> tuple[TimeRow, ...]:

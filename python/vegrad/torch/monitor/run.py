@@ -63,6 +63,7 @@ def run_of(
         floor_log2=floor_of(monitor),
         noted=tuple(noted),
         spikes=tuple(spikes),
+        nonfinite=_nonfinite(step, loss, norm),
         about=about,
     )
 
@@ -91,6 +92,16 @@ def by_depth(order: Sequence[int], ran: int) -> list[int]:
     for one in sorted(order[ran:]):
         found.insert(found.index(one - 1) + 1 if one else 0, one)
     return found
+
+
+def _nonfinite(step: FloatArray, loss: FloatArray, norm: FloatArray) -> dict[str, float]:
+    """Return the first step at which a number was NaN or infinite, by its column's name.
+
+    A loss that is nan may be one that nobody has given, unless the gradients are not finite either.
+    """
+    wrong = ~np.isfinite(norm)
+    columns = {"loss": (wrong & np.isnan(loss)) | np.isinf(loss), "gradient_norm": wrong}
+    return {name: float(step[there][0]) for name, there in columns.items() if there.any()}
 
 
 def floor_of(monitor: StepHooks) -> float:

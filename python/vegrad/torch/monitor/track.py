@@ -16,6 +16,7 @@ from vegrad.torch.optimizer_step import CoreStep
 
 Size: TypeAlias = Tensor | float | None
 MOMENTARY = ("params", "lr", "initial_lr")  # of a group's entries: no settings of the whole run
+NAMES = ("norm_before_clip", "norm_after_clip")  # among the numbers for loggers
 ALIKE = 0.01  # relative: the size after a clip is what its limit says
 
 
@@ -28,16 +29,18 @@ class _Stepped(NamedTuple):
     after: float
     """The joint norm after the clip of one of vegrad's own optimizers."""
 
-    def norms(self, norm: float) -> tuple[float, float]:
-        """Return the joint norm before the clip and after it, given the one that was read."""
+    def around(self, norm: float) -> tuple[float, float] | None:
+        """Return the joint norm before and after a clip of all gradients; None if none was heard.
+
+        `norm` is the one that was read.
+        """
         if isfinite(self.after):  # it was read before the clip
             return norm, self.after
-        if self.before is not None and 0 < self.limit < inf:
-            # What was clipped are all gradients only if the clip left what was read.
-            before = float(self.before)
-            if abs(norm - min(before, self.limit)) <= ALIKE * norm:
-                return before, norm
-        return norm, norm
+        if self.before is None or not 0 < self.limit < inf:
+            return None
+        # What was clipped are all gradients only if the clip left what was read.
+        before = float(self.before)
+        return (before, norm) if abs(norm - min(before, self.limit)) <= ALIKE * norm else None
 
 
 class Tracks(NamedTuple):
@@ -97,13 +100,25 @@ class Track:
                 continue
             n = place[one.step]
             found.rate[n] = np.fmax(found.rate[n], one.rate)
-            found.before[n], found.after[n] = one.norms(float(norm[n]))
+            if (pair := one.around(float(norm[n]))) is not None:
+                found.before[n], found.after[n] = pair
         return found
 
     def last(self, norm: float) -> tuple[float, float, float]:
         """Return the joint norm before and after the clip of the last step, and the rate."""
         one = self._steps[-1]
-        return *one.norms(norm), one.rate
+        return *(one.around(norm) or (norm, norm)), one.rate
+
+    def clip(self, step: int, norm: float) -> dict[str, float]:
+        """Return a late step's norms around its clip, by name; nothing if no clip was heard.
+
+        `norm` is the joint norm of that step's gradients as they were read.
+        """
+        for one in reversed(self._steps):
+            if one.step <= step:
+                pair = one.around(norm) if one.step == step else None
+                return dict(zip(NAMES, pair, strict=True)) if pair is not None else {}
+        return {}
 
 
 def _settings(optimizer: Optimizer) -> dict[str, object]:

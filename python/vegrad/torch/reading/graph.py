@@ -13,23 +13,15 @@ from torch.nn import Module
 
 from vegrad.flow.reading import INPUT, MAPS, Operation
 from vegrad.torch.models import size_log2
-from vegrad.torch.reading.call import ADDS, ATTENTION, BATCH_NORM, VIEWS, Call
+from vegrad.torch.reading.attention import apart, flatness
+from vegrad.torch.reading.call import ADDS, BATCH_NORM, VIEWS, Call
 from vegrad.torch.reading.edges import Edge, after, before, is_finite
 from vegrad.torch.reading.tensors import ByTensor, tensors_in
 from vegrad.torch.reading.values import Values
 
 SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
-# Outputs of activations at and beyond which the derivative is below 5 % of its largest.
-BENDS = {
-    "relu": (0.0, inf),
-    "relu6": (0.0, 6.0),
-    "sigmoid": (0.0127, 0.9873),
-    "tanh": (-0.9747, 0.9747),
-}
 PARALLEL = 0.95  # of their size, which rows have in common, from which they may be parallel
 LEAST_FEATURES = 8  # of rows that may count as parallel
-LEAST_KEYS = 4  # of attention that may count as saturated
-SHARP = 0.99  # of its weight on one key, a row of attention counts as flat
 
 
 @dataclass
@@ -129,12 +121,12 @@ class Graph:
         if call.name in VIEWS and len(parameters) == 1 and not known:
             for one in made:
                 self._views[one] = parameters[0]
-        rms = flat = alike = nan
+        rms = flat = alike = keys = nan
         numbers = _is_signal(out) and out.layout is torch.strided
         measured = call.name not in VIEWS and numbers
         if measured:
             rms = rms_log2(out)
-            flat, alike = _flatness(call, out), shared(out, rms)
+            flat, alike, keys = flatness(call, out), shared(out, rms), apart(call)
         if call.name == "batch_norm":
             self._variance(call)
         lost = not rms < inf if measured else numbers and self._carries(out, known)
@@ -153,7 +145,16 @@ class Graph:
         below = tuple(sorted(known))
         self.operations.append(
             Operation(
-                kind, path, below, parameters, rms, flat=flat, alike=alike, lost=lost, edge=cause
+                kind,
+                path,
+                below,
+                parameters,
+                rms,
+                flat=flat,
+                alike=alike,
+                keys=keys,
+                lost=lost,
+                edge=cause,
             )
         )
         if self.outputs is not None and measured:
@@ -257,31 +258,3 @@ def shared(tensor: Tensor, rms: float) -> float:
     rows = rows if rows.dtype is torch.float64 else rows.float()
     rows = torch.nn.functional.normalize(rows, dim=1, eps=1e-30)
     return max(share, min(float(rows.mean(0).norm()), 1.0))
-
-
-def _flatness(call: Call, out: Tensor) -> float:
-    """Return the share of an output that is flat, for activations and attention."""
-    limits = BENDS.get(call.name)
-    if limits is None:
-        return _sharpness(call, out)
-    values = out.detach()
-    low, high = limits
-    return float(((values <= low) | (values >= high)).double().mean()) if values.numel() else nan
-
-
-def _sharpness(call: Call, out: Tensor) -> float:
-    """Return the share of attention's rows with nearly all weight on one of several keys."""
-    if call.name in ATTENTION and len(call.args) > 1:
-        query, key = (one.detach()[:2].float() for one in call.args[:2])
-        if query.shape[:-2] != key.shape[:-2]:
-            return nan
-        logits = query @ key.mT * (call.kwargs.get("scale") or query.shape[-1] ** -0.5)
-        if call.kwargs.get("is_causal"):
-            above = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
-            logits = logits.masked_fill(above, -inf)
-        out = logits.softmax(-1)
-    elif call.name != "softmax" or out.ndim < 3:
-        return nan
-    if out.shape[-1] < LEAST_KEYS or not out.numel():
-        return nan
-    return float((out.detach().amax(-1) > SHARP).double().mean())

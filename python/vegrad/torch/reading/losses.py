@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Signature, signature
 from math import nan
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vegrad.flow.data import Compared, KnownLoss
@@ -16,6 +18,7 @@ from vegrad.torch.reading.compared import Comparisons
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.tensors import is_transformed
 
+Loss: TypeAlias = Callable[..., Any]
 KINDS = {
     "mse_loss": "mse",
     "cross_entropy": "cross_entropy",
@@ -60,6 +63,28 @@ class Call:
             return None
         hits = output.argmax(1 if output.ndim > 1 else 0) == target
         return hits[(target != self.ignored) & (target >= 0)]
+
+
+def taking_both(loss_fn: Loss, target: object) -> Loss:
+    """Return a loss that is called with a target too, where there is none and it takes none."""
+    if target is not None:
+        return loss_fn
+    taken = loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn
+    try:
+        parameters = signature(taken)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return loss_fn
+    if _can_take(parameters, 2) or not _can_take(parameters, 1):
+        return loss_fn
+    return lambda output, _: loss_fn(output)
+
+
+def _can_take(parameters: Signature, count: int) -> bool:
+    try:
+        parameters.bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 class Heard(TorchFunctionMode):

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, nan
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,11 +37,10 @@ from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
-from vegrad.torch.reading.losses import Heard, known_losses
+from vegrad.torch.reading.losses import Heard, Loss, known_losses
 from vegrad.torch.reading.trace import Layer, Replay, Trace
 
 FAR = 60.0  # log2 of a size of δ, beyond which squares may leave the range of float32
-Loss: TypeAlias = Callable[[Any, Any], Any]
 
 
 class Task(NamedTuple):

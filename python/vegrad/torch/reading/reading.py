@@ -25,6 +25,7 @@ from vegrad.torch.reading.gradients import gradients, recorded
 from vegrad.torch.reading.graph import Graph, rms_log2, shared
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
+from vegrad.torch.reading.losses import Loss
 from vegrad.torch.reading.modules import modules_of
 from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
 from vegrad.torch.reading.trace import Trace, graph_of
@@ -38,7 +39,7 @@ WIDE = {torch.bfloat16, torch.float32, torch.float64}
 
 
 def read(
-    model: Module, loss_fn: passes.Loss, x: object, target: object, *, resamples: int, seed: int
+    model: Module, loss_fn: Loss, x: object, target: object, *, resamples: int, seed: int
 ) -> Reading:
     """Run a model forward and back, which leaves it as it was, and read what that tells.
 
@@ -53,8 +54,13 @@ def read(
     task = passes.Task(model, loss_fn, x, target)
     bad = not_finite("data", "x", x), not_finite("target", "target", target)
     data = tuple(one for one in bad if one is not None)
-    with models.untouched(model, loss_fn):
-        return _read(task, resamples, seed, data)
+    try:
+        with models.untouched(model, loss_fn):
+            return _read(task, resamples, seed, data)
+    except (TypeError, AttributeError) as error:
+        if message := no_tensors(x, target):
+            raise TypeError(message) from error
+        raise
 
 
 def _read(
@@ -354,11 +360,31 @@ def not_finite(kind: str, name: str, value: object) -> NonFiniteData | None:
     return None
 
 
+def no_tensors(x: object, target: object) -> str:
+    """Return what is wrong with arguments among which there are NumPy arrays; "" if there are none.
+
+    Some models and losses take them; of others PyTorch's own error says what is wrong within.
+    """
+    for name, value in (("x", x), ("target", target)):
+        for where, one in _parts(name, value).items():
+            if isinstance(one, np.ndarray):
+                dtype = ", dtype=torch.float32" if one.dtype == np.float64 else ""
+                return (
+                    f"{where} must be a torch.Tensor, not a numpy.ndarray: give "
+                    f"torch.as_tensor({where}{dtype})"
+                )
+    return ""
+
+
 def named_inputs(name: str, value: object) -> dict[str, Tensor]:
     """Return the tensors of an argument, by the names that a user would give them."""
-    several: dict[str, object] = {name: value}
-    if isinstance(value, tuple | list):
-        several = {f"{name}[{n}]": one for n, one in enumerate(value)}
-    elif isinstance(value, Mapping):
-        several = {f"{name}[{key!r}]": one for key, one in value.items()}
+    several = _parts(name, value)
     return {where: one for where, one in several.items() if isinstance(one, Tensor)}
+
+
+def _parts(name: str, value: object) -> dict[str, object]:
+    if isinstance(value, tuple | list):
+        return {f"{name}[{n}]": one for n, one in enumerate(value)}
+    if isinstance(value, Mapping):
+        return {f"{name}[{key!r}]": one for key, one in value.items()}
+    return {name: value}

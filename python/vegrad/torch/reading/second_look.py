@@ -19,9 +19,8 @@ from vegrad.torch import models
 from vegrad.torch.reading.edges import is_finite
 from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.hooks import Hooks
-from vegrad.torch.reading.losses import Heard
+from vegrad.torch.reading.losses import Heard, Loss
 from vegrad.torch.reading.parameters import read_parameters
-from vegrad.torch.reading.passes import Loss
 from vegrad.torch.reading.reading import interrupted, not_finite, read
 from vegrad.torch.reading.tensors import tensors_in
 from vegrad.torch.reading.trace import graph_of
