@@ -167,6 +167,12 @@ class MonitorHistory:
         _, _, joint, _, loss = self._steps[-1]
         return loss, joint
 
+    @property
+    def last_norms(self) -> FloatArray:
+        """The norm of each parameter's gradient in the last step."""
+        _, count, _, numbers, _ = self._steps[-1]
+        return np.frombuffer(numbers, np.float64, count)
+
     def columns(self, first: int, last: int) -> Columns:
         """Return the first and the last so many steps as arrays.
 

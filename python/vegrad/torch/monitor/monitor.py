@@ -106,7 +106,7 @@ class Monitor(StepHooks):
         self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
         self._batch: object = None
         self._due = False
-        self.steps = as_count("first_step", first_step)
+        self.steps = self.first_step = as_count("first_step", first_step)
         self._begin()
         self._journal = Journal(self, log, self.steps)
 

@@ -141,7 +141,12 @@ def _without_gradient(monitor: StepHooks) -> int:
     history = monitor.history
     ran = any(np.isfinite(size) for size in history[-1].activation_rms[_weighted(monitor)])
     taken = [one for steps in monitor.loop.steps.facts() for one in steps]
-    if not ran or not taken or any(one.backwards for one in taken) or history[0].step:
+    if (
+        not ran
+        or not taken
+        or any(one.backwards for one in taken)
+        or history[0].step != monitor.first_step
+    ):
         return 0
     if not any(one.requires_grad for one in monitor._params):
         return 0
@@ -222,7 +227,7 @@ def course_of(monitor: StepHooks, looks: Looks) -> Course:
         input_column=looks.input_column,
         outputs=looks.outputs,
         loss_kind="binary_cross_entropy" if monitor.loop.made_by in BINARY else "",
-        complete=int(columns.step[0]) == 0,
+        complete=int(columns.step[0]) == monitor.first_step,
     )
 
 
