@@ -275,7 +275,9 @@ class Way:
             for layer in reversed(range(L)):
                 w, step = self.network.layers[layer], self.network.steps[t][layer]
                 h, *c = (part[layer] for part in self.network.states[t])
-                self.flow.matrix_part(layer, t + 1, later[0][layer], step, self.rows)
+                if cell == "lstm":
+                    from_later = later[0][layer], later[1][layer]
+                    self.flow.into_cell(layer, t + 1, *from_later, step, self.rows)
                 delta = add(later[0][layer], entering)
                 kappa = later[1][layer] if c else None
                 found = cells.back(cell, step, h, c[0] if c else None, delta, kappa)
@@ -291,6 +293,8 @@ class Way:
                 passed = times(self.factors[t], passed)
                 matrix = times(self.factors[t], matrix)
                 self.flow.measure(layer, t, self.rows, delta, passed, matrix, found)
+                if cell == "lstm" and t == 0:
+                    self.flow.into_c0(layer, self.rows.only_both(0, into_c))
                 later[0][layer] = self.rows.keep(t, passed, delta)
                 below = self.network.input(layer, t)
                 self._add(layer, "weight_ih", matmul(transpose(at_input), below))
@@ -315,7 +319,7 @@ class Flow:
     """
 
     def __init__(self, L: int, T: int, H: int) -> None:
-        names = ("delta", "gain", "carry", "matrix", "hidden")
+        names = ("delta", "gain", "cell_gain", "carry", "matrix", "hidden")
         self.arrays = {f"{name}_log2": np.full((L, T), math.nan) for name in names}
         self.arrays["carry_mean"] = np.full((L, H), math.nan)
         self.kappas: dict[tuple[int, int], Scaled] = {}
@@ -348,15 +352,26 @@ class Flow:
             to["carry_log2"][layer, t] = ratio(carried, delta) if gru else -math.inf
             to["matrix_log2"][layer, t] = ratio(matrix, delta)
 
-    def matrix_part(
-        self, layer: int, t: int, passed: Scaled, before: cells.Step, rows: Rows
+    def into_cell(
+        self, layer: int, t: int, passed: Scaled, carried: Scaled, before: cells.Step, rows: Rows
     ) -> None:
-        """Of an LSTM's κ_t what comes to κ_{t-1} by way of h_{t-1}, which `passed` goes into."""
+        """Of an LSTM's κ_t what comes to κ_{t-1}: all, and by way of h_{t-1}.
+
+        `passed` is what goes into h_{t-1}, `carried` what goes into c_{t-1} itself.
+        """
         kappa = self.kappas.get((layer, t))
-        if kappa is not None and before.c is not None:
+        if kappa is not None:
             both = Scaled(np.where(rows.there[t - 1][:, None], kappa.mantissa, 0.0), kappa.exponent)
             through = rows.only(t - 1, rows.only(t, cells.below_lid(before, passed)))
             self.arrays["matrix_log2"][layer, t] = ratio(through, both)
+            everything = add(through, rows.only(t - 1, rows.only(t, carried)))
+            self.arrays["cell_gain_log2"][layer, t] = ratio(everything, both)
+
+    def into_c0(self, layer: int, carried: Scaled) -> None:
+        """What goes into c before the first step comes from κ_0 alone."""
+        if (layer, 0) in self.kappas:
+            size = ratio(carried, self.kappas[layer, 0])
+            self.arrays["cell_gain_log2"][layer, 0] = size
 
     def measure_forward(self, network: Unrolled, rows: Rows) -> None:
         for layer, carries in enumerate(network.carries):

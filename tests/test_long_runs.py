@@ -124,6 +124,37 @@ def test_optimizers(maker: Any) -> None:
     assert optimizer.steps > STEPS
 
 
+@pytest.mark.parametrize("clip", [None, clipping.AutoClip(50)], ids=["many steps", "one step"])
+def test_fit(clip: clipping.Rule | None) -> None:
+    """A training that does not get on is judged by all its steps: ever more seldom."""
+    x = np.random.default_rng(0).standard_normal((40, 3))
+    net = vegrad.MLP([3, 4, 2], loss="mse", seed=0)
+    epochs, counts = STEPS // 50, np.zeros(STEPS // 50 + 1)
+
+    def count(frame: object, event: str, argument: object) -> None:
+        if event in ("call", "c_call"):
+            counts[history.epochs if history else 0] += 1
+
+    history: vegrad.History | None = None
+
+    def note(_: vegrad.MLP, seen: vegrad.History) -> None:
+        nonlocal history
+        history = seen
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        optimizer = vegrad.SGD(1e-9, clip=copy.deepcopy(clip))
+        net.fit(
+            x, x[:, :2], optimizer=optimizer, epochs=epochs, batch_size=2, shuffle=False,
+            progress=False, on_finding=None, callbacks=[note]
+        )  # fmt: skip
+    finally:
+        sys.setprofile(before)
+    third = epochs // 3
+    assert counts[2 * third : -1].mean() < 1.5 * counts[third : 2 * third].mean()
+
+
 def test_torch_optimizers() -> None:
     torch = pytest.importorskip("torch")
     from vegrad.torch import optim

@@ -113,6 +113,8 @@ def test_schedules_at_their_ends() -> None:
     assert [cosine(1.0, 10, final=0.5)(step) for step in (0, 10, 99)] == [1.0, 0.5, 0.5]
     assert cosine(1.0, 0)(0) == 0.0
     assert warmup(1.0, 0)(0) == 1.0
+    assert repr(cosine(1e-3, 10, warmup=2)) == "cosine(0.001, 10, warmup=2)"
+    assert repr(warmup(1e-3, 10)) == "warmup(0.001, 10)"
     for rate in (cosine(1.0, 10), warmup(1.0, 10)):
         with pytest.raises(ValueError, match="step must be at least 0, not -1"):
             rate(-1)

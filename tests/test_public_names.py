@@ -10,6 +10,7 @@ VEGRAD = [
     "Adam",
     "AdamW",
     "Attempt",
+    "Buffers",
     "Clipped",
     "Comparison",
     "Cure",

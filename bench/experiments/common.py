@@ -1,11 +1,13 @@
 """The parts that the experiments share: digits, training, tables, pictures.
 
 Each experiment is a program: `python bench/experiments/NAME.py` prints what theory or the
-literature says beside what `vegrad.MLP` does, and draws NAME.png next to itself.
+literature says beside what `vegrad.MLP` does, and writes NAME.json, with the same tables for the
+gallery, and NAME.png next to itself.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ BATCH = 64
 TRAIN = 1400  # of the 1797 digits; the rest is for testing
 INK, BLUE, ORANGE = "#22313f", "#0072b2", "#d55e00"
 GREEN, RED, FAINT = "#1b7f4b", "#b3261e", "#9aa5b1"
+TABLES: list[list[list[str]]] = []  # that were printed, for the file beside the program
 Rows = tuple[np.ndarray, np.ndarray]
 
 
@@ -69,6 +72,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print columns as wide as needed; the first is aligned left, the others right."""
     cells = [list(head), *([str(cell) for cell in row] for row in rows)]
+    TABLES.append(cells)
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     for row in cells:
         first, rest = row[0].ljust(widths[0]), zip(row[1:], widths[1:], strict=True)
@@ -86,8 +90,14 @@ def picture(title: str) -> tuple[Figure, Any]:
     return sheet, panel
 
 
+def _written(row: Sequence[str]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
 def save(sheet: Figure, program: str) -> None:
-    """Save the sheet beside the program, under the program's name."""
+    """Save the sheet and the tables beside the program, under the program's name."""
     path = Path(program).with_suffix(".png")
+    tables = "],\n[".join(",\n ".join(map(_written, one)) for one in TABLES)
+    path.with_suffix(".json").write_text(f"[[{tables}]]\n", encoding="utf-8")
     sheet.savefig(path, dpi=90)
     print(f"picture: {path.name}, {path.stat().st_size / 1000:.0f} kB; {time.process_time():.0f} s")

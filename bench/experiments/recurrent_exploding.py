@@ -68,6 +68,7 @@ def main() -> None:
     panel.set_ylabel("mean square error")
     panel.set_xscale("log")
     panel.set_yscale("log")
+    panel.set_ylim(top=1e6)  # one step further a loss without a clip is 1e100 or more
     panel.legend(frameon=False)
     save(sheet, __file__)
 

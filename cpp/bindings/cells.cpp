@@ -120,6 +120,7 @@ void backward_as(int cell, int H, const py::dict& arrays, bool fresh) {
   b.carried_squares = in.one_a_row("carried_squares");
   b.state_squares = in.one_a_row("state_squares");
   b.matrix_squares = in.one_a_row("matrix_squares");
+  b.into_state_squares = in.one_a_row("into_state_squares");
   b.carry_sums = in.get("carry_sums", (in.rows() + kRowGroup - 1) / kRowGroup, in.slot());
   const bool state = Cell(cell) != Cell::lstm || (b.c && b.c_before);
   const bool carries = kCellSlots[cell] == 1 || b.carried;

@@ -114,6 +114,7 @@ py::dict flow(const AnyRecurrent& self) {
     py::dict result;
     result["delta_log2"] = array(flow.delta);
     result["gain_log2"] = array(flow.gain);
+    result["cell_gain_log2"] = array(flow.cell_gain);
     result["carry_log2"] = array(flow.carry);
     result["matrix_log2"] = array(flow.matrix);
     result["hidden_log2"] = array(flow.hidden);

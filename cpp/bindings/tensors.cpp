@@ -225,9 +225,12 @@ void Buffers::take(const void* pointer, const py::handle& item, View& view) {
 
 void Buffers::add_array(const py::handle& item, View& view) {
   const auto array = py::reinterpret_borrow<py::array>(item);
-  if (!dtype_of(array.dtype(), view.dtype))
-    throw py::type_error(here() + " must be " + kDtypes + ", not " +
-                         std::string(py::str(array.dtype())));
+  if (!dtype_of(array.dtype(), view.dtype)) {
+    const bool native = py::cast<bool>(array.dtype().attr("isnative"));
+    throw py::type_error(
+        here() + " must be " + kDtypes + ", not " + std::string(py::str(array.dtype())) +
+        (native ? "" : ", whose bytes are in the other order than this machine's"));
+  }
   if (writable_ && !array.writeable())
     throw py::value_error(here() + " must be writable, not a read-only array");
   view.data = static_cast<char*>(const_cast<void*>(array.data()));

@@ -89,8 +89,8 @@ void cell_backward_block(const CellBackward<T>& b, int together) {
     }
     p.b += std::ptrdiff_t(b.H) * gates * together * lanes;
   }
-  T* const out[] = {b.delta_squares, b.passed_squares, b.carried_squares, b.state_squares,
-                    b.matrix_squares};
+  T* const out[] = {b.delta_squares, b.passed_squares, b.carried_squares,
+                    b.state_squares, b.matrix_squares, b.into_state_squares};
   for (int s = 0; s < kSquaresOf<Cell, FLOW>; ++s)
     if (out[s]) squares[s].write(b.rows, out[s]);
 }

@@ -40,7 +40,7 @@ struct BackwardRow {
   T* gates;
   std::ptrdiff_t slot;
   const T *h, *h_before, *c, *c_before;
-  Vector<T> carried_on, state, matrix;  // out, those that the cell has
+  Vector<T> carried_on, state, matrix, into_state;  // out, those that the cell has
 
   VEGRAD_INLINE Vector<T> get(int s) const { return load<T>(gates + s * slot); }
   VEGRAD_INLINE void put(int s, Vector<T> v) const { store<T>(gates + s * slot, units(v)); }
@@ -107,6 +107,7 @@ struct LstmCell {
     r.put(3, (r.delta * o) * (y * (T(1) - o)));
     r.state = kappa;
     r.matrix = r.product * through;
+    r.into_state = r.carried + r.matrix;
   }
 };
 
@@ -173,6 +174,7 @@ void advance(CellBackward<T>& b, std::ptrdiff_t rows) {
   move(b.carried_squares, rows);
   move(b.state_squares, rows);
   move(b.matrix_squares, rows);
+  move(b.into_state_squares, rows);
   b.carry_row += int(rows);
 }
 
@@ -257,13 +259,14 @@ void finish_forward(const CellForward<T> f, int first, int rows, int j, int end,
 }
 
 // In the order of CellBackward's.
-enum { kDelta, kPassed, kCarried, kState, kMatrix, kSquares };
+enum { kDelta, kPassed, kCarried, kState, kMatrix, kIntoState, kSquares };
 
 // How many of them a cell has.
 template <class Cell, bool FLOW>
-constexpr int kSquaresOf = !FLOW            ? kPassed
-                           : Cell::kCarries ? kSquares
-                                            : kCarried;
+constexpr int kSquaresOf = !FLOW                   ? kPassed
+                           : Cell::kCarriesInState ? kSquares
+                           : Cell::kCarries        ? kIntoState
+                                                   : kCarried;
 
 // What a row has at every vector.
 template <class T>
@@ -275,7 +278,7 @@ struct BackwardScales {
 template <class Cell, bool FLOW, bool WHOLE, class T>
 VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* sums,
                                const BackwardScales<T>& scales, Vector<T> (&total)[kSquares]) {
-  BackwardRow<T, Units<T, WHOLE>> r{{b.H, j}, {}, {}, {}, {}, {}, b.slot,
+  BackwardRow<T, Units<T, WHOLE>> r{{b.H, j}, {}, {}, {}, {}, {}, b.slot, {},
                                     {},       {}, {}, {}, {}, {}, {}};
   const bool carries = Cell::kCarries && b.carried;
   T* const carried = carries ? b.carried + i * b.ld_carried + j : nullptr;
@@ -304,13 +307,13 @@ VEGRAD_INLINE void backward_at(const CellBackward<T>& b, int i, int j, const T* 
     if (carries) store<T>(carried, r.units(r.carried_on));
   } else if (Cell::kCarriesInState && carries) {
     store<T>(carried, r.units(r.carried));
-    r.state = r.carried;
+    r.state = r.into_state = r.carried;
   } else {
     r.matrix = r.product;
   }
   total[kDelta] = fma(r.delta, r.delta, total[kDelta]);
   if constexpr (FLOW) {
-    const Vector<T> of[] = {r.delta, passed, r.carried_on, r.state, r.matrix};
+    const Vector<T> of[] = {r.delta, passed, r.carried_on, r.state, r.matrix, r.into_state};
     for (int s = kPassed; s < kSquaresOf<Cell, FLOW>; ++s) {
       const Vector<T> v = r.units(of[s]);
       total[s] = fma(v, v, total[s]);

@@ -72,7 +72,8 @@ struct CellBackward {
   T* state_squares;    // lstm: Σ κ²
   T* carry_sums;  // lstm, gru: f or z of each unit is added (slot), for every four rows of those
   int carry_row;  // of which this is the number of the first
-  T* matrix_squares;  // lstm: Σ (p o (1 - tanh² c))², gru: Σ (scale Uᵀ α_after)²
+  T* matrix_squares;      // lstm: Σ (p o (1 - tanh² c))², gru: Σ (scale Uᵀ α_after)²
+  T* into_state_squares;  // lstm: Σ of that and what is carried from the step after, squared
 };
 
 template <class T>

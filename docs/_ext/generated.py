@@ -5,6 +5,7 @@ stands, for who reads the source, where to find the same: the site leaves this p
 """
 
 import ast
+import json
 import os
 import re
 import textwrap
@@ -24,6 +25,8 @@ BENCH = DOCS.parent / "bench"
 EXPERIMENTS = BENCH / "experiments"
 STUB = re.compile(r"^\*Made when the site is built.*?\*\n\n", re.DOTALL | re.MULTILINE)
 ADDRESS = re.compile(r"(?<![<(])(https?://[^\s,;)]+)")
+WORD = re.compile(r"\[([^]]+)\]\((?:\.\./)*glossary\.md#([^)\s]+)\)")
+WORDS = {name.lower().replace(" ", "-"): name for term in TERMS for name in term.names}
 PAPER = re.compile(r"\barXiv:(\d{4}\.\d{4,5})")
 
 
@@ -81,7 +84,7 @@ def cause_page(cause: Cause) -> Iterator[str]:
 
 
 def gallery() -> Iterator[str]:
-    """Give each experiment that draws a picture: its picture, what it shows, and its program."""
+    """Give each experiment that draws a picture: that, what it shows, its tables, its program."""
     for program in sorted(EXPERIMENTS.glob("*.py"), key=place):
         group = f"{program.stem.removesuffix('s')}-"
         pictures = [
@@ -95,9 +98,18 @@ def gallery() -> Iterator[str]:
         yield from (f"## {plain(title)}", "")
         yield from (f"![{plain(title)}]({os.path.relpath(p, DOCS / 'gallery')})" for p in pictures)
         yield from ("", linked(marked(" ".join(text.split()))), "")
+        yield from results(program.with_suffix(".json"))
         papers = PAPER.findall(described(program))
         paper = "".join(f" · [arXiv:{n}](https://arxiv.org/abs/{n})" for n in dict.fromkeys(papers))
         yield from (f"`python bench/experiments/{program.name}`{paper}", "")
+
+
+def results(path: Path) -> Iterator[str]:
+    """Give the tables that an experiment has written beside itself, if it has any."""
+    for head, *rows in json.loads(path.read_text(encoding="utf-8")) if path.exists() else ():
+        for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows):
+            yield f"| {' | '.join(map(marked, row))} |"
+        yield ""
 
 
 def described(program: Path) -> str:
@@ -151,13 +163,17 @@ PARTS: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def fill(app: Sphinx, name: str, source: list[str]) -> None:
-    """Put the parts in the place of their marks, in a page that was read."""
-    source[0] = re.sub(
+    """Put the parts in the place of their marks, in a page that was read.
+
+    A link to a word of the glossary, which who reads the source can follow too, leads to the word.
+    """
+    text = re.sub(
         r"^<!-- generated: (\w+) -->$",
         lambda mark: "\n".join(PARTS[mark[1]]()),
         STUB.sub("", source[0]),
         flags=re.MULTILINE,
     )
+    source[0] = WORD.sub(lambda link: f"{{term}}`{link[1]} <{WORDS[link[2]]}>`", text)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

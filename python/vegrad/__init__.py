@@ -9,6 +9,7 @@ from importlib import import_module
 
 from vegrad import clipping, optim
 from vegrad._core import __version__, isa, num_threads, set_num_threads
+from vegrad.arrays.checks import Buffers
 from vegrad.arrays.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.clipping import (
     Clipped,
@@ -28,6 +29,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Attempt",
+    "Buffers",
     "Clipped",
     "Comparison",
     "Cure",

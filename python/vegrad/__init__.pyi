@@ -6,6 +6,7 @@ from vegrad._core import __version__ as __version__
 from vegrad._core import isa as isa
 from vegrad._core import num_threads as num_threads
 from vegrad._core import set_num_threads as set_num_threads
+from vegrad.arrays.checks import Buffers as Buffers
 from vegrad.arrays.measurement import Measurement as Measurement
 from vegrad.arrays.measurement import Statistics as Statistics
 from vegrad.arrays.measurement import measure as measure

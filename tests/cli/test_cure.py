@@ -28,11 +28,11 @@ def cure(*arguments: str) -> int:
 def test_a_cure_with_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert cure(*SICK, "--patch", "patch.py", "--save", "net.safetensors") == 0
     text = capsys.readouterr().out
-    assert "cured: vanishing → healthy: scale each layer" in text
+    assert "cured: vanishing → healthy: multiply the weights of every layer" in text
     assert "proof: " in text
     network = MLP.load("net.safetensors")
     assert network.config["sizes"] == [13, *[16] * 19, 3]
-    assert "vegrad.lsuv_(network" in Path("patch.py").read_text(encoding="utf-8")
+    assert "network.parameters[name][...] *= " in Path("patch.py").read_text(encoding="utf-8")
     assert {path.name for path in Path().iterdir()} == {"patch.py", "net.safetensors"}
 
 

@@ -17,6 +17,14 @@ def test_text(cell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "critical" in text if cell in ("tanh", "relu") else "bias" in text
 
 
+@pytest.mark.parametrize("cell", ["relu", "lstm"])
+def test_a_quiet_one_says_a_sentence(cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["theory", "--cell", cell, "--hidden", "24", "--inputs", "8", "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{cell} with weights as PyTorch's: ‖δ‖ gets 0.")
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["theory", "--cell", "tanh", "--hidden", "50", "--input-rms", "2", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

@@ -22,7 +22,14 @@ from tests.core.test_network import MARGIN, both_dtypes, make_target, rounded
 from tests.reference import LOSSES, value
 
 CELLS = tuple(reference.GATES)
-FLOWS = ("delta_log2", "gain_log2", "carry_log2", "matrix_log2", "hidden_log2")
+FLOWS = (
+    "delta_log2",
+    "gain_log2",
+    "cell_gain_log2",
+    "carry_log2",
+    "matrix_log2",
+    "hidden_log2",
+)
 
 
 def draw_case(

@@ -263,3 +263,4 @@ def test_an_lstm_that_carries_all_has_a_gain_of_its_forget_gate() -> None:
     assert_close(flow["carry_log2"][0, 0], np.log2(f.max()), 1e-3)  # the largest is left
     assert (flow["matrix_log2"][0, 1:] == -math.inf).all()
     assert np.isnan(flow["matrix_log2"][0, 0])
+    assert_close(flow["cell_gain_log2"], flow["carry_log2"])

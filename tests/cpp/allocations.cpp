@@ -1,5 +1,7 @@
 // Passes and trainings of a recurrent network, which take no memory once they have been done.
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <numeric>

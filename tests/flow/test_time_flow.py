@@ -14,7 +14,7 @@ from vegrad.flow.time_flow import TimeFlow
 def flow_of(delta: Any, gain: Any, carry: Any = ((math.nan,),), **more: Any) -> TimeFlow:
     delta, gain = np.atleast_2d(np.float64(delta)), np.atleast_2d(np.float64(gain))
     nothing = np.full_like(delta, math.nan)
-    return TimeFlow(delta, gain, nothing, nothing, nothing, np.float64(carry), **more)
+    return TimeFlow(delta, gain, *[nothing] * 4, np.float64(carry), **more)
 
 
 def halves(T: int, factor: float = 0.5) -> TimeFlow:
@@ -64,6 +64,46 @@ def test_the_reach_of_an_lstm_is_that_of_its_cell() -> None:
     (cell,) = vegrad.diagnose(network, x, x[:, 0, :1]).reading.cells
     measured = np.flatnonzero(cell.sizes[:, 0] < cell.sizes[0, 0] - math.log2(1000))[0]
     assert network.flow.reach[0] == pytest.approx(measured, abs=2)
+
+
+def cell_gradients(p: dict[str, Any], x: Any, entering: Any) -> list[float]:
+    """‖κ_t‖ of an LSTM of one layer whose loss enters at the last step, in plain NumPy."""
+    sigmoid, H = (lambda z: 1 / (1 + np.exp(-z))), p["rnn.weight_hh_l0"].shape[1]
+    h, c, kept = np.zeros((len(x), H)), np.zeros((len(x), H)), []
+    for x_t in x.transpose(1, 0, 2):
+        z = x_t @ p["rnn.weight_ih_l0"].T + h @ p["rnn.weight_hh_l0"].T
+        i, f, g, o = np.split(z + p["rnn.bias_ih_l0"] + p["rnn.bias_hh_l0"], 4, axis=1)
+        i, f, g, o, before = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o), c
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        kept.append((i, f, g, o, before, np.tanh(c)))
+    delta, kappa, sizes = entering, np.zeros_like(c), []
+    for i, f, g, o, before, y in reversed(kept):
+        kappa = kappa + delta * o * (1 - y * y)
+        sizes.append(float(np.linalg.norm(kappa)))
+        parts = kappa * g * i * (1 - i), kappa * before * f * (1 - f), kappa * i * (1 - g * g)
+        delta = np.hstack([*parts, delta * y * o * (1 - o)]) @ p["rnn.weight_hh_l0"]
+        kappa = kappa * f
+    return sizes[::-1]
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
+def test_an_lstm_tells_what_is_left_and_not_the_sum_of_its_parts(spread: float) -> None:
+    """What is carried and what goes through U may point against each other."""
+    rng, T = np.random.default_rng(3), 40
+    network = vegrad.RNN(3, 24, 1, seed=0, dtype="float64")
+    network.parameters["rnn.weight_hh_l0"][...] = spread * rng.standard_normal((96, 24)) / 5
+    x, target = rng.standard_normal((8, T, 3)), rng.standard_normal((8, 1))
+    network.backward(x, target)
+    error = 2 * (network.forward(x) - target) / target.size
+    entering = error @ network.parameters["head.weight"]
+    sizes = np.log2(cell_gradients(network.parameters, x, entering))
+    flow = network.flow
+    np.testing.assert_allclose(flow.left_log2[0], sizes - sizes[-1], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(flow.passed_log2[0, 1:], sizes[:-1] - sizes[1:], rtol=0, atol=1e-9)
+    both = np.logaddexp2(flow.carry_log2, flow.matrix_log2)[0, 1:]
+    assert (flow.passed_log2[0, 1:] < both + 1e-9).all()
+    assert spread < 1 or both.sum() > flow.passed_log2[0, 1:].sum() + 2
 
 
 def test_time_scales_of_units() -> None:

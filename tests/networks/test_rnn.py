@@ -257,3 +257,22 @@ def test_a_million_steps_with_a_truncation() -> None:
     x = np.zeros((1, 1_000_000, 1), "float32")
     assert net.workspace_bytes(1, 1_000_000, 20) < 1_000_000
     assert math.isfinite(net.backward(x, x, truncation=20))
+
+
+def test_a_pass_that_pays_for_no_second_thread_takes_none() -> None:
+    net, before = vegrad.RNN(8, 64, 1, seed=0), vegrad.num_threads()
+    found = []
+    for threads in (1, 3):  # each has memory of its own
+        vegrad.set_num_threads(threads)
+        found.append([net.workspace_bytes(*shape) for shape in ((1, 100), (4, 4), (16, 100))])
+    vegrad.set_num_threads(before)
+    one, three = found
+    assert one[:2] == three[:2]
+    assert one[2] < three[2]
+
+
+def test_memory_grows_with_the_steps_by_what_the_way_back_needs() -> None:
+    for cell, kept in (("lstm", 6), ("gru", 5), ("tanh", 2)):
+        net = vegrad.RNN(64, 64, 1, cell=cell, targets="all", seed=0)
+        grown = net.workspace_bytes(16, 200) - net.workspace_bytes(16, 100)
+        assert grown < 1.2 * 4 * kept * 100 * 16 * 64

@@ -130,6 +130,10 @@ def test_bad_input() -> None:
         vegrad.truncation(network, x, target)
     with pytest.raises(ValueError, match="finite and not zero, but it is not finite"):
         vegrad.truncation(network, x + np.inf, target)
+    bad = x.copy()
+    bad[3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"not finite, since x\[3, 2\] is nan"):
+        vegrad.truncation(network, bad, target)
     with pytest.raises(ValueError, match="scheme must be one of"):
         vegrad.truncation(network, x, target, scheme="random")
     with pytest.raises(ValueError, match="tolerance must be from 0"):

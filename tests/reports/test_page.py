@@ -18,6 +18,8 @@ from vegrad.diagnosis.history import History
 from vegrad.flow.finding import Finding
 from vegrad.networks.diagnosis import diagnose
 from vegrad.reports import style
+from vegrad.reports import words as said
+from vegrad.reports.glossary import term_of
 from vegrad.reports.svg import Chart, plain_ticks, power_ticks, thinned
 
 RNG = np.random.default_rng(3)
@@ -88,7 +90,7 @@ SICK: dict[str, Diagnosis] = {
     "healthy": judge(activation="relu", init="he_normal"),
     "one layer": judge(1),
     "two layers": judge(2),
-    "no theory": replace(judge(), expected=None),
+    "no theory": replace(judge(), expected_flow=None),
     "zero": diagnose(network(3, loss="mse"), X, network(3, loss="mse").forward(X)),
     "recurrent": judge_sequences(40, layers=2),
     "recurrent, one step": judge_sequences(1, cell="relu"),
@@ -162,9 +164,10 @@ def test_charts_are_described_in_words() -> None:
 
 def test_small_departures_may_add_up() -> None:
     diagnosis = SICK["healthy"]
-    assert diagnosis.expected is not None
-    shifted = replace(diagnosis.expected, delta_log2=diagnosis.expected.delta_log2 + 50.0)
-    page = Page(replace(diagnosis, expected=shifted).to_html())
+    expected = diagnosis.expected_flow
+    assert expected is not None
+    shifted = replace(expected, delta_log2=expected.delta_log2 + 50.0)
+    page = Page(replace(diagnosis, expected_flow=shifted).to_html())
     assert re.search(r"but together they leave \S+ of δ at the first layer", page.text)
 
 
@@ -379,3 +382,13 @@ def test_in_a_browser(width: int, dark: bool, tmp_path: Path) -> None:
     assert found["ink"] != found["ground"]
     if width < 500:
         assert found["sideways"] > width
+
+
+def test_a_page_explains_its_words() -> None:
+    page = Page(SICK["vanishing"].to_html())
+    assert "Words" in page.text
+    for name in ("vanishing", "δ, delta", "gain"):
+        assert name in page.text
+    assert "time scale" not in page.text
+    for names in (said.FLOW, said.THEORY, said.TIME, said.GRADIENTS, said.TRAINING, said.PROOF):
+        assert all(term_of(name) is not None for name in names)

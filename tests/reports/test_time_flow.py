@@ -38,7 +38,7 @@ def test_a_diagnosis_shows_the_flow_of_its_pass(
     target = RNG.standard_normal((4, steps, 2))
     found = vegrad.diagnose(network, X[:, :steps], target if targets == "all" else target[:, -1])
     assert isinstance(found.flow, vegrad.TimeFlow)
-    assert (found.time_flow, found.layer_flow, found.expected) == (found.flow, None, None)
+    assert (found.time_flow, found.layer_flow, found.expected_flow) == (found.flow, None, None)
     np.testing.assert_array_equal(found.flow.delta_log2, network.flow.delta_log2)
     head, table, said, verdict, *_ = str(found).split("\n\n")
     assert f"{table}\n\n{said}" == str(found.flow)
@@ -85,3 +85,37 @@ def test_files_and_extremes(tmp_path: Path) -> None:
         network.flow.plot(path)
         assert path.stat().st_size > 1000
         assert str(network.flow)
+
+
+def test_the_axes_of_steps_are_one_and_the_bar_has_figures() -> None:
+    pytest.importorskip("matplotlib")
+    for cell in ("relu", "lstm"):
+        for factor in (1.0, 30.0):
+            network = vegrad.RNN(3, 5, 2, cell=cell, layers=2, seed=0)
+            for layer in (0, 1):
+                network.parameters[f"rnn.weight_hh_l{layer}"][...] *= factor
+            network.backward(X, np.ones((4, 2)))
+            figure = network.flow.plot()
+            steps = [one for one in figure.axes if one.get_xlabel() == "step" or one.images]
+            assert {one.get_xlim() for one in steps} == {(-0.5, 11.5)}
+            bar = next(one for one in figure.axes if one.get_ylabel() == "log10")
+            low, high = bar.get_ylim()
+            ticks = bar.get_yticks()
+            assert low <= min(ticks) <= 0 <= max(ticks) <= high
+            assert (max(ticks) - min(ticks)) > (high - low) / 3
+
+
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
+def test_what_is_expected_of_a_cell_is_worked_out_when_it_is_asked_for(cell: str) -> None:
+    network = vegrad.RNN(3, 24, 2, cell=cell, seed=1)
+    found = vegrad.diagnose(network, RNG.standard_normal((16, 40, 3)), np.ones((16, 2)))
+    assert "anew" not in vars(found.reading.cells[0])
+    (expected,) = found.expected
+    assert found.expected[0] is expected
+    assert expected.cell == cell
+    measured = vegrad.theory.recurrence.mean_gain_log2(found.flow.delta_log2[0])
+    assert abs(expected.deviation(float(measured))) < 4
+    assert re.match(rf"<ExpectedRecurrence: {cell}, \S+× ± \d+% a step, reach .* steps>$",
+                    repr(expected))  # fmt: skip
+    bad = vegrad.diagnose(network, np.full((16, 40, 3), np.nan), np.ones((16, 2)))
+    assert bad.expected is None

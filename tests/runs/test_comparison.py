@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import vegrad
 from vegrad.diagnosis.noted import Noted
-from vegrad.reports import comparison
+from vegrad.reports import comparison, run_charts
 from vegrad.runs.departures import first_away
 from vegrad.runs.run import Run
 
@@ -227,6 +227,11 @@ def test_files_and_histories(tmp_path: Path) -> None:
     assert files.names == ("0.01.json", "0.05.json")
     assert files.departures == both.departures
     assert both.first.what == "learning_rate"
+    for place, history in enumerate(histories):
+        (tmp_path / f"run{place}").mkdir()
+        history.save(tmp_path / f"run{place}" / "history.json")
+    files = vegrad.compare(*(tmp_path / f"run{place}" / "history.json" for place in (0, 1)))
+    assert files.names == ("run0/history.json", "run1/history.json")
 
 
 # ------------------------------------------------------------------------------------- diagnoses
@@ -281,3 +286,15 @@ def test_first_away() -> None:
 def test_words_of_the_headline() -> None:
     both = vegrad.compare(made_up(), parted("loss", 80, 0.25), names=("one", "two"))
     assert "times as large in two as in one" in comparison.headline(both)
+
+
+def test_a_norm_after_a_clip_that_was_told_only_where_it_clipped() -> None:
+    run = made_up()
+    clipped = run.clipped_norm < run.gradient_norm
+    assert clipped.any()
+    log = made_up(clipped_norm=np.where(clipped, run.clipped_norm, np.nan))
+    both = vegrad.compare(run, log)
+    assert both.departures == ()
+    share = both.figures["steps that were clipped, %"]
+    assert share[0] == share[1] == 100 * clipped.mean()
+    assert "after it" in run_charts.course(log)

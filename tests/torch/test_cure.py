@@ -75,7 +75,7 @@ def test_a_broken_layer_gets_its_factor_in_place() -> None:
     assert ours.diagnose(model, LOSS, x, target).healthy
 
 
-def test_a_deep_network_is_scaled_on_the_data() -> None:
+def test_a_deep_network_is_scaled() -> None:
     model = chain(nn.ReLU, depth=16, width=64)
     found = cure(copy.deepcopy(model))
     assert found.cured

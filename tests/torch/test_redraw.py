@@ -118,7 +118,7 @@ def expecting(
     """Add what is expected of a healthy model, for which no weights are drawn."""
     chain = read(model, LOSS, x, LABELS[: len(x)], **{"resamples": 4, "seed": 0, **options}).chain
     draw = None if chain is None else chain.draw
-    return found if draw is None else replace(found, expected=draw())
+    return found if draw is None else replace(found, expected_flow=draw())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -108,3 +108,40 @@ def test_modules_without_a_gradient_are_left_out_and_0_is_minus_infinity() -> No
     assert run.modules == ("1", "3")
     assert (run.gradient_log2[0] == -np.inf).all()
     assert np.isfinite(run.gradient_log2[1:]).all()
+
+
+def test_loggers_get_both_norms_where_a_clip_was_heard() -> None:
+    monitor, norms = trained(lambda p: clip_grad_norm_(p, 2.0))
+    numbers = monitor.scalars()
+    assert numbers["norm_before_clip"] == pytest.approx(norms[-1])
+    assert numbers["norm_after_clip"] == pytest.approx(min(norms[-1], 2.0))
+    assert "norm_before_clip" not in trained()[0].scalars()
+
+
+def test_a_number_that_is_not_finite() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monitor = Monitor(model, on_finding=None)
+    for step in range(8):
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 8)).square().mean()
+        (loss / (0 if step == 5 else 1)).backward()
+        optimizer.step()
+    run = monitor.run
+    assert run.nonfinite == {"loss": 5.0, "gradient_norm": 5.0}
+    assert vegrad.compare(trained()[0], run).first.step <= 5
+
+
+def test_steps_that_a_scaler_skips_are_no_fault() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    monitor = Monitor(model, on_finding=None)
+    for _ in range(12):
+        optimizer.zero_grad()
+        scaler.scale(model(100 * torch.randn(8, 4)).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert monitor.run.nonfinite == {}

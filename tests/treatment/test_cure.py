@@ -111,7 +111,7 @@ SICK = {
     "weak layers": (lambda: build(init="normal", sigma_w=0.3), "what the diagnosis says"),
     "strong ReLU layers": (
         lambda: build(activation="relu", init="normal", sigma_w=4.0),
-        "what the diagnosis says",
+        "scale every layer",
     ),
     "deep sigmoid": (
         lambda: build(activation="sigmoid", init="glorot_uniform"),
@@ -320,6 +320,13 @@ def test_what_the_diagnosis_advises_is_tried_first() -> None:
     assert rows[0].steps
     assert rows[0].change == "use relu, with new weights (he_normal)"
     assert rows[0].change not in {one.change for one in rows[1:]}
+
+
+def test_data_that_are_scaled_may_leave_nothing_that_is_said() -> None:
+    noise = np.random.default_rng(1).integers(0, 4, len(X))
+    cure = treat(build(depth=4, activation="relu", init="he_normal"), X * 300, target=noise)
+    assert cure.attempts[0].name == "scale the data"
+    assert not cure.reached
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ class BackwardRows {
     b.carried_squares = sums.carried + at;
     b.state_squares = sums.state + at;
     b.matrix_squares = sums.matrix + at;
+    b.into_state_squares = sums.into_state + at;
   }
 
   // What passes from step 0 into the initial state.

@@ -75,6 +75,7 @@ class LayerFlow {
     switch (pass_.shape.cell) {
       case Cell::lstm: {
         const double state = norm(sums.state, t, n);
+        flow_.cell_gain[at] = before(sums.into_state, m_.first.into_state) - state;
         flow_.carry[at] = norm(sums.carried, t, n) - state;
         flow_.matrix[at] = into_state ? kNothing : norm(sums.matrix, t - 1, n) - state;
         break;
@@ -101,7 +102,7 @@ class LayerFlow {
 
 void TimeFlowColumns::begin(const RecurrentShape& shape, int steps) {
   const std::size_t n = std::size_t(shape.layers) * steps;
-  for (std::vector<double>* column : {&delta, &gain, &carry, &matrix, &hidden})
+  for (std::vector<double>* column : {&delta, &gain, &cell_gain, &carry, &matrix, &hidden})
     column->assign(n, kNothing);
   carry_mean.assign(std::size_t(shape.layers) * shape.hidden, kNothing);
   carry_sums.assign(carry_mean.size(), 0.0);

@@ -9,7 +9,7 @@ namespace vegrad {
 
 // (L, T), NaN where nothing was measured, and (L, H); see TimeFlow in Python.
 struct TimeFlowColumns {
-  std::vector<double> delta, gain, carry, matrix, hidden, carry_mean;
+  std::vector<double> delta, gain, cell_gain, carry, matrix, hidden, carry_mean;
   std::vector<double> carry_sums;  // (L, H)
   double carry_count = 0;
   void begin(const RecurrentShape& shape, int steps);

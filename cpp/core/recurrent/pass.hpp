@@ -56,7 +56,7 @@ struct TimeRequest {
 // The sums of squares that a step's flow is made of, of each row (in memory as its gates are).
 template <class T>
 struct FlowSums {
-  T *delta, *passed, *carried, *state, *matrix;
+  T *delta, *passed, *carried, *state, *matrix, *into_state;
 };
 
 // Rows of a block of a weight gradient's operands, of which a panel fits the first-level cache and

@@ -26,7 +26,8 @@ std::size_t packed_size(std::size_t k, int columns) {
 template <class T>
 FlowSums<T> take_sums(Parts<T>& parts, std::size_t n) {
   FlowSums<T> sums;
-  for (T** at : {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix})
+  for (T** at :
+       {&sums.delta, &sums.passed, &sums.carried, &sums.state, &sums.matrix, &sums.into_state})
     *at = parts.take(n);
   return sums;
 }
@@ -154,15 +155,14 @@ template <class T>
 int time_threads(const RecurrentShape& shape, int rows, int steps, bool training) {
   // Cycles for which one more thread pays. A single row goes through its steps on one, and shares
   // only its weight gradients: by then the others sleep.
-  constexpr double kWorthwhile = 1e5, kWorthwhileAlone = 2e5;
+  constexpr double kWorthwhile = 2e5;
   if (shares_everything()) return num_threads();
   double weights = 0;
   for (int l = 0; l < shape.layers; ++l)
     weights += double(shape.gates()) * shape.hidden * (shape.inputs_of(l) + shape.hidden);
   const int shared = (training ? 1 : 0) + (rows > 1 ? training ? 2 : 1 : 0);  // of 3 products
   const double cycles = weights * rows * steps * shared * sizeof(T) / 64;
-  const double threads = cycles / (rows > 1 ? kWorthwhile : kWorthwhileAlone);
-  return int(std::clamp(threads, 1.0, double(num_threads())));
+  return int(std::clamp(cycles / kWorthwhile, 1.0, double(num_threads())));
 }
 
 template <class T>

@@ -258,13 +258,35 @@ def range_of(dtype: str) -> tuple[float, float]:
     return float(ends.tiny), float(ends.max)
 
 
+# What other libraries, and papers, call what has another name here, or what comes nearest to it.
+SYNONYMS = {
+    "batch": ("layer",),
+    "batchnorm": ("layer",),
+    "batch_norm": ("layer",),
+    "layernorm": ("layer",),
+    "rmsnorm": ("rms",),
+    "kaiming": ("he_normal", "he_uniform"),
+    "kaiming_normal": ("he_normal",),
+    "kaiming_uniform": ("he_uniform",),
+    "xavier": ("glorot_uniform", "glorot_normal"),
+    "xavier_normal": ("glorot_normal",),
+    "xavier_uniform": ("glorot_uniform",),
+    "swish": ("silu",),
+    "linear": ("identity",),
+    "logistic": ("sigmoid",),
+    "bce": ("binary_cross_entropy",),
+    "l2": ("mse",),
+}
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean relu?)" for the known name nearest to one that is none, or "".
 
-    Of names of which it is only the beginning, two are named.
+    Of names of which it is only the beginning, two are named; words of other libraries are known.
     """
     by_lower, wanted = {one.lower(): one for one in known}, name.lower()
-    nearest = get_close_matches(wanted, list(by_lower), n=1)
+    nearest = [one for one in SYNONYMS.get(wanted, ()) if one in by_lower]
+    nearest = nearest or get_close_matches(wanted, list(by_lower), n=1)
     if not nearest and len(wanted) > 1:
         nearest = [one for one in by_lower if one.startswith(wanted)][:2]
     return f" (did you mean {' or '.join(by_lower[one] for one in nearest)}?)" if nearest else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from math import isfinite, isnan
 
 from vegrad import _core, theory
@@ -59,7 +60,10 @@ def _run_cell(options: argparse.Namespace) -> int:
         plain = [{name: _plain(value) for name, value in row.items()} for row in content]
         print_json({"cell": options.cell, **sizes, "input_rms": rms, "initializations": plain})
         return 0
-    print(recurrence_theory.recurrence_table(options.cell, **sizes, input_rms=rms, width=width()))
+    told = partial(recurrence_theory.recurrence_table, options.cell)
+    if options.quiet:
+        told = partial(recurrence_theory.recurrence_verdict, options.cell)
+    print(told(**sizes, input_rms=rms, width=width()))
     return 0
 
 
@@ -124,6 +128,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     picture = f"save a picture of the phases ({', '.join(PICTURES)})"
     group.add_argument("--plot", metavar="PATH", help=picture)
-    add_common_options(
-        group, quiet="of an activation, no more than the phase and the names of files"
-    )
+    add_common_options(group, quiet="no more than a sentence and the names of files")

@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
-from typing import TYPE_CHECKING
 
 from vegrad.watching.follower import Follower
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 EVERY = 1.0  # seconds between two looks at the file, for the page
 
@@ -34,7 +30,7 @@ def show(follower: Follower, once: bool) -> int:
         terminal = importlib.import_module("vegrad.watching.terminal")
     except ImportError as error:
         raise ImportError('the terminal needs rich: pip install "vegrad[cli]"') from error
-    console: Console = importlib.import_module("rich.console").Console(highlight=False)
+    console = importlib.import_module("rich.console").Console(highlight=False)
     if once or not console.is_terminal:
         return 0 if terminal.once(follower, console) else 1
     try:

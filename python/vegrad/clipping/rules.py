@@ -147,8 +147,17 @@ class Value(Rule):
         self.limit = limit
 
 
+def _max_norm(name: str, value: object) -> float:
+    if value is None:
+        raise TypeError(
+            f"{name} must be a real number, not None: an optimizer without a clip measures too, as "
+            "do vegrad.measure(grads) and clip_by_global_norm_(grads, None)"
+        )
+    return checks.as_limit(name, value)
+
+
 class _ByNorm(Rule):
-    _arguments: ClassVar = {"max_norm": checks.as_limit, "ord": _order}
+    _arguments: ClassVar = {"max_norm": _max_norm, "ord": _order}
 
     def __init__(self, max_norm: float, ord: float = 2, *, nonfinite: str = "raise") -> None:
         super().__init__(nonfinite)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import starmap
 from math import isfinite
 from os import PathLike
 from typing import Any, Self, cast
@@ -22,7 +24,7 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
-from vegrad.reports import notebook
+from vegrad.reports import notebook, run_picture
 from vegrad.reports.page import page, write
 from vegrad.reports.picture import Figure
 from vegrad.reports.protocols import Comparison
@@ -30,6 +32,7 @@ from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.text import brief, text
 from vegrad.reports.time_picture import plot
 from vegrad.theory.expected import ExpectedFlow
+from vegrad.theory.recurrence import ExpectedRecurrence
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,9 @@ class Diagnosis:
 
     `findings` are ordered by cause, and the first gives the verdict. `flow`, `trend` and `loss`
     are None where nothing was run because the data are not finite, or because only gradients or a
-    history were given; a recurrent network has no trend. `expected` is what theory expects of a
-    chain of layers at initialization (None where it has no say, and of recurrent networks, of which
-    `vegrad.theory.expected_recurrence` works it out). `underflowed` and `overflowed` are the layers
-    whose weight gradient the network's dtype lost (to 0 or inf) although the flow knows its size.
+    history were given; a recurrent network has no trend. `underflowed` and `overflowed` are the
+    layers whose weight gradient the network's dtype lost (to 0 or inf) although the flow knows its
+    size. `expected_flow` is what theory expects of a chain of layers at initialization.
     `measurement` has the gradients that `diagnose_gradients` was given.
     """
 
@@ -56,7 +58,7 @@ class Diagnosis:
     trend: Trend | None = None
     underflowed: tuple[int, ...] = ()
     overflowed: tuple[int, ...] = ()
-    expected: ExpectedFlow | None = None
+    expected_flow: ExpectedFlow | None = None
     measurement: Measurement | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Causes that were left out, as asked, and how many findings of each there had been."""
@@ -76,26 +78,7 @@ class Diagnosis:
         **more: Any,
     ) -> Self:
         """Judge a reading."""
-        findings = judge(reading, history)
-        numbers = isfinite(reading.loss or 0.0)
-        numbers &= all(one.nonfinite is None for one in reading.parameters.values())
-        if findings and numbers and reading.chain is not None and reading.chain.draw is not None:
-            reading = _drawn(reading, reading.chain)
-            findings = judge(reading, history)
-        chain, trend = reading.chain, trend_of(reading)
-        return cls(
-            findings,
-            looked_at(reading, trend),
-            reading.about,
-            loss=reading.loss,
-            trend=trend,
-            measurement=None if reading.gradients is None else reading.gradients.measurement,
-            # Not what would keep the network alive.
-            reading=replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
-            further=0 if reading.what_if is None else reading.what_if.passes,
-            subject_of=subject_of,
-            **({"flow": reading.time_flow} | _of_chain(chain) | more),
-        )
+        return cls(**_judged(reading, history) | more, subject_of=subject_of)
 
     def ignoring(self, causes: Collection[str]) -> Self:
         """Return the diagnosis without findings of these causes.
@@ -106,6 +89,17 @@ class Diagnosis:
         counts = Counter(finding.cause for finding in self.findings)
         ignored = {**self.ignored, **{name: counts[name] for name in as_ignored(causes)}}
         return replace(self, findings=without(self.findings, ignored), ignored=ignored)
+
+    @cached_property
+    def expected(self) -> ExpectedFlow | tuple[ExpectedRecurrence, ...] | None:
+        """The flow that theory expects; None where it has no say.
+
+        Of a chain of layers at initialization. Of recurrent cells, each by itself (without what
+        comes down from a layer above), with weights as large as its own that are drawn anew; this
+        is worked out when it is first asked for and may take as long as the diagnosis.
+        """
+        cells = () if self.reading is None else self.reading.cells
+        return self.expected_flow or tuple(cell.anew for cell in cells) or None
 
     @property
     def layer_flow(self) -> Flow | None:
@@ -120,11 +114,8 @@ class Diagnosis:
     @property
     def left_out(self) -> str:
         """The causes that were left out, as a clause; "" if none was."""
-        names = [
-            f"{name} ({count} finding{'s' * (count > 1)})" if count else name
-            for name, count in self.ignored.items()
-        ]
-        return f"left out, as asked: {', '.join(names)}" if names else ""
+        names = ", ".join(starmap(_counted, self.ignored.items()))
+        return f"left out, as asked: {names}" if names else ""
 
     @property
     def verdict(self) -> str:
@@ -167,13 +158,7 @@ class Diagnosis:
             finding = self.findings[0] if self.findings else None
         elif not isinstance(finding, Finding):
             raise TypeError(f"finding must be a vegrad.Finding, not {type(finding).__name__}")
-        if self.subject_of is None:
-            return None
-        subject = self.subject_of(network)
-        if finding is None or finding.edit is None or not is_in_place(finding.edit):
-            return None
-        done = subject.apply(finding.edit)
-        return None if isinstance(done, Refusal) else done.changed or None
+        return None if self.subject_of is None else _applied(self.subject_of(network), finding)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {brief(self)}>"
@@ -182,7 +167,8 @@ class Diagnosis:
         return self.to_text()
 
     def _repr_html_(self) -> str:
-        return notebook.diagnosis(self)
+        modules = self._modules()
+        return notebook.diagnosis(self) if modules is None else notebook.modules(self, modules)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of layers, the verdict, findings and advice.
@@ -192,17 +178,18 @@ class Diagnosis:
         return text(self, all_layers=all_layers)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
-        """Draw the flow; return matplotlib's figure.
+        """Draw the flow or, if it is no chain, the training or the modules, in matplotlib's figure.
 
         Args:
             path: a file to write, whose suffix gives the format.
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: there is no flow to draw, or the suffix is unknown.
+            ValueError: there is nothing to draw, or the suffix is unknown.
             OSError: the file cannot be written; nothing half-written is left.
         """
-        return plot(self, path)
+        modules = self._modules()
+        return plot(self, path) if modules is None else run_picture.plot(self, modules, path)
 
     def to_html(
         self,
@@ -229,8 +216,8 @@ class Diagnosis:
             OSError: the file cannot be written; nothing half-written is left.
         """
         seen = None if history is None else as_history("history", history)
-        shown = None if proof is None else _comparison(proof)
-        html = page(self, seen, shown, descents, self._modules())
+        compared = None if proof is None else _comparison(proof)
+        html = page(self, seen, compared, descents, self._modules())
         if path is not None:
             write(html, path)
         return html
@@ -244,10 +231,42 @@ class Diagnosis:
         return _as_dict(self)
 
 
-def _of_chain(chain: Chain | None) -> dict[str, Any]:
-    """Return what a diagnosis has where the layers are a chain."""
-    names = ("flow", "underflowed", "overflowed", "expected")
-    return {} if chain is None else {name: getattr(chain, name) for name in names}
+def _counted(cause: str, count: int) -> str:
+    return f"{cause} ({count} finding{'s' * (count > 1)})" if count else cause
+
+
+def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
+    """Return what a diagnosis has of a reading."""
+    findings = judge(reading, history)
+    numbers = isfinite(reading.loss or 0.0)
+    numbers &= all(one.nonfinite is None for one in reading.parameters.values())
+    if findings and numbers and reading.chain is not None and reading.chain.draw is not None:
+        reading = _drawn(reading, reading.chain)
+        findings = judge(reading, history)
+    chain, trend = reading.chain, trend_of(reading)
+    return {
+        "findings": findings,
+        "looked_at": looked_at(reading, trend),
+        "config": reading.about,
+        "loss": reading.loss,
+        "trend": trend,
+        "measurement": None if reading.gradients is None else reading.gradients.measurement,
+        # Not what would keep the network alive.
+        "reading": replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
+        "further": 0 if reading.what_if is None else reading.what_if.passes,
+        "underflowed": () if chain is None else chain.underflowed,
+        "overflowed": () if chain is None else chain.overflowed,
+        "flow": reading.time_flow if chain is None else chain.flow,
+        "expected_flow": None if chain is None else chain.expected,
+    }
+
+
+def _applied(subject: Subject, finding: Finding | None) -> tuple[str, ...] | None:
+    """Apply a finding's edit in place; return what was changed, None if nothing was."""
+    if finding is None or finding.edit is None or not is_in_place(finding.edit):
+        return None
+    done = subject.apply(finding.edit)
+    return None if isinstance(done, Refusal) else done.changed or None
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:
@@ -279,7 +298,7 @@ def _as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
     content["findings"] = [finding.to_dict() for finding in diagnosis.findings]
     content["trend"] = diagnosis.trend and vars(diagnosis.trend)
     content["flow"] = diagnosis.flow and diagnosis.flow.to_dict()
-    expected, layers = diagnosis.expected, diagnosis.layer_flow
+    expected, layers = diagnosis.expected_flow, diagnosis.layer_flow
     content["expected"] = expected and {n: v.tolist() for n, v in vars(expected).items()}
     if expected is not None and layers is not None:
         content["expected"]["deviations"] = expected.deviations(layers).tolist()

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import FloatArray, as_count
 from vegrad.arrays.files import replacing
 from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
 from vegrad.reports import descent, notebook
 from vegrad.reports.picture import Figure, plot_history
+from vegrad.reports.values import count_of
 
 STEPS = (
     "loss",
@@ -123,7 +124,8 @@ class History:
     def __repr__(self) -> str:
         losses = self.epoch_loss
         way = f": loss {losses[0]:.4g} → {losses[-1]:.4g}" if len(losses) else ""
-        return f"<History of {self.epochs} epochs, {self.steps} steps{way}>"
+        length = f"{count_of(self.epochs, 'epoch')}, {count_of(self.steps, 'step')}"
+        return f"<History of {length}{way}>"
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *STEPS, *EPOCHS, *LAYERS]
@@ -180,27 +182,13 @@ class History:
         """Return the history that `to_dict` described.
 
         Raises:
-            ValueError: if columns are missing or uneven.
+            ValueError: if columns are missing or uneven, or anything else is not as it was.
         """
         history = cls()
-        for names in (STEPS, (*EPOCHS, *LAYERS)):
-            missing = [name for name in names if name not in columns]
-            if missing:
-                raise ValueError(f"a history must have {', '.join(missing)}")
-            if len({len(columns[name]) for name in names}) > 1:
-                raise ValueError(f"{', '.join(names)} must have the same number of entries")
-            if names is STEPS:
-                steps = [[as_number(value) for value in columns[name]] for name in names]
-                history.add_steps(np.array(steps, np.float64).reshape(len(names), -1))
-                continue
-            for name in names:
-                history._epochs[name] = [
-                    [as_number(v) for v in value] if name in LAYERS else as_number(value)
-                    for value in columns[name]
-                ]
-        history._noted = [from_plain(one) for one in columns.get("noted", ())]
-        history.watched, history.doubts = columns.get("watched"), columns.get("doubts", 0)
-        history.windows = columns.get("windows", 1)
+        try:
+            _fill(history, columns)
+        except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"a history must be as to_dict() gave it: {error}") from error
         return history
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -243,6 +231,37 @@ class History:
             ValueError: if the gauge looked at no step (`fit(…, gauge_every=1)` looks at all).
         """
         return descent.draw([(title, descent.of_history(self, guess))], path)
+
+
+def _fill(history: History, columns: Mapping[str, Json]) -> None:
+    """Take the columns into an empty history."""
+    for names in (STEPS, (*EPOCHS, *LAYERS)):
+        missing = [name for name in names if name not in columns]
+        if missing:
+            raise ValueError(f"a history must have {', '.join(missing)}")
+        if len({len(columns[name]) for name in names}) > 1:
+            raise ValueError(f"{', '.join(names)} must have the same number of entries")
+        if names is STEPS:
+            steps = [[as_number(value) for value in columns[name]] for name in names]
+            history.add_steps(np.array(steps, np.float64).reshape(len(names), -1))
+            continue
+        for name in names:
+            history._epochs[name] = [
+                [as_number(v) for v in value] if name in LAYERS else as_number(value)
+                for value in columns[name]
+            ]
+        if len({len(row) for name in LAYERS for row in history._epochs[name]}) > 1:
+            raise ValueError(f"{' and '.join(LAYERS)} must have the same layers in each epoch")
+    counts = history._epochs["epoch_steps"]
+    if not (all(n >= 1 and n == int(n) for n in counts) and sum(counts) <= history.steps):
+        raise ValueError(
+            f"epoch_steps must be counts of the {history.steps} steps, not {counts[:9]}"
+        )
+    history._noted = [from_plain(one) for one in columns.get("noted", ())]
+    watched = columns.get("watched")
+    history.watched = None if watched is None else as_count("watched", watched)
+    history.doubts = as_count("doubts", columns.get("doubts", 0))
+    history.windows = as_count("windows", columns.get("windows", 1), 1)
 
 
 def _rows(history: History) -> Iterator[list[object]]:

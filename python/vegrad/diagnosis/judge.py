@@ -17,13 +17,15 @@ from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.seen import run_looked_at
 from vegrad.diagnosis.rules.steps import of_history
+from vegrad.flow.cell import Cell
 from vegrad.flow.data import KnownLoss
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Cell, Chain, Reading
+from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
 from vegrad.flow.wording import DECADE, listed, power, times
+from vegrad.reports.values import count_of
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
 FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
@@ -329,7 +331,8 @@ def _cells_looked_at(cells: Sequence[Cell]) -> str:
     names = listed([cell.label for cell in cells])
     return (
         f"the gradient of {names} goes back through time as far as weights drawn anew let it "
-        f"(a thousandth of it gets {min(fresh)} steps back), or farther; if the task needs more, "
+        f"(a thousandth of it gets {count_of(min(fresh), 'step')} back), or farther; if the "
+        "task needs more, "
         "say so with memory=K"
     )
 

@@ -11,7 +11,7 @@ tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import log2, nan, prod
@@ -20,13 +20,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.arrays.measurement import Measurement
+from vegrad.flow.cell import Cell
 from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Undefined
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
+from vegrad.flow.gradients import Gradients
 from vegrad.flow.lags import Lags
 from vegrad.flow.time_flow import TimeFlow
-from vegrad.flow.trend import Along, Gains
+from vegrad.flow.trend import Gains
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
 from vegrad.theory.expected import ExpectedFlow
@@ -225,61 +226,6 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """The part of a recurrent parameter that belongs to one gate."""
-
-    parameter: str
-    part: str
-    """ih, hh, b_ih, b_hh or hr."""
-    gate: str
-    """"" of a cell without gates."""
-    rows: tuple[int, int]
-    rms: float
-
-
-class Cell(Protocol):
-    """One layer and direction of a recurrent module, with a what-if for its parameters."""
-
-    module: str
-    mode: str
-    sizes: FloatArray
-    """log2 of the gradient's size, (steps back, sets): its own weights, then those drawn anew."""
-    flat: FloatArray
-    """Share of its gates' elements, over all steps, that are saturated; of the same sets."""
-    parts: FloatArray
-    """What carry and matrix pass on of the gradient, a step (2, sets)."""
-    length: int
-    """The steps of a sequence, of which `sizes` may have the last ones only."""
-
-    @property
-    def expected(self) -> FloatArray:
-        """Carry and matrix as theory expects them of the gates' means (2, sets)."""
-
-    @property
-    def backwards(self) -> bool:
-        """True if it reads sequences from their end."""
-
-    @property
-    def label(self) -> str:
-        """How it is called in words: the module, its layer and direction."""
-
-    @property
-    def bound(self) -> float:
-        """The bound of weights and biases drawn anew, which are uniform within ± it."""
-
-    @property
-    def input_rms(self) -> float:
-        """Root mean square of what goes in."""
-
-    @property
-    def gates(self) -> tuple[Gate, ...]:
-        """The sizes of its parameters, gate by gate."""
-
-    def if_changed(self, trials: Sequence[Sequence[Edit]]) -> tuple[FloatArray, FloatArray]:
-        """Return sizes (steps back, trials) and shares that are flat, had these been done."""
-
-
-@dataclass(frozen=True)
 class Module:
     """A module that was watched: the sizes of its output, of δ there, and of its gradients."""
 
@@ -302,34 +248,6 @@ class Module:
     def chained(self) -> bool:
         """True if it is a link of the chain of modules with weights."""
         return self.weighted and not self.outer
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """Gradients that were recorded, and those of them that make a chain, from the input on."""
-
-    norms_log2: Mapping[str, float]
-    chain: tuple[str, ...]
-    biases: tuple[str, ...] = ()
-    """The chain of the biases, looked at where that of the weights shows nothing."""
-    ratios: Mapping[str, float] = field(default_factory=dict)
-    """log10 of ‖gradient‖/‖parameter‖ by name, if parameters were given."""
-    measurement: Measurement | None = None
-    """All that one read of them tells; None of a history, which has only their norms."""
-
-    def sizes(self, names: Sequence[str]) -> FloatArray:
-        """Return log2 of the norms of these gradients."""
-        return np.array([self.norms_log2[name] for name in names])
-
-    @cached_property
-    def along_weights(self) -> Along | None:
-        """The sizes along the chain, if two are known."""
-        return Along.through(self.sizes(self.chain), self.chain, "weights")
-
-    @cached_property
-    def along_biases(self) -> Along | None:
-        """The sizes along the chain of the biases, if two are known."""
-        return Along.through(self.sizes(self.biases), self.biases, "biases")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, FloatArray
+from vegrad.flow.cell import Gate
 from vegrad.flow.edits import Edit, Scale, Shift, Zero
-from vegrad.flow.reading import Gate
 from vegrad.theory.cells import GATES, run
-from vegrad.theory.recurrence import tied_gain
+from vegrad.theory.recurrence import ExpectedRecurrence, expected_recurrence, tied_gain
 
 Weights = dict[str, FloatArray]
 """By part: ih, hh, b_ih, b_hh, and hr where outputs are projected."""
@@ -143,6 +143,11 @@ class Recurrence:
         """
         gain = tied_gain(run(self.mode, self._sets(), self.x))
         return np.stack([gain.carry, gain.matrix])
+
+    @cached_property
+    def anew(self) -> ExpectedRecurrence:
+        """The way back through weights as large as its own that are drawn anew, on its inputs."""
+        return expected_recurrence(self.mode, self.own, self.x, seed=self._seed)
 
     def _sets(self) -> Weights:
         """Return its own weights and those drawn anew, the sets as the first axis."""

@@ -30,12 +30,16 @@ class TimeFlow:
     gain_log2: FloatArray
     """log2 ‖what goes from δ_t to step t - 1‖/‖δ_t‖, before a gradient that enters there is added;
     at t = 0 what goes into the initial state (L, T)."""
+    cell_gain_log2: FloatArray
+    """log2 of the same for the c_t of an LSTM, ‖what goes from step t to κ_{t-1}‖/‖κ_t‖; nan of
+    other cells (L, T)."""
     carry_log2: FloatArray
     """log2 of the part of it that a gate carries: of an LSTM ‖κ_t f_t‖/‖κ_t‖, of a GRU
     ‖δ_t z_t‖/‖δ_t‖; -inf of cells without gates (L, T)."""
     matrix_log2: FloatArray
     """log2 of the part that goes through the recurrent matrix: of an LSTM from κ_t to κ_{t-1}, over
-    ‖κ_t‖; else over ‖δ_t‖ (L, T)."""
+    ‖κ_t‖; else over ‖δ_t‖ (L, T). The two parts may point against each other, so that their sum can
+    be smaller than either."""
     hidden_log2: FloatArray
     """log2 of the root mean square of h_t (L, T)."""
     carry_mean: FloatArray
@@ -49,13 +53,10 @@ class TimeFlow:
     def passed_log2(self) -> FloatArray:
         """log2 of what a step passes on of a gradient that came from later ones (L, T).
 
-        The gain, but for an LSTM: where the loss or the layer above adds to δ at each step, δ_t is
-        mostly that, while what came from later steps is in κ_t, of which the parts add up.
+        The gain, of an LSTM that of the cell state: where the loss or the layer above adds to δ at
+        each step, δ_t is mostly that, while what came from later steps is in κ_t.
         """
-        if not self.through_cell:
-            return self.gain_log2
-        with np.errstate(invalid="ignore"):  # nan where a part was not measured
-            return np.asarray(np.logaddexp2(self.carry_log2, self.matrix_log2), np.float64)
+        return self.cell_gain_log2 if self.through_cell else self.gain_log2
 
     @property
     def left_log2(self) -> FloatArray:

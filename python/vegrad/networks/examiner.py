@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from math import isfinite
 
@@ -34,6 +35,8 @@ class Examiner:
     def __init__(self, network: Network, history: History, rows: Rows, alarms: Alarms) -> None:
         self.network, self.history, self.alarms = network, history, alarms
         self.rows = rows
+        self._first: Network | None = None
+        """The network as it was before the first step, if its targets may depend on far ones."""
         alarms.known(one.finding for one in history.noted)
 
     @cached_property
@@ -43,6 +46,7 @@ class Examiner:
 
     def begin(self, order: npt.NDArray[np.intp], batch_size: int) -> None:
         """Judge the network on its first batch, and the data where there is a NaN in it."""
+        self._first = None if self.network.few_tell else copy.deepcopy(self.network)
         few = order[: min(max(batch_size, FEW), 4 * MANY)]
         if self.network.is_usual(self.rows.take(few), self.constant):
             return
@@ -90,7 +94,7 @@ class Examiner:
             return False
         count = len(self.rows)
         rows = np.linspace(0, count - 1, min(count, 4 * MANY)).astype(np.intp)
-        found = self.network.forgotten(self.rows.take(rows))
+        found = self.network.forgotten(self.rows.take(rows), self._first)
         for one in found:
             self.history.note(one, step=0)
         return bool(found)

@@ -190,8 +190,11 @@ class Network:
         """Judge the network as it is by one pass over these rows, and `resamples` more."""
         raise NotImplementedError
 
-    def forgotten(self, batch: Batch) -> tuple[Finding, ...]:
-        """Return what it forgets, though its target needs it, if it learns nothing."""
+    def forgotten(self, batch: Batch, first: Network | None) -> tuple[Finding, ...]:
+        """Return what it forgets, though its target needs it, if it learns nothing.
+
+        `first` is the network as it was before the training.
+        """
         return ()
 
 

@@ -11,7 +11,7 @@ from vegrad import _core
 from vegrad._core import Recurrent
 from vegrad.arrays.checks import Array, as_count, as_number
 from vegrad.flow.finding import Finding
-from vegrad.networks.network import Config, Shapes, check_dtype, check_name
+from vegrad.networks.network import Config, Network, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.recurrent_trainer import Trainer, trainer_of
 from vegrad.networks.recurrent_training import fit
@@ -264,9 +264,9 @@ class RNN(RecurrentNetwork):
         """Judge the network as it is by one pass over these rows."""
         return judged(self, batch)
 
-    def forgotten(self, batch: Batch) -> tuple[Finding, ...]:
+    def forgotten(self, batch: Batch, first: Network | None) -> tuple[Finding, ...]:
         """Return what it forgets of these rows, though its target needs it."""
-        return forgotten(self, batch)
+        return forgotten(self, batch, first if isinstance(first, RNN) else None)
 
 
 def _as_size(argument: str, value: object) -> int:

@@ -77,12 +77,16 @@ def judged(network: RecurrentNetwork, batch: Batch) -> tuple[Finding, ...]:
     return judge(read(network, batch))
 
 
-def forgotten(network: RecurrentNetwork, batch: Batch) -> tuple[Finding, ...]:
+def forgotten(
+    network: RecurrentNetwork, batch: Batch, first: RecurrentNetwork | None
+) -> tuple[Finding, ...]:
     """Return what a network that learns nothing forgets of these rows, though its target needs it.
 
-    Nothing is said of data in which something is not finite.
+    `first` is the network before its training. Nothing is said of data in which something is not
+    finite.
     """
-    return memory.forgotten(read(network, batch))
+    now = read(network, batch)
+    return memory.forgotten(now, lambda: now if first is None else read(first, batch))
 
 
 # A first batch that need not be judged: its loss, in those of the best constant output, and limits

@@ -127,7 +127,7 @@ def _searched(given: NetworkSubject, plan: Plan, tell: Listener) -> Cure:
     after = outcome.after
     if outcome.patch and isinstance(treated.network, MLP):
         sample, _ = treated.data.take(search.patient.rows)
-        after = replace(after, expected=expected_or_none(treated.network, sample))
+        after = replace(after, expected_flow=expected_or_none(treated.network, sample))
     return Cure(
         **vars(outcome) | {"after": after},
         network=treated.network,

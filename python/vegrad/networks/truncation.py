@@ -16,6 +16,7 @@ from vegrad.arrays.checks import Array, FloatArray, as_count, as_fraction
 from vegrad.arrays.files import plain
 from vegrad.flow.wording import exp2
 from vegrad.networks.mlp import MLP
+from vegrad.networks.reading import first_nonfinite
 from vegrad.networks.rnn import RNN
 from vegrad.reports import notebook
 from vegrad.reports.picture import Figure, kept
@@ -170,7 +171,7 @@ def _of_layers(
     network.backward(x, target)
     depth, gain = network.depth, network.flow.gain_log2
     full = _copied(network.gradients)
-    largest, layer_of = _checked(full), {name: int(name.split(".")[1]) for name in full}
+    largest, layer_of = _checked(full, x, target), {name: int(name.split(".")[1]) for name in full}
     squares = np.zeros(depth)
     for name, gradient in full.items():
         squares[layer_of[name]] += _square(gradient / largest)
@@ -200,7 +201,7 @@ class _Windows:
         self._every = None if every is None else as_count("every", every, 1)
         self._full = self._gradients(None)
         self._gain = _gain(network.flow.passed_log2)
-        self._largest = _checked(self._full)
+        self._largest = _checked(self._full, x, target)
         self._steps = int(network.flow.passed_log2.shape[1])
         if self._every is not None and self._every > self._steps:
             raise ValueError(f"every must be at most {self._steps} steps, not {every}")
@@ -305,11 +306,19 @@ def _copied(gradients: Mapping[str, Array]) -> dict[str, FloatArray]:
     return {name: array.astype(np.float64) for name, array in gradients.items()}
 
 
-def _checked(gradients: Mapping[str, FloatArray]) -> float:
-    """Return the largest size of an element, which is neither 0 nor without end."""
+def _checked(gradients: Mapping[str, FloatArray], x: npt.ArrayLike, target: npt.ArrayLike) -> float:
+    """Return the largest size of an element, which is neither 0 nor without end.
+
+    If it is, data that are not finite may be the reason.
+    """
     largest = max(float(np.max(np.abs(array), initial=0.0)) for array in gradients.values())
     if not isfinite(largest) or largest == 0:
         what = "zero" if largest == 0 else "not finite"
+        for name, given in (("x", x), ("target", target)):
+            first = first_nonfinite(np.asarray(given))
+            if first is not None:
+                what += f", since {name}{list(first.index)} is {first.value}"
+                break
         raise ValueError(f"the full gradient must be finite and not zero, but it is {what}")
     return largest
 

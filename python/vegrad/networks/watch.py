@@ -203,7 +203,7 @@ class Watch(Examiner):
             self._open_window(history.steps)
         no_better = self._is_no_better(loss)
         rose = epoch > 1 and not loss < (1 + RISE) * history.last("epoch_loss", 2)
-        if no_better or rose or not TINY < moved < LARGE:
+        if (no_better or rose or not TINY < moved < LARGE) and _is_due(epoch):
             found = history.findings
             sure = epoch >= SURE or not isfinite(loss)
             gets_on = Digest(history).gets_on
@@ -237,3 +237,12 @@ class Watch(Examiner):
             self.history.steps - self.history.last("epoch_steps"), "learning_rate"
         )
         return bool(rates[-1] <= rates[0])
+
+
+def _is_due(epoch: int) -> bool:
+    """Return True if a training may be judged by all its steps at the end of this epoch.
+
+    With each doubling of the epochs, from 128 on, half as many are: judging takes the same share of
+    the time however long the training is.
+    """
+    return epoch % (1 << max(epoch.bit_length() - 7, 0)) == 0

@@ -18,6 +18,13 @@ class _Schedule:
     warmup: int
     steps: int | None
 
+    def __repr__(self) -> str:
+        if self.steps is None:
+            return f"warmup({self.lr!r}, {self.warmup})"
+        more = {"final": self.final, "warmup": self.warmup}
+        named = "".join(f", {name}={value!r}" for name, value in more.items() if value)
+        return f"cosine({self.lr!r}, {self.steps}{named})"
+
     def __call__(self, step: int) -> float:
         if step < 0:
             raise ValueError(f"step must be at least 0, not {step}")

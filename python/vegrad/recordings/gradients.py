@@ -11,7 +11,8 @@ from vegrad.arrays.measurement import Measurement, measure
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.flow.reading import Gradients, Reading
+from vegrad.flow.gradients import Gradients
+from vegrad.flow.reading import Reading
 from vegrad.flow.wording import DECADE, Vocabulary
 
 

@@ -8,11 +8,14 @@ from os import PathLike
 
 import numpy as np
 
+from vegrad.arrays.files import plain
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.flow.reading import Gradients, Reading
+from vegrad.flow.gradients import Gradients
+from vegrad.flow.reading import Reading
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
+from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.text import remarks, verdict
 from vegrad.runs.read import read_run
 from vegrad.runs.run import Run
@@ -29,11 +32,19 @@ class RunDiagnosis(Diagnosis):
     @property
     def head(self) -> str:
         """The file, the model and what has recorded it, in a line."""
-        return _head(self.config)
+        return "" if self.run is None else _head(self.run.about)
+
+    def _modules(self) -> ShownModules:
+        return ShownModules(self.head, run=None if self.run is None else self.run.thinned())
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return what the run is of, the verdict, findings and advice."""
         return "\n".join([self.head, "", verdict(self), *remarks(self)])
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what a `Diagnosis` does, with what is known of the run."""
+        about = {} if self.run is None else dict(self.run.about)
+        return super().to_dict() | {"run": plain(about)}
 
 
 def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()) -> RunDiagnosis:
@@ -68,7 +79,7 @@ def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()
         raise ValueError(f"{_named(run.about)}: it has neither losses nor norms of gradients")
     reading = Reading(
         vocabulary=Vocabulary(),
-        about=run.about,
+        about={"logged steps": run.steps, "modules": len(run.modules)},
         gradients=_chain(run),
         watched=Watched(recorded=run),
     )

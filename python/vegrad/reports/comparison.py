@@ -34,7 +34,7 @@ def headline(one: ShownComparison) -> str:
     """Say in a clause what parted first."""
     if one.departures:
         first = one.departures[0]
-        where = "" if first.step is None else f"from step {first.step} on "
+        where = "from the loss back, " if first.step is None else f"from step {first.step} on "
         return f"{where}{departure(first, one.names)}"
     return _alike(one)
 
@@ -60,7 +60,8 @@ def departure(one: ShownDeparture, names: tuple[str, str]) -> str:
     what = COLUMNS.get(one.what, f"the gradient {of} {one.name}")
     for value, other, name, beside in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
         if not isfinite(value):
-            return f"{what} is not finite in {name}, and {_number(other)} in {beside}"
+            beside = "" if isnan(other) else f", and {_number(other)} in {beside}"
+            return f"{what} is not finite in {name}{beside}"
     for value, other, name, beside in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
         if value == 0 and one.what != "learning_rate":
             return f"{what} is 0 in {name}, and {_number(other)} in {beside}"
@@ -131,7 +132,7 @@ def findings(one: ShownComparison) -> list[tuple[str, str, str]]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return "–" if isnan(value) else f"{value:.3g}"
 
 
 def _value(value: object) -> str:

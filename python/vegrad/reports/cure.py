@@ -9,6 +9,7 @@ from typing import Protocol
 
 from vegrad.flow.wording import power
 from vegrad.reports.protocols import Comparison, ShownDiagnosis
+from vegrad.reports.values import count_of
 
 WIDTH = 80
 MOST = 8  # attempts shown in full
@@ -22,6 +23,7 @@ RESULTS = {  # by how an attempt ended
     "learns-nothing": "too slow",
     "diverged": "diverges",
     "out-of-reach": "no reach",
+    "high": "high loss",
 }
 
 Pair = tuple[float, float]  # without and with the cure, or before and after
@@ -148,8 +150,8 @@ def verdict(outcome: ShownOutcome, width: int = WIDTH) -> list[str]:
 
 def details(outcome: ShownOutcome, width: int = WIDTH, *, about: Sequence[str] = ()) -> list[str]:
     """Write what it cost, what was tried, the lines `about` the data, and the proof."""
-    training = f"one training ({outcome.steps} steps of {outcome.batch_size} rows)"
-    paid = f"{outcome.cost:.2f} of {training}, everything included"
+    length = f"{count_of(outcome.steps, 'step')} of {count_of(outcome.batch_size, 'row')}"
+    paid = f"{outcome.cost:.2f} of one training ({length}), everything included"
     lines = [*_filled(paid, "cost: ", width), "", *attempts(outcome.attempts, width), *about]
     if outcome.proof is not None:
         lines += [*([""] if about else []), *proof(outcome.proof, width)]
@@ -191,7 +193,7 @@ def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
         result = {"reached": DONE, "luck": ONCE}.get(attempt.ended, BEST)
     elif attempt.ended == SKIPPED:
         result = SKIPPED
-    elif attempt.steps or attempt.ended == "out-of-reach":
+    elif attempt.steps or attempt.ended in ("out-of-reach", "high"):
         result = RESULTS[attempt.ended]
     else:
         result = "–" if after is None or after.healthy else after.verdict
@@ -215,7 +217,7 @@ def proof(shown: ShownProof, width: int = WIDTH) -> list[str]:
         rows.append(("accuracy", [_percent(value) for value in shown.accuracy]))
     if any(diagnosis.layer_flow is not None for diagnosis in shown.diagnoses):
         rows.append(("gradient, first layer over last", [_chain(d) for d in shown.diagnoses]))
-    head = f"proof: {shown.steps} steps from seed {shown.seed}"
+    head = f"proof: {count_of(shown.steps, 'step')} from seed {shown.seed}"
     room = min(46, width - 22)
     lines = [f"{head:<{room}}{'without':>11}{'with':>11}"]
     return lines + [f"  {name:<{room - 2}}{a:>11}{b:>11}" for name, (a, b) in rows]

@@ -197,6 +197,25 @@ TERMS = (
         "had come near the goal: its loss did not fall fast enough.",
     ),
     Term(
+        ("once", "by luck"),
+        "The result of a change, in the table of a cure, with which the goal was reached, but not "
+        "to stay, or not again with the rows in another order. It is once if nothing was better.",
+    ),
+    Term(
+        ("best",),
+        "The result, in the table of a cure, of the change that came nearest to a goal that none "
+        "has reached.",
+    ),
+    Term(
+        ("high loss",),
+        "The result, in the table of a cure, of a diagnosis's own advice after which the loss "
+        "begins far above that of guessing, so that gentler changes are tried before it.",
+    ),
+    Term(
+        ("skipped",),
+        "What a cure says of a diagnosis's own advice that it could not try; why stands below.",
+    ),
+    Term(
         ("no reach",),
         "The result of a change to a recurrent network, in the table of a cure, after which next "
         "to nothing of the gradient gets back to the steps that the target depends on.",

@@ -63,7 +63,7 @@ def modules(shown: ShownDiagnosis, model: ShownModules) -> str:
     if run is not None:
         found += [("the training", run_charts.course(run)), ("the spikes", spikes.section(run))]
     found += model_parts.parts_of(model, MODULE_ENDS).items()
-    return _frame(parts.verdict(shown, "p", shown.config["model"]), [*found, *_seen(shown)])
+    return _frame(parts.verdict(shown, "p", model.head), [*found, *_seen(shown)])
 
 
 def comparison(shown: ShownComparison) -> str:

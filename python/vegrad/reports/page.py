@@ -18,6 +18,7 @@ from vegrad.reports.module_text import module_places
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.style import STYLE
+from vegrad.reports.words import words
 
 ELEMENT = "vegrad-diagnosis"  # of a page, that has the numbers for programs
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -32,7 +33,9 @@ def page(
 ) -> str:
     """Write the page of `diagnosis`, with its modules if it is no chain; see `to_html`."""
     flow, measurement = diagnosis.layer_flow, diagnosis.measurement
-    found = [parts.verdict(diagnosis), "<main>", parts.findings(diagnosis)]
+    network = "" if modules is None else modules.head
+    head = parts.verdict(diagnosis, network=network)
+    found = [head, "<main>", parts.findings(diagnosis)]
     if flow is not None:
         found.append(parts.flow(diagnosis, flow))
     if diagnosis.time_flow is not None:
@@ -48,6 +51,7 @@ def page(
         found.append(parts.proof(proof))
     if descents:
         found.append(parts.stories(descents))
+    found.append(words(diagnosis, history, proof))
     content = diagnosis.to_dict() if modules is None else _shortened(diagnosis)
     found += ["</main>", footer(), embedded(content)]
     return document(diagnosis.verdict, found)

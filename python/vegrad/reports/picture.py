@@ -148,12 +148,14 @@ def plot(diagnosis: ShownDiagnosis, path: str | PathLike[str] | None = None) -> 
     return kept(figure, path)
 
 
-def headed(figure: Figure, diagnosis: ShownDiagnosis, unsaid: Sequence[str] = ()) -> None:
+def headed(
+    figure: Figure, diagnosis: ShownDiagnosis, unsaid: Sequence[str] = (), words: str = ""
+) -> None:
     """Write the verdict above a figure, and the network and what else is to be said below it."""
     colour = COLOURS.get(diagnosis.verdict, ALARM) if diagnosis.verdict else INK
     title = textwrap.fill(diagnosis.summary, 96)
     figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
-    words = describe(diagnosis).replace("\n", ", ")
+    words = words or describe(diagnosis).replace("\n", ", ")
     figure.supxlabel("\n".join(filter(None, [words, *unsaid])), fontsize=8.5, color=INK, x=0.5)
 
 

@@ -60,8 +60,8 @@ class BesideFlow(Protocol):
         """The layers whose weight gradient the dtype stores as inf, though it is not."""
 
     @property
-    def expected(self) -> ExpectedFlow | None:
-        """The flow that theory expects."""
+    def expected_flow(self) -> ExpectedFlow | None:
+        """The flow of layers that theory expects."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Nothing:
     config: Mapping[str, object] = field(default_factory=dict)
     underflowed: tuple[int, ...] = ()
     overflowed: tuple[int, ...] = ()
-    expected: ExpectedFlow | None = None
+    expected_flow: ExpectedFlow | None = None
 
 
 class ShownDiagnosis(BesideFlow, Protocol):

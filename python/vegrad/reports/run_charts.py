@@ -10,7 +10,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.wording import DECADE, power
 from vegrad.reports.heat import Cells, as_address, cells_of, shades
-from vegrad.reports.shown_run import ShownRun
+from vegrad.reports.shown_run import ShownRun, after_clip, is_clipped
 from vegrad.reports.svg import Chart, Entry, plain_ticks, power_ticks, reach, stacked
 from vegrad.reports.training_charts import loss_chart
 from vegrad.reports.values import NEAR, decades
@@ -161,16 +161,14 @@ def _loss(run: ShownRun, name: str) -> Plot:
 
 
 def _norms(run: ShownRun, name: str) -> Plot:
-    before, after = _log10(run.gradient_norm), _log10(run.clipped_norm)
+    before, after = _log10(run.gradient_norm), _log10(after_clip(run))
     axis = reach([before, after], least=1.0)
     words = f"The joint norm of all gradients: {from_to(run.gradient_norm)}."
     chart = Chart(f"{name}-norm", "Gradient norm", words, _sides(run), axis, 130)
     chart.y_axis(power_ticks(*axis, most=4))
     chart.line(run.step, before, "thin s-gradient")
     legend: list[Entry] = []
-    with np.errstate(invalid="ignore"):
-        clipped = bool((run.clipped_norm < 0.999 * run.gradient_norm).any())
-    if clipped:
+    if is_clipped(run).any():
         chart.line(run.step, after, "thin s-derivative")
         legend = [
             ("before the clip", [("line", "s-gradient")]),

@@ -28,7 +28,7 @@ from vegrad.reports.picture import (
     sheet,
 )
 from vegrad.reports.protocols import ShownDiagnosis
-from vegrad.reports.shown_run import ShownModules, ShownRun
+from vegrad.reports.shown_run import ShownModules, ShownRun, after_clip, is_clipped
 from vegrad.reports.values import NEAR, with_range
 
 NAMES = 14  # modules named beside a heat map, at most
@@ -50,7 +50,7 @@ def plot(
             raise ValueError("there is no gradient of a module to draw: print the diagnosis")
         figure = sheet(path, (10, 5.2))
         _draw_modules(figure, rows, shown.dtype)
-    headed(figure, diagnosis)
+    headed(figure, diagnosis, words=shown.head)
     return kept(figure, path, DPI)
 
 
@@ -114,10 +114,9 @@ def _columns(run: ShownRun) -> list[tuple[str, list[Line]]]:
         lines += [(run.validation_loss, "C1.", "held-out rows")] * bool(held_out)
         found.append(("loss", lines))
     if np.isfinite(run.gradient_norm).any():
-        with np.errstate(invalid="ignore"):
-            clipped = bool((run.clipped_norm < 0.999 * run.gradient_norm).any())
+        clipped = bool(is_clipped(run).any())
         lines = [(run.gradient_norm, "C0", "before the clip" if clipped else None)]
-        lines += [(run.clipped_norm, "C1", "after it")] * clipped
+        lines += [(after_clip(run), "C1", "after it")] * clipped
         found.append(("gradient norm", lines))
     if np.isfinite(run.update_ratio).any():
         found.append(("update / weight", [(run.update_ratio, "C2.", None)]))

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.finding import Finding
 from vegrad.reports.module_text import ModuleRow, TimeRow
@@ -150,9 +153,27 @@ class ShownRun(Protocol):
 class ShownModules:
     """The modules of a model that is no chain, and the run of its training if there is one."""
 
-    rows: Sequence[ModuleRow]
+    head: str
+    """The model, or the run, in a line."""
+    rows: Sequence[ModuleRow] = ()
     through_time: Sequence[TimeRow] = ()
     notes: Sequence[str] = ()
     run: ShownRun | None = None
     dtype: str = ""
     """Of the gradients, if it is known."""
+
+
+def after_clip(run: ShownRun) -> FloatArray:
+    """Return the joint norm after the clip, (S,); nan if none was recorded.
+
+    A log has it only at steps at which the clip changed it.
+    """
+    known = np.isfinite(run.clipped_norm)
+    return np.where(known | ~known.any(), run.clipped_norm, run.gradient_norm)
+
+
+def is_clipped(run: ShownRun) -> npt.NDArray[np.bool_]:
+    """Return True for each step at which a clip made the gradients smaller, (S,)."""
+    with np.errstate(invalid="ignore"):
+        clipped: npt.NDArray[np.bool_] = run.clipped_norm < 0.999 * run.gradient_norm
+    return clipped

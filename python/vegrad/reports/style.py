@@ -50,6 +50,8 @@ code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 .findings header + .advice { margin-top: 8px; }
 .advice { background: var(--shade); border-radius: 8px; padding: 10px 14px; }
 .advice b { display: block; font-size: .85rem; color: var(--soft); font-weight: 600; }
+dl.words dt { font-weight: 600; margin-top: 10px; } dl.words dd { max-width: 60em; }
+main > details { margin-bottom: 16px; }
 dl.numbers { display: flex; flex-wrap: wrap; gap: 8px 26px; margin-top: 12px; }
 dl.numbers dt { font-size: .82rem; color: var(--soft); }
 dl.numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; }

@@ -182,7 +182,7 @@ def table(
     shown = chosen(len(flow.delta_log2), all_layers, picked=notes)
     aside = max((len(notes.get(layer, "")) + 2 for layer in shown if layer in notes), default=0)
     left_out = _left_out(width - aside)
-    expected = None if diagnosis.expected is None else diagnosis.expected.gain_log2
+    expected = None if diagnosis.expected_flow is None else diagnosis.expected_flow.gain_log2
     gains = {
         "gain": flow.gain_log2,
         "expected": expected,
@@ -284,7 +284,7 @@ def _notes(diagnosis: BesideFlow, flow: Flow) -> dict[int, str]:
         if finding.kind in ("dead", "saturated", "nonfinite") or len(finding.layers) == 1:
             for layer in sorted(finding.layers, key=lambda i: i != finding.evidence.get("layer")):
                 notes.setdefault(layer, finding.kind)
-    for layer, word in _unlike_its_draw(diagnosis.expected, flow).items():
+    for layer, word in _unlike_its_draw(diagnosis.expected_flow, flow).items():
         notes.setdefault(layer, word)
     return notes
 

@@ -31,6 +31,7 @@ from vegrad.reports.time_flow import GONE, headline, left_over, steps_of
 LINES = (GRADIENT, DERIVATIVE, THEORY, WEIGHTS, INK, FAINT)
 # Pale where the gradient vanishes, dark where it keeps its size, red where it explodes.
 TONES = [(0.0, "#f4f6f8"), (0.5, GRADIENT), (0.7, "#e9b44c"), (1.0, ALARM)]
+LEAST = 0.1  # decades on one side that are worth a place on the bar of colours
 WIDEST = 24.0  # decades of colour on either side: beyond it all is as pale, or as dark
 
 
@@ -51,7 +52,7 @@ def draw(flow: ShownTimeFlow) -> Figure:
     grid = figure.add_gridspec(3, 2, height_ratios=(0.5 + 0.14 * min(layers, 12), 1.5, 1.1))
     top = figure.add_subplot(grid[0, :])
     middle = figure.add_subplot(grid[1, :], sharex=top)
-    lower = figure.add_subplot(grid[2, 0] if gated else grid[2, :])
+    lower = figure.add_subplot(grid[2, 0] if gated else grid[2, :], sharex=top)
     figure.suptitle(headline(flow), color=INK, fontsize=13, fontweight="bold", x=0.012, ha="left")
     sizes = left_over(flow)
     _draw_map(figure, top, sizes)
@@ -92,8 +93,20 @@ def _draw_map(figure: Figure, axes: Axes, sizes: FloatArray) -> None:
                    fontweight="bold", color=INK)  # fmt: skip
     axes.set_title("← the backward pass runs this way", loc="right", fontsize=9, color=INK)
     bar = figure.colorbar(drawn, ax=axes, pad=0.01, aspect=8 + 2 * layers)
+    _mark_sizes(bar.ax, known)
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.set_label("log10", fontsize=8, color=INK)
+
+
+def _mark_sizes(axes: Axes, known: FloatArray) -> None:
+    """Leave the sizes that there are on the bar of colours, with figures on either side of 0."""
+    low, high = (float(end) for end in (known.min(initial=0.0), known.max(initial=0.0)))
+    low = max(low, -WIDEST) if low < -LEAST or high > LEAST else -1.0
+    high = min(high, WIDEST) if high > LEAST else 0.0
+    locator = importlib.import_module("matplotlib.ticker").MaxNLocator
+    below, above = locator(4).tick_values(low, 0.0), locator(4).tick_values(0.0, high or 1.0)
+    axes.set_ylim(low, high)
+    axes.set_yticks([tick for tick in {*below, *above} if low <= tick <= high])
 
 
 def _draw_sizes(axes: Axes, flow: ShownTimeFlow, sizes: FloatArray) -> None:

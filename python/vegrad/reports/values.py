@@ -83,7 +83,7 @@ def expected_delta(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, Float
 
     Both are NaN where theory has no say.
     """
-    theory, last = diagnosis.expected, flow.delta_log2[-1]
+    theory, last = diagnosis.expected_flow, flow.delta_log2[-1]
     if theory is None or not np.isfinite(last):
         return _unknown(flow.delta_log2)
     return decades(theory.delta_log2 + last), theory.delta_log2_std / DECADE
@@ -91,7 +91,7 @@ def expected_delta(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, Float
 
 def expected_gain(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, FloatArray]:
     """Return log10 of the expected gains and their spread, NaN where theory has no say."""
-    theory = diagnosis.expected
+    theory = diagnosis.expected_flow
     if theory is None:
         return _unknown(flow.gain_log2)
     return decades(theory.gain_log2), theory.gain_log2_std / DECADE
@@ -99,7 +99,7 @@ def expected_gain(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, FloatA
 
 def expected_rms(diagnosis: BesideFlow, flow: Flow) -> tuple[FloatArray, FloatArray]:
     """Return log10 of the activations' expected root mean square, and its spread; else NaN."""
-    theory = diagnosis.expected
+    theory = diagnosis.expected_flow
     if theory is None:
         return _unknown(flow.activation_rms)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -18,6 +18,7 @@ from vegrad.reports import comparison as shown
 from vegrad.reports import comparison_picture, notebook
 from vegrad.reports.page import write
 from vegrad.reports.picture import Figure
+from vegrad.reports.shown_run import after_clip, is_clipped
 from vegrad.runs.departures import MODULES, Departure, common_steps, departures_of, same_until
 from vegrad.runs.read import read_run
 from vegrad.runs.run import Run
@@ -178,14 +179,18 @@ def _names(two: Sequence[Run | Diagnosis], names: Sequence[str] | None) -> tuple
         if names[0] == names[1]:
             raise ValueError(f"names must differ, not both be {names[0]!r}")
         return names[0], names[1]
-    found = [_name_of(one.about) if isinstance(one, Run) else "" for one in two]
-    return (found[0], found[1]) if all(found) and found[0] != found[1] else ("a", "b")
+    for parts in (1, 2):  # of the paths of files, the last
+        first, second = (_name_of(one, parts) for one in two)
+        if first and second and first != second:
+            return first, second
+    return "a", "b"
 
 
-def _name_of(about: Mapping[str, object]) -> str:
+def _name_of(one: Run | Diagnosis, parts: int) -> str:
+    about = one.about if isinstance(one, Run) else {}
     if about.get("name"):
         return str(about["name"])
-    return Path(str(about["path"])).name if about.get("path") else ""
+    return "/".join(Path(str(about["path"])).parts[-parts:]) if about.get("path") else ""
 
 
 # Runs --------------------------------------------------------------------------------------------
@@ -266,9 +271,7 @@ def _figures(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
 
 
 def _figures_of(run: Run) -> dict[str, float]:
-    with np.errstate(invalid="ignore"):
-        clipped = run.clipped_norm < 0.999 * run.gradient_norm
-    known = np.isfinite(run.clipped_norm) & np.isfinite(run.gradient_norm)
+    clipped, known = is_clipped(run), np.isfinite(after_clip(run))
     return {
         "steps": float(run.steps and run.step[-1] + 1),
         "loss, at first": _middle(run.loss[:LATELY]),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.reports.shown_run import after_clip
 from vegrad.runs.run import Run
 
 Places = npt.NDArray[np.int64]
@@ -90,7 +91,7 @@ def same_until(runs: tuple[Run, Run]) -> float:
 def _of_columns(runs: tuple[Run, Run]) -> Iterator[Departure]:
     step, *places = common_steps(runs)
     for name, least in COLUMNS.items():
-        a, b = (getattr(run, name)[place] for run, place in zip(runs, places, strict=True))
+        a, b = (_column(run, name)[place] for run, place in zip(runs, places, strict=True))
         if name == "clipped_norm" and _same_as_norm(runs, places):
             continue
         both = np.isfinite(a) & np.isfinite(b)
@@ -108,10 +109,15 @@ def _of_columns(runs: tuple[Run, Run]) -> Iterator[Departure]:
             yield Departure(name, "", int(at), values, _ratio(*values))
 
 
+def _column(run: Run, name: str) -> FloatArray:
+    values: FloatArray = after_clip(run) if name == "clipped_norm" else getattr(run, name)
+    return values
+
+
 def _same_as_norm(runs: tuple[Run, Run], places: Sequence[Places]) -> bool:
     """Return True if neither was clipped, so that one norm tells of both."""
     return all(
-        np.array_equal(run.clipped_norm[place], run.gradient_norm[place], equal_nan=True)
+        np.array_equal(after_clip(run)[place], run.gradient_norm[place], equal_nan=True)
         for run, place in zip(runs, places, strict=True)
     )
 

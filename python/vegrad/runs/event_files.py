@@ -14,7 +14,7 @@ from typing import BinaryIO
 from vegrad.runs.run import Run
 from vegrad.runs.tags import Tags
 
-SOURCE = "event file"
+SOURCE = "TensorBoard"
 LONGEST = 1 << 24  # bytes of a record that is looked at: pictures and graphs may be longer
 VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5
 STEP, SUMMARY, VALUE, TAG, SIMPLE, TENSOR = 2, 5, 1, 1, 2, 8

@@ -7,8 +7,10 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 from vegrad._core import __version__
 from vegrad.arrays.checks import as_count
@@ -18,7 +20,6 @@ from vegrad.runs.locking import lock
 from vegrad.runs.spikes import Spike
 
 TAIL = 1 << 20  # bytes at the end of a file that are asked who writes it
-NAMES = tuple(COLUMNS)
 
 
 class RunLog:
@@ -106,17 +107,25 @@ class RunLog:
         clipped_norm: float | None = None,
         learning_rate: float | None = None,
         update_ratio: float | None = None,
+        log2: Sequence[float] | None = None,
     ) -> None:
-        """Write a step, unless its number says that it has no line; None is left out."""
+        """Write a step, unless its number says that it has no line; None is left out.
+
+        `log2` is as for `sizes`, which asks `wants_sizes` first.
+        """
         if not has_line(step):
             return
         numbers = (loss, gradient_norm, clipped_norm, learning_rate, update_ratio)
-        known = [
-            f'"{name}":{number(value)}'
-            for name, value in zip(NAMES, numbers, strict=True)
-            if value is not None
-        ]
-        self._write(f'{{"step":{step},{",".join(known)}}}' if known else f'{{"step":{step}}}')
+        known = [one for one in numbers if one is not None]
+        total = sum(known)
+        if total - total == 0:  # all are finite: one template is the fastest
+            there = tuple([one is not None for one in numbers])
+            line = _template(there) % (step, *known)
+        else:
+            named = zip(COLUMNS, numbers, strict=True)
+            parts = [f',"{name}":{number(one)}' for name, one in named if one is not None]
+            line = f'{{"step":{step}{"".join(parts)}}}'
+        self._write(line if log2 is None else f"{line}\n{self._sizes(step, log2)}")
 
     def validation(self, step: int, loss: float) -> None:
         """Write the loss of data that were held out, after a step."""
@@ -132,11 +141,18 @@ class RunLog:
         Raises:
             ValueError: there are more or fewer of them than modules.
         """
+        if self.wants_sizes(step):
+            self._write(self._sizes(step, log2))
+
+    def _sizes(self, step: int, log2: Sequence[float]) -> str:
         if len(log2) != len(self.modules):
             raise ValueError(f"log2 must have {len(self.modules)} sizes, not {len(log2)}")
-        if self.wants_sizes(step):
-            content = json.dumps(list(map(size, log2)), separators=(",", ":"))
-            self._write(f'{{"sizes":{step},"log2":{content}}}')
+        total = sum(log2)
+        if total - total == 0:
+            content = ",".join(["%.2f" % one for one in log2])  # noqa: UP031  # is the fastest
+        else:
+            content = ",".join([json.dumps(size(one)) for one in log2])
+        return f'{{"sizes":{step},"log2":[{content}]}}'
 
     def more_about(self, about: Mapping[str, object]) -> None:
         """Write what became known of the run after its beginning."""
@@ -170,6 +186,12 @@ class RunLog:
             os.close(self._file)
             self._file = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __del__(self) -> None:
         if "_file" in self.__dict__:
             self.close()
@@ -191,6 +213,13 @@ class RunLog:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+@cache
+def _template(there: tuple[bool, ...]) -> str:
+    """Return the template of a step's line, of which these numbers are known."""
+    parts = [f',"{name}":%.6g' for name, known in zip(COLUMNS, there, strict=True) if known]
+    return f'{{"step":%d{"".join(parts)}}}'
 
 
 def _named(batch: object) -> Json:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from vegrad.runs.run import Run
 from vegrad.runs.tags import Tags, number
 
-SOURCE = "metrics.csv"
+SOURCE = "table of metrics"
 COLUMNS = 10_000
 STEPS = ("step", "global_step", "iteration", "iter", "epoch")
 """The columns that may have the step's number, the first that is there first."""

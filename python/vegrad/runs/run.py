@@ -101,11 +101,13 @@ class Run:
         if count:
             sizes[ends], validation[ends] = layers, history.validation_loss
         norm: FloatArray = history.gradient_norm
+        with np.errstate(over="ignore", invalid="ignore"):  # a file may have any numbers
+            clipped = norm * history.coefficient
         return cls(
             step=np.arange(steps, dtype=np.float64),
             loss=history.loss,
             gradient_norm=norm,
-            clipped_norm=norm * history.coefficient,
+            clipped_norm=clipped,
             learning_rate=history.learning_rate,
             update_ratio=np.full(steps, np.nan),
             validation_loss=validation,

@@ -156,7 +156,7 @@ class Tags:
             )
         columns = {field: self._series[name] for field, (_, name) in chosen.items()}
         step = np.unique(np.concatenate([np.frombuffer(s.steps) for s in columns.values()]))
-        every = -(-len(step) // self.most)
+        every = max(-(-len(step) // (2 * self.most)), 1)
         step = step[::every]
         modules, sizes = self._table(step)
         if len(step) * len(modules) > TABLE:

@@ -10,7 +10,7 @@ from vegrad.runs.run import Run
 from vegrad.runs.tags import all_of, number
 
 LARGEST = 1 << 26  # bytes
-SOURCE = "trainer_state.json"
+SOURCE = "Hugging Face Trainer"
 
 
 def of_trainer_state(content: Mapping[str, Json]) -> Run:

@@ -308,12 +308,16 @@ def _norm(several: FloatArray) -> FloatArray:
 
 
 def _product(several: FloatArray, matrices: FloatArray) -> FloatArray:
-    """Return products in the dtype of the matrices, of entries beyond its range too."""
-    if matrices.dtype == several.dtype:
-        return np.asarray(several @ matrices)
-    exponent = _wide(np.frexp(np.abs(several).max(axis=(1, 2)))[1])
-    scaled = np.ldexp(several, -exponent).astype(matrices.dtype)
-    return np.asarray(np.ldexp((scaled @ matrices).astype(np.float64), exponent))
+    """Return products in the dtype of the matrices, of entries beyond its range too.
+
+    What is beyond that of float64 is infinite, or NaN where infinities meet.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if matrices.dtype == several.dtype:
+            return np.asarray(several @ matrices)
+        exponent = _wide(np.frexp(np.abs(several).max(axis=(1, 2)))[1])
+        scaled = np.ldexp(several, -exponent).astype(matrices.dtype)
+        return np.asarray(np.ldexp((scaled @ matrices).astype(np.float64), exponent))
 
 
 def _wide(one_a_set: FloatArray) -> FloatArray:

@@ -128,6 +128,10 @@ class ExpectedRecurrence:
     carry_mean: FloatArray
     """Mean of the gate that carries, unit by unit (H,), over draws; nan without gates."""
 
+    def __repr__(self) -> str:
+        gain = f"{np.exp2(self.gain_log2):.3g}× ± {np.exp2(self.gain_log2_std) - 1:.0%} a step"
+        return f"<ExpectedRecurrence: {self.cell}, {gain}, reach {self.reach:.3g} steps>"
+
     @cached_property
     def gain(self) -> float:
         """The factor of ‖δ‖ a step by formula, the mean over draws."""

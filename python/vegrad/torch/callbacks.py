@@ -13,7 +13,7 @@ package, which is imported when it is first asked for.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch.nn import Module
 
@@ -25,6 +25,7 @@ from vegrad.torch.monitor.track import NAMES
 Foreign = Any  # of other packages, whose types cannot be named
 
 PREFIX = "vegrad/"
+Options: TypeAlias = dict[str, Any]
 PICTURE = f"{PREFIX}gradient_by_depth"
 FIRST = 16  # steps after which there is a first picture; then whenever they have doubled
 # The charts of a board, by title: the numbers that share one.
@@ -72,7 +73,7 @@ def _package(name: str) -> ImportError:
     return ImportError(f'this needs {name}: pip install "vegrad[torch-loggers]"')
 
 
-def _logged(options: dict[str, Any], step: int, first: bool) -> dict[str, Any]:
+def _logged(options: Options, step: int, first: bool) -> Options:
     """Return the options of a monitor, whose log goes on at a step, in the first process alone."""
     if not first:
         return {name: value for name, value in options.items() if name != "log"}

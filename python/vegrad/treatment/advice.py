@@ -26,7 +26,7 @@ from vegrad.treatment.remedy import Patient, Proposal
 
 ROUNDS = 4  # of looks: a parameter that is put right may show the next
 BY_HAND = Refusal(
-    "what it advises is for you to do: it is no change that is tried", worth_saying=True
+    "its advice is in words, without a change that could be tried as it stands", worth_saying=True
 )
 NO_VALUES = Refusal("the diagnosis asks for no other values")
 
@@ -35,9 +35,10 @@ def as_said(p: Patient) -> Proposal | Refusal:
     """Do what the first finding asks for; other values along with what else asks for such."""
     edit = _first(p)
     if edit is not None and _stands_alone(p, edit):
-        return Proposal(edit)
+        return Proposal(edit, waits=True)
     proposal = _values(p)
-    return BY_HAND if edit is None and isinstance(proposal, Refusal) else proposal
+    by_hand = edit is None and p.diagnosis.findings and isinstance(proposal, Refusal)
+    return BY_HAND if by_hand else proposal
 
 
 def else_said(p: Patient) -> Proposal | Refusal:
@@ -47,11 +48,11 @@ def else_said(p: Patient) -> Proposal | Refusal:
 
 
 def said_of_all(p: Patient) -> Proposal | Refusal:
-    """Change all layers of a chain as another than the first finding says it."""
-    edits = (finding.edit for finding in p.diagnosis.findings[1:])
+    """Change all layers of a chain as a finding says it; LSUV, a layer at a time, is surer."""
+    edits = (finding.edit for finding in p.diagnosis.findings)
     edit = next((one for one in edits if one is not None and _is_whole(one)), None)
     if p.chain is None or edit is None:
-        return Refusal("the diagnosis asks for nothing else of all layers")
+        return Refusal("the diagnosis asks for nothing of all layers")
     return Proposal(edit)
 
 
@@ -65,7 +66,8 @@ def activation_said(p: Patient) -> Proposal | Refusal:
 
 
 def _first(p: Patient) -> Edit | None:
-    return p.diagnosis.findings[0].edit
+    """Return what the first finding asks for; what has scaled the data may have left none."""
+    return p.diagnosis.findings[0].edit if p.diagnosis.findings else None
 
 
 def _stands_alone(p: Patient, edit: Edit) -> bool:

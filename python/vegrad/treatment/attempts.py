@@ -19,6 +19,7 @@ from vegrad.treatment.promise import (
     brings,
     creeping,
     ended,
+    high,
     hopeless,
     standing,
     thrown,
@@ -143,7 +144,6 @@ class Attempts:
         if not treatment.is_of_training and treatment.lines in self.done:
             self.budget.passed += patient.passed
             return None
-        self.done.add(treatment.lines)
         after = before if treatment.is_of_training else patient.look(treatment)
         self.budget.passed += patient.passed
         cost = patient.passed / self.batch_size
@@ -153,11 +153,14 @@ class Attempts:
             why = worse(before, after, scaled=treatment.scales, said=remedy.said)
             if not why and not treatment.scales:
                 why, how = unreached(after), "out-of-reach"
+            if not why and treatment.changes[-1].proposal.waits:
+                why, how = high(after, self.plan.goal.guess), "high"
         if not why and not self._worth_a_trial():
             why, how = "no passes are left to train it", "no-passes"
         if why:
             self.attempts.append(replace(done, why=why, ended=how))
             return None
+        self.done.add(treatment.lines)
         self.brought = not remedy.said and brings(self.patient.diagnosis, after)
         self.said = remedy.said
         tried = self._train(treatment, done, after)

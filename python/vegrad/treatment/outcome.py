@@ -14,12 +14,14 @@ from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.reports import notebook
 from vegrad.reports.cure import proof, text
 from vegrad.reports.protocols import Comparison
+from vegrad.reports.values import count_of
 from vegrad.treatment.goal import Goal, Plan
 
 PAIRS = ("loss", "accuracy")
 # The way an attempt ended: its training reached the goal, or only with the rows in one order, or
-# was too slow, learnt nothing or diverged; or it was not trained, because one pass was no better,
-# no passes were left, such a change can never help, or what the diagnosis advises cannot be done.
+# was too slow, learnt nothing or diverged; or it was not trained, because one pass was no better or
+# its loss too high, no passes were left, such a change can never help, or what the diagnosis
+# advises cannot be done.
 Ended = Literal[
     "",
     "reached",
@@ -29,6 +31,7 @@ Ended = Literal[
     "diverged",
     "no-better",
     "out-of-reach",
+    "high",
     "no-passes",
     "impossible",
     "skipped",
@@ -109,7 +112,8 @@ class Proof(Mapping[str, History]):
 
     def __repr__(self) -> str:
         before, after = self.loss
-        return f"<Proof: {self.steps} steps, loss {before:.3g} without, {after:.3g} with the cure>"
+        steps = count_of(self.steps, "step")
+        return f"<Proof: {steps}, loss {before:.3g} without, {after:.3g} with the cure>"
 
     def __str__(self) -> str:
         return self.text
@@ -117,7 +121,7 @@ class Proof(Mapping[str, History]):
     @property
     def comparison(self) -> Comparison:
         """The two trainings side by side."""
-        words = f"{self.steps} steps from seed {self.seed}, on the same rows."
+        words = f"{count_of(self.steps, 'step')} from seed {self.seed}, on the same rows."
         ends = (self.loss, self.accuracy, self.diagnoses)
         return Comparison(self["before"], self["after"], words, *ends)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.rules.memory import lost_on_the_way
 from vegrad.flow.wording import power
+from vegrad.reports.values import count_of
 from vegrad.treatment.outcome import Ended
 from vegrad.treatment.rates import CREEPING, long_steps, median_alpha, short_steps
 from vegrad.treatment.trial import Trial
@@ -14,6 +15,7 @@ NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
 LATE = 0.2  # of a training: from then on a loss must fall as fast as the goal asks for
 ABOVE = 1.2  # times the guess's loss
 THROWN = 3.0  # times the first loss and the guess's: what was learnt by then is lost
+HIGH = 2.0  # times the guess's loss
 HALF = 0.5  # of the way
 FAR = 4.0  # decades, that a gradient may lose on its way to what tells of the target
 NEAR = 2.0  # decades, by which it has come there
@@ -69,8 +71,8 @@ def ended(trial: Trial) -> tuple[Ended, str]:
     if trial.ended:
         return "diverged", trial.ended
     if hopeless(trial):
-        return "learns-nothing", f"learns nothing in {steps} steps"
-    return "slow", f"not at the goal after {steps} steps"
+        return "learns-nothing", f"learns nothing in {count_of(steps, 'step')}"
+    return "slow", f"not at the goal after {count_of(steps, 'step')}"
 
 
 def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool, said: bool = False) -> str:
@@ -87,6 +89,14 @@ def worse(before: Diagnosis, after: Diagnosis, *, scaled: bool, said: bool = Fal
     if not (said or scaled) and any(finding.severity == "critical" for finding in after.findings):
         return f"still {first.kind}: {first.message}"
     return ""
+
+
+def high(diagnosis: Diagnosis, guess: float) -> str:
+    """Return why a change may wait for gentler ones: its loss begins far above a guess's."""
+    loss = diagnosis.loss
+    if loss is None or loss <= HIGH * guess:
+        return ""
+    return f"its loss begins at {loss:.3g}, where that of a guess is {guess:.3g}"
 
 
 def unreached(diagnosis: Diagnosis) -> str:

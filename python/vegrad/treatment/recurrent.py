@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from math import isfinite, log, sqrt
 
 from vegrad.diagnosis.rules.memory import gain_of, own_reach
+from vegrad.flow.cell import Cell, Gate
 from vegrad.flow.edits import (
     Chrono,
     Edit,
@@ -23,7 +24,6 @@ from vegrad.flow.edits import (
     Zero,
     together,
 )
-from vegrad.flow.reading import Cell, Gate
 from vegrad.flow.subject import Refusal
 from vegrad.flow.wording import exp2
 from vegrad.theory.cells import CARRY

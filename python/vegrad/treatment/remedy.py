@@ -16,9 +16,8 @@ from vegrad.treatment.curable import Curable
 AS_IT_IS = "as it is"
 # Layers over their width, beyond which no weights are sure to help: the logarithm of the squared
 # gradient varies from draw to draw by 5 times that (Hanin & Nica 2020); and what is then kept, of
-# the usual budget, for remedies whose gradient need not pass all layers, and beside what the
-# diagnosis says.
-NARROW, FOR_SKIPS, BESIDE_ADVICE = 0.5, 1.25, 1.0
+# the usual budget, for remedies whose gradient need not pass all layers.
+NARROW, FOR_SKIPS = 0.5, 1.25
 # Of the usual budget, what is kept for larger changes where the layers are no chain: beside what
 # the diagnosis says, and beside others.
 FOR_LESS_LIKELY, FOR_OTHERS = 0.25, 0.5
@@ -31,6 +30,8 @@ class Proposal:
     edit: Edit
     note: str = ""
     """The numbers that it rests on, for the words."""
+    waits: bool = False
+    """True if it is left to a later row where its loss begins far above a guess's."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,4 @@ def kept_for(remedy: Remedy, reading: Reading) -> float:
     layers = reading.chain.layers
     narrow = sum(1.0 / layer.width for layer in layers[:-1] if layer.width) > NARROW
     narrow = narrow and all(layer.kind == "linear" for layer in layers)
-    if not narrow or remedy.skips:
-        return remedy.kept
-    return BESIDE_ADVICE if remedy.said else FOR_SKIPS
+    return FOR_SKIPS if narrow and not remedy.skips else remedy.kept

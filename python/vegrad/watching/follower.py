@@ -65,6 +65,9 @@ class Follower:
             self._file.close()
         self._file = self._reader = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def _waits(self, why: str) -> bool:
         self.close()
         self.problem = why

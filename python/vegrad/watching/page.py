@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+import numpy as np
+
 from vegrad.recordings.run import RunDiagnosis
 from vegrad.reports import parts
 from vegrad.reports.model_parts import training
@@ -45,10 +47,16 @@ def content(follower: Follower) -> tuple[str, str]:
 
 
 def _verdict(diagnosis: RunDiagnosis, run: Run) -> str:
-    about = f"{diagnosis.head}, at step {run.step[-1]:.0f}"
+    now = ", ".join(
+        f"{name} {values[known][-1]:.4g}"
+        for name, values in (("loss", run.loss), ("gradient norm", run.gradient_norm))
+        if (known := ~np.isnan(values)).any()
+    )
+    now = f"step {run.step[-1]:.0f}: {now}"
     if not diagnosis.healthy:
-        return parts.verdict(diagnosis, network=about)
-    return parts.headed("healthy", "nothing found so far", diagnosis.sentence, about, heading="h1")
+        return parts.verdict(diagnosis, network=f"{diagnosis.head}; {now}")
+    said = ("healthy", "nothing found so far", now, diagnosis.head)
+    return parts.headed(*said, more=diagnosis.sentence, heading="h1")
 
 
 def _unjudged(run: Run) -> str:

@@ -17,7 +17,8 @@ from vegrad.diagnosis.rules.chain import BY_SIGN
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Scale
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Gradients, Reading
+from vegrad.flow.gradients import Gradients
+from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 from vegrad.flow.trend import Along, Trend
 from vegrad.flow.wording import DECADE, Log2, exp2

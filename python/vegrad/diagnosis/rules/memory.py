@@ -14,7 +14,7 @@ tanh cell through 1e-19).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import exp, inf, log
 
@@ -23,9 +23,10 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.recurrent import FLOOR, LOST, parted
 from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.cell import Cell
 from vegrad.flow.edits import Edit, Scale, Shift, together
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Cell, Reading
+from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE, exp2
 from vegrad.theory.cells import CARRY
@@ -182,13 +183,20 @@ def lost_on_the_way(reading: Reading) -> float:
     return min(lost_at(one.sizes[:, 0], min(steps, one.length)) for one in cells)
 
 
-def forgotten(reading: Reading) -> tuple[Finding, ...]:
+def forgotten(reading: Reading, first: Callable[[], Reading]) -> tuple[Finding, ...]:
     """Return what a training that has stalled may be blamed on: its gradient does not get far back.
 
-    That it learns nothing is seen by then, so that it may be any cell.
+    That it learns nothing is seen by then, so that it may be any cell, and that steps have brought
+    the gradient somewhat farther back is no merit.
+
+    Args:
+        reading: of the network as it is.
+        first: reads it as it was before the training.
     """
     lost = lost_on_the_way(reading)
-    if lost < FORGETS.critical:
+    if lost < FORGETS.warning:
+        return ()
+    if lost < FORGETS.critical and lost_on_the_way(first()) < FORGETS.critical:
         return ()
     assert reading.lags is not None
     steps = reading.lags.before(HINT, TOLD)

@@ -1,4 +1,4 @@
-"""Rules on a training of which nothing but its steps was recorded, by whatever program.
+"""Rules on a training of which only its steps were recorded, by whatever program.
 
 Losses may be of single batches or means of many, of any kind and scale, logged at every step or at
 every thousandth. So levels are medians of many, rises must stand out from the scatter about them,
@@ -23,10 +23,7 @@ from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 
 MANY = 40  # losses to judge a standstill by
-ROSE, BACK = (
-    1.5,
-    2.2,
-)  # times its first level, and its lowest: healthy trainings come to 1.2 and 1.9
+ROSE, BACK = 1.5, 2.2  # times its first level, its lowest: healthy ones come to 1.2 and 1.9
 HIGH = 0.5  # of its first level: where a loss that rose from its lowest must be
 FLUNG = 10.0  # times its first value: a level that no good training comes to
 OUT = 1.2  # times the highest of nine in ten about its lowest: what is no scatter
@@ -235,7 +232,8 @@ def _blown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
 def _no_gradient(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find gradients of exactly 0 in all of the last steps, with a loss that has not gone."""
     seen = _seen(reading)
-    if seen is None or seen.run.about.get("rewarded") or len(seen.norms) < 2 * FEW:
+    lost = any(one.kind == "nonfinite" for one in earlier)  # of which a clip makes 0
+    if seen is None or lost or seen.run.about.get("rewarded") or len(seen.norms) < 2 * FEW:
         return
     zeros = int(np.argmax(np.append(seen.norms[::-1] != 0, True)))
     learned = len(seen.losses) and float(seen.losses[-1]) <= LEFT * seen.first

@@ -15,9 +15,10 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.cell import Cell, Gate
 from vegrad.flow.edits import Edit, Scale, Zero, together
 from vegrad.flow.finding import Finding
-from vegrad.flow.reading import Cell, Gate, Reading
+from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE, exp2, exp10
 

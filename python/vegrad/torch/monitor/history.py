@@ -12,6 +12,7 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.reading import Reading
+from vegrad.reports.values import count_of
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,12 @@ class MonitorHistory:
         _, _, joint, _, loss = self._steps[-1]
         return loss, joint
 
+    @property
+    def last_norms(self) -> FloatArray:
+        """The norm of each parameter's gradient in the last step."""
+        _, count, _, numbers, _ = self._steps[-1]
+        return np.frombuffer(numbers, np.float64, count)
+
     def columns(self, first: int, last: int) -> Columns:
         """Return the first and the last so many steps as arrays.
 
@@ -210,7 +217,7 @@ class MonitorHistory:
         return len(self._steps)
 
     def __repr__(self) -> str:
-        return f"<MonitorHistory of {len(self)} steps>"
+        return f"<MonitorHistory of {count_of(len(self), 'step')}>"
 
     def __getitem__(self, place: int) -> Record:
         return _record(*self._steps[place])

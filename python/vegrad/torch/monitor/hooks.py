@@ -41,8 +41,8 @@ class ModuleHooks:
 
     nonfinite: NonFinite | None = None
     """The first NaN or inf, and the module that made it."""
-    steps = 0
-    """Number of steps that were taken."""
+    steps = first_step = 0
+    """Number of steps that were taken, and of those before the first that was watched."""
 
     def __init__(self, model: Module, backward: bool) -> None:
         named = [(plain_name(name), one) for name, one in model.named_parameters()]

@@ -37,12 +37,13 @@ class Journal:
     ) -> None:
         self.log: RunLog | None = None
         self._last, self._noted, self._open = -1, 0, -1
-        self._pending: tuple[int, list[float | None]] | None = None
-        """A step whose loss is not known yet: step, norms before and after, rate, update."""
+        self._pending: tuple[int, list[float | None], list[float] | None] | None = None
+        """A step whose loss is not known yet: norms before and after, rate and update; sizes."""
         self._spikes: Spikes | None = None
         if path is None:
             return
         places = {name: place for place, name in enumerate(monitor.parameters)}
+        self._count = len(places)
         self._weighted = [n for n, own in enumerate(monitor.own) if own]
         parts = [[places[name] for name in monitor.own[n]] for n in self._weighted]
         self._places = np.array([place for part in parts for place in part], np.intp)
@@ -75,11 +76,13 @@ class Journal:
         before, after, rate = (norm, norm, nan) if track is None else track.last(norm)
         update = nan if sample is None else sample.middle
         numbers = (before, nan if after == before else after, rate, update)
-        self._pending = step, [None if isnan(one) else one for one in numbers]
+        known = [None if isnan(one) else one for one in numbers]
+        sizes = None
+        if self.log.wants_sizes(step):
+            sizes = self._sizes(monitor, track, before / norm if norm > 0 else 1.0)
+        self._pending = step, known, sizes
         if not isnan(loss) or monitor.nonfinite is not None:
             self._flush(loss)
-        if self.log.wants_sizes(step):
-            self._write_sizes(monitor, track, before / norm if norm > 0 else 1.0)
         if self._spikes is not None and step >= self._open + AFTER:
             self.log.spike(self._spikes.all[-1])
             self._spikes = None
@@ -119,11 +122,11 @@ class Journal:
     def _flush(self, loss: float | None) -> None:
         pending, self._pending = self._pending, None
         if pending is not None and self.log is not None:
-            step, numbers = pending
-            self.log.step(step, loss, *numbers)
+            step, (before, after, rate, update), sizes = pending
+            self.log.step(step, loss, before, after, rate, update, sizes)
 
-    def _write_sizes(self, monitor: StepHooks, track: Track | None, clip: float) -> None:
-        """Write the sizes of modules' gradients, as they were before a clip of all."""
+    def _sizes(self, monitor: StepHooks, track: Track | None, clip: float) -> list[float] | None:
+        """Return the sizes of modules' gradients, as they were before a clip of all."""
         assert self.log is not None
         if not self._ordered:
             self._ordered = True
@@ -132,16 +135,18 @@ class Journal:
             order = [rank[n] for n in by_depth(monitor.run_order, monitor.ran) if n in rank]
             if order != sorted(order):
                 self.log.order(order)
-        norms = monitor.history[-1].gradient_norms
-        if len(norms) > (self._places.max() if len(self._places) else 0):
-            shift = log2(clip) if 0 < clip < inf else 0.0
-            self.log.sizes(
-                self._last, (_joined(norms[self._places], self._begins) + shift).tolist()
-            )
+        norms = monitor.history.last_norms
+        if len(norms) != self._count:
+            return None
+        sizes = _joined(norms[self._places], self._begins)
+        return (sizes + log2(clip)).tolist() if 0 < clip < inf and clip != 1 else sizes.tolist()
 
 
 def _joined(norms: FloatArray, begins: np.ndarray) -> FloatArray:
     """Return log2 of the joint norms of parts; nan of those of which none is known."""
+    sums = np.add.reduceat(norms * norms, begins)
+    if np.isfinite(sums).all() and sums.all():
+        return 0.5 * np.log2(sums)
     known = ~np.isnan(norms)
     with np.errstate(divide="ignore"):
         logs = 2 * np.log2(np.where(known, norms, 0.0))

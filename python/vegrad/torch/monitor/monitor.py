@@ -30,6 +30,7 @@ from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.noted import noted
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
 from vegrad.flow.finding import Finding
+from vegrad.reports.values import count_of
 from vegrad.runs.run import Run
 from vegrad.runs.spikes import Spike, Spikes, SpikeStep
 from vegrad.torch.monitor.again import Again
@@ -105,12 +106,13 @@ class Monitor(StepHooks):
         self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
         self._batch: object = None
         self._due = False
-        self.steps = as_count("first_step", first_step)
+        self.steps = self.first_step = as_count("first_step", first_step)
         self._begin()
         self._journal = Journal(self, log, self.steps)
 
     def __repr__(self) -> str:
-        return f"<Monitor of {self.kind}: {len(self.modules)} modules, {self.steps} steps>"
+        modules = count_of(len(self.modules), "module")
+        return f"<Monitor of {self.kind}: {modules}, {count_of(self.steps, 'step')}>"
 
     def __deepcopy__(self, memo: dict[int, object]) -> Monitor:
         return self  # a copy of the model has our hooks, which know that it is not the model

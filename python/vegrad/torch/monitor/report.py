@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isnan, nan
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ from vegrad.flow.reading import Module, Reading
 from vegrad.flow.subject import Subject
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import exp2, listed
-from vegrad.reports import notebook, run_picture
 from vegrad.reports.module_text import ModuleRow, TimeRow, text_of_modules
-from vegrad.reports.picture import Figure
 from vegrad.reports.shown_run import ShownModules
 from vegrad.runs.run import Run
 from vegrad.torch.monitor.looks import Looks
@@ -75,29 +72,14 @@ class Report(Diagnosis):
         rows, in_time, notes = map(plain, (self.rows, self.through_time, self.notes))
         return super().to_dict() | {"modules": rows, "through_time": in_time, "notes": notes}
 
-    def _repr_html_(self) -> str:
-        return notebook.modules(self, self._modules())
-
     def _modules(self) -> ShownModules:
         if self.run is not None:
             dtype = DTYPES.get(self.run.floor_log2, "")
         else:
             dtype = "" if self.reading is None else self.reading.dtype
         rows = self.rows if self.run is None else _by_depth(self.rows, self.run.modules)
-        return ShownModules(rows, self.through_time, self.notes, self.run, dtype)
-
-    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
-        """Draw the training, if it was monitored, or the modules; return matplotlib's figure.
-
-        Args:
-            path: a file to write, whose suffix gives the format.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-            ValueError: there is no number to draw, or the suffix is unknown.
-            OSError: the file cannot be written; nothing half-written is left.
-        """
-        return run_picture.plot(self, self._modules(), path)
+        head = str(self.config["model"])
+        return ShownModules(head, rows, self.through_time, self.notes, self.run, dtype)
 
     def to_text(self, *, all_layers: bool = False) -> str:
         """Return the table of modules, the verdict, findings and advice."""
@@ -159,7 +141,12 @@ def _without_gradient(monitor: StepHooks) -> int:
     history = monitor.history
     ran = any(np.isfinite(size) for size in history[-1].activation_rms[_weighted(monitor)])
     taken = [one for steps in monitor.loop.steps.facts() for one in steps]
-    if not ran or not taken or any(one.backwards for one in taken) or history[0].step:
+    if (
+        not ran
+        or not taken
+        or any(one.backwards for one in taken)
+        or history[0].step != monitor.first_step
+    ):
         return 0
     if not any(one.requires_grad for one in monitor._params):
         return 0
@@ -240,7 +227,7 @@ def course_of(monitor: StepHooks, looks: Looks) -> Course:
         input_column=looks.input_column,
         outputs=looks.outputs,
         loss_kind="binary_cross_entropy" if monitor.loop.made_by in BINARY else "",
-        complete=int(columns.step[0]) == 0,
+        complete=int(columns.step[0]) == monitor.first_step,
     )
 
 

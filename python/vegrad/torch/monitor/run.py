@@ -63,7 +63,7 @@ def run_of(
         floor_log2=floor_of(monitor),
         noted=tuple(noted),
         spikes=tuple(spikes),
-        nonfinite=_nonfinite(step, loss, norm),
+        nonfinite=_nonfinite(monitor, step, loss, norm),
         about=about,
     )
 
@@ -94,12 +94,17 @@ def by_depth(order: Sequence[int], ran: int) -> list[int]:
     return found
 
 
-def _nonfinite(step: FloatArray, loss: FloatArray, norm: FloatArray) -> dict[str, float]:
+def _nonfinite(
+    monitor: StepHooks, step: FloatArray, loss: FloatArray, norm: FloatArray
+) -> dict[str, float]:
     """Return the first step at which a number was NaN or infinite, by its column's name.
 
-    A loss that is nan may be one that nobody has given, unless the gradients are not finite either.
+    Gradients of a step that a GradScaler has skipped do not count. A loss that is nan may be one
+    that nobody has given, unless the gradients are not finite either.
     """
-    wrong = ~np.isfinite(norm)
+    if monitor.nonfinite is None:
+        return {}
+    wrong = ~np.isfinite(norm) & (step >= monitor.nonfinite.step)
     columns = {"loss": (wrong & np.isnan(loss)) | np.isinf(loss), "gradient_norm": wrong}
     return {name: float(step[there][0]) for name, there in columns.items() if there.any()}
 

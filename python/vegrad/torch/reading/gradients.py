@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.measurement import measure
-from vegrad.flow.reading import Gradients
+from vegrad.flow.gradients import Gradients
 from vegrad.torch.reading.hooks import nodes_from
 
 
