@@ -243,7 +243,7 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     if fallen >= MOST:
         return
     if median < SHORT:
-        fallen = float(np.fmin(fallen, _fall_by_looks(digest)))
+        fallen = float(np.fmin(fallen, digest.fall_by_looks))
     baby = (len(alpha) >= FEW or fallen < SOME) and median < BABY - 1
     baby = baby and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
     tiny = max(digest.moves, default=nan) < TINY and fallen < 1 - LONG and not median > -LONG
@@ -304,20 +304,6 @@ def _how_little(digest: Digest, fallen: float) -> tuple[float, str]:
         says = "the loss of {steps:d} steps has not fallen by more than batches differ"
         return min(fallen, max(lost / digest.start, 0.0)), says
     return min(fallen, lost / digest.start), says
-
-
-def _fall_by_looks(digest: Digest) -> float:
-    """Return the part that all steps would take off the loss if each did as those looked at.
-
-    It is nan if none was looked at. The loss is that of a step's own batch, which falls by more
-    than that of all rows.
-    """
-    history, steps = digest.history, digest.looked
-    before, after = history.loss[steps], history.loss_after[steps]
-    with np.errstate(all="ignore"):
-        part = np.log(after / before)
-    part = part[np.isfinite(part)]
-    return float(-np.expm1(history.steps * np.mean(part))) if part.size else nan
 
 
 # Up and down ------------------------------------------------------------------------------------
