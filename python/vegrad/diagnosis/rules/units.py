@@ -21,6 +21,7 @@ ALIKE = 0.1  # by which means differ at most that one shift mends
 AXES = {"permute", "transpose", "t", "movedim", "swapaxes"}  # which make others of units
 HOLDS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # of derivative 0 beyond a bound
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
+RAW = 3.0  # root mean square of inputs that weights of the usual size make too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
 FLAT = ": the pre-activations there are {mean:.3g} ± {std:.3g}, and no row moves these units to "
 FLAT += "where they are not flat."
@@ -54,7 +55,7 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
     edit, advises = (_revived if dead else _mended)(chain, worst, mean, deviation)
     if dead and found[1:] and isinstance(edit, Shift):
         edit, advises = _lifted(chain, found, edit, advises)
-    raw = [] if dead or worst or deviation < WIDE else _raw(reading)
+    raw = [] if dead or worst or deviation < WIDE else _raw(reading, chain)
     if raw:
         edit, advises = ScaleData(), "{edit}" + THERE
         says += "; the values of {inputs} have a root mean square of {rms:.3g}, not about 1"
@@ -85,9 +86,12 @@ def _cause(rule: Rule, found: Sequence[int], reading: Reading) -> str:
     return "output-range" if last and poor else f"{rule.kind}-units"
 
 
-def _raw(reading: Reading) -> list[Input]:
-    """Return inputs that are far too large, which the first layer takes."""
-    return [] if reading.tables else [one for one in reading.inputs if one.rms >= LARGE_INPUT]
+def _raw(reading: Reading, chain: Chain) -> list[Input]:
+    """Return inputs that are too large, which the first layer takes, with weights as usual."""
+    first = reading.parameters.get(chain.layers[0].weight)
+    usual = first is not None and first.through_log2 <= 1.0
+    least = RAW if usual else LARGE_INPUT
+    return [] if reading.tables else [one for one in reading.inputs if one.rms >= least]
 
 
 def _revived(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Edit, str]:
