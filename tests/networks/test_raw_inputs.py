@@ -93,3 +93,14 @@ def test_weights_of_the_usual_size_are_not_blamed_for_pixels() -> None:
     assert (raw.kind, raw.cause, raw.edit) == ("saturated", "input-scale", ScaleData())
     assert first(10.0, x / 16).cause == "saturated-units"
     assert first(10.0, x).cause == "saturated-units"  # which are to blame as well
+
+
+@pytest.mark.parametrize("name", [*RAW, *SCALED])
+def test_a_training_says_so_at_its_first_batch(name: str) -> None:
+    x = (RAW | SCALED)[name]
+    net = vegrad.MLP([x.shape[1], 32, 32, 3], loss="cross_entropy", seed=0)
+    adam = vegrad.Adam(1e-3)
+    more = {"epochs": 1, "batch_size": 32, "seed": 0, "progress": False, "on_finding": None}
+    history = net.fit(x, LABEL, optimizer=adam, **more)
+    raw = any(one.finding.cause == "input-scale" for one in history.noted if one.step == 0)
+    assert raw == (name in RAW)
