@@ -141,7 +141,8 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
         part += " (α {alpha:+.2g})"
         return int(digest.looks[climbs][0]), begins + part, {"percent": 100 * share}
     if not digest.highest <= HIGH and _grew(digest):
-        first = int(np.flatnonzero(~(digest.loss <= 2 * digest.start))[0])
+        risen = int(np.flatnonzero(~(digest.loss <= 2 * digest.start))[0])
+        first = max(risen - 1, 0)  # whose step has led there
         much = "the loss rose to {highest:.3g} times what it was"
         much = much if digest.highest < inf else "the loss rose until it was no number"
         return first, begins + much, {}
@@ -175,7 +176,7 @@ def _limit(digest: Digest, first: int) -> tuple[float, str]:
     began = digest.looks < max(first + 1, FEW)
     began &= (digest.alpha > 0) | digest.climbs
     if not began.any():
-        if first <= 1 and not (len(digest.looks) and digest.looks[0] == 0):
+        if first == 0 and not (len(digest.looks) and digest.looks[0] == 0):
             return nan, ""  # the first step may have been the one that was too long
         return usual, "the norm that it had before"
     at = int(np.argmax(began))  # later ones begin where this one has thrown the network
