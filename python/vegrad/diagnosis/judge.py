@@ -17,6 +17,7 @@ from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.seen import run_looked_at
 from vegrad.diagnosis.rules.steps import of_history
+from vegrad.diagnosis.rules.underflow import is_effect
 from vegrad.flow.cell import Cell
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
@@ -93,7 +94,7 @@ def _with_losses(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> 
     besides = _of_any(reading, rest)
     if reading.loss is not None and isnan(reading.loss):
         return besides or certain
-    return [*certain, *besides] or _asked([table.ABSURD], reading)
+    return [*certain, *besides] or _asked(table.LEFT, reading)
 
 
 def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
@@ -185,6 +186,8 @@ def _of_streams(reading: Reading) -> list[Finding]:
 
 def _of_modules(reading: Reading) -> list[Finding]:
     findings = causes.after_divergence(_asked(table.MODULES, reading))
+    if any(one.rule == table.NO_GRADIENT.name for one in findings):
+        findings = [one for one in findings if not is_effect(one)]
     if reading.watched is not None:
         findings = second.settled(findings, reading.watched.second, reading.modules)
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)

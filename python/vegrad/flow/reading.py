@@ -21,7 +21,15 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.cell import Cell
-from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Undefined
+from vegrad.flow.data import (
+    Compared,
+    Input,
+    KnownLoss,
+    NonFiniteData,
+    NonFiniteValue,
+    Stored,
+    Undefined,
+)
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.gradients import Gradients
@@ -300,6 +308,8 @@ class Reading:
     """Parameters that the network uses and trains, and does not have."""
     raised: str = ""
     """The error that ended the pass, where what is not finite made one."""
+    stored: Stored | None = None
+    """What the dtype has of the gradients, where it may have lost most of them."""
     undefined: Undefined | None = None
     """What a distribution has refused, which ended the pass."""
 

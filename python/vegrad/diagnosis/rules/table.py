@@ -29,6 +29,7 @@ from vegrad.diagnosis.rules import (
     steps,
     symmetry,
     targets,
+    underflow,
     units,
 )
 from vegrad.diagnosis.rules import residual as streams
@@ -61,12 +62,14 @@ CHAIN = (
 # Of any network whose graph was read.
 SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
 GRAPH = (nonfinite.PASS, *graph.RULES)
-ABSURD = first_loss.ABSURD_LOSS
+# Where nothing else is wrong.
+LEFT = (underflow.STORED, first_loss.ABSURD_LOSS)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = (*loop.RULES, *silent.RULES)
 COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
-MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
+NO_GRADIENT = underflow.NO_GRADIENT
+MODULES = (*LOOP, *COURSE, *modules.RULES, NO_GRADIENT, collapse.GOES_NOWHERE)
 GRADIENTS, NONFINITE = gradients.RULES, modules.NONFINITE
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (
@@ -87,7 +90,7 @@ RULES = (
     WHOLE,
     INPUTS,
     *cuts.RULES,
-    ABSURD,
+    *LEFT,
     *operations.RULES,
     *CHAIN,
     *graph.RULES,

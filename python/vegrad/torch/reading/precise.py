@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vegrad.flow.data import Stored
+from vegrad.torch import models
+from vegrad.torch.reading.gradients import gradients
+from vegrad.torch.reading.passes import Task, checked
 from vegrad.torch.reading.what_if import borrowed
 
 NARROW = {torch.float16, torch.bfloat16, torch.float32}
@@ -29,3 +33,27 @@ def doubled(value: object) -> object:
     if isinstance(value, tuple | list):
         return type(value)(doubled(one) for one in value) if type(value) in (tuple, list) else value
     return value
+
+
+def stored(task: Task) -> Stored | None:
+    """Count what the dtype has of the gradients' elements; None if float64 cannot be run."""
+    wanted = [one for one in task.model.parameters() if one.requires_grad]
+    try:
+        own = _gradients(task, wanted)
+        with in_float64(task.model):
+            double = task._replace(x=doubled(task.x), target=doubled(task.target))
+            true = _gradients(double, wanted)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    elements = lost = 0
+    for one, exact in zip(own, true, strict=True):
+        if one is not None and exact is not None and one.layout is torch.strided:
+            there = exact != 0
+            elements += int(there.sum())
+            lost += int((there & (one == 0)).sum())
+    return Stored(elements, lost)
+
+
+def _gradients(task: Task, wanted: list[Tensor]) -> list[Tensor | None]:
+    loss = checked(task.loss_fn(models.called(task.model, task.x), task.target))
+    return gradients(loss, wanted)

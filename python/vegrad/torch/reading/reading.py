@@ -56,7 +56,9 @@ def read(
     data = tuple(one for one in bad if one is not None)
     try:
         with models.untouched(model, loss_fn):
-            return _read(task, resamples, seed, data)
+            found = _read(task, resamples, seed, data)
+            doubt = _may_be_lost(found)
+            return replace(found, stored=precise.stored(task)) if doubt else found
     except (TypeError, AttributeError) as error:
         if message := no_tensors(x, target):
             raise TypeError(message) from error
@@ -91,6 +93,15 @@ def _read(
     batches = _resampled(task, run, resamples, seed)
     chain = replace(reading.chain, batches=batches)
     return replace(reading, chain=chain, what_if=what_if, data=data, unregistered=unregistered)
+
+
+def _may_be_lost(found: Reading) -> bool:
+    """Return True if the dtype may have none, or next to none, of the gradients."""
+    if not found.operations or not isfinite(found.loss or 0.0):
+        return False
+    sizes = [one.gradient_log2 for one in found.parameters.values() if one.trained]
+    known = [one for one in sizes if not isnan(one)]
+    return found.dtype == "float16" or (bool(known) and all(one == -inf for one in known))
 
 
 def interrupted(
