@@ -57,8 +57,8 @@ def read(
     try:
         with models.untouched(model, loss_fn):
             found = _read(task, resamples, seed, data)
-            doubt = _may_be_lost(found)
-            return replace(found, stored=precise.stored(task)) if doubt else found
+            stored = precise.stored(task) if _may_be_lost(found) else None
+            return replace(found, stored=stored)
     except (TypeError, AttributeError) as error:
         if message := no_tensors(x, target):
             raise TypeError(message) from error
@@ -99,9 +99,8 @@ def _may_be_lost(found: Reading) -> bool:
     """Return True if the dtype may have none, or next to none, of the gradients."""
     if not found.operations or not isfinite(found.loss or 0.0):
         return False
-    sizes = [one.gradient_log2 for one in found.parameters.values() if one.trained]
-    known = [one for one in sizes if not isnan(one)]
-    return found.dtype == "float16" or (bool(known) and all(one == -inf for one in known))
+    sizes = {one.gradient_log2 for one in found.parameters.values() if one.trained}
+    return found.dtype == "float16" or {one for one in sizes if not isnan(one)} == {-inf}
 
 
 def interrupted(
