@@ -330,7 +330,9 @@ def _time_looked_at(flow: TimeFlow) -> str:
 
 
 def _modules_looked_at(reading: Reading) -> str:
-    known = [one.delta for one in reading.modules if one.chained and 0 < one.delta < inf]
+    chained = [one for one in reading.modules if one.chained]
+    links = [one for one in chained if 0 < one.delta < inf]
+    known = [one.delta for one in links]
     norm = _gradient_norm(reading)
     if len(known) < 2:
         whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"
@@ -338,7 +340,8 @@ def _modules_looked_at(reading: Reading) -> str:
     whole = "" if isnan(norm) else f", its norm over all parameters is {norm:.3g}"
     size = log10(known[0] / known[-1])
     of = "times" if size >= 0 else "of"
-    return f"the gradient reaches the first module at {power(size)} {of} the last{whole}"
+    first = "the first module" if links[0] is chained[0] else links[0].name
+    return f"the gradient reaches {first} at {power(size)} {of} the last{whole}"
 
 
 def _gradient_norm(reading: Reading) -> float:

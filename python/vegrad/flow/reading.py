@@ -147,6 +147,8 @@ class Layer:
     width: int = 0
     """Its units, or channels."""
     kind: str = "linear"
+    rescaled: bool = False
+    """True if the normalization divides what the layer makes by its size in the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +190,8 @@ class Chain:
     @cached_property
     def gains(self) -> Gains:
         """The gains between the layers, with their trend and those that depart from it."""
-        return Gains.of_flow(self.flow, self.batches, normalized=self.norm is not None)
+        normalized = [self.norm is not None or one.rescaled for one in self.layers]
+        return Gains.of_flow(self.flow, self.batches, np.array(normalized))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from math import inf, isfinite, isnan
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
 from vegrad.flow.data import Stored
+from vegrad.flow.reading import Reading
 from vegrad.torch import models
 from vegrad.torch.reading.gradients import gradients
 from vegrad.torch.reading.passes import Task, checked
@@ -33,6 +35,14 @@ def doubled(value: object) -> object:
     if isinstance(value, tuple | list):
         return type(value)(doubled(one) for one in value) if type(value) in (tuple, list) else value
     return value
+
+
+def may_be_lost(found: Reading) -> bool:
+    """Return True if the dtype may have none, or next to none, of the gradients."""
+    if not found.operations or not isfinite(found.loss or 0.0):
+        return False
+    sizes = {one.gradient_log2 for one in found.parameters.values() if one.trained}
+    return found.dtype == "float16" or {one for one in sizes if not isnan(one)} == {-inf}
 
 
 def stored(task: Task) -> Stored | None:

@@ -57,7 +57,7 @@ def read(
     try:
         with models.untouched(model, loss_fn):
             found = _read(task, resamples, seed, data)
-            stored = precise.stored(task) if _may_be_lost(found) else None
+            stored = precise.stored(task) if precise.may_be_lost(found) else None
             return replace(found, stored=stored)
     except (TypeError, AttributeError) as error:
         if message := no_tensors(x, target):
@@ -93,14 +93,6 @@ def _read(
     batches = _resampled(task, run, resamples, seed)
     chain = replace(reading.chain, batches=batches)
     return replace(reading, chain=chain, what_if=what_if, data=data, unregistered=unregistered)
-
-
-def _may_be_lost(found: Reading) -> bool:
-    """Return True if the dtype may have none, or next to none, of the gradients."""
-    if not found.operations or not isfinite(found.loss or 0.0):
-        return False
-    sizes = {one.gradient_log2 for one in found.parameters.values() if one.trained}
-    return found.dtype == "float16" or {one for one in sizes if not isnan(one)} == {-inf}
 
 
 def interrupted(
@@ -205,6 +197,7 @@ def _layers(run: passes.Pass) -> tuple[Layer, ...]:
             layer.norm,
             fans(layer)[3],
             layer.kind,
+            layer.rescaled,
         )
         for layer in run.layers
     )
