@@ -12,6 +12,8 @@ import vegrad
 from vegrad import clipping
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS
 
+from tests.spiral import spiral
+
 
 def quadratic(rate: float, steps: int = 40, every: int = 1, start: float = 1.0) -> vegrad.History:
     """Descent on the parabola 2 + ½ w², as fit would write it down; a step an epoch."""
@@ -55,7 +57,7 @@ def test_overshooting_names_the_rate_that_lands_at_the_minimum() -> None:
     assert climbing.evidence["step"] == 0
     assert climbing.evidence["climbs"] == 1.0
     assert "lower the learning rate from 2.1 to 1," in climbing.advice
-    assert "global norm at 1," in climbing.advice
+    assert "global norm at 0.48," in climbing.advice  # 1 is the norm of the step that climbs
     past = found(quadratic(1.8, start=4.0))["overshooting"]
     assert past.severity == "warning"
     assert past.evidence["wanted"] == pytest.approx(1.0)
@@ -251,3 +253,57 @@ def test_a_swing_near_the_lowest_loss_is_none() -> None:
     assert found(history_of(steps, [1] * 9)) == {}
     steps[5:, 0] += [0.3, 0.0, 0.3, 0.0]
     assert "oscillating" in found(history_of(steps, [1] * 9))
+
+
+def deep(seed: int = 0) -> vegrad.MLP:
+    """Return a network that explodes, on which a rate of 0.1 is far too high."""
+    sizes = [2, *[32] * 15, 3]
+    more = {"activation": "relu", "init": "normal", "sigma_w": 2.0, "loss": "cross_entropy"}
+    return vegrad.MLP(sizes, seed=seed, **more)  # type: ignore[arg-type]
+
+
+def fitted(net: vegrad.MLP, optimizer: Any, epochs: int = 10, every: int = 10) -> vegrad.History:
+    more = {"epochs": epochs, "batch_size": 32, "seed": 0, "progress": False, "on_finding": None}
+    return net.fit(*spiral(), optimizer=optimizer, gauge_every=every, **more)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_limit_that_is_advised_after_an_explosion_helps(seed: int) -> None:
+    blown = found(fitted(deep(seed), vegrad.SGD(0.1)))
+    over = blown["overshooting"]
+    assert over.evidence["step"] == 0  # it climbs from there on end
+    assert blown["nonfinite"].cause == "learning-rate-high"
+    limit = float(over.advice.split("global norm at ")[1].split(",")[0])
+    net = deep(seed)
+    history = fitted(net, vegrad.SGD(0.1, clip=clipping.GlobalNorm(limit)), 30)
+    x, label = spiral()
+    assert np.mean(net.forward(x).argmax(1) == label) > 0.8  # unclipped it is lost
+    assert history.findings == ()
+
+
+def test_adam_is_advised_no_limit_where_its_first_steps_are_too_long() -> None:
+    over = found(fitted(deep(), vegrad.Adam(0.5)))["overshooting"]
+    assert "global norm" not in over.advice
+
+
+def test_single_steps_that_are_left_out_are_not_lost() -> None:
+    history = quadratic(0.3, start=4.0)
+    columns = {name: getattr(history, name).copy() for name in STEPS}
+    columns["gradient_norm"][[5, 39]] = np.inf
+    steps = np.stack(list(columns.values()), axis=1)
+    assert "nonfinite" not in found(history_of(steps, [1] * 40))
+    steps[-3:, 1] = np.nan
+    assert found(history_of(steps, [1] * 40))["nonfinite"].evidence["count"] == 3
+
+
+@pytest.mark.parametrize("optimizer", [vegrad.SGD, vegrad.Adam])
+def test_a_rate_of_0_is_named_and_a_tiny_one_is_not_too_high(optimizer: Any) -> None:
+    for seed in range(3):
+        net = vegrad.MLP([2, 32, 32, 3], activation="tanh", loss="cross_entropy", seed=seed)
+        (still,) = fitted(net, optimizer(0.0)).findings
+        assert (still.kind, still.cause) == ("stalled", "learning-rate-low")
+        assert still.message.startswith("the learning rate is 0")
+        for rate in (1e-9, 1e-8):
+            (tiny,) = fitted(net, optimizer(rate)).findings
+            assert (tiny.kind, tiny.cause) == ("stalled", "learning-rate-low")
+            assert "fell by" not in tiny.message  # but for noise

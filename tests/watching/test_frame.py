@@ -61,6 +61,7 @@ def test_findings_are_shown(tmp_path: Path) -> None:
     with console.capture() as captured:
         assert not once(follower, console)
     assert "◆ nonfinite: the loss is not finite from step 50 on" in captured.get()
+    assert "loss NaN  lowest 2" in captured.get()
 
 
 def test_what_is_waited_for_is_said(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vegrad.diagnosis.rules.seen import run_looked_at
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.diagnosis.rules.underflow import is_effect
 from vegrad.flow.cell import Cell
+from vegrad.flow.data import KnownLoss
 from vegrad.flow.edits import Redraw, Scale, parts, together
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain, Reading
@@ -29,6 +30,8 @@ from vegrad.reports.values import count_of
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
 FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
+USED_UP = {"vanishing", "exploding", "saturated", "dead"}  # no trouble once the task is learnt
+LEARNT = 0.1  # times the loss of the best constant output
 NEAR = 1.0  # decades of a healthy chain, from which on it is said where health ends
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
@@ -92,9 +95,23 @@ def _with_losses(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> 
     if any(one.cause in FINAL for one in certain) or (certain and refused):
         return certain
     besides = _of_any(reading, rest)
+    if learnt(reading) is not None:
+        besides = [one for one in besides if one.kind not in USED_UP or one.cause == "detached"]
     if reading.loss is not None and isnan(reading.loss):
         return besides or certain
     return [*certain, *besides] or _asked(table.LEFT, reading)
+
+
+def learnt(reading: Reading) -> KnownLoss | None:
+    """Return the loss of a network that has learnt its task; None if it has not.
+
+    Units that are sure of themselves, and gradients that come to an end, are what that ends with.
+    """
+    known = [one for one in reading.losses if one.constant > 0]
+    if not known or len(known) < len(reading.losses):
+        return None
+    worst = max(known, key=lambda one: one.value / one.constant)
+    return worst if all(one.value <= LEARNT * one.constant for one in known) else None
 
 
 def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:
@@ -107,9 +124,9 @@ def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[
     if whole:
         return whole
     own = _asked(table.CELLS, reading)
-    inputs = [] if own else _asked([table.INPUTS], reading)
+    inputs = [] if own else _asked(table.INPUTS, reading)
     if inputs:
-        return inputs
+        return _asked([table.ENTRANCE], reading) or inputs  # it knows what to do besides
     own += rest(reading)
     first = list(table.SINGLE.find(reading, table.SINGLE, own))
     if not first:
@@ -262,6 +279,16 @@ def trend_of(reading: Reading) -> Trend | None:
 
 def looked_at(reading: Reading, trend: Trend | None) -> str:
     """Say what was looked at and how it is, for a network without findings."""
+    done = learnt(reading)
+    if done is None:
+        return _seen(reading, trend)
+    return (
+        f"it has learnt: its loss is {done.value:.3g}, beside {done.constant:.3g} of guessing; "
+        + _seen(reading, trend)
+    )
+
+
+def _seen(reading: Reading, trend: Trend | None) -> str:
     if reading.chain is not None:
         return _chain_looked_at(reading.chain, trend)
     if reading.modules:

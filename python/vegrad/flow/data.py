@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import hypot, nan
 
+import numpy as np
+
+from vegrad.arrays.checks import Array
+
+LEAST_ROWS, MOST_ROWS = 8, 4096  # of which columns are measured
+DENSE = 0.5  # share of the rows in which a column is not at its median
+
 
 @dataclass(frozen=True)
 class NonFiniteValue:
@@ -35,6 +42,37 @@ class NonFiniteData:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The columns of inputs, beside each other; sparse ones are left out, which are usually 0."""
+
+    offset: float
+    """Root mean square of their means, over that of their standard deviations."""
+    narrow: int
+    """The column of the least standard deviation, and that of the largest, with these."""
+    narrow_std: float
+    wide: int
+    wide_std: float
+
+    @classmethod
+    def of(cls, values: Array) -> Columns | None:
+        """Measure rows (N, I); None if they are too few or have no dense column that varies."""
+        if len(values) < LEAST_ROWS or not values.size:
+            return None
+        rows = np.linspace(0, len(values) - 1, min(len(values), MOST_ROWS)).astype(np.intp)
+        chosen = np.asarray(values[rows], np.float64)
+        if not np.isfinite(chosen).all():
+            return None
+        std, mean = chosen.std(axis=0), chosen.mean(axis=0)
+        dense = (chosen != np.median(chosen, axis=0)).mean(axis=0) >= DENSE
+        known = np.flatnonzero(dense & (std > 0))
+        if not len(known):
+            return None
+        narrow, wide = int(known[std[known].argmin()]), int(known[std[known].argmax()])
+        offset = float(np.linalg.norm(mean[known]) / np.linalg.norm(std[known]))
+        return cls(offset, narrow, float(std[narrow]), wide, float(std[wide]))
+
+
+@dataclass(frozen=True)
 class Input:
     """Numbers that the network is given."""
 
@@ -44,6 +82,16 @@ class Input:
     mean: float
     alike: float = nan
     """Share of their size that all rows have in common: 1 where they are all the same."""
+    columns: Columns | None = None
+    """Of rows of numbers; None of images, and where nothing can be said."""
+
+    @classmethod
+    def of(cls, name: str, values: Array) -> Input:
+        """Measure rows (N, …, I), whose last axis has the columns."""
+        numbers = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
+        with np.errstate(all="ignore"):
+            rms = float(np.linalg.norm(numbers) / max(numbers.size, 1) ** 0.5)
+            return cls(name, rms, float(numbers.mean()), columns=Columns.of(numbers))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from vegrad.diagnosis.history import History
 from vegrad.diagnosis.rules.long_steps import target_scale
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Network
+from vegrad.networks.reading import best_constant
 from vegrad.networks.rows import Rows
 
 FEW, MANY = 32, 256  # rows of a quick look and of a close one
@@ -41,7 +42,7 @@ class Examiner:
     @cached_property
     def constant(self) -> float:
         """The loss of the best output that is the same for all rows."""
-        return _best_constant(self.rows.wanted, self.network.config["loss"])
+        return best_constant(self.rows.wanted, self.network.config["loss"])
 
     def begin(self, order: npt.NDArray[np.intp], batch_size: int) -> None:
         """Judge the network on its first batch, and the data where there is a NaN in it."""
@@ -122,17 +123,3 @@ class Examiner:
         if self._blame_target(found) or self.blame_memory(found):
             found = self.history.findings
         self.alarms.tell(found)
-
-
-def _best_constant(target: Array, loss: str) -> float:
-    """Return the mean loss of the best output that is the same for all rows."""
-    if loss == "cross_entropy":
-        share = np.bincount(target.ravel()) / target.size
-        share = share[share > 0]
-        return float(-(share * np.log(share)).sum())
-    wanted = target.reshape(len(target), -1)
-    if loss == "mse":
-        with np.errstate(all="ignore"):  # an infinite target
-            return float(wanted.var(axis=0, dtype=np.float64).mean())
-    mean = np.clip(wanted.mean(axis=0, dtype=np.float64), 1e-12, 1 - 1e-12)
-    return float(-(mean * np.log(mean) + (1 - mean) * np.log1p(-mean)).mean())

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from math import inf, isfinite, log2, nan
+from math import hypot, inf, isfinite, log2, nan
 from typing import Any
 
 import numpy as np
 
-from vegrad.arrays.checks import Array, FloatArray, as_array
+from vegrad.arrays.checks import Array, FloatArray, as_array, as_batch, as_target
 from vegrad.arrays.measurement import norms
 from vegrad.diagnosis.judge import judge
-from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue, Spread
+from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Spread
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
 from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
@@ -21,6 +21,7 @@ from vegrad.flow.wording import DECADE
 from vegrad.networks.network import Network
 from vegrad.networks.rows import Batch
 from vegrad.networks.vocabulary import LayerVocabulary
+from vegrad.networks.what_if import ScaledInputs
 from vegrad.theory.expected import ExpectedFlow, expected_flow
 
 LOSSES = {
@@ -41,8 +42,9 @@ def read(
     problem = _check_finite("x", x, config) or _check_finite("target", target, config)
     if problem is not None:
         return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)
-    batches = _resampled(network, x, target, resamples, seed)
-    loss = network.backward(x, target)
+    batch = _checked(x, target, config)
+    batches = _resampled(network, batch, resamples, seed)
+    loss = network.backward(batch.x, batch.target)
     flow = _flow_of(network)
     chain = Chain(
         layers=tuple(
@@ -68,8 +70,18 @@ def read(
         operations=_operations(config, flow),
         parameters=_parameters(network, flow),
         compared=_compared(network, x, target, loss),
+        losses=(known_loss(batch.target, loss, config),),
+        inputs=(Input.of("x", batch.x),),
+        what_if=ScaledInputs(network, batch.x, lambda twin, x: twin.backward(x, batch.target)),
         chain=chain,
     )
+
+
+def _checked(x: Any, target: Any, config: Mapping[str, Any]) -> Batch:
+    """Return the rows as a pass takes them; errors are those of the shapes that were given."""
+    rows = as_batch(x, config["sizes"][0], np.dtype(config["dtype"]))
+    outputs, dtype = config["sizes"][-1], rows.dtype
+    return Batch(rows, as_target(target, len(rows), outputs, dtype, config["loss"]))
 
 
 def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
@@ -101,6 +113,25 @@ def compared_outputs(
     )
 
 
+def known_loss(target: Array, loss: float, config: Mapping[str, Any]) -> KnownLoss:
+    """Write down the loss beside that of the best output that is the same for all rows."""
+    return KnownLoss(config["loss"], loss, best_constant(target, config["loss"]))
+
+
+def best_constant(target: Array, loss: str) -> float:
+    """Return the mean loss of the best output that is the same for all rows."""
+    if loss == "cross_entropy":
+        share = np.bincount(target.ravel()) / target.size
+        share = share[share > 0]
+        return float(-(share * np.log(share)).sum())
+    wanted = target.reshape(len(target), -1)
+    if loss == "mse":
+        with np.errstate(all="ignore"):  # an infinite target
+            return float(wanted.var(axis=0, dtype=np.float64).mean())
+    mean = np.clip(wanted.mean(axis=0, dtype=np.float64), 1e-12, 1 - 1e-12)
+    return float(-(mean * np.log(mean) + (1 - mean) * np.log1p(-mean)).mean())
+
+
 def _skips(config: Mapping[str, Any]) -> int:
     """Return the number of skip connections, which are operations too."""
     sizes = config["sizes"]
@@ -128,17 +159,23 @@ def _operations(config: Mapping[str, Any], flow: Flow) -> tuple[Operation, ...]:
     below, sizes = INPUT, config["sizes"]
 
     def add(
-        kind: str, name: str, *also: int, parameters: Sequence[str] = (), delta: float = nan
+        kind: str,
+        name: str,
+        *also: int,
+        parameters: Sequence[str] = (),
+        delta: float = nan,
+        size: float = nan,
     ) -> int:
-        below = (before, *also)
-        found.append(Operation(kind, name, below, tuple(parameters), delta_log2=delta))
+        below, rms = (before, *also), -inf if size == 0 else log2(size)
+        found.append(Operation(kind, name, below, tuple(parameters), rms, delta))
         return len(found) - 1
 
     last = len(sizes) - 2
     for n in range(last + 1):
         before, start, name = below, below, f"layers.{n}"
         own, delta = (f"{name}.weight", f"{name}.bias"), float(flow.delta_log2[n])
-        before = add("linear", name, parameters=own, delta=delta)
+        size = hypot(float(flow.preactivation_mean[n]), float(flow.preactivation_std[n]))
+        before = add("linear", name, parameters=own, delta=delta, size=size)
         if config["norm"] is not None and n < last:
             before = add(f"{config['norm']}_norm", name)
         before = add(config["output" if n == last else "activation"], name)
@@ -193,16 +230,14 @@ def _lost(network: Network, flow: Flow, is_lost: Callable[[Array], bool]) -> tup
     return tuple(i for i in finite if is_lost(gradients[f"layers.{i}.weight"]))
 
 
-def _resampled(network: Network, x: Any, target: Any, count: int, seed: int) -> FloatArray:
+def _resampled(network: Network, batch: Batch, count: int, seed: int) -> FloatArray:
     """Return gains (count, L - 1), as if of batches as large as this one."""
-    data, wanted = as_array(x, "x"), as_array(target, "target")
-    same = data.ndim and wanted.ndim and len(data) == len(wanted)  # else backward complains
 
     def gains(rows: Array) -> FloatArray:
-        network.backward(data[rows], wanted[rows])
+        network.backward(batch.x[rows], batch.target[rows])
         return _flow_of(network).gain_log2
 
-    return resampled(gains, len(data) if same else 0, len(network.config["sizes"]) - 2, count, seed)
+    return resampled(gains, len(batch.x), len(network.config["sizes"]) - 2, count, seed)
 
 
 def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from math import inf, isfinite, log2, nan
 
 import numpy as np
@@ -11,17 +12,19 @@ from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norms
 from vegrad.diagnosis.judge import judge
 from vegrad.diagnosis.rules import memory
-from vegrad.flow.data import Compared, NonFiniteData, NonFiniteValue
+from vegrad.flow.data import Compared, Input, NonFiniteData, NonFiniteValue
 from vegrad.flow.finding import Finding
 from vegrad.flow.lags import Lags
 from vegrad.flow.reading import Operation, Parameter, Reading
 from vegrad.flow.recurrence import LEAST_STEPS, MOST_ROWS, MOST_STEPS, PARTS, Recurrence
 from vegrad.flow.time_flow import TimeFlow
-from vegrad.networks.reading import compared_outputs, first_nonfinite
+from vegrad.networks.network import Network
+from vegrad.networks.reading import compared_outputs, first_nonfinite, known_loss
 from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.rows import Batch
 from vegrad.networks.sequences import Lengths
 from vegrad.networks.vocabulary import RecurrentVocabulary
+from vegrad.networks.what_if import ScaledInputs
 
 
 def read(network: RecurrentNetwork, batch: Batch, seed: int = 0) -> Reading:
@@ -54,10 +57,19 @@ def read(network: RecurrentNetwork, batch: Batch, seed: int = 0) -> Reading:
         operations=operations,
         parameters=_parameters(network),
         compared=compared,
+        losses=(known_loss(wanted, loss, config),),
+        inputs=(Input.of("x", batch.x),) if batch.lengths is None else (),
+        what_if=ScaledInputs(network, batch.x, partial(_run, batch)),
         time_flow=flow,
         cells=tuple(_cells(network, batch, seed)),
         lags=Lags.of(batch.x, batch.target) if one_a_row else None,
     )
+
+
+def _run(batch: Batch, twin: Network, x: Array) -> float:
+    """Run a network forward and back on other inputs of a batch."""
+    assert isinstance(twin, RecurrentNetwork)
+    return twin.backward(x, batch.target, lengths=batch.lengths)
 
 
 def judged(network: RecurrentNetwork, batch: Batch) -> tuple[Finding, ...]:

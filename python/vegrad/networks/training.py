@@ -326,5 +326,6 @@ def _columns(records: FloatArray) -> FloatArray:
             beyond = np.isfinite(begins).all(1) & ~np.isfinite(ends).all(1)
             alpha[beyond] = np.inf  # the step has led loss or gradient out of their range
             slopes = seen[:, 5:7].T / seen[:, 7]
+            alpha[seen[:, 7] == 0] = -1.0  # it stands still
             columns[4:, looked] = alpha, seen[:, 7], seen[:, 4], *slopes
     return columns

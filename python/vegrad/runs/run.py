@@ -87,6 +87,15 @@ class Run:
         columns = {name: getattr(self, name)[places] for name in (*COLUMNS, "gradient_log2")}
         return replace(self, **columns)
 
+    def last(self, column: str) -> str:
+        """Return the last number of a column in words: "" of none, "NaN" if it was not finite."""
+        values: FloatArray = getattr(self, column)
+        known = np.flatnonzero(~np.isnan(values))
+        lost = self.nonfinite.get(column, np.inf)
+        if lost < np.inf and not (known.size and self.step[known[-1]] >= lost):
+            return "NaN"
+        return f"{values[known[-1]]:.4g}" if known.size else ""
+
     def with_about(self, **about: object) -> Run:
         """Return the run with more that is known of it."""
         return replace(self, about={**self.about, **about})

@@ -74,21 +74,17 @@ def _numbers(run: Run) -> str:
     """Return the last numbers of a run, in a line."""
     clip = run.clipped_norm / np.where(run.gradient_norm > 0, run.gradient_norm, np.nan)
     clipped = clip[np.isfinite(clip)][-100:]
+    lowest = float(np.nanmin(run.loss)) if np.isfinite(run.loss).any() else np.nan
     parts = [
-        ("loss", _last(run.loss), ".4g"),
-        ("lowest", float(np.nanmin(run.loss)) if np.isfinite(run.loss).any() else np.nan, ".4g"),
-        ("gradient norm", _last(run.gradient_norm), ".3g"),
-        ("update", _last(run.update_ratio), ".2g"),
-        ("rate", _last(run.learning_rate), ".3g"),
-        ("held out", _last(run.validation_loss), ".4g"),
-        ("clipped", float((clipped < 0.999).mean()) if len(clipped) else np.nan, ".0%"),
+        ("loss", run.last("loss")),
+        ("lowest", "" if isnan(lowest) else f"{lowest:.4g}"),
+        ("gradient norm", run.last("gradient_norm")),
+        ("update", run.last("update_ratio")),
+        ("rate", run.last("learning_rate")),
+        ("held out", run.last("validation_loss")),
+        ("clipped", f"{(clipped < 0.999).mean():.0%}" if len(clipped) else ""),
     ]
-    return "  ".join(f"{name} {value:{form}}" for name, value, form in parts if not isnan(value))
-
-
-def _last(values: FloatArray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known[-1]) if len(known) else float("nan")
+    return "  ".join(f"{name} {value}" for name, value in parts if value)
 
 
 def _binned(step: FloatArray, values: FloatArray, columns: int) -> FloatArray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-import numpy as np
-
 from vegrad.recordings.run import RunDiagnosis
 from vegrad.reports import parts
 from vegrad.reports.model_parts import training
@@ -47,11 +45,8 @@ def content(follower: Follower) -> tuple[str, str]:
 
 
 def _verdict(diagnosis: RunDiagnosis, run: Run) -> str:
-    now = ", ".join(
-        f"{name} {values[known][-1]:.4g}"
-        for name, values in (("loss", run.loss), ("gradient norm", run.gradient_norm))
-        if (known := ~np.isnan(values)).any()
-    )
+    columns = {"loss": run.last("loss"), "gradient norm": run.last("gradient_norm")}
+    now = ", ".join(f"{name} {value}" for name, value in columns.items() if value)
     now = f"step {run.step[-1]:.0f}: {now}"
     if not diagnosis.healthy:
         return parts.verdict(diagnosis, network=f"{diagnosis.head}; {now}")

@@ -15,6 +15,8 @@ from vegrad.diagnosis.noted import Noted
 from vegrad.diagnosis.rules.long_steps import BLOCK, start_of
 
 NO_LOSS = 1e-12  # of a training that begins with nothing left to learn
+ROUNDING = 1e-6  # of a loss in float32
+STILL = -0.999  # α of steps that go nowhere
 SWING = 0.1  # of all that the loss has lost: a rise below that is noise
 
 
@@ -75,10 +77,17 @@ class Digest:
         """The loss of their batch after them."""
         return self.history.loss_after[self.looks]
 
+    @property
+    def rise(self) -> FloatArray:
+        """The change of that loss by the step."""
+        with np.errstate(all="ignore"):
+            return self.after - self.history.loss[self.looks]
+
     @cached_property
     def climbs(self) -> npt.NDArray[np.bool_]:
-        """True where that is higher than before."""
-        return ~(self.after <= self.history.loss[self.looks])
+        """True where that is higher than before, by more than numbers are rounded."""
+        before = self.history.loss[self.looks]
+        return ~(self.after <= before + ROUNDING * np.abs(before)) & ~(self.alpha < STILL)
 
     @cached_property
     def median(self) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vegrad.diagnosis.rules.digest import SWING, Digest, Steps, middle
 from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, Window, start_of
+from vegrad.diagnosis.rules.lost_steps import LOST
 from vegrad.diagnosis.rules.rule import RuleOf
 from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
@@ -27,6 +28,7 @@ ENOUGH = 20  # steps before anything is called stalled
 # log2 of what a step moves weights, over their size: of a usual one, of one too large, too small.
 USUAL, LARGE, VERY_LARGE, TINY = -10.0, -5.0, -4.2, -13.5
 RISE, EPOCHS = 0.03, 5  # of the loss from epoch to epoch; at least so many
+PLAIN = 0.1  # by which steps may differ from rate times gradient, and be no momentum's or Adam's
 LEAST = 1e-3  # of a learning rate: no advice goes below that without a trial
 STARVES = ("vanishing", "dead", "saturated", "idle", "collapsed")
 
@@ -63,7 +65,7 @@ def of_history(history: Steps) -> tuple[Finding, ...]:
         return _unique(at_first)
     found: list[Finding] = []
     digest, starved = Digest(history), any(one.kind in STARVES for one in at_first)
-    for rule in [STALLED] if starved else OF_HISTORY:
+    for rule in [STALLED, LOST] if starved else OF_HISTORY:
         found.extend(rule.find(digest, rule, [*at_first, *later, *long, *found]))
     long = [one for one in found if one.kind == "overshooting"] + long
     rest = [one for one in found if one.kind != "overshooting"]
@@ -93,11 +95,10 @@ def _overshooting(
         advises += f" to {{wanted:.2g}}, {where}"
     else:
         advises += " by powers of ten, until the loss falls from the first steps on"
-    norms = history.gradient_norm[: first + 1]
-    usual = float(min(norms[0], np.nanmedian(norms)))  # before it grew
-    if (history.coefficient == 1).all() and 0 < usual < inf:
-        facts["clip"] = Clip(usual)
-        advises += ", or {clip}, the norm that it had before"
+    limit, why = _limit(digest, first)
+    if 0 < limit < inf:
+        facts["clip"] = Clip(limit)
+        advises += f", or {{clip}}, {why}"
     thrown = not high <= THROWN or not float(digest.loss.max()) <= THROWN * digest.start
     evidence = {
         "step": first,
@@ -125,9 +126,12 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
     """Return the first step that was too long, what says so, and what the words name."""
     begins = "from step {step:d} on steps are too long: "
     alpha, climbs, median, fallen = digest.alpha, digest.climbs, digest.median, digest.fallen
-    left = digest.looks[~(np.isfinite(alpha) & np.isfinite(digest.after))]
+    left = np.flatnonzero(~(np.isfinite(alpha) & np.isfinite(digest.after)))
     if len(left):
-        return int(left[0]), begins + "one led the loss out of its range (α {alpha:+.2g})", {}
+        lost = int(left[0])
+        on_end = int(np.argmin(np.append(climbs[:lost][::-1], False)))  # which climbed before it
+        says = begins + "that of step {lost:d} led the loss out of its range (α {alpha:+.2g})"
+        return int(digest.looks[lost - on_end]), says, {"lost": int(digest.looks[lost])}
     share = float(climbs.sum()) / max(len(climbs), 1)
     few = len(alpha) >= FEW and not fallen > 0
     spread = len({step // BLOCK for step in digest.looks.tolist()}) >= FEW
@@ -156,6 +160,36 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
     return None
 
 
+def _limit(digest: Digest, first: int) -> tuple[float, str]:
+    """Return a limit of the norm that would have helped, and what says so; nan if none is known.
+
+    It is the norm from before it grew. Steps that are too long from the beginning on are only
+    shortened by less: by what leads the first of them to its minimum, if it is as long as its
+    gradient says, which those of momentum and Adam are not.
+    """
+    history = digest.history
+    if not (history.coefficient == 1).all():
+        return nan, ""
+    norms = history.gradient_norm[: first + 1]
+    usual = float(min(norms[0], np.nanmedian(norms)))
+    began = digest.looks < max(first + 1, FEW)
+    began &= (digest.alpha > 0) | digest.climbs
+    if not began.any():
+        if first <= 1 and not (len(digest.looks) and digest.looks[0] == 0):
+            return nan, ""  # the first step may have been the one that was too long
+        return usual, "the norm that it had before"
+    at = int(np.argmax(began))  # later ones begin where this one has thrown the network
+    step, past = int(digest.looks[at]), max(float(digest.alpha[at]), 0.0)
+    norm, rate = float(history.gradient_norm[step]), float(history.learning_rate[step])
+    with np.errstate(all="ignore"):
+        plain = history.step_length[step] / (rate * norm)
+        slope = history.slope[step] * history.step_length[step]
+        share = float(np.fmin(1 / (1 + past), slope / (2 * (slope - digest.rise[at]))))
+    if not abs(plain - 1) < PLAIN or not share >= LEAST:
+        return nan, ""
+    return min(usual, norm * share), "with which the first step would have landed at its minimum"
+
+
 def _shorter(digest: Digest, rate: float) -> tuple[float, str]:
     """Return a rate that is possible and what says so; nan if nothing does.
 
@@ -168,7 +202,7 @@ def _shorter(digest: Digest, rate: float) -> tuple[float, str]:
         if climbs.any():
             up = digest.looks[climbs]
             slope = (history.slope * history.step_length)[up]
-            rise = digest.after[climbs] - history.loss[up]
+            rise = digest.rise[climbs]
             wanted = rate * float(np.median(np.nan_to_num(slope / (2 * (slope - rise)))))
         elif digest.median > 0:
             wanted = rate / (1 + middle(digest.alpha[digest.alpha > 0]))
@@ -215,7 +249,7 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     tiny = max(digest.moves, default=nan) < TINY and fallen < 1 - LONG and not median > -LONG
     if not (fallen < rule.warning or baby or tiny):
         return
-    says = "the loss fell by {percent:.1f} % in {steps:d} steps"
+    fallen, says = _how_little(digest, fallen)
     facts: dict[str, object] = {"percent": 100 * max(fallen, 0)}
     evidence: dict[str, float] = {"fall": fallen, "steps": history.steps}
     advises, edit, cause = "see what diagnose says of the gradients.", None, ""
@@ -223,6 +257,9 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
         says += ", as is to be expected: {effect}"
         facts["effect"] = cause_known.kind
         advises = "mend that first; no learning rate makes up for it."
+    elif (history.learning_rate == 0).all():
+        says = "the learning rate is 0: none of {steps:d} steps has changed anything"
+        advises, cause = "give the optimizer a learning rate above 0.", "learning-rate-low"
     elif len(alpha):
         last = int(digest.looks[-1])
         rate = float(history.learning_rate[last])
@@ -251,6 +288,22 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
         evidence=evidence,
         edit=edit,
     )
+
+
+def _how_little(digest: Digest, fallen: float) -> tuple[float, str]:
+    """Return the part that the loss has lost, and the words for it.
+
+    The first batches may happen to have a higher loss than others: epochs are compared, if there
+    are some.
+    """
+    losses, says = digest.history.epoch_loss, "the loss fell by {percent:.1f} % in {steps:d} steps"
+    if len(losses) < 2 or not np.isfinite(losses).all():
+        return fallen, says
+    lost = float(losses[0] - losses[-1])
+    if lost <= digest.noise(0, -1):
+        says = "the loss of {steps:d} steps has not fallen by more than batches differ"
+        return min(fallen, max(lost / digest.start, 0.0)), says
+    return min(fallen, lost / digest.start), says
 
 
 def _fall_by_looks(digest: Digest) -> float:
@@ -344,5 +397,5 @@ OSCILLATING = RuleOf[Digest](
     source="AUTOTRAINER (Zhang et al. 2021, arXiv:2002.05945), on the loss",
     find=_oscillating,
 )
-OF_HISTORY = (OVERSHOOTING, STALLED, OSCILLATING)
+OF_HISTORY = (OVERSHOOTING, STALLED, OSCILLATING, LOST)
 RULES: tuple[RuleOf[Digest] | RuleOf[Window], ...] = (*OF_HISTORY, LONG_STEPS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from vegrad.diagnosis.rules import (
     chain,
     collapse,
+    columns,
     cuts,
     departures,
     distributions,
@@ -60,11 +61,13 @@ CHAIN = (
     chain.VANISHING_LAYER,
 )
 # Of any network whose graph was read.
-SINGLE, WHOLE, INPUTS = departures.SINGLE, departures.WHOLE, departures.INPUTS
+SINGLE, WHOLE = departures.SINGLE, departures.WHOLE
+INPUTS = (departures.INPUTS, *columns.RULES)
 GRAPH = (nonfinite.PASS, *graph.RULES)
 # Where nothing else is wrong.
 LEFT = (underflow.STORED, first_loss.ABSURD_LOSS)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
+ENTRANCE = chain.ENTRANCE
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = (*loop.RULES, *silent.RULES)
 COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
@@ -88,7 +91,7 @@ RULES = (
     *LOSSES,
     SINGLE,
     WHOLE,
-    INPUTS,
+    *INPUTS,
     *cuts.RULES,
     *LEFT,
     *operations.RULES,

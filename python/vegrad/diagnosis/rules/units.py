@@ -22,6 +22,8 @@ AXES = {"permute", "transpose", "t", "movedim", "swapaxes"}  # which make others
 HOLDS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # of derivative 0 beyond a bound
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
+FLAT = ": the pre-activations there are {mean:.3g} ± {std:.3g}, and no row moves these units to "
+FLAT += "where they are not flat."
 
 
 def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -49,7 +51,7 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
         says += f"; {len(found)} layers are {rule.kind} in all: {{sites}}"
     mean = float(chain.flow.preactivation_mean[worst])
     deviation = float(chain.flow.preactivation_std[worst])
-    edit, advises = _mended(chain, worst, mean, deviation)
+    edit, advises = (_revived if dead else _mended)(chain, worst, mean, deviation)
     if dead and found[1:] and isinstance(edit, Shift):
         edit, advises = _lifted(chain, found, edit, advises)
     raw = [] if dead or worst or deviation < WIDE else _raw(reading)
@@ -86,6 +88,15 @@ def _cause(rule: Rule, found: Sequence[int], reading: Reading) -> str:
 def _raw(reading: Reading) -> list[Input]:
     """Return inputs that are far too large, which the first layer takes."""
     return [] if reading.tables else [one for one in reading.inputs if one.rms >= LARGE_INPUT]
+
+
+def _revived(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Edit, str]:
+    """Return what brings dead units back to life, and the advice: no scale of weights does."""
+    edit, advises = _mended(chain, layer, mean, deviation)
+    if isinstance(edit, Scale):
+        one = chain.layers[layer]
+        return Redraw((one.weight, one.bias) if one.bias else (one.weight,)), "{edit}" + FLAT
+    return edit, advises.replace(THERE, FLAT) if isinstance(edit, SetActivation) else advises
 
 
 def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Edit, str]:

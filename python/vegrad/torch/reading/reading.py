@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.flow.data import Input, NonFiniteData
+from vegrad.flow.data import Columns, Input, NonFiniteData
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.recurrence import Recurrence
 from vegrad.flow.resampling import resampled
@@ -218,7 +218,9 @@ def _inputs(x: object) -> tuple[Input, ...]:
         if one.is_floating_point() and one.numel():
             rms = models.rms(one)
             mean = float(one.detach().double().mean())
-            found.append(Input(name, rms, mean, alike=shared(one, rms_log2(one))))
+            rows = one.detach().cpu().double().numpy() if one.ndim == 2 else None
+            columns = None if rows is None else Columns.of(rows)
+            found.append(Input(name, rms, mean, shared(one, rms_log2(one)), columns))
     return tuple(found)
 
 
