@@ -73,3 +73,71 @@ def test_one_layer_is_healthy_in_words_of_its_own() -> None:
     assert (
         "there is one layer" in diagnose(nn.Linear(8, 3), functional.cross_entropy, *data()).summary
     )
+
+
+class Towers(nn.Module):
+    """Two towers whose outputs are multiplied; the first may be cut off."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.u = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.i = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.how = how
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.how != "no_grad"):
+            u = self.u(a)
+        if self.how == "detach":
+            u = u.detach()
+        if self.how == "numpy":
+            u = torch.tensor(u.detach().numpy())
+        if self.how == "looked at":
+            self.largest = u.detach().amax()
+        return (u * self.i(b)).sum(1)
+
+
+HOWS = [("detach", True), ("no_grad", True), ("numpy", True), ("looked at", False), ("", False)]
+
+
+@pytest.mark.parametrize(("how", "cut"), HOWS)
+def test_a_branch_that_is_cut_off_beside_one_that_learns(how: str, cut: bool) -> None:
+    model, (a, b) = Towers(how), torch.randn(2, 64, 12)
+    y = ((a * b).sum(1) > 0).float()
+    loss = functional.binary_cross_entropy_with_logits
+    found = diagnose(model, loss, (a, b), y)
+    assert [one.cause for one in found.findings] == ["detached"] * cut
+    monitor, optimizer = Monitor(model, on_finding=None), torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss(model(a, b), y).backward()
+        optimizer.step()
+    assert [one.cause for one in monitor.findings] == ["detached"] * cut
+    if cut:
+        names = {site.name for site in found.findings[0].sites if site.kind == "parameter"}
+        assert names == {f"u.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")}
+
+
+class Teacher(nn.Module):
+    """A student that learns what a teacher makes, which is cut off, as it is to be."""
+
+    def __init__(self, within: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.student, self.teacher, self.within = nn.Linear(8, 4), nn.Linear(8, 4), within
+        self.pooler = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        self.pooler(x)
+        made, wanted = self.student(x), self.teacher(x).detach()
+        return (made - wanted).square().mean() if self.within else (made, wanted)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_teacher_is_meant_to_be_cut_off(within: bool) -> None:
+    def loss(out: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+        return functional.mse_loss(*out) if isinstance(out, tuple) else out
+
+    found = diagnose(Teacher(within), loss, data()[0])
+    assert found.healthy
+    assert "first module" not in found.summary

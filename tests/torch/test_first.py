@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
-from vegrad.torch import Monitor  # noqa: E402
+from vegrad.torch import Monitor, diagnose  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_torch_thread"),
@@ -196,3 +196,31 @@ def test_weights_that_are_nan_from_the_start_are_named() -> None:
     with torch.no_grad():
         model[2].weight[0, 0] = nan
     assert cause(model, cross_entropy) == "nonfinite-weights"
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_states_that_overflow_after_a_step_are_at_no_edge(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"r": nn.RNN(8, 64, nonlinearity=kind, batch_first=True)})
+    nn.init.orthogonal_(model["r"].weight_hh_l0, 1.6)
+    monitor = Monitor(model, on_finding=None)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model["r"](torch.randn(32, 60, 8))[0][:, -1].square().mean().backward()
+        optimizer.step()
+    causes = [one.cause for one in monitor.report().findings]
+    assert ("learning-rate-high" in causes) == (kind == "relu")
+    assert "domain-edge" not in causes
+
+
+def test_a_parameter_is_no_place_in_words() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.RNN(8, 16, nonlinearity="relu", batch_first=True))
+    with torch.no_grad():
+        model[0].weight_hh_l0.mul_(1e6)
+    x = torch.randn(4, 60, 8)
+    found = diagnose(model, lambda out, _: out[0].square().mean(), x).findings[-1]
+    assert found.kind == "nonfinite"
+    assert found.cause == "overflow"
+    assert "rnn_relu in 0 " in found.message

@@ -18,6 +18,7 @@ from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.seen import run_looked_at
 from vegrad.diagnosis.rules.steps import of_history
+from vegrad.diagnosis.rules.underflow import is_effect
 from vegrad.flow.cell import Cell
 from vegrad.flow.data import KnownLoss
 from vegrad.flow.edits import Redraw, Scale, parts, together
@@ -99,7 +100,7 @@ def _with_losses(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> 
         besides = [one for one in besides if one.kind not in USED_UP or one.cause == "detached"]
     if reading.loss is not None and isnan(reading.loss):
         return besides or certain
-    return [*certain, *besides] or _asked([table.ABSURD], reading)
+    return [*certain, *besides] or _asked(table.LEFT, reading)
 
 
 def learnt(reading: Reading) -> KnownLoss | None:
@@ -203,6 +204,8 @@ def _of_streams(reading: Reading) -> list[Finding]:
 
 def _of_modules(reading: Reading) -> list[Finding]:
     findings = causes.after_divergence(_asked(table.MODULES, reading))
+    if any(one.rule == table.NO_GRADIENT.name for one in findings):
+        findings = [one for one in findings if not is_effect(one)]
     if reading.watched is not None:
         findings = second.settled(findings, reading.watched.second, reading.modules)
     cut = any(f.rule == DRIFT.name and f.evidence["decades"] == -inf for f in findings)
@@ -357,7 +360,9 @@ def _time_looked_at(flow: TimeFlow) -> str:
 
 
 def _modules_looked_at(reading: Reading) -> str:
-    known = [one.delta for one in reading.modules if one.chained and 0 < one.delta < inf]
+    chained = [one for one in reading.modules if one.chained]
+    links = [one for one in chained if 0 < one.delta < inf]
+    known = [one.delta for one in links]
     norm = _gradient_norm(reading)
     if len(known) < 2:
         whole = "" if isnan(norm) else f", the gradient's norm is {norm:.3g}"
@@ -365,7 +370,8 @@ def _modules_looked_at(reading: Reading) -> str:
     whole = "" if isnan(norm) else f", its norm over all parameters is {norm:.3g}"
     size = log10(known[0] / known[-1])
     of = "times" if size >= 0 else "of"
-    return f"the gradient reaches the first module at {power(size)} {of} the last{whole}"
+    first = "the first module" if links[0] is chained[0] else links[0].name
+    return f"the gradient reaches {first} at {power(size)} {of} the last{whole}"
 
 
 def _gradient_norm(reading: Reading) -> float:

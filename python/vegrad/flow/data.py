@@ -150,6 +150,16 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Elements of the parameters' gradients, as the network's dtype has them beside float64."""
+
+    elements: int
+    """Those that are not 0 in float64."""
+    lost: int
+    """Those of them that are 0 in the network's dtype."""
+
+
+@dataclass(frozen=True)
 class Undefined:
     """Numbers for which a distribution is not defined, all of them finite."""
 

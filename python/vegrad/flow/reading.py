@@ -21,7 +21,15 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.cell import Cell
-from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Undefined
+from vegrad.flow.data import (
+    Compared,
+    Input,
+    KnownLoss,
+    NonFiniteData,
+    NonFiniteValue,
+    Stored,
+    Undefined,
+)
 from vegrad.flow.edits import Edit
 from vegrad.flow.flow import Flow
 from vegrad.flow.gradients import Gradients
@@ -139,6 +147,8 @@ class Layer:
     width: int = 0
     """Its units, or channels."""
     kind: str = "linear"
+    rescaled: bool = False
+    """True if the normalization divides what the layer makes by its size in the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +190,8 @@ class Chain:
     @cached_property
     def gains(self) -> Gains:
         """The gains between the layers, with their trend and those that depart from it."""
-        return Gains.of_flow(self.flow, self.batches, normalized=self.norm is not None)
+        normalized = [self.norm is not None or one.rescaled for one in self.layers]
+        return Gains.of_flow(self.flow, self.batches, np.array(normalized))
 
 
 @dataclass(frozen=True)
@@ -300,6 +311,8 @@ class Reading:
     """Parameters that the network uses and trains, and does not have."""
     raised: str = ""
     """The error that ended the pass, where what is not finite made one."""
+    stored: Stored | None = None
+    """What the dtype has of the gradients, where it may have lost most of them."""
     undefined: Undefined | None = None
     """What a distribution has refused, which ended the pass."""
 

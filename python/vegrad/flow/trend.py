@@ -12,7 +12,7 @@ from math import hypot, inf, isfinite, sqrt
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.site import Site
 from vegrad.flow.wording import DECADE, finite_mean
@@ -67,9 +67,9 @@ class Gains:
     """Gains (R, L - 1) of resampled batches; R may be 0."""
 
     @classmethod
-    def of_flow(cls, flow: Flow, batches: FloatArray, *, normalized: bool) -> Gains:
-        """Take the gains of a chain of layers, whose pre-activations may be normalized."""
-        local = _local(flow, normalized=normalized)
+    def of_flow(cls, flow: Flow, batches: FloatArray, normalized: Array) -> Gains:
+        """Take the gains of a chain of layers, of which those that are `normalized` are True."""
+        local = _local(flow, normalized)
         factors = flow.weight_gain_log2, flow.activation_gain_log2
         return cls(flow.gain_log2, *factors, local, batches=batches)
 
@@ -190,19 +190,18 @@ class Along:
         return Site(self.of, self.names[number], self.places[number])
 
 
-def _local(flow: Flow, *, normalized: bool) -> FloatArray:
+def _local(flow: Flow, normalized: Array) -> FloatArray:
     """Return the gains for comparing neighbours.
 
     Behind a normalization δ is inversely proportional to the size of z, which skip connections
     make grow from layer to layer; neither W nor its gradient minds.
     """
     gains = np.where(np.isfinite(flow.gain_log2), flow.gain_log2, np.nan)
-    if normalized:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.append(np.log2(flow.preactivation_std[:-1]), 0.0)
-            undone = gains + scale[:-1] - scale[1:]
-        gains = np.where(np.isfinite(undone), undone, gains)
-    return gains
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sizes = np.where(normalized, np.log2(flow.preactivation_std), 0.0)
+        scale = np.append(sizes[:-1], 0.0)
+        undone = gains + scale[:-1] - scale[1:]
+    return np.where(np.isfinite(undone), undone, gains)
 
 
 def _student(freedom: int) -> float:

@@ -202,7 +202,7 @@ def _entrance(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     if chain is None:
         return
     std = float(chain.flow.preactivation_std[0])
-    bounded = chain.activation in BOUNDED or chain.norm is not None
+    bounded = chain.activation in BOUNDED or chain.norm is not None or chain.layers[0].rescaled
     if bounded or any(f.kind == rule.kind for f in earlier) or not std >= 10.0**rule.warning:
         return
     if reading.tables or len(chain.layers) == 1:

@@ -51,7 +51,8 @@ def _detached(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     off: dict[int, list[str]] = {}
     for cut, several in by_cut.items():
         one = everything[cut]
-        if not whole and one.edge in CUTS and not _feeds_trained(reading, cut):
+        feeds = _feeds_trained(reading, cut) or _joins(reading, cut) or _leaves(reading, cut)
+        if not whole and one.edge in CUTS and not feeds:
             continue  # a target, as that of a teacher
         if _runs_without(one):
             off[cut] = several
@@ -155,6 +156,29 @@ def _feeds_trained(reading: Reading, cut: int) -> bool:
                 seen.add(n)
                 ahead.append(n)
     return False
+
+
+def _joins(reading: Reading, cut: int) -> bool:
+    """Return True if what is cut off goes, with what is not, into an output that has a target."""
+    given = [one.place for one in reading.compared if one.given and one.target_place is None]
+    above, ahead, seen = taken_by(reading), [cut], set[int]()
+    while ahead:
+        for n in above.get(ahead.pop(), []):
+            if n > max(given, default=-1):
+                continue
+            if -inf < reading.everything[n].delta_log2 < inf:
+                return True
+            if n not in seen:
+                seen.add(n)
+                ahead.append(n)
+    return False
+
+
+def _leaves(reading: Reading, cut: int) -> bool:
+    """Return True if all that is made below a detach goes into it, and on to where nobody sees."""
+    above, one = taken_by(reading), reading.everything[cut]
+    alone = all(above.get(n) == [cut] for n in one.below if n != INPUT)
+    return one.kind in DETACHES and not above.get(cut) and alone and bool(one.below)
 
 
 def _steps(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

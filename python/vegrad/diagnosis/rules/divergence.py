@@ -35,6 +35,7 @@ PASSED = 10.0  # and of what the first module makes of a large one
 FAR = 100.0  # times the outputs' size: targets far from order 1
 GROWN = 1.0  # decades by which loss or gradients grow before a step is blamed for a NaN
 WHOLE = 1.0  # change of the weights over their size, in one step, that leaves nothing of them
+THROWN = 100.0  # the same, that a tenth of the learning rate does not mend
 BEGAN = 5  # steps after which a large first step is still the first
 ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five)
 KNOWN = ("learning-rate-high", "weight-decay")
@@ -154,13 +155,16 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     if near and at_first and moved < STRONG:
         yield _range(course, before, rule)
         return
+    says = "the loss went from {first:.3g} to {last:.3g} and the gradients' norm from "
+    says += "{first_norm:.3g} to {last_norm:.3g} in the steps before step {step:d}, at which "
+    if decades < rule.warning:
+        says = "the loss was {last:.3g} and the gradients' norm {last_norm:.3g} before step "
+        says += "{step:d}, and a step changed weights by {moved:.2g} of their size; then "
     yield _too_long(
         reading,
         rule,
         "critical",
-        "the loss went from {first:.3g} to {last:.3g} and the gradients' norm from "
-        "{first_norm:.3g} to {last_norm:.3g} in the steps before step {step:d}, at which numbers "
-        "are no longer finite",
+        f"{says}numbers are no longer finite",
         {"decades": decades, "moved": moved, "step": float(course.step[end])} | ends(before),
         kind="nonfinite",
     )
@@ -266,6 +270,11 @@ def _too_long(
     advises += " from {rate:.3g}, at first tenfold" if known else " tenfold"
     advises += ", or let it rise over the first steps"
     advises += ", and clip the gradients' joint norm at {calm:.2g}" if 0 < calm < inf else ""
+    if evidence.get("moved", 0.0) >= THROWN and evidence.get("decades") == 0:
+        advises = (
+            "clip the gradients' joint norm at 1, as a tenth of the learning rate would throw "
+        )
+        advises += "the weights too; a diagnosis before the first step says what makes it so large"
     return Finding(
         kind=kind,
         severity=severity,

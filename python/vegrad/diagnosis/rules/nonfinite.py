@@ -99,8 +99,11 @@ class Called:
     site: Site
 
     def __str__(self) -> str:
-        where = "the loss" if self.site.kind == "loss" else self.site.name or self.site.kind
-        return f"{self.kind} in {where}"
+        name, kind = self.site.name, self.site.kind
+        if kind == "parameter" and "." in name:
+            name, kind = name.rpartition(".")[0], "module"
+        what = "with" if kind == "parameter" else "in"
+        return f"{self.kind} {what} {'the loss' if kind == 'loss' else name or kind}"
 
 
 def _in_pass(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

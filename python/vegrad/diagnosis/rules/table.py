@@ -30,6 +30,7 @@ from vegrad.diagnosis.rules import (
     steps,
     symmetry,
     targets,
+    underflow,
     units,
 )
 from vegrad.diagnosis.rules import residual as streams
@@ -63,13 +64,15 @@ CHAIN = (
 SINGLE, WHOLE = departures.SINGLE, departures.WHOLE
 INPUTS = (departures.INPUTS, *columns.RULES)
 GRAPH = (nonfinite.PASS, *graph.RULES)
-ABSURD = first_loss.ABSURD_LOSS
+# Where nothing else is wrong.
+LEFT = (underflow.STORED, first_loss.ABSURD_LOSS)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
 ENTRANCE = chain.ENTRANCE
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = (*loop.RULES, *silent.RULES)
 COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
-MODULES = (*LOOP, *COURSE, *modules.RULES, collapse.GOES_NOWHERE)
+NO_GRADIENT = underflow.NO_GRADIENT
+MODULES = (*LOOP, *COURSE, *modules.RULES, NO_GRADIENT, collapse.GOES_NOWHERE)
 GRADIENTS, NONFINITE = gradients.RULES, modules.NONFINITE
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (
@@ -90,7 +93,7 @@ RULES = (
     WHOLE,
     *INPUTS,
     *cuts.RULES,
-    ABSURD,
+    *LEFT,
     *operations.RULES,
     *CHAIN,
     *graph.RULES,

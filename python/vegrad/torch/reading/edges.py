@@ -392,6 +392,7 @@ AFTER: dict[str, Callable[[Call, Tensor, bool], Edge | None]] = {
     **dict.fromkeys(("cross_entropy", "nll_loss"), _labels),
     **dict.fromkeys(("nanmean", "nanmedian"), _mean_of_known),
 }
-GROWING = {"exp", "expm1", "exp2", "sinh", "cosh", "prod", "cumprod", "square"}
+GROWING = {"exp", "expm1", "exp2", "sinh", "cosh", "prod", "cumprod", "square", "gru", "gru_cell",
+           "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh"}  # fmt: skip
 POLES = {"logdet", "slogdet", "inverse", "pinverse", "lgamma", "digamma", "polygamma", "tan"}
 LOSSES = {"poisson_nll_loss", "gaussian_nll_loss", "kl_div", "binary_cross_entropy"}

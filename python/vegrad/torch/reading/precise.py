@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from math import inf, isfinite, isnan
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vegrad.flow.data import Stored
+from vegrad.flow.reading import Reading
+from vegrad.torch import models
+from vegrad.torch.reading.gradients import gradients
+from vegrad.torch.reading.passes import Task, checked
 from vegrad.torch.reading.what_if import borrowed
 
 NARROW = {torch.float16, torch.bfloat16, torch.float32}
@@ -29,3 +35,35 @@ def doubled(value: object) -> object:
     if isinstance(value, tuple | list):
         return type(value)(doubled(one) for one in value) if type(value) in (tuple, list) else value
     return value
+
+
+def may_be_lost(found: Reading) -> bool:
+    """Return True if the dtype may have none, or next to none, of the gradients."""
+    if not found.operations or not isfinite(found.loss or 0.0):
+        return False
+    sizes = {one.gradient_log2 for one in found.parameters.values() if one.trained}
+    return found.dtype == "float16" or {one for one in sizes if not isnan(one)} == {-inf}
+
+
+def stored(task: Task) -> Stored | None:
+    """Count what the dtype has of the gradients' elements; None if float64 cannot be run."""
+    wanted = [one for one in task.model.parameters() if one.requires_grad]
+    try:
+        own = _gradients(task, wanted)
+        with in_float64(task.model):
+            double = task._replace(x=doubled(task.x), target=doubled(task.target))
+            true = _gradients(double, wanted)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    elements = lost = 0
+    for one, exact in zip(own, true, strict=True):
+        if one is not None and exact is not None and one.layout is torch.strided:
+            there = exact != 0
+            elements += int(there.sum())
+            lost += int((there & (one == 0)).sum())
+    return Stored(elements, lost)
+
+
+def _gradients(task: Task, wanted: list[Tensor]) -> list[Tensor | None]:
+    loss = checked(task.loss_fn(models.called(task.model, task.x), task.target))
+    return gradients(loss, wanted)

@@ -56,7 +56,9 @@ def read(
     data = tuple(one for one in bad if one is not None)
     try:
         with models.untouched(model, loss_fn):
-            return _read(task, resamples, seed, data)
+            found = _read(task, resamples, seed, data)
+            stored = precise.stored(task) if precise.may_be_lost(found) else None
+            return replace(found, stored=stored)
     except (TypeError, AttributeError) as error:
         if message := no_tensors(x, target):
             raise TypeError(message) from error
@@ -195,6 +197,7 @@ def _layers(run: passes.Pass) -> tuple[Layer, ...]:
             layer.norm,
             fans(layer)[3],
             layer.kind,
+            layer.rescaled,
         )
         for layer in run.layers
     )

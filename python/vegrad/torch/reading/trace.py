@@ -38,6 +38,7 @@ from vegrad.torch.activations import FUNCTIONS
 from vegrad.torch.reading.branches import Branches
 from vegrad.torch.reading.call import (
     ADDS,
+    BATCH_NORM,
     CONVOLUTION,
     NORMS,
     PRODUCTS,
@@ -76,6 +77,8 @@ class Layer:
     norm: str | None = None
     plain_norm: bool = True
     """True if the normalization stands between the layer and its activation."""
+    rescaled: bool = False
+    """True if it divides what the layer makes by its size in the batch."""
     skips: bool = False
     """True if the layer's own input is added to its activation's output."""
     flat: float = 0.0
@@ -215,6 +218,7 @@ class Trace(TorchFunctionMode):
         direct = self._outputs.get(call.source) is not None and layer.activation == "identity"
         layer.norm = NORMS[call.name]
         layer.plain_norm = direct and call.name in ("layer_norm", "rms_norm")
+        layer.rescaled = direct and (call.name != "batch_norm" or _by_batch(call))
         if direct and isinstance(out, Tensor):
             self._outputs[out] = place
 
@@ -302,6 +306,12 @@ def _moments(tensor: Tensor) -> tuple[float, float]:
             return mean, std
     std, mean = (float(one) for one in torch.std_mean(values.double(), correction=0))
     return mean, std
+
+
+def _by_batch(call: Call) -> bool:
+    """Return True if a batch norm divides by what the batch itself gives."""
+    given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
+    return given.get("running_var") is None or bool(given.get("training"))
 
 
 def _flatness(call: Call, y: Tensor) -> tuple[float, float]:

@@ -1,0 +1,127 @@
+"""Rules on gradients that are 0, or next to all of them, where nothing else explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isfinite
+
+import numpy as np
+
+from vegrad.diagnosis.rules.course import course_of, samples_of
+from vegrad.diagnosis.rules.modules import DRIFT
+from vegrad.diagnosis.rules.rule import Rule
+from vegrad.flow.finding import Finding
+from vegrad.flow.reading import Reading
+from vegrad.flow.site import Site
+
+MOST = 0.9  # of the elements
+SMALLEST = 2.0**-24  # float16's least number: a mean below it is of elements most of which are 0
+MATRICES = 0.75  # of the matrices
+SAMPLES, STEPS = 3, 10  # that are looked at, the last ones
+MODEL = Site("model", "the model")
+ADVICE = (
+    "scale the loss up before the backward pass and the gradients down again (a GradScaler, with "
+    "the parameters in float32), or use bfloat16 or float32."
+)
+NEXT = "see what {words.loss} does with the output: a clamp or a rounding at it, a factor of 0."
+
+
+def _stored_as_zero(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find gradients that the dtype has not, though float64 has; else a loss without any."""
+    stored = reading.stored
+    if stored is None or earlier:
+        return
+    if not stored.elements and reading.loss and isfinite(reading.loss):
+        says = "every gradient is exactly 0, in float64 too, though the loss is {loss:.3g}"
+        yield _without_reason(rule, says, {"loss": reading.loss})
+    lost = stored.lost / max(stored.elements, 1)
+    if lost >= rule.warning:
+        yield _too_small(
+            rule,
+            "{percent:.0f} % of the gradients' elements are exactly 0 in {dtype}, though they are "
+            "not in float64: they are too small for it, and nothing is learned where they are 0",
+            {"percent": 100 * lost, "dtype": reading.dtype},
+            {"lost": lost},
+        )
+
+
+def _in_steps(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find that a training's gradients have been 0 from its first step on."""
+    course, samples = course_of(reading), samples_of(reading)
+    known = [one for one in earlier if not is_effect(one)]
+    if course is None or known or course.steps < rule.warning or not course.complete:
+        return
+    none = bool((course.norm == 0).all() and (course.delta == 0).any(1).all())
+    loss = float(course.loss[-1])
+    small = len(samples) >= SAMPLES and all(
+        one.dtype == "float16" and _is_small([u.gradient for u in one.updates if u.matrix])
+        for one in samples
+    )
+    if small and loss != 0:
+        says = "the gradients are exactly 0 at each of {steps:d} steps"
+        says = says if none else "nearly all of the gradients' elements are 0 in {steps:d} steps"
+        says += ": what is below 6e-8 is stored as 0 in float16"
+        yield _too_small(rule, says, {"steps": course.steps}, {"steps": float(course.steps)})
+    elif none and isfinite(loss) and loss:
+        says = "the gradients are exactly 0 at each of {steps:.0f} steps, though the loss is "
+        says += "{loss:.3g}"
+        yield _without_reason(rule, says, {"steps": float(course.steps), "loss": loss})
+
+
+def is_effect(finding: Finding) -> bool:
+    """Return True of what gradients that are 0 look like: a drift to 0, or steps too short."""
+    return finding.rule == DRIFT.name or finding.cause == "learning-rate-low"
+
+
+def _is_small(sizes: Sequence[float]) -> bool:
+    return bool(sizes) and float(np.mean(np.array(sizes) < SMALLEST)) >= MATRICES
+
+
+def _too_small(
+    rule: Rule, says: str, facts: dict[str, object], evidence: dict[str, float]
+) -> Finding:
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="dtype-range",
+        sites=(MODEL,),
+        says=says,
+        advises=ADVICE,
+        facts=facts,
+        evidence=evidence,
+    )
+
+
+def _without_reason(rule: Rule, says: str, numbers: dict[str, float]) -> Finding:
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        sites=(MODEL,),
+        says=says,
+        advises=NEXT,
+        evidence=numbers,
+    )
+
+
+STORED = Rule(
+    name="gradients-stored-as-zero",
+    kind="vanishing",
+    warning=MOST,
+    critical=MOST,
+    measured="share of the gradients' elements that are 0 in the dtype and not in float64",
+    reason="A parameter whose gradient is 0 stays as it is.",
+    source="Micikevicius et al. 2018, arXiv:1710.03740",
+    find=_stored_as_zero,
+)
+NO_GRADIENT = Rule(
+    name="course-no-gradient",
+    kind="vanishing",
+    warning=STEPS,
+    critical=STEPS,
+    measured="steps from the first on at which gradients are 0, or less than float16 has",
+    reason="A parameter whose gradient is 0 stays as it is.",
+    source="Micikevicius et al. 2018, arXiv:1710.03740",
+    find=_in_steps,
+)
