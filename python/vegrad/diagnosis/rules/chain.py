@@ -238,10 +238,8 @@ def _chain_edit(
     relu = together(SetActivation("relu"), Initialize("he_normal"))
     if activation in ("sigmoid", "softplus") and sign < 0:
         most = "never above 0.25" if activation == "sigmoid" else "about 0.5"
-        advises = (
-            f"{activation}'s derivative is {most}, which weights of the usual size do not make "
-        )
-        advises += "make up for: "
+        advises = f"{activation}'s derivative is {most}, "
+        advises += "which weights of the usual size do not make up for: "
         instead = together(SetActivation("tanh"), Initialize("lecun_normal"))
         return relu, advises + "{edit}, or {instead}.", {"instead": instead}
     if activation in UNSTABLE and chain.norm is None:
