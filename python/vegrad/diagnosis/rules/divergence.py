@@ -209,6 +209,7 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     if not (rose and long) and not flung:
         return
     lowest, known = float(losses.min()), ends(course)
+    seen = course.loss[np.isfinite(course.loss)]  # each of them, where verdicts rest on medians
     yield _too_long(
         reading,
         rule,
@@ -217,7 +218,7 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
         + ("fell to {lowest:.3g}, " if lowest < known["first"] else "")
         + "was as high as {peak:.3g} and is at {last:.3g}: steps are too long"
         + (" (one of the first changed weights by {moved:.2g} of their size)" if moved else ""),
-        {"peak": peak, "lowest": lowest, "moved": moved} | known,
+        {"peak": seen.max(), "lowest": seen.min(), "moved": moved} | known,
     )
 
 

@@ -23,6 +23,8 @@ HOLDS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # of derivative 0 b
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
 RAW = 3.0  # root mean square of inputs that weights of the usual size make too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
+THERE_WORST = ": the pre-activations of {worst} are {mean:.3g} ± {std:.3g}, not 0 ± 1."
+BELOW = ": next to all pre-activations there are below 0, on every row."
 FLAT = ": the pre-activations there are {mean:.3g} ± {std:.3g}, and no row moves these units to "
 FLAT += "where they are not flat."
 
@@ -53,8 +55,13 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
     mean = float(chain.flow.preactivation_mean[worst])
     deviation = float(chain.flow.preactivation_std[worst])
     edit, advises = (_revived if dead else _mended)(chain, worst, mean, deviation)
-    if dead and found[1:] and isinstance(edit, Shift):
-        edit, advises = _lifted(chain, found, edit, advises)
+    if dead and isinstance(edit, Shift):
+        edit = _lifted(chain, found, edit)
+        left = _left_flat(edit, reading)
+        if left:
+            edit, advises = _drawn(chain, sorted({*found, *left})), "{edit}" + THERE_WORST
+    elif not dead and not last and chain.activation == "relu" and not isinstance(edit, Normalize):
+        edit, advises = _drawn(chain, found), "{edit}" + BELOW  # which no factor changes
     raw = [] if dead or worst or deviation < WIDE else _raw(reading, chain)
     if raw:
         edit, advises = ScaleData(), "{edit}" + THERE
@@ -122,16 +129,31 @@ def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Ed
     )
 
 
-def _lifted(chain: Chain, found: Sequence[int], edit: Shift, advises: str) -> tuple[Edit, str]:
-    """Return one advice for all dead layers, if their biases are as far off as the worst's."""
+def _drawn(chain: Chain, found: Sequence[int]) -> Redraw:
+    """Return that the weights and biases of layers are drawn again."""
+    several = ((chain.layers[layer].weight, chain.layers[layer].bias) for layer in found)
+    return Redraw(tuple(name for both in several for name in both if name))
+
+
+def _lifted(chain: Chain, found: Sequence[int], edit: Shift) -> Shift:
+    """Return one shift for all dead layers, if their biases are as far off as the worst's."""
     means = [float(chain.flow.preactivation_mean[layer]) for layer in found]
     deviations = [float(chain.flow.preactivation_std[layer]) for layer in found]
     biases = [chain.layers[layer].bias for layer in found]
     for mean, deviation in zip(means, deviations, strict=True):
         if not abs(mean) > deviation or abs(mean + edit.amount) > ALIKE * abs(edit.amount):
-            return edit, advises
+            return edit
     names = tuple(name for name in biases if name)
-    return (Shift(names, edit.amount), advises) if len(names) == len(found) else (edit, advises)
+    return Shift(names, edit.amount) if len(names) == len(found) else edit
+
+
+def _left_flat(edit: Edit, reading: Reading) -> list[int]:
+    """Return the hidden layers that would be next to flat after an edit."""
+    again = None if reading.what_if is None else reading.what_if.reading(edit)
+    if again is None or again.chain is None or reading.chain is None:
+        return []
+    flat = again.chain.flow.saturated[: len(reading.chain.layers) - 1]
+    return [layer for layer, share in enumerate(flat) if share >= ONE_SIDED]
 
 
 def _softmax(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

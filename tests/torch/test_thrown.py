@@ -1,0 +1,63 @@
+"""Networks that steps have thrown: the numbers that are told of it, and what brings units back."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from vegrad.flow.edits import Redraw, Shift  # noqa: E402
+from vegrad.torch import Monitor, diagnose  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    parts: list[nn.Module] = []
+    for width in (10, 32, 32, 32):
+        parts += [nn.Linear(width, 32), nn.ReLU()]
+    model = nn.Sequential(*parts, nn.Linear(32, 6))
+    for one in model:
+        if isinstance(one, nn.Linear):
+            nn.init.kaiming_normal_(one.weight)
+    return model
+
+
+@pytest.mark.parametrize("thrown", [True, False])
+def test_dead_layers_are_shifted_only_if_that_brings_all_of_them_back(thrown: bool) -> None:
+    model, x, y = net(), torch.randn(64, 10), torch.randint(6, (64,))
+    with torch.no_grad():
+        model[2].bias.sub_(50.0)
+        if thrown:  # which does not show while nothing comes to it
+            model[4].weight.sub_(1.0)
+    found = diagnose(model, functional.cross_entropy, x, y)
+    assert found.verdict == "dead"
+    assert isinstance(found.findings[0].edit, Redraw if thrown else Shift)
+    found.apply(model)
+    after = diagnose(model, functional.cross_entropy, x, y)
+    assert not {"dead", "saturated"}.intersection(one.kind for one in after.findings)
+
+
+def test_below_zero_is_not_brought_back_by_a_factor() -> None:
+    model, x, y = net(), torch.randn(64, 10), torch.randint(6, (64,))
+    with torch.no_grad():
+        model[4].weight.mul_(3.0).sub_(0.9)
+    found = diagnose(model, functional.cross_entropy, x, y)
+    edits = [one.edit for one in found.findings if one.kind in ("dead", "saturated")]
+    assert edits
+    assert all(isinstance(one, Redraw | Shift) for one in edits)
+
+
+@pytest.mark.parametrize("peak", [425.56, 1.9])
+def test_the_highest_loss_is_the_highest_that_there_was(peak: float) -> None:
+    model, x = net(), torch.randn(64, 10)
+    y, monitor = x[:, :6].argmax(1), Monitor(model, on_finding=None)
+    optimizer = torch.optim.SGD(model.parameters(), 3.0)
+    for loss in (1.79, peak, 2.05, *[1.8, 1.84] * 10):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        monitor.step(loss)
+        optimizer.param_groups[0]["lr"] = 1e-3
+    (told,) = [one for one in monitor.report().findings if one.kind == "overshooting"]
+    assert f"was as high as {max(peak, 2.05):.3g} and" in told.message
