@@ -61,3 +61,20 @@ def test_the_highest_loss_is_the_highest_that_there_was(peak: float) -> None:
         optimizer.param_groups[0]["lr"] = 1e-3
     (told,) = [one for one in monitor.report().findings if one.kind == "overshooting"]
     assert f"was as high as {max(peak, 2.05):.3g} and" in told.message
+
+
+def test_what_lies_below_dead_units_is_not_called_cut_off() -> None:
+    """A monitored layer whose outputs are all 0 passes nothing back; nobody has detached it."""
+    model, x, y = net(), torch.randn(64, 10), torch.randint(6, (64,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, on_finding=None)
+    for step in range(6):
+        if step == 2:
+            with torch.no_grad():
+                model[6].bias.sub_(1e3)
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    causes = [one.cause for one in monitor.report().findings]
+    assert "dead-units" in causes
+    assert "detached" not in causes

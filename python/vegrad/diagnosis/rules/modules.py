@@ -158,6 +158,8 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     if kind == "vanishing" and modules[worst].begun:
         return  # what lies below gets its gradient through weights that were 0
     cut = not start and dict(chain)[worst] > TINY
+    if cut and any(one.activation_rms == 0 for one in modules[first : worst + 1]):
+        return  # outputs of 0 pass nothing back, and are told as dead
     reach = "10^{decades:.1f}" if isfinite(decades) else "0"
     reach += "" if isfinite(decades) or cut else " (too small for its dtype)"
     yield Finding(
