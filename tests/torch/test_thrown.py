@@ -64,16 +64,19 @@ def test_the_highest_loss_is_the_highest_that_there_was(peak: float) -> None:
 
 
 def test_what_lies_below_dead_units_is_not_called_cut_off() -> None:
-    """A monitored layer whose outputs are all 0 passes nothing back; nobody has detached it."""
-    model, x, y = net(), torch.randn(64, 10), torch.randint(6, (64,))
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    """Layers that momentum has killed pass nothing back; nobody has detached them."""
+    torch.manual_seed(0)
+    widths = [20, *[64] * 7]
+    parts = [part for n in widths[:-1] for part in (nn.Linear(n, 64), nn.ReLU())]
+    model = nn.Sequential(*parts, nn.Linear(64, 5))
+    optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.9)
+    x = torch.randn(512, 20)
+    y = (x @ torch.randn(20, 5)).argmax(1)
     monitor = Monitor(model, on_finding=None)
-    for step in range(6):
-        if step == 2:
-            with torch.no_grad():
-                model[6].bias.sub_(1e3)
+    for _ in range(80):
+        rows = torch.randint(0, 512, (32,))
         optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
     causes = [one.cause for one in monitor.report().findings]
     assert "dead-units" in causes
