@@ -307,3 +307,11 @@ def test_a_rate_of_0_is_named_and_a_tiny_one_is_not_too_high(optimizer: Any) -> 
             (tiny,) = fitted(net, optimizer(rate)).findings
             assert (tiny.kind, tiny.cause) == ("stalled", "learning-rate-low")
             assert "fell by" not in tiny.message  # but for noise
+
+
+def test_a_loss_that_has_risen_blames_the_step_that_led_there() -> None:
+    blown = found(fitted(deep(), vegrad.SGD(0.1, clip=clipping.GlobalNorm(220.0))))
+    assert blown["overshooting"].evidence["step"] == 0
+    unseen = found(fitted(deep(), vegrad.SGD(0.1), every=0))["overshooting"]
+    assert unseen.evidence["step"] == 0
+    assert "global norm" not in unseen.advice  # its own may be that of a step that was too long

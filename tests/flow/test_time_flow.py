@@ -101,7 +101,7 @@ def test_an_lstm_tells_what_is_left_and_not_the_sum_of_its_parts(spread: float) 
     flow = network.flow
     np.testing.assert_allclose(flow.left_log2[0], sizes - sizes[-1], rtol=0, atol=1e-9)
     np.testing.assert_allclose(flow.passed_log2[0, 1:], sizes[:-1] - sizes[1:], rtol=0, atol=1e-9)
-    both = np.logaddexp2(flow.carry_log2, flow.matrix_log2)[0, 1:]
+    both = np.logaddexp2(flow.carry_log2[0, 1:], flow.matrix_log2[0, 1:])
     assert (flow.passed_log2[0, 1:] < both + 1e-9).all()
     assert spread < 1 or both.sum() > flow.passed_log2[0, 1:].sum() + 2
 

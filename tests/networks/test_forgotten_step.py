@@ -28,6 +28,14 @@ def test_the_healthy_sentence_names_the_option() -> None:
     found = vegrad.diagnose(made(), *bit(40, 3))
     assert found.healthy
     assert found.summary.endswith("if the task needs more, say so with memory=K")
+    assert "of 40 steps back" in found.summary
+    assert "all" not in found.summary
+    x, target = bit(40, 3)
+    far = vegrad.RNN(2, 16, 2, init="chrono", time_scale=40, loss="cross_entropy", seed=0)
+    known = vegrad.diagnose(far, x, target, memory=37).summary
+    assert "gets all 40 steps back" in known
+    assert "and the task needs 37" in known
+    assert "memory=K" not in known
 
 
 @pytest.mark.parametrize(

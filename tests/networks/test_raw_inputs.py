@@ -75,3 +75,32 @@ def test_shapes_that_do_not_fit_are_those_that_were_given() -> None:
         vegrad.diagnose(net, np.c_[X, X], LABEL)
     with pytest.raises(ValueError, match=r"\(300,\)"):
         vegrad.diagnose(net, X[:, 0], LABEL)
+
+
+def test_weights_of_the_usual_size_are_not_blamed_for_pixels() -> None:
+    x = np.round(np.random.default_rng(0).uniform(0, 16, (300, 64)))
+    label = x[:, :3].argmax(1)
+
+    def first(factor: float, x: Array) -> vegrad.Finding:
+        sizes = [64, 32, 32, 3]
+        net = vegrad.MLP(
+            sizes, activation="tanh", init="lecun_normal", loss="cross_entropy", seed=0
+        )
+        net.parameters["layers.0.weight"][...] *= factor
+        return vegrad.diagnose(net, x, label).findings[0]
+
+    raw = first(1.0, x)
+    assert (raw.kind, raw.cause, raw.edit) == ("saturated", "input-scale", ScaleData())
+    assert first(10.0, x / 16).cause == "saturated-units"
+    assert first(10.0, x).cause == "saturated-units"  # which are to blame as well
+
+
+@pytest.mark.parametrize("name", [*RAW, *SCALED])
+def test_a_training_says_so_at_its_first_batch(name: str) -> None:
+    x = (RAW | SCALED)[name]
+    net = vegrad.MLP([x.shape[1], 32, 32, 3], loss="cross_entropy", seed=0)
+    adam = vegrad.Adam(1e-3)
+    more = {"epochs": 1, "batch_size": 32, "seed": 0, "progress": False, "on_finding": None}
+    history = net.fit(x, LABEL, optimizer=adam, **more)
+    raw = any(one.finding.cause == "input-scale" for one in history.noted if one.step == 0)
+    assert raw == (name in RAW)

@@ -10,6 +10,7 @@ import vegrad
 from hypothesis import given
 from hypothesis import strategies as st
 from vegrad import theory
+from vegrad.arrays.checks import Array
 
 from tests.networks.recurrent_double import Double
 
@@ -220,3 +221,26 @@ def test_random_truncation() -> None:
             vegrad.RandomTruncation(length)
     with pytest.raises(TypeError):
         vegrad.RandomTruncation("long")  # type: ignore[arg-type]
+
+
+def signs(first: int, last: int) -> tuple[Array, Array]:
+    """Return sequences of 40 steps whose target is the sign at one of these steps."""
+    random = np.random.default_rng(0)
+    x, up = 0.3 * random.standard_normal((400, 40, 2)), random.integers(0, 2, 400)
+    steps = random.integers(first, last, 400)
+    x[np.arange(400), steps, 0] += np.where(up, 2.0, -2.0)
+    return x, up
+
+
+def test_a_window_that_leaves_out_what_the_target_lies_in_says_so() -> None:
+    net = vegrad.RNN(2, 16, 2, cell="lstm", loss="cross_entropy", seed=0)
+    blind = vegrad.truncation(net, *signs(2, 8))
+    assert isinstance(blind.window, int)
+    assert blind.beyond > 0.2
+    assert "can be told only from steps before these" in blind.summary
+    near = vegrad.truncation(net, *signs(37, 40))
+    assert near.beyond == 0.0
+    assert "But" not in near.summary
+    x, up = signs(2, 8)
+    nothing = vegrad.truncation(net, x, np.random.default_rng(1).permutation(up))
+    assert nothing.beyond == 0.0

@@ -9,7 +9,7 @@ import pytest
 import vegrad
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.finding import Finding
-from vegrad.reports import cure, text
+from vegrad.reports import cure, module_text, text
 from vegrad.reports.module_text import ModuleRow, TimeRow
 
 RNG = np.random.default_rng(3)
@@ -57,7 +57,7 @@ def test_modules_that_are_no_chain() -> None:
     rows = [module(n) for n in range(30)]
     rows[0]["delta_norm"], rows[29]["note"] = 0.0, "← dead"
     rows[1]["activation_rms"], rows[2]["gradient_norm"] = nan, 100.0
-    lines = text.modules(rows)
+    lines = module_text.modules(rows)
     assert lines[0] == "module      activation rms  δ log10  gradient log10"
     assert lines[1] == "encoder.0              0.5        0"
     assert lines[2] == "encoder.1                     -3.00"
@@ -65,20 +65,20 @@ def test_modules_that_are_no_chain() -> None:
     assert lines[12] == "⋮           8 modules not shown"
     assert lines[-1].split()[-2:] == ["←", "dead"]
     assert len(lines) == 24
-    assert len(text.modules(rows, all_layers=True)) == 31
-    assert len(text.modules(rows[:24])) == 25
+    assert len(module_text.modules(rows, all_layers=True)) == 31
+    assert len(module_text.modules(rows[:24])) == 25
 
 
 def test_weights_through_time() -> None:
     fresh = {"fresh_gain": 1.0, "fresh_reach": 40}
     row = TimeRow(parameter="rnn.weight_hh_l0", gain=0.5, reach=9, steps=40, **fresh)
-    assert text.through_time([row]) == [
+    assert module_text.through_time([row]) == [
         "",
         "through time      a step back  reaches the last    weights drawn anew",
         "rnn.weight_hh_l0        0.50×        9 of 40 steps      1.00×, 40 steps",
     ]
-    assert "0×" in text.through_time([row | {"gain": 0.0}])[2]
-    assert text.through_time([]) == []
+    assert "0×" in module_text.through_time([row | {"gain": 0.0}])[2]
+    assert module_text.through_time([]) == []
 
 
 def test_a_report_of_modules_is_whole() -> None:
@@ -86,7 +86,7 @@ def test_a_report_of_modules_is_whole() -> None:
     finding = Finding(kind="dead", severity="critical", **words)
     also = replace(finding, kind="vanishing", says="it shrinks", advises="use skips.")
     diagnosis = Diagnosis((finding, also), "nothing", {"model": "Net, step 3"})
-    said = text.text_of_modules(diagnosis, [module(0)], notes=["x" * 70, "slow"])
+    said = module_text.text_of_modules(diagnosis, [module(0)], notes=["x" * 70, "slow"])
     assert said.splitlines()[0] == "Net, step 3"
     assert said.splitlines()[5:] == [
         "dead: all is 0",

@@ -83,8 +83,10 @@ def listing() -> str:
                 initial_indent="  ",
                 subsequent_indent=" " * 24,
             )
-    words = ", ".join(sorted((term.names[0] for term in TERMS), key=str.casefold))
-    lines += ["", *textwrap.wrap(f"Words of messages: {words}", width())]
+    names = sorted((term.names[0] for term in TERMS), key=str.casefold)
+    words = ", ".join(name.replace(" ", "\u00a0") for name in names)  # each in one line
+    said = textwrap.fill(f"Words of messages: {words}", width(), break_on_hyphens=False)
+    lines += ["", said.replace("\u00a0", " ")]
     return "\n".join([*lines[1:], "", "vegrad explain NAME tells more of each."])
 
 

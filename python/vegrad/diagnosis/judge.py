@@ -12,6 +12,7 @@ from vegrad.diagnosis import causes, second
 from vegrad.diagnosis.rules import normalization, table
 from vegrad.diagnosis.rules.digest import Steps
 from vegrad.diagnosis.rules.graph import enters_higher
+from vegrad.diagnosis.rules.memory import own_reach
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
@@ -296,7 +297,7 @@ def _seen(reading: Reading, trend: Trend | None) -> str:
     if reading.watched is not None and reading.watched.recorded is not None:
         return run_looked_at(reading.watched.recorded)
     if reading.cells:
-        return _cells_looked_at(reading.cells)
+        return _cells_looked_at(reading.cells, reading.memory)
     if reading.time_flow is not None:
         return _time_looked_at(reading.time_flow)
     recorded = reading.gradients
@@ -329,14 +330,16 @@ def _chain_looked_at(chain: Chain, trend: Trend | None) -> str:
     )
 
 
-def _cells_looked_at(cells: Sequence[Cell]) -> str:
-    fresh = [reach(cell.sizes, cell.flat)[1].steps for cell in cells]
-    names = listed([cell.label for cell in cells])
+def _cells_looked_at(cells: Sequence[Cell], memory: int) -> str:
+    usual = min(reach(cell.sizes, cell.flat)[1].steps for cell in cells)
+    own = min(own_reach(cell.sizes[:, 0], cell.length) for cell in cells)
+    length = min(cell.length for cell in cells)
+    far = f"{'all' if own >= length else f'{own} of'} {count_of(length, 'step')}"
+    needed = f", and the task needs {memory}" if memory else ""
     return (
-        f"the gradient of {names} goes back through time as far as weights drawn anew let it "
-        f"(a thousandth of it gets {count_of(min(fresh), 'step')} back), or farther; if the "
-        "task needs more, "
-        "say so with memory=K"
+        f"a thousandth of the gradient of {listed([cell.label for cell in cells])} gets {far} back "
+        f"(with weights drawn anew {usual}){needed}"
+        + ("" if memory else "; if the task needs more, say so with memory=K")
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from vegrad.arrays.checks import Array, FloatArray, as_array, as_batch, as_target
 from vegrad.arrays.measurement import norms
 from vegrad.diagnosis.judge import judge
+from vegrad.diagnosis.rules.columns import FAR
 from vegrad.flow.data import Compared, Input, KnownLoss, NonFiniteData, NonFiniteValue, Spread
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow
@@ -280,6 +281,7 @@ def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> NonFinite
 # A first batch that need not be judged: its loss, in those of the best constant output, its sizes,
 # and the log2 of its gradients.
 USUAL, PLAIN, FAINT = 2.0, 20.0, 20.0
+NARROWEST = 0.01  # spread of a column, of a few rows, over the largest
 
 
 def is_usual(network: Network, batch: Batch, constant: float) -> bool:
@@ -293,6 +295,8 @@ def is_usual(network: Network, batch: Batch, constant: float) -> bool:
         return False
     if not 1 / PLAIN < constant < PLAIN:
         return False
+    if not _is_scaled(batch.x):
+        return False
     flow = _flow_of(network)
     gains, std, sizes = flow.delta_log2, flow.preactivation_std, flow.gradient_log2
     even = abs(sizes).max() < FAINT and gains.max() - gains.min() < USUAL * DECADE / 2
@@ -301,6 +305,14 @@ def is_usual(network: Network, batch: Batch, constant: float) -> bool:
         return False
     weights = [w for w in network.parameters.values() if w.ndim == 2]
     return not any((w[:1] == w[1:2]).all() for w in weights if len(w) > 1)
+
+
+def _is_scaled(x: Array) -> bool:
+    """Return True if no rule on inputs (N, I) can have anything to say of them."""
+    spread = np.ptp(x, axis=0)
+    spread = spread[spread > 0]
+    near = float(np.linalg.norm(x)) < FAR * x.size**0.5
+    return near and bool(len(spread)) and float(spread.min()) > NARROWEST * float(spread.max())
 
 
 def judged(network: Network, batch: Batch, resamples: int) -> tuple[Finding, ...]:

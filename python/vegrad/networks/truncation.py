@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite, sqrt
 from os import PathLike
@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, FloatArray, as_count, as_fraction
 from vegrad.arrays.files import plain
+from vegrad.diagnosis.rules.memory import TOLD
+from vegrad.flow.lags import Lags
 from vegrad.flow.wording import exp2
 from vegrad.networks.mlp import MLP
 from vegrad.networks.reading import first_nonfinite
@@ -71,6 +73,9 @@ class Truncation:
     """The curve of error and cosine over the window."""
     parts: Mapping[str, float]
     """The relative error of each parameter's gradient at the window, the largest first."""
+    beyond: float = 0.0
+    """The share of the targets that the data tell only by steps that the window leaves out; 0 if
+    there is none, or that is not known."""
 
     @property
     def summary(self) -> str:
@@ -194,6 +199,8 @@ class _Windows:
         state: object, scheme: str, every: int | None,
     ) -> None:  # fmt: skip
         self._network = network
+        one_a_row = self._network.config["targets"] == "last" and lengths is None
+        self._lags = Lags.of(np.asarray(x), np.asarray(target)) if one_a_row else None
         self._backward = partial(network.backward, x, target, lengths=lengths, state=state)
         self._scheme = "last" if network.config["targets"] == "last" else scheme
         if every is not None and self._scheme != "sliding":
@@ -212,8 +219,10 @@ class _Windows:
         window = self._search(tolerance)
         self._backward()
         measured = dict(sorted(self._measured.items()))
-        return _result("steps", self._steps, self._scheme, tolerance, window, self._gain, measured,
-                       self._every_of)  # fmt: skip
+        found = _result("steps", self._steps, self._scheme, tolerance, window, self._gain, measured,
+                        self._every_of)  # fmt: skip
+        told = 0.0 if self._lags is None or found.window is None else self._lags.told(window)[1]
+        return replace(found, beyond=told if told >= TOLD else 0.0)
 
     def _search(self, tolerance: float) -> int:
         """Return a window that is within the tolerance while the next shorter one is not.

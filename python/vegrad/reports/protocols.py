@@ -207,6 +207,10 @@ class ShownTruncation(Protocol):
         """The smallest window, None if none is worth while."""
 
     @property
+    def beyond(self) -> float:
+        """The share of the targets that only the steps tell which the window leaves out."""
+
+    @property
     def gain(self) -> float:
         """The factor of the gradient's size a step or layer."""
 

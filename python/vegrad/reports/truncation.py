@@ -34,10 +34,17 @@ def summary(truncation: ShownTruncation) -> str:
     back = window[1] if isinstance(window, tuple) else window
     place = int(np.flatnonzero(truncation.errors.window == back)[0])
     error, cosine = truncation.errors.error[place], truncation.errors.cosine[place]
-    return (
+    words = (
         f"{_instruction(truncation)}. This loses {percent(error)} of the gradient (cosine "
         f"{cosine:.4f}); {percent(truncation.tolerance)} is allowed."
     )
+    if truncation.beyond:
+        words += (
+            f" But {percent(truncation.beyond)} of the target can be told only from steps before "
+            "these, where little of the gradient gets as the network is: see vegrad.diagnose "
+            "first, and measure again after its cure, or go back all the way."
+        )
+    return words
 
 
 def text(truncation: ShownTruncation) -> str:

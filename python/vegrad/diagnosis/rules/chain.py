@@ -239,9 +239,9 @@ def _chain_edit(
     if activation in ("sigmoid", "softplus") and sign < 0:
         most = "never above 0.25" if activation == "sigmoid" else "about 0.5"
         advises = (
-            f"{activation}'s derivative is {most}, which weights of the usual size do not make "
+            f"{activation}'s derivative is {most}, which weights of the usual size do not make up "
+            "for: "
         )
-        advises += "make up for: "
         instead = together(SetActivation("tanh"), Initialize("lecun_normal"))
         return relu, advises + "{edit}, or {instead}.", {"instead": instead}
     if activation in UNSTABLE and chain.norm is None:

@@ -102,6 +102,19 @@ class Digest:
         with np.errstate(all="ignore"):
             return float(1 - last.sum() / len(last) / self.start)
 
+    @property
+    def fall_by_looks(self) -> float:
+        """The part that all steps would take off the loss if each did as those looked at.
+
+        It is nan if none was looked at. The loss is that of a step's own batch, which falls by more
+        than that of all rows.
+        """
+        before, after = (one[self.looked] for one in (self.history.loss, self.history.loss_after))
+        with np.errstate(all="ignore"):
+            part = np.log(after / before)
+        part = part[np.isfinite(part)]
+        return float(-np.expm1(self.history.steps * np.mean(part))) if part.size else nan
+
     @cached_property
     def gets_on(self) -> bool:
         """True if the mean loss of epochs falls, but for a rise that is no more than noise."""

@@ -325,7 +325,7 @@ def _slope(values: FloatArray) -> float:
 NOTED = Rule(
     name="run-noted",
     kind="overshooting",
-    warning=0,
+    warning=1,
     critical=inf,
     measured="findings that were written into the log while the training ran",
     reason="Whoever watched it knew more of it than its log tells.",

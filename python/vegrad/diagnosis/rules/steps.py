@@ -141,7 +141,8 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
         part += " (α {alpha:+.2g})"
         return int(digest.looks[climbs][0]), begins + part, {"percent": 100 * share}
     if not digest.highest <= HIGH and _grew(digest):
-        first = int(np.flatnonzero(~(digest.loss <= 2 * digest.start))[0])
+        risen = int(np.flatnonzero(~(digest.loss <= 2 * digest.start))[0])
+        first = max(risen - 1, 0)  # whose step has led there
         much = "the loss rose to {highest:.3g} times what it was"
         much = much if digest.highest < inf else "the loss rose until it was no number"
         return first, begins + much, {}
@@ -175,7 +176,7 @@ def _limit(digest: Digest, first: int) -> tuple[float, str]:
     began = digest.looks < max(first + 1, FEW)
     began &= (digest.alpha > 0) | digest.climbs
     if not began.any():
-        if first <= 1 and not (len(digest.looks) and digest.looks[0] == 0):
+        if first == 0 and not (len(digest.looks) and digest.looks[0] == 0):
             return nan, ""  # the first step may have been the one that was too long
         return usual, "the norm that it had before"
     at = int(np.argmax(began))  # later ones begin where this one has thrown the network
@@ -243,7 +244,7 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     if fallen >= MOST:
         return
     if median < SHORT:
-        fallen = float(np.fmin(fallen, _fall_by_looks(digest)))
+        fallen = float(np.fmin(fallen, digest.fall_by_looks))
     baby = (len(alpha) >= FEW or fallen < SOME) and median < BABY - 1
     baby = baby and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
     tiny = max(digest.moves, default=nan) < TINY and fallen < 1 - LONG and not median > -LONG
@@ -304,20 +305,6 @@ def _how_little(digest: Digest, fallen: float) -> tuple[float, str]:
         says = "the loss of {steps:d} steps has not fallen by more than batches differ"
         return min(fallen, max(lost / digest.start, 0.0)), says
     return min(fallen, lost / digest.start), says
-
-
-def _fall_by_looks(digest: Digest) -> float:
-    """Return the part that all steps would take off the loss if each did as those looked at.
-
-    It is nan if none was looked at. The loss is that of a step's own batch, which falls by more
-    than that of all rows.
-    """
-    history, steps = digest.history, digest.looked
-    before, after = history.loss[steps], history.loss_after[steps]
-    with np.errstate(all="ignore"):
-        part = np.log(after / before)
-    part = part[np.isfinite(part)]
-    return float(-np.expm1(history.steps * np.mean(part))) if part.size else nan
 
 
 # Up and down ------------------------------------------------------------------------------------

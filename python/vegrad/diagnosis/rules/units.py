@@ -21,6 +21,7 @@ ALIKE = 0.1  # by which means differ at most that one shift mends
 AXES = {"permute", "transpose", "t", "movedim", "swapaxes"}  # which make others of units
 HOLDS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # of derivative 0 beyond a bound
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
+RAW = 3.0  # root mean square of inputs that weights of the usual size make too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
 THERE_WORST = ": the pre-activations of {worst} are {mean:.3g} ± {std:.3g}, not 0 ± 1."
 BELOW = ": next to all pre-activations there are below 0, on every row."
@@ -59,9 +60,9 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
         left = _left_flat(edit, reading)
         if left:
             edit, advises = _drawn(chain, sorted({*found, *left})), "{edit}" + THERE_WORST
-    elif not dead and not last and chain.activation == "relu" and not isinstance(edit, Normalize):
+    elif not dead and _is_relu(chain, worst) and not isinstance(edit, Normalize):
         edit, advises = _drawn(chain, found), "{edit}" + BELOW  # which no factor changes
-    raw = [] if dead or worst or deviation < WIDE else _raw(reading)
+    raw = [] if dead or worst or deviation < WIDE else _raw(reading, chain)
     if raw:
         edit, advises = ScaleData(), "{edit}" + THERE
         says += "; the values of {inputs} have a root mean square of {rms:.3g}, not about 1"
@@ -92,9 +93,12 @@ def _cause(rule: Rule, found: Sequence[int], reading: Reading) -> str:
     return "output-range" if last and poor else f"{rule.kind}-units"
 
 
-def _raw(reading: Reading) -> list[Input]:
-    """Return inputs that are far too large, which the first layer takes."""
-    return [] if reading.tables else [one for one in reading.inputs if one.rms >= LARGE_INPUT]
+def _raw(reading: Reading, chain: Chain) -> list[Input]:
+    """Return inputs that are too large, which the first layer takes, with weights as usual."""
+    first = reading.parameters.get(chain.layers[0].weight)
+    usual = first is not None and first.through_log2 <= 1.0
+    least = RAW if usual else LARGE_INPUT
+    return [] if reading.tables else [one for one in reading.inputs if one.rms >= least]
 
 
 def _revived(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Edit, str]:
@@ -123,6 +127,10 @@ def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Ed
         SetActivation("leaky_relu"),
         "{edit}, which is nowhere flat, or draw the weights again" + THERE,
     )
+
+
+def _is_relu(chain: Chain, layer: int) -> bool:
+    return chain.activation == "relu" and layer < len(chain.layers) - 1
 
 
 def _drawn(chain: Chain, found: Sequence[int]) -> Redraw:
