@@ -27,6 +27,7 @@ NO_GRADIENT = "no gradient"
 AT_LOSS = "the loss"
 """The question of an output that may not be what the loss takes beside its target."""
 UNFIT = {"constant-output", "double-softmax", "output-range", "loss-domain", "broadcast"}
+UNFIT |= {"wrong-reduction"}
 ENDS = {*CUTS, "detached", "masked-row", "collapse"}
 Second = Mapping[str, tuple[Finding, ...]]
 

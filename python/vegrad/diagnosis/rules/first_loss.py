@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import isfinite, log2, sqrt
 
 from vegrad.diagnosis.rules.maps import ABSURD
@@ -22,6 +22,11 @@ FACTORS = {"mul", "rmul", "imul", "div", "truediv", "cosine_similarity"}
 SEVERAL = 4  # branches that make a stream
 NEAR, LESS = 3.0, 10.0  # times guessing to which a change has to bring the loss, or the factor
 HEAD = "{edit}: an untrained network's outputs should be about 1 in size at most."
+TIED = (
+    "{edit}: the head's weights are an embedding's too, so that what it is added to has to become "
+    "as much smaller; or divide the logits by {std:.3g}."
+)
+DIVIDE = "divide the logits by {std:.3g}: the head's weights are an embedding's too."
 STREAM = (
     "{edit}, 1/√{branches:.0f} of what they are, since each of {branches:.0f} branches adds to the "
     "outputs' size; or let them begin at 0, or normalize."
@@ -75,10 +80,14 @@ def _change(reading: Reading, worst: Compared, *, far: bool) -> tuple[Scale | No
     made = shaped_by(reading, worst.place)
     _, maps = above(reading, worst.place, tuple(MAPS))
     last = tuple(name for n in sorted(maps) for name in reading.operations[n].parameters[:1])
-    smaller = Scale(last, float(f"{1 / worst.output.std:.3g}")) if last else None
+    factor = float(f"{1 / worst.output.std:.3g}")
+    tied = reading.tables.intersection(last)
+    smaller = Scale((*last, *_beside(reading, tied)), factor) if last else None
     if worst.function in LOGITS:
         matrices = [reading.parameters[name] for name in last if name in reading.parameters]
         large = any(one.through_log2 >= log2(TIMES) for one in matrices)
+        if made is not None and made.kind in MAPS and large and tied:
+            return _tied(reading, worst, smaller)
         if made is not None and made.kind in MAPS and large:
             return smaller, HEAD
     if made is not None and made.kind in FACTORS:
@@ -91,6 +100,31 @@ def _change(reading: Reading, worst: Compared, *, far: bool) -> tuple[Scale | No
     if smaller is not None:
         return smaller, HEAD
     return None, "use an initialization that gives outputs of a size of about 1."
+
+
+def _beside(reading: Reading, tied: Collection[str]) -> list[str]:
+    """Return the tables to which those that are a head's weights too are added."""
+    entering = [one.below for one in reading.branches if not set(tied).isdisjoint(one.below)]
+    names = [name for below in entering for name in below] or sorted(reading.tables if tied else ())
+    known = {name: reading.parameters[name] for name in names if name in reading.parameters}
+    return [
+        name
+        for name, one in known.items()
+        if name not in tied and one.is_matrix and one.role in ("table", "")
+    ]
+
+
+def _tied(reading: Reading, worst: Compared, smaller: Scale | None) -> tuple[Scale | None, str]:
+    """Return what makes a head smaller whose weights are an embedding's, and what is added to it.
+
+    Made smaller alone, it would be drowned by what it is added to.
+    """
+    effect = None
+    if smaller is not None and reading.what_if is not None:
+        effect = reading.what_if.effect(smaller)
+    if effect is not None and _times(worst, effect.loss) > NEAR:
+        return None, DIVIDE
+    return smaller, TIED
 
 
 def _smaller_branches(reading: Reading, worst: Compared) -> Scale | None:

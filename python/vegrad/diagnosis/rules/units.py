@@ -60,7 +60,7 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
         left = _left_flat(edit, reading)
         if left:
             edit, advises = _drawn(chain, sorted({*found, *left})), "{edit}" + THERE_WORST
-    elif not dead and not last and chain.activation == "relu" and not isinstance(edit, Normalize):
+    elif not dead and _is_relu(chain, worst) and not isinstance(edit, Normalize):
         edit, advises = _drawn(chain, found), "{edit}" + BELOW  # which no factor changes
     raw = [] if dead or worst or deviation < WIDE else _raw(reading, chain)
     if raw:
@@ -127,6 +127,10 @@ def _mended(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Ed
         SetActivation("leaky_relu"),
         "{edit}, which is nowhere flat, or draw the weights again" + THERE,
     )
+
+
+def _is_relu(chain: Chain, layer: int) -> bool:
+    return chain.activation == "relu" and layer < len(chain.layers) - 1
 
 
 def _drawn(chain: Chain, found: Sequence[int]) -> Redraw:

@@ -38,7 +38,8 @@ class KnownLoss(NamedTuple):
     target: object
     doubtful: bool = False
     """True if the loss may not fit: an activation made the output, or none did where logarithms of
-    probabilities belong; classes are one; output and target are of other shapes."""
+    probabilities belong; classes are one, or rows sum to 1; output and target are of other
+    shapes."""
 
 
 def numbers_of(output: object) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
     if kind_of(end) == "log_softmax" and (below := _below(end)) is not None:
         logits = _past(below, VIEWS, ())
         bounded |= logits is not None and kind_of(logits) in HELD
-    doubtful = bounded or raw or spread or (classes and _is_single(node))
+    doubtful = bounded or raw or spread or (classes and (_is_single(node) or _is_over_rows(end)))
     return KnownLoss(partial(_loss, function, more, spread), target.detach(), doubtful)
 
 
@@ -138,6 +139,14 @@ def _is_single(node: Node) -> bool:
     """Return True of a loss over one class."""
     output = getattr(node, "_saved_self", None)
     return isinstance(output, Tensor) and output.ndim > 1 and output.shape[1] == 1
+
+
+def _is_over_rows(node: Node) -> bool:
+    """Return True of a log_softmax over the first of several axes."""
+    axis, made = getattr(node, "_saved_dim", None), getattr(node, "_saved_result", None)
+    if kind_of(node) != "log_softmax" or axis is None or not isinstance(made, Tensor):
+        return False
+    return made.ndim > 1 and axis in (0, (1 << 64) - made.ndim)  # as unsigned numbers
 
 
 def _returned(place: int, output: object, target: object) -> Tensor:
