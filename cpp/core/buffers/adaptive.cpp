@@ -42,9 +42,8 @@ Written adapt(const Units& gradient, const Units& parameter, const Request& requ
   if (value(norm) < 1e-6) norm = {1e-6, 0};
   const Factor factor = clipped ? ratio(limit, norm) : Factor{};
   if (request.consumer) {
-    const double c = factor.value();
-    request.consumer->take(buffer, unit * view.count, view.count, c, kInfinity, view.cleaned);
-    return {{squares.sum * c * c, squares.exponent}, c, clipped};
+    request.consumer->take(buffer, unit * view.count, view.count, factor, kInfinity, view.cleaned);
+    return {times(squares, factor, kL2), factor.value(), clipped};
   }
   if (clipped) return scale(view, gradient.layout, 0, view.count, factor);
   return view.cleaned ? leave(view, gradient.layout, 0, view.count) : Written{squares, 1, false};

@@ -174,7 +174,7 @@ class Clipping {
       result.any = factor_for(b, factor);
       result.coefficient = factor.value();
     }
-    result.squares = request_.consumer->take(b, first, count, factor.value(), limit, view.cleaned);
+    result.squares = request_.consumer->take(b, first, count, factor, limit, view.cleaned);
     return result;
   }
 
@@ -223,9 +223,7 @@ class Clipping {
       for (std::size_t b = 0; b < views_.size(); ++b) {
         Factor factor;
         factor_for(b, factor);
-        const double c = factor.value(), p = request_.order.p;
-        const double power = request_.order.is_largest() ? c : p == 2 ? c * c : std::pow(c, p);
-        sum = request_.order.add(sum, {sums_[b].sum * power, sums_[b].exponent});
+        sum = request_.order.add(sum, times(sums_[b], factor, request_.order));
       }
       out_.norm_after = value(request_.order.root(sum));
     } else if (!request_.after_wanted)

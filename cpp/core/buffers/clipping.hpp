@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/buffers/factor.hpp"
 #include "core/buffers/norms.hpp"
 
 namespace vegrad {
@@ -35,7 +36,7 @@ class Consumer {
   virtual void begin(std::int64_t buffer) = 0;  // before any run of it, on the caller's thread
   // Elements `first` to `first + count` in C order; the gradient within ±limit, times factor, and
   // zero where `cleaned` and not finite. Returns Σ of the squares of what was used.
-  virtual Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+  virtual Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
                       double limit, bool cleaned) = 0;
 };
 

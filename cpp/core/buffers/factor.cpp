@@ -4,6 +4,14 @@
 
 namespace vegrad {
 
+Scaled times(Scaled powers, Factor factor, Order order) {
+  // Apart from its power of two, which the power would lose where the factor is next to nothing.
+  int first = 0, second = 0;
+  const double m = std::frexp(factor.first, &first) * std::frexp(factor.second, &second);
+  const double power = order.is_largest() ? m : order.p == 2 ? m * m : std::pow(m, order.p);
+  return {powers.sum * power, powers.exponent + first + second};
+}
+
 Factor ratio(double limit, Scaled norm) {
   if (limit == 0 || norm.sum == 0 || !is_finite(norm.sum)) return {limit / norm.sum, 1};
   int limit_exponent, norm_exponent;

@@ -41,6 +41,9 @@ struct Factor {
   double value() const { return first * second; }
 };
 
+// The sum of powers of elements that are multiplied by a factor.
+Scaled times(Scaled powers, Factor factor, Order order);
+
 // limit / norm.
 Factor ratio(double limit, Scaled norm);
 

@@ -121,7 +121,7 @@ void Stepper::begin(std::int64_t buffer) {
 }
 
 template <class T, class E>
-Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
                         double limit, bool cleaned) {
   const InstructionSet& set = instruction_set();
   const RunKernels<E>& runs = set.runs<E>();
@@ -136,10 +136,16 @@ Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t co
     run.numbers = &numbers_of_[buffer]->of_float;
   else
     run.numbers = &numbers_of_[buffer]->of_double;
-  run.factor = T(settings.maximize ? -factor : factor);
+  // The gradient is multiplied beforehand by what the weights' dtype cannot hold, and where they
+  // cannot hold the gradient itself.
+  const double whole = factor.value();
+  const bool beforehand = std::fabs(whole) < double(std::numeric_limits<T>::min()) ||
+                          (sizeof(E) > sizeof(T) && whole < 1);
+  const T times = beforehand ? T(1) : T(whole);
+  run.factor = settings.maximize ? -times : times;
   E gradient_block[kBlock];
   T parameter_block[kBlock], converted[kBlock];
-  const bool changed = cleaned || is_finite(limit);
+  const bool changed = cleaned || is_finite(limit) || beforehand;
   Scaled squares;
   for (std::int64_t i = first; i < first + count; i += kBlock) {
     const std::int64_t n = std::min<std::int64_t>(kBlock, first + count - i);
@@ -154,12 +160,15 @@ Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t co
     }
     if (norm_wanted_)
       squares = Order{}.add(squares, checked_squares(runs, g, n, runs.squares(g, n)));
+    if (beforehand && sizeof(E) >= sizeof(T)) runs.scale_only(g, n, factor.first, factor.second);
     if constexpr (std::is_same_v<T, E>) {
       run.g = g;
     } else {
       converter<T, E>(kernels)(g, n, converted);
       run.g = converted;
     }
+    if (beforehand && sizeof(E) < sizeof(T))
+      set.runs<T>().scale_only(converted, n, factor.first, factor.second);
     run.p = parameter.read(i, n, parameter_block);
     run.count = std::size_t(n);
     for (std::size_t s = 0; s < kept; ++s)
@@ -173,7 +182,7 @@ Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t co
   return squares;
 }
 
-Scaled Stepper::take(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+Scaled Stepper::take(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
                      double limit, bool cleaned) {
   return with_dtype(gradients_[buffer].dtype, [&](auto element) {
     using E = decltype(element);

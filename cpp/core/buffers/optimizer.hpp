@@ -60,7 +60,7 @@ class Stepper : public Consumer {
           std::vector<std::unique_ptr<OptimizerState>*> states);
 
   void begin(std::int64_t buffer) override;
-  Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+  Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
               double limit, bool cleaned) override;
 
  private:
@@ -71,7 +71,7 @@ class Stepper : public Consumer {
 
   const Numbers& numbers_after(std::size_t group, std::int64_t steps);
   template <class T, class E>
-  Scaled take_as(std::int64_t buffer, std::int64_t first, std::int64_t count, double factor,
+  Scaled take_as(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
                  double limit, bool cleaned);
 
   std::vector<StepGroup> groups_;
