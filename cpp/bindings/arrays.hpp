@@ -8,6 +8,11 @@
 
 namespace vegrad {
 
+// Whether an object is an array, and of no subclass: a masked array's masked elements would count.
+inline bool is_plain(const pybind11::object& object) {
+  return Py_TYPE(object.ptr()) == pybind11::detail::npy_api::get().PyArray_Type_;
+}
+
 template <class T>
 bool is_contiguous(const pybind11::array& array) {
   return pybind11::isinstance<pybind11::array_t<T>>(array) &&
@@ -27,7 +32,7 @@ const T* data_of(const pybind11::array& array, const char* name) {
 template <class T>
 const T* fitting(const pybind11::object& object, pybind11::ssize_t rows,
                  pybind11::ssize_t columns) {
-  if (!pybind11::isinstance<pybind11::array_t<T>>(object)) return nullptr;
+  if (!is_plain(object) || !pybind11::isinstance<pybind11::array_t<T>>(object)) return nullptr;
   const auto array = pybind11::reinterpret_borrow<pybind11::array>(object);
   const bool vector = columns < 0;
   if (!(array.flags() & pybind11::array::c_style) || array.ndim() != (vector ? 1 : 2) ||

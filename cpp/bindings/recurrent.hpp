@@ -35,7 +35,7 @@ using RecurrentElement = decltype(element(std::declval<const N&>()));
 // The data of a contiguous array of T with this shape; null if the object is something else.
 template <class T>
 const T* shaped(const pybind11::object& object, std::initializer_list<pybind11::ssize_t> shape) {
-  if (!pybind11::isinstance<pybind11::array_t<T>>(object)) return nullptr;
+  if (!is_plain(object) || !pybind11::isinstance<pybind11::array_t<T>>(object)) return nullptr;
   const auto array = pybind11::reinterpret_borrow<pybind11::array>(object);
   if (!(array.flags() & pybind11::array::c_style) ||
       array.ndim() != pybind11::ssize_t(shape.size()))

@@ -111,8 +111,8 @@ def test_adagc_knows_its_buffers_by_their_paths() -> None:
         plain.apply_(flat)
         assert [g.tobytes() for _, g in leaves(tree)] == [g.tobytes() for g in flat]
     assert nested.averages == dict(zip(["a.0", "b.c"], plain.averages.values(), strict=True))
-    with pytest.raises(ValueError, match=r"'a\.1'"):
-        nested.apply_({"a": [np.ones(4), np.ones(2)], "b": {"c": np.ones(3)}})
+    nested.apply_({"a": [np.ones(4), np.ones(2)], "b": {"c": np.ones(3)}})  # one more: it may come
+    assert set(nested.averages) == {"a.0", "a.1", "b.c"}
     with pytest.raises(ValueError, match=r'\["a\.0"\] and grads\["a"\]\[0\] must have different'):
         nested.apply_({"a.0": np.ones(4), "a": [np.ones(2)]})
     clipping.AdaGC().apply_(iter([[np.ones(2)], None]))

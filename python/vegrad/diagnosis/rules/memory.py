@@ -56,6 +56,8 @@ def own_reach(sizes: FloatArray, length: int, lost: float = LOST) -> int:
         length: of the sequences.
         lost: decades; by default what is left is a thousandth.
     """
+    if not np.isfinite(sizes[0]):
+        return 0  # the last step has none
     beyond = np.flatnonzero(~(sizes >= sizes[0] - lost * DECADE))
     if beyond.size:
         return int(beyond[0])
