@@ -244,7 +244,7 @@ def shortfalls(results):
             for other, value in row["over"].items():
                 single = run["threads"] == 1 or other == "fuse"
                 if other in wanted and single and value < wanted[other]:
-                    most = row["over"].get("autograd", 1) if other == "fuse" else 1
+                    most = row["over"].get("autograd", 1) if other == "fuse" else np.inf
                     possible = f", {most:.2f} possible" if most < wanted[other] else ""
                     yield f"{name}{other} {value:.2f}, {wanted[other]:g} asked{possible}"
         for cell, cost in run["flow_cost"].items():

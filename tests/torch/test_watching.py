@@ -184,10 +184,8 @@ def test_a_gradient_that_is_cut_off_is_not_too_small_for_its_dtype() -> None:
     model = mlp(5, nn.ReLU)
     nn.init.constant_(model[2].bias, -100.0)
     report = train(model, torch.randn(8, 16), 1).report()
-    assert [finding.kind for finding in report.findings] == ["dead", "vanishing"]
+    assert [finding.kind for finding in report.findings] == ["dead"]  # which is why
     assert "too small" not in str(report)
-    assert "passing module 4" in report.findings[1].message
-    assert report.findings[1].advice.startswith("look at 4 and what stands before it")
     model = mlp(60, nn.Sigmoid)
     report = train(model, torch.randn(8, 16), 1).report()
     assert "too small for its dtype" in " ".join(str(report).split())
