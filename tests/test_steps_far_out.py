@@ -54,9 +54,8 @@ def test_every_optimizer_steps(optimizer: Callable[..., vegrad.Adam]) -> None:
     np.testing.assert_allclose(p, -0.1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("half", ["float16"])
-def test_halves_keep_their_digits(half: str) -> None:
+def test_halves_keep_their_digits() -> None:
     """A limit next to nothing: the product is made in the weights' dtype."""
-    p, g = np.zeros(4, np.float32), np.full(4, 2.0, half)
+    p, g = np.zeros(4, np.float32), np.full(4, 2.0, np.float16)
     vegrad.SGD(1e30, clip=clipping.GlobalNorm(4e-38)).step(p, g)
     np.testing.assert_allclose(p, -2e-8, rtol=1e-5)

@@ -10,20 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.flow.finding import Finding
+from vegrad.flow.recorded import Recorded
 from vegrad.reports.module_text import ModuleRow, TimeRow
-
-
-class ShownNoted(Protocol):
-    """A finding, and the step at which it came up."""
-
-    @property
-    def step(self) -> int:
-        """The number of steps that had been taken."""
-
-    @property
-    def finding(self) -> Finding:
-        """The finding."""
 
 
 class ShownSpikeStep(Protocol):
@@ -94,36 +82,8 @@ class ShownMoved(Protocol):
         """How many more modules' gradients left theirs at that step."""
 
 
-class ShownRun(Protocol):
-    """A training, step by step; see `vegrad.runs.run.Run`."""
-
-    @property
-    def step(self) -> FloatArray:
-        """Numbers of the steps, (S,)."""
-
-    @property
-    def loss(self) -> FloatArray:
-        """Loss of each batch, (S,)."""
-
-    @property
-    def gradient_norm(self) -> FloatArray:
-        """Joint norm of all gradients before any clip, (S,)."""
-
-    @property
-    def clipped_norm(self) -> FloatArray:
-        """The same after it, (S,)."""
-
-    @property
-    def learning_rate(self) -> FloatArray:
-        """(S,)."""
-
-    @property
-    def update_ratio(self) -> FloatArray:
-        """Size of the update beside that of the weights, (S,)."""
-
-    @property
-    def validation_loss(self) -> FloatArray:
-        """(S,)."""
+class ShownRun(Recorded, Protocol):
+    """A training, step by step and module by module; see `vegrad.runs.run.Run`."""
 
     @property
     def modules(self) -> Sequence[str]:
@@ -136,10 +96,6 @@ class ShownRun(Protocol):
     @property
     def floor_log2(self) -> float:
         """log2 of the smallest normal number of the gradients' dtype."""
-
-    @property
-    def noted(self) -> Sequence[ShownNoted]:
-        """The findings, in the order in which they came up."""
 
     @property
     def spikes(self) -> Sequence[ShownSpike]:

@@ -64,7 +64,7 @@ def _detached(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
 
 def _cut_off(reading: Reading, rule: Rule, cut: int, several: Sequence[str]) -> Finding:
     """Return the finding that one operation cuts parameters off."""
-    one, between = reading.everything[cut], site_of(reading, cut)
+    one = reading.everything[cut]
     names = list(dict.fromkeys(several))
     stops, advises = "{operation} ends the graph there", STAYS
     if one.edge not in CUTS:
@@ -73,11 +73,26 @@ def _cut_off(reading: Reading, rule: Rule, cut: int, several: Sequence[str]) -> 
         stops = "{operation} has no derivative"
         advises = "use something that has a derivative in its place: a softmax for an argmax, "
         advises += "a sigmoid for a comparison, or a straight-through estimator."
+    cause = one.edge if one.edge in CUTS else "detached"
+    return _stopped(reading, rule, cut, names, cause, stops, advises)
+
+
+def _stopped(
+    reading: Reading,
+    rule: Rule,
+    place: int,
+    names: Sequence[str],
+    cause: str,
+    stops: str,
+    advises: str,
+) -> Finding:
+    """Return the finding that the gradient of these parameters stops at an operation."""
+    one, between = reading.everything[place], site_of(reading, place)
     return Finding(
         kind=rule.kind,
         severity="critical",
         rule=rule.name,
-        cause=one.edge if one.edge in CUTS else "detached",
+        cause=cause,
         sites=(*(Site("parameter", name) for name in names), between),
         says=f"no gradient comes back to {{parameters}}: {stops}",
         advises=advises,
@@ -192,26 +207,13 @@ def _steps(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         names = _below_without_gradient(reading, place) if step or beyond else ()
         if not names:
             continue
-        between = site_of(reading, place)
         stops, advises = "the derivative of {operation} is 0", "use a straight-through estimator, "
         advises += "or a smooth function in its place."
         if beyond:
             stops = "what {operation} makes of finite values is beyond the largest of its dtype"
             advises = "scale down what comes into {operation}, or use a wider dtype for it."
-        yield Finding(
-            kind=rule.kind,
-            severity="critical",
-            rule=rule.name,
-            cause=one.edge if beyond else "no-derivative",
-            sites=(*(Site("parameter", name) for name in names), between),
-            says=f"no gradient comes back to {{parameters}}: {stops}",
-            advises=advises,
-            facts={
-                "operation": f"{one.kind} in {between.name or between.kind}",
-                "parameters": tuple(Site("parameter", name) for name in names),
-            },
-            evidence={"count": len(names)},
-        )
+        cause = one.edge if beyond else "no-derivative"
+        yield _stopped(reading, rule, place, names, cause, stops, advises)
 
 
 def _below_without_gradient(reading: Reading, place: int) -> list[str]:
