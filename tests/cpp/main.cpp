@@ -25,11 +25,9 @@ int main() {
   const struct {
     const char* name;
     void (*check)();
-  } parts[] = {{"activations", check_activations},
-               {"buffers", check_buffers},
-               {"network", check_network},
-               {"recurrent", check_recurrent},
-               {"allocations", check_allocations}};
+  } parts[] = {{"activations", check_activations}, {"buffers", check_buffers},
+               {"network", check_network},         {"recurrent", check_recurrent},
+               {"allocations", check_allocations}, {"lock", check_lock}};
   vegrad::set_num_threads(2);
   vegrad::set_shares_everything(true);
   for (const vegrad::InstructionSet* set : vegrad::supported_instruction_sets()) {
