@@ -1,0 +1,59 @@
+"""Smooth functions of ln q, kept once they have been computed.
+
+A diagnosis asks for the moments of an activation at every layer of a network, and for the same ones
+again at the next network. Each is an integral, and each is smooth in ln q: so the integrals are
+taken at a few nodes of a panel of ln q when it is first asked for, and the polynomial through them
+is kept.
+
+It must guarantee that nobody can tell the difference: 1e-12, as the functions have no singularity
+within π/2 of the real line, by which a polynomial of degree 15 on a panel of 1 is right to 1e-13
+(Trefethen 2013, Approximation Theory and Approximation Practice, theorem 8.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import acos, floor, pi
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
+
+DEGREES = np.arange(16.0)
+_ANGLES = pi * (DEGREES + 0.5) / len(DEGREES)
+NODES = 0.5 * np.cos(_ANGLES) + 0.5  # of a panel from 0 to 1
+_FITTED = np.where(DEGREES[:, None] > 0, 2.0, 1.0) * np.cos(np.outer(DEGREES, _ANGLES)) / len(NODES)
+
+
+class Table:
+    """Functions of one variable, as polynomials on panels from one whole number to the next.
+
+    Args:
+        functions: of an array (N,); it returns their values (N, M).
+    """
+
+    def __init__(self, functions: Callable[[FloatArray], FloatArray]) -> None:
+        self.functions = functions
+        self.panels: dict[int, FloatArray] = {}
+
+    def at(self, s: float) -> FloatArray:
+        """Return the M functions at s: (M,)."""
+        panel = floor(s)
+        values: FloatArray = np.cos(DEGREES * acos(2.0 * (s - panel) - 1.0)) @ self._panel(panel)
+        return values
+
+    def each(self, s: FloatArray) -> FloatArray:
+        """Return the M functions at every element of s (N,): (N, M)."""
+        panels = np.floor(s)
+        basis = np.cos(np.arccos(2.0 * (s - panels) - 1.0)[:, None] * DEGREES)
+        first, last = int(panels.min()), int(panels.max())
+        if first == last:
+            return np.asarray(basis @ self._panel(first))
+        own = {panel: self._panel(panel) for panel in set(panels.astype(int).tolist())}
+        return np.array([row @ own[int(n)] for row, n in zip(basis, panels, strict=True)])
+
+    def _panel(self, panel: int) -> FloatArray:
+        """Return the coefficients of the polynomials on a panel: (degrees, M)."""
+        if panel not in self.panels:
+            self.panels[panel] = _FITTED @ self.functions(panel + NODES)
+        return self.panels[panel]
