@@ -46,11 +46,11 @@ class Table:
         """Return the M functions at every element of s (N,): (N, M)."""
         panels = np.floor(s)
         basis = np.cos(np.arccos(2.0 * (s - panels) - 1.0)[:, None] * DEGREES)
-        first, last = int(panels.min()), int(panels.max())
-        if first == last:
-            return np.asarray(basis @ self._panel(first))
-        own = {panel: self._panel(panel) for panel in set(panels.astype(int).tolist())}
-        return np.array([row @ own[int(n)] for row, n in zip(basis, panels, strict=True)])
+        own = sorted(set(panels.tolist()))
+        if len(own) == 1:
+            return np.asarray(basis @ self._panel(int(own[0])))
+        fitted = np.array([self._panel(int(panel)) for panel in own])
+        return np.asarray((basis @ fitted)[np.searchsorted(own, panels), np.arange(len(s))])
 
     def _panel(self, panel: int) -> FloatArray:
         """Return the coefficients of the polynomials on a panel: (degrees, M)."""

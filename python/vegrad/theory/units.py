@@ -27,7 +27,8 @@ from vegrad.theory.tables import Table
 NEAREST, FARTHEST = log(1e-100), log(1e100)  # beyond these q an activation is its half-lines
 EDGE = 60.0  # of ln q, beyond which it is so to 1e-13, and moments are powers of q
 STEP = 0.2  # of ln q, for numerical derivatives
-SIZES = 17  # sizes of rows between which the moments of φ are interpolated
+AROUND = STEP * np.array([-1.0, 0.0, 1.0])
+SIZES = np.linspace(0.0, 1.0, 17)  # of rows, between which the moments of φ are interpolated
 CELL = 0.1
 GRID = np.linspace(-5.05, 5.05, 102)  # values of a standard normal; not 0, where rectifiers jump
 DENSITY = np.exp(-0.5 * GRID**2) / np.sum(np.exp(-0.5 * GRID**2))
@@ -58,10 +59,13 @@ class Sizes:
     """
 
     def __init__(self, activation: str, log_ys: FloatArray, log_y: float) -> None:
-        near = np.minimum(np.maximum(log_ys, NEAREST), FARTHEST)
-        least, most = float(near.min()), float(near.max())
-        nodes = np.linspace(least, most, SIZES if least < most else 1)
-        around = _within(log_y) + STEP * np.array([-1.0, 0.0, 1.0])
+        least, most = float(log_ys.min()), float(log_ys.max())
+        near, usual = log_ys, NEAREST <= least and most <= FARTHEST
+        if not usual:
+            near = np.minimum(np.maximum(log_ys, NEAREST), FARTHEST)
+            least, most = _within(least), _within(most)
+        nodes = least + (most - least) * SIZES if least < most else np.array([least])
+        around = _within(log_y) + AROUND
         second, slope, per_q = moments(activation, np.concatenate([around, nodes])).T
         self.second_per_q = float(per_q[1])
         self.second_bend = float(per_q[2] - per_q[0]) / (2.0 * STEP)
@@ -70,7 +74,7 @@ class Sizes:
         self.slope_bend = (high - 2.0 * middle + low) / STEP**2
         self.log_seconds = np.interp(near, nodes, second[3:])
         self.log_slopes = np.interp(near, nodes, slope[3:])
-        if least == NEAREST or most == FARTHEST:
+        if not usual:
             # Beyond FARTHEST the second moment goes on as it does at a typical row.
             far = np.where(np.isfinite(log_ys), log_ys - near, 0.0)
             self.log_seconds = self.log_seconds + self.second_per_q * far
