@@ -223,7 +223,8 @@ def gains(gradients: list[Gradient], data: Data) -> list[Gain]:
     found = []
     scatter = log(1.0 + 2.0 / gradients[0].layer.shape.outputs)
     known = len(data.cosines) / data.rows
-    together = np.maximum(data.cosines, 0.0) ** 2 - (1.0 - known) * np.eye(len(data.cosines))
+    together = np.maximum(data.cosines, 0.0) ** 2
+    together[np.diag_indices_from(together)] -= 1.0 - known
     for upper, lower in pairwise(gradients):
         random = exp(min(scatter, 50.0))
         weight = min(1.0, random * known * float(lower.kept @ lower.kept))

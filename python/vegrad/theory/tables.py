@@ -16,6 +16,7 @@ from collections.abc import Callable
 from math import acos, floor, pi
 
 import numpy as np
+from numpy.polynomial.chebyshev import chebder
 
 from vegrad.arrays.checks import FloatArray
 
@@ -30,10 +31,11 @@ class Table:
 
     Args:
         functions: of an array (N,); it returns their values (N, M).
+        derived: how many of them, from the first on, are followed by their derivatives, to 1e-11.
     """
 
-    def __init__(self, functions: Callable[[FloatArray], FloatArray]) -> None:
-        self.functions = functions
+    def __init__(self, functions: Callable[[FloatArray], FloatArray], derived: int = 0) -> None:
+        self.functions, self.derived = functions, derived
         self.panels: dict[int, FloatArray] = {}
 
     def at(self, s: float) -> FloatArray:
@@ -55,5 +57,8 @@ class Table:
     def _panel(self, panel: int) -> FloatArray:
         """Return the coefficients of the polynomials on a panel: (degrees, M)."""
         if panel not in self.panels:
-            self.panels[panel] = _FITTED @ self.functions(panel + NODES)
+            fitted = _FITTED @ self.functions(panel + NODES)
+            slopes = np.zeros((len(NODES), self.derived))
+            slopes[:-1] = chebder(fitted[:, : self.derived], scl=2.0)  # of x, from -1 to 1
+            self.panels[panel] = np.concatenate([fitted, slopes], axis=1)
         return self.panels[panel]

@@ -20,7 +20,6 @@ from vegrad.theory.gaussian import (
     derivative_second_moment,
     mean_square,
     second_moment,
-    slope_of_second_moment,
 )
 from vegrad.theory.tables import Table
 
@@ -60,7 +59,7 @@ class Sizes:
 
     def __init__(self, activation: str, log_ys: FloatArray, log_y: float) -> None:
         least, most = float(log_ys.min()), float(log_ys.max())
-        near, usual = log_ys, NEAREST <= least and most <= FARTHEST
+        near, usual = log_ys, least >= NEAREST and most <= FARTHEST
         if not usual:
             near = np.minimum(np.maximum(log_ys, NEAREST), FARTHEST)
             least, most = _within(least), _within(most)
@@ -103,16 +102,13 @@ def moments(activation: str, log_qs: FloatArray) -> FloatArray:
 @cache
 def _sizes(activation: str) -> Table:
     """Return the table of ln E φ², ln E φ′² and the derivative of the first by ln q."""
-    row = activation_of(activation)
 
     def functions(log_qs: FloatArray) -> FloatArray:
         q = np.exp(log_qs)
-        second, slope = second_moment(activation, q), derivative_second_moment(activation, q)
-        return np.stack(
-            [np.log(second), np.log(slope), slope_of_second_moment(row, q) * q / second], axis=1
-        )
+        both = second_moment(activation, q), derivative_second_moment(activation, q)
+        return np.log(np.stack(both, axis=1))
 
-    return Table(functions)
+    return Table(functions, derived=1)
 
 
 class Unit:
@@ -210,15 +206,19 @@ def _units(activation: str) -> Table:
         products = [value, turn, turn * value, turn**2, value * slope**2, (value * slope) ** 2]
         means = [one @ DENSITY for one in (*products, (slope * GRID) ** 2)]
         both = np.stack([value, slope, value**2, slope**2], axis=1)  # (N, 4, GRID)
-        pairs = np.einsum("nfi,anfi->nfa", both, both @ _together()[:, None], optimize=True)
+        other = (both.reshape(-1, len(GRID)) @ _together()).reshape(
+            *both.shape[:2], len(ANGLES), -1
+        )
+        pairs = (other @ both[..., None])[..., 0]  # (N, 4, ANGLES)
         pairs[:, 2:] -= 1.0
-        return np.concatenate([np.stack([*means, *fourth], axis=1), pairs.reshape(len(log_qs), -1)], 1)
+        single = np.stack([*means, *fourth], axis=1)
+        return np.concatenate([single, pairs.reshape(len(log_qs), -1)], axis=1)
 
     return Table(functions)
 
 
 def _mean_slopes(row: Activation, roots: FloatArray) -> FloatArray:
-    """Return φ′ at roots · GRID, the mean over each cell of the grid, in which it may have jumps."""
+    """Return φ′ at roots · GRID: the mean over each cell of the grid, where it may jump."""
     edges = np.append(GRID - CELL / 2, GRID[-1] + CELL / 2)
     edges[np.abs(edges) < CELL / 4] = 0.0
     return np.diff(row.phi(roots * edges), axis=1) / (roots * CELL)
@@ -230,11 +230,12 @@ def _within(log_y: float) -> float:
 
 @cache
 def _together() -> FloatArray:
-    """Return probabilities (ANGLES, GRID, GRID) of two Gaussians with correlations cos ANGLES."""
+    """Return probabilities of two Gaussians with correlations cos ANGLES: (GRID, ANGLES · GRID)."""
     u, v = GRID[:, None], GRID
     inside = [
         np.exp(-(u * u - 2.0 * cos(angle) * u * v + v * v) / (2.0 * sin(angle) ** 2))
         for angle in ANGLES[1:-1]
     ]
     table = np.array([np.diag(DENSITY), *inside, np.diag(DENSITY)[::-1]])
-    return np.asarray(table / table.sum(axis=(1, 2), keepdims=True))
+    table /= table.sum(axis=(1, 2), keepdims=True)
+    return table.transpose(1, 0, 2).reshape(len(GRID), -1)
