@@ -122,10 +122,11 @@ class Unit:
 
     def __init__(self, activation: str, log_y: float, alike: FloatArray) -> None:
         rectifier = activation_of(activation).rectifier  # which has no scale of its own
-        found = _units(activation).at(0.0 if rectifier else min(max(log_y, -EDGE), EDGE))
+        found = _units(activation).at(0.0 if rectifier else min(max(log_y, -EDGE), EDGE) / 2.0)
         self.means = Means(*found[: len(Means._fields)].tolist())
         self.mean = self.means.value
-        self.value_variance, self.slope_variance = self.means.fourth_value, self.means.fourth_slope
+        self.value_variance = max(self.means.fourth_value - 1.0, 0.0)
+        self.slope_variance = max(self.means.fourth_slope - 1.0, 0.0)
         table = found[len(Means._fields) :].reshape(4, len(ANGLES))
         angles = np.where(alike < EQUAL, np.arccos(alike), 0.0)
         self.value_likeness, self.slope_likeness, values, slopes = (
@@ -183,36 +184,35 @@ class Means(NamedTuple):
     across: float
     """E s² y² at y of variance 1."""
     fourth_value: float
-    """E v⁴ - 1."""
+    """E v⁴."""
     fourth_slope: float
-    """E s⁴ - 1."""
+    """E s⁴."""
 
 
 @cache
 def _units(activation: str) -> Table:
-    """Return the table of `Means`, and E f(u)f(v) of two rows at ANGLES.
+    """Return the table of `Means`, and of E f(u)f(v) of two rows at ANGLES, over ln √q.
 
     There f is v and s; then v² and s², of which it is the covariance.
     """
     row = activation_of(activation)
 
-    def functions(log_qs: FloatArray) -> FloatArray:
-        roots = np.exp(log_qs / 2.0)[:, None]
+    def functions(log_roots: FloatArray) -> FloatArray:
+        roots = np.exp(log_roots)[:, None]
         value, slope = row.phi(roots * GRID), _mean_slopes(row, roots)
         scale = np.sqrt(value**2 @ DENSITY)[:, None]
         turn = slope * GRID * (roots / scale)
         value, slope = value / scale, slope / np.sqrt(slope**2 @ DENSITY)[:, None]
-        fourth = np.stack([value**4 @ DENSITY, slope**4 @ DENSITY]) - 1.0
-        products = [value, turn, turn * value, turn**2, value * slope**2, (value * slope) ** 2]
-        means = [one @ DENSITY for one in (*products, (slope * GRID) ** 2)]
-        both = np.stack([value, slope, value**2, slope**2], axis=1)  # (N, 4, GRID)
-        other = (both.reshape(-1, len(GRID)) @ _together()).reshape(
-            *both.shape[:2], len(ANGLES), -1
-        )
-        pairs = (other @ both[..., None])[..., 0]  # (N, 4, ANGLES)
+        values, slopes = value**2, slope**2
+        products = (value, turn, turn * value, turn**2, value * slopes, values * slopes)
+        means = [one @ DENSITY for one in (*products, slopes * GRID**2, values**2, slopes**2)]
+        both = np.stack([value, slope, values, slopes], axis=1)  # (N, 4, GRID)
+        other = both.reshape(-1, len(GRID)) @ _together()
+        pairs = other.reshape(*both.shape[:2], len(ANGLES), -1) @ both[..., None]
+        pairs = pairs.reshape(len(roots), 4, -1)
         pairs[:, 2:] -= 1.0
-        single = np.stack([*means, *fourth], axis=1)
-        return np.concatenate([single, pairs.reshape(len(log_qs), -1)], axis=1)
+        pairs = pairs.reshape(len(roots), -1)
+        return np.concatenate([np.stack(means, axis=1), pairs], axis=1)
 
     return Table(functions)
 
