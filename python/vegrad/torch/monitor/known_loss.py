@@ -61,8 +61,33 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
     if len(made) > 1 and node._sequence_nr() in made:
         return KnownLoss(partial(_returned, made.index(node._sequence_nr())), None)
     node = _past(node, SCALED, ())
-    function = None if node is None else KNOWN.get(kind_of(node))
-    if node is None or function is None or len(made) != 1:
+    return None if node is None or len(made) != 1 else _known(node, made)
+
+
+def doubtful_term(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
+    """Return a loss among those that a sum adds up that may not fit; None if all do.
+
+    Args:
+        root: the sum, whose graph is still there.
+        made: as `known_loss` takes them.
+    """
+    ahead = [root.grad_fn]
+    for _ in range(2 * MOST):
+        node = ahead.pop() if ahead else None
+        node = None if node is None else _past(node, SCALED, ())
+        if node is None:
+            continue
+        if kind_of(node) == "add":
+            ahead += [one for one, _ in node.next_functions]
+        elif (found := _known(node, made)) is not None and found.doubtful:
+            return found
+    return None
+
+
+def _known(node: Node, made: Sequence[int]) -> KnownLoss | None:
+    """Return the loss function that a node is of, if it takes one of a model's outputs."""
+    function = KNOWN.get(kind_of(node))
+    if function is None:
         return None
     target, weight = getattr(node, "_saved_target", None), getattr(node, "_saved_weight", None)
     if not isinstance(target, Tensor):
@@ -77,15 +102,15 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
         if (
             below is not None
             and kind_of(below) == "log_softmax"
-            and below._sequence_nr() != made[0]
+            and below._sequence_nr() not in made
         ):
             function, below = functional.cross_entropy, _below(below)
     end = None if below is None else _past(below, VIEWS, made)
-    spread = end is not None and kind_of(end) == "expand" and end._sequence_nr() != made[0]
+    spread = end is not None and kind_of(end) == "expand" and end._sequence_nr() not in made
     if spread and end is not None:
         target, below = _before_expansion(target), _below(end)
         end = None if below is None else _past(below, VIEWS, made)
-    if end is None or end._sequence_nr() != made[0]:
+    if end is None or end._sequence_nr() not in made:
         return None
     raw = function is functional.nll_loss and kind_of(end) != "log_softmax"
     classes = function in (functional.cross_entropy, functional.nll_loss)
@@ -94,7 +119,8 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
         logits = _past(below, VIEWS, ())
         bounded |= logits is not None and kind_of(logits) in HELD
     doubtful = bounded or raw or spread or (classes and (_is_single(node) or _is_over_rows(end)))
-    return KnownLoss(partial(_loss, function, more, spread), target.detach(), doubtful)
+    place = made.index(end._sequence_nr()) if len(made) > 1 else None
+    return KnownLoss(partial(_loss, function, more, spread, place), target.detach(), doubtful)
 
 
 def _before_expansion(target: Tensor) -> Tensor:
@@ -117,13 +143,17 @@ def _loss(
     function: Callable[..., Tensor],
     more: Mapping[str, object],
     spread: bool,
-    output: Tensor,
+    place: int | None,
+    output: object,
     target: Tensor,
 ) -> Tensor:
     """Return the mean loss of outputs that are brought into the target's shape.
 
-    Those that the loss itself has spread over another shape stay as they are.
+    Those that the loss itself has spread over another shape stay as they are. Of several outputs
+    that in its place is taken.
     """
+    if place is not None or not isinstance(output, Tensor):
+        output = list(tensors_in(output))[place or 0]
     if target.is_floating_point():
         given = output.to(target.dtype) if output.dtype != target.dtype else output
         if not spread and given.shape != target.shape and given.numel() == target.numel():
