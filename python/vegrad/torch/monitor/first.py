@@ -24,6 +24,7 @@ from vegrad.flow.reading import Reading
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
+from vegrad.torch.monitor.baseline import Baseline
 from vegrad.torch.monitor.history import NonFinite
 from vegrad.torch.monitor.known_loss import (
     KnownLoss,
@@ -70,6 +71,7 @@ class FirstLook:
         self._nodes: list[Node] = []
         self._scaled, self._skips, self._depth = False, 0, 0
         self._risky, self._calls, self._one_call = False, 0, True
+        self.baseline = Baseline()
         self._held: Arguments | None = None
         """What the model was last called with, until it is called again."""
         self._begin(None)
@@ -128,6 +130,7 @@ class FirstLook:
         root = roots[0] if len(roots) == 1 else None
         if not isinstance(root, Tensor) or root.numel() != 1:
             return
+        self.baseline.see(root, self._monitor.steps)
         self._loss = known_loss(root, self._made)
         self._term = None if self._loss is not None else doubtful_term(root, self._made)
         self._one_call, self._calls = self._calls == 1, 0
