@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <thread>
 
-#if defined(__unix__) || defined(__APPLE__)
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(__EMSCRIPTEN__)
 #include <pthread.h>
 #define VEGRAD_HAS_FORK
 #endif
