@@ -91,5 +91,6 @@ void check_buffers();
 void check_lock();
 void check_network();
 void check_recurrent();
+void check_threads();
 
 }  // namespace vegrad::tests
