@@ -247,3 +247,8 @@ def test_elements_that_are_the_same_memory_on_several_axes(strides: tuple[int, .
     with pytest.raises(ValueError, match="must not overlap itself"):
         vegrad.clip_by_global_norm_([bad], 1.0)
     assert (base == np.arange(16)).all()
+
+
+def test_kinds_of_elements_that_nobody_has_named() -> None:
+    fields = {"dtype": DataType(11, 32, 1)}  # and the object has no .dtype that would say it
+    refuses("norm", ByHand(**fields), TypeError, "DLPack's kind 11")

@@ -1,5 +1,5 @@
-// Locks and the pool of threads by themselves: small enough to be built with ThreadSanitizer each
-// time.
+// Locks and the pool of threads by themselves: small enough for .ci/run to build them with
+// ThreadSanitizer each time.
 #include <cstdio>
 
 #include "cpp/check.hpp"

@@ -29,7 +29,7 @@ from tests.fuzz.mutation import damaged
 from tests.fuzz.targets import FOLDER, TARGETS, outcome
 
 CORPUS = Path(__file__).with_name("corpus.jsonl")
-LONGEST, LARGEST = 60, 16 << 30  # seconds and bytes for one input
+LONGEST = 60  # seconds for one input
 
 
 def corpus(name: str) -> list[bytes]:
@@ -85,15 +85,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="length of the run (60)")
     parser.add_argument("--runs", type=int, help="inputs, in place of seconds")
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(2**32))
+    parser.add_argument("--list", action="store_true", help="print the names of the targets")
     parser.add_argument("--only", type=Path, help="a file with one input")
+    parser.add_argument("--memory", type=int, default=16, help="GB for one input (16); 0: any")
     options = parser.parse_args()
     names = options.target or list(TARGETS)
+    if options.list:
+        print(*names)
+        return 0
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if options.only:
         print(outcome(TARGETS[names[0]], options.only.read_bytes()))
         return 0
-    resource.setrlimit(resource.RLIMIT_AS, (LARGEST, LARGEST))
+    if options.memory:
+        resource.setrlimit(resource.RLIMIT_AS, (options.memory << 30, options.memory << 30))
     print(f"the input that is read now lies in {FOLDER}", flush=True)
     return fuzz(names, options) > 0
 
