@@ -116,7 +116,8 @@ void over_buffers(Drawn& drawn) {
   std::vector<Histogram> histograms(views.size());
   statistics(views, histograms);
   if (find_overlap(views)) return;
-  Request request{drawn.one(rules)};
+  Request request{};
+  request.rule = drawn.one(rules);
   request.order = order;
   request.limit = drawn.one(limits);
   request.nonfinite = drawn.one(policies);
