@@ -68,7 +68,7 @@ def train() -> None:
     files = ["--save", NETWORK, "--checkpoint", CHECKPOINT, "--history", HISTORY]
     again = ["--resume"] if Path(CHECKPOINT).exists() else ["--force"]
     common = ["train", "--data", "wine", "--width", "32", "--epochs", "30", "--quiet"]
-    with contextlib.redirect_stdout(None):
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         shell([*common, *files, *again])
     Path(CHECKPOINT).unlink()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import starmap
 from math import isfinite
 from os import PathLike
 from typing import Any, Self, cast
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.files import plain
 from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.catalogue.table import as_ignored, without

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from math import inf, isfinite, log10
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.diagnosis.rules.maps import NORMAL, Maps
 from vegrad.diagnosis.rules.suspect import OFF, Suspect, beyond, grouped, pattern, size_of
 from vegrad.flow.edits import Redraw, Scale, ScaleData, Shift
