@@ -284,10 +284,10 @@ def range_of(dtype: str) -> tuple[float, float]:
 # What other libraries, and papers, call what has another name here, or what comes nearest to it.
 SYNONYMS = {
     "batch": ("layer",),
-    "batchnorm": ("layer",),
-    "batch_norm": ("layer",),
-    "layernorm": ("layer",),
-    "rmsnorm": ("rms",),
+    "batchnorm": ("layer", "normalization"),
+    "batch_norm": ("layer", "normalization"),
+    "layernorm": ("layer", "normalization"),
+    "rmsnorm": ("rms", "normalization"),
     "kaiming": ("he_normal", "he_uniform"),
     "kaiming_normal": ("he_normal",),
     "kaiming_uniform": ("he_uniform",),
@@ -299,6 +299,10 @@ SYNONYMS = {
     "logistic": ("sigmoid",),
     "bce": ("binary_cross_entropy",),
     "l2": ("mse",),
+    "lr": ("learning-rate-high", "learning-rate-low"),
+    "learning-rate": ("lr", "learning-rate-high", "learning-rate-low"),
+    "batch-size": ("batch",),
+    "nan": ("nonfinite",),
 }
 
 

@@ -26,6 +26,7 @@ KINDS = (
     "a log of vegrad, a Trainer's trainer_state.json, a metrics.csv of Lightning, an event file of "
     "TensorBoard, or a vegrad.History that was saved"
 )
+NAMES = "trainer_state.json, metrics.csv, events.out.tfevents.*, *.jsonl or *history*.json"
 
 
 def read_run(path: str | PathLike[str]) -> Run:
@@ -86,8 +87,9 @@ def found_in(path: Path) -> list[Path]:
     if checkpoints:
         return [checkpoints[max(checkpoints)]]
     found = sorted(path.glob(EVENTS)) or sorted(path.glob("*.jsonl"))[:1]
+    found = found or sorted(path.glob("*history*.json"))[:1]
     if not found:
-        raise ValueError(f"{path}: there is no run in this folder: it must have {KINDS}")
+        raise ValueError(f"{path}: no file of a run is in this folder: it must have {NAMES}")
     return found
 
 
