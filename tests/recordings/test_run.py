@@ -111,6 +111,25 @@ def test_a_loss_that_was_thrown_up_at_once() -> None:
     assert one.evidence["highest"] > 100 * one.evidence["first"]
 
 
+def test_losses_that_are_thrown_up_again_and_again() -> None:
+    loss = falling() * np.exp(0.1 * drawn(0))
+    loss[[50, 200]] = 5e9, 4e13
+    assert judged(loss).healthy  # two batches may be odd
+    loss[300] = 1e6
+    (one,) = judged(loss).findings
+    assert (one.kind, one.severity, one.cause) == ("overshooting", "warning", "")
+    assert one.message.startswith("3 of 400 losses that were logged are far beyond the usual")
+    assert "at step 50, the highest 4e+13" in one.message
+    assert judged(loss, about={"rewarded": True}).healthy
+
+
+def test_few_losses_are_not_called_standing_still() -> None:
+    found = judged(2.8 * np.exp(0.1 * np.abs(drawn(3, 28))) * np.linspace(1, 1.2, 28))
+    assert found.healthy
+    assert "too few entries (28) to judge by that it has not fallen" in found.sentence
+    assert "was 2.5, a single entry" in judged(np.array([2.5])).sentence
+
+
 def test_a_loss_that_is_no_number() -> None:
     loss = falling()
     loss[300:] = nan
@@ -207,7 +226,7 @@ def test_what_cannot_be_judged(tmp_path: Path) -> None:
         vegrad.diagnose_run(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="it has no step yet"):
         judged(np.zeros(0))
-    with pytest.raises(ValueError, match="neither losses nor norms of gradients"):
+    with pytest.raises(ValueError, match="neither losses of the training nor norms of gradients"):
         vegrad.diagnose_run(run_of(np.full(3, nan), nonfinite={}))
     with pytest.raises(ValueError, match="every cause in ignore"):
         vegrad.diagnose_run(run_of(falling()), ignore=["no such cause"])

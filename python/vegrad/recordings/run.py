@@ -76,7 +76,9 @@ def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()
     if not run.steps:
         raise ValueError(f"{_named(run.about)}: it has no step yet: there is nothing to judge")
     if not any(np.isfinite(c).any() for c in (run.loss, run.gradient_norm)) and not run.nonfinite:
-        raise ValueError(f"{_named(run.about)}: it has neither losses nor norms of gradients")
+        lacks = "it has neither losses of the training nor norms of gradients"
+        held = ", only losses of held-out data" if np.isfinite(run.validation_loss).any() else ""
+        raise ValueError(f"{_named(run.about)}: {lacks}{held}")
     reading = Reading(
         vocabulary=Vocabulary(),
         about={"logged steps": run.steps, "modules": len(run.modules)},
