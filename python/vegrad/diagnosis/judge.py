@@ -16,7 +16,7 @@ from vegrad.diagnosis.rules.memory import own_reach
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.rule import Rule
-from vegrad.diagnosis.rules.seen import run_looked_at
+from vegrad.diagnosis.rules.seen import rows_alike, run_looked_at
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.diagnosis.rules.underflow import is_effect
 from vegrad.flow.cell import Cell
@@ -280,13 +280,11 @@ def trend_of(reading: Reading) -> Trend | None:
 
 def looked_at(reading: Reading, trend: Trend | None) -> str:
     """Say what was looked at and how it is, for a network without findings."""
-    done = learnt(reading)
-    if done is None:
-        return _seen(reading, trend)
-    return (
-        f"it has learnt: its loss is {done.value:.3g}, beside {done.constant:.3g} of guessing; "
-        + _seen(reading, trend)
-    )
+    done, said = learnt(reading), list(rows_alike(reading))
+    if done is not None:
+        beside = f"beside {done.constant:.3g} of guessing"
+        said.append(f"it has learnt: its loss is {done.value:.3g}, {beside}")
+    return "; ".join([*said, _seen(reading, trend)])
 
 
 def _seen(reading: Reading, trend: Trend | None) -> str:
