@@ -13,7 +13,7 @@ from vegrad.arrays.files import plain
 from vegrad.diagnosis.causes import beginnings, unused_steps
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.judge import begun_words
+from vegrad.diagnosis.looked_at import begun_words
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
 from vegrad.diagnosis.second import Second
