@@ -232,3 +232,22 @@ def test_what_cannot_be_judged(tmp_path: Path) -> None:
         vegrad.diagnose_run(run_of(falling()), ignore=["no such cause"])
     with pytest.raises(FileNotFoundError):
         vegrad.diagnose_run(tmp_path / "missing")
+
+
+def test_a_spike_is_told_of_and_is_no_finding(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    losses = (falling(60) * np.exp(0.02 * drawn(0, 60))).tolist()
+    losses[30] = 40.0
+    rows = [f"{50 * n},{loss},,\n{50 * n},,{2.0 + n / 100},0.5\n" for n, loss in enumerate(losses)]
+    path.write_text("step,train_loss,val_loss,reward\n" + "".join(rows))
+    assert vegrad.read_run(path).spikes == ()  # a training by reward
+    path.write_text("step,train_loss,val_loss,acc\n" + "".join(rows))
+    found = vegrad.diagnose_run(path)
+    assert found.healthy
+    (one,) = found.spikes()[1:]
+    assert one.startswith("  ~ spike at step 1500: loss 2")
+    assert "times the median of the steps before" in str(found).replace("\n    ", " ")
+    (spike,) = json.loads(json.dumps(found.to_dict()))["spikes"]
+    assert spike["step"] == 1500
+    assert [row[0] for row in spike["window"]][9:12] == [1450, 1500, 1550]
+    assert "<h2>Spikes</h2>" in found.to_html()

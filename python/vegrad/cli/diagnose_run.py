@@ -33,8 +33,9 @@ def _print(diagnosis: RunDiagnosis, *, quiet: bool, several: bool, first: bool) 
     if not quiet or several:
         print(diagnosis.head, end="\n" if quiet else "\n\n")
     print_verdict(report.verdict(diagnosis, width()), good=diagnosis.healthy)
-    for remark in report.remarks(diagnosis, width()):
-        print(remark)
+    spikes = [] if quiet else diagnosis.spikes(width())
+    for line in (*report.remarks(diagnosis, width()), *spikes):
+        print(line)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from vegrad.runs.log_reader import LogReader
 from vegrad.runs.metrics_csv import is_table, of_metrics
 from vegrad.runs.places import KINDS, found_in
 from vegrad.runs.run import Run
+from vegrad.runs.spikes import spikes_of
 from vegrad.runs.trainer_state import LARGEST, of_trainer_state, parsed
 
 PIECE = 1 << 20
@@ -85,15 +87,23 @@ def kind_of(first: bytes) -> str:
 
 
 def _read(files: list[BinaryIO]) -> Run:
+    """Return the run of files of one kind; the spikes of a log are those that it names."""
     first = files[0].read(1 << 16)
     for one in files:
         one.seek(0)
+    if kind_of(first) == "log":
+        reader = LogReader()
+        while content := files[0].read(PIECE):
+            reader.feed(content)
+        return reader.run().with_about(kind="log")
+    run = _of_other_programs(files, first)
+    if run.about.get("rewarded"):  # whose loss goes up and down
+        return run
+    return replace(run, spikes=spikes_of(run.step, run.loss, run.gradient_norm))
+
+
+def _of_other_programs(files: list[BinaryIO], first: bytes) -> Run:
     match kind_of(first):
-        case "log":
-            reader = LogReader()
-            while content := files[0].read(PIECE):
-                reader.feed(content)
-            return reader.run().with_about(kind="log")
         case "json":
             content = parsed(files[0].read(LARGEST + 1))
             if "log_history" not in content and "epoch_loss" in content:

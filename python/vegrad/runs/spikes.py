@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import inf, isnan, log
+from math import inf, isnan, log, nan
 from statistics import median
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
 
 BEFORE, AFTER = 10, 10  # steps kept around a spike
 LOSS, NORM = 3.0, 10.0  # times the median before that make one
@@ -101,6 +105,24 @@ class Spikes:
             )
             for one, loss, norm, window in self._found
         )
+
+
+def spikes_of(step: FloatArray, loss: FloatArray, norm: FloatArray) -> tuple[Spike, ...]:
+    """Return the spikes of a training that was recorded; the last twenty at most.
+
+    Args:
+        step: numbers of the steps, (S,), rising.
+        loss: their losses, (S,); steps without one are left out.
+        norm: joint norms of their gradients, (S,); likewise, unless none is known.
+    """
+    known, found = np.isfinite(loss), Spikes()
+    if np.isfinite(norm).any():
+        known &= np.isfinite(norm)
+    for at, one, size in zip(
+        *(column[known].tolist() for column in (step, loss, norm)), strict=True
+    ):
+        found.see(SpikeStep(int(at), None, one, size, nan))
+    return found.all
 
 
 def _times(value: float, before: list[float], limit: float) -> float:
