@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isnan, log, nan
 from statistics import median
 from typing import Any, NamedTuple
@@ -118,11 +118,17 @@ def spikes_of(step: FloatArray, loss: FloatArray, norm: FloatArray) -> tuple[Spi
     known, found = np.isfinite(loss), Spikes()
     if np.isfinite(norm).any():
         known &= np.isfinite(norm)
-    for at, one, size in zip(
-        *(column[known].tolist() for column in (step, loss, norm)), strict=True
-    ):
-        found.see(SpikeStep(int(at), None, one, size, nan))
-    return found.all
+    numbers, pairs = step[known].astype(int).tolist(), (loss[known].tolist(), norm[known].tolist())
+    for place, (one, size) in enumerate(zip(*pairs, strict=True)):
+        found.see(SpikeStep(place, None, one, size, nan))  # near are entries, however far apart
+    return tuple(
+        replace(
+            one,
+            step=numbers[one.step],
+            window=tuple(at._replace(step=numbers[at.step]) for at in one.window),
+        )
+        for one in found.all
+    )
 
 
 def _times(value: float, before: list[float], limit: float) -> float:
