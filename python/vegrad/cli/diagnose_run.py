@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from glob import glob
+from pathlib import Path
 
 from vegrad.cli.annotations import annotated
 from vegrad.cli.diagnose import FORMATS, add_ignore_option
@@ -14,7 +16,8 @@ from vegrad.reports import text as report
 
 def run(options: argparse.Namespace) -> int:
     """Judge runs; return 0 if nothing was found in any, else 1."""
-    found = [diagnose_run(path, ignore=options.ignore) for path in options.files]
+    paths = [path for given in options.files for path in expanded(given)]
+    found = [diagnose_run(path, ignore=options.ignore) for path in paths]
     if options.format == "json":
         contents = [one.to_dict() for one in found]
         print_json(contents[0] if len(found) == 1 else {"runs": contents})
@@ -24,6 +27,11 @@ def run(options: argparse.Namespace) -> int:
         elif options.format == "text":
             _print(diagnosis, quiet=options.quiet, several=len(found) > 1, first=place == 0)
     return 0 if all(one.healthy for one in found) else 1
+
+
+def expanded(path: str) -> list[str]:
+    """Return the files that a pattern means, which not every shell expands; else the path."""
+    return [path] if Path(path).exists() else sorted(glob(path)) or [path]
 
 
 def _print(diagnosis: RunDiagnosis, *, quiet: bool, several: bool, first: bool) -> None:

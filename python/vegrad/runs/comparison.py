@@ -179,18 +179,19 @@ def _names(two: Sequence[Run | Diagnosis], names: Sequence[str] | None) -> tuple
         if names[0] == names[1]:
             raise ValueError(f"names must differ, not both be {names[0]!r}")
         return names[0], names[1]
-    for parts in (1, 2):  # of the paths of files, the last
-        first, second = (_name_of(one, parts) for one in two)
+    for place in (1, 2, 3):  # of the parts of the paths of files, from the last one on
+        first, second = (_name_of(one, place) for one in two)
         if first and second and first != second:
             return first, second
     return "a", "b"
 
 
-def _name_of(one: Run | Diagnosis, parts: int) -> str:
+def _name_of(one: Run | Diagnosis, place: int) -> str:
     about = one.about if isinstance(one, Run) else {}
     if about.get("name"):
         return str(about["name"])
-    return "/".join(Path(str(about["path"])).parts[-parts:]) if about.get("path") else ""
+    parts = Path(str(about.get("path") or "")).parts
+    return parts[-place] if len(parts) >= place else ""
 
 
 # Runs --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from vegrad.runs.event_files import is_events, of_events
 from vegrad.runs.form import KEY
 from vegrad.runs.log_reader import LogReader
 from vegrad.runs.metrics_csv import is_table, of_metrics
-from vegrad.runs.places import KINDS, found_in
+from vegrad.runs.places import EVENTS, KINDS, found_in
 from vegrad.runs.run import Run
 from vegrad.runs.spikes import spikes_of
 from vegrad.runs.trainer_state import LARGEST, of_trainer_state, parsed
@@ -57,7 +57,8 @@ def read_run(path: str | PathLike[str]) -> Run:
     files = found_in(Path(path))
     with complaining(files[0]), ExitStack() as opened:
         run = _read([_seekable(opened.enter_context(open(one, "rb"))) for one in files])
-    return run.with_about(path=os.fspath(files[0] if len(files) == 1 else files[0].parent))
+    has_folder = Path(path).is_dir() and files[0].match(EVENTS)  # event files have no telling names
+    return run.with_about(path=os.fspath(files[0].parent if has_folder else files[0]))
 
 
 @contextmanager
