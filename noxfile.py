@@ -7,9 +7,11 @@ repeat: the tools and their versions from the extras in pyproject.toml, the test
 README.md, the exceptions of stubtest from .ci/stubtest-allowed.txt.
 """
 
+import hashlib
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import nox
@@ -31,7 +33,9 @@ def extra(name: str) -> list[str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the README's test command; further arguments go to pytest."""
-    found = re.search(r"^pip install .*&& pytest$", Path("README.md").read_text("utf-8"), re.M)
+    found = re.search(
+        r"^pip install .* && pytest [-a-z ]*$", Path("README.md").read_text("utf-8"), re.M
+    )
     if found is None:
         session.error("README.md has no test command")
     *first, last = found[0].split(" && ")
@@ -42,7 +46,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the style of Python and C++, and the spelling."""
+    """Check the style of Python and C++, the spelling, and the workflows for what is unsafe."""
     hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
     if set(re.findall(r"[\w-]+==[\d.]+", hooks)) != set(extra("lint")):
         session.error(".pre-commit-config.yaml has other versions than the lint extra")
@@ -52,6 +56,7 @@ def lint(session: nox.Session) -> None:
     session.run("codespell")
     files = session.run("git", "ls-files", "*.cpp", "*.hpp", external=True, silent=True)
     session.run("clang-format", "--dry-run", "--Werror", *str(files).split())
+    session.run("zizmor", "--offline", "--persona", "pedantic", ".github")
 
 
 @nox.session
@@ -108,6 +113,57 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report")
+
+
+@nox.session
+def plain(session: nox.Session) -> None:
+    """Build without threads, instruction sets and the flushing of subnormals, and test the core.
+
+    What is left is what a port to a processor or system without these needs: VEGRAD_PLAIN.
+    """
+    session.install("-C", "cmake.define.VEGRAD_PLAIN=ON", ".[test]")
+    session.run("pytest", "tests/core", "tests/arrays", "tests/networks", *session.posargs)
+
+
+@nox.session(name="release-check")
+def release_check(session: nox.Session) -> None:
+    """Build what a release has into dist/, and try it on a bare interpreter.
+
+    That is the source and a wheel made from it, their bill of materials, and the recipe for
+    conda-forge with the version and the hash filled in.
+    """
+    session.install("build>=1.2", "twine>=6", "cyclonedx-bom>=7")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist")
+    (source,), (wheel,) = (ROOT / "dist").glob("*.tar.gz"), (ROOT / "dist").glob("*.whl")
+    session.run("twine", "check", "--strict", str(source), str(wheel))
+    version = source.name.removeprefix("vegrad-").removesuffix(".tar.gz")
+    check_version(session, version)
+    bare = Path(session.create_tmp()) / "bare"
+    session.run("python", "-m", "venv", "--clear", str(bare))
+    programs = bare / ("Scripts" if os.name == "nt" else "bin")
+    session.run(str(programs / "pip"), "install", "--quiet", str(wheel), external=True)
+    listed = ["--output-reproducible", "--output-file", "dist/sbom.cdx.json"]
+    session.run("cyclonedx-py", "environment", *listed, str(programs / "python"))
+    session.run(str(programs / "pip"), "install", "--quiet", f"{wheel}[cli]", external=True)
+    session.chdir(session.create_tmp())  # away from the source
+    session.run(str(programs / "vegrad"), "demo", external=True)
+    recipe = (ROOT / ".ci" / "recipe.yaml").read_text("utf-8")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    recipe = recipe.replace("@VERSION@", version).replace("@SHA256@", digest)
+    (ROOT / "dist" / "recipe.yaml").write_text(recipe, "utf-8")
+
+
+def check_version(session: nox.Session, version: str) -> None:
+    """End with an error unless the changelog's first heading, and a tag if it is one, agree."""
+    heading = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    found = heading[1] if heading else "nothing"
+    tag = os.environ["GITHUB_REF_NAME"] if os.environ.get("GITHUB_REF_TYPE") == "tag" else ""
+    if found.split(" ")[0] != version or tag not in ("", f"v{version}"):
+        said = f"CHANGELOG.md begins with {found}, the tag is {tag or 'none'}"
+        session.error(f"CMakeLists.txt has version {version}; {said}")
+    if tag and "unreleased" in found:
+        session.error(f"CHANGELOG.md must begin with the date of {version}, not {found!r}")
 
 
 @nox.session(python=False)

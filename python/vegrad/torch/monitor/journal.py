@@ -113,10 +113,12 @@ class Journal:
         if alone:
             self.stepped(monitor)
 
-    def tell(self, alarms: Alarms, findings: Iterable[Finding], step: int) -> None:
-        """Let alarms tell of findings, and write those that are new."""
+    def tell(
+        self, alarms: Alarms, findings: Iterable[Finding], step: int, *, reported: bool = False
+    ) -> None:
+        """Let alarms tell of findings, which may stand in a report, and write those new ones."""
         try:
-            alarms.tell(findings, step)
+            alarms.tell(findings, step, reported=reported)
         finally:
             if self.log is not None:
                 for cause in list(alarms.found)[self._noted :]:

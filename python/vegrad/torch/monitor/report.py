@@ -226,6 +226,8 @@ def course_of(monitor: StepHooks, looks: Looks) -> Course:
         input_rms=looks.input_rms,
         input_column=looks.input_column,
         outputs=looks.outputs,
+        of_zero=monitor.first.baseline.at(columns.step),
+        entry=looks.entry,
         loss_kind="binary_cross_entropy" if monitor.loop.made_by in BINARY else "",
         complete=int(columns.step[0]) == monitor.first_step,
     )
