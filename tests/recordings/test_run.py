@@ -123,6 +123,36 @@ def test_losses_that_are_thrown_up_again_and_again() -> None:
     assert judged(loss, about={"rewarded": True}).healthy
 
 
+def test_gradients_that_fade_towards_the_input(tmp_path: Path) -> None:
+    loss = 1.6 * np.exp(0.05 * drawn(0, 80))
+    names = tuple(f"{n}.{kind}" for n in range(8) for kind in ("weight", "bias"))
+    sizes = np.linspace(-30, 0, 16) + drawn(1, 80 * 16).reshape(80, 16)
+    (one,) = judged(loss, modules=names, gradient_log2=sizes).findings
+    assert (one.kind, one.severity) == ("vanishing", "critical")
+    assert one.evidence["count"] == 8
+    assert 7.5 < one.evidence["decades"] < 9.5
+    assert "for 7.weight to" in one.message
+    assert "for 0.weight, and the loss stands: it was 1.6" in one.message
+    mixed = sizes[:, np.random.default_rng(2).permutation(16)]
+    for its_loss, its_names, its_sizes in (
+        (np.geomspace(1.6, 1.2, 80), names, sizes),  # it learns
+        (loss, names, sizes / 4),
+        (loss, names[:8], sizes[:, :8]),
+        (loss, names, mixed),  # whose order is not that of the depth
+        (loss, tuple(f"{name}s" for name in names), sizes),
+    ):
+        assert judged(its_loss, modules=its_names, gradient_log2=its_sizes).healthy
+    path = tmp_path / "metrics.csv"
+    head = ["epoch", "step", "train_loss"] + [f"grad_2.0_norm/{n}.weight" for n in range(12)]
+    rows = [[0, n, one, *np.geomspace(1e-9, 1, 12)] for n, one in enumerate(loss.tolist())]
+    places = sorted(range(len(head)), key=lambda place: head[place])  # as Lightning writes it
+    lines = [",".join(str(row[place]) for place in places) for row in [head, *rows]]
+    path.write_text("\n".join(lines))
+    (one,) = vegrad.diagnose_run(path).findings
+    assert "fade by 9.0 decades" in one.message
+    assert vegrad.read_run(path).modules[-1] == "11.weight"
+
+
 def test_few_losses_are_not_called_standing_still() -> None:
     found = judged(2.8 * np.exp(0.1 * np.abs(drawn(3, 28))) * np.linspace(1, 1.2, 28))
     assert found.healthy
