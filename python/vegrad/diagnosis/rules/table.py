@@ -95,6 +95,7 @@ RUNS = (
     standing.NO_RATE,
     recorded.BLOWN_UP,
     recorded.THROWN,
+    standing.FADED,
     standing.STALLED,
 )
 # Of a training's steps, which read its history.
