@@ -159,6 +159,11 @@ class Loop:
             self._clip_scale = 1.0 if scale is None else scale
 
     @property
+    def has_gone_back(self) -> bool:
+        """True if there was a backward pass of the model since its last step."""
+        return not self.over and self.backwards > 0
+
+    @property
     def clip(self) -> tuple[Tensor | float | None, float]:
         """The norm before the step's clip, and its limit; None and nan if they are not known."""
         if self._clip != "done" or self._heard is None or self._heard.kind != "norm":

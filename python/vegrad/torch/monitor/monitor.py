@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from vegrad.arrays.checks import as_count
+from vegrad.arrays.checks import as_count, as_limit
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.noted import noted
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
@@ -37,10 +37,12 @@ from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.flush import flush_gain
 from vegrad.torch.monitor.journal import Journal
+from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
+from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.monitor.track import Track
 
@@ -51,7 +53,10 @@ class Monitor(StepHooks):
     Args:
         model: any module, wrapped (DistributedDataParallel, fully_shard, torch.compile) or not;
             wrap it first.
-        every: look at every so many steps only; the others cost a microsecond a module.
+        every: look at every so many steps; None: at the first 32, at 16 in each doubling of their
+            number after that, and at as many more as the budget allows. In all steps the joint norm
+            of the gradients is read, and the first NaN is found.
+        budget: share of the steps' time that the monitor may take, which it measures as it goes.
         optimizer: the one whose steps count. None: every optimizer with a parameter of the model;
             those that step one after another, without a forward pass between, take one step.
         backward: also read the gradients that come back to the outputs of modules with weights.
@@ -81,8 +86,9 @@ class Monitor(StepHooks):
     def __init__(
         self,
         model: Module,
-        every: int = 1,
+        every: int | None = None,
         *,
+        budget: float = 0.02,
         optimizer: Optimizer | None = None,
         backward: bool = True,
         details: int = 100,
@@ -91,15 +97,19 @@ class Monitor(StepHooks):
         ignore: Iterable[str] = (),
         log: str | PathLike[str] | None = None,
         first_step: int = 0,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
-        every, details = as_count("every", every, 1), as_count("details", details, 1)
+        every = None if every is None else as_count("every", every, 1)
+        details = as_count("details", details, 1)
+        budget = as_limit("budget", budget)
         keep = min(as_count("keep", keep, 1), sys.maxsize)
         self._alarms = Alarms(on_finding, ignore)
-        super().__init__(model, backward, optimizer, every, details, keep)
+        planned = Schedule(every, budget, clock or schedule.clock)
+        super().__init__(model, backward, optimizer, planned, details, keep)
         named = zip(self.modules, self._watched, self.own, strict=True)
         self.owners.tell = partial(_strayed, weakref.ref(self))
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
@@ -160,20 +170,27 @@ class Monitor(StepHooks):
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step, and judge the training if it is time."""
-        looked, step = self._on, self.steps
+        step, was_fine = self.steps, self.nonfinite is None
         super()._end(known)
-        self._looks.end(step, self.steps)
         batch, self._batch = self._batch, None
-        if not looked:
-            return
-        loss, norm = self.history.last_sizes
-        spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
-        self._due = self._alarms.due(loss, norm) or spike
-        self._journal.ended(self, self._spikes if spike else None, self._ender() is None)
-        if self._due and self._ender() is None:
-            self._judge()
-        elif self._due and step < BEGINS:  # a first step may leave nothing of the model
-            self._again.report(self, self.flush_gain, self._looks)
+        if not self._paused:
+            loss, norm = self.history.last_sizes
+            spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
+            self._due = self._alarms.due(loss, norm) or spike or self._due
+            alone = self._ender() is None
+            self._journal.ended(self, self._spikes if spike else None, alone)
+            if was_fine and self.nonfinite is not None:
+                self._due = self._was_looked = True  # which is to be told at once
+            if alone and self._due:
+                self._judge()
+            elif self._due and step < BEGINS:  # a first step may leave nothing of the model
+                self._again.report(self, self.flush_gain, self._looks)
+            if self._due and not self._on:
+                self.schedule.ask()
+                self._begin()
+            if alone:
+                self.schedule.ended(self._was_looked)
+        self._looks.end(step, self.steps, looked=self._on)
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
@@ -189,11 +206,17 @@ class Monitor(StepHooks):
         self._journal.stepped(self, self.track, sample)
         if self._due:
             self._judge()
+        if optimizer is self._ender():
+            self.schedule.ended(self._was_looked)
 
     def _judge(self) -> None:
-        self._due = False
+        """Judge the training, if the last step was looked at; else the next one will be."""
+        if not self._was_looked:
+            return
+        self._due, start = False, self.schedule.now()
         found = self._again.report(self, self.flush_gain, self._looks).findings
         self._journal.tell(self._alarms, self._alarms.kept(found), self.history.last_step)
+        self.schedule.leave_out(self.schedule.now() - start)
 
     def scalars(self, all: bool = False) -> dict[str, float]:
         """Return the last step as a flat dictionary for a logger; empty before the first step.
@@ -243,7 +266,8 @@ class Monitor(StepHooks):
             step: a function that does one training step.
             repeats: number of steps of each kind.
         """
-        self._paused, self._on, self._watch.on = True, False, False
+        self._paused = True
+        self._clear(False, False)
         try:
             self.flush_gain = flush_gain(step, repeats)
         finally:
