@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from itertools import repeat
-from math import inf, nan, sqrt
+from math import nan
 from operator import is_not
 from typing import Any
 
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from vegrad import _core
 from vegrad.arrays.checks import FloatArray
-
-BLOCK, MANY = 128, 1 << 12  # elements that are read at a time; of a gradient that is read in part
 
 
 def is_distributed(tensor: Tensor) -> bool:
@@ -60,42 +58,6 @@ def norms_of(grads: Sequence[Tensor | None]) -> FloatArray:
             norms[place] = value
     _sum_over_processes(norms, places, present)
     return norms
-
-
-def some_norms(
-    parameters: Sequence[Tensor], part: int, turn: int, more: int
-) -> tuple[float, bytes] | None:
-    """Return estimates of the joint norm of gradients and of each one's, from one in `part` blocks.
-
-    Args:
-        parameters: those whose gradients are read.
-        part: one in so many blocks is read of each gradient that has `MANY` elements of them.
-        turn: the number of the step; those after each other read other blocks.
-        more: number of nan that follow the norms in the bytes.
-
-    Returns:
-        As `_core.Watch.record`; None if a gradient is missing or not plain, or what was read is not
-        finite.
-    """
-    grads, scale = [], np.full(len(parameters) + more, nan)
-    for place, one in enumerate(parameters):
-        grad = one.grad
-        if type(grad) is not Tensor:
-            return None
-        count, scale[place] = grad.numel(), 1.0
-        if count >= MANY * part and grad.is_contiguous():
-            rows = count // (BLOCK * part)
-            offset = grad.storage_offset() + turn % part * BLOCK
-            grad = grad.as_strided((rows, BLOCK), (BLOCK * part, 1), offset)
-            scale[place] = sqrt(count / (rows * BLOCK))
-        grads.append(grad)
-    try:
-        scale[: len(grads)] *= _core.norms(grads, 2.0)
-    except (TypeError, ValueError):
-        return None
-    norms = scale[: len(grads)]
-    joint = sqrt(float(norms @ norms))
-    return (joint, scale.tobytes()) if joint < inf else None
 
 
 def _local(grad: Tensor) -> Tensor:

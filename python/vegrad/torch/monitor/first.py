@@ -27,8 +27,10 @@ from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
 from vegrad.torch.monitor.history import NonFinite
 from vegrad.torch.monitor.known_loss import KnownLoss, known_loss, numbers_of, towards
+from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.loss_graph import Node, at_risk, blamed, kept
-from vegrad.torch.monitor.modules import Back, CallHook
+from vegrad.torch.monitor.modules import Back, CallHook, Hooked
+from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.reading.second_look import full_look, passes_again, second_look
 
 Arguments: TypeAlias = tuple[tuple[object, ...], Mapping[str, object]]
@@ -44,6 +46,8 @@ class Watching(Protocol):
 
     nonfinite: NonFinite | None
     steps: int
+    loop: Loop
+    schedule: Schedule
 
     @property
     def looking(self) -> bool:
@@ -77,9 +81,18 @@ class FirstLook:
         self._begin(None)
         self.clear()
         self.handles = [
-            self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True),
-            self._model.register_forward_hook(CallHook(self._returned)),
+            self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True)
         ]
+        self._hooked = Hooked()
+        self._hooked.after(self._model, CallHook(self._returned))
+
+    def look(self, on: bool) -> None:
+        """Begin a step that is looked at or not."""
+        self._hooked.put(on or self._risky)
+
+    def remove(self) -> None:
+        """Take off the hooks that come and go."""
+        self._hooked.put(False)
 
     def clear(self) -> None:
         """End a step: its call is no longer asked for what is not finite."""
@@ -102,8 +115,13 @@ class FirstLook:
             and torch.is_grad_enabled()
             and self._monitor.watching
         ):
-            self._begin((tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}))
-            self._calls += 1
+            self._monitor.schedule.begins()
+            call = tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}
+            if self._monitor.looking or self._risky:
+                self._begin(call)
+                self._calls += 1
+            else:
+                self._call = call
 
     def _returned(self, module: Module, args: object, output: object) -> None:
         if module is not self._model or state.on or self._call is None:
@@ -124,6 +142,11 @@ class FirstLook:
         """Look at the loss, and hold what its operations have saved."""
         self._depth += 1
         if self._depth > 1 or self._call is None or self._monitor.nonfinite is not None:
+            return
+        begun = self._monitor.loop.begun_with
+        if isinstance(begun, float) and isfinite(begun) and not self._monitor.looking:
+            if self._risky:
+                self._nodes = kept(roots, lost=False)
             return
         root = roots[0] if len(roots) == 1 else None
         if not isinstance(root, Tensor) or root.numel() != 1:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from vegrad._core import Clipped
 from vegrad.arrays.checks import as_count, as_limit
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.noted import noted
@@ -33,11 +34,12 @@ from vegrad.flow.finding import Finding
 from vegrad.reports.values import count_of
 from vegrad.runs.run import Run
 from vegrad.runs.spikes import Spike, Spikes, SpikeStep
+from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.flush import flush_gain
+from vegrad.torch.monitor.glances import MOST, Glances
 from vegrad.torch.monitor.journal import Journal
-from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.run import run_of
@@ -114,6 +116,7 @@ class Monitor(StepHooks):
         self.owners.tell = partial(_strayed, weakref.ref(self))
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
         self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
+        self._glances = Glances()
         self._batch: object = None
         self._due = False
         self.steps = self.first_step = as_count("first_step", first_step)
@@ -140,10 +143,12 @@ class Monitor(StepHooks):
     @property
     def spikes(self) -> tuple[Spike, ...]:
         """The last spikes of the loss or the gradient, each with the steps around it."""
+        self._catch_up()
         return self._spikes.all
 
     def remove(self) -> None:
         """Take all hooks off the model; the records stay."""
+        self._catch_up()
         super().remove()
         self._looks.remove()
         self._journal.close()
@@ -158,8 +163,13 @@ class Monitor(StepHooks):
                 one too: it is the loss of the step that was just taken, or of the one in progress.
             batch: the batch's index or name, for the records of `spikes`; likewise.
         """
+        over = self._ender() is not None and self.loop.over
+        if over and self._glances.waiting:
+            value = loss.detach() if isinstance(loss, Tensor) else loss
+            if self._glances.give(self.steps - 1, None if value is None else float(value), batch):
+                return
         if batch is not None:
-            if self._ender() is not None and self.loop.over:
+            if over:
                 self._spikes.set_batch(self.steps - 1, batch)
             else:
                 self._batch = batch
@@ -168,19 +178,54 @@ class Monitor(StepHooks):
         super().step(loss)
         self._journal.given(self)
 
+    def take_batch(self) -> object:
+        """Return the batch of the step in progress, if it was given."""
+        batch, self._batch = self._batch, None
+        return batch
+
+    def see(self, step: SpikeStep) -> bool:
+        """Take in a step; return True if it is a spike."""
+        spike = self._spikes.see(step)
+        self._due = self._alarms.due(step.loss, step.gradient_norm) or spike or self._due
+        return spike
+
+    def _catch_up(self) -> None:
+        if self._glances.waiting:
+            self._glances.catch_up(self)
+
+    def _glance(self, optimizer: Optimizer, report: Clipped | None) -> bool:
+        if self._on or self._paused or self._others or self._journal.log is not None:
+            return False
+        if not self._glances.take(self, optimizer, report):
+            return False
+        one = self._glances.waiting[-1]
+        self.first.clear()
+        self._joint, self._was_looked, self._pending = one.joint, False, None
+        self.schedule.took(False)
+        self.steps += 1
+        looking = self._due or self.schedule.wants(self.steps, self.first_step)
+        full = len(self._glances.waiting) >= MOST
+        if looking or full or self._alarms.may_be_odd(one.loss, one.joint):
+            self._catch_up()
+        if self._due:
+            self.schedule.ask()
+        self.loop.over, self._watch.seen = True, False
+        if looking or self._due:
+            self._begin()
+            self._looks.end(one.step, self.steps, looked=self._on)
+        return True
+
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step, and judge the training if it is time."""
+        self._catch_up()
         step, was_fine = self.steps, self.nonfinite is None
         super()._end(known)
-        batch, self._batch = self._batch, None
         if not self._paused:
-            loss, norm = self.history.last_sizes
-            spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
-            self._due = self._alarms.due(loss, norm) or spike or self._due
+            loss, norm = self._history.last_sizes
+            spike = self.see(SpikeStep(step, self.take_batch(), loss, norm, nan))
             alone = self._ender() is None
             self._journal.ended(self, self._spikes if spike else None, alone)
-            if was_fine and self.nonfinite is not None:
-                self._due = self._was_looked = True  # which is to be told at once
+            self._due = self._due or (was_fine and self.nonfinite is not None)
             if alone and self._due:
                 self._judge()
             elif self._due and step < BEGINS:  # a first step may leave nothing of the model
@@ -195,23 +240,28 @@ class Monitor(StepHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
+        if self._glances.last != self.steps - 1:
+            self._take_in(optimizer)
+        if optimizer is self._ender():
+            self.schedule.ended(self._was_looked)
+
+    def _take_in(self, optimizer: Optimizer) -> None:
+        """Keep what is known of a step that was taken, and judge the training if it is time."""
         self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
-        sample = self.updates.fresh() if len(self.history) else None
+        sample = self.updates.fresh() if len(self._history) else None
         if sample is not None:
             self._spikes.set_update(sample.step, sample.ratio)
             self.track.updated(sample.step, sample.middle)
-            loss, _ = self.history.last_sizes
+            loss, _ = self._history.last_sizes
             if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
                 self._due = True
         self._journal.stepped(self, self.track, sample)
         if self._due:
             self._judge()
-        if optimizer is self._ender():
-            self.schedule.ended(self._was_looked)
 
     def _judge(self) -> None:
         """Judge the training, if the last step was looked at; else the next one will be."""
-        if not self._was_looked:
+        if not self._was_looked and self.nonfinite is None:
             return
         self._due, start = False, self.schedule.now()
         found = self._again.report(self, self.flush_gain, self._looks).findings
@@ -232,6 +282,7 @@ class Monitor(StepHooks):
     @property
     def run(self) -> Run:
         """The training so far, step by step; of a long one some steps of each stretch."""
+        self._catch_up()
         met = zip(self._alarms.found.items(), self._alarms.steps.values(), strict=True)
         return run_of(
             self, self.track, [noted(step, one) for (_, one), step in met], self._spikes.all

@@ -37,7 +37,9 @@ class Schedule:
         """One in so many elements is read in steps without a look."""
         self.looks = 0
         """Number of steps so far that were to be looked at."""
-        self._asked, self._last, self._aside = True, 0.0, 0.0
+        self._asked, self._is_in_step = True, False
+        self._start: float | None = None
+        self._aside = 0.0
         self._times = {looked: deque[float](maxlen=KEPT) for looked in (True, False)}
         self._norms: deque[float] = deque(maxlen=KEPT)
 
@@ -66,12 +68,17 @@ class Schedule:
         """Note time within this step that is none of a step's, as that of a judgement."""
         self._aside += seconds
 
+    def begins(self) -> None:
+        """Note the time at which a step begins: the first call of the model after the last one."""
+        if not self._is_in_step:
+            self._is_in_step, self._start, self._aside = True, self.now(), 0.0
+
     def ended(self, looked: bool) -> None:
-        """Note the time at which a step is over."""
+        """Note the time at which a step is over; without a call, it began with the end before."""
         now = self.now()
-        if self._last:
-            self._times[looked].append(now - self._last - self._aside)
-        self._last, self._aside = now, 0.0
+        if self._start is not None:
+            self._times[looked].append(now - self._start - self._aside)
+        self._is_in_step, self._start, self._aside = False, now, 0.0
         if looked and self.every is None:
             self._decide()
 

@@ -18,7 +18,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from vegrad._core import Clipped
-from vegrad.torch.gradient_norms import norms_of, some_norms
+from vegrad.torch.gradient_norms import norms_of
 from vegrad.torch.monitor import listening
 from vegrad.torch.monitor.first import FirstLook
 from vegrad.torch.monitor.history import MonitorHistory, NonFinite, growth
@@ -52,7 +52,7 @@ class StepHooks(ModuleHooks):
     ) -> None:
         super().__init__(model, backward)
         self.schedule, self.details = schedule, details
-        self.history = MonitorHistory(keep)
+        self._history = MonitorHistory(keep)
         self.subnormals = {}
         self._paused = False
         self._joint, self._was_looked = nan, True
@@ -79,12 +79,15 @@ class StepHooks(ModuleHooks):
         """Take all hooks off the model; the records stay."""
         listening.leave(self.loop)
         listening.leave(self.first)
+        self.first.remove()
         super().remove()
 
     def _begin(self) -> None:
         """Begin a step; it is looked at if the schedule says so."""
         self.loop.over = True
         looking = not self._paused and self.schedule.wants(self.steps, self.first_step)
+        self.loop.closely = looking
+        self.first.look(looking)
         self._clear(looking, looking and self.schedule.looks % self.details == 0)
 
     @property
@@ -142,17 +145,21 @@ class StepHooks(ModuleHooks):
             self._ender = weakref.ref(optimizer)
         if not self._paused and isinstance(optimizer, CoreStep):
             self._pending = (optimizer, optimizer.clipped)
-        else:
+        elif not self._glance(optimizer, None):
             self._end(None)
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """End the step of one of vegrad's optimizers, with the norms that it has taken."""
         if self._pending is not None and self._pending[0] is optimizer:
             fresh = self._pending[0].clipped is not self._pending[1]
-            self._end(self._pending[0].norms() if fresh else None)
+            if not (fresh and self._glance(optimizer, self._pending[0].clipped)):
+                self._end(self._pending[0].norms() if fresh else None)
         self.updates.after(optimizer)
         self.owners.begin()
-        self.loop.stepped(optimizer, self.steps - 1, self._joint)
+        if self._was_looked:
+            self.loop.stepped(optimizer, self.steps - 1, self._joint)
+        elif self._on:
+            self.loop.steps.arm(optimizer, self._params)
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step; `known` has norms of gradients, by the parameter's id."""
@@ -162,7 +169,7 @@ class StepHooks(ModuleHooks):
             found = None if known or self._others else self._read()
             if found is not None:
                 self._joint = found[0]
-                self.history.add(
+                self._history.add(
                     self.steps, len(self._params), *found, self.loop.loss(), looked=self._on
                 )
             else:
@@ -177,15 +184,25 @@ class StepHooks(ModuleHooks):
         self._begin()
 
     def _read(self) -> tuple[float, bytes] | None:
-        """Return what `_watch` records of the step; of many elements only some, if time is short."""
+        """Return what `_watch` records of the step."""
+        start = self.schedule.now()
+        found = self._watch.record(self._params)
         if self._on:
-            start = self.schedule.now()
-            found = self._watch.record(self._params)
             self.schedule.read(self.schedule.now() - start)
-            return found
-        if self.schedule.part == 1:
-            return self._watch.record(self._params)
-        return some_norms(self._params, self.schedule.part, self.steps, 2 * len(self.modules))
+        return found
+
+    @property
+    def history(self) -> MonitorHistory:
+        """The last steps: their loss and the norms of their gradients, and what looks have seen."""
+        self._catch_up()
+        return self._history
+
+    def _catch_up(self) -> None:
+        """Take in the steps that were only glanced at."""
+
+    def _glance(self, optimizer: Optimizer, report: Clipped | None) -> bool:
+        """End a step that is not looked at, if it is as usual; return False if it is not."""
+        return False
 
     def _before(self, bad: Tensor | None) -> dict[str, float]:
         if not len(self.history.looked):
@@ -241,7 +258,7 @@ class StepHooks(ModuleHooks):
         deltas = np.where(self._deltas < 0, nan, self._deltas)
         numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
         loss = self.loop.loss()
-        self.history.add(self.steps, len(self._params), joint, numbers, loss, looked=self._on)
+        self._history.add(self.steps, len(self._params), joint, numbers, loss, looked=self._on)
         if self._counting:
             if plain := [one for one in grads if is_plain(one)]:
                 self._count("gradients", plain)
