@@ -6,12 +6,12 @@ each such step. What was read waits for a few steps, unless it is odd, and is ta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, nan, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vegrad.torch.monitor.monitor import Monitor
 
 MOST = 8  # steps that wait
-BLOCK, MANY = 128, 1 << 12  # elements that are read at a time; of a gradient that is read in part
+MANY = 1 << 14  # elements of a gradient from which on it may be read in part
 
 
 @dataclass(slots=True)
@@ -51,6 +51,8 @@ class Glances:
         self.waiting: list[Glance] = []
         self.last = -1
         """The number of the last step that was glanced at."""
+        self._looks, self._graded = -1, dict[int, Tensor]()
+        """The number of looks so far, and the parameters that had a gradient at any, by place."""
 
     def take(self, monitor: Monitor, optimizer: Optimizer, report: _core.Clipped | None) -> bool:
         """End a step if it is as usual; return False, having done nothing, if it is not.
@@ -60,7 +62,7 @@ class Glances:
         loop = monitor.loop
         if not loop.has_gone_back:
             return False
-        found = _read(monitor) if report is None else _known(monitor, optimizer)
+        found = self._read(monitor) if report is None else _known(monitor, optimizer)
         if found is None:
             return False
         joint, numbers = found
@@ -91,6 +93,21 @@ class Glances:
         one.batch = one.batch if batch is None else batch
         return True
 
+    def _read(self, monitor: Monitor) -> tuple[float, bytes] | None:
+        """Return the joint norm of a step's gradients, and a record's numbers.
+
+        None if they are not all finite. Of many elements one in `part` is read, others in the next
+        step.
+        """
+        part, known = monitor.schedule.part, monitor._params
+        if part == 1 and (found := monitor._watch.record(known)) is not None:
+            return found
+        if self._looks != monitor.schedule.looks:
+            self._looks = monitor.schedule.looks
+            self._graded |= {n: one for n, one in enumerate(known) if one.grad is not None}
+        count = len(known) + 2 * len(monitor.modules)
+        return some_norms(self._graded, part, monitor.steps, count)
+
     def catch_up(self, monitor: Monitor) -> None:
         """Take in the steps that wait."""
         waiting, self.waiting = self.waiting, []
@@ -99,18 +116,6 @@ class Glances:
             monitor._history.add(one.step, count, one.joint, one.numbers, one.loss, looked=False)
             monitor.track.passed(one.step, one.rate, one.before, one.limit, one.after)
             monitor.see(SpikeStep(one.step, one.batch, one.loss, one.joint, nan))
-
-
-def _read(monitor: Monitor) -> tuple[float, bytes] | None:
-    """Return the joint norm of a step's gradients and a record's numbers; None if not all finite.
-
-    Of many elements one in `part` blocks is read, others in the next step.
-    """
-    part = monitor.schedule.part
-    if part == 1 and (found := monitor._watch.record(monitor._params)) is not None:
-        return found
-    with torch.no_grad():
-        return some_norms(monitor._params, part, monitor.steps, 2 * len(monitor.modules))
 
 
 def _known(monitor: Monitor, optimizer: Optimizer) -> tuple[float, bytes] | None:
@@ -129,33 +134,29 @@ def _known(monitor: Monitor, optimizer: Optimizer) -> tuple[float, bytes] | None
 
 
 def some_norms(
-    parameters: list[Tensor], part: int, turn: int, more: int
+    parameters: Mapping[int, Tensor], part: int, turn: int, count: int
 ) -> tuple[float, bytes] | None:
-    """Return estimates of the joint norm of gradients and of each one's, from one in `part` blocks.
+    """Return estimates of the joint norm of gradients and of each one's, from one in `part` parts.
 
     Args:
-        parameters: those whose gradients are read; without one, the norm is nan.
-        part: one in so many blocks is read of each gradient that has `MANY` elements of them.
-        turn: the number of the step; those after each other read other blocks.
-        more: number of nan that follow the norms in the bytes.
+        parameters: those whose gradients are read, by place.
+        part: one of so many parts is read of each gradient that has `MANY` elements in each.
+        turn: the number of the step; those after each other read other parts.
+        count: number of float64 in the bytes; those of no gradient are nan.
 
     Returns:
         As `_core.Watch.record`; None if there is no gradient, if one is not plain, or what was read
         is not finite.
     """
-    norms, places, grads, scale = np.full(len(parameters) + more, nan), [], [], []
-    for place, one in enumerate(parameters):
+    norms, places, grads, scale = np.full(count, nan), [], [], []
+    for place, one in parameters.items():
         if (grad := one.grad) is None:
             continue
-        ratio, count = 1.0, grad.numel()
-        if count >= MANY * part > MANY and type(grad) is Tensor and grad.is_contiguous():
-            rows = count // (BLOCK * part)
-            start = grad.storage_offset() + turn % part * BLOCK
-            grad = grad.as_strided((rows, BLOCK), (BLOCK * part, 1), start)
-            ratio = sqrt(count / (rows * BLOCK))
+        if part > 1:
+            grad, ratio = _part(grad, part, turn + place)
+            scale.append(ratio)
         places.append(place)
         grads.append(grad)
-        scale.append(ratio)
     try:
         found = _core.norms(grads, 2.0)
     except (TypeError, ValueError):
@@ -165,3 +166,14 @@ def some_norms(
     norms[places] = found
     joint = sqrt(float(found @ found))
     return (joint, norms.tobytes()) if grads and joint < inf else None
+
+
+def _part(grad: Tensor, part: int, turn: int) -> tuple[Tensor, float]:
+    """Return a part of a gradient, and the factor from its norm to the whole one's."""
+    count = grad.numel()
+    if count < MANY * part or not grad.is_contiguous() or grad.requires_grad:
+        return grad, 1.0
+    start = turn % part * (count // part)
+    stop = count if turn % part == part - 1 else start + count // part
+    some = grad.as_strided((stop - start,), (1,), grad.storage_offset() + start)
+    return some, sqrt(count / (stop - start))

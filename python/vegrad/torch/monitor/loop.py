@@ -130,30 +130,28 @@ class Loop:
         return None
 
     def _glance(self) -> list[tuple[int, Tensor | None, int]]:
-        parameters = self._parameters()
-        grads = [(n, parameters[n].grad) for n in self.steps.probes if n < len(parameters)]
-        return [(n, one, -1 if one is None else one._version) for n, one in grads]
+        parameters, found = self._parameters(), []
+        for place in self.steps.probes:
+            grad = parameters[place].grad
+            found.append((place, grad, -1 if grad is None else grad._version))
+        return found
 
     @staticmethod
     def _after_glance(
         parameters: Sequence[Tensor], glances: Sequence[tuple[int, Tensor | None, int]]
     ) -> tuple[int | None, bool]:
-        """Return the place of one that was changed, and True if all were empty before."""
-        changed = None
+        """Return the place of one that was changed, and True if it was empty before."""
         for place, old, version in glances:
             now = parameters[place].grad
             if now is not old or (now is not None and now._version != version):
-                changed = place
-                break
-        return changed, all(one is None for _, one, _ in glances)
+                return place, old is None
+        return None, False
 
     def _loss_at_once(self, roots: Sequence[object]) -> Tensor | float | None:
         """Return the loss that a backward pass begins with, as a number if nobody has to wait."""
         root = roots[0] if len(roots) == 1 else None
-        if type(root) is Tensor and self._scaler is None and root.device.type == "cpu":
-            if root.ndim == 0 and not _is_wrapped(root):
-                return root.item()
-        return self._loss_of(roots)
+        plain = type(root) is Tensor and root.is_cpu and root.ndim == 0 and not _is_wrapped(root)
+        return root.item() if plain and self._scaler is None else self._loss_of(roots)
 
     @property
     def begun_with(self) -> Tensor | float | None:

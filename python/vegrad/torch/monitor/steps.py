@@ -154,9 +154,9 @@ class StepHooks(ModuleHooks):
             fresh = self._pending[0].clipped is not self._pending[1]
             if not (fresh and self._glance(optimizer, self._pending[0].clipped)):
                 self._end(self._pending[0].norms() if fresh else None)
-        self.updates.after(optimizer)
-        self.owners.begin()
         if self._was_looked:
+            self.updates.after(optimizer)
+            self.owners.begin()
             self.loop.stepped(optimizer, self.steps - 1, self._joint)
         elif self._on:
             self.loop.steps.arm(optimizer, self._params)

@@ -129,6 +129,8 @@ class Track:
 def rate_of(optimizer: Optimizer) -> float:
     """Return the largest learning rate of an optimizer's groups; nan if none is a plain number."""
     groups = optimizer.param_groups
+    if len(groups) == 1:
+        return rate if type(rate := groups[0]["lr"]) is float else nan
     return max((rate for group in groups if type(rate := group["lr"]) is float), default=nan)
 
 
