@@ -203,14 +203,14 @@ class Monitor(StepHooks):
         self._joint, self._was_looked, self._pending = one.joint, False, None
         self.schedule.took(False)
         self.steps += 1
-        looking = self._due or self.schedule.wants(self.steps, self.first_step)
         full = len(self._glances.waiting) >= MOST
-        if looking or full or self._alarms.may_be_odd(one.loss, one.joint):
+        if full or self._alarms.may_be_odd(one.loss, one.joint):
             self._catch_up()
         if self._due:
             self.schedule.ask()
         self.loop.over, self._watch.seen = True, False
-        if looking or self._due:
+        if self.schedule.wants(self.steps, self.first_step):
+            self._catch_up()
             self._begin()
             self._looks.end(one.step, self.steps, looked=self._on)
         return True
