@@ -150,8 +150,9 @@ class Loop:
     def _loss_at_once(self, roots: Sequence[object]) -> Tensor | float | None:
         """Return the loss that a backward pass begins with, as a number if nobody has to wait."""
         root = roots[0] if len(roots) == 1 else None
-        plain = type(root) is Tensor and root.is_cpu and root.ndim == 0 and not _is_wrapped(root)
-        return root.item() if plain and self._scaler is None else self._loss_of(roots)
+        if not isinstance(root, Tensor) or self._scaler is not None or _is_wrapped(root):
+            return self._loss_of(roots)
+        return root.item() if root.is_cpu and root.ndim == 0 else self._loss_of(roots)
 
     @property
     def begun_with(self) -> Tensor | float | None:
