@@ -324,7 +324,7 @@ WRONG = {
     "--clip none:1": "--clip none takes no number, not 'none:1'",
     "--momentum 0.9": "--momentum goes with --optimizer sgd, not with adamw",
     "--lr nan": "lr must be at least 0, not nan",
-    "--lr x": "argument --lr: invalid float value: 'x'",
+    "--lr x": "--lr must be a number, not 'x'",
     "--weight-decay -1": "weight_decay must be at least 0",
     "--epochs 0": "--epochs must be at least 1, not 0",
     "--batch 0": "--batch must be at least 1, not 0",
