@@ -32,6 +32,7 @@ from vegrad.flow.site import Site
 
 LARGE, SMALL = 30.0, 1e-3  # root mean square of an input far from order 1
 PASSED = 10.0  # and of what the first module makes of a large one
+TAMED = 0.3  # times that, at most, is left of it after a normalization
 FAR = 100.0  # times the outputs' size: targets far from order 1
 GROWN = 1.0  # decades by which loss or gradients grow before a step is blamed for a NaN
 WHOLE = 1.0  # change of the weights over their size, in one step, that leaves nothing of them
@@ -69,7 +70,8 @@ def _inputs(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
         return
     after = reading.modules[first + 1].kind if first + 1 < len(reading.modules) else ""
     made = float(course.rms[0, first])
-    large = size >= LARGE and made >= PASSED and not is_norm(after)
+    tamed = is_norm(after) and not course.rms[0, first + 1] >= TAMED * made
+    large = size >= LARGE and made >= PASSED and not tamed
     small = size <= SMALL and varies(course, 0) < ALIKE
     if not (large or small):
         return
