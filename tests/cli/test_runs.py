@@ -72,6 +72,16 @@ def test_the_standard_input_is_not_watched(capsys: pytest.CaptureFixture[str]) -
     assert "a file that grows is watched" in capsys.readouterr().err
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_one_frame(
+    sick: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes it for a terminal
+    assert main(["watch", sick]) == 1
+    assert "nonfinite" in capsys.readouterr().out
+
+
 def test_findings_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     losses = np.concatenate([[2.0] * 5, np.geomspace(2, 1e6, 95)])
     path = log_of(tmp_path / "run.jsonl", losses)
