@@ -88,13 +88,17 @@ class Input:
     @classmethod
     def of(cls, name: str, values: Array) -> Input:
         """Measure rows (N, …, I), whose last axis has the columns."""
-        same = len(values) > 1 and bool((values[0] == values[-1]).all())
-        same = same and bool((values == values[:1]).all())
         numbers = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
         with np.errstate(all="ignore"):
             rms = float(np.linalg.norm(numbers) / max(numbers.size, 1) ** 0.5)
             mean, columns = float(numbers.mean()), Columns.of(numbers)
-            return cls(name, rms, mean, len(values) * same, columns)
+            return cls(name, rms, mean, same(values), columns)
+
+
+def same(rows: Array) -> int:
+    """Return how many rows there are, if there are several and all are the same; else 0."""
+    several = len(rows) > 1 and bool((rows[0] == rows[-1]).all())
+    return len(rows) if several and bool((rows == rows[:1]).all()) else 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.flow.data import Columns, Input, NonFiniteData
+from vegrad.flow.data import Columns, Input, NonFiniteData, same
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.recurrence import Recurrence
 from vegrad.torch import models, schemes
@@ -219,14 +219,8 @@ def _inputs(x: object) -> tuple[Input, ...]:
             mean = float(one.detach().double().mean())
             rows = one.detach().cpu().double().numpy() if one.ndim == 2 else None
             columns = None if rows is None else Columns.of(rows)
-            found.append(Input(name, rms, mean, _alike(one), columns))
+            found.append(Input(name, rms, mean, 0 if rows is None else same(rows), columns))
     return tuple(found)
-
-
-def _alike(rows: Tensor) -> int:
-    """Return how many rows there are, if there are several and all are the same."""
-    several = rows.ndim > 1 and len(rows) > 1
-    return len(rows) if several and bool((rows == rows[:1]).all()) else 0
 
 
 def _lost(
