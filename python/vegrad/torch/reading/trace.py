@@ -360,19 +360,19 @@ def _slopes(
     return torch.autograd.grad(value, at, torch.ones_like(value))[0]
 
 
-_LARGEST: dict[object, Tensor] = {}
+_LARGEST: dict[object, float] = {}
 
 
 def _largest_slope(
     function: Callable[..., Tensor], like: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor:
+) -> float:
     """Return the largest |φ′|, which is kept where φ has no weights."""
     key = (function, args, tuple(kwargs.items()), like.dtype, like.device)
     plain = all(isinstance(one, int | float | str) for one in (*args, *kwargs.values()))
     if plain and key in _LARGEST:
         return _LARGEST[key]
     far = torch.linspace(-8, 8, 1601, dtype=like.dtype, device=like.device)
-    largest = _slopes(function, far, args, kwargs).abs().max()
+    largest = float(_slopes(function, far, args, kwargs).abs().max())
     if plain:
         _LARGEST[key] = largest
     return largest
