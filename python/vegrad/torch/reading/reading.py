@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.flow.data import Columns, Input, NonFiniteData
+from vegrad.flow.data import Columns, Input, Mixing, NonFiniteData
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.recurrence import Recurrence
 from vegrad.flow.resampling import resampled
@@ -26,6 +26,7 @@ from vegrad.torch.reading.graph import Graph, rms_log2, shared
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.losses import Loss
+from vegrad.torch.reading.mixing import proven
 from vegrad.torch.reading.modules import modules_of
 from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
 from vegrad.torch.reading.trace import Trace, graph_of
@@ -58,11 +59,19 @@ def read(
         with models.untouched(model, loss_fn):
             found = _read(task, resamples, seed, data)
             stored = precise.stored(task) if precise.may_be_lost(found) else None
-            return replace(found, stored=stored)
+            mixing = _mixing(task, found) if found.mixing else ()
+            return replace(found, stored=stored, mixing=mixing)
     except (TypeError, AttributeError) as error:
         if message := no_tensors(x, target):
             raise TypeError(message) from error
         raise
+
+
+def _mixing(task: passes.Task, found: Reading) -> tuple[Mixing, ...]:
+    """Return the operations that do mix the rows of the batch."""
+    model, _, x, target = task
+    take, count = passes.rows_of(x, target), passes.row_count(x, target)
+    return proven(found.mixing, model, take, count, target)
 
 
 def _read(
@@ -80,19 +89,24 @@ def _read(
         if found is None:
             raise
         return found
-    unregistered = names_of_strangers(task.model, graph.strangers)
+    more: dict[str, Any] = {
+        "what_if": what_if,
+        "data": data,
+        "unregistered": names_of_strangers(task.model, graph.strangers),
+        "mixing": tuple(graph.mixing),
+    }
     if not run.path:
         recurrent = () if data else tuple(cells.recurrences(task.model, calls, seed))
         reading = _of_graph(task, run, recurrent)
         if recurrent:
             reading = replace(reading, lags=cells.lags(task.model, calls, task.target))
-        return replace(reading, what_if=what_if, data=data, unregistered=unregistered)
+        return replace(reading, **more)
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
     resamples = resamples if isfinite(reading.loss or 0.0) else 0
     batches = _resampled(task, run, resamples, seed)
     chain = replace(reading.chain, batches=batches)
-    return replace(reading, chain=chain, what_if=what_if, data=data, unregistered=unregistered)
+    return replace(reading, chain=chain, **more)
 
 
 def interrupted(
