@@ -12,8 +12,8 @@ from vegrad.flow.site import Site
 SAYS = {
     "softmax": "a softmax{where} is taken along the first axis of {before}, over the rows of the "
     "batch",
-    "view": "{where_first} makes {after} of {before}, which keeps the numbers in their order and so "
-    "mixes the rows of the batch",
+    "view": "{where_first} makes {after} of {before}, which keeps the numbers in their order and "
+    "so mixes the rows of the batch",
     "along": "{site} goes along the first axis of {before}, from row to row of the batch",
 }
 ADVISES = {
