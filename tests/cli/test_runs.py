@@ -67,6 +67,13 @@ def test_several_runs(healthy: str, sick: str, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.count(".jsonl") == 2
 
 
+def test_too_many_runs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "a", "b"]) == 2
+    assert "unrecognized arguments: b (it takes 1 PATH)" in capsys.readouterr().err
+    assert main(["compare", "a", "b", "c"]) == 2
+    assert "unrecognized arguments: c (it takes 2 RUN)" in capsys.readouterr().err
+
+
 def test_the_standard_input_is_not_watched(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", "-"]) == 2
     assert "a file that grows is watched" in capsys.readouterr().err
