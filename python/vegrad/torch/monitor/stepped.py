@@ -112,12 +112,17 @@ class Stepped:
         self.ids.update(id(parameters[place]) for place in held.places)
         return held
 
-    def facts(self) -> tuple[tuple[LoopStep, ...], ...]:
-        """Return the last steps of each optimizer of the model."""
-        return tuple(tuple(map(_plain, held.steps)) for held in self._every if held.places)
+    def facts(self, names: Sequence[str] = ()) -> tuple[tuple[LoopStep, ...], ...]:
+        """Return the last steps of each optimizer of the model, whose parameters have names."""
+
+        def known(held: _Held) -> tuple[LoopStep, ...]:
+            own = tuple(names[place] for place in held.places if place < len(names))
+            return tuple(_plain(one, own) for one in held.steps)
+
+        return tuple(known(held) for held in self._every if held.places)
 
 
-def _plain(step: SeenStep) -> LoopStep:
+def _plain(step: SeenStep, holds: tuple[str, ...]) -> LoopStep:
     heard = step.heard
     before = nan if heard is None or heard.norm is None else float(heard.norm)
     return LoopStep(
@@ -131,6 +136,7 @@ def _plain(step: SeenStep) -> LoopStep:
         before=before if isfinite(before) else nan,
         scale=float(step.scale),
         norm=step.norm,
+        holds=holds,
     )
 
 
