@@ -263,7 +263,7 @@ VEGRAD_INLINE Vector<float> square_root(Vector<float> x) {
 #elif defined(VEGRAD_X86)
   return (Vector<float>)_mm_sqrt_ps((__m128)x);
 #else
-  for (int i = 0; i < kLanes<float>; ++i) x[i] = std::sqrt(x[i]);
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
   return x;
 #endif
 }
@@ -277,7 +277,7 @@ VEGRAD_INLINE Vector<double> square_root(Vector<double> x) {
 #elif defined(VEGRAD_X86)
   return (Vector<double>)_mm_sqrt_pd((__m128d)x);
 #else
-  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::sqrt(x[i]);
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
   return x;
 #endif
 }

@@ -1,4 +1,4 @@
-"""What is said of the data does not depend on the network, and what a network learnt is no fault."""
+"""What is said of the data does not depend on the network; what a network learnt is no fault."""
 
 import numpy as np
 import vegrad

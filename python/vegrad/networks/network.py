@@ -222,8 +222,18 @@ def check_name(argument: str, name: str, known: Collection[str]) -> str:
         raise TypeError(f"{argument} must be one of {names}, not {type(name).__name__}")
     if name not in known:
         hint = did_you_mean(name, known)
-        raise ValueError(f"{argument} must be one of {names}, not {name!r}{hint}")
-    return name
+        raise ValueError(f"{argument} must be one of {names}, not {str(name)!r}{hint}")
+    return str(name)
+
+
+def check_network(network: object) -> None:
+    """Raise TypeError unless it is one of vegrad's own networks."""
+    if isinstance(network, Network):
+        return
+    is_module = any(one.__module__ == "torch.nn.modules.module" for one in type(network).__mro__)
+    hint = ": of a torch.nn.Module vegrad.torch has the same functions" if is_module else ""
+    got = type(network).__name__
+    raise TypeError(f"network must be a vegrad.MLP or a vegrad.RNN, not {got}{hint}")
 
 
 def check_flag(argument: str, value: bool) -> bool:

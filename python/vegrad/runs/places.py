@@ -12,6 +12,7 @@ from vegrad.arrays.checks import did_you_mean
 from vegrad.runs.form import KEY
 from vegrad.runs.names import clean
 
+HISTORIES = "*history*.json"  # vegrad-history.json of `vegrad train`
 EVENTS = "events.out.tfevents.*"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 VERSION = re.compile(r"version_(\d+)")
@@ -40,7 +41,8 @@ def found_in(path: Path) -> list[Path]:
         return found
     below = _below(path)
     if not below:
-        raise ValueError(f"{path}: there is no run in this folder: it must have {KINDS}")
+        named = f"{KINDS} (named {HISTORIES})"
+        raise ValueError(f"{path}: there is no run in this folder: it must have {named}")
     versions = {int(match[1]): one for one in below if (match := VERSION.fullmatch(one.name))}
     if len(versions) == len(below) and len({one.parent for one in below}) == 1:
         return _here(versions[max(versions)])
@@ -61,10 +63,16 @@ def _here(folder: Path) -> list[Path]:
     }
     if checkpoints:
         return [checkpoints[max(checkpoints)]]
-    logs = [one for one in sorted(folder.glob("*.jsonl")) if _is_log(one)]
+    logs = [one for one in sorted(folder.glob("*.jsonl")) if _begins(one, f'{{"{KEY}"')]
     if len(logs) > 1:
         raise ValueError(_several(folder, logs))
-    return logs or sorted(one for one in folder.glob(EVENTS) if one.is_file())
+    found = logs or sorted(one for one in folder.glob(EVENTS) if one.is_file())
+    if found:
+        return found
+    histories = [one for one in sorted(folder.glob(HISTORIES)) if _begins(one, '{"loss": [')]
+    if len(histories) > 1:
+        raise ValueError(_several(folder, histories))
+    return histories
 
 
 def _below(folder: Path) -> list[Path]:
@@ -78,9 +86,10 @@ def _below(folder: Path) -> list[Path]:
     return found
 
 
-def _is_log(path: Path) -> bool:
+def _begins(path: Path, text: str) -> bool:
+    """Return True of a file that begins with this text."""
     with open(path, "rb") as file:
-        return file.read(len(KEY) + 2) == f'{{"{KEY}'.encode()
+        return file.read(len(text)) == text.encode()
 
 
 def _several(folder: Path, runs: Sequence[Path]) -> str:

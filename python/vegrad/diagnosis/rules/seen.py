@@ -1,7 +1,8 @@
-"""Figures of a run that was recorded, and what of it was looked at."""
+"""Figures of a run that was recorded, what of it was looked at, and rows that are the same."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import nan
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
+from vegrad.flow.reading import Reading
 from vegrad.flow.recorded import Recorded
 from vegrad.reports.values import count_of
 
@@ -76,6 +78,18 @@ class Seen:
         """Return the largest learning rate and the last; nan if none is known."""
         rates = self.run.learning_rate[np.isfinite(self.run.learning_rate)]
         return (float(rates.max()), float(rates[-1])) if len(rates) else (nan, nan)
+
+
+def rows_alike(reading: Reading) -> Iterator[str]:
+    """Say where rows are all the same, which is no fault of a network, nor of a batch of few."""
+    for one in reading.inputs:
+        if one.alike:
+            yield f"all {one.alike} rows of {one.name} are alike, so that nothing tells them apart"
+    for two in reading.compared:
+        rows = two.target.shape[0] if two.target.shape else 0
+        if two.given and rows > 1 and two.target.low == two.target.high:
+            only = f"the target is {two.target.low:g} in all {rows} rows"
+            yield f"{only}, so that there is nothing else to learn from them"
 
 
 def run_looked_at(run: Recorded) -> str:

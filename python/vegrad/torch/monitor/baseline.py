@@ -19,7 +19,7 @@ LARGE = 1 << 16  # elements of a target, from which it is not looked at
 
 
 class Baseline:
-    """What an output of 0 would cost at the steps of a training, under the loss that was taken."""
+    """The cost of an output of 0 at the steps of a training, under the loss that was taken."""
 
     def __init__(self) -> None:
         self._first: dict[int, float] = {}
