@@ -79,6 +79,7 @@ class Diagnosis:
         **more: Any,
     ) -> Self:
         """Judge a reading."""
+        history = None if history is None else as_history("history", history)
         return cls(**_judged(reading, history) | more, subject_of=subject_of)
 
     def ignoring(self, causes: Collection[str]) -> Self:

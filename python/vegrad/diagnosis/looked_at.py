@@ -11,7 +11,7 @@ from vegrad.diagnosis.judge import learnt
 from vegrad.diagnosis.rules import table
 from vegrad.diagnosis.rules.memory import own_reach
 from vegrad.diagnosis.rules.recurrent import reach
-from vegrad.diagnosis.rules.seen import run_looked_at
+from vegrad.diagnosis.rules.seen import rows_alike, run_looked_at
 from vegrad.flow.cell import Cell
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.time_flow import TimeFlow
@@ -38,13 +38,11 @@ def trend_of(reading: Reading) -> Trend | None:
 
 def looked_at(reading: Reading, trend: Trend | None) -> str:
     """Say what was looked at and how it is, for a network without findings."""
-    done = learnt(reading)
-    if done is None:
-        return _seen(reading, trend)
-    return (
-        f"it has learnt: its loss is {done.value:.3g}, beside {done.constant:.3g} of guessing; "
-        + _seen(reading, trend)
-    )
+    done, said = learnt(reading), list(rows_alike(reading))
+    if done is not None:
+        beside = f"beside {done.constant:.3g} of guessing"
+        said.append(f"it has learnt: its loss is {done.value:.3g}, {beside}")
+    return "; ".join([*said, _seen(reading, trend)])
 
 
 def _seen(reading: Reading, trend: Trend | None) -> str:

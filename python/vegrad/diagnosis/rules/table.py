@@ -29,6 +29,7 @@ from vegrad.diagnosis.rules import (
     recorded,
     recurrent,
     silent,
+    standing,
     steps,
     symmetry,
     targets,
@@ -88,7 +89,17 @@ STREAMS = (
 )
 CELLS = (recurrent.THROUGH_TIME, memory.FORGETS)
 # Of a run of which only the steps were recorded.
-RUNS = recorded.RULES
+RUNS = (
+    recorded.NOTED,
+    recorded.NONFINITE,
+    recorded.DIVERGED,
+    standing.NO_GRADIENT,
+    standing.NO_RATE,
+    recorded.BLOWN_UP,
+    recorded.THROWN,
+    standing.FADED,
+    standing.STALLED,
+)
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
 RULES = (

@@ -13,17 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.arrays.checks import Array, FloatArray
-from vegrad.flow.data import Columns, Input, Mixing, NonFiniteData
+from vegrad.arrays.checks import FloatArray
+from vegrad.flow.data import Columns, Input, Mixing, NonFiniteData, same
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.recurrence import Recurrence
-from vegrad.flow.resampling import resampled
 from vegrad.torch import models, schemes
-from vegrad.torch.reading import cells, passes, precise, redraw
+from vegrad.torch.reading import cells, passes, precise, redraw, resample
 from vegrad.torch.reading.compared import RefusedError
 from vegrad.torch.reading.data import named_inputs, no_tensors, not_finite
 from vegrad.torch.reading.gradients import gradients, recorded
-from vegrad.torch.reading.graph import Graph, rms_log2, shared
+from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.losses import Loss
@@ -105,7 +104,7 @@ def _read(
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
     resamples = resamples if isfinite(reading.loss or 0.0) else 0
-    batches = _resampled(task, run, resamples, seed)
+    batches = resample.batches(task, run, resamples, seed)
     chain = replace(reading.chain, batches=batches)
     return replace(reading, chain=chain, **more)
 
@@ -235,7 +234,7 @@ def _inputs(x: object) -> tuple[Input, ...]:
             mean = float(one.detach().double().mean())
             rows = one.detach().cpu().double().numpy() if one.ndim == 2 else None
             columns = None if rows is None else Columns.of(rows)
-            found.append(Input(name, rms, mean, shared(one, rms_log2(one)), columns))
+            found.append(Input(name, rms, mean, 0 if rows is None else same(rows), columns))
     return tuple(found)
 
 
@@ -255,25 +254,6 @@ def _lost(
         elif bool(np.isinf(stored).any()):
             over.append(number)
     return tuple(under), tuple(over)
-
-
-def _resampled(task: passes.Task, run: passes.Pass, count: int, seed: int) -> FloatArray:
-    """Return gains (count, L - 1) of batches drawn with replacement, if there are rows to draw."""
-    take, deep = passes.rows_of(task.x, task.target), passes.is_deep(run)
-    missing = np.full(len(run.path) - 1, np.nan)
-
-    def gains(rows: Array) -> FloatArray:
-        assert take is not None
-        x, target = take(rows)
-        again = passes.replayed(task._replace(x=x, target=target), run, deep=deep)
-        if again is None:
-            return missing
-        with np.errstate(invalid="ignore"):
-            found: FloatArray = again[0][:-1] - again[0][1:]
-        return found
-
-    rows = passes.row_count(task.x, task.target)
-    return resampled(gains, rows, len(run.path) - 1, count, seed)
 
 
 def _drawn(trace: Trace) -> Collection[str]:
