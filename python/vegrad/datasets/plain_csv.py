@@ -32,21 +32,21 @@ class Plain(NamedTuple):
 
 def read(path: Path, target_column: str | None) -> Plain | None:
     """Return what a file holds; None if it is not plain, or something is wrong with it."""
-    with path.open("rb") as file:
-        try:
-            first = next(file, b"").decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return None
-        delimiter = max(DELIMITERS, key=first.count)
-        header = [name.strip() for name in first.split(delimiter)]
-        mark, count, rows = delimiter.encode(), len(header) - 1, 0
-        for line in file:
-            if line.count(mark) != count or b'"' in line or line.isspace():
-                return None
-            rows += 1
-    if header.count(target_column or "") != 1 or count < 1 or '"' in first or not rows:
+    content = path.read_bytes()
+    rows = content.count(b"\n") - content.endswith(b"\n")
+    if b'"' in content or b"\n\n" in content or b"\n\r\n" in content or not rows:
         return None
-    if all(map(_is_number, header)):
+    try:
+        first = content.partition(b"\n")[0].decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    delimiter = max(DELIMITERS, key=first.count)
+    header = [name.strip() for name in first.split(delimiter)]
+    # NumPy refuses lines that are too short; if there are no more cells, none is too long.
+    if content.count(delimiter.encode()) != (rows + 1) * (len(header) - 1):
+        return None
+    del content
+    if header.count(target_column or "") != 1 or len(header) < 2 or all(map(_is_number, header)):
         return None
     at = header.index(target_column or "")
     try:
@@ -68,7 +68,9 @@ def _values(path: Path, delimiter: str, at: int, columns: int) -> tuple[FloatArr
         if np.isin(np.char.lower(words), MISSING).any():
             raise
         return _loaded(path, delimiter, others, np.float64), words
-    return np.delete(table, at, axis=1), table[:, at].copy()
+    inner = 0 < at < columns - 1
+    x = np.delete(table, at, axis=1) if inner else table[:, others[0] : others[-1] + 1]
+    return x, table[:, at].copy()
 
 
 def _loaded(path: Path, delimiter: str, columns: list[int] | None, dtype: type) -> Array:
