@@ -130,6 +130,15 @@ def limits_text(run):
             f"matrix product: {best['gflops']:.0f} GF/s"
             f" ({best['by']}, {best['batch']}×{best['width']} by {best['width']}×{best['width']})"
         )
+    reached = [row["label"] for row in run["rows"] if is_at_limit(run, row)]
+    if reached:
+        yield f"at the limit ({100 * limits.AT_LIMIT:.0f} % or more): {', '.join(reached)}"
+
+
+def is_at_limit(run, row):
+    """Tell if vegrad's pass takes hardly longer than the machine's rates allow."""
+    ours = milliseconds(row, "vegrad")
+    return bool(ours) and limit_ms(run, row) / ours >= limits.AT_LIMIT
 
 
 def text(results):

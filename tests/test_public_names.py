@@ -158,6 +158,17 @@ def test_importing_vegrad_imports_kernels_only() -> None:
     assert set(dir(importlib.import_module("vegrad"))) >= set(VEGRAD)
 
 
+def test_importing_vegrad_takes_few_modules_beside_numpy() -> None:
+    """A dozen of its own, and no more of Python's: each takes a millisecond or so."""
+    code = (
+        "import sys, numpy; before = {*sys.modules}; import vegrad; print(*{*sys.modules} - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    brought = done.stdout.split()
+    assert sum(name.startswith("vegrad") for name in brought) <= 13
+    assert len(brought) <= 27
+
+
 def test_importing_vegrad_imports_no_framework() -> None:
     code = "import sys, vegrad; print({'torch', 'jax', 'matplotlib', 'sklearn'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

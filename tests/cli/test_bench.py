@@ -121,6 +121,18 @@ def test_one_row_of_data_is_held_to_the_memory(capsys: pytest.CaptureFixture[str
     assert work["limit"]["bytes"] == 2 * 4 * 3 * 8 * 8
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_who_is_at_the_limit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that nobody looks for what the machine cannot give."""
+    assert main(["bench", *TINY, "--json"]) == 0
+    found = strict(capsys.readouterr().out)
+    for share, told in ((0.95, 3), (0.91, 0)):
+        for work in found["work"]:
+            next(row for row in work["rows"] if row["name"] == "vegrad")["share"] = share
+        lines = list(bench.text(found))
+        assert lines.count("vegrad is at the limit (92 % of it or more)") == told
+
+
 @pytest.mark.usefixtures("without_frameworks")
 def test_lists_that_would_take_too_long_are_estimated() -> None:
     last = snapshots(benchmark.Settings(20, 64, 64, "relu", threads=1, seconds=0.05))[-1]

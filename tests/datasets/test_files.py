@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from vegrad import datasets
-from vegrad.datasets import load
+from vegrad.datasets import files, load, plain_csv
 
 
 def write(folder: Path, text: str, name: str = "data.csv") -> str:
@@ -327,3 +327,32 @@ def test_shapes_that_are_none(shape: Any, tmp_path: Path) -> None:
     path = packed(tmp_path / "data.npz", x_npy=header(shape), y_npy=header((3,)) + bytes(24))
     with pytest.raises(ValueError, match="is damaged"):
         load(path)
+
+
+@pytest.mark.parametrize("target", ["1,7", "one,seven"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_plain_csv_reads_what_the_careful_way_reads(
+    tmp_path: Path, target: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, whatever the column to learn and its place."""
+    values = np.random.default_rng(0).standard_normal((30, 2)) * [1.0, 1e9]
+    words = target.split(",")
+    rows = [[*map(repr, row.tolist())] for row in values]
+    for n, row in enumerate(rows):
+        row.insert(place, words[n % 2])
+    names = ["a", "b"]
+    names.insert(place, "y")
+    text = "".join(";".join(row) + "\r\n" for row in [names, *rows])
+    path = write(tmp_path, text)
+    asked = list[object]()
+    monkeypatch.setattr(files, "_read_csv", asked.append)
+    plain = load(path, "y")
+    assert not asked
+    monkeypatch.undo()
+    monkeypatch.setattr(plain_csv, "read", lambda *_: None)
+    careful = load(path, "y")
+    np.testing.assert_array_equal(plain.x, careful.x)
+    np.testing.assert_array_equal(plain.y, careful.y)
+    assert (plain.columns, plain.labels, plain.lines) == (
+        careful.columns, careful.labels, careful.lines,
+    )  # fmt: skip

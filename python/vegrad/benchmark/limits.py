@@ -15,6 +15,8 @@ from vegrad._core import num_threads
 from vegrad.benchmark.peers import Case, NumPy, Torch, Vegrad, installed
 from vegrad.benchmark.timing import Call, Json, fastest
 
+AT_LIMIT = 0.92  # share of a measured limit from which on there is nothing left to gain
+
 Found = dict[str, list[Json]]  # the rates measured, as {"products": […], "memory": […]}
 
 

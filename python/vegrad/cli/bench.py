@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from math import inf
 
 from vegrad import _core
+from vegrad.benchmark.limits import AT_LIMIT
 from vegrad.benchmark.machine import cores
 from vegrad.benchmark.run import Settings, measure
 from vegrad.benchmark.timing import Json
@@ -135,6 +136,9 @@ def _table(work: Json, network: Json, columns: int) -> Iterator[str]:
         yield "~ estimated from a small part: too slow for --seconds"
     if "limit_ms" in work:
         yield _limit(work)
+        own: Json = next((row for row in work["rows"] if row["name"] == "vegrad"), {})
+        if (own.get("share") or 0.0) >= AT_LIMIT:
+            yield f"vegrad is at the limit ({100 * AT_LIMIT:.0f} % of it or more)"
 
 
 def _row(columns: int, name: str, *cells: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from vegrad.arrays.checks import Array, FloatArray
 
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
+ROWS = 512  # that are standardized at a time
 MOST_CLASSES = 50  # a target of whole numbers with more distinct values is a quantity
 
 
@@ -90,10 +91,12 @@ def as_dataset(
     *,
     numbers: bool = False,
     lines: tuple[int, ...] = (),
+    owned: bool = False,
 ) -> Dataset:
     """Make a dataset of x (B, I), standardized, and y (B,) or (B, O), classes or numbers.
 
-    `numbers` says that whole numbers are no classes, however few they are.
+    `numbers` says that whole numbers are no classes, however few they are; `owned`, that x may be
+    overwritten.
 
     Raises:
         ValueError: the target is the same in every row, or columns of text.
@@ -111,7 +114,7 @@ def as_dataset(
         raise ValueError(f"the target of {name} must be one column of text or columns of numbers")
     else:
         target = standardize(y.reshape(len(y), -1))
-    return Dataset(name, standardize(x), target, labels, tuple(columns), lines, whole)
+    return Dataset(name, standardize(x, owned=owned), target, labels, tuple(columns), lines, whole)
 
 
 def are_labels(values: Array) -> bool:
@@ -132,23 +135,38 @@ def label_of(value: object) -> str:
     return str(int(value)) if isinstance(value, float) else str(value)
 
 
-def standardize(values: Array) -> FloatArray:
-    """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0."""
-    columns = np.array(values, dtype=np.float64)
-    finite = np.isfinite(columns)
-    lost = None if finite.all() else columns[~finite]
-    count = len(columns) if lost is None else np.maximum(finite.sum(axis=0), 1)
-    if lost is not None:
-        columns[~finite] = 0.0
-    tiny = np.finfo(np.float64).tiny
-    columns /= np.maximum(np.maximum(columns.max(axis=0), -columns.min(axis=0)), tiny)
-    columns -= columns.sum(axis=0) / count  # in a range whose squares are in range
-    if lost is not None:
-        columns[~finite] = 0.0
-    deviation = np.sqrt((columns**2).sum(axis=0) / count)
+def standardize(values: Array, *, owned: bool = False) -> FloatArray:
+    """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0.
+
+    Some rows at a time, as each pass over a large table would else go through memory. What is
+    `owned` may be overwritten.
+    """
+    columns: FloatArray = np.array(values, np.float64, copy=None if owned else True)
+    parts = [columns[start : start + ROWS] for start in range(0, len(columns), ROWS)]
+    width = columns.shape[1]
+    kept: list[tuple[Array, Array] | None] = []  # what is not finite
+    count, largest = np.zeros(width), np.full(width, np.finfo(np.float64).tiny)
+    for part in parts:
+        finite = np.isfinite(part)
+        kept.append(None if finite.all() else (~finite, part[~finite]))
+        part[~finite] = 0.0
+        count += finite.sum(axis=0)
+        largest = np.maximum(largest, np.abs(part).max(axis=0))
+    total, squares = np.zeros((2, width))
+    for part in parts:
+        part /= largest  # so that the squares stay in range
+        total += part.sum(axis=0)
+    mean = total / np.maximum(count, 1)
+    for part, lost in zip(parts, kept, strict=True):
+        part -= mean
+        if lost is not None:
+            part[lost[0]] = 0.0
+        squares += (part**2).sum(axis=0)
+    deviation = np.sqrt(squares / np.maximum(count, 1))
     varies = deviation > 1e-12  # relative to the largest value: less is only rounding
-    columns /= np.where(varies, deviation, 1.0)
-    columns[:, ~varies] = 0.0
-    if lost is not None:
-        columns[~finite] = lost
+    for part, lost in zip(parts, kept, strict=True):
+        part /= np.where(varies, deviation, 1.0)
+        part[:, ~varies] = 0.0
+        if lost is not None:
+            part[lost[0]] = lost[1]
     return columns

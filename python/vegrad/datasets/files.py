@@ -181,7 +181,7 @@ def _load_csv(path: Path, target_column: str | None, numbers: bool) -> Dataset:
     plain = plain_csv.read(path, target_column)
     if plain is not None:
         columns, x, target, lines = plain
-        return as_dataset(str(path), x, target, columns, numbers=numbers, lines=lines)
+        return as_dataset(str(path), x, target, columns, numbers=numbers, lines=lines, owned=True)
     header, rows = _read_csv(path)
     shown = ", ".join(header)
     if target_column is None:

@@ -7,13 +7,14 @@ values, lines that are too short) is left to `files`, which can say what is wron
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
 
 DELIMITERS = ",;\t"
+BLOCK = 1 << 18  # bytes at a time
 MISSING = ("", "na", "n/a", "nan", "null")
 
 
@@ -34,19 +35,16 @@ def read(path: Path, target_column: str | None) -> Plain | None:
     """Return what a file holds; None if it is not plain, or something is wrong with it."""
     with path.open("rb") as file:
         try:
-            first = next(file, b"").decode("utf-8-sig")
+            first = file.readline().decode("utf-8-sig")
         except UnicodeDecodeError:
             return None
         delimiter = max(DELIMITERS, key=first.count)
-        header = [name.strip() for name in first.split(delimiter)]
-        mark, count, rows = delimiter.encode(), len(header) - 1, 0
-        for line in file:
-            if line.count(mark) != count or b'"' in line or line.isspace():
-                return None
-            rows += 1
-    if header.count(target_column or "") != 1 or count < 1 or '"' in first or not rows:
+        rows, cells = _counted(file, delimiter.encode())
+    header = [name.strip() for name in first.split(delimiter)]
+    # NumPy refuses lines that are too short; if there are no more cells, none is too long.
+    if not rows or cells != rows * len(header) or '"' in first:
         return None
-    if all(map(_is_number, header)):
+    if header.count(target_column or "") != 1 or len(header) < 2 or all(map(_is_number, header)):
         return None
     at = header.index(target_column or "")
     try:
@@ -56,6 +54,21 @@ def read(path: Path, target_column: str | None) -> Plain | None:
     if len(x) != rows:
         return None
     return Plain([*header[:at], *header[at + 1 :]], x, target, tuple(range(2, rows + 2)))
+
+
+def _counted(file: BinaryIO, delimiter: bytes) -> tuple[int, int]:
+    """Return the numbers of lines and of cells; no lines if one is blank or has quotes."""
+    rows = marks = 0
+    last = b"\n"
+    while block := file.read(BLOCK):
+        seen = last + block
+        if b'"' in block or b"\n\n" in seen or b"\n\r\n" in seen:
+            return 0, 0
+        rows += block.count(b"\n")
+        marks += block.count(delimiter)
+        last = block[-2:]
+    rows += not last.endswith(b"\n")
+    return rows, marks + rows
 
 
 def _values(path: Path, delimiter: str, at: int, columns: int) -> tuple[FloatArray, Array]:
@@ -68,7 +81,9 @@ def _values(path: Path, delimiter: str, at: int, columns: int) -> tuple[FloatArr
         if np.isin(np.char.lower(words), MISSING).any():
             raise
         return _loaded(path, delimiter, others, np.float64), words
-    return np.delete(table, at, axis=1), table[:, at].copy()
+    inner = 0 < at < columns - 1
+    x = np.delete(table, at, axis=1) if inner else table[:, others[0] : others[-1] + 1]
+    return x, table[:, at].copy()
 
 
 def _loaded(path: Path, delimiter: str, columns: list[int] | None, dtype: type) -> Array:

@@ -40,8 +40,8 @@ def diagnose(
         resamples: further passes, over at most 256 rows drawn from the batch with replacement,
             which tell how far the gains depend on the batch; 0 for one pass only.
         seed: of that draw.
-        theory: True to work out what theory expects of an MLP, which takes a millisecond or two a
-            layer and changes no verdict.
+        theory: True to work out what theory expects of an MLP, which takes a sixth of a
+            millisecond a layer, the first time a little more, and changes no verdict.
         ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
         lengths: of sequences, as for `RNN.backward`.
         memory: how many steps back lies what the task needs, of recurrent networks. If they forget
