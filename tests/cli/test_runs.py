@@ -62,6 +62,9 @@ def test_several_runs(healthy: str, sick: str, capsys: pytest.CaptureFixture[str
     verdicts = [one["verdict"] for one in json.loads(capsys.readouterr().out)["runs"]]
     assert verdicts == ["healthy", "nonfinite"]
     assert main(["diagnose-run", healthy, f"{sick}.missing"]) == 2
+    capsys.readouterr()
+    assert main(["diagnose-run", str(Path(sick).parent / "*.jsonl"), "-q"]) == 1
+    assert capsys.readouterr().out.count(".jsonl") == 2
 
 
 def test_the_standard_input_is_not_watched(capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,8 +185,6 @@ def test_a_signal_loses_nothing(name: str) -> None:
         text=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        # If the tests run in the background of a shell, Ctrl-C would be ignored without this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not Path(CHECKPOINT).exists() or len(load_file(CHECKPOINT)["history.epoch_loss"]) < 2:
         assert process.poll() is None

@@ -236,16 +236,14 @@ void BorrowedThreads::visit(void* context) {
   visit.threads->open_.store(false, std::memory_order_relaxed);
 }
 
-Workers& workers() {
-  static std::once_flag once;
-  std::call_once(once, [] {
 #if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork(nullptr, nullptr, [] {
-      g_workers.store(nullptr);
-      g_borrowed.store(nullptr);
-    });
+[[maybe_unused]] const int g_registered = pthread_atfork(nullptr, nullptr, [] {
+  g_workers.store(nullptr);
+  g_borrowed.store(nullptr);
+});
 #endif
-  });
+
+Workers& workers() {
   Workers* existing = g_workers.load();
   if (existing) return *existing;
   Workers* fresh = new Workers;
@@ -257,7 +255,6 @@ Workers& workers() {
 }  // namespace
 
 void set_openmp(const OpenMp& openmp) {
-  workers();  // which sees to a child of fork(): it has no threads to borrow either
   g_openmp = openmp;
   if (!g_borrowed.load()) g_borrowed.store(new BorrowedThreads);
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from glob import glob
+from pathlib import Path
 
 from vegrad.cli.annotations import annotated
 from vegrad.cli.diagnose import FORMATS, add_ignore_option
@@ -14,7 +16,8 @@ from vegrad.reports import text as report
 
 def run(options: argparse.Namespace) -> int:
     """Judge runs; return 0 if nothing was found in any, else 1."""
-    found = [diagnose_run(path, ignore=options.ignore) for path in options.files]
+    paths = [path for given in options.files for path in expanded(given)]
+    found = [diagnose_run(path, ignore=options.ignore) for path in paths]
     if options.format == "json":
         contents = [one.to_dict() for one in found]
         print_json(contents[0] if len(found) == 1 else {"runs": contents})
@@ -26,6 +29,11 @@ def run(options: argparse.Namespace) -> int:
     return 0 if all(one.healthy for one in found) else 1
 
 
+def expanded(path: str) -> list[str]:
+    """Return the files that a pattern means, which not every shell expands; else the path."""
+    return [path] if Path(path).exists() else sorted(glob(path)) or [path]
+
+
 def _print(diagnosis: RunDiagnosis, *, quiet: bool, several: bool, first: bool) -> None:
     """Print the verdict on one of the runs."""
     if not first:
@@ -33,8 +41,9 @@ def _print(diagnosis: RunDiagnosis, *, quiet: bool, several: bool, first: bool) 
     if not quiet or several:
         print(diagnosis.head, end="\n" if quiet else "\n\n")
     print_verdict(report.verdict(diagnosis, width()), good=diagnosis.healthy)
-    for remark in report.remarks(diagnosis, width()):
-        print(remark)
+    spikes = [] if quiet else diagnosis.spikes(width())
+    for line in (*report.remarks(diagnosis, width()), *spikes):
+        print(line)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

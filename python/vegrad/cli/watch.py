@@ -35,7 +35,7 @@ def show(follower: Follower, once: bool) -> int:
     except ImportError as error:
         raise ImportError('the terminal needs rich: pip install "vegrad[cli]"') from error
     console = importlib.import_module("rich.console").Console(highlight=False)
-    if once or not console.is_terminal:
+    if once or not console.is_terminal or console.is_dumb_terminal:
         return 0 if terminal.once(follower, console) else 1
     try:
         terminal.live(follower, console)

@@ -14,6 +14,7 @@ from typing import Self
 
 from vegrad._core import __version__
 from vegrad.arrays.checks import as_count
+from vegrad.diagnosis.alarms import user_level
 from vegrad.diagnosis.noted import Json, Noted, plain_number, to_plain
 from vegrad.runs.form import COLUMNS, EACH, FORMAT, KEY, LONGEST, has_line, has_sizes, number, size
 from vegrad.runs.locking import lock
@@ -215,7 +216,7 @@ class RunLog:
             warnings.warn(
                 f"{self.path}: {error.strerror}: nothing more is logged, the training goes on",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=user_level(("vegrad", "torch", "contextlib")),
             )
 
 

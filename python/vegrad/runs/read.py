@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -16,8 +17,9 @@ from vegrad.runs.event_files import is_events, of_events
 from vegrad.runs.form import KEY
 from vegrad.runs.log_reader import LogReader
 from vegrad.runs.metrics_csv import is_table, of_metrics
-from vegrad.runs.places import KINDS, found_in
+from vegrad.runs.places import EVENTS, KINDS, found_in
 from vegrad.runs.run import Run
+from vegrad.runs.spikes import spikes_of
 from vegrad.runs.trainer_state import LARGEST, of_trainer_state, parsed
 
 PIECE = 1 << 20
@@ -55,7 +57,8 @@ def read_run(path: str | PathLike[str]) -> Run:
     files = found_in(Path(path))
     with complaining(files[0]), ExitStack() as opened:
         run = _read([_seekable(opened.enter_context(open(one, "rb"))) for one in files])
-    return run.with_about(path=os.fspath(files[0] if len(files) == 1 else files[0].parent))
+    has_folder = Path(path).is_dir() and files[0].match(EVENTS)  # event files have no telling names
+    return run.with_about(path=os.fspath(files[0].parent if has_folder else files[0]))
 
 
 @contextmanager
@@ -85,15 +88,23 @@ def kind_of(first: bytes) -> str:
 
 
 def _read(files: list[BinaryIO]) -> Run:
+    """Return the run of files of one kind; the spikes of a log are those that it names."""
     first = files[0].read(1 << 16)
     for one in files:
         one.seek(0)
+    if kind_of(first) == "log":
+        reader = LogReader()
+        while content := files[0].read(PIECE):
+            reader.feed(content)
+        return reader.run().with_about(kind="log")
+    run = _of_other_programs(files, first)
+    if run.about.get("rewarded"):  # whose loss goes up and down
+        return run
+    return replace(run, spikes=spikes_of(run.step, run.loss, run.gradient_norm))
+
+
+def _of_other_programs(files: list[BinaryIO], first: bytes) -> Run:
     match kind_of(first):
-        case "log":
-            reader = LogReader()
-            while content := files[0].read(PIECE):
-                reader.feed(content)
-            return reader.run().with_about(kind="log")
         case "json":
             content = parsed(files[0].read(LARGEST + 1))
             if "log_history" not in content and "epoch_loss" in content:

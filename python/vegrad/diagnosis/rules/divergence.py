@@ -32,9 +32,11 @@ from vegrad.flow.site import Site
 
 LARGE, SMALL = 30.0, 1e-3  # root mean square of an input far from order 1
 PASSED = 10.0  # and of what the first module makes of a large one
+TAMED = 0.3  # times that, at most, is left of it after a normalization
 FAR = 100.0  # times the outputs' size: targets far from order 1
 GROWN = 1.0  # decades by which loss or gradients grow before a step is blamed for a NaN
 WHOLE = 1.0  # change of the weights over their size, in one step, that leaves nothing of them
+LATER = 10.0  # times what the first steps moved: it is the last that threw it
 THROWN = 100.0  # the same, that a tenth of the learning rate does not mend
 BEGAN = 5  # steps after which a large first step is still the first
 ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five)
@@ -68,7 +70,8 @@ def _inputs(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
         return
     after = reading.modules[first + 1].kind if first + 1 < len(reading.modules) else ""
     made = float(course.rms[0, first])
-    large = size >= LARGE and made >= PASSED and not is_norm(after)
+    tamed = is_norm(after) and not course.rms[0, first + 1] >= TAMED * made
+    large = size >= LARGE and made >= PASSED and not tamed
     small = size <= SMALL and varies(course, 0) < ALIKE
     if not (large or small):
         return
@@ -224,6 +227,9 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     if not (rose and long) and not flung:
         return
     lowest, known = float(losses.min()), ends(course)
+    most = moved_most(reading, int(course.step[-1]) + 1)
+    later = most >= LATER * moved  # as after a rate that was raised
+    which, told = ("last", most) if later else ("first", moved)
     each = course.loss[np.isfinite(course.loss)]  # where verdicts rest on medians
     yield _too_long(
         reading,
@@ -232,8 +238,8 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
         "the loss began at {first:.3g}, "
         + ("fell to {lowest:.3g}, " if lowest < known["first"] else "")
         + "was as high as {peak:.3g} and is at {last:.3g}: steps are too long"
-        + (" (one of the first changed weights by {moved:.2g} of their size)" if moved else ""),
-        {"peak": each.max(), "lowest": each.min(), "moved": moved} | known,
+        + (f" (one of the {which} changed weights by {{moved:.2g}} of their size)" if told else ""),
+        {"peak": each.max(), "lowest": each.min(), "moved": told} | known,
     )
 
 

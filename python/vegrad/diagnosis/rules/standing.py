@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import inf, nan, sqrt
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.loop import CUT
-from vegrad.diagnosis.rules.recorded import LEFT, MODEL, finding_of, seen_of
+from vegrad.diagnosis.rules.recorded import GONE, LEFT, MODEL, finding_of, seen_of
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.seen import FEW, MANY
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
+from vegrad.flow.wording import DECADE
 
 FLAT = 0.01  # of the loss: a change that is none
 FALLS = -2.0  # a slope over its error: what is a fall, however slow
+DEEP, STEADY = 5, 0.9  # weights, and the correlation of their gradients' ranks with their places
+ZERO = -1100.0  # log2 of what stands for a gradient of exactly 0
 REST = 0.1  # share of the steps at a learning rate of 0
 LOOK = "see what comes to the layers: vegrad.torch.Monitor, or vegrad.torch.diagnose"
 RATE = "; if that is well, try a larger learning rate than {rate:.3g}."
@@ -101,6 +105,47 @@ def _stalled(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _faded(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find gradients of weights that fade by decades towards the input, while the loss stands."""
+    seen = seen_of(reading)
+    if seen is None or earlier or not seen.means_success or len(seen.losses) < MANY:
+        return
+    names = [n for n, name in enumerate(seen.run.modules) if name.endswith("weight")]
+    learns = min(seen.levels) < (1 - LEFT) * seen.levels[0]
+    if learns or len(names) < DEEP:
+        return
+    sizes = seen.run.gradient_log2[:, names]
+    sizes = np.maximum(sizes[~np.isnan(sizes).any(axis=1)][-FEW:], ZERO)
+    if not len(sizes) or not np.isfinite(sizes).all():
+        return
+    last = np.median(sizes, axis=0) / DECADE
+    ranks = np.argsort(np.argsort(last, kind="stable"), kind="stable")
+    even = np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]
+    decades = float(last[-1] - last[0])
+    if decades < rule.warning or even < STEADY:
+        return
+    found = finding_of(
+        rule,
+        "critical",
+        "the gradients of the {count:.0f} weights that were logged fade by {decades:.1f} decades "
+        "towards the input, from {last:.2g} for {last_name} to {first:.2g} for {first_name}, and "
+        "the loss stands: it was {begin:.4g} at first and is {end:.4g}",
+        "see which layers lose it, and what mends it: vegrad.torch.diagnose, vegrad.torch.cure.",
+        {
+            "count": float(len(names)),
+            "decades": decades,
+            "first": 10.0 ** float(last[0]),
+            "last": 10.0 ** float(last[-1]),
+            "begin": seen.levels[0],
+            "end": seen.levels[-1],
+        },
+        site=MODEL,
+    )
+    ends = {"first_name": names[0], "last_name": names[-1]}
+    facts = {name: seen.run.modules[place] for name, place in ends.items()}
+    yield replace(found, facts={**found.facts, **facts})
+
+
 def _slope(values: FloatArray) -> float:
     """Return the slope of numbers over its standard error."""
     x = np.arange(len(values)) - (len(values) - 1) / 2
@@ -134,6 +179,17 @@ NO_RATE = Rule(
     reason="Schedules end at 0, and a training that goes on after its end changes nothing.",
     source="an arithmetic fact",
     find=_no_rate,
+)
+FADED = Rule(
+    name="run-faded",
+    kind="vanishing",
+    warning=GONE,
+    critical=GONE,
+    measured=f"decades between the gradients of the first weight and the last, of {DEEP} or more "
+    "that rise evenly, while the loss has not fallen by a tenth",
+    reason="Layers far from the output learn nothing if their gradients are as good as gone.",
+    source="Glorot and Bengio 2010",
+    find=_faded,
 )
 STALLED = Rule(
     name="run-stalled",

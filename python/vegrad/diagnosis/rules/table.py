@@ -23,6 +23,7 @@ from vegrad.diagnosis.rules import (
     memory,
     modules,
     nonfinite,
+    normalization,
     operations,
     recorded,
     recurrent,
@@ -65,6 +66,8 @@ CHAIN = (
 SINGLE, WHOLE = departures.SINGLE, departures.WHOLE
 INPUTS = (departures.INPUTS, *columns.RULES)
 GRAPH = (nonfinite.PASS, *graph.RULES)
+# Of sizes that seem to be wrong, where normalizations do nothing.
+UNSEEN = normalization.UNSEEN
 # Where nothing else is wrong.
 LEFT = (underflow.STORED, first_loss.ABSURD_LOSS)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
@@ -92,6 +95,7 @@ RUNS = (
     standing.NO_RATE,
     recorded.BLOWN_UP,
     recorded.THROWN,
+    standing.FADED,
     standing.STALLED,
 )
 # Of a training's steps, which read its history.
@@ -102,6 +106,7 @@ RULES = (
     SINGLE,
     WHOLE,
     *INPUTS,
+    UNSEEN,
     *cuts.RULES,
     *LEFT,
     *operations.RULES,
