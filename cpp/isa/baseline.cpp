@@ -4,8 +4,6 @@
 
 #if defined(VEGRAD_X86)
 #include <immintrin.h>
-#else
-#include <cmath>
 #endif
 
 #include <cstddef>

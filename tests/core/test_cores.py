@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from vegrad import _core
 
 PROGRAM = """
 import os
@@ -45,6 +46,7 @@ assert os.sched_getaffinity(0) == everywhere
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
+@pytest.mark.skipif(_core.is_plain(), reason="this build has no threads")
 def test_a_worker_that_leaves_the_callers_core_stays_free() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")

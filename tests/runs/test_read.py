@@ -243,6 +243,15 @@ def test_a_loss_of_a_name_of_its_own_is_taken_if_there_is_one(tmp_path: Path) ->
             vegrad.read_run(table(tmp_path, head, "1,2.5,3"))
 
 
+def test_a_row_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    path = table(tmp_path, "epoch,step,train_loss", "0,99,2.5", "0,149,2.25")
+    path.write_text(path.read_text() + "0,19")
+    assert vegrad.read_run(path).step.tolist() == [99, 149]
+    path.write_text("epoch,step,train_loss\n0,9")
+    with pytest.raises(ValueError, match="by a known name, but nothing"):
+        vegrad.read_run(path)
+
+
 @pytest.mark.parametrize(
     ("names", "rewarded"),
     [

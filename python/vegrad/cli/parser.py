@@ -85,7 +85,11 @@ class Parser(argparse.ArgumentParser):
         if "--data" in self._option_string_actions and words[0].endswith((".csv", ".tsv", ".npz")):
             return f"{said} (did you mean --data {words[0]}?)"
         options = [word.partition("=")[0] for word in words if word.startswith("--")]
-        return said + next(filter(None, (self._hint(one, commands) for one in options)), "")
+        hints = [self._hint(one, commands) for one in options]
+        if not words[0].startswith("-"):
+            taken = [one for one in self._actions if not one.option_strings and one.metavar]
+            hints += [f" (it takes {one.nargs or 1} {one.metavar})" for one in taken]
+        return said + next(filter(None, hints), "")
 
     def _hint(self, option: str, commands: Mapping[str, Parser]) -> str:
         """Return what may be meant by an option, or which commands have it; "" if nothing is."""

@@ -136,14 +136,19 @@ def standardize(values: Array) -> FloatArray:
     """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0."""
     columns = np.array(values, dtype=np.float64)
     finite = np.isfinite(columns)
-    count = np.maximum(finite.sum(axis=0), 1)
-    known = np.where(finite, columns, 0.0)
-    scale = np.maximum(np.abs(known).max(axis=0), np.finfo(np.float64).tiny)
-    known /= scale  # so that the squares stay in range
-    mean = known.sum(axis=0) / count
-    centred = np.where(finite, known - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=0) / count)
+    lost = None if finite.all() else columns[~finite]
+    count = len(columns) if lost is None else np.maximum(finite.sum(axis=0), 1)
+    if lost is not None:
+        columns[~finite] = 0.0
+    tiny = np.finfo(np.float64).tiny
+    columns /= np.maximum(np.maximum(columns.max(axis=0), -columns.min(axis=0)), tiny)
+    columns -= columns.sum(axis=0) / count  # in a range whose squares are in range
+    if lost is not None:
+        columns[~finite] = 0.0
+    deviation = np.sqrt((columns**2).sum(axis=0) / count)
     varies = deviation > 1e-12  # relative to the largest value: less is only rounding
-    result = np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
-    result[~finite] = columns[~finite]
-    return result
+    columns /= np.where(varies, deviation, 1.0)
+    columns[:, ~varies] = 0.0
+    if lost is not None:
+        columns[~finite] = lost
+    return columns

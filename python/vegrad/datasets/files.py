@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
+from vegrad.datasets import plain_csv
 from vegrad.datasets.dataset import Dataset, as_dataset
+from vegrad.datasets.plain_csv import DELIMITERS, MISSING
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
 TABLES = (".csv", ".tsv")
 REGRESSION = ("diabetes",)
-MISSING = ("", "na", "n/a", "nan", "null")
 MOST_NAMED = 8  # columns that an error names
 
 
@@ -177,6 +178,10 @@ def _check_size(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> N
 
 
 def _load_csv(path: Path, target_column: str | None, numbers: bool) -> Dataset:
+    plain = plain_csv.read(path, target_column)
+    if plain is not None:
+        columns, x, target, lines = plain
+        return as_dataset(str(path), x, target, columns, numbers=numbers, lines=lines)
     header, rows = _read_csv(path)
     shown = ", ".join(header)
     if target_column is None:
@@ -237,7 +242,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
-            delimiter = max(",;\t", key=first.count)
+            delimiter = max(DELIMITERS, key=first.count)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(c.strip() for c in row)]
     except UnicodeDecodeError as error:

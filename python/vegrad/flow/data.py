@@ -167,6 +167,21 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """An operation that mixes the rows of a batch, as its shapes show and a pass has proven."""
+
+    kind: str
+    """"softmax" of one over the rows, "view" of one that cuts across them, "along" of a module that
+    goes along the first axis, on which they stand."""
+    module: str
+    """The path of the module in which it ran."""
+    before: tuple[int, ...]
+    """The shape that it takes."""
+    after: tuple[int, ...]
+    """The shape that it makes."""
+
+
+@dataclass(frozen=True)
 class Undefined:
     """Numbers for which a distribution is not defined, all of them finite."""
 

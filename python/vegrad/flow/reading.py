@@ -25,6 +25,7 @@ from vegrad.flow.data import (
     Compared,
     Input,
     KnownLoss,
+    Mixing,
     NonFiniteData,
     NonFiniteValue,
     Stored,
@@ -313,6 +314,8 @@ class Reading:
     """The error that ended the pass, where what is not finite made one."""
     stored: Stored | None = None
     """What the dtype has of the gradients, where it may have lost most of them."""
+    mixing: tuple[Mixing, ...] = ()
+    """Operations for which the outputs of rows depend on the rows beside them."""
     undefined: Undefined | None = None
     """What a distribution has refused, which ended the pass."""
 

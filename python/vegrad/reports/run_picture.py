@@ -96,7 +96,8 @@ def draw(figure: Figure, run: ShownRun) -> None:
         _draw_heat(figure, panels[0], run, cells)
     for axes, (title, lines) in zip(panels[cells is not None :], columns, strict=True):
         for values, css, label in lines:
-            axes.plot(run.step, values, css, label=label, markersize=3, linewidth=0.9)
+            there = np.isfinite(values) | bool(run.nonfinite)  # of these alone there are gaps
+            axes.plot(run.step[there], values[there], css, label=label, markersize=3, linewidth=0.9)
         _finish(axes, title, run, lines)
     panels[-1].set_xlabel("step", color=INK)
 

@@ -132,7 +132,8 @@ def compare(a: object, b: object, *, names: Sequence[str] | None = None) -> Comp
 
     A number of a run departs at the first step from which on, by the median of five, it differs by
     more than five times its usual change from step to step, and by a tenth (loss), half (norms,
-    updates) or twice (a module's gradient). Steps that only one of them has are left out.
+    updates) or twice (a module's gradient). Steps that only one of them has are left out. A
+    `History` has the gradients of layers at the ends of epochs only, a log at more steps.
 
     Args:
         a: a `Monitor`, its report, a `History`, the path of a log or of what another program has

@@ -16,7 +16,19 @@ from vegrad._core import __version__
 from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.alarms import user_level
 from vegrad.diagnosis.noted import Json, Noted, plain_number, to_plain
-from vegrad.runs.form import COLUMNS, EACH, FORMAT, KEY, LONGEST, has_line, has_sizes, number, size
+from vegrad.runs.form import (
+    COLUMNS,
+    DENSE,
+    EACH,
+    FORMAT,
+    KEY,
+    LONGEST,
+    SPARSE,
+    has_line,
+    has_sizes,
+    number,
+    size,
+)
 from vegrad.runs.locking import lock
 from vegrad.runs.spikes import Spike
 
@@ -138,6 +150,8 @@ class RunLog:
 
     def wants_sizes(self, step: int) -> bool:
         """Return True if `sizes` would write this step's."""
+        if step % SPARSE and step >= DENSE * SPARSE:  # of most steps nothing more is asked
+            return False
         return has_sizes(step, len(self.modules)) and not self.broken
 
     def sizes(self, step: int, log2: Sequence[float]) -> None:

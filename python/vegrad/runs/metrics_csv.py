@@ -46,7 +46,7 @@ def _take(rows: Iterator[list[str]], tags: Tags) -> None:
     places = [place for place, name in enumerate(lower) if name not in STEPS]
     if names == sorted(names):  # as Lightning writes them: 10 before 2
         places.sort(key=lambda place: _numbered(names[place]))
-    for row in rows:
+    for row in _whole(rows, len(names)):
         step = number(row[at]) if at < len(row) else None
         if step is None:
             continue
@@ -54,6 +54,17 @@ def _take(rows: Iterator[list[str]], tags: Tags) -> None:
             value = number(row[place]) if place < len(row) and row[place] else None
             if value is not None:
                 tags.add(names[place], step, value)
+
+
+def _whole(rows: Iterator[list[str]], columns: int) -> Iterator[list[str]]:
+    """Leave out a last row that is cut off, as of a file that is being written."""
+    held = next(rows, None)
+    for row in rows:
+        if held is not None:
+            yield held
+        held = row
+    if held is not None and len(held) >= columns:
+        yield held
 
 
 def _numbered(name: str) -> list[tuple[int, str]]:

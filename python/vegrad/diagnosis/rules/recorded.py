@@ -24,6 +24,7 @@ ROSE, BACK = 1.5, 2.2  # times its first level, its lowest: healthy ones come to
 HIGH = 0.5  # of its first level: where a loss that rose from its lowest must be
 FLUNG = 10.0  # times its first value: a level that no good training comes to
 OUT = 1.2  # times the highest of nine in ten about its lowest: what is no scatter
+WINDOWS = 50  # of losses, for each twentieth of the run
 GREW = 3.0  # times the gradients' norm: what long steps do to it
 BLOWN = 2.0  # decades by which gradients grow, and by which they are as good as gone
 GONE = 4.0
@@ -158,7 +159,8 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     if seen is None or known or not seen.means_success or len(seen.losses) < SOME:
         return
     width = max(FEW, len(seen.losses) // SOME)
-    windows = np.lib.stride_tricks.sliding_window_view(seen.losses, width)
+    apart = max(width // WINDOWS, 1)  # of a long run not every one, which would take its square
+    windows = np.lib.stride_tricks.sliding_window_view(seen.losses, width)[::apart]
     middles = np.median(windows, axis=1)
     place = int(np.argmin(middles))
     lowest, late = float(middles[place]), float(np.median(seen.losses[-width:]))
@@ -189,7 +191,7 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
             "late": late,
             "growth": growth,
             "rate": rate,
-            "step": float(seen.run.step[seen.known[place]]),
+            "step": float(seen.run.step[seen.known[place * apart]]),
         },
         "learning-rate-high" if long else "",
     )

@@ -128,16 +128,16 @@ def _faded(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         rule,
         "critical",
         "the gradients of the {count:.0f} weights that were logged fade by {decades:.1f} decades "
-        "towards the input, from {last:.2g} for {last_name} to {first:.2g} for {first_name}, and "
-        "the loss stands: it was {begin:.4g} at first and is {end:.4g}",
+        "towards the input, from {upper:.2g} for {last_name} to {lower:.2g} for {first_name}, and "
+        "the loss stands: it was {first:.4g} at first and is {last:.4g}",
         "see which layers lose it, and what mends it: vegrad.torch.diagnose, vegrad.torch.cure.",
         {
             "count": float(len(names)),
             "decades": decades,
-            "first": 10.0 ** float(last[0]),
-            "last": 10.0 ** float(last[-1]),
-            "begin": seen.levels[0],
-            "end": seen.levels[-1],
+            "lower": 10.0 ** float(last[0]),
+            "upper": 10.0 ** float(last[-1]),
+            "first": seen.levels[0],
+            "last": seen.levels[-1],
         },
         site=MODEL,
     )

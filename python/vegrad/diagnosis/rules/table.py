@@ -21,6 +21,7 @@ from vegrad.diagnosis.rules import (
     loop,
     losses,
     memory,
+    mixing,
     modules,
     nonfinite,
     normalization,
@@ -46,6 +47,7 @@ LOSSES = (
     *losses.RULES,
     *targets.RULES,
     *symmetry.RULES,
+    mixing.MIXED,
     units.LOGITS_HELD,
     units.SOFTMAX_WITHIN,
 )

@@ -100,7 +100,7 @@ class FirstLook:
 
     def remove(self) -> None:
         """Take off the hooks that come and go."""
-        self._hooked.put(False)
+        self._hooked.remove()
 
     def clear(self) -> None:
         """End a step: its call is no longer asked for what is not finite."""

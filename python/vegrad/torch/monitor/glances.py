@@ -171,7 +171,7 @@ def some_norms(
 def _part(grad: Tensor, part: int, turn: int) -> tuple[Tensor, float]:
     """Return a part of a gradient, and the factor from its norm to the whole one's."""
     count = grad.numel()
-    if count < MANY * part or not grad.is_contiguous() or grad.requires_grad:
+    if count < MANY * part or type(grad) is not Tensor or not grad.is_contiguous():
         return grad, 1.0
     start = turn % part * (count // part)
     stop = count if turn % part == part - 1 else start + count // part

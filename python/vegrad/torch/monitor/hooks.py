@@ -108,7 +108,7 @@ class ModuleHooks:
 
     def remove(self) -> None:
         """Take all hooks off the model; the records stay."""
-        self._hooked.put(False)
+        self._hooked.remove()
         for handle in self._handles:
             handle.remove()
         self._handles = []

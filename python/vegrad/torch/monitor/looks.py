@@ -75,7 +75,7 @@ class Looks:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        self._hooked.put(False)
+        self._hooked.remove()
 
     @torch.no_grad()
     def ran(self, place: int, module: Module, inputs: tuple[object, ...], made: object) -> None:

@@ -123,7 +123,7 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         last.gradient_norm,
         monitor.nonfinite,
         _growth(monitor),
-        loops=monitor.loop.steps.facts(),
+        loops=monitor.loop.steps.facts(monitor.parameters),
         losses=monitor.history.losses,
         samples=monitor.updates.samples(),
         course=course_of(monitor, looks),

@@ -124,12 +124,17 @@ class Stepped:
         self.probes = sorted({place for one in self._every for place in one.probes})
         return held
 
-    def facts(self) -> tuple[tuple[LoopStep, ...], ...]:
-        """Return the last steps of each optimizer of the model."""
-        return tuple(tuple(map(_plain, held.steps)) for held in self._every if held.places)
+    def facts(self, names: Sequence[str] = ()) -> tuple[tuple[LoopStep, ...], ...]:
+        """Return the last steps of each optimizer of the model, whose parameters have names."""
+
+        def known(held: _Held) -> tuple[LoopStep, ...]:
+            own = tuple(names[place] for place in held.places if place < len(names))
+            return tuple(_plain(one, own) for one in held.steps)
+
+        return tuple(known(held) for held in self._every if held.places)
 
 
-def _plain(step: SeenStep) -> LoopStep:
+def _plain(step: SeenStep, holds: tuple[str, ...]) -> LoopStep:
     heard = step.heard
     before = nan if heard is None or heard.norm is None else float(heard.norm)
     return LoopStep(
@@ -143,6 +148,7 @@ def _plain(step: SeenStep) -> LoopStep:
         before=before if isfinite(before) else nan,
         scale=float(step.scale),
         norm=step.norm,
+        holds=holds,
     )
 
 

@@ -70,6 +70,8 @@ VIEWS = {
     "unfold",
     "view_as",
 }
+# What is asked of tensors, most often with an answer that is none.
+QUESTIONS = {"__get__", "__len__", "dim", "is_complex", "is_floating_point", "numel", "size"}
 ADDS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
 CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 TRANSPOSED = (*CONVOLUTION[:5], "output_padding", "groups", "dilation")

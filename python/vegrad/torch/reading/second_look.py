@@ -16,12 +16,13 @@ from torch.nn import Module
 from vegrad.flow.data import NonFiniteData
 from vegrad.flow.reading import Reading
 from vegrad.torch import models
+from vegrad.torch.reading.data import not_finite
 from vegrad.torch.reading.edges import is_finite
 from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.losses import Heard, Loss
 from vegrad.torch.reading.parameters import read_parameters
-from vegrad.torch.reading.reading import interrupted, not_finite, read
+from vegrad.torch.reading.reading import interrupted, read
 from vegrad.torch.reading.tensors import tensors_in
 from vegrad.torch.reading.trace import graph_of
 from vegrad.torch.vocabulary import TorchVocabulary

@@ -43,6 +43,7 @@ from vegrad.torch.reading.call import (
     CONVOLUTION,
     NORMS,
     PRODUCTS,
+    QUESTIONS,
     SHAPES,
     TRANSPOSED,
     Call,
@@ -135,6 +136,10 @@ class Trace(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
+        if getattr(function, "__name__", "") in QUESTIONS:
+            answer = function(*args, **(kwargs or {}))
+            if not isinstance(answer, Tensor):
+                return answer
         call = Call(function, args, kwargs or {})
         if any(map(is_transformed, call.tensors)):
             self.foreign = self.foreign or call.name
@@ -343,13 +348,13 @@ def _flatness(call: Call, y: Tensor) -> tuple[float, float]:
             largest = _largest_slope(call.function, slopes, args, kwargs)
     except (RuntimeError, TypeError):  # An activation with weights, of another dtype.
         return 0.0, 0.0
-    flat = (slopes.abs() < FLAT * largest).double().mean()
+    flat = int((slopes.abs() < FLAT * largest).count_nonzero()) / max(slopes.numel(), 1)
     zero = slopes == 0
     if slopes.ndim == 3:  # (batch, time, units), or the channels of a one-dimensional convolution
         zero = zero.flatten(0, 1)
     elif slopes.ndim > 1:
         zero = zero.movedim(1, -1).flatten(0, -2)
-    return float(flat), float(zero.reshape(-1, zero.shape[-1]).all(0).double().mean())
+    return flat, float(zero.reshape(-1, zero.shape[-1]).all(0).double().mean())
 
 
 def _slopes(
@@ -357,23 +362,24 @@ def _slopes(
 ) -> Tensor:
     """Return φ′ at some places, by autograd."""
     at = at.requires_grad_()
-    value = function(at.clone(), *args, **kwargs)
-    return torch.autograd.grad(value.sum(), at)[0]
+    own = getattr(function, "__name__", "_").endswith("_")  # it may overwrite what it is given
+    value = function(at.clone() if own else at, *args, **kwargs)
+    return torch.autograd.grad(value, at, torch.ones_like(value))[0]
 
 
-_LARGEST: dict[object, Tensor] = {}
+_LARGEST: dict[object, float] = {}
 
 
 def _largest_slope(
     function: Callable[..., Tensor], like: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor:
+) -> float:
     """Return the largest |φ′|, which is kept where φ has no weights."""
     key = (function, args, tuple(kwargs.items()), like.dtype, like.device)
     plain = all(isinstance(one, int | float | str) for one in (*args, *kwargs.values()))
     if plain and key in _LARGEST:
         return _LARGEST[key]
     far = torch.linspace(-8, 8, 1601, dtype=like.dtype, device=like.device)
-    largest = _slopes(function, far, args, kwargs).abs().max()
+    largest = float(_slopes(function, far, args, kwargs).abs().max())
     if plain:
         _LARGEST[key] = largest
     return largest
