@@ -38,6 +38,16 @@ def test_one_layer_that_is_flat_is_a_fault(activation: str) -> None:
     assert any(one.kind == "saturated" and one.layers == (1,) for one in found.findings)
 
 
+def test_the_advice_for_deep_sigmoids_does_not_let_the_gradient_vanish() -> None:
+    net = network(30, "sigmoid", "critical", 0)
+    before = {name: one.copy() for name, one in net.parameters.items()}
+    found = vegrad.diagnose(net, X, LABEL)
+    assert found.verdict == "saturated"
+    assert found.findings[0].advice.startswith('use activation="relu" with init="he_normal": ')
+    assert found.apply(net) is None
+    assert all((before[name] == one).all() for name, one in net.parameters.items())
+
+
 def test_flat_layers_whose_gradients_grow_are_a_fault() -> None:
     found = vegrad.diagnose(network(12, "tanh", "normal", 0, sigma_w=6.0), X, LABEL)
     assert not found.healthy

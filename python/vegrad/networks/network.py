@@ -227,10 +227,10 @@ def check_name(argument: str, name: str, known: Collection[str]) -> str:
 
 
 def check_network(network: object) -> None:
-    """Raise TypeError unless it is one of vegrad's own networks."""
-    if isinstance(network, Network):
-        return
+    """Raise TypeError unless it is one of vegrad's own networks, or made like one."""
     is_module = any(one.__module__ == "torch.nn.modules.module" for one in type(network).__mro__)
+    if hasattr(network, "config") and not is_module:
+        return
     hint = ": of a torch.nn.Module vegrad.torch has the same functions" if is_module else ""
     got = type(network).__name__
     raise TypeError(f"network must be a vegrad.MLP or a vegrad.RNN, not {got}{hint}")

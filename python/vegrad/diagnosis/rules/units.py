@@ -12,7 +12,17 @@ from vegrad.diagnosis.rules.outputs import LOSS, SAME, shaped_by
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.suspects import LARGE_INPUT
 from vegrad.flow.data import Input
-from vegrad.flow.edits import Edit, Normalize, Redraw, Scale, ScaleData, SetActivation, Shift
+from vegrad.flow.edits import (
+    Edit,
+    Initialize,
+    Normalize,
+    Redraw,
+    Scale,
+    ScaleData,
+    SetActivation,
+    Shift,
+    together,
+)
 from vegrad.flow.finding import Finding, layer_sites
 from vegrad.flow.reading import INPUT, MAPS, Chain, Operation, Reading
 from vegrad.flow.site import Site
@@ -25,6 +35,8 @@ HOLDS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # of derivative 0 b
 WIDE = 1.5  # standard deviation of pre-activations, from which weights are too large
 RATHER = 0.1  # share of a layer's elements, from which it is rather flat
 PASSED = 0.8  # decades within which gradients stay whose weights make up for flat units
+DEEP = 5  # sigmoids, of which a quarter each leaves a thousandth
+STEEP = ": weights that bring sigmoids back to 0 ± 1 leave each a quarter of the gradient."
 RAW = 3.0  # root mean square of inputs that weights of the usual size make too large
 THERE = ": the pre-activations there are {mean:.3g} ± {std:.3g}, not 0 ± 1."
 THERE_WORST = ": the pre-activations of {worst} are {mean:.3g} ± {std:.3g}, not 0 ± 1."
@@ -69,6 +81,8 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
             edit, advises = _drawn(chain, sorted({*found, *left})), "{edit}" + THERE_WORST
     elif not dead and _is_relu(chain, worst) and not isinstance(edit, Normalize):
         edit, advises = _drawn(chain, found), "{edit}" + BELOW  # which no factor changes
+    elif not dead and chain.activation == "sigmoid" and len(found) >= DEEP:
+        edit, advises = together(SetActivation("relu"), Initialize("he_normal")), "{edit}" + STEEP
     raw = [] if dead or worst or deviation < WIDE else _raw(reading, chain)
     if raw:
         edit, advises = ScaleData(), "{edit}" + THERE
