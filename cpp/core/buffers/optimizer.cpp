@@ -115,7 +115,7 @@ const Stepper::Numbers& Stepper::numbers_after(std::size_t group, std::int64_t s
 void Stepper::begin(std::int64_t buffer) {
   std::unique_ptr<OptimizerState>& state = *states_[buffer];
   const View& parameter = parameters_[buffer];
-  if (!state) state = std::make_unique<OptimizerState>(parameter.dtype, parameter.count);
+  if (!state) state = std::make_unique<OptimizerState>(parameter);
   state->make_room(groups_[group_of_[buffer]].settings);
   numbers_of_[buffer] = &numbers_after(group_of_[buffer], state->steps);
 }

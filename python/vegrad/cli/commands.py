@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
+from vegrad.arrays.shown import SCREEN, visible
 from vegrad.cli import (
     bench,
     compare,
@@ -218,7 +219,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _complain(message: str, code: int = 2) -> int:
-    print(f"vegrad: error: {message}", file=sys.stderr)
+    print(f"vegrad: error: {visible(message, SCREEN, lines=True)}", file=sys.stderr)
     return code
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from vegrad.arrays.checks import did_you_mean
+from vegrad.arrays.shown import shown
 from vegrad.cli.terminal import width
 
 CHECKED_LATER = ("init",)  # whose names depend on --cell; the shell completes all of them
@@ -80,7 +81,8 @@ class Parser(argparse.ArgumentParser):
 
 def not_one_of(option: str, names: Collection[str], value: str) -> str:
     """Return the message about a value that is none of these names."""
-    return f"{option} must be one of {', '.join(names)}, not {value!r}{did_you_mean(value, names)}"
+    hint = did_you_mean(value, names)
+    return f"{option} must be one of {', '.join(names)}, not {shown(value)}{hint}"
 
 
 def completion(parser: Parser, shell: str) -> str:

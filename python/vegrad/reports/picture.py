@@ -17,6 +17,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.files import replacing
+from vegrad.arrays.shown import shown
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
 from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
@@ -67,7 +68,7 @@ def sheet(path: str | PathLike[str] | None, size: tuple[float, float]) -> Figure
     if _suffix(target) not in figure.canvas.get_supported_filetypes():
         raise ValueError(
             "a picture's name must end in .png, .svg, .pdf or another format of matplotlib, "
-            f"not {target.name!r}"
+            f"not {shown(target.name)}"
         )
     return figure
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement
+from vegrad.arrays.shown import visible
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named
 from vegrad.reports import time_flow
@@ -96,7 +97,9 @@ def describe(diagnosis: ShownDiagnosis) -> str:
     if "cell" in config:
         return _recurrent(config, diagnosis.loss)
     if "sizes" not in config:
-        return ", ".join(str(v) if n == "model" else f"{v} {n}" for n, v in config.items())
+        return ", ".join(
+            visible(str(v) if n == "model" else f"{v} {n}", 200) for n, v in config.items()
+        )
     sizes, hidden = config["sizes"], config["sizes"][1:-1]
     line = count_of(len(sizes) - 1, "layer")
     if hidden:
@@ -203,7 +206,7 @@ def table(
                 cells[name] = f"{cell:>{8 if name == 'gain' else 9}}"
         line = "".join(cell for name, cell in cells.items() if name not in left_out)
         if layer < len(names):
-            return f"{line:<67}  {names[layer][-NAME:]}{' ←' if layer in notes else ''}"
+            return f"{line:<67}  {visible(names[layer])[-NAME:]}{' ←' if layer in notes else ''}"
         room = sum(COLUMNS[name] for name in COLUMNS if name not in left_out)
         return f"{line:<{room}}  {notes.get(layer, '')}".rstrip()
 
@@ -230,6 +233,7 @@ def gradients(
     """Write the table of recorded gradients: those of the chain, from the input on."""
     chain = diagnosis.config["chain"]
     buffers = [measurement.buffers[measurement.names.index(name)] for name in chain]
+    chain = [visible(name) for name in chain]
     wide = max(map(len, ["gradient", *chain]))
 
     def row(place: int) -> str:
