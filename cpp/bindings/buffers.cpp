@@ -24,11 +24,9 @@ py::str name_of(const py::handle& key) {
     return py::str(key);
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_Exception)) throw;
-    py::raise_from(error, PyExc_TypeError,
-                   ("a mapping's keys must have a text, but a " + type_name(key) +
-                    " fails to give "
-                    "one")
-                       .c_str());
+    const std::string said =
+        "keys of a mapping must have a text, but a " + type_name(key) + " has none";
+    py::raise_from(error, PyExc_TypeError, said.c_str());
     throw py::error_already_set();
   }
 }
@@ -191,17 +189,19 @@ void Buffers::refuse(const std::string& label, const py::handle& object) {
                        type_name(object) + (memory ? ": pass numpy.asarray() of it" : ""));
 }
 
-// One that is odd: whose keys are not there, or whose length lies. An iterator's errors are those
-// of whoever made it.
+// One that is odd: whose keys are not there, or whose length lies. Other errors are those of
+// whoever made it.
 void Buffers::refuse_unreadable(const py::handle& container) const {
   py::error_already_set error;
-  if (!error.matches(PyExc_Exception) || PyIter_Check(container.ptr())) throw error;
-  const std::string reason =
-      std::string(py::str(error.type().attr("__name__"))) + ": " + visible(py::str(error.value()));
-  py::raise_from(error, PyExc_TypeError,
-                 ((is_flat() ? argument_ : path(within_)) + " must be " + kind_name(kind_) +
-                  " that can be read, not a " + type_name(container) + " that fails: " + reason)
-                     .c_str());
+  bool odd = false;
+  for (PyObject* kind : {PyExc_LookupError, PyExc_ValueError, PyExc_TypeError, PyExc_AttributeError,
+                         PyExc_MemoryError, PyExc_OverflowError})
+    odd |= error.matches(kind);
+  if (!odd || PyIter_Check(container.ptr())) throw error;
+  const std::string said = path(within_) + " must be " + kind_name(kind_) +
+                           " that can be read, not a " + type_name(container) + " that raises " +
+                           shown(error.value());
+  py::raise_from(error, PyExc_TypeError, said.c_str());
   throw py::error_already_set();
 }
 

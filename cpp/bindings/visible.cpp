@@ -39,7 +39,8 @@ Piece piece_of(Py_UCS4 c, bool lines) {
   if (c == '\t') return {"\\t", 2};
   char text[16];
   const char* const format = c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x";
-  return {text, std::size_t(std::snprintf(text, sizeof text, format, unsigned(c)))};
+  const int width = std::snprintf(text, sizeof text, format, unsigned(c));
+  return {text, std::size_t(width)};
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.choices import Policy
-from vegrad.arrays.shown import MOST, shown, some
+from vegrad.arrays.shown import MOST, shown, some, visible
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -257,7 +257,7 @@ def check_state(state: object, key: str, wanted: Mapping[str, object]) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping, not {type(state).__name__}")
     if state.get(key) != wanted[key]:
-        raise ValueError(f"state must be of {wanted[key]}, not of {shown(state.get(key))}")
+        raise ValueError(f"state must be of {wanted[key]}, not of {visible(str(state.get(key)))}")
     missing = wanted.keys() - state.keys()
     if missing:
         raise ValueError(f"state must have {', '.join(sorted(missing))}, which it lacks")

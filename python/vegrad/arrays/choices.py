@@ -11,7 +11,7 @@ Policy = Literal["raise", "skip", "zero", "propagate"]
 SpikeMode = Literal["zscore", "percentile"]
 """The ways in which `ZClip` judges a norm."""
 SpikeOption = Literal["adaptive_scaling", "mean"]
-"""What `ZClip` brings a norm down to."""
+"""Targets to which `ZClip` brings a norm down."""
 Activation = Literal[
     "identity",
     "sigmoid",
@@ -39,9 +39,9 @@ Initialization = Literal[
     "normal",
     "critical",
 ]
-"""Of an `MLP`."""
+"""Draws of the weights of an `MLP`."""
 Cell = Literal["tanh", "relu", "lstm", "gru"]
 Targets = Literal["last", "all"]
 """The steps of a sequence that have targets."""
 RecurrentInitialization = Literal["default", "orthogonal", "identity", "critical", "chrono"]
-"""Of an `RNN`."""
+"""Draws of the weights of an `RNN`."""

@@ -1,4 +1,4 @@
-"""What comes from users, modules and files, as people are shown it.
+"""Names and values of users, modules and files, as people are shown them.
 
 Names and values may hold anything: escape sequences that a terminal obeys, marks that turn the
 direction of what follows, a million letters. Whatever shows them, in a terminal, a picture, a page

@@ -225,6 +225,6 @@ def _complain(message: str, code: int = 2) -> int:
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
+        where = "" if error.filename is None else f"{visible(str(error.filename), SCREEN)}: "
         return f"{where}{error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

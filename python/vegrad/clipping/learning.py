@@ -16,7 +16,7 @@ from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers
 from vegrad.arrays.choices import Number, Policy, SpikeMode, SpikeOption
 from vegrad.clipping.percentiles import Percentiles
-from vegrad.clipping.rules import Argument, Loss, Prepared, Rule
+from vegrad.clipping.rules import Loss, Prepared, Rule, argument
 
 
 class Learned(Rule):
@@ -65,12 +65,11 @@ class AutoClip(Learned):
     (`norms`, and `counts` of the bins) grows with the number of steps.
     """
 
-    percentile = Argument(_percentage)
+    percentile = argument(_percentage)
     _learnt: ClassVar = {"norms": checks.as_finites, "counts": checks.as_counts}
 
     def __init__(self, percentile: Number = 10, *, nonfinite: Policy = "raise") -> None:
-        super().__init__(nonfinite)
-        self.percentile = percentile
+        super().__init__(percentile=percentile, nonfinite=nonfinite)
         self._seen = Percentiles()
 
     @property
@@ -129,13 +128,13 @@ class ZClip(Learned):
     (github.com/bluorion-com/ZClip), where a factor is T/(N + 1e-6), and T/N here.
     """
 
-    alpha = Argument(checks.as_fraction)
-    z_threshold = Argument(checks.as_limit)
-    warmup = Argument(partial(checks.as_count, least=1))
-    max_grad_norm = Argument(checks.as_limit_or_none)
-    mode, clip_option = Argument(_mode), Argument(_option)
-    clip_factor = Argument(checks.as_finite)
-    skip_update_on_spike = Argument(checks.as_flag)
+    alpha = argument(checks.as_fraction)
+    z_threshold = argument(checks.as_limit)
+    warmup = argument(partial(checks.as_count, least=1))
+    max_grad_norm = argument(checks.as_limit_or_none)
+    mode, clip_option = argument(_mode), argument(_option)
+    clip_factor = argument(checks.as_finite)
+    skip_update_on_spike = argument(checks.as_flag)
     _learnt: ClassVar = {
         "seen": checks.as_finites,
         "mean": checks.as_limit_or_none,
@@ -155,14 +154,17 @@ class ZClip(Learned):
         skip_update_on_spike: bool = False,
         nonfinite: Policy = "raise",
     ) -> None:
-        super().__init__(nonfinite)
-        self.alpha = alpha
-        self.z_threshold = z_threshold
-        self.warmup = warmup
-        self.max_grad_norm = max_grad_norm
-        self.mode, self.clip_option = mode, clip_option
-        self.clip_factor = clip_factor
-        self.skip_update_on_spike = skip_update_on_spike
+        super().__init__(
+            alpha=alpha,
+            z_threshold=z_threshold,
+            warmup=warmup,
+            max_grad_norm=max_grad_norm,
+            mode=mode,
+            clip_option=clip_option,
+            clip_factor=clip_factor,
+            skip_update_on_spike=skip_update_on_spike,
+            nonfinite=nonfinite,
+        )
         self.seen: list[float] = []
         self.mean: float | None = None
         self.deviation: float | None = None
@@ -222,10 +224,10 @@ class AdaGC(Rule):
     (github.com/lishuai-97/AdaGC). Buffers are told apart by their names or positions.
     """
 
-    ratio = Argument(checks.as_limit)
-    beta = Argument(checks.as_fraction)
-    start = Argument(checks.as_count)
-    max_norm = Argument(checks.as_limit)
+    ratio = argument(checks.as_limit)
+    beta = argument(checks.as_fraction)
+    start = argument(checks.as_count)
+    max_norm = argument(checks.as_limit)
     _learnt: ClassVar = {"steps": checks.as_count, "averages": checks.as_limits_by_name}
 
     def __init__(
@@ -237,11 +239,9 @@ class AdaGC(Rule):
         *,
         nonfinite: Policy = "raise",
     ) -> None:
-        super().__init__(nonfinite)
-        self.ratio = ratio
-        self.beta = beta
-        self.start = start
-        self.max_norm = max_norm
+        super().__init__(
+            ratio=ratio, beta=beta, start=start, max_norm=max_norm, nonfinite=nonfinite
+        )
         self.steps = 0
         self.averages: dict[str, float] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 from vegrad import _core
 from vegrad._core import Clipped
@@ -29,10 +29,10 @@ Prepared: TypeAlias = tuple[Any, Request, Learn | None]
 Loss: TypeAlias = Callable[[], float]
 
 
-class Argument(Generic[T]):
+class Argument:
     """Attribute that checks what it is set to; reading it costs nothing, as there is no getter."""
 
-    def __init__(self, check: Callable[[str, Any], T]) -> None:
+    def __init__(self, check: Check) -> None:
         self.check = check
         self.__doc__ = None
 
@@ -42,9 +42,10 @@ class Argument(Generic[T]):
     def __set__(self, rule: Rule, value: object) -> None:
         vars(rule)[self.name] = self.check(self.name, value)
 
-    if TYPE_CHECKING:
 
-        def __get__(self, rule: Rule | None, owner: type[Rule]) -> T: ...
+def argument(check: Callable[[str, Any], T]) -> T:
+    """Return an `Argument`, which type checkers may take for what its check returns."""
+    return cast(T, Argument(check))
 
 
 def _order(_: str, value: object) -> float:
@@ -72,7 +73,7 @@ class Rule:
     the number of steps. A rule with a state belongs to one optimizer, or to one loop: two that
     share it would mix their norms.
 
-    A subclass names its rule in the core, has its arguments as `Argument`s with the limit first,
+    A subclass names its rule in the core, has its `argument`s with the limit first,
     and names the parts of its state that it learns, each with the function that checks a value of
     it. Arguments may be changed between steps, and are checked again then.
     """
@@ -81,7 +82,7 @@ class Rule:
     _arguments: ClassVar[tuple[str, ...]] = ()
     _limit: ClassVar[str]
     _learnt: ClassVar[Mapping[str, Check]] = {}
-    nonfinite = Argument(_policy)
+    nonfinite = argument(_policy)
     ord: float = 2.0
     """Order of the norm."""
     eps: float = 0.0
@@ -93,8 +94,9 @@ class Rule:
         if own:
             cls._limit = own[0]
 
-    def __init__(self, nonfinite: Policy) -> None:
-        self.nonfinite = nonfinite
+    def __init__(self, **arguments: object) -> None:
+        for name, value in arguments.items():
+            setattr(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an argument or a part of the state; AttributeError for what a rule does not have."""
@@ -165,11 +167,10 @@ class Value(Rule):
     """Clip every element, as `clip_by_value_` does."""
 
     _rule: ClassVar = "value"
-    limit = Argument(checks.as_limit)
+    limit = argument(checks.as_limit)
 
     def __init__(self, limit: Number, *, nonfinite: Policy = "raise") -> None:
-        super().__init__(nonfinite)
-        self.limit = limit
+        super().__init__(limit=limit, nonfinite=nonfinite)
 
 
 def _max_norm(name: str, value: object) -> float:
@@ -182,12 +183,11 @@ def _max_norm(name: str, value: object) -> float:
 
 
 class _ByNorm(Rule):
-    max_norm = Argument(_max_norm)
-    ord = Argument(_order)
+    max_norm = argument(_max_norm)
+    ord = argument(_order)
 
     def __init__(self, max_norm: Number, ord: Number = 2, *, nonfinite: Policy = "raise") -> None:
-        super().__init__(nonfinite)
-        self.max_norm, self.ord = max_norm, ord
+        super().__init__(max_norm=max_norm, ord=ord, nonfinite=nonfinite)
 
 
 class Norm(_ByNorm):
@@ -206,25 +206,23 @@ class BlockRMS(Rule):
     """Clip each buffer by its root mean square, as `clip_by_block_rms_` does."""
 
     _rule: ClassVar = "block_rms"
-    max_rms = Argument(checks.as_limit)
+    max_rms = argument(checks.as_limit)
 
     def __init__(self, max_rms: Number, *, nonfinite: Policy = "raise") -> None:
-        super().__init__(nonfinite)
-        self.max_rms = max_rms
+        super().__init__(max_rms=max_rms, nonfinite=nonfinite)
 
 
 class Adaptive(Rule):
     """Clip the gradient of each unit in proportion to its weights, as `adaptive_clip_` does."""
 
     _rule: ClassVar = "adaptive"
-    clipping = Argument(checks.as_limit)
-    eps = Argument(checks.as_limit)
+    clipping = argument(checks.as_limit)
+    eps = argument(checks.as_limit)
 
     def __init__(
         self, clipping: Number = 0.01, eps: Number = 1e-3, *, nonfinite: Policy = "raise"
     ) -> None:
-        super().__init__(nonfinite)
-        self.clipping, self.eps = clipping, eps
+        super().__init__(clipping=clipping, eps=eps, nonfinite=nonfinite)
 
     def apply_(  # noqa: D102
         self, grads: Buffers, params: Buffers = None, *, loss: Number | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from vegrad.arrays import checks
 from vegrad.arrays.choices import Number, Policy
 from vegrad.clipping.learning import Learned
-from vegrad.clipping.rules import Argument, Loss
+from vegrad.clipping.rules import Loss, argument
 
 ROUNDING = 2.0**-40
 """The share of the mean by which a number may exceed its limit: numbers that are all the same have
@@ -37,9 +37,9 @@ class SkipSpike(Learned):
     decides.
     """
 
-    sigmas = Argument(checks.as_limit)
-    window = Argument(partial(checks.as_count, least=2))
-    after = Argument(partial(checks.as_count, least=3))
+    sigmas = argument(checks.as_limit)
+    window = argument(partial(checks.as_count, least=2))
+    after = argument(partial(checks.as_count, least=3))
     _learnt: ClassVar = {"norms": checks.as_finites, "losses": checks.as_reals}
 
     def __init__(
@@ -50,10 +50,7 @@ class SkipSpike(Learned):
         *,
         nonfinite: Policy = "raise",
     ) -> None:
-        super().__init__(nonfinite)
-        self.sigmas = sigmas
-        self.window = window
-        self.after = after
+        super().__init__(sigmas=sigmas, window=window, after=after, nonfinite=nonfinite)
         self.norms: list[float] = []
         self.losses: list[float] = []
 

@@ -187,12 +187,10 @@ class RNN(RecurrentNetwork):
                 as `.state` is after a pass. No gradient goes into it.
             truncation: how far gradients go back. None: all the way. (k1, k2) with k2 > k1: the
                 losses of each k1 steps, beginning with the first, go back k2 steps from the last of
-                them (Williams & Peng 1990). K, or (K, K): chunks of K steps, and no gradient goes
-                from one into the one before. The last chunk may be short: with T = 13 and K = 4 the
-                loss of step 13 goes back one step only, where (3, 4) would take it back four. If
-                only the last step has a target, k2 or K steps from there. Or a
-                `vegrad.RandomTruncation`, drawn anew for each pass. Memory is of the steps that
-                gradients go back.
+                them (Williams & Peng 1990). K, or (K, K): chunks of K steps, which no gradient
+                leaves; the last may be short: with T = 13, 4 takes the last loss back one step
+                only, (3, 4) four. If only the last step has a target, k2 or K steps from there. Or
+                a `vegrad.RandomTruncation`, drawn anew for each pass. Memory: of those steps.
             flow: False leaves the statistics of the flow out.
 
         Raises:

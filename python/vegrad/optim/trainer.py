@@ -1,4 +1,4 @@
-"""What takes the steps of a training, as an optimizer sees it."""
+"""The stepper of a training, as an optimizer sees it."""
 
 from __future__ import annotations
 

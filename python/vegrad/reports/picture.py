@@ -17,7 +17,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.files import replacing
-from vegrad.arrays.shown import shown
+from vegrad.arrays.shown import shown, visible
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
 from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
@@ -89,6 +89,11 @@ def kept(figure: Figure, path: str | PathLike[str] | None, dpi: int = 150) -> Fi
     return figure
 
 
+def in_picture(text: str) -> str:
+    """Return a text as matplotlib is to draw it: it is no formula, and every character has a sign."""
+    return visible(text, 10 * len(text), lines=True).replace("$", r"\$")
+
+
 def _png(figure: Figure) -> bytes:
     """Return a figure as a notebook shows it."""
     content = io.BytesIO()
@@ -155,9 +160,12 @@ def headed(
     """Write the verdict above a figure, and the network and what else is to be said below it."""
     colour = COLOURS.get(diagnosis.verdict, ALARM) if diagnosis.verdict else INK
     title = textwrap.fill(diagnosis.summary, 96)
-    figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
+    figure.suptitle(
+        in_picture(title), color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left"
+    )
     words = words or describe(diagnosis).replace("\n", ", ")
-    figure.supxlabel("\n".join(filter(None, [words, *unsaid])), fontsize=8.5, color=INK, x=0.5)
+    below = in_picture("\n".join(filter(None, [words, *unsaid])))
+    figure.supxlabel(below, fontsize=8.5, color=INK, x=0.5)
 
 
 Drawing = Callable[[Axes, Flow], None]

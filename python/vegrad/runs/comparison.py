@@ -12,7 +12,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.files import plain
-from vegrad.arrays.shown import shown
+from vegrad.arrays.shown import shown, visible
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.reports import comparison as report
@@ -179,11 +179,11 @@ def _names(two: Sequence[Run | Diagnosis], names: Sequence[str] | None) -> tuple
             raise ValueError(f"names must be two words, not {shown(names)}")
         if names[0] == names[1]:
             raise ValueError(f"names must differ, not both be {shown(names[0])}")
-        return names[0], names[1]
+        return visible(names[0]), visible(names[1])
     for parts in (1, 2):  # of the paths of files, the last
         first, second = (_name_of(one, parts) for one in two)
         if first and second and first != second:
-            return first, second
+            return visible(first), visible(second)
     return "a", "b"
 
 
