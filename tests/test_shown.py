@@ -78,7 +78,7 @@ def test_values_in_messages() -> None:
     assert len(shown(10**6000)) <= 80
     assert some(["a", "b\n", 3], 2) == r"a, b\n, … 1 more"
     assert escape("<b>\x1b\u202e\n") == "&lt;b&gt;\\x1b\\u202e\n"
-    with pytest.raises(ValueError, match="^x+…x+$"), plainly():
+    with pytest.raises(ValueError, match=r"^x+…x+$"), plainly():
         raise ValueError("x" * 10**5)
 
 

@@ -39,6 +39,11 @@ def some(names: Iterable[object], most: int = FEW) -> str:
     return ", ".join([*(visible(str(one)) for one in every[:most]), *more])
 
 
+def in_code(literal: str) -> str:
+    """Return a string as code has it, with what cannot be printed written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in literal)
+
+
 def escape(text: object) -> str:
     """Return a text for a page: nothing in it is markup, and nothing invisible but line ends."""
     whole = str(text)

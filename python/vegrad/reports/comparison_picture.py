@@ -91,11 +91,11 @@ def _plot_runs(
 
 
 def _plot_column(
-    axes: Axes, one: ShownComparison, runs: tuple[ShownRun, ShownRun], name: str
+    axes: Axes, one: ShownComparison, runs: tuple[ShownRun, ShownRun], column: str
 ) -> None:
     least, most = np.inf, -np.inf
     for run, colour, said in zip(runs, COLOURS, one.names, strict=True):
-        values = np.asarray(getattr(run, name), np.float64)
+        values = np.asarray(getattr(run, column), np.float64)
         known = np.isfinite(values)
         axes.plot(
             run.step[known], values[known], color=colour, linewidth=0.9, label=in_picture(said)
@@ -104,7 +104,7 @@ def _plot_column(
         most = max(most, values[known].max(initial=-np.inf))
     if 0 < least < 0.1 * most:
         axes.set_yscale("log")
-    axes.set_ylabel(COLUMNS[name], color=INK, fontsize=9)
+    axes.set_ylabel(COLUMNS[column], color=INK, fontsize=9)
     axes.legend(frameon=False, fontsize=8, ncols=2, labelcolor=INK)
     _plain(axes)
 

@@ -33,6 +33,7 @@ GRADIENT, WEIGHTS, DERIVATIVE, ALARM = "#00707a", "#0072b2", "#d55e00", "#b3261e
 COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
 HARDLY = 0.005  # of the elements of a layer: fewer are not worth a panel
 ALIKE = 0.3  # decades: activations that change by less over all layers are not either
+MOST_TEXT = 600  # characters of a heading
 TRAINING, HELD_OUT = "#1f6f8b", "#e07a5f"
 
 
@@ -90,8 +91,8 @@ def kept(figure: Figure, path: str | PathLike[str] | None, dpi: int = 150) -> Fi
 
 
 def in_picture(text: str) -> str:
-    """Return a text as matplotlib is to draw it: it is no formula, and every character has a sign."""
-    return visible(text, 10 * len(text), lines=True).replace("$", r"\$")
+    """Return a text as matplotlib is to draw it: as no formula, and with no more than fits."""
+    return visible(text, MOST_TEXT, lines=True).replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:
@@ -164,8 +165,8 @@ def headed(
         in_picture(title), color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left"
     )
     words = words or describe(diagnosis).replace("\n", ", ")
-    below = in_picture("\n".join(filter(None, [words, *unsaid])))
-    figure.supxlabel(below, fontsize=8.5, color=INK, x=0.5)
+    lines = [textwrap.fill(line, 150) for line in (words, *unsaid) if line]
+    figure.supxlabel(in_picture("\n".join(lines)), fontsize=8.5, color=INK, x=0.5)
 
 
 Drawing = Callable[[Axes, Flow], None]
