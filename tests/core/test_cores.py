@@ -54,6 +54,6 @@ def test_a_worker_that_leaves_the_callers_core_stays_free() -> None:
         env=os.environ | settings,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert found.returncode == 0, found.stderr

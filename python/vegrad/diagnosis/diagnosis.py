@@ -15,7 +15,8 @@ from vegrad.arrays.files import plain
 from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.catalogue.table import as_ignored, without
 from vegrad.diagnosis.history import History, as_history
-from vegrad.diagnosis.judge import judge, looked_at, trend_of
+from vegrad.diagnosis.judge import judge
+from vegrad.diagnosis.looked_at import looked_at, trend_of
 from vegrad.flow.descent import Descent
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.finding import Finding
@@ -78,6 +79,7 @@ class Diagnosis:
         **more: Any,
     ) -> Self:
         """Judge a reading."""
+        history = None if history is None else as_history("history", history)
         return cls(**_judged(reading, history) | more, subject_of=subject_of)
 
     def ignoring(self, causes: Collection[str]) -> Self:

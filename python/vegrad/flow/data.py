@@ -80,18 +80,21 @@ class Input:
     """As the caller knows it: x, x[1], …"""
     rms: float
     mean: float
-    alike: float = nan
-    """Share of their size that all rows have in common: 1 where they are all the same."""
+    alike: int = 0
+    """How many rows there are, if there are several and all are the same."""
     columns: Columns | None = None
     """Of rows of numbers; None of images, and where nothing can be said."""
 
     @classmethod
     def of(cls, name: str, values: Array) -> Input:
         """Measure rows (N, …, I), whose last axis has the columns."""
+        same = len(values) > 1 and bool((values[0] == values[-1]).all())
+        same = same and bool((values == values[:1]).all())
         numbers = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
         with np.errstate(all="ignore"):
             rms = float(np.linalg.norm(numbers) / max(numbers.size, 1) ** 0.5)
-            return cls(name, rms, float(numbers.mean()), columns=Columns.of(numbers))
+            mean, columns = float(numbers.mean()), Columns.of(numbers)
+            return cls(name, rms, mean, len(values) * same, columns)
 
 
 @dataclass(frozen=True)

@@ -320,12 +320,12 @@ class Reading:
         counts = f"{len(self.operations)} operations, {len(self.parameters)} parameters"
         return f"<Reading of {counts}, loss {self.loss}>"
 
-    @property
+    @cached_property
     def everything(self) -> tuple[Operation, ...]:
         """All operations in the order of their places, those within the loss too."""
         return (*self.operations, *self.loss_operations)
 
-    @property
+    @cached_property
     def maps(self) -> frozenset[str]:
         """The weights of linear maps and convolutions."""
         named = (one for one in self.operations if one.kind in MAPS and one.parameters)

@@ -83,18 +83,19 @@ class Gains:
     @cached_property
     def broken(self) -> dict[int, float]:
         """The gains far from the rest, and what (log2) is usual among the others."""
-        result = {}
-        for place, gain in enumerate(self.local):
-            others = np.delete(self.local, place)
-            others = others[np.isfinite(others)]
-            usual, spread = 0.0, 0.0  # 1× where there are too few others to compare with
-            if others.size > 2:
-                usual = float(np.median(others))
-                spread = 1.4826 * float(np.median(np.abs(others - usual)))
-            stopped = self.total[place] == -inf
-            if stopped or abs(gain - usual) >= max(self.shift, 6.0 * spread):
-                result[place] = usual
-        return result
+        known = np.isfinite(self.local)
+        gains = self.local[known]
+        usual, spread = np.zeros((2, self.local.size))  # 1× where there are too few to compare with
+        if gains.size > 2:
+            usual[~known] = np.median(gains)
+        if gains.size > 3:
+            usual[known] = others = _median_of_others(gains)
+            for middle in np.unique(others):
+                apart = 1.4826 * _median_of_others(np.abs(gains - middle))
+                spread[known] = np.where(others == middle, apart, spread[known])
+        far = np.abs(self.local - usual) >= np.maximum(self.shift, 6.0 * spread)
+        places = np.flatnonzero(far | (self.total == -inf)).tolist()
+        return dict(zip(places, usual[places].tolist(), strict=True))
 
     @cached_property
     def trend(self) -> Trend | None:
@@ -202,6 +203,20 @@ def _local(flow: Flow, normalized: Array) -> FloatArray:
         scale = np.append(sizes[:-1], 0.0)
         undone = gains + scale[:-1] - scale[1:]
     return np.where(np.isfinite(undone), undone, gains)
+
+
+def _median_of_others(values: FloatArray) -> FloatArray:
+    """Return for each of some values (N,) the median of all the others, (N,)."""
+    order = np.argsort(values)
+    ranks = np.empty(len(values), int)
+    ranks[order] = np.arange(len(values))
+    ordered, count = values[order], len(values) - 1
+    low, high = (
+        np.where(middle < ranks, ordered[middle], ordered[middle + 1])
+        for middle in ((count - 1) // 2, count // 2)
+    )
+    median: FloatArray = (low + high) / 2.0
+    return median
 
 
 def _student(freedom: int) -> float:

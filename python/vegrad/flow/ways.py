@@ -22,7 +22,9 @@ OTHER_ACTIVATIONS = {
     "prelu",
     "relu6",
 }
+PASSED_OVER = {*NEUTRAL, *ACTIVATIONS, *OTHER_ACTIVATIONS}
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+TAKERS = {*MAPS, *RECURRENT}
 
 
 def entries(reading: Reading) -> list[Operation]:
@@ -33,10 +35,12 @@ def entries(reading: Reading) -> list[Operation]:
     open_ways, mapped = list[bool](), list[bool]()
     found = []
     for one in reading.operations:
-        behind = any(n != INPUT and mapped[n] for n in one.below)
-        from_input = any(n == INPUT or open_ways[n] for n in one.below)
+        behind, from_input = False, False
+        for n in one.below:
+            behind = behind or (n != INPUT and mapped[n])
+            from_input = from_input or n == INPUT or open_ways[n]
         from_input &= not (behind and one.kind in ADDED)
-        is_map = one.kind in MAPS | RECURRENT and bool(one.parameters)
+        is_map = one.kind in TAKERS and bool(one.parameters)
         if is_map and from_input:
             found.append(one)
         open_ways.append(from_input and not is_map)
@@ -78,7 +82,7 @@ def taken_by(reading: Reading) -> dict[str, frozenset[str]]:
                 continue
             seen.add(next_place)
             taker = reading.operations[next_place]
-            if taker.kind in NEUTRAL | ACTIVATIONS.keys() | OTHER_ACTIVATIONS:
+            if taker.kind in PASSED_OVER:
                 ahead += above.get(next_place, ())
             else:
                 kinds.add(taker.kind)

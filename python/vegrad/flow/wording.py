@@ -86,6 +86,8 @@ class Vocabulary:
 
     normalization = "layer normalization"
     skips = "skip connections"
+    trains = "train in training mode"
+    """What switches normalizations and dropout to training."""
     cuts = "something that cuts the gradient off"
     """Calls after which no gradient comes back."""
     off = "something that switches gradients off"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import hypot, inf, isfinite, log2, nan
 from typing import Any
@@ -47,6 +47,7 @@ def read(
     batches = _resampled(network, batch, resamples, seed)
     loss = network.backward(batch.x, batch.target)
     flow = _flow_of(network)
+    underflowed, overflowed = _lost(network, flow)
     chain = Chain(
         layers=tuple(
             Layer(f"layers.{n}", f"layers.{n}.weight", f"layers.{n}.bias", config["norm"], width)
@@ -59,8 +60,8 @@ def read(
         residual=config["residual"],
         batches=batches,
         expected=expected_or_none(network, x) if theory else None,
-        underflowed=_lost(network, flow, lambda gradient: not gradient.any()),
-        overflowed=_lost(network, flow, lambda gradient: bool(np.isinf(gradient).any())),
+        underflowed=underflowed,
+        overflowed=overflowed,
     )
     return Reading(
         vocabulary=vocabulary,
@@ -142,7 +143,8 @@ def _skips(config: Mapping[str, Any]) -> int:
 def _spread(values: Array) -> Spread:
     """Return where numbers lie."""
     numbers = np.asarray(values, np.float64)
-    parts = np.quantile(numbers, np.linspace(0, 1, PARTS), method="nearest")
+    nearest = np.rint(np.linspace(0, numbers.size - 1, PARTS)).astype(np.intp)
+    parts = np.sort(numbers, axis=None)[nearest]
     return Spread(
         numbers.shape,
         float(numbers.min()),
@@ -224,11 +226,16 @@ def first_nonfinite(value: Array) -> NonFiniteValue | None:
     return NonFiniteValue(place, float(value[place]), int(bad.sum()))
 
 
-def _lost(network: Network, flow: Flow, is_lost: Callable[[Array], bool]) -> tuple[int, ...]:
-    """Return the layers whose true weight gradient is finite, while the dtype's is lost."""
-    gradients = network.gradients
-    finite = np.flatnonzero(np.isfinite(flow.gradient_log2)).tolist()
-    return tuple(i for i in finite if is_lost(gradients[f"layers.{i}.weight"]))
+def _lost(network: Network, flow: Flow) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the layers whose true weight gradient is finite, while the dtype's is 0 or inf."""
+    weights = [one for name, one in network.gradients.items() if name.endswith("weight")]
+    sizes = norms(weights)
+    usual = (sizes > 0) & (sizes < inf)  # which needs no closer look
+    suspects = np.flatnonzero(np.isfinite(flow.gradient_log2) & ~usual).tolist()
+    return (
+        tuple(i for i in suspects if not weights[i].any()),
+        tuple(i for i in suspects if np.isinf(weights[i]).any()),
+    )
 
 
 def _resampled(network: Network, batch: Batch, count: int, seed: int) -> FloatArray:

@@ -196,9 +196,7 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         board.set_ylim(finite.min() / 1.5, finite.max() * 4)
     _say(board, descent, places)
     words = "way through the weights" + (", by the logarithm of each step" * compressed)
-    if len(descent.looks) < min(len(descent.length), MOST):
-        words += f"; {len(descent.looks)} of {len(descent.length)} steps looked at (gauge_every)"
-    board.set_xlabel(words, color=FAINT, fontsize=8)
+    board.set_xlabel(words + _unseen(descent), color=FAINT, fontsize=8)
     board.set_ylabel("loss" if descent.whole else "loss of each batch", color=FAINT, fontsize=8)
     board.tick_params(colors=FAINT, labelsize=8, which="both")
     for side, spine in board.spines.items():
@@ -206,6 +204,20 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         spine.set_color(FAINT)
     if title:
         board.set_title(in_picture(title), color=CHALK, fontsize=10)
+
+
+def _unseen(descent: Descent) -> str:
+    """Say why steps have no hop, of which there is room for more."""
+    count, seen = len(descent.length), len(descent.looks)
+    if seen >= min(count, MOST):
+        return ""
+    finite = np.isfinite(descent.loss)
+    lost = set(np.flatnonzero(~(finite[:count] & np.append(finite[1:count], finite[:count][-1:]))))
+    lost -= {look.step for look in descent.looks}
+    said = f"; {len(lost)} of {count} steps without a finite loss" if lost else ""
+    if seen + len(lost) < count:
+        said += f"; {seen} of {count} steps looked at (gauge_every)"
+    return said
 
 
 def reach(descent: Descent, finite: FloatArray) -> tuple[float, float]:

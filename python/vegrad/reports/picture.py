@@ -352,7 +352,7 @@ def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None)
         panel.grid(alpha=0.3)
         bare(panel)
     for panel, values in ((losses, history.loss), (norms, history.gradient_norm)):
-        if history.steps and (values > 0).all():
+        if history.steps and 0 < values.min() < 0.1 * values.max():
             panel.set_yscale("log")
     for panel in panels[-columns:]:
         panel.set_xlabel("step")

@@ -86,14 +86,6 @@ class ShownRun(Recorded, Protocol):
     """A training, step by step and module by module; see `vegrad.runs.run.Run`."""
 
     @property
-    def modules(self) -> Sequence[str]:
-        """Names of the modules with weights, from the input to the output."""
-
-    @property
-    def gradient_log2(self) -> FloatArray:
-        """log2 of the norm of the gradient of each module's weights, (S, M)."""
-
-    @property
     def floor_log2(self) -> float:
         """log2 of the smallest normal number of the gradients' dtype."""
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.theory.propagation import Data, Layer, average, log_or_less
+from vegrad.theory.propagation import Data, Layer, average, log_or_less, mean, within_one
 
 UNKNOWN = 0.4  # standard deviation of the part of ∂loss/∂h along h, relative to what is assumed
 BEYOND = 0.5  # standard deviation, in units of 1/n, of what the leading order leaves out
@@ -53,15 +53,30 @@ class Gradient:
     """In the last layer, where δ depends on W: the relative excess of ‖Wᵀδ‖² that comes of it."""
 
     @cached_property
+    def slope_of_rows(self) -> FloatArray:
+        """‖δ‖²/‖D‖² of each row, relative to that of all rows together: (R,)."""
+        return np.exp(self.layer.log_slopes - self.log_slope)
+
+    @cached_property
     def log_slope(self) -> float:
         """The ln ‖δ‖²/‖D‖² of all rows together, which the slopes φ′ decide."""
-        most = float(np.max(self.layer.log_slopes))
+        most = float(self.layer.log_slopes.max())
         return most + log(float(self.shares @ np.exp(self.layer.log_slopes - most)))
 
     @cached_property
     def kept(self) -> FloatArray:
         """Share of each row in ‖δ‖²: (R,)."""
-        return self.shares * np.exp(self.layer.log_slopes - self.log_slope)
+        return self.shares * self.slope_of_rows
+
+    @cached_property
+    def alike_square(self) -> float:
+        """The mean square of alike."""
+        return mean(self.alike**2)
+
+    @cached_property
+    def slope_covariance(self) -> float:
+        """The mean over pairs of rows of the covariance that the units' slopes give their ‖δ‖²."""
+        return mean((1.0 + 2.0 * self.alike**2) * self.layer.slope_covariances)
 
     @property
     def excess(self) -> float:
@@ -118,7 +133,7 @@ class Gradient:
             return self.shares
         weights = log(shape.inputs * shape.weight_variance) + self.layer.log_slopes
         grown = np.logaddexp(0.0, weights) if shape.skip else weights
-        shares = self.shares * np.exp(grown - np.max(grown))
+        shares = self.shares * np.exp(grown - grown.max())
         return np.asarray(shares / shares.sum())
 
 
@@ -145,7 +160,7 @@ def descend(layers: list[Layer], loss: str, data: Data) -> list[Gradient]:
             Gradient(
                 layer=layer,
                 shares=above.below,
-                alike=np.clip(alike, -1.0, 1.0),
+                alike=within_one(alike),
                 aligned=min(above.gained / (above.total or 1.0), 1.0),
             )
         )
@@ -156,15 +171,15 @@ def _last(layer: Layer, loss: str, data: Data) -> Gradient:
     """Return the gradient in the last layer, which the loss decides."""
     shape = layer.shape
     q = np.exp(np.minimum(layer.log_qs, 50.0))
-    along = _along_outputs(loss, exp(min(float(np.mean(layer.log_qs)), 50.0)))
+    along = _along_outputs(loss, exp(min(mean(layer.log_qs), 50.0)))
     # Two rows' δ agree by chance in one of O directions (in one of O - 1 for cross-entropy, where
     # they sum to 0), and as far as their outputs agree by more than at q = 0. Their targets agree
     # by chance too, but rather so if the rows are alike.
     sizes = _sizes(loss, q, shape.outputs)
     chance = 1.0 / max(shape.outputs - (loss == "cross_entropy"), 1)
-    share = 1.0 - float(np.mean(1.0 / sizes))
+    share = 1.0 - mean(1.0 / sizes)
     follow = np.maximum(data.alike, 0.0) ** 2
-    follow = (1.0 - share) ** 2 * (follow - np.mean(follow)) + (share * layer.alike) ** 2
+    follow = (1.0 - share) ** 2 * (follow - mean(follow)) + (share * layer.alike) ** 2
     return Gradient(
         layer=layer,
         shares=sizes / sizes.sum(),
@@ -208,10 +223,11 @@ def gains(gradients: list[Gradient], data: Data) -> list[Gain]:
     found = []
     scatter = log(1.0 + 2.0 / gradients[0].layer.shape.outputs)
     known = len(data.cosines) / data.rows
-    together = np.maximum(data.cosines, 0.0) ** 2 - (1.0 - known) * np.eye(len(data.cosines))
+    together = np.maximum(data.cosines, 0.0) ** 2
+    together[np.diag_indices_from(together)] -= 1.0 - known
     for upper, lower in pairwise(gradients):
         random = exp(min(scatter, 50.0))
-        weight = min(1.0, random * known * float(np.sum(lower.kept**2)))
+        weight = min(1.0, random * known * float(lower.kept @ lower.kept))
         growth = _growth(lower, upper)
         gain = _gain(lower, upper, growth, weight)
         unlike = upper.kept * _unlike(lower, upper, growth.past)
@@ -224,9 +240,9 @@ def gains(gradients: list[Gradient], data: Data) -> list[Gain]:
 
 def _unlike(lower: Gradient, upper: Gradient, past: float) -> FloatArray:
     """Return the relative deviation of each row's gain of ‖δ‖² from the mean: (R,)."""
-    gains = np.exp(lower.layer.log_slopes - lower.log_slope)
+    gains = lower.slope_of_rows
     if past:
-        gains = gains * (1.0 - past + past * np.exp(upper.log_slope - upper.layer.log_slopes))
+        gains = gains * (1.0 - past + past / upper.slope_of_rows)
     return np.asarray(gains / (upper.kept @ gains) - 1.0)
 
 
@@ -279,7 +295,7 @@ def _gain(lower: Gradient, upper: Gradient, growth: _Growth, weight: float) -> G
 
 def _drawn(lower: Gradient, upper: Gradient, past: float, weight: float) -> float:
     """Return the variance, times n, that comes of the draw of layer l's n units and of Wᵀ."""
-    spread = average(1.0, upper.alike**2, weight)
+    spread = average(1.0, upper.alike_square, weight)
     through = 1.0 - past
     weights = through**2 * 2.0 * spread * (1.0 - upper.held) + 4.0 * past * through * spread
     return _slopes(lower, weight) + weights
@@ -288,6 +304,5 @@ def _drawn(lower: Gradient, upper: Gradient, past: float, weight: float) -> floa
 def _slopes(gradient: Gradient, weight: float) -> float:
     """Return the variance of log_slope, times n, that comes of the draw of the layer's n units."""
     layer = gradient.layer
-    pairs = 1.0 + 2.0 * gradient.alike**2
-    drawn = average(3.0 * layer.slope_variance, pairs * layer.slope_covariances, weight)
-    return max(drawn - layer.slope_fixed * average(1.0, layer.alike**2, weight), 0.0)
+    drawn = average(3.0 * layer.slope_variance, gradient.slope_covariance, weight)
+    return max(drawn - layer.slope_fixed * average(1.0, layer.alike_square, weight), 0.0)

@@ -23,15 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite, log
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.theory.backpropagation import BEYOND, descend, gains
 from vegrad.theory.gaussian import check_positive
-from vegrad.theory.propagation import Data, Layer, Shape, forward, through
+from vegrad.theory.propagation import Data, Layer, Shape, forward, through, within_one
 
 LN2 = log(2.0)
 ROWS = 256  # the most rows whose sizes and likeness are looked at
@@ -159,13 +161,21 @@ def _data(x: object, input_rms: float, inputs: int) -> Data:
     some = rows[:: -(-len(rows) // ROWS)]  # every k-th row, so that at most ROWS are left
     squares = np.mean(some**2, axis=1)
     unit = some / np.sqrt(np.where(squares > 0, squares, 1.0) * inputs)[:, None]
-    cosines = np.clip(unit @ unit.T, -1.0, 1.0)
-    pairs = np.sort(cosines[np.triu_indices(len(some), 1)])
-    groups = np.array_split(pairs, max(min(GROUPS, len(pairs)), 1))
-    alike = np.array([np.mean(group) for group in groups if len(group)] or [1.0])
+    cosines = within_one(unit @ unit.T)
+    pairs = np.sort(cosines[_pairs(len(some))])
+    groups = max(min(GROUPS, len(pairs)), 1)
+    first = len(pairs) * np.arange(groups) // groups
+    counts = np.diff(first, append=len(pairs))
+    alike = np.add.reduceat(pairs, first) / counts if len(pairs) else np.ones(1)
     return Data(
         log_powers=np.log(np.maximum(squares, 1e-6 * power)),
         rows=len(rows),
         alike=alike,
         cosines=cosines,
     )
+
+
+@cache
+def _pairs(rows: int) -> npt.NDArray[np.bool_]:
+    """Return True for each pair of different rows once: (rows, rows)."""
+    return np.triu(np.ones((rows, rows), bool), 1)

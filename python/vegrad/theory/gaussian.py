@@ -216,10 +216,10 @@ def _second(name: str, a: Activation, q: FloatArray) -> FloatArray:
     if a.rectifier:
         return mean_square(a.at_infinity) * q
     if name == "erf":
-        return 2.0 / pi * np.arcsin(q / (0.5 + q))
+        return 2.0 / pi * np.arctan(q / np.sqrt(0.25 + q))  # arcsin(q/(1/2 + q)), with its digits
     if name == "gelu":
         share, root = q / (1.0 + q), np.sqrt(1.0 + 2.0 * q)
-        return q / 4.0 + q / (2.0 * pi) * (np.arcsin(share) + 2.0 * share / root)
+        return q / 4.0 + q / (2.0 * pi) * (np.arctan(q / root) + 2.0 * share / root)
     return gaussian_mean(lambda x: a.phi(x) ** 2, q, a.kinks)
 
 
@@ -232,7 +232,7 @@ def _derivative(name: str, a: Activation, q: FloatArray) -> FloatArray:
         return erf(np.sqrt(0.5 / q))
     if name == "gelu":
         share, root = q / (1.0 + q), np.sqrt(1.0 + 2.0 * q)
-        inner = np.arcsin(share) + 2.0 * share / root + q / (1.0 + 2.0 * q) / root
+        inner = np.arctan(q / root) + 2.0 * share / root + q / (1.0 + 2.0 * q) / root
         return 0.25 + inner / (2.0 * pi)
     return gaussian_mean(lambda x: a.slope(x) ** 2, q, a.kinks)
 

@@ -18,6 +18,7 @@ class TorchVocabulary(Vocabulary):
 
     normalization = "torch.nn.LayerNorm after each Linear"
     skips = "skip connections, x + f(x)"
+    trains = "call model.train() before the first step, and again after each evaluation"
     cuts = "a detach(), .data, item() or no_grad()"
     off = "no_grad()"
     freezing = "set requires_grad=False"

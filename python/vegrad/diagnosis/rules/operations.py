@@ -130,6 +130,8 @@ def _gates(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
             for name in zero.intersection(one.parameters):
                 uses.setdefault(name, []).append(place)
     lower = {n for n, at in uses.items() if all(everything[m].delta_log2 == -inf for m in at)}
+    if not lower:
+        return
     upper = {
         name
         for name, at in uses.items()

@@ -39,13 +39,15 @@ class Again:
         if not asked or monitor.nonfinite is not None:
             return first
         self._steps |= dict.fromkeys(asked, step)
-        reading = monitor.first.again()
-        if reading is None:
-            return first
-        findings = _judged(reading)
+        self._look(monitor, [one for one in asked if one != AT_LOSS], of_term=False)
+        self._look(monitor, [one for one in asked if one == AT_LOSS], of_term=True)
+        return report(monitor, flush_gain, looks, self.found)
+
+    def _look(self, monitor: StepHooks, asked: list[str], *, of_term: bool) -> None:
+        reading = monitor.first.again(of_term=of_term) if asked else None
+        findings = None if reading is None else _judged(reading)
         if findings is not None:
             self.found |= dict.fromkeys(asked, findings)
-        return report(monitor, flush_gain, looks, self.found)
 
     def _is_open(self, question: str, step: int) -> bool:
         if question not in self._steps:

@@ -92,11 +92,16 @@ class Alarms:
         self._usual += 0.05 * (min(size, GROWTH * self._usual) - self._usual)
         return odd
 
-    def tell(self, findings: Iterable[Finding], step: int) -> None:
+    def tell(self, findings: Iterable[Finding], step: int, *, reported: bool = False) -> None:
         """Tell of findings whose causes are new, as `on_finding` says.
 
+        Args:
+            findings: all that there are.
+            step: the number of the last step.
+            reported: True if the user is given them in a report, which needs no warning or error.
+
         Raises:
-            FindingError: if it says "raise".
+            FindingError: if `on_finding` says "raise".
         """
         new, drifts, self._drifts = [], self._drifts, False
         for one in findings:
@@ -111,7 +116,8 @@ class Alarms:
                 new.append(one)
             self.found[cause] = one
         for one in new:
-            self._tell(one, step)
+            if not reported or self.act not in ("warn", "raise"):
+                self._tell(one, step)
 
     def _tell(self, one: Finding, step: int) -> None:
         words = f"step {step}, {one.kind} ({one.cause or one.kind}): {one.message}; {one.advice}"

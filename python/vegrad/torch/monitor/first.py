@@ -24,8 +24,15 @@ from vegrad.flow.reading import Reading
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
+from vegrad.torch.monitor.baseline import Baseline
 from vegrad.torch.monitor.history import NonFinite
-from vegrad.torch.monitor.known_loss import KnownLoss, known_loss, numbers_of, towards
+from vegrad.torch.monitor.known_loss import (
+    KnownLoss,
+    doubtful_term,
+    known_loss,
+    numbers_of,
+    towards,
+)
 from vegrad.torch.monitor.loss_graph import Node, at_risk, blamed, kept
 from vegrad.torch.monitor.modules import Back, CallHook
 from vegrad.torch.reading.second_look import full_look, second_look
@@ -63,7 +70,8 @@ class FirstLook:
         """The one that was looked at."""
         self._nodes: list[Node] = []
         self._scaled, self._skips, self._depth = False, 0, 0
-        self._risky, self._calls = False, 0
+        self._risky, self._calls, self._one_call = False, 0, True
+        self.baseline = Baseline()
         self._held: Arguments | None = None
         """What the model was last called with, until it is called again."""
         self._begin(None)
@@ -81,6 +89,8 @@ class FirstLook:
         self._call = self._held = call
         self._delta: Tensor | None = None
         self._loss: KnownLoss | None = None
+        self._term: KnownLoss | None = None
+        """Of a sum of losses one that is doubtful."""
         self._made: tuple[int, ...] = ()
 
     # The model's calls --------------------------------------------------------------------------
@@ -120,10 +130,12 @@ class FirstLook:
         root = roots[0] if len(roots) == 1 else None
         if not isinstance(root, Tensor) or root.numel() != 1:
             return
+        self.baseline.see(root, self._monitor.steps)
         self._loss = known_loss(root, self._made)
-        if self._loss is None and self._calls > 1:
+        self._term = None if self._loss is not None else doubtful_term(root, self._made)
+        self._one_call, self._calls = self._calls == 1, 0
+        if self._loss is None and self._term is None and not self._one_call:
             self._held = None  # whose δ came to which call is not known
-        self._calls = 0
         if root.device.type != "cpu":
             return
         value = float(root.detach())
@@ -182,14 +194,19 @@ class FirstLook:
 
     # The second look ----------------------------------------------------------------------------
 
-    def again(self) -> Reading | None:
+    def again(self, *, of_term: bool = False) -> Reading | None:
         """Return a reading of the model on its last call, as a diagnosis makes one.
 
         None if that is not held, or cannot be run again, and where the gradient at its output is
         not known.
+
+        Args:
+            of_term: read it under the doubtful term of its loss alone, if that is a sum with one.
         """
         call, loss = self._held, self._loss
-        if loss is None and self._delta is not None:
+        if loss is None and of_term:
+            loss = self._term
+        elif loss is None and self._delta is not None and self._one_call:
             loss = KnownLoss(towards, self._delta)
         if call is None or loss is None or any(map(is_distributed, self._model.parameters())):
             return None
@@ -198,7 +215,7 @@ class FirstLook:
     @property
     def is_doubtful(self) -> bool:
         """True if one of PyTorch's losses may not be made for the output or the target."""
-        return self._loss is not None and self._loss.doubtful
+        return self._term is not None or (self._loss is not None and self._loss.doubtful)
 
     def _is_new(self) -> bool:
         first = self._monitor.nonfinite

@@ -162,6 +162,14 @@ class MonitorHistory:
         return self._steps[-1][0]
 
     @property
+    def newest(self) -> tuple[int, float, float] | None:
+        """The last step's number, its loss and the joint norm of its gradients; None of none."""
+        if not self._steps:
+            return None
+        step, _, joint, _, loss = self._steps[-1]
+        return step, loss, joint
+
+    @property
     def last_sizes(self) -> tuple[float, float]:
         """The last step's loss and the joint norm of its gradients."""
         _, _, joint, _, loss = self._steps[-1]

@@ -42,6 +42,8 @@ class Looks:
         self.first: list[Look] = []
         self.last: list[Look] = []
         self.input_rms = self.input_column = nan
+        self.entry = "", nan
+        """The module that ran first, and the largest column of what it was given."""
         self.outputs = 0
         self.largest = inf
         self._begin()
@@ -83,6 +85,10 @@ class Looks:
             return
         self.largest = min(self.largest, torch.finfo(output.dtype).max)
         self._alike[place] = alike(output)
+        if place < len(self.names) - 1 and not self.entry[0]:
+            source = tensor_in(inputs)
+            known = source is not None and _is_readable(source)
+            self.entry = self.names[place], _sizes(source)[1] if known else nan
         if place == len(self.names) - 1 and not self.outputs:
             self.outputs = output.numel()
             source = tensor_in(inputs)

@@ -192,8 +192,7 @@ class Monitor(StepHooks):
 
     def _judge(self) -> None:
         self._due = False
-        found = self._again.report(self, self.flush_gain, self._looks).findings
-        self._journal.tell(self._alarms, self._alarms.kept(found), self.history.last_step)
+        self._journal.tell(self._alarms, self._found().findings, self.history.last_step)
 
     def scalars(self, all: bool = False) -> dict[str, float]:
         """Return the last step as a flat dictionary for a logger; empty before the first step.
@@ -218,18 +217,24 @@ class Monitor(StepHooks):
         """Return a Diagnosis of the training so far, which prints a table of the modules.
 
         It begins with what went wrong first: after a divergence, with the cause that the steps
-        before it show.
+        before it show. What is new in it is told as `on_finding` says, but for a warning or an
+        error, in the place of which it stands.
 
         Raises:
             ValueError: before the first step.
         """
+        found = self._found()
+        self._journal.tell(self._alarms, found.findings, self.history.last_step, reported=True)
+        findings = self._alarms.with_earlier(found.findings)
+        return replace(found, findings=findings, run=self.run)
+
+    def _found(self) -> Report:
         if not len(self.history):
             if not self.owners.strayed():
                 raise ValueError("a monitor must have seen a step before it can report, not none")
             super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)
-        findings = self._alarms.with_earlier(self._alarms.kept(found.findings))
-        return replace(found, findings=findings, run=self.run)
+        return replace(found, findings=self._alarms.kept(found.findings))
 
     def measure_flush(self, step: Callable[[], object], repeats: int = 5) -> float:
         """Measure how many times faster `step()` is with torch.set_flush_denormal(True).
@@ -255,4 +260,4 @@ class Monitor(StepHooks):
 def _strayed(myself: weakref.ref[Monitor]) -> None:
     """Tell that the steps that are taken are not the model's; a monitor must not hold itself."""
     if (monitor := myself()) is not None:
-        monitor._alarms.tell(monitor._alarms.kept(monitor.report().findings), 0)
+        monitor._alarms.tell(monitor._found().findings, 0)

@@ -13,7 +13,7 @@ from vegrad.arrays.files import plain
 from vegrad.diagnosis.causes import beginnings, unused_steps
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.judge import begun_words
+from vegrad.diagnosis.looked_at import begun_words
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
 from vegrad.diagnosis.second import Second
@@ -226,6 +226,8 @@ def course_of(monitor: StepHooks, looks: Looks) -> Course:
         input_rms=looks.input_rms,
         input_column=looks.input_column,
         outputs=looks.outputs,
+        of_zero=monitor.first.baseline.at(columns.step),
+        entry=looks.entry,
         loss_kind="binary_cross_entropy" if monitor.loop.made_by in BINARY else "",
         complete=int(columns.step[0]) == monitor.first_step,
     )

@@ -128,5 +128,5 @@ def _settings(optimizer: Optimizer) -> dict[str, object]:
         if name not in MOMENTARY and isinstance(value, bool | int | float | tuple):
             found[f": {name}"] = list(value) if isinstance(value, tuple) else value
     if isinstance(optimizer, CoreStep) and optimizer.clip is not None:
-        found[": clip"] = repr(optimizer.clip)
+        found[": clip"] = None if optimizer.clip is None else repr(optimizer.clip)
     return found

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from vegrad.torch.optimizer_step import Group
 ELEMENTS = 64  # of a parameter
 FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
 EVERY, LATE, RARELY = 5, 300, 10  # one in so many steps is sampled then, and after step LATE
+RAISED = 2.0  # times the rate of the last sample: a step at such a rate is sampled at once
 KEEP = 8
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
@@ -129,6 +130,7 @@ class Updates:
         self._is_fresh = False
         self._first: dict[int, float] = {}
         self._peaks: dict[int, float] = {}
+        self._rates: dict[int, float] = {}
         self._early: list[Taken] = []
         self._late: deque[Taken] = deque(maxlen=KEEP)
         self._digested: weakref.WeakKeyDictionary[Taken, Sample] = weakref.WeakKeyDictionary()
@@ -139,8 +141,11 @@ class Updates:
         seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
         seen[1] += 1
         self._taken = None
-        if seen[1] > FIRST and seen[1] % _interval(seen[1]):
+        rate = optimizer.param_groups[0]["lr"]
+        raised = type(rate) is float and rate >= RAISED * self._rates.get(seen[0], inf)
+        if seen[1] > FIRST and seen[1] % _interval(seen[1]) and not raised:
             return
+        self._rates[seen[0]] = rate if type(rate) is float and rate > 0 else inf
         known = self._parameters()
         place_of = {id(one): place for place, one in enumerate(known)}
         settings, places, old, grads = [], [], [], []

@@ -22,7 +22,7 @@ from vegrad.torch import models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw
 from vegrad.torch.reading.compared import RefusedError
 from vegrad.torch.reading.gradients import gradients, recorded
-from vegrad.torch.reading.graph import Graph, rms_log2, shared
+from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.losses import Loss
@@ -220,8 +220,14 @@ def _inputs(x: object) -> tuple[Input, ...]:
             mean = float(one.detach().double().mean())
             rows = one.detach().cpu().double().numpy() if one.ndim == 2 else None
             columns = None if rows is None else Columns.of(rows)
-            found.append(Input(name, rms, mean, shared(one, rms_log2(one)), columns))
+            found.append(Input(name, rms, mean, _alike(one), columns))
     return tuple(found)
+
+
+def _alike(rows: Tensor) -> int:
+    """Return how many rows there are, if there are several and all are the same."""
+    several = rows.ndim > 1 and len(rows) > 1
+    return len(rows) if several and bool((rows == rows[:1]).all()) else 0
 
 
 def _lost(
