@@ -66,7 +66,10 @@ def from_plain(content: Mapping[str, Json]) -> Noted:
             says=_literal(content["message"]),
             advises=_literal(content["advice"]),
             blame=None if content["blame"] is None else _text(content["blame"]),
-            **{n: _text(content[n]) for n in ("kind", "severity", "cause", "rule")},
+            kind=_text(content["kind"]),
+            severity=_text(content["severity"]),
+            cause=_text(content["cause"]),
+            rule=_text(content["rule"]),
         )
         if finding.severity not in ("critical", "warning"):
             raise TypeError(f"no severity is called {finding.severity!r}")
@@ -97,7 +100,8 @@ def _text(value: Json) -> str:
 
 
 def _site(content: Mapping[str, Json]) -> Site:
-    site = Site(**(content | {"rows": content["rows"] and tuple(content["rows"])}))
+    rows = content["rows"] and tuple(content["rows"])
+    site = Site(**{**content, "rows": rows})
     numbers = [*(() if site.place is None else (site.place,)), *(site.rows or ())]
     if not all(type(number) is int for number in numbers):
         raise TypeError(f"whole numbers, not {numbers}")

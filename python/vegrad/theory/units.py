@@ -128,7 +128,7 @@ class Unit:
         self.value_variance = max(self.means.fourth_value - 1.0, 0.0)
         self.slope_variance = max(self.means.fourth_slope - 1.0, 0.0)
         table = found[len(Means._fields) :].reshape(4, len(ANGLES))
-        angles = np.where(alike < EQUAL, np.arccos(alike), 0.0)
+        angles = np.arccos(np.where(alike < EQUAL, np.maximum(alike, -1.0), 1.0))
         self.value_likeness, self.slope_likeness, values, slopes = (
             np.interp(angles, ANGLES, function) for function in table
         )

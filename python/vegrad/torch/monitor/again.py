@@ -32,7 +32,7 @@ class Again:
     def report(self, monitor: StepHooks, flush_gain: float | None, looks: Looks) -> Report:
         """Return a monitor's report, after second looks at what it doubts."""
         first = report(monitor, flush_gain, looks, self.found)
-        step = monitor.history.last_step
+        step = monitor.history.looked.last_step
         doubted = {*questions(first.findings), *_without_gradient(monitor)}
         doubted |= {AT_LOSS} if monitor.first.is_doubtful else set()
         asked = [one for one in sorted(doubted) if self._is_open(one, step)]
@@ -63,9 +63,10 @@ def _judged(reading: Reading) -> tuple[Finding, ...] | None:
 
 def _without_gradient(monitor: StepHooks) -> tuple[str, ...]:
     """Return the question of parameters without a gradient, of modules that ran, beside others."""
-    if len(monitor.history) < FEW:
+    looked = monitor.history.looked
+    if len(looked) < FEW:
         return ()
-    lately = [monitor.history[place] for place in range(-FEW, 0)]
+    lately = [looked[place] for place in range(-FEW, 0)]
     if not all(one.gradient_norm > 0 for one in lately):
         return ()
     ran = {

@@ -65,6 +65,12 @@ class Alarms:
         self._wait = min(2 * self._wait, LONGEST)
         return True
 
+    def may_be_odd(self, loss: float, norm: float) -> bool:
+        """Return True of a step after which it may be time to judge, so that it is not to wait."""
+        if not isfinite(norm) or loss in (inf, -inf) or norm > GROWTH * self._usual:
+            return True
+        return loss > RISE * max(self._lowest, FLOOR * abs(self._first)) and self._lowest < inf
+
     def promises(self, promise: float, loss: float) -> bool:
         """Take in what a step promises to take off the loss; return True if it is time to judge."""
         if loss > 0:

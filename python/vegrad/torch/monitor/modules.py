@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TypeAlias
@@ -16,6 +16,7 @@ from vegrad.torch.gradient_norms import is_distributed
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _is_compiling = torch.compiler.is_compiling
+Slots: TypeAlias = MutableMapping[int, Callable[..., object]]
 Ran: TypeAlias = Callable[[Module, tuple[object, ...], object], None]
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
@@ -167,6 +168,41 @@ def _not_noted(*_: object) -> None:
 
 def unwatched(module: Module, inputs: tuple[object, ...], output: object) -> None:
     """Do nothing, in place of a hook that was pickled."""
+
+
+class Hooked:
+    """Hooks of modules that are put on for a step, and taken off again, at little cost."""
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[int, bool], tuple[Slots, int, Callable[..., None]]] = {}
+        self._on = True
+
+    def after(self, module: Module, hook: Callable[..., None]) -> None:
+        """Add a forward hook, which is on."""
+        handle = module.register_forward_hook(hook)
+        self._slots[id(module), True] = module._forward_hooks, handle.id, hook
+
+    def before(self, module: Module, hook: Callable[..., None]) -> None:
+        """Add a forward pre-hook, which is on."""
+        handle = module.register_forward_pre_hook(hook)
+        self._slots[id(module), False] = module._forward_pre_hooks, handle.id, hook
+
+    def drop(self, module: Module) -> None:
+        """Take a module's forward pre-hook off for good."""
+        hooks, key, _ = self._slots.pop((id(module), False))
+        hooks.pop(key, None)
+
+    def put(self, on: bool) -> None:
+        """Put all hooks on, or take them off."""
+        if on is self._on:
+            return
+        self._on = on
+        if on:
+            for hooks, key, hook in self._slots.values():
+                hooks[key] = hook
+        else:
+            for hooks, key, _ in self._slots.values():
+                hooks.pop(key, None)
 
 
 class Back(partial[None]):

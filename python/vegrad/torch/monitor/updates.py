@@ -125,7 +125,7 @@ class Updates:
     ) -> None:
         self._parameters, self._names = parameters, names
         self._seen: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
-        """The number of each optimizer, and how many of its steps were seen."""
+        """The number of each optimizer, how many of its steps were seen, and the last sampled."""
         self._taken: Taken | None = None
         self._is_fresh = False
         self._first: dict[int, float] = {}
@@ -136,16 +136,21 @@ class Updates:
         self._digested: weakref.WeakKeyDictionary[Taken, Sample] = weakref.WeakKeyDictionary()
 
     @torch.no_grad()
-    def before(self, optimizer: Optimizer, step: int) -> None:
-        """Take a sample, if this step is to have one: the optimizer is about to step."""
-        seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
+    def before(self, optimizer: Optimizer, step: int, count: int) -> None:
+        """Take a sample, if this step is to have one: the optimizer is about to step.
+
+        `count` is the number of steps so far, with this one and those that were not looked at.
+        """
+        seen = self._seen.setdefault(optimizer, [len(self._seen), 0, 0])
         seen[1] += 1
         self._taken = None
         rate = optimizer.param_groups[0]["lr"]
         raised = type(rate) is float and rate >= RAISED * self._rates.get(seen[0], inf)
-        if seen[1] > FIRST and seen[1] % _interval(seen[1]) and not raised:
+        is_time = count // _interval(count) != seen[2] // _interval(count)
+        if seen[1] > FIRST and not is_time and not raised:
             return
         self._rates[seen[0]] = rate if type(rate) is float and rate > 0 else inf
+        seen[2] = count
         known = self._parameters()
         place_of = {id(one): place for place, one in enumerate(known)}
         settings, places, old, grads = [], [], [], []

@@ -38,6 +38,7 @@ from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
 from vegrad.torch.reading.losses import Heard, Loss, known_losses
+from vegrad.torch.reading.rows_alone import rows_are_alone
 from vegrad.torch.reading.trace import Layer, Replay, Trace
 
 FAR = 60.0  # log2 of a size of δ, beyond which squares may leave the range of float32
@@ -129,9 +130,13 @@ def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
     if path:
         hooked.find_cuts(loss.grad_fn)
 
+    alone = bool(path) and rows_are_alone(graph)
+
     def on_delta(place: int, delta: Tensor) -> None:
         graph.values.came(place, delta)
-        _pass_through(chosen.get(place), delta)
+        if (layer := chosen.get(place)) is not None:
+            _pass_through(layer, delta)
+            layer.row_sizes = _row_sizes(delta) if alone else None
 
     hooked.on_delta = on_delta
     trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
@@ -191,8 +196,8 @@ def replayed(task: Task, run: Pass, *, deep: bool) -> tuple[FloatArray, list[flo
     hooked.begin()
     if deep:
         hooked.find_cuts(loss.grad_fn)
-    needed = [one for one in (*task.model.parameters(), *run.trace.inputs) if one.requires_grad]
-    torch.autograd.grad(loss, needed, allow_unused=True)
+    assert replay.lowest is not None
+    torch.autograd.grad(loss, replay.lowest, allow_unused=True)
     sizes = np.array([hooked.sizes.get(place, -inf) for place in run.path])
     return sizes, [replay.inputs[place] for place in run.path], output
 
@@ -260,10 +265,15 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
     )
 
 
-def _pass_through(layer: Layer | None, delta: Tensor) -> None:
+def _row_sizes(delta: Tensor) -> FloatArray:
+    """Return ‖δ‖ of each row."""
+    rows = delta.detach().flatten(1)
+    sizes: FloatArray = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu().numpy()
+    return sizes
+
+
+def _pass_through(layer: Layer, delta: Tensor) -> None:
     """Note log2 ‖δ W‖/‖δ‖ of a layer; a convolution's transpose takes the place of W."""
-    if layer is None:
-        return
     weight, delta = layer.weight.detach(), delta.detach()
     dtype = torch.promote_types(weight.dtype, delta.dtype)
     if layer.kind == "linear":

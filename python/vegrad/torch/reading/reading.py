@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.checks import FloatArray
 from vegrad.flow.data import Columns, Input, NonFiniteData
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.recurrence import Recurrence
-from vegrad.flow.resampling import resampled
 from vegrad.torch import models, schemes
-from vegrad.torch.reading import cells, passes, precise, redraw
+from vegrad.torch.reading import cells, passes, precise, redraw, resample
 from vegrad.torch.reading.compared import RefusedError
 from vegrad.torch.reading.gradients import gradients, recorded
 from vegrad.torch.reading.graph import Graph
@@ -90,7 +89,7 @@ def _read(
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
     resamples = resamples if isfinite(reading.loss or 0.0) else 0
-    batches = _resampled(task, run, resamples, seed)
+    batches = resample.batches(task, run, resamples, seed)
     chain = replace(reading.chain, batches=batches)
     return replace(reading, chain=chain, what_if=what_if, data=data, unregistered=unregistered)
 
@@ -246,25 +245,6 @@ def _lost(
         elif bool(np.isinf(stored).any()):
             over.append(number)
     return tuple(under), tuple(over)
-
-
-def _resampled(task: passes.Task, run: passes.Pass, count: int, seed: int) -> FloatArray:
-    """Return gains (count, L - 1) of batches drawn with replacement, if there are rows to draw."""
-    take, deep = passes.rows_of(task.x, task.target), passes.is_deep(run)
-    missing = np.full(len(run.path) - 1, np.nan)
-
-    def gains(rows: Array) -> FloatArray:
-        assert take is not None
-        x, target = take(rows)
-        again = passes.replayed(task._replace(x=x, target=target), run, deep=deep)
-        if again is None:
-            return missing
-        with np.errstate(invalid="ignore"):
-            found: FloatArray = again[0][:-1] - again[0][1:]
-        return found
-
-    rows = passes.row_count(task.x, task.target)
-    return resampled(gains, rows, len(run.path) - 1, count, seed)
 
 
 def _drawn(trace: Trace) -> Collection[str]:

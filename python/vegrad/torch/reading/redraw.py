@@ -8,12 +8,12 @@ to expect, and what differs from one drawing to the next is chance.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite, sqrt
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import Module
+from torch import Tensor, nn
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.theory.expected import ExpectedFlow
@@ -55,10 +55,11 @@ def expected(
     random = torch.Generator().manual_seed(own)
     drawings = [own_initialization(layer, drawing) for layer in run.trace.layers]
     found: list[tuple[FloatArray, ...]] = []
+    parameters = dict(task.model.named_parameters())
     with models.untouched(task.model, task.loss_fn), borrowed(task.model.parameters()):
         for _ in range(DRAWS):
             for layer, name, one in zip(run.trace.layers, names, drawings, strict=True):
-                _draw(task.model, name, layer, one, random)
+                _draw(parameters, name, layer, one, random)
             again = passes.replayed(task, run, deep=True)
             if again is None:
                 return None
@@ -90,7 +91,11 @@ def _spread(values: FloatArray) -> FloatArray:
 
 
 def _draw(
-    model: Module, name: str, layer: Layer, drawing: Drawing, random: torch.Generator
+    parameters: Mapping[str, Tensor],
+    name: str,
+    layer: Layer,
+    drawing: Drawing,
+    random: torch.Generator,
 ) -> None:
     """Draw a layer's weights and biases from an initialization; zeros stay zeros."""
     variance, sigma_b, row = drawn_as(layer, drawing)
@@ -106,9 +111,8 @@ def _draw(
                 weight.uniform_(-sqrt(3.0 * variance), sqrt(3.0 * variance), generator=random)
             else:
                 weight.normal_(0.0, sqrt(variance), generator=random)
-            model.get_parameter(name).copy_(weight)
+            parameters[name].copy_(weight)
         bias = name.removesuffix("weight") + "bias"
-        parameters = dict(model.named_parameters())
         if layer.bias is None or bias not in parameters or not isfinite(sigma_b):
             return
         drawn = torch.empty(tuple(layer.bias.shape))

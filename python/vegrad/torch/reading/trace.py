@@ -31,6 +31,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
+from vegrad.arrays.checks import FloatArray
 from vegrad.flow.reading import INPUT, Branch
 from vegrad.flow.reading import MAPS as LAYERS
 from vegrad.flow.wording import exp2
@@ -86,6 +87,8 @@ class Layer:
     dead: float = 0.0
     passed: float = -inf
     """log2 ‖δ W‖/‖δ‖; a convolution's transpose takes the place of W."""
+    row_sizes: FloatArray | None = None
+    """‖δ‖ of each row, times 2 to the layer's shift, where rows go their own ways."""
 
 
 @dataclass(eq=False)
@@ -267,6 +270,8 @@ class Replay(TorchFunctionMode):
         """How many layers have run."""
         self.inputs: dict[int, float] = {}
         """The root mean squares of the inputs of the layers wanted, by place."""
+        self.lowest: Tensor | None = None
+        """The output of the first layer wanted, down to which δ must come."""
 
     def __torch_function__(
         self,
@@ -282,6 +287,7 @@ class Replay(TorchFunctionMode):
                 x = args[0] if args else (kwargs or {})["input"]
                 self.inputs[self.count] = exp2(rms_log2(x))
                 self.hooks.on_output(self.count, out, True, False)
+                self.lowest = out if self.lowest is None else self.lowest
             self.count += 1
         elif name in ADDS and isinstance(out, Tensor) and len(args) > 1:
             self.hooks.on_output(-1, out, False, True)
@@ -330,18 +336,11 @@ def _flatness(call: Call, y: Tensor) -> tuple[float, float]:
     args = tuple(one for one in call.args[1:] if one is not True)  # without inplace
     kwargs = {k: value for k, value in call.kwargs.items() if k not in ("inplace", "input")}
 
-    def slope(at: Tensor) -> Tensor:
-        at = at.requires_grad_()
-        value = call.function(at.clone(), *args, **kwargs)
-        found: Tensor = torch.autograd.grad(value.sum(), at)[0]
-        return found
-
     try:
         with torch.enable_grad(), saved_tensors_hooks(_same, _same):
             half = y.dtype in (torch.float16, torch.bfloat16)
-            slopes = slope((y.float() if half else y).detach())
-            far = torch.linspace(-8, 8, 1601, dtype=slopes.dtype, device=y.device)
-            largest = slope(far).abs().max()
+            slopes = _slopes(call.function, (y.float() if half else y).detach(), args, kwargs)
+            largest = _largest_slope(call.function, slopes, args, kwargs)
     except (RuntimeError, TypeError):  # An activation with weights, of another dtype.
         return 0.0, 0.0
     flat = (slopes.abs() < FLAT * largest).double().mean()
@@ -351,6 +350,33 @@ def _flatness(call: Call, y: Tensor) -> tuple[float, float]:
     elif slopes.ndim > 1:
         zero = zero.movedim(1, -1).flatten(0, -2)
     return float(flat), float(zero.reshape(-1, zero.shape[-1]).all(0).double().mean())
+
+
+def _slopes(
+    function: Callable[..., Tensor], at: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Tensor:
+    """Return φ′ at some places, by autograd."""
+    at = at.requires_grad_()
+    value = function(at.clone(), *args, **kwargs)
+    return torch.autograd.grad(value.sum(), at)[0]
+
+
+_LARGEST: dict[object, Tensor] = {}
+
+
+def _largest_slope(
+    function: Callable[..., Tensor], like: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Tensor:
+    """Return the largest |φ′|, which is kept where φ has no weights."""
+    key = (function, args, tuple(kwargs.items()), like.dtype, like.device)
+    plain = all(isinstance(one, int | float | str) for one in (*args, *kwargs.values()))
+    if plain and key in _LARGEST:
+        return _LARGEST[key]
+    far = torch.linspace(-8, 8, 1601, dtype=like.dtype, device=like.device)
+    largest = _slopes(function, far, args, kwargs).abs().max()
+    if plain:
+        _LARGEST[key] = largest
+    return largest
 
 
 def names_of(model: Module) -> dict[int, str]:
