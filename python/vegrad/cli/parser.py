@@ -70,7 +70,9 @@ class Parser(argparse.ArgumentParser):
             return cast(Callable[[str], object], action.type)(arg_string)
         except ValueError:
             option = [action.dest, *action.option_strings][-1]
-            raise ValueError(f"{option} must be {KINDS[action.type]}, not {arg_string!r}") from None
+            raise ValueError(
+                f"{option} must be {KINDS[action.type]}, not {shown(arg_string)}"
+            ) from None
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse what is none of the choices, and suggest the nearest."""

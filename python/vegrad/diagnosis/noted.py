@@ -72,7 +72,7 @@ def from_plain(content: Mapping[str, Json]) -> Noted:
             rule=_text(content["rule"]),
         )
         if finding.severity not in ("critical", "warning"):
-            raise TypeError(f"no severity is called {finding.severity!r}")
+            raise TypeError(f"no severity is called {shown(finding.severity)}")
         return Noted(int(content["step"]), finding)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a noted finding must be as to_dict() gave it: {shown(error)}") from error
@@ -95,7 +95,7 @@ def _literal(text: str) -> str:
 
 def _text(value: Json) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a text, not {value!r}")
+        raise TypeError(f"a text, not {shown(value)}")
     return value
 
 
