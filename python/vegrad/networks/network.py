@@ -220,13 +220,11 @@ def check_shapes(wanted: Shapes, got: Shapes) -> None:
     """Raise ValueError unless a file has parameters of the names and shapes that are wanted."""
     for name in {**wanted, **got}:
         if (want := wanted.get(name)) != (have := got.get(name)):
-            raise ValueError(
-                f"{visible(name)} must be {_shape(want)}, but is {_shape(have)} in the file"
-            )
+            raise ValueError(f"{visible(name)} must be {_shape(want)}, not {_shape(have)}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
-    return "not there" if shape is None else f"of shape {shape}"
+    return "missing" if shape is None else f"of shape {shape}"
 
 
 def check_name(argument: str, name: str, known: Collection[str]) -> str:
