@@ -334,3 +334,15 @@ def test_commands(name: str, words: list[str], capsys: Any) -> None:
     assert_plain(written.out + written.err)
     assert len(written.err) <= 2000
     assert written.err.count("\n") <= 20
+
+
+@pytest.mark.parametrize("key", ["escape", "direction", "surrogate"])
+def test_files_that_are_written(key: str, tmp_path: Path, capsys: Any) -> None:
+    name = str(tmp_path / f"{HOSTILE[key]}.json").replace("\udc80", "\udcff")
+    data = tmp_path / "data.csv"
+    data.write_text("a,b,y\n" + "0,1,0\n1,0,1\n" * 8)
+    words = ["train", "--data", str(data), "--target", "y", "--epochs", "1", "--history", name]
+    for more in ([], ["--json", "--force"]):
+        main([*words, *more])
+        written = capsys.readouterr()
+        assert_plain(written.out + written.err)

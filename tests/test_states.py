@@ -35,6 +35,19 @@ def test_arrays_have_the_shapes_of_the_weights(kind: Any, shape: tuple[int, ...]
     fresh.step({"a": np.ones(shape)}, {"a": np.ones(shape)})
 
 
+def test_flat_arrays_of_version_0_1_0_are_taken() -> None:
+    state = stepped(vegrad.AdamW(0.1)).state_dict()
+    kept = state["state"]["a"]
+    state["state"]["a"] = kept | {name: kept[name].ravel() for name in ("mean", "square")}
+    fresh = vegrad.AdamW(0.1)
+    fresh.load_state_dict(state)
+    assert fresh.state_dict()["state"]["a"]["mean"].shape == (6,)
+    fresh.step({"a": np.ones((2, 3))}, {"a": np.ones((2, 3))})
+    assert fresh.state_dict()["state"]["a"]["mean"].shape == (2, 3)
+    with pytest.raises(ValueError, match=r"must have shape \(2, 3\)"):
+        fresh.step({"a": np.ones(6)}, {"a": np.ones(6)})
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_elements_stay_with_their_weights(order: Any) -> None:
     weights = np.ones((2, 3), order=order)

@@ -24,6 +24,18 @@ StepKind kind_of(const std::string& name) {
   throw py::value_error("unknown kind '" + name + "'");
 }
 
+// The only length of an array that was loaded with one axis: it may be that of a weight, or one of
+// version 0.1.0, whose arrays were flat.
+constexpr std::int64_t kFlat = -1;
+
+bool is_flat(const OptimizerState& state) {
+  return state.shape.size() == 1 && state.shape[0] == kFlat;
+}
+
+std::vector<std::int64_t> axes_of(const OptimizerState& state) {
+  return is_flat(state) ? std::vector<std::int64_t>{state.count} : state.shape;
+}
+
 std::string shape_of(const std::vector<std::int64_t>& shape) {
   return py::str(py::tuple(py::cast(shape)));
 }
@@ -92,6 +104,7 @@ std::unique_ptr<OptimizerState> read_state(const std::string& label, const py::h
     const py::array& first = arrays[0];
     state->dtype = first.itemsize() == 8 ? Dtype::kFloat64 : Dtype::kFloat32;
     state->shape.assign(first.shape(), first.shape() + first.ndim());
+    if (first.ndim() == 1) state->shape = {kFlat};
     state->count = first.size();
   }
   for (const py::array& array : arrays) {
@@ -218,7 +231,7 @@ py::dict Optimizer::state() {
       const py::dtype dtype =
           state->dtype == Dtype::kFloat64 ? py::dtype::of<double>() : py::dtype::of<float>();
       one[names[s]] =
-          py::array(dtype, state->shape, state->memory[s].data());  // without an owner: a copy
+          py::array(dtype, axes_of(*state), state->memory[s].data());  // without an owner: a copy
     }
     all[keys_[place]] = one;
   }
@@ -268,7 +281,8 @@ void Optimizer::check(const Buffers& parameters, std::size_t number, OptimizerSt
   if (!state) return;
   const View& view = parameters.views[number];
   const std::int64_t* const end = view.shape + view.ndim;
-  if (state->count == -1) {
+  if (state->count == -1 ||
+      (is_flat(*state) && state->count == view.count && state->dtype == view.dtype)) {
     state->count = view.count;
     state->dtype = view.dtype;
     state->shape.assign(view.shape, end);
@@ -277,8 +291,8 @@ void Optimizer::check(const Buffers& parameters, std::size_t number, OptimizerSt
   const std::vector<std::int64_t>& shape = state->shape;
   if (state->dtype == view.dtype && std::equal(shape.begin(), shape.end(), view.shape, end)) return;
   const auto name = [](Dtype dtype) { return dtype == Dtype::kFloat64 ? "float64" : "float32"; };
-  throw py::value_error(parameters.label(number) + " must have shape " + shape_of(shape) + " and " +
-                        name(state->dtype) + " as in the steps before, not shape " +
+  throw py::value_error(parameters.label(number) + " must have shape " + shape_of(axes_of(*state)) +
+                        " and " + name(state->dtype) + " as in the steps before, not shape " +
                         shape_of({view.shape, end}) + " and " + name(view.dtype));
 }
 

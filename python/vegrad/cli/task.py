@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, did_you_mean
 from vegrad.arrays.choices import Loss, RecurrentInitialization
-from vegrad.arrays.shown import shown
+from vegrad.arrays.shown import shown, visible
 from vegrad.cli.options import SEQUENCES, positive
 from vegrad.cli.parser import not_one_of
 from vegrad.cli.terminal import spinner
@@ -212,12 +212,12 @@ def described(data: Dataset, rows: int) -> str:
         columns = count_of(data.x.shape[1], "column")
         if data.flattened:
             columns = f"{' × '.join(map(str, data.flattened))} = {columns}"
-        return f"{data.name}: {count_of(rows, 'row')} of {columns}"
+        return f"{visible(data.name)}: {count_of(rows, 'row')} of {columns}"
     steps = str(data.x.shape[1])
     if data.lengths is not None and (least := int(data.lengths.min())) < data.x.shape[1]:
         steps = f"{least} to {steps}"
     sequences, inputs = count_of(rows, "sequence"), count_of(data.x.shape[2], "input")
-    return f"{data.name}: {sequences} of {steps} step{'s' * (steps != '1')}, {inputs}"
+    return f"{visible(data.name)}: {sequences} of {steps} step{'s' * (steps != '1')}, {inputs}"
 
 
 def target_told(data: Dataset, loss: str | None) -> list[str]:
