@@ -18,6 +18,8 @@ from tests.reference_clipping import Formula, each, global_norm, norm
 class AutoClip:
     """The limit is a percentile of all norms so far, this one included.
 
+    A norm beyond float64 counts as its largest number.
+
     Seetharaman et al. 2020, arXiv:2007.14469; github.com/pseeth/autoclip, autoclip.py.
     """
 
@@ -28,7 +30,7 @@ class AutoClip:
         return global_norm(self.limit(float(norm(grads))), dtypes=dtypes)
 
     def limit(self, n: float) -> float:
-        self.history.append(n)
+        self.history.append(min(n, float(np.finfo(np.float64).max)))
         return float(np.percentile(self.history, self.percentile))
 
 
@@ -140,5 +142,5 @@ class SkipSpike:
             series.append(value)
             if len(series) >= self.after:
                 past = series[-self.window - 1 : -1]
-                found |= value - np.mean(past) > self.sigmas * np.std(past, ddof=1)
+                found |= not value - np.mean(past) <= self.sigmas * np.std(past, ddof=1)
         return bool(found)

@@ -267,10 +267,13 @@ def test_what_was_seen_before_must_fit() -> None:
     optimizer = vegrad.Adam()
     optimizer.step([np.ones(3)], [np.ones(3)])
     optimizer.step([np.ones(3), np.ones(4)], [np.ones(3), np.ones(4)])  # new buffers may be added
-    for bad, got in ((np.ones(5), "5 of float64"), (np.ones(3, np.float32), "3 of float32")):
+    for bad, got in (
+        (np.ones(5), r"\(5,\) and float64"),
+        (np.ones(3, np.float32), r"\(3,\) and float32"),
+    ):
         kept = bad.copy()
         with pytest.raises(
-            ValueError, match=rf"params\[0\] must have 3 elements of float64.*{got}"
+            ValueError, match=rf"params\[0\] must have shape \(3,\) and float64.*{got}"
         ):
             optimizer.step([bad], [np.ones(bad.shape)])
         np.testing.assert_array_equal(bad, kept)

@@ -5,31 +5,55 @@
 
 #include "bindings/attribute.hpp"
 #include "bindings/tensors.hpp"
+#include "bindings/visible.hpp"
 
 namespace py = pybind11;
 
 namespace vegrad {
 namespace {
 
+constexpr std::size_t kLongPath = 200;
+
 [[noreturn]] void refuse_none(const std::string& label) {
   throw py::type_error(label + " must be an array or a CPU tensor, not NoneType");
+}
+
+// The name by which something of a buffer is kept.
+py::str name_of(const py::handle& key) {
+  try {
+    return py::str(key);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    const std::string said =
+        "keys of a mapping must have a text, but a " + type_name(key) + " has none";
+    py::raise_from(error, PyExc_TypeError, said.c_str());
+    throw py::error_already_set();
+  }
 }
 
 }  // namespace
 
 std::string Buffers::part(Kind container, const py::handle& key, std::int64_t position) {
   if (container == Kind::kSequence) return "[" + std::to_string(position) + "]";
-  if (py::isinstance<py::str>(key)) return "[\"" + std::string(py::str(key)) + "\"]";
-  return "[" + std::string(py::repr(key)) + "]";
+  if (PyUnicode_Check(key.ptr())) return "[\"" + visible(key) + "\"]";
+  return "[" + shown(key) + "]";
 }
 
 std::string Buffers::path(std::size_t entry) const {
-  std::string parts;
+  std::vector<std::string> parts;  // from the inside out
+  std::size_t length = 0;
   for (; entry != 0; entry = entries_[entry].parent) {
     const Entry& one = entries_[entry];
-    parts.insert(0, part(entries_[one.parent].kind, one.key, one.position));
+    parts.push_back(part(entries_[one.parent].kind, one.key, one.position));
+    length += parts.back().size();
   }
-  return argument_ + parts;
+  if (length > kLongPath && parts.size() > 4) {
+    parts[2] = "\u2026";
+    parts.erase(parts.begin() + 3, parts.end() - 2);
+  }
+  std::string all = argument_;
+  for (auto one = parts.rbegin(); one != parts.rend(); ++one) all += *one;
+  return all;
 }
 
 std::string Buffers::here() const {
@@ -54,17 +78,19 @@ py::object Buffers::key(std::size_t number) const {
 py::str Buffers::name(std::size_t number) const {
   if (is_flat()) return py::str(std::to_string(positions_[number]));
   const auto own = [&](const Entry& one) {
-    return entries_[one.parent].kind == Kind::kMapping ? py::str(one.key)
+    return entries_[one.parent].kind == Kind::kMapping ? name_of(one.key)
                                                        : py::str(std::to_string(one.position));
   };
   const Entry* entry = &entries_[leaves_[number]];
   if (entry->parent == 0) return own(*entry);
-  std::string parts = own(*entry);
+  py::list parts;
+  parts.append(own(*entry));
   while (entry->parent != 0) {
     entry = &entries_[entry->parent];
-    parts.insert(0, std::string(own(*entry)) + ".");
+    parts.append(own(*entry));
   }
-  return parts;
+  parts.attr("reverse")();
+  return py::str(".").attr("join")(parts);
 }
 
 py::list Buffers::names() const {
@@ -75,7 +101,7 @@ py::list Buffers::names() const {
 
 void Buffers::refuse_one_name(std::size_t number, std::size_t other) const {
   throw py::value_error(label(number) + " and " + label(other) +
-                        " must have different names, but both are " + std::string(name(number)));
+                        " must have different names, but both are " + visible(name(number)));
 }
 
 py::list Buffers::present() const {
@@ -89,9 +115,7 @@ py::list Buffers::present() const {
 Buffers::Kind Buffers::container_kind(const py::handle& object) {
   if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) return Kind::kSequence;
   if (PyDict_Check(object.ptr())) return Kind::kMapping;
-  if (PyUnicode_Check(object.ptr()) || PyBytes_Check(object.ptr()) ||
-      PyByteArray_Check(object.ptr()))
-    return Kind::kOne;
+  if (PyUnicode_Check(object.ptr()) || PyObject_CheckBuffer(object.ptr())) return Kind::kOne;
   const py::module_ abc = py::module_::import("collections.abc");
   return py::isinstance(object, abc.attr("Mapping"))    ? Kind::kMapping
          : py::isinstance(object, abc.attr("Sequence")) ? Kind::kSequence
@@ -119,11 +143,9 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
     owners.push_back(object);
     add(object, {});
     return;
-  } else if (py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object) ||
+  } else if (py::isinstance<py::str>(object) || PyObject_CheckBuffer(object.ptr()) ||
              object.is_none() || !py::hasattr(object, "__iter__")) {
-    throw py::type_error(std::string(argument) +
-                         " must be an array, a CPU tensor, or a sequence or mapping of them, not " +
-                         type_name(object));
+    refuse(argument, object);
   } else {
     kind_ = container_kind(object) == Kind::kMapping ? Kind::kMapping : Kind::kSequence;
   }
@@ -141,19 +163,46 @@ void Buffers::add_items(const py::handle& container) {
   const bool named = kind_ == Kind::kMapping;
   const auto items = py::reinterpret_steal<py::object>(named ? PyMapping_Items(container.ptr())
                                                              : PySequence_List(container.ptr()));
-  if (!items) throw py::error_already_set();
+  if (!items) refuse_unreadable(container);
   owners.push_back(items);
   const Py_ssize_t length = PyList_GET_SIZE(items.ptr());
   if (within_ == 0) reserve(length);
   for (Py_ssize_t i = 0; i < length; ++i) {
     PyObject* const item = PyList_GET_ITEM(items.ptr(), i);
     if (named) {
+      if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 2)
+        throw py::type_error(path(within_) + " must be a mapping whose items are pairs, not a " +
+                             type_name(item));
       const auto pair = py::reinterpret_borrow<py::tuple>(item);
       add(pair[1], pair[0]);
     } else {
       add(item, {});
     }
   }
+}
+
+void Buffers::refuse(const std::string& label, const py::handle& object) {
+  const bool memory = PyObject_CheckBuffer(object.ptr()) && !PyBytes_Check(object.ptr()) &&
+                      !PyByteArray_Check(object.ptr());
+  throw py::type_error(label +
+                       " must be an array, a CPU tensor, or a sequence or mapping of them, not " +
+                       type_name(object) + (memory ? ": pass numpy.asarray() of it" : ""));
+}
+
+// One that is odd: whose keys are not there, or whose length lies. Other errors are those of
+// whoever made it.
+void Buffers::refuse_unreadable(const py::handle& container) const {
+  py::error_already_set error;
+  bool odd = false;
+  for (PyObject* kind : {PyExc_LookupError, PyExc_ValueError, PyExc_TypeError, PyExc_AttributeError,
+                         PyExc_MemoryError, PyExc_OverflowError})
+    odd |= error.matches(kind);
+  if (!odd || PyIter_Check(container.ptr())) throw error;
+  const std::string said = path(within_) + " must be " + kind_name(kind_) +
+                           " that can be read, not a " + type_name(container) + " that raises " +
+                           shown(error.value());
+  py::raise_from(error, PyExc_TypeError, said.c_str());
+  throw py::error_already_set();
 }
 
 // Notes of what there is so far, now that its positions no longer say it all.
@@ -180,7 +229,7 @@ void Buffers::enter(const py::handle& item, const py::handle& key) {
   int depth = 1;
   for (std::size_t around = within_;; around = entries_[around].parent, ++depth) {
     if (entries_[around].object == item.ptr())
-      throw py::value_error(here() + " must not be " + path(around) + " itself, which it lies in");
+      throw py::type_error(here() + " must not be " + path(around) + " itself, which it lies in");
     if (around == 0) break;
   }
   if (depth == kDeepest)

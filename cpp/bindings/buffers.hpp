@@ -62,6 +62,8 @@ class Buffers {
   static Kind container_kind(const pybind11::handle& object);
   static const char* kind_name(Kind kind);
   void reserve(std::size_t length);
+  [[noreturn]] static void refuse(const std::string& label, const pybind11::handle& object);
+  [[noreturn]] void refuse_unreadable(const pybind11::handle& container) const;
   void plant();
   void enter(const pybind11::handle& item, const pybind11::handle& key);
   void add_items(const pybind11::handle& container);

@@ -175,7 +175,7 @@ Clipped clip_with(const std::string& rule, const py::object& object, const py::o
   Buffers grads("grads", object, !only_measured);
   std::optional<Buffers> matched;
   if (rule == "adaptive") matched.emplace(grads.matched("params", parameters, false));
-  refuse_overlap(grads, matched ? &*matched : nullptr);
+  if (!only_measured) refuse_overlap(grads, matched ? &*matched : nullptr);
   Asked asked({rule, limit, p, eps, nonfinite}, grads.size());
   if (matched) asked.request.parameters = matched->views.data();
   asked.request.after_wanted = after;

@@ -9,6 +9,8 @@
 
 #include "bindings/gil.hpp"
 #include "bindings/register.hpp"
+#include "bindings/tensors.hpp"
+#include "bindings/visible.hpp"
 
 namespace py = pybind11;
 
@@ -20,6 +22,96 @@ StepKind kind_of(const std::string& name) {
   if (name == "adam") return kAdam;
   if (name == "lion") return kLion;
   throw py::value_error("unknown kind '" + name + "'");
+}
+
+// The only length of an array that was loaded with one axis: it may be that of a weight, or one of
+// version 0.1.0, whose arrays were flat.
+constexpr std::int64_t kFlat = -1;
+
+bool is_flat(const OptimizerState& state) {
+  return state.shape.size() == 1 && state.shape[0] == kFlat;
+}
+
+std::vector<std::int64_t> axes_of(const OptimizerState& state) {
+  return is_flat(state) ? std::vector<std::int64_t>{state.count} : state.shape;
+}
+
+std::string shape_of(const std::vector<std::int64_t>& shape) {
+  return py::str(py::tuple(py::cast(shape)));
+}
+
+// A number of steps as it stands in a state.
+std::int64_t read_steps(const std::string& label, const py::handle& value) {
+  if (PyBool_Check(value.ptr()) || !PyIndex_Check(value.ptr()))
+    throw py::type_error(label + " must have an integer as step, not " + type_name(value));
+  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  if (!number) throw py::error_already_set();
+  int overflow = 0;
+  const long long steps = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  if (overflow != 0 || steps < 0)
+    throw py::value_error(label + " must have a step from 0 to 2^63 - 1, not " + shown(number));
+  return steps;
+}
+
+template <class T>
+bool any_negative(const py::array& array) {
+  const T* const values = static_cast<const T*>(array.data());
+  return std::any_of(values, values + array.size(), [](T value) { return value < 0; });
+}
+
+// An array of a state, in C order.
+py::array read_array(const std::string& label, const std::string& name, const py::object& value) {
+  const py::array array = py::array::ensure(value, py::array::c_style);
+  const bool wide = array && array.dtype().equal(py::dtype::of<double>());
+  if (!array || !(wide || array.dtype().equal(py::dtype::of<float>())))
+    throw py::value_error(label + " must have an array of float32 or float64 as " + name);
+  if (name.find("square") != name.npos &&
+      (wide ? any_negative<double>(array) : any_negative<float>(array)))
+    throw py::value_error(label + " must have no negative number in " + name +
+                          ", a mean of squares");
+  return array;
+}
+
+// What state() gave of one buffer.
+std::unique_ptr<OptimizerState> read_state(const std::string& label, const py::handle& value,
+                                           const OptimizerSettings& settings) {
+  if (!PyDict_Check(value.ptr()))
+    throw py::type_error(label + " must be a dictionary, not " + type_name(value));
+  const auto one = py::reinterpret_borrow<py::dict>(value);
+  const std::vector<const char*> names = settings.all_state_names();
+  std::vector<py::array> arrays;
+  for (const char* name : names) {
+    if (!one.contains(name)) {
+      if (arrays.size() >= settings.states()) break;
+      throw py::value_error(label + " must have " + name);
+    }
+    const py::array array = read_array(label, name, one[name]);
+    arrays.push_back(array);
+    const bool same = array.ndim() == arrays[0].ndim() && array.dtype().equal(arrays[0].dtype()) &&
+                      std::equal(array.shape(), array.shape() + array.ndim(), arrays[0].shape());
+    if (!same) throw py::value_error(label + " must have arrays of one dtype and shape");
+  }
+  if (!one.contains("step")) throw py::value_error(label + " must have step");
+  for (const auto& [key, unused] : one) {
+    const bool known = key.equal(py::str("step")) ||
+                       std::any_of(names.begin(), names.begin() + arrays.size(),
+                                   [&](const char* name) { return key.equal(py::str(name)); });
+    if (!known) throw py::value_error(label + " must not have " + shown(key));
+  }
+  auto state = std::make_unique<OptimizerState>();
+  state->steps = read_steps(label, one["step"]);
+  if (!arrays.empty()) {
+    const py::array& first = arrays[0];
+    state->dtype = first.itemsize() == 8 ? Dtype::kFloat64 : Dtype::kFloat32;
+    state->shape.assign(first.shape(), first.shape() + first.ndim());
+    if (first.ndim() == 1) state->shape = {kFlat};
+    state->count = first.size();
+  }
+  for (const py::array& array : arrays) {
+    state->memory.emplace_back(array.nbytes());
+    std::memcpy(state->memory.back().data(), array.data(), array.nbytes());
+  }
+  return state;
 }
 
 }  // namespace
@@ -107,8 +199,8 @@ std::vector<std::unique_ptr<OptimizerState>*> Optimizer::states_of(const Buffers
   if (loaded_ > 0 && !places.empty()) {
     if (std::all_of(places.begin(), places.end(), [&](std::size_t p) { return p >= loaded_; }))
       throw py::value_error("params must have names of the state that was loaded, such as " +
-                            std::string(py::repr(keys_.front())) + ", but the first is " +
-                            std::string(py::repr(parameters.name(0))));
+                            shown(keys_.front()) + ", but the first is " +
+                            shown(parameters.name(0)));
     loaded_ = 0;
   }
   if (!parameters.is_flat()) {
@@ -138,8 +230,8 @@ py::dict Optimizer::state() {
     for (std::size_t s = 0; s < state->memory.size(); ++s) {
       const py::dtype dtype =
           state->dtype == Dtype::kFloat64 ? py::dtype::of<double>() : py::dtype::of<float>();
-      one[names[s]] = py::array(dtype, {py::ssize_t(state->count)},
-                                state->memory[s].data());  // without an owner: a copy
+      one[names[s]] =
+          py::array(dtype, axes_of(*state), state->memory[s].data());  // without an owner: a copy
     }
     all[keys_[place]] = one;
   }
@@ -151,34 +243,10 @@ void Optimizer::load(const py::dict& all) {
   turn.must_be_first();
   std::vector<py::str> keys;
   std::vector<std::unique_ptr<OptimizerState>> states;
-  const std::vector<const char*> wanted = settings_.state_names();
   for (const auto& [key, value] : all) {
-    const auto one = py::cast<py::dict>(value);
-    std::vector<py::array> arrays;
-    for (const char* name : settings_.all_state_names()) {
-      if (arrays.size() >= wanted.size() && !one.contains(name)) break;
-      if (!one.contains(name))
-        throw py::value_error("the state of " + std::string(py::str(key)) + " must have " + name);
-      arrays.push_back(py::array::ensure(one[name], py::array::c_style));
-      const py::array& array = arrays.back();
-      if (!array || array.size() != arrays.front().size() ||
-          !array.dtype().equal(arrays.front().dtype()) ||
-          !(array.dtype().equal(py::dtype::of<float>()) ||
-            array.dtype().equal(py::dtype::of<double>())))
-        throw py::value_error("the state of " + std::string(py::str(key)) +
-                              " must have arrays of float32 or float64, all of one size");
-    }
-    const bool wide = !arrays.empty() && arrays.front().itemsize() == 8;
-    const std::int64_t count = arrays.empty() ? -1 : arrays.front().size();
-    auto state = std::make_unique<OptimizerState>(wide ? Dtype::kFloat64 : Dtype::kFloat32, count);
-    for (const py::array& array : arrays) state->memory.emplace_back(array.nbytes());
-    // Without an array the count is -1: any.
-    state->steps = py::cast<std::int64_t>(one["step"]);
-    if (state->steps < 0) throw py::value_error("steps must be at least 0");
-    for (std::size_t s = 0; s < arrays.size(); ++s)
-      std::memcpy(state->memory[s].data(), arrays[s].data(), arrays[s].nbytes());
-    keys.push_back(py::str(key));
-    states.push_back(std::move(state));
+    const py::str name(key);
+    states.push_back(read_state("the state of " + visible(name), value, settings_));
+    keys.push_back(name);
   }
   place_ = py::dict();
   for (std::size_t i = 0; i < keys.size(); ++i) place_[keys[i]] = i;
@@ -212,15 +280,20 @@ std::size_t Optimizer::place_of(const Buffers& parameters, std::size_t number) {
 void Optimizer::check(const Buffers& parameters, std::size_t number, OptimizerState* state) const {
   if (!state) return;
   const View& view = parameters.views[number];
-  if (state->count == -1) {
+  const std::int64_t* const end = view.shape + view.ndim;
+  if (state->count == -1 ||
+      (is_flat(*state) && state->count == view.count && state->dtype == view.dtype)) {
     state->count = view.count;
     state->dtype = view.dtype;
+    state->shape.assign(view.shape, end);
+    return;
   }
-  if (state->count == view.count && state->dtype == view.dtype) return;
+  const std::vector<std::int64_t>& shape = state->shape;
+  if (state->dtype == view.dtype && std::equal(shape.begin(), shape.end(), view.shape, end)) return;
   const auto name = [](Dtype dtype) { return dtype == Dtype::kFloat64 ? "float64" : "float32"; };
-  throw py::value_error(parameters.label(number) + " must have " + std::to_string(state->count) +
-                        " elements of " + name(state->dtype) + " as in the steps before, not " +
-                        std::to_string(view.count) + " of " + name(view.dtype));
+  throw py::value_error(parameters.label(number) + " must have shape " + shape_of(axes_of(*state)) +
+                        " and " + name(state->dtype) + " as in the steps before, not shape " +
+                        shape_of({view.shape, end}) + " and " + name(view.dtype));
 }
 
 void register_optimizer(py::module_& module) {

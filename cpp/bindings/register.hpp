@@ -15,6 +15,7 @@ void register_clipping(pybind11::module_& module);
 void register_optimizer(pybind11::module_& module);
 void register_parameters(pybind11::module_& module);
 void register_training(pybind11::module_& module);
+void register_visible(pybind11::module_& module);
 void register_watch(pybind11::module_& module);
 
 }  // namespace vegrad

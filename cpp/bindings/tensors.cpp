@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "bindings/buffers.hpp"
+#include "bindings/visible.hpp"
 
 namespace py = pybind11;
 
@@ -34,7 +35,7 @@ std::string dtype_name(dlpack::DataType dtype, const py::handle& item) {
   if (dtype.code <= dlpack::kComplex) return kNames[dtype.code] + std::to_string(dtype.bits);
   // Newer kinds have many names.
   const std::string kind = "DLPack's kind " + std::to_string(dtype.code);
-  return py::str(py::getattr(item, "dtype", py::str(kind)));
+  return visible(py::str(py::getattr(item, "dtype", py::str(kind))));
 }
 
 // Whether an array's descriptor is one of ours.
@@ -177,7 +178,7 @@ bool device_of(const py::object& pair, dlpack::Device& device) {
 }  // namespace
 
 std::string type_name(const py::handle& object) {
-  return py::str(py::type::handle_of(object).attr("__name__"));
+  return visible(py::str(py::type::handle_of(object).attr("__name__")));
 }
 
 const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
@@ -230,7 +231,7 @@ void Buffers::add_array(const py::handle& item, View& view) {
   if (!dtype_of(array.dtype(), view.dtype)) {
     const bool native = py::cast<bool>(array.dtype().attr("isnative"));
     throw py::type_error(
-        here() + " must be " + kDtypes + ", not " + std::string(py::str(array.dtype())) +
+        here() + " must be " + kDtypes + ", not " + visible(py::str(array.dtype())) +
         (native ? "" : ", whose bytes are in the other order than this machine's"));
   }
   if (writable_ && !array.writeable())
@@ -254,15 +255,15 @@ void Buffers::add_exchanged(const py::handle& item, View& view) {
     std::string reason = "it gives no reason";
     if (PyErr_Occurred()) {
       const py::error_already_set error;
-      reason = py::str(error.value());
-      reason = reason.substr(0, reason.find('\n'));
+      const py::str said(error.value());
+      reason = visible(said.attr("partition")("\n")[py::int_(0)], 200);
     }
     if (py::hasattr(item, "device")) {
-      const std::string device = py::str(item.attr("device"));
+      const std::string device = visible(py::str(item.attr("device")));
       if (device != "cpu") throw py::type_error(here() + " must be on the CPU, not on " + device);
     }
     if (py::hasattr(item, "layout")) {
-      const std::string layout = py::str(item.attr("layout"));
+      const std::string layout = visible(py::str(item.attr("layout")));
       if (layout != "torch.strided")
         throw py::type_error(here() + " must be a dense tensor, not " + layout);
     }
@@ -278,7 +279,7 @@ bool Buffers::add_capsule(const py::handle& item, View& view) {
   dlpack::Device where{};
   if (!device_of(device, where))
     throw py::type_error(here() + " must give its device as a pair of integers, not as " +
-                         std::string(py::repr(device)));
+                         shown(device));
   if (!on_cpu(where))
     throw py::type_error(here() + " must be on the CPU, not on " + device_name(where));
   py::object source = py::reinterpret_borrow<py::object>(item);
@@ -309,7 +310,7 @@ bool Buffers::add_capsule(const py::handle& item, View& view) {
               ->tensor,
          item, view);
   } else {
-    throw py::type_error(here() + " gives no DLPack tensor but " + std::string(py::repr(capsule)));
+    throw py::type_error(here() + " gives no DLPack tensor but " + shown(capsule));
   }
   if (writable_ && read_only)
     throw py::value_error(here() + " must be writable, not a read-only " + type_name(item));
@@ -350,9 +351,7 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
   else if (last_source_ == Source::kArray)
     add_array(item, view);
   else if (!add_capsule(item, view))
-    throw py::type_error(here() +
-                         " must be an array, a CPU tensor, or a sequence or mapping of them, not " +
-                         type_name(item));
+    refuse(here(), item);
   if (view.count > 0 && !view.data)
     throw py::value_error(here() + " must have memory, but is a " + type_name(item) +
                           " without any");

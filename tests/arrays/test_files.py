@@ -4,6 +4,9 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +155,31 @@ def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (1e9, 1e9))
     files.remove_leftovers(tmp_path / "a.b")
     assert {path.name for path in tmp_path.iterdir()} == {names[2], *others}
+
+
+def run_python(code: str, **options: Any) -> Any:
+    return subprocess.run([sys.executable, "-c", code], check=True, timeout=60, **options)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no /dev/stdout")
+def test_a_pipe_and_the_standard_output_get_the_content(tmp_path: Path) -> None:
+    """They stay what they are: no file is put in their place."""
+    code = "from vegrad.arrays.files import save_bytes; save_bytes('{}', b'whole')"
+    to = code.format("/dev/stdout")
+    assert run_python(to, capture_output=True).stdout == b"whole"
+    with (tmp_path / "out").open("wb") as file:
+        run_python(to, stdout=file)
+    assert (tmp_path / "out").read_bytes() == b"whole"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as threads:
+        read = threads.submit(pipe.read_bytes)
+        run_python(code.format(pipe))
+        assert read.result(60) == b"whole"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pipe"]
+
+
+def test_a_missing_folder_is_named_alone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no/net'$"):
+        make(CONFIGS[0]).save(tmp_path / "no" / "net")

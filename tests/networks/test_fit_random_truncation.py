@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import product
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import vegrad
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 ROWS, T, SIZES = 6, 12, (3, 5, 2)
 
@@ -161,3 +164,20 @@ def test_a_label_in_a_stream_is_refused_by_row_and_step(tmp_path: Path, kind: st
     with pytest.raises(ValueError, match=r"labels from 0 to 1, but target\[2, 7\] is 5"):
         fit(net, *stream, truncation=5 if kind == "map" else None)
     fit(net, *stream, truncation=5 if kind == "map" else None, lengths=[T, T, 7, T, T, T])
+
+
+def test_a_resume_that_fails_has_changed_nothing(tmp_path: Path) -> None:
+    x, target = data("all")
+    path = tmp_path / "half"
+    fit(make("all"), x, target, checkpoint=path, truncation=vegrad.RandomTruncation(3, 7))
+    arrays = load_file(path)
+    with safe_open(path, framework="numpy") as file:
+        about = json.loads(file.metadata()["vegrad"])
+    about["cuts"]["drawn"] = -1
+    save_file(arrays, path, {"vegrad": json.dumps(about)})
+    optimizer, cuts = vegrad.AdamW(0.1), vegrad.RandomTruncation(3, 7)
+    before = optimizer.state_dict(), cuts.state_dict()
+    net = make("all")
+    with pytest.raises(ValueError, match="drawn must be at least 0, not -1"):
+        fit(net, x, target, optimizer=optimizer, epochs=2, truncation=cuts, resume=path)
+    assert (optimizer.state_dict(), cuts.state_dict()) == before

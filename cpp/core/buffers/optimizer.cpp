@@ -117,7 +117,7 @@ void Stepper::begin(std::int64_t buffer) {
   if (!writing_) writing_.lock();
   std::unique_ptr<OptimizerState>& state = *states_[buffer];
   const View& parameter = parameters_[buffer];
-  if (!state) state = std::make_unique<OptimizerState>(parameter.dtype, parameter.count);
+  if (!state) state = std::make_unique<OptimizerState>(parameter);
   state->make_room(groups_[group_of_[buffer]].settings);
   numbers_of_[buffer] = &numbers_after(group_of_[buffer], state->steps);
 }

@@ -36,11 +36,14 @@ struct StepGroup {
 // What is kept of a buffer: in C order, of its dtype.
 struct OptimizerState {
   Dtype dtype;
-  std::int64_t count;
+  std::vector<std::int64_t> shape;
+  std::int64_t count;  // of elements; -1: the buffer is not known yet
   std::int64_t steps = 0;
   std::vector<Buffer<char>> memory;  // one for each name
 
-  OptimizerState(Dtype dtype, std::int64_t count) : dtype(dtype), count(count) {}
+  OptimizerState() : dtype(Dtype::kFloat32), count(-1) {}
+  explicit OptimizerState(const View& view)
+      : dtype(view.dtype), shape(view.shape, view.shape + view.ndim), count(view.count) {}
   // Zeros for what is not kept yet; a momentum that begins now, begins with the gradient.
   void make_room(const OptimizerSettings& settings);
 };

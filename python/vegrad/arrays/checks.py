@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from math import inf, isfinite
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from vegrad.arrays.choices import Policy
+from vegrad.arrays.shown import MOST, shown, some, visible
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -26,7 +29,8 @@ ends at 64. The compiled module checks this when it is called: type checkers hav
 it, so the alias serves the reader.
 """
 _MOST_ROWS = 2**30
-POLICIES = ("raise", "skip", "zero", "propagate")
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+T = TypeVar("T")
 
 
 def as_gradients(grads: Buffers) -> Buffers:
@@ -217,7 +221,7 @@ def as_counts(argument: str, values: Iterable[object]) -> list[int]:
 def as_flag(argument: str, value: object) -> bool:
     """Return True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{argument} must be True or False, not {value!r}")
+        raise TypeError(f"{argument} must be True or False, not {shown(value)}")
     return value
 
 
@@ -242,24 +246,33 @@ def as_fraction(argument: str, value: object) -> float:
     return number
 
 
-def as_count(argument: str, value: object, least: int = 0) -> int:
-    """Return an integer that must be at least `least`."""
+def as_count(argument: str, value: object, least: int = 0, most: float = inf) -> int:
+    """Return an integer that must be at least `least`, and at most `most`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{argument} must be an integer, not {type(value).__name__}")
     if value < least:
-        raise ValueError(f"{argument} must be at least {least}, not {value}")
+        raise ValueError(f"{argument} must be at least {least}, not {shown(value)}")
+    if value > most:
+        raise ValueError(f"{argument} must be at most {most}, not {shown(value)}")
     return int(value)
 
 
-def as_policy(value: object) -> str:
+def as_one_of(argument: str, value: object, known: Iterable[T]) -> T:
+    """Return the one of `known` that `value` equals."""
+    for one in known:
+        if isinstance(value, str) and value == one:
+            return one
+    hint = did_you_mean(value, map(str, known)) if isinstance(value, str) else ""
+    raise ValueError(f"{argument} must be one of {some(known, 20)}, not {shown(value)}{hint}")
+
+
+def as_policy(value: object) -> Policy:
     """Return one of POLICIES, the ways to treat elements that are not finite."""
-    if value not in POLICIES:
-        raise ValueError(f"nonfinite must be one of {', '.join(POLICIES)}, not {value!r}")
-    return str(value)
+    return as_one_of("nonfinite", value, POLICIES)
 
 
 def check_state(state: object, key: str, wanted: Mapping[str, object]) -> None:
-    """Check that `state` is a mapping like `wanted`, with all its keys and the same `key`.
+    """Check that `state` is a mapping like `wanted`, with its keys only and the same `key`.
 
     `wanted` is the current state_dict() of the object that is to be restored; the entry `key` holds
     the name of its class.
@@ -267,10 +280,13 @@ def check_state(state: object, key: str, wanted: Mapping[str, object]) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping, not {type(state).__name__}")
     if state.get(key) != wanted[key]:
-        raise ValueError(f"state must be of {wanted[key]}, not of {state.get(key)}")
+        raise ValueError(f"state must be of {wanted[key]}, not of {visible(str(state.get(key)))}")
     missing = wanted.keys() - state.keys()
     if missing:
         raise ValueError(f"state must have {', '.join(sorted(missing))}, which it lacks")
+    unknown = [name for name in state if name not in wanted]
+    if unknown:
+        raise ValueError(f"state must have {', '.join(wanted)} only, not {some(unknown)}")
 
 
 def range_of(dtype: str) -> tuple[float, float]:
@@ -311,6 +327,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     Of names of which it is only the beginning, two are named; words of other libraries are known.
     """
+    if len(name) > MOST:
+        return ""
     by_lower, wanted = {one.lower(): one for one in known}, name.lower()
     nearest = [one for one in SYNONYMS.get(wanted, ()) if one in by_lower]
     nearest = nearest or get_close_matches(wanted, list(by_lower), n=1)

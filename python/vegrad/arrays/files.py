@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from math import isfinite
 from os import PathLike
 from pathlib import Path
+from shutil import copyfileobj
+from stat import S_ISDIR, S_ISREG
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ import safetensors.numpy
 
 from vegrad import _core
 from vegrad.arrays.checks import Array
+from vegrad.arrays.shown import SCREEN, shown, visible
 
 _OF_CONTENT = (
     safetensors.SafetensorError,
@@ -52,9 +56,17 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path, whose file replaces the one at `path` once it is written.
 
     If anything fails, the temporary file is removed and whatever stood at `path` stays. An OSError
-    about the temporary file names `path` instead.
+    about the temporary file names `path` instead. What no file can replace, such as /dev/stdout or
+    a pipe, gets the whole content once there is one.
     """
     path = Path(path)
+    if _is_stream(path):
+        with TemporaryDirectory() as folder:
+            temporary = Path(folder, path.name)
+            yield temporary
+            with temporary.open("rb") as source, path.open("wb") as stream:
+                copyfileobj(source, stream)
+        return
     # In the same folder, so that the last step is only a change of name, and with the same ending,
     # from which some writers tell the format.
     temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
@@ -65,10 +77,20 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.strerror and error.filename in (None, str(temporary)):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2  # set to None, it would be told
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Return True for a device, a pipe or a descriptor, which a file would only hide."""
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        descriptor = re.match("/dev/(std|fd/)|/proc/", str(path.absolute()))
+        return not S_ISDIR(mode) and (descriptor is not None or not S_ISREG(mode))
+    return False
 
 
 def remove_leftovers(path: str | PathLike[str], *, older_than: float = 60.0) -> None:
@@ -97,7 +119,7 @@ def load_tensors(path: str | PathLike[str], kind: str) -> tuple[dict[str, Array]
             about = json.loads(text)
             if not isinstance(about, dict) or about.get("kind") != kind:
                 found = about.get("kind") if isinstance(about, dict) else about
-                raise ValueError(f"it holds {found!r}, not {kind!r}")
+                raise ValueError(f"it holds {shown(found)}, not {shown(kind)}")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
 
 
@@ -107,7 +129,8 @@ def complaining_of(path: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     except _OF_CONTENT as error:
-        raise ValueError(f"{os.fspath(path)} cannot be read as vegrad's: {error}") from error
+        said = f"{os.fspath(path)} cannot be read as vegrad's: {error}"
+        raise ValueError(visible(said, SCREEN)) from error
 
 
 def plain(value: object) -> object:

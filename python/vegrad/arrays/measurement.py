@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from math import inf, log2
 from typing import Any
 
 from vegrad import _core
 from vegrad.arrays.checks import Buffers, FloatArray, as_order
+from vegrad.arrays.choices import Number
+from vegrad.arrays.shown import escape, visible
 
 # The columns of the table.
 _SIZES = ("norm", "norm_log2", "rms", "mean", "largest", "smallest")
@@ -18,20 +19,20 @@ _MOST = 60  # rows of a table in a notebook
 _TITLES = ("buffer", "elements", "norm", "log2", *_SIZES[2:], *_COUNTS, "")
 
 
-def norm(buffers: Buffers, ord: float = 2) -> float:
+def norm(buffers: Buffers, ord: Number = 2) -> float:
     """Return the joint norm (Σ|x|^ord)^(1/ord) of all elements; ord > 0, inf for the largest |x|.
 
     The norm is NaN if an element is, else inf if an element is, and 0.0 if there are no elements.
 
     Raises:
-        TypeError: `buffers` holds something that is not a buffer.
-        ValueError: `ord` is out of range, or containers are nested over 64 deep or contain
-            themselves.
+        TypeError: `buffers` holds something that is not a buffer, or a container holds itself or
+            cannot be read.
+        ValueError: `ord` is out of range, or containers are nested over 64 deep.
     """
     return _core.norm(buffers, as_order(ord))
 
 
-def norms(buffers: Buffers, ord: float = 2) -> FloatArray:
+def norms(buffers: Buffers, ord: Number = 2) -> FloatArray:
     """Return the norm of each buffer that is not None, in their order, as a float64 array.
 
     Raises:
@@ -166,9 +167,8 @@ def measure(buffers: Buffers, *, histogram: bool = False) -> Measurement:
         histogram: whether to count the elements by powers of two as well.
 
     Raises:
-        TypeError: `buffers` holds something that is not a buffer.
-        ValueError: a buffer cannot be read as it lies, or containers are nested too deep or contain
-            themselves.
+        TypeError: as `norm` does.
+        ValueError: a buffer cannot be read as it lies, or containers are nested too deep.
     """
     names, parts, joint = _core.measure(buffers, bool(histogram))
     return Measurement(names, [Statistics(**part) for part in parts], Statistics(**joint))
@@ -178,7 +178,7 @@ def _line(name: str, statistics: Statistics) -> tuple[str, ...]:
     sizes = [f"{getattr(statistics, size):.4g}" for size in _SIZES]
     counts = [str(getattr(statistics, count) or "·") for count in _COUNTS]
     marks = "← " + ", ".join(statistics.marks) if statistics.marks else ""
-    return name, str(statistics.count), *sizes, *counts, marks
+    return visible(name), str(statistics.count), *sizes, *counts, marks
 
 
 def _cells(line: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.choices import Activation
 from vegrad.benchmark import limits, peers
 from vegrad.benchmark.machine import cores, environment, machine, versions
 from vegrad.benchmark.peers import Buffers, Case, Peer, Problem
@@ -53,7 +54,7 @@ class Settings:
     layers: int
     width: int
     batch: int
-    activation: str
+    activation: Activation
     threads: int
     seconds: float
 

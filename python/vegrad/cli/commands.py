@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vegrad import _core
+from vegrad.arrays.shown import SCREEN, visible
 from vegrad.cli import (
     bench,
     compare,
@@ -220,12 +221,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _complain(message: str, code: int = 2) -> int:
-    print(f"vegrad: error: {message}", file=sys.stderr)
+    print(f"vegrad: error: {visible(message, SCREEN, lines=True)}", file=sys.stderr)
     return code
 
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
+        where = "" if error.filename is None else f"{visible(str(error.filename), SCREEN)}: "
         return f"{where}{error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

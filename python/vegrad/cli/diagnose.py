@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.shown import SCREEN, visible
 from vegrad.cli import cure, descent
 from vegrad.cli.annotations import annotated
 from vegrad.cli.options import (
@@ -72,7 +73,7 @@ def run_demo(options: argparse.Namespace) -> int:
     cure.show(options, found or cure.demonstrate(options, data))
     print_files(files)
     if kept is not None:
-        print(f"\n{kept} is there already: --force draws it anew")
+        print(f"\n{visible(kept, SCREEN)} is there already: --force draws it anew")
     return 0
 
 
@@ -157,7 +158,7 @@ def _print_verdict(data: Dataset, diagnosis: Diagnosis) -> None:
         print(remark)
     place = _place(diagnosis, data)
     if place is not None:
-        print(f"  → it stands in {place}")
+        print(f"  → it stands in {visible(place, SCREEN)}")
 
 
 def _print_numbers(

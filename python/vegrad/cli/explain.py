@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from vegrad import _core
 from vegrad.arrays.checks import did_you_mean
+from vegrad.arrays.shown import shown
 from vegrad.cli.terminal import width
 from vegrad.diagnosis.catalogue.cause import Cause
 from vegrad.diagnosis.catalogue.table import CAUSES, SECTIONS
@@ -55,7 +56,7 @@ def _page_of(name: str) -> str:
         words = [word for term in TERMS for word in term.names]
         hint = did_you_mean(name, [*CAUSES, *words])
         raise ValueError(
-            f"cause must be the name of a cause or a word of messages, not {name!r}{hint}; "
+            f"cause must be the name of a cause or a word of messages, not {shown(name)}{hint}; "
             "`vegrad explain` lists both"
         )
     return page(CAUSES[name])

@@ -8,6 +8,7 @@ from math import inf
 from typing import NamedTuple, TypeVar
 
 from vegrad import _core, clipping, datasets, optim
+from vegrad.arrays.shown import shown
 from vegrad.cli.outputs import add_file_options
 from vegrad.cli.parser import not_one_of
 from vegrad.theory.cells import GATES
@@ -229,11 +230,13 @@ def _clip(text: str) -> clipping.Rule:
     name, colon, number = text.partition(":")
     rule, argument, value = one_of("--clip", CLIPS, name)
     if colon and name == "none":
-        raise ValueError(f"--clip none takes no number, not {text!r}")
+        raise ValueError(f"--clip none takes no number, not {shown(text)}")
     try:
         value = float(number) if colon else value
     except ValueError as error:
-        raise ValueError(f"--clip {name}: must be followed by a number, not {number!r}") from error
+        raise ValueError(
+            f"--clip {name}: must be followed by a number, not {shown(number)}"
+        ) from error
     try:
         return rule(**{argument: value})
     except ValueError as error:

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from vegrad.arrays.shown import shown
+
 PICTURES = (".png", ".svg", ".pdf")
 HISTORIES = (".json", ".csv")
 PAGES = (".html", ".htm")
@@ -45,7 +47,7 @@ def settle(options: argparse.Namespace) -> None:
     for name, path in named.items():
         if ENDINGS[name] and Path(path).suffix.lower() not in ENDINGS[name]:
             raise ValueError(
-                f"--{name} must end in {' or '.join(ENDINGS[name])}, not {str(path)!r}"
+                f"--{name} must end in {' or '.join(ENDINGS[name])}, not {shown(str(path))}"
             )
     if "plot" in named:
         try:
@@ -79,7 +81,7 @@ def remove_stale(path: str) -> None:
 
 def _check_writable(path: str) -> None:
     if Path(path).is_dir() or not Path(path).name:
-        raise ValueError(f"{path!r} must be a file, not a folder")
+        raise ValueError(f"{shown(path)} must be a file, not a folder")
     if Path(path).exists() and not Path(path).is_file():
         return  # such as /dev/stdout
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn, cast
 
 from vegrad.arrays.checks import did_you_mean
+from vegrad.arrays.shown import shown
 from vegrad.cli.terminal import width
 
 KINDS: dict[object, str] = {int: "a whole number", float: "a number"}
@@ -69,7 +70,9 @@ class Parser(argparse.ArgumentParser):
             return cast(Callable[[str], object], action.type)(arg_string)
         except ValueError:
             option = [action.dest, *action.option_strings][-1]
-            raise ValueError(f"{option} must be {KINDS[action.type]}, not {arg_string!r}") from None
+            raise ValueError(
+                f"{option} must be {KINDS[action.type]}, not {shown(arg_string)}"
+            ) from None
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse what is none of the choices, and suggest the nearest."""
@@ -113,7 +116,8 @@ class Parser(argparse.ArgumentParser):
 
 def not_one_of(option: str, names: Collection[str], value: str) -> str:
     """Return the message about a value that is none of these names."""
-    return f"{option} must be one of {', '.join(names)}, not {value!r}{did_you_mean(value, names)}"
+    hint = did_you_mean(value, names)
+    return f"{option} must be one of {', '.join(names)}, not {shown(value)}{hint}"
 
 
 def completion(parser: Parser, shell: str) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, did_you_mean
+from vegrad.arrays.choices import Loss, RecurrentInitialization
+from vegrad.arrays.shown import shown, visible
 from vegrad.cli.options import SEQUENCES, positive
 from vegrad.cli.parser import not_one_of
 from vegrad.cli.terminal import spinner
@@ -77,7 +79,9 @@ def load_data(options: argparse.Namespace) -> Dataset:
         with spinner(options, f"reading {name}"):
             return load_sequences(name, options.targets, numbers=options.loss == "mse")
     if colon and not steps.isdecimal():
-        raise ValueError(f"--data {task}: must be followed by a number of steps, not {steps!r}")
+        raise ValueError(
+            f"--data {task}: must be followed by a number of steps, not {shown(steps)}"
+        )
     with spinner(options, f"drawing {task}"):
         data = TASKS[task](ROWS, int(steps) if colon else STEPS, seed=options.seed)
     if options.targets not in (None, data.targets):
@@ -91,7 +95,7 @@ def _known(name: str, names: Collection[str]) -> None:
     """Refuse a name of data that is none, and no file's, if it is near to one."""
     hint = did_you_mean(name, names)
     if name not in names and not Path(name).suffix and hint:
-        raise ValueError(f"--data must be {', '.join(names)} or a file, not {name!r}{hint}")
+        raise ValueError(f"--data must be {', '.join(names)} or a file, not {shown(name)}{hint}")
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -136,7 +140,7 @@ def build_task(options: argparse.Namespace, data: Dataset) -> Task:
     return Task(data, data.target(loss), build_network(options, data, loss))
 
 
-def build_network(options: argparse.Namespace, data: Dataset, loss: str) -> MLP | RNN:
+def build_network(options: argparse.Namespace, data: Dataset, loss: Loss) -> MLP | RNN:
     """Build the network of the options, with inputs and outputs that fit the data."""
     width = positive("--width", options.width)
     if isinstance(data, Sequences):
@@ -160,8 +164,8 @@ def build_network(options: argparse.Namespace, data: Dataset, loss: str) -> MLP 
         )
 
 
-def _recurrent(options: argparse.Namespace, data: Sequences, loss: str, width: int) -> RNN:
-    init = options.init or "default"
+def _recurrent(options: argparse.Namespace, data: Sequences, loss: Loss, width: int) -> RNN:
+    init: RecurrentInitialization = options.init or "default"
     more: dict[str, float] = {}
     if init == "chrono":
         more["time_scale"] = options.time_scale or data.x.shape[1]
@@ -191,7 +195,9 @@ def as_truncation(text: str | None) -> int | tuple[int, int] | None:
         return None
     numbers = [number.strip() for number in text.split(",")]
     if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
-        raise ValueError(f"--truncation must be K or K1,K2, whole numbers from 1 on, not {text!r}")
+        raise ValueError(
+            f"--truncation must be K or K1,K2, whole numbers from 1 on, not {shown(text)}"
+        )
     if len(numbers) == 1:
         return int(numbers[0])
     every, back = int(numbers[0]), int(numbers[1])
@@ -206,12 +212,12 @@ def described(data: Dataset, rows: int) -> str:
         columns = count_of(data.x.shape[1], "column")
         if data.flattened:
             columns = f"{' × '.join(map(str, data.flattened))} = {columns}"
-        return f"{data.name}: {count_of(rows, 'row')} of {columns}"
+        return f"{visible(data.name)}: {count_of(rows, 'row')} of {columns}"
     steps = str(data.x.shape[1])
     if data.lengths is not None and (least := int(data.lengths.min())) < data.x.shape[1]:
         steps = f"{least} to {steps}"
     sequences, inputs = count_of(rows, "sequence"), count_of(data.x.shape[2], "input")
-    return f"{data.name}: {sequences} of {steps} step{'s' * (steps != '1')}, {inputs}"
+    return f"{visible(data.name)}: {sequences} of {steps} step{'s' * (steps != '1')}, {inputs}"
 
 
 def target_told(data: Dataset, loss: str | None) -> list[str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vegrad import _core
+from vegrad.arrays.shown import SCREEN, visible
 
 NARROWEST, WIDEST = 40, 120
 """Columns between which text follows the terminal: longer lines are hard to read."""
@@ -25,7 +26,8 @@ def width() -> int:
 def print_json(content: Mapping[str, object]) -> None:
     """Print JSON for programs, with the version of vegrad."""
     content = {**content, "version": _core.__version__}
-    print(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2))
+    text = json.dumps(content, allow_nan=False, ensure_ascii=False, indent=2)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_verdict(text: str, *, good: bool) -> None:
@@ -41,7 +43,9 @@ def print_verdict(text: str, *, good: bool) -> None:
 
 def print_files(files: Mapping[str, str | None]) -> None:
     """Print the paths of what was written, below an empty line; nothing if there is nothing."""
-    written = [f"{what}: {path}" for what, path in files.items() if path is not None]
+    written = [
+        f"{what}: {visible(path, SCREEN)}" for what, path in files.items() if path is not None
+    ]
     if written:
         print("", *written, sep="\n")
 

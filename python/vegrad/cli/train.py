@@ -20,6 +20,7 @@ import numpy as np
 
 from vegrad.arrays.checks import Array
 from vegrad.arrays.files import load_tensors, remove_leftovers
+from vegrad.arrays.shown import SCREEN, visible
 from vegrad.cli.interrupts import FULL, Interrupts, interrupts
 from vegrad.cli.options import (
     TRAINED,
@@ -246,15 +247,15 @@ def _save(
 def _complain(run: _Run, again: str | None) -> None:
     """Print on stderr what went wrong, and the command that goes on."""
     if run.ended == "nonfinite":
-        print(f"vegrad: error: {run.message}", file=sys.stderr)
+        print(f"vegrad: error: {visible(run.message, SCREEN)}", file=sys.stderr)
         told = {(finding.kind, finding.cause) for finding in run.told}
         for finding in run.history.findings:  # which `fit` had no time to tell
             if (finding.kind, finding.cause) not in told:
                 print(_words(finding, sys.stderr), file=sys.stderr)
     if run.ended == "stopped":
-        print(f"vegrad: {run.message}", file=sys.stderr)
+        print(f"vegrad: {visible(run.message, SCREEN)}", file=sys.stderr)
     if run.ended == "interrupted":
-        print(f"vegrad: {run.message}", file=sys.stderr)
+        print(f"vegrad: {visible(run.message, SCREEN)}", file=sys.stderr)
     if again is not None:
         print(f"To go on:\n  {again}", file=sys.stderr)
 
@@ -325,7 +326,7 @@ def _print(figures: Figures, files: dict[str, str], clip: object) -> None:
     if f["clipped_share"] is not None:
         print(f"clipped {100 * f['clipped_share']:.0f} % of the steps (--clip {clip})")
     for name, path in files.items():
-        print(f"{name}: {path}")
+        print(f"{name}: {visible(path, SCREEN)}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ from vegrad import _core
 from vegrad._core import Clipped, NonFiniteGradientError
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers
+from vegrad.arrays.choices import Number, Policy
 from vegrad.clipping.learning import AdaGC, AutoClip, ZClip
 from vegrad.clipping.rules import Adaptive, BlockRMS, GlobalNorm, Norm, Rule, Value
 from vegrad.clipping.skipping import SkipSpike
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 
-def clip_by_value_(grads: Buffers, limit: float, *, nonfinite: str = "raise") -> Clipped:
+def clip_by_value_(grads: Buffers, limit: Number, *, nonfinite: Policy = "raise") -> Clipped:
     """Clip every element: g ← min(max(g, -limit), limit). The norms that it returns are L2 norms.
 
     The limit is rounded to the dtype of each buffer.
@@ -58,7 +59,8 @@ def clip_by_value_(grads: Buffers, limit: float, *, nonfinite: str = "raise") ->
     Args:
         grads: one buffer, or a sequence or mapping of buffers, nested as you like.
         limit: the largest magnitude of an element, at least 0; inf clips nothing.
-        nonfinite: what to do about elements that are inf or NaN.
+        nonfinite: what to do about elements that are inf or NaN: "raise", "skip", "zero" or
+            "propagate".
 
     Raises:
         TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
@@ -75,22 +77,21 @@ def clip_by_value_(grads: Buffers, limit: float, *, nonfinite: str = "raise") ->
 
 
 def clip_by_norm_(
-    grads: Buffers, max_norm: float | None, *, ord: float = 2, nonfinite: str = "raise"
+    grads: Buffers, max_norm: Number | None, *, ord: Number = 2, nonfinite: Policy = "raise"
 ) -> Clipped:
     """Clip each buffer by its own norm N: g ← g · min(1, max_norm / N).
 
-    With max_norm=None the gradients are only measured, and may be read-only.
+    With max_norm=None the gradients are only measured, and may be read-only or overlap themselves
+    as views do; but nonfinite="zero" still writes zeros.
 
     Args:
-        grads: one buffer, or a sequence or mapping of buffers, nested as you like.
+        grads: as for `clip_by_value_`.
         max_norm: the largest norm of a buffer, at least 0, or None.
         ord: the order of the norm, above 0; inf for the largest magnitude.
-        nonfinite: what to do about elements that are inf or NaN.
+        nonfinite: as for `clip_by_value_`.
 
     Raises:
-        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
-        NonFiniteGradientError: an element is not finite and nonfinite is "raise"; nothing has
-            changed.
+        TypeError, ValueError, NonFiniteGradientError: as `clip_by_value_` does.
     """
     limit = checks.as_limit_or_none("max_norm", max_norm)
     return _core.clip(
@@ -99,23 +100,22 @@ def clip_by_norm_(
 
 
 def clip_by_global_norm_(
-    grads: Buffers, max_norm: float | None, *, ord: float = 2, nonfinite: str = "raise"
+    grads: Buffers, max_norm: Number | None, *, ord: Number = 2, nonfinite: Policy = "raise"
 ) -> Clipped:
     """Clip all buffers by their joint norm N: g ← g · min(1, max_norm / N).
 
-    With max_norm=None the gradients are only measured, and may be read-only. Source: Pascanu et al.
-    2013, arXiv:1211.5063.
+    With max_norm=None the gradients are only measured, and may be read-only or overlap themselves
+    as views do; but nonfinite="zero" still writes zeros. Source: Pascanu et al. 2013,
+    arXiv:1211.5063.
 
     Args:
-        grads: one buffer, or a sequence or mapping of buffers, nested as you like.
+        grads: as for `clip_by_value_`.
         max_norm: the largest joint norm, at least 0, or None.
         ord: the order of the norm, above 0; inf for the largest magnitude.
-        nonfinite: what to do about elements that are inf or NaN.
+        nonfinite: as for `clip_by_value_`.
 
     Raises:
-        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
-        NonFiniteGradientError: an element is not finite and nonfinite is "raise"; nothing has
-            changed.
+        TypeError, ValueError, NonFiniteGradientError: as `clip_by_value_` does.
     """
     limit = checks.as_limit_or_none("max_norm", max_norm)
     return _core.clip(
@@ -127,20 +127,18 @@ def clip_by_global_norm_(
     )
 
 
-def clip_by_block_rms_(grads: Buffers, max_rms: float, *, nonfinite: str = "raise") -> Clipped:
+def clip_by_block_rms_(grads: Buffers, max_rms: Number, *, nonfinite: Policy = "raise") -> Clipped:
     """Clip each buffer by its root mean square: g ← g · min(1, max_rms / RMS(g)).
 
     The norms that it returns are L2 norms.
 
     Args:
-        grads: one buffer, or a sequence or mapping of buffers, nested as you like.
+        grads: as for `clip_by_value_`.
         max_rms: the largest root mean square of a buffer, at least 0.
-        nonfinite: what to do about elements that are inf or NaN.
+        nonfinite: as for `clip_by_value_`.
 
     Raises:
-        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
-        NonFiniteGradientError: an element is not finite and nonfinite is "raise"; nothing has
-            changed.
+        TypeError, ValueError, NonFiniteGradientError: as `clip_by_value_` does.
     """
     return _core.clip(
         "block_rms",
@@ -154,10 +152,10 @@ def clip_by_block_rms_(grads: Buffers, max_rms: float, *, nonfinite: str = "rais
 def adaptive_clip_(
     grads: Buffers,
     params: Buffers,
-    clipping: float = 0.01,
+    clipping: Number = 0.01,
     *,
-    eps: float = 1e-3,
-    nonfinite: str = "raise",
+    eps: Number = 1e-3,
+    nonfinite: Policy = "raise",
 ) -> Clipped:
     """Clip the gradient of each unit in proportion to its weights (Brock et al. 2021).
 
@@ -168,17 +166,15 @@ def adaptive_clip_(
     the authors' own code takes a weight with a single column as one unit, as it does a vector.
 
     Args:
-        grads: the gradients.
+        grads: as for `clip_by_value_`.
         params: the parameters, buffers with the same names (or number), nesting and shapes; their
             dtypes may differ from those of the gradients.
         clipping: λ, the largest ratio of gradient to weight.
         eps: the value that stands for ‖W‖ if that is smaller.
-        nonfinite: what to do about gradients that are inf or NaN.
+        nonfinite: as for `clip_by_value_`, about the gradients.
 
     Raises:
-        TypeError, ValueError: a buffer or an argument does not fit; nothing has changed.
-        NonFiniteGradientError: a gradient is not finite and nonfinite is "raise"; nothing has
-            changed.
+        TypeError, ValueError, NonFiniteGradientError: as `clip_by_value_` does.
     """
     ratio, least = checks.as_limit("clipping", clipping), checks.as_limit("eps", eps)
     return _core.clip(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from math import hypot, inf, isfinite, sqrt
-from typing import ClassVar, cast
+from math import hypot, inf, isfinite, isnan, sqrt
+from sys import float_info
+from typing import ClassVar, cast, get_args
 
 import numpy as np
 
@@ -13,25 +14,24 @@ from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers
+from vegrad.arrays.choices import Number, Policy, SpikeMode, SpikeOption
 from vegrad.clipping.percentiles import Percentiles
-from vegrad.clipping.rules import Loss, Prepared, Rule
+from vegrad.clipping.rules import Loss, Prepared, Rule, argument
 
 
 class Learned(Rule):
     """A rule whose limit for the joint norm follows from the norms seen so far."""
-
-    max_grad_norm: float | None = None
 
     def prepare(  # noqa: D102
         self, grads: Buffers, loss: Loss | None = None
     ) -> Prepared:
         learn: Callable[[], None] | None = None
 
-        def choose(norm: float) -> float | None:
+        def choose(norm: float) -> float:
             nonlocal learn
-            if not isfinite(norm):  # which happens only with nonfinite="propagate"
-                return self.max_grad_norm
-            limit, learn = self._limit_for(norm, loss)
+            limit, taken_in = self._limit_for(norm, loss)
+            if isfinite(norm):
+                learn = taken_in
             return limit
 
         def after(clipped: Clipped) -> None:
@@ -43,7 +43,8 @@ class Learned(Rule):
     def _limit_for(self, norm: float, loss: Loss | None) -> tuple[float, Callable[[], None]]:
         """Return the limit for this norm, and a function to call once it has been applied.
 
-        A limit of -inf leaves out the step.
+        A limit of -inf leaves out the step. A norm is inf where it is out of the range of float64,
+        and inf or NaN where an element is, with nonfinite="propagate"; then nothing is learnt.
         """
         raise NotImplementedError
 
@@ -64,12 +65,11 @@ class AutoClip(Learned):
     (`norms`, and `counts` of the bins) grows with the number of steps.
     """
 
-    _arguments: ClassVar = {"percentile": _percentage}
+    percentile = argument(_percentage)
     _learnt: ClassVar = {"norms": checks.as_finites, "counts": checks.as_counts}
 
-    def __init__(self, percentile: float = 10, *, nonfinite: str = "raise") -> None:
-        super().__init__(nonfinite)
-        self.percentile = percentile
+    def __init__(self, percentile: Number = 10, *, nonfinite: Policy = "raise") -> None:
+        super().__init__(percentile=percentile, nonfinite=nonfinite)
         self._seen = Percentiles()
 
     @property
@@ -83,7 +83,13 @@ class AutoClip(Learned):
         return self._seen.counts
 
     def _limit_for(self, norm: float, loss: Loss | None) -> tuple[float, Callable[[], None]]:
-        return self._seen.with_one_more(self.percentile, norm), lambda: self._seen.add(norm)
+        if isnan(norm):
+            return inf, lambda: None
+        largest = float_info.max  # stands for a norm that is beyond it
+        limit = self._seen.with_one_more(self.percentile, min(norm, largest))
+        if limit > largest * (1 - 2**-10):  # as far as bins tell, it is this one
+            limit = inf
+        return limit, lambda: self._seen.add(norm)
 
     def _restore(self, state: Mapping[str, object]) -> None:
         norms, counts = (cast(Iterable[object], state[name]) for name in self._learnt)
@@ -92,14 +98,16 @@ class AutoClip(Learned):
         )
 
 
-MODES = "zscore", "percentile"
-OPTIONS = "adaptive_scaling", "mean"
+MODES: tuple[SpikeMode, ...] = get_args(SpikeMode)
+OPTIONS: tuple[SpikeOption, ...] = get_args(SpikeOption)
 
 
-def _one_of(names: tuple[str, ...], argument: str, value: object) -> str:
-    if value not in names:
-        raise ValueError(f"{argument} must be one of {', '.join(names)}, not {value!r}")
-    return str(value)
+def _mode(argument: str, value: object) -> SpikeMode:
+    return checks.as_one_of(argument, value, MODES)
+
+
+def _option(argument: str, value: object) -> SpikeOption:
+    return checks.as_one_of(argument, value, OPTIONS)
 
 
 class ZClip(Learned):
@@ -120,16 +128,13 @@ class ZClip(Learned):
     (github.com/bluorion-com/ZClip), where a factor is T/(N + 1e-6), and T/N here.
     """
 
-    _arguments: ClassVar = {
-        "alpha": checks.as_fraction,
-        "z_threshold": checks.as_limit,
-        "warmup": partial(checks.as_count, least=1),
-        "max_grad_norm": checks.as_limit_or_none,
-        "mode": partial(_one_of, MODES),
-        "clip_option": partial(_one_of, OPTIONS),
-        "clip_factor": checks.as_finite,
-        "skip_update_on_spike": checks.as_flag,
-    }
+    alpha = argument(checks.as_fraction)
+    z_threshold = argument(checks.as_limit)
+    warmup = argument(partial(checks.as_count, least=1))
+    max_grad_norm = argument(checks.as_limit_or_none)
+    mode, clip_option = argument(_mode), argument(_option)
+    clip_factor = argument(checks.as_finite)
+    skip_update_on_spike = argument(checks.as_flag)
     _learnt: ClassVar = {
         "seen": checks.as_finites,
         "mean": checks.as_limit_or_none,
@@ -138,25 +143,28 @@ class ZClip(Learned):
 
     def __init__(
         self,
-        alpha: float = 0.97,
-        z_threshold: float = 2.5,
+        alpha: Number = 0.97,
+        z_threshold: Number = 2.5,
         warmup: int = 25,
-        max_grad_norm: float | None = 1.0,
+        max_grad_norm: Number | None = 1.0,
         *,
-        mode: str = "zscore",
-        clip_option: str = "adaptive_scaling",
-        clip_factor: float = 1.0,
+        mode: SpikeMode = "zscore",
+        clip_option: SpikeOption = "adaptive_scaling",
+        clip_factor: Number = 1.0,
         skip_update_on_spike: bool = False,
-        nonfinite: str = "raise",
+        nonfinite: Policy = "raise",
     ) -> None:
-        super().__init__(nonfinite)
-        self.alpha = alpha
-        self.z_threshold = z_threshold
-        self.warmup = warmup
-        self.max_grad_norm = max_grad_norm
-        self.mode, self.clip_option = mode, clip_option
-        self.clip_factor = clip_factor
-        self.skip_update_on_spike = skip_update_on_spike
+        super().__init__(
+            alpha=alpha,
+            z_threshold=z_threshold,
+            warmup=warmup,
+            max_grad_norm=max_grad_norm,
+            mode=mode,
+            clip_option=clip_option,
+            clip_factor=clip_factor,
+            skip_update_on_spike=skip_update_on_spike,
+            nonfinite=nonfinite,
+        )
         self.seen: list[float] = []
         self.mean: float | None = None
         self.deviation: float | None = None
@@ -216,28 +224,24 @@ class AdaGC(Rule):
     (github.com/lishuai-97/AdaGC). Buffers are told apart by their names or positions.
     """
 
-    _arguments: ClassVar = {
-        "ratio": checks.as_limit,
-        "beta": checks.as_fraction,
-        "start": checks.as_count,
-        "max_norm": checks.as_limit,
-    }
+    ratio = argument(checks.as_limit)
+    beta = argument(checks.as_fraction)
+    start = argument(checks.as_count)
+    max_norm = argument(checks.as_limit)
     _learnt: ClassVar = {"steps": checks.as_count, "averages": checks.as_limits_by_name}
 
     def __init__(
         self,
-        ratio: float = 1.04,
-        beta: float = 0.99,
+        ratio: Number = 1.04,
+        beta: Number = 0.99,
         start: int = 100,
-        max_norm: float = 1.0,
+        max_norm: Number = 1.0,
         *,
-        nonfinite: str = "raise",
+        nonfinite: Policy = "raise",
     ) -> None:
-        super().__init__(nonfinite)
-        self.ratio = ratio
-        self.beta = beta
-        self.start = start
-        self.max_norm = max_norm
+        super().__init__(
+            ratio=ratio, beta=beta, start=start, max_norm=max_norm, nonfinite=nonfinite
+        )
         self.steps = 0
         self.averages: dict[str, float] = {}
 

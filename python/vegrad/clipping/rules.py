@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, ClassVar, TypeAlias
+from math import inf
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers
+from vegrad.arrays.choices import Number, Policy
+from vegrad.arrays.shown import visible
+
+T = TypeVar("T")
 
 # What _core.clip is asked for: the name of the rule, the limit (a number for all buffers, an array
 # with one for each, or a function of the joint norm), the order of the norm, the policy, eps.
@@ -24,26 +29,34 @@ Prepared: TypeAlias = tuple[Any, Request, Learn | None]
 Loss: TypeAlias = Callable[[], float]
 
 
-class _Checked:
+class Argument:
     """Attribute that checks what it is set to; reading it costs nothing, as there is no getter."""
 
-    def __init__(self, name: str, check: Check) -> None:
-        self.name, self.check = name, check
+    def __init__(self, check: Check) -> None:
+        self.check = check
         self.__doc__ = None
+
+    def __set_name__(self, owner: type[object], name: str) -> None:
+        self.name = name
 
     def __set__(self, rule: Rule, value: object) -> None:
         vars(rule)[self.name] = self.check(self.name, value)
+
+
+def argument(check: Callable[[str, Any], T]) -> T:
+    """Return an `Argument`, which type checkers may take for what its check returns."""
+    return cast(T, Argument(check))
 
 
 def _order(_: str, value: object) -> float:
     return checks.as_order(value)
 
 
-def _policy(_: str, value: object) -> str:
+def _policy(_: str, value: object) -> Policy:
     return checks.as_policy(value)
 
 
-def as_known(loss: float | None) -> Loss | None:
+def as_known(loss: Number | None) -> Loss | None:
     """Return what gives this loss, a number that may be inf or NaN, to a rule; None for None."""
     if loss is None:
         return None
@@ -54,37 +67,47 @@ def as_known(loss: float | None) -> Loss | None:
 class Rule:
     """A way to clip, with its arguments and its state, as optimizers take it for `clip`.
 
-    `state_dict()` has plain JSON types only. The state never takes in a norm that is not finite,
-    nor the norm of a step that was skipped or refused (but `SkipSpike` those that it leaves out).
-    Neither the state nor the time of a step grows with the number of steps.
+    `state_dict()` has plain JSON types only; an argument that is infinite is "inf" in it. The state
+    never takes in a norm that is not finite, nor the norm of a step that was skipped or refused
+    (but `SkipSpike` those that it leaves out). Neither the state nor the time of a step grows with
+    the number of steps. A rule with a state belongs to one optimizer, or to one loop: two that
+    share it would mix their norms.
 
-    A subclass names its rule in the core, its arguments with the limit first, and the parts of its
-    state that it learns, each with the function that checks a value of it. Arguments may be changed
-    between steps, and are checked again then.
+    A subclass names its rule in the core, has its `argument`s with the limit first,
+    and names the parts of its state that it learns, each with the function that checks a value of
+    it. Arguments may be changed between steps, and are checked again then.
     """
 
     _rule: ClassVar[str]
-    _arguments: ClassVar[Mapping[str, Check]] = {}
+    _arguments: ClassVar[tuple[str, ...]] = ()
     _limit: ClassVar[str]
     _learnt: ClassVar[Mapping[str, Check]] = {}
-    ord = 2.0
+    nonfinite = argument(_policy)
+    ord: float = 2.0
     """Order of the norm."""
-    eps = 0.0
+    eps: float = 0.0
     """The value that stands for the norm of a weight if that is smaller."""
 
     def __init_subclass__(cls) -> None:
-        own = vars(cls).get("_arguments", {})
-        for name, check in {"nonfinite": _policy, **own}.items():
-            if name not in vars(cls):
-                setattr(cls, name, _Checked(name, check))
+        own = [name for name, value in vars(cls).items() if isinstance(value, Argument)]
+        cls._arguments = (*cls._arguments, *own)
         if own:
-            cls._limit = next(iter(own))
+            cls._limit = own[0]
 
-    def __init__(self, nonfinite: str) -> None:
-        self.nonfinite = nonfinite
+    def __init__(self, **arguments: object) -> None:
+        for name, value in arguments.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an argument or a part of the state; AttributeError for what a rule does not have."""
+        known = [*self._arguments, *self._learnt, "nonfinite"]
+        if name not in known and not name.startswith("_"):
+            hint = checks.did_you_mean(name, known)
+            raise AttributeError(f"{type(self).__name__} has no argument {visible(name)}{hint}")
+        super().__setattr__(name, value)
 
     def apply_(
-        self, grads: Buffers, params: Buffers = None, *, loss: float | None = None
+        self, grads: Buffers, params: Buffers = None, *, loss: Number | None = None
     ) -> Clipped:
         """Clip the gradients in place.
 
@@ -119,13 +142,17 @@ class Rule:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the name of the rule, its arguments and what it has learnt from past norms."""
-        return {"rule": type(self).__name__} | self._values("nonfinite", *self._learnt)
+        values = self._values("nonfinite", *self._learnt)
+        values = {name: "inf" if value == inf else value for name, value in values.items()}
+        return {"rule": type(self).__name__} | values
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; ValueError, and no change, if it is broken or of another rule."""
         checks.check_state(state, "rule", self.state_dict())
         try:
-            fresh = type(self)(**{name: state[name] for name in self._values("nonfinite")})
+            given: dict[str, Any] = {n: state[n] for n in (*self._arguments, "nonfinite")}
+            given = {name: inf if value == "inf" else value for name, value in given.items()}
+            fresh = type(self)(**given)
             fresh._restore(state)
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"state must be as state_dict() gave it: {error}") from error
@@ -140,11 +167,10 @@ class Value(Rule):
     """Clip every element, as `clip_by_value_` does."""
 
     _rule: ClassVar = "value"
-    _arguments: ClassVar = {"limit": checks.as_limit}
+    limit = argument(checks.as_limit)
 
-    def __init__(self, limit: float, *, nonfinite: str = "raise") -> None:
-        super().__init__(nonfinite)
-        self.limit = limit
+    def __init__(self, limit: Number, *, nonfinite: Policy = "raise") -> None:
+        super().__init__(limit=limit, nonfinite=nonfinite)
 
 
 def _max_norm(name: str, value: object) -> float:
@@ -157,11 +183,11 @@ def _max_norm(name: str, value: object) -> float:
 
 
 class _ByNorm(Rule):
-    _arguments: ClassVar = {"max_norm": _max_norm, "ord": _order}
+    max_norm = argument(_max_norm)
+    ord = argument(_order)
 
-    def __init__(self, max_norm: float, ord: float = 2, *, nonfinite: str = "raise") -> None:
-        super().__init__(nonfinite)
-        self.max_norm, self.ord = max_norm, ord
+    def __init__(self, max_norm: Number, ord: Number = 2, *, nonfinite: Policy = "raise") -> None:
+        super().__init__(max_norm=max_norm, ord=ord, nonfinite=nonfinite)
 
 
 class Norm(_ByNorm):
@@ -180,27 +206,26 @@ class BlockRMS(Rule):
     """Clip each buffer by its root mean square, as `clip_by_block_rms_` does."""
 
     _rule: ClassVar = "block_rms"
-    _arguments: ClassVar = {"max_rms": checks.as_limit}
+    max_rms = argument(checks.as_limit)
 
-    def __init__(self, max_rms: float, *, nonfinite: str = "raise") -> None:
-        super().__init__(nonfinite)
-        self.max_rms = max_rms
+    def __init__(self, max_rms: Number, *, nonfinite: Policy = "raise") -> None:
+        super().__init__(max_rms=max_rms, nonfinite=nonfinite)
 
 
 class Adaptive(Rule):
     """Clip the gradient of each unit in proportion to its weights, as `adaptive_clip_` does."""
 
     _rule: ClassVar = "adaptive"
-    _arguments: ClassVar = {"clipping": checks.as_limit, "eps": checks.as_limit}
+    clipping = argument(checks.as_limit)
+    eps = argument(checks.as_limit)
 
     def __init__(
-        self, clipping: float = 0.01, eps: float = 1e-3, *, nonfinite: str = "raise"
+        self, clipping: Number = 0.01, eps: Number = 1e-3, *, nonfinite: Policy = "raise"
     ) -> None:
-        super().__init__(nonfinite)
-        self.clipping, self.eps = clipping, eps
+        super().__init__(clipping=clipping, eps=eps, nonfinite=nonfinite)
 
     def apply_(  # noqa: D102
-        self, grads: Buffers, params: Buffers = None, *, loss: float | None = None
+        self, grads: Buffers, params: Buffers = None, *, loss: Number | None = None
     ) -> Clipped:
         if params is None:
             raise TypeError("params must be the buffers that grads belong to, not None")

@@ -10,8 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from vegrad.arrays import checks
+from vegrad.arrays.choices import Number, Policy
 from vegrad.clipping.learning import Learned
-from vegrad.clipping.rules import Loss
+from vegrad.clipping.rules import Loss, argument
 
 ROUNDING = 2.0**-40
 """The share of the mean by which a number may exceed its limit: numbers that are all the same have
@@ -23,10 +24,11 @@ class SkipSpike(Learned):
 
     A step is left out if its norm, or its loss where it is known, exceeds the mean of the last
     `window` steps by more than `sigmas` of their standard deviations (with n - 1 in the
-    denominator), or if its loss is not finite. No gradient, weight or state of the optimizer
-    changes then, and the step does not count among the optimizer's; `Clipped.skipped` is True.
-    Nothing is left out before step number `after`. This is the rule of OLMo's optimizers
-    (github.com/allenai/OLMo-core, SkipStepOptimizer).
+    denominator), or if one of them is not finite: a norm above 1.8e308 is infinite, and so is that
+    of a gradient with an infinite element, which nonfinite="propagate" lets come here. No gradient,
+    weight or state of the optimizer changes then, and the step does not count among the
+    optimizer's; `Clipped.skipped` is True. Nothing is left out before step number `after`. This is
+    the rule of OLMo's optimizers (github.com/allenai/OLMo-core, SkipStepOptimizer).
 
     Steps that are left out count in the window, so that norms which stay high are soon taken for
     usual; what is not finite never does. `fit` knows the loss of each step, a closure gives it to
@@ -35,20 +37,20 @@ class SkipSpike(Learned):
     decides.
     """
 
-    _arguments: ClassVar = {
-        "sigmas": checks.as_limit,
-        "window": partial(checks.as_count, least=2),
-        "after": partial(checks.as_count, least=3),
-    }
+    sigmas = argument(checks.as_limit)
+    window = argument(partial(checks.as_count, least=2))
+    after = argument(partial(checks.as_count, least=3))
     _learnt: ClassVar = {"norms": checks.as_finites, "losses": checks.as_reals}
 
     def __init__(
-        self, sigmas: float = 6, window: int = 128, after: int = 64, *, nonfinite: str = "raise"
+        self,
+        sigmas: Number = 6,
+        window: int = 128,
+        after: int = 64,
+        *,
+        nonfinite: Policy = "raise",
     ) -> None:
-        super().__init__(nonfinite)
-        self.sigmas = sigmas
-        self.window = window
-        self.after = after
+        super().__init__(sigmas=sigmas, window=window, after=after, nonfinite=nonfinite)
         self.norms: list[float] = []
         self.losses: list[float] = []
 

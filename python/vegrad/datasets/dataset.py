@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.choices import Loss
+from vegrad.arrays.shown import shown
 
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
 ROWS = 512  # that are standardized at a time
@@ -42,11 +44,11 @@ class Dataset:
         return bool(self.labels)
 
     @property
-    def loss(self) -> str:
+    def loss(self) -> Loss:
         """The loss that suits the target."""
         return "cross_entropy" if self.classes else "mse"
 
-    def target(self, loss: str) -> Array:
+    def target(self, loss: Loss) -> Array:
         """Return the target in the form that `loss` takes.
 
         It is int64 labels of shape (B,) for cross_entropy, else float64 of shape (B, O) for O
@@ -56,7 +58,7 @@ class Dataset:
             ValueError: `loss` is unknown, or needs classes and the target is numbers.
         """
         if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {shown(loss)}")
         if not self.classes:
             if loss != "mse":
                 raise ValueError(f"{loss} needs classes, but the target of {self.name} is numbers")
@@ -67,7 +69,7 @@ class Dataset:
             return self.y[..., None].astype(np.float64)
         return np.eye(len(self.labels))[self.y]
 
-    def outputs(self, loss: str) -> int:
+    def outputs(self, loss: Loss) -> int:
         """Return the number of units that `loss` needs in the last layer."""
         target = self.target(loss)
         return len(self.labels) if loss == "cross_entropy" else int(target.shape[-1])

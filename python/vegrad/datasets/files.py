@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
+from vegrad.arrays.shown import plainly, shown, some, visible
 from vegrad.datasets import plain_csv
 from vegrad.datasets.dataset import Dataset, as_dataset
 from vegrad.datasets.plain_csv import DELIMITERS, MISSING
@@ -28,12 +29,14 @@ NAMES = ("digits", "breast_cancer", "wine", "diabetes")
 TABLES = (".csv", ".tsv")
 REGRESSION = ("diabetes",)
 MOST_NAMED = 8  # columns that an error names
+MOST_COLUMNS = 30  # of a file, in a message
 
 
 class TooLargeError(ValueError):
     """The data of a file would take more memory than they may."""
 
 
+@plainly()
 def load(
     name_or_path: str | PathLike[str],
     target_column: str | None = None,
@@ -66,7 +69,7 @@ def load(
     if suffix not in (".npz", *TABLES):
         names = ", ".join(NAMES)
         raise ValueError(
-            f"data must be {names}, or a file that ends in .npz, .csv or .tsv, not {text!r}"
+            f"data must be {names}, or a file that ends in .npz, .csv or .tsv, not {shown(text)}"
         )
     if not path.exists():
         raise FileNotFoundError(f"{text} does not exist")
@@ -135,7 +138,7 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
             raise ValueError(f"{path}: x and y must be arrays of numbers, not objects") from error
         raise ValueError(f"{path} is damaged: {error}") from error
     if not {"x", "y"} <= set(arrays):
-        raise ValueError(f"{path} must hold x and y, not {', '.join(names) or 'nothing'}")
+        raise ValueError(f"{path} must hold x and y, not {some(names) or 'nothing'}")
     for name, kinds, wanted in (("x", "biuf", "numbers"), ("y", "biufU", "numbers or text")):
         if arrays[name].dtype.kind not in kinds:
             raise ValueError(f"{path}: {name} must be {wanted}, not {arrays[name].dtype}")
@@ -152,7 +155,7 @@ def most_bytes() -> int:
         found = float(text) * 1e9
         return int(found) if found >= 0 else int("no size")
     except (ValueError, OverflowError):
-        raise TooLargeError(f"VEGRAD_MAX_DATA must be a number of GB, not {text!r}") from None
+        raise TooLargeError(f"VEGRAD_MAX_DATA must be a number of GB, not {shown(text)}") from None
 
 
 def _check_size(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> None:
@@ -180,17 +183,17 @@ def _check_size(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> N
 def _load_csv(path: Path, target_column: str | None, numbers: bool) -> Dataset:
     plain = plain_csv.read(path, target_column)
     if plain is not None:
-        columns, x, target, lines = plain
-        return as_dataset(str(path), x, target, columns, numbers=numbers, lines=lines, owned=True)
+        names, x, target, lines = plain
+        return as_dataset(str(path), x, target, names, numbers=numbers, lines=lines, owned=True)
     header, rows = _read_csv(path)
-    shown = ", ".join(header)
+    columns = some(header, MOST_COLUMNS)
     if target_column is None:
-        raise ValueError(f"{path} needs a target column, one of {shown}")
+        raise ValueError(f"{path} needs a target column, one of {columns}")
     if header.count(target_column) != 1:
         wrong = "twice" if target_column in header else "not"
         hint = "" if target_column in header else did_you_mean(target_column, header)
         raise ValueError(
-            f'the column "{target_column}" is {wrong} in {path}, which has {shown}{hint}'
+            f'the column "{visible(target_column)}" is {wrong} in {path}, which has {columns}{hint}'
         )
     if len(header) < 2:
         raise ValueError(f"{path} must have columns beside {target_column}")
@@ -221,16 +224,17 @@ def _csv_inputs(
             value = _number(cell)
             if value is None:
                 bad.setdefault(
-                    column, f'line {line}, column "{header[column]}" is {cell.strip()!r}'
+                    column,
+                    f'line {line}, column "{visible(header[column])}" is {shown(cell.strip())}',
                 )
             else:
                 x[number, column] = value
     if bad:
-        shown = [bad[column] for column in sorted(bad)]
-        more = f"; {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
+        cells = [bad[column] for column in sorted(bad)]
+        more = f"; {len(cells) - MOST_NAMED} more" if len(cells) > MOST_NAMED else ""
         raise ValueError(
-            f"{path}: {'; '.join(shown[:MOST_NAMED])}{more}: every column but the target must be "
-            f"numbers, so leave {'these' if len(shown) > 1 else 'it'} out of the file or write "
+            f"{path}: {'; '.join(cells[:MOST_NAMED])}{more}: every column but the target must be "
+            f"numbers, so leave {'these' if len(cells) > 1 else 'it'} out of the file or write "
             "numbers instead"
         )
     return x
@@ -253,7 +257,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise ValueError(f"{path} is empty")
     header = [name.strip() for name in rows.pop(0)[1]]
     if all(_number(name) is not None for name in header):
-        raise ValueError(f"{path} must begin with a line of names, not with {', '.join(header)}")
+        raise ValueError(f"{path} must begin with a line of names, not with {some(header)}")
     return header, rows
 
 

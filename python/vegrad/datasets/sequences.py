@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import Array
+from vegrad.arrays.choices import Targets
+from vegrad.arrays.shown import plainly, shown
 from vegrad.datasets.dataset import Dataset, are_labels, is_number, label_of, standardize
 from vegrad.datasets.files import read_npz
 
@@ -25,7 +27,7 @@ class Sequences(Dataset):
 
     lengths: Array | None = None
     """Number of steps of each row (B,), int64; None if all have T. The steps behind are 0."""
-    targets: str = "last"
+    targets: Targets = "last"
 
     def place(self, row: int, *rest: int) -> str:
         """Describe where x[row, step, column] comes from."""
@@ -33,8 +35,9 @@ class Sequences(Dataset):
         return f"row {row}, step {step}, column {column}"
 
 
+@plainly()
 def load_sequences(
-    path: str | PathLike[str], targets: str | None = None, *, numbers: bool = False
+    path: str | PathLike[str], targets: Targets | None = None, *, numbers: bool = False
 ) -> Sequences:
     """Read sequences from a .npz file.
 
@@ -55,7 +58,9 @@ def load_sequences(
     """
     file = Path(fspath(path))
     if file.suffix.lower() != ".npz":
-        raise ValueError(f"sequences must be in a file that ends in .npz, not {fspath(path)!r}")
+        raise ValueError(
+            f"sequences must be in a file that ends in .npz, not {shown(fspath(path))}"
+        )
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist")
     if not file.is_file():
@@ -109,7 +114,7 @@ def _lengths(file: Path, lengths: Array | None, rows: int, steps: int) -> Array 
 
 def _check_targets(file: Path, targets: str, y: Array, steps: int) -> None:
     if targets not in TARGETS:
-        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, not {targets!r}")
+        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, not {shown(targets)}")
     if targets == "last" and y.ndim == 3:
         raise ValueError(f"{file}: one target a row is y (B,) or (B, O), not shape {y.shape}")
     if targets == "all" and y.shape[1:2] != (steps,):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vegrad.arrays.checks import as_count
+from vegrad.arrays.shown import shown
 from vegrad.datasets.sequences import Sequences
 
 SYMBOLS, DATA = 6, 4
@@ -79,7 +80,7 @@ def adding(rows: int, steps: int, *, form: str = "2015", seed: int | None = None
     """
     rows, steps = as_count("rows", rows, 1), as_count("steps", steps, 10)
     if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, not {shown(form)}")
     rng = np.random.default_rng(seed)
     lengths = np.full(rows, steps)
     if form == "2013":

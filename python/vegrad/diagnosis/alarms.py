@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable
 from typing import Literal, TypeAlias
 
+from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
 
 OnFinding: TypeAlias = Callable[[Finding], object] | Literal["warn", "raise", "stop"] | None
@@ -43,7 +44,7 @@ def checked_way(on_finding: OnFinding) -> OnFinding:
     wanted = f"on_finding must be a function, {', '.join(map(repr, WAYS))} or None"
     if isinstance(on_finding, str):
         if on_finding not in WAYS:
-            raise ValueError(f"{wanted}, not {on_finding!r}")
+            raise ValueError(f"{wanted}, not {shown(on_finding)}")
     elif on_finding is not None and not callable(on_finding):
         raise TypeError(f"{wanted}, not {type(on_finding).__name__}")
     return on_finding

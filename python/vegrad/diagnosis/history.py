@@ -12,6 +12,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray, as_count
 from vegrad.arrays.files import replacing
+from vegrad.arrays.shown import plainly, shown
 from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
@@ -178,6 +179,7 @@ class History:
         return {"noted": noted, "watched": self.watched, "doubts": self.doubts} | windows
 
     @classmethod
+    @plainly()
     def from_dict(cls, columns: Mapping[str, Json]) -> History:
         """Return the history that `to_dict` described.
 
@@ -199,7 +201,7 @@ class History:
         """
         path = Path(path)
         if path.suffix not in (".json", ".csv"):
-            raise ValueError(f"path must end in .json or .csv, not {path.suffix!r}")
+            raise ValueError(f"path must end in .json or .csv, not {shown(path.suffix)}")
         with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as to:
             if path.suffix == ".json":
                 to.write(json.dumps(_with_nulls(self.to_dict()), allow_nan=False) + "\n")

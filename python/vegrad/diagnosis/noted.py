@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite, isnan, nan
 from typing import Any, cast
 
+from vegrad.arrays.shown import shown
 from vegrad.flow import edits
 from vegrad.flow.edits import Edit
 from vegrad.flow.finding import PLAIN, Finding, edit_to_dict
@@ -71,10 +72,10 @@ def from_plain(content: Mapping[str, Json]) -> Noted:
             rule=_text(content["rule"]),
         )
         if finding.severity not in ("critical", "warning"):
-            raise TypeError(f"no severity is called {finding.severity!r}")
+            raise TypeError(f"no severity is called {shown(finding.severity)}")
         return Noted(int(content["step"]), finding)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a noted finding must be as to_dict() gave it: {error!r}") from error
+        raise ValueError(f"a noted finding must be as to_dict() gave it: {shown(error)}") from error
 
 
 def plain_number(value: float) -> float | str | None:
@@ -94,7 +95,7 @@ def _literal(text: str) -> str:
 
 def _text(value: Json) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a text, not {value!r}")
+        raise TypeError(f"a text, not {shown(value)}")
     return value
 
 
@@ -128,7 +129,7 @@ def _kind(name: Json) -> Json:
     """Return the class of an edit; its name may be of a file that anybody has written."""
     kind = getattr(edits, name)
     if not isinstance(kind, type) or not issubclass(kind, Edit):
-        raise TypeError(f"no edit is called {name!r}")
+        raise TypeError(f"no edit is called {shown(name)}")
     return kind
 
 

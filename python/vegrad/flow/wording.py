@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import visible
 from vegrad.flow.edits import (
     AddSkips,
     Chrono,
@@ -43,6 +44,7 @@ from vegrad.flow.site import Site
 
 DECADE = log2(10.0)  # the flow is in log2; limits are in decades, powers of ten
 FEW = 3  # names that are written out
+LONG = 300  # letters of what a template is filled with
 
 
 class Vocabulary:
@@ -187,7 +189,7 @@ class _Template(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         words = self._vocabulary
         if isinstance(value, Site):
-            return words.site(value)
+            return visible(words.site(value), LONG)
         if isinstance(value, Edit):
             return words.edit(value)
         if isinstance(value, tuple) and all(isinstance(one, Site) for one in value):
@@ -202,7 +204,8 @@ class _Template(Formatter):
             return power(value)
         if format_spec == "d":
             return str(int(value))
-        return format(value, format_spec)
+        written = format(value, format_spec)
+        return visible(written, LONG) if isinstance(value, str) else written
 
 
 # Numbers ----------------------------------------------------------------------------------------
@@ -231,6 +234,7 @@ def power(log10_size: float, digits: int = 0) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """Write names one after another; of more than a few, the first and the last."""
+    names = [visible(name) for name in names]
     if len(names) > FEW:
         return f"{names[0]} to {names[-1]} ({len(names)} in all)"
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

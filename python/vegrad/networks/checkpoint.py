@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 
 from vegrad.arrays.checks import Array
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
+from vegrad.arrays.shown import shown
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
-from vegrad.networks.network import Network
+from vegrad.networks.network import Network, check_shapes
 from vegrad.networks.sequences import Cuts
 from vegrad.optim import Optimizer
 
@@ -79,9 +81,9 @@ class TrainingState:
                 room, _, rest = name.partition(".")
                 rooms[room][rest] = array
             parameters = rooms["network"]
-            shapes = {name: array.shape for name, array in parameters.items()}
-            if shapes != {name: array.shape for name, array in self.network.parameters.items()}:
-                raise ValueError(f"its parameters have other shapes: {shapes}")
+            now = self.network.parameters
+            shapes = [{name: a.shape for name, a in those.items()} for those in (now, parameters)]
+            check_shapes(*shapes)
             history = History.from_dict({**rooms["history"], **about.get("met", {})})
             random = np.random.default_rng()
             random.bit_generator.state = about["random"]
@@ -93,6 +95,8 @@ class TrainingState:
             clip = about["optimizer"]["clip"]
             if clip is not None:
                 clip = clip | {name: array.tolist() for name, array in rooms["clip"].items()}
+            if self.cuts is not None:
+                deepcopy(self.cuts).load_state_dict(about["cuts"])  # before anything changes
             self.optimizer.load_state_dict(about["optimizer"] | {"state": kept, "clip": clip})
             if self.cuts is not None:
                 self.cuts.load_state_dict(about["cuts"])
@@ -105,5 +109,5 @@ def _check_same(owner: str, now: Mapping[str, object], then: Mapping[str, object
     for name, value in now.items():
         if name not in START and value != then[name]:
             raise ValueError(
-                f"the {owner}'s {name} must be {then[name]!r} as it was, not {value!r}"
+                f"the {owner}'s {name} must be {shown(then[name])} as it was, not {shown(value)}"
             )

@@ -15,6 +15,8 @@ from vegrad import _core
 from vegrad._core import Network as CoreNetwork
 from vegrad._core import Trainer as CoreTrainer
 from vegrad.arrays.checks import Array, FloatArray, as_batch, as_count, as_number, as_target
+from vegrad.arrays.choices import Activation, Initialization, Loss, Normalization, Number
+from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import (
     Config,
@@ -72,13 +74,13 @@ class MLP(Network):
         self,
         sizes: Sequence[int],
         *,
-        activation: str = "tanh",
-        output: str = "identity",
-        loss: str = "mse",
-        init: str = "glorot_uniform",
-        sigma_w: float | None = None,
-        sigma_b: float | None = None,
-        norm: str | None = None,
+        activation: Activation = "tanh",
+        output: Activation = "identity",
+        loss: Loss = "mse",
+        init: Initialization = "glorot_uniform",
+        sigma_w: Number | None = None,
+        sigma_b: Number | None = None,
+        norm: Normalization | None = None,
         residual: bool = False,
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
@@ -122,8 +124,8 @@ class MLP(Network):
         return template.config | {"sizes": sizes}, shapes
 
     def __repr__(self) -> str:
-        shown = {k: v for k, v in self.config.items() if k != "sizes" and v not in (None, False)}
-        options = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        given = {k: v for k, v in self.config.items() if k != "sizes" and v not in (None, False)}
+        options = ", ".join(f"{name}={value!r}" for name, value in given.items())
         sizes = [str(size) for size in self.config["sizes"]]
         if len(sizes) > 8:
             sizes[2:-2] = [f"… {len(sizes) - 4} more …"]
@@ -244,21 +246,21 @@ def _check_sizes(sizes: Sequence[int]) -> list[int]:
     if isinstance(sizes, str | bytes) or not isinstance(sizes, Sequence | np.ndarray):
         raise TypeError(f"sizes must be a sequence of integers, not {type(sizes).__name__}")
     if len(sizes) < 2:
-        raise ValueError(f"sizes must have inputs and outputs at least, not {list(sizes)}")
+        raise ValueError(f"sizes must have inputs and outputs at least, not {shown(list(sizes))}")
     for place, size in enumerate(sizes):
         if not isinstance(size, Integral) or isinstance(size, bool):
-            raise TypeError(f"sizes[{place}] must be an integer, not {size!r}")
+            raise TypeError(f"sizes[{place}] must be an integer, not {shown(size)}")
         if not 1 <= size < 2**31:
-            raise ValueError(f"sizes[{place}] must be from 1 to 2147483647, not {size}")
+            raise ValueError(f"sizes[{place}] must be from 1 to 2147483647, not {shown(size)}")
     return [int(size) for size in sizes]
 
 
-def _check_sigma(argument: str, sigma: float | None, init: str) -> float | None:
+def _check_sigma(argument: str, sigma: Number | None, init: str) -> float | None:
     if sigma is None:
         return None
     number = as_number(argument, sigma)
     if init != "normal" and (init, argument) != ("critical", "sigma_b"):
-        raise ValueError(f'{argument} goes with init="normal", not with init={init!r}')
+        raise ValueError(f'{argument} goes with init="normal", not with init={shown(init)}')
     if not isfinite(number) or number < 0:
         raise ValueError(f"{argument} must be finite and not negative, not {sigma}")
     return number

@@ -16,6 +16,7 @@ from vegrad._core import Network as CoreNetwork
 from vegrad._core import Recurrent
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
+from vegrad.arrays.shown import shown, some, visible
 from vegrad.flow.finding import Finding
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks.rows import Batch, Rows
@@ -101,11 +102,11 @@ class Network:
         with complaining_of(path):
             network.config, wanted = cls._described(about["config"])
             got = {name: array.shape for name, array in arrays.items()}
-            if got != wanted:
-                raise ValueError(f"parameters must be {wanted}, not {got}")
+            check_shapes(wanted, got)
+            dtype = network.config["dtype"]
             for name, array in arrays.items():
-                if array.dtype != network.config["dtype"]:
-                    raise ValueError(f"{name} must be {network.config['dtype']}, not {array.dtype}")
+                if array.dtype != dtype:
+                    raise ValueError(f"{visible(name)} must be {dtype}, not {array.dtype}")
             network._build()
         for name, array in arrays.items():
             network._parameters[name][...] = array
@@ -211,18 +212,29 @@ class _Named(dict[str, Array]):
     """Arrays by the names of their parameters, which suggests the nearest of another name."""
 
     def __missing__(self, name: object) -> Array:
-        some = ", ".join([*list(self)[:4], *["…"] * (len(self) > 4)])
-        raise KeyError(f"no parameter {name}{did_you_mean(str(name), self)}; there are {some}")
+        hint = did_you_mean(str(name), self)
+        raise KeyError(f"no parameter {visible(str(name))}{hint}; there are {some(self, 4)}")
+
+
+def check_shapes(wanted: Shapes, got: Shapes) -> None:
+    """Raise ValueError unless a file has parameters of the names and shapes that are wanted."""
+    for name in {**wanted, **got}:
+        if (want := wanted.get(name)) != (have := got.get(name)):
+            raise ValueError(f"{visible(name)} must be {_shape(want)}, not {_shape(have)}")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"
 
 
 def check_name(argument: str, name: str, known: Collection[str]) -> str:
     """Return `name` if it is one of those known, else raise with their list."""
-    names = ", ".join(known)
+    names = some(known, 20)
     if not isinstance(name, str):
         raise TypeError(f"{argument} must be one of {names}, not {type(name).__name__}")
     if name not in known:
         hint = did_you_mean(name, known)
-        raise ValueError(f"{argument} must be one of {names}, not {str(name)!r}{hint}")
+        raise ValueError(f"{argument} must be one of {names}, not {shown(str(name))}{hint}")
     return str(name)
 
 
@@ -239,7 +251,7 @@ def check_network(network: object) -> None:
 def check_flag(argument: str, value: bool) -> bool:
     """Return `value` if it is True or False, of Python or NumPy."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{argument} must be True or False, not {value!r}")
+        raise TypeError(f"{argument} must be True or False, not {shown(value)}")
     return bool(value)
 
 
@@ -248,7 +260,7 @@ def check_dtype(dtype: npt.DTypeLike) -> str:
     try:
         name = np.dtype(dtype).name
     except TypeError as error:
-        raise TypeError(f"dtype must be float32 or float64, not {dtype!r}") from error
+        raise TypeError(f"dtype must be float32 or float64, not {shown(dtype)}") from error
     if name not in ("float32", "float64"):
-        raise TypeError(f"dtype must be float32 or float64, not {name}")
+        raise TypeError(f"dtype must be float32 or float64, not {visible(name)}")
     return name

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from vegrad import _core
 from vegrad._core import Recurrent
 from vegrad.arrays.checks import Array, as_count, as_number
+from vegrad.arrays.choices import Cell, Loss, Number, RecurrentInitialization, Targets
+from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Config, Network, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_network import RecurrentNetwork
@@ -51,8 +53,8 @@ class RNN(RecurrentNetwork):
         targets: "last" (one output and target a row, from the row's last step) or "all" (one a
             step).
         loss: mse (mean over all elements), cross_entropy (softmax, integer labels) or
-            binary_cross_entropy (with logits): means over rows, and over their steps if there is a
-            target at each.
+            binary_cross_entropy (with logits): means over rows or, if there is a target at each
+            step, over all steps of all rows: a long row counts more than a short one.
         init: default (as PyTorch draws: everything uniform within ±1/√H), or that with changes:
             orthogonal (each gate's U), identity (U = I, biases 0, W ~ N(0, 0.001²); tanh and relu),
             critical (U ~ N(0, σ_u²/H) that keeps the gradient's size from step to step; tanh and
@@ -80,14 +82,14 @@ class RNN(RecurrentNetwork):
         hidden: int,
         outputs: int,
         *,
-        cell: str = "lstm",
+        cell: Cell = "lstm",
         layers: int = 1,
-        targets: str = "last",
-        loss: str = "mse",
-        init: str = "default",
-        forget_bias: float | None = None,
-        time_scale: float | None = None,
-        input_variance: float | None = None,
+        targets: Targets = "last",
+        loss: Loss = "mse",
+        init: RecurrentInitialization = "default",
+        forget_bias: Number | None = None,
+        time_scale: Number | None = None,
+        input_variance: Number | None = None,
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -134,8 +136,8 @@ class RNN(RecurrentNetwork):
 
     def __repr__(self) -> str:
         sizes = ("inputs", "hidden", "outputs")
-        shown = {k: v for k, v in self.config.items() if k not in sizes and v is not None}
-        options = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        given = {k: v for k, v in self.config.items() if k not in sizes and v is not None}
+        options = ", ".join(f"{name}={value!r}" for name, value in given.items())
         return f"RNN({', '.join(str(self.config[name]) for name in sizes)}, {options})"
 
     # Passes --------------------------------------------------------------------------------------
@@ -183,12 +185,12 @@ class RNN(RecurrentNetwork):
             lengths: (B,) integers from 1 to T, in any order; None if all rows have T steps.
             state: the state before the first step, 0 if None: h (L, B, H), of an LSTM (h, c), such
                 as `.state` is after a pass. No gradient goes into it.
-            truncation: how far gradients go back. None: all the way. (k1, k2): the losses of each
-                k1 steps, beginning with the first, go back k2 steps from the last of them (Williams
-                & Peng 1990). K: (K, K), chunks of K steps, of which the last may be short: with
-                T = 13 and K = 4 the last loss goes back one step only. If only the last step has a
-                target, k2 or K steps from there. Or a `vegrad.RandomTruncation`, drawn anew for
-                each pass. Memory is of the steps that gradients go back.
+            truncation: how far gradients go back. None: all the way. (k1, k2) with k2 > k1: the
+                losses of each k1 steps, beginning with the first, go back k2 steps from the last of
+                them (Williams & Peng 1990). K, or (K, K): chunks of K steps, which no gradient
+                leaves; the last may be short: with T = 13, 4 takes the last loss back one step
+                only, (3, 4) four. If only the last step has a target, k2 or K steps from there. Or
+                a `vegrad.RandomTruncation`, drawn anew for each pass. Memory: of those steps.
             flow: False leaves the statistics of the flow out.
 
         Raises:
@@ -272,7 +274,7 @@ class RNN(RecurrentNetwork):
 def _as_size(argument: str, value: object) -> int:
     size = as_count(argument, value, 1)
     if size >= 2**31:
-        raise ValueError(f"{argument} must be from 1 to 2147483647, not {size}")
+        raise ValueError(f"{argument} must be from 1 to 2147483647, not {shown(size)}")
     return size
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, FloatArray, as_count, as_fraction
 from vegrad.arrays.files import plain
+from vegrad.arrays.shown import shown
 from vegrad.diagnosis.rules.memory import TOLD
 from vegrad.flow.lags import Lags
 from vegrad.flow.wording import exp2
@@ -161,7 +162,7 @@ def truncation(
     """
     tolerance = as_fraction("tolerance", tolerance)
     if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}")
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {shown(scheme)}")
     check_network(network)
     if isinstance(network, MLP):
         if lengths is not None or state is not None or every is not None:

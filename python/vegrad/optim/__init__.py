@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,44 +23,15 @@ from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers, FloatArray
+from vegrad.arrays.choices import Number
+from vegrad.arrays.shown import shown
 from vegrad.clipping.rules import Loss, Prepared, Rule, as_known
 from vegrad.optim.schedules import cosine, warmup
+from vegrad.optim.trainer import Trainer as Trainer
 
 __all__ = ["SGD", "Adam", "AdamW", "Lion", "Optimizer", "cosine", "warmup"]
 
-Rate = float | Callable[[int], float]
-
-
-class Trainer(Protocol):
-    """Stepper of a training: the core's `Trainer`, or something like it."""
-
-    @property
-    def done(self) -> int:
-        """How many steps the last run made."""
-
-    @property
-    def taken(self) -> int:
-        """The same without those that were skipped."""
-
-    @property
-    def clipped(self) -> _core.Clipped:
-        """Result of the clip in the last step."""
-
-    def run(
-        self,
-        optimizer: _core.Optimizer,
-        order: npt.NDArray[np.int64],
-        rates: npt.NDArray[np.float64],
-        records: npt.NDArray[np.float64],
-        seconds: float,
-        gauge: tuple[int, int],
-        rule: str,
-        limit: object,
-        ord: float,
-        nonfinite: str,
-        eps: float,
-    ) -> None:
-        """Take a step for each record, on batches of rows in this order."""
+Rate = Number | Callable[[int], float]
 
 
 def _argument(name: str) -> property:
@@ -84,6 +55,7 @@ class Optimizer:
     _kind: ClassVar[str]
     steps: int
     """The number of steps taken so far."""
+    _lr: float | Callable[[int], float]
     maximize = _argument("maximize")
 
     def __init__(self, lr: Rate, clip: Rule | None, arguments: dict[str, Any]) -> None:
@@ -94,13 +66,13 @@ class Optimizer:
         self._core = self._make()
 
     @property
-    def lr(self) -> Rate:
+    def lr(self) -> float | Callable[[int], float]:
         """The learning rate, or a function that gives it for each step."""
         return self._lr
 
     @lr.setter
     def lr(self, lr: Rate) -> None:
-        self._lr: Rate = lr if callable(lr) else checks.as_finite("lr", lr)
+        self._lr = lr if callable(lr) else checks.as_finite("lr", lr)
 
     @property
     def clip(self) -> Rule | None:
@@ -161,7 +133,7 @@ class Optimizer:
             return lr
         return checks.as_finite("lr", lr(self.steps if step is None else step))
 
-    def step(self, params: Buffers, grads: Buffers, *, loss: float | None = None) -> Clipped:
+    def step(self, params: Buffers, grads: Buffers, *, loss: Number | None = None) -> Clipped:
         """Take one step in place, and return what the clip found and did.
 
         Without a clip the result has the norm and its `nonfinite` is 0, as nothing looks for NaN
@@ -232,7 +204,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return arguments, steps, and copies of the state of each buffer.
 
-        `state["state"]` has them by the names that `vegrad.measure` gives: "layers.0.weight".
+        `state["state"]` has them by the names that `vegrad.measure` gives, "layers.0.weight", with
+        the shapes of the weights. A learning rate that is a function is None in it.
         """
         return {
             "optimizer": type(self).__name__,
@@ -245,8 +218,8 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; ValueError, and no change, if it is broken or of another optimizer.
 
-        The arguments become those of the state, including the learning rate unless that was a
-        function, which a state cannot hold.
+        The arguments become those of the state, including the learning rate. If that was a
+        function, which a state cannot hold, this optimizer's must be one too, and stays.
         """
         checks.check_state(state, "optimizer", self.state_dict())
         if (state["clip"] is None) != (self.clip is None):
@@ -254,8 +227,13 @@ class Optimizer:
         try:
             arguments = dict(state["arguments"])
             lr = arguments.pop("lr")
+            if lr is None and not callable(self.lr):
+                raise ValueError(
+                    f"its lr was a function, and the optimizer's is {self.lr:g}: make it with the "
+                    f"function, or with one such as lambda step: {self.lr:g}"
+                )
             fresh = type(self)(lr=self.lr if lr is None else lr, clip=self.clip, **arguments)
-            fresh.steps = checks.as_count("steps", state["steps"])
+            fresh.steps = checks.as_count("steps", state["steps"], most=2**63 - 1)
             fresh._core.load(dict(state["state"]))
             if self.clip is not None:
                 self.clip.load_state_dict(state["clip"])
@@ -281,9 +259,9 @@ class SGD(Optimizer):
     def __init__(
         self,
         lr: Rate = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
+        momentum: Number = 0.0,
+        dampening: Number = 0.0,
+        weight_decay: Number = 0.0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
@@ -320,9 +298,9 @@ class Adam(Optimizer):
     def __init__(
         self,
         lr: Rate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
         amsgrad: bool = False,
         *,
         maximize: bool = False,
@@ -349,9 +327,9 @@ class AdamW(Adam):
     def __init__(
         self,
         lr: Rate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 1e-2,
         amsgrad: bool = False,
         *,
         maximize: bool = False,
@@ -374,8 +352,8 @@ class Lion(Optimizer):
     def __init__(
         self,
         lr: Rate = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
+        betas: tuple[Number, Number] = (0.9, 0.99),
+        weight_decay: Number = 0.0,
         *,
         maximize: bool = False,
         clip: Rule | None = None,
@@ -390,5 +368,5 @@ class Lion(Optimizer):
 
 def _betas(betas: object) -> tuple[float, float]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise TypeError(f"betas must be two numbers, not {betas!r}")
+        raise TypeError(f"betas must be two numbers, not {shown(betas)}")
     return checks.as_fraction("betas[0]", betas[0]), checks.as_fraction("betas[1]", betas[1])

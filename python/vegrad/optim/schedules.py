@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import cos, pi
 
 from vegrad.arrays import checks
+from vegrad.arrays.choices import Number
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,7 @@ class _Schedule:
         return f"cosine({self.lr!r}, {self.steps}{named})"
 
     def __call__(self, step: int) -> float:
-        if step < 0:
-            raise ValueError(f"step must be at least 0, not {step}")
+        checks.as_count("step", step)
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         if self.steps is None:
@@ -38,20 +38,22 @@ class _Schedule:
         return self.final + (self.lr - self.final) * (1 + cos(pi * done)) / 2
 
 
-def warmup(lr: float, steps: int) -> Callable[[int], float]:
+def warmup(lr: Number, steps: int) -> Callable[[int], float]:
     """Return a rate that rises linearly to `lr` over the first `steps` steps and then stays.
 
-    Steps are counted from 0; for a negative one the rate raises ValueError.
+    Steps are integers, counted from 0: for another the rate raises TypeError or ValueError.
     """
     rate = checks.as_finite("lr", lr)
     return _Schedule(rate, rate, checks.as_count("steps", steps), None)
 
 
-def cosine(lr: float, steps: int, *, final: float = 0.0, warmup: int = 0) -> Callable[[int], float]:
+def cosine(
+    lr: Number, steps: int, *, final: Number = 0.0, warmup: int = 0
+) -> Callable[[int], float]:
     """Return a rate that rises for `warmup` steps, then falls by a cosine to `final` at `steps`.
 
-    Steps are counted from 0; for a negative one the rate raises ValueError. Source: Loshchilov &
-    Hutter 2016, arXiv:1608.03983, without restarts.
+    With 0 steps it is `final`. Steps are counted as for `warmup`. Source: Loshchilov & Hutter 2016,
+    arXiv:1608.03983, without restarts.
     """
     top, last, rise = (
         checks.as_finite("lr", lr),

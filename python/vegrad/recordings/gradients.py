@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement, measure
+from vegrad.arrays.shown import shown
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
@@ -108,7 +109,7 @@ def _chain(names: list[str], values: list[Any], order: Sequence[Any] | None) -> 
         unknown = [name for name in chain if name not in names]
         if unknown or len(set(chain)) < len(chain):
             twice = next((name for name in chain if chain.count(name) > 1), "")
-            what = f"unknown: {unknown[0]!r}" if unknown else f"{twice!r} is there twice"
+            what = f"unknown: {shown(unknown[0])}" if unknown else f"{shown(twice)} is there twice"
             raise ValueError(f"order must name some of gradients, each once; {what}")
         return tuple(chain)
     shapes = zip(names, map(np.shape, values), strict=True)
@@ -122,7 +123,7 @@ def _ratios(names: list[str], measurement: Measurement, parameters: Any) -> dict
     missing = [name for name in names if name not in theirs]
     if missing:
         raise ValueError(
-            f"parameters must have every name that gradients has; there is no {missing[0]!r}"
+            f"parameters must have every name that gradients has; there is no {shown(missing[0])}"
         )
     weights = measure(dict(zip(theirs, values, strict=True)))
     return {

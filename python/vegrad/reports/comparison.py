@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from itertools import groupby, pairwise
 from math import inf, isfinite, isnan
 
+from vegrad.arrays.shown import escape
 from vegrad.flow.wording import DECADE, listed, power
 from vegrad.reports import comparison_charts, parts, tables
 from vegrad.reports import page as pages

@@ -11,7 +11,17 @@ import numpy as np
 from vegrad.reports import comparison
 from vegrad.reports.comparison_charts import common, span
 from vegrad.reports.heat import RATIOS, ratios_of
-from vegrad.reports.picture import DERIVATIVE, GRADIENT, INK, Axes, Figure, bare, kept, sheet
+from vegrad.reports.picture import (
+    DERIVATIVE,
+    GRADIENT,
+    INK,
+    Axes,
+    Figure,
+    bare,
+    in_picture,
+    kept,
+    sheet,
+)
 from vegrad.reports.run_picture import DPI, named_rows
 from vegrad.reports.shown_comparison import ShownComparison
 from vegrad.reports.shown_run import ShownRun
@@ -31,7 +41,9 @@ def plot(one: ShownComparison, path: str | PathLike[str] | None = None) -> Figur
     else:
         raise ValueError("there is nothing to draw: the two have no gradients in common")
     title = textwrap.fill(comparison.headline(one), 96)
-    figure.suptitle(title, color=INK, fontsize=12, fontweight="bold", x=0.012, ha="left")
+    figure.suptitle(
+        in_picture(title), color=INK, fontsize=12, fontweight="bold", x=0.012, ha="left"
+    )
     return kept(figure, path, DPI)
 
 
@@ -65,7 +77,7 @@ def _plot_runs(
             interpolation="nearest",
         )
         bar = figure.colorbar(image, ax=panels[0], pad=0.01, aspect=30)
-        bar.set_label(f"log10 of {one.names[1]} over {one.names[0]}", size=8.5)
+        bar.set_label(in_picture(f"log10 of {one.names[1]} over {one.names[0]}"), size=8.5)
         named_rows(panels[0], names, cells)
         title = "Gradient by depth over time, the ratio of both"
         panels[0].set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
@@ -79,18 +91,20 @@ def _plot_runs(
 
 
 def _plot_column(
-    axes: Axes, one: ShownComparison, runs: tuple[ShownRun, ShownRun], name: str
+    axes: Axes, one: ShownComparison, runs: tuple[ShownRun, ShownRun], column: str
 ) -> None:
     least, most = np.inf, -np.inf
     for run, colour, said in zip(runs, COLOURS, one.names, strict=True):
-        values = np.asarray(getattr(run, name), np.float64)
+        values = np.asarray(getattr(run, column), np.float64)
         known = np.isfinite(values)
-        axes.plot(run.step[known], values[known], color=colour, linewidth=0.9, label=said)
+        axes.plot(
+            run.step[known], values[known], color=colour, linewidth=0.9, label=in_picture(said)
+        )
         least = min(least, values[known].min(initial=np.inf))
         most = max(most, values[known].max(initial=-np.inf))
     if 0 < least < 0.1 * most:
         axes.set_yscale("log")
-    axes.set_ylabel(COLUMNS[name], color=INK, fontsize=9)
+    axes.set_ylabel(COLUMNS[column], color=INK, fontsize=9)
     axes.legend(frameon=False, fontsize=8, ncols=2, labelcolor=INK)
     _plain(axes)
 
@@ -98,7 +112,7 @@ def _plot_column(
 def _plot_sizes(axes: Axes, one: ShownComparison) -> None:
     for place, (colour, said) in enumerate(zip(COLOURS, one.names, strict=True)):
         sizes = decades(np.array([each[1 + place] for each in one.sizes], np.float64))
-        axes.plot(sizes, color=colour, label=said, marker="o", markersize=3)
+        axes.plot(sizes, color=colour, label=in_picture(said), marker="o", markersize=3)
     axes.set_ylabel("log10 of the gradient", color=INK)
     axes.set_xlabel("layer or module, from the input to the output", color=INK)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.descent import Descent, Look
-from vegrad.reports.picture import Axes, Figure, blank, kept
+from vegrad.reports.picture import Axes, Figure, blank, in_picture, kept
 from vegrad.reports.protocols import ShownHistory
 
 MOST = 24  # hops
@@ -200,7 +200,7 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(FAINT)
     if title:
-        board.set_title(title, color=CHALK, fontsize=10)
+        board.set_title(in_picture(title), color=CHALK, fontsize=10)
 
 
 def _guessing(board: Axes, loss: float) -> None:

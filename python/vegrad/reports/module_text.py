@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import inf, isnan, log2, log10
 from typing import TypedDict
 
+from vegrad.arrays.shown import visible
 from vegrad.flow.wording import times
 from vegrad.reports.protocols import ShownDiagnosis
 from vegrad.reports.text import chosen, indented, remarks, verdict, with_gaps
@@ -55,19 +56,27 @@ def text_of_modules(
         all_layers: show the middle modules of a large model too.
     """
     tables = [*modules(rows, all_layers=all_layers), *through_time(in_time)]
-    lines = [diagnosis.config["model"], "", *tables, "", verdict(diagnosis), *remarks(diagnosis)]
+    lines = [
+        visible(diagnosis.config["model"], 200),
+        "",
+        *tables,
+        "",
+        verdict(diagnosis),
+        *remarks(diagnosis),
+    ]
     return "\n".join([*lines, *(indented("! ", note) for note in notes)])
 
 
 def modules(rows: Sequence[ModuleRow], *, all_layers: bool = False) -> list[str]:
     """Write the table of modules; large models lose those in the middle, unless `all_layers`."""
-    wide = max(map(len, ["module", *(row["module"] for row in rows)]))
+    names = [visible(row["module"]) for row in rows]
+    wide = max(map(len, ["module", *names]))
 
     def line(place: int) -> str:
         row = rows[place]
         rms = "" if isnan(row["activation_rms"]) else f"{row['activation_rms']:.3g}"
         sizes = f"{log10_of(row['delta_norm']):>7}  {log10_of(row['gradient_norm']):>14}"
-        return f"{row['module']:<{wide}}  {rms:>14}  {sizes}  {row['note']}".rstrip()
+        return f"{names[place]:<{wide}}  {rms:>14}  {sizes}  {row['note']}".rstrip()
 
     return [
         f"{'module':<{wide}}  activation rms  δ log10  gradient log10",
@@ -91,11 +100,12 @@ def through_time(rows: Sequence[TimeRow]) -> list[str]:
     """Write the table of recurrent weights below an empty line; nothing if there are none."""
     if not rows:
         return []
-    wide = max(map(len, ["through time", *(row["parameter"] for row in rows)]))
+    names = [visible(row["parameter"]) for row in rows]
+    wide = max(map(len, ["through time", *names]))
     lines = ["", f"{'through time':<{wide}}  a step back  reaches the last    weights drawn anew"]
-    for row in rows:
+    for name, row in zip(names, rows, strict=True):
         own, fresh = (times(log2(g) if g > 0 else -inf) for g in (row["gain"], row["fresh_gain"]))
-        line = f"{row['parameter']:<{wide}}  {own:>11}  {row['reach']:>7} of {row['steps']} steps"
+        line = f"{name:<{wide}}  {own:>11}  {row['reach']:>7} of {row['steps']} steps"
         lines.append(f"{line:<{wide + 37}}{fresh:>8}, {row['fresh_reach']} steps")
     return lines
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from html import escape
 
+from vegrad.arrays.shown import escape
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
 from vegrad.reports import (

@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from html import escape
 from os import PathLike
 
 from vegrad import _core
 from vegrad.arrays import files
+from vegrad.arrays.shown import escape
 from vegrad.flow.descent import Descent
 from vegrad.reports import model_parts, parts
 from vegrad.reports.model_parts import ENDS

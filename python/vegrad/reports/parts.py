@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from math import inf, log10, nan
 
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement
+from vegrad.arrays.shown import escape
 from vegrad.flow.descent import Descent
 from vegrad.flow.finding import Finding
 from vegrad.flow.flow import Flow

@@ -17,6 +17,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.files import replacing
+from vegrad.arrays.shown import shown, visible
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
 from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
@@ -32,6 +33,7 @@ GRADIENT, WEIGHTS, DERIVATIVE, ALARM = "#00707a", "#0072b2", "#d55e00", "#b3261e
 COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
 HARDLY = 0.005  # of the elements of a layer: fewer are not worth a panel
 ALIKE = 0.3  # decades: activations that change by less over all layers are not either
+MOST_TEXT = 600  # characters of a heading
 TRAINING, HELD_OUT = "#1f6f8b", "#e07a5f"
 
 
@@ -67,7 +69,7 @@ def sheet(path: str | PathLike[str] | None, size: tuple[float, float]) -> Figure
     if _suffix(target) not in figure.canvas.get_supported_filetypes():
         raise ValueError(
             "a picture's name must end in .png, .svg, .pdf or another format of matplotlib, "
-            f"not {target.name!r}"
+            f"not {shown(target.name)}"
         )
     return figure
 
@@ -86,6 +88,11 @@ def kept(figure: Figure, path: str | PathLike[str] | None, dpi: int = 150) -> Fi
     if path is not None:
         keep(figure, path, dpi)
     return figure
+
+
+def in_picture(text: str) -> str:
+    """Return a text as matplotlib is to draw it: as no formula, and with no more than fits."""
+    return visible(text, MOST_TEXT, lines=True).replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:
@@ -154,9 +161,12 @@ def headed(
     """Write the verdict above a figure, and the network and what else is to be said below it."""
     colour = COLOURS.get(diagnosis.verdict, ALARM) if diagnosis.verdict else INK
     title = textwrap.fill(diagnosis.summary, 96)
-    figure.suptitle(title, color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left")
+    figure.suptitle(
+        in_picture(title), color=colour, fontsize=13, fontweight="bold", x=0.012, ha="left"
+    )
     words = words or describe(diagnosis).replace("\n", ", ")
-    figure.supxlabel("\n".join(filter(None, [words, *unsaid])), fontsize=8.5, color=INK, x=0.5)
+    lines = [textwrap.fill(line, 150) for line in (words, *unsaid) if line]
+    figure.supxlabel(in_picture("\n".join(lines)), fontsize=8.5, color=INK, x=0.5)
 
 
 Drawing = Callable[[Axes, Flow], None]

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from vegrad import theory
+from vegrad.arrays.shown import shown
 from vegrad.theory.cells import CARRY, GATES
 
 BIASES = (0.0, 1.0, 2.0, 3.0)
@@ -53,7 +54,7 @@ def expected_cells(
         TypeError, ValueError: an unknown cell; a size below 1; input_rms is not a positive number.
     """
     if cell not in GATES:
-        raise ValueError(f"cell must be one of {', '.join(GATES)}, not {cell!r}")
+        raise ValueError(f"cell must be one of {', '.join(GATES)}, not {shown(cell)}")
     if cell in CARRY:
         return [_gated(cell, bias, (hidden, inputs), input_rms, seed) for bias in BIASES]
     given = given_variance(hidden, inputs, input_rms)

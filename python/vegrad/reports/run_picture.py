@@ -10,6 +10,7 @@ from os import PathLike
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import visible
 from vegrad.flow.wording import DECADE, power
 from vegrad.reports.heat import INFINITE, LOST, RAMP, Cells, cells_of
 from vegrad.reports.module_text import ModuleRow
@@ -24,6 +25,7 @@ from vegrad.reports.picture import (
     bare,
     blank,
     headed,
+    in_picture,
     kept,
     sheet,
 )
@@ -258,4 +260,5 @@ def _is_known(row: ModuleRow) -> bool:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}"
+    name = visible(name)
+    return in_picture(name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}")

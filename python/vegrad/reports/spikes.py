@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from math import inf
 from statistics import median
 
+from vegrad.arrays.shown import escape
 from vegrad.reports import tables
 from vegrad.reports.shown_run import ShownRun, ShownSpike, ShownSpikeStep
 from vegrad.reports.text import WIDTH, indented

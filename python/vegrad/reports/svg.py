@@ -8,7 +8,6 @@ that is stretched to the width, though its strokes keep theirs. Colours come fro
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from math import ceil, floor, isfinite, log10
 from zlib import crc32
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import escape
 
 WIDE = 1000  # units of the inner drawing from left to right
 FOOT = 22  # pixels below the plot, for the ticks of x

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from html import escape
 from math import inf, isnan, log2, nan
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement, Statistics
+from vegrad.arrays.shown import escape
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import power
 from vegrad.reports.cure import DONE, ShownAttempt, is_shown, row

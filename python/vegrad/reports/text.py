@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from vegrad.arrays.measurement import Measurement
+from vegrad.arrays.shown import visible
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import named
 from vegrad.reports import time_flow
@@ -95,7 +96,8 @@ def describe(diagnosis: ShownDiagnosis) -> str:
             f"joint norm {measurement.total.norm:.4g}"
         )
     if "cell" not in config and "sizes" not in config:
-        return ", ".join(str(v) if n == "model" else f"{v} {n}" for n, v in config.items())
+        parts = (str(v) if n == "model" else f"{v} {n}" for n, v in config.items())
+        return ", ".join(visible(part, 200) for part in parts)
     return describe_network(config, diagnosis.loss)
 
 
@@ -210,7 +212,7 @@ def table(
                 cells[name] = f"{cell:>{8 if name == 'gain' else 9}}"
         line = "".join(cell for name, cell in cells.items() if name not in left_out)
         if layer < len(names):
-            return f"{line:<67}  {names[layer][-NAME:]}{' ←' if layer in notes else ''}"
+            return f"{line:<67}  {visible(names[layer])[-NAME:]}{' ←' if layer in notes else ''}"
         room = sum(COLUMNS[name] for name in COLUMNS if name not in left_out)
         return f"{line:<{room}}  {notes.get(layer, '')}".rstrip()
 
@@ -237,6 +239,7 @@ def gradients(
     """Write the table of recorded gradients: those of the chain, from the input on."""
     chain = diagnosis.config["chain"]
     buffers = [measurement.buffers[measurement.names.index(name)] for name in chain]
+    chain = [visible(name) for name in chain]
     wide = max(map(len, ["gradient", *chain]))
 
     def row(place: int) -> str:

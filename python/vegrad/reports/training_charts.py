@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import escape
 from vegrad.flow.descent import Descent
 from vegrad.reports import descent
 from vegrad.reports.protocols import ShownHistory

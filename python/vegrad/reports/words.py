@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 
+from vegrad.arrays.shown import escape
 from vegrad.reports.glossary import term_of
 from vegrad.reports.protocols import Comparison, ShownDiagnosis, ShownHistory
 

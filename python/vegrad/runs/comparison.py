@@ -12,10 +12,11 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.files import plain
+from vegrad.arrays.shown import shown, visible
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.time_flow import TimeFlow
-from vegrad.reports import comparison as shown
+from vegrad.reports import comparison as report
 from vegrad.reports import comparison_picture, notebook
 from vegrad.reports.page import write
 from vegrad.reports.picture import Figure
@@ -77,7 +78,7 @@ class Comparison:
         return bool(self.departures) or any(None in one.steps for one in self.findings)
 
     def __repr__(self) -> str:
-        return f"<Comparison of {self.names[0]} and {self.names[1]}: {shown.headline(self)}>"
+        return f"<Comparison of {self.names[0]} and {self.names[1]}: {report.headline(self)}>"
 
     def __str__(self) -> str:
         return self.to_text()
@@ -87,7 +88,7 @@ class Comparison:
 
     def to_text(self) -> str:
         """Return what parted first, findings and settings that differ, and numbers of both."""
-        return shown.text(self)
+        return report.text(self)
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
         """Return a page that needs nothing beside itself, which is also written to `path`.
@@ -95,7 +96,7 @@ class Comparison:
         Raises:
             OSError: the file cannot be written; nothing half-written is left.
         """
-        html = shown.page(self)
+        html = report.page(self)
         if path is not None:
             write(html, path)
         return html
@@ -178,14 +179,14 @@ def _taken(name: str, value: object) -> Run | Diagnosis:
 def _names(two: Sequence[Run | Diagnosis], names: Sequence[str] | None) -> tuple[str, str]:
     if names is not None:
         if isinstance(names, str) or len(names) != 2 or not all(isinstance(n, str) for n in names):
-            raise ValueError(f"names must be two words, not {names!r}")
+            raise ValueError(f"names must be two words, not {shown(names)}")
         if names[0] == names[1]:
-            raise ValueError(f"names must differ, not both be {names[0]!r}")
-        return names[0], names[1]
+            raise ValueError(f"names must differ, not both be {shown(names[0])}")
+        return visible(names[0]), visible(names[1])
     for place in (1, 2, 3):  # of the parts of the paths of files, from the last one on
         first, second = (_name_of(one, place) for one in two)
         if first and second and first != second:
-            return first, second
+            return visible(first), visible(second)
     return "a", "b"
 
 

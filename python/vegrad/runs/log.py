@@ -14,6 +14,7 @@ from typing import Self
 
 from vegrad._core import __version__
 from vegrad.arrays.checks import as_count
+from vegrad.arrays.shown import plainly, shown
 from vegrad.diagnosis.alarms import user_level
 from vegrad.diagnosis.noted import Json, Noted, plain_number, to_plain
 from vegrad.runs.form import (
@@ -56,6 +57,7 @@ class RunLog:
         OSError: the file cannot be opened.
     """
 
+    @plainly()
     def __init__(
         self,
         path: str | PathLike[str],
@@ -268,7 +270,9 @@ def _check_same(path: Path, wanted: dict[str, Json], line: bytes) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no log of vegrad: give the log another name") from error
     if version != FORMAT:
-        raise ValueError(f"{path} must be a log of version {FORMAT} to go on with, not {version!r}")
+        raise ValueError(
+            f"{path} must be a log of version {FORMAT} to go on with, not {shown(version)}"
+        )
     for what, mine, theirs in (
         ("model", wanted["about"].get("model"), got.get("about", {}).get("model")),
         ("modules", wanted["modules"], got.get("modules")),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from math import nan
 
+from vegrad.arrays.shown import shown
 from vegrad.diagnosis.noted import Json, as_number, from_plain
 from vegrad.runs.form import COLUMNS, FORMAT, KEY, LONGEST
 from vegrad.runs.gathered import MOST, TABLE, Gathered
@@ -78,7 +79,7 @@ class LogReader:
         if not isinstance(content, dict) or KEY not in content:
             raise ValueError("its first line is no header of a run's log")
         if content[KEY] != FORMAT:
-            raise ValueError(f"its version must be {FORMAT}, not {content[KEY]!r}")
+            raise ValueError(f"its version must be {FORMAT}, not {shown(content[KEY])}")
         names = content["modules"]
         if len(names) > NAMES:
             raise ValueError(f"it must have {NAMES} modules at most, not {len(names)}")

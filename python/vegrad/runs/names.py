@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vegrad.arrays.shown import visible
 from vegrad.diagnosis.noted import Json
 
 LETTERS = 300  # of a name
@@ -11,8 +12,7 @@ LETTERS = 300  # of a name
 
 def clean(text: object, letters: int = LETTERS) -> str:
     """Return a text that a terminal can show: without control characters, and not too long."""
-    short = str(text)[:letters]
-    return short if short.isprintable() else "".join(c if c.isprintable() else "�" for c in short)
+    return visible(str(text), letters)
 
 
 def cleaned(value: Json, letters: int = 10 * LETTERS) -> Json:

@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
+from vegrad.arrays.shown import SCREEN, plainly, visible
 from vegrad.diagnosis.history import History
 from vegrad.runs.event_files import is_events, of_events
 from vegrad.runs.form import KEY
@@ -27,6 +28,7 @@ POINTER = b"version https://git-lfs"
 INPUT = "standard input"
 
 
+@plainly()
 def read_run(path: str | PathLike[str]) -> Run:
     """Read a run from a file: the log of a training, or what another program has recorded.
 
@@ -67,7 +69,7 @@ def complaining(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(visible(f"{path}: {error}", SCREEN)) from error
 
 
 def _seekable(file: BinaryIO) -> BinaryIO:

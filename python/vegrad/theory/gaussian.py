@@ -28,6 +28,7 @@ import numpy.typing as npt
 from vegrad import _core
 from vegrad.activations import ACTIVATIONS, Activation, Function, erf, leaky_relu, normal_pdf
 from vegrad.arrays.checks import FloatArray, did_you_mean
+from vegrad.arrays.shown import shown
 
 Quantity = TypeVar("Quantity", float, FloatArray)
 
@@ -66,21 +67,23 @@ def activation_of(name: str, negative_slope: float = 0.01) -> Activation:
     """
     if name == "leaky_relu":
         if not isinstance(negative_slope, Real) or not isfinite(negative_slope):
-            raise ValueError(f"negative_slope must be a finite number, not {negative_slope!r}")
+            raise ValueError(f"negative_slope must be a finite number, not {shown(negative_slope)}")
         return leaky_relu(float(negative_slope))
     if isinstance(name, str) and name in KNOWN:
         return KNOWN[name]
     names = ", ".join(_core.ACTIVATIONS)
     if not isinstance(name, str):
         raise TypeError(f"activation must be one of {names}, not {type(name).__name__}")
-    raise ValueError(f"activation must be one of {names}, not {name!r}{did_you_mean(name, KNOWN)}")
+    raise ValueError(
+        f"activation must be one of {names}, not {shown(name)}{did_you_mean(name, KNOWN)}"
+    )
 
 
 def check_q(q: object) -> FloatArray:
     """Return variances as an array; they are numbers from 0 to inf."""
     array = np.asarray(q)
     if array.dtype.kind not in "iuf":
-        raise TypeError(f"q must be a number or an array of numbers, not {q!r}")
+        raise TypeError(f"q must be a number or an array of numbers, not {shown(q)}")
     array = array.astype(np.float64)
     if not np.all(array >= 0):
         raise ValueError(f"q must not be negative, got {array[~(array >= 0)].flat[0]}")

@@ -14,6 +14,7 @@ from math import sqrt
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import shown
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B, critical_point
 
 Variance = Callable[[int, int], float]
@@ -100,8 +101,9 @@ def resolve_sigmas(
     known = CRITICAL_SIGMA_B.get(activation)
     if known is None:
         raise ValueError(
-            f'init="critical" needs an activation with a critical point, not {activation!r}: no '
-            'weights keep its gradient; use activation="relu" or "gelu", or init="lsuv"'
+            'init="critical" needs an activation with a critical point, not '
+            f"{shown(activation)}: no weights keep its gradient; use "
+            'activation="relu" or "gelu", or init="lsuv"'
         )
     b = known if sigma_b is None else sigma_b
     point = critical_point(activation, b)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray, as_count
+from vegrad.arrays.shown import shown
 from vegrad.theory.gaussian import activation_of, check_sigma, slope_moment
 from vegrad.theory.initializers import INITIALIZERS
 from vegrad.theory.meanfield import chi, fixed_point
@@ -43,7 +44,7 @@ def sigma_w(init: str, fan_in: int, fan_out: int, gain: float = 1.0) -> float:
         raise TypeError(f"init must be one of {names}, not {type(init).__name__}")
     row = INITIALIZERS.get(FAMILIES.get(init, init))
     if row is None:
-        raise ValueError(f"init must be one of {names}, not {init!r}")
+        raise ValueError(f"init must be one of {names}, not {shown(init)}")
     as_count("fan_in", fan_in, 1)
     as_count("fan_out", fan_out, 1)
     return check_sigma("gain", gain) * sqrt(fan_in * row.variance(fan_out, fan_in))

@@ -22,6 +22,7 @@ import numpy as np
 
 from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import shown
 from vegrad.theory import cells
 from vegrad.theory.cells import GATES, Run, Weights
 from vegrad.theory.gaussian import check_positive
@@ -203,7 +204,7 @@ def expected_recurrence(
         ValueError: cell is unknown; fewer than 2 draws; input_rms is not a positive number.
     """
     if cell not in GATES:
-        raise ValueError(f"cell must be one of {', '.join(GATES)}, not {cell!r}")
+        raise ValueError(f"cell must be one of {', '.join(GATES)}, not {shown(cell)}")
     if draws < 2:
         raise ValueError(f"draws must be at least 2, not {draws}")
     rng, settled = np.random.default_rng(seed), 0

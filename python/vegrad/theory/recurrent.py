@@ -16,6 +16,7 @@ from math import exp, expm1, inf, log, log1p, sqrt
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import shown
 from vegrad.theory.gaussian import NODES, WEIGHTS, check_positive, gaussian_mean
 from vegrad.theory.meanfield import chi, critical_point, fixed_point
 
@@ -30,7 +31,7 @@ THOUSANDTH = 3.0 * log(
 def _vanilla(cell: str, input_variance: float) -> float:
     """Return the square root of q_in, which plays the part of σ_b."""
     if cell not in ("tanh", "relu"):
-        raise ValueError(f"cell must be tanh or relu, not {cell!r}")
+        raise ValueError(f"cell must be tanh or relu, not {shown(cell)}")
     return sqrt(input_variance if input_variance == 0 else check_positive("q_in", input_variance))
 
 

@@ -15,6 +15,7 @@ from math import nan, sqrt
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray, as_count
+from vegrad.arrays.shown import shown
 from vegrad.theory.cells import CARRY, GATES
 from vegrad.theory.gaussian import check_positive, second_moment
 from vegrad.theory.initializers import INITIALIZERS
@@ -218,30 +219,30 @@ def _check(
         if not isinstance(value, str):
             raise TypeError(f"{argument} must be one of {names}, not {type(value).__name__}")
         if value not in table:
-            raise ValueError(f"{argument} must be one of {names}, not {value!r}")
+            raise ValueError(f"{argument} must be one of {names}, not {shown(value)}")
     cells = RECURRENT_INITIALIZERS[init].cells
     if cell not in cells:
-        raise ValueError(f'init="{init}" is for cell {" and ".join(cells)}, not {cell!r}')
+        raise ValueError(f'init="{init}" is for cell {" and ".join(cells)}, not {shown(cell)}')
     if forget_bias is not None:
         _check_forget_bias(cell, init, forget_bias)
     if (init == "chrono") != (time_scale is not None):
         raise ValueError(
             'init="chrono" needs time_scale, the longest time scale in steps'
             if time_scale is None
-            else f'time_scale goes with init="chrono", not with {init!r}'
+            else f'time_scale goes with init="chrono", not with {shown(init)}'
         )
     if time_scale is not None and check_positive("time_scale", time_scale) < 2.0:
         raise ValueError(f"time_scale must be at least 2 steps, not {time_scale}")
     if input_variance is not None:
         if init != "critical":
-            raise ValueError(f'input_variance goes with init="critical", not with {init!r}')
+            raise ValueError(f'input_variance goes with init="critical", not with {shown(init)}')
         check_positive("input_variance", input_variance)
 
 
 def _check_forget_bias(cell: str, init: str, forget_bias: float) -> None:
     check_finite("forget_bias", forget_bias)
     if cell not in CARRY:
-        raise ValueError(f"forget_bias is for cell lstm and gru, not {cell!r}")
+        raise ValueError(f"forget_bias is for cell lstm and gru, not {shown(cell)}")
     if init == "chrono":
         raise ValueError('forget_bias does not go with init="chrono", which sets that bias itself')
 

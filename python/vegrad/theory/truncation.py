@@ -7,6 +7,7 @@ from math import ceil, expm1, inf, log, sqrt
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray, as_count, as_limit
+from vegrad.arrays.shown import shown
 
 
 def truncation_error(gain: float, steps: int, window: int, every: int | None = None) -> float:
@@ -84,7 +85,7 @@ def truncation_window(gain: float, error: float, scheme: str = "sliding") -> flo
     if not 0 < error < 1:
         raise ValueError(f"error must be above 0 and below 1, not {error}")
     if scheme not in ("sliding", "chunked"):
-        raise ValueError(f"scheme must be sliding or chunked, not {scheme!r}")
+        raise ValueError(f"scheme must be sliding or chunked, not {shown(scheme)}")
     if gain >= 1.0:
         return inf
     if gain <= error:

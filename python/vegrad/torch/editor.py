@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from vegrad.arrays.checks import Array
+from vegrad.arrays.shown import visible
 from vegrad.flow.edits import (
     AddSkips,
     Chrono,
@@ -141,7 +142,7 @@ class ValueEditor(Editor):
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         buffers = [name for name in names if name not in parameters]
         if buffers:
-            return Refusal(f"{buffers[0]} is a buffer, which is not drawn")
+            return Refusal(f"{visible(buffers[0])} is a buffer, which is not drawn")
         paths = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
         paths = [path for path in paths if schemes.has_reset(self.model.get_submodule(path))]
         kept = [
@@ -331,4 +332,4 @@ class ModelEditor(ValueEditor):
 
 
 def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (" …" if len(names) > FEW else "")
+    return ", ".join(map(visible, names[:FEW])) + (" …" if len(names) > FEW else "")

@@ -150,16 +150,17 @@ class CoreState(torch.optim.Optimizer):
                 )
             for name, ours in self._names.items():
                 if ours in kept:
-                    found[name] = flat = torch.from_numpy(kept[ours])
-                    if flat.numel() == param.numel():  # else the parameter has another shape now
+                    found[name] = own = torch.from_numpy(kept[ours])
+                    if own.shape == param.shape:  # else the parameter has another shape now
                         fresh = torch.empty_like(param, requires_grad=False)
-                        found[name] = fresh.copy_(flat.view(param.shape))
+                        found[name] = fresh.copy_(own)
             if len(found) > ("step" in found):
                 self._shown[param] = self._shown.get(param, {}) | found
 
     def _move_in(self, foreign: frozenset[int]) -> None:
         """Move the states in `_shown` into the core, but those of the foreign parameters."""
         states: dict[str, State] = {}
+        rests: dict[Tensor, State] = {}
         names = self._kept_names()
         for place, param in enumerate(self._params):
             shown = self._shown.get(param)
@@ -173,11 +174,12 @@ class CoreState(torch.optim.Optimizer):
             if not kept:
                 continue
             states[str(place)] = kept | {"step": round(float(shown.get("step", 1)))}
-            rest = {name: value for name, value in shown.items() if name not in names}
+            rests[param] = {name: value for name, value in shown.items() if name not in names}
+        self._stepper.load(states)
+        for param, rest in rests.items():
             self._shown.pop(param, None)  # replaced, not emptied: somebody may hold the old one
             if rest:
                 self._shown[param] = rest
-        self._stepper.load(states)
         self._in_core, self._foreign = True, foreign
         self._dtypes = [param.dtype for param in self._params]
 

@@ -16,6 +16,7 @@ from torch.nn import Module
 
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B, critical_point
 from vegrad.torch.models import is_measurable
+from vegrad.treatment.script import quoted
 
 Lines = tuple[str, ...]
 
@@ -178,7 +179,7 @@ def alone(model: Module, name: str) -> Lines:
         how = f"nn.init.normal_({{}}, std={TOKENS})"
     else:
         how = "nn.init.zeros_({})" if "bias" in leaf else "nn.init.ones_({})"
-    return (how.format(f'model.get_parameter("{name}")'),)
+    return (how.format(f"model.get_parameter({quoted(name)})"),)
 
 
 def _matrix(name: str, module: Module, tensor: Tensor) -> Matrix | None:

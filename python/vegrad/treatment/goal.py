@@ -9,6 +9,7 @@ from numbers import Real
 import numpy as np
 
 from vegrad.arrays.checks import Array, as_count
+from vegrad.arrays.shown import shown
 
 BY_LOSS = 1.5  # ways of classification, if the loss falls to 0
 MOST_OF = 0.8  # the way, for classes; half of it for numbers, which may be mostly noise
@@ -73,7 +74,7 @@ def check_lengths(steps: int, batch_size: int, budget: float) -> tuple[int, int]
         TypeError, ValueError: if they are not at least 1, or budget is not finite and at least 1.
     """
     if not isinstance(budget, Real) or not (isfinite(budget) and budget >= 1):
-        raise ValueError(f"budget must be finite and at least 1, not {budget!r}")
+        raise ValueError(f"budget must be finite and at least 1, not {shown(budget)}")
     steps, batch_size = as_count("steps", steps), as_count("batch_size", batch_size)
     if not steps or not batch_size:
         raise ValueError("steps and batch_size must be at least 1")

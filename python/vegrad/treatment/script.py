@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 
+from vegrad.arrays.shown import in_code
 from vegrad.flow.edits import ARCHITECTURE, Edit, keeps_shape, parts
 from vegrad.flow.subject import Code, Refusal
 
@@ -14,7 +15,7 @@ LEAST = 0.1  # times the last layer's weights: less would be a layer that stops 
 
 def quoted(name: str) -> str:
     """Write a name as a string of Python, in double quotes as far as that can be."""
-    return json.dumps(name, ensure_ascii=False)
+    return in_code(json.dumps(name, ensure_ascii=False))
 
 
 class Script:

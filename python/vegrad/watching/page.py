@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
+from vegrad.arrays.shown import escape
 from vegrad.recordings.run import RunDiagnosis
 from vegrad.reports import parts
 from vegrad.reports.model_parts import training

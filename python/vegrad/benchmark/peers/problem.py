@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vegrad.arrays.checks import Array as Array
+from vegrad.arrays.choices import Activation
 
 Result = tuple[float, list[tuple[Any, Any]]]  # the loss, and the gradients of each (weight, bias)
 
@@ -26,7 +27,7 @@ class Case:
     layers: int
     width: int
     batch: int
-    activation: str = "tanh"  # of the hidden layers; the last layer is the identity
+    activation: Activation = "tanh"  # of the hidden layers; the last layer is the identity
     init: str = "glorot_uniform"  # or "he_uniform", or "linear": the default of torch.nn.Linear
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from vegrad.arrays.checks import did_you_mean
+from vegrad.arrays.shown import shown
 from vegrad.diagnosis.catalogue.cause import Cause
 from vegrad.diagnosis.catalogue.data import DATA
 from vegrad.diagnosis.catalogue.graph import GRAPH
@@ -32,7 +33,7 @@ def cause_of(name: str, what: str = "cause") -> Cause:
     """
     if name not in CAUSES:
         hint = did_you_mean(name, CAUSES)
-        raise ValueError(f"{what} must be one that `vegrad explain` lists, not {name!r}{hint}")
+        raise ValueError(f"{what} must be one that `vegrad explain` lists, not {shown(name)}{hint}")
     return CAUSES[name]
 
 
