@@ -238,4 +238,4 @@ def test_a_rate_that_was_raised_is_the_one_that_is_named() -> None:
     (one,) = [one for one in monitor.findings if one.cause == "learning-rate-high"]
     assert one.advice.startswith("lower the learning rate from 5,")
     assert "one of the last changed weights by" in one.message
-    assert one.evidence["moved"] > 1
+    assert one.evidence["moved"] > 0.1  # the first ones: 0.01
