@@ -18,10 +18,12 @@ import base64
 import faulthandler
 import json
 import resource
+import signal
 import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -40,23 +42,21 @@ def corpus(name: str) -> list[bytes]:
 
 
 def fuzz(names: list[str], options: argparse.Namespace) -> int:
-    """Run the targets in turn; return how many faults there were."""
+    """Run the targets in turn until the end, or an interrupt; return how many faults there were."""
     inputs = {name: corpus(name) for name in names}
     counts = {name: {"read": 0, "refused": 0, "wrong": 0} for name in names}
     seen: set[str] = set()
     end, number = time.monotonic() + options.seconds, 0
-    while number < options.runs if options.runs else time.monotonic() < end:
-        name = names[number % len(names)]
-        random = Random(f"{options.seed} {number}")
-        content = damaged(random.choice(inputs[name]), random)
-        (FOLDER / "last").write_bytes(content)
-        faulthandler.dump_traceback_later(LONGEST, exit=True)
-        try:
-            counts[name][outcome(TARGETS[name], content)] += 1
-        except Exception:
-            counts[name]["wrong"] += 1
-            keep(name, content, f"{options.seed}-{number}", seen)
-        number += 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        while number < options.runs if options.runs else time.monotonic() < end:
+            name = names[number % len(names)]
+            random = Random(f"{options.seed} {number}")
+            content = damaged(random.choice(inputs[name]), random)
+            (FOLDER / "last").write_bytes(content)
+            faulthandler.dump_traceback_later(LONGEST, exit=True)
+            counts[name][tried(name, content, f"{options.seed}-{number}", seen)] += 1
+            number += 1
     faulthandler.cancel_dump_traceback_later()
     for name, of_name in counts.items():
         print(name, *(f"{count} {what}" for what, count in of_name.items()))
@@ -65,17 +65,19 @@ def fuzz(names: list[str], options: argparse.Namespace) -> int:
     return wrong
 
 
-def keep(name: str, content: bytes, label: str, seen: set[str]) -> None:
-    """Keep an input that has raised at a place from which none is kept yet."""
-    _, error, at = sys.exc_info()
-    place = f"{type(error).__name__} {traceback.extract_tb(at)[-1:]}"
-    if place in seen:
-        return
-    seen.add(place)
-    traceback.print_exc()
-    path = Path(tempfile.gettempdir()) / f"vegrad-fuzz-{name}-{label}"
-    path.write_bytes(content)
-    print(f"{name}: kept as {path}", flush=True)
+def tried(name: str, content: bytes, label: str, seen: set[str]) -> str:
+    """Return what became of an input; keep it if that is a fault not seen yet."""
+    try:
+        return outcome(TARGETS[name], content)
+    except Exception as error:
+        place = f"{type(error).__name__} {traceback.extract_tb(error.__traceback__)[-1:]}"
+        if place not in seen:
+            seen.add(place)
+            traceback.print_exc()
+            path = Path(tempfile.gettempdir()) / f"vegrad-fuzz-{name}-{label}"
+            path.write_bytes(content)
+            print(f"{name}: kept as {path}", flush=True)
+        return "wrong"
 
 
 def main() -> int:

@@ -43,6 +43,11 @@ class Drawn {
     for (std::size_t i = 0; i < count; ++i) drawn[i] = i < own ? T(value()) : drawn[i % own];
     return drawn;
   }
+  template <class T>
+  void fill(T* to, std::size_t count) {
+    const auto drawn = values<T>(count);
+    std::copy(drawn.begin(), drawn.end(), to);
+  }
 
  private:
   const std::uint8_t* data_;
@@ -164,8 +169,10 @@ void through_network(Drawn& drawn) {
   shape.residual = drawn.number(2);
   const int rows = 1 + drawn.number(70);
   Network<T> network(shape);
-  const auto numbers = drawn.values<T>(network.size());
-  std::copy(numbers.begin(), numbers.end(), network.parameters());
+  for (int l = 1; l <= shape.layers(); ++l) {
+    drawn.fill(network.weight(l), std::size_t(shape.sizes[l]) * shape.sizes[l - 1]);
+    drawn.fill(network.bias(l), shape.sizes[l]);
+  }
   const int O = shape.sizes.back();
   const auto x = drawn.values<T>(std::size_t(rows) * shape.sizes[0]);
   const auto values = drawn.values<T>(std::size_t(rows) * O);
@@ -191,8 +198,15 @@ void through_time(Drawn& drawn) {
                              Loss::mse};
   const int rows = 1 + drawn.number(20), steps = 1 + drawn.number(8);
   Recurrent<T> network(shape);
-  const auto numbers = drawn.values<T>(network.size());
-  std::copy(numbers.begin(), numbers.end(), network.all_parameters());
+  const std::size_t H = shape.hidden, GH = shape.gates() * H;
+  for (int l = 0; l < shape.layers; ++l) {
+    const LayerWeights<T>& of = network.weights(l);
+    drawn.fill(of.weight_ih, GH * shape.inputs_of(l));
+    drawn.fill(of.weight_hh, GH * H);
+    drawn.fill(of.bias_ih, GH);
+    drawn.fill(of.bias_hh, GH);
+  }
+  drawn.fill(network.head().weight, shape.outputs * H);
   const auto x = drawn.values<T>(std::size_t(rows) * steps * shape.inputs);
   const std::size_t outputs = std::size_t(rows) * (shape.targets_all ? steps : 1) * shape.outputs;
   const auto values = drawn.values<T>(outputs);
