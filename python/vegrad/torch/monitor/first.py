@@ -153,7 +153,7 @@ class FirstLook:
         self._depth += 1
         if self._depth > 1 or self._call is None or self._monitor.nonfinite is not None:
             return
-        begun = self._monitor.loop.begun_with
+        begun = self._monitor.loop.root
         if isinstance(begun, float) and isfinite(begun) and not self._monitor.looking:
             if self._risky:
                 self._nodes = kept(roots, lost=False)

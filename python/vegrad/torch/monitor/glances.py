@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, nan, sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
 from vegrad import _core
-from vegrad.runs.spikes import SpikeStep
+from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.monitor.track import Size, rate_of
 from vegrad.torch.optimizer_step import CoreStep
 
-if TYPE_CHECKING:
-    from vegrad.torch.monitor.monitor import Monitor
-
 MOST = 8  # steps that wait
-MANY = 1 << 14  # elements of a gradient from which on it may be read in part
+MANY = 1 << 14  # elements of a gradient from which on it may be read in part,
+FEW = 1 << 18  # and of all of them: to read fewer takes no longer than to choose
 
 
 @dataclass(slots=True)
@@ -51,10 +48,17 @@ class Glances:
         self.waiting: list[Glance] = []
         self.last = -1
         """The number of the last step that was glanced at."""
+        self._elements = 0
         self._looks, self._graded = -1, dict[int, Tensor]()
         """The number of looks so far, and the parameters that had a gradient at any, by place."""
 
-    def take(self, monitor: Monitor, optimizer: Optimizer, report: _core.Clipped | None) -> bool:
+    def take(
+        self,
+        monitor: StepHooks,
+        optimizer: Optimizer,
+        report: _core.Clipped | None,
+        batch: object,
+    ) -> bool:
         """End a step if it is as usual; return False, having done nothing, if it is not.
 
         `report` is one of vegrad's own optimizers on the step that it has just taken.
@@ -79,7 +83,7 @@ class Glances:
             before,
             limit,
             after,
-            monitor.take_batch(),
+            batch,
         )
         self.waiting.append(one)
         return True
@@ -93,13 +97,16 @@ class Glances:
         one.batch = one.batch if batch is None else batch
         return True
 
-    def _read(self, monitor: Monitor) -> tuple[float, bytes] | None:
+    def _read(self, monitor: StepHooks) -> tuple[float, bytes] | None:
         """Return the joint norm of a step's gradients, and a record's numbers.
 
         None if they are not all finite. Of many elements one in `part` is read, others in the next
         step.
         """
         part, known = monitor.schedule.part, monitor._params
+        if part > 1:
+            self._elements = self._elements or sum(one.numel() for one in known)
+            part = part if self._elements >= FEW else 1
         if part == 1 and (found := monitor._watch.record(known)) is not None:
             return found
         if self._looks != monitor.schedule.looks:
@@ -108,17 +115,13 @@ class Glances:
         count = len(known) + 2 * len(monitor.modules)
         return some_norms(self._graded, part, monitor.steps, count)
 
-    def catch_up(self, monitor: Monitor) -> None:
-        """Take in the steps that wait."""
+    def taken(self) -> list[Glance]:
+        """Return the steps that wait, which do so no longer."""
         waiting, self.waiting = self.waiting, []
-        count = len(monitor._params)
-        for one in waiting:
-            monitor._history.add(one.step, count, one.joint, one.numbers, one.loss, looked=False)
-            monitor.track.passed(one.step, one.rate, one.before, one.limit, one.after)
-            monitor.see(SpikeStep(one.step, one.batch, one.loss, one.joint, nan))
+        return waiting
 
 
-def _known(monitor: Monitor, optimizer: Optimizer) -> tuple[float, bytes] | None:
+def _known(monitor: StepHooks, optimizer: Optimizer) -> tuple[float, bytes] | None:
     """Return the same, of norms that one of vegrad's own optimizers has taken."""
     if not isinstance(optimizer, CoreStep) or (known := optimizer.norms()) is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from math import inf, nan
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.monitor.stepped import SeenStep, Stepped, has_some
 
+Glanced: TypeAlias = tuple[int, Tensor | None, int]
+"""A parameter's place, its gradient, and the version of that."""
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
@@ -36,11 +39,12 @@ class Loop:
         self._depth = 0
         self.closely = True
         """False in a step that is not looked at: a few gradients tell whose backward pass it is."""
-        self._glances: list[tuple[int, Tensor | None, int]] | None = None
+        self._glances: list[Glanced] | None = None
         """In such a step's backward pass: gradients before it, with place and version."""
         self._grads: list[Tensor | None] = []
         self._versions: list[int] = []
-        self._root: Tensor | float | None = None
+        self.root: Tensor | float | None = None
+        """The loss of the backward pass in progress."""
         self._scaler: GradScaler | None = None
         self.steps = Stepped()
         self.made_by = ""
@@ -78,8 +82,10 @@ class Loop:
             return
         self.passes += 1
         if not self.closely and self.steps.probes:
-            self._glances = self._glance()
-            self._root = self._loss_at_once(roots)
+            self._glances = _glanced(self._parameters(), self.steps.probes)
+            root = roots[0] if len(roots) == 1 and self._scaler is None else None
+            is_number = isinstance(root, Tensor) and _is_number(root)
+            self.root = root.item() if is_number else self._loss_of(roots)
             return
         self._grads = grads = [one.grad for one in self._parameters()]
         there = [one for one in grads if one is not None]
@@ -87,20 +93,20 @@ class Loop:
         few = {there[-1], there[len(there) // 2], there[0]} if there else ()
         self._empty = not any(map(has_some, few))
         self.steps.look(grads)
-        self._root = self._loss_of(roots)
+        self.root = self._loss_of(roots)
 
     def backward_ends(self) -> None:
         """Count the pass if it has changed a gradient of the model."""
         self._depth -= 1
         if self._depth:
             return
-        before, self._grads, root, self._root = self._grads, [], self._root, None
+        before, self._grads, root, self.root = self._grads, [], self.root, None
         scaler, self._scaler = self._scaler, None
         parameters, glances, self._glances = self._parameters(), self._glances, None
         if glances is None:
-            changed = self._changed(parameters, before)
+            changed = _changed(parameters, before, self._versions)
         else:
-            changed, self._empty = self._after_glance(parameters, glances)
+            changed, self._empty = _after_glance(parameters, glances)
         if changed is None:
             return
         if self.over:
@@ -117,47 +123,6 @@ class Loop:
         if grad is not None:
             self._last = changed, grad._version, bool(self._versions) and has_some(grad)
         self.steps.stamp(parameters)
-
-    def _changed(self, parameters: list[Tensor], before: Sequence[Tensor | None]) -> int | None:
-        """Return the place of a parameter whose gradient is another than before."""
-        versions = self._versions or repeat(-1)
-        for place, (one, old, version) in enumerate(
-            zip(parameters, before, versions, strict=False)
-        ):
-            now = one.grad
-            if now is not old or (now is not None and now._version != version):
-                return place
-        return None
-
-    def _glance(self) -> list[tuple[int, Tensor | None, int]]:
-        parameters, found = self._parameters(), []
-        for place in self.steps.probes:
-            grad = parameters[place].grad
-            found.append((place, grad, -1 if grad is None else grad._version))
-        return found
-
-    @staticmethod
-    def _after_glance(
-        parameters: Sequence[Tensor], glances: Sequence[tuple[int, Tensor | None, int]]
-    ) -> tuple[int | None, bool]:
-        """Return the place of one that was changed, and True if it was empty before."""
-        for place, old, version in glances:
-            now = parameters[place].grad
-            if now is not old or (now is not None and now._version != version):
-                return place, old is None
-        return None, False
-
-    def _loss_at_once(self, roots: Sequence[object]) -> Tensor | float | None:
-        """Return the loss that a backward pass begins with, as a number if nobody has to wait."""
-        root = roots[0] if len(roots) == 1 else None
-        if not isinstance(root, Tensor) or self._scaler is not None or _is_wrapped(root):
-            return self._loss_of(roots)
-        return root.item() if root.is_cpu and root.ndim == 0 else self._loss_of(roots)
-
-    @property
-    def begun_with(self) -> Tensor | float | None:
-        """The loss of the backward pass in progress."""
-        return self._root
 
     def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
         """Return the loss that a backward pass begins with, where it is known."""
@@ -262,3 +227,40 @@ class Loop:
         if not self._losses or any(one is None for one in self._losses):
             return nan
         return sum(float(one) for one in self._losses if one is not None)
+
+
+def _glanced(parameters: Sequence[Tensor], places: Sequence[int]) -> list[Glanced]:
+    """Return the gradients of a few parameters, as a backward pass begins."""
+    found: list[Glanced] = []
+    for place in places:
+        grad = parameters[place].grad
+        found.append((place, grad, -1 if grad is None else grad._version))
+    return found
+
+
+def _after_glance(
+    parameters: Sequence[Tensor], glances: Sequence[Glanced]
+) -> tuple[int | None, bool]:
+    """Return the place of one that was changed, and True if it was empty before."""
+    for place, old, version in glances:
+        now = parameters[place].grad
+        if now is not old or (now is not None and now._version != version):
+            return place, old is None
+    return None, False
+
+
+def _is_number(root: Tensor) -> bool:
+    """Return True of a loss whose value is at hand."""
+    return type(root) is Tensor and root.is_cpu and root.ndim == 0 and not _is_wrapped(root)
+
+
+def _changed(
+    parameters: Sequence[Tensor], before: Sequence[Tensor | None], versions: Sequence[int]
+) -> int | None:
+    """Return the place of a parameter whose gradient is another than before."""
+    known = versions or repeat(-1)
+    for place, (one, old, version) in enumerate(zip(parameters, before, known, strict=False)):
+        now = one.grad
+        if now is not old or (now is not None and now._version != version):
+            return place
+    return None

@@ -25,11 +25,10 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from vegrad._core import Clipped
 from vegrad.arrays.checks import as_count, as_limit
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.noted import noted
-from vegrad.diagnosis.rules.course import BEGINS, promise_of
+from vegrad.diagnosis.rules.course import BEGINS
 from vegrad.flow.finding import Finding
 from vegrad.reports.values import count_of
 from vegrad.runs.run import Run
@@ -38,18 +37,18 @@ from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.flush import flush_gain
-from vegrad.torch.monitor.glances import MOST, Glances
+from vegrad.torch.monitor.glances import Glances
+from vegrad.torch.monitor.glancing import GlanceHooks
 from vegrad.torch.monitor.journal import Journal
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
 from vegrad.torch.monitor.schedule import Schedule
-from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.monitor.track import Track
 
 
-class Monitor(StepHooks):
+class Monitor(GlanceHooks):
     """A watch on a model while it trains.
 
     Args:
@@ -178,43 +177,6 @@ class Monitor(StepHooks):
         super().step(loss)
         self._journal.given(self)
 
-    def take_batch(self) -> object:
-        """Return the batch of the step in progress, if it was given."""
-        batch, self._batch = self._batch, None
-        return batch
-
-    def see(self, step: SpikeStep) -> bool:
-        """Take in a step; return True if it is a spike."""
-        spike = self._spikes.see(step)
-        self._due = self._alarms.due(step.loss, step.gradient_norm) or spike or self._due
-        return spike
-
-    def _catch_up(self) -> None:
-        if self._glances.waiting:
-            self._glances.catch_up(self)
-
-    def _glance(self, optimizer: Optimizer, report: Clipped | None) -> bool:
-        if self._on or self._paused or self._others or self._journal.log is not None:
-            return False
-        if not self._glances.take(self, optimizer, report):
-            return False
-        one = self._glances.waiting[-1]
-        self.first.clear()
-        self._joint, self._was_looked, self._pending = one.joint, False, None
-        self.schedule.took(False)
-        self.steps += 1
-        full = len(self._glances.waiting) >= MOST
-        if full or self._alarms.may_be_odd(one.loss, one.joint):
-            self._catch_up()
-        if self._due:
-            self.schedule.ask()
-        self.loop.over, self._watch.seen = True, False
-        if self.schedule.wants(self.steps, self.first_step):
-            self._catch_up()
-            self._begin()
-            self._looks.end(one.step, self.steps, looked=self._on)
-        return True
-
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step, and judge the training if it is time."""
         self._catch_up()
@@ -222,7 +184,8 @@ class Monitor(StepHooks):
         super()._end(known)
         if not self._paused:
             loss, norm = self._history.last_sizes
-            spike = self.see(SpikeStep(step, self.take_batch(), loss, norm, nan))
+            spike = self._see(SpikeStep(step, self._batch, loss, norm, nan))
+            self._batch = None
             alone = self._ender() is None
             self._journal.ended(self, self._spikes if spike else None, alone)
             self._due = self._due or (was_fine and self.nonfinite is not None)
@@ -244,20 +207,6 @@ class Monitor(StepHooks):
             self._take_in(optimizer)
         if optimizer is self._ender():
             self.schedule.ended(self._was_looked)
-
-    def _take_in(self, optimizer: Optimizer) -> None:
-        """Keep what is known of a step that was taken, and judge the training if it is time."""
-        self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
-        sample = self.updates.fresh() if len(self._history) else None
-        if sample is not None:
-            self._spikes.set_update(sample.step, sample.ratio)
-            self.track.updated(sample.step, sample.middle)
-            loss, _ = self._history.last_sizes
-            if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
-                self._due = True
-        self._journal.stepped(self, self.track, sample)
-        if self._due:
-            self._judge()
 
     def _judge(self) -> None:
         """Judge the training, if the last step was looked at; else the next one will be."""

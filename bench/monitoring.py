@@ -1,0 +1,266 @@
+"""Time training steps with `vegrad.torch.Monitor` at its defaults beside bare ones.
+
+    python bench/monitoring.py            the table, on one thread; bench/results/monitoring.json
+    python bench/monitoring.py --quick    fewer steps; nothing is written
+    python bench/monitoring.py --cpu      the processor's time, where other work is running
+    python bench/monitoring.py --only mlp,lenet
+
+Two copies of each model take steps in turns, one with a monitor, after a warm-up in which the
+monitor looks at more steps than later. `middle` compares medians, of which steps with a look are no
+part; `mean` has them all, and the judgements. The limit is what reading all gradients once at every
+step would cost, at the rate at which this machine reads memory: what no monitor of each step's norm
+that takes it by itself can beat, unless it reads a part only.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import report
+import torch
+from torch import nn
+from torch.nn import functional
+from vegrad.torch import Monitor
+
+RESULTS = Path(__file__).resolve().parent / "results" / "monitoring.json"
+WARM, STEPS, QUICK, ASKED = 512, 512, 96, 0.02
+
+
+# Models -----------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A block of nanoGPT."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.out, self.heads = nn.Linear(width, width), heads
+        self.norm2, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.Linear(4 * width, width),
+        )
+
+    def forward(self, x):
+        batch, steps, width = x.shape
+        parts = self.attention(self.norm(x)).chunk(3, -1)
+        q, k, v = (
+            one.view(batch, steps, self.heads, width // self.heads).transpose(1, 2) for one in parts
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """A nanoGPT of 4 blocks of width 64, on characters."""
+
+    def __init__(self, letters=65, width=64, steps=64, depth=4):
+        super().__init__()
+        self.letter, self.place = nn.Embedding(letters, width), nn.Embedding(steps, width)
+        self.blocks = nn.Sequential(*(Block(width, 4) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, letters, bias=False)
+
+    def forward(self, x):
+        places = torch.arange(x.shape[1])
+        return self.head(self.norm(self.blocks(self.letter(x) + self.place(places))))
+
+
+class LSTM(nn.Module):
+    """Two layers of LSTM, and a head on the last state."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = nn.LSTM(32, 128, 2, batch_first=True), nn.Linear(128, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(x)[0][:, -1])
+
+
+class Adapter(nn.Module):
+    """A frozen layer with another of rank 8 beside it."""
+
+    def __init__(self, layer, rank=8):
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Linear(layer.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, layer.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        return self.layer(x) + self.up(self.down(x))
+
+
+def square(output, target):
+    """Return the mean square of an error."""
+    return (output - target).square().mean()
+
+
+def entropy(output, target):
+    """Return the cross entropy over all places."""
+    return functional.cross_entropy(output.flatten(0, -2), target.flatten())
+
+
+def mlp():
+    """Return the model, x, target and loss of 8 layers of 512, batch 128."""
+    layers = (one for _ in range(8) for one in (nn.Linear(512, 512), nn.Tanh()))
+    return nn.Sequential(*layers), torch.randn(128, 512), torch.randn(128, 512), square
+
+
+def transformer():
+    """Return the same of 4 encoder layers of width 256, 8 sequences of 64."""
+    layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    return model, torch.randn(8, 64, 256), torch.randn(8, 64, 256), square
+
+
+def lenet():
+    """Return the same of LeNet-5 with ReLU, 64 images of 28×28."""
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+    return model, torch.randn(64, 1, 28, 28), torch.randint(10, (64,)), entropy
+
+
+def gpt():
+    """Return the same of nanoGPT, 12 texts of 64 characters."""
+    return GPT(), torch.randint(65, (12, 64)), torch.randint(65, (12, 64)), entropy
+
+
+def lstm():
+    """Return the same of the LSTM, 32 sequences of 50 steps."""
+    return LSTM(), torch.randn(32, 50, 32), torch.randint(10, (32,)), entropy
+
+
+def lora():
+    """Return the same of adapters in a frozen nanoGPT."""
+    model, x, target, loss = gpt()
+    model.requires_grad_(False)
+    for block in model.blocks:
+        for name in ("attention", "out", "up", "down"):
+            setattr(block, name, Adapter(getattr(block, name)))
+    return model, x, target, loss
+
+
+CASES = {
+    "mlp": ("MLP 8×512, batch 128", mlp),
+    "transformer": ("transformer 4×256, 8×64", transformer),
+    "lenet": ("LeNet, 64 images", lenet),
+    "gpt": ("nanoGPT 4×64, 12×64", gpt),
+    "lstm": ("LSTM of 2 layers, 32×50", lstm),
+    "lora": ("LoRA on frozen nanoGPT", lora),
+}
+
+
+# Times ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Copy:
+    """A model in training, and how long its steps took."""
+
+    step: object
+    monitor: Monitor | None
+    seconds: list
+
+
+def copy_of(make, watched, compiled):
+    """Return a model that takes steps."""
+    torch.manual_seed(0)
+    model, x, target, loss = make()
+    called = torch.compile(model) if compiled else model
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 1e-5, fused=True)
+    monitor = Monitor(called, on_finding=None) if watched else None
+
+    def step():
+        optimizer.zero_grad()
+        loss(called(x), target).backward()
+        optimizer.step()
+
+    return Copy(step, monitor, [])
+
+
+def measure(make, options):
+    """Return the figures of one case."""
+    clock = time.thread_time if options.cpu else time.perf_counter
+    bare, watched = (copy_of(make, one, options.compile) for one in (False, True))
+    pair = [bare, watched]
+    warm, steps = (2 * QUICK, QUICK) if options.quick else (WARM, STEPS)
+    for turn in range(warm + steps):
+        for one in pair if turn % 2 else reversed(pair):
+            start = clock()
+            one.step()
+            one.seconds.append(clock() - start)
+    before, after = (one.seconds[warm:] for one in pair)
+    monitor = watched.monitor
+    looked = (monitor.history.looked.step >= warm).sum()
+    size = sum(one.grad.nbytes for one in monitor._params if one.grad is not None)
+    middle = statistics.median(before)
+    return {
+        "step_ms": 1e3 * middle,
+        "middle": statistics.median(after) / middle - 1,
+        "mean": statistics.fmean(after) / statistics.fmean(before) - 1,
+        "start_steps": (sum(watched.seconds[:warm]) - sum(bare.seconds[:warm])) / middle,
+        "looked": float(looked / steps),
+        "interval": monitor.schedule.interval,
+        "part": monitor.schedule.part,
+        "limit": size / rate(size, clock) / middle,
+    }
+
+
+def rate(size, clock):
+    """Return at how many bytes a second so many are read, by PyTorch's norm or ours."""
+    other, one = torch.ones(1 << 24), torch.ones(max(size // 4, 1 << 12))
+    times = []
+    for _ in range(9):
+        other.add_(1)  # what a step leaves in the caches
+        start = clock()
+        torch.dot(one, one)
+        times.append(clock() - start)
+    return one.nbytes / statistics.median(times)
+
+
+def table(found):
+    """Yield the lines of a table in markdown."""
+    yield "| step | bare | middle | mean | looked at | read in part | reading all gradients once |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for name, one in found.items():
+        part = f"1/{one['part']}" if one["part"] > 1 else "all"
+        shares = (f"{100 * one[key]:+.1f} %" for key in ("middle", "mean"))
+        looked, limit = (f"{100 * one[key]:.1f} %" for key in ("looked", "limit"))
+        cells = (f"{one['step_ms']:.2f} ms", *shares, looked, part, limit)
+        yield f"| {CASES[name][0]} | {' | '.join(cells)} |"
+
+
+def main():
+    """Measure, print and save; return True if each mean is within the budget."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer steps")
+    parser.add_argument("--cpu", action="store_true", help="the processor's time")
+    parser.add_argument("--compile", action="store_true", help="under torch.compile")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", help="names of cases, with commas")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    names = options.only.split(",") if options.only else list(CASES)
+    found = {}
+    for name in names:
+        found[name] = measure(partial(CASES[name][1]), options)
+        print(list(table({name: found[name]}))[-1], flush=True)
+    print("\n".join(table(found)))
+    if not options.quick and not options.only:
+        RESULTS.write_text(json.dumps(report.description() | {"cases": found}, indent=1) + "\n")
+    return all(one["mean"] <= ASKED for one in found.values())
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else 1)
