@@ -1,6 +1,7 @@
 """What every test shares: each instruction set, several thread counts, hypothesis's settings."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -22,6 +23,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("vegrad")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard() -> Iterator[None]:
+    """A shell has those that it runs in the background ignore Ctrl-C, which tests press."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(params=[*_core.isas(), *(["amx"] if _core.has_matrix_unit() else [])])

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 #include "core/buffers/statistics.hpp"
 
@@ -29,7 +30,7 @@ py::tuple index_tuple(const View& view, std::int64_t flat) {
 }
 
 std::vector<Scaled> sums_of(const Buffers& buffers, Order order) {
-  const py::gil_scoped_release release;
+  const WithoutGil released;
   return power_sums(buffers.views, cut(buffers.views), order);
 }
 
@@ -38,7 +39,7 @@ double norm(const py::object& object, double p) {
   const Buffers buffers("buffers", object, false);
   const Order order{p};
   if (buffers.size() == 1) {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     return value(order.root(power_sum(buffers.views[0], order)));
   }
   return value(order.root(total(sums_of(buffers, order), order)));
@@ -96,7 +97,7 @@ py::tuple measure(const py::object& object, bool with_histogram) {
   std::vector<Statistics> found;
   std::vector<std::int64_t> first(buffers.size(), -1);
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     found = statistics(buffers.views, histograms);
     double ignored;
     for (std::size_t b = 0; b < found.size(); ++b)
@@ -181,7 +182,7 @@ Clipped clip_with(const std::string& rule, const py::object& object, const py::o
   FirstNonFinite first;
   Clipped result;
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     together_on(grads.views, [&] { result = clip(grads.views, asked.request, first); });
   }
   if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
@@ -217,7 +218,7 @@ py::tuple clip_gradients(const py::list& parameters, double limit, double p,
     if (grads.size() == 0) return;
     FirstNonFinite first;
     {
-      const py::gil_scoped_release release;
+      const WithoutGil released;
       together_on(grads.views, [&] { result = clip(grads.views, request, first); });
     }
     if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);
@@ -251,7 +252,7 @@ Asked::Asked(const RuleArguments& arguments, std::size_t buffers) {
     request.limits = limits_.data();
   } else if (PyCallable_Check(limit.ptr())) {
     request.choose = [limit](double norm) {
-      const py::gil_scoped_acquire acquire;
+      const WithGil held;
       const py::object chosen = limit(norm);
       return chosen.is_none() ? std::numeric_limits<double>::infinity() : chosen.cast<double>();
     };

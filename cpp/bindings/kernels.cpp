@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 #include "core/network/matmul.hpp"
 #include "core/runtime/dispatch.hpp"
@@ -35,7 +36,7 @@ py::tuple activate_as(Activation activation, const py::array& z, bool kept) {
   py::array_t<T> h(z.size()), derivative(z.size());
   T *const h_out = h.mutable_data(), *const d_out = derivative.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     const FlushSubnormals flush;
     const ActivationKernels<T>& kernels = instruction_set().kernels<T>().activation[activation];
     if (!kept) {
@@ -77,7 +78,7 @@ py::array matmul_as(const py::array& a, const py::array& b, const std::string& k
   py::array_t<T> c({m, n});
   T* const out = c.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     matmul<T>(m, n, k, left, a_transposed ? 1 : k, a_transposed ? m : 1, right,
               b_transposed ? 1 : n, b_transposed ? k : 1, out);
   }

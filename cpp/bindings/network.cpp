@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 #include "core/runtime/names.hpp"
 #include "core/runtime/threads.hpp"
@@ -39,7 +40,7 @@ py::object forward(const AnyNetwork& self, const py::object& x) {
     if (!batch.fits) return py::none();
     py::array_t<T> out({batch.B, network.shape().sizes.back()});
     T* const to = out.mutable_data();
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     network.forward(batch.x, batch.B, to);
     return out;
   });
@@ -49,7 +50,7 @@ std::optional<double> loss(const AnyNetwork& self, const py::object& x, const py
   return self.visit([&](auto& network) -> std::optional<double> {
     const Batch<ElementOf<std::decay_t<decltype(network)>>> batch(network.shape(), x, &target);
     if (!batch.fits) return std::nullopt;
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     return network.loss(batch.x, batch.B, batch.values, batch.labels);
   });
 }
@@ -59,7 +60,7 @@ std::optional<double> backward(const AnyNetwork& self, const py::object& x,
   return self.visit([&](auto& network) -> std::optional<double> {
     const Batch<ElementOf<std::decay_t<decltype(network)>>> batch(network.shape(), x, &target);
     if (!batch.fits) return std::nullopt;
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     return network.backward(batch.x, batch.B, batch.values, batch.labels, flow, layers);
   });
 }
@@ -73,7 +74,7 @@ py::object forward_kept(const AnyNetwork& self, const py::object& x) {
     T* const to = out.mutable_data();
     std::uint64_t pass;
     {
-      const py::gil_scoped_release release;
+      const WithoutGil released;
       on_borrowed_threads([&] { pass = network.forward_kept(batch.x, batch.B, to); });
     }
     return py::make_tuple(out, pass);
@@ -93,7 +94,7 @@ py::object backward_kept(const AnyNetwork& self, std::uint64_t pass, const py::o
     py::array_t<T> delta({rows, py::ssize_t(network.shape().sizes[1])});
     T* const to = delta_wanted ? delta.mutable_data() : nullptr;
     {
-      const py::gil_scoped_release release;
+      const WithoutGil released;
       on_borrowed_threads(
           [&] { network.backward_kept(pass, batch.x, batch.B, batch.values, to, gradients_to); });
     }
@@ -103,7 +104,7 @@ py::object backward_kept(const AnyNetwork& self, std::uint64_t pass, const py::o
 
 py::dict flow(const AnyNetwork& self) {
   return self.visit([](auto& network) {
-    const FlowColumns& columns = network.flow();
+    const FlowColumns columns = without_gil([&] { return network.flow(); });
     const auto array = [](const std::vector<double>& v) {
       return py::array_t<double>(py::ssize_t(v.size()), v.data());
     };

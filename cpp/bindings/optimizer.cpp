@@ -7,6 +7,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 
 namespace py = pybind11;
@@ -24,17 +25,18 @@ StepKind kind_of(const std::string& name) {
 }  // namespace
 
 Optimizer::Turn::Turn(Optimizer& optimizer)
-    : optimizer_(optimizer), lock_(optimizer.running_, std::defer_lock) {
-  if (!lock_.try_lock()) {
-    const py::gil_scoped_release release;
-    lock_.lock();
-  }
-  ++optimizer_.turns_;
+    : optimizer_(optimizer), first_(!optimizer.running_.is_ours()) {
+  if (!first_ || optimizer_.running_.try_lock()) return;
+  const WithoutGil released;
+  optimizer_.running_.lock();
+}
+
+Optimizer::Turn::~Turn() {
+  if (first_) optimizer_.running_.unlock();
 }
 
 void Optimizer::Turn::must_be_first() const {
-  if (optimizer_.turns_ > 1)
-    throw std::runtime_error("an optimizer must not be used by what its own step calls");
+  if (!first_) throw std::runtime_error("an optimizer must not be used by what its own step calls");
 }
 
 Clipped Optimizer::step(const py::object& parameters, const py::object& grads, double rate,
@@ -71,10 +73,10 @@ Clipped Optimizer::step_over(const py::object& parameters_object, const py::obje
   FirstNonFinite first;
   Clipped result;
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     together_on(grads.views, [&] {
       result = take_step(std::move(found), std::move(group_of), parameters.views, grads.views,
-                         states, asked.request, first);
+                         states, writing_, asked.request, first);
     });
   }
   if (first.buffer >= 0) raise_nonfinite(grads, first, result.nonfinite);

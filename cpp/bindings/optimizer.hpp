@@ -4,12 +4,12 @@
 #include <pybind11/numpy.h>
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "bindings/clipping.hpp"
 #include "core/buffers/optimizer.hpp"
+#include "core/runtime/lock.hpp"
 
 namespace vegrad {
 
@@ -19,19 +19,20 @@ class Optimizer {
   class Turn {
    public:
     explicit Turn(Optimizer& optimizer);
-    ~Turn() { --optimizer_.turns_; }
+    ~Turn();
     Turn(const Turn&) = delete;
     // RuntimeError if this thread is in a step already, whose clip has called back.
     void must_be_first() const;
 
    private:
     Optimizer& optimizer_;
-    std::unique_lock<std::recursive_mutex> lock_;
+    bool first_;
   };
 
   explicit Optimizer(const OptimizerSettings& settings) : settings_(settings) {}
 
   const OptimizerSettings& settings() const { return settings_; }
+  WorkLock& writing() { return writing_; }
   Clipped step(const pybind11::object& parameters, const pybind11::object& grads, double rate,
                const std::string& rule, const pybind11::object& limit, double ord,
                const std::string& nonfinite, double eps, const pybind11::object& groups);
@@ -50,8 +51,8 @@ class Optimizer {
   void check(const Buffers& parameters, std::size_t number, OptimizerState* state) const;
 
   OptimizerSettings settings_;
-  std::recursive_mutex running_;
-  int turns_ = 0;                    // of the thread that has the lock
+  Lock running_;
+  WorkLock writing_;                 // what a step changes
   pybind11::dict place_;             // of each key
   std::vector<pybind11::str> keys_;  // of each place
   std::vector<std::unique_ptr<OptimizerState>> states_;

@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 #include "core/runtime/names.hpp"
 
@@ -47,7 +48,7 @@ py::object forward(const AnyRecurrent& self, const py::object& x, const py::obje
     py::array_t<T> out(shape.targets_all ? std::vector<py::ssize_t>{B, steps, O}
                                          : std::vector<py::ssize_t>{B, O});
     T* const to = out.mutable_data();
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     if (batch.all.lengths) std::fill(to, to + out.size(), T(0));
     network.forward(batch.all, to);
     return out;
@@ -60,7 +61,7 @@ std::optional<double> loss(const AnyRecurrent& self, const py::object& x, const 
     using T = RecurrentElement<std::decay_t<decltype(network)>>;
     const SequenceBatch<T> batch(network.shape(), x, lengths, state, &target);
     if (!batch.fits) return std::nullopt;
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     return network.loss(batch.all);
   });
 }
@@ -87,7 +88,7 @@ std::optional<double> backward(const AnyRecurrent& self, const py::object& x,
     if (losses_from < 0 || losses_from >= batch.all.steps ||
         (losses_from > 0 && (window || !network.shape().targets_all)))
       throw py::value_error("losses_from must be a step, without a window, with targets at all");
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     return network.backward(batch.all, asked, of_steps, flow, losses_from);
   });
 }
@@ -96,17 +97,17 @@ py::tuple state(const AnyRecurrent& self) {
   return self.visit([&](auto& network) -> py::tuple {
     using T = RecurrentElement<std::decay_t<decltype(network)>>;
     const RecurrentShape& shape = network.shape();
-    const std::vector<py::ssize_t> axes{shape.layers, network.rows(), shape.hidden};
-    py::array_t<T> h(axes), c(shape.has_c() ? axes : std::vector<py::ssize_t>{0});
-    network.state(h.mutable_data(), shape.has_c() ? c.mutable_data() : nullptr);
-    if (shape.has_c()) return py::make_tuple(h, c);
+    const auto found = without_gil([&] { return network.state(); });
+    const std::vector<py::ssize_t> axes{shape.layers, found.rows, shape.hidden};
+    const py::array_t<T> h(axes, found.h.data());
+    if (shape.has_c()) return py::make_tuple(h, py::array_t<T>(axes, found.c.data()));
     return py::make_tuple(h);
   });
 }
 
 py::dict flow(const AnyRecurrent& self) {
   return self.visit([](auto& network) {
-    const TimeFlowColumns& flow = network.flow();
+    const TimeFlowColumns flow = without_gil([&] { return network.flow(); });
     const py::ssize_t L = network.shape().layers;
     const auto array = [L](const std::vector<double>& v) {
       return py::array_t<double>({L, py::ssize_t(v.size()) / L}, v.data());

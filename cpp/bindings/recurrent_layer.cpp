@@ -1,9 +1,12 @@
 // One recurrent layer over somebody else's parameters, of either dtype behind one Python class.
+#include <mutex>
 #include <variant>
 
+#include "bindings/gil.hpp"
 #include "bindings/recurrent.hpp"
 #include "bindings/register.hpp"
 #include "core/recurrent/layer.hpp"
+#include "core/runtime/lock.hpp"
 #include "core/runtime/names.hpp"
 #include "core/runtime/threads.hpp"
 
@@ -26,14 +29,14 @@ class Kept {
     if (pass_) layer_->give_back(std::move(pass_), keep_);
   }
   KeptPass<T>& pass() { return *pass_; }
-  std::mutex& running() { return *running_; }
+  WorkLock& running() { return *running_; }
 
  private:
   LayerPointer<T> layer_;
   py::object x_;
   bool keep_;
   std::unique_ptr<KeptPass<T>> pass_;
-  std::unique_ptr<std::mutex> running_ = std::make_unique<std::mutex>();
+  std::unique_ptr<WorkLock> running_ = std::make_unique<WorkLock>();
 };
 
 // The data of an array of this shape, null for None; TypeError if it is something else.
@@ -103,7 +106,7 @@ py::tuple forward(const LayerPointer<T>& layer, const py::object& x, const Layer
            *const to_c = shape.has_c() ? c.mutable_data() : nullptr;
   Kept<T> kept(layer, x, keep);
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     together(layer->threads(in.rows, in.steps, keep),
              [&] { layer->forward(kept.pass(), in, weights, keep, to, to_h, to_c); });
   }
@@ -133,8 +136,8 @@ py::tuple backward(const LayerPointer<T>& layer, Kept<T>& kept, const py::object
   const LayerWeights<T> gradients{w_ih.mutable_data(), w_hh.mutable_data(), b_ih.mutable_data(),
                                   b_hh.mutable_data()};
   {
-    const py::gil_scoped_release release;
-    const std::lock_guard<std::mutex> lock(kept.running());
+    const WithoutGil released;
+    const std::lock_guard<WorkLock> lock(kept.running());
     together(of.pass.threads, [&] { layer->backward(kept.pass(), in, out, gradients); });
   }
   py::object of_x = py::none(), of_c = py::none();

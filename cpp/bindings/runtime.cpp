@@ -60,6 +60,16 @@ void register_runtime(py::module_& module) {
       "The environment variable VEGRAD_AMX=0 switches it off.");
   module.def("use_matrix_unit", &use_matrix_unit, py::arg("on"),
              "Switch the matrix unit on, where there is one, or off (for tests).");
+  module.def(
+      "is_plain",
+      [] {
+#if defined(VEGRAD_PLAIN)
+        return true;
+#else
+        return false;
+#endif
+      },
+      "Whether this is the build for any processor, without threads (VEGRAD_PLAIN).");
   module.def("num_threads", &num_threads, "The number of threads that kernels use.");
   module.def("set_num_threads", &set_num_threads_checked, py::arg("n"),
              "Set the number of threads that kernels use, from 1 to 1024.\n\n"

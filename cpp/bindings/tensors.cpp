@@ -32,7 +32,9 @@ std::string dtype_name(dlpack::DataType dtype, const py::handle& item) {
   static constexpr const char* kNames[] = {"int", "uint", "float", "handle", "bfloat", "complex"};
   if (dtype.code == dlpack::kBool) return "bool";
   if (dtype.code <= dlpack::kComplex) return kNames[dtype.code] + std::to_string(dtype.bits);
-  return py::str(item.attr("dtype"));  // newer kinds have many names
+  // Newer kinds have many names.
+  const std::string kind = "DLPack's kind " + std::to_string(dtype.code);
+  return py::str(py::getattr(item, "dtype", py::str(kind)));
 }
 
 // Whether an array's descriptor is one of ours.

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "bindings/gil.hpp"
 #include "bindings/network.hpp"
 #include "bindings/optimizer.hpp"
 #include "bindings/recurrent.hpp"
@@ -73,11 +74,11 @@ class PyTrainer {
       Request request = asked.request;
       request.squares = squares;
       FirstNonFinite first;
-      const Clipped clipped =
-          take_step({{optimizer.settings(), rate}}, std::vector<std::size_t>(gradients_.size()),
-                    parameters_.views, gradients_.views, states, request, first);
+      const Clipped clipped = take_step(
+          {{optimizer.settings(), rate}}, std::vector<std::size_t>(gradients_.size()),
+          parameters_.views, gradients_.views, states, optimizer.writing(), request, first);
       if (first.buffer >= 0) {
-        const py::gil_scoped_acquire acquire;
+        const WithGil held;
         raise_nonfinite(gradients_, first, clipped.nonfinite);
       }
       return clipped;
@@ -88,7 +89,7 @@ class PyTrainer {
       const auto now = Clock::now();
       if (now - looked >= kSignalInterval) {
         looked = now;
-        const py::gil_scoped_acquire acquire;
+        const WithGil held;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       }
       return std::chrono::duration<double>(now - start).count() < seconds;
@@ -96,7 +97,7 @@ class PyTrainer {
     auto* const written =
         static_cast<StepRecord*>(py::reinterpret_borrow<py::array>(records).mutable_data());
     const double* const of_steps = fitting<double>(rates, steps, -1);
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     trainer_->run(rows, count, batch_size_, of_steps, {gauge.first, gauge.second}, step, after,
                   written);
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 #include "core/buffers/norms.hpp"
 
@@ -41,8 +42,8 @@ struct Names {
 
 template <class Body>
 auto unlocked_if(bool release, const Body& body) {
-  std::unique_ptr<py::gil_scoped_release> released;
-  if (release) released = std::make_unique<py::gil_scoped_release>();
+  std::unique_ptr<WithoutGil> released;
+  if (release) released = std::make_unique<WithoutGil>();
   return body();
 }
 

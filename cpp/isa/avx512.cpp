@@ -1,6 +1,6 @@
 // The kernels for avx512: standard headers first, then everything else inside the target region.
 #include "isa/tables.hpp"
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(VEGRAD_X86)
 
 #include <immintrin.h>
 

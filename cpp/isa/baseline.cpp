@@ -1,8 +1,10 @@
 // The kernels for baseline: standard headers first, then everything else inside the target region.
 #include "isa/tables.hpp"
-#if defined(__x86_64__) || defined(_M_X64)
+#if !defined(VEGRAD_ARM)
 
+#if defined(VEGRAD_X86)
 #include <immintrin.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>

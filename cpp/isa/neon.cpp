@@ -1,6 +1,6 @@
 // The kernels for neon: standard headers first, then everything else inside the target region.
 #include "isa/tables.hpp"
-#if defined(__aarch64__) || defined(_M_ARM64)
+#if defined(VEGRAD_ARM)
 
 #include <arm_neon.h>
 

@@ -3,9 +3,10 @@
 
 #include "kernels/matrix_unit.hpp"
 #include "kernels/table.hpp"
+#include "simd/processor.hpp"
 
 // Whoever asks the system for the unit's registers must know how.
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__linux__) && defined(VEGRAD_X86)
 #define VEGRAD_HAS_AMX
 #endif
 

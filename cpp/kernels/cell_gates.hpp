@@ -37,7 +37,7 @@ VEGRAD_INLINE GateExponential<T> gate_exponential(Vector<T> z) {
   constexpr T round = C::kRound + T(C::kExponentBias);
   const Vector<T> shifted = fma(z, splat<T>(A * C::kLog2e), splat<T>(round));
   const Vector<T> n = shifted - round;
-#if VEGRAD_VECTOR_BYTES > 16 || defined(__aarch64__)
+#if VEGRAD_VECTOR_BYTES > 16 || defined(VEGRAD_ARM)
   // n ln 2 is not rounded before the sum: the error is that of ln 2 itself.
   const Vector<T> r = fma(n, splat<T>(T(-0.69314718055994530942) / A), z);
 #else

@@ -9,7 +9,7 @@ namespace {
 
 // Rows of the register tile: with two vectors a row, as many accumulators as the registers hold
 // beside a row of b and a broadcast.
-#if VEGRAD_VECTOR_BYTES == 64 || defined(__aarch64__)
+#if VEGRAD_VECTOR_BYTES == 64 || defined(VEGRAD_ARM)
 constexpr int kTileRows = 12;
 #elif VEGRAD_VECTOR_BYTES == 32
 constexpr int kTileRows = 6;

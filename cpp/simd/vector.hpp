@@ -222,7 +222,7 @@ VEGRAD_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> 
   return (Vector<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif VEGRAD_VECTOR_BYTES == 32
   return (Vector<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__aarch64__)
+#elif defined(VEGRAD_ARM)
   return (Vector<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
@@ -233,7 +233,7 @@ VEGRAD_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<doub
   return (Vector<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #elif VEGRAD_VECTOR_BYTES == 32
   return (Vector<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-#elif defined(__aarch64__)
+#elif defined(VEGRAD_ARM)
   return (Vector<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #else
   return a * b + c;
@@ -258,10 +258,13 @@ VEGRAD_INLINE Vector<float> square_root(Vector<float> x) {
   return (Vector<float>)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
 #elif VEGRAD_VECTOR_BYTES == 32
   return (Vector<float>)_mm256_sqrt_ps((__m256)x);
-#elif defined(__aarch64__)
+#elif defined(VEGRAD_ARM)
   return (Vector<float>)vsqrtq_f32((float32x4_t)x);
-#else
+#elif defined(VEGRAD_X86)
   return (Vector<float>)_mm_sqrt_ps((__m128)x);
+#else
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
 #endif
 }
 VEGRAD_INLINE Vector<double> square_root(Vector<double> x) {
@@ -269,10 +272,13 @@ VEGRAD_INLINE Vector<double> square_root(Vector<double> x) {
   return (Vector<double>)_mm512_maskz_sqrt_pd(0xff, (__m512d)x);
 #elif VEGRAD_VECTOR_BYTES == 32
   return (Vector<double>)_mm256_sqrt_pd((__m256d)x);
-#elif defined(__aarch64__)
+#elif defined(VEGRAD_ARM)
   return (Vector<double>)vsqrtq_f64((float64x2_t)x);
-#else
+#elif defined(VEGRAD_X86)
   return (Vector<double>)_mm_sqrt_pd((__m128d)x);
+#else
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
+  return x;
 #endif
 }
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import is_dataclass
 from typing import Any
 
 import vegrad
@@ -10,6 +11,7 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.inspect import TypeAliasForwardRef
 
 CONFIG = Config(napoleon_custom_sections=["Returns"])  # prose, without a type before a colon
+OWN = ": the one whose method this is."  # which signatures of methods leave out
 EMPTY = inspect.Parameter.empty
 VALUES = ("attribute", "data", "property")
 
@@ -27,13 +29,19 @@ class Written:
 
 def read(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Turn a docstring into reStructuredText, in place."""
-    plain = [line for block in _blocks(lines) for line in block]
+    own = [line for line in lines if not line.endswith(OWN)]
+    plain = [line for block in _blocks(own) for line in block]
     kind = "function" if what in VALUES else what  # of a value, `type: text` would be expected
     lines[:] = GoogleDocstring(plain, CONFIG, app, kind, name, obj, options).lines()
 
 
 def sign(app: Sphinx, what: str, name: str, obj: Any, *_: Any) -> tuple[str, str] | None:
-    """Return a signature with the names of types as they stand in the source."""
+    """Return a signature with the names of types as they stand in the source.
+
+    Records, which users get and do not make, have none.
+    """
+    if what == "class" and is_dataclass(obj) and "Args:" not in (obj.__doc__ or ""):
+        return "", ""
     try:
         found = inspect.signature(obj)
     except (TypeError, ValueError):  # of what is compiled, the docstring says it

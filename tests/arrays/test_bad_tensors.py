@@ -237,3 +237,18 @@ def test_a_shape_that_changes(call: str) -> None:
         np.testing.assert_allclose(memory[::2, ::3], expected / np.linalg.norm(expected), rtol=1e-6)
     memory[::2, ::3] = 0
     assert not memory.any()
+
+
+@pytest.mark.parametrize("strides", [(4, 0, 4), (4, 4, 0), (0, 4, -4), (8, 4, 4), (0, 0, 0)])
+def test_elements_that_are_the_same_memory_on_several_axes(strides: tuple[int, ...]) -> None:
+    """Repeated axes inside of overlapping ones ended the process by a division by zero."""
+    base = np.arange(16, dtype=np.float32)
+    bad = np.lib.stride_tricks.as_strided(base[4:], (3, 3, 3), strides)
+    with pytest.raises(ValueError, match="must not overlap itself"):
+        vegrad.clip_by_global_norm_([bad], 1.0)
+    assert (base == np.arange(16)).all()
+
+
+def test_kinds_of_elements_that_nobody_has_named() -> None:
+    fields = {"dtype": DataType(11, 32, 1)}  # and the object has no .dtype that would say it
+    refuses("norm", ByHand(**fields), TypeError, "DLPack's kind 11")

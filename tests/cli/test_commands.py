@@ -287,7 +287,7 @@ WRONG = {
     ("diagnose", "--activaton", "relu"): r"relu \(did you mean --activation\?\)",
     ("diagnose", "--act", "relu"): "unrecognized arguments: --act relu",
     ("diagnose", "--data", "digts"): r"not 'digts' \(did you mean digits\?\)",
-    ("diagnose", "--depth", "x"): "argument --depth: invalid int value: 'x'",
+    ("diagnose", "--depth", "x"): "--depth must be a whole number, not 'x'",
     ("diagnose", "--depth", "0"): "--depth must be at least 1, not 0",
     ("diagnose", "--width", "-3"): "--width must be at least 1, not -3",
     ("diagnose", "--batch", "0"): "--batch must be at least 1, not 0",

@@ -50,6 +50,45 @@ def test_forms(sick: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("nonfinite: the loss")
 
 
+def test_several_runs(healthy: str, sick: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diagnose-run", healthy, sick]) == 1
+    said = capsys.readouterr().out
+    assert (
+        said.index(healthy) < said.index("healthy:") < said.index(sick) < said.index("nonfinite:")
+    )
+    assert main(["diagnose-run", healthy, healthy, "-q"]) == 0
+    assert capsys.readouterr().out.count(healthy) == 2
+    assert main(["diagnose-run", healthy, sick, "--format", "json"]) == 1
+    verdicts = [one["verdict"] for one in json.loads(capsys.readouterr().out)["runs"]]
+    assert verdicts == ["healthy", "nonfinite"]
+    assert main(["diagnose-run", healthy, f"{sick}.missing"]) == 2
+    capsys.readouterr()
+    assert main(["diagnose-run", str(Path(sick).parent / "*.jsonl"), "-q"]) == 1
+    assert capsys.readouterr().out.count(".jsonl") == 2
+
+
+def test_too_many_runs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "a", "b"]) == 2
+    assert "unrecognized arguments: b (it takes 1 PATH)" in capsys.readouterr().err
+    assert main(["compare", "a", "b", "c"]) == 2
+    assert "unrecognized arguments: c (it takes 2 RUN)" in capsys.readouterr().err
+
+
+def test_the_standard_input_is_not_watched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "-"]) == 2
+    assert "a file that grows is watched" in capsys.readouterr().err
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_one_frame(
+    sick: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes it for a terminal
+    assert main(["watch", sick]) == 1
+    assert "nonfinite" in capsys.readouterr().out
+
+
 def test_findings_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     losses = np.concatenate([[2.0] * 5, np.geomspace(2, 1e6, 95)])
     path = log_of(tmp_path / "run.jsonl", losses)

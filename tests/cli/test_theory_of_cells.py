@@ -50,7 +50,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["relu", "--cell", "gru"], "activation does not go with --cell"),
         (["--cell", "gru", "--sigma-w", "1"], "--sigma-w does not go with --cell"),
         (["--cell", "gru", "--plot", "a.png"], "--plot does not go with --cell"),
-        (["--cell", "gru", "--hidden", "0"], "--hidden must be at least 1"),
+        (["--cell", "gru", "--hidden", "0"], "--width must be at least 1"),
         (["--cell", "gru", "--input-rms", "-1"], "--input-rms must be finite and positive"),
     ],
 )

@@ -185,8 +185,6 @@ def test_a_signal_loses_nothing(name: str) -> None:
         text=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        # If the tests run in the background of a shell, Ctrl-C would be ignored without this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not Path(CHECKPOINT).exists() or len(load_file(CHECKPOINT)["history.epoch_loss"]) < 2:
         assert process.poll() is None
@@ -326,7 +324,7 @@ WRONG = {
     "--clip none:1": "--clip none takes no number, not 'none:1'",
     "--momentum 0.9": "--momentum goes with --optimizer sgd, not with adamw",
     "--lr nan": "lr must be at least 0, not nan",
-    "--lr x": "argument --lr: invalid float value: 'x'",
+    "--lr x": "--lr must be a number, not 'x'",
     "--weight-decay -1": "weight_decay must be at least 0",
     "--epochs 0": "--epochs must be at least 1, not 0",
     "--batch 0": "--batch must be at least 1, not 0",

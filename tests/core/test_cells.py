@@ -177,7 +177,8 @@ def test_saturated_units(isa: str, cell: str, dtype: str, value: float) -> None:
     bounded = got[:3] if cell == "gru" else got  # m is no gate
     assert (np.abs(bounded) <= 1).all()
     if cell == "lstm" and value < -720:
-        assert not step.of("gates")[[0, 1, 3]].any(), "a gate that is shut lets nothing through"
+        shut = np.finfo(dtype).tiny if _core.is_plain() else 0  # it flushes nothing
+        assert (step.of("gates")[[0, 1, 3]] <= shut).all(), "a shut gate lets nothing through"
 
 
 @cells

@@ -292,9 +292,9 @@ def test_many_interleaved_columns(function: str) -> None:
     matrix = np.ones((30, 2000), np.float32)
     columns = [matrix[:, k] for k in range(2000)]
     params = [np.ones(30)] * 2000
-    began = time.monotonic()
+    began = time.process_time()
     assert FUNCTIONS[function].call(columns, params, 1e-3).clipped
-    assert time.monotonic() - began < 5.0
+    assert time.process_time() - began < 5.0  # of this process, whatever else runs
     before = matrix.tobytes()
     with pytest.raises(ValueError, match=r"grads\[1234\].*grads\[2000\]"):
         FUNCTIONS[function].call([*columns, matrix[5:6, 1234]], [*params, np.ones(1)], 1e-6)

@@ -89,8 +89,9 @@ void check_adam(Dtype dtype) {
       p[i] -= 0.1 * m[i] / (1 - std::pow(0.9, step)) / (root + 1e-3);
     }
     FirstNonFinite first;
-    take_step({{settings, 0.1}}, {0}, of_weights, of_gradient, {&state}, Request{Rule::kNone},
-              first);
+    WorkLock writing;
+    take_step({{settings, 0.1}}, {0}, of_weights, of_gradient, {&state}, writing,
+              Request{Rule::kNone}, first);
     close(std::string(kTypeName<T>) + " adam", weights.data(), p, kTolerance<T>);
   }
 }

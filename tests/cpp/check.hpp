@@ -88,7 +88,9 @@ double dot(const T* gradient, const std::vector<double>& direction) {
 void check_activations();
 void check_allocations();
 void check_buffers();
+void check_lock();
 void check_network();
 void check_recurrent();
+void check_threads();
 
 }  // namespace vegrad::tests

@@ -6,30 +6,15 @@
 #include "core/runtime/threads.hpp"
 #include "cpp/check.hpp"
 
-namespace vegrad::tests {
-namespace {
-int g_failures = 0;
-}
-
-int failures() { return g_failures; }
-
-void close(const std::string& what, double got, double want, double tolerance) {
-  if (std::fabs(got - want) <= tolerance * (1 + std::fabs(want)) || got == want) return;
-  if (++g_failures <= 20) std::printf("  %s is %.17g, not %.17g\n", what.c_str(), got, want);
-}
-
-}  // namespace vegrad::tests
-
 int main() {
   using namespace vegrad::tests;
   const struct {
     const char* name;
     void (*check)();
-  } parts[] = {{"activations", check_activations},
-               {"buffers", check_buffers},
-               {"network", check_network},
-               {"recurrent", check_recurrent},
-               {"allocations", check_allocations}};
+  } parts[] = {{"activations", check_activations}, {"buffers", check_buffers},
+               {"network", check_network},         {"recurrent", check_recurrent},
+               {"allocations", check_allocations}, {"lock", check_lock},
+               {"threads", check_threads}};
   vegrad::set_num_threads(2);
   vegrad::set_shares_everything(true);
   for (const vegrad::InstructionSet* set : vegrad::supported_instruction_sets()) {

@@ -129,7 +129,8 @@ void check_halves() {
   const std::vector<T> x(steps), h(4, T(1)), target(1);
   net.backward({1, steps, x.data(), nullptr, h.data(), nullptr, target.data(), nullptr}, {},
                nullptr, true);
-  for (const double gain : net.flow().gain)
+  const TimeFlowColumns flow = net.flow();
+  for (const double gain : flow.gain)
     close(std::string(kTypeName<T>) + " gain of a half", gain, -1, 1e-6);
 }
 

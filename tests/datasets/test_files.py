@@ -67,9 +67,9 @@ def test_targets_for_losses() -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"digits, breast_cancer, .*\.npz or \.csv, not 'iris'"):
+    with pytest.raises(ValueError, match=r"digits, breast_cancer, .*\.csv or \.tsv, not 'iris'"):
         load("iris")
-    with pytest.raises(ValueError, match=r"goes with a \.csv file"):
+    with pytest.raises(ValueError, match=r"goes with a \.csv or \.tsv file"):
         load("digits", "target")
 
 

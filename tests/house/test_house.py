@@ -352,3 +352,12 @@ def test_no_fast_math() -> None:
     sources = build + "".join(path.read_text(encoding="utf-8") for path in cpp_files())
     assert not re.search(r"-ffast-math|-Ofast|/fp:fast|-funsafe-math|-ffinite-math", sources)
     assert not re.search(r"optimize\s*\(\s*\"[^\"]*fast", sources)
+
+
+def test_no_lock_stays_closed_after_a_fork() -> None:
+    """That of functools has a lock up to Python 3.11; pybind11's release aborts daemon threads."""
+    own = PYTHON / "arrays" / "cached.py"
+    imported = re.compile(r"functools import .*\bcached_property|functools\.cached_property")
+    assert [p for p in python_files() if p != own and imported.search(p.read_text("utf-8"))] == []
+    held = re.compile(r"gil_scoped_(release|acquire)|std::(recursive_)?mutex running")
+    assert [p for p in cpp_files() if held.search(code_of(p))] == []

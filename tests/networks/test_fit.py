@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -299,16 +298,7 @@ def test_ctrl_c_leaves_the_network_as_a_step_left_it() -> None:
     assert weights(net) == weights(stopped)
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Make SIGINT raise; a shell that starts the tests in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.usefixtures("interruptible")
 def test_a_signal_is_answered_within_an_epoch() -> None:
     """A long epoch is few calls of the core, which looks for signals between steps."""
     rng = np.random.default_rng(0)

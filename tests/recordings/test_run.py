@@ -111,6 +111,55 @@ def test_a_loss_that_was_thrown_up_at_once() -> None:
     assert one.evidence["highest"] > 100 * one.evidence["first"]
 
 
+def test_losses_that_are_thrown_up_again_and_again() -> None:
+    loss = falling() * np.exp(0.1 * drawn(0))
+    loss[[50, 200]] = 5e9, 4e13
+    assert judged(loss).healthy  # two batches may be odd
+    loss[300] = 1e6
+    (one,) = judged(loss).findings
+    assert (one.kind, one.severity, one.cause) == ("overshooting", "warning", "")
+    assert one.message.startswith("3 of 400 losses that were logged are far beyond the usual")
+    assert "at step 50, the highest 4e+13" in one.message
+    assert judged(loss, about={"rewarded": True}).healthy
+
+
+def test_gradients_that_fade_towards_the_input(tmp_path: Path) -> None:
+    loss = 1.6 * np.exp(0.05 * drawn(0, 80))
+    names = tuple(f"{n}.{kind}" for n in range(8) for kind in ("weight", "bias"))
+    sizes = np.linspace(-30, 0, 16) + drawn(1, 80 * 16).reshape(80, 16)
+    (one,) = judged(loss, modules=names, gradient_log2=sizes).findings
+    assert (one.kind, one.severity) == ("vanishing", "critical")
+    assert one.evidence["count"] == 8
+    assert 7.5 < one.evidence["decades"] < 9.5
+    assert "for 7.weight to" in one.message
+    assert "for 0.weight, and the loss stands: it was 1.6" in one.message
+    mixed = sizes[:, np.random.default_rng(2).permutation(16)]
+    for its_loss, its_names, its_sizes in (
+        (np.geomspace(1.6, 1.2, 80), names, sizes),  # it learns
+        (loss, names, sizes / 4),
+        (loss, names[:8], sizes[:, :8]),
+        (loss, names, mixed),  # whose order is not that of the depth
+        (loss, tuple(f"{name}s" for name in names), sizes),
+    ):
+        assert judged(its_loss, modules=its_names, gradient_log2=its_sizes).healthy
+    path = tmp_path / "metrics.csv"
+    head = ["epoch", "step", "train_loss"] + [f"grad_2.0_norm/{n}.weight" for n in range(12)]
+    rows = [[0, n, one, *np.geomspace(1e-9, 1, 12)] for n, one in enumerate(loss.tolist())]
+    places = sorted(range(len(head)), key=lambda place: head[place])  # as Lightning writes it
+    lines = [",".join(str(row[place]) for place in places) for row in [head, *rows]]
+    path.write_text("\n".join(lines))
+    (one,) = vegrad.diagnose_run(path).findings
+    assert "fade by 9.0 decades" in one.message
+    assert vegrad.read_run(path).modules[-1] == "11.weight"
+
+
+def test_few_losses_are_not_called_standing_still() -> None:
+    found = judged(2.8 * np.exp(0.1 * np.abs(drawn(3, 28))) * np.linspace(1, 1.2, 28))
+    assert found.healthy
+    assert "too few entries (28) to judge by that it has not fallen" in found.sentence
+    assert "was 2.5, a single entry" in judged(np.array([2.5])).sentence
+
+
 def test_a_loss_that_is_no_number() -> None:
     loss = falling()
     loss[300:] = nan
@@ -207,9 +256,28 @@ def test_what_cannot_be_judged(tmp_path: Path) -> None:
         vegrad.diagnose_run(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="it has no step yet"):
         judged(np.zeros(0))
-    with pytest.raises(ValueError, match="neither losses nor norms of gradients"):
+    with pytest.raises(ValueError, match="neither losses of the training nor norms of gradients"):
         vegrad.diagnose_run(run_of(np.full(3, nan), nonfinite={}))
     with pytest.raises(ValueError, match="every cause in ignore"):
         vegrad.diagnose_run(run_of(falling()), ignore=["no such cause"])
     with pytest.raises(FileNotFoundError):
         vegrad.diagnose_run(tmp_path / "missing")
+
+
+def test_a_spike_is_told_of_and_is_no_finding(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    losses = (falling(60) * np.exp(0.02 * drawn(0, 60))).tolist()
+    losses[30] = 40.0
+    rows = [f"{50 * n},{loss},,\n{50 * n},,{2.0 + n / 100},0.5\n" for n, loss in enumerate(losses)]
+    path.write_text("step,train_loss,val_loss,reward\n" + "".join(rows))
+    assert vegrad.read_run(path).spikes == ()  # a training by reward
+    path.write_text("step,train_loss,val_loss,acc\n" + "".join(rows))
+    found = vegrad.diagnose_run(path)
+    assert found.healthy
+    (one,) = found.spikes()[1:]
+    assert one.startswith("  ~ spike at step 1500: loss 2")
+    assert "times the median of the steps before" in str(found).replace("\n    ", " ")
+    (spike,) = json.loads(json.dumps(found.to_dict()))["spikes"]
+    assert spike["step"] == 1500
+    assert [row[0] for row in spike["window"]][9:12] == [1450, 1500, 1550]
+    assert "<h2>Spikes</h2>" in found.to_html()

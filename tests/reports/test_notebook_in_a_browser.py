@@ -56,7 +56,7 @@ def looked_at(folder: Path, width: int, *, dark: bool) -> dict[str, Any]:
     options += f"--window-size={width},1000 --virtual-time-budget=3000 "
     options += f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [BROWSER, *options.split(), f"--user-data-dir={folder / 'profile'}", page.as_uri()]
-    run = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=600)
     assert "CONSOLE" not in run.stderr
     found = re.search(r'data-found="([^"]*)"', run.stdout)
     assert found is not None

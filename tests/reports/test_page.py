@@ -370,7 +370,9 @@ def test_in_a_browser(width: int, dark: bool, tmp_path: Path) -> None:
     options += "--enable-logging=stderr --window-size=1400,1000 --virtual-time-budget=3000 "
     options += f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [BROWSER, *options.split(), f"--user-data-dir={tmp_path / 'profile'}"]
-    result = subprocess.run([*command, probe.as_uri()], capture_output=True, check=True, timeout=60)
+    result = subprocess.run(
+        [*command, probe.as_uri()], capture_output=True, check=True, timeout=600
+    )
     assert b"CONSOLE" not in result.stderr, result.stderr.decode()
     match = re.search(r'data-found="([^"]+)"', result.stdout.decode())
     assert match, result.stdout.decode()[-2000:]

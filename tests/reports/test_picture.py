@@ -1,5 +1,6 @@
 """Pictures by matplotlib: whole files with the names that were asked for."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_a_descent_tells_of_steps_not_looked_at_and_of_guessing() -> None:
     assert any(np.allclose(line.get_ydata(), 0.7) for line in few.lines)
     every = trained(epochs=1, batch_size=10, gauge_every=1).plot_descent().axes[0]
     assert "looked at" not in every.get_xlabel()
+
+
+def test_a_descent_that_ends_in_nan_was_looked_at_nevertheless() -> None:
+    sizes = [6, *[16] * 12, 2]
+    network = vegrad.MLP(sizes, activation="relu", init="normal", sigma_w=2.5, seed=0)
+    more = {"epochs": 2, "batch_size": 10, "gauge_every": 1, "on_finding": None, "progress": False}
+    history = network.fit(X, Y, optimizer=vegrad.SGD(1.0), **more)
+    words = history.plot_descent().axes[0].get_xlabel()
+    assert re.search(r"; \d+ of \d+ steps without a finite loss$", words)
+
+
+def test_a_history_of_few_decades_has_plain_numbers() -> None:
+    axes = trained(epochs=2, batch_size=10).plot().axes[0]
+    assert axes.get_yscale() == "linear"
 
 
 def test_an_empty_training_and_one_without_looks(tmp_path: Path) -> None:

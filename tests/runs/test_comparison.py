@@ -231,7 +231,7 @@ def test_files_and_histories(tmp_path: Path) -> None:
         (tmp_path / f"run{place}").mkdir()
         history.save(tmp_path / f"run{place}" / "history.json")
     files = vegrad.compare(*(tmp_path / f"run{place}" / "history.json" for place in (0, 1)))
-    assert files.names == ("run0/history.json", "run1/history.json")
+    assert files.names == ("run0", "run1")
 
 
 # ------------------------------------------------------------------------------------- diagnoses
@@ -298,3 +298,19 @@ def test_a_norm_after_a_clip_that_was_told_only_where_it_clipped() -> None:
     share = both.figures["steps that were clipped, %"]
     assert share[0] == share[1] == 100 * clipped.mean()
     assert "after it" in run_charts.course(log)
+
+
+def test_recurrent_diagnoses_are_compared_step_by_step() -> None:
+    random = np.random.default_rng(0)
+    rows, classes = random.normal(size=(8, 30, 4)).astype("f"), random.integers(0, 3, 8)
+    two = [vegrad.RNN(4, 16, 3, cell="tanh", loss="cross_entropy", seed=0) for _ in range(2)]
+    two[1].parameters["rnn.weight_hh_l0"][...] *= 2
+    both = vegrad.compare(*(vegrad.diagnose(one, rows, classes) for one in two))
+    assert both.first is not None
+    assert both.first.what == "time"
+    assert "before the last is" in str(both)
+    assert len(both.sizes) == 30
+    assert both.sizes[-1][0] == "at the last step"
+    assert both.figures["reach of layer 0, steps"][0] < both.figures["reach of layer 0, steps"][1]
+    shorter = vegrad.diagnose(two[0], rows[:, 10:], classes)
+    assert len(vegrad.compare(vegrad.diagnose(two[0], rows, classes), shorter).sizes) == 20

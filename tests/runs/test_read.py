@@ -219,3 +219,53 @@ def test_the_checksum_is_that_of_the_standard() -> None:
     # RFC 3720, B.4: 32 bytes of zeros.
     assert _masked(bytes(32)) == (((0x8A9136AA >> 15) | (0x8A9136AA << 17)) + 0xA282EAD8) % 2**32
     assert not event_files.is_events(b"0123456789ab")
+
+
+def table(tmp_path: Path, head: str, *rows: str) -> Path:
+    path = tmp_path / "metrics.csv"
+    path.write_text("\n".join([head, *rows, ""]))
+    return path
+
+
+def test_a_loss_of_a_name_of_its_own_is_taken_if_there_is_one(tmp_path: Path) -> None:
+    run = vegrad.read_run(table(tmp_path, "step,train_ctc_loss,val_ctc_loss,acc", "1,2.5,3,0.1"))
+    assert run.about["names"] == {"loss": "train_ctc_loss"}
+    assert run.about["unknown"] == ["val_ctc_loss", "acc"]
+    both = table(tmp_path, "step,ctc_loss_epoch,ctc_loss_step", "1,,2.5", "1,2.6,")
+    assert vegrad.read_run(both).loss.tolist() == [2.5]
+    means = table(tmp_path, "step,data_loss,mean_loss", "1,nan,nan", "2,nan,nan")
+    assert vegrad.read_run(means).nonfinite == {"loss": 1}
+    found = vegrad.diagnose_run(means)
+    assert "from step 1 on, the first that has one" in found.findings[0].message
+    assert "NaN among the data" in found.findings[0].advice
+    for head in ("step,g_loss,d_loss", "step,box_loss,cls_loss", "step,test_loss,acc"):
+        with pytest.raises(ValueError, match="no loss and no norm of gradients by a known name"):
+            vegrad.read_run(table(tmp_path, head, "1,2.5,3"))
+
+
+def test_a_row_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    path = table(tmp_path, "epoch,step,train_loss", "0,99,2.5", "0,149,2.25")
+    path.write_text(path.read_text() + "0,19")
+    assert vegrad.read_run(path).step.tolist() == [99, 149]
+    path.write_text("epoch,step,train_loss\n0,9")
+    with pytest.raises(ValueError, match="by a known name, but nothing"):
+        vegrad.read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "rewarded"),
+    [
+        ("avg_reward,train_loss", True),
+        ("rollout/ep_rew_mean,train/loss", True),
+        ("train/value_loss,train/loss", True),
+        ("train/approx_kl,train/loss", True),
+        ("charts/episodic_return,train/loss", True),
+        ("train_kl_step,train_loss", False),
+        ("reconstruction,kl,loss", False),
+    ],
+)
+def test_a_training_by_reward_is_known_by_its_names(
+    tmp_path: Path, names: str, rewarded: bool
+) -> None:
+    run = vegrad.read_run(table(tmp_path, f"step,{names}", "1,2.5,3,1"))
+    assert run.about["rewarded"] == rewarded

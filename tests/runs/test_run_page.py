@@ -1,5 +1,6 @@
 """The page of a run that was recorded: its training, without modules."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,11 @@ def test_of_a_very_long_run_a_page_is_small() -> None:
     step = np.arange(200_000.0)
     loss = 1 + np.exp(-step / 1e4) * np.random.default_rng(0).uniform(0.9, 1.1, len(step))
     run = made_up(len(step), 2, step=step, loss=loss)
-    html = vegrad.diagnose_run(run).to_html()
+    tracemalloc.start()
+    found = vegrad.diagnose_run(run)
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
+    html = found.to_html()
     assert len(html.encode()) < 100_000
     short = run.thinned()
     assert 300 < short.steps <= 1000

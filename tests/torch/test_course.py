@@ -220,3 +220,22 @@ def test_a_binary_cross_entropy_below_zero_is_the_targets() -> None:
             nn.functional.binary_cross_entropy_with_logits(model(x), y).backward()
             made.step()
         assert causes(monitor) == wanted
+
+
+def test_a_rate_that_was_raised_is_the_one_that_is_named() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    monitor = Monitor(model, on_finding=None)
+    x = torch.randn(64, 8)
+    for step in range(50):
+        if step == 43:  # of which no sample would be taken
+            optimizer.param_groups[0]["lr"] = 5.0
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    (one,) = [one for one in monitor.findings if one.cause == "learning-rate-high"]
+    assert one.advice.startswith("lower the learning rate from 5,")
+    assert "one of the last changed weights by" in one.message
+    assert one.evidence["moved"] > 1

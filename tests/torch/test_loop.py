@@ -118,3 +118,24 @@ def test_listening_ends_with_the_last_monitor() -> None:
     del model, first, second, third
     gc.collect()
     assert places() == before
+
+
+@pytest.mark.parametrize("emptied", ["both", "second", "none"])
+def test_the_optimizer_whose_gradients_are_never_emptied_is_named(emptied: str) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"encode": nn.Linear(4, 4), "decode": nn.Linear(4, 4)})
+    monitor = Monitor(model, on_finding=None)
+    first, second = (torch.optim.SGD(one.parameters(), 1e-3) for one in model.values())
+    for _ in range(12):
+        x = torch.randn(8, 4)
+        loss = (model["decode"](model["encode"](x)) - x).square().mean()
+        for one in {"both": (first, second), "second": (second, second), "none": ()}[emptied]:
+            one.zero_grad()
+        loss.backward()
+        first.step()
+        second.step()
+    found = [one for one in monitor.report().findings if one.cause == "no-zero-grad"]
+    assert bool(found) == (emptied != "both")
+    if found:
+        assert ("encode.weight" in found[0].message) == (emptied == "second")
+        assert "decode" not in found[0].message + found[0].advice

@@ -123,9 +123,13 @@ def test_a_step_that_raises_is_a_step() -> None:
 
 def test_every_and_keep() -> None:
     monitor = train(mlp(), torch.randn(8, 16), 10, every=3)
-    assert monitor.history.step.tolist() == [0, 3, 6, 9]
-    assert monitor.history.gradient_norms.shape == (4, 6)
-    assert monitor.history.activation_rms.shape == (4, 6)
+    looked = monitor.history.looked
+    assert looked.step.tolist() == [0, 3, 6, 9]
+    assert looked.gradient_norms.shape == (4, 6)
+    assert looked.activation_rms.shape == (4, 6)
+    assert np.isfinite(looked.activation_rms).all()
+    assert monitor.history.step.tolist() == list(range(10))
+    assert np.isfinite(monitor.history.gradient_norms).all()
     monitor = train(mlp(), torch.randn(8, 16), 10, keep=2)
     assert monitor.history.step.tolist() == [8, 9]
     assert monitor.steps == 10

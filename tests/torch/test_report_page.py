@@ -177,7 +177,7 @@ def test_in_a_browser(report: Any, width: int, dark: bool, tmp_path: Path) -> No
     options += f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [shutil.which(BROWSER) or BROWSER, *options.split()]
     command += [f"--user-data-dir={tmp_path / 'profile'}", probe.as_uri()]
-    result = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, check=True, timeout=600)
     assert b"CONSOLE" not in result.stderr, result.stderr.decode()
     match = re.search(r'data-found="([^"]+)"', result.stdout.decode())
     assert match, result.stdout.decode()[-2000:]

@@ -37,7 +37,7 @@ def test_a_frame_fits(tmp_path: Path, width: int, steps: int) -> None:
     log_of(path, 2.0 * np.exp(-np.arange(steps) / 50))
     text = text_of(path, width)
     lines = text.splitlines()
-    assert max(map(len, lines)) <= max(width, 48)
+    assert max(map(len, lines)) <= width
     assert len(lines) <= 40
     assert f"step {steps - 1}" in text
     assert "block.0.linear" in text
@@ -62,6 +62,22 @@ def test_findings_are_shown(tmp_path: Path) -> None:
         assert not once(follower, console)
     assert "◆ nonfinite: the loss is not finite from step 50 on" in captured.get()
     assert "loss NaN  lowest 2" in captured.get()
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 30), (60, 24), (80, 24), (120, 50)])
+def test_findings_are_within_the_screen(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "run.jsonl"
+    log_of(path, np.array([2.0] * 50 + [nan] * 5))
+    follower, console = Follower(path), rich.Console(width=width, height=height)
+    follower.poll()
+    with console.capture() as captured:
+        console.print(shown(follower, console))
+    lines = captured.get().splitlines()
+    assert len(lines) <= height
+    said = " ".join(" ".join(lines).split())
+    assert "◆ nonfinite: the loss is not finite from step 50 on" in said
+    assert "clipped 100%" in said
+    assert "block.0.linear" in said
 
 
 def test_what_is_waited_for_is_said(tmp_path: Path) -> None:

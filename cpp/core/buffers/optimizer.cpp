@@ -92,14 +92,15 @@ void OptimizerState::make_room(const OptimizerSettings& settings) {
 
 Stepper::Stepper(std::vector<StepGroup> groups, std::vector<std::size_t> group_of, bool norm_wanted,
                  const std::vector<View>& parameters, const std::vector<View>& gradients,
-                 std::vector<std::unique_ptr<OptimizerState>*> states)
+                 std::vector<std::unique_ptr<OptimizerState>*> states, WorkLock& writing)
     : groups_(std::move(groups)),
       group_of_(std::move(group_of)),
       norm_wanted_(norm_wanted),
       parameters_(parameters),
       gradients_(gradients),
       states_(std::move(states)),
-      numbers_of_(parameters.size()) {}
+      numbers_of_(parameters.size()),
+      writing_(writing, std::defer_lock) {}
 
 const Stepper::Numbers& Stepper::numbers_after(std::size_t group, std::int64_t steps) {
   const std::pair key(group, steps);
@@ -113,6 +114,7 @@ const Stepper::Numbers& Stepper::numbers_after(std::size_t group, std::int64_t s
 }
 
 void Stepper::begin(std::int64_t buffer) {
+  if (!writing_) writing_.lock();
   std::unique_ptr<OptimizerState>& state = *states_[buffer];
   const View& parameter = parameters_[buffer];
   if (!state) state = std::make_unique<OptimizerState>(parameter.dtype, parameter.count);
@@ -194,12 +196,12 @@ Scaled Stepper::take(std::int64_t buffer, std::int64_t first, std::int64_t count
 
 Clipped take_step(std::vector<StepGroup> groups, std::vector<std::size_t> group_of,
                   const std::vector<View>& parameters, std::vector<View>& gradients,
-                  const std::vector<std::unique_ptr<OptimizerState>*>& states, Request request,
-                  FirstNonFinite& first) {
+                  const std::vector<std::unique_ptr<OptimizerState>*>& states, WorkLock& writing,
+                  Request request, FirstNonFinite& first) {
   const bool norm_wanted =
       request.rule == Rule::kValue || (request.rule == Rule::kNone && !request.squares);
   Stepper stepper(std::move(groups), std::move(group_of), norm_wanted, parameters, gradients,
-                  states);
+                  states, writing);
   request.consumer = &stepper;
   request.parameters = parameters.data();
   const Clipped result = clip(gradients, request, first);

@@ -3,9 +3,11 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "core/buffers/clipping.hpp"
+#include "core/runtime/lock.hpp"
 #include "core/runtime/memory.hpp"
 
 namespace vegrad {
@@ -45,19 +47,20 @@ struct OptimizerState {
 
 // One step, in groups, in place over buffers that do not overlap, clipped as `request` says. Unless
 // it was skipped, or `first` found an element that refuses it, it counts in the states. States may
-// be null: they are made then.
+// be null: they are made then. `writing` is held from the first change to the last.
 Clipped take_step(std::vector<StepGroup> groups, std::vector<std::size_t> group_of,
                   const std::vector<View>& parameters, std::vector<View>& gradients,
-                  const std::vector<std::unique_ptr<OptimizerState>*>& states, Request request,
-                  FirstNonFinite& first);
+                  const std::vector<std::unique_ptr<OptimizerState>*>& states, WorkLock& writing,
+                  Request request, FirstNonFinite& first);
 
 // Hands the clipped gradients of one step to the kernels.
 class Stepper : public Consumer {
  public:
-  // `group_of`: of each buffer. States may be null before begin(), which makes them.
+  // `group_of`: of each buffer. States may be null before begin(), which makes them. `writing` is
+  // held from there to the end of the Stepper.
   Stepper(std::vector<StepGroup> groups, std::vector<std::size_t> group_of, bool norm_wanted,
           const std::vector<View>& parameters, const std::vector<View>& gradients,
-          std::vector<std::unique_ptr<OptimizerState>*> states);
+          std::vector<std::unique_ptr<OptimizerState>*> states, WorkLock& writing);
 
   void begin(std::int64_t buffer) override;
   Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
@@ -82,6 +85,7 @@ class Stepper : public Consumer {
   std::vector<std::unique_ptr<OptimizerState>*> states_;
   std::map<std::pair<std::size_t, std::int64_t>, Numbers> numbers_;
   std::vector<const Numbers*> numbers_of_;
+  std::unique_lock<WorkLock> writing_;
 };
 
 }  // namespace vegrad

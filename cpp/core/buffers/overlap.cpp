@@ -174,10 +174,10 @@ class Search {
 bool overlaps_itself(const View& view) {
   if (view.dense || view.count <= 1) return false;
   const Layout layout(view);
+  if (layout.ndim > 0 && layout.axes[layout.ndim - 1].stride == 0) return true;
   // Two different elements share a byte if rows of some axis do that are not the same row.
   for (int axis = 0; axis < layout.ndim; ++axis) {
     const Layout::Axis& steps = layout.axes[axis];
-    if (steps.stride == 0) return true;
     const Grid row{0, layout.axes + axis + 1, layout.ndim - axis - 1, view.itemsize()};
     if (steps.stride >= row.end()) continue;
     const std::int64_t rows = std::min(steps.size, (row.end() - 1) / steps.stride + 1);

@@ -1,5 +1,7 @@
 #include "core/network/network.hpp"
 
+#include <mutex>
+
 #include "core/network/backward.hpp"
 #include "core/network/forward.hpp"
 #include "core/runtime/floating_point.hpp"
@@ -32,7 +34,7 @@ Network<T>::Network(NetworkShape shape)
 
 template <class T>
 void Network<T>::forward(const T* x, int B, T* out) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   const int O = shape_.sizes.back();
   ++number_;
@@ -43,7 +45,7 @@ void Network<T>::forward(const T* x, int B, T* out) {
 
 template <class T>
 double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* labels) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   const int O = shape_.sizes.back();
   ++number_;
@@ -61,7 +63,7 @@ double Network<T>::loss(const T* x, int B, const T* values, const std::int64_t* 
 template <class T>
 double Network<T>::backward(const T* x, int B, const T* values, const std::int64_t* labels,
                             bool flow, int layers) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   const int lowest = std::max(1, shape_.layers() - layers + 1);
   ++number_;
@@ -72,7 +74,7 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
 
 template <class T>
 std::uint64_t Network<T>::forward_kept(const T* x, int B, T* out) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   ++number_;
   prepare(training_, B, true, false);
@@ -84,7 +86,7 @@ std::uint64_t Network<T>::forward_kept(const T* x, int B, T* out) {
 template <class T>
 void Network<T>::backward_kept(std::uint64_t number, const T* x, int B, const T* gradient, T* delta,
                                T* gradients) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   if (number != number_) {
     prepare(training_, B, true, false);
@@ -98,6 +100,12 @@ void Network<T>::backward_kept(std::uint64_t number, const T* x, int B, const T*
   training_.gradients = gradients;
   backward_pass(training_, {gradient, nullptr});
   if (delta) copy_unpadded(training_.delta, B, shape_.sizes[1], delta);
+}
+
+template <class T>
+FlowColumns Network<T>::flow() const {
+  const std::lock_guard<WorkLock> lock(running_);
+  return training_.flow;
 }
 
 template class Network<float>;

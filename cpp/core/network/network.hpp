@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 
 #include "core/network/pass.hpp"
+#include "core/runtime/lock.hpp"
 
 namespace vegrad {
 
@@ -39,7 +39,7 @@ class Network {
   void backward_kept(std::uint64_t number, const T* x, int B, const T* gradient, T* delta,
                      T* gradients);
   // Of the last backward pass with flow.
-  const FlowColumns& flow() const { return training_.flow; }
+  FlowColumns flow() const;
   double gradient_squares(int l) const { return training_.gradient_squares[l - 1]; }
   std::size_t workspace_bytes(int B) const { return training_bytes<T>(shape_, B); }
 
@@ -47,7 +47,7 @@ class Network {
   const NetworkShape shape_;
   const ParameterLayout places_;
   const Buffer<T> parameters_, gradients_;
-  std::mutex running_;
+  mutable WorkLock running_;
   std::uint64_t number_ = 0;  // of the last pass of either kind; a backward pass uses it up
   Pass<T> training_, inference_;
 };

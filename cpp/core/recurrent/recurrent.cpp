@@ -1,6 +1,7 @@
 #include "core/recurrent/recurrent.hpp"
 
 #include <cstring>
+#include <mutex>
 #include <new>
 
 #include "core/runtime/floating_point.hpp"
@@ -90,7 +91,7 @@ double Recurrent<T>::sum_of_losses(const TimePass<T>& pass) const {
 
 template <class T>
 void Recurrent<T>::forward(const Sequences<T>& batch, T* out) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   begin(inference_, batch, std::min(batch.steps, kInferenceSteps), false, false);
   const RecurrentShape& shape = inference_.shape;
@@ -100,7 +101,7 @@ void Recurrent<T>::forward(const Sequences<T>& batch, T* out) {
 
 template <class T>
 double Recurrent<T>::loss(const Sequences<T>& batch) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   begin(inference_, batch, std::min(batch.steps, kInferenceSteps), false, false);
   forward_only(inference_, batch.steps);
@@ -110,7 +111,7 @@ double Recurrent<T>::loss(const Sequences<T>& batch) {
 template <class T>
 double Recurrent<T>::backward(const Sequences<T>& batch, TimeWindow window, const double* factors,
                               bool flow, int losses_from) {
-  const std::lock_guard<std::mutex> lock(running_);
+  const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;
   const int T_ = batch.steps;
   TimePass<T>& pass = training_;
@@ -146,18 +147,27 @@ double Recurrent<T>::backward(const Sequences<T>& batch, TimeWindow window, cons
 }
 
 template <class T>
-void Recurrent<T>::state(T* h, T* c) {
-  const std::lock_guard<std::mutex> lock(running_);
-  if (!last_) return;
+auto Recurrent<T>::state() const -> State {
+  const std::lock_guard<WorkLock> lock(running_);
+  if (!last_) return {};
   const Schedule& schedule = last_->schedule;
   const std::ptrdiff_t H = shape().hidden, B = schedule.rows(), ld = last_->sizes.hidden;
+  State found{int(B), std::vector<T>(shape().layers * B * H), {}};
+  if (shape().has_c()) found.c.resize(found.h.size());
   for (int l = 0; l < shape().layers; ++l)
     for (int i = 0; i < B; ++i) {
       const LayerMemory<T>& m = last_->work.layers[l];
       const std::ptrdiff_t to = (l * B + schedule.row_of(i)) * H;
-      std::memcpy(h + to, m.last_h + i * ld, H * sizeof(T));
-      if (c) std::memcpy(c + to, m.last_c + i * ld, H * sizeof(T));
+      std::memcpy(found.h.data() + to, m.last_h + i * ld, H * sizeof(T));
+      if (shape().has_c()) std::memcpy(found.c.data() + to, m.last_c + i * ld, H * sizeof(T));
     }
+  return found;
+}
+
+template <class T>
+TimeFlowColumns Recurrent<T>::flow() const {
+  const std::lock_guard<WorkLock> lock(running_);
+  return flow_;
 }
 
 template <class T>

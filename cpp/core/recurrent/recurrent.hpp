@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 
 #include "core/recurrent/flow.hpp"
 #include "core/recurrent/pass.hpp"
+#include "core/runtime/lock.hpp"
 
 namespace vegrad {
 
@@ -49,10 +49,13 @@ class Recurrent {
   // window: so a window of a longer sequence is gone through, whose first steps are not new.
   double backward(const Sequences<T>& batch, TimeWindow window, const double* factors, bool flow,
                   int losses_from = 0);
-  // After the last pass: h and, of an lstm, c (L, B, H); the number of rows.
-  int rows() const { return last_ ? last_->schedule.rows() : 0; }
-  void state(T* h, T* c);
-  const TimeFlowColumns& flow() const { return flow_; }
+  // After the last pass: h and, of an lstm, c (L, B, H).
+  struct State {
+    int rows;
+    std::vector<T> h, c;
+  };
+  State state() const;
+  TimeFlowColumns flow() const;
   std::size_t workspace_bytes(int rows, int steps, TimeWindow window) const;
 
  private:
@@ -67,7 +70,7 @@ class Recurrent {
   TimePass<T> training_, inference_;
   TimePass<T>* last_ = nullptr;
   TimeFlowColumns flow_;
-  std::mutex running_;
+  mutable WorkLock running_;
 };
 
 }  // namespace vegrad

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(VEGRAD_X86)
 #include <cpuid.h>
 #endif
 #if defined(VEGRAD_HAS_AMX)
@@ -14,7 +14,7 @@
 namespace vegrad {
 namespace {
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(VEGRAD_X86)
 // Clang's __builtin_cpu_supports does not know the name before version 18.
 bool has_f16c() {
   unsigned a, b, c = 0, d;
@@ -24,7 +24,7 @@ bool has_f16c() {
 
 std::vector<const InstructionSet*> detect() {
   std::vector<const InstructionSet*> found;
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(VEGRAD_X86)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
@@ -33,8 +33,10 @@ std::vector<const InstructionSet*> detect() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
     found.push_back(&kAvx2);
   found.push_back(&kBaseline);
-#elif defined(__aarch64__) || defined(_M_ARM64)
+#elif defined(VEGRAD_ARM)
   found.push_back(&kNeon);
+#else
+  found.push_back(&kBaseline);
 #endif
   return found;
 }

@@ -35,9 +35,9 @@ constexpr std::chrono::microseconds kNap{20};
 constexpr std::chrono::microseconds kPatience{200};
 
 inline void pause() {
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(VEGRAD_X86)
   _mm_pause();
-#elif defined(__aarch64__)
+#elif defined(VEGRAD_ARM)
   asm volatile("yield");
 #endif
 }

@@ -15,11 +15,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <mutex>
-#include <stdexcept>
-#include <string>
 #include <system_error>
 #include <thread>
 
@@ -220,8 +217,6 @@ class BorrowedThreads : public Team {
 // Never destroyed: its threads sleep until the process ends. A child of fork() has none of them
 // and starts with a new pool.
 std::atomic<Workers*> g_workers{nullptr};
-std::atomic<int> g_threads{1};
-std::atomic<bool> g_shares_everything{false};
 std::atomic<BorrowedThreads*> g_borrowed{nullptr};  // null: there are none to borrow
 OpenMp g_openmp;
 thread_local Team* t_team = nullptr;  // who takes part in this thread's loops, if not our own
@@ -241,16 +236,14 @@ void BorrowedThreads::visit(void* context) {
   visit.threads->open_.store(false, std::memory_order_relaxed);
 }
 
-Workers& workers() {
-  static std::once_flag once;
-  std::call_once(once, [] {
 #if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork(nullptr, nullptr, [] {
-      g_workers.store(nullptr);
-      g_borrowed.store(nullptr);
-    });
+[[maybe_unused]] const int g_registered = pthread_atfork(nullptr, nullptr, [] {
+  g_workers.store(nullptr);
+  g_borrowed.store(nullptr);
+});
 #endif
-  });
+
+Workers& workers() {
   Workers* existing = g_workers.load();
   if (existing) return *existing;
   Workers* fresh = new Workers;
@@ -259,40 +252,9 @@ Workers& workers() {
   return *existing;
 }
 
-// The number that `text` is, or begins with if a comma follows; 0 if it is none in range.
-int parse_threads(const char* text) {
-  char* end = nullptr;
-  const long n = std::strtol(text, &end, 10);
-  if (end == text || (*end != '\0' && *end != ',') || n < 1 || n > kMostThreads) return 0;
-  return int(n);
-}
-
 }  // namespace
 
-int num_threads() { return g_threads.load(std::memory_order_relaxed); }
-
-void set_num_threads(int n) { g_threads.store(n, std::memory_order_relaxed); }
-
-bool shares_everything() { return g_shares_everything.load(std::memory_order_relaxed); }
-
-void set_shares_everything(bool on) { g_shares_everything.store(on, std::memory_order_relaxed); }
-
-void read_thread_environment() {
-  int n = 0;
-  if (const char* own = std::getenv("VEGRAD_NUM_THREADS")) {
-    n = parse_threads(own);
-    if (n == 0)
-      throw std::invalid_argument("VEGRAD_NUM_THREADS must be a number from 1 to " +
-                                  std::to_string(kMostThreads) + ", not '" + own + "'");
-  } else if (const char* omp = std::getenv("OMP_NUM_THREADS")) {
-    n = parse_threads(omp);
-  }
-  if (n == 0) n = available_cores();
-  set_num_threads(n < kMostThreads ? n : kMostThreads);
-}
-
 void set_openmp(const OpenMp& openmp) {
-  workers();  // which sees to a child of fork(): it has no threads to borrow either
   g_openmp = openmp;
   if (!g_borrowed.load()) g_borrowed.store(new BorrowedThreads);
 }

@@ -120,17 +120,40 @@ def as_target(value: object, rows: int, columns: int, dtype: npt.DTypeLike, loss
 
 
 def _as_labels(array: Array, rows: int, classes: int) -> Array:
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"target must be integer labels for cross_entropy, not {array.dtype}")
     if array.shape != (rows,):
-        raise ValueError(f"target must have shape ({rows},) for cross_entropy, not {array.shape}")
+        raise ValueError(
+            f"target must have shape ({rows},) for cross_entropy, not {array.shape}"
+            + _as_one_column(array, rows)
+        )
+    check_kind_of_labels(array)
     outside = (array < 0) | (array >= classes)
     if outside.any():
         row = int(outside.argmax())
+        hint = ": pass target - 1" if array.min() == 1 and array.max() == classes else ""
         raise ValueError(
-            f"target must be labels from 0 to {classes - 1}, but target[{row}] is {array[row]}"
+            f"target must be labels from 0 to {classes - 1}, but target[{row}] is "
+            f"{array[row]}{hint}"
         )
     return np.ascontiguousarray(array, np.int64)
+
+
+def check_kind_of_labels(array: Array) -> None:
+    """Raise TypeError unless labels are integers."""
+    if array.dtype.kind in "iu":
+        return
+    whole = array.dtype.kind == "b" or bool((array == np.round(array)).all())
+    hint = ": pass target.astype(int)" if whole else ""
+    raise TypeError(f"target must be integer labels for cross_entropy, not {array.dtype}{hint}")
+
+
+def _as_one_column(array: Array, rows: int) -> str:
+    """Return how labels (rows,) are made of one-hot rows, or of a column; "" of anything else."""
+    if array.ndim != 2 or len(array) != rows:
+        return ""
+    if array.shape[1] == 1:
+        return ": pass target[:, 0]"
+    one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
+    return ": pass target.argmax(1)" if one_hot else ""
 
 
 def cast(array: Array, dtype: npt.DTypeLike) -> Array:
@@ -261,10 +284,10 @@ def range_of(dtype: str) -> tuple[float, float]:
 # What other libraries, and papers, call what has another name here, or what comes nearest to it.
 SYNONYMS = {
     "batch": ("layer",),
-    "batchnorm": ("layer",),
-    "batch_norm": ("layer",),
-    "layernorm": ("layer",),
-    "rmsnorm": ("rms",),
+    "batchnorm": ("layer", "normalization"),
+    "batch_norm": ("layer", "normalization"),
+    "layernorm": ("layer", "normalization"),
+    "rmsnorm": ("rms", "normalization"),
     "kaiming": ("he_normal", "he_uniform"),
     "kaiming_normal": ("he_normal",),
     "kaiming_uniform": ("he_uniform",),
@@ -276,6 +299,10 @@ SYNONYMS = {
     "logistic": ("sigmoid",),
     "bce": ("binary_cross_entropy",),
     "l2": ("mse",),
+    "lr": ("learning-rate-high", "learning-rate-low"),
+    "learning-rate": ("lr", "learning-rate-high", "learning-rate-low"),
+    "batch-size": ("batch",),
+    "nan": ("nonfinite",),
 }
 
 

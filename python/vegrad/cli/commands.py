@@ -89,11 +89,13 @@ COMMANDS = {
         (
             "vegrad train --epochs 5 --out first",
             "vegrad train --optimizer lion --schedule cosine --clip zclip --plot curve.png",
+            "vegrad train --log run.jsonl",
             "vegrad train --epochs 40 --resume",
         ),
     ),
     "descent": Command(
-        "Draw a training's steps as hops over the loss: lost on a plateau, over the edge, clipped.",
+        "Draw a training's steps as hops over the loss: lost on a plateau, over the edge, clipped; "
+        "exit code 1 if one's own diverges.",
         descent.run,
         descent.add_options,
         (
@@ -124,7 +126,7 @@ COMMANDS = {
         (
             "vegrad theory gelu",
             "vegrad theory tanh --sigma-w 1.5 --plot phases.png",
-            "vegrad theory --cell lstm --hidden 256",
+            "vegrad theory --cell lstm --width 256",
         ),
     ),
     "bench": Command(
@@ -181,7 +183,7 @@ def _run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     parser, commands = parsers()
     _, unknown = parser.parse_known_args(arguments, options)
     if unknown:
-        raise ValueError(commands.get(options.command, parser).unknown(unknown))
+        raise ValueError(commands.get(options.command, parser).unknown(unknown, commands))
     if options.completion is not None:
         print(completion(parser, options.completion))
         return 0

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar="RUN",
         help="a run's log, a saved history (.json), trainer_state.json, metrics.csv or an event "
-        "file; or a folder with one",
+        "file; or a folder with one run; - for the standard input",
     )
     group = parser.add_argument_group("output")
     names = "what to call them (default: the names of their files)"

@@ -42,6 +42,7 @@ from vegrad.networks.rnn import RNN
 from vegrad.networks.treatment import Cure, cure
 from vegrad.optim import Adam
 from vegrad.reports import cure as report
+from vegrad.reports.text import describe_network
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.script import quoted
 
@@ -81,8 +82,8 @@ def run(options: argparse.Namespace) -> int:
         print_verdict("\n".join(report.verdict(found, width())), good=found.reached)
         if not options.quiet:
             before = textwrap.fill(f"before: {found.before.summary}", width())
-            print(f"\n{described(data, len(data.x))}")
-            print(*target_told(data, options.loss), before, sep="\n")
+            about = [described(data, len(data.x)), *target_told(data, options.loss)]
+            print("", *about, describe_network(task.network.config), before, sep="\n")
             print("\n".join(report.details(found, width())))
         if found.patch and "patch" not in files:
             print(f"\n{found.patch}", end="")
@@ -160,7 +161,7 @@ def _write(options: argparse.Namespace, found: Cure) -> dict[str, str | None]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad cure`."""
     add_data_options(parser, "rows of a step (default 32)", 32)
-    add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    add_network_options(parser)
     add_cell_options(parser)
     add_memory_option(parser)
     add_optimizer_options(parser, clip="none")

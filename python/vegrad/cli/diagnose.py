@@ -195,7 +195,7 @@ def _print_json(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad diagnose`."""
     add_data_options(parser, f"rows to take (default: all, at most {MOST_ROWS})")
-    add_network_options(parser, depth=10, width=64, activation="tanh", init="glorot_uniform")
+    add_network_options(parser)
     add_cell_options(parser)
     add_memory_option(parser)
     group = _add_output_options(parser)

@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from vegrad import _core
 from vegrad.arrays.checks import did_you_mean
 from vegrad.cli.terminal import width
 from vegrad.diagnosis.catalogue.cause import Cause
@@ -48,6 +49,8 @@ def _page_of(name: str) -> str:
     term = None if name in CAUSES else term_of(name)
     if term is not None:
         return definition(term)
+    if name not in CAUSES and name.lower() in _core.ACTIVATIONS:
+        raise ValueError(f"{name} is an activation: `vegrad theory {name.lower()}` tells of it")
     if name not in CAUSES:
         words = [word for term in TERMS for word in term.names]
         hint = did_you_mean(name, [*CAUSES, *words])

@@ -67,20 +67,36 @@ def add_data_options(
     add(
         "--data",
         metavar="NAME|FILE",
-        help=f"{names}, a .npz or a .csv file (default digits); with --cell {tasks}, drawn, or a "
-        f".npz file with x (B, T, I), y and, if rows differ in length, lengths (default "
+        help=f"{names}, a .npz, .csv or .tsv file (default digits); with --cell {tasks}, drawn, or "
+        f"a .npz file with x (B, T, I), y and, if rows differ in length, lengths (default "
         f"{SEQUENCES})",
     )
-    add("--target", metavar="COLUMN", help="column of the .csv file to learn")
+    add("--target", metavar="COLUMN", help="column of the .csv or .tsv file to learn")
     add("--batch", type=int, metavar="ROWS", default=default, help=batch)
 
 
-def add_network_options(
-    parser: argparse.ArgumentParser, *, depth: int, width: int, activation: str, init: str
-) -> None:
-    """Add the options that describe a network, with these defaults of one without --cell."""
+class Usual(NamedTuple):
+    """The network without --cell that is taken where options say nothing."""
+
+    depth: int
+    width: int
+    activation: str
+    init: str
+
+    def __str__(self) -> str:
+        return f"{self.depth} layers of {self.width}, {self.activation}, {self.init}"
+
+
+JUDGED = Usual(10, 64, "tanh", "glorot_uniform")
+TRAINED = Usual(3, 128, "relu", "he_normal")
+
+
+def add_network_options(parser: argparse.ArgumentParser, usual: Usual = JUDGED) -> None:
+    """Add the options that describe a network, with the defaults of one without --cell."""
+    depth, width, activation, init = usual
     parser.set_defaults(chain={"depth": depth, "activation": activation, "init": init}, cell=None)
-    add = parser.add_argument_group("network").add_argument
+    defaults = f"By default train takes {TRAINED}; diagnose, cure and descent {JUDGED}."
+    add = parser.add_argument_group("network", defaults).add_argument
     inits = {**INITIALIZERS, **RECURRENT_INITIALIZERS}
     recurrent = ", ".join(RECURRENT_INITIALIZERS)
     add("--depth", type=int, metavar="N", help=f"layers with weights (default {depth})")
@@ -91,6 +107,7 @@ def add_network_options(
         default=width,
         help="units of a hidden layer (default %(default)s)",
     )
+    add("--hidden", dest="width", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_name(add, "--activation", _core.ACTIVATIONS, f"(default {activation})")
     add(
         "--init",

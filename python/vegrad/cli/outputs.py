@@ -19,6 +19,7 @@ ENDINGS: dict[str, Sequence[str]] = {
     "plot": PICTURES,
     "html": PAGES,
     "patch": (),
+    "log": (),
 }
 """The options that name a file to write, and what its name must end in."""
 
@@ -68,6 +69,12 @@ def settle(options: argparse.Namespace) -> None:
         Path(options.out).mkdir(parents=True, exist_ok=True)
     for path in paths:
         _check_writable(path)
+
+
+def remove_stale(path: str) -> None:
+    """Remove the log of another training, which --force lets this one take the place of."""
+    if Path(path).is_file():
+        os.remove(path)
 
 
 def _check_writable(path: str) -> None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import textwrap
-from collections.abc import Collection, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NoReturn, cast
 
 from vegrad.arrays.checks import did_you_mean
 from vegrad.cli.terminal import width
 
+KINDS: dict[object, str] = {int: "a whole number", float: "a number"}
 CHECKED_LATER = ("init",)  # whose names depend on --cell; the shell completes all of them
+# What argparse says, as all other errors say it.
+ERRORS = (
+    (r"^argument (\S+): expected one argument$", r"\1 needs a value"),
+    (r"^argument (\S+): expected (\d+) arguments$", r"\1 needs \2 values"),
+    (r"^the following arguments are required: (.+)$", r"\1 is needed"),
+)
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
@@ -49,7 +57,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a ValueError with the message, so that it is printed like all others."""
+        for pattern, words in ERRORS:
+            message = re.sub(pattern, words, message)
         raise ValueError(message)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> object:
+        """Return the value of a word, or say what it must be."""
+        if action.type not in KINDS:
+            return super()._get_value(action, arg_string)
+        try:
+            return cast(Callable[[str], object], action.type)(arg_string)
+        except ValueError:
+            option = [action.dest, *action.option_strings][-1]
+            raise ValueError(f"{option} must be {KINDS[action.type]}, not {arg_string!r}") from None
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse what is none of the choices, and suggest the nearest."""
@@ -59,13 +79,26 @@ class Parser(argparse.ArgumentParser):
             option = [action.dest, *action.option_strings][-1]
             raise ValueError(not_one_of(option, list(action.choices), str(value)))
 
-    def unknown(self, words: Sequence[str]) -> str:
-        """Return the message about words that are no options of this command."""
-        if "--data" in self._option_string_actions and words[0].endswith((".csv", ".npz")):
-            return f"unrecognized arguments: {' '.join(words)} (did you mean --data {words[0]}?)"
-        options = (word.partition("=")[0] for word in words if word.startswith("--"))
-        hints = (did_you_mean(word, self._option_string_actions) for word in options)
-        return f"unrecognized arguments: {' '.join(words)}{next(filter(None, hints), '')}"
+    def unknown(self, words: Sequence[str], commands: Mapping[str, Parser]) -> str:
+        """Return the message about words that are no options of this one of the commands."""
+        said = f"unrecognized arguments: {' '.join(words)}"
+        if "--data" in self._option_string_actions and words[0].endswith((".csv", ".tsv", ".npz")):
+            return f"{said} (did you mean --data {words[0]}?)"
+        options = [word.partition("=")[0] for word in words if word.startswith("--")]
+        hints = [self._hint(one, commands) for one in options]
+        if not words[0].startswith("-"):
+            taken = [one for one in self._actions if not one.option_strings and one.metavar]
+            hints += [f" (it takes {one.nargs or 1} {one.metavar})" for one in taken]
+        return said + next(filter(None, hints), "")
+
+    def _hint(self, option: str, commands: Mapping[str, Parser]) -> str:
+        """Return what may be meant by an option, or which commands have it; "" if nothing is."""
+        owners = [name for name, one in commands.items() if option in one._option_string_actions]
+        if owners:
+            return f" ({option} goes with {', '.join(owners)})"
+        known = [one.lstrip("-") for one in self._option_string_actions if one.startswith("--")]
+        hint = did_you_mean(option.lstrip("-"), known)
+        return re.sub(r"(mean|or) (?=[a-z])", r"\1 --", hint)
 
     def complete_paths(self) -> None:
         """Let the shell complete the names of files where an option takes one."""

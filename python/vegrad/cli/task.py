@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +204,8 @@ def described(data: Dataset, rows: int) -> str:
     """Describe the data in a line: its name, rows, and what a row has."""
     if not isinstance(data, Sequences):
         columns = count_of(data.x.shape[1], "column")
+        if data.flattened:
+            columns = f"{' × '.join(map(str, data.flattened))} = {columns}"
         return f"{data.name}: {count_of(rows, 'row')} of {columns}"
     steps = str(data.x.shape[1])
     if data.lengths is not None and (least := int(data.lengths.min())) < data.x.shape[1]:
@@ -213,8 +215,11 @@ def described(data: Dataset, rows: int) -> str:
 
 
 def target_told(data: Dataset, loss: str | None) -> list[str]:
-    """Say in a line how the target was taken, where another would have been as likely."""
+    """Say in a line how x and the target were taken, where another way would be as likely."""
     count, loss = len(data.labels), loss or data.loss
+    if len(data.flattened) == 2:
+        said = f"x: flattened, as of images; sequences go with --cell ({_cells()})"
+        return [said, *target_told(replace(data, flattened=()), loss)]
     if count and (loss == "mse" or (loss == "binary_cross_entropy" and count > 2)):
         return [f"target: {count} classes, an output for each that is to be 1 or 0 ({loss})"]
     if data.whole and data.name not in NAMES:

@@ -23,6 +23,11 @@ from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 
 def run(options: argparse.Namespace) -> int:
     """Print the predictions, and draw a picture if one is asked for; return 0."""
+    if options.named is not None:
+        if options.activation not in (None, options.named):
+            both = f"{options.activation} and {options.named}"
+            raise ValueError(f"activation must be given once, not as {both}")
+        options.activation = options.named
     if options.cell is not None:
         return _run_cell(options)
     settle(options)
@@ -51,7 +56,8 @@ def _run_cell(options: argparse.Namespace) -> int:
             name = option if option == "activation" else "--" + option.replace("_", "-")
             raise ValueError(f"{name} does not go with --cell")
     sizes: dict[str, int] = {
-        name: positive(f"--{name}", getattr(options, name)) for name in ("hidden", "inputs")
+        "hidden": positive("--width", options.hidden),
+        "inputs": positive("--inputs", options.inputs),
     }
     rms = check_positive("--input-rms", options.input_rms)
     if options.json:
@@ -115,13 +121,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     names = f"{', '.join(_core.ACTIVATIONS)} (default tanh)"
     add("activation", nargs="?", choices=_core.ACTIVATIONS, metavar="ACTIVATION", help=names)
+    add("--activation", dest="named", choices=_core.ACTIVATIONS, help=argparse.SUPPRESS)
     weights = "weights N(0, X²/fan-in) (default: the critical ones)"
     biases = "biases N(0, Y²) (default: where there is a critical point, or 0 with --sigma-w)"
     add("--sigma-w", type=float, metavar="X", help=weights)
     add("--sigma-b", type=float, metavar="Y", help=biases)
     add = parser.add_argument_group("recurrent cell, in place of an activation").add_argument
     add_name(add, "--cell", GATES, "what is expected of it at its initialization")
-    add("--hidden", type=int, default=128, metavar="H", help="units of the cell (default 128)")
+    width = "units of the cell (default 128)"
+    add("--width", dest="hidden", type=int, default=128, metavar="N", help=width)
+    add("--hidden", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--inputs", type=int, default=64, metavar="I", help="inputs of the cell (default 64)")
     rms = "size of its inputs (default 1)"
     add("--input-rms", type=float, default=1.0, metavar="X", help=rms)

@@ -7,25 +7,22 @@ goes on with it is printed. What is found is printed when it is met, and again a
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 import numpy as np
 
 from vegrad.arrays.checks import Array
-from vegrad.arrays.files import complaining_of, load_tensors, remove_leftovers
+from vegrad.arrays.files import load_tensors, remove_leftovers
 from vegrad.cli.interrupts import FULL, Interrupts, interrupts
 from vegrad.cli.options import (
-    CLIPS,
+    TRAINED,
     add_cell_options,
     add_common_options,
     add_data_options,
@@ -36,7 +33,8 @@ from vegrad.cli.options import (
     positive,
     written_clip,
 )
-from vegrad.cli.outputs import PICTURES, settle
+from vegrad.cli.outputs import PICTURES, remove_stale, settle
+from vegrad.cli.resuming import check_resume, command, stamp
 from vegrad.cli.task import (
     as_truncation,
     build_task,
@@ -52,7 +50,7 @@ from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.flow.finding import Finding
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
-from vegrad.optim import Optimizer
+from vegrad.reports.text import describe_network
 
 STOPS = ("warning", "critical")
 Figures = dict[str, float | None]
@@ -114,8 +112,9 @@ def run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     settle(options)
     outputs = {"network": options.save, "history": options.history}
-    if options.plot is not None:
-        outputs["picture"] = options.plot
+    for name, path in (("picture", options.plot), ("log", options.log)):
+        if path is not None:
+            outputs[name] = path
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
     truncation = as_truncation(options.truncation)
@@ -139,15 +138,23 @@ def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     )
     run = _Run(stop_on=options.stop_on, live=not options.quiet and sys.stderr.isatty())
     if source is not None:
-        _check_resume(source, options, optimizer)
+        check_resume(source, options, optimizer)
         run.history = fit(epochs=0, progress=False, on_finding="stop")
         run.done = run.history.epochs
     if not options.json:
         shares = f"{described(data, len(learn))} to learn, {len(hold)} held out"
         print(shares, *target_told(data, options.loss), sep="\n", flush=True)
+        if not options.quiet:
+            print(describe_network(network.config), flush=True)
     whole = partial(
-        fit, epochs=epochs, validation=task.rows(hold) if len(hold) else None, callbacks=[run]
+        fit,
+        epochs=epochs,
+        validation=task.rows(hold) if len(hold) else None,
+        callbacks=[run],
+        log=options.log,
     )
+    if options.log is not None and source is None:
+        remove_stale(options.log)
     files, again = _follow(options, heard, run, whole, network, outputs, source)
     used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
@@ -168,7 +175,7 @@ def _follow(
     source: str | None,
 ) -> tuple[dict[str, str], str | None]:
     """Train, and save what there is; return the files and the command that goes on, if it can."""
-    before = _stamp(options.checkpoint)
+    before = stamp(options.checkpoint)
     try:
         run.follow(
             fit,
@@ -179,17 +186,17 @@ def _follow(
         heard.saving = True
         if run.ended != "finished" and not options.quiet and sys.stderr.isatty():
             print(file=sys.stderr)  # the line of progress has not been ended
-        saved = _stamp(options.checkpoint) != before
+        saved = stamp(options.checkpoint) != before
         files = _save(options, outputs, network, run, saved)
     except OSError as error:
-        last = source if _stamp(options.checkpoint) == before else options.checkpoint
+        last = source if stamp(options.checkpoint) == before else options.checkpoint
         if error.errno in FULL and last is not None:
-            error.add_note(f"To go on:\n  {_command(options.arguments, last)}")
+            error.add_note(f"To go on:\n  {command(options.arguments, last)}")
         raise
     last = options.checkpoint if saved else source
     if last is None or run.ended != "interrupted":
         return files, None
-    return files, _command(options.arguments, last)
+    return files, command(options.arguments, last)
 
 
 def _report(
@@ -275,55 +282,6 @@ def _ended(error: Exception, run: _Run) -> str:
     return f"training ended: {error}{f' ({where})' if where else ''}{none}"
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
-    """Return a mark that changes whenever the file does, or None if there is no file."""
-    try:
-        about = os.stat(path)
-    except OSError:
-        return None
-    return about.st_ino, about.st_mtime_ns
-
-
-def _command(arguments: Sequence[str], source: str) -> str:
-    """Return the command that was typed, with --resume of this file."""
-    kept, value = [], False
-    for word in arguments:
-        if value and not word.startswith("-"):
-            value = False
-            continue
-        value = word == "--resume"
-        if not value and not word.startswith("--resume="):
-            kept.append(word)
-    return shlex.join(["vegrad", *kept, "--resume", source])
-
-
-def _check_resume(path: str, options: argparse.Namespace, optimizer: Optimizer) -> None:
-    """Refuse options that differ from the checkpoint's, as a resume would silently ignore them."""
-    _, about = load_tensors(path, "checkpoint")
-    with complaining_of(path):
-        then = _remembered(about["config"]["seed"], about["optimizer"])
-    now = _remembered(options.seed, json.loads(json.dumps(optimizer.state_dict())))
-    for name, value in now.items():
-        if then.get(name) != value:
-            was = then.get(name)
-            raise ValueError(f"{name} must be {was} as it was in {path}, not {value}")
-
-
-def _remembered(seed: int, state: dict[str, Any]) -> dict[str, Any]:
-    lr = state["arguments"]["lr"]
-    clip = dict(state["clip"])
-    rule = clip.pop("rule")
-    arguments = {row.argument: clip.get(row.argument) for row in CLIPS.values()}
-    return {
-        "seed": seed,
-        "optimizer": state["optimizer"],
-        "clip": rule,
-        **state["arguments"],
-        "lr": "a schedule" if lr is None else lr,
-        **{f"the clip's {name}": value for name, value in arguments.items()},
-    }
-
-
 def _even(history: History) -> History:
     """Drop the last entries of columns that an interrupt left longer than the others."""
     columns = history.to_dict()
@@ -373,7 +331,7 @@ def _print(figures: Figures, files: dict[str, str], clip: object) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vegrad train`."""
     add_data_options(parser, "rows of a step (default 32)", 32)
-    add_network_options(parser, depth=3, width=128, activation="relu", init="he_normal")
+    add_network_options(parser, TRAINED)
     add_cell_options(parser)
     add_optimizer_options(parser)
     group = parser.add_argument_group("training")
@@ -396,4 +354,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         told = f"{what} (default {path})"
         group.add_argument(f"--{name}", default=path, metavar="PATH", help=told)
     group.add_argument("--plot", metavar="PATH", help=f"save a picture ({', '.join(PICTURES)})")
+    log = "a line a step, such as run.jsonl, which vegrad watch shows while it is written"
+    group.add_argument("--log", metavar="PATH", help=log)
     add_common_options(group, quiet="no progress; findings are printed nevertheless")

@@ -17,6 +17,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--port goes with --html")
     if options.html and options.once:
         raise ValueError("--once goes without --html: a page is there as long as it is served")
+    if options.file == "-":
+        raise ValueError(
+            "a file that grows is watched, not the standard input: vegrad diagnose-run - judges it"
+        )
     follower = Follower(options.file)
     try:
         return serve(follower, options.port or 0) if options.html else show(follower, options.once)
@@ -31,7 +35,7 @@ def show(follower: Follower, once: bool) -> int:
     except ImportError as error:
         raise ImportError('the terminal needs rich: pip install "vegrad[cli]"') from error
     console = importlib.import_module("rich.console").Console(highlight=False)
-    if once or not console.is_terminal:
+    if once or not console.is_terminal or console.is_dumb_terminal:
         return 0 if terminal.once(follower, console) else 1
     try:
         terminal.live(follower, console)
@@ -67,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="PATH",
         help="a log of vegrad, a Trainer's trainer_state.json, Lightning's metrics.csv, an event "
-        "file of TensorBoard, or a folder with one; one that is not there yet is waited for",
+        "file of TensorBoard, or a folder with one run; what is not there yet is waited for",
     )
     add = parser.add_argument_group("output").add_argument
     add("--once", action="store_true", help="print one frame; exit code 1 if something was found")

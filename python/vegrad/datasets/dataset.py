@@ -30,9 +30,11 @@ class Dataset:
     labels: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     lines: tuple[int, ...] = ()
-    """The line of the .csv file that each row comes from; empty for other data."""
+    """The line of the .csv or .tsv file that each row comes from; empty for other data."""
     whole: bool = False
     """True if the classes are whole numbers, which might as well be a quantity."""
+    flattened: tuple[int, ...] = ()
+    """The shape that a row of x had in its file, if it was not a row of columns."""
 
     @property
     def classes(self) -> bool:

@@ -1,4 +1,4 @@
-"""Data for a diagnosis: a dataset of scikit-learn by name, a .npz file or a .csv file.
+"""Data for a diagnosis: a dataset of scikit-learn by name, or a .npz, .csv or .tsv file.
 
 Columns are standardized, and the target is recognized as classes or numbers. Every error message
 says what is wrong, where it is, and what was wanted. Nothing is ever unpickled.
@@ -7,11 +7,12 @@ says what is wrong, where it is, and what was wanted. Nothing is ever unpickled.
 from __future__ import annotations
 
 import csv
+import errno
 import importlib
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from math import nan, prod
 from os import PathLike, fspath
 from pathlib import Path
@@ -24,6 +25,7 @@ from vegrad.datasets.dataset import Dataset, as_dataset
 from vegrad.datasets.plain_csv import DELIMITERS, MISSING
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
+TABLES = (".csv", ".tsv")
 REGRESSION = ("diabetes",)
 MOST_NAMED = 8  # columns that an error names
 
@@ -38,14 +40,14 @@ def load(
     *,
     numbers: bool = False,
 ) -> Dataset:
-    """Read a dataset: digits, breast_cancer, wine, diabetes, a .npz or a .csv file.
+    """Read a dataset: digits, breast_cancer, wine, diabetes, a .npz, .csv or .tsv file.
 
     Args:
         name_or_path: the name of a dataset, or a path. A .npz file holds x of shape (B, …), which
-            is flattened to (B, I), and y of shape (B,) or (B, O). A .csv file has a header line and
-            numbers separated by commas, semicolons or tabs; an empty cell or NA is a missing value
-            and becomes NaN.
-        target_column: the column of a .csv file to learn.
+            is flattened to (B, I), and y of shape (B,) or (B, O). A .csv or .tsv file has a header
+            line and numbers separated by commas, semicolons or tabs; an empty cell or NA is a
+            missing value and becomes NaN.
+        target_column: the column of a .csv or .tsv file to learn.
         numbers: take a file's target of whole numbers as numbers. Else text, and whole numbers of
             at most 50 different values, are classes.
 
@@ -61,14 +63,16 @@ def load(
         return _load_sklearn(text)
     path = Path(text)
     suffix = path.suffix.lower()
-    if suffix not in (".npz", ".csv"):
+    if suffix not in (".npz", *TABLES):
         names = ", ".join(NAMES)
-        raise ValueError(f"data must be {names}, or a file that ends in .npz or .csv, not {text!r}")
+        raise ValueError(
+            f"data must be {names}, or a file that ends in .npz, .csv or .tsv, not {text!r}"
+        )
     if not path.exists():
         raise FileNotFoundError(f"{text} does not exist")
     if not path.is_file():
         raise ValueError(f"{text} must be a file")
-    if suffix == ".csv":
+    if suffix in TABLES:
         return _load_csv(path, target_column, numbers)
     _no_target_column(target_column, text)
     return _load_npz(path, numbers)
@@ -76,7 +80,7 @@ def load(
 
 def _no_target_column(target_column: str | None, name: str) -> None:
     if target_column is not None:
-        raise ValueError(f"a target column goes with a .csv file, not with {name}")
+        raise ValueError(f"a target column goes with a .csv or .tsv file, not with {name}")
 
 
 def _load_sklearn(name: str) -> Dataset:
@@ -101,7 +105,8 @@ def _load_npz(path: Path, numbers: bool) -> Dataset:
         )
     if x.size == 0:
         raise ValueError(f"{path}: x must not be empty, but has shape {x.shape}")
-    return as_dataset(str(path), x.reshape(len(x), -1), y, numbers=numbers)
+    found = as_dataset(str(path), x.reshape(len(x), -1), y, numbers=numbers)
+    return replace(found, flattened=x.shape[1:] if x.ndim > 2 else ())
 
 
 def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
@@ -113,7 +118,6 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
     """
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    broken = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a complete .npz file (interrupted while written?)")
     try:
@@ -121,12 +125,14 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
             names = sorted(content.files)
             chosen = [name for name in names if name in ("x", "y", *optional)]
             _check_size(path, content.zip, chosen)
-            arrays = {name: content[name] for name in chosen}
-    except broken as error:
+            arrays = {name: content[f"{name}.npy"] for name in chosen}
+    except (TooLargeError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for damage
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place that cannot be
+            raise
         if "allow_pickle" in str(error):
             raise ValueError(f"{path}: x and y must be arrays of numbers, not objects") from error
-        if isinstance(error, TooLargeError):
-            raise
         raise ValueError(f"{path} is damaged: {error}") from error
     if not {"x", "y"} <= set(arrays):
         raise ValueError(f"{path} must hold x and y, not {', '.join(names) or 'nothing'}")

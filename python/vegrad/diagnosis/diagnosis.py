@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import starmap
 from math import isfinite
 from os import PathLike
 from typing import Any, Self, cast
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.files import plain
 from vegrad.arrays.measurement import Measurement
 from vegrad.diagnosis.catalogue.table import as_ignored, without
 from vegrad.diagnosis.history import History, as_history
-from vegrad.diagnosis.judge import judge, looked_at, trend_of
+from vegrad.diagnosis.judge import judge
+from vegrad.diagnosis.looked_at import looked_at, trend_of
 from vegrad.flow.descent import Descent
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.finding import Finding
@@ -78,6 +79,7 @@ class Diagnosis:
         **more: Any,
     ) -> Self:
         """Judge a reading."""
+        history = None if history is None else as_history("history", history)
         return cls(**_judged(reading, history) | more, subject_of=subject_of)
 
     def ignoring(self, causes: Collection[str]) -> Self:

@@ -59,16 +59,19 @@ def from_plain(content: Mapping[str, Json]) -> Noted:
     """
     try:
         finding = Finding(
-            sites=tuple(
-                Site(**(site | {"rows": site["rows"] and tuple(site["rows"])}))
-                for site in content["sites"]
-            ),
+            sites=tuple(map(_site, content["sites"])),
             evidence={name: as_number(value) for name, value in content["evidence"].items()},
             edit=None if content["edit"] is None else _edit(content["edit"]),
             says=_literal(content["message"]),
             advises=_literal(content["advice"]),
-            **{n: content[n] for n in ("kind", "severity", "cause", "rule", "blame")},
+            blame=None if content["blame"] is None else _text(content["blame"]),
+            kind=_text(content["kind"]),
+            severity=_text(content["severity"]),
+            cause=_text(content["cause"]),
+            rule=_text(content["rule"]),
         )
+        if finding.severity not in ("critical", "warning"):
+            raise TypeError(f"no severity is called {finding.severity!r}")
         return Noted(int(content["step"]), finding)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a noted finding must be as to_dict() gave it: {error!r}") from error
@@ -86,7 +89,22 @@ def as_number(value: Json) -> float:
 
 def _literal(text: str) -> str:
     """Return the template of a text that stays as it is."""
-    return text.replace("{", "{{").replace("}", "}}")
+    return _text(text).replace("{", "{{").replace("}", "}}")
+
+
+def _text(value: Json) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text, not {value!r}")
+    return value
+
+
+def _site(content: Mapping[str, Json]) -> Site:
+    rows = content["rows"] and tuple(content["rows"])
+    site = Site(**{**content, "rows": rows})
+    numbers = [*(() if site.place is None else (site.place,)), *(site.rows or ())]
+    if not all(type(number) is int for number in numbers):
+        raise TypeError(f"whole numbers, not {numbers}")
+    return replace(site, kind=_text(site.kind), name=_text(site.name))
 
 
 def _plain_edit(value: Json) -> Json:

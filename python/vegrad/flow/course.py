@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf, nan
 
 import numpy as np
+import numpy.typing as npt
 
 from vegrad.arrays.checks import FloatArray
 
@@ -47,6 +48,11 @@ class Course:
     """Elements of the model's output in the first step; 0 if they are not known."""
     loss_kind: str = ""
     """"binary_cross_entropy" of that loss; "" of others."""
+    of_zero: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """What an output of 0 would have cost, (S,), of a loss that is an error; nan of others."""
+    entry: tuple[str, float] = "", nan
+    """The module with weights that ran first, and the root mean square of the largest column of
+    what it was given, at the first step."""
     complete: bool = True
     """False if the first steps were not kept."""
 
@@ -57,13 +63,18 @@ class Course:
 
     def until(self, end: int) -> Course:
         """Return the first `end` of the steps."""
+        return self.only(slice(end))
+
+    def only(self, chosen: slice | npt.NDArray[np.bool_]) -> Course:
+        """Return some of the steps."""
         return replace(
             self,
-            step=self.step[:end],
-            loss=self.loss[:end],
-            norm=self.norm[:end],
-            rms=self.rms[:end],
-            delta=self.delta[:end],
+            step=self.step[chosen],
+            loss=self.loss[chosen],
+            norm=self.norm[chosen],
+            rms=self.rms[chosen],
+            delta=self.delta[chosen],
+            of_zero=self.of_zero[chosen] if len(self.of_zero) else self.of_zero,
         )
 
 

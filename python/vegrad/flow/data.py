@@ -80,8 +80,8 @@ class Input:
     """As the caller knows it: x, x[1], …"""
     rms: float
     mean: float
-    alike: float = nan
-    """Share of their size that all rows have in common: 1 where they are all the same."""
+    alike: int = 0
+    """How many rows there are, if there are several and all are the same."""
     columns: Columns | None = None
     """Of rows of numbers; None of images, and where nothing can be said."""
 
@@ -91,7 +91,14 @@ class Input:
         numbers = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
         with np.errstate(all="ignore"):
             rms = float(np.linalg.norm(numbers) / max(numbers.size, 1) ** 0.5)
-            return cls(name, rms, float(numbers.mean()), columns=Columns.of(numbers))
+            mean, columns = float(numbers.mean()), Columns.of(numbers)
+            return cls(name, rms, mean, same(values), columns)
+
+
+def same(rows: Array) -> int:
+    """Return how many rows there are, if there are several and all are the same; else 0."""
+    several = len(rows) > 1 and bool((rows[0] == rows[-1]).all())
+    return len(rows) if several and bool((rows == rows[:1]).all()) else 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,21 @@ class Stored:
     """Those that are not 0 in float64."""
     lost: int
     """Those of them that are 0 in the network's dtype."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """An operation that mixes the rows of a batch, as its shapes show and a pass has proven."""
+
+    kind: str
+    """"softmax" of one over the rows, "view" of one that cuts across them, "along" of a module that
+    goes along the first axis, on which they stand."""
+    module: str
+    """The path of the module in which it ran."""
+    before: tuple[int, ...]
+    """The shape that it takes."""
+    after: tuple[int, ...]
+    """The shape that it makes."""
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.measurement import Measurement
 from vegrad.flow.trend import Along

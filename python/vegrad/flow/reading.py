@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import log2, nan, prod
 from typing import Any, Protocol
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.cell import Cell
 from vegrad.flow.data import (
     Compared,
     Input,
     KnownLoss,
+    Mixing,
     NonFiniteData,
     NonFiniteValue,
     Stored,
@@ -313,6 +314,8 @@ class Reading:
     """The error that ended the pass, where what is not finite made one."""
     stored: Stored | None = None
     """What the dtype has of the gradients, where it may have lost most of them."""
+    mixing: tuple[Mixing, ...] = ()
+    """Operations for which the outputs of rows depend on the rows beside them."""
     undefined: Undefined | None = None
     """What a distribution has refused, which ended the pass."""
 

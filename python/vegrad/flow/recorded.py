@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from vegrad.arrays.checks import FloatArray
@@ -51,6 +51,14 @@ class Recorded(Protocol):
     @property
     def validation_loss(self) -> FloatArray:
         """(S,)."""
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """Names of modules or weights with known gradients, from the input on if that is known."""
+
+    @property
+    def gradient_log2(self) -> FloatArray:
+        """log2 of the norm of the gradient of each, (S, M)."""
 
     @property
     def noted(self) -> tuple[NotedFinding, ...]:

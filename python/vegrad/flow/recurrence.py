@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.cell import Gate
 from vegrad.flow.edits import Edit, Scale, Shift, Zero

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import hypot, inf, isfinite, sqrt
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.flow import Flow
 from vegrad.flow.site import Site

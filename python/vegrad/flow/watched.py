@@ -36,6 +36,8 @@ class LoopStep:
     """The factor by which the gradients were scaled at a clip that was "scaled"."""
     norm: float = nan
     """The joint norm of the gradients that the step took; nan if it was not looked at."""
+    holds: tuple[str, ...] = ()
+    """Names of the parameters that the optimizer holds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,12 @@ class Vocabulary:
 
     normalization = "layer normalization"
     skips = "skip connections"
+    exchanges = "exchange axes by a transpose"
+    """What changes the places of axes."""
+    batch_first = "put the steps on the first axis, and the rows on the second"
+    """What a module needs whose first axis is another than the rows'."""
+    trains = "train in training mode"
+    """What switches normalizations and dropout to training."""
     cuts = "something that cuts the gradient off"
     """Calls after which no gradient comes back."""
     off = "something that switches gradients off"

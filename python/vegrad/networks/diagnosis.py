@@ -10,6 +10,7 @@ from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.networks.mlp import MLP
+from vegrad.networks.network import check_network
 from vegrad.networks.reading import read
 from vegrad.networks.recurrent_subject import RecurrentSubject, as_memory
 from vegrad.networks.rnn import RNN
@@ -47,9 +48,11 @@ def diagnose(
             it, that is a finding; without it, only where the targets themselves tell of it.
 
     Raises:
+        TypeError: network is none of these, or history is no `vegrad.History`.
         TypeError, ValueError: as `MLP.backward`; but NaN and infinity in the data are a finding.
             Also for what is no name of a cause in ignore.
     """
+    check_network(network)
     count, ignored = as_count("resamples", resamples), as_ignored(ignore)
     if isinstance(network, RNN):
         given = x if lengths is None else (x, lengths)

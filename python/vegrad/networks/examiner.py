@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
 from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array
 from vegrad.arrays.measurement import norm
 from vegrad.diagnosis.alarms import Alarms

@@ -37,10 +37,11 @@ class Logged:
         history: History,
     ) -> None:
         kind = type(network).__name__
+        clip = None if optimizer.clip is None else repr(optimizer.clip)
         about = {
             "model": kind,
             "source": f"vegrad.{kind}.fit",
-            "settings": {"optimizer": type(optimizer).__name__, "clip": repr(optimizer.clip)},
+            "settings": {"optimizer": type(optimizer).__name__, "clip": clip},
         }
         self.network, self.history = network, history
         self.log = RunLog(

@@ -44,6 +44,8 @@ def lsuv_(
             be scaled because its pre-activations are all equal, or not finite, or are spread
             further by its biases alone. Nothing has changed then.
     """
+    if not isinstance(network, MLP):
+        raise TypeError(f"network must be a vegrad.MLP, not {type(network).__name__}")
     target_std = check_positive("target_std", target_std)
     tolerance = check_positive("tolerance", tolerance)
     rounds = as_count("max_iterations", max_iterations, 1)

@@ -26,6 +26,15 @@ Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
 
+class _Measured:
+    """A pass that has measured a flow, which is here once somebody has asked for it."""
+
+    __slots__ = ("flow",)
+
+    def __init__(self) -> None:
+        self.flow: Flow | TimeFlow | None = None
+
+
 class Network:
     """The parameters, gradients, flow and files that every own network has.
 
@@ -41,8 +50,7 @@ class Network:
     config: Config
     """The arguments of the constructor, as plain JSON types."""
     _core: CoreNetwork | Recurrent
-    _flow: Flow | TimeFlow | None
-    _measured: bool
+    _measured: _Measured | None
 
     def _new_core(self) -> CoreNetwork | Recurrent:
         """Return the core's network that `config` describes, its parameters zero."""
@@ -137,20 +145,21 @@ class Network:
             RuntimeError: if there was no `backward` yet, or the last one had `flow=False` or was
                 truncated.
         """
-        if not self._measured:
+        measured = self._measured  # looked at once: another thread may begin a pass
+        if measured is None:
             raise RuntimeError(
                 "no flow yet: call backward(x, target) first, with flow=True and no truncation"
             )
-        if self._flow is None:
-            self._flow = self._new_flow()
-        return self._flow
+        if measured.flow is None:
+            measured.flow = self._new_flow()
+        return measured.flow
 
     def note_pass(self, *, flow: bool) -> None:
         """Take notice that the core has made a backward pass, with or without a flow.
 
         The flow is fetched from the core when it is first asked for.
         """
-        self._flow, self._measured = None, flow
+        self._measured = _Measured() if flow else None
 
     def _new_flow(self) -> Flow | TimeFlow:
         """Return the flow that the core has measured."""
@@ -213,8 +222,18 @@ def check_name(argument: str, name: str, known: Collection[str]) -> str:
         raise TypeError(f"{argument} must be one of {names}, not {type(name).__name__}")
     if name not in known:
         hint = did_you_mean(name, known)
-        raise ValueError(f"{argument} must be one of {names}, not {name!r}{hint}")
-    return name
+        raise ValueError(f"{argument} must be one of {names}, not {str(name)!r}{hint}")
+    return str(name)
+
+
+def check_network(network: object) -> None:
+    """Raise TypeError unless it is one of vegrad's own networks, or made like one."""
+    is_module = any(one.__module__ == "torch.nn.modules.module" for one in type(network).__mro__)
+    if hasattr(network, "config") and not is_module:
+        return
+    hint = ": of a torch.nn.Module vegrad.torch has the same functions" if is_module else ""
+    got = type(network).__name__
+    raise TypeError(f"network must be a vegrad.MLP or a vegrad.RNN, not {got}{hint}")
 
 
 def check_flag(argument: str, value: bool) -> bool:

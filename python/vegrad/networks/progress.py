@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
@@ -33,6 +32,7 @@ class Progress:
         self.interval = 0.1 if live else np.inf  # seconds
         self.start = self.last = time.perf_counter()
         self.batch_size, self.before = batch_size, before
+        self.clips = False  # once a step was shorter for it
 
     def step(self, epoch: int, history: History, done: int) -> None:
         """Show how many rows of an epoch are done, unless that was shown just now."""
@@ -53,12 +53,6 @@ class Progress:
         if self.line is not None:
             self.line.close()
 
-    def findings(self, history: History) -> None:
-        """Show the findings of the whole training; in a notebook the warnings are enough."""
-        if self.line is not None and not self.line.is_bar:
-            for finding in history.findings:
-                sys.stderr.write(f"{finding}\n")
-
     def _write(self, place: str, history: History, done: int, *, stays: bool = False) -> None:
         if self.line is None:
             return
@@ -75,6 +69,8 @@ class Progress:
         clipped = np.mean(history.since(max(history.steps - RECENT, 0), "coefficient") < 1)
         seconds = max(time.perf_counter() - self.start, 1e-9)
         rate = (history.steps - self.before) * self.batch_size / seconds
-        text += f"  gradient {last('gradient_norm'):.3g}  clipped {100 * clipped:.0f} %"
+        self.clips |= bool(clipped > 0)
+        text += f"  gradient {last('gradient_norm'):.3g}"
+        text += f"  clipped {100 * clipped:.0f} %" if self.clips else ""
         text += f"  {rate:,.0f} rows/s"
         self.line.write(f"epoch {place}", text, done, self.epochs * self.rows, stays=stays)

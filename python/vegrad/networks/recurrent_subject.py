@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array, as_count
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.edits import Edit, Truncate

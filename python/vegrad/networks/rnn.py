@@ -45,7 +45,7 @@ class RNN(RecurrentNetwork):
     Args:
         inputs: I, the numbers of a step of a sequence.
         hidden: H, units of each layer.
-        outputs: O.
+        outputs: O, the numbers of an output.
         cell: tanh, relu, lstm or gru.
         layers: L, the number of recurrent layers.
         targets: "last" (one output and target a row, from the row's last step) or "all" (one a

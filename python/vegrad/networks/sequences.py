@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array, FloatArray, as_array, as_count, cast
+from vegrad.arrays.checks import Array, FloatArray, as_array, as_count, cast, check_kind_of_labels
 
 Lengths: TypeAlias = npt.NDArray[np.int64]
 State: TypeAlias = tuple[Array, ...]
@@ -153,8 +153,7 @@ def _check_inside(
 def check_targets(array: Array, rows: int, steps: int, outputs: int, loss: str) -> None:
     """Check shape and kind of a target with one entry a step."""
     if loss == "cross_entropy":
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"target must be integer labels for cross_entropy, not {array.dtype}")
+        check_kind_of_labels(array)
         wanted: tuple[tuple[int, ...], ...] = ((rows, steps),)
     else:
         wanted = (

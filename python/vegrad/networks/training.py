@@ -198,8 +198,6 @@ def _epochs(
         if any(answer is True for answer in answers) or watch.alarms.stop:
             break
     watch.end()
-    if watch.alarms.on_finding == "warn":  # others have been told
-        shown.findings(history)
     return history
 
 

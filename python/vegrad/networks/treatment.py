@@ -10,6 +10,7 @@ import numpy as np
 from vegrad.arrays.checks import Array
 from vegrad.networks.editor import clone
 from vegrad.networks.mlp import MLP
+from vegrad.networks.network import check_network
 from vegrad.networks.reading import expected_or_none
 from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData, as_memory
 from vegrad.networks.rnn import RNN
@@ -84,6 +85,7 @@ def cure(
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
     """
+    check_network(network)
     if optimizer is None:
         optimizer = Adam(1e-3)
     if not isinstance(optimizer, Optimizer):

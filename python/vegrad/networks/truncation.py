@@ -18,6 +18,7 @@ from vegrad.diagnosis.rules.memory import TOLD
 from vegrad.flow.lags import Lags
 from vegrad.flow.wording import exp2
 from vegrad.networks.mlp import MLP
+from vegrad.networks.network import check_network
 from vegrad.networks.reading import first_nonfinite
 from vegrad.networks.rnn import RNN
 from vegrad.reports import notebook
@@ -161,12 +162,11 @@ def truncation(
     tolerance = as_fraction("tolerance", tolerance)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}")
+    check_network(network)
     if isinstance(network, MLP):
         if lengths is not None or state is not None or every is not None:
             raise TypeError("lengths, state and every are for recurrent networks only")
         return _of_layers(network, x, target, tolerance)
-    if not isinstance(network, RNN):
-        raise TypeError(f"network must be a vegrad.RNN or MLP, not {type(network).__name__}")
     return _Windows(network, x, target, lengths, state, scheme, every).result(tolerance)
 
 

@@ -257,10 +257,10 @@ class Optimizer:
             fresh = type(self)(lr=self.lr if lr is None else lr, clip=self.clip, **arguments)
             fresh.steps = checks.as_count("steps", state["steps"])
             fresh._core.load(dict(state["state"]))
+            if self.clip is not None:
+                self.clip.load_state_dict(state["clip"])
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"state must be as state_dict() gave it: {error}") from error
-        if self.clip is not None:
-            self.clip.load_state_dict(state["clip"])
         self._lr, self.steps = fresh._lr, fresh.steps
         self._arguments, self._core = fresh._arguments, fresh._core
 

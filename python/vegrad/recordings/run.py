@@ -16,7 +16,8 @@ from vegrad.flow.reading import Reading
 from vegrad.flow.watched import Watched
 from vegrad.flow.wording import Vocabulary
 from vegrad.reports.shown_run import ShownModules
-from vegrad.reports.text import remarks, verdict
+from vegrad.reports.spikes import told
+from vegrad.reports.text import WIDTH, remarks, verdict
 from vegrad.runs.read import read_run
 from vegrad.runs.run import Run
 
@@ -38,13 +39,19 @@ class RunDiagnosis(Diagnosis):
         return ShownModules(self.head, run=None if self.run is None else self.run.thinned())
 
     def to_text(self, *, all_layers: bool = False) -> str:
-        """Return what the run is of, the verdict, findings and advice."""
-        return "\n".join([self.head, "", verdict(self), *remarks(self)])
+        """Return what the run is of, the verdict, findings and advice, and its highest spikes."""
+        return "\n".join([self.head, "", verdict(self), *remarks(self), *self.spikes()])
+
+    def spikes(self, width: int = WIDTH) -> list[str]:
+        """Return lines that tell of the highest spikes, which are no findings."""
+        return [] if self.run is None else told(self.run, width)
 
     def to_dict(self) -> dict[str, object]:
-        """Return what a `Diagnosis` does, with what is known of the run."""
+        """Return what a `Diagnosis` does, with what is known of the run, and its spikes."""
         about = {} if self.run is None else dict(self.run.about)
-        return super().to_dict() | {"run": plain(about)}
+        spikes = () if self.run is None else self.run.spikes
+        more = {"run": plain(about), "spikes": [plain(vars(one)) for one in spikes]}
+        return super().to_dict() | more
 
 
 def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()) -> RunDiagnosis:
@@ -76,7 +83,9 @@ def diagnose_run(run: Run | str | PathLike[str], *, ignore: Collection[str] = ()
     if not run.steps:
         raise ValueError(f"{_named(run.about)}: it has no step yet: there is nothing to judge")
     if not any(np.isfinite(c).any() for c in (run.loss, run.gradient_norm)) and not run.nonfinite:
-        raise ValueError(f"{_named(run.about)}: it has neither losses nor norms of gradients")
+        lacks = "it has neither losses of the training nor norms of gradients"
+        held = ", only losses of held-out data" if np.isfinite(run.validation_loss).any() else ""
+        raise ValueError(f"{_named(run.about)}: {lacks}{held}")
     reading = Reading(
         vocabulary=Vocabulary(),
         about={"logged steps": run.steps, "modules": len(run.modules)},

@@ -56,8 +56,8 @@ def _alike(one: ShownComparison) -> str:
 def departure(one: ShownDeparture, names: tuple[str, str]) -> str:
     """Say how a number of two runs differs, without the step."""
     a, b = one.values
-    of = "at layer" if one.what == "layer" else "of"
-    what = COLUMNS.get(one.what, f"the gradient {of} {one.name}")
+    of = {"layer": "at layer ", "time": ""}.get(one.what, "of ")
+    what = COLUMNS.get(one.what, f"the gradient {of}{one.name}")
     for value, other, name, beside in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
         if not isfinite(value):
             beside = "" if isnan(other) else f", and {_number(other)} in {beside}"

@@ -47,6 +47,7 @@ EDGE = 0.2  # of the loss: a rise worth a word
 STUCK = 0.9  # of the loss at first, or of guessing: what is left where a training learns nothing
 FLAT = 0.15  # of the highest loss: a way over which as little changes is drawn as flat as it is
 FAR = 20  # longest over usual length, from which on lengths are shown by their logarithm
+LOW = 0.08  # of the height, below which no word has room above the axis
 TALL = 20  # highest over lowest loss, from which on the axis is logarithmic
 
 
@@ -177,12 +178,6 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
     logarithmic = tall(finite)
     if logarithmic:
         board.set_yscale("log")
-    if isfinite(descent.guess):
-        board.axhline(descent.guess, color=CHALK, linewidth=1, linestyle=(0, (6, 4)), zorder=1)
-        below: dict[str, object] = {"textcoords": "offset points", "xytext": (0, -4)}
-        below |= {"color": CHALK, "fontsize": 8, "ha": "right", "va": "top", "bbox": SLATE}
-        at = board.get_yaxis_transform()
-        board.annotate("guessing", (0.995, descent.guess), xycoords=at, **below)
     known = np.isfinite(descent.loss)
     if len(descent.looks) < len(descent.length) or not descent.whole:
         (line,) = board.plot(places[known], descent.loss[known], color=FAINT, linewidth=1.0)
@@ -194,11 +189,11 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         board.set_ylim(low, high + 0.25 * (high - low))  # with room for words
     else:
         board.set_ylim(finite.min() / 1.5, finite.max() * 4)
+    if isfinite(descent.guess):
+        _guessing(board, descent.guess)
     _say(board, descent, places)
     words = "way through the weights" + (", by the logarithm of each step" * compressed)
-    if len(descent.looks) < min(len(descent.length), MOST):
-        words += f"; {len(descent.looks)} of {len(descent.length)} steps looked at (gauge_every)"
-    board.set_xlabel(words, color=FAINT, fontsize=8)
+    board.set_xlabel(words + _unseen(descent), color=FAINT, fontsize=8)
     board.set_ylabel("loss" if descent.whole else "loss of each batch", color=FAINT, fontsize=8)
     board.tick_params(colors=FAINT, labelsize=8, which="both")
     for side, spine in board.spines.items():
@@ -206,6 +201,32 @@ def _draw(board: Axes, title: str, descent: Descent) -> None:
         spine.set_color(FAINT)
     if title:
         board.set_title(title, color=CHALK, fontsize=10)
+
+
+def _guessing(board: Axes, loss: float) -> None:
+    """Draw the line of guessing, with its name below it, or above where the axis is too near."""
+    board.axhline(loss, color=CHALK, linewidth=1, linestyle=(0, (6, 4)), zorder=1)
+    place = board.transAxes.inverted().transform(board.transData.transform((0.0, loss)))
+    above = float(place[1]) < LOW
+    words: dict[str, object] = {"textcoords": "offset points", "xytext": (0, 4 if above else -4)}
+    words |= {"color": CHALK, "fontsize": 8, "ha": "right", "bbox": SLATE}
+    words["va"] = "bottom" if above else "top"
+    at = board.get_yaxis_transform()
+    board.annotate("guessing", (0.995, loss), xycoords=at, **words)
+
+
+def _unseen(descent: Descent) -> str:
+    """Say why steps have no hop, of which there is room for more."""
+    count, seen = len(descent.length), len(descent.looks)
+    if seen >= min(count, MOST):
+        return ""
+    finite = np.isfinite(descent.loss)
+    lost = set(np.flatnonzero(~(finite[:count] & np.append(finite[1:count], finite[:count][-1:]))))
+    lost -= {look.step for look in descent.looks}
+    said = f"; {len(lost)} of {count} steps without a finite loss" if lost else ""
+    if seen + len(lost) < count:
+        said += f"; {seen} of {count} steps looked at (gauge_every)"
+    return said
 
 
 def reach(descent: Descent, finite: FloatArray) -> tuple[float, float]:

@@ -342,8 +342,10 @@ def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None)
         panel.grid(alpha=0.3)
         bare(panel)
     for panel, values in ((losses, history.loss), (norms, history.gradient_norm)):
-        if history.steps and (values > 0).all():
+        known = values[np.isfinite(values)]
+        if known.size and 0 < known.min() < 0.1 * known.max():
             panel.set_yscale("log")
     for panel in panels[-columns:]:
         panel.set_xlabel("step")
+        panel.locator_params(axis="x", integer=True)
     return kept(figure, path, dpi=110)

@@ -10,7 +10,7 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.wording import DECADE, power
 from vegrad.reports.heat import Cells, as_address, cells_of, shades
-from vegrad.reports.shown_run import ShownRun, after_clip, is_clipped
+from vegrad.reports.shown_run import ShownRun, after_clip, drawn, is_clipped
 from vegrad.reports.svg import Chart, Entry, plain_ticks, power_ticks, reach, stacked
 from vegrad.reports.training_charts import loss_chart
 from vegrad.reports.values import NEAR, decades
@@ -141,7 +141,8 @@ def _loss(run: ShownRun, name: str) -> Plot:
     losses = np.concatenate([run.loss, run.validation_loss])
     words = f"The loss over the steps: {from_to(run.loss)}."
     chart, scale = loss_chart(f"{name}-loss", "Loss", words, _sides(run), losses, 130)
-    chart.line(run.step, scale(run.loss), "thin s-gradient")
+    there = drawn(run, "loss")
+    chart.line(run.step[there], scale(run.loss[there]), "thin s-gradient")
     legend: list[Entry] = []
     held_out = np.isfinite(run.validation_loss)
     if held_out.any():
@@ -166,10 +167,11 @@ def _norms(run: ShownRun, name: str) -> Plot:
     words = f"The joint norm of all gradients: {from_to(run.gradient_norm)}."
     chart = Chart(f"{name}-norm", "Gradient norm", words, _sides(run), axis, 130)
     chart.y_axis(power_ticks(*axis, most=4))
-    chart.line(run.step, before, "thin s-gradient")
+    there = drawn(run, "gradient_norm")
+    chart.line(run.step[there], before[there], "thin s-gradient")
     legend: list[Entry] = []
     if is_clipped(run).any():
-        chart.line(run.step, after, "thin s-derivative")
+        chart.line(run.step[there], after[there], "thin s-derivative")
         legend = [
             ("before the clip", [("line", "s-gradient")]),
             ("after it", [("line", "s-derivative")]),
@@ -195,7 +197,8 @@ def _rate(run: ShownRun, name: str) -> Plot:
     words = f"The learning rate: {from_to(rates)}."
     chart = Chart(f"{name}-rate", "Learning rate", words, _sides(run), (0.0, 1.08 * high), 80)
     chart.y_axis([(0.0, "0"), (high, f"{high:.3g}")])
-    chart.line(run.step, rates, "thin s-ink")
+    there = drawn(run, "learning_rate")
+    chart.line(run.step[there], rates[there], "thin s-ink")
     return "Learning rate", _finished(chart, run), []
 
 

@@ -10,7 +10,7 @@ from os import PathLike
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.flow.wording import DECADE
+from vegrad.flow.wording import DECADE, power
 from vegrad.reports.heat import INFINITE, LOST, RAMP, Cells, cells_of
 from vegrad.reports.module_text import ModuleRow
 from vegrad.reports.picture import (
@@ -29,6 +29,7 @@ from vegrad.reports.picture import (
 )
 from vegrad.reports.protocols import ShownDiagnosis
 from vegrad.reports.shown_run import ShownModules, ShownRun, after_clip, is_clipped
+from vegrad.reports.svg import power_ticks
 from vegrad.reports.values import NEAR, with_range
 
 NAMES = 14  # modules named beside a heat map, at most
@@ -96,7 +97,8 @@ def draw(figure: Figure, run: ShownRun) -> None:
         _draw_heat(figure, panels[0], run, cells)
     for axes, (title, lines) in zip(panels[cells is not None :], columns, strict=True):
         for values, css, label in lines:
-            axes.plot(run.step, values, css, label=label, markersize=3, linewidth=0.9)
+            there = np.isfinite(values) | bool(run.nonfinite)  # of these alone there are gaps
+            axes.plot(run.step[there], values[there], css, label=label, markersize=3, linewidth=0.9)
         _finish(axes, title, run, lines)
     panels[-1].set_xlabel("step", color=INK)
 
@@ -170,8 +172,10 @@ def _draw_heat(figure: Figure, axes: Axes, run: ShownRun, cells: Cells) -> None:
     lost, infinite = bool((sizes < start).any()), bool((sizes > high).any())
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[lost, infinite]
     bar = figure.colorbar(image, ax=axes, extend=extend, pad=0.01, aspect=30)
-    label = "log10 of the gradient's norm"
-    bar.set_label(f"{label}; below {floor:.1f} the dtype ends" if near or lost else label, size=8.5)
+    label, (places, names) = "the gradient's norm", _powers(start, high)
+    bar.set_ticks(places, labels=names)
+    ends = f"{label}; the dtype ends at {power(floor)}"
+    bar.set_label(ends if near or lost else label, size=8.5)
     bar.ax.tick_params(labelsize=8.5, colors=INK)
     if near:
         bar.ax.axhline(floor, color=ALARM, linewidth=2)
@@ -234,12 +238,19 @@ def _draw_modules(figure: Figure, rows: Sequence[ModuleRow], dtype: str) -> None
     shown = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 24)).round().astype(int))
     names = [_shortened(rows[n]["module"]) for n in shown.tolist()]
     axes.set_xticks(shown, names, rotation=90, fontsize=8)
-    axes.set_ylabel("log10 of its size", color=INK)
+    axes.set_yticks(*_powers(*axes.get_ylim()))
+    axes.set_ylabel("its size", color=INK)
     axes.set_title("The gradient, module by module", loc="left", fontsize=11, fontweight="bold")
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     bare(axes)
     axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
     axes.tick_params(colors=INK)
+
+
+def _powers(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Return the places and the words of powers of ten on an axis of log10, as on the page."""
+    ticks = power_ticks(low, high)
+    return [place for place, _ in ticks], [words for _, words in ticks]
 
 
 def _is_known(row: ModuleRow) -> bool:

@@ -13,7 +13,7 @@ class ShownDeparture(Protocol):
 
     @property
     def what(self) -> str:
-        """The column's name, "module" or "layer"."""
+        """The column's name, "module", "layer", or "time" of a step of recurrent layers."""
 
     @property
     def name(self) -> str:

@@ -86,14 +86,6 @@ class ShownRun(Recorded, Protocol):
     """A training, step by step and module by module; see `vegrad.runs.run.Run`."""
 
     @property
-    def modules(self) -> Sequence[str]:
-        """Names of the modules with weights, from the input to the output."""
-
-    @property
-    def gradient_log2(self) -> FloatArray:
-        """log2 of the norm of the gradient of each module's weights, (S, M)."""
-
-    @property
     def floor_log2(self) -> float:
         """log2 of the smallest normal number of the gradients' dtype."""
 
@@ -133,3 +125,13 @@ def is_clipped(run: ShownRun) -> npt.NDArray[np.bool_]:
     with np.errstate(invalid="ignore"):
         clipped: npt.NDArray[np.bool_] = run.clipped_norm < 0.999 * run.gradient_norm
     return clipped
+
+
+def drawn(run: ShownRun, column: str) -> npt.NDArray[np.bool_]:
+    """Return the steps that a line through a column goes through, (S,).
+
+    Those at which other programs have not logged it are left out; numbers that were not finite are
+    gaps.
+    """
+    values: FloatArray = getattr(run, column)
+    return np.isfinite(values) | (column in run.nonfinite)

@@ -9,6 +9,7 @@ from statistics import median
 
 from vegrad.reports import tables
 from vegrad.reports.shown_run import ShownRun, ShownSpike, ShownSpikeStep
+from vegrad.reports.text import WIDTH, indented
 from vegrad.reports.values import count_of
 
 MOST = 5  # spikes that are shown: those that went highest
@@ -21,11 +22,26 @@ def section(run: ShownRun) -> str:
     """Show the highest spikes, each with the steps around it; nothing if there are none."""
     if not run.spikes:
         return ""
-    highest = sorted(run.spikes, key=lambda one: -max(one.loss_times, one.norm_times))[:MOST]
-    shown = "".join(_card(run, one) for one in sorted(highest, key=lambda one: one.step))
+    highest = _highest(run)
+    shown = "".join(_card(run, one) for one in highest)
     left = len(run.spikes) - len(highest)
     more = f'<p class="above">The {len(highest)} highest of {len(run.spikes)}.</p>' if left else ""
     return f"<h2>Spikes</h2>{more}{shown}"
+
+
+def told(run: ShownRun, width: int = WIDTH) -> list[str]:
+    """Tell of the highest spikes in lines of a text, below an empty one; nothing of none."""
+    lines = [
+        indented("~ ", f"spike at {'; '.join(words(run, one))}.", width) for one in _highest(run)
+    ]
+    left = len(run.spikes) - len(lines)
+    more = [f"  and {count_of(left, 'lower spike')}"] if left > 0 else []
+    return ["", *lines, *more] if lines else []
+
+
+def _highest(run: ShownRun) -> Sequence[ShownSpike]:
+    highest = sorted(run.spikes, key=lambda one: -max(one.loss_times, one.norm_times))[:MOST]
+    return sorted(highest, key=lambda one: one.step)
 
 
 def words(run: ShownRun, spike: ShownSpike) -> list[str]:

@@ -148,14 +148,16 @@ def window(steps: Sequence[tuple[ShownSpikeStep, float]], spike: int) -> str:
     """Write a row for each step around a spike, which is marked, with its gradients' norm."""
     batches = any(one.batch is not None for one, _ in steps)
     updates = not all(isnan(one.update) for one, _ in steps)
+    norms = not all(isnan(norm) for _, norm in steps)
     body = []
     for one, norm in steps:
         cells = [escape(_short(str(one.batch)))] * batches
-        cells += [f"{value:.4g}" for value in (one.loss, norm)]
+        cells += [f"{value:.4g}" for value in (one.loss, *[norm] * norms)]
         cells += ["" if isnan(one.update) else f"{one.update:.2g}"] * updates
         cells = [f"<td>{cell}</td>" for cell in cells]
         body.append(_row(str(one.step), cells, marked=one.step == spike))
-    head = ["step", *["batch"] * batches, "loss", "gradient norm", *["update / weight"] * updates]
+    head = ["step", *["batch"] * batches, "loss", *["gradient norm"] * norms]
+    head += ["update / weight"] * updates
     return _table("Around the spike", head, body, css=" brief")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -93,22 +94,28 @@ def describe(diagnosis: ShownDiagnosis) -> str:
             f"{len(measurement.names)} gradients, {measurement.total.count} elements, "
             f"joint norm {measurement.total.norm:.4g}"
         )
-    if "cell" in config:
-        return _recurrent(config, diagnosis.loss)
-    if "sizes" not in config:
+    if "cell" not in config and "sizes" not in config:
         return ", ".join(str(v) if n == "model" else f"{v} {n}" for n, v in config.items())
-    sizes, hidden = config["sizes"], config["sizes"][1:-1]
+    return describe_network(config, diagnosis.loss)
+
+
+def describe_network(config: Mapping[str, object], loss: float | None = None) -> str:
+    """Describe a network of vegrad's own in two lines."""
+    if "cell" in config:
+        return _recurrent(config, loss)
+    sizes = cast(Sequence[int], config["sizes"])
+    hidden = sizes[1:-1]
     line = count_of(len(sizes) - 1, "layer")
     if hidden:
         line += f" of width {min(hidden)}"
         line += f" to {max(hidden)}" if len(set(hidden)) > 1 else ""
     line += f" ({_ends(sizes[0], sizes[-1])}), {config['dtype']}"
-    line += "" if diagnosis.loss is None else f", loss {diagnosis.loss:.4g}"
-    options = [config["activation"], config["init"]]
+    line += "" if loss is None else f", loss {loss:.4g}"
+    options = [str(config["activation"]), str(config["init"])]
     options += [f"{name} {config[name]:g}" for name in ("sigma_w", "sigma_b") if config[name]]
     options += [f"norm {config['norm']}"] if config["norm"] is not None else []
     options += ["residual"] if config["residual"] else []
-    return f"{line}\n{', '.join([*options, config['loss']])}"
+    return f"{line}\n{', '.join([*options, str(config['loss'])])}"
 
 
 def _ends(inputs: object, outputs: object) -> str:

@@ -93,7 +93,7 @@ def saturated(activation: str, q: float) -> float:
 
 
 def _caution(share: float) -> str:
-    return "; saturated units learn 20 times slower" if share >= MANY else ""
+    return "; saturated units learn more slowly" if share >= MANY else ""
 
 
 def _usual(activation: str, sigma_w: float, sigma_b: float) -> list[tuple[str, str, str]]:

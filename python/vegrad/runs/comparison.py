@@ -14,11 +14,13 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.files import plain
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
+from vegrad.flow.time_flow import TimeFlow
 from vegrad.reports import comparison as shown
 from vegrad.reports import comparison_picture, notebook
 from vegrad.reports.page import write
 from vegrad.reports.picture import Figure
 from vegrad.reports.shown_run import after_clip, is_clipped
+from vegrad.reports.values import count_of
 from vegrad.runs.departures import MODULES, Departure, common_steps, departures_of, same_until
 from vegrad.runs.read import read_run
 from vegrad.runs.run import Run
@@ -130,7 +132,8 @@ def compare(a: object, b: object, *, names: Sequence[str] | None = None) -> Comp
 
     A number of a run departs at the first step from which on, by the median of five, it differs by
     more than five times its usual change from step to step, and by a tenth (loss), half (norms,
-    updates) or twice (a module's gradient). Steps that only one of them has are left out.
+    updates) or twice (a module's gradient). Steps that only one of them has are left out. A
+    `History` has the gradients of layers at the ends of epochs only, a log at more steps.
 
     Args:
         a: a `Monitor`, its report, a `History`, the path of a log or of what another program has
@@ -179,18 +182,19 @@ def _names(two: Sequence[Run | Diagnosis], names: Sequence[str] | None) -> tuple
         if names[0] == names[1]:
             raise ValueError(f"names must differ, not both be {names[0]!r}")
         return names[0], names[1]
-    for parts in (1, 2):  # of the paths of files, the last
-        first, second = (_name_of(one, parts) for one in two)
+    for place in (1, 2, 3):  # of the parts of the paths of files, from the last one on
+        first, second = (_name_of(one, place) for one in two)
         if first and second and first != second:
             return first, second
     return "a", "b"
 
 
-def _name_of(one: Run | Diagnosis, parts: int) -> str:
+def _name_of(one: Run | Diagnosis, place: int) -> str:
     about = one.about if isinstance(one, Run) else {}
     if about.get("name"):
         return str(about["name"])
-    return "/".join(Path(str(about["path"])).parts[-parts:]) if about.get("path") else ""
+    parts = Path(str(about.get("path") or "")).parts
+    return parts[-place] if len(parts) >= place else ""
 
 
 # Runs --------------------------------------------------------------------------------------------
@@ -313,13 +317,14 @@ def _of_diagnoses(two: tuple[Diagnosis, Diagnosis], names: tuple[str, str]) -> C
         both = []  # a layer of the same number is another one
     found = tuple((name, sizes[0][name], sizes[1][name]) for name in both)
     losses = [np.nan if one.loss is None else one.loss for one in two]
-    what = "layer" if flows[0] is not None else "module"
+    through_time = all(isinstance(one.flow, TimeFlow) for one in two)
+    what = "layer" if flows[0] is not None else "time" if through_time else "module"
     return Comparison(
         names,
         _along(found, what),
         _findings([{f.cause or f.kind: f for f in one.findings} for one in two]),
         _differing([one.config for one in two]),
-        {} if all(map(isnan, losses)) else {"loss": (losses[0], losses[1])},
+        {} if all(map(isnan, losses)) else {"loss": (losses[0], losses[1])} | _reaches(two),
         found,
         only=_only(tuple(sizes[0]), tuple(sizes[1])),
     )
@@ -331,6 +336,8 @@ def _sizes_of(one: Diagnosis) -> dict[str, float]:
         count = len(flow.delta_log2)
         names = getattr(one, "modules", ()) or [str(layer) for layer in range(count)]
         return dict(zip(names, flow.delta_log2.tolist(), strict=True))
+    if isinstance(one.flow, TimeFlow):
+        return _through_time(one.flow)
     shown_modules = one._modules()
     if shown_modules is not None:
         sizes = {row["module"]: row["gradient_norm"] for row in shown_modules.rows}
@@ -339,6 +346,26 @@ def _sizes_of(one: Diagnosis) -> dict[str, float]:
         return {}
     parts = zip(one.measurement.names, one.measurement.buffers, strict=True)
     return {name: part.norm_log2 for name, part in parts}
+
+
+def _through_time(flow: TimeFlow) -> dict[str, float]:
+    """Return log2 of the gradient by layer and step, counted from the last."""
+    layers, steps = flow.delta_log2.shape
+    found = {}
+    for layer in range(layers):
+        where = f"of layer {layer} " if layers > 1 else ""
+        for step, size in enumerate(flow.delta_log2[layer].tolist()):
+            back = steps - 1 - step
+            when = f"{count_of(back, 'step')} before the last" if back else "at the last step"
+            found[f"{where}{when}"] = size
+    return found
+
+
+def _reaches(two: Sequence[Diagnosis]) -> dict[str, tuple[float, float]]:
+    """Return how many steps back the gradient of each recurrent layer reaches."""
+    a, b = (one.flow.reach.tolist() if isinstance(one.flow, TimeFlow) else [] for one in two)
+    pairs = zip(a, b, strict=False)
+    return {f"reach of layer {layer}, steps": pair for layer, pair in enumerate(pairs)}
 
 
 def _log2(size: float) -> float:

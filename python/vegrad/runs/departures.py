@@ -35,7 +35,7 @@ class Departure:
     """A number of two runs, or of two diagnoses, and where it begins to differ."""
 
     what: str
-    """The column's name, "module" or "layer"."""
+    """The column's name, "module", "layer", or "time" of a step of recurrent layers."""
     name: str
     """Of the module or layer; "" of a column."""
     step: int | None

@@ -49,11 +49,11 @@ def has_line(step: int) -> bool:
 
 def has_sizes(step: int, modules: int) -> bool:
     """Return True if the sizes of this many modules are written at a step."""
-    if not modules or not has_line(step):
-        return False
     early = min(1 << max(step.bit_length() - DENSE.bit_length() + 1, 0), SPARSE)
+    if step % early or not modules or not has_line(step):
+        return False
     late = (step * modules) // (2 * NUMBERS)
-    return step % max(early, 1 << late.bit_length() if late else 1) == 0
+    return step % (1 << late.bit_length()) == 0
 
 
 def number(value: float) -> str:

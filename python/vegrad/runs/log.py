@@ -14,8 +14,21 @@ from typing import Self
 
 from vegrad._core import __version__
 from vegrad.arrays.checks import as_count
+from vegrad.diagnosis.alarms import user_level
 from vegrad.diagnosis.noted import Json, Noted, plain_number, to_plain
-from vegrad.runs.form import COLUMNS, FORMAT, KEY, LONGEST, has_line, has_sizes, number, size
+from vegrad.runs.form import (
+    COLUMNS,
+    DENSE,
+    EACH,
+    FORMAT,
+    KEY,
+    LONGEST,
+    SPARSE,
+    has_line,
+    has_sizes,
+    number,
+    size,
+)
 from vegrad.runs.locking import lock
 from vegrad.runs.spikes import Spike
 
@@ -113,19 +126,23 @@ class RunLog:
 
         `log2` is as for `sizes`, which asks `wants_sizes` first.
         """
-        if not has_line(step):
+        if step >= EACH and not has_line(step):
             return
         numbers = (loss, gradient_norm, clipped_norm, learning_rate, update_ratio)
-        known = [one for one in numbers if one is not None]
-        total = sum(known)
-        if total - total == 0:  # all are finite: one template is the fastest
-            there = tuple([one is not None for one in numbers])
-            line = _template(there) % (step, *known)
-        else:
+        # One template, one write: beside a training all code is out of the cache.
+        there = (
+            loss is not None,
+            gradient_norm is not None,
+            clipped_norm is not None,
+            learning_rate is not None,
+            update_ratio is not None,
+        )
+        line = _template(there) % (step, *numbers)
+        if "nan" in line or "inf" in line:
             named = zip(COLUMNS, numbers, strict=True)
             parts = [f',"{name}":{number(one)}' for name, one in named if one is not None]
-            line = f'{{"step":{step}{"".join(parts)}}}'
-        self._write(line if log2 is None else f"{line}\n{self._sizes(step, log2)}")
+            line = f'{{"step":{step}{"".join(parts)}}}\n'
+        self._append((line if log2 is None else f"{line}{self._sizes(step, log2)}\n").encode())
 
     def validation(self, step: int, loss: float) -> None:
         """Write the loss of data that were held out, after a step."""
@@ -133,6 +150,8 @@ class RunLog:
 
     def wants_sizes(self, step: int) -> bool:
         """Return True if `sizes` would write this step's."""
+        if step % SPARSE and step >= DENSE * SPARSE:  # of most steps nothing more is asked
+            return False
         return has_sizes(step, len(self.modules)) and not self.broken
 
     def sizes(self, step: int, log2: Sequence[float]) -> None:
@@ -198,28 +217,29 @@ class RunLog:
 
     def _write(self, line: str) -> None:
         """Append a line; the first that cannot be written is warned of, and is the last."""
+        self._append(f"{line}\n".encode(errors="replace"))
+
+    def _append(self, content: bytes) -> None:
         if self.broken or self._file is None:
             return
-        content = f"{line}\n".encode(errors="replace")
         try:
-            while written := os.write(self._file, content):
+            while (written := os.write(self._file, content)) < len(content):
                 content = content[written:]
-                if not content:
-                    return
         except OSError as error:
             self.broken = True
             warnings.warn(
                 f"{self.path}: {error.strerror}: nothing more is logged, the training goes on",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=user_level(("vegrad", "torch", "contextlib")),
             )
 
 
 @cache
 def _template(there: tuple[bool, ...]) -> str:
     """Return the template of a step's line, of which these numbers are known."""
-    parts = [f',"{name}":%.6g' for name, known in zip(COLUMNS, there, strict=True) if known]
-    return f'{{"step":%d{"".join(parts)}}}'
+    named = zip(COLUMNS, there, strict=True)
+    parts = [f',"{name}":%.6g' if known else "%.0s" for name, known in named]
+    return f'{{"step":%d{"".join(parts)}}}\n'
 
 
 def _named(batch: object) -> Json:

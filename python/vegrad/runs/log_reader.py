@@ -85,6 +85,8 @@ class LogReader:
         gathered, about = self.gathered, content.get("about", {})
         gathered.modules = tuple(map(clean, names))
         gathered.floor_log2 = as_number(content["floor_log2"])
+        if gathered.floor_log2 > 0:
+            raise ValueError(f"floor_log2 must be below 0, not {gathered.floor_log2:g}")
         gathered.about = dict(cleaned(about))
         self._begun = True
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-import re
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -15,17 +17,14 @@ from vegrad.runs.event_files import is_events, of_events
 from vegrad.runs.form import KEY
 from vegrad.runs.log_reader import LogReader
 from vegrad.runs.metrics_csv import is_table, of_metrics
+from vegrad.runs.places import EVENTS, KINDS, found_in
 from vegrad.runs.run import Run
+from vegrad.runs.spikes import spikes_of
 from vegrad.runs.trainer_state import LARGEST, of_trainer_state, parsed
 
 PIECE = 1 << 20
-EVENTS = "events.out.tfevents.*"
 POINTER = b"version https://git-lfs"
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-KINDS = (
-    "a log of vegrad, a Trainer's trainer_state.json, a metrics.csv of Lightning, an event file of "
-    "TensorBoard, or a vegrad.History that was saved"
-)
+INPUT = "standard input"
 
 
 def read_run(path: str | PathLike[str]) -> Run:
@@ -33,12 +32,13 @@ def read_run(path: str | PathLike[str]) -> Run:
 
     The kind is found by the content: a log that `Monitor(log=…)` or `fit(log=…)` has written,
     Hugging Face's `trainer_state.json`, the `metrics.csv` of Lightning's CSVLogger, an event file
-    of TensorBoard, a `History` that was saved; or a folder with one of them. Numbers are found by
-    their usual names (`Run.about["names"]` says which was taken, `["unknown"]` lists the others).
-    Of runs longer than 2¹⁸ steps some are left out, evenly.
+    of TensorBoard, a `History` that was saved; or a folder with one of them, or with one below it
+    (of Lightning's versions the last). Numbers are found by their usual names
+    (`Run.about["names"]` says which was taken, `["unknown"]` lists the others). Of runs longer than
+    2¹⁸ steps some are left out, evenly.
 
     Args:
-        path: the file, or the folder that it is in.
+        path: the file, or the folder that it is in; "-" for the standard input.
 
     Returns:
         The run; "source" of its `about` is the kind, "path" the file.
@@ -51,10 +51,14 @@ def read_run(path: str | PathLike[str]) -> Run:
     """
     if not isinstance(path, str | PathLike):
         raise TypeError(f"path must be the path of a file, not {type(path).__name__}")
+    if os.fspath(path) == "-":
+        with complaining(Path(INPUT)):
+            return _read([io.BytesIO(sys.stdin.buffer.read())]).with_about(path=INPUT)
     files = found_in(Path(path))
     with complaining(files[0]), ExitStack() as opened:
-        run = _read([opened.enter_context(open(one, "rb")) for one in files])
-    return run.with_about(path=os.fspath(path))
+        run = _read([_seekable(opened.enter_context(open(one, "rb"))) for one in files])
+    has_folder = Path(path).is_dir() and files[0].match(EVENTS)  # event files have no telling names
+    return run.with_about(path=os.fspath(files[0].parent if has_folder else files[0]))
 
 
 @contextmanager
@@ -66,29 +70,9 @@ def complaining(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def found_in(path: Path) -> list[Path]:
-    """Return the file, or of a folder the file of a run in it: several are event files.
-
-    Raises:
-        OSError, ValueError: there is none.
-    """
-    if not path.is_dir():
-        with open(path, "rb"):  # so that a missing file is an OSError, as everywhere
-            return [path]
-    for name in ("trainer_state.json", "metrics.csv"):
-        if (path / name).is_file():
-            return [path / name]
-    checkpoints = {
-        int(match[1]): one / "trainer_state.json"
-        for one in path.glob("checkpoint-*")
-        if (match := CHECKPOINT.fullmatch(one.name)) and (one / "trainer_state.json").is_file()
-    }
-    if checkpoints:
-        return [checkpoints[max(checkpoints)]]
-    found = sorted(path.glob(EVENTS)) or sorted(path.glob("*.jsonl"))[:1]
-    if not found:
-        raise ValueError(f"{path}: there is no run in this folder: it must have {KINDS}")
-    return found
+def _seekable(file: BinaryIO) -> BinaryIO:
+    """Return the file, or of a pipe, as `<(…)` of a shell is one, all that comes out of it."""
+    return file if file.seekable() else io.BytesIO(file.read())
 
 
 def kind_of(first: bytes) -> str:
@@ -104,15 +88,23 @@ def kind_of(first: bytes) -> str:
 
 
 def _read(files: list[BinaryIO]) -> Run:
+    """Return the run of files of one kind; the spikes of a log are those that it names."""
     first = files[0].read(1 << 16)
     for one in files:
         one.seek(0)
+    if kind_of(first) == "log":
+        reader = LogReader()
+        while content := files[0].read(PIECE):
+            reader.feed(content)
+        return reader.run().with_about(kind="log")
+    run = _of_other_programs(files, first)
+    if run.about.get("rewarded"):  # whose loss goes up and down
+        return run
+    return replace(run, spikes=spikes_of(run.step, run.loss, run.gradient_norm))
+
+
+def _of_other_programs(files: list[BinaryIO], first: bytes) -> Run:
     match kind_of(first):
-        case "log":
-            reader = LogReader()
-            while content := files[0].read(PIECE):
-                reader.feed(content)
-            return reader.run().with_about(kind="log")
         case "json":
             content = parsed(files[0].read(LARGEST + 1))
             if "log_history" not in content and "epoch_loss" in content:

@@ -12,6 +12,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.history import History
 from vegrad.diagnosis.noted import Noted
 from vegrad.reports.shown_run import ShownSpike
+from vegrad.reports.values import count_of
 from vegrad.runs.moved import Moved, first_moved
 from vegrad.runs.spikes import Spike
 from vegrad.runs.thin import MOST, kept_places
@@ -27,7 +28,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """A training as arrays, an entry for each of S steps that were recorded, the oldest first.
 
@@ -65,6 +66,13 @@ class Run:
     a column nan alone may also be a number that was not recorded."""
     about: Mapping[str, object] = field(default_factory=dict)
     """What is known beside: "name", "model", "source" (the file or program that recorded it), …"""
+
+    def __repr__(self) -> str:
+        name, noted = self.about.get("name"), len(self.noted)
+        loss = self.loss[~np.isnan(self.loss)]
+        way = f": loss {loss[0]:.4g} → {self.last('loss')}" if len(loss) else ""
+        found = f", {count_of(noted, 'finding')}" if noted else ""
+        return f"<Run{f' {name}' if name else ''} of {count_of(self.steps, 'step')}{way}{found}>"
 
     @property
     def steps(self) -> int:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from math import inf, isnan, log
+from dataclasses import dataclass, replace
+from math import inf, isnan, log, nan
 from statistics import median
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
 
 BEFORE, AFTER = 10, 10  # steps kept around a spike
 LOSS, NORM = 3.0, 10.0  # times the median before that make one
@@ -101,6 +105,30 @@ class Spikes:
             )
             for one, loss, norm, window in self._found
         )
+
+
+def spikes_of(step: FloatArray, loss: FloatArray, norm: FloatArray) -> tuple[Spike, ...]:
+    """Return the spikes of a training that was recorded; the last twenty at most.
+
+    Args:
+        step: numbers of the steps, (S,), rising.
+        loss: their losses, (S,); steps without one are left out.
+        norm: joint norms of their gradients, (S,); likewise, unless none is known.
+    """
+    known, found = np.isfinite(loss), Spikes()
+    if np.isfinite(norm).any():
+        known &= np.isfinite(norm)
+    numbers, pairs = step[known].astype(int).tolist(), (loss[known].tolist(), norm[known].tolist())
+    for place, (one, size) in enumerate(zip(*pairs, strict=True)):
+        found.see(SpikeStep(place, None, one, size, nan))  # near are entries, however far apart
+    return tuple(
+        replace(
+            one,
+            step=numbers[one.step],
+            window=tuple(at._replace(step=numbers[at.step]) for at in one.window),
+        )
+        for one in found.all
+    )
 
 
 def _times(value: float, before: list[float], limit: float) -> float:

@@ -32,6 +32,16 @@ KNOWN = {
         "train_loss_epoch",
         "loss_epoch",
         "epoch_loss",
+        "total_loss",
+        "train/total_loss",
+        "train_total_loss",
+        "loss/total",
+        "loss_total",
+        "mean_loss",
+        "avg_loss",
+        "average_loss",
+        "running_loss",
+        "batch_loss",
     ),
     "gradient_norm": (
         "grad_norm",
@@ -71,7 +81,16 @@ RANKS = {name: (field, rank) for field, names in KNOWN.items() for rank, name in
 RATE = re.compile(r"lr-\w+(/pg1)?(-momentum)?$")  # of Lightning's monitor of learning rates
 SIZES = re.compile(r"(vegrad/)?(grad(ient)?_(2(\.0)?_)?norms?)/(?!total$)(?P<name>.+)$")
 """Norms of the gradients of single parameters."""
-REWARDED = re.compile(r"(^|[/_])(reward|rewards|kl|advantages?|return|episode)s?([/_]|$)")
+LOSS = re.compile(r"(^|[/_.])loss(_step|_epoch|/step|/epoch)?$")
+OTHER = re.compile(
+    r"(^|[/_.])(val|valid|validation|eval|evaluation|dev|test|g|d|gen|generator|disc|discriminator|"
+    r"adv|adversarial|policy|value|actor|critic|q|surrogate|entropy|reg|regularization|aux)([/_.]|$)"
+)
+"""Marks of losses that are not what a training lowers as a whole."""
+REWARDED = re.compile(
+    r"(^|[/_])(rewards?|rew|approx_kl|kl_coef|advantages?|returns?|episodes?|policy_loss|"
+    r"value_loss|actor_loss|critic_loss)([/_]|$)"
+)
 """Marks of a training by reward, whose loss says nothing of its success."""
 TAGS, SIZED = 20_000, 5000  # names of any kind, and of parameters with norms
 UNKNOWN = 50  # names that are shown
@@ -132,7 +151,7 @@ class Tags:
         """Return the series of a name that is new; None if it is of no column."""
         if name in self._unknown or len(self._unknown) + len(self._series) >= TAGS:
             return None
-        if _known(name) is not None:
+        if _known(name) is not None or _own_loss(name):
             return self._series.setdefault(name, _Series(self.most))
         if SIZES.match(name) and len(self._sizes) < SIZED:
             return self._sizes.setdefault(name, _Series(POINTS))
@@ -146,11 +165,19 @@ class Tags:
             ValueError: none is; the message lists those that there are.
         """
         chosen: dict[str, tuple[int, str]] = {}
+        own, unknown = dict[str, str](), list(self._unknown)
         for name in self._series:
-            field, rank = _known(name) or ("", 0)
+            if (found := _known(name)) is None:
+                unknown.append(name)
+                own.setdefault(_own_loss(name), name)
+                continue
+            field, rank = found
             chosen[field] = min(chosen.get(field, (rank, name)), (rank, name))
+        if "loss" not in chosen and len(own) == 1:
+            chosen["loss"] = (0, next(iter(own.values())))
+            unknown.remove(chosen["loss"][1])
         if not chosen.keys() & {"loss", "gradient_norm", "validation_loss"}:
-            there = ", ".join(map(clean, list(self._unknown)[:UNKNOWN])) or "nothing"
+            there = ", ".join(map(clean, unknown[:UNKNOWN])) or "nothing"
             raise ValueError(
                 f"it has no loss and no norm of gradients by a known name, but {there}"
             )
@@ -172,8 +199,8 @@ class Tags:
             about={
                 "source": source,
                 "names": {field: clean(name) for field, (_, name) in chosen.items()},
-                "unknown": [clean(name) for name in list(self._unknown)[:UNKNOWN]],
-                "rewarded": any(REWARDED.search(name.lower()) for name in self._unknown),
+                "unknown": [clean(name) for name in unknown[:UNKNOWN]],
+                "rewarded": any(REWARDED.search(name.lower()) for name in unknown),
                 **(about or {}),
             },
         )
@@ -198,6 +225,13 @@ def _known(name: str) -> tuple[str, int] | None:
     if found is None and RATE.match(name) and not name.endswith("momentum"):
         return "learning_rate", len(KNOWN["learning_rate"])
     return found
+
+
+def _own_loss(name: str) -> str:
+    """Return the name of a loss without its ending, if it can be that of the training, else ""."""
+    lower = name.lower()
+    found = LOSS.search(lower)
+    return "" if found is None or OTHER.search(lower) else lower[: found.start()] or "loss"
 
 
 def _placed(series: _Series | None, step: np.ndarray) -> np.ndarray:

@@ -11,13 +11,13 @@ leaves out the targets (see `expected`) and what is of higher order in 1/n.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from math import exp, inf, log, sqrt
 from typing import NamedTuple
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
 from vegrad.theory.propagation import Data, Layer, average, log_or_less, mean, within_one
 

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from math import exp, inf, isfinite, log, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
 from vegrad.theory.initializers import INITIALIZERS, NORM_EPS, resolve_sigmas
 from vegrad.theory.units import Alignment, Sizes, Unit

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
 from vegrad.theory import cells
 from vegrad.theory.cells import GATES, Run, Weights

@@ -37,12 +37,12 @@ def are_independent(model: Module, take: Take, count: int) -> tuple[bool, float]
     half = (some + 1) // 2
     chosen = np.unique(np.linspace(0, count - 1, some).astype(np.intp))
     others = np.where(np.arange(some) < half, chosen, chosen[0])
-    still = _still(models.copied(model))
+    copy = still(models.copied(model))
 
     def outputs(rows: Array) -> list[Tensor]:
-        with models.untouched(still):
+        with models.untouched(copy):
             torch.manual_seed(0)
-            found = list(models.tensors_in(models.called(still, take(rows)[0])))
+            found = list(models.tensors_in(models.called(copy, take(rows)[0])))
         return [one.detach()[:half] for one in found if one.ndim and len(one) == len(rows)]
 
     try:
@@ -61,7 +61,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0.0, atol=NEAR * size, equal_nan=True)
 
 
-def _still(model: Module) -> Module:
+def still(model: Module) -> Module:
     """Put a copy into eval mode, with statistics of its own where a normalization has none."""
     for module in model.eval().modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

@@ -26,8 +26,8 @@ from vegrad.torch.diagnosis import check, diagnose, judged
 from vegrad.torch.fused.sequential import FusedMLP
 from vegrad.torch.loss_kinds import is_fitted, is_looked_at, is_of_differences, is_sum
 from vegrad.torch.reading import cells, passes
+from vegrad.torch.reading.data import not_finite
 from vegrad.torch.reading.losses import Loss, taking_both
-from vegrad.torch.reading.reading import not_finite
 from vegrad.torch.rows import are_independent
 from vegrad.torch.subject import MakeOptimizer, ModelSubject
 from vegrad.torch.trainer import EARLY, ModelData, ModelTrainer

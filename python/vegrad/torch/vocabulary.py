@@ -18,6 +18,9 @@ class TorchVocabulary(Vocabulary):
 
     normalization = "torch.nn.LayerNorm after each Linear"
     skips = "skip connections, x + f(x)"
+    exchanges = "use transpose or permute, not view or reshape, where axes are to change places"
+    batch_first = "give it batch_first=True, or transpose(0, 1) before and after it"
+    trains = "call model.train() before the first step, and again after each evaluation"
     cuts = "a detach(), .data, item() or no_grad()"
     off = "no_grad()"
     freezing = "set requires_grad=False"

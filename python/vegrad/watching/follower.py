@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import BinaryIO
 
 from vegrad.recordings.run import RunDiagnosis, diagnose_run
 from vegrad.runs.log_reader import LogReader
-from vegrad.runs.read import complaining, found_in, kind_of, read_run
+from vegrad.runs.places import found_in
+from vegrad.runs.read import complaining, kind_of, read_run
 from vegrad.runs.run import Run
 
 SHOWN = 2048  # steps that are kept of a log, at least
@@ -46,8 +48,9 @@ class Follower:
         before = self.problem
         try:
             changed = self._read(seconds)
-        except FileNotFoundError:
-            changed = self._waits(f"{self.path} is not there yet")
+        except FileNotFoundError as error:
+            hint = str(error.strerror).removeprefix(os.strerror(errno.ENOENT))
+            changed = self._waits(f"{self.path} is not there yet{hint}")
         except OSError as error:
             changed = self._waits(f"{self.path}: {error.strerror}")
         except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
+from math import inf, isnan
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -20,17 +20,17 @@ from vegrad.runs.run import Run
 BLOCKS = " ▁▂▃▄▅▆▇█"
 HIGH = 4  # lines of the chart of the loss
 LABEL = 17  # columns left of charts
-NARROW, WIDE = 30, 160  # columns of charts
+NARROW, WIDE = 8, 160  # columns of charts
 SHADED = " ·:-=+*#%@"  # sizes where there are no colours
 FINDINGS = 4  # that are shown
-ROWS = 12  # of the heat strip, in lines
+ROWS, LOW = 12, 32  # of the heat strip, in lines; of a terminal in which there is room for less
 
 
 def frame(
     run: Run,
     diagnosis: RunDiagnosis | None,
     width: int,
-    height: int = 40,
+    height: float = inf,
     *,
     colours: bool = True,
 ) -> RenderableType:
@@ -40,19 +40,18 @@ def frame(
         run: the run.
         diagnosis: its diagnosis, if it could be judged.
         width: columns of the terminal.
-        height: its lines.
+        height: its lines; inf where it scrolls.
         colours: False for letters in place of colours.
     """
     columns = max(min(width - LABEL - 1, WIDE), NARROW)
-    found = [_head(run, width), Text(_numbers(run), no_wrap=True, overflow="ellipsis")]
-    for name, values, lines in (
-        ("loss", run.loss, HIGH),
-        ("gradient norm", run.gradient_norm, 2),
-    ):
+    found = [_head(run, width), *map(Text, _numbers(run, width))]
+    charts = [("loss", run.loss, HIGH), ("gradient norm", run.gradient_norm, 2)]
+    for name, values, lines in charts[: 1 if height < LOW else 2]:  # findings are to be seen
         if np.isfinite(values).any():
             found += [Text(""), *_chart(name, run.step, values, columns, lines)]
     told = _findings(run, diagnosis, width)
-    room = max(min(ROWS, height - len(found) - len(told) - 5), 3)
+    taken = len(found) + sum(-(-len(one) // width) or 1 for one in told)
+    room = int(max(min(ROWS, height - taken - 5), 3))
     heat = _heat(run, columns, room, colours)
     if heat:
         found += [Text(""), *heat]
@@ -70,8 +69,8 @@ def _head(run: Run, width: int) -> Text:
     return Text(f"{', '.join(names)}: {step}", style="bold", no_wrap=True, overflow="ellipsis")
 
 
-def _numbers(run: Run) -> str:
-    """Return the last numbers of a run, in a line."""
+def _numbers(run: Run, width: int) -> list[str]:
+    """Return the last numbers of a run, in a line, or in more where that is too narrow."""
     clip = run.clipped_norm / np.where(run.gradient_norm > 0, run.gradient_norm, np.nan)
     clipped = clip[np.isfinite(clip)][-100:]
     lowest = float(np.nanmin(run.loss)) if np.isfinite(run.loss).any() else np.nan
@@ -84,7 +83,12 @@ def _numbers(run: Run) -> str:
         ("held out", run.last("validation_loss")),
         ("clipped", f"{(clipped < 0.999).mean():.0%}" if len(clipped) else ""),
     ]
-    return "  ".join(f"{name} {value}" for name, value in parts if value)
+    lines = [""]
+    for said in (f"{name} {value}" for name, value in parts if value):
+        if lines[-1] and len(lines[-1]) + 2 + len(said) > width:
+            lines.append("")
+        lines[-1] += f"  {said}" if lines[-1] else said
+    return lines
 
 
 def _binned(step: FloatArray, values: FloatArray, columns: int) -> FloatArray:
@@ -127,8 +131,9 @@ def _heat(run: Run, columns: int, lines: int, colours: bool) -> list[Text]:
     numbers = shades(cells.log10, scale, floor)
     places = np.arange(columns) * numbers.shape[1] // columns
     names = [shortened(run.modules[first], LABEL - 1) for first, _ in cells.rows]
-    title = f"gradient by depth, from {power(scale[0], 1)} (dark) to {power(scale[1], 1)}"
-    drawn = [Text(title, style="dim", no_wrap=True)]
+    low, high = (" (dark)", "") if colours else (f" ({SHADED[1]})", f" ({SHADED[-1]})")
+    title = f"gradient by depth, from {power(scale[0], 1)}{low} to {power(scale[1], 1)}{high}"
+    drawn = [Text(title, style="dim")]
     if not colours:
         letters = _letters(cells.log10, scale)[
             :, (np.arange(columns) * cells.log10.shape[1]) // columns

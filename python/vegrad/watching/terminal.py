@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -22,7 +23,7 @@ def once(follower: Follower, console: Console) -> bool:
     follower.poll(seconds=float("inf"))
     if follower.problem:
         raise ValueError(follower.problem)
-    console.print(shown(follower, console))
+    console.print(shown(follower, console, scrolls=True))
     return follower.diagnosis is None or follower.diagnosis.healthy
 
 
@@ -38,10 +39,11 @@ def live(follower: Follower, console: Console) -> None:
                 time.sleep(EVERY)
 
 
-def shown(follower: Follower, console: Console) -> RenderableType:
-    """Return what is shown now."""
+def shown(follower: Follower, console: Console, *, scrolls: bool = False) -> RenderableType:
+    """Return what is shown now, in as many lines as there are, unless it may scroll."""
     run = follower.run
     if run is None or not run.steps:
         return waiting(follower.problem)
     colours = console.color_system is not None and not console.no_color
-    return frame(run, follower.diagnosis, console.width, console.height, colours=colours)
+    height = inf if scrolls else console.height
+    return frame(run, follower.diagnosis, console.width, height, colours=colours)

@@ -62,4 +62,25 @@ GRAPH = (
         curable=False,
         sources=("PyTorch issue 19250: https://github.com/pytorch/pytorch/issues/19250",),
     ),
+    Cause(
+        name="mixed-rows",
+        says="The model mixes the rows of a batch, so that what it makes of one depends on the "
+        "others.",
+        shows="The loss stays at that of guessing, or falls on the training data alone; a row's "
+        "output changes with the rows that are predicted beside it.",
+        evidence="A softmax along the first axis, a view that takes the rows from it without "
+        "changing the places of axes, or a recurrent module or attention that goes along it; and, "
+        "in evaluation mode, outputs of rows that change as others stand beside them.",
+        sites="The module in which the operation runs.",
+        advises="A view keeps the numbers in their order: {words.exchanges}. A softmax goes along "
+        "the axis whose weights are to sum to 1. For a recurrent module or attention whose first "
+        "axis is time: {words.batch_first}.",
+        lies_in="architecture",
+        curable=False,
+        sources=(
+            "PyTorch, Tensor.view: "
+            "https://pytorch.org/docs/stable/generated/torch.Tensor.view.html",
+            "Karpathy 2019: https://karpathy.github.io/2019/04/25/recipe/",
+        ),
+    ),
 )

@@ -151,12 +151,14 @@ WEIGHTS = (
         shows="The loss is good in training mode and absurd in evaluation mode, or gradients of a "
         "fine-tuned model that stays in evaluation mode are decades off.",
         evidence="In evaluation mode: the running statistics beside those of the batch, and "
-        "gradients that change by decades when they are replaced by them.",
+        "gradients that change by decades when they are replaced by them. Statistics that "
+        "have seen no batch are named where all sizes are off: a training in evaluation mode.",
         sites="The running variance (or mean) of the normalization.",
-        advises="Run batches of the training data through the model in training mode until the "
-        "statistics have settled, or reset them; check that the inputs are scaled as they were in "
-        "the training. With very small batches use a normalization that needs no such statistics "
-        "(layer or group).",
+        advises="Train in training mode: model.train() before the first step, and after each "
+        "evaluation. Else run batches of the training data through the model in training mode "
+        "until the statistics have settled, or reset them; check that the inputs are scaled as "
+        "they were in the training. With very small batches use a normalization that needs no such "
+        "statistics (layer or group).",
         lies_in="weights",
         curable=True,
         sources=(

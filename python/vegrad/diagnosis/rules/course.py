@@ -127,14 +127,17 @@ def promise_of(sample: Step) -> float:
 def promised(reading: Reading, course: Course) -> float:
     """Return what the last sampled steps promise to take off, over the loss: their median.
 
-    Next to nothing is left of a loss that was learned: steps there promise nothing.
+    Next to nothing is left of a loss that was learned, or that is small beside the targets: steps
+    there promise nothing.
     """
     samples = samples_of(reading)
     losses: FloatArray = course.loss
+    targets = course.of_zero if len(course.of_zero) else np.zeros(course.steps)
+    sizes = dict(zip(course.step.astype(int).tolist(), targets.tolist(), strict=True))
     at = {int(step): float(loss) for step, loss in zip(course.step, losses, strict=True)}
     first = float(np.median(losses[:5]))
     found = [
-        promise_of(one) / loss if loss > LEFT * first else 0.0
+        promise_of(one) / loss if loss > LEFT * max(first, sizes.get(one.step, 0.0)) else 0.0
         for one in samples
         if one.step >= BEGINS
         and isfinite(loss := at.get(one.step, nan))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from math import inf, isfinite, nan
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.noted import Noted
 from vegrad.diagnosis.rules.long_steps import BLOCK, start_of

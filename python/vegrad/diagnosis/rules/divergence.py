@@ -32,13 +32,17 @@ from vegrad.flow.site import Site
 
 LARGE, SMALL = 30.0, 1e-3  # root mean square of an input far from order 1
 PASSED = 10.0  # and of what the first module makes of a large one
+TAMED = 0.3  # times that, at most, is left of it after a normalization
 FAR = 100.0  # times the outputs' size: targets far from order 1
 GROWN = 1.0  # decades by which loss or gradients grow before a step is blamed for a NaN
 WHOLE = 1.0  # change of the weights over their size, in one step, that leaves nothing of them
+LATER = 10.0  # times what the first steps moved: it is the last that threw it
 THROWN = 100.0  # the same, that a tenth of the learning rate does not mend
 BEGAN = 5  # steps after which a large first step is still the first
 ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five)
 KNOWN = ("learning-rate-high", "weight-decay")
+SAID = ("learning-rate-high", "input-scale", "target-scale", "no-zero-grad")
+"""Causes for which steps promise much."""
 BACK, LOW = 2.2, 0.3  # times its lowest, but not below this share of its first: healthy 1.9
 TURNED = 1.5  # decades
 NEARLY = 1.1  # times its lowest: a loss that still falls
@@ -54,15 +58,21 @@ NEAR = 64.0  # the dtype's range over what is near its end
 def _inputs(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Compare the first batch with order 1, and with what the first module makes of it."""
     course = course_of(reading)
-    if course is None or not course.complete or not course.input_column > 0:
+    if course is None or not course.complete:
         return
     weighted = [place for place, one in enumerate(reading.modules) if one.chained]
     if not weighted or is_norm(reading.modules[weighted[0]].kind):
         return
     first, size = weighted[0], course.input_column
+    module = reading.modules[first].name
+    within = not size >= LARGE and course.entry[0] == module and course.entry[1] >= LARGE
+    size = course.entry[1] if within else size
+    if not size > 0:
+        return
     after = reading.modules[first + 1].kind if first + 1 < len(reading.modules) else ""
     made = float(course.rms[0, first])
-    large = size >= LARGE and made >= PASSED and not is_norm(after)
+    tamed = is_norm(after) and not course.rms[0, first + 1] >= TAMED * made
+    large = size >= LARGE and made >= PASSED and not tamed
     small = size <= SMALL and varies(course, 0) < ALIKE
     if not (large or small):
         return
@@ -71,13 +81,18 @@ def _inputs(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
         severity="critical" if size >= rule.critical or small else "warning",
         rule=rule.name,
         cause="input-scale",
-        sites=(Site("data", "x"), Site("module", reading.modules[first].name, first)),
-        says="the inputs are of size {size:.3g} (root mean square of the largest column), and "
-        "module {module} makes outputs of size {made:.3g} of them",
-        advises="{edit}, with numbers taken from the training data.",
-        edit=ScaleData(),
+        sites=(Site("data", "x"), Site("module", module, first)),
+        says=("what module {module} is given is" if within else "the inputs are")
+        + " of size {size:.3g} (root mean square of the largest column), and "
+        + ("it" if within else "module {module}")
+        + " makes outputs of size {made:.3g} of them",
+        advises="scale it to mean 0 and standard deviation 1: a count, as of steps, by the largest "
+        "that there is."
+        if within
+        else "{edit}, with numbers taken from the training data.",
+        edit=None if within else ScaleData(),
         evidence={"size": size, "made": made},
-        facts={"module": reading.modules[first].name},
+        facts={"module": module},
     )
 
 
@@ -193,15 +208,19 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     course = course_of(reading)
     if course is None or any(one.cause in KNOWN for one in earlier):
         return
+    course = _without_new_targets(course)
     losses = smooth(course.loss)
     first = float(np.median(course.loss[:3])) if course.complete else nan
     if not len(losses) or not 0 < first < inf or not isfinite(losses[-1]):
         return
-    peak, late = float(losses.max()), float(losses[-1])
+    late = float(losses[-1])
     moved = moved_most(reading, int(course.step[0]) + BEGAN)
-    calm = smooth(course.loss, 8)
-    back = len(calm) > 8 and calm[-1] >= BACK * max(float(calm.min()), LOW * first)
-    rose = peak >= rule.warning * first or back
+    # What is small beside the targets fits them, however much smaller it was before.
+    least = LOW * np.nan_to_num(course.of_zero) if len(course.of_zero) else 0.0
+    seen = np.maximum(course.loss, least)
+    calm, begun = smooth(seen, 8), float(np.median(seen[:3]))
+    back = len(calm) > 8 and calm[-1] >= BACK * max(float(calm.min()), LOW * begun)
+    rose = float(smooth(seen).max()) >= rule.warning * begun or back
     long = moved >= STRONG / 3 or promised(reading, course) >= 0.5 or sizes_grew(course)
     falls = late <= NEARLY * float(losses.min()) < 0.9 * first
     stays = (late >= 0.7 * first and not falls) or (late >= LOW * first and _turned(course))
@@ -209,7 +228,10 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     if not (rose and long) and not flung:
         return
     lowest, known = float(losses.min()), ends(course)
-    seen = course.loss[np.isfinite(course.loss)]  # each of them, where verdicts rest on medians
+    most = moved_most(reading, int(course.step[-1]) + 1)
+    later = most >= LATER * moved  # as after a rate that was raised
+    which, told = ("last", most) if later else ("first", moved)
+    each = course.loss[np.isfinite(course.loss)]  # where verdicts rest on medians
     yield _too_long(
         reading,
         rule,
@@ -217,9 +239,24 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
         "the loss began at {first:.3g}, "
         + ("fell to {lowest:.3g}, " if lowest < known["first"] else "")
         + "was as high as {peak:.3g} and is at {last:.3g}: steps are too long"
-        + (" (one of the first changed weights by {moved:.2g} of their size)" if moved else ""),
-        {"peak": seen.max(), "lowest": seen.min(), "moved": moved} | known,
+        + (f" (one of the {which} changed weights by {{moved:.2g}} of their size)" if told else ""),
+        {"peak": each.max(), "lowest": each.min(), "moved": told} | known,
     )
+
+
+def _without_new_targets(course: Course) -> Course:
+    """Leave out the steps whose loss has risen because their targets were larger than at first.
+
+    It is no more than an output of 0 would have cost then: the task has changed, as where a reward
+    is found, and no step is to blame. Outputs that grow with the targets are not excused.
+    """
+    if not course.complete or len(course.of_zero) != course.steps or sizes_grew(course):
+        return course
+    began = course.of_zero[:BEGAN]
+    usual = float(np.median(began)) if len(began) == BEGAN else nan
+    with np.errstate(invalid="ignore"):
+        larger = (course.of_zero >= ROSE * usual) & (course.loss <= ROSE * course.of_zero)
+    return course.only(~larger) if usual > 0 and larger.any() else course
 
 
 def _turned(course: Course) -> bool:
@@ -238,7 +275,7 @@ def _turned(course: Course) -> bool:
 def _promises(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Compare what steps promise to take off the loss with all that is left of it."""
     course = course_of(reading)
-    if course is None or any(one.cause == "learning-rate-high" for one in earlier):
+    if course is None or any(one.cause in SAID for one in earlier):
         return
     promise = promised(reading, course)
     if not promise >= rule.warning:

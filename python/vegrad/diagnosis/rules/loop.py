@@ -41,28 +41,31 @@ def _mostly(steps: Sequence[LoopStep], shown: Sequence[bool]) -> bool:
 
 
 def _kept(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    for steps in _loops(reading):
-        # Nothing can be left at the first step.
-        kept = [one.kept for one in steps if one.step > steps[0].step or steps[0].kept]
-        if not _mostly(steps, kept):
-            continue
+    loops = _loops(reading)
+    # Nothing can be left at the first step.
+    each = [[one.kept for one in n if one.step > n[0].step or n[0].kept] for n in loops]
+    wrong = [n for n, kept in enumerate(each) if _mostly(loops[n], kept)]
+    for steps, kept in ((loops[n], each[n]) for n in wrong[:1]):
+        holds = steps[-1].holds
+        one_of = len(wrong) < len(loops) and bool(holds)  # another's may be emptied instead
+        of = " of {first}" + " to {last} ({held} in all)" * (len(holds) > 1)
         yield Finding(
             kind=rule.kind,
             severity="critical",
             rule=rule.name,
             cause="no-zero-grad",
-            sites=(OPTIMIZER,),
-            says="the gradients are never emptied: in {share:.0%} of the last {count:.0f} steps "
-            "those that had been stepped already were still there when the backward pass began, "
-            "and it was added to them; every step takes the sum of all gradients so far",
-            advises="{words.empties}.",
+            sites=(OPTIMIZER, *(Site("parameter", name) for name in holds if one_of)),
+            says="the gradients" + of * one_of + " are never emptied: in {share:.0%} of the last "
+            "{count:.0f} steps those that had been stepped already were still there when the "
+            "backward pass began, and it was added to them; every step takes the sum of all so far",
+            advises="{words.empties}" + ", of the optimizer that holds {first}" * one_of + ".",
+            facts={"held": len(holds), "first": holds[0], "last": holds[-1]} if one_of else {},
             evidence={
                 "share": sum(kept) / len(kept),
                 "count": float(len(kept)),
                 "norm": steps[-1].norm,
             },
         )
-        return
 
 
 def _emptied(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:

@@ -96,18 +96,19 @@ def _double(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
         if not takes:
             continue
         floor = _floor(one, 0.0, 1.0)
-        constant = guess(one)
+        constant, logits = guess(one), takes == "logits"
         yield Finding(
-            kind=rule.kind,
+            kind=rule.kind if logits else "vanishing",
             severity=rule.severity(floor / constant if constant > 0 else 1.0),
             rule=rule.name,
             cause="double-softmax",
             sites=_sites(reading, one, LOSS),
             says=f"{{loss}} takes {takes}, and is given the output of "
             + (f"a {kind}" if kind in RANGES else "a softmax")
-            + (", below {floor:.3g} it cannot come" if floor > 0 else ""),
+            + (", below {floor:.3g} it cannot come" if floor > 0 else "")
+            + ("" if logits else ": where the right class has little, next to no gradient comes"),
             advises=f"leave the {kind or 'softmax'} out of the model: {{loss}} applies its own."
-            if takes == "logits"
+            if logits
             else f"give {{loss}} the logarithm: a log-softmax instead of {kind or 'softmax'}.",
             facts={"loss": one.function},
             evidence={"floor": floor, "constant": constant},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from math import isfinite, log10
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.diagnosis.rules.suspect import OFF, Suspect, beyond, pattern, size_of
 from vegrad.flow.edits import Edit, Initialize, Redraw, Scale
 from vegrad.flow.reading import Parameter, Reading

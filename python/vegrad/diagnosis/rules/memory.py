@@ -142,8 +142,9 @@ def _found(
     names = [name for edit in edits for name in getattr(edit, "parameters", ())]
     says = "what the task needs lies {needed:d} steps back, but"
     if told:
-        says = "{percent:.0f} % of the target can be told from what lies more than {needed:d} of "
-        says += "{steps:d} steps back, and nothing from later steps; but"
+        says = "at least {percent:.0f} % of the target can be told, by a linear fit, from what "
+        says += "lies more than {needed:d} of {steps:d} steps back, and nothing from later steps; "
+        says += "but"
     return Finding(
         kind="vanishing",
         severity=rule.severity(lost),
@@ -223,7 +224,10 @@ def _beyond(reading: Reading) -> tuple[int, float]:
     if reach >= length or lags.beside(reach) > BESIDE:
         return 0, 0.0
     near, told = lags.told(reach)
-    return (reach, told) if told >= TOLD and near < HINT else (0, 0.0)
+    if not (told >= TOLD and near < HINT):
+        return 0, 0.0
+    steps = lags.before(HINT, TOLD) or reach  # which no network has a say in
+    return steps, lags.told(steps)[1]
 
 
 FORGETS = Rule(

@@ -1,4 +1,4 @@
-"""Where the weights of a layer are not to blame: a parameter of what stands beside it is.
+"""Where the weights of a layer are not to blame: a normalization or what stands beside it is.
 
 A gain that departs from the others is laid to the weights of a layer or to what its activation's
 factor contains. If a normalization's weights (or any other parameter that is no layer's) are as
@@ -7,18 +7,22 @@ far from their kin as the gain is from the others, they are named themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import log10
+from math import isfinite, log10
 
 from vegrad.diagnosis.rules.residual import apart
+from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.edits import Scale
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
-from vegrad.flow.wording import exp10
+from vegrad.flow.wording import DECADE, exp10
 
 EXPLAINS = 0.5  # of the decades by which a gain is off, at least, what is to blame is off
+
+SIZES = {"input-scale", "activation-derivative", "weight-scale-all"}
+"""Causes that a normalization by the batch would undo."""
 
 # Where to look: parameters, and the sign with which their size changes a gain.
 Where = Callable[[int, Chain, Reading], tuple[list[str], float]]
@@ -151,3 +155,48 @@ def undone(findings: Sequence[Finding], chain: Chain) -> list[Finding]:
         for f in findings
         if not f.is_departure or f.blame == "weights" or own.get(f.layers, f.kind) == f.kind
     ]
+
+
+# Running statistics that have seen no batch ------------------------------------------------------
+
+
+def _unseen(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find sizes that batch normalizations leave as they are, since they have seen no batch.
+
+    In evaluation mode the running statistics stand in for the batch's own. As long as they are as
+    they begin, with a variance of 1, nothing is normalized.
+    """
+    blamed = [one for one in earlier if one.cause in SIZES]
+    own = [one for one in reading.parameters.values() if one.role == "variance"]
+    known = [one for one in own if isfinite(one.batch_log2)]
+    if not blamed or not known or any(one.rms_log2 != 0.0 for one in own):
+        return
+    worst = max(known, key=lambda one: abs(one.batch_log2))
+    if not abs(worst.batch_log2) / DECADE >= rule.warning:
+        return
+    yield Finding(
+        kind=blamed[0].kind,
+        severity=blamed[0].severity,
+        rule=rule.name,
+        cause="running-statistics",
+        sites=(Site("parameter", worst.name),),
+        says="the model is in evaluation mode, and the running statistics of its "
+        "{count:d} batch normalization{s} have seen no batch: {site} is 1, as it begins, and the "
+        "batch's own variance is {variance:.3g}, so that they normalize nothing",
+        advises="{words.trains}; evaluation mode is for predictions alone.",
+        facts={"s": "s" * (len(own) > 1), "count": len(own)},
+        evidence={"variance": exp10(worst.batch_log2 / DECADE), "statistics": float(len(own))},
+    )
+
+
+UNSEEN = Rule(
+    name="unseen-batches",
+    kind="vanishing",
+    warning=1.0,
+    critical=1.0,
+    measured="decades between the batch's variance and a running variance that is still 1, where "
+    "inputs, all weights or all derivatives seem to be of the wrong size",
+    reason="A normalization in evaluation mode that has seen no batch multiplies by 1.",
+    source="Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 2",
+    find=_unseen,
+)

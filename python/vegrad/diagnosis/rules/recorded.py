@@ -8,13 +8,11 @@ and of a training by reward, whose loss says nothing of its success, it is not j
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf, log10, nan, sqrt
+from math import inf, log10
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
 from vegrad.diagnosis.rules.course import grown
-from vegrad.diagnosis.rules.loop import CUT
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.diagnosis.rules.seen import FEW, SOME, Seen
 from vegrad.flow.course import Course
@@ -22,30 +20,27 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 
-MANY = 40  # losses to judge a standstill by
 ROSE, BACK = 1.5, 2.2  # times its first level, its lowest: healthy ones come to 1.2 and 1.9
 HIGH = 0.5  # of its first level: where a loss that rose from its lowest must be
 FLUNG = 10.0  # times its first value: a level that no good training comes to
 OUT = 1.2  # times the highest of nine in ten about its lowest: what is no scatter
+WINDOWS = 50  # of losses, for each twentieth of the run
 GREW = 3.0  # times the gradients' norm: what long steps do to it
-FLAT = 0.01  # of the loss: a change that is none
-FALLS = -2.0  # a slope over its error: what is a fall, however slow
 BLOWN = 2.0  # decades by which gradients grow, and by which they are as good as gone
 GONE = 4.0
+FAR, AGAIN = 100.0, 3  # times the usual loss: what is no scatter, if so many are
 LEFT = 0.1  # of the first loss: below it little is left to learn
-REST = 0.1  # share of the steps at a learning rate of 0
 
-LOOK = "see what comes to the layers: vegrad.torch.Monitor, or vegrad.torch.diagnose"
-RATE = "; if that is well, try a larger learning rate than {rate:.3g}."
 OPTIMIZER, LOSS, MODEL = Site("optimizer"), Site("loss"), Site("model")
 
 
-def _seen(reading: Reading) -> Seen | None:
+def seen_of(reading: Reading) -> Seen | None:
+    """Return the figures of the run that a reading is of, if it is of one."""
     watched = reading.watched
     return None if watched is None or watched.recorded is None else Seen(watched.recorded)
 
 
-def _finding(
+def finding_of(
     rule: Rule,
     severity: str,
     says: str,
@@ -55,6 +50,7 @@ def _finding(
     site: Site = OPTIMIZER,
     kind: str = "",
 ) -> Finding:
+    """Return a finding of a rule; evidence that is not known is left out."""
     return Finding(
         kind=kind or rule.kind,
         severity=severity,
@@ -69,7 +65,7 @@ def _finding(
 
 def _noted(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Repeat what was found while the training ran, the first of each cause."""
-    seen = _seen(reading)
+    seen = seen_of(reading)
     told = set[tuple[str, str]]()
     for one in () if seen is None else seen.run.noted:
         if (one.finding.kind, one.finding.cause) not in told:
@@ -82,7 +78,7 @@ def _noted(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
 
 def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find a loss that is no number, and norms of gradients that are none from some step on."""
-    seen = _seen(reading)
+    seen = seen_of(reading)
     if seen is None or any(one.kind == "nonfinite" for one in earlier):
         return
     run = seen.run
@@ -98,7 +94,7 @@ def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
     if count < rule.warning:
         return
     begin = max(run.nonfinite["gradient_norm"], last)
-    yield _finding(
+    yield finding_of(
         rule,
         "critical",
         "the gradients' norm is not finite from step {step:.0f} on, in the last {count:d} steps "
@@ -117,7 +113,7 @@ def _lost(seen: Seen, rule: Rule, step: float) -> Finding:
     if again:
         says = "the loss was not finite at step {step:.0f}, and was again later"
         advises = "look at that batch, and for an operation that overflows on it."
-        return _finding(rule, "warning", says, advises, {"step": step}, site=LOSS)
+        return finding_of(rule, "warning", says, advises, {"step": step}, site=LOSS)
     end = int(np.searchsorted(run.step, step))
     empty = np.empty((end, 0))
     course = Course(
@@ -134,10 +130,14 @@ def _lost(seen: Seen, rule: Rule, step: float) -> Finding:
         evidence |= {"first": float(seen.losses[0]), "last": float(seen.losses[-1])}
     if decades < 1:
         says = "the loss is not finite from step {step:.0f} on"
-        says += ", where it was {last:.3g} before" if len(seen.losses) else ""
+        says += (
+            ", where it was {last:.3g} before" if len(seen.losses) else ", the first that has one"
+        )
         advises = "look for the first operation that makes a NaN: vegrad.torch.Monitor names it."
-        return _finding(rule, "critical", says, advises, evidence, site=LOSS)
-    return _finding(
+        if not len(seen.losses):
+            advises = f"look for a NaN among the data; else {advises}"
+        return finding_of(rule, "critical", says, advises, evidence, site=LOSS)
+    return finding_of(
         rule,
         "critical",
         "loss or gradients grew by {decades:.1f} decades, and from step {step:.0f} on the loss is "
@@ -154,12 +154,13 @@ def _lost(seen: Seen, rule: Rule, step: float) -> Finding:
 
 def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find a loss that ends far above where it began, or far above its lowest."""
-    seen = _seen(reading)
+    seen = seen_of(reading)
     known = any(one.kind in ("nonfinite", "overshooting") for one in earlier)
     if seen is None or known or not seen.means_success or len(seen.losses) < SOME:
         return
     width = max(FEW, len(seen.losses) // SOME)
-    windows = np.lib.stride_tricks.sliding_window_view(seen.losses, width)
+    apart = max(width // WINDOWS, 1)  # of a long run not every one, which would take its square
+    windows = np.lib.stride_tricks.sliding_window_view(seen.losses, width)[::apart]
     middles = np.median(windows, axis=1)
     place = int(np.argmin(middles))
     lowest, late = float(middles[place]), float(np.median(seen.losses[-width:]))
@@ -173,7 +174,7 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
         return
     growth, rate = seen.norm_growth(), seen.rates()[0]
     long = growth >= GREW or thrown
-    yield _finding(
+    yield finding_of(
         rule,
         "critical",
         "the loss began at {first:.3g}, was as "
@@ -190,7 +191,7 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
             "late": late,
             "growth": growth,
             "rate": rate,
-            "step": float(seen.run.step[seen.known[place]]),
+            "step": float(seen.run.step[seen.known[place * apart]]),
         },
         "learning-rate-high" if long else "",
     )
@@ -198,7 +199,7 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
 
 def _blown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find gradients that have grown by decades though the loss has not fallen."""
-    seen = _seen(reading)
+    seen = seen_of(reading)
     if seen is None or not seen.means_success or len(seen.norms) < SOME or earlier:
         return
     first, late = (float(np.median(one)) for one in (seen.norms[:FEW], seen.norms[-FEW:]))
@@ -208,7 +209,7 @@ def _blown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     learns = seen.levels[-1] < (1 - LEFT) * seen.first
     if learns or abs(decades) < BLOWN or (decades < 0 and decades > -GONE):
         return
-    yield _finding(
+    yield finding_of(
         rule,
         "critical",
         "the gradients' norm went from {first_norm:.2g} to {last_norm:.2g}, and the loss from "
@@ -226,98 +227,32 @@ def _blown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     )
 
 
-# Trainings that stand still ---------------------------------------------------------------------
-
-
-def _no_gradient(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find gradients of exactly 0 in all of the last steps, with a loss that has not gone."""
-    seen = _seen(reading)
-    lost = any(one.kind == "nonfinite" for one in earlier)  # of which a clip makes 0
-    if seen is None or lost or seen.run.about.get("rewarded") or len(seen.norms) < 2 * FEW:
+def _thrown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find single losses that are decades above all others, again and again."""
+    seen = seen_of(reading)
+    if seen is None or not seen.means_success or len(seen.losses) < SOME or earlier:
         return
-    zeros = int(np.argmax(np.append(seen.norms[::-1] != 0, True)))
-    learned = len(seen.losses) and float(seen.losses[-1]) <= LEFT * seen.first
-    if zeros < rule.warning or learned:
+    usual = float(np.median(seen.losses))
+    far = np.flatnonzero(seen.losses >= rule.warning * max(usual, seen.first, 0.0))
+    if len(far) < AGAIN or usual <= 0:
         return
-    yield _finding(
-        rule,
-        "critical",
-        "the gradients are exactly 0 in the last {count:d} steps that were logged: nothing is "
-        "learned any more",
-        "see where they stop: vegrad.torch.Monitor, or vegrad.torch.diagnose.",
-        {"count": float(zeros)},
-        site=MODEL,
-    )
-
-
-def _no_rate(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find a learning rate of 0 in the last part of the training."""
-    seen = _seen(reading)
-    names = {} if seen is None else seen.run.about.get("names", {})
-    if seen is None or "/pg" in str(isinstance(names, dict) and names.get("learning_rate")):
-        return  # other groups of parameters may have others
-    there = np.flatnonzero(np.isfinite(seen.run.learning_rate))
-    rates = seen.run.learning_rate[there]
-    zeros = int(np.argmax(np.append(rates[::-1] != 0, True)))
-    if zeros < max(rule.warning, REST * len(rates)):
-        return
-    yield _finding(
-        rule,
-        "critical",
-        "the learning rate is 0 from step {step:.0f} on, in the last {count:d} steps that were "
-        "logged: they have changed nothing",
-        "give the schedule as many steps as the training takes.",
-        {"step": float(seen.run.step[there[-zeros]]), "count": float(zeros)},
-        "learning-rate-low",
-    )
-
-
-def _stalled(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find a loss that stands where it began, and has never been lower."""
-    seen = _seen(reading)
-    if seen is None or earlier or not seen.means_success or len(seen.losses) < MANY:
-        return
-    fallen = 1 - min(seen.levels) / seen.levels[0]
-    if fallen >= rule.warning or 1 - min(seen.levels) / seen.first >= rule.warning:
-        return
-    if _slope(seen.losses) <= FALLS:
-        return
-    run = seen.run
-    with np.errstate(divide="ignore", invalid="ignore"):
-        left = run.clipped_norm / run.gradient_norm
-    left = left[np.isfinite(left)]
-    cut = float(np.median(left)) if len(left) >= FEW else nan
-    clipped = cut < CUT
-    rate = seen.rates()[0]
-    yield _finding(
+    yield finding_of(
         rule,
         "warning",
-        "the loss has not fallen: it was {first:.4g} at first and is {last:.4g}, after "
-        "{steps:.0f} steps"
-        + (", and the clip leaves {left:.2g} of the gradients" if clipped else ""),
-        "raise the clip's limit." if clipped else LOOK + (RATE if rate > 0 else "."),
+        "{count:.0f} of {entries:.0f} losses that were logged are far beyond the usual "
+        "{usual:.3g}: the first is {first:.3g}, at step {step:.0f}, the highest {highest:.3g}",
+        "look for what overflows, or is divided by next to nothing, on these batches, and clip the "
+        "gradients, so that a batch cannot throw the weights far.",
         {
-            "first": seen.levels[0],
-            "last": seen.levels[-1],
-            "steps": float(run.step[-1] - run.step[0] + 1),
-            "fall": fallen,
-            "rate": rate,
-            "left": cut,
+            "count": float(len(far)),
+            "entries": float(len(seen.losses)),
+            "usual": usual,
+            "first": float(seen.losses[far[0]]),
+            "highest": float(seen.losses.max()),
+            "step": float(seen.run.step[seen.known[far[0]]]),
         },
-        "clip-too-small" if clipped else "",
+        site=LOSS,
     )
-
-
-def _slope(values: FloatArray) -> float:
-    """Return the slope of numbers over its standard error."""
-    x = np.arange(len(values)) - (len(values) - 1) / 2
-    y = np.clip(values, *np.quantile(values, [0.05, 0.95]))
-    y = y - y.mean()
-    spread = float(x @ x)
-    slope = float(x @ y) / spread
-    rest = y - slope * x
-    error = sqrt(float(rest @ rest) / max(len(values) - 2, 1) / spread)
-    return slope / error if error > 0 else (0.0 if slope == 0 else inf * slope)
 
 
 # The table --------------------------------------------------------------------------------------
@@ -364,35 +299,13 @@ BLOWN_UP = Rule(
     source="Pascanu et al. 2013, arXiv:1211.5063",
     find=_blown,
 )
-NO_GRADIENT = Rule(
-    name="run-no-gradient",
-    kind="vanishing",
-    warning=FEW,
-    critical=FEW,
-    measured="logged steps on end at which the gradients' norm is exactly 0",
-    reason="Without a gradient nothing is learned.",
-    source="an arithmetic fact",
-    find=_no_gradient,
+THROWN = Rule(
+    name="run-thrown",
+    kind="overshooting",
+    warning=FAR,
+    critical=inf,
+    measured=f"losses, {AGAIN} or more, over their median and the first level",
+    reason="One batch may be odd. Several that are decades off come of numbers that overflow.",
+    source="public logs of Lightning's CSVLogger",
+    find=_thrown,
 )
-NO_RATE = Rule(
-    name="run-no-rate",
-    kind="stalled",
-    warning=FEW,
-    critical=FEW,
-    measured="logged steps on end at which the learning rate is exactly 0, a tenth of all at least",
-    reason="Schedules end at 0, and a training that goes on after its end changes nothing.",
-    source="an arithmetic fact",
-    find=_no_rate,
-)
-STALLED = Rule(
-    name="run-stalled",
-    kind="stalled",
-    warning=FLAT,
-    critical=1.0,
-    measured="part of its first level that the loss has lost in the best tenth of the training, "
-    f"where it has {MANY} entries or more and no slope downwards",
-    reason="Trained networks that are tuned lose little, but they lose it.",
-    source="public logs of Hugging Face's Trainer",
-    find=_stalled,
-)
-RULES = (NOTED, NONFINITE, DIVERGED, NO_GRADIENT, NO_RATE, BLOWN_UP, STALLED)

@@ -123,15 +123,27 @@ def _steps(sizes: FloatArray, start: float) -> int:
 
 def _through_time(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     places = {module.name: place for place, module in enumerate(reading.modules)}
-    for cell in reading.cells:
+    for layer, cell in enumerate(reading.cells):
         site = Site("cell", cell.module, places.get(cell.module))
         if not any(gate.rms for gate in cell.gates if gate.part == "hh"):
             continue  # begins closed: its gradient is not 0, and the first step changes it
         own, fresh = reach(cell.sizes, cell.flat)
-        if own.kind:
+        if own.kind and not (own.kind == "exploding" and _stays(reading, layer, own)):
             yield _found(cell, site, own, fresh, rule, set(reading.parameters))
         else:
             yield from _closed(cell, site, rule, set(reading.parameters))
+
+
+def _stays(reading: Reading, layer: int, own: Reach) -> bool:
+    """Return True if the loss's own gradient does not grow, where others grow by little.
+
+    What a cell has learnt to keep goes far beyond fresh weights, which forget.
+    """
+    flow = reading.time_flow
+    if flow is None or own.growth >= EXPLODED or len(flow.left_log2) != len(reading.cells):
+        return False
+    left = flow.left_log2[layer]
+    return bool(np.isfinite(left).all() and left.max() < GROWN * DECADE)
 
 
 def _found(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from math import inf, isfinite, log10
 
 import numpy as np
 
+from vegrad.arrays.cached import cached_property
 from vegrad.diagnosis.rules.maps import NORMAL, Maps
 from vegrad.diagnosis.rules.suspect import OFF, Suspect, beyond, grouped, pattern, size_of
 from vegrad.flow.edits import Redraw, Scale, ScaleData, Shift
@@ -22,6 +22,7 @@ SMALL_TABLE = 0.005  # the smallest standard deviation that tables are drawn wit
 LARGE_BIAS = 2.0  # mean of a bias, from which it is a suspect: it moves units out of their range
 LARGE_INPUT, SMALL_INPUT = 20.0, 1e-3  # root mean squares of inputs
 LARGE_OUTPUT = 5.0  # the same of what the first maps make of them
+NEAR = 2.0  # log2 of a running variance over that of the batch, within which they are alike
 
 
 class Suspects:
@@ -161,6 +162,15 @@ class Suspects:
                 shift = float(f"{usual - one.mean:.4g}")
                 yield Suspect((name,), Shift((name,), shift), log10(abs(one.mean)), "dead-units")
 
+    def _are_normalized(self) -> bool:
+        """Return True if running statistics are of a large batch, and of this one: so it was."""
+        fit = [
+            one.rms_log2 / DECADE
+            for one in self.parameters.values()
+            if one.role == "variance" and abs(one.rms_log2 - one.batch_log2) < NEAR
+        ]
+        return bool(fit) and max(fit) >= 2 * log10(LARGE_OUTPUT)
+
     def _off_inputs(self) -> Iterator[Suspect]:
         sizes = [one.rms_log2 / DECADE for one in entries(self.reading)]
         for cell in self.reading.cells:
@@ -168,6 +178,7 @@ class Suspects:
             through = [self.parameters[name].through_log2 for name in known]
             sizes.append(max(through) / DECADE + log10(cell.input_rms or 1.0))
         made_up_for = bool(sizes) and max(sizes) < log10(LARGE_OUTPUT)  # by small weights
+        made_up_for |= self._are_normalized()
         for one in self.reading.inputs:
             large = one.rms >= LARGE_INPUT and not made_up_for
             if large or 0 < one.rms <= SMALL_INPUT:

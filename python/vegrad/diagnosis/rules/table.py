@@ -21,12 +21,15 @@ from vegrad.diagnosis.rules import (
     loop,
     losses,
     memory,
+    mixing,
     modules,
     nonfinite,
+    normalization,
     operations,
     recorded,
     recurrent,
     silent,
+    standing,
     steps,
     symmetry,
     targets,
@@ -44,6 +47,7 @@ LOSSES = (
     *losses.RULES,
     *targets.RULES,
     *symmetry.RULES,
+    mixing.MIXED,
     units.LOGITS_HELD,
     units.SOFTMAX_WITHIN,
 )
@@ -64,6 +68,8 @@ CHAIN = (
 SINGLE, WHOLE = departures.SINGLE, departures.WHOLE
 INPUTS = (departures.INPUTS, *columns.RULES)
 GRAPH = (nonfinite.PASS, *graph.RULES)
+# Of sizes that seem to be wrong, where normalizations do nothing.
+UNSEEN = normalization.UNSEEN
 # Where nothing else is wrong.
 LEFT = (underflow.STORED, first_loss.ABSURD_LOSS)
 REACH, SHRINKS, GROWS = graph.SHRINKS, chain.VANISHING, chain.EXPLODING
@@ -83,7 +89,17 @@ STREAMS = (
 )
 CELLS = (recurrent.THROUGH_TIME, memory.FORGETS)
 # Of a run of which only the steps were recorded.
-RUNS = recorded.RULES
+RUNS = (
+    recorded.NOTED,
+    recorded.NONFINITE,
+    recorded.DIVERGED,
+    standing.NO_GRADIENT,
+    standing.NO_RATE,
+    recorded.BLOWN_UP,
+    recorded.THROWN,
+    standing.FADED,
+    standing.STALLED,
+)
 # Of a training's steps, which read its history.
 STEPS = steps.RULES
 RULES = (
@@ -92,6 +108,7 @@ RULES = (
     SINGLE,
     WHOLE,
     *INPUTS,
+    UNSEEN,
     *cuts.RULES,
     *LEFT,
     *operations.RULES,

@@ -32,20 +32,22 @@ class Again:
     def report(self, monitor: StepHooks, flush_gain: float | None, looks: Looks) -> Report:
         """Return a monitor's report, after second looks at what it doubts."""
         first = report(monitor, flush_gain, looks, self.found)
-        step = monitor.history.last_step
+        step = monitor.history.looked.last_step
         doubted = {*questions(first.findings), *_without_gradient(monitor)}
         doubted |= {AT_LOSS} if monitor.first.is_doubtful else set()
         asked = [one for one in sorted(doubted) if self._is_open(one, step)]
         if not asked or monitor.nonfinite is not None:
             return first
         self._steps |= dict.fromkeys(asked, step)
-        reading = monitor.first.again()
-        if reading is None:
-            return first
-        findings = _judged(reading)
+        self._look(monitor, [one for one in asked if one != AT_LOSS], of_term=False)
+        self._look(monitor, [one for one in asked if one == AT_LOSS], of_term=True)
+        return report(monitor, flush_gain, looks, self.found)
+
+    def _look(self, monitor: StepHooks, asked: list[str], *, of_term: bool) -> None:
+        reading = monitor.first.again(of_term=of_term) if asked else None
+        findings = None if reading is None else _judged(reading)
         if findings is not None:
             self.found |= dict.fromkeys(asked, findings)
-        return report(monitor, flush_gain, looks, self.found)
 
     def _is_open(self, question: str, step: int) -> bool:
         if question not in self._steps:
@@ -61,9 +63,10 @@ def _judged(reading: Reading) -> tuple[Finding, ...] | None:
 
 def _without_gradient(monitor: StepHooks) -> tuple[str, ...]:
     """Return the question of parameters without a gradient, of modules that ran, beside others."""
-    if len(monitor.history) < FEW:
+    looked = monitor.history.looked
+    if len(looked) < FEW:
         return ()
-    lately = [monitor.history[place] for place in range(-FEW, 0)]
+    lately = [looked[place] for place in range(-FEW, 0)]
     if not all(one.gradient_norm > 0 for one in lately):
         return ()
     ran = {

@@ -65,6 +65,12 @@ class Alarms:
         self._wait = min(2 * self._wait, LONGEST)
         return True
 
+    def may_be_odd(self, loss: float, norm: float) -> bool:
+        """Return True of a step after which it may be time to judge, so that it is not to wait."""
+        if not isfinite(norm) or loss in (inf, -inf) or norm > GROWTH * self._usual:
+            return True
+        return loss > RISE * max(self._lowest, FLOOR * abs(self._first)) and self._lowest < inf
+
     def promises(self, promise: float, loss: float) -> bool:
         """Take in what a step promises to take off the loss; return True if it is time to judge."""
         if loss > 0:
@@ -92,11 +98,16 @@ class Alarms:
         self._usual += 0.05 * (min(size, GROWTH * self._usual) - self._usual)
         return odd
 
-    def tell(self, findings: Iterable[Finding], step: int) -> None:
+    def tell(self, findings: Iterable[Finding], step: int, *, reported: bool = False) -> None:
         """Tell of findings whose causes are new, as `on_finding` says.
 
+        Args:
+            findings: all that there are.
+            step: the number of the last step.
+            reported: True if the user is given them in a report, which needs no warning or error.
+
         Raises:
-            FindingError: if it says "raise".
+            FindingError: if `on_finding` says "raise".
         """
         new, drifts, self._drifts = [], self._drifts, False
         for one in findings:
@@ -111,7 +122,8 @@ class Alarms:
                 new.append(one)
             self.found[cause] = one
         for one in new:
-            self._tell(one, step)
+            if not reported or self.act not in ("warn", "raise"):
+                self._tell(one, step)
 
     def _tell(self, one: Finding, step: int) -> None:
         words = f"step {step}, {one.kind} ({one.cause or one.kind}): {one.message}; {one.advice}"

@@ -9,8 +9,9 @@ own losses with its target as long as the call (known_loss.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Protocol, TypeAlias
 
@@ -24,11 +25,20 @@ from vegrad.flow.reading import Reading
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
+from vegrad.torch.monitor.baseline import Baseline
 from vegrad.torch.monitor.history import NonFinite
-from vegrad.torch.monitor.known_loss import KnownLoss, known_loss, numbers_of, towards
+from vegrad.torch.monitor.known_loss import (
+    KnownLoss,
+    doubtful_term,
+    known_loss,
+    numbers_of,
+    towards,
+)
+from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.loss_graph import Node, at_risk, blamed, kept
-from vegrad.torch.monitor.modules import Back, CallHook
-from vegrad.torch.reading.second_look import full_look, second_look
+from vegrad.torch.monitor.modules import Back, CallHook, Hooked
+from vegrad.torch.monitor.schedule import Schedule
+from vegrad.torch.reading.second_look import full_look, passes_again, second_look
 
 Arguments: TypeAlias = tuple[tuple[object, ...], Mapping[str, object]]
 LARGE = 1 << 24  # elements of an output, from which the gradient that comes to it is not held
@@ -43,10 +53,19 @@ class Watching(Protocol):
 
     nonfinite: NonFinite | None
     steps: int
+    loop: Loop
+    schedule: Schedule
 
     @property
     def looking(self) -> bool:
         """True while the step is looked at."""
+
+    @property
+    def watching(self) -> bool:
+        """True while there is a step that counts."""
+
+    def replay(self, run: Callable[[], object]) -> None:
+        """Run a step that was not looked at again, by `run`."""
 
 
 class FirstLook:
@@ -63,15 +82,25 @@ class FirstLook:
         """The one that was looked at."""
         self._nodes: list[Node] = []
         self._scaled, self._skips, self._depth = False, 0, 0
-        self._risky, self._calls = False, 0
+        self._risky, self._calls, self._one_call = False, 0, True
+        self.baseline = Baseline()
         self._held: Arguments | None = None
         """What the model was last called with, until it is called again."""
         self._begin(None)
         self.clear()
         self.handles = [
-            self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True),
-            self._model.register_forward_hook(CallHook(self._returned)),
+            self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True)
         ]
+        self._hooked = Hooked()
+        self._hooked.after(self._model, CallHook(self._returned))
+
+    def look(self, on: bool) -> None:
+        """Begin a step that is looked at or not."""
+        self._hooked.put(on or self._risky)
+
+    def remove(self) -> None:
+        """Take off the hooks that come and go."""
+        self._hooked.remove()
 
     def clear(self) -> None:
         """End a step: its call is no longer asked for what is not finite."""
@@ -81,6 +110,8 @@ class FirstLook:
         self._call = self._held = call
         self._delta: Tensor | None = None
         self._loss: KnownLoss | None = None
+        self._term: KnownLoss | None = None
+        """Of a sum of losses one that is doubtful."""
         self._made: tuple[int, ...] = ()
 
     # The model's calls --------------------------------------------------------------------------
@@ -92,10 +123,15 @@ class FirstLook:
             module is self._model
             and not state.on
             and torch.is_grad_enabled()
-            and self._monitor.looking
+            and self._monitor.watching
         ):
-            self._begin((tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}))
-            self._calls += 1
+            self._monitor.schedule.begins()
+            call = tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}
+            if self._monitor.looking or self._risky:
+                self._begin(call)
+                self._calls += 1
+            else:
+                self._call = call
 
     def _returned(self, module: Module, args: object, output: object) -> None:
         if module is not self._model or state.on or self._call is None:
@@ -117,22 +153,34 @@ class FirstLook:
         self._depth += 1
         if self._depth > 1 or self._call is None or self._monitor.nonfinite is not None:
             return
+        begun = self._monitor.loop.begun_with
+        if isinstance(begun, float) and isfinite(begun) and not self._monitor.looking:
+            if self._risky:
+                self._nodes = kept(roots, lost=False)
+            return
         root = roots[0] if len(roots) == 1 else None
         if not isinstance(root, Tensor) or root.numel() != 1:
             return
+        self.baseline.see(root, self._monitor.steps)
         self._loss = known_loss(root, self._made)
-        if self._loss is None and self._calls > 1:
+        self._term = None if self._loss is not None else doubtful_term(root, self._made)
+        self._one_call, self._calls = self._calls == 1, 0
+        if self._loss is None and self._term is None and not self._one_call:
             self._held = None  # whose δ came to which call is not known
-        self._calls = 0
         if root.device.type != "cpu":
             return
         value = float(root.detach())
         if isfinite(value):
             # A loss that is of no operation at risk is rarely of one later.
-            if self._risky or self._monitor.steps % AGAIN == 0 or self._monitor.steps < AGAIN:
+            turn = self._monitor.steps % AGAIN == 0 or self._monitor.steps < AGAIN
+            if self._risky or (turn and self._monitor.looking):
                 self._nodes = kept(roots, lost=False)
                 self._risky = at_risk(self._nodes)
         elif _reaches(root, set(map(id, self._model.parameters()))):
+            self.replay()
+            if self._is_new():
+                self._look(None)
+                return
             what = "NaN" if value != value else "inf"
             first = NonFinite(LOSS, "loss", self._monitor.steps, None, what, 1)
             if not self._blame(first, kept(roots, lost=True, most=MANY), value):
@@ -144,7 +192,12 @@ class FirstLook:
         self._depth -= 1
         nodes, self._nodes = self._nodes, []
         scaled, self._scaled = self._scaled, False
-        if self._depth or not self._is_new():
+        if self._depth:
+            return
+        delta, looking = self._delta, self._monitor.looking
+        if nodes and delta is not None and not (looking or bool(torch.isfinite(delta).all())):
+            self.replay()
+        if not self._is_new():
             return
         first = self._monitor.nonfinite
         if first is not None and not first.output_of and self._blame(first, nodes, None):
@@ -180,25 +233,39 @@ class FirstLook:
             self._look(self._delta)
         self.clear()
 
+    def replay(self) -> None:
+        """See which module of a step that was not looked at was not finite first."""
+        if (call := self._call) is not None and not self._is_sharded:
+            self._monitor.replay(partial(passes_again, self._model, *call, self._delta))
+
+    @property
+    def _is_sharded(self) -> bool:
+        return any(map(is_distributed, self._model.parameters()))
+
     # The second look ----------------------------------------------------------------------------
 
-    def again(self) -> Reading | None:
+    def again(self, *, of_term: bool = False) -> Reading | None:
         """Return a reading of the model on its last call, as a diagnosis makes one.
 
         None if that is not held, or cannot be run again, and where the gradient at its output is
         not known.
+
+        Args:
+            of_term: read it under the doubtful term of its loss alone, if that is a sum with one.
         """
         call, loss = self._held, self._loss
-        if loss is None and self._delta is not None:
+        if loss is None and of_term:
+            loss = self._term
+        elif loss is None and self._delta is not None and self._one_call:
             loss = KnownLoss(towards, self._delta)
-        if call is None or loss is None or any(map(is_distributed, self._model.parameters())):
+        if call is None or loss is None or self._is_sharded:
             return None
         return full_look(self._model, *call, loss.function, loss.target)
 
     @property
     def is_doubtful(self) -> bool:
         """True if one of PyTorch's losses may not be made for the output or the target."""
-        return self._loss is not None and self._loss.doubtful
+        return self._term is not None or (self._loss is not None and self._loss.doubtful)
 
     def _is_new(self) -> bool:
         first = self._monitor.nonfinite
@@ -209,7 +276,7 @@ class FirstLook:
         first, call = self._monitor.nonfinite, self._call
         if first is None:
             return
-        if call is not None and not any(map(is_distributed, self._model.parameters())):
+        if call is not None and not self._is_sharded:
             self._call = None
             first = replace(first, reading=second_look(self._model, *call, delta))
         self._monitor.nonfinite = self._looked = first

@@ -134,32 +134,56 @@ class Columns(NamedTuple):
 
 
 class MonitorHistory:
-    """The last steps that were looked at.
+    """The last steps.
 
     It is a sequence of `Record`s; each field of a Record is also an attribute, an array with a row
-    for each step.
+    for each step. Of steps that were not looked at, the numbers of modules are nan.
     """
 
-    def __init__(self, keep: int) -> None:
+    looked: MonitorHistory
+    """Of the last steps, as many, those that were looked at."""
+
+    def __init__(self, keep: int, *, looks_only: bool = False) -> None:
         # Steps are kept as they come, since arrays take longer to make than to fill: step, number
         # of parameters, joint norm, the float64 numbers of gradients, activations and δ, and loss.
         self._steps: deque[tuple[int, int, float, bytes, float]] = deque(maxlen=keep)
+        self.looked = self if looks_only else MonitorHistory(keep, looks_only=True)
 
     def add(
-        self, step: int, parameters: int, joint: float, numbers: bytes, loss: float = nan
+        self,
+        step: int,
+        parameters: int,
+        joint: float,
+        numbers: bytes,
+        loss: float = nan,
+        *,
+        looked: bool = True,
     ) -> None:
         """Keep a step, as `_core.Watch.record` returns it."""
-        self._steps.append((step, parameters, joint, numbers, loss))
+        self._steps.append(one := (step, parameters, joint, numbers, loss))
+        if looked:
+            self.looked._steps.append(one)
 
     def give_loss(self, loss: float) -> None:
         """Set the loss of the last step."""
         if self._steps:
-            self._steps[-1] = (*self._steps[-1][:4], loss)
+            one = self._steps[-1]
+            self._steps[-1] = (*one[:4], loss)
+            if self.looked._steps and self.looked._steps[-1][0] == one[0]:
+                self.looked._steps[-1] = self._steps[-1]
 
     @property
     def last_step(self) -> int:
         """The number of the last step."""
         return self._steps[-1][0]
+
+    @property
+    def newest(self) -> tuple[int, float, float] | None:
+        """The last step's number, its loss and the joint norm of its gradients; None of none."""
+        if not self._steps:
+            return None
+        step, _, joint, _, loss = self._steps[-1]
+        return step, loss, joint
 
     @property
     def last_sizes(self) -> tuple[float, float]:
@@ -174,7 +198,7 @@ class MonitorHistory:
         return np.frombuffer(numbers, np.float64, count)
 
     def columns(self, first: int, last: int) -> Columns:
-        """Return the first and the last so many steps as arrays.
+        """Return the first and the last so many steps as arrays, with the sizes last looked at.
 
         Steps before the model had the parameters that it has now are left out.
         """
@@ -183,7 +207,11 @@ class MonitorHistory:
         now = self._steps[-1]
         kept = [one for place in few if (one := self._steps[place])[1] == now[1]]
         kept = [one for one in kept if len(one[3]) == len(now[3])]
-        values = np.frombuffer(b"".join(one[3] for one in kept), np.float64).reshape(len(kept), -1)
+        looks = {one[0]: one[3] for one in self.looked._steps if len(one[3]) == len(now[3])}
+        at = np.searchsorted(list(looks), [one[0] for one in kept], side="right") - 1
+        seen = list(looks.values())
+        parts = [seen[n] if n >= 0 else one[3] for n, one in zip(at, kept, strict=True)]
+        values = np.frombuffer(b"".join(parts), np.float64).reshape(len(kept), -1)
         modules = (values.shape[1] - now[1]) // 2
         _, rms, deltas = np.split(values, [now[1], now[1] + modules], axis=1)
         numbers = np.array([(one[0], one[2], one[4]) for one in kept], np.float64)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.hooks import RemovableHandle
 
 from vegrad import _core
 from vegrad.arrays.checks import FloatArray
@@ -24,6 +25,7 @@ from vegrad.torch.monitor.modules import (
     Back,
     FirstRun,
     Hook,
+    Hooked,
     first_sample,
     inner_places,
     is_watched,
@@ -71,15 +73,14 @@ class ModuleHooks:
             else None
             for place, own in enumerate(self.own)
         ]
-        self._handles = [
-            module.register_forward_hook(self._hook(place))
-            for place, module in enumerate(self._watched)
-        ]
+        self._handles: list[RemovableHandle] = []
+        self._hooked = Hooked()
         self._order: list[int] = []
-        self._first = {
-            place: module.register_forward_pre_hook(FirstRun(partial(self._began, place)))
-            for place, module in enumerate(self._watched)
-        }
+        for place, module in enumerate(self._watched):
+            self._hooked.after(module, self._hook(place))
+            self._hooked.before(module, FirstRun(partial(self._began, place)))
+        self._replaying = False
+        """True while a step that was not looked at is run again with the hooks on."""
 
     @property
     def ran(self) -> int:
@@ -94,9 +95,9 @@ class ModuleHooks:
 
     def _began(self, place: int, module: Module) -> None:
         """Note that a module runs for the first time."""
-        if module is self._watched[place] and place in self._first:
+        if module is self._watched[place] and place not in self._order:
             self._order.append(place)
-            self._first.pop(place).remove()
+            self._hooked.drop(module)
 
     def _hook(self, place: int) -> Hook:
         """Return the forward hook of a module."""
@@ -107,9 +108,10 @@ class ModuleHooks:
 
     def remove(self) -> None:
         """Take all hooks off the model; the records stay."""
-        for handle in (*self._handles, *self._first.values()):
+        self._hooked.remove()
+        for handle in self._handles:
             handle.remove()
-        self._handles, self._first = [], {}
+        self._handles = []
 
     def _clear(self, looking: bool, counting: bool) -> None:
         """Begin a step: `looking` at it or not, `counting` its subnormal elements or not.
@@ -117,6 +119,7 @@ class ModuleHooks:
         The numbers of `_watch` have been cleared by then.
         """
         self._watch.on = self._on = looking
+        self._hooked.put(looking)
         self._counting = counting
         self._watch.plain = not counting
         self._watch.seen = False
@@ -129,7 +132,7 @@ class ModuleHooks:
         """Read a module's output, and hook the gradient that will come back to it."""
         if not self._on or not _is_grad_enabled():
             return
-        if module is not self._watched[place] or state.on:
+        if module is not self._watched[place] or (state.on and not self._replaying):
             return
         if type(output) is not Tensor:
             output = tensor_in(output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf, isnan, log2, nan
 from os import PathLike
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from vegrad.torch.monitor.run import by_depth, floor_of, settings_of
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.monitor.track import Track
 from vegrad.torch.monitor.updates import Taken
+
+Known: TypeAlias = tuple[float | None, float | None, float | None, float | None]
+"""The joint norm before and after a clip, the rate and the update of a step."""
 
 
 class Journal:
@@ -37,7 +41,7 @@ class Journal:
     ) -> None:
         self.log: RunLog | None = None
         self._last, self._noted, self._open = -1, 0, -1
-        self._pending: tuple[int, list[float | None], list[float] | None] | None = None
+        self._pending: tuple[int, Known, list[float] | None] | None = None
         """A step whose loss is not known yet: norms before and after, rate and update; sizes."""
         self._spikes: Spikes | None = None
         if path is None:
@@ -68,21 +72,27 @@ class Journal:
         sample: Taken | None = None,
     ) -> None:
         """Write the last step, now that it was taken; if its loss is known, at once."""
-        if self.log is None or not len(monitor.history) or monitor.history.last_step == self._last:
+        newest = None if self.log is None else monitor.history.newest
+        if self.log is None or newest is None or newest[0] == self._last:
             return
-        self._flush(None)
-        step, (loss, norm) = monitor.history.last_step, monitor.history.last_sizes
+        if self._pending is not None:
+            self._flush(None)
+        step, loss, norm = newest
         self._last = step
         before, after, rate = (norm, norm, nan) if track is None else track.last(norm)
-        update = nan if sample is None else sample.middle
-        numbers = (before, nan if after == before else after, rate, update)
-        known = [None if isnan(one) else one for one in numbers]
+        known = (
+            None if before != before else before,
+            None if after == before or after != after else after,
+            None if rate != rate else rate,
+            None if sample is None or isnan(sample.middle) else sample.middle,
+        )
         sizes = None
         if self.log.wants_sizes(step):
             sizes = self._sizes(monitor, track, before / norm if norm > 0 else 1.0)
-        self._pending = step, known, sizes
-        if not isnan(loss) or monitor.nonfinite is not None:
-            self._flush(loss)
+        if loss == loss or monitor.nonfinite is not None:
+            self.log.step(step, loss, *known, sizes)
+        else:
+            self._pending = step, known, sizes
         if self._spikes is not None and step >= self._open + AFTER:
             self.log.spike(self._spikes.all[-1])
             self._spikes = None
@@ -103,10 +113,12 @@ class Journal:
         if alone:
             self.stepped(monitor)
 
-    def tell(self, alarms: Alarms, findings: Iterable[Finding], step: int) -> None:
-        """Let alarms tell of findings, and write those that are new."""
+    def tell(
+        self, alarms: Alarms, findings: Iterable[Finding], step: int, *, reported: bool = False
+    ) -> None:
+        """Let alarms tell of findings, which may stand in a report, and write those new ones."""
         try:
-            alarms.tell(findings, step)
+            alarms.tell(findings, step, reported=reported)
         finally:
             if self.log is not None:
                 for cause in list(alarms.found)[self._noted :]:
@@ -122,8 +134,8 @@ class Journal:
     def _flush(self, loss: float | None) -> None:
         pending, self._pending = self._pending, None
         if pending is not None and self.log is not None:
-            step, (before, after, rate, update), sizes = pending
-            self.log.step(step, loss, before, after, rate, update, sizes)
+            step, known, sizes = pending
+            self.log.step(step, loss, *known, sizes)
 
     def _sizes(self, monitor: StepHooks, track: Track | None, clip: float) -> list[float] | None:
         """Return the sizes of modules' gradients, as they were before a clip of all."""

@@ -60,9 +60,34 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
         return None
     if len(made) > 1 and node._sequence_nr() in made:
         return KnownLoss(partial(_returned, made.index(node._sequence_nr())), None)
-    node = _past(node, SCALED, ())
-    function = None if node is None else KNOWN.get(kind_of(node))
-    if node is None or function is None or len(made) != 1:
+    node = past(node, SCALED, ())
+    return None if node is None or len(made) != 1 else _known(node, made)
+
+
+def doubtful_term(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
+    """Return a loss among those that a sum adds up that may not fit; None if all do.
+
+    Args:
+        root: the sum, whose graph is still there.
+        made: as `known_loss` takes them.
+    """
+    ahead = [root.grad_fn]
+    for _ in range(2 * MOST):
+        node = ahead.pop() if ahead else None
+        node = None if node is None else past(node, SCALED, ())
+        if node is None:
+            continue
+        if kind_of(node) == "add":
+            ahead += [one for one, _ in node.next_functions]
+        elif (found := _known(node, made)) is not None and found.doubtful:
+            return found
+    return None
+
+
+def _known(node: Node, made: Sequence[int]) -> KnownLoss | None:
+    """Return the loss function that a node is of, if it takes one of a model's outputs."""
+    function = KNOWN.get(kind_of(node))
+    if function is None:
         return None
     target, weight = getattr(node, "_saved_target", None), getattr(node, "_saved_weight", None)
     if not isinstance(target, Tensor):
@@ -77,24 +102,25 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
         if (
             below is not None
             and kind_of(below) == "log_softmax"
-            and below._sequence_nr() != made[0]
+            and below._sequence_nr() not in made
         ):
             function, below = functional.cross_entropy, _below(below)
-    end = None if below is None else _past(below, VIEWS, made)
-    spread = end is not None and kind_of(end) == "expand" and end._sequence_nr() != made[0]
+    end = None if below is None else past(below, VIEWS, made)
+    spread = end is not None and kind_of(end) == "expand" and end._sequence_nr() not in made
     if spread and end is not None:
         target, below = _before_expansion(target), _below(end)
-        end = None if below is None else _past(below, VIEWS, made)
-    if end is None or end._sequence_nr() != made[0]:
+        end = None if below is None else past(below, VIEWS, made)
+    if end is None or end._sequence_nr() not in made:
         return None
     raw = function is functional.nll_loss and kind_of(end) != "log_softmax"
     classes = function in (functional.cross_entropy, functional.nll_loss)
     bounded = kind_of(end) in BOUNDED - ({"log_softmax"} if classes else set())
     if kind_of(end) == "log_softmax" and (below := _below(end)) is not None:
-        logits = _past(below, VIEWS, ())
+        logits = past(below, VIEWS, ())
         bounded |= logits is not None and kind_of(logits) in HELD
     doubtful = bounded or raw or spread or (classes and (_is_single(node) or _is_over_rows(end)))
-    return KnownLoss(partial(_loss, function, more, spread), target.detach(), doubtful)
+    place = made.index(end._sequence_nr())
+    return KnownLoss(partial(_loss, function, more, spread, place), target.detach(), doubtful)
 
 
 def _before_expansion(target: Tensor) -> Tensor:
@@ -117,21 +143,24 @@ def _loss(
     function: Callable[..., Tensor],
     more: Mapping[str, object],
     spread: bool,
-    output: Tensor,
+    place: int,
+    output: object,
     target: Tensor,
 ) -> Tensor:
     """Return the mean loss of outputs that are brought into the target's shape.
 
-    Those that the loss itself has spread over another shape stay as they are.
+    Those that the loss itself has spread over another shape stay as they are. Of several outputs
+    that in its place is taken.
     """
+    one = list(tensors_in(output))[place]
     if target.is_floating_point():
-        given = output.to(target.dtype) if output.dtype != target.dtype else output
+        given = one.to(target.dtype) if one.dtype != target.dtype else one
         if not spread and given.shape != target.shape and given.numel() == target.numel():
             given = given.reshape(target.shape)
     else:
-        given = output
-        if target.ndim == 1 and output.ndim > 2:
-            given = output.reshape(-1, output.shape[-1])
+        given = one
+        if target.ndim == 1 and one.ndim > 2:
+            given = one.reshape(-1, one.shape[-1])
     return function(given, target, **more)
 
 
@@ -153,7 +182,7 @@ def _returned(place: int, output: object, target: object) -> Tensor:
     return list(tensors_in(output))[place]
 
 
-def _past(node: Node, kinds: set[str], made: Sequence[int]) -> Node | None:
+def past(node: Node, kinds: set[str], made: Sequence[int]) -> Node | None:
     """Return the first node that is more than a view or a factor."""
     now: Node | None = node
     for _ in range(MOST):

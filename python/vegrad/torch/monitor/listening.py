@@ -11,6 +11,7 @@ themselves. When the last listener leaves, the originals are put back.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -59,6 +60,16 @@ class _Place(NamedTuple):
 _lock = threading.Lock()
 _listeners: list[weakref.ref[Listener]] = []
 _places: list[_Place] = []
+
+
+def _renew_lock() -> None:
+    """Forget, in a child of fork(), a lock that another thread may have held."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def listen(listener: Listener) -> None:

@@ -18,7 +18,7 @@ from torch.nn import Module
 from vegrad.flow.course import Look
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
-from vegrad.torch.monitor.modules import Hook, tensor_in
+from vegrad.torch.monitor.modules import Hook, Hooked, tensor_in
 
 EVERY, KEEP = 10, 400  # steps from look to look; looks that are kept beside the first few
 FIRST = 5
@@ -42,26 +42,31 @@ class Looks:
         self.first: list[Look] = []
         self.last: list[Look] = []
         self.input_rms = self.input_column = nan
+        self.entry = "", nan
+        """The module that ran first, and the largest column of what it was given."""
         self.outputs = 0
         self.largest = inf
         self._begin()
-        self._handles = [
-            one.register_forward_hook(Hook(_Ran(self, place)))
-            for place, one in enumerate([*(one for _, one in chosen), model])
-        ]
+        self._turn = -1
+        self._hooked = Hooked()
+        for place, one in enumerate([*(one for _, one in chosen), model]):
+            self._hooked.after(one, Hook(_Ran(self, place)))
 
     def _begin(self) -> None:
         self._alike = [nan] * len(self.names)
 
-    def end(self, step: int, following: int) -> None:
-        """End a step, and begin another by its number."""
+    def end(self, step: int, following: int, *, looked: bool) -> None:
+        """End a step, and begin another by its number; `looked` says if that is looked at."""
         if self.on:
             if any(one == one for one in self._alike):
                 look = Look(step=step, alike=tuple(self._alike))
                 (self.first if len(self.first) < FIRST else self.last).append(look)
                 del self.last[:-KEEP]
             self._begin()
-        self.on = following < FIRST or following % EVERY == 0
+        self.on = looked and (following < FIRST or following // EVERY != self._turn)
+        if self.on:
+            self._turn = following // EVERY
+        self._hooked.put(self.on)
 
     @property
     def all(self) -> tuple[Look, ...]:
@@ -70,8 +75,7 @@ class Looks:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
+        self._hooked.remove()
 
     @torch.no_grad()
     def ran(self, place: int, module: Module, inputs: tuple[object, ...], made: object) -> None:
@@ -83,6 +87,10 @@ class Looks:
             return
         self.largest = min(self.largest, torch.finfo(output.dtype).max)
         self._alike[place] = alike(output)
+        if place < len(self.names) - 1 and not self.entry[0]:
+            source = tensor_in(inputs)
+            known = source is not None and _is_readable(source)
+            self.entry = self.names[place], _sizes(source)[1] if known else nan
         if place == len(self.names) - 1 and not self.outputs:
             self.outputs = output.numel()
             source = tensor_in(inputs)

@@ -34,9 +34,13 @@ class Loop:
         self._known: list[Tensor] = []
         self._ids: frozenset[int] = frozenset()
         self._depth = 0
+        self.closely = True
+        """False in a step that is not looked at: a few gradients tell whose backward pass it is."""
+        self._glances: list[tuple[int, Tensor | None, int]] | None = None
+        """In such a step's backward pass: gradients before it, with place and version."""
         self._grads: list[Tensor | None] = []
         self._versions: list[int] = []
-        self._root: Tensor | None = None
+        self._root: Tensor | float | None = None
         self._scaler: GradScaler | None = None
         self.steps = Stepped()
         self.made_by = ""
@@ -57,7 +61,7 @@ class Loop:
 
     def _restart(self) -> None:
         """Forget the backward passes, whose gradients are gone."""
-        self._losses: list[Tensor | None] = []
+        self._losses: list[Tensor | float | None] = []
         self.backwards = 0
         """Backward passes since the gradients were empty."""
         self._scale: Tensor | None = None
@@ -73,6 +77,10 @@ class Loop:
         if self._depth > 1:  # within another pass, as checkpoints do
             return
         self.passes += 1
+        if not self.closely and self.steps.probes:
+            self._glances = self._glance()
+            self._root = self._loss_at_once(roots)
+            return
         self._grads = grads = [one.grad for one in self._parameters()]
         there = [one for one in grads if one is not None]
         self._versions = [-1 if one is None else one._version for one in grads] if there else []
@@ -88,8 +96,11 @@ class Loop:
             return
         before, self._grads, root, self._root = self._grads, [], self._root, None
         scaler, self._scaler = self._scaler, None
-        parameters = self._parameters()
-        changed = self._changed(parameters, before)
+        parameters, glances, self._glances = self._parameters(), self._glances, None
+        if glances is None:
+            changed = self._changed(parameters, before)
+        else:
+            changed, self._empty = self._after_glance(parameters, glances)
         if changed is None:
             return
         if self.over:
@@ -99,6 +110,9 @@ class Loop:
         self.backwards += 1
         self._losses.append(root)
         self._scale = None if scaler is None else scaler._scale
+        if glances is not None:
+            self._last = None
+            return
         grad = parameters[changed].grad
         if grad is not None:
             self._last = changed, grad._version, bool(self._versions) and has_some(grad)
@@ -114,6 +128,36 @@ class Loop:
             if now is not old or (now is not None and now._version != version):
                 return place
         return None
+
+    def _glance(self) -> list[tuple[int, Tensor | None, int]]:
+        parameters, found = self._parameters(), []
+        for place in self.steps.probes:
+            grad = parameters[place].grad
+            found.append((place, grad, -1 if grad is None else grad._version))
+        return found
+
+    @staticmethod
+    def _after_glance(
+        parameters: Sequence[Tensor], glances: Sequence[tuple[int, Tensor | None, int]]
+    ) -> tuple[int | None, bool]:
+        """Return the place of one that was changed, and True if it was empty before."""
+        for place, old, version in glances:
+            now = parameters[place].grad
+            if now is not old or (now is not None and now._version != version):
+                return place, old is None
+        return None, False
+
+    def _loss_at_once(self, roots: Sequence[object]) -> Tensor | float | None:
+        """Return the loss that a backward pass begins with, as a number if nobody has to wait."""
+        root = roots[0] if len(roots) == 1 else None
+        if not isinstance(root, Tensor) or self._scaler is not None or _is_wrapped(root):
+            return self._loss_of(roots)
+        return root.item() if root.is_cpu and root.ndim == 0 else self._loss_of(roots)
+
+    @property
+    def begun_with(self) -> Tensor | float | None:
+        """The loss of the backward pass in progress."""
+        return self._root
 
     def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
         """Return the loss that a backward pass begins with, where it is known."""
@@ -157,6 +201,11 @@ class Loop:
         if self._clip != "done":
             self._clip, self._heard = kind, clipped._replace(parameters=())
             self._clip_scale = 1.0 if scale is None else scale
+
+    @property
+    def has_gone_back(self) -> bool:
+        """True if there was a backward pass of the model since its last step."""
+        return not self.over and self.backwards > 0
 
     @property
     def clip(self) -> tuple[Tensor | float | None, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TypeAlias
@@ -16,6 +16,7 @@ from vegrad.torch.gradient_norms import is_distributed
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _is_compiling = torch.compiler.is_compiling
+Slots: TypeAlias = MutableMapping[int, Callable[..., object]]
 Ran: TypeAlias = Callable[[Module, tuple[object, ...], object], None]
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
@@ -104,14 +105,15 @@ class Hook:
     the hook does nothing.
     """
 
-    __slots__ = ("ran",)
+    __slots__ = ("met", "ran")
 
     def __init__(self, ran: Ran) -> None:
-        self.ran = ran
+        self.ran, self.met = ran, False
 
     def __call__(self, module: Module, inputs: tuple[object, ...], output: object) -> None:
         """Call `ran`, unless the module is being compiled."""
         if not _is_compiling():
+            self.met = True
             self.ran(module, inputs, output)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Hook:
@@ -124,14 +126,15 @@ class Hook:
 class FirstRun:
     """A forward pre-hook that is called until it is taken off, which its callable does."""
 
-    __slots__ = ("ran",)
+    __slots__ = ("met", "ran")
 
     def __init__(self, ran: Callable[[Module], None]) -> None:
-        self.ran = ran
+        self.ran, self.met = ran, False
 
     def __call__(self, module: Module, inputs: tuple[object, ...]) -> None:
         """Call `ran`, unless the module is being compiled."""
         if not _is_compiling():
+            self.met = True
             self.ran(module)
 
     def __deepcopy__(self, memo: dict[int, object]) -> FirstRun:
@@ -144,14 +147,15 @@ class FirstRun:
 class CallHook:
     """A hook of a whole model, with any arguments; otherwise as `Hook`."""
 
-    __slots__ = ("called",)
+    __slots__ = ("called", "met")
 
     def __init__(self, called: Callable[..., None]) -> None:
-        self.called = called
+        self.called, self.met = called, False
 
     def __call__(self, *given: object) -> None:
         """Call `called`, unless the model is being compiled."""
         if not _is_compiling():
+            self.met = True
             self.called(*given)
 
     def __deepcopy__(self, memo: dict[int, object]) -> CallHook:
@@ -161,12 +165,60 @@ class CallHook:
         return CallHook, (_not_noted,)
 
 
+AnyHook: TypeAlias = Hook | FirstRun | CallHook
+
+
 def _not_noted(*_: object) -> None:
     """Do nothing, in place of a hook that was pickled."""
 
 
 def unwatched(module: Module, inputs: tuple[object, ...], output: object) -> None:
     """Do nothing, in place of a hook that was pickled."""
+
+
+class Hooked:
+    """Hooks of modules that are put on for a step, and taken off again, at little cost.
+
+    Those that were never called stay on: their modules may be compiled, and would be anew.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[int, bool], tuple[Slots, int, AnyHook]] = {}
+        self._on = True
+
+    def after(self, module: Module, hook: Hook | CallHook) -> None:
+        """Add a forward hook, which is on."""
+        handle = module.register_forward_hook(hook)
+        self._slots[id(module), True] = module._forward_hooks, handle.id, hook
+
+    def before(self, module: Module, hook: FirstRun) -> None:
+        """Add a forward pre-hook, which is on."""
+        handle = module.register_forward_pre_hook(hook)
+        self._slots[id(module), False] = module._forward_pre_hooks, handle.id, hook
+
+    def drop(self, module: Module) -> None:
+        """Take a module's forward pre-hook off for good."""
+        hooks, key, _ = self._slots.pop((id(module), False))
+        hooks.pop(key, None)
+
+    def put(self, on: bool) -> None:
+        """Put hooks on, or take them off."""
+        if on is self._on:
+            return
+        self._on = on
+        for hooks, key, hook in self._slots.values():
+            if not hook.met:
+                continue
+            if on:
+                hooks[key] = hook
+            else:
+                hooks.pop(key, None)
+
+    def remove(self) -> None:
+        """Take all hooks off for good."""
+        for hooks, key, _ in self._slots.values():
+            hooks.pop(key, None)
+        self._slots = {}
 
 
 class Back(partial[None]):

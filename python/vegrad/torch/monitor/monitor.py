@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from vegrad.arrays.checks import as_count
+from vegrad._core import Clipped
+from vegrad.arrays.checks import as_count, as_limit
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.noted import noted
 from vegrad.diagnosis.rules.course import BEGINS, promise_of
@@ -33,14 +34,17 @@ from vegrad.flow.finding import Finding
 from vegrad.reports.values import count_of
 from vegrad.runs.run import Run
 from vegrad.runs.spikes import Spike, Spikes, SpikeStep
+from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.flush import flush_gain
+from vegrad.torch.monitor.glances import MOST, Glances
 from vegrad.torch.monitor.journal import Journal
 from vegrad.torch.monitor.looks import Looks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
+from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.monitor.track import Track
 
@@ -51,7 +55,10 @@ class Monitor(StepHooks):
     Args:
         model: any module, wrapped (DistributedDataParallel, fully_shard, torch.compile) or not;
             wrap it first.
-        every: look at every so many steps only; the others cost a microsecond a module.
+        every: look at every so many steps; None: at the first 32, at 16 in each doubling of their
+            number after that, and at as many more as the budget allows. In all steps the joint norm
+            of the gradients is read, and the first NaN is found.
+        budget: share of the steps' time that the monitor may take, which it measures as it goes.
         optimizer: the one whose steps count. None: every optimizer with a parameter of the model;
             those that step one after another, without a forward pass between, take one step.
         backward: also read the gradients that come back to the outputs of modules with weights.
@@ -81,8 +88,9 @@ class Monitor(StepHooks):
     def __init__(
         self,
         model: Module,
-        every: int = 1,
+        every: int | None = None,
         *,
+        budget: float = 0.02,
         optimizer: Optimizer | None = None,
         backward: bool = True,
         details: int = 100,
@@ -91,19 +99,24 @@ class Monitor(StepHooks):
         ignore: Iterable[str] = (),
         log: str | PathLike[str] | None = None,
         first_step: int = 0,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
-        every, details = as_count("every", every, 1), as_count("details", details, 1)
+        every = None if every is None else as_count("every", every, 1)
+        details = as_count("details", details, 1)
+        budget = as_limit("budget", budget)
         keep = min(as_count("keep", keep, 1), sys.maxsize)
         self._alarms = Alarms(on_finding, ignore)
-        super().__init__(model, backward, optimizer, every, details, keep)
+        planned = Schedule(every, budget, clock or schedule.clock)
+        super().__init__(model, backward, optimizer, planned, details, keep)
         named = zip(self.modules, self._watched, self.own, strict=True)
         self.owners.tell = partial(_strayed, weakref.ref(self))
         self._looks = Looks(model, [(name, one) for name, one, own in named if own])
         self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
+        self._glances = Glances()
         self._batch: object = None
         self._due = False
         self.steps = self.first_step = as_count("first_step", first_step)
@@ -130,10 +143,12 @@ class Monitor(StepHooks):
     @property
     def spikes(self) -> tuple[Spike, ...]:
         """The last spikes of the loss or the gradient, each with the steps around it."""
+        self._catch_up()
         return self._spikes.all
 
     def remove(self) -> None:
         """Take all hooks off the model; the records stay."""
+        self._catch_up()
         super().remove()
         self._looks.remove()
         self._journal.close()
@@ -148,8 +163,13 @@ class Monitor(StepHooks):
                 one too: it is the loss of the step that was just taken, or of the one in progress.
             batch: the batch's index or name, for the records of `spikes`; likewise.
         """
+        over = self._ender() is not None and self.loop.over
+        if over and self._glances.waiting:
+            value = loss.detach() if isinstance(loss, Tensor) else loss
+            if self._glances.give(self.steps - 1, None if value is None else float(value), batch):
+                return
         if batch is not None:
-            if self._ender() is not None and self.loop.over:
+            if over:
                 self._spikes.set_batch(self.steps - 1, batch)
             else:
                 self._batch = batch
@@ -158,32 +178,81 @@ class Monitor(StepHooks):
         super().step(loss)
         self._journal.given(self)
 
+    def take_batch(self) -> object:
+        """Return the batch of the step in progress, if it was given."""
+        batch, self._batch = self._batch, None
+        return batch
+
+    def see(self, step: SpikeStep) -> bool:
+        """Take in a step; return True if it is a spike."""
+        spike = self._spikes.see(step)
+        self._due = self._alarms.due(step.loss, step.gradient_norm) or spike or self._due
+        return spike
+
+    def _catch_up(self) -> None:
+        if self._glances.waiting:
+            self._glances.catch_up(self)
+
+    def _glance(self, optimizer: Optimizer, report: Clipped | None) -> bool:
+        if self._on or self._paused or self._others or self._journal.log is not None:
+            return False
+        if not self._glances.take(self, optimizer, report):
+            return False
+        one = self._glances.waiting[-1]
+        self.first.clear()
+        self._joint, self._was_looked, self._pending = one.joint, False, None
+        self.schedule.took(False)
+        self.steps += 1
+        full = len(self._glances.waiting) >= MOST
+        if full or self._alarms.may_be_odd(one.loss, one.joint):
+            self._catch_up()
+        if self._due:
+            self.schedule.ask()
+        self.loop.over, self._watch.seen = True, False
+        if self.schedule.wants(self.steps, self.first_step):
+            self._catch_up()
+            self._begin()
+            self._looks.end(one.step, self.steps, looked=self._on)
+        return True
+
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step, and judge the training if it is time."""
-        looked, step = self._on, self.steps
+        self._catch_up()
+        step, was_fine = self.steps, self.nonfinite is None
         super()._end(known)
-        self._looks.end(step, self.steps)
-        batch, self._batch = self._batch, None
-        if not looked:
-            return
-        loss, norm = self.history.last_sizes
-        spike = self._spikes.see(SpikeStep(step, batch, loss, norm, nan))
-        self._due = self._alarms.due(loss, norm) or spike
-        self._journal.ended(self, self._spikes if spike else None, self._ender() is None)
-        if self._due and self._ender() is None:
-            self._judge()
-        elif self._due and step < BEGINS:  # a first step may leave nothing of the model
-            self._again.report(self, self.flush_gain, self._looks)
+        if not self._paused:
+            loss, norm = self._history.last_sizes
+            spike = self.see(SpikeStep(step, self.take_batch(), loss, norm, nan))
+            alone = self._ender() is None
+            self._journal.ended(self, self._spikes if spike else None, alone)
+            self._due = self._due or (was_fine and self.nonfinite is not None)
+            if alone and self._due:
+                self._judge()
+            elif self._due and step < BEGINS:  # a first step may leave nothing of the model
+                self._again.report(self, self.flush_gain, self._looks)
+            if self._due and not self._on:
+                self.schedule.ask()
+                self._begin()
+            if alone:
+                self.schedule.ended(self._was_looked)
+        self._looks.end(step, self.steps, looked=self._on)
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
+        if self._glances.last != self.steps - 1:
+            self._take_in(optimizer)
+        if optimizer is self._ender():
+            self.schedule.ended(self._was_looked)
+
+    def _take_in(self, optimizer: Optimizer) -> None:
+        """Keep what is known of a step that was taken, and judge the training if it is time."""
         self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
-        sample = self.updates.fresh() if len(self.history) else None
+        sample = self.updates.fresh() if len(self._history) else None
         if sample is not None:
             self._spikes.set_update(sample.step, sample.ratio)
             self.track.updated(sample.step, sample.middle)
-            loss, _ = self.history.last_sizes
+            loss, _ = self._history.last_sizes
             if self.steps > BEGINS and self._alarms.promises(promise_of(sample), loss):
                 self._due = True
         self._journal.stepped(self, self.track, sample)
@@ -191,9 +260,12 @@ class Monitor(StepHooks):
             self._judge()
 
     def _judge(self) -> None:
-        self._due = False
-        found = self._again.report(self, self.flush_gain, self._looks).findings
-        self._journal.tell(self._alarms, self._alarms.kept(found), self.history.last_step)
+        """Judge the training, if the last step was looked at; else the next one will be."""
+        if not self._was_looked and self.nonfinite is None:
+            return
+        self._due, start = False, self.schedule.now()
+        self._journal.tell(self._alarms, self._found().findings, self.history.last_step)
+        self.schedule.leave_out(self.schedule.now() - start)
 
     def scalars(self, all: bool = False) -> dict[str, float]:
         """Return the last step as a flat dictionary for a logger; empty before the first step.
@@ -209,6 +281,7 @@ class Monitor(StepHooks):
     @property
     def run(self) -> Run:
         """The training so far, step by step; of a long one some steps of each stretch."""
+        self._catch_up()
         met = zip(self._alarms.found.items(), self._alarms.steps.values(), strict=True)
         return run_of(
             self, self.track, [noted(step, one) for (_, one), step in met], self._spikes.all
@@ -218,18 +291,24 @@ class Monitor(StepHooks):
         """Return a Diagnosis of the training so far, which prints a table of the modules.
 
         It begins with what went wrong first: after a divergence, with the cause that the steps
-        before it show.
+        before it show. What is new in it is told as `on_finding` says, but for a warning or an
+        error, in the place of which it stands.
 
         Raises:
             ValueError: before the first step.
         """
+        found = self._found()
+        self._journal.tell(self._alarms, found.findings, self.history.last_step, reported=True)
+        findings = self._alarms.with_earlier(found.findings)
+        return replace(found, findings=findings, run=self.run)
+
+    def _found(self) -> Report:
         if not len(self.history):
             if not self.owners.strayed():
                 raise ValueError("a monitor must have seen a step before it can report, not none")
             super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)
-        findings = self._alarms.with_earlier(self._alarms.kept(found.findings))
-        return replace(found, findings=findings, run=self.run)
+        return replace(found, findings=self._alarms.kept(found.findings))
 
     def measure_flush(self, step: Callable[[], object], repeats: int = 5) -> float:
         """Measure how many times faster `step()` is with torch.set_flush_denormal(True).
@@ -243,7 +322,8 @@ class Monitor(StepHooks):
             step: a function that does one training step.
             repeats: number of steps of each kind.
         """
-        self._paused, self._on, self._watch.on = True, False, False
+        self._paused = True
+        self._clear(False, False)
         try:
             self.flush_gain = flush_gain(step, repeats)
         finally:
@@ -255,4 +335,4 @@ class Monitor(StepHooks):
 def _strayed(myself: weakref.ref[Monitor]) -> None:
     """Tell that the steps that are taken are not the model's; a monitor must not hold itself."""
     if (monitor := myself()) is not None:
-        monitor._alarms.tell(monitor._alarms.kept(monitor.report().findings), 0)
+        monitor._alarms.tell(monitor._found().findings, 0)

@@ -13,7 +13,7 @@ from vegrad.arrays.files import plain
 from vegrad.diagnosis.causes import beginnings, unused_steps
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.diagnosis.judge import begun_words
+from vegrad.diagnosis.looked_at import begun_words
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.diagnosis.rules.recurrent import THROUGH_TIME, reach
 from vegrad.diagnosis.second import Second
@@ -99,7 +99,7 @@ def report(
         looks: its closer looks at outputs.
         second: what second looks at the model have found, by the cause that was doubted.
     """
-    last = monitor.history[-1]
+    last = monitor.history.looked[-1]
     about = {"model": f"{monitor.kind}, step {last.step}", "parameters": len(monitor.parameters)}
     reading = Reading(
         vocabulary=TorchVocabulary(),
@@ -112,10 +112,10 @@ def report(
 
 def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -> Watched:
     """Return what a monitor saw beside the sizes of modules."""
-    last = monitor.history[-1]
+    last, looked = monitor.history[-1], monitor.history.looked
     gradients: dict[str, bool] = {}
-    if len(monitor.history) >= FEW:
-        lately = [monitor.history[place].gradient_norms for place in range(-FEW, 0)]
+    if len(looked) >= FEW:
+        lately = [looked[place].gradient_norms for place in range(-FEW, 0)]
         for place, name in enumerate(monitor.parameters):
             gradients[name] = all(bool(norms[place] > 0) for norms in lately)
     return Watched(
@@ -123,7 +123,7 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         last.gradient_norm,
         monitor.nonfinite,
         _growth(monitor),
-        loops=monitor.loop.steps.facts(),
+        loops=monitor.loop.steps.facts(monitor.parameters),
         losses=monitor.history.losses,
         samples=monitor.updates.samples(),
         course=course_of(monitor, looks),
@@ -139,7 +139,7 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
 def _without_gradient(monitor: StepHooks) -> int:
     """Return the steps so far if the model ran at each and no parameter has ever had a gradient."""
     history = monitor.history
-    ran = any(np.isfinite(size) for size in history[-1].activation_rms[_weighted(monitor)])
+    ran = any(np.isfinite(size) for size in history.looked[-1].activation_rms[_weighted(monitor)])
     taken = [one for steps in monitor.loop.steps.facts() for one in steps]
     if (
         not ran
@@ -176,7 +176,7 @@ def _growth(monitor: StepHooks) -> float:
 
 def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
     """Return the sizes at a monitor's modules in its last step, in the order in which they ran."""
-    last, first = monitor.history[-1], monitor.history[0]
+    last, first = monitor.history.looked[-1], monitor.history.looked[0]
     gradients = dict(zip(monitor.parameters, last.gradient_norms.tolist(), strict=True))
     moved = {
         name
@@ -205,7 +205,7 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
 
 def _outer(monitor: StepHooks) -> list[bool]:
     """Return True for each module within which others with weights ran in the last step."""
-    ran = np.isfinite(monitor.history[-1].activation_rms)
+    ran = np.isfinite(monitor.history.looked[-1].activation_rms)
     return [bool(ran[inner].any()) for inner in monitor.inner]
 
 
@@ -226,6 +226,8 @@ def course_of(monitor: StepHooks, looks: Looks) -> Course:
         input_rms=looks.input_rms,
         input_column=looks.input_column,
         outputs=looks.outputs,
+        of_zero=monitor.first.baseline.at(columns.step),
+        entry=looks.entry,
         loss_kind="binary_cross_entropy" if monitor.loop.made_by in BINARY else "",
         complete=int(columns.step[0]) == monitor.first_step,
     )

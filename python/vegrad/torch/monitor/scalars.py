@@ -15,13 +15,15 @@ def scalars(
 ) -> dict[str, float]:
     """Return a dozen numbers of a monitor's last step, or also those of each module; {} before it.
 
-    `counts` are further numbers. The worst module is that whose output has changed most in size
+    Those of modules are of the last step that was looked at, whose number is `last_look`; `counts`
+    are further numbers. The worst module is that whose output has changed most in size
     since the first step.
     """
     if not len(monitor.history):
         return {}
-    last, first = monitor.history[-1], monitor.history[0]
-    found = {"loss": last.loss, "gradient_norm": last.gradient_norm}
+    looked = monitor.history.looked
+    now, last, first = monitor.history[-1], looked[-1], looked[0]
+    found = {"loss": now.loss, "gradient_norm": now.gradient_norm, "last_look": float(last.step)}
     weighted = [place for place in monitor.run_order if monitor.own[place]]
     for title, place in zip(("first", "last"), (weighted[:1], weighted[-1:]), strict=True):
         for one in place:
@@ -34,7 +36,7 @@ def scalars(
     found["nonfinite"] = float(monitor.nonfinite is not None)
     found = {name: value for name, value in found.items() if not isnan(value)}
     for title, names, values in (
-        ("gradient_norm", monitor.parameters, last.gradient_norms),
+        ("gradient_norm", monitor.parameters, now.gradient_norms),
         ("activation_rms", monitor.modules, last.activation_rms),
         ("delta_norm", monitor.modules, last.delta_norms),
     ):

@@ -56,6 +56,8 @@ class Stepped:
         """The same, of optimizers that are gone too."""
         self.ids: set[int] = set()
         """The ids of the parameters that an optimizer has stepped."""
+        self.probes: list[int] = []
+        """The places of a few of them, of each optimizer."""
 
     def knows(self, optimizer: Optimizer) -> bool:
         """Return True for an optimizer that has stepped."""
@@ -94,10 +96,19 @@ class Stepped:
             held = self._renewed(held, optimizer, parameters)
         seen.kept = bool(held.left) and seen.backwards > 0
         held.steps.append(seen)
-        last = len(held.places) - 1
-        probes = {held.places[n * last // (PROBES - 1)] for n in range(PROBES) if last >= 0}
+        self._leave(held, parameters)
+
+    def arm(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+        """Note what is left of a step that was not looked at, before one that will be."""
+        if (held := self._held.get(optimizer)) is not None:
+            self._leave(held, parameters)
+
+    @staticmethod
+    def _leave(held: _Held, parameters: Sequence[Tensor]) -> None:
         held.left = {
-            place: _stamp(grad) for place in probes if (grad := parameters[place].grad) is not None
+            place: _stamp(grad)
+            for place in held.probes
+            if (grad := parameters[place].grad) is not None
         }
 
     def _renewed(
@@ -110,14 +121,20 @@ class Stepped:
             self._every.remove(old)
         self._every.append(held)
         self.ids.update(id(parameters[place]) for place in held.places)
+        self.probes = sorted({place for one in self._every for place in one.probes})
         return held
 
-    def facts(self) -> tuple[tuple[LoopStep, ...], ...]:
-        """Return the last steps of each optimizer of the model."""
-        return tuple(tuple(map(_plain, held.steps)) for held in self._every if held.places)
+    def facts(self, names: Sequence[str] = ()) -> tuple[tuple[LoopStep, ...], ...]:
+        """Return the last steps of each optimizer of the model, whose parameters have names."""
+
+        def known(held: _Held) -> tuple[LoopStep, ...]:
+            own = tuple(names[place] for place in held.places if place < len(names))
+            return tuple(_plain(one, own) for one in held.steps)
+
+        return tuple(known(held) for held in self._every if held.places)
 
 
-def _plain(step: SeenStep) -> LoopStep:
+def _plain(step: SeenStep, holds: tuple[str, ...]) -> LoopStep:
     heard = step.heard
     before = nan if heard is None or heard.norm is None else float(heard.norm)
     return LoopStep(
@@ -131,6 +148,7 @@ def _plain(step: SeenStep) -> LoopStep:
         before=before if isfinite(before) else nan,
         scale=float(step.scale),
         norm=step.norm,
+        holds=holds,
     )
 
 

@@ -26,6 +26,7 @@ from vegrad.torch.monitor.hooks import ModuleHooks
 from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import is_plain
 from vegrad.torch.monitor.owners import Owners
+from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.updates import Updates, lost_epsilon
 from vegrad.torch.optimizer_step import CoreStep
 
@@ -45,16 +46,16 @@ class StepHooks(ModuleHooks):
         model: Module,
         backward: bool,
         optimizer: Optimizer | None,
-        every: int,
+        schedule: Schedule,
         details: int,
         keep: int,
     ) -> None:
         super().__init__(model, backward)
-        self.every, self.details = every, details
-        self.history = MonitorHistory(keep)
+        self.schedule, self.details = schedule, details
+        self._history = MonitorHistory(keep)
         self.subnormals = {}
         self._paused = False
-        self._joint = nan
+        self._joint, self._was_looked = nan, True
         self._optimizer = optimizer
         self._pending: tuple[CoreStep, Clipped | None] | None = None
         """One of vegrad's optimizers that is in its step, and its report on the step before."""
@@ -78,18 +79,26 @@ class StepHooks(ModuleHooks):
         """Take all hooks off the model; the records stay."""
         listening.leave(self.loop)
         listening.leave(self.first)
+        self.first.remove()
         super().remove()
 
     def _begin(self) -> None:
-        """Begin a step; it is looked at if its number says so."""
+        """Begin a step; it is looked at if the schedule says so."""
         self.loop.over = True
-        looking = self.steps % self.every == 0 and not self._paused
-        self._clear(looking, looking and self.steps // self.every % self.details == 0)
+        looking = not self._paused and self.schedule.wants(self.steps, self.first_step)
+        self.loop.closely = looking
+        self.first.look(looking)
+        self._clear(looking, looking and self.schedule.looks % self.details == 0)
 
     @property
     def looking(self) -> bool:
         """True while the step in progress is looked at."""
         return self._on
+
+    @property
+    def watching(self) -> bool:
+        """True while there is a step in progress that counts."""
+        return not self._paused
 
     def _is_mine(self, optimizer: Optimizer) -> bool:
         """Return True if the optimizer's steps count."""
@@ -131,31 +140,38 @@ class StepHooks(ModuleHooks):
         if self._pending is not None:  # as in step()
             self._end(None)
         if optimizer is not (ender := self._ender()):
-            if ender is not None and not self._watch.seen:
-                return  # without a forward pass between them, two optimizers share one step
+            if ender is not None and not (self._watch.seen or self.loop.has_gone_back):
+                return  # without a pass between them, two optimizers share one step
             self._ender = weakref.ref(optimizer)
-        if self._on and isinstance(optimizer, CoreStep):
+        if not self._paused and isinstance(optimizer, CoreStep):
             self._pending = (optimizer, optimizer.clipped)
-        else:
+        elif not self._glance(optimizer, None):
             self._end(None)
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """End the step of one of vegrad's optimizers, with the norms that it has taken."""
         if self._pending is not None and self._pending[0] is optimizer:
             fresh = self._pending[0].clipped is not self._pending[1]
-            self._end(self._pending[0].norms() if fresh else None)
-        self.updates.after(optimizer)
-        self.owners.begin()
-        self.loop.stepped(optimizer, self.steps - 1, self._joint)
+            if not (fresh and self._glance(optimizer, self._pending[0].clipped)):
+                self._end(self._pending[0].norms() if fresh else None)
+        if self._was_looked:
+            self.updates.after(optimizer)
+            self.owners.begin()
+            self.loop.stepped(optimizer, self.steps - 1, self._joint)
+        elif self._on:
+            self.loop.steps.arm(optimizer, self._params)
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step; `known` has norms of gradients, by the parameter's id."""
-        self._joint = nan
-        if self._on:
-            found = None if known or self._others else self._watch.record(self._params)
+        self._joint, self._was_looked = nan, self._on
+        if not self._paused:
+            self.schedule.took(self._on)
+            found = None if known or self._others else self._read()
             if found is not None:
                 self._joint = found[0]
-                self.history.add(self.steps, len(self._params), *found, self.loop.loss())
+                self._history.add(
+                    self.steps, len(self._params), *found, self.loop.loss(), looked=self._on
+                )
             else:
                 with torch.no_grad():
                     self._record(known)
@@ -167,14 +183,52 @@ class StepHooks(ModuleHooks):
         self._pending = None
         self._begin()
 
+    def _read(self) -> tuple[float, bytes] | None:
+        """Return what `_watch` records of the step."""
+        start = self.schedule.now()
+        found = self._watch.record(self._params)
+        if self._on:
+            self.schedule.read(self.schedule.now() - start)
+        return found
+
+    @property
+    def history(self) -> MonitorHistory:
+        """The last steps: their loss and the norms of their gradients, and what looks have seen."""
+        self._catch_up()
+        return self._history
+
+    def _catch_up(self) -> None:
+        """Take in the steps that were only glanced at."""
+
+    def _glance(self, optimizer: Optimizer, report: Clipped | None) -> bool:
+        """End a step that is not looked at, if it is as usual; return False if it is not."""
+        return False
+
     def _before(self, bad: Tensor | None) -> dict[str, float]:
-        if not len(self.history):
+        if not len(self.history.looked):
             return {}
-        last = self.history[-1]
+        last = self.history.looked[-1]
         found = {"growth": growth(self._squares, self._counts, last)}
         if bad is not None and last.gradient_norm < inf:
             found["epsilon"] = lost_epsilon(self.loop.steps.optimizers, bad)
         return found
+
+    def replay(self, run: Callable[[], object]) -> None:
+        """Run a step that was not looked at again, by `run`, to see where it was not finite first.
+
+        Its numbers are not kept.
+        """
+        if self._on or self._paused or self.nonfinite is not None:
+            return
+        self._hooked.put(True)
+        self._on = self._watch.on = self._replaying = True
+        try:
+            run()
+        finally:
+            self._on = self._watch.on = self._replaying = False
+            self._hooked.put(False)
+            self._watch.clear()
+            self._others = []
 
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""
@@ -203,7 +257,8 @@ class StepHooks(ModuleHooks):
         np.divide(self._squares, self._counts, out=rms, where=self._counts > 0)
         deltas = np.where(self._deltas < 0, nan, self._deltas)
         numbers = np.concatenate([norms, np.sqrt(rms), deltas]).tobytes()
-        self.history.add(self.steps, len(self._params), joint, numbers, self.loop.loss())
+        loss = self.loop.loss()
+        self._history.add(self.steps, len(self._params), joint, numbers, loss, looked=self._on)
         if self._counting:
             if plain := [one for one in grads if is_plain(one)]:
                 self._count("gradients", plain)
@@ -232,6 +287,8 @@ class StepHooks(ModuleHooks):
         if not wrong:
             return sqrt(sum([size * size for size in sizes if size == size]))
         if self.nonfinite is None:
+            self.first.replay()
+        if self.nonfinite is None:
             self._find_gradient(*wrong[0])
         return sum([sizes[place] for place, _ in wrong])
 
@@ -243,7 +300,8 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
         monitor = myself()
         if monitor is not None and monitor._is_mine(optimizer):
             if monitor._on:
-                monitor.updates.before(optimizer, monitor.steps)
+                count = monitor.steps - monitor.first_step + 1
+                monitor.updates.before(optimizer, monitor.steps, count)
             monitor._about_to_step(optimizer)
 
     def has_stepped(optimizer: Optimizer, *_: object) -> None:

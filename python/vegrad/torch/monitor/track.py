@@ -71,13 +71,18 @@ class Track:
         if optimizer not in self._seen:
             self._seen.add(optimizer)
             self.settings.append(_settings(optimizer))
-        rates = [rate for group in optimizer.param_groups if type(rate := group["lr"]) is float]
         after = nan
         if isinstance(optimizer, CoreStep) and optimizer.clip is not None:
             after = nan if optimizer.clipped is None else optimizer.clipped.norm_after
         if isinstance(before, Tensor) and before.device.type == "cpu":
             before = float(before)
-        self._steps.append(_Stepped(step, max(rates, default=nan), before, limit, after))
+        self._steps.append(_Stepped(step, rate_of(optimizer), before, limit, after))
+
+    def passed(self, step: int, rate: float, before: Size, limit: float, after: float) -> None:
+        """Keep the same of a step that nobody has looked at."""
+        if isinstance(before, Tensor) and before.device.type == "cpu":
+            before = float(before)
+        self._steps.append(_Stepped(step, rate, before, limit, after))
 
     def updated(self, step: int, ratio: float) -> None:
         """Keep the size of a step's update beside that of the weights."""
@@ -121,6 +126,14 @@ class Track:
         return {}
 
 
+def rate_of(optimizer: Optimizer) -> float:
+    """Return the largest learning rate of an optimizer's groups; nan if none is a plain number."""
+    groups = optimizer.param_groups
+    if len(groups) == 1:
+        return rate if type(rate := groups[0]["lr"]) is float else nan
+    return max((rate for group in groups if type(rate := group["lr"]) is float), default=nan)
+
+
 def _settings(optimizer: Optimizer) -> dict[str, object]:
     """Return the name and the settings of an optimizer; of its groups those of the first."""
     found: dict[str, object] = {"": type(optimizer).__name__}
@@ -128,5 +141,5 @@ def _settings(optimizer: Optimizer) -> dict[str, object]:
         if name not in MOMENTARY and isinstance(value, bool | int | float | tuple):
             found[f": {name}"] = list(value) if isinstance(value, tuple) else value
     if isinstance(optimizer, CoreStep) and optimizer.clip is not None:
-        found[": clip"] = repr(optimizer.clip)
+        found[": clip"] = None if optimizer.clip is None else repr(optimizer.clip)
     return found

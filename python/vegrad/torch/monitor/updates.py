@@ -10,8 +10,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from math import isnan, nan
+from functools import lru_cache
+from math import inf, isnan, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.watched import Sample, Update
 from vegrad.torch.gradient_norms import is_distributed
@@ -28,6 +29,7 @@ from vegrad.torch.optimizer_step import Group
 ELEMENTS = 64  # of a parameter
 FIRST, BEGINNING = 3, 24  # samples that are kept; steps of which every second one is sampled
 EVERY, LATE, RARELY = 5, 300, 10  # one in so many steps is sampled then, and after step LATE
+RAISED = 2.0  # times the rate of the last sample: a step at such a rate is sampled at once
 KEEP = 8
 SQUARES = ("exp_avg_sq", "square_avg", "sum")  # states under a root, beside ε
 
@@ -124,23 +126,32 @@ class Updates:
     ) -> None:
         self._parameters, self._names = parameters, names
         self._seen: weakref.WeakKeyDictionary[Optimizer, list[int]] = weakref.WeakKeyDictionary()
-        """The number of each optimizer, and how many of its steps were seen."""
+        """The number of each optimizer, how many of its steps were seen, and the last sampled."""
         self._taken: Taken | None = None
         self._is_fresh = False
         self._first: dict[int, float] = {}
         self._peaks: dict[int, float] = {}
+        self._rates: dict[int, float] = {}
         self._early: list[Taken] = []
         self._late: deque[Taken] = deque(maxlen=KEEP)
         self._digested: weakref.WeakKeyDictionary[Taken, Sample] = weakref.WeakKeyDictionary()
 
     @torch.no_grad()
-    def before(self, optimizer: Optimizer, step: int) -> None:
-        """Take a sample, if this step is to have one: the optimizer is about to step."""
-        seen = self._seen.setdefault(optimizer, [len(self._seen), 0])
+    def before(self, optimizer: Optimizer, step: int, count: int) -> None:
+        """Take a sample, if this step is to have one: the optimizer is about to step.
+
+        `count` is the number of steps so far, with this one and those that were not looked at.
+        """
+        seen = self._seen.setdefault(optimizer, [len(self._seen), 0, 0])
         seen[1] += 1
         self._taken = None
-        if seen[1] > FIRST and seen[1] % _interval(seen[1]):
+        rate = optimizer.param_groups[0]["lr"]
+        raised = type(rate) is float and rate >= RAISED * self._rates.get(seen[0], inf)
+        is_time = count // _interval(count) != seen[2] // _interval(count)
+        if seen[1] > FIRST and not is_time and not raised:
             return
+        self._rates[seen[0]] = rate if type(rate) is float and rate > 0 else inf
+        seen[2] = count
         known = self._parameters()
         place_of = {id(one): place for place, one in enumerate(known)}
         settings, places, old, grads = [], [], [], []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from vegrad.arrays.cached import cached_property
 from vegrad.torch.activations import FUNCTIONS, OTHERS
 from vegrad.torch.reading.tensors import tensors_in
 

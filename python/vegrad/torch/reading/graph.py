@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
+from vegrad.flow.data import Mixing
 from vegrad.flow.reading import INPUT, MAPS, Operation
 from vegrad.torch.models import size_log2
 from vegrad.torch.reading.attention import apart, flatness
 from vegrad.torch.reading.call import ADDS, BATCH_NORM, VIEWS, Call
 from vegrad.torch.reading.edges import Edge, after, before, is_finite
+from vegrad.torch.reading.mixing import suspected
 from vegrad.torch.reading.tensors import ByTensor, tensors_in
 from vegrad.torch.reading.values import Values
 
@@ -43,6 +45,10 @@ class Graph:
     """The place of the loss, after which those within it stand; -1 while the model runs."""
     strangers: dict[int, nn.Parameter] = field(default_factory=dict)
     """Parameters by id that the model uses and does not have."""
+    mixing: list[Mixing] = field(default_factory=list)
+    """Calls that may mix the rows of the batch."""
+    rows: int = 0
+    """Of the first input."""
     reached: set[int] | None = None
     """The leaves, by id, that a way leads back to from the loss; None if that is not known."""
 
@@ -64,6 +70,7 @@ class Graph:
         """Take in the tensors that the model is given."""
         for one in inputs:
             self._made_by[one] = INPUT
+        self.rows = len(inputs[0]) if inputs and inputs[0].ndim else 0
 
     def end_model(self, target: object = None) -> None:
         """Put the loss in its place: what runs from now on runs within it, on this target."""
@@ -129,6 +136,11 @@ class Graph:
             flat, alike, keys = flatness(call, out), shared(out, rms), apart(call)
         if call.name == "batch_norm":
             self._variance(call)
+        if (
+            self.end < 0
+            and (mixing := suspected(call, made[0], self.rows, self.module)) is not None
+        ):
+            self.mixing.append(mixing)
         lost = not rms < inf if measured else numbers and self._carries(out, known)
         edge = edge or (after(call, out, lost) if measured else None)
         cause = edge.cause if edge is not None else ""

@@ -14,19 +14,21 @@ from torch import Tensor
 from torch.nn import Module
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.flow.data import Columns, Input, NonFiniteData
+from vegrad.flow.data import Columns, Input, Mixing, NonFiniteData, same
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.recurrence import Recurrence
 from vegrad.torch import models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw, resample
 from vegrad.torch.reading.compared import RefusedError
+from vegrad.torch.reading.data import named_inputs, no_tensors, not_finite
 from vegrad.torch.reading.gradients import gradients, recorded
-from vegrad.torch.reading.graph import Graph, rms_log2, shared
+from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.initialization import fans, initialization
 from vegrad.torch.reading.losses import Loss
+from vegrad.torch.reading.mixing import proven
 from vegrad.torch.reading.modules import modules_of
-from vegrad.torch.reading.parameters import first_nonfinite, read_parameters
+from vegrad.torch.reading.parameters import read_parameters
 from vegrad.torch.reading.trace import Trace, graph_of
 from vegrad.torch.reading.undefined import undefined
 from vegrad.torch.reading.unregistered import names_of_strangers
@@ -57,11 +59,19 @@ def read(
         with models.untouched(model, loss_fn):
             found = _read(task, resamples, seed, data)
             stored = precise.stored(task) if precise.may_be_lost(found) else None
-            return replace(found, stored=stored)
+            mixing = _mixing(task, found) if found.mixing else ()
+            return replace(found, stored=stored, mixing=mixing)
     except (TypeError, AttributeError) as error:
         if message := no_tensors(x, target):
             raise TypeError(message) from error
         raise
+
+
+def _mixing(task: passes.Task, found: Reading) -> tuple[Mixing, ...]:
+    """Return the operations that do mix the rows of the batch."""
+    model, _, x, target = task
+    take, count = passes.rows_of(x, target), passes.row_count(x, target)
+    return proven(found.mixing, model, take, count, target)
 
 
 def _read(
@@ -79,19 +89,24 @@ def _read(
         if found is None:
             raise
         return found
-    unregistered = names_of_strangers(task.model, graph.strangers)
+    more: dict[str, Any] = {
+        "what_if": what_if,
+        "data": data,
+        "unregistered": names_of_strangers(task.model, graph.strangers),
+        "mixing": tuple(graph.mixing),
+    }
     if not run.path:
         recurrent = () if data else tuple(cells.recurrences(task.model, calls, seed))
         reading = _of_graph(task, run, recurrent)
         if recurrent:
             reading = replace(reading, lags=cells.lags(task.model, calls, task.target))
-        return replace(reading, what_if=what_if, data=data, unregistered=unregistered)
+        return replace(reading, **more)
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
     resamples = resamples if isfinite(reading.loss or 0.0) else 0
     batches = resample.batches(task, run, resamples, seed)
     chain = replace(reading.chain, batches=batches)
-    return replace(reading, chain=chain, what_if=what_if, data=data, unregistered=unregistered)
+    return replace(reading, chain=chain, **more)
 
 
 def interrupted(
@@ -219,7 +234,7 @@ def _inputs(x: object) -> tuple[Input, ...]:
             mean = float(one.detach().double().mean())
             rows = one.detach().cpu().double().numpy() if one.ndim == 2 else None
             columns = None if rows is None else Columns.of(rows)
-            found.append(Input(name, rms, mean, shared(one, rms_log2(one)), columns))
+            found.append(Input(name, rms, mean, 0 if rows is None else same(rows), columns))
     return tuple(found)
 
 
@@ -320,56 +335,3 @@ def _precisely(
             return {n: models.size_log2(g) for n, g in named.items()}, _operations(run)
     except (RuntimeError, TypeError, ValueError):
         return None
-
-
-# Data -------------------------------------------------------------------------------------------
-
-
-def not_finite(kind: str, name: str, value: object) -> NonFiniteData | None:
-    """Return the first number that is not finite; None if all are.
-
-    Args:
-        kind: "data" or "target".
-        name: name of the argument.
-        value: a tensor, or a sequence or mapping of several; all else is passed over.
-    """
-    several = named_inputs(name, value)
-    for where, tensor in several.items():
-        if not tensor.is_floating_point():
-            continue
-        first = first_nonfinite(tensor)
-        if first is not None:
-            bad = ~tensor.isfinite()
-            rows = int(bad.reshape(len(bad) if bad.ndim else 1, -1).any(1).sum())
-            return NonFiniteData(kind, where, first, rows=rows, of=len(bad) if bad.ndim else 1)
-    return None
-
-
-def no_tensors(x: object, target: object) -> str:
-    """Return what is wrong with arguments among which there are NumPy arrays; "" if there are none.
-
-    Some models and losses take them; of others PyTorch's own error says what is wrong within.
-    """
-    for name, value in (("x", x), ("target", target)):
-        for where, one in _parts(name, value).items():
-            if isinstance(one, np.ndarray):
-                dtype = ", dtype=torch.float32" if one.dtype == np.float64 else ""
-                return (
-                    f"{where} must be a torch.Tensor, not a numpy.ndarray: give "
-                    f"torch.as_tensor({where}{dtype})"
-                )
-    return ""
-
-
-def named_inputs(name: str, value: object) -> dict[str, Tensor]:
-    """Return the tensors of an argument, by the names that a user would give them."""
-    several = _parts(name, value)
-    return {where: one for where, one in several.items() if isinstance(one, Tensor)}
-
-
-def _parts(name: str, value: object) -> dict[str, object]:
-    if isinstance(value, tuple | list):
-        return {f"{name}[{n}]": one for n, one in enumerate(value)}
-    if isinstance(value, Mapping):
-        return {f"{name}[{key!r}]": one for key, one in value.items()}
-    return {name: value}

@@ -16,12 +16,13 @@ from torch.nn import Module
 from vegrad.flow.data import NonFiniteData
 from vegrad.flow.reading import Reading
 from vegrad.torch import models
+from vegrad.torch.reading.data import not_finite
 from vegrad.torch.reading.edges import is_finite
 from vegrad.torch.reading.gradients import has_reentrant
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.losses import Heard, Loss
 from vegrad.torch.reading.parameters import read_parameters
-from vegrad.torch.reading.reading import interrupted, not_finite, read
+from vegrad.torch.reading.reading import interrupted, read
 from vegrad.torch.reading.tensors import tensors_in
 from vegrad.torch.reading.trace import graph_of
 from vegrad.torch.vocabulary import TorchVocabulary
@@ -79,6 +80,19 @@ def second_look(
         parameters={name: replace(one, reached=True) for name, one in parameters.items()},
         data=data,
     )
+
+
+def passes_again(
+    model: Module, args: tuple[object, ...], kwargs: Mapping[str, object], delta: Tensor | None
+) -> None:
+    """Run a model again on what it was given, for the hooks that are on it; as `second_look`."""
+    with models.untouched(model):
+        try:
+            outputs = [one for one in tensors_in(model(*args, **kwargs)) if one.is_floating_point()]
+            if delta is not None and outputs:
+                _back(model, outputs[0], delta)
+        except Exception:  # a model may do anything, and its training is not to be disturbed
+            return
 
 
 def full_look(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, log2, nan
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ from vegrad.torch.reading.graph import SAFE, Graph, rms_log2
 from vegrad.torch.reading.hooks import Hooks
 from vegrad.torch.reading.tensors import ByTensor, is_transformed
 
+NEAR = 2.0  # log2 of a running variance over the batch's own, within which they are alike
 FLAT = 0.05  # An element is saturated if |φ′| there is below this share of the largest.
 
 
@@ -226,7 +227,9 @@ class Trace(TorchFunctionMode):
         direct = self._outputs.get(call.source) is not None and layer.activation == "identity"
         layer.norm = NORMS[call.name]
         layer.plain_norm = direct and call.name in ("layer_norm", "rms_norm")
-        layer.rescaled = direct and (call.name != "batch_norm" or _by_batch(call))
+        layer.rescaled = direct and (
+            call.name != "batch_norm" or _by_batch(call, self.graph.variances)
+        )
         if direct and isinstance(out, Tensor):
             self._outputs[out] = place
 
@@ -319,10 +322,14 @@ def _moments(tensor: Tensor) -> tuple[float, float]:
     return mean, std
 
 
-def _by_batch(call: Call) -> bool:
-    """Return True if a batch norm divides by what the batch itself gives."""
+def _by_batch(call: Call, variances: Mapping[int, float]) -> bool:
+    """Return True if a batch norm divides by what the batch itself gives, or nearly that."""
     given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
-    return given.get("running_var") is None or bool(given.get("training"))
+    running = given.get("running_var")
+    if running is None or given.get("training"):
+        return True
+    own, mean = variances.get(id(running), nan), float(running.double().mean())
+    return mean > 0 and abs(own - log2(mean)) < NEAR
 
 
 def _flatness(call: Call, y: Tensor) -> tuple[float, float]:

@@ -1,0 +1,59 @@
+// The interpreter's lock, given up for a while and taken back.
+//
+// Once Python ends, a daemon thread does not get it any more. Up to Python 3.13 it ends right where
+// it asks, by unwinding the stack; but what would be destroyed on the way are objects of an
+// interpreter that is no more, and out of a destructor nothing may be unwound: the process would
+// be aborted. So it stays where it is, until the process has ended.
+#pragma once
+
+#include <Python.h>
+
+#include <chrono>
+#include <thread>
+
+namespace vegrad {
+
+inline void take_gil_back(PyThreadState* state) {
+  struct Stay {
+    bool needed = true;
+    ~Stay() {
+      while (needed) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+  } stay;
+  PyEval_RestoreThread(state);
+  stay.needed = false;
+}
+
+inline thread_local PyThreadState* t_without_gil = nullptr;  // the state of a thread without it
+
+class WithoutGil {
+ public:
+  WithoutGil() : before_(t_without_gil), state_(PyEval_SaveThread()) { t_without_gil = state_; }
+  ~WithoutGil() {
+    take_gil_back(state_);
+    t_without_gil = before_;
+  }
+  WithoutGil(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState *before_, *state_;
+};
+
+template <class Body>
+auto without_gil(const Body& body) {
+  const WithoutGil released;
+  return body();
+}
+
+// Within the life of a WithoutGil, on the same thread.
+class WithGil {
+ public:
+  WithGil() : state_(t_without_gil) { take_gil_back(state_); }
+  ~WithGil() { PyEval_SaveThread(); }
+  WithGil(const WithGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+}  // namespace vegrad

@@ -1,0 +1,106 @@
+"""Which steps a monitor looks at, so that its cost stays within a budget.
+
+The first `ALL` steps are looked at, then half as many of each doubling of their number, and beyond
+that as many as the budget allows: what a look costs is how much longer those steps take than the
+others. Steps are looked at whose number is a multiple of a power of 2, so that of two runs that
+differ in the power, one looks at all that the other does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from math import ceil
+
+ALL = 32  # first steps, each of which is looked at; 16 in each doubling of them after that
+KEPT, ENOUGH = 16, 6  # times of each kind that are kept, and from which on they are compared
+LOOKS, NORM = 0.5, 0.25  # shares of the budget for looks, and for the norm in the other steps
+clock: Callable[[], float] = time.thread_time
+"""Seconds of the calling thread, which other programs do not lengthen."""
+
+
+class Schedule:
+    """Decides at which steps there is a look, and how much of the gradients the others read.
+
+    Args:
+        every: look at the steps whose number is a multiple of this; None to go by the budget.
+        budget: the share of the steps' time that a monitor may take.
+        now: a clock, in seconds.
+    """
+
+    def __init__(self, every: int | None, budget: float, now: Callable[[], float]) -> None:
+        self.every, self.budget, self.now = every, budget, now
+        self.interval = 0
+        """The power of 2 that the budget allows; 0 until it is known."""
+        self.part = 1
+        """One in so many elements is read in steps without a look."""
+        self.looks = 0
+        """Number of steps so far that were to be looked at."""
+        self._asked, self._is_in_step = True, False
+        self._start: float | None = None
+        self._aside = 0.0
+        self._times = {looked: deque[float](maxlen=KEPT) for looked in (True, False)}
+        self._norms: deque[float] = deque(maxlen=KEPT)
+
+    def wants(self, step: int, first: int) -> bool:
+        """Return True if a step is to be looked at; `first` is the number of the first one."""
+        count = step - first
+        if self.every is not None:
+            return step % self.every == 0 or not self.looks
+        at_least = 1 << max(count.bit_length() - ALL.bit_length() + 1, 0)
+        return self._asked or count % min(at_least, self.interval or at_least) == 0
+
+    def ask(self) -> None:
+        """Have the next step looked at, out of turn."""
+        self._asked = True
+
+    def took(self, looked: bool) -> None:
+        """Note a step, and whether it was looked at."""
+        self.looks += looked
+        self._asked = self._asked and not looked
+
+    def read(self, seconds: float) -> None:
+        """Note what it has taken to read all gradients."""
+        self._norms.append(seconds)
+
+    def leave_out(self, seconds: float) -> None:
+        """Note time within this step that is none of a step's, as that of a judgement."""
+        self._aside += seconds
+
+    def begins(self) -> None:
+        """Note the time at which a step begins: the first call of the model after the last one."""
+        if not self._is_in_step:
+            self._is_in_step, self._start, self._aside = True, self.now(), 0.0
+
+    def ended(self, looked: bool) -> None:
+        """Note the time at which a step is over; without a call, it began with the end before."""
+        now = self.now()
+        if self._start is not None:
+            self._times[looked].append(now - self._start - self._aside)
+        self._is_in_step, self._start, self._aside = False, now, 0.0
+        if looked and self.every is None:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Compare steps with a look and without."""
+        if min(map(len, self._times.values())) < ENOUGH or not self._norms:
+            return
+        plain = _usual(self._times[False])
+        if not plain > 0 < self.budget:
+            return
+        cost = max(_usual(self._times[True]) - plain, 0.0)
+        wanted = _power(cost / (LOOKS * self.budget * plain))
+        near = min(max(wanted, self.interval // 2), 2 * self.interval)
+        self.interval = near if self.interval else wanted
+        self.part = _power(_usual(self._norms) / (NORM * self.budget * plain))
+
+
+def _usual(times: Collection[float]) -> float:
+    """Return the time below which a quarter of them lie."""
+    return sorted(times)[len(times) // 4]
+
+
+def _power(ratio: float) -> int:
+    """Return the least power of 2 that is as large."""
+    return 1 << max(ceil(min(ratio, 1 << 30)) - 1, 0).bit_length()
