@@ -19,7 +19,7 @@ MISSING = ("", "na", "n/a", "nan", "null")
 
 
 class Plain(NamedTuple):
-    """What a plain file holds."""
+    """The content of a plain file."""
 
     columns: list[str]
     """Names of the columns beside the target."""
