@@ -1,7 +1,7 @@
 """Time the same forward and backward pass in Python lists, NumPy, PyTorch, JAX and vegrad.
 
     python bench/run.py                 the table, on one thread and on two
-    python bench/run.py --all           also the rows that take longer, then bench/buffers.py
+    python bench/run.py --all           also the rows that take longer, diagnoses.py and buffers.py
     python bench/run.py --quick         a smoke run
     python bench/run.py --markdown      the tables of the last complete run, for docs/benchmarks.md
 
@@ -151,7 +151,9 @@ def main():
         report.save(results, folder)
     if options.complete and options.all:
         where = ["--output", str(options.output)] if options.output else []
-        buffers = Path(__file__).with_name("buffers.py")
+        here = Path(__file__)
+        subprocess.run([sys.executable, here.with_name("diagnoses.py")])
+        buffers = here.with_name("buffers.py")
         sys.exit(subprocess.run([sys.executable, buffers, *where]).returncode)
 
 

@@ -31,7 +31,7 @@ class Table:
 
     Args:
         functions: of an array (N,); it returns their values (N, M).
-        derived: how many of them, from the first on, are followed by their derivatives, to 1e-11.
+        derived: how many of them, from the first on, are followed by their derivatives, to 1e-10.
     """
 
     def __init__(self, functions: Callable[[FloatArray], FloatArray], derived: int = 0) -> None:

@@ -82,7 +82,7 @@ class Sizes:
 def moments(activation: str, log_qs: FloatArray) -> FloatArray:
     """Return ln E φ², ln E φ′² and the derivative of the first by ln q at each of log_qs: (N, 3).
 
-    They are those of `second_moment` and `derivative_second_moment`, to 1e-12.
+    They are those of `second_moment` and `derivative_second_moment`, to 1e-12; the last to 1e-10.
     """
     row = activation_of(activation)
     if row.rectifier:
