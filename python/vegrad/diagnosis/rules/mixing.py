@@ -16,6 +16,7 @@ SAYS = {
     "so mixes the rows of the batch",
     "along": "{site} goes along the first axis of {before}, from row to row of the batch",
 }
+SAID = ("wrong-reduction", "double-softmax")  # of a softmax over the rows, at the output
 ADVISES = {
     "softmax": "take it along the axis whose weights are to sum to 1, the last in attention.",
     "view": "{words.exchanges}.",
@@ -25,7 +26,7 @@ ADVISES = {
 
 def _mixed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find the first operation for which the outputs of rows depend on the rows beside them."""
-    if not reading.mixing or any(one.cause == "wrong-reduction" for one in earlier):
+    if not reading.mixing or any(one.cause in SAID for one in earlier):
         return
     one = reading.mixing[0]
     name = one.module
