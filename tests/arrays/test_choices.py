@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import vegrad
 from vegrad import _core
-from vegrad.arrays import choices
+from vegrad.arrays import checks as choices
 from vegrad.arrays.checks import POLICIES
 from vegrad.networks.rnn import TARGETS
 from vegrad.theory.cells import GATES

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from math import inf, isfinite
 from numbers import Real
-from typing import Any, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, SupportsFloat, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.choices import Policy
 from vegrad.arrays.shown import MOST, shown, some, visible
 
 Array = npt.NDArray[Any]
@@ -28,6 +27,50 @@ A buffer is a NumPy array, not masked, or a CPU tensor that speaks DLPack. "As d
 ends at 64. The compiled module checks this when it is called: type checkers have no way to describe
 it, so the alias serves the reader.
 """
+
+# The numbers and names that arguments may have, for type checkers.
+Number: TypeAlias = SupportsFloat
+"""A real number: of Python or of NumPy, or an array or a tensor without axes."""
+Policy = Literal["raise", "skip", "zero", "propagate"]
+"""The ways to treat elements of gradients that are not finite."""
+SpikeMode = Literal["zscore", "percentile"]
+"""The ways in which `ZClip` judges a norm."""
+SpikeOption = Literal["adaptive_scaling", "mean"]
+"""Targets to which `ZClip` brings a norm down."""
+Activation = Literal[
+    "identity",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "softplus",
+    "hard_tanh",
+    "erf",
+]
+Loss = Literal["mse", "cross_entropy", "binary_cross_entropy"]
+Normalization = Literal["layer", "rms"]
+Initialization = Literal[
+    "glorot_uniform",
+    "glorot_normal",
+    "he_uniform",
+    "he_normal",
+    "lecun_normal",
+    "orthogonal",
+    "lsuv",
+    "normal",
+    "critical",
+]
+"""Draws of the weights of an `MLP`."""
+Cell = Literal["tanh", "relu", "lstm", "gru"]
+Targets = Literal["last", "all"]
+"""The steps of a sequence that have targets."""
+RecurrentInitialization = Literal["default", "orthogonal", "identity", "critical", "chrono"]
+"""Draws of the weights of an `RNN`."""
+
 _MOST_ROWS = 2**30
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 T = TypeVar("T")

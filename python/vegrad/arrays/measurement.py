@@ -8,8 +8,7 @@ from math import inf, log2
 from typing import Any
 
 from vegrad import _core
-from vegrad.arrays.checks import Buffers, FloatArray, as_order
-from vegrad.arrays.choices import Number
+from vegrad.arrays.checks import Buffers, FloatArray, Number, as_order
 from vegrad.arrays.shown import escape, visible
 
 # The columns of the table.

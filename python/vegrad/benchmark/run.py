@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.arrays.choices import Activation
+from vegrad.arrays.checks import Activation
 from vegrad.benchmark import limits, peers
 from vegrad.benchmark.machine import cores, environment, machine, versions
 from vegrad.benchmark.peers import Buffers, Case, Peer, Problem

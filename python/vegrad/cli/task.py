@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array, did_you_mean
-from vegrad.arrays.choices import Loss, RecurrentInitialization
+from vegrad.arrays.checks import Array, Loss, RecurrentInitialization, did_you_mean
 from vegrad.arrays.shown import shown, visible
 from vegrad.cli.options import SEQUENCES, positive
 from vegrad.cli.parser import not_one_of

@@ -24,8 +24,7 @@ from __future__ import annotations
 from vegrad import _core
 from vegrad._core import Clipped, NonFiniteGradientError
 from vegrad.arrays import checks
-from vegrad.arrays.checks import Buffers
-from vegrad.arrays.choices import Number, Policy
+from vegrad.arrays.checks import Buffers, Number, Policy
 from vegrad.clipping.learning import AdaGC, AutoClip, ZClip
 from vegrad.clipping.rules import Adaptive, BlockRMS, GlobalNorm, Norm, Rule, Value
 from vegrad.clipping.skipping import SkipSpike

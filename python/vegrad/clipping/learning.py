@@ -13,8 +13,7 @@ import numpy as np
 from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
-from vegrad.arrays.checks import Buffers
-from vegrad.arrays.choices import Number, Policy, SpikeMode, SpikeOption
+from vegrad.arrays.checks import Buffers, Number, Policy, SpikeMode, SpikeOption
 from vegrad.clipping.percentiles import Percentiles
 from vegrad.clipping.rules import Loss, Prepared, Rule, argument
 

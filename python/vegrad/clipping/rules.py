@@ -10,8 +10,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
-from vegrad.arrays.checks import Buffers
-from vegrad.arrays.choices import Number, Policy
+from vegrad.arrays.checks import Buffers, Number, Policy
 from vegrad.arrays.shown import visible
 
 T = TypeVar("T")

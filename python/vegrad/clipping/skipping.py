@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from vegrad.arrays import checks
-from vegrad.arrays.choices import Number, Policy
+from vegrad.arrays.checks import Number, Policy
 from vegrad.clipping.learning import Learned
 from vegrad.clipping.rules import Loss, argument
 

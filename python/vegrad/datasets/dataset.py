@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vegrad.arrays.checks import Array, FloatArray
-from vegrad.arrays.choices import Loss
+from vegrad.arrays.checks import Array, FloatArray, Loss
 from vegrad.arrays.shown import shown
 
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vegrad.arrays.checks import Array
-from vegrad.arrays.choices import Targets
+from vegrad.arrays.checks import Array, Targets
 from vegrad.arrays.shown import plainly, shown
 from vegrad.datasets.dataset import Dataset, are_labels, is_number, label_of, standardize
 from vegrad.datasets.files import read_npz

@@ -14,8 +14,19 @@ import numpy.typing as npt
 from vegrad import _core
 from vegrad._core import Network as CoreNetwork
 from vegrad._core import Trainer as CoreTrainer
-from vegrad.arrays.checks import Array, FloatArray, as_batch, as_count, as_number, as_target
-from vegrad.arrays.choices import Activation, Initialization, Loss, Normalization, Number
+from vegrad.arrays.checks import (
+    Activation,
+    Array,
+    FloatArray,
+    Initialization,
+    Loss,
+    Normalization,
+    Number,
+    as_batch,
+    as_count,
+    as_number,
+    as_target,
+)
 from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import (

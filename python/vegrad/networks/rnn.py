@@ -9,8 +9,16 @@ import numpy.typing as npt
 
 from vegrad import _core
 from vegrad._core import Recurrent
-from vegrad.arrays.checks import Array, as_count, as_number
-from vegrad.arrays.choices import Cell, Loss, Number, RecurrentInitialization, Targets
+from vegrad.arrays.checks import (
+    Array,
+    Cell,
+    Loss,
+    Number,
+    RecurrentInitialization,
+    Targets,
+    as_count,
+    as_number,
+)
 from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Config, Network, Shapes, check_dtype, check_name

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +22,46 @@ import numpy.typing as npt
 from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
-from vegrad.arrays.checks import Buffers, FloatArray
-from vegrad.arrays.choices import Number
+from vegrad.arrays.checks import Buffers, FloatArray, Number
 from vegrad.arrays.shown import shown
 from vegrad.clipping.rules import Loss, Prepared, Rule, as_known
 from vegrad.optim.schedules import cosine, warmup
-from vegrad.optim.trainer import Trainer as Trainer
 
 __all__ = ["SGD", "Adam", "AdamW", "Lion", "Optimizer", "cosine", "warmup"]
 
 Rate = Number | Callable[[int], float]
+
+
+class Trainer(Protocol):
+    """Stepper of a training: the core's `Trainer`, or something like it."""
+
+    @property
+    def done(self) -> int:
+        """How many steps the last run made."""
+
+    @property
+    def taken(self) -> int:
+        """The same without those that were skipped."""
+
+    @property
+    def clipped(self) -> _core.Clipped:
+        """Result of the clip in the last step."""
+
+    def run(
+        self,
+        optimizer: _core.Optimizer,
+        order: npt.NDArray[np.int64],
+        rates: npt.NDArray[np.float64],
+        records: npt.NDArray[np.float64],
+        seconds: float,
+        gauge: tuple[int, int],
+        rule: str,
+        limit: object,
+        ord: float,
+        nonfinite: str,
+        eps: float,
+    ) -> None:
+        """Take a step for each record, on batches of rows in this order."""
 
 
 def _argument(name: str) -> property:
@@ -82,10 +112,8 @@ class Optimizer:
     @clip.setter
     def clip(self, clip: Rule | None) -> None:
         if clip is not None and not isinstance(clip, Rule):
-            raise TypeError(
-                "clip must be a rule of vegrad.clipping, as GlobalNorm(1.0), or None, not "
-                f"{type(clip).__name__}"
-            )
+            wanted = "a rule of vegrad.clipping, as GlobalNorm(1.0), or None"
+            raise TypeError(f"clip must be {wanted}, not {type(clip).__name__}")
         self._clip = clip
 
     def _make(self) -> _core.Optimizer:
@@ -228,10 +256,10 @@ class Optimizer:
             arguments = dict(state["arguments"])
             lr = arguments.pop("lr")
             if lr is None and not callable(self.lr):
-                raise ValueError(
+                said = (
                     f"its lr was a function, and the optimizer's is {self.lr:g}: make it with the "
-                    f"function, or with one such as lambda step: {self.lr:g}"
                 )
+                raise ValueError(f"{said}function, or with one such as lambda step: {self.lr:g}")
             fresh = type(self)(lr=self.lr if lr is None else lr, clip=self.clip, **arguments)
             fresh.steps = checks.as_count("steps", state["steps"], most=2**63 - 1)
             fresh._core.load(dict(state["state"]))

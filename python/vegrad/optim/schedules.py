@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import cos, pi
 
 from vegrad.arrays import checks
-from vegrad.arrays.choices import Number
+from vegrad.arrays.checks import Number
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vegrad.arrays.checks import Activation
 from vegrad.arrays.checks import Array as Array
-from vegrad.arrays.choices import Activation
 
 Result = tuple[float, list[tuple[Any, Any]]]  # the loss, and the gradients of each (weight, bias)
 
