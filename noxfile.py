@@ -218,9 +218,13 @@ def check_version(session: nox.Session, version: str) -> None:
 
 @nox.session(python=False)
 def long(session: nox.Session) -> None:
-    """Take a million steps of every rule and optimizer, and count what grows: some minutes."""
+    """Take a million steps of every rule and optimizer, and count what grows; kill 1,000 trainings.
+
+    This takes about half an hour. Arguments go to pytest.
+    """
     steps = {"VEGRAD_STEPS": os.environ.get("VEGRAD_STEPS", "1000000")}
     session.run("pytest", "tests/test_long_runs.py", *session.posargs, env=steps)
+    session.run("python", "bench/kills.py", "--kills", os.environ.get("VEGRAD_KILLS", "1000"))
 
 
 @nox.session
