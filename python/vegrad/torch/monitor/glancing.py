@@ -66,10 +66,9 @@ class GlanceHooks(StepHooks):
             self._looks.end(one.step, self.steps, looked=self._on)
         return True
 
-    def _take_in(self, optimizer: Optimizer) -> None:
+    def _take_in(self) -> None:
         """Keep what is known of a step that was taken, and judge the training if it is time."""
-        self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
-        sample = self.updates.fresh() if len(self._history) else None
+        sample = self.updates.fresh() if len(self.history) else None
         if sample is not None:
             self._spikes.set_update(sample.step, sample.ratio)
             self.track.updated(sample.step, sample.middle)

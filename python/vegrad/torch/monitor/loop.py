@@ -84,8 +84,10 @@ class Loop:
         if not self.closely and self.steps.probes:
             self._glances = _glanced(self._parameters(), self.steps.probes)
             root = roots[0] if len(roots) == 1 and self._scaler is None else None
-            is_number = isinstance(root, Tensor) and _is_number(root)
-            self.root = root.item() if is_number else self._loss_of(roots)
+            if isinstance(root, Tensor) and _is_number(root):
+                self.root = root.item()
+            else:
+                self.root = self._loss_of(roots)
             return
         self._grads = grads = [one.grad for one in self._parameters()]
         there = [one for one in grads if one is not None]

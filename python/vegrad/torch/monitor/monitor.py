@@ -203,8 +203,11 @@ class Monitor(GlanceHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
-        if self._glances.last != self.steps - 1:
-            self._take_in(optimizer)
+        glanced = self._glances.last == self.steps - 1
+        if not glanced:
+            self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
+        if not glanced or self.updates.is_fresh:
+            self._take_in()
         if optimizer is self._ender():
             self.schedule.ended(self._was_looked)
 

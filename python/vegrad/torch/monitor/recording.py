@@ -40,9 +40,9 @@ class RecordHooks(ModuleHooks):
         return found
 
     def _before(self, bad: Tensor | None) -> dict[str, float]:
-        if not len(self.history.looked):
+        if not len(self._history.looked):
             return {}
-        last = self.history.looked[-1]
+        last = self._history.looked[-1]
         found = {"growth": growth(self._squares, self._counts, last)}
         if bad is not None and last.gradient_norm < inf:
             found["epsilon"] = lost_epsilon(self.loop.steps.optimizers, bad)
@@ -68,7 +68,7 @@ class RecordHooks(ModuleHooks):
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""
         here = (first.phase, first.step) == ("backward", self.steps)
-        return here and 0 < self.history[-1].gradient_norm < inf
+        return here and 0 < self._history[-1].gradient_norm < inf
 
     def _record(self, known: dict[int, float] | None) -> None:
         """Add the step to the history, where `_watch` cannot."""

@@ -148,8 +148,9 @@ class StepHooks(RecordHooks):
             fresh = self._pending[0].clipped is not self._pending[1]
             if not (fresh and self._glance(optimizer, self._pending[0].clipped)):
                 self._end(self._pending[0].norms() if fresh else None)
-        if self._was_looked:
+        if self.updates.is_taking:
             self.updates.after(optimizer)
+        if self._was_looked:
             self.owners.begin()
             self.loop.stepped(optimizer, self.steps - 1, self._joint)
         elif self._on:
@@ -197,8 +198,8 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
     def about_to_step(optimizer: Optimizer, *_: object) -> None:
         monitor = myself()
         if monitor is not None and monitor._is_mine(optimizer):
-            if monitor._on:
-                count = monitor.steps - monitor.first_step + 1
+            count = monitor.steps - monitor.first_step + 1
+            if monitor.watching and monitor.updates.wants(count, monitor._on):
                 monitor.updates.before(optimizer, monitor.steps, count)
             monitor._about_to_step(optimizer)
 

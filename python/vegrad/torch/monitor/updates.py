@@ -1,6 +1,7 @@
 """The changes that an optimizer's steps make to a model's weights, in samples of their elements.
 
-A sampled step costs two copies of a few elements of each parameter. They stay on the parameters'
+In the beginning samples come at fixed steps, later at some of those that are looked at. A sampled
+step costs two copies of a few elements of each parameter. They stay on the parameters'
 device until they are asked for.
 """
 
@@ -136,6 +137,11 @@ class Updates:
         self._late: deque[Taken] = deque(maxlen=KEEP)
         self._digested: weakref.WeakKeyDictionary[Taken, Sample] = weakref.WeakKeyDictionary()
 
+    @staticmethod
+    def wants(count: int, looked: bool) -> bool:
+        """Return True if the step of this number, from 1 on, may have a sample."""
+        return looked or (count <= LATE and not count % _interval(count))
+
     @torch.no_grad()
     def before(self, optimizer: Optimizer, step: int, count: int) -> None:
         """Take a sample, if this step is to have one: the optimizer is about to step.
@@ -195,6 +201,16 @@ class Updates:
                 taken.squares[place] = few(square).clone(), state.get("step")
         (self._early if len(self._early) < FIRST else self._late).append(taken)
         self._is_fresh = True
+
+    @property
+    def is_taking(self) -> bool:
+        """True within a step that is sampled."""
+        return self._taken is not None
+
+    @property
+    def is_fresh(self) -> bool:
+        """True if there is a sample that nobody has asked for."""
+        return self._is_fresh
 
     def fresh(self) -> Taken | None:
         """Return the last sample, if it was not returned before."""
