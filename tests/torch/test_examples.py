@@ -57,6 +57,7 @@ FAULTY: dict[str, Callable[[Names], bool]] = {
     "no-derivative": lambda n: gradient(n.encoder) == 0,
     "unregistered": lambda n: not n.parameters,
     "norm-of-one": lambda n: n.x.grad.norm() < 1e-6,
+    "mixed-rows": lambda n: bool((n.tokens[:, 0] != n.sequences[0].T).any()),
     "nonfinite-input": lambda n: not is_finite(n.loss),
     "nonfinite-target": lambda n: not is_finite(n.loss),
     "nonfinite-weights": lambda n: not is_finite(n.loss),
