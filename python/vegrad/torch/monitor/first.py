@@ -247,11 +247,8 @@ class FirstLook:
     def again(self, *, of_term: bool = False) -> Reading | None:
         """Return a reading of the model on its last call, as a diagnosis makes one.
 
-        None if that is not held, or cannot be run again, and where the gradient at its output is
-        not known.
-
-        Args:
-            of_term: read it under the doubtful term of its loss alone, if that is a sum with one.
+        None if it cannot be run again, or its gradient is not known. `of_term` reads it under the
+        doubtful term of its loss alone, if that is a sum with one.
         """
         call, loss = self._held, self._loss
         if loss is None and of_term:
