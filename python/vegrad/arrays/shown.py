@@ -39,17 +39,19 @@ def some(names: Iterable[object], most: int = FEW) -> str:
     return ", ".join([*(visible(str(one)) for one in every[:most]), *more])
 
 
-def in_code(literal: str) -> str:
-    """Return a string as code has it, with what cannot be printed written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in literal)
+def in_code(literal: str, kept: str = "") -> str:
+    """Return a string as code has it, with what cannot be printed, and is not kept, written out."""
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in literal)
+
+
+def whole(text: object) -> str:
+    """Return a text of several lines, and with the spaces that we use ourselves, written out."""
+    return in_code(str(text), "\n\xa0\u2009\u202f")
 
 
 def escape(text: object) -> str:
-    """Return a text for a page: nothing in it is markup, and nothing invisible but line ends."""
-    whole = str(text)
-    if not whole.isprintable():
-        whole = visible(whole, 10 * len(whole), lines=True)
-    return html.escape(whole)
+    """Return a text for a page: nothing in it is markup, and nothing invisible but its spaces."""
+    return html.escape(whole(text))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.files import replacing
-from vegrad.arrays.shown import shown, visible
+from vegrad.arrays.shown import shown, whole
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
 from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
@@ -92,7 +92,8 @@ def kept(figure: Figure, path: str | PathLike[str] | None, dpi: int = 150) -> Fi
 
 def in_picture(text: str) -> str:
     """Return a text as matplotlib is to draw it: as no formula, and with no more than fits."""
-    return visible(text, MOST_TEXT, lines=True).replace("$", r"\$")
+    short = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
+    return whole(short).replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:
