@@ -235,12 +235,8 @@ class FirstLook:
 
     def replay(self) -> None:
         """See which module of a step that was not looked at was not finite first."""
-        if (call := self._call) is not None and not self._is_sharded:
+        if (call := self._call) is not None and not _is_sharded(self._model):
             self._monitor.replay(partial(passes_again, self._model, *call, self._delta))
-
-    @property
-    def _is_sharded(self) -> bool:
-        return any(map(is_distributed, self._model.parameters()))
 
     # The second look ----------------------------------------------------------------------------
 
@@ -255,7 +251,7 @@ class FirstLook:
             loss = self._term
         elif loss is None and self._delta is not None and self._one_call:
             loss = KnownLoss(towards, self._delta)
-        if call is None or loss is None or self._is_sharded:
+        if call is None or loss is None or _is_sharded(self._model):
             return None
         return full_look(self._model, *call, loss.function, loss.target)
 
@@ -273,7 +269,7 @@ class FirstLook:
         first, call = self._monitor.nonfinite, self._call
         if first is None:
             return
-        if call is not None and not self._is_sharded:
+        if call is not None and not _is_sharded(self._model):
             self._call = None
             first = replace(first, reading=second_look(self._model, *call, delta))
         self._monitor.nonfinite = self._looked = first
@@ -286,6 +282,10 @@ def unwrapped(model: Module) -> Module:
         if isinstance(inner, Module) and type(model).__module__.startswith("torch."):
             return unwrapped(inner)
     return model
+
+
+def _is_sharded(model: Module) -> bool:
+    return any(map(is_distributed, model.parameters()))
 
 
 def _alone(value: object) -> object:

@@ -100,10 +100,7 @@ class Monitor(GlanceHooks):
         first_step: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        if not isinstance(model, Module):
-            raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
+        _check(model, optimizer)
         every = None if every is None else as_count("every", every, 1)
         details = as_count("details", details, 1)
         budget = as_limit("budget", budget)
@@ -282,6 +279,13 @@ class Monitor(GlanceHooks):
             self._paused = False
             self._begin()
         return self.flush_gain
+
+
+def _check(model: object, optimizer: object) -> None:
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
 
 
 def _strayed(myself: weakref.ref[Monitor]) -> None:
