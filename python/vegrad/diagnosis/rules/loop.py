@@ -42,10 +42,11 @@ def _mostly(steps: Sequence[LoopStep], shown: Sequence[bool]) -> bool:
 
 def _kept(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     loops = _loops(reading)
-    # Nothing can be left at the first step.
-    each = [[one.kept for one in n if one.step > n[0].step or n[0].kept] for n in loops]
+    each = [_took_again(steps) for steps in loops]
     wrong = [n for n, kept in enumerate(each) if _mostly(loops[n], kept)]
     for steps, kept in ((loops[n], each[n]) for n in wrong[:1]):
+        since = kept[kept.index(True) :]
+        ever = "never" if all(kept) else "no longer" if all(since) else "seldom"
         holds = steps[-1].holds
         one_of = len(wrong) < len(loops) and bool(holds)  # another's may be emptied instead
         of = " of {first}" + " to {last} ({held} in all)" * (len(holds) > 1)
@@ -55,17 +56,29 @@ def _kept(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
             rule=rule.name,
             cause="no-zero-grad",
             sites=(OPTIMIZER, *(Site("parameter", name) for name in holds if one_of)),
-            says="the gradients" + of * one_of + " are never emptied: in {share:.0%} of the last "
+            says="the gradients" + of * one_of + " are {ever} emptied: in {share:.0%} of the last "
             "{count:.0f} steps those that had been stepped already were still there when the "
-            "backward pass began, and it was added to them; every step takes the sum of all so far",
+            "backward pass began, and it was added to them; "
+            + ("every step takes the sum of all so far" if all(kept) else SUMS),
             advises="{words.empties}" + ", of the optimizer that holds {first}" * one_of + ".",
-            facts={"held": len(holds), "first": holds[0], "last": holds[-1]} if one_of else {},
+            facts={"ever": ever}
+            | ({"held": len(holds), "first": holds[0], "last": holds[-1]} if one_of else {}),
             evidence={
                 "share": sum(kept) / len(kept),
                 "count": float(len(kept)),
                 "norm": steps[-1].norm,
             },
         )
+
+
+SUMS = "these steps take the sum of several"
+
+
+def _took_again(steps: Sequence[LoopStep]) -> list[bool]:
+    """Return for each of the last steps, looked at or not, if it took what was left."""
+    # Nothing can be left at the first step.
+    known = [one for one in steps if one.step > steps[0].step or steps[0].kept]
+    return [kept for one in known for kept in (*one.passed, one.kept)][-len(steps) :]
 
 
 def _emptied(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
