@@ -82,8 +82,7 @@ class Loop:
             return
         self.passes += 1
         if not self.closely and self.steps.probes:
-            parameters = self._parameters()
-            self._glances = _glanced(parameters, self.steps.probes)
+            self._glances = _glanced(parameters := self._parameters(), self.steps.probes)
             self.steps.look(parameters)
             root = roots[0] if len(roots) == 1 and self._scaler is None else None
             if isinstance(root, Tensor) and _is_number(root):
@@ -193,10 +192,7 @@ class Loop:
     # The steps ----------------------------------------------------------------------------------
 
     def stepped(self, optimizer: Optimizer, step: int, norm: float) -> bool:
-        """Note that an optimizer has stepped, with gradients of this joint norm (nan: unknown).
-
-        Return True if it is time to judge the training.
-        """
+        """Note a step with gradients of this joint norm (nan: unknown); tell if to judge now."""
         parameters = self._parameters()
         seen = SeenStep(
             step,
