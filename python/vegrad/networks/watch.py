@@ -132,7 +132,8 @@ class Watch(Examiner):
     @property
     def _start(self) -> float:
         """The loss that it began with; asked for only after some steps."""
-        return start_of(self.history.first("loss", 5))
+        known = self.history.learnt
+        return max(start_of(self.history.first("loss", 5)), known[1] if known else 0.0)
 
     def _open_window(self, step: int) -> None:
         """Have several steps in a row looked at, from this one on, if there were not too many."""

@@ -146,6 +146,8 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
         much = "the loss rose to {highest:.3g} times what it was"
         much = much if digest.highest < inf else "the loss rose until it was no number"
         return first, begins + much, {}
+    if digest.settled:
+        return None
     if (enough and median > LONG) or (few and median > 0):
         first = int(digest.looks[alpha > min(LONG, median - 1e-12)][0])
         return first, begins + "they pass the minimum (α {alpha:+.2g})", {}
@@ -240,6 +242,8 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     long = any(one.kind == "overshooting" for one in earlier)
     if history.steps < ENOUGH or long or (earlier and cause_known is None):
         return
+    if digest.learnt and (history.learning_rate != 0).any():
+        return  # little may be left to learn
     fallen, alpha, median = digest.fallen, digest.alpha, digest.median
     if fallen >= MOST:
         return
@@ -317,7 +321,7 @@ def _oscillating(
     loss = history.epoch_loss
     if len(loss) < EPOCHS or earlier or not np.isfinite(loss).all():
         return
-    rise, lost = np.diff(loss), max(digest.start, loss.max()) - loss.min()
+    rise, lost = np.diff(loss), max(digest.most, loss.max()) - loss.min()
     rises = (rise > RISE * np.abs(loss[:-1])) & (rise > SWING * lost)
     for n in np.flatnonzero(rises).tolist():
         rises[n] = rise[n] > digest.noise(n, n + 1)
