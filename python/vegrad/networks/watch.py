@@ -21,7 +21,8 @@ from vegrad.diagnosis.rules.long_steps import (
     Window,
     start_of,
 )
-from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY
+from vegrad.diagnosis.rules.stalled import LARGE, TINY
+from vegrad.diagnosis.rules.steps import HIGH, RISE
 from vegrad.networks.examiner import MANY, Examiner
 from vegrad.networks.network import Network
 from vegrad.networks.rows import Rows
