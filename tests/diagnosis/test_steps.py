@@ -15,7 +15,9 @@ from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS
 from tests.spiral import spiral
 
 
-def quadratic(rate: float, steps: int = 40, every: int = 1, start: float = 1.0) -> vegrad.History:
+def quadratic(
+    rate: float, steps: int = 40, every: int = 1, start: float = 1.0, moved: float = -10.0
+) -> vegrad.History:
     """Descent on the parabola 2 + ½ w², as fit would write it down; a step an epoch."""
     w, columns = start, []
     for step in range(steps):
@@ -26,16 +28,16 @@ def quadratic(rate: float, steps: int = 40, every: int = 1, start: float = 1.0) 
         gauge = seen if looked else [np.nan] * 5
         columns.append([2 + w**2 / 2, abs(w), 1.0, rate, *gauge])
         w = after
-    return history_of(np.array(columns), [1] * steps)
+    return history_of(np.array(columns), [1] * steps, moved)
 
 
-def history_of(steps: Any, epochs: list[int]) -> vegrad.History:
+def history_of(steps: Any, epochs: list[int], moved: float = -10.0) -> vegrad.History:
     losses = np.split(steps[:, 0], np.cumsum(epochs)[:-1])
     of_epoch = {
         "epoch_steps": epochs,
         "epoch_loss": [float(np.mean(loss)) for loss in losses],
         **{name: [0.0] * len(epochs) for name in EPOCHS[2:]},
-        **{name: [[-10.0]] * len(epochs) for name in LAYERS},
+        **{name: [[moved]] * len(epochs) for name in LAYERS},
     }
     return vegrad.History.from_dict(dict(zip(STEPS, steps.T.tolist(), strict=True)) | of_epoch)
 
@@ -76,11 +78,14 @@ def test_a_loss_that_leaves_its_range_is_overshooting() -> None:
 
 
 def test_stalled() -> None:
-    baby = found(quadratic(1e-5))["stalled"]
+    baby = found(quadratic(1e-5, moved=float(np.log2(1e-5))))["stalled"]
     assert baby.evidence["wanted"] == pytest.approx(1.0)
     assert baby.evidence["alpha"] == pytest.approx(1e-5 - 1)
     assert "baby steps, 1/100000 of the way" in baby.message
     assert "towards 1," in baby.advice
+    plateau = found(quadratic(1e-5, moved=-14.0))["stalled"]  # whose minimum is beyond all weights
+    assert plateau.evidence["wanted"] == pytest.approx(1e-5 * 2**9)
+    assert "at which steps would move the weights by 0.03 of their size" in plateau.advice
     flat = found(quadratic(0.9, start=0.1))["stalled"]  # it is at the minimum of its direction
     assert "reach the minimum" in flat.message
     assert "diagnose" in flat.advice

@@ -364,3 +364,16 @@ def test_ends_of_epochs_are_judged() -> None:
 
     found = trained(classifier(), optimizer=vegrad.SGD(1e-6), epochs=3, callbacks=[shrunk])
     assert ("through-time", 48) in found
+
+
+def test_a_plateau_of_steps_of_usual_size_is_no_reason_to_raise_the_rate() -> None:
+    random = np.random.default_rng(3)
+    x = random.standard_normal((200, 30, 2))
+    label = (x[:, 0, 0] > 0).astype(int)
+    more = {"epochs": 15, "batch_size": 32, "seed": 0, "progress": False, "on_finding": None}
+    for rate, low in ((0.01, False), (1e-5, True)):
+        net = vegrad.RNN(2, 16, 2, cell="lstm", loss="cross_entropy", seed=0)
+        history = net.fit(x, label, optimizer=vegrad.Adam(rate), **more)
+        found = [one for one in history.findings if one.cause == "learning-rate-low"]
+        assert bool(found) == low, found
+        assert all(one.evidence["wanted"] < 0.01 for one in found)

@@ -86,6 +86,8 @@ class History:
         self.windows = 1
         """Steps that are taken on a batch, each on a window of its sequences: their losses differ
         by where in a sequence they are."""
+        self.learnt: tuple[float, float] | None = None
+        """Of a network that had learnt before: its loss of many rows and the best constant's."""
 
     def __getattr__(self, name: str) -> FloatArray:
         if name in STEPS and "_steps" in self.__dict__:
@@ -182,8 +184,10 @@ class History:
     def met(self) -> dict[str, Json]:
         """Return what is no column: the findings that were noted, as plain JSON types."""
         noted = [to_plain(one) for one in self._noted]
-        windows = {"windows": self.windows} if self.windows > 1 else {}
-        return {"noted": noted, "watched": self.watched, "doubts": self.doubts} | windows
+        more: dict[str, Json] = {"windows": self.windows} if self.windows > 1 else {}
+        if self.learnt is not None:
+            more["learnt"] = list(self.learnt)
+        return {"noted": noted, "watched": self.watched, "doubts": self.doubts} | more
 
     @classmethod
     @plainly()
@@ -271,6 +275,9 @@ def _fill(history: History, columns: Mapping[str, Json]) -> None:
     history.watched = None if watched is None else as_count("watched", watched)
     history.doubts = as_count("doubts", columns.get("doubts", 0))
     history.windows = as_count("windows", columns.get("windows", 1), 1)
+    if columns.get("learnt") is not None:
+        before, guess = map(as_number, columns["learnt"])
+        history.learnt = before, guess
 
 
 def _rows(history: History) -> Iterator[list[object]]:

@@ -18,9 +18,10 @@ from vegrad.diagnosis.rules.nonfinite import NONFINITE_DATA
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Network
 from vegrad.networks.reading import best_constant
-from vegrad.networks.rows import Rows
+from vegrad.networks.rows import Batch, Rows
 
 FEW, MANY = 32, 256  # rows of a quick look and of a close one
+BETTER = 0.5  # times the loss of the best constant: no network begins with that
 
 
 class Examiner:
@@ -49,11 +50,24 @@ class Examiner:
         """Judge the network on its first batch, and the data where there is a NaN in it."""
         self._first = None if self.network.few_tell else copy.deepcopy(self.network)
         few = order[: min(max(batch_size, FEW), 4 * MANY)]
-        if self.network.is_usual(self.rows.take(few), self.constant):
+        first = self.rows.take(few)
+        usual = self.network.is_usual(first, self.constant)
+        self._note_learnt(first)
+        if usual:
             return
         many = order[: min(max(batch_size, MANY), 4 * MANY)]
         if not self.network.few_tell or self.judged(few, resamples=0):
             self.found(self.judged(many, resamples=4))
+
+    def _note_learnt(self, first: Batch) -> None:
+        """Note that the network has learnt before this training, if it has."""
+        if not self.network.loss_of(first) < BETTER * self.constant:
+            return
+        count = len(self.rows)
+        rows = np.linspace(0, count - 1, min(count, 4 * MANY)).astype(np.intp)
+        loss = self.network.loss_of(self.rows.take(rows))
+        if loss < BETTER * self.constant:
+            self.history.learnt = loss, self.constant
 
     def judged(
         self, rows: Array, resamples: int = 0, *, whole: bool = False

@@ -21,7 +21,8 @@ from vegrad.diagnosis.rules.long_steps import (
     Window,
     start_of,
 )
-from vegrad.diagnosis.rules.steps import HIGH, LARGE, RISE, TINY
+from vegrad.diagnosis.rules.stalled import LARGE, TINY
+from vegrad.diagnosis.rules.steps import HIGH, RISE
 from vegrad.networks.examiner import MANY, Examiner
 from vegrad.networks.network import Network
 from vegrad.networks.rows import Rows
@@ -132,7 +133,8 @@ class Watch(Examiner):
     @property
     def _start(self) -> float:
         """The loss that it began with; asked for only after some steps."""
-        return start_of(self.history.first("loss", 5))
+        known = self.history.learnt
+        return max(start_of(self.history.first("loss", 5)), known[1] if known else 0.0)
 
     def _open_window(self, step: int) -> None:
         """Have several steps in a row looked at, from this one on, if there were not too many."""

@@ -35,6 +35,7 @@ class Steps(Protocol):
     epoch_steps: FloatArray
     update_log2: FloatArray
     windows: int
+    learnt: tuple[float, float] | None
 
     @property
     def steps(self) -> int:
@@ -54,7 +55,12 @@ class Digest:
 
     def __init__(self, history: Steps) -> None:
         self.history, self.loss = history, leveled(history.loss, history.windows)
-        self.start = start_of(self.loss)
+        self.start, self.learnt = start_of(self.loss), history.learnt is not None
+        self.most = self.start
+        """The loss of a network that has learnt nothing, or that it began with."""
+        if history.learnt is not None:  # its first batches may happen to have next to none
+            self.start = max(self.start, history.learnt[0])
+            self.most = max(self.start, history.learnt[1])
 
     @cached_property
     def looked(self) -> npt.NDArray[np.intp]:
@@ -122,8 +128,17 @@ class Digest:
         if len(losses) < 2 or not np.isfinite(losses).all() or not losses[-1] < self.start:
             return False
         lowest = int(losses.argmin())
-        lost = max(self.start, float(losses.max())) - losses[lowest]
+        lost = max(self.most, float(losses.max())) - losses[lowest]
         return bool(losses[-1] - losses[lowest] <= max(SWING * lost, self.noise(lowest, -1)))
+
+    @cached_property
+    def settled(self) -> bool:
+        """True if it had learnt before and ends no higher, but for what batches differ by."""
+        losses = self.history.epoch_loss
+        if not self.learnt or not len(losses) or not np.isfinite(losses).all():
+            return False
+        rise = float(losses[-1]) - self.start
+        return rise <= max(2**0.5 * self.noise(-1, -1), SWING * (self.most - self.start))
 
     def noise(self, one: int, other: int) -> float:
         """Return twice the standard error of the difference of two epochs' mean losses."""

@@ -169,6 +169,9 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     above = late >= ROSE * seen.first and floor > seen.losses[:width].max()
     begin, highest = float(seen.losses[0]), float(middles.max())
     thrown = highest >= FLUNG * begin > 0 and late >= (1 - LEFT) * begin
+    # A first batch may happen to have next to no loss, as others have.
+    usual = float(np.quantile(seen.losses[-width:], 0.9)) * OUT
+    thrown &= highest > usual or seen.losses[len(seen.losses) // 2 :].min() > 2 * begin
     back = late >= BACK * lowest and late >= HIGH * seen.first and floor > calm
     if not (above or back or thrown):
         return

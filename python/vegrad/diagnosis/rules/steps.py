@@ -11,26 +11,28 @@ from vegrad.diagnosis.rules.digest import SWING, Digest, Steps, middle
 from vegrad.diagnosis.rules.long_steps import BLOCK, LONG_STEPS, Window, start_of
 from vegrad.diagnosis.rules.lost_steps import LOST
 from vegrad.diagnosis.rules.rule import RuleOf
+from vegrad.diagnosis.rules.stalled import (
+    FEW,
+    LARGE,
+    LITTLE,
+    LONG,
+    PLAIN,
+    SOME,
+    STALLED,
+    STARVES,
+)
 from vegrad.flow.edits import Clip, LearningRate
 from vegrad.flow.finding import Finding
 from vegrad.flow.site import Site
 
-LONG, SHORT = 0.5, -0.99  # median α
 LOOKS = 8  # of steps downhill, before they say anything by themselves; FEW if the loss agrees
-FEW = 3
 CLIMBS = 0.3  # share of the steps looked at
-LITTLE = 0.1  # of its first value: what the loss must have lost not to be critical
-SOME, MOST = 0.3, 0.8
 HIGH = 4.0  # times its first value: a mean loss that no good training comes to
 THROWN = 100.0  # times its first value: a loss that has been there has lost what it knew
-BABY, NEARLY_ALL = 1e-3, 0.9  # 1 + α of the median step; share of the steps within 5 times that
-ENOUGH = 20  # steps before anything is called stalled
-# log2 of what a step moves weights, over their size: of a usual one, of one too large, too small.
-USUAL, LARGE, VERY_LARGE, TINY = -10.0, -5.0, -4.2, -13.5
+# log2 of what a step moves weights, over their size: of a usual one, and of one far too large.
+USUAL, VERY_LARGE = -10.0, -4.2
 RISE, EPOCHS = 0.03, 5  # of the loss from epoch to epoch; at least so many
-PLAIN = 0.1  # by which steps may differ from rate times gradient, and be no momentum's or Adam's
 LEAST = 1e-3  # of a learning rate: no advice goes below that without a trial
-STARVES = ("vanishing", "dead", "saturated", "idle", "collapsed")
 
 
 def of_history(history: Steps) -> tuple[Finding, ...]:
@@ -146,6 +148,8 @@ def _too_long(digest: Digest) -> tuple[int, str, dict[str, object]] | None:
         much = "the loss rose to {highest:.3g} times what it was"
         much = much if digest.highest < inf else "the loss rose until it was no number"
         return first, begins + much, {}
+    if digest.settled:
+        return None
     if (enough and median > LONG) or (few and median > 0):
         first = int(digest.looks[alpha > min(LONG, median - 1e-12)][0])
         return first, begins + "they pass the minimum (α {alpha:+.2g})", {}
@@ -231,82 +235,6 @@ def _grew(digest: Digest) -> bool:
     )
 
 
-# Too short --------------------------------------------------------------------------------------
-
-
-def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -> Iterator[Finding]:
-    history = digest.history
-    cause_known = next((one for one in earlier if one.kind in STARVES), None)
-    long = any(one.kind == "overshooting" for one in earlier)
-    if history.steps < ENOUGH or long or (earlier and cause_known is None):
-        return
-    fallen, alpha, median = digest.fallen, digest.alpha, digest.median
-    if fallen >= MOST:
-        return
-    if median < SHORT:
-        fallen = float(np.fmin(fallen, digest.fall_by_looks))
-    baby = (len(alpha) >= FEW or fallen < SOME) and median < BABY - 1
-    baby = baby and float(np.quantile(1 + alpha, NEARLY_ALL)) < 5 * BABY
-    tiny = max(digest.moves, default=nan) < TINY and fallen < 1 - LONG and not median > -LONG
-    if not (fallen < rule.warning or baby or tiny):
-        return
-    fallen, says = _how_little(digest, fallen)
-    facts: dict[str, object] = {"percent": 100 * max(fallen, 0)}
-    evidence: dict[str, float] = {"fall": fallen, "steps": history.steps}
-    advises, edit, cause = "see what diagnose says of the gradients.", None, ""
-    if cause_known is not None:
-        says += ", as is to be expected: {effect}"
-        facts["effect"] = cause_known.kind
-        advises = "mend that first; no learning rate makes up for it."
-    elif (history.learning_rate == 0).all():
-        says = "the learning rate is 0: none of {steps:d} steps has changed anything"
-        advises, cause = "give the optimizer a learning rate above 0.", "learning-rate-low"
-    elif len(alpha):
-        last = int(digest.looks[-1])
-        rate = float(history.learning_rate[last])
-        wanted = rate / (1 + median) if median > -1 else inf
-        evidence |= {"step": last, "alpha": median, "learning_rate": rate}
-        if median < -LONG:
-            facts["way"] = float(f"{1 / (1 + median):.2g}") if median > -1 else inf
-            says += ": baby steps, 1/{way:g} of the way to the minimum (α {alpha:+.4f})"
-            advises = "raise the learning rate from {learning_rate:.3g}"
-            if 0 < wanted < inf:
-                advises += " towards {wanted:.2g}, which would land at the minimum along the step"
-                evidence["wanted"], edit = wanted, LearningRate(wanted)
-            advises += "; if that does not help, see what diagnose says of the gradients."
-            cause = "learning-rate-low"
-        else:
-            says += ", though they reach the minimum of their direction (α {alpha:+.2f})"
-    yield Finding(
-        kind=rule.kind,
-        severity="critical",
-        rule=rule.name,
-        cause=cause,
-        sites=(Site("optimizer"),),
-        says=says,
-        advises=advises,
-        facts=facts,
-        evidence=evidence,
-        edit=edit,
-    )
-
-
-def _how_little(digest: Digest, fallen: float) -> tuple[float, str]:
-    """Return the part that the loss has lost, and the words for it.
-
-    The first batches may happen to have a higher loss than others: epochs are compared, if there
-    are some.
-    """
-    losses, says = digest.history.epoch_loss, "the loss fell by {percent:.1f} % in {steps:d} steps"
-    if len(losses) < 2 or not np.isfinite(losses).all():
-        return fallen, says
-    lost = float(losses[0] - losses[-1])
-    if lost <= digest.noise(0, -1):
-        says = "the loss of {steps:d} steps has not fallen by more than batches differ"
-        return min(fallen, max(lost / digest.start, 0.0)), says
-    return min(fallen, lost / digest.start), says
-
-
 # Up and down ------------------------------------------------------------------------------------
 
 
@@ -317,7 +245,7 @@ def _oscillating(
     loss = history.epoch_loss
     if len(loss) < EPOCHS or earlier or not np.isfinite(loss).all():
         return
-    rise, lost = np.diff(loss), max(digest.start, loss.max()) - loss.min()
+    rise, lost = np.diff(loss), max(digest.most, loss.max()) - loss.min()
     rises = (rise > RISE * np.abs(loss[:-1])) & (rise > SWING * lost)
     for n in np.flatnonzero(rises).tolist():
         rises[n] = rise[n] > digest.noise(n, n + 1)
@@ -358,19 +286,6 @@ OVERSHOOTING = RuleOf[Digest](
     "up and down for nothing. No good training of bench/trainings.py came to 4 times its loss.",
     source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
     find=_overshooting,
-)
-STALLED = RuleOf[Digest](
-    name="stalled",
-    kind="stalled",
-    warning=LITTLE,
-    critical=LITTLE,
-    measured=f"part of its first value that the loss has lost after {ENOUGH} steps or more, "
-    f"found where it is below the limit; also 1 + α below {BABY} at the median step, or "
-    f"updates below 2^{TINY:g} of the weights while the loss loses less than half",
-    reason="Asked only where no step overshoots and nothing else was found, which has a cause "
-    "and a cure of its own.",
-    source="Cockpit (Schneider et al. 2021, arXiv:2102.06604)",
-    find=_stalled,
 )
 OSCILLATING = RuleOf[Digest](
     name="oscillating",
