@@ -203,7 +203,7 @@ def _of_streams(reading: Reading) -> list[Finding]:
 
 def _of_modules(reading: Reading) -> list[Finding]:
     findings = causes.after_divergence(_asked(table.MODULES, reading))
-    if any(one.rule == table.NO_GRADIENT.name for one in findings):
+    if any(one.rule in second.GONE for one in findings):
         findings = [one for one in findings if not is_effect(one)]
     if reading.watched is not None:
         findings = second.settled(findings, reading.watched.second, reading.modules)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
-from vegrad.diagnosis.rules import divergence, modules
+from vegrad.diagnosis.rules import divergence, modules, underflow
 from vegrad.diagnosis.rules.culprits import CUTS
 from vegrad.diagnosis.rules.graph import FEWEST
 from vegrad.flow.finding import Finding
@@ -24,11 +24,14 @@ STEPS = ("learning-rate-high", "weight-decay")
 WEAK = (*MEASURED, modules.DRIFT.name, modules.DEAD.name)
 NO_GRADIENT = "no gradient"
 """The question of parameters that get none, or next to none, though others do."""
+ZERO = "a gradient of 0"
+"""The question of gradients that are all exactly 0."""
 AT_LOSS = "the loss"
 """The question of an output that may not be what the loss takes beside its target."""
 UNFIT = {"constant-output", "double-softmax", "output-range", "loss-domain", "broadcast"}
 UNFIT |= {"wrong-reduction"}
 ENDS = {*CUTS, "detached", "masked-row", "collapse"}
+GONE = (underflow.NO_GRADIENT.name, underflow.GONE.name)
 Second = Mapping[str, tuple[Finding, ...]]
 
 
@@ -75,6 +78,10 @@ def settled(
     for question, causes in ((NO_GRADIENT, ENDS), (AT_LOSS, UNFIT)):
         certain = [one for one in second.get(question, ()) if one.cause in causes]
         found += [_placed(one, watched) for one in certain if one.cause not in known]
+    reasons = [one for one in second.get(ZERO, ()) if one.severity == "critical"]
+    if reasons and any(one.rule in GONE for one in found):
+        found = [one for one in found if one.rule not in GONE]
+        found += [_placed(one, watched) for one in reasons]
     return list({(one.cause or one.rule, one.sites): one for one in found}.values())
 
 

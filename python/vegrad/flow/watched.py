@@ -112,9 +112,11 @@ class Watched:
     unregistered: tuple[str, ...] = ()
     """Parameters that get a gradient, though the model does not list them, nor any optimizer."""
     without: int = 0
-    """Steps so far, if the network ran and no parameter of it has had a gradient at any."""
+    """The last steps in a row at which the network ran and no backward pass came to it."""
+    zeros: int = 0
+    """The last steps in a row at which its gradients were there and exactly 0, all of them."""
     passes: int = 0
-    """Backward passes that were heard, of any network."""
+    """Backward passes that were heard since the last one of this network."""
     strayed: tuple[str, ...] = ()
     """Parameters with gradients of a network of which no optimizer has a parameter, though some
     have stepped."""

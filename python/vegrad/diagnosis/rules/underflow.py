@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import isfinite
 
 import numpy as np
@@ -17,6 +18,7 @@ from vegrad.flow.site import Site
 MOST = 0.9  # of the elements
 SMALLEST = 2.0**-24  # float16's least number: a mean below it is of elements most of which are 0
 MATRICES = 0.75  # of the matrices
+LEARNT = 1e-6  # of the first loss, below which nothing is left to learn
 SAMPLES, STEPS = 3, 10  # that are looked at, the last ones
 MODEL = Site("model", "the model")
 ADVICE = (
@@ -66,6 +68,19 @@ def _in_steps(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
         says = "the gradients are exactly 0 at each of {steps:.0f} steps, though the loss is "
         says += "{loss:.3g}"
         yield _without_reason(rule, says, {"steps": float(course.steps), "loss": loss})
+
+
+def _of_late(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find that gradients are exactly 0 now, however they were before, with something to learn."""
+    watched = reading.watched
+    if watched is None or watched.zeros < rule.warning:
+        return
+    losses = [abs(one) for one in watched.losses if isfinite(one)]
+    if not losses or losses[-1] <= LEARNT * losses[0] or not all(map(is_effect, earlier)):
+        return
+    says = "the gradients are exactly 0 at each of the last {steps:.0f} steps, though the loss is "
+    says += "{loss:.3g}"
+    yield _without_reason(rule, says, {"steps": float(watched.zeros), "loss": losses[-1]})
 
 
 def is_effect(finding: Finding) -> bool:
@@ -124,4 +139,10 @@ NO_GRADIENT = Rule(
     reason="A parameter whose gradient is 0 stays as it is.",
     source="Micikevicius et al. 2018, arXiv:1710.03740",
     find=_in_steps,
+)
+GONE = replace(
+    NO_GRADIENT,
+    name="gradients-gone",
+    measured="the last steps in a row at which all gradients are exactly 0",
+    find=_of_late,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isnan
 
 from vegrad.diagnosis.judge import judge
-from vegrad.diagnosis.second import AT_LOSS, NO_GRADIENT, can_contradict, questions
+from vegrad.diagnosis.second import AT_LOSS, GONE, NO_GRADIENT, ZERO, can_contradict, questions
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.torch.monitor.looks import Looks
@@ -34,6 +34,7 @@ class Again:
         first = report(monitor, flush_gain, looks, self.found)
         step = monitor.history.looked.last_step
         doubted = {*questions(first.findings), *_without_gradient(monitor)}
+        doubted |= {ZERO} if any(one.rule in GONE for one in first.findings) else set()
         doubted |= {AT_LOSS} if monitor.first.is_doubtful else set()
         asked = [one for one in sorted(doubted) if self._is_open(one, step)]
         if not asked or monitor.nonfinite is not None:
@@ -44,7 +45,8 @@ class Again:
         return report(monitor, flush_gain, looks, self.found)
 
     def _look(self, monitor: StepHooks, asked: list[str], *, of_term: bool) -> None:
-        reading = monitor.first.again(of_term=of_term) if asked else None
+        further = ZERO in asked
+        reading = monitor.first.again(of_term=of_term, further=further) if asked else None
         findings = None if reading is None else _judged(reading)
         if findings is not None:
             self.found |= dict.fromkeys(asked, findings)

@@ -240,11 +240,12 @@ class FirstLook:
 
     # The second look ----------------------------------------------------------------------------
 
-    def again(self, *, of_term: bool = False) -> Reading | None:
+    def again(self, *, of_term: bool = False, further: bool = False) -> Reading | None:
         """Return a reading of the model on its last call, as a diagnosis makes one.
 
         None if it cannot be run again, or its gradient is not known. `of_term` reads it under the
-        doubtful term of its loss alone, if that is a sum with one.
+        doubtful term of its loss alone, if that is a sum with one; `further` leaves what asks the
+        model again, for other weights.
         """
         call, loss = self._held, self._loss
         if loss is None and of_term:
@@ -253,7 +254,7 @@ class FirstLook:
             loss = KnownLoss(towards, self._delta)
         if call is None or loss is None or _is_sharded(self._model):
             return None
-        return full_look(self._model, *call, loss.function, loss.target)
+        return full_look(self._model, *call, loss.function, loss.target, further=further)
 
     @property
     def is_doubtful(self) -> bool:

@@ -50,10 +50,11 @@ class Loop:
         self.made_by = ""
         """PyTorch's name of the operation that made the first loss, "NllLossBackward0"."""
         self.passes = 0
-        """Backward passes that were heard, of this model or of others."""
-        self._reset()
+        """Backward passes that were heard since the last one of this model."""
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Forget the calls of the step before."""
         self.over = False
         """True once the step is taken: what comes next belongs to the next one."""
         self.given: float | None = None
@@ -113,10 +114,10 @@ class Loop:
         if changed is None:
             return
         if self.over:
-            self._reset()
+            self.reset()
         elif self._empty:
             self._restart()
-        self.backwards += 1
+        self.backwards, self.passes = self.backwards + 1, 0
         self._losses.append(root)
         self._scale = None if scaler is None else scaler._scale
         self.steps.stamp(parameters)
@@ -161,7 +162,7 @@ class Loop:
         if not any(id(one) in mine for one in clipped.parameters):
             return
         if self.over:
-            self._reset()
+            self.reset()
         if self.backwards == 0:
             kind, scale = "before", None
         else:
@@ -218,7 +219,7 @@ class Loop:
     def give(self, loss: float) -> None:
         """Take the loss of the step in progress from the user."""
         if self.over:
-            self._reset()
+            self.reset()
         self.given = loss
 
     def loss(self) -> float:

@@ -133,26 +133,34 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
         second=second or {},
         without=_without_gradient(monitor),
+        zeros=zeros_there(monitor),
         passes=monitor.loop.passes,
         strayed=monitor.owners.strayed(),
     )
 
 
 def _without_gradient(monitor: StepHooks) -> int:
-    """Return the steps so far if the model ran at each and no parameter has ever had a gradient."""
-    history = monitor.history
+    """Return the last steps in a row at which the model ran and no backward pass came to it."""
+    history, steps = monitor.history, zeros(monitor)
     ran = any(np.isfinite(size) for size in history.looked[-1].activation_rms[_weighted(monitor)])
-    taken = [one for steps in monitor.loop.steps.facts() for one in steps]
-    if (
-        not ran
-        or not taken
-        or any(one.backwards for one in taken)
-        or history[0].step != monitor.first_step
-    ):
+    if not ran or not steps or not any(one.requires_grad for one in monitor._params):
         return 0
-    if not any(one.requires_grad for one in monitor._params):
-        return 0
-    return 0 if np.any(history.gradient_norm != 0) else len(history)
+    since = history[-steps].step
+    taken = [one for each in monitor.loop.steps.facts() for one in each if one.step >= since]
+    return 0 if not taken or any(one.backwards for one in taken) else steps
+
+
+def zeros(monitor: StepHooks) -> int:
+    """Return the last steps in a row at which the gradients were exactly 0, or none was there."""
+    some = np.flatnonzero(monitor.history.gradient_norm[::-1] != 0)
+    return int(some[0]) if len(some) else len(monitor.history)
+
+
+def zeros_there(monitor: StepHooks) -> int:
+    """Return the same if parameters that are trained have a gradient, which is 0."""
+    norms = monitor.history.looked[-1].gradient_norms
+    trained = [bool(one.requires_grad) for one in monitor._params]
+    return zeros(monitor) if bool((norms[: len(trained)][trained[: len(norms)]] == 0).any()) else 0
 
 
 def _weighted(monitor: StepHooks) -> list[int]:

@@ -164,6 +164,8 @@ class StepHooks(RecordHooks):
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step; `known` has norms of gradients, by the parameter's id."""
         self._joint, self._was_looked = nan, self._on
+        if self.loop.over:  # no pass of the model came
+            self.loop.reset()
         if not self._paused:
             self.schedule.took(self._on)
             found = None if known or self._others else self._read()

@@ -101,6 +101,8 @@ def full_look(
     kwargs: Mapping[str, object],
     loss_fn: Loss,
     target: object,
+    *,
+    further: bool = False,
 ) -> Reading | None:
     """Read a model again on what it was given, as a diagnosis does, but without further passes.
 
@@ -112,9 +114,10 @@ def full_look(
         kwargs: what it was called with by name.
         loss_fn: the loss, or a stand-in that has its gradient at the model's output.
         target: what the loss takes beside the output.
+        further: True for a reading that can be asked what other weights would give.
 
     Returns:
-        A reading that cannot be asked what other weights would give. None if the model cannot be
+        A reading; None if the model cannot be
         run again.
     """
     try:
@@ -123,7 +126,7 @@ def full_look(
             found = read(model, loss_fn, x, target, resamples=0, seed=0)
     except Exception:  # a model may do anything, and its training is not to be disturbed
         return None
-    return replace(found, what_if=None)
+    return found if further else replace(found, what_if=None)
 
 
 def _joined(model: Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
