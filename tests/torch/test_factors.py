@@ -99,3 +99,22 @@ def test_a_monitor_finds_what_the_adjacency_does_not_bring_round() -> None:
         optimizer.step()
     assert monitor.report().findings[0].cause == "weight-scale-all"
     monitor.remove()
+
+
+def test_a_reason_is_said_where_little_reaches_the_first_layer_of_a_healthy_network() -> None:
+    def joined(layer: nn.Module, x: Tensor, second: Tensor) -> Tensor:
+        half = WIDTH // 2
+        return torch.relu(layer(torch.cat([x[:, :half], second[:, :half]], 1)))
+
+    model = Twice(joined, he=False)
+    found = _diagnosed(model, MASK)
+    assert found.healthy
+    assert found.flow.chain_log10 < -3
+    assert "but the inputs come in again at layers.15, which gets" in found.summary
+    monitor = ours.Monitor(model, on_finding=None)
+    nn.functional.cross_entropy(model(torch.randn(ROWS, WIDTH), MASK), LABELS).backward()
+    torch.optim.SGD(model.parameters(), 1e-3).step()
+    report = monitor.report()
+    monitor.remove()
+    assert report.healthy
+    assert "found other ways by which more reaches the first" in report.summary

@@ -9,9 +9,11 @@ import numpy as np
 
 from vegrad.diagnosis.judge import learnt
 from vegrad.diagnosis.rules import table
+from vegrad.diagnosis.rules.graph import best_entry, best_reached
 from vegrad.diagnosis.rules.memory import own_reach
 from vegrad.diagnosis.rules.recurrent import reach
 from vegrad.diagnosis.rules.seen import rows_alike, run_looked_at
+from vegrad.diagnosis.second import AT_LOSS, NO_GRADIENT
 from vegrad.flow.cell import Cell
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.time_flow import TimeFlow
@@ -91,7 +93,28 @@ def _chain_looked_at(chain: Chain, trend: Trend | None, reading: Reading) -> str
         f"the gradient passes each layer at {times(trend.gain)}{interval} and "
         f"reaches the first layer at {power(size)} {'times' if size >= 0 else 'of'} the last"
         + (f" ({rule.kind} begins at {10.0**rule.warning:g})" if abs(size) >= NEAR else "")
+        + (_way_round(reading) if size <= rule.warning else "")
     )
+
+
+def _way_round(reading: Reading) -> str:
+    """Say why a gradient that hardly reaches the first layer is no fault, where that is known."""
+    limit = table.SHRINKS.warning
+    way = None if reading.chain is None else best_entry(reading, reading.chain)
+    if way is not None and way[1] > limit:
+        return f", but the inputs come in again at {way[0]}, which gets {_much(way[1])}"
+    way = best_reached(reading)
+    if way is not None and way[1] > limit:
+        return f", but by another way the gradient reaches {way[0]} at {_much(way[1])}"
+    again = {} if reading.watched is None else reading.watched.second
+    if any(not found for cause, found in again.items() if cause not in (NO_GRADIENT, AT_LOSS)):
+        return ", but a diagnosis of that step found other ways by which more reaches the first"
+    begun = any(one.begun for one in reading.modules)
+    return ", below weights that begin at 0" if begun else ""
+
+
+def _much(decades: float) -> str:
+    return f"{power(decades)} {'times' if decades >= 0 else 'of'} what the last gets"
 
 
 def _cells_looked_at(cells: Sequence[Cell], memory: int) -> str:
@@ -135,7 +158,8 @@ def _modules_looked_at(reading: Reading) -> str:
     size = log10(known[0] / known[-1])
     of = "times" if size >= 0 else "of"
     first = "the first module" if links[0] is chained[0] else links[0].name
-    return f"the gradient reaches {first} at {power(size)} {of} the last{whole}"
+    why = _way_round(reading) if size <= table.SHRINKS.warning else ""
+    return f"the gradient reaches {first} at {power(size)} {of} the last{whole}{why}"
 
 
 def _gradient_norm(reading: Reading) -> float:

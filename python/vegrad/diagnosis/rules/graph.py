@@ -35,17 +35,37 @@ def enters_higher(reading: Reading, chain: Chain, limit: float) -> bool:
 
     That is so where they are joined again to a later layer's input.
     """
+    way = best_entry(reading, chain)
+    return way is not None and way[1] > limit
+
+
+def best_entry(reading: Reading, chain: Chain) -> tuple[str, float] | None:
+    """Return the layer above the first that inputs come to with the least loss, and its decades."""
     names = {layer.weight: place for place, layer in enumerate(chain.layers)}
     places = [names[one.parameters[0]] for one in entries(reading) if one.parameters[0] in names]
     deltas = chain.flow.delta_log2
-    lost = [float(deltas[place] - deltas[-1]) / DECADE for place in places if place]
-    return any(one > limit for one in lost)
+    lost = [(float(deltas[place] - deltas[-1]) / DECADE, place) for place in places if place]
+    if not lost:
+        return None
+    decades, place = max(lost)
+    return chain.names[place], decades
 
 
-def _reach(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    """Find that all of the first maps get decades less than the last, or more."""
-    if any(finding.kind == "nonfinite" for finding in earlier):
-        return
+def best_reached(reading: Reading) -> tuple[str, float] | None:
+    """Return which of the first maps gets most by all ways together, and its decades.
+
+    The inputs may come to a later one too, which counts as the first do. None if maps are few.
+    """
+    found = _first_and_last(reading)
+    if found is None:
+        return None
+    early, middle, _ = found
+    best = max(early, key=lambda one: one.delta_log2)
+    return best.parameters[0], best.delta_log2 / DECADE - middle
+
+
+def _maps(reading: Reading) -> list[Operation]:
+    """Return the maps of which δ is known."""
     maps = [
         one
         for one in reading.operations
@@ -54,20 +74,36 @@ def _reach(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     if any(one.rms_log2 == -inf < one.gradient_log2 for one in reading.parameters.values()):
         # What lies below weights that begin at 0 gets a gradient after the first step.
         maps = [one for one in maps if one.delta_log2 > -inf]
+    return maps
+
+
+def _first_and_last(reading: Reading) -> tuple[list[Operation], float, float] | None:
+    """Return the first maps, and the decades of δ of the last: their median and the most."""
+    maps = _maps(reading)
     third = len(maps) // 3
     if len(maps) < FEWEST:
-        return
+        return None
     early = [*maps[:third], *(one for one in entries(reading) if one in maps)]
-    first = np.array([one.delta_log2 for one in early]) / DECADE
     last = np.array([one.delta_log2 for one in maps[-third:]]) / DECADE
     last = last[np.isfinite(last)]
-    if not last.size:
+    return (early, float(np.median(last)), float(last.max())) if last.size else None
+
+
+def _reach(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find that all of the first maps get decades less than the last, or more."""
+    if any(finding.kind == "nonfinite" for finding in earlier):
         return
-    middle = float(np.median(last))
+    found = _first_and_last(reading)
+    if found is None:
+        return
+    early, middle, most = found
+    maps = _maps(reading)
+    third = len(maps) // 3
+    first = np.array([one.delta_log2 for one in early]) / DECADE
     if first.max() - middle <= rule.warning:
         yield _shrinks(float(first.max()) - middle, maps, third, reading, rule)
-    elif first.min() - last.max() >= GROWS:
-        yield _grows(float(first.min() - last.max()), maps, third, reading, rule)
+    elif first.min() - most >= GROWS:
+        yield _grows(float(first.min() - most), maps, third, reading, rule)
 
 
 def _shrinks(
