@@ -48,7 +48,6 @@ from vegrad.torch.monitor.scalars import scalars
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.track import Track
 
-
 NO_STEP = (
     "a monitor must have seen a step before it can report, not none: an optimizer of torch.optim "
     "ends steps by itself; without one, call monitor.step(loss)"
