@@ -120,6 +120,36 @@ def test_the_operation_of_a_loss_is_named(name: str) -> None:
     assert cause(net(), loss) == wanted
 
 
+SAME = torch.arange(16) < 3
+
+
+def distances(h: torch.Tensor) -> torch.Tensor:
+    return (h * ~SAME[:, None]).square().sum(1).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("loss", "wanted"),
+    [
+        (lambda h: (lambda d: torch.where(SAME, d, (2 - d).relu()))(distances(h)), "sqrt-at-zero"),
+        (lambda h: torch.where(SAME, distances(h), 0.0), "sqrt-at-zero"),
+        (lambda h: torch.where(SAME, 0.0, distances(h)), "where-branch"),
+        (lambda h: distances(h).masked_fill(SAME, 0.0), "where-branch"),
+        (lambda h: distances(h).masked_fill(~SAME, 0.0), "sqrt-at-zero"),
+        (lambda h: distances(h)[~SAME], "where-branch"),
+        (lambda h: distances(h)[SAME], "sqrt-at-zero"),
+        (lambda h: torch.where(SAME, 0.0, (SAME + 0 * h[:, 0]).acos()), "where-branch"),
+        (lambda h: torch.where(SAME, (SAME + 0 * h[:, 0]).acos(), 0.0), "loss-domain"),
+        (lambda h: distances(h) + torch.where(SAME, h[:, 0], h[:, 1]), "sqrt-at-zero"),
+        (lambda h: torch.where(SAME, (distances(h).square() + 1e-8).sqrt(), 0.0), "sqrt-at-zero"),
+        (lambda h: torch.where(SAME, h[:, 0], torch.where(SAME, 1.0, h[:, 1]).abs().sqrt()), None),
+    ],
+)
+def test_only_what_a_where_leaves_out_is_hidden_by_it(
+    loss: Callable[[torch.Tensor], torch.Tensor], wanted: str | None
+) -> None:
+    assert cause(net(), lambda model, x, y: loss(model(x)).mean()) == wanted
+
+
 class Within(nn.Module):
     """Does something between two layers."""
 

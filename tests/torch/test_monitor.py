@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from vegrad import NonFiniteGradientError  # noqa: E402
 from vegrad.clipping import GlobalNorm, Value  # noqa: E402
-from vegrad.torch import AdamW, Monitor  # noqa: E402
+from vegrad.torch import AdamW, Monitor, diagnose  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_torch_thread"),
@@ -137,9 +137,26 @@ def test_every_and_keep() -> None:
         Monitor(mlp(), every=0)
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, not list"):
         Monitor(list(mlp().parameters()))
-    with pytest.raises(ValueError, match="must have seen a step"):
+    with pytest.raises(ValueError, match=r"must have seen a step .* call monitor\.step\(loss\)"):
         Monitor(mlp()).report()
     assert Monitor(mlp()).scalars() == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_module_is_refused_in_words() -> None:
+    scripted = torch.jit.script(nn.Linear(4, 4))
+    for look in (Monitor, lambda model: diagnose(model, nn.MSELoss(), torch.ones(2, 4))):
+        with pytest.raises(TypeError, match="not a ScriptModule"):
+            look(scripted)
+
+
+@pytest.mark.parametrize("unit", [nn.Sigmoid, nn.Softsign])
+def test_only_a_model_with_sigmoids_hears_of_them(unit: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layers = [one for _ in range(16) for one in (nn.Linear(16, 16), unit())]
+    found = train(nn.Sequential(*layers, nn.Linear(16, 4)), torch.randn(8, 16), 5).report()
+    assert found.verdict == "vanishing"
+    assert ("each sigmoid" in found.findings[0].advice) == (unit is nn.Sigmoid)
 
 
 def test_accumulated_gradients_are_one_step() -> None:

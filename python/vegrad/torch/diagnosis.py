@@ -131,6 +131,7 @@ def check(model: object, loss_fn: object) -> None:
     """Raise TypeError or ValueError if the model and the loss cannot give gradients."""
     if not isinstance(model, Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    models.refuse_scripted(model)
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, not {type(loss_fn).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):

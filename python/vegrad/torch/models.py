@@ -88,6 +88,12 @@ def gpus(model: Module) -> list[torch.device]:
     return [device for device in devices if device.type == "cuda"]
 
 
+def refuse_scripted(model: Module) -> None:
+    """Raise TypeError for a model that TorchScript has compiled, which takes no hooks."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model must be the module that was scripted, not a ScriptModule")
+
+
 def unwrapped(model: Module) -> Module:
     """Return the module itself, without torch.compile and DistributedDataParallel round it."""
     while True:

@@ -54,6 +54,7 @@ class ModelSubject:
         """Take off what wraps the model; raise TypeError if it is no module."""
         if not isinstance(self.model, Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(self.model).__name__}")
+        models.refuse_scripted(self.model)
         self.model = models.unwrapped(self.model)
 
     def read(self, x: Any, target: Any, *, resamples: int, seed: int) -> Reading:

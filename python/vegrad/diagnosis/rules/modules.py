@@ -170,7 +170,7 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         sites=(Site("module", modules[first].name, first), Site("module", modules[worst].name)),
         says=f"the gradient that reaches module {{site}} is {reach} of the one at module {{last}}, "
         "the last of {count} with weights; it changes most in passing module {worst_module}",
-        advises=_advice(kind, cut=cut),
+        advises=_advice(kind, any(one.kind in SIGMOIDS for one in reading.modules), cut=cut),
         facts={
             "last": modules[last].name,
             "he": "he_normal",
@@ -259,7 +259,7 @@ def _steepest(chain: Sequence[tuple[int, float]], kind: str) -> int:
     return max(steps, key=lambda step: step[1] if kind == "vanishing" else -step[1])[0]
 
 
-def _advice(kind: str, *, cut: bool) -> str:
+def _advice(kind: str, sigmoids: bool, *, cut: bool) -> str:
     if cut:
         return (
             "look at {worst_module} and what stands before it: weights that are 0 (the first step "
@@ -268,8 +268,9 @@ def _advice(kind: str, *, cut: bool) -> str:
     if kind == "vanishing":
         return (
             "use an initialization that keeps variances for your activation ({he:scheme} for "
-            "ReLU, {lecun:scheme} for tanh), normalization or skip connections; each sigmoid "
-            "shrinks the gradient at least fourfold."
+            "ReLU, {lecun:scheme} for tanh), normalization or skip connections"
+            + "; each sigmoid shrinks the gradient at least fourfold" * sigmoids
+            + "."
         )
     return (
         "clip the gradients' joint norm, and scale the weights down: each module should pass about "

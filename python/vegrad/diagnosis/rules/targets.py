@@ -82,6 +82,7 @@ def _target_range(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
                 "low": one.target.low,
                 "high": one.target.high,
                 "units": float(one.units),
+                "last": one.units - 1.0,
                 "loss": reading.loss if reading.loss is not None else one.value,
             },
         )
@@ -94,7 +95,7 @@ def _outside(one: Compared, reading: Reading) -> tuple[str, str] | None:
     if one.function in CLASSES and one.labels and (low < 0 or high >= one.units):
         return (
             "the labels reach from {low:.0f} to {high:.0f}, where {loss} over {units:.0f} units "
-            "takes 0 to {units:.0f} − 1",
+            "takes 0 to {last:.0f}",
             "give the last layer as many units as there are classes, and number these from 0; "
             "a label that does not count has to be named to the loss.",
         )

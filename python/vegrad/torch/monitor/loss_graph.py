@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import Node as Graph
 
 MOST = 16  # operations that are walked, from the loss on
+MANY = 400  # of them that are walked once one is to blame
 HIDES = {"where", "masked_fill", "nansum", "masked_scatter", "index", "masked_select"}
 _NAMES: dict[str, str] = {}
 
@@ -30,6 +31,7 @@ class Node:
     saved: Mapping[str, object]
     with_constant: bool
     """True if an operand of the operation below it needs no gradient, as a target."""
+    graph: Graph
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,8 @@ def kept(roots: Sequence[object], *, lost: bool, most: int = MOST) -> list[Node]
                 saved = {name: getattr(node, f"_saved_{name}", None) for name in names}
             except RuntimeError:  # a graph that is freed already, or kept elsewhere
                 continue
-            found.append(
-                Node(kind, node._sequence_nr(), saved, kind in POWERS and _has_constant(node))
-            )
+            constant = kind in POWERS and _has_constant(node)
+            found.append(Node(kind, node._sequence_nr(), saved, constant, node))
         ahead += [one for one, _ in node.next_functions]
     return found
 
@@ -93,8 +94,8 @@ def blamed(nodes: Sequence[Node], is_lost: bool, is_nan: bool = True) -> Blame |
         cause = _edges(node, is_lost, is_nan)
         if not cause:
             continue
-        hidden = any(one.kind in HIDES and one.order > node.order for one in in_order)
-        if not is_lost and hidden and cause != "nonfinite-target":
+        later = (one for one in in_order if one.kind in HIDES and one.order > node.order)
+        if not is_lost and cause != "nonfinite-target" and any(_hides(one, node) for one in later):
             cause = "where-branch"
         return Blame(cause, node.kind)
     return None
@@ -120,6 +121,69 @@ def _edges(node: Node, is_lost: bool, is_nan: bool) -> str:
         return "infeasible-alignment" if _any(saved.get("result0"), torch.isinf) else ""
     of_nothing = _any(saved.get("total_weight"), _is_zero) or saved.get("self_sym_numel") == 0
     return "empty-loss" if of_nothing else ""
+
+
+def _hides(mask: Node, node: Node) -> bool:
+    """Return True if a where() or the like takes none of the elements that are at an edge."""
+    edge, ways = _at_edge(node), [one for one, _ in mask.graph.next_functions]
+    taken = [_taken(mask, n, edge) for n, one in enumerate(ways) if _leads(one, node.graph)]
+    known = [one for one in taken if one is not None]
+    if edge is None or not known or len(known) < len(taken):
+        return False
+    for one in known:
+        # Rows of which a sum was taken before it.
+        rows = one.ndim < edge.ndim and one.shape == edge.shape[: one.ndim]
+        one = one.reshape(*one.shape, *(1,) * (edge.ndim - one.ndim)) if rows else one
+        try:
+            if bool((edge & one).any()):
+                return False
+        except RuntimeError:  # of shapes that are not known to be of the same elements
+            return False
+    return True
+
+
+def _at_edge(node: Node) -> Tensor | None:
+    """Return True for each element at which an operation or its derivative is not finite."""
+    x, result = node.saved.get("self"), node.saved.get("result")
+    if node.kind in RESULTS and isinstance(result, Tensor):
+        tests = [test(result.detach()) for test, _ in RESULTS[node.kind]]
+        return next((one for one in tests if bool(one.any())), None)
+    if node.kind == "div":
+        x = node.saved.get("other")
+    if not isinstance(x, Tensor):
+        return None
+    return DOMAIN.get(node.kind, _not_positive if node.kind == "pow" else _is_zero)(x.detach())
+
+
+def _taken(mask: Node, way: int, edge: Tensor | None) -> Tensor | None:
+    """Return True for each element that a where() or the like takes from one of its inputs."""
+    saved = mask.saved.get("condition", mask.saved.get("mask"))
+    if isinstance(saved, Tensor):
+        inside = mask.kind == "masked_select" or (mask.kind == "where") == (way == 0)
+        return saved.detach() if inside else ~saved.detach()
+    if isinstance(x := mask.saved.get("self"), Tensor):
+        return ~x.detach().isnan()
+    if edge is None or not isinstance(places := mask.saved.get("indices"), tuple | list):
+        return None
+    try:
+        taken = torch.zeros_like(edge)
+        taken[tuple(slice(None) if one is None else one for one in places)] = True
+    except (IndexError, RuntimeError):
+        return None
+    return taken
+
+
+def _leads(start: Graph | None, end: Graph) -> bool:
+    """Return True if a gradient comes from one operation to another."""
+    ahead, seen = [start], set[Graph]()
+    while ahead and len(seen) < MANY:
+        node = ahead.pop()
+        if node is end:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [one for one, _ in node.next_functions]
+    return False
 
 
 def _some_rows(result: object, axis: object) -> bool:
@@ -213,7 +277,10 @@ SAVED: dict[str, tuple[str, ...]] = {
         ),
         ("target",),
     ),
-    **dict.fromkeys(HIDES, ()),
+    "where": ("condition",),
+    **dict.fromkeys(("masked_fill", "masked_scatter", "masked_select"), ("mask",)),
+    "nansum": ("self",),
+    "index": ("indices",),
     "div": ("other",),
     "pow": ("self", "exponent"),
     "abs": ("self",),

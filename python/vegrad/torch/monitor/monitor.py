@@ -33,6 +33,7 @@ from vegrad.flow.finding import Finding
 from vegrad.reports.values import count_of
 from vegrad.runs.run import Run
 from vegrad.runs.spikes import Spike, Spikes, SpikeStep
+from vegrad.torch import models
 from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
@@ -46,6 +47,11 @@ from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.track import Track
+
+NO_STEP = (
+    "a monitor must have seen a step before it can report, not none: an optimizer of torch.optim "
+    "ends steps by itself; without one, call monitor.step(loss)"
+)
 
 
 class Monitor(GlanceHooks):
@@ -254,7 +260,7 @@ class Monitor(GlanceHooks):
     def _found(self) -> Report:
         if not len(self.history):
             if not self.owners.strayed():
-                raise ValueError("a monitor must have seen a step before it can report, not none")
+                raise ValueError(NO_STEP)
             super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)
         return replace(found, findings=self._alarms.kept(found.findings))
@@ -284,6 +290,7 @@ class Monitor(GlanceHooks):
 def _check(model: object, optimizer: object) -> None:
     if not isinstance(model, Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    models.refuse_scripted(model)
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch optimizer, not {type(optimizer).__name__}")
 
