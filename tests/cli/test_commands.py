@@ -289,6 +289,7 @@ WRONG = {
     ("diagnose", "--data", "digts"): r"not 'digts' \(did you mean digits\?\)",
     ("diagnose", "--depth", "x"): "--depth must be a whole number, not 'x'",
     ("diagnose", "--depth", "0"): "--depth must be at least 1, not 0",
+    ("diagnose", "--depth", "100000"): "--depth must be at most 10000, not 100000",
     ("diagnose", "--width", "-3"): "--width must be at least 1, not -3",
     ("diagnose", "--batch", "0"): "--batch must be at least 1, not 0",
     ("diagnose", "--width", "9999999999"): "must be from 1 to 2147483647",

@@ -356,3 +356,20 @@ def test_plain_csv_reads_what_the_careful_way_reads(
     assert (plain.columns, plain.labels, plain.lines) == (
         careful.columns, careful.labels, careful.lines,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("f.cvs", ", which does not exist (did you mean f.csv?)"),
+        ("other.dat", ", which does not exist"),
+        ("there.cvs", ""),
+        ("digts", ""),
+    ],
+)
+def test_a_slip_in_the_ending_is_told(tmp_path: Path, name: str, hint: str) -> None:
+    for there in ("f.csv", "there.cvs"):
+        (tmp_path / there).write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"ends in \.npz") as error:
+        load(tmp_path / name)
+    assert str(error.value).endswith(f"'{hint}")

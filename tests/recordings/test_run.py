@@ -84,7 +84,8 @@ def test_what_was_looked_at_is_said() -> None:
     found = judged(falling(), rate=np.full(400, 0.1))
     assert found.sentence == (
         "of 400 steps that were logged, the loss and the learning rate were looked at: the loss "
-        "went from 2.26 to 0.7013; not recorded: the gradients' norm, the norm after a clip"
+        "went from 2.26 to 0.7013 (medians of 5 steps); not recorded: the gradients' norm, the "
+        "norm after a clip"
     )
     assert "too few entries (3)" in judged(falling(3)).sentence
     rewarded = judged(falling(), about={"rewarded": True})

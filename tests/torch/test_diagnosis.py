@@ -330,6 +330,8 @@ def test_arguments_are_checked() -> None:
         ours.diagnose(X, LOSS, x, target)
     with pytest.raises(TypeError, match="loss_fn must be"):
         ours.diagnose(model, 3, x, target)
+    with pytest.raises(TypeError, match=r"is a class: write nn\.CrossEntropyLoss\(\), which"):
+        ours.diagnose(model, torch.nn.CrossEntropyLoss, x, target)
     with pytest.raises(ValueError, match="one element"):
         ours.diagnose(model, lambda out, _: out, x, target)
     with pytest.raises(ValueError, match="requires a gradient"):

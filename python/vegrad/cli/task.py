@@ -25,6 +25,7 @@ from vegrad.theory.recurrent_initializers import RECURRENT_INITIALIZERS
 
 ROWS, STEPS = 4000, 60
 """Rows of a task that is drawn, and its T if none is given."""
+DEEPEST = 10_000  # layers, with which a diagnosis takes a minute and gigabytes
 CHAIN = ("depth", "activation", "sigma_w", "sigma_b", "residual", "norm", "target")
 RECURRENT = ("layers", "forget_bias", "time_scale", "targets", "truncation", "memory")
 
@@ -148,7 +149,10 @@ def build_network(options: argparse.Namespace, data: Dataset, loss: Loss) -> MLP
         k: v if getattr(options, k) is None else getattr(options, k)
         for k, v in options.chain.items()
     }
-    hidden = [width] * (positive("--depth", chosen.pop("depth")) - 1)
+    depth = positive("--depth", chosen.pop("depth"))
+    if depth > DEEPEST:
+        raise ValueError(f"--depth must be at most {DEEPEST}, not {depth}: a pass keeps each layer")
+    hidden = [width] * (depth - 1)
     with spinner(options, f"building {len(hidden) + 1} layers"):
         return MLP(
             [data.x.shape[1], *hidden, data.outputs(loss)],

@@ -70,6 +70,7 @@ def load(
         names = ", ".join(NAMES)
         raise ValueError(
             f"data must be {names}, or a file that ends in .npz, .csv or .tsv, not {shown(text)}"
+            f"{_missing(path)}"
         )
     if not path.exists():
         raise FileNotFoundError(f"{text} does not exist")
@@ -79,6 +80,15 @@ def load(
         return _load_csv(path, target_column, numbers)
     _no_target_column(target_column, text)
     return _load_npz(path, numbers)
+
+
+def _missing(path: Path) -> str:
+    """Say of a path with another ending that there is no such file, and what is near it."""
+    if not path.suffix or path.exists():
+        return ""
+    near = [path.with_suffix(one).name for one in (".npz", *TABLES)]
+    there = [one for one in near if path.with_name(one).is_file()]
+    return f", which does not exist{did_you_mean(path.name, there)}"
 
 
 def _no_target_column(target_column: str | None, name: str) -> None:

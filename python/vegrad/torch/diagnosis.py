@@ -132,6 +132,9 @@ def check(model: object, loss_fn: object) -> None:
     if not isinstance(model, Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     models.refuse_scripted(model)
+    if isinstance(loss_fn, type) and issubclass(loss_fn, torch.nn.Module):
+        name = f"nn.{loss_fn.__name__}" if hasattr(torch.nn, loss_fn.__name__) else loss_fn.__name__
+        raise TypeError(f"loss_fn is a class: write {name}(), which makes one")
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, not {type(loss_fn).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):

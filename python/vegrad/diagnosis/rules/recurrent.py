@@ -150,7 +150,7 @@ def _found(
     cell: Cell, site: Site, own: Reach, fresh: Reach, rule: Rule, known: set[str]
 ) -> Finding:
     kind, steps = own.kind, len(cell.sizes)
-    says, size = _said(kind, own)
+    says, size = _said(kind, own, steps)
     changes = _causes(cell, known)
     evidence = {
         "reach": float(own.steps),
@@ -194,8 +194,12 @@ def _found(
     )
 
 
-def _said(kind: str, own: Reach) -> tuple[str, float]:
+def _said(kind: str, own: Reach, steps: int) -> tuple[str, float]:
     """Return the template of the message and the size of what it is about, in decades."""
+    if kind == "exploding" and own.gain * steps < own.growth * DECADE / 2:
+        says = "through time the gradient grows to {grown:times} within {steps} steps in {cell}, "
+        says += "but unevenly: {gain:times} a step back over the last {fresh_reach:d}, as far as "
+        return says + "weights drawn anew reach, which give {fresh_gain:times}" + PARTS, own.growth
     if kind == "exploding":
         says = "through time the gradient grows {gain:times} a step back in {cell}, to "
         says += "{grown:times} within {steps} steps; weights drawn anew give {fresh_gain:times}"
