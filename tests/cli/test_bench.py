@@ -220,7 +220,7 @@ def test_a_network_beyond_the_memory(capsys: pytest.CaptureFixture[str]) -> None
         (("--depth", "0"), "--depth must be at least 1, not 0"),
         (("--width", "-3"), "--width must be at least 1, not -3"),
         (("--batch", "0"), "--batch must be at least 1, not 0"),
-        (("--batch", "x"), "argument --batch: invalid int value: 'x'"),
+        (("--batch", "x"), "--batch must be a whole number, not 'x'"),
         (("--activation", "Tanh"), "--activation must be one of identity, "),
         (("--threads", "0"), "--threads must be between 1 and the "),
         (("--threads", "100000"), "cores there are, not 100000"),

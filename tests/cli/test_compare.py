@@ -48,7 +48,7 @@ def test_wrong_use(
     odd = tmp_path / "odd.txt"
     odd.write_text("hello")
     for words, said in (
-        (["compare", logs[0]], "required: RUN"),
+        (["compare", logs[0]], "RUN is needed"),
         (["compare", logs[0], str(tmp_path / "none")], "No such file"),
         (["compare", logs[0], str(odd)], "odd.txt: "),
         (["compare", *logs, "--names", "x", "x"], "names must differ"),

@@ -9,6 +9,7 @@ import pytest
 import vegrad
 from vegrad import MLP
 from vegrad.cli import main
+from vegrad.networks.editor import written_optimizer
 
 from tests.patches import run_as_file
 
@@ -65,6 +66,35 @@ def test_a_patch_runs_as_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     names = run_as_file(Path("patch.py").read_text(encoding="utf-8"))  # brings data and network
     right = names["network"].forward(names["x"]).argmax(1) == data.target("cross_entropy")
     assert np.mean(right) >= 0.9
+
+
+SHORT = ("--cell", "lstm", "--data", "adding:10", "--width", "8", "--steps", "100", "--lr", "1e-6")
+
+
+@pytest.mark.parametrize("sick", [(*WINE, *SICK), (*SHORT, "--goal", "0.17")], ids=["mlp", "lstm"])
+@pytest.mark.parametrize(
+    ("clip", "written"),
+    [
+        ("", "(0."),
+        ("none", "(0."),
+        ("adagc:1.2", "clip=vegrad.clipping.AdaGC(ratio=1.2)"),
+    ],
+)
+def test_a_patch_runs_whatever_the_clip(sick: tuple[str, ...], clip: str, written: str) -> None:
+    main(["cure", *sick, *(("--clip", clip) if clip else ()), "--patch", "p.py", "-q"])
+    patch = Path("p.py").read_text(encoding="utf-8")
+    assert written in patch
+    assert ("clip=" in patch) == ("clip=" in written)
+    run_as_file(patch)
+
+
+def test_infinite_arguments_are_written_as_python() -> None:
+    clip = vegrad.clipping.GlobalNorm(2.0, float("inf"), nonfinite="skip")
+    code = written_optimizer(vegrad.SGD(0.1, clip=clip))
+    assert repr(eval(code, {"vegrad": vegrad}).clip) == repr(clip)
+    assert written_optimizer(vegrad.SGD(0.1, clip=vegrad.clipping.AdaGC(float("inf")))) == (
+        "vegrad.SGD(0.1)"
+    )
 
 
 def test_a_patch_for_a_table_has_its_schedule() -> None:

@@ -55,6 +55,23 @@ def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
     assert np.allclose(run.loss, history.loss, rtol=1e-5)
 
 
+def test_the_verdict_of_a_log_and_a_history_is_that_of_the_training(tmp_path: Path) -> None:
+    path, checkpoint, file = (tmp_path / name for name in ("run.jsonl", "state", "history.json"))
+    net, options = network(), {**OPTIONS, "checkpoint": checkpoint, "log": path}
+    history = net.fit(X, Y, optimizer=vegrad.Adam(1e-9), epochs=8, gauge_every=5, **options)
+    assert [one.cause for one in history.findings] == ["learning-rate-low"]
+    assert not history.noted
+    history.save(file)
+    for recorded in (path, file):
+        run = vegrad.read_run(recorded)
+        assert [(one.step, one.finding.cause) for one in run.noted] == [(48, "learning-rate-low")]
+        found = vegrad.diagnose_run(recorded).findings
+        assert [one.message for one in found] == [history.findings[0].message]
+    options["resume"] = checkpoint  # what the first eight epochs told is superseded
+    net.fit(X, Y, optimizer=vegrad.Adam(1e-9), epochs=9, gauge_every=5, **options)
+    assert [one.step for one in vegrad.read_run(path).noted] == [54]
+
+
 def test_a_training_that_ends_early_is_logged(tmp_path: Path) -> None:
     path, x = tmp_path / "run.jsonl", X.copy()
     x[70] = np.nan

@@ -74,7 +74,7 @@ def test_layers_share_a_finding() -> None:
     (finding,) = vegrad.diagnose(made(layers=2), *shown_once(120)).findings
     names = {site.name for site in finding.sites if site.kind == "parameter"}
     assert names == {"rnn.bias_ih_l0", "rnn.bias_ih_l1"}
-    assert "more than 39 of 120 steps back" in finding.message.replace("40 of", "39 of")
+    assert "before the last 119 of 120 steps, and nothing from those" in finding.message
 
 
 def test_what_is_within_reach_or_not_said_is_no_finding() -> None:

@@ -170,6 +170,17 @@ def test_a_value_that_is_none_is_found_where_it_is() -> None:
     first = history.findings[0]
     assert (first.kind, first.cause) == ("nonfinite", "nonfinite-input")
     assert "overshooting" not in kinds(history)
+    assert f"x[250, 3] is nan, the only such value in {len(X)} rows; the loss of" in first.message
+    assert "nothing was run" not in first.message
+
+
+def test_a_value_that_is_none_in_the_first_batch_has_its_place_among_all_rows() -> None:
+    x = X.copy()
+    x[7, 3] = x[260, 1] = np.nan
+    history = told(make(), x=x, shuffle=False)[1]
+    said = f"x[7, 3] is nan, the first of 2 such values in 2 of {len(X)} rows; the loss of a batch"
+    assert said in history.findings[0].message
+    assert history.findings[0].evidence["row"] == 7
 
 
 def test_a_rate_far_too_high_is_the_cause_of_what_is_no_number() -> None:

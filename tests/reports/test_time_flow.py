@@ -57,7 +57,7 @@ def test_a_diagnosis_shows_the_flow_of_its_pass(
 @pytest.mark.parametrize("cell", ["tanh", "relu", "lstm", "gru"])
 def test_few_steps_are_told_of(cell: str) -> None:
     network = vegrad.RNN(3, 5, 2, cell=cell, layers=2, seed=0)
-    one, two = (vegrad.diagnose(network, X[:, :steps], np.ones((4, 2))) for steps in (1, 2))
+    one, two = (vegrad.diagnose(network, X[:, :steps], np.eye(4, 2)) for steps in (1, 2))
     assert one.sentence == "there is one step, from which no gradient goes back through time"
     assert two.flow is not None
     size = 2.0 ** two.flow.left_log2[:, 0].min()

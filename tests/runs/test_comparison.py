@@ -11,7 +11,7 @@ import vegrad
 from vegrad.diagnosis.noted import Noted
 from vegrad.reports import comparison, run_charts
 from vegrad.runs.departures import first_away
-from vegrad.runs.run import Run
+from vegrad.runs.run import COLUMNS, Run
 
 from tests.reports.runs import finding, made_up
 from tests.reports.test_page import Page
@@ -314,3 +314,18 @@ def test_recurrent_diagnoses_are_compared_step_by_step() -> None:
     assert both.figures["reach of layer 0, steps"][0] < both.figures["reach of layer 0, steps"][1]
     shorter = vegrad.diagnose(two[0], rows[:, 10:], classes)
     assert len(vegrad.compare(vegrad.diagnose(two[0], rows, classes), shorter).sizes) == 20
+
+
+@pytest.mark.parametrize(
+    ("steps", "first"), [(60, "median of the first 5"), (3, "median of the first 3"), (1, "first")]
+)
+def test_figures_of_several_steps_say_so(steps: int, first: str) -> None:
+    runs = []
+    for count in (60, steps):
+        columns = {name: np.full(count, np.nan) for name in COLUMNS}
+        columns |= {"step": np.arange(count), "loss": 60.0 - np.arange(count)}
+        runs.append(Run(**columns))
+    figures, few = vegrad.compare(*runs).figures, min(steps, 5)
+    assert figures[f"loss, {first}"] == (61 - (few + 1) / 2,) * 2
+    last = figures[f"loss, {first.replace('first', 'last')}"]
+    assert last == ((few + 1) / 2, 60 - steps + (few + 1) / 2)

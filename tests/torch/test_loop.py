@@ -139,3 +139,49 @@ def test_the_optimizer_whose_gradients_are_never_emptied_is_named(emptied: str) 
     if found:
         assert ("encode.weight" in found[0].message) == (emptied == "second")
         assert "decode" not in found[0].message + found[0].advice
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_emptied_no_longer_are_told_of_at_once(to_none: bool) -> None:
+    model, x = small()
+    told: list[tuple[int, str, str]] = []
+    monitor = Monitor(
+        model, on_finding=lambda one: told.append((monitor.steps, str(one.cause), one.message))
+    )
+    optimizer, stop = torch.optim.Adam(model.parameters(), 1e-3), 1045
+    for step in range(stop + 100):
+        if step < stop or step == stop + 80:
+            optimizer.zero_grad(set_to_none=to_none)
+        (model(x) - x[:, :1]).square().mean().backward()
+        optimizer.step()
+    assert [cause for _, cause, _ in told] == ["no-zero-grad"]
+    assert stop < told[0][0] < stop + 12
+    assert "no longer emptied" in told[0][2]
+    assert "seldom emptied" in monitor.report().findings[0].message
+
+
+@pytest.mark.parametrize("empties", [True, False])
+def test_a_closure_that_empties_the_gradients_is_seen(empties: bool) -> None:
+    model, x = small()
+    monitor = Monitor(model, on_finding=None)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+
+    def closure() -> torch.Tensor:
+        if empties:
+            optimizer.zero_grad()
+        loss = (model(x) - x[:, :1]).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(60):
+        optimizer.step(closure)
+    assert ("no-zero-grad" in [one.cause for one in monitor.report().findings]) != empties
+
+
+def test_a_step_without_a_new_backward_pass_adds_nothing_to_its_gradients() -> None:
+    model, x = small()
+    monitor, optimizer = Monitor(model, every=1), torch.optim.SGD(model.parameters(), 1e-3)
+    (model(x) - x[:, :1]).square().mean().backward()
+    for _ in range(12):
+        optimizer.step()
+    assert not [one for one in monitor.report().findings if one.cause == "no-zero-grad"]

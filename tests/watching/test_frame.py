@@ -61,7 +61,16 @@ def test_findings_are_shown(tmp_path: Path) -> None:
     with console.capture() as captured:
         assert not once(follower, console)
     assert "◆ nonfinite: the loss is not finite from step 50 on" in captured.get()
-    assert "loss NaN  lowest 2" in captured.get()
+    assert "last loss NaN  lowest 2" in captured.get()
+
+
+def test_no_two_losses_of_a_frame_have_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    log_of(path, np.linspace(3, 1, 500))
+    said = " ".join(text_of(path, 100).split())
+    assert "last loss 1 lowest 1" in said
+    assert " loss, medians " in said
+    assert "from 2.992 to 1.008 (medians of 5 steps)" in said
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (60, 24), (80, 24), (120, 50)])

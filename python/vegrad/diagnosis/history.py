@@ -118,6 +118,13 @@ class History:
         """The findings that were met while it ran."""
         return tuple(self._noted)
 
+    @property
+    def told(self) -> tuple[Noted, ...]:
+        """All findings: those that were met while it ran, then those on its steps, at its end."""
+        met = {(one.finding.kind, one.finding.cause) for one in self._noted}
+        late = (one for one in self.findings if (one.kind, one.cause) not in met)
+        return (*self._noted, *(noted(self._count, one) for one in late))
+
     def note(self, finding: Finding, step: int | None = None) -> None:
         """Note a finding at a step (the next one), unless one of its kind and cause was noted."""
         known = {(one.finding.kind, one.finding.cause) for one in self._noted}

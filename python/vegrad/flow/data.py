@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot, nan
 
 import numpy as np
@@ -24,7 +24,7 @@ class NonFiniteValue:
 
 @dataclass(frozen=True)
 class NonFiniteData:
-    """Why nothing was run: values of the data that are not finite."""
+    """Values of the data that are not finite, because of which nothing was run."""
 
     kind: str
     """"data" or "target"."""
@@ -39,6 +39,14 @@ class NonFiniteData:
     """The dtype that the value does not fit, if it is finite itself."""
     steps: bool = False
     """True if the second axis has the steps of sequences."""
+    trained: bool = False
+    """True if a training goes over these rows, so that something was run."""
+
+    def among(self, rows: Array, count: int) -> NonFiniteData:
+        """Return it for a training, with the numbers that these rows have among all of them."""
+        row, *rest = self.first.index
+        first = replace(self.first, index=(int(rows[row]), *rest))
+        return replace(self, first=first, of=count, trained=True)
 
 
 @dataclass(frozen=True)

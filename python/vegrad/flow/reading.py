@@ -83,6 +83,8 @@ class Operation:
     edge: str = ""
     """The cause, by its stable name, for which its output or its derivative is not finite with the
     inputs that it had: they are at an edge of what it is made for. "" if they are not."""
+    factors: tuple[int | None, ...] = ()
+    """Those of `below` that only multiply what layers made, as masks and adjacency matrices do."""
 
 
 @dataclass(frozen=True)

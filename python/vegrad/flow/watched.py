@@ -21,6 +21,8 @@ class LoopStep:
     """Backward passes whose gradients the step was to take."""
     kept: bool = False
     """True if the gradients of the step before had not been emptied."""
+    passed: tuple[bool, ...] = ()
+    """The same of the steps before it that were not looked at, as far as they are known."""
     emptied: bool = False
     """True if the gradients were emptied after the backward pass, so that the step took none."""
     clip: str = ""

@@ -30,7 +30,8 @@ TAKERS = {*MAPS, *RECURRENT}
 def entries(reading: Reading) -> list[Operation]:
     """Return the maps and recurrent modules that inputs come to without passing another.
 
-    A residual stream that begins with the inputs does not bring them to each of its branches.
+    A residual stream that begins with the inputs does not bring them to each of its branches, nor
+    does a mask that each layer's output is multiplied with.
     """
     open_ways, mapped = list[bool](), list[bool]()
     found = []
@@ -38,7 +39,7 @@ def entries(reading: Reading) -> list[Operation]:
         behind, from_input = False, False
         for n in one.below:
             behind = behind or (n != INPUT and mapped[n])
-            from_input = from_input or n == INPUT or open_ways[n]
+            from_input = from_input or (n not in one.factors and (n == INPUT or open_ways[n]))
         from_input &= not (behind and one.kind in ADDED)
         is_map = one.kind in TAKERS and bool(one.parameters)
         if is_map and from_input:

@@ -33,6 +33,7 @@ from vegrad.optim import Optimizer
 from vegrad.treatment.script import LEAST, Editor, Script
 
 TOLERANCE = 0.05  # of LSUV
+INFINITE = 'float("inf")'
 WEIGHTS = {"critical": "weights at the critical point", "orthogonal": "orthogonal weights"}
 
 
@@ -268,11 +269,9 @@ def written_optimizer(optimizer: Optimizer) -> str:
 
 def _written_clip(clip: Rule) -> str:
     """Write the argument for a clip like this; nothing for one whose limit is never reached."""
-    names = inspect.signature(type(clip)).parameters
-    arguments = {k: v for k, v in clip.state_dict().items() if k in names}
-    if inf in arguments.values():
+    if getattr(clip, clip._limit) == inf:
         return ""
-    name = type(clip).__name__
+    name, arguments = type(clip).__name__, clip._values("nonfinite")
     return f"clip=vegrad.clipping.{name}({changed_arguments(type(clip), arguments, ())})"
 
 
@@ -282,7 +281,8 @@ def changed_arguments(
     """Write the arguments that are not those by default."""
     defaults = {k: v.default for k, v in inspect.signature(function).parameters.items()}
     shown = {k: v for k, v in arguments.items() if k not in without and defaults.get(k) != v}
-    return ", ".join(f'{k}="{v}"' if isinstance(v, str) else f"{k}={v!r}" for k, v in shown.items())
+    quoted = {k: f'"{v}"' if isinstance(v, str) else repr(v) for k, v in shown.items()}
+    return ", ".join(f"{k}={INFINITE if v == inf else quoted[k]}" for k, v in shown.items())
 
 
 def _listed(names: Sequence[str]) -> str:

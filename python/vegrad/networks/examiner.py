@@ -14,6 +14,7 @@ from vegrad.arrays.measurement import norm
 from vegrad.diagnosis.alarms import Alarms
 from vegrad.diagnosis.history import History
 from vegrad.diagnosis.rules.long_steps import target_scale
+from vegrad.diagnosis.rules.nonfinite import NONFINITE_DATA
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import Network
 from vegrad.networks.reading import best_constant
@@ -72,7 +73,15 @@ class Examiner:
         self, rows: Array, resamples: int = 0, *, whole: bool = False
     ) -> tuple[Finding, ...]:
         """Judge the network as it is on these rows, by one pass and `resamples` more."""
-        return self.network.judged(self.rows.take(rows, whole=whole), resamples)
+        found = self.network.judged(self.rows.take(rows, whole=whole), resamples)
+        if whole or not any(one.rule == NONFINITE_DATA.name for one in found):
+            return found
+        return self._data() or found
+
+    def _data(self) -> tuple[Finding, ...]:
+        """Name what is not finite among all the data, if something is."""
+        rows = self.rows.broken()
+        return self.judged(rows, whole=True) if len(rows) else ()
 
     def found(self, findings: tuple[Finding, ...]) -> None:
         """Note findings and tell of them, but not of what steps that are too long have done."""
@@ -126,11 +135,8 @@ class Examiner:
         """
         if ending and self.alarms.on_finding != "warn":
             self.alarms = Alarms("stop", self.history)  # it tells nobody
-        rows = self.rows.broken()
-        if len(rows):
-            self.found(self.judged(rows[:1], whole=True))
-        else:
-            self.found(tuple(f for f in self.history.findings if f.kind == "overshooting"))
+        found = self._data()
+        self.found(found or tuple(f for f in self.history.findings if f.kind == "overshooting"))
 
     def end(self) -> None:
         """Say what the training as a whole tells."""

@@ -93,7 +93,12 @@ class Logged:
             self.log.validation(self.history.steps - 1, value)
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write what is left and what all the steps tell, and close the file.
+
+        A training that goes on supersedes the latter: they stand at the step that it begins with.
+        """
         self.steps()
         self.findings()
+        for one in self.history.told[self._noted :]:
+            self.log.note(one)
         self.log.close()

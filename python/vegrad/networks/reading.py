@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import hypot, inf, isfinite, log2, nan
 from typing import Any
@@ -324,7 +325,15 @@ def _is_scaled(x: Array) -> bool:
 
 def judged(network: Network, batch: Batch, resamples: int) -> tuple[Finding, ...]:
     """Judge a network as it is on these rows, by one pass and `resamples` more."""
-    return judge(read(network, batch.x, batch.target, resamples=resamples, seed=0, theory=False))
+    found = read(network, batch.x, batch.target, resamples=resamples, seed=0, theory=False)
+    return judge(in_training(found, batch))
+
+
+def in_training(found: Reading, batch: Batch) -> Reading:
+    """Return a reading of some rows in which these have the numbers that they have among all."""
+    if found.problem is None or batch.rows is None:
+        return found
+    return replace(found, problem=found.problem.among(batch.rows, batch.count))
 
 
 def _flow_of(network: Network) -> Flow:

@@ -22,6 +22,8 @@ class Batch:
     """Of sequences; None if they have none, or are all of the same length."""
     rows: Array | None = None
     """The numbers of these rows among all; None if they are all."""
+    count: int = 0
+    """How many rows there are in all, if these have numbers."""
 
 
 class Rows:
@@ -51,7 +53,7 @@ class Rows:
 
     def take(self, rows: Array, *, whole: bool = False) -> Batch:
         """Return these rows for a look at the network: all of them that there is, if `whole`."""
-        return Batch(self.x[rows], self.target[rows], rows=rows)
+        return Batch(self.x[rows], self.target[rows], rows=rows, count=len(self))
 
     def broken(self) -> Array:
         """Return the numbers of the rows with values that are not finite."""

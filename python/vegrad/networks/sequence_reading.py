@@ -19,7 +19,7 @@ from vegrad.flow.reading import Operation, Parameter, Reading
 from vegrad.flow.recurrence import LEAST_STEPS, MOST_ROWS, MOST_STEPS, PARTS, Recurrence
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks.network import Network
-from vegrad.networks.reading import compared_outputs, first_nonfinite, known_loss
+from vegrad.networks.reading import compared_outputs, first_nonfinite, in_training, known_loss
 from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.rows import Batch
 from vegrad.networks.sequences import Lengths
@@ -74,7 +74,7 @@ def _run(batch: Batch, twin: Network, x: Array) -> float:
 
 def judged(network: RecurrentNetwork, batch: Batch) -> tuple[Finding, ...]:
     """Judge a network as it is on these rows, by one pass."""
-    return judge(read(network, batch))
+    return judge(in_training(read(network, batch), batch))
 
 
 def forgotten(
@@ -192,7 +192,7 @@ def _cells(network: RecurrentNetwork, batch: Batch, seed: int) -> Iterator[Recur
 
 
 def _nonfinite_data(name: str, batch: Batch) -> NonFiniteData | None:
-    """Return the first value of x or the target that is not finite, by row and step among all.
+    """Return the first value of x or the target that is not finite.
 
     What lies beyond a row's length counts nowhere.
     """
@@ -202,12 +202,11 @@ def _nonfinite_data(name: str, batch: Batch) -> NonFiniteData | None:
         bad &= _there(batch.lengths, values)
     if not bad.any():
         return None
-    row, *rest = (int(n) for n in np.argwhere(bad)[0])
-    number = row if batch.rows is None else int(batch.rows[row])
+    index = tuple(int(n) for n in np.argwhere(bad)[0])
     return NonFiniteData(
         "data" if name == "x" else "target",
         name,
-        NonFiniteValue((number, *rest), float(values[(row, *rest)]), int(bad.sum())),
+        NonFiniteValue(index, float(values[index]), int(bad.sum())),
         rows=int(bad.reshape(len(bad), -1).any(axis=1).sum()),
         of=len(values),
         steps=values.ndim == batch.x.ndim,

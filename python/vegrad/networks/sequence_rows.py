@@ -188,7 +188,7 @@ class SequenceRows(Rows):
         else:
             target = as_array(self.targets[0], "target")[rows]
         wanted = self._as_target(target, len(rows), end - begin, lengths, (rows, begin))
-        return Batch(x, wanted, lengths, rows)
+        return Batch(x, wanted, lengths, rows, len(self))
 
     def _cut(self, parts: Sequence[object], rows: Array, begin: int, end: int) -> Array:
         """Return steps of rows, from one part or from several that follow each other."""

@@ -270,20 +270,24 @@ def _differing(two: Sequence[Mapping[str, object]]) -> dict[str, tuple[object, o
 
 def _figures(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     """Return numbers of both that say how they went."""
-    columns = [_figures_of(run) for run in runs]
+    few = max(1, min(LATELY, *(run.steps for run in runs)))
+    columns = [_figures_of(run, few) for run in runs]
     pairs = {name: (columns[0][name], columns[1][name]) for name in columns[0]}
     return {name: pair for name, pair in pairs.items() if not all(map(isnan, pair))}
 
 
-def _figures_of(run: Run) -> dict[str, float]:
+def _figures_of(run: Run, few: int) -> dict[str, float]:
+    """Return the figures of a run; of the first and the last steps medians of so `few`."""
+    first = "first" if few == 1 else f"median of the first {few}"
+    last = first.replace("first", "last")
     clipped, known = is_clipped(run), np.isfinite(after_clip(run))
     return {
         "steps": float(run.steps and run.step[-1] + 1),
-        "loss, at first": _middle(run.loss[:LATELY]),
+        f"loss, {first}": _middle(run.loss[:few]),
         "loss, lowest": float(np.nanmin(run.loss, initial=inf)) if run.steps else np.nan,
-        "loss, at last": _middle(run.loss[-LATELY:]),
-        "validation loss, at last": _middle(run.validation_loss, last=True),
-        "gradient norm, at last": _middle(run.gradient_norm[-LATELY:]),
+        f"loss, {last}": _middle(run.loss[-few:]),
+        "validation loss, last": _middle(run.validation_loss, last=True),
+        f"gradient norm, {last}": _middle(run.gradient_norm[-few:]),
         "steps that were clipped, %": float(100 * clipped[known].mean()) if known.any() else np.nan,
         "update over weight, median": _middle(run.update_ratio),
         "spikes": float(len(run.spikes)),

@@ -130,6 +130,6 @@ class Run:
             validation_loss=validation,
             modules=tuple(f"layer.{n}.weight" for n in range(count)),
             gradient_log2=sizes,
-            noted=history.noted,
+            noted=history.told,
             about=about,
         )

@@ -343,16 +343,14 @@ def _scale_by(grads: list[Tensor], coefficient: float) -> None:
             raise NonFiniteGradientError
         _core.clip("global_norm", grads, lambda norm: norm * coefficient, 2.0, "raise")
         increment_version(grads)
-    except NonFiniteGradientError:  # without a finite norm, no limit gives this coefficient
+    except (NonFiniteGradientError, ValueError):
+        # Without a finite norm no limit gives this coefficient; what shares memory is scaled twice.
         with torch.no_grad():
             torch._foreach_mul_(grads, coefficient)
 
 
 def _split(grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the gradients that the kernels can read, and the others.
-
-    All are others if some share memory.
-    """
+    """Return the gradients that the kernels can read, and the others."""
     ours = [grad for grad in grads if is_ours(grad)]
     try:
         _core.clip("global_norm", ours, None, 2.0, "propagate")

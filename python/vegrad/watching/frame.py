@@ -75,7 +75,7 @@ def _numbers(run: Run, width: int) -> list[str]:
     clipped = clip[np.isfinite(clip)][-100:]
     lowest = float(np.nanmin(run.loss)) if np.isfinite(run.loss).any() else np.nan
     parts = [
-        ("loss", run.last("loss")),
+        ("last loss", run.last("loss")),
         ("lowest", "" if isnan(lowest) else f"{lowest:.4g}"),
         ("gradient norm", run.last("gradient_norm")),
         ("update", run.last("update_ratio")),
@@ -112,7 +112,8 @@ def _chart(name: str, step: FloatArray, values: FloatArray, columns: int, lines:
     bottom, top = float(scaled.min()), float(scaled.max())
     eighths = np.round((scaled - bottom) / max(top - bottom, 1e-300) * (8 * lines - 1)) + 1
     logarithmic = ", on a scale of logarithms" if logs else ""
-    drawn = [Text(f"{name}{logarithmic}", style="dim", no_wrap=True)]
+    medians = ", medians" if np.isfinite(values).sum() > columns else ""
+    drawn = [Text(f"{name}{medians}{logarithmic}", style="dim", no_wrap=True)]
     labels = {lines - 1: f"{high:.4g}", 0: f"{low:.4g}"}
     for line in range(lines - 1, -1, -1):
         fill = np.clip(eighths - 8 * line, 0, 8).astype(int)

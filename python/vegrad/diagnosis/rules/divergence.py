@@ -40,7 +40,7 @@ LATER = 10.0  # times what the first steps moved: it is the last that threw it
 THROWN = 100.0  # the same, that a tenth of the learning rate does not mend
 BEGAN = 5  # steps after which a large first step is still the first
 ROSE = 1.5  # times its first value: healthy trainings reach 1.2 (median of five)
-KNOWN = ("learning-rate-high", "weight-decay")
+KNOWN = ("learning-rate-high", "weight-decay", "no-zero-grad")
 SAID = ("learning-rate-high", "input-scale", "target-scale", "no-zero-grad")
 """Causes for which steps promise much."""
 BACK, LOW = 2.2, 0.3  # times its lowest, but not below this share of its first: healthy 1.9

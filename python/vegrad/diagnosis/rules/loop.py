@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import isfinite
 from statistics import median
 from typing import TypeAlias
@@ -42,10 +43,11 @@ def _mostly(steps: Sequence[LoopStep], shown: Sequence[bool]) -> bool:
 
 def _kept(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     loops = _loops(reading)
-    # Nothing can be left at the first step.
-    each = [[one.kept for one in n if one.step > n[0].step or n[0].kept] for n in loops]
+    each = [_took_again(steps) for steps in loops]
     wrong = [n for n, kept in enumerate(each) if _mostly(loops[n], kept)]
     for steps, kept in ((loops[n], each[n]) for n in wrong[:1]):
+        since = kept[kept.index(True) :]
+        ever = "never" if all(kept) else "no longer" if all(since) else "seldom"
         holds = steps[-1].holds
         one_of = len(wrong) < len(loops) and bool(holds)  # another's may be emptied instead
         of = " of {first}" + " to {last} ({held} in all)" * (len(holds) > 1)
@@ -55,17 +57,27 @@ def _kept(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
             rule=rule.name,
             cause="no-zero-grad",
             sites=(OPTIMIZER, *(Site("parameter", name) for name in holds if one_of)),
-            says="the gradients" + of * one_of + " are never emptied: in {share:.0%} of the last "
+            says="the gradients" + of * one_of + " are {ever} emptied: in {share:.0%} of the last "
             "{count:.0f} steps those that had been stepped already were still there when the "
-            "backward pass began, and it was added to them; every step takes the sum of all so far",
+            "backward pass began, and it was added to them; "
+            + ("every step takes" if all(kept) else "these steps take")
+            + " the sum of all so far",
             advises="{words.empties}" + ", of the optimizer that holds {first}" * one_of + ".",
-            facts={"held": len(holds), "first": holds[0], "last": holds[-1]} if one_of else {},
+            facts={"ever": ever}
+            | ({"held": len(holds), "first": holds[0], "last": holds[-1]} if one_of else {}),
             evidence={
                 "share": sum(kept) / len(kept),
                 "count": float(len(kept)),
                 "norm": steps[-1].norm,
             },
         )
+
+
+def _took_again(steps: Sequence[LoopStep]) -> list[bool]:
+    """Return for each of the last steps, looked at or not, if it took what was left."""
+    # Nothing can be left at the first step.
+    known = [one for one in steps if one.step > steps[0].step or steps[0].kept]
+    return [kept for one in known for kept in (*one.passed, one.kept)][-len(steps) :]
 
 
 def _emptied(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -326,74 +338,62 @@ def _decay(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
 REPORTED = "reported troubles of many; see the page of the cause"
 
 
-def _row(name: str, kind: str, measured: str, reason: str, find: Find) -> Rule:
-    return Rule(
-        name=name,
-        kind=kind,
-        warning=MOST,
-        critical=MOST,
-        measured=measured,
-        reason=reason,
-        source=REPORTED,
-        find=find,
-    )
-
-
+_row = partial(Rule, warning=MOST, critical=MOST, source=REPORTED)
 RULES = (
     _row(
-        "loop-kept-gradients",
-        "overshooting",
-        "share of the last steps that took the gradients of earlier steps again",
-        "One step may be a slip of the first lines of a program; most are the loop's.",
-        _kept,
+        name="loop-kept-gradients",
+        kind="overshooting",
+        measured="share of the last steps that took the gradients of earlier steps again",
+        reason="One step may be a slip of the first lines of a program; most are the loop's.",
+        find=_kept,
     ),
     _row(
-        "loop-emptied-gradients",
-        "stalled",
-        "share of the last steps whose gradients were emptied before them",
-        "A step without gradients does nothing.",
-        _emptied,
+        name="loop-emptied-gradients",
+        kind="stalled",
+        measured="share of the last steps whose gradients were emptied before them",
+        reason="A step without gradients does nothing.",
+        find=_emptied,
     ),
     _row(
-        "loop-clip-order",
-        "idle",
-        "share of the last steps whose clip came before the backward pass or the unscaling",
-        "Such a clip cuts what is not there yet, or not yet of its size.",
-        _clip_order,
+        name="loop-clip-order",
+        kind="idle",
+        measured="share of the last steps whose clip came before backward pass or unscaling",
+        reason="Such a clip cuts what is not there yet, or not yet of its size.",
+        find=_clip_order,
     ),
     _row(
-        "optimizer-decay",
-        "vanishing",
-        "share of the matrices that weight decay has made less than a tenth of what they were",
-        "A decay that only regularizes is outweighed by the gradient long before.",
-        _decay,
+        name="optimizer-decay",
+        kind="vanishing",
+        measured="share of the matrices that weight decay has made a tenth of what they were",
+        reason="A decay that only regularizes is outweighed by the gradient long before.",
+        find=_decay,
     ),
     _row(
-        "optimizer-clip",
-        "stalled",
-        "share of the last steps whose clip left less than a thousandth of the gradient",
-        "A limit is there for the few gradients that are too large.",
-        _clip_small,
+        name="optimizer-clip",
+        kind="stalled",
+        measured="share of the last steps whose clip left less than a thousandth of the gradient",
+        reason="A limit is there for the few gradients that are too large.",
+        find=_clip_small,
     ),
     _row(
-        "optimizer-epsilon",
-        "stalled",
-        "share of the weights whose gradients are below the optimizer's ε",
-        "ε is to keep a division by 0 from happening, not to set the size of steps.",
-        _epsilon,
+        name="optimizer-epsilon",
+        kind="stalled",
+        measured="share of the weights whose gradients are below the optimizer's ε",
+        reason="ε is to keep a division by 0 from happening, not to set the size of steps.",
+        find=_epsilon,
     ),
     _row(
-        "optimizer-still",
-        "stalled",
-        "share of the weights with a gradient that a step leaves as they are in their dtype",
-        "Below half the distance of two neighbouring numbers a change is rounded away.",
-        _still,
+        name="optimizer-still",
+        kind="stalled",
+        measured="share of the weights with a gradient that a step does not change in their dtype",
+        reason="Below half the distance of two neighbouring numbers a change is rounded away.",
+        find=_still,
     ),
     _row(
-        "optimizer-parameters",
-        "idle",
-        "parameters that get a gradient and that no optimizer steps",
-        "Their gradient is work for nothing: either they are to be trained, or need none.",
-        _unheld,
+        name="optimizer-parameters",
+        kind="idle",
+        measured="parameters that get a gradient and that no optimizer steps",
+        reason="Their gradient is work for nothing: either they are to be trained, or need none.",
+        find=_unheld,
     ),
 )

@@ -143,8 +143,7 @@ def _found(
     says = "what the task needs lies {needed:d} steps back, but"
     if told:
         says = "at least {percent:.0f} % of the target can be told, by a linear fit, from what "
-        says += "lies more than {needed:d} of {steps:d} steps back, and nothing from later steps; "
-        says += "but"
+        says += "lies before the last {needed:d} of {steps:d} steps, and nothing from those; but"
     return Finding(
         kind="vanishing",
         severity=rule.severity(lost),

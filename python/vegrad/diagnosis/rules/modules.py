@@ -155,7 +155,7 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         yield _thrown(reading, rule, decades, by, first)
         return
     worst = _steepest(chain, kind)
-    if kind == "vanishing" and modules[worst].begun:
+    if kind == "vanishing" and (modules[worst].begun or _is_opening(modules, chain, decades)):
         return  # what lies below gets its gradient through weights that were 0
     cut = not start and dict(chain)[worst] > TINY
     if cut and any(one.activation_rms == 0 for one in modules[first : worst + 1]):
@@ -180,6 +180,18 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         },
         evidence={"decades": decades, "worst": float(worst)},
     )
+
+
+def _is_opening(
+    modules: Sequence[Module], chain: Sequence[tuple[int, float]], decades: float
+) -> bool:
+    """Return True if a drift is that in passing the modules that began at 0."""
+    lost = sum(
+        min(log10(a / b), 0.0)
+        for (_, a), (place, b) in pairwise(chain)
+        if modules[place].begun and a > 0 and b > 0
+    )
+    return decades - lost > -abs(BY_SIGN[-1].warning)
 
 
 def _by_steps(reading: Reading, first: int, last: int) -> str:

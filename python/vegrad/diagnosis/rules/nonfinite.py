@@ -88,7 +88,9 @@ INFINITIES = (
     "mask with a large negative number (-1e4) in place of -inf, and leave out what is masked "
     "before {operation}.",
 )
-FILL = "fill in or remove {these} (rows and columns are counted from 0), then diagnose again."
+REMOVE = "fill in or remove {these} (rows and columns are counted from 0), then "
+FILL = REMOVE + "diagnose again."
+REFILL = REMOVE + "train again, with new weights if a step has made these NaN."
 
 
 @dataclass(frozen=True)
@@ -284,7 +286,12 @@ def _of_data(reading: Reading, rule: Rule, culprit: Culprit | None) -> Finding |
 
 
 def _in_data(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    if reading.problem is not None:
+    if reading.problem is not None and reading.problem.trained:
+        its = "the loss of a batch with {these} is not finite"
+        if reading.problem.first.count > 1:
+            its = "the loss of a batch with any of {these} is not finite"
+        yield _data(reading.problem, rule, f"; {its}", REFILL)
+    elif reading.problem is not None:
         yield _data(reading.problem, rule, "; nothing was run", FILL)
 
 

@@ -116,6 +116,7 @@ def _went(seen: Seen) -> str:
     first = float(losses[0]) if few else seen.first
     last = float(losses[-1] if few else np.median(losses[-FEW:]))
     words = f": the loss went from {first:.4g} to {last:.4g}"
+    words += "" if few else f" (medians of {FEW} steps)"
     if not seen.means_success:
         return f"{words}, which is not judged, as it need not fall"
     if count < SOME:

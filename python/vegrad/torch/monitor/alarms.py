@@ -10,8 +10,9 @@ from math import inf, isfinite
 from vegrad.diagnosis.alarms import FindingError, FindingWarning, OnFinding, checked_way, user_level
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.rules.divergence import PROMISE
-from vegrad.diagnosis.rules.modules import DRIFT
+from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.flow.finding import Finding
+from vegrad.torch.monitor.report import Report
 
 EARLY = (1, 3, 10, 20, 35, 50, 75)  # numbers of steps after which a training is judged; then
 EVERY, LATE, RARELY = 100, 500, 500  # up to the step LATE and after it; triggers come beside
@@ -140,7 +141,16 @@ class Alarms:
         """Return findings without those whose causes are to be ignored."""
         return tuple(one for one in findings if one.cause not in self.ignore)
 
-    def with_earlier(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-        """Return findings with those that were seen before, in the order in which they came up."""
-        now = {one.cause or one.kind: one for one in findings}
-        return tuple((self.found | now).values())
+    def with_earlier(self, report: Report) -> tuple[Finding, ...]:
+        """Return findings with those that were seen before, in the order in which they came up.
+
+        Modules that seemed dead in the first steps, and of which none is now, are not.
+        """
+        now = {one.cause or one.kind: one for one in report.findings}
+        alive = {one["module"] for one in report.rows if one["activation_rms"] > 0}
+
+        def refuted(cause: str, one: Finding) -> bool:
+            early = one.rule == DEAD.name and self.steps.get(cause, 0) < EARLY[-1]
+            return early and cause not in now and all(site.name in alive for site in one.sites)
+
+        return tuple(one for cause, one in (self.found | now).items() if not refuted(cause, one))

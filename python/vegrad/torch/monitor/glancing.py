@@ -36,6 +36,9 @@ class GlanceHooks(StepHooks):
         self._due = self._alarms.due(step.loss, step.gradient_norm) or spike or self._due
         return spike
 
+    def _is_to_judge(self) -> None:
+        self._due = True
+
     def _catch_up(self) -> None:
         if self._glances.waiting:
             count = len(self._params)

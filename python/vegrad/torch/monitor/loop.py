@@ -82,7 +82,8 @@ class Loop:
             return
         self.passes += 1
         if not self.closely and self.steps.probes:
-            self._glances = _glanced(self._parameters(), self.steps.probes)
+            self._glances = _glanced(parameters := self._parameters(), self.steps.probes)
+            self.steps.look(parameters)
             root = roots[0] if len(roots) == 1 and self._scaler is None else None
             if isinstance(root, Tensor) and _is_number(root):
                 self.root = root.item()
@@ -94,7 +95,7 @@ class Loop:
         self._versions = [-1 if one is None else one._version for one in grads] if there else []
         few = {there[-1], there[len(there) // 2], there[0]} if there else ()
         self._empty = not any(map(has_some, few))
-        self.steps.look(grads)
+        self.steps.look(self._parameters())
         self.root = self._loss_of(roots)
 
     def backward_ends(self) -> None:
@@ -118,13 +119,13 @@ class Loop:
         self.backwards += 1
         self._losses.append(root)
         self._scale = None if scaler is None else scaler._scale
+        self.steps.stamp(parameters)
         if glances is not None:
             self._last = None
             return
         grad = parameters[changed].grad
         if grad is not None:
             self._last = changed, grad._version, bool(self._versions) and has_some(grad)
-        self.steps.stamp(parameters)
 
     def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
         """Return the loss that a backward pass begins with, where it is known."""
@@ -190,8 +191,8 @@ class Loop:
 
     # The steps ----------------------------------------------------------------------------------
 
-    def stepped(self, optimizer: Optimizer, step: int, norm: float) -> None:
-        """Note that an optimizer has stepped, with gradients of this joint norm (nan: unknown)."""
+    def stepped(self, optimizer: Optimizer, step: int, norm: float) -> bool:
+        """Note a step with gradients of this joint norm (nan: unknown); tell if to judge now."""
         parameters = self._parameters()
         seen = SeenStep(
             step,
@@ -202,7 +203,7 @@ class Loop:
             self._clip_scale,
             norm,
         )
-        self.steps.note(optimizer, parameters, seen)
+        return self.steps.note(optimizer, parameters, seen)
 
     def _was_emptied(self, parameters: list[Tensor], norm: float) -> bool:
         """Return True if what the backward passes gave was gone before the step."""

@@ -69,6 +69,16 @@ def _is_layer(module: Module) -> bool:
     )
 
 
+def begins_at_zero(module: Module) -> bool:
+    """Return True if some weight of a module is 0 and is trained, or is kept by several processes.
+
+    Of those no process can tell alone.
+    """
+    trained = ((n, one) for n, one in module.named_parameters() if one.requires_grad)
+    weights = [one for name, one in trained if not name.endswith("bias")]
+    return any(is_distributed(one) or not bool(one.detach().any()) for one in weights)
+
+
 def is_plain(tensor: Tensor | None) -> bool:
     """Return True if elements can be counted: real ones, dense, on the CPU, none elsewhere."""
     if tensor is None or tensor.device.type != "cpu" or tensor.layout is not torch.strided:

@@ -248,7 +248,7 @@ class Monitor(GlanceHooks):
         """
         found = self._found()
         self._journal.tell(self._alarms, found.findings, self.history.last_step, reported=True)
-        findings = self._alarms.with_earlier(found.findings)
+        findings = self._alarms.with_earlier(found)
         return replace(found, findings=findings, run=self.run)
 
     def _found(self) -> Report:

@@ -27,11 +27,13 @@ from vegrad.reports.module_text import ModuleRow, TimeRow, text_of_modules
 from vegrad.reports.shown_run import ShownModules
 from vegrad.runs.run import Run
 from vegrad.torch.monitor.looks import Looks
+from vegrad.torch.monitor.modules import begins_at_zero
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
 FEW = 4  # steps at each of which a parameter must have had a gradient, to miss it elsewhere
 BINARY = ("BinaryCrossEntropyBackward0", "BinaryCrossEntropyWithLogitsBackward0")
+OPENING = 10  # looks within which what begins at 0 has opened: each step opens one more in line
 EARLIEST, LATEST = 50, 400  # steps that a training is judged by
 WINDOW = 10  # steps before a NaN that are asked for growth
 DTYPES = {-126.0: "float32", -14.0: "float16", -1022.0: "float64"}  # by log2 of their least
@@ -183,7 +185,7 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
         for name, size in zip(monitor.parameters, first.gradient_norms, strict=True)
         if size > 0 and not name.endswith("bias")
     }
-    found, outer = [], _outer(monitor)
+    found, outer, opening = [], _outer(monitor), _opening(monitor)
     for place, (name, own) in enumerate(zip(monitor.modules, monitor.own, strict=True)):
         sizes = (gradients.get(parameter, nan) for parameter in own)
         known = [size for size in sizes if not isnan(size)]
@@ -194,13 +196,34 @@ def modules_of(monitor: StepHooks) -> tuple[Module, ...]:
                 delta=float(last.delta_norms[place]),
                 gradient=float(np.linalg.norm(known)) if known else nan,
                 weighted=bool(own),
-                # Heads and adapters begin with outputs of 0, and their weights have moved.
-                begun=first.activation_rms[place] == 0.0 and not moved.isdisjoint(own),
+                # Heads and adapters begin with outputs of 0, and their weights have moved or will.
+                begun=first.activation_rms[place] == 0.0
+                and (
+                    last.activation_rms[place] > 0 or place in opening or not moved.isdisjoint(own)
+                ),
                 kind=monitor.classes[place],
                 outer=outer[place],
             )
         )
     return tuple(found[place] for place in monitor.run_order)
+
+
+def _opening(monitor: StepHooks) -> set[int]:
+    """Return the modules whose output is still 0 because weights are, and those right after them.
+
+    Where a head and the branches below it begin at 0, the head opens with the first step, and they
+    with the next ones.
+    """
+    looked = monitor.history.looked
+    if len(looked) > OPENING:
+        return set()
+    found, before = set[int](), False
+    for place in monitor.run_order:
+        zero = looked[0].activation_rms[place] == 0 == looked[-1].activation_rms[place]
+        before = bool(zero) and (before or begins_at_zero(monitor._watched[place]))
+        if before:
+            found.add(place)
+    return found
 
 
 def _outer(monitor: StepHooks) -> list[bool]:

@@ -17,6 +17,7 @@ from vegrad.torch.clip import Heard
 
 KEEP = 64  # steps of each optimizer that are kept
 PROBES = 3  # parameters of each optimizer whose gradients are asked whether they were emptied
+ENOUGH = 6  # steps in a row that took what was left, after which a training is judged
 
 
 @dataclass
@@ -31,6 +32,7 @@ class SeenStep:
     scale: Tensor | float
     norm: float
     kept: bool = False
+    passed: tuple[bool, ...] = ()
 
 
 class _Held:
@@ -44,7 +46,28 @@ class _Held:
         self.probes = {self.places[n * last // (PROBES - 1)] for n in range(PROBES) if last >= 0}
         self.left: dict[int, tuple[int, int]] = {}
         """Gradients that were stepped and not emptied since: id and version, by place."""
+        self.is_added_to = False
+        """True if a backward pass was since then, which has changed one of them."""
         self.steps: deque[SeenStep] = deque(maxlen=KEEP)
+        self.passed: deque[bool] = deque(maxlen=KEEP)
+        """For each step since the last that was looked at: if it took what was left."""
+        self.streak = 0
+        """Steps in a row that did."""
+
+    def took(self) -> bool:
+        """Return True if the step that was taken took gradients of the one before again."""
+        kept = bool(self.left) and self.is_added_to
+        self.streak = self.streak + 1 if kept else 0
+        return kept
+
+    def leave(self, parameters: Sequence[Tensor]) -> None:
+        """Note which gradients are there after a step."""
+        self.is_added_to = False
+        self.left = {
+            place: _stamp(grad)
+            for place in self.probes
+            if (grad := parameters[place].grad) is not None
+        }
 
 
 class Stepped:
@@ -73,43 +96,41 @@ class Stepped:
         held = self._held.get(optimizer)
         return held.steps[-1] if held is not None and held.steps else None
 
-    def look(self, grads: Sequence[Tensor | None]) -> None:
+    def look(self, parameters: Sequence[Tensor]) -> None:
         """Look which gradients that were stepped are left, as a backward pass begins."""
         for held in self._every:
             if held.left:
                 held.left = {
                     place: stamp
                     for place, stamp in held.left.items()
-                    if place < len(grads) and _is_left(grads[place], stamp)
+                    if place < len(parameters) and _is_left(parameters[place].grad, stamp)
                 }
 
     def stamp(self, parameters: Sequence[Tensor]) -> None:
         """Note how the gradients that were left are, as the backward pass ends."""
         for held in self._every:
-            for place in held.left:
-                held.left[place] = _stamp(parameters[place].grad)
+            for place, before in held.left.items():
+                held.left[place] = now = _stamp(parameters[place].grad)
+                held.is_added_to |= now != before
 
-    def note(self, optimizer: Optimizer, parameters: Sequence[Tensor], seen: SeenStep) -> None:
-        """Take in a step of an optimizer."""
+    def note(self, optimizer: Optimizer, parameters: Sequence[Tensor], seen: SeenStep) -> bool:
+        """Take in a step of an optimizer; return True if it is time to judge."""
         held = self._held.get(optimizer)
         if held is None or held.count != _count(optimizer):
             held = self._renewed(held, optimizer, parameters)
-        seen.kept = bool(held.left) and seen.backwards > 0
+        seen.kept, seen.passed = held.took(), tuple(held.passed)
+        held.passed.clear()
         held.steps.append(seen)
-        self._leave(held, parameters)
+        held.leave(parameters)
+        return held.streak == ENOUGH
 
-    def arm(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
-        """Note what is left of a step that was not looked at, before one that will be."""
-        if (held := self._held.get(optimizer)) is not None:
-            self._leave(held, parameters)
-
-    @staticmethod
-    def _leave(held: _Held, parameters: Sequence[Tensor]) -> None:
-        held.left = {
-            place: _stamp(grad)
-            for place in held.probes
-            if (grad := parameters[place].grad) is not None
-        }
+    def passes(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> bool:
+        """Take in a step that was not looked at; return as `note` does."""
+        if (held := self._held.get(optimizer)) is None:
+            return False
+        held.passed.append(held.took())
+        held.leave(parameters)
+        return held.streak == ENOUGH
 
     def _renewed(
         self, old: _Held | None, optimizer: Optimizer, parameters: Sequence[Tensor]
@@ -141,6 +162,7 @@ def _plain(step: SeenStep, holds: tuple[str, ...]) -> LoopStep:
         step=step.step,
         backwards=step.backwards,
         kept=step.kept,
+        passed=step.passed,
         emptied=step.emptied,
         clip=step.clip,
         limit=nan if heard is None else heard.limit,

@@ -152,9 +152,14 @@ class StepHooks(RecordHooks):
             self.updates.after(optimizer)
         if self._was_looked:
             self.owners.begin()
-            self.loop.stepped(optimizer, self.steps - 1, self._joint)
-        elif self._on:
-            self.loop.steps.arm(optimizer, self._params)
+            is_due = self.loop.stepped(optimizer, self.steps - 1, self._joint)
+        else:
+            is_due = self.loop.steps.passes(optimizer, self._params)
+        if is_due:
+            self._is_to_judge()
+
+    def _is_to_judge(self) -> None:
+        """Note that it is time to judge the training."""
 
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step; `known` has norms of gradients, by the parameter's id."""

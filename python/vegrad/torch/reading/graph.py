@@ -17,6 +17,7 @@ from vegrad.torch.models import size_log2
 from vegrad.torch.reading.attention import apart, flatness
 from vegrad.torch.reading.call import ADDS, BATCH_NORM, VIEWS, Call
 from vegrad.torch.reading.edges import Edge, after, before, is_finite
+from vegrad.torch.reading.factors import Factors, is_signal
 from vegrad.torch.reading.mixing import suspected
 from vegrad.torch.reading.tensors import ByTensor, tensors_in
 from vegrad.torch.reading.values import Values
@@ -55,6 +56,7 @@ class Graph:
     def __post_init__(self) -> None:
         self._made_by: ByTensor[int] = ByTensor()
         self.values = Values(self._made_by, {*self.names, *self.buffers})
+        self.factors = Factors()
         self._views: ByTensor[str] = ByTensor()  # parameters seen through views of them
         self._running: list[str] = []
 
@@ -70,6 +72,7 @@ class Graph:
         """Take in the tensors that the model is given."""
         for one in inputs:
             self._made_by[one] = INPUT
+        self.factors.begin(inputs)
         self.rows = len(inputs[0]) if inputs and inputs[0].ndim else 0
 
     def end_model(self, target: object = None) -> None:
@@ -107,15 +110,21 @@ class Graph:
         Returns:
             What it returned, the tensors therein, and its place if it was appended.
         """
-        ours = any(self._made_by.get(one) is not None or self._name(one) for one in call.tensors)
+        mapped = any(self._name(one) for one in call.tensors)
+        ours = mapped or any(self._made_by.get(one) is not None for one in call.tensors)
         edge = before(call) if ours or self.values.knows(call) else None
+        factors = tuple(map(self._made_by.get, self.factors.of(call)))
         out = call.function(*call.args, **call.kwargs)
         made = list(tensors_in(out))
-        return out, made, self._ran(call, made, edge)
+        self.factors.made(call, made, mapped)
+        place = self._ran(call, made, edge)
+        if factors and place is not None:
+            self.operations[place] = replace(self.operations[place], factors=factors)
+        return out, made, place
 
     def _ran(self, call: Call, made: list[Tensor], edge: Edge | None) -> int | None:
         parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
-        given = [one for one in call.tensors if _is_signal(one)] or call.tensors
+        given = [one for one in call.tensors if is_signal(one)] or call.tensors
         if call.name.startswith("embedding"):
             given = call.tensors
         known = {place for one in given if (place := self._made_by.get(one)) is not None}
@@ -129,7 +138,7 @@ class Graph:
             for one in made:
                 self._views[one] = parameters[0]
         rms = flat = alike = keys = nan
-        numbers = _is_signal(out) and out.layout is torch.strided
+        numbers = is_signal(out) and out.layout is torch.strided
         measured = call.name not in VIEWS and numbers
         if measured:
             rms = rms_log2(out)
@@ -216,11 +225,6 @@ def _cuts(call: Call, made: list[Tensor]) -> bool:
     """Return True if something that a gradient could come back to goes in, and it ends there."""
     comes = any(one.requires_grad for one in call.tensors)
     return comes and not any(one.requires_grad for one in made)
-
-
-def _is_signal(tensor: Tensor) -> bool:
-    """Return True of numbers; indices beside them, as of a graph's edges, only say where."""
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 class _Enter:

@@ -146,9 +146,11 @@ class Trace(TorchFunctionMode):
             return function(*args, **call.kwargs)
         # What the function may overwrite is read before it runs.
         before = call.activated()
-        origin = frozenset[int]().union(*map(self.origin, call.tensors))
+        factors = {id(one) for one in self.graph.factors.of(call)}
+        given = [one for one in call.tensors if id(one) not in factors]
+        origin = frozenset[int]().union(*map(self.origin, given))
         way = self._branches.added(*args[:2]) if call.adds else None
-        way = way or self._branches.of(call.tensors)
+        way = way or self._branches.of(given)
         out, made, operation = self.graph.run(call)
         for one in made:
             self._branches.made(one, way)
@@ -164,7 +166,7 @@ class Trace(TorchFunctionMode):
         elif call.adds:
             self._add(args[0], args[1])
         elif origin:
-            self._other(call, origin, out)
+            self._other(call, given, origin, out)
         for one in made:
             self._from[one] = origin
         return out
@@ -240,13 +242,15 @@ class Trace(TorchFunctionMode):
             if place is not None and other is self.layers[place].x:
                 self.layers[place].skips = True
 
-    def _other(self, call: Call, origin: frozenset[int], out: object) -> None:
+    def _other(
+        self, call: Call, given: Sequence[Tensor], origin: frozenset[int], out: object
+    ) -> None:
         """Note functions that theory does not know, and those that no chain of layers has."""
         place = max(origin)
         if place != INPUT and isinstance(out, Tensor) and call.name not in SHAPES:
             self.layers[place].known = False
-        operands = sum(bool(self.origin(one)) for one in call.tensors)
-        mixing = call.name in PRODUCTS and operands > 1
+        operands = sum(bool(self.origin(one)) for one in given)
+        mixing = call.name in PRODUCTS and operands > 1 and place != INPUT
         weighted = any(id(one) in self.names and one.ndim > 1 for one in call.tensors)
         if (mixing or weighted) and call.name != "embedding" and not self.foreign:
             self.foreign = call.name
