@@ -263,6 +263,7 @@ def test_targets_within_the_losss_range() -> None:
     [
         numbers(ROWS, 1, mean=2e5, std=1e5),
         numbers(ROWS, 1, mean=2000, std=10),
+        numbers(ROWS, 1, mean=100, std=1),
         numbers(ROWS, 1, std=1e-6),
     ],
 )

@@ -97,7 +97,8 @@ class Examiner:
 
         Return True if that was so.
         """
-        kinds = {one.kind for one in findings} & {"overshooting", "stalled"}
+        kinds = {one.kind for one in findings if one.cause != "target-scale"}
+        kinds &= {"overshooting", "stalled"}
         if not kinds or self.network.config["loss"] != "mse":
             return False
         wanted = self.rows.wanted

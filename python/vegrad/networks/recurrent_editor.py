@@ -12,6 +12,7 @@ from vegrad.flow.edits import (
     Initialize,
     Lsuv,
     Orthogonal,
+    Redraw,
     SetCell,
     Steady,
 )
@@ -54,6 +55,9 @@ class RecurrentEditor(NetworkEditor):
                     at = f'network.parameters["{name}"]'
                     more = f'{drive!r}, cell="{cell}", seed={self.seed}'
                     self._run(f"{at}[...] = vegrad.theory.steadied({at}, {more})")
+            case Redraw(names):
+                self._run(f"fresh = {written(self._with_seed())}")
+                self._each(names, "= fresh.parameters[{name}]")
             case Lsuv():
                 return Refusal(NO_LAYERS)
             case _:

@@ -103,6 +103,9 @@ def is_usual(network: RecurrentNetwork, batch: Batch, constant: float) -> bool:
     loss = network.backward(batch.x, batch.target, lengths=batch.lengths)
     if not loss < USUAL * constant:
         return False
+    weights = [w for w in network.parameters.values() if w.ndim == 2]
+    if any((w[:1] == w[1:2]).all() for w in weights if len(w) > 1):
+        return False
     flow = network.flow
     assert isinstance(flow, TimeFlow)
     with np.errstate(invalid="ignore"):
@@ -141,8 +144,26 @@ def _parameters(network: RecurrentNetwork) -> dict[str, Parameter]:
             gradient_log2=log2(size) if 0 < size < inf else -inf if not size else nan,
             nonfinite=None if isfinite(norm) else first_nonfinite(value),
             lost=not isfinite(size),
+            copies=_copies(network, name),
         )
     return found
+
+
+def _copies(network: RecurrentNetwork, name: str) -> tuple[bool, bool]:
+    """Return True where all units that a weight makes are copies, and all that it reads."""
+    weight = network.parameters[name]
+    if weight.ndim < 2 or "_hh_" in name:
+        return False, False
+    alike = weight.shape[1] > 1 and bool((weight == weight[:, :1]).all())
+    if "_ih_" not in name or (weight[0] != weight[1 % len(weight)]).any():
+        return False, alike
+    own = [network.parameters[name.replace("weight_ih", PARTS[p])] for p in ("hh", "b_ih", "b_hh")]
+    units = own[0].shape[1]
+    matrices = own[0].reshape(-1, units, units)  # alike for all are a diagonal, and what is beside
+    blocks = [one.reshape(len(matrices), units, -1) for one in (weight, *own[1:])]
+    blocks.append(np.diagonal(matrices, axis1=1, axis2=2)[..., None])
+    blocks.append(matrices[:, ~np.eye(units, dtype=bool)][..., None])
+    return units > 1 and all(bool((one == one[:, :1]).all()) for one in blocks), alike
 
 
 def _cells(network: RecurrentNetwork, batch: Batch, seed: int) -> Iterator[Recurrence]:

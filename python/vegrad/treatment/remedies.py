@@ -48,7 +48,10 @@ def _scale_data(p: Patient) -> Proposal | Refusal:
 
 def _scale_target(p: Patient) -> Proposal | Refusal:
     spread = p.given.subject.data.target_spread()
-    return _scaled(p, ScaleTarget(), spread, "the targets", "it was {:.3g}")
+    note = "it was {:.3g}"
+    if not isinstance(spread, Refusal) and spread[1] > FAR / 3:
+        note = f"its |mean| was {spread[0] * spread[1]:.3g}, its standard deviation {{:.3g}}"
+    return _scaled(p, ScaleTarget(), spread, "the targets", note)
 
 
 def _scaled(

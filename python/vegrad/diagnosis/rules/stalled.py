@@ -110,7 +110,8 @@ def _of_looks(digest: Digest, fallen: float) -> tuple[str, str, dict[str, float]
             advises,
             evidence,
         )
-    if digest.gets_on and fallen > 0:
+    losses = digest.history.epoch_loss
+    if digest.gets_on and fallen > 0 and losses[0] - losses[-1] > digest.noise(0, -1):
         return None
     says = ", though steps are not short: each moves the weights by {moved:.2g} of their size"
     return says, "train on, as a plateau may end; else " + judge, evidence

@@ -56,6 +56,9 @@ def of_history(history: Steps) -> tuple[Finding, ...]:
       AUTOTRAINER, Zhang et al. 2021, arXiv:2002.05945, on the loss), and by a tenth of all that
       the loss has lost.
 
+    A network that had learnt before this training is held against its loss of many rows, not
+    against its first batches, and does not stall.
+
     Of a network through which no gradient comes, or whose units are dead, it is only said that it
     stalls, if it does: its steps are not to blame.
     """

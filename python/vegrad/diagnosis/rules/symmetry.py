@@ -36,7 +36,7 @@ def _copies(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
                     continue
                 if nothing or max(under.rms_log2, weight.rms_log2) > -inf:  # else a closed gate
                     found += [under.name, weight.name]
-    names = tuple(dict.fromkeys(found))
+    names = tuple(dict.fromkeys([*found, *_of_cells(reading)]))
     if len(names) < 2 + nothing:
         return
     yield Finding(
@@ -51,6 +51,20 @@ def _copies(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
         evidence={"weights": float(len(names))},
         edit=Redraw(names),
     )
+
+
+def _of_cells(reading: Reading) -> Iterator[str]:
+    """Yield the matrices of recurrent layers whose units are copies, and that which reads them."""
+    known = reading.parameters
+    for over in reading.operations:
+        reads = known.get(over.parameters[0]) if over.parameters else None
+        if reads is None or not reads.copies[1]:
+            continue
+        for one in (reading.operations[n] for n in over.below if n != INPUT):
+            under = [known[name] for name in one.parameters if name in known]
+            if under and under[0].role == "recurrent" and under[0].copies[0]:
+                yield from (each.name for each in under if len(each.shape) > 1)
+                yield reads.name
 
 
 def _varies(one: Operation) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 from vegrad.diagnosis.rules.outputs import BINARY, CLASSES, EDGE, ERRORS, LOSS, TARGET, above
 from vegrad.diagnosis.rules.rule import Rule
@@ -12,6 +13,9 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import MAPS, Reading
 
 LARGE, SMALL = 300.0, 1e-4  # root mean squares of targets
+OFF, VERY_OFF = 20.0, 100.0  # standard deviations from the mean output to that of the targets
+WAY = 10.0  # between these, that an untrained network's bias takes long to go
+ENOUGH = 8  # targets, which hardly are that close to each other by chance
 CHOSEN = {"max", "amax", "gather", "min", "amin", "logsumexp", "maximum", "minimum"}
 SIGNED = {"soft_margin_loss", "hinge_embedding_loss"}
 TIMES = {"mul", "rmul", "imul"}
@@ -160,6 +164,7 @@ def _scale(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
         large = size >= LARGE and size >= LARGE * output
         small = 0 < size <= SMALL and spread > 0 and size <= 10 * SMALL * output
         if not large and not small:
+            yield from _off(one, rule)
             continue
         beside = size / max(output, 1.0) if large else output / size
         yield Finding(
@@ -179,6 +184,33 @@ def _scale(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
             edit=ScaleTarget(),
         )
         return
+
+
+def _off(one: Compared, rule: Rule) -> Iterator[Finding]:
+    """Find targets whose mean is far from the outputs, beside what they differ by."""
+    spread, way = one.target.std, abs(one.target.mean - one.output.mean)
+    if prod(one.target.shape) < ENOUGH:
+        return
+    if not (spread > 0 and way >= WAY and way >= OFF * max(spread, one.output.std)):
+        return
+    yield Finding(
+        kind="stalled",
+        severity="critical" if way >= VERY_OFF * spread else "warning",
+        rule=rule.name,
+        cause="target-scale",
+        sites=(TARGET,),
+        says="the targets are {mean:.3g} ± {std:.3g}, where the outputs are {output_mean:.3g} ± "
+        "{output_std:.3g}: nearly all of the loss is the way to their mean, and steps that go it "
+        "learn nothing of what makes rows differ",
+        advises="{edit}, and undo that when predicting.",
+        evidence={
+            "mean": one.target.mean,
+            "std": spread,
+            "output_mean": one.output.mean,
+            "output_std": one.output.std,
+        },
+        edit=ScaleTarget(),
+    )
 
 
 def _moving(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -244,7 +276,9 @@ TARGET_SCALE = Rule(
     kind="exploding",
     warning=LARGE,
     critical=1e4,
-    measured="root mean square of the targets over that of the outputs, or the other way round",
+    measured="root mean square of the targets over that of the outputs, or the other way round; "
+    f"also a mean of the targets {WAY:g} and {OFF:g} of their standard deviations from that of the "
+    f"outputs, which is critical from {VERY_OFF:g} on",
     reason="An untrained network's outputs are of order 1. Means of 10 and deviations of 3 do no "
     "harm; ages, prices and years do.",
     source="LeCun et al. 1998, Efficient BackProp",
