@@ -34,6 +34,8 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
         return "no training has been looked at"
     rate = float(history.learning_rate[-1])
     finding = next((f for f in history.findings if "wanted" in f.evidence), None)
+    if finding is not None and finding.kind == "stalled":
+        finding = None  # it advises less than what may be tried here
     if rate == 0.0:
         return USUAL, "a rate of 0 takes no steps"
     if not (history.gradient_norm != 0).any():
@@ -46,8 +48,7 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
         # The gauge's later steps began where an earlier one had thrown the weights.
         wanted, why = rate / 10, "the loss rose"
     elif finding is not None:
-        longer = finding.kind == "stalled"
-        wanted = finding.evidence["wanted"] * (PART if longer else 1.0)
+        wanted = finding.evidence["wanted"]
         if finding.kind == "overshooting":
             wanted = min(wanted, first_landing(history))
             if finding.severity == "critical":
@@ -55,7 +56,7 @@ def wanted_rate(history: History | None) -> tuple[float, str] | str:
                 wanted = min(wanted, rate / 10)
         wanted = min(max(wanted, rate / MOST), rate * MOST)
         why = f"{finding.kind}: α {finding.evidence['alpha']:+.2g}"
-        if not (wanted > 2 * rate if longer else wanted < rate / 1.5):
+        if not wanted < rate / 1.5:
             return f"the steps are about as long as they may be ({why})"
     elif median_alpha(history) < SHORT:
         wanted = rate * min(PART / max(1.0 + median_alpha(history), PART / MOST), MOST)
