@@ -26,9 +26,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
+from unittest.mock import patch
 
 import vegrad
 from sybil import Example, Sybil
@@ -69,7 +71,7 @@ def run_python(example: Example) -> str | None:
     needs(example.parsed)
     shown = SHOWN.match(example.document.text, example.end)
     printed = io.StringIO()
-    with a_folder() as folder:
+    with a_folder() as folder, a_still_clock(example.parsed):
         script = folder / f"{Path(example.path).stem}_line_{example.line}.py"
         script.write_text(example.parsed, encoding="utf-8")
         with contextlib.redirect_stdout(printed):
@@ -83,7 +85,7 @@ def run_session(example: Example) -> str | None:
     name = f"{example.path}, line {example.line}"
     session = doctest.DocTestParser().get_doctest(example.parsed, {}, name, example.path, 0)
     report = io.StringIO()
-    with a_folder():
+    with a_folder(), a_still_clock(example.parsed):
         doctest.DocTestRunner(Checker(), optionflags=LIKE).run(session, out=report.write)
     return report.getvalue() or None
 
@@ -115,6 +117,17 @@ def runs(commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[str]]:
             )
             for command in commands
         ]
+
+
+@contextlib.contextmanager
+def a_still_clock(code: str) -> Iterator[None]:
+    """Let the number of a step alone say if a monitor of this code looks at it."""
+    if "Monitor" not in code or find_spec("torch") is None:
+        yield
+        return
+    schedule = import_module("vegrad.torch.monitor.schedule")
+    with patch.object(schedule, "clock", lambda: 0.0):
+        yield
 
 
 def needs(code: str) -> None:
