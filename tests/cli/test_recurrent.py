@@ -229,7 +229,9 @@ def test_where_a_value_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--recurrent"]) == 0
     text = capsys.readouterr().out
-    assert "at least 58 % of the target can be told, by a linear fit, from what\nlies more" in text
+    assert (
+        "at least 58 % of the target can be told, by a linear fit, from what\nlies before" in text
+    )
     assert "picture: vegrad-flow-through-time.png" in text
     assert Path("vegrad-flow-through-time.png").read_bytes().startswith(b"\x89PNG")
     assert "cured: vanishing → healthy" in text

@@ -211,12 +211,12 @@ def test_a_signal_loses_nothing(name: str) -> None:
 
 
 def interrupting(monkeypatch: pytest.MonkeyPatch, at_epoch: int) -> None:
-    """Press Ctrl-C in the validation of this epoch, counted from the first call."""
+    """Press Ctrl-C in the validation of this epoch; a new training has one call before it."""
     calls, loss = [], MLP.loss
 
     def stop(self: MLP, x: Any, target: Any) -> float:
         calls.append(1)
-        if len(calls) == at_epoch:
+        if len(calls) == at_epoch + 1:
             raise KeyboardInterrupt
         return loss(self, x, target)
 
@@ -240,7 +240,7 @@ def test_an_interrupt_before_the_next_checkpoint(
 ) -> None:
     train("--epochs", "2", "--checkpoint", "a.st")
     before = {name: Path(name).read_bytes() for name in files()}
-    interrupting(monkeypatch, 1)
+    interrupting(monkeypatch, 0)
     assert train("--checkpoint", "b.st", "--resume=a.st") == 130
     message, _, command = capsys.readouterr().err.splitlines()
     assert message.endswith(

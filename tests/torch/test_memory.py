@@ -55,8 +55,8 @@ def test_a_target_shown_at_the_first_step_is_out_of_an_lstms_reach() -> None:
     assert needed == STEPS - 1
     assert -11 < finding.evidence["decades"] <= -8  # no training is known to learn from less
     assert re.match(
-        rf"at least 9\d % of the target can be told, by a linear fit, from what lies more than "
-        rf"{needed:.0f} of {STEPS} steps back, and nothing from later steps; but only .*e-11 of "
+        rf"at least 9\d % of the target can be told, by a linear fit, from what lies before "
+        rf"the last {needed:.0f} of {STEPS} steps, and nothing from those; but only .*e-11 of "
         r"the gradient of cells \(layer 0\)",
         finding.message,
     )

@@ -132,6 +132,13 @@ class Digest:
         return bool(losses[-1] - losses[lowest] <= max(SWING * lost, self.noise(lowest, -1)))
 
     @cached_property
+    def falls_late(self) -> bool:
+        """True if the later half of the epochs lowers the loss by more than batches differ."""
+        losses = self.history.epoch_loss
+        half = (len(losses) - 1) // 2
+        return bool(losses[half] - losses[-1] > self.noise(half, -1))
+
+    @cached_property
     def settled(self) -> bool:
         """True if it had learnt before and ends no higher, but for what batches differ by."""
         losses = self.history.epoch_loss

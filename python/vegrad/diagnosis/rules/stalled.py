@@ -57,7 +57,7 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
         says = "the learning rate is 0: none of {steps:d} steps has changed anything"
         advises, cause = "give the optimizer a learning rate above 0.", "learning-rate-low"
     elif len(alpha):
-        moves = _of_looks(digest, fallen)
+        moves = _of_looks(digest)
         if moves is None:
             return
         said, advises, more = moves
@@ -81,7 +81,7 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     )
 
 
-def _of_looks(digest: Digest, fallen: float) -> tuple[str, str, dict[str, float]] | None:
+def _of_looks(digest: Digest) -> tuple[str, str, dict[str, float]] | None:
     """Return what the steps looked at say, what to do, and evidence; None if all is well."""
     last, median = int(digest.looks[-1]), digest.median
     rate = float(digest.history.learning_rate[last])
@@ -110,8 +110,7 @@ def _of_looks(digest: Digest, fallen: float) -> tuple[str, str, dict[str, float]
             advises,
             evidence,
         )
-    losses = digest.history.epoch_loss
-    if digest.gets_on and fallen > 0 and losses[0] - losses[-1] > digest.noise(0, -1):
+    if digest.gets_on and digest.falls_late:
         return None
     says = ", though steps are not short: each moves the weights by {moved:.2g} of their size"
     return says, "train on, as a plateau may end; else " + judge, evidence

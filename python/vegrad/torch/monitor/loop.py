@@ -190,8 +190,6 @@ class Loop:
             self._known, self._ids = parameters, frozenset(map(id, parameters))
         return self._ids
 
-    # The steps ----------------------------------------------------------------------------------
-
     def stepped(self, optimizer: Optimizer, step: int, norm: float) -> bool:
         """Note a step with gradients of this joint norm (nan: unknown); tell if to judge now."""
         parameters = self._parameters()
