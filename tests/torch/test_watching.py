@@ -148,6 +148,16 @@ def test_wrong_arguments_leave_the_model_alone() -> None:
         ):
             with pytest.raises(error, match=words):
                 Monitor(model, **{name: wrong})
+    for name in ("details", "keep"):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, not NoneType"):
+            Monitor(model, **{name: None})
+    for wrong, error, words in (
+        (2, ValueError, "budget must be a share of the steps' time, 0.02 for 2 %, not 2"),
+        (-1, ValueError, "budget must be at least 0, not -1"),
+        ("2%", TypeError, "budget must be a real number, not str"),
+    ):
+        with pytest.raises(error, match=words):
+            Monitor(model, budget=wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="optimizer must be a torch optimizer, not str"):
         Monitor(model, optimizer="adam")  # type: ignore[arg-type]
     assert not any(module._forward_hooks for module in model)

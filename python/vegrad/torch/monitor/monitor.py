@@ -109,7 +109,7 @@ class Monitor(GlanceHooks):
         _check(model, optimizer)
         every = None if every is None else as_count("every", every, 1)
         details = as_count("details", details, 1)
-        budget = as_limit("budget", budget)
+        budget = _as_share(budget)
         keep = min(as_count("keep", keep, 1), sys.maxsize)
         self._alarms = Alarms(on_finding, ignore)
         planned = Schedule(every, budget, clock or schedule.clock)
@@ -285,6 +285,13 @@ class Monitor(GlanceHooks):
             self._paused = False
             self._begin()
         return self.flush_gain
+
+
+def _as_share(budget: float) -> float:
+    share = as_limit("budget", budget)
+    if share > 1:
+        raise ValueError(f"budget must be a share of the steps' time, 0.02 for 2 %, not {share:g}")
+    return share
 
 
 def _check(model: object, optimizer: object) -> None:
