@@ -21,9 +21,9 @@ CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 # Rooms of a room, with the same rule: each may include those before it.
 CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network", "recurrent"]}
 # Bottom up: a package imports what stands above it in this list, or itself.
-LAYERS = ["_core", "arrays", "activations", "clipping", "optim", "datasets", "theory", "flow",
-          "reports", "diagnosis", "runs", "treatment", "recordings", "networks", "torch",
-          "benchmark", "watching", "cli"]  # fmt: skip
+LAYERS = ["_core", "arrays", "pictures", "sweeps", "activations", "clipping", "optim",
+          "datasets", "theory", "flow", "reports", "diagnosis", "runs", "treatment",
+          "recordings", "networks", "torch", "benchmark", "watching", "cli"]  # fmt: skip
 FRONT_ENDS = {"recordings", "networks", "torch"}
 # Who may import a framework: the front end for it, and the peer that vegrad is timed beside. The
 # latter only in functions, as nobody needs the framework who does not run that peer.
