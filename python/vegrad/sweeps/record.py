@@ -36,9 +36,10 @@ class Record:
         if lines[0]:
             self._check(lines[0], json.loads(header))
         for line in lines[1:]:
-            one = _read(line)
-            if one is not None:
-                self._known[_key(one["point"])] = one["numbers"]
+            one = _read(line) or {}
+            point, numbers = one.get("point"), one.get("numbers")
+            if isinstance(point, dict) and isinstance(numbers, dict):
+                self._known[_key(point)] = numbers
         self._file = self._path.open("a", encoding="utf-8")
         if not lines[0]:
             self._line(header)
@@ -90,7 +91,7 @@ def _key(point: Mapping[str, object]) -> str:
     return json.dumps(point, sort_keys=True)
 
 
-def _read(line: str) -> dict[str, dict[str, float | None]] | None:
+def _read(line: str) -> dict[str, object] | None:
     """Return the content of a line, None of one that was cut off."""
     try:
         content = json.loads(line)

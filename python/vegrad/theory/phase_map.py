@@ -7,19 +7,20 @@ critical line and explode on the other, and networks train down to about six dep
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from itertools import product
 from math import inf, isfinite, log2, nan
 from os import PathLike
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
 from vegrad import _core
-from vegrad.arrays.checks import Array, FloatArray, Number, as_array, as_batch, as_count, as_number
+from vegrad.arrays.checks import Array, FloatArray, Number, as_array, as_batch, as_count, as_finite
+from vegrad.arrays.shown import shown
 from vegrad.datasets.dataset import as_dataset
 from vegrad.optim import SGD
 from vegrad.pictures import Figure
@@ -32,6 +33,8 @@ from vegrad.theory.initializers import draw_parameters
 from vegrad.theory.meanfield import chi, critical_point
 
 AXES = ("sigma_w", "sigma_b", "depth", "width")
+V = TypeVar("V", int, float)
+
 ROWS = 32  # of random inputs, where there are no data
 REACH = 6.0  # depth scales down to which a network trains
 Tell = Callable[[int, int], object]
@@ -72,8 +75,8 @@ class PhaseMap:
     """(W, B): six depth scales, down to which networks train; inf on the critical line."""
     critical: FloatArray
     """(B,): the critical σ_w of each σ_b; nan where there is none."""
-    problems: dict[Point, str] = field(default_factory=dict)
-    """Why nothing was measured at some points."""
+    problems: Mapping[object, str] = field(default_factory=dict)
+    """By the `Point`, why nothing was measured there."""
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Draw the gain over σ_w and σ_b, or σ_w and depth, with theory's line over it.
@@ -148,7 +151,7 @@ def phase_map(
         activation,
         as_count("draws", draws, 1),
         as_count("steps", steps),
-        as_number("lr", lr),
+        as_finite("lr", lr),
         as_count("batch_size", batch_size, 1),
         as_count("seed", seed),
     )
@@ -175,20 +178,28 @@ class Settings:
     seed: int
 
 
-def _points(*given: object) -> tuple[list[Point], Axes]:
-    axes = []
-    for name, values in zip(AXES, given, strict=True):
-        some = tuple(values) if isinstance(values, Sequence | np.ndarray) else (values,)
-        if not some or isinstance(values, str):
-            raise ValueError(f"{name} must be a value or some, got {values!r}")
-        if name in ("sigma_w", "sigma_b"):
-            checked: tuple[float, ...] = tuple(check_sigma(name, one) for one in some)
-        else:
-            checked = tuple(as_count(name, one, 1) for one in some)
-        if len(set(checked)) < len(checked):
-            raise ValueError(f"{name} has a value twice: {list(some)}")
-        axes.append(checked)
-    return [Point(*one) for one in product(*axes)], cast(Axes, tuple(axes))
+def _points(
+    sigma_w: object, sigma_b: object, depth: object, width: object
+) -> tuple[list[Point], Axes]:
+    axes: Axes = (
+        _values("sigma_w", sigma_w, check_sigma),
+        _values("sigma_b", sigma_b, check_sigma),
+        _values("depth", depth, partial(as_count, least=1)),
+        _values("width", width, partial(as_count, least=1)),
+    )
+    return [Point(*one) for one in product(*axes)], axes
+
+
+def _values(name: str, given: object, check: Callable[[str, object], V]) -> tuple[V, ...]:
+    """Return the value or values of an axis, all different."""
+    many = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+    some: Iterable[object] = given if many else (given,)  # type: ignore[assignment]
+    values = tuple(check(name, one) for one in some)
+    if not values:
+        raise ValueError(f"{name} must have a value, got none")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} has a value twice: {shown(list(values))}")
+    return values
 
 
 def _data(data: tuple[object, object] | None, steps: int) -> tuple[Array, Array | None]:
@@ -203,6 +214,8 @@ def _data(data: tuple[object, object] | None, steps: int) -> tuple[Array, Array 
     found = as_dataset("data", as_array(x, "x"), as_array(y, "labels"))
     if not found.classes:
         raise ValueError("labels must be classes, but they are numbers")
+    if not np.isfinite(found.x).all():
+        raise ValueError("x must be finite")
     return as_batch(found.x, found.x.shape[1], np.float32), found.y
 
 
@@ -283,7 +296,7 @@ def _map(
 ) -> PhaseMap:
     shape = tuple(len(values) for values in axes)
     found = {name: np.full(shape, nan) for name in ("gain_log2", "accuracy")}
-    problems = {}
+    problems: dict[object, str] = {}
     for place in np.ndindex(shape):
         i, j, k, m = place
         point = Point(axes[0][i], axes[1][j], axes[2][k], axes[3][m])

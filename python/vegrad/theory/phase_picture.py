@@ -12,6 +12,7 @@ from vegrad.arrays.checks import FloatArray
 from vegrad.pictures import THEORY, Axes, Figure, kept, sheet
 
 MOST_ROWS = 40  # of the table
+NAMES = {"sigma_w": "σ_w", "sigma_b": "σ_b", "depth": "depth", "width": "width"}
 
 
 class Shown(Protocol):
@@ -37,6 +38,8 @@ class Shown(Protocol):
     def reach(self) -> FloatArray: ...  # noqa: D102
     @property
     def critical(self) -> FloatArray: ...  # noqa: D102
+    @property
+    def problems(self) -> Mapping[object, str]: ...  # noqa: D102
 
 
 def text(found: Shown) -> str:
@@ -56,6 +59,10 @@ def text(found: Shown) -> str:
         lines.append(line)
     if len(places) > MOST_ROWS:
         lines.append(f"… {len(places) - MOST_ROWS} more points")
+    if found.problems:
+        count, (point, why) = len(found.problems), next(iter(found.problems.items()))
+        first = ", ".join(f"{name} {getattr(point, key):g}" for key, name in NAMES.items())
+        lines.append(f"not measured: {count} point{'s' * (count > 1)}, the first at {first}: {why}")
     return "\n".join(lines)
 
 
