@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from vegrad import _core
 from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.measurement import norms
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.slopes import compared, copies
 
@@ -159,6 +160,9 @@ class DistributedTrainer:
         self.layers = len(self.parameters) // 2
         self.block = block_of(list(self.gradients.values()))
         self.done = self.taken = 0
+        self.gradient_sizes: FloatArray = np.full(self.layers, nan)
+        """log2 of the norms of the weights' gradients in the last step of the last run, before the
+        clip; that of the network itself knows of its own part alone."""
         self._clipped: _core.Clipped | None = None
 
     @property
@@ -186,6 +190,8 @@ class DistributedTrainer:
             rate = float(rates[self.taken])
             loss = self._pass(rows, True)
             records[self.done, 0] = loss
+            if self.done == len(records) - 1:
+                self.gradient_sizes = self._sizes()
             before = (copies(self.parameters), copies(self.gradients)) if look else None
             taken = optimizer.step(self.parameters, self.gradients, rate, *request)  # type: ignore[arg-type]
             self._clipped = taken
@@ -198,6 +204,10 @@ class DistributedTrainer:
             self.done += 1
             if perf_counter() - start >= seconds:
                 return
+
+    def _sizes(self) -> FloatArray:
+        with np.errstate(divide="ignore"):
+            return np.log2(norms([g for name, g in self.gradients.items() if "weight" in name]))
 
     def _pass(self, rows: Array, flow: bool) -> float:
         """Return the loss of these rows over all processes, and leave its gradients everywhere."""

@@ -334,11 +334,6 @@ class Run:
         moved = {name: weight - self.before[name] for name, weight in self.weights.items()}
         with np.errstate(divide="ignore", invalid="ignore"):
             update = np.log2(norms(moved)) - np.log2(norms(self.before))
-            gradient = (
-                self.network.weight_gradients_log2()
-                if self.group is None  # else it knows of its own part only
-                else np.log2(norms({name: self.network.gradients[name] for name in moved}))
-            )
         validation = (np.nan, np.nan) if held is None else self._validate(held)
         self.history.add_epoch(
             epoch_steps=len(steps["loss"]),
@@ -346,11 +341,18 @@ class Run:
             clipped_share=float(np.mean(steps["coefficient"] < 1)),
             validation_loss=validation[0],
             validation_accuracy=validation[1],
-            gradient_log2=gradient.tolist(),
+            gradient_log2=self._gradient_sizes().tolist(),
             update_log2=update.tolist(),
         )
         if self.log is not None:
             self.log.epoch()
+
+    def _gradient_sizes(self) -> FloatArray:
+        """Return log2 of the norms of the weights' gradients in the last step."""
+        trainer = self.trainer
+        if isinstance(trainer, DistributedTrainer):
+            return trainer.gradient_sizes
+        return self.network.weight_gradients_log2()
 
     def _validate(self, held: Batch) -> tuple[float, float]:
         """Return loss and accuracy; the accuracy of a mean square is nan."""
