@@ -13,6 +13,7 @@ from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import Tried
 from vegrad.treatment.conclusion import about, conclude
 from vegrad.treatment.curable import Curable
+from vegrad.treatment.foresight import Executor
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.progress import Listener
@@ -44,12 +45,19 @@ class Search(Attempts):
         remedies: Sequence[Remedy] = REMEDIES,
         *,
         tell: Listener = lambda look: None,
+        executor: Executor | None = None,
     ) -> None:
-        super().__init__(subject, plan, tell=tell)
+        super().__init__(subject, plan, tell=tell, executor=executor)
         self.thoroughly, self.remedies = thoroughly, remedies
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
+        try:
+            return self._run()
+        finally:
+            self.foresight.close()
+
+    def _run(self) -> tuple[Outcome, Treatment]:
         problem = (*self._by_hand(), *about(self.given, self.plan.goal, quick=True))
         if problem:
             return self._conclude(None, problem)
@@ -78,7 +86,8 @@ class Search(Attempts):
         What was kept for skip connections is free where none could be tried.
         """
         left = list[Remedy]()
-        for remedy in remedies:
+        self._foresee(remedies)
+        for place, remedy in enumerate(remedies):
             self.kept = kept_for(remedy, self.patient.reading)
             if not remedy.scales and self.base.history is not self.patient.history:
                 chosen = self._follow_scaled()
@@ -87,9 +96,12 @@ class Search(Attempts):
             if not self._worth_a_trial():
                 left.append(remedy)
                 continue
+            base = self.base
             chosen = self._try(remedy)
             if chosen is not None:
                 return chosen
+            if self.base is not base:
+                self._foresee(remedies[place + 1 :])
         self.kept = 0.0
         trained = [self.attempts[tried.place].name for tried in self.budget.tried]
         skips = tuple(remedy.name for remedy in remedies if remedy.skips)
@@ -97,6 +109,15 @@ class Search(Attempts):
             return None
         tried = (self._try(remedy) for remedy in left if self._worth_a_trial())
         return next((chosen for chosen in tried if chosen is not None), None)
+
+    def _foresee(self, remedies: Sequence[Remedy]) -> None:
+        """Have workers train what these remedies propose, on top of what all others now rest on."""
+        if not self.foresight.wanted:
+            return
+        treated = (remedy.treat(replace(self.base, passed=0.0)) for remedy in remedies)
+        candidates = [one for one in treated if isinstance(one, Treatment)]
+        for candidate in candidates[1:]:  # the first is trained here meanwhile
+            self.foresight.begin(candidate)
 
     def _follow_scaled(self) -> Tried | None:
         """Try what the training on scaled data asks for, once all is scaled."""
