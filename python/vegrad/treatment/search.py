@@ -23,6 +23,7 @@ from vegrad.treatment.remedy import AS_IT_IS, Remedy, Treatment, kept_for
 from vegrad.treatment.trial import Trial
 
 FAR = 2.0  # times the loss of the best constant output
+AHEAD = 4  # remedies that workers begin to train while one is tried
 DEEP = 3  # changes of the training on top of one of the network; 1 of recurrent cells
 THOROUGH = 12  # passes at most, of a diagnosis that draws weights anew
 
@@ -49,6 +50,7 @@ class Search(Attempts):
     ) -> None:
         super().__init__(subject, plan, tell=tell, executor=executor)
         self.thoroughly, self.remedies = thoroughly, remedies
+        self.foreseen = set[tuple[str, tuple[str, ...]]]()
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
@@ -86,7 +88,6 @@ class Search(Attempts):
         What was kept for skip connections is free where none could be tried.
         """
         left = list[Remedy]()
-        self._foresee(remedies)
         for place, remedy in enumerate(remedies):
             self.kept = kept_for(remedy, self.patient.reading)
             if not remedy.scales and self.base.history is not self.patient.history:
@@ -96,12 +97,10 @@ class Search(Attempts):
             if not self._worth_a_trial():
                 left.append(remedy)
                 continue
-            base = self.base
+            self._foresee(remedies[place + 1 : place + 1 + AHEAD])
             chosen = self._try(remedy)
             if chosen is not None:
                 return chosen
-            if self.base is not base:
-                self._foresee(remedies[place + 1 :])
         self.kept = 0.0
         trained = [self.attempts[tried.place].name for tried in self.budget.tried]
         skips = tuple(remedy.name for remedy in remedies if remedy.skips)
@@ -112,12 +111,13 @@ class Search(Attempts):
 
     def _foresee(self, remedies: Sequence[Remedy]) -> None:
         """Have workers train what these remedies propose, on top of what all others now rest on."""
-        if not self.foresight.wanted:
-            return
-        treated = (remedy.treat(replace(self.base, passed=0.0)) for remedy in remedies)
-        candidates = [one for one in treated if isinstance(one, Treatment)]
-        for candidate in candidates[1:]:  # the first is trained here meanwhile
-            self.foresight.begin(candidate)
+        for remedy in remedies if self.foresight.wanted else ():
+            foreseen = remedy.name, self.base.given.lines
+            if foreseen not in self.foreseen:
+                self.foreseen.add(foreseen)
+                treatment = remedy.treat(replace(self.base, passed=0.0))
+                if isinstance(treatment, Treatment) and treatment.lines not in self.done:
+                    self.foresight.begin(treatment)
 
     def _follow_scaled(self) -> Tried | None:
         """Try what the training on scaled data asks for, once all is scaled."""
