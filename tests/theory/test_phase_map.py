@@ -11,7 +11,7 @@ import pytest
 import vegrad
 from vegrad import theory
 from vegrad.datasets.dataset import standardize
-from vegrad.theory.phase_map import Point, Settings, _seed
+from vegrad.theory.phase_maps import Point, Settings, _seed
 
 DEEP = {"depth": 40, "width": 200, "draws": 4}
 

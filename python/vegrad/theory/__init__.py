@@ -29,7 +29,7 @@ from vegrad.theory.meanfield import (
     variance_map,
 )
 from vegrad.theory.moments import FAMILIES, LogMoments, gradient_log_moments, sigma_w
-from vegrad.theory.phase_map import PhaseMap, phase_map
+from vegrad.theory.phase_maps import PhaseMap, phase_map
 from vegrad.theory.recurrence import (
     ExpectedRecurrence,
     TiedGain,
