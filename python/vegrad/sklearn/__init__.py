@@ -6,7 +6,7 @@ except ModuleNotFoundError as error:
     raise ImportError('vegrad.sklearn needs scikit-learn: pip install "vegrad[sklearn]"') from error
 
 from vegrad.sklearn.diagnosis import diagnose
-from vegrad.sklearn.estimators import MLPClassifier, MLPRegressor
+from vegrad.sklearn.estimators.mlp import MLPClassifier, MLPRegressor
 from vegrad.sklearn.treatment import EstimatorCure, cure
 
 __all__ = ["EstimatorCure", "MLPClassifier", "MLPRegressor", "cure", "diagnose"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 import numpy as np
 
@@ -29,10 +28,10 @@ def diagnose(
     """Judge the gradients of an estimator by one forward and backward pass.
 
     Args:
-        estimator: an MLPClassifier or MLPRegressor, scikit-learn's or vegrad's, a Pipeline that ends
-            in one, or a TransformedTargetRegressor of either. Once fitted it is judged with the
-            weights that it has; before, with those that its `fit` would begin with. It stays as it
-            is.
+        estimator: an MLPClassifier or MLPRegressor, scikit-learn's or vegrad's, a Pipeline that
+            ends in one, or a TransformedTargetRegressor of either. Once fitted it is judged with
+            the weights that it has; before, with those that its `fit` would begin with. It stays as
+            it is.
         X: the inputs (N, I), as for its `fit`; up to 4096 rows drawn from them are run.
         y: the labels or numbers, as for its `fit`.
         resamples: further passes, which tell how far the gains depend on the rows.
@@ -46,10 +45,10 @@ def diagnose(
             infinity elsewhere in X are a finding.
     """
     count, ignored = as_count("resamples", resamples), as_ignored(ignore)
-    subject = EstimatorSubject(estimator, X, y, seed)
+    subject = EstimatorSubject.of(estimator, X, y, seed)
     rows = np.arange(len(subject.data))
     if len(rows) > MOST and np.isfinite(subject.data.x).all():
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:MOST])
     reading = subject.read(*subject.data.take(rows), resamples=count, seed=seed, theory=theory)
     history = getattr(Parts(estimator).perceptron, "history_", None)
-    return Diagnosis.of(reading, history, EstimatorSubject).ignoring(ignored)
+    return Diagnosis.of(reading, history, EstimatorSubject.fitted).ignoring(ignored)

@@ -12,8 +12,8 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 
 from vegrad.arrays.checks import Array
-from vegrad.sklearn.bridge import Estimator
-from vegrad.sklearn.perceptron import Perceptron
+from vegrad.sklearn.estimators.bridge import Estimator
+from vegrad.sklearn.estimators.perceptron import Perceptron
 
 STILL = 1e-300  # a learning rate that changes no weight
 DRAWN = 256  # rows of a fit whose weights are wanted as they begin
@@ -49,7 +49,7 @@ class Parts:
         self.fitted, self.own = hasattr(last, "coefs_"), isinstance(last, Perceptron)
         self.numeric = isinstance(last, MLPRegressor) or getattr(last, "numeric", False)
 
-    def seen(self, X: object, y: Array) -> object:
+    def seen(self, X: object, y: object) -> object:
         """Return X as the perceptron is given it; the steps before it are fitted if need be."""
         if self.pipeline is None or len(self.pipeline) == 1:
             return X

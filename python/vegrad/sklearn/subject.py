@@ -1,10 +1,10 @@
-"""A perceptron of scikit-learn as a subject, by way of a network with the same weights."""
+"""A perceptron of scikit-learn as a subject: a network with the same weights, loss and steps."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -15,126 +15,141 @@ from sklearn.utils.validation import check_X_y
 
 from vegrad.arrays.checks import Array
 from vegrad.diagnosis.diagnosis import Diagnosis
-from vegrad.diagnosis.history import History
-from vegrad.flow.edits import (
-    AddSkips, Clip, Edit, Initialize, LearningRate, Normalize, Scale, ScaleData, ScaleTarget,
-    SetActivation, Shift, Zero, parts,
-)  # fmt: skip
+from vegrad.flow import edits
+from vegrad.flow.edits import Edit, parts
 from vegrad.flow.reading import Reading
 from vegrad.flow.subject import Code, Refusal
-from vegrad.networks.subject import NetworkSubject
-from vegrad.networks.trainer import NetworkTrainer
-from vegrad.optim import Adam, Optimizer
-from vegrad.sklearn.bridge import Estimator, encoded, network_of, optimizer_of, times_of
+from vegrad.networks.subject import NONE, NetworkSubject
+from vegrad.sklearn.estimators.bridge import encoded, network_of, optimizer_of, times_of
 from vegrad.sklearn.parts import Parts
 from vegrad.sklearn.tables import check_table, names_of, warn_of_copies
 from vegrad.sklearn.vocabulary import LOGISTIC, EstimatorVocabulary, renamed
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.script import Script, quoted
 
-TRAINING = {"learning_rate_init", "clip"}
+TRAINING = {"learning_rate_init", "clip"}  # arguments that leave the network as it is
 THEIRS = ("identity", "sigmoid", "tanh", "relu")  # activations of scikit-learn's
 IMPORTS = {
     "TransformedTargetRegressor": "sklearn.compose",
     "make_pipeline": "sklearn.pipeline",
     "StandardScaler": "sklearn.preprocessing",
 }
+KNOWN = (TransformedTargetRegressor, make_pipeline, StandardScaler)
 
 
-class EstimatorSubject:
-    """An estimator with the data that it is fitted to; `inner` is the same as a network.
+@dataclass
+class EstimatorSubject(NetworkSubject):
+    """A network made of an estimator, and the estimator, to which the same edits are done."""
 
-    Without data there is nothing but the weights of a fitted one.
-    """
+    estimator: object = None
+    given: ArrayData = NONE
+    """X (N, I) as the perceptron was first given it, and y."""
 
     noun = "estimator"
-    early = 0
 
-    def __init__(
-        self, estimator: object, X: object = None, y: object = None, seed: int = 0
-    ) -> None:
-        self.estimator, found = estimator, Parts(estimator)
-        self.inner: NetworkSubject | None = None
-        if X is None:
-            return
-        table = found.seen(X, np.asarray(y))
+    @classmethod
+    def fitted(cls, estimator: object) -> Self:
+        """Return the subject of a fitted estimator without any data, for edits in place."""
+        return cls(network_of(Parts(estimator).perceptron), estimator=estimator)
+
+    @classmethod
+    def of(cls, estimator: object, X: object, y: object, seed: int) -> Self:
+        """Return the subject of an estimator with the data that it is to be fitted to.
+
+        Raises:
+            TypeError, ValueError: for an estimator or data that cannot be judged.
+        """
+        found = Parts(estimator)
+        table = found.seen(X, y)
         check_table(table)
-        self.x, self.y = check_X_y(
-            table, y, dtype=(np.float64, np.float32), ensure_all_finite=False, multi_output=True,
+        x, wanted = check_X_y(
+            table,
+            y,
+            dtype=(np.float64, np.float32),
+            ensure_all_finite=False,
+            multi_output=True,
             y_numeric=found.numeric,
-        )  # fmt: skip
-        self.y = self.y.ravel() if self.y.ndim == 2 and self.y.shape[1] == 1 else self.y
-        begun = found.begun(self.x, self.y)
+        )
+        wanted = wanted.ravel() if wanted.ndim == 2 and wanted.shape[1] == 1 else wanted
+        begun = found.begun(x, wanted)
         network = network_of(begun)
-        loss, dtype, many = network.config["loss"], network.config["dtype"], self.y.ndim == 2
-        target = self.y if found.numeric or many else encoded(self.y, begun.classes_)
-        if loss != "cross_entropy":
-            target = target.astype(dtype).reshape(len(target), -1)
-        data = ArrayData(self.x.astype(dtype), target, numeric=found.numeric)
-        self.inner = NetworkSubject(network, data, self._optimizer(begun, loss), seed)
-        warn_of_copies(self.x, target, names_of(table))
+        numbers = found.numeric or wanted.ndim == 2
+        target = wanted if numbers else encoded(wanted, begun.classes_)
+        if network.config["loss"] != "cross_entropy":
+            target = target.astype(network.config["dtype"]).reshape(len(target), -1)
+        warn_of_copies(x, target, names_of(table))
+        data = ArrayData(x.astype(network.config["dtype"]), target, numeric=found.numeric)
+        subject = cls(network, data, None, seed, estimator=estimator, given=ArrayData(x, wanted))
+        subject._renew_optimizer()
+        return subject
 
     @property
-    def data(self) -> ArrayData:
-        """The data as the network sees them: scaled, if an edit has done so."""
-        return self._network.data
-
-    @property
-    def kind(self) -> str:
+    def loss(self) -> str:
         """The name of the loss."""
-        return str(self._network.network.config["loss"])
+        return str(self.network.config["loss"])
 
     @property
     def batch_size(self) -> int:
         """The rows of a step."""
-        given, count = Parts(self.estimator).perceptron.batch_size, len(self.x)
-        return min(200 if isinstance(given, str) else given, count)
+        given = Parts(self.estimator).perceptron.batch_size
+        return min(200 if isinstance(given, str) else given, len(self.data))
 
     @property
     def vocabulary(self) -> EstimatorVocabulary:
         """The names of layers, parameters and edits."""
-        found, times = Parts(self.estimator), 1.0
-        if self.inner is not None and found.perceptron.solver == "sgd":
-            config = self.inner.network.config
-            times = times_of(config["loss"], config["sizes"][-1])
-        return EstimatorVocabulary(own=found.own, times=times)
+        found = Parts(self.estimator)
+        times = self._times if found.perceptron.solver == "sgd" else 1.0
+        return EstimatorVocabulary(self.network.depth, own=found.own, times=times)
+
+    @property
+    def _times(self) -> float:
+        return times_of(self.loss, self.network.config["sizes"][-1])
 
     def read(
         self, x: object, target: object, *, resamples: int, seed: int, theory: bool = True
     ) -> Reading:
         """Run the network forward and back on a batch and write down what that tells."""
-        found, inner = Parts(self.estimator), self._network
-        got = inner.read(x, target, resamples=resamples, seed=seed, theory=theory)
-        said = {"activation": found.perceptron.activation}
-        said["init"] = "fitted" if found.fitted else getattr(found.perceptron, "init", "not fitted")
-        return replace(got, vocabulary=self.vocabulary, about={**got.about, **said})
+        found = Parts(self.estimator)
+        got = super().read(x, target, resamples=resamples, seed=seed, theory=theory)
+        begun = "fitted" if found.fitted else getattr(found.perceptron, "init", "scikit-learn")
+        about = {**got.about, "activation": found.perceptron.activation, "init": begun}
+        problem = got.problem and replace(got.problem, name={"x": "X"}.get(got.problem.name, "y"))
+        return replace(
+            got,
+            vocabulary=self.vocabulary,
+            about=about,
+            inputs=tuple(replace(one, name="X") for one in got.inputs),
+            problem=problem,
+        )
 
     def copy(self) -> Self:
         """Return a copy, to the bit, with the same data."""
-        twin = copy.copy(self)
-        twin.estimator, twin.inner = copy.deepcopy(self.estimator), self._network.copy()
-        return twin
+        return replace(super().copy(), estimator=copy.deepcopy(self.estimator))
+
+    def diagnosed(self, x: object, target: object, *, theory: bool) -> Diagnosis:
+        """Diagnose it on a batch, without resampling."""
+        found = self.read(x, target, resamples=0, seed=0, theory=theory)
+        return Diagnosis.of(found, None, EstimatorSubject.fitted)
 
     def apply(self, edit: Edit, rows: Array | None = None) -> Code | Refusal:
-        """Do an edit to the estimator, by code of scikit-learn's, and to the network."""
-        script = Script(estimator=self.estimator, make_pipeline=make_pipeline,
-                        StandardScaler=StandardScaler,
-                        TransformedTargetRegressor=TransformedTargetRegressor)  # fmt: skip
+        """Do an edit to the network and, by code of scikit-learn's, to the estimator."""
+        script = Script(estimator=self.estimator, **{one.__name__: one for one in KNOWN})
         found, single = Parts(self.estimator), parts(edit)
-        if isinstance(edit, ScaleData | ScaleTarget):
+        if isinstance(edit, edits.ScaleData | edits.ScaleTarget):
             return self._scale(edit, script, found)
-        if all(isinstance(one, Scale | Zero | Shift) for one in single):
+        if all(isinstance(one, edits.Scale | edits.Zero | edits.Shift) for one in single):
             return self._change(edit, script, found)
         return self._set(single, script, found)
 
     def _scale(self, edit: Edit, script: Script, found: Parts) -> Code | Refusal:
-        if isinstance(edit, ScaleTarget) and self.y.ndim == 2:
+        """Put a scaler before the perceptron, or over y."""
+        if isinstance(edit, edits.ScaleTarget) and self.given.target.ndim == 2:
             return Refusal("a StandardScaler would scale each column of y by itself")
-        done = self._network.apply(edit)
+        done = super().apply(edit)
         if isinstance(done, Refusal):
             return done
         inner = "estimator.regressor" if found.scales_target else "estimator"
-        if isinstance(edit, ScaleTarget):
+        if isinstance(edit, edits.ScaleTarget):
             wrapped = "TransformedTargetRegressor(estimator, transformer=StandardScaler())"
             script.run(f"estimator = {wrapped}")
         elif found.pipeline is None:
@@ -150,107 +165,70 @@ class EstimatorSubject:
     def _change(self, edit: Edit, script: Script, found: Parts) -> Code | Refusal:
         """Change weights in place; a `fit` must then go on from them."""
         kept = found.perceptron.warm_start and not found.scales_target
-        if not found.fitted or (self.inner is not None and not kept):
-            return Refusal(
-                "fit draws the weights itself; warm_start=True goes on from a fitted one's"
-            )
-        named = "estimator[-1]" if found.pipeline is not None else "estimator"
-        changed = list[str]()
+        if not found.fitted or (len(self.data) and not kept):
+            return Refusal("fit draws the weights anew, unless a fitted one has warm_start=True")
+        done = super().apply(edit)
+        if isinstance(done, Refusal):
+            return done
+        named = "estimator.regressor_" if found.scales_target else "estimator"
+        named += "[-1]" * (found.pipeline is not None)
         for one in parts(edit):
             match one:
-                case Scale(names, factor, rows):
+                case edits.Scale(names, factor, rows):
                     does = f"*= {factor!r}"
-                case Zero(names, rows):
-                    does = "= 0.0"
-                case Shift(names, amount, rows):
+                case edits.Shift(names, amount, rows):
                     does = f"+= {amount!r}"
-                case _:
-                    raise AssertionError
+                case edits.Zero(names, rows):
+                    does = "= 0.0"
             part = "..." if rows is None else f"..., {rows[0]}:{rows[1]}"
-            changed += [renamed(name) for name in names]
             script.run(*(f"{named}.{renamed(name)}[{part}] {does}" for name in names))
-        if self.inner is not None:
-            self.inner.network = network_of(found.perceptron)
-        return Code(script.lines, tuple(dict.fromkeys(changed)))
+        return Code(script.lines, tuple(map(renamed, done.changed)))
 
-    def _set(self, edits: Sequence[Edit], script: Script, found: Parts) -> Code | Refusal:
+    def _set(self, single: Sequence[Edit], script: Script, found: Parts) -> Code | Refusal:
         """Set arguments; of initializations scikit-learn's estimators have only their own."""
         settings, was = dict[str, object](), found.perceptron
-        for one in edits:
+        for one in single:
             match one:
-                case LearningRate(rate, before):
-                    factor = rate / (before or self._network.optimizer.rate())
+                case edits.LearningRate(rate, before):
+                    factor = rate / (before or self._optimizer.rate())
                     settings["learning_rate_init"] = float(f"{was.learning_rate_init * factor:.3g}")
-                case SetActivation(name) if found.own or name in THEIRS:
+                case edits.SetActivation(name) if found.own or name in THEIRS:
                     settings["activation"] = LOGISTIC.get(name, name)
-                case Initialize() if not found.own and len(edits) > 1:
+                case edits.Initialize() if not found.own and len(single) > 1:
                     pass
-                case Clip(limit) if found.own:
-                    times = self.vocabulary.times
-                    settings["clip"] = float(f"{limit * times:.3g}")
-                case Initialize(scheme) if found.own:
+                case edits.Clip(limit) if found.own:
+                    settings["clip"] = float(
+                        f"{limit * times_of(self.loss, self.network.config['sizes'][-1]):.3g}"
+                    )
+                case edits.Initialize(scheme) if found.own:
                     settings["init"] = scheme
-                case Normalize(on) if found.own:
+                case edits.Normalize(on) if found.own:
                     settings["norm"] = "layer" if on else None
-                case AddSkips() if found.own:
+                case edits.AddSkips() if found.own:
                     settings["residual"] = True
                 case _:
-                    kind = type(was).__name__
-                    return Refusal(f"{kind} has no argument for it")
+                    return Refusal(f"{type(was).__name__} has no argument for it")
         if found.own and found.fitted and not settings.keys() <= TRAINING:
             return Refusal("with warm_start=True a fitted network stays as it is")
-        written = {
-            name: quoted(value) if isinstance(value, str) else repr(value)
-            for name, value in settings.items()
-        }
-        set_all = ", ".join(f"{found.prefix}{name}={value}" for name, value in written.items())
-        script.run(f"estimator.set_params({set_all})")
-        now, inner = Parts(self.estimator).begun(self.x, self.y), self._network
+        said = {k: quoted(v) if isinstance(v, str) else repr(v) for k, v in settings.items()}
+        arguments = ", ".join(f"{found.prefix}{name}={value}" for name, value in said.items())
+        script.run(f"estimator.set_params({arguments})")
         if not settings.keys() <= TRAINING:
-            inner.network = network_of(now)
-        inner.optimizer = self._optimizer(now, inner.network.config["loss"])
-        words = ", ".join(f"{name}={value}" for name, value in written.items())
+            self.network = network_of(Parts(self.estimator).begun(self.given.x, self.given.target))
+        self._renew_optimizer()
+        words = ", ".join(f"{name}={value}" for name, value in said.items())
         return Code(script.lines, words=f"set {words}")
-
-    def write(self, other: Self) -> None:
-        """Take over the weights of another estimator of the same shape."""
-        raise NotImplementedError
-
-    # For a cure
-
-    def diagnosed(self, x: object, target: object, *, theory: bool) -> Diagnosis:
-        """Diagnose it on a batch, without resampling."""
-        found = self.read(x, target, resamples=0, seed=0, theory=theory)
-        return Diagnosis.of(found, None, EstimatorSubject)
-
-    def looking(self, rows: int) -> float:
-        """Return what a diagnosis costs: one pass."""
-        return float(rows)
-
-    def trainer(
-        self, history: History, *, batch_size: int, gauge_every: int, seed: int
-    ) -> NetworkTrainer:
-        """Begin a training of a network with the same weights, by the same steps."""
-        return self._network.trainer(
-            history, batch_size=batch_size, gauge_every=gauge_every, seed=seed
-        )
 
     def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
         """Write the code from the user's estimator, X and y to a fit of this one."""
-        imports = [
-            f"from {module} import {name}"
-            for name, module in IMPORTS.items()
-            if any(f"{name}(" in line for line in lines)
-        ]
-        head = [*imports, ""] if imports else []
-        return "\n".join([*head, f"# {words}", *lines, "estimator.fit(X, y)", ""])
+        needed = {n: m for n, m in IMPORTS.items() if any(f"{n}(" in line for line in lines)}
+        imports = [f"from {module} import {name}" for name, module in needed.items()]
+        return "\n".join(
+            [*imports, *[""][: len(imports)], f"# {words}", *lines, "estimator.fit(X, y)", ""]
+        )
 
-    @property
-    def _network(self) -> NetworkSubject:
-        assert self.inner is not None
-        return self.inner
-
-    def _optimizer(self, begun: Estimator, loss: str) -> Optimizer:
-        if begun.solver == "lbfgs":
-            return Adam(1e-3)
-        return optimizer_of(begun, loss, self.batch_size)
+    def _renew_optimizer(self) -> None:
+        """Take the estimator's optimizer as it begins; "lbfgs", which has none, is only judged."""
+        was, outputs = Parts(self.estimator).perceptron, self.network.config["sizes"][-1]
+        if was.solver != "lbfgs":
+            self.optimizer = optimizer_of(was, self.loss, outputs, self.batch_size)

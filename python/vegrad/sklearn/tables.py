@@ -31,7 +31,9 @@ def check_table(x: object) -> None:
         return
     names = names_of(x)
     if table.dtype.kind == "f":
-        blank = [n for n in np.flatnonzero(np.isnan(table[0])) if np.isnan(table[:, n]).all()]
+        blank = [
+            n for n in np.flatnonzero(np.isnan(table[0])).tolist() if np.isnan(table[:, n]).all()
+        ]
         words = list[str]()
     else:
         examples = {n: one for n, column in enumerate(table.T) if (one := _no_number(column))}
@@ -90,7 +92,7 @@ def warn_of_copies(x: Array, target: Array, names: Sequence[str]) -> None:
             continue
         flipped = 1 - column if set(np.unique(column)) <= {0, 1} else column
         for kind in (column, flipped):
-            alike = np.flatnonzero((x[few] == kind[few, None]).all(axis=0))
+            alike = np.flatnonzero((x[few] == kind[few, None]).all(axis=0)).tolist()
             same = [names[n] for n in alike if (x[:, n] == kind).all()]
             if same:
                 warnings.warn(

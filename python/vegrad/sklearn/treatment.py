@@ -66,9 +66,9 @@ def cure(
         )
     tell = listener(progress)
     goes_on = found.fitted and found.perceptron.warm_start and not found.scales_target
-    subject = EstimatorSubject(estimator if goes_on else clone(estimator), X, y, seed)
+    subject = EstimatorSubject.of(estimator if goes_on else clone(estimator), X, y, seed)
     subject = subject.copy()
-    kind, data = subject.kind, subject.data
+    kind, data = subject.loss, subject.data
     steps, size = check_lengths(steps, subject.batch_size, budget)
     check_goal(goal, kind)
     aim = goal_for(kind, data.target, None if goal is None else float(goal))

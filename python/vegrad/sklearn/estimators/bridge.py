@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from vegrad.arrays.checks import Array
+from vegrad.arrays.checks import Activation, Array, Initialization, Loss
 from vegrad.arrays.shown import shown, some
 from vegrad.clipping import GlobalNorm
 from vegrad.networks.mlp import MLP
@@ -34,7 +35,6 @@ class Estimator(Protocol):
     batch_size: int | str
     coefs_: Sequence[Array]
     intercepts_: Sequence[Array]
-    n_outputs_: int
     out_activation_: str
     classes_: Array
 
@@ -61,12 +61,12 @@ def times_of(loss: str, outputs: int) -> float:
     return {"mse": outputs / 2, "binary_cross_entropy": outputs}.get(loss, 1.0)
 
 
-def optimizer_of(estimator: Estimator, loss: str, size: int) -> Optimizer:
+def optimizer_of(estimator: Estimator, loss: str, outputs: int, size: int) -> Optimizer:
     """Return an optimizer that does to vegrad's loss what the estimator's does to its own.
 
     Its penalty is alpha/2 · ‖W‖² over the `size` of a batch.
     """
-    outputs, limit = estimator.n_outputs_, getattr(estimator, "clip", None)
+    limit = getattr(estimator, "clip", None)
     times, rate = times_of(loss, outputs), estimator.learning_rate_init
     decay, clip = estimator.alpha / (size * times), None
     if limit is not None:
@@ -81,16 +81,31 @@ def optimizer_of(estimator: Estimator, loss: str, size: int) -> Optimizer:
 def network_of(estimator: Estimator) -> MLP:
     """Return a network with the weights of a fitted estimator."""
     sizes = [len(estimator.coefs_[0]), *map(len, estimator.intercepts_)]
-    network = MLP(
-        sizes,
-        activation=SIGMOID.get(estimator.activation, estimator.activation),
-        loss=LOSS[estimator.out_activation_],
-        norm=getattr(estimator, "norm", None),
-        residual=getattr(estimator, "residual", False),
-        dtype=estimator.coefs_[0].dtype,
-        seed=0,
-    )
+    dtype = estimator.coefs_[0].dtype
+    network = new_network(estimator, sizes, LOSS[estimator.out_activation_], dtype)
     for n, (weight, bias) in enumerate(zip(estimator.coefs_, estimator.intercepts_, strict=True)):
         network.parameters[f"layers.{n}.weight"][...] = weight.T
         network.parameters[f"layers.{n}.bias"][...] = bias
     return network
+
+
+def new_network(
+    estimator: Estimator,
+    sizes: Sequence[int],
+    loss: str,
+    dtype: npt.DTypeLike,
+    init: str = "glorot_uniform",
+    seed: int = 0,
+) -> MLP:
+    """Return a network such as an estimator's arguments describe it."""
+    activation = SIGMOID.get(estimator.activation, estimator.activation)
+    return MLP(
+        sizes,
+        activation=cast(Activation, activation),
+        loss=cast(Loss, loss),
+        init=cast(Initialization, init),
+        norm=getattr(estimator, "norm", None),
+        residual=getattr(estimator, "residual", False),
+        dtype=dtype,
+        seed=seed,
+    )

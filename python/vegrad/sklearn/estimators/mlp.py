@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import ClassVar, Self
 
 import numpy as np
-from scipy.sparse import issparse
 from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from vegrad.arrays.checks import Array
-from vegrad.sklearn.bridge import encoded
-from vegrad.sklearn.perceptron import Perceptron
-
+from vegrad.sklearn.estimators.bridge import encoded
+from vegrad.sklearn.estimators.perceptron import Perceptron
 
 Function = Callable[..., Array]
 
@@ -36,8 +34,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         residual: add a layer's input to its output where the widths agree.
         clip: the most that the gradients' joint norm may be; None for no clip.
         dtype: float32 or float64, of the network and its training.
-        on_finding: what `fit` does if it finds that something is wrong, as `vegrad.MLP.fit`: "warn",
-            "raise", "stop", a function, or None for silence.
+        on_finding: what `fit` does if it finds that something is wrong, as `vegrad.MLP.fit`:
+            "warn", "raise", "stop", a function, or None for silence.
 
     `fit` sets the attributes that scikit-learn's sets, `network_`, a `vegrad.MLP` in whose memory
     `coefs_` and `intercepts_` lie, and `history_`, a `vegrad.History`.
@@ -53,7 +51,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
             check_classification_targets(y)
         if kind == "multilabel-indicator":
-            target = np.asarray(y.toarray() if issparse(y) else y, self.dtype)
+            target = np.asarray(getattr(y, "toarray", lambda: y)(), self.dtype)
             self.classes_ = np.arange(target.shape[1])
             return target, target.shape[1], "binary_cross_entropy"
         if known is not None:

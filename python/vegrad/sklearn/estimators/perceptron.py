@@ -20,13 +20,12 @@ from vegrad.arrays.checks import Array, as_count, as_finite, as_one_of
 from vegrad.arrays.shown import shown
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.history import History
-from vegrad.networks.mlp import MLP
 from vegrad.networks.network import check_flag
 from vegrad.networks.rows import Rows
 from vegrad.networks.training import Run
 from vegrad.optim import Optimizer
-from vegrad.sklearn.bridge import OUTPUT, SIGMOID, optimizer_of
-from vegrad.sklearn.stopping import Stopping
+from vegrad.sklearn.estimators.bridge import OUTPUT, new_network, optimizer_of
+from vegrad.sklearn.estimators.stopping import Stopping
 from vegrad.sklearn.tables import check_table, names_of, warn_of_copies
 
 OWN = "scikit-learn"  # the initialization that its estimators have
@@ -145,20 +144,13 @@ class Perceptron(BaseEstimator):
 
     def _begin(self, sizes: list[int], loss: str, random: np.random.RandomState) -> None:
         """Make a network; unless `init` says otherwise with scikit-learn's weights."""
-        activation = SIGMOID.get(self.activation, self.activation)
-        own = self.init == OWN
-        arguments = {
-            "activation": activation,
-            "loss": loss,
-            "init": "glorot_uniform" if own else self.init,
-            "norm": self.norm,
-            "residual": self.residual,
-            "dtype": self.dtype,
-        }
-        self.network_ = MLP(sizes, **arguments, seed=0 if own else int(random.randint(2**31 - 1)))
+        logistic = self.activation in ("logistic", "sigmoid")
+        own, seed = self.init == OWN, int(random.randint(2**31 - 1)) if self.init != OWN else 0
+        scheme = "glorot_uniform" if own else self.init
+        self.network_ = new_network(self, sizes, loss, self.dtype, scheme, seed)
         shapes = zip(self.coefs_, self.intercepts_, pairwise(sizes), strict=True)
         for weight, bias, (inputs, outputs) in shapes if own else ():
-            most = sqrt((2 if activation == "sigmoid" else 6) / (inputs + outputs))
+            most = sqrt((2 if logistic else 6) / (inputs + outputs))
             weight[...] = random.uniform(-most, most, (inputs, outputs))
             bias[...] = random.uniform(-most, most, outputs)
         self.n_layers_, self.n_outputs_, self.t_ = len(sizes), sizes[-1], 0
@@ -182,7 +174,7 @@ class Perceptron(BaseEstimator):
             warnings.warn(said, stacklevel=4)
         network, size = self.network_, min(size, len(x))
         if self._optimizer is None or not go_on:
-            self._optimizer = optimizer_of(self, network.config["loss"], size)
+            self._optimizer = optimizer_of(self, network.config["loss"], self.n_outputs_, size)
         loss = network.config["loss"]
         stopping = Stopping(
             self._optimizer,
