@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+from sklearn.base import clone
 
 from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.catalogue.table import as_ignored
@@ -49,6 +50,10 @@ def diagnose(
     rows = np.arange(len(subject.data))
     if len(rows) > MOST and np.isfinite(subject.data.x).all():
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:MOST])
-    reading = subject.read(*subject.data.take(rows), resamples=count, seed=seed, theory=theory)
-    history = getattr(Parts(estimator).perceptron, "history_", None)
+    sample, history = subject.data.take(rows), Parts(estimator).history()
+    if history is not None and history.findings and not history.noted:
+        start = EstimatorSubject.of(clone(estimator), X, y, seed)  # where the training came from
+        for finding in start.diagnosed(*start.data.take(rows), theory=False).findings:
+            history.note(finding, step=0)
+    reading = subject.read(*sample, resamples=count, seed=seed, theory=theory)
     return Diagnosis.of(reading, history, EstimatorSubject.fitted).ignoring(ignored)

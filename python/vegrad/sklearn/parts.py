@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from math import nan
 from typing import cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 
 from vegrad.arrays.checks import Array
+from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.sklearn.estimators.bridge import Estimator
 from vegrad.sklearn.estimators.perceptron import Perceptron
 
@@ -75,3 +77,29 @@ class Parts:
             first.fit(np.nan_to_num(x[rows], posinf=0, neginf=0), y[rows])
         given = self.perceptron.get_params() if hasattr(self.perceptron, "get_params") else {}
         return cast(Estimator, first.set_params(**given))
+
+    def batch_size(self, rows: int) -> int:
+        """Return the rows of a step, of so many."""
+        given = self.perceptron.batch_size
+        return min(200 if isinstance(given, str) else given, rows)
+
+    def history(self) -> History | None:
+        """Return the history of its training, if there is one.
+
+        Scikit-learn's keep an epoch's mean loss, which stands for that of its steps, and refuse
+        weights that are not finite, so that no gradient was: 1 stands for a norm.
+        """
+        losses = getattr(self.perceptron, "loss_curve_", ())
+        if self.own or not losses:
+            return getattr(self.perceptron, "history_", None)
+        rows = round(self.perceptron.t_ / len(losses))
+        history, steps = History(), -(-rows // self.batch_size(rows))
+        for loss in losses:
+            columns = np.full((len(STEPS), steps), nan)
+            columns[STEPS.index("loss")], columns[STEPS.index("gradient_norm")] = loss, 1.0
+            columns[STEPS.index("learning_rate")] = self.perceptron.learning_rate_init
+            history.add_steps(columns)
+            epoch = {"epoch_steps": steps, "epoch_loss": loss}
+            layers = dict.fromkeys(LAYERS, [nan] * len(self.perceptron.coefs_))
+            history.add_epoch(**dict.fromkeys(EPOCHS, nan) | epoch | layers)
+        return history

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -22,8 +22,9 @@ from vegrad.flow.subject import Code, Refusal
 from vegrad.networks.subject import NONE, NetworkSubject
 from vegrad.sklearn.estimators.bridge import encoded, network_of, optimizer_of, times_of
 from vegrad.sklearn.parts import Parts
+from vegrad.sklearn.reading import in_its_words, renamed
 from vegrad.sklearn.tables import check_table, names_of, warn_of_copies
-from vegrad.sklearn.vocabulary import LOGISTIC, EstimatorVocabulary, renamed
+from vegrad.sklearn.vocabulary import LOGISTIC, EstimatorVocabulary
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.script import Script, quoted
 
@@ -37,11 +38,21 @@ IMPORTS = {
 KNOWN = (TransformedTargetRegressor, make_pipeline, StandardScaler)
 
 
+Values = edits.Scale | edits.Zero | edits.Shift
+
+
+def in_code(value: object) -> str:
+    """Write a value of an argument."""
+    return quoted(value) if isinstance(value, str) else repr(value)
+
+
 @dataclass
 class EstimatorSubject(NetworkSubject):
     """A network made of an estimator, and the estimator, to which the same edits are done."""
 
     estimator: object = None
+    training: Mapping[str, object] = field(default_factory=dict)
+    """Arguments of the training that were changed, with their values."""
     given: ArrayData = NONE
     """X (N, I) as the perceptron was first given it, and y."""
 
@@ -78,7 +89,8 @@ class EstimatorSubject(NetworkSubject):
         if network.config["loss"] != "cross_entropy":
             target = target.astype(network.config["dtype"]).reshape(len(target), -1)
         warn_of_copies(x, target, names_of(table))
-        data = ArrayData(x.astype(network.config["dtype"]), target, numeric=found.numeric)
+        one_number = found.numeric and wanted.ndim == 1  # a scaler takes each column by itself
+        data = ArrayData(x.astype(network.config["dtype"]), target, numeric=one_number)
         subject = cls(network, data, None, seed, estimator=estimator, given=ArrayData(x, wanted))
         subject._renew_optimizer()
         return subject
@@ -91,8 +103,7 @@ class EstimatorSubject(NetworkSubject):
     @property
     def batch_size(self) -> int:
         """The rows of a step."""
-        given = Parts(self.estimator).perceptron.batch_size
-        return min(200 if isinstance(given, str) else given, len(self.data))
+        return Parts(self.estimator).batch_size(len(self.data))
 
     @property
     def vocabulary(self) -> EstimatorVocabulary:
@@ -113,14 +124,7 @@ class EstimatorSubject(NetworkSubject):
         got = super().read(x, target, resamples=resamples, seed=seed, theory=theory)
         begun = "fitted" if found.fitted else getattr(found.perceptron, "init", "scikit-learn")
         about = {**got.about, "activation": found.perceptron.activation, "init": begun}
-        problem = got.problem and replace(got.problem, name={"x": "X"}.get(got.problem.name, "y"))
-        return replace(
-            got,
-            vocabulary=self.vocabulary,
-            about=about,
-            inputs=tuple(replace(one, name="X") for one in got.inputs),
-            problem=problem,
-        )
+        return in_its_words(replace(got, vocabulary=self.vocabulary, about=about))
 
     def copy(self) -> Self:
         """Return a copy, to the bit, with the same data."""
@@ -137,14 +141,13 @@ class EstimatorSubject(NetworkSubject):
         found, single = Parts(self.estimator), parts(edit)
         if isinstance(edit, edits.ScaleData | edits.ScaleTarget):
             return self._scale(edit, script, found)
-        if all(isinstance(one, edits.Scale | edits.Zero | edits.Shift) for one in single):
-            return self._change(edit, script, found)
+        values = [one for one in single if isinstance(one, edits.Scale | edits.Zero | edits.Shift)]
+        if len(values) == len(single):
+            return self._change(values, script, found)
         return self._set(single, script, found)
 
     def _scale(self, edit: Edit, script: Script, found: Parts) -> Code | Refusal:
         """Put a scaler before the perceptron, or over y."""
-        if isinstance(edit, edits.ScaleTarget) and self.given.target.ndim == 2:
-            return Refusal("a StandardScaler would scale each column of y by itself")
         done = super().apply(edit)
         if isinstance(done, Refusal):
             return done
@@ -162,17 +165,21 @@ class EstimatorSubject(NetworkSubject):
         self.estimator = script.names["estimator"]
         return Code(script.lines)
 
-    def _change(self, edit: Edit, script: Script, found: Parts) -> Code | Refusal:
+    def _change(self, single: Sequence[Values], script: Script, found: Parts) -> Code | Refusal:
         """Change weights in place; a `fit` must then go on from them."""
         kept = found.perceptron.warm_start and not found.scales_target
         if not found.fitted or (len(self.data) and not kept):
             return Refusal("fit draws the weights anew, unless a fitted one has warm_start=True")
-        done = super().apply(edit)
+        theirs = {renamed(name): name for name in self.network.parameters}
+        renaming = [
+            replace(one, parameters=tuple(theirs[n] for n in one.parameters)) for one in single
+        ]
+        done = super().apply(edits.together(*renaming))
         if isinstance(done, Refusal):
             return done
         named = "estimator.regressor_" if found.scales_target else "estimator"
         named += "[-1]" * (found.pipeline is not None)
-        for one in parts(edit):
+        for one in single:
             match one:
                 case edits.Scale(names, factor, rows):
                     does = f"*= {factor!r}"
@@ -181,7 +188,7 @@ class EstimatorSubject(NetworkSubject):
                 case edits.Zero(names, rows):
                     does = "= 0.0"
             part = "..." if rows is None else f"..., {rows[0]}:{rows[1]}"
-            script.run(*(f"{named}.{renamed(name)}[{part}] {does}" for name in names))
+            script.run(*(f"{named}.{name}[{part}] {does}" for name in names))
         return Code(script.lines, tuple(map(renamed, done.changed)))
 
     def _set(self, single: Sequence[Edit], script: Script, found: Parts) -> Code | Refusal:
@@ -197,9 +204,7 @@ class EstimatorSubject(NetworkSubject):
                 case edits.Initialize() if not found.own and len(single) > 1:
                     pass
                 case edits.Clip(limit) if found.own:
-                    settings["clip"] = float(
-                        f"{limit * times_of(self.loss, self.network.config['sizes'][-1]):.3g}"
-                    )
+                    settings["clip"] = float(f"{limit * self._times:.3g}")
                 case edits.Initialize(scheme) if found.own:
                     settings["init"] = scheme
                 case edits.Normalize(on) if found.own:
@@ -210,22 +215,29 @@ class EstimatorSubject(NetworkSubject):
                     return Refusal(f"{type(was).__name__} has no argument for it")
         if found.own and found.fitted and not settings.keys() <= TRAINING:
             return Refusal("with warm_start=True a fitted network stays as it is")
-        said = {k: quoted(v) if isinstance(v, str) else repr(v) for k, v in settings.items()}
-        arguments = ", ".join(f"{found.prefix}{name}={value}" for name, value in said.items())
-        script.run(f"estimator.set_params({arguments})")
-        if not settings.keys() <= TRAINING:
+        of_training = settings.keys() <= TRAINING
+        script.run(self._setting(settings))
+        if of_training:  # written once, at the end of a patch
+            self.training = {**self.training, **settings}
+        else:
             self.network = network_of(Parts(self.estimator).begun(self.given.x, self.given.target))
         self._renew_optimizer()
-        words = ", ".join(f"{name}={value}" for name, value in said.items())
-        return Code(script.lines, words=f"set {words}")
+        words = ", ".join(f"{name}={in_code(value)}" for name, value in settings.items())
+        return Code(() if of_training else script.lines, words=f"set {words}")
+
+    def _setting(self, settings: Mapping[str, object]) -> str:
+        """Write the line that sets arguments of the perceptron."""
+        prefix = Parts(self.estimator).prefix
+        said = ", ".join(f"{prefix}{name}={in_code(value)}" for name, value in settings.items())
+        return f"estimator.set_params({said})"
 
     def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
         """Write the code from the user's estimator, X and y to a fit of this one."""
         needed = {n: m for n, m in IMPORTS.items() if any(f"{n}(" in line for line in lines)}
         imports = [f"from {module} import {name}" for name, module in needed.items()]
-        return "\n".join(
-            [*imports, *[""][: len(imports)], f"# {words}", *lines, "estimator.fit(X, y)", ""]
-        )
+        head = [*imports, ""] if imports else []
+        last = [self._setting(self.training)] if self.training else []
+        return "\n".join([*head, f"# {words}", *lines, *last, "estimator.fit(X, y)", ""])
 
     def _renew_optimizer(self) -> None:
         """Take the estimator's optimizer as it begins; "lbfgs", which has none, is only judged."""

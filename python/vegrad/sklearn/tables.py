@@ -12,64 +12,55 @@ from vegrad.arrays.shown import shown, some
 
 
 def names_of(x: object) -> Sequence[str]:
-    """Return the columns of a table in words: by their names, if it is a frame, or numbers."""
-    columns = getattr(x, "columns", None)
-    if columns is not None:
-        return [shown(str(name)) for name in columns]
-    return [str(number) for number in range(np.asarray(x).shape[1])]
+    """Return the columns of a table (N, I) in words: names of a frame's, numbers of others'."""
+    columns = getattr(x, "columns", range(np.asarray(x).shape[1]))
+    return [shown(one) if isinstance(one, str) else str(one) for one in columns]
 
 
 def check_table(x: object) -> None:
     """Raise ValueError that names the columns without numbers, and those without any value.
 
-    The shape and single values are left to scikit-learn.
+    Shapes, kinds and single values are left to scikit-learn.
     """
-    if not hasattr(x, "__array__") and not isinstance(x, list | tuple):
-        return  # sparse, or no table
-    table = np.asarray(x)
+    table = np.asarray(x) if hasattr(x, "__array__") or isinstance(x, list | tuple) else NONE
     if table.ndim != 2 or not len(table) or table.dtype.kind not in "OUSMf":
         return
-    names = names_of(x)
-    if table.dtype.kind == "f":
-        blank = [
-            n for n in np.flatnonzero(np.isnan(table[0])).tolist() if np.isnan(table[:, n]).all()
-        ]
-        words = list[str]()
-    else:
-        examples = {n: one for n, column in enumerate(table.T) if (one := _no_number(column))}
-        words = [f"{names[n]} ({one})" for n, one in examples.items()]
-        blank = [n for n, column in enumerate(table.T) if n not in examples and _is_blank(column)]
-    missing = [names[n] for n in blank]
-    wrong = []
-    if words and len(words) == table.shape[1]:
-        wrong.append(f"X has no column of numbers: its columns are {some(words, 4)}")
-    elif words:
-        wrong.append(f"X has columns that are no numbers: {some(words, 4)}")
+    if table.dtype.kind == "f" and not np.isnan(table[0]).any():
+        return
+    names, words, blank = names_of(x), list[str](), list[str]()
+    for name, column in zip(names, table.T, strict=True):
+        example = _no_number(column)
+        if example is not None:
+            words.append(f"{name} ({example})")
+        elif _is_blank(column):
+            blank.append(name)
+    said = []
     if words:
-        wrong[-1] += "; encode them (OneHotEncoder, OrdinalEncoder) or leave them out"
-    if missing:
-        wrong.append(
-            f"X has columns without a single value, only NaN: {some(missing, 4)}; leave them out"
-        )
-    if wrong:
-        raise ValueError(". ".join(wrong))
+        every = len(words) == len(names)
+        what = "no column of numbers, only" if every else "columns that are no numbers:"
+        encode = "encode them (OneHotEncoder, OrdinalEncoder) or leave them out"
+        said.append(f"X has {what} {some(words, 4)}: {encode}")
+    if blank:
+        said.append(f"X has columns without any value, only NaN: {some(blank, 4)}: leave them out")
+    if said:
+        raise ValueError("; ".join(said))
+
+
+NONE = np.zeros(0)
 
 
 def _no_number(column: Array) -> str | None:
     """Return a value of a column that is text or a date; None if there is none."""
-    if column.dtype.kind == "M":
-        return str(column[0])
-    try:
-        column.astype(np.float64)
-    except ValueError:
-        for value in column:
-            try:
-                float(value)
-            except ValueError:
-                return shown(str(value))
-    except TypeError:
-        dates = [str(value) for value in column if hasattr(value, "isoformat")]
-        return dates[0] if dates else None  # what else it may be, scikit-learn says
+    if column.dtype.kind == "f":
+        return None
+    for value in column.tolist():
+        try:
+            float(value)
+        except ValueError:
+            return shown(str(value))
+        except TypeError:  # what else it may be, scikit-learn says
+            if hasattr(value, "isoformat"):
+                return str(value)
     return None
 
 
@@ -82,22 +73,15 @@ def _is_blank(column: Array) -> bool:
 
 
 def warn_of_copies(x: Array, target: Array, names: Sequence[str]) -> None:
-    """Warn of columns of x (N, I) that are a column of the target (N, O), or 1 less it."""
-    wanted = target.reshape(len(target), -1)
-    if len(x) < 3:
-        return
+    """Warn of columns of x (N, I) that are one of the target (N, O), or of 0 and 1 its opposite."""
     few = np.linspace(0, len(x) - 1, min(len(x), 64)).astype(np.intp)
-    for column in wanted.T:
-        if np.ptp(column) == 0:
-            continue
-        flipped = 1 - column if set(np.unique(column)) <= {0, 1} else column
-        for kind in (column, flipped):
+    same = set[int]()
+    for column in target.reshape(len(target), -1).T if len(x) > 2 else ():
+        opposite = 1 - column if np.isin(column[few], (0, 1)).all() else column
+        for kind in (column, opposite) if np.ptp(column) else ():
             alike = np.flatnonzero((x[few] == kind[few, None]).all(axis=0)).tolist()
-            same = [names[n] for n in alike if (x[:, n] == kind).all()]
-            if same:
-                warnings.warn(
-                    f"X has the target among its columns: {some(same, 4)}; a network that learns "
-                    "it learns nothing for rows whose target is not known. Leave it out",
-                    stacklevel=3,
-                )
-                return
+            same |= {n for n in alike if (x[:, n] == kind).all()}
+    if same:
+        said = some([names[n] for n in sorted(same)], 4)
+        tells = "for rows whose target is not known yet, that tells nothing: leave it out"
+        warnings.warn(f"X has the target among its columns: {said}; {tells}", stacklevel=3)

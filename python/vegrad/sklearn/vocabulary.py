@@ -8,18 +8,11 @@ from vegrad.flow import edits
 from vegrad.flow.edits import Edit
 from vegrad.flow.site import LAYERED, Site
 from vegrad.flow.wording import listed
-from vegrad.networks.vocabulary import PARAMETER, LayerVocabulary
+from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.sklearn.estimators.bridge import SIGMOID
 
-ATTRIBUTES = {"weight": "coefs_", "bias": "intercepts_"}
 PARTS = {"weights": "coefs_", "biases": "intercepts_"}
 LOGISTIC = {theirs: name for name, theirs in SIGMOID.items()}
-
-
-def renamed(name: str) -> str:
-    """Return "coefs_[3]" for "layers.3.weight"."""
-    found = PARAMETER.fullmatch(name)
-    return name if found is None else f"{ATTRIBUTES[found[2]]}[{found[1]}]"
 
 
 class EstimatorVocabulary(LayerVocabulary):
@@ -47,9 +40,9 @@ class EstimatorVocabulary(LayerVocabulary):
     def parameters(
         self, names: Sequence[str], rows: tuple[int, int] | None = None, gate: str = ""
     ) -> str:
-        """Name parameters by their attributes; rows of vegrad's are columns of scikit-learn's."""
+        """Name parameters; rows of vegrad's are columns of scikit-learn's."""
         part = "" if rows is None else f"[..., {rows[0]}:{rows[1]}]"
-        return listed([f"{renamed(name)}{part}" for name in names])
+        return listed([f"{name}{part}" for name in names])
 
     def activation(self, name: str) -> str:
         """Write the argument for an activation."""

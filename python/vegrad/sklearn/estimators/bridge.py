@@ -37,6 +37,7 @@ class Estimator(Protocol):
     intercepts_: Sequence[Array]
     out_activation_: str
     classes_: Array
+    t_: int
 
 
 def encoded(y: Array, classes: Array) -> Array:
