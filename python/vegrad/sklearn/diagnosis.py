@@ -23,7 +23,6 @@ def diagnose(
     *,
     resamples: int = 4,
     seed: int = 0,
-    theory: bool = True,
     ignore: Collection[str] = (),
 ) -> Diagnosis:
     """Judge the gradients of an estimator by one forward and backward pass.
@@ -37,7 +36,6 @@ def diagnose(
         y: the labels or numbers, as for its `fit`.
         resamples: further passes, which tell how far the gains depend on the rows.
         seed: of the draw of rows, and of weights where random_state is None.
-        theory: True to work out what theory expects.
         ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
 
     Raises:
@@ -55,5 +53,5 @@ def diagnose(
         start = EstimatorSubject.of(clone(estimator), X, y, seed)  # where the training came from
         for finding in start.diagnosed(*start.data.take(rows), theory=False).findings:
             history.note(finding, step=0)
-    reading = subject.read(*sample, resamples=count, seed=seed, theory=theory)
+    reading = subject.read(*sample, resamples=count, seed=seed)
     return Diagnosis.of(reading, history, EstimatorSubject.fitted).ignoring(ignored)

@@ -31,7 +31,7 @@ class Parts:
     def __init__(self, estimator: object) -> None:
         if isinstance(estimator, type):
             raise TypeError(f"estimator is a class: write {estimator.__name__}(), which makes one")
-        self.scales_target = isinstance(estimator, TransformedTargetRegressor)
+        self.around = estimator if isinstance(estimator, TransformedTargetRegressor) else None
         inner = estimator
         if isinstance(inner, TransformedTargetRegressor):
             inner = getattr(inner, "regressor_", inner.regressor)
@@ -44,7 +44,7 @@ class Parts:
         if getattr(last, "loss", None) == "poisson":
             raise ValueError('loss must be "squared_error": vegrad has no loss "poisson"')
         self.perceptron = cast(Estimator, last)
-        self.prefix = "regressor__" * self.scales_target
+        self.prefix = "regressor__" * (self.around is not None)
         """The path of the perceptron's arguments for `set_params`."""
         if self.pipeline is not None:
             self.prefix += f"{self.pipeline.steps[-1][0]}__"
@@ -57,6 +57,19 @@ class Parts:
             return X
         before = self.pipeline[:-1]
         return before.transform(X) if self.fitted else clone(before).fit_transform(X, y)
+
+    def target(self, y: Array) -> Array:
+        """Return y (N,) or (N, O) as the perceptron is given it."""
+        around = self.around
+        if around is None:
+            return y
+        if around.transformer is None:
+            scaled = y if around.func is None else around.func(y)
+        else:
+            columns = y.reshape(len(y), -1)
+            fitted = getattr(around, "transformer_", None) or clone(around.transformer).fit(columns)
+            scaled = fitted.transform(columns)
+        return np.asarray(scaled)
 
     def begun(self, x: Array, y: Array) -> Estimator:
         """Return the perceptron as it is, or with the weights that its `fit` would begin with.

@@ -65,22 +65,13 @@ class EstimatorSubject(NetworkSubject):
 
     @classmethod
     def of(cls, estimator: object, X: object, y: object, seed: int) -> Self:
-        """Return the subject of an estimator with the data that it is to be fitted to.
-
-        Raises:
-            TypeError, ValueError: for an estimator or data that cannot be judged.
-        """
+        """Return the subject of an estimator with the data that it is to be fitted to."""
         found = Parts(estimator)
         table = found.seen(X, y)
         check_table(table)
-        x, wanted = check_X_y(
-            table,
-            y,
-            dtype=(np.float64, np.float32),
-            ensure_all_finite=False,
-            multi_output=True,
-            y_numeric=found.numeric,
-        )
+        kinds = {"dtype": (np.float64, np.float32), "y_numeric": found.numeric}
+        x, wanted = check_X_y(table, y, ensure_all_finite=False, multi_output=True, **kinds)
+        wanted = found.target(wanted)
         wanted = wanted.ravel() if wanted.ndim == 2 and wanted.shape[1] == 1 else wanted
         begun = found.begun(x, wanted)
         network = network_of(begun)
@@ -99,11 +90,6 @@ class EstimatorSubject(NetworkSubject):
     def loss(self) -> str:
         """The name of the loss."""
         return str(self.network.config["loss"])
-
-    @property
-    def batch_size(self) -> int:
-        """The rows of a step."""
-        return Parts(self.estimator).batch_size(len(self.data))
 
     @property
     def vocabulary(self) -> EstimatorVocabulary:
@@ -151,7 +137,7 @@ class EstimatorSubject(NetworkSubject):
         done = super().apply(edit)
         if isinstance(done, Refusal):
             return done
-        inner = "estimator.regressor" if found.scales_target else "estimator"
+        inner = "estimator.regressor" if found.around is not None else "estimator"
         if isinstance(edit, edits.ScaleTarget):
             wrapped = "TransformedTargetRegressor(estimator, transformer=StandardScaler())"
             script.run(f"estimator = {wrapped}")
@@ -167,7 +153,7 @@ class EstimatorSubject(NetworkSubject):
 
     def _change(self, single: Sequence[Values], script: Script, found: Parts) -> Code | Refusal:
         """Change weights in place; a `fit` must then go on from them."""
-        kept = found.perceptron.warm_start and not found.scales_target
+        kept = found.perceptron.warm_start and found.around is None
         if not found.fitted or (len(self.data) and not kept):
             return Refusal("fit draws the weights anew, unless a fitted one has warm_start=True")
         theirs = {renamed(name): name for name in self.network.parameters}
@@ -177,7 +163,7 @@ class EstimatorSubject(NetworkSubject):
         done = super().apply(edits.together(*renaming))
         if isinstance(done, Refusal):
             return done
-        named = "estimator.regressor_" if found.scales_target else "estimator"
+        named = "estimator.regressor_" if found.around is not None else "estimator"
         named += "[-1]" * (found.pipeline is not None)
         for one in single:
             match one:
@@ -241,6 +227,7 @@ class EstimatorSubject(NetworkSubject):
 
     def _renew_optimizer(self) -> None:
         """Take the estimator's optimizer as it begins; "lbfgs", which has none, is only judged."""
-        was, outputs = Parts(self.estimator).perceptron, self.network.config["sizes"][-1]
-        if was.solver != "lbfgs":
-            self.optimizer = optimizer_of(was, self.loss, outputs, self.batch_size)
+        found, outputs = Parts(self.estimator), self.network.config["sizes"][-1]
+        if found.perceptron.solver != "lbfgs":
+            size = found.batch_size(len(self.data))
+            self.optimizer = optimizer_of(found.perceptron, self.loss, outputs, size)

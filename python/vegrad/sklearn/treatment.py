@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +66,11 @@ def cure(
             'solver must be "adam" or "sgd": "lbfgs" takes no steps that could be tried'
         )
     tell = listener(progress)
-    goes_on = found.fitted and found.perceptron.warm_start and not found.scales_target
-    subject = EstimatorSubject.of(estimator if goes_on else clone(estimator), X, y, seed)
-    subject = subject.copy()
+    goes_on = found.fitted and found.perceptron.warm_start and found.around is None
+    given = copy.deepcopy(estimator) if goes_on else clone(estimator)
+    subject = EstimatorSubject.of(given, X, y, seed)
     kind, data = subject.loss, subject.data
-    steps, size = check_lengths(steps, subject.batch_size, budget)
+    steps, size = check_lengths(steps, found.batch_size(len(data)), budget)
     check_goal(goal, kind)
     aim = goal_for(kind, data.target, None if goal is None else float(goal))
     if goal is None:

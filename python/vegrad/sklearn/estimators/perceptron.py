@@ -3,72 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from math import inf, sqrt
 from typing import ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from vegrad.arrays.checks import Array, as_count, as_finite, as_one_of
-from vegrad.arrays.shown import shown
-from vegrad.diagnosis.alarms import OnFinding
+from vegrad.arrays.checks import Array, as_count
 from vegrad.diagnosis.history import History
-from vegrad.networks.network import check_flag
 from vegrad.networks.rows import Rows
 from vegrad.networks.training import Run
 from vegrad.optim import Optimizer
+from vegrad.sklearn.estimators.arguments import OWN, Arguments
 from vegrad.sklearn.estimators.bridge import OUTPUT, new_network, optimizer_of
 from vegrad.sklearn.estimators.stopping import Stopping
 from vegrad.sklearn.tables import check_table, names_of, warn_of_copies
 
-OWN = "scikit-learn"  # the initialization that its estimators have
-FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping", "residual")
-# The ranges of numbers; those of `ABOVE` must not be 0.
-RANGES = dict.fromkeys(("alpha", "power_t", "tol"), inf) | {"momentum": 1, "validation_fraction": 1}
 FEW = 5  # rows, from which on a row's output is the same to the bit, whatever is beside it
-ABOVE = ("learning_rate_init", "epsilon", "n_iter_no_change", "max_iter")
 
 
-@dataclass(eq=False, repr=False)
-class Perceptron(BaseEstimator):
-    """The arguments and the training that both estimators have."""
-
-    hidden_layer_sizes: int | Iterable[int] = (100,)
-    activation: str = "relu"
-    _: KW_ONLY
-    solver: str = "adam"
-    alpha: float = 0.0001
-    batch_size: int | str = "auto"
-    learning_rate: str = "constant"
-    learning_rate_init: float = 0.001
-    power_t: float = 0.5
-    max_iter: int = 200
-    shuffle: bool = True
-    random_state: int | np.random.RandomState | None = None
-    tol: float = 1e-4
-    verbose: bool = False
-    warm_start: bool = False
-    momentum: float = 0.9
-    nesterovs_momentum: bool = True
-    early_stopping: bool = False
-    validation_fraction: float = 0.1
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    n_iter_no_change: float = 10
-    init: str = OWN
-    norm: str | None = None
-    residual: bool = False
-    clip: float | None = None
-    dtype: str = "float32"
-    on_finding: OnFinding = "warn"
+class Perceptron(Arguments):
+    """The training that both estimators have."""
 
     numeric: ClassVar = False
     """True if targets are numbers."""
@@ -107,7 +66,7 @@ class Perceptron(BaseEstimator):
         return self.network_.forward(rows)[: len(x)].astype(np.float64)
 
     def _fit(self, X: object, y: object, classes: object = None, *, go_on: bool) -> Self:
-        self._check()
+        self.check()
         check_table(X)
         first = not (hasattr(self, "network_") and (go_on or self.warm_start))
         x, wanted = validate_data(
@@ -127,7 +86,7 @@ class Perceptron(BaseEstimator):
         warn_of_copies(x, target, names_of(X))
         random = check_random_state(self.random_state)
         if first:
-            self._begin([x.shape[1], *self._hidden(), outputs], loss, random)
+            self._begin([x.shape[1], *self.hidden(), outputs], loss, random)
         elif (self.n_outputs_, self.network_.config["loss"]) != (outputs, loss):
             raise ValueError(f"y must have {self.n_outputs_} columns as before, not {outputs}")
         held = None
@@ -207,7 +166,7 @@ class Perceptron(BaseEstimator):
             )
         for name, array in stopping.parameters.items():
             network.parameters[name][...] = array
-        self._note(stopping, len(x), go_on=go_on)
+        self._note(stopping, len(x))
         if not all(np.isfinite(array).all() for array in network.parameters.values()):
             raise ValueError(
                 "the training has led to weights that are not finite: lower learning_rate_init, "
@@ -218,33 +177,12 @@ class Perceptron(BaseEstimator):
             warnings.warn(said, ConvergenceWarning, stacklevel=4)
         return self
 
-    def _note(self, stopping: Stopping, rows: int, *, go_on: bool) -> None:
+    def _note(self, stopping: Stopping, rows: int) -> None:
         """Set the attributes that tell of the training, which have scikit-learn's names."""
         self.n_iter_ = len(stopping.losses)
         self.t_ += rows * self.n_iter_
-        self.loss_curve_ = [*(self.loss_curve_ if go_on else []), *stopping.losses]
+        self.loss_curve_ = [*self.loss_curve_, *stopping.losses]
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else inf
         self.validation_scores_ = stopping.scores or None
         self.best_validation_score_ = max(stopping.scores, default=None)
         self.best_loss_ = None if stopping.scores else min(self.loss_curve_, default=inf)
-
-    def _hidden(self) -> list[int]:
-        given = self.hidden_layer_sizes
-        sizes = given if isinstance(given, Iterable) else [given]
-        return [as_count("hidden_layer_sizes", one, 1) for one in sizes]
-
-    def _check(self) -> None:
-        """Raise TypeError or ValueError for arguments out of range."""
-        as_one_of("solver", self.solver, ("adam", "sgd"))
-        as_one_of("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
-        for name in FLAGS:
-            check_flag(name, getattr(self, name))
-        for name, high in (RANGES | dict.fromkeys(ABOVE, inf)).items():
-            number = getattr(self, name)
-            if name != "n_iter_no_change" or number != inf:
-                number = as_finite(name, number)
-            if not 0 <= number <= high or (name in ABOVE and not number):
-                least = "above 0" if name in ABOVE else "at least 0"
-                wanted = least if high == inf else f"{least} and at most {high}"
-                raise ValueError(f"{name} must be {wanted}, not {shown(number)}")
-        as_count("max_iter", self.max_iter, 1)
