@@ -77,12 +77,12 @@ class EstimatorSubject(NetworkSubject):
         network = network_of(begun)
         numbers = found.numeric or wanted.ndim == 2
         target = wanted if numbers else encoded(wanted, begun.classes_)
-        if network.config["loss"] != "cross_entropy":
-            target = target.astype(network.config["dtype"]).reshape(len(target), -1)
-        warn_of_copies(x, target, names_of(table))
+        data = network.checked(x, target)
+        warn_of_copies(x, data[1], names_of(table))
         one_number = found.numeric and wanted.ndim == 1  # a scaler takes each column by itself
-        data = ArrayData(x.astype(network.config["dtype"]), target, numeric=one_number)
-        subject = cls(network, data, None, seed, estimator=estimator, given=ArrayData(x, wanted))
+        given = ArrayData(x, wanted)
+        own = ArrayData(*data, numeric=one_number)
+        subject = cls(network, own, None, seed, estimator=estimator, given=given)
         subject._renew_optimizer()
         return subject
 
