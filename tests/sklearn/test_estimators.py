@@ -1,10 +1,12 @@
 """Estimators on vegrad's core, held to scikit-learn's checks and beside its own."""
 
+import json
 import pickle
 import pickletools
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -353,3 +355,21 @@ def test_weights_that_are_lost_are_an_error(numbers: Both) -> None:
     x, y = numbers
     with pytest.raises(ValueError, match="weights that are not finite: lower learning_rate_init"):
         MLPRegressor(solver="sgd", learning_rate_init=1e3, on_finding=None).fit(x, 1e6 * y)
+
+
+def test_the_tables_of_the_docs_are_what_was_measured() -> None:
+    """`python bench/estimators.py --markdown` makes them of the results."""
+    root = Path(__file__).parents[2]
+    page = root / "docs" / "how-to" / "scikit-learn.md"
+    if not page.is_file():
+        pytest.skip("an installed package has no site")
+    found = json.loads((root / "bench/results/estimators.json").read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    for row in found["speed"]:
+        numbers = [f"{row[name]:.3f} s" for name in ("scikit-learn", "vegrad")]
+        line = [row["case"], row["X"], str(row["epochs"]), *numbers, f"{row['ratio']:.1f}"]
+        assert f"| {' | '.join(line)} |\n" in text
+    for row in found["learnt"]:
+        pairs = [f"{row[n][0]:.4f} ± {row[n][1]:.4f}" for n in ("scikit-learn", "vegrad")]
+        apart = "{:+.4f} ± {:.4f}".format(*row["difference"])
+        assert f"| {' | '.join([row['case'], str(row['epochs']), *pairs, apart])} |\n" in text

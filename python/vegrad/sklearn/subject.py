@@ -30,12 +30,8 @@ from vegrad.treatment.script import Script, quoted
 
 TRAINING = {"learning_rate_init", "clip"}  # arguments that leave the network as it is
 THEIRS = ("identity", "sigmoid", "tanh", "relu")  # activations of scikit-learn's
-IMPORTS = {
-    "TransformedTargetRegressor": "sklearn.compose",
-    "make_pipeline": "sklearn.pipeline",
-    "StandardScaler": "sklearn.preprocessing",
-}
 KNOWN = (TransformedTargetRegressor, make_pipeline, StandardScaler)
+PLACES = ("sklearn.compose", "sklearn.pipeline", "sklearn.preprocessing")
 
 
 Values = edits.Scale | edits.Zero | edits.Shift
@@ -80,16 +76,10 @@ class EstimatorSubject(NetworkSubject):
         data = network.checked(x, target)
         warn_of_copies(x, data[1], names_of(table))
         one_number = found.numeric and wanted.ndim == 1  # a scaler takes each column by itself
-        given = ArrayData(x, wanted)
-        own = ArrayData(*data, numeric=one_number)
+        own, given = ArrayData(*data, numeric=one_number), ArrayData(x, wanted)
         subject = cls(network, own, None, seed, estimator=estimator, given=given)
         subject._renew_optimizer()
         return subject
-
-    @property
-    def loss(self) -> str:
-        """The name of the loss."""
-        return str(self.network.config["loss"])
 
     @property
     def vocabulary(self) -> EstimatorVocabulary:
@@ -100,7 +90,7 @@ class EstimatorSubject(NetworkSubject):
 
     @property
     def _times(self) -> float:
-        return times_of(self.loss, self.network.config["sizes"][-1])
+        return times_of(self.network.config["loss"], self.network.config["sizes"][-1])
 
     def read(
         self, x: object, target: object, *, resamples: int, seed: int, theory: bool = True
@@ -219,15 +209,15 @@ class EstimatorSubject(NetworkSubject):
 
     def patch(self, words: str, lines: Sequence[str], *, steps: int, batch_size: int) -> str:
         """Write the code from the user's estimator, X and y to a fit of this one."""
-        needed = {n: m for n, m in IMPORTS.items() if any(f"{n}(" in line for line in lines)}
-        imports = [f"from {module} import {name}" for name, module in needed.items()]
+        names = zip(PLACES, (one.__name__ for one in KNOWN), strict=True)
+        imports = [f"from {m} import {n}" for m, n in names if any(f"{n}(" in li for li in lines)]
         head = [*imports, ""] if imports else []
         last = [self._setting(self.training)] if self.training else []
         return "\n".join([*head, f"# {words}", *lines, *last, "estimator.fit(X, y)", ""])
 
     def _renew_optimizer(self) -> None:
         """Take the estimator's optimizer as it begins; "lbfgs", which has none, is only judged."""
-        found, outputs = Parts(self.estimator), self.network.config["sizes"][-1]
+        found, config = Parts(self.estimator), self.network.config
+        of = config["loss"], config["sizes"][-1], found.batch_size(len(self.data))
         if found.perceptron.solver != "lbfgs":
-            size = found.batch_size(len(self.data))
-            self.optimizer = optimizer_of(found.perceptron, self.loss, outputs, size)
+            self.optimizer = optimizer_of(found.perceptron, *of)

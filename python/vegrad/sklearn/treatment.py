@@ -69,7 +69,7 @@ def cure(
     goes_on = found.fitted and found.perceptron.warm_start and found.around is None
     given = copy.deepcopy(estimator) if goes_on else clone(estimator)
     subject = EstimatorSubject.of(given, X, y, seed)
-    kind, data = subject.loss, subject.data
+    kind, data = subject.network.config["loss"], subject.data
     steps, size = check_lengths(steps, found.batch_size(len(data)), budget)
     check_goal(goal, kind)
     aim = goal_for(kind, data.target, None if goal is None else float(goal))

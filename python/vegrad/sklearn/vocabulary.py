@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vegrad.flow import edits
 from vegrad.flow.edits import Edit
-from vegrad.flow.site import LAYERED, Site
+from vegrad.flow.site import Site
 from vegrad.flow.wording import listed
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.sklearn.estimators.bridge import SIGMOID
@@ -16,12 +16,9 @@ LOGISTIC = {theirs: name for name, theirs in SIGMOID.items()}
 
 
 class EstimatorVocabulary(LayerVocabulary):
-    """Edits are arguments; of those that only vegrad's estimators have, that is said.
+    """Edits are arguments; of those that only vegrad's `own` estimators have, that is said.
 
-    Args:
-        depth: layers.
-        own: True if it is an estimator of vegrad's.
-        times: the learning rate of vegrad's optimizer over `learning_rate_init`.
+    `times` is the learning rate of the network's optimizer over `learning_rate_init`.
     """
 
     def __init__(self, depth: int, *, own: bool, times: float) -> None:
@@ -33,7 +30,7 @@ class EstimatorVocabulary(LayerVocabulary):
 
     def site(self, site: Site) -> str:
         """Name a layer by its number, its weights by their attribute."""
-        if site.place is not None and site.kind in LAYERED and site.kind in PARTS:
+        if site.place is not None and site.kind in PARTS:
             return f"{PARTS[site.kind]}[{site.place}]"
         return super().site(site)
 
