@@ -150,7 +150,7 @@ def test_steps_of_a_trial_are_those_of_the_estimator(digits) -> None:
 
 
 def test_wrong_use(digits) -> None:
-    with pytest.raises(ValueError, match='"lbfgs" takes no steps that could be tried'):
+    with pytest.raises(ValueError, match='"lbfgs" takes no steps to be tried'):
         ours.cure(MLPClassifier(solver="lbfgs"), *digits)
     with pytest.raises(ValueError, match="goal must be above 0 and at most 1"):
         ours.cure(MLPClassifier(), *digits, goal=1.5)

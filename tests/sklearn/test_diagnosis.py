@@ -91,13 +91,16 @@ def test_a_fit_that_went_nowhere_and_one_that_went_too_far() -> None:
 def test_the_weights_before_a_fit_are_those_that_it_begins_with() -> None:
     x, y = load_iris(return_X_y=True)
     one = MLPClassifier((7, 5), random_state=4, early_stopping=True, solver="lbfgs")
-    begun = Parts(one).begun(x, y)
+    begun = Parts(one).begun(x, y, 0)
     still = MLPClassifier(
         (7, 5), random_state=4, solver="sgd", learning_rate_init=1e-300, max_iter=1
     ).fit(x, y)
     assert all((a == b).all() for a, b in zip(begun.coefs_, still.coefs_, strict=True))
     assert not hasattr(one, "coefs_")
     assert begun.get_params() == one.get_params()
+    free = MLPClassifier((7, 5))
+    losses = [ours.diagnose(free, x, y, seed=seed).loss for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_the_reading_is_that_of_the_estimator() -> None:

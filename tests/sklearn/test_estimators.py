@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("sklearn", minversion="1.6")
 import sklearn.neural_network as theirs
+from joblib import parallel_config
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
@@ -202,11 +203,12 @@ def test_strings_pipelines_and_folds(names: Both) -> None:
 @unfinished
 def test_a_grid_gives_the_same_with_workers(names: Both) -> None:
     grid = {"hidden_layer_sizes": [(5,), (20,)], "learning_rate_init": [0.001, 0.03]}
-    found = [
-        GridSearchCV(MLPClassifier(**SOME), grid, n_jobs=n, cv=3).fit(*names).cv_results_
-        for n in (None, 2)
-    ]
-    assert (found[0]["mean_test_score"] == found[1]["mean_test_score"]).all()
+    search, scores = GridSearchCV(MLPClassifier(**SOME), grid, cv=3), []
+    for jobs, backend in ((None, "loky"), (2, "loky"), (2, "threading")):
+        with parallel_config(backend=backend):
+            scores.append(search.set_params(n_jobs=jobs).fit(*names).cv_results_["mean_test_score"])
+    assert (scores[0] == scores[1]).all()
+    assert (scores[0] == scores[2]).all()
 
 
 def test_workers_have_their_share_of_the_threads() -> None:

@@ -61,20 +61,19 @@ class Parts:
     def target(self, y: Array) -> Array:
         """Return y (N,) or (N, O) as the perceptron is given it."""
         around = self.around
-        if around is None:
+        if around is None or (around.transformer is None and around.func is None):
             return y
         if around.transformer is None:
-            scaled = y if around.func is None else around.func(y)
-        else:
-            columns = y.reshape(len(y), -1)
-            fitted = getattr(around, "transformer_", None) or clone(around.transformer).fit(columns)
-            scaled = fitted.transform(columns)
-        return np.asarray(scaled)
+            return np.asarray(around.func(y))
+        columns = y.reshape(len(y), -1)
+        fitted = getattr(around, "transformer_", None) or clone(around.transformer).fit(columns)
+        return np.asarray(fitted.transform(columns))
 
-    def begun(self, x: Array, y: Array) -> Estimator:
+    def begun(self, x: Array, y: Array, seed: int) -> Estimator:
         """Return the perceptron as it is, or with the weights that its `fit` would begin with.
 
         Those are drawn before anything else: a fit that goes nowhere, on a few rows, has them.
+        `seed` stands for a random_state of None.
         """
         if self.fitted:
             return self.perceptron
@@ -83,12 +82,14 @@ class Parts:
             rows = np.union1d(rows, np.unique(y, return_index=True)[1])
         still = {"solver": "sgd", "learning_rate_init": STILL, "max_iter": 1, "warm_start": False}
         still |= {"early_stopping": False, "verbose": False}
+        first = clone(self.perceptron)
+        given = first.get_params()
         still |= {"on_finding": None} if self.own else {}
-        first = clone(self.perceptron).set_params(**still)
+        still |= {"random_state": seed} if first.random_state is None else {}
+        first.set_params(**still)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             first.fit(np.nan_to_num(x[rows], posinf=0, neginf=0), y[rows])
-        given = self.perceptron.get_params() if hasattr(self.perceptron, "get_params") else {}
         return cast(Estimator, first.set_params(**given))
 
     def batch_size(self, rows: int) -> int:

@@ -69,7 +69,7 @@ class EstimatorSubject(NetworkSubject):
         x, wanted = check_X_y(table, y, ensure_all_finite=False, multi_output=True, **kinds)
         wanted = found.target(wanted)
         wanted = wanted.ravel() if wanted.ndim == 2 and wanted.shape[1] == 1 else wanted
-        begun = found.begun(x, wanted)
+        begun = found.begun(x, wanted, seed)
         network = network_of(begun)
         numbers = found.numeric or wanted.ndim == 2
         target = wanted if numbers else encoded(wanted, begun.classes_)
@@ -196,7 +196,8 @@ class EstimatorSubject(NetworkSubject):
         if of_training:  # written once, at the end of a patch
             self.training = {**self.training, **settings}
         else:
-            self.network = network_of(Parts(self.estimator).begun(self.given.x, self.given.target))
+            data = self.given.x, self.given.target
+            self.network = network_of(Parts(self.estimator).begun(*data, self.seed))
         self._renew_optimizer()
         words = ", ".join(f"{name}={in_code(value)}" for name, value in settings.items())
         return Code(() if of_training else script.lines, words=f"set {words}")

@@ -62,9 +62,7 @@ def cure(
     """
     found = Parts(estimator)
     if found.perceptron.solver == "lbfgs":
-        raise ValueError(
-            'solver must be "adam" or "sgd": "lbfgs" takes no steps that could be tried'
-        )
+        raise ValueError('solver must be "adam" or "sgd": "lbfgs" takes no steps to be tried')
     tell = listener(progress)
     goes_on = found.fitted and found.perceptron.warm_start and found.around is None
     given = copy.deepcopy(estimator) if goes_on else clone(estimator)
