@@ -94,6 +94,17 @@ def test_an_unscaled_target_is_scaled_and_back_again() -> None:
     assert outcome.goal.guess == pytest.approx(y.var(), rel=1e-6)  # in the target's own units
 
 
+def test_several_numbers_are_scaled_each_by_itself() -> None:
+    x, y = make_regression(400, 6, n_targets=2, noise=1.0, random_state=0)
+    y = y * [1e4, 1.0] + [1e6, 3.0]
+    given = MLPRegressor(random_state=0, max_iter=300)
+    outcome = ours.cure(given, x, y)
+    assert outcome.cured
+    assert "transformer=StandardScaler()" in outcome.patch
+    one = patched(outcome, given, x, y)
+    assert one.score(x, y) > 0.9  # the mean of both columns' R²
+
+
 def test_a_fitted_one_is_cured_from_its_beginning(digits) -> None:
     given = MLPClassifier((30,) * 6, activation="logistic", random_state=0, max_iter=2)
     fresh, fitted = ours.cure(given, *digits), ours.cure(given.fit(*digits), *digits)

@@ -75,8 +75,7 @@ class EstimatorSubject(NetworkSubject):
         target = wanted if numbers else encoded(wanted, begun.classes_)
         data = network.checked(x, target)
         warn_of_copies(x, data[1], names_of(table))
-        one_number = found.numeric and wanted.ndim == 1  # a scaler takes each column by itself
-        own, given = ArrayData(*data, numeric=one_number), ArrayData(x, wanted)
+        own, given = ArrayData(*data, numeric=found.numeric), ArrayData(x, wanted)
         subject = cls(network, own, None, seed, estimator=estimator, given=given)
         subject._renew_optimizer()
         return subject
@@ -131,6 +130,9 @@ class EstimatorSubject(NetworkSubject):
         if isinstance(edit, edits.ScaleTarget):
             wrapped = "TransformedTargetRegressor(estimator, transformer=StandardScaler())"
             script.run(f"estimator = {wrapped}")
+            y = self.given.target.reshape(len(self.data), -1)  # each column by itself
+            scaled = StandardScaler().fit_transform(y).astype(self.data.target.dtype)
+            self.data = replace(self.data, target=scaled)
         elif found.pipeline is None:
             script.run(f"{inner} = make_pipeline(StandardScaler(), {inner})")
         else:

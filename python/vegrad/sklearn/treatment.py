@@ -20,10 +20,7 @@ from vegrad.treatment.search import Search
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EstimatorCure(Outcome):
-    """The outcome for an estimator; `estimator` is the changed one, before its fit.
-
-    `patch` is code of scikit-learn's that makes of `estimator`, `X` and `y` the same, fitted.
-    """
+    """The outcome for an estimator; `estimator` is the changed one, before its fit."""
 
     estimator: object
 
@@ -51,7 +48,8 @@ def cure(
         X: the inputs (N, I), as for its `fit`.
         y: the labels or numbers, as for its `fit`.
         goal: an accuracy, at least; for numbers a mean square, at most. By default 80 % of the way
-            from the best constant output to perfection, for numbers half of it.
+            from the best constant output to perfection, for numbers half of it. Where several
+            columns of y are scaled, each counts for as much, in units of their mean square.
         steps: of one training; their rows are the estimator's batch_size.
         seed: of the order of rows.
         budget: the most that may be spent, in trainings of `steps`.
