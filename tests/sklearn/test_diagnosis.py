@@ -153,3 +153,82 @@ def test_what_is_no_perceptron() -> None:
             ours.diagnose(MLPRegressor(loss="poisson"), x, y)
     with pytest.raises(ValueError, match="wieght-scale"):
         ours.diagnose(MLPClassifier(), x, y, ignore=["wieght-scale"])
+
+
+def scaled(estimator):
+    return make_pipeline(StandardScaler(), estimator)
+
+
+def flows():
+    """Columns as of network traffic: bytes, ports, lengths, shares, protocols."""
+    random = np.random.default_rng(0)
+    table = [random.lognormal(8, 2, 800), random.integers(0, 65536, 800)]
+    table += [random.integers(20, 1500, 800), random.random(800), random.integers(6, 18, 800)]
+    return np.stack(table, axis=1), (np.log(table[0]) + 2 * table[3] > 9).astype(int)
+
+
+def points():
+    x = np.random.default_rng(0).integers(0, 10001, (800, 2)) / 100
+    return x, (((x - 50) ** 2).sum(axis=1) < 900).astype(int)
+
+
+def embedded():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((600, 768)) / 28
+    return x, (x @ random.standard_normal((768, 29))).argmax(axis=1)
+
+
+# Settings that people have published with their programs, on data that are like theirs.
+PUBLISHED = {
+    "three logistic layers": (
+        scaled(MLPClassifier((30, 30, 30), activation="logistic", max_iter=1000, random_state=0)),
+        lambda: load_breast_cancer(return_X_y=True),
+        "",
+    ),
+    "lbfgs, five and two units": (
+        scaled(MLPClassifier((5, 2), solver="lbfgs", alpha=1e-5, random_state=1)),
+        lambda: load_breast_cancer(return_X_y=True),
+        "",
+    ),
+    "a slow adaptive rate": (
+        scaled(
+            MLPClassifier(
+                solver="sgd", learning_rate="adaptive", learning_rate_init=1e-4, random_state=1
+            )
+        ),
+        lambda: load_iris(return_X_y=True),
+        "",
+    ),
+    "a last layer as wide as the classes": (
+        make_pipeline(MinMaxScaler(), MLPClassifier((64, 32, 10), solver="sgd", random_state=1999)),
+        lambda: load_digits(return_X_y=True),
+        "",
+    ),
+    "traffic as it comes": (
+        MLPClassifier((20, 4), solver="sgd", max_iter=500, random_state=0),
+        flows,
+        "input-scale",
+    ),
+    "the same, scaled": (
+        scaled(MLPClassifier((20, 4), solver="sgd", max_iter=500, random_state=0)),
+        flows,
+        "",
+    ),
+    "points from 0 to 100": (
+        MLPClassifier((8, 2), activation="logistic", learning_rate_init=0.1, random_state=7),
+        points,
+        "input-scale",
+    ),
+    "logistic layers on embeddings": (
+        MLPClassifier((768, 384, 192, 29), activation="logistic", random_state=2),
+        embedded,
+        "activation-derivative",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings(name) -> None:
+    estimator, data, cause = PUBLISHED[name]
+    found = ours.diagnose(estimator, *data())
+    assert [one.cause for one in found.findings][:1] == ([cause] if cause else []), found

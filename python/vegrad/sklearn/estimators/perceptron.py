@@ -173,7 +173,7 @@ class Perceptron(Arguments):
                 "or put a StandardScaler before X"
             )
         if not (go_on or stopping.stopped) and self.n_iter_ == self.max_iter:
-            said = f"all max_iter={self.max_iter} epochs were taken, and the loss still falls"
+            said = f"all max_iter={self.max_iter} epochs were taken: the training has not converged"
             warnings.warn(said, ConvergenceWarning, stacklevel=4)
         return self
 
