@@ -52,7 +52,10 @@ def numbers() -> Both:
     return x, y / y.std()
 
 
-@parametrize_with_checks([MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
+CHECKS = parametrize_with_checks([MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
+
+
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), ids=CHECKS.kwargs["ids"])
 @pytest.mark.filterwarnings("ignore")  # of data that the checks make
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     """All of them: none is expected to fail."""
