@@ -28,7 +28,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from vegrad import sklearn as ours
-from vegrad.benchmark.machine import environment
+from vegrad.benchmark.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results" / "estimators.json"
 SEEDS = 10
@@ -153,7 +153,8 @@ def main() -> None:
     turns, seeds = (1, 2) if options.quick else (11, SEEDS)
     cases = CASES[:1] if options.quick else CASES
     found = {
-        "machine": environment(1) | {"scikit-learn": sklearn.__version__},
+        "machine": machine(),
+        "versions": versions() | {"scikit-learn": sklearn.__version__},
         "speed": [row for case in cases for row in timed(case, turns)],
         "learnt": [learnt(case, seeds) for case in cases],
     }

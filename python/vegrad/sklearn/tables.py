@@ -84,4 +84,4 @@ def warn_of_copies(x: Array, target: Array, names: Sequence[str]) -> None:
     if same:
         said = some([names[n] for n in sorted(same)], 4)
         tells = "for rows whose target is not known yet, that tells nothing: leave it out"
-        warnings.warn(f"X has the target among its columns: {said}; {tells}", stacklevel=3)
+        warnings.warn(f"X has the target among its columns: {said}; {tells}", stacklevel=4)
