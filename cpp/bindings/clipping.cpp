@@ -253,7 +253,11 @@ Asked::Asked(const RuleArguments& arguments, std::size_t buffers) {
   } else if (PyCallable_Check(limit.ptr())) {
     request.choose = [limit](double norm) {
       const WithGil held;
-      const py::object chosen = limit(norm);
+      const py::float_ given(norm);
+      PyObject* const answer =
+          ask_python([&] { return PyObject_CallOneArg(limit.ptr(), given.ptr()); });
+      if (answer == nullptr) throw py::error_already_set();
+      const auto chosen = py::reinterpret_steal<py::object>(answer);
       return chosen.is_none() ? std::numeric_limits<double>::infinity() : chosen.cast<double>();
     };
   } else if (!limit.is_none()) {

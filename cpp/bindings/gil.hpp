@@ -13,13 +13,15 @@
 
 namespace vegrad {
 
+struct Stay {
+  bool needed = true;
+  ~Stay() {
+    while (needed) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+};
+
 inline void take_gil_back(PyThreadState* state) {
-  struct Stay {
-    bool needed = true;
-    ~Stay() {
-      while (needed) std::this_thread::sleep_for(std::chrono::hours(1));
-    }
-  } stay;
+  Stay stay;
   PyEval_RestoreThread(state);
   stay.needed = false;
 }
@@ -45,7 +47,17 @@ auto without_gil(const Body& body) {
   return body();
 }
 
-// Within the life of a WithoutGil, on the same thread.
+// Calls a function of Python's C interface that may run Python code, which gives the lock to other
+// threads now and then, and so may end the thread, too.
+template <class Call>
+auto ask_python(const Call& call) {
+  Stay stay;
+  const auto result = call();
+  stay.needed = false;
+  return result;
+}
+
+// Within the life of a WithoutGil, on the same thread. What runs Python code goes by `ask_python`.
 class WithGil {
  public:
   WithGil() : state_(t_without_gil) { take_gil_back(state_); }

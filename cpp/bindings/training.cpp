@@ -90,7 +90,8 @@ class PyTrainer {
       if (now - looked >= kSignalInterval) {
         looked = now;
         const WithGil held;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        // It collects garbage, too.
+        if (ask_python(PyErr_CheckSignals) != 0) throw py::error_already_set();
       }
       return std::chrono::duration<double>(now - start).count() < seconds;
     };
