@@ -168,6 +168,8 @@ void Buffers::add_items(const py::handle& container) {
   const Py_ssize_t length = PyList_GET_SIZE(items.ptr());
   if (within_ == 0) reserve(length);
   for (Py_ssize_t i = 0; i < length; ++i) {
+    if (last_source_ == Source::kArray && is_flat()) i = add_arrays(items.ptr(), i);
+    if (i == length) break;
     PyObject* const item = PyList_GET_ITEM(items.ptr(), i);
     if (named) {
       if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 2)
@@ -353,11 +355,31 @@ void Buffers::pair_flat(const Buffers& other, std::vector<std::size_t>& places) 
   }
 }
 
+void Buffers::require_shape(std::size_t number, const Buffers& other, const View& theirs) const {
+  const View& mine = views[number];
+  bool same = mine.ndim == theirs.ndim;
+  for (int axis = 0; same && axis < mine.ndim; ++axis) same = mine.shape[axis] == theirs.shape[axis];
+  if (same) return;
+  const auto shape = [](const View& view) {
+    py::tuple sizes(view.ndim);
+    for (int axis = 0; axis < view.ndim; ++axis) sizes[axis] = view.shape[axis];
+    return std::string(py::str(sizes));
+  };
+  throw py::value_error(other.label(number) + " must have the shape of " + label(number) + ", " +
+                        shape(mine) + ", not " + shape(theirs));
+}
+
 Buffers Buffers::matched(const char* argument, const py::object& object, bool writable) {
   Buffers other(argument, object, writable), result;
   if (other.kind_ != kind_)
     throw py::type_error(std::string(argument) + " must be " + kind_name(kind_) + " like " +
                          argument_ + ", not " + kind_name(other.kind_));
+  const bool in_order = is_flat() && other.is_flat() && other.length_ == length_ &&
+                        other.positions_ == positions_;
+  if (in_order) {
+    for (std::size_t i = 0; i < size(); ++i) require_shape(i, other, other.views[i]);
+    return other;
+  }
   std::vector<std::size_t> places(size());
   if (is_flat() && other.is_flat()) {
     pair_flat(other, places);
@@ -376,19 +398,8 @@ Buffers Buffers::matched(const char* argument, const py::object& object, bool wr
   result.axes_ = std::move(other.axes_);
   result.views.reserve(size());
   for (std::size_t i = 0; i < size(); ++i) {
-    const View &mine = views[i], &theirs = other.views[places[i]];
-    bool same = mine.ndim == theirs.ndim;
-    for (int axis = 0; same && axis < mine.ndim; ++axis)
-      same = mine.shape[axis] == theirs.shape[axis];
-    if (!same) {
-      const auto shape = [](const View& view) {
-        py::tuple sizes(view.ndim);
-        for (int axis = 0; axis < view.ndim; ++axis) sizes[axis] = view.shape[axis];
-        return std::string(py::str(sizes));
-      };
-      throw py::value_error(result.label(i) + " must have the shape of " + label(i) + ", " +
-                            shape(mine) + ", not " + shape(theirs));
-    }
+    const View& theirs = other.views[places[i]];
+    require_shape(i, result, theirs);
     result.views.push_back(theirs);
   }
   return result;

@@ -227,25 +227,61 @@ void Buffers::take(const void* pointer, const py::handle& item, View& view) {
 }
 
 void Buffers::add_array(const py::handle& item, View& view) {
-  const auto array = py::reinterpret_borrow<py::array>(item);
-  if (!dtype_of(array.dtype(), view.dtype)) {
-    const bool native = py::cast<bool>(array.dtype().attr("isnative"));
-    throw py::type_error(
-        here() + " must be " + kDtypes + ", not " + visible(py::str(array.dtype())) +
-        (native ? "" : ", whose bytes are in the other order than this machine's"));
+  const auto& array = *py::detail::array_proxy(item.ptr());
+  if (array.descr == last_descriptor_.ptr()) {
+    view.dtype = last_dtype_;
+  } else {
+    last_descriptor_ = py::reinterpret_borrow<py::object>(array.descr);
+    const auto descriptor = py::reinterpret_borrow<py::dtype>(last_descriptor_);
+    if (!dtype_of(descriptor, view.dtype)) {
+      const bool native = py::cast<bool>(descriptor.attr("isnative"));
+      throw py::type_error(
+          here() + " must be " + kDtypes + ", not " + visible(py::str(descriptor)) +
+          (native ? "" : ", whose bytes are in the other order than this machine's"));
+    }
+    last_dtype_ = view.dtype;
   }
-  if (writable_ && !array.writeable())
+  if (writable_ && !(array.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
     throw py::value_error(here() + " must be writable, not a read-only array");
-  view.data = static_cast<char*>(const_cast<void*>(array.data()));
+  view.data = array.data;
   static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
-  view.ndim = std::int32_t(array.ndim());
+  view.ndim = std::int32_t(array.nd);
   if (view.ndim > kMostAxes)
     throw py::value_error(here() + " must have at most " + std::to_string(kMostAxes) +
                           " axes, not " + std::to_string(view.ndim));
   // Copied while we hold the lock: `array.shape = …` on another thread frees NumPy's own.
-  const auto* const shape = reinterpret_cast<const std::int64_t*>(array.shape());
-  if (array.flags() & py::array::c_style) return copy_shape(shape, axes_, view);
-  copy_axes(shape, reinterpret_cast<const std::int64_t*>(array.strides()), 1, axes_, view);
+  const auto* const shape = reinterpret_cast<const std::int64_t*>(array.dimensions);
+  if (array.flags & py::array::c_style) return copy_shape(shape, axes_, view);
+  copy_axes(shape, reinterpret_cast<const std::int64_t*>(array.strides), 1, axes_, view);
+}
+
+// What add() does, for the items from number `next` that are arrays like the one before and
+// contiguous; returns the number of the first that is not. Most lists are such arrays alone.
+Py_ssize_t Buffers::add_arrays(PyObject* list, Py_ssize_t next) {
+  const Py_ssize_t length = PyList_GET_SIZE(list);
+  const int wanted =
+      py::array::c_style | (writable_ ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+  const auto array_at = [&](Py_ssize_t i) {
+    PyObject* const item = PyList_GET_ITEM(list, i);
+    return Py_TYPE(item) == last_type_ ? py::detail::array_proxy(item) : nullptr;
+  };
+  for (; next < length; ++next) {
+    // The sizes lie elsewhere: they are fetched ahead.
+    if (next + kAhead < length)
+      if (const auto* const later = array_at(next + kAhead)) __builtin_prefetch(later->dimensions);
+    const auto* const array = array_at(next);
+    if (!array || array->descr != last_descriptor_.ptr() || (array->flags & wanted) != wanted ||
+        array->nd > kMostAxes || !array->data)
+      break;
+    View& view = views.emplace_back();
+    view.dtype = last_dtype_;
+    view.data = array->data;
+    view.ndim = std::int32_t(array->nd);
+    copy_shape(reinterpret_cast<const std::int64_t*>(array->dimensions), axes_, view);
+    set_dense(view);
+    positions_.push_back(length_++);
+  }
+  return next;
 }
 
 void Buffers::add_exchanged(const py::handle& item, View& view) {

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from itertools import repeat
-from operator import is_, is_not
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -87,10 +85,10 @@ class CoreStep(CoreState):
         else:
             params = [param for group in groups for param in group["params"]]
         known = self._params
-        if len(known) != len(params) or not all(map(is_, params, known)):
+        if not _core.same_objects(params, known):
             self._move_out()
             self._params, self._sharing_is_foreign = list(params), False
-        grads = [param.grad for param in params]
+        grads: Grads = _core.gradients(params)
         if not self._in_core:
             self._all_ours = not self._find_foreign(grads)
             if self._all_ours:
@@ -121,8 +119,8 @@ class CoreStep(CoreState):
         return self._step_all(params, grads, True)
 
     def _step_in_core(self, params: Grads, grads: Grads, clip: Rule | None) -> None:
-        full = all(map(is_not, grads, repeat(None)))
-        if not full and all(map(is_, grads, repeat(None))):
+        missing = _core.nones(grads)
+        if missing and missing == len(grads):
             return
         request, learn = _UNCLIPPED, None
         if clip is not None:
@@ -140,7 +138,7 @@ class CoreStep(CoreState):
         if learn is not None:
             learn(self.clipped)
         if not self.clipped.skipped:
-            if not full:
+            if missing:
                 params = [p for p, g in zip(params, grads, strict=True) if g is not None]
             increment_version(params)
 
