@@ -212,18 +212,21 @@ class Clipping {
       for (const Written& one : written) sums_.push_back(one.squares);
       return note_sums();
     }
-    const bool one_factor = request_.consumer && request_.rule == Rule::kGlobalNorm;
+    const bool global = request_.rule == Rule::kGlobalNorm && !views_.empty();
     Written all;
-    if (one_factor && !views_.empty())
+    if (global) {  // one factor says what became of all
       all = {{}, over_ ? factor_.value() : 1, over_};
-    else
+      if (request_.after_wanted && request_.order.p == 2 && !request_.consumer)
+        for (const Written& one : written) all.squares = kL2.add(all.squares, one.squares);
+    } else {
       for (const Written& one : written) all = together(all, one);
+    }
     out_.clipped = all.any;
     if (!all.any && !cleaned_) return;
     out_.coefficient = all.coefficient;
     if (cleaned_)
       for (View& view : views_) view.cleaned = false;
-    if (one_factor) {
+    if (global && request_.consumer) {
       const PowerOf power(over_ ? factor_ : Factor{}, request_.order);
       out_.norm_after = value(request_.order.root(power.times(total(sums_, request_.order))));
     } else if (request_.consumer && request_.rule != Rule::kValue &&

@@ -80,13 +80,13 @@ Scaled power_sum(const View& view, std::int64_t first, std::int64_t count, Order
   return with_dtype(view.dtype, [&](auto element) {
     using E = decltype(element);
     const RunKernels<E>& kernels = instruction_set().runs<E>();
-    const Layout layout(view);
     // Squares of narrower types fit a double, so that nothing is looked at twice.
     if constexpr (sizeof(E) < 8)
-      if (order.p == 2 && view.dense && !view.cleaned)
-        return Scaled{
-            kernels.squares(reinterpret_cast<const E*>(layout.lowest) + first, std::size_t(count)),
-            0};
+      if (order.p == 2 && view.dense && !view.cleaned) {
+        const char* const lowest = view.strides ? Layout(view).lowest : view.data;
+        return Scaled{kernels.squares(reinterpret_cast<const E*>(lowest) + first, count), 0};
+      }
+    const Layout layout(view);
     Scaled sum;
     for_runs<false, E>(view, layout, first, count, [&](const E* run, std::size_t n) {
       sum = order.add(sum, run_power_sum(kernels, run, n, order));

@@ -140,17 +140,14 @@ void Stepper::prepare(std::size_t buffer) {
   numbers_of_[buffer] = &numbers_after(group_of_[buffer], state->steps);
   const View& gradient = gradients_[buffer];
   const auto follows = [](const View& view) { return view.dense && !view.strides; };
-  const bool simple = !norm_wanted_ && gradient.dtype == parameter.dtype && follows(gradient) &&
-                      follows(parameter);
+  const bool simple =
+      !norm_wanted_ && gradient.dtype == parameter.dtype && follows(gradient) && follows(parameter);
   const auto kept_at = [&](std::size_t s) {
     return s < kept ? static_cast<void*>(state->memory[s].data()) : nullptr;
   };
-  plain_[buffer] = {numbers_of_[buffer],
-                    simple ? gradient.data : nullptr,
-                    parameter.data,
-                    {kept_at(0), kept_at(1), kept_at(2)},
-                    settings.kind,
-                    settings.maximize,
+  plain_[buffer] = {numbers_of_[buffer], simple ? gradient.data : nullptr,
+                    parameter.data,      {kept_at(0), kept_at(1), kept_at(2)},
+                    settings.kind,       settings.maximize,
                     parameter.dtype};
 }
 
