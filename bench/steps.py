@@ -6,6 +6,7 @@ import numpy as np
 from common import ELEMENTS, MODES, OTHERS, Task, hold, lines, normals, reads, winner
 
 LR, MAX_NORM = 1e-3, 1.0
+ONE_BUFFER = 1 / 1.3  # at least: the time of one buffer over that of many that are as large
 
 
 def make(name):
@@ -77,6 +78,12 @@ def step(case, name, count, shape, asked, settings):
     large = traffic > 1e8
     against, size = f"clip_grad_norm_, {name}(fused=True)", traffic if large else None
     wanted = [(f"{case}, {title}", against, asked, title, "torch", size, 1) for title in tasks]
+    if not large:  # what many buffers cost beyond the work: as much memory in one buffer has none
+        weights, slope = (np.concatenate([x.ravel() for x in xs]) for xs in (source, gradients))
+        of_one, _ = make(name)
+        tasks["one"] = Task(partial(of_one.step, weights, slope))
+        line = (f"{case}, NumPy arrays", "one buffer as large", ONE_BUFFER)
+        wanted.append((*line, "NumPy arrays", "one", None, 1))
     tasks["torch"] = winner({mode: Task(call) for mode, call in modes.items()}, settings)
     if large and name == "AdamW":
         block, title = np.ones(ELEMENTS, np.float32), "NumPy arrays"

@@ -57,6 +57,7 @@ class Buffers {
     const PyObject* object;  // a container
   };
   static constexpr int kDeepest = 64;  // containers within each other
+  static constexpr int kAhead = 8;     // items: how far ahead their memory is fetched
 
   Buffers() = default;
   static Kind container_kind(const pybind11::handle& object);
@@ -67,6 +68,7 @@ class Buffers {
   void plant();
   void enter(const pybind11::handle& item, const pybind11::handle& key);
   void add_items(const pybind11::handle& container);
+  Py_ssize_t add_arrays(PyObject* list, Py_ssize_t next);
   void note(Kind kind, const pybind11::handle& key, std::size_t number);
   void add(const pybind11::handle& item, const pybind11::handle& key);
   void add_array(const pybind11::handle& item, View& view);
@@ -84,6 +86,8 @@ class Buffers {
   void pair_named(const Buffers& other, std::size_t mapping, std::size_t theirs,
                   std::vector<std::size_t>& places) const;
   void pair_flat(const Buffers& other, std::vector<std::size_t>& places) const;
+  // ValueError unless buffer `number`, which `other` has as `theirs`, has the same shape there.
+  void require_shape(std::size_t number, const Buffers& other, const View& theirs) const;
   [[noreturn]] void miss(const Buffers& other, std::size_t mapping, std::size_t theirs,
                          std::size_t entry) const;
 
@@ -106,6 +110,8 @@ class Buffers {
   PyTypeObject* last_type_ = nullptr;  // and how its tensors are read
   Source last_source_ = Source::kUnknown;
   const void* last_api_ = nullptr;
+  pybind11::object last_descriptor_;  // of an array, held, so that no other can have its place
+  Dtype last_dtype_ = Dtype::kFloat32;
   AxisStore axes_;
 };
 

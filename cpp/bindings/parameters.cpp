@@ -109,6 +109,34 @@ bool unhooked(const py::list& tensors, const py::type& type) {
          }) == tensors.size();
 }
 
+// The gradient of each, or None.
+py::list gradients(const py::list& tensors) {
+  Attribute gradient("grad");
+  py::list all(tensors.size());
+  const std::size_t found = while_true(tensors, [&](const py::object& tensor, std::size_t i) {
+    if (i == all.size()) return false;
+    PyList_SET_ITEM(all.ptr(), i, get(gradient, tensor).release().ptr());
+    return true;
+  });
+  if (found < all.size()) throw py::value_error("tensors must stay as many as they are");
+  return all;
+}
+
+// How many are None.
+std::size_t nones(const py::list& list) {
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < list.size(); ++i) found += PyList_GET_ITEM(list.ptr(), i) == Py_None;
+  return found;
+}
+
+// Whether two lists have the same objects.
+bool same_objects(const py::list& one, const py::list& other) {
+  if (one.size() != other.size()) return false;
+  for (std::size_t i = 0; i < one.size(); ++i)
+    if (PyList_GET_ITEM(one.ptr(), i) != PyList_GET_ITEM(other.ptr(), i)) return false;
+  return true;
+}
+
 // Sets the first ones' gradients, up to one that has some or needs none; returns how many.
 std::size_t set_gradients(const py::list& tensors, const py::list& gradients) {
   if (gradients.size() != tensors.size())
@@ -130,6 +158,10 @@ void register_parameters(py::module_& module) {
   module.def("versions", &versions, py::arg("tensors"), "`._version` of each, eight bytes each.");
   module.def("unhooked", &unhooked, py::arg("tensors"), py::arg("type"),
              "Whether none has a hook, nor a `.grad` of another type.");
+  module.def("gradients", &gradients, py::arg("tensors"), "`.grad` of each.");
+  module.def("nones", &nones, py::arg("entries"), "How many entries are None.");
+  module.def("same_objects", &same_objects, py::arg("one"), py::arg("other"),
+             "Whether two lists have the same objects in the same order.");
   module.def("set_gradients", &set_gradients, py::arg("tensors"), py::arg("gradients"),
              "Sets `.grad`, up to one that has some or needs none; returns how many.");
 }

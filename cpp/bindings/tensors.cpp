@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "bindings/buffers.hpp"
+#include "bindings/reading.hpp"
 #include "bindings/visible.hpp"
 
 namespace py = pybind11;
@@ -22,11 +23,6 @@ std::string device_name(dlpack::Device device) {
                                                      : nullptr;
   if (!name) return "device type " + std::to_string(device.type);
   return name + (":" + std::to_string(device.id));
-}
-
-bool on_cpu(dlpack::Device device) {
-  return device.type == dlpack::kCpu || device.type == dlpack::kCudaHost ||
-         device.type == dlpack::kRocmHost;
 }
 
 std::string dtype_name(dlpack::DataType dtype, const py::handle& item) {
@@ -55,105 +51,6 @@ bool dtype_of(const py::dtype& descriptor, Dtype& dtype) {
   }
   dtype = Dtype::kBfloat16;
   return true;
-}
-
-bool dtype_of(dlpack::DataType type, Dtype& dtype) {
-  const auto [code, bits, lanes] = type;
-  if (lanes != 1) return false;
-  if (code == dlpack::kBfloat && bits == 16)
-    dtype = Dtype::kBfloat16;
-  else if (code == dlpack::kFloat && (bits == 16 || bits == 32 || bits == 64))
-    dtype = bits == 16 ? Dtype::kFloat16 : bits == 32 ? Dtype::kFloat32 : Dtype::kFloat64;
-  else
-    return false;
-  return true;
-}
-
-std::string tuple_of(const std::int64_t* numbers, int n) {
-  py::tuple all(n);
-  for (int i = 0; i < n; ++i) all[i] = numbers[i];
-  return py::str(all);
-}
-
-// What is wrong with the shape, the strides or the address that a tensor claims to have, as the end
-// of a message; empty if nothing is. What passes can be walked over without an overflow.
-std::string flaw_of(const dlpack::Tensor& tensor, std::int64_t itemsize) {
-  const std::int32_t ndim = tensor.ndim;
-  if (ndim < 0 || ndim > kMostAxes)
-    return "must have from 0 to " + std::to_string(kMostAxes) + " axes, not " +
-           std::to_string(ndim);
-  if (ndim > 0 && !tensor.shape)
-    return "must have a shape, not a null pointer for " + std::to_string(ndim) + " axes";
-  std::int64_t bytes = itemsize, below = 0, above = 0;
-  bool empty = false, fits = true;
-  for (int axis = 0; axis < ndim; ++axis) {
-    const std::int64_t size = tensor.shape[axis];
-    if (size < 0) return "must have no negative size, not shape " + tuple_of(tensor.shape, ndim);
-    empty |= size == 0;
-    if (size == 0) continue;  // the others must fit all the same, as NumPy wants it, too
-    if (__builtin_mul_overflow(bytes, size, &bytes))
-      return "must have less than 2^63 bytes, not shape " + tuple_of(tensor.shape, ndim);
-    if (!tensor.strides || size == 1) continue;
-    std::int64_t step, length;
-    fits &= !__builtin_mul_overflow(tensor.strides[axis], itemsize, &step) &&
-            !__builtin_mul_overflow(step, size, &length);
-    if (fits) length -= step;
-    std::int64_t& end = fits && step < 0 ? below : above;
-    fits &= fits && !__builtin_add_overflow(end, length, &end);
-    if (!fits)
-      return "must lie within 2^63 bytes, not at strides " + tuple_of(tensor.strides, ndim);
-  }
-  if (empty || !tensor.data) return {};
-  if (!tensor.strides) above = bytes - itemsize;
-  std::uint64_t first, last;
-  if (__builtin_add_overflow(std::uint64_t(tensor.data), tensor.byte_offset, &first) ||
-      first < 0 - std::uint64_t(below) ||
-      __builtin_add_overflow(first, std::uint64_t(above) + std::uint64_t(itemsize), &last) ||
-      last > std::uint64_t(INT64_MAX))
-    return "must lie within the address space, not " + std::to_string(tensor.byte_offset) +
-           " bytes behind address " + std::to_string(std::uint64_t(tensor.data));
-  return {};
-}
-
-// The shape as a copy of ours, of elements that follow each other in C order.
-void copy_shape(const std::int64_t* shape, AxisStore& axes, View& view) {
-  const int n = view.ndim;
-  std::int64_t* const copy = axes.take(n);
-  std::int64_t count = 1;
-  for (int axis = 0; axis < n; ++axis) {
-    const std::int64_t size = shape[axis];
-    copy[axis] = size;
-    count *= size;
-  }
-  view.shape = copy;
-  view.count = count;
-}
-
-// Shape and strides (`unit` bytes each) as copies of ours; no strides if they say no more than the
-// shape.
-void copy_axes(const std::int64_t* shape, const std::int64_t* strides, std::int64_t unit,
-               AxisStore& axes, View& view) {
-  copy_shape(shape, axes, view);
-  if (!strides) return;
-  const int n = view.ndim;
-  std::int64_t* const copy = axes.take(n);
-  std::int64_t expected = view.itemsize();
-  bool contiguous = true;
-  for (int axis = n - 1; axis >= 0; --axis) {
-    const std::int64_t size = view.shape[axis];
-    // Of a single element the stride means nothing, and may be anything.
-    const std::int64_t stride = size == 1 ? 0 : strides[axis] * unit;
-    copy[axis] = stride;
-    contiguous &= size == 1 || stride == expected;
-    expected *= size;
-  }
-  if (!contiguous) view.strides = copy;
-}
-
-void set_memory(const dlpack::Tensor& tensor, AxisStore& axes, View& view) {
-  view.data = tensor.data ? static_cast<char*>(tensor.data) + tensor.byte_offset : nullptr;
-  view.ndim = tensor.ndim;
-  copy_axes(tensor.shape, tensor.strides, view.itemsize(), axes, view);
 }
 
 // A device is a pair of numbers, which may be an enumeration's members.
@@ -206,9 +103,11 @@ bool DenseReader::operator()(PyObject* object, AxisStore& axes, View& view) cons
     PyErr_Clear();
     return false;
   }
-  if (!on_cpu(tensor.device) || !dtype_of(tensor.dtype, view.dtype)) return false;
-  if (!flaw_of(tensor, view.itemsize()).empty()) return false;
-  set_memory(tensor, axes, view);
+  if (!take_plain(tensor, axes, view)) {
+    if (!on_cpu(tensor.device) || !dtype_of(tensor.dtype, view.dtype)) return false;
+    if (!flaw_of(tensor, view.itemsize()).empty()) return false;
+    set_memory(tensor, axes, view);
+  }
   if (view.count > 0 && !view.data) return false;
   set_dense(view);
   return view.dense;
@@ -216,6 +115,7 @@ bool DenseReader::operator()(PyObject* object, AxisStore& axes, View& view) cons
 
 void Buffers::take(const void* pointer, const py::handle& item, View& view) {
   const auto& tensor = *static_cast<const dlpack::Tensor*>(pointer);
+  if (take_plain(tensor, axes_, view)) return;
   if (!on_cpu(tensor.device))
     throw py::type_error(here() + " must be on the CPU, not on " + device_name(tensor.device));
   if (!dtype_of(tensor.dtype, view.dtype))
@@ -227,25 +127,61 @@ void Buffers::take(const void* pointer, const py::handle& item, View& view) {
 }
 
 void Buffers::add_array(const py::handle& item, View& view) {
-  const auto array = py::reinterpret_borrow<py::array>(item);
-  if (!dtype_of(array.dtype(), view.dtype)) {
-    const bool native = py::cast<bool>(array.dtype().attr("isnative"));
-    throw py::type_error(
-        here() + " must be " + kDtypes + ", not " + visible(py::str(array.dtype())) +
-        (native ? "" : ", whose bytes are in the other order than this machine's"));
+  const auto& array = *py::detail::array_proxy(item.ptr());
+  if (array.descr == last_descriptor_.ptr()) {
+    view.dtype = last_dtype_;
+  } else {
+    last_descriptor_ = py::reinterpret_borrow<py::object>(array.descr);
+    const auto descriptor = py::reinterpret_borrow<py::dtype>(last_descriptor_);
+    if (!dtype_of(descriptor, view.dtype)) {
+      const bool native = py::cast<bool>(descriptor.attr("isnative"));
+      throw py::type_error(
+          here() + " must be " + kDtypes + ", not " + visible(py::str(descriptor)) +
+          (native ? "" : ", whose bytes are in the other order than this machine's"));
+    }
+    last_dtype_ = view.dtype;
   }
-  if (writable_ && !array.writeable())
+  if (writable_ && !(array.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
     throw py::value_error(here() + " must be writable, not a read-only array");
-  view.data = static_cast<char*>(const_cast<void*>(array.data()));
+  view.data = array.data;
   static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
-  view.ndim = std::int32_t(array.ndim());
+  view.ndim = std::int32_t(array.nd);
   if (view.ndim > kMostAxes)
     throw py::value_error(here() + " must have at most " + std::to_string(kMostAxes) +
                           " axes, not " + std::to_string(view.ndim));
   // Copied while we hold the lock: `array.shape = …` on another thread frees NumPy's own.
-  const auto* const shape = reinterpret_cast<const std::int64_t*>(array.shape());
-  if (array.flags() & py::array::c_style) return copy_shape(shape, axes_, view);
-  copy_axes(shape, reinterpret_cast<const std::int64_t*>(array.strides()), 1, axes_, view);
+  const auto* const shape = reinterpret_cast<const std::int64_t*>(array.dimensions);
+  if (array.flags & py::array::c_style) return copy_shape(shape, axes_, view);
+  copy_axes(shape, reinterpret_cast<const std::int64_t*>(array.strides), 1, axes_, view);
+}
+
+// What add() does, for the items from number `next` that are arrays like the one before and
+// contiguous; returns the number of the first that is not. Most lists are such arrays alone.
+Py_ssize_t Buffers::add_arrays(PyObject* list, Py_ssize_t next) {
+  const Py_ssize_t length = PyList_GET_SIZE(list);
+  const int wanted =
+      py::array::c_style | (writable_ ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+  const auto array_at = [&](Py_ssize_t i) {
+    PyObject* const item = PyList_GET_ITEM(list, i);
+    return Py_TYPE(item) == last_type_ ? py::detail::array_proxy(item) : nullptr;
+  };
+  for (; next < length; ++next) {
+    // The sizes lie elsewhere: they are fetched ahead.
+    if (next + kAhead < length)
+      if (const auto* const later = array_at(next + kAhead)) __builtin_prefetch(later->dimensions);
+    const auto* const array = array_at(next);
+    if (!array || array->descr != last_descriptor_.ptr() || (array->flags & wanted) != wanted ||
+        array->nd > kMostAxes || !array->data)
+      break;
+    View& view = views.emplace_back();
+    view.dtype = last_dtype_;
+    view.data = array->data;
+    view.ndim = std::int32_t(array->nd);
+    copy_shape(reinterpret_cast<const std::int64_t*>(array->dimensions), axes_, view);
+    set_dense(view);
+    positions_.push_back(length_++);
+  }
+  return next;
 }
 
 void Buffers::add_exchanged(const py::handle& item, View& view) {

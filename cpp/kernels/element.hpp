@@ -154,5 +154,22 @@ VEGRAD_INLINE Vector<double> load_wide(const E* p) {
   return Elements<E>::widen(load_elements(p));
 }
 
+// The first n of as many elements, zeros for the others, which are not touched in memory; any n.
+VEGRAD_INLINE Vector<double> load_first_wide(const double* p, int n) {
+  return load_first<double>(p, n);
+}
+VEGRAD_INLINE Vector<double> load_first_wide(const float* p, int n) {
+#if VEGRAD_VECTOR_BYTES == 64
+  return to_double((NarrowFloat)_mm256_maskz_loadu_ps((__mmask8)lane_bits<double>(n), p));
+#elif VEGRAD_VECTOR_BYTES == 32
+  const __m128i numbers = _mm_setr_epi32(0, 1, 2, 3);
+  return to_double((NarrowFloat)_mm_maskload_ps(p, _mm_cmpgt_epi32(_mm_set1_epi32(n), numbers)));
+#else
+  float lanes[kWide] = {};
+  for (int i = 0; i < lanes_within<double>(n); ++i) lanes[i] = p[i];
+  return load_wide(lanes);
+#endif
+}
+
 }  // namespace
 }  // namespace vegrad

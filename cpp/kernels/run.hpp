@@ -11,14 +11,39 @@ namespace {
 constexpr int kSumVectors = kSumLanes / kWide;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// Lane i + N for place i, from the first again after the last.
+template <int N>
+struct Turn {
+  alignas(VEGRAD_VECTOR_BYTES) std::int64_t number[kWide];
+  constexpr Turn() : number() {
+    for (int i = 0; i < kWide; ++i) number[i] = (i + N) % kWide;
+  }
+};
+template <int N>
+constexpr Turn<N> kTurn{};
+
+// Lane 0 and the N others, N = HALF · 2 - 1, summed by halves.
+template <int HALF>
+VEGRAD_INLINE double sum_of_halves(Vector<double> v) {
+  if constexpr (HALF == 0) {
+    return v[0];
+  } else {
+    Bits<double> numbers;
+    __builtin_memcpy(&numbers, kTurn<HALF>.number, sizeof numbers);
+    return sum_of_halves<HALF / 2>(v + shuffle<double>(v, v, numbers));
+  }
+}
+
 // The lanes' sum, in an order that is the same for every width.
 VEGRAD_INLINE double sum_of_lanes(const Vector<double> (&v)[kSumVectors]) {
-  double lanes[kSumLanes];
+  Vector<double> sum[kSumVectors];
 #pragma GCC unroll 8
-  for (int j = 0; j < kSumVectors; ++j) store<double>(lanes + j * kWide, v[j]);
-  for (int half = kSumLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  for (int j = 0; j < kSumVectors; ++j) sum[j] = v[j];
+#pragma GCC unroll 3
+  for (int half = kSumVectors / 2; half > 0; half /= 2)
+#pragma GCC unroll 4
+    for (int j = 0; j < half; ++j) sum[j] = sum[j] + sum[j + half];
+  return sum_of_halves<kWide / 2>(sum[0]);
 }
 
 VEGRAD_INLINE double largest_lane(const Vector<double> (&v)[kSumVectors]) {
@@ -54,6 +79,12 @@ VEGRAD_INLINE void read_run(const E* p, std::size_t n, Visitor& visitor) {
     for (int j = 0; j < kSumVectors; ++j) visitor.visit(load_wide(p + i + j * kWide), j);
   }
   if (i == n) return;
+  if constexpr (sizeof(E) >= 4) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kSumVectors; ++j)
+      visitor.visit(load_first_wide(p + i + j * kWide, int(n - i) - j * kWide), j);
+    return;
+  }
   E rest[kSumLanes] = {};
   __builtin_memcpy(rest, p + i, (n - i) * sizeof(E));
 #pragma GCC unroll 8

@@ -1,12 +1,13 @@
 """The compiled module: kernels and networks over checked, contiguous arrays."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 _Array = npt.NDArray[Any]
+_Tensor = TypeVar("_Tensor")
 
 __version__: str
 ACTIVATIONS: tuple[str, ...]
@@ -58,6 +59,9 @@ def unmoved(
 ) -> bytes | None: ...
 def versions(tensors: list[Any]) -> bytes: ...
 def unhooked(tensors: list[Any], type: type) -> bool: ...
+def gradients(tensors: list[_Tensor]) -> list[_Tensor | None]: ...
+def nones(entries: Sequence[object]) -> int: ...
+def same_objects(one: Sequence[object], other: Sequence[object]) -> bool: ...
 def set_gradients(tensors: list[Any], gradients: list[Any]) -> int: ...
 
 class NonFiniteGradientError(ValueError):

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 from vegrad import _core, clipping  # noqa: E402
 
 from tests.torch.test_optim import CASES, Training, assert_equal, make  # noqa: E402
@@ -206,3 +207,26 @@ def test_copies_and_pickles_have_the_last_clip() -> None:
     assert again.clipped.norms.tolist() == optimizer.clipped.norms.tolist()
     assert again.clipped.clipped
     assert again.norms() is None or len(again.norms()) == 1
+
+
+def test_hooks_and_the_profiler_hear_of_steps() -> None:
+    """They do so also if they begin to listen after steps that nobody listened to."""
+    params = [torch.nn.Parameter(torch.ones(2))]
+    params[0].grad = torch.ones(2)
+    optimizer = ours.SGD(params, 0.5)
+    optimizer.step()
+    heard: list[str] = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda *_: heard.append("before")),
+        optimizer.register_step_post_hook(lambda *_: heard.append("after")),
+        register_optimizer_step_post_hook(lambda *_: heard.append("any")),
+    ]
+    optimizer.step()
+    assert heard == ["before", "after", "any"]
+    for handle in handles:
+        handle.remove()
+    with torch.profiler.profile() as profile:
+        optimizer.step()
+    assert "Optimizer.step#SGD.step" in [event.key for event in profile.key_averages()]
+    assert params[0].tolist() == [-0.5, -0.5]
+    assert len(heard) == 3

@@ -43,7 +43,7 @@ Written adapt(const Units& gradient, const Units& parameter, const Request& requ
   const Factor factor = clipped ? ratio(limit, norm) : Factor{};
   if (request.consumer) {
     request.consumer->take(buffer, unit * view.count, view.count, factor, kInfinity, view.cleaned);
-    return {times(squares, factor, kL2), factor.value(), clipped};
+    return {PowerOf(factor, kL2).times(squares), factor.value(), clipped};
   }
   if (clipped) return scale(view, gradient.layout, 0, view.count, factor);
   return view.cleaned ? leave(view, gradient.layout, 0, view.count) : Written{squares, 1, false};

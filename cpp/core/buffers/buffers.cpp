@@ -79,7 +79,7 @@ std::int64_t Layout::extent(std::int64_t itemsize) const {
 }
 
 void set_dense(View& view) {
-  if (reinterpret_cast<std::uintptr_t>(view.data) % view.itemsize() != 0) return;
+  if (reinterpret_cast<std::uintptr_t>(view.data) & std::uintptr_t(view.itemsize() - 1)) return;
   if (!view.strides || view.count <= 1) {
     view.dense = true;
     return;

@@ -73,7 +73,8 @@ class Clipping {
         return std::move(out_);
       }
       Rounding rounding(Dtype::kFloat64);
-      for (const View& view : views_) rounding.widen(view.dtype);
+      for (int dtype = 0; dtype < 4; ++dtype)
+        if (out_.dtypes >> dtype & 1) rounding.widen(Dtype(dtype));
       over_ = exceeds(norm_, limit, rounding, elements_of(views_), request_.order) ||
               norm_.sum != norm_.sum || limit != limit;
       if (limit == kInfinity) over_ = false;
@@ -82,8 +83,7 @@ class Clipping {
       if (request_.float_factor && !wide) factor_.first = within_float(factor_.first);
       if (!over_ && !cleaned_ && !request_.consumer) return std::move(out_);
     }
-    if (request_.consumer)
-      for (std::size_t b = 0; b < views_.size(); ++b) request_.consumer->begin(b);
+    if (request_.consumer) request_.consumer->begin();
     write();
     return std::move(out_);
   }
@@ -212,18 +212,30 @@ class Clipping {
       for (const Written& one : written) sums_.push_back(one.squares);
       return note_sums();
     }
+    const bool global = request_.rule == Rule::kGlobalNorm && !views_.empty();
     Written all;
-    for (const Written& one : written) all = together(all, one);
+    if (global) {  // one factor says what became of all
+      all = {{}, over_ ? factor_.value() : 1, over_};
+      if (request_.after_wanted && request_.order.p == 2 && !request_.consumer)
+        for (const Written& one : written) all.squares = kL2.add(all.squares, one.squares);
+    } else {
+      for (const Written& one : written) all = together(all, one);
+    }
     out_.clipped = all.any;
     if (!all.any && !cleaned_) return;
     out_.coefficient = all.coefficient;
-    for (View& view : views_) view.cleaned = false;
-    if (request_.consumer && request_.rule != Rule::kValue && request_.rule != Rule::kAdaptive) {
+    if (cleaned_)
+      for (View& view : views_) view.cleaned = false;
+    if (global && request_.consumer) {
+      const PowerOf power(over_ ? factor_ : Factor{}, request_.order);
+      out_.norm_after = value(request_.order.root(power.times(total(sums_, request_.order))));
+    } else if (request_.consumer && request_.rule != Rule::kValue &&
+               request_.rule != Rule::kAdaptive) {
       Scaled sum;
       for (std::size_t b = 0; b < views_.size(); ++b) {
         Factor factor;
         factor_for(b, factor);
-        sum = request_.order.add(sum, times(sums_[b], factor, request_.order));
+        sum = request_.order.add(sum, PowerOf(factor, request_.order).times(sums_[b]));
       }
       out_.norm_after = value(request_.order.root(sum));
     } else if (!request_.after_wanted)

@@ -33,7 +33,7 @@ struct Clipped {
 class Consumer {
  public:
   virtual ~Consumer() = default;
-  virtual void begin(std::int64_t buffer) = 0;  // before any run of it, on the caller's thread
+  virtual void begin() = 0;  // before any run of any buffer, on the caller's thread
   // Elements `first` to `first + count` in C order; the gradient within ±limit, times factor, and
   // zero where `cleaned` and not finite. Returns Σ of the squares of what was used.
   virtual Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,

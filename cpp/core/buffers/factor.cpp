@@ -4,12 +4,11 @@
 
 namespace vegrad {
 
-Scaled times(Scaled powers, Factor factor, Order order) {
-  // Apart from its power of two, which the power would lose where the factor is next to nothing.
+PowerOf::PowerOf(Factor factor, Order order) {
   int first = 0, second = 0;
   const double m = std::frexp(factor.first, &first) * std::frexp(factor.second, &second);
-  const double power = order.is_largest() ? m : order.p == 2 ? m * m : std::pow(m, order.p);
-  return {powers.sum * power, powers.exponent + first + second};
+  power_ = order.is_largest() ? m : order.p == 2 ? m * m : std::pow(m, order.p);
+  exponent_ = first + second;
 }
 
 Factor ratio(double limit, Scaled norm) {

@@ -41,8 +41,18 @@ struct Factor {
   double value() const { return first * second; }
 };
 
-// The sum of powers of elements that are multiplied by a factor.
-Scaled times(Scaled powers, Factor factor, Order order);
+// The power of a factor, by which sums of powers of elements are multiplied where the elements are
+// multiplied by the factor: without its power of two, which the power would lose where the factor
+// is next to nothing.
+class PowerOf {
+ public:
+  PowerOf(Factor factor, Order order);
+  Scaled times(Scaled powers) const { return {powers.sum * power_, powers.exponent + exponent_}; }
+
+ private:
+  double power_;
+  int exponent_;
+};
 
 // limit / norm.
 Factor ratio(double limit, Scaled norm);

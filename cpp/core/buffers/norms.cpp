@@ -4,15 +4,15 @@
 #include <cmath>
 
 namespace vegrad {
-namespace {
 
-// x · 2^exponent; exact where it fits and the exponent is whole.
 double times_power_of_two(double x, double exponent) {
   if (exponent == 0) return x;
   const double whole = std::floor(exponent);
   return std::ldexp(whole == exponent ? x : x * std::exp2(exponent - whole),
                     int(std::clamp(whole, -5000.0, 5000.0)));
 }
+
+namespace {
 
 // Any other p: about the largest |x| of the run, so that no power leaves the range.
 template <class E>
@@ -52,7 +52,7 @@ Scaled run_power_sum(const RunKernels<E>& kernels, const E* run, std::size_t n, 
 
 }  // namespace
 
-Scaled Order::add(Scaled a, Scaled b) const {
+Scaled Order::add_with_care(Scaled a, Scaled b) const {
   if (is_largest()) return a.sum != a.sum || a.sum > b.sum ? a : b;
   if (a.exponent != b.exponent) {
     if (a.sum == 0) return b;
@@ -68,14 +68,11 @@ Scaled Order::add(Scaled a, Scaled b) const {
           a.exponent + units};
 }
 
-Scaled Order::root(Scaled total) const {
+Scaled Order::general_root(Scaled total) const {
   if (is_largest() || p == 1) return total;
-  if (p == 2) return {std::sqrt(total.sum), total.exponent};
   const double whole = std::floor(total.exponent);
   return {std::pow(total.sum, 1 / p) * std::exp2(total.exponent - whole), whole};
 }
-
-double value(Scaled norm) { return times_power_of_two(norm.sum, norm.exponent); }
 
 double log2_of(Scaled norm) { return std::log2(norm.sum) + norm.exponent; }
 
@@ -83,13 +80,13 @@ Scaled power_sum(const View& view, std::int64_t first, std::int64_t count, Order
   return with_dtype(view.dtype, [&](auto element) {
     using E = decltype(element);
     const RunKernels<E>& kernels = instruction_set().runs<E>();
-    const Layout layout(view);
     // Squares of narrower types fit a double, so that nothing is looked at twice.
     if constexpr (sizeof(E) < 8)
-      if (order.p == 2 && view.dense && !view.cleaned)
-        return Scaled{
-            kernels.squares(reinterpret_cast<const E*>(layout.lowest) + first, std::size_t(count)),
-            0};
+      if (order.p == 2 && view.dense && !view.cleaned) {
+        const char* const lowest = view.strides ? Layout(view).lowest : view.data;
+        return Scaled{kernels.squares(reinterpret_cast<const E*>(lowest) + first, count), 0};
+      }
+    const Layout layout(view);
     Scaled sum;
     for_runs<false, E>(view, layout, first, count, [&](const E* run, std::size_t n) {
       sum = order.add(sum, run_power_sum(kernels, run, n, order));

@@ -1,6 +1,7 @@
 // Norms that neither overflow nor underflow while every element is finite.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -20,12 +21,28 @@ struct Order {
   double p = 2;
   bool is_largest() const { return p == std::numeric_limits<double>::infinity(); }
 
-  Scaled add(Scaled a, Scaled b) const;  // Σ |x|^p, or the largest |x|
-  Scaled root(Scaled total) const;       // the norm, its exponent a whole number
+  Scaled add(Scaled a, Scaled b) const {  // Σ |x|^p, or the largest |x|
+    const double sum = a.sum + b.sum;
+    if (a.exponent == b.exponent && std::fabs(sum) <= 0x1p1000 && !is_largest())
+      return {sum, a.exponent};
+    return add_with_care(a, b);
+  }
+  Scaled root(Scaled total) const {  // the norm, its exponent a whole number
+    return p == 2 ? Scaled{std::sqrt(total.sum), total.exponent} : general_root(total);
+  }
+
+ private:
+  Scaled add_with_care(Scaled a, Scaled b) const;
+  Scaled general_root(Scaled total) const;
 };
 
+// x · 2^exponent; exact where it fits and the exponent is whole.
+double times_power_of_two(double x, double exponent);
+
 // Of a norm.
-double value(Scaled norm);  // 0 or inf where a double ends
+inline double value(Scaled norm) {  // 0 or inf where a double ends
+  return norm.exponent == 0 ? norm.sum : times_power_of_two(norm.sum, norm.exponent);
+}
 double log2_of(Scaled norm);
 
 // Σ |x|^p of elements `first` to `first + count`, or the largest |x|. NaN if there is one, else inf

@@ -100,26 +100,72 @@ Stepper::Stepper(std::vector<StepGroup> groups, std::vector<std::size_t> group_o
       gradients_(gradients),
       states_(std::move(states)),
       numbers_of_(parameters.size()),
+      plain_(std::make_unique_for_overwrite<Plain[]>(parameters.size())),
       writing_(writing, std::defer_lock) {}
 
 const Stepper::Numbers& Stepper::numbers_after(std::size_t group, std::int64_t steps) {
   const std::pair key(group, steps);
-  const auto found = numbers_.find(key);
-  if (found != numbers_.end()) return found->second;
-  const auto& [settings, rate] = groups_[group];
-  return numbers_
-      .emplace(key, Numbers{numbers_as<float>(settings, rate, steps),
-                            numbers_as<double>(settings, rate, steps)})
-      .first->second;
+  if (last_numbers_ && key == last_key_) return *last_numbers_;
+  auto found = numbers_.find(key);
+  if (found == numbers_.end()) {
+    const auto& [settings, rate] = groups_[group];
+    found = numbers_
+                .emplace(key, Numbers{numbers_as<float>(settings, rate, steps),
+                                      numbers_as<double>(settings, rate, steps)})
+                .first;
+  }
+  last_key_ = key;
+  last_numbers_ = &found->second;
+  return found->second;
 }
 
-void Stepper::begin(std::int64_t buffer) {
-  if (!writing_) writing_.lock();
-  std::unique_ptr<OptimizerState>& state = *states_[buffer];
+void Stepper::begin() {
+  writing_.lock();
+  // All the small parts first, and then the large ones: later steps find them side by side.
+  for (std::size_t b = 0; b < parameters_.size(); ++b) {
+    std::unique_ptr<OptimizerState>& state = *states_[b];
+    if (state) continue;
+    state = std::make_unique<OptimizerState>(parameters_[b]);
+    state->memory.reserve(groups_[group_of_[b]].settings.states());
+  }
+  for (std::size_t b = 0; b < parameters_.size(); ++b) prepare(b);
+}
+
+void Stepper::prepare(std::size_t buffer) {
+  OptimizerState* const state = states_[buffer]->get();
   const View& parameter = parameters_[buffer];
-  if (!state) state = std::make_unique<OptimizerState>(parameter);
-  state->make_room(groups_[group_of_[buffer]].settings);
+  const OptimizerSettings& settings = groups_[group_of_[buffer]].settings;
+  const std::size_t kept = settings.states();
+  if (state->memory.size() < kept) state->make_room(settings);
   numbers_of_[buffer] = &numbers_after(group_of_[buffer], state->steps);
+  const View& gradient = gradients_[buffer];
+  const auto follows = [](const View& view) { return view.dense && !view.strides; };
+  const bool simple =
+      !norm_wanted_ && gradient.dtype == parameter.dtype && follows(gradient) && follows(parameter);
+  const auto kept_at = [&](std::size_t s) {
+    return s < kept ? static_cast<void*>(state->memory[s].data()) : nullptr;
+  };
+  plain_[buffer] = {numbers_of_[buffer], simple ? gradient.data : nullptr,
+                    parameter.data,      {kept_at(0), kept_at(1), kept_at(2)},
+                    settings.kind,       settings.maximize,
+                    parameter.dtype};
+}
+
+template <class T>
+void Stepper::step_plainly(const Plain& plain, std::int64_t first, std::int64_t count, T factor) {
+  StepRun<T> run{};
+  if constexpr (sizeof(T) == 4)
+    run.numbers = &plain.numbers->of_float;
+  else
+    run.numbers = &plain.numbers->of_double;
+  run.factor = plain.maximize ? -factor : factor;
+  run.g = static_cast<const T*>(plain.g) + first;
+  run.p = static_cast<T*>(plain.p) + first;
+  for (int s = 0; s < 3; ++s)
+    if (plain.state[s]) run.state[s] = static_cast<T*>(plain.state[s]) + first;
+  run.count = std::size_t(count);
+  const FlushSubnormals flush;
+  instruction_set().kernels<T>().optimizer.step[plain.kind](run);
 }
 
 template <class T, class E>
@@ -186,6 +232,18 @@ Scaled Stepper::take_as(std::int64_t buffer, std::int64_t first, std::int64_t co
 
 Scaled Stepper::take(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
                      double limit, bool cleaned) {
+  const Plain& plain = plain_[buffer];
+  const double whole = factor.value();
+  if (plain.g && !cleaned && !is_finite(limit)) {
+    if (plain.dtype == Dtype::kFloat64 && whole >= std::numeric_limits<double>::min()) {
+      step_plainly<double>(plain, first, count, whole);
+      return {};
+    }
+    if (plain.dtype == Dtype::kFloat32 && whole >= double(std::numeric_limits<float>::min())) {
+      step_plainly<float>(plain, first, count, float(whole));
+      return {};
+    }
+  }
   return with_dtype(gradients_[buffer].dtype, [&](auto element) {
     using E = decltype(element);
     return parameters_[buffer].dtype == Dtype::kFloat64

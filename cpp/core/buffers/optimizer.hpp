@@ -65,7 +65,7 @@ class Stepper : public Consumer {
           const std::vector<View>& parameters, const std::vector<View>& gradients,
           std::vector<std::unique_ptr<OptimizerState>*> states, WorkLock& writing);
 
-  void begin(std::int64_t buffer) override;
+  void begin() override;
   Scaled take(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
               double limit, bool cleaned) override;
 
@@ -75,7 +75,23 @@ class Stepper : public Consumer {
     StepNumbers<double> of_double;
   };
 
+  // Where all of a buffer lies, for a step without any conversion: in one line of the cache, side
+  // by side, while the states themselves lie scattered. Written once in a step: to write what other
+  // threads have read waits for their caches.
+  struct alignas(64) Plain {
+    const Numbers* numbers;
+    const void* g;  // null: it is not so simple
+    void* p;
+    void* state[3];  // null: not kept
+    StepKind kind;
+    bool maximize;
+    Dtype dtype;
+  };
+
+  void prepare(std::size_t buffer);
   const Numbers& numbers_after(std::size_t group, std::int64_t steps);
+  template <class T>
+  void step_plainly(const Plain& plain, std::int64_t first, std::int64_t count, T factor);
   template <class T, class E>
   Scaled take_as(std::int64_t buffer, std::int64_t first, std::int64_t count, Factor factor,
                  double limit, bool cleaned);
@@ -87,7 +103,10 @@ class Stepper : public Consumer {
   const std::vector<View>& gradients_;
   std::vector<std::unique_ptr<OptimizerState>*> states_;
   std::map<std::pair<std::size_t, std::int64_t>, Numbers> numbers_;
+  std::pair<std::size_t, std::int64_t> last_key_;
+  const Numbers* last_numbers_ = nullptr;  // of that group after so many steps
   std::vector<const Numbers*> numbers_of_;
+  std::unique_ptr<Plain[]> plain_;
   std::unique_lock<WorkLock> writing_;
 };
 
