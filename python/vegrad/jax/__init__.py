@@ -2,5 +2,6 @@
 
 from vegrad.jax.diagnosis import diagnose
 from vegrad.jax.editor import apply_
+from vegrad.jax.watch import WatchState, report, watch
 
-__all__ = ["apply_", "diagnose"]
+__all__ = ["WatchState", "apply_", "diagnose", "report", "watch"]

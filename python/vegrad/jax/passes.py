@@ -18,7 +18,7 @@ from vegrad.activations import ACTIVATIONS
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.reading import INPUT
 from vegrad.jax.graph import Graph, Node
-from vegrad.jax.sizes import norm_log2, rms_log2, tapped, times
+from vegrad.jax.sizes import log2_of, norm_log2, sums, tapped, times
 
 FLAT = 0.05  # an element is saturated if |φ′| there is below this share of the largest
 SHARP, LEAST_KEYS = 0.99, 4  # of attention's weight on one key of several: a flat row
@@ -84,26 +84,35 @@ class Pass:
     def run(self, leaves: Sequence[jax.Array], batch: Sequence[jax.Array]) -> Measured:
         """Measure a pass with these leaves, on this batch."""
         found = self._compiled(list(leaves), list(batch))
-        loss, *arrays = (jax.tree.map(lambda one: np.asarray(one, np.float64), found))
-        return Measured(float(loss), *arrays)
+        found = jax.tree.map(lambda one: np.asarray(one, np.float64), found)
+        loss, nodes, delta, passed, gradients, largest, several = found
+        top, squares, total, flat, dead, count = nodes.reshape(-1, 6).T
+        with np.errstate(all="ignore"):
+            rms = np.log2(top) + np.log2(squares / count) / 2
+            mean, std = top * total / count, squares / count - (total / count) ** 2
+            std = top * np.sqrt(np.maximum(std, 0.0))
+        rms[top == 0] = -np.inf
+        shares = mean, std, flat, dead
+        return Measured(float(loss), rms, delta, passed, *shares, gradients, largest, several)
 
     def _measure(self, leaves: list[jax.Array], batch: list[jax.Array]) -> tuple[object, ...]:
         given = {use: leaves[use[0]] for use in self.used}
-        told = jnp.zeros((2, len(self.nodes), 2))
+        told = [[jnp.zeros(3)] * len(self.nodes)] * 2
         loss, back, seen = jax.vjp(
             lambda own, taps: self._forward(own, batch, taps), given, told, has_aux=True
         )
         gradients, told = back(jnp.ones_like(loss))
-        by = jnp.stack([jnp.float32(0.0), *(told[0, self.places[n], 1] for n in self.cuts)])
-        totals = jnp.cumsum(by)
+        told = jnp.stack([jnp.stack(one) for one in told])
+        cuts = np.array([self.places[n] for n in self.cuts], int)
+        totals = jnp.append(0.0, jnp.cumsum(told[0, cuts, 2]))
         above = [self._above(one) for one in self.nodes]
-        deltas = told[0, :, 0] - totals[np.array(above, int)]
         below = [0 if one.edge is None else self.segment.get(one.edge[0], 0) for one in self.nodes]
-        passed = told[1, :, 0] - totals[np.array(below, int)]
+        shifts = totals[np.array([above, below], int)]
+        deltas = log2_of(told) - shifts
         sizes = [self._joined(n, gradients, totals) for n in range(len(leaves))]
-        columns = [jnp.stack(one) if one else jnp.zeros(0) for one in zip(*sizes, strict=True)]
-        numbers = jnp.stack(seen["nodes"]).T if self.nodes else jnp.zeros((5, 0))
-        return (loss, numbers[0], deltas, passed, *numbers[1:], *columns, seen["sums"])
+        several, shift = (jnp.stack(one) for one in zip(*sizes, strict=True))
+        norms, largest = log2_of(several) - shift, jnp.log2(several[:, 0]) - shift
+        return (loss, seen["nodes"], *deltas, norms, largest, seen["sums"])
 
     def _above(self, node: Node) -> int:
         """Return how many cuts lie above what a node makes."""
@@ -113,21 +122,20 @@ class Pass:
     def _joined(
         self, leaf: int, gradients: Mapping[tuple[int, int], jax.Array], totals: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Return log2 of the norm of a leaf's gradient and of its largest element."""
+        """Return the sums of a leaf's gradient, and log2 of what that was multiplied with."""
         parts = [(gradients[use], totals[use[1]]) for use in self.used if use[0] == leaf]
         if not parts:
-            return jnp.float32(-jnp.inf), jnp.float32(-jnp.inf)
-        tops = [jnp.log2(jnp.max(jnp.abs(one), initial=0.0)) - shift for one, shift in parts]
+            return jnp.zeros(3), jnp.float32(0.0)
         if len(parts) == 1:
             ((one, shift),) = parts
-            return norm_log2(one) - shift, tops[0]
-        top = jnp.max(jnp.stack(tops))
+            return sums(one), shift
+        top = jnp.max(jnp.stack([jnp.log2(jnp.max(jnp.abs(one))) - shift for one, shift in parts]))
         top = jnp.where(jnp.isfinite(top), top, 0.0)
         whole = sum(
             times(one.astype(jnp.promote_types(one.dtype, jnp.float32)), -shift - top)
             for one, shift in parts
         )
-        return norm_log2(whole) + top, jnp.log2(jnp.max(jnp.abs(whole))) + top
+        return sums(whole), -top
 
     # Forward ------------------------------------------------------------------------------------
 
@@ -135,7 +143,7 @@ class Pass:
         self,
         given: Mapping[tuple[int, int], jax.Array],
         batch: Sequence[jax.Array],
-        told: jax.Array,
+        told: Sequence[Sequence[jax.Array]],
     ) -> tuple[jax.Array, dict[str, object]]:
         p = self.program
         values = dict(zip(range(p.leaves, p.leaves + p.batch), batch, strict=True))
@@ -158,29 +166,28 @@ class Pass:
             taken = [read(n, self.segment.get(place, 0)) for n in step.takes]
             for side, one in enumerate(taken):
                 if (place, side) in self.edges and step.takes[side] in p.learns:
-                    taken[side] = tapped(one, told[1, self.edges[place, side]], False)
+                    taken[side] = tapped(one, told[1][self.edges[place, side]], False)
             for n, one in zip(step.makes, step.run(taken), strict=True):
                 values[n] = one
                 if n in self.places and n in p.learns:
-                    values[n] = tapped(one, told[0, self.places[n]], n in self.cuts)
+                    values[n] = tapped(one, told[0][self.places[n]], n in self.cuts)
         seen = {
-            "nodes": [self._numbers(one, values) for one in self.nodes],
+            "nodes": jnp.stack([self._numbers(one, values) for one in self.nodes]),
             "sums": {n: self._terms(one, values) for n, one in enumerate(self.nodes) if one.terms},
         }
         return read(p.loss, 0), seen
 
     def _numbers(self, node: Node, values: Mapping[int, jax.Array]) -> jax.Array:
-        """Return the size of what a node makes, its mean and deviation, flat and dead shares."""
+        """Return the sums of what a node makes, its flat and dead shares, and its elements."""
         made = jax.lax.stop_gradient(values[node.value])
         if not jnp.issubdtype(made.dtype, jnp.floating) or not made.size:
-            return jnp.full(5, jnp.nan)
-        wide = made.astype(jnp.promote_types(made.dtype, jnp.float32))
+            return jnp.full(6, jnp.nan)
         flat, dead = jnp.float32(jnp.nan), jnp.float32(0.0)
         if node.root != INPUT:
             flat, dead = self._flatness(node, jax.lax.stop_gradient(values[node.root]))
         elif node.kind == "softmax" and made.ndim > 2 and made.shape[-1] >= LEAST_KEYS:
             flat = jnp.mean(jnp.max(made, axis=-1) > SHARP)
-        return jnp.stack([rms_log2(made), wide.mean(), wide.std(), flat, dead])
+        return jnp.stack([*sums(made), flat, dead, jnp.float32(made.size)])
 
     def _flatness(self, node: Node, at: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the shares of saturated elements and of dead units of an activation."""
@@ -202,5 +209,6 @@ class Pass:
             # A row is an image, or a token.
             rows = wide.reshape(len(wide), -1) if wide.ndim == 4 else wide.reshape(-1, *wide.shape[-1:])
             for some in (rows, rows - rows.mean(axis=0)):
-                found.append(jnp.median(jax.vmap(rms_log2)(some)))
+                sizes = jax.vmap(norm_log2)(some) - np.log2(max(some.shape[1], 1)) / 2
+                found.append(jnp.median(sizes))
         return jnp.stack(found).reshape(2, 2)

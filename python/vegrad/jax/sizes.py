@@ -10,28 +10,32 @@ import jax.numpy as jnp
 MOST = 100.0  # log2 of what a single factor makes up for
 
 
-def norm_log2(values: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """Return log2 of the norm of an array: -inf of zeros, inf or nan where an element is.
+def sums(values: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Return the largest |x|, and the sums of x² and of x in units of it: (3,).
 
     Args:
         values: of any shape and dtype.
         axis_name: of the devices over which the array lies in parts, as pmap and shard_map name it.
     """
-    wide = jnp.abs(values.astype(jnp.promote_types(values.dtype, jnp.float32)))
-    top = jnp.max(wide, initial=0.0)
+    wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    top = jnp.max(jnp.abs(wide), initial=0.0)
     top = top if axis_name is None else jax.lax.pmax(top, axis_name)
-    usable = (top > 0) & (top < jnp.inf)
-    shift = jnp.floor(jnp.log2(jnp.where(usable, top, 1.0)))
-    half = jnp.floor(shift / 2)  # in two parts, as 2^149 is no float32
-    scaled = wide * jnp.exp2(-half) * jnp.exp2(half - shift)
-    total = jnp.sum(jnp.square(scaled))
-    total = total if axis_name is None else jax.lax.psum(total, axis_name)
-    return jnp.log2(total) / 2 + shift
+    units = wide / jnp.where((top > 0) & (top < jnp.inf), top, 1.0)
+    both = jnp.stack([jnp.sum(jnp.square(units)), jnp.sum(units)])
+    both = both if axis_name is None else jax.lax.psum(both, axis_name)
+    return jnp.stack([top, *both])
 
 
-def rms_log2(values: jax.Array) -> jax.Array:
-    """Return log2 of the root mean square of an array."""
-    return norm_log2(values) - jnp.log2(jnp.float32(max(values.size, 1))) / 2
+def log2_of(found: jax.Array) -> jax.Array:
+    """Return log2 of norms of which these are the sums: -inf of zeros, nan where an element is."""
+    top, squares = found[..., 0], found[..., 1]
+    size = jnp.log2(top) + jnp.log2(jnp.where(top > 0, squares, 1.0)) / 2
+    return jnp.where(jnp.isfinite(squares), size, squares)
+
+
+def norm_log2(values: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Return log2 of the norm of an array; see `sums`."""
+    return log2_of(sums(values, axis_name))
 
 
 def times(values: jax.Array, exponent: jax.Array) -> jax.Array:
@@ -43,7 +47,7 @@ def times(values: jax.Array, exponent: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def tapped(value: jax.Array, told: jax.Array, cut: bool) -> jax.Array:
-    """Return a value as it is; on the way back, `told` gets log2 of the size of δ as its gradient.
+    """Return a value as it is; on the way back, `told` gets the sums of δ as its gradient.
 
     At a cut δ goes on at a size near 1, and `told` gets log2 of the factor, too: what it is given
     on the way back stands for no derivative.
@@ -56,10 +60,13 @@ def _forward(value: jax.Array, told: jax.Array, cut: bool) -> tuple[jax.Array, N
 
 
 def _back(cut: bool, _: None, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    size = norm_log2(delta)
-    usable = jnp.isfinite(size) & cut
-    by = jnp.where(usable, jnp.clip(-jnp.round(size), -MOST, MOST), 0.0)
-    return (times(delta, by) if cut else delta), jnp.stack([size, by])
+    found = sums(delta)
+    if not cut:
+        return delta, jnp.append(found[:2], 0.0)
+    top = found[0]
+    usable = (top > 0) & jnp.isfinite(found[1])
+    by = jnp.where(usable, jnp.clip(-jnp.round(jnp.log2(top)), -MOST, MOST), 0.0)
+    return times(delta, by), jnp.append(found[:2], by)
 
 
 tapped.defvjp(_forward, _back)
