@@ -22,14 +22,14 @@ CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network", "recurrent"]}
 # Bottom up: a package imports what stands above it in this list, or itself.
 LAYERS = ["_core", "arrays", "activations", "clipping", "optim", "datasets", "theory", "flow",
-          "reports", "diagnosis", "runs", "treatment", "recordings", "networks", "torch",
+          "reports", "diagnosis", "runs", "treatment", "recordings", "networks", "torch", "jax",
           "benchmark", "watching", "cli"]  # fmt: skip
-FRONT_ENDS = {"recordings", "networks", "torch"}
+FRONT_ENDS = {"recordings", "networks", "torch", "jax"}
 # Who may import a framework: the front end for it, and the peer that vegrad is timed beside. The
 # latter only in functions, as nobody needs the framework who does not run that peer.
 FRAMEWORKS = {
     "torch": ("torch/", "benchmark/peers/torch.py"),
-    "jax": ("benchmark/peers/jax.py",),
+    "jax": ("jax/", "benchmark/peers/jax.py"),
 }
 LONGEST = {"cpp": 400, "python": 400, "bench": 400, "tests": 450}
 

@@ -13,7 +13,7 @@ from vegrad.reports.glossary import TERMS
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "api").glob("*.md"))
 MODULES = ["vegrad", "vegrad.clipping", "vegrad.optim", "vegrad.theory", "vegrad.datasets"]
-WITH_TORCH = ["vegrad.torch", "vegrad.torch.callbacks"]
+WITH_TORCH, WITH_JAX = ["vegrad.torch", "vegrad.torch.callbacks"], ["vegrad.jax"]
 # Public names of modules without `__all__`.
 NAMES = {
     "vegrad.optim": ["SGD", "Adam", "AdamW", "Lion", "Optimizer", "cosine", "warmup"],
@@ -62,12 +62,14 @@ def found(path: str) -> object:
     raise AssertionError(f"{path} is no name")
 
 
-@pytest.mark.parametrize("module", [*MODULES, *WITH_TORCH])
+@pytest.mark.parametrize("module", [*MODULES, *WITH_TORCH, *WITH_JAX])
 def test_every_public_name_is_on_a_page_with_an_example(module: str) -> None:
     if module in WITH_TORCH:
         pytest.importorskip("torch")
+    if module in WITH_JAX:
+        pytest.importorskip("jax")
     code_of = documented()
-    objects = {id(found(name)): name for name in code_of if not name.startswith("vegrad.torch")}
+    objects = {id(found(name)): name for name in code_of if not name.startswith(("vegrad.torch", "vegrad.jax"))}
     missing, without = [], []
     package = importlib.import_module(module)
     for name in NAMES.get(module) or package.__all__:

@@ -8,7 +8,7 @@ from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.jax.reading import Loss, Task
+from vegrad.jax.task import Loss, Task
 from vegrad.jax.tree import Init
 
 

@@ -95,9 +95,7 @@ class Graph:
 
     def below(self, place: int) -> frozenset[int]:
         """Return the maps whose outputs come to a map's input through no other, or INPUT."""
-        ways = (
-            frozenset([n]) if n == INPUT else self.origin[n] for n in self.nodes[place].below
-        )
+        ways = (frozenset([n]) if n == INPUT else self.origin[n] for n in self.nodes[place].below)
         return frozenset[int]().union(*ways)
 
     # One step after another ---------------------------------------------------------------------
@@ -168,9 +166,7 @@ class Graph:
                 return Node(kind, end, path, below, tuple(dict.fromkeys(taken)), place)
         return None
 
-    def _map(
-        self, place: int, step: Step, below: frozenset[int], leaves: tuple[int, ...]
-    ) -> Node:
+    def _map(self, place: int, step: Step, below: frozenset[int], leaves: tuple[int, ...]) -> Node:
         """Return the node of a product with weights, with the bias that is added to it."""
         p, out = self.program, step.makes[0]
         side = next(n for n, one in enumerate(step.takes) if p.parts.get(one))

@@ -207,7 +207,11 @@ class Pass:
         for one in (jax.lax.stop_gradient(values[n]) for n in node.terms):
             wide = one.astype(jnp.promote_types(one.dtype, jnp.float32))
             # A row is an image, or a token.
-            rows = wide.reshape(len(wide), -1) if wide.ndim == 4 else wide.reshape(-1, *wide.shape[-1:])
+            rows = (
+                wide.reshape(len(wide), -1)
+                if wide.ndim == 4
+                else wide.reshape(-1, *wide.shape[-1:])
+            )
             for some in (rows, rows - rows.mean(axis=0)):
                 sizes = jax.vmap(norm_log2)(some) - np.log2(max(some.shape[1], 1)) / 2
                 found.append(jnp.median(sizes))

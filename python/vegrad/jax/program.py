@@ -35,6 +35,7 @@ class Step:
     """One equation, with the numbers of what it takes and makes."""
 
     eqn: JaxprEqn
+    within: Jaxpr
     takes: tuple[int, ...]
     makes: tuple[int, ...]
 
@@ -57,7 +58,11 @@ class Step:
         eqn = self.eqn
         given = zip(eqn.invars, values, strict=True)
         pairs = [(var, value) for var, value in given if not isinstance(var, Literal)]
-        alone = Jaxpr((), [var for var, _ in pairs], eqn.outvars, [eqn], eqn.effects)
+        variables = [var for var, _ in pairs]
+        alone = self.within.replace(
+            constvars=[], invars=variables, outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects,
+            debug_info=self.within.debug_info._replace(arg_names=None, result_paths=None),
+        )  # fmt: skip
         return list(jax.core.eval_jaxpr(alone, (), *(value for _, value in pairs)))
 
 
@@ -74,7 +79,7 @@ class Program:
     leaves: int
     batch: int
     shapes: dict[int, jax.core.ShapedArray] = field(default_factory=dict)
-    constants: dict[int, object] = field(default_factory=dict)
+    constants: dict[int, jax.Array] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     """The named scopes in which each step stands."""
@@ -89,7 +94,7 @@ class Program:
         made._look()
         return made
 
-    def _new(self, aval: jax.core.ShapedArray, value: object = None) -> int:
+    def _new(self, aval: jax.core.ShapedArray, value: jax.Array = None) -> int:
         number = len(self.shapes)
         self.shapes[number] = aval
         if value is not None:
@@ -116,7 +121,7 @@ class Program:
                 makes = tuple(self._walk(body, held, takes, where))
             else:
                 makes = tuple(self._new(var.aval) for var in eqn.outvars)
-                self.steps.append(Step(eqn, takes, makes))
+                self.steps.append(Step(eqn, jaxpr, takes, makes))
                 self.paths.append(where)
             known |= dict(zip(eqn.outvars, makes, strict=True))
         return [number(var) for var in jaxpr.outvars]
@@ -165,7 +170,7 @@ class Program:
         plain = all(n not in self.parts and self.scalar(n) is not None for n in others)
         return roots.pop() if step.elementwise and len(roots) == 1 and same and plain else own
 
-    def scalar(self, value: int) -> object | None:
+    def scalar(self, value: int) -> jax.Array | None:
         """Return a constant that has one value, as a number; None of others."""
         if value in self.constants:
             held = self.constants[value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, log2, prod
 
 import jax
 import jax.numpy as jnp
@@ -132,3 +132,13 @@ def not_finite(kind: str, name: str, values: np.ndarray) -> NonFiniteData | None
     first = NonFiniteValue(index, float(values[index]), int(bad.sum()))
     rows = bad.reshape(len(bad), -1).any(axis=1) if bad.ndim else bad[None]
     return NonFiniteData(kind, name, first, int(rows.sum()), len(rows))
+
+
+def size_of(leaf: jax.Array) -> float:
+    """Return log2 of the root mean square of a leaf: -inf of zeros, and of what is not finite."""
+    values = np.asarray(leaf).astype(np.float64)
+    with np.errstate(all="ignore"):
+        top = float(np.abs(values).max(initial=0.0))
+        if not 0 < top < inf:
+            return -inf
+        return log2(top) + log2(float(np.mean((values / top) ** 2))) / 2

@@ -52,9 +52,7 @@ class WatchState(NamedTuple):
     """The state of the optimizer within."""
 
 
-def watch(
-    optimizer: object = None, *, rows: int = 256, axis_name: str | None = None
-) -> object:
+def watch(optimizer: object = None, *, rows: int = 256, axis_name: str | None = None) -> object:
     """Return an optimizer that keeps sizes of gradients, steps and weights in its state.
 
     What it returns is an optax transformation and changes no update. All is kept in arrays as
@@ -90,8 +88,9 @@ def watch(
         def empty() -> object:
             return jax.tree.map(lambda _: jnp.full(rows, jnp.nan, jnp.float32), params)
 
-        none, shapes = jnp.full(rows, -1, jnp.int32), jax.tree.map(
-            lambda one: jnp.array(jnp.shape(one), jnp.int32), params
+        none, shapes = (
+            jnp.full(rows, -1, jnp.int32),
+            jax.tree.map(lambda one: jnp.array(jnp.shape(one), jnp.int32), params),
         )
         nans = jnp.full(rows, jnp.nan, jnp.float32)
         begin = jnp.int32(0), jnp.int32(1), none, nans

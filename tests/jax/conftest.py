@@ -1,0 +1,5 @@
+"""The tests of the JAX front end need JAX."""
+
+import pytest
+
+pytest.importorskip("jax")
