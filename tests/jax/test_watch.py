@@ -1,4 +1,4 @@
-"""Steps that optax takes, watched: sizes that are right, in any transformation, and what is told."""
+"""Steps that optax takes: their sizes, inside any transformation, and what is told of them."""
 
 import subprocess
 import sys
@@ -118,7 +118,7 @@ def test_in_a_chain_the_updates_stay_and_the_order_is_judged() -> None:
 
 
 def test_wrong_use() -> None:
-    with pytest.raises(TypeError, match="optimizer must be an optax transformation, not 0.1"):
+    with pytest.raises(TypeError, match=r"optimizer must be an optax transformation, not 0\.1"):
         vegrad.jax.watch(0.1)
     with pytest.raises(ValueError, match="rows must be at least 8"):
         vegrad.jax.watch(rows=2)

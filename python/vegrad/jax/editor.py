@@ -67,8 +67,7 @@ def edited(
                 leaves |= {n: _at(leaves[n], rows, lambda one: one + amount) for n in names}
             case Redraw():
                 fresh = replace(tree, leaves=leaves).drawn(init, seed)
-                leaves |= {n: fresh[n] if _is_drawn(fresh[n], init) else _begun(n, fresh[n])
-                           for n in names}  # fmt: skip
+                leaves |= {n: fresh[n] if init is not None else _alone(n, fresh[n]) for n in names}
             case Initialize("default"):
                 leaves = tree.drawn(init, seed)
             case Initialize(scheme) if scheme in SCHEMES:
@@ -83,12 +82,10 @@ def edited(
     return leaves
 
 
-def _is_drawn(leaf: jax.Array, init: Init | None) -> bool:
-    return init is not None or leaf.ndim > 1
-
-
-def _begun(name: str, leaf: jax.Array) -> jax.Array:
+def _alone(name: str, leaf: jax.Array) -> jax.Array:
     """Return a vector as it begins: the scale of a normalization at 1, a bias at 0."""
+    if leaf.ndim > 1:
+        return leaf
     return jnp.ones_like(leaf) if name.endswith("scale") else jnp.zeros_like(leaf)
 
 

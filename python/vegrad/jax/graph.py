@@ -45,33 +45,19 @@ class Node:
 
 
 @dataclass(eq=False)
-class Graph:
+class Nodes:
     """The nodes of a program in the order in which they run, and what each comes from."""
 
     program: Program
     nodes: list[Node] = field(default_factory=list)
     foreign: str = ""
     """The first operation that no chain of layers has."""
-
-    def __post_init__(self) -> None:
-        start = [n for n in self.program.data if n not in self.program.maker]
-        self.near: dict[int, frozenset[int]] = dict.fromkeys(start, frozenset([INPUT]))
-        self.reduced: dict[int, tuple[int, ...]] = {}
-        self.rooted: dict[int, tuple[int, ...]] = {}
-        self.ends: dict[int, tuple[int, str]] = {}
-        self.at: dict[int, int] = {}
-        self.tails: dict[int, tuple[int, ...]] = {}
-        for place, step in enumerate(self.program.steps):
-            self._step(place, step)
-        last = max((n for n, one in enumerate(self.nodes) if one.leaves), default=INPUT)
-        self.end = last + 1
-        """How many nodes the model has; what comes later is within the loss."""
-        self.origin = list[frozenset[int]]()
-        for place, node in enumerate(self.nodes):
-            ways = (frozenset([n]) if n == INPUT else self.origin[n] for n in node.below)
-            own = node.kind in MAPS
-            self.origin.append(frozenset([place]) if own else frozenset[int]().union(*ways))
-            self._follow(place, node)
+    origin: list[frozenset[int]] = field(default_factory=list)
+    """Of each node: the maps from which it comes through no other."""
+    near: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Of each value: the nodes that it is made of, through no other."""
+    end: int = 0
+    """How many nodes the model has; what comes later is within the loss."""
 
     @property
     def maps(self) -> list[int]:
@@ -97,6 +83,43 @@ class Graph:
         """Return the maps whose outputs come to a map's input through no other, or INPUT."""
         ways = (frozenset([n]) if n == INPUT else self.origin[n] for n in self.nodes[place].below)
         return frozenset[int]().union(*ways)
+
+    def entering(self) -> frozenset[int]:
+        """Return the numbers of the parts of the batch that come into the model."""
+        p, found = self.program, set[int]()
+        for one in self.nodes[: self.end]:
+            if one.leaves:
+                for n in p.steps[one.step].takes:
+                    found |= p.inputs.get(n, frozenset())
+        return frozenset(n - p.leaves for n in found)
+
+    def activation_of(self, place: int) -> str:
+        """Return the name of the activation that follows a map."""
+        node = self.nodes[place]
+        kind = "identity" if node.activation == INPUT else self.nodes[node.activation].kind
+        return kind if kind in ACTIVATIONS else "identity"
+
+
+class Graph(Nodes):
+    """The nodes as they are found in the steps."""
+
+    def __post_init__(self) -> None:
+        start = [n for n in self.program.data if n not in self.program.maker]
+        self.near |= dict.fromkeys(start, frozenset([INPUT]))
+        self.reduced: dict[int, tuple[int, ...]] = {}
+        self.rooted: dict[int, tuple[int, ...]] = {}
+        self.ends: dict[int, tuple[int, str]] = {}
+        self.at: dict[int, int] = {}
+        self.tails: dict[int, tuple[int, ...]] = {}
+        for place, step in enumerate(self.program.steps):
+            self._step(place, step)
+        last = max((n for n, one in enumerate(self.nodes) if one.leaves), default=INPUT)
+        self.end = last + 1
+        for place, node in enumerate(self.nodes):
+            ways = (frozenset([n]) if n == INPUT else self.origin[n] for n in node.below)
+            own = node.kind in MAPS
+            self.origin.append(frozenset([place]) if own else frozenset[int]().union(*ways))
+            self._follow(place, node)
 
     # One step after another ---------------------------------------------------------------------
 
@@ -259,28 +282,13 @@ class Graph:
     def _follow(self, place: int, node: Node) -> None:
         """Give the layer that a norm or an activation belongs to its due."""
         owner = max((n for n in self.origin[place] if n != INPUT), default=INPUT)
-        if owner == INPUT or owner == place:
+        if owner in (INPUT, place):
             return
         layer = self.nodes[owner]
         if node.kind in NORMS and layer.activation == INPUT:
             layer.norm, layer.rescaled = NORMS[node.kind], node.below == {owner}
         elif node.root != INPUT and layer.activation == INPUT:
             layer.activation = place
-
-    def entering(self) -> frozenset[int]:
-        """Return the numbers of the parts of the batch that come into the model."""
-        p, found = self.program, set[int]()
-        for one in self.nodes[: self.end]:
-            if one.leaves:
-                for n in p.steps[one.step].takes:
-                    found |= p.inputs.get(n, frozenset())
-        return frozenset(n - p.leaves for n in found)
-
-    def activation_of(self, place: int) -> str:
-        """Return the name of the activation that follows a map."""
-        node = self.nodes[place]
-        kind = "identity" if node.activation == INPUT else self.nodes[node.activation].kind
-        return kind if kind in ACTIVATIONS else "identity"
 
 
 def spread(values: np.ndarray) -> np.ndarray:

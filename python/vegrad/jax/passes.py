@@ -54,13 +54,13 @@ class Pass:
         self.edges = {one.edge: n for n, one in enumerate(self.nodes) if one.edge is not None}
         self._find_cuts()
         p = self.program
-        self.used = sorted({
-            (leaf, self.segment.get(place, 0))
+        taken = {
+            (n, self.segment.get(place, 0))
             for place, step in enumerate(p.steps)
-            if any(n in p.data for n in step.makes)
             for n in step.takes
-            for leaf in p.parts.get(n, ())
-        } | {(leaf, 0) for leaf in p.parts.get(p.loss, ())})  # fmt: skip
+            if not p.data.isdisjoint(step.makes)
+        } | {(p.loss, 0)}
+        self.used = sorted({(leaf, cut) for n, cut in taken for leaf in p.parts.get(n, ())})
         self._compiled = jax.jit(self._measure)
 
     def _find_cuts(self) -> None:

@@ -18,12 +18,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from vegrad.activations import ACTIVATIONS
 
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-ELEMENTWISE = {
-    *("abs", "add", "add_any", "cbrt", "clamp", "convert_element_type", "copy", "cos", "div", "erf", "erfc"),
-    *("eq", "exp", "exp2", "expm1", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p"),
-    *("logistic", "lt", "max", "min", "mul", "ne", "neg", "pow", "rsqrt", "select_n", "sign", "sin"),
-    *("sqrt", "square", "stop_gradient", "sub", "tanh"),
-}  # fmt: skip
+NAMES = """
+abs add add_any cbrt clamp convert_element_type copy cos div eq erf erfc exp exp2 expm1 ge gt
+integer_pow is_finite le log log1p logistic lt max min mul ne neg pow rsqrt select_n sign sin sqrt
+square stop_gradient sub tanh
+"""
+ELEMENTWISE = {*NAMES.split()}
 SHAPES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"}
 KINDS = {"add_any": "add", "gather": "embedding", "logistic": "sigmoid", "select_n": "where"}
 GRID = np.linspace(-4.0, 4.0, 81)
@@ -59,10 +59,9 @@ class Step:
         given = zip(eqn.invars, values, strict=True)
         pairs = [(var, value) for var, value in given if not isinstance(var, Literal)]
         variables = [var for var, _ in pairs]
-        alone = self.within.replace(
-            constvars=[], invars=variables, outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects,
-            debug_info=self.within.debug_info._replace(arg_names=None, result_paths=None),
-        )  # fmt: skip
+        debug = self.within.debug_info._replace(arg_names=None, result_paths=None)
+        makes = {"outvars": eqn.outvars, "eqns": [eqn], "effects": eqn.effects}
+        alone = self.within.replace(constvars=[], invars=variables, **makes, debug_info=debug)
         return list(jax.core.eval_jaxpr(alone, (), *(value for _, value in pairs)))
 
 
@@ -74,7 +73,7 @@ def _is_elementwise(jaxpr: Jaxpr) -> bool:
 
 @dataclass(eq=False)
 class Program:
-    """The steps of a loss; the first values are its inputs: trained leaves, batch, then the rest."""
+    """The steps of a loss, whose first values are its trained leaves, then the batch."""
 
     leaves: int
     batch: int
@@ -135,7 +134,7 @@ class Program:
         """Values that come from the batch."""
         if not rows:  # the loss has closed over its data
             self.data |= {n for n in self.constants if np.ndim(self.constants[n])}
-        self.learns: set[int] = {n for n in range(self.leaves)}
+        self.learns: set[int] = {*range(self.leaves)}
         """Values that a gradient comes back through."""
         self.parts: dict[int, frozenset[int]] = {n: frozenset([n]) for n in range(self.leaves)}
         """Leaves of what is made of parameters alone."""
@@ -186,10 +185,9 @@ class Program:
         found = list[int]()
         while ahead:
             value = ahead.pop()
-            inside = [n for place in self.takers.get(value, ()) for n in self.steps[place].makes
-                      if self.root.get(n) == root]  # fmt: skip
-            count = sum(len(self.steps[p].makes) for p in self.takers.get(value, ()))
-            if len(inside) < count or value == self.loss:
+            made = [n for place in self.takers.get(value, ()) for n in self.steps[place].makes]
+            inside = [n for n in made if self.root.get(n) == root]
+            if len(inside) < len(made) or value == self.loss:
                 found.append(value)
             ahead += [n for n in inside if n not in seen]
             seen |= {*inside}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from math import inf, isfinite, log2, nan, prod
 
 import jax
@@ -17,7 +18,6 @@ from vegrad.flow.flow import Flow
 from vegrad.flow.reading import (
     INPUT,
     MAPS,
-    Branch,
     Chain,
     Layer,
     Module,
@@ -27,6 +27,7 @@ from vegrad.flow.reading import (
     WhatIf,
 )
 from vegrad.flow.wording import exp2
+from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
 from vegrad.jax.graph import NORMS, Graph, Node
 from vegrad.jax.passes import Measured, Pass
@@ -97,14 +98,14 @@ class Reader:
                 for one in self.nodes
                 if one.kind == "embedding"
                 for leaf in one.leaves
-            ),  # fmt: skip
+            ),
             chain=self._chain(path) if path else None,
-            branches=tuple(self._branches()),
+            branches=branches_of(self.graph, self.leaves, self.found.sums),
             modules=() if path else tuple(self._modules()),
-            inputs=tuple(self._inputs()),
-            draws_itself=fresh is not None and self._differs(fresh),
+            inputs=tuple(inputs_of(self.task, self.graph)),
+            draws_itself=fresh is not None and differs(self.leaves, fresh),
             what_if=self.what_if,
-            data=tuple(self._data()),
+            data=tuple(not_finite_in(self.task, self.graph)),
         )
 
     def _operations(self) -> list[Operation]:
@@ -134,12 +135,10 @@ class Reader:
         for n, one in enumerate(self.nodes):
             if one.kind in MAPS or one.kind == "embedding":
                 name = self.names[one.leaves[0]].rpartition(".")[0] or self.names[one.leaves[0]]
-                sizes = (
-                    self.found.rms[n],
-                    self.found.delta[n],
-                    self.found.gradients[one.leaves[0]],
-                )
-                yield Module(name, *(exp2(float(size)) for size in sizes), weighted=True)
+                found = self.found
+                sizes = found.rms[n], found.delta[n], found.gradients[one.leaves[0]]
+                rms, delta, gradient = (exp2(float(size)) for size in sizes)
+                yield Module(name, rms, delta, gradient, True)
 
     def _parameters(self, fresh: Mapping[str, jax.Array] | None) -> dict[str, Parameter]:
         """Return the parameters in the order in which they are used."""
@@ -185,8 +184,9 @@ class Reader:
         nodes = [graph.nodes[n] for n in path]
         flats = [one.activation if one.activation < len(found.rms) else INPUT for one in nodes]
         sizes, passed = found.delta[path], found.passed[path]
-        beside = [below in graph.below(n) for below, n in zip(path, path[1:], strict=False)]
-        weights = np.where(beside, passed[1:] - sizes[1:], nan)
+        beside = [below in graph.below(n) for below, n in pairwise(path)]
+        with np.errstate(invalid="ignore"):
+            weights = np.where(beside, passed[1:] - sizes[1:], nan)
         columns = [self.names.index(self.names[one.leaves[0]]) for one in nodes]
         gradient, largest = found.gradients[columns], found.largest[columns]
         with np.errstate(invalid="ignore"):
@@ -240,71 +240,35 @@ class Reader:
         name = own[0].rpartition(".")[0] or own[0]
         return Layer(name, own[0], bias, node.norm, width, node.kind, node.rescaled)
 
-    def _branches(self) -> list[Branch]:
-        """Return the sums x + f(x) of which x is a stream: what it comes from is below f too."""
-        found = list[Branch]()
-        trails: list[tuple[frozenset[int], tuple[str, ...]]] = []
-        new = 0
-        matrices = {name for name, one in self.leaves.items() if one.ndim > 1}
-        tables = {self.names[leaf] for one in self.nodes if one.kind == "embedding"
-                  for leaf in one.leaves}  # fmt: skip
 
-        def way(places: frozenset[int]) -> tuple[frozenset[int], tuple[str, ...]]:
-            known = [(frozenset([INPUT]), ()) if n == INPUT else trails[n] for n in sorted(places)]
-            names = dict.fromkeys(name for _, several in known for name in several)
-            return frozenset[int]().union(*(base for base, _ in known)), tuple(names)
+# The batch and the trees drawn anew ---------------------------------------------------------------
 
-        for n, one in enumerate(self.nodes):
-            base, names = way(one.below)
-            trails.append((base, (*names, *(self.names[leaf] for leaf in one.leaves))))
-            if not one.terms:
-                continue
-            ends = [way(self.graph.near[value]) for value in one.terms]
-            stream, branch = sorted((0, 1), key=lambda k: len(ends[k][1]))
-            own = tuple(name for name in ends[branch][1] if name not in ends[stream][1])
-            within = ends[stream][0] and ends[stream][0] <= ends[branch][0]
-            if not within or (matrices - tables).isdisjoint(own):
-                continue
-            passed = set(ends[stream][1]) <= set(ends[branch][1])
-            sizes = self.found.sums[n]
-            if passed or matrices & {*ends[stream][1]}:
-                both = float(sizes[branch, 0]), float(sizes[stream, 0]), float(sizes[branch, 1])
-                found.append(Branch(own, *both, ends[stream][1]))
-            if passed:
-                new -= 1
-                trails[n] = frozenset([new + INPUT]), ()
-        return found
 
-    # The batch and the trees drawn anew -----------------------------------------------------------
+def inputs_of(task: Given, graph: Graph) -> Iterator[Input]:
+    """Measure the numbers that go into the model."""
+    into = graph.entering()
+    for n, (name, one) in enumerate(zip(task.names, task.batch, strict=True)):
+        if n in into and jnp.issubdtype(one.dtype, jnp.floating) and one.size and one.ndim:
+            values = np.asarray(one).astype(np.float64)
+            with np.errstate(all="ignore"):
+                rms, mean = float(np.sqrt(np.mean(values**2))), float(values.mean())
+            rows = values.ndim == 2
+            columns = Columns.of(values) if rows else None
+            yield Input(name, rms, mean, same(values) if rows else 0, columns)
 
-    def _inputs(self) -> list[Input]:
-        """Measure the numbers that go into the model."""
-        into, pairs = self.graph.entering(), zip(self.task.names, self.task.batch, strict=True)
-        found = list[Input]()
-        for n, (name, one) in enumerate(pairs):
-            if n in into and jnp.issubdtype(one.dtype, jnp.floating) and one.size and one.ndim:
-                values = np.asarray(one).astype(np.float64)
-                with np.errstate(all="ignore"):
-                    rms, mean = float(np.sqrt(np.mean(values**2))), float(values.mean())
-                rows = values.ndim == 2
-                columns = Columns.of(values) if rows else None
-                found.append(Input(name, rms, mean, same(values) if rows else 0, columns))
-        return found
 
-    def _data(self) -> list[NonFiniteData]:
-        into = self.graph.entering()
-        several = zip(self.task.names, self.task.batch, strict=True)
-        found = [
-            not_finite("data" if n in into else "target", name, np.asarray(one).astype(np.float64))
-            for n, (name, one) in enumerate(several)
-            if jnp.issubdtype(one.dtype, jnp.floating)
-        ]
-        return [one for one in found if one is not None]
+def not_finite_in(task: Given, graph: Graph) -> Iterator[NonFiniteData]:
+    """Find what of the batch is not finite: inputs, and what only the loss takes."""
+    into = graph.entering()
+    for n, (name, one) in enumerate(zip(task.names, task.batch, strict=True)):
+        if jnp.issubdtype(one.dtype, jnp.floating):
+            values = np.asarray(one).astype(np.float64)
+            found = not_finite("data" if n in into else "target", name, values)
+            if found is not None:
+                yield found
 
-    def _differs(self, fresh: Mapping[str, jax.Array]) -> bool:
-        """Return True if leaves are of another size than `init` draws them."""
-        return any(
-            abs(size_of(fresh[name]) - size_of(one)) > 1.0
-            for name, one in self.leaves.items()
-            if one.ndim > 1 and isfinite(size_of(one))
-        )
+
+def differs(leaves: Mapping[str, jax.Array], fresh: Mapping[str, jax.Array]) -> bool:
+    """Return True if matrices are of another size than `init` draws them."""
+    known = ((size_of(fresh[name]), size_of(one)) for name, one in leaves.items() if one.ndim > 1)
+    return any(abs(new - old) > 1.0 for new, old in known if isfinite(old))

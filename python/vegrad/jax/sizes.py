@@ -39,7 +39,7 @@ def norm_log2(values: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 
 def times(values: jax.Array, exponent: jax.Array) -> jax.Array:
-    """Return values times 2 to a power beyond the range of their dtype, if the product is within."""
+    """Return values times 2 to a power, which itself may be beyond the range of their dtype."""
     half = jnp.round(exponent / 2)
     wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return (wide * jnp.exp2(half) * jnp.exp2(exponent - half)).astype(values.dtype)

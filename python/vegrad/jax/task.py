@@ -74,8 +74,9 @@ class Task(Given):
         found = list[tuple[FloatArray, ...]]()
         for number in range(DRAWS):
             fresh = self.tree.drawn(self.init, self.seed + 1 + number)
-            sizes = self.measured({n: one * jnp.any(self.tree.leaves[n] != 0).astype(one.dtype)
-                                   for n, one in fresh.items()})  # fmt: skip
+            old = self.tree.leaves  # of which zeros stay zeros
+            fresh = {n: one * jnp.any(old[n] != 0).astype(one.dtype) for n, one in fresh.items()}
+            sizes = self.measured(fresh)
             rms, delta = outputs_of(self.runner.graph, sizes, chain), sizes.delta[list(chain)]
             with np.errstate(invalid="ignore"):
                 found.append((rms, delta - delta[-1], delta[:-1] - delta[1:]))

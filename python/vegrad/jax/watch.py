@@ -82,7 +82,7 @@ def watch(optimizer: object = None, *, rows: int = 256, axis_name: str | None = 
         raise TypeError(f"optimizer must be an optax transformation, not {shown(optimizer)}")
     else:
         stepped = True
-    within = optax.with_extra_args_support(optimizer)
+    within = optax.with_extra_args_support(optimizer)  # of any transformation
 
     def init(params: object) -> WatchState:
         def empty() -> object:
@@ -111,8 +111,11 @@ def watch(optimizer: object = None, *, rows: int = 256, axis_name: str | None = 
         def sizes(columns: object, tree: object) -> object:
             if tree is None:
                 return columns
-            size = lambda one: norm_log2(jnp.asarray(one), axis_name)  # noqa: E731
-            return jax.tree.map(lambda c, one: written(c, size(one), jnp.nan), columns, tree)
+            return jax.tree.map(
+                lambda c, one: written(c, norm_log2(jnp.asarray(one), axis_name), jnp.nan),
+                columns,
+                tree,
+            )
 
         loss = jnp.asarray(extra.get("value", jnp.nan), jnp.float32).reshape(())
         return updates, WatchState(
@@ -197,10 +200,16 @@ def _found(state: object) -> WatchState:
         raise TypeError(
             f"state must hold that of vegrad.jax.watch(), not only a {type(state).__name__}"
         )
-    state = several[0]._replace(inner=())
-    while np.ndim(state.step):  # of several devices
-        state = jax.tree.map(lambda one: one[0], state)
-    return jax.tree.map(np.asarray, state)
+    found = several[0]._replace(inner=())
+    while np.ndim(found.step):  # of several devices
+        found = jax.tree.map(lambda one: one[0], found)
+    return WatchState(*jax.tree.map(np.asarray, found))
+
+
+def _joint(sizes: Sequence[float]) -> float:
+    """Return the norm of several arrays of which log2 of the norms are given."""
+    with np.errstate(invalid="ignore"):
+        return exp2(float(np.logaddexp2.reduce(2.0 * np.array(sizes))) / 2)
 
 
 class _Record:
@@ -233,9 +242,7 @@ class _Record:
         own: dict[str, list[float]] = {}
         for name in self.names:
             own.setdefault(name.rpartition(".")[0] or name, []).append(self.gradients[name][-1])
-        joint = {name: exp2(float(np.logaddexp2.reduce(2.0 * np.array(one))) / 2)
-                 for name, one in own.items()}  # fmt: skip
-        return tuple(Module(name, nan, nan, size, True) for name, size in joint.items())
+        return tuple(Module(name, nan, nan, _joint(one), True) for name, one in own.items())
 
     def watched(self) -> Watched:
         """Return what rules on steps ask for."""
@@ -285,8 +292,17 @@ class _Record:
                 first = exp2(float(sizes[0][0])) / sqrt(count or 1)
                 inputs = max(count // max(shape[-1], 1), 1) if len(shape) > 1 else 1
                 found.append(
-                    Update(name=name, matrix=len(shape) > 1, weight=weight, change=change,
-                           gradient=gradient, first=first, count=count, inputs=inputs, still=nan)
-                )  # fmt: skip
+                    Update(
+                        name=name,
+                        matrix=len(shape) > 1,
+                        weight=weight,
+                        change=change,
+                        gradient=gradient,
+                        first=first,
+                        count=count,
+                        inputs=inputs,
+                        still=nan,
+                    )
+                )
         step = int(self.steps[row])
         return Sample(step=step, optimizer=0, rate=nan, peak=nan, dtype="", updates=tuple(found))
