@@ -100,6 +100,7 @@ class Nodes:
         return kind if kind in ACTIVATIONS else "identity"
 
 
+@dataclass(eq=False)
 class Graph(Nodes):
     """The nodes as they are found in the steps."""
 
