@@ -110,22 +110,29 @@ class Reader:
 
     def _operations(self) -> list[Operation]:
         found, made = self.found, list[Operation]()
+        program = self.task.runner.program
+        bad = any(one.kind == "data" for one in not_finite_in(self.task, self.graph))
         for n, one in enumerate(self.nodes):
-            measured = one.value in self.task.runner.program.learns
-            delta = float(found.delta[n]) if measured else nan
+            rms, delta = float(found.rms[n]), float(found.delta[n])
+            numbers = jnp.issubdtype(program.shapes[one.value].dtype, jnp.floating)
+            lost = bool(numbers) and not rms < inf
+            if one.value not in program.learns:
+                delta = nan
+            elif delta != delta:
+                delta = inf
             made.append(
                 Operation(
                     one.kind,
                     one.path,
                     tuple(sorted(one.below)),
                     tuple(self.names[leaf] for leaf in one.leaves),
-                    float(found.rms[n]),
-                    delta if delta == delta or not measured else inf,
+                    rms,
+                    delta,
                     flat=float(found.flat[n]) if one.kind == "softmax" else nan,
-                    lost=not found.rms[n] < inf and not np.isnan(found.std[n]) | measured,
+                    lost=lost,
+                    edge="nonfinite-input" if lost and bad and INPUT in one.below else "",
                 )
             )
-        program = self.task.runner.program
         top = self.graph.near.get(program.loss, frozenset([len(made) - 1]))
         last = {n for n in top if n < len(made)} or {len(made) - 1}
         return [*made, Operation("loss", "loss", tuple(sorted(last)))]
