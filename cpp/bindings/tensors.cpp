@@ -278,7 +278,7 @@ bool Buffers::is_of_jax(const py::handle& object) {
 }
 
 const char* Buffers::hint_for(const py::handle& object) {
-  if (type_name(object).rfind("Tracer") < 99) return ": inside jit and vmap it has no values yet";
+  if (type_name(object).ends_with("Tracer")) return ": inside jit and vmap it has no values yet";
   const bool fields = py::hasattr(object, "__dataclass_fields__") && !PyType_Check(object.ptr());
   return fields ? ": pass the arrays in it; jax.tree.leaves() finds those of Equinox" : "";
 }

@@ -152,7 +152,10 @@ def test_jax_arrays_are_only_measured(clip: str) -> None:
     jax = pytest.importorskip("jax")
     array, good, w = jax.numpy.ones((4, 3)), GOOD.copy(), np.ones((4, 3))
     call = CLIPPING[clip]
-    said = ["grads[1]", "read-only array of JAX, which never changes: pass a copy, np.array() of it"]
+    said = [
+        "grads[1]",
+        "read-only array of JAX, which never changes: pass a copy, np.array() of it",
+    ]
     refuses(lambda: call([good, array], [w, w]), ValueError, said, good)
     assert vegrad.clip_by_global_norm_([array], None).norm == vegrad.norm(w)
     np.testing.assert_array_equal(array, w)
@@ -167,7 +170,9 @@ def test_jax_arrays_that_have_no_values() -> None:
         with pytest.raises(ValueError, match=r'buffers\["b"\] was deleted or donated: pass what'):
             vegrad.norm({"a": GOOD, "b": bad})
     for traced in (jax.jit(lambda x: vegrad.norm([x])), jax.vmap(lambda x: vegrad.norm([x]))):
-        with pytest.raises(TypeError, match=r"buffers\[0\] .*Tracer: inside jit and vmap it has no"):
+        with pytest.raises(
+            TypeError, match=r"buffers\[0\] .*Tracer: inside jit and vmap it has no"
+        ):
             traced(jax.numpy.ones((2, 3)))
 
 

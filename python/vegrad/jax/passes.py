@@ -130,7 +130,7 @@ class Pass:
             ((one, shift),) = parts
             return sums(one), shift
         top = jnp.max(jnp.stack([jnp.log2(jnp.max(jnp.abs(one))) - shift for one, shift in parts]))
-        top = jnp.where(jnp.isfinite(top), top, 0.0)
+        top = jnp.where(jnp.isfinite(top), jnp.round(top), 0.0)
         whole = sum(
             times(one.astype(jnp.promote_types(one.dtype, jnp.float32)), -shift - top)
             for one, shift in parts

@@ -29,7 +29,7 @@ from vegrad.flow.reading import (
 from vegrad.flow.wording import exp2
 from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
-from vegrad.jax.graph import NORMS, Graph, Node
+from vegrad.jax.graph import NORMS, OPAQUE, Graph, Node
 from vegrad.jax.passes import Measured, Pass
 from vegrad.jax.tree import Init, Tree, fans, not_finite, size_of
 from vegrad.theory.expected import ExpectedFlow
@@ -166,7 +166,7 @@ class Reader:
         first = use is not None and self.names[use.leaves[0]] == name
         mapped = use is not None and use.kind in MAPS and first
         role = "" if use is None else ROLES.get("linear" if mapped else use.kind, "")
-        if use is None and matrix and prod(leaf.shape):
+        if matrix and prod(leaf.shape) and (use is None or use.kind.startswith(OPAQUE)):
             role = "map"  # of a scan, or of what is not read
         role = "bias" if not matrix and (role == "" or not first) else role
         both = use.fans if mapped and use is not None else fans(name, leaf) if matrix else (0, 0)
