@@ -1,5 +1,5 @@
-"""The tests of the JAX front end need JAX."""
+"""The tests of the JAX front end are for where JAX is installed."""
 
-import pytest
+from importlib.util import find_spec
 
-pytest.importorskip("jax")
+collect_ignore_glob = ["test_*.py"] if find_spec("jax") is None else []
