@@ -166,6 +166,24 @@ def test_all_weights_that_are_too_large_are_told() -> None:
     assert (found.verdict, found.findings[0].cause) == ("exploding", "weight-scale-all")
 
 
+def test_what_a_stop_gradient_cuts_off_is_named() -> None:
+    net, (x, y) = drawn([16, 16, 16, 4]), task()
+
+    def loss(net: Any, x: Any, y: Any) -> Any:
+        features = jax.lax.stop_gradient(jnp.tanh(x @ net[0]["w"]))
+        return cross_entropy(jnp.tanh(features @ net[1]["w"]) @ net[2]["w"], y)
+
+    found = vegrad.jax.diagnose(loss, [{"w": one["w"]} for one in net], x, y).findings[0]
+    assert (found.kind, found.cause) == ("vanishing", "detached")
+    assert found.sites[0].name == "0.w"
+    assert "stop_gradient()" in found.advice
+
+
+def test_a_loss_without_any_layer_is_read() -> None:
+    scale, x = jnp.float32(2.0), task()[0]
+    assert vegrad.jax.diagnose(lambda scale, x: jnp.mean((scale * x - 1) ** 2), scale, x).healthy
+
+
 def recurrent(tree: Any, x: Any, y: Any) -> Any:
     def step(h: Any, row: Any) -> tuple[Any, None]:
         return jnp.tanh(row @ tree["in"] + h @ tree["back"]), None

@@ -168,6 +168,8 @@ class Graph(Nodes):
         if product and sum(n in p.learns for n in data) == 2:
             self.foreign = self.foreign or "matmul"
             return Node("matmul", out, path, below, step=place)
+        if step.name == "stop_gradient" and p.learns.issuperset(data):
+            return Node("detach", out, path, below, step=place)
         if step.name == "gather" and own and out in p.data:
             return Node("embedding", out, path, below, leaves, place)
         if step.name.startswith(OPAQUE) and (leaves or out in p.learns):

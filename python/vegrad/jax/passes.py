@@ -69,7 +69,8 @@ class Pass:
         self.segment: dict[int, int] = {}
         """By step: how many cuts lie above it, that at its own output among them."""
         self.cuts = list[int]()
-        ahead = {p.loss}
+        ahead, self.reached = {p.loss}, set(p.parts.get(p.loss, ()))
+        """Leaves that a way leads back to from the loss."""
         for place in range(len(p.steps) - 1, -1, -1):
             step = p.steps[place]
             if ahead.isdisjoint(step.makes):
@@ -79,6 +80,7 @@ class Pass:
             self.segment[place] = len(self.cuts)
             ahead.difference_update(step.makes)
             if step.name != "stop_gradient":
+                self.reached |= {leaf for n in step.takes for leaf in p.parts.get(n, ())}
                 ahead |= {n for n in step.takes if n in p.data and n in p.learns}
 
     def run(self, leaves: Sequence[jax.Array], batch: Sequence[jax.Array]) -> Measured:
@@ -102,7 +104,7 @@ class Pass:
             lambda own, taps: self._forward(own, batch, taps), given, told, has_aux=True
         )
         gradients, told = back(jnp.ones_like(loss))
-        told = jnp.stack([jnp.stack(one) for one in told])
+        told = jnp.stack([_stacked(one, 3) for one in told])
         cuts = np.array([self.places[n] for n in self.cuts], int)
         totals = jnp.append(0.0, jnp.cumsum(told[0, cuts, 2]))
         above = [self._above(one) for one in self.nodes]
@@ -172,7 +174,7 @@ class Pass:
                 if n in self.places and n in p.learns:
                     values[n] = tapped(one, told[0][self.places[n]], n in self.cuts)
         seen = {
-            "nodes": jnp.stack([self._numbers(one, values) for one in self.nodes]),
+            "nodes": _stacked([self._numbers(one, values) for one in self.nodes], 6),
             "sums": {n: self._terms(one, values) for n, one in enumerate(self.nodes) if one.terms},
         }
         return read(p.loss, 0), seen
@@ -216,3 +218,8 @@ class Pass:
                 sizes = jax.vmap(norm_log2)(some) - np.log2(max(some.shape[1], 1)) / 2
                 found.append(jnp.median(sizes))
         return jnp.stack(found).reshape(2, 2)
+
+
+def _stacked(rows: Sequence[jax.Array], width: int) -> jax.Array:
+    """Return rows as one array, also if there are none."""
+    return jnp.stack(rows) if rows else jnp.zeros((0, width))

@@ -21,7 +21,7 @@ INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkp
 NAMES = """
 abs add add_any cbrt clamp convert_element_type copy cos div eq erf erfc exp exp2 expm1 ge gt
 integer_pow is_finite le log log1p logistic lt max min mul ne neg pow rsqrt select_n sign sin sqrt
-square stop_gradient sub tanh
+square sub tanh
 """
 ELEMENTWISE = {*NAMES.split()}
 SHAPES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"}

@@ -116,6 +116,8 @@ class Reader:
             rms, delta = float(found.rms[n]), float(found.delta[n])
             numbers = jnp.issubdtype(program.shapes[one.value].dtype, jnp.floating)
             lost = bool(numbers) and not rms < inf
+            edge = "nonfinite-input" if lost and bad and INPUT in one.below else ""
+            edge = "detached" if one.kind == "detach" else edge
             if one.value not in program.learns:
                 delta = nan
             elif delta != delta:
@@ -130,7 +132,7 @@ class Reader:
                     delta,
                     flat=float(found.flat[n]) if one.kind == "softmax" else nan,
                     lost=lost,
-                    edge="nonfinite-input" if lost and bad and INPUT in one.below else "",
+                    edge=edge,
                 )
             )
         top = self.graph.near.get(program.loss, frozenset([len(made) - 1]))
@@ -183,7 +185,7 @@ class Reader:
             gradient_log2=gradient,
             nonfinite=None if bad is None else bad.first,
             lost=not gradient < inf,
-            reached=self.names.index(name) in {leaf for leaf, _ in self.task.runner.used},
+            reached=self.names.index(name) in self.task.runner.reached,
         )
 
     def _chain(self, path: list[int]) -> Chain:
