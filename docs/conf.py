@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import vegrad
@@ -35,7 +36,7 @@ autodoc_preserve_defaults = True
 autodoc_type_aliases = {name: name for name in ("Array", "Buffers", "FloatArray", "Quantity")}
 nitpick_ignore_regex = [
     ("py:obj", ".*"),  # of the default role, which is code where it is no name
-    ("py:class", r"(np|numpy|sklearn|torch|collections|os|typing|types)\..*"),
+    ("py:class", r"(np|numpy|sklearn|torch|jax|collections|os|typing|types)\..*"),
     ("py:class", r"[A-Z]\w*|vegrad\.\w+\..*"),  # types in signatures that are not public
 ]
 
@@ -46,6 +47,9 @@ if "READTHEDOCS" in os.environ:  # elsewhere a build needs nothing from the netw
         "numpy": ("https://numpy.org/doc/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
+
+if find_spec("jax") is None:  # its page is made without the types of JAX
+    autodoc_mock_imports = ["jax"]
 
 suppress_warnings = ["misc.highlighting_failure"]  # what a command prints is no language
 

@@ -41,6 +41,9 @@ ROOT = Path(__file__).parents[1]
 FILES = ROOT / "docs" / "files"
 OPTIONAL = {
     "accelerate",
+    "equinox",
+    "flax",
+    "haiku",
     "jax",
     "lightning",
     "optax",

@@ -182,9 +182,10 @@ void Buffers::add_items(const py::handle& container) {
 void Buffers::refuse(const std::string& label, const py::handle& object) {
   const bool memory = PyObject_CheckBuffer(object.ptr()) && !PyBytes_Check(object.ptr()) &&
                       !PyByteArray_Check(object.ptr());
+  const char* const hint = memory ? ": pass numpy.asarray() of it" : hint_for(object);
   throw py::type_error(label +
                        " must be an array, a CPU tensor, or a sequence or mapping of them, not " +
-                       type_name(object) + (memory ? ": pass numpy.asarray() of it" : ""));
+                       type_name(object) + hint);
 }
 
 // One that is odd: whose keys are not there, or whose length lies. Other errors are those of

@@ -64,6 +64,9 @@ class Buffers {
   static const char* kind_name(Kind kind);
   void reserve(std::size_t length);
   [[noreturn]] static void refuse(const std::string& label, const pybind11::handle& object);
+  static bool is_of_jax(const pybind11::handle& object);
+  static const char* hint_for(const pybind11::handle& object);
+  void check_jax(const pybind11::handle& item) const;
   [[noreturn]] void refuse_unreadable(const pybind11::handle& container) const;
   void plant();
   void enter(const pybind11::handle& item, const pybind11::handle& key);

@@ -209,8 +209,33 @@ void Buffers::add_exchanged(const py::handle& item, View& view) {
   take(&tensor, item, view);
 }
 
+bool Buffers::is_of_jax(const py::handle& object) {
+  return std::string(py::str(py::type::handle_of(object).attr("__module__"))).rfind("jax", 0) == 0;
+}
+
+const char* Buffers::hint_for(const py::handle& object) {
+  if (type_name(object).ends_with("Tracer")) return ": inside jit and vmap it has no values yet";
+  const bool fields = py::hasattr(object, "__dataclass_fields__") && !PyType_Check(object.ptr());
+  return fields ? ": pass the arrays in it; jax.tree.leaves() finds those of Equinox" : "";
+}
+
+// An array of JAX that has no memory of its own, or not all of it in one place.
+void Buffers::check_jax(const py::handle& item) const {
+  if (!py::hasattr(item, "is_deleted") || !py::hasattr(item, "sharding")) return;
+  if (py::bool_(item.attr("is_deleted")()))
+    throw py::value_error(here() + " was deleted or donated: pass what took its place");
+  const py::object sharding = item.attr("sharding");
+  const std::size_t devices = py::len(sharding.attr("device_set"));
+  const bool copies = py::bool_(sharding.attr("is_fully_replicated"));
+  if (devices > 1)
+    throw py::type_error(here() + " must be on one device, not " +
+                         (copies ? "replicated on " : "in parts on ") + std::to_string(devices) +
+                         ": pass np.asarray() of it");
+}
+
 bool Buffers::add_capsule(const py::handle& item, View& view) {
   if (!py::hasattr(item, "__dlpack__") || !py::hasattr(item, "__dlpack_device__")) return false;
+  if (is_of_jax(item)) check_jax(item);
   const py::object device = item.attr("__dlpack_device__")();
   dlpack::Device where{};
   if (!device_of(device, where))
@@ -240,16 +265,17 @@ bool Buffers::add_capsule(const py::handle& item, View& view) {
     take(&managed.tensor, item, view);
   } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
     // Old producers cannot say so, but JAX's arrays are immutable.
-    read_only =
-        std::string(py::str(py::type::handle_of(item).attr("__module__"))).rfind("jax", 0) == 0;
+    read_only = is_of_jax(item);
     take(&static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))
               ->tensor,
          item, view);
   } else {
     throw py::type_error(here() + " gives no DLPack tensor but " + shown(capsule));
   }
+  const char* const copied = "array of JAX, which never changes: pass a copy, np.array() of it";
   if (writable_ && read_only)
-    throw py::value_error(here() + " must be writable, not a read-only " + type_name(item));
+    throw py::value_error(here() + " must be writable, not a read-only " +
+                          (is_of_jax(item) ? copied : type_name(item)));
   owners.push_back(std::move(capsule));
   return true;
 }

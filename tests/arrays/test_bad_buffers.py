@@ -152,10 +152,50 @@ def test_jax_arrays_are_only_measured(clip: str) -> None:
     jax = pytest.importorskip("jax")
     array, good, w = jax.numpy.ones((4, 3)), GOOD.copy(), np.ones((4, 3))
     call = CLIPPING[clip]
-    said = ["grads[1]"]
-    refuses(lambda: call([good, array], [w, w]), (ValueError, TypeError), said, good)
+    said = [
+        "grads[1]",
+        "read-only array of JAX, which never changes: pass a copy, np.array() of it",
+    ]
+    refuses(lambda: call([good, array], [w, w]), ValueError, said, good)
     assert vegrad.clip_by_global_norm_([array], None).norm == vegrad.norm(w)
     np.testing.assert_array_equal(array, w)
+
+
+def test_jax_arrays_that_have_no_values() -> None:
+    jax = pytest.importorskip("jax")
+    deleted, donated = jax.numpy.ones(3), jax.numpy.ones(3)
+    deleted.delete()
+    jax.jit(lambda x: x + 1, donate_argnums=0)(donated).block_until_ready()
+    for bad in (deleted, donated):
+        with pytest.raises(ValueError, match=r'buffers\["b"\] was deleted or donated: pass what'):
+            vegrad.norm({"a": GOOD, "b": bad})
+    for traced in (jax.jit(lambda x: vegrad.norm([x])), jax.vmap(lambda x: vegrad.norm([x]))):
+        with pytest.raises(
+            TypeError, match=r"buffers\[0\] .*Tracer: inside jit and vmap it has no"
+        ):
+            traced(jax.numpy.ones((2, 3)))
+
+
+def test_jax_arrays_on_several_devices() -> None:
+    """JAX has to be told of these before it starts."""
+    pytest.importorskip("jax")
+    code = """
+import os
+os.environ |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+import jax, numpy as np, vegrad
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+mesh = Mesh(np.array(jax.devices()), ("d",))
+for spec in (PartitionSpec("d"), PartitionSpec()):
+    try:
+        vegrad.norm([jax.device_put(np.ones((4, 2)), NamedSharding(mesh, spec))])
+    except TypeError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "buffers[0] must be on one device, not in parts on 2: pass np.asarray() of it",
+        "buffers[0] must be on one device, not replicated on 2: pass np.asarray() of it",
+    ]
 
 
 # ---------------------------------------------------------------------------------------- torch

@@ -23,9 +23,9 @@ CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network", "recurrent"]}
 # Bottom up: a package imports what stands above it in this list, or itself.
 LAYERS = ["_core", "arrays", "pictures", "sweeps", "activations", "clipping", "optim",
           "datasets", "theory", "flow", "reports", "diagnosis", "runs", "treatment",
-          "recordings", "networks", "sklearn", "torch", "benchmark", "watching",
+          "recordings", "networks", "sklearn", "torch", "jax", "benchmark", "watching",
           "cli"]  # fmt: skip
-FRONT_ENDS = {"recordings", "networks", "sklearn", "torch"}
+FRONT_ENDS = {"recordings", "networks", "sklearn", "torch", "jax"}
 # The front ends that stand on another, whose networks theirs are turned into.
 STAND_ON = {("sklearn", "networks")}
 # Who may import a framework: the front end for it, and the peer that vegrad is timed beside. The
@@ -33,7 +33,7 @@ STAND_ON = {("sklearn", "networks")}
 FRAMEWORKS = {
     "torch": ("torch/", "benchmark/peers/torch.py"),
     "sklearn": ("sklearn/", "datasets/files.py"),
-    "jax": ("benchmark/peers/jax.py",),
+    "jax": ("jax/", "benchmark/peers/jax.py"),
 }
 LONGEST = {"cpp": 400, "python": 400, "bench": 400, "tests": 450}
 

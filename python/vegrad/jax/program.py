@@ -1,0 +1,223 @@
+"""A jaxpr as one flat list of steps, with what each of them is in the way of a gradient.
+
+Calls are written out. Values have numbers. A value made of parameters alone (a transposed weight)
+knows its leaves; one that is an elementwise function φ of a single other value knows that root, so
+that activations are found however they are written, and named by their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from vegrad.activations import ACTIVATIONS
+
+INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+NAMES = """
+abs add add_any cbrt clamp convert_element_type copy cos div eq erf erfc exp exp2 expm1 ge gt
+integer_pow is_finite le log log1p logistic lt max min mul ne neg pow rsqrt select_n sign sin sqrt
+square sub tanh
+"""
+ELEMENTWISE = {*NAMES.split()}
+SHAPES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"}
+KINDS = {"add_any": "add", "gather": "embedding", "logistic": "sigmoid", "select_n": "where"}
+GRID = np.linspace(-4.0, 4.0, 81)
+NEAR = 2e-3  # by which a GELU that is written with tanh differs from the exact one
+
+
+@dataclass(frozen=True)
+class Step:
+    """One equation, with the numbers of what it takes and makes."""
+
+    eqn: JaxprEqn
+    within: Jaxpr
+    takes: tuple[int, ...]
+    makes: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The primitive, or the function whose derivative somebody has written."""
+        primitive = str(self.eqn.primitive.name)
+        own = primitive.startswith("custom_jvp")
+        return str(self.eqn.params.get("name", primitive)) if own else primitive
+
+    @property
+    def elementwise(self) -> bool:
+        """True if each element of what it makes comes of the elements in the same place alone."""
+        if self.eqn.primitive.name != "custom_jvp_call":
+            return self.name in ELEMENTWISE
+        return _is_elementwise(self.eqn.params["call_jaxpr"].jaxpr)
+
+    def run(self, values: Sequence[jax.Array]) -> list[jax.Array]:
+        """Return what it makes of values, with the derivative that belongs to it."""
+        eqn = self.eqn
+        given = zip(eqn.invars, values, strict=True)
+        pairs = [(var, value) for var, value in given if not isinstance(var, Literal)]
+        variables = [var for var, _ in pairs]
+        debug = self.within.debug_info._replace(arg_names=None, result_paths=None)
+        makes = {"outvars": eqn.outvars, "eqns": [eqn], "effects": eqn.effects}
+        alone = self.within.replace(constvars=[], invars=variables, **makes, debug_info=debug)
+        return list(jax.core.eval_jaxpr(alone, (), *(value for _, value in pairs)))
+
+
+def _is_elementwise(jaxpr: Jaxpr) -> bool:
+    inner = (one.params.get("jaxpr") for one in jaxpr.eqns if one.primitive.name in INLINED)
+    names = {one.primitive.name for one in jaxpr.eqns} - INLINED
+    return names <= ELEMENTWISE and all(_is_elementwise(one.jaxpr) for one in inner)
+
+
+@dataclass(eq=False)
+class Program:
+    """The steps of a loss, whose first values are its trained leaves, then the batch."""
+
+    leaves: int
+    batch: int
+    shapes: dict[int, jax.core.ShapedArray] = field(default_factory=dict)
+    constants: dict[int, jax.Array] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    """The named scopes in which each step stands."""
+    loss: int = 0
+
+    @classmethod
+    def of(cls, closed: ClosedJaxpr, leaves: int, batch: int) -> Program:
+        """Write out a jaxpr, and find what its values are."""
+        made = cls(leaves, batch)
+        inputs = [made._new(one.aval) for one in closed.jaxpr.invars]
+        (made.loss,) = made._walk(closed.jaxpr, closed.consts, inputs, "")
+        made._look()
+        return made
+
+    def _new(self, aval: jax.core.ShapedArray, value: jax.Array = None) -> int:
+        number = len(self.shapes)
+        self.shapes[number] = aval
+        if value is not None:
+            self.constants[number] = value
+        return number
+
+    def _walk(
+        self, jaxpr: Jaxpr, consts: Sequence[object], given: Sequence[int], path: str
+    ) -> list[int]:
+        pairs = zip(jaxpr.constvars, consts, strict=True)
+        known = {var: self._new(var.aval, value) for var, value in pairs}
+        known |= dict(zip(jaxpr.invars, given, strict=True))
+
+        def number(var: object) -> int:
+            return self._new(var.aval, var.val) if isinstance(var, Literal) else known[var]
+
+        for eqn in jaxpr.eqns:
+            takes = tuple(map(number, eqn.invars))
+            where = "/".join(filter(None, (path, str(eqn.source_info.name_stack))))
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            if eqn.primitive.name in INLINED and inner is not None:
+                closed = isinstance(inner, ClosedJaxpr)
+                body, held = (inner.jaxpr, inner.consts) if closed else (inner, ())
+                makes = tuple(self._walk(body, held, takes, where))
+            else:
+                makes = tuple(self._new(var.aval) for var in eqn.outvars)
+                self.steps.append(Step(eqn, jaxpr, takes, makes))
+                self.paths.append(where)
+            known |= dict(zip(eqn.outvars, makes, strict=True))
+        return [number(var) for var in jaxpr.outvars]
+
+    # What values are ----------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Follow the leaves and the batch through the steps."""
+        count, rows = self.leaves + self.batch, range(self.leaves, self.leaves + self.batch)
+        self.data: set[int] = {*rows}
+        """Values that come from the batch."""
+        if not rows:  # the loss has closed over its data
+            self.data |= {n for n in self.constants if np.ndim(self.constants[n])}
+        self.learns: set[int] = {*range(self.leaves)}
+        """Values that a gradient comes back through."""
+        self.parts: dict[int, frozenset[int]] = {n: frozenset([n]) for n in range(self.leaves)}
+        """Leaves of what is made of parameters alone."""
+        self.inputs: dict[int, frozenset[int]] = {n: frozenset([n]) for n in rows}
+        """Parts of the batch that a value comes from."""
+        self.maker: dict[int, int] = {}
+        self.takers: dict[int, list[int]] = {}
+        self.root: dict[int, int] = {n: n for n in range(count)}
+        for place, step in enumerate(self.steps):
+            known = [n for n in step.takes if n in self.data]
+            learned = step.name != "stop_gradient" and any(n in self.learns for n in step.takes)
+            of_parts = frozenset[int]().union(*(self.parts.get(n, ()) for n in step.takes))
+            own = frozenset[int]().union(*(self.inputs.get(n, ()) for n in step.takes))
+            for n in step.takes:
+                self.takers.setdefault(n, []).append(place)
+            for n in step.makes:
+                self.maker[n] = place
+                if known:
+                    self.data.add(n)
+                    self.inputs[n] = own
+                    self.root[n] = self._root(step, known, n)
+                elif of_parts:
+                    self.parts[n] = of_parts
+                if learned and jnp.issubdtype(self.shapes[n].dtype, jnp.inexact):
+                    self.learns.add(n)
+
+    def _root(self, step: Step, known: Sequence[int], own: int) -> int:
+        """Return the value that this one is an elementwise function of; itself, if of several."""
+        roots = {self.root.get(n, n) for n in known}
+        others = [n for n in step.takes if n not in known]
+        same = all(self.shapes[n].shape == self.shapes[own].shape for n in known)
+        plain = all(n not in self.parts and self.scalar(n) is not None for n in others)
+        return roots.pop() if step.elementwise and len(roots) == 1 and same and plain else own
+
+    def scalar(self, value: int) -> jax.Array | None:
+        """Return a constant that has one value, as a number; None of others."""
+        if value in self.constants:
+            held = self.constants[value]
+            return held if np.ndim(held) == 0 else None
+        step = self.steps[self.maker[value]] if value in self.maker else None
+        if step is None or step.name not in SHAPES | {"convert_element_type"}:
+            return None
+        return self.scalar(step.takes[0])
+
+    def exit(self, root: int) -> int:
+        """Return the first value that is made of a root elementwise and is used by others."""
+        ahead, seen = [root], {root}
+        found = list[int]()
+        while ahead:
+            value = ahead.pop()
+            made = [n for place in self.takers.get(value, ()) for n in self.steps[place].makes]
+            inside = [n for n in made if self.root.get(n) == root]
+            if len(inside) < len(made) or value == self.loss:
+                found.append(value)
+            ahead += [n for n in inside if n not in seen]
+            seen |= {*inside}
+        floats = [n for n in found if jnp.issubdtype(self.shapes[n].dtype, jnp.inexact)]
+        return min(floats, default=root)
+
+    def apply(self, root: int, value: int, at: jax.Array) -> jax.Array:
+        """Return what a value would be if its root were another array of its shape."""
+        if value == root:
+            return at
+        if value not in self.maker or self.root.get(value) != root:
+            held = self.shapes[value]
+            return jnp.full(held.shape, self.scalar(value), held.dtype)
+        step = self.steps[self.maker[value]]
+        given = [self.apply(root, n, at) for n in step.takes]
+        return step.run(given)[step.makes.index(value)]
+
+    def activation(self, root: int) -> tuple[int, str]:
+        """Return where an activation of a root ends, and its name: "identity" if there is none."""
+        end = self.exit(root)
+        if end == root:
+            return end, "identity"
+        shape = self.shapes[root].shape
+        size = max(int(np.prod(shape)), 1)
+        grid = np.resize(GRID, (-(-GRID.size // size), *shape)).astype(self.shapes[root].dtype)
+        values = jax.vmap(lambda at: self.apply(root, end, at))(grid)
+        with np.errstate(all="ignore"):
+            values = np.asarray(values, np.float64).ravel()[: GRID.size]
+            for name, one in ACTIVATIONS.items():
+                if np.abs(values - one.phi(GRID)).max() < NEAR:
+                    return end, name
+        name = self.steps[self.maker[end]].name
+        return end, KINDS.get(name, name)

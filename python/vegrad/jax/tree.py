@@ -1,0 +1,144 @@
+"""Trees of parameters as JAX has them: their leaves by name, and trees drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf, log2, prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_flatten_with_path
+
+from vegrad.arrays.shown import shown
+from vegrad.flow.data import NonFiniteData, NonFiniteValue
+
+Init = Callable[[jax.Array], object]
+"""Draws a tree of parameters anew, of a key."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree of parameters, taken apart: the leaves that are trained by name, and all else."""
+
+    leaves: Mapping[str, jax.Array]
+    """Arrays of real numbers, in the order of the tree."""
+    others: tuple[object, ...]
+    """All leaves in their order, with None in the places of those that are trained."""
+    form: jax.tree_util.PyTreeDef
+
+    @classmethod
+    def of(cls, params: object, name: str = "params") -> Tree:
+        """Take a tree apart.
+
+        Integers, keys and functions stay as they are: Equinox and Flax keep them beside weights.
+
+        Raises:
+            TypeError: for a leaf that is neither an array nor a function.
+            ValueError: for a tree without an array of floats, an array that was deleted or donated.
+        """
+        pairs, form = tree_flatten_with_path(params)
+        leaves: dict[str, jax.Array] = {}
+        others = list[object]()
+        for path, leaf in pairs:
+            if not callable(leaf) or hasattr(leaf, "dtype"):
+                check_leaf(leaf, name + jax.tree_util.keystr(path))
+            trained = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+            if trained:
+                leaves[name_of(path)] = jnp.asarray(leaf)
+            others.append(None if trained else leaf)
+        if not leaves:
+            raise ValueError(f"{name} must have an array of floats, which could be trained")
+        return cls(leaves, tuple(others), form)
+
+    def joined(self, leaves: Mapping[str, jax.Array]) -> object:
+        """Return a tree of the same form with other leaves."""
+        trained = iter(leaves.values())
+        all_of_them = [next(trained) if one is None else one for one in self.others]
+        return jax.tree_util.tree_unflatten(self.form, all_of_them)
+
+    def drawn(self, init: Init | None, seed: int) -> dict[str, jax.Array]:
+        """Return leaves drawn anew: by `init`, else matrices as LeCun draws them.
+
+        Raises:
+            TypeError, ValueError: if `init` returns a tree of other leaves.
+        """
+        key = jax.random.key(seed)
+        if init is None:
+            keys = dict(zip(self.leaves, jax.random.split(key, len(self.leaves)), strict=True))
+            return {
+                name: one if one.ndim < 2 else drawn(keys[name], name, one, fans(name, one)[0])
+                for name, one in self.leaves.items()
+            }
+        fresh = Tree.of(init(key), "init(key)").leaves
+        for name, one in self.leaves.items():
+            shape = jnp.shape(fresh[name]) if name in fresh else None
+            if shape != one.shape:
+                got = "has no such leaf" if shape is None else f"is of the shape {shape}"
+                raise ValueError(
+                    f"init(key) must return a tree like params, whose {shown(name)} has the shape "
+                    f"{one.shape}, but what it returns {got}"
+                )
+        return {name: fresh[name] for name in self.leaves}
+
+
+def check_leaf(leaf: object, label: str) -> None:
+    """Raise TypeError or ValueError for a leaf that is no array which can be read."""
+    if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        raise TypeError(
+            f"{label} must be an array, not {shown(leaf)} ({type(leaf).__name__}): jnp.asarray() "
+            "makes one; what is no parameter belongs outside of the tree"
+        )
+    if getattr(leaf, "is_deleted", bool)():
+        raise ValueError(
+            f"{label} was deleted or donated (donate_argnums): pass the array that took its place"
+        )
+
+
+def name_of(path: tuple[object, ...]) -> str:
+    """Write a path as a name: params.Dense_0.kernel, layers.0.weight."""
+    parts = [_part(one) for one in path]
+    if len(parts) > 1 and parts[-1] == "value":  # flax.nnx keeps each array in a variable
+        del parts[-1]
+    return ".".join(parts) or "params"
+
+
+def _part(key: object) -> str:
+    found = (getattr(key, one, None) for one in ("name", "key", "idx"))
+    return str(next((one for one in found if one is not None), key)).strip(".")
+
+
+def fans(name: str, leaf: jax.Array) -> tuple[int, int]:
+    """Return fan_in and fan_out of a matrix by its name: only Equinox's weights are (out, in)."""
+    first, last = leaf.shape[0], leaf.shape[-1]
+    if name.endswith("weight"):
+        return prod(leaf.shape[1:]), first * prod(leaf.shape[2:])
+    return prod(leaf.shape[:-1]), last * prod(leaf.shape[:-2])
+
+
+def drawn(key: jax.Array, name: str, leaf: jax.Array, inputs: float) -> jax.Array:
+    """Return normal numbers of the variance 1/inputs, of a leaf's shape; tables get variance 1."""
+    size = 1.0 if "embed" in name.lower() else max(inputs, 1e-30) ** -0.5
+    return (size * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
+
+
+def not_finite(kind: str, name: str, values: np.ndarray) -> NonFiniteData | None:
+    """Return what of a batch is not finite; None if all of it is."""
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return None
+    index = tuple(int(n) for n in np.argwhere(bad)[0])
+    first = NonFiniteValue(index, float(values[index]), int(bad.sum()))
+    rows = bad.reshape(len(bad), -1).any(axis=1) if bad.ndim else bad[None]
+    return NonFiniteData(kind, name, first, int(rows.sum()), len(rows))
+
+
+def size_of(leaf: jax.Array) -> float:
+    """Return log2 of the root mean square of a leaf: -inf of zeros, and of what is not finite."""
+    values = np.asarray(leaf).astype(np.float64)
+    with np.errstate(all="ignore"):
+        top = float(np.abs(values).max(initial=0.0))
+        if not 0 < top < inf:
+            return -inf
+        return log2(top) + log2(float(np.mean((values / top) ** 2))) / 2

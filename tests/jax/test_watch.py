@@ -1,0 +1,175 @@
+"""Steps that optax takes: their sizes, inside any transformation, and what is told of them."""
+
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import vegrad.jax
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vegrad.jax.sizes import norm_log2, times
+
+from tests.jax.nets import drawn, loss_with, task
+
+optax = pytest.importorskip("optax")
+LOSS = loss_with(jax.nn.relu)
+
+
+@settings(max_examples=20)
+@given(values=st.lists(st.floats(0.5, 1.0), min_size=1, max_size=9), power=st.integers(-125, 127))
+def test_norms_are_those_of_float64(values: list[float], power: int) -> None:
+    array = np.ldexp(np.array(values, np.float32), power)
+    wanted = np.log2(np.linalg.norm(array.astype(np.float64)))
+    assert float(jax.jit(norm_log2)(jnp.asarray(array))) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_norms_of_zeros_and_of_what_is_not_finite() -> None:
+    assert float(norm_log2(jnp.zeros(3))) == -np.inf
+    assert float(norm_log2(jnp.zeros((0, 2)))) == -np.inf
+    assert not np.isfinite(float(norm_log2(jnp.array([1.0, np.inf]))))
+    assert np.isnan(float(norm_log2(jnp.array([1.0, np.nan]))))
+    assert float(norm_log2(jnp.full(4, 1e-6, jnp.float16))) == pytest.approx(np.log2(2e-6), abs=0.2)
+    assert float(times(jnp.float32(2.0**-120), jnp.float32(220.0))) == 2.0**100
+
+
+def norm_of(tree: Any) -> Any:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(one)) for one in jax.tree.leaves(tree)))
+
+
+@cache
+def trained(
+    rate: float, steps: int = 120, given: bool = True, kind: str = "sgd", rows: int = 256
+) -> Any:
+    """Train under scan and jit; return the optimizer's state and what it was in plain optax."""
+    x, y = task(128)
+    y = (x[:, :2].sum(1) > 0).astype(jnp.int32)
+    optimizer = vegrad.jax.watch(getattr(optax, kind)(rate), rows=rows)
+    net = drawn([16, 16, 2], 2**0.5)
+
+    def step(carry: Any, place: Any) -> tuple[Any, Any]:
+        net, state = carry
+        chosen = jax.random.permutation(jax.random.fold_in(jax.random.key(1), place), 128)[:32]
+        value, grads = jax.value_and_grad(LOSS)(net, x[chosen], y[chosen])
+        updates, state = optimizer.update(grads, state, net, **({"value": value} if given else {}))
+        return (optax.apply_updates(net, updates), state), (value, norm_of(grads))
+
+    carry, seen = jax.jit(lambda c: jax.lax.scan(step, c, jnp.arange(steps)))(
+        (net, optimizer.init(net))
+    )
+    return carry[1], seen
+
+
+def test_the_state_has_the_sizes_of_each_step() -> None:
+    state, (losses, norms) = trained(0.1)
+    np.testing.assert_array_equal(state.steps[:120], np.arange(120))
+    np.testing.assert_allclose(state.loss[:120], losses, rtol=1e-6)
+    leaves = jax.tree.leaves(state.gradients)
+    joint = np.sqrt(sum(np.exp2(2 * np.asarray(one[:120], np.float64)) for one in leaves))
+    np.testing.assert_allclose(joint, norms, rtol=1e-4)
+    moved = np.asarray(state.updates[0]["w"][:120]) - np.asarray(state.gradients[0]["w"][:120])
+    np.testing.assert_allclose(moved, np.log2(0.1), atol=1e-4)
+
+
+def test_a_record_that_is_full_keeps_every_other_row_and_the_last() -> None:
+    state, _ = trained(0.1, rows=16)
+    kept = [n for n in state.steps.tolist() if n >= 0]
+    assert kept == [*range(0, 120, 8), 119] or kept == list(range(0, 120, 8))
+    assert kept[-1] == 119 or int(state.apart) == 8
+    assert vegrad.jax.report(state).healthy
+
+
+def test_good_steps_are_healthy_and_what_is_wrong_is_told() -> None:
+    assert vegrad.jax.report(trained(0.1)[0]).healthy
+    assert vegrad.jax.report(trained(1e-3, kind="adam")[0]).healthy
+    high = vegrad.jax.report(trained(1e3)[0])
+    assert high.findings[0].cause == "learning-rate-high"
+    low = vegrad.jax.report(trained(1e-8)[0])
+    assert (low.verdict, low.findings[0].cause) == ("stalled", "learning-rate-low")
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    optimizer = vegrad.jax.watch(optax.adam(1e-3))
+    net: Any = drawn([4, 3, 2])
+    state, grads = optimizer.init(net), jax.tree.map(jnp.ones_like, drawn([4, 3, 2]))
+    for place in range(3):
+        if place == 2:
+            grads[0]["w"] = grads[0]["w"].at[1, 1].set(jnp.nan)
+        _, state = optimizer.update(grads, state, net)
+    found = vegrad.jax.report(state)
+    assert found.verdict == "nonfinite"
+    assert "the gradient of 0.w is not finite at step 2" in found.summary
+
+
+def test_in_a_chain_the_updates_stay_and_the_order_is_judged() -> None:
+    net, (x, y) = drawn([16, *[16] * 5, 4], 0.02), task()
+    plain = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    watched = optax.chain(vegrad.jax.watch(), plain)
+    grads = jax.grad(loss_with(jnp.tanh))(net, x, y)
+    expected, _ = plain.update(grads, plain.init(net), net)
+    updates, state = watched.update(grads, watched.init(net), net)
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+    assert vegrad.jax.report(state).healthy  # no step is known, and no order
+    names = [f"{n}.w" for n in range(6)]
+    found = vegrad.jax.report(state, order=names[1:])
+    assert found.verdict in ("vanishing", "exploding", "healthy")
+    with pytest.raises(ValueError, match=r"unknown: '?kernel"):
+        vegrad.jax.report(state, order=["kernel"])
+
+
+def test_wrong_use() -> None:
+    with pytest.raises(TypeError, match=r"optimizer must be an optax transformation, not 0\.1"):
+        vegrad.jax.watch(0.1)
+    with pytest.raises(ValueError, match="rows must be at least 8"):
+        vegrad.jax.watch(rows=2)
+    with pytest.raises(TypeError, match=r"state must hold that of vegrad\.jax\.watch\(\)"):
+        vegrad.jax.report(optax.sgd(0.1).init({"w": jnp.ones(2)}))
+    with pytest.raises(ValueError, match="has seen no step"):
+        vegrad.jax.report(vegrad.jax.watch().init({"w": jnp.ones(2)}))
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, optax, vegrad.jax
+from jax.sharding import Mesh, PartitionSpec as P
+assert jax.device_count() == 4
+net, rows = {"w": jnp.ones((8, 2))}, jnp.arange(64.0).reshape(4, 8, 2) / 64
+loss = lambda net, x: jnp.mean(net["w"] * x)
+optimizer = vegrad.jax.watch(optax.sgd(0.1))
+
+def step(net, state, x):
+    value, grads = jax.value_and_grad(loss)(net, x)
+    value, grads = jax.lax.pmean((value, grads), "d")
+    updates, state = optimizer.update(grads, state, net, value=value)
+    return optax.apply_updates(net, updates), state
+
+many = lambda tree: jax.tree.map(lambda one: jnp.stack([one] * 4), tree)
+net4, state = many(net), many(optimizer.init(net))
+for _ in range(3):
+    net4, state = jax.pmap(step, axis_name="d")(net4, state, rows)
+print(vegrad.jax.report(state).verdict)
+whole = np.log2(np.linalg.norm(np.asarray(rows, np.float64).mean(0) / 16))
+print(abs(float(state.gradients["w"][0, 0]) - whole) < 1e-4)
+
+parts = vegrad.jax.watch(optax.sgd(0.1), axis_name="d")
+def halves(w, x):
+    grads = jax.grad(loss)({"w": w}, x)
+    _, state = parts.update(grads, parts.init({"w": w}), {"w": w})
+    return state.gradients["w"][:1]
+mesh = Mesh(np.array(jax.devices()), ("d",))
+size = jax.shard_map(halves, mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P("d"),
+                     check_vma=False)(net["w"], rows[0])
+wanted = np.log2(np.linalg.norm(np.asarray(rows[0], np.float64) / 4))
+print(np.abs(np.asarray(size) - wanted).max() < 1e-4)
+"""
+
+
+def test_on_several_devices() -> None:
+    """They are four of one processor, which JAX has to be told before it starts."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    code = f"import os; os.environ.update({flags!r})\n{DEVICES}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["healthy", "True", "True"], done.stderr
