@@ -8,8 +8,8 @@ into days, everything standardized; and an output comes out as a class or in the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -138,23 +138,24 @@ class Preparation:
         return found
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Preparation:
+    def from_dict(cls, state: Mapping[str, object]) -> Preparation:
         """Return what `to_dict` wrote.
 
         Raises:
             KeyError, TypeError, ValueError: for what it cannot have written.
         """
         columns = tuple(
-            Column(**{**one, "words": tuple(map(str, one["words"]))}) for one in state["columns"]
+            replace(Column(**one), words=tuple(map(str, one["words"])))
+            for one in cast(list[dict[str, Any]], state["columns"])
         )
         found = cls(
             columns,
             str(state["target"]),
-            tuple(map(str, state["labels"])),
+            tuple(map(str, cast(list[str], state["labels"]))),
             np.array(state["shift"], np.float64),
             np.array(state["scale"], np.float64),
-            float(state["target_shift"]),
-            float(state["target_scale"]),
+            float(str(state["target_shift"])),
+            float(str(state["target_scale"])),
         )
         if found.shift.shape != (len(found.made),) or found.scale.shape != found.shift.shape:
             raise ValueError("shift and scale must have a number for each column")

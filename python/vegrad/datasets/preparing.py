@@ -32,7 +32,7 @@ MARKS, MARKED = 2, 0.1  # words beside numbers that stand for what is missing, a
 
 @dataclass
 class Choice:
-    """What the user has said of the columns."""
+    """The columns that the user has named, and why."""
 
     target: str
     drop: Sequence[str] = ()

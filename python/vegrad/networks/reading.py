@@ -86,7 +86,7 @@ def _checked(x: Any, target: Any, config: Mapping[str, Any]) -> Batch:
     return Batch(rows, as_target(target, len(rows), outputs, dtype, config["loss"]))
 
 
-def _compared(network: Network, seen: Examined, target: Any) -> tuple[Compared, ...]:
+def _compared(network: Network, seen: Examined, target: object) -> tuple[Compared, ...]:
     """Write down the output beside the target, as the loss compares them."""
     outputs, config = seen.outputs, network.config
     wanted = as_array(target, "target")
@@ -260,7 +260,7 @@ def _resampled(seen: Examined, count: int, seed: int) -> FloatArray:
     return resampled(gains, squares.shape[1], len(squares) - 1, count, seed)
 
 
-def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
+def expected_or_none(network: Network, x: object) -> ExpectedFlow | None:
     """Return what theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))
@@ -269,7 +269,7 @@ def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
         return None
 
 
-def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> NonFiniteData | None:
+def _check_finite(name: str, value: object, config: Mapping[str, Any]) -> NonFiniteData | None:
     """Return what is not finite in the data as the network sees them.
 
     The shapes are judged by `backward`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, log2, nan
@@ -143,7 +143,8 @@ class Graph:
         given = call.tensors if call.name.startswith("embedding") else call.signals
         places = below if len(given) == len(below) else map(self._made_by.get, given)
         known = {one for one in places if one is not None}
-        self._meet_strangers(call, below)
+        if self.end < 0:
+            self.strangers |= _strangers(call, below, self.names)
         if not made or not (parameters or known):
             self.values.pass_on(call, made, edge)
             return None
@@ -170,12 +171,9 @@ class Graph:
             rms = rms_log2(out)
             flat, alike, keys = flatness(call, out), shared(out, rms), apart(call)
         if call.name == "batch_norm":
-            self._variance(call)
-        if (
-            self.end < 0
-            and (mixing := suspected(call, made[0], self.rows, self.module)) is not None
-        ):
-            self.mixing.append(mixing)
+            self.variances |= _variance(call)
+        mixing = suspected(call, out, self.rows, self.module) if self.end < 0 else None
+        self.mixing += [] if mixing is None else [mixing]
         lost = not rms < inf if measured else numbers and self._carries(out, known)
         edge = edge or (after(call, out, lost) if measured else None)
         cause = edge.cause if edge is not None else ""
@@ -208,28 +206,9 @@ class Graph:
             self.outputs(place, out, in_model and call.name in MAPS, in_model and call.raw in ADDS)
         return place
 
-    def _meet_strangers(self, call: Call, below: list[int | None]) -> None:
-        """Note parameters that the model trains and does not have."""
-        if self.end >= 0:
-            return
-        for one, place in zip(call.tensors, below, strict=True):
-            if place is not None or not one.requires_grad or id(one) in self.names:
-                continue
-            if isinstance(one, nn.Parameter) and torch.is_grad_enabled():
-                self.strangers[id(one)] = one
-
     def _carries(self, out: Tensor, known: set[int]) -> bool:
         """Return True if a view of what is not finite is not finite either."""
         return any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
-
-    def _variance(self, call: Call) -> None:
-        """Note the batch's own variance where a normalization uses running statistics."""
-        given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
-        running, x = given.get("running_var"), given["input"].detach()
-        if running is None or given.get("training"):
-            return
-        own = x.double().var([n for n in range(x.ndim) if n != 1], correction=0).mean()
-        self.variances[id(running)] = log2(float(own)) if 0 < own < inf else nan
 
     @property
     def module(self) -> str:
@@ -247,6 +226,29 @@ class Graph:
                 one = replace(one, delta_log2=delta, edge=edge)
             found.append(one)
         return found
+
+
+def _strangers(
+    call: Call, below: Sequence[int | None], names: Collection[int]
+) -> dict[int, nn.Parameter]:
+    """Return parameters that a call trains and the model does not have, by id."""
+    found = {}
+    for one, place in zip(call.tensors, below, strict=True):
+        if place is not None or not one.requires_grad or id(one) in names:
+            continue
+        if isinstance(one, nn.Parameter) and torch.is_grad_enabled():
+            found[id(one)] = one
+    return found
+
+
+def _variance(call: Call) -> dict[int, float]:
+    """Return log2 of the batch's own variance where running statistics stand in, by their id."""
+    given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
+    running, x = given.get("running_var"), given["input"].detach()
+    if running is None or given.get("training"):
+        return {}
+    own = x.double().var([n for n in range(x.ndim) if n != 1], correction=0).mean()
+    return {id(running): log2(float(own)) if 0 < own < inf else nan}
 
 
 def _cuts(call: Call, made: list[Tensor]) -> bool:
