@@ -35,7 +35,7 @@ autodoc_preserve_defaults = True
 autodoc_type_aliases = {name: name for name in ("Array", "Buffers", "FloatArray", "Quantity")}
 nitpick_ignore_regex = [
     ("py:obj", ".*"),  # of the default role, which is code where it is no name
-    ("py:class", r"(np|numpy|torch|collections|os|typing|types)\..*"),
+    ("py:class", r"(np|numpy|sklearn|torch|collections|os|typing|types)\..*"),
     ("py:class", r"[A-Z]\w*|vegrad\.\w+\..*"),  # types in signatures that are not public
 ]
 

@@ -149,6 +149,16 @@ def test_torch_names_are_importable() -> None:
     assert importlib.import_module("vegrad.torch.callbacks")
 
 
+def test_names_for_scikit_learn_are_importable() -> None:
+    pytest.importorskip("sklearn", minversion="1.6")
+    found = importlib.import_module("vegrad.sklearn")
+    names = ["EstimatorCure", "MLPClassifier", "MLPRegressor", "cure", "diagnose"]
+    assert sorted(found.__all__) == names
+    assert [name for name in names if not hasattr(found, name)] == []
+    # Pickles of fitted estimators name their classes by this module.
+    assert importlib.import_module("vegrad.sklearn.estimators.mlp").MLPClassifier
+
+
 def test_importing_vegrad_imports_kernels_only() -> None:
     """Networks, rules and reports come when they are asked for."""
     code = "import sys, vegrad; print(*(n for n in sys.modules if n.startswith('vegrad.')))"

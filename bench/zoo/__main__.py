@@ -3,6 +3,7 @@
     python bench/zoo                  a whole run: the table, and the misses with their reasons
     python bench/zoo --quick          a smoke run of some specimens
     python bench/zoo --seed 7         another zoo
+    python bench/zoo --executor mpi   on other engines than this machine's processes
     python bench/zoo --table          only the table of the specimens examined so far
 
 Every specimen is a line of a .jsonl file; a run that was stopped goes on where it was.
@@ -22,8 +23,15 @@ import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import (
+    Executor,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # before NumPy: one process for each core is faster
@@ -50,6 +58,22 @@ def read(path: Path) -> dict[int, dict[str, Any]]:
     return records
 
 
+def executor_of(name: str, jobs: int) -> Executor:
+    """processes (the default), threads, loky, mpi, or dask:ADDRESS of a scheduler."""
+    kind, _, address = name.partition(":")
+    if kind == "processes":
+        return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    if kind == "threads":
+        return ThreadPoolExecutor(jobs)
+    if kind == "loky":
+        return cast(Executor, import_module("loky").get_reusable_executor(jobs))
+    if kind == "mpi":
+        return cast(Executor, import_module("mpi4py.futures").MPIPoolExecutor())
+    if kind == "dask" and address:
+        return cast(Executor, import_module("distributed").Client(address).get_executor())
+    raise SystemExit(f"--executor must be {executor_of.__doc__} not {name}")
+
+
 def counted(records: dict[int, dict[str, Any]], upto: int) -> tuple[int, int]:
     """Count the healthy and the sick ones among the first `upto`."""
     labels = [records[n]["label"] for n in range(upto)]
@@ -58,7 +82,7 @@ def counted(records: dict[int, dict[str, Any]], upto: int) -> tuple[int, int]:
 
 
 def run(
-    seed: int, wanted: int, path: Path, jobs: int, progress: bool = True
+    seed: int, wanted: int, path: Path, executor: Executor, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Examine specimens until there are enough of both kinds; keep those already in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +92,13 @@ def run(
         if record["specimen"] != again or record["steps_allowed"] != STEPS:
             raise SystemExit(f"{path} is of another zoo; remove it or name another with --file")
     start, fresh = time.perf_counter(), 0
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool, path.open("a") as file:
+    with executor, path.open("a") as file:
         if file.tell() and not path.read_text(encoding="utf-8").endswith("\n"):
             file.write("\n")
         while min(counted(records, upto)) < wanted:
             missing = [n for n in range(upto, upto + BLOCK) if n not in records]
-            for record in pool.imap_unordered(examine, [draw(seed, n) for n in missing]):
+            for done in as_completed([executor.submit(examine, draw(seed, n)) for n in missing]):
+                record = done.result()
                 record["steps_allowed"] = STEPS
                 records[record["number"]] = record
                 file.write(json.dumps(record, allow_nan=False) + "\n")
@@ -97,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="another seed, another zoo (1)")
     parser.add_argument("--quick", action="store_true", help="eight of each kind")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--executor", default="processes", help=executor_of.__doc__)
     parser.add_argument("--file", type=Path, help="of the records (bench/zoo-records/seed-N.jsonl)")
     parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args(arguments)
@@ -108,7 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
         records = [found[n] for n in sorted(found)]
     else:
         try:
-            records = run(options.seed, wanted, path, options.jobs)
+            executor = executor_of(options.executor, options.jobs)
+            records = run(options.seed, wanted, path, executor)
         except KeyboardInterrupt:
             print(f"\nstopped; the same command goes on from {path}", file=sys.stderr)
             return 130

@@ -180,7 +180,7 @@ def test_a_quick_run_is_stopped_and_goes_on(
     first = [examine.examine(families.draw(SEED, number)) for number in (1, 2)]
     lines = [json.dumps(record | {"steps_allowed": examine.STEPS}) for record in first]
     file.write_text("\n".join(lines) + '\n{"number": 3, "cut', encoding="utf-8")
-    records = program.run(SEED, 2, file, 1, progress=False)
+    records = program.run(SEED, 2, file, program.executor_of("processes", 1), progress=False)
     assert [record["number"] for record in records] == list(range(len(records)))
     again = {record["number"]: record["seconds"] for record in records}
     assert [again[number] for number in (1, 2)] == [record["seconds"] for record in first]
@@ -207,4 +207,4 @@ def test_a_quick_run_is_stopped_and_goes_on(
     done = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
     assert done.stdout == text
     with pytest.raises(SystemExit, match="another zoo"):
-        program.run(SEED + 1, 2, file, 1, progress=False)
+        program.run(SEED + 1, 2, file, program.executor_of("threads", 1), progress=False)

@@ -57,7 +57,7 @@ def test_the_test_sees_decisions() -> None:
     assert not list(decisions(ast.parse("print(f.message); f'{f.kind}: {f.advice}'")))
 
 
-@pytest.mark.parametrize("file", files("torch", "networks", "recordings"))
+@pytest.mark.parametrize("file", files("torch", "networks", "recordings", "sklearn"))
 def test_front_ends_construct_no_finding(file: str) -> None:
     calls = (node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call))
     assert "Finding" not in {ast.unparse(call.func) for call in calls}

@@ -13,6 +13,7 @@ from vegrad.reports.glossary import TERMS
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "api").glob("*.md"))
 MODULES = ["vegrad", "vegrad.clipping", "vegrad.optim", "vegrad.theory", "vegrad.datasets"]
+WITH_SKLEARN = ["vegrad.sklearn"]
 WITH_TORCH = ["vegrad.torch", "vegrad.torch.callbacks"]
 # Public names of modules without `__all__`.
 NAMES = {
@@ -62,12 +63,14 @@ def found(path: str) -> object:
     raise AssertionError(f"{path} is no name")
 
 
-@pytest.mark.parametrize("module", [*MODULES, *WITH_TORCH])
+@pytest.mark.parametrize("module", [*MODULES, *WITH_SKLEARN, *WITH_TORCH])
 def test_every_public_name_is_on_a_page_with_an_example(module: str) -> None:
     if module in WITH_TORCH:
         pytest.importorskip("torch")
-    code_of = documented()
-    objects = {id(found(name)): name for name in code_of if not name.startswith("vegrad.torch")}
+    if module in WITH_SKLEARN:
+        pytest.importorskip("sklearn", minversion="1.6")
+    code_of, others = documented(), ("vegrad.torch", "vegrad.sklearn")
+    objects = {id(found(name)): name for name in code_of if not name.startswith(others)}
     missing, without = [], []
     package = importlib.import_module(module)
     for name in NAMES.get(module) or package.__all__:

@@ -26,9 +26,9 @@ from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.subject import Refusal, Subject
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.flow.trend import Trend
+from vegrad.pictures import Figure
 from vegrad.reports import notebook, run_picture
 from vegrad.reports.page import page, write
-from vegrad.reports.picture import Figure
 from vegrad.reports.protocols import Comparison
 from vegrad.reports.shown_run import ShownModules
 from vegrad.reports.text import brief, text

@@ -16,8 +16,9 @@ from vegrad.arrays.shown import plainly, shown
 from vegrad.diagnosis.noted import Json, Noted, as_number, from_plain, noted, plain_number, to_plain
 from vegrad.diagnosis.rules.steps import of_history
 from vegrad.flow.finding import Finding
+from vegrad.pictures import Figure
 from vegrad.reports import descent, notebook
-from vegrad.reports.picture import Figure, plot_history
+from vegrad.reports.picture import plot_history
 from vegrad.reports.values import count_of
 
 STEPS = (

@@ -5,9 +5,9 @@ Where a step takes whole sequences that are in memory, the loop is the core's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import nan, sqrt
+from math import nan
 from time import perf_counter
 from typing import TypeAlias
 
@@ -18,6 +18,7 @@ from vegrad import _core
 from vegrad.arrays.checks import Array, FloatArray, cast
 from vegrad.networks.sequence_rows import SequenceRows
 from vegrad.networks.sequences import State
+from vegrad.networks.slopes import compared, copies
 
 
 def trainer_of(core: _core.Recurrent, rows: SequenceRows, batch_size: int) -> Trainer:
@@ -116,7 +117,7 @@ class RecurrentTrainer:
         assert loss is not None
         if carries:
             self._keep(end, begin, there)
-        before = (_copies(self.parameters), _copies(self.gradients)) if look else None
+        before = (copies(self.parameters), copies(self.gradients)) if look else None
         self._clipped = clipped = step(rate, *request)
         self.taken += not clipped.skipped
         self._window += 1
@@ -124,7 +125,7 @@ class RecurrentTrainer:
         if before is not None:
             loss_after = self.core.backward(*data, False, begin - first)
             assert loss_after is not None
-            looked = loss_after, *self._compared(*before)
+            looked = loss_after, *compared(self.parameters, self.gradients, *before)
         return loss, clipped.norm, clipped.coefficient, rate, *looked
 
     def _state_at(self, step: int, rows: Array, there: Array) -> State | None:
@@ -152,22 +153,6 @@ class RecurrentTrainer:
         self._states[end] = state = tuple(part.copy() for part in before)
         for part, new in zip(state, after, strict=True):
             part[:, there] = new
-
-    def _compared(
-        self, parameters: Sequence[Array], gradients: Sequence[Array]
-    ) -> tuple[float, float, float]:
-        """Return the slope along the step at its beginning and end, and the step's length."""
-        sums = np.zeros(3)
-        for before, gradient, name in zip(parameters, gradients, self.parameters, strict=True):
-            moved = np.subtract(self.parameters[name], before, dtype=np.float64).ravel()
-            sums[0] += moved @ gradient.ravel().astype(np.float64)
-            sums[1] += moved @ self.gradients[name].ravel().astype(np.float64)
-            sums[2] += moved @ moved
-        return float(sums[0]), float(sums[1]), sqrt(sums[2])
-
-
-def _copies(arrays: Mapping[str, Array]) -> list[Array]:
-    return [array.copy() for array in arrays.values()]
 
 
 Trainer: TypeAlias = RecurrentTrainer | _core.Trainer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from os import PathLike
 
 from vegrad.flow import time_flow
+from vegrad.pictures import Figure, kept
 from vegrad.reports import notebook
-from vegrad.reports.picture import Figure, kept
 from vegrad.reports.time_flow import steps_of, text
 from vegrad.reports.time_picture import draw
 

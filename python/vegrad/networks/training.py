@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,13 @@ from vegrad.diagnosis.alarms import Alarms, OnFinding, checked_way
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
+from vegrad.networks.distributed import Comm, Core, DistributedTrainer, Group
 from vegrad.networks.logged import Logged
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.watch import Watch
-from vegrad.optim import Optimizer
+from vegrad.optim import Optimizer, Trainer
 
 Callback = Callable[[Any, History], object]
 
@@ -48,6 +50,7 @@ def fit(
     resume: str | PathLike[str] | None = None,
     on_finding: OnFinding = "warn",
     log: str | PathLike[str] | None = None,
+    comm: Comm | None = None,
 ) -> History:
     """Train the network; Ctrl-C is answered within a batch and leaves it as a step left it.
 
@@ -74,6 +77,11 @@ def fit(
             True, or None for silence. `History.findings` has them all in any case.
         log: a file to which a line is appended a step, for `vegrad watch` and `vegrad.read_run`;
             one that is there is gone on with, its steps after a resume's superseded.
+        comm: an MPI communicator of mpi4py, for one training by all its processes. Each takes all
+            rows and passes over its part of every batch; the gradients are summed in one call, and
+            clip, findings and history are those of the sum. All begin with the weights of rank 0,
+            which alone calls the callbacks, writes files and prints. `network.flow` is then that of
+            a process's own part.
 
     Raises:
         TypeError, ValueError: before the first step; NonFiniteGradientError as the clip's rule
@@ -93,6 +101,7 @@ def fit(
         resume,
         on_finding,
         log,
+        comm,
     )
     check_validation(validation, 2)
     rows = Rows(*network.checked(x, target))
@@ -125,6 +134,7 @@ class Options:
     resume: str | PathLike[str] | None = None
     on_finding: OnFinding = "warn"
     log: str | PathLike[str] | None = None
+    comm: Comm | None = None
 
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for what does not fit."""
@@ -140,17 +150,20 @@ class Options:
 
 def train(network: Network, rows: Rows, held: Batch | None, options: Options) -> History:
     """Train a network on rows that were checked; `held` are those held out for validation."""
-    o = options
+    group = None if options.comm is None else Group(options.comm)
+    o = options if group is None else _of_rank(group, options)
     settings = {**rows.settings, "batch_size": o.batch_size, "shuffle": bool(o.shuffle)}
     random = np.random.default_rng(o.seed)
     state = TrainingState(network, o.optimizer, settings, random, History(), rows.cuts)
     if o.resume is not None:
         state.resume(o.resume)
+    if group is not None:
+        _begin(group, state, rows, held, o)
     state.history.windows = rows.windows
     alarms = Alarms(o.on_finding, state.history)
     watch = Watch(network, state.history, rows, o.gauge, alarms)
     log = None if o.log is None else Logged(o.log, network, o.optimizer, state.history)
-    run = Run(network, o.optimizer, state.history, rows, o.batch_size, o.gauge, watch, log)
+    run = Run(network, o.optimizer, state.history, rows, o.batch_size, o.gauge, watch, log, group)
     shown = Progress(o.progress, o.epochs, len(rows), o.batch_size, state.history.steps)
     try:
         return _epochs(state, run, held, o.epochs, list(o.callbacks), shown, o.checkpoint)
@@ -158,6 +171,36 @@ def train(network: Network, rows: Rows, held: Batch | None, options: Options) ->
         shown.close()
         if log is not None:
             log.close()
+
+
+def _of_rank(group: Group, options: Options) -> Options:
+    """Return the options of one process of several: what a person sees comes from rank 0."""
+    told, callbacks = options.on_finding, options.callbacks
+    first, seed = group.rank == 0, options.seed
+    if callable(told):
+        told = group.asked(told)
+    elif told == "warn" and not first:
+        told = None
+    return replace(
+        options,
+        seed=group.first(lambda: secrets.randbits(62)) if seed is None else seed,
+        callbacks=[group.asked(one) for one in callbacks],
+        on_finding=told,
+        progress=options.progress and first,
+        log=options.log if first else None,
+    )
+
+
+def _begin(
+    group: Group, state: TrainingState, rows: Rows, held: Batch | None, options: Options
+) -> None:
+    """Raise ValueError unless all processes were given the same; give them the same weights."""
+    network, optimizer = state.network, state.optimizer
+    config = {name: value for name, value in network.config.items() if name != "seed"}
+    given = {"network": config, "optimizer": repr(optimizer), "steps": optimizer.steps}
+    asked = ("epochs", "batch_size", "shuffle", "seed", "gauge_every")
+    group.check(rows, held, given | {name: getattr(options, name) for name in asked})
+    group.share(network.parameters)
 
 
 def _epochs(
@@ -192,7 +235,10 @@ def _epochs(
             raise
         shown.epoch(epoch, history)
         if checkpoint is not None:
-            state.save(checkpoint)
+            if run.group is None:
+                state.save(checkpoint)
+            else:
+                run.group.first(partial(state.save, checkpoint))
         # Every callback is called, also after one has asked to end the training.
         answers = [callback(state.network, history) for callback in callbacks]
         if any(answer is True for answer in answers) or watch.alarms.stop:
@@ -213,6 +259,7 @@ class Run:
         gauge: look at `History.alpha` at every so many steps; 0 for never.
         watch: looks at the steps between, if there is one.
         log: is told of the steps, if there is one.
+        group: the processes that share each step, if they are several.
     """
 
     def __init__(
@@ -225,11 +272,16 @@ class Run:
         gauge: int,
         watch: Watch | None = None,
         log: Logged | None = None,
+        group: Group | None = None,
     ) -> None:
-        self.watch, self.log = watch, log
+        self.watch, self.log, self.group = watch, log, group
         self.network, self.optimizer, self.history = network, optimizer, history
         self.rows, self.batch_size, self.gauge = rows, batch_size, gauge
-        self.trainer = network.trainer(rows, batch_size)
+        self.trainer: Trainer = (
+            network.trainer(rows, batch_size)
+            if group is None
+            else DistributedTrainer(cast(Core, network._core), rows, batch_size, group)
+        )
         self.weights = network.weights
         self.before: dict[str, Array] = {}
         """The weights before the epoch's last step."""
@@ -289,11 +341,18 @@ class Run:
             clipped_share=float(np.mean(steps["coefficient"] < 1)),
             validation_loss=validation[0],
             validation_accuracy=validation[1],
-            gradient_log2=self.network.weight_gradients_log2().tolist(),
+            gradient_log2=self._gradient_sizes().tolist(),
             update_log2=update.tolist(),
         )
         if self.log is not None:
             self.log.epoch()
+
+    def _gradient_sizes(self) -> FloatArray:
+        """Return log2 of the norms of the weights' gradients in the last step."""
+        trainer = self.trainer
+        if isinstance(trainer, DistributedTrainer):
+            return trainer.gradient_sizes
+        return self.network.weight_gradients_log2()
 
     def _validate(self, held: Batch) -> tuple[float, float]:
         """Return loss and accuracy; the accuracy of a mean square is nan."""

@@ -18,6 +18,7 @@ from vegrad.networks.subject import NetworkSubject, Scaling
 from vegrad.optim import Adam, Optimizer
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.data import ArrayData
+from vegrad.treatment.foresight import Executor
 from vegrad.treatment.goal import Plan, check_goal, check_lengths, goal_for
 from vegrad.treatment.learnability import attainable
 from vegrad.treatment.outcome import Outcome
@@ -54,6 +55,7 @@ def cure(
     progress: bool | Listener = False,
     lengths: object = None,
     memory: int = 0,
+    executor: Executor | None = None,
 ) -> Cure:
     """Find the smallest change that makes `network` train, and prove it.
 
@@ -81,6 +83,8 @@ def cure(
             `vegrad.treatment.progress.Look` at every look at a training.
         lengths: of sequences (N,), as for `RNN.backward`.
         memory: how many steps back lies what the task needs, of a `vegrad.RNN`, as for `diagnose`.
+        executor: a `concurrent.futures.Executor` or its like, whose workers train candidates side
+            by side; the outcome is the same. Workers in processes of their own take one thread.
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
@@ -103,7 +107,7 @@ def cure(
         wanted = patient.rows().wanted
         aim = goal_for(network.config["loss"], wanted, None if goal is None else float(goal))
         plan = Plan(aim, steps, batch_size, seed, budget, whole=True)
-        return _searched(patient, plan, tell)
+        return _searched(patient, plan, tell, executor)
     if lengths is not None or memory:
         raise ValueError("lengths and memory go with a vegrad.RNN, not with a vegrad.MLP")
     data = ArrayData(*network.checked(x, target), numeric=numeric)
@@ -111,10 +115,10 @@ def cure(
     aim = goal_for(network.config["loss"], data.target, None if goal is None else float(goal))
     if goal is None:
         aim = attainable(data.x, data.target, aim)
-    return _searched(given, Plan(aim, steps, batch_size, seed, budget), tell)
+    return _searched(given, Plan(aim, steps, batch_size, seed, budget), tell, executor)
 
 
-def _searched(given: NetworkSubject, plan: Plan, tell: Listener) -> Cure:
+def _searched(given: NetworkSubject, plan: Plan, tell: Listener, executor: Executor | None) -> Cure:
     data, optimizer = given.data, given.optimizer
     assert optimizer is not None
     if not (np.isfinite(data.x).all() and np.isfinite(data.target).all()):
@@ -122,7 +126,7 @@ def _searched(given: NetworkSubject, plan: Plan, tell: Listener) -> Cure:
         before = given.diagnosed(*data.take(every), theory=True)  # says where, and runs nothing
         why = "no change of the network makes up for values that are not finite"
         return Cure.without_a_trial(before, plan, why, network=given.network, optimizer=optimizer)
-    search = Search(given, plan, tell=tell)
+    search = Search(given, plan, tell=tell, executor=executor)
     outcome, treatment = search.run()
     treated = treatment.subject
     assert isinstance(treated, NetworkSubject)

@@ -22,8 +22,8 @@ from vegrad.networks.mlp import MLP
 from vegrad.networks.network import check_network
 from vegrad.networks.reading import first_nonfinite
 from vegrad.networks.rnn import RNN
+from vegrad.pictures import Figure, kept
 from vegrad.reports import notebook
-from vegrad.reports.picture import Figure, kept
 from vegrad.reports.truncation import draw, summary, text
 from vegrad.theory.truncation import truncation_error
 

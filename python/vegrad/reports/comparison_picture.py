@@ -8,20 +8,11 @@ from os import PathLike
 
 import numpy as np
 
+from vegrad.pictures import INK, Axes, Figure, bare, kept, sheet
 from vegrad.reports import comparison
 from vegrad.reports.comparison_charts import common, span
 from vegrad.reports.heat import RATIOS, ratios_of
-from vegrad.reports.picture import (
-    DERIVATIVE,
-    GRADIENT,
-    INK,
-    Axes,
-    Figure,
-    bare,
-    in_picture,
-    kept,
-    sheet,
-)
+from vegrad.reports.picture import DERIVATIVE, GRADIENT, in_picture
 from vegrad.reports.run_picture import DPI, named_rows
 from vegrad.reports.shown_comparison import ShownComparison
 from vegrad.reports.shown_run import ShownRun

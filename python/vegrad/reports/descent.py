@@ -15,7 +15,8 @@ import numpy as np
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.descent import Descent, Look
-from vegrad.reports.picture import Axes, Figure, blank, in_picture, kept
+from vegrad.pictures import Axes, Figure, blank, kept
+from vegrad.reports.picture import in_picture
 from vegrad.reports.protocols import ShownHistory
 
 MOST = 24  # hops

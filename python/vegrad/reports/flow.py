@@ -8,8 +8,9 @@ from typing import cast
 
 from vegrad.flow import flow
 from vegrad.flow.wording import power
+from vegrad.pictures import Figure
 from vegrad.reports import notebook
-from vegrad.reports.picture import Figure, plot
+from vegrad.reports.picture import plot
 from vegrad.reports.protocols import Nothing, ShownDiagnosis
 from vegrad.reports.text import table
 

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import io
 import textwrap
 from collections.abc import Callable, Sequence, Sized
-from functools import partial
 from math import log10
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.arrays.files import replacing
-from vegrad.arrays.shown import shown, whole
+from vegrad.arrays.shown import whole
 from vegrad.flow.flow import Flow
 from vegrad.flow.wording import DECADE, named, times
+from vegrad.pictures import FAINT, INK, THEORY, Axes, Figure, bare, blank, kept, sheet
 from vegrad.reports.protocols import ShownDiagnosis, ShownHistory
 from vegrad.reports.text import describe
 from vegrad.reports.values import decades, expected_delta, gains_of, rms_log2, with_range
 
-# matplotlib's Figure and Axes: it is optional, so that its types cannot be named.
-Figure = Any
-Axes = Any
-
-INK, FAINT, THEORY = "#22313f", "#9aa5b1", "#8e5ea2"
 GRADIENT, WEIGHTS, DERIVATIVE, ALARM = "#00707a", "#0072b2", "#d55e00", "#b3261e"
 COLOURS = {"healthy": "#1b7f4b", "saturated": "#a15c00", "dead": "#5b5b66"}
 HARDLY = 0.005  # of the elements of a layer: fewer are not worth a panel
@@ -37,79 +28,10 @@ MOST_TEXT = 600  # characters of a heading
 TRAINING, HELD_OUT = "#1f6f8b", "#e07a5f"
 
 
-# Files -----------------------------------------------------------------------------------------
-
-
-def blank(size: tuple[float, float], ground: str = "white") -> Figure:
-    """Return an empty figure of this width and height in inches.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        figure = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "vegrad[cli]"') from error
-    drawn = figure.Figure(figsize=size, layout="constrained", facecolor=ground)
-    drawn._repr_png_ = partial(_png, drawn)  # a notebook shows it, also one without pyplot
-    return drawn
-
-
-def sheet(path: str | PathLike[str] | None, size: tuple[float, float]) -> Figure:
-    """Return an empty figure; if it is to be kept in `path`, matplotlib must know the suffix.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: an unknown suffix.
-    """
-    figure = blank(size)
-    if path is None:
-        return figure
-    target = Path(fspath(path))
-    if _suffix(target) not in figure.canvas.get_supported_filetypes():
-        raise ValueError(
-            "a picture's name must end in .png, .svg, .pdf or another format of matplotlib, "
-            f"not {shown(target.name)}"
-        )
-    return figure
-
-
-def keep(figure: Figure, path: str | PathLike[str], dpi: int = 150) -> str:
-    """Save a figure, whole or not at all, and return the path; .png is added to a bare name."""
-    target = Path(fspath(path))
-    target = target if target.suffix else target.with_name(f"{target.name}.png")
-    with replacing(target) as partial:
-        figure.savefig(partial, format=_suffix(target), dpi=dpi)
-    return str(target)
-
-
-def kept(figure: Figure, path: str | PathLike[str] | None, dpi: int = 150) -> Figure:
-    """Return a figure, which is saved if there is a path."""
-    if path is not None:
-        keep(figure, path, dpi)
-    return figure
-
-
 def in_picture(text: str) -> str:
     """Return a text as matplotlib is to draw it: as no formula, and with no more than fits."""
     short = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
     return whole(short).replace("$", r"\$")
-
-
-def _png(figure: Figure) -> bytes:
-    """Return a figure as a notebook shows it."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100)
-    return content.getvalue()
-
-
-def _suffix(target: Path) -> str:
-    return target.suffix.lstrip(".").lower()
-
-
-def bare(axes: Axes) -> None:
-    """Take away the upper and the right side of the frame."""
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 # The flow --------------------------------------------------------------------------------------

@@ -12,23 +12,10 @@ import numpy as np
 from vegrad.arrays.checks import FloatArray
 from vegrad.arrays.shown import visible
 from vegrad.flow.wording import DECADE, power
+from vegrad.pictures import INK, Axes, Figure, bare, blank, kept, sheet
 from vegrad.reports.heat import INFINITE, LOST, RAMP, Cells, cells_of
 from vegrad.reports.module_text import ModuleRow
-from vegrad.reports.picture import (
-    ALARM,
-    DERIVATIVE,
-    GRADIENT,
-    INK,
-    WEIGHTS,
-    Axes,
-    Figure,
-    bare,
-    blank,
-    headed,
-    in_picture,
-    kept,
-    sheet,
-)
+from vegrad.reports.picture import ALARM, DERIVATIVE, GRADIENT, WEIGHTS, headed, in_picture
 from vegrad.reports.protocols import ShownDiagnosis
 from vegrad.reports.shown_run import ShownModules, ShownRun, after_clip, is_clipped
 from vegrad.reports.svg import power_ticks

@@ -11,7 +11,8 @@ import numpy as np
 from vegrad import theory
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.wording import times
-from vegrad.reports.picture import ALARM, INK, Axes, Figure, bare, keep, sheet
+from vegrad.pictures import INK, Axes, Figure, bare, keep, sheet
+from vegrad.reports.picture import ALARM
 from vegrad.theory.gaussian import activation_of, check_sigma
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 

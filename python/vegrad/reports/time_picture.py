@@ -9,22 +9,9 @@ from os import PathLike
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.pictures import FAINT, INK, THEORY, Axes, Figure, bare, blank, kept
 from vegrad.reports import picture
-from vegrad.reports.picture import (
-    ALARM,
-    DERIVATIVE,
-    FAINT,
-    GRADIENT,
-    INK,
-    THEORY,
-    WEIGHTS,
-    Axes,
-    Figure,
-    bare,
-    blank,
-    headed,
-    kept,
-)
+from vegrad.reports.picture import ALARM, DERIVATIVE, GRADIENT, WEIGHTS, headed
 from vegrad.reports.protocols import ShownDiagnosis, ShownTimeFlow
 from vegrad.reports.time_flow import GONE, headline, left_over, steps_of
 

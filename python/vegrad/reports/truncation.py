@@ -9,7 +9,8 @@ from math import floor, isfinite, isnan, log10
 import numpy as np
 
 from vegrad.flow.wording import log10_or_less, power
-from vegrad.reports.picture import ALARM, FAINT, GRADIENT, INK, THEORY, Axes, Figure, bare, blank
+from vegrad.pictures import FAINT, INK, THEORY, Axes, Figure, bare, blank
+from vegrad.reports.picture import ALARM, GRADIENT
 from vegrad.reports.protocols import ShownTruncation
 from vegrad.reports.text import WIDTH
 

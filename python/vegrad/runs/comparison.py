@@ -16,10 +16,10 @@ from vegrad.arrays.shown import shown, visible
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
 from vegrad.flow.time_flow import TimeFlow
+from vegrad.pictures import Figure
 from vegrad.reports import comparison as report
 from vegrad.reports import comparison_picture, notebook
 from vegrad.reports.page import write
-from vegrad.reports.picture import Figure
 from vegrad.reports.shown_run import after_clip, is_clipped
 from vegrad.reports.values import count_of
 from vegrad.runs.departures import MODULES, Departure, common_steps, departures_of, same_until

@@ -29,6 +29,7 @@ from vegrad.theory.meanfield import (
     variance_map,
 )
 from vegrad.theory.moments import FAMILIES, LogMoments, gradient_log_moments, sigma_w
+from vegrad.theory.phase_maps import PhaseMap, phase_map
 from vegrad.theory.recurrence import (
     ExpectedRecurrence,
     TiedGain,
@@ -64,6 +65,7 @@ __all__ = [
     "ExpectedFlow",
     "ExpectedRecurrence",
     "LogMoments",
+    "PhaseMap",
     "Sensitivity",
     "TiedGain",
     "chi",
@@ -88,6 +90,7 @@ __all__ = [
     "mean",
     "mean_gain_log2",
     "normalized_chi",
+    "phase_map",
     "reach",
     "recurrent_fixed_point",
     "recurrent_gain",

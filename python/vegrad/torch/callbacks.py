@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from torch.nn import Module
 
-from vegrad.reports.picture import Figure
+from vegrad.pictures import Figure
 from vegrad.reports.run_picture import plot_run
 from vegrad.torch.monitor.monitor import Monitor
 from vegrad.torch.monitor.track import NAMES

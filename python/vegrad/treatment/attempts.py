@@ -11,10 +11,12 @@ from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.subject import Refusal
 from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.curable import Curable
+from vegrad.treatment.foresight import Executor, Foresight, Setting
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import PAIRS, Attempt, Ended
 from vegrad.treatment.progress import Listener, Look
 from vegrad.treatment.promise import (
+    PATIENT,
     astray,
     brings,
     creeping,
@@ -38,7 +40,6 @@ BATCHES = 4  # and those of a diagnosis, in batches
 # the share of a training that it has taken.
 ALMOST, FAST = 0.9, 3.0
 LUCK = "reached the goal, but not to stay, or not with the rows in another order"
-PATIENT = 2  # looks at a training whose gradient now gets to what the target depends on
 GIVE_UP = 0.1  # of a training: less is no trial
 Over = Callable[[Trial], bool]
 
@@ -51,6 +52,7 @@ class Attempts:
         plan: the goal and the length of its trainings, and what all may cost.
         following: remedies for what the history of a training shows.
         tell: is called at every look at a training.
+        executor: has workers, which train beforehand what will probably be asked for.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Attempts:
         plan: Plan,
         following: Sequence[Remedy] = FOLLOWING,
         tell: Listener = lambda look: None,
+        executor: Executor | None = None,
     ) -> None:
         self.plan, self.following, self.tell = plan, following, tell
         self.given = Treatment(subject)
@@ -72,6 +75,9 @@ class Attempts:
         before = subject.diagnosed(*subject.data.take(rows), theory=True)
         self.patient = Patient(self.given, before, rows)
         self.attempts: list[Attempt] = []
+        setting = Setting(self.rows, plan.goal, self.batch_size, plan.steps, plan.seed)
+        self.foresight = Foresight(executor, setting)
+        self.foresight.begin(self.given, whole=True)
         sick = self._trial(self.given)
         self.budget = Budget(plan, self.batch_size, len(self.rows), subject.early, sick)
         self.budget.passed += subject.looking(len(rows)) + before.further * len(rows)
@@ -80,7 +86,15 @@ class Attempts:
 
     def _trial(self, treatment: Treatment) -> Trial:
         plan = self.plan
-        return Trial(treatment, self.rows, plan.goal, self.batch_size, plan.steps, plan.seed)
+        return Trial(
+            treatment,
+            self.rows,
+            plan.goal,
+            self.batch_size,
+            plan.steps,
+            plan.seed,
+            trainers=self.foresight.trainer,
+        )
 
     def _worth_a_trial(self) -> bool:
         """Return True if there is room for one; for the first change, whatever is kept."""

@@ -12,6 +12,7 @@ from vegrad.treatment.trial import Trial
 
 # Of a training: by then so much of the way to the goal must be done, or the loss be falling.
 NEEDED = ((0.1, 0.01), (0.2, 0.1), (0.3, 0.2), (0.45, 0.35), (0.6, 0.5))
+PATIENT = 2  # looks at a training whose gradient now gets to what the target depends on
 LATE = 0.2  # of a training: from then on a loss must fall as fast as the goal asks for
 ABOVE = 1.2  # times the guess's loss
 THROWN = 3.0  # times the first loss and the guess's: what was learnt by then is lost

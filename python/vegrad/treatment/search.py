@@ -13,6 +13,7 @@ from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import Tried
 from vegrad.treatment.conclusion import about, conclude
 from vegrad.treatment.curable import Curable
+from vegrad.treatment.foresight import Executor
 from vegrad.treatment.goal import Plan
 from vegrad.treatment.outcome import Outcome
 from vegrad.treatment.progress import Listener
@@ -22,6 +23,7 @@ from vegrad.treatment.remedy import AS_IT_IS, Remedy, Treatment, kept_for
 from vegrad.treatment.trial import Trial
 
 FAR = 2.0  # times the loss of the best constant output
+AHEAD = 4  # remedies that workers begin to train while one is tried
 DEEP = 3  # changes of the training on top of one of the network; 1 of recurrent cells
 THOROUGH = 12  # passes at most, of a diagnosis that draws weights anew
 
@@ -44,12 +46,20 @@ class Search(Attempts):
         remedies: Sequence[Remedy] = REMEDIES,
         *,
         tell: Listener = lambda look: None,
+        executor: Executor | None = None,
     ) -> None:
-        super().__init__(subject, plan, tell=tell)
+        super().__init__(subject, plan, tell=tell, executor=executor)
         self.thoroughly, self.remedies = thoroughly, remedies
+        self.foreseen = set[tuple[str, tuple[str, ...]]]()
 
     def run(self) -> tuple[Outcome, Treatment]:
         """Return the outcome, and the treatment that was chosen: the given one if none was."""
+        try:
+            return self._run()
+        finally:
+            self.foresight.close()
+
+    def _run(self) -> tuple[Outcome, Treatment]:
         problem = (*self._by_hand(), *about(self.given, self.plan.goal, quick=True))
         if problem:
             return self._conclude(None, problem)
@@ -78,7 +88,7 @@ class Search(Attempts):
         What was kept for skip connections is free where none could be tried.
         """
         left = list[Remedy]()
-        for remedy in remedies:
+        for place, remedy in enumerate(remedies):
             self.kept = kept_for(remedy, self.patient.reading)
             if not remedy.scales and self.base.history is not self.patient.history:
                 chosen = self._follow_scaled()
@@ -87,6 +97,7 @@ class Search(Attempts):
             if not self._worth_a_trial():
                 left.append(remedy)
                 continue
+            self._foresee(remedies[place + 1 : place + 1 + AHEAD])
             chosen = self._try(remedy)
             if chosen is not None:
                 return chosen
@@ -97,6 +108,16 @@ class Search(Attempts):
             return None
         tried = (self._try(remedy) for remedy in left if self._worth_a_trial())
         return next((chosen for chosen in tried if chosen is not None), None)
+
+    def _foresee(self, remedies: Sequence[Remedy]) -> None:
+        """Have workers train what these remedies propose, on top of what all others now rest on."""
+        for remedy in remedies if self.foresight.wanted else ():
+            foreseen = remedy.name, self.base.given.lines
+            if foreseen not in self.foreseen:
+                self.foreseen.add(foreseen)
+                treatment = remedy.treat(replace(self.base, passed=0.0))
+                if isinstance(treatment, Treatment) and treatment.lines not in self.done:
+                    self.foresight.begin(treatment)
 
     def _follow_scaled(self) -> Tried | None:
         """Try what the training on scaled data asks for, once all is scaled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite, nan
 
 import numpy as np
@@ -19,6 +20,8 @@ NEAR = 0.9  # of the guess's loss: below, a look is worth a forward pass
 SOON = 1.5  # times the loss wanted: the same with the mean square
 MOVING = 0.95  # of the loss two looks ago
 FALLING = 3  # looks, from the first to the last of which a gain is taken
+Begin = Callable[[History], Trainer]
+
 FORWARD = 1 / 3  # of a forward and backward pass
 
 
@@ -44,6 +47,8 @@ class Trial:
     """Rows that went forward and back."""
     ended: str = ""
     """Why it cannot go on: something is not finite."""
+    trainers: Callable[[Trial, Begin], Trainer] | None = None
+    """Makes the trainer, given what begins one that trains here; None for that one."""
 
     def __post_init__(self) -> None:
         """Look at the network as it begins; nothing is trained yet."""
@@ -53,8 +58,14 @@ class Trial:
         self._rest = np.empty(0, np.intp)
         self.size = min(self.batch_size, self._count)
         self.block_steps = max(1, self.steps // LOOKS)
-        self._trainer: Trainer | None = subject.trainer(
-            self.history, batch_size=self.size, gauge_every=2 * self.block_steps, seed=self.seed
+        begin = partial(
+            subject.trainer,
+            batch_size=self.size,
+            gauge_every=2 * self.block_steps,
+            seed=self.seed,
+        )
+        self._trainer: Trainer | None = (
+            begin(self.history) if self.trainers is None else self.trainers(self, begin)
         )
         self.look()
 
