@@ -23,6 +23,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   vegrad::register_clipping(module);
   vegrad::register_optimizer(module);
   vegrad::register_parameters(module);
+  vegrad::register_tables(module);
   vegrad::register_training(module);
   vegrad::register_visible(module);
   vegrad::register_watch(module);

@@ -65,6 +65,22 @@ std::optional<double> backward(const AnyNetwork& self, const py::object& x,
   });
 }
 
+py::object examine(const AnyNetwork& self, const py::object& x, const py::object& target) {
+  return self.visit([&](auto& network) -> py::object {
+    using T = ElementOf<std::decay_t<decltype(network)>>;
+    const Batch<T> batch(network.shape(), x, &target);
+    if (!batch.fits) return py::none();
+    const py::ssize_t L = network.shape().layers(), B = batch.B;
+    py::array_t<T> out({B, py::ssize_t(network.shape().sizes.back())});
+    py::array_t<double> squares({L, B}), exponents(L);
+    T* const to = out.mutable_data();
+    const RowSquares rows{squares.mutable_data(), exponents.mutable_data()};
+    const double loss = without_gil(
+        [&] { return network.examine(batch.x, batch.B, batch.values, batch.labels, to, rows); });
+    return py::make_tuple(loss, out, squares, exponents);
+  });
+}
+
 py::object forward_kept(const AnyNetwork& self, const py::object& x) {
   return self.visit([&](auto& network) -> py::object {
     using T = ElementOf<std::decay_t<decltype(network)>>;
@@ -163,6 +179,7 @@ void register_network(py::module_& module) {
       .def("loss", &loss, py::arg("x"), py::arg("target"))
       .def("backward", &backward, py::arg("x"), py::arg("target"), py::arg("flow"),
            py::arg("layers"))
+      .def("examine", &examine, py::arg("x"), py::arg("target"))
       .def("forward_kept", &forward_kept, py::arg("x"))
       .def("backward_kept", &backward_kept, py::arg("number"), py::arg("x"), py::arg("gradient"),
            py::arg("delta"), py::arg("gradients"))

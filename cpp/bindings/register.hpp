@@ -14,6 +14,7 @@ void register_recurrent_layer(pybind11::module_& module);
 void register_clipping(pybind11::module_& module);
 void register_optimizer(pybind11::module_& module);
 void register_parameters(pybind11::module_& module);
+void register_tables(pybind11::module_& module);
 void register_training(pybind11::module_& module);
 void register_visible(pybind11::module_& module);
 void register_watch(pybind11::module_& module);

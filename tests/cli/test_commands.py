@@ -215,6 +215,7 @@ def test_a_csv_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_missing_values_are_a_finding_with_their_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("data.csv").write_text("a,b,y\n1,2,0\n3,,1\n5,6,0\n")
     options = ["diagnose", "--data", "data.csv", "--target", "y", "--batch", "1", "--plot", "a.png"]
+    options += ["--fill", "none"]
     assert main(options) == 1
     text = capsys.readouterr().out
     assert "nonfinite: x[1, 1] is nan, the only such value in 3 rows; nothing was run" in text
@@ -271,6 +272,7 @@ def test_hostile_names_of_columns_do_no_harm_in_the_page() -> None:
     evil = "<script>alert(1)</script>"
     Path("data.csv").write_text(f"a,{evil},y\n1,2,0\n3,,1\n5,6,0\n")
     options = ["diagnose", "--data", "data.csv", "--target", "y", "--html", "page.html"]
+    options += ["--fill", "none"]
     assert main(options) == 1
     page = Path("page.html").read_text(encoding="utf-8")
     assert "It stands in line 3, column &quot;&lt;script&gt;alert(1)" in page
@@ -308,7 +310,9 @@ WRONG = {
     ("diagnose", "--data", "iris"): "data must be digits",
     ("diagnose", "--data", "none.csv"): "none.csv does not exist",
     ("diagnose", "--data", "cut.npz"): "not a complete .npz file",
-    ("diagnose", "--data", "text.csv", "--target", "y"): "line 3, column \"x\" is 'Paris': every",
+    ("diagnose", "--data", "text.csv", "--target", "z", "--drop", "q"): 'columns "z", "q" are not',
+    ("diagnose", "--data", "text.csv", "--target", "y", "--fill", "max"): "not 'max'",
+    ("predict", "cut.npz", "text.csv"): "cut.npz",
     ("diagnose", "--data", "text.csv"): "needs a target column, one of x, y",
     ("diagnose", "--data", "text.csv", "--target", "z"): 'column "z" is not in',
     ("diagnose", "--data", "text.csv", "--target", "Y"): r"which has x, y \(did you mean y\?\)",

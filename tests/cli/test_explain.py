@@ -112,7 +112,8 @@ def test_the_place_in_a_file_is_annotated(
 ) -> None:
     path = tmp_path / "data.csv"
     path.write_text('"50 %, say",b,y\n,2,0\n3,1,1\n5,6,0\n')
-    assert main(["diagnose", "--data", str(path), "--target", "y", "--format", "github"]) == 1
+    options = ["--data", str(path), "--target", "y", "--fill", "none", "--format", "github"]
+    assert main(["diagnose", *options]) == 1
     output = capsys.readouterr().out
     assert output.startswith("::error title=vegrad%3A nonfinite (nonfinite-input)::x[0, 0] is nan")
     assert 'line 2, column "50 %25, say"' in output

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -83,7 +84,7 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].endswith(" rows/s")
     assert lines[2].startswith("loss 0.")
     assert lines[3].startswith("validation loss 0.")
-    assert lines[3].endswith(" %")
+    assert re.fullmatch(r".*, accuracy \d+\.\d % \(always the commonest: \d+\.\d %\)", lines[3])
     assert lines[4].endswith(" % of the steps (--clip global_norm:1)")
     assert lines[5:] == [f"network: {NETWORK}", "history: steps.csv", f"checkpoint: {CHECKPOINT}"]
     assert output.err == ""
@@ -333,7 +334,7 @@ WRONG = {
     "--validation 0.999": "--validation 0.999 leaves none of 178 rows to learn",
     "--loss hinge": "loss must be one of mse, .* not 'hinge'",
     "--depth 0": "--depth must be at least 1, not 0",
-    "--data hole.csv --target y": 'finite, not nan as in line 3, column "b"',
+    "--data hole.csv --target y --fill none": 'finite, not nan as in line 3, column "b"',
     "--save no/net": "no/net: No such file",
     "--checkpoint hole.csv/state": "hole.csv/state: Not a directory",
     "--plot no/curve.png": "no/curve.png: No such file",

@@ -19,7 +19,7 @@ PYTHON = ROOT / "python" / "vegrad"
 
 CPP_ROOMS = ["simd", "kernels", "isa", "core", "bindings"]
 # Rooms of a room, with the same rule: each may include those before it.
-CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network", "recurrent"]}
+CPP_INNER_ROOMS = {"core": ["runtime", "buffers", "network", "recurrent", "tables"]}
 # Bottom up: a package imports what stands above it in this list, or itself.
 LAYERS = ["_core", "arrays", "pictures", "sweeps", "activations", "clipping", "optim",
           "datasets", "theory", "flow", "reports", "diagnosis", "runs", "treatment",

@@ -65,6 +65,18 @@ void backward_tile(Pass<T>& pass, int l, const Tile& t, const T* g, T* delta, Ti
   sums.delta_squares = norm.delta_squares;
 }
 
+// The sizes of the rows of δ of layer l, if they are wanted.
+template <class T>
+void note_rows(Pass<T>& pass, int l) {
+  if (!pass.row_squares) return;
+  const auto squares = instruction_set().runs<T>().squares;
+  const ScaledMatrix<T>& delta = pass.delta;
+  double* const out = pass.row_squares->squares + std::ptrdiff_t(l - 1) * pass.rows;
+  pass.row_squares->exponents[l - 1] = double(delta.exponent);
+  for (int i = 0; i < pass.rows; ++i)
+    out[i] = squares(delta.data + i * delta.ld, std::size_t(pass.shape.sizes[l]));
+}
+
 // Saturated elements, and units whose derivative was zero on the whole batch: truly zero, not a
 // number that T cannot hold.
 template <class T>
@@ -138,6 +150,7 @@ double backward_from_loss(Pass<T>& pass, const Target<T>& target) {
   if (pass.flow_wanted)
     pass.flow.delta_log2[l - 1] =
         half_log2(pass.delta.mean_square * pass.elements(l), pass.delta.exponent);
+  note_rows(pass, l);
   make_bias_gradient(pass, l);
   return loss;
 }
@@ -267,6 +280,7 @@ void note_delta(Pass<T>& pass, int l) {
       half_log2(pass.delta.mean_square * pass.elements(l), pass.delta.exponent);
   flow.activation_gain_log2[l - 1] =
       flow.delta_log2[l - 1] - flow.delta_log2[l] - flow.weight_gain_log2[l - 1];
+  note_rows(pass, l);
 }
 
 template <class T>

@@ -73,6 +73,23 @@ double Network<T>::backward(const T* x, int B, const T* values, const std::int64
 }
 
 template <class T>
+double Network<T>::examine(const T* x, int B, const T* values, const std::int64_t* labels, T* out,
+                           const RowSquares& rows) {
+  const std::lock_guard<WorkLock> lock(running_);
+  const FlushSubnormals flush;
+  ++number_;
+  prepare(training_, B, true, true);
+  forward_pass(training_, x, B);
+  copy_unpadded(training_.output, B, shape_.sizes.back(), out);
+  struct Restore {
+    Network& network;
+    ~Restore() { network.training_.row_squares = nullptr; }
+  } const restore{*this};
+  training_.row_squares = &rows;
+  return backward_pass(training_, {values, labels});
+}
+
+template <class T>
 std::uint64_t Network<T>::forward_kept(const T* x, int B, T* out) {
   const std::lock_guard<WorkLock> lock(running_);
   const FlushSubnormals flush;

@@ -32,6 +32,9 @@ class Network {
   double loss(const T* x, int B, const T* values, const std::int64_t* labels);
   double backward(const T* x, int B, const T* values, const std::int64_t* labels, bool flow,
                   int layers);
+  // All of it with flow, the outputs (B, O), and the sizes of the rows of δ.
+  double examine(const T* x, int B, const T* values, const std::int64_t* labels, T* out,
+                 const RowSquares& rows);
   // The same in two calls, the loss being somebody else's (Loss::given). The first returns the
   // number of its pass. If another has been since, the second goes forward again. `delta`, unless
   // null, gets δ of the first layer (B, O); `gradients` (used()) the gradients, as they lie here.

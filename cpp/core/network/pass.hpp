@@ -36,6 +36,13 @@ struct FlowColumns {
   explicit FlowColumns(int layers = 0);
 };
 
+// Σ δ² of each row, of all layers (L, B), as δ is stored: true is that times 2^(2 exponent) of the
+// layer.
+struct RowSquares {
+  double* squares;
+  double* exponents;
+};
+
 // What a layer's forward pass leaves for its backward pass.
 struct LayerState {
   std::int64_t z_exponent = 0;  // if it is not 0, only the rescaled path can use z
@@ -81,7 +88,8 @@ struct Pass {
   int rows_of_call = 0;  // of the largest piece of the call
   bool training = false;
   bool flow_wanted = false;
-  int lowest = 1;  // the layer where the way back ends
+  int lowest = 1;                           // the layer where the way back ends
+  const RowSquares* row_squares = nullptr;  // null: not wanted
 
   Workspace<T> work;
   const MatrixUnit* unit = nullptr;  // null if the pass may not use one

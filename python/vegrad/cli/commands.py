@@ -24,6 +24,7 @@ from vegrad.cli import (
     diagnose,
     diagnose_run,
     explain,
+    predict,
     theory,
     train,
     watch,
@@ -94,6 +95,15 @@ COMMANDS = {
             "vegrad train --epochs 40 --resume",
         ),
     ),
+    "predict": Command(
+        "Predict the rows of a table with a network that was trained on one, in its own units.",
+        predict.run,
+        predict.add_options,
+        (
+            "vegrad predict vegrad-network.safetensors new.csv",
+            "vegrad predict vegrad-network.safetensors new.csv --out predicted.csv",
+        ),
+    ),
     "descent": Command(
         "Draw a training's steps as hops over the loss: lost on a plateau, over the edge, clipped; "
         "exit code 1 if one's own diverges.",
@@ -142,6 +152,7 @@ USAGES = {
     "diagnose-run": "PATH [options]",
     "descent": "[STORY] [options]",
     "explain": "[CAUSE …] [options]",
+    "predict": "NETWORK DATA [options]",
     "watch": "PATH [options]",
     "theory": "[ACTIVATION] [options]",
 }

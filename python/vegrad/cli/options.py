@@ -68,11 +68,22 @@ def add_data_options(
     add(
         "--data",
         metavar="NAME|FILE",
-        help=f"{names}, a .npz, .csv or .tsv file (default digits); with --cell {tasks}, drawn, or "
-        f"a .npz file with x (B, T, I), y and, if rows differ in length, lengths (default "
-        f"{SEQUENCES})",
+        help=f"{names}, a .npz file or a table: .csv, .tsv, .parquet or .xlsx (default digits); "
+        f"with --cell {tasks}, drawn, or a .npz file with x (B, T, I), y and, if rows differ in "
+        f"length, lengths (default {SEQUENCES})",
     )
-    add("--target", metavar="COLUMN", help="column of the .csv or .tsv file to learn")
+    add("--target", metavar="COLUMN", help="column of the table to learn")
+    for name, told in (
+        ("columns", "columns of the table to take (default: all that look useful)"),
+        ("drop", "columns of the table to leave out"),
+    ):
+        add(f"--{name}", nargs="+", action="extend", metavar="COLUMN", help=told)
+    add(
+        "--fill",
+        choices=datasets.FILLS,
+        metavar="WAY",
+        help=f"what stands for a missing number: {', '.join(datasets.FILLS)} (default median)",
+    )
     add("--batch", type=int, metavar="ROWS", default=default, help=batch)
 
 

@@ -12,12 +12,14 @@ from typing import NoReturn, cast
 from vegrad.arrays.checks import did_you_mean
 from vegrad.arrays.shown import shown
 from vegrad.cli.terminal import width
+from vegrad.datasets import TABLES
 
 KINDS: dict[object, str] = {int: "a whole number", float: "a number"}
 CHECKED_LATER = ("init",)  # whose names depend on --cell; the shell completes all of them
 # What argparse says, as all other errors say it.
 ERRORS = (
     (r"^argument (\S+): expected one argument$", r"\1 needs a value"),
+    (r"^argument (\S+): expected at least one argument$", r"\1 needs a value"),
     (r"^argument (\S+): expected (\d+) arguments$", r"\1 needs \2 values"),
     (r"^the following arguments are required: (.+)$", r"\1 is needed"),
 )
@@ -85,7 +87,7 @@ class Parser(argparse.ArgumentParser):
     def unknown(self, words: Sequence[str], commands: Mapping[str, Parser]) -> str:
         """Return the message about words that are no options of this one of the commands."""
         said = f"unrecognized arguments: {' '.join(words)}"
-        if "--data" in self._option_string_actions and words[0].endswith((".csv", ".tsv", ".npz")):
+        if "--data" in self._option_string_actions and words[0].endswith((".npz", *TABLES)):
             return f"{said} (did you mean --data {words[0]}?)"
         options = [word.partition("=")[0] for word in words if word.startswith("--")]
         hints = [self._hint(one, commands) for one in options]

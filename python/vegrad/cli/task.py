@@ -26,7 +26,8 @@ from vegrad.theory.recurrent_initializers import RECURRENT_INITIALIZERS
 ROWS, STEPS = 4000, 60
 """Rows of a task that is drawn, and its T if none is given."""
 DEEPEST = 10_000  # layers, with which a diagnosis takes a minute and gigabytes
-CHAIN = ("depth", "activation", "sigma_w", "sigma_b", "residual", "norm", "target")
+TABLE = ("target", "columns", "drop", "fill")
+CHAIN = ("depth", "activation", "sigma_w", "sigma_b", "residual", "norm", *TABLE)
 RECURRENT = ("layers", "forget_bias", "time_scale", "targets", "truncation", "memory")
 
 
@@ -67,7 +68,14 @@ def load_data(options: argparse.Namespace) -> Dataset:
             raise ValueError(f"--data {name} is sequences: it goes with --cell ({_cells()})")
         _known(name, NAMES)
         with spinner(options, f"reading {name}"):
-            return load(name, options.target, numbers=options.loss == "mse")
+            return load(
+                name,
+                options.target,
+                numbers=options.loss == "mse",
+                drop=options.drop or (),
+                columns=options.columns,
+                fill=options.fill or "median",
+            )
     name = options.data or SEQUENCES
     task, colon, steps = name.partition(":")
     if task not in TASKS:
@@ -154,7 +162,7 @@ def build_network(options: argparse.Namespace, data: Dataset, loss: Loss) -> MLP
         raise ValueError(f"--depth must be at most {DEEPEST}, not {depth}: a pass keeps each layer")
     hidden = [width] * (depth - 1)
     with spinner(options, f"building {len(hidden) + 1} layers"):
-        return MLP(
+        network = MLP(
             [data.x.shape[1], *hidden, data.outputs(loss)],
             loss=loss,
             sigma_w=options.sigma_w,
@@ -165,6 +173,8 @@ def build_network(options: argparse.Namespace, data: Dataset, loss: Loss) -> MLP
             seed=options.seed,
             **chosen,
         )
+        network.preparation = data.preparation
+        return network
 
 
 def _recurrent(options: argparse.Namespace, data: Sequences, loss: Loss, width: int) -> RNN:
@@ -224,8 +234,13 @@ def described(data: Dataset, rows: int) -> str:
 
 
 def target_told(data: Dataset, loss: str | None) -> list[str]:
-    """Say in a line how x and the target were taken, where another way would be as likely."""
+    """Say in lines what was done to a table, and how x and the target were taken.
+
+    Of the target it is said where another way would be as likely.
+    """
     count, loss = len(data.labels), loss or data.loss
+    if data.told:
+        return [*data.told, *target_told(replace(data, told=()), loss)]
     if len(data.flattened) == 2:
         said = f"x: flattened, as of images; sequences go with --cell ({_cells()})"
         return [said, *target_told(replace(data, flattened=()), loss)]
@@ -239,7 +254,8 @@ def target_told(data: Dataset, loss: str | None) -> list[str]:
 def counted(data: Dataset, rows: int) -> dict[str, object]:
     """Return the same for JSON."""
     if not isinstance(data, Sequences):
-        return {"name": data.name, "rows": rows, "columns": data.x.shape[1]}
+        told = {"told": list(data.told)} if data.told else {}
+        return {"name": data.name, "rows": rows, "columns": data.x.shape[1], **told}
     return {"name": data.name, "rows": rows, "steps": data.x.shape[1], "columns": data.x.shape[2]}
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from vegrad.arrays.checks import Array
 from vegrad.arrays.files import load_tensors, remove_leftovers
 from vegrad.arrays.shown import SCREEN, visible
+from vegrad.cli.guessing import Figures, beside_guessing, in_words
 from vegrad.cli.interrupts import FULL, Interrupts, interrupts
 from vegrad.cli.options import (
     TRAINED,
@@ -54,7 +55,6 @@ from vegrad.networks.rnn import RNN
 from vegrad.reports.text import describe_network
 
 STOPS = ("warning", "critical")
-Figures = dict[str, float | None]
 
 
 @dataclass
@@ -160,7 +160,8 @@ def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
     about["clip"] = written_clip(options.clip)
-    _report(options.json, run, _figures(run, len(learn)), files, again, about)
+    figures = _figures(run, len(learn)) | beside_guessing(task, hold, run.history)
+    _report(options.json, run, figures, files, again, about)
     if run.ended == "interrupted":
         return 130
     return 1 if run.ended != "finished" or run.history.findings else 0
@@ -322,7 +323,7 @@ def _print(figures: Figures, files: dict[str, str], clip: object) -> None:
     if f["validation_loss"] is not None:
         share = f["validation_accuracy"]
         accuracy = "" if share is None else f", accuracy {100 * share:.1f} %"
-        print(f"validation loss {f['validation_loss']:.4g}{accuracy}")
+        print(f"validation loss {f['validation_loss']:.4g}{accuracy}{in_words(f)}")
     if f["clipped_share"] is not None:
         print(f"clipped {100 * f['clipped_share']:.0f} % of the steps (--clip {clip})")
     for name, path in files.items():

@@ -9,6 +9,7 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, Loss
 from vegrad.arrays.shown import shown
+from vegrad.datasets.preparation import Preparation
 
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
 ROWS = 512  # that are standardized at a time
@@ -36,6 +37,14 @@ class Dataset:
     """True if the classes are whole numbers, which might as well be a quantity."""
     flattened: tuple[int, ...] = ()
     """The shape that a row of x had in its file, if it was not a row of columns."""
+    units: tuple[FloatArray, FloatArray] | None = None
+    """Means and standard deviations (I,) that the columns of x had."""
+    target_units: tuple[float, float] = (0.0, 1.0)
+    """The same of a target of numbers, of its first column."""
+    preparation: Preparation | None = None
+    """What was done to a table, so that it can be done to other rows."""
+    told: tuple[str, ...] = ()
+    """What was found out of a table and done to it, a line each."""
 
     @property
     def classes(self) -> bool:
@@ -104,7 +113,7 @@ def as_dataset(
     """
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     labels: tuple[str, ...] = ()
-    whole = False
+    whole, target_units = False, (0.0, 1.0)
     values = np.unique(y) if y.ndim == 1 else y
     if y.ndim == 1 and len(values) == 1:
         raise ValueError(f"the target of {name} is {values[0]} in every row: nothing to learn")
@@ -114,8 +123,20 @@ def as_dataset(
     elif y.dtype.kind == "U":
         raise ValueError(f"the target of {name} must be one column of text or columns of numbers")
     else:
-        target = standardize(y.reshape(len(y), -1))
-    return Dataset(name, standardize(x, owned=owned), target, labels, tuple(columns), lines, whole)
+        target, shift, scale = standardized(y.reshape(len(y), -1))
+        target_units = float(shift[0]), float(scale[0])
+    scaled, *units = standardized(x, owned=owned)
+    return Dataset(
+        name,
+        scaled,
+        target,
+        labels,
+        tuple(columns),
+        lines,
+        whole,
+        units=(units[0], units[1]),
+        target_units=target_units,
+    )
 
 
 def are_labels(values: Array) -> bool:
@@ -137,7 +158,16 @@ def label_of(value: object) -> str:
 
 
 def standardize(values: Array, *, owned: bool = False) -> FloatArray:
-    """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0.
+    """Give columns mean 0 and standard deviation 1 by their finite values; constant ones are 0."""
+    return standardized(values, owned=owned)[0]
+
+
+def standardized(
+    values: Array, *, owned: bool = False
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return columns (B, I) of mean 0 and standard deviation 1, and what these were, (I,) each.
+
+    The standard deviation of a column that is the same in every row is 0, as all its values are.
 
     Some rows at a time, as each pass over a large table would else go through memory. What is
     `owned` may be overwritten.
@@ -170,4 +200,4 @@ def standardize(values: Array, *, owned: bool = False) -> FloatArray:
         part[:, ~varies] = 0.0
         if lost is not None:
             part[lost[0]] = lost[1]
-    return columns
+    return columns, mean * largest, np.where(varies, deviation * largest, 0.0)

@@ -6,29 +6,36 @@ says what is wrong, where it is, and what was wanted. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import csv
 import errno
 import importlib
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import nan, prod
+from math import prod
 from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
 
-from vegrad.arrays.checks import Array, FloatArray, did_you_mean
+from vegrad.arrays.checks import Array, did_you_mean
 from vegrad.arrays.shown import plainly, shown, some, visible
-from vegrad.datasets import plain_csv
+from vegrad.datasets import csv_files
 from vegrad.datasets.dataset import Dataset, as_dataset
-from vegrad.datasets.plain_csv import DELIMITERS, MISSING
+from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
+from vegrad.datasets.preparation import Preparation
+from vegrad.datasets.preparing import Choice, check, planned
+from vegrad.datasets.table import Table, is_missing
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
-TABLES = (".csv", ".tsv")
+READERS: dict[str, Callable[[Path, str | None], Table]] = {
+    ".csv": csv_files.read,
+    ".tsv": csv_files.read,
+    ".parquet": read_parquet,
+    ".xlsx": read_excel,
+}
+TABLES = tuple(READERS)
 REGRESSION = ("diabetes",)
-MOST_NAMED = 8  # columns that an error names
 MOST_COLUMNS = 30  # of a file, in a message
 
 
@@ -38,38 +45,55 @@ class TooLargeError(ValueError):
 
 @plainly()
 def load(
-    name_or_path: str | PathLike[str],
+    source: object,
     target_column: str | None = None,
     *,
     numbers: bool = False,
+    drop: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    fill: str = "median",
 ) -> Dataset:
-    """Read a dataset: digits, breast_cancer, wine, diabetes, a .npz, .csv or .tsv file.
+    """Read a dataset: digits, breast_cancer, wine, diabetes, a .npz file, or a table.
+
+    Of a table columns are chosen and turned into numbers; what is done is told in the dataset's
+    `told` and kept in its `preparation`.
 
     Args:
-        name_or_path: the name of a dataset, or a path. A .npz file holds x of shape (B, …), which
-            is flattened to (B, I), and y of shape (B,) or (B, O). A .csv or .tsv file has a header
-            line and numbers separated by commas, semicolons or tabs; an empty cell or NA is a
-            missing value and becomes NaN.
-        target_column: the column of a .csv or .tsv file to learn.
+        source: the name of a dataset, a path, or a frame of pandas or polars. A .npz file holds x
+            of shape (B, …), which is flattened to (B, I), and y of shape (B,) or (B, O). A table is
+            a .csv, .tsv, .parquet or .xlsx file, the first sheet of the last. A .csv file has a
+            header line; its separator, decimal mark and quotes are found out; an empty cell or NA
+            is a missing value.
+        target_column: the column of a table to learn.
         numbers: take a file's target of whole numbers as numbers. Else text, and whole numbers of
             at most 50 different values, are classes.
+        drop: columns of a table to leave out.
+        columns: those to take, None for all in which something may be learnt.
+        fill: what stands in the place of a missing number: median, mean, zero or none, which leaves
+            NaN. A column of zeros and ones besides says where it was missing.
 
     Raises:
-        ValueError: the content is not as described, or the arrays of a .npz file would take more
-            than 8 GB; the environment's VEGRAD_MAX_DATA is another number of GB.
+        TypeError: the source is none of these.
+        ValueError: the content is not as described, or would take more than 8 GB; the environment's
+            VEGRAD_MAX_DATA is another number of GB.
         OSError: the file is missing or cannot be read.
-        ImportError: scikit-learn is needed and not installed.
+        ImportError: scikit-learn, pandas or polars is needed and not installed.
     """
-    text = fspath(name_or_path)
+    if is_frame(source):
+        return _of_table(as_table(source), target_column, numbers, drop, columns, fill)
+    if not isinstance(source, str | PathLike):
+        raise TypeError(f"source must be a name, a path or a frame, not {type(source).__name__}")
+    text = fspath(source)
     if text in NAMES:
-        _no_target_column(target_column, text)
+        _only_for_tables(text, target_column, drop, columns)
         return _load_sklearn(text)
     path = Path(text)
     suffix = path.suffix.lower()
     if suffix not in (".npz", *TABLES):
-        names = ", ".join(NAMES)
+        names, endings = ", ".join(NAMES), ", ".join((".npz", *TABLES[:-1]))
         raise ValueError(
-            f"data must be {names}, or a file that ends in .npz, .csv or .tsv, not {shown(text)}"
+            f"data must be {names}, or a file that ends in {endings} or {TABLES[-1]}, not "
+            f"{shown(text)}"
             f"{_missing(path)}"
         )
     if not path.exists():
@@ -77,9 +101,37 @@ def load(
     if not path.is_file():
         raise ValueError(f"{text} must be a file")
     if suffix in TABLES:
-        return _load_csv(path, target_column, numbers)
-    _no_target_column(target_column, text)
+        return _of_table(
+            read_table(path, target_column), target_column, numbers, drop, columns, fill
+        )
+    _only_for_tables(text, target_column, drop, columns)
     return _load_npz(path, numbers)
+
+
+def read_table(path: Path, target_column: str | None = None) -> Table:
+    """Read a table as its ending says, the target's column behind the others.
+
+    Raises:
+        ValueError, OSError, ImportError: as `load`.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"a table must end in {', '.join(TABLES)}, not {shown(path.name)}")
+    return reader(path, target_column)
+
+
+def _of_table(
+    table: Table,
+    target_column: str | None,
+    numbers: bool,
+    drop: Sequence[str],
+    columns: Sequence[str] | None,
+    fill: str,
+) -> Dataset:
+    if target_column is None:
+        names = some(list(table.columns), MOST_COLUMNS)
+        raise ValueError(f"{table.name} needs a target column, one of {names}")
+    return of_table(table, Choice(target_column, drop, columns, fill), numbers)
 
 
 def _missing(path: Path) -> str:
@@ -91,9 +143,13 @@ def _missing(path: Path) -> str:
     return f", which does not exist{did_you_mean(path.name, there)}"
 
 
-def _no_target_column(target_column: str | None, name: str) -> None:
-    if target_column is not None:
-        raise ValueError(f"a target column goes with a .csv or .tsv file, not with {name}")
+def _only_for_tables(
+    name: str, target_column: str | None, drop: Sequence[str], columns: Sequence[str] | None
+) -> None:
+    """Refuse columns by name where there are no names."""
+    if target_column is not None or drop or columns is not None:
+        what = "a target column goes" if target_column is not None else "names of columns go"
+        raise ValueError(f"{what} with a table ({', '.join(TABLES)}), not with {name}")
 
 
 def _load_sklearn(name: str) -> Dataset:
@@ -190,103 +246,60 @@ def _check_size(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> N
             )
 
 
-def _load_csv(path: Path, target_column: str | None, numbers: bool) -> Dataset:
-    plain = plain_csv.read(path, target_column)
-    if plain is not None:
-        names, x, target, lines = plain
-        return as_dataset(str(path), x, target, names, numbers=numbers, lines=lines, owned=True)
-    header, rows = _read_csv(path)
-    columns = some(header, MOST_COLUMNS)
-    if target_column is None:
-        raise ValueError(f"{path} needs a target column, one of {columns}")
-    if header.count(target_column) != 1:
-        wrong = "twice" if target_column in header else "not"
-        hint = "" if target_column in header else did_you_mean(target_column, header)
-        raise ValueError(
-            f'the column "{visible(target_column)}" is {wrong} in {path}, which has {columns}{hint}'
+def of_table(table: Table, choice: Choice, numbers: bool) -> Dataset:
+    """Make a dataset of a table: columns chosen, filled, encoded and standardized.
+
+    Raises:
+        ValueError: what is wrong with the table or the choice, with the line or row of it.
+    """
+    check(table, choice)
+    if not len(table):
+        raise ValueError(f"{table.name} has names but no rows")
+    plan, last = planned(table, choice), table.columns.index(choice.target)
+    target = _target(table, last)
+    if plan.places == list(range(last)) and all(one.made == (one.name,) for one in plan.columns):
+        x = table.numbers[:, :last]  # as most are, without a copy
+        for place, one in enumerate(plan.columns):
+            if one.kind == "date":
+                x[:, place] = one.values(table, place)[:, 0]
+    else:
+        _check_room(table, sum(len(one.made) for one in plan.columns))
+        pairs = zip(plan.columns, plan.places, strict=True)
+        x = np.concatenate([one.values(table, place) for one, place in pairs], axis=1)
+    made = tuple(name for one in plan.columns for name in one.made)
+    lines = () if table.lines is None else tuple(table.lines.tolist())
+    found = as_dataset(table.name, x, target, made, numbers=numbers, lines=lines, owned=True)
+    assert found.units is not None
+    shift, scale = found.units
+    preparation = Preparation(
+        tuple(plan.columns), choice.target, found.labels, shift, scale, *found.target_units
+    )
+    told = (*table.told, *plan.told(choice.fill))
+    return replace(found, preparation=preparation, told=told)
+
+
+def _check_room(table: Table, columns: int) -> None:
+    """Refuse a table that becomes too large."""
+    size, most = 8.0 * len(table) * columns, most_bytes()
+    if size > most:
+        raise TooLargeError(
+            f"{table.name}: {columns} columns of {len(table)} rows take {size / 1e9:.3g} GB, and "
+            f"the most is {most / 1e9:.3g} (VEGRAD_MAX_DATA=GB in the environment changes that)"
         )
-    if len(header) < 2:
-        raise ValueError(f"{path} must have columns beside {target_column}")
-    if not rows:
-        raise ValueError(f"{path} has names but no rows")
-    for line, row in rows:
-        if len(row) != len(header):
+
+
+def _target(table: Table, column: int) -> Array:
+    """Return the target, (B,): numbers, or words of which none is missing."""
+    cells, name = table.words.get(column), table.columns[column]
+    if cells is None:
+        numbers = table.numbers[:, column].copy()
+        if np.isnan(numbers).all():
+            raise ValueError(f'{table.name}: the target column "{visible(name)}" has no values')
+        return numbers
+    for row, cell in enumerate(cells):
+        if is_missing(cell):
             raise ValueError(
-                f"{path}: line {line} has {len(row)} values, not {len(header)} as the first line"
+                f'{table.name}: the target column "{visible(name)}" has no value in '
+                f"{table.place(row)}"
             )
-    lines = tuple(line for line, _ in rows)
-    at = header.index(target_column)
-    targets = [row.pop(at).strip() for _, row in rows]
-    header.pop(at)
-    target = _csv_target(path, target_column, targets, lines)
-    x = _csv_inputs(path, header, rows)
-    return as_dataset(str(path), x, target, header, numbers=numbers, lines=lines)
-
-
-def _csv_inputs(
-    path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]
-) -> FloatArray:
-    """Return the cells (B, I) as numbers, or name every column that holds something else."""
-    x = np.empty((len(rows), len(header)))
-    bad: dict[int, str] = {}
-    for number, (line, row) in enumerate(rows):
-        for column, cell in enumerate(row):
-            value = _number(cell)
-            if value is None:
-                bad.setdefault(
-                    column,
-                    f'line {line}, column "{visible(header[column])}" is {shown(cell.strip())}',
-                )
-            else:
-                x[number, column] = value
-    if bad:
-        cells = [bad[column] for column in sorted(bad)]
-        more = f"; {len(cells) - MOST_NAMED} more" if len(cells) > MOST_NAMED else ""
-        raise ValueError(
-            f"{path}: {'; '.join(cells[:MOST_NAMED])}{more}: every column but the target must be "
-            f"numbers, so leave {'these' if len(cells) > 1 else 'it'} out of the file or write "
-            "numbers instead"
-        )
-    return x
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read the names of the columns and, with the numbers of their lines, the rows of cells."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            delimiter = max(DELIMITERS, key=first.count)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            rows = [(reader.line_num, row) for row in reader if any(c.strip() for c in row)]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8: {error.reason}") from error
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a .csv file: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} is empty")
-    header = [name.strip() for name in rows.pop(0)[1]]
-    if all(_number(name) is not None for name in header):
-        raise ValueError(f"{path} must begin with a line of names, not with {some(header)}")
-    return header, rows
-
-
-def _csv_target(path: Path, name: str, cells: list[str], lines: Sequence[int]) -> Array:
-    numbers = [_number(cell) for cell in cells]
-    if None not in numbers:
-        return np.array(numbers, dtype=np.float64)
-    for cell, line in zip(cells, lines, strict=True):
-        if cell.lower() in MISSING:
-            raise ValueError(f'{path}: the target column "{name}" has no value in line {line}')
     return np.array(cells)
-
-
-def _number(cell: str) -> float | None:
-    """Return the number in a cell, NaN if it is missing, or None if it is text."""
-    cell = cell.strip()
-    if cell.lower() in MISSING:
-        return nan
-    try:
-        return float(cell)
-    except ValueError:
-        return None

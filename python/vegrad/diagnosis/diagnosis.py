@@ -17,6 +17,7 @@ from vegrad.diagnosis.catalogue.table import as_ignored, without
 from vegrad.diagnosis.history import History, as_history
 from vegrad.diagnosis.judge import judge
 from vegrad.diagnosis.looked_at import looked_at, trend_of
+from vegrad.diagnosis.rules.chain import VANISHING
 from vegrad.flow.descent import Descent
 from vegrad.flow.edits import is_in_place
 from vegrad.flow.finding import Finding
@@ -239,6 +240,7 @@ def _counted(cause: str, count: int) -> str:
 
 def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
     """Return what a diagnosis has of a reading."""
+    reading = _resampled(reading)
     findings = judge(reading, history)
     numbers = isfinite(reading.loss or 0.0)
     numbers &= all(one.nonfinite is None for one in reading.parameters.values())
@@ -254,7 +256,9 @@ def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
         "trend": trend,
         "measurement": None if reading.gradients is None else reading.gradients.measurement,
         # Not what would keep the network alive.
-        "reading": replace(reading, what_if=None, chain=chain and replace(chain, draw=None)),
+        "reading": replace(
+            reading, what_if=None, chain=chain and replace(chain, draw=None, resample=None)
+        ),
         "further": 0 if reading.what_if is None else reading.what_if.passes,
         "underflowed": () if chain is None else chain.underflowed,
         "overflowed": () if chain is None else chain.overflowed,
@@ -269,6 +273,21 @@ def _applied(subject: Subject, finding: Finding | None) -> tuple[str, ...] | Non
         return None
     done = subject.apply(finding.edit)
     return None if isinstance(done, Refusal) else done.changed or None
+
+
+def _resampled(reading: Reading) -> Reading:
+    """Run resampled batches where a finding hangs on what they give: if gains come near to a limit.
+
+    Elsewhere what was told of them without running them is as good.
+    """
+    chain = reading.chain
+    if chain is None or chain.resample is None:
+        return reading
+    gains, limit = chain.gains, abs(VANISHING.warning)
+    far = gains.trend is not None and abs(gains.trend.decades) >= limit
+    if not far and all(gains.drift(sign, limit) is None for sign in (-1, 1)):
+        return reading
+    return replace(reading, chain=replace(chain, batches=chain.resample(), resample=None))
 
 
 def _drawn(reading: Reading, chain: Chain) -> Reading:

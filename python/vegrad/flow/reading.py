@@ -169,6 +169,8 @@ class Chain:
     """True if there are skip connections."""
     batches: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     """Gains (R, L - 1) of resampled batches of the same size; R may be 0."""
+    resample: Callable[[], FloatArray] | None = None
+    """Runs these batches, where `batches` are only near to what they give."""
     expected: ExpectedFlow | None = None
     drawn: bool = False
     """True if `expected` is from weights drawn anew, where theory has no formulas."""

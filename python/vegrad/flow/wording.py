@@ -268,6 +268,12 @@ def log10_or_less(value: float) -> float:
     return log10(value) if value > 0 else -inf if value == 0 else nan
 
 
+def median(values: Sequence[float]) -> float:
+    """Return the median of a few numbers, for which NumPy's takes 20 times as long."""
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
 def finite_mean(values: FloatArray) -> float:
     """Return the mean of the finite values; 0 if there are none."""
     finite = values[np.isfinite(values)]

@@ -37,8 +37,9 @@ def diagnose(
         x: the inputs (B, I), or sequences (B, T, I).
         target: as for the network's `backward`.
         history: of its training, whose findings are taken in.
-        resamples: further passes, over at most 256 rows drawn from the batch with replacement,
-            which tell how far the gains depend on the batch; 0 for one pass only.
+        resamples: batches of at most 256 rows drawn from this one with replacement, which tell how
+            far the gains depend on the batch; those of an MLP are put together from the rows of the
+            one pass.
         seed: of that draw.
         theory: True to work out what theory expects of an MLP, which takes a sixth of a
             millisecond a layer, the first time a little more, and changes no verdict.

@@ -31,12 +31,14 @@ from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
 from vegrad.networks.network import (
     Config,
+    Examined,
     Network,
     Shapes,
     check_dtype,
     check_flag,
     check_name,
 )
+from vegrad.networks.prediction import predict
 from vegrad.networks.reading import is_usual, judged
 from vegrad.networks.rows import Batch, Rows
 from vegrad.networks.training import fit
@@ -80,6 +82,7 @@ class MLP(Network):
 
     kind = "MLP"
     fit = fit  # the training loop, whose first argument is the network
+    predict = predict  # for the rows of a table
 
     def __init__(
         self,
@@ -204,6 +207,15 @@ class MLP(Network):
         assert loss is not None
         self.note_pass(flow=flow and layers == self.depth)
         return loss
+
+    def examined(self, x: object, target: object) -> Examined:
+        """Run `backward`, which is told besides what a diagnosis needs."""
+        found = self._core.examine(x, target)
+        if found is None:
+            found = self._core.examine(*self.checked(x, target))
+        assert found is not None
+        self.note_pass(flow=True)
+        return Examined(*found)
 
     def workspace_bytes(self, batch: int) -> int:
         """Return the bytes that the network keeps between calls once trained on `batch` rows.

@@ -7,7 +7,7 @@ from copy import deepcopy
 from copyreg import __newobj__  # type: ignore[attr-defined]
 from os import PathLike
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from vegrad._core import Recurrent
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
 from vegrad.arrays.shown import shown, some, visible
+from vegrad.datasets.preparation import Preparation
 from vegrad.flow.finding import Finding
 from vegrad.flow.time_flow import TimeFlow
 from vegrad.networks.rows import Batch, Rows
@@ -36,6 +37,18 @@ class _Measured:
         self.flow: Flow | TimeFlow | None = None
 
 
+class Examined(NamedTuple):
+    """The outputs and the sizes of δ that a backward pass leaves for a diagnosis."""
+
+    loss: float
+    outputs: Array
+    """(B, O)."""
+    row_squares: FloatArray
+    """Σ δ² of each layer and row, times 4 to minus the layer's exponent: (L, B)."""
+    exponents: FloatArray
+    """Of each layer, so that no δ is too small or too large: (L,)."""
+
+
 class Network:
     """The parameters, gradients, flow and files that every own network has.
 
@@ -50,6 +63,8 @@ class Network:
     """True if a few rows show whatever is wrong; what targets depend on takes many."""
     config: Config
     """The arguments of the constructor, as plain JSON types."""
+    preparation: Preparation | None = None
+    """What was done to the table that it has learnt from; None if it was none."""
     _core: CoreNetwork | Recurrent
     _measured: _Measured | None
 
@@ -74,6 +89,10 @@ class Network:
         """Run a forward and a backward pass; return the loss and fill gradients and flow."""
         raise NotImplementedError
 
+    def examined(self, x: object, target: object) -> Examined:
+        """Run `backward`, which is told besides what a diagnosis needs."""
+        raise NotImplementedError
+
     def _build(self) -> None:
         """Make the core's network for `config`; its parameters are zero."""
         self._dtype = np.dtype(self.config["dtype"])
@@ -85,9 +104,13 @@ class Network:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the network to a safetensors file, which appears whole or not at all.
 
-        The arrays are `parameters`; the arguments of the constructor are in the file's metadata.
+        The arrays are `parameters`; the arguments of the constructor are in the file's metadata,
+        and `preparation` if there is one.
         """
-        save_tensors(path, dict(self._parameters), {"kind": self.kind, "config": self.config})
+        about: dict[str, object] = {"kind": self.kind, "config": self.config}
+        if self.preparation is not None:
+            about["preparation"] = self.preparation.to_dict()
+        save_tensors(path, dict(self._parameters), about)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
@@ -107,6 +130,8 @@ class Network:
             for name, array in arrays.items():
                 if array.dtype != dtype:
                     raise ValueError(f"{visible(name)} must be {dtype}, not {array.dtype}")
+            if about.get("preparation") is not None:
+                network.preparation = Preparation.from_dict(about["preparation"])
             network._build()
         for name, array in arrays.items():
             network._parameters[name][...] = array
@@ -116,10 +141,15 @@ class Network:
         return deepcopy(self)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return __newobj__, (type(self),), (self.config, dict(self._parameters))
+        return __newobj__, (type(self),), (self.config, dict(self._parameters), self.preparation)
 
-    def __setstate__(self, state: tuple[Config, dict[str, Array]]) -> None:
-        self.config, parameters = state
+    def __setstate__(
+        self,
+        state: tuple[Config, dict[str, Array]]
+        | tuple[Config, dict[str, Array], Preparation | None],
+    ) -> None:
+        self.config, parameters = state[:2]
+        self.preparation = state[2] if len(state) > 2 else None  # earlier versions have written two
         self._build()
         for name, array in parameters.items():
             self._parameters[name][...] = array

@@ -20,7 +20,7 @@ from vegrad.flow.flow import Flow
 from vegrad.flow.reading import INPUT, Chain, Layer, Operation, Parameter, Reading
 from vegrad.flow.resampling import resampled
 from vegrad.flow.wording import DECADE
-from vegrad.networks.network import Network
+from vegrad.networks.network import Examined, Network
 from vegrad.networks.rows import Batch
 from vegrad.networks.vocabulary import LayerVocabulary
 from vegrad.networks.what_if import ScaledInputs
@@ -45,9 +45,8 @@ def read(
     if problem is not None:
         return Reading(vocabulary=vocabulary, about=dict(config), problem=problem)
     batch = _checked(x, target, config)
-    batches = _resampled(network, batch, resamples, seed)
-    loss = network.backward(batch.x, batch.target)
-    flow = _flow_of(network)
+    seen = network.examined(batch.x, batch.target)
+    loss, flow = seen.loss, _flow_of(network)
     underflowed, overflowed = _lost(network, flow)
     chain = Chain(
         layers=tuple(
@@ -59,7 +58,7 @@ def read(
         output=config["output"],
         norm=config["norm"],
         residual=config["residual"],
-        batches=batches,
+        batches=_resampled(seen, resamples, seed),
         expected=expected_or_none(network, x) if theory else None,
         underflowed=underflowed,
         overflowed=overflowed,
@@ -72,7 +71,7 @@ def read(
         loss_kind=config["loss"],
         operations=_operations(config, flow),
         parameters=_parameters(network, flow),
-        compared=_compared(network, x, target, loss),
+        compared=_compared(network, seen, target),
         losses=(known_loss(batch.target, loss, config),),
         inputs=(Input.of("x", batch.x),),
         what_if=ScaledInputs(network, batch.x, lambda twin, x: twin.backward(x, batch.target)),
@@ -87,9 +86,9 @@ def _checked(x: Any, target: Any, config: Mapping[str, Any]) -> Batch:
     return Batch(rows, as_target(target, len(rows), outputs, dtype, config["loss"]))
 
 
-def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compared, ...]:
+def _compared(network: Network, seen: Examined, target: object) -> tuple[Compared, ...]:
     """Write down the output beside the target, as the loss compares them."""
-    outputs, config = network.forward(x), network.config
+    outputs, config = seen.outputs, network.config
     wanted = as_array(target, "target")
     if wanted.ndim < outputs.ndim and config["loss"] != "cross_entropy":
         wanted = wanted[:, None]
@@ -98,7 +97,7 @@ def _compared(network: Network, x: Any, target: Any, loss: float) -> tuple[Compa
     residual = config["residual"] and config["sizes"][-2] == config["sizes"][-1]
     if residual or not np.isfinite(outputs).all():
         return ()
-    return (compared_outputs(outputs, wanted, loss, config, made + _skips(config)),)
+    return (compared_outputs(outputs, wanted, seen.loss, config, made + _skips(config)),)
 
 
 def compared_outputs(
@@ -145,7 +144,7 @@ def _spread(values: Array) -> Spread:
     """Return where numbers lie."""
     numbers = np.asarray(values, np.float64)
     nearest = np.rint(np.linspace(0, numbers.size - 1, PARTS)).astype(np.intp)
-    parts = np.sort(numbers, axis=None)[nearest]
+    parts = np.sort(values, axis=None)[nearest].astype(np.float64)  # narrow ones sort faster
     return Spread(
         numbers.shape,
         float(numbers.min()),
@@ -239,17 +238,29 @@ def _lost(network: Network, flow: Flow) -> tuple[tuple[int, ...], tuple[int, ...
     )
 
 
-def _resampled(network: Network, batch: Batch, count: int, seed: int) -> FloatArray:
-    """Return gains (count, L - 1), as if of batches as large as this one."""
+def _resampled(seen: Examined, count: int, seed: int) -> FloatArray:
+    """Return gains (count, L - 1), as if of batches as large as this one.
+
+    Each row goes its own way and the loss is a mean over rows, so δ of a batch that is drawn again
+    consists of the rows' own.
+    """
+    squares, exponents = seen.row_squares, seen.exponents
+    finite = bool(np.isfinite(squares.sum()))
 
     def gains(rows: Array) -> FloatArray:
-        network.backward(batch.x[rows], batch.target[rows])
-        return _flow_of(network).gain_log2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if finite:  # how often each row was drawn
+                sums = squares @ np.bincount(rows, minlength=squares.shape[1])
+            else:
+                sums = squares[:, rows].sum(axis=1)
+            sizes = np.log2(sums) / 2 + exponents
+            found: FloatArray = sizes[:-1] - sizes[1:]
+        return found
 
-    return resampled(gains, len(batch.x), len(network.config["sizes"]) - 2, count, seed)
+    return resampled(gains, squares.shape[1], len(squares) - 1, count, seed)
 
 
-def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
+def expected_or_none(network: Network, x: object) -> ExpectedFlow | None:
     """Return what theory expects of the network on x (B, I), where it has a say."""
     try:
         return expected_flow(network, as_array(x, "x"))
@@ -258,7 +269,7 @@ def expected_or_none(network: Network, x: Any) -> ExpectedFlow | None:
         return None
 
 
-def _check_finite(name: str, value: Any, config: Mapping[str, Any]) -> NonFiniteData | None:
+def _check_finite(name: str, value: object, config: Mapping[str, Any]) -> NonFiniteData | None:
     """Return what is not finite in the data as the network sees them.
 
     The shapes are judged by `backward`.

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from vegrad.arrays.checks import FloatArray
 from vegrad.theory.backpropagation import BEYOND, descend, gains
 from vegrad.theory.gaussian import check_positive
-from vegrad.theory.propagation import Data, Layer, Shape, forward, through, within_one
+from vegrad.theory.propagation import Data, Layer, Shape, forward, through
 
 LN2 = log(2.0)
 ROWS = 256  # the most rows whose sizes and likeness are looked at
@@ -161,12 +161,14 @@ def _data(x: object, input_rms: float, inputs: int) -> Data:
     some = rows[:: -(-len(rows) // ROWS)]  # every k-th row, so that at most ROWS are left
     squares = np.mean(some**2, axis=1)
     unit = some / np.sqrt(np.where(squares > 0, squares, 1.0) * inputs)[:, None]
-    cosines = within_one(unit @ unit.T)
-    pairs = np.sort(cosines[_pairs(len(some))])
+    cosines = unit @ unit.T
+    np.minimum(np.maximum(cosines, -1.0, out=cosines), 1.0, out=cosines)  # but for rounding
+    # Groups are means over thousands of pairs, which float32 sorts in half the time.
+    pairs = np.sort(cosines[_pairs(len(some))].astype(np.float32))
     groups = max(min(GROUPS, len(pairs)), 1)
     first = len(pairs) * np.arange(groups) // groups
     counts = np.diff(first, append=len(pairs))
-    alike = np.add.reduceat(pairs, first) / counts if len(pairs) else np.ones(1)
+    alike = np.add.reduceat(pairs, first, dtype=np.float64) / counts if len(pairs) else np.ones(1)
     return Data(
         log_powers=np.log(np.maximum(squares, 1e-6 * power)),
         rows=len(rows),

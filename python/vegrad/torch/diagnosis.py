@@ -80,8 +80,9 @@ def diagnose(
         target: whatever loss_fn takes; None where the model's output is its loss, or holds it.
         history: a `vegrad.History` of the model's training, whose findings are added.
         resamples: further batches, of at most 256 rows drawn from this one with replacement, which
-            tell how far the gains depend on the batch; they need no passes where each row goes its
-            own way through model and loss. 0 for one pass only.
+            tell how far the gains depend on the batch. They are put together from the rows of the
+            first pass, and run only where rows do not go their own ways through model and loss and
+            a finding hangs on them. 0 for one pass only.
         seed: seed of that draw.
         ignore: names of causes whose findings are left out, as `vegrad explain` lists them.
         memory: how many steps back lies what the task needs, of recurrent modules. If they forget

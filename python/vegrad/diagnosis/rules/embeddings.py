@@ -14,7 +14,7 @@ from vegrad.diagnosis.rules.residual import DROWNS, OFF, of_branch
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Branch, Parameter, Reading
-from vegrad.flow.wording import DECADE, exp2
+from vegrad.flow.wording import DECADE, exp2, median
 
 LARGE = 0.7  # decades of an embedding's size: none is drawn larger than PyTorch's, N(0, 1)
 SMALL = -3.0  # decades: those that are drawn small are of 0.006 and more
@@ -142,7 +142,7 @@ class _Entering:
             sizes = [one.through_log2 for one in others if isfinite(one.through_log2)]
             if not sizes:
                 return -inf
-            return (own.through_log2 - float(np.median(sizes))) / DECADE - OFF
+            return (own.through_log2 - median(sizes)) / DECADE - OFF
         if own.is_matrix:
             return self._size(name) - LARGE
         return self._size(name) - OFF if self._scales(name) else -inf  # they begin as 1

@@ -12,7 +12,7 @@ from vegrad.diagnosis.rules.suspect import OFF, Suspect, beyond, pattern, size_o
 from vegrad.flow.edits import Edit, Initialize, Redraw, Scale
 from vegrad.flow.reading import Parameter, Reading
 from vegrad.flow.ways import heads
-from vegrad.flow.wording import DECADE, exp10
+from vegrad.flow.wording import DECADE, exp10, median
 
 ALL_LARGE, ALL_SMALL = 0.2, -1.0  # decades beyond all initializations: the median of all maps
 MOST_OF_THEM = 0.75  # of the maps must be off the same way
@@ -79,14 +79,14 @@ class Maps:
             guesses = dict(self._guesses[name])
             if len(self.maps) > 2:
                 others = [size_of(o) for n, o in self.maps.items() if n != name]
-                guesses["others"] = float(np.median(others))
+                guesses["others"] = median(others)
             off = beyond(size, guesses)
             small_head = off < 0 and name in last
             if abs(off) < OFF or small_head:
                 continue
             wanted = guesses.get(usual, guesses["default"])
-            if len(kin) > 1 and abs(beyond(float(np.median(kin)), self._guesses[name])) < OFF:
-                wanted = float(np.median(kin))
+            if len(kin) > 1 and abs(beyond(median(kin), self._guesses[name])) < OFF:
+                wanted = median(kin)
             yield self._of_map(one, wanted, off)
 
     def _of_map(self, one: Parameter, wanted: float, off: float) -> Suspect:
@@ -113,7 +113,7 @@ class Maps:
         for name, one in self.maps.items():
             for guess, size in self._guesses[name].items():
                 away.setdefault(guess, []).append(abs(size_of(one) - size))
-        return min(away, key=lambda guess: float(np.median(away[guess])))
+        return min(away, key=lambda guess: median(away[guess]))
 
     def _kin(self, one: Parameter) -> list[float]:
         """Return the sizes of parameters of the same name but for numbers, and of its shape."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from vegrad.arrays.cached import cached_property
 from vegrad.torch.activations import FUNCTIONS, OTHERS
-from vegrad.torch.reading.tensors import tensors_in
+from vegrad.torch.reading.tensors import is_signal, tensors_in
 
 NORMS = {
     "layer_norm": "layer",
@@ -79,28 +78,26 @@ BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "trainin
 ACTIVATIONS = FUNCTIONS.keys() | OTHERS
 
 
-@dataclass(frozen=True)
 class Call:
     """A function of PyTorch with the arguments that it was called with."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    @cached_property
-    def raw(self) -> str:
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.raw: str = getattr(function, "__name__", "")
         """Name of the function, with the underscores of in-place functions."""
-        return getattr(self.function, "__name__", "")
-
-    @cached_property
-    def name(self) -> str:
+        self.name = self.raw if self.raw.startswith("__") else self.raw.rstrip("_")
         """Name of the function without the underscore at the end of in-place functions."""
-        return self.raw if self.raw.startswith("__") else self.raw.rstrip("_")
+        self.kind = self.raw.strip("_")
+        """Name of the function without any underscores round it."""
+        self.tensors = tensors_in((args, kwargs) if kwargs else args)
+        """All tensors among the arguments."""
 
     @cached_property
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the arguments."""
-        return list(tensors_in((self.args, self.kwargs)))
+    def signals(self) -> list[Tensor]:
+        """The numbers among the tensors; all, if there are none."""
+        return [one for one in self.tensors if is_signal(one)] or self.tensors
 
     @property
     def source(self) -> object:

@@ -58,6 +58,7 @@ class Comparisons:
         self._targets: ByTensor[bool] = ByTensor()  # True of those that were given as they are
         for one in tensors_in(target):
             self._targets[one] = True
+        self._begun: Compared | None = None  # what the call that runs compares
         self._plain = len(graph.operations) - 1  # the place of the loss
 
     def begins(self, call: Call) -> None:
@@ -69,7 +70,7 @@ class Comparisons:
         """
         if call.name not in PAIRS:
             return
-        found = self._pair(call, None)
+        found = self._begun = self._pair(call)
         why = "" if found is None else _why_refused(found)
         if found is not None and why:
             raise RefusedError(replace(found, refused=True), why)
@@ -77,9 +78,8 @@ class Comparisons:
     def ran(self, call: Call, out: object) -> None:
         """Note a call that has run."""
         if call.name in PAIRS:
-            found = self._pair(call, out)
-            if found is not None:
-                self.found.append(found)
+            if self._begun is not None:
+                self.found.append(replace(self._begun, value=_mean_of(call, out)))
         elif call.raw in SUBTRACTS | MULTIPLIES | CHOOSES and len(call.args) > 1:
             self._own(call, out)
         if any(self._targets.get(one) is not None for one in call.tensors):
@@ -87,7 +87,7 @@ class Comparisons:
                 if self._targets.get(one) is None:
                     self._targets[one] = False
 
-    def _pair(self, call: Call, out: object) -> Compared | None:
+    def _pair(self, call: Call) -> Compared | None:
         given = dict(zip(("input", "target"), call.args, strict=False)) | dict(call.kwargs)
         output, target = given.get("input"), given.get("target")
         if not isinstance(output, Tensor) or not isinstance(target, Tensor):
@@ -96,15 +96,11 @@ class Comparisons:
             if call.name not in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"):
                 return None
             output, target = target, output  # these are symmetric
-        mean = given.get("reduction", "mean") == "mean"
-        value = nan
-        if isinstance(out, Tensor) and out.numel() == 1 and mean:
-            value = float(out.detach())
-        return self._compared(call.name, output, target, value, given)
+        return self._compared(call.name, output, target, nan, given)
 
     def _own(self, call: Call, out: object) -> None:
         """Note a difference of output and target, and logarithms that a target weights or picks."""
-        pair = list(tensors_in(call.args[:3]))
+        pair = tensors_in(call.args[:3])
         if len(pair) < 2 or not isinstance(out, Tensor):
             return
         output, target = pair[0], pair[-1]
@@ -198,6 +194,13 @@ def _sums(output: Tensor, there: Spread) -> tuple[bool, bool]:
     few = max(2, MOST // max(values[0].numel(), 1))
     over_units = ones(1, few) or (values.ndim > 2 and ones(-1, few))
     return over_units, not over_units and values.numel() <= LARGE and ones(0, len(values))
+
+
+def _mean_of(call: Call, out: object) -> float:
+    """Return the loss that a call has made, if it is a mean; else nan."""
+    mean = dict(call.kwargs).get("reduction", "mean") == "mean"
+    is_number = isinstance(out, Tensor) and out.numel() == 1
+    return float(out.detach()) if mean and is_number and isinstance(out, Tensor) else nan
 
 
 def _at_bound(output: Tensor, labels: Tensor) -> tuple[int, float]:

@@ -37,7 +37,7 @@ class Edge:
 
 def before(call: Call) -> Edge | None:
     """Return the edge that the inputs of a call are at, before it runs; None if at none."""
-    look = BEFORE.get(call.name.strip("_"))
+    look = BEFORE.get(call.kind)
     return None if look is None or not _is_judged(call) else _attempted(lambda: look(call))
 
 
@@ -49,8 +49,7 @@ def after(call: Call, out: Tensor, lost: bool) -> Edge | None:
         out: its first output.
         lost: True if that has values which are not finite.
     """
-    name = call.name.strip("_")
-    look = AFTER.get(name)
+    look = AFTER.get(call.kind)
     found = None
     if look is not None and _is_judged(call):
         found = _attempted(lambda: look(call, out, lost))

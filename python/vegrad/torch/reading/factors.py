@@ -15,7 +15,7 @@ from torch import Tensor
 from vegrad.flow.reading import MAPS
 from vegrad.flow.ways import RECURRENT
 from vegrad.torch.reading.call import ATTENTION, PRODUCTS, Call
-from vegrad.torch.reading.tensors import ByTensor
+from vegrad.torch.reading.tensors import ByTensor, is_signal
 
 ATTENDS = {*ATTENTION, "multi_head_attention_forward"}
 MULTIPLIES = {
@@ -68,10 +68,9 @@ class Factors:
 
     def made(self, call: Call, made: Sequence[Tensor], mapped: bool) -> None:
         """Note the results of a call; `mapped` if a parameter takes part in it."""
-        name, given = call.name, call.tensors
+        name = call.name
         takes = mapped and (name in TAKES or name.endswith("_cell"))
-        if name not in NUMBERED:
-            given = [one for one in given if is_signal(one)] or given
+        given = call.tensors if name in NUMBERED else call.signals
         pure = [found for one in given if (found := self._pure(one)) is not None]
         if takes:
             self._data.update(*pure)
@@ -83,8 +82,3 @@ class Factors:
             sources = frozenset[int]() if mixed else frozenset[int]().union(*pure)
             for one in made:
                 self._sources[one] = frozenset() if one.dtype is torch.bool else sources
-
-
-def is_signal(tensor: Tensor) -> bool:
-    """Return True of numbers; indices beside them, as of a graph's edges, only say where."""
-    return tensor.is_floating_point() or tensor.is_complex()

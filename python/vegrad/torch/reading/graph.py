@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, log2, nan
@@ -17,9 +17,9 @@ from vegrad.torch.models import size_log2
 from vegrad.torch.reading.attention import apart, flatness
 from vegrad.torch.reading.call import ADDS, BATCH_NORM, VIEWS, Call
 from vegrad.torch.reading.edges import Edge, after, before, is_finite
-from vegrad.torch.reading.factors import Factors, is_signal
+from vegrad.torch.reading.factors import Factors
 from vegrad.torch.reading.mixing import suspected
-from vegrad.torch.reading.tensors import ByTensor, tensors_in
+from vegrad.torch.reading.tensors import ByTensor, is_signal, tensors_in
 from vegrad.torch.reading.values import Values
 
 SAFE = 1e-15, 1e15  # between these, squares in float32 neither underflow nor overflow
@@ -104,39 +104,66 @@ class Graph:
             for hook in hooks:
                 hook.remove()
 
-    def run(self, call: Call) -> tuple[object, list[Tensor], int | None]:
+    def run(
+        self, call: Call, factors: Sequence[Tensor] | None = None
+    ) -> tuple[object, list[Tensor], int | None]:
         """Run a call, and append it unless it has nothing to do with inputs and parameters.
+
+        Args:
+            call: what is called.
+            factors: those of its tensors that `Factors.of` returns, if that is known.
 
         Returns:
             What it returned, the tensors therein, and its place if it was appended.
         """
-        mapped = any(self._name(one) for one in call.tensors)
-        ours = mapped or any(self._made_by.get(one) is not None for one in call.tensors)
+        parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
+        below = [self._made_by.get(one) for one in call.tensors]
+        ours = bool(parameters) or below.count(None) < len(below)
         edge = before(call) if ours or self.values.knows(call) else None
-        factors = tuple(map(self._made_by.get, self.factors.of(call)))
+        if factors is None:
+            factors = self.factors.of(call)
+        multiplied = tuple(map(self._made_by.get, factors))
         out = call.function(*call.args, **call.kwargs)
-        made = list(tensors_in(out))
-        self.factors.made(call, made, mapped)
-        place = self._ran(call, made, edge)
-        if factors and place is not None:
-            self.operations[place] = replace(self.operations[place], factors=factors)
+        made = tensors_in(out)
+        self.factors.made(call, made, bool(parameters))
+        place = self._ran(call, made, edge, parameters, below)
+        if multiplied and place is not None:
+            self.operations[place] = replace(self.operations[place], factors=multiplied)
         return out, made, place
 
-    def _ran(self, call: Call, made: list[Tensor], edge: Edge | None) -> int | None:
-        parameters = tuple(name for one in call.tensors if (name := self._name(one)) is not None)
-        given = [one for one in call.tensors if is_signal(one)] or call.tensors
-        if call.name.startswith("embedding"):
-            given = call.tensors
-        known = {place for one in given if (place := self._made_by.get(one)) is not None}
-        self._meet_strangers(call)
+    def _ran(
+        self,
+        call: Call,
+        made: list[Tensor],
+        edge: Edge | None,
+        parameters: tuple[str, ...],
+        below: list[int | None],
+    ) -> int | None:
+        """Append a call that was run; `below` are the places at which its tensors were made."""
+        given = call.tensors if call.name.startswith("embedding") else call.signals
+        places = below if len(given) == len(below) else map(self._made_by.get, given)
+        known = {one for one in places if one is not None}
+        if self.end < 0:
+            self.strangers |= _strangers(call, below, self.names)
         if not made or not (parameters or known):
             self.values.pass_on(call, made, edge)
             return None
-        place, out, kind = len(self.operations), made[0], call.name.strip("_")
-        path = parameters[0].rpartition(".")[0] if parameters else self.module
         if call.name in VIEWS and len(parameters) == 1 and not known:
             for one in made:
                 self._views[one] = parameters[0]
+        return self._append(call, made, edge, parameters, known)
+
+    def _append(
+        self,
+        call: Call,
+        made: list[Tensor],
+        edge: Edge | None,
+        parameters: tuple[str, ...],
+        known: set[int],
+    ) -> int:
+        """Append a call with the sizes of what it has made; return its place."""
+        place, out = len(self.operations), made[0]
+        path = parameters[0].rpartition(".")[0] if parameters else self.module
         rms = flat = alike = keys = nan
         numbers = is_signal(out) and out.layout is torch.strided
         measured = call.name not in VIEWS and numbers
@@ -144,12 +171,9 @@ class Graph:
             rms = rms_log2(out)
             flat, alike, keys = flatness(call, out), shared(out, rms), apart(call)
         if call.name == "batch_norm":
-            self._variance(call)
-        if (
-            self.end < 0
-            and (mixing := suspected(call, made[0], self.rows, self.module)) is not None
-        ):
-            self.mixing.append(mixing)
+            self.variances |= _variance(call)
+        mixing = suspected(call, out, self.rows, self.module) if self.end < 0 else None
+        self.mixing += [] if mixing is None else [mixing]
         lost = not rms < inf if measured else numbers and self._carries(out, known)
         edge = edge or (after(call, out, lost) if measured else None)
         cause = edge.cause if edge is not None else ""
@@ -157,18 +181,17 @@ class Graph:
             several = [self.operations[n] for n in known if n != INPUT]
             cause = self.values.cause(call, made, rms, several)
         elif not lost and _cuts(call, made):
-            ended = kind in ("detach", "get") or not torch.is_grad_enabled()
+            ended = call.kind in ("detach", "get") or not torch.is_grad_enabled()
             cause = "detached" if ended else "no-derivative"
         if edge is not None:
             self.values.at_edge(place, edge)
         for one in made:
             self._made_by[one] = place
-        below = tuple(sorted(known))
         self.operations.append(
             Operation(
-                kind,
+                call.kind,
                 path,
-                below,
+                tuple(sorted(known)),
                 parameters,
                 rms,
                 flat=flat,
@@ -183,27 +206,9 @@ class Graph:
             self.outputs(place, out, in_model and call.name in MAPS, in_model and call.raw in ADDS)
         return place
 
-    def _meet_strangers(self, call: Call) -> None:
-        """Note parameters that the model trains and does not have."""
-        if self.end >= 0 or not torch.is_grad_enabled():
-            return
-        for one in call.tensors:
-            known = id(one) in self.names or self._made_by.get(one) is not None
-            if isinstance(one, nn.Parameter) and one.requires_grad and not known:
-                self.strangers[id(one)] = one
-
     def _carries(self, out: Tensor, known: set[int]) -> bool:
         """Return True if a view of what is not finite is not finite either."""
         return any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
-
-    def _variance(self, call: Call) -> None:
-        """Note the batch's own variance where a normalization uses running statistics."""
-        given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
-        running, x = given.get("running_var"), given["input"].detach()
-        if running is None or given.get("training"):
-            return
-        own = x.double().var([n for n in range(x.ndim) if n != 1], correction=0).mean()
-        self.variances[id(running)] = log2(float(own)) if 0 < own < inf else nan
 
     @property
     def module(self) -> str:
@@ -216,9 +221,34 @@ class Graph:
         for place, one in enumerate(self.operations):
             size = sizes.get(place, nan)
             delta = size if size == size else inf if place in sizes else nan
-            edge = "where-branch" if place in hidden else one.edge
-            found.append(replace(one, delta_log2=delta, edge=edge))
+            if delta == delta or place in hidden:
+                edge = "where-branch" if place in hidden else one.edge
+                one = replace(one, delta_log2=delta, edge=edge)
+            found.append(one)
         return found
+
+
+def _strangers(
+    call: Call, below: Sequence[int | None], names: Collection[int]
+) -> dict[int, nn.Parameter]:
+    """Return parameters that a call trains and the model does not have, by id."""
+    found = {}
+    for one, place in zip(call.tensors, below, strict=True):
+        if place is not None or not one.requires_grad or id(one) in names:
+            continue
+        if isinstance(one, nn.Parameter) and torch.is_grad_enabled():
+            found[id(one)] = one
+    return found
+
+
+def _variance(call: Call) -> dict[int, float]:
+    """Return log2 of the batch's own variance where running statistics stand in, by their id."""
+    given = dict(zip(BATCH_NORM, call.args, strict=False)) | dict(call.kwargs)
+    running, x = given.get("running_var"), given["input"].detach()
+    if running is None or given.get("training"):
+        return {}
+    own = x.double().var([n for n in range(x.ndim) if n != 1], correction=0).mean()
+    return {id(running): log2(float(own)) if 0 < own < inf else nan}
 
 
 def _cuts(call: Call, made: list[Tensor]) -> bool:

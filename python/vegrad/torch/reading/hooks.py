@@ -37,19 +37,20 @@ class Hooks:
         self._cuts: set[Node] = set()
         self._totals = [0.0]  # log2 of the factor below so many cuts
         self._on = False
+        self._alive = weakref.ref(self)
 
     def on_output(self, place: int, output: Tensor, layer: bool, may_cut: bool) -> None:
         """Hang a hook at an operation's output, which may be a layer's or another to cut at."""
         if output.requires_grad and output.grad_fn in self._places:
             self._places[output.grad_fn].append(place)
         elif output.requires_grad:
-            came, number = weakref.WeakMethod(self._came), len(self._nodes)
+            alive, number = self._alive, len(self._nodes)
 
             # The hook must not refer to us or the node: Python cannot free a cycle of references
             # that goes through autograd's graph.
             def hook(gradient: Tensor | None) -> Tensor | None:
-                alive = came()  # no gradient comes to an output that is not used
-                return alive(number, gradient) if alive and gradient is not None else gradient
+                us = alive()  # no gradient comes to an output that is not used
+                return gradient if us is None or gradient is None else us._came(number, gradient)
 
             self._nodes.append(output.grad_fn)
             self._places[output.grad_fn] = [place]

@@ -38,7 +38,7 @@ from vegrad.torch.reading.graph import Graph
 from vegrad.torch.reading.hooks import Hooks, nodes_from
 from vegrad.torch.reading.initialization import Drawing, drawn_as, fans
 from vegrad.torch.reading.losses import Heard, Loss, known_losses
-from vegrad.torch.reading.rows_alone import rows_are_alone
+from vegrad.torch.reading.rows_alone import row_sizes, rows_are_alone
 from vegrad.torch.reading.trace import Layer, Replay, Trace
 
 FAR = 60.0  # log2 of a size of δ, beyond which squares may leave the range of float32
@@ -67,6 +67,8 @@ class Pass:
     compared: tuple[Compared, ...]
     trainable: list[Tensor]
     """Parameters and inputs of the model that require a gradient."""
+    alone: bool = False
+    """True if each row goes its own way."""
 
     @property
     def loss_kind(self) -> str:
@@ -130,18 +132,18 @@ def forward(task: Task, graph: Graph, hooked: Hooks) -> Pass:
     if path:
         hooked.find_cuts(loss.grad_fn)
 
-    alone = bool(path) and rows_are_alone(graph)
+    alone, rows = bool(path) and rows_are_alone(graph), row_count(x, target)
 
     def on_delta(place: int, delta: Tensor) -> None:
         graph.values.came(place, delta)
         if (layer := chosen.get(place)) is not None:
             _pass_through(layer, delta)
-            layer.row_sizes = _row_sizes(delta) if alone else None
+            layer.row_sizes = row_sizes(delta, rows)
 
     hooked.on_delta = on_delta
     trainable = [one for one in (*model.parameters(), *trace.inputs) if one.requires_grad]
     losses, compared = known_losses(heard.calls), tuple(heard.compared)
-    return Pass(trace, hooked, path, output, loss, losses, compared, trainable)
+    return Pass(trace, hooked, path, output, loss, losses, compared, trainable, alone)
 
 
 def checked(loss: object) -> Tensor:
@@ -263,13 +265,6 @@ def flow_of(run: Pass, gradients: list[Tensor | None]) -> Flow:
         weight_gains,
         activation,
     )
-
-
-def _row_sizes(delta: Tensor) -> FloatArray:
-    """Return ‖δ‖ of each row."""
-    rows = delta.detach().flatten(1)
-    sizes: FloatArray = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu().numpy()
-    return sizes
 
 
 def _pass_through(layer: Layer, delta: Tensor) -> None:

@@ -104,8 +104,8 @@ def _read(
     reading = _of_chain(task, run, resamples, seed)
     assert reading.chain is not None
     resamples = resamples if isfinite(reading.loss or 0.0) else 0
-    batches = resample.batches(task, run, resamples, seed)
-    chain = replace(reading.chain, batches=batches)
+    batches, again = resample.batches(task, run, resamples, seed)
+    chain = replace(reading.chain, batches=batches, resample=again)
     return replace(reading, chain=chain, **more)
 
 

@@ -1,7 +1,11 @@
-"""Tell if each row of a batch goes its own way through what ran, as if it were the only one."""
+"""Tell if each row of a batch goes its own way through what ran, and measure δ row by row."""
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from vegrad.arrays.checks import FloatArray
 from vegrad.flow.reading import MAPS
 from vegrad.torch.activations import FUNCTIONS, OTHERS
 from vegrad.torch.reading.graph import Graph
@@ -26,3 +30,12 @@ def rows_are_alone(graph: Graph) -> bool:
     kinds = [one.kind for one in graph.operations if one.kind != "loss"]
     losses = [kind for kind in kinds if kind in KINDS]
     return len(losses) == 1 and all(kind in ALONE or kind in KINDS for kind in kinds)
+
+
+def row_sizes(delta: Tensor, count: int) -> FloatArray | None:
+    """Return ‖δ‖ of each row, which may be several rows of δ; None if it has no such rows."""
+    if not count or not delta.ndim or len(delta) % count or not delta.numel():
+        return None
+    rows = delta.detach().reshape(count, -1)
+    sizes: FloatArray = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu().numpy()
+    return sizes

@@ -53,7 +53,7 @@ def second_look(
     data = _not_finite(args, kwargs)
     with models.untouched(model):
         try:
-            graph.begin(list(tensors_in((args, dict(kwargs)))))
+            graph.begin(tensors_in((args, dict(kwargs))))
             with graph.following(model), Heard(graph):
                 output = model(*args, **kwargs)
             graph.end_model()

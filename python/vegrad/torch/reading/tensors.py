@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Generic, TypeVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 V = TypeVar("V")
+SCALARS = {int, float, bool, str, type(None), torch.dtype, torch.device}
 
 
 class ByTensor(Generic[V]):
@@ -28,21 +29,36 @@ class ByTensor(Generic[V]):
         return entry[1] if entry is not None and entry[0]() is tensor else None
 
 
-def tensors_in(values: object) -> Iterator[Tensor]:
-    """Yield all tensors in nested tuples, lists, mappings and dataclasses."""
+def tensors_in(values: object) -> list[Tensor]:
+    """Return all tensors in nested tuples, lists, mappings and dataclasses, in their order."""
     if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for one in values:
-            yield from tensors_in(one)
-    elif isinstance(values, dict):
-        for one in values.values():
-            yield from tensors_in(one)
-    elif is_dataclass(values) and not isinstance(values, type):
-        for field in fields(values):
-            yield from tensors_in(getattr(values, field.name, None))
+        return [values]
+    found: list[Tensor] = []
+    _collect((values,), found)
+    return found
+
+
+def _collect(values: Iterable[object], found: list[Tensor]) -> None:
+    """Append the tensors among some values: most are tensors or numbers, which need no call."""
+    for one in values:
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif type(one) in SCALARS:
+            continue
+        elif isinstance(one, tuple | list):
+            _collect(one, found)
+        elif isinstance(one, dict):
+            _collect(one.values(), found)
+        elif is_dataclass(one) and not isinstance(one, type):
+            _collect([getattr(one, field.name, None) for field in fields(one)], found)
 
 
 def is_transformed(tensor: Tensor) -> bool:
     """Return True of a tensor inside `torch.func.vmap`, `grad` or `jacrev`: it has no values."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def is_signal(tensor: Tensor) -> bool:
+    """Return True of numbers; indices beside them, as of a graph's edges, only say where."""
+    dtype = tensor.dtype
+    return dtype.is_floating_point or dtype.is_complex

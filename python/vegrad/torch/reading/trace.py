@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
@@ -50,10 +49,10 @@ from vegrad.torch.reading.call import (
 )
 from vegrad.torch.reading.graph import SAFE, Graph, rms_log2
 from vegrad.torch.reading.hooks import Hooks
+from vegrad.torch.reading.slopes import slopes_of
 from vegrad.torch.reading.tensors import ByTensor, is_transformed
 
 NEAR = 2.0  # log2 of a running variance over the batch's own, within which they are alike
-FLAT = 0.05  # An element is saturated if |φ′| there is below this share of the largest.
 
 
 @dataclass
@@ -146,12 +145,15 @@ class Trace(TorchFunctionMode):
             return function(*args, **call.kwargs)
         # What the function may overwrite is read before it runs.
         before = call.activated()
-        factors = {id(one) for one in self.graph.factors.of(call)}
-        given = [one for one in call.tensors if id(one) not in factors]
+        factors = self.graph.factors.of(call)
+        given = call.tensors
+        if factors:
+            left_out = set(map(id, factors))
+            given = [one for one in given if id(one) not in left_out]
         origin = frozenset[int]().union(*map(self.origin, given))
         way = self._branches.added(*args[:2]) if call.adds else None
         way = way or self._branches.of(given)
-        out, made, operation = self.graph.run(call)
+        out, made, operation = self.graph.run(call, factors)
         for one in made:
             self._branches.made(one, way)
         if call.name.startswith("embedding"):
@@ -216,7 +218,7 @@ class Trace(TorchFunctionMode):
         same = row is not None and all(got.get(k, value) == value for k, value in wanted.items())
         layer.activation = name if row is None else row.ours
         layer.known = same and direct
-        layer.flat, layer.dead = _flatness(call, before)
+        layer.flat, layer.dead = slopes_of(call, before, out)
         if direct and isinstance(out, Tensor):
             self._outputs[out] = place
 
@@ -303,14 +305,6 @@ class Replay(TorchFunctionMode):
         return out
 
 
-def _same(tensor: Tensor) -> Tensor:
-    """Keep a tensor as it is.
-
-    As the hook for saved tensors it takes the place of a checkpoint's, which counts what is saved.
-    """
-    return tensor
-
-
 def _moments(tensor: Tensor) -> tuple[float, float]:
     """Return mean and standard deviation of the elements; 0 of none, as an expert may get none."""
     values = tensor.detach()
@@ -334,59 +328,6 @@ def _by_batch(call: Call, variances: Mapping[int, float]) -> bool:
         return True
     own, mean = variances.get(id(running), nan), float(running.double().mean())
     return mean > 0 and abs(own - log2(mean)) < NEAR
-
-
-def _flatness(call: Call, y: Tensor) -> tuple[float, float]:
-    """Return the shares of saturated elements and of dead units of an activation's inputs y.
-
-    An element is saturated if |φ′| is under 5 % of the largest; a unit is dead if φ′ = 0 for all
-    rows of the batch.
-    """
-    args = tuple(one for one in call.args[1:] if one is not True)  # without inplace
-    kwargs = {k: value for k, value in call.kwargs.items() if k not in ("inplace", "input")}
-
-    try:
-        with torch.enable_grad(), saved_tensors_hooks(_same, _same):
-            half = y.dtype in (torch.float16, torch.bfloat16)
-            slopes = _slopes(call.function, (y.float() if half else y).detach(), args, kwargs)
-            largest = _largest_slope(call.function, slopes, args, kwargs)
-    except (RuntimeError, TypeError):  # An activation with weights, of another dtype.
-        return 0.0, 0.0
-    flat = int((slopes.abs() < FLAT * largest).count_nonzero()) / max(slopes.numel(), 1)
-    zero = slopes == 0
-    if slopes.ndim == 3:  # (batch, time, units), or the channels of a one-dimensional convolution
-        zero = zero.flatten(0, 1)
-    elif slopes.ndim > 1:
-        zero = zero.movedim(1, -1).flatten(0, -2)
-    return flat, float(zero.reshape(-1, zero.shape[-1]).all(0).double().mean())
-
-
-def _slopes(
-    function: Callable[..., Tensor], at: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor:
-    """Return φ′ at some places, by autograd."""
-    at = at.requires_grad_()
-    own = getattr(function, "__name__", "_").endswith("_")  # it may overwrite what it is given
-    value = function(at.clone() if own else at, *args, **kwargs)
-    return torch.autograd.grad(value, at, torch.ones_like(value))[0]
-
-
-_LARGEST: dict[object, float] = {}
-
-
-def _largest_slope(
-    function: Callable[..., Tensor], like: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> float:
-    """Return the largest |φ′|, which is kept where φ has no weights."""
-    key = (function, args, tuple(kwargs.items()), like.dtype, like.device)
-    plain = all(isinstance(one, int | float | str) for one in (*args, *kwargs.values()))
-    if plain and key in _LARGEST:
-        return _LARGEST[key]
-    far = torch.linspace(-8, 8, 1601, dtype=like.dtype, device=like.device)
-    largest = float(_slopes(function, far, args, kwargs).abs().max())
-    if plain:
-        _LARGEST[key] = largest
-    return largest
 
 
 def names_of(model: Module) -> dict[int, str]:

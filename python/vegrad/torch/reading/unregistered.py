@@ -17,6 +17,8 @@ def names_of_strangers(model: Module, strangers: Mapping[int, Tensor]) -> tuple[
         model: the model that uses them.
         strangers: parameters by id.
     """
+    if not strangers:
+        return ()
     found: dict[int, str] = {}
     for path, module in model.named_modules():
         for key, value in vars(module).items():

@@ -1,0 +1,37 @@
+"""`vegrad predict`: rows of a table by a network that was trained on one."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from io import StringIO
+
+from vegrad.arrays.files import save_bytes
+from vegrad.arrays.shown import SCREEN, visible
+from vegrad.networks.mlp import MLP
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predict the rows of a table; return 0."""
+    network = MLP.load(options.network)
+    found = network.predict(options.data)
+    text = StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    assert network.preparation is not None  # else nothing is predicted
+    lines.writerow([network.preparation.target])
+    lines.writerows([f"{one:.7g}" if found.dtype.kind == "f" else one] for one in found.tolist())
+    if options.out is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        save_bytes(options.out, text.getvalue().encode())
+        print(f"predictions: {visible(options.out, SCREEN)}")
+    return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vegrad predict`."""
+    add = parser.add_argument
+    add("network", metavar="NETWORK", help="the file that vegrad train has saved")
+    add("data", metavar="DATA", help="a table with the columns that were learnt from")
+    add("--out", metavar="FILE", help="a .csv file to write (default: print)")

@@ -1,0 +1,47 @@
+"""Dates in a column of words, as days since 1970."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from vegrad.arrays.checks import FloatArray
+from vegrad.datasets.table import is_missing
+
+# Day before month, as most of the world writes it, unless a row has no such day.
+FORMS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M")
+DAY = 86400.0
+SHORTEST, LONGEST = 8, 35  # characters of a date
+BEGUN = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def days_of(cells: Sequence[str], form: str) -> FloatArray:
+    """Return days since 1970, (B,): NaN where a cell is missing or no date of this form."""
+    found = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        day = None if is_missing(cell) else _day(cell, form)
+        if day is not None:
+            found[row] = day
+    return found
+
+
+def form_of(cells: Sequence[str]) -> str | None:
+    """Return the form of dates that all cells have but the missing; "" of ISO 8601, None of no."""
+    known = [cell for cell in cells if not is_missing(cell)]
+    if not known or not all(SHORTEST <= len(cell) <= LONGEST for cell in known[:1]):
+        return None
+    for form in ("", *FORMS):
+        if all(_day(cell, form) is not None for cell in known):
+            return form
+    return None
+
+
+def _day(cell: str, form: str) -> float | None:
+    try:
+        when = datetime.strptime(cell, form) if form else datetime.fromisoformat(cell)
+    except ValueError:
+        return None
+    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return (when - BEGUN).total_seconds() / DAY

@@ -1,0 +1,143 @@
+"""Take frames of pandas and polars as tables, and read the files that these libraries read.
+
+Neither is imported until a file needs it; a frame is told by the module of its class.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeGuard
+
+import numpy as np
+
+from vegrad.arrays.checks import Array, FloatArray
+from vegrad.datasets.table import Table
+
+LIBRARIES = ("polars", "pandas")
+DAY = np.timedelta64(1, "D")
+
+
+class Series(Protocol):
+    """A column of a frame."""
+
+    @property
+    def dtype(self) -> object:
+        """The type of its values."""
+
+    def to_numpy(self) -> Array:
+        """Return its values, (B,)."""
+
+    def __iter__(self) -> Iterator[object]: ...
+
+
+class Frame(Protocol):
+    """A frame of pandas or polars."""
+
+    @property
+    def columns(self) -> Iterable[object]:
+        """The names of its columns."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, name: object, /) -> Series: ...
+
+
+def is_frame(value: object) -> TypeGuard[Frame]:
+    """Return True of a frame of pandas or polars."""
+    kind = type(value)
+    return kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] in LIBRARIES
+
+
+def as_table(frame: Frame, name: str = "the frame", last: str | None = None) -> Table:
+    """Return a frame as a table, its column `last` behind the others if there is one.
+
+    Numbers, truths and dates become numbers; all else is text.
+    """
+    keys = list(frame.columns)
+    names = list(map(str, keys))
+    order = sorted(range(len(names)), key=lambda n: names[n] == last)
+    numbers = np.full((len(frame), len(names)), np.nan)
+    words: dict[int, list[str]] = {}
+    dates = set[int]()
+    for place, n in enumerate(order):
+        column = frame[keys[n]]
+        values, kind = _numbers(column)
+        if values is None:
+            cells = words[place] = ["" if _is_none(one) else str(one).strip() for one in column]
+            numbers[:, place] = [_number(cell) for cell in cells]
+            continue
+        numbers[:, place] = values
+        if kind == "M":
+            dates.add(place)
+    missing = np.isnan(numbers).sum(axis=0)
+    for place, cells in words.items():
+        missing[place] = cells.count("")
+    ordered = tuple(names[n] for n in order)
+    return Table(name, ordered, numbers, tuple(missing.tolist()), words, dates=frozenset(dates))
+
+
+def _numbers(column: Series) -> tuple[FloatArray | None, str]:
+    """Return a column as numbers (B,), None if it is none, and the kind of its dtype."""
+    try:
+        values: Array = np.asarray(column.to_numpy())
+        if values.dtype.kind == "O" and _is_numeric(column):
+            values = np.array([np.nan if _is_none(one) else float(str(one)) for one in column])
+    except (TypeError, ValueError):
+        return None, "O"
+    kind = values.dtype.kind
+    if kind in "biuf":
+        return values.astype(np.float64), kind
+    if kind == "M":
+        days = (values - np.datetime64(0, "D").astype(values.dtype)) / DAY
+        return days, kind
+    if kind == "m":
+        return values / DAY, kind
+    return None, kind
+
+
+def _is_numeric(column: Series) -> bool:
+    """Return True of numbers with a missing value of their own, which NumPy has as objects."""
+    return str(column.dtype).lower().startswith(("int", "uint", "float", "bool", "decimal"))
+
+
+def _is_none(value: object) -> bool:
+    return value is None or value != value or str(value) in ("<NA>", "NaT")
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell) if cell else np.nan
+    except ValueError:
+        return np.nan
+
+
+def read_parquet(path: Path, last: str | None = None) -> Table:
+    """Read a .parquet file by polars or pandas, whichever there is."""
+    return _read(path, "read_parquet", last)
+
+
+def read_excel(path: Path, last: str | None = None) -> Table:
+    """Read the first sheet of a .xlsx file by polars or pandas, whichever there is."""
+    return _read(path, "read_excel", last)
+
+
+def _read(path: Path, function: str, last: str | None) -> Table:
+    """Read a file by the first of the libraries that can.
+
+    Raises:
+        ImportError: there is none that can.
+        ValueError: the file is damaged.
+    """
+    missing: ImportError | None = None
+    for library in LIBRARIES:
+        try:
+            read = getattr(importlib.import_module(library), function)
+            return as_table(read(path), str(path), last)
+        except ImportError as error:  # the library, or what it reads such files with
+            missing = missing or error
+        except OSError:
+            raise
+        except Exception as error:  # each library has kinds of its own for damage
+            raise ValueError(f"{path} cannot be read: {str(error).strip():.200}") from error
+    raise ImportError(f'{path} needs pandas or polars: pip install "vegrad[tables]" ({missing})')

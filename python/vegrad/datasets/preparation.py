@@ -1,0 +1,169 @@
+"""The way from the columns of a table to what a network takes, and from its outputs back.
+
+A `Preparation` is made of the rows that are learnt from and goes into the network's file, so that
+other rows are put through the same: missing values filled, words turned into zeros and ones, dates
+into days, everything standardized; and an output comes out as a class or in the target's own units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from vegrad.arrays.checks import Array, FloatArray, did_you_mean
+from vegrad.arrays.shown import some, visible
+from vegrad.datasets.dates import days_of
+from vegrad.datasets.table import Table, is_missing
+
+MOST_NAMED = 8  # columns, in a message
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that is taken, and what becomes of it."""
+
+    name: str
+    kind: str
+    """number, date or words."""
+    fill: float | None = None
+    """What stands in the place of a missing number; None if it stays missing."""
+    marked: bool = False
+    """True if a column of zeros and ones besides says where a value was missing."""
+    words: tuple[str, ...] = ()
+    """Those with a column of zeros and ones of their own."""
+    other: bool = False
+    """True if all other words have one together."""
+    form: str = ""
+    """How dates are written: "" of ISO 8601, else as strftime has it."""
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The names of the columns that are made of it."""
+        own = (self.name,) if self.kind != "words" else ()
+        words = tuple(f"{self.name}={word}" for word in self.words)
+        rare = (f"{self.name}=(other)",) if self.other else ()
+        return own + words + rare + ((f"{self.name} is missing",) if self.marked else ())
+
+    def values(self, table: Table, place: int) -> FloatArray:
+        """Return the columns (B, k) that are made of the table's column at a place."""
+        if self.kind == "words":
+            return self._zeros_and_ones(table.text(place))
+        numbers = table.numbers[:, place]
+        if self.kind == "date" and place in table.words:
+            numbers = days_of(table.text(place), self.form)
+        missing = np.isnan(numbers)
+        if self.fill is not None:
+            numbers = np.where(missing, self.fill, numbers)
+        return np.stack([numbers, missing] if self.marked else [numbers], axis=1).astype(np.float64)
+
+    def _zeros_and_ones(self, cells: Sequence[str]) -> FloatArray:
+        place = {word: n for n, word in enumerate(self.words)}
+        rest, gone = len(self.words), len(self.words) + self.other
+        found = np.zeros((len(cells), len(self.made)))
+        for row, cell in enumerate(cells):
+            at = gone if is_missing(cell) else place.get(cell, rest if self.other else -1)
+            if 0 <= at < found.shape[1]:
+                found[row, at] = 1.0
+        return found
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that is done to a table, in plain JSON types but for the arrays."""
+
+    columns: tuple[Column, ...]
+    target: str
+    """The name of the column that is learnt."""
+    labels: tuple[str, ...]
+    """The classes in the order of the outputs; none of a quantity."""
+    shift: FloatArray
+    """The means (I,) of the columns that are made."""
+    scale: FloatArray
+    """Their standard deviations, 0 of a column that is the same in every row."""
+    target_shift: float = 0.0
+    target_scale: float = 1.0
+    """A quantity is target_shift + target_scale · output."""
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The names of the columns that are made, I of them."""
+        return tuple(name for column in self.columns for name in column.made)
+
+    def inputs(self, table: Table) -> FloatArray:
+        """Return what a network takes of a table: (B, I).
+
+        Raises:
+            ValueError: for columns that are missing or hold words instead of numbers, all in one.
+        """
+        self._check(table)
+        places = [table.columns.index(one.name) for one in self.columns]
+        parts = [one.values(table, place) for one, place in zip(self.columns, places, strict=True)]
+        x = np.concatenate(parts, axis=1) if parts else np.zeros((len(table), 0))
+        scaled: FloatArray = (x - self.shift) / np.where(self.scale > 0, self.scale, 1.0)
+        scaled[:, self.scale == 0] = 0.0
+        return scaled
+
+    def _check(self, table: Table) -> None:
+        lacking = [one.name for one in self.columns if one.name not in table.columns]
+        if lacking:
+            hint = did_you_mean(lacking[0], table.columns) if len(lacking) == 1 else ""
+            raise ValueError(
+                f"{table.name} must have the {columns_named(lacking)} that the network has "
+                f"learnt from; it has {some(list(table.columns), MOST_NAMED)}{hint}"
+            )
+        wordy = [
+            f'{table.place(row)}, column "{visible(one.name)}"'
+            for one in self.columns
+            if one.kind == "number"
+            and (row := table.first_word(table.columns.index(one.name))) >= 0
+        ]
+        if wordy:
+            raise ValueError(f"{table.name}: {'; '.join(wordy[:MOST_NAMED])}: must be numbers")
+
+    def outputs(self, made: Array) -> Array:
+        """Return what a network's outputs (B, O) mean, (B,): classes, or numbers in own units."""
+        if not self.labels:
+            return np.asarray(made[:, 0] * self.target_scale + self.target_shift, np.float64)
+        chosen = (made[:, 0] > 0).astype(int) if made.shape[1] == 1 else made.argmax(axis=1)
+        found: Array = np.array(self.labels)[chosen]
+        return found
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON types."""
+        found = asdict(self)
+        found["shift"], found["scale"] = self.shift.tolist(), self.scale.tolist()
+        return found
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, object]) -> Preparation:
+        """Return what `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: for what it cannot have written.
+        """
+        columns = tuple(
+            replace(Column(**one), words=tuple(map(str, one["words"])))
+            for one in cast(list[dict[str, Any]], state["columns"])
+        )
+        found = cls(
+            columns,
+            str(state["target"]),
+            tuple(map(str, cast(list[str], state["labels"]))),
+            np.array(state["shift"], np.float64),
+            np.array(state["scale"], np.float64),
+            float(str(state["target_shift"])),
+            float(str(state["target_scale"])),
+        )
+        if found.shift.shape != (len(found.made),) or found.scale.shape != found.shift.shape:
+            raise ValueError("shift and scale must have a number for each column")
+        return found
+
+
+def columns_named(names: Sequence[str]) -> str:
+    """Return columns by name, as in 'columns "a", "b" and 3 more'."""
+    shown = ", ".join(f'"{visible(name)}"' for name in names[:MOST_NAMED])
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"column{'s' if len(names) > 1 else ''} {shown}{more}"

@@ -1,0 +1,246 @@
+"""Find out what is to be done to a table, and say it: which columns are left out, filled, encoded.
+
+What is guessed here can be changed: `--columns` and `--drop` choose the columns, `--fill` says what
+stands in the place of missing numbers, `--target` names what is learnt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, isnan
+
+import numpy as np
+
+from vegrad.arrays.checks import Array, FloatArray, did_you_mean
+from vegrad.arrays.shown import shown, some, visible
+from vegrad.datasets.dates import form_of
+from vegrad.datasets.preparation import MOST_NAMED, Column, columns_named
+from vegrad.datasets.table import Table, is_missing
+
+FILLS = ("median", "mean", "zero", "none")
+MOST_WORDS = 20  # of a column, that have a column of their own
+LEAST_SHARE = 0.01  # of the rows, that a word with a column of its own stands in
+NUMBERED = re.compile(r"(^|[ _.-])(id|idx|index|uuid|guid|rowid|unnamed: ?\d+)$|^$", re.IGNORECASE)
+CAMEL = re.compile(r"(?<=[a-z])(?=I[Dd]$)")
+OWN_WORD, FEW_ROWS = 0.9, 20  # share of rows with a word of their own; fewer rows tell nothing
+SOME = 4096  # rows, of a column without missing values, whose median fills what others lack
+MARKS, MARKED = 2, 0.1  # words beside numbers that stand for what is missing, and their share
+
+
+@dataclass
+class Choice:
+    """The columns that the user has named, and why."""
+
+    target: str
+    drop: Sequence[str] = ()
+    columns: Sequence[str] | None = None
+    """Those to take; None for all that look useful."""
+    fill: str = "median"
+
+
+@dataclass
+class Plan:
+    """The columns that are taken, in the table's order, and what is to be said."""
+
+    columns: list[Column] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Names of columns by the reason for which they are left out."""
+    filled: dict[str, int] = field(default_factory=dict)
+    marks: dict[str, list[str]] = field(default_factory=dict)
+    """Words that were taken for missing values."""
+
+    def told(self, fill: str) -> tuple[str, ...]:
+        """Say what is done, a line each."""
+        lines = []
+        if self.left_out:
+            parts = [f"{_listed(names)} ({why})" for why, names in self.left_out.items()]
+            lines.append(f"left out: {'; '.join(parts)}")
+        words = [one for one in self.columns if one.kind == "words"]
+        if words:
+            parts = [
+                f"{visible(one.name)} ({len(one.words) + one.other}"
+                f"{', rare ones together' if one.other else ''})"
+                for one in words
+            ]
+            lines.append(f"words as zeros and ones: {_listed(parts, quoted=False)}")
+        dates = [one.name for one in self.columns if one.kind == "date"]
+        if dates:
+            lines.append(f"dates as days: {_listed(dates)}")
+        for name, marks in self.marks.items():
+            lines.append(f"taken for missing in {visible(name)}: {', '.join(map(shown, marks))}")
+        if self.filled:
+            parts = [f"{visible(name)} ({count})" for name, count in self.filled.items()]
+            way = "left as they are" if fill == "none" else f"filled ({fill}) and marked"
+            lines.append(f"missing values {way}: {_listed(parts, quoted=False)}")
+        return tuple(lines)
+
+
+def _listed(names: Sequence[str], *, quoted: bool = True) -> str:
+    first = [visible(name) if quoted else name for name in names[:MOST_NAMED]]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(one or '""' for one in first) + more
+
+
+def check(table: Table, choice: Choice) -> None:
+    """Raise ValueError for names that a table does not have, all in one, or has twice."""
+    names = [choice.target, *choice.drop, *(choice.columns or ())]
+    wrong = [name for name in dict.fromkeys(names) if table.columns.count(name) != 1]
+    if wrong:
+        is_are = "are" if len(wrong) > 1 else "is"
+        how = "twice" if all(name in table.columns for name in wrong) else "not"
+        hint = did_you_mean(wrong[0], table.columns) if len(wrong) == 1 and how == "not" else ""
+        raise ValueError(
+            f"the {columns_named(wrong)} {is_are} {how} in {table.name}, which has "
+            f"{some(list(table.columns), 30)}{hint}"
+        )
+    if choice.fill not in FILLS:
+        raise ValueError(f"fill must be {', '.join(FILLS)}, not {shown(choice.fill)}")
+    if choice.target in (*choice.drop, *(choice.columns or ())):
+        raise ValueError(f'"{visible(choice.target)}" is the target, and no column to take or drop')
+    if len(table.columns) < 2:
+        raise ValueError(f"{table.name} must have columns beside {choice.target}")
+
+
+def planned(table: Table, choice: Choice) -> Plan:
+    """Decide what becomes of each column.
+
+    Raises:
+        ValueError: if none is left.
+    """
+    plan, target = Plan(), table.columns.index(choice.target)
+    for place, name in enumerate(table.columns):
+        if place == target or (choice.columns is not None and name not in choice.columns):
+            continue
+        asked = choice.columns is not None
+        why = "as asked" if name in choice.drop else _useless(table, place, target, asked=asked)
+        if why:
+            plan.left_out.setdefault(why, []).append(name)
+            continue
+        _take(table, place, choice.fill, plan)
+    if not plan.columns and plan.left_out.keys() - {"as asked"} and choice.columns is None:
+        return _all_the_same(table, choice, plan)
+    if not plan.columns:
+        raise ValueError(f"{table.name}: no column is left to learn {choice.target} from")
+    return plan
+
+
+def _all_the_same(table: Table, choice: Choice, plan: Plan) -> Plan:
+    """Take numbers that look like the rows' own, where there is nothing else."""
+    numbers = [name for why, names in plan.left_out.items() if why == NUMBERS for name in names]
+    if not numbers:
+        reasons = "; ".join(f"{_listed(names)}: {why}" for why, names in plan.left_out.items())
+        raise ValueError(
+            f"{table.name}: no column is left to learn {choice.target} from ({reasons})"
+        )
+    return planned(table, replace(choice, columns=numbers))
+
+
+NUMBERS = "numbers the rows"
+
+
+def _useless(table: Table, place: int, target: int, *, asked: bool) -> str:
+    """Return why nothing can be learnt from a column; "" if something may be."""
+    numbers, cells = table.numbers[:, place], table.words.get(place)
+    if cells is None:
+        if table.missing[place] == len(numbers):
+            return "has no values"
+        if target not in table.words and _same(numbers, table.numbers[:, target]):
+            return "is the target itself"
+        name = CAMEL.sub("_", table.columns[place])
+        return NUMBERS if not asked and NUMBERED.search(name) and _own(numbers) else ""
+    if target in table.words and list(cells) == list(table.words[target]):
+        return "is the target itself"
+    known = [cell for cell in cells if not is_missing(cell)]
+    if not known:
+        return "has no values"
+    if asked or len(known) < FEW_ROWS or len(set(known)) < OWN_WORD * len(known):
+        return ""
+    if form_of(known) is not None or _marks(table, place, cells):
+        return ""
+    return "a word of its own in nearly every row"
+
+
+def _same(one: Array, other: Array) -> bool:
+    """Return True if two columns are alike; the first rows nearly always tell that they are not."""
+    return np.array_equal(one[:64], other[:64], equal_nan=True) and np.array_equal(
+        one, other, equal_nan=True
+    )
+
+
+def _own(numbers: FloatArray) -> bool:
+    """Return True of whole numbers that are different in all rows."""
+    whole = bool((numbers % 1 == 0).all())  # NaN is not
+    return whole and len(numbers) > 1 and len(np.unique(numbers)) == len(numbers)
+
+
+def _marks(table: Table, place: int, cells: Sequence[str]) -> list[str]:
+    """Return the few words that stand among numbers in the place of missing ones."""
+    numbers = table.numbers[:, place]
+    words = Counter(
+        cell for cell, number in zip(cells, numbers.tolist(), strict=True) if isnan(number)
+    )
+    words = Counter({word: n for word, n in words.items() if not is_missing(word)})
+    known = int((~np.isnan(numbers)).sum())
+    few = len(words) <= MARKS and sum(words.values()) <= MARKED * (known + sum(words.values()))
+    return sorted(words) if few and known else []
+
+
+def _take(table: Table, place: int, fill: str, plan: Plan) -> None:
+    """Add a column to the plan."""
+    name, cells = table.columns[place], table.words.get(place)
+    kind, form = "number", None
+    if cells is not None:
+        marks = _marks(table, place, cells)
+        form = form_of(cells) if not marks else None
+        if marks:
+            plan.marks[name] = marks
+        else:
+            kind = "words" if form is None else "date"
+    elif place in table.dates:
+        kind = "date"
+    if kind == "words":
+        column, missing = _of_words(name, cells or (), fill)
+    else:
+        column = Column(name, kind, form=form or "")
+        numbers = table.numbers[:, place] if form is None else column.values(table, place)[:, 0]
+        some = table.missing[place] > 0 or name in plan.marks
+        missing = int(np.isnan(numbers).sum()) if some else 0
+        if not missing:  # of all that is to come, some rows tell enough
+            numbers = numbers[:: -(-len(numbers) // SOME)]
+        column = replace(
+            column, fill=_filling(numbers, fill), marked=missing > 0 and fill != "none"
+        )
+    if missing:
+        plan.filled[name] = missing
+    plan.columns.append(column)
+    plan.places.append(place)
+
+
+def _filling(numbers: FloatArray, fill: str) -> float | None:
+    """Return what stands in the place of missing numbers."""
+    if fill in ("zero", "none"):
+        return 0.0 if fill == "zero" else None
+    known = numbers[np.isfinite(numbers)]
+    if not len(known):
+        return 0.0
+    return float(np.median(known) if fill == "median" else known.mean())
+
+
+def _of_words(name: str, cells: Sequence[str], fill: str) -> tuple[Column, int]:
+    """Return the column of words, the commonest of which get a column of zeros and ones each."""
+    counts = Counter(cells)
+    missing = sum(counts.pop(word) for word in list(counts) if is_missing(word))
+    common = sorted(counts, key=lambda word: (-counts[word], word))
+    least = ceil(LEAST_SHARE * len(cells))
+    own = [word for word in common[:MOST_WORDS] if counts[word] >= least]
+    if len(own) + 1 == len(common):  # one alone is not many together
+        own = common
+    other = len(own) < len(common)
+    if len(common) == 2 and not missing and not other:
+        own = sorted(common)[1:]
+    return Column(name, "words", marked=missing > 0 and fill != "none", words=tuple(sorted(own)),
+                  other=other), missing  # fmt: skip

@@ -1,0 +1,50 @@
+"""Predict rows of a table by a network that has learnt from one."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from vegrad.arrays.checks import Array
+from vegrad.datasets.files import read_table
+from vegrad.datasets.frames import as_table, is_frame
+from vegrad.datasets.table import Table
+from vegrad.networks.network import Network
+
+
+def predict(network: Network, rows: object) -> Array:
+    """Return what the outputs for a table mean: classes (B,), or numbers in the target's units.
+
+    The rows are put through what was done to those that were learnt from (`network.preparation`).
+
+    Args:
+        network: the one whose method this is.
+        rows: a frame of pandas or polars, or the path of a table; more columns than the network has
+            learnt from do not matter.
+
+    Raises:
+        TypeError, ValueError: for rows that are no table, and columns that are missing, all in one
+            error; if the network has no preparation.
+    """
+    preparation = network.preparation
+    if preparation is None:
+        raise ValueError(
+            "the network knows nothing of a table: it must have learnt from one by vegrad train, "
+            "or net.preparation = data.preparation be set; of arrays, call net.forward(x)"
+        )
+    table = table_of(rows)
+    x = preparation.inputs(table)
+    if x.shape[1] != network.config["sizes"][0]:
+        wanted = network.config["sizes"][0]
+        raise ValueError(f"the preparation must make {wanted} columns, not {x.shape[1]}")
+    outputs: Array = network.forward(x)
+    return preparation.outputs(outputs)
+
+
+def table_of(rows: object) -> Table:
+    """Return the rows as a table: a frame, or the path of a file."""
+    if is_frame(rows):
+        return as_table(rows)
+    if isinstance(rows, str | PathLike):
+        return read_table(Path(rows))
+    raise TypeError(f"rows must be a frame or the path of a table, not {type(rows).__name__}")
