@@ -17,5 +17,6 @@ void register_parameters(pybind11::module_& module);
 void register_training(pybind11::module_& module);
 void register_visible(pybind11::module_& module);
 void register_watch(pybind11::module_& module);
+void register_quiet(pybind11::module_& module);
 
 }  // namespace vegrad

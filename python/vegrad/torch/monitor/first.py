@@ -21,6 +21,7 @@ from torch.amp import GradScaler
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from vegrad import _core
 from vegrad.flow.reading import Reading
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
@@ -52,9 +53,13 @@ class Watching(Protocol):
     """A monitor, as far as it matters here."""
 
     nonfinite: NonFinite | None
-    steps: int
     loop: Loop
     schedule: Schedule
+    _quiet: _core.Quiet
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that were taken."""
 
     @property
     def looking(self) -> bool:
@@ -88,9 +93,8 @@ class FirstLook:
         """What the model was last called with, until it is called again."""
         self._begin(None)
         self.clear()
-        self.handles = [
-            self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True)
-        ]
+        called = monitor._quiet.called(self._model, self._called)
+        self.handles = [self._model.register_forward_pre_hook(CallHook(called), with_kwargs=True)]
         self._hooked = Hooked()
         self._hooked.after(self._model, CallHook(self._returned))
 
@@ -101,6 +105,15 @@ class FirstLook:
     def remove(self) -> None:
         """Take off the hooks that come and go."""
         self._hooked.remove()
+
+    @property
+    def is_risky(self) -> bool:
+        """True if an operation of the loss is to be looked at in each step."""
+        return self._risky
+
+    def take_over(self, call: Arguments | None) -> None:
+        """Go on with a step in which the model was called with this."""
+        self._call = call
 
     def clear(self) -> None:
         """End a step: its call is no longer asked for what is not finite."""

@@ -43,8 +43,10 @@ class ModuleHooks:
 
     nonfinite: NonFinite | None = None
     """The first NaN or inf, and the module that made it."""
-    steps = first_step = 0
-    """Number of steps that were taken, and of those before the first that was watched."""
+    first_step = 0
+    """Number of steps before the first that was watched."""
+    _counted = 0
+    """Number of steps that were taken, but for those that wait in `_quiet`."""
 
     def __init__(self, model: Module, backward: bool) -> None:
         named = [(plain_name(name), one) for name, one in model.named_parameters()]
@@ -62,6 +64,8 @@ class ModuleHooks:
         self._tally: dict[str, list[int]] = {}
         """Subnormal elements and all elements, by phase, in a step that counts them."""
         self._watch = _core.Watch(Tensor, _is_grad_enabled, OrderedDict, state, len(self.modules))
+        self._quiet = _core.Quiet(Tensor, _is_grad_enabled, state)
+        """The row of steps in progress that nobody looks at, if there is one."""
         self._squares, self._counts = self._watch.squares, self._watch.counts
         self._deltas = self._watch.deltas
         self._others: list[tuple[FloatArray, int, Tensor]] = []
@@ -81,6 +85,11 @@ class ModuleHooks:
             self._hooked.before(module, FirstRun(partial(self._began, place)))
         self._replaying = False
         """True while a step that was not looked at is run again with the hooks on."""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that were taken."""
+        return self._counted + self._quiet.count
 
     @property
     def ran(self) -> int:

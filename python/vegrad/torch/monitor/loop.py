@@ -190,6 +190,31 @@ class Loop:
             self._known, self._ids = parameters, frozenset(map(id, parameters))
         return self._ids
 
+    @property
+    def is_going_back(self) -> bool:
+        """True within a backward pass."""
+        return self._depth > 0
+
+    def take_over(self, backwards: int, loss: float, norm: float, limit: float) -> None:
+        """Go on with a step of which `_core.Quiet` has heard the backward passes so far.
+
+        Args:
+            backwards: their number.
+            loss: the sum of their losses.
+            norm: the joint norm before a clip of the gradients; nan if there was none.
+            limit: its limit.
+        """
+        self.reset()
+        self.backwards, self._losses = backwards, [loss]
+        if norm == norm:
+            self._clip, self._heard = "done", Heard((), "norm", limit, torch.tensor(norm))
+
+    def is_clipped(self, clipped: Heard) -> tuple[bool, bool]:
+        """Return True if a clip is of the model's gradients, and if it is of all that there are."""
+        named = set(map(id, clipped.parameters))
+        graded = [id(one) in named for one in self._parameters() if one.grad is not None]
+        return any(graded), all(graded)
+
     def stepped(self, optimizer: Optimizer, step: int, norm: float) -> bool:
         """Note a step with gradients of this joint norm (nan: unknown); tell if to judge now."""
         parameters = self._parameters()

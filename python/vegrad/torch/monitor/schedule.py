@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from math import ceil
+from math import ceil, nan
 
 ALL = 32  # first steps, each of which is looked at; 16 in each doubling of them after that
 KEPT, ENOUGH = 16, 6  # times of each kind that are kept, and from which on they are compared
@@ -55,10 +55,16 @@ class Schedule:
         """Have the next step looked at, out of turn."""
         self._asked = True
 
-    def took(self, looked: bool) -> None:
-        """Note a step, and whether it was looked at."""
+    def took(self, looked: bool, seconds: float = nan) -> None:
+        """Note a step, whether it was looked at, and, if that is known, how long it took."""
         self.looks += looked
         self._asked = self._asked and not looked
+        if seconds == seconds:
+            self._times[looked].append(seconds)
+
+    def resume(self, *, cut: bool = False) -> None:
+        """Go on after steps of which nobody has noted the time; `cut` says in the midst of one."""
+        self._is_in_step, self._start, self._aside = cut, None if cut else self.now(), 0.0
 
     def read(self, seconds: float) -> None:
         """Note what it has taken to read all gradients."""
