@@ -94,12 +94,17 @@ class Quiet {
     PyObject *key, *value;
     for (Py_ssize_t at = 0; PyDict_Next(named, &at, &key, &value);)
       if (!is_alone(value)) return false;
-    call = py::make_tuple(py::handle(arguments), py::handle(named));
+    hold(py::make_tuple(py::handle(arguments), py::handle(named)));
+    return true;
+  }
+
+  // The model is called with this.
+  void hold(py::object of) {
+    call = std::move(of);
     if (stage == kOver || stage == kStepping) {
       stage = kCalled;
       if (steps_.size() < timed_) start_ = time(), is_called_ = true;
     }
-    return true;
   }
 
   // A backward pass begins at `roots`.
@@ -437,6 +442,7 @@ void register_quiet(py::module_& module) {
            py::arg("optimizer"), py::arg("modules"), py::arg("most"), py::arg("turn"),
            py::arg("part"), py::arg("highest_loss"), py::arg("highest_norm"), py::arg("now"),
            py::arg("timed"), "Begins a row of steps.")
+      .def("hold", &Quiet::hold, py::arg("call"), "Notes what the model is called with.")
       .def("clip", &Quiet::clip, py::arg("before"), py::arg("limit"), py::arg("of_all"),
            "Notes a clip by the joint norm.")
       .def("give", &Quiet::give, py::arg("loss"), py::arg("batch"),

@@ -111,13 +111,13 @@ class FirstLook:
         """True if an operation of the loss is to be looked at in each step."""
         return self._risky
 
-    def take_over(self, call: Arguments | None) -> None:
-        """Go on with a step in which the model was called with this."""
-        self._call = call
-
     def clear(self) -> None:
         """End a step: its call is no longer asked for what is not finite."""
         self._call: Arguments | None = None
+
+    def take_over(self, call: Arguments | None) -> None:
+        """Go on with a step in which the model was called with this."""
+        self._call = call
 
     def _begin(self, call: Arguments | None) -> None:
         self._call = self._held = call
@@ -138,8 +138,11 @@ class FirstLook:
             and torch.is_grad_enabled()
             and self._monitor.watching
         ):
-            self._monitor.schedule.begins()
             call = tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}
+            if self._monitor._quiet.on:
+                self._monitor._quiet.hold(call)
+                return
+            self._monitor.schedule.begins()
             if self._monitor.looking or self._risky:
                 self._begin(call)
                 self._calls += 1
