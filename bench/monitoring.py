@@ -323,7 +323,7 @@ def main():
         "--steps", type=int, default=STEPS, help="those compared, and as many before"
     )
     parser.add_argument("--cpu", action="store_true", help="the processor's time")
-    parser.add_argument("--under", choices=("compile", "ddp", "fsdp"), help="what wraps the model")
+    parser.add_argument("--under", choices=("compile", "ddp", "fsdp"), help="a wrapper")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1, help="pairs of copies of each model")
     parser.add_argument("--only", help="names of cases, with commas")

@@ -34,7 +34,6 @@ from vegrad.torch.optimizer_step import CoreStep
 
 MOST = 16  # steps of a row
 TIMED = 2  # steps at the beginning of a row that are timed
-FEW = 1 << 18  # elements of all gradients: to read fewer takes no longer than to choose
 CALLED, BACK = 1, 2  # where `_core.Quiet` is in a step: the model was called, gradients are there
 
 
@@ -94,7 +93,7 @@ class QuietHooks(StepHooks):
             len(self.modules),
             most,
             self.steps,
-            self.schedule.part if sum(map(Tensor.numel, self._params)) >= FEW else 1,
+            self.schedule.part_of(sum(map(Tensor.numel, self._params))),
             highest,
             largest,
             self.schedule.now,

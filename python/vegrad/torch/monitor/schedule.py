@@ -18,6 +18,7 @@ from statistics import median
 ALL = 16  # first steps, each of which is looked at; 8 in each doubling of them after that
 NEAREST = 4  # so that there are always steps to compare with
 KEPT, ENOUGH = 16, 6  # times of each kind that are kept, and from which on they are compared
+FEW = 1 << 18  # elements of all gradients: to read fewer takes no longer than to choose
 LOOKS, NORM = 0.5, 0.25  # shares of the budget for looks, and for the norm in the other steps
 clock: Callable[[], float] = time.thread_time
 """Seconds of the calling thread, which other programs do not lengthen."""
@@ -85,6 +86,10 @@ class Schedule:
     def read(self, seconds: float) -> None:
         """Note what it has taken to read all gradients."""
         self._norms.append(seconds)
+
+    def part_of(self, elements: int) -> int:
+        """Return the same for a model with so many elements."""
+        return self.part if elements >= FEW else 1
 
     def leave_out(self, seconds: float) -> None:
         """Note time within this step that is none of a step's, as that of a judgement."""
