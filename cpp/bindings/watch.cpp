@@ -251,11 +251,12 @@ void register_watch(py::module_& module) {
       .def_readonly("counts", &Watch::counts, "How many elements they have.")
       .def_readonly("deltas", &Watch::deltas, "Norms of their gradients; negative: none.")
       .def("clear", &Watch::clear, "Begins anew.")
-      .def("alike",
-           [](const Watch& self, const py::object& output, std::int64_t rows,
-              std::int64_t elements) { return self.alike(output.ptr(), rows, elements); },
-           py::arg("output"), py::arg("rows"), py::arg("elements"),
-           "The share of a mean square that all rows have in common, or None.")
+      .def(
+          "alike",
+          [](const Watch& self, const py::object& output, std::int64_t rows,
+             std::int64_t elements) { return self.alike(output.ptr(), rows, elements); },
+          py::arg("output"), py::arg("rows"), py::arg("elements"),
+          "The share of a mean square that all rows have in common, or None.")
       .def("record", &Watch::record, py::arg("parameters"),
            "Reads the gradients: (joint norm, the numbers of a record), or None.")
       .def("forward_hook", &forward_hook, py::arg("place"), py::arg("module"), py::arg("back"),

@@ -59,9 +59,10 @@ class Monitor(QuietHooks):
     Args:
         model: any module, wrapped (DistributedDataParallel, fully_shard, torch.compile) or not;
             wrap it first.
-        every: look at every so many steps; None: at the first 32, at 16 in each doubling of their
-            number after that, and at as many more as the budget allows. In all steps the joint norm
-            of the gradients is read, and the first NaN is found.
+        every: look at every so many steps; None: at the first 16, at 8 in each doubling of their
+            number after that, and at as many more as the budget allows. In all steps the loss and
+            the joint norm of the gradients are read (of large ones a part, if that would take too
+            long), and the first NaN is found.
         budget: share of the steps' time that the monitor may take, which it measures as it goes.
         optimizer: the one whose steps count. None: every optimizer with a parameter of the model;
             those that step one after another, without a forward pass between, take one step.
