@@ -165,15 +165,8 @@ class Monitor(QuietHooks):
                 one too: it is the loss of the step that was just taken, or of the one in progress.
             batch: the batch's index or name, for the records of `spikes`; likewise.
         """
-        if self._quiet.on:
-            if self._quiet.count and self._quiet.stage == 0:
-                value = loss.detach() if isinstance(loss, Tensor) else loss
-                self._quiet.give(None if value is None else float(value), batch)
-                return
-            if loss is None and self._quiet.stage:
-                self._quiet.batch = batch
-                return
-            self._wake()
+        if self._is_given(loss, batch):
+            return
         over = self._ender() is not None and self.loop.over
         if batch is not None:
             if over:

@@ -28,6 +28,7 @@ from vegrad.torch.monitor import listening
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.journal import Journal
 from vegrad.torch.monitor.looks import Looks
+from vegrad.torch.monitor.loop import go_on, is_clipped
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.monitor.track import Track, rate_of
 from vegrad.torch.optimizer_step import CoreStep
@@ -73,7 +74,7 @@ class QuietHooks(StepHooks):
         optimizer, loop = self.loop.steps.only, self.loop
         if optimizer is None or optimizer is not self._ender() or isinstance(optimizer, CoreStep):
             return
-        if self._journal.log is not None or self.first.is_risky or loop.is_going_back:
+        if self._journal.log is not None or self.first.risky or loop.depth:
             return
         most, number = 0, self.steps - self.first_step + 1
         longest = min(MOST, self._alarms.ahead)
@@ -133,6 +134,19 @@ class QuietHooks(StepHooks):
         if self._quiet.count:
             self.loop.steps.pass_over(self._drain(), self._quiet.left)
 
+    def _is_given(self, loss: float | Tensor | None, batch: object) -> bool:
+        """Take the loss or the batch of a step from the user, if it is one of a row."""
+        quiet = self._quiet
+        if quiet.on and quiet.count and quiet.stage == 0:
+            value = loss.detach() if isinstance(loss, Tensor) else loss
+            quiet.give(None if value is None else float(value), batch)
+            return True
+        if quiet.on and quiet.stage and loss is None:
+            quiet.batch = batch
+            return True
+        self._wake()
+        return False
+
     def _wake(self) -> None:
         """Go on in Python with the step in progress, and with all up to the next look."""
         quiet = self._quiet
@@ -145,9 +159,9 @@ class QuietHooks(StepHooks):
         self.loop.over, self._watch.seen = stage != BACK, False
         if stage > 0:
             self._batch = quiet.batch if self._batch is None else self._batch
-            self.first.take_over(quiet.call)
+            self.first.call = quiet.call
         if stage == BACK:
-            self.loop.take_over(*quiet.passes, *quiet.clipped)
+            go_on(self.loop, *quiet.passes, *quiet.clipped)
 
     # A step in Python ---------------------------------------------------------------------------
 
@@ -261,7 +275,7 @@ class Ear:
         count, first, last = self.whole
         mine = of_all = len(named) == count and named[0] is first and named[-1] is last
         if not mine:
-            mine, of_all = monitor.loop.is_clipped(clipped)
+            mine, of_all = is_clipped(monitor._params, clipped)
             if of_all:
                 self.whole = len(named), named[0], named[-1]
         if quiet.stage == BACK and clipped.kind == "norm" and mine and norm is not None:
