@@ -3,32 +3,39 @@
     python bench/monitoring.py            the table, on one thread; bench/results/monitoring.json
     python bench/monitoring.py --quick    fewer steps; nothing is written
     python bench/monitoring.py --cpu      the processor's time, where other work is running
-    python bench/monitoring.py --only mlp,lenet
+    python bench/monitoring.py --only mlp,lenet --rounds 3
+    python bench/monitoring.py --under ddp    in two processes; also fsdp (FSDP2), and compile
 
 Two copies of each model take steps in turns, one with a monitor, after a warm-up in which the
 monitor looks at more steps than later. `middle` compares medians, of which steps with a look are no
-part; `mean` has them all, and the judgements. The limit is what reading all gradients once at every
-step would cost, at the rate at which this machine reads memory: what no monitor of each step's norm
-that takes it by itself can beat, unless it reads a part only.
+part; `mean` has them all, and the judgements; `from the first step` has the warm-up too, which is
+half of its steps. Two copies differ by a percent by where they lie in memory: `--rounds` takes
+several pairs, and the middle one. The last column is what reading all gradients once at every step
+would cost, at the rate at which this machine reads memory: what no monitor of each step's norm that
+takes it by itself can beat, unless it reads a part only. It is "at the limit" where the monitor
+reads them at 92 % of that rate or more.
 """
 
 import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import report
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
+from vegrad import _core
+from vegrad.benchmark.limits import AT_LIMIT
 from vegrad.torch import Monitor
 
 RESULTS = Path(__file__).resolve().parent / "results" / "monitoring.json"
-WARM, STEPS, QUICK, ASKED = 512, 512, 96, 0.02
+STEPS, QUICK, ASKED = 512, 96, 0.02
 
 
 # Models -----------------------------------------------------------------------------------------
@@ -172,13 +179,27 @@ class Copy:
     seconds: list
 
 
-def copy_of(make, watched, compiled):
+def wrapped(model, under):
+    """Return a model as its training has it: compiled, or one of two processes'."""
+    if under == "compile":
+        return torch.compile(model)
+    if under == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    if under == "fsdp":
+        for layer in model.children():
+            if any(one.requires_grad for one in layer.parameters()):
+                fully_shard(layer)
+        return fully_shard(model)
+    return model
+
+
+def copy_of(make, watched, under):
     """Return a model that takes steps."""
     torch.manual_seed(0)
     model, x, target, loss = make()
-    called = torch.compile(model) if compiled else model
-    trained = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(trained, 1e-5, fused=True)
+    called = wrapped(model, under)
+    trained = [one for one in called.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 1e-5, fused=under != "fsdp")
     monitor = Monitor(called, on_finding=None) if watched else None
 
     def step():
@@ -190,11 +211,17 @@ def copy_of(make, watched, compiled):
 
 
 def measure(make, options):
-    """Return the figures of one case."""
+    """Return the figures of one case: of several rounds, each with fresh copies, the middle one."""
+    rounds = [one_round(make, options) for _ in range(options.rounds)]
+    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+
+
+def one_round(make, options):
+    """Return the figures of one pair of copies."""
     clock = time.thread_time if options.cpu else time.perf_counter
-    bare, watched = (copy_of(make, one, options.compile) for one in (False, True))
+    bare, watched = (copy_of(make, one, options.under) for one in (False, True))
     pair = [bare, watched]
-    warm, steps = (2 * QUICK, QUICK) if options.quick else (WARM, STEPS)
+    warm, steps = (2 * QUICK, QUICK) if options.quick else (options.steps, options.steps)
     for turn in range(warm + steps):
         for one in pair if turn % 2 else reversed(pair):
             start = clock()
@@ -203,61 +230,111 @@ def measure(make, options):
     before, after = (one.seconds[warm:] for one in pair)
     monitor = watched.monitor
     looked = (monitor.history.looked.step >= warm).sum()
-    size = sum(one.grad.nbytes for one in monitor._params if one.grad is not None)
-    middle = statistics.median(before)
-    return {
+    parameters = [one for one in monitor._params if one.grad is not None]
+    size = sum(one.grad.nbytes for one in parameters)
+    middle, fastest = statistics.median(before), rate(size, clock)
+    found = {
         "step_ms": 1e3 * middle,
         "middle": statistics.median(after) / middle - 1,
         "mean": statistics.fmean(after) / statistics.fmean(before) - 1,
-        "start_steps": (sum(watched.seconds[:warm]) - sum(bare.seconds[:warm])) / middle,
+        "from_first": sum(watched.seconds) / sum(bare.seconds) - 1,
         "looked": float(looked / steps),
         "interval": monitor.schedule.interval,
         "part": monitor.schedule.part,
-        "limit": size / rate(size, clock) / middle,
+        "limit": size / fastest / middle,
+        "share": read_by(monitor._watch, parameters, size, clock) / fastest,
     }
+    monitor.remove()
+    return found
 
 
 def rate(size, clock):
     """Return at how many bytes a second so many are read, by PyTorch's norm or ours."""
-    other, one = torch.ones(1 << 24), torch.ones(max(size // 4, 1 << 12))
-    times = []
+    one = torch.ones(max(size // 4, 1 << 12))
+    return max(
+        one.nbytes / usual(read, clock)
+        for read in (lambda: torch.dot(one, one), lambda: _core.norm(one, 2.0))
+    )
+
+
+def read_by(watch, parameters, size, clock):
+    """Return at how many bytes a second a monitor reads these parameters' gradients."""
+    return size / usual(lambda: watch.record(parameters), clock)
+
+
+def usual(read, clock):
+    """Return the seconds that it takes to read what lies where a step leaves it."""
+    other, times = torch.ones(1 << 24), []
     for _ in range(9):
         other.add_(1)  # what a step leaves in the caches
         start = clock()
-        torch.dot(one, one)
+        read()
         times.append(clock() - start)
-    return one.nbytes / statistics.median(times)
+    return statistics.median(times)
 
 
 def table(found):
     """Yield the lines of a table in markdown."""
-    yield "| step | bare | middle | mean | looked at | read in part | reading all gradients once |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    titles = (
+        "bare|middle|mean|from the first step|looked at|read in part|reading all gradients once"
+    )
+    yield f"| step | {titles.replace('|', ' | ')} |"
+    yield "|---|" + 7 * "---:|"
     for name, one in found.items():
-        part = f"1/{one['part']}" if one["part"] > 1 else "all"
-        shares = (f"{100 * one[key]:+.1f} %" for key in ("middle", "mean"))
+        part = f"1/{one['part']:.0f}" if one["part"] > 1 else "all"
+        keys = ("middle", "mean", "from_first")
+        shares = (f"{100 * one[key]:+.1f} %" for key in keys)
         looked, limit = (f"{100 * one[key]:.1f} %" for key in ("looked", "limit"))
+        limit += ", at the limit" if one["share"] >= AT_LIMIT else ""
         cells = (f"{one['step_ms']:.2f} ms", *shares, looked, part, limit)
         yield f"| {CASES[name][0]} | {' | '.join(cells)} |"
+
+
+def run(options):
+    """Measure and print; return the figures by case."""
+    torch.set_num_threads(options.threads)
+    found, tells = {}, not options.under or not is_second()
+    for name in options.only.split(",") if options.only else CASES:
+        found[name] = measure(CASES[name][1], options)
+        if tells:
+            print(list(table({name: found[name]}))[-1], flush=True)
+    if tells:
+        print("\n".join(table(found)))
+    return found
+
+
+def is_second():
+    """Return True in the process that only takes part."""
+    return torch.distributed.is_initialized() and torch.distributed.get_rank() > 0
+
+
+def process(rank, options, store):
+    """Run as one of two processes."""
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    run(options)
+    torch.distributed.destroy_process_group()
 
 
 def main():
     """Measure, print and save; return True if each mean is within the budget."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="those compared, and as many before"
+    )
     parser.add_argument("--cpu", action="store_true", help="the processor's time")
-    parser.add_argument("--compile", action="store_true", help="under torch.compile")
+    parser.add_argument("--under", choices=("compile", "ddp", "fsdp"), help="a wrapper")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1, help="pairs of copies of each model")
     parser.add_argument("--only", help="names of cases, with commas")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    names = options.only.split(",") if options.only else list(CASES)
-    found = {}
-    for name in names:
-        found[name] = measure(partial(CASES[name][1]), options)
-        print(list(table({name: found[name]}))[-1], flush=True)
-    print("\n".join(table(found)))
-    if not options.quick and not options.only:
+    if options.under in ("ddp", "fsdp"):
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.spawn(process, (options, f"{folder}/store"), 2)
+        return True
+    found = run(options)
+    complete = options.steps == STEPS and not (options.quick or options.only or options.under)
+    if complete:
         RESULTS.write_text(json.dumps(report.description() | {"cases": found}, indent=1) + "\n")
     return all(one["mean"] <= ASKED for one in found.values())
 

@@ -27,4 +27,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   vegrad::register_training(module);
   vegrad::register_visible(module);
   vegrad::register_watch(module);
+  vegrad::register_quiet(module);
 }

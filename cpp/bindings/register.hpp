@@ -18,5 +18,6 @@ void register_tables(pybind11::module_& module);
 void register_training(pybind11::module_& module);
 void register_visible(pybind11::module_& module);
 void register_watch(pybind11::module_& module);
+void register_quiet(pybind11::module_& module);
 
 }  // namespace vegrad

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bindings/buffers.hpp"
+#include "bindings/builtin.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 #include "core/buffers/norms.hpp"
@@ -25,19 +26,11 @@ constexpr Order kL2{};
 // up to 5 ms.
 constexpr std::int64_t kLong = 1 << 20;
 
-py::object taken(PyObject* fresh) {
-  if (!fresh) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(fresh);
-}
-
-// Names that exist once: to make one takes longer than to look it up.
 struct Names {
-  PyObject *on = made("on"), *requires_grad = made("requires_grad"), *grad_fn = made("grad_fn"),
-           *hooks = made("_backward_hooks"), *attach = made("_register_hook_dict"),
-           *register_hook = made("register_hook"), *grad = made("grad"), *key = made("monitor");
-  static PyObject* made(const char* name) {
-    return taken(PyUnicode_InternFromString(name)).release().ptr();
-  }
+  PyObject *on = interned("on"), *requires_grad = interned("requires_grad"),
+           *grad_fn = interned("grad_fn"), *hooks = interned("_backward_hooks"),
+           *attach = interned("_register_hook_dict"), *register_hook = interned("register_hook"),
+           *grad = interned("grad"), *key = interned("monitor");
 };
 
 template <class Body>
@@ -116,6 +109,31 @@ class Watch {
     return taken(PyObject_CallNoArgs(is_grad_enabled_.ptr())).ptr() == Py_True;
   }
 
+  // The share of an output's mean square that its first `rows` rows have in common, from about
+  // `elements` of them; nan of one row. None if it cannot be read here.
+  py::object alike(PyObject* output, std::int64_t rows, std::int64_t elements) const {
+    AxisStore axes;
+    View view;
+    if (!reader_(output, axes, view) || view.strides) return py::none();
+    if (view.ndim < 2 || view.shape[0] < 2 || view.count == 0) return py::float_(NAN);
+    rows = std::min(rows, view.shape[0]);
+    const std::int64_t width = view.count / view.shape[0];
+    const std::int64_t step = std::max<std::int64_t>(rows * width / elements, 1) | 1;
+    double common = 0, whole = 0;
+    with_dtype(view.dtype, [&](auto zero) {
+      const auto* const data = reinterpret_cast<const decltype(zero)*>(view.data);
+      for (std::int64_t column = 0; column < width; column += step) {
+        double sum = 0;
+        for (std::int64_t row = 0; row < rows; ++row) {
+          const double x = to_double(data[row * width + column]);
+          sum += x, whole += x * x;
+        }
+        common += sum * sum;
+      }
+    });
+    return py::float_(whole > 0 && is_finite(whole) ? common / (double(rows) * whole) : NAN);
+  }
+
   // Reads the gradients of all parameters: (joint norm, a record's float64 numbers: their norms,
   // the modules' root mean squares, their deltas), and begins anew. None, having done nothing, if
   // a gradient is missing, elsewhere or not finite.
@@ -182,29 +200,11 @@ class Watch {
   py::array_t<double> squares, counts, deltas;
 };
 
-// A hook's `self` is a tuple of what it needs, which the garbage collector can look into: a hook
-// belongs to the model, and refers to it.
-Watch& watch_of(PyObject* self) {
-  return *static_cast<Watch*>(PyCapsule_GetPointer(PyTuple_GET_ITEM(self, 0), nullptr));
-}
-
-// Calls body, and turns what C++ throws into Python's exceptions.
-template <class Body>
-PyObject* guarded(const Body& body) {
-  try {
-    return body();
-  } catch (py::error_already_set& error) {
-    error.restore();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
-}
-
-// (its watch's address, place, module, back, slowly, watch), called with (module, inputs, output)
+// A hook belongs to the model, and refers to it: (its watch's address, place, module, back, slowly,
+// watch), called with (module, inputs, output)
 PyObject* forward(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
-    Watch& watch = watch_of(self);
+    Watch& watch = at_address<Watch>(self);
     if (count != 3 || arguments[0] != PyTuple_GET_ITEM(self, 2)) return py::none().release().ptr();
     watch.seen = true;
     if (!watch.on || !watch.grad_enabled()) return py::none().release().ptr();
@@ -218,33 +218,22 @@ PyObject* forward(PyObject* self, PyObject* const* arguments, Py_ssize_t count) 
 // (its watch's address, place, slowly, watch), called with the gradient
 PyObject* backward(PyObject* self, PyObject* gradient) {
   return guarded([&]() -> PyObject* {
-    Watch& watch = watch_of(self);
+    Watch& watch = at_address<Watch>(self);
     if (!watch.on || watch.flowed(int(PyLong_AsLong(PyTuple_GET_ITEM(self, 1))), gradient))
       return py::none().release().ptr();
     return PyObject_CallOneArg(PyTuple_GET_ITEM(self, 2), gradient);
   });
 }
 
-template <class Function>
-PyCFunction as_method(Function* function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-}
-
-py::object builtin(PyMethodDef& method, const py::tuple& self) {
-  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, self.ptr()));
-}
-
-py::capsule address(const py::object& watch) { return py::capsule(&watch.cast<Watch&>()); }
-
 py::object forward_hook(const py::object& watch, int place, const py::object& module,
                         const py::object& back, const py::function& slowly) {
   static PyMethodDef method{"ran", as_method(&forward), METH_FASTCALL, nullptr};
-  return builtin(method, py::make_tuple(address(watch), place, module, back, slowly, watch));
+  return builtin(method, py::make_tuple(address<Watch>(watch), place, module, back, slowly, watch));
 }
 
 py::object backward_hook(const py::object& watch, int place, const py::function& slowly) {
   static PyMethodDef method{"flowed", as_method(&backward), METH_O, nullptr};
-  return builtin(method, py::make_tuple(address(watch), place, slowly, watch));
+  return builtin(method, py::make_tuple(address<Watch>(watch), place, slowly, watch));
 }
 
 }  // namespace
@@ -262,6 +251,12 @@ void register_watch(py::module_& module) {
       .def_readonly("counts", &Watch::counts, "How many elements they have.")
       .def_readonly("deltas", &Watch::deltas, "Norms of their gradients; negative: none.")
       .def("clear", &Watch::clear, "Begins anew.")
+      .def(
+          "alike",
+          [](const Watch& self, const py::object& output, std::int64_t rows,
+             std::int64_t elements) { return self.alike(output.ptr(), rows, elements); },
+          py::arg("output"), py::arg("rows"), py::arg("elements"),
+          "The share of a mean square that all rows have in common, or None.")
       .def("record", &Watch::record, py::arg("parameters"),
            "Reads the gradients: (joint norm, the numbers of a record), or None.")
       .def("forward_hook", &forward_hook, py::arg("place"), py::arg("module"), py::arg("back"),

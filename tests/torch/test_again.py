@@ -131,8 +131,10 @@ def test_a_loss_that_is_not_made_for_what_it_gets(
 
 def test_logarithms_are_taken_by_nll_loss_but_not_those_of_a_relu() -> None:
     for last, wanted in ((nn.ReLU(), ["output-range"]), (nn.Identity(), [])):
-        model = nn.Sequential(mlp(), last, nn.LogSoftmax(1))
-        assert causes_of(lambda model=model: model, functional.nll_loss) == wanted
+        found = causes_of(
+            lambda last=last: nn.Sequential(mlp(), last, nn.LogSoftmax(1)), functional.nll_loss
+        )
+        assert found == wanted
 
 
 def test_steps_that_throw_a_network_are_blamed_and_not_its_weights() -> None:

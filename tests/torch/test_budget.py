@@ -55,11 +55,11 @@ def test_the_first_steps_are_looked_at_and_half_as_many_of_each_doubling() -> No
 
 
 @pytest.mark.parametrize(
-    ("cost", "interval"), [(0.0, 1), (0.005, 1), (0.011, 2), (0.07, 8), (0.1, 16), (1.5, 256)]
+    ("cost", "interval"), [(0.0, 4), (0.03, 4), (0.045, 8), (0.07, 8), (0.1, 16), (1.5, 256)]
 )
 def test_more_are_looked_at_where_looks_are_cheap(cost: float, interval: int) -> None:
     schedule = planned(300, cost)
-    assert schedule.interval == interval  # half the budget is for looks
+    assert schedule.interval == interval  # half the budget is for looks, of a fourth at most
     late = [step for step in range(4096, 4096 + 512) if schedule.wants(step, 0)]
     assert len(late) == 512 // interval
 
@@ -69,10 +69,23 @@ def test_a_norm_that_is_dear_is_read_in_part(norm: float, part: int) -> None:
     assert planned(100, 0.1, norm).part == part
 
 
+def test_a_machine_that_grows_slow_or_fast_does_not_hide_what_a_look_costs() -> None:
+    clock = Clock()
+    schedule = Schedule(None, 0.02, clock)
+    for step in range(600):
+        looked = schedule.wants(step, 0)
+        schedule.begins()
+        clock.time += (1 + 0.1 * looked) * (3 if 200 < step < 400 else 1)
+        schedule.took(looked)
+        schedule.read(0.0)
+        schedule.ended(looked)
+    assert schedule.interval == 16
+
+
 def test_one_slow_step_changes_nothing() -> None:
     quiet = planned(200, 0.07)
     loud = planned(200, 0.07)
-    for times in loud._times.values():
+    for times in (loud._plain, loud._extra):
         times[KEPT // 2] = 50.0
     loud._decide()
     assert loud.interval == quiet.interval == 8

@@ -45,12 +45,15 @@ def norms_of(grads: Sequence[Tensor | None]) -> FloatArray:
         pass
     local = [_local(grad) for grad in present]
     elsewhere: list[tuple[int, Tensor]] = []
-    for place, grad in zip(places, local, strict=True):
-        try:
-            norms[place] = _core.norm(grad, 2.0)
-        except (TypeError, ValueError):
-            if grad.device.type != "meta":
-                elsewhere.append((place, torch.linalg.vector_norm(grad)))
+    try:
+        norms[places] = _core.norms(local, 2.0)
+    except (TypeError, ValueError):
+        for place, grad in zip(places, local, strict=True):
+            try:
+                norms[place] = _core.norm(grad, 2.0)
+            except (TypeError, ValueError):
+                if grad.device.type != "meta":
+                    elsewhere.append((place, torch.linalg.vector_norm(grad)))
     if elsewhere:
         device = elsewhere[0][1].device
         values = torch.stack([one.to(device, torch.float32) for _, one in elsewhere]).tolist()

@@ -66,11 +66,27 @@ class Alarms:
         self._wait = min(2 * self._wait, LONGEST)
         return True
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The loss and the gradient norm beyond which a step may be odd, so that it is not to wait.
+
+        Infinite while too few steps were seen.
+        """
+        loss = RISE * max(self._lowest, FLOOR * abs(self._first)) if self._lowest < inf else inf
+        return loss, GROWTH * self._usual
+
     def may_be_odd(self, loss: float, norm: float) -> bool:
         """Return True of a step after which it may be time to judge, so that it is not to wait."""
-        if not isfinite(norm) or loss in (inf, -inf) or norm > GROWTH * self._usual:
-            return True
-        return loss > RISE * max(self._lowest, FLOOR * abs(self._first)) and self._lowest < inf
+        highest, largest = self.limits
+        return not isfinite(norm) or loss in (inf, -inf) or norm > largest or loss > highest
+
+    @property
+    def ahead(self) -> int:
+        """Number of steps up to the next that is judged for its number."""
+        later = self._count + 1
+        soon = [one for one in EARLY if one >= later]
+        every = EVERY if later <= LATE else RARELY
+        return min([*soon[:1], later + -later % every]) - self._count
 
     def promises(self, promise: float, loss: float) -> bool:
         """Take in what a step promises to take off the loss; return True if it is time to judge."""

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn import Module
-from torch.optim import Optimizer
 
+from vegrad import _core
 from vegrad.flow.reading import Reading
-from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
 from vegrad.torch.monitor.baseline import Baseline
@@ -52,9 +51,13 @@ class Watching(Protocol):
     """A monitor, as far as it matters here."""
 
     nonfinite: NonFinite | None
-    steps: int
     loop: Loop
     schedule: Schedule
+    _quiet: _core.Quiet
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that were taken."""
 
     @property
     def looking(self) -> bool:
@@ -82,21 +85,21 @@ class FirstLook:
         """The one that was looked at."""
         self._nodes: list[Node] = []
         self._scaled, self._skips, self._depth = False, 0, 0
-        self._risky, self._calls, self._one_call = False, 0, True
+        self.risky, self._calls, self._one_call = False, 0, True
+        """`risky`: an operation of the loss is to be looked at in each step."""
         self.baseline = Baseline()
         self._held: Arguments | None = None
         """What the model was last called with, until it is called again."""
         self._begin(None)
         self.clear()
-        self.handles = [
-            self._model.register_forward_pre_hook(CallHook(self._called), with_kwargs=True)
-        ]
+        called = monitor._quiet.called(self._model, self._called)
+        self.handles = [self._model.register_forward_pre_hook(CallHook(called), with_kwargs=True)]
         self._hooked = Hooked()
         self._hooked.after(self._model, CallHook(self._returned))
 
     def look(self, on: bool) -> None:
         """Begin a step that is looked at or not."""
-        self._hooked.put(on or self._risky)
+        self._hooked.put(on or self.risky)
 
     def remove(self) -> None:
         """Take off the hooks that come and go."""
@@ -104,10 +107,10 @@ class FirstLook:
 
     def clear(self) -> None:
         """End a step: its call is no longer asked for what is not finite."""
-        self._call: Arguments | None = None
+        self.call: Arguments | None = None
 
     def _begin(self, call: Arguments | None) -> None:
-        self._call = self._held = call
+        self.call = self._held = call
         self._delta: Tensor | None = None
         self._loss: KnownLoss | None = None
         self._term: KnownLoss | None = None
@@ -125,16 +128,18 @@ class FirstLook:
             and torch.is_grad_enabled()
             and self._monitor.watching
         ):
-            self._monitor.schedule.begins()
             call = tuple(map(_alone, args)), {n: _alone(one) for n, one in kwargs.items()}
-            if self._monitor.looking or self._risky:
+            if self._monitor._quiet.on:
+                return self._monitor._quiet.hold(call)
+            self._monitor.schedule.begins()
+            if self._monitor.looking or self.risky:
                 self._begin(call)
                 self._calls += 1
             else:
-                self._call = call
+                self.call = call
 
     def _returned(self, module: Module, args: object, output: object) -> None:
-        if module is not self._model or state.on or self._call is None:
+        if module is not self._model or state.on or self.call is None:
             return
         self._made = numbers_of(output)
         if self._is_new():
@@ -143,7 +148,7 @@ class FirstLook:
             output.register_hook(Back(self._came))
 
     def _came(self, delta: Tensor) -> None:
-        if self._call is not None and not state.on:
+        if self.call is not None and not state.on:
             self._delta = delta.detach()
 
     # The loop's calls ---------------------------------------------------------------------------
@@ -151,11 +156,11 @@ class FirstLook:
     def backward_begins(self, roots: Sequence[object], weights: Sequence[Tensor | None]) -> None:
         """Look at the loss, and hold what its operations have saved."""
         self._depth += 1
-        if self._depth > 1 or self._call is None or self._monitor.nonfinite is not None:
+        if self._depth > 1 or self.call is None or self._monitor.nonfinite is not None:
             return
         begun = self._monitor.loop.root
         if isinstance(begun, float) and isfinite(begun) and not self._monitor.looking:
-            if self._risky:
+            if self.risky:
                 self._nodes = kept(roots, lost=False)
             return
         root = roots[0] if len(roots) == 1 else None
@@ -173,9 +178,9 @@ class FirstLook:
         if isfinite(value):
             # A loss that is of no operation at risk is rarely of one later.
             turn = self._monitor.steps % AGAIN == 0 or self._monitor.steps < AGAIN
-            if self._risky or (turn and self._monitor.looking):
+            if self.risky or (turn and self._monitor.looking):
                 self._nodes = kept(roots, lost=False)
-                self._risky = at_risk(self._nodes)
+                self.risky = at_risk(self._nodes)
         elif _reaches(root, set(map(id, self._model.parameters()))):
             self.replay()
             if self._is_new():
@@ -221,12 +226,6 @@ class FirstLook:
         """Remember that the next loss is scaled: its gradients may overflow, and are skipped."""
         self._scaled = True
 
-    def unscaled(self, optimizer: Optimizer) -> None:
-        """Hear nothing of interest."""
-
-    def clips(self, clipped: Heard) -> None:
-        """Hear nothing of interest."""
-
     def step_ends(self) -> None:
         """Look at a gradient that was seen to be not finite only now, and let go of the call."""
         if self._is_new():
@@ -235,7 +234,7 @@ class FirstLook:
 
     def replay(self) -> None:
         """See which module of a step that was not looked at was not finite first."""
-        if (call := self._call) is not None and not _is_sharded(self._model):
+        if (call := self.call) is not None and not _is_sharded(self._model):
             self._monitor.replay(partial(passes_again, self._model, *call, self._delta))
 
     # The second look ----------------------------------------------------------------------------
@@ -267,11 +266,11 @@ class FirstLook:
 
     def _look(self, delta: Tensor | None) -> None:
         """Run the model again, and keep what that tells with what was seen."""
-        first, call = self._monitor.nonfinite, self._call
+        first, call = self._monitor.nonfinite, self.call
         if first is None:
             return
         if call is not None and not _is_sharded(self._model):
-            self._call = None
+            self.call = None
             first = replace(first, reading=second_look(self._model, *call, delta))
         self._monitor.nonfinite = self._looked = first
 

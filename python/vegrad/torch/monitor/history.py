@@ -133,6 +133,9 @@ class Columns(NamedTuple):
     delta: FloatArray
 
 
+_PLACES = {"step": 0, "gradient_norm": 2, "loss": 4}  # of fields, in what is kept of a step
+
+
 class MonitorHistory:
     """The last steps.
 
@@ -256,6 +259,8 @@ class MonitorHistory:
     def __getattr__(self, name: str) -> Array:
         if name not in Record.__dataclass_fields__:
             raise AttributeError(f"history has no {name}")
+        if (place := _PLACES.get(name)) is not None:  # asked at each judgement, of all steps
+            return np.array([one[place] for one in self._steps])
         return np.array([getattr(one, name) for one in self])
 
 

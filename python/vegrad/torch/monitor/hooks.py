@@ -43,8 +43,10 @@ class ModuleHooks:
 
     nonfinite: NonFinite | None = None
     """The first NaN or inf, and the module that made it."""
-    steps = first_step = 0
-    """Number of steps that were taken, and of those before the first that was watched."""
+    first_step = 0
+    """Number of steps before the first that was watched."""
+    _counted = 0
+    """Number of steps that were taken, but for those that wait in `_quiet`."""
 
     def __init__(self, model: Module, backward: bool) -> None:
         named = [(plain_name(name), one) for name, one in model.named_parameters()]
@@ -62,6 +64,7 @@ class ModuleHooks:
         self._tally: dict[str, list[int]] = {}
         """Subnormal elements and all elements, by phase, in a step that counts them."""
         self._watch = _core.Watch(Tensor, _is_grad_enabled, OrderedDict, state, len(self.modules))
+        self._quiet = _core.Quiet(Tensor, _is_grad_enabled, state)  # steps that nobody looks at
         self._squares, self._counts = self._watch.squares, self._watch.counts
         self._deltas = self._watch.deltas
         self._others: list[tuple[FloatArray, int, Tensor]] = []
@@ -81,6 +84,11 @@ class ModuleHooks:
             self._hooked.before(module, FirstRun(partial(self._began, place)))
         self._replaying = False
         """True while a step that was not looked at is run again with the hooks on."""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that were taken."""
+        return self._counted + self._quiet.count
 
     @property
     def ran(self) -> int:
@@ -125,8 +133,7 @@ class ModuleHooks:
         self._watch.seen = False
         if counting:
             self._tally = {"forward": [0, 0], "backward": [0, 0], "gradients": [0, 0]}
-        if self._others:
-            self._others = []
+        self._others = []
 
     def _ran(self, place: int, module: Module, inputs: tuple[object, ...], output: Any) -> None:
         """Read a module's output, and hook the gradient that will come back to it."""
@@ -181,9 +188,7 @@ class ModuleHooks:
 
     def _elsewhere(self, found: FloatArray, place: int, tensor: Tensor) -> bool:
         """Take the norm of a tensor that is not ours on its own device; False if it has none."""
-        if is_distributed(tensor) or _is_wrapped(tensor):
-            return False  # it is a part of a result only, or of a vmap
-        if tensor.is_meta or tensor.layout is not torch.strided:
+        if not _has_norm(tensor):
             return False
         norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)
         self._others.append((found, place, norm))
@@ -227,11 +232,6 @@ class ModuleHooks:
         module, output_of = (name, "") if last < 0 else (self.modules[last], name)
         self._note("backward", module, grad, first_sample(grad), output_of=output_of)
 
-    def _find_gradient(self, place: int, grad: Tensor) -> None:
-        """Note a parameter's gradient that is not finite where all before it were."""
-        name = self.parameters[place]
-        self._note("gradient", name.rpartition(".")[0] or self.kind, grad, None, gradient_of=name)
-
     def _note(
         self, phase: str, module: str, bad: Tensor, batch_index: int | None, **facts: Any
     ) -> None:
@@ -239,3 +239,10 @@ class ModuleHooks:
         value = "NaN" if bool(torch.isnan(bad).any()) else "inf"
         count = int((~torch.isfinite(bad)).sum())
         self.nonfinite = NonFinite(module, phase, self.steps, batch_index, value, count, **facts)
+
+
+def _has_norm(tensor: Tensor) -> bool:
+    """Return True unless a tensor is part of a result only, of a vmap, or nowhere."""
+    if is_distributed(tensor) or _is_wrapped(tensor):
+        return False
+    return not tensor.is_meta and tensor.layout is torch.strided

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vegrad import _core
 from vegrad.flow.course import Look
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.models import state
@@ -32,9 +33,13 @@ class Looks:
     Args:
         model: the model.
         modules: those with weights of their own, by name.
+        watch: what reads plain outputs.
     """
 
-    def __init__(self, model: Module, modules: Sequence[tuple[str, Module]]) -> None:
+    def __init__(
+        self, model: Module, modules: Sequence[tuple[str, Module]], watch: _core.Watch
+    ) -> None:
+        self._watch = watch
         chosen = _spread(modules)
         self.names = (*(name for name, _ in chosen), type(model).__name__)
         self._modules = [weakref.ref(one) for one in (*(one for _, one in chosen), model)]
@@ -86,7 +91,8 @@ class Looks:
         if output is None or not _is_readable(output):
             return
         self.largest = min(self.largest, torch.finfo(output.dtype).max)
-        self._alike[place] = alike(output)
+        found = self._watch.alike(output, ROWS, ELEMENTS)
+        self._alike[place] = alike(output) if found is None else found
         if place < len(self.names) - 1 and not self.entry[0]:
             source = tensor_in(inputs)
             known = source is not None and _is_readable(source)

@@ -36,7 +36,8 @@ class Loop:
         self._parameters = parameters
         self._known: list[Tensor] = []
         self._ids: frozenset[int] = frozenset()
-        self._depth = 0
+        self.depth = 0
+        """Backward passes within each other that are in progress."""
         self.closely = True
         """False in a step that is not looked at: a few gradients tell whose backward pass it is."""
         self._glances: list[Glanced] | None = None
@@ -78,8 +79,8 @@ class Loop:
 
     def backward_begins(self, roots: Sequence[object], weights: Sequence[Tensor | None]) -> None:
         """Note the loss, and which gradients are there."""
-        self._depth += 1
-        if self._depth > 1:  # within another pass, as checkpoints do
+        self.depth += 1
+        if self.depth > 1:  # within another pass, as checkpoints do
             return
         self.passes += 1
         if not self.closely and self.steps.probes:
@@ -101,8 +102,8 @@ class Loop:
 
     def backward_ends(self) -> None:
         """Count the pass if it has changed a gradient of the model."""
-        self._depth -= 1
-        if self._depth:
+        self.depth -= 1
+        if self.depth:
             return
         before, self._grads, root, self.root = self._grads, [], self.root, None
         scaler, self._scaler = self._scaler, None
@@ -229,6 +230,29 @@ class Loop:
         if not self._losses or any(one is None for one in self._losses):
             return nan
         return sum(float(one) for one in self._losses if one is not None)
+
+
+def go_on(loop: Loop, backwards: int, loss: float, norm: float, limit: float) -> None:
+    """Have a loop go on with a step whose backward passes so far `_core.Quiet` has heard.
+
+    Args:
+        loop: the loop, which has heard none of it.
+        backwards: their number.
+        loss: the sum of their losses.
+        norm: the joint norm before a clip of the gradients; nan if there was none.
+        limit: its limit.
+    """
+    loop.reset()
+    loop.backwards, loop._losses = backwards, [loss]
+    if norm == norm:
+        loop._clip, loop._heard = "done", Heard((), "norm", limit, torch.tensor(norm))
+
+
+def is_clipped(parameters: Sequence[Tensor], clipped: Heard) -> tuple[bool, bool]:
+    """Return True if a clip is of these parameters' gradients, and if it is of all."""
+    named = set(map(id, clipped.parameters))
+    graded = [id(one) in named for one in parameters if one.grad is not None]
+    return any(graded), all(graded)
 
 
 def _glanced(parameters: Sequence[Tensor], places: Sequence[int]) -> list[Glanced]:

@@ -38,10 +38,9 @@ from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
 from vegrad.torch.monitor.flush import flush_gain
-from vegrad.torch.monitor.glances import Glances
-from vegrad.torch.monitor.glancing import GlanceHooks
 from vegrad.torch.monitor.journal import Journal
 from vegrad.torch.monitor.looks import Looks
+from vegrad.torch.monitor.quiet import QuietHooks
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
@@ -54,15 +53,16 @@ NO_STEP = (
 )
 
 
-class Monitor(GlanceHooks):
+class Monitor(QuietHooks):
     """A watch on a model while it trains.
 
     Args:
         model: any module, wrapped (DistributedDataParallel, fully_shard, torch.compile) or not;
             wrap it first.
-        every: look at every so many steps; None: at the first 32, at 16 in each doubling of their
-            number after that, and at as many more as the budget allows. In all steps the joint norm
-            of the gradients is read, and the first NaN is found.
+        every: look at every so many steps; None: at the first 16, at 8 in each doubling of their
+            number after that, and at as many more as the budget allows. In all steps the loss and
+            the joint norm of the gradients are read (of large ones a part, if that would take too
+            long), and the first NaN is found.
         budget: share of the steps' time that the monitor may take, which it measures as it goes.
         optimizer: the one whose steps count. None: every optimizer with a parameter of the model;
             those that step one after another, without a forward pass between, take one step.
@@ -116,12 +116,12 @@ class Monitor(GlanceHooks):
         super().__init__(model, backward, optimizer, planned, details, keep)
         named = zip(self.modules, self._watched, self.own, strict=True)
         self.owners.tell = partial(_strayed, weakref.ref(self))
-        self._looks = Looks(model, [(name, one) for name, one, own in named if own])
+        weighted = [(name, one) for name, one, own in named if own]
+        self._looks = Looks(model, weighted, self._watch)
         self._spikes, self._again, self.track = Spikes(), Again(), Track(keep)
-        self._glances = Glances()
         self._batch: object = None
         self._due = False
-        self.steps = self.first_step = as_count("first_step", first_step)
+        self._counted = self.first_step = as_count("first_step", first_step)
         self._begin()
         self._journal = Journal(self, log, self.steps)
 
@@ -165,11 +165,9 @@ class Monitor(GlanceHooks):
                 one too: it is the loss of the step that was just taken, or of the one in progress.
             batch: the batch's index or name, for the records of `spikes`; likewise.
         """
+        if self._is_given(loss, batch):
+            return
         over = self._ender() is not None and self.loop.over
-        if over and self._glances.waiting:
-            value = loss.detach() if isinstance(loss, Tensor) else loss
-            if self._glances.give(self.steps - 1, None if value is None else float(value), batch):
-                return
         if batch is not None:
             if over:
                 self._spikes.set_batch(self.steps - 1, batch)
@@ -206,10 +204,10 @@ class Monitor(GlanceHooks):
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""
         super()._has_stepped(optimizer)
-        glanced = self._glances.last == self.steps - 1
-        if not glanced:
+        was_quiet = self._last_quiet == self.steps - 1
+        if not was_quiet:
             self.track.stepped(self.steps - 1, optimizer, *self.loop.clip)
-        if not glanced or self.updates.is_fresh:
+        if not was_quiet or self.updates.is_fresh:
             self._take_in()
         if optimizer is self._ender():
             self.schedule.ended(self._was_looked)
@@ -277,6 +275,7 @@ class Monitor(GlanceHooks):
             step: a function that does one training step.
             repeats: number of steps of each kind.
         """
+        self._wake()
         self._paused = True
         self._clear(False, False)
         try:

@@ -65,6 +65,11 @@ class RecordHooks(ModuleHooks):
             self._watch.clear()
             self._others = []
 
+    def _find_gradient(self, place: int, grad: Tensor) -> None:
+        """Note a parameter's gradient that is not finite where all before it were."""
+        name = self.parameters[place]
+        self._note("gradient", name.rpartition(".")[0] or self.kind, grad, None, gradient_of=name)
+
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""
         here = (first.phase, first.step) == ("backward", self.steps)

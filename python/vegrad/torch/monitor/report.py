@@ -109,7 +109,8 @@ def report(
         modules=modules_of(monitor),
         watched=watched_by(monitor, looks, second),
     )
-    return Report.of_modules(reading, notes=_subnormal(monitor.subnormals, flush_gain))
+    notes = [*_subnormal(monitor.subnormals, flush_gain), *_read_in_part(monitor)]
+    return Report.of_modules(reading, notes=notes)
 
 
 def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -> Watched:
@@ -334,6 +335,19 @@ def _notes(reading: Reading) -> list[str]:
         )
     begins = beginnings(reading)
     return [*notes, f"{begun_words(begins)}."] if begins else notes
+
+
+def _read_in_part(monitor: StepHooks) -> list[str]:
+    """Say what was not read of the gradients."""
+    part = monitor.schedule.part_of(sum(one.numel() for one in monitor._params))
+    if part == 1:
+        return []
+    looked, steps = len(monitor.history.looked), len(monitor.history)
+    return [
+        f"{looked} of the last {steps} steps were looked at; in the others of late one part in "
+        f"{part} of each large gradient was read, to keep within the budget: their norms are "
+        "estimates, but for the joint one where a clip has told it."
+    ]
 
 
 def _subnormal(shares: Mapping[str, float], flush_gain: float | None) -> list[str]:

@@ -1,9 +1,10 @@
 """Which steps a monitor looks at, so that its cost stays within a budget.
 
 The first `ALL` steps are looked at, then half as many of each doubling of their number, and beyond
-that as many as the budget allows: what a look costs is how much longer those steps take than the
-others. Steps are looked at whose number is a multiple of a power of 2, so that of two runs that
-differ in the power, one looks at all that the other does.
+that as many as the budget allows, but no more than one in `NEAREST`: what a look costs is how much
+longer such a step takes than one soon after it, at which nobody looks. Steps are looked at whose
+number is a multiple of a power of 2, so that of two runs that differ in the power, one looks at all
+that the other does.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from math import ceil
+from math import ceil, nan
+from statistics import median
 
-ALL = 32  # first steps, each of which is looked at; 16 in each doubling of them after that
+ALL = 16  # first steps, each of which is looked at; 8 in each doubling of them after that
+NEAREST = 4  # so that there are always steps to compare with
 KEPT, ENOUGH = 16, 6  # times of each kind that are kept, and from which on they are compared
+FEW = 1 << 18  # elements of all gradients: to read fewer takes no longer than to choose
 LOOKS, NORM = 0.5, 0.25  # shares of the budget for looks, and for the norm in the other steps
 clock: Callable[[], float] = time.thread_time
 """Seconds of the calling thread, which other programs do not lengthen."""
@@ -35,12 +39,16 @@ class Schedule:
         """The power of 2 that the budget allows; 0 until it is known."""
         self.part = 1
         """One in so many elements is read in steps without a look."""
+        self._look: float | None = None
+        """How long the last look took, until another step is compared with it."""
+        self._extra: deque[float] = deque(maxlen=KEPT)
+        """How much longer looks took than the steps after them, as shares of these."""
         self.looks = 0
         """Number of steps so far that were to be looked at."""
         self._asked, self._is_in_step = True, False
         self._start: float | None = None
         self._aside = 0.0
-        self._times = {looked: deque[float](maxlen=KEPT) for looked in (True, False)}
+        self._plain: deque[float] = deque(maxlen=KEPT)
         self._norms: deque[float] = deque(maxlen=KEPT)
 
     def wants(self, step: int, first: int) -> bool:
@@ -55,14 +63,33 @@ class Schedule:
         """Have the next step looked at, out of turn."""
         self._asked = True
 
-    def took(self, looked: bool) -> None:
-        """Note a step, and whether it was looked at."""
+    def took(self, looked: bool, seconds: float = nan) -> None:
+        """Note a step, whether it was looked at, and, if that is known, how long it took."""
         self.looks += looked
         self._asked = self._asked and not looked
+        if seconds == seconds:
+            self._timed(looked, seconds)
+
+    def _timed(self, looked: bool, seconds: float) -> None:
+        if looked:
+            self._look = seconds
+            return
+        self._plain.append(seconds)
+        if self._look is not None and seconds > 0:
+            self._extra.append(self._look / seconds - 1)
+            self._look = None
+
+    def resume(self, *, cut: bool = False) -> None:
+        """Go on after steps of which nobody has noted the time; `cut` says in the midst of one."""
+        self._is_in_step, self._start, self._aside = cut, None if cut else self.now(), 0.0
 
     def read(self, seconds: float) -> None:
         """Note what it has taken to read all gradients."""
         self._norms.append(seconds)
+
+    def part_of(self, elements: int) -> int:
+        """Return the same for a model with so many elements."""
+        return self.part if elements >= FEW else 1
 
     def leave_out(self, seconds: float) -> None:
         """Note time within this step that is none of a step's, as that of a judgement."""
@@ -77,20 +104,19 @@ class Schedule:
         """Note the time at which a step is over; without a call, it began with the end before."""
         now = self.now()
         if self._start is not None:
-            self._times[looked].append(now - self._start - self._aside)
+            self._timed(looked, now - self._start - self._aside)
         self._is_in_step, self._start, self._aside = False, now, 0.0
         if looked and self.every is None:
             self._decide()
 
     def _decide(self) -> None:
         """Compare steps with a look and without."""
-        if min(map(len, self._times.values())) < ENOUGH or not self._norms:
+        if len(self._extra) < ENOUGH or not self._norms:
             return
-        plain = _usual(self._times[False])
+        plain = _usual(self._plain)
         if not plain > 0 < self.budget:
             return
-        cost = max(_usual(self._times[True]) - plain, 0.0)
-        wanted = _power(cost / (LOOKS * self.budget * plain))
+        wanted = max(_power(median(self._extra) / (LOOKS * self.budget)), NEAREST)
         near = min(max(wanted, self.interval // 2), 2 * self.interval)
         self.interval = near if self.interval else wanted
         self.part = _power(_usual(self._norms) / (NORM * self.budget * plain))

@@ -82,6 +82,32 @@ class Stepped:
         self.probes: list[int] = []
         """The places of a few of them, of each optimizer."""
 
+    @property
+    def only(self) -> Optimizer | None:
+        """The optimizer, if there has been one alone."""
+        return next(iter(self._held), None) if len(self._every) == 1 else None
+
+    @property
+    def left(self) -> list[tuple[int, int] | None]:
+        """The gradients that the last step has left, by probe: id and version; of one optimizer."""
+        return [self._every[0].left.get(place) for place in self.probes]
+
+    def pass_over(self, count: int, left: Sequence[tuple[int, int]] | None) -> None:
+        """Take in steps that were not looked at, of which each took gradients of its own.
+
+        Args:
+            count: the number of steps.
+            left: the gradients that the last of them has left, by probe; None if they are gone.
+        """
+        held = self._every[0]
+        held.passed.extend([False] * count)
+        held.streak = 0 if count else held.streak
+        held.is_added_to = False
+        held.left = {}
+        for place, stamp in zip(self.probes, left or (), strict=False):
+            if stamp[0]:
+                held.left[place] = stamp
+
     def knows(self, optimizer: Optimizer) -> bool:
         """Return True for an optimizer that has stepped."""
         return optimizer in self._held

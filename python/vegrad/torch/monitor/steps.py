@@ -17,7 +17,6 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from vegrad._core import Clipped
-from vegrad.torch.monitor import listening
 from vegrad.torch.monitor.first import FirstLook
 from vegrad.torch.monitor.history import MonitorHistory
 from vegrad.torch.monitor.loop import Loop
@@ -26,6 +25,8 @@ from vegrad.torch.monitor.recording import RecordHooks
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.updates import Updates
 from vegrad.torch.optimizer_step import CoreStep
+
+LAST = 2  # as `_core.Quiet` says of the last step of a row
 
 
 class StepHooks(RecordHooks):
@@ -51,6 +52,7 @@ class StepHooks(RecordHooks):
         self._paused = False
         self._joint, self._was_looked = nan, True
         self._optimizer = optimizer
+        self._steps_quietly, self._stepped_quietly = self._quiet.steps(), self._quiet.stepped()
         self._pending: tuple[CoreStep, Clipped | None] | None = None
         """One of vegrad's optimizers that is in its step, and its report on the step before."""
         self._mine: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
@@ -65,16 +67,16 @@ class StepHooks(RecordHooks):
         self.first = FirstLook(model, self)
         self._handles += self.first.handles
         self._begin()
-        listening.listen(self.loop)
-        listening.listen(self.first)
+        self._listen()
         self._handles += _optimizer_hooks(weakref.ref(self))
 
     def remove(self) -> None:
         """Take all hooks off the model; the records stay."""
-        listening.leave(self.loop)
-        listening.leave(self.first)
         self.first.remove()
         super().remove()
+
+    def _listen(self) -> None:
+        """Begin to listen to backward passes, clips and a GradScaler's calls."""
 
     def _begin(self) -> None:
         """Begin a step; it is looked at if the schedule says so."""
@@ -181,7 +183,7 @@ class StepHooks(RecordHooks):
             if self.nonfinite is not None and self._was_skipped(self.nonfinite):
                 self.nonfinite = None
         self.first.step_ends()
-        self.steps += 1
+        self._counted += 1
         self._pending = None
         self._begin()
 
@@ -194,6 +196,15 @@ class StepHooks(RecordHooks):
     def _catch_up(self) -> None:
         """Take in the steps that were only glanced at."""
 
+    def _wake(self) -> None:
+        """Go on in Python with the step in progress, if it was `_quiet`'s."""
+
+    def _begin_row(self) -> None:
+        """Leave the next steps to `_quiet`, if they are likely to be as usual."""
+
+    def _row_ends(self) -> None:
+        """Take in a row of steps of `_quiet`, and begin another or a look."""
+
     def _glance(self, optimizer: Optimizer, report: Clipped | None) -> bool:
         """End a step that is not looked at, if it is as usual; return False if it is not."""
         return False
@@ -204,7 +215,10 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
 
     def about_to_step(optimizer: Optimizer, *_: object) -> None:
         monitor = myself()
-        if monitor is not None and monitor._is_mine(optimizer):
+        if monitor is None or monitor._steps_quietly(optimizer):
+            return
+        if monitor._is_mine(optimizer):
+            monitor._wake()
             count = monitor.steps - monitor.first_step + 1
             if monitor.watching and monitor.updates.wants(count, monitor._on):
                 monitor.updates.before(optimizer, monitor.steps, count)
@@ -214,8 +228,12 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
         monitor = myself()
         if monitor is None:
             return
-        if monitor._is_mine(optimizer):
+        if was_quiet := monitor._stepped_quietly():
+            if was_quiet == LAST:
+                monitor._row_ends()
+        elif monitor._is_mine(optimizer):
             monitor._has_stepped(optimizer)
+            monitor._begin_row()
         elif not len(monitor.history):
             monitor.owners.see_stranger()
 
