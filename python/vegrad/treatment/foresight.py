@@ -133,7 +133,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the trainings of a search have in common; see `Trial`."""
+    """Properties that all trainings of a search have in common; see `Trial`."""
 
     rows: Array
     goal: Goal
