@@ -189,7 +189,7 @@ def release_check(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", str(source), str(wheel))
     version = source.name.removeprefix("vegrad-").removesuffix(".tar.gz")
     check_version(session, version)
-    bare = Path(session.create_tmp()) / "bare"
+    bare = Path(session.create_tmp()).resolve() / "bare"
     session.run("python", "-m", "venv", "--clear", str(bare))
     programs = bare / ("Scripts" if os.name == "nt" else "bin")
     session.run(str(programs / "pip"), "install", "--quiet", str(wheel), external=True)
