@@ -25,6 +25,8 @@ nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
 EXTRAS = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+# Optimizing the module once more when it is linked takes minutes of a build for tests.
+AS_COMPILED = ("-C", "cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/**/*.md")
 
 
@@ -117,7 +119,7 @@ def coverage(session: nox.Session) -> None:
     session.install("coverage>=7.10", "gcovr>=8", "torch==2.13.0", "jax", *extra("torch-loggers"))
     build, found = ROOT / "build" / "coverage", Path(session.create_tmp())
     core = ["-C", "cmake.define.VEGRAD_COVERAGE=ON", "-C", f"build-dir={build}"]
-    session.install(*core, ".[test]", env={"CXX": os.environ.get("CXX", "g++")})
+    session.install(*core, *AS_COMPILED, ".[test]", env={"CXX": os.environ.get("CXX", "g++")})
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "json", "-q", "-o", str(found / "python.json"))
@@ -238,7 +240,7 @@ def sanitize(session: nox.Session, kinds: str) -> None:
     clang = clang_of(session)
     build_cpp(session, "cpp_tests", clang, VEGRAD_CPP_TESTS="ON", VEGRAD_SANITIZE=kinds)
     define = f"cmake.define.VEGRAD_SANITIZE={kinds.replace(',', ';')}"
-    session.install("-C", define, ".[test]", env={"CXX": clang})
+    session.install("-C", define, *AS_COMPILED, ".[test]", env={"CXX": clang})
     name = f"libclang_rt.{'tsan' if kinds == 'thread' else 'asan'}-{platform.machine()}.so"
     preloaded = {
         "LD_PRELOAD": " ".join(file_of(session, clang, one) for one in (name, "libstdc++.so.6")),
