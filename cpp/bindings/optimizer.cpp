@@ -109,6 +109,7 @@ std::unique_ptr<OptimizerState> read_state(const std::string& label, const py::h
   }
   for (const py::array& array : arrays) {
     state->memory.emplace_back(array.nbytes());
+    if (array.nbytes() == 0) continue;  // memcpy takes no null, not even for nothing
     std::memcpy(state->memory.back().data(), array.data(), array.nbytes());
   }
   return state;

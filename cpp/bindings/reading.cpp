@@ -85,7 +85,9 @@ void copy_axes(const std::int64_t* shape, const std::int64_t* strides, std::int6
 }
 
 void set_memory(const dlpack::Tensor& tensor, AxisStore& axes, View& view) {
-  view.data = tensor.data ? static_cast<char*>(tensor.data) + tensor.byte_offset : nullptr;
+  // In numbers: an offset that is nonsense (of a tensor without elements) may wrap.
+  const auto begin = reinterpret_cast<std::uintptr_t>(tensor.data);
+  view.data = begin ? reinterpret_cast<char*>(begin + tensor.byte_offset) : nullptr;
   view.ndim = tensor.ndim;
   copy_axes(tensor.shape, tensor.strides, view.itemsize(), axes, view);
 }
