@@ -49,7 +49,15 @@ def after_divergence(findings: Sequence[Finding]) -> Findings:
     decays = any(one.cause == "weight-decay" and one.rule in LOOP for one in findings)
     if decays or rules.keys() & {one.name for one in thrown}:
         dropped |= {modules.DRIFT.name}
-    return [one for one in findings if one.rule not in dropped]
+    return decayed([one for one in findings if one.rule not in dropped])
+
+
+def decayed(findings: Sequence[Finding]) -> Findings:
+    """Drop that rows have become alike where decay has driven the weights to 0: they must be."""
+    if not any(one.cause == "weight-decay" and one.rule in LOOP for one in findings):
+        return list(findings)
+    effects = {one.name for one in collapse.RULES}
+    return [one for one in findings if one.rule not in effects]
 
 
 # A chain ----------------------------------------------------------------------------------------

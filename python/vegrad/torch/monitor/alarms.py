@@ -9,6 +9,7 @@ from math import inf, isfinite
 
 from vegrad.diagnosis.alarms import FindingError, FindingWarning, OnFinding, checked_way, user_level
 from vegrad.diagnosis.catalogue.table import as_ignored
+from vegrad.diagnosis.causes import decayed
 from vegrad.diagnosis.rules.divergence import PROMISE
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.flow.finding import Finding
@@ -160,7 +161,8 @@ class Alarms:
     def with_earlier(self, report: Report) -> tuple[Finding, ...]:
         """Return findings with those that were seen before, in the order in which they came up.
 
-        Modules that seemed dead in the first steps, and of which none is now, are not.
+        Modules that seemed dead in the first steps, and of which none is now, are not; nor are
+        effects of what was found since.
         """
         now = {one.cause or one.kind: one for one in report.findings}
         alive = {one["module"] for one in report.rows if one["activation_rms"] > 0}
@@ -169,4 +171,5 @@ class Alarms:
             early = one.rule == DEAD.name and self.steps.get(cause, 0) < EARLY[-1]
             return early and cause not in now and all(site.name in alive for site in one.sites)
 
-        return tuple(one for cause, one in (self.found | now).items() if not refuted(cause, one))
+        every = (self.found | now).items()
+        return tuple(decayed([one for cause, one in every if not refuted(cause, one)]))
