@@ -253,11 +253,8 @@ Asked::Asked(const RuleArguments& arguments, std::size_t buffers) {
   } else if (PyCallable_Check(limit.ptr())) {
     request.choose = [limit](double norm) {
       const WithGil held;
-      const py::float_ given(norm);
-      PyObject* const answer =
-          ask_python([&] { return PyObject_CallOneArg(limit.ptr(), given.ptr()); });
-      if (answer == nullptr) throw py::error_already_set();
-      const auto chosen = py::reinterpret_steal<py::object>(answer);
+      const auto chosen = py::reinterpret_steal<py::object>(ask_python(limit.ptr(), norm));
+      if (!chosen) throw py::error_already_set();
       return chosen.is_none() ? std::numeric_limits<double>::infinity() : chosen.cast<double>();
     };
   } else if (!limit.is_none()) {

@@ -57,6 +57,15 @@ auto ask_python(const Call& call) {
   return result;
 }
 
+// Calls a function with a number; returns a new reference, or null where it has raised an error.
+inline PyObject* ask_python(PyObject* function, double number) {
+  PyObject* const given = PyFloat_FromDouble(number);
+  if (given == nullptr) return nullptr;
+  PyObject* const answer = ask_python([&] { return PyObject_CallOneArg(function, given); });
+  Py_DECREF(given);
+  return answer;
+}
+
 // Within the life of a WithoutGil, on the same thread. What runs Python code goes by `ask_python`.
 class WithGil {
  public:

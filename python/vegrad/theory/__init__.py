@@ -6,6 +6,7 @@ variance of pre-activations, and χ₁ the factor of ‖δ‖² from a layer to 
 networks, whose layers are steps, `cells` has the formulas and `recurrent` the closed forms.
 """
 
+from vegrad.sweeps import SweepError
 from vegrad.theory.correlation import (
     DepthScales,
     correlation_fixed_point,
@@ -67,6 +68,7 @@ __all__ = [
     "LogMoments",
     "PhaseMap",
     "Sensitivity",
+    "SweepError",
     "TiedGain",
     "chi",
     "chi_parallel",

@@ -143,7 +143,7 @@ def phase_map(
     Raises:
         TypeError, ValueError: before anything is measured, if an argument does not fit or the file
             is of another map. A single point that fails ends nothing: `PhaseMap.problems` has it.
-        vegrad.sweeps.SweepError: the executor broke down; what had come is in the file.
+        SweepError: the executor broke down; what had come is in the file.
     """
     activation_of(activation, float(negative_slope))
     points, axes = _points(sigma_w, sigma_b, depth, width)
