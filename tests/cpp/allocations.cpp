@@ -16,7 +16,7 @@ namespace {
 std::atomic<int> g_taken{0};
 
 // Before the memory stands where it really begins.
-void* take(std::size_t bytes, std::size_t alignment) {
+[[maybe_unused]] void* take(std::size_t bytes, std::size_t alignment) {
   ++g_taken;
   void* const begin = std::malloc(bytes + alignment + sizeof(void*));
   if (!begin) throw std::bad_alloc();
@@ -26,12 +26,20 @@ void* take(std::size_t bytes, std::size_t alignment) {
   return memory;
 }
 
-void give_back(void* memory) noexcept {
+[[maybe_unused]] void give_back(void* memory) noexcept {
   if (memory) std::free(static_cast<void**>(memory)[-1]);
 }
 
 }  // namespace
 
+// ThreadSanitizer brings its own, beside which no others can be linked: there nothing is counted.
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define VEGRAD_NOT_COUNTED
+#endif
+#endif
+
+#ifndef VEGRAD_NOT_COUNTED
 // All others call these.
 void* operator new(std::size_t n) { return take(n, alignof(std::max_align_t)); }
 void* operator new(std::size_t n, std::align_val_t at) { return take(n, std::size_t(at)); }
@@ -39,6 +47,7 @@ void operator delete(void* p) noexcept { give_back(p); }
 void operator delete(void* p, std::size_t) noexcept { give_back(p); }
 void operator delete(void* p, std::align_val_t) noexcept { give_back(p); }
 void operator delete(void* p, std::size_t, std::align_val_t) noexcept { give_back(p); }
+#endif
 
 namespace vegrad::tests {
 namespace {
