@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -210,7 +211,9 @@ class Changes:
         self.array, self.shape, self.others = array, shape, []
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        self.array.shape = self.shape
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's, from 2.5 on
+            self.array.shape = self.shape
         # The freed axes are the next ones that NumPy hands out.
         self.others = [np.broadcast_to(np.float32(0), (1 << 20, 1 << 20)) for _ in range(64)]
         return (1, 0)

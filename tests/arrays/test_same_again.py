@@ -5,6 +5,7 @@ what a buffer was at the call before: its memory may be gone.
 """
 
 import gc
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,9 @@ def draw(dtype: Any = np.float32) -> list[np.ndarray]:
 def reshaped(arrays: list[np.ndarray]) -> None:
     arrays[PLACE] = arrays[PLACE][:4].copy()
     assert vegrad.norm(arrays) > 0
-    arrays[PLACE].shape = (2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's, from 2.5 on
+        arrays[PLACE].shape = (2, 2)
 
 
 def resized(arrays: list[np.ndarray]) -> None:
