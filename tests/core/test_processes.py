@@ -19,9 +19,11 @@ mlp = vegrad.MLP([64] * 8, seed=0)
 rnn = vegrad.RNN(8, 32, 8, cell="lstm", targets="all", seed=0)
 optimizer = vegrad.Adam(1e-3, clip=vegrad.clipping.AutoClip(50.0))
 parameters, gradients = [np.ones((512, 512), "float32")], [np.ones((512, 512), "float32")]
-trained = vegrad.MLP([64] * 4, seed=0)
 
-def fit():
+def fit():  # a network of its own: two trainings of one would write to the same weights
+    rule = vegrad.clipping.AutoClip(50.0)
+    optimizer = vegrad.Adam(1e-3, clip=rule)
+    trained = vegrad.MLP([64] * 4, seed=0)
     trained.fit(x, x, epochs=3, batch_size=8, optimizer=optimizer, progress=False)
 
 jobs = {
