@@ -33,7 +33,7 @@ everywhere, one = os.sched_getaffinity(0), {min(os.sched_getaffinity(0))}
 for thread in (0, worker):
     os.sched_setaffinity(thread, one)
 assert any(step() in one for _ in range(10_000))  # on a busy machine the worker comes late
-assert {step() for _ in range(50)} == one
+assert any({step() for _ in range(50)} == one for _ in range(20))  # what it was at before ends
 assert os.sched_getaffinity(worker) == one
 
 # The worker may leave it (if the other cores are idle), and may use all of them afterwards.
