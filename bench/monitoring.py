@@ -328,6 +328,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=1, help="pairs of copies of each model")
     parser.add_argument("--only", help="names of cases, with commas")
     options = parser.parse_args()
+    unknown = set(options.only.split(",") if options.only else ()) - CASES.keys()
+    if unknown:
+        parser.error(f"--only takes {', '.join(CASES)}, not {', '.join(sorted(unknown))}")
     if options.under in ("ddp", "fsdp"):
         with tempfile.TemporaryDirectory() as folder:
             torch.multiprocessing.spawn(process, (options, f"{folder}/store"), 2)
