@@ -120,7 +120,7 @@ def test_as_one_process_on_the_whole_batch(size, batch, rows, loss, dtype) -> No
     near = 1e-12 if dtype == "float64" else 1e-5
     for each in many:
         assert np.array_equal(each.weights, many[0].weights)
-        assert each.weights == pytest.approx(one.weights, rel=1e-3, abs=near * 100)
+        assert each.weights == pytest.approx(one.weights, rel=100 * near, abs=100 * near)
         for got, first, wanted in zip(
             *map(columns, (each.history, many[0].history, one.history)), strict=True
         ):
