@@ -8,7 +8,7 @@ import sys
 from io import StringIO
 
 from vegrad.arrays.files import save_bytes
-from vegrad.arrays.shown import SCREEN, visible
+from vegrad.arrays.shown import SCREEN, visible, whole
 from vegrad.networks.mlp import MLP
 
 
@@ -22,7 +22,8 @@ def run(options: argparse.Namespace) -> int:
     lines.writerow([network.preparation.target])
     lines.writerows([f"{one:.7g}" if found.dtype.kind == "f" else one] for one in found.tolist())
     if options.out is None:
-        sys.stdout.write(text.getvalue())
+        said = text.getvalue()  # a file gets labels as they are, a terminal what it can show
+        sys.stdout.write(whole(said) if sys.stdout.isatty() else said)
     else:
         save_bytes(options.out, text.getvalue().encode())
         print(f"predictions: {visible(options.out, SCREEN)}")

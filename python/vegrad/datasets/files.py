@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import Array, did_you_mean
-from vegrad.arrays.shown import plainly, shown, some, visible
+from vegrad.arrays.shown import SCREEN, plainly, shown, some, visible
 from vegrad.datasets import csv_files
 from vegrad.datasets.dataset import Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
@@ -97,7 +97,7 @@ def load(
             f"{_missing(path)}"
         )
     if not path.exists():
-        raise FileNotFoundError(f"{text} does not exist")
+        raise FileNotFoundError(f"{visible(text, SCREEN)} does not exist")
     if not path.is_file():
         raise ValueError(f"{text} must be a file")
     if suffix in TABLES:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from vegrad.arrays.shown import shown
+from vegrad.arrays.shown import plainly, shown
 
 Numbers = Mapping[str, float | None]
 
@@ -25,6 +25,7 @@ class Record:
         OSError: it cannot be read or written.
     """
 
+    @plainly()
     def __init__(self, path: str | PathLike[str] | None, about: Mapping[str, object]) -> None:
         self._path = None if path is None else Path(path)
         self._known = dict[str, Numbers]()
