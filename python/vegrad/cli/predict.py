@@ -9,12 +9,17 @@ from io import StringIO
 
 from vegrad.arrays.files import save_bytes
 from vegrad.arrays.shown import SCREEN, visible, whole
+from vegrad.cli.outputs import check_new, check_writable
 from vegrad.networks.mlp import MLP
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict the rows of a table; return 0."""
     network = MLP.load(options.network)
+    if options.out is not None:
+        if not options.force:
+            check_new([options.out], "FILE")
+        check_writable(options.out)
     found = network.predict(options.data)
     text = StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -36,3 +41,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("network", metavar="NETWORK", help="the file that vegrad train has saved")
     add("data", metavar="DATA", help="a table with the columns that were learnt from")
     add("--out", metavar="FILE", help="a .csv file to write (default: print)")
+    add("--force", action="store_true", help="overwrite a file that exists")
