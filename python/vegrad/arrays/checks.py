@@ -16,6 +16,7 @@ from typing import Any, Literal, SupportsFloat, TypeAlias, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.listed import listed
 from vegrad.arrays.shown import MOST, shown, some, visible
 
 Array = npt.NDArray[Any]
@@ -89,7 +90,7 @@ def as_gradients(grads: Buffers) -> Buffers:
     elif isinstance(grads, list | tuple) and grads:
         ends = grads[0], grads[-1]
     elif isinstance(grads, Iterator):
-        grads = list(grads) or grads  # an empty one is refused by those who read it
+        grads = listed("grads", grads) or grads  # an empty one is refused by those who read it
         return as_gradients(grads) if isinstance(grads, list) else grads
     for one in ends:
         if getattr(one, "requires_grad", False) and getattr(one, "is_leaf", False):
@@ -115,11 +116,7 @@ def as_array(value: Any, name: str) -> Array:
         value = value.detach()
     if type(value).__module__ == "torch" and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no bfloat16
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} must be a plain array, not a {type(value).__name__}, whose masked elements "
-            "would count as well: pass its .data, or what filled() gives"
-        )
+    refuse_masked(value, name)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -128,6 +125,15 @@ def as_array(value: Any, name: str) -> Array:
         got = type(value).__name__ if array.dtype == object and array.ndim == 0 else array.dtype
         raise TypeError(f"{name} must be an array of real numbers, not {got}")
     return array
+
+
+def refuse_masked(value: object, name: str) -> None:
+    """Raise TypeError for a masked array."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a plain array, not a {type(value).__name__}, whose masked elements "
+            "would count as well: pass its .data, or what filled() gives"
+        )
 
 
 def as_batch(value: object, columns: int, dtype: npt.DTypeLike, name: str = "x") -> Array:

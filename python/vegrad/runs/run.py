@@ -8,7 +8,7 @@ from math import inf
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import FloatArray, refuse_masked
 from vegrad.diagnosis.history import History
 from vegrad.diagnosis.noted import Noted
 from vegrad.reports.shown_run import ShownSpike
@@ -69,6 +69,8 @@ class Run:
     """What is known beside: "name", "model", "source" (the file or program that recorded it), …"""
 
     def __post_init__(self) -> None:
+        for name in (*COLUMNS, "gradient_log2"):
+            refuse_masked(getattr(self, name), name)
         object.__setattr__(self, "modules", tuple(map(clean, self.modules)))
 
     def __repr__(self) -> str:

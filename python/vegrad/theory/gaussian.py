@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from vegrad import _core
 from vegrad.activations import ACTIVATIONS, Activation, Function, erf, leaky_relu, normal_pdf
-from vegrad.arrays.checks import FloatArray, did_you_mean
+from vegrad.arrays.checks import FloatArray, did_you_mean, refuse_masked
 from vegrad.arrays.shown import shown
 
 Quantity = TypeVar("Quantity", float, FloatArray)
@@ -81,6 +81,7 @@ def activation_of(name: str, negative_slope: float = 0.01) -> Activation:
 
 def check_q(q: object) -> FloatArray:
     """Return variances as an array; they are numbers from 0 to inf."""
+    refuse_masked(q, "q")
     array = np.asarray(q)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"q must be a number or an array of numbers, not {shown(q)}")
