@@ -219,20 +219,27 @@ def as_number(argument: str, value: object) -> float:
     """Return a real number as a float; an array or a tensor without axes is one."""
     number = value
     if getattr(value, "ndim", None) == 0 and not isinstance(value, np.ma.MaskedArray):
-        number = value.item()  # type: ignore[attr-defined]
+        try:
+            number = value.item()  # type: ignore[attr-defined]
+        except RuntimeError as error:  # of a tensor that has no value, as on the device `meta`
+            raise TypeError(
+                f"{argument} must be a real number, not a {type(value).__name__} without a value"
+            ) from error
     if not isinstance(number, Real) or isinstance(number, bool):
         raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
     try:
         return float(number)
     except OverflowError:
-        raise ValueError(f"{argument} must be in the range of a float, not {value}") from None
+        raise ValueError(
+            f"{argument} must be in the range of a float, not {shown(value)}"
+        ) from None
 
 
 def as_limit(argument: str, value: object) -> float:
     """Return a number that must be at least 0 as a float."""
     number = as_number(argument, value)
     if not number >= 0:
-        raise ValueError(f"{argument} must be at least 0, not {value}")
+        raise ValueError(f"{argument} must be at least 0, not {visible(str(value))}")
     return number
 
 
@@ -240,7 +247,7 @@ def as_finite(argument: str, value: object) -> float:
     """Return a finite number that must be at least 0 as a float."""
     number = as_limit(argument, value)
     if number == inf:
-        raise ValueError(f"{argument} must be finite, not {value}")
+        raise ValueError(f"{argument} must be finite, not {visible(str(value))}")
     return number
 
 
@@ -283,7 +290,7 @@ def as_order(value: object) -> float:
     """Return the order of a norm, which must be above 0 and may be inf."""
     number = as_number("ord", value)
     if not number > 0:
-        raise ValueError(f"ord must be above 0, or inf, not {value}")
+        raise ValueError(f"ord must be above 0, or inf, not {visible(str(value))}")
     return number
 
 
@@ -291,7 +298,7 @@ def as_fraction(argument: str, value: object) -> float:
     """Return a number that must be at least 0 and below 1 as a float."""
     number = as_number(argument, value)
     if not 0 <= number < 1:
-        raise ValueError(f"{argument} must be from 0 to below 1, not {value}")
+        raise ValueError(f"{argument} must be from 0 to below 1, not {visible(str(value))}")
     return number
 
 

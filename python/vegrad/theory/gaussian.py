@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from math import asin, isfinite, pi, sqrt
+from math import asin, inf, isfinite, pi, sqrt
 from numbers import Real
 from typing import TypeVar
 
@@ -95,9 +95,9 @@ def check_sigma(name: str, sigma: object) -> float:
     """Return a standard deviation as a float."""
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
         raise TypeError(f"{name} must be a number, not {type(sigma).__name__}")
-    value = float(sigma)
+    value = _as_float(sigma)
     if not (isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {sigma}")
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
     return value
 
 
@@ -105,10 +105,17 @@ def check_positive(name: str, value: object) -> float:
     """Return a finite number above 0 as a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    number = float(value)
+    number = _as_float(value)
     if not (isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and positive, not {value}")
+        raise ValueError(f"{name} must be finite and positive, not {number}")
     return number
+
+
+def _as_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of an integer
+        return inf if value > 0 else -inf
 
 
 # Means of one variable -------------------------------------------------------------------------
