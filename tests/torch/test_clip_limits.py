@@ -101,7 +101,9 @@ def test_limits_that_are_none(limit: Any) -> None:
         clipping.Value(limit)
 
 
-@pytest.mark.parametrize("limit", [10**400, -(10**400), 10**5000, Fraction(-(10**400), 3)])
+@pytest.mark.parametrize(
+    "limit", [10**400, -(10**400), 10**5000, Fraction(-(10**400), 3)], ids=range(4)
+)
 def test_limits_beyond_all_numbers(limit: Any) -> None:
     """A message is no longer than a screen, whatever it is of."""
     for call in (

@@ -114,8 +114,8 @@ def check_positive(name: str, value: object) -> float:
 def _as_float(value: Real) -> float:
     try:
         return float(value)
-    except OverflowError:  # of an integer
-        return inf if value > 0 else -inf
+    except OverflowError:  # of an integer; it is refused as one of either sign is
+        return inf
 
 
 # Means of one variable -------------------------------------------------------------------------
