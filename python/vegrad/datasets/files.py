@@ -25,6 +25,7 @@ from vegrad.datasets.dataset import Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
 from vegrad.datasets.preparation import Preparation
 from vegrad.datasets.preparing import Choice, check, planned
+from vegrad.datasets.sheets import extent, unfolded
 from vegrad.datasets.table import Table, is_missing
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
@@ -117,6 +118,8 @@ def read_table(path: Path, target_column: str | None = None) -> Table:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"a table must end in {', '.join(TABLES)}, not {shown(path.name)}")
+    if reader is read_excel:
+        _check_sheets(path)
     return reader(path, target_column)
 
 
@@ -276,6 +279,23 @@ def of_table(table: Table, choice: Choice, numbers: bool) -> Dataset:
     )
     told = (*table.told, *plan.told(choice.fill))
     return replace(found, preparation=preparation, told=told)
+
+
+def _check_sheets(path: Path) -> None:
+    """Refuse a workbook whose cells lie so far apart that all between take too much memory."""
+    most, size = most_bytes(), float(unfolded(path))
+    if size > most:
+        raise TooLargeError(
+            f"{path} unfolds to {size / 1e9:.3g} GB, and the most is {most / 1e9:.3g} "
+            "(VEGRAD_MAX_DATA=GB in the environment changes that)"
+        )
+    rows, columns = extent(path)
+    size = 100.0 * rows * columns  # of a cell, as readers have them
+    if size > most:
+        raise TooLargeError(
+            f"{path}: {rows} rows of {columns} columns take {size / 1e9:.3g} GB, and the most is "
+            f"{most / 1e9:.3g} (VEGRAD_MAX_DATA=GB in the environment changes that)"
+        )
 
 
 def _check_room(table: Table, columns: int) -> None:
