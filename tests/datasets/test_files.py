@@ -374,3 +374,15 @@ def test_a_workbook_that_unfolds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("VEGRAD_MAX_DATA", "0.001")
     with pytest.raises(ValueError, match=r"long.xlsx unfolds to 0\.001 GB, and the most is 0\.001"):
         load(path, "y")
+
+
+def test_a_parquet_file_that_unfolds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    path, zeros = tmp_path / "long.parquet", np.zeros(10**6)
+    pandas.DataFrame({"a": zeros, "y": zeros}).to_parquet(path)
+    assert path.stat().st_size < 10**5
+    monkeypatch.setenv("VEGRAD_MAX_DATA", "0.01")
+    said = r"long.parquet: 1000000 rows of 2 columns take 0\.016 GB, and the most is 0\.01 "
+    with pytest.raises(ValueError, match=said):
+        load(path, "y")

@@ -25,7 +25,7 @@ from vegrad.datasets.dataset import Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
 from vegrad.datasets.preparation import Preparation
 from vegrad.datasets.preparing import Choice, check, planned
-from vegrad.datasets.sheets import extent, unfolded
+from vegrad.datasets.sheets import extent, told_extent, unfolded
 from vegrad.datasets.table import Table, is_missing
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
@@ -120,6 +120,8 @@ def read_table(path: Path, target_column: str | None = None) -> Table:
         raise ValueError(f"a table must end in {', '.join(TABLES)}, not {shown(path.name)}")
     if reader is read_excel:
         _check_sheets(path)
+    elif reader is read_parquet:
+        _check_extent(path, told_extent(path), 8.0)
     return reader(path, target_column)
 
 
@@ -289,8 +291,13 @@ def _check_sheets(path: Path) -> None:
             f"{path} unfolds to {size / 1e9:.3g} GB, and the most is {most / 1e9:.3g} "
             "(VEGRAD_MAX_DATA=GB in the environment changes that)"
         )
-    rows, columns = extent(path)
-    size = 100.0 * rows * columns  # of a cell, as readers have them
+    _check_extent(path, extent(path), 100.0)
+
+
+def _check_extent(path: Path, found: tuple[int, int], cell: float) -> None:
+    """Refuse so many rows and columns, of so many bytes a cell as readers have them."""
+    (rows, columns), most = found, most_bytes()
+    size = cell * rows * columns
     if size > most:
         raise TooLargeError(
             f"{path}: {rows} rows of {columns} columns take {size / 1e9:.3g} GB, and the most is "
