@@ -169,11 +169,6 @@ class Nameless:
         raise RuntimeError("no text")
 
 
-class Lying(list[object]):
-    def __len__(self) -> int:
-        return -1
-
-
 @pytest.mark.parametrize(
     "odd",
     [

@@ -154,12 +154,42 @@ Buffers::Buffers(const char* argument, const py::object& object, bool writable)
   if (!is_flat()) entries_[0].number = entries_.size();
 }
 
+// The items of a container, those of a mapping with their keys. What is a class of somebody's may
+// go on yielding for ever: more than it says are refused, and of one that says nothing, millions.
+py::object Buffers::listed(const py::handle& container, bool named) const {
+  PyObject* const all = container.ptr();
+  if (PyDict_CheckExact(all) || PyList_CheckExact(all) || PyTuple_CheckExact(all)) {
+    auto items =
+        py::reinterpret_steal<py::object>(named ? PyDict_Items(all) : PySequence_List(all));
+    if (!items) throw py::error_already_set();
+    return items;
+  }
+  Py_ssize_t most = kMostItems;
+  if (py::hasattr(container, "__len__") && (most = PyObject_Size(all)) < 0) {
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) refuse_unreadable(container);
+    PyErr_Clear();
+    most = kMostItems;
+  }
+  auto source = py::reinterpret_borrow<py::object>(container);
+  if (named) source = py::reinterpret_steal<py::object>(PyObject_CallMethod(all, "items", nullptr));
+  const auto iterator =
+      py::reinterpret_steal<py::object>(source ? PyObject_GetIter(source.ptr()) : nullptr);
+  if (!iterator) refuse_unreadable(container);
+  py::list items;
+  while (PyObject* const item = PyIter_Next(iterator.ptr())) {
+    items.append(py::reinterpret_steal<py::object>(item));
+    if (PyList_GET_SIZE(items.ptr()) > most)
+      throw py::type_error(path(within_) + " must have at most " + std::to_string(most) +
+                           " entries, but a " + type_name(container) + " yields more");
+  }
+  if (PyErr_Occurred()) refuse_unreadable(container);
+  return items;
+}
+
 void Buffers::add_items(const py::handle& container) {
   // A list of one's own: another thread may change the user's while kernels run.
   const bool named = kind_ == Kind::kMapping;
-  const auto items = py::reinterpret_steal<py::object>(named ? PyMapping_Items(container.ptr())
-                                                             : PySequence_List(container.ptr()));
-  if (!items) refuse_unreadable(container);
+  const py::object items = listed(container, named);
   owners.push_back(items);
   const Py_ssize_t length = PyList_GET_SIZE(items.ptr());
   if (within_ == 0) reserve(length);

@@ -57,7 +57,8 @@ class Buffers {
     const PyObject* object;  // a container
   };
   static constexpr int kDeepest = 64;  // containers within each other
-  static constexpr int kAhead = 8;     // items: how far ahead their memory is fetched
+  static constexpr int kMostItems = 1 << 22;
+  static constexpr int kAhead = 8;  // items: how far ahead their memory is fetched
 
   Buffers() = default;
   static Kind container_kind(const pybind11::handle& object);
@@ -70,6 +71,7 @@ class Buffers {
   [[noreturn]] void refuse_unreadable(const pybind11::handle& container) const;
   void plant();
   void enter(const pybind11::handle& item, const pybind11::handle& key);
+  pybind11::object listed(const pybind11::handle& container, bool named) const;
   void add_items(const pybind11::handle& container);
   Py_ssize_t add_arrays(PyObject* list, Py_ssize_t next);
   void note(Kind kind, const pybind11::handle& key, std::size_t number);

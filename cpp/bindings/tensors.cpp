@@ -320,8 +320,8 @@ void Buffers::add(const py::handle& item, const py::handle& key) {
   set_dense(view);
   // Of the imaginary part of a conjugate, PyTorch only notes that its sign is meant to be the
   // other.
-  if (!view.dense && last_source_ != Source::kArray && py::hasattr(item, "is_neg") &&
-      py::bool_(item.attr("is_neg")()))
+  if ((!view.dense || view.count == 1) && last_source_ != Source::kArray &&
+      py::hasattr(item, "is_neg") && py::bool_(item.attr("is_neg")()))
     throw py::type_error(here() + " must be a tensor as it lies in memory, not one with the " +
                          "negative bit: call resolve_neg() first");
   if (is_flat()) {

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from vegrad.arrays.files import replacing
+from vegrad.arrays.files import save_bytes
 from vegrad.arrays.shown import shown
 
 # matplotlib's Figure and Axes: it is optional, so that its types cannot be named.
@@ -57,8 +57,9 @@ def keep(figure: Figure, path: str | PathLike[str], dpi: int = 150) -> str:
     """Save a figure, whole or not at all, and return the path; .png is added to a bare name."""
     target = Path(fspath(path))
     target = target if target.suffix else target.with_name(f"{target.name}.png")
-    with replacing(target) as partial:
-        figure.savefig(partial, format=_suffix(target), dpi=dpi)
+    content = io.BytesIO()  # not the file: of a full disk, writers of PDF raise errors of their own
+    figure.savefig(content, format=_suffix(target), dpi=dpi)
+    save_bytes(target, content.getvalue())
     return str(target)
 
 

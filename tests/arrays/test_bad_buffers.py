@@ -249,14 +249,17 @@ def test_tensors_without_memory() -> None:
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
-def test_a_tensor_that_is_negated_when_read() -> None:
-    """The memory of such a tensor holds the negated values."""
+@pytest.mark.parametrize("values", [[1.0, 2.0, 3.0], [2.0]])
+def test_a_tensor_that_is_negated_when_read(values: list[float]) -> None:
+    """The memory of such a tensor holds the negated values; that of a single one is dense."""
     torch = pytest.importorskip("torch")
-    negative = torch.complex(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])).conj().imag
+    negative = torch.complex(torch.zeros(len(values)), torch.tensor(values)).conj().imag
     assert negative.is_neg()
-    assert negative.tolist() == [-1.0, -2.0, -3.0]
+    assert negative.tolist() == [-value for value in values]
     refuses(lambda: vegrad.measure(negative), TypeError, ["buffers", "negative bit", "resolve_neg"])
     refuses(lambda: vegrad.clip_by_norm_([negative], 1), TypeError, ["grads[0]", "resolve_neg"])
+    step = [np.zeros(len(values), np.float32)], [negative]
+    refuses(lambda: vegrad.SGD().step(*step), TypeError, ["grads[0]", "resolve_neg"])
     assert vegrad.measure(negative.resolve_neg()).total.mean == -2.0
 
 

@@ -157,6 +157,10 @@ def test_other_devices() -> None:
         ({"shape": (1,) * 64, "strides": (-(2**63),) * 64}, 3.0),
         ({"shape": (0, 3), "data": None}, 0.0),
         ({"shape": (0, 3), "strides": (HUGE // 16, 1)}, 0.0),
+        # Of what has no elements an offset means nothing, and may wrap.
+        ({"shape": (0, 3), "byte_offset": 2**64 - 4}, 0.0),
+        ({"shape": (0, 3), "byte_offset": 2**63, "strides": (3, 1)}, 0.0),
+        ({"shape": (2, 0), "byte_offset": 2**64 - 1, "data": None}, 0.0),
     ],
 )
 def test_fields_that_can(fields: dict[str, Any], norm: float) -> None:

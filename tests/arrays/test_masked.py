@@ -8,6 +8,10 @@ import pytest
 import vegrad
 from vegrad import clipping
 
+COLUMNS = (
+    *("step", "loss", "gradient_norm", "clipped_norm"),
+    *("learning_rate", "update_ratio", "validation_loss"),
+)
 SAID = "must be a plain array, not a MaskedArray, whose masked elements would count as well"
 
 
@@ -34,6 +38,10 @@ CALLS: dict[str, Callable[[], object]] = {
     "target": lambda: mlp().backward(np.ones((5, 3)), masked(5, 2)),
     "x ": lambda: vegrad.RNN(3, 4, 2, seed=0).forward(masked(2, 5, 3)),
     "x  ": lambda: vegrad.diagnose(mlp(), masked(5, 3), np.ones((5, 2))),
+    "x   ": lambda: vegrad.theory.expected_flow(mlp(), masked(5, 3)),
+    "q": lambda: vegrad.theory.variance_map(masked(3), "tanh", 1.0, 0.1),
+    "c": lambda: vegrad.theory.correlation_map(masked(3), "tanh", 1.0, 0.1),
+    "loss": lambda: vegrad.Run(**dict.fromkeys(COLUMNS, np.ones(3)) | {"loss": masked(3)}),
 }
 
 

@@ -82,3 +82,17 @@ def test_columns_that_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert 'must have the columns "nr", "area", "city" that the network has learnt from' in told
+
+
+def test_a_file_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all files most of all the table whose rows are predicted."""
+    network, new = trained(tmp_path, "price"), houses(tmp_path / "new.csv", price=False)
+    before = Path(new).read_bytes()
+    capsys.readouterr()
+    assert main(["predict", network, new, "--out", new]) == 2
+    said = f"vegrad: error: {new} exists: --force overwrites, --out FILE writes elsewhere\n"
+    assert capsys.readouterr().err == said
+    assert Path(new).read_bytes() == before
+    assert main(["predict", network, new, "--out", str(tmp_path / "no" / "p.csv")]) == 2
+    assert main(["predict", network, new, "--out", new, "--force"]) == 0
+    assert Path(new).read_text().startswith("price\n")

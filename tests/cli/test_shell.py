@@ -153,3 +153,25 @@ def test_help_costs_little_more_than_the_package() -> None:
     code += "print(*{'rich', 'matplotlib', 'sklearn', 'torch', 'shtab'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [
+        (["train", "--target", "z"], "vegrad-network.safetensors"),
+        (["diagnose", "--target", "z", "--html", "page.html"], "page.html"),
+        (["cure", "--target", "z", "--patch", "p.py"], "p.py"),
+        (["descent", "--target", "z"], "vegrad-descent.png"),
+        (["train", "--target", "y", "--drop", "z"], "vegrad-history.json"),
+    ],
+)
+def test_what_is_wrong_is_said_before_that_files_are_there(
+    words: list[str], output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever takes --force, or a folder, for a slip in a column has lost files for nothing."""
+    Path("data.csv").write_text("a,y\n" + "1,2\n2,1\n" * 9)
+    Path(output).write_bytes(b"somebody's")
+    for force in ([], ["--force"]):
+        assert main([*words, "--data", "data.csv", *force]) == 2
+        assert 'the column "z" is not in data.csv' in capsys.readouterr().err
+    assert Path(output).read_bytes() == b"somebody's"

@@ -2,6 +2,7 @@
 
 import io
 import re
+import string
 import sys
 import tracemalloc
 import zipfile
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from vegrad import datasets
 from vegrad.datasets import load
+from vegrad.datasets.sheets import extent
 
 
 def write(folder: Path, text: str, name: str = "data.csv") -> str:
@@ -336,3 +338,51 @@ def test_a_slip_in_the_ending_is_told(tmp_path: Path, name: str, hint: str) -> N
     with pytest.raises(ValueError, match=r"ends in \.npz") as error:
         load(tmp_path / name)
     assert str(error.value).endswith(f"'{hint}")
+
+
+def workbook(path: Path, cells: dict[str, str]) -> Path:
+    """Write the parts of a workbook that say where its cells are."""
+    rows = "".join(
+        f'<row r="{place.lstrip(string.ascii_uppercase)}"><c r="{place}"><v>{value}</v></c></row>'
+        for place, value in cells.items()
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", f"<sheetData>{rows}</sheetData>")
+    return path
+
+
+def test_a_workbook_whose_cells_lie_far_apart(tmp_path: Path) -> None:
+    """What lies between two cells, readers make: of five kilobytes, hundreds of gigabytes."""
+    path = workbook(tmp_path / "far.xlsx", {"A1": "1", "XFD1048576": "2"})
+    said = r"far.xlsx: 1048576 rows of 16384 columns take 1\.72e\+03 GB, and the most is 8 "
+    with pytest.raises(ValueError, match=said):
+        load(path, "y")
+
+
+def test_the_extent_of_a_workbook(tmp_path: Path) -> None:
+    found = extent(workbook(tmp_path / "a.xlsx", {"A1": "1", "AB7": "2", "C30": "3"}))
+    assert found == (30, 28)
+    many = {f"B{n}": "1" for n in range(1, 50_000)}  # places cut where a piece that is read ends
+    assert extent(workbook(tmp_path / "b.xlsx", many)) == (49_999, 2)
+    (tmp_path / "c.xlsx").write_bytes(b"PK\x03\x04")
+    assert extent(tmp_path / "c.xlsx") == (0, 0)
+
+
+def test_a_workbook_that_unfolds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = workbook(tmp_path / "long.xlsx", {"A1": "1" * 10**6})
+    assert path.stat().st_size < 10**4
+    monkeypatch.setenv("VEGRAD_MAX_DATA", "0.001")
+    with pytest.raises(ValueError, match=r"long.xlsx unfolds to 0\.001 GB, and the most is 0\.001"):
+        load(path, "y")
+
+
+def test_a_parquet_file_that_unfolds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    path, zeros = tmp_path / "long.parquet", np.zeros(10**6)
+    pandas.DataFrame({"a": zeros, "y": zeros}).to_parquet(path)
+    assert path.stat().st_size < 10**5
+    monkeypatch.setenv("VEGRAD_MAX_DATA", "0.01")
+    said = r"long.parquet: 1000000 rows of 2 columns take 0\.016 GB, and the most is 0\.01 "
+    with pytest.raises(ValueError, match=said):
+        load(path, "y")

@@ -108,3 +108,24 @@ def test_single_values_that_are_missing_are_a_finding(houses) -> None:
     outcome = ours.cure(MLPClassifier(), x, Y)
     assert not outcome.reached
     assert outcome.about == ("no change of the estimator makes up for values that are not finite",)
+
+
+def test_masked_arrays_are_refused() -> None:
+    """scikit-learn takes them, and what is masked with the rest."""
+    x, mask = np.random.default_rng(0).normal(size=(ROWS, 2)), np.eye(ROWS, 2, dtype=bool)
+    masked, y = np.ma.masked_array(x, mask), x.sum(axis=1)
+    said = "must be a plain array, not a MaskedArray"
+    made = ours.MLPRegressor((4,), max_iter=2)
+    for call in (
+        lambda: made.fit(masked, y),
+        lambda: made.partial_fit(masked, y),
+        lambda: ours.diagnose(made, masked, y),
+        lambda: ours.cure(MLPRegressor((4,), max_iter=2), masked, y),
+    ):
+        with pytest.raises(TypeError, match=f"X {said}"):
+            call()
+    with pytest.raises(TypeError, match=f"y {said}"):
+        made.fit(x, np.ma.masked_array(y, mask[:, 0]))
+    made.partial_fit(x, y)
+    with pytest.raises(TypeError, match=f"X {said}"):
+        made.predict(masked)

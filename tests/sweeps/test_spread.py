@@ -204,3 +204,35 @@ def test_what_waits_is_taken_back_when_the_caller_stops() -> None:
     next(come)
     come.close()
     assert [one.cancelled() for one in waiting.given] == [False] + [True] * 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 10**5,
+        '{"point": {"x": 5.0}, "numbers": {"y": "25"}}',
+        '{"point": {"x": 5.0}, "numbers": {"y": [25]}}',
+        '{"point": {"x": 5.0}, "numbers": {"y": true}}',
+        "\udcff",
+    ],
+    ids=range(5),
+)
+def test_lines_that_no_sweep_has_written(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "map.jsonl"
+    content = json.dumps({"vegrad-sweep": 1, **ABOUT}) + f"\n{line}\n"
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    assert numbers(spread(square, PLACES, about=ABOUT, file=file))[5] == 25
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[" * 10**5])
+def test_files_that_are_no_sweep_at_all(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "other"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is not the file of a sweep"):
+        list(spread(square, PLACES, about=ABOUT, file=file))
+    assert file.read_bytes() == content
+
+
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"lie in a folder that is there: .*no.map'$"):
+        next(spread(square, PLACES, about=ABOUT, file=tmp_path / "no" / "map"))

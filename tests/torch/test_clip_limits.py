@@ -1,6 +1,7 @@
 """Limits that are tensors, arrays or infinite, beside PyTorch where it takes them too."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -87,10 +88,33 @@ def test_limits_of_all_kinds(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "limit", [torch.ones(1), torch.ones(2), np.ones(1), torch.tensor(True), np.array("1"), 1j]
+    "limit",
+    [
+        *(torch.ones(1), torch.ones(2), np.ones(1), torch.tensor(True), np.array("1"), 1j),
+        torch.empty((), device="meta"),  # has no value
+    ],
 )
 def test_limits_that_are_none(limit: Any) -> None:
     with pytest.raises(TypeError, match="max_norm must be a real number, not"):
         vegrad.clip_by_global_norm_(np.ones(3), limit)
     with pytest.raises(TypeError, match="limit must be a real number, not"):
         clipping.Value(limit)
+
+
+@pytest.mark.parametrize(
+    "limit", [10**400, -(10**400), 10**5000, Fraction(-(10**400), 3)], ids=range(4)
+)
+def test_limits_beyond_all_numbers(limit: Any) -> None:
+    """A message is no longer than a screen, whatever it is of."""
+    for call in (
+        lambda: vegrad.clip_by_global_norm_(np.ones(3), limit),
+        lambda: vegrad.clip_by_value_(np.ones(3), limit),
+        lambda: vegrad.norm(np.ones(3), limit),
+        lambda: clipping.AdaGC(ratio=limit),
+        lambda: vegrad.SGD(limit),
+        lambda: vegrad.theory.critical_point("tanh", limit),
+        lambda: vegrad.theory.expected_flow(vegrad.MLP([2, 1]), input_rms=limit),
+    ):
+        with pytest.raises(ValueError, match=" must be ") as caught:
+            call()
+        assert len(str(caught.value)) < 200

@@ -195,6 +195,17 @@ def test_what_is_written_into_a_kept_mapping_counts() -> None:
     assert len(kept) == 1
 
 
+def test_what_a_kept_mapping_gave_is_as_of_then() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    optimizer = ours.SGD([weight], 1.0, momentum=1.0)
+    optimizer.step()
+    before = optimizer.state[weight]["momentum_buffer"]
+    optimizer.step()
+    assert before.tolist() == [1.0] * 3
+    assert optimizer.state[weight]["momentum_buffer"].tolist() == [2.0] * 3
+
+
 def test_copies_and_pickles_have_the_last_clip() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     weight.grad = torch.full((3,), 4.0)

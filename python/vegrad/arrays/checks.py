@@ -16,6 +16,7 @@ from typing import Any, Literal, SupportsFloat, TypeAlias, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.listed import listed
 from vegrad.arrays.shown import MOST, shown, some, visible
 
 Array = npt.NDArray[Any]
@@ -89,7 +90,7 @@ def as_gradients(grads: Buffers) -> Buffers:
     elif isinstance(grads, list | tuple) and grads:
         ends = grads[0], grads[-1]
     elif isinstance(grads, Iterator):
-        grads = list(grads) or grads  # an empty one is refused by those who read it
+        grads = listed("grads", grads) or grads  # an empty one is refused by those who read it
         return as_gradients(grads) if isinstance(grads, list) else grads
     for one in ends:
         if getattr(one, "requires_grad", False) and getattr(one, "is_leaf", False):
@@ -115,11 +116,7 @@ def as_array(value: Any, name: str) -> Array:
         value = value.detach()
     if type(value).__module__ == "torch" and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no bfloat16
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} must be a plain array, not a {type(value).__name__}, whose masked elements "
-            "would count as well: pass its .data, or what filled() gives"
-        )
+    refuse_masked(value, name)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -128,6 +125,15 @@ def as_array(value: Any, name: str) -> Array:
         got = type(value).__name__ if array.dtype == object and array.ndim == 0 else array.dtype
         raise TypeError(f"{name} must be an array of real numbers, not {got}")
     return array
+
+
+def refuse_masked(value: object, name: str) -> None:
+    """Raise TypeError for a masked array."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a plain array, not a {type(value).__name__}, whose masked elements "
+            "would count as well: pass its .data, or what filled() gives"
+        )
 
 
 def as_batch(value: object, columns: int, dtype: npt.DTypeLike, name: str = "x") -> Array:
@@ -213,20 +219,27 @@ def as_number(argument: str, value: object) -> float:
     """Return a real number as a float; an array or a tensor without axes is one."""
     number = value
     if getattr(value, "ndim", None) == 0 and not isinstance(value, np.ma.MaskedArray):
-        number = value.item()  # type: ignore[attr-defined]
+        try:
+            number = value.item()  # type: ignore[attr-defined]
+        except RuntimeError as error:  # of a tensor that has no value, as on the device `meta`
+            raise TypeError(
+                f"{argument} must be a real number, not a {type(value).__name__} without a value"
+            ) from error
     if not isinstance(number, Real) or isinstance(number, bool):
         raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
     try:
         return float(number)
     except OverflowError:
-        raise ValueError(f"{argument} must be in the range of a float, not {value}") from None
+        raise ValueError(
+            f"{argument} must be in the range of a float, not {shown(value)}"
+        ) from None
 
 
 def as_limit(argument: str, value: object) -> float:
     """Return a number that must be at least 0 as a float."""
     number = as_number(argument, value)
     if not number >= 0:
-        raise ValueError(f"{argument} must be at least 0, not {value}")
+        raise ValueError(f"{argument} must be at least 0, not {visible(str(value))}")
     return number
 
 
@@ -234,7 +247,7 @@ def as_finite(argument: str, value: object) -> float:
     """Return a finite number that must be at least 0 as a float."""
     number = as_limit(argument, value)
     if number == inf:
-        raise ValueError(f"{argument} must be finite, not {value}")
+        raise ValueError(f"{argument} must be finite, not {visible(str(value))}")
     return number
 
 
@@ -277,7 +290,7 @@ def as_order(value: object) -> float:
     """Return the order of a norm, which must be above 0 and may be inf."""
     number = as_number("ord", value)
     if not number > 0:
-        raise ValueError(f"ord must be above 0, or inf, not {value}")
+        raise ValueError(f"ord must be above 0, or inf, not {visible(str(value))}")
     return number
 
 
@@ -285,7 +298,7 @@ def as_fraction(argument: str, value: object) -> float:
     """Return a number that must be at least 0 and below 1 as a float."""
     number = as_number(argument, value)
     if not 0 <= number < 1:
-        raise ValueError(f"{argument} must be from 0 to below 1, not {value}")
+        raise ValueError(f"{argument} must be from 0 to below 1, not {visible(str(value))}")
     return number
 
 

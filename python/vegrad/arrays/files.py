@@ -64,7 +64,7 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         with TemporaryDirectory() as folder:
             temporary = Path(folder, path.name)
             yield temporary
-            with temporary.open("rb") as source, path.open("wb") as stream:
+            with naming(path), temporary.open("rb") as source, path.open("wb") as stream:
                 copyfileobj(source, stream)
         return
     # In the same folder, so that the last step is only a change of name, and with the same ending,
@@ -82,6 +82,17 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | PathLike[str]) -> Iterator[None]:
+    """Let an OSError that names no file, as one of a full disk, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _is_stream(path: Path) -> bool:

@@ -239,5 +239,7 @@ def _complain(message: str, code: int = 2) -> int:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{visible(str(error.filename), SCREEN)}: "
+        if error.filename is None and error.errno in FULL:  # whatever writes files names them
+            where = "standard output: "
         return f"{where}{error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

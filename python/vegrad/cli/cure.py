@@ -53,11 +53,11 @@ treat = cast(Callable[..., Cure], cure)  # takes either kind of network
 
 def run(options: argparse.Namespace) -> int:
     """Cure a network; return 0 if it trains afterwards, else 1."""
-    settle(options)
     data = load_data(options)
     task = build_task(options, data)
     steps = positive("--steps", options.steps)
     optimizer = build_optimizer(options, steps)
+    settle(options)
     found = treat(
         task.network,
         data.x,

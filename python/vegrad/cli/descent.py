@@ -43,9 +43,9 @@ CHOSEN = ("data", "target", "cell", "layers", "batch", "depth", "width", "activa
 
 def run(options: argparse.Namespace) -> int:
     """Train, draw the descents and say what they show; return 1 if one's own diverges, else 0."""
-    settle(options)
     names = _stories(options)
     data = load_data(options)
+    settle(options)
     descents = [(name, *_descent(options, data, STORIES[name])) for name in names]
     with spinner(options, "drawing the picture"):
         report.draw([(title, descent) for _, title, descent in descents], options.plot)

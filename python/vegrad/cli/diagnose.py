@@ -44,10 +44,11 @@ MOST_ROWS = 4096  # taken by default: more rows change nothing but the memory th
 
 def run(options: argparse.Namespace) -> int:
     """Diagnose a network; return 0 if it is healthy, else 1."""
-    settle(options)
     if options.json and options.format not in (None, "json"):
         raise ValueError(f"--json is --format json: it goes without --format {options.format}")
-    diagnosis, files = _judge(options, load_data(options))
+    data = load_data(options)
+    settle(options)
+    diagnosis, files = _judge(options, data)
     if (options.format or "text") == "text" and not options.json:
         print_files(files)
     return 0 if diagnosis.healthy else 1

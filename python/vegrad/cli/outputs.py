@@ -60,17 +60,22 @@ def settle(options: argparse.Namespace) -> None:
     paths = list(named.values())
     if len({os.path.abspath(path) for path in paths}) < len(paths):
         raise ValueError(f"outputs must be different files, not {', '.join(paths)}")
-    may_replace = options.force or getattr(options, "resume", None) is not None
-    there = [path for path in paths if Path(path).is_file()]
-    if there and not may_replace:
-        exist = "exists" if len(there) == 1 else "exist"
-        raise ValueError(
-            f"{', '.join(there)} {exist}: --force overwrites, --out DIR writes elsewhere"
-        )
+    if not options.force and getattr(options, "resume", None) is None:
+        check_new(paths, "DIR")
     if options.out is not None and paths:
         Path(options.out).mkdir(parents=True, exist_ok=True)
     for path in paths:
-        _check_writable(path)
+        check_writable(path)
+
+
+def check_new(paths: Sequence[str], elsewhere: str) -> None:
+    """Raise ValueError if there are such files already, and say what --out takes instead."""
+    there = [path for path in paths if Path(path).is_file()]
+    if there:
+        exist = "exists" if len(there) == 1 else "exist"
+        raise ValueError(
+            f"{', '.join(there)} {exist}: --force overwrites, --out {elsewhere} writes elsewhere"
+        )
 
 
 def remove_stale(path: str) -> None:
@@ -79,7 +84,8 @@ def remove_stale(path: str) -> None:
         os.remove(path)
 
 
-def _check_writable(path: str) -> None:
+def check_writable(path: str) -> None:
+    """Raise ValueError for a folder, OSError where no file can be written."""
     if Path(path).is_dir() or not Path(path).name:
         raise ValueError(f"{shown(path)} must be a file, not a folder")
     if Path(path).exists() and not Path(path).is_file():

@@ -8,13 +8,18 @@ import sys
 from io import StringIO
 
 from vegrad.arrays.files import save_bytes
-from vegrad.arrays.shown import SCREEN, visible
+from vegrad.arrays.shown import SCREEN, visible, whole
+from vegrad.cli.outputs import check_new, check_writable
 from vegrad.networks.mlp import MLP
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict the rows of a table; return 0."""
     network = MLP.load(options.network)
+    if options.out is not None:
+        if not options.force:
+            check_new([options.out], "FILE")
+        check_writable(options.out)
     found = network.predict(options.data)
     text = StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -22,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
     lines.writerow([network.preparation.target])
     lines.writerows([f"{one:.7g}" if found.dtype.kind == "f" else one] for one in found.tolist())
     if options.out is None:
-        sys.stdout.write(text.getvalue())
+        said = text.getvalue()  # a file gets labels as they are, a terminal what it can show
+        sys.stdout.write(whole(said) if sys.stdout.isatty() else said)
     else:
         save_bytes(options.out, text.getvalue().encode())
         print(f"predictions: {visible(options.out, SCREEN)}")
@@ -35,3 +41,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("network", metavar="NETWORK", help="the file that vegrad train has saved")
     add("data", metavar="DATA", help="a table with the columns that were learnt from")
     add("--out", metavar="FILE", help="a .csv file to write (default: print)")
+    add("--force", action="store_true", help="overwrite a file that exists")

@@ -30,9 +30,9 @@ def run(options: argparse.Namespace) -> int:
         options.activation = options.named
     if options.cell is not None:
         return _run_cell(options)
-    settle(options)
     options.activation = options.activation or "tanh"
     point = _point(options.activation, options.sigma_w, options.sigma_b)
+    settle(options)
     picture = None
     if options.plot is not None:
         with spinner(options, "drawing the picture"):

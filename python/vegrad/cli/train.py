@@ -111,13 +111,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, heard: Interrupts) -> int:
-    settle(options)
-    outputs = {"network": options.save, "history": options.history}
-    for name, path in (("picture", options.plot), ("log", options.log)):
-        if path is not None:
-            outputs[name] = path
-    for path in (options.save, options.checkpoint):
-        remove_leftovers(path)
     truncation = as_truncation(options.truncation)
     data = load_data(options)
     task = build_task(options, data)
@@ -125,6 +118,13 @@ def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     learn, hold = split(len(data.x), options.validation, options.seed)
     epochs, batch = positive("--epochs", options.epochs), positive("--batch", options.batch)
     optimizer = build_optimizer(options, epochs * -(-len(learn) // batch))
+    settle(options)
+    outputs = {"network": options.save, "history": options.history}
+    for name, path in (("picture", options.plot), ("log", options.log)):
+        if path is not None:
+            outputs[name] = path
+    for path in (options.save, options.checkpoint):
+        remove_leftovers(path)
     source = None if options.resume is None else options.resume or options.checkpoint
     network, train = task.network, cast(Callable[..., History], task.network.fit)
     fit = partial(

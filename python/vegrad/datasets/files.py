@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import Array, did_you_mean
-from vegrad.arrays.shown import plainly, shown, some, visible
+from vegrad.arrays.shown import SCREEN, plainly, shown, some, visible
 from vegrad.datasets import csv_files
 from vegrad.datasets.dataset import Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
 from vegrad.datasets.preparation import Preparation
 from vegrad.datasets.preparing import Choice, check, planned
+from vegrad.datasets.sheets import extent, told_extent, unfolded
 from vegrad.datasets.table import Table, is_missing
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
@@ -97,7 +98,7 @@ def load(
             f"{_missing(path)}"
         )
     if not path.exists():
-        raise FileNotFoundError(f"{text} does not exist")
+        raise FileNotFoundError(f"{visible(text, SCREEN)} does not exist")
     if not path.is_file():
         raise ValueError(f"{text} must be a file")
     if suffix in TABLES:
@@ -117,6 +118,10 @@ def read_table(path: Path, target_column: str | None = None) -> Table:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"a table must end in {', '.join(TABLES)}, not {shown(path.name)}")
+    if reader is read_excel:
+        _check_sheets(path)
+    elif reader is read_parquet:
+        _check_extent(path, told_extent(path), 8.0)
     return reader(path, target_column)
 
 
@@ -276,6 +281,28 @@ def of_table(table: Table, choice: Choice, numbers: bool) -> Dataset:
     )
     told = (*table.told, *plan.told(choice.fill))
     return replace(found, preparation=preparation, told=told)
+
+
+def _check_sheets(path: Path) -> None:
+    """Refuse a workbook whose cells lie so far apart that all between take too much memory."""
+    most, size = most_bytes(), float(unfolded(path))
+    if size > most:
+        raise TooLargeError(
+            f"{path} unfolds to {size / 1e9:.3g} GB, and the most is {most / 1e9:.3g} "
+            "(VEGRAD_MAX_DATA=GB in the environment changes that)"
+        )
+    _check_extent(path, extent(path), 100.0)
+
+
+def _check_extent(path: Path, found: tuple[int, int], cell: float) -> None:
+    """Refuse so many rows and columns, of so many bytes a cell as readers have them."""
+    (rows, columns), most = found, most_bytes()
+    size = cell * rows * columns
+    if size > most:
+        raise TooLargeError(
+            f"{path}: {rows} rows of {columns} columns take {size / 1e9:.3g} GB, and the most is "
+            f"{most / 1e9:.3g} (VEGRAD_MAX_DATA=GB in the environment changes that)"
+        )
 
 
 def _check_room(table: Table, columns: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vegrad.arrays.checks import Array, Targets
-from vegrad.arrays.shown import plainly, shown
+from vegrad.arrays.shown import SCREEN, plainly, shown, visible
 from vegrad.datasets.dataset import Dataset, are_labels, is_number, label_of, standardize
 from vegrad.datasets.files import read_npz
 
@@ -61,7 +61,7 @@ def load_sequences(
             f"sequences must be in a file that ends in .npz, not {shown(fspath(path))}"
         )
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist")
+        raise FileNotFoundError(f"{visible(str(file), SCREEN)} does not exist")
     if not file.is_file():
         raise ValueError(f"{file} must be a file")
     arrays = read_npz(file, ("lengths",))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vegrad.arrays.listed import listed
 from vegrad.arrays.measurement import Measurement, measure
 from vegrad.arrays.shown import shown
 from vegrad.diagnosis.catalogue.table import as_ignored
@@ -95,11 +96,13 @@ def reading_of(recorded: Gradients, **about: object) -> Reading:
 
 def _named(gradients: Any) -> tuple[list[str], list[Any]]:
     if isinstance(gradients, Mapping):
-        pairs = [(str(name), value) for name, value in gradients.items() if value is not None]
+        items = listed("gradients", gradients.items())
+        pairs = [(str(name), value) for name, value in items if value is not None]
     elif hasattr(gradients, "__dlpack__") or not hasattr(gradients, "__iter__"):
         pairs = [("0", gradients)]
     else:
-        pairs = [(str(n), value) for n, value in enumerate(gradients) if value is not None]
+        entries = listed("gradients", gradients)
+        pairs = [(str(n), value) for n, value in enumerate(entries) if value is not None]
     return [name for name, _ in pairs], [value for _, value in pairs]
 
 

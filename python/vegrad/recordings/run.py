@@ -9,6 +9,7 @@ from os import PathLike
 import numpy as np
 
 from vegrad.arrays.files import plain
+from vegrad.arrays.shown import SCREEN, visible
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.gradients import Gradients
@@ -107,11 +108,12 @@ def _chain(run: Run) -> Gradients | None:
 
 
 def _named(about: Mapping[str, object]) -> str:
-    return str(about.get("path") or "the run")
+    return visible(str(about.get("path") or "the run"), SCREEN)
 
 
 def _head(about: Mapping[str, object]) -> str:
     """Return the line that says what the run is of."""
-    names = [str(about[name]) for name in ("path", "model", "source") if about.get(name)]
+    keys = ("path", "model", "source")
+    names = [visible(str(about[key]), SCREEN) for key in keys if about.get(key)]
     steps = about.get("steps")
     return ", ".join([*names, *([f"{steps} steps"] if isinstance(steps, int) else [])])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from math import inf, isfinite, isnan
 
-from vegrad.arrays.shown import escape
+from vegrad.arrays.shown import escape, visible
 from vegrad.flow.wording import DECADE, listed, power
 from vegrad.reports import comparison_charts, parts, tables
 from vegrad.reports import page as pages
@@ -137,7 +137,11 @@ def _number(value: float) -> str:
 
 def _value(value: object) -> str:
     said = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
-    return textwrap.shorten(said, 60, placeholder="…")
+    return visible(textwrap.shorten(said, 60, placeholder="…"))
+
+
+def _settings(one: ShownComparison) -> list[tuple[str, str, str]]:
+    return [(visible(str(n)), _value(a), _value(b)) for n, (a, b) in one.settings.items()]
 
 
 # Text --------------------------------------------------------------------------------------------
@@ -152,7 +156,7 @@ def text(one: ShownComparison, width: int = WIDTH) -> str:
         for step, said in rest:
             lines += _wrapped("" if step is None else f"step {step}: ", said, width, "  ")
     for title, rows in (
-        ("settings that differ", [(n, _value(a), _value(b)) for n, (a, b) in one.settings.items()]),
+        ("settings that differ", _settings(one)),
         ("findings", findings(one)),
         ("numbers", [(n, _number(a), _number(b)) for n, (a, b) in one.figures.items()]),
     ):
@@ -201,11 +205,10 @@ def parts_of(one: ShownComparison) -> dict[str, str]:
         f"<li>{parts.sentence(said if step is None else f'step {step}: {said}')}</li>"
         for step, said in rest
     )
-    settings = [(n, _value(a), _value(b)) for n, (a, b) in one.settings.items()]
     figures = [(n, _number(a), _number(b)) for n, (a, b) in one.figures.items()]
     return {
         "what follows": f'<h2>Then</h2><ol class="told">{steps}</ol>' if rest else "",
-        "the settings": _section("Settings that differ", "setting", one, settings),
+        "the settings": _section("Settings that differ", "setting", one, _settings(one)),
         "the findings": _section("Findings that differ", "cause", one, findings(one)),
         "the charts": comparison_charts.charts(one),
         "the numbers": _section("Numbers of both", "", one, figures),

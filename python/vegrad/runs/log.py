@@ -14,7 +14,7 @@ from typing import Self
 
 from vegrad._core import __version__
 from vegrad.arrays.checks import as_count
-from vegrad.arrays.shown import plainly, shown
+from vegrad.arrays.shown import SCREEN, plainly, shown, visible
 from vegrad.diagnosis.alarms import user_level
 from vegrad.diagnosis.noted import Json, Noted, plain_number, to_plain
 from vegrad.runs.form import (
@@ -230,7 +230,8 @@ class RunLog:
         except OSError as error:
             self.broken = True
             warnings.warn(
-                f"{self.path}: {error.strerror}: nothing more is logged, the training goes on",
+                f"{visible(str(self.path), SCREEN)}: {error.strerror}: nothing more is logged, "
+                "the training goes on",
                 RuntimeWarning,
                 stacklevel=user_level(("vegrad", "torch", "contextlib")),
             )

@@ -8,12 +8,13 @@ from math import inf
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import FloatArray, refuse_masked
 from vegrad.diagnosis.history import History
 from vegrad.diagnosis.noted import Noted
 from vegrad.reports.shown_run import ShownSpike
 from vegrad.reports.values import count_of
 from vegrad.runs.moved import Moved, first_moved
+from vegrad.runs.names import clean
 from vegrad.runs.spikes import Spike
 from vegrad.runs.thin import MOST, kept_places
 
@@ -67,8 +68,13 @@ class Run:
     about: Mapping[str, object] = field(default_factory=dict)
     """What is known beside: "name", "model", "source" (the file or program that recorded it), …"""
 
+    def __post_init__(self) -> None:
+        for name in (*COLUMNS, "gradient_log2"):
+            refuse_masked(getattr(self, name), name)
+        object.__setattr__(self, "modules", tuple(map(clean, self.modules)))
+
     def __repr__(self) -> str:
-        name, noted = self.about.get("name"), len(self.noted)
+        name, noted = clean(self.about.get("name") or ""), len(self.noted)
         loss = self.loss[~np.isnan(self.loss)]
         way = f": loss {loss[0]:.4g} → {self.last('loss')}" if len(loss) else ""
         found = f", {count_of(noted, 'finding')}" if noted else ""

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_X_y
 
-from vegrad.arrays.checks import Array
+from vegrad.arrays.checks import Array, refuse_masked
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow import edits
 from vegrad.flow.edits import Edit, parts
@@ -62,6 +62,8 @@ class EstimatorSubject(NetworkSubject):
     @classmethod
     def of(cls, estimator: object, X: object, y: object, seed: int) -> Self:
         """Return the subject of an estimator with the data that it is to be fitted to."""
+        refuse_masked(X, "X")
+        refuse_masked(y, "y")
         found = Parts(estimator)
         table = found.seen(X, y)
         check_table(table)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vegrad.arrays.checks import Array
+from vegrad.arrays.checks import Array, refuse_masked
 from vegrad.arrays.shown import shown, some
 
 
@@ -20,8 +20,10 @@ def names_of(x: object) -> Sequence[str]:
 def check_table(x: object) -> None:
     """Raise ValueError that names the columns without numbers, and those without any value.
 
+    Of a masked array it is a TypeError.
     Shapes, kinds and single values are left to scikit-learn.
     """
+    refuse_masked(x, "X")
     table = np.asarray(x) if hasattr(x, "__array__") or isinstance(x, list | tuple) else NONE
     if table.ndim != 2 or not len(table) or table.dtype.kind not in "OUSMf":
         return

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeGuard
 
-from vegrad.arrays.shown import shown
+from vegrad.arrays.files import naming
+from vegrad.arrays.shown import plainly, shown
 
 Numbers = Mapping[str, float | None]
 
@@ -25,6 +27,7 @@ class Record:
         OSError: it cannot be read or written.
     """
 
+    @plainly()
     def __init__(self, path: str | PathLike[str] | None, about: Mapping[str, object]) -> None:
         self._path = None if path is None else Path(path)
         self._known = dict[str, Numbers]()
@@ -32,13 +35,18 @@ class Record:
         if self._path is None:
             return
         header = json.dumps({KEY: FORMAT, **about}, ensure_ascii=False)
-        lines = self._path.read_text("utf-8").split("\n") if self._path.exists() else [""]
+        if not self._path.parent.is_dir():
+            said = "a sweep's file must lie in a folder that is there"
+            raise FileNotFoundError(errno.ENOENT, said, str(self._path))
+        lines = [""]
+        if self._path.exists():
+            lines = self._path.read_text("utf-8", errors="replace").split("\n")
         if lines[0]:
             self._check(lines[0], json.loads(header))
         for line in lines[1:]:
             one = _read(line) or {}
             point, numbers = one.get("point"), one.get("numbers")
-            if isinstance(point, dict) and isinstance(numbers, dict):
+            if isinstance(point, dict) and _are_numbers(numbers):
                 self._known[_key(point)] = numbers
         self._file = self._path.open("a", encoding="utf-8")
         if not lines[0]:
@@ -71,8 +79,10 @@ class Record:
 
     def _line(self, text: str) -> None:
         assert self._file is not None
-        self._file.write(f"{text}\n")
-        self._file.flush()
+        assert self._path is not None
+        with naming(self._path):
+            self._file.write(f"{text}\n")
+            self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -83,8 +93,15 @@ class Record:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is not None and self._path is not None:
+            with naming(self._path):
+                self._file.close()
+
+
+def _are_numbers(found: object) -> TypeGuard[Numbers]:
+    if not isinstance(found, dict):
+        return False
+    return all(n is None or type(n) in (int, float) for n in found.values())
 
 
 def _key(point: Mapping[str, object]) -> str:
@@ -95,6 +112,6 @@ def _read(line: str) -> dict[str, object] | None:
     """Return the content of a line, None of one that was cut off."""
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deep
         return None
     return content if isinstance(content, dict) else None

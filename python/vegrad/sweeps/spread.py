@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from vegrad import _core
-from vegrad.arrays.shown import shown
+from vegrad.arrays.shown import SCREEN, shown, visible
 from vegrad.sweeps.record import Numbers, Record
 
 P = TypeVar("P")
@@ -129,7 +129,11 @@ def _there(
             yield Outcome(point, *_result(promise))
             come += 1
     except (BrokenExecutor, RuntimeError) as error:
-        kept = f"; {file} has these: the same call goes on from there" if file else ""
+        kept = (
+            f"; {visible(os.fspath(file), SCREEN)} has these: the same call goes on from there"
+            if file
+            else ""
+        )
         why = f"{type(error).__name__}: {error}".split("\n")[0]
         raise SweepError(
             f"the executor died after {come} of {len(points)} points{kept} ({why})"

@@ -18,7 +18,7 @@ from math import inf, isfinite, log
 
 import numpy as np
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import FloatArray, refuse_masked
 from vegrad.theory.gaussian import (
     Quantity,
     activation_of,
@@ -68,6 +68,7 @@ def correlation_map(
     Raises:
         TypeError, ValueError: as `variance_map`; or c is not from -1 to 1.
     """
+    refuse_masked(c, "c")
     array = np.asarray(c, np.float64)
     if not np.all(np.abs(array) <= 1):
         raise ValueError(f"c must be from -1 to 1, got {array[~(np.abs(array) <= 1)].flat[0]}")

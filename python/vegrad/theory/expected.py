@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import FloatArray, as_array
 from vegrad.theory.backpropagation import BEYOND, descend, gains
 from vegrad.theory.gaussian import check_positive
 from vegrad.theory.propagation import Data, Layer, Shape, forward, through
@@ -152,7 +152,7 @@ def _data(x: object, input_rms: float, inputs: int) -> Data:
             alike=np.ones(1),
             cosines=np.ones((1, 1)),
         )
-    rows = np.asarray(x, np.float64)
+    rows = as_array(x, "x").astype(np.float64)
     if rows.ndim != 2 or rows.shape[1] != inputs or not len(rows):
         raise ValueError(f"x must be of shape (B, {inputs}), not {rows.shape}")
     power = float(np.mean(rows**2))

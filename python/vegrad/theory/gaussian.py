@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from math import asin, isfinite, pi, sqrt
+from math import asin, inf, isfinite, pi, sqrt
 from numbers import Real
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from vegrad import _core
 from vegrad.activations import ACTIVATIONS, Activation, Function, erf, leaky_relu, normal_pdf
-from vegrad.arrays.checks import FloatArray, did_you_mean
+from vegrad.arrays.checks import FloatArray, did_you_mean, refuse_masked
 from vegrad.arrays.shown import shown
 
 Quantity = TypeVar("Quantity", float, FloatArray)
@@ -81,6 +81,7 @@ def activation_of(name: str, negative_slope: float = 0.01) -> Activation:
 
 def check_q(q: object) -> FloatArray:
     """Return variances as an array; they are numbers from 0 to inf."""
+    refuse_masked(q, "q")
     array = np.asarray(q)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"q must be a number or an array of numbers, not {shown(q)}")
@@ -94,9 +95,9 @@ def check_sigma(name: str, sigma: object) -> float:
     """Return a standard deviation as a float."""
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
         raise TypeError(f"{name} must be a number, not {type(sigma).__name__}")
-    value = float(sigma)
+    value = _as_float(sigma)
     if not (isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {sigma}")
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
     return value
 
 
@@ -104,10 +105,17 @@ def check_positive(name: str, value: object) -> float:
     """Return a finite number above 0 as a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    number = float(value)
+    number = _as_float(value)
     if not (isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and positive, not {value}")
+        raise ValueError(f"{name} must be finite and positive, not {number}")
     return number
+
+
+def _as_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of an integer; it is refused as one of either sign is
+        return inf
 
 
 # Means of one variable -------------------------------------------------------------------------

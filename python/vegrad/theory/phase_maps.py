@@ -305,7 +305,7 @@ def _map(
             problems[point] = outcome.problem
             continue
         for name, values in found.items():
-            number = outcome.numbers[name]
+            number = outcome.numbers.get(name)
             values[place] = nan if number is None else number
     gains, reach = np.full(shape[:2], nan), np.full(shape[:2], nan)
     for i, j in np.ndindex(shape[:2]):

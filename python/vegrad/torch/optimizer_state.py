@@ -5,6 +5,7 @@ without a Python object for each. Reading `optimizer.state` (as a state_dict, a 
 does) converts them to PyTorch's tensors, which may then be changed; the next step moves them back
 into the core. So states go both ways between these classes and PyTorch's. The mapping
 `optimizer.state` may be kept: it converts them whenever it is looked at.
+What it gives for a parameter is as of then: after the next step it has to be asked again.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from rich.style import Style
 from rich.text import Text
 
 from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.shown import SCREEN, visible
 from vegrad.flow.wording import DECADE, power
 from vegrad.recordings.run import RunDiagnosis
 from vegrad.reports.heat import cells_of, palette, shades
@@ -60,11 +61,12 @@ def frame(
 
 def waiting(problem: str) -> RenderableType:
     """Return the frame of a file that cannot be shown yet."""
-    return Text(f"vegrad watch: {problem}", style="yellow")
+    return Text(f"vegrad watch: {visible(problem, SCREEN)}", style="yellow")
 
 
 def _head(run: Run, width: int) -> Text:
-    names = [str(run.about[name]) for name in ("path", "model") if run.about.get(name)]
+    keys = ("path", "model")
+    names = [visible(str(run.about[key]), SCREEN) for key in keys if run.about.get(key)]
     step = f"step {run.step[-1]:.0f}" if run.steps else "no step yet"
     return Text(f"{', '.join(names)}: {step}", style="bold", no_wrap=True, overflow="ellipsis")
 

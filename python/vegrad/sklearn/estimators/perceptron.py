@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from vegrad.arrays.checks import Array, as_count
+from vegrad.arrays.checks import Array, as_count, refuse_masked
 from vegrad.diagnosis.history import History
 from vegrad.networks.rows import Rows
 from vegrad.networks.training import Run
@@ -60,6 +60,7 @@ class Perceptron(Arguments):
     def _output(self, X: object) -> Array:
         """Return what the network makes of X, (N, O) in float64, before any softmax."""
         check_is_fitted(self, "network_")
+        refuse_masked(X, "X")
         x = validate_data(self, X, reset=False, dtype=self.dtype, order="C")
         # Up to four rows would take kernels of their own, which round otherwise.
         rows = np.concatenate([x, np.zeros((FEW, x.shape[1]), x.dtype)]) if len(x) < FEW else x
@@ -68,6 +69,7 @@ class Perceptron(Arguments):
     def _fit(self, X: object, y: object, classes: object = None, *, go_on: bool) -> Self:
         self.check()
         check_table(X)
+        refuse_masked(y, "y")
         first = not (hasattr(self, "network_") and (go_on or self.warm_start))
         x, wanted = validate_data(
             self,
