@@ -43,6 +43,7 @@ from vegrad.cli.task import (
     check_finite,
     described,
     load_data,
+    shared,
     split,
     target_told,
 )
@@ -157,10 +158,12 @@ def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     if options.log is not None and source is None:
         remove_stale(options.log)
     files, again = _follow(options, heard, run, whole, network, outputs, source)
-    used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
+    used = {"name": data.name, "rows": len(learn), "held_out": len(hold), **shared(data)}
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
     about["clip"] = written_clip(options.clip)
-    figures = _figures(run, len(learn)) | beside_guessing(task, hold, run.history)
+    figures = _figures(run, len(learn)) | beside_guessing(
+        data, task.target, network.config["loss"], hold, run.history
+    )
     _report(options.json, run, figures, files, again, about)
     if run.ended == "interrupted":
         return 130

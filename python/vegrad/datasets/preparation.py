@@ -83,9 +83,10 @@ class Preparation:
     """The means (I,) of the columns that are made."""
     scale: FloatArray
     """Their standard deviations, 0 of a column that is the same in every row."""
-    target_shift: float = 0.0
+    target_shift: float | FloatArray = 0.0
     target_scale: float = 1.0
-    """A quantity is target_shift + target_scale · output."""
+    """A quantity is target_shift + target_scale · output; so is what is compared of classes, whose
+    shift may be one of each, (O,)."""
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -125,16 +126,38 @@ class Preparation:
 
     def outputs(self, made: Array) -> Array:
         """Return what a network's outputs (B, O) mean, (B,): classes, or numbers in own units."""
+        own = made.astype(np.float64) * self.target_scale + self.target_shift
         if not self.labels:
-            return np.asarray(made[:, 0] * self.target_scale + self.target_shift, np.float64)
-        chosen = (made[:, 0] > 0).astype(int) if made.shape[1] == 1 else made.argmax(axis=1)
+            return own[:, 0]
+        chosen = (made[:, 0] > 0).astype(int) if made.shape[1] == 1 else own.argmax(axis=1)
         found: Array = np.array(self.labels)[chosen]
+        return found
+
+    def scaled(
+        self,
+        columns: tuple[Array, Array] | None = None,
+        target: tuple[Array, float] | None = None,
+    ) -> Preparation:
+        """Return this and then a scaling: shift and scale (I,) of what it makes, and of the target.
+
+        Those of the target are a shift (O,) and one scale.
+        """
+        found = self
+        if columns is not None:
+            shift, scale = (np.asarray(one, np.float64) for one in columns)
+            found = replace(found, shift=self.shift + self.scale * shift, scale=self.scale * scale)
+        if target is not None:
+            moved = self.target_shift + self.target_scale * np.asarray(target[0], np.float64)
+            found = replace(
+                found, target_shift=moved, target_scale=self.target_scale * float(target[1])
+            )
         return found
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types."""
         found = asdict(self)
-        found["shift"], found["scale"] = self.shift.tolist(), self.scale.tolist()
+        for name in ("shift", "scale", "target_shift"):
+            found[name] = np.asarray(found[name]).tolist()
         return found
 
     @classmethod
@@ -154,11 +177,13 @@ class Preparation:
             tuple(map(str, cast(list[str], state["labels"]))),
             np.array(state["shift"], np.float64),
             np.array(state["scale"], np.float64),
-            float(str(state["target_shift"])),
+            np.array(state["target_shift"], np.float64),
             float(str(state["target_scale"])),
         )
         if found.shift.shape != (len(found.made),) or found.scale.shape != found.shift.shape:
             raise ValueError("shift and scale must have a number for each column")
+        if np.shape(found.target_shift) not in ((), (1,), (len(found.labels),)):
+            raise ValueError("target_shift must be a number, or have one for each class")
         return found
 
 
