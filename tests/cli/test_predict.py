@@ -187,3 +187,30 @@ def test_frames_are_predicted_by_a_file_of_a_network(tmp_path: Path, library: st
     np.testing.assert_allclose(network.predict(frame), network.predict(tmp_path / "houses.csv"))
     with pytest.raises(ValueError, match='the frame must have the columns "nr", "city" that'):
         network.predict(frames.DataFrame({"area": [1.0]}))
+
+
+def test_all_that_is_wrong_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = trained(tmp_path, "price")
+    data = ["--data", str(tmp_path / "houses.csv"), "--out", str(tmp_path)]
+    assert main(["train", *data, "--target", "prise", "--drop", "town"]) == 2
+    told = capsys.readouterr().err
+    assert 'the columns "prise", "town" are not in ' in told
+    assert "exist: --force overwrites" in told
+    (tmp_path / "new.csv").write_text("nr,area\n1,wide\n", encoding="utf-8")
+    assert main(["predict", network, str(tmp_path / "new.csv")]) == 2
+    told = capsys.readouterr().err
+    assert 'must have the column "city" that' in told
+    assert 'line 2, column "area": must be numbers' in told
+
+
+def test_predictions_replace_no_file_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, path = trained(tmp_path, "price"), tmp_path / "p.csv"
+    path.write_text("mine", encoding="utf-8")
+    line = ["predict", network, str(tmp_path / "houses.csv"), "--out", str(path)]
+    assert main(line) == 2
+    assert "p.csv exists: --force overwrites" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert main([*line, "--force"]) == 0
+    assert path.read_text(encoding="utf-8").startswith("price\n")

@@ -22,7 +22,6 @@ from vegrad.cli.options import (
     positive,
     written_schedule,
 )
-from vegrad.cli.outputs import settle
 from vegrad.cli.task import (
     ROWS,
     STEPS,
@@ -31,7 +30,7 @@ from vegrad.cli.task import (
     build_task,
     counted,
     described,
-    load_data,
+    settle_and_load,
     target_told,
 )
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
@@ -53,8 +52,7 @@ treat = cast(Callable[..., Cure], cure)  # takes either kind of network
 
 def run(options: argparse.Namespace) -> int:
     """Cure a network; return 0 if it trains afterwards, else 1."""
-    settle(options)
-    data = load_data(options)
+    data = settle_and_load(options)
     task = build_task(options, data)
     steps = positive("--steps", options.steps)
     optimizer = build_optimizer(options, steps)

@@ -24,7 +24,15 @@ from vegrad.cli.options import (
 )
 from vegrad.cli.outputs import PAGES, PICTURES, settle
 from vegrad.cli.parser import Parser
-from vegrad.cli.task import Task, build_task, counted, described, load_data, target_told
+from vegrad.cli.task import (
+    Task,
+    build_task,
+    counted,
+    described,
+    load_data,
+    settle_and_load,
+    target_told,
+)
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
 from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
@@ -44,10 +52,9 @@ MOST_ROWS = 4096  # taken by default: more rows change nothing but the memory th
 
 def run(options: argparse.Namespace) -> int:
     """Diagnose a network; return 0 if it is healthy, else 1."""
-    settle(options)
     if options.json and options.format not in (None, "json"):
         raise ValueError(f"--json is --format json: it goes without --format {options.format}")
-    diagnosis, files = _judge(options, load_data(options))
+    diagnosis, files = _judge(options, settle_and_load(options))
     if (options.format or "text") == "text" and not options.json:
         print_files(files)
     return 0 if diagnosis.healthy else 1

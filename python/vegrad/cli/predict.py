@@ -6,6 +6,7 @@ import argparse
 import csv
 import sys
 from io import StringIO
+from pathlib import Path
 
 from vegrad.arrays.files import save_bytes
 from vegrad.arrays.shown import SCREEN, visible
@@ -14,6 +15,8 @@ from vegrad.networks.mlp import MLP
 
 def run(options: argparse.Namespace) -> int:
     """Predict the rows of a table; return 0."""
+    if options.out is not None and Path(options.out).is_file() and not options.force:
+        raise ValueError(f"{options.out} exists: --force overwrites")
     network = MLP.load(options.network)
     found = network.predict(options.data)
     text = StringIO()
@@ -35,3 +38,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("network", metavar="NETWORK", help="the file that vegrad train has saved")
     add("data", metavar="DATA", help="a table with the columns that were learnt from")
     add("--out", metavar="FILE", help="a .csv file to write (default: print)")
+    add("--force", action="store_true", help="overwrite a file that exists")

@@ -14,6 +14,7 @@ from vegrad.arrays.checks import Array, Loss, RecurrentInitialization, did_you_m
 from vegrad.arrays.shown import shown, visible
 from vegrad.cli.guessing import guess_told, shares
 from vegrad.cli.options import SEQUENCES, positive
+from vegrad.cli.outputs import settle
 from vegrad.cli.parser import not_one_of
 from vegrad.cli.terminal import spinner
 from vegrad.datasets import NAMES, TASKS, Dataset, Sequences, load, load_sequences
@@ -54,6 +55,23 @@ class Task:
         if isinstance(self.data, Sequences) and self.data.lengths is not None:
             return {"lengths": self.data.lengths[chosen]}
         return {}
+
+
+def settle_and_load(options: argparse.Namespace) -> Dataset:
+    """Place and check the files to write, and load the data; what is wrong with both is one error.
+
+    Raises:
+        ValueError, OSError, ImportError: as `settle` and `load_data`.
+    """
+    try:
+        settle(options)
+    except ValueError as wrong:
+        try:
+            load_data(options)
+        except ValueError as first:
+            raise ValueError(f"{first}; and {wrong}") from first
+        raise
+    return load_data(options)
 
 
 def load_data(options: argparse.Namespace) -> Dataset:

@@ -35,14 +35,14 @@ from vegrad.cli.options import (
     positive,
     written_clip,
 )
-from vegrad.cli.outputs import PICTURES, remove_stale, settle
+from vegrad.cli.outputs import PICTURES, remove_stale
 from vegrad.cli.resuming import check_resume, command, stamp
 from vegrad.cli.task import (
     as_truncation,
     build_task,
     check_finite,
     described,
-    load_data,
+    settle_and_load,
     shared,
     split,
     target_told,
@@ -54,6 +54,7 @@ from vegrad.flow.finding import Finding
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
 from vegrad.reports.text import describe_network
+from vegrad.reports.values import count_of
 
 STOPS = ("warning", "critical")
 
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, heard: Interrupts) -> int:
-    settle(options)
+    data = settle_and_load(options)
     outputs = {"network": options.save, "history": options.history}
     for name, path in (("picture", options.plot), ("log", options.log)):
         if path is not None:
@@ -120,7 +121,6 @@ def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
     truncation = as_truncation(options.truncation)
-    data = load_data(options)
     task = build_task(options, data)
     check_finite(task)
     learn, hold = split(len(data.x), options.validation, options.seed)
@@ -320,7 +320,8 @@ def _print(figures: Figures, files: dict[str, str], clip: object) -> None:
     f = figures
     if f["epochs"]:
         speed = f", {f['rows_per_second']:,.0f} rows/s" if f["rows_per_second"] else ""
-        print(f"{f['epochs']} epochs, {f['steps']} steps; {f['seconds']:.2f} s{speed}")
+        epochs, steps = count_of(f["epochs"], "epoch"), count_of(f["steps"], "step")
+        print(f"{epochs}, {steps}; {f['seconds']:.2f} s{speed}")
         loss = "not finite" if f["loss"] is None else f"{f['loss']:.4g}"
         print(f"loss {loss}, mean of the last epoch")
     if f["validation_loss"] is not None:

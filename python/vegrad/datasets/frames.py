@@ -13,7 +13,7 @@ from typing import Protocol, TypeGuard
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.datasets.table import Table
+from vegrad.datasets.table import Table, is_missing
 
 LIBRARIES = ("polars", "pandas")
 DAY = np.timedelta64(1, "D")
@@ -64,15 +64,18 @@ def as_table(frame: Frame, name: str = "the frame", last: str | None = None) -> 
         column = frame[keys[n]]
         values, kind = _numbers(column)
         if values is None:
-            cells = words[place] = ["" if _is_none(one) else str(one).strip() for one in column]
+            cells = ["" if _is_none(one) else str(one).strip() for one in column]
             numbers[:, place] = [_number(cell) for cell in cells]
+            unread = np.flatnonzero(np.isnan(numbers[:, place])).tolist()
+            if not all(is_missing(cells[row]) for row in unread):
+                words[place] = cells  # else they are numbers as text, as in a .csv file
             continue
         numbers[:, place] = values
         if kind == "M":
             dates.add(place)
     missing = np.isnan(numbers).sum(axis=0)
     for place, cells in words.items():
-        missing[place] = cells.count("")
+        missing[place] = sum(map(is_missing, cells))
     ordered = tuple(names[n] for n in order)
     return Table(name, ordered, numbers, tuple(missing.tolist()), words, dates=frozenset(dates))
 
@@ -107,7 +110,7 @@ def _is_none(value: object) -> bool:
 
 def _number(cell: str) -> float:
     try:
-        return float(cell) if cell else np.nan
+        return np.nan if "_" in cell or is_missing(cell) else float(cell)
     except ValueError:
         return np.nan
 

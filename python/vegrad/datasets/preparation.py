@@ -15,6 +15,7 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.shown import some, visible
+from vegrad.datasets import amounts
 from vegrad.datasets.dates import days_of
 from vegrad.datasets.table import Table, is_missing
 
@@ -37,7 +38,8 @@ class Column:
     other: bool = False
     """True if all other words have one together."""
     form: str = ""
-    """How dates are written: "" of ISO 8601, else as strftime has it."""
+    """How dates are written: "" of ISO 8601, else as strftime has it. How numbers are: the marks of
+    thousands and decimals, "" of plain ones."""
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -54,6 +56,8 @@ class Column:
         numbers = table.numbers[:, place]
         if self.kind == "date" and place in table.words:
             numbers = days_of(table.text(place), self.form)
+        elif self.form and place in table.words:
+            numbers = amounts.numbers_of(table.text(place), self.form)
         missing = np.isnan(numbers)
         if self.fill is not None:
             numbers = np.where(missing, self.fill, numbers)
@@ -108,21 +112,25 @@ class Preparation:
         return scaled
 
     def _check(self, table: Table) -> None:
+        """Raise a ValueError of all columns that are missing, and all cells that are no numbers."""
         lacking = [one.name for one in self.columns if one.name not in table.columns]
-        if lacking:
-            hint = did_you_mean(lacking[0], table.columns) if len(lacking) == 1 else ""
-            raise ValueError(
-                f"{table.name} must have the {columns_named(lacking)} that the network has "
-                f"learnt from; it has {some(list(table.columns), MOST_NAMED)}{hint}"
-            )
         wordy = [
             f'{table.place(row)}, column "{visible(one.name)}"'
             for one in self.columns
-            if one.kind == "number"
-            and (row := table.first_word(table.columns.index(one.name))) >= 0
+            if one.kind == "number" and (row := _first_word(table, one)) >= 0
         ]
+        wrong = []
+        if lacking:
+            hint = did_you_mean(lacking[0], table.columns) if len(lacking) == 1 else ""
+            has = some([name or '""' for name in table.columns], MOST_NAMED)
+            wrong.append(
+                f"{table.name} must have the {columns_named(lacking)} that the network has "
+                f"learnt from; it has {has}{hint}"
+            )
         if wordy:
-            raise ValueError(f"{table.name}: {'; '.join(wordy[:MOST_NAMED])}: must be numbers")
+            wrong.append(f"{table.name}: {'; '.join(wordy[:MOST_NAMED])}: must be numbers")
+        if wrong:
+            raise ValueError("; and ".join(wrong))
 
     def outputs(self, made: Array) -> Array:
         """Return what a network's outputs (B, O) mean, (B,): classes, or numbers in own units."""
@@ -185,6 +193,16 @@ class Preparation:
         if np.shape(found.target_shift) not in ((), (1,), (len(found.labels),)):
             raise ValueError("target_shift must be a number, or have one for each class")
         return found
+
+
+def _first_word(table: Table, column: Column) -> int:
+    """Return the first row in which a column of numbers has none; -1 if there is no such row."""
+    place = table.columns.index(column.name) if column.name in table.columns else -1
+    if not column.form or place not in table.words:
+        return table.first_word(place)
+    numbers = amounts.numbers_of(table.words[place], column.form).tolist()
+    pairs = enumerate(zip(table.words[place], numbers, strict=True))
+    return next((row for row, (cell, one) in pairs if one != one and not is_missing(cell)), -1)
 
 
 def columns_named(names: Sequence[str]) -> str:
