@@ -163,3 +163,41 @@ def test_numbers_as_text_in_a_frame_are_numbers() -> None:
     assert load(frame, "y").columns == ("t",)
     frame["t"] = [f"a{n % 3}" for n in range(ROWS)]
     assert load(frame, "y").columns == ("t=a0", "t=a1", "t=a2")
+
+
+def test_truths_are_words_however_they_are_written(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    truths = [n % 3 == 0 for n in range(ROWS)]
+    y = [own(n) for n in range(ROWS)]
+    frame = pandas.DataFrame({"t": truths, "y": y})
+    data = load(frame, "y")
+    assert data.columns == ("t=True",)
+    assert data.preparation is not None
+    for write in (str.lower, str.upper, str.title):
+        path = written(tmp_path, t=[write(str(one)) for one in truths])
+        np.testing.assert_allclose(data.preparation.inputs(read(path)), data.x)
+    frame["t"] = pandas.array([None, *truths[1:]], dtype="boolean")
+    assert load(frame, "y").columns == ("t=False", "t=True", "t is missing")
+    named = load(pandas.DataFrame({"x": y, "t": truths}), "t")
+    assert named.labels == ("False", "True")
+
+
+def test_frames_with_odd_columns() -> None:
+    pandas = pytest.importorskip("pandas")
+    y = np.array([own(n) for n in range(ROWS)])
+    twice = pandas.DataFrame(np.stack([y**2, y**3, y], axis=1), columns=["a", "a", "y"])
+    assert load(twice, "y").told == ("left out: a (has the name of another column)",)
+    numbered = twice.set_axis([0, 1, 2], axis=1)
+    assert load(numbered, 2, drop=[0]).columns == ("1",)  # type: ignore[arg-type,list-item]
+    assert load(twice.set_axis(["aa", "b", "y"], axis=1), "y", drop="aa").columns == ("b",)
+    mixed = pandas.DataFrame({"m": [pandas.NA, float("nan"), None, "w", "v"] * 12, "y": y})
+    assert load(mixed, "y").columns == ("m=v", "m=w", "m is missing")
+    with pytest.raises(ValueError, match=r'column "z" is not in the frame, which has y$'):
+        load(twice[["y"]], "z")
+
+
+def test_records_of_polars_are_words() -> None:
+    polars = pytest.importorskip("polars")
+    y = [own(n) for n in range(ROWS)]
+    frame = polars.DataFrame({"r": [{"a": n % 2} for n in range(ROWS)], "y": y})
+    assert load(frame, "y").columns == ("r={'a': 1}",)

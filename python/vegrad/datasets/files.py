@@ -133,7 +133,13 @@ def _of_table(
     if target_column is None:
         names = some(list(table.columns), MOST_COLUMNS)
         raise ValueError(f"{table.name} needs a target column, one of {names}")
-    return of_table(table, Choice(target_column, drop, columns, fill), numbers)
+    choice = Choice(str(target_column), _names(drop), None if columns is None else _names(columns))
+    return of_table(table, replace(choice, fill=fill), numbers)
+
+
+def _names(columns: Sequence[str]) -> list[str]:
+    """Return names of columns as text, as those of a frame may be numbers; one alone is a list."""
+    return [columns] if isinstance(columns, str) else list(map(str, columns))
 
 
 def _missing(path: Path) -> str:

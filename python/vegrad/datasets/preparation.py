@@ -20,6 +20,7 @@ from vegrad.datasets.dates import days_of
 from vegrad.datasets.table import Table, is_missing
 
 MOST_NAMED = 8  # columns, in a message
+TRUTHS = {word: (word, word.title(), word.upper()) for word in ("true", "false")}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Column:
 
     def _zeros_and_ones(self, cells: Sequence[str]) -> FloatArray:
         place = {word: n for n, word in enumerate(self.words)}
+        for word in self.words:
+            if word.lower() in TRUTHS:  # each program writes them its own way
+                place |= {one: place[word] for one in TRUTHS[word.lower()] if one not in place}
         rest, gone = len(self.words), len(self.words) + self.other
         found = np.zeros((len(cells), len(self.made)))
         for row, cell in enumerate(cells):

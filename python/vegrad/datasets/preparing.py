@@ -108,7 +108,7 @@ def check(table: Table, choice: Choice) -> None:
         how = "twice" if all(name in table.columns for name in wrong) else "not"
         hint = did_you_mean(wrong[0], table.columns) if len(wrong) == 1 and how == "not" else ""
         has = some([name or '""' for name in table.columns], 30)
-        if len(table.columns) == 1:
+        if len(table.columns) == 1 and table.lines is not None:
             has += " alone; its cells must stand between commas, semicolons, tabs or bars"
         raise ValueError(
             f"the {columns_named(wrong)} {is_are} {how} in {table.name}, which has {has}{hint}"
