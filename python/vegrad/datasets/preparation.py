@@ -108,7 +108,7 @@ class Preparation:
             ValueError: for columns that are missing or hold words instead of numbers, all in one.
         """
         self._check(table)
-        places = [table.columns.index(one.name) for one in self.columns]
+        places = [table.places[one.name] for one in self.columns]
         parts = [one.values(table, place) for one, place in zip(self.columns, places, strict=True)]
         x = np.concatenate(parts, axis=1) if parts else np.zeros((len(table), 0))
         scaled: FloatArray = (x - self.shift) / np.where(self.scale > 0, self.scale, 1.0)
@@ -117,7 +117,7 @@ class Preparation:
 
     def _check(self, table: Table) -> None:
         """Raise a ValueError of all columns that are missing, and all cells that are no numbers."""
-        lacking = [one.name for one in self.columns if one.name not in table.columns]
+        lacking = [one.name for one in self.columns if one.name not in table.places]
         wordy = [
             f'{table.place(row)}, column "{visible(one.name)}"'
             for one in self.columns
@@ -201,7 +201,7 @@ class Preparation:
 
 def _first_word(table: Table, column: Column) -> int:
     """Return the first row in which a column of numbers has none; -1 if there is no such row."""
-    place = table.columns.index(column.name) if column.name in table.columns else -1
+    place = table.places.get(column.name, -1)
     if not column.form or place not in table.words:
         return table.first_word(place)
     numbers = amounts.numbers_of(table.words[place], column.form).tolist()

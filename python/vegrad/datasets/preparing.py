@@ -102,7 +102,8 @@ def _listed(names: Sequence[str], *, quoted: bool = True) -> str:
 def check(table: Table, choice: Choice) -> None:
     """Raise ValueError for names that a table does not have, all in one, or has twice."""
     names = [choice.target, *choice.drop, *(choice.columns or ())]
-    wrong = [name for name in dict.fromkeys(names) if table.columns.count(name) != 1]
+    count = Counter(table.columns)
+    wrong = [name for name in dict.fromkeys(names) if count[name] != 1]
     if wrong:
         is_are = "are" if len(wrong) > 1 else "is"
         how = "twice" if all(name in table.columns for name in wrong) else "not"
@@ -128,11 +129,12 @@ def planned(table: Table, choice: Choice) -> Plan:
         ValueError: if none is left.
     """
     plan, target = Plan(), table.columns.index(choice.target)
+    chosen, dropped = set(choice.columns or ()), set(choice.drop)
     for place, name in enumerate(table.columns):
-        if place == target or (choice.columns is not None and name not in choice.columns):
+        if place == target or (choice.columns is not None and name not in chosen):
             continue
         asked = choice.columns is not None
-        why = "as asked" if name in choice.drop else _useless(table, place, target, asked=asked)
+        why = "as asked" if name in dropped else _useless(table, place, target, asked=asked)
         if why:
             plan.left_out.setdefault(why, []).append(name)
             continue
@@ -168,7 +170,7 @@ NUMBERS = "numbers the rows"
 def _useless(table: Table, place: int, target: int, *, asked: bool) -> str:
     """Return why nothing can be learnt from a column; "" if something may be."""
     numbers, cells = table.numbers[:, place], table.words.get(place)
-    if table.columns.index(table.columns[place]) != place:
+    if table.places[table.columns[place]] != place:
         return "has the name of another column"
     if cells is None:
         if table.missing[place] == len(numbers):

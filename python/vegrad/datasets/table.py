@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import isnan
 
 import numpy as np
@@ -35,6 +36,12 @@ class Table:
     """What was found out of the file's form."""
     decimal: str = "."
     """The mark before the decimals."""
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The first column of each name."""
+        names = range(len(self.columns) - 1, -1, -1)
+        return {self.columns[place]: place for place in names}
 
     def __len__(self) -> int:
         return len(self.numbers)
