@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import isnan
 
 import numpy as np
 import numpy.typing as npt
 
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import FloatArray
 
 MISSING = ("", "na", "n/a", "nan", "null")
