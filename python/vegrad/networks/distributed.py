@@ -137,7 +137,8 @@ class SharedGradients:
         What the network itself knows is of this process's part alone.
         """
         with np.errstate(divide="ignore"):
-            return np.log2(self._norms)
+            sizes: FloatArray = np.log2(self._norms)
+        return sizes
 
     def measure(self) -> None:
         """Measure the norms of the weights' gradients, before a clip."""
