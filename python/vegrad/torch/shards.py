@@ -59,15 +59,12 @@ def _as_it_was(model: Module, loss_fn: object) -> Iterator[None]:
     """Restore gradients, buffers and the random generators at the end."""
     both = [model, loss_fn] if isinstance(loss_fn, Module) else [model]
     gradients = [(one, one.grad) for one in model.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for one in both for buffer in one.buffers()]
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with torch.random.fork_rng(devices=models.gpus(model)), torch.enable_grad():
+        rng = torch.random.fork_rng(devices=models.gpus(model))
+        with models.buffers_kept(both), rng, torch.enable_grad():
             yield
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, values in buffers:
-                buffer.copy_(values)
