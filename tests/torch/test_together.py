@@ -62,6 +62,21 @@ def gathers(*_: object) -> None:
     raise AssertionError("a whole parameter was gathered")
 
 
+def spoilt(way: str, size: int, rank: int) -> list[str]:
+    """Return what is found where the last process has a part of a weight that is not finite."""
+    from vegrad.torch import Monitor
+
+    net, (x, y) = wrapped(way, size), batch()
+    weight = (net.module if way == "ddp" else net)[2].weight
+    if rank == size - 1 or way == "ddp":
+        with torch.no_grad():
+            (weight.to_local() if way != "ddp" else weight)[0, 0] = float("nan")
+    monitor = Monitor(net, on_finding=None)
+    nn.functional.cross_entropy(net(x), y).backward()
+    monitor.step()
+    return [one.message for one in monitor.report(together=True).findings]
+
+
 def work() -> dict[str, Any]:
     """Return what this process sees of each way to train."""
     from torch.distributed.tensor import DTensor
@@ -92,6 +107,7 @@ def work() -> dict[str, Any]:
             "alone": str(alone),
             "report": str(report),
         }
+        found[way]["spoilt"] = spoilt(way, size, rank)
     if rank == size - 1:
         other = replace(report, rows=report.rows[:-1])
     try:
@@ -159,6 +175,16 @@ def test_sizes_are_those_of_the_whole_model(seen: list[Any]) -> None:
                 part = name == "delta_norm" and way == "tp" and row["module"] == "0"
                 times = np.sqrt(len(seen)) if part else 1.0
                 np.testing.assert_allclose(row[name] * times, one[name], rtol=1e-4)
+
+
+def test_a_value_that_is_not_finite_on_one_process_is_told_on_all(seen: list[Any]) -> None:
+    for way in WAYS if len(seen) == 4 else WAYS[:3]:
+        found = [one[way]["spoilt"] for one in seen]
+        assert all(one == found[0] for one in found)
+        assert any("not finite" in one for one in found[0])
+    assert any("its weight is not" in one for one in seen[0]["fsdp"]["spoilt"])
+    false = "its input and weights are finite"
+    assert not any(false in one for one in seen[0]["fsdp"]["spoilt"])
 
 
 def test_processes_with_other_modules_are_told(seen: list[Any]) -> None:

@@ -66,10 +66,14 @@ def _check(names: list[list[str]]) -> None:
 
 
 def _each_once(found: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings without those that another process has said, what is critical first."""
-    once: dict[tuple[str, str], Finding] = {}
+    """Return findings without those that another process has said, what is critical first.
+
+    Where a value is not finite, one process may have the part of a parameter that is to blame.
+    """
+    once: dict[tuple[str, str, object], Finding] = {}
     for one in found:
-        once.setdefault((one.kind, one.cause), one)
+        where = (one.sites, repr(one.facts)) if one.kind == "nonfinite" else None
+        once.setdefault((one.kind, one.cause, where), one)
     return tuple(sorted(once.values(), key=lambda one: one.severity != "critical"))
 
 
