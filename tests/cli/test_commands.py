@@ -65,6 +65,7 @@ def test_the_demo_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     content = strict(capsys.readouterr().out)
     assert content["verdict"] == "vanishing"
     assert content["network"]["sizes"] == [64, *[64] * 49, 10]
+    assert sum(content["data"].pop("classes").values()) == pytest.approx(1)
     assert content["data"] == {"name": "digits", "rows": 1797, "columns": 64}
     assert content["picture"] == "vegrad-flow.png"
     assert content["version"] == __version__
@@ -243,8 +244,11 @@ def test_a_target_that_is_not_finite_has_its_line(
     ("options", "told"),
     [
         (("--target", "year"), "target: 20 classes (whole numbers; --loss mse for a regression)"),
-        (("--target", "year", "--loss", "mse"), "10 layers of width 64 (1 input, 1 output)"),
-        (("--target", "kind"), "10 layers of width 64 (1 input, 3 outputs)"),
+        (
+            ("--target", "year", "--loss", "mse"),
+            "year: 1999.5 ± 5.7663; baseline: loss 1, R² 0 (always the mean)",
+        ),
+        (("--target", "kind"), "kind: 3 classes: a (33.3 %), b (33.3 %), c (33.3 %)"),
         (
             ("--target", "kind", "--loss", "mse"),
             "target: 3 classes, an output for each that is to be 1 or 0 (mse)",

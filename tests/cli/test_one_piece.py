@@ -63,7 +63,7 @@ def test_defaults_that_differ_are_said(capsys: pytest.CaptureFixture[str]) -> No
         text = " ".join(capsys.readouterr().out.split())
         assert "By default train takes 3 layers of 128, relu, he_normal; diagnose, cure" in text
     lines = said(capsys, "train --data wine --epochs 1").splitlines()
-    assert lines[1:3] == [
+    assert lines[3:5] == [
         "3 layers of width 128 (13 inputs, 3 outputs), float32",
         "relu, he_normal, cross_entropy",
     ]

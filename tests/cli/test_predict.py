@@ -1,12 +1,19 @@
 """`vegrad predict`: a price comes out as a price, and a class by its name."""
 
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import vegrad
 from vegrad.cli import main
+from vegrad.datasets import Preparation
+from vegrad.datasets.csv_files import read
+from vegrad.datasets.preparation import Column
+
+from tests.patches import run_as_file
 
 
 def houses(path: Path, *, price: bool = True) -> str:
@@ -84,15 +91,126 @@ def test_columns_that_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert 'must have the columns "nr", "area", "city" that the network has learnt from' in told
 
 
-def test_a_file_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of all files most of all the table whose rows are predicted."""
-    network, new = trained(tmp_path, "price"), houses(tmp_path / "new.csv", price=False)
-    before = Path(new).read_bytes()
-    capsys.readouterr()
-    assert main(["predict", network, new, "--out", new]) == 2
-    said = f"vegrad: error: {new} exists: --force overwrites, --out FILE writes elsewhere\n"
-    assert capsys.readouterr().err == said
-    assert Path(new).read_bytes() == before
-    assert main(["predict", network, new, "--out", str(tmp_path / "no" / "p.csv")]) == 2
-    assert main(["predict", network, new, "--out", new, "--force"]) == 0
-    assert Path(new).read_text().startswith("price\n")
+DEEP = ("--depth", "8", "--width", "16", "--init", "normal", "--sigma-w", "0.3", "--lr", "0.01")
+
+
+@pytest.mark.parametrize("goal", ["0.3", "1e-9"], ids=["reached", "not reached"])
+def test_a_cured_network_knows_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], goal: str
+) -> None:
+    data, path = houses(tmp_path / "houses.csv"), str(tmp_path / "cured.safetensors")
+    asked = ("--target", "price", "--goal", goal, "--steps", "60", "--budget", "2")
+    main(["cure", "--data", data, *asked, *DEEP, "--save", path, "--patch", f"{path}.py"])
+    known = vegrad.datasets.load(data, "price")
+    shift, scale = known.target_units
+    told = (
+        f"price: {round(shift, -1):.0f} ± {scale:.0f}; baseline: loss 1, R² 0 (always the mean)\n"
+    )
+    assert told in capsys.readouterr().out
+    network = vegrad.MLP.load(path)
+    wanted = network.forward(known.x)[:, 0] * scale + shift
+    np.testing.assert_allclose(network.predict(data), wanted, rtol=1e-6)
+    assert main(["predict", path, houses(tmp_path / "new.csv", price=False)]) == 0
+    assert capsys.readouterr().out.startswith("price\n")
+
+
+def test_a_patch_of_a_table_makes_a_network_that_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    houses(Path("houses.csv"))
+    line = "cure --data houses.csv --target price --drop nr --fill mean --goal 0.2 --steps 200"
+    sick = (
+        "--depth",
+        "20",
+        "--width",
+        "16",
+        "--init",
+        "normal",
+        "--sigma-w",
+        "0.3",
+        "--lr",
+        "0.01",
+    )
+    assert main([*line.split(), *sick, "--quiet", "--patch", "patch.py"]) == 0
+    names = run_as_file(Path("patch.py").read_text(encoding="utf-8"))
+    assert names["data"].columns == ("area", "city=Rome")  # as asked
+    true = names["data"].y[:, 0] * names["data"].target_units[1] + names["data"].target_units[0]
+    found = names["network"].predict("houses.csv")
+    assert np.sqrt(np.mean((found - true) ** 2)) < 0.5 * np.std(true)
+
+
+def test_a_cure_that_scales_the_data_scales_what_is_predicted(tmp_path: Path) -> None:
+    data = vegrad.datasets.load(houses(tmp_path / "houses.csv"), "price")
+    assert data.units is not None
+    (shift, scale), (mean, size) = data.units, data.target_units
+    x, y = data.x * scale + shift, data.y * size + mean  # as they stood in the file
+    network = vegrad.MLP([3, 16, 1], activation="tanh", seed=0)
+    assert data.preparation is not None
+    once = np.where(scale > 0, 1.0, 0.0)
+    network.preparation = replace(
+        data.preparation, shift=0 * shift, scale=once, target_shift=0.0, target_scale=1.0
+    )
+    np.testing.assert_allclose(network.preparation.inputs(read(tmp_path / "houses.csv")), x)
+    cured = vegrad.cure(network, x, y, steps=100)
+    assert cured.scaling is not None
+    assert cured.target_scaling is not None
+    by, (moved, times) = cured.scaling, cured.target_scaling
+    wanted = cured.network.forward((x - by[0]) / by[1]) * times + moved
+    found = cured.network.predict(tmp_path / "houses.csv")
+    np.testing.assert_allclose(found, wanted[:, 0], rtol=1e-5)
+    assert 200_000 < found.mean() < 400_000
+    assert network.preparation.target_scale == 1.0  # the given one's stays
+
+
+def test_scaled_classes_come_out_by_what_they_are_compared_with() -> None:
+    column = Column("a", "number")
+    plain = Preparation((column,), "c", ("x", "y", "z"), np.zeros(1), np.ones(1))
+    moved = plain.scaled(target=(np.array([0.0, 5.0, 0.0]), 2.0))
+    outputs = np.array([[1.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    assert plain.outputs(outputs).tolist() == ["x", "x"]
+    assert moved.outputs(outputs).tolist() == ["y", "x"]
+    again = Preparation.from_dict(json.loads(json.dumps(moved.to_dict())))
+    assert again.outputs(outputs).tolist() == ["y", "x"]
+    with pytest.raises(ValueError, match="target_shift must be a number, or have one for each"):
+        Preparation.from_dict(moved.to_dict() | {"target_shift": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_are_predicted_by_a_file_of_a_network(tmp_path: Path, library: str) -> None:
+    frames = pytest.importorskip(library)
+    network = vegrad.MLP.load(trained(tmp_path, "price"))
+    table = read(tmp_path / "houses.csv")
+    frame = frames.DataFrame(
+        {"city": table.words[2], "nr": table.numbers[:, 0], "area": table.numbers[:, 1]}
+    )
+    np.testing.assert_allclose(network.predict(frame), network.predict(tmp_path / "houses.csv"))
+    with pytest.raises(ValueError, match='the frame must have the columns "nr", "city" that'):
+        network.predict(frames.DataFrame({"area": [1.0]}))
+
+
+def test_all_that_is_wrong_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = trained(tmp_path, "price")
+    data = ["--data", str(tmp_path / "houses.csv"), "--out", str(tmp_path)]
+    assert main(["train", *data, "--target", "prise", "--drop", "town"]) == 2
+    told = capsys.readouterr().err
+    assert 'the columns "prise", "town" are not in ' in told
+    assert "exist: --force overwrites" in told
+    (tmp_path / "new.csv").write_text("nr,area\n1,wide\n", encoding="utf-8")
+    assert main(["predict", network, str(tmp_path / "new.csv")]) == 2
+    told = capsys.readouterr().err
+    assert 'must have the column "city" that' in told
+    assert 'line 2, column "area": must be numbers' in told
+
+
+def test_predictions_replace_no_file_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, path = trained(tmp_path, "price"), tmp_path / "p.csv"
+    path.write_text("mine", encoding="utf-8")
+    line = ["predict", network, str(tmp_path / "houses.csv"), "--out", str(path)]
+    assert main(line) == 2
+    assert "p.csv exists: --force overwrites" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert main([*line, "--force"]) == 0
+    assert path.read_text(encoding="utf-8").startswith("price\n")

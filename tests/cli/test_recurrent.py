@@ -45,6 +45,7 @@ def test_an_lstm_learns_the_temporal_order(capsys: pytest.CaptureFixture[str]) -
         "--data", "temporal_order:20", "--epochs", "5", "--quiet"
     )  # fmt: skip
     assert found["validation_accuracy"] > 0.95
+    assert found["data"].pop("classes").keys() == {"AA", "AB", "BA", "BB"}
     assert found["data"] == {"name": "temporal_order", "rows": 3200, "held_out": 800}
     network = found["network"]
     assert (network["inputs"], network["hidden"], network["outputs"]) == (6, 32, 4)
@@ -195,12 +196,15 @@ def test_a_diagnosis(capsys: pytest.CaptureFixture[str]) -> None:
     )
     numbers = lines[lines.index("temporal_order: 4000 sequences of 120 steps, 6 inputs") :]
     network = "1 layer of 32 lstm units (6 inputs, 4 outputs), float32, loss 1."
-    assert numbers[1].startswith(network)
-    assert numbers[2] == "default initialization, cross_entropy of the last step"
-    assert numbers[4].split()[:3] == ["layer", "gain", "a"]
+    classes = "4 classes: BA (25.7 %), BB (25.6 %), AA (24.6 %), AB (24.1 %)"
+    assert numbers[1:3] == [f"target: {classes}", "baseline: accuracy 25.7 % (always BA)"]
+    assert numbers[3].startswith(network)
+    assert numbers[4] == "default initialization, cross_entropy of the last step"
+    assert numbers[6].split()[:3] == ["layer", "gain", "a"]
     assert lines[-1] == "picture: flow.png"
     assert Path("flow.png").read_bytes().startswith(b"\x89PNG")
     found = content(capsys, *options, "--force")
+    assert found["data"].pop("classes").keys() == {"AA", "AB", "BA", "BB"}
     assert found["data"] == {"name": "temporal_order", "rows": 4000, "steps": 120, "columns": 6}
     assert (found["verdict"], found["network"]["cell"]) == ("vanishing", "lstm")
     assert np.shape(found["flow"]["delta_log2"]) == (1, 120)
@@ -212,6 +216,7 @@ def test_rows_of_unequal_length_are_diagnosed(
     sequences: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = content(capsys, "diagnose", *QUICK[:4], "--data", sequences, "--batch", "50")
+    assert found["data"].pop("classes").keys() == {"True", "False"}
     assert found["data"] == {"name": "sequences.npz", "rows": 50, "steps": 9, "columns": 3}
 
 

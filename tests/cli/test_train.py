@@ -56,6 +56,7 @@ def test_it_learns_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(output.out)
     assert content["validation_accuracy"] >= 0.97
     assert (content["ended"], content["epochs"], content["steps"]) == ("finished", 20, 20 * 45)
+    assert content["data"].pop("classes")["3"] == pytest.approx(183 / 1797)
     assert content["data"] == {"name": "digits", "rows": 1438, "held_out": 359}
     assert content["network"]["sizes"] == [64, 128, 128, 10]
     assert content["files"] == {
@@ -80,13 +81,15 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr()
     lines = output.out.splitlines()
     assert lines[0] == "wine: 142 rows of 13 columns to learn, 36 held out"
-    assert lines[1].startswith("20 epochs, 100 steps; ")
-    assert lines[1].endswith(" rows/s")
-    assert lines[2].startswith("loss 0.")
-    assert lines[3].startswith("validation loss 0.")
-    assert re.fullmatch(r".*, accuracy \d+\.\d % \(always the commonest: \d+\.\d %\)", lines[3])
-    assert lines[4].endswith(" % of the steps (--clip global_norm:1)")
-    assert lines[5:] == [f"network: {NETWORK}", "history: steps.csv", f"checkpoint: {CHECKPOINT}"]
+    assert lines[1] == "target: 3 classes: 1 (39.9 %), 0 (33.1 %), 2 (27.0 %)"
+    assert lines[2] == "baseline: accuracy 39.9 % (always 1)"
+    assert lines[3].startswith("20 epochs, 100 steps; ")
+    assert lines[3].endswith(" rows/s")
+    assert lines[4].startswith("loss 0.")
+    assert lines[5].startswith("validation loss 0.")
+    assert re.fullmatch(r".*, accuracy \d+\.\d % \(always the commonest: \d+\.\d %\)", lines[5])
+    assert lines[6].endswith(" % of the steps (--clip global_norm:1)")
+    assert lines[7:] == [f"network: {NETWORK}", "history: steps.csv", f"checkpoint: {CHECKPOINT}"]
     assert output.err == ""
     with open("steps.csv", newline="") as file:
         assert len(list(csv.reader(file))) == 101
@@ -95,7 +98,7 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_held_out_rows_are_not_learned(capsys: pytest.CaptureFixture[str]) -> None:
     content = figures(capsys, "--validation", "0", "--epochs", "1")
     assert (content["validation_loss"], content["validation_accuracy"]) == (None, None)
-    assert content["data"] == {"name": "wine", "rows": 178, "held_out": 0}
+    assert (content["data"]["rows"], content["data"]["held_out"]) == (178, 0)
     content = figures(capsys, "--validation", "1e-9", "--epochs", "1")
     assert content["data"]["held_out"] == 1
     data = datasets.load("wine")
@@ -410,7 +413,7 @@ def test_findings_are_printed_when_met_and_at_the_end(capsys: pytest.CaptureFixt
     output = capsys.readouterr()
     assert output.err.startswith("vanishing: each layer passes on")
     lines = output.out.splitlines()
-    assert lines[1].startswith("vanishing: ")  # below the data, above all figures
+    assert lines[3].startswith("vanishing: ")  # below the data, above all figures
     assert files() == {NETWORK, HISTORY, CHECKPOINT}
     history = History.from_dict(json.loads(Path(HISTORY).read_text()))
     assert history.findings[0].kind == "vanishing"
@@ -427,19 +430,8 @@ def test_a_finding_may_stop_it(capsys: pytest.CaptureFixture[str]) -> None:
     content = figures(capsys, *SICK, "--stop-on", "critical", code=1)
     assert (content["ended"], content["epochs"]) == ("stopped", 0)
     assert content["message"] == "stopped by a finding: vanishing"
-    rising = [
-        "--optimizer",
-        "sgd",
-        "--schedule",
-        "warmup",
-        "--lr",
-        "100",
-        "--clip",
-        "none",
-        "--epochs",
-        "60",
-    ]
-    content = figures(capsys, *rising, "--stop-on", "warning", code=1)
+    rising = ("--optimizer", "sgd", "--schedule", "warmup", "--lr", "100", "--epochs", "60")
+    content = figures(capsys, *rising, "--clip", "none", "--stop-on", "warning", code=1)
     assert content["ended"] == "stopped"
     assert content["findings"][0]["kind"] == "overshooting"
     assert content["findings"][0]["severity"] in ("warning", "critical")

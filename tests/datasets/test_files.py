@@ -140,8 +140,9 @@ BAD_CSV = {
     "y\n1\n2\n": "must have columns beside y",
     "x,y\n1,2\n1,2,3\n": "line 3 has 3 values, not 2 as the first line",
     "x,y\n1,2\n1\n": "line 3 has 1 values, not 2",
-    "x,y\n1,a\n2,\n": 'target column "y" has no value in line 3',
-    "x,y\n1,7\n2,7\n": "is 7.0 in every row: nothing to learn",
+    "x,y\n1,a\n2,\n": "is a in every row: nothing to learn",
+    "x,y\n1,7\n2,7\n": "is 7 in every row: nothing to learn",
+    "x z\n1 2\n": "which has x z alone; its cells must stand between commas",
     'x,y\n1,"7\n2,7\n': "is not a .csv file: the quotes in line 2 do not end",
 }
 
@@ -215,7 +216,7 @@ def test_huge_and_tiny_columns_are_standardized(tmp_path: Path) -> None:
         ({"x": np.ones(2) * 1j, "y": np.arange(2)}, "x must be numbers, not complex128"),
         ({"x": np.ones(2), "y": np.ones(2) * 1j}, "y must be numbers or text"),
         ({"x": np.ones(2), "y": np.array([{}, {}])}, "must be arrays of numbers, not objects"),
-        ({"x": np.ones((3, 2)), "y": np.ones(3)}, "is 1.0 in every row"),
+        ({"x": np.ones((3, 2)), "y": np.ones(3)}, "is 1 in every row"),
     ],
 )
 def test_bad_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

@@ -149,3 +149,23 @@ def test_a_step_that_a_grad_scaler_skips_is_no_finding() -> None:
     model(x).mean().backward()
     optimizer.step()
     assert monitor.nonfinite.parameter == "2.weight"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 0.0], ids=["nan", "fine"])
+def test_a_pass_under_way_keeps_what_batch_norm_needs(bad: float) -> None:
+    """A second look at the model in the middle of a step must not spoil the way back."""
+    gradients = []
+    for watched in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        monitor = Monitor(model, on_finding=None) if watched else None
+        x = torch.randn(16, 4)
+        x[3, 2] = bad
+        nn.functional.cross_entropy(model(x), x[:, :2].argmax(1)).backward()
+        if monitor is not None:
+            monitor.step()
+            assert (monitor.report().verdict == "nonfinite") == (bad != 0)
+        gradients.append([one.grad for one in model.parameters()])
+        gradients[-1] += [one.clone() for one in model.buffers()]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)

@@ -22,7 +22,6 @@ from vegrad.cli.options import (
     positive,
     written_schedule,
 )
-from vegrad.cli.outputs import settle
 from vegrad.cli.task import (
     ROWS,
     STEPS,
@@ -31,7 +30,7 @@ from vegrad.cli.task import (
     build_task,
     counted,
     described,
-    load_data,
+    settle_and_load,
     target_told,
 )
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
@@ -53,11 +52,10 @@ treat = cast(Callable[..., Cure], cure)  # takes either kind of network
 
 def run(options: argparse.Namespace) -> int:
     """Cure a network; return 0 if it trains afterwards, else 1."""
-    data = load_data(options)
+    data = settle_and_load(options)
     task = build_task(options, data)
     steps = positive("--steps", options.steps)
     optimizer = build_optimizer(options, steps)
-    settle(options)
     found = treat(
         task.network,
         data.x,
@@ -73,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     if found.patch:
-        found = replace(found, patch=_runnable(options, task, found.patch))
+        found = replace(found, patch=_runnable(options, task, found))
     files = _write(options, found)
     if options.json:
         content = found.to_dict()
@@ -116,9 +114,9 @@ def show(options: argparse.Namespace, found: Cure) -> None:
         print("\n".join(report.details(found, width())))
 
 
-def _runnable(options: argparse.Namespace, task: Task, patch: str) -> str:
+def _runnable(options: argparse.Namespace, task: Task, found: Cure) -> str:
     """Add the lines that load the data and make the network, so that the patch runs as a file."""
-    data, loss = task.data, task.network.config["loss"]
+    data, loss, patch = task.data, task.network.config["loss"], found.patch or ""
     lines = [
         f"data = {_loading(options, data)}",
         f"x, target = data.x, data.target({quoted(loss)})",
@@ -130,7 +128,16 @@ def _runnable(options: argparse.Namespace, task: Task, patch: str) -> str:
         lines.append(f"network = {written(task.network.config)}")
     if options.schedule != "constant":
         lines.append(f"schedule = {written_schedule(options, options.steps)}")
+    if data.preparation is not None:
+        patch += f"network.preparation = data.preparation{_scaled(found)}  # for network.predict\n"
     return patch.replace("import vegrad\n", "\n".join(["import vegrad", "", *lines, ""]), 1)
+
+
+def _scaled(found: Cure) -> str:
+    """Write the call that adds to a preparation what the patch does to the data."""
+    names = (("shift, scale", found.scaling), ("target_shift, target_scale", found.target_scaling))
+    pairs = [f"({pair})" if scaled is not None else "None" for pair, scaled in names]
+    return f".scaled({', '.join(pairs)})" if pairs != ["None", "None"] else ""
 
 
 def _loading(options: argparse.Namespace, data: Dataset) -> str:
@@ -139,6 +146,10 @@ def _loading(options: argparse.Namespace, data: Dataset) -> str:
     if not isinstance(data, Sequences):
         if options.target is not None:
             more = f", target_column={quoted(options.target)}{more}"
+        for name in ("columns", "drop"):
+            if (names := getattr(options, name)) is not None:
+                more += f", {name}=[{', '.join(map(quoted, names))}]"
+        more += "" if options.fill is None else f", fill={quoted(options.fill)}"
         return f"vegrad.datasets.load({quoted(data.name)}{more})"
     if data.name in TASKS:
         task, _, steps = (options.data or data.name).partition(":")

@@ -24,7 +24,15 @@ from vegrad.cli.options import (
 )
 from vegrad.cli.outputs import PAGES, PICTURES, settle
 from vegrad.cli.parser import Parser
-from vegrad.cli.task import Task, build_task, counted, described, load_data, target_told
+from vegrad.cli.task import (
+    Task,
+    build_task,
+    counted,
+    described,
+    load_data,
+    settle_and_load,
+    target_told,
+)
 from vegrad.cli.terminal import print_files, print_json, print_verdict, spinner, width
 from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.diagnosis import Diagnosis
@@ -46,9 +54,7 @@ def run(options: argparse.Namespace) -> int:
     """Diagnose a network; return 0 if it is healthy, else 1."""
     if options.json and options.format not in (None, "json"):
         raise ValueError(f"--json is --format json: it goes without --format {options.format}")
-    data = load_data(options)
-    settle(options)
-    diagnosis, files = _judge(options, data)
+    diagnosis, files = _judge(options, settle_and_load(options))
     if (options.format or "text") == "text" and not options.json:
         print_files(files)
     return 0 if diagnosis.healthy else 1

@@ -15,11 +15,11 @@ from vegrad.networks.mlp import MLP
 
 def run(options: argparse.Namespace) -> int:
     """Predict the rows of a table; return 0."""
-    network = MLP.load(options.network)
     if options.out is not None:
         if not options.force:
             check_new([options.out], "FILE")
         check_writable(options.out)
+    network = MLP.load(options.network)
     found = network.predict(options.data)
     text = StringIO()
     lines = csv.writer(text, lineterminator="\n")

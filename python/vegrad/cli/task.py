@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, Loss, RecurrentInitialization, did_you_mean
 from vegrad.arrays.shown import shown, visible
+from vegrad.cli.guessing import guess_told, shares
 from vegrad.cli.options import SEQUENCES, positive
+from vegrad.cli.outputs import settle
 from vegrad.cli.parser import not_one_of
 from vegrad.cli.terminal import spinner
 from vegrad.datasets import NAMES, TASKS, Dataset, Sequences, load, load_sequences
@@ -53,6 +55,23 @@ class Task:
         if isinstance(self.data, Sequences) and self.data.lengths is not None:
             return {"lengths": self.data.lengths[chosen]}
         return {}
+
+
+def settle_and_load(options: argparse.Namespace) -> Dataset:
+    """Place and check the files to write, and load the data; what is wrong with both is one error.
+
+    Raises:
+        ValueError, OSError, ImportError: as `settle` and `load_data`.
+    """
+    try:
+        settle(options)
+    except ValueError as wrong:
+        try:
+            load_data(options)
+        except ValueError as first:
+            raise ValueError(f"{first}; and {wrong}") from first
+        raise
+    return load_data(options)
 
 
 def load_data(options: argparse.Namespace) -> Dataset:
@@ -233,30 +252,33 @@ def described(data: Dataset, rows: int) -> str:
     return f"{visible(data.name)}: {sequences} of {steps} step{'s' * (steps != '1')}, {inputs}"
 
 
-def target_told(data: Dataset, loss: str | None) -> list[str]:
-    """Say in lines what was done to a table, and how x and the target were taken.
+def target_told(data: Dataset, loss: Loss | None) -> list[str]:
+    """Say in lines what was done to a table, how x and the target were taken, and of guessing.
 
     Of the target it is said where another way would be as likely.
     """
-    count, loss = len(data.labels), loss or data.loss
-    if data.told:
-        return [*data.told, *target_told(replace(data, told=()), loss)]
+    said, count, loss = list(data.told), len(data.labels), loss or data.loss
     if len(data.flattened) == 2:
-        said = f"x: flattened, as of images; sequences go with --cell ({_cells()})"
-        return [said, *target_told(replace(data, flattened=()), loss)]
+        said.append(f"x: flattened, as of images; sequences go with --cell ({_cells()})")
     if count and (loss == "mse" or (loss == "binary_cross_entropy" and count > 2)):
-        return [f"target: {count} classes, an output for each that is to be 1 or 0 ({loss})"]
-    if data.whole and data.name not in NAMES:
-        return [f"target: {count} classes (whole numbers; --loss mse for a regression)"]
-    return []
+        said.append(f"target: {count} classes, an output for each that is to be 1 or 0 ({loss})")
+    elif data.whole and data.name not in NAMES:
+        said.append(f"target: {count} classes (whole numbers; --loss mse for a regression)")
+    return [*said, *guess_told(data, loss)]
 
 
 def counted(data: Dataset, rows: int) -> dict[str, object]:
-    """Return the same for JSON."""
-    if not isinstance(data, Sequences):
-        told = {"told": list(data.told)} if data.told else {}
-        return {"name": data.name, "rows": rows, "columns": data.x.shape[1], **told}
-    return {"name": data.name, "rows": rows, "steps": data.x.shape[1], "columns": data.x.shape[2]}
+    """Return the same for JSON, and the shares of the classes."""
+    told = {"told": list(data.told)} if data.told else {}
+    size = {"columns": data.x.shape[-1], **told, **shared(data)}
+    if isinstance(data, Sequences):
+        return {"name": data.name, "rows": rows, "steps": data.x.shape[1], **size}
+    return {"name": data.name, "rows": rows, **size}
+
+
+def shared(data: Dataset) -> dict[str, object]:
+    """Return the shares of the classes for JSON; nothing of numbers."""
+    return {"classes": shares(data)} if data.classes else {}
 
 
 def check_finite(task: Task) -> None:

@@ -35,14 +35,15 @@ from vegrad.cli.options import (
     positive,
     written_clip,
 )
-from vegrad.cli.outputs import PICTURES, remove_stale, settle
+from vegrad.cli.outputs import PICTURES, remove_stale
 from vegrad.cli.resuming import check_resume, command, stamp
 from vegrad.cli.task import (
     as_truncation,
     build_task,
     check_finite,
     described,
-    load_data,
+    settle_and_load,
+    shared,
     split,
     target_told,
 )
@@ -53,6 +54,7 @@ from vegrad.flow.finding import Finding
 from vegrad.networks.mlp import MLP
 from vegrad.networks.rnn import RNN
 from vegrad.reports.text import describe_network
+from vegrad.reports.values import count_of
 
 STOPS = ("warning", "critical")
 
@@ -111,20 +113,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, heard: Interrupts) -> int:
-    truncation = as_truncation(options.truncation)
-    data = load_data(options)
-    task = build_task(options, data)
-    check_finite(task)
-    learn, hold = split(len(data.x), options.validation, options.seed)
-    epochs, batch = positive("--epochs", options.epochs), positive("--batch", options.batch)
-    optimizer = build_optimizer(options, epochs * -(-len(learn) // batch))
-    settle(options)
+    data = settle_and_load(options)
     outputs = {"network": options.save, "history": options.history}
     for name, path in (("picture", options.plot), ("log", options.log)):
         if path is not None:
             outputs[name] = path
     for path in (options.save, options.checkpoint):
         remove_leftovers(path)
+    truncation = as_truncation(options.truncation)
+    task = build_task(options, data)
+    check_finite(task)
+    learn, hold = split(len(data.x), options.validation, options.seed)
+    epochs, batch = positive("--epochs", options.epochs), positive("--batch", options.batch)
+    optimizer = build_optimizer(options, epochs * -(-len(learn) // batch))
     source = None if options.resume is None else options.resume or options.checkpoint
     network, train = task.network, cast(Callable[..., History], task.network.fit)
     fit = partial(
@@ -157,10 +158,12 @@ def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     if options.log is not None and source is None:
         remove_stale(options.log)
     files, again = _follow(options, heard, run, whole, network, outputs, source)
-    used = {"name": data.name, "rows": len(learn), "held_out": len(hold)}
+    used = {"name": data.name, "rows": len(learn), "held_out": len(hold), **shared(data)}
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
     about["clip"] = written_clip(options.clip)
-    figures = _figures(run, len(learn)) | beside_guessing(task, hold, run.history)
+    figures = _figures(run, len(learn)) | beside_guessing(
+        data, task.target, network.config["loss"], hold, run.history
+    )
     _report(options.json, run, figures, files, again, about)
     if run.ended == "interrupted":
         return 130
@@ -317,7 +320,8 @@ def _print(figures: Figures, files: dict[str, str], clip: object) -> None:
     f = figures
     if f["epochs"]:
         speed = f", {f['rows_per_second']:,.0f} rows/s" if f["rows_per_second"] else ""
-        print(f"{f['epochs']} epochs, {f['steps']} steps; {f['seconds']:.2f} s{speed}")
+        epochs, steps = count_of(f["epochs"], "epoch"), count_of(f["steps"], "step")
+        print(f"{epochs}, {steps}; {f['seconds']:.2f} s{speed}")
         loss = "not finite" if f["loss"] is None else f"{f['loss']:.4g}"
         print(f"loss {loss}, mean of the last epoch")
     if f["validation_loss"] is not None:

@@ -20,6 +20,7 @@ SEPARATORS = ",;\t|"
 LOOKED_AT = 100  # lines, for the decimal mark
 COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 POINT = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
+THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(\.\d{3})+\s*")  # that a point may mark
 MARKS = (b"\xff\xfe", b"\xfe\xff")  # with which text in UTF-16 begins
 
 
@@ -48,7 +49,7 @@ def read(path: Path, last: str | None = None) -> Table:
         wordy = [column for column, (words, *_) in enumerate(met) if words]
         cells = _core.csv_words(data, start, separator, wordy) if wordy else []
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8: {error.reason}") from error
+        raise ValueError(f"{path} must be text in UTF-8: {_not_utf_8(data)}") from error
     return Table(
         str(path),
         tuple(header[n] for n in order),
@@ -57,6 +58,7 @@ def read(path: Path, last: str | None = None) -> Table:
         {place[n]: column for n, column in zip(wordy, cells, strict=True)},
         lines,
         told=_told(separator, decimal),
+        decimal=decimal,
     )
 
 
@@ -64,7 +66,9 @@ def _header(path: Path, data: bytes) -> tuple[list[str], int, int, str]:
     """Return the names, where the rows begin, the number of that line, and the separator."""
     start = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     if data.startswith(MARKS):
-        raise ValueError(f"{path} must be text in UTF-8: it is in UTF-16")
+        raise ValueError(
+            f"{path} must be text in UTF-8: it is in UTF-16 (saved anew as UTF-8 it can be read)"
+        )
     number = 1
     for raw in _lines(data, start):
         if raw.strip():
@@ -82,8 +86,20 @@ def _header(path: Path, data: bytes) -> tuple[list[str], int, int, str]:
         raise ValueError(f"{path} is not a .csv file: {error}") from error
     if all(map(_is_number, names)):
         raise ValueError(f"{path} must begin with a line of names, not with {some(names)}")
+    if len(names) > 1 and all(len(name) > 1 and name[0] == name[-1] == "'" for name in names):
+        names = [name[1:-1].strip() for name in names]
     start += sum(map(len, islice(_lines(data, start), reader.line_num)))
     return names, start, number + reader.line_num, separator
+
+
+def _not_utf_8(data: bytes) -> str:
+    """Say in which line text is in another encoding, and what that may be."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return f"line {line} is not (in Windows-1252? saved anew as UTF-8 it can be read)"
+    return "it is not"
 
 
 def _lines(data: bytes, start: int) -> Iterator[bytes]:
@@ -104,7 +120,8 @@ def _decimal(data: bytes, start: int, separator: str) -> str:
         return "."
     lines = [one.decode(errors="replace") for one in islice(_lines(data, start), LOOKED_AT)]
     cells = [cell.strip('" \r\n') for line in lines for cell in line.split(separator)]
-    comma, point = (any(map(one.fullmatch, cells)) for one in (COMMA, POINT))
+    comma = any(map(COMMA.fullmatch, cells))
+    point = any(POINT.fullmatch(cell) and not THOUSANDS.fullmatch(cell) for cell in cells)
     return "," if comma and not point else "."
 
 

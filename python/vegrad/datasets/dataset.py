@@ -14,6 +14,7 @@ from vegrad.datasets.preparation import Preparation
 LOSSES = ("mse", "cross_entropy", "binary_cross_entropy")
 ROWS = 512  # that are standardized at a time
 MOST_CLASSES = 50  # a target of whole numbers with more distinct values is a quantity
+FEW_CLASSES = 10  # so is one with more than these, if they are more than half of the rows
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ def as_dataset(
     whole, target_units = False, (0.0, 1.0)
     values = np.unique(y) if y.ndim == 1 else y
     if y.ndim == 1 and len(values) == 1:
-        raise ValueError(f"the target of {name} is {values[0]} in every row: nothing to learn")
-    if y.ndim == 1 and are_labels(values) and not (numbers and is_number(values)):
+        same = label_of(values.tolist()[0])
+        raise ValueError(f"the target of {name} is {same} in every row: nothing to learn")
+    if y.ndim == 1 and are_labels(values, len(y)) and not (numbers and is_number(values)):
         labels, whole = tuple(label_of(value) for value in values.tolist()), is_number(values)
         target: Array = np.searchsorted(values, y).astype(np.int64)
     elif y.dtype.kind == "U":
@@ -139,10 +141,12 @@ def as_dataset(
     )
 
 
-def are_labels(values: Array) -> bool:
+def are_labels(values: Array, rows: int | None = None) -> bool:
     """Tell if a target of these distinct values is classes: text, or a few whole numbers."""
     if values.dtype.kind in "Ub":
         return True
+    if rows is not None and len(values) > max(FEW_CLASSES, rows / 2):
+        return False
     whole = values.dtype.kind != "f" or bool(np.isfinite(values).all() and (values % 1 == 0).all())
     return whole and len(values) <= MOST_CLASSES
 
@@ -154,7 +158,7 @@ def is_number(values: Array) -> bool:
 
 def label_of(value: object) -> str:
     """Return the name of the class that a target's value stands for."""
-    return str(int(value)) if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value % 1 == 0 else str(value)
 
 
 def standardize(values: Array, *, owned: bool = False) -> FloatArray:

@@ -20,13 +20,14 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, did_you_mean
 from vegrad.arrays.shown import SCREEN, plainly, shown, some, visible
-from vegrad.datasets import csv_files
+from vegrad.datasets import amounts, csv_files
 from vegrad.datasets.dataset import Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
 from vegrad.datasets.preparation import Preparation
-from vegrad.datasets.preparing import Choice, check, planned
+from vegrad.datasets.preparing import OWN_WORD, Choice, check, planned
 from vegrad.datasets.sheets import extent, told_extent, unfolded
 from vegrad.datasets.table import Table, is_missing
+from vegrad.datasets.telling import FEW_ROWS
 
 NAMES = ("digits", "breast_cancer", "wine", "diabetes")
 READERS: dict[str, Callable[[Path, str | None], Table]] = {
@@ -67,11 +68,12 @@ def load(
             is a missing value.
         target_column: the column of a table to learn.
         numbers: take a file's target of whole numbers as numbers. Else text, and whole numbers of
-            at most 50 different values, are classes.
+            at most 50 different values, are classes (over 10 only if every other row repeats one).
         drop: columns of a table to leave out.
         columns: those to take, None for all in which something may be learnt.
         fill: what stands in the place of a missing number: median, mean, zero or none, which leaves
-            NaN. A column of zeros and ones besides says where it was missing.
+            NaN. A column of zeros and ones besides says where it was missing. Rows without a target
+            are left out, but with none.
 
     Raises:
         TypeError: the source is none of these.
@@ -136,7 +138,13 @@ def _of_table(
     if target_column is None:
         names = some(list(table.columns), MOST_COLUMNS)
         raise ValueError(f"{table.name} needs a target column, one of {names}")
-    return of_table(table, Choice(target_column, drop, columns, fill), numbers)
+    choice = Choice(str(target_column), _names(drop), None if columns is None else _names(columns))
+    return of_table(table, replace(choice, fill=fill), numbers)
+
+
+def _names(columns: Sequence[str]) -> list[str]:
+    """Return names of columns as text, as those of a frame may be numbers; one alone is a list."""
+    return [columns] if isinstance(columns, str) else list(map(str, columns))
 
 
 def _missing(path: Path) -> str:
@@ -260,12 +268,14 @@ def of_table(table: Table, choice: Choice, numbers: bool) -> Dataset:
     check(table, choice)
     if not len(table):
         raise ValueError(f"{table.name} has names but no rows")
-    plan, last = planned(table, choice), table.columns.index(choice.target)
+    last = table.columns.index(choice.target)
+    table = table if choice.fill == "none" else _with_targets(table, last)
     target = _target(table, last)
+    plan = planned(table, choice)
     if plan.places == list(range(last)) and all(one.made == (one.name,) for one in plan.columns):
         x = table.numbers[:, :last]  # as most are, without a copy
         for place, one in enumerate(plan.columns):
-            if one.kind == "date":
+            if one.kind == "date" or one.form:
                 x[:, place] = one.values(table, place)[:, 0]
     else:
         _check_room(table, sum(len(one.made) for one in plan.columns))
@@ -279,6 +289,8 @@ def of_table(table: Table, choice: Choice, numbers: bool) -> Dataset:
     preparation = Preparation(
         tuple(plan.columns), choice.target, found.labels, shift, scale, *found.target_units
     )
+    if last in table.words and target.dtype.kind == "f":
+        plan.amounts[choice.target] = next(c for c in table.words[last] if not is_missing(c))
     told = (*table.told, *plan.told(choice.fill))
     return replace(found, preparation=preparation, told=told)
 
@@ -305,6 +317,22 @@ def _check_extent(path: Path, found: tuple[int, int], cell: float) -> None:
         )
 
 
+def _with_targets(table: Table, last: int) -> Table:
+    """Leave out the rows whose target is missing, unless it is in all, and say so."""
+    if not table.missing[last]:
+        return table
+    cells = table.words.get(last)
+    there = ~np.isnan(table.numbers[:, last])
+    if cells is not None:
+        there = np.array([not is_missing(cell) for cell in cells])
+    without = int((~there).sum())
+    if without in (0, len(there)):
+        return table
+    name = visible(table.columns[last])
+    told = f"rows left out: {without} without {name}"
+    return replace(table.kept(there), told=(*table.told, told))
+
+
 def _check_room(table: Table, columns: int) -> None:
     """Refuse a table that becomes too large."""
     size, most = 8.0 * len(table) * columns, most_bytes()
@@ -329,4 +357,12 @@ def _target(table: Table, column: int) -> Array:
                 f'{table.name}: the target column "{visible(name)}" has no value in '
                 f"{table.place(row)}"
             )
+    form = amounts.form_of(cells, table.decimal)
+    if form is not None:
+        return amounts.numbers_of(cells, form)
+    if len(cells) >= FEW_ROWS and len(set(cells)) >= OWN_WORD * len(cells):
+        raise ValueError(
+            f'{table.name}: the target column "{visible(name)}" must be numbers or classes, but '
+            f"nearly every row has a word of its own, such as {shown(cells[0])}"
+        )
     return np.array(cells)

@@ -13,7 +13,7 @@ from typing import Protocol, TypeGuard
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.datasets.table import Table
+from vegrad.datasets.table import Table, is_missing
 
 LIBRARIES = ("polars", "pandas")
 DAY = np.timedelta64(1, "D")
@@ -52,7 +52,7 @@ def is_frame(value: object) -> TypeGuard[Frame]:
 def as_table(frame: Frame, name: str = "the frame", last: str | None = None) -> Table:
     """Return a frame as a table, its column `last` behind the others if there is one.
 
-    Numbers, truths and dates become numbers; all else is text.
+    Numbers and dates become numbers; all else is text, truths too, as they are in a .csv file.
     """
     keys = list(frame.columns)
     names = list(map(str, keys))
@@ -61,20 +61,32 @@ def as_table(frame: Frame, name: str = "the frame", last: str | None = None) -> 
     words: dict[int, list[str]] = {}
     dates = set[int]()
     for place, n in enumerate(order):
-        column = frame[keys[n]]
+        column = _column(frame, keys[n], n)
         values, kind = _numbers(column)
         if values is None:
-            cells = words[place] = ["" if _is_none(one) else str(one).strip() for one in column]
+            cells = ["" if _is_none(one) else str(one).strip() for one in column]
             numbers[:, place] = [_number(cell) for cell in cells]
+            unread = np.flatnonzero(np.isnan(numbers[:, place])).tolist()
+            if not all(is_missing(cells[row]) for row in unread):
+                words[place] = cells  # else they are numbers as text, as in a .csv file
             continue
         numbers[:, place] = values
+        if kind == "b":
+            words[place] = ["" if _is_none(one) else str(one) for one in column]
         if kind == "M":
             dates.add(place)
     missing = np.isnan(numbers).sum(axis=0)
     for place, cells in words.items():
-        missing[place] = cells.count("")
+        missing[place] = sum(map(is_missing, cells))
     ordered = tuple(names[n] for n in order)
     return Table(name, ordered, numbers, tuple(missing.tolist()), words, dates=frozenset(dates))
+
+
+def _column(frame: Frame, key: object, place: int) -> Series:
+    """Return a column, also one of pandas that shares its name."""
+    by_place = getattr(frame, "iloc", None)
+    found: Series = frame[key] if by_place is None else by_place[:, place]
+    return found
 
 
 def _numbers(column: Series) -> tuple[FloatArray | None, str]:
@@ -82,8 +94,12 @@ def _numbers(column: Series) -> tuple[FloatArray | None, str]:
     try:
         values: Array = np.asarray(column.to_numpy())
         if values.dtype.kind == "O" and _is_numeric(column):
-            values = np.array([np.nan if _is_none(one) else float(str(one)) for one in column])
+            cells = [np.nan if _is_none(one) else one for one in column]
+            kind = "b" if str(column.dtype).lower().startswith("bool") else "f"
+            return np.array([float(one) for one in cells]), kind  # type: ignore[arg-type]
     except (TypeError, ValueError):
+        return None, "O"
+    if values.ndim != 1:  # of records
         return None, "O"
     kind = values.dtype.kind
     if kind in "biuf":
@@ -102,12 +118,13 @@ def _is_numeric(column: Series) -> bool:
 
 
 def _is_none(value: object) -> bool:
-    return value is None or value != value or str(value) in ("<NA>", "NaT")
+    nan = isinstance(value, float) and value != value  # of other kinds this may be no truth
+    return value is None or nan or str(value) in ("<NA>", "NaT")
 
 
 def _number(cell: str) -> float:
     try:
-        return float(cell) if cell else np.nan
+        return np.nan if "_" in cell or is_missing(cell) else float(cell)
     except ValueError:
         return np.nan
 

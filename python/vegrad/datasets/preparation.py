@@ -15,10 +15,12 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.shown import some, visible
+from vegrad.datasets import amounts
 from vegrad.datasets.dates import days_of
 from vegrad.datasets.table import Table, is_missing
 
 MOST_NAMED = 8  # columns, in a message
+TRUTHS = {word: (word, word.title(), word.upper()) for word in ("true", "false")}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Column:
     other: bool = False
     """True if all other words have one together."""
     form: str = ""
-    """How dates are written: "" of ISO 8601, else as strftime has it."""
+    """How dates are written: "" of ISO 8601, else as strftime has it. How numbers are: the marks of
+    thousands and decimals, "" of plain ones."""
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -54,6 +57,8 @@ class Column:
         numbers = table.numbers[:, place]
         if self.kind == "date" and place in table.words:
             numbers = days_of(table.text(place), self.form)
+        elif self.form and place in table.words:
+            numbers = amounts.numbers_of(table.text(place), self.form)
         missing = np.isnan(numbers)
         if self.fill is not None:
             numbers = np.where(missing, self.fill, numbers)
@@ -61,6 +66,9 @@ class Column:
 
     def _zeros_and_ones(self, cells: Sequence[str]) -> FloatArray:
         place = {word: n for n, word in enumerate(self.words)}
+        for word in self.words:
+            if word.lower() in TRUTHS:  # each program writes them its own way
+                place |= {one: place[word] for one in TRUTHS[word.lower()] if one not in place}
         rest, gone = len(self.words), len(self.words) + self.other
         found = np.zeros((len(cells), len(self.made)))
         for row, cell in enumerate(cells):
@@ -83,9 +91,10 @@ class Preparation:
     """The means (I,) of the columns that are made."""
     scale: FloatArray
     """Their standard deviations, 0 of a column that is the same in every row."""
-    target_shift: float = 0.0
+    target_shift: float | FloatArray = 0.0
     target_scale: float = 1.0
-    """A quantity is target_shift + target_scale · output."""
+    """A quantity is target_shift + target_scale · output; so is what is compared of classes, whose
+    shift may be one of each, (O,)."""
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -99,7 +108,7 @@ class Preparation:
             ValueError: for columns that are missing or hold words instead of numbers, all in one.
         """
         self._check(table)
-        places = [table.columns.index(one.name) for one in self.columns]
+        places = [table.places[one.name] for one in self.columns]
         parts = [one.values(table, place) for one, place in zip(self.columns, places, strict=True)]
         x = np.concatenate(parts, axis=1) if parts else np.zeros((len(table), 0))
         scaled: FloatArray = (x - self.shift) / np.where(self.scale > 0, self.scale, 1.0)
@@ -107,34 +116,60 @@ class Preparation:
         return scaled
 
     def _check(self, table: Table) -> None:
-        lacking = [one.name for one in self.columns if one.name not in table.columns]
-        if lacking:
-            hint = did_you_mean(lacking[0], table.columns) if len(lacking) == 1 else ""
-            raise ValueError(
-                f"{table.name} must have the {columns_named(lacking)} that the network has "
-                f"learnt from; it has {some(list(table.columns), MOST_NAMED)}{hint}"
-            )
+        """Raise a ValueError of all columns that are missing, and all cells that are no numbers."""
+        lacking = [one.name for one in self.columns if one.name not in table.places]
         wordy = [
             f'{table.place(row)}, column "{visible(one.name)}"'
             for one in self.columns
-            if one.kind == "number"
-            and (row := table.first_word(table.columns.index(one.name))) >= 0
+            if one.kind == "number" and (row := _first_word(table, one)) >= 0
         ]
+        wrong = []
+        if lacking:
+            hint = did_you_mean(lacking[0], table.columns) if len(lacking) == 1 else ""
+            has = some([name or '""' for name in table.columns], MOST_NAMED)
+            wrong.append(
+                f"{table.name} must have the {columns_named(lacking)} that the network has "
+                f"learnt from; it has {has}{hint}"
+            )
         if wordy:
-            raise ValueError(f"{table.name}: {'; '.join(wordy[:MOST_NAMED])}: must be numbers")
+            wrong.append(f"{table.name}: {'; '.join(wordy[:MOST_NAMED])}: must be numbers")
+        if wrong:
+            raise ValueError("; and ".join(wrong))
 
     def outputs(self, made: Array) -> Array:
         """Return what a network's outputs (B, O) mean, (B,): classes, or numbers in own units."""
+        own = made.astype(np.float64) * self.target_scale + self.target_shift
         if not self.labels:
-            return np.asarray(made[:, 0] * self.target_scale + self.target_shift, np.float64)
-        chosen = (made[:, 0] > 0).astype(int) if made.shape[1] == 1 else made.argmax(axis=1)
+            return own[:, 0]
+        chosen = (made[:, 0] > 0).astype(int) if made.shape[1] == 1 else own.argmax(axis=1)
         found: Array = np.array(self.labels)[chosen]
+        return found
+
+    def scaled(
+        self,
+        columns: tuple[Array, Array] | None = None,
+        target: tuple[Array, float] | None = None,
+    ) -> Preparation:
+        """Return this and then a scaling: shift and scale (I,) of what it makes, and of the target.
+
+        Those of the target are a shift (O,) and one scale.
+        """
+        found = self
+        if columns is not None:
+            shift, scale = (np.asarray(one, np.float64) for one in columns)
+            found = replace(found, shift=self.shift + self.scale * shift, scale=self.scale * scale)
+        if target is not None:
+            moved = self.target_shift + self.target_scale * np.asarray(target[0], np.float64)
+            found = replace(
+                found, target_shift=moved, target_scale=self.target_scale * float(target[1])
+            )
         return found
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types."""
         found = asdict(self)
-        found["shift"], found["scale"] = self.shift.tolist(), self.scale.tolist()
+        for name in ("shift", "scale", "target_shift"):
+            found[name] = np.asarray(found[name]).tolist()
         return found
 
     @classmethod
@@ -154,12 +189,24 @@ class Preparation:
             tuple(map(str, cast(list[str], state["labels"]))),
             np.array(state["shift"], np.float64),
             np.array(state["scale"], np.float64),
-            float(str(state["target_shift"])),
+            np.array(state["target_shift"], np.float64),
             float(str(state["target_scale"])),
         )
         if found.shift.shape != (len(found.made),) or found.scale.shape != found.shift.shape:
             raise ValueError("shift and scale must have a number for each column")
+        if np.shape(found.target_shift) not in ((), (1,), (len(found.labels),)):
+            raise ValueError("target_shift must be a number, or have one for each class")
         return found
+
+
+def _first_word(table: Table, column: Column) -> int:
+    """Return the first row in which a column of numbers has none; -1 if there is no such row."""
+    place = table.places.get(column.name, -1)
+    if not column.form or place not in table.words:
+        return table.first_word(place)
+    numbers = amounts.numbers_of(table.words[place], column.form).tolist()
+    pairs = enumerate(zip(table.words[place], numbers, strict=True))
+    return next((row for row, (cell, one) in pairs if one != one and not is_missing(cell)), -1)
 
 
 def columns_named(names: Sequence[str]) -> str:

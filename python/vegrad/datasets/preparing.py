@@ -16,16 +16,18 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.shown import shown, some, visible
+from vegrad.datasets import amounts
 from vegrad.datasets.dates import form_of
 from vegrad.datasets.preparation import MOST_NAMED, Column, columns_named
 from vegrad.datasets.table import Table, is_missing
+from vegrad.datasets.telling import FEW_ROWS, telling
 
 FILLS = ("median", "mean", "zero", "none")
 MOST_WORDS = 20  # of a column, that have a column of their own
 LEAST_SHARE = 0.01  # of the rows, that a word with a column of its own stands in
 NUMBERED = re.compile(r"(^|[ _.-])(id|idx|index|uuid|guid|rowid|unnamed: ?\d+)$|^$", re.IGNORECASE)
 CAMEL = re.compile(r"(?<=[a-z])(?=I[Dd]$)")
-OWN_WORD, FEW_ROWS = 0.9, 20  # share of rows with a word of their own; fewer rows tell nothing
+OWN_WORD = 0.9  # share of rows with a word of their own
 SOME = 4096  # rows, of a column without missing values, whose median fills what others lack
 MARKS, MARKED = 2, 0.1  # words beside numbers that stand for what is missing, and their share
 
@@ -52,6 +54,10 @@ class Plan:
     filled: dict[str, int] = field(default_factory=dict)
     marks: dict[str, list[str]] = field(default_factory=dict)
     """Words that were taken for missing values."""
+    amounts: dict[str, str] = field(default_factory=dict)
+    """An example of the columns of numbers with a currency or marks of the thousands."""
+    telling: list[str] = field(default_factory=list)
+    """Columns each of which tells the target by itself."""
 
     def told(self, fill: str) -> tuple[str, ...]:
         """Say what is done, a line each."""
@@ -67,6 +73,9 @@ class Plan:
                 for one in words
             ]
             lines.append(f"words as zeros and ones: {_listed(parts, quoted=False)}")
+        if self.amounts:
+            parts = [f"{visible(name)} ({shown(one)})" for name, one in self.amounts.items()]
+            lines.append(f"numbers with marks or units: {_listed(parts, quoted=False)}")
         dates = [one.name for one in self.columns if one.kind == "date"]
         if dates:
             lines.append(f"dates as days: {_listed(dates)}")
@@ -76,6 +85,11 @@ class Plan:
             parts = [f"{visible(name)} ({count})" for name, count in self.filled.items()]
             way = "left as they are" if fill == "none" else f"filled ({fill}) and marked"
             lines.append(f"missing values {way}: {_listed(parts, quoted=False)}")
+        if self.telling:
+            lines.append(
+                f"tells the target by itself: {_listed(self.telling)} (to be dropped if it is not "
+                "known before)"
+            )
         return tuple(lines)
 
 
@@ -88,14 +102,17 @@ def _listed(names: Sequence[str], *, quoted: bool = True) -> str:
 def check(table: Table, choice: Choice) -> None:
     """Raise ValueError for names that a table does not have, all in one, or has twice."""
     names = [choice.target, *choice.drop, *(choice.columns or ())]
-    wrong = [name for name in dict.fromkeys(names) if table.columns.count(name) != 1]
+    count = Counter(table.columns)
+    wrong = [name for name in dict.fromkeys(names) if count[name] != 1]
     if wrong:
         is_are = "are" if len(wrong) > 1 else "is"
         how = "twice" if all(name in table.columns for name in wrong) else "not"
         hint = did_you_mean(wrong[0], table.columns) if len(wrong) == 1 and how == "not" else ""
+        has = some([name or '""' for name in table.columns], 30)
+        if len(table.columns) == 1 and table.lines is not None:
+            has += " alone; its cells must stand between commas, semicolons, tabs or bars"
         raise ValueError(
-            f"the {columns_named(wrong)} {is_are} {how} in {table.name}, which has "
-            f"{some(list(table.columns), 30)}{hint}"
+            f"the {columns_named(wrong)} {is_are} {how} in {table.name}, which has {has}{hint}"
         )
     if choice.fill not in FILLS:
         raise ValueError(f"fill must be {', '.join(FILLS)}, not {shown(choice.fill)}")
@@ -112,11 +129,12 @@ def planned(table: Table, choice: Choice) -> Plan:
         ValueError: if none is left.
     """
     plan, target = Plan(), table.columns.index(choice.target)
+    chosen, dropped = set(choice.columns or ()), set(choice.drop)
     for place, name in enumerate(table.columns):
-        if place == target or (choice.columns is not None and name not in choice.columns):
+        if place == target or (choice.columns is not None and name not in chosen):
             continue
         asked = choice.columns is not None
-        why = "as asked" if name in choice.drop else _useless(table, place, target, asked=asked)
+        why = "as asked" if name in dropped else _useless(table, place, target, asked=asked)
         if why:
             plan.left_out.setdefault(why, []).append(name)
             continue
@@ -124,7 +142,9 @@ def planned(table: Table, choice: Choice) -> Plan:
     if not plan.columns and plan.left_out.keys() - {"as asked"} and choice.columns is None:
         return _all_the_same(table, choice, plan)
     if not plan.columns:
-        raise ValueError(f"{table.name}: no column is left to learn {choice.target} from")
+        raise _none_left(table, choice, plan)
+    kept = [place for place, one in zip(plan.places, plan.columns, strict=True) if not one.marked]
+    plan.telling = [table.columns[place] for place in telling(table, target, kept)]
     return plan
 
 
@@ -132,11 +152,16 @@ def _all_the_same(table: Table, choice: Choice, plan: Plan) -> Plan:
     """Take numbers that look like the rows' own, where there is nothing else."""
     numbers = [name for why, names in plan.left_out.items() if why == NUMBERS for name in names]
     if not numbers:
-        reasons = "; ".join(f"{_listed(names)}: {why}" for why, names in plan.left_out.items())
-        raise ValueError(
-            f"{table.name}: no column is left to learn {choice.target} from ({reasons})"
-        )
+        raise _none_left(table, choice, plan)
     return planned(table, replace(choice, columns=numbers))
+
+
+def _none_left(table: Table, choice: Choice, plan: Plan) -> ValueError:
+    reasons = "; ".join(f"{_listed(names)}: {why}" for why, names in plan.left_out.items())
+    beside = f" ({reasons})" if reasons else ""
+    return ValueError(
+        f"{table.name}: no column is left to learn {visible(choice.target)} from{beside}"
+    )
 
 
 NUMBERS = "numbers the rows"
@@ -145,6 +170,8 @@ NUMBERS = "numbers the rows"
 def _useless(table: Table, place: int, target: int, *, asked: bool) -> str:
     """Return why nothing can be learnt from a column; "" if something may be."""
     numbers, cells = table.numbers[:, place], table.words.get(place)
+    if table.places[table.columns[place]] != place:
+        return "has the name of another column"
     if cells is None:
         if table.missing[place] == len(numbers):
             return "has no values"
@@ -160,6 +187,8 @@ def _useless(table: Table, place: int, target: int, *, asked: bool) -> str:
     if asked or len(known) < FEW_ROWS or len(set(known)) < OWN_WORD * len(known):
         return ""
     if form_of(known) is not None or _marks(table, place, cells):
+        return ""
+    if amounts.form_of(known, table.decimal) is not None:
         return ""
     return "a word of its own in nearly every row"
 
@@ -196,8 +225,11 @@ def _take(table: Table, place: int, fill: str, plan: Plan) -> None:
     if cells is not None:
         marks = _marks(table, place, cells)
         form = form_of(cells) if not marks else None
+        written = amounts.form_of(cells, table.decimal) if not marks and form is None else None
         if marks:
             plan.marks[name] = marks
+        elif written is not None:
+            form, plan.amounts[name] = written, next(one for one in cells if not is_missing(one))
         else:
             kind = "words" if form is None else "date"
     elif place in table.dates:

@@ -8,20 +8,15 @@ records and findings stay equal; what is for a person's eyes comes from rank 0 a
 from __future__ import annotations
 
 import sys
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
-from time import perf_counter
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from vegrad import _core
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.arrays.measurement import norms
 from vegrad.networks.rows import Batch, Rows
-from vegrad.networks.slopes import compared, copies
 
 T = TypeVar("T")
 NAMES = ("Get_rank", "Get_size", "Allreduce", "allgather", "bcast", "Bcast")
@@ -47,19 +42,6 @@ class Comm(Protocol):
 
     def bcast(self, value: T) -> T:
         """Return the value of rank 0."""
-
-
-class Core(Protocol):
-    """The part of the core's network that takes a step."""
-
-    def parameters(self) -> dict[str, Array]:
-        """Return views of the parameters."""
-
-    def gradients(self) -> dict[str, Array]:
-        """Return views of the gradients."""
-
-    def backward(self, x: object, target: object, flow: bool, layers: int) -> float | None:
-        """Run one pass."""
 
 
 class Group:
@@ -90,12 +72,9 @@ class Group:
 
         Each takes all rows; which of a batch it passes over follows from its rank.
         """
-        own = {"x": _print_of(rows.x), "target": _print_of(rows.target), **more}
+        own = {**rows.prints(), **rows.settings, **more}
         if batch is not None:
-            own |= {
-                "validation x": _print_of(batch.x),
-                "validation target": _print_of(batch.target),
-            }
+            own |= {f"validation {name}": text for name, text in batch.prints().items()}
         everyone = self.comm.allgather(own)
         for rank, other in enumerate(everyone):
             for name, first in everyone[0].items():
@@ -136,93 +115,53 @@ class Group:
         return lambda *arguments: self.first(lambda: function(*arguments) is True)
 
 
-def _print_of(array: Array) -> str:
-    """Return the shape and kind of an array, with a checksum of its content."""
-    total = zlib.crc32(np.ascontiguousarray(array).data)
-    return f"{array.dtype}{list(array.shape)} (checksum {total:08x})"
+class SharedGradients:
+    """The gradients of a network that several processes make together, each of its part.
 
-
-class DistributedTrainer:
-    """Steps on batches, of each of which this process passes over its part.
-
-    It is to `Optimizer` what the core's `Trainer` is.
+    They lie in one block of memory, which one call sums up.
 
     Args:
-        core: of the network, whose weights are changed.
-        rows: all the data.
-        batch_size: rows of a step, of all processes together.
+        gradients: views of the network's memory.
         group: the processes.
     """
 
-    def __init__(self, core: Core, rows: Rows, batch_size: int, group: Group) -> None:
-        self.core, self.rows, self.batch_size, self.group = core, rows, batch_size, group
-        self.parameters, self.gradients = core.parameters(), core.gradients()
-        self.layers = len(self.parameters) // 2
-        self.block = block_of(list(self.gradients.values()))
-        self.done = self.taken = 0
-        self.gradient_sizes: FloatArray = np.full(self.layers, nan)
-        """log2 of the norms of the weights' gradients in the last step of the last run, before the
-        clip; that of the network itself knows of its own part alone."""
-        self._clipped: _core.Clipped | None = None
+    def __init__(self, gradients: Mapping[str, Array], group: Group) -> None:
+        self.group, self.block = group, block_of(list(gradients.values()))
+        self._weights = [array for name, array in gradients.items() if "weight" in name]
+        self._norms = np.full(len(self._weights), nan)
 
     @property
-    def clipped(self) -> _core.Clipped:
-        """Result of the clip in the last step."""
-        assert self._clipped is not None
-        return self._clipped
+    def sizes(self) -> FloatArray:
+        """log2 of the norms of the weights' gradients at the last `measure`.
 
-    def run(
-        self,
-        optimizer: _core.Optimizer,
-        order: npt.NDArray[np.int64],
-        rates: FloatArray,
-        records: FloatArray,
-        seconds: float,
-        gauge: tuple[int, int],
-        *request: object,
-    ) -> None:
-        """Take a step for each record, until there are none or `seconds` are over."""
-        self.done = self.taken = 0
-        start, size = perf_counter(), self.batch_size
-        while self.done < len(records):
-            rows = order[self.done * size : (self.done + 1) * size]
-            look = bool(gauge[1] and self.done % gauge[1] == gauge[0])
-            rate = float(rates[self.taken])
-            loss = self._pass(rows, True)
-            records[self.done, 0] = loss
-            if self.done == len(records) - 1:
-                self.gradient_sizes = self._sizes()
-            before = (copies(self.parameters), copies(self.gradients)) if look else None
-            taken = optimizer.step(self.parameters, self.gradients, rate, *request)  # type: ignore[arg-type]
-            self._clipped = taken
-            looked: tuple[float, ...] = (nan,) * 4
-            if before is not None:
-                after = self._pass(rows, False)
-                looked = after, *compared(self.parameters, self.gradients, *before)
-            records[self.done] = loss, taken.norm, taken.coefficient, rate, *looked
-            self.taken += not taken.skipped
-            self.done += 1
-            if perf_counter() - start >= seconds:
-                return
-
-    def _sizes(self) -> FloatArray:
+        What the network itself knows is of this process's part alone.
+        """
         with np.errstate(divide="ignore"):
-            return np.log2(norms([g for name, g in self.gradients.items() if "weight" in name]))
+            sizes: FloatArray = np.log2(self._norms)
+        return sizes
 
-    def _pass(self, rows: Array, flow: bool) -> float:
-        """Return the loss of these rows over all processes, and leave its gradients everywhere."""
-        own = np.array_split(rows, self.group.size)[self.group.rank]
+    def measure(self) -> None:
+        """Measure the norms of the weights' gradients, before a clip."""
+        self._norms = norms(self._weights)
+
+    def own(self, rows: Array) -> Array:
+        """Return the part of some rows that is this process's."""
+        return np.array_split(rows, self.group.size)[self.group.rank]
+
+    def add(self, loss: float | None, share: float) -> float:
+        """Make the gradients those of all processes, and return the loss of all.
+
+        Args:
+            loss: of this process's part; None if it has none, whatever the gradients are then.
+            share: its part of the whole, from 0 to 1.
+        """
         total = np.zeros(1)
-        if len(own):
-            share = len(own) / len(rows)
-            x, target = self.rows.x[own], self.rows.target[own]
-            loss = self.core.backward(x, target, flow, self.layers)
-            assert loss is not None
+        if loss is None or not share:
+            self.block[:] = 0
+        else:
             total[0] = share * loss
             if share != 1.0:
                 self.block *= self.block.dtype.type(share)
-        else:
-            self.block[:] = 0
         self.group.add(self.block)
         self.group.add(total)
         return float(total[0])
@@ -231,12 +170,12 @@ class DistributedTrainer:
 def block_of(arrays: Sequence[Array]) -> Array:
     """Return the memory in which a network's arrays lie one after another, as one flat array.
 
-    Between them is a little room, up to the next cache line.
+    Between them is a little room, up to the next cache line, or of recurrent networks 512 bytes.
     """
     starts = [int(array.__array_interface__["data"][0]) for array in arrays]
     last = starts[-1] + arrays[-1].nbytes
     ends = [start + one.nbytes for start, one in zip(starts, arrays, strict=True)]
     gaps = [start - end for start, end in zip(starts[1:], ends[:-1], strict=True)]
-    assert all(0 <= gap < 64 for gap in gaps), "the core keeps its gradients in one block"
+    assert all(0 <= gap < 512 for gap in gaps), "the core keeps its gradients in one block"
     count = (last - starts[0]) // arrays[0].itemsize
     return np.lib.stride_tricks.as_strided(arrays[0].ravel(), (count,))

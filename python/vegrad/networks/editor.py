@@ -55,6 +55,7 @@ def clone(network: Any) -> Any:
     twin.config["seed"] = network.config["seed"]
     for name, array in network.parameters.items():
         twin.parameters[name][...] = array
+    twin.preparation = network.preparation
     return twin
 
 
@@ -202,6 +203,7 @@ class NetworkEditor(Editor):
                 old.parameters[name][...] = array
             old.config.update(new.config)
             self.script.names["network"] = new = old
+        new.preparation = old.preparation
         self.network = new
 
     def _with_skips(self, config: Mapping[str, Any]) -> str | Refusal:

@@ -29,6 +29,7 @@ from vegrad.arrays.checks import (
 )
 from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
+from vegrad.networks.distributed import Group
 from vegrad.networks.network import (
     Config,
     Examined,
@@ -41,6 +42,7 @@ from vegrad.networks.network import (
 from vegrad.networks.prediction import predict
 from vegrad.networks.reading import is_usual, judged
 from vegrad.networks.rows import Batch, Rows
+from vegrad.networks.shared_steps import SharedSteps
 from vegrad.networks.training import fit
 from vegrad.reports.flow import Flow
 from vegrad.theory.initializers import INITIALIZERS, draw_parameters, resolve_sigmas
@@ -244,8 +246,12 @@ class MLP(Network):
         """Return log2 of the norms of the weights' gradients in the last pass."""
         return self.flow.gradient_log2
 
-    def trainer(self, rows: Rows, batch_size: int) -> CoreTrainer:
-        """Return the core's trainer of this network."""
+    def trainer(
+        self, rows: Rows, batch_size: int, group: Group | None = None
+    ) -> CoreTrainer | SharedSteps:
+        """Return the core's trainer of this network, or the steps of a group of processes."""
+        if group is not None:
+            return SharedSteps(self._core, rows, batch_size, group)
         return _core.Trainer(self._core, rows.x, rows.target, batch_size)
 
     def loss_of(self, batch: Batch) -> float:

@@ -20,6 +20,7 @@ from vegrad.arrays.shown import shown, some, visible
 from vegrad.datasets.preparation import Preparation
 from vegrad.flow.finding import Finding
 from vegrad.flow.time_flow import TimeFlow
+from vegrad.networks.distributed import Group
 from vegrad.networks.rows import Batch, Rows
 from vegrad.optim import Trainer
 from vegrad.reports.flow import Flow
@@ -207,8 +208,11 @@ class Network:
         """Return log2 of the norms of the gradients of `weights` in the last pass."""
         raise NotImplementedError
 
-    def trainer(self, rows: Rows, batch_size: int) -> Trainer:
-        """Return what takes steps on batches of these rows, which were checked."""
+    def trainer(self, rows: Rows, batch_size: int, group: Group | None = None) -> Trainer:
+        """Return what takes steps on batches of these rows, which were checked.
+
+        A group of processes takes each step together.
+        """
         raise NotImplementedError
 
     def loss_of(self, batch: Batch) -> float:

@@ -7,6 +7,7 @@ from os import PathLike
 
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.diagnosis.history import History
+from vegrad.networks.distributed import Comm
 from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.sequences import Truncation
 from vegrad.networks.training import Callback, Options, check_validation, train
@@ -33,6 +34,7 @@ def fit(
     resume: str | PathLike[str] | None = None,
     on_finding: OnFinding = "warn",
     log: str | PathLike[str] | None = None,
+    comm: Comm | None = None,
 ) -> History:
     """Train the network; Ctrl-C is answered within a step and leaves it as a step left it.
 
@@ -62,6 +64,8 @@ def fit(
         resume: a checkpoint to go on from, bit for bit as if never stopped.
         on_finding: as for `MLP.fit`.
         log: as for `MLP.fit`.
+        comm: as for `MLP.fit`; each process takes its part of every batch through all its windows,
+            with states of its own.
 
     Raises:
         TypeError, ValueError: before the first step, but for values of a memory map or a window
@@ -82,6 +86,7 @@ def fit(
         resume,
         on_finding,
         log,
+        comm,
     )
     check_validation(validation, 2, 3)
     rows = network.rows(x, target, lengths, truncation)

@@ -21,6 +21,7 @@ from vegrad.arrays.checks import (
 )
 from vegrad.arrays.shown import shown
 from vegrad.flow.finding import Finding
+from vegrad.networks.distributed import Group
 from vegrad.networks.network import Config, Network, Shapes, check_dtype, check_name
 from vegrad.networks.recurrent_network import RecurrentNetwork
 from vegrad.networks.recurrent_trainer import Trainer, trainer_of
@@ -250,10 +251,10 @@ class RNN(RecurrentNetwork):
 
     # For a training ------------------------------------------------------------------------------
 
-    def trainer(self, rows: Rows, batch_size: int) -> Trainer:
+    def trainer(self, rows: Rows, batch_size: int, group: Group | None = None) -> Trainer:
         """Return what takes steps on batches of these rows, which `rows` has made."""
         assert isinstance(rows, SequenceRows)
-        return trainer_of(self._core, rows, batch_size)
+        return trainer_of(self._core, rows, batch_size, group)
 
     def loss_of(self, batch: Batch) -> float:
         """Return the loss of a batch that was checked."""

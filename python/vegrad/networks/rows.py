@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,11 @@ class Batch:
     """The numbers of these rows among all; None if they are all."""
     count: int = 0
     """How many rows there are in all, if these have numbers."""
+
+    def prints(self) -> dict[str, str]:
+        """Return a print of each array, by which others are told apart."""
+        found = {"x": print_of(self.x), "target": print_of(self.target)}
+        return found if self.lengths is None else found | {"lengths": print_of(self.lengths)}
 
 
 class Rows:
@@ -51,6 +57,10 @@ class Rows:
         """All the targets that count, a row or step each."""
         return self.target
 
+    def prints(self) -> dict[str, str]:
+        """Return a print of each array, by which other data are told apart."""
+        return {"x": print_of(self.x), "target": print_of(self.target)}
+
     def take(self, rows: Array, *, whole: bool = False) -> Batch:
         """Return these rows for a look at the network: all of them that there is, if `whole`."""
         return Batch(self.x[rows], self.target[rows], rows=rows, count=len(self))
@@ -64,3 +74,14 @@ class Rows:
     def steps(self, order: Array, batch_size: int) -> npt.NDArray[np.int64]:
         """Return the number of steps that are taken on each batch of rows in this order."""
         return np.ones(-(-len(order) // batch_size), np.int64)
+
+
+def print_of(array: Array) -> str:
+    """Return the shape and kind of an array, with a checksum of its content.
+
+    Of a memory map, which may be larger than memory, there is none.
+    """
+    what = f"{array.dtype}{list(array.shape)}"
+    if isinstance(array, np.memmap):
+        return what
+    return f"{what} (checksum {zlib.crc32(np.ascontiguousarray(array).data):08x})"

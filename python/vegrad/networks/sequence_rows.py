@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vegrad.arrays.checks import Array, as_array, as_target, cast
 from vegrad.networks import sequences
-from vegrad.networks.rows import Batch, Rows
+from vegrad.networks.rows import Batch, Rows, print_of
 from vegrad.networks.sequences import Cuts, Lengths, window_of
 
 _ENOUGH = 2**20  # numbers that tell how large targets are
@@ -137,6 +137,25 @@ class SequenceRows(Rows):
         """Settings that must be the same where a training goes on, as plain JSON types."""
         truncation: object = None if self.window is None else list(self.window)
         return {"rows": self.rows, "steps": self.total, "truncation": truncation}
+
+    def prints(self) -> dict[str, str]:
+        """Return a print of each array; of windows that come one by one, of none but their number.
+
+        Those of a stream may not be read twice.
+        """
+        if len(self.parts) > 1:
+            return {"windows": str(self.windows)}
+        found = {"x": self.parts[0], "target": self.targets[0], "lengths": self.lengths}
+        return {name: print_of(as_array(a, name)) for name, a in found.items() if a is not None}
+
+    def counted(self, rows: Array, window: int) -> int:
+        """Return the number of targets that some rows have in a window."""
+        if not self.shape.every_step:
+            return len(rows)
+        begin, end = self.bounds[window]
+        if self.lengths is None:
+            return len(rows) * (end - begin)
+        return int(np.clip(self.lengths[rows], begin, end).sum()) - begin * len(rows)
 
     @property
     def wanted(self) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from vegrad.diagnosis.alarms import Alarms, OnFinding, checked_way
 from vegrad.diagnosis.history import STEPS, History
 from vegrad.diagnosis.parabola import parabola
 from vegrad.networks.checkpoint import TrainingState
-from vegrad.networks.distributed import Comm, Core, DistributedTrainer, Group
+from vegrad.networks.distributed import Comm, Group, SharedGradients
 from vegrad.networks.logged import Logged
 from vegrad.networks.network import Network
 from vegrad.networks.progress import Progress
@@ -277,11 +277,7 @@ class Run:
         self.watch, self.log, self.group = watch, log, group
         self.network, self.optimizer, self.history = network, optimizer, history
         self.rows, self.batch_size, self.gauge = rows, batch_size, gauge
-        self.trainer: Trainer = (
-            network.trainer(rows, batch_size)
-            if group is None
-            else DistributedTrainer(cast(Core, network._core), rows, batch_size, group)
-        )
+        self.trainer: Trainer = network.trainer(rows, batch_size, group)
         self.weights = network.weights
         self.before: dict[str, Array] = {}
         """The weights before the epoch's last step."""
@@ -349,9 +345,9 @@ class Run:
 
     def _gradient_sizes(self) -> FloatArray:
         """Return log2 of the norms of the weights' gradients in the last step."""
-        trainer = self.trainer
-        if isinstance(trainer, DistributedTrainer):
-            return trainer.gradient_sizes
+        shared = getattr(self.trainer, "shared", None)
+        if isinstance(shared, SharedGradients):
+            return shared.sizes
         return self.network.weight_gradients_log2()
 
     def _validate(self, held: Batch) -> tuple[float, float]:

@@ -30,7 +30,8 @@ from vegrad.treatment.search import Search
 class Cure(Outcome):
     """The outcome for a network.
 
-    `network` is the cured one, before training; a copy of the given one if nothing was better.
+    `network` is the cured one, before training; a copy of the given one if nothing was better. Its
+    `preparation` is the given one's, and the scaling besides, so that it may predict once trained.
     `optimizer` is the one to train it with, and `scaling` the shift and scale that x is to be put
     through, (x - shift)/scale, if it is; `target_scaling` is that of the target.
     """
@@ -134,10 +135,13 @@ def _searched(given: NetworkSubject, plan: Plan, tell: Listener, executor: Execu
     if outcome.patch and isinstance(treated.network, MLP):
         sample, _ = treated.data.take(search.patient.rows)
         after = replace(after, expected_flow=expected_or_none(treated.network, sample))
+    prepared, units = treated.network.preparation, treated.data.units
+    if prepared is not None:
+        treated.network.preparation = prepared.scaled(treated.scaling, units)
     return Cure(
         **vars(outcome) | {"after": after},
         network=treated.network,
         optimizer=treated.optimizer or optimizer,
         scaling=treated.scaling,
-        target_scaling=treated.data.units,
+        target_scaling=units,
     )

@@ -20,6 +20,8 @@ from vegrad.torch import models
 from vegrad.torch.monitor.report import Report
 from vegrad.torch.reading.losses import Loss, taking_both
 from vegrad.torch.reading.reading import read
+from vegrad.torch.shards import diagnosed as shards_diagnosed
+from vegrad.torch.shards import is_sharded
 from vegrad.torch.subject import ModelSubject
 
 
@@ -93,6 +95,10 @@ def diagnose(
     where there is a finding, eight passes do, with weights drawn anew from the initialization that
     the model's look to have had (`.drawn`; not with resamples=0).
 
+    Of a model whose parameters are sharded over processes (FSDP2, tensor parallelism) all processes
+    must call this. The pass is then run as in training, no parameter is gathered but by the model
+    itself, and the report is that of a `Monitor` with one step, the same on all of them.
+
     Returns:
         A diagnosis. If the layers are a chain, it has `flow`, and `modules` with the layers' names;
         else it has `rows` with the modules' numbers, and `measurement`, that of the parameters'
@@ -112,6 +118,8 @@ def diagnose(
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
+    if is_sharded(model):
+        return shards_diagnosed(model, taking_both(loss_fn, target), x, target, ignored)
     reading = read(model, taking_both(loss_fn, target), x, target, resamples=count, seed=seed)
     return judged(replace(reading, memory=as_count("memory", memory)), history, ignored)
 

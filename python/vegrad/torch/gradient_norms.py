@@ -23,6 +23,11 @@ def is_distributed(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what of a tensor is on this process: all of it, unless it is a DTensor."""
+    return tensor.to_local() if is_distributed(tensor) else tensor
+
+
 def norms_of(grads: Sequence[Tensor | None]) -> FloatArray:
     """Return the L2 norm of each gradient, nan for None.
 
@@ -65,8 +70,7 @@ def norms_of(grads: Sequence[Tensor | None]) -> FloatArray:
 
 def _local(grad: Tensor) -> Tensor:
     """Return the part of a gradient that is on this process, as a dense real tensor."""
-    if is_distributed(grad):
-        grad = grad.to_local()
+    grad = local_part(grad)
     if grad.layout is not torch.strided:
         grad = grad.coalesce().values()
     return torch.view_as_real(grad) if grad.is_complex() else grad

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
 from math import log2
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 
@@ -36,20 +37,36 @@ def untouched(model: Module, loss_fn: object = None) -> Iterator[None]:
     """
     both = [model, loss_fn] if isinstance(loss_fn, Module) else [model]
     kept = [(one, one.grad) for one in model.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for one in both for buffer in one.buffers()]
     before, state.on = state.on, True
     try:
         for parameter, _ in kept:
             parameter.grad = None
-        with torch.random.fork_rng(devices=gpus(model)), torch.enable_grad():
+        with buffers_kept(both), torch.random.fork_rng(devices=gpus(model)), torch.enable_grad():
             yield
     finally:
         state.on = before
         for parameter, gradient in kept:
             parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, values in buffers:
-                buffer.copy_(values)
+
+
+@contextmanager
+def buffers_kept(models: Iterable[Module]) -> Iterator[None]:
+    """Restore buffers at the end, to the bit.
+
+    A pass that is under way keeps some for its way back (BatchNorm its running statistics), and
+    autograd would take them for changed: so their count of changes is restored too.
+    """
+    kept = [(buffer, buffer.detach().clone()) for one in models for buffer in one.buffers()]
+    with ExitStack() as counts:
+        for buffer, _ in kept:
+            if not buffer.is_inference():
+                counts.enter_context(_unsafe_preserve_version_counter(buffer))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, values in kept:
+                    buffer.copy_(values)
 
 
 def copied(model: Module) -> Module:

@@ -38,6 +38,8 @@ class NonFinite:
     """A parameter of the module that is not finite itself; "" if there is none."""
     input_finite: bool = True
     """False if the module's input was not finite; known in the forward phase only."""
+    in_part: bool = False
+    """True if this process has a part only of the module's parameters."""
     output_of: str = ""
     """In the backward phase: the gradient that came to `module` was finite, and the one that came
     to the output of this other module was not. "" if no gradient was finite before it."""
@@ -70,6 +72,8 @@ class NonFinite:
         what = f"the output of {self.module} ({self.module_class}) is not finite"
         if self.parameter:
             return f"{what}; its {self.parameter.removeprefix(f'{self.module}.')} is not"
+        if self.input_finite and self.in_part:
+            return f"{what}; its input is finite, and so is this process's part of its weights"
         if self.input_finite:
             return f"{what}; its input and weights are finite"
         return (

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vegrad import _core
 from vegrad.arrays.checks import FloatArray
-from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.gradient_norms import is_distributed, local_part
 from vegrad.torch.models import state
 from vegrad.torch.monitor.history import NonFinite
 from vegrad.torch.monitor.modules import (
@@ -209,8 +209,8 @@ class ModuleHooks:
         those modules.
         """
         name, source = self.modules[place], tensor_in(inputs)
-        bad = (n for n, value in module.named_parameters() if not torch.isfinite(value).all())
-        parameter = next(bad, "")
+        own = {n: local_part(value) for n, value in module.named_parameters()}
+        parameter = next((n for n, value in own.items() if not torch.isfinite(value).all()), "")
         self._note(
             "forward",
             name,
@@ -218,7 +218,8 @@ class ModuleHooks:
             first_sample(output),
             module_class=type(module).__name__,
             parameter=path if (path := f"{name}.{parameter}") in self.parameters else parameter,
-            input_finite=source is None or bool(torch.isfinite(source).all()),
+            input_finite=source is None or bool(torch.isfinite(local_part(source)).all()),
+            in_part=any(map(is_distributed, module.parameters())),
             **self._before(dict(module.named_parameters()).get(parameter)),
         )
 

@@ -46,6 +46,7 @@ from vegrad.torch.monitor.run import run_of
 from vegrad.torch.monitor.scalars import scalars
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.track import Track
+from vegrad.torch.together import together as united
 
 NO_STEP = (
     "a monitor must have seen a step before it can report, not none: an optimizer of torch.optim "
@@ -240,8 +241,13 @@ class Monitor(QuietHooks):
             self, self.track, [noted(step, one) for (_, one), step in met], self._spikes.all
         )
 
-    def report(self) -> Report:
+    def report(self, *, together: bool = False) -> Report:
         """Return a Diagnosis of the training so far, which prints a table of the modules.
+
+        Args:
+            together: of several processes of torch.distributed make one report, the same on all;
+                all must call this. Else it is of what this process has seen: its own part of the
+                batch, and gradients of the whole.
 
         It begins with what went wrong first: after a divergence, with the cause that the steps
         before it show. What is new in it is told as `on_finding` says, but for a warning or an
@@ -253,7 +259,8 @@ class Monitor(QuietHooks):
         found = self._found()
         self._journal.tell(self._alarms, found.findings, self.history.last_step, reported=True)
         findings = self._alarms.with_earlier(found)
-        return replace(found, findings=findings, run=self.run)
+        found = replace(found, findings=findings, run=self.run)
+        return united(found) if together else found
 
     def _found(self) -> Report:
         if not len(self.history):
