@@ -1,27 +1,35 @@
-"""One forward and backward pass of a program, with taps that measure δ and keep it near 1.
+"""One forward and backward pass of a program, step by step, right where its dtype ends.
 
-Gradients are linear in δ. So at a value that all ways down go through, a power of two may be taken
-out for all that lies below. Parameters are handed to the steps between two such cuts as copies of
-their own, so that what comes back to each is known to a factor; their sum is the gradient.
+Each step is compiled alone, once for all that are like it, so that depth costs no compiling. An
+array whose largest number is far from 1 goes on as numbers near 1 times a power of two. Through a
+product, a quotient, a sum or a maximum such a power goes exactly, a linear function lets it pass,
+and tanh does where it is next to linear; which of this a step does, it shows on its own inputs
+(`Pass._powers`). Where none is true (exp, the sigmoid) the numbers are what the dtype has of them,
+at most its largest. Going back all is linear in δ, and the power goes along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite, ldexp, log2, nan
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vegrad.activations import ACTIVATIONS
-from vegrad.arrays.checks import FloatArray
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.reading import INPUT
 from vegrad.jax.graph import Graph, Node
-from vegrad.jax.sizes import log2_of, norm_log2, sums, tapped, times
+from vegrad.jax.steps import Block
 
 FLAT = 0.05  # an element is saturated if |φ′| there is below this share of the largest
 SHARP, LEAST_KEYS = 0.99, 4  # of attention's weight on one key of several: a flat row
+DEGREES = (1.0, 2.0, -1.0, 0.5, -0.5, 0.0, 3.0)
+BY = -8  # the power of two by which inputs are changed to see what becomes of it
+NEXT = 1e-5  # how far what is next to linear may be from it, of the largest
 
 
 @dataclass(frozen=True)
@@ -42,184 +50,275 @@ class Measured:
     """log2 of the largest element of each gradient."""
     sums: Mapping[int, FloatArray]
     """Of each sum: the sizes of its terms, and of both less their means (2, 2)."""
+    reached: frozenset[int]
+    """Numbers of the leaves that a way leads back to from the loss."""
+
+
+class Scaled(NamedTuple):
+    """An array times a power of two."""
+
+    values: jax.Array
+    power: int = 0
+
+    @property
+    def norm(self) -> float:
+        """log2 of its norm; -inf of zeros, nan or inf if a number is."""
+        if not 0 < self.top < inf:
+            return self.top or -inf
+        units = np.asarray(self.values).astype(np.float64) / self.top
+        return self.largest + log2(float(np.square(units).sum())) / 2
+
+    @property
+    def largest(self) -> float:
+        """log2 of its largest number."""
+        return self.power + log2(self.top) if 0 < self.top < inf else self.top or -inf
+
+    @property
+    def top(self) -> float:
+        """The largest number of its array."""
+        return float(np.abs(np.asarray(self.values)).max(initial=0))
+
+    @property
+    def usual(self) -> bool:
+        """True if its largest number is near 1, and no product of such can have been lost."""
+        return not self.real or (0 < self.top < inf and abs(log2(self.top)) < _far(self.values))
+
+    @property
+    def real(self) -> bool:
+        """True of real numbers that are no integers."""
+        return bool(jnp.issubdtype(self.values.dtype, jnp.floating))
+
+    def settled(self, power: int = 0) -> Scaled:
+        """Return it times a power of two, with numbers near 1 if they are far from it."""
+        by = 0 if self.usual or not 0 < self.top < inf else round(log2(self.top))
+        return Scaled(_shifted(self.values, -by), self.power + power + by)
+
+    def at(self, power: int) -> Array:
+        """Return the array of the same with another power."""
+        return _shifted(self.values, self.power - power)
+
+
+def _far(values: jax.Array) -> int:
+    """Return the power of two of which sums of products stay within the range of a dtype."""
+    return int(jnp.finfo(values.dtype).maxexp) // 3
+
+
+def _shifted(values: jax.Array, by: int) -> Array:
+    """Return real numbers times a power of two, the largest at most that of their dtype."""
+    if not by:
+        return values
+    most = float(jnp.finfo(values.dtype).max)
+    wide = np.asarray(values).astype(np.float64)
+    with np.errstate(all="ignore"):
+        moved = np.where(np.isfinite(wide), np.clip(np.ldexp(wide, by), -most, most), wide)
+        return moved.astype(values.dtype)
+
+
+class Ran(NamedTuple):
+    """A block as it ran."""
+
+    block: Block
+    given: list[Array]
+    powers: list[int]
+    """Of what it was given."""
+    power: int
+    """Of what it made of that."""
 
 
 class Pass:
-    """A program that is run forward and back, compiled once."""
+    """A program that is run forward and back."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.program = graph, graph.program
         self.nodes = graph.nodes[: graph.end]
-        self.places = {one.value: n for n, one in enumerate(self.nodes)}
-        self.edges = {one.edge: n for n, one in enumerate(self.nodes) if one.edge is not None}
-        self._find_cuts()
-        p = self.program
-        taken = {
-            (n, self.segment.get(place, 0))
-            for place, step in enumerate(p.steps)
-            for n in step.takes
-            if not p.data.isdisjoint(step.makes)
-        } | {(p.loss, 0)}
-        self.used = sorted({(leaf, cut) for n, cut in taken for leaf in p.parts.get(n, ())})
-        self._compiled = jax.jit(self._measure)
-
-    def _find_cuts(self) -> None:
-        """Find the values that all ways from the loss down go through, and what lies below each."""
-        p = self.program
-        self.segment: dict[int, int] = {}
-        """By step: how many cuts lie above it, that at its own output among them."""
-        self.cuts = list[int]()
-        ahead, self.reached = {p.loss}, set(p.parts.get(p.loss, ()))
-        """Leaves that a way leads back to from the loss."""
-        for place in range(len(p.steps) - 1, -1, -1):
-            step = p.steps[place]
-            if ahead.isdisjoint(step.makes):
-                continue
-            if len(ahead) == 1 and step.makes[0] in self.places:
-                self.cuts.append(step.makes[0])
-            self.segment[place] = len(self.cuts)
-            ahead.difference_update(step.makes)
-            if step.name != "stop_gradient":
-                self.reached |= {leaf for n in step.takes for leaf in p.parts.get(n, ())}
-                ahead |= {n for n in step.takes if n in p.data and n in p.learns}
+        p, edges = self.program, [(n, one.edge) for n, one in enumerate(self.nodes) if one.edge]
+        self.edges = {(p.steps[place], p.steps[place].takes[n]): one for one, (place, n) in edges}
+        """The maps, by their steps and the values that come into these."""
+        kept = {p.loss, *(value for _, value in self.edges), *(one.value for one in self.nodes)}
+        self.blocks = p.blocks(frozenset(kept.union(*(one.terms for one in self.nodes))))
 
     def run(self, leaves: Sequence[jax.Array], batch: Sequence[jax.Array]) -> Measured:
         """Measure a pass with these leaves, on this batch."""
-        found = self._compiled(list(leaves), list(batch))
-        found = jax.tree.map(lambda one: np.asarray(one, np.float64), found)
-        loss, nodes, delta, passed, gradients, largest, several = found
-        top, squares, total, flat, dead, count = nodes.reshape(-1, 6).T
-        with np.errstate(all="ignore"):
-            rms = np.log2(top) + np.log2(squares / count) / 2
-            mean, std = top * total / count, squares / count - (total / count) ** 2
-            std = top * np.sqrt(np.maximum(std, 0.0))
-        rms[top == 0] = -np.inf
-        shares = mean, std, flat, dead
-        return Measured(float(loss), rms, delta, passed, *shares, gradients, largest, several)
-
-    def _measure(self, leaves: list[jax.Array], batch: list[jax.Array]) -> tuple[object, ...]:
-        given = {use: leaves[use[0]] for use in self.used}
-        told = [[jnp.zeros(3)] * len(self.nodes)] * 2
-        loss, back, seen = jax.vjp(
-            lambda own, taps: self._forward(own, batch, taps), given, told, has_aux=True
+        p = self.program
+        held = {**dict(enumerate([*leaves, *batch])), **p.constants}
+        values = {n: Scaled(one).settled() for n, one in held.items()}
+        ran = [one for block in self.blocks for one in self._forward(block, values)]
+        loss = values[p.loss]
+        deltas = {p.loss: Scaled(np.ones((), loss.values.dtype))}
+        passed = self._back(ran, deltas)
+        none = Scaled(np.zeros(1))
+        rms, mean, std, flat, dead = _rows([self._numbers(one, values) for one in self.nodes], 5)
+        sizes = [deltas.get(n, none) for n in range(p.leaves)]
+        return Measured(
+            _float(loss),
+            rms,
+            _row(deltas.get(one.value, none).norm for one in self.nodes),
+            _row(passed.get(n, -inf) for n in range(len(self.nodes))),
+            *(mean, std, flat, dead),
+            *_rows([(one.norm, one.largest) for one in sizes], 2),
+            {n: self._terms(one, values) for n, one in enumerate(self.nodes) if one.terms},
+            frozenset(n for n in range(p.leaves) if n in deltas),
         )
-        gradients, told = back(jnp.ones_like(loss))
-        told = jnp.stack([_stacked(one, 3) for one in told])
-        cuts = np.array([self.places[n] for n in self.cuts], int)
-        totals = jnp.append(0.0, jnp.cumsum(told[0, cuts, 2]))
-        above = [self._above(one) for one in self.nodes]
-        below = [0 if one.edge is None else self.segment.get(one.edge[0], 0) for one in self.nodes]
-        shifts = totals[np.array([above, below], int)]
-        deltas = log2_of(told) - shifts
-        sizes = [self._joined(n, gradients, totals) for n in range(len(leaves))]
-        several, shift = (jnp.stack(one) for one in zip(*sizes, strict=True))
-        norms, largest = log2_of(several) - shift, jnp.log2(several[:, 0]) - shift
-        return (loss, seen["nodes"], *deltas, norms, largest, seen["sums"])
-
-    def _above(self, node: Node) -> int:
-        """Return how many cuts lie above what a node makes."""
-        maker = self.program.maker[node.value]
-        return self.segment.get(maker, 0) - (node.value in self.cuts)
-
-    def _joined(
-        self, leaf: int, gradients: Mapping[tuple[int, int], jax.Array], totals: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Return the sums of a leaf's gradient, and log2 of what that was multiplied with."""
-        parts = [(gradients[use], totals[use[1]]) for use in self.used if use[0] == leaf]
-        if not parts:
-            return jnp.zeros(3), jnp.float32(0.0)
-        if len(parts) == 1:
-            ((one, shift),) = parts
-            return sums(one), shift
-        top = jnp.max(jnp.stack([jnp.log2(jnp.max(jnp.abs(one))) - shift for one, shift in parts]))
-        top = jnp.where(jnp.isfinite(top), jnp.round(top), 0.0)
-        whole = sum(
-            times(one.astype(jnp.promote_types(one.dtype, jnp.float32)), -shift - top)
-            for one, shift in parts
-        )
-        return sums(whole), -top
 
     # Forward ------------------------------------------------------------------------------------
 
-    def _forward(
-        self,
-        given: Mapping[tuple[int, int], jax.Array],
-        batch: Sequence[jax.Array],
-        told: Sequence[Sequence[jax.Array]],
-    ) -> tuple[jax.Array, dict[str, object]]:
-        p = self.program
-        values = dict(zip(range(p.leaves, p.leaves + p.batch), batch, strict=True))
-        held: dict[tuple[int, int], jax.Array] = dict(given)
+    def _forward(self, block: Block, values: dict[int, Scaled]) -> list[Ran]:
+        """Run a block, and add what it makes to the values.
 
-        def read(value: int, segment: int) -> jax.Array:
-            if value in values:
-                return values[value]
-            if value in p.constants:
-                return p.constants[value]
-            if (value, segment) not in held:  # it is made of parameters alone
-                step = p.steps[p.maker[value]]
-                made = step.run([read(n, segment) for n in step.takes])
-                held.update(((n, segment), one) for n, one in zip(step.makes, made, strict=True))
-            return held[value, segment]
+        One that has to do with numbers far from 1 is run step by step.
+        """
+        taken = [values[n] for n in block.takes]
+        single, powers, power = len(block.steps) == 1, [0] * len(taken), 0
+        if any(one.power for one in taken):
+            if not single:
+                return self._singly(block, values)
+            powers, power = self._powers(block, taken)
+        given = [one.at(by) for one, by in zip(taken, powers, strict=True)]
+        made = [Scaled(one) for one in block.code.run(given)]
+        if not single and not all(one.usual for one in made):
+            return self._singly(block, values)
+        for n, one in zip(block.makes, made, strict=True):
+            values[n] = one.settled(power) if one.real else one
+        return [Ran(block, given, powers, power)]
 
-        for place, step in enumerate(p.steps):
-            if any(n in p.parts for n in step.makes):
+    def _singly(self, block: Block, values: dict[int, Scaled]) -> list[Ran]:
+        steps = (Block.of([one]) for one in block.steps)
+        return [ran for one in steps for ran in self._forward(one, values)]
+
+    def _powers(self, block: Block, taken: Sequence[Scaled]) -> tuple[list[int], int]:
+        """Return powers at which a step can run, and that of what it then makes."""
+        real = [n for n, one in enumerate(taken) if one.real]
+        scaled = [n for n in real if taken[n].power and np.asarray(taken[n].values).any()]
+        others = [taken[n].power for n in real if n in scaled or np.asarray(taken[n].values).any()]
+        # All at the same one, as sums and maxima take it.
+        top = max(others, default=0)
+        same = [top if n in real else 0 for n in range(len(taken))]
+        found = _degree(block, [one.at(by) for one, by in zip(taken, same, strict=True)], real)
+        if found in (0.0, 1.0):
+            return same, int(found) * top
+        # Each at its own, as products take them. A root asks for an even one.
+        own = [one.power + one.power % 2 if n in scaled else 0 for n, one in enumerate(taken)]
+        given = [one.at(by) for one, by in zip(taken, own, strict=True)]
+        degrees = {n: _degree(block, given, [n]) for n in scaled}
+        if all(isfinite(one) for one in degrees.values()):
+            return own, round(sum(one * own[n] for n, one in degrees.items()))
+        # A function that is linear towards 0, or towards infinity.
+        if len(scaled) == 1 and block.elementwise:
+            (n,) = scaled
+            far = _far(taken[n].values)
+            own[n] = taken[n].power + (far if taken[n].power < 0 else -far)
+            if _degree(block, [one.at(by) for one, by in zip(taken, own, strict=True)], [n]) == 1:
+                return own, own[n]
+        return [0] * len(taken), 0
+
+    # Back ---------------------------------------------------------------------------------------
+
+    def _back(self, ran: Iterable[Ran], deltas: dict[int, Scaled]) -> dict[int, float]:
+        """Add δ of all that lies below some values to theirs.
+
+        Returns:
+            The sizes of what comes to the inputs of maps.
+        """
+        p, passed = self.program, dict[int, float]()
+        for block, given, powers, power in reversed([*ran]):
+            made = [n for n, value in enumerate(block.makes) if value in deltas]
+            wanted = [n for n, value in enumerate(block.takes) if value in p.learns]
+            if not made or not wanted or block.steps[0].name == "stop_gradient":
                 continue
-            taken = [read(n, self.segment.get(place, 0)) for n in step.takes]
-            for side, one in enumerate(taken):
-                if (place, side) in self.edges and step.takes[side] in p.learns:
-                    taken[side] = tapped(one, told[1][self.edges[place, side]], False)
-            for n, one in zip(step.makes, step.run(taken), strict=True):
-                values[n] = one
-                if n in self.places and n in p.learns:
-                    values[n] = tapped(one, told[0][self.places[n]], n in self.cuts)
-        seen = {
-            "nodes": _stacked([self._numbers(one, values) for one in self.nodes], 6),
-            "sums": {n: self._terms(one, values) for n, one in enumerate(self.nodes) if one.terms},
-        }
-        return read(p.loss, 0), seen
+            several = [deltas[block.makes[n]] for n in made]
+            top = max(one.power for one in several)
+            above = {n: one.at(top) for n, one in zip(made, several, strict=True)}
+            for n, one in zip(wanted, block.code.back(given, wanted, above), strict=True):
+                value, found = block.takes[n], Scaled(one).settled(top + power - powers[n])
+                for step in block.steps:
+                    if (step, value) in self.edges:
+                        passed[self.edges[step, value]] = found.norm
+                deltas[value] = _sum(deltas[value], found) if value in deltas else found
+        return passed
 
-    def _numbers(self, node: Node, values: Mapping[int, jax.Array]) -> jax.Array:
-        """Return the sums of what a node makes, its flat and dead shares, and its elements."""
-        made = jax.lax.stop_gradient(values[node.value])
-        if not jnp.issubdtype(made.dtype, jnp.floating) or not made.size:
-            return jnp.full(6, jnp.nan)
-        flat, dead = jnp.float32(jnp.nan), jnp.float32(0.0)
+    # What is seen -------------------------------------------------------------------------------
+
+    def _numbers(
+        self, node: Node, values: Mapping[int, Scaled]
+    ) -> tuple[float, float, float, float, float]:
+        """Return size, mean and standard deviation of what a node makes, flat and dead shares."""
+        made = values[node.value]
+        if not made.real or not made.values.size:
+            return (nan,) * 5
+        flat, dead = nan, 0.0
+        wide = np.asarray(made.values).astype(np.float64)
         if node.root != INPUT:
-            flat, dead = self._flatness(node, jax.lax.stop_gradient(values[node.root]))
-        elif node.kind == "softmax" and made.ndim > 2 and made.shape[-1] >= LEAST_KEYS:
-            flat = jnp.mean(jnp.max(made, axis=-1) > SHARP)
-        return jnp.stack([*sums(made), flat, dead, jnp.float32(made.size)])
+            flat, dead = self._flatness(node, made, values[node.root])
+        elif node.kind == "softmax" and wide.ndim > 2 and wide.shape[-1] >= LEAST_KEYS:
+            flat = float(np.mean(wide.max(axis=-1) > SHARP))
+        with np.errstate(all="ignore"):
+            mean, std = np.ldexp([wide.mean(), wide.std()], made.power)
+        return made.norm - log2(wide.size) / 2, float(mean), float(std), flat, dead
 
-    def _flatness(self, node: Node, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _flatness(self, node: Node, made: Scaled, root: Scaled) -> tuple[float, float]:
         """Return the shares of saturated elements and of dead units of an activation."""
-        apply = self.program.apply
-        _, slopes = jax.jvp(lambda z: apply(node.root, node.value, z), (at,), (jnp.ones_like(at),))
-        sizes = jnp.abs(slopes.astype(jnp.float32))
+        piece = self.program.piece(node.root, node.value)
+        given = [self.program.constants.get(n, root.at(0)) for n in piece.takes]
+        ones = {0: np.ones(made.values.shape, made.values.dtype)}
+        (found,) = piece.code.back(given, [piece.takes.index(node.root)], ones)
+        slopes = np.abs(np.asarray(found).astype(np.float64))
         known = ACTIVATIONS.get(node.kind)
-        largest = jnp.max(sizes) if known is None else known.largest_slope
+        largest = slopes.max() if known is None else known.largest_slope
         maker = self.graph.at.get(node.root, INPUT)
         units = self.nodes[maker].units if maker != INPUT else ()
-        axes = tuple(n for n in range(at.ndim) if n not in (units or (at.ndim - 1,)))
-        return jnp.mean(sizes < FLAT * largest), jnp.mean((sizes == 0).all(axis=axes))
+        axes = tuple(n for n in range(slopes.ndim) if n not in (units or (slopes.ndim - 1,)))
+        return float(np.mean(slopes < FLAT * largest)), float(np.mean((slopes == 0).all(axis=axes)))
 
-    def _terms(self, node: Node, values: Mapping[int, jax.Array]) -> jax.Array:
+    def _terms(self, node: Node, values: Mapping[int, Scaled]) -> FloatArray:
         """Return log2 of a row's size in both terms of a sum, and of both less their means."""
         found = []
-        for one in (jax.lax.stop_gradient(values[n]) for n in node.terms):
-            wide = one.astype(jnp.promote_types(one.dtype, jnp.float32))
+        for one in (values[n] for n in node.terms):
+            wide = np.asarray(one.values).astype(np.float64)
             # A row is an image, or a token.
-            rows = (
-                wide.reshape(len(wide), -1)
-                if wide.ndim == 4
-                else wide.reshape(-1, *wide.shape[-1:])
-            )
-            for some in (rows, rows - rows.mean(axis=0)):
-                sizes = jax.vmap(norm_log2)(some) - np.log2(max(some.shape[1], 1)) / 2
-                found.append(jnp.median(sizes))
-        return jnp.stack(found).reshape(2, 2)
+            rows = wide.reshape(len(wide), -1) if wide.ndim == 4 else wide
+            rows = rows.reshape(-1, *rows.shape[-1:])
+            with np.errstate(all="ignore"):
+                for some in (rows, rows - rows.mean(axis=0)):
+                    size = np.median(np.sqrt(np.square(some).mean(axis=1)))
+                    found.append(np.log2(size) + one.power)
+        return np.array(found).reshape(2, 2)
 
 
-def _stacked(rows: Sequence[jax.Array], width: int) -> jax.Array:
-    """Return rows as one array, also if there are none."""
-    return jnp.stack(rows) if rows else jnp.zeros((0, width))
+def _degree(block: Block, given: Sequence[Array], which: Sequence[int]) -> float:
+    """Return the power to which a factor of some inputs comes out of a step; nan if it does not."""
+    less = [_shifted(one, BY) if n in which else one for n, one in enumerate(given)]
+    pairs = [*zip(block.code.run(given), block.code.run(less), strict=True)]
+    for degree in DEGREES:
+        if all(_times(one, round(BY * degree), other) for one, other in pairs):
+            return degree
+    return nan
+
+
+def _times(one: jax.Array, by: int, other: jax.Array) -> bool:
+    """Return True if an array is another one times a power of two."""
+    if not Scaled(one).real:
+        return bool((np.asarray(one) == np.asarray(other)).all())
+    wanted, got = (np.asarray(n).astype(np.float64) for n in (_shifted(one, by), other))
+    with np.errstate(all="ignore"):
+        return bool(np.abs(wanted - got).max(initial=0.0) <= NEXT * np.abs(wanted).max(initial=0.0))
+
+
+def _sum(one: Scaled, other: Scaled) -> Scaled:
+    top = max(one.power, other.power)
+    return Scaled(np.asarray(one.at(top)) + np.asarray(other.at(top)), top).settled()
+
+
+def _float(one: Scaled) -> float:
+    try:
+        return ldexp(float(one.values), one.power)
+    except OverflowError:
+        return inf if one.values > 0 else -inf
+
+
+def _row(values: Iterable[float]) -> FloatArray:
+    return np.array([*values], float)
+
+
+def _rows(columns: Sequence[tuple[float, ...]], count: int) -> FloatArray:
+    """Return columns as rows, also if there are none."""
+    return np.array(columns, float).reshape(-1, count).T

@@ -185,7 +185,7 @@ class Reader:
             gradient_log2=gradient,
             nonfinite=None if bad is None else bad.first,
             lost=not gradient < inf,
-            reached=self.names.index(name) in self.task.runner.reached,
+            reached=self.names.index(name) in self.found.reached,
         )
 
     def _chain(self, path: list[int]) -> Chain:
