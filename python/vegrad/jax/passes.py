@@ -11,8 +11,8 @@ at most its largest. Going back all is linear in δ, and the power goes along.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf, isfinite, ldexp, log2, nan
+from dataclasses import dataclass, replace
+from math import inf, isfinite, ldexp, log2, nan, sqrt
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vegrad.activations import ACTIVATIONS
+from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.reading import INPUT
 from vegrad.jax.graph import Graph, Node
@@ -54,7 +55,8 @@ class Measured:
     """Numbers of the leaves that a way leads back to from the loss."""
 
 
-class Scaled(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Scaled:
     """An array times a power of two."""
 
     values: jax.Array
@@ -63,20 +65,20 @@ class Scaled(NamedTuple):
     @property
     def norm(self) -> float:
         """log2 of its norm; -inf of zeros, nan or inf if a number is."""
-        if not 0 < self.top < inf:
-            return self.top or -inf
-        units = np.asarray(self.values).astype(np.float64) / self.top
-        return self.largest + log2(float(np.square(units).sum())) / 2
+        wide = _wide(self.values).ravel()
+        square = float(np.vdot(wide, wide))
+        return log2(square) / 2 + self.power if 0 < square < inf else square or -inf
 
     @property
     def largest(self) -> float:
         """log2 of its largest number."""
         return self.power + log2(self.top) if 0 < self.top < inf else self.top or -inf
 
-    @property
+    @cached_property
     def top(self) -> float:
         """The largest number of its array."""
-        return float(np.abs(np.asarray(self.values)).max(initial=0))
+        values = np.asarray(self.values)
+        return max(float(values.max(initial=0)), -float(values.min(initial=0)))
 
     @property
     def usual(self) -> bool:
@@ -90,12 +92,20 @@ class Scaled(NamedTuple):
 
     def settled(self, power: int = 0) -> Scaled:
         """Return it times a power of two, with numbers near 1 if they are far from it."""
-        by = 0 if self.usual or not 0 < self.top < inf else round(log2(self.top))
-        return Scaled(_shifted(self.values, -by), self.power + power + by)
+        if not self.usual and 0 < self.top < inf:
+            by = round(log2(self.top))
+            return Scaled(_shifted(self.values, -by), self.power + power + by)
+        return replace(self, power=self.power + power) if power else self
 
     def at(self, power: int) -> Array:
         """Return the array of the same with another power."""
         return _shifted(self.values, self.power - power)
+
+
+def _wide(values: jax.Array) -> Array:
+    """Return an array whose squares can be summed."""
+    host = np.asarray(values)
+    return host.astype(np.promote_types(host.dtype, np.float32), copy=False)
 
 
 def _far(values: jax.Array) -> int:
@@ -246,14 +256,16 @@ class Pass:
         if not made.real or not made.values.size:
             return (nan,) * 5
         flat, dead = nan, 0.0
-        wide = np.asarray(made.values).astype(np.float64)
+        wide = _wide(made.values)
         if node.root != INPUT:
             flat, dead = self._flatness(node, made, values[node.root])
         elif node.kind == "softmax" and wide.ndim > 2 and wide.shape[-1] >= LEAST_KEYS:
             flat = float(np.mean(wide.max(axis=-1) > SHARP))
+        size = made.norm - log2(wide.size) / 2
         with np.errstate(all="ignore"):
-            mean, std = np.ldexp([wide.mean(), wide.std()], made.power)
-        return made.norm - log2(wide.size) / 2, float(mean), float(std), flat, dead
+            mean = float(np.ldexp(wide.mean(), made.power))
+            std = sqrt(max(float(np.exp2(2 * size)) - mean * mean, 0.0))
+        return size, mean, std, flat, dead
 
     def _flatness(self, node: Node, made: Scaled, root: Scaled) -> tuple[float, float]:
         """Return the shares of saturated elements and of dead units of an activation."""
@@ -261,7 +273,7 @@ class Pass:
         given = [self.program.constants.get(n, root.at(0)) for n in piece.takes]
         ones = {0: np.ones(made.values.shape, made.values.dtype)}
         (found,) = piece.code.back(given, [piece.takes.index(node.root)], ones)
-        slopes = np.abs(np.asarray(found).astype(np.float64))
+        slopes = np.abs(_wide(found))
         known = ACTIVATIONS.get(node.kind)
         largest = slopes.max() if known is None else known.largest_slope
         maker = self.graph.at.get(node.root, INPUT)
@@ -273,13 +285,14 @@ class Pass:
         """Return log2 of a row's size in both terms of a sum, and of both less their means."""
         found = []
         for one in (values[n] for n in node.terms):
-            wide = np.asarray(one.values).astype(np.float64)
+            wide = _wide(one.values)
             # A row is an image, or a token.
             rows = wide.reshape(len(wide), -1) if wide.ndim == 4 else wide
             rows = rows.reshape(-1, *rows.shape[-1:])
             with np.errstate(all="ignore"):
                 for some in (rows, rows - rows.mean(axis=0)):
-                    size = np.median(np.sqrt(np.square(some).mean(axis=1)))
+                    squares = np.einsum("ij,ij->i", some, some) / some.shape[1]
+                    size = np.sqrt(np.median(squares))
                     found.append(np.log2(size) + one.power)
         return np.array(found).reshape(2, 2)
 
