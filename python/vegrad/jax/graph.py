@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-import numpy as np
-
 from vegrad.activations import ACTIVATIONS
 from vegrad.flow.reading import INPUT, MAPS
-from vegrad.jax.program import SHAPES, Program, Step
+from vegrad.jax.program import SHAPES, Program
+from vegrad.jax.steps import Step
 
 NORMS = {"layer_norm": "layer", "rms_norm": "rms", "batch_norm": "batch"}
 ROOTS = {"rsqrt", "sqrt", "pow", "cbrt"}
@@ -292,11 +291,3 @@ class Graph(Nodes):
             layer.norm, layer.rescaled = NORMS[node.kind], node.below == {owner}
         elif node.root != INPUT and layer.activation == INPUT:
             layer.activation = place
-
-
-def spread(values: np.ndarray) -> np.ndarray:
-    """Return half of the width about the mean in which 19 of 20 further draws lie."""
-    count = len(values)
-    t = 1.96 + (1.96**3 + 1.96) / (4 * (count - 1))
-    wider: np.ndarray = values.std(axis=0, ddof=1) * t / 2.0 * (1.0 + 1.0 / count) ** 0.5
-    return wider

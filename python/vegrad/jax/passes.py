@@ -4,33 +4,29 @@ Each step is compiled alone, once for all that are like it, so that depth costs 
 array whose largest number is far from 1 goes on as numbers near 1 times a power of two. Through a
 product, a quotient, a sum or a maximum such a power goes exactly, a linear function lets it pass,
 and tanh does where it is next to linear; which of this a step does, it shows on its own inputs
-(`Pass._powers`). Where none is true (exp, the sigmoid) the numbers are what the dtype has of them,
+(`powers_of`). Where none is true (exp, the sigmoid) the numbers are what the dtype has of them,
 at most its largest. Going back all is linear in δ, and the power goes along.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import inf, isfinite, ldexp, log2, nan, sqrt
+from dataclasses import dataclass
+from math import inf, log2, nan, sqrt
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vegrad.activations import ACTIVATIONS
-from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.reading import INPUT
 from vegrad.jax.graph import Graph, Node
+from vegrad.jax.scaled import Scaled, highest, powers_of, wide_of
 from vegrad.jax.steps import Block
 
 FLAT = 0.05  # an element is saturated if |φ′| there is below this share of the largest
 SHARP, LEAST_KEYS = 0.99, 4  # of attention's weight on one key of several: a flat row
-DEGREES = (1.0, 2.0, -1.0, 0.5, -0.5, 0.0, 3.0)
-BY = -8  # the power of two by which inputs are changed to see what becomes of it
-NEXT = 1e-5  # how far what is next to linear may be from it, of the largest
 
 
 @dataclass(frozen=True)
@@ -53,75 +49,6 @@ class Measured:
     """Of each sum: the sizes of its terms, and of both less their means (2, 2)."""
     reached: frozenset[int]
     """Numbers of the leaves that a way leads back to from the loss."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scaled:
-    """An array times a power of two."""
-
-    values: jax.Array
-    power: int = 0
-
-    @property
-    def norm(self) -> float:
-        """log2 of its norm; -inf of zeros, nan or inf if a number is."""
-        wide = _wide(self.values).ravel()
-        square = float(np.vdot(wide, wide))
-        return log2(square) / 2 + self.power if 0 < square < inf else square or -inf
-
-    @property
-    def largest(self) -> float:
-        """log2 of its largest number."""
-        return self.power + log2(self.top) if 0 < self.top < inf else self.top or -inf
-
-    @cached_property
-    def top(self) -> float:
-        """The largest number of its array."""
-        values = np.asarray(self.values)
-        return max(float(values.max(initial=0)), -float(values.min(initial=0)))
-
-    @property
-    def usual(self) -> bool:
-        """True if its largest number is near 1, and no product of such can have been lost."""
-        return not self.real or (0 < self.top < inf and abs(log2(self.top)) < _far(self.values))
-
-    @property
-    def real(self) -> bool:
-        """True of real numbers that are no integers."""
-        return bool(jnp.issubdtype(self.values.dtype, jnp.floating))
-
-    def settled(self, power: int = 0) -> Scaled:
-        """Return it times a power of two, with numbers near 1 if they are far from it."""
-        if not self.usual and 0 < self.top < inf:
-            by = round(log2(self.top))
-            return Scaled(_shifted(self.values, -by), self.power + power + by)
-        return replace(self, power=self.power + power) if power else self
-
-    def at(self, power: int) -> Array:
-        """Return the array of the same with another power."""
-        return _shifted(self.values, self.power - power)
-
-
-def _wide(values: jax.Array) -> Array:
-    """Return an array whose squares can be summed."""
-    host = np.asarray(values)
-    return host.astype(np.promote_types(host.dtype, np.float32), copy=False)
-
-
-def _far(values: jax.Array) -> int:
-    """Return the power of two of which sums of products stay within the range of a dtype."""
-    return int(jnp.finfo(values.dtype).maxexp) // 3
-
-
-def _shifted(values: jax.Array, by: int) -> Array:
-    """Return real numbers times a power of two, the largest at most that of their dtype."""
-    if not by:
-        return values
-    most = float(jnp.finfo(values.dtype).max)
-    wide = np.asarray(values).astype(np.float64)
-    with np.errstate(all="ignore"):
-        moved = np.where(np.isfinite(wide), np.clip(np.ldexp(wide, by), -most, most), wide)
-        return moved.astype(values.dtype)
 
 
 class Ran(NamedTuple):
@@ -159,13 +86,18 @@ class Pass:
         none = Scaled(np.zeros(1))
         rms, mean, std, flat, dead = _rows([self._numbers(one, values) for one in self.nodes], 5)
         sizes = [deltas.get(n, none) for n in range(p.leaves)]
+        gradients, largest = _rows([(one.norm, one.largest) for one in sizes], 2)
         return Measured(
-            _float(loss),
+            loss.number,
             rms,
             _row(deltas.get(one.value, none).norm for one in self.nodes),
             _row(passed.get(n, -inf) for n in range(len(self.nodes))),
-            *(mean, std, flat, dead),
-            *_rows([(one.norm, one.largest) for one in sizes], 2),
+            mean,
+            std,
+            flat,
+            dead,
+            gradients,
+            largest,
             {n: self._terms(one, values) for n, one in enumerate(self.nodes) if one.terms},
             frozenset(n for n in range(p.leaves) if n in deltas),
         )
@@ -182,7 +114,7 @@ class Pass:
         if any(one.power for one in taken):
             if not single:
                 return self._singly(block, values)
-            powers, power = self._powers(block, taken)
+            powers, power = powers_of(block, taken)
         given = [one.at(by) for one, by in zip(taken, powers, strict=True)]
         made = [Scaled(one) for one in block.code.run(given)]
         if not single and not all(one.usual for one in made):
@@ -194,32 +126,6 @@ class Pass:
     def _singly(self, block: Block, values: dict[int, Scaled]) -> list[Ran]:
         steps = (Block.of([one]) for one in block.steps)
         return [ran for one in steps for ran in self._forward(one, values)]
-
-    def _powers(self, block: Block, taken: Sequence[Scaled]) -> tuple[list[int], int]:
-        """Return powers at which a step can run, and that of what it then makes."""
-        real = [n for n, one in enumerate(taken) if one.real]
-        scaled = [n for n in real if taken[n].power and np.asarray(taken[n].values).any()]
-        others = [taken[n].power for n in real if n in scaled or np.asarray(taken[n].values).any()]
-        # All at the same one, as sums and maxima take it.
-        top = max(others, default=0)
-        same = [top if n in real else 0 for n in range(len(taken))]
-        found = _degree(block, [one.at(by) for one, by in zip(taken, same, strict=True)], real)
-        if found in (0.0, 1.0):
-            return same, int(found) * top
-        # Each at its own, as products take them. A root asks for an even one.
-        own = [one.power + one.power % 2 if n in scaled else 0 for n, one in enumerate(taken)]
-        given = [one.at(by) for one, by in zip(taken, own, strict=True)]
-        degrees = {n: _degree(block, given, [n]) for n in scaled}
-        if all(isfinite(one) for one in degrees.values()):
-            return own, round(sum(one * own[n] for n, one in degrees.items()))
-        # A function that is linear towards 0, or towards infinity.
-        if len(scaled) == 1 and block.elementwise:
-            (n,) = scaled
-            far = _far(taken[n].values)
-            own[n] = taken[n].power + (far if taken[n].power < 0 else -far)
-            if _degree(block, [one.at(by) for one, by in zip(taken, own, strict=True)], [n]) == 1:
-                return own, own[n]
-        return [0] * len(taken), 0
 
     # Back ---------------------------------------------------------------------------------------
 
@@ -236,14 +142,14 @@ class Pass:
             if not made or not wanted or block.steps[0].name == "stop_gradient":
                 continue
             several = [deltas[block.makes[n]] for n in made]
-            top = max(one.power for one in several)
+            top = highest(several)
             above = {n: one.at(top) for n, one in zip(made, several, strict=True)}
             for n, one in zip(wanted, block.code.back(given, wanted, above), strict=True):
                 value, found = block.takes[n], Scaled(one).settled(top + power - powers[n])
                 for step in block.steps:
                     if (step, value) in self.edges:
                         passed[self.edges[step, value]] = found.norm
-                deltas[value] = _sum(deltas[value], found) if value in deltas else found
+                deltas[value] = deltas[value].plus(found) if value in deltas else found
         return passed
 
     # What is seen -------------------------------------------------------------------------------
@@ -256,7 +162,7 @@ class Pass:
         if not made.real or not made.values.size:
             return (nan,) * 5
         flat, dead = nan, 0.0
-        wide = _wide(made.values)
+        wide = wide_of(made.values)
         if node.root != INPUT:
             flat, dead = self._flatness(node, made, values[node.root])
         elif node.kind == "softmax" and wide.ndim > 2 and wide.shape[-1] >= LEAST_KEYS:
@@ -273,7 +179,7 @@ class Pass:
         given = [self.program.constants.get(n, root.at(0)) for n in piece.takes]
         ones = {0: np.ones(made.values.shape, made.values.dtype)}
         (found,) = piece.code.back(given, [piece.takes.index(node.root)], ones)
-        slopes = np.abs(_wide(found))
+        slopes = np.abs(wide_of(found))
         known = ACTIVATIONS.get(node.kind)
         largest = slopes.max() if known is None else known.largest_slope
         maker = self.graph.at.get(node.root, INPUT)
@@ -285,7 +191,7 @@ class Pass:
         """Return log2 of a row's size in both terms of a sum, and of both less their means."""
         found = []
         for one in (values[n] for n in node.terms):
-            wide = _wide(one.values)
+            wide = wide_of(one.values)
             # A row is an image, or a token.
             rows = wide.reshape(len(wide), -1) if wide.ndim == 4 else wide
             rows = rows.reshape(-1, *rows.shape[-1:])
@@ -295,37 +201,6 @@ class Pass:
                     size = np.sqrt(np.median(squares))
                     found.append(np.log2(size) + one.power)
         return np.array(found).reshape(2, 2)
-
-
-def _degree(block: Block, given: Sequence[Array], which: Sequence[int]) -> float:
-    """Return the power to which a factor of some inputs comes out of a step; nan if it does not."""
-    less = [_shifted(one, BY) if n in which else one for n, one in enumerate(given)]
-    pairs = [*zip(block.code.run(given), block.code.run(less), strict=True)]
-    for degree in DEGREES:
-        if all(_times(one, round(BY * degree), other) for one, other in pairs):
-            return degree
-    return nan
-
-
-def _times(one: jax.Array, by: int, other: jax.Array) -> bool:
-    """Return True if an array is another one times a power of two."""
-    if not Scaled(one).real:
-        return bool((np.asarray(one) == np.asarray(other)).all())
-    wanted, got = (np.asarray(n).astype(np.float64) for n in (_shifted(one, by), other))
-    with np.errstate(all="ignore"):
-        return bool(np.abs(wanted - got).max(initial=0.0) <= NEXT * np.abs(wanted).max(initial=0.0))
-
-
-def _sum(one: Scaled, other: Scaled) -> Scaled:
-    top = max(one.power, other.power)
-    return Scaled(np.asarray(one.at(top)) + np.asarray(other.at(top)), top).settled()
-
-
-def _float(one: Scaled) -> float:
-    try:
-        return ldexp(float(one.values), one.power)
-    except OverflowError:
-        return inf if one.values > 0 else -inf
 
 
 def _row(values: Iterable[float]) -> FloatArray:

@@ -149,16 +149,6 @@ class Program:
         floats = [n for n in found if jnp.issubdtype(self.shapes[n].dtype, jnp.inexact)]
         return min(floats, default=root)
 
-    def piece(self, root: int, end: int) -> list[Step]:
-        """Return the steps by which a value is made of its root."""
-        wanted, found = {end}, list[Step]()
-        for place in range(self.maker[end], self.maker.get(root, -1), -1):
-            step = self.steps[place]
-            if not wanted.isdisjoint(step.makes):
-                wanted |= {*step.takes} - {root}
-                found.append(step)
-        return found[::-1]
-
     def activation(self, root: int) -> tuple[int, str]:
         """Return where an activation of a root ends, and its name: "identity" if there is none."""
         end = self.exit(root)

@@ -31,7 +31,7 @@ from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
 from vegrad.jax.graph import NORMS, OPAQUE, Graph, Node
 from vegrad.jax.passes import Measured, Pass
-from vegrad.jax.tree import Init, Tree, fans, not_finite, size_of
+from vegrad.jax.tree import Init, Tree, fans, size_of
 from vegrad.theory.expected import ExpectedFlow
 
 ROLES = {"linear": "map", "embedding": "table", **dict.fromkeys(NORMS, "norm")}
@@ -174,7 +174,7 @@ class Reader:
         both = use.fans if mapped and use is not None else fans(name, leaf) if matrix else (0, 0)
         if fresh is not None and matrix and not mapped and (like := size_of(fresh[name])) > -inf:
             both = (max(round(2.0 ** (-2.0 * like)), 1),) * 2  # as large as init draws it
-        bad = not_finite("data", name, values)
+        bad = NonFiniteData.found_in("data", name, values)
         return Parameter(
             name,
             both[::-1] if mapped else leaf.shape,
@@ -272,7 +272,7 @@ def not_finite_in(task: Given, graph: Graph) -> Iterator[NonFiniteData]:
     for n, (name, one) in enumerate(zip(task.names, task.batch, strict=True)):
         if jnp.issubdtype(one.dtype, jnp.floating):
             values = np.asarray(one).astype(np.float64)
-            found = not_finite("data" if n in into else "target", name, values)
+            found = NonFiniteData.found_in("data" if n in into else "target", name, values)
             if found is not None:
                 yield found
 

@@ -12,7 +12,6 @@ import numpy as np
 from jax.tree_util import tree_flatten_with_path
 
 from vegrad.arrays.shown import shown
-from vegrad.flow.data import NonFiniteData, NonFiniteValue
 
 Init = Callable[[jax.Array], object]
 """Draws a tree of parameters anew, of a key."""
@@ -120,17 +119,6 @@ def drawn(random: np.random.Generator, name: str, leaf: jax.Array, inputs: float
     """Return normal numbers of the variance 1/inputs, of a leaf's shape; tables get variance 1."""
     size = 1.0 if "embed" in name.lower() else max(inputs, 1e-30) ** -0.5
     return jnp.asarray((size * random.standard_normal(leaf.shape)).astype(leaf.dtype))
-
-
-def not_finite(kind: str, name: str, values: np.ndarray) -> NonFiniteData | None:
-    """Return what of a batch is not finite; None if all of it is."""
-    bad = ~np.isfinite(values)
-    if not bad.any():
-        return None
-    index = tuple(int(n) for n in np.argwhere(bad)[0])
-    first = NonFiniteValue(index, float(values[index]), int(bad.sum()))
-    rows = bad.reshape(len(bad), -1).any(axis=1) if bad.ndim else bad[None]
-    return NonFiniteData(kind, name, first, int(rows.sum()), len(rows))
 
 
 def size_of(leaf: jax.Array) -> float:
