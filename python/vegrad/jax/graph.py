@@ -110,7 +110,6 @@ class Graph(Nodes):
         self.rooted: dict[int, tuple[int, ...]] = {}
         self.ends: dict[int, tuple[int, str]] = {}
         self.at: dict[int, int] = {}
-        self.tails: dict[int, tuple[int, ...]] = {}
         for place, step in enumerate(self.program.steps):
             self._step(place, step)
         last = max((n for n, one in enumerate(self.nodes) if one.leaves), default=INPUT)
