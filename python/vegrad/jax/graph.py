@@ -150,7 +150,7 @@ class Graph(Nodes):
         p = self.program
         if node.root == INPUT and node.value in p.learns and p.shapes[node.value].ndim > 1:
             end, name = p.activation(node.value)
-            if name != "identity" and end not in self.ends and end != p.loss:
+            if name != "identity" and end not in self.ends:
                 self.ends[end] = (node.value, name)
 
     def _node(

@@ -71,20 +71,20 @@ class Pass:
         p, edges = self.program, [(n, one.edge) for n, one in enumerate(self.nodes) if one.edge]
         self.edges = {(p.steps[place], p.steps[place].takes[n]): one for one, (place, n) in edges}
         """The maps, by their steps and the values that come into these."""
-        kept = {p.loss, *(value for _, value in self.edges), *(one.value for one in self.nodes)}
-        self.blocks = p.blocks(frozenset(kept.union(*(one.terms for one in self.nodes))))
+        kept = {*p.results, *(value for _, value in self.edges), *(one.value for one in self.nodes)}
+        kept.update(*(one.terms for one in self.nodes))
+        kept.update(*(one.takes for one in p.steps if one.name == "scan"))
+        self.blocks = p.blocks(frozenset(kept))
 
     def run(self, leaves: Sequence[jax.Array], batch: Sequence[jax.Array]) -> Measured:
         """Measure a pass with these leaves, on this batch."""
         p = self.program
-        held = {**dict(enumerate([*leaves, *batch])), **p.constants}
-        values = {n: Scaled(one).settled() for n, one in held.items()}
-        ran = [one for block in self.blocks for one in self._forward(block, values)]
+        values, ran = self.forward([*leaves, *batch])
         loss = values[p.loss]
         deltas = {p.loss: Scaled(np.ones((), loss.values.dtype))}
-        passed = self._back(ran, deltas)
+        passed = self.back(ran, deltas)
         none = Scaled(np.zeros(1))
-        rms, mean, std, flat, dead = _rows([self._numbers(one, values) for one in self.nodes], 5)
+        rms, mean, std, flat, dead = _rows([self.numbers(one, values) for one in self.nodes], 5)
         sizes = [deltas.get(n, none) for n in range(p.leaves)]
         gradients, largest = _rows([(one.norm, one.largest) for one in sizes], 2)
         return Measured(
@@ -103,6 +103,15 @@ class Pass:
         )
 
     # Forward ------------------------------------------------------------------------------------
+
+    def forward(
+        self, given: Sequence[jax.Array | Scaled]
+    ) -> tuple[dict[int, Scaled], list[Ran]]:
+        """Run the program on leaves and a batch; return its values, and how it ran."""
+        held = {**dict(enumerate(given)), **self.program.constants}
+        several = {n: one if isinstance(one, Scaled) else Scaled(one) for n, one in held.items()}
+        values = {n: one.settled() for n, one in several.items()}
+        return values, [one for block in self.blocks for one in self._forward(block, values)]
 
     def _forward(self, block: Block, values: dict[int, Scaled]) -> list[Ran]:
         """Run a block, and add what it makes to the values.
@@ -129,7 +138,7 @@ class Pass:
 
     # Back ---------------------------------------------------------------------------------------
 
-    def _back(self, ran: Iterable[Ran], deltas: dict[int, Scaled]) -> dict[int, float]:
+    def back(self, ran: Iterable[Ran], deltas: dict[int, Scaled]) -> dict[int, float]:
         """Add δ of all that lies below some values to theirs.
 
         Returns:
@@ -154,7 +163,7 @@ class Pass:
 
     # What is seen -------------------------------------------------------------------------------
 
-    def _numbers(
+    def numbers(
         self, node: Node, values: Mapping[int, Scaled]
     ) -> tuple[float, float, float, float, float]:
         """Return size, mean and standard deviation of what a node makes, flat and dead shares."""

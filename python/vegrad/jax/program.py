@@ -35,15 +35,22 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     """The named scopes in which each step stands."""
-    loss: int = 0
+    results: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, closed: ClosedJaxpr, leaves: int, batch: int) -> Program:
-        """Write out a jaxpr, and find what its values are."""
+    def of(cls, closed: ClosedJaxpr, leaves: int, batch: int, carried: int = 0) -> Program:
+        """Write out a jaxpr, and find what its values are.
+
+        Args:
+            closed: takes the leaves, then the batch.
+            leaves: how many leaves there are.
+            batch: how many parts the batch has.
+            carried: how many of these, the first, a gradient is asked of too.
+        """
         made = cls(leaves, batch)
         inputs = [made._new(one.aval) for one in closed.jaxpr.invars]
-        (made.loss,) = made._walk(closed.jaxpr, closed.consts, inputs, "")
-        made._look()
+        made.results = tuple(made._walk(closed.jaxpr, closed.consts, inputs, ""))
+        made._look(carried)
         return made
 
     def _new(self, aval: jax.core.ShapedArray, value: jax.Array = None) -> int:
@@ -80,16 +87,21 @@ class Program:
             known |= dict(zip(eqn.outvars, makes, strict=True))
         return [number(var) for var in jaxpr.outvars]
 
+    @property
+    def loss(self) -> int:
+        """The first of its results."""
+        return self.results[0]
+
     # What values are ----------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _look(self, carried: int) -> None:
         """Follow the leaves and the batch through the steps."""
         count, rows = self.leaves + self.batch, range(self.leaves, self.leaves + self.batch)
         self.data: set[int] = {*rows}
         """Values that come from the batch."""
         if not rows:  # the loss has closed over its data
             self.data |= {n for n in self.constants if np.ndim(self.constants[n])}
-        self.learns: set[int] = {*range(self.leaves)}
+        self.learns: set[int] = {*range(self.leaves + carried)}
         """Values that a gradient comes back through."""
         self.parts: dict[int, frozenset[int]] = {n: frozenset([n]) for n in range(self.leaves)}
         """Leaves of what is made of parameters alone."""
@@ -142,7 +154,7 @@ class Program:
             value = ahead.pop()
             made = [n for place in self.takers.get(value, ()) for n in self.steps[place].makes]
             inside = [n for n in made if self.root.get(n) == root]
-            if len(inside) < len(made) or value == self.loss:
+            if len(inside) < len(made) or value in self.results:
                 found.append(value)
             ahead += [n for n in inside if n not in seen]
             seen |= {*inside}

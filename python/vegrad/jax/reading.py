@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import inf, isfinite, log2, nan, prod
@@ -31,6 +31,7 @@ from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
 from vegrad.jax.graph import NORMS, OPAQUE, Graph, Node
 from vegrad.jax.passes import Measured, Pass
+from vegrad.jax.recurrence import cells_of
 from vegrad.jax.tree import Init, Tree, fans, size_of
 from vegrad.theory.expected import ExpectedFlow
 
@@ -74,7 +75,8 @@ class Reader:
 
     def reading(self) -> Reading:
         """Return the reading."""
-        found, graph = self.found, self.graph
+        found, graph, task = self.found, self.graph, self.task
+        tree = replace(task.tree, leaves=self.leaves)
         path = graph.path()
         # Skips go round those to which nothing comes though something comes further down.
         seen = [isfinite(found.delta[n]) for n in path]
@@ -103,6 +105,7 @@ class Reader:
             branches=branches_of(self.graph, self.leaves, self.found.sums),
             modules=() if path else tuple(self._modules()),
             inputs=tuple(inputs_of(self.task, self.graph)),
+            cells=tuple(cells_of(tree, task.init, task.seed, task.batch, task.runner)),
             draws_itself=fresh is not None and differs(self.leaves, fresh),
             what_if=self.what_if,
             data=tuple(not_finite_in(self.task, self.graph)),
