@@ -12,7 +12,8 @@ import pytest
 import vegrad.jax
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vegrad.jax.sizes import norm_log2, times
+from vegrad.jax.scaled import Scaled
+from vegrad.jax.sizes import norm_log2
 
 from tests.jax.nets import drawn, loss_with, task
 
@@ -34,7 +35,9 @@ def test_norms_of_zeros_and_of_what_is_not_finite() -> None:
     assert not np.isfinite(float(norm_log2(jnp.array([1.0, np.inf]))))
     assert np.isnan(float(norm_log2(jnp.array([1.0, np.nan]))))
     assert float(norm_log2(jnp.full(4, 1e-6, jnp.float16))) == pytest.approx(np.log2(2e-6), abs=0.2)
-    assert float(times(jnp.float32(2.0**-120), jnp.float32(220.0))) == 2.0**100
+    far = Scaled(jnp.float32(2.0**-120))
+    assert far.settled(220).number == 2.0**100
+    assert float(far.settled(220).at(0)) == 2.0**100
 
 
 def norm_of(tree: Any) -> Any:

@@ -42,6 +42,18 @@ class NonFiniteData:
     trained: bool = False
     """True if a training goes over these rows, so that something was run."""
 
+    @classmethod
+    def found_in(cls, kind: str, name: str, values: Array) -> NonFiniteData | None:
+        """Return what of an array is not finite; None if all of it is."""
+        bad = ~np.isfinite(values)
+        if not bad.any():
+            return None
+        index = tuple(int(n) for n in np.argwhere(bad)[0])
+        first = NonFiniteValue(index, float(values[index]), int(bad.sum()))
+        count = len(bad) if bad.ndim else 1
+        rows = int(bad.reshape(count, -1).any(axis=1).sum())
+        return cls(kind, name, first, rows, count)
+
     def among(self, rows: Array, count: int) -> NonFiniteData:
         """Return it for a training, with the numbers that these rows have among all of them."""
         row, *rest = self.first.index

@@ -24,8 +24,9 @@ def diagnose(
     """Judge the gradients of a pure loss by one forward and backward pass of a batch.
 
     The loss is traced, and its jaxpr read as a graph: products with weights and convolutions,
-    activations (however they are written), normalizations, sums, attention. One vjp measures δ at
-    each of them, in logarithms that are right where the dtype underflows or overflows. Where layers
+    activations (however they are written), normalizations, sums, attention. One pass measures what
+    each makes and δ there, in logarithms that are right where the dtype underflows or overflows.
+    Equal layers are compiled once, and once for all calls. Where layers
     follow each other, gains are taken apart into weights × derivative, as `vegrad.diagnose` does
     it. What a scan, a while or a derivative of one's own contains is judged by the sizes of its
     leaves alone. A parameter is blamed only if putting it right changes gradients by decades.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vegrad.activations import ACTIVATIONS
 from vegrad.flow.edits import Edit, Initialize, Redraw, Scale, Shift, Zero, parts
@@ -71,11 +72,11 @@ def edited(
             case Initialize("default"):
                 leaves = tree.drawn(init, seed)
             case Initialize(scheme) if scheme in SCHEMES:
-                keys = jax.random.split(jax.random.key(seed), len(leaves))
-                for key, (name, one) in zip(keys, leaves.items(), strict=True):
+                random = np.random.default_rng(seed)
+                for name, one in tree.leaves.items():
                     if one.ndim > 1 and "embed" not in name.lower():
                         both = fans(name, one)
-                        leaves[name] = drawn(key, name, one, both[0] / SCHEMES[scheme](*both))
+                        leaves[name] = drawn(random, name, one, both[0] / SCHEMES[scheme](*both))
             case _:
                 what = JaxVocabulary().edit(part)
                 return Refusal(f"{what}: this is done in the program, not to the parameters")

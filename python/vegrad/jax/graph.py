@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-import numpy as np
-
 from vegrad.activations import ACTIVATIONS
 from vegrad.flow.reading import INPUT, MAPS
-from vegrad.jax.program import SHAPES, Program, Step
+from vegrad.jax.program import SHAPES, Program
+from vegrad.jax.steps import Step
 
 NORMS = {"layer_norm": "layer", "rms_norm": "rms", "batch_norm": "batch"}
 ROOTS = {"rsqrt", "sqrt", "pow", "cbrt"}
@@ -111,7 +110,6 @@ class Graph(Nodes):
         self.rooted: dict[int, tuple[int, ...]] = {}
         self.ends: dict[int, tuple[int, str]] = {}
         self.at: dict[int, int] = {}
-        self.tails: dict[int, tuple[int, ...]] = {}
         for place, step in enumerate(self.program.steps):
             self._step(place, step)
         last = max((n for n, one in enumerate(self.nodes) if one.leaves), default=INPUT)
@@ -152,7 +150,7 @@ class Graph(Nodes):
         p = self.program
         if node.root == INPUT and node.value in p.learns and p.shapes[node.value].ndim > 1:
             end, name = p.activation(node.value)
-            if name != "identity" and end not in self.ends and end != p.loss:
+            if name != "identity" and end not in self.ends:
                 self.ends[end] = (node.value, name)
 
     def _node(
@@ -292,11 +290,3 @@ class Graph(Nodes):
             layer.norm, layer.rescaled = NORMS[node.kind], node.below == {owner}
         elif node.root != INPUT and layer.activation == INPUT:
             layer.activation = place
-
-
-def spread(values: np.ndarray) -> np.ndarray:
-    """Return half of the width about the mean in which 19 of 20 further draws lie."""
-    count = len(values)
-    t = 1.96 + (1.96**3 + 1.96) / (4 * (count - 1))
-    wider: np.ndarray = values.std(axis=0, ddof=1) * t / 2.0 * (1.0 + 1.0 / count) ** 0.5
-    return wider

@@ -13,62 +13,15 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from vegrad.activations import ACTIVATIONS
+from vegrad.jax.steps import INLINED, Block, Step
 
-INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-NAMES = """
-abs add add_any cbrt clamp convert_element_type copy cos div eq erf erfc exp exp2 expm1 ge gt
-integer_pow is_finite le log log1p logistic lt max min mul ne neg pow rsqrt select_n sign sin sqrt
-square sub tanh
-"""
-ELEMENTWISE = {*NAMES.split()}
 SHAPES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"}
 KINDS = {"add_any": "add", "gather": "embedding", "logistic": "sigmoid", "select_n": "where"}
 GRID = np.linspace(-4.0, 4.0, 81)
 NEAR = 2e-3  # by which a GELU that is written with tanh differs from the exact one
-
-
-@dataclass(frozen=True)
-class Step:
-    """One equation, with the numbers of what it takes and makes."""
-
-    eqn: JaxprEqn
-    within: Jaxpr
-    takes: tuple[int, ...]
-    makes: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """The primitive, or the function whose derivative somebody has written."""
-        primitive = str(self.eqn.primitive.name)
-        own = primitive.startswith("custom_jvp")
-        return str(self.eqn.params.get("name", primitive)) if own else primitive
-
-    @property
-    def elementwise(self) -> bool:
-        """True if each element of what it makes comes of the elements in the same place alone."""
-        if self.eqn.primitive.name != "custom_jvp_call":
-            return self.name in ELEMENTWISE
-        return _is_elementwise(self.eqn.params["call_jaxpr"].jaxpr)
-
-    def run(self, values: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return what it makes of values, with the derivative that belongs to it."""
-        eqn = self.eqn
-        given = zip(eqn.invars, values, strict=True)
-        pairs = [(var, value) for var, value in given if not isinstance(var, Literal)]
-        variables = [var for var, _ in pairs]
-        debug = self.within.debug_info._replace(arg_names=None, result_paths=None)
-        makes = {"outvars": eqn.outvars, "eqns": [eqn], "effects": eqn.effects}
-        alone = self.within.replace(constvars=[], invars=variables, **makes, debug_info=debug)
-        return list(jax.core.eval_jaxpr(alone, (), *(value for _, value in pairs)))
-
-
-def _is_elementwise(jaxpr: Jaxpr) -> bool:
-    inner = (one.params.get("jaxpr") for one in jaxpr.eqns if one.primitive.name in INLINED)
-    names = {one.primitive.name for one in jaxpr.eqns} - INLINED
-    return names <= ELEMENTWISE and all(_is_elementwise(one.jaxpr) for one in inner)
 
 
 @dataclass(eq=False)
@@ -82,15 +35,22 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     """The named scopes in which each step stands."""
-    loss: int = 0
+    results: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, closed: ClosedJaxpr, leaves: int, batch: int) -> Program:
-        """Write out a jaxpr, and find what its values are."""
+    def of(cls, closed: ClosedJaxpr, leaves: int, batch: int, carried: int = 0) -> Program:
+        """Write out a jaxpr, and find what its values are.
+
+        Args:
+            closed: takes the leaves, then the batch.
+            leaves: how many leaves there are.
+            batch: how many parts the batch has.
+            carried: how many of these, the first, a gradient is asked of too.
+        """
         made = cls(leaves, batch)
         inputs = [made._new(one.aval) for one in closed.jaxpr.invars]
-        (made.loss,) = made._walk(closed.jaxpr, closed.consts, inputs, "")
-        made._look()
+        made.results = tuple(made._walk(closed.jaxpr, closed.consts, inputs, ""))
+        made._look(carried)
         return made
 
     def _new(self, aval: jax.core.ShapedArray, value: jax.Array = None) -> int:
@@ -108,7 +68,9 @@ class Program:
         known |= dict(zip(jaxpr.invars, given, strict=True))
 
         def number(var: object) -> int:
-            return self._new(var.aval, var.val) if isinstance(var, Literal) else known[var]
+            if isinstance(var, Literal):
+                return self._new(var.aval, np.asarray(var.val, var.aval.dtype))
+            return known[var]
 
         for eqn in jaxpr.eqns:
             takes = tuple(map(number, eqn.invars))
@@ -120,21 +82,26 @@ class Program:
                 makes = tuple(self._walk(body, held, takes, where))
             else:
                 makes = tuple(self._new(var.aval) for var in eqn.outvars)
-                self.steps.append(Step(eqn, jaxpr, takes, makes))
+                self.steps.append(Step(eqn, takes, makes))
                 self.paths.append(where)
             known |= dict(zip(eqn.outvars, makes, strict=True))
         return [number(var) for var in jaxpr.outvars]
 
+    @property
+    def loss(self) -> int:
+        """The first of its results."""
+        return self.results[0]
+
     # What values are ----------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _look(self, carried: int) -> None:
         """Follow the leaves and the batch through the steps."""
         count, rows = self.leaves + self.batch, range(self.leaves, self.leaves + self.batch)
         self.data: set[int] = {*rows}
         """Values that come from the batch."""
         if not rows:  # the loss has closed over its data
             self.data |= {n for n in self.constants if np.ndim(self.constants[n])}
-        self.learns: set[int] = {*range(self.leaves)}
+        self.learns: set[int] = {*range(self.leaves + carried)}
         """Values that a gradient comes back through."""
         self.parts: dict[int, frozenset[int]] = {n: frozenset([n]) for n in range(self.leaves)}
         """Leaves of what is made of parameters alone."""
@@ -187,23 +154,12 @@ class Program:
             value = ahead.pop()
             made = [n for place in self.takers.get(value, ()) for n in self.steps[place].makes]
             inside = [n for n in made if self.root.get(n) == root]
-            if len(inside) < len(made) or value == self.loss:
+            if len(inside) < len(made) or value in self.results:
                 found.append(value)
             ahead += [n for n in inside if n not in seen]
             seen |= {*inside}
         floats = [n for n in found if jnp.issubdtype(self.shapes[n].dtype, jnp.inexact)]
         return min(floats, default=root)
-
-    def apply(self, root: int, value: int, at: jax.Array) -> jax.Array:
-        """Return what a value would be if its root were another array of its shape."""
-        if value == root:
-            return at
-        if value not in self.maker or self.root.get(value) != root:
-            held = self.shapes[value]
-            return jnp.full(held.shape, self.scalar(value), held.dtype)
-        step = self.steps[self.maker[value]]
-        given = [self.apply(root, n, at) for n in step.takes]
-        return step.run(given)[step.makes.index(value)]
 
     def activation(self, root: int) -> tuple[int, str]:
         """Return where an activation of a root ends, and its name: "identity" if there is none."""
@@ -213,11 +169,44 @@ class Program:
         shape = self.shapes[root].shape
         size = max(int(np.prod(shape)), 1)
         grid = np.resize(GRID, (-(-GRID.size // size), *shape)).astype(self.shapes[root].dtype)
-        values = jax.vmap(lambda at: self.apply(root, end, at))(grid)
+        piece = self.piece(root, end)
+        several = [piece.code.run([self.constants.get(n, at) for n in piece.takes]) for at in grid]
         with np.errstate(all="ignore"):
-            values = np.asarray(values, np.float64).ravel()[: GRID.size]
+            values = np.concatenate([np.ravel(one) for (one,) in several]).astype(np.float64)
             for name, one in ACTIVATIONS.items():
-                if np.abs(values - one.phi(GRID)).max() < NEAR:
+                if np.abs(values[: GRID.size] - one.phi(GRID)).max() < NEAR:
                     return end, name
         name = self.steps[self.maker[end]].name
         return end, KINDS.get(name, name)
+
+    def piece(self, root: int, end: int) -> Block:
+        """Return the steps by which a value is made of its root."""
+        wanted, found = {end}, list[Step]()
+        for place in range(self.maker[end], -1, -1):
+            step = self.steps[place]
+            if not wanted.isdisjoint(step.makes):
+                wanted |= {*step.takes} - {root}
+                found.append(step)
+        return Block.of(found[::-1])
+
+    def blocks(self, kept: frozenset[int]) -> list[Block]:
+        """Join steps whose values only the steps of one block take; leave out those of no use.
+
+        Args:
+            kept: numbers of values that are looked at.
+        """
+        block: dict[int, int] = {}
+        for place in range(len(self.steps) - 1, -1, -1):
+            step = self.steps[place]
+            takers = {block.get(n, -1) for one in step.makes for n in self.takers.get(one, ())}
+            takers.discard(-1)
+            if not kept.isdisjoint(step.makes):
+                block[place] = place
+            elif takers:
+                last = min(takers)
+                cut = "stop_gradient" in (step.name, self.steps[last].name)
+                block[place] = place if cut or len(takers) > 1 else last
+        members: dict[int, list[Step]] = {}
+        for place in sorted(block):
+            members.setdefault(block[place], []).append(self.steps[place])
+        return [Block.of(members[place]) for place in sorted(members)]

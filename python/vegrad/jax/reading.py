@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import inf, isfinite, log2, nan, prod
@@ -31,7 +31,8 @@ from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
 from vegrad.jax.graph import NORMS, OPAQUE, Graph, Node
 from vegrad.jax.passes import Measured, Pass
-from vegrad.jax.tree import Init, Tree, fans, not_finite, size_of
+from vegrad.jax.recurrence import cells_of
+from vegrad.jax.tree import Init, Tree, fans, size_of
 from vegrad.theory.expected import ExpectedFlow
 
 ROLES = {"linear": "map", "embedding": "table", **dict.fromkeys(NORMS, "norm")}
@@ -74,7 +75,8 @@ class Reader:
 
     def reading(self) -> Reading:
         """Return the reading."""
-        found, graph = self.found, self.graph
+        found, graph, task = self.found, self.graph, self.task
+        tree = replace(task.tree, leaves=self.leaves)
         path = graph.path()
         # Skips go round those to which nothing comes though something comes further down.
         seen = [isfinite(found.delta[n]) for n in path]
@@ -103,6 +105,7 @@ class Reader:
             branches=branches_of(self.graph, self.leaves, self.found.sums),
             modules=() if path else tuple(self._modules()),
             inputs=tuple(inputs_of(self.task, self.graph)),
+            cells=tuple(cells_of(tree, task.init, task.seed, task.batch, task.runner)),
             draws_itself=fresh is not None and differs(self.leaves, fresh),
             what_if=self.what_if,
             data=tuple(not_finite_in(self.task, self.graph)),
@@ -174,7 +177,7 @@ class Reader:
         both = use.fans if mapped and use is not None else fans(name, leaf) if matrix else (0, 0)
         if fresh is not None and matrix and not mapped and (like := size_of(fresh[name])) > -inf:
             both = (max(round(2.0 ** (-2.0 * like)), 1),) * 2  # as large as init draws it
-        bad = not_finite("data", name, values)
+        bad = NonFiniteData.found_in("data", name, values)
         return Parameter(
             name,
             both[::-1] if mapped else leaf.shape,
@@ -185,7 +188,7 @@ class Reader:
             gradient_log2=gradient,
             nonfinite=None if bad is None else bad.first,
             lost=not gradient < inf,
-            reached=self.names.index(name) in self.task.runner.reached,
+            reached=self.names.index(name) in self.found.reached,
         )
 
     def _chain(self, path: list[int]) -> Chain:
@@ -272,7 +275,7 @@ def not_finite_in(task: Given, graph: Graph) -> Iterator[NonFiniteData]:
     for n, (name, one) in enumerate(zip(task.names, task.batch, strict=True)):
         if jnp.issubdtype(one.dtype, jnp.floating):
             values = np.asarray(one).astype(np.float64)
-            found = not_finite("data" if n in into else "target", name, values)
+            found = NonFiniteData.found_in("data" if n in into else "target", name, values)
             if found is not None:
                 yield found
 

@@ -15,7 +15,7 @@ from vegrad.flow.edits import Edit, ScaleData, parts
 from vegrad.flow.reading import Effect, Reading
 from vegrad.flow.subject import Refusal
 from vegrad.jax.editor import edited
-from vegrad.jax.graph import Graph, spread
+from vegrad.jax.graph import Graph
 from vegrad.jax.passes import Measured, Pass
 from vegrad.jax.program import Program
 from vegrad.jax.reading import Given, Reader, outputs_of
@@ -77,14 +77,9 @@ class Task(Given):
             old = self.tree.leaves  # of which zeros stay zeros
             fresh = {n: one * jnp.any(old[n] != 0).astype(one.dtype) for n, one in fresh.items()}
             sizes = self.measured(fresh)
-            rms, delta = outputs_of(self.runner.graph, sizes, chain), sizes.delta[list(chain)]
-            with np.errstate(invalid="ignore"):
-                found.append((rms, delta - delta[-1], delta[:-1] - delta[1:]))
-        rms, delta, gains = (np.array(one) for one in zip(*found, strict=True))
-        if not np.isfinite(delta).all():
-            return None
-        means = (2.0 ** rms.mean(axis=0), spread(rms), delta.mean(axis=0), spread(delta))
-        return ExpectedFlow(*means, gains.mean(axis=0), spread(gains))
+            found.append((outputs_of(self.runner.graph, sizes, chain), sizes.delta[list(chain)]))
+        outputs, deltas = zip(*found, strict=True)
+        return ExpectedFlow.of_draws(outputs, deltas) if np.isfinite(deltas).all() else None
 
     # What if ------------------------------------------------------------------------------------
 

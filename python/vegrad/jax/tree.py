@@ -12,7 +12,6 @@ import numpy as np
 from jax.tree_util import tree_flatten_with_path
 
 from vegrad.arrays.shown import shown
-from vegrad.flow.data import NonFiniteData, NonFiniteValue
 
 Init = Callable[[jax.Array], object]
 """Draws a tree of parameters anew, of a key."""
@@ -64,14 +63,13 @@ class Tree:
         Raises:
             TypeError, ValueError: if `init` returns a tree of other leaves.
         """
-        key = jax.random.key(seed)
         if init is None:
-            keys = dict(zip(self.leaves, jax.random.split(key, len(self.leaves)), strict=True))
+            random = np.random.default_rng(seed)
             return {
-                name: one if one.ndim < 2 else drawn(keys[name], name, one, fans(name, one)[0])
+                name: one if one.ndim < 2 else drawn(random, name, one, fans(name, one)[0])
                 for name, one in self.leaves.items()
             }
-        fresh = Tree.of(init(key), "init(key)").leaves
+        fresh = Tree.of(init(jax.random.key(seed)), "init(key)").leaves
         for name, one in self.leaves.items():
             shape = jnp.shape(fresh[name]) if name in fresh else None
             if shape != one.shape:
@@ -117,21 +115,10 @@ def fans(name: str, leaf: jax.Array) -> tuple[int, int]:
     return prod(leaf.shape[:-1]), last * prod(leaf.shape[:-2])
 
 
-def drawn(key: jax.Array, name: str, leaf: jax.Array, inputs: float) -> jax.Array:
+def drawn(random: np.random.Generator, name: str, leaf: jax.Array, inputs: float) -> jax.Array:
     """Return normal numbers of the variance 1/inputs, of a leaf's shape; tables get variance 1."""
     size = 1.0 if "embed" in name.lower() else max(inputs, 1e-30) ** -0.5
-    return (size * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
-
-
-def not_finite(kind: str, name: str, values: np.ndarray) -> NonFiniteData | None:
-    """Return what of a batch is not finite; None if all of it is."""
-    bad = ~np.isfinite(values)
-    if not bad.any():
-        return None
-    index = tuple(int(n) for n in np.argwhere(bad)[0])
-    first = NonFiniteValue(index, float(values[index]), int(bad.sum()))
-    rows = bad.reshape(len(bad), -1).any(axis=1) if bad.ndim else bad[None]
-    return NonFiniteData(kind, name, first, int(rows.sum()), len(rows))
+    return jnp.asarray((size * random.standard_normal(leaf.shape)).astype(leaf.dtype))
 
 
 def size_of(leaf: jax.Array) -> float:

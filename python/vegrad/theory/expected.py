@@ -78,6 +78,20 @@ class ExpectedFlow:
     gain_log2_std: FloatArray
     """Spread of gain_log2."""
 
+    @classmethod
+    def of_draws(cls, outputs: Sequence[FloatArray], deltas: Sequence[FloatArray]) -> ExpectedFlow:
+        """Return mean and spread over networks whose weights are drawn alike.
+
+        Args:
+            outputs: of each, log2 of the root mean squares of its layers' outputs (L,).
+            deltas: of each, log2 ‖δ_l‖ (L,).
+        """
+        with np.errstate(invalid="ignore"):
+            sizes = np.array([outputs, [one - one[-1] for one in deltas]])
+            rms, delta, gains = *sizes, sizes[1, :, :-1] - sizes[1, :, 1:]
+            means = 2.0 ** rms.mean(axis=0), delta.mean(axis=0), gains.mean(axis=0)
+            return cls(means[0], _spread(rms), means[1], _spread(delta), means[2], _spread(gains))
+
     def deviations(self, flow: HasGains) -> FloatArray:
         """Return by how many spreads each measured gain differs from the expected one, (L - 1,).
 
@@ -181,3 +195,14 @@ def _data(x: object, input_rms: float, inputs: int) -> Data:
 def _pairs(rows: int) -> npt.NDArray[np.bool_]:
     """Return True for each pair of different rows once: (rows, rows)."""
     return np.triu(np.ones((rows, rows), bool), 1)
+
+
+def _spread(values: FloatArray) -> FloatArray:
+    """Return half of the width about the mean in which 19 of 20 further drawings lie.
+
+    The quantile of Student's t is expanded in that of the normal distribution, 1.96.
+    """
+    degrees, z = len(values) - 1, 1.96
+    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    wider: FloatArray = values.std(axis=0, ddof=1) * t / 2.0 * (1.0 + 1.0 / len(values)) ** 0.5
+    return wider

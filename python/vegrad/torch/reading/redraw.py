@@ -65,29 +65,8 @@ def expected(
                 return None
             sizes, inputs, output = again
             outputs = np.log2(np.maximum([*inputs[1:], models.rms(output)], 1e-300))
-            with np.errstate(invalid="ignore"):
-                found.append((outputs, sizes - sizes[-1], sizes[:-1] - sizes[1:]))
-    outputs, deltas, gains = (np.array(values) for values in zip(*found, strict=True))
-    with np.errstate(invalid="ignore"):
-        return ExpectedFlow(
-            2.0 ** outputs.mean(axis=0),
-            _spread(outputs),
-            deltas.mean(axis=0),
-            _spread(deltas),
-            gains.mean(axis=0),
-            _spread(gains),
-        )
-
-
-def _spread(values: FloatArray) -> FloatArray:
-    """Return half of the width about the mean in which 19 of 20 further drawings lie.
-
-    The quantile of Student's t is expanded in that of the normal distribution, 1.96.
-    """
-    degrees, z = len(values) - 1, 1.96
-    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-    wider: FloatArray = values.std(axis=0, ddof=1) * t / 2.0 * sqrt(1.0 + 1.0 / len(values))
-    return wider
+            found.append((outputs, sizes))
+    return ExpectedFlow.of_draws(*zip(*found, strict=True))
 
 
 def _draw(
