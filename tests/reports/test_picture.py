@@ -1,6 +1,7 @@
 """Pictures by matplotlib: whole files with the names that were asked for."""
 
 import re
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,16 @@ def test_a_figure_without_a_file() -> None:
     for figure in (diagnosis.plot(), history.plot(), history.plot_descent(title="A title")):
         assert figure.axes
         assert figure._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_a_slow_machine_is_not_told_of_its_legends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib warns where a place that nobody asked for takes a second to find."""
+    legends = pytest.importorskip("matplotlib.legend")
+    monkeypatch.setattr(legends.time, "perf_counter", count(0, 2).__next__)
+    history = trained(epochs=1, batch_size=10, gauge_every=1)
+    for figure in (vegrad.diagnose(vegrad.MLP([6, 8, 2], seed=0), X, Y).plot(), history.plot()):
+        assert any(axes.get_legend() for axes in figure.axes)
+        figure._repr_png_()
 
 
 def test_panels_that_say_nothing_are_left_out() -> None:

@@ -96,7 +96,7 @@ def _plot_column(
     if 0 < least < 0.1 * most:
         axes.set_yscale("log")
     axes.set_ylabel(COLUMNS[column], color=INK, fontsize=9)
-    axes.legend(frameon=False, fontsize=8, ncols=2, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=8, ncols=2, labelcolor=INK)
     _plain(axes)
 
 
@@ -106,7 +106,7 @@ def _plot_sizes(axes: Axes, one: ShownComparison) -> None:
         axes.plot(sizes, color=colour, label=in_picture(said), marker="o", markersize=3)
     axes.set_ylabel("log10 of the gradient", color=INK)
     axes.set_xlabel("layer or module, from the input to the output", color=INK)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK)
     _plain(axes)
 
 

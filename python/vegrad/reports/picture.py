@@ -223,7 +223,7 @@ def _title(axes: Axes, title: str, detail: str) -> None:
 
 
 def _legend(axes: Axes, columns: int = 1) -> None:
-    axes.legend(frameon=False, fontsize=9, ncols=columns, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=9, ncols=columns, labelcolor=INK)
 
 
 def _say(axes: Axes, height: float, words: str, colour: str) -> None:
@@ -265,7 +265,7 @@ def plot_history(history: ShownHistory, path: str | PathLike[str] | None = None)
     losses.plot(ends, history.epoch_loss, ".-", color=TRAINING, label="epoch")
     if np.isfinite(history.validation_loss).any():
         losses.plot(ends, history.validation_loss, ".-", color=HELD_OUT, label="validation")
-    losses.legend(frameon=False)
+    losses.legend(loc="best", frameon=False)
     norms.plot(history.gradient_norm, **thin)
     for panel, (_, values) in zip(panels[2:], more, strict=False):
         panel.plot(values, **thin)

@@ -133,7 +133,7 @@ def _finish(axes: Axes, title: str, run: ShownRun, lines: Sequence[Line]) -> Non
     axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
     axes.tick_params(colors=INK, labelsize=9)
     if any(label for _, _, label in lines):
-        axes.legend(frameon=False, fontsize=8, ncols=2, labelcolor=INK)
+        axes.legend(loc="best", frameon=False, fontsize=8, ncols=2, labelcolor=INK)
 
 
 def _draw_heat(figure: Figure, axes: Axes, run: ShownRun, cells: Cells) -> None:
@@ -230,7 +230,7 @@ def _draw_modules(figure: Figure, rows: Sequence[ModuleRow], dtype: str) -> None
     axes.set_yticks(*_powers(*axes.get_ylim()))
     axes.set_ylabel("its size", color=INK)
     axes.set_title("The gradient, module by module", loc="left", fontsize=11, fontweight="bold")
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK)
     bare(axes)
     axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
     axes.tick_params(colors=INK)

@@ -115,7 +115,9 @@ def _draw_sizes(axes: Axes, flow: ShownTimeFlow, sizes: FloatArray) -> None:
     axes.set_ylim(low, max(high, 0.5))
     axes.set_ylabel("log10 of what is left", color=INK)
     axes.set_xlabel("step", color=INK)
-    axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=9, labelcolor=INK)
+    axes.legend(
+        loc="best", facecolor="white", edgecolor="none", framealpha=0.85, fontsize=9, labelcolor=INK
+    )
 
 
 def _colours(layers: int) -> list[str]:
