@@ -275,7 +275,6 @@ class AdaGC(Rule):
 def _named(grads: Buffers) -> tuple[list[str], Buffers]:
     """Return the names of the buffers that are not None, and buffers to read again."""
     if isinstance(grads, Iterator):
-        grads = (
-            checks.listed("grads", grads) or grads
-        )  # one that yields nothing is the core's to refuse
+        # One that yields nothing is the core's to refuse.
+        grads = checks.listed("grads", grads) or grads
     return _core.names(grads), grads
