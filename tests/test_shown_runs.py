@@ -84,6 +84,11 @@ def test_commands_on_files(name: str, words: list[str], tmp_path: Path, capsys: 
 def test_files_that_are_missing_or_of_another_kind(name: str, tmp_path: Path) -> None:
     assert_error(lambda: vegrad.datasets.load(tmp_path / f"{name}.csv"), OSError)
     assert_error(lambda: vegrad.datasets.load_sequences(tmp_path / f"{name}.npz"), OSError)
+    for ending in (".csv", ".npz"):
+        (tmp_path / f"{name}{ending}").write_bytes(b"")
+    assert_error(lambda: vegrad.datasets.load(tmp_path / f"{name}.csv", "y"), ValueError)
+    assert_error(lambda: vegrad.datasets.load(tmp_path / f"{name}.npz"), ValueError)
+    assert_error(lambda: vegrad.datasets.load_sequences(tmp_path / f"{name}.npz"), ValueError)
     other = log_of(tmp_path / f"{name}.jsonl")
     assert_error(lambda: list(spread(abs, [], about={}, file=other)), ValueError)  # type: ignore[type-var]
 

@@ -75,10 +75,9 @@ def test_what_never_ends_inside() -> None:
         vegrad.norm({"a": [ONE, EndlessSequence()]})
 
 
-@pytest.mark.parametrize("call", [vegrad.norm, vegrad.diagnose_gradients])
-def test_a_length_that_cannot_be(call: Callable[[Any], Any]) -> None:
+def test_a_length_that_cannot_be() -> None:
     with pytest.raises(TypeError, match=r"must .* can be read, not .*Negative that raises"):
-        call(Negative([ONE]))
+        vegrad.norm(Negative([ONE]))
 
 
 def test_what_has_an_end_is_taken() -> None:

@@ -7,8 +7,9 @@ anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from difflib import get_close_matches
+from itertools import islice
 from math import inf, isfinite
 from numbers import Real
 from typing import Any, Literal, SupportsFloat, TypeAlias, TypeVar, get_args
@@ -16,7 +17,6 @@ from typing import Any, Literal, SupportsFloat, TypeAlias, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.listed import listed
 from vegrad.arrays.shown import MOST, shown, some, visible
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,6 @@ ends at 64. The compiled module checks this when it is called: type checkers hav
 it, so the alias serves the reader.
 """
 
-# The numbers and names that arguments may have, for type checkers.
 Number: TypeAlias = SupportsFloat
 """A real number: of Python or of NumPy, or an array or a tensor without axes."""
 Policy = Literal["raise", "skip", "zero", "propagate"]
@@ -72,7 +71,7 @@ Targets = Literal["last", "all"]
 RecurrentInitialization = Literal["default", "orthogonal", "identity", "critical", "chrono"]
 """Draws of the weights of an `RNN`."""
 
-_MOST_ROWS = 2**30
+_MOST_ROWS, _MOST_ITEMS = 2**30, 2**22  # the latter as in cpp/bindings/buffers.hpp
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 T = TypeVar("T")
 
@@ -100,6 +99,16 @@ def as_gradients(grads: Buffers) -> Buffers:
                 "max_norm)"
             )
     return grads
+
+
+def listed(argument: str, values: Iterable[T]) -> list[T]:
+    """Return what a container or an iterator yields; TypeError for one that never ends."""
+    most = len(values) if isinstance(values, Sized) else _MOST_ITEMS
+    kept = list(islice(values, most + 1))
+    if len(kept) > most:
+        name = visible(type(values).__name__)
+        raise TypeError(f"{argument} must have at most {most} entries, but a {name} yields more")
+    return kept
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -221,10 +230,8 @@ def as_number(argument: str, value: object) -> float:
     if getattr(value, "ndim", None) == 0 and not isinstance(value, np.ma.MaskedArray):
         try:
             number = value.item()  # type: ignore[attr-defined]
-        except RuntimeError as error:  # of a tensor that has no value, as on the device `meta`
-            raise TypeError(
-                f"{argument} must be a real number, not a {type(value).__name__} without a value"
-            ) from error
+        except RuntimeError:  # of a tensor that has no value, as on the device `meta`
+            number = None
     if not isinstance(number, Real) or isinstance(number, bool):
         raise TypeError(f"{argument} must be a real number, not {type(value).__name__}")
     try:

@@ -14,7 +14,6 @@ from vegrad import _core
 from vegrad._core import Clipped
 from vegrad.arrays import checks
 from vegrad.arrays.checks import Buffers, Number, Policy, SpikeMode, SpikeOption
-from vegrad.arrays.listed import listed
 from vegrad.clipping.percentiles import Percentiles
 from vegrad.clipping.rules import Loss, Prepared, Rule, argument
 
@@ -276,5 +275,6 @@ class AdaGC(Rule):
 def _named(grads: Buffers) -> tuple[list[str], Buffers]:
     """Return the names of the buffers that are not None, and buffers to read again."""
     if isinstance(grads, Iterator):
-        grads = listed("grads", grads) or grads  # one that yields nothing is the core's to refuse
+        # One that yields nothing is the core's to refuse.
+        grads = checks.listed("grads", grads) or grads
     return _core.names(grads), grads

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vegrad.arrays.listed import listed
+from vegrad.arrays.checks import listed
 from vegrad.arrays.measurement import Measurement, measure
 from vegrad.arrays.shown import shown
 from vegrad.diagnosis.catalogue.table import as_ignored
