@@ -117,19 +117,20 @@ def test_of_engines_that_people_run(engine: str) -> None:
 
 
 def test_what_a_worker_has_trained_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[object] = []
+    begun: list[int] = []  # blocks of steps
     known = foresight.Replay._here
 
     def counted(self: foresight.Replay) -> Any:
-        if self._trainer is None and self._orders:
-            begun.append(self)
+        if self._trainer is None:
+            begun.append(len(self._orders))
         return known(self)
 
     monkeypatch.setattr(foresight.Replay, "_here", counted)
     cure = cured("vanishing", Here())
     trained = [one for one in cure.attempts if one.steps]
     assert trained
-    assert begun == []
+    # The proof may look where no worker did, after the few steps that its shortest training took.
+    assert begun in ([], [1])
 
 
 class Lost(Executor):

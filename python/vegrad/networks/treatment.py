@@ -86,7 +86,8 @@ def cure(
         lengths: of sequences (N,), as for `RNN.backward`.
         memory: how many steps back lies what the task needs, of a `vegrad.RNN`, as for `diagnose`.
         executor: a `concurrent.futures.Executor` or its like, or a pool with `apply_async` (Ray's),
-            whose workers train candidates side by side; the outcome is the same. Workers in processes of their own take one thread.
+            whose workers train candidates side by side; the outcome is the same. Workers in
+            processes of their own take one thread.
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.

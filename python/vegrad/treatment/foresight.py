@@ -95,6 +95,7 @@ class Replay:
         self._trained: Trained | None = None
         self._orders: list[Array] = []
         self._own = History()
+        self._begun: Trainer | None = None
         self._trainer: Trainer | None = None
 
     def advance(self, order: Array) -> str:
@@ -116,6 +117,8 @@ class Replay:
 
     def evaluate(self, rows: Array) -> tuple[float, float]:
         """Look; after steps that a worker took, as it did."""
+        if not self._orders:  # nobody has to be waited for
+            return self._start().evaluate(rows)
         if self._trainer is None and self._trained is not None:
             seen = self._trained[1].get(len(self._orders))
             if seen is not None:
@@ -125,10 +128,16 @@ class Replay:
     def _here(self) -> Trainer:
         """Return the training here, which has come as far."""
         if self._trainer is None:
-            self._trainer = self._begin(self._own)
+            self._trainer = self._start()
             for order in self._orders:
                 self._trainer.advance(order)
         return self._trainer
+
+    def _start(self) -> Trainer:
+        """Return the training here, before it has taken a step."""
+        if self._begun is None:
+            self._begun = self._begin(self._own)
+        return self._begun
 
 
 @dataclass(frozen=True)
