@@ -214,3 +214,21 @@ def test_predictions_replace_no_file_unasked(
     assert path.read_text(encoding="utf-8") == "mine"
     assert main([*line, "--force"]) == 0
     assert path.read_text(encoding="utf-8").startswith("price\n")
+
+
+def test_a_network_of_very_many_columns_is_saved(tmp_path: Path) -> None:
+    """The header of a file may not be long."""
+    count = 20_000
+    columns = tuple(Column(f"c{n}", "number", fill=n / 7) for n in range(count))
+    made = Preparation(columns, "y", (), np.arange(count) / 3, np.ones(count), 5.0, 2.0)
+    network = vegrad.MLP([count, 1], seed=0)
+    network.preparation = made
+    network.save(tmp_path / "wide.safetensors")
+    assert int.from_bytes((tmp_path / "wide.safetensors").read_bytes()[:8], "little") < 10**6
+    again = vegrad.MLP.load(tmp_path / "wide.safetensors").preparation
+    assert again is not None
+    assert again.to_dict() == made.to_dict()
+    assert made.packed().keys() == {"zlib"}
+    for broken in ("x", "eA==", 3):
+        with pytest.raises(ValueError, match=r"."):
+            Preparation.unpacked({"zlib": broken})

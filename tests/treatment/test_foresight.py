@@ -89,20 +89,48 @@ def test_of_processes_and_threads_too(name: str, processes: ProcessPoolExecutor)
         assert_same(alone, cured(name, threads))
 
 
+def test_of_a_pool_too() -> None:
+    alone = cured("vanishing")
+    with get_context("spawn").Pool(2) as pool:
+        assert_same(alone, cured("vanishing", pool))
+
+
+@pytest.mark.parametrize("engine", ["loky", "dask", "ray"])
+def test_of_engines_that_people_run(engine: str) -> None:
+    alone = cured("vanishing")
+    if engine == "loky":
+        loky = pytest.importorskip("loky")
+        assert_same(alone, cured("vanishing", loky.get_reusable_executor(2)))
+    elif engine == "dask":
+        distributed = pytest.importorskip("dask.distributed")
+        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+        with distributed.Client(**options) as client:
+            assert_same(alone, cured("vanishing", client.get_executor()))
+    else:
+        ray = pytest.importorskip("ray")
+        pools = pytest.importorskip("ray.util.multiprocessing")
+        try:
+            with pools.Pool(2) as pool:
+                assert_same(alone, cured("vanishing", pool))
+        finally:
+            ray.shutdown()
+
+
 def test_what_a_worker_has_trained_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[object] = []
+    begun: list[int] = []  # blocks of steps
     known = foresight.Replay._here
 
     def counted(self: foresight.Replay) -> Any:
-        if self._trainer is None and self._orders:
-            begun.append(self)
+        if self._trainer is None:
+            begun.append(len(self._orders))
         return known(self)
 
     monkeypatch.setattr(foresight.Replay, "_here", counted)
     cure = cured("vanishing", Here())
     trained = [one for one in cure.attempts if one.steps]
     assert trained
-    assert begun == []
+    # The proof may look where no worker did, after the few steps that its shortest training took.
+    assert begun in ([], [1])
 
 
 class Lost(Executor):

@@ -7,6 +7,9 @@ into days, everything standardized; and an output comes out as a class or in the
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -20,6 +23,7 @@ from vegrad.datasets.dates import days_of
 from vegrad.datasets.table import Table, is_missing
 
 MOST_NAMED = 8  # columns, in a message
+MANY, LONGEST = 10_000, 2**30  # columns that are packed, and bytes that they may unfold to
 TRUTHS = {word: (word, word.title(), word.upper()) for word in ("true", "false")}
 
 
@@ -164,6 +168,29 @@ class Preparation:
                 found, target_shift=moved, target_scale=self.target_scale * float(target[1])
             )
         return found
+
+    def packed(self) -> dict[str, object]:
+        """Return plain JSON types for the header of a file, which may not be long."""
+        state = self.to_dict()
+        if len(self.made) <= MANY:
+            return state
+        text = zlib.compress(json.dumps(state).encode(), 1)
+        return {"zlib": base64.b64encode(text).decode()}
+
+    @classmethod
+    def unpacked(cls, state: Mapping[str, object]) -> Preparation:
+        """Return what `packed` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: for what it cannot have written.
+        """
+        if "zlib" not in state:
+            return cls.from_dict(state)
+        try:
+            text = base64.b64decode(str(state["zlib"]), validate=True)
+            return cls.from_dict(json.loads(zlib.decompressobj().decompress(text, LONGEST)))
+        except zlib.error as error:
+            raise ValueError(f"preparation cannot be unpacked: {error}") from error
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types."""

@@ -110,7 +110,7 @@ class Network:
         """
         about: dict[str, object] = {"kind": self.kind, "config": self.config}
         if self.preparation is not None:
-            about["preparation"] = self.preparation.to_dict()
+            about["preparation"] = self.preparation.packed()
         save_tensors(path, dict(self._parameters), about)
 
     @classmethod
@@ -132,7 +132,7 @@ class Network:
                 if array.dtype != dtype:
                     raise ValueError(f"{visible(name)} must be {dtype}, not {array.dtype}")
             if about.get("preparation") is not None:
-                network.preparation = Preparation.from_dict(about["preparation"])
+                network.preparation = Preparation.unpacked(about["preparation"])
             network._build()
         for name, array in arrays.items():
             network._parameters[name][...] = array

@@ -16,6 +16,7 @@ from vegrad.networks.recurrent_subject import RecurrentSubject, SequenceData, as
 from vegrad.networks.rnn import RNN
 from vegrad.networks.subject import NetworkSubject, Scaling
 from vegrad.optim import Adam, Optimizer
+from vegrad.sweeps import Pool
 from vegrad.treatment.budget import BUDGET
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.foresight import Executor
@@ -56,7 +57,7 @@ def cure(
     progress: bool | Listener = False,
     lengths: object = None,
     memory: int = 0,
-    executor: Executor | None = None,
+    executor: Executor | Pool | None = None,
 ) -> Cure:
     """Find the smallest change that makes `network` train, and prove it.
 
@@ -84,8 +85,9 @@ def cure(
             `vegrad.treatment.progress.Look` at every look at a training.
         lengths: of sequences (N,), as for `RNN.backward`.
         memory: how many steps back lies what the task needs, of a `vegrad.RNN`, as for `diagnose`.
-        executor: a `concurrent.futures.Executor` or its like, whose workers train candidates side
-            by side; the outcome is the same. Workers in processes of their own take one thread.
+        executor: a `concurrent.futures.Executor` or its like, or a pool with `apply_async` (Ray's),
+            whose workers train candidates side by side; the outcome is the same. Workers in
+            processes of their own take one thread.
 
     Raises:
         TypeError, ValueError: as `MLP.fit`; a goal or budget out of range.
@@ -119,7 +121,9 @@ def cure(
     return _searched(given, Plan(aim, steps, batch_size, seed, budget), tell, executor)
 
 
-def _searched(given: NetworkSubject, plan: Plan, tell: Listener, executor: Executor | None) -> Cure:
+def _searched(
+    given: NetworkSubject, plan: Plan, tell: Listener, executor: Executor | Pool | None
+) -> Cure:
     data, optimizer = given.data, given.optimizer
     assert optimizer is not None
     if not (np.isfinite(data.x).all() and np.isfinite(data.target).all()):

@@ -8,10 +8,11 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from dataclasses import dataclass
 from os import PathLike
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from vegrad import _core
 from vegrad.arrays.shown import SCREEN, shown, visible
+from vegrad.sweeps.pool import OfPool, Pool, check_executor, is_pool
 from vegrad.sweeps.record import Numbers, Record
 
 P = TypeVar("P")
@@ -63,7 +64,7 @@ def spread(
     points: Sequence[P],
     *,
     about: dict[str, object],
-    executor: Executor | None = None,
+    executor: Executor | Pool | None = None,
     file: str | PathLike[str] | None = None,
 ) -> Iterator[Outcome[P]]:
     """Measure at every point; yield the outcomes as they come.
@@ -86,18 +87,16 @@ def spread(
         SweepError: the executor broke down; its message says how far it came.
         OSError: the file cannot be written.
     """
-    if executor is not None and not isinstance(executor, Executor):
-        raise TypeError(
-            "executor must have submit(), as concurrent.futures.ProcessPoolExecutor has, "
-            f"not be {shown(executor)}"
-        )
+    workers = cast(Executor | None, OfPool(executor) if is_pool(executor) else executor)
+    if workers is not None:
+        check_executor(workers)
     with Record(file, about) as record:
         known = [record.read(point) for point in points]
         for point, numbers in zip(points, known, strict=True):
             if numbers is not None:
                 yield Outcome(point, numbers)
         left = [p for p, numbers in zip(points, known, strict=True) if numbers is None]
-        come = _here(measure, left) if executor is None else _there(measure, left, executor, file)
+        come = _here(measure, left) if workers is None else _there(measure, left, workers, file)
         for outcome in come:
             if outcome.numbers is not None:
                 record.write(outcome.point, outcome.numbers)

@@ -24,7 +24,7 @@ from vegrad.arrays.shown import shown
 from vegrad.datasets.dataset import as_dataset
 from vegrad.optim import SGD
 from vegrad.pictures import Figure
-from vegrad.sweeps import Executor, Outcome, spread
+from vegrad.sweeps import Executor, Outcome, Pool, spread
 from vegrad.sweeps.record import Numbers
 from vegrad.theory import phase_picture
 from vegrad.theory.correlation import depth_scales
@@ -108,7 +108,7 @@ def phase_map(
     lr: Number = 0.01,
     batch_size: int = 32,
     seed: int = 0,
-    executor: Executor | None = None,
+    executor: Executor | Pool | None = None,
     file: str | PathLike[str] | None = None,
     tell: Tell | None = None,
     negative_slope: Number = 0.01,
@@ -134,7 +134,8 @@ def phase_map(
         batch_size: rows of a step, and of the pass that measures the gain.
         seed: another seed, other networks.
         executor: hands the points out: a `concurrent.futures.Executor`, that of
-            `dask.distributed.Client.get_executor()`, `mpi4py.futures.MPIPoolExecutor`, loky's.
+            `dask.distributed.Client.get_executor()`, `mpi4py.futures.MPIPoolExecutor`, loky's,
+            or a pool with `apply_async`, as Ray's.
             Workers in processes of their own take one thread each. None measures here.
         file: gets a line for each point as it comes; the same call goes on from it.
         tell: called with the number of points that are done, and that of all.

@@ -9,6 +9,7 @@ import numpy as np
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.subject import Refusal
+from vegrad.sweeps import Pool
 from vegrad.treatment.budget import Budget, Tried
 from vegrad.treatment.curable import Curable
 from vegrad.treatment.foresight import Executor, Foresight, Setting
@@ -61,7 +62,7 @@ class Attempts:
         plan: Plan,
         following: Sequence[Remedy] = FOLLOWING,
         tell: Listener = lambda look: None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | None = None,
     ) -> None:
         self.plan, self.following, self.tell = plan, following, tell
         self.given = Treatment(subject)

@@ -11,16 +11,16 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from vegrad import _core
 from vegrad.arrays.checks import Array, FloatArray
-from vegrad.arrays.shown import shown
 from vegrad.diagnosis.alarms import user_level
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.diagnosis.noted import Json
+from vegrad.sweeps import OfPool, Pool, check_executor, is_pool
 from vegrad.treatment.curable import Trainer
 from vegrad.treatment.goal import Goal
 from vegrad.treatment.promise import PATIENT, hopeless, thrown
@@ -95,6 +95,7 @@ class Replay:
         self._trained: Trained | None = None
         self._orders: list[Array] = []
         self._own = History()
+        self._begun: Trainer | None = None
         self._trainer: Trainer | None = None
 
     def advance(self, order: Array) -> str:
@@ -116,6 +117,8 @@ class Replay:
 
     def evaluate(self, rows: Array) -> tuple[float, float]:
         """Look; after steps that a worker took, as it did."""
+        if not self._orders:  # nobody has to be waited for
+            return self._start().evaluate(rows)
         if self._trainer is None and self._trained is not None:
             seen = self._trained[1].get(len(self._orders))
             if seen is not None:
@@ -125,10 +128,16 @@ class Replay:
     def _here(self) -> Trainer:
         """Return the training here, which has come as far."""
         if self._trainer is None:
-            self._trainer = self._begin(self._own)
+            self._trainer = self._start()
             for order in self._orders:
                 self._trainer.advance(order)
         return self._trainer
+
+    def _start(self) -> Trainer:
+        """Return the training here, before it has taken a step."""
+        if self._begun is None:
+            self._begun = self._begin(self._own)
+        return self._begun
 
 
 @dataclass(frozen=True)
@@ -163,20 +172,19 @@ class Foresight:
     """The trainings that were given to workers.
 
     Args:
-        executor: has the workers; None for none.
+        executor: has the workers, or is a pool of them; None for none.
         setting: what all trainings have in common.
 
     Raises:
         TypeError: the executor has no `submit`.
     """
 
-    def __init__(self, executor: Executor | None, setting: Setting) -> None:
-        if executor is not None and not callable(getattr(executor, "submit", None)):
-            raise TypeError(
-                "executor must have submit(), as concurrent.futures.ProcessPoolExecutor has, "
-                f"not be {shown(executor)}"
-            )
-        self._executor, self._setting = executor, setting
+    def __init__(self, executor: Executor | Pool | None, setting: Setting) -> None:
+        found = cast(Executor | None, OfPool(executor) if is_pool(executor) else executor)
+        if found is not None:
+            check_executor(found)
+        self._executor: Executor | None = found
+        self._setting = setting
         self._begun = dict[Key, Promise]()
 
     @property

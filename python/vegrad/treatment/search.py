@@ -8,6 +8,7 @@ from typing import Any
 
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.subject import Refusal
+from vegrad.sweeps import Pool
 from vegrad.treatment.attempts import GIVE_UP, Attempts
 from vegrad.treatment.beyond import beyond_cure
 from vegrad.treatment.budget import Tried
@@ -46,7 +47,7 @@ class Search(Attempts):
         remedies: Sequence[Remedy] = REMEDIES,
         *,
         tell: Listener = lambda look: None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | None = None,
     ) -> None:
         super().__init__(subject, plan, tell=tell, executor=executor)
         self.thoroughly, self.remedies = thoroughly, remedies

@@ -206,11 +206,10 @@ class ModuleHooks:
         """Note an output that is not finite, and if a parameter or the input was not before.
 
         The parameters of modules within count too, since a module may use them without calling
-        those modules.
+        those modules; of a DTensor this process's part.
         """
         name, source = self.modules[place], tensor_in(inputs)
-        own = {n: local_part(value) for n, value in module.named_parameters()}
-        parameter = next((n for n, value in own.items() if not torch.isfinite(value).all()), "")
+        parameter = next((n for n, one in module.named_parameters() if not _is_finite(one)), "")
         self._note(
             "forward",
             name,
@@ -218,7 +217,7 @@ class ModuleHooks:
             first_sample(output),
             module_class=type(module).__name__,
             parameter=path if (path := f"{name}.{parameter}") in self.parameters else parameter,
-            input_finite=source is None or bool(torch.isfinite(local_part(source)).all()),
+            input_finite=source is None or _is_finite(source),
             in_part=any(map(is_distributed, module.parameters())),
             **self._before(dict(module.named_parameters()).get(parameter)),
         )
@@ -240,6 +239,10 @@ class ModuleHooks:
         value = "NaN" if bool(torch.isnan(bad).any()) else "inf"
         count = int((~torch.isfinite(bad)).sum())
         self.nonfinite = NonFinite(module, phase, self.steps, batch_index, value, count, **facts)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(local_part(tensor)).all())
 
 
 def _has_norm(tensor: Tensor) -> bool:

@@ -244,22 +244,17 @@ class Monitor(QuietHooks):
     def report(self, *, together: bool = False) -> Report:
         """Return a Diagnosis of the training so far, which prints a table of the modules.
 
-        Args:
-            together: of several processes of torch.distributed make one report, the same on all;
-                all must call this. Else it is of what this process has seen: its own part of the
-                batch, and gradients of the whole.
-
         It begins with what went wrong first: after a divergence, with the cause that the steps
         before it show. What is new in it is told as `on_finding` says, but for a warning or an
-        error, in the place of which it stands.
+        error, in the place of which it stands. With `together` all processes call this, and have
+        the same of all they saw.
 
         Raises:
             ValueError: before the first step.
         """
         found = self._found()
         self._journal.tell(self._alarms, found.findings, self.history.last_step, reported=True)
-        findings = self._alarms.with_earlier(found)
-        found = replace(found, findings=findings, run=self.run)
+        found = replace(found, findings=self._alarms.with_earlier(found), run=self.run)
         return united(found) if together else found
 
     def _found(self) -> Report:
