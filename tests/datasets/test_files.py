@@ -224,6 +224,21 @@ def test_bad_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
         load(save(tmp_path, **arrays))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_whose_members_are_packed_otherwise(tmp_path: Path, method: int) -> None:
+    """One bit of damage makes of one way to pack another."""
+    path = tmp_path / "packed.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("x.npy", "y.npy"):
+            archive.writestr(name, bytes(range(256)))
+    damaged = bytearray(path.read_bytes())
+    for found in re.finditer(b"PK\x01\x02", damaged):
+        damaged[found.start() + 10] = method
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"packed\.npz is damaged: "):
+        load(path)
+
+
 def test_damaged_npz(tmp_path: Path) -> None:
     """Every way to cut a file short or to flip a byte gives one message, never another error."""
     rng = np.random.default_rng(0)

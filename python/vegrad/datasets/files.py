@@ -211,7 +211,8 @@ def read_npz(path: Path, optional: Sequence[str] = ()) -> dict[str, Array]:
     except (TooLargeError, MemoryError):
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for damage
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place that cannot be
+        # The system's errors have numbers, EINVAL that of a place that cannot be; bz2's have none.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         if "allow_pickle" in str(error):
             raise ValueError(f"{path}: x and y must be arrays of numbers, not objects") from error

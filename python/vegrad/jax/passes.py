@@ -104,9 +104,7 @@ class Pass:
 
     # Forward ------------------------------------------------------------------------------------
 
-    def forward(
-        self, given: Sequence[jax.Array | Scaled]
-    ) -> tuple[dict[int, Scaled], list[Ran]]:
+    def forward(self, given: Sequence[jax.Array | Scaled]) -> tuple[dict[int, Scaled], list[Ran]]:
         """Run the program on leaves and a batch; return its values, and how it ran."""
         held = {**dict(enumerate(given)), **self.program.constants}
         several = {n: one if isinstance(one, Scaled) else Scaled(one) for n, one in held.items()}

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from vegrad import _core
-from vegrad.arrays.shown import SCREEN, shown, visible
+from vegrad.arrays.shown import SCREEN, visible
 from vegrad.sweeps.pool import OfPool, Pool, check_executor, is_pool
 from vegrad.sweeps.record import Numbers, Record
 
