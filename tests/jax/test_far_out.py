@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import vegrad.jax
 from vegrad.activations import ACTIVATIONS
+from vegrad.jax.task import Task
 
-from tests.jax.nets import drawn, run, task
+from tests.jax.nets import drawn, loss_with, run, task
 from tests.jax.test_diagnosis import layer_norm, read
 
 PHI = {
@@ -104,3 +105,38 @@ def test_a_network_that_float32_loses_is_told_with_its_sizes() -> None:
     net = drawn([8, *[8] * 59, 4], 0.1, seed=2)
     found = vegrad.jax.diagnose(partial(mean_square, jnp.tanh), net, x)
     assert (found.verdict, found.findings[0].cause) == ("vanishing", "weight-scale-all")
+
+
+def test_logits_that_are_next_to_nothing_leave_the_gradient_of_the_loss() -> None:
+    """Where a function is next to constant, its slope is not 0."""
+    x, y = task()
+    net = drawn([16, *[16] * 7, 4], 1e-4, seed=2)
+    delta = read(loss_with(jax.nn.relu), net, x, y).chain.flow.delta_log2
+    wanted = (np.full((len(x), 4), 0.25) - np.eye(4)[np.asarray(y)]) / len(x)
+    assert delta[-1] == pytest.approx(norm_log2(wanted), abs=1e-3)
+
+
+@pytest.mark.parametrize("by", [2.0**-80, 2.0**80])
+def test_bounded_functions_far_out(by: float) -> None:
+    """Small parts of an array that is large are as they were."""
+    x = jnp.array([[1.0, 2.0**-30]]) * jnp.float32(by)
+    w = jnp.eye(2) * jnp.float32(by)
+
+    def loss(w: Any, x: Any) -> Any:
+        return jnp.tanh(x @ w).sum() + jnp.exp(-jnp.abs(x @ w)).sum()
+
+    one = Task.of(loss, w, (x,), None, 0)
+    z = np.asarray(x, np.float64) * by
+    wanted = np.tanh(z).sum() + np.exp(-np.abs(z)).sum()
+    assert one.measured(one.tree.leaves).loss == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision(dtype: Any) -> None:
+    net, x = drawn([8, *[8] * 9, 4], 0.01, seed=2), task(16, 8)[0]
+    half = jax.tree.map(lambda one: one.astype(dtype), net)
+    flow = read(partial(mean_square, jax.nn.relu), half, x.astype(dtype)).chain.flow
+    sizes, deltas, _ = in_float64("relu", half, x.astype(dtype))
+    assert sizes[-1] < -60
+    np.testing.assert_allclose(np.log2(flow.activation_rms), sizes, atol=0.02)
+    np.testing.assert_allclose(flow.delta_log2, deltas, atol=0.05)
