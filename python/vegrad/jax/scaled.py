@@ -15,7 +15,7 @@ from vegrad.arrays.checks import Array
 from vegrad.jax.steps import Block
 
 DEGREES = (1.0, 2.0, -1.0, 0.5, -0.5, 3.0)
-BY = -8  # the power of two by which inputs are changed to see what becomes of it
+BY = -2  # the power of two by which inputs are changed to see what becomes of it
 NEXT = 1e-5  # how far what is next to linear may be from it, of the largest
 
 
