@@ -53,11 +53,13 @@ def in_float64(name: str, net: Any, x: Any, add: float = 0.0) -> tuple[list[floa
     return found, deltas[::-1], gradients[::-1]
 
 
-@pytest.mark.parametrize("name", PHI)
-@pytest.mark.parametrize(("scale", "depth", "by"), [(0.1, 60, 1e-30), (1e3, 30, 1.0)])
+@pytest.mark.parametrize(
+    ("name", "scale", "depth", "by"),
+    [(name, 0.1, 60, 1e-30) for name in PHI]
+    # A tanh that is saturated throughout has the slope 0 in float32.
+    + [(name, 1e3, 30, 1.0) for name in PHI if name != "tanh"],
+)
 def test_sizes_forward_and_back(name: str, scale: float, depth: int, by: float) -> None:
-    if scale > 1 and name == "tanh":
-        pytest.skip("it saturates, and float32 has its slope as 0")
     net, x = drawn([8, *[8] * (depth - 1), 4], scale, seed=2), by * task(16, 8)[0]
     flow = read(partial(mean_square, PHI[name]), net, x).chain.flow
     sizes, deltas, gradients = in_float64(name, net, x)
