@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import vegrad.jax
 from vegrad.activations import ACTIVATIONS
+from vegrad.jax.task import Task
 
-from tests.jax.nets import drawn, run, task
+from tests.jax.nets import drawn, loss_with, run, task
 from tests.jax.test_diagnosis import layer_norm, read
 
 PHI = {
@@ -52,11 +53,13 @@ def in_float64(name: str, net: Any, x: Any, add: float = 0.0) -> tuple[list[floa
     return found, deltas[::-1], gradients[::-1]
 
 
-@pytest.mark.parametrize("name", PHI)
-@pytest.mark.parametrize(("scale", "depth", "by"), [(0.1, 60, 1e-30), (1e3, 30, 1.0)])
+@pytest.mark.parametrize(
+    ("name", "scale", "depth", "by"),
+    [(name, 0.1, 60, 1e-30) for name in PHI]
+    # A tanh that is saturated throughout has the slope 0 in float32.
+    + [(name, 1e3, 30, 1.0) for name in PHI if name != "tanh"],
+)
 def test_sizes_forward_and_back(name: str, scale: float, depth: int, by: float) -> None:
-    if scale > 1 and name == "tanh":
-        pytest.skip("it saturates, and float32 has its slope as 0")
     net, x = drawn([8, *[8] * (depth - 1), 4], scale, seed=2), by * task(16, 8)[0]
     flow = read(partial(mean_square, PHI[name]), net, x).chain.flow
     sizes, deltas, gradients = in_float64(name, net, x)
@@ -104,3 +107,38 @@ def test_a_network_that_float32_loses_is_told_with_its_sizes() -> None:
     net = drawn([8, *[8] * 59, 4], 0.1, seed=2)
     found = vegrad.jax.diagnose(partial(mean_square, jnp.tanh), net, x)
     assert (found.verdict, found.findings[0].cause) == ("vanishing", "weight-scale-all")
+
+
+def test_logits_that_are_next_to_nothing_leave_the_gradient_of_the_loss() -> None:
+    """Where a function is next to constant, its slope is not 0."""
+    x, y = task()
+    net = drawn([16, *[16] * 7, 4], 1e-4, seed=2)
+    delta = read(loss_with(jax.nn.relu), net, x, y).chain.flow.delta_log2
+    wanted = (np.full((len(x), 4), 0.25) - np.eye(4)[np.asarray(y)]) / len(x)
+    assert delta[-1] == pytest.approx(norm_log2(wanted), abs=1e-3)
+
+
+@pytest.mark.parametrize("by", [2.0**-80, 2.0**80])
+def test_bounded_functions_far_out(by: float) -> None:
+    """Small parts of an array that is large are as they were."""
+    x = jnp.array([[1.0, 2.0**-30]]) * jnp.float32(by)
+    w = jnp.eye(2) * jnp.float32(by)
+
+    def loss(w: Any, x: Any) -> Any:
+        return jnp.tanh(x @ w).sum() + jnp.exp(-jnp.abs(x @ w)).sum()
+
+    one = Task.of(loss, w, (x,), None, 0)
+    z = np.asarray(x, np.float64) * by
+    wanted = np.tanh(z).sum() + np.exp(-np.abs(z)).sum()
+    assert one.measured(one.tree.leaves).loss == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision(dtype: Any) -> None:
+    net, x = drawn([8, *[8] * 9, 4], 0.01, seed=2), task(16, 8)[0]
+    half = jax.tree.map(lambda one: one.astype(dtype), net)
+    flow = read(partial(mean_square, jax.nn.relu), half, x.astype(dtype)).chain.flow
+    sizes, deltas, _ = in_float64("relu", half, x.astype(dtype))
+    assert sizes[-1] < -60
+    np.testing.assert_allclose(np.log2(flow.activation_rms), sizes, atol=0.02)
+    np.testing.assert_allclose(flow.delta_log2, deltas, atol=0.05)

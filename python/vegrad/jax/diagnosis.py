@@ -26,10 +26,11 @@ def diagnose(
     The loss is traced, and its jaxpr read as a graph: products with weights and convolutions,
     activations (however they are written), normalizations, sums, attention. One pass measures what
     each makes and δ there, in logarithms that are right where the dtype underflows or overflows.
-    Equal layers are compiled once, and once for all calls. Where layers
-    follow each other, gains are taken apart into weights × derivative, as `vegrad.diagnose` does
-    it. What a scan, a while or a derivative of one's own contains is judged by the sizes of its
-    leaves alone. A parameter is blamed only if putting it right changes gradients by decades.
+    Equal layers are compiled once, and once for all calls. Where layers follow each other, gains
+    are taken apart into weights × derivative, as `vegrad.diagnose` does it. A scan that multiplies
+    what it carries with parameters is a recurrent cell. What a while or a derivative of one's own
+    contains is judged by the sizes of its leaves alone. A parameter is blamed only if putting it
+    right changes gradients by decades.
 
     Args:
         loss: called with params and the batch, returns the mean loss, one number; it may be jitted.

@@ -65,9 +65,9 @@ class Ran(NamedTuple):
 class Pass:
     """A program that is run forward and back."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, blind: bool = False) -> None:
         self.graph, self.program = graph, graph.program
-        self.nodes = graph.nodes[: graph.end]
+        self.nodes = [] if blind else graph.nodes[: graph.end]
         p, edges = self.program, [(n, one.edge) for n, one in enumerate(self.nodes) if one.edge]
         self.edges = {(p.steps[place], p.steps[place].takes[n]): one for one, (place, n) in edges}
         """The maps, by their steps and the values that come into these."""

@@ -9,11 +9,10 @@ apart: a parameter is judged as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import nan, sqrt
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vegrad.arrays.cached import cached_property
@@ -32,6 +31,8 @@ from vegrad.jax.steps import Step
 from vegrad.jax.tree import Init, Tree, size_of
 from vegrad.theory.recurrence import ExpectedRecurrence, TiedGain
 
+LOOKS = 8  # steps, some of all, whose activations are looked at
+
 
 @dataclass(eq=False)
 class ScannedCell:
@@ -45,6 +46,15 @@ class ScannedCell:
     runner: Pass
     step: Step
     mode: str = "scan"
+    sizes: FloatArray = field(default_factory=lambda: np.zeros((0, 1)))
+    """log2 of δ's size, (steps back, sets): its own weights, then those drawn anew."""
+    flat: FloatArray = field(default_factory=lambda: np.zeros(1))
+    """Share of its activations' elements that is saturated, of the same sets."""
+    parts: FloatArray = field(default_factory=lambda: np.full((2, 1 + DRAWS), nan))
+    """Carry and matrix of the gain, which are not told apart."""
+    module: str = ""
+    """The path of its recurrent weights."""
+    length: int = 0
 
     def __post_init__(self) -> None:
         params = self.step.eqn.params
@@ -54,7 +64,8 @@ class ScannedCell:
         body = Program.of(params["jaxpr"], self.consts, more, self.carried)
         graph = Graph(body)
         graph.end = len(graph.nodes)
-        self.body = Pass(graph)
+        self.body, self.whole = Pass(graph), Pass(graph, blind=True)
+        self.module = self._recurrent.rpartition(".")[0] or self._recurrent
 
     @cached_property
     def gates(self) -> tuple[Gate, ...]:
@@ -80,6 +91,10 @@ class ScannedCell:
             found += [self._gate(names[one.leaves[0]], "ih") for one in above if one.kind in MAPS]
         return tuple(dict.fromkeys(found))
 
+    @property
+    def _recurrent(self) -> str:
+        return next((gate.parameter for gate in self.gates if gate.part == "hh"), "")
+
     def _gate(self, name: str, part: str) -> Gate:
         leaf = self.tree.leaves[name]
         return Gate(name, part, "", (0, leaf.shape[0]), 2.0 ** size_of(leaf))
@@ -96,38 +111,23 @@ class ScannedCell:
         return found
 
     @property
-    def module(self) -> str:
-        """The path of its recurrent weights."""
-        name = next(gate.parameter for gate in self.gates if gate.part == "hh")
-        return name.rpartition(".")[0] or name
-
-    @property
     def label(self) -> str:
         """How it is called in words."""
         return f"the scan of {self.module}"
 
-    @property
+    @cached_property
     def bound(self) -> float:
         """The bound of uniform numbers as large as its recurrent weights are when drawn anew."""
-        name = next(gate.parameter for gate in self.gates if gate.part == "hh")
-        return sqrt(3.0) * 2.0 ** size_of(self.tree.drawn(self.init, self.seed)[name])
+        drawn = self.tree.drawn(self.init, self.seed)
+        return sqrt(3.0) * 2.0 ** size_of(drawn[self._recurrent])
 
     # Passes -------------------------------------------------------------------------------------
 
-    @cached_property
-    def _seen(self) -> tuple[FloatArray, FloatArray]:
+    def look(self) -> ScannedCell:
+        """Fill in what is measured, of its own weights and of trees drawn anew."""
         draws = [self.tree.drawn(self.init, self.seed + 1 + n) for n in range(DRAWS)]
-        return self._sets([self.tree.leaves, *draws])
-
-    @property
-    def sizes(self) -> FloatArray:
-        """log2 of δ's size, (steps back, sets): its own weights, then those drawn anew."""
-        return self._seen[0]
-
-    @property
-    def flat(self) -> FloatArray:
-        """Share of its activations' elements that is saturated, of the same sets."""
-        return self._seen[1]
+        self.sizes, self.flat = self._sets([self.tree.leaves, *draws])
+        return self
 
     def if_changed(self, trials: Sequence[Sequence[Edit]]) -> tuple[FloatArray, FloatArray]:
         """Return sizes (steps back, trials) and saturated shares, had these been done."""
@@ -154,15 +154,18 @@ class ScannedCell:
         taken, body = self._taken(leaves), self.body
         results, first = body.program.results[: self.carried], self.consts + self.carried
         consts, carried, xs = taken[: self.consts], taken[self.consts : first], taken[first:]
-        runs, flat = [], []
+        runs, flat = [], list[float]()
+        looked = {*((np.arange(LOOKS) + 0.5) * self.length / LOOKS).astype(int)}
         for t in range(self.length)[:: -1 if self.backwards else 1]:
-            rows = [replace(one, values=one.values[t]) for one in xs]
-            values, ran = body.forward([*consts, *carried, *rows])
+            given = [*consts, *carried, *(replace(one, values=one.values[t]) for one in xs)]
+            if t in looked:
+                values, _ = body.forward(given)
+                shares = [body.numbers(one, values)[3] for one in body.nodes if one.root != INPUT]
+                flat += [one for one in shares if one == one]
+            values, ran = self.whole.forward(given)
             carried = [values[n] for n in results]
             runs.append(ran)
             del runs[:-MOST_STEPS]
-            shares = [body.numbers(one, values)[3] for one in body.nodes if one.root != INPUT]
-            flat += [one for one in shares if one == one]
         random = np.random.default_rng(self.seed)
         above = {
             n: Scaled(random.standard_normal(one.values.shape).astype(one.values.dtype))
@@ -171,7 +174,7 @@ class ScannedCell:
         }
         sizes = [_joint(above)]
         for ran in runs[:0:-1]:
-            body.back(ran, above)
+            self.whole.back(ran, above)
             below = zip(results, range(self.consts, first), strict=True)
             above = {n: above[before] for n, before in below if before in above}
             sizes.append(_joint(above))
@@ -186,13 +189,8 @@ class ScannedCell:
         return float(2.0 ** max(sizes, default=0.0))
 
     @property
-    def parts(self) -> FloatArray:
-        """Carry and matrix of the gain, which are not told apart: nan (2, sets)."""
-        return np.full((2, 1 + DRAWS), nan)
-
-    @property
     def expected(self) -> FloatArray:
-        """The same of theory, which knows no such cell: nan (2, sets)."""
+        """Carry and matrix by theory, which knows no such cell: nan (2, sets)."""
         return self.parts
 
     @property
@@ -220,8 +218,8 @@ def cells_of(
             continue
         one = ScannedCell(tree, init, seed, batch, runner, step)
         if {"hh", "ih"} <= {gate.part for gate in one.gates} and _is_finite(tree):
-            yield one
+            yield one.look()
 
 
 def _is_finite(tree: Tree) -> bool:
-    return all(bool(jnp.isfinite(one).all()) for one in tree.leaves.values())
+    return all(np.isfinite(np.asarray(one)).all() for one in tree.leaves.values())

@@ -14,8 +14,8 @@ from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array
 from vegrad.jax.steps import Block
 
-DEGREES = (1.0, 2.0, -1.0, 0.5, -0.5, 0.0, 3.0)
-BY = -8  # the power of two by which inputs are changed to see what becomes of it
+DEGREES = (1.0, 2.0, -1.0, 0.5, -0.5, 3.0)
+BY = -2  # the power of two by which inputs are changed to see what becomes of it
 NEXT = 1e-5  # how far what is next to linear may be from it, of the largest
 
 
@@ -43,6 +43,11 @@ class Scaled:
         """The largest number of its array."""
         values = np.asarray(self.values)
         return max(float(values.max(initial=0)), -float(values.min(initial=0)))
+
+    @property
+    def order(self) -> int:
+        """The power at which its largest number is near 1; its own if that is 0, inf or nan."""
+        return self.power + (round(log2(self.top)) if 0 < self.top < inf else 0)
 
     @property
     def usual(self) -> bool:
@@ -109,11 +114,10 @@ def powers_of(block: Block, taken: Sequence[Scaled]) -> tuple[list[int], int]:
     top = highest(taken[n] for n in real)
     same = [top if n in real else 0 for n in range(len(taken))]
     given = [one.at(by) for one, by in zip(taken, same, strict=True)]
-    joint = _degree(block, given, real, of_zeros=False)
-    if joint == 1:
+    if _degree(block, given, real, of_zeros=False) == 1:
         return same, top
     # Each at its own, as products take them. A root asks for an even one.
-    own = [one.power + one.power % 2 if n in scaled else 0 for n, one in enumerate(taken)]
+    own = [one.order + one.order % 2 if n in scaled else 0 for n, one in enumerate(taken)]
     given = [one.at(by) for one, by in zip(taken, own, strict=True)]
     degrees = {n: _degree(block, given, [n]) for n in scaled}
     if all(isfinite(one) for one in degrees.values()):
@@ -122,10 +126,10 @@ def powers_of(block: Block, taken: Sequence[Scaled]) -> tuple[list[int], int]:
     if len(scaled) == 1 and block.elementwise:
         (n,) = scaled
         far = _far(taken[n].values)
-        own[n] = taken[n].power + (far if taken[n].power < 0 else -far)
+        own[n] = taken[n].order + (far if taken[n].order < 0 else -far)
         if _degree(block, [one.at(by) for one, by in zip(taken, own, strict=True)], [n]) == 1:
             return own, own[n]
-    return (same if joint == 0 else [0] * len(taken)), 0
+    return [0] * len(taken), 0
 
 
 def _degree(
@@ -141,7 +145,7 @@ def _degree(
     """
     less = [shifted(one, BY) if n in which else one for n, one in enumerate(given)]
     pairs = [*zip(block.code.run(given), block.code.run(less), strict=True)]
-    if not of_zeros and not any(np.asarray(one).any() for one, _ in pairs):
+    if not of_zeros and not any(np.asarray(other).any() for _, other in pairs):
         return nan
     for degree in DEGREES:
         if all(_times(one, round(BY * degree), other) for one, other in pairs):
@@ -154,10 +158,11 @@ def _times(one: jax.Array, by: int, other: jax.Array) -> bool:
     if not Scaled(one).real:
         return bool((np.asarray(one) == np.asarray(other)).all())
     wanted, got = (np.asarray(n).astype(np.float64) for n in (shifted(one, by), other))
+    near = max(NEXT, float(jnp.finfo(one.dtype).eps))
     with np.errstate(all="ignore"):
-        return bool(np.abs(wanted - got).max(initial=0.0) <= NEXT * np.abs(wanted).max(initial=0.0))
+        return bool(np.abs(wanted - got).max(initial=0.0) <= near * np.abs(wanted).max(initial=0.0))
 
 
 def highest(several: Iterable[Scaled]) -> int:
-    """Return the largest power, but for those of zeros."""
-    return max((one.power for one in several if one.top), default=0)
+    """Return the power at which the largest of all numbers is near 1; 0 of zeros."""
+    return max((one.order for one in several if one.top), default=0)

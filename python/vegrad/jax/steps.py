@@ -49,7 +49,7 @@ class Step:
 
     @cached_property
     def told(self) -> Hashable:
-        """What it does, whatever it is done to: the same for equal steps of all programs."""
+        """Its doing, whatever that is done to: the same for equal steps of all programs."""
         eqn = self.eqn
         try:
             params = frozenset(eqn.params.items())
@@ -101,7 +101,7 @@ class Block:
 
     @cached_property
     def code(self) -> Code:
-        """What it does, whatever it is done to."""
+        """The code of what it does, whatever it is done to."""
         known = {value: n for n, value in enumerate(self.takes)}
         key = list[Hashable]()
         for one in self.steps:
@@ -113,7 +113,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Code:
-    """What a block does. Equal blocks have equal codes."""
+    """The doings of a block. Equal blocks have equal codes."""
 
     key: Hashable
     block: Block = field(compare=False)
