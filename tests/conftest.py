@@ -25,6 +25,11 @@ settings.register_profile(
 settings.load_profile("vegrad")
 
 
+def pytest_unconfigure() -> None:
+    """Have this process write what it has run of C++ beside the objects (nox -s coverage)."""
+    os.environ.pop("GCOV_PREFIX", None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_is_heard() -> Iterator[None]:
     """A shell has those that it runs in the background ignore Ctrl-C, which tests press."""
