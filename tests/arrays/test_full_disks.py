@@ -87,6 +87,7 @@ full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /d
 def test_a_device_that_is_full(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("sklearn")
     words = ["train", "--data", "wine", "--epochs", "1", "-q", "--out", str(tmp_path)]
     assert main([*words, option, "/dev/full"]) == 4
     assert "/dev/full: No space left on device" in capsys.readouterr().err
@@ -95,6 +96,8 @@ def test_a_device_that_is_full(
 @full
 @pytest.mark.parametrize("words", [["theory"], ["explain"], ["diagnose", "--data", "wine"]])
 def test_a_full_disk_behind_the_standard_output(words: list[str]) -> None:
+    if "wine" in words:
+        pytest.importorskip("sklearn")
     code = f"import sys\nfrom vegrad.cli import main\nsys.exit(main({words}))"
     with open("/dev/full", "wb") as disk:
         command = [sys.executable, "-c", code]
