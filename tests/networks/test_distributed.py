@@ -247,13 +247,10 @@ def test_what_is_no_communicator(comm: object) -> None:
 
 
 def test_with_mpi(tmp_path: Path) -> None:
-    """Four real processes, with a batch that they cannot share evenly; skipped without MPI."""
-    pytest.importorskip("mpi4py")
-    program = shutil.which("mpiexec")
-    if program is None:
-        pytest.skip("there is no mpiexec")
-    script = tmp_path / "train.py"
-    script.write_text(
+    """Four real processes, with a batch that they cannot share evenly."""
+    apart = by_mpi(
+        4,
+        tmp_path / "train.py",
         "import numpy as np, sys, vegrad\n"
         "from mpi4py import MPI\n"
         "from tests.networks.test_distributed import data, fitted, network\n"
@@ -265,12 +262,24 @@ def test_with_mpi(tmp_path: Path) -> None:
         "    alone = fitted(MPI.COMM_SELF, network(), *data(), batch_size=30)\n"
         "    one = fitted(None, network(), *data(), batch_size=30)\n"
         "    assert np.allclose(alone.weights, one.weights, rtol=1e-12)\n"
-        "    print(comm.size, float(np.abs(everyone[0] - one.weights).max()))\n"
+        "    print(comm.size, float(np.abs(everyone[0] - one.weights).max()))\n",
     )
+    assert apart < 1e-12
+
+
+def by_mpi(ranks: int, script: Path, text: str) -> float:
+    """Run a script on so many ranks, and return the last word that it prints; skip without MPI."""
+    pytest.importorskip("mpi4py")
+    program = shutil.which("mpiexec")
+    if program is None:
+        pytest.skip("there is no mpiexec")
+    script.write_text(text)
     root = str(Path(__file__).parents[2])
-    more = ["--allow-run-as-root", "--oversubscribe"] if "Open" in _version(program) else []
+    asked = [program, "--version"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    more = ["--allow-run-as-root", "--oversubscribe"] if "Open" in version else []
     ran = subprocess.run(
-        [program, *more, "-n", "4", sys.executable, "-m", "mpi4py", str(script)],
+        [program, *more, "-n", str(ranks), sys.executable, "-m", "mpi4py", str(script)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([root, *sys.path])},
         capture_output=True,
         text=True,
@@ -279,11 +288,5 @@ def test_with_mpi(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     size, apart = ran.stdout.split()
-    assert size == "4"
-    assert float(apart) < 1e-12
-
-
-def _version(program: str) -> str:
-    return subprocess.run(
-        [program, "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    assert size == str(ranks)
+    return float(apart)

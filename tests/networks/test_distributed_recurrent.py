@@ -1,9 +1,5 @@
 """One training of a recurrent network by several processes: as by one, and equal on all ranks."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +10,7 @@ import vegrad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.networks.test_distributed import Comm, _version, columns, together
+from tests.networks.test_distributed import Comm, by_mpi, columns, together
 
 INPUTS, STEPS = 3, 9
 
@@ -138,13 +134,10 @@ def test_ranks_that_were_given_different_things(name: str) -> None:
 
 
 def test_with_mpi(tmp_path: Path) -> None:
-    """Three real processes, with a batch that they cannot share evenly; skipped without MPI."""
-    pytest.importorskip("mpi4py")
-    program = shutil.which("mpiexec")
-    if program is None:
-        pytest.skip("there is no mpiexec")
-    script = tmp_path / "train.py"
-    script.write_text(
+    """Three real processes, with a batch that they cannot share evenly."""
+    apart = by_mpi(
+        3,
+        tmp_path / "train.py",
         "import numpy as np\n"
         "from mpi4py import MPI\n"
         "from tests.networks.test_distributed_recurrent import data, fitted, network\n"
@@ -158,19 +151,6 @@ def test_with_mpi(tmp_path: Path) -> None:
         "if comm.rank == 0:\n"
         "    assert all(np.array_equal(a, everyone[0][0]) for one in everyone for a in one)\n"
         "    one = fitted(None, network('all'), *given, **more)\n"
-        "    print(comm.size, float(np.abs(everyone[0][0] - one.weights).max()))\n"
+        "    print(comm.size, float(np.abs(everyone[0][0] - one.weights).max()))\n",
     )
-    root = str(Path(__file__).parents[2])
-    more = ["--allow-run-as-root", "--oversubscribe"] if "Open" in _version(program) else []
-    ran = subprocess.run(
-        [program, *more, "-n", "3", sys.executable, "-m", "mpi4py", str(script)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([root, *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    size, apart = ran.stdout.split()
-    assert size == "3"
-    assert float(apart) < 1e-10
+    assert apart < 1e-10
