@@ -42,7 +42,7 @@ py::tuple csv_numbers(const py::bytes& data, std::size_t start, char separator, 
   const py::slice rows(0, content.rows, 1);
   return py::make_tuple(numbers[rows], lines[rows], columns_met,
                         py::make_tuple(content.uneven_line, content.cells_there),
-                        content.broken_line);
+                        content.broken_line, content.empty_rows);
 }
 
 std::vector<std::vector<std::string>> csv_words(const py::bytes& data, std::size_t start,

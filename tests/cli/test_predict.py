@@ -82,6 +82,47 @@ def test_a_network_that_knows_of_no_table(tmp_path: Path) -> None:
         network.predict(houses(tmp_path / "new.csv"))
 
 
+def test_a_training_goes_on_with_its_own_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "houses.csv"
+    trained(tmp_path, "price", "--checkpoint", "state")
+    arguments = ["train", "--data", str(data), "--target", "price", "--out", str(tmp_path), "-q"]
+    again = [*arguments, "--lr", "0.01", "--epochs", "61", "--checkpoint", "state", "--resume"]
+    assert main(again) == 0
+    lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
+    cells = lines[1].split(";")
+    data.write_text("".join([lines[0], f"{cells[0]};1e6;{cells[2]};{cells[3]}", *lines[2:]]))
+    before = (tmp_path / "state").read_bytes()
+    capsys.readouterr()
+    assert main(again) == 2
+    told = capsys.readouterr().err
+    assert "state: the table must be the one that the training began with" in told
+    assert (tmp_path / "state").read_bytes() == before
+
+
+def test_what_new_rows_lack_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    towns = [["Rome", "Paris", "Oslo"][n % 3] for n in range(30)]
+    lines = [f"{n % 7},{town},{n % 7 + len(town)}" for n, town in enumerate(towns)]
+    (tmp_path / "old.csv").write_text("\n".join(["a,town,y", *lines]) + "\n", encoding="utf-8")
+    arguments = ["--data", str(tmp_path / "old.csv"), "--target", "y", "--out", str(tmp_path)]
+    assert main(["train", *arguments, "--loss", "mse", "--epochs", "1", "--quiet"]) == 0
+    network, new = str(tmp_path / "vegrad-network.safetensors"), tmp_path / "new.csv"
+    new.write_text("a,town\n1,Rome\n,Rome\n3,Berlin\n4,\n,\n", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["predict", network, str(new)]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 5
+    assert shown.err.splitlines() == [
+        "vegrad: lines without a cell, left out: 1",
+        'vegrad: cells without a value, treated as in training: "a" (1), "town" (1)',
+        'vegrad: words that training has not seen, taken for none of the known: "town" (1)',
+    ]
+    new.write_text("a,town\n1,Rome\n3,Oslo\n", encoding="utf-8")
+    assert main(["predict", network, str(new)]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_columns_that_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = trained(tmp_path, "price")
     (tmp_path / "new.csv").write_text("rooms\n3\n", encoding="utf-8")
@@ -106,7 +147,9 @@ def test_a_cured_network_knows_of_the_table(
     told = (
         f"price: {round(shift, -1):.0f} ± {scale:.0f}; baseline: loss 1, R² 0 (always the mean)\n"
     )
-    assert told in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert f"network, before training: {path}\n" in shown
     network = vegrad.MLP.load(path)
     wanted = network.forward(known.x)[:, 0] * scale + shift
     np.testing.assert_allclose(network.predict(data), wanted, rtol=1e-6)

@@ -358,8 +358,8 @@ WRONG = {
     "--resume state --optimizer lion": "optimizer must be AdamW as it was in state, not Lion",
     "--resume state --clip zclip": "clip must be GlobalNorm as it was in state, not ZClip",
     "--resume state --clip global_norm:2": "max_norm must be 1.0 as it was in state, not 2.0",
-    "--resume state --depth 4": "state cannot be read .* the network's sizes must be",
-    "--resume state --validation 0": "state cannot be read .* the fit's rows must be 142",
+    "--resume state --depth 4": "state: the network's sizes must be",
+    "--resume state --validation 0": "state: the fit's rows must be 142",
 }
 
 

@@ -129,14 +129,18 @@ class Reader {
 
   std::int64_t line() const { return line_; }
   bool broken() const { return broken_; }
+  std::int64_t empty() const { return empty_; }
 
   // Goes on to the next line with more than separators; false at the end.
   bool begin_row() {
     for (;;) {
       const char* p = p_;
-      while (p < end_ && (*p == ' ' || *p == '\r' || *p == form_.separator)) ++p;
+      bool separated = false;
+      for (; p < end_ && (*p == ' ' || *p == '\r' || *p == form_.separator); ++p)
+        separated |= *p == form_.separator;
+      if (p < end_ && *p != '\n') return true;
+      empty_ += separated;
       if (p == end_) return false;
-      if (*p != '\n') return true;
       p_ = p + 1;
       ++line_;
     }
@@ -214,6 +218,7 @@ class Reader {
   const char *p_, *end_;
   CsvForm form_;
   std::int64_t line_;
+  std::int64_t empty_ = 0;
   bool broken_ = false;
   std::string own_;
 };
@@ -258,6 +263,7 @@ CsvContent read_csv_numbers(const char* begin, const char* end, CsvForm form,
       return content;
     }
   }
+  content.empty_rows = reader.empty();
   return content;
 }
 

@@ -23,6 +23,7 @@ struct CsvColumn {
 
 struct CsvContent {
   std::int64_t rows = 0;
+  std::int64_t empty_rows = 0;  // lines of separators alone, which are no rows
   std::vector<CsvColumn> columns;
   // The first line with another number of cells than there are columns; 0 if there is none.
   std::int64_t uneven_line = 0, cells_there = 0;

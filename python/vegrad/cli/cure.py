@@ -85,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
             print("\n".join(report.details(found, width())))
         if found.patch and "patch" not in files:
             print(f"\n{found.patch}", end="")
-        print_files(files)
+        untrained = {"network": "network, before training"}
+        print_files({untrained.get(name, name): path for name, path in files.items()})
     return 0 if found.reached else 1
 
 

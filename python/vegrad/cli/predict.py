@@ -11,6 +11,7 @@ from vegrad.arrays.files import save_bytes
 from vegrad.arrays.shown import SCREEN, visible, whole
 from vegrad.cli.outputs import check_new, check_writable
 from vegrad.networks.mlp import MLP
+from vegrad.networks.prediction import table_of
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,18 +21,21 @@ def run(options: argparse.Namespace) -> int:
             check_new([options.out], "FILE")
         check_writable(options.out)
     network = MLP.load(options.network)
-    found = network.predict(options.data)
+    table = table_of(options.data)
+    found = network.predict(table)
     text = StringIO()
     lines = csv.writer(text, lineterminator="\n")
     assert network.preparation is not None  # else nothing is predicted
     lines.writerow([network.preparation.target])
     lines.writerows([f"{one:.7g}" if found.dtype.kind == "f" else one] for one in found.tolist())
+    told = (*table.told, *network.preparation.told(table))
     if options.out is None:
         said = text.getvalue()  # a file gets labels as they are, a terminal what it can show
+        print(*(f"vegrad: {one}" for one in told), sep="\n", end="\n" * bool(told), file=sys.stderr)
         sys.stdout.write(whole(said) if sys.stdout.isatty() else said)
     else:
         save_bytes(options.out, text.getvalue().encode())
-        print(f"predictions: {visible(options.out, SCREEN)}")
+        print(*told, f"predictions: {visible(options.out, SCREEN)}", sep="\n")
     return 0
 
 

@@ -37,7 +37,7 @@ def read(path: Path, last: str | None = None) -> Table:
         decimal = _decimal(data, start, separator)
         order = sorted(range(len(header)), key=lambda n: header[n] == last)
         place = sorted(range(len(order)), key=order.__getitem__)
-        numbers, lines, met, (uneven, there), broken = _core.csv_numbers(
+        numbers, lines, met, (uneven, there), broken, empty = _core.csv_numbers(
             data, start, separator, decimal, place, line
         )
         if broken:
@@ -57,7 +57,7 @@ def read(path: Path, last: str | None = None) -> Table:
         tuple(met[n][1] for n in order),
         {place[n]: column for n, column in zip(wordy, cells, strict=True)},
         lines,
-        told=_told(separator, decimal),
+        told=_told(separator, decimal, empty),
         decimal=decimal,
     )
 
@@ -125,12 +125,13 @@ def _decimal(data: bytes, start: int, separator: str) -> str:
     return "," if comma and not point else "."
 
 
-def _told(separator: str, decimal: str) -> tuple[str, ...]:
+def _told(separator: str, decimal: str, empty: int) -> tuple[str, ...]:
     """Say what was found out of the file's form, where it is not the usual one."""
     names = {";": "semicolons", "\t": "tabs", "|": "bars"}
     said = [f"cells between {names[separator]}"] if separator in names else []
     said += ["decimal commas"] if decimal == "," else []
-    return (", ".join(said),) if said else ()
+    lines = [", ".join(said)] if said else []
+    return (*lines, *([f"lines without a cell, left out: {empty}"] if empty else []))
 
 
 def _is_number(name: str) -> bool:

@@ -68,6 +68,14 @@ class Column:
             numbers = np.where(missing, self.fill, numbers)
         return np.stack([numbers, missing] if self.marked else [numbers], axis=1).astype(np.float64)
 
+    def unknown(self, table: Table, place: int) -> int:
+        """Return how many cells hold a word that none of the columns made stands for."""
+        if self.kind != "words" or self.other or len(self.words) < 2:  # of two words one has none
+            return 0
+        filled = sum(not is_missing(cell) for cell in table.text(place))
+        own = self._zeros_and_ones(table.text(place))[:, : len(self.words)]
+        return filled - int(np.count_nonzero(own))
+
     def _zeros_and_ones(self, cells: Sequence[str]) -> FloatArray:
         place = {word: n for n, word in enumerate(self.words)}
         for word in self.words:
@@ -118,6 +126,17 @@ class Preparation:
         scaled: FloatArray = (x - self.shift) / np.where(self.scale > 0, self.scale, 1.0)
         scaled[:, self.scale == 0] = 0.0
         return scaled
+
+    def told(self, table: Table) -> tuple[str, ...]:
+        """Say what `inputs` puts in the place of cells of a table that the network cannot take."""
+        pairs = [(one, table.places[one.name]) for one in self.columns]
+        missing = {one.name: table.missing[place] for one, place in pairs}
+        unknown = {one.name: one.unknown(table, place) for one, place in pairs}
+        says = (
+            ("cells without a value, treated as in training", missing),
+            ("words that training has not seen, taken for none of the known", unknown),
+        )
+        return tuple(f"{said}: {_counted(counts)}" for said, counts in says if any(counts.values()))
 
     def _check(self, table: Table) -> None:
         """Raise a ValueError of all columns that are missing, and all cells that are no numbers."""
@@ -234,6 +253,11 @@ def _first_word(table: Table, column: Column) -> int:
     numbers = amounts.numbers_of(table.words[place], column.form).tolist()
     pairs = enumerate(zip(table.words[place], numbers, strict=True))
     return next((row for row, (cell, one) in pairs if one != one and not is_missing(cell)), -1)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """Return how many cells each column has, as in '"a" (3), "b" (1)'; none of those without."""
+    return some([f'"{name}" ({n})' for name, n in counts.items() if n], MOST_NAMED)
 
 
 def columns_named(names: Sequence[str]) -> str:

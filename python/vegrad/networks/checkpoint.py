@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from os import PathLike
@@ -13,7 +15,7 @@ import numpy as np
 
 from vegrad.arrays.checks import Array
 from vegrad.arrays.files import complaining_of, load_tensors, save_tensors
-from vegrad.arrays.shown import shown
+from vegrad.arrays.shown import shown, visible
 from vegrad.diagnosis.history import EPOCHS, LAYERS, STEPS, History
 from vegrad.networks.network import Network, check_shapes
 from vegrad.networks.sequences import Cuts
@@ -59,6 +61,7 @@ class TrainingState:
             "random": self.random.bit_generator.state,
             "optimizer": state | {"state": steps, "clip": clip},
             "met": self.history.met(),
+            "preparation": _prepared(self.network),
         }
         if self.cuts is not None:
             about["cuts"] = self.cuts.state_dict()
@@ -74,8 +77,18 @@ class TrainingState:
         """
         arrays, about = load_tensors(path, "checkpoint")
         with complaining_of(path):
-            _check_same("network", self.network.config, about["config"])
-            _check_same("fit", self.settings, about["settings"])
+            differing = [
+                *_differing("network", self.network.config, about["config"]),
+                *_differing("fit", self.settings, about["settings"]),
+            ]
+            if _prepared(self.network) != about.get("preparation"):
+                differing.append(
+                    "the table must be the one that the training began with: its columns, classes "
+                    "or scales are others (network.preparation)"
+                )
+        if differing:
+            raise ValueError(f"{visible(os.fspath(path))}: {'; '.join(differing)}")
+        with complaining_of(path):
             rooms: dict[str, dict[str, Array]] = defaultdict(dict)
             for name, array in arrays.items():
                 room, _, rest = name.partition(".")
@@ -105,9 +118,14 @@ class TrainingState:
         self.random, self.history = random, history
 
 
-def _check_same(owner: str, now: Mapping[str, object], then: Mapping[str, object]) -> None:
+def _prepared(network: Network) -> object:
+    """Return what was done to the table that is learnt from, as a file's header gives it back."""
+    made = network.preparation
+    return None if made is None else json.loads(json.dumps(made.packed()))
+
+
+def _differing(owner: str, now: Mapping[str, object], then: Mapping[str, object]) -> Iterator[str]:
+    """Say what is not as it was."""
     for name, value in now.items():
         if name not in START and value != then[name]:
-            raise ValueError(
-                f"the {owner}'s {name} must be {shown(then[name])} as it was, not {shown(value)}"
-            )
+            yield f"the {owner}'s {name} must be {shown(then[name])} as it was, not {shown(value)}"

@@ -42,7 +42,9 @@ def predict(network: Network, rows: object) -> Array:
 
 
 def table_of(rows: object) -> Table:
-    """Return the rows as a table: a frame, or the path of a file."""
+    """Return the rows as a table: one as it is, a frame, or the path of a file."""
+    if isinstance(rows, Table):
+        return rows
     if is_frame(rows):
         return as_table(rows)
     if isinstance(rows, str | PathLike):
