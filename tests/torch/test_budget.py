@@ -31,14 +31,20 @@ class Clock:
         return self.time
 
 
-def planned(steps: int, cost: float, norm: float = 0.0, budget: float = 0.02) -> Schedule:
-    """Return a schedule after steps that take 1 s, `cost` more with a look and `norm` to read."""
+def planned(
+    steps: int, cost: float, norm: float = 0.0, budget: float = 0.02, after: float = 0.0
+) -> Schedule:
+    """Return a schedule after steps that take 1 s, and `norm` to read.
+
+    Those with a look take `cost` more, and those after them `after`.
+    """
     clock = Clock()
     schedule = Schedule(None, budget, clock)
+    looked = False
     for step in range(steps):
-        looked = schedule.wants(step, 0)
+        looked, was = schedule.wants(step, 0), looked
         schedule.begins()
-        clock.time += 1 + cost * looked
+        clock.time += 1 + cost * looked + after * (was and not looked)
         schedule.took(looked)
         schedule.read(norm)
         schedule.ended(looked)
@@ -62,6 +68,12 @@ def test_more_are_looked_at_where_looks_are_cheap(cost: float, interval: int) ->
     assert schedule.interval == interval  # half the budget is for looks, of a fourth at most
     late = [step for step in range(4096, 4096 + 512) if schedule.wants(step, 0)]
     assert len(late) == 512 // interval
+
+
+def test_what_a_look_costs_the_step_after_it_is_of_its_cost() -> None:
+    assert planned(300, 0.07).interval == 8
+    assert planned(300, 0.07, after=0.05).interval == 16
+    assert planned(300, 0.0, after=0.12).interval == 16
 
 
 @pytest.mark.parametrize(("norm", "part"), [(0.001, 1), (0.005, 1), (0.006, 2), (0.06, 16)])

@@ -2,9 +2,9 @@
 
 The first `ALL` steps are looked at, then half as many of each doubling of their number, and beyond
 that as many as the budget allows, but no more than one in `NEAREST`: what a look costs is how much
-longer such a step takes than one soon after it, at which nobody looks. Steps are looked at whose
-number is a multiple of a power of 2, so that of two runs that differ in the power, one looks at all
-that the other does.
+longer such a step and the next one, which finds its data moved out of the caches, take than two like
+the second after it. Steps are looked at whose number is a multiple of a power of 2, so that of two
+runs that differ in the power, one looks at all that the other does.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Schedule:
         """The power of 2 that the budget allows; 0 until it is known."""
         self.part = 1
         """One in so many elements is read in steps without a look."""
-        self._look: float | None = None
-        """How long the last look took, until another step is compared with it."""
+        self._since: list[float] = []
+        """How long the last look took and the step after it, until another is compared with them."""
         self._extra: deque[float] = deque(maxlen=KEPT)
-        """How much longer looks took than the steps after them, as shares of these."""
+        """How much longer looks made it than if none had been, as shares of a step."""
         self.looks = 0
         """Number of steps so far that were to be looked at."""
         self._asked, self._is_in_step = True, False
@@ -72,12 +72,21 @@ class Schedule:
 
     def _timed(self, looked: bool, seconds: float) -> None:
         if looked:
-            self._look = seconds
+            if len(self._since) == 2:  # the next look came too soon for a better comparison
+                self._compare(self._since[1])
+            self._since = [seconds]
             return
         self._plain.append(seconds)
-        if self._look is not None and seconds > 0:
-            self._extra.append(self._look / seconds - 1)
-            self._look = None
+        if len(self._since) == 2:
+            self._compare(seconds)
+        elif self._since:
+            self._since.append(seconds)
+
+    def _compare(self, plain: float) -> None:
+        """Note what the last look has cost, beside a plain step."""
+        if plain > 0:
+            self._extra.append(sum(self._since) / plain - 2)
+        self._since = []
 
     def resume(self, *, cut: bool = False) -> None:
         """Go on after steps of which nobody has noted the time; `cut` says in the midst of one."""
