@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vegrad
 
 torch = pytest.importorskip("torch")
 
@@ -58,6 +59,13 @@ def wrapped(way: str, size: int) -> Any:
     return net
 
 
+def diverged() -> Any:
+    x, target = np.eye(8, dtype=np.float32), np.ones((8, 1), np.float32)
+    net = vegrad.MLP([8, 8, 1], activation="identity", loss="mse", seed=0)
+    steps = {"batch_size": 8, "epochs": 20, "progress": False, "on_finding": None}
+    return net.fit(x, target, optimizer=vegrad.SGD(10.0), **steps)
+
+
 def gathers(*_: object) -> None:
     raise AssertionError("a whole parameter was gathered")
 
@@ -91,6 +99,7 @@ def work() -> dict[str, Any]:
         net, (x, y) = wrapped(way, size), batch()
         before = [one.detach().clone() for one in net.buffers()]
         seen = diagnose(net, nn.CrossEntropyLoss(), x, y)
+        after_training = diagnose(net, nn.CrossEntropyLoss(), x, y, history=diverged())
         after = list(net.buffers())
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         assert all(one.grad is None for one in net.parameters())
@@ -103,6 +112,7 @@ def work() -> dict[str, Any]:
         alone, report = monitor.report(), monitor.report(together=True)
         found[way] = {
             "diagnosis": str(seen),
+            "after_training": str(after_training),
             "rows": [row | {} for row in getattr(seen, "rows", ())],
             "alone": str(alone),
             "report": str(report),
@@ -155,6 +165,14 @@ def test_all_processes_have_the_same_report(seen: list[Any]) -> None:
             assert other[way]["diagnosis"] == seen[0][way]["diagnosis"]
             assert other[way]["report"] == seen[0][way]["report"]
     assert any(other[way]["alone"] != seen[0][way]["alone"] for way in ways for other in seen)
+
+
+def test_a_history_is_judged_too(seen: list[Any]) -> None:
+    for way in WAYS if len(seen) == 4 else WAYS[:3]:
+        told = {one[way]["after_training"] for one in seen}
+        assert len(told) == 1
+        assert "learning-rate-high" in told.pop()
+        assert "learning-rate-high" not in seen[0][way]["diagnosis"]
 
 
 def test_sizes_are_those_of_the_whole_model(seen: list[Any]) -> None:

@@ -97,7 +97,8 @@ def diagnose(
 
     Of a model whose parameters are sharded over processes (FSDP2, tensor parallelism) all processes
     must call this. The pass is then run as in training, no parameter is gathered but by the model
-    itself, and the report is that of a `Monitor` with one step, the same on all of them.
+    itself, and the report is that of a `Monitor` with one step, the same on all of them. Nothing is
+    drawn again then, whatever `resamples` is.
 
     Returns:
         A diagnosis. If the layers are a chain, it has `flow`, and `modules` with the layers' names;
@@ -118,10 +119,13 @@ def diagnose(
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history must be a vegrad.History, not {type(history).__name__}")
     model = models.unwrapped(model)
+    loss, memory = taking_both(loss_fn, target), as_count("memory", memory)
     if is_sharded(model):
-        return shards_diagnosed(model, taking_both(loss_fn, target), x, target, ignored)
-    reading = read(model, taking_both(loss_fn, target), x, target, resamples=count, seed=seed)
-    return judged(replace(reading, memory=as_count("memory", memory)), history, ignored)
+        return shards_diagnosed(
+            model, loss, x, target, history=history, memory=memory, ignored=ignored
+        )
+    reading = read(model, loss, x, target, resamples=count, seed=seed)
+    return judged(replace(reading, memory=memory), history, ignored)
 
 
 def judged(

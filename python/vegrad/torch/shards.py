@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vegrad.diagnosis.history import History
 from vegrad.torch import models
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.monitor.monitor import Monitor
@@ -27,7 +29,14 @@ def is_sharded(model: Module) -> bool:
 
 
 def diagnosed(
-    model: Module, loss_fn: Loss, x: object, target: object, ignored: Collection[str]
+    model: Module,
+    loss_fn: Loss,
+    x: object,
+    target: object,
+    *,
+    history: History | None,
+    memory: int,
+    ignored: Collection[str],
 ) -> Report:
     """Judge one forward and backward pass of all processes, which must all call this.
 
@@ -45,7 +54,18 @@ def diagnosed(
         monitor.remove()
     about = f"{monitor.kind}, of which each process has a part"
     found.config["model"] = about  # type: ignore[index]
-    return together(found).ignoring(ignored)
+    return together(_more(found, history, memory)).ignoring(ignored)
+
+
+def _more(found: Report, history: History | None, memory: int) -> Report:
+    """Return the report with what a training's history, and what a task needs, say besides."""
+    if found.reading is None or (history is None and not memory):
+        return found
+    again = Report.of_modules(replace(found.reading, memory=memory), history)
+    return replace(
+        found, findings=again.findings, rows=again.rows, looked_at=again.looked_at,
+        reading=again.reading,
+    )  # fmt: skip
 
 
 def _check(loss: object) -> None:

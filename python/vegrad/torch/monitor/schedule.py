@@ -2,9 +2,9 @@
 
 The first `ALL` steps are looked at, then half as many of each doubling of their number, and beyond
 that as many as the budget allows, but no more than one in `NEAREST`: what a look costs is how much
-longer such a step and the next one, which finds its data moved out of the caches, take than two like
-the second after it. Steps are looked at whose number is a multiple of a power of 2, so that of two
-runs that differ in the power, one looks at all that the other does.
+longer such a step and the next one, which finds its data out of the caches, take than two like the
+second after it. Steps are looked at whose number is a multiple of a power of 2, so that of two runs
+that differ in the power, one looks at all that the other does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Schedule:
         self.part = 1
         """One in so many elements is read in steps without a look."""
         self._since: list[float] = []
-        """How long the last look took and the step after it, until another is compared with them."""
+        """How long the last look and the step after it took, until they are compared."""
         self._extra: deque[float] = deque(maxlen=KEPT)
         """How much longer looks made it than if none had been, as shares of a step."""
         self.looks = 0
