@@ -1,7 +1,7 @@
 """vegrad finds, explains and cures vanishing and exploding gradients.
 
-Norms, clipping and optimizers are here at once; networks, diagnosis, cure and theory are imported
-when they are first asked for, so that users of the kernels do not wait for the rest. Type
+Clipping and optimizers are here at once; the rest is imported when it is first asked for, so that
+nobody waits for what he does not use. Type
 checkers read `__init__.pyi`.
 """
 
@@ -10,7 +10,6 @@ from importlib import import_module
 from vegrad import clipping, optim
 from vegrad._core import __version__, isa, num_threads, set_num_threads
 from vegrad.arrays.checks import Buffers
-from vegrad.arrays.measurement import Measurement, Statistics, measure, norm, norms
 from vegrad.clipping import (
     Clipped,
     NonFiniteGradientError,
@@ -87,11 +86,13 @@ _LATER = {
     "Flow": "vegrad.reports.flow",
     "History": "vegrad.diagnosis.history",
     "MLP": "vegrad.networks.mlp",
+    "Measurement": "vegrad.arrays.measurement",
     "RNN": "vegrad.networks.rnn",
     "Proof": "vegrad.treatment.outcome",
     "Run": "vegrad.runs.run",
     "RunLog": "vegrad.runs.log",
     "RandomTruncation": "vegrad.networks.random_truncation",
+    "Statistics": "vegrad.arrays.measurement",
     "Truncation": "vegrad.networks.truncation",
     "TimeFlow": "vegrad.networks.time_flow",
     "compare": "vegrad.runs.comparison",
@@ -102,6 +103,9 @@ _LATER = {
     "diagnose_run": "vegrad.recordings",
     "read_run": "vegrad.runs.read",
     "lsuv_": "vegrad.networks.lsuv",
+    "measure": "vegrad.arrays.measurement",
+    "norm": "vegrad.arrays.measurement",
+    "norms": "vegrad.arrays.measurement",
     "truncation": "vegrad.networks.truncation",
 }
 

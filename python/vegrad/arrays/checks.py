@@ -8,7 +8,6 @@ anything is written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from difflib import get_close_matches
 from itertools import islice
 from math import inf, isfinite
 from numbers import Real
@@ -394,6 +393,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return ""
     by_lower, wanted = {one.lower(): one for one in known}, name.lower()
     nearest = [one for one in SYNONYMS.get(wanted, ()) if one in by_lower]
+    from difflib import get_close_matches  # which takes a millisecond, and few ask for
+
     nearest = nearest or get_close_matches(wanted, list(by_lower), n=1)
     if not nearest and len(wanted) > 1:
         nearest = [one for one in by_lower if one.startswith(wanted)][:2]

@@ -7,7 +7,6 @@ or a message, takes them from here.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from reprlib import Repr
@@ -51,6 +50,8 @@ def whole(text: object) -> str:
 
 def escape(text: object) -> str:
     """Return a text for a page: nothing in it is markup, and nothing invisible but its spaces."""
+    import html  # which takes a millisecond, and few ask for
+
     return html.escape(whole(text))
 
 
