@@ -24,8 +24,7 @@ Buffers: TypeAlias = object
 """One buffer, or a sequence or mapping of buffers (or None), nested as deep as you like.
 
 A buffer is a NumPy array, not masked, or a CPU tensor that speaks DLPack. "As deep as you like"
-ends at 64. The compiled module checks this when it is called: type checkers have no way to describe
-it, so the alias serves the reader.
+ends at 64. The compiled module checks this when it is called: type checkers cannot describe it.
 """
 
 Number: TypeAlias = SupportsFloat
@@ -391,10 +390,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     if len(name) > MOST:
         return ""
+    from difflib import get_close_matches  # takes a millisecond to import, and few need it
+
     by_lower, wanted = {one.lower(): one for one in known}, name.lower()
     nearest = [one for one in SYNONYMS.get(wanted, ()) if one in by_lower]
-    from difflib import get_close_matches  # which takes a millisecond, and few ask for
-
     nearest = nearest or get_close_matches(wanted, list(by_lower), n=1)
     if not nearest and len(wanted) > 1:
         nearest = [one for one in by_lower if one.startswith(wanted)][:2]

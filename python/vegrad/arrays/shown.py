@@ -50,7 +50,7 @@ def whole(text: object) -> str:
 
 def escape(text: object) -> str:
     """Return a text for a page: nothing in it is markup, and nothing invisible but its spaces."""
-    import html  # which takes a millisecond, and few ask for
+    import html  # takes a millisecond to import, and few need it
 
     return html.escape(whole(text))
 
