@@ -25,9 +25,13 @@ settings.register_profile(
 settings.load_profile("vegrad")
 
 
-def pytest_unconfigure() -> None:
-    """Have this process write what it has run of C++ beside the objects (nox -s coverage)."""
+def pytest_sessionfinish() -> None:
+    """Have this process write what it has run of C++ beside the objects (nox -s coverage).
+
+    Now: pytest-xdist kills processes that take long to end.
+    """
     os.environ.pop("GCOV_PREFIX", None)
+    getattr(_core, "write_coverage", int)()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -183,3 +183,14 @@ def test_importing_vegrad_imports_no_framework() -> None:
     code = "import sys, vegrad; print({'torch', 'jax', 'matplotlib', 'sklearn'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("package", ["torch", "sklearn", "jax"])
+def test_a_package_says_what_it_needs(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [one for one in sys.modules if one.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [one for one in sys.modules if one.startswith(f"vegrad.{package}")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf'needs .*: pip install "vegrad\[{package}\]"'):
+        importlib.import_module(f"vegrad.{package}")

@@ -10,6 +10,10 @@
 
 namespace py = pybind11;
 
+#ifdef VEGRAD_COVERAGE
+extern "C" void __gcov_dump();
+#endif
+
 namespace vegrad {
 namespace {
 
@@ -45,6 +49,9 @@ void borrow_threads(std::uintptr_t parallel, std::uintptr_t most, std::uintptr_t
 }  // namespace
 
 void register_runtime(py::module_& module) {
+#ifdef VEGRAD_COVERAGE
+  module.def("write_coverage", &__gcov_dump, "Write which lines have run so far.");
+#endif
   module.def(
       "isa", [] { return std::string(instruction_set().name); },
       "The instruction set that the kernels run on: baseline, avx2, avx512 or neon.\n\n"

@@ -179,7 +179,10 @@ def _limit(digest: Digest, first: int) -> tuple[float, str]:
     if not (history.coefficient == 1).all():
         return nan, ""
     norms = history.gradient_norm[: first + 1]
-    usual = float(min(norms[0], np.nanmedian(norms)))
+    norms = norms[~np.isnan(norms)]
+    if not norms.size:
+        return nan, ""
+    usual = float(min(norms[0], np.median(norms)))
     began = digest.looks < max(first + 1, FEW)
     began &= (digest.alpha > 0) | digest.climbs
     if not began.any():
