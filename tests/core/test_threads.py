@@ -329,19 +329,25 @@ def resident_bytes() -> int:
 
 
 def test_no_memory_is_taken_in_the_steady_state() -> None:
-    """200 passes of a network whose outputs alone would be 60 MB if each pass leaked them."""
+    """200 passes of a network whose outputs alone would be 60 MB if each pass leaked them.
+
+    A sanitizer keeps what was given back, up to its own limit: what leaks goes on growing.
+    """
     net = vegrad.MLP([64, 256, 256, 64], seed=0)
     x = target = np.ones((256, 64), "float32")
     smaller = x[:100], target[:100]
     for _ in range(5):
         net.backward(x, target)
         net.forward(x)
-    before, workspace = resident_bytes(), net.workspace_bytes(256)
-    for step in range(200):
-        net.backward(*((x, target) if step % 2 else smaller))
-        net.forward(x)
-        net.loss(x, target)
-    assert resident_bytes() - before < 4 * 2**20
+    workspace, grown = net.workspace_bytes(256), []
+    while len(grown) < 5 and min(grown, default=2**30) >= 4 * 2**20:
+        before = resident_bytes()
+        for step in range(200):
+            net.backward(*((x, target) if step % 2 else smaller))
+            net.forward(x)
+            net.loss(x, target)
+        grown.append(resident_bytes() - before)
+    assert min(grown) < 4 * 2**20, grown
     assert net.workspace_bytes(256) == workspace
 
 
