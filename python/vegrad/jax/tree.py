@@ -66,7 +66,7 @@ class Tree:
         if init is None:
             random = np.random.default_rng(seed)
             return {
-                name: one if one.ndim < 2 else drawn(random, name, one, fans(name, one)[0])
+                name: one if is_vector(name, one) else drawn(random, name, one, fans(name, one)[0])
                 for name, one in self.leaves.items()
             }
         fresh = Tree.of(init(jax.random.key(seed)), "init(key)").leaves
@@ -113,6 +113,11 @@ def fans(name: str, leaf: jax.Array) -> tuple[int, int]:
     if name.endswith("weight"):
         return prod(leaf.shape[1:]), first * prod(leaf.shape[2:])
     return prod(leaf.shape[:-1]), last * prod(leaf.shape[:-2])
+
+
+def is_vector(name: str, leaf: jax.Array) -> bool:
+    """Return True of vectors, also those of several axes: of heads, of stacked layers."""
+    return leaf.ndim < 2 or name.rpartition(".")[2] in ("bias", "b", "scale")
 
 
 def drawn(random: np.random.Generator, name: str, leaf: jax.Array, inputs: float) -> jax.Array:
