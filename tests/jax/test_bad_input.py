@@ -36,6 +36,12 @@ def test_a_loss_that_does_not_depend_on_the_tree() -> None:
         vegrad.jax.diagnose(3, {})  # type: ignore[arg-type]
 
 
+def test_a_batch_without_rows() -> None:
+    x, y = task()
+    with pytest.raises(ValueError, match=r"x must have a row at least, not the shape \(0, 16\)"):
+        vegrad.jax.diagnose(LOSS, drawn([16, 8, 4]), x[:0], y[:0])
+
+
 def test_leaves_that_are_no_arrays() -> None:
     x, y = task()
     net = drawn([16, 8, 4])

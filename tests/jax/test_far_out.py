@@ -142,3 +142,32 @@ def test_half_precision(dtype: Any) -> None:
     assert sizes[-1] < -60
     np.testing.assert_allclose(np.log2(flow.activation_rms), sizes, atol=0.02)
     np.testing.assert_allclose(flow.delta_log2, deltas, atol=0.05)
+
+
+def test_a_scan_that_overflows_is_named_and_not_the_loss() -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    net = {
+        "in": jax.random.normal(keys[0], (8, 16)),
+        "back": 8.0 * jnp.linalg.qr(jax.random.normal(keys[1], (16, 16)))[0],
+    }
+
+    def loss(net: Any, x: Any) -> Any:
+        def step(h: Any, row: Any) -> Any:
+            return row @ net["in"] + h @ net["back"], None
+
+        h, _ = jax.lax.scan(step, jnp.zeros((4, 16)), x)
+        return jnp.mean(h**2)
+
+    found = vegrad.jax.diagnose(loss, net, jax.random.normal(keys[2], (60, 4, 8)))
+    lost = next(one for one in found.findings if one.kind == "nonfinite")
+    assert lost.cause == "overflow"
+    assert lost.message.startswith("the output of scan with back is not finite")
+
+
+def test_a_logarithm_of_0_in_a_loss_is_no_matter_of_the_data() -> None:
+    x = jnp.ones((5, 4))
+    found = vegrad.jax.diagnose(
+        lambda net, x: -jnp.mean(jnp.log(jax.nn.relu(x @ net["w"]))), {"w": -jnp.ones((4, 1))}, x
+    )
+    assert [one.cause for one in found.findings] == ["loss-domain"]
+    assert "logarithm" in found.findings[0].advice

@@ -174,3 +174,27 @@ def test_trees_of_frameworks_are_buffers() -> None:
     model = linen(1, jnp.tanh)
     names = vegrad.measure(model.init(jax.random.key(0), X)).names
     assert "params.Dense_0.kernel" in names
+
+
+def test_settings_beside_the_weights_of_equinox_stay() -> None:
+    eqx = pytest.importorskip("equinox")
+    keys = jax.random.split(jax.random.key(0), 3)
+    mixing = eqx.nn.MultiheadAttention(2, 16, dropout_p=0.1, inference=True, key=keys[0])
+    parts = [mixing, eqx.nn.MaxPool1d(2, 2), eqx.nn.Linear(16, 4, key=keys[1])]
+
+    def loss(parts: Any, x: Any, y: Any) -> Any:
+        def one(row: Any) -> Any:
+            rows = jnp.stack([row, row[::-1]])
+            return parts[2](parts[1](parts[0](rows, rows, rows).T)[:, 0])
+
+        return cross_entropy(jax.vmap(one)(x), y)
+
+    found = vegrad.jax.diagnose(loss, parts, X, Y)
+    assert found.healthy, str(found)
+    ill = eqx.tree_at(lambda p: p[0].value_proj.weight, parts, replace_fn=lambda w: 1e-4 * w)
+    sick = vegrad.jax.diagnose(loss, ill, X, Y).findings[0]
+    assert sick.sites[0].name == "0.value_proj.weight"
+    mended: Any = vegrad.jax.apply_(ill, sick)
+    assert mended[0].dropout.p == 0.1
+    assert mended[0].dropout.inference
+    assert vegrad.jax.diagnose(loss, mended, X, Y).healthy

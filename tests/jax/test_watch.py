@@ -29,6 +29,22 @@ def test_norms_are_those_of_float64(values: list[float], power: int) -> None:
     assert float(jax.jit(norm_log2)(jnp.asarray(array))) == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e37, 9e37, 3e38])
+@pytest.mark.parametrize("count", [1, 3, 100, 5000])
+def test_norms_of_long_arrays_next_to_the_end_of_float32(size: float, count: int) -> None:
+    array = jnp.full(count, size)
+    wanted = np.log2(float(array[0])) + np.log2(count) / 2
+    for form in (norm_log2, jax.jit(norm_log2)):
+        assert float(form(array)) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1.0, 1e200, 1e307])
+def test_norms_of_float64(size: float) -> None:
+    with jax.enable_x64(True):
+        found = float(jax.jit(norm_log2)(jnp.full(100, size, jnp.float64)))
+    assert found == pytest.approx(np.log2(size) + np.log2(100) / 2, abs=1e-6)
+
+
 def test_norms_of_zeros_and_of_what_is_not_finite() -> None:
     assert float(norm_log2(jnp.zeros(3))) == -np.inf
     assert float(norm_log2(jnp.zeros((0, 2)))) == -np.inf

@@ -113,6 +113,7 @@ def test_what_overflows_has_learnt_nothing() -> None:
         ({"steps": 5}, ValueError, r"training takes data=\(x, labels\), got None"),
         ({"data": 3}, TypeError, r"data must be \(x, labels\), not int"),
         ({"data": (np.eye(3), np.array([0.1, 0.2, 0.7]))}, ValueError, "labels must be classes"),
+        ({"data": (np.eye(3), np.array([0, 1]))}, ValueError, "a label for each row, not 2 for 3"),
         ({"data": (np.full((3, 2), nan), np.arange(3))}, ValueError, "x must be finite"),
         ({"lr": nan}, ValueError, "lr must be"),
     ],

@@ -38,6 +38,18 @@ def form_of(cells: Sequence[str]) -> str | None:
     return None
 
 
+def is_unclear(cells: Sequence[str], form: str) -> bool:
+    """Return True if no cell tells whether the day or the month stands first."""
+    known = [cell for cell in cells if not is_missing(cell)]
+    return form == FORMS[1] and all(_day(cell, FORMS[2]) is not None for cell in known)
+
+
+def example(form: str) -> str:
+    """Write the last day of a year in a form."""
+    last = datetime(2024, 12, 31, tzinfo=UTC)
+    return last.strftime(form or "%Y-%m-%d")
+
+
 def _day(cell: str, form: str) -> float | None:
     try:
         when = datetime.strptime(cell, form) if form else datetime.fromisoformat(cell)

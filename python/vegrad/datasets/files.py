@@ -20,8 +20,8 @@ import numpy as np
 
 from vegrad.arrays.checks import Array, did_you_mean
 from vegrad.arrays.shown import SCREEN, plainly, shown, some, visible
-from vegrad.datasets import amounts, csv_files
-from vegrad.datasets.dataset import Dataset, as_dataset
+from vegrad.datasets import amounts, csv_files, dates
+from vegrad.datasets.dataset import MOST_CLASSES, Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
 from vegrad.datasets.preparation import Preparation
 from vegrad.datasets.preparing import OWN_WORD, Choice, check, planned
@@ -292,7 +292,8 @@ def of_table(table: Table, choice: Choice, numbers: bool) -> Dataset:
     )
     if last in table.words and target.dtype.kind == "f":
         plan.amounts[choice.target] = next(c for c in table.words[last] if not is_missing(c))
-    told = (*table.told, *plan.told(choice.fill))
+    days = (f"{visible(choice.target)}: dates, as days since 1970",) * (last in table.dates)
+    told = (*table.told, *days, *plan.told(choice.fill))
     return replace(found, preparation=preparation, told=told)
 
 
@@ -361,6 +362,11 @@ def _target(table: Table, column: int) -> Array:
     form = amounts.form_of(cells, table.decimal)
     if form is not None:
         return amounts.numbers_of(cells, form)
+    if dates.form_of(cells) is not None and len(set(cells)) > MOST_CLASSES:
+        raise ValueError(
+            f'{table.name}: the target column "{visible(name)}" must be numbers or classes, not '
+            f"dates such as {shown(cells[0])}: days since a first one are numbers"
+        )
     if len(cells) >= FEW_ROWS and len(set(cells)) >= OWN_WORD * len(cells):
         raise ValueError(
             f'{table.name}: the target column "{visible(name)}" must be numbers or classes, but '

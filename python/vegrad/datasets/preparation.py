@@ -19,7 +19,7 @@ import numpy as np
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.shown import some, visible
 from vegrad.datasets import amounts
-from vegrad.datasets.dates import days_of
+from vegrad.datasets.dates import days_of, example
 from vegrad.datasets.table import Table, is_missing
 
 MOST_NAMED = 8  # columns, in a message
@@ -45,6 +45,8 @@ class Column:
     form: str = ""
     """How dates are written: "" of ISO 8601, else as strftime has it. How numbers are: the marks of
     thousands and decimals, "" of plain ones."""
+    without: str | None = None
+    """Of two words the one without a column; None of one or many, and in files before 0.2."""
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -70,17 +72,19 @@ class Column:
 
     def unknown(self, table: Table, place: int) -> int:
         """Return how many cells hold a word that none of the columns made stands for."""
-        if self.kind != "words" or self.other or len(self.words) < 2:  # of two words one has none
+        if self.kind != "words" or self.other or (len(self.words) == 1 and self.without is None):
             return 0
-        filled = sum(not is_missing(cell) for cell in table.text(place))
-        own = self._zeros_and_ones(table.text(place))[:, : len(self.words)]
-        return filled - int(np.count_nonzero(own))
+        cells = [cell for cell in table.text(place) if not is_missing(cell)]
+        known = self._places if self.without is None else self._places | _spelled({self.without: 0})
+        return sum(cell not in known for cell in cells)
+
+    @property
+    def _places(self) -> dict[str, int]:
+        """The number of the column of each word, however it is written."""
+        return _spelled({word: n for n, word in enumerate(self.words)})
 
     def _zeros_and_ones(self, cells: Sequence[str]) -> FloatArray:
-        place = {word: n for n, word in enumerate(self.words)}
-        for word in self.words:
-            if word.lower() in TRUTHS:  # each program writes them its own way
-                place |= {one: place[word] for one in TRUTHS[word.lower()] if one not in place}
+        place = self._places
         rest, gone = len(self.words), len(self.words) + self.other
         found = np.zeros((len(cells), len(self.made)))
         for row, cell in enumerate(cells):
@@ -117,7 +121,8 @@ class Preparation:
         """Return what a network takes of a table: (B, I).
 
         Raises:
-            ValueError: for columns that are missing or hold words instead of numbers, all in one.
+            ValueError: for columns that are missing, or hold words instead of numbers or dates, all
+                in one.
         """
         self._check(table)
         places = [table.places[one.name] for one in self.columns]
@@ -141,10 +146,17 @@ class Preparation:
     def _check(self, table: Table) -> None:
         """Raise a ValueError of all columns that are missing, and all cells that are no numbers."""
         lacking = [one.name for one in self.columns if one.name not in table.places]
-        wordy = [
-            f'{table.place(row)}, column "{visible(one.name)}"'
+        first = {one.name: _first_wrong(table, one) for one in self.columns}
+        odd = {
+            one: f'{table.place(first[one.name])}, column "{visible(one.name)}"'
             for one in self.columns
-            if one.kind == "number" and (row := _first_word(table, one)) >= 0
+            if first[one.name] >= 0
+        }
+        wordy = [cell for one, cell in odd.items() if one.kind == "number"]
+        undated = [
+            f"{cell} (written like {example(one.form)})"
+            for one, cell in odd.items()
+            if one.kind == "date"
         ]
         wrong = []
         if lacking:
@@ -156,6 +168,8 @@ class Preparation:
             )
         if wordy:
             wrong.append(f"{table.name}: {'; '.join(wordy[:MOST_NAMED])}: must be numbers")
+        if undated:
+            wrong.append(f"{table.name}: {'; '.join(undated[:MOST_NAMED])}: must be dates")
         if wrong:
             raise ValueError("; and ".join(wrong))
 
@@ -253,6 +267,35 @@ def _first_word(table: Table, column: Column) -> int:
     numbers = amounts.numbers_of(table.words[place], column.form).tolist()
     pairs = enumerate(zip(table.words[place], numbers, strict=True))
     return next((row for row, (cell, one) in pairs if one != one and not is_missing(cell)), -1)
+
+
+def _first_undated(table: Table, column: Column) -> int:
+    """Return the first row in which a column of dates has something else; -1 if none has."""
+    place = table.places.get(column.name, -1)
+    if place in table.dates or place < 0:
+        return -1
+    odd = ~np.isnan(table.numbers[:, place])  # plain numbers are no days
+    if place in table.words:
+        cells = table.words[place]
+        odd = np.isnan(days_of(cells, column.form)) & [not is_missing(one) for one in cells]
+    rows = np.flatnonzero(odd)
+    return int(rows[0]) if len(rows) else -1
+
+
+def _first_wrong(table: Table, column: Column) -> int:
+    """Return the first row in which a column has what it cannot take; -1 if none has."""
+    if column.kind == "words":
+        return -1
+    return (_first_undated if column.kind == "date" else _first_word)(table, column)
+
+
+def _spelled(places: Mapping[str, int]) -> dict[str, int]:
+    """Return words with their places, and truths also as other programs write them."""
+    found = dict(places)
+    for word, place in places.items():
+        for one in TRUTHS.get(word.lower(), ()):
+            found.setdefault(one, place)
+    return found
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
 from vegrad.arrays.shown import shown, some, visible
 from vegrad.datasets import amounts
-from vegrad.datasets.dates import form_of
+from vegrad.datasets.dates import form_of, is_unclear
 from vegrad.datasets.preparation import MOST_NAMED, Column, columns_named
 from vegrad.datasets.table import Table, is_missing
 from vegrad.datasets.telling import FEW_ROWS, telling
@@ -26,6 +26,7 @@ FILLS = ("median", "mean", "zero", "none")
 MOST_WORDS = 20  # of a column, that have a column of their own
 LEAST_SHARE = 0.01  # of the rows, that a word with a column of its own stands in
 NUMBERED = re.compile(r"(^|[ _.-])(id|idx|index|uuid|guid|rowid|unnamed: ?\d+)$|^$", re.IGNORECASE)
+UNCLEAR = " (the day before the month: no row tells)"
 CAMEL = re.compile(r"(?<=[a-z])(?=I[Dd]$)")
 OWN_WORD = 0.9  # share of rows with a word of their own
 SOME = 4096  # rows, of a column without missing values, whose median fills what others lack
@@ -56,6 +57,8 @@ class Plan:
     """Words that were taken for missing values."""
     amounts: dict[str, str] = field(default_factory=dict)
     """An example of the columns of numbers with a currency or marks of the thousands."""
+    unclear: set[str] = field(default_factory=set)
+    """Dates of which no row tells whether the day or the month stands first."""
     telling: list[str] = field(default_factory=list)
     """Columns each of which tells the target by itself."""
 
@@ -78,7 +81,8 @@ class Plan:
             lines.append(f"numbers with marks or units: {_listed(parts, quoted=False)}")
         dates = [one.name for one in self.columns if one.kind == "date"]
         if dates:
-            lines.append(f"dates as days: {_listed(dates)}")
+            parts = [f"{visible(one)}{UNCLEAR * (one in self.unclear)}" for one in dates]
+            lines.append(f"dates as days: {_listed(parts, quoted=False)}")
         for name, marks in self.marks.items():
             lines.append(f"taken for missing in {visible(name)}: {', '.join(map(shown, marks))}")
         if self.filled:
@@ -232,6 +236,7 @@ def _take(table: Table, place: int, fill: str, plan: Plan) -> None:
             form, plan.amounts[name] = written, next(one for one in cells if not is_missing(one))
         else:
             kind = "words" if form is None else "date"
+            plan.unclear |= {name} if form and is_unclear(cells, form) else set()
     elif place in table.dates:
         kind = "date"
     if kind == "words":
@@ -272,7 +277,8 @@ def _of_words(name: str, cells: Sequence[str], fill: str) -> tuple[Column, int]:
     if len(own) + 1 == len(common):  # one alone is not many together
         own = common
     other = len(own) < len(common)
+    without = None
     if len(common) == 2 and not missing and not other:
-        own = sorted(common)[1:]
+        without, *own = sorted(common)
     return Column(name, "words", marked=missing > 0 and fill != "none", words=tuple(sorted(own)),
-                  other=other), missing  # fmt: skip
+                  other=other, without=without), missing  # fmt: skip

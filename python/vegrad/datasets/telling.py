@@ -57,6 +57,8 @@ def _names(table: Table, cells: Cells, places: Sequence[int]) -> list[int]:
     some = [
         place for place in places if _named(cells[:LOOKED_AT], _column(table, place, LOOKED_AT))
     ]
+    if len(set(cells)) == len(cells):  # no class: any column of numbers has one beside each
+        return []
     return [place for place in some if _named(cells, _column(table, place, len(table)))]
 
 

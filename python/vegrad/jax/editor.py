@@ -14,7 +14,7 @@ from vegrad.flow.edits import Edit, Initialize, Redraw, Scale, Shift, Zero, part
 from vegrad.flow.finding import Finding
 from vegrad.flow.subject import Refusal
 from vegrad.flow.wording import Vocabulary
-from vegrad.jax.tree import Init, Tree, drawn, fans
+from vegrad.jax.tree import Init, Tree, drawn, fans, is_vector
 
 # What weights' variance is times of 1/fan_in, of fan_in and fan_out.
 SCHEMES: dict[str, Callable[[int, int], float]] = {
@@ -74,7 +74,7 @@ def edited(
             case Initialize(scheme) if scheme in SCHEMES:
                 random = np.random.default_rng(seed)
                 for name, one in tree.leaves.items():
-                    if one.ndim > 1 and "embed" not in name.lower():
+                    if not is_vector(name, one) and "embed" not in name.lower():
                         both = fans(name, one)
                         leaves[name] = drawn(random, name, one, both[0] / SCHEMES[scheme](*both))
             case _:
@@ -85,7 +85,7 @@ def edited(
 
 def _alone(name: str, leaf: jax.Array) -> jax.Array:
     """Return a vector as it begins: the scale of a normalization at 1, a bias at 0."""
-    if leaf.ndim > 1:
+    if not is_vector(name, leaf):
         return leaf
     return jnp.ones_like(leaf) if name.endswith("scale") else jnp.zeros_like(leaf)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from vegrad.activations import ACTIVATIONS
+from vegrad.arrays.cached import cached_property
 from vegrad.flow.reading import INPUT, MAPS
 from vegrad.jax.program import SHAPES, Program
 from vegrad.jax.steps import Step
+from vegrad.jax.uses import Uses, body_of, factors_of
 
 NORMS = {"layer_norm": "layer", "rms_norm": "rms", "batch_norm": "batch"}
 ROOTS = {"rsqrt", "sqrt", "pow", "cbrt"}
@@ -77,6 +79,32 @@ class Nodes:
         last = frozenset[int]().union(*(self.origin[n] for n in top if n != INPUT))
         chain = max((longest[one] for one in last), key=len, default=[])
         return chain if len(chain) >= 0.6 * len(maps) else []
+
+    @cached_property
+    def addends(self) -> frozenset[int]:
+        """Numbers of the leaves that are only added to what comes of the batch."""
+        uses = Uses.of(self.program, self.program.data)
+        return frozenset(n for n in range(self.program.leaves) if uses.only_added(n))
+
+    @cached_property
+    def factors(self) -> frozenset[int]:
+        """Numbers of the leaves that are multiplied together to weights."""
+        return factors_of(self.program)
+
+    @cached_property
+    def within(self) -> dict[int, Node]:
+        """The nodes in scans that use leaves, by the leaves' numbers."""
+        found = dict[int, Node]()
+        for step in self.program.steps:
+            if step.name == "scan":
+                body, own = body_of(self.program, step)
+                graph = type(self)(body)
+                uses = [one for one in graph.nodes if one.kind in (*MAPS, *NORMS, "embedding")]
+                for one in (*uses, *graph.within.values()):
+                    leaves = tuple(leaf for n in one.leaves for leaf in own[n])
+                    for leaf in leaves:
+                        found.setdefault(leaf, replace(one, leaves=leaves))
+        return found
 
     def below(self, place: int) -> frozenset[int]:
         """Return the maps whose outputs come to a map's input through no other, or INPUT."""

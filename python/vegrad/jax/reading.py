@@ -157,7 +157,7 @@ class Reader:
         uses: dict[str, Node] = {}
         for one in self.nodes:
             for leaf in one.leaves:
-                uses.setdefault(self.names[leaf], one)
+                uses.setdefault(self.names[leaf], self.graph.within.get(leaf, one))
         ordered = [*uses, *(name for name in self.names if name not in uses)]
         sizes = dict(zip(self.names, self.found.gradients.tolist(), strict=True))
         return {name: self._parameter(name, uses.get(name), sizes[name], fresh) for name in ordered}
@@ -165,22 +165,26 @@ class Reader:
     def _parameter(
         self, name: str, use: Node | None, gradient: float, fresh: Mapping[str, jax.Array] | None
     ) -> Parameter:
-        leaf = self.leaves[name]
+        leaf, number = self.leaves[name], self.names.index(name)
         values = np.asarray(leaf).astype(np.float64)
-        matrix = leaf.ndim > 1
+        added = number in self.graph.addends
+        matrix = leaf.ndim > 1 and not (added and use is not None)
         first = use is not None and self.names[use.leaves[0]] == name
         mapped = use is not None and use.kind in MAPS and first
         role = "" if use is None else ROLES.get("linear" if mapped else use.kind, "")
         if matrix and prod(leaf.shape) and (use is None or use.kind.startswith(OPAQUE)):
             role = "map"  # of a scan, or of what is not read
+        if matrix and (added or number in self.graph.factors):
+            role = ""
         role = "bias" if not matrix and (role == "" or not first) else role
         both = use.fans if mapped and use is not None else fans(name, leaf) if matrix else (0, 0)
-        if fresh is not None and matrix and not mapped and (like := size_of(fresh[name])) > -inf:
+        told = mapped and number not in self.graph.within
+        if fresh is not None and matrix and not told and (like := size_of(fresh[name])) > -inf:
             both = (max(round(2.0 ** (-2.0 * like)), 1),) * 2  # as large as init draws it
         bad = NonFiniteData.found_in("data", name, values)
         return Parameter(
             name,
-            both[::-1] if mapped else leaf.shape,
+            both[::-1] if mapped else leaf.shape if matrix else (leaf.size,) * (leaf.ndim > 0),
             size_of(leaf),
             mean=float(values.mean()) if role == "bias" and values.size else nan,
             role=role,
@@ -188,7 +192,7 @@ class Reader:
             gradient_log2=gradient,
             nonfinite=None if bad is None else bad.first,
             lost=not gradient < inf,
-            reached=self.names.index(name) in self.found.reached,
+            reached=number in self.found.reached,
         )
 
     def _chain(self, path: list[int]) -> Chain:
@@ -243,7 +247,9 @@ class Reader:
 
     def _layer(self, node: Node) -> Layer:
         own = [self.names[leaf] for leaf in node.leaves]
-        bias = next((name for name in own[1:] if self.leaves[name].ndim < 2), None)
+        added = self.graph.addends
+        few = (n for n in node.leaves[1:] if self.leaves[self.names[n]].ndim < 2 or n in added)
+        bias = next((self.names[n] for n in few), None)
         width = (
             node.fans[1]
             if node.kind == "linear"

@@ -16,7 +16,11 @@ def norm_log2(values: jax.Array, axis_name: str | None = None) -> jax.Array:
     wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     top = jnp.max(jnp.abs(wide), initial=0.0)
     top = top if axis_name is None else jax.lax.pmax(top, axis_name)
-    square = jnp.sum(jnp.square(wide / jnp.where((top > 0) & (top < jnp.inf), top, 1.0)))
+    # A power of two and no division: XLA multiplies with reciprocals, which are 0 beyond 2^126.
+    far = 5 * jnp.finfo(wide.dtype).maxexp // 16
+    large, small = top > 2.0**far, top < 2.0**-far
+    factor = jnp.where(large, 2.0 ** (-2 * far), jnp.where(small, 2.0 ** (2 * far), 1.0))
+    square = jnp.sum(jnp.square(wide * factor.astype(wide.dtype)))
     square = square if axis_name is None else jax.lax.psum(square, axis_name)
-    size = jnp.log2(top) + jnp.log2(jnp.where(top > 0, square, 1.0)) / 2
-    return jnp.where(jnp.isfinite(square), size, square)
+    size = jnp.log2(square) / 2 + 2 * far * (large.astype(wide.dtype) - small.astype(wide.dtype))
+    return jnp.where(jnp.isfinite(top), size, square)

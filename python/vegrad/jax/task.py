@@ -41,7 +41,8 @@ class Task(Given):
 
         Raises:
             TypeError: for a leaf that is no array, or a loss that returns anything but one number.
-            ValueError: for a loss that depends on no parameter, or a tree without arrays.
+            ValueError: for a loss that depends on no parameter, a tree without arrays, or a batch
+                without rows.
         """
         tree = Tree.of(params)
         flat, form = jax.tree_util.tree_flatten(tuple(batch))
@@ -55,6 +56,9 @@ class Task(Given):
             return _checked(loss(given, *jax.tree_util.tree_unflatten(form, rows)))
 
         rows = [jnp.asarray(one) for one in flat]
+        for name, row in zip(names, rows, strict=True):
+            if not row.size:
+                raise ValueError(f"{name} must have a row at least, not the shape {row.shape}")
         closed = jax.make_jaxpr(pure)(list(tree.leaves.values()), rows)
         program = Program.of(closed, len(tree.leaves), len(rows))
         if program.loss not in program.learns:

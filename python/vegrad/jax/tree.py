@@ -9,7 +9,7 @@ from math import inf, log2, prod
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_flatten_with_path
+from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from vegrad.arrays.shown import shown
 
@@ -31,17 +31,20 @@ class Tree:
     def of(cls, params: object, name: str = "params") -> Tree:
         """Take a tree apart.
 
-        Integers, keys and functions stay as they are: Equinox and Flax keep them beside weights.
+        Integers, keys and functions stay as they are, and so do plain numbers that are attributes:
+        Equinox and Flax keep them beside weights (a dropout's rate).
 
         Raises:
-            TypeError: for a leaf that is neither an array nor a function.
+            TypeError: for another leaf that is neither an array nor a function.
             ValueError: for a tree without an array of floats, an array that was deleted or donated.
         """
         pairs, form = tree_flatten_with_path(params)
         leaves: dict[str, jax.Array] = {}
         others = list[object]()
         for path, leaf in pairs:
-            if not callable(leaf) or hasattr(leaf, "dtype"):
+            named = bool(path) and isinstance(path[-1], GetAttrKey)
+            setting = named and isinstance(leaf, int | float)
+            if not (callable(leaf) or setting) or hasattr(leaf, "dtype"):
                 check_leaf(leaf, name + jax.tree_util.keystr(path))
             trained = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
             if trained:
@@ -66,7 +69,7 @@ class Tree:
         if init is None:
             random = np.random.default_rng(seed)
             return {
-                name: one if one.ndim < 2 else drawn(random, name, one, fans(name, one)[0])
+                name: one if is_vector(name, one) else drawn(random, name, one, fans(name, one)[0])
                 for name, one in self.leaves.items()
             }
         fresh = Tree.of(init(jax.random.key(seed)), "init(key)").leaves
@@ -113,6 +116,11 @@ def fans(name: str, leaf: jax.Array) -> tuple[int, int]:
     if name.endswith("weight"):
         return prod(leaf.shape[1:]), first * prod(leaf.shape[2:])
     return prod(leaf.shape[:-1]), last * prod(leaf.shape[:-2])
+
+
+def is_vector(name: str, leaf: jax.Array) -> bool:
+    """Return True of vectors, also those of several axes: of heads, of stacked layers."""
+    return leaf.ndim < 2 or name.rpartition(".")[2] in ("bias", "b", "scale")
 
 
 def drawn(random: np.random.Generator, name: str, leaf: jax.Array, inputs: float) -> jax.Array:

@@ -211,8 +211,10 @@ def _data(data: tuple[object, object] | None, steps: int) -> tuple[Array, Array 
         return rng.standard_normal((ROWS, 64)).astype(np.float32), None
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError(f"data must be (x, labels), not {type(data).__name__}")
-    x, y = data
-    found = as_dataset("data", as_array(x, "x"), as_array(y, "labels"))
+    x, y = (as_array(one, name) for one, name in zip(data, ("x", "labels"), strict=True))
+    if y.ndim and x.ndim and len(x) != len(y):
+        raise ValueError(f"data must have a label for each row, not {len(y)} for {len(x)} rows")
+    found = as_dataset("data", x, y)
     if not found.classes:
         raise ValueError("labels must be classes, but they are numbers")
     if not np.isfinite(found.x).all():

@@ -166,8 +166,8 @@ def _in_values(reading: Reading, rule: Rule, chain: Chain) -> Finding | None:
         says, cause = "the activations exceed {dtype}'s largest number in {sites}", "overflow"
     elif backward:
         says, cause = "the gradient is not finite in {sites}", "overflow"
-    elif reading.loss is not None and not isfinite(reading.loss):
-        says, cause = "the loss is {loss}", "overflow"
+    elif reading.loss is not None and not isfinite(reading.loss) and not reading.operations:
+        says, cause = "the loss is {loss}", "overflow"  # one that is known, of finite values
     else:
         return None
     sizes = np.log2(rms[np.isfinite(rms) & (rms > 0)])
@@ -248,6 +248,21 @@ def _at(culprit: Culprit, reading: Reading, rule: Rule) -> Finding:
 def _unknown(reading: Reading, rule: Rule) -> Finding:
     """Say that something is not finite where no operation is known that made it."""
     finite = reading.loss is None or isfinite(reading.loss)
+    place = -1 if finite else _first_lost(reading)
+    if place >= 0:
+        site, one = site_of(reading, place), reading.operations[place]
+        return Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="overflow",
+            sites=(site,),
+            says="the output of {operation} is not finite, though its inputs are",
+            advises="scale down what comes into {operation}, and look for a division, a root or a "
+            "logarithm at 0 in it.",
+            facts={"operation": Called(one.kind, site)},
+            evidence={"count": 1.0},
+        )
     bad = [Site("parameter", one.name) for one in reading.parameters.values() if one.lost]
     narrow = finite and reading.dtype == "float16"
     return Finding(
@@ -266,6 +281,12 @@ def _unknown(reading: Reading, rule: Rule) -> Finding:
         facts={"loss": reading.loss, "dtype": reading.dtype},
         evidence={"count": float(len(bad))},
     )
+
+
+def _first_lost(reading: Reading) -> int:
+    """Return the place of the first operation that makes what is not finite; -1 if only loss is."""
+    own = reading.operations[:-1]  # the last is the loss
+    return next((n for n, one in enumerate(own) if one.lost), -1)
 
 
 # Data -------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""Leaves whose shape alone does not tell what they are: of heads, of stacks, of low rank."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+import vegrad.jax
+from vegrad.flow.edits import Initialize, Redraw
+
+from tests.jax.nets import task
+
+X = task()[0]
+
+
+def heads(seed: int = 0) -> dict[str, Any]:
+    """Draw eight layers of four heads, with biases of two axes that are 0."""
+    keys = jax.random.split(jax.random.key(seed), 9)
+    several = [
+        {"kernel": jax.random.normal(key, (16, 4, 4)) / 4, "bias": jnp.zeros((4, 4))}
+        for key in keys[:8]
+    ]
+    return {"heads": several, "out": {"kernel": jax.random.normal(keys[8], (16, 1)) / 4}}
+
+
+def through_heads(net: Any, x: Any) -> Any:
+    y = x[:, :1]
+    for one in net["heads"]:
+        x = jnp.tanh(jnp.tensordot(x, one["kernel"], 1) + one["bias"]).reshape(len(x), 16)
+        x = x / jnp.sqrt(jnp.mean(x @ x.T) ** 2 + 1e-6) ** 0.5  # two products of data: no chain
+    return jnp.mean((x @ net["out"]["kernel"] - y) ** 2)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e3])
+def test_a_bias_of_several_axes_is_not_blamed_for_being_0(factor: float) -> None:
+    net = heads()
+    net["heads"][3]["kernel"] *= factor
+    found = vegrad.jax.diagnose(through_heads, net, X)
+    assert [one.sites[0].name for one in found.findings] == ["heads.3.kernel"], str(found)
+    assert found.reading is not None
+    bias = found.reading.parameters["heads.3.bias"]
+    assert (bias.role, bias.shape) == ("bias", (16,))
+
+
+def test_a_bias_of_several_axes_is_drawn_as_one() -> None:
+    net = heads()
+    for edit in (Initialize("default"), Initialize("he_normal"), Redraw(("heads.0.bias",))):
+        new: Any = vegrad.jax.apply_(net, edit)
+        assert not new["heads"][0]["bias"].any()
+
+
+def stacked(layers: int) -> dict[str, Any]:
+    keys = jax.random.split(jax.random.key(0), 3)
+    return {
+        "w": jax.random.normal(keys[0], (layers, 16, 64)) / 4,
+        "bias": jnp.zeros((layers, 64)),
+        "back": jax.random.normal(keys[1], (layers, 64, 16)) / 8,
+        "scale": jnp.ones((layers, 16)),
+        "out": jax.random.normal(keys[2], (16, 1)) / 4,
+    }
+
+
+def through_stack(net: Any, x: Any) -> Any:
+    def block(h: Any, layer: Any) -> Any:
+        w, bias, back, scale = layer
+        mean, spread = h.mean(-1, keepdims=True), h.var(-1, keepdims=True)
+        normal = (h - mean) * jax.lax.rsqrt(spread + 1e-6) * scale
+        return h + jax.nn.gelu(normal @ w + bias) @ back, None
+
+    h, _ = jax.lax.scan(block, x, tuple(net[one] for one in ("w", "bias", "back", "scale")))
+    return jnp.mean((h @ net["out"] - x[:, :1]) ** 2)
+
+
+@pytest.mark.parametrize("layers", [12, 100])
+def test_layers_that_are_stacked_for_a_scan_are_judged_as_layers(layers: int) -> None:
+    net = stacked(layers)
+    found = vegrad.jax.diagnose(through_stack, net, X)
+    assert found.healthy, str(found)
+    assert found.reading is not None
+    known = found.reading.parameters
+    assert known["w"].fans == (16, 64)
+    assert [known[one].role for one in ("w", "bias", "scale")] == ["map", "bias", "norm"]
+    found = vegrad.jax.diagnose(through_stack, net | {"w": 1e4 * net["w"]}, X)
+    assert [one.sites[0].name for one in found.findings] == ["w"], str(found)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3])
+def test_a_low_rank_change_that_begins_as_0_is_healthy(size: float) -> None:
+    base, keys = jnp.eye(16), jax.random.split(jax.random.key(0), 4)
+    net = [
+        {"a": jax.random.normal(key, (16, 2)) / 4, "b": size * jax.random.normal(key, (2, 16))}
+        for key in keys
+    ]
+
+    def loss(net: Any, x: Any) -> Any:
+        y = x[:, ::-1]
+        for one in net:
+            x = jnp.tanh(x @ (base + one["a"] @ one["b"]))
+        return jnp.mean((x - y) ** 2)
+
+    found = vegrad.jax.diagnose(loss, net, X)
+    assert found.healthy, str(found)
