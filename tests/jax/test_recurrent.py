@@ -43,6 +43,23 @@ def test_sizes_are_those_of_float64(scale: float) -> None:
     assert [(one.parameter, one.part) for one in cell.gates] == [("in", "ih"), ("back", "hh")]
 
 
+@pytest.mark.parametrize("factor", [0.01, 1.0, 5.0])
+def test_a_loop_that_reads_its_rows_by_number_is_a_scan(factor: float) -> None:
+    def in_a_loop(tree: Any, x: Any, y: Any) -> Any:
+        def step(t: Any, h: Any) -> Any:
+            return jnp.tanh(x[:, t] @ tree["in"] + h @ tree["back"])
+
+        h = jax.lax.fori_loop(0, x.shape[1], step, jnp.zeros((len(x), len(tree["back"]))))
+        return cross_entropy(h @ tree["out"], y)
+
+    tree = TREE | {"back": factor * TREE["back"]}
+    wanted, found = (read(loss, tree, X, Y).cells[0] for loss in (recurrent, in_a_loop))
+    np.testing.assert_allclose(found.sizes, wanted.sizes, atol=1e-3)
+    assert found.gates == wanted.gates
+    assert found.input_rms == pytest.approx(wanted.input_rms)
+    assert vegrad.jax.diagnose(in_a_loop, tree, X, Y).healthy == (factor == 1.0)
+
+
 @pytest.mark.parametrize("init", [None, recurrent_tree])
 @pytest.mark.parametrize(
     ("name", "factor", "kind"),

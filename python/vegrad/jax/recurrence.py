@@ -73,14 +73,16 @@ class ScannedCell:
         outer, p, found = self.runner.program, self.body.program, list[Gate]()
         names = list(self.tree.leaves)
         made = [outer.parts.get(n, frozenset()) for n in self.step.takes[: self.consts]]
+        first, counters = self.consts + self.carried, self._counters
         for n in sorted(self._carrying()):
             node = self.body.graph.nodes[n]
             if node.kind not in MAPS or node.edge is None:
                 continue
             place, side = node.edge
             comes = p.inputs.get(p.steps[place].takes[side], frozenset())
-            parts = ["hh"] if any(one < self.consts + self.carried for one in comes) else []
-            parts += ["ih"] if any(one >= self.consts + self.carried for one in comes) else []
+            by_number = bool(comes) and comes <= counters  # a row of what it has as a whole
+            parts = ["hh"] if any(one < first for one in comes - counters) else []
+            parts += ["ih"] if by_number or any(one >= first for one in comes) else []
             for leaf in (leaf for const in node.leaves for leaf in sorted(made[const])):
                 matrix = self.tree.leaves[names[leaf]].ndim > 1
                 found += [self._gate(names[leaf], "b_" * (not matrix) + part) for part in parts]
@@ -90,6 +92,13 @@ class ScannedCell:
             above = [graph.nodes[n] for n in sorted(near) if n != INPUT]
             found += [self._gate(names[one.leaves[0]], "ih") for one in above if one.kind in MAPS]
         return tuple(dict.fromkeys(found))
+
+    @property
+    def _counters(self) -> set[int]:
+        """The places of what it carries that is no real number, as that of the step."""
+        types = [one.dtype for one in self.step.eqn.params["jaxpr"].in_avals]
+        carried = range(self.consts, self.consts + self.carried)
+        return {n for n in carried if not jax.numpy.issubdtype(types[n], jax.numpy.inexact)}
 
     @property
     def _recurrent(self) -> str:
@@ -176,14 +185,20 @@ class ScannedCell:
         for ran in runs[:0:-1]:
             self.whole.back(ran, above)
             below = zip(results, range(self.consts, first), strict=True)
-            above = {n: above[before] for n, before in below if before in above}
+            above = {
+                n: above[before] for n, before in below if before in above.keys() - self._counters
+            }
             sizes.append(_joint(above))
         return sizes, float(np.mean(flat)) if flat else 0.0
 
     @cached_property
     def input_rms(self) -> float:
         """Root mean square of what goes in."""
-        taken = self._taken(self.tree.leaves)[self.consts + self.carried :]
+        taken = self._taken(self.tree.leaves)
+        whole = zip(self.step.takes, taken[: self.consts], strict=False)
+        taken = taken[self.consts + self.carried :] or [
+            one for n, one in whole if not self.runner.program.parts.get(n)
+        ]
         real = [one for one in taken if one.real and one.values.size]
         sizes = [one.norm - np.log2(one.values.size) / 2 for one in real]
         return float(2.0 ** max(sizes, default=0.0))
