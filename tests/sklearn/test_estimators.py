@@ -314,7 +314,7 @@ def test_with_a_scaled_target(numbers: Both) -> None:
     ("arguments", "message"),
     [
         ({"solver": "lbfgs"}, "solver must be one of adam, sgd, not 'lbfgs'"),
-        ({"activation": "rulu"}, r"activation must be one of .*did you mean relu"),
+        ({"activation": "rulu"}, r"activation must be one of logistic, .*did you mean relu"),
         ({"hidden_layer_sizes": (10, 0)}, "hidden_layer_sizes must be"),
         ({"alpha": -1.0}, "alpha must be at least 0, not -1.0"),
         ({"momentum": 1.5}, "momentum must be at least 0 and at most 1, not 1.5"),

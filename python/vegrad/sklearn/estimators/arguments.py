@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from math import inf
+from typing import get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from vegrad.arrays.checks import as_count, as_finite, as_one_of
+from vegrad.arrays.checks import Activation, as_count, as_finite, as_one_of
 from vegrad.arrays.shown import shown
 from vegrad.diagnosis.alarms import OnFinding
 from vegrad.networks.network import check_flag
@@ -63,6 +64,7 @@ class Arguments(BaseEstimator):
 
     def check(self) -> None:
         """Raise TypeError or ValueError for arguments out of range."""
+        as_one_of("activation", self.activation, ("logistic", *get_args(Activation)))
         as_one_of("solver", self.solver, ("adam", "sgd"))
         as_one_of("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
         for name in FLAGS:
