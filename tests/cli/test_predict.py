@@ -118,6 +118,9 @@ def test_what_new_rows_lack_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
         'vegrad: cells without a value, treated as in training: "a" (1), "town" (1)',
         'vegrad: words that training has not seen, taken for none of the known: "town" (1)',
     ]
+    with pytest.warns(UserWarning, match=r'has not seen, .*: "town" \(1\)') as caught:
+        vegrad.MLP.load(network).predict(new)
+    assert [one.filename for one in caught] == [__file__]
     new.write_text("a,town\n1,Rome\n3,Oslo\n", encoding="utf-8")
     assert main(["predict", network, str(new)]) == 0
     assert capsys.readouterr().err == ""

@@ -134,14 +134,15 @@ class Preparation:
 
     def told(self, table: Table) -> tuple[str, ...]:
         """Say what `inputs` puts in the place of cells of a table that the network cannot take."""
-        pairs = [(one, table.places[one.name]) for one in self.columns]
-        missing = {one.name: table.missing[place] for one, place in pairs}
-        unknown = {one.name: one.unknown(table, place) for one, place in pairs}
-        says = (
-            ("cells without a value, treated as in training", missing),
-            ("words that training has not seen, taken for none of the known", unknown),
-        )
-        return tuple(f"{said}: {_counted(counts)}" for said, counts in says if any(counts.values()))
+        missing = {one.name: table.missing[table.places[one.name]] for one in self.columns}
+        said = f"cells without a value, treated as in training: {_counted(missing)}"
+        return (*((said,) if any(missing.values()) else ()), *self.unseen(table))
+
+    def unseen(self, table: Table) -> tuple[str, ...]:
+        """Say which columns have words that training has not seen; nothing if none has."""
+        counts = {one.name: one.unknown(table, table.places[one.name]) for one in self.columns}
+        said = f"words that training has not seen, taken for none of the known: {_counted(counts)}"
+        return (said,) if any(counts.values()) else ()
 
     def _check(self, table: Table) -> None:
         """Raise a ValueError of all columns that are missing, and all cells that are no numbers."""

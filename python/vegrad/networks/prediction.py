@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from vegrad.arrays.checks import Array
 from vegrad.datasets.files import read_table
 from vegrad.datasets.frames import as_table, is_frame
 from vegrad.datasets.table import Table
+from vegrad.diagnosis.alarms import user_level
 from vegrad.networks.network import Network
 
 
@@ -22,6 +24,8 @@ def predict(network: Network, rows: object) -> Array:
         rows: a frame of pandas or polars, or the path of a table; more columns than the network has
             learnt from do not matter.
 
+    Words that training has not seen are taken for none of those that it knows, with a warning.
+
     Raises:
         TypeError, ValueError: for rows that are no table, and columns that are missing, all in one
             error; if the network has no preparation.
@@ -34,6 +38,9 @@ def predict(network: Network, rows: object) -> Array:
         )
     table = table_of(rows)
     x = preparation.inputs(table)
+    if table is not rows:  # who reads a table says what is odd in it
+        for said in preparation.unseen(table):
+            warnings.warn(said, UserWarning, user_level())
     if x.shape[1] != network.config["sizes"][0]:
         wanted = network.config["sizes"][0]
         raise ValueError(f"the preparation must make {wanted} columns, not {x.shape[1]}")
