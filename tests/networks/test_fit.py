@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -296,49 +295,6 @@ def test_ctrl_c_leaves_the_network_as_a_step_left_it() -> None:
     fit(net, epochs=2)
     assert calls == [1, 2]
     assert weights(net) == weights(stopped)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_signal_is_answered_within_an_epoch() -> None:
-    """A long epoch is few calls of the core, which looks for signals between steps."""
-    rng = np.random.default_rng(0)
-    x, target = rng.normal(size=(900_000, 6)), rng.integers(0, 3, 900_000)
-    net, plain = make(), make()
-    held = clipping.GlobalNorm(0.5)
-    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
-
-    def rate(step: int) -> float:
-        """Start the timer when the training is well under way, however long that took."""
-        if step == 1000:
-            timer.start()
-        return 1e-3
-
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        net.fit(
-            x,
-            target,
-            optimizer=vegrad.AdamW(rate, clip=held),
-            epochs=9,
-            batch_size=8,
-            seed=5,
-            progress=False,
-            gauge_every=None,
-        )
-    history = stopped.value.history  # type: ignore[attr-defined]
-    assert history.epochs == 0
-    assert 0 < history.steps < 112_500
-    order = np.random.default_rng(5).permutation(len(x))[: 8 * history.steps]
-    plain.fit(
-        x[order],
-        target[order],
-        optimizer=vegrad.AdamW(clip=held),
-        epochs=1,
-        batch_size=8,
-        shuffle=False,
-        progress=False,
-        gauge_every=None,
-    )
-    assert weights(net) == weights(plain)  # as the last step left them
 
 
 def test_a_callback_may_end_it() -> None:

@@ -302,7 +302,7 @@ class Run:
                 until, every = (0, 1) if closely else (until, every)
             if step == last:
                 self.before = {name: weight.copy() for name, weight in self.weights.items()}
-            records = np.empty((steps, RECORD))
+            records, before = np.full((steps, RECORD), np.nan), self.history.steps
             batches = np.searchsorted(ends, [step, step + steps - 1], "right")
             try:
                 self.optimizer._run(
@@ -315,10 +315,21 @@ class Run:
                     seconds=seconds,
                 )
             finally:
+                ended = None
+                while True:  # a signal may come here, too, and the weights have changed
+                    try:
+                        if self.history.steps == before:
+                            self.history.add_steps(_columns(records[: _made(records)]))
+                        break
+                    except BaseException as error:
+                        if ended is not None:
+                            raise
+                        ended = error
                 self.network.note_pass(flow=True)
-                self.history.add_steps(_columns(records[: self.trainer.done]))
                 if self.log is not None:
                     self.log.steps()
+                if ended is not None:
+                    raise ended
             step += self.trainer.done
             show(min(int(np.searchsorted(ends, step, "right")) * size, len(order)))
             if self.watch is not None and self.watch.stops(self.trainer.done == near):
@@ -363,6 +374,11 @@ class Run:
             else (output > 0) == (target > 0.5)
         )
         return loss, float(np.mean(right))
+
+
+def _made(records: FloatArray) -> int:
+    """Return how many steps are in records that began as NaN: each has a learning rate."""
+    return int(np.count_nonzero(records[:, 3] == records[:, 3]))
 
 
 def _columns(records: FloatArray) -> FloatArray:
