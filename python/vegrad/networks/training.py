@@ -167,6 +167,9 @@ def train(network: Network, rows: Rows, held: Batch | None, options: Options) ->
     shown = Progress(o.progress, o.epochs, len(rows), o.batch_size, state.history.steps)
     try:
         return _epochs(state, run, held, o.epochs, list(o.callbacks), shown, o.checkpoint)
+    except BaseException as error:
+        error.history = state.history  # type: ignore[attr-defined]
+        raise
     finally:
         shown.close()
         if log is not None:
@@ -226,10 +229,8 @@ def _epochs(
                 break
             run.close_epoch(first, held)
             watch.close_epoch()
-        except BaseException as error:
-            if isinstance(error, ValueError):
-                error.add_note(f"in step {history.steps} of training, in epoch {epoch + 1}")
-            error.history = history  # type: ignore[attr-defined]
+        except ValueError as error:
+            error.add_note(f"in step {history.steps} of training, in epoch {epoch + 1}")
             if isinstance(error, NonFiniteGradientError):
                 watch.broken(ending=True)
             raise
@@ -319,7 +320,8 @@ class Run:
                 while True:  # a signal may come here, too, and the weights have changed
                     try:
                         if self.history.steps == before:
-                            self.history.add_steps(_columns(records[: _made(records)]))
+                            made = np.count_nonzero(~np.isnan(records[:, 3]))  # they have a rate
+                            self.history.add_steps(_columns(records[:made]))
                         break
                     except BaseException as error:
                         if ended is not None:
@@ -374,11 +376,6 @@ class Run:
             else (output > 0) == (target > 0.5)
         )
         return loss, float(np.mean(right))
-
-
-def _made(records: FloatArray) -> int:
-    """Return how many steps are in records that began as NaN: each has a learning rate."""
-    return int(np.count_nonzero(records[:, 3] == records[:, 3]))
 
 
 def _columns(records: FloatArray) -> FloatArray:
