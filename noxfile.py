@@ -135,7 +135,7 @@ def coverage(session: nox.Session) -> None:
         beside = killed / notes.relative_to(notes.anchor)
         if beside.parent.is_dir():
             shutil.copy(notes, beside)
-    options = ["--filter", "cpp/", "--exclude-throw-branches", "--json-summary"]
+    options = ["--filter", "cpp/", "--exclude-throw-branches", "--json"]
     # Headers of the build's environment are gone by then; inner loops run more than 2^32 times.
     options = ["--gcov-ignore-errors=all", "--gcov-suspicious-hits-threshold=0", *options]
     session.run("gcovr", "--root", ".", *options, str(found / "cpp.json"), str(build), str(killed))
@@ -171,13 +171,16 @@ def covered_python(path: Path) -> Counts:
 
 
 def covered_cpp(path: Path) -> Counts:
-    """Read what gcovr has written."""
-    files = json.loads(path.read_text("utf-8"))["files"]
-    return {
-        one["filename"]: (one["line_covered"], one["line_total"])
-        for one in files
-        if one["line_total"]
-    }
+    """Read what gcovr has written; a line of a template counts once, whichever of it has run."""
+    counts = {}
+    for of_file in json.loads(path.read_text("utf-8"))["files"]:
+        ran: dict[int, bool] = {}
+        for line in of_file["lines"]:
+            if not (line.get("gcovr/noncode") or line.get("gcovr/excluded")):
+                ran[line["line_number"]] = ran.get(line["line_number"], False) or line["count"] > 0
+        if ran:
+            counts[of_file["file"]] = sum(ran.values()), len(ran)
+    return counts
 
 
 @nox.session

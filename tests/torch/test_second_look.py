@@ -7,7 +7,11 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from vegrad.diagnosis.judge import judge  # noqa: E402
-from vegrad.torch.reading.second_look import second_look  # noqa: E402
+from vegrad.torch.reading.second_look import (  # noqa: E402
+    full_look,
+    passes_again,
+    second_look,
+)
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -69,3 +73,22 @@ def test_what_is_finite_has_no_culprit() -> None:
 
 def test_a_model_that_cannot_be_run_again() -> None:
     assert looked(torch.randn(6, 5), None) is None
+
+
+@pytest.mark.parametrize("way", ["places", "both", "names"])
+def test_a_full_look_takes_arguments_as_they_were_given(way: str) -> None:
+    model, x = Length(), torch.randn(6, 4)
+    given = {"places": ((x,), {}), "both": ((x,), {"root": True}), "names": ((), {"x": x})}[way]
+    reading = full_look(model, *given, nn.MSELoss(), torch.zeros(6, 2))
+    assert reading is not None
+    assert any(one.kind == "sqrt" for one in reading.operations)
+    assert reading.loss == pytest.approx(float(nn.MSELoss()(model(x), torch.zeros(6, 2)).detach()))
+
+
+def test_a_full_look_at_a_model_that_runs_once_only() -> None:
+    class Once(Length):
+        def forward(self, x: torch.Tensor) -> Any:
+            raise RuntimeError("used up")
+
+    assert full_look(Once(), (torch.randn(6, 4),), {}, nn.MSELoss(), torch.zeros(6, 2)) is None
+    passes_again(Once(), (torch.randn(6, 4),), {}, None)  # is silent
