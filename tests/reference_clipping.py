@@ -77,7 +77,8 @@ def exceeds(n: Norm, limit: float, count: int, p: float, dtypes: Sequence[str]) 
     """
     if limit == 0:
         return not n.mantissa <= 0
-    m = np.float64(limit) * (1 + max(FORMATS[d].u for d in dtypes))
+    with np.errstate(over="ignore"):
+        m = np.float64(limit) * (1 + max(FORMATS[d].u for d in dtypes))
     eta = max(2.0**-1074, *(math.ldexp(0.5, FORMATS[d].smallest) for d in dtypes))
     with np.errstate(over="ignore"):
         if p < 1:  # (x + η)^p ≤ x^p + (2^p - 1) η^p

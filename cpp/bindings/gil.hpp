@@ -11,6 +11,11 @@
 #include <chrono>
 #include <thread>
 
+#if defined(Py_GIL_DISABLED) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace vegrad {
 
 struct Stay {
@@ -20,8 +25,19 @@ struct Stay {
   }
 };
 
+// Free-threaded Python gives back the states of daemon threads when it ends, and looks into them
+// when these ask.
+inline bool is_left_behind_by_python() {
+#if defined(Py_GIL_DISABLED) && defined(__linux__)
+  return Py_IsFinalizing() && syscall(SYS_gettid) != getpid();
+#else
+  return false;
+#endif
+}
+
 inline void take_gil_back(PyThreadState* state) {
   Stay stay;
+  while (is_left_behind_by_python()) std::this_thread::sleep_for(std::chrono::hours(1));
   PyEval_RestoreThread(state);
   stay.needed = false;
 }
