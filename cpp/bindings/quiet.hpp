@@ -322,13 +322,14 @@ class Quiet {
     return is_finite(total);
   }
 
-  // Leaves one of `part_` parts of a large view, another at each turn. Returns the factor from its
-  // norm to the whole one's.
+  // Leaves one of `part_` parts of a large view, or of as many as it has that are long enough,
+  // another at each turn. Returns the factor from its norm to the whole one's.
   double cut_out(View& view, AxisStore& axes, std::int64_t turn) const {
-    if (part_ <= 1 || view.count < kMany * part_ || view.strides) return 1;
-    const std::int64_t length = view.count / part_, whole = view.count, place = turn % part_;
+    const std::int64_t parts = std::min(part_, view.count / kMany);
+    if (parts <= 1 || view.strides) return 1;
+    const std::int64_t length = view.count / parts, whole = view.count, place = turn % parts;
     view.data += place * length * view.itemsize();
-    view.count = place == part_ - 1 ? whole - place * length : length;
+    view.count = place == parts - 1 ? whole - place * length : length;
     view.ndim = 1;
     std::int64_t* const shape = axes.take(1);
     shape[0] = view.count;

@@ -38,6 +38,7 @@ EARLIEST, LATEST = 50, 400  # steps that a training is judged by
 WINDOW = 10  # steps before a NaN that are asked for growth
 DTYPES = {-126.0: "float32", -14.0: "float16", -1022.0: "float64"}  # by log2 of their least
 MUCH = 0.01  # subnormal elements that are worth a word
+LEAST = 1 << 14  # elements of a part of a gradient, as in cpp/bindings/quiet.hpp
 
 
 @dataclass(frozen=True, repr=False)
@@ -339,8 +340,9 @@ def _notes(reading: Reading) -> list[str]:
 
 def _read_in_part(monitor: StepHooks) -> list[str]:
     """Say what was not read of the gradients."""
-    part = monitor.schedule.part_of(sum(one.numel() for one in monitor._params))
-    if part == 1:
+    sizes = [one.numel() for one in monitor._params]
+    part = min(monitor.schedule.part_of(sum(sizes)), max(sizes, default=0) // LEAST)
+    if part <= 1:
         return []
     looked, steps = len(monitor.history.looked), len(monitor.history)
     return [
