@@ -181,13 +181,11 @@ class ScannedCell:
             for n, one in zip(results, carried, strict=True)
             if one.real
         }
-        sizes = [_joint(above)]
+        sizes, counters = [_joint(above)], self._counters
         for ran in runs[:0:-1]:
             self.whole.back(ran, above)
             below = zip(results, range(self.consts, first), strict=True)
-            above = {
-                n: above[before] for n, before in below if before in above.keys() - self._counters
-            }
+            above = {n: above[b] for n, b in below if b in above and b not in counters}
             sizes.append(_joint(above))
         return sizes, float(np.mean(flat)) if flat else 0.0
 

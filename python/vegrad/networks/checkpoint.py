@@ -84,7 +84,7 @@ class TrainingState:
             if _prepared(self.network) != about.get("preparation"):
                 differing.append(
                     "the table must be the one that the training began with: its columns, classes "
-                    "or scales are others (network.preparation)"
+                    "or scales differ (network.preparation)"
                 )
         if differing:
             raise ValueError(f"{visible(os.fspath(path))}: {'; '.join(differing)}")
