@@ -78,10 +78,11 @@ def test_layers_that_are_stacked_for_a_scan_are_judged_as_layers(layers: int) ->
     assert found.healthy, str(found)
     assert found.reading is not None
     known = found.reading.parameters
-    assert known["w"].fans == (16, 64)
-    assert [known[one].role for one in ("w", "bias", "scale")] == ["map", "bias", "norm"]
+    assert known["w[3]"].fans == (16, 64)
+    assert [known[one].role for one in ("w[3]", "bias[3]", "scale[3]")] == ["map", "bias", "norm"]
     found = vegrad.jax.diagnose(through_stack, net | {"w": 1e4 * net["w"]}, X)
-    assert [one.sites[0].name for one in found.findings] == ["w"], str(found)
+    (finding,) = found.findings
+    assert {one.name for one in finding.sites} == {f"w[{n}]" for n in range(layers)}, str(found)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-3])

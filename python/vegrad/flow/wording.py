@@ -63,7 +63,9 @@ class Vocabulary:
         return name
 
     def sites(self, sites: Sequence[Site]) -> str:
-        """Name several sites."""
+        """Name several sites: the weights of a, b and c."""
+        if len(sites) > 1 and all(site.kind == "weights" and site.name for site in sites):
+            return f"the weights of {listed([site.name for site in sites])}"
         return listed([self.site(site) for site in sites])
 
     def parameters(

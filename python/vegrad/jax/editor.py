@@ -123,7 +123,9 @@ def apply_(
     if not isinstance(chosen, Edit):
         kind = type(edit).__name__
         raise TypeError(f"edit must be one of vegrad.flow.edits or a vegrad.Finding, not {kind}")
-    tree = Tree.of(params)
+    tree = Tree.of(params).cut_for(
+        n for one in parts(chosen) for n in getattr(one, "parameters", ())
+    )
     found = edited(tree, chosen, init, seed)
     if isinstance(found, Refusal):
         raise ValueError(f"edit cannot be applied: {found.why}")

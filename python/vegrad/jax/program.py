@@ -1,22 +1,24 @@
-"""A jaxpr as one flat list of steps, with what each of them is in the way of a gradient.
+"""The steps of a jaxpr, with what each of them is in the way of a gradient.
 
-Calls are written out. Values have numbers. A value made of parameters alone (a transposed weight)
+Values have numbers. A value made of parameters alone (a transposed weight)
 knows its leaves; one that is an elementwise function φ of a single other value knows that root, so
 that activations are found however they are written, and named by their values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 
 from vegrad.activations import ACTIVATIONS
-from vegrad.jax.steps import INLINED, Block, Step
+from vegrad.jax.steps import Block, Step
+from vegrad.jax.written import Written
 
 SHAPES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"}
 KINDS = {"add_any": "add", "gather": "embedding", "logistic": "sigmoid", "select_n": "where"}
@@ -25,67 +27,31 @@ NEAR = 2e-3  # by which a GELU that is written with tanh differs from the exact 
 
 
 @dataclass(eq=False)
-class Program:
+class Program(Written):
     """The steps of a loss, whose first values are its trained leaves, then the batch."""
 
-    leaves: int
-    batch: int
-    shapes: dict[int, jax.core.ShapedArray] = field(default_factory=dict)
-    constants: dict[int, jax.Array] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    """The named scopes in which each step stands."""
-    results: tuple[int, ...] = ()
-
     @classmethod
-    def of(cls, closed: ClosedJaxpr, leaves: int, batch: int, carried: int = 0) -> Program:
+    def of(
+        cls,
+        closed: ClosedJaxpr,
+        leaves: int,
+        batch: int,
+        carried: int = 0,
+        axes: Mapping[int, int] = MappingProxyType({}),
+    ) -> Program:
         """Write out a jaxpr, and find what its values are.
 
         Args:
             closed: takes the leaves, then the batch.
-            leaves: how many leaves there are.
+            leaves: how many leaves it takes.
             batch: how many parts the batch has.
             carried: how many of these, the first, a gradient is asked of too.
+            axes: of leaves that are cut into one for each layer: the axis on which layers lie.
         """
         made = cls(leaves, batch)
-        inputs = [made._new(one.aval) for one in closed.jaxpr.invars]
-        made.results = tuple(made._walk(closed.jaxpr, closed.consts, inputs, ""))
+        made.write(closed, axes)
         made._look(carried)
         return made
-
-    def _new(self, aval: jax.core.ShapedArray, value: jax.Array = None) -> int:
-        number = len(self.shapes)
-        self.shapes[number] = aval
-        if value is not None:
-            self.constants[number] = value
-        return number
-
-    def _walk(
-        self, jaxpr: Jaxpr, consts: Sequence[object], given: Sequence[int], path: str
-    ) -> list[int]:
-        pairs = zip(jaxpr.constvars, consts, strict=True)
-        known = {var: self._new(var.aval, value) for var, value in pairs}
-        known |= dict(zip(jaxpr.invars, given, strict=True))
-
-        def number(var: object) -> int:
-            if isinstance(var, Literal):
-                return self._new(var.aval, np.asarray(var.val, var.aval.dtype))
-            return known[var]
-
-        for eqn in jaxpr.eqns:
-            takes = tuple(map(number, eqn.invars))
-            where = "/".join(filter(None, (path, str(eqn.source_info.name_stack))))
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            if eqn.primitive.name in INLINED and inner is not None:
-                closed = isinstance(inner, ClosedJaxpr)
-                body, held = (inner.jaxpr, inner.consts) if closed else (inner, ())
-                makes = tuple(self._walk(body, held, takes, where))
-            else:
-                makes = tuple(self._new(var.aval) for var in eqn.outvars)
-                self.steps.append(Step(eqn, takes, makes))
-                self.paths.append(where)
-            known |= dict(zip(eqn.outvars, makes, strict=True))
-        return [number(var) for var in jaxpr.outvars]
 
     @property
     def loss(self) -> int:
@@ -107,7 +73,6 @@ class Program:
         """Leaves of what is made of parameters alone."""
         self.inputs: dict[int, frozenset[int]] = {n: frozenset([n]) for n in rows}
         """Parts of the batch that a value comes from."""
-        self.maker: dict[int, int] = {}
         self.takers: dict[int, list[int]] = {}
         self.root: dict[int, int] = {n: n for n in range(count)}
         for place, step in enumerate(self.steps):
@@ -118,7 +83,6 @@ class Program:
             for n in step.takes:
                 self.takers.setdefault(n, []).append(place)
             for n in step.makes:
-                self.maker[n] = place
                 if known:
                     self.data.add(n)
                     self.inputs[n] = own

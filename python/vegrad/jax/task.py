@@ -61,6 +61,10 @@ class Task(Given):
                 raise ValueError(f"{name} must have a row at least, not the shape {row.shape}")
         closed = jax.make_jaxpr(pure)(list(tree.leaves.values()), rows)
         program = Program.of(closed, len(tree.leaves), len(rows))
+        if axes := program.axes():
+            program = Program.of(closed, len(tree.leaves), len(rows), axes=axes)
+            names_of = list(tree.leaves)
+            tree = tree.cut({names_of[n]: axis for n, axis in axes.items()})
         if program.loss not in program.learns:
             raise ValueError("loss must return a loss that depends on params")
         return cls(tree, init, seed, rows, names, Pass(Graph(program)))

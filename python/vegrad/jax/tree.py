@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from math import inf, log2, prod
 
 import jax
@@ -15,6 +17,8 @@ from vegrad.arrays.shown import shown
 
 Init = Callable[[jax.Array], object]
 """Draws a tree of parameters anew, of a key."""
+PLACE = re.compile(r"\[((?::, )*)\d+\]")
+"""Where a name says which layer of a stack is meant: blocks[3].kernel, blocks[:, 3].kernel."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Tree:
     others: tuple[object, ...]
     """All leaves in their order, with None in the places of those that are trained."""
     form: jax.tree_util.PyTreeDef
+    axes: Mapping[str, int] = field(default_factory=dict)
+    """Of the leaves that were cut into one for each layer: the axis on which these lie."""
 
     @classmethod
     def of(cls, params: object, name: str = "params") -> Tree:
@@ -56,9 +62,35 @@ class Tree:
 
     def joined(self, leaves: Mapping[str, jax.Array]) -> object:
         """Return a tree of the same form with other leaves."""
-        trained = iter(leaves.values())
+        trained = iter(self._whole(leaves))
         all_of_them = [next(trained) if one is None else one for one in self.others]
         return jax.tree_util.tree_unflatten(self.form, all_of_them)
+
+    def _whole(self, leaves: Mapping[str, jax.Array]) -> Iterator[jax.Array]:
+        """Yield the leaves as they were before some were cut."""
+        for name, several in groupby(leaves.items(), lambda one: stack_of(one[0], self.axes)):
+            own = [one for _, one in several]
+            yield jnp.stack(own, self.axes[name]) if name in self.axes else own[0]
+
+    def cut(self, axes: Mapping[str, int]) -> Tree:
+        """Return the tree with stacks of layers cut into a leaf for each layer.
+
+        Args:
+            axes: of the leaves that are stacks, the axis on which their layers lie.
+        """
+        leaves: dict[str, jax.Array] = {}
+        for name, one in self.leaves.items():
+            axis = axes.get(name, one.ndim)
+            count = one.shape[axis] if axis < one.ndim else 0
+            parts = {place_in(name, axis, n): jnp.take(one, n, axis) for n in range(count)}
+            leaves |= parts or {name: one}
+        return replace(self, leaves=leaves, axes=axes)
+
+    def cut_for(self, names: Iterable[str]) -> Tree:
+        """Return the tree with those stacks cut of which names mean a layer."""
+        unknown = [name for name in names if name not in self.leaves]
+        found = {PLACE.sub("", name): PLACE.search(name) for name in unknown}
+        return self.cut({n: at[1].count(":") for n, at in found.items() if at and n in self.leaves})
 
     def drawn(self, init: Init | None, seed: int) -> dict[str, jax.Array]:
         """Return leaves drawn anew: by `init`, else matrices as LeCun draws them.
@@ -72,7 +104,7 @@ class Tree:
                 name: one if is_vector(name, one) else drawn(random, name, one, fans(name, one)[0])
                 for name, one in self.leaves.items()
             }
-        fresh = Tree.of(init(jax.random.key(seed)), "init(key)").leaves
+        fresh = Tree.of(init(jax.random.key(seed)), "init(key)").cut(self.axes).leaves
         for name, one in self.leaves.items():
             shape = jnp.shape(fresh[name]) if name in fresh else None
             if shape != one.shape:
@@ -105,6 +137,19 @@ def name_of(path: tuple[object, ...]) -> str:
     return ".".join(parts) or "params"
 
 
+def place_in(name: str, axis: int, number: int) -> str:
+    """Write the name of a layer's part of a stack, as it is indexed: blocks[3].kernel."""
+    module, dot, last = name.rpartition(".")
+    index = f"[{':, ' * axis}{number}]"
+    return f"{module}{index}.{last}" if dot else name + index
+
+
+def stack_of(name: str, stacks: Mapping[str, int]) -> str:
+    """Return the name of the stack that a leaf was cut from; its own of others."""
+    whole = PLACE.sub("", name)
+    return whole if whole in stacks else name
+
+
 def _part(key: object) -> str:
     found = (getattr(key, one, None) for one in ("name", "key", "idx"))
     return str(next((one for one in found if one is not None), key)).strip(".")
@@ -113,14 +158,14 @@ def _part(key: object) -> str:
 def fans(name: str, leaf: jax.Array) -> tuple[int, int]:
     """Return fan_in and fan_out of a matrix by its name: only Equinox's weights are (out, in)."""
     first, last = leaf.shape[0], leaf.shape[-1]
-    if name.endswith("weight"):
+    if PLACE.sub("", name).endswith("weight"):
         return prod(leaf.shape[1:]), first * prod(leaf.shape[2:])
     return prod(leaf.shape[:-1]), last * prod(leaf.shape[:-2])
 
 
 def is_vector(name: str, leaf: jax.Array) -> bool:
     """Return True of vectors, also those of several axes: of heads, of stacked layers."""
-    return leaf.ndim < 2 or name.rpartition(".")[2] in ("bias", "b", "scale")
+    return leaf.ndim < 2 or PLACE.sub("", name).rpartition(".")[2] in ("bias", "b", "scale")
 
 
 def drawn(random: np.random.Generator, name: str, leaf: jax.Array, inputs: float) -> jax.Array:

@@ -164,20 +164,21 @@ def _finding(suspect: Suspect, change: Change, reading: Reading, rule: Rule) -> 
     if isinstance(suspect.edit, Scale):
         evidence["factor"] = suspect.edit.factor
     first = reading.parameters.get(suspect.names[0])
+    off = tuple(site_of(name, reading, suspect.rows) for name in suspect.names)
     return Finding(
         kind=_kind(suspect, change),
         severity=rule.severity(min(abs(change.decades), 99.0)),
         rule=rule.name,
         cause=suspect.cause,
         sites=tuple(
-            Site("data", name) if data else site_of(name, reading, suspect.rows)
-            for name in suspect.names
+            Site("data", name) if data else site
+            for name, site in zip(suspect.names, off, strict=True)
         )
         + _modules(suspect.names, reading),
-        says=says.replace("{what}", _what(suspect)),
+        says=says.replace("{what}", _what(suspect, off)),
         advises="{edit}.",
         facts={
-            "off": tuple(site_of(name, reading, suspect.rows) for name in suspect.names),
+            "off": off,
             "at": Site("parameter", change.at),
             "change": exp10(min(max(change.decades, -300.0), 300.0)),
             "mean": 0.0 if first is None else first.mean,
@@ -226,10 +227,9 @@ def _modules(names: Sequence[str], reading: Reading) -> tuple[Site, ...]:
     return tuple(Site("module", one.name, place) for place, one in rows if one.name in own)
 
 
-def _what(suspect: Suspect) -> str:
+def _what(suspect: Suspect, off: Sequence[Site]) -> str:
     """Write the template of what is off."""
-    several = len(suspect.names) > 1
-    are = "are" if several else "is"
+    are = "are" if len(off) > 1 or off[0].kind == "weights" else "is"
     if suspect.cause == "weight-scale-all":
         return (
             f"the {len(suspect.names)} weights of the network are {{apart:times}} as large as "
