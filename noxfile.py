@@ -117,7 +117,7 @@ def coverage(session: nox.Session) -> None:
     if there is no reason. A test that fails hides no figure. Processes that tests start count, too.
     """
     session.install("coverage>=7.10", "gcovr>=8", "torch==2.13.0", "polars", *extra("tables"))
-    session.install("jax", "optax", "flax", "equinox", "dm-haiku", *extra("torch-loggers"))
+    session.install("jax", "optax", "flax", "equinox", "dm-haiku", "keras", *extra("torch-loggers"))
     build, found = ROOT / "build" / "coverage", Path(session.create_tmp())
     core = ["-C", "cmake.define.VEGRAD_COVERAGE=ON", "-C", f"build-dir={build}"]
     session.install(*core, *AS_COMPILED, ".[test]", env={"CXX": os.environ.get("CXX", "g++")})

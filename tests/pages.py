@@ -45,6 +45,7 @@ OPTIONAL = {
     "flax",
     "haiku",
     "jax",
+    "keras",
     "lightning",
     "optax",
     "tensorboard",
