@@ -85,6 +85,24 @@ def spoilt(way: str, size: int, rank: int) -> list[str]:
     return [one.message for one in monitor.report(together=True).findings]
 
 
+def with_one_small() -> list[tuple[str, str]]:
+    """Return what is found, and where, if the fourth of eight layers has small weights."""
+    from torch.distributed.fsdp import fully_shard
+    from vegrad.torch import diagnose
+
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(8)))
+    with torch.no_grad():
+        for n, layer in enumerate(net):
+            nn.init.orthogonal_(layer.weight)
+            layer.weight *= 1e-4 if n == 3 else 1.0
+    x, y = batch()
+    for part in (*net, net):
+        fully_shard(part)
+    found = diagnose(net, nn.CrossEntropyLoss(), x, y).findings
+    return [(one.cause, one.sites[0].name) for one in found]
+
+
 def work() -> dict[str, Any]:
     """Return what this process sees of each way to train."""
     from torch.distributed.tensor import DTensor
@@ -118,6 +136,7 @@ def work() -> dict[str, Any]:
             "report": str(report),
         }
         found[way]["spoilt"] = spoilt(way, size, rank)
+    found["small"] = with_one_small()
     if rank == size - 1:
         other = replace(report, rows=report.rows[:-1])
     try:
@@ -203,6 +222,11 @@ def test_a_value_that_is_not_finite_on_one_process_is_told_on_all(seen: list[Any
     assert any("its weight is not" in one for one in seen[0]["fsdp"]["spoilt"])
     false = "its input and weights are finite"
     assert not any(false in one for one in seen[0]["fsdp"]["spoilt"])
+
+
+def test_one_layer_with_small_weights_is_named(seen: list[Any]) -> None:
+    for one in seen:
+        assert one["small"] == [["weight-scale", "3"]]
 
 
 def test_processes_with_other_modules_are_told(seen: list[Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import inf, isfinite, log10, nan
+from typing import NamedTuple
 
 from vegrad.diagnosis.rules.chain import BY_SIGN
 from vegrad.diagnosis.rules.course import course_of, moved_most, samples_of
@@ -21,6 +22,7 @@ SIGMOIDS, TANHS = ("Sigmoid", "Hardsigmoid"), ("Tanh", "Softsign", "Hardtanh")
 STRONG = 0.3  # change of weights over their size in one step, that throws a network
 LEAST = 0.05  # of a derivative, where outputs are next to ±1
 TINY = 1e-20  # δ from which nothing gets to 0 at once by its dtype
+OTHERS = 0.25  # of a drift in decades, up to which it is that of one module alone
 GREW = 10.0  # growth over the steps before, from which what is too large is the steps' work
 TOO_LARGE = {"overflow", "dtype-range"}
 NEEDED = {
@@ -160,13 +162,17 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
     cut = not start and dict(chain)[worst] > TINY
     if cut and any(one.activation_rms == 0 for one in modules[first : worst + 1]):
         return  # outputs of 0 pass nothing back, and are told as dead
+    cause = "detached" if cut else _cause(modules[first : last + 1], decades)
+    if cause == "weight-scale-all" and (alone := _alone(modules, chain, worst, decades)):
+        yield _of_one(alone, modules[worst], worst, rule, limits.severity(decades))
+        return
     reach = "10^{decades:.1f}" if isfinite(decades) else "0"
     reach += "" if isfinite(decades) or cut else " (too small for its dtype)"
     yield Finding(
         kind=kind,
         severity=limits.severity(decades),
         rule=rule.name,
-        cause="detached" if cut else _cause(modules[first : last + 1], decades),
+        cause=cause,
         sites=(Site("module", modules[first].name, first), Site("module", modules[worst].name)),
         says=f"the gradient that reaches module {{site}} is {reach} of the one at module {{last}}, "
         "the last of {count} with weights; it changes most in passing module {worst_module}",
@@ -179,6 +185,45 @@ def _drift(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
             "worst_module": modules[worst].name,
         },
         evidence={"decades": decades, "worst": float(worst)},
+    )
+
+
+class Alone(NamedTuple):
+    """A module that changes a gradient where all others together leave it as it is: log10."""
+
+    passed: float
+    others: float
+    made: float
+    """The size of its output over that of its input, which its weights have changed as much."""
+
+
+def _alone(
+    modules: Sequence[Module], chain: Sequence[tuple[int, float]], worst: int, decades: float
+) -> Alone | None:
+    """Return what one module does if a drift is its own, and its outputs tell the same."""
+    above = next(delta for place, delta in chain if place == worst)
+    below = [delta for place, delta in chain if place < worst]
+    given, made = (modules[place].activation_rms for place in (worst - 1, worst))
+    if not below or not all(0 < one < inf for one in (above, below[-1], given, made)):
+        return None
+    found = Alone(log10(below[-1] / above), decades - log10(below[-1] / above), log10(made / given))
+    same = found.made * found.passed > 0 and abs(found.made) >= abs(found.passed) / 2
+    return found if same and abs(found.others) < OTHERS * abs(decades) else None
+
+
+def _of_one(alone: Alone, module: Module, place: int, rule: Rule, severity: str) -> Finding:
+    return Finding(
+        kind="vanishing" if alone.passed < 0 else "exploding",
+        severity=severity,
+        rule=rule.name,
+        cause="weight-scale",
+        sites=(Site("module", module.name, place),),
+        says="the gradient is multiplied by {passed:power} in passing module {site}, and by "
+        "{others:power} in passing all others together; what module {site} makes is {made:power} "
+        "times as large as what it gets",
+        advises="draw the weights of module {site} again, as those of the others.",
+        facts=alone._asdict(),
+        evidence={"decades": alone.passed, "worst": float(place)},
     )
 
 
