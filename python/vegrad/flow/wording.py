@@ -105,6 +105,8 @@ class Vocabulary:
     loss = "the loss function"
     empties = "empty the gradients once for every step, before the backward pass"
     unscales = "scale the gradients back before they are clipped"
+    undoing = ", and undo that when predicting"
+    """What else a target that is scaled needs."""
     holds = "give them to the optimizer; if they are to stay as they are, let them need no gradient"
     registers = "keep them where the network lists its parameters"
 

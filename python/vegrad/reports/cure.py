@@ -13,6 +13,7 @@ from vegrad.reports.values import count_of
 
 WIDTH = 80
 MOST = 8  # attempts shown in full
+LOSSES = 16  # letters of the column of losses, at least
 DONE, NONE = "✓", "–"
 # What was chosen though it was not seen to stay at the goal, or came near it only.
 ONCE, BEST, SKIPPED = "once", "best", "skipped"
@@ -166,15 +167,17 @@ def attempts(tried: Sequence[ShownAttempt], width: int = WIDTH) -> list[str]:
     """
     rows = [row(attempt) for attempt in tried if is_shown(attempt)]
     chains = any(left != NONE for _, left, *_ in rows)
+    room = max([LOSSES, *(len(loss) + 2 for *_, loss, _ in rows)])
     lines = []
     if rows:
-        chain = "first/last" if chains else ""
-        lines.append(_columns("tried", chain, "steps", "loss", "result", width))
+        head = ("tried", "first/last" if chains else "", "steps", f"{'loss':>{room}}", "result")
+        lines.append(_columns(*head, width))
     shown = rows if len(rows) <= MOST else [*rows[: MOST - 2], *rows[-2:]]
     for place, (name, left, steps, loss, result) in enumerate(shown):
         if len(rows) > MOST and place == MOST - 2:
             lines.append(f"  ⋮  {len(rows) - MOST} more")
-        lines.append(_columns(name, left if chains else "", steps, loss, result, width))
+        left = left if chains else ""
+        lines.append(_columns(name, left, steps, f"{loss:>{room}}", result, width))
     for attempt in tried:
         if attempt.ended in ("impossible", SKIPPED):
             lines += _filled(attempt.why, f"{attempt.name}: ", width)
@@ -205,9 +208,9 @@ def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
 def _columns(name: str, chain: str, steps: str, loss: str, result: str, width: int) -> str:
     numbers = f"{chain:>11}{steps:>7}" if chain else f"{steps:>7}"
     numbers = numbers if width >= WIDTH else ""
-    room = min(34 if chain else 45, width - len(numbers) - 28)
+    room = min(34 if chain else 45, width - len(numbers) - len(loss) - 12)
     name = textwrap.shorten(name, room - 1, placeholder="…")
-    return f"{name:<{room}}{numbers}{loss:>16}  {result}"
+    return f"{name:<{room}}{numbers}{loss}  {result}"
 
 
 def proof(shown: ShownProof, width: int = WIDTH) -> list[str]:

@@ -21,6 +21,8 @@ class EstimatorVocabulary(LayerVocabulary):
     `times` is the learning rate of the network's optimizer over `learning_rate_init`.
     """
 
+    undoing = ""  # TransformedTargetRegressor does it
+
     def __init__(self, depth: int, *, own: bool, times: float) -> None:
         super().__init__(depth)
         self._whose = "" if own else " (of vegrad.sklearn's estimators)"

@@ -153,7 +153,7 @@ def target_scale(kind: str, rms: float) -> Finding | None:
         sites=(Site("target", "target"),),
         says="the targets have a root mean square of {rms:.3g}, not about 1: the loss begins at "
         "its square, and its gradients are as many times too large for the usual rates",
-        advises="{edit}, and undo that when predicting.",
+        advises="{edit}{words.undoing}.",
         evidence={"rms": rms},
         edit=ScaleTarget(),
     )

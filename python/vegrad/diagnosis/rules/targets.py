@@ -179,7 +179,7 @@ def _scale(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator
                 if large
                 else "beside the error that the outputs start with, what they tell is lost"
             ),
-            advises="{edit}, and undo that when predicting.",
+            advises="{edit}{words.undoing}.",
             evidence={"mean": one.target.mean, "std": spread, "output": output},
             edit=ScaleTarget(),
         )
@@ -202,7 +202,7 @@ def _off(one: Compared, rule: Rule) -> Iterator[Finding]:
         says="the targets are {mean:.3g} ± {std:.3g}, where the outputs are {output_mean:.3g} ± "
         "{output_std:.3g}: nearly all of the loss is the way to their mean, and steps that go it "
         "learn nothing of what makes rows differ",
-        advises="{edit}, and undo that when predicting.",
+        advises="{edit}{words.undoing}.",
         evidence={
             "mean": one.target.mean,
             "std": spread,
