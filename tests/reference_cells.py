@@ -87,6 +87,21 @@ def gate(z: Scaled) -> tuple[np.ndarray, np.ndarray]:
     return sigmoid(v), sigmoid(v) * sigmoid(-v)
 
 
+def held(z: Scaled, kind: str, rounding: Rounding) -> Scaled:
+    """z, but for the rounding of σ(z), or of tanh z, which is what a program holds.
+
+    Next to 1 that is a large error of 1 - σ, and of what passes there. It counts as 1 at most.
+    """
+    v = near_value(z)
+    value, slope = (
+        gate(z) if kind == "sigmoid" else (np.tanh(v), np.cosh(np.minimum(abs(v), 300.0)) ** -2)
+    )
+    off = near_value(rounding(scaled(value))) - value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = np.where(off == 0, 0.0, np.clip(off / slope, -1.0, 1.0))
+    return add(z, scaled(moved)) if moved.any() else z
+
+
 def forward(
     cell: str, w: Weights, x: Scaled, h: Scaled, c: Scaled | None, rounding: Rounding
 ) -> Step:
@@ -96,15 +111,17 @@ def forward(
     if cell == "lstm":
         assert c is not None
         z = blocks(rounding(add(of_input, of_state)), 4)  # i f g o
+        kinds = ("sigmoid", "sigmoid", "tanh", "sigmoid")
+        z = [held(one, kind, rounding) for one, kind in zip(z, kinds, strict=True)]
         (i, _), (f, _), (o, _) = gate(z[0]), gate(z[1]), gate(z[3])
         c = rounding(add(times(f, c), times(i, activate("tanh", z[2]))))
         return Step(rounding(times(o, activate("tanh", c))), c, tuple(z), f)
     if cell == "gru":
         a, b = blocks(rounding(of_input), 3), blocks(rounding(of_state), 3)
         m = b[2]
-        zr, zz = add(a[0], b[0]), add(a[1], b[1])
+        zr, zz = (held(add(a[n], b[n]), "sigmoid", rounding) for n in (0, 1))
         (r, _), (z, _) = gate(zr), gate(zz)
-        zn = add(a[2], times(r, m))
+        zn = held(add(a[2], times(r, m)), "tanh", rounding)
         n = activate("tanh", zn)
         h = rounding(add(times(gate(negative(zz))[0], n), times(z, h)))
         return Step(h, None, (zr, zz, zn, m), z)
