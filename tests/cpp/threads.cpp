@@ -1,10 +1,18 @@
 #include "core/runtime/threads.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <thread>
 #include <vector>
 
+#include "core/runtime/cores.hpp"
 #include "cpp/check.hpp"
+
+#if defined(__linux__) && !defined(VEGRAD_PLAIN)
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace vegrad::tests {
 namespace {
@@ -18,11 +26,51 @@ double sum_of(int n, int threads) {
   return sum;
 }
 
+#if defined(__linux__) && !defined(VEGRAD_PLAIN)
+// A thread that shared a core with its caller is sent to another. If somebody binds it before it
+// wakes, it stays bound as that one wants it; else it may use all of its cores again.
+void check_sent(bool bound) {
+  cpu_set_t all, one, sent, after;
+  sched_getaffinity(0, sizeof all, &all);
+  if (CPU_COUNT(&all) < 2) return;
+  int first = 0;
+  while (!CPU_ISSET(first, &all)) ++first;
+  CPU_ZERO(&one);
+  CPU_SET(first, &one);
+  Whereabouts places;
+  std::atomic<pid_t> id{0};
+  std::atomic<bool> woken{false};
+  std::thread worker([&] {
+    sched_setaffinity(0, sizeof one, &one);
+    places.note(1);
+    sched_setaffinity(0, sizeof all, &all);
+    id = pid_t(syscall(SYS_gettid));
+    while (!woken) std::this_thread::yield();
+    places.note(1);
+    sched_getaffinity(0, sizeof after, &after);
+  });
+  while (id == 0) std::this_thread::yield();
+  sched_setaffinity(0, sizeof one, &one);
+  places.part(2);
+  sched_setaffinity(0, sizeof all, &all);
+  sched_getaffinity(id, sizeof sent, &sent);
+  close("cores of a thread that is sent away", CPU_COUNT(&sent), CPU_COUNT(&all) - 1, 0);
+  close("the caller's core among them", CPU_ISSET(first, &sent) != 0, 0, 0);
+  if (bound) sched_setaffinity(id, sizeof one, &one);
+  woken = true;
+  worker.join();
+  close("cores once it is awake", CPU_EQUAL(&after, bound ? &one : &all) != 0, 1, 0);
+}
+#endif
+
 }  // namespace
 
 // Loops of several callers at once, of all sizes, while the number of threads changes: each task is
 // run once, and what it wrote is seen.
 void check_threads() {
+#if defined(__linux__) && !defined(VEGRAD_PLAIN)
+  for (const bool bound : {false, true}) check_sent(bound);
+#endif
   constexpr int kCallers = 3, kTurns = 300;
   std::vector<int> wrong(kCallers);
   std::vector<std::thread> callers;

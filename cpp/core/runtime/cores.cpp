@@ -29,11 +29,11 @@ bool is_in(const cpu_set_t& set, int core) {
 struct Whereabouts::Places {
   // Read by who owns the loops, and written when a thread has moved.
   std::atomic<int> core[kMostThreads];
-  // What a thread that was sent away is to have again, and whether it was.
+  // Where a thread was sent, what it is to have again, and whether it was sent away.
   struct alignas(64) Thread {
     std::atomic<pid_t> id{0};
     std::atomic<bool> sent{false};
-    cpu_set_t former;
+    cpu_set_t former, others;
   } threads[kMostThreads];
   std::chrono::steady_clock::time_point last{};
 
@@ -42,7 +42,7 @@ struct Whereabouts::Places {
     const pid_t id = thread.id.load(std::memory_order_relaxed);
     if (id == 0 || thread.sent.load(std::memory_order_acquire)) return;
     if (sched_getaffinity(id, sizeof thread.former, &thread.former) != 0) return;
-    cpu_set_t others;
+    cpu_set_t& others = thread.others;
     CPU_AND(&others, &thread.former, &taken);
     CPU_XOR(&others, &thread.former, &others);
     if (CPU_COUNT(&others) == 0) return;
@@ -64,7 +64,9 @@ void Whereabouts::note(int thread) {
   std::atomic<int>& noted = places_->core[thread];
   if (noted.load(std::memory_order_relaxed) != core) noted.store(core, std::memory_order_relaxed);
   if (own.sent.load(std::memory_order_acquire)) {
-    sched_setaffinity(0, sizeof own.former, &own.former);
+    cpu_set_t now;  // which somebody else may have set since (taskset, a job's manager)
+    if (sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &own.others))
+      sched_setaffinity(0, sizeof own.former, &own.former);
     own.sent.store(false, std::memory_order_release);
   }
 }

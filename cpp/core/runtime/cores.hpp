@@ -5,7 +5,8 @@
 // one core for tens of milliseconds while another is idle.
 //
 // What it must guarantee: no thread stays bound to anything. One that is sent away may use all of
-// its cores again as soon as it runs; nobody depends on where it then is.
+// its cores again as soon as it runs; nobody depends on where it then is. Cores that somebody else
+// gives to a thread meanwhile are left to it.
 //
 // What it leaves out: systems other than Linux, where this does nothing.
 #pragma once
