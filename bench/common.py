@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,26 +103,65 @@ def reads(array, threads):
     return {name: Task(call) for name, call in calls.items()}
 
 
+def rated(entry):
+    """Return the ratio of a line, and the one asked, as they are shown."""
+    asked, ratio = entry["asked"], entry["ratio"]
+    ratios = [f"{100 * x:.0f} %" if asked < 1 else f"{x:.2f}×" for x in (ratio, asked)]
+    if asked < 1 and ratio >= limits.AT_LIMIT:
+        ratios[0] = f"at the limit, {ratios[0]}"
+    return ratios
+
+
+def conditions(results):
+    """Describe where a run was made, and of what."""
+    used, names = results["versions"], ("numpy", "torch", "jax", "optax", "vegrad")
+    parts = [report.threads_text(results), results["machine"]["cpu"], used.get("isa", "?")]
+    return ", ".join(
+        [*parts, results["date"], *(f"{name} {used[name]}" for name in names if used.get(name))]
+    )
+
+
+def aligned(rows, texts):
+    """Yield rows as those of a table in markdown, of which the first columns are texts."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * n if i < texts else "-" * (n - 1) + ":" for i, n in enumerate(widths)]
+    sides = "<" * texts + ">" * (len(widths) - texts)
+    for row in [rows[0], rule, *rows[1:]]:
+        yield "| " + " | ".join(map("{:{}{}}".format, row, sides, widths)) + " |"
+
+
 def table(results):
     """Yield the lines of the table, in markdown that also reads well in a terminal."""
     rows = [["case", "against", "vegrad", "GB/s", "other", "ratio", "asked"]]
     for entry in results["lines"]:
-        ours, theirs, asked = entry["ours"]["median_ms"], entry["theirs"], entry["asked"]
+        ours, theirs = entry["ours"]["median_ms"], entry["theirs"]
         other = f"{entry['scale'] * theirs['median_ms']:#.3g}"
         rate = f"{1e-6 * entry['bytes'] / ours:.1f}" if entry["bytes"] else "–"
-        ratios = (f"{100 * x:.0f} %" if asked < 1 else f"{x:.2f}×" for x in (entry["ratio"], asked))
-        if asked < 1 and entry["ratio"] >= limits.AT_LIMIT:
-            ratios = (f"at the limit, {next(ratios)}", next(ratios))
         against = entry["against"] + (f" ({theirs['variant']})" if theirs["variant"] else "")
-        rows.append([entry["case"], against, f"{ours:#.3g}", rate, other, *ratios])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * n if i < 2 else "-" * (n - 1) + ":" for i, n in enumerate(widths)])
-    used, names = results["versions"], ("numpy", "torch", "jax", "optax", "vegrad")
-    parts = [report.threads_text(results), results["machine"]["cpu"], used.get("isa", "?")]
-    parts += [results["date"], *(f"{name} {used[name]}" for name in names if used.get(name))]
-    yield f"{LEGEND}; {', '.join(parts)}.\n"
-    for row in rows:
-        yield "| " + " | ".join(map("{:{}{}}".format, row, "<<>>>>>", widths)) + " |"
+        rows.append([entry["case"], against, f"{ours:#.3g}", rate, other, *rated(entry)])
+    yield f"{LEGEND}; {conditions(results)}.\n"
+    yield from aligned(rows, 2)
+
+
+def beside(several):
+    """Yield the lines of a table of several machines' results, in markdown."""
+    names = [re.sub(r"\(.*?\)| Processor", "", one["machine"]["cpu"]).strip() for one in several]
+    yield "Medians in milliseconds, and how many times faster vegrad is."
+    yield from (f"{name}: {conditions(one)}." for name, one in zip(names, several, strict=True))
+    yield ""
+    heads = [head for name in names for head in (f"{name}, ms", "ratio")]
+    rows = [["case", "against", *heads, "asked"]]
+    for entries in zip(*(one["lines"] for one in several), strict=True):
+        first = entries[0]
+        if any(
+            (one["case"], one["against"]) != (first["case"], first["against"]) for one in entries
+        ):
+            sys.exit("these results have not the same lines")
+        each = [
+            text for one in entries for text in (f"{one['ours']['median_ms']:#.3g}", rated(one)[0])
+        ]
+        rows.append([first["case"], first["against"], *each, rated(first)[1]])
+    yield from aligned(rows, 2)
 
 
 def arguments(doc, name):
@@ -132,6 +172,7 @@ def arguments(doc, name):
     add("--threads", type=int, help="number of threads (2)")
     add("--output", type=Path, help=f"folder for {name} (bench/results)")
     add("--markdown", action="store_true", help="print the saved results, run nothing")
+    add("--beside", type=Path, nargs="+", help="folders of results to print beside these")
     add("--child", help=argparse.SUPPRESS)
     return parser, parser.parse_args()
 
@@ -144,6 +185,9 @@ def main(script, doc, measure):
     if options.child:
         return measure(json.loads(options.child))
     folder = options.output or report.RESULTS
+    if options.beside:
+        several = [report.load(one / name) for one in (folder, *options.beside)]
+        return print("\n".join(beside(several)))
     if options.markdown:
         return print("\n".join(table(report.load(folder / name))))
     cores = report.cores()
