@@ -188,7 +188,7 @@ def load(path):
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        sys.exit(f"no results in {path.name}: {error.__class__.__name__}; run without --markdown")
+        sys.exit(f"no results in {path} ({error.__class__.__name__}): make them first")
 
 
 def write(results, path):

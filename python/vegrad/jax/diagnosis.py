@@ -27,8 +27,9 @@ def diagnose(
     activations (however they are written), normalizations, sums, attention. One pass measures what
     each makes and δ there, in logarithms that are right where the dtype underflows or overflows.
     Equal layers are compiled once, and once for all calls. Where layers follow each other, gains
-    are taken apart into weights × derivative, as `vegrad.diagnose` does it. A scan that multiplies
-    what it carries with parameters is a recurrent cell. What a while or a derivative of one's own
+    are taken apart into weights × derivative, as `vegrad.diagnose` does it. A scan over layers
+    whose weights are stacked is judged layer by layer (blocks[3].kernel). One that multiplies what
+    it carries with parameters is a recurrent cell. What a while or a derivative of one's own
     contains is judged by the sizes of its leaves alone. A parameter is blamed only if putting it
     right changes gradients by decades.
 

@@ -1,8 +1,8 @@
 """The steps of a jaxpr, with what each of them is in the way of a gradient.
 
-Values have numbers. A value made of parameters alone (a transposed weight)
-knows its leaves; one that is an elementwise function φ of a single other value knows that root, so
-that activations are found however they are written, and named by their values.
+Values have numbers. A value made of parameters alone (a transposed weight) knows its leaves; one
+that is an elementwise function φ of a single other value knows that root, so that activations are
+found however they are written, and named by their values.
 """
 
 from __future__ import annotations
