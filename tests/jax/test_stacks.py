@@ -235,3 +235,28 @@ def test_stacks_of_haiku() -> None:
     found = vegrad.jax.diagnose(loss, params, X, Y).findings[0]
     assert found.edit is not None
     assert found.edit.parameters == (f"{name}[2].w",)
+
+
+def test_stacks_of_nnx() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+
+    @nnx.split_rngs(splits=DEPTH)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def made(rngs: Any) -> Any:
+        return nnx.Linear(32, 32, rngs=rngs)
+
+    @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+    def through(block: Any, h: Any) -> Any:
+        return jnp.tanh(block(h))
+
+    graph, state = nnx.split(made(nnx.Rngs(0)))
+
+    def loss(state: Any, x: Any, y: Any) -> Any:
+        return jnp.mean((through(nnx.merge(graph, state), x) - y) ** 2)
+
+    assert vegrad.jax.diagnose(loss, state, X, Y).healthy
+    sick = jax.tree.map(lambda one: one.at[5].multiply(1e-4) if one.ndim == 3 else one, state)
+    found = vegrad.jax.diagnose(loss, sick, X, Y).findings[0]
+    assert found.edit is not None
+    assert found.edit.parameters == ("kernel[5]",)
+    assert vegrad.jax.diagnose(loss, vegrad.jax.apply_(sick, found), X, Y).healthy
