@@ -154,12 +154,11 @@ TileFunction<T> tile_of(int rows) {
   return nullptr;
 }
 
+// Rows are cut into tiles of nearly the same height: 32 rows are 11 + 11 + 10, not 12 + 12 + 8.
 template <class T>
-void product(const Product<T>& p) {
-  // Rows are cut into tiles of nearly the same height: 32 rows are 11 + 11 + 10, not 12 + 12 + 8.
+void product_as_it_lies(const Product<T>& p, Fetcher& fetcher) {
   const int tiles = (p.m + kTileRows - 1) / kTileRows;
   const int blocks = p.k > kDepth ? (p.k + kDepth - 1) / kDepth : 1;
-  Fetcher fetcher(p.ahead);
   RegisterTile<T> t{};
   t.a_row = p.a_row;
   t.a_column = p.a_column;
@@ -194,6 +193,49 @@ void product(const Product<T>& p) {
     }
     k0 += t.k;
   }
+}
+
+// The same for an a that lies on its side with long rows, of which a tile would take a few elements
+// each, from a page of its own: what fits the first-level cache beside a panel of b is copied
+// first.
+template <class T>
+void product_of_turned(const Product<T>& p, Fetcher& fetcher) {
+  constexpr int kRows = 32, kSteps = 512 / sizeof(T);
+  alignas(64) T copy[kRows * kSteps];
+  const int blocks = (p.k + kSteps - 1) / kSteps;
+  Product<T> part = p;
+  part.a = copy;
+  part.a_column = kRows;
+  for (int i = 0; i < p.m; i += kRows) {
+    part.m = p.m - i < kRows ? p.m - i : kRows;
+    int k0 = 0;
+    for (int block = 0; block < blocks; ++block) {
+      part.k = (p.k - k0 + blocks - block - 1) / (blocks - block);
+      part.continued = block > 0 || p.continued;
+      const T* from = p.a + i + k0 * p.a_column;
+      for (int q = 0; q < part.k; ++q, from += p.a_column)
+        for (int j = 0; j < part.m; j += kLanes<T>)
+          store<T>(copy + q * kRows + j, load_padded<T>(from, j, part.m));
+      for (int j = 0; j < p.n; j += kPanelColumns<T>) {
+        part.n = p.n - j < kPanelColumns<T> ? p.n - j : kPanelColumns<T>;
+        part.b.data = p.b.data + k0 * p.b.row + j / kPanelColumns<T> * p.b.panel;
+        part.c = p.c + i * p.ldc + j;
+        product_as_it_lies(part, fetcher);
+      }
+      k0 += part.k;
+    }
+  }
+}
+
+template <class T>
+void product(const Product<T>& p) {
+  constexpr std::ptrdiff_t kNearBytes = 160 << 10;  // of a matrix that needs no copy
+  Fetcher fetcher(p.ahead);
+  const std::ptrdiff_t row = p.a_column * sizeof(T);
+  if (p.a_row == 1 && row > kLongRowBytes && p.k * row > kNearBytes)
+    product_of_turned(p, fetcher);
+  else
+    product_as_it_lies(p, fetcher);
 }
 
 // Lane numbers for the exchange below: rows i and i + half swap the lanes whose numbers differ from

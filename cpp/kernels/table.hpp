@@ -24,6 +24,9 @@ enum Activation : int {
 // Leading dimensions of internal matrices are multiples of this many bytes, on every machine.
 constexpr int kPadBytes = 64;
 
+// Of an operand with longer rows, what a product reads again and again is copied together first.
+constexpr int kLongRowBytes = 512;
+
 // The right operand of a product, element (k, n) at data[k * row + n * column]: either usable as
 // it stands (column == 1) or packed by pack() into panels.
 template <class T>

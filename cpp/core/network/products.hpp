@@ -17,8 +17,6 @@
 
 namespace vegrad {
 
-constexpr int kDirectBytes = 512;  // right operands with longer rows are packed
-
 // The right operand of a tile's product: as it stands if its rows are short and whole vectors,
 // else packed, once for all tiles of a column block that a thread meets in a row.
 template <class T>
@@ -27,7 +25,7 @@ RightOperand<T> right_operand(const Kernels<T>& kernels, const T* b, std::ptrdif
                               T* packed, PackedBlock& packed_block) {
   const T* const start = b + tile.column * column;
   const bool whole = column == 1 && (padded_rows || tile.columns % kernels.lanes == 0);
-  if (whole && row * std::ptrdiff_t(sizeof(T)) <= kDirectBytes)
+  if (whole && row * std::ptrdiff_t(sizeof(T)) <= kLongRowBytes)
     return {start, row, kernels.panel_columns};
   if (packed_block.block != tile.column_block) {
     kernels.pack(start, row, column, k, tile.columns, packed);
