@@ -69,10 +69,27 @@ VEGRAD_INLINE Vector<double> add_square(Vector<double> x, Vector<double> total) 
     return fma(x, x, total);
 }
 
-// Visits every vector of a run with its place in the sum's lanes, in order; the last elements with
-// zeros behind them.
+// A run's quarters are read side by side: more memory is then asked for at a time, which is what
+// limits sums over it.
+constexpr int kQuarters = 4;
+constexpr int kAhead = 2048;  // bytes
+
+constexpr std::size_t quarter_of(std::size_t n) { return n / (kQuarters * kSumLanes) * kSumLanes; }
+
+// Visits kSumLanes elements, and has those fetched that lie kAhead bytes behind.
 template <class E, class Visitor>
-VEGRAD_INLINE void read_run(const E* p, std::size_t n, Visitor& visitor) {
+VEGRAD_INLINE void visit_group(const E* p, Visitor& visitor) {
+#pragma GCC unroll 2
+  for (std::size_t line = 0; line < kSumLanes * sizeof(E); line += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(p) + kAhead + line);
+#pragma GCC unroll 8
+  for (int j = 0; j < kSumVectors; ++j) visitor.visit(load_wide(p + j * kWide), j);
+}
+
+// Visits the vectors of what a run's quarters leave with their places in the sum's lanes, in order;
+// the last elements with zeros behind them.
+template <class E, class Visitor>
+VEGRAD_INLINE void read_rest(const E* p, std::size_t n, Visitor& visitor) {
   std::size_t i = 0;
   for (; i + kSumLanes <= n; i += kSumLanes) {
 #pragma GCC unroll 8
@@ -91,40 +108,41 @@ VEGRAD_INLINE void read_run(const E* p, std::size_t n, Visitor& visitor) {
   for (int j = 0; j < kSumVectors; ++j) visitor.visit(load_wide(rest + j * kWide), j);
 }
 
+// Visits every vector of a run: those of the quarters in turn, then the rest.
+template <class E, class Visitor>
+VEGRAD_INLINE void read_run(const E* p, std::size_t n, Visitor& visitor) {
+  const std::size_t quarter = quarter_of(n);
+  for (std::size_t i = 0; i < quarter; i += kSumLanes)
+#pragma GCC unroll 4
+    for (int k = 0; k < kQuarters; ++k) visit_group(p + k * quarter + i, visitor);
+  read_rest(p + kQuarters * quarter, n - kQuarters * quarter, visitor);
+}
+
 template <class E>
 struct Squares {
   Vector<double> total[kSumVectors] = {};
   VEGRAD_INLINE void visit(Vector<double> x, int j) { total[j] = add_square<E>(x, total[j]); }
 };
 
-// A run's quarters are read side by side, as many as there are registers for: more memory is then
-// asked for at a time, which is what limits this sum, and more sums are made at a time where the
-// memory is near. The bits are the same for any number of them.
-constexpr int kQuarters = 4, kAbreast = kSumVectors <= 2 ? 4 : kSumVectors <= 4 ? 2 : 1;
-constexpr int kAhead = 2048;  // bytes
+// With sums of its own for each quarter, as many side by side as there are registers for: more sums
+// are then made at a time where the memory is near. The bits are the same for any number of them.
+constexpr int kAbreast = kSumVectors <= 2 ? 4 : kSumVectors <= 4 ? 2 : 1;
 
 template <class E>
 double run_squares(const E* p, std::size_t n) {
-  const std::size_t quarter = n / (kQuarters * kSumLanes) * kSumLanes;
+  const std::size_t quarter = quarter_of(n);
   Squares<E> total[kQuarters];
 #pragma GCC unroll 4
   for (int first = 0; first < kQuarters; first += kAbreast) {
     Squares<E> squares[kAbreast];
-    for (std::size_t i = 0; i < quarter; i += kSumLanes) {
+    for (std::size_t i = 0; i < quarter; i += kSumLanes)
 #pragma GCC unroll 4
-      for (int k = 0; k < kAbreast; ++k) {
-        const E* const at = p + std::size_t(first + k) * quarter + i;
-#pragma GCC unroll 2
-        for (std::size_t line = 0; line < kSumLanes * sizeof(E); line += 64)
-          __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead + line);
-#pragma GCC unroll 8
-        for (int j = 0; j < kSumVectors; ++j) squares[k].visit(load_wide(at + j * kWide), j);
-      }
-    }
+      for (int k = 0; k < kAbreast; ++k)
+        visit_group(p + std::size_t(first + k) * quarter + i, squares[k]);
 #pragma GCC unroll 4
     for (int k = 0; k < kAbreast; ++k) total[first + k] = squares[k];
   }
-  read_run(p + kQuarters * quarter, n - kQuarters * quarter, total[0]);
+  read_rest(p + kQuarters * quarter, n - kQuarters * quarter, total[0]);
 #pragma GCC unroll 8
   for (int j = 0; j < kSumVectors; ++j)
     total[0].total[j] =
