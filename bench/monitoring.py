@@ -221,6 +221,7 @@ def one_round(make, options):
     clock = time.thread_time if options.cpu else time.perf_counter
     bare, watched = (copy_of(make, one, options.under) for one in (False, True))
     pair = [bare, watched]
+    copy_of(make, False, options.under).step()  # what is made once, as a compiled graph, is there
     warm, steps = (2 * QUICK, QUICK) if options.quick else (options.steps, options.steps)
     for turn in range(warm + steps):
         for one in pair if turn % 2 else reversed(pair):

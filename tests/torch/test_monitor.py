@@ -375,6 +375,13 @@ def test_compiled_models(before: bool) -> None:
         model(torch.ones(8, 16)).square().mean().backward()
         optimizer.step()
     np.testing.assert_allclose(monitor.history.gradient_norms, plain, rtol=1e-5)
+    if not before:  # the model's calls are heard, so that it can be run again
+        dict(model.named_parameters())["_orig_mod.2.weight"].data[0, 0] = np.nan
+        model(torch.ones(8, 16)).square().mean().backward()
+        optimizer.step()
+        assert monitor.report().findings[0].cause == "nonfinite-weights"
+        assert "parameter 2.weight[0, 0]" in str(monitor.report())
+        assert str(monitor.report()).startswith("Sequential, step 3")
 
 
 def test_reports_of_sick_networks() -> None:

@@ -35,7 +35,7 @@ from vegrad.torch.monitor.known_loss import (
 )
 from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.loss_graph import Node, at_risk, blamed, kept
-from vegrad.torch.monitor.modules import Back, CallHook, Hooked
+from vegrad.torch.monitor.modules import Back, CallHook, Hooked, wrapped
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.reading.second_look import full_look, passes_again, second_look
 
@@ -80,7 +80,10 @@ class FirstLook:
     """
 
     def __init__(self, model: Module, monitor: Watching) -> None:
-        self._model, self._monitor = unwrapped(model), monitor
+        around = list(wrapped(model))
+        self._model, self._monitor = around[-1], monitor
+        self._heard = next((one for one in around if _is_compiled(one)), self._model)
+        """Where calls are heard: what is compiled calls no hooks from within."""
         self._looked: NonFinite | None = None
         """The one that was looked at."""
         self._nodes: list[Node] = []
@@ -92,10 +95,10 @@ class FirstLook:
         """What the model was last called with, until it is called again."""
         self._begin(None)
         self.clear()
-        called = monitor._quiet.called(self._model, self._called)
-        self.handles = [self._model.register_forward_pre_hook(CallHook(called), with_kwargs=True)]
+        called = monitor._quiet.called(self._heard, self._called)
+        self.handles = [self._heard.register_forward_pre_hook(CallHook(called), with_kwargs=True)]
         self._hooked = Hooked()
-        self._hooked.after(self._model, CallHook(self._returned))
+        self._hooked.after(self._heard, CallHook(self._returned))
 
     def look(self, on: bool) -> None:
         """Begin a step that is looked at or not."""
@@ -123,7 +126,7 @@ class FirstLook:
         self, module: Module, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         if (
-            module is self._model
+            module is self._heard
             and not state.on
             and torch.is_grad_enabled()
             and self._monitor.watching
@@ -139,7 +142,7 @@ class FirstLook:
                 self.call = call
 
     def _returned(self, module: Module, args: object, output: object) -> None:
-        if module is not self._model or state.on or self.call is None:
+        if module is not self._heard or state.on or self.call is None:
             return
         self._made = numbers_of(output)
         if self._is_new():
@@ -275,13 +278,8 @@ class FirstLook:
         self._monitor.nonfinite = self._looked = first
 
 
-def unwrapped(model: Module) -> Module:
-    """Return the model without what wraps it for several processes or for the compiler."""
-    for name in ("_orig_mod", "module"):
-        inner = getattr(model, name, None)
-        if isinstance(inner, Module) and type(model).__module__.startswith("torch."):
-            return unwrapped(inner)
-    return model
+def _is_compiled(model: Module) -> bool:
+    return "_orig_mod" in model._modules
 
 
 def _is_sharded(model: Module) -> bool:

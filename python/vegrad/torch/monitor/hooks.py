@@ -32,6 +32,7 @@ from vegrad.torch.monitor.modules import (
     own_parameters,
     plain_name,
     tensor_in,
+    wrapped,
 )
 
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
@@ -59,7 +60,7 @@ class ModuleHooks:
         self.own = [own_parameters(path, one) for path, one in watched]
         self.inner = inner_places(self._watched, self.own)
         """The numbers of the modules with weights within each, that may run in its place."""
-        self._model, self.kind = model, type(model).__name__
+        self._model, self.kind = model, type(list(wrapped(model))[-1]).__name__
         self._on = self._counting = False
         self._tally: dict[str, list[int]] = {}
         """Subnormal elements and all elements, by phase, in a step that counts them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TypeAlias
@@ -26,6 +26,16 @@ def plain_name(name: str) -> str:
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
+
+
+def wrapped(model: Module) -> Iterator[Module]:
+    """Yield a model, then what is within it if it wraps one for processes or for the compiler."""
+    yield model
+    for name in ("_orig_mod", "module"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, Module) and type(model).__module__.startswith("torch."):
+            yield from wrapped(inner)
+            return
 
 
 def own_parameters(path: str, module: Module) -> list[str]:

@@ -8,7 +8,7 @@ Forward hooks read each module's output and tensor hooks the gradient that comes
 (hooks.py). A hook of optimizers reads the parameters' gradients as the step will use them
 (steps.py). All are read in place by vegrad's kernels. Forward passes without gradients (evaluation)
 are not looked at. Nor are modules that torch.compile has compiled, since hooks would break the
-graph: of those there are the parameters' gradients.
+graph: of those there are the parameters' gradients, and the calls of what torch.compile returned.
 """
 
 from __future__ import annotations
