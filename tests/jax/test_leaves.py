@@ -42,6 +42,14 @@ def test_a_bias_of_several_axes_is_not_blamed_for_being_0(factor: float) -> None
     assert (bias.role, bias.shape) == ("bias", (16,))
 
 
+def test_projections_into_heads_are_drawn_by_what_enters_them() -> None:
+    shapes = {"query": (256, 4, 64), "out": (4, 64, 256), "conv": (4, 64, 256)}
+    net = {name: {"kernel": jnp.ones(shape)} for name, shape in shapes.items()}
+    new: Any = vegrad.jax.apply_(net, Initialize("default"))
+    for name in shapes:
+        assert float(new[name]["kernel"].std()) == pytest.approx(1 / 16, rel=0.02)
+
+
 def test_a_bias_of_several_axes_is_drawn_as_one() -> None:
     net = heads()
     for edit in (Initialize("default"), Initialize("he_normal"), Redraw(("heads.0.bias",))):

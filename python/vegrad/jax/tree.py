@@ -156,10 +156,16 @@ def _part(key: object) -> str:
 
 
 def fans(name: str, leaf: jax.Array) -> tuple[int, int]:
-    """Return fan_in and fan_out of a matrix by its name: only Equinox's weights are (out, in)."""
+    """Return fan_in and fan_out of a matrix by its name.
+
+    Only Equinox's weights are (out, in), and only projections into heads (in, heads, out).
+    """
     first, last = leaf.shape[0], leaf.shape[-1]
-    if PLACE.sub("", name).endswith("weight"):
+    module, _, kind = PLACE.sub("", name).rpartition(".")
+    if kind == "weight":
         return prod(leaf.shape[1:]), first * prod(leaf.shape[2:])
+    if leaf.ndim == 3 and module.rpartition(".")[2] in ("query", "key", "value"):
+        return first, prod(leaf.shape[1:])
     return prod(leaf.shape[:-1]), last * prod(leaf.shape[:-2])
 
 
