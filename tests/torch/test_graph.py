@@ -213,10 +213,17 @@ class Deep(nn.Module):
         return self.out((h @ h.mT) @ self.gate(x)).mean(1)
 
 
+def place_in_autograd(leaf: torch.Tensor) -> object:
+    """Return where a leaf's gradients are gathered: DistributedDataParallel has its hooks there."""
+    return leaf.view_as(leaf).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+
+
 def test_gradients_that_float32_loses_are_measured_in_float64() -> None:
     torch.manual_seed(0)
     model = Deep(0.1)
+    places = [place_in_autograd(one) for one in model.parameters()]
     found = graph(model)
+    assert [place_in_autograd(one) for one in model.parameters()] == places
     sizes = found.parameters["layers.0.weight"].gradient_log2, found.operations[0].delta_log2
     twin = copy.deepcopy(model).double()
     F.cross_entropy(twin(X.double()), LABELS).backward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from math import inf, isfinite, isnan
 
 import torch
@@ -15,15 +14,17 @@ from vegrad.flow.reading import Reading
 from vegrad.torch import models
 from vegrad.torch.reading.gradients import gradients
 from vegrad.torch.reading.passes import Task, checked
-from vegrad.torch.reading.what_if import borrowed
 
 NARROW = {torch.float16, torch.bfloat16, torch.float32}
 
 
-def in_float64(model: Module) -> AbstractContextManager[None]:
-    """Put values of float64 into all parameters and buffers, and take them out at the end."""
-    several = [one for one in (*model.parameters(), *model.buffers()) if one.dtype in NARROW]
-    return borrowed(several, torch.float64)
+def in_float64(model: Module) -> Module:
+    """Return a copy of a model in float64.
+
+    Its own parameters keep their dtype: they would get another place in autograd's graph, and what
+    waits for their gradients there, as DistributedDataParallel does, would wait for ever.
+    """
+    return models.copied(model).double()
 
 
 def doubled(value: object) -> object:
@@ -50,10 +51,10 @@ def stored(task: Task) -> Stored | None:
     wanted = [one for one in task.model.parameters() if one.requires_grad]
     try:
         own = _gradients(task, wanted)
-        with in_float64(task.model):
-            double = task._replace(x=doubled(task.x), target=doubled(task.target))
-            true = _gradients(double, wanted)
-    except (RuntimeError, TypeError, ValueError):
+        copy = in_float64(task.model)
+        double = Task(copy, task.loss_fn, doubled(task.x), doubled(task.target))
+        true = _gradients(double, [one for one in copy.parameters() if one.requires_grad])
+    except Exception:  # a model may do anything, and is not always to be copied
         return None
     elements = lost = 0
     for one, exact in zip(own, true, strict=True):

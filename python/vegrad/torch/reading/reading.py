@@ -326,12 +326,13 @@ def _precisely(
 ) -> tuple[dict[str, float], tuple[tuple[Operation, ...], tuple[Operation, ...]]] | None:
     """Measure gradients and operations in float64; None if the model does not run like that."""
     try:
-        with precise.in_float64(task.model):
-            x, target = precise.doubled(task.x), precise.doubled(task.target)
-            hooked = Hooks()
-            graph = graph_of(task.model, hooked.on_output)
-            run = passes.forward(task._replace(x=x, target=target), graph, hooked)
-            named = _gradients(run, wanted)
-            return {n: models.size_log2(g) for n, g in named.items()}, _operations(run)
-    except (RuntimeError, TypeError, ValueError):
+        model = precise.in_float64(task.model)
+        double = task._replace(
+            model=model, x=precise.doubled(task.x), target=precise.doubled(task.target)
+        )
+        hooked = Hooks()
+        run = passes.forward(double, graph_of(model, hooked.on_output), hooked)
+        named = _gradients(run, {n: p for n, p in model.named_parameters() if n in wanted})
+        return {n: models.size_log2(g) for n, g in named.items()}, _operations(run)
+    except Exception:  # a model may do anything, and is not always to be copied
         return None

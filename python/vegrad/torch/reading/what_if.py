@@ -79,17 +79,14 @@ class WhatIf:
 
 
 @contextmanager
-def borrowed(tensors: Iterable[Tensor], dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Put copies of the values into parameters or buffers, and take them out at the end.
-
-    The copies are of another dtype if one is given.
-    """
+def borrowed(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Put copies of the values into parameters or buffers, and take them out at the end."""
     chosen = tuple(tensors)
     before = [(one, one.data) for one in chosen]
     with torch.autograd._unsafe_preserve_version_counter(chosen):
         try:
             for one in chosen:
-                one.data = one.data.to(dtype or one.dtype, copy=True)
+                one.data = one.data.clone()
             yield
         finally:
             for one, values in before:
