@@ -357,33 +357,6 @@ def test_autocast_and_grad_scaler() -> None:
     assert np.isfinite(monitor.history[0].activation_rms).all()
 
 
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_models(before: bool) -> None:
-    model = mlp()
-    plain = train(mlp(), torch.ones(8, 16)).history.gradient_norms
-    if before:
-        monitor = Monitor(model)
-        model = torch.compile(model, backend="eager")
-    else:
-        model = torch.compile(model, backend="eager")
-        monitor = Monitor(model)
-    assert monitor.parameters[0] == "0.weight"
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(torch.ones(8, 16)).square().mean().backward()
-        optimizer.step()
-    np.testing.assert_allclose(monitor.history.gradient_norms, plain, rtol=1e-5)
-    if not before:  # the model's calls are heard, so that it can be run again
-        dict(model.named_parameters())["_orig_mod.2.weight"].data[0, 0] = np.nan
-        model(torch.ones(8, 16)).square().mean().backward()
-        optimizer.step()
-        assert monitor.report().findings[0].cause == "nonfinite-weights"
-        assert "parameter 2.weight[0, 0]" in str(monitor.report())
-        assert str(monitor.report()).startswith("Sequential, step 3")
-
-
 def test_reports_of_sick_networks() -> None:
     report = train(mlp(20, nn.Sigmoid), torch.randn(8, 16), 1).report()
     assert report.verdict == "vanishing"

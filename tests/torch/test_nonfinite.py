@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import vegrad.torch as ours  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 from vegrad.torch import Monitor  # noqa: E402
 
 from tests.torch.test_monitor import mlp, train  # noqa: E402
@@ -55,6 +56,28 @@ def test_data_that_are_not_finite() -> None:
     first = train(mlp(), x, 1).nonfinite
     assert (first.module, first.phase, first.batch_index) == ("0", "forward", 5)
     assert "neither is its input" in str(first)
+
+
+@pytest.mark.parametrize("steps", [1, 45])  # looked at or not
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_takes_no_operation_of_ours_for_its_own(reentrant: bool, steps: int) -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.ReLU()) for _ in "ab")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = checkpoint(layer, x, use_reentrant=reentrant)
+            return x
+
+    model = Kept()
+    monitor = train(model, torch.randn(8, 16, requires_grad=True), steps)
+    x = torch.randn(8, 16)
+    x[5, 3] = torch.nan
+    model(x.requires_grad_()).square().mean().backward()
+    torch.optim.SGD(model.parameters(), 0.01).step()
+    assert monitor.nonfinite is not None
 
 
 def test_a_backward_pass_that_makes_nan() -> None:

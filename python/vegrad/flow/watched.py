@@ -142,6 +142,10 @@ class FirstNonFinite(Protocol):
         """The path of the module whose operation made it."""
 
     @property
+    def unseen(self) -> bool:
+        """True if nothing is known of the modules in that step."""
+
+    @property
     def parameter(self) -> str:
         """The module's parameter that is not finite itself, if one is."""
 

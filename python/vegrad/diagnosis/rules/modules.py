@@ -32,6 +32,8 @@ NEEDED = {
     "backward": "look for an operation whose derivative has no finite value there: a square root "
     "or a logarithm at 0, a where() with an unused infinite branch.",
     "gradient": "look at what this parameter is multiplied with, and at the size of the loss.",
+    "unseen": "give the monitor what torch.compile returned, or diagnose the model as it was "
+    "before on this batch: that looks at the data, the weights and each operation.",
 }
 SLOWER = "lower the learning rate, to a tenth at first, and clip the gradients' joint norm at 1."
 
@@ -56,7 +58,8 @@ def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
     elif found is not None:
         yield found
     else:
-        yield _said(first, reading, rule, "", "{first}", NEEDED[first.phase])
+        needed = NEEDED["unseen" if first.unseen else first.phase]
+        yield _said(first, reading, rule, "", "{first}", needed)
 
 
 GROWN = (

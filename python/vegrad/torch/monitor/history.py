@@ -45,6 +45,8 @@ class NonFinite:
     to the output of this other module was not. "" if no gradient was finite before it."""
     gradient_of: str = ""
     """In the gradient phase: the parameter whose gradient is not finite."""
+    unseen: bool = False
+    """True if nothing is known of the modules in that step: they are compiled."""
     cause: str = ""
     """The cause, by its stable name, where an operation of the loss is to blame."""
     operation: str = ""
@@ -97,10 +99,10 @@ class NonFinite:
         )
 
     def _gradient(self) -> str:
-        return (
-            f"the gradient of {self.gradient_of} is not finite, although those that flow through "
-            "the modules are"
-        )
+        what = f"the gradient of {self.gradient_of} is not finite"
+        if self.unseen:
+            return f"{what}, and no module was seen"
+        return f"{what}, although those that flow through the modules are"
 
     def __str__(self) -> str:
         return self.message

@@ -243,7 +243,8 @@ class ModuleHooks:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(local_part(tensor)).all())
+    # Detached: what an operation saves for its way back, a checkpoint counts as the model's.
+    return bool(torch.isfinite(local_part(tensor.detach())).all())
 
 
 def _has_norm(tensor: Tensor) -> bool:

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from vegrad.torch import clip
 from vegrad.torch.models import state
+from vegrad.torch.monitor.modules import eager
 
 Call: TypeAlias = Callable[..., object]
 
@@ -147,7 +148,7 @@ def _backward(original: Call) -> Call:
             for listener in told:
                 listener.backward_ends()
 
-    return run_backward
+    return eager(run_backward)
 
 
 def _clip_norm(original: Call) -> Call:
@@ -182,7 +183,7 @@ def _scale(original: Call) -> Call:
                 listener.scaled(self, outputs, result)
         return result
 
-    return scale
+    return eager(scale)
 
 
 def _unscale(original: Call) -> Call:
@@ -191,7 +192,7 @@ def _unscale(original: Call) -> Call:
         for listener in _alive():
             listener.unscaled(optimizer)
 
-    return unscale_
+    return eager(unscale_)
 
 
 def _heard(clipped: clip.Heard) -> None:

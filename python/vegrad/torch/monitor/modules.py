@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import partial
-from typing import TypeAlias
+from functools import partial, wraps
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from vegrad.torch.gradient_norms import is_distributed
 
 _PLAIN = (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity, torch.nn.Flatten)
 _is_compiling = torch.compiler.is_compiling
+T = TypeVar("T")
 Slots: TypeAlias = MutableMapping[int, Callable[..., object]]
 Ran: TypeAlias = Callable[[Module, tuple[object, ...], object], None]
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
@@ -239,6 +241,19 @@ class Hooked:
         for hooks, key, _ in self._slots.values():
             hooks.pop(key, None)
         self._slots = {}
+
+
+def eager(function: Callable[..., T]) -> Callable[..., T]:
+    """Return a function that torch.compile does not look into: a graph ends before its call."""
+    outside = torch._disable_dynamo(function)
+
+    @wraps(function)
+    def call(*given: object, **named: object) -> T:
+        # Whether this is compiled cannot be asked: what dynamo gives up it runs, and compiles what
+        # that calls.
+        return (outside if "torch._dynamo" in sys.modules else function)(*given, **named)
+
+    return call
 
 
 class Back(partial[None]):

@@ -48,27 +48,36 @@ class RecordHooks(ModuleHooks):
             found["epsilon"] = lost_epsilon(self.loop.steps.optimizers, bad)
         return found
 
+    @property
+    def saw_modules(self) -> bool:
+        """True if modules were seen in this step: none are without a look, or if compiled."""
+        return self._on and bool(self._counts.any())
+
     def replay(self, run: Callable[[], object]) -> None:
-        """Run a step that was not looked at again, by `run`, to see where it was not finite first.
+        """Run a step of which no module was seen again, to see where it was not finite first.
 
         Its numbers are not kept.
         """
-        if self._on or self._paused or self.nonfinite is not None:
+        if self.saw_modules or self._paused or self.nonfinite is not None:
             return
+        looking = self._on
         self._hooked.put(True)
         self._on = self._watch.on = self._replaying = True
         try:
             run()
         finally:
-            self._on = self._watch.on = self._replaying = False
-            self._hooked.put(False)
+            self._on = self._watch.on = looking
+            self._replaying = False
+            self._hooked.put(looking)
             self._watch.clear()
             self._others = []
 
     def _find_gradient(self, place: int, grad: Tensor) -> None:
         """Note a parameter's gradient that is not finite where all before it were."""
         name = self.parameters[place]
-        self._note("gradient", name.rpartition(".")[0] or self.kind, grad, None, gradient_of=name)
+        unseen = self.first.call is None and not self.saw_modules
+        module = name.rpartition(".")[0] or self.kind
+        self._note("gradient", module, grad, None, gradient_of=name, unseen=unseen)
 
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""

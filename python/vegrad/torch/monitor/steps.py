@@ -20,6 +20,7 @@ from vegrad._core import Clipped
 from vegrad.torch.monitor.first import FirstLook
 from vegrad.torch.monitor.history import MonitorHistory
 from vegrad.torch.monitor.loop import Loop
+from vegrad.torch.monitor.modules import eager
 from vegrad.torch.monitor.owners import Owners
 from vegrad.torch.monitor.recording import RecordHooks
 from vegrad.torch.monitor.schedule import Schedule
@@ -238,6 +239,6 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
             monitor.owners.see_stranger()
 
     return [
-        register_optimizer_step_pre_hook(about_to_step),
-        register_optimizer_step_post_hook(has_stepped),
+        register_optimizer_step_pre_hook(eager(about_to_step)),
+        register_optimizer_step_post_hook(eager(has_stepped)),
     ]

@@ -138,6 +138,7 @@ def _kurtosis(matrix: Tensor) -> float:
 
 def first_nonfinite(values: Tensor) -> NonFiniteValue | None:
     """Return the first element that is NaN or infinite; None if there is none."""
+    values = values.detach()
     bad = ~torch.isfinite(values)
     if not bool(bad.any()):
         return None
