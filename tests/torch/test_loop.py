@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # noqa: E402
-from vegrad.torch import Monitor  # noqa: E402
+from vegrad.torch import SGD, FindingError, Monitor  # noqa: E402
 from vegrad.torch.monitor import listening  # noqa: E402
 
 pytestmark = [
@@ -185,3 +185,46 @@ def test_a_step_without_a_new_backward_pass_adds_nothing_to_its_gradients() -> N
     for _ in range(12):
         optimizer.step()
     assert not [one for one in monitor.report().findings if one.cause == "no-zero-grad"]
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize("optimizer", ["SGD", "LBFGS", "ours"])
+def test_the_gradients_of_a_closure_are_those_of_its_step(optimizer: str, by_name: bool) -> None:
+    model, x = small()
+    kinds: dict[str, Any] = {"SGD": torch.optim.SGD, "LBFGS": torch.optim.LBFGS, "ours": SGD}
+    chosen = kinds[optimizer](model.parameters(), 1e-2)
+    monitor = Monitor(model, on_finding="raise")
+    batch, losses = x, list[float]()
+
+    def closure() -> torch.Tensor:
+        chosen.zero_grad()
+        loss = (model(batch) - batch[:, :1]).square().mean()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        return loss
+
+    for step in range(45):
+        calls = len(losses)
+        assert chosen.step(closure=closure) if by_name else chosen.step(closure)
+        assert monitor.history.loss[-1] == pytest.approx(losses[calls])
+        assert monitor.steps == step + 1
+    before = [one.detach().clone() for one in model.parameters()]
+    batch = torch.full_like(x, torch.nan)
+    with pytest.raises(FindingError, match="step 45"):
+        chosen.step(closure)
+    assert all(map(torch.equal, before, model.parameters())) or optimizer == "ours"
+
+
+def test_a_closure_that_is_never_called_ends_its_step_nevertheless() -> None:
+    class Deaf(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step()
+
+    model, x = small()
+    optimizer = Deaf(model.parameters(), 1e-3)
+    monitor = Monitor(model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step(lambda: None)
+    assert monitor.steps == 3

@@ -278,6 +278,11 @@ class FirstLook:
         self._monitor.nonfinite = self._looked = first
 
 
+def seen_at(step: int, first: NonFinite | None) -> bool:
+    """Return True if the first NaN or inf was seen in this step."""
+    return first is not None and first.step == step
+
+
 def _is_compiled(model: Module) -> bool:
     return "_orig_mod" in model._modules
 

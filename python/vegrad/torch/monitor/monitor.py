@@ -37,6 +37,7 @@ from vegrad.torch import models
 from vegrad.torch.monitor import schedule
 from vegrad.torch.monitor.again import Again
 from vegrad.torch.monitor.alarms import Alarms
+from vegrad.torch.monitor.first import seen_at
 from vegrad.torch.monitor.flush import flush_gain
 from vegrad.torch.monitor.journal import Journal
 from vegrad.torch.monitor.looks import Looks
@@ -72,8 +73,9 @@ class Monitor(QuietHooks):
         keep: number of steps that `history` keeps.
         on_finding: what happens when the training shows something wrong, once for each cause: a
             function that is called with the `Finding`; "warn" gives a `FindingWarning` with the
-            step; "raise" raises a `FindingError` out of the optimizer's step, which is not taken;
-            "stop" sets `stopped`, on which the callbacks end the training; None is silent.
+            step; "raise" raises a `FindingError` out of the optimizer's step, before a NaN changes
+            weights, and for all else once it is taken; "stop" sets `stopped`, on which the
+            callbacks end the training; None is silent.
         ignore: causes that nothing is said about, such as ("learning-rate-low",).
         log: a file that gets a line a step, for `vegrad watch` and `vegrad.read_run`; one that is
             there is gone on with. Each process needs one of its own.
@@ -109,12 +111,10 @@ class Monitor(QuietHooks):
     ) -> None:
         _check(model, optimizer)
         every = None if every is None else as_count("every", every, 1)
-        details = as_count("details", details, 1)
-        budget = _as_share(budget)
         keep = min(as_count("keep", keep, 1), sys.maxsize)
         self._alarms = Alarms(on_finding, ignore)
-        planned = Schedule(every, budget, clock or schedule.clock)
-        super().__init__(model, backward, optimizer, planned, details, keep)
+        planned = Schedule(every, _as_share(budget), clock or schedule.clock)
+        super().__init__(model, backward, optimizer, planned, as_count("details", details, 1), keep)
         named = zip(self.modules, self._watched, self.own, strict=True)
         self.owners.tell = partial(_strayed, weakref.ref(self))
         weighted = [(name, one) for name, one, own in named if own]
@@ -182,7 +182,7 @@ class Monitor(QuietHooks):
     def _end(self, known: dict[int, float] | None) -> None:
         """End a step, and judge the training if it is time."""
         self._catch_up()
-        step, was_fine = self.steps, self.nonfinite is None
+        step = self.steps
         super()._end(known)
         if not self._paused:
             loss, norm = self._history.last_sizes
@@ -190,7 +190,7 @@ class Monitor(QuietHooks):
             self._batch = None
             alone = self._ender() is None
             self._journal.ended(self, self._spikes if spike else None, alone)
-            self._due = self._due or (was_fine and self.nonfinite is not None)
+            self._due = self._due or seen_at(step, self.nonfinite)
             if alone and self._due:
                 self._judge()
             elif self._due and step < BEGINS:  # a first step may leave nothing of the model
@@ -201,6 +201,8 @@ class Monitor(QuietHooks):
             if alone:
                 self.schedule.ended(self._was_looked)
         self._looks.end(step, self.steps, looked=self._on)
+        if self._due and seen_at(step, self.nonfinite):
+            self._judge()  # before the step is taken
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         """Judge the training if it is time, now that the step is taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from math import nan
 
 import torch
@@ -211,10 +212,47 @@ class StepHooks(RecordHooks):
         return False
 
 
+class Closure:
+    """A closure that an optimizer's step calls for its gradients: only after that are they there.
+
+    An optimizer may call it again and again, as LBFGS does: the first gradients are the step's.
+    """
+
+    def __init__(self, original: Callable[..., object], then: Callable[[], None]) -> None:
+        self._original, self._then = original, then
+        self._ended = False
+
+    def call(self, *given: object, **named: object) -> object:
+        """Call the closure, and tell that the gradients are there."""
+        result = self._original(*given, **named)
+        self.end()
+        return result
+
+    def end(self) -> None:
+        """Tell that the gradients are there, unless that was told."""
+        if not self._ended:
+            self._ended = True
+            self._then()
+
+
 def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
     """Hook all optimizers: the hooks are global, and must not keep the monitor alive."""
+    closures: list[Closure] = []
 
-    def about_to_step(optimizer: Optimizer, *_: object) -> None:
+    def about_to_step(
+        optimizer: Optimizer, given: tuple[object, ...], named: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+        closures.clear()
+        closure = named.get("closure", given[1] if len(given) > 1 else None)
+        if not callable(closure) or myself() is None:
+            gradients_are_there(optimizer)
+            return None
+        closures.append(Closure(closure, partial(gradients_are_there, optimizer)))
+        if "closure" in named:
+            return given, {**named, "closure": closures[0].call}
+        return (given[0], closures[0].call, *given[2:]), named
+
+    def gradients_are_there(optimizer: Optimizer) -> None:
         monitor = myself()
         if monitor is None or monitor._steps_quietly(optimizer):
             return
@@ -229,6 +267,8 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
         monitor = myself()
         if monitor is None:
             return
+        for closure in closures:
+            closure.end()
         if was_quiet := monitor._stepped_quietly():
             if was_quiet == LAST:
                 monitor._row_ends()
