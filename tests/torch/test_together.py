@@ -85,6 +85,20 @@ def spoilt(way: str, size: int, rank: int) -> list[str]:
     return [one.message for one in monitor.report(together=True).findings]
 
 
+def of_a_row(size: int, rank: int) -> tuple[list[str], list[str]]:
+    """Return what one process says, and all together, of a NaN in the batch of the last one."""
+    from vegrad.torch import Monitor
+
+    net, (x, y) = wrapped("ddp", size), batch()
+    monitor = Monitor(net, on_finding=None)
+    if rank == size - 1:
+        x[5, 3] = float("nan")
+    nn.functional.cross_entropy(net(x), y).backward()
+    monitor.step()
+    alone = [one.message for one in monitor.report().findings]
+    return alone, [one.cause for one in monitor.report(together=True).findings]
+
+
 def with_one_small() -> list[tuple[str, str]]:
     """Return what is found, and where, if the fourth of eight layers has small weights."""
     from torch.distributed.fsdp import fully_shard
@@ -137,6 +151,7 @@ def work() -> dict[str, Any]:
         }
         found[way]["spoilt"] = spoilt(way, size, rank)
     found["small"] = with_one_small()
+    found["row"] = of_a_row(size, rank)
     if rank == size - 1:
         other = replace(report, rows=report.rows[:-1])
     try:
@@ -184,6 +199,14 @@ def test_all_processes_have_the_same_report(seen: list[Any]) -> None:
             assert other[way]["diagnosis"] == seen[0][way]["diagnosis"]
             assert other[way]["report"] == seen[0][way]["report"]
     assert any(other[way]["alone"] != seen[0][way]["alone"] for way in ways for other in seen)
+
+
+def test_a_row_that_another_process_has_is_its_own_to_tell(seen: list[Any]) -> None:
+    *others, last = [one["row"] for one in seen]
+    assert "x[5, 3] is nan" in last[0][0]
+    for (told,), _ in others:
+        assert "those that flow through the modules are in this process" in told
+    assert all(together == ["nonfinite-input"] for _, together in (*others, last))
 
 
 def test_a_history_is_judged_too(seen: list[Any]) -> None:

@@ -142,8 +142,12 @@ class FirstNonFinite(Protocol):
         """The path of the module whose operation made it."""
 
     @property
-    def unseen(self) -> bool:
-        """True if nothing is known of the modules in that step."""
+    def known(self) -> str:
+        """The phase, or what there is instead.
+
+        "unseen" if nothing is known of the modules in that step, "elsewhere" if all was finite in
+        this process, and others share its gradients.
+        """
 
     @property
     def parameter(self) -> str:

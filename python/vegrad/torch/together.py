@@ -68,13 +68,16 @@ def _check(names: list[list[str]]) -> None:
 def _each_once(found: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return findings without those that another process has said, what is critical first.
 
-    Where a value is not finite, one process may have the part of a parameter that is to blame.
+    Where a value is not finite, one process may have the part of a parameter that is to blame, or
+    the row; of the others, which got it with the gradients, nothing more is said then.
     """
     once: dict[tuple[str, str, object], Finding] = {}
     for one in found:
         where = (one.sites, repr(one.facts)) if one.kind == "nonfinite" else None
         once.setdefault((one.kind, one.cause, where), one)
-    return tuple(sorted(once.values(), key=lambda one: one.severity != "critical"))
+    known = any(one.kind == "nonfinite" and one.cause for one in once.values())
+    told = [one for one in once.values() if one.kind != "nonfinite" or one.cause or not known]
+    return tuple(sorted(told, key=lambda one: one.severity != "critical"))
 
 
 def _mean(sizes: FloatArray) -> list[float]:

@@ -32,6 +32,8 @@ NEEDED = {
     "backward": "look for an operation whose derivative has no finite value there: a square root "
     "or a logarithm at 0, a where() with an unused infinite branch.",
     "gradient": "look at what this parameter is multiplied with, and at the size of the loss.",
+    "elsewhere": "see what the monitors of the other processes say: report(together=True), called "
+    "in all of them.",
     "unseen": "give the monitor what torch.compile returned, or diagnose the model as it was "
     "before on this batch: that looks at the data, the weights and each operation.",
 }
@@ -58,8 +60,7 @@ def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
     elif found is not None:
         yield found
     else:
-        needed = NEEDED["unseen" if first.unseen else first.phase]
-        yield _said(first, reading, rule, "", "{first}", needed)
+        yield _said(first, reading, rule, "", "{first}", NEEDED[first.known])
 
 
 GROWN = (

@@ -47,6 +47,8 @@ class NonFinite:
     """In the gradient phase: the parameter whose gradient is not finite."""
     unseen: bool = False
     """True if nothing is known of the modules in that step: they are compiled."""
+    processes: int = 1
+    """The number of processes that share the gradients."""
     cause: str = ""
     """The cause, by its stable name, where an operation of the loss is to blame."""
     operation: str = ""
@@ -57,6 +59,13 @@ class NonFinite:
     """The optimizer's ε, if that is 0 in the dtype of the parameter that is not finite."""
     growth: float = nan
     """Growth of the outputs of modules since the step before, the largest; nan if not known."""
+
+    @property
+    def known(self) -> str:
+        """The phase; "unseen" if so, "elsewhere" if another process may have made it."""
+        if self.phase == "gradient" and (self.unseen or self.processes > 1):
+            return "unseen" if self.unseen else "elsewhere"
+        return self.phase
 
     @property
     def message(self) -> str:
@@ -102,7 +111,8 @@ class NonFinite:
         what = f"the gradient of {self.gradient_of} is not finite"
         if self.unseen:
             return f"{what}, and no module was seen"
-        return f"{what}, although those that flow through the modules are"
+        though = f"{what}, although those that flow through the modules are"
+        return though if self.processes == 1 else f"{though} in this process"
 
     def __str__(self) -> str:
         return self.message

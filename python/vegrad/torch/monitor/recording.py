@@ -77,7 +77,8 @@ class RecordHooks(ModuleHooks):
         name = self.parameters[place]
         unseen = self.first.call is None and not self.saw_modules
         module = name.rpartition(".")[0] or self.kind
-        self._note("gradient", module, grad, None, gradient_of=name, unseen=unseen)
+        facts = {"gradient_of": name, "unseen": unseen, "processes": _processes()}
+        self._note("gradient", module, grad, None, **facts)
 
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""
@@ -140,3 +141,9 @@ class RecordHooks(ModuleHooks):
         if self.nonfinite is None:
             self._find_gradient(*wrong[0])
         return sum([sizes[place] for place, _ in wrong])
+
+
+def _processes() -> int:
+    distributed = torch.distributed
+    there = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if there else 1
