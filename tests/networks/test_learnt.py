@@ -27,6 +27,18 @@ def test_what_has_learnt_is_left_as_it_is(activation: str) -> None:
     assert found.apply(net) is None
 
 
+def test_what_gets_most_rows_right_has_learnt_however_large_its_outputs_are() -> None:
+    net = trained("relu", 150)
+    for kind in ("weight", "bias"):
+        net.parameters[f"layers.2.{kind}"][:] *= 300
+    wrong = LABEL.copy()
+    wrong[::50] = (wrong[::50] + 1) % 3  # a row in fifty is not to be learnt
+    found = vegrad.diagnose(net, X, wrong)
+    assert found.healthy, str(found)
+    assert "of the rows are right" in found.summary
+    assert not vegrad.diagnose(net, X, np.roll(LABEL, 7)).healthy
+
+
 def test_what_is_saturated_and_has_not_learnt_is_called_so() -> None:
     net = trained("tanh", 2)
     for layer in (0, 1):

@@ -24,7 +24,6 @@ from vegrad.flow.reading import Chain, Reading
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
 FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
 USED_UP = {"vanishing", "exploding", "saturated", "dead"}  # no trouble once the task is learnt
-LEARNT = 0.1  # times the loss of the best constant output
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
 
@@ -111,7 +110,7 @@ def learnt(reading: Reading) -> KnownLoss | None:
     if not known or len(known) < len(reading.losses):
         return None
     worst = max(known, key=lambda one: one.value / one.constant)
-    return worst if all(one.value <= LEARNT * one.constant for one in known) else None
+    return worst if all(one.learnt for one in known) else None
 
 
 def _of_any(reading: Reading, rest: Callable[[Reading], list[Finding]]) -> list[Finding]:

@@ -42,8 +42,10 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
     """Say what was looked at and how it is, for a network without findings."""
     done, said = learnt(reading), list(rows_alike(reading))
     if done is not None:
-        beside = f"beside {done.constant:.3g} of guessing"
-        said.append(f"it has learnt: its loss is {done.value:.3g}, {beside}")
+        beside = f"its loss is {done.value:.3g}, beside {done.constant:.3g} of guessing"
+        if done.value > done.constant:
+            beside = f"{1 - done.wrong:.1%} of the rows are right, {1 - done.guess:.1%} by guessing"
+        said.append(f"it has learnt: {beside}")
     return "; ".join([*said, _seen(reading, trend)])
 
 

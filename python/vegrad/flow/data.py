@@ -10,6 +10,7 @@ import numpy as np
 from vegrad.arrays.checks import Array
 
 LEAST_ROWS, MOST_ROWS = 8, 4096  # of which columns are measured
+LEARNT = 0.1  # times the loss of the best constant output, or the rows that it has wrong
 DENSE = 0.5  # share of the rows in which a column is not at its median
 
 
@@ -224,3 +225,12 @@ class KnownLoss:
     """nan if it was no mean."""
     constant: float
     """What the best constant output would cost; nan if that cannot be told."""
+    wrong: float = nan
+    """Share of the rows whose class is not the one of the largest output; nan if not known."""
+    guess: float = nan
+    """The same share if all rows were taken for the commonest class."""
+
+    @property
+    def learnt(self) -> bool:
+        """True if the loss, or the number of wrong rows, is far below that of a constant output."""
+        return self.value <= LEARNT * self.constant or self.wrong <= LEARNT * self.guess

@@ -150,6 +150,11 @@ class NonFinite:
     reading: object = None
 
     @property
+    def known(self) -> str:
+        """The phase."""
+        return self.phase
+
+    @property
     def message(self) -> str:
         """It in words."""
         return f"the gradient of {self.module} is not finite at step {self.step}"

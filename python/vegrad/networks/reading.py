@@ -72,7 +72,7 @@ def read(
         operations=_operations(config, flow),
         parameters=_parameters(network, flow),
         compared=_compared(network, seen, target),
-        losses=(known_loss(batch.target, loss, config),),
+        losses=(_known_loss(batch.target, seen, loss, config),),
         inputs=(Input.of("x", batch.x),),
         what_if=ScaledInputs(network, batch.x, lambda twin, x: twin.backward(x, batch.target)),
         chain=chain,
@@ -113,6 +113,15 @@ def compared_outputs(
         units=outputs.shape[1],
         labels=config["loss"] == "cross_entropy",
     )
+
+
+def _known_loss(target: Array, seen: Examined, loss: float, config: Mapping[str, Any]) -> KnownLoss:
+    known = known_loss(target, loss, config)
+    if config["loss"] != "cross_entropy" or seen.outputs.ndim != 2:
+        return known
+    commonest = np.bincount(target.ravel()).max() / target.size
+    wrong = float(np.mean(seen.outputs.argmax(1) != target.ravel()))
+    return replace(known, wrong=wrong, guess=1 - float(commonest))
 
 
 def known_loss(target: Array, loss: float, config: Mapping[str, Any]) -> KnownLoss:

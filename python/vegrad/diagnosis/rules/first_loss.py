@@ -35,7 +35,7 @@ STREAM = (
 
 def _absurd(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find outputs that are far too large for the loss, where nothing else is known to be off."""
-    if earlier:
+    if earlier or any(one.learnt for one in reading.losses):
         return
     known = [one for one in reading.compared if _guess(one) > 0 and isfinite(one.value)]
     worst = max(known, key=lambda one: _times(one, one.value), default=None)

@@ -23,7 +23,8 @@ NORMAL = 0.02  # the standard deviation that transformers are drawn with
 def is_absurd(reading: Reading) -> bool:
     """Return True if outputs are far too large for a cross entropy, beside the best constant."""
     return any(
-        one.kind != "mse" and one.value >= ABSURD * one.constant > 0 for one in reading.losses
+        one.kind != "mse" and one.value >= ABSURD * one.constant > 0 and not one.learnt
+        for one in reading.losses
     )
 
 
