@@ -88,6 +88,7 @@ def task(request: pytest.FixtureRequest, digits: Both) -> Iterator[tuple[str, Bo
         {"solver": "sgd", "activation": "tanh", "learning_rate_init": 0.05, "momentum": 0.8},
         {"solver": "sgd", "nesterovs_momentum": False, "activation": "identity"},
         {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1, "batch_size": 100},
+        {"solver": "adam", "activation": "relu", "batch_size": 199},  # and one of 2 rows
         {"solver": "sgd", "learning_rate": "invscaling", "momentum": 0.0, "power_t": 0.1},
         {"solver": "sgd", "learning_rate": "adaptive", "momentum": 0.0, "tol": 0.05,
          "n_iter_no_change": 2, "learning_rate_init": 0.01},

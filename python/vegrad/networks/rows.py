@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.networks.sequences import Cuts
 
 
@@ -74,6 +74,20 @@ class Rows:
     def steps(self, order: Array, batch_size: int) -> npt.NDArray[np.int64]:
         """Return the number of steps that are taken on each batch of rows in this order."""
         return np.ones(-(-len(order) // batch_size), np.int64)
+
+    def shares(self, order: Array, batch_size: int) -> FloatArray:
+        """Return how much each step counts in the mean over rows: 1 for the one with most."""
+        starts = np.arange(0, len(order), batch_size)
+        counts = [
+            self.counted(order[start : start + batch_size], window)
+            for start, windows in zip(starts, self.steps(order, batch_size), strict=True)
+            for window in range(windows)
+        ]
+        return np.array(counts) / max(counts)
+
+    def counted(self, rows: Array, window: int) -> int:
+        """Return the number of targets that some rows have in a step's window."""
+        return len(rows)
 
 
 def print_of(array: Array) -> str:
