@@ -304,7 +304,10 @@ def test_all_that_is_wrong_is_one_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["predict", network, str(tmp_path / "new.csv")]) == 2
     told = capsys.readouterr().err
     assert 'must have the column "city" that' in told
-    assert 'line 2, column "area": must be numbers' in told
+    assert "line 2, column \"area\": must be numbers, not 'wide'" in told
+    (tmp_path / "new.csv").write_text("nr,area,city\n", encoding="utf-8")
+    assert main(["predict", network, str(tmp_path / "new.csv")]) == 2
+    assert "new.csv has names but no rows\n" in capsys.readouterr().err
 
 
 def test_predictions_replace_no_file_unasked(
