@@ -310,6 +310,34 @@ def test_no_library_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         load(tmp_path / "t.parquet", "y")
 
 
+def test_a_library_without_what_it_reads_files_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    from types import ModuleType
+
+    def reading(path: Path) -> None:
+        raise ImportError("missing optional dependency")
+
+    for library in ("pandas", "polars"):
+        module = ModuleType(library)
+        module.read_excel = module.read_parquet = reading  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, library, module)
+    path = tmp_path / "t.xlsx"
+    path.write_bytes(b"PK")
+    told = r"needs fastexcel \(for polars\) or openpyxl \(for pandas\): pip install openpyxl$"
+    with pytest.raises(ImportError, match=told):
+        load(path, "y")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"needs fastexcel \(for polars\): pip"):
+        load(path, "y")
+    monkeypatch.setitem(sys.modules, "pandas", sys.modules["polars"])
+    monkeypatch.setitem(sys.modules, "polars", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ImportError, match=r"needs pyarrow \(for pandas\): pip install pyarrow$"):
+        load(tmp_path / "t.parquet", "y")
+
+
 def test_a_source_that_is_none() -> None:
     with pytest.raises(TypeError, match="source must be a name, a path or a frame, not list"):
         load([[1.0, 2.0]], "y")
