@@ -322,6 +322,7 @@ def test_with_a_scaled_target(numbers: Both) -> None:
         ({"learning_rate_init": 0.0}, "learning_rate_init must be above 0"),
         ({"learning_rate": "falling"}, "learning_rate must be one of constant"),
         ({"max_iter": 0}, "max_iter must be above 0"),
+        ({"clip": "global_norm:1"}, "clip must be a number, .*, or None, not 'global_norm:1'"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"dtype": "float16"}, "dtype must be float32 or float64"),
         ({"on_finding": "shout"}, "on_finding must be"),
