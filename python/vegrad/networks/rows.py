@@ -41,6 +41,9 @@ class Rows:
     windows = 1
     """The most steps that are taken on a batch."""
 
+    lengths: npt.NDArray[np.int64] | None = None
+    """Of sequences; None if they have none, or are all of the same length."""
+
     def __init__(self, x: Array, target: Array) -> None:
         self.x, self.target = x, target
 
@@ -78,6 +81,9 @@ class Rows:
     def shares(self, order: Array, batch_size: int) -> FloatArray:
         """Return how much each step counts in the mean over rows: 1 for the one with most."""
         starts = np.arange(0, len(order), batch_size)
+        if self.windows == 1 and self.lengths is None:  # all rows count alike
+            sizes = np.minimum(batch_size, len(order) - starts)
+            return np.asarray(sizes / sizes[0])
         counts = [
             self.counted(order[start : start + batch_size], window)
             for start, windows in zip(starts, self.steps(order, batch_size), strict=True)
