@@ -2,16 +2,20 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import vegrad
+from vegrad import datasets
 from vegrad.cli import main
-from vegrad.datasets import Preparation
+from vegrad.cli.guessing import beside_guessing, guess_told, in_words
+from vegrad.datasets import Dataset, Preparation
 from vegrad.datasets.csv_files import read
 from vegrad.datasets.preparation import Column
+from vegrad.diagnosis.history import EPOCHS, LAYERS, History
 
 from tests.patches import run_as_file
 
@@ -39,7 +43,7 @@ def test_a_price_comes_out_as_a_price(tmp_path: Path, capsys: pytest.CaptureFixt
     network = trained(tmp_path, "price")
     told = capsys.readouterr().out
     assert "cells between semicolons, decimal commas\n" in told
-    assert ", R² 0.9" in told
+    assert re.search(r", R² 0\.9\d+ \(always the mean: -?0\.\d{3}\), error ", told)
     assert "in the target's units\n" in told
     new = houses(tmp_path / "new.csv", price=False)
     assert main(["predict", network, new, "--out", str(tmp_path / "p.csv")]) == 0
@@ -48,7 +52,13 @@ def test_a_price_comes_out_as_a_price(tmp_path: Path, capsys: pytest.CaptureFixt
     assert header == ["price"]
     with (tmp_path / "houses.csv").open(encoding="utf-8") as file:
         true = [float(row["price"]) for row in csv.DictReader(file, delimiter=";")]
-    apart = np.array([float(one) for (one,) in rows]) - true
+    found = np.array([float(one) for (one,) in rows])
+    np.testing.assert_array_equal(found, vegrad.MLP.load(network).predict(new))  # all digits
+    capsys.readouterr()
+    assert main(["predict", network, new]) == 0
+    printed = capsys.readouterr().out.splitlines()[1:]
+    np.testing.assert_array_equal([float(one) for one in printed], found)
+    apart = found - true
     assert np.sqrt(np.mean(apart**2)) < 0.2 * np.std(true)
 
 
@@ -60,6 +70,54 @@ def test_a_class_comes_out_by_its_name(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["predict", network, houses(tmp_path / "new.csv")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (lines[0], set(lines[1:])) == ("city", {"Rome", "Paris"})
+
+
+def test_a_guess_knows_the_rows_learnt_from_alone() -> None:
+    """What is commonest, or the mean, of the rows held out is not known when one guesses."""
+    wine, history = datasets.load("wine"), History()
+    epoch = {"epoch_loss": 1.0, "validation_loss": 0.5, "validation_accuracy": 0.5}
+    history.add_epoch(**dict.fromkeys((*EPOCHS, *LAYERS), 0.0) | epoch)
+    learnt, held = np.arange(59), np.arange(50, 70)  # nine of the 20 are of class 0
+    found = beside_guessing(wine, wine.y, "cross_entropy", learnt, held, history)
+    assert found == {"guessing_accuracy": 9 / 20}
+    told = in_words({"validation_accuracy": 0.45} | found)
+    assert told == " (no better than always the commonest: 45.0 %)"
+    assert in_words({"validation_accuracy": 0.5} | found) == " (always the commonest: 45.0 %)"
+    target = np.arange(10.0)[:, None]
+    numbers = Dataset("n", target, target, ("x",), True, ())
+    found = beside_guessing(numbers, target, "mse", np.arange(5), np.arange(5, 10), history)
+    assert found["r2"] == pytest.approx(1 - 0.5 / 2)
+    assert found["guessing_r2"] == pytest.approx(1 - (2 + 25) / 2)
+    told = in_words(found | {"r2": -20.0})
+    assert told == ", R² -20.000 (no better than always the mean: -12.500)"
+
+
+def test_a_mean_far_from_zero_is_told_by_what_differs(tmp_path: Path) -> None:
+    lines = [f"{n},{1e9 + n / 10}" for n in range(61)]
+    (tmp_path / "far.csv").write_text("\n".join(["a,y", *lines]) + "\n", encoding="utf-8")
+    data = datasets.load(tmp_path / "far.csv", "y")
+    assert guess_told(data, "mse")[0].startswith("y: 1000000003 ± 1.7607; ")
+
+
+@pytest.mark.parametrize(("name", "told"), [("p.parquet", "'p.parquet'"), ("p.xlsx", "'p.xlsx'")])
+def test_predictions_are_text(name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "none.safetensors", "none.csv", "--out", name]) == 2
+    assert f"--out must end in .csv or .tsv, not {told}\n" in capsys.readouterr().err
+
+
+def test_predictions_between_tabs(tmp_path: Path) -> None:
+    network = vegrad.MLP([1, 2], seed=0)
+    labels = ("left,right", "up\tdown")
+    network.preparation = Preparation(
+        (Column("a", "number"),), "way, or none", labels, np.zeros(1), np.ones(1)
+    )
+    network.save(tmp_path / "n")
+    (tmp_path / "new.csv").write_text("a\n1\n-1\n", encoding="utf-8")
+    line = ["predict", str(tmp_path / "n"), str(tmp_path / "new.csv")]
+    assert main([*line, "--out", str(tmp_path / "p.tsv")]) == 0
+    text = (tmp_path / "p.tsv").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == "way, or none"
+    assert set(text.splitlines()[1:]) <= {"left,right", '"up\tdown"'}
 
 
 def test_the_preparation_stays_with_the_network(tmp_path: Path) -> None:
@@ -246,7 +304,10 @@ def test_all_that_is_wrong_is_one_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["predict", network, str(tmp_path / "new.csv")]) == 2
     told = capsys.readouterr().err
     assert 'must have the column "city" that' in told
-    assert 'line 2, column "area": must be numbers' in told
+    assert "line 2, column \"area\": must be numbers, not 'wide'" in told
+    (tmp_path / "new.csv").write_text("nr,area,city\n", encoding="utf-8")
+    assert main(["predict", network, str(tmp_path / "new.csv")]) == 2
+    assert "new.csv has names but no rows\n" in capsys.readouterr().err
 
 
 def test_predictions_replace_no_file_unasked(

@@ -90,6 +90,77 @@ def test_words_that_mark_missing_numbers(tmp_path: Path) -> None:
     assert data.told[0] == "taken for missing in n: '?'"
 
 
+MIXED: list[tuple[dict[int, str], str]] = [  # what stands in every so many of 60 rows
+    ({7: "-", 9: "unknown"}, "'-', 'unknown'"),
+    ({6: "n/a", 10: "-"}, "'-'"),
+    ({59: "12o", 31: "ca. 80", 43: ">200"}, "'12o', '>200', 'ca. 80'"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MIXED)
+@pytest.mark.parametrize("form", ["{:.2f}", '"€ {:,.2f}"'])
+def test_a_column_of_which_most_are_numbers_is_one(
+    tmp_path: Path, words: dict[int, str], told: str, form: str
+) -> None:
+    cells = [form.format(100 * own(n)) for n in range(ROWS)]
+    for every, word in words.items():
+        cells[every - 1 :: every] = [word] * len(cells[every - 1 :: every])
+    data = made(tmp_path, n=cells)
+    assert data.columns == ("x", "n", "n is missing")
+    assert f"taken for missing in n: {told}" in data.told
+    missing = [not one.strip('"€ ')[0].isdigit() or one == "12o" for one in cells]
+    np.testing.assert_allclose(unscaled(data, "n is missing"), missing, atol=1e-12)
+    values = 100 * np.array([own(n) for n in range(ROWS)])
+    there = ~np.array(missing)
+    np.testing.assert_allclose(unscaled(data, "n")[there], values[there], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [["1", "2", "3", "A", "B"][n % 5] for n in range(ROWS)],  # grades
+        [f"{n}" if n % 5 else f"V{n}" for n in range(ROWS)],  # codes
+        [f"{n}" if n % 3 else "none" for n in range(ROWS)],
+    ],
+)
+def test_numbers_among_many_words_are_words(tmp_path: Path, cells: list[str]) -> None:
+    data = made(tmp_path, n=cells, m=["u", "v", "w"] * 20)
+    assert "n" not in data.columns
+
+
+def test_thousands_among_plain_numbers_are_no_words_that_mark_missing_ones(tmp_path: Path) -> None:
+    cells = [str(own(n)) for n in range(ROWS)]
+    cells[3], cells[4], cells[5] = '"1,200"', '"1,350.5"', "-"
+    data = made(tmp_path, n=cells)
+    assert data.told[:2] == (
+        "numbers with marks or units: n ('0.0')",
+        "taken for missing in n: '-'",
+    )
+    np.testing.assert_allclose(unscaled(data, "n")[3:5], [1200, 1350.5])
+
+
+def test_words_that_mark_missing_numbers_do_so_in_other_rows(tmp_path: Path) -> None:
+    data = made(tmp_path, n=["?" if n == 7 else n / 3 for n in range(ROWS)])
+    assert data.preparation is not None
+    again = Preparation.from_dict(json.loads(json.dumps(data.preparation.to_dict())))
+    new = tmp_path / "new.csv"
+    new.write_text("x,n\n1,?\n2,\n", encoding="utf-8")
+    table = read(new)
+    x = again.inputs(table)
+    assert (x[0, 1:] == x[1, 1:]).all()
+    assert again.told(table) == ('cells without a value, treated as in training: "n" (2)',)
+    new.write_text("x,n\n1,?\n2,12o\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r'line 3, column "n": must be numbers, not .12o'):
+        again.inputs(read(new))
+
+
+def test_a_word_in_a_target_of_numbers_is_shown(tmp_path: Path) -> None:
+    y = [f"{own(n)}" for n in range(ROWS)]
+    y[8] = "12o"
+    with pytest.raises(ValueError, match=r'column "y" must be numbers .* .12o. in line 10'):
+        made(tmp_path, y=y)
+
+
 LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     "numbers": ({"id": range(100, 160)}, "id (numbers the rows)"),
     "camel": ({"PassengerId": range(ROWS)}, "PassengerId (numbers the rows)"),
@@ -236,6 +307,34 @@ def test_no_library_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "polars", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(ImportError, match="needs pandas or polars"):
+        load(tmp_path / "t.parquet", "y")
+
+
+def test_a_library_without_what_it_reads_files_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    from types import ModuleType
+
+    def reading(path: Path) -> None:
+        raise ImportError("missing optional dependency")
+
+    for library in ("pandas", "polars"):
+        module = ModuleType(library)
+        module.read_excel = module.read_parquet = reading  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, library, module)
+    path = tmp_path / "t.xlsx"
+    path.write_bytes(b"PK")
+    told = r"needs fastexcel \(for polars\) or openpyxl \(for pandas\): pip install openpyxl$"
+    with pytest.raises(ImportError, match=told):
+        load(path, "y")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"needs fastexcel \(for polars\): pip"):
+        load(path, "y")
+    monkeypatch.setitem(sys.modules, "pandas", sys.modules["polars"])
+    monkeypatch.setitem(sys.modules, "polars", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ImportError, match=r"needs pyarrow \(for pandas\): pip install pyarrow$"):
         load(tmp_path / "t.parquet", "y")
 
 

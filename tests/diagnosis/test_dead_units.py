@@ -46,3 +46,15 @@ def test_weights_too_large_for_a_relu_are_drawn_again_and_those_of_tanh_scaled()
     first = vegrad.diagnose(bounded, X, TARGET).findings[0]
     assert first.kind == "saturated"
     assert isinstance(first.edit, Scale)
+
+
+def test_no_weights_bring_units_back_that_are_given_nothing() -> None:
+    """Constant columns are 0 once they are standardized: whatever is drawn, units are dead."""
+    first = vegrad.diagnose(made(), np.zeros_like(X), TARGET).findings[0]
+    assert (first.kind, first.edit) == ("dead", None)
+    assert 0 in first.layers
+    assert "x is made: it is 0 in every row" in first.advice
+    net = made()
+    net.parameters["layers.0.bias"][...] = -1.0
+    alike = vegrad.diagnose(net, np.zeros_like(X) + 1e-3, TARGET).findings[0]
+    assert alike.edit is not None  # a bias can mend that

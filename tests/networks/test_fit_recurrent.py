@@ -76,8 +76,9 @@ def test_it_is_the_loop_that_one_would_write(
     long = lengths() if unequal else None
     of_fit, steps = optimizer(), optimizer()
     history = fit(net, optimizer=of_fit, lengths=long, truncation=truncation)
-    random, losses = np.random.default_rng(11), []
+    random, losses, counts, means = np.random.default_rng(11), [], list[int](), list[float]()
     for _ in range(3):
+        first = len(losses)
         order = random.permutation(ROWS)
         for start in range(0, ROWS, 8):
             rows, state = order[start : start + 8], None
@@ -93,6 +94,8 @@ def test_it_is_the_loop_that_one_would_write(
                     options["state"] = tuple(part[:, here] for part in state)
                 batch = x[rows][here, begin:end]
                 wanted = target[rows][here, begin:end] if targets == "all" else target[rows]
+                sizes = options.get("lengths", np.full(len(batch), end - begin))
+                counts.append(sizes.sum() if targets == "all" else len(batch))
                 losses.append(plain.backward(batch, wanted, **options))
                 after = plain.state
                 if state is None:
@@ -100,9 +103,10 @@ def test_it_is_the_loop_that_one_would_write(
                 for part, new in zip(state, after, strict=True):
                     part[:, here] = new
                 steps.step(plain.parameters, plain.gradients)
+        means.append(np.average(losses[first:], weights=counts[first:]))
     assert bits(net) == bits(plain)
     np.testing.assert_array_equal(history.loss, losses)
-    assert history.epochs == 3
+    np.testing.assert_allclose(history.epoch_loss, means)
     assert of_fit.steps == steps.steps
 
 

@@ -1,5 +1,7 @@
 """Cures of scikit-learn's perceptrons: the patch is code of its own, which is run here."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits, load_wine, make_regression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures
+from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, StandardScaler
 from vegrad import History
 from vegrad import sklearn as ours
 from vegrad.sklearn.subject import EstimatorSubject
@@ -143,6 +145,45 @@ def test_what_trains_is_left_alone(digits) -> None:
     assert (outcome.reached, outcome.cured, outcome.patch) == (True, False, "")
     assert "the estimator reaches accuracy" in outcome.summary
     assert outcome.estimator.get_params() == given.get_params()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told", "advice"),
+    [
+        ({"tol": 10.0, "n_iter_no_change": 1}, r"by tol=10\.0, n_iter_no_change=1,", "lower tol"),
+        ({"max_iter": 1}, r"after 1 epoch, by max_iter=1, short of accuracy", "raise max_iter"),
+    ],
+    ids=["tol", "max_iter"],
+)
+@pytest.mark.parametrize("kind", [MLPClassifier, ours.MLPClassifier])
+def test_a_fit_that_ends_before_the_goal_is_no_success(kind, settings, told, advice) -> None:
+    x, y = load_digits(return_X_y=True)
+    given = make_pipeline(StandardScaler(), kind((50,), random_state=0, **settings))
+    outcome = ours.cure(given, x, y)
+    assert (outcome.reached, outcome.cured, outcome.patch) == (False, False, "")
+    assert re.search(told, outcome.summary)
+    assert advice in outcome.about[0]
+    assert clone(outcome.estimator).fit(x, y).score(x, y) < outcome.goal.wanted
+    enough = clone(given).set_params(**{f"{given.steps[-1][0]}__{n}": {
+        "tol": 1e-4, "n_iter_no_change": 10, "max_iter": 200}[n] for n in settings})  # fmt: skip
+    assert ours.cure(enough, x, y).reached
+
+
+def test_a_change_whose_fit_ends_before_the_goal_is_no_cure() -> None:
+    x, y = load_wine(return_X_y=True)
+    outcome = ours.cure(MLPClassifier(random_state=0, max_iter=3), x, y)
+    assert not outcome.cured
+    assert re.match("improved, but fit ends after 3 epochs, by max_iter=3, short", outcome.summary)
+    assert "StandardScaler" in outcome.patch
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_numbers_are_held_to_their_fit(targets: int) -> None:
+    x, y = make_regression(400, 6, n_targets=targets, noise=1.0, random_state=0)
+    y = y / y.std(axis=0)
+    for most, reached in ((3, False), (300, True)):
+        given = MLPRegressor(random_state=0, max_iter=most)
+        assert ours.cure(given, x, y).reached == reached
 
 
 def test_steps_of_a_trial_are_those_of_the_estimator(digits) -> None:

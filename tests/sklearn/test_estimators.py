@@ -88,6 +88,7 @@ def task(request: pytest.FixtureRequest, digits: Both) -> Iterator[tuple[str, Bo
         {"solver": "sgd", "activation": "tanh", "learning_rate_init": 0.05, "momentum": 0.8},
         {"solver": "sgd", "nesterovs_momentum": False, "activation": "identity"},
         {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1, "batch_size": 100},
+        {"solver": "adam", "activation": "relu", "batch_size": 199},  # and one of 2 rows
         {"solver": "sgd", "learning_rate": "invscaling", "momentum": 0.0, "power_t": 0.1},
         {"solver": "sgd", "learning_rate": "adaptive", "momentum": 0.0, "tol": 0.05,
          "n_iter_no_change": 2, "learning_rate_init": 0.01},
@@ -321,6 +322,7 @@ def test_with_a_scaled_target(numbers: Both) -> None:
         ({"learning_rate_init": 0.0}, "learning_rate_init must be above 0"),
         ({"learning_rate": "falling"}, "learning_rate must be one of constant"),
         ({"max_iter": 0}, "max_iter must be above 0"),
+        ({"clip": "global_norm:1"}, "clip must be a number, .*, or None, not 'global_norm:1'"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"dtype": "float16"}, "dtype must be float32 or float64"),
         ({"on_finding": "shout"}, "on_finding must be"),

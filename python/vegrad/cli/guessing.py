@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite, sqrt
+from math import ceil, isfinite, log10, sqrt
 
 import numpy as np
 
@@ -18,39 +18,58 @@ LETTERS = 24  # of a name
 
 
 def beside_guessing(
-    data: Dataset, target: Array, loss: Loss, held: Array, history: History
+    data: Dataset, target: Array, loss: Loss, learnt: Array, held: Array, history: History
 ) -> Figures:
     """Return figures of the rows held out, by name; none if there are none.
 
-    Of classes that is the accuracy of always the commonest; of numbers R², and the root mean square
-    of the error in the target's own units where they are known.
+    Of classes that is the accuracy of always the commonest of the rows learnt from; of numbers R²,
+    that of always their mean, and the root mean square of the error in the target's own units where
+    they are known.
     """
     losses = history.validation_loss
     if not len(held) or not len(losses) or not isfinite(losses[-1]):
         return {}
     if data.classes and loss != "mse":
-        counts = np.bincount(_known(data, held))
-        return {"guessing_accuracy": float(counts.max() / counts.sum())}
+        commonest = np.bincount(_known(data, learnt)).argmax()
+        return {"guessing_accuracy": float(np.mean(_known(data, held) == commonest))}
     spread = float(np.var(target[held], axis=0).mean())
     if loss != "mse" or not spread > 0:
         return {}
     scale = 0.0 if data.classes or target.shape[-1] > 1 else data.target_units[1]
     error = sqrt(float(losses[-1])) * scale
-    r2 = 1.0 - float(losses[-1]) / spread
-    return {"r2": r2, **({"error": error} if data.preparation is not None and scale > 0 else {})}
+    off = float(np.mean((target[held] - target[learnt].mean(axis=0)) ** 2))
+    r2 = {"r2": 1.0 - float(losses[-1]) / spread, "guessing_r2": 1.0 - off / spread}
+    return {**r2, **({"error": error} if data.preparation is not None and scale > 0 else {})}
 
 
 def in_words(figures: Mapping[str, float | None]) -> str:
     """Say these figures after the loss; "" if there are none."""
-    guess, r2, error = (figures.get(name) for name in ("guessing_accuracy", "r2", "error"))
-    said = "" if guess is None else f" (always the commonest: {100 * guess:.1f} %)"
-    said += "" if r2 is None else f", R² {r2:.3f}"
+    names = ("validation_accuracy", "guessing_accuracy", "r2", "guessing_r2", "error")
+    accuracy, guess, r2, mean, error = (figures.get(name) for name in names)
+    said = ""
+    if guess is not None:
+        said += f" ({_worth(accuracy, guess)}always the commonest: {100 * guess:.1f} %)"
+    if r2 is not None and mean is not None:
+        said += f", R² {r2:.3f} ({_worth(r2, mean)}always the mean: {round(mean, 3) + 0.0:.3f})"
     return said + ("" if error is None else f", error {_number(error)} in the target's units")
 
 
-def _number(value: float) -> str:
+def _worth(reached: float | None, guess: float) -> str:
+    return "no better than " if reached is not None and reached <= guess else ""
+
+
+def _number(value: float, digits: int = 5) -> str:
     """Write some digits, without a power of ten where people write none."""
-    return f"{float(f'{value:.5g}'):.10g}" if 1e-3 <= abs(value) < 1e7 else f"{value:.4g}"
+    if not 1e-3 <= abs(value) < (1e7 if digits <= 5 else 1e15):
+        return f"{value:.{digits - 1}g}"
+    return f"{float(f'{value:.{digits}g}'):.15g}"
+
+
+def _mean_told(mean: float, spread: float) -> str:
+    """Write a mean and a standard deviation, the mean to three digits of what it is apart."""
+    apart = abs(mean) / spread
+    digits = 5 if apart < 100 or not isfinite(apart) else min(ceil(log10(apart)) + 3, 17)
+    return f"{_number(mean, digits)} ± {_number(spread)}"
 
 
 def shares(data: Dataset) -> dict[str, float]:
@@ -83,7 +102,7 @@ def guess_told(data: Dataset, loss: Loss) -> list[str]:
         return []
     shift, scale = data.target_units
     own = data.preparation is not None and scale > 0
-    about = f"{_number(shift)} ± {_number(scale)}; " if own else ""
+    about = f"{_mean_told(shift, scale)}; " if own else ""
     return [f"{name}: {about}baseline: loss {guess:.3g}, R² 0 (always the mean)"]
 
 

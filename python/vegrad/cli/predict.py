@@ -6,17 +6,23 @@ import argparse
 import csv
 import sys
 from io import StringIO
+from pathlib import Path
 
 from vegrad.arrays.files import save_bytes
-from vegrad.arrays.shown import SCREEN, visible, whole
+from vegrad.arrays.shown import SCREEN, shown, visible, whole
 from vegrad.cli.outputs import check_new, check_writable
 from vegrad.networks.mlp import MLP
 from vegrad.networks.prediction import table_of
+
+WRITTEN = (".csv", ".tsv", "")
+"""What a file of predictions may end in; "" of such as /dev/stdout."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict the rows of a table; return 0."""
     if options.out is not None:
+        if Path(options.out).suffix.lower() not in WRITTEN:
+            raise ValueError(f"--out must end in .csv or .tsv, not {shown(options.out)}")
         if not options.force:
             check_new([options.out], "FILE")
         check_writable(options.out)
@@ -24,10 +30,11 @@ def run(options: argparse.Namespace) -> int:
     table = table_of(options.data)
     found = network.predict(table)
     text = StringIO()
-    lines = csv.writer(text, lineterminator="\n")
+    tabs = options.out is not None and Path(options.out).suffix.lower() == ".tsv"
+    lines = csv.writer(text, delimiter="\t" if tabs else ",", lineterminator="\n")
     assert network.preparation is not None  # else nothing is predicted
     lines.writerow([network.preparation.target])
-    lines.writerows([f"{one:.7g}" if found.dtype.kind == "f" else one] for one in found.tolist())
+    lines.writerows([one] for one in found.tolist())  # the shortest that gives a number back
     told = (*table.told, *network.preparation.told(table))
     if options.out is None:
         said = text.getvalue()  # a file gets labels as they are, a terminal what it can show
@@ -44,5 +51,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("network", metavar="NETWORK", help="the file that vegrad train has saved")
     add("data", metavar="DATA", help="a table with the columns that were learnt from")
-    add("--out", metavar="FILE", help="a .csv file to write (default: print)")
+    add("--out", metavar="FILE", help="a .csv or .tsv file to write (default: print)")
     add("--force", action="store_true", help="overwrite a file that exists")

@@ -49,6 +49,11 @@ def form_of(cells: Sequence[str], decimal: str = ".") -> str | None:
     return None
 
 
+def is_one(cell: str) -> bool:
+    """Return True of an amount in any of the forms."""
+    return any(PATTERNS[form].fullmatch(cell) for form in FORMS)
+
+
 def numbers_of(cells: Sequence[str], form: str) -> FloatArray:
     """Return the numbers, (B,): NaN where a cell is missing or has another form."""
     return np.array([_number(cell, form) for cell in cells], np.float64)

@@ -24,7 +24,7 @@ from vegrad.datasets import amounts, csv_files, dates
 from vegrad.datasets.dataset import MOST_CLASSES, Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
 from vegrad.datasets.preparation import Preparation
-from vegrad.datasets.preparing import OWN_WORD, Choice, check, planned
+from vegrad.datasets.preparing import OWN_WORD, Choice, check, planned, read_as
 from vegrad.datasets.sheets import extent, told_extent, unfolded
 from vegrad.datasets.table import Table, is_missing
 from vegrad.datasets.telling import FEW_ROWS
@@ -368,8 +368,20 @@ def _target(table: Table, column: int) -> Array:
             f"dates such as {shown(cells[0])}: days since a first one are numbers"
         )
     if len(cells) >= FEW_ROWS and len(set(cells)) >= OWN_WORD * len(cells):
+        _check_words(table, column)
         raise ValueError(
             f'{table.name}: the target column "{visible(name)}" must be numbers or classes, but '
             f"nearly every row has a word of its own, such as {shown(cells[0])}"
         )
     return np.array(cells)
+
+
+def _check_words(table: Table, column: int) -> None:
+    """Raise ValueError for the first word in a target of which nearly all are numbers."""
+    cells, marks = table.text(column), read_as(table, column).marks
+    for row, cell in enumerate(cells):
+        if cell in marks:
+            raise ValueError(
+                f'{table.name}: the target column "{visible(table.columns[column])}" must be '
+                f"numbers or classes, but among numbers stands {shown(cell)} in {table.place(row)}"
+            )

@@ -16,6 +16,11 @@ from vegrad.arrays.checks import Array, FloatArray
 from vegrad.datasets.table import Table, is_missing
 
 LIBRARIES = ("polars", "pandas")
+READ_WITH = {
+    "read_excel": {"pandas": "openpyxl", "polars": "fastexcel"},
+    "read_parquet": {"pandas": "pyarrow"},
+}
+"""The packages with which the libraries read files."""
 DAY = np.timedelta64(1, "D")
 
 
@@ -146,15 +151,20 @@ def _read(path: Path, function: str, last: str | None) -> Table:
         ImportError: there is none that can.
         ValueError: the file is damaged.
     """
-    missing: ImportError | None = None
+    there, missing = list[str](), ""
     for library in LIBRARIES:
         try:
             read = getattr(importlib.import_module(library), function)
+            there.append(library)
             return as_table(read(path), str(path), last)
         except ImportError as error:  # the library, or what it reads such files with
-            missing = missing or error
+            missing = missing or f" ({error})"
         except OSError:
             raise
         except Exception as error:  # each library has kinds of its own for damage
             raise ValueError(f"{path} cannot be read: {str(error).strip():.200}") from error
-    raise ImportError(f'{path} needs pandas or polars: pip install "vegrad[tables]" ({missing})')
+    packages = {READ_WITH[function][one]: one for one in there if one in READ_WITH[function]}
+    if packages:
+        needs = " or ".join(f"{package} (for {one})" for package, one in packages.items())
+        raise ImportError(f"{path} needs {needs}: pip install {next(reversed(packages))}")
+    raise ImportError(f'{path} needs pandas or polars: pip install "vegrad[tables]"{missing}')

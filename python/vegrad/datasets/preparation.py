@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from vegrad.arrays.checks import Array, FloatArray, did_you_mean
-from vegrad.arrays.shown import some, visible
+from vegrad.arrays.shown import shown, some, visible
 from vegrad.datasets import amounts
 from vegrad.datasets.dates import days_of, example
 from vegrad.datasets.table import Table, is_missing
@@ -47,6 +47,8 @@ class Column:
     thousands and decimals, "" of plain ones."""
     without: str | None = None
     """Of two words the one without a column; None of one or many, and in files before 0.2."""
+    marks: tuple[str, ...] = ()
+    """The words among numbers that stand for a missing one; none in files before 0.2."""
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -69,6 +71,11 @@ class Column:
         if self.fill is not None:
             numbers = np.where(missing, self.fill, numbers)
         return np.stack([numbers, missing] if self.marked else [numbers], axis=1).astype(np.float64)
+
+    def missing(self, table: Table, place: int) -> int:
+        """Return how many cells have no value."""
+        marked = sum(cell in self.marks for cell in table.words.get(place, ())) if self.marks else 0
+        return table.missing[place] + marked
 
     def unknown(self, table: Table, place: int) -> int:
         """Return how many cells hold a word that none of the columns made stands for."""
@@ -122,9 +129,11 @@ class Preparation:
 
         Raises:
             ValueError: for columns that are missing, or hold words instead of numbers or dates, all
-                in one.
+                in one; and if there are no rows.
         """
         self._check(table)
+        if not len(table):
+            raise ValueError(f"{table.name} has names but no rows")
         places = [table.places[one.name] for one in self.columns]
         parts = [one.values(table, place) for one, place in zip(self.columns, places, strict=True)]
         x = np.concatenate(parts, axis=1) if parts else np.zeros((len(table), 0))
@@ -134,7 +143,7 @@ class Preparation:
 
     def told(self, table: Table) -> tuple[str, ...]:
         """Say what `inputs` puts in the place of cells of a table that the network cannot take."""
-        missing = {one.name: table.missing[table.places[one.name]] for one in self.columns}
+        missing = {one.name: one.missing(table, table.places[one.name]) for one in self.columns}
         said = f"cells without a value, treated as in training: {_counted(missing)}"
         return (*((said,) if any(missing.values()) else ()), *self.unseen(table))
 
@@ -153,7 +162,11 @@ class Preparation:
             for one in self.columns
             if first[one.name] >= 0
         }
-        wordy = [cell for one, cell in odd.items() if one.kind == "number"]
+        wordy = {
+            cell: shown(table.text(table.places[one.name])[first[one.name]])
+            for one, cell in odd.items()
+            if one.kind == "number"
+        }
         undated = [
             f"{cell} (written like {example(one.form)})"
             for one, cell in odd.items()
@@ -168,7 +181,8 @@ class Preparation:
                 f"learnt from; it has {has}{hint}"
             )
         if wordy:
-            wrong.append(f"{table.name}: {'; '.join(wordy[:MOST_NAMED])}: must be numbers")
+            cells, got = list(wordy)[:MOST_NAMED], list(wordy.values())[:MOST_NAMED]
+            wrong.append(f"{table.name}: {'; '.join(cells)}: must be numbers, not {', '.join(got)}")
         if undated:
             wrong.append(f"{table.name}: {'; '.join(undated[:MOST_NAMED])}: must be dates")
         if wrong:
@@ -241,7 +255,11 @@ class Preparation:
             KeyError, TypeError, ValueError: for what it cannot have written.
         """
         columns = tuple(
-            replace(Column(**one), words=tuple(map(str, one["words"])))
+            replace(
+                Column(**one),
+                words=tuple(map(str, one["words"])),
+                marks=tuple(map(str, one.get("marks", ()))),
+            )
             for one in cast(list[dict[str, Any]], state["columns"])
         )
         found = cls(
@@ -263,11 +281,12 @@ class Preparation:
 def _first_word(table: Table, column: Column) -> int:
     """Return the first row in which a column of numbers has none; -1 if there is no such row."""
     place = table.places.get(column.name, -1)
-    if not column.form or place not in table.words:
-        return table.first_word(place)
-    numbers = amounts.numbers_of(table.words[place], column.form).tolist()
-    pairs = enumerate(zip(table.words[place], numbers, strict=True))
-    return next((row for row, (cell, one) in pairs if one != one and not is_missing(cell)), -1)
+    cells = table.words.get(place)
+    if cells is None:
+        return -1
+    numbers = amounts.numbers_of(cells, column.form) if column.form else table.numbers[:, place]
+    known, rows = set(column.marks), np.flatnonzero(np.isnan(numbers)).tolist()
+    return next((row for row in rows if not is_missing(cells[row]) and cells[row] not in known), -1)
 
 
 def _first_undated(table: Table, column: Column) -> int:

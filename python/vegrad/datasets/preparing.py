@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, isnan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,9 @@ CAMEL = re.compile(r"(?<=[a-z])(?=I[Dd]$)")
 OWN_WORD = 0.9  # share of rows with a word of their own
 SOME = 4096  # rows, of a column without missing values, whose median fills what others lack
 MARKS, MARKED = 2, 0.1  # words beside numbers that stand for what is missing, and their share
+MOST_MARKED = 0.25  # beside numbers of which so many differ that they are no classes
+MISTYPED = 0.05  # share of words of any sort beside numbers
+LOOKS = 64  # cells, most of which are amounts where the column may be of them
 
 
 @dataclass
@@ -84,7 +88,8 @@ class Plan:
             parts = [f"{visible(one)}{UNCLEAR * (one in self.unclear)}" for one in dates]
             lines.append(f"dates as days: {_listed(parts, quoted=False)}")
         for name, marks in self.marks.items():
-            lines.append(f"taken for missing in {visible(name)}: {', '.join(map(shown, marks))}")
+            words_told = _listed(list(map(shown, marks)), quoted=False)
+            lines.append(f"taken for missing in {visible(name)}: {words_told}")
         if self.filled:
             parts = [f"{visible(name)} ({count})" for name, count in self.filled.items()]
             way = "left as they are" if fill == "none" else f"filled ({fill}) and marked"
@@ -190,11 +195,7 @@ def _useless(table: Table, place: int, target: int, *, asked: bool) -> str:
         return "has no values"
     if asked or len(known) < FEW_ROWS or len(set(known)) < OWN_WORD * len(known):
         return ""
-    if form_of(known) is not None or _marks(table, place, cells):
-        return ""
-    if amounts.form_of(known, table.decimal) is not None:
-        return ""
-    return "a word of its own in nearly every row"
+    return "a word of its own in nearly every row" * (read_as(table, place).kind == "words")
 
 
 def _same(one: Array, other: Array) -> bool:
@@ -210,41 +211,77 @@ def _own(numbers: FloatArray) -> bool:
     return whole and len(numbers) > 1 and len(np.unique(numbers)) == len(numbers)
 
 
-def _marks(table: Table, place: int, cells: Sequence[str]) -> list[str]:
-    """Return the few words that stand among numbers in the place of missing ones."""
+class As(NamedTuple):
+    """The kind of a column's cells, and the way they are written."""
+
+    kind: str
+    """number, date or words."""
+    form: str | None = None
+    """How they are written, as `Column.form` has it; None of numbers as they are, and of words."""
+    marks: tuple[str, ...] = ()
+    """The words among numbers that stand in the place of missing ones."""
+
+
+def read_as(table: Table, place: int) -> As:
+    """Find out what the cells of a column are."""
+    cells = table.words.get(place)
+    if cells is None:
+        return As("date" if place in table.dates else "number")
+    form = form_of(cells)
+    if form is not None:
+        return As("date", form)
+    form = amounts.form_of(cells, table.decimal)
+    return As("number", form) if form is not None else _among_words(table, place, cells)
+
+
+def _among_words(table: Table, place: int, cells: Sequence[str]) -> As:
+    """Tell numbers with a few words among them from a column of words."""
     numbers = table.numbers[:, place]
-    words = Counter(
-        cell for cell, number in zip(cells, numbers.tolist(), strict=True) if isnan(number)
-    )
-    words = Counter({word: n for word, n in words.items() if not is_missing(word)})
-    known = int((~np.isnan(numbers)).sum())
-    few = len(words) <= MARKS and sum(words.values()) <= MARKED * (known + sum(words.values()))
-    return sorted(words) if few and known else []
+    wordy = [c for c, one in zip(cells, numbers.tolist(), strict=True) if isnan(one)]
+    counts = Counter(cell for cell in wordy if not is_missing(cell))
+    form = None
+    some = [cell for cell in cells if not is_missing(cell)]
+    some = some[:: -(-len(some) // LOOKS) or 1]
+    if 2 * sum(map(amounts.is_one, some)) > len(some):
+        odd = {cell for cell in counts if not amounts.is_one(cell)}
+        form = amounts.form_of(["" if c in odd else c for c in cells], table.decimal)
+        if form is not None and len(odd) < len(counts):
+            numbers = amounts.numbers_of(cells, form)
+            counts = Counter({cell: counts[cell] for cell in odd})
+        else:
+            form = None
+    if not _are_few(counts, numbers[~np.isnan(numbers)]):
+        return As("words")
+    return As("number", form, tuple(sorted(counts)))
+
+
+def _are_few(words: Counter[str], numbers: FloatArray) -> bool:
+    """Return True if words among numbers are so few that these are what the column is about."""
+    if not words or not len(numbers):
+        return False
+    share = words.total() / (words.total() + len(numbers))
+    if len(words) > MARKS:
+        return share <= MISTYPED
+    most = MOST_MARKED if len(np.unique(numbers)) > MOST_WORDS else MARKED
+    return share <= most
 
 
 def _take(table: Table, place: int, fill: str, plan: Plan) -> None:
     """Add a column to the plan."""
-    name, cells = table.columns[place], table.words.get(place)
-    kind, form = "number", None
-    if cells is not None:
-        marks = _marks(table, place, cells)
-        form = form_of(cells) if not marks else None
-        written = amounts.form_of(cells, table.decimal) if not marks and form is None else None
-        if marks:
-            plan.marks[name] = marks
-        elif written is not None:
-            form, plan.amounts[name] = written, next(one for one in cells if not is_missing(one))
-        else:
-            kind = "words" if form is None else "date"
-            plan.unclear |= {name} if form and is_unclear(cells, form) else set()
-    elif place in table.dates:
-        kind = "date"
+    name, cells = table.columns[place], table.words.get(place) or ()
+    kind, form, marks = read_as(table, place)
     if kind == "words":
-        column, missing = _of_words(name, cells or (), fill)
+        column, missing = _of_words(name, cells, fill)
     else:
-        column = Column(name, kind, form=form or "")
+        if marks:
+            plan.marks[name] = list(marks)
+        if form is not None and kind == "number":
+            plan.amounts[name] = next(c for c in cells if not is_missing(c) and c not in marks)
+        elif form is not None and is_unclear(cells, form):
+            plan.unclear.add(name)
+        column = Column(name, kind, form=form or "", marks=marks)
         numbers = table.numbers[:, place] if form is None else column.values(table, place)[:, 0]
-        some = table.missing[place] > 0 or name in plan.marks
+        some = table.missing[place] > 0 or bool(marks)
         missing = int(np.isnan(numbers).sum()) if some else 0
         if not missing:  # of all that is to come, some rows tell enough
             numbers = numbers[:: -(-len(numbers) // SOME)]

@@ -68,16 +68,6 @@ class Table:
         """Describe where a row comes from."""
         return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
 
-    def first_word(self, column: int) -> int:
-        """Return the first row in which a column has a word; -1 if there is none."""
-        cells = self.words.get(column, ())
-        rows = (
-            row
-            for row, cell in enumerate(cells)
-            if isnan(self.numbers[row, column]) and not is_missing(cell)
-        )
-        return next(rows, -1)
-
 
 def is_missing(cell: str) -> bool:
     """Return True if a cell stands for no value."""

@@ -49,8 +49,9 @@ class History:
     is the minimum, 1 as high on the other side, more is a climb. With learning_rate/(1 + alpha) it
     would have landed at 0. The last five are nan at steps that were not looked at.
 
-    Epochs: epoch_steps (how many there were), epoch_loss (mean of the batches'), clipped_share
-    (of steps), validation_loss, validation_accuracy (nan without validation data or classes).
+    Epochs: epoch_steps (how many there were), epoch_loss (mean over rows, or over targets where a
+    row has several, each before its batch's step), clipped_share (of steps), validation_loss,
+    validation_accuracy (nan without validation data or classes).
 
     Epochs and layers, (E, L), of the epoch's last step: gradient_log2 (log2 ‖∂loss/∂W‖) and
     update_log2 (log2 of ‖ΔW‖ over ‖W‖; healthy training is said to be near 2^-10).

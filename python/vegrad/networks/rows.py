@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vegrad.arrays.checks import Array
+from vegrad.arrays.checks import Array, FloatArray
 from vegrad.networks.sequences import Cuts
 
 
@@ -40,6 +40,9 @@ class Rows:
 
     windows = 1
     """The most steps that are taken on a batch."""
+
+    lengths: npt.NDArray[np.int64] | None = None
+    """Of sequences; None if they have none, or are all of the same length."""
 
     def __init__(self, x: Array, target: Array) -> None:
         self.x, self.target = x, target
@@ -74,6 +77,23 @@ class Rows:
     def steps(self, order: Array, batch_size: int) -> npt.NDArray[np.int64]:
         """Return the number of steps that are taken on each batch of rows in this order."""
         return np.ones(-(-len(order) // batch_size), np.int64)
+
+    def shares(self, order: Array, batch_size: int) -> FloatArray:
+        """Return how much each step counts in the mean over rows: 1 for the one with most."""
+        starts = np.arange(0, len(order), batch_size)
+        if self.windows == 1 and self.lengths is None:  # all rows count alike
+            sizes = np.minimum(batch_size, len(order) - starts)
+            return np.asarray(sizes / sizes[0])
+        counts = [
+            self.counted(order[start : start + batch_size], window)
+            for start, windows in zip(starts, self.steps(order, batch_size), strict=True)
+            for window in range(windows)
+        ]
+        return np.array(counts) / max(counts)
+
+    def counted(self, rows: Array, window: int) -> int:
+        """Return the number of targets that some rows have in a step's window."""
+        return len(rows)
 
 
 def print_of(array: Array) -> str:

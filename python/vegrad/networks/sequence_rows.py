@@ -149,7 +149,7 @@ class SequenceRows(Rows):
         return {name: print_of(as_array(a, name)) for name, a in found.items() if a is not None}
 
     def counted(self, rows: Array, window: int) -> int:
-        """Return the number of targets that some rows have in a window."""
+        """Return the number of targets that some rows have in a window of their steps."""
         if not self.shape.every_step:
             return len(rows)
         begin, end = self.bounds[window]

@@ -49,7 +49,7 @@ class NetworkTrainer:
         first, epochs = own.steps, own.epochs
         try:
             self._run.epoch(order.ravel(), inf, lambda done: None)
-            self._run.close_epoch(first, None)
+            self._run.close_epoch(first, order.ravel(), None)
         except NonFiniteGradientError as error:
             return str(error)
         finally:

@@ -227,7 +227,7 @@ def _epochs(
             run.epoch(order, shown.interval, partial(shown.step, epoch, history))
             if watch.alarms.stop:
                 break
-            run.close_epoch(first, held)
+            run.close_epoch(first, order, held)
             watch.close_epoch()
         except ValueError as error:
             error.add_note(f"in step {history.steps} of training, in epoch {epoch + 1}")
@@ -337,16 +337,17 @@ class Run:
             if self.watch is not None and self.watch.stops(self.trainer.done == near):
                 return
 
-    def close_epoch(self, first: int, held: Batch | None) -> None:
-        """Record an epoch whose first step was number `first`; `held` is evaluated."""
+    def close_epoch(self, first: int, order: Array, held: Batch | None) -> None:
+        """Record an epoch over rows in this order, from step `first` on; `held` is evaluated."""
         steps = {name: self.history.since(first, name) for name in ("loss", "coefficient")}
+        size = self.batch_size
         moved = {name: weight - self.before[name] for name, weight in self.weights.items()}
         with np.errstate(divide="ignore", invalid="ignore"):
             update = np.log2(norms(moved)) - np.log2(norms(self.before))
         validation = (np.nan, np.nan) if held is None else self._validate(held)
         self.history.add_epoch(
             epoch_steps=len(steps["loss"]),
-            epoch_loss=float(np.mean(steps["loss"])),
+            epoch_loss=float(np.average(steps["loss"], weights=self.rows.shares(order, size))),
             clipped_share=float(np.mean(steps["coefficient"] < 1)),
             validation_loss=validation[0],
             validation_accuracy=validation[1],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.base import clone
 
+from vegrad.reports.values import count_of
+from vegrad.sklearn.own_fit import Short, short_of
 from vegrad.sklearn.parts import Parts
 from vegrad.sklearn.subject import EstimatorSubject
 from vegrad.treatment.budget import BUDGET
@@ -41,7 +43,9 @@ def cure(
     As `vegrad.cure`, with the changes that scikit-learn has: a StandardScaler before the estimator
     or over y, `activation=`, `learning_rate_init=`; vegrad's estimators have `init=`, `norm=`,
     `residual=` and `clip=` too. Trials are trainings by vegrad's core from the weights that `fit`
-    would begin with (or, with warm_start=True, go on from), by the same steps.
+    would begin with (or, with warm_start=True, go on from), by the same steps. If one reaches the
+    goal, a copy of the estimator is fitted for as many epochs: where `max_iter` or `tol` end that
+    before the goal, this is said in place of a cure.
 
     Args:
         estimator: as for `diagnose`, with solver "adam" or "sgd"; it stays as it is.
@@ -76,7 +80,26 @@ def cure(
         before = subject.diagnosed(data.x, data.target, theory=True)
         why = "no change of the estimator makes up for values that are not finite"
         return EstimatorCure.without_a_trial(before, plan, why, estimator=subject.estimator)
-    outcome, treatment = Search(subject, plan, tell=tell).run()
+    search = Search(subject, plan, tell=tell)
+    outcome, treatment = search.run()
     treated = treatment.subject
     assert isinstance(treated, EstimatorSubject)
-    return EstimatorCure(**vars(outcome), estimator=treated.estimator)
+    cured = EstimatorCure(**vars(outcome), estimator=treated.estimator)
+    if not outcome.reached or goes_on:
+        return cured
+    taken = search.budget.sick.history.steps if outcome.proof is None else outcome.proof.steps
+    short = short_of(treated.estimator, (X, y), aim, taken, seed)
+    return cured if short is None else _ending_short(cured, short, taken)
+
+
+def _ending_short(found: EstimatorCure, short: Short, taken: int) -> EstimatorCure:
+    """Return the outcome where the estimator's own settings end its `fit` before the goal."""
+    change = next((one.change for one in found.attempts if one.accepted), "")
+    ends = f"fit ends after {count_of(short.epochs, 'epoch')}, by {short.words}"
+    summary = f"improved, but {ends}, short of {found.goal}: {change}"
+    if not change:
+        summary = f"not cured: {ends}, short of {found.goal}"
+    rows = f"{count_of(taken, 'step')} of {count_of(found.batch_size, 'row')}"
+    to_change = "raise max_iter" if "max_iter" in short.settings else "lower tol"
+    advice = f"the estimator reaches {found.goal} in {rows}: {to_change}, so that fit gets there"
+    return replace(found, reached=False, summary=summary, about=(*found.about, advice))

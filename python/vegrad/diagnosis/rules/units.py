@@ -43,6 +43,7 @@ THERE_WORST = ": the pre-activations of {worst} are {mean:.3g} ± {std:.3g}, not
 BELOW = ": next to all pre-activations there are below 0, on every row."
 FLAT = ": the pre-activations there are {mean:.3g} ± {std:.3g}, and no row moves these units to "
 FLAT += "where they are not flat."
+NOTHING = "look at how {inputs} is made: it is 0 in every row, and no weights tell rows apart then."
 
 
 def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -73,15 +74,15 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
         says += f"; {len(found)} layers are {rule.kind} in all: {{sites}}"
     mean = float(chain.flow.preactivation_mean[worst])
     deviation = float(chain.flow.preactivation_std[worst])
-    edit, advises = (_revived if dead else _mended)(chain, worst, mean, deviation)
-    if dead and isinstance(edit, Shift):
-        edit = _lifted(chain, found, edit)
-        left = _left_flat(edit, reading)
-        if left:
-            edit, advises = _drawn(chain, sorted({*found, *left})), "{edit}" + THERE_WORST
-    elif not dead and _is_relu(chain, worst) and not isinstance(edit, Normalize):
+    nothing = _nothing(reading) if dead and not worst else []
+    edit, advises = _mended(chain, worst, mean, deviation)
+    if nothing:
+        advises = NOTHING
+    elif dead:
+        edit, advises = _revived(reading, chain, found, worst)
+    elif _is_relu(chain, worst) and not isinstance(edit, Normalize):
         edit, advises = _drawn(chain, found), "{edit}" + BELOW  # which no factor changes
-    elif not dead and chain.activation == "sigmoid" and len(found) >= DEEP:
+    elif chain.activation == "sigmoid" and len(found) >= DEEP:
         edit, advises = together(SetActivation("relu"), Initialize("he_normal")), "{edit}" + STEEP
     raw = [] if dead or worst or deviation < WIDE else _raw(reading, chain)
     if raw:
@@ -96,12 +97,12 @@ def _flat(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[
         sites=(*(Site("data", one.name) for one in raw), *layer_sites(found, chain.names)),
         says=says,
         advises=advises,
-        edit=edit,
+        edit=None if nothing else edit,
         facts={
             "percent": 100 * fraction,
             "worst": layer_sites([worst], chain.names),
             "rms": max((one.rms for one in raw), default=0.0),
-            "inputs": ", ".join(one.name for one in raw),
+            "inputs": ", ".join(one.name for one in raw or nothing),
         },
         evidence={"fraction": fraction, "layer": float(worst), "mean": mean, "std": deviation},
     )
@@ -135,9 +136,22 @@ def _raw(reading: Reading, chain: Chain) -> list[Input]:
     return [] if reading.tables else [one for one in reading.inputs if one.rms >= least]
 
 
-def _revived(chain: Chain, layer: int, mean: float, deviation: float) -> tuple[Edit, str]:
+def _nothing(reading: Reading) -> list[Input]:
+    """Return the inputs if all of them are 0 in several rows, as standardized constants are."""
+    return list(reading.inputs) if all(one.alike and not one.rms for one in reading.inputs) else []
+
+
+def _revived(reading: Reading, chain: Chain, found: Sequence[int], layer: int) -> tuple[Edit, str]:
     """Return what brings dead units back to life, and the advice: no scale of weights does."""
+    mean = float(chain.flow.preactivation_mean[layer])
+    deviation = float(chain.flow.preactivation_std[layer])
     edit, advises = _mended(chain, layer, mean, deviation)
+    if isinstance(edit, Shift):
+        edit = _lifted(chain, found, edit)
+        left = _left_flat(edit, reading)
+        if left:
+            edit, advises = _drawn(chain, sorted({*found, *left})), "{edit}" + THERE_WORST
+        return edit, advises
     if isinstance(edit, Scale):
         one = chain.layers[layer]
         return Redraw((one.weight, one.bias) if one.bias else (one.weight,)), "{edit}" + FLAT

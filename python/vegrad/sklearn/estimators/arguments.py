@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from math import inf
+from numbers import Real
 from typing import get_args
 
 import numpy as np
@@ -78,3 +79,6 @@ class Arguments(BaseEstimator):
                 wanted = least if high == inf else f"{least} and at most {high}"
                 raise ValueError(f"{name} must be {wanted}, not {shown(number)}")
         as_count("max_iter", self.max_iter, 1)
+        if self.clip is not None and not isinstance(self.clip, Real):
+            wanted = "a number, the most that the gradients' joint norm may be, or None"
+            raise TypeError(f"clip must be {wanted}, not {shown(self.clip)}")

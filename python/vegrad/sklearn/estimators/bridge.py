@@ -38,6 +38,7 @@ class Estimator(Protocol):
     out_activation_: str
     classes_: Array
     t_: int
+    n_iter_: int
 
 
 def encoded(y: Array, classes: Array) -> Array:

@@ -148,10 +148,11 @@ class Perceptron(Arguments):
         )
         seed = int(random.randint(2**31 - 1))
         if go_on:
-            order = np.random.default_rng(seed).permutation(len(x))
+            draw = np.random.default_rng(seed).permutation if self.shuffle else np.arange
+            order = draw(len(x))
             run = Run(network, self._optimizer, History(), Rows(x, target), size, 0)
-            run.epoch(order if self.shuffle else np.arange(len(x)), inf, lambda done: None)
-            run.close_epoch(0, None)
+            run.epoch(order, inf, lambda done: None)
+            run.close_epoch(0, order, None)
             stopping(network, run.history)
         else:
             self.history_ = network.fit(
