@@ -120,6 +120,9 @@ class Watched:
     strayed: tuple[str, ...] = ()
     """Parameters with gradients of a network of which no optimizer has a parameter, though some
     have stepped."""
+    unstepped: int = 0
+    """Backward passes whose gradients were replaced by the next one's, of a network whose
+    optimizer has never stepped and whose parameters have never changed; 0 if it steps."""
     recorded: Recorded | None = None
     """The steps, where they are all that is known of a training."""
     second: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)

@@ -68,6 +68,20 @@ LOOP = (
         sources=(ZEROING,),
     ),
     Cause(
+        name="no-step",
+        says="Backward passes make gradients, and the optimizer never steps.",
+        shows="The loss stays where it began, and not one parameter changes.",
+        evidence="Many backward passes whose gradients were replaced by the next one's, an "
+        "optimizer that holds the parameters and has not stepped once, and parameters that are "
+        "what they were; passes that add up (accumulation) are no finding.",
+        sites="The optimizer.",
+        advises="Let the optimizer step after the backward pass, and look for a condition around "
+        "the step that is never true.",
+        lies_in="loop",
+        curable=False,
+        sources=("PyTorch, torch.optim: https://docs.pytorch.org/docs/stable/optim.html",),
+    ),
+    Cause(
         name="not-in-optimizer",
         says="A parameter gets gradients and no optimizer ever steps it.",
         shows="It keeps its first value: a head added later, a second network, parameters made "

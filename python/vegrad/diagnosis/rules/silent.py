@@ -11,6 +11,7 @@ from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 
 LEAST = 10  # steps without a gradient
+PASSES = 20  # backward passes without a step
 
 
 def _without(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -55,6 +56,23 @@ def _strayed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _unstepped(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or watched.unstepped < rule.warning:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="no-step",
+        sites=(OPTIMIZER,),
+        says="{passes:.0f} backward passes have made gradients, and the optimizer that holds this "
+        "model's parameters has never stepped: none of them has changed",
+        advises="{words.steps}.",
+        evidence={"passes": float(watched.unstepped)},
+    )
+
+
 WITHOUT = Rule(
     name="loop-without-gradients",
     kind="stalled",
@@ -75,4 +93,14 @@ STRAYED = Rule(
     source="reported troubles of many: a model that was copied after its optimizer was made",
     find=_strayed,
 )
-RULES = (WITHOUT, STRAYED)
+UNSTEPPED = Rule(
+    name="loop-no-step",
+    kind="stalled",
+    warning=PASSES,
+    critical=PASSES,
+    measured="backward passes before any step of the optimizer, each of which replaced the last",
+    reason="Gradients that are to make one step together are added up, not replaced.",
+    source="reported troubles of many: optimizer.step() forgotten, or behind a wrong condition",
+    find=_unstepped,
+)
+RULES = (WITHOUT, STRAYED, UNSTEPPED)

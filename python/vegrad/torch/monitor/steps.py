@@ -63,9 +63,9 @@ class StepHooks(RecordHooks):
         self._ender: Callable[[], Optimizer | None] = lambda: None
         """A weak reference to the optimizer that has ended the last step."""
         self.loop = Loop(lambda: self._params)
-        self.owners = Owners(model, self.loop.steps.ids)
         self.updates = Updates(lambda: self._params, lambda: self.parameters)
         self.first = FirstLook(model, self)
+        self.owners = Owners(model, self.loop, self.first)
         self._handles += self.first.handles
         self._begin()
         self._listen()
@@ -235,8 +235,8 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
         elif monitor._is_mine(optimizer):
             monitor._has_stepped(optimizer)
             monitor._begin_row()
-        elif not len(monitor.history):
-            monitor.owners.see_stranger()
+        else:
+            monitor.owners.see_stranger(counts=not len(monitor.history))
 
     return [
         register_optimizer_step_pre_hook(eager(about_to_step)),
