@@ -130,7 +130,7 @@ class Loop:
             return
         grad = parameters[changed].grad
         if grad is not None:
-            self._last = changed, grad._version, bool(self._versions) and has_some(grad)
+            self._last = changed, grad._version, has_some(grad)
 
     def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
         """Return the loss that a backward pass begins with, where it is known."""
