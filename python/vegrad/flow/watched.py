@@ -25,6 +25,8 @@ class LoopStep:
     """The same of the steps before it that were not looked at, as far as they are known."""
     emptied: bool = False
     """True if the gradients were emptied after the backward pass, so that the step took none."""
+    dropped: int = 0
+    """Backward passes before the step's own whose gradients were emptied and served nothing."""
     clip: str = ""
     """ "done"; "before" the backward pass; "scaled" for a clip of gradients that a loss scaler had
     not yet scaled back; "" if there was none."""

@@ -57,10 +57,12 @@ LOOP = (
     ),
     Cause(
         name="zero-grad-before-step",
-        says="Gradients are emptied after the backward pass, so that the step has none to take.",
-        shows="The loss stays where it is from the first step on, though gradients flow.",
+        says="Gradients are emptied between a backward pass and the step that was to take them.",
+        shows="The loss stays where it is from the first step on, though gradients flow; where "
+        "several passes are to make one step, it is as slow as with a part of the batch.",
         evidence="A backward pass has made gradients that are gone when the optimizer steps, in "
-        "nearly all steps.",
+        "nearly all steps; or those of all passes but the last are, each of other data at the "
+        "same weights.",
         sites="The optimizer.",
         advises="Empty the gradients before the backward pass or after the step, never between.",
         lies_in="loop",

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.monitor.dropped import Dropped
 from vegrad.torch.monitor.stepped import SeenStep, Stepped, has_some
 
 Glanced: TypeAlias = tuple[int, Tensor | None, int]
@@ -49,7 +50,7 @@ class Loop:
         self.root: Tensor | float | None = None
         """The loss of the backward pass in progress."""
         self._scaler: GradScaler | None = None
-        self.steps = Stepped()
+        self.steps, self.dropped = Stepped(), Dropped()
         self.made_by = ""
         """PyTorch's name of the operation that made the first loss, "NllLossBackward0"."""
         self.passes = 0
@@ -163,6 +164,7 @@ class Loop:
             kind, scale = "before", None
         else:
             kind, scale = ("scaled", self.scale) if self.scale is not None else ("done", None)
+            self.dropped.see_taken(self.steps.few(self._parameters()))
         if self._clip != "done":
             self._clip, self._heard = kind, clipped._replace(parameters=())
             self._clip_scale = 1.0 if scale is None else scale
@@ -197,6 +199,7 @@ class Loop:
             self._heard,
             self._clip_scale,
             norm,
+            self.dropped.count,
         )
         return self.steps.note(optimizer, parameters, seen)
 

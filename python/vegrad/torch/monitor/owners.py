@@ -104,9 +104,9 @@ class Owners:
             self._start = {id(one): few(one).clone() for one in everything if can_be_sampled(one)}
 
     def see_pass(self) -> None:
-        """Note that a backward pass is over, if it is the model's and nobody has stepped yet."""
+        """Note that a backward pass of the model is over, if nobody has stepped yet."""
         loop = self._loop
-        if self._stepped or loop.depth or not loop.has_gone_back or loop.passes:
+        if self._stepped:
             return
         self.begin()
         self._is_due = True

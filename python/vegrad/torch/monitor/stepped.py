@@ -32,6 +32,7 @@ class SeenStep:
     heard: Heard | None
     scale: Tensor | float
     norm: float
+    dropped: int = 0
     kept: bool = False
     passed: tuple[bool, ...] = ()
 
@@ -82,6 +83,10 @@ class Stepped:
         """The ids of the parameters that an optimizer has stepped."""
         self.probes: list[int] = []
         """The places of a few of them, of each optimizer."""
+
+    def few(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Return a few parameters of each optimizer."""
+        return [parameters[place] for place in self.probes if place < len(parameters)]
 
     @property
     def only(self) -> Optimizer | None:
@@ -191,6 +196,7 @@ def _plain(step: SeenStep, holds: tuple[str, ...]) -> LoopStep:
         kept=step.kept,
         passed=step.passed,
         emptied=step.emptied,
+        dropped=step.dropped,
         clip=step.clip,
         limit=nan if heard is None else heard.limit,
         by_value=heard is not None and heard.kind == "value",

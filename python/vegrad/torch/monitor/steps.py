@@ -133,6 +133,17 @@ class StepHooks(RecordHooks):
             self._end(None)
         self._end(None)
 
+    def has_gone_back(self) -> None:
+        """Take in that a backward pass is over, if it was the model's."""
+        loop = self.loop
+        if loop.depth or loop.passes or not loop.has_gone_back:
+            return
+        self.owners.see_pass()
+        if loop.closely:
+            empty = loop.began_empty and loop.scale is None
+            few = loop.steps.few(self._params)
+            loop.dropped.see_pass(few, self.first.call, began_empty=empty)
+
     def _about_to_step(self, optimizer: Optimizer) -> None:
         if self._pending is not None:  # as in step()
             self._end(None)
@@ -218,6 +229,7 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
         monitor = myself()
         if monitor is None or monitor._steps_quietly(optimizer):
             return
+        monitor.loop.dropped.step_begins(monitor.loop.steps.few(monitor._params))
         if monitor._is_mine(optimizer):
             monitor._wake()
             count = monitor.steps - monitor.first_step + 1
@@ -229,6 +241,7 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
         monitor = myself()
         if monitor is None:
             return
+        monitor.loop.dropped.reset()
         if was_quiet := monitor._stepped_quietly():
             if was_quiet == LAST:
                 monitor._row_ends()
