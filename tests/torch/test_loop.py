@@ -12,6 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from vegrad.torch import SGD, FindingError, Monitor  # noqa: E402
 from vegrad.torch.monitor import listening  # noqa: E402
+from vegrad.torch.monitor.stepped import has_some  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_torch_thread"),
@@ -228,3 +229,14 @@ def test_a_closure_that_is_never_called_ends_its_step_nevertheless() -> None:
         model(x).square().mean().backward()
         optimizer.step(lambda: None)
     assert monitor.steps == 3
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (16, 9), (128, 63), (300,), (1,), (10, 65)])
+def test_columns_of_zeros_hide_no_gradient(shape: tuple[int, ...]) -> None:
+    grad = torch.ones(shape)
+    assert has_some(grad)
+    if len(shape) > 1:
+        grad[:, 0] = 0
+        assert has_some(grad)
+    assert not has_some(torch.zeros(shape))
+    assert not has_some(torch.zeros(0))

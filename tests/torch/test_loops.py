@@ -291,6 +291,18 @@ def zeroed_too_late(data: Data) -> Monitor:
     return monitor
 
 
+def zeroed_after_none(data: Data) -> Monitor:
+    data.x = nn.functional.pad(data.x, (1, 0))  # as the margin of a picture
+    data.model[0] = nn.Linear(9, 16)
+    monitor, optimizer = Monitor(data.model), data.sgd()
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        data.loss().backward()
+        optimizer.zero_grad(set_to_none=False)
+        optimizer.step()
+    return monitor
+
+
 def stepped_first(data: Data) -> Monitor:
     monitor, optimizer = Monitor(data.model), data.sgd()
     for _ in range(STEPS):
@@ -408,6 +420,7 @@ SICK = {
     stepped_each_time: "no-zero-grad",
     emptied_too_late: "zero-grad-before-step",
     zeroed_too_late: "zero-grad-before-step",
+    zeroed_after_none: "zero-grad-before-step",
     stepped_first: "zero-grad-before-step",
     clipped_first: "clip-before-backward",
     clipped_after: "clip-before-backward",

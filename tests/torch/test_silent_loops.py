@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from vegrad.diagnosis.diagnosis import Diagnosis  # noqa: E402
-from vegrad.torch import FindingWarning, Monitor  # noqa: E402
+from vegrad.torch import FindingError, FindingWarning, Monitor  # noqa: E402
 
 from tests.torch.test_monitor import mlp  # noqa: E402
 
@@ -125,3 +125,92 @@ def test_a_copy_is_told_of_before_the_alarm(held: bool) -> None:
     else:
         assert [one.cause for one in monitor.report().findings] == ["not-in-optimizer"]
     del owner
+
+
+def pass_back(model: nn.Module, optimizer: torch.optim.Optimizer, rows: int = 4) -> None:
+    """Empty the gradients, and make others."""
+    optimizer.zero_grad()
+    model(torch.ones(rows, 16)).square().mean().backward()
+
+
+def test_a_forgotten_step_is_told() -> None:
+    model = mlp()
+    optimizer, monitor = torch.optim.SGD(model.parameters(), 0.01), Monitor(model)
+    for _ in range(100):
+        pass_back(model, optimizer)
+    assert not monitor.findings
+    with pytest.warns(FindingWarning, match="has never stepped"):
+        pass_back(model, optimizer)
+    report = monitor.report()
+    assert [one.cause for one in report.findings] == ["no-step"]
+    assert "optimizer.step()" in report.findings[0].advice
+
+
+@silent
+def test_a_report_tells_of_a_forgotten_step_before_the_alarm_does() -> None:
+    model = mlp()
+    optimizer, monitor = torch.optim.SGD(model.parameters(), 0.01), Monitor(model)
+    for _ in range(20):
+        pass_back(model, optimizer)
+    with pytest.raises(ValueError, match="after which no optimizer of its parameters has stepped"):
+        monitor.report()
+    pass_back(model, optimizer)
+    assert [one.cause for one in monitor.report().findings] == ["no-step"]
+
+
+@silent
+def test_steps_that_the_user_ends_do_not_hide_a_forgotten_one() -> None:
+    model = mlp()
+    optimizer, monitor = torch.optim.SGD(model.parameters(), 0.01), Monitor(model)
+    for _ in range(60):
+        pass_back(model, optimizer)
+        monitor.step()
+    assert [one.cause for one in monitor.findings] == ["no-step"]
+
+
+def test_an_error_for_a_forgotten_step_leaves_other_monitors_as_they_are() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    strict, other = Monitor(model, on_finding="raise"), Monitor(model, on_finding=None)
+    for _ in range(100):
+        pass_back(model, optimizer)
+    with pytest.raises(FindingError, match="no-step"):
+        pass_back(model, optimizer)
+    assert strict.findings
+    assert other.loop.depth == strict.loop.depth == 0
+    assert other.findings
+
+
+@pytest.mark.parametrize(
+    "way", ["accumulates", "by hand", "one row", "no optimizer", "another steps", "scaler"]
+)
+def test_other_passes_without_a_step_are_no_forgotten_one(way: str) -> None:
+    model, other = mlp(), nn.Linear(16, 16)
+    kept = torch.optim.SGD((other if way == "no optimizer" else model).parameters(), 0.01)
+    turn, scaler = torch.optim.SGD(other.parameters(), 0.01), torch.amp.GradScaler("cpu")
+    monitor = Monitor(model)
+    for _ in range(250):
+        if way != "accumulates":
+            model.zero_grad()
+        loss = model(other(torch.ones(1 if way == "one row" else 4, 16))).square().mean()
+        (scaler.scale(loss) if way == "scaler" else loss).backward()
+        if way == "by hand":
+            with torch.no_grad():
+                for one in model.parameters():
+                    one -= 0.01 * one.grad
+        if way == "another steps":
+            turn.step()
+    assert not monitor.findings
+    del kept
+
+
+@silent
+def test_of_a_model_that_is_left_alone_nothing_is_said_while_another_trains() -> None:
+    model = mlp()
+    left = Monitor(model)
+    for _ in range(5):
+        model(torch.ones(4, 16)).square().mean().backward()
+    steps(other := mlp(), other, "whole", 150)
+    assert not left.findings
+    with pytest.raises(ValueError, match="must have seen a step"):
+        left.report()

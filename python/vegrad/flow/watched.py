@@ -25,6 +25,8 @@ class LoopStep:
     """The same of the steps before it that were not looked at, as far as they are known."""
     emptied: bool = False
     """True if the gradients were emptied after the backward pass, so that the step took none."""
+    dropped: int = 0
+    """Backward passes before the step's own whose gradients were emptied and served nothing."""
     clip: str = ""
     """ "done"; "before" the backward pass; "scaled" for a clip of gradients that a loss scaler had
     not yet scaled back; "" if there was none."""
@@ -120,6 +122,9 @@ class Watched:
     strayed: tuple[str, ...] = ()
     """Parameters with gradients of a network of which no optimizer has a parameter, though some
     have stepped."""
+    unstepped: int = 0
+    """Backward passes whose gradients were replaced by the next one's, of a network whose
+    optimizer has never stepped and whose parameters have never changed; 0 if it steps."""
     recorded: Recorded | None = None
     """The steps, where they are all that is known of a training."""
     second: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)

@@ -104,6 +104,7 @@ class Vocabulary:
     """A way to make parameters known, as an instruction."""
     loss = "the loss function"
     empties = "empty the gradients once for every step, before the backward pass"
+    steps = "let the optimizer step after the backward pass"
     unscales = "scale the gradients back before they are clipped"
     undoing = ", and undo that when predicting"
     """What else a target that is scaled needs."""

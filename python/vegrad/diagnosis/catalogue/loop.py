@@ -57,15 +57,31 @@ LOOP = (
     ),
     Cause(
         name="zero-grad-before-step",
-        says="Gradients are emptied after the backward pass, so that the step has none to take.",
-        shows="The loss stays where it is from the first step on, though gradients flow.",
+        says="Gradients are emptied between a backward pass and the step that was to take them.",
+        shows="The loss stays where it is from the first step on, though gradients flow; where "
+        "several passes are to make one step, it is as slow as with a part of the batch.",
         evidence="A backward pass has made gradients that are gone when the optimizer steps, in "
-        "nearly all steps.",
+        "nearly all steps; or those of all passes but the last are, each of other data at the "
+        "same weights.",
         sites="The optimizer.",
         advises="Empty the gradients before the backward pass or after the step, never between.",
         lies_in="loop",
         curable=False,
         sources=(ZEROING,),
+    ),
+    Cause(
+        name="no-step",
+        says="Backward passes make gradients, and the optimizer never steps.",
+        shows="The loss stays where it began, and not one parameter changes.",
+        evidence="Many backward passes whose gradients were replaced by the next one's, an "
+        "optimizer that holds the parameters and has not stepped once, and parameters that are "
+        "what they were; passes that add up (accumulation) are no finding.",
+        sites="The optimizer.",
+        advises="Let the optimizer step after the backward pass, and look for a condition around "
+        "the step that is never true.",
+        lies_in="loop",
+        curable=False,
+        sources=("PyTorch, torch.optim: https://docs.pytorch.org/docs/stable/optim.html",),
     ),
     Cause(
         name="not-in-optimizer",

@@ -17,7 +17,7 @@ from vegrad.flow.watched import LoopStep, Sample, Update, Watched
 FEW = 4  # steps that have to show a trouble in the order of calls
 MOST = 0.75  # share of the last steps that have to
 OPTIMIZER = Site("optimizer", "optimizer")
-SHOWN = 3  # parameters that a message names
+PARTS = 2  # passes that a step has lost, from which on it was to be made of several
 SAMPLES = 3  # samples in a row that have to show a trouble of steps
 NOTHING = 3e-5  # ‖change‖/‖weights‖ of a step that does all but nothing
 CUT = 1e-3  # limit over norm of a clip that leaves all but nothing
@@ -99,6 +99,31 @@ def _emptied(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
         return
 
 
+def _dropped(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    for steps in _loops(reading):
+        lost = steps[-1].dropped
+        wrong = [one.dropped == lost for one in steps]
+        if lost < PARTS or not _mostly(steps, wrong):
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="zero-grad-before-step",
+            sites=(OPTIMIZER,),
+            says="of the {passes:.0f} backward passes before a step only the last counts: the "
+            "gradients of the others were emptied before it took them, at {count:.0f} of the last "
+            "{steps:.0f} steps",
+            advises="{words.empties}, not before each of the passes that are to make it.",
+            evidence={
+                "passes": float(lost + 1),
+                "count": float(sum(wrong)),
+                "steps": float(len(steps)),
+            },
+        )
+        return
+
+
 def _clip_order(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     for steps in _loops(reading):
         for kind, cause in (("scaled", "clip-before-unscale"), ("before", "clip-before-backward")):
@@ -137,47 +162,6 @@ IN_VAIN = (
     "nothing"
 )
 EARLY = IN_VAIN + ": their norm at the step was up to {norm:.3g}, beyond its limit of {limit:.3g}"
-
-
-def _unheld(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
-    watched = reading.watched
-    if watched is None:
-        return
-    for names, cause, says, advises in (
-        (
-            watched.unregistered,
-            "unregistered",
-            "{names} {get} a gradient, but the model does not list {them} among its parameters, "
-            "so that no optimizer was given {them}",
-            "{words.registers}.",
-        ),
-        (
-            watched.unheld,
-            "not-in-optimizer",
-            "{names} {get} a gradient at every step, but no optimizer has {them}: {they} "
-            "never changed",
-            "{words.holds}.",
-        ),
-    ):
-        if names:
-            more = len(names) - SHOWN
-            one = len(names) == 1
-            yield Finding(
-                kind=rule.kind,
-                severity="warning",
-                rule=rule.name,
-                cause=cause,
-                sites=tuple(Site("parameter", name) for name in names),
-                says=says,
-                advises=advises,
-                facts={
-                    "names": ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else ""),
-                    "get": "gets" if one else "get",
-                    "them": "it" if one else "them",
-                    "they": "it has" if one else "they have",
-                },
-                evidence={"count": float(len(names))},
-            )
 
 
 def _sampled(watched: Watched) -> list[Sequence[Sample]]:
@@ -355,6 +339,13 @@ RULES = (
         find=_emptied,
     ),
     _row(
+        name="loop-dropped-gradients",
+        kind="stalled",
+        measured="share of the last steps that took the last of several backward passes alone",
+        reason="Passes of other data, at the same weights, are to add up to one step.",
+        find=_dropped,
+    ),
+    _row(
         name="loop-clip-order",
         kind="idle",
         measured="share of the last steps whose clip came before backward pass or unscaling",
@@ -388,12 +379,5 @@ RULES = (
         measured="share of the weights with a gradient that a step does not change in their dtype",
         reason="Below half the distance of two neighbouring numbers a change is rounded away.",
         find=_still,
-    ),
-    _row(
-        name="optimizer-parameters",
-        kind="idle",
-        measured="parameters that get a gradient and that no optimizer steps",
-        reason="Their gradient is work for nothing: either they are to be trained, or need none.",
-        find=_unheld,
     ),
 )

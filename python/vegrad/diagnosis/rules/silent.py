@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vegrad.diagnosis.rules.loop import OPTIMIZER
+from vegrad.diagnosis.rules.loop import MOST, OPTIMIZER, REPORTED
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
 
 LEAST = 10  # steps without a gradient
+SHOWN = 3  # parameters that a message names
+PASSES = 20  # backward passes without a step
 
 
 def _without(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -55,6 +57,74 @@ def _strayed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _unheld(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None:
+        return
+    for names, cause, says, advises in (
+        (
+            watched.unregistered,
+            "unregistered",
+            "{names} {get} a gradient, but the model does not list {them} among its parameters, "
+            "so that no optimizer was given {them}",
+            "{words.registers}.",
+        ),
+        (
+            watched.unheld,
+            "not-in-optimizer",
+            "{names} {get} a gradient at every step, but no optimizer has {them}: {they} "
+            "never changed",
+            "{words.holds}.",
+        ),
+    ):
+        if names:
+            more = len(names) - SHOWN
+            one = len(names) == 1
+            yield Finding(
+                kind=rule.kind,
+                severity="warning",
+                rule=rule.name,
+                cause=cause,
+                sites=tuple(Site("parameter", name) for name in names),
+                says=says,
+                advises=advises,
+                facts={
+                    "names": ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else ""),
+                    "get": "gets" if one else "get",
+                    "them": "it" if one else "them",
+                    "they": "it has" if one else "they have",
+                },
+                evidence={"count": float(len(names))},
+            )
+
+
+def _unstepped(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or watched.unstepped < rule.warning:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="no-step",
+        sites=(OPTIMIZER,),
+        says="{passes:.0f} backward passes have made gradients, and the optimizer that holds this "
+        "model's parameters has never stepped: none of them has changed",
+        advises="{words.steps}.",
+        evidence={"passes": float(watched.unstepped)},
+    )
+
+
+UNHELD = Rule(
+    name="optimizer-parameters",
+    kind="idle",
+    warning=MOST,
+    critical=MOST,
+    measured="parameters that get a gradient and that no optimizer steps",
+    reason="Their gradient is work for nothing: either they are to be trained, or need none.",
+    source=REPORTED,
+    find=_unheld,
+)
 WITHOUT = Rule(
     name="loop-without-gradients",
     kind="stalled",
@@ -75,4 +145,14 @@ STRAYED = Rule(
     source="reported troubles of many: a model that was copied after its optimizer was made",
     find=_strayed,
 )
-RULES = (WITHOUT, STRAYED)
+UNSTEPPED = Rule(
+    name="loop-no-step",
+    kind="stalled",
+    warning=PASSES,
+    critical=PASSES,
+    measured="backward passes before any step of the optimizer, each of which replaced the last",
+    reason="Gradients that are to make one step together are added up, not replaced.",
+    source="reported troubles of many: optimizer.step() forgotten, or behind a wrong condition",
+    find=_unstepped,
+)
+RULES = (UNHELD, WITHOUT, STRAYED, UNSTEPPED)

@@ -145,10 +145,19 @@ def _backward(original: Call) -> Call:
         try:
             return original(roots, weights, *rest, **named)
         finally:
-            for listener in told:
-                listener.backward_ends()
+            _end(told)
 
     return eager(run_backward)
+
+
+def _end(told: Sequence[Listener]) -> None:
+    """Tell listeners that a backward pass is over, all of them though one may raise a finding."""
+    for place, listener in enumerate(told):
+        try:
+            listener.backward_ends()
+        except BaseException:
+            _end(told[place + 1 :])
+            raise
 
 
 def _clip_norm(original: Call) -> Call:

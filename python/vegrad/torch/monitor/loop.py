@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.monitor.dropped import Dropped
 from vegrad.torch.monitor.stepped import SeenStep, Stepped, has_some
 
 Glanced: TypeAlias = tuple[int, Tensor | None, int]
@@ -40,6 +41,8 @@ class Loop:
         """Backward passes within each other that are in progress."""
         self.closely = True
         """False in a step that is not looked at: a few gradients tell whose backward pass it is."""
+        self.began_empty = False
+        """True if there was no gradient as the last backward pass began."""
         self._glances: list[Glanced] | None = None
         """In such a step's backward pass: gradients before it, with place and version."""
         self._grads: list[Tensor | None] = []
@@ -47,7 +50,7 @@ class Loop:
         self.root: Tensor | float | None = None
         """The loss of the backward pass in progress."""
         self._scaler: GradScaler | None = None
-        self.steps = Stepped()
+        self.steps, self.dropped = Stepped(), Dropped()
         self.made_by = ""
         """PyTorch's name of the operation that made the first loss, "NllLossBackward0"."""
         self.passes = 0
@@ -70,7 +73,8 @@ class Loop:
         self._losses: list[Tensor | float | None] = []
         self.backwards = 0
         """Backward passes since the gradients were empty."""
-        self._scale: Tensor | None = None
+        self.scale: Tensor | None = None
+        """The factor of a GradScaler that the gradients have."""
         self._last: tuple[int, int, bool] | None = None
         """A parameter whose gradient the last pass has changed: its place, the gradient's version,
         and True if it is known that some element of it was not 0."""
@@ -96,7 +100,7 @@ class Loop:
         there = [one for one in grads if one is not None]
         self._versions = [-1 if one is None else one._version for one in grads] if there else []
         few = {there[-1], there[len(there) // 2], there[0]} if there else ()
-        self._empty = not any(map(has_some, few))
+        self.began_empty = not any(map(has_some, few))
         self.steps.look(self._parameters())
         self.root = self._loss_of(roots)
 
@@ -111,37 +115,29 @@ class Loop:
         if glances is None:
             changed = _changed(parameters, before, self._versions)
         else:
-            changed, self._empty = _after_glance(parameters, glances)
+            changed, self.began_empty = _after_glance(parameters, glances)
         if changed is None:
             return
         if self.over:
             self.reset()
-        elif self._empty:
+        elif self.began_empty:
             self._restart()
         self.backwards, self.passes = self.backwards + 1, 0
         self._losses.append(root)
-        self._scale = None if scaler is None else scaler._scale
+        self.scale = None if scaler is None else scaler._scale
         self.steps.stamp(parameters)
         if glances is not None:
             self._last = None
             return
         grad = parameters[changed].grad
         if grad is not None:
-            self._last = changed, grad._version, bool(self._versions) and has_some(grad)
+            self._last = changed, grad._version, has_some(grad)
 
     def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
         """Return the loss that a backward pass begins with, where it is known."""
-        total: Tensor | None = None
-        for root in roots:
-            if not isinstance(root, Tensor) or root.numel() != 1 or root.is_meta:
-                return None
-            if is_distributed(root) or _is_wrapped(root):
-                return None
-            self.made_by = self.made_by or type(root.grad_fn).__name__
-            value = root.detach()
-            if self._scaler is not None and self._scaler._scale is not None:
-                value = value.double() / self._scaler._scale.to(value.device)
-            total = value if total is None else total + value
+        total = _total(roots, None if self._scaler is None else self._scaler._scale)
+        if total is not None and not self.made_by:
+            self.made_by = type(getattr(roots[0], "grad_fn", None)).__name__
         return total
 
     def scaled(self, scaler: GradScaler, raw: object, result: object) -> None:
@@ -153,7 +149,7 @@ class Loop:
         if self.steps.knows(optimizer) or not self._mine.isdisjoint(
             id(one) for group in optimizer.param_groups for one in group["params"]
         ):
-            self._scale = None
+            self.scale = None
 
     def clips(self, clipped: Heard) -> None:
         """Note a clip of the model's gradients, and when it comes."""
@@ -167,7 +163,8 @@ class Loop:
         if self.backwards == 0:
             kind, scale = "before", None
         else:
-            kind, scale = ("scaled", self._scale) if self._scale is not None else ("done", None)
+            kind, scale = ("scaled", self.scale) if self.scale is not None else ("done", None)
+            self.dropped.see_taken(self.steps.few(self._parameters()))
         if self._clip != "done":
             self._clip, self._heard = kind, clipped._replace(parameters=())
             self._clip_scale = 1.0 if scale is None else scale
@@ -202,6 +199,7 @@ class Loop:
             self._heard,
             self._clip_scale,
             norm,
+            self.dropped.count,
         )
         return self.steps.note(optimizer, parameters, seen)
 
@@ -230,6 +228,21 @@ class Loop:
         if not self._losses or any(one is None for one in self._losses):
             return nan
         return sum(float(one) for one in self._losses if one is not None)
+
+
+def _total(roots: Sequence[object], scale: Tensor | None) -> Tensor | None:
+    """Return the sum of losses without a factor; None if one of them is no number."""
+    total: Tensor | None = None
+    for root in roots:
+        if not isinstance(root, Tensor) or root.numel() != 1 or root.is_meta:
+            return None
+        if is_distributed(root) or _is_wrapped(root):
+            return None
+        value = root.detach()
+        if scale is not None:
+            value = value.double() / scale.to(value.device)
+        total = value if total is None else total + value
+    return total
 
 
 def go_on(loop: Loop, backwards: int, loss: float, norm: float, limit: float) -> None:

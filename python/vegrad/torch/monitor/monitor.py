@@ -54,6 +54,8 @@ NO_STEP = (
     "ends steps by itself; without one, call monitor.step(loss)"
 )
 
+NO_STEP_OF = "; backward passes came, after which no optimizer of its parameters has stepped"
+
 
 class Monitor(QuietHooks):
     """A watch on a model while it trains.
@@ -261,8 +263,8 @@ class Monitor(QuietHooks):
 
     def _found(self) -> Report:
         if not len(self.history):
-            if not self.owners.strayed():
-                raise ValueError(NO_STEP)
+            if not self.owners.strayed() and not self.owners.unstepped():
+                raise ValueError(NO_STEP + NO_STEP_OF * (self.owners.passes > 0))
             super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)
         return replace(found, findings=self._alarms.kept(found.findings))
@@ -306,6 +308,7 @@ def _check(model: object, optimizer: object) -> None:
 
 
 def _strayed(myself: weakref.ref[Monitor]) -> None:
-    """Tell that the steps that are taken are not the model's; a monitor must not hold itself."""
+    """Tell that no step is taken, or none of the model's; a monitor must not hold itself."""
     if (monitor := myself()) is not None:
-        monitor._alarms.tell(monitor._found().findings, 0)
+        found = monitor._found().findings
+        monitor._journal.tell(monitor._alarms, found, monitor.history.last_step)

@@ -10,11 +10,16 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
+from vegrad.torch.models import tensors_in
+from vegrad.torch.monitor.first import FirstLook
+from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import plain_name
 from vegrad.torch.monitor.updates import can_be_sampled, few
 
 AGAIN = 100  # steps after which optimizers are looked for again
 STRANGERS = 10  # steps of other optimizers alone, after which this model's are asked for
+SOME = 20  # backward passes whose gradients nobody has stepped, after which a report says so
+MANY = 100  # after which it is told at once
 DEPTH = 3  # of lists and dictionaries within each other
 
 
@@ -68,31 +73,78 @@ class Owners:
 
     Args:
         model: the model.
-        stepped: ids of the parameters that an optimizer has stepped, which is added to.
+        loop: its loop, which knows the parameters that an optimizer has stepped.
+        first: what knows the model's last call.
     """
 
-    def __init__(self, model: Module, stepped: set[int]) -> None:
-        self._model, self._stepped = model, stepped
+    def __init__(self, model: Module, loop: Loop, first: FirstLook) -> None:
+        self._model, self._loop, self._first = model, loop, first
+        self._stepped = loop.steps.ids
         self._start: dict[int, Tensor] | None = None
-        """A few elements of each parameter after the first step, by id."""
+        """A few elements of each parameter after the first backward pass or step, by id."""
         self._asked: tuple[int, set[int]] = (0, set())
         self.strangers = 0
-        """Steps of optimizers that have no parameter of the model, before its own first one."""
+        """Steps of optimizers that have no parameter of the model, before its own first one, each
+        after a backward pass of the model."""
+        self.passes = 0
+        """Backward passes of the model before its first step."""
+        self._unused = 0
+        """Those of them that found the gradients of the one before gone."""
+        self._is_due = self._others = False
+        """`_others`: other optimizers have stepped; `_is_due`: there was a pass since they did."""
         self.tell: Callable[[], None] = lambda: None
-        """Called once, if after a few of these steps it seems that there are to be no others."""
+        """Called if after a few of these steps, or many of these passes, it seems that there are to
+        be no others."""
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Remember the parameters as they are after the first step."""
+        """Remember the parameters as they are when this is called first."""
         if self._start is None:
             everything = [*self._model.parameters(), *hidden_parameters(self._model).values()]
             self._start = {id(one): few(one).clone() for one in everything if can_be_sampled(one)}
 
-    def see_stranger(self) -> None:
-        """Note that an optimizer of other parameters has stepped, and none of the model's."""
-        self.strangers += 1
+    def see_pass(self) -> None:
+        """Note that a backward pass of the model is over, if nobody has stepped yet."""
+        loop = self._loop
+        if self._stepped:
+            return
         self.begin()
-        if self.strangers == STRANGERS and self.strayed():
+        self._is_due = True
+        if loop.scale is not None:  # which leaves out steps, as long as it has not found its factor
+            return
+        self.passes += 1
+        if self.passes == 1 or not loop.began_empty:
+            return
+        self._unused += 1
+        # One row at a time is how gradients of single samples are taken, to be read by hand.
+        if self._unused % MANY == 0 and not _is_one_row(self._first.call) and self.unstepped():
+            self.tell()
+
+    def unstepped(self) -> int:
+        """Return the number of backward passes, if an optimizer is there that never steps.
+
+        0 if there are few, if they may be adding up to a step that is to come, if no optimizer has
+        the model's parameters, or another one steps, or if some have changed: some train by hand.
+        """
+        if self._stepped or self._others or self._unused < SOME:
+            return 0
+        trained = [one for one in self._model.parameters() if one.requires_grad]
+        if not all(map(self._is_still, trained)):
+            return 0
+        held = held_by_any()
+        return self.passes if any(id(one) in held for one in trained) else 0
+
+    def see_stranger(self, *, counts: bool) -> None:
+        """Note that an optimizer of other parameters has stepped, and none of the model's.
+
+        Args:
+            counts: True if no step of the model was seen, not even one that the user ended.
+        """
+        if self._stepped or not self._is_due:  # nothing was done with this model since the last
+            return
+        self._is_due, self._others = False, True
+        self.strangers += counts
+        if counts and self.strangers == STRANGERS and self.strayed():
             self.tell()
 
     def strayed(self) -> tuple[str, ...]:
@@ -122,14 +174,10 @@ class Owners:
 
     @torch.no_grad()
     def _search(self, suspects: Mapping[str, Tensor], step: int) -> tuple[str, ...]:
-        start = self._start or {}
         still = {
             name: one
             for name, one in suspects.items()
-            if one.requires_grad
-            and id(one) not in self._stepped
-            and id(one) in start
-            and bool((few(one) == start[id(one)]).all())
+            if one.requires_grad and id(one) not in self._stepped and self._is_still(one)
         }
         asked, held = self._asked
         if any(id(one) not in held for one in still.values()) and (
@@ -137,6 +185,18 @@ class Owners:
         ):
             self._asked = step, held = step, held_by_any()
         return tuple(name for name, one in still.items() if id(one) not in held)
+
+    @torch.no_grad()
+    def _is_still(self, one: Tensor) -> bool:
+        """Return True if a parameter is known to be what it was at the beginning."""
+        start = (self._start or {}).get(id(one))
+        return start is not None and bool((few(one) == start).all())
+
+
+def _is_one_row(call: object) -> bool:
+    """Return True of a model's arguments if the first tensor in them is a single row."""
+    given = next(tensors_in(call), None)
+    return given is not None and given.ndim > 0 and len(given) == 1
 
 
 def _has_gradient(one: Tensor) -> bool:

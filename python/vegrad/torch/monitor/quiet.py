@@ -253,6 +253,7 @@ class Ear:
     def _ends(self) -> None:
         self._monitor.loop.backward_ends()
         self._monitor.first.backward_ends()
+        self._monitor.has_gone_back()
 
     def scaled(self, scaler: GradScaler, raw: object, result: object) -> None:
         """Hear that a GradScaler has scaled a loss."""

@@ -138,6 +138,7 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         zeros=zeros_there(monitor),
         passes=monitor.loop.passes,
         strayed=monitor.owners.strayed(),
+        unstepped=0 if monitor.nonfinite else monitor.owners.unstepped(),
     )
 
 

@@ -6,7 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import gcd, isfinite, nan
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from vegrad.torch.clip import Heard
 
 KEEP = 64  # steps of each optimizer that are kept
 PROBES = 3  # parameters of each optimizer whose gradients are asked whether they were emptied
+SAMPLED = 64  # elements of a gradient that are asked whether they are 0
 ENOUGH = 6  # steps in a row that took what was left, after which a training is judged
 
 
@@ -31,6 +32,7 @@ class SeenStep:
     heard: Heard | None
     scale: Tensor | float
     norm: float
+    dropped: int = 0
     kept: bool = False
     passed: tuple[bool, ...] = ()
 
@@ -81,6 +83,10 @@ class Stepped:
         """The ids of the parameters that an optimizer has stepped."""
         self.probes: list[int] = []
         """The places of a few of them, of each optimizer."""
+
+    def few(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Return a few parameters of each optimizer."""
+        return [parameters[place] for place in self.probes if place < len(parameters)]
 
     @property
     def only(self) -> Optimizer | None:
@@ -190,6 +196,7 @@ def _plain(step: SeenStep, holds: tuple[str, ...]) -> LoopStep:
         kept=step.kept,
         passed=step.passed,
         emptied=step.emptied,
+        dropped=step.dropped,
         clip=step.clip,
         limit=nan if heard is None else heard.limit,
         by_value=heard is not None and heard.kind == "value",
@@ -221,4 +228,7 @@ def has_some(grad: Tensor) -> bool:
     if grad.device.type != "cpu" or grad.layout is not torch.strided or type(grad) is not Tensor:
         return True
     flat = grad.detach().reshape(-1) if grad.is_contiguous() else grad.detach()[:1].reshape(-1)
-    return bool(flat[:: max(len(flat) // 64, 1)].any())
+    stride = max(len(flat) // SAMPLED, 1)
+    while gcd(stride, len(flat)) > 1:  # else it may be that of a column, whose inputs are all 0
+        stride += 1
+    return bool(flat[::stride].any())

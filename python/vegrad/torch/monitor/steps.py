@@ -64,9 +64,9 @@ class StepHooks(RecordHooks):
         self._ender: Callable[[], Optimizer | None] = lambda: None
         """A weak reference to the optimizer that has ended the last step."""
         self.loop = Loop(lambda: self._params)
-        self.owners = Owners(model, self.loop.steps.ids)
         self.updates = Updates(lambda: self._params, lambda: self.parameters)
         self.first = FirstLook(model, self)
+        self.owners = Owners(model, self.loop, self.first)
         self._handles += self.first.handles
         self._begin()
         self._listen()
@@ -133,6 +133,17 @@ class StepHooks(RecordHooks):
         if self._pending is not None:  # the last step has raised, so that nobody ended it
             self._end(None)
         self._end(None)
+
+    def has_gone_back(self) -> None:
+        """Take in that a backward pass is over, if it was the model's."""
+        loop = self.loop
+        if loop.depth or loop.passes or not loop.has_gone_back:
+            return
+        self.owners.see_pass()
+        if loop.closely:
+            empty = loop.began_empty and loop.scale is None
+            few = loop.steps.few(self._params)
+            loop.dropped.see_pass(few, self.first.call, began_empty=empty)
 
     def _about_to_step(self, optimizer: Optimizer) -> None:
         if self._pending is not None:  # as in step()
@@ -256,6 +267,7 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
         monitor = myself()
         if monitor is None or monitor._steps_quietly(optimizer):
             return
+        monitor.loop.dropped.step_begins(monitor.loop.steps.few(monitor._params))
         if monitor._is_mine(optimizer):
             monitor._wake()
             count = monitor.steps - monitor.first_step + 1
@@ -269,14 +281,15 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
             return
         for closure in closures:
             closure.end()
+        monitor.loop.dropped.reset()
         if was_quiet := monitor._stepped_quietly():
             if was_quiet == LAST:
                 monitor._row_ends()
         elif monitor._is_mine(optimizer):
             monitor._has_stepped(optimizer)
             monitor._begin_row()
-        elif not len(monitor.history):
-            monitor.owners.see_stranger()
+        else:
+            monitor.owners.see_stranger(counts=not len(monitor.history))
 
     return [
         register_optimizer_step_pre_hook(eager(about_to_step)),

@@ -56,7 +56,7 @@ VIEWS = {
     "movedim",
     "narrow",
     "permute",
-    "requires_grad_",
+    "requires_grad",
     "select",
     "split",
     "swapaxes",
@@ -69,6 +69,8 @@ VIEWS = {
     "unfold",
     "view_as",
 }
+# What may return the very tensor that it is given, as it is.
+RETURNS = {*VIEWS, "to", "float", "double", "half", "bfloat16", "type", "cpu", "cuda"}
 # What is asked of tensors, most often with an answer that is none.
 QUESTIONS = {"__get__", "__len__", "dim", "is_complex", "is_floating_point", "numel", "size"}
 ADDS = {"add", "__add__", "__radd__", "__iadd__", "add_"}

@@ -59,6 +59,7 @@ class Graph:
         self.factors = Factors()
         self._views: ByTensor[str] = ByTensor()  # parameters seen through views of them
         self._running: list[str] = []
+        self._is_given_lost = False
 
     def _name(self, tensor: Tensor) -> str | None:
         """Return the name of a parameter, or of the one that a tensor is a view of."""
@@ -72,6 +73,7 @@ class Graph:
         """Take in the tensors that the model is given."""
         for one in inputs:
             self._made_by[one] = INPUT
+        self._is_given_lost = any(map(_is_lost, inputs))
         self.factors.begin(inputs)
         self.rows = len(inputs[0]) if inputs and inputs[0].ndim else 0
 
@@ -208,7 +210,8 @@ class Graph:
 
     def _carries(self, out: Tensor, known: set[int]) -> bool:
         """Return True if a view of what is not finite is not finite either."""
-        return any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
+        lost = any(self.operations[n].lost for n in known if n != INPUT) and not is_finite(out)
+        return lost or (self._is_given_lost and INPUT in known and _is_lost(out))
 
     @property
     def module(self) -> str:
@@ -226,6 +229,15 @@ class Graph:
                 one = replace(one, delta_log2=delta, edge=edge)
             found.append(one)
         return found
+
+
+def _is_lost(given: Tensor) -> bool:
+    """Return True of data that no network can take; those that are -inf may be a mask."""
+    unknown = given.is_meta or given.is_nested or given.layout is not torch.strided
+    if unknown or not is_signal(given):
+        return False
+    values = given.detach()
+    return bool((values.isnan() | (values == inf)).any())
 
 
 def _strangers(

@@ -8,7 +8,7 @@ from math import isnan
 from torch import Tensor
 
 from vegrad.flow.reading import HIDES, INPUT, Operation
-from vegrad.torch.reading.call import Call
+from vegrad.torch.reading.call import RETURNS, Call
 from vegrad.torch.reading.edges import Edge, holds_infinity, is_finite, made_by
 from vegrad.torch.reading.tensors import ByTensor, tensors_in
 
@@ -63,7 +63,8 @@ class Values:
         if any(one.lost for one in below):
             return "" if any(one.rms_log2 != one.rms_log2 for one in below) else new
         for one in call.tensors:
-            if any(one is other for other in made) or is_finite(one):
+            overwritten = call.name not in RETURNS and any(one is other for other in made)
+            if overwritten or is_finite(one):
                 continue
             if self._made_by.get(one) == INPUT:
                 return "nonfinite-input"
