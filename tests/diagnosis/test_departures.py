@@ -98,6 +98,13 @@ def test_usual_initializations_are_no_suspects(rms: float) -> None:
     assert not Suspects(reading(sized("b.weight", rms))).single()
 
 
+def test_zeros_do_harm_only_to_what_they_take_a_gradient_from() -> None:
+    zero = sized("b.weight", 0.0)
+    assert found(reading(zero, what_if=Guilty("b.weight", decades=-3))).healthy
+    (finding,) = found(reading(zero, what_if=Guilty("b.weight", decades=3))).findings
+    assert (finding.kind, finding.cause) == ("vanishing", "weight-scale")
+
+
 def test_a_small_head_and_a_closed_branch_are_no_suspects() -> None:
     assert not Suspects(reading(sized("d.weight", 1e-4 * WIDTH**-0.5))).single()
     assert not Suspects(reading(sized("d.weight", 0.0))).single()

@@ -96,7 +96,8 @@ def _guilty(suspects: Sequence[Suspect], reading: Reading, rule: Rule) -> Iterat
     guilty = []
     for suspect in suspects[:MOST]:
         then = what_if.effect(suspect.edit)
-        change = None if then is None else Change.between(now, then, reading)
+        zero = suspect.off == -inf
+        change = None if then is None else Change.between(now, then, reading, only_gains=zero)
         if change is not None and change.matters:
             guilty.append((suspect, change))
     for suspect, change in sorted(guilty, key=lambda one: -one[1].weight):
@@ -115,8 +116,19 @@ class Change:
     """The loss."""
 
     @classmethod
-    def between(cls, now: Effect, then: Effect, reading: Reading) -> Change:
-        """Compare gradients of matrices and of normalizations, where they are finite."""
+    def between(
+        cls, now: Effect, then: Effect, reading: Reading, only_gains: bool = False
+    ) -> Change:
+        """Compare gradients of matrices and of normalizations, where they are finite.
+
+        Args:
+            now: before the edit.
+            then: after it.
+            reading: of the network.
+            only_gains: look for gradients that the edit makes larger, or finite. What is 0 does
+                harm only to those that it takes something from; where it has a large one itself,
+                the first step moves it.
+        """
         worst, at = 0.0, ""
         for name, after in then.gradients_log2.items():
             one = reading.parameters.get(name)
@@ -126,6 +138,8 @@ class Change:
                 continue
             away = inf if before == -inf else (after - before) / DECADE
             away = -inf if isnan(before) or before == inf else away
+            if only_gains and -inf < away < 0:
+                continue
             if abs(away) > abs(worst):
                 worst, at = away, name
         return cls(worst, at, now.loss, then.loss)
