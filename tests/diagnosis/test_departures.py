@@ -71,10 +71,14 @@ def test_a_network_as_drawn_has_no_suspects_and_needs_no_pass() -> None:
     assert asked.passes == 0
 
 
-@pytest.mark.parametrize(("factor", "kind"), [(1e-3, "vanishing"), (1e3, "exploding")])
-def test_a_single_weight_is_guilty_if_gradients_depend_on_it(factor: float, kind: str) -> None:
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+@pytest.mark.parametrize(("decades", "kind"), [(3.0, "vanishing"), (-3.0, "exploding")])
+def test_a_single_weight_is_guilty_if_gradients_depend_on_it(
+    factor: float, decades: float, kind: str
+) -> None:
+    """What is said of the gradient follows it, not the weight: large ones saturate, too."""
     off = sized("b.weight", factor * WIDTH**-0.5)
-    diagnosis = found(reading(off, what_if=Guilty("b.weight")))
+    diagnosis = found(reading(off, what_if=Guilty("b.weight", decades)))
     (finding,) = diagnosis.findings
     assert (finding.kind, finding.cause, finding.sites[0].name) == (
         kind,
@@ -96,6 +100,13 @@ def test_a_size_that_changes_nothing_is_no_finding() -> None:
 @pytest.mark.parametrize("rms", [0.02, (3 * WIDTH) ** -0.5, (2 / WIDTH) ** 0.5])
 def test_usual_initializations_are_no_suspects(rms: float) -> None:
     assert not Suspects(reading(sized("b.weight", rms))).single()
+
+
+def test_zeros_do_harm_only_to_what_they_take_a_gradient_from() -> None:
+    zero = sized("b.weight", 0.0)
+    assert found(reading(zero, what_if=Guilty("b.weight", decades=-3))).healthy
+    (finding,) = found(reading(zero, what_if=Guilty("b.weight", decades=3))).findings
+    assert (finding.kind, finding.cause) == ("vanishing", "weight-scale")
 
 
 def test_a_small_head_and_a_closed_branch_are_no_suspects() -> None:

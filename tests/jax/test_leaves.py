@@ -109,3 +109,46 @@ def test_a_low_rank_change_that_begins_as_0_is_healthy(size: float) -> None:
 
     found = vegrad.jax.diagnose(loss, net, X)
     assert found.healthy, str(found)
+
+
+def tokens(seed: int = 0) -> dict[str, Any]:
+    keys = jax.random.split(jax.random.key(seed), 10)
+    blocks = [
+        {"a": jax.random.normal(a, (16, 64)) / 4, "b": jax.random.normal(b, (64, 16)) / 8}
+        for a, b in zip(keys[:4], keys[4:8], strict=True)
+    ]
+    return {
+        "blocks": blocks,
+        "in": jax.random.normal(keys[8], (16, 16)) / 4,
+        "out": jax.random.normal(keys[9], (16, 1)) / 4,
+    }
+
+
+def normal(h: Any) -> Any:
+    return (h - h.mean(-1, keepdims=True)) * jax.lax.rsqrt(h.var(-1, keepdims=True) + 1e-6)
+
+
+PLACES = {
+    "concatenated": lambda h, z: jnp.concatenate([jnp.tile(z, (len(h), 1, 1)), h], 1),
+    "set": lambda h, z: h.at[:, 0].set(z[0, 0]),
+    "where": lambda h, z: jnp.where(jnp.arange(h.shape[1])[:, None] < 2, z, h),
+    "gate": lambda h, z: h + z * jnp.tanh(h),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_token_or_a_gate_that_begins_as_0_is_healthy(place: str) -> None:
+    """It is no map: nothing is multiplied with it but element by element."""
+
+    def loss(net: Any, x: Any) -> Any:
+        h = PLACES[place](x @ net["in"], net["zero"])
+        for one in net["blocks"]:
+            h = h + jax.nn.gelu(normal(h) @ one["a"]) @ one["b"]
+            h = h + h.mean(1, keepdims=True)
+        return jnp.mean((normal(h)[:, 0] @ net["out"] - x[:, 0, :1]) ** 2)
+
+    x = jax.random.normal(jax.random.key(1), (16, 8, 16))
+    found = vegrad.jax.diagnose(loss, tokens() | {"zero": jnp.zeros((1, 1, 16))}, x)
+    assert found.healthy, str(found)
+    assert found.reading is not None
+    assert found.reading.parameters["zero"].role == ""

@@ -77,7 +77,7 @@ def diagnosed(model: nn.Module, **options: Any) -> vegrad.Diagnosis:
 def test_the_norms_weight_is_named_and_not_the_norm_that_hides_it(
     name: str, factor: float, resamples: int
 ) -> None:
-    """The batch norm above hides the size of the activations, up to its ε."""
+    """The batch norm above hides the size of activations, up to its ε, but divides δ by it."""
     model = times(made(), name, factor)
     found = diagnosed(model, resamples=resamples)
     assert len(found.findings) == 1
@@ -87,7 +87,7 @@ def test_the_norms_weight_is_named_and_not_the_norm_that_hides_it(
     assert finding.advice.startswith(f"multiply {name} by {1 / factor:.3g}")
     # A factor of 0.01 may show only through the ε of the batch norm above.
     if factor != 1e-2:
-        assert finding.kind == ("exploding" if factor > 1 else "vanishing")
+        assert finding.kind == ("vanishing" if factor > 1 else "exploding")
     assert diagnosed(times(model, name, 1 / factor), resamples=resamples).healthy
 
 
@@ -126,7 +126,7 @@ def test_a_norms_weight_is_named_in_a_plain_chain() -> None:
     assert diagnosed(model).healthy
     found = diagnosed(times(model, "3.1.weight", 1e-4))
     assert [one.sites[0].name for one in found.findings] == ["3.1.weight"]
-    assert found.findings[0].kind == "vanishing"
+    assert found.findings[0].kind == "exploding"
 
 
 def test_blocks_whose_last_norm_begins_near_zero_are_healthy() -> None:

@@ -82,9 +82,15 @@ class Nodes:
 
     @cached_property
     def addends(self) -> frozenset[int]:
-        """Numbers of the leaves that are only added to what comes of the batch."""
+        """Numbers of the leaves that are only added to what the batch makes, or put beside it."""
         uses = Uses.of(self.program, self.program.data)
         return frozenset(n for n in range(self.program.leaves) if uses.only_added(n))
+
+    @cached_property
+    def scales(self) -> frozenset[int]:
+        """Numbers of the leaves that are vectors, whatever axes of 1 they have: gates, scales."""
+        uses = Uses.of(self.program, self.program.data)
+        return frozenset(n for n in range(self.program.leaves) if uses.only_scales(n))
 
     @cached_property
     def factors(self) -> frozenset[int]:

@@ -174,7 +174,8 @@ class Reader:
         role = "" if use is None else ROLES.get("linear" if mapped else use.kind, "")
         if matrix and prod(leaf.shape) and (use is None or use.kind.startswith(OPAQUE)):
             role = "map"  # of a scan, or of what is not read
-        if matrix and (added or number in self.graph.factors):
+        scales = use is None and number in self.graph.scales
+        if matrix and (added or scales or number in self.graph.factors):
             role = ""
         role = "bias" if not matrix and (role == "" or not first) else role
         both = use.fans if mapped and use is not None else fans(name, leaf) if matrix else (0, 0)

@@ -1,4 +1,4 @@
-"""How leaves are used: only added to what comes of the data, multiplied together, or in a scan."""
+"""How leaves are used: beside what comes of the data, multiplied together, or in a scan."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from vegrad.jax.program import Program
 from vegrad.jax.steps import Step
 
 ADDS = {"add", "add_any", "sub"}
+# What puts rows beside those of the data: a class token, a mask's, a prompt.
+PUTS = {"concatenate", "select_n", "scatter", "scatter-add", "dynamic_update_slice"}
+SCALES = {"mul", "div"}
 
 
 @dataclass(frozen=True)
@@ -30,20 +33,29 @@ class Uses:
         return cls(program, frozenset(known))
 
     def only_added(self, value: int) -> bool:
-        """Return True if a value meets the data in sums alone, after whatever is done to it."""
-        places = self.program.takers.get(value, ())
-        return bool(places) and all(self._adds(self.program.steps[n], value) for n in places)
+        """Return True if a value meets the data in sums alone, or as rows beside them."""
+        return self._only(value, frozenset(ADDS | PUTS))
 
-    def _adds(self, step: Step, value: int) -> bool:
+    def only_scales(self, value: int) -> bool:
+        """Return True if a value is one vector, and meets the data element by element alone."""
+        long = [size for size in self.program.shapes[value].shape if size > 1]
+        return len(long) < 2 and self._only(value, frozenset(ADDS | PUTS | SCALES))
+
+    def _only(self, value: int, names: frozenset[str]) -> bool:
+        """Return True if a value meets the data in such steps, after whatever is done to it."""
+        places = self.program.takers.get(value, ())
+        return bool(places) and all(self._is(self.program.steps[n], value, names) for n in places)
+
+    def _is(self, step: Step, value: int, names: frozenset[str]) -> bool:
         met = not self.data.isdisjoint(step.takes)
         if step.name == "scan":
-            return self._adds_within(step, value)
+            return self._is_within(step, value, names)
         if not met or (step.name == "dynamic_slice" and step.takes[0] == value):
-            return all(self.only_added(n) for n in step.makes)
-        return step.name in ADDS
+            return all(self._only(n, names) for n in step.makes)
+        return step.name in names
 
-    def _adds_within(self, step: Step, value: int) -> bool:
-        """Return True if a scan only adds a value, or its slices, to what it makes of the data."""
+    def _is_within(self, step: Step, value: int, names: frozenset[str]) -> bool:
+        """Return True if a value, or its slices, meets so what a scan makes of the data."""
         known = step.eqn.params
         first, carried = int(known["num_consts"]), int(known["num_carry"])
         carry = range(first, first + carried)
@@ -51,7 +63,7 @@ class Uses:
         data = {n for n, one in enumerate(step.takes) if one in self.data or n in carry}
         own = [n for n, one in enumerate(step.takes) if one == value]
         uses = Uses.of(body, data)
-        return data.isdisjoint(own) and all(uses.only_added(n) for n in own)
+        return data.isdisjoint(own) and all(uses._only(n, names) for n in own)
 
 
 def factors_of(program: Program) -> frozenset[int]:

@@ -96,7 +96,8 @@ def _guilty(suspects: Sequence[Suspect], reading: Reading, rule: Rule) -> Iterat
     guilty = []
     for suspect in suspects[:MOST]:
         then = what_if.effect(suspect.edit)
-        change = None if then is None else Change.between(now, then, reading)
+        starves = suspect.off == -inf or suspect.cause == "dead-units"
+        change = None if then is None else Change.between(now, then, reading, only_gains=starves)
         if change is not None and change.matters:
             guilty.append((suspect, change))
     for suspect, change in sorted(guilty, key=lambda one: -one[1].weight):
@@ -115,8 +116,19 @@ class Change:
     """The loss."""
 
     @classmethod
-    def between(cls, now: Effect, then: Effect, reading: Reading) -> Change:
-        """Compare gradients of matrices and of normalizations, where they are finite."""
+    def between(
+        cls, now: Effect, then: Effect, reading: Reading, only_gains: bool = False
+    ) -> Change:
+        """Compare gradients of matrices and of normalizations, where they are finite.
+
+        Args:
+            now: before the edit.
+            then: after it.
+            reading: of the network.
+            only_gains: look for gradients that the edit makes larger, or finite. What is 0, or
+                moves units out of their range, does harm only to those that it takes something
+                from; where it has a large one itself, the first step moves it.
+        """
         worst, at = 0.0, ""
         for name, after in then.gradients_log2.items():
             one = reading.parameters.get(name)
@@ -126,6 +138,8 @@ class Change:
                 continue
             away = inf if before == -inf else (after - before) / DECADE
             away = -inf if isnan(before) or before == inf else away
+            if only_gains and -inf < away < 0:
+                continue
             if abs(away) > abs(worst):
                 worst, at = away, name
         return cls(worst, at, now.loss, then.loss)
@@ -199,17 +213,15 @@ def _apart(suspect: Suspect) -> float:
 
 
 def _kind(suspect: Suspect, change: Change) -> str:
-    """Return what is seen: too large values explode, too small ones vanish."""
-    if not isfinite(change.before):
+    """Return what is seen of the gradient, whatever the size of what it comes from.
+
+    Large weights saturate units, and small ones are made up for by a normalization.
+    """
+    if not isfinite(change.before) or change.decades == -inf:
         return "nonfinite"
     if suspect.cause == "dead-units":
         return "dead" if change.decades == inf else "saturated"
-    if suspect.cause == "embedding-scale":
-        return "exploding"  # large ones drown others, small ones get a large gradient
-    small = suspect.off < 0
-    if suspect.cause == "running-statistics":  # they divide
-        small = not small
-    return "vanishing" if small else "exploding"
+    return "vanishing" if change.decades > 0 else "exploding"
 
 
 def site_of(name: str, reading: Reading, rows: tuple[int, int] | None = None) -> Site:
