@@ -78,14 +78,23 @@ def test_a_guess_knows_the_rows_learnt_from_alone() -> None:
     epoch = {"epoch_loss": 1.0, "validation_loss": 0.5, "validation_accuracy": 0.5}
     history.add_epoch(**dict.fromkeys((*EPOCHS, *LAYERS), 0.0) | epoch)
     learnt, held = np.arange(59), np.arange(50, 70)  # nine of the 20 are of class 0
-    found = beside_guessing(wine, wine.y, "cross_entropy", learnt, held, history)
-    assert found == {"guessing_accuracy": 9 / 20}
+    network = vegrad.MLP([13, 3], loss="cross_entropy", seed=0)
+    found = beside_guessing(wine, wine.y, network, learnt, held, history)
+    right = [network.forward(wine.x[one]).argmax(1) == wine.y[one] for one in (held[:9], held[9:])]
+    each = np.mean([np.mean(one) for one in right])
+    assert found == {"guessing_accuracy": 9 / 20, "class_accuracy": pytest.approx(each)}
+    mixed = beside_guessing(wine, wine.y, network, np.arange(100), held, history)
+    assert mixed == {"guessing_accuracy": 9 / 20}  # no class is nearly all
+    del found["class_accuracy"]
     told = in_words({"validation_accuracy": 0.45} | found)
     assert told == " (no better than always the commonest: 45.0 %)"
+    assert in_words(found | {"class_accuracy": 0.5}).endswith(", 50.0 % if each class counts alike")
     assert in_words({"validation_accuracy": 0.5} | found) == " (always the commonest: 45.0 %)"
     target = np.arange(10.0)[:, None]
     numbers = Dataset("n", target, target, ("x",), True, ())
-    found = beside_guessing(numbers, target, "mse", np.arange(5), np.arange(5, 10), history)
+    found = beside_guessing(
+        numbers, target, vegrad.MLP([1, 1], seed=0), np.arange(5), np.arange(5, 10), history
+    )
     assert found["r2"] == pytest.approx(1 - 0.5 / 2)
     assert found["guessing_r2"] == pytest.approx(1 - (2 + 25) / 2)
     told = in_words(found | {"r2": -20.0})

@@ -39,6 +39,27 @@ def content(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 # ----------------------------------------------------------------------------------- training
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--targets", "all"), (), ("--loss", "binary_cross_entropy")],
+    ids=["all", "last", "binary"],
+)
+def test_where_one_class_is_nearly_all_each_is_told_to_count_alike(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random((60, 7)) < 0.1).astype(int)
+    np.savez(
+        "rare.npz",
+        x=rng.normal(size=(60, 7, 3)),
+        y=y if "all" in options else y[:, 0],
+        lengths=rng.integers(1, 8, 60),
+    )
+    found = content(capsys, "train", *QUICK, "--data", "rare.npz", "--epochs", "1", *options)
+    assert 0 <= found["class_accuracy"] <= 1
+    assert found["guessing_accuracy"] > 0.7
+
+
 def test_an_lstm_learns_the_temporal_order(capsys: pytest.CaptureFixture[str]) -> None:
     found = content(
         capsys, "train", "--cell", "lstm", "--width", "32", "--init", "chrono", "--lr", "0.003",

@@ -11,27 +11,39 @@ from vegrad.arrays.checks import Array, Loss
 from vegrad.arrays.shown import visible
 from vegrad.datasets import Dataset, Sequences
 from vegrad.diagnosis.history import History
+from vegrad.networks.mlp import MLP
+from vegrad.networks.rnn import RNN
+from vegrad.networks.rows import Batch
 
 Figures = dict[str, float | None]
 FEW, MOST = 3, 4  # classes that are named, and up to how many are all named
 LETTERS = 24  # of a name
+NEARLY_ALL = 0.8  # of the rows, that are of one class
 
 
 def beside_guessing(
-    data: Dataset, target: Array, loss: Loss, learnt: Array, held: Array, history: History
+    data: Dataset,
+    target: Array,
+    network: MLP | RNN,
+    learnt: Array,
+    held: Array,
+    history: History,
 ) -> Figures:
     """Return figures of the rows held out, by name; none if there are none.
 
-    Of classes that is the accuracy of always the commonest of the rows learnt from; of numbers R²,
-    that of always their mean, and the root mean square of the error in the target's own units where
-    they are known.
+    Of classes that is the accuracy of always the commonest of the rows learnt from, and, where it
+    stands in nearly all of them, the mean of each class's own; of numbers R², that of always their
+    mean, and the root mean square of the error in the target's own units where they are known.
     """
-    losses = history.validation_loss
+    losses, loss = history.validation_loss, network.config["loss"]
     if not len(held) or not len(losses) or not isfinite(losses[-1]):
         return {}
     if data.classes and loss != "mse":
-        commonest = np.bincount(_known(data, learnt)).argmax()
-        return {"guessing_accuracy": float(np.mean(_known(data, held) == commonest))}
+        counts, known = np.bincount(_known(data, learnt)), _known(data, held)
+        found: Figures = {"guessing_accuracy": float(np.mean(known == counts.argmax()))}
+        if counts.max() >= NEARLY_ALL * counts.sum():
+            found |= _each_class(data, target, network, held)
+        return found
     spread = float(np.var(target[held], axis=0).mean())
     if loss != "mse" or not spread > 0:
         return {}
@@ -42,13 +54,36 @@ def beside_guessing(
     return {**r2, **({"error": error} if data.preparation is not None and scale > 0 else {})}
 
 
+def _each_class(data: Dataset, target: Array, network: MLP | RNN, held: Array) -> Figures:
+    """Return the mean of the accuracies of each class; nothing where outputs are no classes."""
+    rows = data.x[held], target[held]
+    if isinstance(network, RNN):
+        lengths = getattr(data, "lengths", None)
+        batch = network.batch(*rows, None if lengths is None else lengths[held])
+    else:
+        batch = Batch(*network.checked(*rows))
+    output, wanted = network.compared(batch)
+    if output.shape[1] == 1:
+        chosen = (output[:, 0] > 0).astype(np.int64)
+    elif network.config["loss"] == "cross_entropy":
+        chosen = output.argmax(axis=1)
+    else:
+        return {}
+    wanted = wanted.ravel().astype(np.int64)
+    own = [float(np.mean(chosen[wanted == one] == one)) for one in np.unique(wanted)]
+    return {"class_accuracy": float(np.mean(own))}
+
+
 def in_words(figures: Mapping[str, float | None]) -> str:
     """Say these figures after the loss; "" if there are none."""
-    names = ("validation_accuracy", "guessing_accuracy", "r2", "guessing_r2", "error")
-    accuracy, guess, r2, mean, error = (figures.get(name) for name in names)
+    names = ("validation_accuracy", "guessing_accuracy", "class_accuracy")
+    accuracy, guess, each = (figures.get(name) for name in names)
+    r2, mean, error = (figures.get(name) for name in ("r2", "guessing_r2", "error"))
     said = ""
     if guess is not None:
         said += f" ({_worth(accuracy, guess)}always the commonest: {100 * guess:.1f} %)"
+    if each is not None:
+        said += f", {100 * each:.1f} % if each class counts alike"
     if r2 is not None and mean is not None:
         said += f", R² {r2:.3f} ({_worth(r2, mean)}always the mean: {round(mean, 3) + 0.0:.3f})"
     return said + ("" if error is None else f", error {_number(error)} in the target's units")

@@ -162,7 +162,7 @@ def _train(options: argparse.Namespace, heard: Interrupts) -> int:
     about = {"network": network.config, "optimizer": repr(optimizer), "data": used}
     about["clip"] = written_clip(options.clip)
     figures = _figures(run, len(learn)) | beside_guessing(
-        data, task.target, network.config["loss"], learn, hold, run.history
+        data, task.target, network, learn, hold, run.history
     )
     _report(options.json, run, figures, files, again, about)
     if run.ended == "interrupted":

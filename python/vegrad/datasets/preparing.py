@@ -244,12 +244,11 @@ def _among_words(table: Table, place: int, cells: Sequence[str]) -> As:
     some = some[:: -(-len(some) // LOOKS) or 1]
     if 2 * sum(map(amounts.is_one, some)) > len(some):
         odd = {cell for cell in counts if not amounts.is_one(cell)}
-        form = amounts.form_of(["" if c in odd else c for c in cells], table.decimal)
-        if form is not None and len(odd) < len(counts):
+        if len(odd) < len(counts):  # else the others are plain numbers
+            form = amounts.form_of(["" if c in odd else c for c in cells], table.decimal)
+        if form is not None:
             numbers = amounts.numbers_of(cells, form)
             counts = Counter({cell: counts[cell] for cell in odd})
-        else:
-            form = None
     if not _are_few(counts, numbers[~np.isnan(numbers)]):
         return As("words")
     return As("number", form, tuple(sorted(counts)))
