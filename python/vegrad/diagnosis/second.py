@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import inf
+from math import inf, isnan
 
 from vegrad.diagnosis.rules import divergence, modules, underflow
 from vegrad.diagnosis.rules.culprits import CUTS
@@ -45,8 +45,9 @@ def can_contradict(reading: Reading) -> bool:
     """Return True if a gradient that shrinks or grows would be found in a reading."""
     if reading.chain is not None:
         return len(reading.chain.layers) > 1
+    # Within checkpoints of the reentrant kind no δ is measured.
     maps = [one for one in reading.operations if one.kind in MAPS and one.parameters]
-    return len(maps) >= FEWEST
+    return sum(not isnan(one.delta_log2) for one in maps) >= FEWEST
 
 
 def settled(

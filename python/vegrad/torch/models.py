@@ -17,6 +17,7 @@ from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 
 from vegrad import _core
+from vegrad.torch import checkpoints
 
 
 class _State:
@@ -41,7 +42,12 @@ def untouched(model: Module, loss_fn: object = None) -> Iterator[None]:
     try:
         for parameter, _ in kept:
             parameter.grad = None
-        with buffers_kept(both), torch.random.fork_rng(devices=gpus(model)), torch.enable_grad():
+        with (
+            buffers_kept(both),
+            torch.random.fork_rng(devices=gpus(model)),
+            torch.enable_grad(),
+            checkpoints.followed(),
+        ):
             yield
     finally:
         state.on = before

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.checkpoint import CheckpointError
 
 from vegrad.arrays.checks import FloatArray
 from vegrad.flow.data import Columns, Input, Mixing, NonFiniteData, same
 from vegrad.flow.reading import Chain, Layer, Operation, Reading
 from vegrad.flow.recurrence import Recurrence
-from vegrad.torch import models, schemes
+from vegrad.torch import checkpoints, models, schemes
 from vegrad.torch.reading import cells, passes, precise, redraw, resample
 from vegrad.torch.reading.compared import RefusedError
 from vegrad.torch.reading.data import named_inputs, no_tensors, not_finite
@@ -56,15 +57,24 @@ def read(
     bad = not_finite("data", "x", x), not_finite("target", "target", target)
     data = tuple(one for one in bad if one is not None)
     try:
-        with models.untouched(model, loss_fn):
-            found = _read(task, resamples, seed, data)
-            stored = precise.stored(task) if precise.may_be_lost(found) else None
-            mixing = _mixing(task, found) if found.mixing else ()
-            return replace(found, stored=stored, mixing=mixing)
+        return _whole(task, resamples, seed, data)
+    except CheckpointError:
+        with checkpoints.as_they_are():
+            return _whole(task, resamples, seed, data)
     except (TypeError, AttributeError) as error:
         if message := no_tensors(x, target):
             raise TypeError(message) from error
         raise
+
+
+def _whole(
+    task: passes.Task, resamples: int, seed: int, data: tuple[NonFiniteData, ...]
+) -> Reading:
+    with models.untouched(task.model, task.loss_fn):
+        found = _read(task, resamples, seed, data)
+        stored = precise.stored(task) if precise.may_be_lost(found) else None
+        mixing = _mixing(task, found) if found.mixing else ()
+        return replace(found, stored=stored, mixing=mixing)
 
 
 def _mixing(task: passes.Task, found: Reading) -> tuple[Mixing, ...]:
