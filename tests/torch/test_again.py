@@ -98,6 +98,46 @@ def test_an_activation_before_the_loss_is_looked_at_with_the_loss() -> None:
     assert causes_of(lambda: nn.Sequential(mlp(), nn.Sigmoid()), shares) == []
 
 
+def of_softmax(output: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(output.softmax(-1), target)
+
+
+def of_first_softmax(output: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(nn.Softmax(dim=1)(output), target) + output.square().mean() / 10
+
+
+def of_sigmoid(output: Tensor, target: Tensor) -> Tensor:
+    wanted = functional.one_hot(target, 3).float()
+    return functional.binary_cross_entropy_with_logits(output.sigmoid(), wanted)
+
+
+def of_cosines(output: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(output.softmax(1) / 0.05, target)
+
+
+def of_logarithms(output: Tensor, target: Tensor) -> Tensor:
+    return functional.nll_loss(output.log_softmax(1), target)
+
+
+def of_probabilities(output: Tensor, target: Tensor) -> Tensor:
+    wanted = functional.one_hot(target, 3).float()
+    return functional.binary_cross_entropy(output.sigmoid(), wanted)
+
+
+@pytest.mark.parametrize("loss", [of_softmax, of_first_softmax, of_sigmoid])
+def test_an_activation_between_the_model_and_its_loss_is_found(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    assert causes_of(mlp, loss) == ["double-softmax"]
+
+
+@pytest.mark.parametrize("loss", [of_cosines, of_logarithms, of_probabilities])
+def test_an_activation_that_belongs_between_them_is_none(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    assert causes_of(mlp, loss) == []
+
+
 def beside_all(output: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(output[:, :1], target.float())
 

@@ -95,7 +95,8 @@ def _double(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
         takes = _takes(one, kind)
         if not takes:
             continue
-        floor = _floor(one, 0.0, 1.0)
+        within = made is None or not any(made is op for op in reading.loss_operations)
+        floor, of = _floor(one, 0.0, 1.0), " of the model" * within
         constant, logits = guess(one), takes == "logits"
         yield Finding(
             kind=rule.kind if logits else "vanishing",
@@ -107,7 +108,7 @@ def _double(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterato
             + (f"a {kind}" if kind in RANGES else "a softmax")
             + (", below {floor:.3g} it cannot come" if floor > 0 else "")
             + ("" if logits else ": where the right class has little, next to no gradient comes"),
-            advises=f"leave the {kind or 'softmax'} out of the model: {{loss}} applies its own."
+            advises=f"leave the {kind or 'softmax'} out{of}: {{loss}} applies its own."
             if logits
             else f"give {{loss}} the logarithm: a log-softmax instead of {kind or 'softmax'}.",
             facts={"loss": one.function},

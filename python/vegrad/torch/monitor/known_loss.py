@@ -25,6 +25,11 @@ KNOWN: dict[str, Callable[..., Tensor]] = {
     "binary_cross_entropy_with_logits": functional.binary_cross_entropy_with_logits,
     "nll_loss": functional.nll_loss,
 }
+TAKE_LOGITS = (
+    functional.cross_entropy,
+    functional.nll_loss,
+    functional.binary_cross_entropy_with_logits,
+)
 BOUNDED = {"softmax", "log_softmax", "sigmoid", "tanh", "relu", "softplus", "hardtanh", "clamp"}
 HELD = {"relu", "hardtanh", "clamp"}
 SETTINGS = ("beta", "delta")  # of losses that are square near 0
@@ -110,6 +115,9 @@ def _known(node: Node, made: Sequence[int]) -> KnownLoss | None:
     if spread and end is not None:
         target, below = _before_expansion(target), _below(end)
         end = None if below is None else past(below, VIEWS, made)
+    if end is not None and (shaped := _shaped(function, end, made)) is not None:
+        place = made.index(shaped.of)
+        return KnownLoss(partial(_loss, shaped.loss, more, spread, place), target.detach(), True)
     if end is None or end._sequence_nr() not in made:
         return None
     raw = function is functional.nll_loss and kind_of(end) != "log_softmax"
@@ -121,6 +129,32 @@ def _known(node: Node, made: Sequence[int]) -> KnownLoss | None:
     doubtful = bounded or raw or spread or (classes and (_is_single(node) or _is_over_rows(end)))
     place = made.index(end._sequence_nr())
     return KnownLoss(partial(_loss, function, more, spread, place), target.detach(), doubtful)
+
+
+class _Shaped(NamedTuple):
+    """A loss of probabilities that are made of a model's output after it."""
+
+    of: int
+    """The number of the operation that made the output."""
+    loss: Callable[..., Tensor]
+
+
+def _shaped(function: Callable[..., Tensor], end: Node, made: Sequence[int]) -> _Shaped | None:
+    """Return a loss that takes logits, or logarithms, of what a softmax or sigmoid has made."""
+    below, kind = _below(end), kind_of(end)
+    known = function in TAKE_LOGITS and kind in ("softmax", "sigmoid")
+    if not known or below is None or below._sequence_nr() not in made:
+        return None
+    axis = getattr(end, "_saved_dim", None)
+    if kind == "softmax" and axis is None:
+        return None
+
+    def loss(output: Tensor, target: Tensor, **more: object) -> Tensor:
+        signed = 0 if axis is None else axis if axis < 1 << 63 else axis - (1 << 64)
+        probabilities = output.sigmoid() if kind == "sigmoid" else output.softmax(signed)
+        return function(probabilities, target, **more)
+
+    return _Shaped(below._sequence_nr(), loss)
 
 
 def _before_expansion(target: Tensor) -> Tensor:
