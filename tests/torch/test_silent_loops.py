@@ -214,3 +214,36 @@ def test_of_a_model_that_is_left_alone_nothing_is_said_while_another_trains() ->
     assert not left.findings
     with pytest.raises(ValueError, match="must have seen a step"):
         left.report()
+
+
+@silent
+@pytest.mark.parametrize(
+    ("way", "causes"),
+    [
+        ("detached", ["detached"]),
+        ("right", []),
+        ("not run", []),
+        ("frozen", []),
+        ("at first", []),
+    ],
+)
+def test_an_optimizer_whose_parameters_get_no_gradient_is_told_of(
+    way: str, causes: list[str]
+) -> None:
+    """It is none of parts that wait for their turn: they do not run, need none, or have had one."""
+    torch.manual_seed(0)
+    makes, judges = mlp(), nn.Linear(16, 1)
+    both = nn.ModuleDict({"makes": makes, "judges": judges})
+    monitor = Monitor(both)
+    first, second = (torch.optim.Adam(one.parameters(), 1e-3) for one in (makes, judges))
+    makes.requires_grad_(way != "frozen")
+    for step in range(60):
+        made = torch.randn(8, 16) if way == "not run" else makes(torch.randn(8, 16))
+        second.zero_grad()
+        judges(made.detach()).square().mean().backward()
+        second.step()
+        first.zero_grad()
+        through = way == "right" or (way == "at first" and step < 3)
+        judges(made if through else made.detach()).sigmoid().mean().backward()
+        first.step()
+    assert [one.cause for one in monitor.report().findings] == causes

@@ -115,6 +115,8 @@ class Watched:
     """Parameters that get a gradient, though the model does not list them, nor any optimizer."""
     without: int = 0
     """The last steps in a row at which the network ran and no backward pass came to it."""
+    idle: tuple[str, ...] = ()
+    """Parameters of one optimizer among several, which run, are stepped and get no gradient."""
     zeros: int = 0
     """The last steps in a row at which its gradients were there and exactly 0, all of them."""
     passes: int = 0

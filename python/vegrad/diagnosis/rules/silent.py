@@ -39,6 +39,25 @@ def _without(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _idle(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or not watched.idle or watched.without:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="detached",
+        sites=tuple(Site("parameter", name) for name in watched.idle),
+        says="no gradient comes back to {first}"
+        + " to {last} ({count:.0f} in all)" * (len(watched.idle) > 1)
+        + ", which an optimizer of their own steps in vain: they run, and have never changed",
+        advises="look between their output and {words.loss} for {words.cuts}.",
+        facts={"first": watched.idle[0], "last": watched.idle[-1]},
+        evidence={"count": float(len(watched.idle))},
+    )
+
+
 def _strayed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     watched = reading.watched
     if watched is None or not watched.strayed:
@@ -135,6 +154,16 @@ WITHOUT = Rule(
     source="reported troubles of many: the output detached, the backward pass forgotten",
     find=_without,
 )
+IDLE = Rule(
+    name="loop-idle-optimizer",
+    kind="stalled",
+    warning=1,
+    critical=1,
+    measured="parameters of one of several optimizers, of which none has got a gradient",
+    reason="An optimizer whose parameters have no gradient steps in vain.",
+    source="reported troubles of many: a generator's output detached in its own loss",
+    find=_idle,
+)
 STRAYED = Rule(
     name="loop-other-parameters",
     kind="idle",
@@ -155,4 +184,4 @@ UNSTEPPED = Rule(
     source="reported troubles of many: optimizer.step() forgotten, or behind a wrong condition",
     find=_unstepped,
 )
-RULES = (UNHELD, WITHOUT, STRAYED, UNSTEPPED)
+RULES = (UNHELD, WITHOUT, IDLE, STRAYED, UNSTEPPED)

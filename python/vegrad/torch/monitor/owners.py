@@ -129,7 +129,7 @@ class Owners:
         if self._stepped or self._others or self._unused < SOME:
             return 0
         trained = [one for one in self._model.parameters() if one.requires_grad]
-        if not all(map(self._is_still, trained)):
+        if not all(map(self.is_still, trained)):
             return 0
         held = held_by_any()
         return self.passes if any(id(one) in held for one in trained) else 0
@@ -177,7 +177,7 @@ class Owners:
         still = {
             name: one
             for name, one in suspects.items()
-            if one.requires_grad and id(one) not in self._stepped and self._is_still(one)
+            if one.requires_grad and id(one) not in self._stepped and self.is_still(one)
         }
         asked, held = self._asked
         if any(id(one) not in held for one in still.values()) and (
@@ -187,7 +187,7 @@ class Owners:
         return tuple(name for name, one in still.items() if id(one) not in held)
 
     @torch.no_grad()
-    def _is_still(self, one: Tensor) -> bool:
+    def is_still(self, one: Tensor) -> bool:
         """Return True if a parameter is known to be what it was at the beginning."""
         start = (self._start or {}).get(id(one))
         return start is not None and bool((few(one) == start).all())

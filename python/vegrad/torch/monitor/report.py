@@ -27,11 +27,11 @@ from vegrad.reports.module_text import ModuleRow, TimeRow, text_of_modules
 from vegrad.reports.shown_run import ShownModules
 from vegrad.runs.run import Run
 from vegrad.torch.monitor.looks import Looks
+from vegrad.torch.monitor.missing import FEW, idle, without_gradient, zeros_there
 from vegrad.torch.monitor.modules import begins_at_zero
 from vegrad.torch.monitor.steps import StepHooks
 from vegrad.torch.vocabulary import TorchVocabulary
 
-FEW = 4  # steps at each of which a parameter must have had a gradient, to miss it elsewhere
 BINARY = ("BinaryCrossEntropyBackward0", "BinaryCrossEntropyWithLogitsBackward0")
 OPENING = 10  # looks within which what begins at 0 has opened: each step opens one more in line
 EARLIEST, LATEST = 50, 400  # steps that a training is judged by
@@ -134,40 +134,13 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         unheld=monitor.owners.unheld(gradients, monitor.steps),
         unregistered=monitor.owners.unregistered(monitor.steps) if gradients else (),
         second=second or {},
-        without=_without_gradient(monitor),
+        without=without_gradient(monitor),
+        idle=idle(monitor),
         zeros=zeros_there(monitor),
         passes=monitor.loop.passes,
         strayed=monitor.owners.strayed(),
         unstepped=0 if monitor.nonfinite else monitor.owners.unstepped(),
     )
-
-
-def _without_gradient(monitor: StepHooks) -> int:
-    """Return the last steps in a row at which the model ran and no backward pass came to it."""
-    history, steps = monitor.history, zeros(monitor)
-    ran = any(np.isfinite(size) for size in history.looked[-1].activation_rms[_weighted(monitor)])
-    if not ran or not steps or not any(one.requires_grad for one in monitor._params):
-        return 0
-    since = history[-steps].step
-    taken = [one for each in monitor.loop.steps.facts() for one in each if one.step >= since]
-    return 0 if not taken or any(one.backwards for one in taken) else steps
-
-
-def zeros(monitor: StepHooks) -> int:
-    """Return the last steps in a row at which the gradients were exactly 0, or none was there."""
-    some = np.flatnonzero(monitor.history.gradient_norm[::-1] != 0)
-    return int(some[0]) if len(some) else len(monitor.history)
-
-
-def zeros_there(monitor: StepHooks) -> int:
-    """Return the same if parameters that are trained have a gradient, which is 0."""
-    norms = monitor.history.looked[-1].gradient_norms
-    trained = [bool(one.requires_grad) for one in monitor._params]
-    return zeros(monitor) if bool((norms[: len(trained)][trained[: len(norms)]] == 0).any()) else 0
-
-
-def _weighted(monitor: StepHooks) -> list[int]:
-    return [place for place, own in enumerate(monitor.own) if own]
 
 
 def _growth(monitor: StepHooks) -> float:
