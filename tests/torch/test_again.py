@@ -138,6 +138,55 @@ def test_an_activation_that_belongs_between_them_is_none(
     assert causes_of(mlp, loss) == []
 
 
+def flipped(output: Tensor, target: Tensor) -> Tensor:
+    return -functional.cross_entropy(output, target)
+
+
+def opposed(output: Tensor, target: Tensor) -> Tensor:
+    """A task, and labels that are not to be told from it."""
+    return functional.mse_loss(output, output.detach() + 1) - functional.cross_entropy(
+        output, target
+    )
+
+
+def test_a_cross_entropy_that_falls_below_zero_has_its_sign_flipped() -> None:
+    assert causes_of(mlp, flipped, rate=0.1, steps=60)[0] == "wrong-reduction"
+    assert causes_of(mlp, flipped, rate=0.1, steps=8) == []  # too few to tell
+    assert "wrong-reduction" not in causes_of(mlp, opposed, rate=0.1, steps=60)
+
+
+def test_what_was_learnt_may_be_unlearnt() -> None:
+    torch.manual_seed(0)
+    model, x = mlp(), torch.randn(64, 8)
+    y = x[:, :3].argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(200):
+        if step == 150:
+            monitor = Monitor(model, on_finding=None)
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(x), y)
+        (loss if step < 150 else -loss).backward()
+        optimizer.step()
+    assert float(monitor.history.loss[-1]) < 10 * float(monitor.history.loss[0]) < 0
+    assert "wrong-reduction" not in [one.cause for one in monitor.report().findings]
+
+
+def test_an_opponent_may_climb_the_loss_of_the_network_that_is_watched() -> None:
+    torch.manual_seed(0)
+    made, judge = nn.Linear(4, 8), mlp()
+    monitor = Monitor(judge, on_finding=None)
+    first, second = (torch.optim.Adam(one.parameters(), 0.01) for one in (made, judge))
+    for _ in range(60):
+        x, y = torch.randn(32, 4), torch.randint(0, 3, (32,))
+        second.zero_grad()
+        functional.cross_entropy(judge(made(x).detach()), y).backward()
+        second.step()
+        first.zero_grad()
+        (-functional.cross_entropy(judge(made(x)), y)).backward()
+        first.step()
+    assert "wrong-reduction" not in [one.cause for one in monitor.report().findings]
+
+
 def beside_all(output: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(output[:, :1], target.float())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import isfinite, isnan
+from statistics import median
 
 from vegrad.diagnosis.judge import judge
 from vegrad.diagnosis.second import AT_LOSS, GONE, NO_GRADIENT, ZERO, can_contradict, questions
@@ -14,6 +15,9 @@ from vegrad.torch.monitor.steps import StepHooks
 
 FEW = 4  # steps in which a parameter got no gradient before the graph is asked for the reason
 TINY = 1e-8  # of the joint norm, below which a gradient is none
+LOSSES = 10  # steps of which the losses have to be negative
+UNLEARNT = 0.9  # of the loss of guessing, which a network that has learnt nothing is not below
+BEYOND = 3.0  # times the first loss
 LATER = 10  # times the step at which nothing was found, from which there may be another look
 
 
@@ -35,7 +39,7 @@ class Again:
         step = monitor.history.looked.last_step
         doubted = {*questions(first.findings), *_without_gradient(monitor)}
         doubted |= {ZERO} if any(one.rule in GONE for one in first.findings) else set()
-        doubted |= {AT_LOSS} if monitor.first.is_doubtful else set()
+        doubted |= {AT_LOSS} if _is_doubtful(monitor) else set()
         asked = [one for one in sorted(doubted) if self._is_open(one, step)]
         if not asked or monitor.nonfinite is not None:
             return first
@@ -55,6 +59,23 @@ class Again:
         if question not in self._steps:
             return True
         return not self.found.get(question) and step >= LATER * (self._steps[question] + 1)
+
+
+def _is_doubtful(monitor: StepHooks) -> bool:
+    """Return True if the loss may not be made for what it gets.
+
+    A cross entropy times -1 is what some take to unlearn, or to deceive another network. It is
+    doubtful where nothing was learnt before, and from the first step on all losses are negative
+    and fall without end.
+    """
+    term = monitor.first.term
+    if term is None or term.guess is None:
+        return monitor.first.is_doubtful
+    losses = [one for one in monitor.history.losses if isfinite(one)]
+    if len(losses) < LOSSES or max(losses) >= 0:
+        return False
+    first, last = -median(losses[:3]), -median(losses[-3:])
+    return first >= UNLEARNT * term.guess() and last > BEYOND * first
 
 
 def _judged(reading: Reading) -> tuple[Finding, ...] | None:

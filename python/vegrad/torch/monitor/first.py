@@ -116,8 +116,8 @@ class FirstLook:
         self.call = self._held = call
         self._delta: Tensor | None = None
         self._loss: KnownLoss | None = None
-        self._term: KnownLoss | None = None
-        """Of a sum of losses one that is doubtful."""
+        self.term: KnownLoss | None = None
+        """Of a sum of losses one that is doubtful; a loss times -1."""
         self._made: tuple[int, ...] = ()
 
     # The model's calls --------------------------------------------------------------------------
@@ -171,9 +171,9 @@ class FirstLook:
             return
         self.baseline.see(root, self._monitor.steps)
         self._loss = known_loss(root, self._made)
-        self._term = None if self._loss is not None else doubtful_term(root, self._made)
+        self.term = None if self._loss is not None else doubtful_term(root, self._made)
         self._one_call, self._calls = self._calls == 1, 0
-        if self._loss is None and self._term is None and not self._one_call:
+        if self._loss is None and self.term is None and not self._one_call:
             self._held = None  # whose δ came to which call is not known
         if root.device.type != "cpu":
             return
@@ -251,7 +251,7 @@ class FirstLook:
         """
         call, loss = self._held, self._loss
         if loss is None and of_term:
-            loss = self._term
+            loss = self.term
         elif loss is None and self._delta is not None and self._one_call:
             loss = KnownLoss(towards, self._delta)
         if call is None or loss is None or _is_sharded(self._model):
@@ -261,7 +261,7 @@ class FirstLook:
     @property
     def is_doubtful(self) -> bool:
         """True if one of PyTorch's losses may not be made for the output or the target."""
-        return self._term is not None or (self._loss is not None and self._loss.doubtful)
+        return self.term is not None or (self._loss is not None and self._loss.doubtful)
 
     def _is_new(self) -> bool:
         first = self._monitor.nonfinite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import nan
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from vegrad.torch.models import tensors_in
 from vegrad.torch.monitor.loss_graph import kind_of
-from vegrad.torch.reading.losses import Loss
+from vegrad.torch.reading.losses import Call, Loss, best_constant
 
 SCALED = {"mul", "div", "to_copy"}
 VIEWS = {"view", "_unsafe_view", "unsafe_view", "reshape_alias", "squeeze", "to_copy", "alias"}
@@ -45,6 +46,8 @@ class KnownLoss(NamedTuple):
     """True if the loss may not fit: an activation made the output, or none did where logarithms of
     probabilities belong; classes are one, or rows sum to 1; output and target are of other
     shapes."""
+    guess: Callable[[], float] | None = None
+    """Of a loss times -1: what the best constant output costs, without the sign."""
 
 
 def numbers_of(output: object) -> tuple[int, ...]:
@@ -70,7 +73,9 @@ def known_loss(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
 
 
 def doubtful_term(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
-    """Return a loss among those that a sum adds up that may not fit; None if all do.
+    """Return a loss among those that a sum adds up that may not fit, or a cross entropy times -1.
+
+    None if all losses fit.
 
     Args:
         root: the sum, whose graph is still there.
@@ -82,11 +87,30 @@ def doubtful_term(root: Tensor, made: Sequence[int]) -> KnownLoss | None:
         node = None if node is None else past(node, SCALED, ())
         if node is None:
             continue
+        if kind_of(node) == "neg" and node is past(root.grad_fn, SCALED, ()):
+            return _flipped(_below(node), made)
         if kind_of(node) == "add":
             ahead += [one for one, _ in node.next_functions]
         elif (found := _known(node, made)) is not None and found.doubtful:
             return found
     return None
+
+
+def _flipped(below: Node | None, made: Sequence[int]) -> KnownLoss | None:
+    """Return a cross entropy of labels times -1, below which there is no end to a training."""
+    node = None if below is None else past(below, SCALED, ())
+    found = None if node is None else _known(node, made)
+    if node is None or found is None or found.doubtful or kind_of(node) != "nll_loss":
+        return None
+    target = found.target
+    assert isinstance(target, Tensor)
+    call = Call("cross_entropy", target, target, nan, 0.0)
+    return KnownLoss(partial(_negative, found.function), target, True, partial(best_constant, call))
+
+
+def _negative(loss: Loss, output: object, target: object) -> Tensor:
+    negative: Tensor = -loss(output, target)
+    return negative
 
 
 def _known(node: Node, made: Sequence[int]) -> KnownLoss | None:
