@@ -76,8 +76,9 @@ class Monitor(QuietHooks):
         on_finding: what happens when the training shows something wrong, once for each cause: a
             function that is called with the `Finding`; "warn" gives a `FindingWarning` with the
             step; "raise" raises a `FindingError` out of the optimizer's step, before a NaN changes
-            weights, and for all else once it is taken; "stop" sets `stopped`, on which the
-            callbacks end the training; None is silent.
+            weights, and for all else once it is taken (out of a backward pass, if the optimizer
+            never steps); "stop" sets `stopped`, on which the callbacks end the training; None is
+            silent.
         ignore: causes that nothing is said about, such as ("learning-rate-low",).
         log: a file that gets a line a step, for `vegrad watch` and `vegrad.read_run`; one that is
             there is gone on with. Each process needs one of its own.
@@ -254,7 +255,7 @@ class Monitor(QuietHooks):
         the same of all they saw.
 
         Raises:
-            ValueError: before the first step.
+            ValueError: before the first step, unless backward passes show that none will come.
         """
         found = self._found()
         self._journal.tell(self._alarms, found.findings, self.history.last_step, reported=True)
