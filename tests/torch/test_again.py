@@ -111,6 +111,11 @@ def of_sigmoid(output: Tensor, target: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(output.sigmoid(), wanted)
 
 
+def of_flat_sigmoid(output: Tensor, target: Tensor) -> Tensor:
+    wanted = functional.one_hot(target, 3).float().view(-1)
+    return functional.binary_cross_entropy_with_logits(output.view(-1).sigmoid(), wanted)
+
+
 def of_cosines(output: Tensor, target: Tensor) -> Tensor:
     return functional.cross_entropy(output.softmax(1) / 0.05, target)
 
@@ -124,7 +129,7 @@ def of_probabilities(output: Tensor, target: Tensor) -> Tensor:
     return functional.binary_cross_entropy(output.sigmoid(), wanted)
 
 
-@pytest.mark.parametrize("loss", [of_softmax, of_first_softmax, of_sigmoid])
+@pytest.mark.parametrize("loss", [of_softmax, of_first_softmax, of_sigmoid, of_flat_sigmoid])
 def test_an_activation_between_the_model_and_its_loss_is_found(
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> None:

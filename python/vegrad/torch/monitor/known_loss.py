@@ -167,6 +167,8 @@ def _shaped(function: Callable[..., Tensor], end: Node, made: Sequence[int]) -> 
     """Return a loss that takes logits, or logarithms, of what a softmax or sigmoid has made."""
     below, kind = _below(end), kind_of(end)
     known = function in TAKE_LOGITS and kind in ("softmax", "sigmoid")
+    if known and kind == "sigmoid" and below is not None:  # of whatever shape
+        below = past(below, VIEWS, made)
     if not known or below is None or below._sequence_nr() not in made:
         return None
     axis = getattr(end, "_saved_dim", None)
