@@ -124,10 +124,7 @@ class Reader:
             edge = "nonfinite-input" if lost and bad and INPUT in one.below else ""
             edge = "detached" if one.kind == "detach" else edge
             edge = "masked-row" if n in empty and lost else edge
-            if one.value not in program.learns:
-                delta = nan
-            elif delta != delta:
-                delta = inf
+            delta = nan if one.value not in program.learns else inf if delta != delta else delta
             made.append(
                 Operation(
                     one.kind,
@@ -240,6 +237,7 @@ class Reader:
             overflowed=tuple(np.flatnonzero((gradient < inf) & (largest >= most)).tolist()),
             begun=tuple(k for k, n in enumerate(path) if self._begins(n, k == len(path) - 1)),
             cut=next((k for k, size in enumerate(sizes) if size > -inf), 0),
+            joined=graph.joined(path),
             exact=False,
         )
 
