@@ -224,3 +224,24 @@ def test_a_small_leaf_that_init_draws_small_is_no_suspect() -> None:
     fans = one.read(one.tree.leaves).parameters["in"].fans
     assert fans[0] == pytest.approx(8e8, rel=0.5)
     assert read(recurrent, init(jax.random.key(0)), x, y).parameters["in"].fans == (8, 16)
+
+
+def test_a_concatenated_skip_is_not_taken_for_what_an_activation_does() -> None:
+    """At its ends gradients jump where the way through the middle is weak, which is to blame."""
+    net, (x, y) = drawn([16, *[16] * 8, 4], 2**0.5), task()
+    wide = drawn([32, 16], 2**0.5, seed=3)[0]["w"]
+
+    def loss(net: Any, x: Any, y: Any) -> Any:
+        skips = []
+        for n, one in enumerate(net["layers"][:-1]):
+            x = jnp.concatenate([x, skips.pop(0)], -1) if n == 6 else x
+            weight = net["wide"] if n == 6 else one["w"]
+            x = x @ weight + one["b"] if n == 5 else jax.nn.relu(layer_norm(x @ weight, 1.0, 0.0))
+            skips += [x] if n == 1 else []
+        return cross_entropy(x @ net["layers"][-1]["w"], y)
+
+    tree = {"layers": [one | {} for one in net], "wide": wide}
+    assert vegrad.jax.diagnose(loss, tree, x, y).healthy
+    tree["layers"][5]["w"] = tree["layers"][5]["w"] * 1e-3
+    (found,) = vegrad.jax.diagnose(loss, tree, x, y).findings
+    assert (found.cause, found.sites[0].name) == ("weight-scale", "layers.5"), str(found)

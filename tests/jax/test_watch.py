@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vegrad.jax.scaled import Scaled
 from vegrad.jax.sizes import norm_log2
 
-from tests.jax.nets import drawn, loss_with, task
+from tests.jax.nets import drawn, loss_with, run, task
 
 optax = pytest.importorskip("optax")
 LOSS = loss_with(jax.nn.relu)
@@ -122,6 +122,40 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
     found = vegrad.jax.report(state)
     assert found.verdict == "nonfinite"
     assert "the gradient of 0.w is not finite at step 2" in found.summary
+
+
+@pytest.mark.parametrize(
+    ("step", "peak", "cause"),
+    [(3.0, 1e6, "learning-rate-high"), (3.0, 3.0, "learning-rate-high"), (1e-3, 3.0, "")],
+)
+def test_gradients_that_are_gone_after_a_long_step_are_the_rates_fault(
+    step: float, peak: float, cause: str
+) -> None:
+    """After usual steps nothing but the loss function can make them 0."""
+    net, optimizer = {"w": jnp.ones((4, 4))}, vegrad.jax.watch(optax.sgd(1.0))
+    state = optimizer.init(net)
+    for number, loss in enumerate([4.0, peak, 2.0, *[1.0] * 30]):
+        grads = {"w": jnp.full((4, 4), step if number < 3 else 0.0)}
+        _, state = optimizer.update(grads, state, net, value=loss)
+    (found,) = vegrad.jax.report(state).findings
+    wanted = ("gradients-thrown", "overshooting") if cause else ("gradients-gone", "vanishing")
+    assert (found.rule, found.kind, found.cause) == (*wanted, cause)
+    assert ("fresh weights" in found.advice) == bool(cause)
+    assert ("up to 1e+06" in found.message) == (peak > 4)
+
+
+def test_a_loss_that_the_first_step_throws_is_compared_with_what_it_was_before() -> None:
+    net, (x, _) = drawn([16, 64, 64, 16], 2**0.5), task()
+    optimizer = vegrad.jax.watch(optax.adam(1.0))
+    state = optimizer.init(net)
+    step = jax.jit(jax.value_and_grad(lambda net: jnp.mean((run(net, x, jax.nn.relu) - x) ** 2)))
+    for _ in range(40):
+        value, grads = step(net)
+        updates, state = optimizer.update(grads, state, net, value=value)
+        net = optax.apply_updates(net, updates)
+    (found,) = vegrad.jax.report(state).findings
+    assert (found.rule, found.cause) == ("course-overshoots", "learning-rate-high")
+    assert found.evidence["peak"] > 1e3 * found.evidence["first"]
 
 
 def test_in_a_chain_the_updates_stay_and_the_order_is_judged() -> None:

@@ -12,7 +12,7 @@ from math import inf, isfinite
 
 import numpy as np
 
-from vegrad.diagnosis.rules import collapse, divergence, loop, modules
+from vegrad.diagnosis.rules import collapse, divergence, loop, modules, underflow
 from vegrad.diagnosis.rules.residual import faint
 from vegrad.diagnosis.rules.table import CHAIN
 from vegrad.flow.finding import Finding, layer_sites
@@ -45,7 +45,7 @@ def after_divergence(findings: Sequence[Finding]) -> Findings:
         dropped |= {divergence.DIVERGED.name}
     if begins:  # all sizes are those of a network that has made a NaN
         dropped |= {modules.DRIFT.name, modules.DEAD.name}
-    thrown = (divergence.DIVERGED, divergence.OVERSHOOTS, *collapse.RULES)
+    thrown = (divergence.DIVERGED, divergence.OVERSHOOTS, underflow.THROWN, *collapse.RULES)
     decays = any(one.cause == "weight-decay" and one.rule in LOOP for one in findings)
     if decays or rules.keys() & {one.name for one in thrown}:
         dropped |= {modules.DRIFT.name}

@@ -65,14 +65,21 @@ class Ran(NamedTuple):
 class Pass:
     """A program that is run forward and back."""
 
-    def __init__(self, graph: Graph, blind: bool = False) -> None:
+    def __init__(self, graph: Graph, blind: bool = False, also: Iterable[int] = ()) -> None:
+        """Cut a program into blocks.
+
+        Args:
+            graph: of the program.
+            blind: look at no node.
+            also: numbers of further values that `forward` returns.
+        """
         self.graph, self.program = graph, graph.program
         self.nodes = [] if blind else graph.nodes[: graph.end]
         p, edges = self.program, [(n, one.edge) for n, one in enumerate(self.nodes) if one.edge]
         self.edges = {(p.steps[place], p.steps[place].takes[n]): one for one, (place, n) in edges}
         """The maps, by their steps and the values that come into these."""
         kept = {*p.results, *(value for _, value in self.edges), *(one.value for one in self.nodes)}
-        kept.update(*(one.terms for one in self.nodes))
+        kept.update(also, *(one.terms for one in self.nodes))
         kept.update(*(one.takes for one in p.steps if one.name == "scan"))
         self.blocks = p.blocks(frozenset(kept))
 

@@ -30,6 +30,7 @@ from vegrad.flow.wording import exp2
 from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
 from vegrad.jax.graph import NORMS, OPAQUE, Graph, Node
+from vegrad.jax.masks import masked
 from vegrad.jax.passes import Measured, Pass
 from vegrad.jax.recurrence import cells_of
 from vegrad.jax.tree import Init, Tree, fans, size_of
@@ -115,16 +116,15 @@ class Reader:
         found, made = self.found, list[Operation]()
         program = self.task.runner.program
         bad = any(one.kind == "data" for one in not_finite_in(self.task, self.graph))
+        empty = masked(self.graph, found, [*self.leaves.values()], self.task.batch)
         for n, one in enumerate(self.nodes):
             rms, delta = float(found.rms[n]), float(found.delta[n])
             numbers = jnp.issubdtype(program.shapes[one.value].dtype, jnp.floating)
             lost = bool(numbers) and not rms < inf
             edge = "nonfinite-input" if lost and bad and INPUT in one.below else ""
             edge = "detached" if one.kind == "detach" else edge
-            if one.value not in program.learns:
-                delta = nan
-            elif delta != delta:
-                delta = inf
+            edge = "masked-row" if n in empty and lost else edge
+            delta = nan if one.value not in program.learns else inf if delta != delta else delta
             made.append(
                 Operation(
                     one.kind,
@@ -237,6 +237,7 @@ class Reader:
             overflowed=tuple(np.flatnonzero((gradient < inf) & (largest >= most)).tolist()),
             begun=tuple(k for k, n in enumerate(path) if self._begins(n, k == len(path) - 1)),
             cut=next((k for k, size in enumerate(sizes) if size > -inf), 0),
+            joined=graph.joined(path),
             exact=False,
         )
 

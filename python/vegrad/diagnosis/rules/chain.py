@@ -140,7 +140,7 @@ def _one_layer(
     explained = {layer for f in earlier if f.kind in ("dead", "saturated") for layer in f.layers}
     for place, usual in gains.broken.items():
         gain = float(gains.local[place]) if isfinite(gains.local[place]) else -inf
-        if sign * (gain - usual) < 0 or place in explained:
+        if sign * (gain - usual) < 0 or place in explained or place in chain.joined:
             continue
         weight, activation = (
             float(factor[place] - finite_mean(np.delete(factor, place)))

@@ -16,6 +16,7 @@ BEGINS = 3  # steps before which an adaptive optimizer's steps are of another si
 ROUGH, WARM = 2.2, 20  # of such steps, and the number of those that are longer yet
 LEAST = 0.3  # what a matrix makes of an input of size 1: half of what PyTorch's default does
 LEFT = 0.1  # of the first loss: below it, all steps promise more than there is
+FLUNG = 10.0  # times its first value: a loss that no good training comes to
 
 
 def course_of(reading: Reading) -> Course | None:
@@ -62,6 +63,12 @@ def grown(course: Course) -> float:
                 log10(known[-10:].max() / np.median(known[: max(len(known) // 2, 1)][:10]))
             )
     return max(found)
+
+
+def began(losses: FloatArray) -> float:
+    """Return what a loss began at: the median of three steps, unless the first has thrown it."""
+    middle = float(np.median(losses[:3]))
+    return float(losses[0]) if middle >= FLUNG * losses[0] > 0 else middle
 
 
 def sizes_grew(course: Course) -> bool:

@@ -12,6 +12,7 @@ from math import inf, isfinite, log10, nan, sqrt
 import numpy as np
 
 from vegrad.diagnosis.rules.course import (
+    began,
     course_of,
     ends,
     first_lost,
@@ -175,7 +176,7 @@ def _diverged(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     if decades < rule.warning:
         says = "the loss was {last:.3g} and the gradients' norm {last_norm:.3g} before step "
         says += "{step:d}, and a step changed weights by {moved:.2g} of their size; then "
-    yield _too_long(
+    yield too_long(
         reading,
         rule,
         "critical",
@@ -210,15 +211,15 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
         return
     course = _without_new_targets(course)
     losses = smooth(course.loss)
-    first = float(np.median(course.loss[:3])) if course.complete else nan
-    if not len(losses) or not 0 < first < inf or not isfinite(losses[-1]):
+    first = began(course.loss) if len(losses) and course.complete else nan
+    if not 0 < first < inf or not isfinite(losses[-1]):
         return
     late = float(losses[-1])
     moved = moved_most(reading, int(course.step[0]) + BEGAN)
     # What is small beside the targets fits them, however much smaller it was before.
     least = LOW * np.nan_to_num(course.of_zero) if len(course.of_zero) else 0.0
     seen = np.maximum(course.loss, least)
-    calm, begun = smooth(seen, 8), float(np.median(seen[:3]))
+    calm, begun = smooth(seen, 8), began(seen)
     back = len(calm) > 8 and calm[-1] >= BACK * max(float(calm.min()), LOW * begun)
     rose = float(smooth(seen).max()) >= rule.warning * begun or back
     long = moved >= STRONG / 3 or promised(reading, course) >= 0.5 or sizes_grew(course)
@@ -232,7 +233,7 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
     later = most >= LATER * moved  # as after a rate that was raised
     which, told = ("last", most) if later else ("first", moved)
     each = course.loss[np.isfinite(course.loss)]  # where verdicts rest on medians
-    yield _too_long(
+    yield too_long(
         reading,
         rule,
         "critical" if late >= 0.9 * first else "warning",
@@ -280,7 +281,7 @@ def _promises(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     promise = promised(reading, course)
     if not promise >= rule.warning:
         return
-    yield _too_long(
+    yield too_long(
         reading,
         rule,
         "warning",
@@ -290,15 +291,16 @@ def _promises(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Itera
     )
 
 
-def _too_long(
+def too_long(
     reading: Reading,
     rule: Rule,
     severity: str,
     says: str,
     evidence: dict[str, float],
     kind: str = "overshooting",
+    besides: str = "",
 ) -> Finding:
-    """Return the finding that steps are too long."""
+    """Return the finding that steps are too long, with what is advised besides."""
     samples = samples_of(reading)
     rate = samples[-1].rate if samples else nan
     known = isfinite(rate) and rate > 0
@@ -320,7 +322,7 @@ def _too_long(
         cause="learning-rate-high",
         sites=(Site("optimizer"),),
         says=says,
-        advises=advises + ".",
+        advises=f"{advises}{besides}.",
         edit=LearningRate(rate / 10, rate) if known else None,
         evidence={name: one for name, one in evidence.items() if one == one},
         facts={"rate": rate, "calm": calm},

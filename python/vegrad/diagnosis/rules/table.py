@@ -77,8 +77,8 @@ ENTRANCE = chain.ENTRANCE
 # Of a monitor's report: modules that were watched. Of a recording: gradients alone.
 LOOP = (*loop.RULES, *silent.RULES)
 COURSE = (*divergence.RULES, *collapse.RULES, divergence.PROMISES)
-NO_GRADIENT, GONE = underflow.NO_GRADIENT, underflow.GONE
-MODULES = (*LOOP, *COURSE, *modules.RULES, NO_GRADIENT, GONE, collapse.GOES_NOWHERE)
+NO_GRADIENT, GONE = underflow.NO_GRADIENT, (underflow.THROWN, underflow.GONE)
+MODULES = (*LOOP, *COURSE, *modules.RULES, NO_GRADIENT, *GONE, collapse.GOES_NOWHERE)
 GRADIENTS, NONFINITE = gradients.RULES, modules.NONFINITE
 # Of residual streams and recurrent cells, in any network that has some.
 STREAMS = (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 
-from vegrad.diagnosis.rules.course import course_of, samples_of
+from vegrad.diagnosis.rules.course import FLUNG, course_of, ends, moved_most, samples_of
+from vegrad.diagnosis.rules.divergence import ROSE, STRONG, WHOLE, too_long
 from vegrad.diagnosis.rules.modules import DRIFT
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.finding import Finding
@@ -83,6 +84,34 @@ def _of_late(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     yield _without_reason(rule, says, {"steps": float(watched.zeros), "loss": losses[-1]})
 
 
+def _thrown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find that gradients have been 0 since a step was so long that nothing was left of weights."""
+    watched, course = reading.watched, course_of(reading)
+    if watched is None or course is None or watched.zeros < rule.warning:
+        return
+    known, living = ends(course), np.flatnonzero(course.norm > 0)
+    left = known.get("last", 0.0) > LEARNT * known.get("first", 0.0) > 0
+    if not left or not len(living) or not all(map(is_effect, earlier)):
+        return
+    moved = moved_most(reading, int(course.step[living[-1]]) + 1)
+    peak = float(np.nanmax(course.loss))
+    flung = peak >= FLUNG * known["first"]
+    if moved < (STRONG if flung else WHOLE) and not (flung and moved == 0.0):
+        return
+    says = ["a step changed weights by {moved:.2g} of their size"] if moved else []
+    if peak >= ROSE * known["first"]:
+        says.append("the loss went from {first:.3g} up to {peak:.3g}")
+    says.append("the gradients are exactly 0 at each of the last {zeros:.0f} steps")
+    yield too_long(
+        reading,
+        rule,
+        "critical",
+        ", ".join(says[:-1]) + f", and since then {says[-1]}, at a loss of {{last:.3g}}",
+        known | {"moved": moved, "peak": peak, "zeros": float(watched.zeros)},
+        besides=", and begin with fresh weights: no rate brings these back",
+    )
+
+
 def is_effect(finding: Finding) -> bool:
     """Return True of what gradients that are 0 look like: a drift to 0, or steps too short."""
     return finding.rule == DRIFT.name or finding.cause == "learning-rate-low"
@@ -139,6 +168,18 @@ NO_GRADIENT = Rule(
     reason="A parameter whose gradient is 0 stays as it is.",
     source="Micikevicius et al. 2018, arXiv:1710.03740",
     find=_in_steps,
+)
+THROWN = replace(
+    NO_GRADIENT,
+    name="gradients-thrown",
+    kind="overshooting",
+    critical=inf,
+    measured="the last steps in a row at which all gradients are exactly 0, after a step that "
+    f"changed weights by their size, or one by {STRONG} of it and a loss {FLUNG:g} times the first",
+    reason="A step of the weights' own size leaves nothing of them, and of units that are 0 on all "
+    "rows no gradient comes back.",
+    source="Lu et al. 2020, arXiv:1903.06733 (dying ReLU)",
+    find=_thrown,
 )
 GONE = replace(
     NO_GRADIENT,
