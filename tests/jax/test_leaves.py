@@ -152,3 +152,30 @@ def test_a_token_or_a_gate_that_begins_as_0_is_healthy(place: str) -> None:
     assert found.healthy, str(found)
     assert found.reading is not None
     assert found.reading.parameters["zero"].role == ""
+
+
+def test_each_place_is_named_once_and_by_the_name_that_the_edit_has() -> None:
+    keys, x = jax.random.split(jax.random.key(0), 6), jax.random.normal(jax.random.key(1), (32, 16))
+    net: dict[str, Any] = {"w": [jax.random.normal(key, (16, 16)) / 4 for key in keys]}
+
+    def chain(net: Any, x: Any) -> Any:
+        h = x
+        for one in net["w"]:
+            h = jnp.tanh(h @ one)
+        return jnp.mean((h - x) ** 2)
+
+    def no_chain(net: Any, x: Any) -> Any:
+        q, k, v, *rest = net["w"]
+        h = jax.nn.softmax((x @ q) @ (x @ k).T / 4) @ (x @ v)
+        return chain({"w": rest}, h)
+
+    for loss in (chain, no_chain):
+        weak = {"w": [1e-4 * one if n == 2 else one for n, one in enumerate(net["w"])]}
+        (found,) = vegrad.jax.diagnose(loss, weak, x).findings
+        assert [one.name for one in found.sites] == ["w.2"], str(found)
+        assert getattr(found.edit, "parameters", ()) == ("w.2",)
+    lost = net | {
+        "w": [one.at[0, 0].set(jnp.inf) if one is net["w"][1] else one for one in net["w"]]
+    }
+    (found,) = vegrad.jax.diagnose(chain, lost, x).findings
+    assert {one.name for one in found.sites} == {"w.1"}

@@ -73,6 +73,7 @@ class Reader:
         self.graph = self.task.runner.graph
         self.names = list(self.leaves)
         self.nodes = self.task.runner.nodes
+        self.called = called(self.graph, self.names)
 
     def reading(self) -> Reading:
         """Return the reading."""
@@ -146,8 +147,7 @@ class Reader:
         """Yield the maps and tables of what is no chain, for the words of a healthy one."""
         for n, one in enumerate(self.nodes):
             if one.kind in MAPS or one.kind == "embedding":
-                name = self.names[one.leaves[0]].rpartition(".")[0] or self.names[one.leaves[0]]
-                found = self.found
+                name, found = self.called[one.leaves[0]], self.found
                 sizes = found.rms[n], found.delta[n], found.gradients[one.leaves[0]]
                 rms, delta, gradient = (exp2(float(size)) for size in sizes)
                 yield Module(name, rms, delta, gradient, True)
@@ -257,8 +257,19 @@ class Reader:
             if node.kind == "linear"
             else self.graph.program.shapes[node.value].shape[node.units[0]]
         )
-        name = own[0].rpartition(".")[0] or own[0]
+        name = self.called[node.leaves[0]]
         return Layer(name, own[0], bias, node.norm, width, node.kind, node.rescaled)
+
+
+def called(graph: Graph, names: Sequence[str]) -> dict[int, str]:
+    """Return how the layer of each weight is called: its module, if that has no other weight."""
+    kinds = (*MAPS, "embedding")
+    own = dict.fromkeys(one.leaves[0] for one in graph.nodes if one.kind in kinds)
+    modules = [names[n].rpartition(".")[0] for n in own]
+    return {
+        n: module if module and modules.count(module) == 1 else names[n]
+        for n, module in zip(own, modules, strict=True)
+    }
 
 
 # The batch and the trees drawn anew ---------------------------------------------------------------

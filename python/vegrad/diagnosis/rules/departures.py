@@ -233,10 +233,11 @@ def site_of(name: str, reading: Reading, rows: tuple[int, int] | None = None) ->
 
 
 def _modules(names: Sequence[str], reading: Reading) -> tuple[Site, ...]:
-    """Return the rows of a report that parameters belong to."""
+    """Return the rows of a report that parameters belong to, each module once."""
     own = {name.rpartition(".")[0] for name in names}
-    rows = enumerate(reading.modules)
-    return tuple(Site("module", one.name, place) for place, one in rows if one.name in own)
+    rows = {one.name: place for place, one in reversed([*enumerate(reading.modules)])}
+    known = {name: place for name, place in rows.items() if name in own}
+    return tuple(Site("module", name, known[name]) for name in sorted(known, key=known.__getitem__))
 
 
 def _what(suspect: Suspect, off: Sequence[Site]) -> str:

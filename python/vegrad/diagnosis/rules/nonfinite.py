@@ -140,7 +140,10 @@ def _in_parameters(reading: Reading, rule: Rule) -> Finding | None:
         severity="critical",
         rule=rule.name,
         cause="nonfinite-weights",
-        sites=(*(Site("parameter", one.name) for one in bad), *layer_sites(places)),
+        sites=(
+            *(Site("parameter", one.name) for one in bad),
+            *layer_sites(places, None if chain is None else chain.names),
+        ),
         says=f"the parameter {{site}}{{index}} is {{value}}{more}",
         advises="draw or load {names} again; if training made it so, lower the learning rate by a "
         "factor of 10 and clip the gradients' global norm at 1.",

@@ -167,7 +167,7 @@ def _found(
     if says.endswith(PARTS) and not {"carry", "expected_carry"} <= evidence.keys():
         says = says.removesuffix(PARTS)
     advises = "{edit}." if changes else _without_cause(kind, fresh)
-    names = [name for change in changes for name in change.parameters]
+    names = [n for change in changes for n in change.parameters if n != site.name]
     return Finding(
         kind=kind,
         severity=rule.severity(size),
