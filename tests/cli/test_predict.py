@@ -111,7 +111,7 @@ def test_a_mean_far_from_zero_is_told_by_what_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "told"), [("p.parquet", "'p.parquet'"), ("p.xlsx", "'p.xlsx'")])
 def test_predictions_are_text(name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "none.safetensors", "none.csv", "--out", name]) == 2
-    assert f"--out must end in .csv or .tsv, not {told}\n" in capsys.readouterr().err
+    assert f"--out must end in .csv, .tsv or .txt, not {told}\n" in capsys.readouterr().err
 
 
 def test_predictions_between_tabs(tmp_path: Path) -> None:

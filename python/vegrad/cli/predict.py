@@ -14,7 +14,7 @@ from vegrad.cli.outputs import check_new, check_writable
 from vegrad.networks.mlp import MLP
 from vegrad.networks.prediction import table_of
 
-WRITTEN = (".csv", ".tsv", "")
+WRITTEN = (".csv", ".tsv", ".txt", "")
 """What a file of predictions may end in; "" of such as /dev/stdout."""
 
 
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Predict the rows of a table; return 0."""
     if options.out is not None:
         if Path(options.out).suffix.lower() not in WRITTEN:
-            raise ValueError(f"--out must end in .csv or .tsv, not {shown(options.out)}")
+            raise ValueError(f"--out must end in .csv, .tsv or .txt, not {shown(options.out)}")
         if not options.force:
             check_new([options.out], "FILE")
         check_writable(options.out)
@@ -51,5 +51,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("network", metavar="NETWORK", help="the file that vegrad train has saved")
     add("data", metavar="DATA", help="a table with the columns that were learnt from")
-    add("--out", metavar="FILE", help="a .csv or .tsv file to write (default: print)")
+    add("--out", metavar="FILE", help="a .csv, .tsv or .txt file to write (default: print)")
     add("--force", action="store_true", help="overwrite a file that exists")
