@@ -18,7 +18,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from vegrad._core import Clipped
-from vegrad.torch.monitor.first import FirstLook
+from vegrad.torch.monitor.first import FirstLook, seen_at
 from vegrad.torch.monitor.history import MonitorHistory
 from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import eager
@@ -152,7 +152,8 @@ class StepHooks(RecordHooks):
             if ender is not None and not (self._watch.seen or self.loop.has_gone_back):
                 return  # without a pass between them, two optimizers share one step
             self._ender = weakref.ref(optimizer)
-        if not self._paused and isinstance(optimizer, CoreStep):
+        lost = seen_at(self.steps, self.nonfinite)  # which is to be told before the step
+        if not self._paused and isinstance(optimizer, CoreStep) and not lost:
             self._pending = (optimizer, optimizer.clipped)
         elif not self._glance(optimizer, None):
             self._end(None)
