@@ -156,7 +156,7 @@ TileFunction<T> tile_of(int rows) {
 
 // Rows are cut into tiles of nearly the same height: 32 rows are 11 + 11 + 10, not 12 + 12 + 8.
 template <class T>
-void product_as_it_lies(const Product<T>& p, Fetcher& fetcher) {
+void product_without_copy(const Product<T>& p, Fetcher& fetcher) {
   const int tiles = (p.m + kTileRows - 1) / kTileRows;
   const int blocks = p.k > kDepth ? (p.k + kDepth - 1) / kDepth : 1;
   RegisterTile<T> t{};
@@ -195,11 +195,11 @@ void product_as_it_lies(const Product<T>& p, Fetcher& fetcher) {
   }
 }
 
-// The same for an a that lies on its side with long rows, of which a tile would take a few elements
-// each, from a page of its own: what fits the first-level cache beside a panel of b is copied
-// first.
+// The same for a transposed a with long rows. A tile would read a few elements of each row, all in
+// different pages; so a block of a that fits the first-level cache beside a panel of b is copied
+// together first.
 template <class T>
-void product_of_turned(const Product<T>& p, Fetcher& fetcher) {
+void product_with_copy(const Product<T>& p, Fetcher& fetcher) {
   constexpr int kRows = 32, kSteps = 512 / sizeof(T);
   alignas(64) T copy[kRows * kSteps];
   const int blocks = (p.k + kSteps - 1) / kSteps;
@@ -220,7 +220,7 @@ void product_of_turned(const Product<T>& p, Fetcher& fetcher) {
         part.n = p.n - j < kPanelColumns<T> ? p.n - j : kPanelColumns<T>;
         part.b.data = p.b.data + k0 * p.b.row + j / kPanelColumns<T> * p.b.panel;
         part.c = p.c + i * p.ldc + j;
-        product_as_it_lies(part, fetcher);
+        product_without_copy(part, fetcher);
       }
       k0 += part.k;
     }
@@ -229,13 +229,13 @@ void product_of_turned(const Product<T>& p, Fetcher& fetcher) {
 
 template <class T>
 void product(const Product<T>& p) {
-  constexpr std::ptrdiff_t kNearBytes = 160 << 10;  // of a matrix that needs no copy
+  constexpr std::ptrdiff_t kNearBytes = 160 << 10;  // of an a too small to gain by a copy
   Fetcher fetcher(p.ahead);
   const std::ptrdiff_t row = p.a_column * sizeof(T);
   if (p.a_row == 1 && row > kLongRowBytes && p.k * row > kNearBytes)
-    product_of_turned(p, fetcher);
+    product_with_copy(p, fetcher);
   else
-    product_as_it_lies(p, fetcher);
+    product_without_copy(p, fetcher);
 }
 
 // Lane numbers for the exchange below: rows i and i + half swap the lanes whose numbers differ from

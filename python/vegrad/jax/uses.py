@@ -44,18 +44,20 @@ class Uses:
     def _only(self, value: int, names: frozenset[str]) -> bool:
         """Return True if a value meets the data in such steps, after whatever is done to it."""
         places = self.program.takers.get(value, ())
-        return bool(places) and all(self._is(self.program.steps[n], value, names) for n in places)
+        return bool(places) and all(
+            self._meets(self.program.steps[n], value, names) for n in places
+        )
 
-    def _is(self, step: Step, value: int, names: frozenset[str]) -> bool:
+    def _meets(self, step: Step, value: int, names: frozenset[str]) -> bool:
         met = not self.data.isdisjoint(step.takes)
         if step.name == "scan":
-            return self._is_within(step, value, names)
+            return self._meets_within(step, value, names)
         if not met or (step.name == "dynamic_slice" and step.takes[0] == value):
             return all(self._only(n, names) for n in step.makes)
         return step.name in names
 
-    def _is_within(self, step: Step, value: int, names: frozenset[str]) -> bool:
-        """Return True if a value, or its slices, meets so what a scan makes of the data."""
+    def _meets_within(self, step: Step, value: int, names: frozenset[str]) -> bool:
+        """Return True if in a scan a value, or its slices, meets the data in such steps alone."""
         known = step.eqn.params
         first, carried = int(known["num_consts"]), int(known["num_carry"])
         carry = range(first, first + carried)
