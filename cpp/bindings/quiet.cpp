@@ -33,9 +33,8 @@ PyObject* begins(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
 PyObject* ends(PyObject* self, PyObject*) {
   return guarded([&]() -> PyObject* {
     Quiet& quiet = at_address<Quiet>(self);
-    if (quiet.depth == 0) return PyObject_CallNoArgs(PyTuple_GET_ITEM(self, 1));
-    quiet.ends();
-    return none();
+    if (quiet.depth > 0 && quiet.ends()) return none();
+    return PyObject_CallNoArgs(PyTuple_GET_ITEM(self, 1));
   });
 }
 
@@ -80,6 +79,8 @@ void register_quiet(py::module_& module) {
            py::arg("is_grad_enabled"), py::arg("state"))
       .def_readwrite("on", &Quiet::on, "Whether the step in progress is one of these.")
       .def_readonly("depth", &Quiet::depth, "Backward passes within each other.")
+      .def_readonly("is_added", &Quiet::is_added,
+                    "Whether the last pass was added to gradients that were stepped already.")
       .def_property_readonly(
           "stage", [](const Quiet& self) { return int(self.stage); },
           "0: between steps, 1: the model was called, 2: gradients are there, 3: stepping.")

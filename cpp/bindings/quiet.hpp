@@ -60,8 +60,9 @@ class Quiet {
         is_grad_enabled_(std::move(is_grad_enabled)),
         state_(std::move(state)) {}
 
-  bool on = false;  // whether the step in progress is one of these
-  int depth = 0;    // backward passes within each other that began here
+  bool on = false;        // whether the step in progress is one of these
+  int depth = 0;          // backward passes within each other that began here
+  bool is_added = false;  // whether the last pass was added to gradients that were stepped already
   Stage stage = kOver;
 
   // Begins a row of steps: the next `most`, unless something is not as usual.
@@ -83,7 +84,7 @@ class Quiet {
     highest_loss_ = highest_loss, highest_norm_ = highest_norm;
     now_ = std::move(now), timed_ = timed;
     graded_.clear();
-    stage = kOver, depth = 0, on = most > 0;
+    stage = kOver, depth = 0, is_added = false, on = most > 0;
     start_ = timed_ > 0 ? time() : kNan, is_called_ = false;
     call = py::none(), batch = py::none();
   }
@@ -125,34 +126,36 @@ class Quiet {
       return double(to_double(*reinterpret_cast<const decltype(zero)*>(view.data)));
     });
     if (!is_finite(loss)) return false;
-    const bool first = stage != kBack;
     std::vector<Stamp> before(probes_.size());
     std::vector<py::object> held(probes_.size());
     for (std::size_t i = 0; i < probes_.size(); ++i) {
       held[i] = gradient(probes_[i]);
       before[i] = stamp(held[i].ptr());
-      // One that was stepped and is there as it was has not been emptied, or with zeros only.
-      if (first && before[i].grad && before[i] == left_[i]) return false;
     }
     begun_ = loss, before_ = std::move(before), held_ = std::move(held);
     depth = 1;
     return true;
   }
 
-  // It is over, or has raised.
-  void ends() {
-    if (--depth > 0) return;
-    bool changed = false, empty = false;
-    for (std::size_t i = 0; i < probes_.size() && !changed; ++i) {
-      changed = !(stamp(gradient(probes_[i]).ptr()) == before_[i]);
-      empty = !before_[i].grad;
+  // It is over, or has raised. False if it was added to gradients that were stepped: those are
+  // there as the step has left them, as also in another model's pass, which does not change them.
+  bool ends() {
+    if (--depth > 0) return true;
+    bool changed = false, empty = false, left = false;
+    for (std::size_t i = 0; i < probes_.size(); ++i) {
+      const bool is_other = !(stamp(gradient(probes_[i]).ptr()) == before_[i]);
+      if (is_other && !changed) empty = !before_[i].grad;
+      changed |= is_other;
+      left |= before_[i].grad && before_[i] == left_[i];
     }
     held_.clear();
-    if (!on || !changed) return;
+    if (!on || !changed) return true;
+    is_added = stage != kBack && left;
     if (stage != kBack || empty) backwards_ = 0, loss_ = 0;
     if (stage != kBack) before_clip_ = limit_ = kNan, is_of_all_ = false;
     ++backwards_, loss_ += begun_;
     stage = kBack;
+    return !is_added;
   }
 
   // Joint norm before a clip of the gradients, its limit, and whether it was of all of them.

@@ -174,6 +174,33 @@ def test_another_models_training_is_none_of_ours() -> None:
         assert [step.backwards for step in training.monitor.loop.steps.facts()[0]][-1] == 1
 
 
+def test_another_models_step_between_two_of_ours_ends_no_row() -> None:
+    training, other = Training(), Training(width=8)
+    monitor = training.until_quiet()
+    assert monitor._quiet.on
+    other.step()
+    assert monitor._quiet.on
+    training.model(torch.ones(2, 16))
+    other.step()
+    assert monitor._quiet.on
+
+
+@pytest.mark.parametrize("missing", [3, 70, 71])
+def test_a_single_step_on_what_was_left_is_noted_in_a_row_too(missing: int) -> None:
+    def change(training: Training) -> None:
+        emptied, count = training.optimizer.zero_grad, iter(range(1000))
+        training.optimizer.zero_grad = lambda: emptied() if next(count) != missing else None
+
+    kept = []
+    for monitor in pair(change):
+        steps = monitor.loop.steps.facts()[0]
+        kept.append(sum(one.kept + sum(one.passed) for one in steps))
+        assert all(one.backwards == 1 for one in steps)
+    looked, quiet = kept
+    assert looked == (missing >= 120 - 64)
+    assert quiet == 1
+
+
 def test_a_second_optimizer_takes_part_in_the_step() -> None:
     training = Training(make=lambda p, lr: torch.optim.SGD(list(p)[:4], lr=lr))
     monitor = training.until_quiet()

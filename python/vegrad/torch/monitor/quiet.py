@@ -153,8 +153,11 @@ class QuietHooks(StepHooks):
         if not quiet.on:
             return
         quiet.on, self._was_odd = False, True
-        stage = quiet.stage
-        self.loop.steps.pass_over(self._drain(), None if stage == BACK else quiet.left)
+        stage, is_added = quiet.stage, quiet.is_added
+        emptied = stage == BACK and not is_added
+        self.loop.steps.pass_over(self._drain(), None if emptied else quiet.left)
+        if is_added:
+            self.loop.steps.stamp(self._params)
         self.schedule.resume(cut=stage > 0)
         self.loop.over, self._watch.seen = stage != BACK, False
         if stage > 0:
@@ -251,6 +254,10 @@ class Ear:
         self._monitor.first.backward_begins(roots, weights)
 
     def _ends(self) -> None:
+        quiet = self._monitor._quiet
+        if quiet.on and quiet.is_added:
+            self._monitor._wake()
+            return
         self._monitor.loop.backward_ends()
         self._monitor.first.backward_ends()
         self._monitor.has_gone_back()
