@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vegrad._core import Clipped
 from vegrad.torch.monitor.first import FirstLook, seen_at
+from vegrad.torch.monitor.heap import keep_heap
 from vegrad.torch.monitor.history import MonitorHistory
 from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import eager
@@ -48,6 +49,7 @@ class StepHooks(RecordHooks):
         keep: int,
     ) -> None:
         super().__init__(model, backward)
+        keep_heap()
         self.schedule, self.details = schedule, details
         self._history = MonitorHistory(keep)
         self.subnormals = {}
