@@ -231,8 +231,9 @@ BackwardStep<T> backward_step(const Pass<T>& pass, int l, std::int64_t shift, T*
 template <class T>
 bool fits_fast_path(const Pass<T>& pass, int l, const BackwardStep<T>& step) {
   const LayerState& layer = pass.layers[l];
-  return layer.z_exponent == 0 && layer.inverse_exponent == 0 &&
-         (pass.shape.residual || layer.h_exponent == 0) && std::abs(step.apart) < 60;
+  const bool stored = layer.z_exponent == 0 && (pass.shape.residual || layer.h_exponent == 0);
+  const bool beside = layer.z_exponent == layer.h_exponent && pass.shape.may_stay_beside(l);
+  return (stored || beside) && layer.inverse_exponent == 0 && std::abs(step.apart) < 60;
 }
 
 template <class T>

@@ -22,10 +22,11 @@ void begin_forward(Pass<T>& pass, int l, ScaledMatrix<T>& out, bool keep) {
 // What follows the product of a tile: normalization, activation, skip connection, and their sums.
 template <class T>
 void forward_tile(Pass<T>& pass, int l, const Tile& t, const ScaledMatrix<T>& in,
-                  const ScaledMatrix<T>& out, T* z, std::ptrdiff_t ldz, TileSums& sums) {
+                  const ScaledMatrix<T>& out, const T* bias, T* z, std::ptrdiff_t ldz,
+                  TileSums& sums) {
   const Kernels<T>& kernels = instruction_set().kernels<T>();
   const NetworkShape& shape = pass.shape;
-  const T* const b = pass.bias(l) + t.column;
+  const T* const b = bias + t.column;
   sums = TileSums();
   ForwardTile<T> tile{};
   if (shape.has_norm(l)) {
@@ -65,9 +66,11 @@ void forward_tile(Pass<T>& pass, int l, const Tile& t, const ScaledMatrix<T>& in
   sums.count = double(t.rows) * t.columns;
 }
 
-// Whether the fast path was right to take the layer. Notes the flow if so, or if nobody else will.
+// Whether the fast path was right to take the layer, whose numbers are beside 2^exponent. Notes the
+// flow if so, or if nobody else will.
 template <class T>
-bool end_forward(Pass<T>& pass, int l, const TileSums* tiles, ScaledMatrix<T>& out) {
+bool end_forward(Pass<T>& pass, int l, const TileSums* tiles, ScaledMatrix<T>& out,
+                 std::int64_t exponent = 0) {
   const TileSums sums = add_up(tiles, pass.row_grid(l).tasks());
   const double n = pass.elements(l);
   out.mean_square = sums.h_squares / n;
@@ -75,7 +78,34 @@ bool end_forward(Pass<T>& pass, int l, const TileSums* tiles, ScaledMatrix<T>& o
   const bool zero = out.mean_square == 0 && !value_underflows(pass.shape.activation_of(l));
   const bool good = within(sums.z_squares / n) && (within(out.mean_square) || zero);
   if (!good && !pass.nonfinite) return false;
-  if (pass.flow_wanted) note_forward(pass, l, sums, 0, out.mean_square, 0);
+  if (pass.flow_wanted) note_forward(pass, l, sums, exponent, out.mean_square, exponent);
+  return true;
+}
+
+// The products of layer l with what follows them, a tile at a time.
+template <class T>
+void forward_tiles(Pass<T>& pass, int l, const ScaledMatrix<T>& in, const ScaledMatrix<T>& out,
+                   const T* bias) {
+  Workspace<T>& w = pass.work;
+  product_with_weights(pass, l, in.data, in.ld, pass.weight(l), w.z[l],
+                       [&](const Tile& t, int task) {
+                         T* const z = w.z[l] + t.row * out.ld + t.column;
+                         forward_tile(pass, l, t, in, out, bias, z, out.ld, w.sums[task]);
+                       });
+}
+
+// Layer l of inputs beside 2^exponent, with outputs beside the same: φ(2^k z) = 2^k φ(z). False if
+// φ is none such, or if these outputs are too far from 1.
+template <class T>
+bool forward_beside(Pass<T>& pass, int l, const ScaledMatrix<T>& in, ScaledMatrix<T>& out) {
+  if (!pass.shape.may_stay_beside(l)) return false;
+  const T* const bias = pass.bias(l);
+  std::vector<T>& own = pass.scaled_bias;
+  own.assign(out.ld, T(0));
+  for (int j = 0; j < pass.shape.sizes[l]; ++j) own[j] = T(shifted(double(bias[j]), -in.exponent));
+  forward_tiles(pass, l, in, out, own.data());
+  if (!end_forward(pass, l, pass.work.sums.data(), out, in.exponent)) return false;
+  out.exponent = pass.layers[l].z_exponent = pass.layers[l].h_exponent = in.exponent;
   return true;
 }
 
@@ -112,7 +142,7 @@ void forward_blocks(Pass<T>& pass, int l, int first, int end, const ScaledMatrix
     T* const z = pass.work.z[l] + t.row * ldz;
     if (unit) split_left(pass, t, I, from.data, from.ld);
     tile_product(pass, t, I, from.data, from.ld, weights, unit, thread, packed, z, ldz, {});
-    forward_tile(pass, l, t, from, to, z, ldz, sums[block]);
+    forward_tile(pass, l, t, from, to, pass.bias(l), z, ldz, sums[block]);
   }
 }
 
@@ -164,22 +194,17 @@ void note_forward(Pass<T>& pass, int l, const TileSums& sums, std::int64_t z_exp
 template <class T>
 void forward_layer(Pass<T>& pass, int l, const ScaledMatrix<T>& in, ScaledMatrix<T>& out,
                    bool keep) {
-  Workspace<T>& w = pass.work;
+  const TileSums* const sums = pass.work.sums.data();
   begin_forward(pass, l, out, keep);
-  if (in.exponent != 0 && !pass.nonfinite && forward_rescaled(pass, l, in, out)) return;
-  const auto product = [&] {
-    product_with_weights(pass, l, in.data, in.ld, pass.weight(l), w.z[l],
-                         [&](const Tile& t, int task) {
-                           T* const z = w.z[l] + t.row * out.ld + t.column;
-                           forward_tile(pass, l, t, in, out, z, out.ld, w.sums[task]);
-                         });
-  };
+  if (in.exponent != 0 && !pass.nonfinite) {
+    if (forward_beside(pass, l, in, out) || forward_rescaled(pass, l, in, out)) return;
+  }
   const bool unit = pass.on_unit(l);
-  product();
-  if (end_forward(pass, l, w.sums.data(), out)) return;
+  forward_tiles(pass, l, in, out, pass.bias(l));
+  if (end_forward(pass, l, sums, out)) return;
   if (forward_rescaled(pass, l, in, out)) return;
-  if (unit) product();  // without it: an operand was not finite
-  end_forward(pass, l, w.sums.data(), out);
+  if (unit) forward_tiles(pass, l, in, out, pass.bias(l));  // without it: one was not finite
+  end_forward(pass, l, sums, out);
 }
 
 template <class T>

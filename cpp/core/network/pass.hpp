@@ -6,8 +6,8 @@
 // loops inside of it have several.
 //
 // Layers are counted from 1; layer 0 is the input. Exponents are zero while values stay within
-// 2^±40, where the fast path runs (forward.cpp, backward.cpp); beyond, rescaled.cpp does the layer
-// again.
+// 2^±40, where the fast path runs (forward.cpp, backward.cpp); beyond, rescaled.hpp's does the layer
+// again. A layer of relu or its like goes on with the exponent of its inputs on the fast path.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +45,7 @@ struct RowSquares {
 
 // What a layer's forward pass leaves for its backward pass.
 struct LayerState {
-  std::int64_t z_exponent = 0;  // if it is not 0, only the rescaled path can use z
+  std::int64_t z_exponent = 0;  // see may_stay_beside()
   std::int64_t h_exponent = 0;
   std::int64_t inverse_exponent = 0;  // of the normalization's 1/√(var + ε)
   bool kept = false;                  // z is in the activation's kept form
@@ -109,8 +109,8 @@ struct Pass {
   std::vector<std::int64_t> expected_shifts;
   int passes_without_chains = 1;
 
-  // Scratch of the rescaled path.
-  std::vector<T> scaled_left, scaled_right;
+  // Scratch of layers with exponents.
+  std::vector<T> scaled_left, scaled_right, scaled_bias;
   std::vector<double> values;
   std::vector<ScaledNumber> numbers;
 

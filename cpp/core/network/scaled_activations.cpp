@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <limits>
 
+#include "core/network/scaling.hpp"
+
 namespace vegrad {
 namespace {
 
@@ -28,10 +30,6 @@ constexpr double kTail = -4;
 double log2_lower(double x) { return -(x + std::log1p(std::exp(-x))) * kLog2e; }
 
 }  // namespace
-
-std::int64_t ScaledNumber::size() const {
-  return mantissa == 0 ? kNoExponent : std::ilogb(mantissa) + exponent;
-}
 
 ScaledNumber scaled_number(const SignedLog2& x) {
   if (!(x.log2 > -1e15)) return {};
@@ -100,7 +98,7 @@ void scaled_activation(const Kernels<T>& kernels, Activation activation, const T
     const std::int64_t size = ScaledNumber{double(z[j]), exponent}.size();
     // Moved to where T has numbers; there φ is its slopes, and φ′ no longer changes.
     double x = size == kNoExponent ? 0 : std::ldexp(1.0, size < 0 ? -kNearest : kNearest);
-    if (std::abs(size) < kNearest) x = std::fabs(std::ldexp(double(z[j]), int(exponent)));
+    if (std::abs(size) < kNearest) x = std::fabs(shifted(double(z[j]), exponent));
     near[j] = T(z[j] < 0 ? -x : x);
   }
   kernels.activation[activation].map(near, h, d, n);

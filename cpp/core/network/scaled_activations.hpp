@@ -1,7 +1,9 @@
 // Activations where float and double have no numbers left.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/table.hpp"
 
@@ -14,7 +16,14 @@ struct ScaledNumber {
   double mantissa = 0;
   std::int64_t exponent = 0;
 
-  std::int64_t size() const;  // floor(log2 |x|), kNoExponent for 0
+  // floor(log2 |x|), kNoExponent for 0
+  std::int64_t size() const {
+    std::uint64_t bits;
+    std::memcpy(&bits, &mantissa, sizeof bits);
+    const int biased = int(bits >> 52 & 0x7ff);
+    if (biased > 0 && biased < 0x7ff) return biased - 1023 + exponent;
+    return mantissa == 0 ? kNoExponent : std::ilogb(mantissa) + exponent;
+  }
 };
 
 // sign 2^log2; log2 is -inf for a true zero.

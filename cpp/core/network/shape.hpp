@@ -15,6 +15,12 @@ namespace vegrad {
 enum class Norm : int { none, layer, rms };
 constexpr const char* kNormNames[] = {"none", "layer", "rms"};
 
+// Whether φ(2^k z) = 2^k φ(z) for all z and k.
+inline bool is_homogeneous(Activation activation) {
+  return activation == kActivation_identity || activation == kActivation_relu ||
+         activation == kActivation_leaky_relu;
+}
+
 struct NetworkShape {
   std::vector<int> sizes;
   Activation activation, output;
@@ -26,6 +32,10 @@ struct NetworkShape {
   Activation activation_of(int l) const { return l == layers() ? output : activation; }
   bool has_norm(int l) const { return norm != Norm::none && l < layers(); }
   bool has_skip(int l) const { return residual && sizes[l] == sizes[l - 1]; }
+  // Whether the fast path can take layer l with numbers that are all beside one power of two.
+  bool may_stay_beside(int l) const {
+    return !residual && !has_norm(l) && is_homogeneous(activation_of(l));
+  }
   // Whether each layer's output has memory of its own on the way back; see output_of.
   bool keeps_outputs() const { return residual || norm == Norm::none; }
   double elements(int l, int B) const { return double(B) * sizes[l]; }
