@@ -136,6 +136,28 @@ def test_the_scale_of_the_loss_moves_sizes_and_not_gains(activation: str, dtype:
 
 
 @both_dtypes
+@pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu"])
+@pytest.mark.parametrize("gain", [2.0**-6, 2.0**6])
+@pytest.mark.parametrize("bias", ["of the layer's size", "large", "small"])
+def test_biases_beside_values_far_from_one(
+    isa: str, bias: str, gain: float, activation: str, dtype: str
+) -> None:
+    """From the eighth layer on all is beside a power of two, which a large bias takes off again."""
+    rng = np.random.default_rng(9)
+    net = network(
+        [16] * 21,
+        lambda layer, shape: gain * rng.standard_normal(shape) / 3,
+        activation=activation,
+        dtype=dtype,
+    )
+    size = {"of the layer's size": gain**14, "large": 2.0**90, "small": 2.0**-100}[bias]
+    net.parameters["layers.14.bias"][...] = size * rng.standard_normal(16)
+    x, target = data(40, 16, 16, 3)
+    assert well_conditioned(net, x, target)
+    measure(net, x, target)
+
+
+@both_dtypes
 @pytest.mark.parametrize("depth", [50, 200, 1000])
 @pytest.mark.parametrize(
     ("activation", "sigma_w"),
