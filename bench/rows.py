@@ -21,4 +21,5 @@ ROWS = (
     Row(100, 128, 1),
     Row(8, 2048, 512, more=True),
     Row(50, 64, 64, activation="sigmoid", init="linear", flushed=True, more=True),
+    Row(100, 64, 256, activation="relu", init="glorot_uniform", more=True),
 )

@@ -25,7 +25,7 @@ template <class T>
 BackwardTile<T> through_activation(Pass<T>& pass, int l, const Tile& t, const T* g, T* delta) {
   const NetworkShape& shape = pass.shape;
   Workspace<T>& w = pass.work;
-  const Activation activation = shape.activation_of(l);
+  const Activation activation = pass.activation_of(l);
   const std::ptrdiff_t ld = pass.ld(l), at = t.row * ld + t.column;
   BackwardTile<T> tile{};
   tile.rows = t.rows;
@@ -84,7 +84,7 @@ void note_units(Pass<T>& pass, int l, std::int64_t saturated) {
   const int N = pass.shape.sizes[l];
   const std::ptrdiff_t ld = pass.ld(l);
   int dead = 0;
-  if (!derivative_underflows(pass.shape.activation_of(l))) {
+  if (!derivative_underflows(pass.activation_of(l))) {
     const int blocks = pass.row_grid(l).row_blocks;
     const T* const largest = pass.work.alive[l];
     for (int j = 0; j < N; ++j) {
@@ -232,8 +232,7 @@ template <class T>
 bool fits_fast_path(const Pass<T>& pass, int l, const BackwardStep<T>& step) {
   const LayerState& layer = pass.layers[l];
   const bool stored = layer.z_exponent == 0 && (pass.shape.residual || layer.h_exponent == 0);
-  const bool beside = layer.z_exponent == layer.h_exponent && pass.shape.may_stay_beside(l);
-  return (stored || beside) && layer.inverse_exponent == 0 && std::abs(step.apart) < 60;
+  return (stored || layer.beside) && layer.inverse_exponent == 0 && std::abs(step.apart) < 60;
 }
 
 template <class T>

@@ -57,7 +57,7 @@ void forward_tile(Pass<T>& pass, int l, const Tile& t, const ScaledMatrix<T>& in
   tile.h = out.data + t.row * out.ld + t.column;
   tile.ldh = out.ld;
   tile.keep = pass.layers[l].kept;
-  kernels.activation[shape.activation_of(l)].forward(tile);
+  kernels.activation[pass.activation_of(l)].forward(tile);
   if (!shape.has_norm(l)) {
     sums.spread = tile.spread;
     sums.z_squares = tile.z_squares;
@@ -94,18 +94,26 @@ void forward_tiles(Pass<T>& pass, int l, const ScaledMatrix<T>& in, const Scaled
                        });
 }
 
-// Layer l of inputs beside 2^exponent, with outputs beside the same: φ(2^k z) = 2^k φ(z). False if
-// φ is none such, or if these outputs are too far from 1.
+// Layer l of inputs beside 2^exponent, with outputs beside the same: φ(2^k z) = 2^k φ(z), at least
+// for numbers as small as these. False if not, or if these outputs are too far from 1.
 template <class T>
 bool forward_beside(Pass<T>& pass, int l, const ScaledMatrix<T>& in, ScaledMatrix<T>& out) {
   if (!pass.shape.may_stay_beside(l)) return false;
+  constexpr double kSmallest = sizeof(T) == 4 ? -30 : -60;  // as is_identity_near_zero() has it
+  LayerState& layer = pass.layers[l];
+  layer.beside = true;
+  layer.identity = !is_homogeneous(pass.shape.activation_of(l));
+  layer.kept = false;
   const T* const bias = pass.bias(l);
   std::vector<T>& own = pass.scaled_bias;
   own.assign(out.ld, T(0));
   for (int j = 0; j < pass.shape.sizes[l]; ++j) own[j] = T(shifted(double(bias[j]), -in.exponent));
   forward_tiles(pass, l, in, out, own.data());
-  if (!end_forward(pass, l, pass.work.sums.data(), out, in.exponent)) return false;
-  out.exponent = pass.layers[l].z_exponent = pass.layers[l].h_exponent = in.exponent;
+  const bool good = end_forward(pass, l, pass.work.sums.data(), out, in.exponent) &&
+                    (!layer.identity ||
+                     half_log2(out.mean_square * pass.elements(l), in.exponent) < kSmallest);
+  if (!good) return layer.beside = layer.identity = false;
+  out.exponent = layer.z_exponent = layer.h_exponent = in.exponent;
   return true;
 }
 

@@ -7,7 +7,7 @@
 //
 // Layers are counted from 1; layer 0 is the input. Exponents are zero while values stay within
 // 2^±40, where the fast path runs (forward.cpp, backward.cpp); beyond, rescaled.hpp's does the layer
-// again. A layer of relu or its like goes on with the exponent of its inputs on the fast path.
+// again. Layers that may_stay_beside() go on with the exponent of their inputs on the fast path.
 #pragma once
 
 #include <algorithm>
@@ -45,11 +45,13 @@ struct RowSquares {
 
 // What a layer's forward pass leaves for its backward pass.
 struct LayerState {
-  std::int64_t z_exponent = 0;  // see may_stay_beside()
+  std::int64_t z_exponent = 0;
   std::int64_t h_exponent = 0;
   std::int64_t inverse_exponent = 0;  // of the normalization's 1/√(var + ε)
   bool kept = false;                  // z is in the activation's kept form
   bool replaced = false;              // φ(z) stands where z stood
+  bool beside = false;                // the fast path took it, with one exponent for z and φ(z)
+  bool identity = false;              // … and φ(z) for z, so small it is
 };
 
 // The gradient of a layer's weights, still to be made; there is none if the layer is 0.
@@ -130,6 +132,9 @@ struct Pass {
     return double(shape.sizes[l]) * shape.sizes[l - 1] * sizeof(T) * (rows / 64.0 + 1 / 24.0);
   }
   double elements(int l) const { return shape.elements(l, rows); }
+  Activation activation_of(int l) const {
+    return layers[l].identity ? kActivation_identity : shape.activation_of(l);
+  }
   Grid row_grid(int l) const { return vegrad::row_grid<T>(shape, rows, l); }
   Grid gradient_grid(int l) const { return vegrad::gradient_grid<T>(shape, rows, l); }
   std::ptrdiff_t ld(int l) const { return padded<T>(shape.sizes[l]); }  // of layer l's matrices

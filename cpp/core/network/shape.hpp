@@ -21,6 +21,12 @@ inline bool is_homogeneous(Activation activation) {
          activation == kActivation_leaky_relu;
 }
 
+// Whether φ(z) is z near 0: below 2^-30 to all digits of float32, below 2^-60 of double.
+inline bool is_identity_near_zero(Activation activation) {
+  return activation == kActivation_tanh || activation == kActivation_elu ||
+         activation == kActivation_hard_tanh;
+}
+
 struct NetworkShape {
   std::vector<int> sizes;
   Activation activation, output;
@@ -32,9 +38,12 @@ struct NetworkShape {
   Activation activation_of(int l) const { return l == layers() ? output : activation; }
   bool has_norm(int l) const { return norm != Norm::none && l < layers(); }
   bool has_skip(int l) const { return residual && sizes[l] == sizes[l - 1]; }
-  // Whether the fast path can take layer l with numbers that are all beside one power of two.
+  // Whether the fast path can take layer l with numbers that are all beside one power of two, small
+  // ones perhaps as the identity.
   bool may_stay_beside(int l) const {
-    return !residual && !has_norm(l) && is_homogeneous(activation_of(l));
+    const Activation activation = activation_of(l);
+    return !residual && !has_norm(l) &&
+           (is_homogeneous(activation) || is_identity_near_zero(activation));
   }
   // Whether each layer's output has memory of its own on the way back; see output_of.
   bool keeps_outputs() const { return residual || norm == Norm::none; }
