@@ -30,7 +30,6 @@ from vegrad.flow.wording import exp2
 from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
 from vegrad.jax.graph import NORMS, OPAQUE, Graph, Node
-from vegrad.jax.masks import masked
 from vegrad.jax.passes import Measured, Pass
 from vegrad.jax.recurrence import cells_of
 from vegrad.jax.tree import Init, Tree, fans, size_of
@@ -117,14 +116,13 @@ class Reader:
         found, made = self.found, list[Operation]()
         program = self.task.runner.program
         bad = any(one.kind == "data" for one in not_finite_in(self.task, self.graph))
-        empty = masked(self.graph, found, [*self.leaves.values()], self.task.batch)
         for n, one in enumerate(self.nodes):
             rms, delta = float(found.rms[n]), float(found.delta[n])
             numbers = jnp.issubdtype(program.shapes[one.value].dtype, jnp.floating)
             lost = bool(numbers) and not rms < inf
             edge = "nonfinite-input" if lost and bad and INPUT in one.below else ""
             edge = "detached" if one.kind == "detach" else edge
-            edge = "masked-row" if n in empty and lost else edge
+            edge = "masked-row" if found.empty[n] == 1 else edge
             delta = nan if one.value not in program.learns else inf if delta != delta else delta
             made.append(
                 Operation(
@@ -135,6 +133,7 @@ class Reader:
                     rms,
                     delta,
                     flat=float(found.flat[n]) if one.kind == "softmax" else nan,
+                    keys=float(found.keys[n]),
                     lost=lost,
                     edge=edge,
                 )
