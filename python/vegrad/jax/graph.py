@@ -124,16 +124,6 @@ class Nodes:
         below = (self.nodes[n] for n in node.below if n != INPUT)
         return node.kind == "matmul" and any(one.kind == "softmax" for one in below)
 
-    def joined(self, path: Sequence[int]) -> tuple[int, ...]:
-        """Return which layers of a path come, beside another one, into a map that takes both.
-
-        Where ways are concatenated, and not summed, a layer's gradient says nothing of what the
-        layer above it passes on: it comes by both ways, or is that of one way of two.
-        """
-        several = [n for n in self.maps if len(self.nodes[n].below - {INPUT}) > 1]
-        ends = frozenset[int]().union(*(self.below(n) for n in several))
-        return tuple(k for k, n in enumerate(path) if n in ends)
-
     def entering(self) -> frozenset[int]:
         """Return the numbers of the parts of the batch that come into the model."""
         p, found = self.program, set[int]()

@@ -236,7 +236,6 @@ class Reader:
             overflowed=tuple(np.flatnonzero((gradient < inf) & (largest >= most)).tolist()),
             begun=tuple(k for k, n in enumerate(path) if self._begins(n, k == len(path) - 1)),
             cut=next((k for k, size in enumerate(sizes) if size > -inf), 0),
-            joined=graph.joined(path),
             exact=False,
         )
 
