@@ -144,6 +144,30 @@ def test_gradients_that_are_gone_after_a_long_step_are_the_rates_fault(
     assert ("up to 1e+06" in found.message) == (peak > 4)
 
 
+def test_a_report_says_that_the_loss_was_not_given() -> None:
+    told = vegrad.jax.report(trained(0.1)[0])
+    assert "the loss was not recorded" not in str(told)
+    names = ["0.w", "1.w"]
+    for order in (None, names):
+        untold = vegrad.jax.report(trained(0.1, given=False)[0], order=order)
+        said = " ".join(str(untold).split())
+        assert untold.healthy
+        assert "the loss was not recorded" in said
+        assert "as value=" in said
+
+
+def test_gradients_that_are_gone_are_told_without_the_loss() -> None:
+    net, optimizer = {"w": jnp.ones((4, 4))}, vegrad.jax.watch(optax.sgd(1e-3))
+    state = optimizer.init(net)
+    for number in range(30):
+        grads = {"w": jnp.full((4, 4), 1.0 if number < 3 else 0.0)}
+        _, state = optimizer.update(grads, state, net)
+    (found,) = vegrad.jax.report(state).findings
+    assert (found.rule, found.kind, found.severity) == ("gradients-gone", "vanishing", "warning")
+    assert found.evidence == {"steps": 27.0}
+    assert "as value=" in found.advice
+
+
 def test_a_loss_that_the_first_step_throws_is_compared_with_what_it_was_before() -> None:
     net, (x, _) = drawn([16, 64, 64, 16], 2**0.5), task()
     optimizer = vegrad.jax.watch(optax.adam(1.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
@@ -194,7 +194,7 @@ def report(state: object, *, order: Sequence[str] | None = None) -> Diagnosis:
     last = {name: float(record.gradients[name][-1]) for name in order}
     chain = Gradients(norms_log2=last, chain=tuple(order))
     about = {"chain": list(order), "steps": record.count}
-    return Diagnosis.of(Reading(vocabulary=JaxVocabulary(), about=about, gradients=chain))
+    return Diagnosis.of(replace(reading, about=about, modules=(), gradients=chain))
 
 
 def _found(state: object) -> WatchState:
