@@ -56,6 +56,27 @@ def test_norms_of_zeros_and_of_what_is_not_finite() -> None:
     assert float(far.settled(220).at(0)) == 2.0**100
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-37, 1e-13, 1e13, 3e38])
+def test_norms_of_gradients_that_xla_knows(value: float) -> None:
+    """As that of a parameter that the loss does not use is: zeros, known at compilation."""
+    wanted = np.log2(np.float32(value)) + 1 if value else -np.inf
+    assert float(jax.jit(lambda: norm_log2(jnp.full(4, value)))()) == pytest.approx(wanted)
+    spread = jax.jit(lambda one: norm_log2(jnp.broadcast_to(one, (4,))))
+    assert float(spread(jnp.float32(value))) == pytest.approx(wanted)
+
+
+def test_a_parameter_that_the_loss_does_not_use_is_no_nan() -> None:
+    optimizer, net = vegrad.jax.watch(optax.adam(1e-3)), {"a": jnp.ones(3), "b": jnp.zeros(3)}
+    loss = jax.value_and_grad(lambda net: jnp.sum(net["a"] ** 2))
+
+    @jax.jit
+    def step(net: Any, state: Any) -> Any:
+        value, grads = loss(net)
+        return optimizer.update(grads, state, net, value=value)[1]
+
+    assert vegrad.jax.report(step(net, optimizer.init(net))).healthy
+
+
 def norm_of(tree: Any) -> Any:
     return jnp.sqrt(sum(jnp.sum(jnp.square(one)) for one in jax.tree.leaves(tree)))
 
