@@ -189,6 +189,17 @@ def test_gradients_that_are_gone_are_told_without_the_loss() -> None:
     assert "as value=" in found.advice
 
 
+def test_the_states_of_an_optimizer_of_several_parts_are_reported_together() -> None:
+    net = {"a": jnp.ones(3), "b": jnp.ones((3, 3))}
+    parts = {name: vegrad.jax.watch(optax.sgd(0.1)) for name in net}
+    optimizer = optax.multi_transform(parts, {name: name for name in net})
+    _, state = optimizer.update(net, optimizer.init(net), net, value=1.0)
+    found = vegrad.jax.report(state)
+    assert found.reading is not None
+    assert [one.name for one in found.reading.modules] == ["a", "b"]
+    assert "the gradient's norm is 3.46" in str(found)  # of 12 ones
+
+
 def test_a_loss_that_the_first_step_throws_is_compared_with_what_it_was_before() -> None:
     net, (x, _) = drawn([16, 64, 64, 16], 2**0.5), task()
     optimizer = vegrad.jax.watch(optax.adam(1.0))

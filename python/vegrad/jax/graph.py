@@ -219,7 +219,7 @@ class Graph(Nodes):
             same = all(p.shapes[n].shape == p.shapes[out].shape for n in data)
             if same and p.root[out] == out:  # no sum within an activation
                 return Node("add", out, path, below, step=place, terms=tuple(data))
-        if "softmax" in step.name or (step.name == "div" and self._is_softmax(step)):
+        if step.name == "div" and self._is_softmax(step):
             logits, axes = self._logits(step)
             return Node("softmax", out, path, below, step=place, terms=(logits,), axes=axes)
         if step.name in ("mul", "div") and len(data) == 2:
@@ -316,8 +316,6 @@ class Graph(Nodes):
 
     def _logits(self, step: Step) -> tuple[int, tuple[int, ...]]:
         """Return the logits of a softmax, before the largest is taken off, and its axes."""
-        if step.name != "div":
-            return step.takes[0], (-1,)
         p, (above, below) = self.program, step.takes
         value = p.steps[p.maker[above]].takes[0]
         made = p.steps[p.maker[value]] if value in p.maker else None
