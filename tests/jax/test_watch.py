@@ -189,6 +189,28 @@ def test_gradients_that_are_gone_are_told_without_the_loss() -> None:
     assert "as value=" in found.advice
 
 
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("rate", [0.0, 1e-8, 0.1])
+def test_steps_that_change_nothing_are_told(rate: float, every: int) -> None:
+    """Also where most of them only gather gradients."""
+    (x, y), net = task(), drawn([16, 16, 4], 2**0.5)
+    optimizer = vegrad.jax.watch(optax.MultiSteps(optax.sgd(rate), every))
+
+    @jax.jit
+    def step(carry: Any, _: Any) -> Any:
+        net, state = carry
+        value, grads = jax.value_and_grad(LOSS)(net, x, y)
+        updates, state = optimizer.update(grads, state, net, value=value)
+        return (optax.apply_updates(net, updates), state), None
+
+    (_, state), _ = jax.lax.scan(step, (net, optimizer.init(net)), None, 100)
+    found = vegrad.jax.report(state)
+    assert found.healthy == (rate == 0.1)
+    if not found.healthy:
+        assert (found.verdict, found.findings[0].cause) == ("stalled", "learning-rate-low")
+        assert ("none of 100 steps" in str(found)) == (rate == 0.0)
+
+
 def test_the_states_of_an_optimizer_of_several_parts_are_reported_together() -> None:
     net = {"a": jnp.ones(3), "b": jnp.ones((3, 3))}
     parts = {name: vegrad.jax.watch(optax.sgd(0.1)) for name in net}
