@@ -73,6 +73,7 @@ class Reader:
         self.names = list(self.leaves)
         self.nodes = self.task.runner.nodes
         self.called = called(self.graph, self.names)
+        self.data = tuple(not_finite_in(self.task, self.graph))
 
     def reading(self) -> Reading:
         """Return the reading."""
@@ -109,13 +110,13 @@ class Reader:
             cells=tuple(cells_of(tree, task.init, task.seed, task.batch, task.runner)),
             draws_itself=fresh is not None and differs(self.leaves, fresh),
             what_if=self.what_if,
-            data=tuple(not_finite_in(self.task, self.graph)),
+            data=self.data,
         )
 
     def _operations(self) -> list[Operation]:
         found, made = self.found, list[Operation]()
         program = self.task.runner.program
-        bad = any(one.kind == "data" for one in not_finite_in(self.task, self.graph))
+        bad = any(one.kind == "data" for one in self.data)
         for n, one in enumerate(self.nodes):
             rms, delta = float(found.rms[n]), float(found.delta[n])
             numbers = jnp.issubdtype(program.shapes[one.value].dtype, jnp.floating)
