@@ -131,34 +131,3 @@ def test_edits_that_cannot_be_done() -> None:
         vegrad.jax.apply_(net, LearningRate(0.1))
     with pytest.raises(TypeError, match=r"vegrad\.flow\.edits or a vegrad\.Finding, not str"):
         vegrad.jax.apply_(net, "scale")  # type: ignore[arg-type]
-
-
-def attention(hidden: bool) -> Any:
-    """Return a loss whose attention leaves out what a mask does not have by -inf."""
-
-    def loss(net: Any, x: Any, mask: Any) -> Any:
-        logits = (x @ net["q"]) @ (x @ net["k"]).swapaxes(1, 2) / 4
-        weights = jax.nn.softmax(jnp.where(mask[:, None, :], logits, -jnp.inf))
-        h = weights @ (x @ net["v"]) @ net["o"]
-        return jnp.mean((jnp.where(mask[..., None], h, 0.0) if hidden else h) ** 2)
-
-    return loss
-
-
-@pytest.mark.parametrize("hidden", [True, False])
-def test_a_row_that_is_masked_altogether_is_named(hidden: bool) -> None:
-    """Also where a where() leaves its NaN out of the loss, but not of the gradient."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    net = {n: jax.random.normal(key, (16, 16)) / 4 for n, key in zip("qkvo", keys, strict=True)}
-    x, mask = (
-        jax.random.normal(jax.random.key(1), (4, 6, 16)),
-        jnp.arange(6) < jnp.array([[6], [3], [1], [4]]),
-    )
-    assert vegrad.jax.diagnose(attention(hidden), net, x, mask).healthy
-    (found,) = vegrad.jax.diagnose(attention(hidden), net, x, mask.at[2].set(False)).findings
-    assert (found.kind, found.cause) == ("nonfinite", "masked-row")
-    assert "softmax" in found.message
-    (found,) = vegrad.jax.diagnose(
-        attention(hidden), net, x.at[0, 0, 0].set(jnp.nan), mask
-    ).findings
-    assert found.cause == "nonfinite-input"

@@ -1,5 +1,6 @@
 """Pure losses: what is read of them is right beyond float32, and told as it is."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -224,6 +225,19 @@ def test_a_small_leaf_that_init_draws_small_is_no_suspect() -> None:
     fans = one.read(one.tree.leaves).parameters["in"].fans
     assert fans[0] == pytest.approx(8e8, rel=0.5)
     assert read(recurrent, init(jax.random.key(0)), x, y).parameters["in"].fans == (8, 16)
+
+
+def test_complex_numbers_have_no_activation_and_give_no_warning() -> None:
+    net, (x, _) = drawn([16, 16, 16]), task()
+
+    def loss(net: Any, x: Any) -> Any:
+        h = jnp.fft.fft(jnp.tanh(x @ net[0]["w"]) @ net[1]["w"])
+        return jnp.mean(jnp.abs(jnp.square(h)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = vegrad.jax.diagnose(loss, net, x)
+    assert found.healthy
 
 
 def test_a_concatenated_skip_is_not_taken_for_what_an_activation_does() -> None:

@@ -135,6 +135,24 @@ def test_flax_nnx_by_its_state_and_as_a_module() -> None:
     assert again.findings[0].cause == found.findings[0].cause
 
 
+def test_a_watched_optimizer_of_flax_nnx() -> None:
+    nnx, optax = pytest.importorskip("flax.nnx"), pytest.importorskip("optax")
+    model, (x, y) = nnx.Linear(16, 4, rngs=nnx.Rngs(0)), task()
+    optimizer = nnx.Optimizer(model, vegrad.jax.watch(optax.sgd(0.1)), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any) -> None:
+        value, grads = nnx.value_and_grad(lambda model: cross_entropy(model(x), y))(model)
+        optimizer.update(model, grads, value=value)
+
+    for _ in range(3):
+        step(model, optimizer)
+    for state in (optimizer, optimizer.opt_state):
+        found = vegrad.jax.report(state, order=["kernel"])
+        assert found.healthy
+        assert "3 steps" in str(found)
+
+
 def test_equinox() -> None:
     eqx = pytest.importorskip("equinox")
     model = eqx.nn.MLP(16, 4, 16, 3, key=jax.random.key(0))

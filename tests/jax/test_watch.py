@@ -56,6 +56,27 @@ def test_norms_of_zeros_and_of_what_is_not_finite() -> None:
     assert float(far.settled(220).at(0)) == 2.0**100
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-37, 1e-13, 1e13, 3e38])
+def test_norms_of_gradients_that_xla_knows(value: float) -> None:
+    """As that of a parameter that the loss does not use is: zeros, known at compilation."""
+    wanted = np.log2(np.float32(value)) + 1 if value else -np.inf
+    assert float(jax.jit(lambda: norm_log2(jnp.full(4, value)))()) == pytest.approx(wanted)
+    spread = jax.jit(lambda one: norm_log2(jnp.broadcast_to(one, (4,))))
+    assert float(spread(jnp.float32(value))) == pytest.approx(wanted)
+
+
+def test_a_parameter_that_the_loss_does_not_use_is_no_nan() -> None:
+    optimizer, net = vegrad.jax.watch(optax.adam(1e-3)), {"a": jnp.ones(3), "b": jnp.zeros(3)}
+    loss = jax.value_and_grad(lambda net: jnp.sum(net["a"] ** 2))
+
+    @jax.jit
+    def step(net: Any, state: Any) -> Any:
+        value, grads = loss(net)
+        return optimizer.update(grads, state, net, value=value)[1]
+
+    assert vegrad.jax.report(step(net, optimizer.init(net))).healthy
+
+
 def norm_of(tree: Any) -> Any:
     return jnp.sqrt(sum(jnp.sum(jnp.square(one)) for one in jax.tree.leaves(tree)))
 
@@ -142,6 +163,63 @@ def test_gradients_that_are_gone_after_a_long_step_are_the_rates_fault(
     assert (found.rule, found.kind, found.cause) == (*wanted, cause)
     assert ("fresh weights" in found.advice) == bool(cause)
     assert ("up to 1e+06" in found.message) == (peak > 4)
+
+
+def test_a_report_says_that_the_loss_was_not_given() -> None:
+    told = vegrad.jax.report(trained(0.1)[0])
+    assert "the loss was not recorded" not in str(told)
+    names = ["0.w", "1.w"]
+    for order in (None, names):
+        untold = vegrad.jax.report(trained(0.1, given=False)[0], order=order)
+        said = " ".join(str(untold).split())
+        assert untold.healthy
+        assert "the loss was not recorded" in said
+        assert "as value=" in said
+
+
+def test_gradients_that_are_gone_are_told_without_the_loss() -> None:
+    net, optimizer = {"w": jnp.ones((4, 4))}, vegrad.jax.watch(optax.sgd(1e-3))
+    state = optimizer.init(net)
+    for number in range(30):
+        grads = {"w": jnp.full((4, 4), 1.0 if number < 3 else 0.0)}
+        _, state = optimizer.update(grads, state, net)
+    (found,) = vegrad.jax.report(state).findings
+    assert (found.rule, found.kind, found.severity) == ("gradients-gone", "vanishing", "warning")
+    assert found.evidence == {"steps": 27.0}
+    assert "as value=" in found.advice
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("rate", [0.0, 1e-8, 0.1])
+def test_steps_that_change_nothing_are_told(rate: float, every: int) -> None:
+    """Also where most of them only gather gradients."""
+    (x, y), net = task(), drawn([16, 16, 4], 2**0.5)
+    optimizer = vegrad.jax.watch(optax.MultiSteps(optax.sgd(rate), every))
+
+    @jax.jit
+    def step(carry: Any, _: Any) -> Any:
+        net, state = carry
+        value, grads = jax.value_and_grad(LOSS)(net, x, y)
+        updates, state = optimizer.update(grads, state, net, value=value)
+        return (optax.apply_updates(net, updates), state), None
+
+    (_, state), _ = jax.lax.scan(step, (net, optimizer.init(net)), None, 100)
+    found = vegrad.jax.report(state)
+    assert found.healthy == (rate == 0.1)
+    if not found.healthy:
+        assert (found.verdict, found.findings[0].cause) == ("stalled", "learning-rate-low")
+        assert ("none of 100 steps" in str(found)) == (rate == 0.0)
+
+
+def test_the_states_of_an_optimizer_of_several_parts_are_reported_together() -> None:
+    net = {"a": jnp.ones(3), "b": jnp.ones((3, 3))}
+    parts = {name: vegrad.jax.watch(optax.sgd(0.1)) for name in net}
+    optimizer = optax.multi_transform(parts, {name: name for name in net})
+    _, state = optimizer.update(net, optimizer.init(net), net, value=1.0)
+    found = vegrad.jax.report(state)
+    assert found.reading is not None
+    assert [one.name for one in found.reading.modules] == ["a", "b"]
+    assert "the gradient's norm is 3.46" in str(found)  # of 12 ones
 
 
 def test_a_loss_that_the_first_step_throws_is_compared_with_what_it_was_before() -> None:

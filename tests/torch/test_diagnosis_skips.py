@@ -128,3 +128,36 @@ def test_queries_and_keys_of_a_fresh_transformer_are_no_finding() -> None:
         model[4].value.weight *= 1e6
     found = ours.diagnose(model, LOSS, x, target)
     assert any("4.value" in finding.advice for finding in found.findings)
+
+
+class Shaped(nn.Module):
+    """Layers down and up again, whose inputs on the way up stand beside those on the way down."""
+
+    def __init__(self, levels: int = 3, width: int = 32) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(levels))
+        self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(levels))
+        self.both = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(levels))
+        self.out = nn.Linear(width, 10)
+        for one in (*self.down, *self.up, *self.both):
+            nn.init.kaiming_normal_(one.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for layer in self.down:
+            x = layer(x).relu()
+            skips.append(x)
+        for up, both in zip(self.up, self.both, strict=True):
+            x = both(torch.cat([up(x), skips.pop()], 1)).relu()
+        return self.out(x)
+
+
+def test_a_concatenated_skip_is_not_taken_for_what_an_activation_does() -> None:
+    """At its ends gradients jump where the way through the middle is weak, which is to blame."""
+    torch.manual_seed(0)
+    model = Shaped()
+    assert ours.diagnose(model, LOSS, X, LABELS).healthy
+    with torch.no_grad():
+        model.up[1].weight *= 0.001
+    found = ours.diagnose(model, LOSS, X, LABELS).findings
+    assert [(one.cause, one.sites[0].name) for one in found] == [("weight-scale", "up.1")]

@@ -46,7 +46,12 @@ def looked_at(reading: Reading, trend: Trend | None) -> str:
         if done.value > done.constant:
             beside = f"{1 - done.wrong:.1%} of the rows are right, {1 - done.guess:.1%} by guessing"
         said.append(f"it has learnt: {beside}")
-    return "; ".join([*said, _seen(reading, trend)])
+    said.append(_seen(reading, trend))
+    watched = reading.watched
+    if watched is not None and watched.losses and not any(map(isfinite, watched.losses)):
+        how = reading.vocabulary.tells_loss
+        said.append(f"the loss was not recorded, so that its course is not judged ({how})")
+    return "; ".join(said)
 
 
 def _seen(reading: Reading, trend: Trend | None) -> str:

@@ -184,8 +184,6 @@ class Chain:
     """Layers whose weights are exactly 0 and are changed by the first step."""
     cut: int = 0
     """How many layers, from the first on, no gradient comes back to."""
-    joined: tuple[int, ...] = ()
-    """Layers that a further way leaves or joins without a sum, as a U-Net's skips do."""
     exact: bool = True
     """False if there may be operations between the layers that the chain does not name."""
 

@@ -49,6 +49,22 @@ def entries(reading: Reading) -> list[Operation]:
     return found
 
 
+def joined(reading: Reading) -> set[str]:
+    """Return the maps whose outputs are taken beside another's without a sum, as a U-Net's skips.
+
+    There a map's gradient says nothing of what the one above passes on: it comes by both ways, or
+    is that of one way of two.
+    """
+    found, origins = set[int](), list[frozenset[int]]()
+    for place, one in enumerate(reading.operations[:-1]):  # the last is the loss
+        below = {origins[n] for n in one.below if n != INPUT}
+        maps = frozenset[int]().union(*below)
+        if len(below) > 1 and len(maps) > 1 and one.kind not in ADDED:
+            found |= maps
+        origins.append(frozenset([place]) if one.kind in MAPS and one.parameters else maps)
+    return {reading.operations[n].parameters[0] for n in found}
+
+
 def heads(reading: Reading) -> set[str]:
     """Return the maps that are the last on their way to the loss, which often begin small."""
     used, found = set[int](), set[str]()

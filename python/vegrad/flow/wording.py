@@ -94,6 +94,8 @@ class Vocabulary:
     """What a module needs whose first axis is another than the rows'."""
     trains = "train in training mode"
     """What switches normalizations and dropout to training."""
+    tells_loss = "record the loss too"
+    """What makes the loss of a training's steps known."""
     cuts = "something that cuts the gradient off"
     """Calls after which no gradient comes back."""
     off = "something that switches gradients off"

@@ -38,7 +38,7 @@ def branches_of(
     for place, node in enumerate(nodes):
         bases, trail = way(node.below)
         ways.append(Way(bases, (*trail, *(names[leaf] for leaf in node.leaves))))
-        if not node.terms:
+        if node.kind != "add":
             continue
         terms = [way(graph.near[value]) for value in node.terms]
         below, above = sorted((0, 1), key=lambda n: len(terms[n].trail))

@@ -32,6 +32,7 @@ class JaxVocabulary(Vocabulary):
     freezing = "leave them out of what is differentiated"
     keeping = "keep them in the tree of parameters"
     loss = "the loss function"
+    tells_loss = "give the optimizer's update() the loss as value="
     trains = "run normalizations in training mode (use_running_average=False)"
 
     def activation(self, name: str) -> str:

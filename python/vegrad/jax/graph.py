@@ -38,7 +38,9 @@ class Node:
     root: int = INPUT
     """The value that an activation is a function of."""
     terms: tuple[int, ...] = ()
-    """The two values that a sum adds."""
+    """The two values that a sum adds; the logits that a softmax is taken of."""
+    axes: tuple[int, ...] = ()
+    """Those over which a softmax sums to 1."""
     activation: int = INPUT
     """The place of the activation that follows a map."""
     norm: str | None = None
@@ -117,15 +119,10 @@ class Nodes:
         ways = (frozenset([n]) if n == INPUT else self.origin[n] for n in self.nodes[place].below)
         return frozenset[int]().union(*ways)
 
-    def joined(self, path: Sequence[int]) -> tuple[int, ...]:
-        """Return which layers of a path come, beside another one, into a map that takes both.
-
-        Where ways are concatenated, and not summed, a layer's gradient says nothing of what the
-        layer above it passes on: it comes by both ways, or is that of one way of two.
-        """
-        several = [n for n in self.maps if len(self.nodes[n].below - {INPUT}) > 1]
-        ends = frozenset[int]().union(*(self.below(n) for n in several))
-        return tuple(k for k, n in enumerate(path) if n in ends)
+    def attends(self, node: Node) -> bool:
+        """Return True of the product of a softmax with values."""
+        below = (self.nodes[n] for n in node.below if n != INPUT)
+        return node.kind == "matmul" and any(one.kind == "softmax" for one in below)
 
     def entering(self) -> frozenset[int]:
         """Return the numbers of the parts of the batch that come into the model."""
@@ -156,8 +153,8 @@ class Graph(Nodes):
         self.at: dict[int, int] = {}
         for place, step in enumerate(self.program.steps):
             self._step(place, step)
-        last = max((n for n, one in enumerate(self.nodes) if one.leaves), default=INPUT)
-        self.end = last + 1
+        ends = (n for n, one in enumerate(self.nodes) if one.leaves or self.attends(one))
+        self.end = max(ends, default=INPUT) + 1
         for place, node in enumerate(self.nodes):
             ways = (frozenset([n]) if n == INPUT else self.origin[n] for n in node.below)
             own = node.kind in MAPS
@@ -222,8 +219,9 @@ class Graph(Nodes):
             same = all(p.shapes[n].shape == p.shapes[out].shape for n in data)
             if same and p.root[out] == out:  # no sum within an activation
                 return Node("add", out, path, below, step=place, terms=tuple(data))
-        if "softmax" in step.name or (step.name == "div" and self._is_softmax(step)):
-            return Node("softmax", out, path, below, step=place)
+        if step.name == "div" and self._is_softmax(step):
+            logits, axes = self._logits(step)
+            return Node("softmax", out, path, below, step=place, terms=(logits,), axes=axes)
         if step.name in ("mul", "div") and len(data) == 2:
             scale = next((n for n in step.takes if n in self.rooted), None)
             rest = [n for n in data if n != scale]
@@ -315,6 +313,14 @@ class Graph(Nodes):
         made = self.program.maker.get(above)
         exp = made is not None and self.program.steps[made].name == "exp"
         return exp and below in self.reduced and below not in self.rooted
+
+    def _logits(self, step: Step) -> tuple[int, tuple[int, ...]]:
+        """Return the logits of a softmax, before the largest is taken off, and its axes."""
+        p, (above, below) = self.program, step.takes
+        value = p.steps[p.maker[above]].takes[0]
+        made = p.steps[p.maker[value]] if value in p.maker else None
+        value = made.takes[0] if made is not None and made.name == "sub" else value
+        return value, self.reduced[below]
 
     def _norm_kind(self, scale: int, value: int) -> str:
         """Return how a normalization is called, by the axes that it goes over."""

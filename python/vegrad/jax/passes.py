@@ -27,6 +27,7 @@ from vegrad.jax.steps import Block
 
 FLAT = 0.05  # an element is saturated if |φ′| there is below this share of the largest
 SHARP, LEAST_KEYS = 0.99, 4  # of attention's weight on one key of several: a flat row
+MASKED = -1e4  # what is lower is a mask, and no product of query and key
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Measured:
     std: FloatArray
     flat: FloatArray
     dead: FloatArray
+    keys: FloatArray
+    """Share of their size by which the logits of attention differ from key to key."""
+    empty: FloatArray
+    """1 of a softmax with a row of nothing but -inf."""
     gradients: FloatArray
     largest: FloatArray
     """log2 of the largest element of each gradient."""
@@ -65,13 +70,12 @@ class Ran(NamedTuple):
 class Pass:
     """A program that is run forward and back."""
 
-    def __init__(self, graph: Graph, blind: bool = False, also: Iterable[int] = ()) -> None:
+    def __init__(self, graph: Graph, blind: bool = False) -> None:
         """Cut a program into blocks.
 
         Args:
             graph: of the program.
             blind: look at no node.
-            also: numbers of further values that `forward` returns.
         """
         self.graph, self.program = graph, graph.program
         self.nodes = [] if blind else graph.nodes[: graph.end]
@@ -79,7 +83,7 @@ class Pass:
         self.edges = {(p.steps[place], p.steps[place].takes[n]): one for one, (place, n) in edges}
         """The maps, by their steps and the values that come into these."""
         kept = {*p.results, *(value for _, value in self.edges), *(one.value for one in self.nodes)}
-        kept.update(also, *(one.terms for one in self.nodes))
+        kept.update(*(one.terms for one in self.nodes))
         kept.update(*(one.takes for one in p.steps if one.name == "scan"))
         self.blocks = p.blocks(frozenset(kept))
 
@@ -91,7 +95,8 @@ class Pass:
         deltas = {p.loss: Scaled(np.ones((), loss.values.dtype))}
         passed = self.back(ran, deltas)
         none = Scaled(np.zeros(1))
-        rms, mean, std, flat, dead = _rows([self.numbers(one, values) for one in self.nodes], 5)
+        seen = _rows([self.numbers(one, values) for one in self.nodes], 7)
+        rms, mean, std, flat, dead, keys, empty = seen
         sizes = [deltas.get(n, none) for n in range(p.leaves)]
         gradients, largest = _rows([(one.norm, one.largest) for one in sizes], 2)
         return Measured(
@@ -103,9 +108,11 @@ class Pass:
             std,
             flat,
             dead,
+            keys,
+            empty,
             gradients,
             largest,
-            {n: self._terms(one, values) for n, one in enumerate(self.nodes) if one.terms},
+            {n: self._terms(one, values) for n, one in enumerate(self.nodes) if one.kind == "add"},
             frozenset(n for n in range(p.leaves) if n in deltas),
         )
 
@@ -168,24 +175,26 @@ class Pass:
 
     # What is seen -------------------------------------------------------------------------------
 
-    def numbers(
-        self, node: Node, values: Mapping[int, Scaled]
-    ) -> tuple[float, float, float, float, float]:
-        """Return size, mean and standard deviation of what a node makes, flat and dead shares."""
+    def numbers(self, node: Node, values: Mapping[int, Scaled]) -> tuple[float, ...]:
+        """Return size, mean and deviation of what a node makes, and what lets little through there.
+
+        That is the shares of what is flat and of dead units, and of a softmax how far keys differ
+        and whether a row is empty.
+        """
         made = values[node.value]
         if not made.real or not made.values.size:
-            return (nan,) * 5
-        flat, dead = nan, 0.0
+            return (nan,) * 7
+        flat, dead, keys, empty = nan, 0.0, nan, 0.0
         wide = wide_of(made.values)
+        size = made.norm - log2(wide.size) / 2
         if node.root != INPUT:
             flat, dead = self._flatness(node, made, values[node.root])
-        elif node.kind == "softmax" and wide.ndim > 2 and wide.shape[-1] >= LEAST_KEYS:
-            flat = float(np.mean(wide.max(axis=-1) > SHARP))
-        size = made.norm - log2(wide.size) / 2
+        elif node.kind == "softmax":
+            flat, keys, empty = _attention(node, wide, values[node.terms[0]])
         with np.errstate(all="ignore"):
             mean = float(np.ldexp(wide.mean(), made.power))
             std = sqrt(max(float(np.exp2(2 * size)) - mean * mean, 0.0))
-        return size, mean, std, flat, dead
+        return size, mean, std, flat, dead, keys, empty
 
     def _flatness(self, node: Node, made: Scaled, root: Scaled) -> tuple[float, float]:
         """Return the shares of saturated elements and of dead units of an activation."""
@@ -215,6 +224,27 @@ class Pass:
                     size = np.sqrt(np.median(squares))
                     found.append(np.log2(size) + one.power)
         return np.array(found).reshape(2, 2)
+
+
+def _attention(node: Node, shares: Array, given: Scaled) -> tuple[float, float, float]:
+    """Return the share of a softmax's rows that are flat, how far keys differ, 1 for an empty row.
+
+    An empty one, of nothing but -inf, is NaN, even where it is left out later.
+    """
+    with np.errstate(all="ignore"):
+        logits = np.ldexp(wide_of(given.values), given.power)
+    if not np.isfinite(shares).all():
+        return nan, nan, float((logits == -inf).all(axis=node.axes).any())
+    last = node.axes in ((-1,), (shares.ndim - 1,))
+    if shares.ndim < 3 or not last or shares.shape[-1] < LEAST_KEYS:
+        return nan, nan, 0.0
+    flat = float(np.mean(shares.max(axis=-1) > SHARP))
+    shown = logits > MASKED
+    logits = np.where(shown, logits, 0.0)
+    middle = logits.sum(-1, keepdims=True) / np.maximum(shown.sum(-1, keepdims=True), 1)
+    size = float(np.linalg.norm(logits))
+    apart = float(np.linalg.norm(np.where(shown, logits - middle, 0.0)))
+    return flat, apart / size if size else nan, 0.0
 
 
 def _row(values: Iterable[float]) -> FloatArray:

@@ -122,7 +122,7 @@ class Program(Written):
                 found.append(value)
             ahead += [n for n in inside if n not in seen]
             seen |= {*inside}
-        floats = [n for n in found if jnp.issubdtype(self.shapes[n].dtype, jnp.inexact)]
+        floats = [n for n in found if jnp.issubdtype(self.shapes[n].dtype, jnp.floating)]
         return min(floats, default=root)
 
     def activation(self, root: int) -> tuple[int, str]:

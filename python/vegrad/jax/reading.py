@@ -30,7 +30,6 @@ from vegrad.flow.wording import exp2
 from vegrad.jax.branches import branches_of
 from vegrad.jax.editor import JaxVocabulary
 from vegrad.jax.graph import NORMS, OPAQUE, Graph, Node
-from vegrad.jax.masks import masked
 from vegrad.jax.passes import Measured, Pass
 from vegrad.jax.recurrence import cells_of
 from vegrad.jax.tree import Init, Tree, fans, size_of
@@ -74,6 +73,7 @@ class Reader:
         self.names = list(self.leaves)
         self.nodes = self.task.runner.nodes
         self.called = called(self.graph, self.names)
+        self.data = tuple(not_finite_in(self.task, self.graph))
 
     def reading(self) -> Reading:
         """Return the reading."""
@@ -110,21 +110,20 @@ class Reader:
             cells=tuple(cells_of(tree, task.init, task.seed, task.batch, task.runner)),
             draws_itself=fresh is not None and differs(self.leaves, fresh),
             what_if=self.what_if,
-            data=tuple(not_finite_in(self.task, self.graph)),
+            data=self.data,
         )
 
     def _operations(self) -> list[Operation]:
         found, made = self.found, list[Operation]()
         program = self.task.runner.program
-        bad = any(one.kind == "data" for one in not_finite_in(self.task, self.graph))
-        empty = masked(self.graph, found, [*self.leaves.values()], self.task.batch)
+        bad = any(one.kind == "data" for one in self.data)
         for n, one in enumerate(self.nodes):
             rms, delta = float(found.rms[n]), float(found.delta[n])
             numbers = jnp.issubdtype(program.shapes[one.value].dtype, jnp.floating)
             lost = bool(numbers) and not rms < inf
             edge = "nonfinite-input" if lost and bad and INPUT in one.below else ""
             edge = "detached" if one.kind == "detach" else edge
-            edge = "masked-row" if n in empty and lost else edge
+            edge = "masked-row" if found.empty[n] == 1 else edge
             delta = nan if one.value not in program.learns else inf if delta != delta else delta
             made.append(
                 Operation(
@@ -135,6 +134,7 @@ class Reader:
                     rms,
                     delta,
                     flat=float(found.flat[n]) if one.kind == "softmax" else nan,
+                    keys=float(found.keys[n]),
                     lost=lost,
                     edge=edge,
                 )
@@ -237,7 +237,6 @@ class Reader:
             overflowed=tuple(np.flatnonzero((gradient < inf) & (largest >= most)).tolist()),
             begun=tuple(k for k, n in enumerate(path) if self._begins(n, k == len(path) - 1)),
             cut=next((k for k, size in enumerate(sizes) if size > -inf), 0),
-            joined=graph.joined(path),
             exact=False,
         )
 

@@ -13,6 +13,8 @@ def norm_log2(values: jax.Array, axis_name: str | None = None) -> jax.Array:
         values: of any shape and dtype.
         axis_name: of the devices over which the array lies in parts, as pmap and shard_map name it.
     """
+    # Of an array that it knows to be one number everywhere, XLA would square the factor by itself.
+    values = jax.lax.optimization_barrier(values)
     wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     top = jnp.max(jnp.abs(wide), initial=0.0)
     top = top if axis_name is None else jax.lax.pmax(top, axis_name)

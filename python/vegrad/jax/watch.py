@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_flatten_with_path
 
-from vegrad.arrays.checks import FloatArray, as_count
+from vegrad.arrays.checks import Array, FloatArray, as_count
 from vegrad.arrays.shown import shown
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.course import Course
@@ -167,8 +168,9 @@ def report(state: object, *, order: Sequence[str] | None = None) -> Diagnosis:
     step changes; a gradient that is not finite, by its leaf.
 
     Args:
-        state: of the optimizer, or a tuple or tree that holds it, as `optax.chain` returns; of
-            several devices (`pmap`), that of the first counts.
+        state: of the optimizer, or a tuple or tree that holds it, as `optax.chain` returns, or
+            those of several parts, as `optax.multi_transform` does; of several devices (`pmap`),
+            that of the first counts.
         order: names of weights from the input to the output, as `params.Dense_0.kernel`. If the
             steps show nothing, their last gradients are judged as `vegrad.diagnose_gradients` does.
 
@@ -194,21 +196,34 @@ def report(state: object, *, order: Sequence[str] | None = None) -> Diagnosis:
     last = {name: float(record.gradients[name][-1]) for name in order}
     chain = Gradients(norms_log2=last, chain=tuple(order))
     about = {"chain": list(order), "steps": record.count}
-    return Diagnosis.of(Reading(vocabulary=JaxVocabulary(), about=about, gradients=chain))
+    return Diagnosis.of(replace(reading, about=about, modules=(), gradients=chain))
 
 
-def _found(state: object) -> WatchState:
-    """Return the first state of `watch` within a tree, on the CPU."""
+def _found(state: object) -> list[WatchState]:
+    """Return the states of `watch` within a tree, on the CPU: those of the same steps."""
     kind = lambda one: isinstance(one, WatchState)  # noqa: E731
-    several = [one for one in jax.tree.leaves(state, is_leaf=kind) if isinstance(one, WatchState)]
-    if not several:
+    found = [*filter(kind, jax.tree.leaves(state, is_leaf=kind))]
+    if not found:
         raise TypeError(
             f"state must hold that of vegrad.jax.watch(), not only a {type(state).__name__}"
         )
-    found = several[0]._replace(inner=())
+    found = [_on_host(one) for one in found]
+    return [one for one in found if np.array_equal(one.steps, found[0].steps)]
+
+
+def _on_host(state: WatchState) -> WatchState:
+    # flax.nnx keeps each array of a state in a variable.
+    single = {n: jax.tree.leaves(getattr(state, n))[0] for n in ("step", "apart", "steps", "loss")}
+    found = state._replace(**single, inner=())
     while np.ndim(found.step):  # of several devices
         found = jax.tree.map(lambda one: one[0], found)
     return WatchState(*jax.tree.map(np.asarray, found))
+
+
+def _named(trees: Iterable[object]) -> dict[str, Array]:
+    """Return the leaves of all trees by name."""
+    pairs = (pair for tree in trees for pair in tree_flatten_with_path(tree)[0])
+    return {name_of(path): one for path, one in pairs}
 
 
 def _joint(sizes: Sequence[float]) -> float:
@@ -220,27 +235,27 @@ def _joint(sizes: Sequence[float]) -> float:
 class _Record:
     """The rows of a training by leaf."""
 
-    def __init__(self, state: WatchState) -> None:
+    def __init__(self, states: Sequence[WatchState]) -> None:
+        state = states[0]
         self.count = int(state.step)
         if not self.count:
             raise ValueError("state has seen no step: there is nothing to judge")
         self.rows = np.flatnonzero(state.steps >= 0)
         self.steps = state.steps[self.rows].astype(np.float64)
         self.loss = state.loss[self.rows].astype(np.float64)
-        self.gradients = self._columns(state.gradients)
-        self.updates = self._columns(state.updates)
-        self.weights = self._columns(state.weights)
-        pairs = jax.tree_util.tree_flatten_with_path(state.shapes)[0]
-        self.shapes = {name_of(path): tuple(one.tolist()) for path, one in pairs}
+        self.gradients = self._columns(one.gradients for one in states)
+        self.updates = self._columns(one.updates for one in states)
+        self.weights = self._columns(one.weights for one in states)
+        shapes = _named(one.shapes for one in states)
+        self.shapes = {name: tuple(one.tolist()) for name, one in shapes.items()}
         self.names = list(self.gradients)
         sizes = np.stack([self.gradients[name] for name in self.names])
         with np.errstate(invalid="ignore"):
             self.norm = np.exp2(np.logaddexp2.reduce(2.0 * sizes) / 2)
         self.norm[~(sizes < inf).all(axis=0)] = nan
 
-    def _columns(self, tree: object) -> dict[str, FloatArray]:
-        pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return {name_of(path): one[self.rows].astype(np.float64) for path, one in pairs}
+    def _columns(self, trees: Iterable[object]) -> dict[str, FloatArray]:
+        return {name: one[self.rows].astype(np.float64) for name, one in _named(trees).items()}
 
     def modules(self) -> tuple[Module, ...]:
         """Return a row for each module that leaves belong to, with its last gradient."""

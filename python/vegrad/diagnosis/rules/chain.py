@@ -30,6 +30,7 @@ from vegrad.flow.finding import Finding, layer_sites
 from vegrad.flow.reading import Chain, Reading
 from vegrad.flow.site import Site
 from vegrad.flow.trend import Trend
+from vegrad.flow.ways import joined
 from vegrad.flow.wording import DECADE, Log2, exp2, finite_mean
 
 
@@ -138,9 +139,11 @@ def _one_layer(
         return
     gains = chain.gains
     explained = {layer for f in earlier if f.kind in ("dead", "saturated") for layer in f.layers}
+    beside = joined(reading) if gains.broken else set()
+    explained |= {n for n, layer in enumerate(chain.layers) if layer.weight in beside}
     for place, usual in gains.broken.items():
         gain = float(gains.local[place]) if isfinite(gains.local[place]) else -inf
-        if sign * (gain - usual) < 0 or place in explained or place in chain.joined:
+        if sign * (gain - usual) < 0 or place in explained:
             continue
         weight, activation = (
             float(factor[place] - finite_mean(np.delete(factor, place)))

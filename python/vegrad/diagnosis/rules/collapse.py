@@ -13,8 +13,10 @@ from vegrad.flow.course import smooth
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
+from vegrad.flow.watched import Sample
 
 ENOUGH, TINY, STILL = 50, 1e-4, 0.02  # steps; change in one step, and in all of them together
+LEAST = 3  # samples
 ALIKE, APART = 1e-4, 1e-2  # variation between rows that is none, and that is some
 SMOOTH, FULL = 0.015, 1.2  # variation after many layers; size of matrices that are not small
 SQUASHING = ("Sigmoid", "Tanh", "Hardsigmoid", "Softsign", "Hardtanh", "Softmax")
@@ -29,15 +31,19 @@ def _goes_nowhere(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
     if samples and all(one.rate == 0 for one in samples) and np.any(course.norm > 0):
         yield _at_no_rate(rule, course.steps)
         return
+    if len(samples) >= LEAST and _is_still(samples) and np.any(course.norm > 0):
+        yield _unchanged(rule, course.steps)
+        return
     ratios = [ratio_of(one) for one in samples]
     known = [one for one in ratios if isfinite(one)]
+    moved = [one for one in known if one > 0]  # where gradients are gathered, few steps do
     norms, losses = course.norm, smooth(course.loss)
-    if len(known) < 3 or not len(losses):
+    if len(moved) < LEAST or not len(losses):
         return
-    ratio = float(np.median(known))
-    away = ratio * float(course.step[-1] - course.step[0])
+    ratio = float(np.median(moved))
+    away = ratio * len(moved) / len(known) * float(course.step[-1] - course.step[0])
     first, late = float(np.median(norms[:5])), float(np.median(norms[-10:]))
-    if not (0 < ratio <= rule.warning and away <= STILL and late >= 0.3 * first):
+    if not (ratio <= rule.warning and away <= STILL and late >= 0.3 * first):
         return
     if not 0 < 0.75 * losses[0] <= losses[-1]:
         return
@@ -54,6 +60,26 @@ def _goes_nowhere(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
         + ("; it is {rate:.3g}." if isfinite(rate) else "."),
         evidence={"ratio": ratio, "away": away, "steps": float(course.steps)} | ends(course),
         facts={"rate": rate},
+    )
+
+
+def _is_still(samples: Sequence[Sample]) -> bool:
+    """Return True if no step that was sampled changed a weight, nor any other step since."""
+    every = [one for sample in samples for one in sample.updates]
+    return bool(every) and all(one.change == 0 and one.weight == one.first for one in every)
+
+
+def _unchanged(rule: Rule, steps: int) -> Finding:
+    return Finding(
+        kind=rule.kind,
+        severity="critical",
+        rule=rule.name,
+        cause="learning-rate-low",
+        sites=(Site("optimizer"),),
+        says="none of {steps:.0f} steps has changed a weight, though there are gradients",
+        advises="give the optimizer a learning rate above 0, and look at what schedules it, masks "
+        "it or gathers gradients before it steps.",
+        evidence={"steps": float(steps)},
     )
 
 

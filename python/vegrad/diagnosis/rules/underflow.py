@@ -29,6 +29,9 @@ ADVICE = (
 NEXT = "see what {words.loss} does with the output: a clamp or a rounding at it, a factor of 0."
 
 
+UNKNOWN = "{words.tells_loss}, which says if there is anything left to learn; if there is, " + NEXT
+
+
 def _stored_as_zero(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     """Find gradients that the dtype has not, though float64 has; else a loss without any."""
     stored = reading.stored
@@ -77,11 +80,16 @@ def _of_late(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     if watched is None or watched.zeros < rule.warning:
         return
     losses = [abs(one) for one in watched.losses if isfinite(one)]
-    if not losses or losses[-1] <= LEARNT * losses[0] or not all(map(is_effect, earlier)):
+    if not all(map(is_effect, earlier)):
         return
-    says = "the gradients are exactly 0 at each of the last {steps:.0f} steps, though the loss is "
-    says += "{loss:.3g}"
-    yield _without_reason(rule, says, {"steps": float(watched.zeros), "loss": losses[-1]})
+    says = "the gradients are exactly 0 at each of the last {steps:.0f} steps"
+    numbers = {"steps": float(watched.zeros)}
+    if not losses:
+        found = _without_reason(rule, says + ": nothing is learned any more", numbers)
+        yield replace(found, severity="warning", advises=UNKNOWN)
+    elif losses[-1] > LEARNT * losses[0]:
+        numbers["loss"] = losses[-1]
+        yield _without_reason(rule, says + ", though the loss is {loss:.3g}", numbers)
 
 
 def _thrown(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
