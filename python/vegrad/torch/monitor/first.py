@@ -178,7 +178,7 @@ class FirstLook:
         if root.device.type != "cpu":
             return
         value = float(root.detach())
-        if isfinite(value):
+        if isfinite(value) or self._monitor.loop.scaling.were_finite:
             # A loss that is of no operation at risk is rarely of one later.
             turn = self._monitor.steps % AGAIN == 0 or self._monitor.steps < AGAIN
             if self.risky or (turn and self._monitor.looking):

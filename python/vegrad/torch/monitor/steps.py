@@ -24,6 +24,7 @@ from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import eager
 from vegrad.torch.monitor.owners import Owners
 from vegrad.torch.monitor.recording import RecordHooks
+from vegrad.torch.monitor.scaling import FEW, Skipped, factor_of, is_skipped
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.updates import Updates
 from vegrad.torch.optimizer_step import CoreStep
@@ -67,6 +68,7 @@ class StepHooks(RecordHooks):
         self.updates = Updates(lambda: self._params, lambda: self.parameters)
         self.first = FirstLook(model, self)
         self.owners = Owners(model, self.loop, self.first)
+        self.skipped = Skipped()
         self._handles += self.first.handles
         self._begin()
         self._listen()
@@ -144,6 +146,16 @@ class StepHooks(RecordHooks):
             empty = loop.began_empty and loop.scale is None
             few = loop.steps.few(self._params)
             loop.dropped.see_pass(few, self.first.call, began_empty=empty)
+        if self.skipped.see(loop.scale, self.steps, began_empty=loop.began_empty):
+            self._find_skipped()
+            self.owners.tell()
+        elif self.skipped.count == FEW and not self._on:
+            self.schedule.ask()
+            self._begin()
+
+    def _is_without_steps(self) -> bool:
+        """Return True if backward passes show that none of them is to be followed by a step."""
+        return self.skipped.have_collapsed or bool(self.owners.strayed() or self.owners.unstepped())
 
     def _about_to_step(self, optimizer: Optimizer) -> None:
         if self._pending is not None:  # as in step()
@@ -266,8 +278,9 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
 
     def gradients_are_there(optimizer: Optimizer) -> None:
         monitor = myself()
-        if monitor is None or monitor._steps_quietly(optimizer):
+        if monitor is None or monitor._steps_quietly(optimizer) or is_skipped(optimizer):
             return
+        monitor._factor = factor_of(optimizer)
         monitor.loop.dropped.step_begins(monitor.loop.steps.few(monitor._params))
         if monitor._is_mine(optimizer):
             monitor._wake()
@@ -278,7 +291,7 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
 
     def has_stepped(optimizer: Optimizer, *_: object) -> None:
         monitor = myself()
-        if monitor is None:
+        if monitor is None or is_skipped(optimizer):
             return
         for closure in closures:
             closure.end()
