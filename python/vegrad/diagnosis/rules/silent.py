@@ -1,18 +1,21 @@
-"""Rules on steps that change nothing: no gradient comes, or it is others that are stepped."""
+"""Rules on steps that change nothing: no gradient, other parameters, or weights set back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from vegrad.diagnosis.rules.loop import MOST, OPTIMIZER, REPORTED
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
+from vegrad.flow.watched import Sample, Update
 
 LEAST = 10  # steps without a gradient
 SHOWN = 3  # parameters that a message names
 PASSES = 20  # backward passes without a step
+BACK = 90  # steps that began with the same weights; many tasks may share a step of theirs
 
 
 def _without(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -134,6 +137,41 @@ def _unstepped(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
     )
 
 
+def _undone(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find weights that are set back after each step: all begin with the very same ones."""
+    samples = () if reading.watched is None else reading.watched.samples
+    for number in dict.fromkeys(one.optimizer for one in samples):
+        own = [one for one in samples if one.optimizer == number]
+        begun = {tuple((of.name, of.weight) for of in one.updates) for one in own}
+        moved = [max((of.change / of.weight for of in _moved(one)), default=0.0) for one in own]
+        if own[-1].step - own[0].step < rule.warning or len(begun) > 1 or not min(moved):
+            continue
+        # Weights that swing between two places are the same at every second step, or in size.
+        apart = {two.step - one.step for one, two in pairwise(own)}
+        if max(moved) > 1 or not any(steps % 2 for steps in apart):
+            continue
+        if len({one.rate for one in own}) > 1:  # rates that are tried, one after another
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="steps-undone",
+            sites=(OPTIMIZER,),
+            says="the steps are undone: at step {first:.0f}, at step {last:.0f} and at all {count} "
+            "looked at from the one to the other the weights were the same before the step, though "
+            "each changed them by up to {moved:.1g} of their size",
+            advises="{words.keeps}.",
+            facts={"count": str(len(own))},
+            evidence={"first": own[0].step, "last": own[-1].step, "moved": max(moved)},
+        )
+        return
+
+
+def _moved(sample: Sample) -> list[Update]:
+    return [one for one in sample.updates if one.weight > 0 and one.change > 0]
+
+
 UNHELD = Rule(
     name="optimizer-parameters",
     kind="idle",
@@ -184,4 +222,14 @@ UNSTEPPED = Rule(
     source="reported troubles of many: optimizer.step() forgotten, or behind a wrong condition",
     find=_unstepped,
 )
-RULES = (UNHELD, WITHOUT, IDLE, STRAYED, UNSTEPPED)
+UNDONE = Rule(
+    name="loop-undone",
+    kind="stalled",
+    warning=BACK,
+    critical=BACK,
+    measured="steps, of which all that were sampled began with the very same weights",
+    reason="What a step has changed is never exactly so again, unless somebody sets it back.",
+    source="reported troubles of many: a state that is loaded, or drawn anew, within the loop",
+    find=_undone,
+)
+RULES = (UNHELD, WITHOUT, IDLE, STRAYED, UNSTEPPED, UNDONE)
