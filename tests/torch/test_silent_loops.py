@@ -247,3 +247,45 @@ def test_an_optimizer_whose_parameters_get_no_gradient_is_told_of(
         judges(made if through else made.detach()).sigmoid().mean().backward()
         first.step()
     assert [one.cause for one in monitor.report().findings] == causes
+
+
+def train_copy(way: str, count: int = 100) -> Monitor:
+    """Train a copy of a model that is watched."""
+    model = mlp()
+    monitor, twin = Monitor(model), copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), 0.01)
+    other = nn.Linear(16, 16)
+    turn = torch.optim.SGD((other if way == "another steps" else model).parameters(), 0.01)
+    for step in range(count):
+        optimizer.zero_grad()
+        twin(other(torch.ones(4, 16))).square().mean().backward()
+        (turn if way == "another steps" else optimizer).step()
+        if way == "follows" and step % 10 == 9:
+            model.load_state_dict(twin.state_dict())
+        if way == "takes turns" and step % 10 == 9:
+            pass_back(model, turn)
+            turn.step()
+    return monitor
+
+
+def test_a_copy_that_is_trained_in_place_of_the_model_is_told() -> None:
+    with pytest.warns(FindingWarning, match="a copy of this model is trained"):
+        monitor = train_copy("")
+    (found,) = monitor.report().findings
+    assert (found.kind, found.cause, found.severity) == ("idle", "not-in-optimizer", "warning")
+
+
+@pytest.mark.parametrize("way", ["follows", "another steps", "takes turns"])
+def test_other_copies_are_none_that_are_trained_in_place_of_the_model(way: str) -> None:
+    assert not train_copy(way).findings
+
+
+@silent
+@pytest.mark.parametrize(("count", "told"), [(20, False), (21, True)])
+def test_a_report_tells_of_a_trained_copy_before_the_alarm_does(count: int, told: bool) -> None:
+    monitor = train_copy("", count)
+    if told:
+        assert [one.cause for one in monitor.report().findings] == ["not-in-optimizer"]
+    else:
+        with pytest.raises(ValueError, match="must have seen a step"):
+            monitor.report()

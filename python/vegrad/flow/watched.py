@@ -124,6 +124,8 @@ class Watched:
     strayed: tuple[str, ...] = ()
     """Parameters with gradients of a network of which no optimizer has a parameter, though some
     have stepped."""
+    in_copies: int = 0
+    """Steps of copies of a network, each after a run of the copy, that was never run itself."""
     unstepped: int = 0
     """Backward passes whose gradients were replaced by the next one's, of a network whose
     optimizer has never stepped and whose parameters have never changed; 0 if it steps."""

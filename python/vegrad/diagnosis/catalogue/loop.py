@@ -105,7 +105,8 @@ LOOP = (
         says="A parameter gets gradients and no optimizer ever steps it.",
         shows="It keeps its first value: a head added later, a second network, parameters made "
         "anew after the optimizer was.",
-        evidence="It requires and gets a gradient, and is in no group of an optimizer that steps.",
+        evidence="It requires and gets a gradient, and is in no group of an optimizer that steps; "
+        "or a copy of the model is run and stepped many times, and the model itself never.",
         sites="The parameter.",
         advises="Add it to the optimizer as a further group, or make the optimizer after the "
         "model is complete. If it is meant to stay as it is, let it require no gradient.",

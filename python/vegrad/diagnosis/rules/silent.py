@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import inf
 
 from vegrad.diagnosis.rules.loop import MOST, OPTIMIZER, REPORTED
 from vegrad.diagnosis.rules.rule import Rule
@@ -76,6 +77,23 @@ def _strayed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
         advises="give the optimizer the parameters of this very model, after it was copied, moved "
         "or made anew.",
         evidence={"count": float(len(watched.strayed))},
+    )
+
+
+def _in_copies(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or watched.in_copies < rule.warning:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="warning",
+        rule=rule.name,
+        cause="not-in-optimizer",
+        sites=(OPTIMIZER,),
+        says="a copy of this model is trained, not the model itself: the copy was run before "
+        "{steps:.0f} steps of its optimizer, and this model's parameters have never changed",
+        advises="watch the copy, or give the optimizer the parameters of this very model.",
+        evidence={"steps": float(watched.in_copies)},
     )
 
 
@@ -212,6 +230,16 @@ STRAYED = Rule(
     source="reported troubles of many: a model that was copied after its optimizer was made",
     find=_strayed,
 )
+IN_COPIES = Rule(
+    name="loop-copy",
+    kind="idle",
+    warning=PASSES,
+    critical=inf,
+    measured="steps of a copy of the model, while the model itself was never run nor changed",
+    reason="A copy that follows a model, or that it is compared with, is not trained in its place.",
+    source="reported troubles of many: a model that was copied between watching and training it",
+    find=_in_copies,
+)
 UNSTEPPED = Rule(
     name="loop-no-step",
     kind="stalled",
@@ -232,4 +260,4 @@ UNDONE = Rule(
     source="reported troubles of many: a state that is loaded, or drawn anew, within the loop",
     find=_undone,
 )
-RULES = (UNHELD, WITHOUT, IDLE, STRAYED, UNSTEPPED, UNDONE)
+RULES = (UNHELD, WITHOUT, IDLE, STRAYED, IN_COPIES, UNSTEPPED, UNDONE)

@@ -155,7 +155,7 @@ class StepHooks(RecordHooks):
 
     def _is_without_steps(self) -> bool:
         """Return True if backward passes show that none of them is to be followed by a step."""
-        return self.skipped.have_collapsed or bool(self.owners.strayed() or self.owners.unstepped())
+        return self.skipped.have_collapsed or self.owners.is_without_steps()
 
     def _about_to_step(self, optimizer: Optimizer) -> None:
         if self._pending is not None:  # as in step()
@@ -303,7 +303,7 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
             monitor._has_stepped(optimizer)
             monitor._begin_row()
         else:
-            monitor.owners.see_stranger(counts=not len(monitor.history))
+            monitor.owners.see_stranger(optimizer, counts=not len(monitor.history))
 
     return [
         register_optimizer_step_pre_hook(eager(about_to_step)),
