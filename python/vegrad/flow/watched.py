@@ -151,8 +151,8 @@ class FirstNonFinite(Protocol):
         """The path of the module whose operation made it."""
 
     @property
-    def known(self) -> str:
-        """The phase, or what there is instead.
+    def seen_in(self) -> str:
+        """The phase in which it was seen, or what there is instead.
 
         "unseen" if nothing is known of the modules in that step, "elsewhere" if all was finite in
         this process, and others share its gradients.
