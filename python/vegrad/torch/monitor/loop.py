@@ -97,6 +97,7 @@ class Loop:
             else:
                 self.root = self._loss_of(roots)
             return
+        self.dropped.see_loss(roots)
         self._grads = grads = [one.grad for one in self._parameters()]
         there = [one for one in grads if one is not None]
         self._versions = [-1 if one is None else one._version for one in grads] if there else []
