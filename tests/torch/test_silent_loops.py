@@ -182,17 +182,29 @@ def test_an_error_for_a_forgotten_step_leaves_other_monitors_as_they_are() -> No
 
 
 @pytest.mark.parametrize(
-    "way", ["accumulates", "by hand", "one row", "no optimizer", "another steps", "scaler"]
+    "way",
+    [
+        "accumulates",
+        "by hand",
+        "one row",
+        "no optimizer",
+        "another steps",
+        "scaler",
+        "evaluates",
+        "of the data",
+    ],
 )
 def test_other_passes_without_a_step_are_no_forgotten_one(way: str) -> None:
     model, other = mlp(), nn.Linear(16, 16)
     kept = torch.optim.SGD((other if way == "no optimizer" else model).parameters(), 0.01)
     turn, scaler = torch.optim.SGD(other.parameters(), 0.01), torch.amp.GradScaler("cpu")
-    monitor = Monitor(model)
+    monitor = Monitor(model.train(way != "evaluates"))
     for _ in range(250):
         if way != "accumulates":
             model.zero_grad()
-        loss = model(other(torch.ones(1 if way == "one row" else 4, 16))).square().mean()
+        x = torch.ones(1 if way == "one row" else 4, 16)
+        x = other(x) if way == "another steps" else x.requires_grad_(way == "of the data")
+        loss = model(x).square().mean()
         (scaler.scale(loss) if way == "scaler" else loss).backward()
         if way == "by hand":
             with torch.no_grad():

@@ -115,8 +115,10 @@ class Owners:
         if loop.scale is not None:  # which leaves out steps, as long as it has not found its factor
             return
         self.passes += 1
-        if self.passes == 1 or not loop.began_empty:
+        if self.passes == 1 or not loop.began_empty or not self._model.training:
             return
+        if any(one.requires_grad for one in tensors_in(self._first.call)):
+            return  # what is asked for may be the gradient of the data
         self._unused += 1
         # One row at a time is how gradients of single samples are taken, to be read by hand.
         if self._unused % MANY == 0 and not _is_one_row(self._first.call) and self.unstepped():
