@@ -45,6 +45,13 @@ def test_parts_of_a_step_whose_gradients_are_emptied_are_told_of(
     assert "before each of the passes" in report.findings[0].advice
 
 
+def test_data_may_be_a_slice() -> None:
+    data = Data()
+    data.x = torch.cat([data.x, data.x], 1)[:, : data.x.shape[1]]
+    assert not data.x.is_contiguous()
+    assert [one.cause for one in lost(data).report().findings] == ["zero-grad-before-step"]
+
+
 @pytest.mark.parametrize(("way", "told"), [("/ 2", True), ("* 0.5", True), ("whole", False)])
 def test_one_of_two_parts_is_told_of_if_their_losses_are_halved(way: str, told: bool) -> None:
     """Else its gradient may have been read, as to compare it with the step's own."""

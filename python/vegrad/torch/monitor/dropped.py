@@ -92,8 +92,10 @@ def _data(call: object) -> Tensor | None:
     if not given or any(one.requires_grad for one in given):
         return None
     first = given[0].detach()
-    plain = type(first) is Tensor and first.layout is torch.strided and first.is_contiguous()
-    return few(first).clone() if plain and first.numel() and not first.is_meta else None
+    if type(first) is not Tensor or first.layout is not torch.strided or first.is_meta:
+        return None
+    first = first if first.is_contiguous() else first[:1].contiguous()  # as a slice of tokens
+    return few(first).clone() if first.numel() else None
 
 
 def _grads(parameters: Sequence[Tensor]) -> list[Tensor]:
