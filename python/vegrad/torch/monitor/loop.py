@@ -227,6 +227,8 @@ class Loop:
             return nan
         if self.given is not None:
             return self.given
+        if self.depth and self.root is not None:  # a step that is taken within the pass
+            return float(self.root)
         if not self._losses or any(one is None for one in self._losses):
             return nan
         return sum(float(one) for one in self._losses if one is not None)
