@@ -99,6 +99,22 @@ def test_steps_that_are_skipped_at_the_beginning_are_no_trouble(fused: bool) -> 
     assert monitor.steps < 60 - FEW
 
 
+def test_a_step_that_is_taken_after_some_were_skipped_has_its_loss() -> None:
+    model, x = nn.Linear(8, 1), torch.randn(16, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    monitor, scaler = Monitor(model), torch.amp.GradScaler("cpu")
+    for step in range(60):
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        lost = 33 <= step < 32 + FEW
+        scaler.scale(loss + (0 * model.weight).sum().sqrt() if lost else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    losses = monitor.history.losses
+    assert len(losses) == 60 - FEW + 1
+    assert all(one > 0 for one in losses)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("lost", [0, 33])
 def test_a_factor_that_goes_to_0_is_told_while_no_step_is_taken(fused: bool, lost: int) -> None:

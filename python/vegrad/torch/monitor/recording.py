@@ -89,6 +89,11 @@ class RecordHooks(ModuleHooks):
         facts = {"gradient_of": name, "unseen": unseen, "processes": _processes()}
         self._note("gradient", module, grad, None, **facts)
 
+    def _will_be_skipped(self) -> bool:
+        """Return True if a gradient is not finite."""
+        grads = [one.grad for one in self._params if one.grad is not None]
+        return not all(norms_of(grads) < inf)
+
     def _find_skipped(self) -> None:
         """Note a gradient that is not finite, though no step is to take it."""
         if self.nonfinite is None:

@@ -149,7 +149,7 @@ class StepHooks(RecordHooks):
         if self.skipped.see(loop.scale, self.steps, began_empty=loop.began_empty):
             self._find_skipped()
             self.owners.tell()
-        elif self.skipped.count == FEW and not self._on:
+        elif self.skipped.count == FEW and not self._on and self._will_be_skipped():
             self.schedule.ask()
             self._begin()
 
