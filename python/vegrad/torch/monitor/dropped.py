@@ -82,8 +82,9 @@ def _is_halved(loss: object) -> bool:
     node = getattr(loss, "grad_fn", None)
     by = {"DivBackward0": 2.0, "MulBackward0": 0.5}.get(type(node).__name__)
     other = None if by is None else getattr(node, "_saved_other", None)
-    plain = isinstance(other, Tensor) and other.is_cpu and not _is_wrapped(other)
-    return plain and other.numel() == 1 and other.item() == by
+    if not isinstance(other, Tensor) or not other.is_cpu or _is_wrapped(other):
+        return False
+    return other.numel() == 1 and other.item() == by
 
 
 def _data(call: object) -> Tensor | None:
