@@ -45,6 +45,28 @@ def test_parts_of_a_step_whose_gradients_are_emptied_are_told_of(
     assert "before each of the passes" in report.findings[0].advice
 
 
+def test_data_may_be_a_slice() -> None:
+    data = Data()
+    data.x = torch.cat([data.x, data.x], 1)[:, : data.x.shape[1]]
+    assert not data.x.is_contiguous()
+    assert [one.cause for one in lost(data).report().findings] == ["zero-grad-before-step"]
+
+
+@pytest.mark.parametrize(("way", "told"), [("/ 2", True), ("* 0.5", True), ("whole", False)])
+def test_one_of_two_parts_is_told_of_if_their_losses_are_halved(way: str, told: bool) -> None:
+    """Else its gradient may have been read, as to compare it with the step's own."""
+    data, halves = Data(), (slice(0, 32), slice(32, 64))
+    monitor, optimizer = Monitor(data.model), data.sgd()
+    for _ in range(STEPS):
+        for rows in halves:
+            optimizer.zero_grad()
+            loss = data.loss(rows)
+            (loss / 2 if way == "/ 2" else loss * 0.5 if way == "* 0.5" else loss).backward()
+        optimizer.step()
+    causes = [one.cause for one in monitor.report().findings]
+    assert causes == ["zero-grad-before-step"] * told
+
+
 def added_up(data: Data, optimizer: torch.optim.Optimizer) -> None:
     for rows in parts():
         (data.loss(rows) / PARTS).backward()
@@ -98,6 +120,14 @@ def sharpest(data: Data, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
+def compared(data: Data, optimizer: torch.optim.Optimizer) -> None:
+    """Take a gradient on other data first, to see if the step's own goes against it."""
+    nn.functional.cross_entropy(data.model(data.x[:16]), data.y[:16]).backward()
+    optimizer.zero_grad()
+    (data.loss() / 2).backward()
+    optimizer.step()
+
+
 def of_the_same_data(data: Data, optimizer: torch.optim.Optimizer) -> None:
     """Let statistics be taken of some passes, as second-order optimizers do."""
     for _ in range(PARTS):
@@ -136,7 +166,15 @@ def as_many_as_there_are(data: Data, optimizer: torch.optim.Optimizer) -> None:
     data.limit *= 0.8
 
 
-HEALTHY = [added_up, summed_by_hand, attacked, attacked_from_outside, sharpest, of_the_same_data]
+HEALTHY = [
+    added_up,
+    summed_by_hand,
+    attacked,
+    attacked_from_outside,
+    sharpest,
+    compared,
+    of_the_same_data,
+]
 HEALTHY += [of_one_call, closure, as_many_as_there_are]
 
 

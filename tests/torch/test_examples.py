@@ -85,6 +85,7 @@ FAULTY: dict[str, Callable[[Names], bool]] = {
     "no-zero-grad": lambda n: n.model.bias.grad > 5,
     "zero-grad-before-step": lambda n: n.model.bias.grad is None,
     "no-step": lambda n: bool((n.model.weight == n.before).all()),
+    "steps-undone": lambda n: (n.model.weight - n.saved["weight"]).abs().max() < 0.015,
     "not-in-optimizer": lambda n: len(n.optimizer.param_groups[0]["params"]) < 4,
     "clip-before-backward": lambda n: gradient(n.model) > 1,
     "clip-before-unscale": lambda n: gradient(n.model) < 1e-3,

@@ -240,3 +240,31 @@ def test_columns_of_zeros_hide_no_gradient(shape: tuple[int, ...]) -> None:
         assert has_some(grad)
     assert not has_some(torch.zeros(shape))
     assert not has_some(torch.zeros(0))
+
+
+@pytest.mark.filterwarnings("ignore::vegrad.torch.FindingWarning")
+@pytest.mark.parametrize(("rate", "causes"), [(1e-3, []), (0.5, ["learning-rate-high"])])
+def test_steps_that_are_taken_within_the_backward_pass_have_its_loss(
+    rate: float, causes: list[str]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    own = {one: torch.optim.Adam([one], rate) for one in model.parameters()}
+    monitor = Monitor(model)
+
+    def take(one: torch.Tensor) -> None:
+        own[one].step()
+        own[one].zero_grad()
+
+    for one in model.parameters():
+        one.register_post_accumulate_grad_hook(take)
+    losses = []
+    for _ in range(60):
+        x = torch.randn(64, 8)
+        loss = nn.functional.cross_entropy(model(x), x[:, :4].argmax(1))
+        loss.backward()
+        losses.append(loss.item())
+    known = [one for one in monitor.history.losses if one == one]
+    assert len(known) >= len(losses)
+    assert (known[0], known[-1]) == pytest.approx((losses[0], losses[-1]))
+    assert [one.cause for one in monitor.report().findings] == causes

@@ -182,17 +182,29 @@ def test_an_error_for_a_forgotten_step_leaves_other_monitors_as_they_are() -> No
 
 
 @pytest.mark.parametrize(
-    "way", ["accumulates", "by hand", "one row", "no optimizer", "another steps", "scaler"]
+    "way",
+    [
+        "accumulates",
+        "by hand",
+        "one row",
+        "no optimizer",
+        "another steps",
+        "scaler",
+        "evaluates",
+        "of the data",
+    ],
 )
 def test_other_passes_without_a_step_are_no_forgotten_one(way: str) -> None:
     model, other = mlp(), nn.Linear(16, 16)
     kept = torch.optim.SGD((other if way == "no optimizer" else model).parameters(), 0.01)
     turn, scaler = torch.optim.SGD(other.parameters(), 0.01), torch.amp.GradScaler("cpu")
-    monitor = Monitor(model)
+    monitor = Monitor(model.train(way != "evaluates"))
     for _ in range(250):
         if way != "accumulates":
             model.zero_grad()
-        loss = model(other(torch.ones(1 if way == "one row" else 4, 16))).square().mean()
+        x = torch.ones(1 if way == "one row" else 4, 16)
+        x = other(x) if way == "another steps" else x.requires_grad_(way == "of the data")
+        loss = model(x).square().mean()
         (scaler.scale(loss) if way == "scaler" else loss).backward()
         if way == "by hand":
             with torch.no_grad():
@@ -247,3 +259,45 @@ def test_an_optimizer_whose_parameters_get_no_gradient_is_told_of(
         judges(made if through else made.detach()).sigmoid().mean().backward()
         first.step()
     assert [one.cause for one in monitor.report().findings] == causes
+
+
+def train_copy(way: str, count: int = 100) -> Monitor:
+    """Train a copy of a model that is watched."""
+    model = mlp()
+    monitor, twin = Monitor(model), copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), 0.01)
+    other = nn.Linear(16, 16)
+    turn = torch.optim.SGD((other if way == "another steps" else model).parameters(), 0.01)
+    for step in range(count):
+        optimizer.zero_grad()
+        twin(other(torch.ones(4, 16))).square().mean().backward()
+        (turn if way == "another steps" else optimizer).step()
+        if way == "follows" and step % 10 == 9:
+            model.load_state_dict(twin.state_dict())
+        if way == "takes turns" and step % 10 == 9:
+            pass_back(model, turn)
+            turn.step()
+    return monitor
+
+
+def test_a_copy_that_is_trained_in_place_of_the_model_is_told() -> None:
+    with pytest.warns(FindingWarning, match="a copy of this model is trained"):
+        monitor = train_copy("")
+    (found,) = monitor.report().findings
+    assert (found.kind, found.cause, found.severity) == ("idle", "not-in-optimizer", "warning")
+
+
+@pytest.mark.parametrize("way", ["follows", "another steps", "takes turns"])
+def test_other_copies_are_none_that_are_trained_in_place_of_the_model(way: str) -> None:
+    assert not train_copy(way).findings
+
+
+@silent
+@pytest.mark.parametrize(("count", "told"), [(20, False), (21, True)])
+def test_a_report_tells_of_a_trained_copy_before_the_alarm_does(count: int, told: bool) -> None:
+    monitor = train_copy("", count)
+    if told:
+        assert [one.cause for one in monitor.report().findings] == ["not-in-optimizer"]
+    else:
+        with pytest.raises(ValueError, match="must have seen a step"):
+            monitor.report()

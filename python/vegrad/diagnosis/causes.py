@@ -60,6 +60,13 @@ def decayed(findings: Sequence[Finding]) -> Findings:
     return [one for one in findings if one.rule not in effects]
 
 
+def thrown(findings: Sequence[Finding]) -> Findings:
+    """Drop that steps are too short if they were too long before: beside such weights they are."""
+    if not any(one.cause == "learning-rate-high" for one in findings):
+        return list(findings)
+    return [one for one in findings if one.cause != "learning-rate-low"]
+
+
 # A chain ----------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,8 @@ class Watched:
     strayed: tuple[str, ...] = ()
     """Parameters with gradients of a network of which no optimizer has a parameter, though some
     have stepped."""
+    in_copies: int = 0
+    """Steps of copies of a network, each after a run of the copy, that was never run itself."""
     unstepped: int = 0
     """Backward passes whose gradients were replaced by the next one's, of a network whose
     optimizer has never stepped and whose parameters have never changed; 0 if it steps."""
@@ -149,8 +151,8 @@ class FirstNonFinite(Protocol):
         """The path of the module whose operation made it."""
 
     @property
-    def known(self) -> str:
-        """The phase, or what there is instead.
+    def seen_in(self) -> str:
+        """The phase in which it was seen, or what there is instead.
 
         "unseen" if nothing is known of the modules in that step, "elsewhere" if all was finite in
         this process, and others share its gradients.

@@ -107,6 +107,7 @@ class Vocabulary:
     loss = "the loss function"
     empties = "empty the gradients once for every step, before the backward pass"
     steps = "let the optimizer step after the backward pass"
+    keeps = "look in the loop for what sets the weights back"
     unscales = "scale the gradients back before they are clipped"
     undoing = ", and undo that when predicting"
     """What else a target that is scaled needs."""

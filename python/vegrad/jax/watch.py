@@ -151,7 +151,7 @@ class NonFinite:
     reading: object = None
 
     @property
-    def known(self) -> str:
+    def seen_in(self) -> str:
         """The phase."""
         return self.phase
 

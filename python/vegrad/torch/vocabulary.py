@@ -31,6 +31,7 @@ class TorchVocabulary(Vocabulary):
     loss = "loss_fn"
     empties = "call optimizer.zero_grad() once for every step, before the backward pass"
     steps = "call optimizer.step() after the backward pass"
+    keeps = "look in the loop for what sets the weights back, such as load_state_dict()"
     unscales = "call scaler.unscale_(optimizer) before the gradients are clipped"
     holds = (
         "give them to the optimizer (add_param_group); if they are to stay as they are, say so by "

@@ -84,11 +84,29 @@ LOOP = (
         sources=("PyTorch, torch.optim: https://docs.pytorch.org/docs/stable/optim.html",),
     ),
     Cause(
+        name="steps-undone",
+        says="The weights are set back after each step.",
+        shows="Gradients flow and each step changes the weights, but the loss stays where it "
+        "began.",
+        evidence="All sampled steps, over many, begin with the very same weights, though each "
+        "changes them.",
+        sites="The optimizer.",
+        advises="Look in the loop for what loads a state, copies weights into the model or seeds "
+        "and draws them anew, and do it once, before the loop.",
+        lies_in="loop",
+        curable=False,
+        sources=(
+            "PyTorch, saving and loading models: "
+            "https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html",
+        ),
+    ),
+    Cause(
         name="not-in-optimizer",
         says="A parameter gets gradients and no optimizer ever steps it.",
         shows="It keeps its first value: a head added later, a second network, parameters made "
         "anew after the optimizer was.",
-        evidence="It requires and gets a gradient, and is in no group of an optimizer that steps.",
+        evidence="It requires and gets a gradient, and is in no group of an optimizer that steps; "
+        "or a copy of the model is run and stepped many times, and the model itself never.",
         sites="The parameter.",
         advises="Add it to the optimizer as a further group, or make the optimizer after the "
         "model is complete. If it is meant to stay as it is, let it require no gradient.",

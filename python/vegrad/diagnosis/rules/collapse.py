@@ -48,6 +48,8 @@ def _goes_nowhere(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
     if not 0 < 0.75 * losses[0] <= losses[-1]:
         return
     rate = samples[-1].rate
+    if rate > samples[-3].rate:  # it is on its way up
+        return
     yield Finding(
         kind=rule.kind,
         severity="warning",
@@ -146,7 +148,10 @@ def _collapsed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
         return
     alike = np.array([one.alike for one in course.looks])
     first, last = 1 - alike[0], 1 - np.median(alike[-3:], axis=0)
-    fell = np.flatnonzero((first >= APART) & (last <= rule.warning))
+    kinds = {one.name: one.kind for one in reading.modules}
+    looks_up = np.array(["Embedding" in kinds.get(name, "") for name in course.looked])
+    # What a table is asked for may happen to be alike, as the ends of sequences are.
+    fell = np.flatnonzero((first >= APART) & (last <= rule.warning) & ~looks_up)
     if not len(fell):
         return
     place = int(fell[0])

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from vegrad.arrays.checks import FloatArray
-from vegrad.flow.course import Course
+from vegrad.flow.course import Course, smooth
 from vegrad.flow.reading import Reading
 from vegrad.flow.watched import Sample
 
@@ -16,6 +16,7 @@ BEGINS = 3  # steps before which an adaptive optimizer's steps are of another si
 ROUGH, WARM = 2.2, 20  # of such steps, and the number of those that are longer yet
 LEAST = 0.3  # what a matrix makes of an input of size 1: half of what PyTorch's default does
 LEFT = 0.1  # of the first loss: below it, all steps promise more than there is
+SOME, SWINGS = 20, 0.2  # losses; share of the steps at which one about 0 changes its sign
 FLUNG = 10.0  # times its first value: a loss that no good training comes to
 
 
@@ -69,6 +70,21 @@ def began(losses: FloatArray) -> float:
     """Return what a loss began at: the median of three steps, unless the first has thrown it."""
     middle = float(np.median(losses[:3]))
     return float(losses[0]) if middle >= FLUNG * losses[0] > 0 else middle
+
+
+def is_weighted(losses: FloatArray) -> bool:
+    """Return True of a loss that goes back and forth about 0, as a sum of weighted rewards does.
+
+    It does not say how much is left to learn, unless it has become far larger than it was.
+    """
+    known = losses[np.isfinite(losses)]
+    sizes = np.abs(known)
+    if len(sizes) < 5:
+        return False
+    usual = max(float(sizes[0]), float(np.median(sizes[:SOME])))
+    if smooth(sizes).max() >= FLUNG * usual:
+        return False
+    return float(np.diff(np.signbit(known)).mean()) >= SWINGS
 
 
 def sizes_grew(course: Course) -> bool:
@@ -142,6 +158,8 @@ def promised(reading: Reading, course: Course) -> float:
     targets = course.of_zero if len(course.of_zero) else np.zeros(course.steps)
     sizes = dict(zip(course.step.astype(int).tolist(), targets.tolist(), strict=True))
     at = {int(step): float(loss) for step, loss in zip(course.step, losses, strict=True)}
+    if is_weighted(losses):
+        return 0.0
     first = float(np.median(losses[:5]))
     found = [
         promise_of(one) / loss if loss > LEFT * max(first, sizes.get(one.step, 0.0)) else 0.0

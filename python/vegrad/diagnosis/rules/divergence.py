@@ -18,6 +18,7 @@ from vegrad.diagnosis.rules.course import (
     first_lost,
     grown,
     is_norm,
+    is_weighted,
     moved_most,
     promised,
     samples_of,
@@ -211,6 +212,8 @@ def _overshoots(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Ite
         return
     course = _without_new_targets(course)
     losses = smooth(course.loss)
+    if is_weighted(course.loss):
+        return
     first = began(course.loss) if len(losses) and course.complete else nan
     if not 0 < first < inf or not isfinite(losses[-1]):
         return

@@ -17,7 +17,6 @@ from vegrad.flow.watched import LoopStep, Sample, Update, Watched
 FEW = 4  # steps that have to show a trouble in the order of calls
 MOST = 0.75  # share of the last steps that have to
 OPTIMIZER = Site("optimizer", "optimizer")
-PARTS = 2  # passes that a step has lost, from which on it was to be made of several
 SAMPLES = 3  # samples in a row that have to show a trouble of steps
 NOTHING = 3e-5  # ‖change‖/‖weights‖ of a step that does all but nothing
 CUT = 1e-3  # limit over norm of a clip that leaves all but nothing
@@ -103,7 +102,7 @@ def _dropped(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     for steps in _loops(reading):
         lost = steps[-1].dropped
         wrong = [one.dropped == lost for one in steps]
-        if lost < PARTS or not _mostly(steps, wrong):
+        if not lost or not _mostly(steps, wrong):
             continue
         yield Finding(
             kind=rule.kind,

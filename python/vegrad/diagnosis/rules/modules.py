@@ -60,7 +60,7 @@ def _nonfinite(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
     elif found is not None:
         yield found
     else:
-        yield _said(first, reading, rule, "", "{first}", NEEDED[first.known])
+        yield _said(first, reading, rule, "", "{first}", NEEDED[first.seen_in])
 
 
 GROWN = (

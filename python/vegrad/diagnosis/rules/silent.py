@@ -1,18 +1,22 @@
-"""Rules on steps that change nothing: no gradient comes, or it is others that are stepped."""
+"""Rules on steps that change nothing: no gradient, other parameters, or weights set back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import inf
 
 from vegrad.diagnosis.rules.loop import MOST, OPTIMIZER, REPORTED
 from vegrad.diagnosis.rules.rule import Rule
 from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Reading
 from vegrad.flow.site import Site
+from vegrad.flow.watched import Sample, Update
 
 LEAST = 10  # steps without a gradient
 SHOWN = 3  # parameters that a message names
 PASSES = 20  # backward passes without a step
+BACK = 90  # steps that began with the same weights; many tasks may share a step of theirs
 
 
 def _without(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
@@ -76,6 +80,23 @@ def _strayed(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterat
     )
 
 
+def _in_copies(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    watched = reading.watched
+    if watched is None or watched.in_copies < rule.warning:
+        return
+    yield Finding(
+        kind=rule.kind,
+        severity="warning",
+        rule=rule.name,
+        cause="not-in-optimizer",
+        sites=(OPTIMIZER,),
+        says="a copy of this model is trained, not the model itself: the copy was run before "
+        "{steps:.0f} steps of its optimizer, and this model's parameters have never changed",
+        advises="watch the copy, or give the optimizer the parameters of this very model.",
+        evidence={"steps": float(watched.in_copies)},
+    )
+
+
 def _unheld(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
     watched = reading.watched
     if watched is None:
@@ -134,6 +155,41 @@ def _unstepped(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iter
     )
 
 
+def _undone(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> Iterator[Finding]:
+    """Find weights that are set back after each step: all begin with the very same ones."""
+    samples = () if reading.watched is None else reading.watched.samples
+    for number in dict.fromkeys(one.optimizer for one in samples):
+        own = [one for one in samples if one.optimizer == number]
+        begun = {tuple((of.name, of.weight) for of in one.updates) for one in own}
+        moved = [max((of.change / of.weight for of in _moved(one)), default=0.0) for one in own]
+        if own[-1].step - own[0].step < rule.warning or len(begun) > 1 or not min(moved):
+            continue
+        # Weights that swing between two places are the same at every second step, or in size.
+        apart = {two.step - one.step for one, two in pairwise(own)}
+        if max(moved) > 1 or not any(steps % 2 for steps in apart):
+            continue
+        if len({one.rate for one in own}) > 1:  # rates that are tried, one after another
+            continue
+        yield Finding(
+            kind=rule.kind,
+            severity="critical",
+            rule=rule.name,
+            cause="steps-undone",
+            sites=(OPTIMIZER,),
+            says="the steps are undone: at step {first:.0f}, at step {last:.0f} and at all {count} "
+            "looked at from the one to the other the weights were the same before the step, though "
+            "each changed them by up to {moved:.1g} of their size",
+            advises="{words.keeps}.",
+            facts={"count": str(len(own))},
+            evidence={"first": own[0].step, "last": own[-1].step, "moved": max(moved)},
+        )
+        return
+
+
+def _moved(sample: Sample) -> list[Update]:
+    return [one for one in sample.updates if one.weight > 0 and one.change > 0]
+
+
 UNHELD = Rule(
     name="optimizer-parameters",
     kind="idle",
@@ -174,6 +230,16 @@ STRAYED = Rule(
     source="reported troubles of many: a model that was copied after its optimizer was made",
     find=_strayed,
 )
+IN_COPIES = Rule(
+    name="loop-copy",
+    kind="idle",
+    warning=PASSES,
+    critical=inf,
+    measured="steps of a copy of the model, while the model itself was never run nor changed",
+    reason="A copy that follows a model, or that it is compared with, is not trained in its place.",
+    source="reported troubles of many: a model that was copied between watching and training it",
+    find=_in_copies,
+)
 UNSTEPPED = Rule(
     name="loop-no-step",
     kind="stalled",
@@ -184,4 +250,14 @@ UNSTEPPED = Rule(
     source="reported troubles of many: optimizer.step() forgotten, or behind a wrong condition",
     find=_unstepped,
 )
-RULES = (UNHELD, WITHOUT, IDLE, STRAYED, UNSTEPPED)
+UNDONE = Rule(
+    name="loop-undone",
+    kind="stalled",
+    warning=BACK,
+    critical=BACK,
+    measured="steps, of which all that were sampled began with the very same weights",
+    reason="What a step has changed is never exactly so again, unless somebody sets it back.",
+    source="reported troubles of many: a state that is loaded, or drawn anew, within the loop",
+    find=_undone,
+)
+RULES = (UNHELD, WITHOUT, IDLE, STRAYED, IN_COPIES, UNSTEPPED, UNDONE)

@@ -9,7 +9,7 @@ from math import inf, isfinite
 
 from vegrad.diagnosis.alarms import FindingError, FindingWarning, OnFinding, checked_way, user_level
 from vegrad.diagnosis.catalogue.table import as_ignored
-from vegrad.diagnosis.causes import decayed
+from vegrad.diagnosis.causes import decayed, thrown
 from vegrad.diagnosis.rules.divergence import PROMISE
 from vegrad.diagnosis.rules.modules import DEAD, DRIFT
 from vegrad.flow.finding import Finding
@@ -130,6 +130,8 @@ class Alarms:
         new, drifts, self._drifts = [], self._drifts, False
         for one in findings:
             cause = one.cause or one.kind
+            if one not in thrown([*self.found.values(), one]):
+                continue
             if one.rule == DRIFT.name:
                 # In a network that is being thrown this passes, so that it must be seen twice.
                 self._drifts = True
@@ -172,4 +174,5 @@ class Alarms:
             return early and cause not in now and all(site.name in alive for site in one.sites)
 
         every = (self.found | now).items()
-        return tuple(decayed([one for cause, one in every if not refuted(cause, one)]))
+        kept = [one for cause, one in every if not refuted(cause, one)]
+        return tuple(thrown(decayed(kept)))

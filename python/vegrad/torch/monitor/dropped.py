@@ -10,6 +10,8 @@ from torch import Tensor
 from vegrad.torch.models import tensors_in
 from vegrad.torch.monitor.updates import can_be_sampled, few
 
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
 
 class Dropped:
     """The passes before a step whose gradients were emptied, and served nothing else either.
@@ -18,6 +20,7 @@ class Dropped:
     parameters, of a sharper place that weights were moved to, those read by hand. So passes count
     only if each was of other data, which need no gradient, at weights that nobody has moved, with
     no step of any optimizer between them, and if the step takes the last gradient as it was made.
+    A single one may have been read by hand, but not if its loss and the step's own were halved.
     """
 
     def __init__(self) -> None:
@@ -28,12 +31,17 @@ class Dropped:
     def reset(self) -> None:
         """Begin anew: an optimizer has stepped."""
         self._passes, self._is_sure = 0, True
+        self._are_halved = True
         self._call: object = None
         self._data: Tensor | None = None
         self._weights: list[Tensor] = []
         self._grads: list[Tensor] | None = []
         """A few elements of some gradients as the last pass left them; None once they were seen
         to be what a step takes."""
+
+    def see_loss(self, roots: Sequence[object]) -> None:
+        """Note with which losses a backward pass begins."""
+        self._are_halved &= len(roots) == 1 and _is_halved(roots[0])
 
     @torch.no_grad()
     def see_pass(self, parameters: Sequence[Tensor], call: object, *, began_empty: bool) -> None:
@@ -64,8 +72,19 @@ class Dropped:
     def step_begins(self, parameters: Sequence[Tensor]) -> None:
         """Count what a step has lost."""
         self.see_taken(parameters)
-        self.count = self._passes * self._is_sure
+        is_sure = self._is_sure and (self._passes > 1 or self._are_halved)
+        self.count = self._passes * is_sure
         self.reset()
+
+
+def _is_halved(loss: object) -> bool:
+    """Return True of a loss that is another one divided by two."""
+    node = getattr(loss, "grad_fn", None)
+    by = {"DivBackward0": 2.0, "MulBackward0": 0.5}.get(type(node).__name__)
+    other = None if by is None else getattr(node, "_saved_other", None)
+    if not isinstance(other, Tensor) or not other.is_cpu or _is_wrapped(other):
+        return False
+    return other.numel() == 1 and other.item() == by
 
 
 def _data(call: object) -> Tensor | None:
@@ -74,8 +93,10 @@ def _data(call: object) -> Tensor | None:
     if not given or any(one.requires_grad for one in given):
         return None
     first = given[0].detach()
-    plain = type(first) is Tensor and first.layout is torch.strided and first.is_contiguous()
-    return few(first).clone() if plain and first.numel() and not first.is_meta else None
+    if type(first) is not Tensor or first.layout is not torch.strided or first.is_meta:
+        return None
+    first = first if first.is_contiguous() else first[:1].contiguous()  # as a slice of tokens
+    return few(first).clone() if first.numel() else None
 
 
 def _grads(parameters: Sequence[Tensor]) -> list[Tensor]:

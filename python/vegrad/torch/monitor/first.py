@@ -9,6 +9,7 @@ own losses with its target as long as the call (known_loss.py).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -91,6 +92,7 @@ class FirstLook:
         self.risky, self._calls, self._one_call = False, 0, True
         """`risky`: an operation of the loss is to be looked at in each step."""
         self.baseline = Baseline()
+        self.copy: weakref.ref[Module] | None = None  # of the model, which was called
         self._held: Arguments | None = None
         """What the model was last called with, until it is called again."""
         self._begin(None)
@@ -142,6 +144,8 @@ class FirstLook:
                 self.call = call
 
     def _returned(self, module: Module, args: object, output: object) -> None:
+        if module is not self._heard:
+            self.copy = weakref.ref(module)
         if module is not self._heard or state.on or self.call is None:
             return
         self._made = numbers_of(output)
@@ -178,7 +182,7 @@ class FirstLook:
         if root.device.type != "cpu":
             return
         value = float(root.detach())
-        if isfinite(value):
+        if isfinite(value) or self._monitor.loop.scaling.were_finite:
             # A loss that is of no operation at risk is rarely of one later.
             turn = self._monitor.steps % AGAIN == 0 or self._monitor.steps < AGAIN
             if self.risky or (turn and self._monitor.looking):
@@ -239,8 +243,6 @@ class FirstLook:
         """See which module of a step that was not looked at was not finite first."""
         if (call := self.call) is not None and not _is_sharded(self._model):
             self._monitor.replay(partial(passes_again, self._model, *call, self._delta))
-
-    # The second look ----------------------------------------------------------------------------
 
     def again(self, *, of_term: bool = False, further: bool = False) -> Reading | None:
         """Return a reading of the model on its last call, as a diagnosis makes one.

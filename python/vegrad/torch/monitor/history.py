@@ -61,8 +61,12 @@ class NonFinite:
     """Growth of the outputs of modules since the step before, the largest; nan if not known."""
 
     @property
-    def known(self) -> str:
-        """The phase; "unseen" if so, "elsewhere" if another process may have made it."""
+    def seen_in(self) -> str:
+        """The phase in which it was seen.
+
+        "unseen" if nothing is known of the modules, "elsewhere" if another process may have made
+        it.
+        """
         if self.phase == "gradient" and (self.unseen or self.processes > 1):
             return "unseen" if self.unseen else "elsewhere"
         return self.phase

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from vegrad.torch.clip import Heard
 from vegrad.torch.gradient_norms import is_distributed
 from vegrad.torch.monitor.dropped import Dropped
+from vegrad.torch.monitor.scaling import Scaling
 from vegrad.torch.monitor.stepped import SeenStep, Stepped, has_some
 
 Glanced: TypeAlias = tuple[int, Tensor | None, int]
@@ -49,7 +50,7 @@ class Loop:
         self._versions: list[int] = []
         self.root: Tensor | float | None = None
         """The loss of the backward pass in progress."""
-        self._scaler: GradScaler | None = None
+        self.scaling = Scaling()
         self.steps, self.dropped = Stepped(), Dropped()
         self.made_by = ""
         """PyTorch's name of the operation that made the first loss, "NllLossBackward0"."""
@@ -90,12 +91,13 @@ class Loop:
         if not self.closely and self.steps.probes:
             self._glances = _glanced(parameters := self._parameters(), self.steps.probes)
             self.steps.look(parameters)
-            root = roots[0] if len(roots) == 1 and self._scaler is None else None
+            root = roots[0] if len(roots) == 1 and self.scaling.scale is None else None
             if isinstance(root, Tensor) and _is_number(root):
                 self.root = root.item()
             else:
                 self.root = self._loss_of(roots)
             return
+        self.dropped.see_loss(roots)
         self._grads = grads = [one.grad for one in self._parameters()]
         there = [one for one in grads if one is not None]
         self._versions = [-1 if one is None else one._version for one in grads] if there else []
@@ -110,7 +112,7 @@ class Loop:
         if self.depth:
             return
         before, self._grads, root, self.root = self._grads, [], self.root, None
-        scaler, self._scaler = self._scaler, None
+        scale = self.scaling.take()
         parameters, glances, self._glances = self._parameters(), self._glances, None
         if glances is None:
             changed = _changed(parameters, before, self._versions)
@@ -124,7 +126,7 @@ class Loop:
             self._restart()
         self.backwards, self.passes = self.backwards + 1, 0
         self._losses.append(root)
-        self.scale = None if scaler is None else scaler._scale
+        self.scale = scale
         self.steps.stamp(parameters)
         if glances is not None:
             self._last = None
@@ -135,14 +137,14 @@ class Loop:
 
     def _loss_of(self, roots: Sequence[object]) -> Tensor | None:
         """Return the loss that a backward pass begins with, where it is known."""
-        total = _total(roots, None if self._scaler is None else self._scaler._scale)
+        total = _total(roots, self.scaling)
         if total is not None and not self.made_by:
             self.made_by = type(getattr(roots[0], "grad_fn", None)).__name__
         return total
 
     def scaled(self, scaler: GradScaler, raw: object, result: object) -> None:
         """Remember the scaler whose factor the next backward pass's loss has."""
-        self._scaler = scaler
+        self.scaling.note(scaler, raw, result)
 
     def unscaled(self, optimizer: Optimizer) -> None:
         """Note that gradients are as they were before a GradScaler scaled the loss."""
@@ -225,12 +227,14 @@ class Loop:
             return nan
         if self.given is not None:
             return self.given
+        if self.depth and self.root is not None:  # a step that is taken within the pass
+            return float(self.root)
         if not self._losses or any(one is None for one in self._losses):
             return nan
         return sum(float(one) for one in self._losses if one is not None)
 
 
-def _total(roots: Sequence[object], scale: Tensor | None) -> Tensor | None:
+def _total(roots: Sequence[object], scaling: Scaling) -> Tensor | None:
     """Return the sum of losses without a factor; None if one of them is no number."""
     total: Tensor | None = None
     for root in roots:
@@ -238,9 +242,7 @@ def _total(roots: Sequence[object], scale: Tensor | None) -> Tensor | None:
             return None
         if is_distributed(root) or _is_wrapped(root):
             return None
-        value = root.detach()
-        if scale is not None:
-            value = value.double() / scale.to(value.device)
+        value = scaling.before(root)
         total = value if total is None else total + value
     return total
 

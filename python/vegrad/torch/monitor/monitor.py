@@ -264,7 +264,7 @@ class Monitor(QuietHooks):
 
     def _found(self) -> Report:
         if not len(self.history):
-            if not self.owners.strayed() and not self.owners.unstepped():
+            if not self._is_without_steps():
                 raise ValueError(NO_STEP + NO_STEP_OF * (self.owners.passes > 0))
             super()._end(None)  # what has come is one step, that nobody has taken
         found = self._again.report(self, self.flush_gain, self._looks)

@@ -90,6 +90,8 @@ class Owners:
         """Backward passes of the model before its first step."""
         self._unused = 0
         """Those of them that found the gradients of the one before gone."""
+        self.copied = 0
+        """Steps of optimizers that have the parameters of a copy, each after a call of the copy."""
         self._is_due = self._others = False
         """`_others`: other optimizers have stepped; `_is_due`: there was a pass since they did."""
         self.tell: Callable[[], None] = lambda: None
@@ -113,8 +115,10 @@ class Owners:
         if loop.scale is not None:  # which leaves out steps, as long as it has not found its factor
             return
         self.passes += 1
-        if self.passes == 1 or not loop.began_empty:
+        if self.passes == 1 or not loop.began_empty or not self._model.training:
             return
+        if any(one.requires_grad for one in tensors_in(self._first.call)):
+            return  # what is asked for may be the gradient of the data
         self._unused += 1
         # One row at a time is how gradients of single samples are taken, to be read by hand.
         if self._unused % MANY == 0 and not _is_one_row(self._first.call) and self.unstepped():
@@ -134,18 +138,42 @@ class Owners:
         held = held_by_any()
         return self.passes if any(id(one) in held for one in trained) else 0
 
-    def see_stranger(self, *, counts: bool) -> None:
+    def see_stranger(self, optimizer: Optimizer, *, counts: bool) -> None:
         """Note that an optimizer of other parameters has stepped, and none of the model's.
 
         Args:
+            optimizer: the optimizer.
             counts: True if no step of the model was seen, not even one that the user ended.
         """
+        if not self._stepped and not self.passes:
+            self._see_copy(optimizer)
         if self._stepped or not self._is_due:  # nothing was done with this model since the last
             return
         self._is_due, self._others = False, True
         self.strangers += counts
         if counts and self.strangers == STRANGERS and self.strayed():
             self.tell()
+
+    def _see_copy(self, optimizer: Optimizer) -> None:
+        called, self._first.copy = self._first.copy, None
+        if called is None or (copy := called()) is None:
+            return
+        held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        if held.isdisjoint(map(id, copy.parameters())):
+            return
+        self.begin()
+        self.copied += 1
+        if self.copied == MANY and self.in_copies():
+            self.tell()
+
+    def in_copies(self) -> int:
+        """Return the number of steps of copies, if they are many and the model has none of them."""
+        alone = not self._stepped and not self.passes and self.copied > SOME
+        return self.copied if alone and all(map(self.is_still, self._model.parameters())) else 0
+
+    def is_without_steps(self) -> bool:
+        """Return True if it is clear that no optimizer of the model will step."""
+        return bool(self.strayed() or self.unstepped() or self.in_copies())
 
     def strayed(self) -> tuple[str, ...]:
         """Return the model's parameters with gradients if steps were taken, but none of theirs."""

@@ -183,7 +183,7 @@ class QuietHooks(StepHooks):
             return False
         if not loop.has_gone_back:
             return False
-        known = self._watch.record(self._params) if report is None else self._norms_of(optimizer)
+        known = self._watched_norms() if report is None else self._norms_of(optimizer)
         if known is None:
             return False
         (joint, numbers), loss, (before, limit) = known, loop.loss(), loop.clip

@@ -15,6 +15,7 @@ from vegrad.torch.monitor.history import MonitorHistory, NonFinite, growth
 from vegrad.torch.monitor.hooks import ModuleHooks
 from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import is_plain
+from vegrad.torch.monitor.scaling import unscaled
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.updates import lost_epsilon
 
@@ -30,14 +31,22 @@ class RecordHooks(ModuleHooks):
     _history: MonitorHistory
     _paused = False
     _joint = nan
+    _factor = 1.0
+    """What a GradScaler has left in the gradients, for a fused step to take out."""
 
     def _read(self) -> tuple[float, bytes] | None:
         """Return what `_watch` records of the step."""
         start = self.schedule.now()
-        found = self._watch.record(self._params)
+        found = self._watched_norms()
         if self._on:
             self.schedule.read(self.schedule.now() - start)
         return found
+
+    def _watched_norms(self) -> tuple[float, bytes] | None:
+        found = self._watch.record(self._params)
+        if found is None or self._factor == 1:
+            return found
+        return unscaled(*found, len(self._params), self._factor)
 
     def _before(self, bad: Tensor | None) -> dict[str, float]:
         if not len(self._history.looked):
@@ -80,9 +89,20 @@ class RecordHooks(ModuleHooks):
         facts = {"gradient_of": name, "unseen": unseen, "processes": _processes()}
         self._note("gradient", module, grad, None, **facts)
 
+    def _will_be_skipped(self) -> bool:
+        """Return True if a gradient is not finite."""
+        grads = [one.grad for one in self._params if one.grad is not None]
+        return not all(norms_of(grads) < inf)
+
+    def _find_skipped(self) -> None:
+        """Note a gradient that is not finite, though no step is to take it."""
+        if self.nonfinite is None:
+            grads = [one.grad for one in self._params]
+            self._joint_of(norms_of(grads).tolist(), grads)
+
     def _was_skipped(self, first: NonFinite) -> bool:
         """Return True if a GradScaler has kept what was seen from the parameters."""
-        here = (first.phase, first.step) == ("backward", self.steps)
+        here = first.phase in ("backward", "gradient") and first.step == self.steps
         return here and 0 < self._history[-1].gradient_norm < inf
 
     def _record(self, known: dict[int, float] | None) -> None:
@@ -96,7 +116,7 @@ class RecordHooks(ModuleHooks):
             ]
             norms = None if -1.0 in sizes else np.array(sizes, np.float64)
         if norms is None:
-            norms = norms_of(grads)
+            norms = norms_of(grads) / self._factor
         sizes = norms.tolist()  # a few numbers are faster one by one than as arrays
         joint = sqrt(sum([size * size for size in sizes]))
         if not joint < inf:

@@ -139,6 +139,7 @@ def watched_by(monitor: StepHooks, looks: Looks, second: Second | None = None) -
         zeros=zeros_there(monitor),
         passes=monitor.loop.passes,
         strayed=monitor.owners.strayed(),
+        in_copies=monitor.owners.in_copies(),
         unstepped=0 if monitor.nonfinite else monitor.owners.unstepped(),
     )
 

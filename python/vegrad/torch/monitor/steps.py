@@ -25,6 +25,7 @@ from vegrad.torch.monitor.loop import Loop
 from vegrad.torch.monitor.modules import eager
 from vegrad.torch.monitor.owners import Owners
 from vegrad.torch.monitor.recording import RecordHooks
+from vegrad.torch.monitor.scaling import FEW, Skipped, factor_of, is_skipped
 from vegrad.torch.monitor.schedule import Schedule
 from vegrad.torch.monitor.updates import Updates
 from vegrad.torch.optimizer_step import CoreStep
@@ -69,6 +70,7 @@ class StepHooks(RecordHooks):
         self.updates = Updates(lambda: self._params, lambda: self.parameters)
         self.first = FirstLook(model, self)
         self.owners = Owners(model, self.loop, self.first)
+        self.skipped = Skipped()
         self._handles += self.first.handles
         self._begin()
         self._listen()
@@ -146,6 +148,16 @@ class StepHooks(RecordHooks):
             empty = loop.began_empty and loop.scale is None
             few = loop.steps.few(self._params)
             loop.dropped.see_pass(few, self.first.call, began_empty=empty)
+        if self.skipped.see(loop.scale, self.steps, began_empty=loop.began_empty):
+            self._find_skipped()
+            self.owners.tell()
+        elif self.skipped.count == FEW and not self._on and self._will_be_skipped():
+            self.schedule.ask()
+            self._begin()
+
+    def _is_without_steps(self) -> bool:
+        """Return True if backward passes show that none of them is to be followed by a step."""
+        return self.skipped.have_collapsed or self.owners.is_without_steps()
 
     def _about_to_step(self, optimizer: Optimizer) -> None:
         if self._pending is not None:  # as in step()
@@ -268,8 +280,9 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
 
     def gradients_are_there(optimizer: Optimizer) -> None:
         monitor = myself()
-        if monitor is None or monitor._steps_quietly(optimizer):
+        if monitor is None or monitor._steps_quietly(optimizer) or is_skipped(optimizer):
             return
+        monitor._factor = factor_of(optimizer)
         monitor.loop.dropped.step_begins(monitor.loop.steps.few(monitor._params))
         if monitor._is_mine(optimizer):
             monitor._wake()
@@ -280,7 +293,7 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
 
     def has_stepped(optimizer: Optimizer, *_: object) -> None:
         monitor = myself()
-        if monitor is None:
+        if monitor is None or is_skipped(optimizer):
             return
         for closure in closures:
             closure.end()
@@ -292,7 +305,7 @@ def _optimizer_hooks(myself: weakref.ref[StepHooks]) -> list[RemovableHandle]:
             monitor._has_stepped(optimizer)
             monitor._begin_row()
         else:
-            monitor.owners.see_stranger(counts=not len(monitor.history))
+            monitor.owners.see_stranger(optimizer, counts=not len(monitor.history))
 
     return [
         register_optimizer_step_pre_hook(eager(about_to_step)),

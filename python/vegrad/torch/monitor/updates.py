@@ -24,6 +24,7 @@ from vegrad.arrays.cached import cached_property
 from vegrad.arrays.checks import Array, FloatArray
 from vegrad.flow.watched import Sample, Update
 from vegrad.torch.gradient_norms import is_distributed
+from vegrad.torch.monitor.scaling import factor_of
 from vegrad.torch.optimizer_state import CoreState
 from vegrad.torch.optimizer_step import Group
 
@@ -184,6 +185,8 @@ class Updates:
                 [known[place].numel() for place in places],
                 _joined([*old, *grads]),
             )
+            if (factor := factor_of(optimizer)) != 1:
+                self._taken.before[len(self._taken.before) // 2 :] /= factor
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer) -> None:
