@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn", minversion="1.6")
 from sklearn.base import clone
-from sklearn.datasets import load_digits, load_wine, make_regression
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_regression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, StandardScaler
@@ -80,6 +80,17 @@ def test_a_learning_rate_that_is_too_high(solver, digits) -> None:
     one = patched(outcome, given, *digits)
     assert one.learning_rate_init < 0.5
     assert one.score(*digits) > 0.95
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_penalty_that_is_too_large(solver) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    x = StandardScaler().fit_transform(x)
+    given = MLPClassifier(random_state=1, alpha=1000.0, solver=solver)
+    outcome = ours.cure(given, x, y)
+    assert outcome.cured, outcome
+    assert "estimator.set_params(alpha=" in outcome.patch
+    assert patched(outcome, given, x, y).score(x, y) > 0.95 > given.fit(x, y).score(x, y)
 
 
 def test_an_unscaled_target_is_scaled_and_back_again() -> None:

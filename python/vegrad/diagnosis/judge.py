@@ -22,7 +22,7 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain, Reading
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
-FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
+FINAL = {"constant-output", "symmetry", "weight-decay"}  # which leave nothing to be judged
 USED_UP = {"vanishing", "exploding", "saturated", "dead"}  # no trouble once the task is learnt
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
@@ -254,6 +254,8 @@ def _with_history(findings: list[Finding], history: Steps | None) -> list[Findin
     long = [place for place, finding in enumerate(seen) if finding.kind == "overshooting"]
     count = long[-1] + 1 if long else 0
     known = {finding.kind for finding in findings}
+    if any(finding.cause == "weight-decay" for finding in findings):
+        known |= {"stalled"}  # as it must
     before, after = (
         [one for one in part if one.kind not in known] for part in (seen[:count], seen[count:])
     )

@@ -70,6 +70,19 @@ def attainable(x: Array, target: Array, goal: Goal) -> Goal:
     return goal if part <= goal.base else replace(goal, wanted=min(goal.wanted, part))
 
 
+def possible(x: Array, target: Array, kind: str) -> float:
+    """Return what fits without a gradient do of the way from guessing to perfection.
+
+    It is 0 where they are no better than guessing on rows not seen, or that cannot be told.
+    """
+    if len(x) < 20 or x.shape[1] > COLUMNS:
+        return 0.0
+    fits = _fits(x.astype(np.float64), _outputs(target, kind), kind)
+    if not fits.learnable or fits.guess >= 1:
+        return 0.0
+    return fits.best if kind == "mse" else (fits.best - fits.guess) / (1 - fits.guess)
+
+
 @dataclass(frozen=True)
 class _Fits:
     """Fits that need no gradient, on `held` rows that they have not seen."""

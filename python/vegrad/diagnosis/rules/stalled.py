@@ -57,7 +57,7 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
         says = "the learning rate is 0: none of {steps:d} steps has changed anything"
         advises, cause = "give the optimizer a learning rate above 0.", "learning-rate-low"
     elif len(alpha):
-        moves = _of_looks(digest)
+        moves = of_looks(digest)
         if moves is None:
             return
         said, advises, more = moves
@@ -81,7 +81,7 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     )
 
 
-def _of_looks(digest: Digest) -> tuple[str, str, dict[str, float]] | None:
+def of_looks(digest: Digest) -> tuple[str, str, dict[str, float]] | None:
     """Return what the steps looked at say, what to do, and evidence; None if all is well."""
     last, median = int(digest.looks[-1]), digest.median
     rate = float(digest.history.learning_rate[last])
