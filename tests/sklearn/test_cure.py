@@ -197,6 +197,33 @@ def test_numbers_are_held_to_their_fit(targets: int) -> None:
         assert ours.cure(given, x, y).reached == reached
 
 
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("columns", [10, 2000])
+def test_what_is_only_learnt_by_heart_is_no_cure(kind, columns) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((300, columns))
+    y = random.standard_normal(300) if kind is MLPRegressor else random.integers(0, 2, 300)
+    rate = 1e-3 if kind is MLPClassifier else 1e-4
+    outcome = ours.cure(kind(random_state=0, learning_rate_init=rate), x, y)
+    assert not outcome.cured
+    assert outcome.about[0].startswith("learnt by heart: trained on 225 rows, it gets ")
+    if outcome.patch:
+        assert not outcome.reached
+        assert "but only by heart" in outcome.summary
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_what_plain_fits_miss_may_carry_over(numbers) -> None:
+    """Neither a line nor neighbours know which of two halves a sum of squares is in."""
+    x = np.random.default_rng(0).standard_normal((1500, 12))
+    y = np.prod(x[:, :2], axis=1)
+    y = y / y.std() if numbers else (y > 0).astype(int)
+    kind = MLPRegressor if numbers else MLPClassifier
+    outcome = ours.cure(kind(random_state=0, learning_rate_init=1e-4), x, y)
+    assert outcome.cured, outcome
+    assert not outcome.about
+
+
 def test_steps_of_a_trial_are_those_of_the_estimator(digits) -> None:
     """The proof's loss is that of scikit-learn's own steps on the same rows."""
     x, y = digits

@@ -13,7 +13,7 @@ from vegrad.treatment.goal import Goal
 NEIGHBOURS = 10
 PARTS = 4  # of the rows, each fitted by the others
 MOST_OF_FIT = 0.9  # of what a fit gets, that is enough where the data have no more
-COLUMNS = 1000  # of more, no fit is made for a goal
+COLUMNS = 20_000  # of more, no fit is made for a goal
 ROWS = 1000  # at most, that are compared with each other
 DEVIATIONS = 3.0  # standard errors, from which a fit counts as better than guessing
 RIDGE = 1e-3  # of the mean square of the columns
@@ -33,7 +33,7 @@ def about_data(
     """
     if len(x) > 1 and not np.ptp(x, axis=0).any():
         return ("x is the same in every row: no network can tell the rows apart",)
-    outputs = _outputs(target, goal.kind)
+    outputs = as_numbers(target, goal.kind)
     if len(x) > 1 and not np.ptp(outputs, axis=0).any():
         return ("the target is the same in every row: there is nothing to learn",)
     if quick:
@@ -41,7 +41,7 @@ def about_data(
     return (_compared(x.astype(np.float64), outputs, goal, then),)
 
 
-def _outputs(target: Array, kind: str) -> Array:
+def as_numbers(target: Array, kind: str) -> Array:
     """Return targets as numbers (N, O); labels have a column each."""
     if kind == "cross_entropy":
         return np.eye(int(target.max()) + 1)[target]
@@ -56,7 +56,7 @@ def attainable(x: Array, target: Array, goal: Goal) -> Goal:
     """
     if len(x) < 20 or x.shape[1] > COLUMNS:
         return goal
-    outputs = _outputs(target, goal.kind)
+    outputs = as_numbers(target, goal.kind)
     numbers = goal.kind == "mse"
     if numbers and not isclose(goal.guess, float(np.mean(np.var(outputs, axis=0))), rel_tol=1e-3):
         return goal  # another loss, or another unit
@@ -70,6 +70,13 @@ def attainable(x: Array, target: Array, goal: Goal) -> Goal:
     return goal if part <= goal.base else replace(goal, wanted=min(goal.wanted, part))
 
 
+def seems_independent(x: Array, target: Array, kind: str) -> bool:
+    """Return True if no fit is better than guessing on rows not seen; False of a few rows."""
+    if len(x) < 20 or x.shape[1] > COLUMNS:
+        return False
+    return not _fits(x.astype(np.float64), as_numbers(target, kind), kind).learnable
+
+
 def possible(x: Array, target: Array, kind: str) -> float:
     """Return what fits without a gradient do of the way from guessing to perfection.
 
@@ -77,7 +84,7 @@ def possible(x: Array, target: Array, kind: str) -> float:
     """
     if len(x) < 20 or x.shape[1] > COLUMNS:
         return 0.0
-    fits = _fits(x.astype(np.float64), _outputs(target, kind), kind)
+    fits = _fits(x.astype(np.float64), as_numbers(target, kind), kind)
     if not fits.learnable or fits.guess >= 1:
         return 0.0
     return fits.best if kind == "mse" else (fits.best - fits.guess) / (1 - fits.guess)
@@ -119,8 +126,13 @@ def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, .
     columns = np.ptp(x[seen], axis=0) > 0
     z = (x[:, columns] - x[seen][:, columns].mean(axis=0)) / x[seen][:, columns].std(axis=0)
     centre = outputs[seen].mean(axis=0)
-    gram = z[seen].T @ z[seen] + RIDGE * len(seen) * np.eye(z.shape[1])
-    linear = z[new] @ np.linalg.solve(gram, z[seen].T @ (outputs[seen] - centre)) + centre
+    left, ridge = outputs[seen] - centre, RIDGE * len(seen)
+    if z.shape[1] > len(seen):  # the same, by as many equations as there are rows
+        found = z[seen].T @ np.linalg.solve(z[seen] @ z[seen].T + ridge * np.eye(len(seen)), left)
+    else:
+        gram = z[seen].T @ z[seen] + ridge * np.eye(z.shape[1])
+        found = np.linalg.solve(gram, z[seen].T @ left)
+    linear = z[new] @ found + centre
     apart = np.square(z[new]).sum(axis=1)[:, None] + np.square(z[seen]).sum(axis=1)
     near = np.argsort(apart - 2.0 * z[new] @ z[seen].T, axis=1)[:, :NEIGHBOURS]
     nearest, few = outputs[seen][near[:, 0]], outputs[seen][near].mean(axis=1)
