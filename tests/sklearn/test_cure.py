@@ -212,6 +212,16 @@ def test_what_is_only_learnt_by_heart_is_no_cure(kind, columns) -> None:
         assert "but only by heart" in outcome.summary
 
 
+def test_a_gradient_that_is_put_right_is_cured_whatever_there_is_to_learn() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((300, 2000)), random.integers(0, 2, 300)
+    x *= 10 ** random.uniform(-3, 5, 2000)
+    outcome = ours.cure(MLPClassifier(random_state=0, solver="sgd"), x, y)
+    assert outcome.cured, outcome
+    assert "exploding → healthy: put a StandardScaler before it" in outcome.summary
+    assert outcome.about[0].startswith("learnt by heart: ")
+
+
 @pytest.mark.parametrize("numbers", [False, True])
 def test_what_plain_fits_miss_may_carry_over(numbers) -> None:
     """Neither a line nor neighbours know which of two halves a sum of squares is in."""

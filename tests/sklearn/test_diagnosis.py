@@ -116,6 +116,16 @@ def test_a_rate_that_is_far_too_low_is_named_and_another_tried(kind, solver, num
     assert not ours.diagnose(again, x, y).findings
 
 
+def test_raw_columns_come_before_the_steps_that_they_make_too_long() -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((100, 2000))
+    y, x = (x[:, 0] + x[:, 1] > 0).astype(int), x * 10 ** random.uniform(-3, 5, 2000)
+    one = MLPClassifier(solver="sgd", random_state=0).fit(x, y)
+    found = ours.diagnose(one, x, y).findings
+    assert [one.cause for one in found] == ["input-scale", "learning-rate-high"]
+    assert ours.diagnose(make_pipeline(StandardScaler(), clone(one)).fit(x, y), x, y).healthy
+
+
 def test_a_fit_that_stalled_by_no_cause_is_told_of_its_data() -> None:
     x, y = np.random.default_rng(0).standard_normal((2000, 4)), np.arange(2000) % 2
     for sizes, rate in (((5,), 0.01), ((100,), 0.001)):

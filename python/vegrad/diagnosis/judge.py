@@ -23,6 +23,7 @@ from vegrad.flow.reading import Chain, Reading
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
 FINAL = {"constant-output", "symmetry", "weight-decay"}  # which leave nothing to be judged
+OF_DATA = {"input-scale", "target-scale"}
 USED_UP = {"vanishing", "exploding", "saturated", "dead"}  # no trouble once the task is learnt
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
@@ -259,4 +260,6 @@ def _with_history(findings: list[Finding], history: Steps | None) -> list[Findin
     before, after = (
         [one for one in part if one.kind not in known] for part in (seen[:count], seen[count:])
     )
-    return before + findings + after
+    first = {one.finding.cause for one in history.noted if one.step == 0} & OF_DATA
+    data = [one for one in findings if one.cause in first]  # it made the steps too long
+    return [*data, *before, *(one for one in findings if one not in data), *after]

@@ -69,7 +69,8 @@ def conclude(
     if heart is not None:
         problem = (*problem, heart[0])
         budget.again.append(heart[1])
-        reached = treatment is given
+        # What has put a gradient right has cured that, whatever there is to learn.
+        reached = treatment is given or (after.healthy and not before.healthy)
         at = attempts[chosen.place] if chosen is not None and not reached else None
         if chosen is not None and at is not None:
             attempts[chosen.place] = replace(at, ended="by-heart", why=heart[0])
