@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from vegrad.datasets import Dataset, Preparation, load
 from vegrad.datasets.csv_files import read
+from vegrad.datasets.dates import form_of
 
 ROWS = 60
 WORDS = ["a"] * 30 + ["b"] * 20 + ["c"] * 10
@@ -62,7 +63,11 @@ def test_rare_words_go_together(tmp_path: Path) -> None:
     assert data.told == ("words as zeros and ones: w (21, rare ones together)",)
 
 
-@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%dT%H:%M:%S+00:00"])
+FORMS = ("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%dT%H:%M:%S+00:00")
+NAMED = ("%d %B %Y", '"%B %d, %Y"', '"%b. %d, %Y"', "%d-%b-%Y", "%dth %B %Y", "%d %B %Y 00:00")
+
+
+@pytest.mark.parametrize("form", [*FORMS, *NAMED])
 def test_dates_become_days(tmp_path: Path, form: str) -> None:
     first = date(2023, 12, 20)
     days = [(first + timedelta(n)).strftime(form) for n in range(ROWS)]
@@ -70,6 +75,26 @@ def test_dates_become_days(tmp_path: Path, form: str) -> None:
     since = (first - date(1970, 1, 1)).days
     np.testing.assert_allclose(unscaled(data, "d"), since + np.arange(ROWS), atol=1e-8)
     assert data.told == ("dates as days: d",)
+
+
+def test_dates_in_words_of_new_rows(tmp_path: Path) -> None:
+    days = [(date(2023, 12, 20) + timedelta(n)).strftime("%B %d %Y") for n in range(ROWS)]
+    preparation = made(tmp_path, d=days).preparation
+    assert preparation is not None
+    again = Preparation.from_dict(json.loads(json.dumps(preparation.to_dict())))
+    new = tmp_path / "new.csv"
+    new.write_text('x,d\n1,"Mar 4, 2024"\n2,MARCH 4 2024\n', encoding="utf-8")
+    x = again.inputs(read(new))
+    day = (date(2024, 3, 4) - date(1970, 1, 1)).days
+    assert x[:, 1] * again.scale[1] + again.shift[1] == pytest.approx([day, day])
+    new.write_text("x,d\n1,4 March 2024\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"written like December 31 2024\): must be dates"):
+        again.inputs(read(new))
+
+
+@pytest.mark.parametrize("word", ["3 Mary 2021", "31 Feb 2020", "12-Jan-20", "5 Juni 2021"])
+def test_words_that_are_no_dates(word: str) -> None:
+    assert form_of([word]) is None
 
 
 @pytest.mark.parametrize(("fill", "value"), [("median", 3.0), ("mean", 4.0), ("zero", 0.0)])

@@ -369,6 +369,12 @@ def _target(table: Table, column: int) -> Array:
         )
     if len(cells) >= FEW_ROWS and len(set(cells)) >= OWN_WORD * len(cells):
         _check_words(table, column)
+        units = amounts.units_of(cells, table.decimal)
+        if units:
+            raise ValueError(
+                f'{table.name}: the target column "{visible(name)}" must be numbers of one unit, '
+                f"not of {', '.join(units)}"
+            )
         raise ValueError(
             f'{table.name}: the target column "{visible(name)}" must be numbers or classes, but '
             f"nearly every row has a word of its own, such as {shown(cells[0])}"
