@@ -1,9 +1,13 @@
 """Tables as people have them: what is made of words, dates, missing values and useless columns."""
 
 import json
+import sys
+import zipfile
 from datetime import date, timedelta
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
@@ -326,8 +330,6 @@ def test_files_of_other_libraries(tmp_path: Path, ending: str) -> None:
 
 
 def test_no_library_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "pandas", None)
     monkeypatch.setitem(sys.modules, "polars", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
@@ -338,9 +340,6 @@ def test_no_library_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_library_without_what_it_reads_files_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-    from types import ModuleType
-
     def reading(path: Path) -> None:
         raise ImportError("missing optional dependency")
 
@@ -366,3 +365,66 @@ def test_a_library_without_what_it_reads_files_with(
 def test_a_source_that_is_none() -> None:
     with pytest.raises(TypeError, match="source must be a name, a path or a frame, not list"):
         load([[1.0, 2.0]], "y")
+
+
+SHEETS = ('2019 & "old"', "Prices", "Chart", "Notes")
+
+
+def book(path: Path, names: tuple[str, ...] = SHEETS) -> Path:
+    """Write the parts of a workbook that name its sheets, one of which is a picture."""
+    sheets = "".join(
+        f"<sheet name={quoteattr(name)} sheetId='{n}' r:id='r{n}'/>" for n, name in enumerate(names)
+    )
+    kinds = ("chart" if name == "Chart" else "work" for name in names)
+    relations = "".join(
+        f'<Relationship Target="sheet{n}.xml" Type="http://x/{kind}sheet" Id="r{n}"/>'
+        for n, kind in enumerate(kinds)
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xl/workbook.xml", f"<workbook><sheets>{sheets}</sheets></workbook>")
+        archive.writestr(
+            "xl/_rels/workbook.xml.rels", f"<Relationships>{relations}</Relationships>"
+        )
+    return path
+
+
+def test_the_sheet_of_a_workbook_is_told_and_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    asked = list[object]()
+
+    def read_excel(path: Path, sheet_name: str | None = None) -> object:
+        asked.append(sheet_name)
+        return pandas.DataFrame({"x": np.arange(9.0), "y": np.arange(9.0) ** 0.5})
+
+    monkeypatch.setitem(sys.modules, "polars", SimpleNamespace(read_excel=read_excel))
+    path = book(tmp_path / "t.xlsx")
+    told = load(path, "y").told
+    assert told == ("sheet: '2019 & \"old\"'; not read: 'Prices', 'Notes'",)
+    assert load(path, "y", sheet="Notes").told[0].startswith("sheet: 'Notes'; not read: '2019")
+    assert asked == [None, "Notes"]
+    for wrong in ("prices", "Chart"):
+        with pytest.raises(ValueError, match=f"has no sheet '{wrong}', but '2019 & \"old\"', 'Pri"):
+            load(path, "y", sheet=wrong)
+    assert not load(book(tmp_path / "one.xlsx", SHEETS[:1]), "y").told
+    for other in (written(tmp_path, x=range(ROWS)), pandas.DataFrame({"x": [1], "y": [2]}), "wine"):
+        with pytest.raises(ValueError, match=r"a sheet goes with a \.xlsx file"):
+            load(other, "y", sheet="Notes")
+
+
+@pytest.mark.parametrize("library", ["openpyxl", "fastexcel"])
+def test_a_sheet_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("openpyxl")
+    pytest.importorskip(library)
+    if library == "openpyxl":
+        monkeypatch.setitem(sys.modules, "polars", None)
+    frame = pandas.DataFrame({"x": np.arange(9.0), "y": np.arange(9.0) ** 0.5})
+    path = tmp_path / "t.xlsx"
+    with pandas.ExcelWriter(path) as writer:
+        for n, name in enumerate(("one & two", "other")):
+            frame.head(9 - n).to_excel(writer, sheet_name=name, index=False)
+    assert len(load(path, "y").x) == 9
+    assert len(load(path, "y", sheet="other").x) == 8
+    assert load(path, "y").told == ("sheet: 'one & two'; not read: 'other'",)

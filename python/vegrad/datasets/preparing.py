@@ -331,3 +331,14 @@ def _of_words(name: str, cells: Sequence[str], fill: str) -> tuple[Column, int]:
         without, *own = sorted(common)
     return Column(name, "words", marked=missing > 0 and fill != "none", words=tuple(sorted(own)),
                   other=other, without=without), missing  # fmt: skip
+
+
+def check_words(table: Table, column: int) -> None:
+    """Raise ValueError for the first word in a target of which nearly all are numbers."""
+    cells, marks = table.text(column), read_as(table, column).marks
+    for row, cell in enumerate(cells):
+        if cell in marks:
+            raise ValueError(
+                f'{table.name}: the target column "{visible(table.columns[column])}" must be '
+                f"numbers or classes, but among numbers stands {shown(cell)} in {table.place(row)}"
+            )
