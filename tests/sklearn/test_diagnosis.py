@@ -116,6 +116,39 @@ def test_a_rate_that_is_far_too_low_is_named_and_another_tried(kind, solver, num
     assert not ours.diagnose(again, x, y).findings
 
 
+def test_a_fit_of_a_few_steps_tells_of_its_rate_too() -> None:
+    """Of 150 rows tol ends a fit after 12 steps."""
+    x, y = load_iris(return_X_y=True)
+    x = StandardScaler().fit_transform(x)
+    for rate, cause in ((1e-8, "learning-rate-low"), (1e-3, None), (0.01, None)):
+        one = MLPClassifier(learning_rate_init=rate, max_iter=12, random_state=0).fit(x, y)
+        causes = [found.cause for found in ours.diagnose(one, x, y).findings]
+        assert causes == ([cause] if cause else [])
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=["theirs", "ours"])
+def test_fits_in_several_calls(kind) -> None:
+    x, y = load_digits(return_X_y=True)
+    warm = kind(learning_rate_init=1e-7, warm_start=True, random_state=0, **quiet(kind))
+    for one in (warm.fit(x / 16, y).fit(x / 16, y), clone(warm)):
+        for _ in range(30):
+            one.partial_fit(x / 16, y, **({} if one is warm else {"classes": np.arange(10)}))
+        found = ours.diagnose(one, x / 16, y).findings
+        assert [one.cause for one in found] == ["learning-rate-low"]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=["theirs", "ours"])
+def test_a_rate_that_falls_too_fast(kind) -> None:
+    x, y = load_digits(return_X_y=True)
+    more = {"learning_rate": "invscaling", "random_state": 0, **quiet(kind)}
+    one = kind(solver="sgd", learning_rate_init=1e-3, **more).fit(x / 16, y)
+    found = ours.diagnose(one, x / 16, y).findings[0]
+    assert found.kind == "stalled"
+    assert "hold the learning rate as it begins: with 0.001 throughout" in found.advice
+    again = clone(one).set_params(learning_rate="constant").fit(x / 16, y)
+    assert again.loss_ < 0.5 * one.loss_
+
+
 def test_raw_columns_come_before_the_steps_that_they_make_too_long() -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((100, 2000))

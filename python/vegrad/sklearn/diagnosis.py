@@ -11,6 +11,7 @@ from sklearn.base import clone
 from vegrad.arrays.checks import as_count
 from vegrad.diagnosis.catalogue.table import as_ignored
 from vegrad.diagnosis.diagnosis import Diagnosis
+from vegrad.diagnosis.history import History
 from vegrad.sklearn.parts import Parts
 from vegrad.sklearn.reading import renamed
 from vegrad.sklearn.subject import EstimatorSubject
@@ -63,7 +64,7 @@ def diagnose(
     reading = subject.read(*sample, resamples=count, seed=seed)
     told = Diagnosis.of(reading, history, EstimatorSubject.fitted)
     if start is not None:
-        told = explained(told, start, _plan(found, start, seed))
+        told = explained(told, start, _plan(found, start, seed, history))
     return told.ignoring(ignored)
 
 
@@ -84,10 +85,11 @@ def _sizes_log2(start: EstimatorSubject) -> dict[str, float]:
         }
 
 
-def _plan(found: Parts, start: EstimatorSubject, seed: int) -> Plan:
+def _plan(found: Parts, start: EstimatorSubject, seed: int, history: History | None) -> Plan:
     """Return the steps that a fit has taken, and what is to be reached by others."""
     data, size = start.data, found.batch_size(len(start.data))
     steps = found.perceptron.n_iter_ * -(-len(data) // size)
-    return Plan(
-        goal_for(start.network.config["loss"], data.target, None), steps, size, seed, BUDGET
-    )
+    if history is not None:  # of all calls of a warm or partial fit
+        steps = history.steps
+    goal = goal_for(start.network.config["loss"], data.target, None)
+    return Plan(goal, steps, size, seed, BUDGET)

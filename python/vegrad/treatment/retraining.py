@@ -29,6 +29,7 @@ from vegrad.treatment.trial import Trial
 LEAST, MOST = 200, 500  # steps of a training
 MOST_ROWS = 200_000  # of all its steps
 LOOKED_AT = 256  # rows
+LOW = "learning-rate-low"
 GAINS = 0.1  # of the loss at first, that what is advised must gain beside what was given
 
 
@@ -40,14 +41,19 @@ def explained(found: Diagnosis, start: Curable, plan: Plan) -> Diagnosis:
         start: the network as it began, with its data and optimizer.
         plan: the goal, and the length of the training.
     """
-    first = found.findings[0] if found.findings else None
-    if first is None or first.rule not in (STALLED.name, PENALTY.name) or "effect" in first.facts:
-        return found
     if not isfinite(plan.goal.wanted):
         return found
+    first = found.findings[0] if found.findings else None
     again = _Again(start, plan)
-    new = again.decayed(first) if first.rule == PENALTY.name else again.slow(first)
-    return replace(found, findings=(new, *found.findings[1:]))
+    if first is None:
+        new = again.ended_early() if plan.steps < ENOUGH else None
+    elif first.rule == PENALTY.name:
+        new = again.decayed(first)
+    elif first.rule == STALLED.name and first.cause in ("", LOW) and "effect" not in first.facts:
+        new = again.slow(first)
+    else:
+        return found
+    return found if new is None else replace(found, findings=(new, *found.findings[1:]))
 
 
 class _Again:
@@ -63,10 +69,12 @@ class _Again:
 
     def slow(self, stalled: Finding) -> Finding:
         """Return the finding of a training that stalled with what its steps say, once more."""
-        given, seen = self._begun(self.given), stalled
-        if stalled.edit is None:
-            given.train(self.plan.steps)
-            seen = _looked(stalled, given)
+        given = self._begun(self.given)
+        given.train(self.plan.steps)
+        given.look()
+        if _lost(given) >= stalled.evidence["fall"] + GAINS:
+            return _held(stalled, given)
+        seen = stalled if stalled.edit is not None else _looked(stalled, given)
         if seen.edit is not None:
             given.train(self.steps)
             for rate in self._rates(seen):
@@ -76,6 +84,18 @@ class _Again:
             seen = replace(stalled, cause="", edit=None)
         told = "; ".join(about(self.given, self.plan.goal, then="train it for longer"))
         return replace(seen, advises="{about}.", facts={**seen.facts, "about": told})
+
+    def ended_early(self) -> Finding | None:
+        """Return the finding of a training of too few steps to judge, if its steps lead nowhere."""
+        given = self._begun(self.given)
+        given.train(ENOUGH)
+        found = of_history(given.history)
+        seen = next((one for one in found if one.rule == STALLED.name and one.cause == LOW), None)
+        if seen is None or seen.edit is None:
+            return None
+        words = self.given.subject.vocabulary
+        told = self.slow(replace(seen, vocabulary=words))
+        return told if told.cause else None
 
     def _rates(self, seen: Finding) -> Iterator[float]:
         wanted, given = seen.evidence["wanted"], seen.evidence["learning_rate"]
@@ -107,6 +127,22 @@ class _Again:
         trial.look()
         given.look()
         return trial if _lost(trial) - _lost(given) >= GAINS else None
+
+
+def _held(stalled: Finding, given: Trial) -> Finding:
+    """Return the finding of a training that does better at the rate that it began with."""
+    return replace(
+        stalled,
+        edit=None,
+        advises="hold the learning rate as it begins: with {rate:.3g} throughout, from the same "
+        "beginning, the loss fell by {fell:.0f} % in {tried:d} steps.",
+        evidence={
+            **stalled.evidence,
+            "rate": float(given.history.learning_rate[0]),
+            "fell": 100 * _lost(given),
+            "tried": given.history.steps,
+        },
+    )
 
 
 def _looked(stalled: Finding, again: Trial) -> Finding:
