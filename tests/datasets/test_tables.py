@@ -68,7 +68,15 @@ def test_rare_words_go_together(tmp_path: Path) -> None:
 
 
 FORMS = ("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%dT%H:%M:%S+00:00")
-NAMED = ("%d %B %Y", '"%B %d, %Y"', '"%b. %d, %Y"', "%d-%b-%Y", "%dth %B %Y", "%d %B %Y 00:00")
+NAMED = (
+    "%d %B %Y",
+    '"%B %d, %Y"',
+    '"%b. %d, %Y"',
+    "%d-%b-%Y",
+    "%dth %B %Y",
+    "%d %B %Y 00:00",
+    '"%A, %d %B %Y"',
+)
 
 
 @pytest.mark.parametrize("form", [*FORMS, *NAMED])

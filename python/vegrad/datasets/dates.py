@@ -20,6 +20,9 @@ MONTH = re.compile(
     "(sep(?:t(?:ember)?)?)|(oct(?:ober)?)|(nov(?:ember)?)|(dec(?:ember)?)",
     re.IGNORECASE,
 )
+DAY_NAME = re.compile(
+    "(?:mon|tue(?:s)?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?[.,]? ", re.IGNORECASE
+)
 ORDINAL = re.compile(r"(?<=[0-9])(?:st|nd|rd|th)\b", re.IGNORECASE)
 BETWEEN = re.compile(r"(?<=[0-9a-z])(?:[-/]|[.,] ?| )(?=[0-9a-z])", re.IGNORECASE)
 DAY = 86400.0
@@ -62,6 +65,7 @@ def example(form: str) -> str:
 
 def _day(cell: str, form: str) -> float | None:
     if "%B" in form:
+        cell = cell[day.end() :] if (day := DAY_NAME.match(cell)) is not None else cell
         found = MONTH.search(cell)
         if found is None or len(cell) > LONGEST:
             return None

@@ -13,7 +13,7 @@ from vegrad.treatment.goal import Goal
 NEIGHBOURS = 10
 PARTS = 4  # of the rows, each fitted by the others
 MOST_OF_FIT = 0.9  # of what a fit gets, that is enough where the data have no more
-COLUMNS = 20_000  # of more, no fit is made for a goal
+COLUMNS = 2500  # of more, no fit is made for a goal
 ROWS = 1000  # at most, that are compared with each other
 DEVIATIONS = 3.0  # standard errors, from which a fit counts as better than guessing
 RIDGE = 1e-3  # of the mean square of the columns
@@ -38,7 +38,7 @@ def about_data(
         return ("the target is the same in every row: there is nothing to learn",)
     if quick:
         return ()
-    return (_compared(x.astype(np.float64), outputs, goal, then),)
+    return (_compared(x, outputs, goal, then),)
 
 
 def as_numbers(target: Array, kind: str) -> Array:
@@ -60,7 +60,7 @@ def attainable(x: Array, target: Array, goal: Goal) -> Goal:
     numbers = goal.kind == "mse"
     if numbers and not isclose(goal.guess, float(np.mean(np.var(outputs, axis=0))), rel_tol=1e-3):
         return goal  # another loss, or another unit
-    fits = _fits(x.astype(np.float64), outputs, goal.kind)
+    fits = _fits(x, outputs, goal.kind)
     if not fits.learnable:
         return goal
     part = MOST_OF_FIT * fits.best
@@ -74,7 +74,7 @@ def seems_independent(x: Array, target: Array, kind: str) -> bool:
     """Return True if no fit is better than guessing on rows not seen; False of a few rows."""
     if len(x) < 20 or x.shape[1] > COLUMNS:
         return False
-    return not _fits(x.astype(np.float64), as_numbers(target, kind), kind).learnable
+    return not _fits(x, as_numbers(target, kind), kind).learnable
 
 
 def possible(x: Array, target: Array, kind: str) -> float:
@@ -84,7 +84,7 @@ def possible(x: Array, target: Array, kind: str) -> float:
     """
     if len(x) < 20 or x.shape[1] > COLUMNS:
         return 0.0
-    fits = _fits(x.astype(np.float64), as_numbers(target, kind), kind)
+    fits = _fits(x, as_numbers(target, kind), kind)
     if not fits.learnable or fits.guess >= 1:
         return 0.0
     return fits.best if kind == "mse" else (fits.best - fits.guess) / (1 - fits.guess)
@@ -107,10 +107,10 @@ class _Fits:
 def _fits(x: Array, outputs: Array, kind: str) -> _Fits:
     """Fit rows by a linear map, the nearest row and the nearest few, each part by the others."""
     order = np.random.default_rng(0).permutation(len(x))[:ROWS]
-    parts = np.array_split(order, PARTS)
-    pieces = [_fitted(x, outputs, np.setdiff1d(order, new), new) for new in parts]
+    x, known, every = x[order].astype(np.float64), outputs[order], np.arange(len(order))
+    parts = np.array_split(every, PARTS)
+    pieces = [_fitted(x, known, np.setdiff1d(every, new), new) for new in parts]
     mean, *fits = (np.concatenate(one) for one in zip(*pieces, strict=True))
-    known = outputs[order]
     names = ("a linear fit", "the nearest row", f"the mean of the {NEIGHBOURS} nearest rows")
     scores = [_score(fit, known, kind) for fit in fits]
     best = int(np.argmax(scores))
