@@ -83,9 +83,10 @@ def test_a_learning_rate_that_is_too_high(solver, digits) -> None:
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_a_penalty_that_is_too_large(solver) -> None:
-    x, y = load_breast_cancer(return_X_y=True)
-    x = StandardScaler().fit_transform(x)
+@pytest.mark.parametrize("data", [load_breast_cancer, load_digits])
+def test_a_penalty_that_is_too_large(solver, data) -> None:
+    x, y = data(return_X_y=True)
+    x = StandardScaler().fit_transform(x) if data is load_breast_cancer else x
     given = MLPClassifier(random_state=1, alpha=1000.0, solver=solver)
     outcome = ours.cure(given, x, y)
     assert outcome.cured, outcome
@@ -220,6 +221,18 @@ def test_a_gradient_that_is_put_right_is_cured_whatever_there_is_to_learn() -> N
     assert outcome.cured, outcome
     assert "exploding → healthy: put a StandardScaler before it" in outcome.summary
     assert outcome.about[0].startswith("learnt by heart: ")
+
+
+def test_a_rare_class_is_not_called_independent() -> None:
+    """No fit gets more rows right than always the other class, and they know of it all the same."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((1000, 8))
+    far = x[:, 0] + 0.8 * random.standard_normal(1000)
+    y = (far > np.quantile(far, 0.95)).astype(int)
+    for rate in (1e-3, 1e-5):
+        outcome = ours.cure(MLPClassifier(random_state=0, learning_rate_init=rate), x, y)
+        assert "by heart" not in str(outcome)
+        assert "independent" not in str(outcome)
 
 
 @pytest.mark.parametrize("numbers", [False, True])

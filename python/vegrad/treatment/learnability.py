@@ -71,10 +71,10 @@ def attainable(x: Array, target: Array, goal: Goal) -> Goal:
 
 
 def seems_independent(x: Array, target: Array, kind: str) -> bool:
-    """Return True if no fit is better than guessing on rows not seen; False of a few rows."""
+    """Return True if no fit goes with the target on rows not seen; False of a few rows."""
     if len(x) < 20 or x.shape[1] > COLUMNS:
         return False
-    return not _fits(x, as_numbers(target, kind), kind).learnable
+    return not _fits(x, as_numbers(target, kind), kind).tells
 
 
 def possible(x: Array, target: Array, kind: str) -> float:
@@ -101,6 +101,8 @@ class _Fits:
     """The score of the mean."""
     learnable: bool
     """True if the best is better than guessing, beyond chance."""
+    tells: bool
+    """True if any goes with the target, beyond chance."""
     held: int
 
 
@@ -114,11 +116,18 @@ def _fits(x: Array, outputs: Array, kind: str) -> _Fits:
     names = ("a linear fit", "the nearest row", f"the mean of the {NEIGHBOURS} nearest rows")
     scores = [_score(fit, known, kind) for fit in fits]
     best = int(np.argmax(scores))
-    along = ((fits[best] - mean) * (known - mean)).sum(axis=1)  # > 0 where it tells something
-    error = float(np.std(along)) / len(order) ** 0.5
-    guess = _score(mean, known, kind)
-    learnable = float(np.mean(along)) > DEVIATIONS * error and scores[best] > guess
-    return _Fits(scores[best], names[best], guess, learnable, len(order))
+    guess, tells = _score(mean, known, kind), [_tells(fit, mean, known) for fit in fits]
+    learnable = tells[best] and scores[best] > guess
+    return _Fits(scores[best], names[best], guess, learnable, any(tells), len(order))
+
+
+def _tells(fit: Array, mean: Array, known: Array) -> bool:
+    """Return True if a fit goes with what is known, beyond chance, though guessing may do as well.
+
+    So it is of a rare class.
+    """
+    along = ((fit - mean) * (known - mean)).sum(axis=1)
+    return float(np.mean(along)) > DEVIATIONS * float(np.std(along)) / len(along) ** 0.5
 
 
 def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, ...]:
@@ -148,6 +157,8 @@ def _compared(x: Array, outputs: Array, goal: Goal, then: str) -> str:
     figures = f"{fits.name} gets {100 * fits.best:.0f} % {unit} of {fits.held} rows not seen"
     if not fits.learnable:
         guess = 100 * max(fits.guess, 0)
+        if fits.tells:
+            return f"x tells little of the target: {figures}, guessing {guess:.0f} %"
         return f"the target looks independent of x: {figures}, guessing {guess:.0f} %"
     return f"the data can be learnt ({figures}){f': {then}' if then else ''}"
 

@@ -25,6 +25,7 @@ PART = 0.3  # of the way to the minimum of a batch along the step, that a longer
 CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
 LANDING = -0.3  # median α: momentum carries such steps beyond the minimum
 SHORTER = 5.0  # times, then, and where the loss left its range; its square if the first step made
+HEAVY = -2.0  # log2 of a decay's gradient over the data's: it may hold a training up
 GENTLE = 0.1  # of the data's gradient: a decay that does not hold a training up
 JUMP = 1e4  # times the loss: on a parabola that is 50 times beyond the longest step that descends
 
@@ -127,14 +128,14 @@ def wanted_limit(history: History | None) -> float | str:
 
 
 def lower_decay(reading: Reading) -> WeightDecay | None:
-    """Return a penalty far below the data's gradient, where the one that there is outweighs it."""
+    """Return a penalty far below the data's gradient, where the one that there is comes near it."""
     penalty = reading.penalty
     if penalty is None or not penalty.decay > 0:
         return None
     matrices = [one for one in reading.parameters.values() if one.is_matrix and one.trained]
     over = [outweighs_log2(one, penalty.decay) for one in matrices]
     over = [one for one in over if isfinite(one)]
-    if not over or not max(over) > 0:
+    if not over or not max(over) > HEAVY:
         return None
     decay = float(f"{penalty.decay * GENTLE / exp2(max(over)):.1g}")
     return WeightDecay(decay, penalty.decay) if decay > 0 else None

@@ -31,7 +31,7 @@ from vegrad.flow.edits import (
 from vegrad.flow.subject import Refusal
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.treatment import advice, recurrent
-from vegrad.treatment.rates import lower_decay, wanted_limit, wanted_rate
+from vegrad.treatment.rates import GENTLE, lower_decay, wanted_limit, wanted_rate
 from vegrad.treatment.remedy import Patient, Proposal, Remedy
 
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
@@ -211,8 +211,9 @@ def _learning_rate(p: Patient) -> Proposal | Refusal:
 def _decay(p: Patient) -> Proposal | Refusal:
     lower = lower_decay(p.reading)
     if p.given.has(WeightDecay) or lower is None:
-        return Refusal("no weight decay outweighs the gradient")
-    return Proposal(lower, "it outweighs the gradient")
+        return Refusal("no weight decay weighs much beside the gradient")
+    times = GENTLE * lower.instead_of / lower.decay
+    return Proposal(lower, f"its gradient was {times:.2g} times the data's")
 
 
 def _clip(p: Patient) -> Proposal | Refusal:
