@@ -127,7 +127,8 @@ def _tells(fit: Array, mean: Array, known: Array) -> bool:
     So it is of a rare class.
     """
     along = ((fit - mean) * (known - mean)).sum(axis=1)
-    return float(np.mean(along)) > DEVIATIONS * float(np.std(along)) / len(along) ** 0.5
+    error = float(np.std(along)) / float(np.sqrt(len(along)))
+    return float(np.mean(along)) > DEVIATIONS * error
 
 
 def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, ...]:
