@@ -59,8 +59,71 @@ def test_columns_of_amounts_are_numbers_also_of_other_rows(tmp_path: Path) -> No
     x = again.inputs(read(tmp_path / "new.csv"))
     assert x[0, 1] == pytest.approx(x[1, 1]) == pytest.approx(data.x[7, 1])
     (tmp_path / "new.csv").write_text('x,price\n1,"€ 7,000.50"\n2,dear\n', encoding="utf-8")
-    with pytest.raises(ValueError, match='line 3, column "price": must be numbers'):
+    with pytest.raises(ValueError, match=r'line 3, column "price" \(in €\): must be numbers'):
         again.inputs(read(tmp_path / "new.csv"))
+
+
+ONE_UNIT = {
+    "m²": ["134 m²", "56m2", "1,200.5 m^2"],
+    "kg": ["12.5 kg", "3KG", "", "4 kg"],
+    "%": ["35 %", "5%", "0.5 %"],
+    "day": ["1 day", "20 days"],
+    "°C": ["-5 °C", "21°C"],
+    "bedroom": ["1 bedroom", "3 bedrooms"],
+    "L": ["0.5 L", "2 l", "3l"],
+}
+
+
+@pytest.mark.parametrize("unit", ONE_UNIT)
+def test_numbers_of_one_unit(unit: str) -> None:
+    cells = ONE_UNIT[unit]
+    form = amounts.form_of(cells)
+    assert form is not None
+    found = amounts.unit_of(cells, form)
+    assert amounts.meaning(found) == amounts.meaning(unit)
+    numbers = amounts.numbers_of(cells, form, found)
+    assert [bool(one) for one in cells] == np.isfinite(numbers).tolist()
+    assert np.isnan(amounts.numbers_of(["5 stones"], form, found)).all()
+
+
+@pytest.mark.parametrize(
+    ("cells", "units"),
+    [
+        (["12 kg", "300 g"], ("kg", "g")),
+        (["12 kg", "300"], ("kg", "none")),
+        (["3 MW", "5 mW"], ("MW", "mW")),
+        (["€ 5", "$ 6"], ("€", "$")),
+        (["12A", "3C"], ()),  # seats
+        (["1 low", "2 high"], ()),
+        (["5 kg", "6 m"], ()),
+        (["1st", "2nd"], ()),
+    ],
+)
+def test_several_units_are_no_numbers(cells: list[str], units: tuple[str, ...]) -> None:
+    assert amounts.form_of(cells) is None
+    assert amounts.units_of(cells) == units
+
+
+def test_a_column_with_a_unit_takes_no_other(tmp_path: Path) -> None:
+    areas = [f"{n + 0.5} m²" for n in range(ROWS)]
+    mixed = [f"{n % 5 + 1} {'kg' if n % 2 else 'g'}" for n in range(ROWS)]
+    data = made(tmp_path, area=areas, weight=mixed)
+    assert "numbers with marks or units: area ('0.5 m²')" in data.told
+    assert "several units in a column, no numbers: weight (g, kg)" in data.told
+    np.testing.assert_allclose(unscaled(data, "area"), np.arange(ROWS) + 0.5)
+    assert data.preparation is not None
+    again = Preparation.from_dict(json.loads(json.dumps(data.preparation.to_dict())))
+    new = tmp_path / "new.csv"
+    new.write_text("x,area,weight\n1,7.5m2,1 kg\n2,7.5,1 kg\n", encoding="utf-8")
+    place = data.columns.index("area")
+    assert again.inputs(read(new))[:, place] == pytest.approx([data.x[7, place]] * 2)
+    new.write_text("x,area,weight\n1,7.5 sqft,1 kg\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r'"area" \(in m²\): must be numbers, not \'7.5 sqft\''):
+        again.inputs(read(new))
+    own_units = made(tmp_path, weight=[f"{n} {'kg' if n % 2 else 'g'}" for n in range(ROWS)])
+    assert own_units.told == ("left out: weight (several units in a column: g, kg)",)
+    with pytest.raises(ValueError, match='column "y" must be numbers of one unit, not of g, kg'):
+        made(tmp_path, y=[f"{n} {'kg' if n % 2 else 'g'}" for n in range(ROWS)])
 
 
 def test_thousands_beside_decimal_commas(tmp_path: Path) -> None:

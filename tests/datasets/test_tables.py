@@ -1,14 +1,19 @@
 """Tables as people have them: what is made of words, dates, missing values and useless columns."""
 
 import json
+import sys
+import zipfile
 from datetime import date, timedelta
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
 from vegrad.datasets import Dataset, Preparation, load
 from vegrad.datasets.csv_files import read
+from vegrad.datasets.dates import form_of
 
 ROWS = 60
 WORDS = ["a"] * 30 + ["b"] * 20 + ["c"] * 10
@@ -62,7 +67,19 @@ def test_rare_words_go_together(tmp_path: Path) -> None:
     assert data.told == ("words as zeros and ones: w (21, rare ones together)",)
 
 
-@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%dT%H:%M:%S+00:00"])
+FORMS = ("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%dT%H:%M:%S+00:00")
+NAMED = (
+    "%d %B %Y",
+    '"%B %d, %Y"',
+    '"%b. %d, %Y"',
+    "%d-%b-%Y",
+    "%dth %B %Y",
+    "%d %B %Y 00:00",
+    '"%A, %d %B %Y"',
+)
+
+
+@pytest.mark.parametrize("form", [*FORMS, *NAMED])
 def test_dates_become_days(tmp_path: Path, form: str) -> None:
     first = date(2023, 12, 20)
     days = [(first + timedelta(n)).strftime(form) for n in range(ROWS)]
@@ -70,6 +87,26 @@ def test_dates_become_days(tmp_path: Path, form: str) -> None:
     since = (first - date(1970, 1, 1)).days
     np.testing.assert_allclose(unscaled(data, "d"), since + np.arange(ROWS), atol=1e-8)
     assert data.told == ("dates as days: d",)
+
+
+def test_dates_in_words_of_new_rows(tmp_path: Path) -> None:
+    days = [(date(2023, 12, 20) + timedelta(n)).strftime("%B %d %Y") for n in range(ROWS)]
+    preparation = made(tmp_path, d=days).preparation
+    assert preparation is not None
+    again = Preparation.from_dict(json.loads(json.dumps(preparation.to_dict())))
+    new = tmp_path / "new.csv"
+    new.write_text('x,d\n1,"Mar 4, 2024"\n2,MARCH 4 2024\n', encoding="utf-8")
+    x = again.inputs(read(new))
+    day = (date(2024, 3, 4) - date(1970, 1, 1)).days
+    assert x[:, 1] * again.scale[1] + again.shift[1] == pytest.approx([day, day])
+    new.write_text("x,d\n1,4 March 2024\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"written like December 31 2024\): must be dates"):
+        again.inputs(read(new))
+
+
+@pytest.mark.parametrize("word", ["3 Mary 2021", "31 Feb 2020", "12-Jan-20", "5 Juni 2021"])
+def test_words_that_are_no_dates(word: str) -> None:
+    assert form_of([word]) is None
 
 
 @pytest.mark.parametrize(("fill", "value"), [("median", 3.0), ("mean", 4.0), ("zero", 0.0)])
@@ -301,8 +338,6 @@ def test_files_of_other_libraries(tmp_path: Path, ending: str) -> None:
 
 
 def test_no_library_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "pandas", None)
     monkeypatch.setitem(sys.modules, "polars", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
@@ -313,9 +348,6 @@ def test_no_library_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_library_without_what_it_reads_files_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-    from types import ModuleType
-
     def reading(path: Path) -> None:
         raise ImportError("missing optional dependency")
 
@@ -341,3 +373,66 @@ def test_a_library_without_what_it_reads_files_with(
 def test_a_source_that_is_none() -> None:
     with pytest.raises(TypeError, match="source must be a name, a path or a frame, not list"):
         load([[1.0, 2.0]], "y")
+
+
+SHEETS = ('2019 & "old"', "Prices", "Chart", "Notes")
+
+
+def book(path: Path, names: tuple[str, ...] = SHEETS) -> Path:
+    """Write the parts of a workbook that name its sheets, one of which is a picture."""
+    sheets = "".join(
+        f"<sheet name={quoteattr(name)} sheetId='{n}' r:id='r{n}'/>" for n, name in enumerate(names)
+    )
+    kinds = ("chart" if name == "Chart" else "work" for name in names)
+    relations = "".join(
+        f'<Relationship Target="sheet{n}.xml" Type="http://x/{kind}sheet" Id="r{n}"/>'
+        for n, kind in enumerate(kinds)
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xl/workbook.xml", f"<workbook><sheets>{sheets}</sheets></workbook>")
+        archive.writestr(
+            "xl/_rels/workbook.xml.rels", f"<Relationships>{relations}</Relationships>"
+        )
+    return path
+
+
+def test_the_sheet_of_a_workbook_is_told_and_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    asked = list[object]()
+
+    def read_excel(path: Path, sheet_name: str | None = None) -> object:
+        asked.append(sheet_name)
+        return pandas.DataFrame({"x": np.arange(9.0), "y": np.arange(9.0) ** 0.5})
+
+    monkeypatch.setitem(sys.modules, "polars", SimpleNamespace(read_excel=read_excel))
+    path = book(tmp_path / "t.xlsx")
+    told = load(path, "y").told
+    assert told == ("sheet: '2019 & \"old\"'; not read: 'Prices', 'Notes'",)
+    assert load(path, "y", sheet="Notes").told[0].startswith("sheet: 'Notes'; not read: '2019")
+    assert asked == [None, "Notes"]
+    for wrong in ("prices", "Chart"):
+        with pytest.raises(ValueError, match=f"has no sheet '{wrong}', but '2019 & \"old\"', 'Pri"):
+            load(path, "y", sheet=wrong)
+    assert not load(book(tmp_path / "one.xlsx", SHEETS[:1]), "y").told
+    for other in (written(tmp_path, x=range(ROWS)), pandas.DataFrame({"x": [1], "y": [2]}), "wine"):
+        with pytest.raises(ValueError, match=r"a sheet goes with a \.xlsx file"):
+            load(other, "y", sheet="Notes")
+
+
+@pytest.mark.parametrize("library", ["openpyxl", "fastexcel"])
+def test_a_sheet_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("openpyxl")
+    pytest.importorskip(library)
+    if library == "openpyxl":
+        monkeypatch.setitem(sys.modules, "polars", None)
+    frame = pandas.DataFrame({"x": np.arange(9.0), "y": np.arange(9.0) ** 0.5})
+    path = tmp_path / "t.xlsx"
+    with pandas.ExcelWriter(path) as writer:
+        for n, name in enumerate(("one & two", "other")):
+            frame.head(9 - n).to_excel(writer, sheet_name=name, index=False)
+    assert len(load(path, "y").x) == 9
+    assert len(load(path, "y", sheet="other").x) == 8
+    assert load(path, "y").told == ("sheet: 'one & two'; not read: 'other'",)

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn", minversion="1.6")
 from sklearn.base import clone
-from sklearn.datasets import load_digits, load_wine, make_regression
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_regression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, StandardScaler
@@ -80,6 +80,18 @@ def test_a_learning_rate_that_is_too_high(solver, digits) -> None:
     one = patched(outcome, given, *digits)
     assert one.learning_rate_init < 0.5
     assert one.score(*digits) > 0.95
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("data", [load_breast_cancer, load_digits])
+def test_a_penalty_that_is_too_large(solver, data) -> None:
+    x, y = data(return_X_y=True)
+    x = StandardScaler().fit_transform(x) if data is load_breast_cancer else x
+    given = MLPClassifier(random_state=1, alpha=1000.0, solver=solver)
+    outcome = ours.cure(given, x, y)
+    assert outcome.cured, outcome
+    assert "estimator.set_params(alpha=" in outcome.patch
+    assert patched(outcome, given, x, y).score(x, y) > 0.95 > given.fit(x, y).score(x, y)
 
 
 def test_an_unscaled_target_is_scaled_and_back_again() -> None:
@@ -184,6 +196,55 @@ def test_numbers_are_held_to_their_fit(targets: int) -> None:
     for most, reached in ((3, False), (300, True)):
         given = MLPRegressor(random_state=0, max_iter=most)
         assert ours.cure(given, x, y).reached == reached
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("columns", [10, 2000])
+def test_what_is_only_learnt_by_heart_is_no_cure(kind, columns) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((300, columns))
+    y = random.standard_normal(300) if kind is MLPRegressor else random.integers(0, 2, 300)
+    rate = 1e-3 if kind is MLPClassifier else 1e-4
+    outcome = ours.cure(kind(random_state=0, learning_rate_init=rate), x, y)
+    assert not outcome.cured
+    assert outcome.about[0].startswith("learnt by heart: trained on 225 rows, it gets ")
+    if outcome.patch:
+        assert not outcome.reached
+        assert "but only by heart" in outcome.summary
+
+
+def test_a_gradient_that_is_put_right_is_cured_whatever_there_is_to_learn() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((300, 2000)), random.integers(0, 2, 300)
+    x *= 10 ** random.uniform(-3, 5, 2000)
+    outcome = ours.cure(MLPClassifier(random_state=0, solver="sgd"), x, y)
+    assert outcome.cured, outcome
+    assert "exploding → healthy: put a StandardScaler before it" in outcome.summary
+    assert outcome.about[0].startswith("learnt by heart: ")
+
+
+def test_a_rare_class_is_not_called_independent() -> None:
+    """No fit gets more rows right than always the other class, and they know of it all the same."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((1000, 8))
+    far = x[:, 0] + 0.8 * random.standard_normal(1000)
+    y = (far > np.quantile(far, 0.95)).astype(int)
+    for rate in (1e-3, 1e-5):
+        outcome = ours.cure(MLPClassifier(random_state=0, learning_rate_init=rate), x, y)
+        assert "by heart" not in str(outcome)
+        assert "independent" not in str(outcome)
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_what_plain_fits_miss_may_carry_over(numbers) -> None:
+    """Neither a line nor neighbours know which of two halves a sum of squares is in."""
+    x = np.random.default_rng(0).standard_normal((1500, 12))
+    y = np.prod(x[:, :2], axis=1)
+    y = y / y.std() if numbers else (y > 0).astype(int)
+    kind = MLPRegressor if numbers else MLPClassifier
+    outcome = ours.cure(kind(random_state=0, learning_rate_init=1e-4), x, y)
+    assert outcome.cured, outcome
+    assert not outcome.about
 
 
 def test_steps_of_a_trial_are_those_of_the_estimator(digits) -> None:

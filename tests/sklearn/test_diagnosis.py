@@ -1,12 +1,21 @@
 """Diagnoses of scikit-learn's perceptrons, before their fit and after it."""
 
+import re
+
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", minversion="1.6")
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_regression
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_wine,
+    make_regression,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -86,6 +95,108 @@ def test_a_fit_that_went_nowhere_and_one_that_went_too_far() -> None:
     wild = MLPClassifier(solver="sgd", learning_rate_init=0.5, random_state=0, max_iter=30)
     found = ours.diagnose(wild.fit(x, y), x, y)
     assert {"dead", "overshooting", "exploding"} & {one.kind for one in found.findings}
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=["theirs", "ours"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("numeric", [False, True], ids=["classes", "numbers"])
+def test_a_rate_that_is_far_too_low_is_named_and_another_tried(kind, solver, numeric) -> None:
+    x, y = (load_diabetes if numeric else load_breast_cancer)(return_X_y=True)
+    x, y = StandardScaler().fit_transform(x), (y - y.mean()) / y.std() if numeric else y
+    more = quiet(kind)
+    kind = {MLPClassifier: MLPRegressor}.get(kind, ours.MLPRegressor) if numeric else kind
+    one = kind(solver=solver, learning_rate_init=1e-7, random_state=0, **more).fit(x, y)
+    found = ours.diagnose(one, x, y).findings[0]
+    assert (found.kind, found.cause) == ("stalled", "learning-rate-low")
+    assert found.evidence["steps"] == 3 * one.n_iter_  # it ended by tol
+    assert found.evidence["fell"] > 10 > found.evidence["little"]
+    rate = float(re.match(r"set learning_rate_init=([\d.e-]+): tried", found.advice)[1])
+    again = clone(one).set_params(learning_rate_init=rate).fit(x, y)
+    assert again.loss_ < 0.6 * one.loss_
+    assert not ours.diagnose(again, x, y).findings
+
+
+def test_a_fit_of_a_few_steps_tells_of_its_rate_too() -> None:
+    """Of 150 rows tol ends a fit after 12 steps."""
+    x, y = load_iris(return_X_y=True)
+    x = StandardScaler().fit_transform(x)
+    for rate, cause in ((1e-8, "learning-rate-low"), (1e-3, None), (0.01, None)):
+        one = MLPClassifier(learning_rate_init=rate, max_iter=12, random_state=0).fit(x, y)
+        causes = [found.cause for found in ours.diagnose(one, x, y).findings]
+        assert causes == ([cause] if cause else [])
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=["theirs", "ours"])
+def test_fits_in_several_calls(kind) -> None:
+    x, y = load_digits(return_X_y=True)
+    warm = kind(learning_rate_init=1e-7, warm_start=True, random_state=0, **quiet(kind))
+    for one in (warm.fit(x / 16, y).fit(x / 16, y), clone(warm)):
+        for _ in range(30):
+            one.partial_fit(x / 16, y, **({} if one is warm else {"classes": np.arange(10)}))
+        found = ours.diagnose(one, x / 16, y).findings
+        assert [one.cause for one in found] == ["learning-rate-low"]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=["theirs", "ours"])
+def test_a_rate_that_falls_too_fast(kind) -> None:
+    x, y = load_digits(return_X_y=True)
+    more = {"learning_rate": "invscaling", "random_state": 0, **quiet(kind)}
+    one = kind(solver="sgd", learning_rate_init=1e-3, **more).fit(x / 16, y)
+    found = ours.diagnose(one, x / 16, y).findings[0]
+    assert found.kind == "stalled"
+    assert "hold the learning rate as it begins: with 0.001 throughout" in found.advice
+    again = clone(one).set_params(learning_rate="constant").fit(x / 16, y)
+    assert again.loss_ < 0.5 * one.loss_
+
+
+def test_raw_columns_come_before_the_steps_that_they_make_too_long() -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((100, 2000))
+    y, x = (x[:, 0] + x[:, 1] > 0).astype(int), x * 10 ** random.uniform(-3, 5, 2000)
+    one = MLPClassifier(solver="sgd", random_state=0).fit(x, y)
+    found = ours.diagnose(one, x, y).findings
+    assert [one.cause for one in found] == ["input-scale", "learning-rate-high"]
+    assert ours.diagnose(make_pipeline(StandardScaler(), clone(one)).fit(x, y), x, y).healthy
+
+
+def test_a_fit_that_stalled_by_no_cause_is_told_of_its_data() -> None:
+    x, y = np.random.default_rng(0).standard_normal((2000, 4)), np.arange(2000) % 2
+    for sizes, rate in (((5,), 0.01), ((100,), 0.001)):
+        one = MLPClassifier(sizes, random_state=0, learning_rate_init=rate, max_iter=50).fit(x, y)
+        found = ours.diagnose(one, x, y).findings[0]
+        assert (found.kind, found.cause) == ("stalled", "")
+        assert found.advice.startswith("the target looks independent of x: ")
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+@pytest.mark.parametrize("numeric", [False, True], ids=["classes", "numbers"])
+def test_a_penalty_that_lets_nothing_be_learnt(solver, numeric) -> None:
+    x, y = (load_diabetes if numeric else load_breast_cancer)(return_X_y=True)
+    x, y = StandardScaler().fit_transform(x), (y - y.mean()) / y.std() if numeric else y
+    kind = MLPRegressor if numeric else MLPClassifier
+    one = kind(solver=solver, alpha=1000.0, random_state=0).fit(x, y)
+    found = ours.diagnose(one, x, y).findings
+    assert [one.cause for one in found] == ["weight-decay"]
+    assert "alpha has shrunk the weights, coefs_[0] to " in found[0].message
+    if solver == "lbfgs":  # of which no step could be tried
+        assert found[0].advice == "lower alpha."
+        return
+    alpha = float(re.match(r"set alpha=([\d.]+): tried", found[0].advice)[1])
+    again = clone(one).set_params(alpha=alpha).fit(x, y)
+    assert again.score(x, y) > one.score(x, y) + 0.3
+    assert ours.diagnose(again, x, y).healthy
+
+
+@pytest.mark.parametrize("alpha", [1e-4, 1.0, 10.0, 100.0])
+def test_a_penalty_is_no_finding_where_it_regularizes_or_there_is_nothing_to_learn(alpha) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    noise = np.random.default_rng(0)
+    for data in (
+        (StandardScaler().fit_transform(x), y),
+        (noise.standard_normal((400, 10)), noise.integers(0, 2, 400)),
+    ):
+        one = MLPClassifier(alpha=alpha, random_state=0).fit(*data)
+        assert ours.diagnose(one, *data).healthy
 
 
 def test_the_weights_before_a_fit_are_those_that_it_begins_with() -> None:

@@ -55,3 +55,15 @@ def test_a_rate_of_zero_and_a_gradient_of_zero() -> None:
     assert wanted_rate(still) == (1e-3, "a rate of 0 takes no steps")
     said = wanted_rate(norms_of(history, [0.0]))
     assert said == "no gradient has come back: no learning rate makes a step of it"
+
+
+@pytest.mark.parametrize(
+    "optimizer", [vegrad.Adam(1e-3, weight_decay=5.0), vegrad.SGD(0.05, weight_decay=2.0)]
+)
+def test_a_weight_decay_that_outweighs_the_gradient_is_lowered(optimizer) -> None:
+    x = np.random.default_rng(0).standard_normal((500, 10))
+    network = vegrad.MLP([10, 32, 32, 2], activation="relu", loss="cross_entropy", seed=0)
+    cure = vegrad.cure(network, x, (x[:, 0] > 0).astype(int), optimizer=optimizer)
+    assert cure.cured, cure
+    assert 0 < cure.optimizer.weight_decay < 0.01
+    assert "weight_decay=0.00" in cure.patch

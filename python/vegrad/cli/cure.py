@@ -150,7 +150,9 @@ def _loading(options: argparse.Namespace, data: Dataset) -> str:
         for name in ("columns", "drop"):
             if (names := getattr(options, name)) is not None:
                 more += f", {name}=[{', '.join(map(quoted, names))}]"
-        more += "" if options.fill is None else f", fill={quoted(options.fill)}"
+        for name in ("fill", "sheet"):
+            if (value := getattr(options, name)) is not None:
+                more += f", {name}={quoted(value)}"
         return f"vegrad.datasets.load({quoted(data.name)}{more})"
     if data.name in TASKS:
         task, _, steps = (options.data or data.name).partition(":")

@@ -73,6 +73,7 @@ def add_data_options(
         f"length, lengths (default {SEQUENCES})",
     )
     add("--target", metavar="COLUMN", help="column of the table to learn")
+    add("--sheet", metavar="NAME", help="sheet of a .xlsx file (default: the first)")
     for name, told in (
         ("columns", "columns of the table to take (default: all that look useful)"),
         ("drop", "columns of the table to leave out"),

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
             check_new([options.out], "FILE")
         check_writable(options.out)
     network = MLP.load(options.network)
-    table = table_of(options.data)
+    table = table_of(options.data, options.sheet)
     found = network.predict(table)
     text = StringIO()
     tabs = options.out is not None and Path(options.out).suffix.lower() == ".tsv"
@@ -51,5 +51,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("network", metavar="NETWORK", help="the file that vegrad train has saved")
     add("data", metavar="DATA", help="a table with the columns that were learnt from")
+    add("--sheet", metavar="NAME", help="sheet of a .xlsx file (default: the first)")
     add("--out", metavar="FILE", help="a .csv, .tsv or .txt file to write (default: print)")
     add("--force", action="store_true", help="overwrite a file that exists")

@@ -28,7 +28,7 @@ from vegrad.theory.recurrent_initializers import RECURRENT_INITIALIZERS
 ROWS, STEPS = 4000, 60
 """Rows of a task that is drawn, and its T if none is given."""
 DEEPEST = 10_000  # layers, with which a diagnosis takes a minute and gigabytes
-TABLE = ("target", "columns", "drop", "fill")
+TABLE = ("target", "columns", "drop", "fill", "sheet")
 CHAIN = ("depth", "activation", "sigma_w", "sigma_b", "residual", "norm", *TABLE)
 RECURRENT = ("layers", "forget_bias", "time_scale", "targets", "truncation", "memory")
 
@@ -94,6 +94,7 @@ def load_data(options: argparse.Namespace) -> Dataset:
                 drop=options.drop or (),
                 columns=options.columns,
                 fill=options.fill or "median",
+                sheet=options.sheet,
             )
     name = options.data or SEQUENCES
     task, colon, steps = name.partition(":")

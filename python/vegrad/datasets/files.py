@@ -24,7 +24,7 @@ from vegrad.datasets import amounts, csv_files, dates
 from vegrad.datasets.dataset import MOST_CLASSES, Dataset, as_dataset
 from vegrad.datasets.frames import as_table, is_frame, read_excel, read_parquet
 from vegrad.datasets.preparation import Preparation
-from vegrad.datasets.preparing import OWN_WORD, Choice, check, planned, read_as
+from vegrad.datasets.preparing import OWN_WORD, Choice, check, check_words, planned
 from vegrad.datasets.sheets import extent, told_extent, unfolded
 from vegrad.datasets.table import Table, is_missing
 from vegrad.datasets.telling import FEW_ROWS
@@ -54,6 +54,7 @@ def load(
     drop: Sequence[str] = (),
     columns: Sequence[str] | None = None,
     fill: str = "median",
+    sheet: str | None = None,
 ) -> Dataset:
     """Read a dataset: digits, breast_cancer, wine, diabetes, a .npz file, or a table.
 
@@ -63,9 +64,8 @@ def load(
     Args:
         source: the name of a dataset, a path, or a frame of pandas or polars. A .npz file holds x
             of shape (B, …), which is flattened to (B, I), and y of shape (B,) or (B, O). A table is
-            a .csv, .tsv, .parquet or .xlsx file, the first sheet of the last. A .csv file has a
-            header line; its separator, decimal mark and quotes are found out; an empty cell or NA
-            is a missing value.
+            a .csv, .tsv, .parquet or .xlsx file. A .csv file has a header line; its separator,
+            decimal mark and quotes are found out; an empty cell or NA is a missing value.
         target_column: the column of a table to learn.
         numbers: take a file's target of whole numbers as numbers. Else text, and whole numbers of
             at most 50 different values, are classes (over 10 only if every other row repeats one).
@@ -74,6 +74,7 @@ def load(
         fill: what stands in the place of a missing number: median, mean, zero or none, which leaves
             NaN. A column of zeros and ones besides says where it was missing. Rows without a target
             are left out, but with none.
+        sheet: the name of a .xlsx file's sheet; by default its first is read.
 
     Raises:
         TypeError: the source is none of these.
@@ -82,6 +83,8 @@ def load(
         OSError: the file is missing or cannot be read.
         ImportError: scikit-learn, pandas or polars is needed and not installed.
     """
+    if sheet is not None and (is_frame(source) or not str(source).lower().endswith(".xlsx")):
+        raise ValueError("a sheet goes with a .xlsx file")
     if is_frame(source):
         return _of_table(as_table(source), target_column, numbers, drop, columns, fill)
     if not isinstance(source, str | PathLike):
@@ -105,13 +108,13 @@ def load(
         raise ValueError(f"{text} must be a file")
     if suffix in TABLES:
         return _of_table(
-            read_table(path, target_column), target_column, numbers, drop, columns, fill
+            read_table(path, target_column, sheet), target_column, numbers, drop, columns, fill
         )
     _only_for_tables(text, target_column, drop, columns)
     return _load_npz(path, numbers)
 
 
-def read_table(path: Path, target_column: str | None = None) -> Table:
+def read_table(path: Path, target_column: str | None = None, sheet: str | None = None) -> Table:
     """Read a table as its ending says, the target's column behind the others.
 
     Raises:
@@ -122,7 +125,10 @@ def read_table(path: Path, target_column: str | None = None) -> Table:
         raise ValueError(f"a table must end in {', '.join(TABLES)}, not {shown(path.name)}")
     if reader is read_excel:
         _check_sheets(path)
-    elif reader is read_parquet:
+        return read_excel(path, target_column, sheet)
+    if sheet is not None:
+        raise ValueError(f"a sheet goes with a .xlsx file, not with {shown(path.name)}")
+    if reader is read_parquet:
         _check_extent(path, told_extent(path), 8.0)
     return reader(path, target_column)
 
@@ -368,20 +374,15 @@ def _target(table: Table, column: int) -> Array:
             f"dates such as {shown(cells[0])}: days since a first one are numbers"
         )
     if len(cells) >= FEW_ROWS and len(set(cells)) >= OWN_WORD * len(cells):
-        _check_words(table, column)
+        check_words(table, column)
+        units = amounts.units_of(cells, table.decimal)
+        if units:
+            raise ValueError(
+                f'{table.name}: the target column "{visible(name)}" must be numbers of one unit, '
+                f"not of {', '.join(units)}"
+            )
         raise ValueError(
             f'{table.name}: the target column "{visible(name)}" must be numbers or classes, but '
             f"nearly every row has a word of its own, such as {shown(cells[0])}"
         )
     return np.array(cells)
-
-
-def _check_words(table: Table, column: int) -> None:
-    """Raise ValueError for the first word in a target of which nearly all are numbers."""
-    cells, marks = table.text(column), read_as(table, column).marks
-    for row, cell in enumerate(cells):
-        if cell in marks:
-            raise ValueError(
-                f'{table.name}: the target column "{visible(table.columns[column])}" must be '
-                f"numbers or classes, but among numbers stands {shown(cell)} in {table.place(row)}"
-            )

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeGuard
 
 import numpy as np
 
-from vegrad.arrays.checks import Array, FloatArray
+from vegrad.arrays.checks import Array, FloatArray, did_you_mean
+from vegrad.arrays.shown import shown, some
+from vegrad.datasets.sheets import sheet_names
 from vegrad.datasets.table import Table, is_missing
 
 LIBRARIES = ("polars", "pandas")
@@ -21,6 +24,7 @@ READ_WITH = {
     "read_parquet": {"pandas": "pyarrow"},
 }
 """The packages with which the libraries read files."""
+MOST_NAMED = 8  # sheets, in a message
 DAY = np.timedelta64(1, "D")
 
 
@@ -139,12 +143,25 @@ def read_parquet(path: Path, last: str | None = None) -> Table:
     return _read(path, "read_parquet", last)
 
 
-def read_excel(path: Path, last: str | None = None) -> Table:
-    """Read the first sheet of a .xlsx file by polars or pandas, whichever there is."""
-    return _read(path, "read_excel", last)
+def read_excel(path: Path, last: str | None = None, sheet: str | None = None) -> Table:
+    """Read a sheet of a .xlsx file, by default the first, by polars or pandas, whichever there is.
+
+    Raises:
+        ValueError: it has no such sheet; and as for any file.
+    """
+    names = sheet_names(path)
+    if sheet is not None and names and sheet not in names:
+        has, hint = some(list(map(shown, names)), MOST_NAMED), did_you_mean(sheet, names)
+        raise ValueError(f"{path} has no sheet {shown(sheet)}, but {has}{hint}")
+    found = _read(path, "read_excel", last, **({} if sheet is None else {"sheet_name": sheet}))
+    if len(names) < 2:
+        return found
+    read = names[0] if sheet is None else sheet
+    others = some([shown(one) for one in names if one != read], MOST_NAMED)
+    return replace(found, told=(f"sheet: {shown(read)}; not read: {others}", *found.told))
 
 
-def _read(path: Path, function: str, last: str | None) -> Table:
+def _read(path: Path, function: str, last: str | None, **more: str) -> Table:
     """Read a file by the first of the libraries that can.
 
     Raises:
@@ -156,7 +173,7 @@ def _read(path: Path, function: str, last: str | None) -> Table:
         try:
             read = getattr(importlib.import_module(library), function)
             there.append(library)
-            return as_table(read(path), str(path), last)
+            return as_table(read(path, **more), str(path), last)
         except ImportError as error:  # the library, or what it reads such files with
             missing = missing or f" ({error})"
         except OSError:

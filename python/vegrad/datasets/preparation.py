@@ -50,6 +50,9 @@ class Column:
     marks: tuple[str, ...] = ()
     """The words among numbers that stand for a missing one; none in files before 0.2."""
 
+    unit: str = ""
+    """The unit of numbers, if they have one; none in files before 0.2."""
+
     @property
     def made(self) -> tuple[str, ...]:
         """The names of the columns that are made of it."""
@@ -66,7 +69,7 @@ class Column:
         if self.kind == "date" and place in table.words:
             numbers = days_of(table.text(place), self.form)
         elif self.form and place in table.words:
-            numbers = amounts.numbers_of(table.text(place), self.form)
+            numbers = amounts.numbers_of(table.text(place), self.form, self.unit)
         missing = np.isnan(numbers)
         if self.fill is not None:
             numbers = np.where(missing, self.fill, numbers)
@@ -163,7 +166,9 @@ class Preparation:
             if first[one.name] >= 0
         }
         wordy = {
-            cell: shown(table.text(table.places[one.name])[first[one.name]])
+            f"{cell} (in {visible(one.unit)})" if one.unit else cell: shown(
+                table.text(table.places[one.name])[first[one.name]]
+            )
             for one, cell in odd.items()
             if one.kind == "number"
         }
@@ -284,7 +289,9 @@ def _first_word(table: Table, column: Column) -> int:
     cells = table.words.get(place)
     if cells is None:
         return -1
-    numbers = amounts.numbers_of(cells, column.form) if column.form else table.numbers[:, place]
+    numbers = table.numbers[:, place]
+    if column.form:
+        numbers = amounts.numbers_of(cells, column.form, column.unit)
     known, rows = set(column.marks), np.flatnonzero(np.isnan(numbers)).tolist()
     return next((row for row in rows if not is_missing(cells[row]) and cells[row] not in known), -1)
 

@@ -59,6 +59,8 @@ class Plan:
     filled: dict[str, int] = field(default_factory=dict)
     marks: dict[str, list[str]] = field(default_factory=dict)
     """Words that were taken for missing values."""
+    mixed: dict[str, str] = field(default_factory=dict)
+    """The units of columns of words that are numbers in several."""
     amounts: dict[str, str] = field(default_factory=dict)
     """An example of the columns of numbers with a currency or marks of the thousands."""
     unclear: set[str] = field(default_factory=set)
@@ -80,6 +82,9 @@ class Plan:
                 for one in words
             ]
             lines.append(f"words as zeros and ones: {_listed(parts, quoted=False)}")
+        if self.mixed:
+            parts = [f"{visible(name)} ({units})" for name, units in self.mixed.items()]
+            lines.append(f"{SEVERAL}, no numbers: {_listed(parts, quoted=False)}")
         if self.amounts:
             parts = [f"{visible(name)} ({shown(one)})" for name, one in self.amounts.items()]
             lines.append(f"numbers with marks or units: {_listed(parts, quoted=False)}")
@@ -173,7 +178,8 @@ def _none_left(table: Table, choice: Choice, plan: Plan) -> ValueError:
     )
 
 
-NUMBERS = "numbers the rows"
+OWN = "a word of its own in nearly every row"
+NUMBERS, SEVERAL = "numbers the rows", "several units in a column"
 
 
 def _useless(table: Table, place: int, target: int, *, asked: bool) -> str:
@@ -195,7 +201,10 @@ def _useless(table: Table, place: int, target: int, *, asked: bool) -> str:
         return "has no values"
     if asked or len(known) < FEW_ROWS or len(set(known)) < OWN_WORD * len(known):
         return ""
-    return "a word of its own in nearly every row" * (read_as(table, place).kind == "words")
+    if read_as(table, place).kind != "words":
+        return ""
+    units = amounts.units_of(cells, table.decimal)
+    return f"{SEVERAL}: {', '.join(units[:MOST_NAMED])}" if units else OWN
 
 
 def _same(one: Array, other: Array) -> bool:
@@ -271,6 +280,9 @@ def _take(table: Table, place: int, fill: str, plan: Plan) -> None:
     kind, form, marks = read_as(table, place)
     if kind == "words":
         column, missing = _of_words(name, cells, fill)
+        units = amounts.units_of(cells, table.decimal)
+        if units:
+            plan.mixed[name] = ", ".join(units[:MOST_NAMED])
     else:
         if marks:
             plan.marks[name] = list(marks)
@@ -278,7 +290,8 @@ def _take(table: Table, place: int, fill: str, plan: Plan) -> None:
             plan.amounts[name] = next(c for c in cells if not is_missing(c) and c not in marks)
         elif form is not None and is_unclear(cells, form):
             plan.unclear.add(name)
-        column = Column(name, kind, form=form or "", marks=marks)
+        unit = amounts.unit_of([plan.amounts[name]], form) if name in plan.amounts and form else ""
+        column = Column(name, kind, form=form or "", marks=marks, unit=unit)
         numbers = table.numbers[:, place] if form is None else column.values(table, place)[:, 0]
         some = table.missing[place] > 0 or bool(marks)
         missing = int(np.isnan(numbers).sum()) if some else 0
@@ -318,3 +331,14 @@ def _of_words(name: str, cells: Sequence[str], fill: str) -> tuple[Column, int]:
         without, *own = sorted(common)
     return Column(name, "words", marked=missing > 0 and fill != "none", words=tuple(sorted(own)),
                   other=other, without=without), missing  # fmt: skip
+
+
+def check_words(table: Table, column: int) -> None:
+    """Raise ValueError for the first word in a target of which nearly all are numbers."""
+    cells, marks = table.text(column), read_as(table, column).marks
+    for row, cell in enumerate(cells):
+        if cell in marks:
+            raise ValueError(
+                f'{table.name}: the target column "{visible(table.columns[column])}" must be '
+                f"numbers or classes, but among numbers stands {shown(cell)} in {table.place(row)}"
+            )

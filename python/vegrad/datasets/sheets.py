@@ -1,4 +1,4 @@
-"""How large tables become that are small as files.
+"""The sheets of a workbook, and how large tables become that are small as files.
 
 Of a workbook readers fill what lies between the cells; a .parquet file says a number once.
 """
@@ -8,10 +8,14 @@ from __future__ import annotations
 import importlib
 import re
 import zipfile
+from html import unescape
 from pathlib import Path
 
+BOOK, RELATIONS = "xl/workbook.xml", "xl/_rels/workbook.xml.rels"
 SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
 PLACE = re.compile(rb'\sr="([A-Z]{0,3})([0-9]{1,7})"')  # of a row or a cell
+TAG = re.compile(r"<(?:\w+:)?(sheet|Relationship)\s([^>]*)>")
+ATTRIBUTE = re.compile(r"""([\w:]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 PIECE, LONGEST = 1 << 20, 32  # bytes that are read at once; those that a place may have
 
 
@@ -22,6 +26,26 @@ def unfolded(path: Path) -> int:
             return sum(part.file_size for part in archive.infolist())
     except zipfile.BadZipFile:
         return 0
+
+
+def sheet_names(path: Path) -> tuple[str, ...]:
+    """Return the names of a .xlsx file's tables in their order; none of what is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = [archive.read(one).decode() for one in (BOOK, RELATIONS)]
+    except Exception:  # of damage zipfile has a dozen kinds; whoever reads it says so
+        return ()
+    sheets, relations = ([_attributes(tag[2]) for tag in TAG.finditer(one)] for one in parts)
+    kinds = {one.get("Id"): one.get("Type", "") for one in relations}
+    return tuple(
+        one["name"]
+        for one in sheets
+        if "name" in one and kinds.get(one.get("r:id"), "/worksheet").endswith("/worksheet")
+    )
+
+
+def _attributes(text: str) -> dict[str, str]:
+    return {name: unescape(a or b) for name, a, b in ATTRIBUTE.findall(text)}
 
 
 def extent(path: Path) -> tuple[int, int]:

@@ -257,7 +257,10 @@ def _judged(reading: Reading, history: History | None) -> dict[str, Any]:
         "measurement": None if reading.gradients is None else reading.gradients.measurement,
         # Not what would keep the network alive.
         "reading": replace(
-            reading, what_if=None, chain=chain and replace(chain, draw=None, resample=None)
+            reading,
+            what_if=None,
+            chain=chain and replace(chain, draw=None, resample=None),
+            penalty=reading.penalty and replace(reading.penalty, possible=None),
         ),
         "further": 0 if reading.what_if is None else reading.what_if.passes,
         "underflowed": () if chain is None else chain.underflowed,

@@ -22,7 +22,8 @@ from vegrad.flow.finding import Finding
 from vegrad.flow.reading import Chain, Reading
 
 DRIFTS = (table.SHRINKS.name, table.GROWS.name)
-FINAL = {"constant-output", "symmetry"}  # which leave no gradient that could be judged
+FINAL = {"constant-output", "symmetry", "weight-decay"}  # which leave nothing to be judged
+OF_DATA = {"input-scale", "target-scale"}
 USED_UP = {"vanishing", "exploding", "saturated", "dead"}  # no trouble once the task is learnt
 ALIKE = 1.0  # decades within which a gain is what weights drawn anew give
 
@@ -254,7 +255,11 @@ def _with_history(findings: list[Finding], history: Steps | None) -> list[Findin
     long = [place for place, finding in enumerate(seen) if finding.kind == "overshooting"]
     count = long[-1] + 1 if long else 0
     known = {finding.kind for finding in findings}
+    if any(finding.cause == "weight-decay" for finding in findings):
+        known |= {"stalled"}  # as it must
     before, after = (
         [one for one in part if one.kind not in known] for part in (seen[:count], seen[count:])
     )
-    return before + findings + after
+    first = {one.finding.cause for one in history.noted if one.step == 0} & OF_DATA
+    data = [one for one in findings if one.cause in first]  # it made the steps too long
+    return [*data, *before, *(one for one in findings if one not in data), *after]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from math import hypot, nan
 
 import numpy as np
@@ -234,3 +235,15 @@ class KnownLoss:
     def learnt(self) -> bool:
         """True if the loss, or the number of wrong rows, is far below that of a constant output."""
         return self.value <= LEARNT * self.constant or self.wrong <= LEARNT * self.guess
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Weight decay that is an L2 penalty: its gradient is so many times the weights."""
+
+    decay: float
+    begun_log2: Mapping[str, float] = field(default_factory=dict)
+    """log2 of the root mean square of the matrices as their training began, if it is over."""
+    possible: Callable[[], float] | None = None
+    """Fits the data without a gradient; returns the part of the way from a constant output to
+    perfection that this does on rows not seen."""

@@ -175,6 +175,14 @@ class LearningRate(Edit):
 
 
 @dataclass(frozen=True)
+class WeightDecay(Edit):
+    """Set the weight decay, an L2 penalty whose gradient is so many times the weights."""
+
+    decay: float
+    instead_of: float
+
+
+@dataclass(frozen=True)
 class Clip(Edit):
     """Clip the gradients' global norm at a limit."""
 
@@ -217,7 +225,7 @@ def is_in_place(edit: Edit) -> bool:
 
 
 ARCHITECTURE = (AddSkips, Normalize, SetActivation, SetCell)
-TRAINING = (LearningRate, Clip, Truncate)
+TRAINING = (LearningRate, WeightDecay, Clip, Truncate)
 SCALES = (ScaleData, ScaleTarget)
 ONCE = (*SCALES, *TRAINING)
 

@@ -28,6 +28,7 @@ from vegrad.flow.data import (
     Mixing,
     NonFiniteData,
     NonFiniteValue,
+    Penalty,
     Stored,
     Undefined,
 )
@@ -318,6 +319,8 @@ class Reading:
     """The error that ended the pass, where what is not finite made one."""
     stored: Stored | None = None
     """What the dtype has of the gradients, where it may have lost most of them."""
+    penalty: Penalty | None = None
+    """The one that the network is trained with, if there is one."""
     mixing: tuple[Mixing, ...] = ()
     """Operations for which the outputs of rows depend on the rows beside them."""
     undefined: Undefined | None = None

@@ -37,6 +37,7 @@ from vegrad.flow.edits import (
     Steady,
     Together,
     Truncate,
+    WeightDecay,
     Zero,
     parts,
 )
@@ -105,6 +106,7 @@ class Vocabulary:
     keeping = "register them with the network"
     """A way to make parameters known, as an instruction."""
     loss = "the loss function"
+    decay = "the weight decay"
     empties = "empty the gradients once for every step, before the backward pass"
     steps = "let the optimizer step after the backward pass"
     keeps = "look in the loop for what sets the weights back"
@@ -151,6 +153,8 @@ class Vocabulary:
                 return "scale the target to mean 0 and standard deviation 1"
             case LearningRate(rate):
                 return f"set the learning rate to {rate:.2g}"
+            case WeightDecay(decay):
+                return f"set the weight decay to {decay:.2g}"
             case Clip(limit):
                 return f"clip the gradients' global norm at {limit:.2g}"
             case Truncate(every, back):

@@ -48,12 +48,12 @@ def predict(network: Network, rows: object) -> Array:
     return preparation.outputs(outputs)
 
 
-def table_of(rows: object) -> Table:
-    """Return the rows as a table: one as it is, a frame, or the path of a file."""
+def table_of(rows: object, sheet: str | None = None) -> Table:
+    """Return the rows as a table: one as it is, a frame, or the path of a file (of a sheet)."""
     if isinstance(rows, Table):
         return rows
     if is_frame(rows):
         return as_table(rows)
     if isinstance(rows, str | PathLike):
-        return read_table(Path(rows))
+        return read_table(Path(rows), sheet=sheet)
     raise TypeError(f"rows must be a frame or the path of a table, not {type(rows).__name__}")

@@ -117,6 +117,11 @@ def compared_outputs(
 
 def _known_loss(target: Array, seen: Examined, loss: float, config: Mapping[str, Any]) -> KnownLoss:
     known = known_loss(target, loss, config)
+    if config["loss"] == "binary_cross_entropy":
+        right = (target > 0.5).reshape(len(target), -1)
+        ones = right.mean(axis=0)
+        wrong = float(np.mean((seen.outputs > 0).reshape(right.shape) != right))
+        return replace(known, wrong=wrong, guess=float(np.minimum(ones, 1 - ones).mean()))
     if config["loss"] != "cross_entropy" or seen.outputs.ndim != 2:
         return known
     commonest = np.bincount(target.ravel()).max() / target.size

@@ -12,7 +12,8 @@ from vegrad.arrays.checks import Array
 from vegrad.clipping import GlobalNorm
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.diagnosis.history import History
-from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData, ScaleTarget
+from vegrad.flow.data import Penalty
+from vegrad.flow.edits import Clip, Edit, LearningRate, ScaleData, ScaleTarget, WeightDecay
 from vegrad.flow.reading import Reading
 from vegrad.flow.subject import Code, Refusal
 from vegrad.networks import reading
@@ -21,7 +22,7 @@ from vegrad.networks.mlp import MLP
 from vegrad.networks.rows import Rows
 from vegrad.networks.trainer import NetworkTrainer, renewed
 from vegrad.networks.vocabulary import LayerVocabulary
-from vegrad.optim import Adam, Optimizer
+from vegrad.optim import Adam, AdamW, Lion, Optimizer
 from vegrad.treatment.data import ArrayData
 from vegrad.treatment.script import Script
 
@@ -60,7 +61,16 @@ class NetworkSubject:
         self, x: Any, target: Any, *, resamples: int, seed: int, theory: bool = True
     ) -> Reading:
         """Run the network forward and back on a batch and write down what that tells."""
-        return reading.read(self.network, x, target, resamples=resamples, seed=seed, theory=theory)
+        found = reading.read(self.network, x, target, resamples=resamples, seed=seed, theory=theory)
+        return replace(found, penalty=self.penalty)
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """The optimizer's weight decay, unless that is none or does not go by the gradient."""
+        decay = 0.0
+        if self.optimizer is not None and not isinstance(self.optimizer, AdamW | Lion):
+            decay = self.optimizer._arguments["weight_decay"]
+        return Penalty(decay) if decay > 0 else None
 
     def copy(self) -> Self:
         """Return a copy, to the bit, with the same data and optimizer."""
@@ -76,6 +86,9 @@ class NetworkSubject:
             case LearningRate(rate, before):
                 factor = rate / (before or self._optimizer.rate())
                 self.optimizer = renewed(self._optimizer, factor=factor)
+                return Code()
+            case WeightDecay(decay):
+                self.optimizer = renewed(self._optimizer, weight_decay=decay)
                 return Code()
             case Clip(limit):
                 clip = GlobalNorm(limit, nonfinite="skip")

@@ -16,7 +16,7 @@ MOST = 8  # attempts shown in full
 LOSSES = 16  # letters of the column of losses, at least
 DONE, NONE = "✓", "–"
 # What was chosen though it was not seen to stay at the goal, or came near it only.
-ONCE, BEST, SKIPPED = "once", "best", "skipped"
+ONCE, BEST, HEART, SKIPPED = "once", "best", "by heart", "skipped"
 RESULTS = {  # by how an attempt ended
     "reached": "no better",
     "luck": "by luck",
@@ -193,7 +193,7 @@ def row(attempt: ShownAttempt) -> tuple[str, str, str, str, str]:
     """Return an attempt's name, the gradient's first over last size, steps, loss and result."""
     after = attempt.after
     if attempt.accepted:
-        result = {"reached": DONE, "luck": ONCE}.get(attempt.ended, BEST)
+        result = {"reached": DONE, "luck": ONCE, "by-heart": HEART}.get(attempt.ended, BEST)
     elif attempt.ended == SKIPPED:
         result = SKIPPED
     elif attempt.steps or attempt.ended in ("out-of-reach", "high"):

@@ -97,6 +97,13 @@ class Parts:
         given = self.perceptron.batch_size
         return min(200 if isinstance(given, str) else given, rows)
 
+    def penalized(self, rows: int) -> float:
+        """Return what alpha is divided by, on the mean of all steps: their rows."""
+        rows = max(rows, 1)
+        size = rows if self.perceptron.solver == "lbfgs" else self.batch_size(rows)
+        whole, last = divmod(rows, size)
+        return (whole + (last > 0)) / (whole / size + (1 / last if last else 0))
+
     def history(self) -> History | None:
         """Return the history of its training, if there is one.
 

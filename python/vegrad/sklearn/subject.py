@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.utils.validation import check_X_y
 from vegrad.arrays.checks import Array, refuse_masked
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow import edits
+from vegrad.flow.data import Penalty
 from vegrad.flow.edits import Edit, parts
 from vegrad.flow.reading import Reading
 from vegrad.flow.subject import Code, Refusal
@@ -26,9 +28,10 @@ from vegrad.sklearn.reading import in_its_words, renamed
 from vegrad.sklearn.tables import check_table, names_of, warn_of_copies
 from vegrad.sklearn.vocabulary import LOGISTIC, EstimatorVocabulary
 from vegrad.treatment.data import ArrayData
+from vegrad.treatment.learnability import possible
 from vegrad.treatment.script import Script, quoted
 
-TRAINING = {"learning_rate_init", "clip"}  # arguments that leave the network as it is
+TRAINING = {"learning_rate_init", "alpha", "clip"}  # arguments that leave the network as it is
 THEIRS = ("identity", "sigmoid", "tanh", "relu")  # activations of scikit-learn's
 KNOWN = (TransformedTargetRegressor, make_pipeline, StandardScaler)
 PLACES = ("sklearn.compose", "sklearn.pipeline", "sklearn.preprocessing")
@@ -51,6 +54,8 @@ class EstimatorSubject(NetworkSubject):
     """Arguments of the training that were changed, with their values."""
     given: ArrayData = NONE
     """X (N, I) as the perceptron was first given it, and y."""
+    begun_log2: Mapping[str, float] = field(default_factory=dict)
+    """log2 of the root mean square of a fitted one's weights before its fit."""
 
     noun = "estimator"
 
@@ -87,11 +92,25 @@ class EstimatorSubject(NetworkSubject):
         """The names of layers, parameters and edits."""
         found = Parts(self.estimator)
         times = self._times if found.perceptron.solver == "sgd" else 1.0
-        return EstimatorVocabulary(self.network.depth, own=found.own, times=times)
+        penalized = found.penalized(len(self.data)) * self._times
+        return EstimatorVocabulary(
+            self.network.depth, own=found.own, times=times, penalized=penalized
+        )
 
     @property
     def _times(self) -> float:
         return times_of(self.network.config["loss"], self.network.config["sizes"][-1])
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """The penalty that alpha stands for."""
+        found = Parts(self.estimator)
+        decay = found.perceptron.alpha / (found.penalized(len(self.data)) * self._times)
+        if not decay > 0:
+            return None
+        kind, data = self.network.config["loss"], self.data
+        fits = partial(possible, data.x, data.target, kind)
+        return Penalty(decay, self.begun_log2, fits) if self.begun_log2 else Penalty(decay)
 
     def read(
         self, x: object, target: object, *, resamples: int, seed: int, theory: bool = True
@@ -179,6 +198,8 @@ class EstimatorSubject(NetworkSubject):
                 case edits.LearningRate(rate, before):
                     factor = rate / (before or self._optimizer.rate())
                     settings["learning_rate_init"] = float(f"{was.learning_rate_init * factor:.3g}")
+                case edits.WeightDecay(decay, before):
+                    settings["alpha"] = float(f"{was.alpha * decay / before:.3g}")
                 case edits.SetActivation(name) if found.own or name in THEIRS:
                     settings["activation"] = LOGISTIC.get(name, name)
                 case edits.Initialize() if not found.own and len(single) > 1:

@@ -41,11 +41,11 @@ def cure(
     """Find the smallest change that makes an estimator train, and prove it.
 
     As `vegrad.cure`, with the changes that scikit-learn has: a StandardScaler before the estimator
-    or over y, `activation=`, `learning_rate_init=`; vegrad's estimators have `init=`, `norm=`,
-    `residual=` and `clip=` too. Trials are trainings by vegrad's core from the weights that `fit`
-    would begin with (or, with warm_start=True, go on from), by the same steps. If one reaches the
-    goal, a copy of the estimator is fitted for as many epochs: where `max_iter` or `tol` end that
-    before the goal, this is said in place of a cure.
+    or over y, `activation=`, `learning_rate_init=`, `alpha=`; vegrad's estimators have `init=`,
+    `norm=`, `residual=` and `clip=` too. Trials are trainings by vegrad's core from the weights
+    that `fit` would begin with (or, with warm_start=True, go on from), by the same steps. If one
+    reaches the goal, a copy of the estimator is fitted for as many epochs: where `max_iter` or
+    `tol` end that before the goal, this is said in place of a cure.
 
     Args:
         estimator: as for `diagnose`, with solver "adam" or "sgd"; it stays as it is.

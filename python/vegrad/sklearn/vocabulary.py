@@ -18,15 +18,17 @@ LOGISTIC = {theirs: name for name, theirs in SIGMOID.items()}
 class EstimatorVocabulary(LayerVocabulary):
     """Edits are arguments; of those that only vegrad's `own` estimators have, that is said.
 
-    `times` is the learning rate of the network's optimizer over `learning_rate_init`.
+    `times` is the learning rate of the network's optimizer over `learning_rate_init`, `penalized`
+    is `alpha` over its weight decay.
     """
 
+    decay = "alpha"
     undoing = ""  # TransformedTargetRegressor does it
 
-    def __init__(self, depth: int, *, own: bool, times: float) -> None:
+    def __init__(self, depth: int, *, own: bool, times: float, penalized: float) -> None:
         super().__init__(depth)
         self._whose = "" if own else " (of vegrad.sklearn's estimators)"
-        self.times = times
+        self.times, self.penalized = times, penalized
         self.normalization = f'norm="layer"{self._whose}'
         self.skips = f"residual=True{self._whose}"
 
@@ -60,6 +62,8 @@ class EstimatorVocabulary(LayerVocabulary):
                 return "scale y: TransformedTargetRegressor(…, transformer=StandardScaler())"
             case edits.LearningRate(rate):
                 return f"set learning_rate_init={rate / self.times:.2g}"
+            case edits.WeightDecay(decay):
+                return f"set alpha={decay * self.penalized:.2g}"
             case edits.Together((edits.SetActivation(name), edits.Initialize())) if self._whose:
                 return f"use {self.activation(name)}"
             case edits.Clip(limit):

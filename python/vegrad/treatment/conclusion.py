@@ -8,6 +8,7 @@ from dataclasses import replace
 from vegrad.diagnosis.diagnosis import Diagnosis
 from vegrad.flow.edits import SCALES, TRAINING, parts
 from vegrad.treatment.budget import Budget, Tried
+from vegrad.treatment.by_heart import by_heart
 from vegrad.treatment.goal import Goal
 from vegrad.treatment.learnability import about_data
 from vegrad.treatment.outcome import Attempt, Outcome, Proof
@@ -61,7 +62,18 @@ def conclude(
             reached = trial.reached and not lost
             why = "reached the goal" if reached else "the best, though short of the goal"
             attempts[chosen.place] = replace(attempts[chosen.place], accepted=True, why=why)
-    size = budget.batch_size
+    size, heart = budget.batch_size, None
+    if reached:
+        steps = sick.history.steps if proof is None else proof.steps
+        heart = by_heart(treatment, replace(plan, batch_size=size), steps)
+    if heart is not None:
+        problem = (*problem, heart[0])
+        budget.again.append(heart[1])
+        # What has put a gradient right has cured that, whatever there is to learn.
+        reached = treatment is given or (after.healthy and not before.healthy)
+        at = attempts[chosen.place] if chosen is not None and not reached else None
+        if chosen is not None and at is not None:
+            attempts[chosen.place] = replace(at, ended="by-heart", why=heart[0])
     patch = ""
     if treatment is not given:
         subject, words = treatment.subject, treatment.words
@@ -134,6 +146,8 @@ def _summary(
         was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
         return f"cured: {was}{accepted.change}"
     if accepted is not None:
+        if accepted.ended == "by-heart":
+            return f"not cured: {accepted.change} reaches {goal}, but only by heart"
         short = "not seen to stay at" if accepted.ended == "luck" else "short of"
         return f"improved, but {short} {goal}: {accepted.change}"
     if reached:

@@ -13,7 +13,7 @@ from vegrad.treatment.goal import Goal
 NEIGHBOURS = 10
 PARTS = 4  # of the rows, each fitted by the others
 MOST_OF_FIT = 0.9  # of what a fit gets, that is enough where the data have no more
-COLUMNS = 1000  # of more, no fit is made for a goal
+COLUMNS = 2500  # of more, no fit is made for a goal
 ROWS = 1000  # at most, that are compared with each other
 DEVIATIONS = 3.0  # standard errors, from which a fit counts as better than guessing
 RIDGE = 1e-3  # of the mean square of the columns
@@ -33,15 +33,15 @@ def about_data(
     """
     if len(x) > 1 and not np.ptp(x, axis=0).any():
         return ("x is the same in every row: no network can tell the rows apart",)
-    outputs = _outputs(target, goal.kind)
+    outputs = as_numbers(target, goal.kind)
     if len(x) > 1 and not np.ptp(outputs, axis=0).any():
         return ("the target is the same in every row: there is nothing to learn",)
     if quick:
         return ()
-    return (_compared(x.astype(np.float64), outputs, goal, then),)
+    return (_compared(x, outputs, goal, then),)
 
 
-def _outputs(target: Array, kind: str) -> Array:
+def as_numbers(target: Array, kind: str) -> Array:
     """Return targets as numbers (N, O); labels have a column each."""
     if kind == "cross_entropy":
         return np.eye(int(target.max()) + 1)[target]
@@ -56,11 +56,11 @@ def attainable(x: Array, target: Array, goal: Goal) -> Goal:
     """
     if len(x) < 20 or x.shape[1] > COLUMNS:
         return goal
-    outputs = _outputs(target, goal.kind)
+    outputs = as_numbers(target, goal.kind)
     numbers = goal.kind == "mse"
     if numbers and not isclose(goal.guess, float(np.mean(np.var(outputs, axis=0))), rel_tol=1e-3):
         return goal  # another loss, or another unit
-    fits = _fits(x.astype(np.float64), outputs, goal.kind)
+    fits = _fits(x, outputs, goal.kind)
     if not fits.learnable:
         return goal
     part = MOST_OF_FIT * fits.best
@@ -68,6 +68,26 @@ def attainable(x: Array, target: Array, goal: Goal) -> Goal:
         return replace(goal, wanted=max(goal.wanted, (1.0 - part) * goal.guess))
     part = goal.base + MOST_OF_FIT * (fits.best - goal.base)
     return goal if part <= goal.base else replace(goal, wanted=min(goal.wanted, part))
+
+
+def seems_independent(x: Array, target: Array, kind: str) -> bool:
+    """Return True if no fit goes with the target on rows not seen; False of a few rows."""
+    if len(x) < 20 or x.shape[1] > COLUMNS:
+        return False
+    return not _fits(x, as_numbers(target, kind), kind).tells
+
+
+def possible(x: Array, target: Array, kind: str) -> float:
+    """Return what fits without a gradient do of the way from guessing to perfection.
+
+    It is 0 where they are no better than guessing on rows not seen, or that cannot be told.
+    """
+    if len(x) < 20 or x.shape[1] > COLUMNS:
+        return 0.0
+    fits = _fits(x, as_numbers(target, kind), kind)
+    if not fits.learnable or fits.guess >= 1:
+        return 0.0
+    return fits.best if kind == "mse" else (fits.best - fits.guess) / (1 - fits.guess)
 
 
 @dataclass(frozen=True)
@@ -81,24 +101,34 @@ class _Fits:
     """The score of the mean."""
     learnable: bool
     """True if the best is better than guessing, beyond chance."""
+    tells: bool
+    """True if any goes with the target, beyond chance."""
     held: int
 
 
 def _fits(x: Array, outputs: Array, kind: str) -> _Fits:
     """Fit rows by a linear map, the nearest row and the nearest few, each part by the others."""
     order = np.random.default_rng(0).permutation(len(x))[:ROWS]
-    parts = np.array_split(order, PARTS)
-    pieces = [_fitted(x, outputs, np.setdiff1d(order, new), new) for new in parts]
+    x, known, every = x[order].astype(np.float64), outputs[order], np.arange(len(order))
+    parts = np.array_split(every, PARTS)
+    pieces = [_fitted(x, known, np.setdiff1d(every, new), new) for new in parts]
     mean, *fits = (np.concatenate(one) for one in zip(*pieces, strict=True))
-    known = outputs[order]
     names = ("a linear fit", "the nearest row", f"the mean of the {NEIGHBOURS} nearest rows")
     scores = [_score(fit, known, kind) for fit in fits]
     best = int(np.argmax(scores))
-    along = ((fits[best] - mean) * (known - mean)).sum(axis=1)  # > 0 where it tells something
-    error = float(np.std(along)) / len(order) ** 0.5
-    guess = _score(mean, known, kind)
-    learnable = float(np.mean(along)) > DEVIATIONS * error and scores[best] > guess
-    return _Fits(scores[best], names[best], guess, learnable, len(order))
+    guess, tells = _score(mean, known, kind), [_tells(fit, mean, known) for fit in fits]
+    learnable = tells[best] and scores[best] > guess
+    return _Fits(scores[best], names[best], guess, learnable, any(tells), len(order))
+
+
+def _tells(fit: Array, mean: Array, known: Array) -> bool:
+    """Return True if a fit goes with what is known, beyond chance, though guessing may do as well.
+
+    So it is of a rare class.
+    """
+    along = ((fit - mean) * (known - mean)).sum(axis=1)
+    error = float(np.std(along)) / float(np.sqrt(len(along)))
+    return float(np.mean(along)) > DEVIATIONS * error
 
 
 def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, ...]:
@@ -106,8 +136,13 @@ def _fitted(x: Array, outputs: Array, seen: Array, new: Array) -> tuple[Array, .
     columns = np.ptp(x[seen], axis=0) > 0
     z = (x[:, columns] - x[seen][:, columns].mean(axis=0)) / x[seen][:, columns].std(axis=0)
     centre = outputs[seen].mean(axis=0)
-    gram = z[seen].T @ z[seen] + RIDGE * len(seen) * np.eye(z.shape[1])
-    linear = z[new] @ np.linalg.solve(gram, z[seen].T @ (outputs[seen] - centre)) + centre
+    left, ridge = outputs[seen] - centre, RIDGE * len(seen)
+    if z.shape[1] > len(seen):  # the same, by as many equations as there are rows
+        found = z[seen].T @ np.linalg.solve(z[seen] @ z[seen].T + ridge * np.eye(len(seen)), left)
+    else:
+        gram = z[seen].T @ z[seen] + ridge * np.eye(z.shape[1])
+        found = np.linalg.solve(gram, z[seen].T @ left)
+    linear = z[new] @ found + centre
     apart = np.square(z[new]).sum(axis=1)[:, None] + np.square(z[seen]).sum(axis=1)
     near = np.argsort(apart - 2.0 * z[new] @ z[seen].T, axis=1)[:, :NEIGHBOURS]
     nearest, few = outputs[seen][near[:, 0]], outputs[seen][near].mean(axis=1)
@@ -123,6 +158,8 @@ def _compared(x: Array, outputs: Array, goal: Goal, then: str) -> str:
     figures = f"{fits.name} gets {100 * fits.best:.0f} % {unit} of {fits.held} rows not seen"
     if not fits.learnable:
         guess = 100 * max(fits.guess, 0)
+        if fits.tells:
+            return f"x tells little of the target: {figures}, guessing {guess:.0f} %"
         return f"the target looks independent of x: {figures}, guessing {guess:.0f} %"
     return f"the data can be learnt ({figures}){f': {then}' if then else ''}"
 

@@ -19,13 +19,14 @@ from vegrad.treatment.goal import Goal, Plan
 
 PAIRS = ("loss", "accuracy")
 # The way an attempt ended: its training reached the goal, or only with the rows in one order, or
-# was too slow, learnt nothing or diverged; or it was not trained, because one pass was no better or
-# its loss too high, no passes were left, such a change can never help, or what the diagnosis
-# advises cannot be done.
+# only by heart, or was too slow, learnt nothing or diverged; or it was not trained, because one
+# pass was no better or its loss too high, no passes were left, such a change can never help, or
+# what the diagnosis advises cannot be done.
 Ended = Literal[
     "",
     "reached",
     "luck",
+    "by-heart",
     "slow",
     "learns-nothing",
     "diverged",

@@ -1,16 +1,20 @@
-"""The learning rate and the clip that the history of a training asks for.
+"""The learning rate and the clip that the history of a training asks for, and the weight decay.
 
-Both rest on the gauge of steps, `History.alpha`: -1 where a step leads nowhere, 0 where it ends in
-the minimum along itself, more than 1 where it climbs.
+The first two rest on the gauge of steps, `History.alpha`: -1 where a step leads nowhere, 0 where it
+ends in the minimum along itself, more than 1 where it climbs.
 """
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, isfinite
 
 import numpy as np
 
 from vegrad.diagnosis.history import History
+from vegrad.diagnosis.rules.penalty import outweighs_log2
+from vegrad.flow.edits import WeightDecay
+from vegrad.flow.reading import Reading
+from vegrad.flow.wording import exp2
 
 RISEN = 1.5  # times the first loss
 USUAL = 1e-3  # to begin with in place of a rate of 0
@@ -21,6 +25,8 @@ PART = 0.3  # of the way to the minimum of a batch along the step, that a longer
 CREEPING = -0.97  # median α: a thirtieth of the way to the minimum along the step
 LANDING = -0.3  # median α: momentum carries such steps beyond the minimum
 SHORTER = 5.0  # times, then, and where the loss left its range; its square if the first step made
+HEAVY = -2.0  # log2 of a decay's gradient over the data's: it may hold a training up
+GENTLE = 0.1  # of the data's gradient: a decay that does not hold a training up
 JUMP = 1e4  # times the loss: on a parabola that is 50 times beyond the longest step that descends
 
 
@@ -119,3 +125,17 @@ def wanted_limit(history: History | None) -> float | str:
     if norms.size == history.steps and norms.max() < 4 * limit:
         return "the gradient's norm hardly varies: clipping would only lower the learning rate"
     return limit
+
+
+def lower_decay(reading: Reading) -> WeightDecay | None:
+    """Return a penalty far below the data's gradient, where the one that there is comes near it."""
+    penalty = reading.penalty
+    if penalty is None or not penalty.decay > 0:
+        return None
+    matrices = [one for one in reading.parameters.values() if one.is_matrix and one.trained]
+    over = [outweighs_log2(one, penalty.decay) for one in matrices]
+    over = [one for one in over if isfinite(one)]
+    if not over or not max(over) > HEAVY:
+        return None
+    decay = float(f"{penalty.decay * GENTLE / exp2(max(over)):.1g}")
+    return WeightDecay(decay, penalty.decay) if decay > 0 else None

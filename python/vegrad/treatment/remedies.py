@@ -23,6 +23,7 @@ from vegrad.flow.edits import (
     ScaleData,
     ScaleTarget,
     SetActivation,
+    WeightDecay,
     Zero,
     parts,
     together,
@@ -30,7 +31,7 @@ from vegrad.flow.edits import (
 from vegrad.flow.subject import Refusal
 from vegrad.theory.meanfield import CRITICAL_SIGMA_B
 from vegrad.treatment import advice, recurrent
-from vegrad.treatment.rates import wanted_limit, wanted_rate
+from vegrad.treatment.rates import GENTLE, lower_decay, wanted_limit, wanted_rate
 from vegrad.treatment.remedy import Patient, Proposal, Remedy
 
 FAR = 10.0  # from a standard deviation of 1, where data count as not scaled
@@ -207,6 +208,14 @@ def _learning_rate(p: Patient) -> Proposal | Refusal:
     return Proposal(LearningRate(rate, float(p.history.learning_rate[-1])), why)
 
 
+def _decay(p: Patient) -> Proposal | Refusal:
+    lower = lower_decay(p.reading)
+    if p.given.has(WeightDecay) or lower is None:
+        return Refusal("no weight decay weighs much beside the gradient")
+    times = GENTLE * lower.instead_of / lower.decay
+    return Proposal(lower, f"its gradient was {times:.2g} times the data's")
+
+
 def _clip(p: Patient) -> Proposal | Refusal:
     limit = wanted_limit(p.history)
     if isinstance(limit, str):
@@ -257,6 +266,7 @@ REMEDIES = (
 )
 # What the history of a training that failed asks for, on top of what was trained.
 FOLLOWING = (
+    Remedy("weight decay", TRAINING, _decay),
     Remedy("learning rate", TRAINING, _learning_rate),
     Remedy("clip", TRAINING, _clip, followed=False),
 )

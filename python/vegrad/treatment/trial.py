@@ -49,11 +49,14 @@ class Trial:
     """Why it cannot go on: something is not finite."""
     trainers: Callable[[Trial, Begin], Trainer] | None = None
     """Makes the trainer, given what begins one that trains here; None for that one."""
+    learnt: Array | None = None
+    """Rows to train on; None for all."""
 
     def __post_init__(self) -> None:
         """Look at the network as it begins; nothing is trained yet."""
         subject = self.treatment.subject
-        self._count = len(subject.data)
+        self._learnt = np.arange(len(subject.data)) if self.learnt is None else self.learnt
+        self._count = len(self._learnt)
         self._random = np.random.default_rng(self.seed)
         self._rest = np.empty(0, np.intp)
         self.size = min(self.batch_size, self._count)
@@ -152,6 +155,6 @@ class Trial:
         size = self.size
         whole = self._count // size * size
         while len(self._rest) < steps * size:
-            self._rest = np.append(self._rest, self._random.permutation(self._count)[:whole])
+            self._rest = np.append(self._rest, self._random.permutation(self._learnt)[:whole])
         order, self._rest = self._rest[: steps * size], self._rest[steps * size :]
         return order.reshape(steps, size)

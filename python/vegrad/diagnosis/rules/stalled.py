@@ -57,15 +57,14 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
         says = "the learning rate is 0: none of {steps:d} steps has changed anything"
         advises, cause = "give the optimizer a learning rate above 0.", "learning-rate-low"
     elif len(alpha):
-        moves = _of_looks(digest)
+        moves = of_looks(digest)
         if moves is None:
             return
-        said, advises, more = moves
+        said, advises, more, cause = moves
         says, evidence = says + said, evidence | more
         if median < -LONG:
             facts |= {"way": float(f"{1 / (1 + median):.2g}") if median > -1 else inf}
             facts |= {"most": _longest(digest, inf)[1], "moved": float(np.exp2(digest.moved))}
-            cause = "learning-rate-low" if said.startswith(": baby") else ""
         edit = LearningRate(more["wanted"]) if "wanted" in more else None
     yield Finding(
         kind=rule.kind,
@@ -81,8 +80,8 @@ def _stalled(digest: Digest, rule: RuleOf[Digest], earlier: Sequence[Finding]) -
     )
 
 
-def _of_looks(digest: Digest) -> tuple[str, str, dict[str, float]] | None:
-    """Return what the steps looked at say, what to do, and evidence; None if all is well."""
+def of_looks(digest: Digest) -> tuple[str, str, dict[str, float], str] | None:
+    """Return what the steps looked at say, what to do, evidence, cause; None if all is well."""
     last, median = int(digest.looks[-1]), digest.median
     rate = float(digest.history.learning_rate[last])
     evidence = {"step": last, "alpha": median, "learning_rate": rate}
@@ -92,6 +91,7 @@ def _of_looks(digest: Digest) -> tuple[str, str, dict[str, float]] | None:
             ", though they reach the minimum of their direction (α {alpha:+.2f})",
             judge,
             evidence,
+            "",
         )
     wanted = rate / (1 + median) if median > -1 else inf
     bound, _ = _longest(digest, wanted)
@@ -105,15 +105,17 @@ def _of_looks(digest: Digest) -> tuple[str, str, dict[str, float]] | None:
             advises += f" towards {{wanted:.2g}}, {where}"
             evidence["wanted"] = wanted
         advises += "; if that does not help, " + judge
+        part = "1/{way:g}" if median > -1 else "next to nothing"
         return (
-            ": baby steps, 1/{way:g} of the way to the minimum (α {alpha:+.4f})",
+            f": baby steps, {part} of the way to the minimum (α {{alpha:+.4f}})",
             advises,
             evidence,
+            "learning-rate-low",
         )
     if digest.gets_on and digest.falls_late:
         return None
     says = ", though steps are not short: each moves the weights by {moved:.2g} of their size"
-    return says, "train on, as a plateau may end; else " + judge, evidence
+    return says, "train on, as a plateau may end; else " + judge, evidence, ""
 
 
 def _longest(digest: Digest, wanted: float) -> tuple[float, float]:

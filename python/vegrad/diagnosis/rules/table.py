@@ -26,6 +26,7 @@ from vegrad.diagnosis.rules import (
     nonfinite,
     normalization,
     operations,
+    penalty,
     recorded,
     recurrent,
     silent,
@@ -48,6 +49,7 @@ LOSSES = (
     *targets.RULES,
     *symmetry.RULES,
     mixing.MIXED,
+    penalty.PENALTY,
     units.LOGITS_HELD,
     units.SOFTMAX_WITHIN,
 )
