@@ -109,9 +109,9 @@ bool forward_beside(Pass<T>& pass, int l, const ScaledMatrix<T>& in, ScaledMatri
   own.assign(out.ld, T(0));
   for (int j = 0; j < pass.shape.sizes[l]; ++j) own[j] = T(shifted(double(bias[j]), -in.exponent));
   forward_tiles(pass, l, in, out, own.data());
-  const bool good = end_forward(pass, l, pass.work.sums.data(), out, in.exponent) &&
-                    (!layer.identity ||
-                     half_log2(out.mean_square * pass.elements(l), in.exponent) < kSmallest);
+  const bool good =
+      end_forward(pass, l, pass.work.sums.data(), out, in.exponent) &&
+      (!layer.identity || half_log2(out.mean_square * pass.elements(l), in.exponent) < kSmallest);
   if (!good) return layer.beside = layer.identity = false;
   out.exponent = layer.z_exponent = layer.h_exponent = in.exponent;
   return true;

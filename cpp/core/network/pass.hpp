@@ -6,8 +6,9 @@
 // loops inside of it have several.
 //
 // Layers are counted from 1; layer 0 is the input. Exponents are zero while values stay within
-// 2^±40, where the fast path runs (forward.cpp, backward.cpp); beyond, rescaled.hpp's does the layer
-// again. Layers that may_stay_beside() go on with the exponent of their inputs on the fast path.
+// 2^±40, where the fast path runs (forward.cpp, backward.cpp); beyond, rescaled.hpp's does the
+// layer again. Layers that may_stay_beside() go on with the exponent of their inputs on the fast
+// path.
 #pragma once
 
 #include <algorithm>
