@@ -220,7 +220,8 @@ BackwardStep<T> backward_step(const Pass<T>& pass, int l, std::int64_t shift, T*
                               const ScaledMatrix<T>& above, const ScaledMatrix<T>& skip) {
   const std::ptrdiff_t ld = pass.ld(l);
   const std::int64_t exponent = above.exponent - shift;
-  BackwardStep<T> step{{delta, ld, exponent, 0}, {g, ld, exponent, 0}, shift};
+  const std::int64_t of_delta = exponent + pass.layers[l].slope_exponent;
+  BackwardStep<T> step{{delta, ld, of_delta, 0}, {g, ld, exponent, 0}, shift};
   if (pass.shape.has_skip(l + 1)) {
     step.apart = skip.exponent - exponent;
     step.skip = skip.data;
@@ -268,7 +269,7 @@ bool end_backward(Pass<T>& pass, int l, const TileSums* tiles) {
   if (pass.flow_wanted) {
     note_units(pass, l, sums.saturated);
     pass.flow.weight_gain_log2[l - 1] =
-        half_log2(sums.g_squares, pass.delta.exponent) - pass.flow.delta_log2[l];
+        half_log2(sums.g_squares, pass.skip_gradient.exponent) - pass.flow.delta_log2[l];
   }
   return true;
 }

@@ -11,7 +11,7 @@ template <class T>
 struct BackwardStep {
   ScaledMatrix<T> delta, g;
   // The product of δ above and the weights is multiplied by 2^shift, which brings it to about 1;
-  // the exponent of what this step makes is that of δ above, less the shift.
+  // the exponent of g is that of δ above, less the shift, and δ has that of φ′ on top.
   std::int64_t shift = 0;
   // The gradient that comes around the layer above by a skip connection; null if there is none. Its
   // exponent is larger than this step's by `apart`.

@@ -66,7 +66,7 @@ void forward_tile(Pass<T>& pass, int l, const Tile& t, const ScaledMatrix<T>& in
   sums.count = double(t.rows) * t.columns;
 }
 
-// Whether the fast path was right to take the layer, whose numbers are beside 2^exponent. Notes the
+// Whether the fast path was right to take the layer, whose inputs are beside 2^exponent. Notes the
 // flow if so, or if nobody else will.
 template <class T>
 bool end_forward(Pass<T>& pass, int l, const TileSums* tiles, ScaledMatrix<T>& out,
@@ -74,11 +74,12 @@ bool end_forward(Pass<T>& pass, int l, const TileSums* tiles, ScaledMatrix<T>& o
   const TileSums sums = add_up(tiles, pass.row_grid(l).tasks());
   const double n = pass.elements(l);
   out.mean_square = sums.h_squares / n;
+  out.exponent = exponent + pass.layers[l].slope_exponent;
   // All zero is good if it is the truth.
   const bool zero = out.mean_square == 0 && !value_underflows(pass.shape.activation_of(l));
   const bool good = within(sums.z_squares / n) && (within(out.mean_square) || zero);
   if (!good && !pass.nonfinite) return false;
-  if (pass.flow_wanted) note_forward(pass, l, sums, exponent, out.mean_square, exponent);
+  if (pass.flow_wanted) note_forward(pass, l, sums, exponent, out.mean_square, out.exponent);
   return true;
 }
 
@@ -94,16 +95,17 @@ void forward_tiles(Pass<T>& pass, int l, const ScaledMatrix<T>& in, const Scaled
                        });
 }
 
-// Layer l of inputs beside 2^exponent, with outputs beside the same: φ(2^k z) = 2^k φ(z), at least
-// for numbers as small as these. False if not, or if these outputs are too far from 1.
+// Layer l of inputs beside 2^exponent, with outputs beside about the same: φ(2^k z) = 2^k φ(z), at
+// least of numbers as small as these. False if not, or if these outputs are too far from 1.
 template <class T>
 bool forward_beside(Pass<T>& pass, int l, const ScaledMatrix<T>& in, ScaledMatrix<T>& out) {
   if (!pass.shape.may_stay_beside(l)) return false;
-  constexpr double kSmallest = sizeof(T) == 4 ? -30 : -60;  // as is_identity_near_zero() has it
-  LayerState& layer = pass.layers[l];
+  constexpr double kSmallest = sizeof(T) == 4 ? -30 : -60;  // as slope_near_zero_log2() has it
+  const Activation activation = pass.shape.activation_of(l);
+  LayerState& layer = pass.layers[l] = LayerState();
   layer.beside = true;
-  layer.identity = !is_homogeneous(pass.shape.activation_of(l));
-  layer.kept = false;
+  layer.straight = !is_homogeneous(activation);
+  layer.slope_exponent = slope_near_zero_log2(activation).value_or(0);
   const T* const bias = pass.bias(l);
   std::vector<T>& own = pass.scaled_bias;
   own.assign(out.ld, T(0));
@@ -111,10 +113,11 @@ bool forward_beside(Pass<T>& pass, int l, const ScaledMatrix<T>& in, ScaledMatri
   forward_tiles(pass, l, in, out, own.data());
   const bool good =
       end_forward(pass, l, pass.work.sums.data(), out, in.exponent) &&
-      (!layer.identity || half_log2(out.mean_square * pass.elements(l), in.exponent) < kSmallest);
-  if (!good) return layer.beside = layer.identity = false;
-  out.exponent = layer.z_exponent = layer.h_exponent = in.exponent;
-  return true;
+      (!layer.straight || half_log2(out.mean_square * pass.elements(l), in.exponent) < kSmallest);
+  layer.z_exponent = in.exponent;
+  layer.h_exponent = out.exponent;
+  if (!good) layer = LayerState();
+  return good;
 }
 
 // The last of the layers from l on that one loop can take: each in one column block, so that a

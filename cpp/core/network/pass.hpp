@@ -51,8 +51,9 @@ struct LayerState {
   std::int64_t inverse_exponent = 0;  // of the normalization's 1/√(var + ε)
   bool kept = false;                  // z is in the activation's kept form
   bool replaced = false;              // φ(z) stands where z stood
-  bool beside = false;                // the fast path took it, with one exponent for z and φ(z)
-  bool identity = false;              // … and φ(z) for z, so small it is
+  bool beside = false;                // the fast path took it beside an exponent
+  bool straight = false;              // … and φ for a straight line, so small its arguments are
+  int slope_exponent = 0;             // of that line
 };
 
 // The gradient of a layer's weights, still to be made; there is none if the layer is 0.
@@ -134,7 +135,7 @@ struct Pass {
   }
   double elements(int l) const { return shape.elements(l, rows); }
   Activation activation_of(int l) const {
-    return layers[l].identity ? kActivation_identity : shape.activation_of(l);
+    return layers[l].straight ? kActivation_identity : shape.activation_of(l);
   }
   Grid row_grid(int l) const { return vegrad::row_grid<T>(shape, rows, l); }
   Grid gradient_grid(int l) const { return vegrad::gradient_grid<T>(shape, rows, l); }

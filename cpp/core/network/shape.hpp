@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "core/network/loss.hpp"
@@ -21,10 +22,20 @@ inline bool is_homogeneous(Activation activation) {
          activation == kActivation_leaky_relu;
 }
 
-// Whether φ(z) is z near 0: below 2^-30 to all digits of float32, below 2^-60 of double.
-inline bool is_identity_near_zero(Activation activation) {
-  return activation == kActivation_tanh || activation == kActivation_elu ||
-         activation == kActivation_hard_tanh;
+// log2 of φ′(0), a power of two, where φ(z) is φ′(0) z near 0: to all digits of float32 below
+// 2^-30, of double below 2^-60.
+inline std::optional<int> slope_near_zero_log2(Activation activation) {
+  switch (activation) {
+    case kActivation_tanh:
+    case kActivation_elu:
+    case kActivation_hard_tanh:
+      return 0;
+    case kActivation_gelu:
+    case kActivation_silu:
+      return -1;
+    default:
+      return {};
+  }
 }
 
 struct NetworkShape {
@@ -39,11 +50,11 @@ struct NetworkShape {
   bool has_norm(int l) const { return norm != Norm::none && l < layers(); }
   bool has_skip(int l) const { return residual && sizes[l] == sizes[l - 1]; }
   // Whether the fast path can take layer l with numbers that are all beside one power of two, small
-  // ones perhaps as the identity.
+  // ones perhaps as a straight line.
   bool may_stay_beside(int l) const {
     const Activation activation = activation_of(l);
     return !residual && !has_norm(l) &&
-           (is_homogeneous(activation) || is_identity_near_zero(activation));
+           (is_homogeneous(activation) || slope_near_zero_log2(activation));
   }
   // Whether each layer's output has memory of its own on the way back; see output_of.
   bool keeps_outputs() const { return residual || norm == Norm::none; }
