@@ -104,7 +104,7 @@ def test_dates_in_words_of_new_rows(tmp_path: Path) -> None:
         again.inputs(read(new))
 
 
-@pytest.mark.parametrize("word", ["3 Mary 2021", "31 Feb 2020", "12-Jan-20", "5 Juni 2021"])
+@pytest.mark.parametrize("word", ["3 Mary 2021", "31 Feb 2020", "12-Jan-20", "5 marzo 2021"])
 def test_words_that_are_no_dates(word: str) -> None:
     assert form_of([word]) is None
 
