@@ -208,9 +208,9 @@ def test_what_is_only_learnt_by_heart_is_no_cure(kind, columns) -> None:
     outcome = ours.cure(kind(random_state=0, learning_rate_init=rate), x, y)
     assert not outcome.cured
     assert outcome.about[0].startswith("learnt by heart: trained on 225 rows, it gets ")
-    if outcome.patch:
-        assert not outcome.reached
-        assert "but only by heart" in outcome.summary
+    assert outcome.reached
+    assert outcome.by_heart == bool(outcome.patch)
+    assert ("but only by heart" in outcome.summary) == outcome.by_heart
 
 
 def test_a_gradient_that_is_put_right_is_cured_whatever_there_is_to_learn() -> None:

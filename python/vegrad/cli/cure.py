@@ -72,12 +72,12 @@ def run(options: argparse.Namespace) -> int:
     )
     if found.patch:
         found = replace(found, patch=_runnable(options, task, found))
-    files = _write(options, found)
+    files, well = _write(options, found), found.reached and not found.by_heart
     if options.json:
         content = found.to_dict()
         print_json(content | {"data": counted(data, len(data.x)), "files": files})
     else:
-        print_verdict("\n".join(report.verdict(found, width())), good=found.reached)
+        print_verdict("\n".join(report.verdict(found, width())), good=well)
         if not options.quiet:
             before = textwrap.fill(f"before: {found.before.summary}", width())
             about = [described(data, len(data.x)), *target_told(data, options.loss)]
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"\n{found.patch}", end="")
         untrained = {"network": "network, before training"}
         print_files({untrained.get(name, name): path for name, path in files.items()})
-    return 0 if found.reached else 1
+    return 0 if well else 1
 
 
 def demonstrate(options: argparse.Namespace, data: Dataset) -> Cure:

@@ -106,6 +106,10 @@ class ShownOutcome(Protocol):
         """True if the goal was reached."""
 
     @property
+    def by_heart(self) -> bool:
+        """True if nothing of what is learnt carries over."""
+
+    @property
     def patch(self) -> str:
         """The change as code, "" if there is none."""
 

@@ -73,7 +73,8 @@ def comparison(shown: ShownComparison) -> str:
 
 def cure(shown: ShownOutcome) -> str:
     """Show a cure: its outcome, what was tried, the proof and the change as code."""
-    look = "healthy" if shown.reached else "warning" if shown.patch else "critical"
+    well = shown.reached and not shown.by_heart
+    look = "healthy" if well else "warning" if shown.patch else "critical"
     rows = f"{shown.steps} steps of {shown.batch_size} rows"
     cost = f"It cost {shown.cost:.2f} of one training ({rows}), everything included."
     about = "".join(f"<p>{parts.sentence(said)}.</p>" for said in shown.about)

@@ -85,7 +85,7 @@ def cure(
     treated = treatment.subject
     assert isinstance(treated, EstimatorSubject)
     cured = EstimatorCure(**vars(outcome), estimator=treated.estimator)
-    if not outcome.reached or goes_on:
+    if not outcome.reached or outcome.by_heart or goes_on:
         return cured
     taken = search.budget.sick.history.steps if outcome.proof is None else outcome.proof.steps
     short = short_of(treated.estimator, (X, y), aim, taken, seed)

@@ -70,9 +70,9 @@ def conclude(
         problem = (*problem, heart[0])
         budget.again.append(heart[1])
         # What has put a gradient right has cured that, whatever there is to learn.
-        reached = treatment is given or (after.healthy and not before.healthy)
-        at = attempts[chosen.place] if chosen is not None and not reached else None
-        if chosen is not None and at is not None:
+        put_right = after.healthy and not before.healthy
+        if chosen is not None and not (treatment is given or put_right):
+            at = attempts[chosen.place]
             attempts[chosen.place] = replace(at, ended="by-heart", why=heart[0])
     patch = ""
     if treatment is not given:
@@ -142,12 +142,12 @@ def _summary(
 ) -> str:
     """Say in a sentence how the search ended."""
     accepted = next((attempt for attempt in attempts if attempt.accepted), None)
+    if accepted is not None and accepted.ended == "by-heart":
+        return f"not cured: {accepted.change} reaches {goal}, but only by heart"
     if accepted is not None and reached:
         was = "" if before.healthy else f"{before.verdict} → {after.verdict}: "
         return f"cured: {was}{accepted.change}"
     if accepted is not None:
-        if accepted.ended == "by-heart":
-            return f"not cured: {accepted.change} reaches {goal}, but only by heart"
         short = "not seen to stay at" if accepted.ended == "luck" else "short of"
         return f"improved, but {short} {goal}: {accepted.change}"
     if reached:

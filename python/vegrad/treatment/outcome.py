@@ -177,7 +177,16 @@ class Outcome:
     @property
     def cured(self) -> bool:
         """True if something was wrong that a change has put right."""
-        return self.reached and any(attempt.accepted for attempt in self.attempts)
+        changed = any(attempt.accepted for attempt in self.attempts)
+        return self.reached and changed and not self.by_heart
+
+    @property
+    def by_heart(self) -> bool:
+        """True if a change has reached the goal, but nothing that it learns carries over.
+
+        Trained on some of the rows, the network guesses the others, and plain fits do so too.
+        """
+        return any(one.accepted and one.ended == "by-heart" for one in self.attempts)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.summary}>"
