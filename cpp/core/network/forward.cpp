@@ -99,13 +99,15 @@ void forward_tiles(Pass<T>& pass, int l, const ScaledMatrix<T>& in, const Scaled
 // least of numbers as small as these. False if not, or if these outputs are too far from 1.
 template <class T>
 bool forward_beside(Pass<T>& pass, int l, const ScaledMatrix<T>& in, ScaledMatrix<T>& out) {
-  if (!pass.shape.may_stay_beside(l)) return false;
   constexpr double kSmallest = sizeof(T) == 4 ? -30 : -60;  // as slope_near_zero_log2() has it
   const Activation activation = pass.shape.activation_of(l);
+  const bool straight = !is_homogeneous(activation);
+  const std::optional<int> slope = straight ? slope_near_zero_log2(activation) : 0;
+  if (!slope || pass.shape.residual || pass.shape.has_norm(l)) return false;
   LayerState& layer = pass.layers[l] = LayerState();
   layer.beside = true;
-  layer.straight = !is_homogeneous(activation);
-  layer.slope_exponent = slope_near_zero_log2(activation).value_or(0);
+  layer.straight = straight;
+  layer.slope_exponent = *slope;
   const T* const bias = pass.bias(l);
   std::vector<T>& own = pass.scaled_bias;
   own.assign(out.ld, T(0));

@@ -7,8 +7,7 @@
 //
 // Layers are counted from 1; layer 0 is the input. Exponents are zero while values stay within
 // 2^±40, where the fast path runs (forward.cpp, backward.cpp); beyond, rescaled.hpp's does the
-// layer again. Layers that may_stay_beside() go on with the exponent of their inputs on the fast
-// path.
+// layer again, or the fast path goes on beside its inputs' exponent (forward_beside()).
 #pragma once
 
 #include <algorithm>

@@ -88,6 +88,20 @@ bool derivative_underflows(Activation activation) {
   return derivative_log2(activation, -100).log2 > -std::numeric_limits<double>::infinity();
 }
 
+bool is_homogeneous(Activation activation) {
+  const Slopes& slopes = kSlopes[activation];
+  return slopes.zero_below != kNone && slopes.zero_below == slopes.far_below &&
+         slopes.zero_above == slopes.far_above;
+}
+
+std::optional<int> slope_near_zero_log2(Activation activation) {
+  const Slopes& slopes = kSlopes[activation];
+  if (slopes.zero_below == kNone || slopes.zero_below != slopes.zero_above) return {};
+  int exponent;
+  if (std::frexp(slopes.zero_above, &exponent) != 0.5) return {};
+  return exponent - 1;
+}
+
 template <class T>
 void scaled_activation(const Kernels<T>& kernels, Activation activation, const T* z,
                        std::int64_t exponent, int n, T* scratch, ScaledNumber* value,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 
 #include "kernels/table.hpp"
 
@@ -40,6 +41,13 @@ SignedLog2 derivative_log2(Activation activation, double z);
 // False if a derivative, a value of zero is always truly zero.
 bool derivative_underflows(Activation activation);
 bool value_underflows(Activation activation);
+
+// Whether φ(2^k z) = 2^k φ(z) for all z and k.
+bool is_homogeneous(Activation activation);
+
+// log2 of φ′(0) if that is a power of two and φ(z) is φ′(0) z near 0: to all digits of float32
+// below 2^-30, of double below 2^-60.
+std::optional<int> slope_near_zero_log2(Activation activation);
 
 // φ and φ′ of z 2^exponent, element by element, whatever its size. `scratch` holds 3 n.
 template <class T>

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <vector>
 
 #include "core/network/loss.hpp"
@@ -15,28 +14,6 @@ namespace vegrad {
 
 enum class Norm : int { none, layer, rms };
 constexpr const char* kNormNames[] = {"none", "layer", "rms"};
-
-// Whether φ(2^k z) = 2^k φ(z) for all z and k.
-inline bool is_homogeneous(Activation activation) {
-  return activation == kActivation_identity || activation == kActivation_relu ||
-         activation == kActivation_leaky_relu;
-}
-
-// log2 of φ′(0), a power of two, where φ(z) is φ′(0) z near 0: to all digits of float32 below
-// 2^-30, of double below 2^-60.
-inline std::optional<int> slope_near_zero_log2(Activation activation) {
-  switch (activation) {
-    case kActivation_tanh:
-    case kActivation_elu:
-    case kActivation_hard_tanh:
-      return 0;
-    case kActivation_gelu:
-    case kActivation_silu:
-      return -1;
-    default:
-      return {};
-  }
-}
 
 struct NetworkShape {
   std::vector<int> sizes;
@@ -49,13 +26,6 @@ struct NetworkShape {
   Activation activation_of(int l) const { return l == layers() ? output : activation; }
   bool has_norm(int l) const { return norm != Norm::none && l < layers(); }
   bool has_skip(int l) const { return residual && sizes[l] == sizes[l - 1]; }
-  // Whether the fast path can take layer l with numbers that are all beside one power of two, small
-  // ones perhaps as a straight line.
-  bool may_stay_beside(int l) const {
-    const Activation activation = activation_of(l);
-    return !residual && !has_norm(l) &&
-           (is_homogeneous(activation) || slope_near_zero_log2(activation));
-  }
   // Whether each layer's output has memory of its own on the way back; see output_of.
   bool keeps_outputs() const { return residual || norm == Norm::none; }
   double elements(int l, int B) const { return double(B) * sizes[l]; }
