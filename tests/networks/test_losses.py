@@ -58,6 +58,13 @@ def test_an_output_that_begins_at_the_mean_of_its_target() -> None:
     assert vegrad.diagnose(network, X, 100 + NUMBERS, resamples=0).healthy
 
 
+def test_a_target_at_0_is_not_to_blame_for_outputs_far_away() -> None:
+    network = vegrad.MLP([10, 32, 1], seed=0)
+    network.parameters["layers.1.bias"][:] = 100
+    found = vegrad.diagnose(network, X, NUMBERS, resamples=0).findings
+    assert "target-scale" not in [one.cause for one in found]
+
+
 def test_a_training_whose_target_is_far_off_is_told_so_first() -> None:
     network = vegrad.MLP([10, 32, 1], activation="tanh", seed=0)
     more = {"optimizer": vegrad.Adam(1e-3), "epochs": 5, "batch_size": 16, "seed": 0}

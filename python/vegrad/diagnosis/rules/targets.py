@@ -191,6 +191,8 @@ def _off(one: Compared, rule: Rule) -> Iterator[Finding]:
     spread, way = one.target.std, abs(one.target.mean - one.output.mean)
     if prod(one.target.shape) < ENOUGH:
         return
+    if abs(one.target.mean) < abs(one.output.mean):  # no scaling of the target mends that
+        return
     if not (spread > 0 and way >= WAY and way >= OFF * max(spread, one.output.std)):
         return
     yield Finding(
