@@ -185,20 +185,16 @@ def test_another_models_step_between_two_of_ours_ends_no_row() -> None:
     assert monitor._quiet.on
 
 
-@pytest.mark.parametrize("missing", [3, 70, 71])
+@pytest.mark.parametrize("missing", [70, 71])  # no step at which there is a look
 def test_a_single_step_on_what_was_left_is_noted_in_a_row_too(missing: int) -> None:
     def change(training: Training) -> None:
         emptied, count = training.optimizer.zero_grad, iter(range(1000))
         training.optimizer.zero_grad = lambda: emptied() if next(count) != missing else None
 
-    kept = []
     for monitor in pair(change):
         steps = monitor.loop.steps.facts()[0]
-        kept.append(sum(one.kept + sum(one.passed) for one in steps))
+        assert sum(one.kept + sum(one.passed) for one in steps) == 1
         assert all(one.backwards == 1 for one in steps)
-    looked, quiet = kept
-    assert looked == (missing >= 120 - 64)
-    assert quiet == 1
 
 
 def test_a_second_optimizer_takes_part_in_the_step() -> None:

@@ -29,10 +29,10 @@ def _goes_nowhere(reading: Reading, rule: Rule, earlier: Sequence[Finding]) -> I
         return
     samples = samples_of(reading)
     if samples and all(one.rate == 0 for one in samples) and np.any(course.norm > 0):
-        yield _at_no_rate(rule, course.steps)
+        yield _without_change(rule, course.steps, at_no_rate=True)
         return
     if len(samples) >= LEAST and _is_still(samples) and np.any(course.norm > 0):
-        yield _unchanged(rule, course.steps)
+        yield _without_change(rule, course.steps, at_no_rate=False)
         return
     ratios = [ratio_of(one) for one in samples]
     known = [one for one in ratios if isfinite(one)]
@@ -71,30 +71,21 @@ def _is_still(samples: Sequence[Sample]) -> bool:
     return bool(every) and all(one.change == 0 and one.weight == one.first for one in every)
 
 
-def _unchanged(rule: Rule, steps: int) -> Finding:
+def _without_change(rule: Rule, steps: int, *, at_no_rate: bool) -> Finding:
+    says = "none of {steps:.0f} steps has changed a weight, though there are gradients"
+    looks = "what schedules it, masks it or gathers gradients before it steps"
+    if at_no_rate:
+        says = "the learning rate was 0 in all {steps:.0f} steps, so that none changed a weight"
+        looks = "what schedules it"
     return Finding(
         kind=rule.kind,
         severity="critical",
         rule=rule.name,
         cause="learning-rate-low",
         sites=(Site("optimizer"),),
-        says="none of {steps:.0f} steps has changed a weight, though there are gradients",
-        advises="give the optimizer a learning rate above 0, and look at what schedules it, masks "
-        "it or gathers gradients before it steps.",
-        evidence={"steps": float(steps)},
-    )
-
-
-def _at_no_rate(rule: Rule, steps: int) -> Finding:
-    return Finding(
-        kind=rule.kind,
-        severity="critical",
-        rule=rule.name,
-        cause="learning-rate-low",
-        sites=(Site("optimizer"),),
-        says="the learning rate was 0 in all {steps:.0f} steps, so that none changed a weight",
-        advises="give the optimizer a learning rate above 0, and look at what schedules it.",
-        evidence={"steps": float(steps), "rate": 0.0},
+        says=says,
+        advises=f"give the optimizer a learning rate above 0, and look at {looks}.",
+        evidence={"steps": float(steps)} | ({"rate": 0.0} if at_no_rate else {}),
     )
 
 
