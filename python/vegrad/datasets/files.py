@@ -84,7 +84,8 @@ def load(
         ImportError: scikit-learn, pandas or polars is needed and not installed.
     """
     if sheet is not None and (is_frame(source) or not str(source).lower().endswith(".xlsx")):
-        raise ValueError("a sheet goes with a .xlsx file")
+        got = "a frame" if is_frame(source) else shown(str(source))
+        raise ValueError(f"a sheet goes with a .xlsx file, not with {got}")
     if is_frame(source):
         return _of_table(as_table(source), target_column, numbers, drop, columns, fill)
     if not isinstance(source, str | PathLike):
